@@ -1,0 +1,65 @@
+# The commands of this project. `make` alone lists them.
+#
+# The virtual environment is made from requirements.lock, and again only when the lock or pyproject.toml changed.
+# PYTHON=python3.13 chooses the interpreter; an environment of another Python is then made anew.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+TESTS ?= tests
+
+# Without PYTHON, the environment that is there is kept; where there is none, the first Python >= 3.11 makes it.
+ifndef PYTHON
+PYTHON := $(shell for python in $(BIN)/python python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+endif
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+STAMP := $(VENV)/.installed-$(VERSION)
+
+.PHONY: help install run test lint types bench lock fmt
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo '  PYTHON=python3.13 chooses the interpreter, ARGS=... goes to the command, TESTS=... to pytest'
+
+install: $(STAMP) ## make .venv from requirements.lock (the command is then .venv/bin/gregor)
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n '$(VERSION)' || { echo 'make: Python 3.11 or newer is needed; name it with PYTHON=...' >&2; exit 1; }
+	@if [ -e $(BIN)/python ] && [ "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' || true)" != '$(VERSION)' ]; then rm -rf $(VENV); fi
+	@[ -e $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { echo 'make: no venv module; on Debian: apt install python3-venv' >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+run: $(STAMP) ## run everything on this machine, with an embedded server (ARGS='--gateways 2')
+	@exec $(BIN)/gregor dev $(ARGS)
+
+test: $(STAMP) ## run the tests (TESTS=tests/unit ARGS='-x -k sync')
+	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+lint: $(STAMP) ## style, import contracts, sizes of files and functions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/unit/test_structure.py
+
+types: $(STAMP) ## mypy --strict
+	$(BIN)/mypy
+
+bench: $(STAMP) ## run the benchmarks of tests/bench (ARGS=fanout for one)
+	$(BIN)/python -m tests.bench $(ARGS)
+
+fmt: $(STAMP) ## format, and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(STAMP) ## resolve requirements.lock anew, without hosts in it
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+		--group dev --output-file requirements.lock pyproject.toml
