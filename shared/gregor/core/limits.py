@@ -1,6 +1,7 @@
 """The bounds of semantics.md, "Bounds": pure numbers that the core checks against; the settings fill them.
 
-Every integer carries its unit in its name, or counts things. What is over a bound is a clear error, and nothing is half applied.
+Every integer carries its unit in its name, or counts things. What is over a bound is a clear error, and nothing is half
+applied.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ MIB = 1_024 * KIB
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one deployment; the defaults are those of semantics.md. `Limits()` is what the tests of the core use."""
+    """Bounds of one deployment; the defaults are those of semantics.md."""
 
     message_bytes: int = 256 * KIB
     """JSON of one message; over it 413 `message_too_large`."""
