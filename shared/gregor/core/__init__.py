@@ -1,1 +1,1 @@
-"""The laws of Gregor as pure functions and values: no clock, no I/O, no asyncio, no logging."""
+"""The meaning of Gregor: pure decisions. Nothing in here knows a clock, a socket, Redis or asyncio."""

@@ -1,0 +1,236 @@
+"""What a commit tells the gateways: one binary payload a message, cut into frames without parsing a body.
+
+The store makes it inside the commit, in the same atomic step (semantics.md L5); the memory store makes the same bytes.
+Layout, big-endian (``str8`` is a length byte and so many bytes)::
+
+    "C"  epoch 3  seq 5  kind 1  flags 1  before 8  after 8  reason 1  sender str8   then by kind
+    "u"  count 2, then entries:  op 1 ("+" entered, "-" left)  scope 1  [count 1, device str8 …]  id str8  category str8
+                                 and for "+": length 3, the item's JSON
+    "e"  system str8, the body to the end
+    "f"  spread 2 (seconds)
+    "r"  scope as above, id str8, category str8, at 7 (µs)
+
+``before`` and ``after`` are the first two lanes of the digest of what every device sees: a link that shows forks (L12).
+``scope``: 0 every device, 1 only the devices listed, 2 all but those listed. A control (closes, foreign frames, revokes)
+is ``"K"`` and a JSON document.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .ids import allowed
+from .messages import Reason
+from .sync import View, cursor_for
+
+
+class Kind(Enum):
+    """What a payload speaks of; the value is its letter."""
+
+    UPDATE = b"u"
+    EXTERNAL = b"e"
+    FLUSH = b"f"
+    REMIND = b"r"
+
+
+class Scope(Enum):
+    """Which devices an entry concerns."""
+
+    EVERY = 0
+    ONLY = 1
+    ALL_BUT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One item that entered (``json`` set) or left (``json`` is ``None``) the views of the devices in scope."""
+
+    id: str
+    category: str
+    json: bytes | None
+    scope: Scope = Scope.EVERY
+    devices: tuple[str, ...] = ()
+
+    def concerns(self, view: View) -> bool:
+        """Whether this entry changes ``view``. The backend's whole view sees no hiding, so it asks as device ``""``."""
+        if self.scope is Scope.ONLY and view.device not in self.devices:
+            return False
+        if self.scope is Scope.ALL_BUT and view.device in self.devices:
+            return False
+        return allowed(view.cats, self.category)
+
+
+IS_NEW_EPOCH = 1
+"""Flag: this commit made the user's epoch, so each frame of it carries a cursor (protocol.md, "Errors")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """One decoded payload. ``sender`` is the device that sent the message (``""``: the backend)."""
+
+    kind: Kind
+    epoch: bytes
+    seq: int
+    before: bytes
+    after: bytes
+    sender: str = ""
+    reason: Reason = Reason.DISMISSED
+    is_new_epoch: bool = False
+    entries: tuple[Entry, ...] = ()
+    system: str = ""
+    body: bytes = b""
+    spread_s: int = 0
+    remind_at_us: int = 0
+    _frames: dict[View, bytes | None] = field(default_factory=dict, compare=False, repr=False)
+
+    def encode(self) -> bytes:
+        """The payload, byte for byte as the store's script makes it."""
+        flags = IS_NEW_EPOCH if self.is_new_epoch else 0
+        head = b"C" + self.epoch + self.seq.to_bytes(5, "big") + self.kind.value + bytes([flags])
+        head += self.before + self.after + self.reason.value.encode() + _str8(self.sender)
+        match self.kind:
+            case Kind.UPDATE:
+                return head + len(self.entries).to_bytes(2, "big") + b"".join(map(_encode_entry, self.entries))
+            case Kind.EXTERNAL:
+                return head + _str8(self.system) + self.body
+            case Kind.FLUSH:
+                return head + self.spread_s.to_bytes(2, "big")
+            case Kind.REMIND:
+                entry = self.entries[0]
+                return (
+                    head
+                    + _scope(entry)
+                    + _str8(entry.id)
+                    + _str8(entry.category)
+                    + self.remind_at_us.to_bytes(7, "big")
+                )
+
+    def frame(self, view: View) -> bytes | None:
+        """The live frame of ``view`` as JSON bytes, or ``None`` where the view did not change. Made once a view."""
+        if view not in self._frames:
+            self._frames[view] = self._make_frame(view)
+        return self._frames[view]
+
+    def empty_frame(self, view: View) -> bytes:
+        """The frame with an empty body that the sender's connections get where their view did not change."""
+        return self._wrap(view, b"{}")
+
+    def _make_frame(self, view: View) -> bytes | None:
+        if self.kind is Kind.EXTERNAL:
+            return b'{"system":"%s","seq":%d,"body":%s}' % (self.system.encode(), self.seq, self.body)
+        if self.kind is Kind.FLUSH:
+            return b'{"system":"gregor","seq":%d,"body":{"flush":true},"spread":%d}' % (self.seq, self.spread_s)
+        mine = [entry for entry in self.entries if entry.concerns(view)]
+        if not mine:
+            return None
+        if self.kind is Kind.REMIND:
+            return self._wrap(view, b'{"remind":{"%s":%s}}' % (mine[0].id.encode(), seconds(self.remind_at_us)))
+        parts = []
+        created = [b'"%s":%s' % (e.id.encode(), e.json) for e in mine if e.json is not None]
+        gone = [b'"%s"' % e.id.encode() for e in mine if e.json is None]
+        if created:
+            parts.append(b'"create":{' + b",".join(created) + b"}")
+        if gone:
+            reason = b',"reason":"%s"' % self.reason.word.encode() if self.reason.is_told else b""
+            parts.append(b'"dismiss":{"ids":[' + b",".join(gone) + b"]" + reason + b"}")
+        return self._wrap(view, b"{" + b",".join(parts) + b"}")
+
+    def _wrap(self, view: View, body: bytes) -> bytes:
+        cursor = b',"cursor":"%s"' % str(cursor_for(self.epoch, view, self.seq)).encode() if self.is_new_epoch else b""
+        return b'{"system":"gregor","seq":%d%s,"body":%s}' % (self.seq, cursor, body)
+
+
+def seconds(at_us: int) -> bytes:
+    """A time as it goes out: Unix seconds, whole where it is whole, else the shortest decimal (semantics.md, "Times")."""
+    whole, rest = divmod(at_us, 1_000_000)
+    return b"%d" % whole if not rest else (b"%d.%06d" % (whole, rest)).rstrip(b"0")
+
+
+def decode(payload: bytes) -> Announcement:
+    """The announcement in a payload that begins with ``C``. Raises ``ValueError`` where it is none."""
+    if payload[:1] != b"C" or len(payload) < 29:
+        raise ValueError("no announcement")
+    reader = _Reader(payload, 28)
+    kind, flags = Kind(payload[9:10]), payload[10]
+    sender = reader.str8()
+    entries: tuple[Entry, ...] = ()
+    system, body, spread_s, remind_at_us = "", b"", 0, 0
+    match kind:
+        case Kind.UPDATE:
+            entries = tuple(reader.entry() for _ in range(reader.number(2)))
+        case Kind.EXTERNAL:
+            system, body = reader.str8(), reader.rest()
+        case Kind.FLUSH:
+            spread_s = reader.number(2)
+        case Kind.REMIND:
+            scope, devices = reader.scope()
+            entries = (Entry(reader.str8(), reader.str8(), None, scope, devices),)
+            remind_at_us = reader.number(7)
+    return Announcement(
+        kind=kind,
+        epoch=payload[1:4],
+        seq=int.from_bytes(payload[4:9], "big"),
+        before=payload[11:19],
+        after=payload[19:27],
+        sender=sender,
+        reason=Reason(chr(payload[27])),
+        is_new_epoch=bool(flags & IS_NEW_EPOCH),
+        entries=entries,
+        system=system,
+        body=body,
+        spread_s=spread_s,
+        remind_at_us=remind_at_us,
+    )
+
+
+class _Reader:
+    """Walks a payload from ``at``."""
+
+    __slots__ = ("at", "payload")
+
+    def __init__(self, payload: bytes, at: int) -> None:
+        self.payload = payload
+        self.at = at
+
+    def number(self, size: int) -> int:
+        self.at += size
+        return int.from_bytes(self.payload[self.at - size : self.at], "big")
+
+    def take(self, size: int) -> bytes:
+        self.at += size
+        return self.payload[self.at - size : self.at]
+
+    def str8(self) -> str:
+        return self.take(self.number(1)).decode()
+
+    def rest(self) -> bytes:
+        return self.payload[self.at :]
+
+    def scope(self) -> tuple[Scope, tuple[str, ...]]:
+        scope = Scope(self.number(1))
+        if scope is Scope.EVERY:
+            return scope, ()
+        return scope, tuple(self.str8() for _ in range(self.number(1)))
+
+    def entry(self) -> Entry:
+        is_new = self.take(1) == b"+"
+        scope, devices = self.scope()
+        item_id, category = self.str8(), self.str8()
+        return Entry(item_id, category, self.take(self.number(3)) if is_new else None, scope, devices)
+
+
+def _str8(text: str) -> bytes:
+    raw = text.encode()
+    return bytes([len(raw)]) + raw
+
+
+def _scope(entry: Entry) -> bytes:
+    if entry.scope is Scope.EVERY:
+        return b"\0"
+    return bytes([entry.scope.value, len(entry.devices)]) + b"".join(map(_str8, entry.devices))
+
+
+def _encode_entry(entry: Entry) -> bytes:
+    head = (b"-" if entry.json is None else b"+") + _scope(entry) + _str8(entry.id) + _str8(entry.category)
+    return head if entry.json is None else head + len(entry.json).to_bytes(3, "big") + entry.json

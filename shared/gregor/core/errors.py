@@ -1,0 +1,156 @@
+"""Every refusal a peer can see, in one table: code, HTTP status, meaning, whether to try again (protocol.md, "Errors").
+
+``Problem`` is how code refuses; services turn it into RFC 9457 JSON or a ``problem`` frame. ``CLOSES`` is the table of
+WebSocket close codes (also told in the last frame of a stream).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One row of the table: what a code means to a peer."""
+
+    status: int
+    title: str
+    meaning: str
+    retry: bool = False
+
+
+ERRORS: Final[dict[str, Refusal]] = {
+    "malformed_json": Refusal(
+        400, "Malformed JSON", "The body is no JSON: bad syntax, a repeated key, a lone surrogate, or nesting over 64."
+    ),
+    "unauthorised": Refusal(401, "Unauthorised", "No token, or one that is not good: see detail."),
+    "forbidden": Refusal(403, "Forbidden", "The token is good, but not for this user, device or scope."),
+    "category_not_allowed": Refusal(
+        403, "Category not allowed", "The key or token is limited to category prefixes that do not cover this one."
+    ),
+    "origin_not_allowed": Refusal(403, "Origin not allowed", "The page's origin is not in the setting ORIGINS."),
+    "not_found": Refusal(404, "Not found", "Nothing by this name, or nothing that the caller may see."),
+    "method_not_allowed": Refusal(405, "Method not allowed", "The path exists, but not with this method: see Allow."),
+    "state_full": Refusal(
+        409, "State full", "The user would have too many live items, or too many bytes of them. Dismiss some first."
+    ),
+    "too_many_dismissals": Refusal(
+        409,
+        "Too many remembered dismissals",
+        "The user has too many dismissals of unknown ids, or remembered intervals. They are forgotten with time.",
+    ),
+    "too_many_devices": Refusal(409, "Too many devices", "The user has the most devices allowed, and all are online."),
+    "id_reused": Refusal(409, "Message id reused", "This message id was used before, with other content."),
+    "message_too_large": Refusal(413, "Message too large", "The request body is over the limit. Send less, or batch."),
+    "batch_too_large": Refusal(413, "Batch too large", "Too many messages, bytes or users in one call. Split it."),
+    "unsupported_media_type": Refusal(
+        415, "Unsupported media type", "The Content-Type is not one this endpoint reads, or a Content-Encoding is set."
+    ),
+    "unknown_field": Refusal(422, "Unknown field", "A field or query parameter that is not known: a typing error?"),
+    "missing_field": Refusal(422, "Missing field", "A field that must be there is not."),
+    "invalid": Refusal(422, "Invalid", "A value that is not of the right kind: see detail."),
+    "invalid_id": Refusal(422, "Invalid name", "A uid, device, id, session, category, prefix or system is no name."),
+    "contradictory": Refusal(422, "Contradictory", "The message both creates and dismisses the same id."),
+    "schema": Refusal(422, "Schema", "The document does not fit its schema: see the pointer."),
+    "body_too_large": Refusal(422, "Body too large", "The body of one item is over the limit."),
+    "too_many": Refusal(422, "Too many", "Too many creations, ids, intervals, skips or reminders in one message."),
+    "created_in_future": Refusal(422, "Created in the future", "An item's created is too far ahead of the server."),
+    "end_in_future": Refusal(422, "End in the future", "An interval's end is too far ahead of the server."),
+    "number_out_of_range": Refusal(
+        422, "Number out of range", "A number is not finite as a double, or an integer is beyond ±(2^53−1)."
+    ),
+    "time_out_of_range": Refusal(422, "Time out of range", "A time is outside 0 … 2^33−1, or outside what is kept."),
+    "push_endpoint_not_allowed": Refusal(
+        422, "Push endpoint not allowed", "The Web Push endpoint is not https on port 443 of an allowed host."
+    ),
+    "rate_limited": Refusal(429, "Rate limited", "Too many at once. Wait as Retry-After says.", retry=True),
+    "internal": Refusal(
+        500, "Internal error", "A fault of the server; the request id finds it in the logs.", retry=True
+    ),
+    "unavailable": Refusal(503, "Unavailable", "The store cannot be reached, or is full. Try again.", retry=True),
+}
+"""``code -> Refusal``. The order is the order of the documentation."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One fault of a document: a JSON pointer (RFC 6901) into what was sent, and the mend in words."""
+
+    pointer: str
+    detail: str
+
+
+@dataclass(eq=False)
+class Problem(Exception):
+    """A refusal. ``code`` is a key of ``ERRORS``; ``detail`` names the field and the mend; never holds a secret."""
+
+    code: str
+    detail: str
+    errors: tuple[FieldError, ...] = ()
+    retry_after_s: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of this refusal."""
+        return ERRORS[self.code].status
+
+    def document(self, request_id: str | None = None) -> dict[str, Any]:
+        """The RFC 9457 document (protocol.md, "Errors")."""
+        refusal = ERRORS[self.code]
+        document: dict[str, Any] = {
+            "type": f"/errors#{self.code}",
+            "title": refusal.title,
+            "status": refusal.status,
+            "detail": self.detail,
+            "code": self.code,
+            **self.extra,
+        }
+        if request_id is not None:
+            document["request_id"] = request_id
+        if self.errors:
+            document["errors"] = [{"pointer": e.pointer, "detail": e.detail} for e in self.errors]
+        return document
+
+    def frame(self) -> dict[str, Any]:
+        """The same document for a ``problem`` frame, with ``retry_after_ms`` in place of the header."""
+        document = self.document()
+        if self.retry_after_s is not None:
+            document["retry_after_ms"] = max(1, round(self.retry_after_s * 1000))
+        return document
+
+
+def at(code: str, pointer: str, detail: str) -> Problem:
+    """A refusal of one field: ``pointer`` into the document sent, ``detail`` the mend."""
+    return Problem(code, detail, (FieldError(pointer, detail),))
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """One row of the table of closes. ``final``: the client must not reconnect as it is."""
+
+    reason: str
+    meaning: str
+    final: bool = False
+
+
+CLOSES: Final[dict[int, Close]] = {
+    4001: Close("shutdown", "The server is going away; another takes over."),
+    4002: Close("slow", "The connection did not take what was sent in time."),
+    4003: Close("state_invalidated", "The device was forgotten, or its token now names something else."),
+    4004: Close("token_expired", "The token's time is over; get a new one first."),
+    4005: Close("hello_timeout", "No hello within 15 seconds."),
+    4006: Close("unavailable", "The store cannot be reached."),
+    4007: Close("ping_timeout", "Two pings were not answered."),
+    4008: Close("max_age", "The connection has reached its greatest age; connections are spread anew."),
+    4009: Close("rate_limited", "Too many connections at once."),
+    4501: Close("unauthorised", "A token that can never be good.", final=True),
+    4502: Close("revoked", "The token was revoked, or the user forgotten.", final=True),
+    4503: Close("bad_protocol", "Not JSON, or a frame before hello.", final=True),
+    4504: Close("replaced", "A newer connection of the same device and session took over.", final=True),
+    4505: Close("too_many_connections", "The user has the most devices allowed, all online.", final=True),
+}

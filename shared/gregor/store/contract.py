@@ -1,0 +1,261 @@
+"""What every store promises. ``MemoryStore`` and ``RedisStore`` are twins; one test body holds both to this page.
+
+A store is the one door to what is kept. It decides nothing that ``core`` can decide; it makes whole or not at all what
+only atomicity can decide. Every method may raise ``Unavailable`` (the store cannot be reached: nothing is known to be
+done), and repeating any call is safe where its docstring says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gregor.core.errors import Problem
+from gregor.core.ids import Prefixes
+from gregor.core.messages import Commit, Receipt
+from gregor.core.sync import Answer, Cursor, Full, Head, HistoryEntry, View
+
+
+class Unavailable(Exception):
+    """The store cannot be reached, or refused to grow (out of memory). Retry later; services answer 503."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A device as its user's list shows it. ``push`` is the push registration as sent, or ``None``."""
+
+    platform: str | None = None
+    push: Mapping[str, Any] | None = None
+    locale: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Whether someone is there. ``last_seen_us`` is ``None`` where never seen; for one online it is now."""
+
+    online: bool = False
+    foreground: bool = False
+    last_seen_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKey:
+    """A backend's key: what is stored of it. Secrets are kept as SHA-256 only; two of them while one is being rotated.
+
+    ``rate`` is messages a second (``None``: unlimited). ``prefixes``: the category prefixes it is limited to.
+    """
+
+    id: str
+    scopes: frozenset[str]
+    prefixes: Prefixes = None
+    rate: float | None = None
+    hashes: tuple[tuple[str, int | None], ...] = ()
+    created_us: int = 0
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a ticket stands for (protocol.md, "Tickets"): a stream of one uid, device and view until ``expires_us``.
+
+    ``claims``: the device token's claims that the stream needs (``exp``, ``iat``, ``cats``, ``systems``), or the
+    key's for an observing one.
+    """
+
+    uid: str
+    device: str
+    observe: bool
+    prefixes: Prefixes
+    systems: Prefixes
+    claims: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Users(Protocol):
+    """The state of users: one order, whole commits, exact reads."""
+
+    def commit(self, uid: str, commit: Commit) -> Awaitable[Receipt]:
+        """Apply one message, whole or not at all, and announce it in the same step (L1–L5).
+
+        An expiry that is due at ``commit.now_us`` is committed first, as a message of its own (L6). A user of an older
+        flush generation is flushed first. Repeating is safe as L2 says. Raises ``Problem``: ``state_full``,
+        ``too_many_dismissals``, ``id_reused``.
+        """
+        ...
+
+    async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
+        """Many commits, in order for each user, in few round trips. A refusal is a value here and spoils no other."""
+        ...
+
+    async def sync(
+        self,
+        uid: str,
+        view: View,
+        cursor: Cursor | None,
+        digest: bytes | None,
+        now_us: int,
+        systems: Prefixes = None,
+        epoch_seed: bytes = ...,
+    ) -> Answer:
+        """What leads ``view`` from ``cursor`` to now (L9), with the external messages of ``systems`` since (L13)."""
+        ...
+
+    async def state(self, uid: str, view: View, now_us: int) -> Full:
+        """The view now. ``external`` is empty."""
+        ...
+
+    async def state_at(self, uid: str, view: View, at_us: int, now_us: int) -> Full:
+        """The view as it was at ``at_us``, from what is known now (semantics.md, "History")."""
+        ...
+
+    async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
+        """One item, live or from the history; ``None`` where the view never held it or it is forgotten."""
+        ...
+
+    async def history(
+        self, uid: str, view: View, before: tuple[int, str] | None, limit: int, now_us: int
+    ) -> list[HistoryEntry]:
+        """Up to ``limit`` items of the view, live and gone, newest first by (seq, id), those below ``before``."""
+        ...
+
+    async def heads(self, uids: Sequence[str]) -> list[Head | None]:
+        """Position and digest (the view of all devices) of many users; ``None`` for a user never seen. Read only."""
+        ...
+
+    async def flush_all(self, spread_s: int) -> None:
+        """Start a new epoch for every user, each at its next commit, sync or comparison (L14); tells all gateways."""
+        ...
+
+    async def forget_user(self, uid: str, now_us: int) -> None:
+        """Drop all that is kept of a user, void its tokens issued up to now, close its connections. Repeatable."""
+        ...
+
+    async def collect(self, uid: str, now_us: int) -> int:
+        """Forget what passed its retention: history, dismissals, message ids, external messages. How many went."""
+        ...
+
+
+class Devices(Protocol):
+    """Registrations, presence, acknowledgements and revocations of a user's devices."""
+
+    async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
+        """Register, or replace. A push token that another device holds is taken from it. ``too_many_devices``."""
+        ...
+
+    async def know_device(self, uid: str, device: str, now_us: int) -> str | None:
+        """Make a device known (a connection does). Past the bound the one longest offline is forgotten, those without
+        push first, and returned; ``too_many_devices`` if all are online."""
+        ...
+
+    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, Presence]]:
+        """All known devices, by name."""
+        ...
+
+    async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, Presence] | None:
+        """One known device, or ``None``."""
+        ...
+
+    async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
+        """End its own items and its hidings, void its cursors, close its connections (L8). Repeatable."""
+        ...
+
+    async def touch(self, entries: Sequence[tuple[str, str, bool]], gateway: str, now_us: int, lease_us: int) -> None:
+        """Heartbeats of one gateway: (uid, device, foreground) are there for ``lease_us`` more."""
+        ...
+
+    async def leave(self, uid: str, device: str, gateway: str, now_us: int) -> None:
+        """The last connection of a device at one gateway is gone."""
+        ...
+
+    async def presence(self, uids: Sequence[str], now_us: int) -> list[Presence]:
+        """The OR over each user's devices."""
+        ...
+
+    async def acknowledge(self, uid: str, view: View, seq: int) -> None:
+        """This view showed its user everything up to ``seq``. Never goes down."""
+        ...
+
+    async def acknowledged(self, uid: str) -> dict[tuple[str, str], int]:
+        """(device, view tag) to acknowledged seq."""
+        ...
+
+    async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
+        """Void tokens issued at or before that moment, of one device or all; closes their connections at once."""
+        ...
+
+    async def revoked_before(self, uid: str, device: str) -> int | None:
+        """Tokens of this device issued at or before this moment (µs) are void; ``None``: none are."""
+        ...
+
+    async def control(self, uid: str, document: Mapping[str, Any]) -> None:
+        """Tell every gateway that holds a connection of ``uid`` (closes, frames for a session held elsewhere)."""
+        ...
+
+
+class Access(Protocol):
+    """Service keys, tickets and rates."""
+
+    async def create_key(
+        self,
+        scopes: Sequence[str],
+        prefixes: Sequence[str] | None = None,
+        rate: float | None = None,
+        name: str | None = None,
+        now_us: int = 0,
+    ) -> tuple[ServiceKey, str]:
+        """A new key and its text ``gk_<id>_<secret>``, which is never stored and never shown again."""
+        ...
+
+    async def key(self, key_id: str) -> ServiceKey | None:
+        """What is stored of a key."""
+        ...
+
+    async def keys(self) -> list[ServiceKey]:
+        """All keys, by id."""
+        ...
+
+    async def rotate_key(self, key_id: str, now_us: int, keep_us: int) -> str | None:
+        """A new secret; the old one works ``keep_us`` more. ``None`` where there is no such key."""
+        ...
+
+    async def delete_key(self, key_id: str) -> bool:
+        """Whether there was one."""
+        ...
+
+    async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
+        """The text of a new ticket."""
+        ...
+
+    async def spend_ticket(self, text: str, now_us: int) -> Ticket | None:
+        """The ticket, once; ``None`` where it is spent, too old or none."""
+        ...
+
+    async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
+        """Take ``count`` from a GCRA bucket: 0.0 where there was room, else the seconds to wait (nothing taken)."""
+        ...
+
+
+class Store(Protocol):
+    """The one door. ``channel_of(uid)`` is where a user's announcements and controls come (see ``feed``)."""
+
+    @property
+    def users(self) -> Users: ...
+    @property
+    def devices(self) -> Devices: ...
+    @property
+    def access(self) -> Access: ...
+
+    def channel_of(self, uid: str) -> str:
+        """The pub/sub channel of a user's announcements and controls."""
+        ...
+
+    @property
+    def flush_channel(self) -> str:
+        """The one channel on which a flush of all is told."""
+        ...
+
+    async def ping(self) -> None:
+        """Raises ``Unavailable`` where the store does not answer."""
+        ...
+
+    async def close(self) -> None: ...

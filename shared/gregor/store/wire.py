@@ -1,0 +1,214 @@
+"""One connection to one Redis-protocol server, as it is on the wire: address, dialling, introduction, replies in chunks.
+
+``Link`` (commands) and ``Feed`` (subscriptions) stand on it. RESP2 only: sharded subscriptions and commands never share
+a connection here, so the push types of RESP3 would add nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, TypeAlias
+
+import hiredis
+
+from gregor.store.address import Address
+
+Argument: TypeAlias = bytes | str | int
+Command: TypeAlias = tuple[Argument, ...]
+
+_INCOMPLETE: Final = object()
+
+# What a server answers while it is about to be fine: waiting helps. Any other refusal needs a person.
+_PASSING_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "BUSY"})
+
+
+class ReplyError(Exception):
+    """The server answered with an error; the text is the server's own, its first word is the code."""
+
+    @property
+    def code(self) -> str:
+        """``NOSCRIPT``, ``WRONGTYPE``, ``ERR`` …"""
+        return str(self).partition(" ")[0]
+
+
+class LinkDown(ConnectionError):
+    """There is no connection, and the command was not sent: nothing was done."""
+
+
+class LinkLost(LinkDown):
+    """The connection broke after the command was written: whether it was done is not known."""
+
+
+class LinkRefused(LinkDown):
+    """The server refuses this client (password, rights, database): trying again changes nothing."""
+
+
+class Peer(Protocol):
+    """Who a wire tells what happens. Called synchronously in the event loop; must not raise."""
+
+    def replies(self, replies: list[Any]) -> None:
+        """Whole replies, in order; at least one. An error reply is a ``ReplyError`` in its place."""
+        ...
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone; nothing more will come. Told once. ``reason`` ends the sentence "host:port …"."""
+        ...
+
+    def resumed(self) -> None:
+        """What was written has drained: ``Wire.writable`` is true again."""
+        ...
+
+
+class Backoff:
+    """Full jitter: each pause is random below a cap that doubles. Starts afresh once no pause was asked for a while."""
+
+    def __init__(self, first_s: float = 0.05, most_s: float = 2.0) -> None:
+        self._first_s = first_s
+        self._most_s = most_s
+        self._cap_s = first_s
+        self._asked_at = float("-inf")
+
+    def pause_s(self, now_s: float) -> float:
+        """Seconds to wait before the next attempt; ``now_s`` is any monotonic time."""
+        # A connection that outlived two longest pauses was a good one; one that is killed on arrival never resets this.
+        if now_s - self._asked_at > 2 * self._most_s:
+            self._cap_s = self._first_s
+        pause_s = random.uniform(0, self._cap_s)
+        self._cap_s = min(self._most_s, 2 * self._cap_s)
+        self._asked_at = now_s + pause_s
+        return pause_s
+
+
+class _Answers:
+    """Collects a known number of replies: the peer of a wire while it is being introduced."""
+
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self._replies: list[Any] = []
+        self.complete: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+
+    def replies(self, replies: list[Any]) -> None:
+        self._replies += replies
+        if len(self._replies) >= self._expected and not self.complete.done():
+            self.complete.set_result(self._replies)
+
+    def lost(self, reason: str) -> None:
+        if self.complete.done():
+            return
+        # A server that is full says so before it was asked anything, and closes.
+        if any(isinstance(reply, ReplyError) for reply in self._replies):
+            self.complete.set_result(self._replies)
+        else:
+            self.complete.set_exception(LinkDown(reason))
+
+    def resumed(self) -> None:
+        pass
+
+
+class Wire(asyncio.Protocol):
+    """The asyncio side of one connection: feeds the parser, hands whole chunks of replies to its peer."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
+        self._transport: asyncio.Transport | None = None
+        self._peer: Peer | None = None
+        self.gone: asyncio.Event = asyncio.Event()
+        self.lost_because: str | None = None
+        self.writable = True
+        self.heard_at = 0.0
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the socket. Where ``writable`` is false they are buffered without bound: look first."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Send a few commands and wait for as many replies; errors are among them. ``LinkDown`` where it breaks."""
+        answers = _Answers(len(commands))
+        self.attach(answers)
+        self.write(hiredis.pack_command(commands[0]) if len(commands) == 1 else _packed(commands))
+        return await answers.complete
+
+    def attach(self, peer: Peer) -> None:
+        """From now on ``peer`` is told. ``LinkDown`` where the connection is gone already."""
+        if self.lost_because is not None:
+            raise LinkDown(self.lost_because)
+        self._peer = peer
+
+    def drop(self, reason: str) -> None:
+        """Close at once, without waiting for what is buffered; the peer is told before this returns."""
+        if self.lost_because is not None:
+            return
+        self.lost_because = reason
+        peer, self._peer = self._peer, None
+        if self._transport is not None:
+            self._transport.abort()
+        if peer is not None:
+            peer.lost(reason)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the event loop."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.heard_at = self._loop.time()
+        if self.lost_because is not None:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        self.heard_at = self._loop.time()
+        reader, replies = self._reader, []
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not _INCOMPLETE:
+                replies.append(reply)
+        except hiredis.ProtocolError:
+            self.drop("does not speak the Redis protocol")
+            return
+        if replies and self._peer is not None:
+            self._peer.replies(replies)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Called by the event loop."""
+        self.drop("closed the connection" if error is None else f"broke the connection ({error})")
+        self.gone.set()
+
+    def pause_writing(self) -> None:
+        """Called by the event loop: the server reads more slowly than we write."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """Called by the event loop."""
+        self.writable = True
+        if self._peer is not None:
+            self._peer.resumed()
+
+
+async def dial(address: Address, client_name: str, peer: Peer, timeout_s: float) -> Wire:
+    """A connection that is authenticated, in its database, and whose server is loaded and answers.
+
+    ``LinkRefused`` where the server will not have us, else ``LinkDown``; both name the server, never credentials.
+    """
+    wire = Wire()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await address.connect(lambda: wire)
+            _judge(address, await wire.ask(_introduction(address, client_name)))
+        wire.attach(peer)
+    except LinkRefused:
+        raise
+    except TimeoutError:
+        raise LinkDown(f"{address} did not answer within {timeout_s:g} s") from None
+    except LinkDown as error:
+        raise LinkDown(f"{address} {error}") from None
+    except OSError as error:
+        raise LinkDown(f"cannot connect to {address}: {error.strerror or error}") from error
+    else:
+        return wire
+    finally:
+        if wire._peer is not peer:
+            wire.drop("was not wanted any more")
+    raise AssertionError("unreachable")
