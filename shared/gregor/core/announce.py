@@ -10,9 +10,9 @@ Layout, big-endian (``str8`` is a length byte and so many bytes)::
     "f"  spread 2 (seconds)
     "r"  scope as above, id str8, category str8, at 7 (µs)
 
-``before`` and ``after`` are the first two lanes of the digest of what every device sees: a link that shows forks (L12).
-``scope``: 0 every device, 1 only the devices listed, 2 all but those listed. A control (closes, foreign frames, revokes)
-is ``"K"`` and a JSON document.
+``before`` and ``after`` are the first two lanes of the digest of what every device sees: a link that shows forks
+(semantics.md L12). ``scope``: 0 every device, 1 only the devices listed, 2 all but those listed. A control (closes,
+frames for a session held elsewhere, revokes) is ``"K"`` and a JSON document.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Announcement:
 
 
 def seconds(at_us: int) -> bytes:
-    """A time as it goes out: Unix seconds, whole where it is whole, else the shortest decimal (semantics.md, "Times")."""
+    """A time as it goes out: Unix seconds, whole where it is whole, else a decimal (semantics.md, "Times")."""
     whole, rest = divmod(at_us, 1_000_000)
     return b"%d" % whole if not rest else (b"%d.%06d" % (whole, rest)).rstrip(b"0")
 

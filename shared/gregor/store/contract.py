@@ -40,6 +40,23 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True)
+class Session:
+    """One connection of a device, as all gateways know it: which gateway holds it, and what it sees.
+
+    ``session`` is the name the client gave (or a fresh one); ``connection`` is unique to the connection. A session is
+    there until it is opened elsewhere, closed, or its lease runs out.
+    """
+
+    session: str
+    connection: str
+    gateway: str
+    opened_us: int
+    foreground: bool = False
+    cats: Prefixes = None
+    systems: Prefixes = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceKey:
     """A backend's key: what is stored of it. Secrets are kept as SHA-256 only; two of them while one is being rotated.
 
@@ -159,12 +176,24 @@ class Devices(Protocol):
         """End its own items and its hidings, void its cursors, close its connections (L8). Repeatable."""
         ...
 
-    async def touch(self, entries: Sequence[tuple[str, str, bool]], gateway: str, now_us: int, lease_us: int) -> None:
-        """Heartbeats of one gateway: (uid, device, foreground) are there for ``lease_us`` more."""
+    async def open_session(
+        self, uid: str, device: str, session: Session, now_us: int, lease_us: int
+    ) -> list[tuple[Session, int]]:
+        """A connection is there for ``lease_us``. Returns what it displaces, each with its close code: the connection
+        of the same session (4504), and the oldest past the bound of a device's connections (4504). The caller tells
+        their gateways (``control``)."""
         ...
 
-    async def leave(self, uid: str, device: str, gateway: str, now_us: int) -> None:
-        """The last connection of a device at one gateway is gone."""
+    async def touch(self, entries: Sequence[tuple[str, str, Session]], now_us: int, lease_us: int) -> None:
+        """Heartbeats of one gateway: each (uid, device, session) is there for ``lease_us`` more, foreground as given."""
+        ...
+
+    async def close_session(self, uid: str, device: str, session: Session, now_us: int) -> None:
+        """The connection is gone; does nothing where a newer connection holds the session. Sets ``last_seen``."""
+        ...
+
+    async def session(self, uid: str, device: str, session: str, now_us: int) -> Session | None:
+        """The live session of that name, wherever it is held."""
         ...
 
     async def presence(self, uids: Sequence[str], now_us: int) -> list[Presence]:
