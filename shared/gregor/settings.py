@@ -1,6 +1,6 @@
 """Settings of every process: `GREGOR_…` variables or a TOML file, read once at the start into one frozen value.
 
-The names are part of the contract (docs/configuration.md lists them, and a test compares). A field's variable is its name
+The names are part of the contract (docs/configuration.md lists them; a test compares). A field's variable is its name
 in capitals after `GREGOR_`, without the trailing `_s` of a duration: `retention_s` is `GREGOR_RETENTION`. Durations are
 seconds, or a number with a unit (`30d`, `12h`, `90s`). In a TOML file the names are the same in small letters, without
 `GREGOR_`. A variable wins over the file.

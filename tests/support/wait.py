@@ -1,0 +1,33 @@
+"""Waiting for what will be true soon, in place of sleeps: the only place of the tests that lets time pass."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+_STEP_S = 0.01
+
+
+async def wait_until(predicate: Callable[[], Any | Awaitable[Any]], description: str, timeout_s: float = 10) -> Any:
+    """The first true value of `predicate` (plain or async); AssertionError "not within …: <description>" where none comes."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = predicate()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"not within {timeout_s} s: {description}")
+        await asyncio.sleep(_STEP_S)
+
+
+def wait_until_sync(predicate: Callable[[], Any], description: str, timeout_s: float = 10) -> Any:
+    """`wait_until` for tests without an event loop."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := predicate()):
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"not within {timeout_s} s: {description}")
+        time.sleep(_STEP_S)
+    return value
