@@ -1,4 +1,4 @@
-"""Real servers for the tests: each test process (each xdist worker) starts its own, on free ports, and stops it at the end."""
+"""Real servers for the tests: each process of tests (xdist worker) starts its own, on free ports, and stops it."""
 
 from collections.abc import Iterator
 

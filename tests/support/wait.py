@@ -10,7 +10,7 @@ _STEP_S = 0.01
 
 
 async def wait_until(predicate: Callable[[], Any | Awaitable[Any]], description: str, timeout_s: float = 10) -> Any:
-    """The first true value of `predicate` (plain or async); AssertionError "not within …: <description>" where none comes."""
+    """The first true value of `predicate` (plain or async); AssertionError with the description where none comes."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = predicate()
