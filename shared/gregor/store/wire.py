@@ -1,27 +1,25 @@
-"""One connection to one Redis-protocol server, as it is on the wire: address, dialling, introduction, replies in chunks.
+"""One connection to one Redis-protocol server, as it is on the wire: bytes out, whole chunks of replies in.
 
-``Link`` (commands) and ``Feed`` (subscriptions) stand on it. RESP2 only: sharded subscriptions and commands never share
-a connection here, so the push types of RESP3 would add nothing.
+``gregor.store.dial`` makes one; ``Link`` (commands) and ``Feed`` (subscriptions) stand on it. RESP2 only: subscriptions
+and commands never share a connection here, so the push types of RESP3 would add nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
-from typing import Any, Final, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import hiredis
-
-from gregor.store.address import Address
 
 Argument: TypeAlias = bytes | str | int
 Command: TypeAlias = tuple[Argument, ...]
 
 _INCOMPLETE: Final = object()
 
-# What a server answers while it is about to be fine: waiting helps. Any other refusal needs a person.
-_PASSING_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "BUSY"})
+# Its own type stub asks for a tuple of one.
+pack = cast("Callable[[Command], bytes]", hiredis.pack_command)
 
 
 class ReplyError(Exception):
@@ -129,7 +127,7 @@ class Wire(asyncio.Protocol):
         """Send a few commands and wait for as many replies; errors are among them. ``LinkDown`` where it breaks."""
         answers = _Answers(len(commands))
         self.attach(answers)
-        self.write(hiredis.pack_command(commands[0]) if len(commands) == 1 else _packed(commands))
+        self.write(b"".join(map(pack, commands)))
         return await answers.complete
 
     def attach(self, peer: Peer) -> None:
@@ -151,11 +149,10 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self.heard_at = self._loop.time()
         if self.lost_because is not None:
-            transport.abort()
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
@@ -185,30 +182,3 @@ class Wire(asyncio.Protocol):
         self.writable = True
         if self._peer is not None:
             self._peer.resumed()
-
-
-async def dial(address: Address, client_name: str, peer: Peer, timeout_s: float) -> Wire:
-    """A connection that is authenticated, in its database, and whose server is loaded and answers.
-
-    ``LinkRefused`` where the server will not have us, else ``LinkDown``; both name the server, never credentials.
-    """
-    wire = Wire()
-    try:
-        async with asyncio.timeout(timeout_s):
-            await address.connect(lambda: wire)
-            _judge(address, await wire.ask(_introduction(address, client_name)))
-        wire.attach(peer)
-    except LinkRefused:
-        raise
-    except TimeoutError:
-        raise LinkDown(f"{address} did not answer within {timeout_s:g} s") from None
-    except LinkDown as error:
-        raise LinkDown(f"{address} {error}") from None
-    except OSError as error:
-        raise LinkDown(f"cannot connect to {address}: {error.strerror or error}") from error
-    else:
-        return wire
-    finally:
-        if wire._peer is not peer:
-            wire.drop("was not wanted any more")
-    raise AssertionError("unreachable")

@@ -1,0 +1,110 @@
+"""Where a Redis-protocol server is, read from a URL. Shows itself as ``host:port``: never with credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+_DEFAULT_PORTS: Final = {"redis": 6379, "rediss": 6379, "redis+sentinel": 26379}
+_TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"})
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A server, or the Sentinels that know it.
+
+    ``hosts`` has one entry, or all Sentinels, or none where there is a ``path``. ``service``: their name of the primary.
+    """
+
+    hosts: tuple[tuple[str, int], ...] = ()
+    path: str | None = None
+    service: str | None = None
+    db: int = 0
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """``redis://[user:pass@]host:port/db``, ``rediss://…`` (options as redis-py names them: ``ssl_ca_certs`` …),
+        ``unix://[user:pass@]/path?db=0`` or ``redis+sentinel://[user:pass@]h1:p1,h2:p2/service/db``.
+
+        ``ValueError`` says what is wrong without repeating the URL, which may hold a password.
+        """
+        parts = urlsplit(url)
+        options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        credentials, _, place = parts.netloc.rpartition("@")
+        username, _, password = credentials.partition(":")
+        unknown = set(options) - {"db"} - (_TLS_OPTIONS if parts.scheme == "rediss" else set())
+        if unknown:
+            raise ValueError(f"the Redis URL has an unknown option: {min(unknown)}")
+        known = cls(username=unquote(username) or None, password=unquote(password) or None)
+        if parts.scheme == "unix":
+            return replace(known, path=unquote(place + parts.path), db=_database(options.get("db", "")))
+        if parts.scheme not in _DEFAULT_PORTS:
+            raise ValueError("the Redis URL must begin with redis://, rediss://, unix:// or redis+sentinel://")
+        hosts = tuple(_host(text, _DEFAULT_PORTS[parts.scheme]) for text in place.split(","))
+        service, database = _way(parts)
+        if service is None and len(hosts) > 1:
+            raise ValueError("the Redis URL names several servers; only redis+sentinel:// may")
+        tls = _tls(options) if parts.scheme == "rediss" else None
+        return replace(known, hosts=hosts, service=service, db=_database(options.get("db", database)), tls=tls)
+
+    def __str__(self) -> str:
+        """The place alone: ``host:port``, the socket's path, or the service with its Sentinels."""
+        if self.path is not None:
+            return self.path
+        hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        return hosts if self.service is None else f"{self.service} of sentinels {hosts}"
+
+    async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> None:
+        """Open a connection to the (first) server for what ``protocol`` makes. ``OSError`` where it cannot."""
+        loop = asyncio.get_running_loop()
+        if self.path is not None:
+            await loop.create_unix_connection(protocol, self.path)
+            return
+        host, port = self.hosts[0]
+        await loop.create_connection(protocol, host, port, ssl=self.tls)
+
+
+def _way(parts: SplitResult) -> tuple[str | None, str]:
+    """(service, database) of the path of the URL."""
+    steps = [unquote(step) for step in parts.path.split("/")[1:]]
+    if parts.scheme != "redis+sentinel":
+        return None, "/".join(steps)
+    if not steps or not steps[0]:
+        raise ValueError("the Redis URL names no service: redis+sentinel://host:port/<service>/<db>")
+    return steps[0], "/".join(steps[1:])
+
+
+def _host(text: str, default_port: int) -> tuple[str, int]:
+    """``host``, ``host:port``, ``[v6]:port``; an empty host is this machine."""
+    host, colon, port = text.rpartition(":")
+    if not colon or port.endswith("]"):
+        host, port = text, ""
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError("the Redis URL has no valid port")
+    return unquote(host).strip("[]") or "localhost", int(port) if port else default_port
+
+
+def _database(text: str) -> int:
+    if text and not (text.isascii() and text.isdigit()):
+        raise ValueError("the Redis URL has no valid database number")
+    return int(text or 0)
+
+
+def _tls(options: dict[str, str]) -> ssl.SSLContext:
+    """Verified against the system's authorities, or those given. ``ssl_cert_reqs=none`` verifies nothing."""
+    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+    if "ssl_certfile" in options:
+        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    unverified = options.get("ssl_cert_reqs") == "none"
+    if unverified or options.get("ssl_check_hostname", "").lower() in ("false", "no", "0"):
+        context.check_hostname = False
+    if unverified:
+        context.verify_mode = ssl.CERT_NONE
+    return context
