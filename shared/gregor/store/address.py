@@ -17,7 +17,8 @@ _TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", 
 class Address:
     """A server, or the Sentinels that know it.
 
-    ``hosts`` has one entry, or all Sentinels, or none where there is a ``path``. ``service``: their name of the primary.
+    ``hosts`` has one entry, or all Sentinels, or none where there is a ``path``. ``service`` is what the Sentinels call
+    the primary, and ``None`` for a plain server.
     """
 
     hosts: tuple[tuple[str, int], ...] = ()
