@@ -258,10 +258,19 @@ def mint(
     systems: Sequence[str] | None = None,
     *,
     now_us: int,
+    aud: str | None = None,
+    iss: str | None = None,
 ) -> str:
-    """A device token signed with HS256 and ``secret``, good for ``lives_s`` seconds from ``now_us``."""
-    claims: dict[str, Any] = {"sub": uid, "device": device, "iat": now_us // 1_000_000}
-    claims["exp"] = claims["iat"] + lives_s
+    """A device token signed with HS256 and ``secret``, good for ``lives_s`` seconds from ``now_us``.
+
+    ``iat`` keeps its fraction: a token minted right after a revocation is newer than it.
+    """
+    claims: dict[str, Any] = {"sub": uid, "device": device, "iat": now_us / 1_000_000}
+    claims["exp"] = now_us // 1_000_000 + lives_s
+    if aud is not None:
+        claims["aud"] = aud
+    if iss is not None:
+        claims["iss"] = iss
     if cats is not None:
         claims["cats"] = list(cats)
     if systems is not None:
