@@ -23,6 +23,7 @@ from enum import Enum
 from .ids import allowed
 from .messages import Reason
 from .sync import View, cursor_for
+from .times import seconds as seconds
 
 
 class Kind(Enum):
@@ -139,12 +140,6 @@ class Announcement:
     def _wrap(self, view: View, body: bytes) -> bytes:
         cursor = b',"cursor":"%s"' % str(cursor_for(self.epoch, view, self.seq)).encode() if self.is_new_epoch else b""
         return b'{"system":"gregor","seq":%d%s,"body":%s}' % (self.seq, cursor, body)
-
-
-def seconds(at_us: int) -> bytes:
-    """A time as it goes out: Unix seconds, whole where it is whole, else a decimal (semantics.md, "Times")."""
-    whole, rest = divmod(at_us, 1_000_000)
-    return b"%d" % whole if not rest else (b"%d.%06d" % (whole, rest)).rstrip(b"0")
 
 
 def decode(payload: bytes) -> Announcement:

@@ -1,0 +1,211 @@
+"""JSON text in and out: strict on the way in, canonical (RFC 8785) on the way out.
+
+What is refused here (repeated keys, lone surrogates, deep nesting, numbers that are no I-JSON) is refused because two
+readers could read it differently, and then no digest would agree (semantics.md, "Times" and L10).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from math import isfinite
+from typing import Any, Final
+
+import msgspec
+import rfc8785
+
+from .errors import FieldError, Problem
+from .limits import Limits
+
+MAX_INTEGER: Final = (1 << 53) - 1
+"""The largest integer that every reader holds exactly (RFC 7493)."""
+
+MIN_INTEGER: Final = -MAX_INTEGER
+"""The smallest such integer."""
+
+_SPACED_KEY_END: Final = re.compile(rb'"[ \t\n\r]+:')
+# Only a supplementary character (4 bytes in UTF-8) sorts differently by UTF-16 unit and by code point.
+_SUPPLEMENTARY: Final = re.compile(rb"[\xf0-\xff]")
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_RANGE: Final = "Integers must lie within ±(2^53−1), and numbers must be finite as doubles; send others as strings."
+
+_TRUNCATED: Final = "Input data was truncated"
+
+_decode: Final = msgspec.json.Decoder().decode
+_encode: Final = msgspec.json.Encoder(order="sorted").encode
+
+
+def decode_json(raw: bytes, limits: Limits) -> Any:
+    """The value of a JSON text, or a ``Problem``: ``malformed_json`` or ``number_out_of_range`` (with its pointer).
+
+    Nesting is counted in open brackets: ``limits.nesting`` of them may be open at once.
+    """
+    try:
+        value = _decode(raw)
+    except msgspec.ValidationError:  # a number that is beyond what msgspec reads
+        return _decode_exactly(raw, limits)
+    except msgspec.DecodeError as error:
+        if str(error) == _TRUNCATED and raw.strip():  # it says so of half a surrogate pair, too
+            return _decode_exactly(raw, limits)
+        raise Problem("malformed_json", _in_words(raw, str(error))) from None
+    except UnicodeDecodeError as error:
+        raise Problem("malformed_json", f"The text is not valid UTF-8: {error.reason}.") from None
+    except RecursionError:
+        raise _too_deep(limits) from None
+    return value if _is_proof(raw, _count_keys(value, limits)) else _decode_exactly(raw, limits)
+
+
+def canonical(value: Any) -> bytes:
+    """The canonical JSON (RFC 8785) of a decoded value. Raises ``ValueError`` for a lone surrogate, NaN or infinity."""
+    text = _encode(value)
+    if _has_doubles(value) or not (text.isascii() or _SUPPLEMENTARY.search(text) is None):
+        return rfc8785.dumps(_as_doubles(value))
+    return text
+
+
+def pointer_to(path: Iterable[str | int]) -> str:
+    """The JSON pointer (RFC 6901) of a path of keys and indexes; the empty path is the document itself."""
+    return "".join(f"/{escape(str(step))}" for step in path)
+
+
+def escape(key: str) -> str:
+    """One key as a token of a JSON pointer."""
+    return key.replace("~", "~0").replace("/", "~1") if "~" in key or "/" in key else key
+
+
+def _count_keys(root: Any, limits: Limits) -> int:
+    """How many keys all objects hold together; -1 where a number needs the exact look. Level by level: no recursion."""
+    keys, depth = 0, 0
+    level: list[Any] = [[root]]
+    while level:
+        below: list[Any] = []
+        for node in level:
+            if type(node) is dict:
+                keys += len(node)
+                members = node.values()
+            else:
+                members = node
+            for value in members:
+                kind = type(value)
+                if kind is dict or kind is list:
+                    below.append(value)
+                elif kind is int and not MIN_INTEGER <= value <= MAX_INTEGER:
+                    return -1
+        depth, level = depth + 1, below
+        if depth > limits.nesting and level:
+            raise _too_deep(limits)
+    return keys
+
+
+def _is_proof(raw: bytes, keys: int) -> bool:
+    """Whether the text shows that none of the ``keys`` read was written twice; false only means: not at a glance.
+
+    Each key written ends in a quote and a colon, so if there are no more of those than keys read, none was lost.
+    """
+    return raw.count(b":") == keys or (raw.count(b'":') == keys and _SPACED_KEY_END.search(raw) is None)
+
+
+class _OutOfRange:
+    """Stands in a value for a number that may not be there, until its place is known."""
+
+
+_OUT_OF_RANGE: Final = _OutOfRange()
+
+
+def _decode_exactly(raw: bytes, limits: Limits) -> Any:
+    """The slow way: says which key is repeated and which number is out of range, and accepts what is neither."""
+    try:
+        value = json.loads(
+            raw.decode(),
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_real,
+            parse_constant=_constant,
+        )
+    except RecursionError:
+        raise _too_deep(limits) from None
+    except UnicodeDecodeError as error:
+        raise Problem("malformed_json", f"The text is not valid UTF-8: {error.reason} (byte {error.start}).") from None
+    except json.JSONDecodeError as error:
+        raise Problem("malformed_json", f"The text is no JSON: {error.msg} (character {error.pos}).") from None
+    _count_keys(value, limits)
+    for path, leaf in _leaves(value, ()):
+        if isinstance(leaf, str) and _LONE_SURROGATE.search(leaf):
+            raise Problem("malformed_json", f"Half of a surrogate pair in the text at {pointer_to(path) or 'the top'}.")
+        if leaf is _OUT_OF_RANGE:
+            raise Problem("number_out_of_range", _RANGE, (FieldError(pointer_to(path), _RANGE),))
+    return value
+
+
+def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every key and every value that is no container, with its path. Recursive: ``value`` is of a checked depth."""
+    if isinstance(value, dict):
+        for key, member in value.items():
+            yield path, key
+            yield from _leaves(member, (*path, key))
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            yield from _leaves(member, (*path, index))
+    else:
+        yield path, value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise Problem("malformed_json", f"The key {json.dumps(twice)} stands twice in one object.")
+    return members
+
+
+def _integer(digits: str) -> int | _OutOfRange:
+    if len(digits) > len("-9007199254740991"):
+        return _OUT_OF_RANGE
+    number = int(digits)
+    return number if MIN_INTEGER <= number <= MAX_INTEGER else _OUT_OF_RANGE
+
+
+def _real(digits: str) -> float | _OutOfRange:
+    number = float(digits)
+    return number if isfinite(number) else _OUT_OF_RANGE
+
+
+def _constant(word: str) -> Any:
+    raise Problem("malformed_json", f"{word} is no JSON.")
+
+
+def _too_deep(limits: Limits) -> Problem:
+    return Problem("malformed_json", f"Arrays and objects are nested over {limits.nesting} levels deep.")
+
+
+def _in_words(raw: bytes, said: str) -> str:
+    """What the decoder said, as a sentence about the text that was sent."""
+    if not raw.strip():
+        return "The text is empty: JSON was expected."
+    return f"The text is no JSON: {said.removeprefix('JSON is malformed: ')}."
+
+
+def _has_doubles(root: Any) -> bool:
+    """Whether a number in the value is a float, or an integer that a double may not hold exactly."""
+    level: list[Any] = [[root]]
+    for node in level:  # grows while it is walked
+        for value in node.values() if type(node) is dict else node:
+            kind = type(value)
+            if kind is dict or kind is list:
+                level.append(value)
+            elif kind is float or (kind is int and not MIN_INTEGER <= value <= MAX_INTEGER):
+                return True
+    return False
+
+
+def _as_doubles(value: Any) -> Any:
+    """``value`` with each integer that no double holds exactly as the nearest double: what RFC 8785 writes for it."""
+    if isinstance(value, dict):
+        return {key: _as_doubles(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_doubles(member) for member in value]
+    if isinstance(value, int) and not MIN_INTEGER <= value <= MAX_INTEGER:
+        return float(value)
+    return value
