@@ -1,4 +1,4 @@
-"""The contract of ``gregor.store.link`` over a client of redis-py: lets the Redis store run on fakeredis, in process."""
+"""The contract of ``gregor.store.link`` over a client of redis-py: lets the Redis store run on fakeredis."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ class Server:
 
     def __init__(self, binary: str, directory: Path, *options: str) -> None:
         self.port = free_port()
+        self.binary = binary
         self.directory = directory
         self._command = [binary, "--port", str(self.port), "--bind", HOST, "--save", "", "--dir", str(directory)]
         self._command += options

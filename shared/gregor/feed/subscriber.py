@@ -72,6 +72,11 @@ class Feed:
         """As ``Subscriptions`` says."""
         return self._failures < MOST_FAILURES
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._wire is not None
+
     async def open(self) -> None:
         """Connect and probe once. ``LinkRefused`` at once, ``LinkDown`` after ``patience_s``."""
         self._established(await dial_until(self._dial, self._patience_s))

@@ -1,0 +1,353 @@
+"""The link to a Redis-protocol server: pipelined, in order, and honest about what it does not know."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from gregor.embedded import free_port
+from gregor.store.link import Link, LinkDown, LinkLost, LinkRefused, ReplyError, Script
+from tests.support.servers import BINARIES, Relay, Server, linked, running
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.redis
+
+ECHO = Script("return {KEYS[1], ARGV[1]}")
+
+
+@pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A server of this test's own, of each kind."""
+    with running(request.param, tmp_path) as server:
+        yield server
+
+
+Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def speaking(behaviour: Behaviour) -> AsyncIterator[str]:
+    """URL of a server that behaves as told, with each client until that goes."""
+    clients: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clients.add(cast("asyncio.Task[None]", asyncio.current_task()))
+        try:
+            await behaviour(reader, writer)
+            await reader.read()
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
+        yield f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        listener.close()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+
+async def figure(link: Link, section: str, name: str) -> str:
+    """One line of INFO."""
+    text = (await link.call("INFO", section)).decode()
+    return next((line.partition(":")[2] for line in text.splitlines() if line.startswith(name + ":")), "")
+
+
+async def test_commands_of_one_turn_leave_in_one_write(server: Server) -> None:
+    async with linked(server.url) as link:
+        before = int(await figure(link, "stats", "total_reads_processed"))
+
+        await asyncio.gather(*(link.call("GET", f"key{n}") for n in range(300)))
+
+        after = int(await figure(link, "stats", "total_reads_processed"))
+        assert after - before == 2  # the 300, and the question itself
+
+
+async def test_every_reply_finds_its_command(server: Server) -> None:
+    async with linked(server.url) as link:
+        increments = [link.call("INCR", "counter") for _ in range(5_000)]
+        big = link.call("ECHO", b"x" * 1_000_000)
+        others = [link.call("ECHO", n) for n in range(5_000)]
+
+        assert await asyncio.gather(*increments) == list(range(1, 5_001))
+        assert await big == b"x" * 1_000_000
+        assert await asyncio.gather(*others) == [b"%d" % n for n in range(5_000)]
+
+
+async def test_replies_are_raw(server: Server) -> None:
+    async with linked(server.url) as link:
+        await link.call("HSET", "h", "name", "Grüße", b"\xff", 7)
+
+        assert await link.call("HGETALL", "h") == [b"name", "Grüße".encode(), b"\xff", b"7"]
+        assert await link.call("GET", "none") is None
+
+
+async def test_an_error_reply_is_for_its_caller_alone(server: Server) -> None:
+    async with linked(server.url) as link:
+        first, wrong, last = link.call("SET", "k", "v"), link.call("LPUSH", "k", "v"), link.call("GET", "k")
+
+        assert await first == b"OK"
+        with pytest.raises(ReplyError, match="wrong kind of value") as raised:
+            await wrong
+        assert raised.value.code == "WRONGTYPE"
+        assert await last == b"v"
+
+
+async def test_an_argument_of_another_type_is_refused_at_once(server: Server) -> None:
+    async with linked(server.url) as link:
+        with pytest.raises(TypeError):
+            link.call("SET", "k", None)  # type: ignore[arg-type]
+
+        assert await link.call("PING") == b"PONG"
+
+
+async def test_a_call_given_up_shifts_no_reply(server: Server) -> None:
+    async with linked(server.url) as link:
+        calls = [link.call("ECHO", n) for n in range(10)]
+        calls[3].cancel()
+
+        assert await asyncio.gather(*calls[:3], *calls[4:]) == [b"%d" % n for n in range(10) if n != 3]
+
+
+async def test_a_script_that_the_server_lacks_is_loaded_once_for_all_that_call_it(server: Server) -> None:
+    async with linked(server.url) as link:
+        answers = await asyncio.gather(*(link.evalsha(ECHO, ["k"], [n]) for n in range(50)))
+
+        assert answers == [[b"k", b"%d" % n] for n in range(50)]
+        assert (await figure(link, "commandstats", "cmdstat_script|load")).startswith("calls=1,")
+
+
+async def test_a_script_forgotten_by_the_server_is_loaded_again(server: Server) -> None:
+    async with linked(server.url) as link:
+        await link.evalsha(ECHO, ["k"], [1])
+        await link.call("SCRIPT", "FLUSH")
+
+        assert await link.evalsha(ECHO, ["k"], [2]) == [b"k", b"2"]
+
+
+async def test_a_script_that_does_not_compile_ends_in_what_the_compiler_said(server: Server) -> None:
+    async with linked(server.url) as link:
+        with pytest.raises(ReplyError, match=r"compil.*near 'is'"):
+            await link.evalsha(Script("this is not Lua"), [], [])
+
+
+async def test_an_error_of_a_script_is_an_error_reply(server: Server) -> None:
+    async with linked(server.url) as link:
+        with pytest.raises(ReplyError, match=r"^DUE at 5") as raised:
+            await link.evalsha(Script("return redis.error_reply('DUE at ' .. ARGV[1])"), [], [5])
+
+        assert raised.value.code == "DUE"
+
+
+async def test_calls_wait_for_a_server_that_restarts(server: Server) -> None:
+    async with linked(server.url, patience_s=10) as link:
+        await link.evalsha(ECHO, ["k"], [1])
+        server.kill()
+        await wait_until(lambda: not link.connected, "the link has noticed")
+        waiting = [link.call("ECHO", n) for n in range(3)]
+        script = link.evalsha(ECHO, ["k"], [2])
+
+        server.start()
+
+        assert await asyncio.gather(*waiting) == [b"0", b"1", b"2"]
+        assert await script == [b"k", b"2"]
+        assert link.reconnections == 1
+
+
+async def test_a_call_given_up_while_it_waits_is_never_sent(server: Server) -> None:
+    async with linked(server.url, patience_s=10) as link:
+        server.kill()
+        await wait_until(lambda: not link.connected, "the link has noticed")
+        unwanted, wanted = link.call("SET", "unwanted", 1), link.call("SET", "wanted", 1)
+        unwanted.cancel()
+
+        server.start()
+
+        await wanted
+        assert await link.call("EXISTS", "unwanted") == 0
+
+
+async def test_a_call_that_no_server_comes_for_fails_as_not_done(server: Server) -> None:
+    async with linked(server.url, patience_s=0.1) as link:
+        server.kill()
+        await wait_until(lambda: not link.connected, "the link has noticed")
+
+        with pytest.raises(LinkDown, match=f"127.0.0.1:{server.port}") as raised:
+            await link.call("INCR", "counter")
+
+        assert not isinstance(raised.value, LinkLost)
+
+
+async def test_a_command_on_its_way_when_the_connection_is_killed_fails_as_unknown(server: Server) -> None:
+    async with linked(server.url) as link:
+        stuck = link.call("BLPOP", "nothing", 0)
+        await wait_until(lambda: "blocked_clients:1" in server.say("INFO", "clients"), "the command is carried out")
+
+        server.say("CLIENT", "KILL", "TYPE", "normal")
+
+        with pytest.raises(LinkLost, match="not known"):
+            await stuck
+        assert await link.call("PING") == b"PONG"
+
+
+async def test_a_server_that_stands_still_is_left_within_the_timeout(server: Server) -> None:
+    async with linked(server.url, timeout_s=0.2) as link:
+        server.suspend()
+        started = asyncio.get_running_loop().time()
+
+        with pytest.raises(LinkLost, match=r"was silent for 0\.2 s"):
+            await link.call("PING")
+
+        assert 0.2 <= asyncio.get_running_loop().time() - started < 2
+        server.resume()
+        await wait_until(lambda: link.connected, "connected again")
+        assert await link.call("PING") == b"PONG"
+
+
+async def test_a_link_without_calls_may_be_silent(server: Server) -> None:
+    async with linked(server.url, timeout_s=0.05) as link:
+        await link.call("PING")
+        since = asyncio.get_running_loop().time()
+        await wait_until(lambda: asyncio.get_running_loop().time() > since + 0.3, "six times the timeout has passed")
+
+        assert await link.call("PING") == b"PONG"
+        assert link.reconnections == 0
+
+
+async def test_a_reply_that_arrives_slowly_is_not_silence() -> None:
+    async def dawdle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"SETNAME")
+        writer.write(b"+PONG\r\n+OK\r\n")
+        await reader.readuntil(b"GET")
+        for part in b"$", b"3\r", b"\na", b"bc", b"\r", b"\n":
+            since = asyncio.get_running_loop().time()
+            await wait_until(
+                lambda since=since: asyncio.get_running_loop().time() > since + 0.1, "a third of the timeout"
+            )
+            writer.write(part)
+
+    async with speaking(dawdle) as url, linked(url, timeout_s=0.3) as link:
+        assert await link.call("GET", "k") == b"abc"
+
+
+async def test_a_server_that_reads_slowly_gets_everything_in_order(server: Server) -> None:
+    async with linked(server.url, timeout_s=30) as link:
+        server.suspend()
+        calls = []
+        for n in range(200):
+            calls.append(link.call("RPUSH", "list", b"%d:" % n + b"x" * 100_000))
+            await asyncio.sleep(0)
+        held = link.call("LLEN", "list")
+        server.resume()
+
+        assert await asyncio.gather(*calls) == list(range(1, 201))
+        assert await held == 200
+
+
+async def test_more_commands_than_may_be_outstanding_are_refused_as_not_done(server: Server) -> None:
+    async with linked(server.url, most_outstanding=10) as link:
+        calls = [link.call("INCR", "counter") for _ in range(12)]
+
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+
+        assert outcomes[:10] == list(range(1, 11))
+        assert [type(outcome) for outcome in outcomes[10:]] == [LinkDown, LinkDown]
+        assert await link.call("GET", "counter") == b"10"
+
+
+async def test_a_wrong_password_is_refused_at_once_and_never_shown(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.say("CONFIG", "SET", "requirepass", "right")
+    link = Link(f"redis://:very-secret@127.0.0.1:{server.port}/0", patience_s=60)
+
+    with pytest.raises(LinkRefused, match=f"127.0.0.1:{server.port} refused.*WRONGPASS") as raised:
+        await link.open()
+
+    assert "very-secret" not in f"{raised.value!r} {link.address} {link.address!r} {caplog.text}"
+
+
+async def test_a_missing_password_is_refused_at_once(server: Server) -> None:
+    server.say("CONFIG", "SET", "requirepass", "right")
+
+    with pytest.raises(LinkRefused, match="NOAUTH"):
+        await Link(server.url, patience_s=60).open()
+
+
+async def test_a_connection_is_authenticated_named_and_in_its_database(server: Server) -> None:
+    server.say("ACL", "SETUSER", "gregor", "on", ">p@ss/w:rd", "~*", "+@all")
+
+    async with linked(f"redis://gregor:p%40ss%2Fw%3Ard@127.0.0.1:{server.port}/3", name="gregor-test") as link:
+        shown = (await link.call("CLIENT", "INFO")).decode()
+
+        assert " name=gregor-test " in shown
+        assert " user=gregor " in shown
+        assert " db=3 " in shown
+
+
+async def test_a_database_that_does_not_exist_is_refused(server: Server) -> None:
+    with pytest.raises(LinkRefused, match="out of range"):
+        await Link(f"redis://127.0.0.1:{server.port}/99").open()
+
+
+async def test_a_server_that_is_full_is_tried_again(server: Server) -> None:
+    async with linked(server.url) as other:
+        await other.call("CONFIG", "SET", "maxclients", 1)
+        late = Link(server.url, patience_s=10)
+        opening = asyncio.create_task(late.open())
+        await wait_until(lambda: figure(other, "stats", "rejected_connections"), "it was sent away once")
+        await other.call("CONFIG", "SET", "maxclients", 100)
+
+        await opening
+
+        assert await late.call("PING") == b"PONG"
+        await late.close()
+
+
+async def test_nobody_there_is_said_with_host_and_port() -> None:
+    port = free_port()
+
+    with pytest.raises(LinkDown, match=f"cannot connect to 127.0.0.1:{port}: "):
+        await Link(f"redis://127.0.0.1:{port}", patience_s=0.1).open()
+
+
+async def test_a_server_of_another_protocol_is_said_so() -> None:
+    async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with speaking(web) as url:
+        with pytest.raises(LinkDown, match="does not speak the Redis protocol"):
+            await Link(url, patience_s=0.1).open()
+
+
+async def test_closing_fails_what_is_outstanding_and_what_comes_later(server: Server) -> None:
+    link = Link(server.url)
+    await link.open()
+    stuck = link.call("BLPOP", "nothing", 0)
+    await asyncio.sleep(0)
+
+    await link.close()
+
+    with pytest.raises(LinkLost):
+        await stuck
+    with pytest.raises(LinkDown, match="is closed"):
+        await link.call("PING")
+
+
+async def test_closing_ends_the_attempts_to_reconnect(server: Server) -> None:
+    link = Link(server.url, patience_s=60)
+    await link.open()
+    server.kill()
+    await wait_until(lambda: not link.connected, "the link has noticed")
+    waiting = link.call("PING")
+
+    await link.close()
+
+    with pytest.raises(LinkDown, match="is closed"):
+        await waiting
+
+
+async def test_a_unix_socket_serves_as_well(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with Relay(server, path=path), linked(f"unix://{path}?db=2") as link:
+        assert " db=2 " in (await link.call("CLIENT", "INFO")).decode()

@@ -1,0 +1,419 @@
+"""Feeds: what is published reaches who subscribed, and every hole is told."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gregor.feed import Feed, MemoryFeed, Subscriptions
+from gregor.store.link import LinkDown, LinkRefused, ReplyError
+from tests.support.servers import BINARIES, Relay, Server, linked, running
+from tests.support.wait import wait_until
+
+Publish = Callable[..., Awaitable[None]]
+
+
+@dataclass(eq=False)
+class Ear:
+    """Remembers what it hears; "gap" stands for a hole."""
+
+    heard: list[bytes | str] = field(default_factory=list)
+
+    def receive(self, payload: bytes) -> None:
+        self.heard.append(payload)
+
+    def gap(self) -> None:
+        self.heard.append("gap")
+
+
+class Deaf(Ear):
+    """Raises at everything."""
+
+    def receive(self, payload: bytes) -> None:
+        raise RuntimeError("deaf")
+
+    def gap(self) -> None:
+        raise RuntimeError("deaf")
+
+
+@pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A server of this test's own, of each kind."""
+    with running(request.param, tmp_path) as server:
+        yield server
+
+
+@asynccontextmanager
+async def fed(server: Server, url: str | None = None, **options: Any) -> AsyncIterator[tuple[Feed, Publish]]:
+    """A feed and a way to publish to it."""
+    async with linked(server.url) as link:
+        feed = Feed(url or server.url, link, **options)
+        await feed.open()
+
+        async def publish(channel: str, payload: bytes, *, sharded: bool = True) -> None:
+            await link.call("SPUBLISH" if sharded else "PUBLISH", channel, payload)
+
+        try:
+            yield feed, publish
+        finally:
+            await feed.close()
+
+
+@pytest.fixture(params=["memory", *BINARIES], ids=lambda binary: Path(binary).name)
+async def twin(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Subscriptions, Publish]]:
+    """Each feed that keeps the contract, and a way to publish to it."""
+    if request.param == "memory":
+        feed = MemoryFeed()
+
+        async def publish(channel: str, payload: bytes, *, sharded: bool = True) -> None:
+            feed.publish(channel, payload, sharded=sharded)
+
+        yield feed, publish
+        await feed.close()
+        return
+    with running(request.param, tmp_path) as server:
+        async with fed(server) as pair:
+            yield pair
+
+
+Twin = tuple[Subscriptions, Publish]
+
+
+async def heard(ear: Ear, last: bytes | str) -> list[bytes | str]:
+    """All that an ear has heard, once ``last`` has come."""
+    await wait_until(lambda: last in ear.heard, f"{last!r} is heard")
+    return ear.heard
+
+
+async def test_a_channel_reaches_all_its_receivers_in_order_and_no_other(twin: Twin) -> None:
+    feed, publish = twin
+    one, two, other = Ear(), Ear(), Ear()
+    await asyncio.gather(feed.subscribe("a", one), feed.subscribe(b"a", two), feed.subscribe("b", other))
+
+    await asyncio.gather(*(publish("a", b"%d" % n) for n in range(100)), publish("b", b"\xff"))
+
+    assert await heard(one, b"99") == [b"%d" % n for n in range(100)]
+    assert await heard(two, b"99") == one.heard
+    assert await heard(other, b"\xff") == [b"\xff"]
+
+
+async def test_a_receiver_that_raises_harms_no_other(twin: Twin, caplog: pytest.LogCaptureFixture) -> None:
+    feed, publish = twin
+    before, after = Ear(), Ear()
+    for receiver in before, Deaf(), after:
+        await feed.subscribe("a", receiver)
+
+    await publish("a", b"1")
+
+    assert await heard(after, b"1") == await heard(before, b"1") == [b"1"]
+    assert [record.levelno for record in caplog.records if "receiver" in record.message] == [logging.ERROR]
+
+
+async def test_who_unsubscribed_hears_nothing_more(twin: Twin) -> None:
+    feed, publish = twin
+    gone, stays = Ear(), Ear()
+    await feed.subscribe("a", gone)
+    await feed.subscribe("a", stays)
+    feed.unsubscribe("a", gone)
+    feed.unsubscribe("a", gone)
+    feed.unsubscribe("never", gone)
+
+    await publish("a", b"1")
+
+    assert await heard(stays, b"1") == [b"1"]
+    assert gone.heard == []
+
+
+async def test_unsubscribing_while_receiving_is_safe(twin: Twin) -> None:
+    feed, publish = twin
+    after = Ear()
+
+    class Once(Ear):
+        def receive(self, payload: bytes) -> None:
+            super().receive(payload)
+            feed.unsubscribe("a", self)
+
+    once = Once()
+    await feed.subscribe("a", once)
+    await feed.subscribe("a", after)
+
+    await publish("a", b"1")
+    await publish("a", b"2")
+
+    assert await heard(after, b"2") == [b"1", b"2"]
+    assert once.heard == [b"1"]
+
+
+async def test_subscribing_twice_hears_once(twin: Twin) -> None:
+    feed, publish = twin
+    ear = Ear()
+    await asyncio.gather(feed.subscribe("a", ear), feed.subscribe("a", ear))
+    await feed.subscribe("a", ear)
+
+    await publish("a", b"1")
+    await publish("a", b"2")
+
+    assert await heard(ear, b"2") == [b"1", b"2"]
+
+
+async def test_a_channel_left_and_taken_again_in_one_turn_is_confirmed_anew(twin: Twin) -> None:
+    feed, publish = twin
+    first, second = Ear(), Ear()
+    given_up = feed.subscribe("a", first)
+    feed.unsubscribe("a", first)
+    await feed.subscribe("a", second)
+
+    await publish("a", b"1")
+
+    assert given_up.cancelled()
+    assert await heard(second, b"1") == [b"1"]
+    assert first.heard == []
+
+
+async def test_sharded_and_plain_channels_of_one_name_are_two(twin: Twin) -> None:
+    feed, publish = twin
+    sharded, plain = Ear(), Ear()
+    await asyncio.gather(feed.subscribe("a", sharded), feed.subscribe("a", plain, sharded=False))
+
+    await publish("a", b"s")
+    await publish("a", b"p", sharded=False)
+
+    assert await heard(sharded, b"s") == [b"s"]
+    assert await heard(plain, b"p") == [b"p"]
+
+
+async def test_a_closed_feed_takes_no_subscription(twin: Twin) -> None:
+    feed, _ = twin
+    await feed.close()
+
+    with pytest.raises(LinkDown, match="closed"):
+        await feed.subscribe("a", Ear())
+
+
+async def test_a_feed_that_works_is_healthy(twin: Twin) -> None:
+    feed, _ = twin
+
+    assert (feed.status, feed.healthy) == ("ok", True)
+
+
+async def test_the_memory_feed_loses_what_it_is_told_to_lose() -> None:
+    feed, ear = MemoryFeed(), Ear()
+    await feed.subscribe("a", ear)
+
+    feed.drop_next(2)
+    for n in range(3):
+        feed.publish("a", b"%d" % n)
+    feed.publish("a", b"last")
+
+    assert await heard(ear, b"last") == [b"2", b"last"]
+
+
+async def test_the_memory_feed_cuts_a_channel_silently_until_it_heals_with_a_gap() -> None:
+    feed, cut, other = MemoryFeed(), Ear(), Ear()
+    await asyncio.gather(feed.subscribe("a", cut), feed.subscribe("b", other))
+
+    feed.cut("a")
+    feed.publish("a", b"1")
+    feed.publish("b", b"1")
+    await heard(other, b"1")
+    assert cut.heard == []
+    feed.heal()
+    feed.publish("a", b"2")
+
+    assert await heard(cut, b"2") == ["gap", b"2"]
+    assert other.heard == [b"1"]
+
+
+@pytest.mark.redis
+async def test_killed_subscriptions_stand_again_after_a_gap(server: Server) -> None:
+    async with fed(server) as (feed, publish):
+        ear, plain = Ear(), Ear()
+        await asyncio.gather(feed.subscribe("a", ear), feed.subscribe("all", plain, sharded=False))
+        await publish("a", b"1")
+        await heard(ear, b"1")
+
+        server.say("CLIENT", "KILL", "TYPE", "pubsub")
+        await heard(ear, "gap")
+        await heard(plain, "gap")
+        await publish("a", b"2")
+        await publish("all", b"2", sharded=False)
+
+        assert await heard(ear, b"2") == [b"1", "gap", b"2"]
+        assert await heard(plain, b"2") == ["gap", b"2"]
+        assert feed.reconnections == 1
+
+
+@pytest.mark.redis
+async def test_a_receiver_that_fails_at_its_gap_keeps_no_other_from_hearing_of_it(server: Server) -> None:
+    async with fed(server) as (feed, _):
+        ear = Ear()
+        for receiver in Deaf(), ear:
+            await feed.subscribe("a", receiver)
+
+        server.say("CLIENT", "KILL", "TYPE", "pubsub")
+
+        assert await heard(ear, "gap") == ["gap"]
+
+
+@pytest.mark.redis
+async def test_five_thousand_channels_stand_again_after_a_kill(server: Server) -> None:
+    async with fed(server) as (feed, publish):
+        ears = [Ear() for _ in range(5_000)]
+        await asyncio.gather(*(feed.subscribe(f"user:{n}", ear) for n, ear in enumerate(ears)))
+
+        server.say("CLIENT", "KILL", "TYPE", "pubsub")
+        await wait_until(lambda: all(ear.heard == ["gap"] for ear in ears), "all know of the gap")
+        await asyncio.gather(*(publish(f"user:{n}", b"%d" % n) for n in range(5_000)))
+
+        await wait_until(lambda: all(len(ear.heard) == 2 for ear in ears), "all hear again")
+        assert [ear.heard[1] for ear in ears] == [b"%d" % n for n in range(5_000)]
+        assert feed.reconnections == 1
+
+
+@pytest.mark.redis
+async def test_a_server_that_restarts_brings_a_gap(server: Server) -> None:
+    async with fed(server, probe_s=0.05) as (feed, publish):
+        ear = Ear()
+        await feed.subscribe("a", ear)
+        server.kill()
+        await wait_until(lambda: feed.status != "ok", "the probe says so")
+        server.start()
+
+        assert await heard(ear, "gap") == ["gap"]
+        await wait_until(lambda: feed.status == "ok", "the probe comes back")
+        await publish("a", b"1")
+        assert await heard(ear, b"1") == ["gap", b"1"]
+
+
+@pytest.mark.redis
+async def test_a_subscription_asked_for_without_connection_stands_later_without_a_gap(server: Server) -> None:
+    async with fed(server, probe_s=60) as (feed, publish):
+        early, late = Ear(), Ear()
+        await feed.subscribe("a", early)
+        server.kill()
+        await wait_until(lambda: not feed.connected, "the feed has noticed")
+        waiting = feed.subscribe("a", late)
+        server.start()
+
+        await asyncio.wait_for(waiting, 10)
+        await publish("a", b"1")
+
+        assert await heard(early, b"1") == ["gap", b"1"]
+        assert await heard(late, b"1") == [b"1"]
+
+
+@pytest.mark.redis
+async def test_a_connection_killed_for_its_output_buffer_stands_again_after_a_gap(server: Server) -> None:
+    async with fed(server) as (feed, publish):
+        ear = Ear()
+        await feed.subscribe("a", ear)
+        server.say("CONFIG", "SET", "client-output-buffer-limit", "pubsub 100kb 100kb 1")
+
+        await publish("a", b"x" * 1_000_000)
+
+        await heard(ear, "gap")
+        await publish("a", b"1")
+        assert await heard(ear, b"1") == ["gap", b"1"]
+
+
+@pytest.mark.redis
+async def test_a_network_that_swallows_is_found_by_the_probe(server: Server) -> None:
+    async with (
+        Relay(server) as relay,
+        fed(server, f"redis://127.0.0.1:{relay.port}", probe_s=0.02, probe_timeout_s=0.2) as (feed, publish),
+    ):
+        ear = Ear()
+        await feed.subscribe("a", ear)
+
+        relay.swallows = True
+        await publish("a", b"lost")
+        await wait_until(lambda: feed.status == "late", "the probe does not come back")
+        assert feed.healthy
+        relay.swallows = False
+
+        await heard(ear, "gap")
+        await publish("a", b"1")
+        assert await heard(ear, b"1") == ["gap", b"1"]
+        await wait_until(lambda: feed.status == "ok", "the probe comes back")
+
+
+@pytest.mark.redis
+async def test_three_probes_in_a_row_that_do_not_come_back_are_unhealthy_and_one_that_does_is_healthy(
+    server: Server,
+) -> None:
+    async with (
+        Relay(server) as relay,
+        fed(server, f"redis://127.0.0.1:{relay.port}", probe_s=60, probe_timeout_s=0.1, timeout_s=0.1) as (feed, _),
+    ):
+        relay.swallows = True
+        seen = []
+        for _ in range(3):
+            await feed.probe()
+            seen.append((feed.status, feed.healthy))
+        relay.swallows = False
+        await wait_until(lambda: feed.connected, "connected again")
+        await feed.probe()
+
+        assert seen == [("late", True), ("late", True), ("down", False)]
+        assert (feed.status, feed.healthy) == ("ok", True)
+
+
+@pytest.mark.redis
+async def test_a_probe_that_cannot_be_published_leaves_the_subscriptions_alone(server: Server) -> None:
+    async with linked(server.url) as link:
+        feed = Feed(server.url, link, probe_s=60)
+        await feed.open()
+        await link.close()
+
+        assert not await feed.probe()
+        assert (feed.status, feed.connected, feed.reconnections) == ("late", True, 0)
+        await feed.close()
+
+
+@pytest.mark.redis
+async def test_a_channel_that_the_server_refuses_fails_alone(server: Server) -> None:
+    server.say("ACL", "SETUSER", "default", "resetchannels", "&gregor:*", "&mine")
+    async with fed(server) as (feed, publish):
+        ear = Ear()
+        mine, secret = feed.subscribe("mine", ear), feed.subscribe("secret", Ear())
+
+        with pytest.raises(ReplyError, match="NOPERM"):
+            await secret
+        await mine
+        await publish("mine", b"1")
+
+        assert await heard(ear, b"1") == [b"1"]
+        assert feed.reconnections == 0
+
+
+@pytest.mark.redis
+async def test_a_channel_taken_back_by_its_server_stands_again_after_a_gap(tmp_path: Path, server: Server) -> None:
+    with running(str(server.binary), tmp_path, "--cluster-enabled", "yes") as node:
+        node.say("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        await wait_until(lambda: "cluster_state:ok" in node.say("CLUSTER", "INFO"), "the cluster stands")
+        slot = node.say("CLUSTER", "KEYSLOT", "a").strip()[1:]
+        async with fed(node, probe_s=60) as (feed, publish):
+            ear = Ear()
+            await feed.subscribe("a", ear)
+
+            node.say("CLUSTER", "DELSLOTS", slot)
+            await wait_until(lambda: feed.reconnections > 0, "the feed tries again")
+            node.say("CLUSTER", "ADDSLOTS", slot)
+
+            await heard(ear, "gap")
+            await wait_until(lambda: "cluster_state:ok" in node.say("CLUSTER", "INFO"), "the cluster stands")
+            await publish("a", b"1")
+            assert await heard(ear, b"1") == ["gap", b"1"]
+
+
+@pytest.mark.redis
+async def test_a_feed_without_rights_does_not_open(server: Server) -> None:
+    server.say("CONFIG", "SET", "requirepass", "right")
+    async with linked(f"redis://:right@127.0.0.1:{server.port}") as link:
+        with pytest.raises(LinkRefused, match="NOAUTH"):
+            await Feed(server.url, link, patience_s=60).open()
