@@ -7,6 +7,7 @@ keeps its data only where a directory is given (append-only file).
 
 import ctypes
 import importlib.util
+import re
 import shutil
 import signal
 import socket
@@ -98,11 +99,21 @@ class EmbeddedServer:
         said = ""
         for _ in range(1 if self._wanted_port else _ATTEMPTS):
             self.port = self._wanted_port or free_port()
-            self._launch(binary)
-            if self._answers():
+            said = self._try(binary)
+            if not said:
                 return self
-            said = self._end()
-        raise EmbeddedServerError(f"{binary} does not start{': ' + said if said else ''}")
+        raise EmbeddedServerError(f"{binary} does not start: {said}")
+
+    def restart(self) -> None:
+        """End it where it runs, and start it on the same port. Raises EmbeddedServerError where it does not start."""
+        self._end()
+        self._wanted_port = self.port
+        self.start()
+
+    def _try(self, binary: Path) -> str:
+        """Start it on `port` and wait until it answers: nothing, or its last words."""
+        self._launch(binary)
+        return "" if self._answers() else self._end() or "it says nothing"
 
     def _launch(self, binary: Path) -> None:
         if self._data is not None:
@@ -130,7 +141,7 @@ class EmbeddedServer:
     def _answers(self) -> bool:
         deadline = time.monotonic() + READY_S
         while self.pid is not None and time.monotonic() < deadline:
-            if _ping(self.port) and self.pid is not None:
+            if _pid_that_answers(self.port) == self.pid:
                 return True
             time.sleep(0.01)
         return False
@@ -172,9 +183,15 @@ class EmbeddedServer:
         self.stop()
 
 
-def _ping(port: int) -> bool:
-    """Whether a server answers there and has loaded its data."""
+def _pid_that_answers(port: int) -> int | None:
+    """Process id of the server that answers there, its data loaded: on a port that was just taken, another's."""
     with suppress(OSError), socket.create_connection((HOST, port), timeout=1) as connection:
-        connection.sendall(b"PING\r\n")
-        return connection.recv(64).startswith(b"+PONG")
-    return False
+        connection.sendall(b"PING\r\nINFO server\r\n")
+        said = b""
+        while part := connection.recv(65_536):
+            said += part
+            if not said.startswith(b"+PONG"[: len(said)]):
+                return None
+            if found := re.search(rb"^process_id:(\d+)\r\n", said, re.MULTILINE):
+                return int(found[1])
+    return None

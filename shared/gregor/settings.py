@@ -23,6 +23,14 @@ NOT_SETTINGS = frozenset({"GREGOR_CONFIG", "GREGOR_URL", "GREGOR_KEY"})
 """Variables of ours that are no settings: the TOML file, and how the command line finds a running Gregor."""
 SENSITIVE = frozenset({"redis_url", "queue_url", "token_secret"})
 """Fields whose value never appears in a message: they hold, or may hold, a password."""
+SETTINGS_OF_THE_CONTRACT = tuple(
+    PREFIX + name
+    for name in (
+        *("REDIS_URL", "QUEUE_URL", "NAMESPACE", "TOKEN_SECRET", "TOKEN_JWKS", "TOKEN_AUD", "TOKEN_ISS", "ORIGINS"),
+        *("ADMIN_PORT", "RETENTION", "CLOCK_OFFSET", "PUBLIC_URL", "WEBPUSH_HOSTS"),
+    )
+)
+"""Names that once published change only by addition (docs/protocol.md)."""
 UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 WEBPUSH_SERVICES = (
     "fcm.googleapis.com",
@@ -275,8 +283,11 @@ def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _unknown(name: str, known: Mapping[str, str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"{name} is not a setting; " + (f"do you mean {near[0]}?" if near else "docs/configuration.md lists them")
+    bare = {other.removeprefix(PREFIX): other for other in known}  # the prefix would make all names alike
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
+    return f"{name} is not a setting; " + (
+        f"do you mean {bare[near[0]]}?" if near else "docs/configuration.md lists them"
+    )
 
 
 def _bad_values(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:

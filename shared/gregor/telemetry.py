@@ -33,51 +33,33 @@ class Metrics:
     """The figures of one process, in a registry of its own, so that tests and processes never share one."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "gregor_http_requests", "HTTP requests answered.", ("route", "method", "status"), registry=registry
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("http_requests", "HTTP requests answered.", "route", "method", "status")
+        self.request_seconds = self._histogram("http_request_seconds", "Time to answer a request.", "route")
+        self.messages = self._counter(
+            "messages", "Messages, by outcome: effect, unchanged, a problem's code.", "outcome"
         )
-        self.request_seconds = Histogram(
-            "gregor_http_request_seconds", "Time to answer a request.", ("route",), buckets=_FAST_S, registry=registry
-        )
-        self.messages = Counter(
-            "gregor_messages",
-            "Messages by outcome: effect, unchanged, or a problem's code.",
-            ("outcome",),
-            registry=registry,
-        )
-        self.store_seconds = Histogram(
-            "gregor_store_seconds", "Time of one call of the store.", ("call",), buckets=_FAST_S, registry=registry
-        )
-        self.store_errors = Counter(
-            "gregor_store_errors", "Calls of the store that failed.", ("call",), registry=registry
-        )
-        self.connections = Gauge("gregor_connections", "Devices connected now.", ("transport",), registry=registry)
-        self.closes = Counter("gregor_closes", "Connections closed, by close code.", ("code",), registry=registry)
-        self.frames_out = Counter("gregor_frames_out", "Frames written to devices.", registry=registry)
-        self.bytes_out = Counter("gregor_bytes_out", "Bytes written to devices.", registry=registry)
-        self.syncs = Counter(
-            "gregor_syncs", "Sync objects sent, by kind: full, delta, unchanged.", ("kind",), registry=registry
-        )
-        self.overflows = Counter(
-            "gregor_queue_overflows", "Queues of slow devices that one resync replaced.", registry=registry
-        )
-        self.gaps = Counter(
-            "gregor_gaps",
-            "Announcements missed, by how it was found: gap, fork, compare.",
-            ("found",),
-            registry=registry,
-        )
-        self.deliver_seconds = Histogram(
-            "gregor_deliver_seconds",
-            "From the announcement's arrival to the write to a device.",
-            buckets=_FAST_S,
-            registry=registry,
-        )
-        self.probe_seconds = Gauge(
-            "gregor_probe_seconds", "Round trip of the last pub/sub probe that came back.", registry=registry
-        )
-        self.ready = Gauge("gregor_ready", "1 where the process can do its job now.", registry=registry)
+        self.store_seconds = self._histogram("store_seconds", "Time of one call of the store.", "call")
+        self.store_errors = self._counter("store_errors", "Calls of the store that failed.", "call")
+        self.connections = self._gauge("connections", "Devices connected now.", "transport")
+        self.closes = self._counter("closes", "Connections closed, by close code.", "code")
+        self.frames_out = self._counter("frames_out", "Frames written to devices.")
+        self.bytes_out = self._counter("bytes_out", "Bytes written to devices.")
+        self.syncs = self._counter("syncs", "Sync objects sent, by kind: full, delta, unchanged.", "kind")
+        self.overflows = self._counter("queue_overflows", "Queues of slow devices that one resync replaced.")
+        self.gaps = self._counter("gaps", "Announcements missed, by how it was found: gap, fork, compare.", "found")
+        self.deliver_seconds = self._histogram("deliver_seconds", "From an announcement's arrival to the last write.")
+        self.probe_seconds = self._gauge("probe_seconds", "Round trip of the last pub/sub probe that came back.")
+        self.ready = self._gauge("ready", "1 where the process can do its job now.")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"gregor_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"gregor_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(f"gregor_{name}", text, labels, buckets=_FAST_S, registry=self.registry)
 
     def exposition(self) -> bytes:
         """All figures as Prometheus text; its type is METRICS_CONTENT_TYPE."""
