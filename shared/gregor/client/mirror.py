@@ -1,0 +1,171 @@
+"""A device's copy of its view. PURE: sync objects and live frames go in, changes come out; time is an argument.
+
+The copy follows the server alone (semantics.md L11): it holds what the server said and nothing else, and proves it by
+the digest (L10). What is not yet sent is shown over it by the outbox.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gregor.core.ids import allowed
+
+from .changes import Change, Created, Dismissed, ExternalGap, ExternalReceived, FlushAnnounced, Item, Reminded, Synced
+from .proof import Digest
+
+SYNC_KINDS = ("full", "delta", "unchanged")
+
+
+class Mirror:
+    """The items of one view, the position they stand at, and the digest that proves them."""
+
+    def __init__(self) -> None:
+        self.cursor: str | None = None
+        """The position to resume from; None before the first sync."""
+        self.uncounted: tuple[str, ...] = ()
+        """Category prefixes whose items do not count for the badge."""
+        self.needs_full = False
+        """Whether the digest did not match: only a full copy mends that."""
+        self._items: dict[str, Item] = {}
+        self._digest = Digest()
+
+    @property
+    def items(self) -> Mapping[str, Item]:
+        """The copy as committed, items whose expiry has passed but was not yet told included."""
+        return self._items
+
+    @property
+    def digest(self) -> str:
+        """The digest of the copy, as 64 hex digits (L10)."""
+        return self._digest.hex
+
+    @property
+    def seq(self) -> int:
+        """The number in the cursor; 0 before the first sync."""
+        return int(self.cursor.rpartition("-")[2]) if self.cursor else 0
+
+    def apply(self, frame: Mapping[str, Any]) -> list[Change]:
+        """Take one sync object or live frame of the server; what it changed, in order. Other frames change nothing."""
+        if "sync" in frame:
+            return list(self._sync(frame))
+        if "system" in frame and "seq" in frame:
+            return list(self._live(frame))
+        welcome = frame.get("welcome", frame)
+        if isinstance(welcome, Mapping) and "uncounted" in welcome:
+            self.uncounted = tuple(welcome["uncounted"])
+        return []
+
+    def visible(self, now_us: int) -> dict[str, Item]:
+        """What to show: the copy without what has expired by the local clock, bound included (L6)."""
+        return {id_: item for id_, item in self._items.items() if not is_expired(item, now_us)}
+
+    def badge(self, now_us: int) -> int:
+        """How many visible items count (protocol.md, `uncounted`)."""
+        return count(self.visible(now_us), self.uncounted)
+
+    def due(self, now_us: int) -> dict[str, Item]:
+        """Visible items of which a reminder is past: shown as due, also when the remind frame was missed (L7)."""
+        return {
+            id_: item
+            for id_, item in self.visible(now_us).items()
+            if any(_us(at) <= now_us for at in item["times"].get("remind_at", ()))
+        }
+
+    def dump(self) -> dict[str, Any]:
+        """The copy as JSON values, to be kept over a restart of the process."""
+        return {"cursor": self.cursor, "items": self._items, "uncounted": list(self.uncounted)}
+
+    @classmethod
+    def load(cls, dumped: Mapping[str, Any]) -> Mirror:
+        """A copy from what `dump` gave; its digest is computed anew, so that the next sync finds a damaged one."""
+        mirror = cls()
+        mirror.cursor = dumped["cursor"]
+        mirror.uncounted = tuple(dumped["uncounted"])
+        for id_, item in dumped["items"].items():
+            mirror._put(id_, item)
+        return mirror
+
+    def _sync(self, answer: Mapping[str, Any]) -> Iterator[Change]:
+        kind, body = answer["sync"], answer.get("body") or {}
+        if kind not in SYNC_KINDS:
+            raise ValueError(f"no sync object: {kind!r}")
+        create: Mapping[str, Item] = body.get("create") or {}
+        if kind == "full":
+            yield from self._replace(create)
+        else:
+            yield from self._patch(create, body.get("dismiss") or {})
+        self.cursor = answer["cursor"]
+        if "uncounted" in answer:
+            self.uncounted = tuple(answer["uncounted"])
+        if answer.get("external_gap"):
+            yield ExternalGap()
+        for external in answer.get("external", ()):
+            yield ExternalReceived(external["system"], external["seq"], external["body"])
+        is_proven = answer.get("digest", self.digest) == self.digest
+        # An unproven copy stays one until a full copy comes, also if a later answer carries no digest.
+        self.needs_full = not is_proven or (self.needs_full and kind != "full")
+        yield Synced(kind, is_proven)
+
+    def _live(self, frame: Mapping[str, Any]) -> Iterator[Change]:
+        seq: int = frame["seq"]
+        if seq <= self.seq and "cursor" not in frame:
+            return
+        if frame["system"] == "gregor":
+            body = frame["body"]
+            yield from self._patch(body.get("create") or {}, body.get("dismiss") or {})
+            for id_, at in (body.get("remind") or {}).items():
+                if id_ in self._items:
+                    yield Reminded(id_, self._items[id_], at)
+            if body.get("flush"):
+                yield FlushAnnounced(frame.get("spread", 30))
+        else:
+            yield ExternalReceived(frame["system"], seq, frame["body"])
+        self._move(frame.get("cursor"), seq)
+
+    def _move(self, cursor: str | None, seq: int) -> None:
+        """The cursor after a live frame: the frame's own, else the last one with its number replaced."""
+        if cursor is not None:
+            self.cursor = cursor
+        elif self.cursor is not None:
+            self.cursor = f"{self.cursor.rpartition('-')[0]}-{seq}"
+
+    def _replace(self, create: Mapping[str, Item]) -> Iterator[Change]:
+        for id_ in [id_ for id_, item in self._items.items() if create.get(id_) != item]:
+            yield Dismissed(id_, self._drop(id_))
+        yield from self._patch(create, {})
+
+    def _patch(self, create: Mapping[str, Item], dismiss: Mapping[str, Any]) -> Iterator[Change]:
+        for id_ in dismiss.get("ids", ()):
+            if id_ in self._items:
+                yield Dismissed(id_, self._drop(id_), dismiss.get("reason"))
+        for id_, item in create.items():
+            if id_ not in self._items:
+                self._put(id_, item)
+                yield Created(id_, item)
+
+    def _put(self, id_: str, item: Item) -> None:
+        self._items[id_] = item
+        self._digest.add(id_, item)
+
+    def _drop(self, id_: str) -> Item:
+        item = self._items.pop(id_)
+        self._digest.remove(id_, item)
+        return item
+
+
+def is_expired(item: Item, now_us: int) -> bool:
+    """Whether the item is past its expiry, bound included (L6)."""
+    expires = item["times"].get("expires")
+    return expires is not None and _us(expires) <= now_us
+
+
+def count(items: Mapping[str, Item], uncounted: tuple[str, ...]) -> int:
+    """The badge of these items: those of categories outside `uncounted`."""
+    return sum(1 for item in items.values() if not allowed(uncounted, item["category"]))
+
+
+def _us(seconds: float) -> int:
+    """Unix seconds of the wire as µs, rounded to the nearest."""
+    return math.floor(seconds * 1_000_000 + 0.5)
