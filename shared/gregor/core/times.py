@@ -18,14 +18,14 @@ _RANGE: Final = "A time must lie within 0 … 2^33−1, in Unix seconds."
 
 def parse_time(value: Any, pointer: str) -> int:
     """Unix seconds as microseconds, rounded to the nearest one. ``time_out_of_range``, or ``invalid`` for no number."""
-    kind = type(value)
-    if kind is int:
+    at_us: int
+    if type(value) is int:
         at_us = value * SECOND_US
-    elif kind is float and -1.0 < value < 2.0**33:
+    elif type(value) is float and -1.0 < value < 2.0**33:
         whole = int(value)
         # The parts apart: above 2^32 s the product of the whole value is rounded in steps of 2 µs.
         at_us = whole * SECOND_US + round((value - whole) * SECOND_US)
-    elif kind is float:
+    elif type(value) is float:
         raise at("time_out_of_range", pointer, _RANGE)
     else:
         raise at("invalid", pointer, "A time must be a number: Unix seconds.")
@@ -63,6 +63,6 @@ def resolve(when: int | Offset, created_us: int, pointer: str) -> int:
 
 
 def seconds(at_us: int) -> bytes:
-    """A time as it goes out: Unix seconds, whole where it is whole, else the shortest decimal, as RFC 8785 writes it."""
+    """A time as it goes out: Unix seconds, whole where it is whole, else the shortest decimal (as RFC 8785)."""
     whole, rest = divmod(at_us, SECOND_US)
     return b"%d" % whole if not rest else (b"%d.%06d" % (whole, rest)).rstrip(b"0")
