@@ -1,0 +1,147 @@
+"""Answers out: receipts, sync objects, states and history as the bytes that go to the peer (protocol.md).
+
+Stored JSON is spliced in as it is, never parsed; names need no escape. Members that are empty or false are left out of
+sync objects, as protocol.md says; the other answers always have all of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .messages import Reason, Receipt
+from .sync import Answer, Delta, Full, Gone, HistoryEntry, StoredExternal, StoredItem, Unchanged, View, cursor_for
+from .times import seconds
+
+
+def encode_receipt(receipt: Receipt, view: View, is_external: bool) -> bytes:
+    """What a commit did, for its sender, who sees ``view``. That of an external message has the position alone."""
+    position = b'{"cursor":"%s","seq":%d' % (_cursor(receipt, view), receipt.seq)
+    unchanged = b',"unchanged":true}' if receipt.is_unchanged else b"}"
+    if is_external:
+        return position + unchanged
+    ignored = b",".join(b'"%s":"%s"' % (item_id.encode(), why.value.encode()) for item_id, why in receipt.ignored)
+    return b'%s,"created":%s,"dismissed":%s,"ignored":{%s}%s' % (
+        position,
+        _names(receipt.created),
+        _names(receipt.dismissed),
+        ignored,
+        unchanged,
+    )
+
+
+def encode_sync(answer: Answer, view: View) -> bytes:
+    """The sync object (L9), the same on every way out. ``unchanged`` has no digest: the client's own was right."""
+    word = b"unchanged" if isinstance(answer, Unchanged) else b"delta" if isinstance(answer, Delta) else b"full"
+    parts = [b'{"system":"gregor","sync":"%s","seq":%d,"cursor":"%s"' % (word, answer.seq, _cursor(answer, view))]
+    if not isinstance(answer, Unchanged):
+        parts.append(b',"digest":"%s"' % answer.digest.hex().encode())
+        body = _body(answer)
+        if body:
+            parts.append(b',"body":{%s}' % body)
+    if answer.external:
+        parts.append(b',"external":[%s]' % b",".join(map(_external, answer.external)))
+    if answer.external_gap:
+        parts.append(b',"external_gap":true')
+    parts.append(b"}")
+    return b"".join(parts)
+
+
+def encode_state(full: Full, view: View) -> bytes:
+    """The view now: position, digest, how many items it shows on a badge, and the items by ``created``, then id."""
+    return b'{"cursor":"%s","digest":"%s","badge":%d,"items":{%s}}' % (
+        _cursor(full, view),
+        full.digest.hex().encode(),
+        len(full.items),
+        _items(full.items),
+    )
+
+
+def encode_state_at(full: Full) -> bytes:
+    """The view as it was at a time: no position, for nothing can be resumed from there."""
+    return b'{"digest":"%s","items":{%s}}' % (full.digest.hex().encode(), _items(full.items))
+
+
+def encode_history(entries: Iterable[HistoryEntry]) -> bytes:
+    """A page of the history, in the order given."""
+    return b'{"entries":[%s]}' % b",".join(b"{%s}" % _entry(entry) for entry in entries)
+
+
+def encode_item(entry: HistoryEntry) -> bytes:
+    """One item, live or gone, with the timeline of what is known of it."""
+    return b'{%s,"timeline":[%s]}' % (_entry(entry), b",".join(_timeline(entry)))
+
+
+def without_body(item_json: bytes) -> bytes:
+    """An item's JSON as it is kept once its body went: ``body`` null.
+
+    ``item_json`` is as ``machine.item_json`` makes it: what follows the body holds names and numbers only.
+    """
+    return b'{"body":null' + item_json[item_json.rindex(b',"category":"') :]
+
+
+def _entry(entry: HistoryEntry) -> bytes:
+    """The members of an entry. A trimmed item says so beside its body, which is null."""
+    item = entry.json
+    if entry.is_trimmed:
+        item = without_body(item).replace(b'{"body":null', b'{"body":null,"trimmed":true', 1)
+    gone = b"null" if entry.gone is None else _gone(entry.gone)
+    return b'"id":"%s","item":%s,"seq":%d,"gone":%s' % (entry.id.encode(), item, entry.seq, gone)
+
+
+def _gone(gone: Gone) -> bytes:
+    return b'{"at":%s,"reason":"%s","device":%s,"seq":%d}' % (
+        seconds(gone.at_us),
+        gone.reason.word.encode(),
+        _name_or_null(gone.device),
+        gone.seq,
+    )
+
+
+def _timeline(entry: HistoryEntry) -> list[bytes]:
+    """What happened to an item, oldest first: an item dead on arrival was gone when it was made."""
+    events = [b'{"at":%s,"event":"created"}' % seconds(entry.created_us)]
+    gone = entry.gone
+    if gone is None:
+        return events
+    at = seconds(gone.at_us)
+    if gone.reason is Reason.EXPIRED:
+        return [*events, b'{"at":%s,"event":"expired"}' % at]
+    dismissed = b'{"at":%s,"event":"dismissed","device":%s,"detail":"%s"}'
+    return [*events, dismissed % (at, _name_or_null(gone.device), gone.reason.word.encode())]
+
+
+def _body(answer: Delta | Full) -> bytes:
+    """The members of a sync object's body; empty where there is nothing to tell."""
+    created, dismissed = (answer.create, answer.dismiss) if isinstance(answer, Delta) else (answer.items, ())
+    parts = []
+    if created:
+        parts.append(b'"create":{%s}' % _items(created))
+    if dismissed:
+        parts.append(b'"dismiss":{"ids":%s}' % _names(dismissed))
+    return b",".join(parts)
+
+
+def _items(items: Sequence[StoredItem]) -> bytes:
+    ordered = sorted(items, key=_by_creation) if len(items) > 1 else items
+    return b",".join([b'"%s":%s' % (item.id.encode(), item.json) for item in ordered])
+
+
+def _by_creation(item: StoredItem) -> tuple[int, str]:
+    return item.created_us, item.id
+
+
+def _external(message: StoredExternal) -> bytes:
+    return b'{"system":"%s","seq":%d,"body":%s}' % (message.system.encode(), message.seq, message.body)
+
+
+def _names(names: Sequence[str]) -> bytes:
+    return b'["%s"]' % '","'.join(names).encode() if names else b"[]"
+
+
+def _name_or_null(name: str | None) -> bytes:
+    """A device, or null where nobody or no device did it (the backend is no device)."""
+    return b'"%s"' % name.encode() if name else b"null"
+
+
+def _cursor(answer: Answer | Receipt, view: View) -> bytes:
+    return str(cursor_for(answer.epoch, view, answer.seq)).encode()
