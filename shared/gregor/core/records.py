@@ -9,14 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
-from typing import Final
 
 from .ids import BACKEND, EVERY_DEVICE, allowed
 from .messages import Creation, Sender, Span
 from .sync import NO_EPOCH, ZERO_DIGEST, Gone, Head, StoredExternal, View
-
-_NONE_HIDDEN: Final[Mapping[str, Gone]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +26,7 @@ class Record:
     item: Creation
     seq: int
     gone: Gone | None = None
-    hidings: Mapping[str, Gone] = _NONE_HIDDEN
+    hidings: Mapping[str, Gone] = field(default_factory=dict)
     is_trimmed: bool = False
 
     @property

@@ -1,0 +1,131 @@
+"""What is forgotten, when, and how far that moves the horizon and the floor of deltas (semantics.md L4, "Bounds")."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import takewhile
+
+import msgspec
+
+from .digest import leaf
+from .jsontext import canonical
+from .limits import Limits
+from .messages import Creation
+from .records import KeptExternal, Record, User
+
+COLLECT_AT = 100
+"""A commit that leaves more gone items than the history holds, and so many more, collects by itself."""
+
+
+def is_overfull(user: User, limits: Limits) -> bool:
+    """Whether a commit should collect at once."""
+    return len(user.gone) > limits.history + COLLECT_AT
+
+
+def collect(user: User, limits: Limits, now_us: int) -> int:
+    """Forget what passed its retention or bound, in place. How many records went (bodies are not counted)."""
+    cut_us = now_us - limits.retention_us
+    count = _collect_history(user, limits, cut_us)
+    count += _collect_tombstones(user, limits, cut_us)
+    count += _collect_spans(user, cut_us)
+    count += _collect_message_ids(user, now_us)
+    count += trim_externals(user, limits, now_us)
+    _trim_bodies(user, limits, now_us)
+    user.forgotten = {device: seq for device, seq in user.forgotten.items() if seq > user.floor}
+    return count
+
+
+def aged_externals(user: User, limits: Limits, now_us: int) -> list[KeptExternal]:
+    """The external messages, the oldest first, that are too old at ``now_us``, collected or not."""
+    return list(takewhile(lambda kept: kept.at_us <= now_us - limits.external_age_us, user.externals))
+
+
+def trim_externals(user: User, limits: Limits, now_us: int) -> int:
+    """Drop the external messages that are too old, then the oldest while there are too many or too large. How many."""
+    kept = user.externals[len(aged_externals(user, limits, now_us)) :]
+    while len(kept) > limits.external_count or _bytes(kept) > limits.external_bytes:
+        kept = kept[1:]
+    count = len(user.externals) - len(kept)
+    if count:
+        user.external_floor = user.externals[count - 1].external.seq
+        user.externals = kept
+    return count
+
+
+def trimmed(item: Creation) -> Creation:
+    """An item without its body: what the history shows of it, and what ``state_at`` hashes, from then on."""
+    json = canonical(msgspec.json.decode(item.json) | {"body": None, "trimmed": True})
+    return replace(item, json=json, leaf=leaf(item.id, json))
+
+
+def _collect_history(user: User, limits: Limits, cut_us: int) -> int:
+    oldest_first = sorted(user.gone.values(), key=_by_end)
+    over = len(oldest_first) - limits.history
+    went = [
+        record
+        for index, record in enumerate(oldest_first)
+        if index < over or (record.gone is not None and record.gone.at_us <= cut_us)
+    ]
+    for record in went:
+        del user.gone[record.item.id]
+        user.floor = max(user.floor, _by_end(record)[0])
+        _raise_horizon(user, record.item.created_us)
+    return len(went)
+
+
+def _collect_tombstones(user: User, limits: Limits, cut_us: int) -> int:
+    count = 0
+    for item_id, stones in list(user.tombstones.items()):
+        kept = tuple(stone for stone in stones if stone.at_us > cut_us)
+        for stone in stones:
+            if stone.at_us <= cut_us:
+                # Its creation may have been this far ahead of the clocks at the moment of the dismissal.
+                _raise_horizon(user, stone.at_us + limits.future_us)
+        count += len(stones) - len(kept)
+        if kept:
+            user.tombstones[item_id] = kept
+        else:
+            del user.tombstones[item_id]
+    return count
+
+
+def _collect_spans(user: User, cut_us: int) -> int:
+    count = 0
+    for where, spans in list(user.spans.items()):
+        kept = tuple(remembered for remembered in spans if remembered.span.end_us >= cut_us)
+        for remembered in spans:
+            if remembered.span.end_us < cut_us:
+                _raise_horizon(user, remembered.span.end_us)
+        count += len(spans) - len(kept)
+        if kept:
+            user.spans[where] = kept
+        else:
+            del user.spans[where]
+    return count
+
+
+def _collect_message_ids(user: User, now_us: int) -> int:
+    passed = [key for key, (_, until_us) in user.message_ids.items() if until_us <= now_us]
+    for key in passed:
+        del user.message_ids[key]
+    return len(passed)
+
+
+def _trim_bodies(user: User, limits: Limits, now_us: int) -> None:
+    newest_first = sorted(user.gone.values(), key=_by_end, reverse=True)
+    for index, record in enumerate(newest_first):
+        is_old = record.gone is not None and record.gone.at_us <= now_us - limits.history_body_age_us
+        if not record.is_trimmed and (is_old or index >= limits.history_bodies):
+            user.gone[record.item.id] = replace(record, item=trimmed(record.item), is_trimmed=True)
+
+
+def _raise_horizon(user: User, at_us: int) -> None:
+    user.horizon_us = at_us if user.horizon_us is None else max(user.horizon_us, at_us)
+
+
+def _by_end(record: Record) -> tuple[int, str]:
+    return record.gone.seq if record.gone else 0, record.item.id
+
+
+def _bytes(externals: list[KeptExternal]) -> int:
+    return sum(len(kept.external.body) for kept in externals)

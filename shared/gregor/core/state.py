@@ -1,0 +1,355 @@
+"""The written law: what a commit does to what is known of a user. Records in, an outcome out, nothing changed midway.
+
+``decide`` either raises ``Problem`` or returns all that changes; ``take`` puts it in force: so a message is applied
+whole or not at all (semantics.md L5). The Redis store's scripts do the same; the property tests compare the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from . import lanes, spans
+from .announce import Announcement, Entry, Kind, Scope
+from .errors import Problem
+from .ids import BACKEND
+from .limits import Limits
+from .messages import Commit, Creation, Ignored, Reason, Receipt, Span
+from .records import Branch, KeptExternal, Reach, Record, Remembered, Tombstone, User, reach
+from .sync import NO_EPOCH, Gone, StoredExternal
+
+_FIRST_EPOCH = b"\0\0\1"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that one commit changes. ``announcement`` is ``None`` where it had no effect (receipt ``is_unchanged``)."""
+
+    receipt: Receipt
+    announcement: Announcement | None
+    records: Mapping[str, Record]
+    tombstones: Mapping[str, tuple[Tombstone, ...]]
+    spans: Mapping[Branch, tuple[Remembered, ...]]
+    horizon_us: int | None
+    external: KeptExternal | None = None
+
+
+def decide(user: User, commit: Commit, limits: Limits) -> Outcome:
+    """What ``commit`` does to ``user``. Expiry that is due is not looked for here: see ``due``.
+
+    Raises ``Problem``: ``id_reused``, ``state_full``, ``too_many_dismissals``.
+    """
+    draft = _Draft(user, commit, limits)
+    if _is_repeat(user, commit):
+        return draft.outcome()
+    if commit.forget_device is not None:
+        draft.forget(commit.forget_device)
+    draft.dismiss_ids()
+    for span in commit.spans:
+        draft.dismiss_span(span)
+    for creation in commit.creations:
+        draft.create(creation)
+    draft.check_bounds()
+    return draft.outcome()
+
+
+def take(user: User, commit: Commit, outcome: Outcome) -> None:
+    """Put ``outcome``, decided on ``user`` as it is, in force."""
+    announcement = outcome.announcement
+    if announcement is not None:
+        user.epoch, user.seq = announcement.epoch, announcement.seq
+    for item_id, record in outcome.records.items():
+        user.digest = _moved(user.digest, user.record(item_id), record)
+        user.live.pop(item_id, None)
+        user.gone.pop(item_id, None)
+        user.tombstones.pop(item_id, None)
+        (user.live if record.gone is None else user.gone)[item_id] = record
+    user.tombstones.update(outcome.tombstones)
+    user.spans.update(outcome.spans)
+    user.horizon_us = outcome.horizon_us
+    if outcome.external is not None:
+        user.externals.append(outcome.external)
+    if commit.forget_device is not None:
+        user.forgotten[commit.forget_device] = user.seq
+    known = commit.message_id
+    if known is not None and known.is_remembered and not _is_repeat(user, commit):
+        user.message_ids[known.key] = (known.content, known.keep_us)
+
+
+def due(user: User, now_us: int, epoch_seed: bytes) -> Commit | None:
+    """The commit that ends the items that have expired by ``now_us``, the bound included; ``None`` for none (L6)."""
+    expired = [
+        (record.item.expires_us, item_id)
+        for item_id, record in user.live.items()
+        if record.item.expires_us is not None and record.item.expires_us <= now_us
+    ]
+    if not expired:
+        return None
+    return Commit(now_us, epoch_seed, ids=tuple(item_id for _, item_id in sorted(expired)), reason=Reason.EXPIRED)
+
+
+def _is_repeat(user: User, commit: Commit) -> bool:
+    """Whether this message was accepted before, by its id. ``id_reused`` where the id was another message's (L2)."""
+    if commit.message_id is None:
+        return False
+    content, until_us = user.message_ids.get(commit.message_id.key, (b"", 0))
+    if until_us <= commit.now_us:
+        return False
+    if content != commit.message_id.content:
+        raise Problem("id_reused", "This message id was used before, with other content; send a fresh one.")
+    return True
+
+
+def _moved(digest: bytes, before: Record | None, after: Record) -> bytes:
+    """The digest of what every device sees, when what is known of one id changes."""
+    if before is not None and before.gone is None and before.is_shared:
+        digest = lanes.subtract(digest, before.item.leaf)
+    if after.gone is None and after.is_shared:
+        digest = lanes.add(digest, after.item.leaf)
+    return digest
+
+
+@dataclass(slots=True)
+class _Draft:
+    """One commit while it is being decided. The order of the dictionaries is the order of what is announced."""
+
+    user: User
+    commit: Commit
+    limits: Limits
+    seq: int = field(init=False)
+    horizon_us: int | None = field(init=False)
+    born: dict[str, Record] = field(default_factory=dict)
+    ended: dict[str, Record] = field(default_factory=dict)
+    hidden: dict[str, Record] = field(default_factory=dict)
+    shown: dict[str, Record] = field(default_factory=dict)
+    ignored: dict[str, Ignored] = field(default_factory=dict)
+    tombstones: dict[str, tuple[Tombstone, ...]] = field(default_factory=dict)
+    spans: dict[Branch, tuple[Remembered, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.seq = self.user.seq + 1
+        self.horizon_us = self.user.horizon_us
+
+    # ---- dismissals
+
+    def forget(self, device: str) -> None:
+        """End the device's own items, and take back what it hid (L8)."""
+        own = [record for record in self.user.live.values() if record.item.for_device == device]
+        for record in sorted(own, key=_by_creation):
+            self.dismiss(record, self.commit.reason)
+        for item_id, record in (self.user.live | self.user.gone).items():
+            if device in record.hidings:
+                rest = {other: hiding for other, hiding in record.hidings.items() if other != device}
+                self.shown[item_id] = replace(record, hidings=rest)
+
+    def dismiss_ids(self) -> None:
+        """Dismiss what is known and live by id; remember the ids that are not known."""
+        for item_id in self.commit.ids:
+            record = self.user.live.get(item_id)
+            if record is not None:
+                self.dismiss(record, self.commit.reason)
+            elif item_id not in self.user.gone:
+                new = Tombstone(self.commit.sender, self.commit.now_us)
+                stones = [old for old in self.user.tombstones.get(item_id, ()) if old.sender != new.sender]
+                self.tombstones[item_id] = (*stones, new)
+
+    def dismiss_span(self, span: Span) -> None:
+        """Dismiss what an interval catches of what is known, and remember it for what arrives later (L3)."""
+        span, newest_seq = spans.repeated(span, self.user)
+        named = {creation.id for creation in self.commit.creations}
+        reason = Reason.INTERVAL if self.commit.reason is Reason.DISMISSED else self.commit.reason
+        for record in sorted(self.user.live.values(), key=_by_creation):
+            if record.item.id not in named and spans.catches_known(span, record, newest_seq):
+                self.dismiss(record, reason)
+        if span.end_us < self.commit.now_us - self.limits.retention_us:
+            self.horizon_us = _later(self.horizon_us, span.end_us)
+            return
+        where = spans.branch(span)
+        known = self.spans.get(where, self.user.spans.get(where, ()))
+        self.spans[where] = spans.remember(known, Remembered(self.commit.sender, replace(span, matches_own=())))
+
+    def dismiss(self, record: Record, reason: Reason) -> None:
+        """Do to a live item what a dismissal by the sender does, unless this commit did it already."""
+        item_id, sender = record.item.id, self.commit.sender
+        if item_id in self.ended or item_id in self.hidden or sender.device in record.hidings:
+            return
+        gone = Gone(self.commit.now_us, reason, sender.device or None, self.seq)
+        match reach(sender, record.item):
+            case Reach.ENDS:
+                self.ended[item_id] = replace(record, gone=gone)
+            case Reach.HIDES:
+                self.hidden[item_id] = replace(record, hidings={**record.hidings, sender.device: gone})
+            case Reach.NOTHING:
+                pass
+
+    # ---- creations
+
+    def create(self, creation: Creation) -> None:
+        """Record an unknown item, live or not, as the facts that stood before this message say; or say why not."""
+        known = self.user.record(creation.id)
+        if known is not None:
+            self.ignored[creation.id] = self._answer_known(known, creation)
+            return
+        horizon_us = self.user.horizon_us
+        if not creation.is_stamped and horizon_us is not None and creation.created_us <= horizon_us:
+            self.ignored[creation.id] = Ignored.STALE
+            return
+        record = self._on_arrival(creation)
+        self.born[creation.id] = record
+        if record.gone is not None:
+            self.ignored[creation.id] = Ignored.EXPIRED if record.gone.reason is Reason.EXPIRED else Ignored.DISMISSED
+        elif self.commit.sender.device in record.hidings:
+            self.ignored[creation.id] = Ignored.DISMISSED
+
+    def _answer_known(self, known: Record, creation: Creation) -> Ignored:
+        if known.item.fingerprint != creation.fingerprint:
+            return Ignored.CONFLICT
+        gone = known.hidings.get(self.commit.sender.device, known.gone)
+        if gone is None:
+            return Ignored.DUPLICATE
+        return Ignored.EXPIRED if gone.reason is Reason.EXPIRED else Ignored.DISMISSED
+
+    def _on_arrival(self, creation: Creation) -> Record:
+        """The record of an item that arrives: what was dismissed before it came is dismissed as it comes (L3, L6)."""
+        hidings: dict[str, Gone] = {}
+        ends: list[Gone] = []
+        for device, reason, does in self._facts(creation):
+            gone = Gone(self.commit.now_us, reason, device or None, self.seq)
+            if does is Reach.ENDS:
+                ends.append(gone)
+            elif does is Reach.HIDES:
+                hidings.setdefault(device, gone)
+        if ends:
+            return Record(creation, self.seq, ends[0])
+        if creation.expires_us is not None and creation.expires_us <= self.commit.now_us:
+            return Record(creation, self.seq, Gone(self.commit.now_us, Reason.EXPIRED, None, self.seq))
+        return Record(creation, self.seq, None, hidings)
+
+    def _facts(self, creation: Creation) -> list[tuple[str, Reason, Reach]]:
+        """What stands against an arriving item, the backend's facts first, then by device; ids before intervals."""
+        stones = [(stone.sender, Reason.DISMISSED) for stone in self.user.tombstones.get(creation.id, ())]
+        caught = [
+            (remembered.sender, Reason.INTERVAL)
+            for kept in self.user.spans.values()
+            for remembered in kept
+            if spans.catches_arrival(remembered.span, creation)
+        ]
+        facts = sorted(stones + caught, key=lambda fact: (fact[0].device, fact[1] is Reason.INTERVAL))
+        return [(sender.device, reason, reach(sender, creation)) for sender, reason in facts]
+
+    # ---- the end
+
+    def check_bounds(self) -> None:
+        """Raise where the netted result is over a bound that this commit made it pass (semantics.md, "Bounds")."""
+        user, limits = self.user, self.limits
+        added = [record for record in self.born.values() if record.gone is None]
+        if added:
+            live = [record for item_id, record in user.live.items() if item_id not in self.ended] + added
+            live_bytes = sum(len(record.item.json) for record in live)
+            if len(live) > limits.live or live_bytes > limits.live_bytes:
+                raise Problem("state_full", f"At most {limits.live} items and {limits.live_bytes} bytes may be live.")
+        stones = user.tombstones.keys() - self.born.keys() | self.tombstones.keys()
+        if len(user.tombstones) < len(stones) > limits.tombstones:
+            raise Problem("too_many_dismissals", f"At most {limits.tombstones} unknown ids are remembered.")
+        before, after = _count(user.spans), _count({**user.spans, **self.spans})
+        if before < after > limits.spans or any(
+            len(user.spans.get(where, ())) < len(kept) > limits.spans_per_prefix for where, kept in self.spans.items()
+        ):
+            raise Problem("too_many_dismissals", f"At most {limits.spans} intervals are remembered.")
+
+    def outcome(self) -> Outcome:
+        """What was decided. Records that change: those shown again, then hidden, ended, born (no id is in two)."""
+        records = {**self.shown, **self.hidden, **self.ended, **self.born}
+        announcement, external = None, None
+        if self._has_effect():
+            announcement = self._announcement(records)
+            if self.commit.external is not None:
+                said = self.commit.external
+                external = KeptExternal(self.commit.now_us, StoredExternal(self.seq, said.system, said.body))
+        return Outcome(
+            receipt=self._receipt(announcement),
+            announcement=announcement,
+            records=records,
+            tombstones=self.tombstones,
+            spans=self.spans,
+            horizon_us=self.horizon_us,
+            external=external,
+        )
+
+    def _has_effect(self) -> bool:
+        commit = self.commit
+        if _is_repeat(self.user, commit):
+            return False
+        is_always = commit.external is not None or commit.is_flush or commit.forget_device is not None
+        return is_always or bool(self.born or self.ended or self.hidden)
+
+    def _receipt(self, announcement: Announcement | None) -> Receipt:
+        ignored = tuple(self.ignored.items())
+        if announcement is None:
+            return Receipt(self.user.epoch, self.user.seq, is_unchanged=True, ignored=ignored)
+        return Receipt(
+            epoch=announcement.epoch,
+            seq=self.seq,
+            created=tuple(item_id for item_id in self.born if item_id not in self.ignored),
+            dismissed=(*self.ended, *self.hidden),
+            ignored=ignored,
+        )
+
+    def _announcement(self, records: Mapping[str, Record]) -> Announcement:
+        user, commit = self.user, self.commit
+        digest = user.digest
+        for item_id, record in records.items():
+            digest = _moved(digest, user.record(item_id), record)
+        external = commit.external
+        return Announcement(
+            kind=Kind.EXTERNAL if external else Kind.FLUSH if commit.is_flush else Kind.UPDATE,
+            epoch=self._epoch(),
+            seq=self.seq,
+            before=user.digest[:8],
+            after=digest[:8],
+            sender=commit.sender.device,
+            reason=commit.reason,
+            is_new_epoch=user.epoch == NO_EPOCH,
+            entries=tuple(self._entries()),
+            system=external.system if external else "",
+            body=external.body if external else b"",
+            spread_s=commit.spread_s if commit.is_flush else 0,
+        )
+
+    def _epoch(self) -> bytes:
+        seed = self.commit.epoch_seed if self.commit.epoch_seed != NO_EPOCH else _FIRST_EPOCH
+        epoch = seed if self.user.epoch == NO_EPOCH else self.user.epoch
+        if not self.commit.is_flush:
+            return epoch
+        return ((int.from_bytes(epoch, "big") + 1) % (1 << 24)).to_bytes(3, "big")
+
+    def _entries(self) -> Iterable[Entry]:
+        for record in self.born.values():
+            if record.gone is None:
+                yield _entry(record, record.item.json)
+        for record in self.ended.values():
+            yield _entry(record, None)
+        for record in self.hidden.values():
+            yield Entry(record.item.id, record.item.category, None, Scope.ONLY, (self.commit.sender.device,))
+
+
+def _entry(record: Record, json: bytes | None) -> Entry:
+    """An item that enters or leaves the views of the devices that see it."""
+    item = record.item
+    if not record.is_shared:
+        return Entry(item.id, item.category, json, Scope.ONLY, (item.for_device or BACKEND,))
+    if record.hidings:
+        return Entry(item.id, item.category, json, Scope.ALL_BUT, tuple(sorted(record.hidings)))
+    return Entry(item.id, item.category, json)
+
+
+def _by_creation(record: Record) -> tuple[int, str]:
+    return record.seq, record.item.id
+
+
+def _count(kept: Mapping[Branch, tuple[Remembered, ...]]) -> int:
+    return sum(map(len, kept.values()))
+
+
+def _later(horizon_us: int | None, at_us: int) -> int:
+    return at_us if horizon_us is None else max(horizon_us, at_us)

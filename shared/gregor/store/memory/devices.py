@@ -1,0 +1,188 @@
+"""Devices, sessions, presence, acknowledgements and revocations in memory."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from gregor.core.errors import Problem
+from gregor.core.messages import Commit, Reason
+from gregor.core.sync import View
+
+from ..contract import Presence, Registration, Session
+from .shelf import Lease, Shelf
+from .users import MemoryUsers
+
+REPLACED = 4504
+
+
+class MemoryDevices:
+    """``contract.Devices`` over dictionaries."""
+
+    def __init__(self, shelf: Shelf, users: MemoryUsers) -> None:
+        self._shelf = shelf
+        self._users = users
+
+    async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
+        """As ``Devices`` says."""
+        self._admit(uid, device, now_us)
+        self._release_push(uid, device)
+        token = _token(registration)
+        if token is not None:
+            holder = self._shelf.push_holders.get(token)
+            if holder is not None:
+                registrations = self._shelf.owner(holder[0]).registrations
+                registrations[holder[1]] = replace(registrations[holder[1]], push=None)
+            self._shelf.push_holders[token] = (uid, device)
+        self._shelf.owner(uid).registrations[device] = registration
+
+    async def know_device(self, uid: str, device: str, now_us: int) -> str | None:
+        """As ``Devices`` says."""
+        displaced = self._admit(uid, device, now_us)
+        self._shelf.owner(uid).registrations.setdefault(device, Registration())
+        return displaced
+
+    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, Presence]]:
+        """As ``Devices`` says."""
+        registrations = sorted(self._shelf.owner(uid).registrations.items())
+        return {device: (kept, self._presence(uid, device, now_us)) for device, kept in registrations}
+
+    async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, Presence] | None:
+        """As ``Devices`` says."""
+        kept = self._shelf.owner(uid).registrations.get(device)
+        return None if kept is None else (kept, self._presence(uid, device, now_us))
+
+    async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
+        """As ``Devices`` says."""
+        self._forget(uid, device, now_us, epoch_seed)
+
+    async def open_session(
+        self, uid: str, device: str, session: Session, now_us: int, lease_us: int
+    ) -> list[tuple[Session, int]]:
+        """As ``Devices`` says."""
+        live = self._leases(uid, device, now_us)
+        displaced = []
+        old = live.pop(session.session, None)
+        if old is not None and old.session.connection != session.connection:
+            displaced.append(old.session)
+        oldest_first = sorted((lease.session for lease in live.values()), key=lambda s: (s.opened_us, s.session))
+        for over in oldest_first[: max(0, len(oldest_first) + 1 - self._shelf.limits.connections)]:
+            displaced.append(over)
+            del live[over.session]
+        live[session.session] = Lease(session, now_us + lease_us)
+        self._see(uid, device, now_us)
+        return [(gone, REPLACED) for gone in displaced]
+
+    async def touch(self, entries: Sequence[tuple[str, str, Session]], now_us: int, lease_us: int) -> None:
+        """As ``Devices`` says."""
+        for uid, device, session in entries:
+            live = self._leases(uid, device, now_us)
+            held = live.get(session.session)
+            if held is None or held.session.connection == session.connection:
+                live[session.session] = Lease(session, now_us + lease_us)
+                self._see(uid, device, now_us)
+
+    async def close_session(self, uid: str, device: str, session: Session, now_us: int) -> None:
+        """As ``Devices`` says."""
+        live = self._leases(uid, device, now_us)
+        held = live.get(session.session)
+        if held is not None and held.session.connection == session.connection:
+            del live[session.session]
+            self._see(uid, device, now_us)
+
+    async def session(self, uid: str, device: str, session: str, now_us: int) -> Session | None:
+        """As ``Devices`` says."""
+        held = self._leases(uid, device, now_us).get(session)
+        return held.session if held is not None else None
+
+    async def presence(self, uids: Sequence[str], now_us: int) -> list[Presence]:
+        """As ``Devices`` says."""
+        return [self._presence_of_all(uid, now_us) for uid in uids]
+
+    async def acknowledge(self, uid: str, view: View, seq: int) -> None:
+        """As ``Devices`` says."""
+        acknowledged, key = self._shelf.owner(uid).acknowledged, (view.device, view.tag)
+        acknowledged[key] = max(seq, acknowledged.get(key, 0))
+
+    async def acknowledged(self, uid: str) -> dict[tuple[str, str], int]:
+        """As ``Devices`` says."""
+        return dict(self._shelf.owner(uid).acknowledged)
+
+    async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
+        """As ``Devices`` says."""
+        self._shelf.revoke(uid, device, issued_before_us)
+        self._shelf.control(uid, {"revoke": {"device": device, "issued_before_us": issued_before_us}})
+
+    async def revoked_before(self, uid: str, device: str) -> int | None:
+        """As ``Devices`` says."""
+        revoked = self._shelf.owner(uid).revoked
+        return max((revoked[name] for name in (None, device) if name in revoked), default=None)
+
+    async def control(self, uid: str, document: Mapping[str, Any]) -> None:
+        """As ``Devices`` says."""
+        self._shelf.control(uid, document)
+
+    def _admit(self, uid: str, device: str, now_us: int) -> str | None:
+        """Make room for a device that is not known yet: the one forgotten for it, or ``None``."""
+        registrations = self._shelf.owner(uid).registrations
+        if device in registrations or len(registrations) < self._shelf.limits.devices:
+            return None
+        offline = [
+            (kept.push is not None, presence.last_seen_us or 0, name)
+            for name, kept in registrations.items()
+            if not (presence := self._presence(uid, name, now_us)).online
+        ]
+        if not offline:
+            raise Problem("too_many_devices", "The user has the most devices allowed, and all are online.")
+        *_, displaced = min(offline)
+        self._forget(uid, displaced, now_us, secrets.token_bytes(3))
+        return displaced
+
+    def _forget(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
+        self._users.commit_now(uid, Commit(now_us, epoch_seed, reason=Reason.DISPLACED, forget_device=device))
+        self._release_push(uid, device)
+        owner = self._shelf.owner(uid)
+        for kept in (owner.registrations, owner.leases, owner.last_seen_us):
+            kept.pop(device, None)
+        owner.acknowledged = {key: seq for key, seq in owner.acknowledged.items() if key[0] != device}
+        self._shelf.control(uid, {"close": {"device": device, "code": 4003}})
+
+    def _release_push(self, uid: str, device: str) -> None:
+        kept = self._shelf.owner(uid).registrations.get(device)
+        token = _token(kept) if kept is not None else None
+        if token is not None:
+            self._shelf.push_holders.pop(token, None)
+
+    def _leases(self, uid: str, device: str, now_us: int) -> dict[str, Lease]:
+        """The sessions of a device that are still there; those whose lease ran out are dropped."""
+        leases = self._shelf.owner(uid).leases.setdefault(device, {})
+        for name in [name for name, lease in leases.items() if lease.until_us <= now_us]:
+            del leases[name]
+        return leases
+
+    def _see(self, uid: str, device: str, now_us: int) -> None:
+        seen = self._shelf.owner(uid).last_seen_us
+        seen[device] = max(now_us, seen.get(device, 0))
+
+    def _presence(self, uid: str, device: str, now_us: int) -> Presence:
+        sessions = [lease.session for lease in self._leases(uid, device, now_us).values()]
+        last_seen_us = now_us if sessions else self._shelf.owner(uid).last_seen_us.get(device)
+        return Presence(bool(sessions), any(session.foreground for session in sessions), last_seen_us)
+
+    def _presence_of_all(self, uid: str, now_us: int) -> Presence:
+        owner = self._shelf.owner(uid)
+        every = [self._presence(uid, device, now_us) for device in owner.last_seen_us]
+        seen = [presence.last_seen_us for presence in every if presence.last_seen_us is not None]
+        is_online, is_foreground = any(p.online for p in every), any(p.foreground for p in every)
+        return Presence(is_online, is_foreground, now_us if is_online else max(seen, default=None))
+
+
+def _token(registration: Registration) -> str | None:
+    """What a push registration is told from others by: its provider, and token or Web Push endpoint."""
+    push = registration.push
+    if not push:
+        return None
+    token = push.get("token")
+    return f"{push.get('provider')}:{token['endpoint'] if isinstance(token, Mapping) else token}"

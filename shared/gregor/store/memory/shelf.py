@@ -1,0 +1,87 @@
+"""What the three doors of the memory store share: all that is kept, and the way to tell of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from gregor.core.limits import Limits
+from gregor.core.records import User
+
+from ..contract import Registration, Session
+
+
+class Publisher(Protocol):
+    """Where announcements go: the ``MemoryFeed``."""
+
+    def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
+        """Deliver to whoever is subscribed to the channel."""
+        ...
+
+
+@dataclass(slots=True)
+class Lease:
+    """A session, and until when it is there without another heartbeat."""
+
+    session: Session
+    until_us: int
+
+
+@dataclass(slots=True)
+class Owner:
+    """All that is kept of one user beside its state. ``revoked``: device (``None``: all) to the moment, in µs."""
+
+    registrations: dict[str, Registration] = field(default_factory=dict)
+    leases: dict[str, dict[str, Lease]] = field(default_factory=dict)
+    last_seen_us: dict[str, int] = field(default_factory=dict)
+    acknowledged: dict[tuple[str, str], int] = field(default_factory=dict)
+    revoked: dict[str | None, int] = field(default_factory=dict)
+
+
+class Shelf:
+    """The dictionaries. Nothing in here awaits, so whatever is done between two awaits is atomic."""
+
+    def __init__(self, limits: Limits, feed: Publisher | None, namespace: str) -> None:
+        self.limits = limits
+        self.users: dict[str, User] = {}
+        self.owners: dict[str, Owner] = {}
+        self.push_holders: dict[str, tuple[str, str]] = {}
+        self.generation = 0
+        self.spread_s = 0
+        self._feed = feed
+        self._namespace = namespace
+
+    def channel_of(self, uid: str) -> str:
+        """The channel of a user."""
+        return f"{self._namespace}:user:{uid}"
+
+    @property
+    def flush_channel(self) -> str:
+        """The channel of everyone."""
+        return f"{self._namespace}:flush"
+
+    def announce(self, uid: str, payload: bytes) -> None:
+        """Tell the gateways that hold connections of a user."""
+        if self._feed is not None:
+            self._feed.publish(self.channel_of(uid), payload)
+
+    def announce_to_all(self, payload: bytes) -> None:
+        """Tell every gateway."""
+        if self._feed is not None:
+            self._feed.publish(self.flush_channel, payload, sharded=False)
+
+    def control(self, uid: str, document: Mapping[str, Any]) -> None:
+        """Tell the gateways of a user something that is no change of its state."""
+        self.announce(uid, b"K" + msgspec.json.encode(document))
+
+    def owner(self, uid: str) -> Owner:
+        """What is kept of a user beside its state; made where there is nothing yet."""
+        return self.owners.setdefault(uid, Owner())
+
+    def revoke(self, uid: str, device: str | None, issued_before_us: int) -> None:
+        """Void tokens; a revocation never becomes weaker."""
+        revoked = self.owner(uid).revoked
+        revoked[device] = max(issued_before_us, revoked.get(device, issued_before_us))

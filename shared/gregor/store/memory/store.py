@@ -1,0 +1,53 @@
+"""``MemoryStore``: the one door, without a server behind it."""
+
+from __future__ import annotations
+
+from gregor.core.limits import Limits
+
+from .access import MemoryAccess
+from .devices import MemoryDevices
+from .shelf import Publisher, Shelf
+from .users import MemoryUsers
+
+
+class MemoryStore:
+    """``contract.Store`` in memory: the same answers and announcements as the Redis store, gone with the process.
+
+    ``feed`` is where announcements go (``MemoryFeed``); ``None``: nowhere.
+    """
+
+    def __init__(self, limits: Limits, feed: Publisher | None = None, namespace: str = "gregor") -> None:
+        self._shelf = Shelf(limits, feed, namespace)
+        self._users = MemoryUsers(self._shelf)
+        self._devices = MemoryDevices(self._shelf, self._users)
+        self._access = MemoryAccess()
+
+    @property
+    def users(self) -> MemoryUsers:
+        """The state of users."""
+        return self._users
+
+    @property
+    def devices(self) -> MemoryDevices:
+        """Their devices."""
+        return self._devices
+
+    @property
+    def access(self) -> MemoryAccess:
+        """Keys, tickets, rates."""
+        return self._access
+
+    def channel_of(self, uid: str) -> str:
+        """As ``Store`` says."""
+        return self._shelf.channel_of(uid)
+
+    @property
+    def flush_channel(self) -> str:
+        """As ``Store`` says. It is a channel of the whole cluster: subscribe with ``sharded=False``."""
+        return self._shelf.flush_channel
+
+    async def ping(self) -> None:
+        """Always answers."""
+
+    async def close(self) -> None:
+        """Nothing to close."""

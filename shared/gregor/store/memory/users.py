@@ -1,0 +1,129 @@
+"""The state of users in memory: applies what ``core.state`` decides, answers what ``core.reading`` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gregor.core import reading, retention, state
+from gregor.core.errors import Problem
+from gregor.core.ids import Prefixes
+from gregor.core.messages import Commit, Receipt
+from gregor.core.records import User
+from gregor.core.sync import NO_EPOCH, Answer, Cursor, Full, Head, HistoryEntry, View
+
+from .shelf import Owner, Shelf
+
+
+class MemoryUsers:
+    """``contract.Users`` over dictionaries."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    async def commit(self, uid: str, commit: Commit) -> Receipt:
+        """As ``Users`` says."""
+        return self.commit_now(uid, commit)
+
+    async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
+        """As ``Users`` says."""
+        results: list[Receipt | Problem] = []
+        for uid, commit in commits:
+            try:
+                results.append(self.commit_now(uid, commit))
+            except Problem as problem:
+                results.append(problem)
+        return results
+
+    def commit_now(self, uid: str, commit: Commit) -> Receipt:
+        """``commit`` without a turn of the event loop, for those who do more in the same step."""
+        user = self._settled(uid, commit.now_us, commit.epoch_seed)
+        receipt = self._apply(uid, user, commit)
+        self._shelf.users[uid] = user
+        return receipt
+
+    async def sync(
+        self,
+        uid: str,
+        view: View,
+        cursor: Cursor | None,
+        digest: bytes | None,
+        now_us: int,
+        systems: Prefixes = None,
+        epoch_seed: bytes = NO_EPOCH,
+    ) -> Answer:
+        """As ``Users`` says."""
+        user = self._settled(uid, now_us, epoch_seed)
+        return reading.answer(user, view, cursor, digest, systems, self._shelf.limits, now_us)
+
+    async def state(self, uid: str, view: View, now_us: int) -> Full:
+        """As ``Users`` says."""
+        return reading.state(self._settled(uid, now_us), view)
+
+    async def state_at(self, uid: str, view: View, at_us: int, now_us: int) -> Full:
+        """As ``Users`` says."""
+        return reading.state_at(self._settled(uid, now_us), view, at_us)
+
+    async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
+        """As ``Users`` says."""
+        return reading.item(self._settled(uid, now_us), item_id, view)
+
+    async def history(
+        self, uid: str, view: View, before: tuple[int, str] | None, limit: int, now_us: int
+    ) -> list[HistoryEntry]:
+        """As ``Users`` says."""
+        return reading.history(self._settled(uid, now_us), view, before, limit)
+
+    async def heads(self, uids: Sequence[str]) -> list[Head | None]:
+        """As ``Users`` says."""
+        users = map(self._shelf.users.get, uids)
+        return [None if user is None else user.head for user in users]
+
+    async def flush_all(self, spread_s: int) -> None:
+        """As ``Users`` says."""
+        shelf = self._shelf
+        shelf.generation = (shelf.generation + 1) % (1 << 16)
+        shelf.spread_s = spread_s
+        shelf.announce_to_all(b"F" + shelf.generation.to_bytes(2, "big") + spread_s.to_bytes(2, "big"))
+
+    async def forget_user(self, uid: str, now_us: int) -> None:
+        """As ``Users`` says."""
+        shelf = self._shelf
+        shelf.users.pop(uid, None)
+        revoked = shelf.owner(uid).revoked
+        shelf.owners[uid] = Owner(revoked=revoked)
+        shelf.push_holders = {token: holder for token, holder in shelf.push_holders.items() if holder[0] != uid}
+        shelf.revoke(uid, None, now_us)
+        shelf.control(uid, {"close": {"device": None, "code": 4502}})
+
+    async def collect(self, uid: str, now_us: int) -> int:
+        """As ``Users`` says."""
+        user = self._shelf.users.get(uid)
+        return 0 if user is None else retention.collect(user, self._shelf.limits, now_us)
+
+    def _settled(self, uid: str, now_us: int, epoch_seed: bytes = NO_EPOCH) -> User:
+        """The user after what is due: a flush of all that it has not seen, then what has expired (L14, L6).
+
+        One never seen is an empty one, and is not kept: reading creates nothing.
+        """
+        user = self._shelf.users.get(uid)
+        if user is None:
+            return User(generation=self._shelf.generation)
+        if user.generation != self._shelf.generation:
+            user.generation = self._shelf.generation
+            self._apply(uid, user, Commit(now_us, epoch_seed, is_flush=True, spread_s=self._shelf.spread_s))
+        expiry = state.due(user, now_us, epoch_seed)
+        if expiry is not None:
+            self._apply(uid, user, expiry)
+        return user
+
+    def _apply(self, uid: str, user: User, commit: Commit) -> Receipt:
+        limits = self._shelf.limits
+        outcome = state.decide(user, commit, limits)
+        state.take(user, commit, outcome)
+        if outcome.external is not None:
+            retention.trim_externals(user, limits, commit.now_us)
+        if outcome.announcement is not None:
+            self._shelf.announce(uid, outcome.announcement.encode())
+        if retention.is_overfull(user, limits):
+            retention.collect(user, limits, commit.now_us)
+        return outcome.receipt
