@@ -30,8 +30,8 @@ class Server:
         self.port = free_port()
         self.binary = binary
         self.directory = directory
-        self._command = [binary, "--port", str(self.port), "--bind", HOST, "--save", "", "--dir", str(directory)]
-        self._command += options
+        self.command = [binary, "--port", str(self.port), "--bind", HOST, "--save", "", "--dir", str(directory)]
+        self.command += options
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -39,8 +39,8 @@ class Server:
         return f"redis://{HOST}:{self.port}/0"
 
     def start(self) -> Self:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, preexec_fn=end_with_parent())
-        wait_until_sync(self._answers, f"{self._command[0]} answers")
+        self._process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, preexec_fn=end_with_parent())
+        wait_until_sync(self._answers, f"{self.command[0]} answers")
         return self
 
     def kill(self) -> None:
