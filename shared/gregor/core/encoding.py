@@ -7,10 +7,13 @@ sync objects, as protocol.md says; the other answers always have all of theirs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from .messages import Reason, Receipt
 from .sync import Answer, Delta, Full, Gone, HistoryEntry, StoredExternal, StoredItem, Unchanged, View, cursor_for
 from .times import seconds
+
+_TRIMMED: Final = b',"trimmed":true}'
 
 
 def encode_receipt(receipt: Receipt, view: View, is_external: bool) -> bytes:
@@ -72,18 +75,18 @@ def encode_item(entry: HistoryEntry) -> bytes:
 
 
 def without_body(item_json: bytes) -> bytes:
-    """An item's JSON as it is kept once its body went: ``body`` null.
+    """An item's JSON once its body went, everywhere it is shown: ``body`` null and ``trimmed`` true, canonical again.
 
-    ``item_json`` is as ``machine.item_json`` makes it: what follows the body holds names and numbers only.
+    ``item_json`` is as ``machine.item_json`` makes it: what follows the body holds names and numbers only. What is
+    trimmed already stays as it is.
     """
-    return b'{"body":null' + item_json[item_json.rindex(b',"category":"') :]
+    if item_json.endswith(_TRIMMED):
+        return item_json
+    return b'{"body":null' + item_json[item_json.rindex(b',"category":"') : -1] + _TRIMMED
 
 
 def _entry(entry: HistoryEntry) -> bytes:
-    """The members of an entry. A trimmed item says so beside its body, which is null."""
-    item = entry.json
-    if entry.is_trimmed:
-        item = without_body(item).replace(b'{"body":null', b'{"body":null,"trimmed":true', 1)
+    item = without_body(entry.json) if entry.is_trimmed else entry.json
     gone = b"null" if entry.gone is None else _gone(entry.gone)
     return b'"id":"%s","item":%s,"seq":%d,"gone":%s' % (entry.id.encode(), item, entry.seq, gone)
 
