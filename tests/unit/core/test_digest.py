@@ -1,0 +1,64 @@
+"""The digest: what a client in any language computes, sums that go both ways."""
+
+import hashlib
+import json
+import struct
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gregor.core.digest import add, digest_of, leaf, parse_digest, subtract, total
+from gregor.core.sync import ZERO_DIGEST
+
+digests = st.binary(min_size=32, max_size=32)
+
+ITEM = {
+    "body": {"keybase": "kbob", "social_media_name": "bob@twitter"},
+    "category": "user.joined",
+    "for_device": None,
+    "times": {"created": 1457056447},
+}
+ITEM_JSON = json.dumps(ITEM, separators=(",", ":"), sort_keys=True).encode()
+
+
+def test_a_leaf_is_the_hash_of_the_canonical_pair_of_id_and_item() -> None:
+    pair = json.dumps(["5d44d2ad9aabab30", ITEM], separators=(",", ":"), sort_keys=True).encode()
+
+    assert leaf("5d44d2ad9aabab30", ITEM_JSON) == hashlib.sha256(pair).digest()
+
+
+def test_the_digest_of_one_item_is_fixed_for_all_time() -> None:
+    assert (
+        digest_of([("5d44d2ad9aabab30", ITEM_JSON)]).hex()
+        == "f7e59d58e37acd7c5de4edae236b7c685a469727c1acf5806d733d5ef2770c06"
+    )
+
+
+@given(digests, digests)
+@example(b"\xff" * 32, b"\xff" * 32)
+@example(b"\0" * 32, b"\0\0\0\1" * 8)
+def test_each_lane_is_added_and_taken_away_modulo_2_to_the_32(left: bytes, right: bytes) -> None:
+    lanes = list(zip(struct.unpack(">8I", left), struct.unpack(">8I", right), strict=True))
+
+    assert add(left, right) == struct.pack(">8I", *((a + b) % 2**32 for a, b in lanes))
+    assert subtract(left, right) == struct.pack(">8I", *((a - b) % 2**32 for a, b in lanes))
+
+
+@given(st.lists(digests, max_size=8))
+def test_order_does_not_matter_and_what_is_taken_out_is_gone(leaves: list[bytes]) -> None:
+    whole = total(leaves)
+
+    for share in sorted(leaves):
+        whole = subtract(whole, share)
+
+    assert whole == ZERO_DIGEST
+    assert total(sorted(leaves)) == total(leaves)
+
+
+def test_the_empty_view_is_64_zeros() -> None:
+    assert digest_of([]).hex() == "0" * 64
+
+
+def test_only_64_lower_case_hex_digits_are_a_digest() -> None:
+    assert parse_digest("0" * 63 + "f") == bytes(31) + b"\x0f"
+    assert [parse_digest(text) for text in ("", "0" * 63, "0" * 65, "F" * 64, "g" * 64, "0" * 64 + "\n")] == [None] * 6
