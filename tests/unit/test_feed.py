@@ -230,6 +230,19 @@ async def test_the_memory_feed_cuts_a_channel_silently_until_it_heals_with_a_gap
 
 
 @pytest.mark.redis
+async def test_a_channel_without_receivers_is_not_subscribed_any_more(server: Server) -> None:
+    async with fed(server) as (feed, _):
+        ears = Ear(), Ear()
+        for ear in ears:
+            await feed.subscribe("a", ear)
+
+        feed.unsubscribe("a", ears[0])
+        assert server.say("PUBSUB", "SHARDNUMSUB", "a").endswith(":1\r\n")
+        feed.unsubscribe("a", ears[1])
+        await wait_until(lambda: server.say("PUBSUB", "SHARDNUMSUB", "a").endswith(":0\r\n"), "the server knows")
+
+
+@pytest.mark.redis
 async def test_killed_subscriptions_stand_again_after_a_gap(server: Server) -> None:
     async with fed(server) as (feed, publish):
         ear, plain = Ear(), Ear()

@@ -214,6 +214,16 @@ async def test_a_link_without_calls_may_be_silent(server: Server) -> None:
         assert link.reconnections == 0
 
 
+async def test_silence_counts_from_the_question_not_from_the_last_reply(server: Server) -> None:
+    async with linked(server.url, timeout_s=0.4) as link:
+        await link.call("PING")
+        since = asyncio.get_running_loop().time()
+        await wait_until(lambda: asyncio.get_running_loop().time() > since + 0.3, "most of the timeout has passed")
+
+        assert await link.call("BLPOP", "nothing", "0.25") is None
+        assert link.reconnections == 0
+
+
 async def test_a_reply_that_arrives_slowly_is_not_silence() -> None:
     async def dawdle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"SETNAME")
@@ -242,6 +252,24 @@ async def test_a_server_that_reads_slowly_gets_everything_in_order(server: Serve
 
         assert await asyncio.gather(*calls) == list(range(1, 201))
         assert await held == 200
+
+
+async def test_more_bytes_than_may_wait_are_refused_as_not_done(server: Server) -> None:
+    async with linked(server.url, timeout_s=30) as link:
+        server.suspend()
+        calls = []
+        for _ in range(100):
+            calls.append(link.call("RPUSH", "list", b"x" * 1_000_000))
+            await asyncio.sleep(0)
+        server.resume()
+
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+
+        done = [outcome for outcome in outcomes if isinstance(outcome, int)]
+        assert done == list(range(1, len(done) + 1))
+        assert 60 < len(done) < 90
+        assert {type(outcome) for outcome in outcomes[len(done) :]} == {LinkDown}
+        assert await link.call("LLEN", "list") == len(done)
 
 
 async def test_more_commands_than_may_be_outstanding_are_refused_as_not_done(server: Server) -> None:
