@@ -1,0 +1,135 @@
+"""Every key in Redis: its name, type, lifetime and writer. Nothing else builds a key (held by a test).
+
+A user belongs to the partition ``crc32(uid) % 1024``, fixed for a deployment. All keys of a user, and the due set of its
+partition, carry the partition's hash tag, so that one script touches them in one slot, in a cluster too.
+
+======================== ====== ========= =========================================== =====================
+key                      type   lifetime  holds                                       written by
+======================== ====== ========= =========================================== =====================
+``{tag}:h:<uid>``        hash   permanent head, digests, remembered intervals, floors commit, collect
+``{tag}:r:<uid>``        hash   permanent id → record, live and gone; message ids     commit, collect
+``{tag}:n:<uid>``        zset   permanent live ``id␀category`` by created seq         commit
+``{tag}:o:<uid>``        zset   permanent gone ids, hidings, unknown ids, by seq      commit, collect
+``{tag}:a:<uid>``        zset   permanent agenda: expiries, reminders, forgetting     commit, collect
+``{tag}:x:<uid>``        zset   permanent external messages by seq                    commit, collect
+``{tag}:dev:<uid>``      hash   permanent device → registration                       devices
+``{tag}:ack:<uid>``      hash   permanent device␀view → acknowledged seq              devices
+``{tag}:on:<uid>``       hash   retention device␀session → presence lease             devices
+``{tag}:rev:<uid>``      hash   token age device (or empty) → issued before           devices
+``{tag}:due``            zset   permanent uid by its earliest work                    commit, collect
+``{tag}:gen``            string permanent flush generation of the partition           flush of all
+``{tag}:rate:<bucket>``  string seconds   GCRA: theoretical arrival time              access
+``partitions``           string permanent number of partitions of the deployment      start-up
+``keys``                 hash   permanent key id → service key (hashes of secrets)    access
+``ticket:<hash>``        string token age what a ticket stands for                    access
+``push:<hash>``          string permanent push token → its one owner                  devices
+======================== ====== ========= =========================================== =====================
+
+All begin with the namespace (setting ``NAMESPACE``). *Permanent* keys of a user go when they are empty, or with the user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from binascii import crc_hqx
+from functools import cache, lru_cache
+from typing import Final
+from zlib import crc32
+
+PARTITIONS: Final = 1024
+"""Balanced to 7 % up to about 100 primaries (256 would be 17 % at 50); the number can never change."""
+
+SLOTS_APART: Final = 16
+"""16,384 cluster slots / 1,024 partitions: tag ``i`` hashes to slot ``i × 16``, so that any range of slots is fair."""
+
+PERMANENT: Final = frozenset(["h", "r", "n", "o", "a", "x", "dev", "ack", "due", "gen", "partitions", "keys", "push"])
+"""The kinds that may stand without a time to live; the tests fail on any other key that has none."""
+
+
+@cache
+def tags() -> tuple[str, ...]:
+    """The hash tag of each partition: the shortest number whose CRC16 (XMODEM, as Redis) is the wanted slot."""
+    wanted: dict[int, str] = {}
+    number = 0
+    while len(wanted) < PARTITIONS:
+        text = format(number, "x")
+        slot = crc_hqx(text.encode(), 0) % 16384
+        if slot % SLOTS_APART == 0:
+            wanted.setdefault(slot // SLOTS_APART, text)
+        number += 1
+    return tuple(wanted[i] for i in range(PARTITIONS))
+
+
+class Keys:
+    """The keys of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self._prefixes = tuple(f"{namespace}:{{{tag}}}:" for tag in tags())
+        self.of_user = lru_cache(maxsize=65_536)(self._of_user)
+
+    def prefix(self, uid: str) -> str:
+        """What begins every key of this user: namespace and hash tag of its partition."""
+        return self._prefixes[crc32(uid.encode()) % PARTITIONS]
+
+    def _of_user(self, uid: str) -> UserKeys:
+        return UserKeys(self.prefix(uid), uid)
+
+    def generation(self, partition: int) -> str:
+        """The flush generation of a partition."""
+        return self._prefixes[partition] + "gen"
+
+    def due(self, partition: int) -> str:
+        """The due set of a partition."""
+        return self._prefixes[partition] + "due"
+
+    def rate(self, bucket: str) -> str:
+        """The GCRA state of a bucket."""
+        return f"{self.prefix(bucket)}rate:{bucket}"
+
+    @property
+    def partitions(self) -> str:
+        return f"{self.namespace}:partitions"
+
+    @property
+    def service_keys(self) -> str:
+        return f"{self.namespace}:keys"
+
+    @property
+    def flush_channel(self) -> str:
+        """The channel (not a key) on which a flush of all is told."""
+        return f"{self.namespace}:flush"
+
+    def ticket(self, text: str) -> str:
+        """Where a ticket is kept: by the hash of its text, so that a look at the keys gives none away."""
+        return f"{self.namespace}:ticket:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    def push(self, token: str) -> str:
+        """Who owns a push token, by the hash of the token."""
+        return f"{self.namespace}:push:{hashlib.sha256(token.encode()).hexdigest()}"
+
+
+class UserKeys:
+    """The keys of one user, as text; ``commit``, ``sync`` and ``collect`` are in the order of the scripts' KEYS."""
+
+    __slots__ = ("acks", "agenda", "channel", "collect", "commit", "devices", "due", "every", "gone", "head", "live")
+    __slots__ += ("presence", "records", "revoked", "sync")
+
+    def __init__(self, prefix: str, uid: str) -> None:
+        self.head = f"{prefix}h:{uid}"
+        self.records = f"{prefix}r:{uid}"
+        self.live = f"{prefix}n:{uid}"
+        self.gone = f"{prefix}o:{uid}"
+        self.agenda = f"{prefix}a:{uid}"
+        self.devices = f"{prefix}dev:{uid}"
+        self.acks = f"{prefix}ack:{uid}"
+        self.presence = f"{prefix}on:{uid}"
+        self.revoked = f"{prefix}rev:{uid}"
+        self.due = f"{prefix}due"
+        self.channel = f"{prefix}u:{uid}"
+        external, generation = f"{prefix}x:{uid}", f"{prefix}gen"
+        state = (self.head, self.records, self.live, self.gone)
+        self.commit = (*state, self.agenda, self.due, external, generation, self.devices)
+        self.sync = (*state, generation, external)
+        self.collect = (*state, self.agenda, self.due, external)
+        self.every = (*state, self.agenda, external, self.devices, self.acks, self.presence)

@@ -1,0 +1,55 @@
+-- Part of every script: layouts of what is kept, and the packing where the server has none (fakeredis lacks `struct`).
+--
+-- head    (field h)  epoch c3, seq I5, horizon + 1 I7 µs (0 none), wake I7 µs, live count I2, live bytes I3, flags B, generation I2,
+--                    8 digest lanes I4: 62 bytes, so that the hash stays a listpack (64)
+-- live    "L" created I7, expires I7 (0 none), hidings length I2, reminders B (+128: stamped by the server), category
+--         length B, device length B, fingerprint c8, 8 leaf lanes I4 (60 bytes so far), category, device, reminders I7
+--         each, hidings (device str8, seq I5, at I7, reason c1 each), the item's JSON
+-- gone    "G" gone seq I5, created seq I5, at I7, reason c1, by str8, then the live record
+-- tomb    "T" then for each sender: at I7, by str8, category limits str16 ("" none; prefixes joined by ",")
+-- span    open B, by str8, begin I7, end I7, skips I2, skip str8 each; one field of the head a prefix (s:) or category (s=)
+-- agenda  members: x<id> expiry, r<n>.<id> reminder, m<key> message id, e external messages, g garbage; score µs
+local struct = struct or (function()
+  local byte, char, sub, floor = string.byte, string.char, string.sub, math.floor
+  local function tokens(format)
+    local t = {}
+    for kind, size in string.gmatch(format, '([Ic B])(%d*)') do t[#t+1] = {kind, tonumber(size) or 0} end
+    return t
+  end
+  local function pack(format, ...)
+    local args, at, out = {...}, 1, {}
+    for _, token in ipairs(tokens(format)) do
+      local kind, size, v = token[1], token[2], args[at]
+      at = at + 1
+      if kind == 'c' then out[#out+1] = size == 0 and v or sub(v .. string.rep('\0', size), 1, size)
+      else
+        local n, s = kind == 'B' and 1 or size, ''
+        for _ = 1, n do s = char(v % 256) .. s; v = floor(v / 256) end
+        out[#out+1] = s
+      end
+    end
+    return table.concat(out)
+  end
+  local function unpack_(format, s, o)
+    local out = {}
+    o = o or 1
+    for _, token in ipairs(tokens(format)) do
+      local kind, size = token[1], token[2]
+      if kind == 'c' then
+        if size == 0 then size = out[#out]; out[#out] = nil end
+        out[#out+1] = sub(s, o, o + size - 1); o = o + size
+      else
+        local n, v = kind == 'B' and 1 or size, 0
+        for i = 0, n - 1 do v = v * 256 + byte(s, o + i) end
+        out[#out+1] = v; o = o + n
+      end
+    end
+    out[#out+1] = o
+    return unpack(out)
+  end
+  return {pack = pack, unpack = unpack_}
+end)()
+local call, pack, upk, sub = redis.call, struct.pack, struct.unpack, string.sub
+local HEAD = '>c3I5I7I7I2I3BI2I4I4I4I4I4I4I4I4'
+local M = 4294967296
+local _

@@ -1,0 +1,155 @@
+-- collect: forget what passed its retention, a bounded number at a time; a delta is never made wrong by it (L4, L9).
+-- KEYS 1 head  2 records  3 live by seq  4 gone by seq  5 agenda  6 due users of the partition  7 external messages
+-- ARGV 1 now µs  2 retention µs  3 history entries  4 bodies  5 body age µs  6 external age µs  7 at most so many  8 uid
+--      9 grace µs of a dismissal of an id never seen (L4: acceptance + 1 h)
+-- Returns {forgotten, more ("1": call again)}. Cost O(forgotten + trimmed) ≤ ARGV 7 each, and the remembered intervals.
+local now, retention, most_history, most_bodies = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local body_age, external_age, most, grace = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[9])
+local kh, kr, kn, ko, ka, kx = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7]
+local raw_head = call('HGET', kh, 'h')
+if not raw_head then return {0, ''} end
+local epoch, seq, horizon, wake, n, bytes, flags, gen, A, B, C, D, E, F, G, H = upk(HEAD, raw_head)
+local got = call('HMGET', kh, 'f', 't', 'tb', 'xb', 'xf')
+local floor, tombs, trimmed_to = tonumber(got[1] or 0), tonumber(got[2] or 0), tonumber(got[3] or 0)
+local external_bytes, external_floor = tonumber(got[4] or 0), tonumber(got[5] or 0)
+local forgotten, more, next_g = 0, '', nil
+local function later(at) if not next_g or at < next_g then next_g = at end end
+local function latest(raw)
+  local top, o = 0, 2
+  while o <= #raw do
+    local at
+    at, _, _, o = upk('>I7Bc0I2c0', raw, o)
+    if at > top then top = at end
+  end
+  return top
+end
+
+-- ---- history: oldest first. A hiding's entry goes with the first departure after it.
+local total = call('ZCARD', ko)
+local page = call('ZRANGE', ko, 0, most - 1, 'WITHSCORES')
+local pending, drop_out, drop_ids = {}, {}, {}
+for i = 1, #page, 2 do
+  local member, score = page[i], tonumber(page[i+1])
+  if string.find(member, '\0', 1, true) then pending[#pending+1] = member
+  else
+    local raw = call('HGET', kr, member)
+    local state = raw and sub(raw, 1, 1)
+    local at = now
+    if state == 'G' then at = (upk('>I7', raw, 12)) elseif state == 'T' then at = latest(raw) end
+    if at + retention > now and total <= most_history then later(at + retention); break end
+    local moment = at + grace
+    if state == 'G' then
+      moment = (upk('>I7', raw, 22 + (upk('B', raw, 20))))
+      if score > floor then floor = score end
+    elseif state == 'T' then tombs = tombs - 1 end
+    if moment >= horizon then horizon = moment + 1 end
+    for _, hiding in ipairs(pending) do drop_out[#drop_out+1] = hiding; total = total - 1 end
+    pending = {}
+    drop_out[#drop_out+1] = member; drop_ids[#drop_ids+1] = member
+    total = total - 1
+    forgotten = forgotten + 1
+  end
+end
+if #page == 2 * most and forgotten > 0 then more = '1' end
+for a = 1, #drop_out, 2000 do call('ZREM', ko, unpack(drop_out, a, math.min(a + 1999, #drop_out))) end
+for a = 1, #drop_ids, 2000 do call('HDEL', kr, unpack(drop_ids, a, math.min(a + 1999, #drop_ids))) end
+
+-- ---- bodies of what is gone: the newest so many, and not too old
+local from = call('ZCOUNT', ko, '-inf', string.format('%.0f', trimmed_to))
+local bodies = call('ZRANGE', ko, from, from + most - 1, 'WITHSCORES')
+local rank, trimmed_before = from, trimmed_to
+for i = 1, #bodies, 2 do
+  local raw = call('HGET', kr, bodies[i])
+  if raw and sub(raw, 1, 1) == 'G' then
+    local at, wlen = (upk('>I7', raw, 12)), (upk('B', raw, 20))
+    if total - rank <= most_bodies and at + body_age > now then later(at + body_age); break end
+    local o = 20 + wlen
+    local hlen, nrem, clen, dlen = upk('>I2BBB', raw, o + 16)
+    local json_at = o + 61 + clen + dlen + 7 * (nrem % 128) + hlen
+    call('HSET', kr, bodies[i], sub(raw, 1, json_at - 1))
+  end
+  trimmed_to = tonumber(bodies[i+1])
+  rank = rank + 1
+end
+if rank < total and #bodies > 0 and trimmed_to > trimmed_before then
+  -- the last seq looked at may have more entries: it is looked at again
+  trimmed_to = trimmed_to - 1
+  if #bodies == 2 * most and trimmed_to > trimmed_before then more = '1' end
+end
+
+-- ---- remembered intervals
+local spans_left, spans_dropped = 0, 0
+local all = flags % 2 == 1 and call('HGETALL', kh) or {}
+for i = 1, #all, 2 do
+  local field, raw = all[i], all[i+1]
+  if sub(field, 1, 2) == 's:' or sub(field, 1, 2) == 's=' then
+    local o, kept = 1, {}
+    while o <= #raw do
+      local start = o
+      local stop, nskip
+      _, _, _, stop, nskip, o = upk('>BBc0I7I7I2', raw, o)
+      for _ = 1, nskip do _, o = upk('>Bc0', raw, o) end
+      if stop + retention < now then
+        spans_dropped = spans_dropped + 1
+        if stop >= horizon then horizon = stop + 1 end
+      else
+        kept[#kept+1] = sub(raw, start, o - 1)
+        later(stop + retention + 1)
+      end
+    end
+    spans_left = spans_left + #kept
+    if #kept == 0 then call('HDEL', kh, field) else call('HSET', kh, field, table.concat(kept)) end
+  end
+end
+if spans_dropped > 0 then
+  forgotten = forgotten + spans_dropped
+  call('HSET', kh, 'sc', spans_left)
+  if spans_left == 0 then flags = flags - 1 end
+end
+
+-- ---- external messages and message ids
+local oldest = call('ZRANGE', kx, 0, 0)[1]
+while oldest do
+  local s, at = upk('>I5I7', oldest)
+  if at + external_age > now then call('ZADD', ka, at + external_age, 'e'); break end
+  call('ZREM', kx, oldest)
+  external_bytes = external_bytes - (#oldest - 13)
+  external_floor = s
+  forgotten = forgotten + 1
+  oldest = call('ZRANGE', kx, 0, 0)[1]
+end
+if not oldest then call('ZREM', ka, 'e') end
+local due = call('ZRANGEBYSCORE', ka, '-inf', ARGV[1])
+for i = 1, #due do
+  if sub(due[i], 1, 1) == 'm' then
+    call('HDEL', kr, '\0' .. sub(due[i], 2))
+    call('ZREM', ka, due[i])
+    forgotten = forgotten + 1
+  end
+end
+
+-- ---- head, and when to come again
+if more == '1' then next_g = now end
+if next_g then
+  call('ZADD', ka, next_g, 'g')
+  if flags % 4 < 2 then flags = flags + 2 end
+else
+  call('ZREM', ka, 'g')
+  if flags % 4 >= 2 then flags = flags - 2 end
+end
+wake = 0
+local at = 0
+while wake == 0 do
+  local entries = call('ZRANGE', ka, at, at + 63, 'WITHSCORES')
+  if #entries == 0 then break end
+  for j = 1, #entries, 2 do
+    if sub(entries[j], 1, 1) ~= 'r' then wake = tonumber(entries[j+1]); break end
+  end
+  at = at + 64
+end
+local first = call('ZRANGE', ka, 0, 0, 'WITHSCORES')
+if first[2] then call('ZADD', KEYS[6], first[2], ARGV[8]) else call('ZREM', KEYS[6], ARGV[8]) end
+call('HSET', kh, 'h', pack(HEAD, epoch, seq, horizon, wake, n, bytes, flags, gen, A, B, C, D, E, F, G, H),
+  'f', string.format('%.0f', floor), 't', tombs, 'tb', string.format('%.0f', trimmed_to), 'xb', external_bytes,
+  'xf', string.format('%.0f', external_floor))
+return {forgotten, more}

@@ -1,0 +1,304 @@
+-- commit, the end of the general path: bounds, what is remembered, writes, announcement. Nothing was written so far.
+
+-- ---- forgetting a device: its items end, its hidings go, its cursors are void (L8)
+local leaving = kind == 'd' and ARGV[8] or nil
+local unhidden = {}
+if leaving then
+  local members = call('ZRANGE', kn, 0, -1)
+  for i = 1, #members do members[i] = sub(members[i], 1, string.find(members[i], '\0', 1, true) - 1) end
+  local raws = fetch('HMGET', kr, members)
+  for i = 1, #members do
+    local t = parse(members[i], raws[i])
+    if t.dev == leaving then t.why = 'p'; gone[#gone+1] = t
+    elseif t.hides[leaving] then t.hides[leaving] = nil; unhidden[#unhidden+1] = t end
+  end
+end
+
+-- ---- bounds, on the netted result (semantics.md, "Bounds")
+local d_count, d_bytes = #born - #gone, 0
+for i = 1, #born do d_bytes = d_bytes + born[i].size end
+for i = 1, #gone do d_bytes = d_bytes - gone[i].size end
+if #born > 0 and (n + d_count > max_live or bytes + d_bytes > max_bytes) then return {'full', n + d_count, bytes + d_bytes} end
+local counts = {t = 0, sc = 0}
+if #tombs > 0 or nv > 0 or #dead + #born > 0 then
+  local got = call('HMGET', kh, 't', 'sc')
+  counts.t, counts.sc = tonumber(got[1] or 0), tonumber(got[2] or 0)
+end
+local was_tombs = 0
+for i = 1, #born do if born[i].was_tomb then was_tombs = was_tombs + 1 end end
+for i = 1, #dead do if dead[i].was_tomb then was_tombs = was_tombs + 1 end end
+local tombs_after = counts.t + new_tombs - was_tombs
+if tombs_after > max_tombs and tombs_after > counts.t then return {'tombs', 'ids', tombs_after} end
+
+-- ---- intervals to remember: absorbed, absorbing, united (L3)
+local function subset(a, b) for id in pairs(a) do if not b[id] then return false end end return true end
+local function absorbs(o, s)
+  return (o.by == s.by or o.by == '') and o.begin <= s.begin and o.stop >= s.stop and (s.open or not o.open) and subset(o.skip, s.skip)
+end
+local function unites(o, s)
+  return not o.open and not s.open and o.by == s.by and o.begin <= s.stop + 1 and s.begin <= o.stop + 1
+    and subset(o.skip, s.skip) and subset(s.skip, o.skip)
+end
+local dirty, span_count, span_end = {}, counts.sc, nil
+for i = 1, nv do
+  local s = spans[i]
+  if s.stop < now - retention then
+    if s.stop >= horizon then horizon = s.stop + 1; dirty[''] = true end
+  else
+    local list, absorbed = remembered[s.field], false
+    for _, o in ipairs(list) do if absorbs(o, s) then absorbed = true; break end end
+    if not absorbed then
+      local k = 1
+      while k <= #list do
+        local o = list[k]
+        if absorbs(s, o) then table.remove(list, k)
+        elseif unites(o, s) then
+          if o.begin < s.begin then s.begin = o.begin end
+          if o.stop > s.stop then s.stop = o.stop end
+          table.remove(list, k)
+          k = 1
+        else k = k + 1 end
+      end
+      list[#list+1] = s
+      dirty[s.field] = list
+      if not span_end or s.stop < span_end then span_end = s.stop end
+    end
+  end
+end
+for field, list in pairs(dirty) do
+  if field ~= '' then
+    local before = #unpack_spans(has_spans and call('HGET', kh, field))
+    span_count = span_count + #list - before
+    if #list > max_prefix_spans and #list > before then return {'tombs', 'prefix', #list} end
+  end
+end
+if span_count > max_spans and span_count > counts.sc then return {'tombs', 'intervals', span_count} end
+
+-- ---- has it an effect?
+local effective = #born + #dead + #gone + #hidden > 0 or kind ~= 'u'
+local before_a, before_b = A, B
+if effective then seq, epoch = seq + 1, epoch_now end
+if kind == 'f' then
+  local e1, e2, e3 = string.byte(epoch, 1, 3)
+  local v = (e1 * 65536 + e2 * 256 + e3 + 1) % 16777216
+  epoch = pack('>I3', v == 0 and 1 or v)
+  gen = generation
+end
+
+-- ---- digests: sums over what every device sees, and for each device what it sees else
+local sums = {}
+local function add(view, leaf, sign)
+  local t = sums[view]
+  if not t then t = {0, 0, 0, 0, 0, 0, 0, 0}; sums[view] = t end
+  local a, b, c, d, e, f, g, h = upk('>I4I4I4I4I4I4I4I4', leaf)
+  t[1] = t[1] + sign * a; t[2] = t[2] + sign * b; t[3] = t[3] + sign * c; t[4] = t[4] + sign * d
+  t[5] = t[5] + sign * e; t[6] = t[6] + sign * f; t[7] = t[7] + sign * g; t[8] = t[8] + sign * h
+end
+local function count(t, sign)
+  if t.dev == '' or t.dev == '*' then
+    add('h', t.leaf, sign)
+    for d in pairs(t.hides) do add('d:' .. d, t.leaf, -sign) end
+  else
+    add('d:' .. t.dev, t.leaf, sign)
+    add('d:', t.leaf, sign)
+  end
+end
+
+-- ---- what is written
+local set, live, out, entries, live_gone, due_gone = {}, {}, {}, {}, {}, {}
+local first_due
+local function due(at, member)
+  entries[#entries+1] = at; entries[#entries+1] = member
+  if not first_due or at < first_due then first_due = at end
+  if sub(member, 1, 1) ~= 'r' and (wake == 0 or at < wake) then wake = at end
+end
+local function put(key, value) set[#set+1] = key; set[#set+1] = value end
+local hiding_now = pack('>I5I7', seq, now)
+local function with_hides(t)
+  local h = ''
+  for d, s in pairs(t.hides) do h = h .. pack('>Bc0', #d, d) .. (#s == 1 and hiding_now .. s or s) end
+  if h == '' and t.hlen == 0 then return t.raw end
+  return sub(t.raw, 1, 15) .. pack('>I2', #h) .. sub(t.raw, 18, t.hides_at - 1) .. h .. sub(t.raw, t.json_at)
+end
+for i = 1, #born do
+  local t = born[i]
+  put(t.id, with_hides(t))
+  live[#live+1] = seq; live[#live+1] = t.id .. '\0' .. t.category
+  count(t, 1)
+  if t.expires > 0 then due(t.expires, 'x' .. t.id) end
+  local later
+  for j = t.nrem, 1, -1 do
+    local at = upk('>I7', t.raw, t.rem_at + 7 * (j - 1))
+    if (t.expires == 0 or at < t.expires) and not (later and later <= now) then
+      due(at, 'r' .. (j - 1) .. '.' .. t.id)
+      later = at
+    end
+  end
+  if t.was_tomb then call('ZREM', ko, t.id) end
+end
+for i = 1, #dead do
+  local t = dead[i]
+  put(t.id, pack('>c1I5I5I7c1Bc0', 'G', seq, seq, now, t.why, #t.who, t.who) .. with_hides(t))
+  out[#out+1] = seq; out[#out+1] = t.id
+end
+if #gone > 0 then
+  for i = 1, #gone do live_gone[i] = gone[i].id .. '\0' .. gone[i].category end
+  local scores = fetch('ZMSCORE', kn, live_gone)
+  for i = 1, #gone do
+    local t = gone[i]
+    count(t, -1)
+    put(t.id, pack('>c1I5I5I7c1Bc0', 'G', seq, tonumber(scores[i]), now, t.why, #by, by) .. with_hides(t))
+    out[#out+1] = seq; out[#out+1] = t.id
+    if t.expires > 0 then due_gone[#due_gone+1] = 'x' .. t.id end
+    for j = 0, t.nrem - 1 do due_gone[#due_gone+1] = 'r' .. j .. '.' .. t.id end
+  end
+end
+local hid = 0
+for i = 1, #hidden do
+  local t = hidden[i]
+  if not t.why then
+    hid = hid + 1; hidden[hid] = t
+    t.hides[by] = t.hiding
+    put(t.id, with_hides(t))
+    out[#out+1] = seq; out[#out+1] = t.id .. '\0' .. by
+    add('d:' .. by, t.leaf, -1)
+  end
+end
+for i = hid + 1, #hidden do hidden[i] = nil end
+for i = 1, #unhidden do
+  local t = unhidden[i]
+  put(t.id, with_hides(t))
+  add('d:' .. leaving, t.leaf, 1)
+  call('ZREM', ko, t.id .. '\0' .. leaving)
+end
+for i = 1, #tombs do
+  put(tombs[i], tombs[tombs[i]])
+  out[#out+1] = seq; out[#out+1] = tombs[i]
+end
+if remember then put('\0' .. mid, ARGV[7]); due(mid_keep, 'm' .. mid) end
+
+-- ---- an external message is kept beside the state, within its bounds (L13)
+local fields, external_floor = {}, nil
+if kind == 'e' then
+  local kx = KEYS[7]
+  local got = call('HMGET', kh, 'xb', 'xf')
+  local kept, size = tonumber(got[1] or 0), #ARGV[8] + #ARGV[9]
+  call('ZADD', kx, seq, pack('>I5I7Bc0', seq, now, #ARGV[8], ARGV[8]) .. ARGV[9])
+  kept = kept + size
+  while call('ZCARD', kx) > max_external or kept > max_external_bytes do
+    local oldest = call('ZRANGE', kx, 0, 0)[1]
+    if not oldest then break end
+    call('ZREM', kx, oldest)
+    kept = kept - (#oldest - 13)
+    external_floor = upk('>I5', oldest)
+  end
+  fields[#fields+1] = 'xb'; fields[#fields+1] = kept
+  if external_floor then fields[#fields+1] = 'xf'; fields[#fields+1] = external_floor end
+  if call('ZCARD', kx) == 1 then due(now + external_age, 'e') end
+end
+
+local changed = effective or #set > 0 or next(dirty) ~= nil or options % 4 >= 2
+if not changed then return {'same', epoch, seq, {}, {}, ignored, ''} end
+if #gone + #dead + #tombs > 0 or span_end then
+  local at = now + (body_age < retention and body_age or retention)
+  if span_end and span_end + retention < at then at = span_end + retention end
+  if flags % 4 < 2 or not call('ZSCORE', ka, 'g') or tonumber(call('ZSCORE', ka, 'g')) > at then
+    due(at, 'g')
+    if flags % 4 < 2 then flags = flags + 2 end
+  end
+end
+many('HSET', kr, set, 2000)
+many('ZREM', kn, live_gone, 2000)
+many('ZADD', kn, live, 2000)
+many('ZADD', ko, out, 2000)
+many('ZREM', ka, due_gone, 2000)
+many('ZADD', ka, entries, 2000)
+if first_due then call('ZADD', kd, 'LT', first_due, ARGV[3]) end
+
+-- ---- head
+for view, t in pairs(sums) do
+  local old = view == 'h' and pack('>I4I4I4I4I4I4I4I4', A, B, C, D, E, F, G, H) or call('HGET', kh, view) or ZERO
+  local a, b, c, d, e, f, g, h = upk('>I4I4I4I4I4I4I4I4', old)
+  a, b, c, d = (a + t[1]) % M, (b + t[2]) % M, (c + t[3]) % M, (d + t[4]) % M
+  e, f, g, h = (e + t[5]) % M, (f + t[6]) % M, (g + t[7]) % M, (h + t[8]) % M
+  if view == 'h' then A, B, C, D, E, F, G, H = a, b, c, d, e, f, g, h
+  else
+    local v = pack('>I4I4I4I4I4I4I4I4', a, b, c, d, e, f, g, h)
+    if v == ZERO then call('HDEL', kh, view) else fields[#fields+1] = view; fields[#fields+1] = v end
+  end
+end
+for field, list in pairs(dirty) do
+  if field ~= '' then
+    local parts = {}
+    for i, s in ipairs(list) do
+      local skips, k = {}, 0
+      for id in pairs(s.skip) do k = k + 1; skips[k] = pack('>Bc0', #id, id) end
+      parts[i] = pack('>BBc0I7I7I2', s.open and 1 or 0, #s.by, s.by, s.begin, s.stop, k) .. concat(skips)
+    end
+    fields[#fields+1] = field; fields[#fields+1] = concat(parts)
+    if flags % 2 == 0 then flags = flags + 1 end
+  end
+end
+if span_count ~= counts.sc then fields[#fields+1] = 'sc'; fields[#fields+1] = span_count end
+if tombs_after ~= counts.t then fields[#fields+1] = 't'; fields[#fields+1] = tombs_after end
+if leaving then
+  fields[#fields+1] = 'f:' .. leaving; fields[#fields+1] = seq
+  call('HDEL', KEYS[9], leaving)
+end
+n, bytes = n + d_count, bytes + d_bytes
+if options % 4 >= 2 then
+  -- what was due is committed: the next moment of housekeeping is the first entry that is no reminder
+  wake = 0
+  local at = 0
+  while wake == 0 do
+    local page = call('ZRANGE', ka, at, at + 63, 'WITHSCORES')
+    if #page == 0 then break end
+    for j = 1, #page, 2 do
+      if sub(page[j], 1, 1) ~= 'r' then wake = tonumber(page[j+1]); break end
+    end
+    at = at + 64
+  end
+end
+fields[#fields+1] = 'h'
+fields[#fields+1] = pack(HEAD, epoch, seq, horizon, wake, n, bytes, flags, gen, A, B, C, D, E, F, G, H)
+many('HSET', kh, fields, 2000)
+
+-- ---- receipt and announcement
+local created_ids, dismissed_ids = {}, {}
+for i = 1, #born do if not born[i].hides[by] then created_ids[#created_ids+1] = born[i].id end end
+for i = 1, #gone do dismissed_ids[i] = gone[i].id end
+for i = 1, #hidden do dismissed_ids[#dismissed_ids+1] = hidden[i].id end
+if effective then
+  local function listed(kind_of_scope, devices)
+    local k, s = 0, ''
+    for d in pairs(devices) do k = k + 1; s = s .. pack('>Bc0', #d, d) end
+    return k == 0 and '\0' or pack('>BB', kind_of_scope, k) .. s
+  end
+  local function scope(t)
+    if t.dev == '' then return '\0' end
+    if t.dev == '*' then return listed(2, t.hides) end
+    return listed(1, {[t.dev] = true})
+  end
+  local parts = {}
+  for i = 1, #born do
+    local t = born[i]
+    parts[i] = '+' .. scope(t) .. pack('>Bc0Bc0I3', #t.id, t.id, #t.category, t.category, t.size) .. sub(t.raw, t.json_at)
+  end
+  for i = 1, #gone do
+    local t = gone[i]
+    parts[#parts+1] = '-' .. scope(t) .. pack('>Bc0Bc0', #t.id, t.id, #t.category, t.category)
+  end
+  for i = 1, #hidden do
+    local t = hidden[i]
+    parts[#parts+1] = '-' .. listed(1, {[by] = true}) .. pack('>Bc0Bc0', #t.id, t.id, #t.category, t.category)
+  end
+  local tail
+  if kind == 'e' then tail = pack('>Bc0', #ARGV[8], ARGV[8]) .. ARGV[9]
+  elseif kind == 'f' then tail = pack('>I2', spread)
+  else tail = pack('>I2', #parts) .. concat(parts) end
+  call('SPUBLISH', ARGV[4], pack('>c1c3I5c1BI4I4I4I4c1Bc0', 'C', epoch, seq, (kind == 'e' or kind == 'f') and kind or 'u',
+    is_new, before_a, before_b, A, B, leaving and 'p' or reason, #by, by) .. tail)
+end
+local hint = ''
+if #out > 0 and seq % 64 == 0 and call('ZCARD', ko) > max_bodies then hint = 'h' end
+return {effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, hint}

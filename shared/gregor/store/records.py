@@ -1,0 +1,278 @@
+"""The packed values that the scripts keep: made and read here, byte for byte as ``lua/codec.lua`` lays them out. PURE."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from gregor.core.announce import seconds
+from gregor.core.ids import BACKEND, EVERY_DEVICE, Prefixes, allowed
+from gregor.core.messages import Commit, Creation, Reason, Span
+from gregor.core.sync import NO_EPOCH, ZERO_DIGEST, Gone, HistoryEntry, StoredExternal, StoredItem, View
+
+_COMMIT = struct.Struct(">QQQQQIIIIIIIHHHHHHccB3s")
+_SPAN = struct.Struct(">QQBHH")
+_LENGTHS = struct.Struct(">HBBB")
+LIVE_HEADER = 60
+"""Bytes of a live record before its category."""
+
+REMEMBER, DRAIN, GENERAL = 1, 2, 4
+"""Option bits of a commit: keep the message id; commit what is due; take the general path (tests send each both ways)."""
+
+
+def pack_creation(creation: Creation) -> bytes:
+    """A live record, hidings empty; the script stores and publishes it as it comes."""
+    category, device = creation.category.encode(), (creation.for_device or "").encode()
+    reminders = creation.remind_at_us
+    return b"".join(
+        (
+            b"L",
+            creation.created_us.to_bytes(7, "big"),
+            (creation.expires_us or 0).to_bytes(7, "big"),
+            bytes((0, 0, len(reminders) + (128 if creation.is_stamped else 0), len(category), len(device))),
+            creation.fingerprint,
+            creation.leaf,
+            category,
+            device,
+            *(at.to_bytes(7, "big") for at in reminders),
+            creation.json,
+        )
+    )
+
+
+def pack_limits(cats: Prefixes) -> str:
+    """A sender's category limits as the scripts compare them: ``""`` is none, ``","`` is nothing at all."""
+    return "" if cats is None else ",".join(cats) if cats else ","
+
+
+def pack_span(span: Span) -> list[bytes | str]:
+    """The arguments of one interval."""
+    bits = (1 if span.is_open else 0) + (2 if span.is_prefix else 0)
+    skip = sorted(span.skip)
+    own = span.matches_own if span.is_open else ()
+    head = _SPAN.pack(span.begin_us, span.end_us, bits, len(skip), len(own))
+    return [head, span.category, *skip, *own]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitLimits:
+    """The bounds that a script needs, in its order (semantics.md, "Bounds")."""
+
+    retention_us: int
+    body_age_us: int
+    external_age_us: int
+    counts: tuple[int, int, int, int, int, int, int, int, int]
+
+
+def commit_arguments(
+    uid: str, channel: str, commit: Commit, limits: CommitLimits, options: int = 0
+) -> list[bytes | str]:
+    """ARGV of ``commit``: see ``lua/commit_fast.lua``."""
+    message_id = commit.message_id
+    if message_id is not None and message_id.is_remembered:
+        options |= REMEMBER
+    kind = b"e" if commit.external else b"f" if commit.is_flush else b"d" if commit.forget_device is not None else b"u"
+    packed = _COMMIT.pack(
+        commit.now_us,
+        limits.retention_us,
+        limits.body_age_us,
+        limits.external_age_us,
+        message_id.keep_us if message_id else 0,
+        *limits.counts,
+        len(commit.creations),
+        len(commit.ids),
+        len(commit.spans),
+        commit.spread_s,
+        kind,
+        commit.reason.value.encode(),
+        options,
+        commit.epoch_seed,
+    )
+    arguments: list[bytes | str] = [packed, commit.sender.device, uid, channel, pack_limits(commit.sender.cats)]
+    arguments += (message_id.key, message_id.content) if message_id else ("", b"")
+    for creation in commit.creations:
+        arguments += (creation.id, creation.category, pack_creation(creation))
+    arguments += commit.ids
+    for span in commit.spans:
+        arguments += pack_span(span)
+    if commit.external:
+        arguments += (commit.external.system, commit.external.body)
+    elif commit.forget_device is not None:
+        arguments.append(commit.forget_device)
+    return arguments
+
+
+@dataclass(frozen=True, slots=True)
+class UserHead:
+    """The packed head of a user, read. ``wake_us``: when something is due (0: nothing); ``live_bytes`` is of JSON."""
+
+    epoch: bytes
+    seq: int
+    wake_us: int
+    live_bytes: int
+    digest: bytes
+
+
+NO_HEAD = UserHead(NO_EPOCH, 0, 0, 0, ZERO_DIGEST)
+"""The head of a user that was never seen."""
+
+
+def read_head(raw: bytes) -> UserHead:
+    """The head from its 62 bytes."""
+    return UserHead(
+        epoch=raw[:3],
+        seq=int.from_bytes(raw[3:8], "big"),
+        wake_us=_us(raw, 15),
+        live_bytes=int.from_bytes(raw[24:27], "big"),
+        digest=raw[30:62],
+    )
+
+
+def _us(raw: bytes, at: int) -> int:
+    return int.from_bytes(raw[at : at + 7], "big")
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A live record, read. ``device`` is ``""`` for all devices. ``hidings``: device → its hiding."""
+
+    id: str
+    seq: int
+    created_us: int
+    expires_us: int
+    category: str
+    device: str
+    leaf: bytes
+    hidings: dict[str, Gone]
+    reminders_us: tuple[int, ...]
+    json: bytes
+
+    def is_for(self, view: View) -> bool:
+        """Whether the item concerns the view's device at all, hidden or not, and its categories."""
+        if self.device not in (BACKEND, EVERY_DEVICE, view.device) and view.device != BACKEND:
+            return False
+        return allowed(view.cats, self.category)
+
+    def is_in(self, view: View) -> bool:
+        """Whether the view shows the item."""
+        return self.is_for(view) and view.device not in self.hidings
+
+    def stored(self, json: bytes | None = None) -> StoredItem:
+        """The item as readers get it; ``json`` in place of its own where its body was dropped."""
+        json = self.json if json is None else json
+        return StoredItem(self.id, self.category, self.created_us, self.seq, json, self.expires_us or None, self.leaf)
+
+    @property
+    def live(self) -> Live:
+        """Itself: a live and a gone record are asked the same."""
+        return self
+
+    def whole_json(self) -> bytes:
+        """The item as it goes out, with ``"body":null`` where the body was dropped."""
+        return self.json or trimmed_json(self)
+
+    def hidden(self, view: View) -> Gone | None:
+        """When and how the item left this device's view alone."""
+        return self.hidings.get(view.device)
+
+    def was_shown(self, view: View, at_us: int) -> bool:
+        """Whether the view held the item at that moment, from what is known now (semantics.md, "History")."""
+        hidden = self.hidden(view)
+        is_over = (hidden is not None and hidden.at_us <= at_us) or 0 < self.expires_us <= at_us
+        return self.created_us <= at_us and not is_over
+
+    def entry(self, view: View) -> HistoryEntry:
+        """The history's entry, as this view has it."""
+        return HistoryEntry(self.id, self.category, self.created_us, self.seq, self.json, self.hidden(view))
+
+
+def read_live(item_id: str, seq: int, raw: bytes, start: int = 0) -> Live:
+    """A live record that begins at ``start`` of ``raw``."""
+    hidings_length, reminders, category_length, device_length = _LENGTHS.unpack_from(raw, start + 15)
+    at = start + LIVE_HEADER
+    category = raw[at : at + category_length].decode()
+    at += category_length
+    device = raw[at : at + device_length].decode()
+    at += device_length
+    reminders &= 127
+    times = tuple(_us(raw, at + 7 * i) for i in range(reminders))
+    at += 7 * reminders
+    end = at + hidings_length
+    hidings: dict[str, Gone] = {}
+    while at < end:
+        who_end = at + 1 + raw[at]
+        who = raw[at + 1 : who_end].decode()
+        reason = Reason(chr(raw[who_end + 12]))
+        hidings[who] = Gone(_us(raw, who_end + 5), reason, who, int.from_bytes(raw[who_end : who_end + 5], "big"))
+        at = who_end + 13
+    return Live(
+        id=item_id,
+        seq=seq,
+        created_us=_us(raw, start + 1),
+        expires_us=_us(raw, start + 8),
+        category=category,
+        device=device,
+        leaf=raw[start + 28 : start + 60],
+        hidings=hidings,
+        reminders_us=times,
+        json=raw[end:],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """A gone record, read: the item as it was, and its end."""
+
+    live: Live
+    gone: Gone
+
+    def whole_json(self) -> bytes:
+        """The item as it went out, with ``"body":null`` where the body was dropped."""
+        return self.live.whole_json()
+
+    def was_shown(self, view: View, at_us: int) -> bool:
+        """Whether the view held the item at that moment, from what is known now."""
+        return self.gone.at_us > at_us and self.live.was_shown(view, at_us)
+
+    def entry(self, view: View) -> HistoryEntry:
+        """The history's entry; its end is the hiding where the view lost the item earlier than all."""
+        live = self.live
+        gone = live.hidden(view) or self.gone
+        json = live.whole_json()
+        return HistoryEntry(live.id, live.category, live.created_us, live.seq, json, gone, is_trimmed=not live.json)
+
+
+def read_gone(item_id: str, raw: bytes) -> Departed:
+    """A gone record."""
+    length = raw[19]
+    who = raw[20 : 20 + length].decode()
+    live = read_live(item_id, int.from_bytes(raw[6:11], "big"), raw, 20 + length)
+    gone = Gone(
+        at_us=_us(raw, 11),
+        reason=Reason(chr(raw[18])),
+        device=who or None,
+        seq=int.from_bytes(raw[1:6], "big"),
+    )
+    return Departed(live, gone)
+
+
+def trimmed_json(live: Live) -> bytes:
+    """The item whose body was dropped, with ``"body":null,"trimmed":true``, in the member order of RFC 8785."""
+    times = b'"created":' + seconds(live.created_us)
+    if live.expires_us:
+        times += b',"expires":' + seconds(live.expires_us)
+    if live.reminders_us:
+        times += b',"remind_at":[' + b",".join(map(seconds, live.reminders_us)) + b"]"
+    device = b'"%s"' % live.device.encode() if live.device else b"null"
+    return b'{"body":null,"category":"%s","for_device":%s,"times":{%s},"trimmed":true}' % (
+        live.category.encode(),
+        device,
+        times,
+    )
+
+
+def read_external(raw: bytes) -> tuple[StoredExternal, int]:
+    """A kept external message and its time (µs)."""
+    length = raw[12]
+    external = StoredExternal(int.from_bytes(raw[:5], "big"), raw[13 : 13 + length].decode(), raw[13 + length :])
+    return external, int.from_bytes(raw[5:12], "big")

@@ -1,0 +1,74 @@
+"""The store over one Redis-protocol server (Redis ≥ 7.2 or Valkey ≥ 8): connection, keys, and the three doors."""
+
+from __future__ import annotations
+
+from gregor.core.limits import Limits
+
+from .contract import Unavailable
+from .keys import PARTITIONS, Keys
+from .link import Connection, Link
+from .redis_access import RedisAccess
+from .redis_devices import RedisDevices
+from .redis_users import RedisUsers
+from .replies import answer
+
+
+class RedisStore:
+    """``contract.Store`` over a ``Connection``. Use ``open_store`` in services; tests give a connection of their own."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        limits: Limits,
+        namespace: str = "gregor",
+        *,
+        allow_oom: bool = True,
+        general: bool = False,
+    ) -> None:
+        self._connection = connection
+        self.keys = Keys(namespace)
+        self.users = RedisUsers(connection, self.keys, limits, allow_oom=allow_oom, general=general)
+        self.devices = RedisDevices(connection, self.keys, limits, self.users.commit)
+        self.access = RedisAccess(connection, self.keys, limits)
+
+    def channel_of(self, uid: str) -> str:
+        """See ``contract.Store.channel_of``."""
+        return self.keys.of_user(uid).channel
+
+    @property
+    def flush_channel(self) -> str:
+        """See ``contract.Store.flush_channel``."""
+        return self.keys.flush_channel
+
+    async def prepare(self) -> None:
+        """Load the scripts, and agree with the deployment on the number of partitions, which can never change.
+
+        Raises ``Unavailable``, and ``ValueError`` where the deployment has another number.
+        """
+        for script in self.users.all_scripts:
+            await answer(self._connection.call("SCRIPT", "LOAD", script.source))
+        await answer(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))
+        stored = int(await answer(self._connection.call("GET", self.keys.partitions)))
+        if stored != PARTITIONS:
+            raise ValueError(f"this deployment has {stored} partitions, this version of gregor {PARTITIONS}")
+
+    async def ping(self) -> None:
+        """See ``contract.Store.ping``."""
+        await answer(self._connection.call("PING"))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.close()
+
+
+async def open_store(url: str, limits: Limits, namespace: str = "gregor") -> RedisStore:
+    """A connected, prepared store. Raises ``Unavailable`` where the server cannot be reached."""
+    link = Link(url)
+    try:
+        await link.open()
+    except ConnectionError as trouble:
+        await link.close()
+        raise Unavailable(str(trouble)) from trouble
+    store = RedisStore(link, limits, namespace)
+    await store.prepare()
+    return store

@@ -1,0 +1,380 @@
+"""The state of users in Redis: each method is a script or two; ``core`` decides, Lua commits (architecture: "Redis").
+
+A commit, sync or read that meets something due (an expiry, a flush of all, something to forget) is answered ``due`` or
+``generation`` with nothing changed; it is done first, as a commit of its own, and the call is repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from gregor.core.digest import leaf
+from gregor.core.errors import Problem
+from gregor.core.ids import Prefixes
+from gregor.core.lanes import total
+from gregor.core.limits import HOUR_US, Limits
+from gregor.core.messages import Commit, Ignored, Reason, Receipt
+from gregor.core.sync import NO_EPOCH, Answer, Cursor, Delta, Full, Head, HistoryEntry, Unchanged, View
+
+from . import scripts
+from .contract import Unavailable
+from .keys import PARTITIONS, Keys, UserKeys
+from .link import Connection, Script
+from .records import (
+    DRAIN,
+    GENERAL,
+    NO_HEAD,
+    CommitLimits,
+    Departed,
+    Live,
+    UserHead,
+    commit_arguments,
+    read_gone,
+    read_head,
+    read_live,
+)
+from .replies import answer
+from .view_read import ViewRead
+
+_COLLECT_AT_ONCE: Final = 2_000
+"""Entries one run of ``collect`` looks at: some 2 ms of the server's time."""
+
+_TRIES: Final = 8
+"""How often a call does what is due first. Two are the rule; more means that a clock runs far ahead of the others."""
+
+
+class RedisUsers:
+    """``contract.Users`` over one Redis-protocol server.
+
+    ``allow_oom``: whether the server knows script flags (fakeredis does not). ``general``: send every commit down the
+    general path; the tests compare both.
+    """
+
+    def __init__(
+        self, connection: Connection, keys: Keys, limits: Limits, *, allow_oom: bool = True, general: bool = False
+    ) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._limits = limits
+        self._options = GENERAL if general else 0
+        self._grow = scripts.load(*scripts.COMMIT)
+        self._shrink = scripts.load(*scripts.COMMIT, flags="allow-oom") if allow_oom else self._grow
+        self._sync = scripts.load(*scripts.SYNC)
+        self._due = scripts.load(*scripts.DUE)
+        self._collect = scripts.load(*scripts.COLLECT)
+        self._history = scripts.load(*scripts.HISTORY)
+        self._bounds = CommitLimits(
+            limits.retention_us,
+            limits.history_body_age_us,
+            limits.external_age_us,
+            (
+                limits.live,
+                limits.live_bytes,
+                limits.tombstones,
+                limits.history,
+                limits.history_bodies,
+                limits.external_count,
+                limits.external_bytes,
+                limits.spans,
+                limits.spans_per_prefix,
+            ),
+        )
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        return (self._grow, self._shrink, self._sync, self._due, self._collect, self._history)
+
+    # ---- writing
+
+    async def commit(self, uid: str, commit: Commit) -> Receipt:
+        """See ``contract.Users.commit``."""
+        keys = self._keys.of_user(uid)
+        reply = await answer(self._send(keys, uid, commit))
+        return await self._settled(keys, uid, commit, reply)
+
+    async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
+        """See ``contract.Users.commit_many``: all are sent before the first answer is awaited."""
+        sent = [self._send(self._keys.of_user(uid), uid, commit) for uid, commit in commits]
+        results: list[Receipt | Problem] = []
+        for (uid, commit), future in zip(commits, sent, strict=True):
+            try:
+                reply = await answer(future)
+                results.append(await self._settled(self._keys.of_user(uid), uid, commit, reply))
+            except Problem as problem:
+                results.append(problem)
+            except Unavailable as trouble:
+                results.append(Problem("unavailable", str(trouble), retry_after_s=1.0))
+        return results
+
+    def _send(self, keys: UserKeys, uid: str, commit: Commit, options: int = 0) -> Awaitable[Any]:
+        script = self._grow if commit.creations or commit.external else self._shrink
+        arguments = commit_arguments(uid, keys.channel, commit, self._bounds, options | self._options)
+        return self._connection.evalsha(script, keys.commit, arguments)
+
+    async def _settled(self, keys: UserKeys, uid: str, commit: Commit, reply: Any) -> Receipt:
+        """The receipt of a reply; what was due is done first, and the message sent again."""
+        for _ in range(_TRIES):
+            if isinstance(reply, bytes):
+                receipt = _fast_receipt(commit, reply)
+                hint = reply[9:]
+            elif reply[0] in (b"ok", b"same"):
+                receipt = _receipt(reply)
+                hint = reply[6]
+            elif reply[0] == b"due":
+                await self._drain(keys, uid, commit.now_us)
+                reply = await answer(self._send(keys, uid, commit))
+                continue
+            elif reply[0] == b"generation":
+                await self._flush_first(keys, uid, commit.now_us, commit.epoch_seed)
+                reply = await answer(self._send(keys, uid, commit))
+                continue
+            else:
+                raise _refusal(reply, self._limits)
+            if hint:
+                await self.collect(uid, commit.now_us)
+            return receipt
+        raise _restless()
+
+    async def _drain(self, keys: UserKeys, uid: str, now_us: int) -> None:
+        """Commit the expiries that are due as one message (L6), and forget what passed its retention."""
+        ids, forget = await answer(self._connection.evalsha(self._due, (keys.agenda,), (str(now_us),)))
+        if forget:
+            await self.collect(uid, now_us)
+        expiry = Commit(
+            now_us=now_us,
+            epoch_seed=NO_EPOCH,
+            ids=tuple(item_id.decode() for item_id in ids),
+            reason=Reason.EXPIRED,
+        )
+        await answer(self._send(keys, uid, expiry, DRAIN))
+
+    async def _flush_first(self, keys: UserKeys, uid: str, now_us: int, epoch_seed: bytes) -> None:
+        await answer(self._send(keys, uid, Commit(now_us=now_us, epoch_seed=epoch_seed, is_flush=True)))
+
+    async def flush_all(self, spread_s: int) -> None:
+        """See ``contract.Users.flush_all``: one increment a partition, then one publication."""
+        await asyncio.gather(
+            *(answer(self._connection.call("INCR", self._keys.generation(i))) for i in range(PARTITIONS))
+        )
+        document = b"F" + b"\0\0" + spread_s.to_bytes(2, "big")
+        await answer(self._connection.call("PUBLISH", self._keys.flush_channel, document))
+
+    async def forget_user(self, uid: str, now_us: int) -> None:
+        """See ``contract.Users.forget_user``. The caller revokes, which closes what is connected."""
+        keys = self._keys.of_user(uid)
+        await answer(self._connection.call("DEL", *keys.every))
+        await answer(self._connection.call("ZREM", keys.due, uid))
+
+    async def collect(self, uid: str, now_us: int) -> int:
+        """See ``contract.Users.collect``."""
+        keys, limits, forgotten = self._keys.of_user(uid), self._limits, 0
+        numbers = (
+            now_us,
+            limits.retention_us,
+            limits.history,
+            limits.history_bodies,
+            limits.history_body_age_us,
+            limits.external_age_us,
+            _COLLECT_AT_ONCE,
+        )
+        arguments = [*map(str, numbers), uid, str(HOUR_US)]
+        while True:
+            count, more = await answer(self._connection.evalsha(self._collect, keys.collect, arguments))
+            forgotten += count
+            if not more:
+                return forgotten
+
+    # ---- reading
+
+    async def sync(
+        self,
+        uid: str,
+        view: View,
+        cursor: Cursor | None,
+        digest: bytes | None,
+        now_us: int,
+        systems: Prefixes = None,
+        epoch_seed: bytes = b"\0\0\1",
+    ) -> Answer:
+        """See ``contract.Users.sync``."""
+        mode = "f" if cursor is None else "s" if view.cats is None else "a"
+        read = await self._read(uid, view, mode, cursor, digest, now_us)
+        externals, gap = read.externals(systems, now_us - self._limits.external_age_us)
+        change = read.change()
+        is_equal = digest == read.digest
+        if (read.is_unchanged and (digest is None or is_equal)) or (cursor is None and is_equal):
+            return Unchanged(read.head.epoch, read.head.seq, read.digest, externals, gap)
+        if change is not None and not read.is_full_shorter(change):
+            create, dismiss = change
+            return Delta(read.head.epoch, read.head.seq, read.digest, create, dismiss, externals, gap)
+        if mode == "s" and not read.is_whole:
+            full = await self._read(uid, view, "f", cursor, digest, now_us)
+            externals, gap = full.externals(systems, now_us - self._limits.external_age_us)
+            return full.full(externals, gap)
+        return read.full(externals, gap)
+
+    async def state(self, uid: str, view: View, now_us: int) -> Full:
+        """See ``contract.Users.state``."""
+        return (await self._read(uid, view, "f", None, None, now_us)).full()
+
+    async def heads(self, uids: Sequence[str]) -> list[Head | None]:
+        """See ``contract.Users.heads``."""
+        raws = [self._connection.call("HGET", self._keys.of_user(uid).head, "h") for uid in uids]
+        return [_head(await answer(raw)) for raw in raws]
+
+    async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
+        """See ``contract.Users.item``."""
+        keys = self._keys.of_user(uid)
+        await self._settle(keys, uid, now_us)
+        entries = await self._entries(keys, [(item_id, None)], view)
+        return entries[0] if entries else None
+
+    async def history(
+        self, uid: str, view: View, before: tuple[int, str] | None, limit: int, now_us: int
+    ) -> list[HistoryEntry]:
+        """See ``contract.Users.history``."""
+        keys = self._keys.of_user(uid)
+        index = await self._index(keys, uid, now_us)
+        wanted = [entry for entry in index if before is None or entry < before]
+        entries: list[HistoryEntry] = []
+        for start in range(0, len(wanted), limit):
+            page = [(item_id, seq) for seq, item_id in wanted[start : start + limit]]
+            entries += await self._entries(keys, page, view)
+            if len(entries) >= limit:
+                break
+        return entries[:limit]
+
+    async def state_at(self, uid: str, view: View, at_us: int, now_us: int) -> Full:
+        """See ``contract.Users.state_at``. The position is that of now."""
+        keys = self._keys.of_user(uid)
+        index = await self._index(keys, uid, now_us)
+        head = await self._head(keys)
+        records = await self._records(keys, [(item_id, seq) for seq, item_id in index])
+        items = [
+            record.live.stored(record.whole_json())
+            for record in records
+            if record.live.is_for(view) and record.was_shown(view, at_us)
+        ]
+        digest = total(leaf(item.id, item.json) for item in items)
+        return Full(head.epoch, head.seq, digest, tuple(items))
+
+    async def _read(
+        self, uid: str, view: View, mode: str, cursor: Cursor | None, digest: bytes | None, now_us: int
+    ) -> ViewRead:
+        """What the script ``sync`` answers, with all that is due done first."""
+        keys = self._keys.of_user(uid)
+        tag, seq = (cursor.tag, cursor.seq) if cursor else ("", 0)
+        is_mine = tag[6:] == view.tag and len(tag) >= 6
+        epoch = bytes.fromhex(tag[:6]) if is_mine and _is_hex(tag[:6]) else b""
+        is_digest_cheap = view.cats is None or digest is None
+        arguments = (mode, str(seq), epoch, view.device, str(now_us), "1" if is_digest_cheap else "")
+        for _ in range(_TRIES):
+            reply = await answer(self._connection.evalsha(self._sync, keys.sync, arguments))
+            if reply[0] == b"due":
+                await self._drain(keys, uid, now_us)
+            elif reply[0] == b"generation":
+                await self._flush_first(keys, uid, now_us, NO_EPOCH)
+            else:
+                return ViewRead(reply, view, cursor, epoch)
+        raise _restless()
+
+    async def _settle(self, keys: UserKeys, uid: str, now_us: int) -> None:
+        """Commit what is due, for reads that do not go through ``sync`` (L6: no read shows what has expired)."""
+        for _ in range(_TRIES):
+            head = await self._head(keys)
+            if not head.wake_us or head.wake_us > now_us:
+                return
+            await self._drain(keys, uid, now_us)
+        raise _restless()
+
+    async def _head(self, keys: UserKeys) -> UserHead:
+        raw = await answer(self._connection.call("HGET", keys.head, "h"))
+        return read_head(raw) if raw else NO_HEAD
+
+    async def _index(self, keys: UserKeys, uid: str, now_us: int) -> list[tuple[int, str]]:
+        """(created seq, id) of every item kept, the newest first."""
+        await self._settle(keys, uid, now_us)
+        script_keys = (keys.records, keys.live, keys.gone)
+        ids, seqs, _ = await answer(self._connection.evalsha(self._history, script_keys, ()))
+        return sorted(((int(seq), item_id.decode()) for item_id, seq in zip(ids, seqs, strict=True)), reverse=True)
+
+    async def _records(self, keys: UserKeys, wanted: Sequence[tuple[str, int | None]]) -> list[Live | Departed]:
+        """The records of these (id, created seq), in order; what is not there, or is no item, is left out."""
+        if not wanted:
+            return []
+        raws = await answer(self._connection.call("HMGET", keys.records, *(item_id for item_id, _ in wanted)))
+        found: list[Live | Departed] = []
+        for (item_id, seq), raw in zip(wanted, raws, strict=True):
+            if raw is not None and raw[:1] == b"G":
+                found.append(read_gone(item_id, raw))
+            elif raw is not None and raw[:1] == b"L":
+                live = read_live(item_id, seq or 0, raw)
+                if seq is None:
+                    score = await answer(self._connection.call("ZSCORE", keys.live, f"{item_id}\0{live.category}"))
+                    live = replace(live, seq=int(score or 0))
+                found.append(live)
+        return found
+
+    async def _entries(
+        self, keys: UserKeys, wanted: Sequence[tuple[str, int | None]], view: View
+    ) -> list[HistoryEntry]:
+        records = await self._records(keys, wanted)
+        return [record.entry(view) for record in records if record.live.is_for(view)]
+
+
+def _is_hex(text: str) -> bool:
+    return len(text) == 6 and all(c in "0123456789abcdef" for c in text)
+
+
+def _head(raw: bytes | None) -> Head | None:
+    if raw is None:
+        return None
+    head = read_head(raw)
+    return Head(head.epoch, head.seq, head.digest)
+
+
+def _restless() -> Unavailable:
+    return Unavailable("what is due keeps coming: do the clocks of this deployment agree?")
+
+
+def _fast_receipt(commit: Commit, reply: bytes) -> Receipt:
+    """A fast path answers nine bytes: epoch, seq, and what happened to the one id it was about."""
+    epoch, seq, what = reply[:3], int.from_bytes(reply[3:8], "big"), reply[8:9]
+    if what == b"c":
+        return Receipt(epoch, seq, created=(commit.creations[0].id,))
+    if what == b"d":
+        return Receipt(epoch, seq, dismissed=commit.ids)
+    why = Ignored.DUPLICATE if what == b"p" else Ignored.CONFLICT
+    return Receipt(epoch, seq, is_unchanged=True, ignored=((commit.creations[0].id, why),))
+
+
+def _receipt(reply: Sequence[Any]) -> Receipt:
+    what, epoch, seq, created, dismissed, ignored = reply[:6]
+    words = [word.decode() for word in ignored]
+    return Receipt(
+        epoch,
+        seq,
+        is_unchanged=what == b"same",
+        created=tuple(item_id.decode() for item_id in created),
+        dismissed=tuple(item_id.decode() for item_id in dismissed),
+        ignored=tuple((words[i], Ignored(words[i + 1])) for i in range(0, len(words), 2)),
+    )
+
+
+def _refusal(reply: Sequence[Any], limits: Limits) -> Problem:
+    """The refusal that a script's answer stands for; nothing was changed."""
+    if reply[0] == b"reused":
+        return Problem("id_reused", "This message id was used before, with other content; send a fresh one.")
+    if reply[0] == b"full":
+        return Problem(
+            "state_full",
+            f"The user would have {reply[1]} live items ({reply[2]} bytes of JSON); the most is {limits.live} "
+            f"({limits.live_bytes} bytes). Dismiss some first, or in the same message.",
+        )
+    what = {b"ids": "dismissals of unknown ids", b"prefix": "intervals for one category or prefix"}
+    detail = f"The user would have {reply[2]} remembered {what.get(reply[1], 'intervals')}, more than are kept."
+    return Problem("too_many_dismissals", detail)

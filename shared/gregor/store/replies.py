@@ -1,0 +1,24 @@
+"""What a server's answer means to a store: a value, or ``Unavailable`` where the server could not do it now."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, Final
+
+from .contract import Unavailable
+from .link import LinkDown, ReplyError
+
+_NOT_NOW: Final = ("OOM", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "BUSY", "MISCONF", "NOREPLICAS", "TRYAGAIN")
+
+
+async def answer(reply: Awaitable[Any]) -> Any:
+    """The reply. Raises ``Unavailable`` where the server is away, full, loading or no primary; other errors are bugs."""
+    try:
+        return await reply
+    except LinkDown as trouble:
+        raise Unavailable(str(trouble)) from trouble
+    except ReplyError as refusal:
+        text = str(refusal)
+        if text.startswith(_NOT_NOW) or " OOM " in text:
+            raise Unavailable(text) from refusal
+        raise
