@@ -1,0 +1,81 @@
+"""All commands of `gregor`, and the one place where errors become a line and an exit status."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+import gregor
+from gregor.cli.config_commands import config
+from gregor.cli.dev import dev
+from gregor.cli.doctor import doctor
+from gregor.cli.failure import Failure
+from gregor.cli.key_commands import keys
+from gregor.cli.service_commands import gateway, ingest
+from gregor.cli.token_commands import token
+from gregor.cli.user_commands import devices, history, send, state
+from gregor.cli.watch import watch
+from gregor.embedded import EmbeddedServerError
+from gregor.settings import SettingsError
+
+app = typer.Typer(
+    name="gregor",
+    help="Keeps the badge-like state of each user in sync over all devices and the server.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (dev, ingest, gateway, send, watch, state, history, devices, doctor):
+    app.command()(command)
+for name, group in {"keys": keys, "token": token, "config": config}.items():
+    app.add_typer(group, name=name)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gregor {gregor.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Keeps the badge-like state of each user in sync over all devices and the server."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command of `arguments` (else of the process) and exit: 0 done, 1 it could not be done, 2 mistyped."""
+    try:
+        status = app(arguments, standalone_mode=False)
+    except TyperException as error:
+        _complain_of_usage(error)
+        status = error.exit_code
+    except (Failure, SettingsError, EmbeddedServerError) as error:
+        _complain(str(error))
+        status = 1
+    except (KeyboardInterrupt, typer.Abort):
+        status = 130
+    except BrokenPipeError:
+        # Whoever read our output has left (`gregor watch … | head`): nothing more to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain_of_usage(error: TyperException) -> None:
+    text = error.format_message()
+    if text.startswith("Usage:"):  # a group without a command: its help
+        print(text, file=sys.stderr)
+        return
+    context = getattr(error, "ctx", None)
+    _complain(f"{text} ({context.command_path} --help says more)" if context else text)
+
+
+def _complain(text: str) -> None:
+    print("gregor: " + " ".join(text.split()), file=sys.stderr)

@@ -1,0 +1,89 @@
+"""What `gregor dev` says: one JSON line for machines, or addresses and commands to paste for people."""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from gregor.cli.dev_plan import Plan
+
+_COLOURS = (36, 33, 35, 32, 34, 31)
+EXAMPLE = {
+    "system": "gregor",
+    "body": {"create": {"5d44d2ad9aabab30": {"category": "user.joined", "body": {"keybase": "kbob"}}}},
+}
+"""The first message to paste: the seed's own."""
+
+
+def ready_line(plan: Plan, redis: str, key: str) -> str:
+    """The one line of `--json` (protocol.md, "Command line and settings")."""
+    return json.dumps(
+        {
+            "ingest": plan.ingest_urls[0],
+            "gateway": plan.gateway_urls[0],
+            "stream": plan.stream_urls[0],
+            "ingests": plan.ingest_urls,
+            "gateways": plan.gateway_urls,
+            "streams": plan.stream_urls,
+            "scheduler": None,
+            "delivery": None,
+            "redis": redis,
+            "queue": plan.queue or redis,
+            "key": key,
+        }
+    )
+
+
+def ready_words(plan: Plan, redis: str, key: str) -> str:
+    """Addresses, the key, and three commands that show one state in two terminals."""
+    ingest = plan.ingest_urls[0]
+    command = _command()
+    places = [
+        *(("ingest", f"{url}  (docs: {url}/docs)") for url in plan.ingest_urls),
+        *(("gateway", f"{url}/v1/connect") for url in plan.gateway_urls),
+        *(("stream", f"{url}/v1/stream") for url in plan.stream_urls),
+        ("redis", redis),
+        ("key", key),
+    ]
+    return "\n".join(
+        [
+            "Gregor is ready; Ctrl-C ends it.",
+            "",
+            *(f"  {name:<8} {place}" for name, place in places),
+            "",
+            "Two devices of alice, each in a terminal of its own:",
+            f"  {command} watch alice --device phone",
+            f"  {command} watch alice --device laptop",
+            "",
+            "An item for her, and its dismissal:",
+            f"  curl -s {ingest}/v1/users/alice/messages -H 'Authorization: Bearer {key}' \\",
+            f"    -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(EXAMPLE))}",
+            f"  {command} send alice --dismiss 5d44d2ad9aabab30",
+            "",
+        ]
+    )
+
+
+def _command() -> str:
+    """How this command was called, as one would type it here."""
+    place = Path(sys.argv[0])
+    if not place.is_absolute() or not place.is_relative_to(Path.cwd()):
+        return "gregor" if place.name.startswith("gregor") and not place.is_absolute() else shlex.quote(str(place))
+    return shlex.quote(str(place.relative_to(Path.cwd())))
+
+
+def teller(names: list[str]) -> Callable[[str, str], None]:
+    """`tell(name, line)`: a line of a process on stderr, its name before it, in its own colour on a terminal."""
+    width = max(map(len, names))
+    coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    colours = {name: _COLOURS[n % len(_COLOURS)] for n, name in enumerate(names)}
+
+    def tell(name: str, line: str) -> None:
+        prefix = f"{name:<{width}} |"
+        if coloured:
+            prefix = f"\x1b[{colours.get(name, 37)}m{prefix}\x1b[0m"
+        print(prefix, line, file=sys.stderr, flush=True)
+
+    return tell

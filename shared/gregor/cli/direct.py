@@ -1,0 +1,25 @@
+"""The store, opened by a command itself: for what must be possible before any service runs."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from gregor.cli.failure import Failure
+from gregor.settings import Settings, masked
+from gregor.store.contract import Store, Unavailable
+from gregor.store.redis import open_store
+
+SCOPES = ("ingest", "read", "devices", "deliveries", "categories", "admin")
+"""What a service key may be allowed to do (protocol.md, "Who may call")."""
+
+
+@asynccontextmanager
+async def opened_store(settings: Settings) -> AsyncIterator[Store]:
+    """The store of these settings; Failure, in plain words, where Redis cannot be reached or is not ours to use."""
+    try:
+        store = await open_store(settings.redis_url, settings.limits, settings.namespace)
+        try:
+            yield store
+        finally:
+            await store.close()
+    except (Unavailable, ValueError) as error:
+        raise Failure(f"Redis cannot be used at {masked(settings.redis_url)}: {error}") from error

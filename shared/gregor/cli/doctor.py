@@ -1,0 +1,149 @@
+"""`gregor doctor`: is the Redis of the settings fit for Gregor? One line a check, and what to do where it fails."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
+
+import typer
+
+from gregor.cli.failure import Failure
+from gregor.cli.state_file import read_running
+from gregor.cli.target import Json
+from gregor.clock import SystemClock
+from gregor.feed import Feed
+from gregor.settings import Settings, load_settings, masked
+from gregor.store.keys import PARTITIONS, Keys
+from gregor.store.link import Connection, Link, LinkDown, ReplyError
+
+OLDEST = {"redis": (7, 2), "valkey": (8, 0)}
+"""Oldest versions that the tests hold (architecture.md §3, "Servers")."""
+WORST_SKEW_S = 1.0
+"""Stamps order what people see: hosts that differ by more make it strange, though never wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: what was found, and in `mend` what to do where it is not `ok`."""
+
+    check: str
+    verdict: Literal["ok", "warn", "fail"]
+    found: str
+    mend: str = ""
+
+
+def doctor(
+    redis: Annotated[str | None, typer.Option(help="Redis URL (else the setting, else that of gregor dev).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check the Redis of the settings: version, eviction, persistence, clock, partitions, pub/sub; 1 where unfit."""
+    environ = dict(os.environ)
+    running = read_running(os.environ)
+    if redis or (running and not environ.get("GREGOR_REDIS_URL")):
+        environ["GREGOR_REDIS_URL"] = redis or (running.redis if running else "")
+    findings = asyncio.run(_examine(load_settings(environ)))
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            mend = f"  -> {finding.mend}" if finding.mend else ""
+            typer.echo(f"{finding.verdict:<4}  {finding.check:<11}  {finding.found}{mend}")
+    if any(finding.verdict == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+async def _examine(settings: Settings) -> list[Finding]:
+    link = Link(settings.redis_url, name=f"{settings.namespace}-doctor")
+    try:
+        await link.open()
+        return [finding async for finding in _checks(settings, link)]
+    except (LinkDown, ReplyError) as error:
+        raise Failure(f"Redis cannot be used at {masked(settings.redis_url)}: {error}") from error
+    finally:
+        await link.close()
+
+
+async def _checks(settings: Settings, link: Connection) -> AsyncIterator[Finding]:
+    info = parse_info(await link.call("INFO"))
+    yield version_finding(info)
+    yield eviction_finding(info)
+    yield persistence_finding(info)
+    yield await _clock(settings, link)
+    yield await _partitions(settings, link)
+    yield await _pubsub(settings, link)
+
+
+def parse_info(raw: bytes) -> dict[str, str]:
+    """The fields of INFO."""
+    pairs = (line.partition(":") for line in raw.decode("utf-8", "replace").splitlines() if not line.startswith("#"))
+    return {name: value for name, colon, value in pairs if colon}
+
+
+def version_finding(info: Mapping[str, str]) -> Finding:
+    """Whether Gregor is tested on such a server. Valkey tells two versions: its own, and the Redis it is like."""
+    kind = "valkey" if "valkey_version" in info else "redis"
+    version = info.get(f"{kind}_version", "0")
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    oldest = OLDEST[kind]
+    wanted = f"{kind} {'.'.join(map(str, oldest))} or newer is needed"
+    return (
+        Finding("version", "ok", f"{kind} {version}")
+        if numbers >= oldest
+        else Finding("version", "fail", f"{kind} {version}", wanted)
+    )
+
+
+def eviction_finding(info: Mapping[str, str]) -> Finding:
+    """Whether the server may throw away state by itself."""
+    policy = info.get("maxmemory_policy", "unknown")
+    if policy == "noeviction":
+        return Finding("eviction", "ok", policy)
+    bounded = info.get("maxmemory", "0") != "0"
+    found = f"{policy}, maxmemory {info.get('maxmemory_human', '0')}"
+    return Finding("eviction", "fail" if bounded else "warn", found, "set maxmemory-policy noeviction")
+
+
+def persistence_finding(info: Mapping[str, str]) -> Finding:
+    """Whether an acknowledged message outlives a restart of the server."""
+    if info.get("aof_enabled") != "1":
+        return Finding("persistence", "warn", "no append-only file: a restart loses the state", "set appendonly yes")
+    if info.get("aof_last_write_status", "ok") != "ok":
+        return Finding(
+            "persistence", "fail", "the append-only file cannot be written", "look at the server's disk and log"
+        )
+    return Finding("persistence", "ok", "append-only file")
+
+
+async def _clock(settings: Settings, link: Connection) -> Finding:
+    clock = SystemClock(settings.clock_offset_s)
+    before_us = clock.now_us()
+    seconds, micros = await link.call("TIME")
+    # The server's answer was made somewhere between the two readings: their middle is the best guess.
+    skew_s = (int(seconds) * 1_000_000 + int(micros) - (before_us + clock.now_us()) // 2) / 1_000_000
+    found = f"server {skew_s:+.3f} s from this host"
+    if abs(skew_s) <= WORST_SKEW_S:
+        return Finding("clock", "ok", found)
+    return Finding("clock", "warn", found, "keep the hosts' clocks together (NTP), or look at GREGOR_CLOCK_OFFSET")
+
+
+async def _partitions(settings: Settings, link: Connection) -> Finding:
+    stored = await link.call("GET", Keys(settings.namespace).partitions)
+    if stored is None:
+        return Finding("partitions", "ok", f"{PARTITIONS} (this namespace is new)")
+    if int(stored) == PARTITIONS:
+        return Finding("partitions", "ok", str(PARTITIONS))
+    mend = "use another namespace, or the version that made it"
+    return Finding("partitions", "fail", f"the store has {int(stored)}, this version {PARTITIONS}", mend)
+
+
+async def _pubsub(settings: Settings, link: Connection) -> Finding:
+    feed = Feed(settings.redis_url, link, namespace=settings.namespace)
+    try:
+        await feed.open()
+        if feed.status == "ok":
+            return Finding("pubsub", "ok", "a probe came back")
+        return Finding("pubsub", "fail", "a probe did not come back", "look for a proxy that does not know SSUBSCRIBE")
+    finally:
+        await feed.close()

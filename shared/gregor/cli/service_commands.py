@@ -1,0 +1,36 @@
+"""`gregor ingest` and `gregor gateway`: one service, in the place of this process, so that signals reach it."""
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from gregor.settings import load_settings
+
+Port = Annotated[int | None, typer.Option(help="Port, in place of the setting.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on, in place of the setting.")]
+
+
+def ingest(
+    host: Host = None,
+    port: Port = None,
+    audience: Annotated[str | None, typer.Option(help="all, or devices: only what a device token may call.")] = None,
+) -> None:
+    """Run ingest, the HTTP API, with the settings of the environment."""
+    _become("services.ingest", {"GREGOR_HOST": host, "GREGOR_INGEST_PORT": port, "GREGOR_INGEST_AUDIENCE": audience})
+
+
+def gateway(
+    host: Host = None,
+    port: Port = None,
+    stream_port: Annotated[int | None, typer.Option(help="Port of SSE and long poll.")] = None,
+) -> None:
+    """Run a gateway, which holds the devices' connections, with the settings of the environment."""
+    _become("services.gateway", {"GREGOR_HOST": host, "GREGOR_GATEWAY_PORT": port, "GREGOR_STREAM_PORT": stream_port})
+
+
+def _become(module: str, given: dict[str, str | int | None]) -> NoReturn:
+    environ = os.environ | {name: str(value) for name, value in given.items() if value is not None}
+    load_settings(environ)  # a mistake is told here, in one line
+    os.execve(sys.executable, [sys.executable, "-m", module], environ)  # noqa: S606 - our own module

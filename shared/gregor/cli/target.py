@@ -1,0 +1,69 @@
+"""Which Gregor a command speaks to, and how it calls it."""
+
+import os
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from gregor.cli.failure import Failure
+from gregor.cli.state_file import read_running
+
+Url = Annotated[str | None, typer.Option("--url", help="URL of ingest (else GREGOR_URL, else the running gregor dev).")]
+Key = Annotated[str | None, typer.Option("--key", help="Service key (else GREGOR_KEY, else that of gregor dev).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Ingest of a running Gregor and a service key for it."""
+
+    url: str
+    key: str
+
+    def call(self, method: str, path: str, query: dict[str, Any] | None = None, body: object = None) -> httpx.Response:
+        """The answer of ingest. Failure where it cannot be reached, or refuses (with the words of its problem)."""
+        query = {name: value for name, value in (query or {}).items() if value not in (None, [], ())}
+        try:
+            answer = httpx.request(
+                method,
+                self.url.rstrip("/") + path,
+                params=query,
+                json=body,
+                headers={"Authorization": f"Bearer {self.key}"},
+                timeout=TIMEOUT_S,
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Failure(
+                f"{self.url} cannot be reached: {error or type(error).__name__}; is gregor dev running?"
+            ) from error
+        if answer.is_error:
+            raise Failure(_words_of(answer))
+        return answer
+
+
+def find_target(url: str | None, key: str | None) -> Target:
+    """By the options, the environment, or what `gregor dev` left; Failure where there is neither."""
+    running = read_running(os.environ)
+    url = url or os.environ.get("GREGOR_URL") or (running.ingest if running else None)
+    if url is None:
+        raise Failure("no running Gregor is known: start `gregor dev`, or name one with --url and --key")
+    key = (
+        key or os.environ.get("GREGOR_KEY") or (running.key if running and running.ingest == url.rstrip("/") else None)
+    )
+    if key is None:
+        raise Failure(f"no service key for {url}: give --key or GREGOR_KEY (gregor keys create makes one)")
+    return Target(url, key)
+
+
+def _words_of(answer: httpx.Response) -> str:
+    """The problem of an answer in one line: code, detail, and where in the message."""
+    try:
+        problem = answer.json()
+        words = f"{problem['code']}: {problem.get('detail') or problem.get('title')}"
+        places = [f"{place['pointer']}: {place['detail']}" for place in problem.get("errors", [])]
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.request.url.host} answered {answer.status_code}"
+    return "; ".join([words, *places])

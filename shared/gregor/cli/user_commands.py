@@ -1,0 +1,177 @@
+"""`gregor send | state | history | devices`: what a backend does through the API, by hand."""
+
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from gregor.cli.target import Json, Key, Url, find_target
+from gregor.settings import parse_duration
+
+User = Annotated[str, typer.Argument(help="The user.")]
+Prefixes = Annotated[list[str] | None, typer.Option("--category-prefix", help="Only under this prefix (repeatable).")]
+
+
+def send(
+    user: User,
+    category: Annotated[str | None, typer.Option(help="Create an item of this category.")] = None,
+    body: Annotated[str | None, typer.Option(help="JSON of the item, or of the external message.")] = None,
+    item_id: Annotated[str | None, typer.Option("--id", help="Id of the item; random where not given.")] = None,
+    for_device: Annotated[
+        str | None, typer.Option(help="A device, or `*`: each device dismisses it for itself.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option(help="When it ends: +1h, +90 (from now), or Unix seconds.")] = None,
+    remind: Annotated[list[str] | None, typer.Option(help="When to remind, likewise (repeatable).")] = None,
+    dismiss: Annotated[list[str] | None, typer.Option(help="Dismiss this id (repeatable).")] = None,
+    dismiss_category: Annotated[str | None, typer.Option(help="Dismiss all items of this category.")] = None,
+    system: Annotated[str, typer.Option(help="Another system than gregor: an external message.")] = "gregor",
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Send a message: create an item (--category), dismiss (--dismiss, --dismiss-category), or tell another system."""
+    content = _parse_json(body, "--body")
+    if system != "gregor":
+        message: dict[str, Any] = {"system": system, "body": content}
+    else:
+        create = _creation(category, item_id, content, for_device, expires, remind)
+        dismissal = _dismissal(dismiss, dismiss_category)
+        if not create and not dismissal:
+            raise typer.BadParameter("nothing to send: give --category, --dismiss, --dismiss-category or --system")
+        message = {"system": "gregor", "body": create | dismissal}
+    receipt = find_target(url, key).call("POST", f"/v1/users/{quote(user, safe='')}/messages", body=message).json()
+    typer.echo(json.dumps(receipt) if as_json else _in_words(receipt))
+
+
+def state(
+    user: User,
+    device: Annotated[str | None, typer.Option(help="As this device sees it; else all items.")] = None,
+    prefix: Prefixes = None,
+    at: Annotated[float | None, typer.Option(help="As it was at this time (Unix seconds).")] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Show the live items of a user."""
+    query = {"device": device, "category_prefix": prefix, "at": at}
+    answer = find_target(url, key).call("GET", f"/v1/users/{quote(user, safe='')}/state", query).json()
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    rows = [item_row(item_id, item) for item_id, item in answer["items"].items()]
+    print_table(("ID", "CREATED", "CATEGORY", "FOR", "BODY"), rows, empty=f"{user} has no live items")
+
+
+def history(
+    user: User,
+    prefix: Prefixes = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many, newest first.")] = 100,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Show the items of a user, live and gone, newest first."""
+    query = {"category_prefix": prefix, "limit": limit}
+    answer = find_target(url, key).call("GET", f"/v1/users/{quote(user, safe='')}/history", query).json()
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    rows = [(*item_row(entry["id"], entry["item"]), _gone(entry["gone"])) for entry in answer["entries"]]
+    print_table(("ID", "CREATED", "CATEGORY", "FOR", "BODY", "GONE"), rows, empty=f"{user} has no history")
+
+
+def devices(user: User, url: Url = None, key: Key = None, as_json: Json = False) -> None:
+    """Show the devices of a user."""
+    answer = find_target(url, key).call("GET", f"/v1/users/{quote(user, safe='')}/devices").json()
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    rows = [
+        (name, device.get("platform") or "-", "online" if device.get("online") else time_text(device.get("last_seen")))
+        for name, device in answer["devices"].items()
+    ]
+    print_table(("DEVICE", "PLATFORM", "LAST SEEN"), rows, empty=f"{user} has no devices")
+
+
+def _creation(
+    category: str | None,
+    item_id: str | None,
+    body: object,
+    for_device: str | None,
+    expires: str | None,
+    remind: list[str] | None,
+) -> dict[str, Any]:
+    if category is None:
+        return {}
+    times: dict[str, Any] = {"expires": _time(expires)} if expires else {}
+    if remind:
+        times["remind_at"] = [_time(at) for at in remind]
+    item = {"times": times, "for_device": for_device, "category": category, "body": body}
+    return {"create": {item_id or secrets.token_hex(8): item}}
+
+
+def _dismissal(ids: list[str] | None, category: str | None) -> dict[str, Any]:
+    dismissal: dict[str, Any] = {"ids": ids} if ids else {}
+    if category is not None:
+        dismissal["intervals"] = [{"category": category}]
+    return {"dismiss": dismissal} if dismissal else {}
+
+
+def _time(text: str) -> str | float:
+    """`+1h` and `+90` as an offset of the contract, a number as Unix seconds; BadParameter for anything else."""
+    try:
+        if text.startswith("+"):
+            return f"+{parse_duration(text[1:]):.6f}".rstrip("0").rstrip(".")
+        return int(text) if re.fullmatch(r"\d+", text) else float(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text} is not a time; write +1h, +90, or Unix seconds") from error
+
+
+def _parse_json(text: str | None, option: str) -> object:
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint=option) from error
+
+
+def _in_words(receipt: Mapping[str, Any]) -> str:
+    parts = [f"{verb} {', '.join(receipt[verb])}" for verb in ("created", "dismissed") if receipt.get(verb)]
+    parts += [f"ignored {item_id} ({reason})" for item_id, reason in receipt.get("ignored", {}).items()]
+    if receipt.get("unchanged"):
+        parts.append("nothing changed")
+    return f"seq {receipt['seq']}" + (": " + "; ".join(parts) if parts else "")
+
+
+def _gone(gone: Mapping[str, Any] | None) -> str:
+    return (
+        f"{gone['reason']} {time_text(gone['at'])}" + (f" by {gone['device']}" if gone.get("device") else "")
+        if gone
+        else "-"
+    )
+
+
+def item_row(item_id: str, item: Mapping[str, Any]) -> tuple[str, ...]:
+    """An item as cells: id, created, category, device, body."""
+    body = json.dumps(item["body"], ensure_ascii=False)
+    return item_id, time_text(item["times"]["created"]), item["category"], item["for_device"] or "all", body
+
+
+def time_text(seconds: float | None) -> str:
+    """A time of the wire for people: local, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S") if seconds else "-"
+
+
+def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], empty: str) -> None:
+    """Columns as wide as their widest cell, the last one as it comes; `empty` in place of a table without rows."""
+    rows = list(rows)
+    if not rows:
+        typer.echo(empty)
+        return
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

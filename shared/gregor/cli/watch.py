@@ -1,0 +1,128 @@
+"""`gregor watch`: a live device in the terminal, or (`--observe`) an onlooker that is no device."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Annotated, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+import typer
+
+from gregor.cli.failure import Failure
+from gregor.cli.state_file import read_running
+from gregor.cli.target import Json, Key, Url, find_target
+from gregor.cli.token_commands import mint_token
+from gregor.cli.user_commands import item_row
+from gregor.client.changes import (
+    Change,
+    Created,
+    Dismissed,
+    ExternalReceived,
+    FlushAnnounced,
+    MessageRefused,
+    Reminded,
+    Stopped,
+)
+from gregor.client.changes import Synced as SyncedChange
+from gregor.client.device import Device
+
+TOKEN_LIVES_S = 86_400
+
+
+def watch(
+    user: Annotated[str, typer.Argument(help="The user.")],
+    device: Annotated[str, typer.Option(help="Which device to be.")] = "terminal",
+    token: Annotated[str | None, typer.Option(help="Device token; else one is minted (development).")] = None,
+    gateway: Annotated[str | None, typer.Option(help="URL of a gateway, ws:// or wss://.")] = None,
+    observe: Annotated[
+        bool, typer.Option("--observe", help="Look on: no presence, no ack (needs a service key).")
+    ] = False,
+    stream: Annotated[str | None, typer.Option(help="URL of a gateway's streams, for --observe.")] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Show what happens to a user's state, as one of the user's devices; Ctrl-C ends it."""
+    if observe:
+        asyncio.run(_observe(user, _place(stream, "stream", 2, "http", url), url, key, as_json))
+    else:
+        token = token or mint_token(user, device, TOKEN_LIVES_S)
+        asyncio.run(_watch(_place(gateway, "gateway", 1, "ws", url), token, device, as_json))
+
+
+async def _watch(url: str, token: str, name: str, as_json: bool) -> None:
+    async with Device(url, token, device=name) as device:
+        async for change in device.changes():
+            typer.echo(_as_json(change) if as_json else in_words(change))
+            if isinstance(change, Stopped):
+                raise Failure(f"the gateway closed: {change.code} {change.reason}")
+
+
+async def _observe(user: str, stream: str, url: str | None, key: str | None, as_json: bool) -> None:
+    target = find_target(url, key)
+    ticket = target.call("POST", "/v1/tickets", body={"uid": user, "observe": True}).json()["ticket"]
+    async for frame in _frames(stream, ticket):
+        typer.echo(json.dumps(frame, ensure_ascii=False))
+
+
+async def _frames(stream: str, ticket: str) -> AsyncIterator[dict[str, Any]]:
+    """The frames of a stream, until it ends."""
+    try:
+        async with (
+            httpx.AsyncClient(timeout=httpx.Timeout(10, read=60)) as client,
+            client.stream("GET", f"{stream}/v1/stream", params={"ticket": ticket}) as answer,
+        ):
+            if answer.status_code != 200:
+                raise Failure(f"{stream} answered {answer.status_code}")
+            async for line in answer.aiter_lines():
+                if line.startswith("data:"):
+                    yield json.loads(line[5:])
+    except httpx.HTTPError as error:
+        raise Failure(f"{stream}: the stream ended: {error or type(error).__name__}") from error
+
+
+def _place(given: str | None, member: str, offset: int, scheme: str, url: str | None) -> str:
+    """Where the gateway is: as given, as `gregor dev` left it, or at its usual distance from the port of ingest."""
+    if given:
+        return given.rstrip("/")
+    running = read_running(os.environ)
+    ingest = url or os.environ.get("GREGOR_URL")
+    if running and (ingest is None or ingest.rstrip("/") == running.ingest):
+        return str(getattr(running, member))
+    if ingest is None:
+        raise Failure(f"no running Gregor is known: start `gregor dev`, or name a gateway with --{member}")
+    parts = urlsplit(ingest)
+    if parts.port is None:
+        raise Failure(f"name the gateway with --{member}: {ingest} does not tell")
+    secure = "s" if parts.scheme == "https" else ""
+    return urlunsplit((scheme + secure, f"{parts.hostname}:{parts.port + offset}", "", "", ""))
+
+
+def in_words(change: Change) -> str:
+    """One change as one line for people: `+` entered, `-` left, `!` reminder, `=` in step with the server."""
+    match change:
+        case Created():
+            return "+ " + "  ".join(item_row(change.id, change.item))
+        case Dismissed():
+            return f"- {change.id}" + (f"  ({change.reason})" if change.reason else "")
+        case Reminded():
+            return "! " + "  ".join(item_row(change.id, change.item))
+        case ExternalReceived():
+            return f"> {change.system}  {json.dumps(change.body, ensure_ascii=False)}"
+        case SyncedChange():
+            return f"= {change.kind}" + ("" if change.is_proven else ", but the copies differ: fetching a new one")
+        case FlushAnnounced():
+            return f"~ flush: a full copy comes within {change.spread_s:g} s"
+        case MessageRefused():
+            return f"x refused: {change.problem.get('code')}"
+        case Stopped():
+            return f"x closed: {change.code} {change.reason}"
+        case _:
+            return f"x {type(change).__name__}"
+
+
+def _as_json(change: Change) -> str:
+    return json.dumps({"change": type(change).__name__} | asdict(change), ensure_ascii=False)

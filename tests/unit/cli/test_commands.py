@@ -1,0 +1,252 @@
+"""The commands that speak to ingest, against a stand-in that writes down what it is asked."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gregor.cli import main
+from gregor.cli.user_commands import time_text
+from gregor.clock import SystemClock
+from gregor.settings import load_settings
+from gregor.tokens import Tokens
+
+SECRET = "a-secret-of-at-least-32-bytes-for-hs256"
+ITEM = {"times": {"created": 1457056447}, "for_device": None, "category": "user.joined", "body": {"keybase": "kbob"}}
+
+
+class Ingest(ThreadingHTTPServer):
+    """Answers what it was told to, and keeps the requests."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: list[tuple[str, str, Any]] = []
+        self.authorization: str | None = None
+        self.status = 200
+        self.answer: Any = {}
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Ingest
+
+    def _respond(self) -> None:
+        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.asked.append((self.command, self.path, json.loads(raw) if raw else None))
+        self.server.authorization = self.headers["Authorization"]
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(json.dumps(self.server.answer).encode())
+
+    do_GET = do_POST = do_DELETE = _respond
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the tests look at what was asked."""
+
+
+@pytest.fixture
+def ingest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Ingest]:
+    with Ingest() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+        monkeypatch.setenv("GREGOR_URL", server.url)
+        monkeypatch.setenv("GREGOR_KEY", "gk_a_b")
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_send_creates_an_item_as_the_contract_has_it(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"cursor": "k-1", "seq": 1, "created": ["aa"], "dismissed": [], "ignored": {}}
+
+    status = run(
+        *("send", "alice", "--category", "user.joined", "--id", "aa", "--body", '{"keybase":"kbob"}'),
+        *("--expires", "+1h", "--remind", "+90", "--remind", "1457056447", "--for-device", "*"),
+    )
+
+    times = {"expires": "+3600", "remind_at": ["+90", 1457056447]}
+    item = {"times": times, "for_device": "*", "category": "user.joined", "body": {"keybase": "kbob"}}
+    message = {"system": "gregor", "body": {"create": {"aa": item}}}
+    assert ingest.asked == [("POST", "/v1/users/alice/messages", message)]
+    assert ingest.authorization == "Bearer gk_a_b"
+    assert (status, capsys.readouterr().out) == (0, "seq 1: created aa\n")
+
+
+def test_send_dismisses_by_id_and_by_category(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"cursor": "k-2", "seq": 2, "created": [], "dismissed": ["aa"], "ignored": {}}
+
+    run("send", "alice", "--dismiss", "aa", "--dismiss-category", "user", "--json")
+
+    body = {"dismiss": {"ids": ["aa"], "intervals": [{"category": "user"}]}}
+    assert ingest.asked[0][2] == {"system": "gregor", "body": body}
+    assert json.loads(capsys.readouterr().out) == ingest.answer
+
+
+def test_send_tells_another_system(ingest: Ingest) -> None:
+    ingest.answer = {"cursor": "k-3", "seq": 3}
+
+    run("send", "alice", "--system", "kbfs.favorites", "--body", '{"action":"delete"}')
+
+    assert ingest.asked[0][2] == {"system": "kbfs.favorites", "body": {"action": "delete"}}
+
+
+def test_a_uid_is_quoted_in_the_path(ingest: Ingest) -> None:
+    ingest.answer = {"items": {}}
+
+    run("state", "a/../b?x")
+
+    assert ingest.asked[0][1] == "/v1/users/a%2F..%2Fb%3Fx/state"
+
+
+def test_state_shows_a_table_and_passes_its_filters(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"cursor": "k-1", "digest": "0", "badge": 1, "items": {"aa": ITEM}}
+
+    run("state", "alice", "--device", "phone", "--category-prefix", "user", "--category-prefix", "sys")
+
+    assert ingest.asked[0][1] == "/v1/users/alice/state?device=phone&category_prefix=user&category_prefix=sys"
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["ID", "CREATED", "CATEGORY", "FOR", "BODY"]
+    assert row == f"aa  {time_text(1457056447)}  user.joined  all  {json.dumps(ITEM['body'])}"
+
+
+def test_history_says_why_and_when_an_item_went(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = {"at": 1457056500, "reason": "dismissed", "device": "phone", "seq": 2}
+    ingest.answer = {"entries": [{"id": "aa", "item": ITEM, "seq": 1, "gone": gone}]}
+
+    run("history", "alice", "--limit", "5")
+
+    assert ingest.asked[0][1] == "/v1/users/alice/history?limit=5"
+    assert f"dismissed {time_text(1457056500)} by phone" in capsys.readouterr().out
+
+
+def test_devices_are_shown_with_their_presence(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"devices": {"phone": {"platform": "ios", "online": True}, "tv": {"online": False}}}
+
+    run("devices", "alice")
+
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [["phone", "ios", "online"], ["tv", "-", "-"]]
+
+
+def test_keys_are_made_through_the_api(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"id": "a", "key": "gk_a_secret"}
+
+    run("keys", "create", "--scope", "ingest", "--scope", "read", "--prefix", "user", "--rate", "5")
+
+    assert ingest.asked == [("POST", "/v1/keys", {"scopes": ["ingest", "read"], "prefixes": ["user"], "rate": 5.0})]
+    assert capsys.readouterr().out == "gk_a_secret\n"
+
+
+def test_a_problem_is_one_line_with_its_code_and_places(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.status = 422
+    places = [{"pointer": "/body/create/aa/category", "detail": "is missing"}]
+    ingest.answer = {"code": "missing_field", "title": "Missing", "detail": "A field is missing.", "errors": places}
+
+    status = run("send", "alice", "--category", "x")
+
+    said = capsys.readouterr().err
+    assert (status, said) == (1, "gregor: missing_field: A field is missing.; /body/create/aa/category: is missing\n")
+
+
+def test_an_ingest_that_is_not_there_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GREGOR_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("GREGOR_KEY", "gk_a_b")
+
+    status = run("state", "alice")
+
+    said = capsys.readouterr().err
+    assert status == 1
+    assert "http://127.0.0.1:1 cannot be reached" in said
+    assert said.count("\n") == 1
+
+
+def test_without_a_running_gregor_the_line_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+    for command in (["state", "alice"], ["keys", "list"], ["watch", "alice"]):
+        assert run(*command) == 1
+        assert "gregor dev" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nope"],
+        ["send"],
+        ["send", "alice"],
+        ["send", "alice", "--category", "x", "--body", "{"],
+        ["send", "alice", "--category", "x", "--expires", "soon"],
+        ["history", "alice", "--limit", "0"],
+        ["keys", "create", "--scope", "everything"],
+        ["dev", "--gateways", "0"],
+        ["token", "mint", "--user", "alice"],
+    ],
+)
+def test_a_mistyped_command_is_one_line_and_status_2(
+    arguments: list[str], ingest: Ingest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = run(*arguments)
+
+    said = capsys.readouterr().err
+    assert (status, said.count("\n"), said[:8]) == (2, 1, "gregor: ")
+    assert ingest.asked == []
+
+
+def test_a_bad_setting_is_one_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GREGOR_RETENTION", "soon")
+
+    assert run("config", "check") == 1
+    assert capsys.readouterr().err == (
+        "gregor: GREGOR_RETENTION: 'soon' is refused: not a duration; write 30d, 12h, 90s, or seconds\n"
+    )
+
+
+def test_config_check_shows_values_and_no_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GREGOR_TOKEN_SECRET", SECRET)
+    monkeypatch.setenv("GREGOR_REDIS_URL", f"redis://:{SECRET}@127.0.0.1:1/0")
+
+    assert run("config", "check", "--json") == 0
+
+    shown = capsys.readouterr().out
+    assert json.loads(shown)["GREGOR_RETENTION"] == 2_592_000
+    assert SECRET not in shown
+
+
+async def test_a_minted_token_is_accepted_by_services_of_the_same_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environ = {
+        "GREGOR_TOKEN_SECRET": SECRET,
+        "GREGOR_TOKEN_AUD": "app",
+        "GREGOR_TOKEN_ISS": "login",
+        "GREGOR_CLOCK_OFFSET": "30d",
+    }
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    run("token", "mint", "--user", "alice", "--device", "phone", "--expires-in", "2h", "--cat", "user")
+
+    token = capsys.readouterr().out.strip()
+    caller = await Tokens(load_settings(environ)).verify(token, SystemClock(30 * 86_400).now_us())
+    assert (caller.uid, caller.device, caller.cats) == ("alice", "phone", ("user",))
+    assert abs(caller.exp_us - SystemClock(30 * 86_400 + 7_200).now_us()) < 60_000_000
