@@ -29,10 +29,9 @@ Missed = tuple[tuple[StoredExternal, ...], bool]
 """The external messages since a cursor, and whether some are not kept any more."""
 
 
-def is_delta_shorter(create: Iterable[StoredItem], dismiss: Iterable[str], items: Iterable[StoredItem]) -> bool:
-    """Whether a delta is no longer than the whole view: the one rule by which stores choose (L9; either is right)."""
-    delta_bytes = sum(len(item.id) + len(item.json) for item in create) + sum(map(len, dismiss))
-    return delta_bytes <= sum(len(item.id) + len(item.json) for item in items)
+def is_full_shorter(create: Iterable[StoredItem], dismiss: Iterable[str], live_bytes: int) -> bool:
+    """Whether the whole copy is shorter than a delta, by the JSON of all live items: the rule of all stores (L9)."""
+    return sum(len(item.json) for item in create) + sum(map(len, dismiss)) > live_bytes
 
 
 def answer(
@@ -55,9 +54,9 @@ def answer(
     if not create and not dismiss:
         is_equal = whole.digest == digest if digest is not None else cursor is not None
         return Unchanged(user.epoch, user.seq, whole.digest, external, is_gap) if is_equal else full
-    if is_delta_shorter(create, dismiss, whole.items):
-        return Delta(user.epoch, user.seq, whole.digest, create, dismiss, external, is_gap)
-    return full
+    if is_full_shorter(create, dismiss, user.live_bytes):
+        return full
+    return Delta(user.epoch, user.seq, whole.digest, create, dismiss, external, is_gap)
 
 
 def is_known(user: User, view: View, cursor: Cursor) -> bool:

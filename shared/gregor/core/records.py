@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from .ids import BACKEND, EVERY_DEVICE, allowed
-from .messages import Creation, Sender, Span
+from .messages import OPEN_US, Creation, Sender, Span
 from .sync import NO_EPOCH, ZERO_DIGEST, Gone, Head, StoredExternal, View
 
 
@@ -78,9 +78,12 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """An interval that stands, and who set it."""
+    """An interval that stands, and the device that set it (``""``: the backend).
 
-    sender: Sender
+    The sender's category limits are not kept: they cover all that the interval speaks of, else it was refused.
+    """
+
+    device: str
     span: Span
 
 
@@ -103,7 +106,8 @@ class User:
     ``floor``: deltas from cursors below it cannot be told any more. ``horizon_us``: ``None`` where nothing was
     forgotten (L4). ``external_floor``: the greatest seq of an external message that is not kept any more.
     ``forgotten``: device to the seq at which it was forgotten. ``message_ids``: key to (content, kept until).
-    ``digest``: that of what every device sees, hidings not subtracted.
+    ``digest``: that of what every device sees, hidings not subtracted. ``collect_at_us``: nothing is to be forgotten
+    for its age before this moment.
     """
 
     epoch: bytes = NO_EPOCH
@@ -120,10 +124,22 @@ class User:
     externals: list[KeptExternal] = field(default_factory=list)
     external_floor: int = 0
     forgotten: dict[str, int] = field(default_factory=dict)
+    collect_at_us: int = OPEN_US
 
     def record(self, item_id: str) -> Record | None:
         """What is known of an id, live or gone."""
         return self.live.get(item_id) or self.gone.get(item_id)
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether a commit left anything: one that had no effect and is not remembered makes no user."""
+        is_remembering = bool(self.tombstones or self.spans or self.message_ids) or self.horizon_us is not None
+        return self.seq > 0 or is_remembering
+
+    @property
+    def live_bytes(self) -> int:
+        """JSON of all live items."""
+        return sum(len(record.item.json) for record in self.live.values())
 
     @property
     def head(self) -> Head:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import takewhile
 
@@ -10,8 +11,8 @@ import msgspec
 from .digest import leaf
 from .jsontext import canonical
 from .limits import Limits
-from .messages import Creation
-from .records import KeptExternal, Record, User
+from .messages import OPEN_US, Commit, Creation
+from .records import Branch, KeptExternal, Record, Remembered, User
 
 COLLECT_AT = 100
 """A commit that leaves more gone items than the history holds, and so many more, collects by itself."""
@@ -32,7 +33,29 @@ def collect(user: User, limits: Limits, now_us: int) -> int:
     count += trim_externals(user, limits, now_us)
     _trim_bodies(user, limits, now_us)
     user.forgotten = {device: seq for device, seq in user.forgotten.items() if seq > user.floor}
+    user.collect_at_us = _next_due(user, limits)
     return count
+
+
+def first_due(commit: Commit, spans: Mapping[Branch, tuple[Remembered, ...]], limits: Limits) -> int:
+    """A moment before which nothing that ``commit`` adds, ``spans`` among it, is to be forgotten for its age."""
+    shortest_us = min(limits.retention_us, limits.history_body_age_us, limits.external_age_us)
+    ends = [remembered.span.end_us + limits.retention_us + 1 for kept in spans.values() for remembered in kept]
+    keeps = [] if commit.message_id is None else [commit.message_id.keep_us]
+    return min([commit.now_us + shortest_us, *ends, *keeps])
+
+
+def _next_due(user: User, limits: Limits) -> int:
+    """The first moment at which something that is kept now is to be forgotten, or to lose its body."""
+    retention_us = limits.retention_us
+    moments = [stone.at_us + retention_us for stones in user.tombstones.values() for stone in stones]
+    moments += [kept.span.end_us + retention_us + 1 for spans in user.spans.values() for kept in spans]
+    moments += [until_us for _, until_us in user.message_ids.values()]
+    moments += [kept.at_us + limits.external_age_us for kept in user.externals]
+    for record in user.gone.values():
+        at_us = record.gone.at_us if record.gone else 0
+        moments.append(at_us + (retention_us if record.is_trimmed else min(retention_us, limits.history_body_age_us)))
+    return min(moments, default=OPEN_US)
 
 
 def aged_externals(user: User, limits: Limits, now_us: int) -> list[KeptExternal]:
@@ -74,19 +97,14 @@ def _collect_history(user: User, limits: Limits, cut_us: int) -> int:
 
 
 def _collect_tombstones(user: User, limits: Limits, cut_us: int) -> int:
-    count = 0
-    for item_id, stones in list(user.tombstones.items()):
-        kept = tuple(stone for stone in stones if stone.at_us > cut_us)
-        for stone in stones:
-            if stone.at_us <= cut_us:
-                # Its creation may have been this far ahead of the clocks at the moment of the dismissal.
-                _raise_horizon(user, stone.at_us + limits.future_us)
-        count += len(stones) - len(kept)
-        if kept:
-            user.tombstones[item_id] = kept
-        else:
-            del user.tombstones[item_id]
-    return count
+    """Those of an id go together, when the last has passed: by then none of them can be missed."""
+    last_us = {item_id: max(stone.at_us for stone in stones) for item_id, stones in user.tombstones.items()}
+    passed = [item_id for item_id, at_us in last_us.items() if at_us <= cut_us]
+    for item_id in passed:
+        del user.tombstones[item_id]
+        # Its creation may have been this far ahead of the clocks at the moment of the dismissal.
+        _raise_horizon(user, last_us[item_id] + limits.future_us)
+    return len(passed)
 
 
 def _collect_spans(user: User, cut_us: int) -> int:
@@ -128,4 +146,4 @@ def _by_end(record: Record) -> tuple[int, str]:
 
 
 def _bytes(externals: list[KeptExternal]) -> int:
-    return sum(len(kept.external.body) for kept in externals)
+    return sum(len(kept.external.system) + len(kept.external.body) for kept in externals)

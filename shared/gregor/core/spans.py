@@ -58,7 +58,7 @@ def repeated(span: Span, user: User) -> tuple[Span, int | None]:
 
 def absorbs(old: Remembered, new: Remembered) -> bool:
     """Whether ``old`` says all that ``new`` (of the same branch) says, to the same senders' effect, and as long."""
-    has_scope = old.sender == new.sender or (old.sender.device == BACKEND and old.sender.cats is None)
+    has_scope = old.device in (new.device, BACKEND)
     covers_range = old.span.begin_us <= new.span.begin_us and new.span.end_us <= old.span.end_us
     is_as_strong = new.span.is_open or not old.span.is_open
     return has_scope and covers_range and is_as_strong and old.span.skip <= new.span.skip
@@ -78,7 +78,7 @@ def remember(spans: Iterable[Remembered], new: Remembered) -> tuple[Remembered, 
 
 def _touches(old: Remembered, new: Remembered) -> bool:
     """Whether both are closed, of one scope and ``skip``, with no µs between them."""
-    is_alike = old.sender == new.sender and old.span.skip == new.span.skip
+    is_alike = old.device == new.device and old.span.skip == new.span.skip
     is_closed = not (old.span.is_open or new.span.is_open)
     overlaps = old.span.begin_us <= new.span.end_us + 1 and new.span.begin_us <= old.span.end_us + 1
     return is_alike and is_closed and overlaps

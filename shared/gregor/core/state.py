@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from . import lanes, spans
+from . import lanes, retention, spans
 from .announce import Announcement, Entry, Kind, Scope
 from .errors import Problem
 from .ids import BACKEND
 from .limits import Limits
-from .messages import Commit, Creation, Ignored, Reason, Receipt, Span
+from .messages import Commit, Creation, Ignored, Reason, Receipt, Sender, Span
 from .records import Branch, KeptExternal, Reach, Record, Remembered, Tombstone, User, reach
 from .sync import NO_EPOCH, Gone, StoredExternal
 
@@ -31,6 +31,7 @@ class Outcome:
     tombstones: Mapping[str, tuple[Tombstone, ...]]
     spans: Mapping[Branch, tuple[Remembered, ...]]
     horizon_us: int | None
+    epoch: bytes
     external: KeptExternal | None = None
 
 
@@ -53,11 +54,9 @@ def decide(user: User, commit: Commit, limits: Limits) -> Outcome:
     return draft.outcome()
 
 
-def take(user: User, commit: Commit, outcome: Outcome) -> None:
+def take(user: User, commit: Commit, outcome: Outcome, limits: Limits) -> None:
     """Put ``outcome``, decided on ``user`` as it is, in force."""
-    announcement = outcome.announcement
-    if announcement is not None:
-        user.epoch, user.seq = announcement.epoch, announcement.seq
+    user.epoch, user.seq = outcome.epoch, outcome.receipt.seq
     for item_id, record in outcome.records.items():
         user.digest = _moved(user.digest, user.record(item_id), record)
         user.live.pop(item_id, None)
@@ -74,6 +73,7 @@ def take(user: User, commit: Commit, outcome: Outcome) -> None:
     known = commit.message_id
     if known is not None and known.is_remembered and not _is_repeat(user, commit):
         user.message_ids[known.key] = (known.content, known.keep_us)
+    user.collect_at_us = min(user.collect_at_us, retention.first_due(commit, outcome.spans, limits))
 
 
 def due(user: User, now_us: int, epoch_seed: bytes) -> Commit | None:
@@ -137,7 +137,7 @@ class _Draft:
         own = [record for record in self.user.live.values() if record.item.for_device == device]
         for record in sorted(own, key=_by_creation):
             self.dismiss(record, self.commit.reason)
-        for item_id, record in (self.user.live | self.user.gone).items():
+        for item_id, record in self.user.live.items():
             if device in record.hidings:
                 rest = {other: hiding for other, hiding in record.hidings.items() if other != device}
                 self.shown[item_id] = replace(record, hidings=rest)
@@ -166,7 +166,7 @@ class _Draft:
             return
         where = spans.branch(span)
         known = self.spans.get(where, self.user.spans.get(where, ()))
-        self.spans[where] = spans.remember(known, Remembered(self.commit.sender, replace(span, matches_own=())))
+        self.spans[where] = spans.remember(known, Remembered(self.commit.sender.device, replace(span, matches_own=())))
 
     def dismiss(self, record: Record, reason: Reason) -> None:
         """Do to a live item what a dismissal by the sender does, unless this commit did it already."""
@@ -198,16 +198,14 @@ class _Draft:
         self.born[creation.id] = record
         if record.gone is not None:
             self.ignored[creation.id] = Ignored.EXPIRED if record.gone.reason is Reason.EXPIRED else Ignored.DISMISSED
-        elif self.commit.sender.device in record.hidings:
-            self.ignored[creation.id] = Ignored.DISMISSED
 
     def _answer_known(self, known: Record, creation: Creation) -> Ignored:
         if known.item.fingerprint != creation.fingerprint:
             return Ignored.CONFLICT
-        gone = known.hidings.get(self.commit.sender.device, known.gone)
-        if gone is None:
-            return Ignored.DUPLICATE
-        return Ignored.EXPIRED if gone.reason is Reason.EXPIRED else Ignored.DISMISSED
+        if known.gone is not None and known.gone.reason is Reason.EXPIRED:
+            return Ignored.EXPIRED
+        is_shown = known.gone is None and self.commit.sender.device not in known.hidings
+        return Ignored.DUPLICATE if is_shown else Ignored.DISMISSED
 
     def _on_arrival(self, creation: Creation) -> Record:
         """The record of an item that arrives: what was dismissed before it came is dismissed as it comes (L3, L6)."""
@@ -220,16 +218,16 @@ class _Draft:
             elif does is Reach.HIDES:
                 hidings.setdefault(device, gone)
         if ends:
-            return Record(creation, self.seq, ends[0])
+            return Record(creation, self.seq, ends[0], hidings)
         if creation.expires_us is not None and creation.expires_us <= self.commit.now_us:
-            return Record(creation, self.seq, Gone(self.commit.now_us, Reason.EXPIRED, None, self.seq))
+            return Record(creation, self.seq, Gone(self.commit.now_us, Reason.EXPIRED, None, self.seq), hidings)
         return Record(creation, self.seq, None, hidings)
 
     def _facts(self, creation: Creation) -> list[tuple[str, Reason, Reach]]:
         """What stands against an arriving item, the backend's facts first, then by device; ids before intervals."""
         stones = [(stone.sender, Reason.DISMISSED) for stone in self.user.tombstones.get(creation.id, ())]
         caught = [
-            (remembered.sender, Reason.INTERVAL)
+            (Sender(remembered.device), Reason.INTERVAL)
             for kept in self.user.spans.values()
             for remembered in kept
             if spans.catches_arrival(remembered.span, creation)
@@ -248,7 +246,7 @@ class _Draft:
             live_bytes = sum(len(record.item.json) for record in live)
             if len(live) > limits.live or live_bytes > limits.live_bytes:
                 raise Problem("state_full", f"At most {limits.live} items and {limits.live_bytes} bytes may be live.")
-        stones = user.tombstones.keys() - self.born.keys() | self.tombstones.keys()
+        stones = user.tombstones.keys() | self.tombstones.keys()
         if len(user.tombstones) < len(stones) > limits.tombstones:
             raise Problem("too_many_dismissals", f"At most {limits.tombstones} unknown ids are remembered.")
         before, after = _count(user.spans), _count({**user.spans, **self.spans})
@@ -273,6 +271,7 @@ class _Draft:
             tombstones=self.tombstones,
             spans=self.spans,
             horizon_us=self.horizon_us,
+            epoch=self._epoch(),
             external=external,
         )
 
@@ -286,7 +285,7 @@ class _Draft:
     def _receipt(self, announcement: Announcement | None) -> Receipt:
         ignored = tuple(self.ignored.items())
         if announcement is None:
-            return Receipt(self.user.epoch, self.user.seq, is_unchanged=True, ignored=ignored)
+            return Receipt(self._epoch(), self.user.seq, is_unchanged=True, ignored=ignored)
         return Receipt(
             epoch=announcement.epoch,
             seq=self.seq,
@@ -309,7 +308,7 @@ class _Draft:
             after=digest[:8],
             sender=commit.sender.device,
             reason=commit.reason,
-            is_new_epoch=user.epoch == NO_EPOCH,
+            is_new_epoch=user.seq == 0,
             entries=tuple(self._entries()),
             system=external.system if external else "",
             body=external.body if external else b"",
@@ -319,9 +318,10 @@ class _Draft:
     def _epoch(self) -> bytes:
         seed = self.commit.epoch_seed if self.commit.epoch_seed != NO_EPOCH else _FIRST_EPOCH
         epoch = seed if self.user.epoch == NO_EPOCH else self.user.epoch
-        if not self.commit.is_flush:
+        if not self.commit.is_flush or _is_repeat(self.user, self.commit):
             return epoch
-        return ((int.from_bytes(epoch, "big") + 1) % (1 << 24)).to_bytes(3, "big")
+        following = int.from_bytes(epoch, "big") + 1
+        return following.to_bytes(3, "big") if following < 1 << 24 else _FIRST_EPOCH
 
     def _entries(self) -> Iterable[Entry]:
         for record in self.born.values():

@@ -36,9 +36,10 @@ class MemoryUsers:
 
     def commit_now(self, uid: str, commit: Commit) -> Receipt:
         """``commit`` without a turn of the event loop, for those who do more in the same step."""
-        user = self._settled(uid, commit.now_us, commit.epoch_seed)
+        user = self._settled(uid, commit.now_us, commit.epoch_seed, commit.is_flush)
         receipt = self._apply(uid, user, commit)
-        self._shelf.users[uid] = user
+        if user.is_seen:
+            self._shelf.users[uid] = user
         return receipt
 
     async def sync(
@@ -100,26 +101,30 @@ class MemoryUsers:
         user = self._shelf.users.get(uid)
         return 0 if user is None else retention.collect(user, self._shelf.limits, now_us)
 
-    def _settled(self, uid: str, now_us: int, epoch_seed: bytes = NO_EPOCH) -> User:
-        """The user after what is due: a flush of all that it has not seen, then what has expired (L14, L6).
+    def _settled(self, uid: str, now_us: int, epoch_seed: bytes = NO_EPOCH, is_flush: bool = False) -> User:
+        """The user after what is due: a flush of all that it has not seen (unless it is being flushed), then the expiry
+        of items (L14, L6), then what is to be forgotten.
 
         One never seen is an empty one, and is not kept: reading creates nothing.
         """
         user = self._shelf.users.get(uid)
         if user is None:
             return User(generation=self._shelf.generation)
-        if user.generation != self._shelf.generation:
-            user.generation = self._shelf.generation
+        is_behind = user.generation != self._shelf.generation
+        user.generation = self._shelf.generation
+        if is_behind and not is_flush:
             self._apply(uid, user, Commit(now_us, epoch_seed, is_flush=True, spread_s=self._shelf.spread_s))
         expiry = state.due(user, now_us, epoch_seed)
         if expiry is not None:
             self._apply(uid, user, expiry)
+        if user.collect_at_us <= now_us:
+            retention.collect(user, self._shelf.limits, now_us)
         return user
 
     def _apply(self, uid: str, user: User, commit: Commit) -> Receipt:
         limits = self._shelf.limits
         outcome = state.decide(user, commit, limits)
-        state.take(user, commit, outcome)
+        state.take(user, commit, outcome, limits)
         if outcome.external is not None:
             retention.trim_externals(user, limits, commit.now_us)
         if outcome.announcement is not None:
