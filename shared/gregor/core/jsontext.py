@@ -156,7 +156,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise Problem("malformed_json", f"The key {json.dumps(twice)} stands twice in one object.")
+        raise Problem("malformed_json", f"The key {json.dumps(twice[:64])} stands twice in one object.")
     return members
 
 
