@@ -1,0 +1,136 @@
+"""The application: routes behind the gate, behind the front."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Never
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from gregor.clock import Clock
+from gregor.core.errors import Problem
+from gregor.feed import Subscriptions
+from gregor.origins import Origins
+from gregor.settings import Settings
+from gregor.store.contract import Store
+from gregor.telemetry import Metrics
+from gregor.tokens import Tokens
+
+from . import openapi
+from .auth import Gate, Own, row_of
+from .front import Front
+from .parts import Parts
+from .problems import of_validation
+from .readiness import Readiness
+from .routes import admin, batch, devices, keys, messages, pages, probes, reads, tickets
+
+
+class Application(FastAPI):
+    """FastAPI behind the front, which sees every request first and every answer last."""
+
+    def __init__(self, parts: Parts, **options: Any) -> None:
+        super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **options)
+        self.state.parts = parts
+        self._front = Front(super().__call__, Origins(parts.settings.origins), parts.metrics)
+        self._document: dict[str, Any] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of the server."""
+        await self._front(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made once."""
+        if self._document is None:
+            paths = {route.path for route in self.routes if isinstance(route, Route)}
+            self._document = openapi.document_of(self, paths)
+        return self._document
+
+
+def create_app(
+    settings: Settings, store: Store, clock: Clock, tokens: Tokens, feed: Subscriptions | None = None
+) -> Application:
+    """The application of one process. Nothing connects before it is started."""
+    metrics = Metrics()
+    limits = settings.limits
+    gate = Gate(store, tokens, clock, limits)
+    parts = Parts(settings, limits, store, clock, gate, metrics, Readiness(store, metrics, feed))
+    app = Application(parts, lifespan=_lifespan)
+    app.router.routes[:] = _routes(parts)
+    app.exception_handlers.update({HTTPException: _on_http, RequestValidationError: _on_invalid, Exception: _on_any})
+    return app
+
+
+def create_figures(app: Application) -> FastAPI:
+    """The application of the port of the setting ADMIN_PORT: probes and figures."""
+    figures = Application(app.state.parts)
+    figures.router.routes[:] = [*probes.router.routes, *probes.figures.routes]
+    figures.exception_handlers.update(app.exception_handlers)
+    return figures
+
+
+def _routes(parts: Parts) -> list[BaseRoute]:
+    """The hot ones first: routes are tried in order."""
+    settings = parts.settings
+    guarded: list[BaseRoute] = [
+        Route(
+            messages.PATH, messages.SendMessage(parts), methods=["POST"], name="sendMessage", include_in_schema=False
+        ),
+        Route(batch.PATH, batch.SendMessages(parts), methods=["POST"], name="sendMessages", include_in_schema=False),
+    ]
+    for router in (reads.router, devices.router, tickets.router, admin.router, keys.router):
+        guarded += router.routes
+    if settings.ingest_audience == "devices":
+        guarded = [route for route in guarded if _is_for_devices(route)]
+    open_routes = [*probes.router.routes, *pages.router.routes]
+    if settings.admin_port is None:
+        open_routes += probes.figures.routes
+    return guarded + open_routes
+
+
+def _is_for_devices(route: BaseRoute) -> bool:
+    if not isinstance(route, Route) or not route.methods:
+        return False
+    return row_of(next(iter(route.methods)), route.path).own is not Own.NOTHING
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    parts: Parts = app.state.parts
+    await parts.readiness.check()
+    watching = asyncio.create_task(parts.readiness.watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+async def _on_http(request: Request, error: Exception) -> Never:
+    """What the router refuses: a path or a method that is not there."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status != 405:
+        raise Problem("not_found", "There is nothing at this path.") from None
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.path_regex.match(request.url.path)]
+    methods = {method for route in matching for method in route.methods or ()} | {"OPTIONS"}
+    methods |= {"HEAD"} if "GET" in methods else set()
+    request.scope["gregor.refusal_headers"] = [(b"allow", ", ".join(sorted(methods)).encode())]
+    raise Problem("method_not_allowed", f"This path takes {', '.join(sorted(methods))}.") from None
+
+
+async def _on_invalid(_request: Request, error: Exception) -> Never:
+    """What FastAPI finds wrong with a parameter."""
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    raise of_validation(found, "query") from None
+
+
+async def _on_any(_request: Request, error: Exception) -> Never:
+    """Everything else goes on to the front, which answers it."""
+    raise error

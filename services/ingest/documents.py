@@ -1,0 +1,130 @@
+"""What ordinary requests may say, and the checks of each field. Times and names as in semantics.md, "Words"."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from gregor.core.errors import Problem
+from gregor.core.ids import NAME, is_name, normal_prefix
+from gregor.core.times import parse_time
+
+from .auth import SCOPES
+
+MOST_PRESENCES = 1_000
+"""Users that one call for presence may name."""
+MOST_PREFIXES = 100
+"""Prefixes in one list."""
+MOST_SPREAD_S = 3_600
+"""Longest spread of a flush of all: an hour of full copies is enough for any fleet."""
+
+NAME_SCHEMA = {"type": "string", "pattern": NAME.pattern.replace(r"\Z", "$")}
+
+
+def _name(value: Any) -> Any:
+    if not is_name(value):
+        raise PydanticCustomError(
+            "invalid_id", "A name has 1 to 128 of A-Z a-z 0-9 . _ : @ -, first a letter or digit."
+        )
+    return value
+
+
+def _prefix(value: Any) -> Any:
+    normal = normal_prefix(value)
+    if normal is None:
+        raise PydanticCustomError("invalid_id", 'A prefix is dotted segments, such as user.joined, or "" for all.')
+    return normal
+
+
+def _time_us(value: Any) -> Any:
+    try:
+        return parse_time(value, "")
+    except Problem as problem:
+        code, detail = problem.code, problem.errors[0].detail
+        raise PydanticCustomError(
+            "time_out_of_range" if code == "time_out_of_range" else "value_error", detail
+        ) from None
+
+
+Name = Annotated[str, BeforeValidator(_name), WithJsonSchema(NAME_SCHEMA)]
+Prefix = Annotated[str, BeforeValidator(_prefix), WithJsonSchema({"type": "string", "maxLength": 129})]
+TimeUs = Annotated[
+    int, BeforeValidator(_time_us), WithJsonSchema({"type": "number", "minimum": 0, "maximum": (1 << 33) - 1})
+]
+Prefixes = Annotated[list[Prefix], Field(max_length=MOST_PREFIXES)]
+
+
+class Document(BaseModel):
+    """A request body: strict, and without unknown fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class NewKey(Document):
+    """A service key to be made."""
+
+    scopes: list[str] = Field(min_length=1, json_schema_extra={"items": {"type": "string", "enum": list(SCOPES)}})
+    prefixes: Prefixes | None = Field(None, description="Category prefixes that the key is limited to.")
+    rate: float | None = Field(None, gt=0, le=1_000_000, description="Messages a second; absent: unlimited.")
+    name: str | None = Field(None, max_length=200, description="A note for people.")
+
+    @field_validator("scopes")
+    @classmethod
+    def _are_scopes(cls, scopes: list[str]) -> list[str]:
+        unknown = [scope for scope in scopes if scope not in SCOPES]
+        if unknown:
+            raise ValueError(f"{unknown[0][:64]!r} is no scope; there are {', '.join(SCOPES)}.")
+        return sorted(set(scopes))
+
+
+class NewTicket(Document):
+    """A ticket to be made: of a device token for its own stream, or of a key to observe."""
+
+    category_prefix: Prefix | Prefixes | None = Field(None, description="Only categories under these prefixes.")
+    systems: Prefixes | None = Field(None, description="Only external messages of these systems.")
+    uid: Name | None = Field(None, description="Whom to observe (keys only).")
+    device: Name | None = Field(None, description="Whose view to observe (keys only); absent: every item.")
+    observe: bool = Field(False, description="A stream that is no presence and sends no ack (keys only).")
+
+    @property
+    def filter(self) -> list[str] | None:
+        """``category_prefix`` as a list."""
+        return [self.category_prefix] if isinstance(self.category_prefix, str) else self.category_prefix
+
+
+class Revocation(Document):
+    """Which tokens of a user are void."""
+
+    device: Name | None = Field(None, description="Of this device only; absent: of all.")
+    issued_before: TimeUs | None = Field(None, description="Tokens with `iat` up to this moment; absent: up to now.")
+
+
+class PresenceQuestion(Document):
+    """Whose presence is asked for."""
+
+    uids: list[Name] = Field(min_length=1, json_schema_extra={"maxItems": MOST_PRESENCES})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_short(cls, document: Any) -> Any:
+        uids = document.get("uids") if isinstance(document, dict) else None
+        if isinstance(uids, list) and len(uids) > MOST_PRESENCES:
+            raise PydanticCustomError("too_many", f"At most {MOST_PRESENCES} uids are answered at once.")
+        return document
+
+
+class FlushAll(Document):
+    """How a flush of all users is spread."""
+
+    spread: Annotated[int, Field(ge=0, le=MOST_SPREAD_S)] | None = Field(
+        None, description="Seconds over which the full copies go out; absent: the setting FLUSH_SPREAD."
+    )
+
+
+class Nothing(Document):
+    """A body that says nothing: `{}`, or none at all."""
+
+
+Platform = Literal["ios", "android", "web", "desktop"]

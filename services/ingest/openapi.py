@@ -1,0 +1,222 @@
+"""The OpenAPI document: what FastAPI derives of the ordinary routes, and by hand the two hot ones."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from gregor import __version__
+from gregor.core.errors import ERRORS
+
+from .answers import documented, problems
+from .auth import TABLE, Own
+from .documents import NAME_SCHEMA
+from .examples import BATCH, BATCH_ANSWER, MESSAGE, RECEIPT
+
+DESCRIPTION: Final = (
+    "Keeps one JSON blob of badge-like state per user in sync over all devices and the server. "
+    "Every endpoint but the probes needs Authorization: Bearer, a service key or a device token."
+)
+
+_MESSAGE_CODES: Final = (
+    "malformed_json", "category_not_allowed", "state_full", "too_many_dismissals", "id_reused", "message_too_large",
+    "unsupported_media_type", "missing_field", "contradictory", "body_too_large", "too_many", "created_in_future",
+    "end_in_future", "number_out_of_range", "time_out_of_range",
+)  # fmt: skip
+_IDEMPOTENCY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The message's id, in place of the field `id`.",
+    "schema": NAME_SCHEMA,
+}
+_UID: Final = {"name": "uid", "in": "path", "required": True, "schema": NAME_SCHEMA}
+
+PROBLEM_SCHEMA: Final = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code", "request_id"],
+    "properties": {
+        "type": {"type": "string", "description": "Where the code is explained: /errors#<code>."},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string", "enum": list(ERRORS)},
+        "request_id": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["pointer", "detail"],
+                "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}},
+            },
+        },
+    },
+}
+_TIME: Final = {"type": ["number", "null"], "minimum": 0, "maximum": (1 << 33) - 1}
+_TIME_OR_OFFSET: Final = {
+    "anyOf": [_TIME, {"type": "string", "pattern": r"^\+[0-9]{1,10}(\.[0-9]{1,6})?$"}],
+}
+_CATEGORY: Final = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9][A-Za-z0-9_-]*)*$"}
+_ITEM_SCHEMA: Final = {
+    "type": "object",
+    "required": ["category"],
+    "additionalProperties": False,
+    "properties": {
+        "times": {
+            "type": ["object", "null"],
+            "additionalProperties": False,
+            "properties": {
+                "created": _TIME,
+                "expires": _TIME_OR_OFFSET,
+                "remind_at": {"type": ["array", "null"], "maxItems": 16, "items": _TIME_OR_OFFSET},
+            },
+        },
+        "for_device": {"type": ["string", "null"], "description": "A device, `*` for each device, null for all."},
+        "category": _CATEGORY,
+        "body": {"description": "Any JSON, up to 16 KiB."},
+    },
+}
+_DISMISS_SCHEMA: Final = {
+    "type": ["object", "null"],
+    "additionalProperties": False,
+    "properties": {
+        "ids": {"type": ["array", "null"], "items": NAME_SCHEMA},
+        "intervals": {
+            "type": ["array", "null"],
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "category": {**_CATEGORY, "type": ["string", "null"]},
+                    "category_prefix": {"type": ["string", "null"]},
+                    "begin": _TIME,
+                    "end": _TIME,
+                    "skip": {"type": ["array", "null"], "items": NAME_SCHEMA},
+                },
+            },
+        },
+    },
+}
+_BODY: Final = {
+    "description": "For `gregor`: create, dismiss or flush. For any other system: any JSON.",
+    "anyOf": [
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "create": {"type": ["object", "null"], "additionalProperties": {"$ref": "#/components/schemas/Item"}},
+                "dismiss": {"$ref": "#/components/schemas/Dismissal"},
+                "flush": {"type": ["boolean", "null"], "description": "`true`, alone in its message."},
+            },
+        },
+        {},
+    ],
+}
+_MEMBERS: Final = {
+    "system": {**_CATEGORY, "description": "`gregor`, or an external system."},
+    "body": _BODY,
+    "id": {**NAME_SCHEMA, "type": ["string", "null"], "description": "The message's id: it is idempotent by it."},
+    "device": {**NAME_SCHEMA, "type": ["string", "null"], "description": "Who sends (service keys)."},
+}
+_MESSAGE_SCHEMA: Final = {
+    "type": "object",
+    "required": ["system", "body"],
+    "additionalProperties": False,
+    "properties": _MEMBERS,
+}
+_LINE_SCHEMA: Final = {
+    "type": "object",
+    "required": ["system", "body"],
+    "additionalProperties": False,
+    "properties": {
+        **_MEMBERS,
+        "uid": NAME_SCHEMA,
+        "uids": {"type": "array", "minItems": 1, "maxItems": 1_000, "items": NAME_SCHEMA},
+    },
+}
+_HOT: Final[dict[str, dict[str, Any]]] = {
+    "/v1/users/{uid}/messages": {
+        "operationId": "sendMessage",
+        "summary": "Send one message",
+        "description": "Creates, dismisses, flushes, or tells an external system. Repeating it is safe.",
+        "tags": ["messages"],
+        "parameters": [_UID, _IDEMPOTENCY],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Message"}, "example": MESSAGE}},
+        },
+        "responses": documented(200, "The receipt: what it did.", RECEIPT, *_MESSAGE_CODES),
+    },
+    "/v1/messages": {
+        "operationId": "sendMessages",
+        "summary": "Send many messages",
+        "description": "Each to one user or several. NDJSON is processed as it is read; a bad line spoils no other.",
+        "tags": ["messages"],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"type": "array", "items": {"$ref": "#/components/schemas/Line"}},
+                    "example": BATCH,
+                },
+                "application/x-ndjson": {"schema": {"type": "string"}},
+            },
+        },
+        "responses": documented(
+            200,
+            "In the request's type: for each (line, uid), in order, its receipt or its problem.",
+            BATCH_ANSWER,
+            "malformed_json",
+            "batch_too_large",
+            "unsupported_media_type",
+        ),
+    },
+}
+
+
+def document_of(app: FastAPI, paths: set[str]) -> dict[str, Any]:
+    """The whole document, of the endpoints at ``paths``."""
+    document = get_openapi(
+        title="Gregor", version=__version__, description=DESCRIPTION, openapi_version="3.1.0", routes=app.routes
+    )
+    described = document["paths"] | {path: {"post": operation} for path, operation in _HOT.items() if path in paths}
+    document["paths"] = dict(sorted(described.items()))
+    components = document.setdefault("components", {})
+    components["schemas"] = {
+        "Problem": PROBLEM_SCHEMA,
+        "Item": _ITEM_SCHEMA,
+        "Dismissal": _DISMISS_SCHEMA,
+        "Message": _MESSAGE_SCHEMA,
+        "Line": _LINE_SCHEMA,
+    }
+    components["securitySchemes"] = {
+        "serviceKey": {"type": "http", "scheme": "bearer", "bearerFormat": "gk_<id>_<secret>"},
+        "deviceToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    }
+    _complete(document["paths"])
+    return document
+
+
+def _complete(paths: dict[str, Any]) -> None:
+    """What holds of every operation: who may call, names in the path, and no answer of FastAPI's own."""
+    rows = {(row.method.lower(), row.path): row for row in TABLE}
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            row = rows.get((method, path))
+            if row is not None:
+                operation["security"] = [{"serviceKey": sorted(row.scopes)}]
+                if row.own is not Own.NOTHING:
+                    operation["security"].append({"deviceToken": []})
+            else:
+                operation["responses"] |= _texts(problems("origin_not_allowed", "internal"))
+            operation["responses"] = _texts(operation["responses"])
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path":
+                    parameter["schema"] = NAME_SCHEMA
+
+
+def _texts(responses: dict[Any, Any]) -> dict[str, Any]:
+    kept = {str(status): answer for status, answer in responses.items()}
+    return {status: kept[status] for status in sorted(kept)}

@@ -1,0 +1,142 @@
+"""The lines of a batch: what each says, to whom, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from gregor.core.encoding import encode_receipt
+from gregor.core.errors import Problem, at
+from gregor.core.ids import is_name
+from gregor.core.jsontext import decode_json
+from gregor.core.messages import Commit, Receipt
+from gregor.core.sync import View
+from gregor.core.wire import parse_message
+from gregor.store.contract import Unavailable
+
+from ..auth import Actor
+from ..intake import message_too_large
+from ..parts import Parts
+from .messages import planned
+
+MOST_UIDS: Final = 1_000
+"""Users that one line may name (protocol.md, ``POST /v1/messages``)."""
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class Entry:
+    """One (line, uid): its commit, or the problem that it ended in. ``uid`` is ``None`` where the line names none."""
+
+    line: int
+    uid: str | None
+    commit: Commit | None = None
+    view: View | None = None
+    problem: Problem | None = None
+    receipt: Receipt | None = None
+
+    @property
+    def is_external(self) -> bool:
+        """Whether it is a message of another system."""
+        return self.commit is not None and self.commit.external is not None
+
+    def encode(self) -> bytes:
+        """The entry of the answer."""
+        uid = b"null" if self.uid is None else b'"%s"' % self.uid.encode()
+        if self.receipt is not None and self.view is not None:
+            receipt = encode_receipt(self.receipt, self.view, self.is_external)
+            return b'{"line":%d,"uid":%s,"receipt":%s}' % (self.line, uid, receipt)
+        problem = self.problem or Problem("internal", "A fault of the server.")
+        return b'{"line":%d,"uid":%s,"problem":%s}' % (self.line, uid, _encode(problem.frame()))
+
+
+def read_line(number: int, raw: bytes, actor: Actor, parts: Parts) -> list[Entry]:
+    """The entries of a line, each planned or refused: one for each uid, or a single one where it names no users."""
+    uids: Sequence[str | None] = (None,)
+    try:
+        if len(raw) > parts.limits.message_bytes:
+            raise message_too_large(parts.limits.message_bytes)
+        document = decode_json(raw, parts.limits)
+        uids = _users(document)
+        _check_users(uids, actor)
+        commit, view = planned(parse_message(document, parts.limits), actor, parts)
+    except Problem as problem:
+        return [Entry(number, uid, problem=problem) for uid in uids]
+    return [Entry(number, uid, commit, view) for uid in uids]
+
+
+def _users(document: Any) -> list[str]:
+    """The users that a line names; takes them out of it, so that what stays is a message."""
+    if not isinstance(document, dict):
+        raise Problem("invalid", "A line must be an object.")
+    uid, uids = document.pop("uid", None), document.pop("uids", None)
+    if uid is not None and uids is not None:
+        raise at("invalid", "/uids", "A line has a uid or uids, never both.")
+    if uids is None:
+        if uid is None:
+            raise at("missing_field", "/uid", "A line names its uid, or uids.")
+        uids = [uid]
+        pointer = "/uid"
+    elif not isinstance(uids, list) or not uids:
+        raise at("invalid", "/uids", "uids is an array of at least one uid.")
+    elif len(uids) > MOST_UIDS:
+        raise at("too_many", "/uids", f"A line names at most {MOST_UIDS} users.")
+    else:
+        pointer = "/uids"
+    for index, name in enumerate(uids):
+        if not is_name(name):
+            where = pointer if pointer == "/uid" else f"{pointer}/{index}"
+            raise at("invalid_id", where, "A uid has 1 to 128 of A-Z a-z 0-9 . _ : @ -, the first a letter or digit.")
+    return uids
+
+
+def _check_users(uids: Iterable[str | None], actor: Actor) -> None:
+    if actor.caller is not None and any(uid != actor.caller.uid for uid in uids):
+        raise Problem("forbidden", "The token is of another user.")
+
+
+async def settle(entries: Sequence[Entry], actor: Actor, parts: Parts, *, is_first: bool) -> None:
+    """Commit what is planned, in order; each entry then has its receipt or its problem.
+
+    Where the store cannot be reached at the very first (``is_first``), nothing is known to be done and ``Unavailable``
+    is raised; later each entry says so for itself.
+    """
+    planned_entries = [entry for entry in entries if entry.commit is not None]
+    granted, wait_s = await _granted(actor, len(planned_entries), parts)
+    for entry in planned_entries[granted:]:
+        entry.problem = Problem("rate_limited", f"Too many at once; wait {wait_s:.1f} s.", retry_after_s=wait_s)
+    due = planned_entries[:granted]
+    try:
+        results = await parts.store.users.commit_many([(str(e.uid), e.commit) for e in due if e.commit is not None])
+    except Unavailable:
+        if is_first:
+            raise
+        for entry in due:
+            entry.problem = Problem("unavailable", "The store cannot be reached. Try again.", retry_after_s=1)
+        return
+    for entry, result in zip(due, results, strict=True):
+        if isinstance(result, Problem):
+            entry.problem = result
+        else:
+            entry.receipt = result
+            parts.count(result)
+
+
+async def _granted(actor: Actor, count: int, parts: Parts) -> tuple[int, float]:
+    """How many of ``count`` messages the caller's rate lets through now, and how long the next one has to wait."""
+    granted = 0
+    wait_s = 0.0
+    step = count
+    # Halving finds what fits in a few calls, whatever the burst is.
+    while step and granted < count:
+        step = min(step, count - granted)
+        wait_s = await parts.gate.take(actor, step)
+        if wait_s == 0:
+            granted += step
+        else:
+            step //= 2
+    return granted, wait_s

@@ -1,0 +1,80 @@
+"""``POST /v1/users/{uid}/messages``: one message of one user. The hottest route: plain ASGI, nothing made twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
+
+from gregor.core.encoding import encode_receipt
+from gregor.core.errors import Problem
+from gregor.core.ids import is_name
+from gregor.core.jsontext import decode_json
+from gregor.core.machine import plan
+from gregor.core.messages import Commit, External, Flush, Message
+from gregor.core.sync import View
+from gregor.core.wire import parse_message
+
+from ..auth import Actor, check_wait, row_of
+from ..intake import JSON, check_query, media_type, message_too_large, whole
+from ..parts import Parts
+
+PATH: Final = "/v1/users/{uid}/messages"
+_ROW: Final = row_of("POST", PATH)
+_HEAD: Final = (b"content-type", b"application/json")
+
+
+class SendMessage:
+    """The endpoint as an ASGI application: no request object, no model, one write."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a message with its receipt."""
+        scope["gregor.operation"] = "sendMessage"
+        parts, headers, uid = self._parts, scope["gregor.headers"], scope["path_params"]["uid"]
+        actor = await parts.gate.admit(_ROW, headers.get(b"authorization"), scope["path_params"], None)
+        check_query(scope["query_string"])
+        media_type(headers, JSON)
+        check_wait(await parts.gate.take(actor))
+        most = parts.limits.message_bytes
+        raw = await whole(headers, receive, most, lambda: message_too_large(most))
+        message = named(parse_message(decode_json(raw, parts.limits), parts.limits), headers)
+        commit, view = planned(message, actor, parts)
+        receipt = await parts.store.users.commit(uid, commit)
+        parts.count(receipt)
+        body = encode_receipt(receipt, view, isinstance(message.content, External))
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [_HEAD, (b"content-length", b"%d" % len(body))],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+
+def named(message: Message, headers: Mapping[bytes, bytes]) -> Message:
+    """The message with the id that the header ``Idempotency-Key`` gives it; both, and different: ``invalid``."""
+    if b"gregor-durability" in headers:
+        raise Problem("invalid", "Gregor-Durability is not supported: this deployment waits for no replica.")
+    offered = headers.get(b"idempotency-key")
+    if offered is None:
+        return message
+    key = offered.decode("latin-1").strip()
+    if not is_name(key):
+        raise Problem("invalid_id", "The header Idempotency-Key is no name: letters, digits and ._:@-, up to 128.")
+    if message.id is not None and message.id != key:
+        raise Problem("invalid", "The header Idempotency-Key and the field id name different ids; send one.")
+    return replace(message, id=key)
+
+
+def planned(message: Message, actor: Actor, parts: Parts) -> tuple[Commit, View]:
+    """The commit of a message of this actor, and the view that its receipt is told in. ``forbidden``."""
+    actor.need("admin" if isinstance(message.content, Flush) else "ingest")
+    sender = actor.acts_as(message.device)
+    commit = plan(message, sender, parts.clock.now_us(), parts.epoch_seed(), parts.limits)
+    return commit, View(sender.device, sender.cats)

@@ -1,0 +1,44 @@
+"""Which web pages may call: the setting ORIGINS, and the service's own host (protocol.md, "Origins")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import urlsplit
+
+_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+class Origins:
+    """The origins of one deployment. An entry is ``https://app.example``, with a port, or with ``:*`` for any port."""
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        parts = [entry.rstrip("/").lower() for entry in entries]
+        self._hosts = frozenset(entry.removesuffix(":*") for entry in parts if entry.endswith(":*"))
+        self._origins = frozenset(_with_port(entry) for entry in parts if not entry.endswith(":*"))
+
+    def allows(self, origin: str, host: str) -> bool:
+        """Whether a request with these headers ``Origin`` and ``Host`` may pass. ``null`` never may.
+
+        Its own host is compared without the scheme, which a proxy that ends TLS does not tell.
+        """
+        full = _with_port(origin.lower())
+        if full == "":
+            return False
+        if full in self._origins or full.rpartition(":")[0] in self._hosts:
+            return True
+        scheme = origin.partition("://")[0].lower()
+        return bool(host) and full == _with_port(f"{scheme}://{host.lower()}")
+
+
+def _with_port(origin: str) -> str:
+    """``scheme://host:port``, or nothing where it is no origin of a page."""
+    try:
+        parts = urlsplit(origin)
+        port = parts.port or _PORTS[parts.scheme]
+    except (ValueError, KeyError):
+        return ""
+    if parts.path or parts.query or parts.fragment or parts.username is not None or not parts.hostname:
+        return ""
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{port}"
