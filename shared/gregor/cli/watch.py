@@ -30,6 +30,8 @@ from gregor.client.changes import Synced as SyncedChange
 from gregor.client.device import Device
 
 TOKEN_LIVES_S = 86_400
+LOOK_S = 1.0
+"""How often a lost connection is looked for: longer than a reconnect takes where all is well."""
 
 
 def watch(
@@ -54,11 +56,28 @@ def watch(
 
 
 async def _watch(url: str, token: str, name: str, as_json: bool) -> None:
-    async with Device(url, token, device=name) as device:
-        async for change in device.changes():
-            typer.echo(_as_json(change) if as_json else in_words(change))
-            if isinstance(change, Stopped):
-                raise Failure(f"the gateway closed: {change.code} {change.reason}")
+    async with Device(url, token, device=name, foreground=True) as device:
+        telling = asyncio.create_task(_tell_trouble(device, url))
+        try:
+            async for change in device.changes():
+                typer.echo(_as_json(change) if as_json else in_words(change))
+                if isinstance(change, Created | Reminded | SyncedChange):
+                    device.ack()  # a line on the terminal is what "shown to the user" means here
+                if isinstance(change, Stopped):
+                    raise Failure(f"the gateway closed for good: {change.code} {change.reason}")
+        finally:
+            telling.cancel()
+
+
+async def _tell_trouble(device: Device, url: str) -> None:
+    """Say on stderr, once for each kind, why there is no connection; the device goes on trying."""
+    told: str | None = None
+    while True:
+        await asyncio.sleep(LOOK_S)
+        trouble = None if device.is_synced else device.trouble
+        if trouble is not None and trouble != told:
+            typer.echo(f"gregor: no connection to {url} ({trouble}); trying again", err=True)
+        told = trouble
 
 
 async def _observe(user: str, stream: str, url: str | None, key: str | None, as_json: bool) -> None:
