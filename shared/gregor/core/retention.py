@@ -23,6 +23,19 @@ def is_overfull(user: User, limits: Limits) -> bool:
     return len(user.gone) > limits.history + COLLECT_AT
 
 
+def is_due(user: User, limits: Limits, now_us: int) -> bool:
+    """Whether something passed its time: then a commit or read forgets it first, as it commits what has expired."""
+    cut_us = now_us - limits.retention_us
+    body_cut_us = now_us - limits.history_body_age_us
+    return (
+        any(r.gone.at_us <= (cut_us if r.is_trimmed else max(cut_us, body_cut_us)) for r in user.gone.values() if r.gone)
+        or any(max(stone.at_us for stone in stones) <= cut_us for stones in user.tombstones.values())
+        or any(remembered.span.end_us < cut_us for spans in user.spans.values() for remembered in spans)
+        or any(until_us <= now_us for _, until_us in user.message_ids.values())
+        or bool(aged_externals(user, limits, now_us))
+    )
+
+
 def collect(user: User, limits: Limits, now_us: int) -> int:
     """Forget what passed its retention or bound, in place. How many records went (bodies are not counted)."""
     cut_us = now_us - limits.retention_us

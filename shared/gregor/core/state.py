@@ -190,11 +190,12 @@ class _Draft:
         if known is not None:
             self.ignored[creation.id] = self._answer_known(known, creation)
             return
+        record = self._on_arrival(creation)
         horizon_us = self.user.horizon_us
-        if not creation.is_stamped and horizon_us is not None and creation.created_us <= horizon_us:
+        is_old = not creation.is_stamped and horizon_us is not None and creation.created_us <= horizon_us
+        if is_old and record.gone is None:
             self.ignored[creation.id] = Ignored.STALE
             return
-        record = self._on_arrival(creation)
         self.born[creation.id] = record
         if record.gone is not None:
             self.ignored[creation.id] = Ignored.EXPIRED if record.gone.reason is Reason.EXPIRED else Ignored.DISMISSED

@@ -36,18 +36,24 @@ for i = 1, #page, 2 do
     local state = raw and sub(raw, 1, 1)
     local at = now
     if state == 'G' then at = (upk('>I7', raw, 12)) elseif state == 'T' then at = latest(raw) end
-    if at + retention > now and total <= most_history then later(at + retention); break end
-    local moment = at + grace
-    if state == 'G' then
-      moment = (upk('>I7', raw, 22 + (upk('B', raw, 20))))
-      if score > floor then floor = score end
-    elseif state == 'T' then tombs = tombs - 1 end
-    if moment >= horizon then horizon = moment + 1 end
-    for _, hiding in ipairs(pending) do drop_out[#drop_out+1] = hiding; total = total - 1 end
-    pending = {}
-    drop_out[#drop_out+1] = member; drop_ids[#drop_ids+1] = member
-    total = total - 1
-    forgotten = forgotten + 1
+    local is_over = total - tombs > most_history
+    if at + retention > now and not (is_over and state == 'G') then
+      later(at + retention)
+      -- a dismissal of an unknown id is never forgotten early; what is over the bound may lie behind it
+      if not is_over then break end
+    else
+      local moment = at + grace
+      if state == 'G' then
+        moment = (upk('>I7', raw, 22 + (upk('B', raw, 20))))
+        if score > floor then floor = score end
+      elseif state == 'T' then tombs = tombs - 1 end
+      if moment >= horizon then horizon = moment + 1 end
+      for _, hiding in ipairs(pending) do drop_out[#drop_out+1] = hiding; total = total - 1 end
+      pending = {}
+      drop_out[#drop_out+1] = member; drop_ids[#drop_ids+1] = member
+      total = total - 1
+      forgotten = forgotten + 1
+    end
   end
 end
 if #page == 2 * most and forgotten > 0 then more = '1' end

@@ -27,12 +27,11 @@ if raw_head then
   if gen ~= generation and kind ~= 'f' then return {'generation'} end
   if wake > 0 and wake <= now and options % 4 < 2 then return {'due'} end
 else
-  epoch, seq, horizon, wake, n, bytes, flags, gen = '\0\0\0', 0, 0, 0, 0, 0, 0, generation
+  epoch, seq, horizon, wake, n, bytes, flags, gen = seed, 0, 0, 0, 0, 0, 0, generation
   A, B, C, D, E, F, G, H = 0, 0, 0, 0, 0, 0, 0, 0
 end
--- the first effect makes the epoch, and its announcement tells it: devices that came before hold a cursor of none
-local is_new = epoch == '\0\0\0' and 1 or 0
-local epoch_now = is_new == 1 and seed or epoch
+-- the first announcement of a user tells the epoch: devices that came before may hold a cursor of none
+local is_new = seq == 0 and 1 or 0
 
 if options == 0 and kind == 'u' and ARGV[6] == '' and nv == 0 and nc + ni == 1 then
   local id = ARGV[8]
@@ -70,7 +69,6 @@ if options == 0 and kind == 'u' and ARGV[6] == '' and nv == 0 and nc + ni == 1 t
         if first > 0 then call('ZADD', kd, 'LT', first, ARGV[3]) end
       end
       local A2, B2 = (A + a) % M, (B + b) % M
-      epoch = epoch_now
       call('HSET', kh, 'h', pack(HEAD, epoch, seq, horizon, wake, n + 1, bytes + size, flags, gen,
         A2, B2, (C + c) % M, (D + d) % M, (E + e) % M, (F + f) % M, (G + g) % M, (H + h) % M))
       call('SPUBLISH', ARGV[4], pack('>c1c3I5c1BI4I4I4I4c1Bc0I2c1BBc0Bc0I3', 'C', epoch, seq, 'u', is_new, A, B, A2, B2,

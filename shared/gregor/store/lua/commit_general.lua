@@ -232,39 +232,33 @@ if #creations > 0 then
       met[c.id] = nil
       local t = parse(c.id, c.record)
       met[c.id] = nil
-      if not state and not t.stamped and t.created < horizon then ignore(c.id, 'stale')
-      else
-        -- the backend's facts first, then by device, ids before intervals
-        local function fact(who, why)
-          local e = effect(t.dev, who)
-          if e == 'gone' then
-            if not t.why or who < t.who or (who == t.who and why == 'd') then t.why, t.who = why, who end
-          elseif e == 'hide' and t.hides[who] ~= 'd' then t.hides[who] = why end
-        end
-        local o = 2
-        while raw and o <= #raw do
-          local at, who, cats
-          at, who, cats, o = upk('>I7Bc0I2c0', raw, o)
-          if may(cats, c.category) then fact(who, 'd') end
-        end
-        t.was_tomb = state == 'T'
-        for j = 1, #c do
-          for _, s in ipairs(remembered[c[j]]) do
-            if t.created >= s.begin and t.created <= s.stop and not s.skip[c.id] and not (s.open and t.stamped) then
-              fact(s.by, 'i')
-            end
+      -- the backend's facts first, then by device, ids before intervals
+      local function fact(who, why)
+        local e = effect(t.dev, who)
+        if e == 'gone' then
+          if not t.why or who < t.who or (who == t.who and why == 'd') then t.why, t.who = why, who end
+        elseif e == 'hide' and t.hides[who] ~= 'd' then t.hides[who] = why end
+      end
+      local o = 2
+      while raw and o <= #raw do
+        local at, who, cats
+        at, who, cats, o = upk('>I7Bc0I2c0', raw, o)
+        if may(cats, c.category) then fact(who, 'd') end
+      end
+      t.was_tomb = state == 'T'
+      for j = 1, #c do
+        for _, s in ipairs(remembered[c[j]]) do
+          if t.created >= s.begin and t.created <= s.stop and not s.skip[c.id] and not (s.open and t.stamped) then
+            fact(s.by, 'i')
           end
         end
-        if not t.why and t.expires > 0 and t.expires <= now then t.why, t.who = 'x', '' end
-        if t.why then
-          t.hides = {}
-          dead[#dead+1] = t
-          ignore(c.id, t.why == 'x' and 'expired' or 'dismissed')
-        else
-          if t.hides[by] then ignore(c.id, 'dismissed') end
-          born[#born+1] = t
-        end
       end
+      if not t.why and t.expires > 0 and t.expires <= now then t.why, t.who = 'x', '' end
+      if t.why then
+        dead[#dead+1] = t
+        ignore(c.id, t.why == 'x' and 'expired' or 'dismissed')
+      elseif not t.stamped and t.created < horizon then ignore(c.id, 'stale')
+      else born[#born+1] = t end
     end
   end
 end

@@ -77,7 +77,7 @@ if span_count > max_spans and span_count > counts.sc then return {'tombs', 'inte
 -- ---- has it an effect?
 local effective = #born + #dead + #gone + #hidden > 0 or kind ~= 'u'
 local before_a, before_b = A, B
-if effective then seq, epoch = seq + 1, epoch_now end
+if effective then seq = seq + 1 end
 if kind == 'f' then
   local e1, e2, e3 = string.byte(epoch, 1, 3)
   local v = (e1 * 65536 + e2 * 256 + e3 + 1) % 16777216
@@ -265,7 +265,7 @@ many('HSET', kh, fields, 2000)
 
 -- ---- receipt and announcement
 local created_ids, dismissed_ids = {}, {}
-for i = 1, #born do if not born[i].hides[by] then created_ids[#created_ids+1] = born[i].id end end
+for i = 1, #born do created_ids[i] = born[i].id end
 for i = 1, #gone do dismissed_ids[i] = gone[i].id end
 for i = 1, #hidden do dismissed_ids[#dismissed_ids+1] = hidden[i].id end
 if effective then

@@ -126,25 +126,28 @@ class MemoryDevices:
 
     def _admit(self, uid: str, device: str, now_us: int) -> str | None:
         """Make room for a device that is not known yet: the one forgotten for it, or ``None``."""
-        registrations = self._shelf.owner(uid).registrations
-        if device in registrations or len(registrations) < self._shelf.limits.devices:
+        owner = self._shelf.owner(uid)
+        if device in owner.registrations:
             return None
-        offline = [
-            (kept.push is not None, presence.last_seen_us or 0, name)
-            for name, kept in registrations.items()
-            if not (presence := self._presence(uid, name, now_us)).online
-        ]
-        if not offline:
-            raise Problem("too_many_devices", "The user has the most devices allowed, and all are online.")
-        *_, displaced = min(offline)
-        self._forget(uid, displaced, now_us, secrets.token_bytes(3))
+        displaced = None
+        if len(owner.registrations) >= self._shelf.limits.devices:
+            offline = [
+                (kept.push is not None, presence.last_seen_us or owner.first_seen_us[name], name)
+                for name, kept in owner.registrations.items()
+                if not (presence := self._presence(uid, name, now_us)).online
+            ]
+            if not offline:
+                raise Problem("too_many_devices", "The user has the most devices allowed, and all are online.")
+            *_, displaced = min(offline)
+            self._forget(uid, displaced, now_us, secrets.token_bytes(3))
+        owner.first_seen_us[device] = now_us
         return displaced
 
     def _forget(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
         self._users.commit_now(uid, Commit(now_us, epoch_seed, reason=Reason.DISPLACED, forget_device=device))
         self._release_push(uid, device)
         owner = self._shelf.owner(uid)
-        for kept in (owner.registrations, owner.leases, owner.last_seen_us):
+        for kept in (owner.registrations, owner.leases, owner.first_seen_us, owner.last_seen_us):
             kept.pop(device, None)
         owner.acknowledged = {key: seq for key, seq in owner.acknowledged.items() if key[0] != device}
         self._shelf.control(uid, {"close": {"device": device, "code": 4003}})

@@ -36,6 +36,7 @@ class Owner:
 
     registrations: dict[str, Registration] = field(default_factory=dict)
     leases: dict[str, dict[str, Lease]] = field(default_factory=dict)
+    first_seen_us: dict[str, int] = field(default_factory=dict)
     last_seen_us: dict[str, int] = field(default_factory=dict)
     acknowledged: dict[tuple[str, str], int] = field(default_factory=dict)
     revoked: dict[str | None, int] = field(default_factory=dict)

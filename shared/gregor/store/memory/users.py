@@ -114,6 +114,8 @@ class MemoryUsers:
         user.generation = self._shelf.generation
         if is_behind and not is_flush:
             self._apply(uid, user, Commit(now_us, epoch_seed, is_flush=True, spread_s=self._shelf.spread_s))
+        if retention.is_due(user, self._shelf.limits, now_us):
+            retention.collect(user, self._shelf.limits, now_us)
         expiry = state.due(user, now_us, epoch_seed)
         if expiry is not None:
             self._apply(uid, user, expiry)

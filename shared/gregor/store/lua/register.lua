@@ -1,0 +1,16 @@
+-- register: make a device known, or replace what is registered of it; when it was first and last seen stays.
+-- KEYS 1 registrations
+-- ARGV 1 device  2 now µs  3 devices a user may have  4 the registration's JSON after its times, with its comma
+--      5 "1": replace the one that is there
+-- Returns {"full"} (nothing changed) | {"new"} | {"known", what was there}. Cost O(1).
+local kept = call('HGET', KEYS[1], ARGV[1])
+if kept then
+  if ARGV[5] == '1' then
+    local head, seen = match(kept, KNOWN)
+    call('HSET', KEYS[1], ARGV[1], head .. seen .. ARGV[4])
+  end
+  return {'known', kept}
+end
+if call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then return {'full'} end
+call('HSET', KEYS[1], ARGV[1], '{"first_seen_us":' .. ARGV[2] .. ',"last_seen_us":0' .. ARGV[4])
+return {'new'}
