@@ -65,7 +65,9 @@ class Connection(WSListener):
 
     async def receive(self, timeout_s: float) -> Received:
         """The next frame, or `Closed`. TimeoutError where nothing comes for so long."""
-        return await asyncio.wait_for(self._received.get(), timeout_s)
+        # Not wait_for: before Python 3.12 that swallows a cancellation which meets a result.
+        async with asyncio.timeout(timeout_s):
+            return await self._received.get()
 
     def close(self) -> None:
         """Say goodbye and close; does nothing where it is closed."""

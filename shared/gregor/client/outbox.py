@@ -98,7 +98,7 @@ class Outbox:
         return [Settled(entry.ref, problem=problem)]
 
     def reached(self, seq: int) -> list[Settled]:
-        """The copy stands at `seq`: entries whose effect it shows go. A receipt of no effect has no frame to wait for."""
+        """The copy stands at `seq`: entries whose effect it shows go; one without effect has no frame to wait for."""
         done = [
             entry
             for entry in self._entries.values()

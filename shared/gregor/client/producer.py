@@ -81,7 +81,7 @@ class Producer:
         return await self.send(uid, gregor(flush=True))
 
     async def send_many(self, lines: Iterable[Line]) -> list[dict[str, Any]]:
-        """Send many messages in few calls. An entry per (line, uid), in order: `{"line", "uid", "receipt" | "problem"}`.
+        """Send many messages in few calls; in order, `{"line", "uid", "receipt" | "problem"}` for each (line, uid).
 
         What the server asks to send again is sent again; a refusal is a value and spoils no other line.
         """

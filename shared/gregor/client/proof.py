@@ -5,45 +5,39 @@ It is computed over what came, every field included, so that it proves the copy 
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Mapping
 from typing import Any
 
+from gregor.core import digest as core
 from gregor.core.jsontext import canonical
-
-_LANES = struct.Struct(">8I")
-_MASK = 0xFFFF_FFFF
+from gregor.core.sync import ZERO_DIGEST
 
 
 class Digest:
-    """The lane-wise sum over a set of items: eight unsigned 32-bit lanes, kept as items come and go."""
+    """The lane-wise sum over a set of items, kept as items come and go."""
 
     def __init__(self) -> None:
-        self._lanes = [0] * 8
+        self._sum = ZERO_DIGEST
 
     @property
     def hex(self) -> str:
         """64 hex digits; those of an empty set are zeros."""
-        return _LANES.pack(*self._lanes).hex()
+        return self._sum.hex()
 
     def add(self, id_: str, item: Mapping[str, Any]) -> None:
         """An item entered."""
-        self._lanes = [(lane + part) & _MASK for lane, part in zip(self._lanes, leaf(id_, item), strict=True)]
+        self._sum = core.add(self._sum, leaf(id_, item))
 
     def remove(self, id_: str, item: Mapping[str, Any]) -> None:
         """An item that was added left."""
-        self._lanes = [(lane - part) & _MASK for lane, part in zip(self._lanes, leaf(id_, item), strict=True)]
+        self._sum = core.subtract(self._sum, leaf(id_, item))
 
 
-def leaf(id_: str, item: Mapping[str, Any]) -> tuple[int, ...]:
-    """The eight lanes that one item adds: SHA-256 of the canonical JSON of `[id, item]`."""
-    return _LANES.unpack(hashlib.sha256(canonical([id_, item])).digest())
+def leaf(id_: str, item: Mapping[str, Any]) -> bytes:
+    """What one item adds, 32 bytes."""
+    return core.leaf(id_, canonical(item))
 
 
 def digest_of(items: Mapping[str, Mapping[str, Any]]) -> str:
     """The digest of these items, as 64 hex digits."""
-    digest = Digest()
-    for id_, item in items.items():
-        digest.add(id_, item)
-    return digest.hex
+    return core.digest_of((id_, canonical(item)) for id_, item in items.items()).hex()

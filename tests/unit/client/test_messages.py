@@ -1,0 +1,48 @@
+"""Messages as a client writes them."""
+
+import pytest
+
+from gregor.client.messages import catches, creation, dismissal, needs_id
+
+ITEM = {"times": {"created": 5}, "category": "user.joined"}
+
+
+def test_a_creation_says_only_what_was_given() -> None:
+    assert creation("a", "mail") == {"system": "gregor", "body": {"create": {"a": {"category": "mail"}}}}
+
+
+def test_a_body_that_is_empty_or_false_is_said() -> None:
+    for body in ({}, [], 0, False, ""):
+        assert creation("a", "mail", body)["body"]["create"]["a"]["body"] == body
+
+
+def test_a_dismissal_names_ids_and_one_interval() -> None:
+    message = dismissal(["a"], category_prefix="", end=7, skip=["c", "b"])
+
+    assert message["body"]["dismiss"] == {
+        "ids": ["a"],
+        "intervals": [{"category_prefix": "", "end": 7, "skip": ["b", "c"]}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("interval", "is_caught"),
+    [
+        ({"category": "user.joined", "begin": 5, "end": 5}, True),
+        ({"category": "user.joined", "begin": 5.1}, False),
+        ({"category": "user.joined", "end": 4.9}, False),
+        ({"category": "user"}, False),
+        ({"category_prefix": "user"}, True),
+        ({"category_prefix": "user."}, True),
+        ({"category_prefix": "use"}, False),
+        ({"category_prefix": ""}, True),
+        ({"category": "user.joined", "skip": ["a"]}, False),
+    ],
+)
+def test_an_interval_catches_what_the_law_says(interval: dict[str, object], is_caught: bool) -> None:
+    assert catches(interval, "a", ITEM) is is_caught
+
+
+def test_an_interval_with_an_end_needs_no_id() -> None:
+    assert not needs_id(dismissal(category="mail", end=7))
+    assert needs_id(dismissal(category="mail"))

@@ -1,0 +1,47 @@
+"""The digest of what a client holds, against the definition in semantics.md L10."""
+
+import hashlib
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gregor.client.proof import Digest, digest_of
+
+ITEM = {"times": {"created": 1}, "for_device": None, "category": "a", "body": {"b": 1, "a": "é"}}
+CANONICAL = '["x",{"body":{"a":"é","b":1},"category":"a","for_device":null,"times":{"created":1}}]'
+
+
+def test_the_digest_of_one_item_is_the_hash_of_its_canonical_pair() -> None:
+    assert digest_of({"x": ITEM}) == hashlib.sha256(CANONICAL.encode()).hexdigest()
+
+
+def test_the_digest_of_nothing_is_zeros() -> None:
+    assert digest_of({}) == "0" * 64
+
+
+def test_lanes_are_added_apart_and_wrap() -> None:
+    items = {f"i{n}": ITEM for n in range(50)}
+    lanes = [0] * 8
+    for id_ in items:
+        hashed = hashlib.sha256(CANONICAL.replace('"x"', f'"{id_}"').encode()).digest()
+        lanes = [(lane + int.from_bytes(hashed[4 * n : 4 * n + 4])) % 2**32 for n, lane in enumerate(lanes)]
+
+    assert digest_of(items) == "".join(f"{lane:08x}" for lane in lanes)
+
+
+def test_a_number_that_json_reads_as_a_long_integer_counts_as_the_double_that_was_sent() -> None:
+    as_sent, as_read = {"x": {**ITEM, "body": 1e20}}, {"x": {**ITEM, "body": json.loads("100000000000000000000")}}
+
+    assert digest_of(as_read) == digest_of(as_sent)
+
+
+@given(st.permutations([f"i{n}" for n in range(6)]), st.sets(st.sampled_from([f"i{n}" for n in range(6)])))
+def test_what_comes_and_goes_in_any_order_leaves_the_digest_of_what_is_there(order: list[str], gone: set[str]) -> None:
+    digest = Digest()
+    for id_ in order:
+        digest.add(id_, ITEM)
+    for id_ in gone:
+        digest.remove(id_, ITEM)
+
+    assert digest.hex == digest_of({id_: ITEM for id_ in order if id_ not in gone})
