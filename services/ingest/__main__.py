@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 
@@ -18,7 +19,7 @@ from gregor.clock import SystemClock
 from gregor.settings import Settings, SettingsError, load_settings, masked
 from gregor.store.contract import Store, Unavailable
 from gregor.store.link import LinkDown
-from gregor.store.open import open_store
+from gregor.store.redis import open_store
 from gregor.telemetry import set_up_logging
 from gregor.tokens import Tokens
 
@@ -56,7 +57,7 @@ def main() -> None:
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT: readiness goes red, requests under way are answered, then it ends."""
-    store = await open_store(settings)
+    store = await open_store(settings.redis_url, settings.limits, settings.namespace)
     try:
         await serve_with(settings, store)
     finally:
@@ -72,14 +73,20 @@ async def serve_with(settings: Settings, store: Store) -> None:
     servers = [_server(settings, app, settings.ingest_port)]
     if settings.admin_port is not None:
         servers.append(_server(settings, create_figures(app), settings.admin_port, lifespan="off"))
-    sockets = [server.config.bind_socket() for server in servers]
+    sockets = [_listen(settings.host, server.config.port) for server in servers]
     _stop_on_signals(app, servers)
     try:
         await asyncio.gather(*(server.serve(sockets=[socket]) for server, socket in zip(servers, sockets, strict=True)))
     finally:
-        for socket in sockets:
-            socket.close()
+        for listening in sockets:
+            listening.close()
     log.info("Stopped.")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; ``OSError`` where the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2_048)
 
 
 def _server(settings: Settings, app: ASGIApp, port: int, lifespan: str = "on") -> Server:
