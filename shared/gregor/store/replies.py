@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import asyncio
+from collections.abc import Awaitable, Iterable
 from typing import Any, Final
 
 from .contract import Unavailable
 from .link import LinkDown, ReplyError
 
-_NOT_NOW: Final = ("OOM", "LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "BUSY", "MISCONF", "NOREPLICAS", "TRYAGAIN")
+_NOT_NOW: Final = (
+    "OOM",
+    "LOADING",
+    "READONLY",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "BUSY",
+    "MISCONF",
+    "NOREPLICAS",
+    "TRYAGAIN",
+)
 
 
 async def answer(reply: Awaitable[Any]) -> Any:
@@ -22,3 +33,12 @@ async def answer(reply: Awaitable[Any]) -> Any:
         if text.startswith(_NOT_NOW) or " OOM " in text:
             raise Unavailable(text) from refusal
         raise
+
+
+async def answers(replies: Iterable[Awaitable[Any]]) -> list[Any]:
+    """The replies of commands that were issued together. Raises the first failure, once all have ended."""
+    ended = await asyncio.gather(*map(answer, replies), return_exceptions=True)
+    for reply in ended:
+        if isinstance(reply, BaseException):
+            raise reply
+    return ended

@@ -9,5 +9,7 @@ local next_at = full_at + tonumber(ARGV[2])
 local wait = next_at - tonumber(ARGV[3]) - now
 if wait > 0 then return wait end
 if next_at <= now then return 0 end
-redis.call('SET', KEYS[1], string.format('%.0f', next_at), 'PX', string.format('%.0f', math.ceil((next_at - now) / 1000)))
+-- ten seconds more than until it is full: the clock that is `now` may lag behind the server's
+local life_ms = math.ceil((next_at - now) / 1000) + 10000
+redis.call('SET', KEYS[1], string.format('%.0f', next_at), 'PX', string.format('%.0f', life_ms))
 return 0

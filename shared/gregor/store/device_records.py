@@ -1,0 +1,110 @@
+"""What is kept of a device and of a connection, as JSON: made and read here. PURE.
+
+The scripts find the first members by a pattern (``lua/presence.lua``), so their order here is part of the format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gregor.core.ids import Prefixes
+
+from .contract import Presence, Registration, Session
+
+
+class Known(msgspec.Struct):
+    """A known device. ``last_seen_us`` is 0 for one never seen; while it is online its leases know better."""
+
+    first_seen_us: int
+    last_seen_us: int
+    platform: str | None = None
+    push: dict[str, Any] | None = None
+    locale: str | None = None
+
+    @property
+    def registration(self) -> Registration:
+        """As readers get it."""
+        return Registration(self.platform, self.push, self.locale)
+
+
+class Lease(msgspec.Struct):
+    """A connection that is there until ``lease_until_us``; ``seen_us`` is its last heartbeat."""
+
+    lease_until_us: int
+    seen_us: int
+    opened_us: int
+    connection: str
+    session: str
+    gateway: str
+    foreground: bool = False
+    cats: Prefixes = None
+    systems: Prefixes = None
+
+    @property
+    def open(self) -> Session:
+        """As readers get it."""
+        return Session(
+            self.session, self.connection, self.gateway, self.opened_us, self.foreground, self.cats, self.systems
+        )
+
+
+_KNOWN: Final = msgspec.json.Decoder(Known)
+_LEASE: Final = msgspec.json.Decoder(Lease)
+
+
+def read_known(raw: bytes) -> Known:
+    """A known device from its JSON."""
+    return _KNOWN.decode(raw)
+
+
+def read_lease(raw: bytes) -> Lease:
+    """A lease from its JSON."""
+    return _LEASE.decode(raw)
+
+
+def registration_tail(registration: Registration) -> bytes:
+    """A device's JSON after its times, with the comma before: what a registration sets."""
+    push = None if registration.push is None else dict(registration.push)
+    members = {"platform": registration.platform, "push": push, "locale": registration.locale}
+    return b"," + msgspec.json.encode(members)[1:]
+
+
+def lease_json(session: Session, seen_us: int, until_us: int) -> bytes:
+    """The JSON of a session's lease."""
+    return msgspec.json.encode(
+        Lease(
+            until_us,
+            seen_us,
+            session.opened_us,
+            session.connection,
+            session.session,
+            session.gateway,
+            session.foreground,
+            session.cats,
+            session.systems,
+        )
+    )
+
+
+def push_token(push: Mapping[str, Any] | None) -> str | None:
+    """What tells push registrations apart: provider, and token or Web Push endpoint. ``None``: there is none."""
+    if not push:
+        return None
+    token = push.get("token")
+    return f"{push.get('provider')}:{token.get('endpoint') if isinstance(token, Mapping) else token}"
+
+
+def presence_of(known: Iterable[Known], leases: Iterable[Lease], now_us: int) -> Presence:
+    """Whether someone is there by these leases, and when last by these too and by what is kept of the devices."""
+    seen_us, is_online, is_foreground = 0, False, False
+    for lease in leases:
+        if lease.lease_until_us > now_us:
+            is_online, is_foreground = True, is_foreground or lease.foreground
+        seen_us = max(seen_us, lease.seen_us)
+    if is_online:
+        return Presence(True, is_foreground, now_us)
+    seen_us = max([seen_us, *(device.last_seen_us for device in known)])
+    return Presence(last_seen_us=seen_us or None)

@@ -1,0 +1,332 @@
+"""Registrations, presence, acknowledgements and revocations in Redis.
+
+What is read and written at once is one script. Across users (a push token changes hands) there are steps, ordered so
+that a crash between two of them leaves nobody, never two, who sends to a token: whoever sends looks at its owner first.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gregor.core.errors import Problem
+from gregor.core.limits import DAY_US, SECOND_US, Limits
+from gregor.core.messages import Commit, Reason, Receipt
+from gregor.core.sync import View
+
+from . import scripts
+from .contract import Presence, Registration, Session, Unavailable
+from .device_records import (
+    Known,
+    Lease,
+    lease_json,
+    presence_of,
+    push_token,
+    read_known,
+    read_lease,
+    registration_tail,
+)
+from .keys import Keys
+from .link import Argument, Connection, Script
+from .replies import answer, answers
+
+TOKEN_LIFE_US: Final = 30 * DAY_US
+"""How far ahead the ``exp`` of a device token may be, unless a setting says otherwise."""
+
+_LEEWAY_US: Final = 60 * SECOND_US
+"""Both leeways of a token: its ``exp`` may lie that much further ahead, and is good that much longer."""
+
+_REPLACED: Final = 4504
+_FORGOTTEN: Final = 4003
+
+_MOST_ACKNOWLEDGEMENTS: Final = 1_024
+"""Of a user: 64 devices with 16 views each. A client chooses its filter, so without a bound it could fill the store."""
+
+_TRIES: Final = 8
+"""How often a step starts anew because another came between."""
+
+_AT_ONCE: Final = 1_000
+"""Commands issued before their replies are awaited."""
+
+_NO_REGISTRATION: Final = registration_tail(Registration())
+
+
+class RedisDevices:
+    """``contract.Devices`` over one Redis-protocol server.
+
+    ``commit`` is ``Users.commit``. ``token_life_us``: how long a revocation must be kept. ``allow_oom``: whether the
+    server knows script flags (fakeredis does not): under ``maxmemory`` devices must still connect, to dismiss.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: Keys,
+        limits: Limits,
+        commit: Callable[[str, Commit], Awaitable[Receipt]],
+        *,
+        token_life_us: int = TOKEN_LIFE_US,
+        allow_oom: bool = True,
+    ) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._limits = limits
+        self._commit = commit
+        self._token_life_us = token_life_us + _LEEWAY_US
+        flags = "allow-oom" if allow_oom else ""
+        self._register = scripts.load("presence", "register")
+        self._strip = scripts.load("presence", "strip_push")
+        self._release = scripts.load("release_push", flags=flags)
+        self._open = scripts.load("presence", "open_session", flags=flags)
+        self._touch = scripts.load("presence", "touch_session", flags=flags)
+        self._close = scripts.load("presence", "close_session", flags=flags)
+        self._drop = scripts.load("drop_device", flags=flags)
+        self._acknowledge = scripts.load("acknowledge", flags=flags)
+        self._revoke = scripts.load("revoke", flags=flags)
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        presence = (self._open, self._touch, self._close, self._acknowledge)
+        return (self._register, self._strip, self._release, *presence, self._drop, self._revoke)
+
+    # ---- registrations
+
+    async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
+        """See ``contract.Devices.put_device``. Repeatable."""
+        tail = registration_tail(registration)
+        before, _ = await self._admit(uid, device, now_us, tail, replaces=True)
+        token, old = push_token(registration.push), push_token(before.push) if before else None
+        if token is not None:
+            owner = _owner(uid, device)
+            former = await self._call("SET", self._keys.push(token), owner, "GET")
+            if former is not None and former != owner:
+                await self._take_push(token, former)
+        if old is not None and old != token:
+            await self._release_push(old, uid, device)
+
+    async def know_device(self, uid: str, device: str, now_us: int) -> str | None:
+        """See ``contract.Devices.know_device``."""
+        if await self._call("HEXISTS", self._keys.of_user(uid).devices, device):
+            return None  # the rule; and it must not need memory
+        _, displaced = await self._admit(uid, device, now_us, _NO_REGISTRATION, replaces=False)
+        return displaced
+
+    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, Presence]]:
+        """See ``contract.Devices.devices``."""
+        known, leases = await self._read(uid)
+        return {
+            device: (kept.registration, presence_of([kept], leases.get(device, ()), now_us))
+            for device, kept in sorted(known.items())
+        }
+
+    async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, Presence] | None:
+        """See ``contract.Devices.device``."""
+        keys = self._keys.of_user(uid)
+        raw, fields = await answers(
+            [self._connection.call("HGET", keys.devices, device), self._connection.call("HGETALL", keys.presence)]
+        )
+        if raw is None:
+            return None
+        known = read_known(raw)
+        return known.registration, presence_of([known], _leases(fields).get(device, ()), now_us)
+
+    async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
+        """See ``contract.Devices.forget_device``. The commit removes the registration in the same step as the items."""
+        keys = self._keys.of_user(uid)
+        raw = await self._call("HGET", keys.devices, device)
+        token = push_token(read_known(raw).push) if raw is not None else None
+        if token is not None:
+            await self._release_push(token, uid, device)
+        await self._commit(uid, Commit(now_us, epoch_seed, reason=Reason.DISPLACED, forget_device=device))
+        told = _control({"close": {"device": device, "code": _FORGOTTEN}})
+        await self._run(self._drop, (keys.presence, keys.acks), (device, keys.channel, told))
+
+    async def release_push_of(self, uid: str) -> None:
+        """Give up every push token of a user: the first step of forgetting it whole. Repeatable."""
+        known, _ = await self._read(uid)
+        for device, kept in known.items():
+            token = push_token(kept.push)
+            if token is not None:
+                await self._release_push(token, uid, device)
+
+    async def _admit(
+        self, uid: str, device: str, now_us: int, tail: bytes, *, replaces: bool
+    ) -> tuple[Known | None, str | None]:
+        """Register, after making room where there is none: what was there before, and whom it displaced."""
+        displaced: str | None = None
+        arguments = (device, now_us, self._limits.devices, tail, "1" if replaces else "")
+        for _ in range(_TRIES):
+            what, *before = await self._run(self._register, (self._keys.of_user(uid).devices,), arguments)
+            if what != b"full":
+                return read_known(before[0]) if before else None, displaced
+            displaced = await self._displace(uid, now_us)
+        raise Unavailable("many devices of this user come at once")
+
+    async def _displace(self, uid: str, now_us: int) -> str:
+        """Forget the device longest offline, those without push first; ``too_many_devices`` if all are online.
+
+        One never seen counts from when it became known: it may be about to connect.
+        """
+        known, leases = await self._read(uid)
+        offline = []
+        for device, kept in known.items():
+            presence = presence_of([kept], leases.get(device, ()), now_us)
+            if not presence.online:
+                offline.append((kept.push is not None, presence.last_seen_us or kept.first_seen_us, device))
+        if not offline:
+            raise Problem("too_many_devices", "The user has the most devices allowed, and all are online.")
+        *_, device = min(offline)
+        await self.forget_device(uid, device, now_us, secrets.token_bytes(3))
+        return device
+
+    async def _take_push(self, token: str, former: bytes) -> None:
+        """Remove a token's registration from the device that held it, unless that got it back meanwhile."""
+        uid, _, device = former.decode().partition("\0")
+        keys = self._keys.of_user(uid)
+        for _ in range(_TRIES):
+            raw, owner = await answers(
+                [
+                    self._connection.call("HGET", keys.devices, device),
+                    self._connection.call("GET", self._keys.push(token)),
+                ]
+            )
+            known = read_known(raw) if raw is not None else None
+            if known is None or push_token(known.push) != token or owner == former:
+                return
+            bare = Registration(known.platform, None, known.locale)
+            tails = (registration_tail(known.registration), registration_tail(bare))
+            if await self._run(self._strip, (keys.devices,), (device, *tails)):
+                return
+
+    async def _release_push(self, token: str, uid: str, device: str) -> None:
+        await self._run(self._release, (self._keys.push(token),), (_owner(uid, device),))
+
+    # ---- presence
+
+    async def open_session(
+        self, uid: str, device: str, session: Session, now_us: int, lease_us: int
+    ) -> list[tuple[Session, int]]:
+        """See ``contract.Devices.open_session``."""
+        keys = self._keys.of_user(uid)
+        lease = lease_json(session, now_us, now_us + lease_us)
+        bounds = (self._limits.connections, self._presence_ms(lease_us))
+        arguments = (device, session.session, lease, now_us, *bounds)
+        displaced = await self._run(self._open, (keys.presence, keys.devices), arguments)
+        return [(read_lease(raw).open, _REPLACED) for raw in displaced]
+
+    async def touch(self, entries: Sequence[tuple[str, str, Session]], now_us: int, lease_us: int) -> None:
+        """See ``contract.Devices.touch``. A session that another connection holds is left to that."""
+        life_ms = self._presence_ms(lease_us)
+        for start in range(0, len(entries), _AT_ONCE):
+            await answers(
+                self._connection.evalsha(
+                    self._touch,
+                    (self._keys.of_user(uid).presence,),
+                    (_field(device, session.session), lease_json(session, now_us, now_us + lease_us), now_us, life_ms),
+                )
+                for uid, device, session in entries[start : start + _AT_ONCE]
+            )
+
+    async def close_session(self, uid: str, device: str, session: Session, now_us: int) -> None:
+        """See ``contract.Devices.close_session``."""
+        keys = self._keys.of_user(uid)
+        arguments = (device, session.session, lease_json(session, now_us, now_us), now_us)
+        await self._run(self._close, (keys.presence, keys.devices), arguments)
+
+    async def session(self, uid: str, device: str, session: str, now_us: int) -> Session | None:
+        """See ``contract.Devices.session``."""
+        raw = await self._call("HGET", self._keys.of_user(uid).presence, _field(device, session))
+        if raw is None:
+            return None
+        lease = read_lease(raw)
+        return lease.open if lease.lease_until_us > now_us else None
+
+    async def presence(self, uids: Sequence[str], now_us: int) -> list[Presence]:
+        """See ``contract.Devices.presence``."""
+        result: list[Presence] = []
+        for start in range(0, len(uids), _AT_ONCE):
+            keys = [self._keys.of_user(uid) for uid in uids[start : start + _AT_ONCE]]
+            replies = await answers(
+                self._connection.call("HVALS", key) for of_user in keys for key in (of_user.devices, of_user.presence)
+            )
+            for known, leases in zip(replies[::2], replies[1::2], strict=True):
+                result.append(presence_of(map(read_known, known), map(read_lease, leases), now_us))
+        return result
+
+    def _presence_ms(self, lease_us: int) -> int:
+        """How long presence is kept after its last heartbeat, ms; a lapsed lease still says when someone was there."""
+        return -(-max(self._limits.retention_us, lease_us) // 1_000)
+
+    # ---- acknowledgements, revocations, controls
+
+    async def acknowledge(self, uid: str, view: View, seq: int) -> None:
+        """See ``contract.Devices.acknowledge``."""
+        arguments = (_field(view.device, view.tag), seq, _MOST_ACKNOWLEDGEMENTS)
+        await self._run(self._acknowledge, (self._keys.of_user(uid).acks,), arguments)
+
+    async def acknowledged(self, uid: str) -> dict[tuple[str, str], int]:
+        """See ``contract.Devices.acknowledged``."""
+        fields = await self._call("HGETALL", self._keys.of_user(uid).acks)
+        return {_names(field): int(seq) for field, seq in _pairs(fields)}
+
+    async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
+        """See ``contract.Devices.revoke``. Repeatable."""
+        keys = self._keys.of_user(uid)
+        life_ms = (max(issued_before_us - now_us, 0) + self._token_life_us) // 1_000
+        told = _control({"revoke": {"device": device, "before_us": issued_before_us}})
+        arguments = (device or "", issued_before_us, now_us - self._token_life_us, life_ms, keys.channel, told)
+        await self._run(self._revoke, (keys.revoked,), arguments)
+
+    async def revoked_before(self, uid: str, device: str) -> int | None:
+        """See ``contract.Devices.revoked_before``."""
+        moments = await self._call("HMGET", self._keys.of_user(uid).revoked, device, "")
+        return max((int(moment) for moment in moments if moment is not None), default=None)
+
+    async def control(self, uid: str, document: Mapping[str, Any]) -> None:
+        """See ``contract.Devices.control``."""
+        await self._call("SPUBLISH", self._keys.of_user(uid).channel, _control(document))
+
+    async def _read(self, uid: str) -> tuple[dict[str, Known], dict[str, list[Lease]]]:
+        """All known devices, and the leases of each, lapsed ones too."""
+        keys = self._keys.of_user(uid)
+        known, fields = await answers(self._connection.call("HGETALL", key) for key in (keys.devices, keys.presence))
+        return {device.decode(): read_known(raw) for device, raw in _pairs(known)}, _leases(fields)
+
+    async def _call(self, *command: Argument) -> Any:
+        return await answer(self._connection.call(*command))
+
+    async def _run(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
+        return await answer(self._connection.evalsha(script, keys, arguments))
+
+
+def _control(document: Mapping[str, Any]) -> bytes:
+    """A control as it travels on a user's channel (``core.announce``)."""
+    return b"K" + msgspec.json.encode(document)
+
+
+def _owner(uid: str, device: str) -> bytes:
+    return f"{uid}\0{device}".encode()
+
+
+def _field(device: str, name: str) -> str:
+    return f"{device}\0{name}"
+
+
+def _names(field: bytes) -> tuple[str, str]:
+    device, _, name = field.decode().partition("\0")
+    return device, name
+
+
+def _pairs(reply: Sequence[bytes]) -> zip[tuple[bytes, bytes]]:
+    return zip(reply[::2], reply[1::2], strict=True)
+
+
+def _leases(reply: Sequence[bytes]) -> dict[str, list[Lease]]:
+    leases: dict[str, list[Lease]] = {}
+    for field, raw in _pairs(reply):
+        leases.setdefault(_names(field)[0], []).append(read_lease(raw))
+    return leases

@@ -1,0 +1,198 @@
+"""Service keys, tickets and rates in Redis: nothing secret is kept, nothing is spent twice, rates are exact."""
+
+import asyncio
+import hashlib
+import random
+
+import pytest
+
+from gregor.core import rates
+from gregor.core.limits import DAY_US, SECOND_US, Limits
+from gregor.store import service_keys
+from gregor.store.contract import ServiceKey, Ticket, Unavailable
+from gregor.store.redis_access import RedisAccess
+
+from tests.unit.store.conftest import Ground
+
+NOW_US = 1_800_000_000 * SECOND_US
+TICKET = Ticket("alice", "phone", False, ("user",), None, {"exp": 1_800_003_600, "cats": ["user"]})
+
+
+@pytest.fixture
+def access(ground: Ground) -> RedisAccess:
+    """Access over each kind of server."""
+    return RedisAccess(ground.connection, ground.keys, Limits(), allow_oom=ground.allow_oom)
+
+
+def secret_of(text: str) -> str:
+    """The secret in a key's text."""
+    parsed = service_keys.parse(text)
+    assert parsed is not None
+    return parsed[1]
+
+
+async def test_a_key_comes_back_as_it_was_made(access: RedisAccess) -> None:
+    made, text = await access.create_key(["ingest", "read"], ["user", "user.joined", "sys"], 2.5, "billing", NOW_US)
+
+    assert await access.key(made.id) == made
+    assert made == ServiceKey(
+        id=made.id,
+        scopes=frozenset(["ingest", "read"]),
+        prefixes=("sys", "user"),
+        rate=2.5,
+        hashes=((hashlib.sha256(secret_of(text).encode()).hexdigest(), None),),
+        created_us=NOW_US,
+        name="billing",
+    )
+
+
+async def test_a_key_without_limits_has_none(access: RedisAccess) -> None:
+    made, _ = await access.create_key(["admin"])
+
+    found = await access.key(made.id)
+    assert found is not None
+    assert (found.prefixes, found.rate, found.name) == (None, None, None)
+
+
+async def test_keys_are_listed_by_id_until_they_are_deleted(access: RedisAccess) -> None:
+    made = [(await access.create_key(["ingest"]))[0] for _ in range(5)]
+    made.sort(key=lambda key: key.id)
+
+    assert await access.keys() == made
+    assert await access.delete_key(made[2].id)
+    assert not await access.delete_key(made[2].id)
+    assert await access.key(made[2].id) is None
+    assert await access.keys() == made[:2] + made[3:]
+
+
+async def test_after_a_rotation_both_secrets_work_until_the_old_one_is_over(access: RedisAccess) -> None:
+    made, first = await access.create_key(["ingest"], now_us=NOW_US)
+
+    second = await access.rotate_key(made.id, NOW_US, DAY_US)
+
+    key = await access.key(made.id)
+    assert second is not None and key is not None
+    assert service_keys.is_good(key, secret_of(second), NOW_US + 2 * DAY_US)
+    assert service_keys.is_good(key, secret_of(first), NOW_US + DAY_US - 1)
+    assert not service_keys.is_good(key, secret_of(first), NOW_US + DAY_US)
+
+
+async def test_a_second_rotation_ends_the_first_secret(access: RedisAccess) -> None:
+    made, first = await access.create_key(["ingest"])
+    await access.rotate_key(made.id, NOW_US, DAY_US)
+    await access.rotate_key(made.id, NOW_US, DAY_US)
+
+    key = await access.key(made.id)
+    assert key is not None and len(key.hashes) == 2
+    assert not service_keys.is_good(key, secret_of(first), NOW_US)
+
+
+async def test_rotations_at_the_same_time_each_give_a_secret_that_was_kept(access: RedisAccess) -> None:
+    made, _ = await access.create_key(["ingest"])
+
+    texts = await asyncio.gather(*(access.rotate_key(made.id, NOW_US, DAY_US) for _ in range(2)))
+
+    key = await access.key(made.id)
+    assert key is not None
+    assert all(text and service_keys.is_good(key, secret_of(text), NOW_US) for text in texts)
+
+
+async def test_a_key_that_is_not_there_cannot_be_rotated(access: RedisAccess) -> None:
+    assert await access.rotate_key("none", NOW_US, DAY_US) is None
+
+
+async def test_no_secret_and_no_ticket_is_in_the_data(access: RedisAccess, ground: Ground) -> None:
+    _, text = await access.create_key(["ingest"])
+    ticket = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
+
+    found = await ground.connection.call("KEYS", f"{ground.keys.namespace}:*")
+    values = await ground.connection.call("HVALS", ground.keys.service_keys)
+    assert found and values
+    assert not any(secret_of(text).encode() in value for value in values)
+    assert not any(ticket.encode() in key for key in found)
+
+
+async def test_a_ticket_is_good_once(access: RedisAccess) -> None:
+    text = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
+
+    assert await access.spend_ticket(text, NOW_US + 29 * SECOND_US) == TICKET
+    assert await access.spend_ticket(text, NOW_US + 29 * SECOND_US) is None
+
+
+async def test_of_many_who_spend_a_ticket_at_once_one_gets_it(access: RedisAccess) -> None:
+    text = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
+
+    spent = await asyncio.gather(*(access.spend_ticket(text, NOW_US) for _ in range(20)))
+
+    assert [ticket for ticket in spent if ticket] == [TICKET]
+
+
+async def test_a_ticket_too_old_is_none_whatever_the_server_still_keeps(access: RedisAccess) -> None:
+    text = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
+
+    assert await access.spend_ticket(text, NOW_US + 30 * SECOND_US) is None
+    assert await access.spend_ticket("never made", NOW_US) is None
+
+
+async def test_a_ticket_goes_by_itself(access: RedisAccess, ground: Ground) -> None:
+    text = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
+
+    assert 0 < await ground.ttl_ms(ground.keys.ticket(text)) <= 30_000
+
+
+async def test_a_bucket_gives_its_burst_and_then_its_rate(access: RedisAccess) -> None:
+    taken = [await access.take("b", 10, 50, 1, NOW_US) for _ in range(52)]
+
+    assert taken[:50] == [0.0] * 50
+    assert taken[50:] == [0.1, 0.1]
+    assert await access.take("b", 10, 50, 1, NOW_US + 99_999) == pytest.approx(0.000001)
+    assert await access.take("b", 10, 50, 1, NOW_US + 100_000) == 0.0
+    assert await access.take("b", 10, 50, 1, NOW_US + 100_000) == 0.1
+
+
+async def test_many_are_taken_together_or_not_at_all(access: RedisAccess) -> None:
+    assert await access.take("b", 10, 50, 45, NOW_US) == 0.0
+    assert await access.take("b", 10, 50, 6, NOW_US) == 0.1
+    assert await access.take("b", 10, 50, 5, NOW_US) == 0.0
+
+
+async def test_buckets_do_not_know_each_other(access: RedisAccess) -> None:
+    assert await access.take("device/alice/phone", 1, 1, 1, NOW_US) == 0.0
+    assert await access.take("device/alice/desk", 1, 1, 1, NOW_US) == 0.0
+    assert await access.take("device/alice/phone", 1, 1, 1, NOW_US) == 1.0
+
+
+async def test_of_many_at_once_as_many_as_there_is_room_for_get_it(access: RedisAccess) -> None:
+    waits = await asyncio.gather(*(access.take("b", 10, 7, 1, NOW_US) for _ in range(30)))
+
+    assert waits.count(0.0) == 7
+
+
+@pytest.mark.parametrize("rate", [0.3, 1, 3, 7, 10, 333.3, 50_000])
+async def test_every_wait_is_that_of_the_rule_to_the_microsecond(access: RedisAccess, rate: float) -> None:
+    dice, now_us, full_at_us = random.Random(7), NOW_US, 0
+    for _ in range(60):
+        now_us += dice.randrange(int(2 * SECOND_US / rate))
+        count = dice.randrange(4)
+        full_at_us, wait_s = rates.take(full_at_us, rate, 5, count, now_us)
+
+        assert await access.take("b", rate, 5, count, now_us) == wait_s
+
+
+async def test_a_bucket_goes_some_seconds_after_it_is_full_again(access: RedisAccess, ground: Ground) -> None:
+    await access.take("b", 10, 50, 30, NOW_US)
+
+    assert 12_000 < await ground.ttl_ms(ground.keys.rate("b")) <= 13_000
+
+
+async def test_rates_are_counted_and_keys_refused_where_memory_is_full(real_ground: Ground) -> None:
+    connection = real_ground.connection
+    access = RedisAccess(connection, real_ground.keys, Limits())
+    await connection.call("CONFIG", "SET", "maxmemory", "1")
+    try:
+        with pytest.raises(Unavailable):
+            await access.create_key(["ingest"])
+        assert await access.take("b", 1, 1, 1, NOW_US) == 0.0
+        assert await access.take("b", 1, 1, 1, NOW_US) == 1.0
+    finally:
+        await connection.call("CONFIG", "SET", "maxmemory", "0")
