@@ -1,7 +1,7 @@
 """Every key in Redis: its name, type, lifetime and writer. Nothing else builds a key (held by a test).
 
-A user belongs to the partition ``crc32(uid) % 1024``, fixed for a deployment. All keys of a user, and the due set of its
-partition, carry the partition's hash tag, so that one script touches them in one slot, in a cluster too.
+A user belongs to the partition ``crc32(uid) % 1024``, fixed for a deployment. All keys of a user, and the due set of
+its partition, carry the partition's hash tag, so that one script touches them in one slot, in a cluster too.
 
 ======================== ====== ========= =========================================== =====================
 key                      type   lifetime  holds                                       written by
@@ -25,7 +25,8 @@ key                      type   lifetime  holds                                 
 ``push:<hash>``          string permanent push token → its one owner                  devices
 ======================== ====== ========= =========================================== =====================
 
-All begin with the namespace (setting ``NAMESPACE``). *Permanent* keys of a user go when they are empty, or with the user.
+All begin with the namespace (setting ``NAMESPACE``). *Permanent* keys of a user go when they are empty, or with
+the user.
 """
 
 from __future__ import annotations
@@ -112,8 +113,10 @@ class Keys:
 class UserKeys:
     """The keys of one user, as text; ``commit``, ``sync`` and ``collect`` are in the order of the scripts' KEYS."""
 
-    __slots__ = ("acks", "agenda", "channel", "collect", "commit", "devices", "due", "every", "gone", "head", "live")
-    __slots__ += ("presence", "records", "revoked", "sync")
+    __slots__ = (
+        *("acks", "agenda", "channel", "collect", "commit", "devices", "due", "every", "gone", "head", "live"),
+        *("presence", "records", "revoked", "sync"),
+    )
 
     def __init__(self, prefix: str, uid: str) -> None:
         self.head = f"{prefix}h:{uid}"

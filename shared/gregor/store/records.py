@@ -1,4 +1,4 @@
-"""The packed values that the scripts keep: made and read here, byte for byte as ``lua/codec.lua`` lays them out. PURE."""
+"""The packed values that the scripts keep: made and read here, as ``lua/codec.lua`` lays them out. PURE."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIVE_HEADER = 60
 """Bytes of a live record before its category."""
 
 REMEMBER, DRAIN, GENERAL = 1, 2, 4
-"""Option bits of a commit: keep the message id; commit what is due; take the general path (tests send each both ways)."""
+"""Option bits of a commit: keep the message id; commit what is due; take the general path (tests send both ways)."""
 
 
 def pack_creation(creation: Creation) -> bytes:

@@ -14,7 +14,7 @@ from .replies import answer
 
 
 class RedisStore:
-    """``contract.Store`` over a ``Connection``. Use ``open_store`` in services; tests give a connection of their own."""
+    """``contract.Store`` over a ``Connection``. Services use ``open_store``; tests give a connection of their own."""
 
     def __init__(
         self,

@@ -184,7 +184,7 @@ class RedisUsers:
         arguments = [*map(str, numbers), uid, str(HOUR_US)]
         while True:
             count, more = await answer(self._connection.evalsha(self._collect, keys.collect, arguments))
-            forgotten += count
+            forgotten += int(count)
             if not more:
                 return forgotten
 

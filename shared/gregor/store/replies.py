@@ -23,7 +23,7 @@ _NOT_NOW: Final = (
 
 
 async def answer(reply: Awaitable[Any]) -> Any:
-    """The reply. Raises ``Unavailable`` where the server is away, full, loading or no primary; other errors are bugs."""
+    """The reply. Raises ``Unavailable`` where the server is away, full, loading, or no primary; the rest are bugs."""
     try:
         return await reply
     except LinkDown as trouble:

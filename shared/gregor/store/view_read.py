@@ -1,4 +1,4 @@
-"""What the script ``sync`` read, seen through one view: the parts that an answer is chosen from (semantics.md L9). PURE."""
+"""What the script ``sync`` read, seen through one view: what an answer is chosen from (semantics.md L9). PURE."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from gregor.core.ids import Prefixes, allowed
 from gregor.core.lanes import add, total
+from gregor.core.reading import is_full_shorter
 from gregor.core.sync import Cursor, Full, StoredExternal, StoredItem, View
 
 from .records import NO_HEAD, Live, UserHead, read_external, read_gone, read_head, read_live
@@ -64,7 +65,7 @@ class ViewRead:
 
     def change(self) -> Change | None:
         """What leads from the cursor to now; ``None`` where there is no valid cursor or nothing changed."""
-        cursor, view = self._cursor, self._view
+        cursor = self._cursor
         if cursor is None or not self.is_valid or self._what != b"d":
             return None
         create = tuple(live.stored() for live in self._live if live.seq > cursor.seq)
@@ -99,8 +100,7 @@ class ViewRead:
 
     def is_full_shorter(self, change: Change) -> bool:
         """Whether the whole copy has fewer bytes than the change, by the user's count of live bytes."""
-        create, dismiss = change
-        return sum(len(item.json) for item in create) + sum(map(len, dismiss)) > self.head.live_bytes
+        return is_full_shorter(*change, self.head.live_bytes)
 
     def full(self, externals: tuple[StoredExternal, ...] = (), gap: bool = False) -> Full:
         """The whole view."""
