@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import takewhile
 
-import msgspec
-
 from .digest import leaf
-from .jsontext import canonical
+from .encoding import without_body
 from .limits import Limits
 from .messages import OPEN_US, Commit, Creation
 from .records import Branch, KeptExternal, Record, Remembered, User
@@ -25,15 +23,10 @@ def is_overfull(user: User, limits: Limits) -> bool:
 
 def is_due(user: User, limits: Limits, now_us: int) -> bool:
     """Whether something passed its time: then a commit or read forgets it first, as it commits what has expired."""
-    cut_us = now_us - limits.retention_us
-    body_cut_us = now_us - limits.history_body_age_us
-    return (
-        any(r.gone.at_us <= (cut_us if r.is_trimmed else max(cut_us, body_cut_us)) for r in user.gone.values() if r.gone)
-        or any(max(stone.at_us for stone in stones) <= cut_us for stones in user.tombstones.values())
-        or any(remembered.span.end_us < cut_us for spans in user.spans.values() for remembered in spans)
-        or any(until_us <= now_us for _, until_us in user.message_ids.values())
-        or bool(aged_externals(user, limits, now_us))
-    )
+    if user.collect_at_us > now_us:
+        return False
+    user.collect_at_us = _next_due(user, limits)
+    return user.collect_at_us <= now_us
 
 
 def collect(user: User, limits: Limits, now_us: int) -> int:
@@ -61,7 +54,7 @@ def first_due(commit: Commit, spans: Mapping[Branch, tuple[Remembered, ...]], li
 def _next_due(user: User, limits: Limits) -> int:
     """The first moment at which something that is kept now is to be forgotten, or to lose its body."""
     retention_us = limits.retention_us
-    moments = [stone.at_us + retention_us for stones in user.tombstones.values() for stone in stones]
+    moments = [max(stone.at_us for stone in stones) + retention_us for stones in user.tombstones.values()]
     moments += [kept.span.end_us + retention_us + 1 for spans in user.spans.values() for kept in spans]
     moments += [until_us for _, until_us in user.message_ids.values()]
     moments += [kept.at_us + limits.external_age_us for kept in user.externals]
@@ -90,7 +83,7 @@ def trim_externals(user: User, limits: Limits, now_us: int) -> int:
 
 def trimmed(item: Creation) -> Creation:
     """An item without its body: what the history shows of it, and what ``state_at`` hashes, from then on."""
-    json = canonical(msgspec.json.decode(item.json) | {"body": None, "trimmed": True})
+    json = without_body(item.json)
     return replace(item, json=json, leaf=leaf(item.id, json))
 
 

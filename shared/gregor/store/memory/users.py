@@ -102,8 +102,8 @@ class MemoryUsers:
         return 0 if user is None else retention.collect(user, self._shelf.limits, now_us)
 
     def _settled(self, uid: str, now_us: int, epoch_seed: bytes = NO_EPOCH, is_flush: bool = False) -> User:
-        """The user after what is due: a flush of all that it has not seen (unless it is being flushed), then the expiry
-        of items (L14, L6), then what is to be forgotten.
+        """The user after what is due: a flush of all that it has not seen (unless it is being flushed), then what is to
+        be forgotten, then the expiry of items (L14, L4, L6).
 
         One never seen is an empty one, and is not kept: reading creates nothing.
         """
@@ -119,8 +119,6 @@ class MemoryUsers:
         expiry = state.due(user, now_us, epoch_seed)
         if expiry is not None:
             self._apply(uid, user, expiry)
-        if user.collect_at_us <= now_us:
-            retention.collect(user, self._shelf.limits, now_us)
         return user
 
     def _apply(self, uid: str, user: User, commit: Commit) -> Receipt:

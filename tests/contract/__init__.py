@@ -1,0 +1,1 @@
+"""One test body for all twins of a contract."""

@@ -1,0 +1,52 @@
+"""The twins: every test of a store runs once on each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from gregor.core.limits import Limits
+from gregor.store.contract import Store
+from tests.support.builders import LIMITS
+from tests.support.twins import FACTORIES, Factory, Heard, Twin
+
+MakeStore = Callable[[Limits], Awaitable[Store]]
+
+
+@pytest.fixture(params=FACTORIES.values(), ids=FACTORIES.keys())
+def factory(request: pytest.FixtureRequest) -> Factory:
+    """Makes stores of one kind."""
+    made: Factory = request.param
+    return made
+
+
+@pytest.fixture
+async def twin(factory: Factory) -> AsyncIterator[Twin]:
+    """A fresh store with the default bounds, and its feed."""
+    async with factory(LIMITS) as made:
+        yield made
+
+
+@pytest.fixture
+def store(twin: Twin) -> Store:
+    """A fresh store with the default bounds."""
+    return twin.store
+
+
+@pytest.fixture
+async def heard(twin: Twin) -> Heard:
+    """What ``store`` tells of alice."""
+    return await twin.hear("alice")
+
+
+@pytest.fixture
+async def make_store(factory: Factory) -> AsyncIterator[MakeStore]:
+    """Makes fresh stores with other bounds."""
+    async with AsyncExitStack() as stack:
+
+        async def make(limits: Limits) -> Store:
+            return (await stack.enter_async_context(factory(limits))).store
+
+        yield make

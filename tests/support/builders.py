@@ -1,0 +1,115 @@
+"""Messages as a backend writes them, and the commits they become: the shortest way to say what a test is about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gregor.core.limits import Limits
+from gregor.core.machine import plan
+from gregor.core.messages import Commit, Sender
+from gregor.core.sync import Cursor, Full, View, cursor_for
+from gregor.core.wire import parse_message
+
+SECOND_US = 1_000_000
+HOUR_US = 3_600 * SECOND_US
+DAY_US = 24 * HOUR_US
+
+NOW = 1_700_000_000
+"""The moment, in seconds, at which tests begin."""
+NOW_US = NOW * SECOND_US
+SEED = b"\x12\x34\x56"
+LIMITS = Limits()
+
+BACKEND = View()
+BY_BACKEND = Sender()
+
+Document = dict[str, Any]
+
+
+def item(
+    category: str = "news",
+    *,
+    created: float | None = None,
+    expires: float | str | None = None,
+    for_device: str | None = None,
+    body: Any = None,
+) -> Document:
+    """One entry of ``create``; times in seconds."""
+    times = {name: value for name, value in (("created", created), ("expires", expires)) if value is not None}
+    return {"category": category, "times": times, "for_device": for_device, "body": body}
+
+
+def interval(
+    category: str | None = None,
+    *,
+    prefix: str | None = None,
+    begin: float | None = None,
+    end: float | None = None,
+    skip: Iterable[str] = (),
+) -> Document:
+    """One entry of ``dismiss.intervals``; times in seconds."""
+    entry = {"category": category, "category_prefix": prefix, "begin": begin, "end": end, "skip": list(skip)}
+    return {name: value for name, value in entry.items() if value is not None}
+
+
+def message(
+    create: Mapping[str, Document] | None = None,
+    ids: Iterable[str] = (),
+    intervals: Iterable[Document] = (),
+    message_id: str | None = None,
+) -> Document:
+    """A message of system ``gregor`` that creates and dismisses."""
+    body = {"create": dict(create or {}), "dismiss": {"ids": list(ids), "intervals": list(intervals)}}
+    return {"system": "gregor", "body": body} | ({"id": message_id} if message_id else {})
+
+
+def external(body: Any, system: str = "kbfs", message_id: str | None = None) -> Document:
+    """A message of another system."""
+    return {"system": system, "body": body} | ({"id": message_id} if message_id else {})
+
+
+FLUSH: Document = {"system": "gregor", "body": {"flush": True}}
+
+
+def planned(
+    document: Document,
+    sender: Sender = BY_BACKEND,
+    now_us: int = NOW_US,
+    limits: Limits = LIMITS,
+    seed: bytes = SEED,
+) -> Commit:
+    """What a message sent by ``sender`` at ``now_us`` asks the store for. Raises ``Problem`` as ingest would."""
+    return plan(parse_message(document, limits), sender, now_us, seed, limits)
+
+
+def creating(*ids: str, now_us: int = NOW_US, sender: Sender = BY_BACKEND, **fields: Any) -> Commit:
+    """The commit that creates ``ids``, all with the same ``fields`` of ``item``."""
+    return planned(message({item_id: item(**fields) for item_id in ids}), sender, now_us)
+
+
+def dismissing(*ids: str, now_us: int = NOW_US, sender: Sender = BY_BACKEND) -> Commit:
+    """The commit that dismisses ``ids``."""
+    return planned(message(ids=ids), sender, now_us)
+
+
+def sweeping(*intervals: Document, now_us: int = NOW_US, sender: Sender = BY_BACKEND) -> Commit:
+    """The commit that dismisses ``intervals``."""
+    return planned(message(intervals=intervals), sender, now_us)
+
+
+def ids_of(full: Full) -> list[str]:
+    """The ids of a whole view, in its order."""
+    return [entry.id for entry in full.items]
+
+
+def cursor_of(full: Full, view: View = BACKEND) -> Cursor:
+    """The cursor that a reader of ``view`` holds after ``full``."""
+    return cursor_for(full.epoch, view, full.seq)
+
+
+def document_of(raw: bytes) -> Document:
+    """A JSON document from the store or a frame."""
+    document: Document = json.loads(raw)
+    return document
