@@ -1,6 +1,8 @@
 """The size of what one reads: files and functions that fit in a head (architecture.md, "Habits")."""
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +51,9 @@ def test_every_module_and_class_of_the_house_says_what_it_is() -> None:
     for path in sources(".py"):
         tree = ast.parse(path.read_text("utf-8"))
         named = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
-        for node in [tree, *(named if path.relative_to(ROOT).parts[0] != "tests" else [])]:
+        inside_tests = path.relative_to(ROOT).parts[0] == "tests"
+        nodes: list[ast.Module | ast.ClassDef] = [tree, *([] if inside_tests else named)]
+        for node in nodes:
             if ast.get_docstring(node) is None:
                 silent.append(f"{path.relative_to(ROOT)}:{getattr(node, 'name', 'module')}")
 
@@ -58,6 +62,17 @@ def test_every_module_and_class_of_the_house_says_what_it_is() -> None:
 
 def test_no_module_has_a_name_that_could_hold_anything() -> None:
     assert [str(path) for path in sources(".py") if path.stem in VAGUE] == []
+
+
+def test_every_dependency_is_documented_with_its_reason_and_locked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    names = {re.split(r"[\[<>=;!~ ]", line)[0] for line in wanted}
+    documented = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
+    locked = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE))
+
+    assert {name for name in names if not re.search(rf"`{re.escape(name)}[`\[]", documented)} == set()
+    assert names - locked == set()
 
 
 def test_the_lock_names_no_host() -> None:
