@@ -32,7 +32,7 @@ EPOCH = b"\xab\xcd\xef"
 BACKEND = View()
 PHONE = View("phone", ("user",))
 DIGEST = bytes(range(32))
-ITEM = b'{"body":{"category":"\\",\\"category\\":\\""},"category":"c","for_device":null,"times":{"created":7}}'
+ITEM = b'{"body":{"a":1,"category":"c","for_device":null},"category":"c","for_device":null,"times":{"created":7}}'
 ITEM_TRIMMED = b'{"body":null,"category":"c","for_device":null,"times":{"created":7},"trimmed":true}'
 
 

@@ -143,10 +143,10 @@ def test_null_absent_and_empty_are_the_same_dismissal(dismiss: Any) -> None:
 
 
 def test_reminders_are_sorted_without_repeats_and_offsets_stay_offsets() -> None:
-    made = only_item(timed(expires="+31536000", remind_at=["+9", 20, 10.5, "+9.0", 20.0, "+8"]))
+    made = only_item(timed(expires="+31536000", remind_at=["+10", 20, 100.5, "+10.0", 20.0, "+9"]))
 
     assert made.expires == Offset(31536000_000_000)
-    assert made.remind_at == (10_500_000, 20_000_000, Offset(8_000_000), Offset(9_000_000))
+    assert made.remind_at == (20_000_000, 100_500_000, Offset(9_000_000), Offset(10_000_000))
 
 
 def test_an_external_body_may_be_any_json_null_too() -> None:
