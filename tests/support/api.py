@@ -1,0 +1,80 @@
+"""The HTTP API over a memory store and a clock that stands still: for tests of ingest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from gregor.clock import ManualClock
+from gregor.settings import Settings
+from gregor.store.contract import Store
+from gregor.store.memory import MemoryStore
+from gregor.tokens import Tokens, mint
+from services.ingest.app import Application, create_app
+
+NOW_S = 1_457_056_500
+"""What the clock of the tests says: 53 seconds after the friend of the design joined."""
+SECRET = "a secret of the tests, long enough"
+EVERY_SCOPE = ("ingest", "read", "devices", "admin")
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+class Api:
+    """One ingest process in memory; ``key`` is a key with every scope."""
+
+    def __init__(self, store: Store | None = None, **settings: Any) -> None:
+        self.settings = Settings(token_secret=SECRET, **settings)
+        self.clock = ManualClock(NOW_S * 1_000_000)
+        self.store: Store = store or MemoryStore(self.settings.limits)
+        self.app: Application = create_app(self.settings, self.store, self.clock, Tokens(self.settings))
+        self.key = ""
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://gregor.test")
+
+    async def __aenter__(self) -> Self:
+        self.key = await self.make_key(*EVERY_SCOPE)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.client.aclose()
+
+    async def make_key(self, *scopes: str, prefixes: Sequence[str] | None = None, rate: float | None = None) -> str:
+        """The text of a new key."""
+        _, text = await self.store.access.create_key(scopes, prefixes, rate, now_us=self.clock.now_us())
+        return text
+
+    def token(self, uid: str = "alice", device: str = "phone", cats: Sequence[str] | None = None) -> str:
+        """A device token, good for an hour."""
+        return mint(SECRET, uid, device, 3_600, cats, now_us=self.clock.now_us())
+
+    async def call(
+        self, method: str, path: str, token: str | None = None, headers: dict[str, str] | None = None, **options: Any
+    ) -> httpx.Response:
+        """One request, by default with the key that may do everything; ``token=""``: without any."""
+        token = self.key if token is None else token
+        bearer = {"Authorization": f"Bearer {token}"} if token else {}
+        return await self.client.request(method, path, headers={**bearer, **(headers or {})}, **options)
+
+    async def send(self, uid: str, body: Any, token: str | None = None, **members: Any) -> httpx.Response:
+        """Post one message of the system ``gregor``."""
+        message = {"system": "gregor", "body": body, **members}
+        return await self.call("POST", f"/v1/users/{uid}/messages", token, json=message)
+
+    async def create(self, uid: str, item_id: str, category: str = "user.joined", **item: Any) -> httpx.Response:
+        """Make one item."""
+        return await self.send(uid, {"create": {item_id: {"category": category, **item}}})
+
+
+def code_of(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of a problem, whose shape is checked."""
+    document = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert document["status"] == answer.status_code
+    assert document["type"] == f"/errors#{document['code']}"
+    assert document["request_id"] == answer.headers["x-request-id"]
+    return answer.status_code, document["code"]

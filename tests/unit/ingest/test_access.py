@@ -1,0 +1,228 @@
+"""The table of endpoints, scopes and device tokens, every row and every cell of it."""
+
+from typing import Any
+
+import pytest
+
+from services.ingest.auth import SCOPES, TABLE, Own, Row
+from tests.support.api import SECRET, Api, code_of
+
+ALICE = {"uid": "alice", "device": "phone", "id": "aa", "key": "nosuchkey123"}
+BODIES: dict[str, Any] = {
+    "/v1/users/{uid}/messages": {"system": "gregor", "body": {"dismiss": {"ids": ["aa"]}}},
+    "/v1/messages": [],
+    "/v1/presence": {"uids": ["alice"]},
+    "/v1/keys": {"scopes": ["read"]},
+    "/v1/users/{uid}/devices/{device}": {},
+}
+
+# protocol.md, "Who may call", once more and by hand: (endpoint, scopes, what a device token may do).
+EXPECTED = {
+    "POST /v1/users/{uid}/messages": ({"ingest", "admin"}, Own.USER),
+    "POST /v1/messages": ({"ingest", "admin"}, Own.YES),
+    "GET /v1/users/{uid}/state": ({"read"}, Own.VIEW),
+    "GET /v1/users/{uid}/sync": ({"read"}, Own.VIEW),
+    "GET /v1/users/{uid}/items/{id}": ({"read"}, Own.VIEW),
+    "GET /v1/users/{uid}/history": ({"read"}, Own.VIEW),
+    "POST /v1/tickets": ({"read"}, Own.YES),
+    "PUT /v1/users/{uid}/devices/{device}": ({"devices"}, Own.DEVICE),
+    "PATCH /v1/users/{uid}/devices/{device}": ({"devices"}, Own.DEVICE),
+    "GET /v1/users/{uid}/devices/{device}": ({"devices"}, Own.DEVICE),
+    "DELETE /v1/users/{uid}/devices/{device}": ({"devices"}, Own.DEVICE),
+    "GET /v1/users/{uid}/devices": ({"devices"}, Own.NOTHING),
+    "POST /v1/presence": ({"devices"}, Own.NOTHING),
+    "POST /v1/users/{uid}/revoke": ({"devices"}, Own.NOTHING),
+    "POST /v1/users/{uid}/flush": ({"admin"}, Own.NOTHING),
+    "POST /v1/flush": ({"admin"}, Own.NOTHING),
+    "DELETE /v1/users/{uid}": ({"admin"}, Own.NOTHING),
+    "POST /v1/keys": ({"admin"}, Own.NOTHING),
+    "GET /v1/keys": ({"admin"}, Own.NOTHING),
+    "GET /v1/keys/{key}": ({"admin"}, Own.NOTHING),
+    "DELETE /v1/keys/{key}": ({"admin"}, Own.NOTHING),
+    "POST /v1/keys/{key}/rotate": ({"admin"}, Own.NOTHING),
+}
+OPEN = {"/healthz", "/readyz", "/metrics", "/errors", "/docs", "/docs.js", "/openapi.json"}
+
+every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method} {row.path}")
+
+
+async def ask(api: Api, row: Row, token: str, **names: str) -> tuple[int, str]:
+    body = BODIES.get(row.path, {} if row.method != "GET" else None)
+    if row.path == "/v1/tickets" and token.startswith("gk_"):
+        body = {"uid": "alice", "observe": True}
+    options = {} if body is None or row.method == "DELETE" else {"json": body}
+    answer = await api.call(row.method, row.path.format(**{**ALICE, **names}), token, **options)
+    return answer.status_code, answer.json()["code"] if answer.status_code >= 400 else ""
+
+
+def test_the_table_is_that_of_the_contract() -> None:
+    assert {f"{row.method} {row.path}": (set(row.scopes), row.own) for row in TABLE} == EXPECTED
+
+
+def test_every_endpoint_is_in_the_table_or_named_as_open(api: Api) -> None:
+    served = {(method, route.path) for route in api.app.routes for method in route.methods - {"HEAD"}}
+
+    assert served == {(row.method, row.path) for row in TABLE} | {("GET", path) for path in OPEN}
+
+
+@every_row
+async def test_without_a_token_nothing_is_served(api: Api, row: Row) -> None:
+    for token in ("", "gk_aaaaaaaaaaaa_" + "b" * 43, "gk_", "no.jwt.here"):
+        answer = await api.call(row.method, row.path.format(**ALICE), token)
+
+        assert code_of(answer) == (401, "unauthorised")
+        assert answer.headers["www-authenticate"] == 'Bearer realm="gregor"'
+
+
+@every_row
+async def test_a_key_with_the_scope_may_call_and_one_with_all_the_others_may_not(api: Api, row: Row) -> None:
+    for scope in row.scopes - ({"admin"} if "ingest" in row.scopes else set()):
+        assert await ask(api, row, await api.make_key(scope)) not in ((401, "unauthorised"), (403, "forbidden"))
+
+    others = await api.make_key(*(set(SCOPES) - row.scopes))
+
+    assert await ask(api, row, others) == (403, "forbidden")
+
+
+@every_row
+async def test_a_device_token_may_do_what_the_row_says_for_its_own_user_and_device(api: Api, row: Row) -> None:
+    status, code = await ask(api, row, api.token())
+
+    if row.own is Own.NOTHING:
+        assert (status, code) == (403, "forbidden")
+    else:
+        assert code in ("", "not_found")
+
+
+@every_row
+async def test_a_device_token_of_another_user_is_refused_before_anything_is_looked_up(api: Api, row: Row) -> None:
+    if "{uid}" in row.path or row.own is Own.NOTHING:
+        assert await ask(api, row, api.token("mallory")) == (403, "forbidden")
+
+
+@every_row
+async def test_a_device_token_of_another_device_is_refused_where_a_device_is_named(api: Api, row: Row) -> None:
+    other = api.token(device="laptop")
+    if row.own is Own.DEVICE:
+        assert await ask(api, row, other) == (403, "forbidden")
+    if row.own is Own.VIEW:
+        answer = await api.call(row.method, row.path.format(**ALICE), other, params={"device": "phone"})
+        assert code_of(answer) == (403, "forbidden")
+
+
+async def test_a_device_token_names_no_other_device_as_sender(api: Api) -> None:
+    body = {"dismiss": {"ids": ["aa"]}}
+
+    assert code_of(await api.send("alice", body, api.token(), device="laptop")) == (403, "forbidden")
+    assert (await api.send("alice", body, api.token(), device="phone")).status_code == 200
+
+
+async def test_a_flush_needs_admin_either_way_and_admin_alone_sends_nothing_else(api: Api) -> None:
+    ingest, admin = await api.make_key("ingest"), await api.make_key("admin")
+
+    for token in (ingest, api.token()):
+        assert code_of(await api.send("alice", {"flush": True}, token)) == (403, "forbidden")
+    assert (await api.send("alice", {"flush": True}, admin)).status_code == 200
+    assert code_of(await api.send("alice", {"dismiss": {"ids": ["a"]}}, admin)) == (403, "forbidden")
+
+
+async def test_a_path_with_a_name_that_is_none_is_refused(api: Api) -> None:
+    assert code_of(await api.call("GET", "/v1/users/a%20b/state")) == (422, "invalid_id")
+    assert code_of(await api.call("GET", "/v1/users/-a/state")) == (422, "invalid_id")
+    assert code_of(await api.call("GET", "/v1/users/alice/items/*")) == (422, "invalid_id")
+    assert code_of(await api.call("GET", f"/v1/users/{'a' * 129}/state")) == (422, "invalid_id")
+
+
+async def test_the_audience_of_devices_is_served_what_device_tokens_may_call_and_no_more() -> None:
+    async with Api(ingest_audience="devices") as api:
+        for row in TABLE:
+            status, _ = await ask(api, row, api.key)
+            assert (status in (404, 405)) == (row.own is Own.NOTHING or row.path.endswith("/items/{id}"))
+        assert set((await api.call("GET", "/openapi.json")).json()["paths"]) >= {"/v1/messages", "/v1/tickets"}
+        assert "/v1/keys" not in (await api.call("GET", "/openapi.json")).json()["paths"]
+
+
+async def test_a_revoked_token_is_refused_and_one_issued_later_is_not(api: Api) -> None:
+    old = api.token()
+    await api.call("POST", "/v1/users/alice/revoke", json={"device": "phone"})
+    api.clock.advance(1)
+
+    answer = await api.call("GET", "/v1/users/alice/state", old)
+
+    assert code_of(answer) == (401, "unauthorised")
+    assert answer.json()["detail"] == "The token was revoked."
+    assert (await api.call("GET", "/v1/users/alice/state", api.token())).status_code == 200
+    assert (await api.call("GET", "/v1/users/alice/state", api.token(device="laptop"))).status_code == 200
+
+
+async def test_a_key_limited_to_prefixes_creates_only_below_them_and_sees_only_them(api: Api) -> None:
+    limited = await api.make_key("ingest", "read", prefixes=["user"])
+    await api.create("alice", "chat", "chat.message")
+
+    inside = await api.send("alice", {"create": {"in": {"category": "user.joined"}}}, limited)
+    outside = await api.send("alice", {"create": {"out": {"category": "users"}}}, limited)
+    interval = {"dismiss": {"intervals": [{"category_prefix": "", "end": 1}]}}
+
+    assert inside.json()["created"] == ["in"]
+    assert code_of(outside) == (403, "category_not_allowed")
+    assert code_of(await api.send("alice", interval, limited)) == (403, "category_not_allowed")
+    assert list((await api.call("GET", "/v1/users/alice/state", limited)).json()["items"]) == ["in"]
+
+
+async def test_a_device_token_sees_its_own_view_within_its_categories(api: Api) -> None:
+    await api.create("alice", "all")
+    await api.create("alice", "mine", for_device="phone")
+    await api.create("alice", "theirs", for_device="laptop")
+    await api.create("alice", "other", "chat.message")
+
+    async def seen(token: str, **query: str) -> set[str]:
+        return set((await api.call("GET", "/v1/users/alice/state", token, params=query)).json()["items"])
+
+    assert await seen(api.token()) == {"all", "mine", "other"}
+    assert await seen(api.token(cats=["user"])) == {"all", "mine"}
+    assert await seen(api.token(cats=["user"]), category_prefix="chat") == set()
+    assert await seen(api.token(), device="phone") == {"all", "mine", "other"}
+    assert await seen(api.key) == {"all", "mine", "theirs", "other"}
+    assert await seen(api.key, device="laptop") == {"all", "theirs", "other"}
+
+
+async def test_a_device_token_sends_fifty_at_once_and_then_ten_a_second(api: Api) -> None:
+    token = api.token()
+    body = {"dismiss": {"ids": ["aa"]}}
+    statuses = [(await api.send("alice", body, token)).status_code for _ in range(51)]
+
+    assert statuses == [200] * 50 + [429]
+    refused = await api.send("alice", body, token)
+    assert code_of(refused) == (429, "rate_limited")
+    assert refused.headers["retry-after"] == "1"
+    api.clock.advance(0.1)
+    assert (await api.send("alice", body, token)).status_code == 200
+    assert (await api.send("alice", body, api.token(device="laptop"))).status_code == 200
+
+
+async def test_a_key_with_a_rate_sends_a_seconds_worth_at_once(api: Api) -> None:
+    key = await api.make_key("ingest", rate=2)
+    body = {"dismiss": {"ids": ["aa"]}}
+
+    statuses = [(await api.send("alice", body, key)).status_code for _ in range(3)]
+
+    assert statuses == [200, 200, 429]
+    api.clock.advance(0.5)
+    assert (await api.send("alice", body, key)).status_code == 200
+
+
+async def test_history_of_a_device_is_answered_once_a_second_and_that_of_a_key_always(api: Api) -> None:
+    path = "/v1/users/alice/history"
+
+    assert (await api.call("GET", path, api.token())).status_code == 200
+    assert code_of(await api.call("GET", path, api.token())) == (429, "rate_limited")
+    assert [(await api.call("GET", path)).status_code for _ in range(5)] == [200] * 5
+
+
+async def test_no_secret_is_in_any_refusal(api: Api) -> None:
+    forged = api.key[:-1] + ("a" if api.key[-1] != "a" else "b")
+    for token in (forged, "x" * 9_000, api.token("mallory"), api.token() + "x"):
+        answer = await api.call("GET", "/v1/users/alice/state", token)
+
+        assert token not in answer.text
+        assert SECRET not in answer.text
