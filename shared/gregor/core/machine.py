@@ -1,6 +1,7 @@
 """From a message to a commit: what is decided before the store is asked (semantics.md, "Laws").
 
-The laws, and the property tests that hold each of them (tests/property/test_laws.py, names begin ``test_L<n>_``):
+The laws. The property test of each is in tests/property/test_laws.py, and its name begins with ``test_L<n>_``; L7, L11
+and L15 are kept by who carries them out (timers, clients, delivery), and tested there:
 
 L1   One order: each message with an effect gets the next seq; no clock decides who wins, a stamp only orders the sight.
 L2   Idempotent: applying a message again changes nothing; other content under a known id is a conflict.
