@@ -1,10 +1,17 @@
 """Real servers for the tests: each process of tests (xdist worker) starts its own, on free ports, and stops it."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from gregor.embedded import EmbeddedServer, find_server
+
+
+def pytest_configure() -> None:
+    """The settings of whoever runs the tests are none of theirs."""
+    for name in [name for name in os.environ if name.startswith("GREGOR_")]:
+        del os.environ[name]
 
 
 def _url_of(*names: str) -> Iterator[str]:

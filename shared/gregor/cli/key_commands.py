@@ -21,7 +21,7 @@ from gregor.cli.user_commands import print_table
 from gregor.clock import SystemClock
 from gregor.core.ids import normal_prefix
 from gregor.settings import load_settings
-from gregor.store.contract import Store
+from gregor.store.contract import ServiceKey, Store
 
 keys = typer.Typer(help="Service keys, for backends.", no_args_is_help=True, rich_markup_mode=None)
 KeyId = Annotated[str, typer.Argument(help="Id of the key: the middle part of gk_<id>_<secret>.")]
@@ -40,23 +40,25 @@ def create(
     scope: Annotated[list[str], typer.Option(help=f"What it may do (repeatable): {', '.join(SCOPES)}.")],
     prefix: Annotated[list[str] | None, typer.Option(help="Limit to a category prefix (repeatable).")] = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Limit to so many messages a second.")] = None,
+    name: Annotated[str | None, typer.Option(help="What it is for, for people.")] = None,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Make a key and print it: the only time that its secret is shown."""
-    unknown = [name for name in scope if name not in SCOPES]
+    unknown = [text for text in scope if text not in SCOPES]
     if unknown:
         raise typer.BadParameter(f"{unknown[0]} is no scope; there are {', '.join(SCOPES)}", param_hint="--scope")
-    if any(normal_prefix(text) is None for text in prefix or ()):
+    prefixes = [normal_prefix(text) for text in prefix or ()]
+    if None in prefixes:
         raise typer.BadParameter("a prefix is dotted segments, such as user.joined", param_hint="--prefix")
+    given = {"scopes": scope, "prefixes": prefixes or None, "rate": rate, "name": name}
+    wish = {member: value for member, value in given.items() if value is not None}
     target = _target(url, key)
     if target is None:
-        made = _directly(lambda store, now_us: _create(store, scope, prefix, rate, now_us))
+        made = _directly(lambda store, now_us: _create(store, wish, now_us))
     else:
-        wish = {"scopes": scope, "prefixes": prefix, "rate": rate}
-        body = {name: value for name, value in wish.items() if value is not None}
-        made = target.call("POST", "/v1/keys", body=body).json()
+        made = target.call("POST", "/v1/keys", body=wish).json()
     typer.echo(json.dumps(made) if as_json else made["key"])
 
 
@@ -85,10 +87,7 @@ def rotate(key_id: KeyId, url: Url = None, key: Key = None, as_json: Json = Fals
     """Give a key a new secret and print it; the old one stays good for 24 hours."""
     target = _target(url, key)
     if target is None:
-        text = _directly(lambda store, now_us: store.access.rotate_key(key_id, now_us, KEEP_US))
-        if text is None:
-            raise Failure(f"there is no key {key_id}")
-        made: dict[str, Any] = {"id": key_id, "key": text}
+        made = _directly(lambda store, now_us: _rotate(store, key_id, now_us))
     else:
         made = target.call("POST", f"/v1/keys/{quote(key_id, safe='')}/rotate").json()
     typer.echo(json.dumps(made) if as_json else made["key"])
@@ -125,17 +124,31 @@ def _directly(act: Callable[[Store, int], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-async def _create(
-    store: Store, scopes: list[str], prefixes: list[str] | None, rate: float | None, now_us: int
-) -> dict[str, Any]:
-    made, text = await store.access.create_key(scopes, prefixes, rate, now_us=now_us)
-    return {"id": made.id, "key": text, "scopes": sorted(made.scopes), "prefixes": made.prefixes, "rate": made.rate}
+async def _create(store: Store, wish: dict[str, Any], now_us: int) -> dict[str, Any]:
+    made, text = await store.access.create_key(**wish, now_us=now_us)
+    return {**_shown(made), "key": text}
 
 
 async def _list(store: Store, _now_us: int) -> dict[str, Any]:
-    found = await store.access.keys()
-    return {
-        "keys": [
-            {"id": key.id, "scopes": sorted(key.scopes), "prefixes": key.prefixes, "rate": key.rate} for key in found
-        ]
+    return {"keys": [_shown(key) for key in await store.access.keys()]}
+
+
+async def _rotate(store: Store, key_id: str, now_us: int) -> dict[str, Any]:
+    text = await store.access.rotate_key(key_id, now_us, KEEP_US)
+    found = await store.access.key(key_id)
+    if text is None or found is None:
+        raise Failure(f"there is no key {key_id}")
+    return {**_shown(found), "key": text}
+
+
+def _shown(key: ServiceKey) -> dict[str, Any]:
+    """A key as the API shows it."""
+    created = key.created_us / 1_000_000
+    shown = {
+        "id": key.id,
+        "scopes": sorted(key.scopes),
+        "prefixes": key.prefixes,
+        "rate": key.rate,
+        "created": int(created) if created.is_integer() else created,
     }
+    return shown if key.name is None else {**shown, "name": key.name}

@@ -1,0 +1,62 @@
+"""`gregor keys` on the store itself: how the first key of a deployment is made."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from gregor.cli import main
+
+
+@pytest.fixture(autouse=True)
+def deployment(
+    monkeypatch: pytest.MonkeyPatch, redis_server: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A namespace of its own for each test, and no running `gregor dev`."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("GREGOR_REDIS_URL", redis_server)
+    monkeypatch.setenv("GREGOR_NAMESPACE", f"keys-{abs(hash(request.node.name)) % 10**9}")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["keys", *arguments])
+    assert isinstance(ended.value.code, int)
+    written = capsys.readouterr()
+    return ended.value.code, written.out or written.err
+
+
+def test_a_key_is_made_listed_rotated_and_deleted(capsys: pytest.CaptureFixture[str]) -> None:
+    _, made = run(
+        capsys, "create", "--scope", "ingest", "--scope", "admin", "--prefix", "user.", "--rate", "5", "--json"
+    )
+    key = json.loads(made)
+    assert re.fullmatch(r"gk_[A-Za-z0-9]+_[A-Za-z0-9_-]+", key["key"])
+    assert (key["scopes"], key["prefixes"], key["rate"]) == (["admin", "ingest"], ["user"], 5)
+
+    _, listed = run(capsys, "list", "--json")
+    assert json.loads(listed)["keys"] == [{name: key[name] for name in key if name != "key"}]
+
+    _, rotated = run(capsys, "rotate", key["id"], "--json")
+    assert json.loads(rotated)["id"] == key["id"]
+    assert json.loads(rotated)["key"] != key["key"]
+
+    assert run(capsys, "delete", key["id"])[0] == 0
+    assert run(capsys, "list") == (0, "there are no keys\n")
+
+
+def test_a_key_that_is_not_there_cannot_be_rotated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "rotate", "nobody") == (1, "gregor: there is no key nobody\n")
+
+
+def test_a_redis_that_is_not_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GREGOR_REDIS_URL", "redis://:hunter2@127.0.0.1:1/0")
+
+    status, said = run(capsys, "list")
+
+    assert (status, said.count("\n")) == (1, 1)
+    assert "Redis cannot be used" in said
+    assert "hunter2" not in said
