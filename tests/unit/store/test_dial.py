@@ -102,6 +102,16 @@ async def test_sentinels_lead_to_the_primary_and_to_the_next_one_after_a_failove
         await feed.close()
 
 
+async def test_a_primary_that_has_become_a_replica_is_left_for_what_the_sentinels_say(watched: Watched) -> None:
+    async with linked(watched.url, patience_s=10) as link:
+        watched.primary.say("REPLICAOF", "127.0.0.1", str(watched.replica.port))
+
+        with pytest.raises(ReplyError, match=r"^READONLY"):
+            await link.call("SET", "k", "v")
+
+        await wait_until(lambda: link.reconnections > 0, "the link asks again")
+
+
 async def test_a_service_that_no_sentinel_knows_is_said_so(watched: Watched) -> None:
     url = watched.url.replace("/gregor/", "/other/")
 

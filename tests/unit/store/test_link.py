@@ -154,6 +154,22 @@ async def test_calls_wait_for_a_server_that_restarts(server: Server) -> None:
         assert link.reconnections == 1
 
 
+async def test_the_patience_of_each_outage_is_its_own(server: Server) -> None:
+    async def outage() -> None:
+        server.kill()
+        await wait_until(lambda: not link.connected, "the link has noticed")
+        waiting = link.call("PING")
+        server.start()
+        assert await waiting == b"PONG"
+
+    async with linked(server.url, patience_s=1.5) as link:
+        await outage()
+        since = asyncio.get_running_loop().time()
+        await wait_until(lambda: asyncio.get_running_loop().time() > since + 1.5, "the patience of the first is over")
+
+        await outage()
+
+
 async def test_a_call_given_up_while_it_waits_is_never_sent(server: Server) -> None:
     async with linked(server.url, patience_s=10) as link:
         server.kill()
