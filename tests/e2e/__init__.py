@@ -1,0 +1,1 @@
+"""Gregor from outside: real processes, a real server, and nothing but the protocol."""

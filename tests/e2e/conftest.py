@@ -1,0 +1,57 @@
+"""A cluster of two ingests and two gateways that the tests share, and fresh users in it."""
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.wire_device import WireDevice
+
+_users = itertools.count(1)
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster"), flush_spread=1, device_rate=1_000, device_burst=1_000) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared_cluster: Cluster, request: pytest.FixtureRequest) -> Cluster:
+    """The shared one: a test that hurts a process makes its own."""
+    return shared_cluster
+
+
+@pytest.fixture
+async def api(cluster: Cluster) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the first ingest, with a key that may do everything."""
+    async with cluster.api() as client:
+        yield client
+
+
+@pytest.fixture
+def uid() -> str:
+    """A user that nobody else has."""
+    return f"alice-{next(_users)}"
+
+
+@pytest.fixture
+def device_of(cluster: Cluster, uid: str) -> Callable[..., WireDevice]:
+    """`device_of("phone", gateway=1, hello={…})`: a device of the user, not yet connected."""
+
+    def make(name: str, gateway: int = 0, hello: dict[str, Any] | None = None, **claims: Any) -> WireDevice:
+        token = cluster.token(uid, name, **claims)
+        return WireDevice(cluster.gateway_urls[gateway], token, {} if hello is None else hello)
+
+    return make

@@ -1,0 +1,223 @@
+"""`gregor dev` as a developer has it: one command, real processes, the other commands find it, it ends cleanly."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+import pytest
+
+from gregor.embedded import free_port
+from tests.support.wait import wait_until_sync
+
+pytestmark = pytest.mark.e2e
+GREGOR = [sys.executable, "-c", "from gregor.cli import main; main()"]
+
+
+class Dev:
+    """A running `gregor dev --json`, and commands that find it by what it left."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("GREGOR_")}
+        self.environ = {**kept, "XDG_STATE_HOME": str(folder / "state")}
+        self.log = folder / "log"
+        self._log: IO[bytes] = self.log.open("ab")
+        self.process = subprocess.Popen(
+            [*GREGOR, "dev", "--json", *options],
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
+        assert self.process.stdout is not None
+        self.line = self.process.stdout.readline()
+        assert self.line, self.log.read_text()
+        self.places: dict[str, Any] = json.loads(self.line)
+
+    def run(self, *arguments: str) -> str:
+        return subprocess.run(
+            [*GREGOR, *arguments], env=self.environ, capture_output=True, text=True, check=True
+        ).stdout
+
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([*GREGOR, *arguments], env=self.environ, stdout=subprocess.PIPE, text=True)
+
+    def children(self) -> list[int]:
+        place = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in place.read_text().split()]
+
+    def child(self, module: str) -> int:
+        return next(pid for pid in self.children() if module in Path(f"/proc/{pid}/cmdline").read_text())
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(30)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._log.close()
+        return status
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Dev]]:
+    with ExitStack() as stack:
+
+        def start_one(*options: str) -> Dev:
+            dev = Dev(tmp_path, "--port-base", str(free_base()), *options)
+            stack.callback(dev.end)
+            return dev
+
+        yield start_one
+
+
+def free_base() -> int:
+    """A port whose neighbours are free too, as far as one can tell."""
+    while True:
+        base = free_port()
+        try:
+            for port in (base, base + 1, base + 2, base + 11, base + 12):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return base
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(url.replace("ws://", "http://") + "/readyz", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_once_the_line_is_printed_every_service_is_ready_and_the_commands_find_it(start: Callable[..., Dev]) -> None:
+    dev = start("--gateways", "2")
+
+    assert [is_ready(url) for kind in ("ingests", "gateways", "streams") for url in dev.places[kind]] == [True] * 5
+    assert dev.run("token", "mint", "--user", "alice", "--device", "phone").count(".") == 2
+    dev.run("send", "alice", "--category", "user.joined", "--id", "aa", "--body", '{"keybase":"kbob"}')
+    assert json.loads(dev.run("state", "alice", "--json"))["items"]["aa"]["body"] == {"keybase": "kbob"}
+    assert dev.run("keys", "list").count("ingest") == 1
+    assert '"fail"' not in dev.run("doctor", "--json")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_with_status_0_and_leaves_no_process_and_no_file(start: Callable[..., Dev], number: int) -> None:
+    dev = start()
+    children = dev.children()
+    assert len(children) == 3
+
+    status = dev.end(number)
+
+    assert status == 0
+    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+    assert list(Path(dev.environ["XDG_STATE_HOME"]).rglob("*.json")) == []
+    assert "Traceback" not in dev.log.read_text()
+
+
+def test_no_child_outlives_it_even_where_it_is_killed(start: Callable[..., Dev]) -> None:
+    dev = start()
+    children = dev.children()
+
+    dev.end(signal.SIGKILL)
+
+    wait_until_sync(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "all children are gone")
+
+
+def test_a_service_that_is_killed_comes_back(start: Callable[..., Dev]) -> None:
+    dev = start()
+    pid = dev.child("services.ingest")
+
+    os.kill(pid, signal.SIGKILL)
+
+    wait_until_sync(lambda: pid not in dev.children(), "it is gone")
+    wait_until_sync(lambda: is_ready(dev.places["ingest"]), "ingest is ready again", timeout_s=30)
+    assert "ingest-0  | ended (signal 9)" in dev.log.read_text()
+
+
+def test_with_data_the_state_and_the_key_are_there_again(start: Callable[..., Dev], tmp_path: Path) -> None:
+    first = start("--data", str(tmp_path / "data"))
+    first.run("send", "alice", "--category", "user.joined", "--id", "aa")
+    token = first.run("token", "mint", "--user", "alice", "--device", "phone").strip()
+    first.end()
+
+    second = start("--data", str(tmp_path / "data"))
+
+    assert second.places["key"] == first.places["key"]
+    answer = httpx.get(
+        second.places["ingest"] + "/v1/users/alice/state", headers={"Authorization": f"Bearer {token}"}, timeout=10
+    )
+    assert list(answer.json()["items"]) == ["aa"]
+
+
+def test_with_a_redis_of_ones_own_the_key_goes_when_it_ends(start: Callable[..., Dev], redis_server: str) -> None:
+    dev = start("--redis", redis_server)
+    assert dev.places["redis"] == redis_server
+
+    dev.end()
+
+    environ = {**dev.environ, "GREGOR_REDIS_URL": redis_server}
+    listed = subprocess.run([*GREGOR, "keys", "list"], env=environ, capture_output=True, text=True, check=True).stdout
+    assert listed == "there are no keys\n"
+
+
+def test_two_watching_devices_show_one_state(start: Callable[..., Dev]) -> None:
+    dev = start()
+    with dev.popen("watch", "alice", "--device", "phone") as phone, dev.popen("watch", "alice") as other:
+        try:
+            assert phone.stdout is not None
+            assert other.stdout is not None
+            assert phone.stdout.readline().startswith("= ")
+            assert other.stdout.readline().startswith("= ")
+
+            dev.run("send", "alice", "--category", "user.joined", "--id", "aa", "--body", '{"keybase":"kbob"}')
+            dev.run("send", "alice", "--dismiss", "aa")
+
+            for watching in (phone.stdout, other.stdout):
+                assert watching.readline().startswith("+ aa ")
+                assert watching.readline() == "- aa\n"
+        finally:
+            for process in (phone, other):
+                process.terminate()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--redis", "redis://127.0.0.1:1/0"], "Redis cannot be used at redis://127.0.0.1:1/0"),
+        (["--redis", "redis+cluster://127.0.0.1:1"], "is not supported yet"),
+        (["--data", "/proc/nowhere"], "--data /proc/nowhere cannot be used"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, options: list[str], said: str) -> None:
+    ended = subprocess.run(
+        [*GREGOR, "dev", "--port-base", str(free_base()), *options],
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    assert said in ended.stderr
+
+
+def test_a_second_one_on_the_same_ports_says_so(start: Callable[..., Dev]) -> None:
+    dev = start()
+    base = dev.places["ingest"].rpartition(":")[2]
+
+    ended = subprocess.run(
+        [*GREGOR, "dev", "--port-base", base], env=dev.environ, capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"gregor: port {base} is taken (another gregor dev?): end what holds it, or choose others with --port-base N\n"
+    )

@@ -1,0 +1,114 @@
+"""A device that speaks the protocol by hand: it keeps every frame that came, so that a test may say exactly what must."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from gregor.client.mirror import Mirror
+from tests.support.wait import wait_until
+
+Frame = dict[str, Any]
+
+
+class WireDevice:
+    """One connection from hello to close. `frames`: all that came, pings apart (they are answered)."""
+
+    def __init__(self, url: str, token: str | None, hello: Frame | None = None, **options: Any) -> None:
+        self.frames: list[Frame] = []
+        self.raw: list[str] = []
+        self.mirror = Mirror()
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self._url = f"{url}/v1/connect"
+        self._token = token
+        self._hello = hello
+        self._options = options
+        self._socket: ClientConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        options = {
+            "subprotocols": ["gregor.v1"],
+            "additional_headers": headers,
+            "ping_interval": None,
+            "max_size": None,
+        }
+        self._socket = await connect(self._url, **{**options, "proxy": None, **self._options})
+        self._reader = asyncio.create_task(self._read(self._socket))
+        if self._hello is not None:
+            await self.say({"hello": self._hello})
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._socket is not None:
+            await self._socket.close()
+        if self._reader is not None:
+            await self._reader
+
+    @property
+    def socket(self) -> ClientConnection:
+        assert self._socket is not None
+        return self._socket
+
+    @property
+    def live(self) -> list[Frame]:
+        """The live frames so far: those with a seq that are no sync objects."""
+        return [frame for frame in self.frames if "seq" in frame and "sync" not in frame]
+
+    @property
+    def syncs(self) -> list[Frame]:
+        return [frame for frame in self.frames if "sync" in frame]
+
+    async def say(self, frame: Frame) -> None:
+        await self.socket.send(json.dumps(frame))
+
+    async def says(self, text: str | bytes) -> None:
+        """Whatever a client may write, JSON or not."""
+        await self.socket.send(text)
+
+    async def until(self, predicate: Callable[[Frame], Any], description: str, timeout_s: float = 15) -> Frame:
+        """The first frame, already here or yet to come, of which `predicate` is true."""
+
+        def found() -> Frame | None:
+            return next((frame for frame in self.frames if predicate(frame)), None)
+
+        try:
+            frame: Frame = await wait_until(found, description, timeout_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; closed: {self.close_code}; came: {self.frames[-20:]}") from None
+        return frame
+
+    async def synced(self) -> Self:
+        await self.until(lambda frame: "sync" in frame, "a sync object")
+        return self
+
+    async def tell(self, ref: int, body: Any, system: str = "gregor", **members: Any) -> Frame:
+        """Send a message and wait for what answers it: the frame with a receipt or a problem."""
+        await self.say({"ref": ref, "system": system, "body": body, **members})
+        return await self.until(lambda frame: frame.get("ref") == ref, f"an answer to {ref}")
+
+    async def closed(self, timeout_s: float = 15) -> tuple[int, str]:
+        """The close code and reason that the server sends."""
+        await wait_until(lambda: self.close_code is not None, f"a close; came: {self.frames[-5:]}", timeout_s)
+        return self.close_code or 0, self.close_reason
+
+    async def _read(self, socket: ClientConnection) -> None:
+        with suppress(ConnectionClosed):
+            async for text in socket:
+                frame = json.loads(text)
+                if "ping" in frame:
+                    await self.say({"pong": frame["ping"]})
+                    continue
+                self.raw.append(str(text))
+                self.frames.append(frame)
+                self.mirror.apply(frame)
+        self.close_code = socket.close_code
+        self.close_reason = socket.close_reason or ""
