@@ -58,6 +58,10 @@ class Caller:
     systems: Prefixes = None
 
 
+class TokenExpired(Problem):
+    """The token was good once: a new one is wanted (close 4004), where others can never be good (4501)."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Key:
     """A key and the one algorithm that it is for."""
@@ -104,7 +108,8 @@ class Tokens:
         self._known: dict[bytes, Caller] = {}
 
     async def verify(self, token: str, now_us: int) -> Caller:
-        """Who the token speaks for. Raises ``Problem``: ``unauthorised`` with the reason, ``unavailable`` without keys.
+        """Who the token speaks for. Raises ``Problem``: ``unauthorised`` with the reason (``TokenExpired`` where that
+        is all that is wrong), ``unavailable`` without keys.
 
         Revocation is not looked at: it is the store's to know (``Devices.revoked_before``).
         """
@@ -117,7 +122,7 @@ class Tokens:
         if caller is not None:
             if caller.exp_us + LEEWAY_US <= now_us:
                 del self._known[fingerprint]
-                raise _refused("The token has expired.")
+                raise TokenExpired("unauthorised", "The token has expired.")
             return caller
         caller = self._caller(_verified(raw, await self._key_for(raw, now_us)), now_us)
         if len(self._known) >= CACHED:
@@ -179,7 +184,7 @@ class Tokens:
         if exp_us is None:
             raise _refused("The token has no exp.")
         if exp_us + LEEWAY_US <= now_us:
-            raise _refused("The token has expired.")
+            raise TokenExpired("unauthorised", "The token has expired.")
         if exp_us > now_us + self._max_age_us + LEEWAY_US:
             raise _refused(f"The token's exp is more than {self._max_age_us / 86_400e6:g} days ahead.")
         if (_moment_us(claims, "nbf") or 0) > now_us + LEEWAY_US:

@@ -1,0 +1,92 @@
+"""The periodic comparison with the store: what announcements did not tell is found here (semantics.md L12)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from gregor.store.contract import Store, Unavailable
+
+from .track import Mark, Verdict
+from .wheel import Wheel
+
+if TYPE_CHECKING:
+    from .hub import Hub, Room
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE: Final = 500
+"""Users a call: one pipelined read each, so that one call takes a few milliseconds of the store."""
+SECOND_LOOK_S: Final = 1.0
+"""An announcement may be under way when the store is asked: what is missing then is looked at again."""
+
+
+class Comparison:
+    """Asks the store for the positions of rooms, many at a time, and has mended what differs."""
+
+    def __init__(self, hub: Hub, store: Store, wheel: Wheel, interval_s: float) -> None:
+        self._hub = hub
+        self._store = store
+        self._wheel = wheel
+        self._interval_s = interval_s
+        # room -> whether what differs is mended at once
+        self._wanted: dict[Room, bool] = {}
+        self._is_running = False
+
+    def begin(self, room: Room) -> None:
+        """A new room: compare it now and then. The first time soon: until then a fork could not be told."""
+        self._wheel.at(self._wheel.now + self._hub.reads.jitter(0.5, 1.5), room)
+
+    def due(self, room: Room) -> None:
+        """The time of a room has come, if it is still there."""
+        if self._hub.rooms.get(room.uid) is room:
+            self.ask(room)
+            self._wheel.at(self._wheel.now + self._interval_s * self._hub.reads.jitter(0.9, 1.1), room)
+
+    def ask(self, room: Room, *, is_sure: bool = False) -> None:
+        """Compare soon. ``is_sure``: an announcement cannot be under way any more."""
+        self._wanted[room] = is_sure or self._wanted.get(room, False)
+        if not self._is_running:
+            self._is_running = True
+            self._hub.reads.background.start(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while self._wanted:
+                wanted, self._wanted = self._wanted, {}
+                rooms = list(wanted)
+                for at in range(0, len(rooms), AT_ONCE):
+                    await self._compare({room: wanted[room] for room in rooms[at : at + AT_ONCE]})
+        finally:
+            self._is_running = False
+
+    async def _compare(self, rooms: dict[Room, bool]) -> None:
+        known = [(room, room.track.mark) for room in rooms]
+        asked = [(room, mark) for room, mark in known if mark is not None and room.groups]
+        if not asked:
+            return
+        try:
+            heads = await self._store.users.heads([room.uid for room, _ in asked])
+        except Unavailable:
+            for room, _ in asked:
+                self._again(room, rooms[room])
+            return
+        for (room, then), head in zip(asked, heads, strict=True):
+            self._judge(room, then, Mark.of(head), rooms[room])
+
+    def _judge(self, room: Room, then: Mark, there: Mark, is_sure: bool) -> None:
+        verdict = room.track.compare(there, then)
+        if verdict is Verdict.SAME:
+            return
+        is_behind = verdict is Verdict.GAP or there.epoch != then.epoch
+        if is_behind and not is_sure:
+            self._again(room, True)
+            return
+        self._hub.mend(room, verdict, "compare")
+        room.track.mark = there
+        for member in tuple(room.waiting):
+            member.release(there.seq)
+
+    def _again(self, room: Room, is_sure: bool) -> None:
+        self._wheel.after(SECOND_LOOK_S, lambda: self.ask(room, is_sure=is_sure))

@@ -1,0 +1,121 @@
+"""PURE: the moments of one connection: hello, pings, the end of its token, its greatest age."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from gregor.core.limits import Limits
+
+GRACE_S: Final = 25.0
+"""How long a connection outlives its token (protocol.md, "Gateway")."""
+REFRESH_S: Final = 60.0
+"""How long before the end of its token a client is asked for a new one."""
+MOST_UNANSWERED: Final = 2
+"""Pings without an answer that end a connection."""
+NEVER: Final = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is the same for all sessions of a transport. The flags: what its transport has.
+
+    ``tells_unchanged``: whether a client that asks is told that nothing changed.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    hello_timeout_s: float = 15.0
+    ping_interval_s: float = 25.0
+    max_age_s: float = 6 * 3_600.0
+    queue_bytes: int = 1 << 20
+    max_frame_bytes: int = 1 << 20
+    pings: bool = True
+    welcomes: bool = True
+    tells_unchanged: bool = True
+    jitter: Callable[[float, float], float] = random.uniform
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Send ``{"ping": n}``."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Ask for a new token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """Close with this code."""
+
+    code: int
+
+
+class Deadlines:
+    """Says what is due. Times are seconds of a monotonic clock."""
+
+    __slots__ = ("_age_at", "_expires_at", "_hello_at", "_last", "_ping_at", "_refresh_at", "_rules", "_unanswered")
+
+    def __init__(self, rules: Rules, now: float) -> None:
+        self._rules = rules
+        self._hello_at = now + rules.hello_timeout_s
+        # Half to all of it: connections that were opened together must not end together.
+        self._age_at = now + rules.max_age_s * rules.jitter(0.5, 1.0)
+        self._ping_at = self._refresh_at = self._expires_at = NEVER
+        self._last = self._unanswered = 0
+
+    def greeted(self) -> None:
+        """The hello came."""
+        self._hello_at = NEVER
+
+    def joined(self, now: float) -> None:
+        """The connection is at work: pings and the refresh of its token begin."""
+        self._refresh_at = self._expires_at - REFRESH_S
+        if self._rules.pings:
+            self._set_ping(now)
+
+    def expires(self, lives_s: float, now: float) -> None:
+        """A token is good for so long."""
+        self._expires_at = now + lives_s
+
+    def answered(self) -> None:
+        """The client answered a ping."""
+        self._unanswered = 0
+
+    def left_s(self, now: float) -> int | None:
+        """Whole seconds until the token ends; ``None``: there is none that ends."""
+        return None if self._expires_at == NEVER else max(0, round(self._expires_at - now))
+
+    @property
+    def due(self) -> float:
+        """The earliest moment at which ``tick`` has something to say."""
+        return min(self._hello_at, self._ping_at, self._refresh_at, self._expires_at + GRACE_S, self._age_at)
+
+    def tick(self, now: float) -> list[Ping | Refresh | Over]:
+        """What is due now."""
+        if now >= self._hello_at:
+            return [Over(4005)]
+        if now >= self._expires_at + GRACE_S:
+            return [Over(4004)]
+        if now >= self._age_at:
+            return [Over(4008)]
+        said: list[Ping | Refresh | Over] = []
+        if now >= self._refresh_at:
+            self._refresh_at = NEVER
+            said.append(Refresh())
+        if now >= self._ping_at:
+            if self._unanswered >= MOST_UNANSWERED:
+                return [Over(4007)]
+            self._last += 1
+            self._unanswered += 1
+            self._set_ping(now)
+            said.append(Ping(self._last))
+        return said
+
+    def _set_ping(self, now: float) -> None:
+        self._ping_at = now + self._rules.ping_interval_s * self._rules.jitter(0.9, 1.1)

@@ -1,0 +1,46 @@
+"""PURE: the server's frames that are no change of a view: welcome, problems, receipts, closes."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from gregor.core.errors import CLOSES, Problem
+
+from .effects import Ref
+
+encode: Final = msgspec.json.Encoder().encode
+"""Compact JSON."""
+
+
+def problem_frame(ref: Ref, problem: Problem) -> bytes:
+    """A refusal, under the name that the client gave its frame, if it gave one."""
+    document: dict[str, Any] = {} if ref is None else {"ref": ref}
+    return encode(document | {"problem": problem.frame()})
+
+
+def receipt_frame(ref: Ref, receipt: bytes) -> bytes:
+    """A receipt, already JSON, under the name of the frame."""
+    return b'{"receipt":%s}' % receipt if ref is None else b'{"ref":%s,"receipt":%s}' % (encode(ref), receipt)
+
+
+def token_frame(expires_in_s: int) -> bytes:
+    """A new token was taken."""
+    return b'{"token":{"expires_in":%d}}' % expires_in_s
+
+
+def reconnect_frame(after_ms: int, reason: str) -> bytes:
+    """The server asks the client to come back later, elsewhere."""
+    return encode({"reconnect": {"after_ms": after_ms, "reason": reason}})
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A close, as the last frame of a stream."""
+    return encode({"close": {"code": code, "reason": reason}})
+
+
+def close_of(code: int) -> str:
+    """The reason that the table of closes gives for a code; nothing for codes of RFC 6455."""
+    row = CLOSES.get(code)
+    return row.reason if row else ""

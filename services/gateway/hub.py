@@ -1,0 +1,264 @@
+"""What moves: from the channels of users to their connections (semantics.md L12, architecture.md §5).
+
+Each user that is connected here has a room: one subscription, one track of its history, its connections in groups that
+see the same. An announcement is decoded once, and framed once a view. What the track finds missing is read from the
+store, once for all that lack the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from functools import partial
+from typing import Final
+
+import msgspec
+import structlog
+
+from gregor.core.announce import Announcement, Kind, decode
+from gregor.core.ids import Prefixes, allowed
+from gregor.core.sync import View
+from gregor.feed import Subscriptions
+from gregor.store.contract import Store, Unavailable
+from gregor.store.wire import LinkDown
+from gregor.telemetry import Metrics
+
+from .compare import Comparison
+from .hello import Position
+from .member import Member
+from .reads import Reads
+from .track import Track, Verdict
+from .wheel import Wheel
+
+log = structlog.get_logger(__name__)
+
+SUBSCRIBED_S: Final = 5.0
+"""How long a subscription may take before the device is sent away to try again."""
+PATIENCE_S: Final = 1.0
+"""How long the announcement of a commit that we made ourselves may be under way before we look for it."""
+
+MISSED_S: Final = 30.0
+"""Over how long all users are looked at where the channel of flushes of all had a gap."""
+
+
+class Group:
+    """Connections of one user that see the same: the same frames go to all of them."""
+
+    __slots__ = ("members", "systems", "view")
+
+    def __init__(self, view: View, systems: Prefixes) -> None:
+        self.view = view
+        self.systems = systems
+        self.members: list[Member] = []
+
+
+class Room:
+    """One user's connections here. A receiver of the user's channel."""
+
+    __slots__ = ("_hub", "flushes_all", "groups", "track", "uid", "waiting")
+
+    def __init__(self, hub: Hub, uid: str) -> None:
+        self._hub = hub
+        self.uid = uid
+        self.track = Track()
+        self.groups: list[Group] = []
+        self.waiting: set[Member] = set()
+        self.flushes_all = False
+
+    @property
+    def members(self) -> list[Member]:
+        """All connections."""
+        return [member for group in self.groups for member in group.members]
+
+    def receive(self, payload: bytes) -> None:
+        """One publication: an announcement or a control."""
+        self._hub.receive(self, payload)
+
+    def gap(self) -> None:
+        """The subscription was broken, and stands again."""
+        self._hub.comparison.ask(self, is_sure=True)
+
+    def tick(self, now: float) -> None:
+        """Time to compare with the store."""
+        self._hub.comparison.due(self)
+
+    def add(self, member: Member, view: View, systems: Prefixes) -> None:
+        """Put a connection into the group of its view."""
+        for group in self.groups:
+            if group.view == view and group.systems == systems:
+                break
+        else:
+            # The same view object for all: an announcement keeps the frames that it made by view.
+            same = next((group.view for group in self.groups if group.view == view), view)
+            group = Group(same, systems)
+            self.groups.append(group)
+        group.members.append(member)
+
+    def remove(self, member: Member) -> None:
+        """Take a connection out, wherever it is."""
+        for group in self.groups:
+            if member in group.members:
+                group.members.remove(member)
+        self.groups = [group for group in self.groups if group.members]
+        self.waiting.discard(member)
+
+
+class Hub:
+    """All rooms of a process."""
+
+    def __init__(
+        self,
+        store: Store,
+        feed: Subscriptions,
+        wheel: Wheel,
+        metrics: Metrics,
+        reads: Reads,
+        compare_interval_s: float = 30.0,
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._wheel = wheel
+        self._gaps = metrics.gaps
+        self.reads = reads
+        self.rooms: dict[str, Room] = {}
+        self.comparison = Comparison(self, store, wheel, compare_interval_s)
+
+    async def enter(self, uid: str, member: Member, view: View, systems: Prefixes) -> Room:
+        """Hear the user's channel from now on. Returns when that is certain; ``Unavailable`` where it cannot be."""
+        room = self.rooms.get(uid)
+        if room is None:
+            room = self.rooms[uid] = Room(self, uid)
+            self.comparison.begin(room)
+        room.add(member, view, systems)
+        try:
+            async with asyncio.timeout(SUBSCRIBED_S):
+                await self._feed.subscribe(self._store.channel_of(uid), room)
+        except (TimeoutError, LinkDown) as error:
+            self.leave(room, member)
+            raise Unavailable("the user's channel cannot be heard") from error
+        except BaseException:
+            self.leave(room, member)
+            raise
+        return room
+
+    def leave(self, room: Room, member: Member) -> None:
+        """A connection is gone; with the last one goes the room."""
+        room.remove(member)
+        if not room.groups and self.rooms.get(room.uid) is room:
+            del self.rooms[room.uid]
+            self._feed.unsubscribe(self._store.channel_of(room.uid), room)
+
+    def receive(self, room: Room, payload: bytes) -> None:
+        """One publication on a user's channel."""
+        try:
+            if payload[:1] == b"C":
+                self._announce(room, decode(payload))
+            elif payload[:1] == b"K":
+                self._control(room, payload[1:])
+        except ValueError:
+            log.warning("A publication cannot be read; comparing with the store.")
+            self.comparison.ask(room, is_sure=True)
+
+    def _announce(self, room: Room, announcement: Announcement) -> None:
+        verdict = room.track.judge(announcement)
+        if verdict is Verdict.LATE:
+            self.comparison.ask(room)
+            return
+        if verdict is not Verdict.NEXT:
+            self.mend(room, verdict, "gap" if verdict is Verdict.GAP else "fork")
+        room.track.follow(announcement)
+        self._deliver(room, announcement)
+        if announcement.kind is Kind.FLUSH:
+            self._flush(room, announcement)
+        if room.waiting:
+            for member in tuple(room.waiting):
+                member.release(announcement.seq)
+
+    def _deliver(self, room: Room, announcement: Announcement) -> None:
+        seq, system = announcement.seq, announcement.system
+        for group in room.groups:
+            view = group.view
+            frame = announcement.frame(view)
+            if system and frame is not None and not allowed(group.systems, system):
+                frame = None
+            if frame is None:
+                if not announcement.sender or announcement.sender != view.device:
+                    continue
+                frame = announcement.empty_frame(view)
+            for member in group.members:
+                member.deliver(seq, frame)
+            if announcement.is_new_epoch:
+                for member in group.members:
+                    member.renamed(announcement.epoch)
+
+    def mend(self, room: Room, verdict: Verdict, found: str) -> None:
+        """Something was missed: what leads from what is known (``GAP``), or full copies (``FORK``), for everybody."""
+        self._gaps.labels(found).inc()
+        for member in room.members:
+            member.demand(None if verdict is Verdict.GAP else Position(), room.track.seq)
+
+    def _flush(self, room: Room, announcement: Announcement) -> None:
+        spread_s = 0 if room.flushes_all else announcement.spread_s
+        room.flushes_all = False
+        for member in room.members:
+            member.copy_within(spread_s, announcement.seq)
+
+    def expect(self, room: Room, seq: int) -> None:
+        """A commit of ours made this seq: if its announcement does not come, look for it."""
+        if seq > room.track.seq:
+            self._wheel.after(PATIENCE_S, partial(self._look_for, room, seq))
+
+    def _look_for(self, room: Room, seq: int) -> None:
+        if seq > room.track.seq:
+            self.comparison.ask(room, is_sure=True)
+
+    def _control(self, room: Room, text: bytes) -> None:
+        document = msgspec.json.decode(text)
+        close = document.get("close")
+        revoke = document.get("revoke")
+        if revoke is not None:
+            close = {"device": revoke["device"], "code": 4502, "before_us": revoke["issued_before_us"]}
+        if close is not None:
+            for member in _meant(room.members, close):
+                member.shut(close["code"])
+        posted = document.get("frames")
+        if posted is not None:
+            for member in _meant(room.members, posted):
+                for frame in posted["frames"]:
+                    member.receive_document(frame)
+
+
+def _meant(members: Iterable[Member], control: dict[str, object]) -> list[Member]:
+    """The connections that a control speaks of: those that fit every member of it."""
+    before_us = control.get("before_us")
+    return [
+        member
+        for member in members
+        if control.get("device") in (None, member.device)
+        and control.get("session") in (None, member.session_name)
+        and control.get("connection") in (None, member.name)
+        and (not isinstance(before_us, int) or member.issued_us <= before_us)
+    ]
+
+
+class FlushOfAll:
+    """The receiver of the channel on which a flush of all users is told (semantics.md L14)."""
+
+    def __init__(self, hub: Hub, wheel: Wheel, reads: Reads) -> None:
+        self._hub = hub
+        self._wheel = wheel
+        self._reads = reads
+
+    def receive(self, payload: bytes) -> None:
+        """Have each user that is connected here flushed within the spread: the read of a sync commits it."""
+        if payload[:1] != b"F":
+            return
+        spread_s = int.from_bytes(payload[3:5], "big")
+        for room in tuple(self._hub.rooms.values()):
+            room.flushes_all = True
+            self._wheel.after(spread_s * self._reads.jitter(0.0, 1.0), partial(self._reads.touch, room))
+
+    def gap(self) -> None:
+        """A flush of all may have been missed: one that was committed shows in the comparison, by the epoch."""
+        for room in tuple(self._hub.rooms.values()):
+            self._wheel.after(self._reads.jitter(0.0, MISSED_S), partial(self._reads.touch, room))

@@ -1,0 +1,72 @@
+"""A device's own messages: the same rules, plan and commit as at ingest (protocol.md, "Gateway")."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gregor.clock import Clock
+from gregor.core.encoding import encode_receipt
+from gregor.core.errors import Problem
+from gregor.core.limits import Limits
+from gregor.core.machine import plan
+from gregor.core.messages import External, Flush, Sender
+from gregor.core.sync import View
+from gregor.core.wire import parse_message
+from gregor.store.contract import Store
+from gregor.telemetry import Metrics
+from gregor.tokens import Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a message did: the seq that tells of it, and the receipt as JSON."""
+
+    seq: int
+    receipt: bytes
+
+
+class Inbox:
+    """Where all transports bring messages of devices."""
+
+    def __init__(self, store: Store, clock: Clock, limits: Limits, metrics: Metrics) -> None:
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+        self._messages = metrics.messages
+
+    async def commit(self, caller: Caller, document: Mapping[str, Any], size_bytes: int) -> Committed:
+        """Commit a message of this device. ``Problem``, or ``Unavailable``: nothing is known to be done."""
+        try:
+            done = await self._commit(caller, document, size_bytes)
+        except Problem as problem:
+            self._messages.labels(problem.code).inc()
+            raise
+        return done
+
+    async def _commit(self, caller: Caller, document: Mapping[str, Any], size_bytes: int) -> Committed:
+        limits = self._limits
+        await self._take(caller)
+        if size_bytes > limits.message_bytes:
+            raise Problem("message_too_large", f"A message has at most {limits.message_bytes} bytes.")
+        message = parse_message(dict(document), limits)
+        if message.device not in (None, caller.device):
+            raise Problem("forbidden", "The token is of another device.")
+        if isinstance(message.content, Flush):
+            raise Problem("forbidden", "A device may not flush; it may resync.")
+        sender = Sender(caller.device, caller.cats)
+        commit = plan(message, sender, self._clock.now_us(), secrets.token_bytes(3), limits)
+        receipt = await self._store.users.commit(caller.uid, commit)
+        self._messages.labels("unchanged" if receipt.is_unchanged else "effect").inc()
+        is_external = isinstance(message.content, External)
+        return Committed(receipt.seq, encode_receipt(receipt, View(caller.device, caller.cats), is_external))
+
+    async def _take(self, caller: Caller) -> None:
+        limits = self._limits
+        bucket = f"messages/{caller.uid}/{caller.device}"
+        now_us = self._clock.now_us()
+        wait_s = await self._store.access.take(bucket, limits.device_rate, limits.device_burst, 1, now_us)
+        if wait_s > 0:
+            raise Problem("rate_limited", f"Too many at once; wait {wait_s:.1f} s.", retry_after_s=wait_s)

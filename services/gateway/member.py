@@ -1,0 +1,69 @@
+"""What the hub asks of a connection."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gregor.core.sync import Answer
+
+from .hello import Position
+
+
+class Member(Protocol):
+    """One connection in a room. Every method returns at once."""
+
+    @property
+    def device(self) -> str:
+        """The device, or empty for an onlooker at the backend's view."""
+        ...
+
+    @property
+    def session_name(self) -> str:
+        """The name of its session."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The name of the connection, unique."""
+        ...
+
+    @property
+    def issued_us(self) -> int:
+        """When its token was issued; 0 where that is not known."""
+        ...
+
+    def deliver(self, seq: int, frame: bytes) -> None:
+        """A live frame of its view. The hot path."""
+        ...
+
+    def renamed(self, epoch: bytes) -> None:
+        """The frame before carried a cursor of this epoch."""
+        ...
+
+    def demand(self, position: Position | None, reached: int) -> None:
+        """Sync anew: from what was sent and told (up to ``reached``), or from this position."""
+        ...
+
+    def copy_within(self, spread_s: float, seq: int) -> None:
+        """Send a full copy at a random moment of the spread, unless a sync above ``seq`` comes first."""
+        ...
+
+    def synced(self, serial: int, answer: Answer, frame: bytes) -> None:
+        """What a read gave."""
+        ...
+
+    def unread(self, serial: int) -> None:
+        """The store could not be read."""
+        ...
+
+    def release(self, reached: int) -> None:
+        """The channel has told of everything up to ``reached``."""
+        ...
+
+    def receive_document(self, document: object) -> None:
+        """A frame that came another way (`POST /v1/frames` at another gateway)."""
+        ...
+
+    def shut(self, code: int) -> None:
+        """Close it."""
+        ...

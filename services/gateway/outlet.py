@@ -1,0 +1,90 @@
+"""PURE: what waits to be written to one connection, in order and within a bound.
+
+Live frames count against the bound, and are dropped past it: one resync replaces them. A sync object is outside the
+bound and goes alone. Everything else (receipts, problems, pings) counts, but is never dropped.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+
+class Put(Enum):
+    """What became of something that was put in."""
+
+    QUEUED = "waits"
+    DROPPED = "live frames and syncs were dropped: a resync must follow"
+    FULL = "over the bound with what may not be dropped"
+
+
+_PLAIN: Final = -1
+
+
+class Outlet:
+    """The queue of one connection. ``written_tag`` and ``written_seq``: the cursor that the client will have."""
+
+    __slots__ = ("_bytes", "_entries", "_most_bytes", "written_seq", "written_tag")
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        # (seq or _PLAIN, bytes that count, tag of a sync or None, packed)
+        self._entries: list[tuple[int, int, str | None, bytes]] | None = None
+        self.written_tag = ""
+        self.written_seq = 0
+
+    def __bool__(self) -> bool:
+        """Whether something waits."""
+        return self._entries is not None
+
+    def put(self, packed: bytes, seq: int = _PLAIN) -> Put:
+        """Queue a live frame (``seq``), or a frame that is never dropped."""
+        if self._entries is None:
+            self._entries = []
+        size = len(packed)
+        self._entries.append((seq, size, None, packed))
+        self._bytes += size
+        if self._bytes <= self._most_bytes:
+            return Put.QUEUED
+        self._drop()
+        return Put.DROPPED if self._bytes <= self._most_bytes else Put.FULL
+
+    def put_sync(self, packed: bytes, tag: str, seq: int) -> None:
+        """Queue a sync object."""
+        if self._entries is None:
+            self._entries = []
+        self._entries.append((seq, 0, tag, packed))
+
+    def take(self, most_bytes: int) -> list[bytes]:
+        """What to write next: up to a sync object, or to about ``most_bytes``; empty where nothing waits."""
+        entries = self._entries
+        if entries is None:
+            return []
+        if len(entries) == 1:
+            seq, size, tag, packed = entries[0]
+            self._entries = None
+            self._bytes = 0
+            self._note(seq, tag)
+            return [packed]
+        taken: list[bytes] = []
+        total = 0
+        for seq, size, tag, packed in entries:
+            taken.append(packed)
+            total += len(packed)
+            self._bytes -= size
+            self._note(seq, tag)
+            if tag is not None or total >= most_bytes:
+                break
+        self._entries = entries[len(taken) :] or None
+        return taken
+
+    def _note(self, seq: int, tag: str | None) -> None:
+        if seq != _PLAIN:
+            self.written_seq = seq
+            if tag is not None:
+                self.written_tag = tag
+
+    def _drop(self) -> None:
+        self._entries = [entry for entry in self._entries or () if entry[0] == _PLAIN] or None
+        self._bytes = sum(entry[1] for entry in self._entries or ())

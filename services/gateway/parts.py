@@ -1,0 +1,87 @@
+"""What the connections of one process work with, made once at the start."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from gregor.clock import Clock
+from gregor.core.limits import Limits
+from gregor.feed import Subscriptions
+from gregor.origins import Origins
+from gregor.settings import Settings
+from gregor.store.contract import Store
+from gregor.telemetry import Metrics
+from gregor.tokens import Tokens
+
+from .admission import Admission
+from .background import Background
+from .deadlines import Rules
+from .flusher import Flusher
+from .hub import FlushOfAll, Hub
+from .inbox import Inbox
+from .presence import Presence
+from .readiness import Readiness
+from .reads import Reads
+from .wheel import Wheel
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Settings and the things built of them."""
+
+    settings: Settings
+    limits: Limits
+    store: Store
+    clock: Clock
+    metrics: Metrics
+    origins: Origins
+    readiness: Readiness
+    background: Background
+    wheel: Wheel
+    flusher: Flusher
+    reads: Reads
+    hub: Hub
+    presence: Presence
+    inbox: Inbox
+    admission: Admission
+    flush_of_all: FlushOfAll
+
+    def rules(self, *, pings: bool, welcomes: bool, tells_unchanged: bool) -> Rules:
+        """The rules of a transport."""
+        return Rules(
+            limits=self.limits,
+            hello_timeout_s=self.settings.hello_timeout_s,
+            ping_interval_s=self.settings.ping_interval_s,
+            max_age_s=self.settings.max_age_s,
+            queue_bytes=self.settings.queue_bytes,
+            pings=pings,
+            welcomes=welcomes,
+            tells_unchanged=tells_unchanged,
+        )
+
+
+def build(settings: Settings, store: Store, feed: Subscriptions, tokens: Tokens, clock: Clock) -> Parts:
+    """Everything, unconnected and not yet at work."""
+    limits, metrics, background, wheel = settings.limits, Metrics(), Background(), Wheel(clock)
+    reads = Reads(store, clock, metrics, background)
+    hub = Hub(store, feed, wheel, metrics, reads, settings.compare_interval_s)
+    gateway = secrets.token_hex(6)
+    return Parts(
+        settings=settings,
+        limits=limits,
+        store=store,
+        clock=clock,
+        metrics=metrics,
+        origins=Origins(settings.origins),
+        readiness=Readiness(store, metrics, feed),
+        background=background,
+        wheel=wheel,
+        flusher=Flusher(clock, metrics),
+        reads=reads,
+        hub=hub,
+        presence=Presence(store, clock, wheel, background, gateway),
+        inbox=Inbox(store, clock, limits, metrics),
+        admission=Admission(store, tokens, clock),
+        flush_of_all=FlushOfAll(hub, wheel, reads),
+    )

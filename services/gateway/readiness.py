@@ -1,0 +1,56 @@
+"""Whether this process can do its job now: what ``/readyz`` says (protocol.md, "Ports")."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from gregor.feed import Subscriptions
+from gregor.store.contract import Store, Unavailable
+from gregor.telemetry import Metrics
+
+FAILURES: Final = 3
+"""Failures in a row that turn it red: one lost packet must not take a process out of the balancer."""
+PERIOD_S: Final = 1.0
+ANSWER_S: Final = 2.0
+"""How long the store may take to answer a ping before that counts as a failure."""
+
+
+class Readiness:
+    """Pings the store each second; green after the first answer, red after three failures in a row or when draining."""
+
+    def __init__(self, store: Store, metrics: Metrics, feed: Subscriptions | None = None) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._feed = feed
+        self._failures = FAILURES
+        self.draining = False
+
+    async def check(self) -> None:
+        """Ping once and count."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._store.ping()
+        except (Unavailable, TimeoutError):
+            self._failures += 1
+        else:
+            self._failures = 0
+        self._metrics.ready.set(self.is_ready)
+
+    async def watch(self) -> None:
+        """Check each second, for as long as the task runs."""
+        while True:
+            await self.check()
+            await asyncio.sleep(PERIOD_S)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a balancer may send requests here."""
+        probe_is_well = self._feed is None or self._feed.healthy
+        return self._failures < FAILURES and probe_is_well and not self.draining
+
+    def document(self) -> dict[str, Any]:
+        """The answer of ``/readyz``."""
+        redis = "ok" if self._failures == 0 else "late" if self._failures < FAILURES else "down"
+        probe = "ok" if self._feed is None else self._feed.status
+        return {"ready": self.is_ready, "checks": {"redis": redis, "probe": probe, "draining": self.draining}}

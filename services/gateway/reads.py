@@ -1,0 +1,121 @@
+"""Reading syncs from the store: once for all that ask for the same, and not too many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from gregor.clock import Clock
+from gregor.core.encoding import encode_sync
+from gregor.core.errors import Problem
+from gregor.core.ids import Prefixes
+from gregor.core.sync import Answer, Delta, Full, View
+from gregor.store.contract import Store, Unavailable
+from gregor.telemetry import Metrics
+
+from .background import Background
+from .hello import Position
+from .member import Member
+from .track import Verdict
+
+if TYPE_CHECKING:
+    from .hub import Hub, Room
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE: Final = 128
+"""Reads in flight: enough to keep the store busy, few enough that a storm of reconnects does not hold all answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is read: the sync of one view from one position."""
+
+    uid: str
+    view: View
+    systems: Prefixes
+    position: Position
+
+
+class Reads:
+    """The readers of a process. ``jitter(low, high)``: a random number of seconds."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        metrics: Metrics,
+        background: Background,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._syncs = metrics.syncs
+        self.background = background
+        self.jitter = jitter
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._asked: dict[Question, list[tuple[Member, int]]] = {}
+
+    def ask(self, hub: Hub, room: Room, member: Member, serial: int, question: Question) -> None:
+        """Read for a member; who asks the same in this turn of the event loop shares the answer."""
+        waiting = self._asked.get(question)
+        if waiting is not None:
+            waiting.append((member, serial))
+            return
+        self._asked[question] = [(member, serial)]
+        self.background.start(self._read(hub, room, question))
+
+    async def _read(self, hub: Hub, room: Room, question: Question) -> None:
+        async with self._slots:
+            # From here on nobody joins: what is announced from now on may not be in the answer.
+            asking = self._asked.pop(question)
+            then = room.track.mark
+            try:
+                answer = await self.sync(question)
+            except (Unavailable, Problem):
+                for member, serial in asking:
+                    member.unread(serial)
+                return
+        verdict = room.track.settle(answer.epoch, answer.seq, then)
+        frame = encode_sync(answer, question.view)
+        for member, serial in asking:
+            member.synced(serial, answer, frame)
+            if verdict is Verdict.GAP:
+                member.demand(None, 0)
+        if verdict is Verdict.FORK:
+            hub.comparison.ask(room)
+
+    async def sync(self, question: Question) -> Answer:
+        """The answer of the store. Raises ``Unavailable``."""
+        answer = await self._store.users.sync(
+            question.uid,
+            question.view,
+            question.position.cursor,
+            question.position.digest,
+            self._clock.now_us(),
+            question.systems,
+            secrets.token_bytes(3),
+        )
+        kind = "full" if isinstance(answer, Full) else "delta" if isinstance(answer, Delta) else "unchanged"
+        self._syncs.labels(kind).inc()
+        return answer
+
+    def touch(self, room: Room) -> None:
+        """Have whatever is due for a user committed (a flush of all, an expiry): any read does so."""
+        self.background.start(self._touch(room))
+
+    async def _touch(self, room: Room) -> None:
+        if not room.groups:
+            return
+        view = room.groups[0].view
+        async with self._slots:
+            try:
+                await self.sync(Question(room.uid, view, (), Position(None, bytes(32))))
+            except (Unavailable, Problem):
+                log.warning("A user could not be flushed now; its next read will do so.")

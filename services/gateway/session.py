@@ -1,0 +1,406 @@
+"""PURE: the life of one connection. Frames and events in, effects out; no await, no clock, no I/O.
+
+Laws held here, each by a test of its name in tests/unit/gateway/test_session.py (protocol.md, "Gateway"):
+
+1. Nothing is done for a client before its `hello`, and one that is silent for 15 s is closed.
+2. What is committed between the subscription and the sync is held, and goes out after the sync, in order.
+3. A live frame up to the seq of a sync object is never sent after it; each live frame goes out at most once.
+4. The receipt of a message comes after the frame of its seq, whichever of the two arrives first.
+5. What a client does wrong is answered by a `problem`; only no JSON, and no `hello` first, end the connection.
+6. A token that ends is asked for anew 60 s before, and tolerated 25 s after.
+
+Every ``now`` is in seconds of a monotonic clock; ``lives_s`` is how long a token is still good.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final
+
+from gregor.core.errors import Problem, at
+from gregor.core.ids import Prefixes, intersect
+from gregor.core.jsontext import decode_json
+from gregor.core.sync import Answer, Cursor, Unchanged, View, cursor_for
+from gregor.tokens import Caller
+
+from . import effects
+from .deadlines import NEVER, Deadlines, Ping, Refresh, Rules
+from .effects import Close, Effect, Read, Ref, Send, SendLive, SendSync
+from .frames import close_of, encode, problem_frame, token_frame
+from .hello import Hello, Position, problem_of_json, read_flag, read_hello, read_number, read_resync
+
+_MESSAGE: Final = frozenset({"system", "body", "id", "device", "not_before"})
+
+
+class State(Enum):
+    """Where a connection is in its life."""
+
+    GREETING = "waits for hello"
+    JOINING = "waits for token, subscription and presence"
+    SYNCING = "waits for a sync; live frames are held"
+    LIVE = "live frames go out"
+    BEHIND = "too slow: waits until it may be synced; live frames are dropped"
+    CLOSED = "over"
+
+
+class Session:
+    """One connection. ``seq`` is the position up to which frames were sent; ``tag`` the cursor's other half."""
+
+    __slots__ = (
+        "_again",
+        "_deadlines",
+        "_held",
+        "_held_bytes",
+        "_is_asked",
+        "_last_resync",
+        "_position",
+        "_receipts",
+        "_rules",
+        "_seen",
+        "_serial",
+        "base",
+        "caller",
+        "foreground",
+        "hello",
+        "name",
+        "observes",
+        "seq",
+        "state",
+        "systems",
+        "tag",
+        "ticket",
+        "view",
+    )
+
+    def __init__(self, rules: Rules, now: float, name: str) -> None:
+        """``name``: what the session is called where the client does not say."""
+        self._rules = rules
+        self._deadlines = Deadlines(rules, now)
+        self.state = State.GREETING
+        self.name = name
+        self.caller: Caller | None = None
+        self.hello: Hello | None = None
+        self.observes = self.foreground = False
+        self.ticket: str | None = None
+        self.view = View()
+        self.systems: Prefixes = None
+        self.tag = ""
+        self.seq = self.base = 0
+        self._serial = 0
+        self._position: Position | None = None
+        self._is_asked = self._again = False
+        self._held: list[tuple[int, bytes]] | None = None
+        self._held_bytes = 0
+        self._receipts: list[tuple[int, bytes]] | None = None
+        self._seen: int | None = None
+        self._last_resync = -NEVER
+
+    # ---- the way in: hello, token, presence, subscription
+
+    def greeted(self, hello: Hello) -> list[Effect]:
+        """The client said what it wants. Its token, where it brought one, comes before that of the upgrade."""
+        if hello.session is not None:
+            self.name = hello.session
+        self.hello = hello
+        self.state = State.JOINING
+        self.foreground = hello.foreground
+        self._deadlines.greeted()
+        if hello.token is not None:
+            return [effects.Verify(hello.token)]
+        return self._begin(hello, self.caller) if self.caller is not None else self.close(4501)
+
+    def admitted(self, caller: Caller, lives_s: float, now: float, *, observes: bool = False) -> list[Effect]:
+        """The token is good. Goes on where the client said hello already."""
+        self.caller = caller
+        self.observes = observes
+        self._deadlines.expires(lives_s, now)
+        return self._begin(self.hello, caller) if self.hello is not None else []
+
+    def _begin(self, hello: Hello, caller: Caller) -> list[Effect]:
+        self.view = View(caller.device, intersect(caller.cats, hello.prefixes))
+        self.systems = intersect(caller.systems, hello.systems)
+        self._position = hello.position
+        return [effects.Join()]
+
+    def joined(self, now: float) -> list[Effect]:
+        """The user's channel is heard: welcome the client, and read."""
+        if self.state is not State.JOINING:
+            return []
+        self._deadlines.joined(now)
+        out: list[Effect] = [Send(self._welcome(now))] if self._rules.welcomes else []
+        return [*out, *self._ask(self._position or Position())]
+
+    def _welcome(self, now: float) -> bytes:
+        left_s = self._deadlines.left_s(now)
+        members: dict[str, Any] = {} if left_s is None else {"expires_in": left_s}
+        members |= {"ping": round(self._rules.ping_interval_s), "max_frame": self._rules.max_frame_bytes}
+        members["uncounted"] = []
+        if self.ticket is not None:
+            members["ticket"] = self.ticket
+        return encode({"welcome": members})
+
+    # ---- what the client sends
+
+    def receive(self, raw: bytes, now: float) -> list[Effect]:
+        """One text frame."""
+        if self.state is State.CLOSED:
+            return []
+        try:
+            document = decode_json(raw, self._rules.limits)
+        except Problem as problem:
+            # "Not JSON" closes; JSON that we refuse (a repeated key, too deep) is a problem like any other.
+            if self.state is State.GREETING or not is_json(raw):
+                return self.close(4503)
+            return [self._refusal(None, problem)]
+        if self.state is State.GREETING and not (isinstance(document, dict) and "hello" in document):
+            return self.close(4503)
+        return self.receive_document(document, now, len(raw))
+
+    def receive_document(self, document: Any, now: float, size_bytes: int = 0) -> list[Effect]:
+        """One frame that was read already, of so many bytes of JSON (also one of `POST /v1/frames`)."""
+        ref: Ref = None
+        try:
+            if not isinstance(document, dict):
+                raise problem_of_json()
+            ref = read_ref(document)
+            frame = {name: value for name, value in document.items() if name != "ref"}
+            if not _MESSAGE.isdisjoint(frame):
+                return [effects.Commit(ref, frame, size_bytes)]
+            return self._understand(ref, *_only_member(frame), now)
+        except Problem as problem:
+            return [self._refusal(ref, problem)]
+
+    def _understand(self, ref: Ref, kind: str, value: Any, now: float) -> list[Effect]:
+        match kind:
+            case "hello":
+                if self.state is not State.GREETING:
+                    raise at("invalid", "/hello", "Only the first frame is a hello.")
+                return self.greeted(read_hello(value))
+            case "ack":
+                return self._acknowledge(read_number(value, "/ack"))
+            case "foreground":
+                self.foreground = read_flag(value, "/foreground")
+                return [] if self.observes else [effects.Foreground(self.foreground)]
+            case "resync":
+                return self._resync(read_resync(value), now)
+            case "token":
+                if not isinstance(value, str):
+                    raise at("invalid", "/token", "A device token, as text.")
+                return [effects.Verify(value, ref, is_renewal=True)]
+            case "ping":
+                return [Send(b'{"pong":%d}' % read_number(value, "/ping"))]
+            case "pong":
+                read_number(value, "/pong")
+                self._deadlines.answered()
+                return []
+        raise at("unknown_field", f"/{kind}", "This frame is not known.")
+
+    def _acknowledge(self, seq: int) -> list[Effect]:
+        if self.observes:
+            return []
+        if self.state in (State.LIVE, State.BEHIND):
+            return [effects.Acknowledge(seq)]
+        self._seen = max(seq, self._seen or 0)
+        return []
+
+    def _resync(self, position: Position, now: float) -> list[Effect]:
+        wait_s = self._last_resync + 1 / self._rules.limits.resync_rate - now
+        if wait_s > 0:
+            raise Problem("rate_limited", "A resync once a second is enough.", retry_after_s=wait_s)
+        self._last_resync = now
+        return self._ask(position)
+
+    # ---- sync and live frames
+
+    def _ask(self, position: Position) -> list[Effect]:
+        """The client wants to know: it is told even that nothing changed."""
+        self._is_asked = True
+        if self.state is not State.JOINING:
+            return self.demand(position)
+        self._position = position
+        return [self._read()]
+
+    def demand(self, position: Position | None = None, reached: int = 0) -> list[Effect]:
+        """Sync from a position, now or after the read that is under way.
+
+        ``None``: from what was sent. ``reached``: the seq up to which the client has all that concerns its view.
+        """
+        if self.state is State.LIVE:
+            self.seq = max(self.seq, reached)
+            self._position = position
+            return [self._read()]
+        if self.state is State.SYNCING or self.state is State.BEHIND:
+            self._position = position or self._position
+            self._again = True
+        return []
+
+    def _read(self) -> Read:
+        self.state = State.SYNCING
+        self._again = False
+        self._held, self._held_bytes = [], 0
+        self._serial += 1
+        return Read(self._position or Position(Cursor(self.tag, self.seq)), self._serial)
+
+    def fall_behind(self) -> None:
+        """The queue overflowed: its live frames and syncs were dropped, and the next ones are not wanted."""
+        if self.state is State.LIVE:
+            self._position = None
+        if self.state is State.LIVE or self.state is State.SYNCING:
+            self.state = State.BEHIND
+            self._held = None
+
+    def catch_up(self, tag: str, seq: int) -> list[Effect]:
+        """The client took what was under way, up to this cursor: one sync instead of what was dropped."""
+        if self.state is not State.BEHIND:
+            return []
+        self.tag, self.seq = tag, seq
+        return [self._read()]
+
+    def retry(self, serial: int) -> list[Effect]:
+        """The read of this serial failed: read again, if it is still wanted."""
+        return [self._read()] if self.state is State.SYNCING and serial == self._serial else []
+
+    def synced(self, serial: int, answer: Answer, frame: bytes) -> list[Effect]:
+        """What the read of this serial gave. ``frame`` is ``answer`` as it goes out."""
+        if self.state is not State.SYNCING or serial != self._serial:
+            return []
+        if self._again:
+            return [self._read()]
+        self.state = State.LIVE
+        self.tag = cursor_for(answer.epoch, self.view, 0).tag
+        self.seq = self.base = answer.seq
+        is_news = not isinstance(answer, Unchanged) or bool(answer.external) or answer.external_gap
+        out: list[Effect] = []
+        if is_news or (self._is_asked and self._rules.tells_unchanged):
+            out.append(SendSync(self.tag, answer.seq, frame))
+        self._is_asked = False
+        held, self._held = self._held or (), None
+        out += [SendLive(seq, live) for seq, live in held if self.deliver(seq, live)]
+        if self._seen is not None:
+            out.append(effects.Acknowledge(self._seen))
+            self._seen = None
+        return out
+
+    def deliver(self, seq: int, frame: bytes) -> bool:
+        """A live frame of the view: whether to send it now. The hot path."""
+        if self.state is State.LIVE:
+            if seq <= self.seq:
+                return False
+            self.seq = seq
+            return True
+        if self._held is not None:
+            self._held.append((seq, frame))
+            self._held_bytes += len(frame)
+            if self._held_bytes > self._rules.queue_bytes:
+                # Past the bound they are forgotten, and what is read is read once more.
+                self._held, self._held_bytes = [], 0
+                self._again = True
+        return False
+
+    # ---- answers to messages
+
+    def committed(self, seq: int, frame: bytes, reached: int) -> list[Effect]:
+        """The receipt of a message, as a frame; it waits for its seq. ``reached``: what the channel has told of."""
+        if self._receipts is None:
+            self._receipts = []
+        self._receipts.append((seq, frame))
+        return self.release(reached)
+
+    def release(self, reached: int) -> list[Effect]:
+        """The receipts whose seq was told of."""
+        if self._receipts is None or self.state is not State.LIVE:
+            return []
+        reached = max(reached, self.seq)
+        out: list[Effect] = [Send(frame) for seq, frame in self._receipts if seq <= reached]
+        self._receipts = [receipt for receipt in self._receipts if receipt[0] > reached] or None
+        return out
+
+    @property
+    def awaits(self) -> bool:
+        """Whether receipts wait for their seq."""
+        return self._receipts is not None
+
+    def refused(self, ref: Ref, problem: Problem) -> list[Effect]:
+        """A message, or a renewal, was refused."""
+        return [self._refusal(ref, problem)]
+
+    def _refusal(self, ref: Ref, problem: Problem) -> Send:
+        return Send(problem_frame(ref, problem))
+
+    # ---- time and tokens
+
+    def renewed(self, caller: Caller, lives_s: float, now: float) -> list[Effect]:
+        """A good new token: it must speak for the same device and the same categories."""
+        old = self.caller
+        if old is None or (caller.uid, caller.device, caller.cats) != (old.uid, old.device, old.cats):
+            return self.close(4003)
+        self.caller = caller
+        self._deadlines.expires(lives_s, now)
+        self._deadlines.joined(now)
+        out: list[Effect] = [Send(token_frame(self._deadlines.left_s(now) or 0))]
+        if caller.systems != old.systems:
+            self.systems = intersect(caller.systems, self.hello.systems if self.hello else None)
+            out.append(effects.Regroup())
+        return out
+
+    @property
+    def due(self) -> float:
+        """When ``tick`` has something to do."""
+        return NEVER if self.state is State.CLOSED else self._deadlines.due
+
+    def tick(self, now: float) -> list[Effect]:
+        """What the passing of time asks for."""
+        if self.state is State.CLOSED:
+            return []
+        out: list[Effect] = []
+        for said in self._deadlines.tick(now):
+            match said:
+                case Ping(n):
+                    out.append(Send(b'{"ping":%d}' % n))
+                case Refresh():
+                    out.append(Send(b'{"refresh":{"expires_in":%d}}' % (self._deadlines.left_s(now) or 0)))
+                case over:
+                    return self.close(over.code)
+        return out
+
+    def close(self, code: int, reason: str = "") -> list[Effect]:
+        """End it, once."""
+        if self.state is State.CLOSED:
+            return []
+        self.state = State.CLOSED
+        self._held = self._receipts = None
+        return [Close(code, reason or close_of(code))]
+
+
+def is_json(raw: bytes) -> bool:
+    """Whether the text is JSON at all, by RFC 8259 and nothing more."""
+    try:
+        json.loads(raw)
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
+    return True
+
+
+def read_ref(document: Mapping[str, Any]) -> Ref:
+    """What the client calls this frame by. ``Problem``: ``invalid``."""
+    ref = document.get("ref")
+    if (
+        ref is None
+        or (isinstance(ref, str) and len(ref) <= 128)
+        or (isinstance(ref, int) and not isinstance(ref, bool))
+    ):
+        return ref
+    raise at("invalid", "/ref", "A whole number, or text of up to 128 characters.")
+
+
+def _only_member(frame: Mapping[str, Any]) -> tuple[str, Any]:
+    if not frame:
+        raise at("missing_field", "", "A frame says one thing, such as ack or system and body.")
+    (kind, value), *others = frame.items()
+    if others:
+        raise at("unknown_field", f"/{others[0][0]}", f"No such field beside {kind}.")
+    return kind, value

@@ -1,0 +1,265 @@
+"""The WebSocket port: `/v1/connect`, subprotocol `gregor.v1`, and the probes as plain GET (RFC 6455).
+
+An ``asyncio.Protocol`` of our own: nothing is kept of a connection but its session and what waits to be written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+from collections.abc import Sequence
+from typing import Final, cast
+
+from gregor.core.errors import Problem
+
+from .connection import Connection
+from .deadlines import Rules
+from .framing import BadFrame, Incoming, Opcode, Parser, close_code, encode, encode_close
+from .http1 import MOST_HEAD_BYTES, Request, answer, read_head, refusal, upgrade
+from .parts import Parts
+from .probes import probe
+
+PATH: Final = "/v1/connect"
+SUBPROTOCOL: Final = "gregor.v1"
+HEAD_S: Final = 10.0
+"""How long a client may take for its request."""
+LINGER_S: Final = 10.0
+"""How long a client that was told to go may take to answer that."""
+DEAF_S: Final = 1.0
+"""The same for one that broke the protocol: its answer could not be read."""
+HIGH_WATER_BYTES: Final = 65_536
+MOST_FRAME_BYTES: Final = 1 << 20
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+class Packer:
+    """Frames once what goes to many: the last frame is remembered."""
+
+    __slots__ = ("_frame", "_packed")
+
+    def __init__(self) -> None:
+        self._frame: bytes | None = None
+        self._packed = b""
+
+    def pack(self, frame: bytes) -> bytes:
+        """The WebSocket frame of a server frame."""
+        if frame is not self._frame:
+            self._frame, self._packed = frame, encode(frame)
+        return self._packed
+
+
+class WebSocketServer:
+    """What all WebSockets of a process share. Call it for the protocol of a new connection."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.packer = Packer()
+        self.rules: Rules = parts.rules(pings=True, welcomes=True, tells_unchanged=True)
+        self.connections: set[Connection] = set()
+
+    def __call__(self) -> WebSocket:
+        return WebSocket(self)
+
+
+class WebSocket(asyncio.Protocol):
+    """One client: first a request, then frames."""
+
+    __slots__ = ("_connection", "_is_closing", "_is_deaf", "_parser", "_pending", "_server", "_socket")
+
+    def __init__(self, server: WebSocketServer) -> None:
+        self._server = server
+        self._socket: asyncio.Transport | None = None
+        self._connection: Connection | None = None
+        self._parser: Parser | None = None
+        self._pending = b""
+        self._is_closing = self._is_deaf = False
+
+    # ---- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client dialled."""
+        self._socket = cast("asyncio.Transport", transport)
+        self._socket.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self._server.parts.wheel.after(HEAD_S, self._expect_head)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client."""
+        if self._parser is not None:
+            self._feed(data)
+            return
+        self._pending += data
+        head, found, rest = self._pending.partition(b"\r\n\r\n")
+        if len(head) > MOST_HEAD_BYTES:
+            self._end(refusal(Problem("invalid", "The request's head is too large."), status=431))
+        elif found:
+            self._pending = b""
+            self._request(head)
+            if self._parser is not None and rest:
+                self._feed(rest)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._is_closing = True
+        self._socket = None
+        self._forget()
+
+    def pause_writing(self) -> None:
+        """The socket's buffer is full."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume_writing(self) -> None:
+        """It has room again."""
+        if self._connection is not None:
+            self._connection.resume()
+
+    # ---- Transport
+
+    def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
+        """See ``Transport.pack``."""
+        return self._server.packer.pack(frame)
+
+    def write(self, packed: Sequence[bytes]) -> int:
+        """See ``Transport.write``."""
+        data = packed[0] if len(packed) == 1 else b"".join(packed)
+        if self._socket is not None and not self._is_closing:
+            self._socket.write(data)
+        return len(data)
+
+    def close(self, code: int, reason: str) -> None:
+        """See ``Transport.close``."""
+        if self._socket is None or self._is_closing:
+            return
+        self._is_closing = True
+        self._socket.resume_reading()
+        self._socket.write(encode_close(code, reason))
+        self._server.parts.wheel.after(LINGER_S, self._abort)
+
+    def hold_reading(self, is_held: bool) -> None:
+        """See ``Transport.hold_reading``."""
+        if self._socket is not None and not self._is_closing:
+            (self._socket.pause_reading if is_held else self._socket.resume_reading)()
+
+    # ---- the request
+
+    def _request(self, head: bytes) -> None:
+        parts = self._server.parts
+        try:
+            request = read_head(head)
+        except ValueError:
+            self._end(refusal(Problem("invalid", "This is no HTTP/1 request."), status=400))
+            return
+        origin = request.headers.get("origin")
+        if origin is not None and not parts.origins.allows(origin, request.header("host")):
+            self._end(refusal(Problem("origin_not_allowed", "This page's origin is not in the setting ORIGINS.")))
+        elif request.path == PATH and request.method == "GET":
+            self._upgrade(request)
+        else:
+            self._end(plain(parts, request))
+
+    def _upgrade(self, request: Request) -> None:
+        try:
+            accept = accept_of(request)
+        except ValueError as error:
+            extra = {"Upgrade": "websocket", "Connection": "Upgrade, close", "Sec-WebSocket-Version": "13"}
+            self._end(refusal(Problem("invalid", str(error)), extra, status=426))
+            return
+        server, socket = self._server, self._socket
+        if socket is None:
+            return
+        offered = request.listed("sec-websocket-protocol")
+        chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
+        socket.write(upgrade(accept, chosen))
+        self._parser = Parser(MOST_FRAME_BYTES)
+        self._connection = Connection(server.parts, self, server.rules, "websocket")
+        server.connections.add(self._connection)
+        scheme, _, token = request.header("authorization").partition(" ")
+        others = [each for each in offered if each != SUBPROTOCOL]
+        if scheme:
+            self._connection.verify(token.strip() if scheme.lower() == "bearer" else "")
+        elif others:
+            self._connection.verify(others[0])
+
+    def _expect_head(self) -> None:
+        if self._parser is None:
+            self._abort()
+
+    def _end(self, data: bytes) -> None:
+        if self._socket is not None:
+            self._socket.write(data)
+            self._socket.close()
+
+    def _abort(self) -> None:
+        if self._socket is not None:
+            self._socket.abort()
+
+    # ---- frames
+
+    def _feed(self, data: bytes) -> None:
+        if self._parser is None or self._connection is None or self._is_deaf:
+            return
+        try:
+            for message in self._parser.feed(data):
+                self._take(self._connection, message)
+        except BadFrame as bad:
+            # What follows cannot be understood: it is read away, so that the client gets to see the close.
+            self._is_deaf = True
+            self._server.parts.wheel.after(DEAF_S, self._abort)
+            self._connection.shut(bad.code, bad.reason)
+
+    def _take(self, connection: Connection, message: Incoming) -> None:
+        match message.opcode:
+            case Opcode.TEXT if not self._is_closing:
+                connection.receive(message.payload)
+            case Opcode.BINARY if not self._is_closing:
+                connection.shut(4503)
+            case Opcode.PING if not self._is_closing and self._socket is not None:
+                self._socket.write(encode(message.payload, Opcode.PONG))
+            case Opcode.CLOSE:
+                self._answer_close(message.payload)
+
+    def _answer_close(self, payload: bytes) -> None:
+        code = close_code(payload)
+        if not self._is_closing and self._socket is not None:
+            self._is_closing = True
+            self._socket.write(encode_close(1000 if code == 1005 else code, ""))
+        if self._socket is not None:
+            self._socket.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._server.connections.discard(connection)
+            connection.ended()
+
+
+def accept_of(request: Request) -> str:
+    """The proof that the request was understood (RFC 6455, 4.2.2). ``ValueError``: it asks for no WebSocket."""
+    if request.header("upgrade").lower() != "websocket":
+        raise ValueError("This is the place of a WebSocket: ask for an upgrade.")
+    if "upgrade" not in (word.lower() for word in request.listed("connection")):
+        raise ValueError("The header Connection does not say Upgrade.")
+    if request.header("sec-websocket-version") != "13":
+        raise ValueError("Only version 13 of the WebSocket protocol is spoken.")
+    key = request.header("sec-websocket-key")
+    try:
+        size = len(base64.b64decode(key, validate=True))
+    except (binascii.Error, ValueError):
+        size = 0
+    if size != 16:
+        raise ValueError("The header Sec-WebSocket-Key is not 16 bytes in base64.")
+    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
+
+
+def plain(parts: Parts, request: Request, *, is_admin: bool = False) -> bytes:
+    """The answer to a plain request: a probe, or a refusal."""
+    found = probe(parts, request.path, is_admin=is_admin)
+    if found is None and request.path != PATH:
+        return refusal(Problem("not_found", f"Here are {PATH} and the probes."))
+    if found is None or request.method not in ("GET", "HEAD"):
+        return refusal(Problem("method_not_allowed", "Only GET."), {"Allow": "GET" if found is None else "GET, HEAD"})
+    status, body, media_type = found
+    return answer(status, body, media_type, is_head=request.method == "HEAD")
