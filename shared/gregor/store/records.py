@@ -10,7 +10,7 @@ from gregor.core.ids import BACKEND, EVERY_DEVICE, Prefixes, allowed
 from gregor.core.messages import Commit, Creation, Reason, Span
 from gregor.core.sync import NO_EPOCH, ZERO_DIGEST, Gone, HistoryEntry, StoredExternal, StoredItem, View
 
-_COMMIT = struct.Struct(">QQQQQIIIIIIIHHHHHHccB3s")
+_COMMIT = struct.Struct(">QIIHHHccB3sQQQQIIIIHHH")
 _SPAN = struct.Struct(">QQBHH")
 _LENGTHS = struct.Struct(">HBBB")
 LIVE_HEADER = 60
@@ -61,7 +61,9 @@ class CommitLimits:
     retention_us: int
     body_age_us: int
     external_age_us: int
-    counts: tuple[int, int, int, int, int, int, int, int, int]
+    live: int
+    live_bytes: int
+    counts: tuple[int, int, int, int, int, int]
 
 
 def commit_arguments(
@@ -74,19 +76,21 @@ def commit_arguments(
     kind = b"e" if commit.external else b"f" if commit.is_flush else b"d" if commit.forget_device is not None else b"u"
     packed = _COMMIT.pack(
         commit.now_us,
+        limits.live,
+        limits.live_bytes,
+        len(commit.creations),
+        len(commit.ids),
+        len(commit.spans),
+        kind,
+        commit.reason.value.encode(),
+        options,
+        commit.epoch_seed,
         limits.retention_us,
         limits.body_age_us,
         limits.external_age_us,
         message_id.keep_us if message_id else 0,
         *limits.counts,
-        len(commit.creations),
-        len(commit.ids),
-        len(commit.spans),
         commit.spread_s,
-        kind,
-        commit.reason.value.encode(),
-        options,
-        commit.epoch_seed,
     )
     arguments: list[bytes | str] = [packed, commit.sender.device, uid, channel, pack_limits(commit.sender.cats)]
     arguments += (message_id.key, message_id.content) if message_id else ("", b"")

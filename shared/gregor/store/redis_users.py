@@ -70,11 +70,10 @@ class RedisUsers:
             limits.retention_us,
             limits.history_body_age_us,
             limits.external_age_us,
+            limits.live,
+            limits.live_bytes,
             (
-                limits.live,
-                limits.live_bytes,
                 limits.tombstones,
-                limits.history,
                 limits.history_bodies,
                 limits.external_count,
                 limits.external_bytes,

@@ -3,10 +3,11 @@
 -- the same meaning by the general path costs two to three times as much. `commit_general.lua` follows for all else.
 -- KEYS 1 head  2 records  3 live by seq  4 gone by seq  5 agenda  6 due users of the partition  7 external messages
 --      8 flush generation of the partition  9 registrations
--- ARGV 1 packed: now I8 µs, retention I8 µs, body age I8 µs, external age I8 µs, message id kept until I8 µs, live I4,
---        live bytes I4, tombstones I4, history I4, bodies I4, external count I4, external bytes I4, spans I2,
---        spans a prefix I2, creations I2, ids I2, spans here I2, spread I2 s, kind c1 (u e f d), reason c1, flags B
---        (1 remember the message id, 2 drain: what is due is being committed, 4 always the general path), epoch seed c3
+-- ARGV 1 packed, first what the fast paths need: now I8 µs, live I4, live bytes I4, creations I2, ids I2, spans here I2,
+--        kind c1 (u e f d), reason c1, options B (1 remember the message id, 2 drain: what is due is being committed,
+--        4 always the general path), epoch seed c3; then, from byte 29 (BOUNDS): retention I8 µs, body age I8 µs,
+--        external age I8 µs, message id kept until I8 µs, tombstones I4, bodies I4, external count I4,
+--        external bytes I4, spans I2, spans a prefix I2, spread I2 s
 --      2 sender device  3 uid  4 channel  5 sender's category limits  6 message id key ("" none)  7 its content hash
 --      8… creations: id, category, record · ids · spans: packed (begin I8, end I8, flags B (1 open, 2 prefix), skips I2,
 --        own I2), category, skips…, own… ; kind e: system, body; kind d: device
@@ -14,9 +15,8 @@
 --      or {"ok"|"same", epoch, seq, created, dismissed, ignored, hint}
 --      or {"due"} | {"generation"} | {"reused"} | {"full", count, bytes} | {"tombs", what, count}: nothing was changed
 -- Cost O(1) for the fast paths; general: O(ids + creations + live items where an interval is given)
-local now, retention, body_age, external_age, mid_keep, max_live, max_bytes, max_tombs, max_history, max_bodies,
-  max_external, max_external_bytes, max_spans, max_prefix_spans, nc, ni, nv, spread, kind, reason, options, seed =
-  upk('>I8I8I8I8I8I4I4I4I4I4I4I4I2I2I2I2I2I2c1c1Bc3', ARGV[1])
+local BOUNDS = '>I8I8I8I8I4I4I4I4I2I2I2'
+local now, max_live, max_bytes, nc, ni, nv, kind, reason, options, seed = upk('>I8I4I4I2I2I2c1c1Bc3', ARGV[1])
 local kh, kr, kn, ko, ka, kd = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local by = ARGV[2]
 local raw_head = call('HGET', kh, 'h')
@@ -93,6 +93,7 @@ if options == 0 and kind == 'u' and ARGV[6] == '' and nv == 0 and nc + ni == 1 t
       for j = 0, nrem - 1 do call('ZREM', ka, 'r' .. j .. '.' .. id) end
       if flags % 4 < 2 then
         flags = flags + 2
+        local retention, body_age = upk(BOUNDS, ARGV[1], 29)
         local at = now + (body_age < retention and body_age or retention)
         call('ZADD', ka, at, 'g')
         call('ZADD', kd, 'LT', at, ARGV[3])
@@ -104,7 +105,10 @@ if options == 0 and kind == 'u' and ARGV[6] == '' and nv == 0 and nc + ni == 1 t
       call('SPUBLISH', ARGV[4], pack('>c1c3I5c1BI4I4I4I4c1Bc0I2c1BBc0Bc0', 'C', epoch, seq, 'u', is_new, A, B, A2, B2,
         reason, #by, by, 1, '-', 0, #id, id, #category, category))
       local hint = ''
-      if seq % 64 == 0 and call('ZCARD', ko) > max_bodies then hint = 'h' end
+      if seq % 64 == 0 then
+        local _, _, _, _, _, max_bodies = upk(BOUNDS, ARGV[1], 29)
+        if call('ZCARD', ko) > max_bodies then hint = 'h' end
+      end
       return pack('>c3I5c1', epoch, seq, 'd') .. hint
     end
   end

@@ -1,4 +1,6 @@
 -- commit, the general path: every message that the fast paths left. Decides first, then checks the bounds, then writes.
+local retention, body_age, external_age, mid_keep, max_tombs, max_bodies, max_external, max_external_bytes, max_spans,
+  max_prefix_spans, spread = upk(BOUNDS, ARGV[1], 29)
 local concat, tonumber = table.concat, tonumber
 local ZERO = string.rep('\0', 32)
 local has_spans = flags % 2 == 1

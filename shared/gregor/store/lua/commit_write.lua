@@ -44,7 +44,8 @@ for i = 1, nv do
   local s = spans[i]
   if s.stop < now - retention then
     if s.stop >= horizon then horizon = s.stop + 1; dirty[''] = true end
-  else
+  elseif s.begin <= s.stop then
+    -- (an open one that begins after its stamp acts on what is known, and catches nothing later)
     local list, absorbed = remembered[s.field], false
     for _, o in ipairs(list) do if absorbs(o, s) then absorbed = true; break end end
     if not absorbed then
