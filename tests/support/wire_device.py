@@ -1,4 +1,4 @@
-"""A device that speaks the protocol by hand: it keeps every frame that came, so that a test may say exactly what must."""
+"""A device that speaks the protocol by hand and keeps every frame, so that a test may say exactly what must come."""
 
 from __future__ import annotations
 
