@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from gregor.clock import Clock
@@ -17,6 +18,7 @@ from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND, Prefixes, is_name
 from gregor.core.limits import Limits
 from gregor.core.messages import Sender
+from gregor.core.sync import View
 from gregor.store import service_keys
 from gregor.store.contract import ServiceKey, Store
 from gregor.tokens import Caller, Tokens
@@ -110,19 +112,24 @@ class Actor:
         """The category prefixes that the caller is limited to."""
         return self.key.prefixes if self.key is not None else self.caller.cats if self.caller is not None else ()
 
-    def acts_as(self, device: str | None) -> Sender:
-        """The sender of a message that names ``device``. A device token may name its own only: ``forbidden``."""
+    def acts_as(self, device: str | None) -> tuple[Sender, View]:
+        """The sender of a message that names ``device``, and its view. A device token names its own: ``forbidden``."""
         if self.caller is None:
-            return Sender(device or BACKEND, self.cats)
+            return _role(device or BACKEND, self.cats)
         if device is not None and device != self.caller.device:
             raise _forbidden("The token is of another device.")
-        return Sender(self.caller.device, self.cats)
+        return _role(self.caller.device, self.cats)
 
     def need(self, scope: str) -> None:
         """Raises ``forbidden`` where a key has not this scope; a device token has none of them but ``ingest``."""
         held = self.key.scopes if self.key is not None else frozenset({"ingest"})
         if scope not in held:
             raise _forbidden(f"This needs a service key with the scope {scope}.")
+
+
+@lru_cache(1_024)
+def _role(device: str, cats: Prefixes) -> tuple[Sender, View]:
+    return Sender(device, cats), View(device, cats)
 
 
 class Gate:
@@ -142,9 +149,10 @@ class Gate:
         """
         token = _bearer(authorization)
         if token.startswith("gk_"):
-            actor = Actor(key=await self._key(token))
-            if actor.key is None or not row.scopes & actor.key.scopes:
+            key = await self._key(token)
+            if not row.scopes & key.scopes:
                 raise _forbidden(f"The key lacks the scope {' or '.join(sorted(row.scopes))}.")
+            actor = Actor(key=key)
         else:
             caller = await self._tokens.verify(token, self._clock.now_us())
             _check_own(row.own, caller, names, device)
@@ -174,29 +182,22 @@ class Gate:
             wait_s = await self._store.access.take(bucket, self._limits.resync_rate, 1, 1, self._clock.now_us())
             check_wait(wait_s)
 
-    def forget_key(self, key_id: str) -> None:
-        """A key was changed or deleted here: look it up anew."""
-        self._keys.pop(key_id, None)
+    def forget_keys(self) -> None:
+        """A key was changed or deleted here: look all of them up anew."""
+        self._keys.clear()
 
     async def _key(self, token: str) -> ServiceKey:
-        parts = service_keys.parse(token)
-        found = await self._look_up(parts[0]) if parts else None
-        if parts is None or found is None or not service_keys.is_good(found, parts[1], self._clock.now_us()):
-            raise _unauthorised("The service key is not known.")
-        return found
-
-    async def _look_up(self, key_id: str) -> ServiceKey | None:
         now_s = self._clock.monotonic()
-        remembered = self._keys.get(key_id)
+        remembered = self._keys.get(token)
         if remembered is not None and now_s - remembered[0] < KEY_FRESH_S:
             return remembered[1]
-        found = await self._store.access.key(key_id)
-        if found is None:
-            self._keys.pop(key_id, None)
-            return None
+        parts = service_keys.parse(token)
+        found = await self._store.access.key(parts[0]) if parts else None
+        if parts is None or found is None or not service_keys.is_good(found, parts[1], self._clock.now_us()):
+            raise _unauthorised("The service key is not known.")
         if len(self._keys) >= KEYS_REMEMBERED:
             self._keys.clear()
-        self._keys[key_id] = (now_s, found)
+        self._keys[token] = (now_s, found)
         return found
 
     async def _check_revoked(self, caller: Caller) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
+import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gregor.clock import Clock
+from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.core.messages import Receipt
 from gregor.settings import Settings
@@ -30,8 +32,16 @@ class Parts:
 
     def epoch_seed(self) -> bytes:
         """Three random bytes: the name of an epoch, should a commit make one."""
-        return secrets.token_bytes(3)
+        return random.randbytes(3)
 
-    def count(self, receipt: Receipt) -> None:
-        """Count a message that was accepted, by its outcome."""
-        self.metrics.messages.labels("unchanged" if receipt.is_unchanged else "effect").inc()
+    def count(self, receipts: Iterable[Receipt | Problem | None]) -> None:
+        """Count the messages that were accepted, by their outcome; what is no receipt is not counted."""
+        effects = unchanged = 0
+        for receipt in receipts:
+            if isinstance(receipt, Receipt):
+                unchanged += receipt.is_unchanged
+                effects += not receipt.is_unchanged
+        if effects:
+            self.metrics.messages.labels("effect").inc(effects)
+        if unchanged:
+            self.metrics.messages.labels("unchanged").inc(unchanged)

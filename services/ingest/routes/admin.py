@@ -34,7 +34,7 @@ async def flush_user(uid: str, request: Request, parts: Working, actor: Acting) 
     message = named(Message(Flush()), request.scope["gregor.headers"])
     commit, view = planned(message, actor, parts)
     receipt = await parts.store.users.commit(uid, commit)
-    parts.count(receipt)
+    parts.count((receipt,))
     return json_answer({"cursor": str(cursor_for(receipt.epoch, view, receipt.seq))})
 
 

@@ -80,7 +80,7 @@ async def get_key(key: str, parts: Working) -> Response:
 async def delete_key(key: str, parts: Working) -> Response:
     """The key is refused from now on."""
     await parts.store.access.delete_key(key)
-    parts.gate.forget_key(key)
+    parts.gate.forget_keys()
     return Response(status_code=204)
 
 
@@ -94,7 +94,7 @@ async def delete_key(key: str, parts: Working) -> Response:
 async def rotate_key(key: str, parts: Working) -> Response:
     """Both secrets work for 24 hours, so that no caller is shut out while they are changed."""
     text = await parts.store.access.rotate_key(key, parts.clock.now_us(), KEEP_US)
-    parts.gate.forget_key(key)
+    parts.gate.forget_keys()
     found = await parts.store.access.key(key)
     if text is None or found is None:
         raise _no_key()

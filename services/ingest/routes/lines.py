@@ -123,7 +123,7 @@ async def settle(entries: Sequence[Entry], actor: Actor, parts: Parts, *, is_fir
             entry.problem = result
         else:
             entry.receipt = result
-            parts.count(result)
+    parts.count(results)
 
 
 async def _granted(actor: Actor, count: int, parts: Parts) -> tuple[int, float]:

@@ -45,7 +45,7 @@ class SendMessage:
         message = named(parse_message(decode_json(raw, parts.limits), parts.limits), headers)
         commit, view = planned(message, actor, parts)
         receipt = await parts.store.users.commit(uid, commit)
-        parts.count(receipt)
+        parts.count((receipt,))
         body = encode_receipt(receipt, view, isinstance(message.content, External))
         await send(
             {
@@ -75,6 +75,6 @@ def named(message: Message, headers: Mapping[bytes, bytes]) -> Message:
 def planned(message: Message, actor: Actor, parts: Parts) -> tuple[Commit, View]:
     """The commit of a message of this actor, and the view that its receipt is told in. ``forbidden``."""
     actor.need("admin" if isinstance(message.content, Flush) else "ingest")
-    sender = actor.acts_as(message.device)
+    sender, view = actor.acts_as(message.device)
     commit = plan(message, sender, parts.clock.now_us(), parts.epoch_seed(), parts.limits)
-    return commit, View(sender.device, sender.cats)
+    return commit, view

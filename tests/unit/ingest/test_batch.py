@@ -1,0 +1,267 @@
+"""Batches: an entry for each (line, uid), in order; one bad line never spoils another; nothing silently dropped."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import httpx
+import pytest
+
+from gregor.store.contract import Unavailable
+from gregor.store.memory import MemoryStore
+from tests.support.api import NDJSON, Api, code_of
+from tests.support.wait import wait_until
+
+PATH = "/v1/messages"
+
+
+def line(uid: str, item_id: str = "aa", **members: Any) -> dict[str, Any]:
+    return {"uid": uid, "system": "gregor", "body": {"create": {item_id: {"category": "user.joined"}}}, **members}
+
+
+def lines(*documents: Any) -> bytes:
+    return b"".join(json.dumps(document).encode() + b"\n" for document in documents)
+
+
+def entries(answer: httpx.Response) -> list[dict[str, Any]]:
+    assert answer.status_code == 200
+    return [json.loads(text) for text in answer.text.splitlines()]
+
+
+def outcomes(found: Iterable[dict[str, Any]]) -> list[tuple[int, str | None, str]]:
+    return [
+        (entry["line"], entry["uid"], entry["problem"]["code"] if "problem" in entry else "receipt") for entry in found
+    ]
+
+
+async def ndjson(api: Api, content: Any, token: str | None = None) -> httpx.Response:
+    return await api.call("POST", PATH, token, content=content, headers=NDJSON)
+
+
+async def test_an_array_is_answered_by_an_array_in_order(api: Api) -> None:
+    answer = await api.call("POST", PATH, json=[line("bob"), {**line(""), "uid": None, "uids": ["alice", "bob"]}])
+
+    assert answer.headers["content-type"] == "application/json"
+    found = answer.json()
+    assert outcomes(found) == [(0, "bob", "receipt"), (1, "alice", "receipt"), (1, "bob", "receipt")]
+    assert found[0]["receipt"]["created"] == ["aa"]
+    assert found[2]["receipt"]["ignored"] == {"aa": "duplicate"}
+
+
+async def test_lines_are_answered_by_lines_in_order(api: Api) -> None:
+    answer = await ndjson(api, lines(line("bob"), line("alice"), line("bob", "bb")))
+
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    found = entries(answer)
+    assert outcomes(found) == [(0, "bob", "receipt"), (1, "alice", "receipt"), (2, "bob", "receipt")]
+    assert [entry["receipt"]["seq"] for entry in found] == [1, 1, 2]
+
+
+BAD: list[tuple[Any, str | None, str]] = [
+    ("no object", None, "invalid"),
+    ({"system": "gregor", "body": {}}, None, "missing_field"),
+    ({**line("alice"), "uids": ["bob"]}, None, "invalid"),
+    ({**line("a b")}, None, "invalid_id"),
+    ({**line(""), "uid": None, "uids": []}, None, "invalid"),
+    ({**line(""), "uid": None, "uids": ["u"] * 1_001}, None, "too_many"),
+    ({"uid": "alice", "system": "gregor", "body": {}}, "alice", "invalid"),
+    (line("alice", typo=1), "alice", "unknown_field"),
+    (line("alice", "new", device="a b"), "alice", "invalid_id"),
+]
+
+
+@pytest.mark.parametrize(("bad", "uid", "code"), BAD)
+async def test_a_bad_line_is_its_own_problem(api: Api, bad: Any, uid: str | None, code: str) -> None:
+    expected = [(0, "alice", "receipt"), (1, uid, code), (2, "bob", "receipt")]
+
+    assert outcomes(entries(await ndjson(api, lines(line("alice"), bad, line("bob"))))) == expected
+    assert outcomes((await api.call("POST", PATH, json=[line("alice"), bad, line("bob")])).json()) == expected
+
+
+async def test_a_line_that_is_no_json_is_its_own_problem_and_empty_ones_are_none(api: Api) -> None:
+    raw = lines(line("alice")) + b'\r\n{"uid":\n\n{"a":1,"a":2}\n' + lines(line("bob")).rstrip()
+
+    assert outcomes(entries(await ndjson(api, raw))) == [
+        (0, "alice", "receipt"),
+        (2, None, "malformed_json"),
+        (4, None, "malformed_json"),
+        (5, "bob", "receipt"),
+    ]
+
+
+async def test_an_element_that_is_malformed_inside_is_its_own_problem(api: Api) -> None:
+    raw = b'[{"a":1,"a":2},' + json.dumps(line("bob")).encode() + b"]"
+
+    found = (await api.call("POST", PATH, content=raw)).json()
+
+    assert outcomes(found) == [(0, None, "malformed_json"), (1, "bob", "receipt")]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"", (400, "malformed_json")),
+        (b"[", (400, "malformed_json")),
+        (b'[{"a":}]', (400, "malformed_json")),
+        (b"\xff", (400, "malformed_json")),
+        (b"[" * 100_000, (400, "malformed_json")),
+        (b"{}", (422, "invalid")),
+    ],
+)
+async def test_what_is_no_array_is_refused_whole(api: Api, raw: bytes, expected: tuple[int, str]) -> None:
+    assert code_of(await api.call("POST", PATH, content=raw)) == expected
+
+
+async def test_nothing_in_is_nothing_out(api: Api) -> None:
+    assert (await api.call("POST", PATH, json=[])).json() == []
+    answer = await ndjson(api, b"\n\n")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+async def test_a_batch_over_a_limit_is_refused_whole_before_anything_is_done() -> None:
+    async with Api(max_batch=3, max_batch_bytes=2_000, max_batch_lines_x_uids=5) as api:
+        many = [line("alice", f"i{n}") for n in range(4)]
+        users = [{**line(""), "uid": None, "uids": ["u1", "u2", "u3"]}] * 2
+        large = [line("alice", "x", id="i" * 100)] * 30
+
+        for batch in (many, users, large):
+            assert code_of(await api.call("POST", PATH, json=batch)) == (413, "batch_too_large")
+            assert code_of(await ndjson(api, lines(*batch))) == (413, "batch_too_large")
+        assert await api.store.users.heads(["alice", "u1"]) == [None, None]
+
+
+async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def test_a_stream_that_grows_over_a_limit_says_so_in_its_last_entry() -> None:
+    async with Api(max_batch=3, max_batch_bytes=2_000, max_batch_lines_x_uids=5) as api:
+        first = lines(line("alice"), line("alice", "bb"))
+        two = {**line(""), "uid": None, "uids": ["u1", "u2", "u3", "u4"]}
+
+        many = entries(await ndjson(api, pieces(first, lines(line("alice", "cc"), line("alice", "dd")))))
+        users = entries(await ndjson(api, pieces(first, lines(two), lines(line("late")))))
+        large = entries(await ndjson(api, pieces(first, b" " * 3_000)))
+
+    start = [(0, "alice", "receipt"), (1, "alice", "receipt")]
+    assert outcomes(many) == [*start, (2, "alice", "receipt"), (3, None, "batch_too_large")]
+    assert outcomes(users) == [*start, (2, None, "batch_too_large")]
+    assert outcomes(large) == [*start, (2, None, "batch_too_large")]
+
+
+async def test_a_single_line_over_the_limit_of_a_message_is_its_own_problem() -> None:
+    async with Api(max_message_bytes=500) as api:
+        long = line("alice", "x" * 600)
+
+        found = entries(await ndjson(api, lines(long, line("bob"))))
+
+        assert outcomes(found) == [(0, None, "message_too_large"), (1, "bob", "receipt")]
+
+
+async def test_lines_are_committed_and_answered_while_the_rest_is_still_to_come(api: Api) -> None:
+    """Straight over ASGI: the client of the other tests reads only when it has sent everything."""
+    incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    outgoing: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        outgoing.append(message)
+
+    headers = [(b"authorization", f"Bearer {api.key}".encode()), (b"content-type", b"application/x-ndjson")]
+    scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": headers}
+    serving = asyncio.create_task(api.app(scope, incoming.get, send))
+    half = lines(line("bob"))
+
+    incoming.put_nowait({"type": "http.request", "body": lines(line("alice")) + half[:20], "more_body": True})
+    await wait_until(lambda: len(outgoing) == 2, "the first line is answered")
+    assert outcomes([json.loads(outgoing[1]["body"])]) == [(0, "alice", "receipt")]
+    incoming.put_nowait({"type": "http.request", "body": half[20:], "more_body": False})
+    await serving
+
+    body = b"".join(message.get("body", b"") for message in outgoing)
+    assert outcomes(json.loads(text) for text in body.splitlines()) == [(0, "alice", "receipt"), (1, "bob", "receipt")]
+
+
+async def test_a_client_that_reads_nothing_does_not_stop_the_reading(api: Api) -> None:
+    incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    is_read = asyncio.Event()
+
+    async def send(_message: Any) -> None:
+        await is_read.wait()
+
+    headers = [(b"authorization", f"Bearer {api.key}".encode()), (b"content-type", b"application/x-ndjson")]
+    scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": headers}
+    serving = asyncio.create_task(api.app(scope, incoming.get, send))
+    for n in range(10):
+        incoming.put_nowait({"type": "http.request", "body": lines(line(f"u{n}")), "more_body": n < 9})
+
+    await wait_until(incoming.empty, "everything is read")
+    is_read.set()
+    await serving
+
+    assert None not in await api.store.users.heads([f"u{n}" for n in range(10)])
+
+
+async def test_a_device_token_sends_for_its_own_user_only(api: Api) -> None:
+    batch = [line("alice"), line("bob"), {**line(""), "uid": None, "uids": ["alice", "bob"]}, line("alice", device="x")]
+
+    found = (await api.call("POST", PATH, api.token(), json=batch)).json()
+
+    assert outcomes(found) == [
+        (0, "alice", "receipt"),
+        (1, "bob", "forbidden"),
+        (2, "alice", "forbidden"),
+        (2, "bob", "forbidden"),
+        (3, "alice", "forbidden"),
+    ]
+
+
+async def test_what_is_over_the_rate_is_refused_line_by_line(api: Api) -> None:
+    key = await api.make_key("ingest", rate=3)
+
+    found = (await api.call("POST", PATH, key, json=[line(f"u{n}") for n in range(5)])).json()
+
+    assert [code for _, _, code in outcomes(found)] == ["receipt"] * 3 + ["rate_limited"] * 2
+    assert found[3]["problem"]["retry_after_ms"] > 0
+
+
+async def test_a_flush_in_a_batch_needs_admin(api: Api) -> None:
+    flush = {"uid": "alice", "system": "gregor", "body": {"flush": True}}
+
+    found = (await api.call("POST", PATH, await api.make_key("ingest"), json=[flush, line("alice")])).json()
+
+    assert outcomes(found) == [(0, "alice", "forbidden"), (1, "alice", "receipt")]
+
+
+async def test_a_batch_has_no_single_id(api: Api) -> None:
+    answer = await api.call("POST", PATH, json=[line("alice")], headers={"Idempotency-Key": "m1"})
+
+    assert code_of(answer) == (422, "invalid")
+
+
+class Flickering(MemoryStore):
+    """A store that is there for so many calls of ``commit_many``."""
+
+    good_calls = 0
+
+    @property
+    def users(self) -> Any:
+        return self
+
+    async def commit_many(self, commits: Any) -> Any:
+        if self.good_calls == 0:
+            raise Unavailable("gone")
+        self.good_calls -= 1
+        return await super().users.commit_many(commits)
+
+
+async def test_a_store_that_goes_away_in_between_is_told_for_each_line_after_it() -> None:
+    store = Flickering(Api().settings.limits)
+    async with Api(store) as api:
+        assert code_of(await ndjson(api, lines(line("alice")))) == (503, "unavailable")
+
+        store.good_calls = 1
+        found = entries(await ndjson(api, pieces(lines(line("alice")), lines(line("bob")))))
+
+    assert outcomes(found) == [(0, "alice", "receipt"), (1, "bob", "unavailable")]

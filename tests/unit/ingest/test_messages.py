@@ -1,0 +1,195 @@
+"""One message: what is refused before it costs anything, and the ids that make it idempotent."""
+
+from typing import Any
+
+import pytest
+
+from gregor.core.errors import Problem
+from gregor.store.contract import Unavailable
+from gregor.store.memory import MemoryStore
+from tests.support.api import Api, code_of
+
+PATH = "/v1/users/alice/messages"
+JSON = {"Content-Type": "application/json"}
+GOOD = b'{"system":"gregor","body":{"dismiss":{"ids":["aa"]}}}'
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"", (400, "malformed_json")),
+        (b"{", (400, "malformed_json")),
+        (b'{"system":"gregor","system":"gregor","body":{}}', (400, "malformed_json")),
+        (b'{"system":"a","body":"\\ud800"}', (400, "malformed_json")),
+        (b'{"system":"a","body":' + b"[" * 64 + b"]" * 64 + b"}", (400, "malformed_json")),
+        (b"[]", (422, "invalid")),
+        (b'{"body":{}}', (422, "missing_field")),
+        (b'{"system":"gregor","body":{}}', (422, "invalid")),
+        (b'{"system":"gregor","body":{"dismiss":{"ids":["a"]}},"not_before":1}', (422, "unknown_field")),
+        (b'{"system":"gregor","body":{"create":{"a":{}}}}', (422, "missing_field")),
+        (b'{"system":"gregor","body":{"create":{"a b":{"category":"c"}}}}', (422, "invalid_id")),
+        (b'{"system":"a","body":1e999}', (422, "number_out_of_range")),
+        (b'{"system":"a","body":9007199254740992}', (422, "number_out_of_range")),
+    ],
+)
+async def test_a_document_that_is_no_message_is_refused(api: Api, raw: bytes, expected: tuple[int, str]) -> None:
+    assert code_of(await api.call("POST", PATH, content=raw, headers=JSON)) == expected
+
+
+async def test_a_refusal_points_at_the_field_and_says_how_to_mend_it(api: Api) -> None:
+    answer = await api.create("alice", "x", times={"expires": "tomorrow"})
+
+    document = answer.json()
+    assert document["errors"][0]["pointer"] == "/body/create/x/times/expires"
+    assert "+86400" in document["errors"][0]["detail"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin1"]
+)
+async def test_another_media_type_is_refused(api: Api, kind: str) -> None:
+    answer = await api.call("POST", PATH, content=GOOD, headers={"Content-Type": kind})
+
+    assert code_of(answer) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("kind", [None, "", "application/json", "Application/JSON; charset=UTF-8"])
+async def test_json_needs_not_be_named(api: Api, kind: str | None) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+
+    assert (await api.call("POST", PATH, content=GOOD, headers=headers)).status_code == 200
+
+
+async def test_an_encoded_body_is_refused(api: Api) -> None:
+    for encoding in ("gzip", "br", "gzip, identity"):
+        answer = await api.call("POST", PATH, content=GOOD, headers={**JSON, "Content-Encoding": encoding})
+        assert code_of(answer) == (415, "unsupported_media_type")
+
+
+class Counted:
+    """A body that comes in pieces, and knows how many were taken."""
+
+    def __init__(self, pieces: int) -> None:
+        self.left = pieces
+
+    def __aiter__(self) -> "Counted":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self.left:
+            raise StopAsyncIteration
+        self.left -= 1
+        return b" " * 65_536
+
+
+async def test_a_body_over_the_limit_is_refused_while_it_is_read(api: Api) -> None:
+    body = Counted(100)
+
+    answer = await api.call("POST", PATH, content=body, headers=JSON)
+
+    assert code_of(answer) == (413, "message_too_large")
+    assert body.left > 90
+
+
+async def test_a_body_that_says_it_is_over_the_limit_is_not_read_at_all(api: Api) -> None:
+    body = Counted(100)
+
+    answer = await api.call("POST", PATH, content=body, headers={**JSON, "Content-Length": "6553600"})
+
+    assert code_of(answer) == (413, "message_too_large")
+    assert body.left == 100
+
+
+async def test_a_body_of_exactly_the_limit_is_read(api: Api) -> None:
+    raw = GOOD.ljust(256 * 1024)
+
+    assert (await api.call("POST", PATH, content=raw, headers=JSON)).status_code == 200
+    assert code_of(await api.call("POST", PATH, content=raw + b" ", headers=JSON)) == (413, "message_too_large")
+
+
+async def test_a_query_parameter_is_refused(api: Api) -> None:
+    assert code_of(await api.call("POST", PATH, content=GOOD, params={"dry_run": "true"})) == (422, "unknown_field")
+
+
+async def test_the_header_idempotency_key_is_the_messages_id(api: Api) -> None:
+    message = {"system": "kbfs", "body": 1}
+
+    async def post(key: str, **members: Any) -> Any:
+        return await api.call("POST", PATH, json={**message, **members}, headers={"Idempotency-Key": key})
+
+    first = (await post("m1")).json()
+    assert (await post("m1")).json() == {**first, "unchanged": True}
+    assert (await post("m1", id="m1")).json() == {**first, "unchanged": True}
+    assert code_of(await post("m1", id="m2")) == (422, "invalid")
+    assert code_of(await post("m1", body=2)) == (409, "id_reused")
+    assert code_of(await post("a b")) == (422, "invalid_id")
+    assert (await post("m2")).json()["seq"] == first["seq"] + 1
+
+
+async def test_a_promise_that_cannot_be_kept_is_refused(api: Api) -> None:
+    answer = await api.call("POST", PATH, content=GOOD, headers={"Gregor-Durability": "replicated"})
+
+    assert code_of(answer) == (422, "invalid")
+
+
+async def test_a_key_may_name_the_device_that_sends(api: Api) -> None:
+    await api.create("alice", "aa", for_device="*")
+
+    gone = await api.send("alice", {"dismiss": {"ids": ["aa"]}}, device="phone")
+
+    assert gone.json()["dismissed"] == ["aa"]
+    assert list((await api.call("GET", "/v1/users/alice/state?device=laptop")).json()["items"]) == ["aa"]
+    assert (await api.call("GET", "/v1/users/alice/state?device=phone")).json()["items"] == {}
+
+
+async def test_a_conflict_of_the_state_is_told_by_its_code() -> None:
+    async with Api(max_live=1) as api:
+        await api.create("alice", "aa")
+
+        assert code_of(await api.create("alice", "bb")) == (409, "state_full")
+
+
+class Broken(MemoryStore):
+    """A store whose users cannot be reached, or fail."""
+
+    failure: Exception = Unavailable("gone")
+
+    @property
+    def users(self) -> Any:
+        raise self.failure
+
+
+async def test_a_store_that_cannot_be_reached_is_503_with_the_time_to_wait() -> None:
+    async with Api(Broken(Api().settings.limits)) as api:
+        answer = await api.call("POST", PATH, content=GOOD)
+
+        assert code_of(answer) == (503, "unavailable")
+        assert answer.headers["retry-after"] == "1"
+
+
+async def test_a_fault_of_the_server_is_500_and_says_nothing_of_the_inside() -> None:
+    async with Api(Broken(Api().settings.limits)) as api:
+        Broken.failure = RuntimeError("a secret of the inside")
+        try:
+            answer = await api.call("POST", PATH, content=GOOD)
+        finally:
+            Broken.failure = Unavailable("gone")
+
+        assert code_of(answer) == (500, "internal")
+        assert "inside" not in answer.text
+
+
+async def test_outcomes_are_counted_without_naming_anybody(api: Api) -> None:
+    await api.create("alice", "aa")
+    await api.create("alice", "aa")
+
+    text = (await api.call("GET", "/metrics", "")).text
+
+    assert 'gregor_messages_total{outcome="effect"} 1.0' in text
+    assert 'gregor_messages_total{outcome="unchanged"} 1.0' in text
+    assert 'gregor_http_requests_total{method="POST",route="sendMessage",status="200"} 2.0' in text
+    assert "alice" not in text
+
+
+def test_the_code_of_a_problem_decides_its_status() -> None:
+    assert Problem("state_full", "").status == 409
