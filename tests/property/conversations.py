@@ -1,0 +1,121 @@
+"""Generated messages: who sends what about a handful of items, so that everything meets everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+from gregor.core.ids import EVERY_DEVICE, allowed
+from gregor.core.messages import Commit, Sender
+from gregor.core.sync import View
+from tests.support.builders import FLUSH, NOW, Document, external, interval, item, message, planned
+
+IDS = "abcdefg"
+CATEGORIES = ("user", "user.joined", "users", "kbfs")
+SENDERS = (
+    Sender(),
+    Sender("phone"),
+    Sender("laptop"),
+    Sender("", ("user",)),
+    Sender("phone", ("kbfs", "user.joined")),
+)
+VIEWS = (
+    View(),
+    View("phone"),
+    View("laptop"),
+    View("tablet"),
+    View("", ("user",)),
+    View("phone", ("user",)),
+    View("laptop", ("kbfs", "user.joined")),
+)
+
+World = dict[str, Document]
+"""Every id, and the one content that it has."""
+
+_TIMES = st.integers(NOW - 8, NOW)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One message and its sender."""
+
+    sender: Sender
+    document: Document
+
+    def at(self, now_us: int) -> Commit:
+        """The commit that it asks for at a moment."""
+        return planned(self.document, self.sender, now_us)
+
+
+def worlds(*, is_explicit: bool, expires: bool = False) -> st.SearchStrategy[World]:
+    """Contents for all ids; ``is_explicit``: each names its ``created``."""
+    times = _TIMES if is_explicit else st.none() | _TIMES
+    ends = st.none() | st.integers(NOW - 4, NOW + 40) if expires else st.none()
+    items = st.builds(
+        item,
+        st.sampled_from(CATEGORIES),
+        created=times,
+        expires=ends,
+        for_device=st.sampled_from((None, None, EVERY_DEVICE, "phone", "laptop")),
+        body=st.sampled_from((None, {"n": 1.5})),
+    )
+    return st.fixed_dictionaries(dict.fromkeys(IDS, items))
+
+
+@st.composite
+def conversations(
+    draw: st.DrawFn, *, is_explicit: bool = True, expires: bool = False, min_size: int = 1, max_size: int = 10
+) -> list[Sent]:
+    """Messages about one world. Not ``is_explicit``: times are left out, and other kinds of messages come between."""
+    world = draw(worlds(is_explicit=is_explicit, expires=expires))
+    sent = [_updates(world, is_explicit=is_explicit)]
+    if not is_explicit:
+        sent.append(st.builds(Sent, st.just(SENDERS[0]), st.just(FLUSH)))
+        sent.append(st.builds(Sent, st.just(SENDERS[0]), st.builds(external, st.integers(0, 9), _systems())))
+    messages = draw(st.lists(st.one_of(sent[0], *sent), min_size=min_size, max_size=max_size))
+    # A message whose effect depends on when it arrives is known again by its id; on the others an id does no harm.
+    return messages if is_explicit else [_named(each, number) for number, each in enumerate(messages)]
+
+
+def _systems() -> st.SearchStrategy[str]:
+    return st.sampled_from(("kbfs", "kbfs.favorites", "chat"))
+
+
+def _named(sent: Sent, number: int) -> Sent:
+    return Sent(sent.sender, sent.document | {"id": f"m{number}"})
+
+
+@st.composite
+def _updates(draw: st.DrawFn, world: World, *, is_explicit: bool) -> Sent:
+    sender = draw(st.sampled_from(SENDERS))
+    mine = [item_id for item_id, content in world.items() if _may_create(sender, content)]
+    created = draw(st.lists(st.sampled_from(mine), max_size=3, unique=True)) if mine else []
+    others = [item_id for item_id in IDS if item_id not in created]
+    dismissed = draw(st.lists(st.sampled_from(others), max_size=2, unique=True))
+    most = 0 if dismissed and not created else 2
+    swept = draw(st.lists(_intervals(sender, is_explicit=is_explicit), max_size=most))
+    if not (created or dismissed or swept):
+        dismissed = [draw(st.sampled_from(others))]
+    return Sent(sender, message({item_id: world[item_id] for item_id in created}, dismissed, swept))
+
+
+def _may_create(sender: Sender, content: Document) -> bool:
+    is_for_me = content["for_device"] in (None, EVERY_DEVICE, sender.device)
+    return (not sender.device or is_for_me) and allowed(sender.cats, content["category"])
+
+
+@st.composite
+def _intervals(draw: st.DrawFn, sender: Sender, *, is_explicit: bool) -> Document:
+    if draw(st.booleans()):
+        prefixes = [prefix for prefix in ("", "user", "user.joined", "kbfs") if allowed(sender.cats, prefix)]
+        named = {"prefix": draw(st.sampled_from(prefixes))}
+    else:
+        categories = [category for category in CATEGORIES if allowed(sender.cats, category)]
+        named = {"category": draw(st.sampled_from(categories))}
+    begin = draw(st.none() | _TIMES)
+    end = draw(_TIMES if is_explicit else st.none() | _TIMES)
+    if begin is not None and end is not None and begin > end:
+        begin, end = end, begin
+    skip = draw(st.sets(st.sampled_from(IDS), max_size=2))
+    return interval(**named, begin=begin, end=end, skip=sorted(skip))

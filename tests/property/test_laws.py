@@ -1,0 +1,347 @@
+"""The laws of semantics.md, each against generated messages. The name of a test begins with the law that it holds."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gregor.core import lanes, state
+from gregor.core.announce import Kind
+from gregor.core.errors import Problem
+from gregor.core.messages import Commit, Ignored, Reason
+from gregor.core.records import User
+from gregor.core.sync import Delta, Full, StoredItem, Unchanged, View, cursor_for
+from tests.property.conversations import IDS, VIEWS, Sent, conversations
+from tests.property.facts import Facts
+from tests.property.world import UID, World, after, only, says_anything
+from tests.support.builders import BACKEND, BY_BACKEND, DAY_US, LIMITS, NOW_US, SECOND_US, SEED, ids_of, message
+from tests.support.replica import Replica, view_of
+
+DEVICE_VIEWS = [view for view in VIEWS if view.device]
+
+
+def device_of(entry: StoredItem) -> Any:
+    return json.loads(entry.json)["for_device"]
+
+
+# ---- L1: one order
+
+
+@given(conversations(is_explicit=False, expires=True))
+async def test_L1_each_message_with_an_effect_takes_the_next_seq_and_is_announced_with_it(sent: list[Sent]) -> None:
+    world = World()
+    for each in sent:
+        before = (await world.look(BACKEND)).seq
+        world.told()
+        receipt = await world.send(each)
+
+        effects = [] if receipt.is_unchanged else [before + 1]
+        assert [announcement.seq for announcement in world.told()] == effects
+        assert receipt.seq == before + len(effects)
+        world.now_us += SECOND_US
+
+
+@given(conversations(), st.lists(st.integers(-3_000_000, 3_000_000), min_size=10, max_size=10))
+async def test_L1_no_clock_decides_what_a_commit_does_to_what_is_known(sent: list[Sent], skews: list[int]) -> None:
+    even, skewed = World(), World()
+    for each, skew_us in zip(sent, skews, strict=False):
+        skewed.now_us = NOW_US + skew_us
+
+        assert await even.send(each) == await skewed.send(each)
+
+
+# ---- L2: idempotent
+
+
+@given(conversations(is_explicit=False, expires=True), st.data())
+async def test_L2_a_repeat_at_any_time_changes_nothing_and_wakes_nobody(sent: list[Sent], data: st.DataObject) -> None:
+    world = World()
+    for number, each in enumerate(sent):
+        await world.send(each)
+        world.now_us += data.draw(st.sampled_from((0, 1, 5 * SECOND_US)))
+        before = await world.look(BACKEND)
+        world.told()
+
+        receipt = await world.send(data.draw(st.sampled_from(sent[: number + 1])))
+
+        assert receipt.is_unchanged and not receipt.created and not receipt.dismissed
+        assert world.told() == []
+        assert await world.look(BACKEND) == before
+
+
+@given(conversations(is_explicit=False))
+async def test_L2_other_content_under_a_known_id_is_a_conflict(sent: list[Sent]) -> None:
+    world = await after(sent)
+    known = [item_id for item_id in IDS if await world.store.users.item(UID, item_id, BACKEND, world.now_us)]
+    before = await world.look(BACKEND)
+    other = {item_id: {"category": "other", "body": "other"} for item_id in known}
+
+    if known:
+        receipt = await world.send(Sent(BY_BACKEND, message(other)))
+
+        assert receipt.ignored == tuple((item_id, Ignored.CONFLICT) for item_id in known)
+        assert await world.look(BACKEND) == before
+
+
+# ---- L3: order-free; L8: devices
+
+
+@given(conversations(), st.data())
+async def test_L3_order_free(sent: list[Sent], data: st.DataObject) -> None:
+    """Any permutation, duplication and interleaving ends in what the facts say, in every view, with one digest."""
+    shuffled = data.draw(st.permutations(sent + data.draw(st.lists(st.sampled_from(sent), max_size=5))))
+    first, second = await after(sent), await after(shuffled)
+    facts = Facts(sent)
+
+    for view in VIEWS:
+        one, other = await first.look(view), await second.look(view)
+        assert set(ids_of(one)) == set(ids_of(other)) == facts.live_in(view), view
+        assert one.digest == other.digest
+
+
+@given(conversations(max_size=6))
+async def test_L8_a_dismissal_acts_for_its_sender_whether_the_item_came_before_or_after(sent: list[Sent]) -> None:
+    """All creations first, and all creations last, are the extremes of L3: no device sees a difference."""
+    creations = [each for each in (only("create", each) for each in sent) if says_anything(each)]
+    dismissals = [each for each in (only("dismiss", each) for each in sent) if says_anything(each)]
+    before, later = await after(creations + dismissals), await after(dismissals + creations)
+    facts = Facts(creations + dismissals)
+
+    for view in DEVICE_VIEWS:
+        assert await before.live_in(view) == await later.live_in(view) == facts.live_in(view)
+
+
+@given(conversations(is_explicit=False), st.sampled_from(("phone", "laptop")))
+async def test_L8_forgetting_a_device_ends_its_items_and_its_hidings_and_voids_its_cursors(
+    sent: list[Sent], device: str
+) -> None:
+    world = await after(sent)
+    old = await world.look(View(device))
+
+    await world.store.devices.forget_device(UID, device, world.now_us, SEED)
+
+    every = (await world.look(BACKEND)).items
+    assert device not in map(device_of, every)
+    assert await world.live_in(View(device)) == {entry.id for entry in every if device_of(entry) in (None, "*")}
+    assert isinstance(await world.sync(View(device), cursor_for(old.epoch, View(device), old.seq)), Full)
+
+
+# ---- L4: bounded memory, honest horizon
+
+
+@given(conversations(min_size=4, max_size=14), st.data())
+async def test_L4_what_was_forgotten_never_comes_back(sent: list[Sent], data: st.DataObject) -> None:
+    world = World(replace(LIMITS, history=2, history_bodies=1))
+    dead: set[str] = set()
+    for step in range(3 * len(sent)):
+        each = sent[step] if step < len(sent) else data.draw(st.sampled_from(sent))
+        await world.send(each)
+        live, body = await world.live_in(BACKEND), each.document["body"]
+        assert not live & dead
+        dead |= body["create"].keys() - live
+        dead |= set(body["dismiss"]["ids"]) - live if each.sender == BY_BACKEND else set()
+
+        world.now_us += data.draw(st.sampled_from((0, 1, 8 * DAY_US, 31 * DAY_US)))
+        await world.store.users.collect(UID, world.now_us)
+
+
+@given(conversations(), st.integers(0, 29))
+async def test_L4_no_horizon_moves_before_something_was_forgotten(sent: list[Sent], days: int) -> None:
+    world = await after(sent)
+    spans = [span for each in sent for span in each.document["body"]["dismiss"]["intervals"]]
+    is_swept = any(span.get("category_prefix") == "" and "begin" not in span for span in spans)
+    world.now_us += days * DAY_US
+    await world.store.users.collect(UID, world.now_us)
+
+    receipt = await world.send(Sent(BY_BACKEND, message({"z": {"category": "untouched", "times": {"created": 1}}})))
+
+    assert receipt.created == (() if is_swept else ("z",))
+
+
+# ---- L5: atomic
+
+
+@given(conversations(is_explicit=False, expires=True, max_size=16))
+async def test_L5_a_message_is_applied_whole_or_not_at_all(sent: list[Sent]) -> None:
+    limits = replace(LIMITS, live=3, tombstones=2, spans=2, spans_per_prefix=1)
+    user = User()
+    for each in sent:
+        commit, before = each.at(NOW_US), copy.deepcopy(user)
+        try:
+            outcome = state.decide(user, commit, limits)
+        except Problem as problem:
+            assert problem.code in ("state_full", "too_many_dismissals")
+            continue
+        finally:
+            assert user == before
+        state.take(user, commit, outcome, limits)
+
+        assert {creation.id for creation in commit.creations} == {
+            *outcome.receipt.created,
+            *dict(outcome.receipt.ignored),
+        }
+        assert (len(user.live) <= 3, len(user.tombstones) <= 2, sum(map(len, user.spans.values())) <= 2) == (True,) * 3
+
+
+# ---- L6: expiry is an event
+
+
+@given(conversations(expires=True), st.lists(st.integers(1, 12), min_size=1, max_size=8))
+async def test_L6_expiry_is_a_sequenced_dismissal_and_no_read_shows_what_has_expired(
+    sent: list[Sent], waits: list[int]
+) -> None:
+    world = await after(sent)
+    for wait in waits:
+        before = await world.look(BACKEND)
+        world.told()
+        world.now_us += wait * SECOND_US
+        now = await world.look(BACKEND)
+
+        left = {entry.id for entry in before.items if entry.expires_us and entry.expires_us <= world.now_us}
+        told = world.told()
+        assert set(ids_of(now)) == set(ids_of(before)) - left
+        assert now.seq == before.seq + len(told)
+        assert [{entry.id for entry in announcement.entries} for announcement in told] == ([left] if left else [])
+        assert all(announcement.reason is Reason.EXPIRED for announcement in told)
+
+
+# ---- L9: resync is exact
+
+
+@given(conversations(is_explicit=False, expires=True, max_size=14), st.data())
+async def test_L9_an_answer_leads_every_copy_of_any_age_to_the_view(sent: list[Sent], data: st.DataObject) -> None:
+    world = World(replace(LIMITS, history=3))
+    copies: list[Replica] = []
+    for each in sent:
+        for view in VIEWS:
+            copies.append(Replica(view))
+            copies[-1].apply(await world.sync(view, None))
+        await world.send(each)
+        await world.disturb(data)
+
+    for held in copies:
+        answer = await world.sync(held.view, held.cursor)
+        held.apply(answer)
+        now = await world.look(held.view)
+        assert held.items == view_of(now.items)
+        assert held.cursor == cursor_for(now.epoch, held.view, now.seq)
+        assert held.digest == now.digest == answer.digest
+
+
+@given(conversations(is_explicit=False), st.sampled_from(VIEWS))
+async def test_L9_the_answer_is_chosen_in_the_order_of_the_law(sent: list[Sent], view: View) -> None:
+    world = await after(sent)
+    now = await world.look(view)
+    mine = cursor_for(now.epoch, view, now.seq)
+    other = next(each for each in VIEWS if each != view)
+    wrong = lanes.add(now.digest, b"\x01" * 32)
+
+    for void in (
+        cursor_for(now.epoch, other, now.seq),
+        cursor_for(b"\xff\0\0", view, 0),
+        replace(mine, seq=now.seq + 1),
+    ):
+        answer = await world.sync(view, void, now.digest)
+        assert isinstance(answer, Full) and answer.external_gap
+    assert isinstance(await world.sync(view, mine), Unchanged)
+    assert isinstance(await world.sync(view, mine, now.digest), Unchanged)
+    assert isinstance(await world.sync(view, mine, wrong), Full)
+    assert isinstance(await world.sync(view, None), Full)
+    assert isinstance(await world.sync(view, None, now.digest), Unchanged)
+    assert isinstance(await world.sync(view, None, wrong), Full)
+
+
+# ---- L10: the digest proves it
+
+
+@given(conversations(is_explicit=False, expires=True))
+async def test_L10_a_client_computes_the_digest_from_what_it_holds(sent: list[Sent]) -> None:
+    world = await after(sent)
+    for view in VIEWS:
+        held = Replica(view)
+        answer = await world.sync(view, None)
+        held.apply(answer)
+        assert held.digest == answer.digest
+
+    (head,) = await world.store.users.heads([UID])
+    shared = [entry.leaf for entry in (await world.look(BACKEND)).items if device_of(entry) in (None, "*")]
+    assert head is None or head.digest == lanes.total(shared)
+
+
+# ---- L12: no silent loss
+
+
+@given(conversations(is_explicit=False, expires=True, max_size=14))
+async def test_L12_live_frames_applied_one_by_one_are_the_view(sent: list[Sent]) -> None:
+    world = World()
+    copies = [Replica(view) for view in DEVICE_VIEWS]
+    for held in copies:
+        held.apply(await world.sync(held.view, None))
+    for each in sent:
+        await world.send(each)
+        for announcement in world.told():
+            for held in copies:
+                await world.tell(held, announcement)
+        world.now_us += SECOND_US
+        await world.look(BACKEND)
+
+    for announcement in world.told():
+        for held in copies:
+            await world.tell(held, announcement)
+    for held in copies:
+        assert held.items == view_of((await world.look(held.view)).items)
+        assert not isinstance(await world.sync(held.view, held.cursor), Delta)
+
+
+@given(conversations(is_explicit=False, expires=True, max_size=14))
+async def test_L12_announcements_link_so_that_a_lost_one_shows(sent: list[Sent]) -> None:
+    world = await after(sent)
+    told = world.told()
+    for previous, following in pairwise(told):
+        assert (following.seq, following.before) == (previous.seq + 1, previous.after)
+    if told:
+        (head,) = await world.store.users.heads([UID])
+        assert head is not None and (head.seq, head.digest[:8]) == (told[-1].seq, told[-1].after)
+
+
+# ---- L13: late devices; L14: flush
+
+
+@given(conversations(is_explicit=False, max_size=14), st.integers(1, 4))
+async def test_L13_external_messages_come_with_the_answer_while_they_are_kept(sent: list[Sent], kept: int) -> None:
+    world = World(replace(LIMITS, external_count=kept))
+    cursors = [cursor_for((await world.look(BACKEND)).epoch, BACKEND, 0)]
+    for each in sent:
+        await world.send(each)
+        now = await world.look(BACKEND)
+        cursors.append(cursor_for(now.epoch, BACKEND, now.seq))
+    every = [(said.seq, said.system, said.body) for said in world.told() if said.kind is Kind.EXTERNAL]
+
+    for cursor in cursors:
+        answer = await world.sync(BACKEND, cursor)
+        since = [said for said in every if said[0] > cursor.seq]
+        is_void = cursor.tag != cursors[-1].tag
+        assert [(said.seq, said.system, said.body) for said in answer.external] == ([] if is_void else since[-kept:])
+        assert answer.external_gap == (is_void or len(since) > kept)
+
+
+@given(conversations(is_explicit=False))
+async def test_L14_a_flush_starts_a_new_epoch_and_nothing_else(sent: list[Sent]) -> None:
+    world = await after(sent)
+    before = [await world.look(view) for view in VIEWS]
+    history = await world.store.users.history(UID, BACKEND, None, 100, world.now_us)
+
+    receipt = await world.commit(Commit(world.now_us, SEED, is_flush=True))
+
+    assert receipt.seq == before[0].seq + 1 and receipt.epoch != before[0].epoch
+    for view, old in zip(VIEWS, before, strict=True):
+        now = await world.look(view)
+        assert (now.items, now.digest) == (old.items, old.digest)
+        assert isinstance(await world.sync(view, cursor_for(old.epoch, view, old.seq)), Full)
+    assert await world.store.users.history(UID, BACKEND, None, 100, world.now_us) == history

@@ -1,0 +1,100 @@
+"""A store, the clock of whoever sends, and all that was announced: what the laws are tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+
+from gregor.core.announce import Announcement, Kind, decode
+from gregor.core.limits import Limits
+from gregor.core.messages import Commit, Receipt
+from gregor.core.sync import Answer, Cursor, Full, View
+from gregor.store.memory import MemoryStore
+from tests.property.conversations import Sent
+from tests.support.builders import DAY_US, LIMITS, NOW_US, SECOND_US, SEED, Document, ids_of
+from tests.support.replica import Replica
+
+UID = "alice"
+
+
+@dataclass
+class World:
+    """One user of a fresh store."""
+
+    limits: Limits = LIMITS
+    now_us: int = NOW_US
+    payloads: list[bytes] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.store = MemoryStore(self.limits, self)
+
+    def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
+        """Called by the store."""
+        self.payloads.append(payload)
+
+    def told(self) -> list[Announcement]:
+        """The commits announced since the last call."""
+        announcements = [decode(payload) for payload in self.payloads if payload[:1] == b"C"]
+        self.payloads.clear()
+        return announcements
+
+    async def send(self, sent: Sent) -> Receipt:
+        """Commit one message now."""
+        return await self.commit(sent.at(self.now_us))
+
+    async def commit(self, commit: Commit) -> Receipt:
+        """Commit what is planned."""
+        return await self.store.users.commit(UID, commit)
+
+    async def look(self, view: View) -> Full:
+        """A view now."""
+        return await self.store.users.state(UID, view, self.now_us)
+
+    async def live_in(self, view: View) -> set[str]:
+        """The ids of a view now."""
+        return set(ids_of(await self.look(view)))
+
+    async def sync(self, view: View, cursor: Cursor | None, digest: bytes | None = None) -> Answer:
+        """What leads a copy of the view to now."""
+        return await self.store.users.sync(UID, view, cursor, digest, self.now_us)
+
+    async def disturb(self, data: st.DataObject) -> None:
+        """Let something happen that is no message."""
+        match data.draw(st.sampled_from(("nothing", "wait", "collect", "forget"))):
+            case "wait":
+                self.now_us += data.draw(st.sampled_from((SECOND_US, 20 * SECOND_US, 31 * DAY_US)))
+            case "collect":
+                await self.store.users.collect(UID, self.now_us)
+            case "forget":
+                device = data.draw(st.sampled_from(("phone", "laptop")))
+                await self.store.devices.forget_device(UID, device, self.now_us, SEED)
+
+    async def tell(self, replica: Replica, announcement: Announcement) -> None:
+        """Give a connected client what an announcement means for its view, as a gateway does."""
+        frame = announcement.frame(replica.view)
+        if announcement.kind is Kind.FLUSH:
+            replica.apply(await self.sync(replica.view, replica.cursor))
+        elif announcement.kind is Kind.UPDATE and frame is not None:
+            replica.receive(frame)
+
+
+async def after(messages: Iterable[Sent], world: World | None = None) -> World:
+    """The world in which these messages were sent, all at one moment."""
+    world = world or World()
+    for sent in messages:
+        await world.send(sent)
+    return world
+
+
+def only(part: str, sent: Sent) -> Sent:
+    """The message without its other part: ``create`` or ``dismiss``."""
+    body: Document = {"create": {}, "dismiss": {"ids": [], "intervals": []}}
+    return Sent(sent.sender, sent.document | {"body": body | {part: sent.document["body"][part]}})
+
+
+def says_anything(sent: Sent) -> bool:
+    """Whether a message without its other part is still one."""
+    body = sent.document["body"]
+    return bool(body["create"] or body["dismiss"]["ids"] or body["dismiss"]["intervals"])
