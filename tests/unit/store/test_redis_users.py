@@ -1,0 +1,153 @@
+"""What only the Redis store promises: keys, slots, memory pressure, scripts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gregor.core.ids import BACKEND
+from gregor.core.limits import Limits
+from gregor.core.machine import plan
+from gregor.core.messages import Commit, Sender
+from gregor.core.sync import View
+from gregor.core.wire import parse_message
+from gregor.store.contract import Unavailable
+from gregor.store.keys import PARTITIONS, PERMANENT, Keys, tags
+from gregor.store.link import Link
+from gregor.store.redis import RedisStore, open_store
+from tests.support.servers import BINARIES, Server
+
+NOW_US = 1_700_000_000_000_000
+EPOCH_SEED = b"abc"
+LIMITS = Limits()
+
+
+def committed(body: object, system: str = "gregor", now_us: int = NOW_US, sender: str = BACKEND) -> Commit:
+    """The commit of one message; external ones get an id."""
+    document = {"system": system, "body": body} | ({} if system == "gregor" else {"id": "m1"})
+    return plan(parse_message(document, LIMITS), Sender(sender), now_us, EPOCH_SEED, LIMITS)
+
+
+def creation(item_id: str, size: int = 10, **fields: object) -> Commit:
+    """A message that creates one item."""
+    return committed({"create": {item_id: {"category": "user.joined", "body": "x" * size, **fields}}})
+
+
+@pytest.fixture(params=BINARIES, ids=lambda path: Path(path).name)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
+    """A server of one's own, of each kind that is here."""
+    made = Server(request.param, tmp_path).start()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+async def store(server: Server) -> AsyncIterator[RedisStore]:
+    """A store on it, in a namespace of its own."""
+    opened = await open_store(server.url, LIMITS, f"test-{secrets.token_hex(4)}")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def link(server: Server) -> AsyncIterator[Link]:
+    """A connection beside the store's."""
+    opened = Link(server.url)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+def kind_of(key: str, namespace: str) -> str:
+    """The kind in a key: what stands before the uid, or the whole of a key of the deployment."""
+    rest = key.removeprefix(namespace + ":")
+    if rest.startswith("{"):
+        rest = rest.partition("}:")[2]
+    return rest.partition(":")[0]
+
+
+async def test_every_key_has_a_time_to_live_or_is_in_the_permanent_table(store: RedisStore, link: Link) -> None:
+    """Nothing is kept for ever by accident: ``keys.py`` names what may be."""
+    users, devices = store.users, store.devices
+    await users.commit("alice", creation("a", times={"expires": "+60", "remind_at": ["+30"]}))
+    await users.commit("alice", creation("b", for_device="*"))
+    await users.commit("alice", committed({"dismiss": {"ids": ["b", "unknown"], "intervals": [{"category": "sys"}]}}))
+    await users.commit("alice", committed({"x": 1}, system="kbfs"))
+    await devices.know_device("alice", "phone", NOW_US)
+    await devices.acknowledge("alice", View("phone"), 1)
+    await devices.revoke("alice", "phone", NOW_US, NOW_US)
+    await store.access.create_key(["ingest"], now_us=NOW_US)
+    await store.access.take("alice:phone", 10, 50, 1, NOW_US)
+    await users.flush_all(1)
+
+    keys = [key.decode() for key in await link.call("KEYS", "*")]
+    endless = {kind_of(key, store.keys.namespace) for key in keys if await link.call("PTTL", key) == -1}
+
+    assert len(keys) > 10
+    assert endless <= PERMANENT
+
+
+def test_the_tag_of_each_partition_falls_on_its_slot() -> None:
+    """Partition i lies at slot i × 16, so that every range of slots has its fair share."""
+    from redis.crc import key_slot
+
+    assert [key_slot(f"gregor:{{{tag}}}:due".encode()) for tag in tags()] == [i * 16 for i in range(PARTITIONS)]
+
+
+def test_all_keys_of_a_user_lie_in_one_slot() -> None:
+    """So that one script may touch them, in a cluster too."""
+    from redis.crc import key_slot
+
+    keys = Keys("gregor").of_user("alice")
+
+    slots = {key_slot(key.encode()) for key in (*keys.commit, *keys.every, *keys.collect, *keys.sync, keys.channel)}
+
+    assert len(slots) == 1
+
+
+async def test_a_full_server_refuses_creations_and_takes_dismissals(store: RedisStore, link: Link) -> None:
+    """Under maxmemory what shrinks must go on: nothing is half applied, and the user can make room."""
+    await store.users.commit("alice", creation("first", 1_000))
+    used = (await link.call("INFO", "memory")).decode()
+    bytes_used = int(used.partition("used_memory:")[2].split("\r\n")[0])
+    await link.call("CONFIG", "SET", "maxmemory", bytes_used - 1)
+
+    with pytest.raises(Unavailable):
+        await store.users.commit("alice", creation("second", 1_000))
+    receipt = await store.users.commit("alice", committed({"dismiss": {"ids": ["first"]}}))
+
+    await link.call("CONFIG", "SET", "maxmemory", 0)
+    assert receipt.dismissed == ("first",)
+    assert (await store.users.state("alice", View(), NOW_US)).items == ()
+
+
+async def test_a_deployment_of_another_number_of_partitions_is_refused(server: Server, link: Link) -> None:
+    """The number can never change: users would be looked for where they are not."""
+    await link.call("SET", "other:partitions", 256)
+
+    with pytest.raises(ValueError, match="256 partitions"):
+        await open_store(server.url, LIMITS, "other")
+
+
+async def test_scripts_survive_a_flush_of_the_script_cache(store: RedisStore, link: Link) -> None:
+    """A restart or failover of the server empties its cache; nobody notices."""
+    await store.users.commit("alice", creation("a"))
+    await link.call("SCRIPT", "FLUSH")
+
+    receipt = await store.users.commit("alice", creation("b"))
+
+    assert receipt.created == ("b",)
+
+
+async def test_a_user_of_nothing_leaves_no_key(store: RedisStore, link: Link) -> None:
+    """Reading creates nothing; forgetting a user takes every key of its state."""
+    await store.users.state("nobody", View(), NOW_US)
+    await store.users.commit("alice", creation("a", times={"expires": "+60"}))
+    await store.users.forget_user("alice", NOW_US)
+
+    keys = {kind_of(key.decode(), store.keys.namespace) for key in await link.call("KEYS", "*")}
+
+    assert keys <= {"partitions", "rev"}
