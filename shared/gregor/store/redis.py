@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gregor.core.limits import Limits
+from gregor.core.messages import Commit, Receipt
 
 from .contract import Unavailable
 from .keys import PARTITIONS, Keys
@@ -27,9 +28,12 @@ class RedisStore:
     ) -> None:
         self._connection = connection
         self.keys = Keys(namespace)
-        self.users = RedisUsers(connection, self.keys, limits, allow_oom=allow_oom, general=general)
-        self.devices = RedisDevices(connection, self.keys, limits, self.users.commit)
-        self.access = RedisAccess(connection, self.keys, limits)
+        self.devices = RedisDevices(connection, self.keys, limits, self._commit, allow_oom=allow_oom)
+        self.users = RedisUsers(connection, self.keys, limits, self.devices.leave, allow_oom=allow_oom, general=general)
+        self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)
+
+    async def _commit(self, uid: str, commit: Commit) -> Receipt:
+        return await self.users.commit(uid, commit)
 
     def channel_of(self, uid: str) -> str:
         """See ``contract.Store.channel_of``."""
@@ -45,7 +49,7 @@ class RedisStore:
 
         Raises ``Unavailable``, and ``ValueError`` where the deployment has another number.
         """
-        for script in self.users.all_scripts:
+        for script in (*self.users.all_scripts, *self.devices.all_scripts, *self.access.all_scripts):
             await answer(self._connection.call("SCRIPT", "LOAD", script.source))
         await answer(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))
         stored = int(await answer(self._connection.call("GET", self.keys.partitions)))
@@ -70,5 +74,9 @@ async def open_store(url: str, limits: Limits, namespace: str = "gregor") -> Red
         await link.close()
         raise Unavailable(str(trouble)) from trouble
     store = RedisStore(link, limits, namespace)
-    await store.prepare()
+    try:
+        await store.prepare()
+    except BaseException:
+        await store.close()
+        raise
     return store

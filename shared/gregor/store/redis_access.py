@@ -11,7 +11,7 @@ import msgspec
 
 from gregor.core import rates
 from gregor.core.ids import normal_prefixes
-from gregor.core.limits import SECOND_US, Limits
+from gregor.core.limits import SECOND_US
 
 from . import scripts, service_keys
 from .contract import ServiceKey, Ticket, Unavailable
@@ -41,10 +41,9 @@ class RedisAccess:
     too, or a dismissal, which shrinks, would be refused for the sake of a number.
     """
 
-    def __init__(self, connection: Connection, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
+    def __init__(self, connection: Connection, keys: Keys, *, allow_oom: bool = True) -> None:
         self._connection = connection
         self._keys = keys
-        self._limits = limits
         self._rate = scripts.load("rate", flags="allow-oom" if allow_oom else "")
         self._replace = scripts.load("replace_field")
 

@@ -41,6 +41,7 @@ _LEEWAY_US: Final = 60 * SECOND_US
 
 _REPLACED: Final = 4504
 _FORGOTTEN: Final = 4003
+_REVOKED: Final = 4502
 
 _MOST_ACKNOWLEDGEMENTS: Final = 1_024
 """Of a user: 64 devices with 16 views each. A client chooses its filter, so without a bound it could fill the store."""
@@ -145,8 +146,12 @@ class RedisDevices:
         told = _control({"close": {"device": device, "code": _FORGOTTEN}})
         await self._run(self._drop, (keys.presence, keys.acks), (device, keys.channel, told))
 
-    async def release_push_of(self, uid: str) -> None:
-        """Give up every push token of a user: the first step of forgetting it whole. Repeatable."""
+    async def leave(self, uid: str, now_us: int) -> None:
+        """The first step of forgetting a user whole: tokens are void, connections closed, push tokens given up.
+
+        Repeatable. What is kept of the devices is left to the caller to delete.
+        """
+        await self._void(uid, None, now_us, now_us, {"close": {"device": None, "code": _REVOKED}})
         known, _ = await self._read(uid)
         for device, kept in known.items():
             token = push_token(kept.push)
@@ -275,11 +280,17 @@ class RedisDevices:
 
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
         """See ``contract.Devices.revoke``. Repeatable."""
+        told = {"revoke": {"device": device, "issued_before_us": issued_before_us}}
+        await self._void(uid, device, issued_before_us, now_us, told)
+
+    async def _void(
+        self, uid: str, device: str | None, issued_before_us: int, now_us: int, told: Mapping[str, Any]
+    ) -> None:
+        """Void tokens, and tell the gateways so, in one step."""
         keys = self._keys.of_user(uid)
         life_ms = (max(issued_before_us - now_us, 0) + self._token_life_us) // 1_000
-        told = _control({"revoke": {"device": device, "before_us": issued_before_us}})
-        arguments = (device or "", issued_before_us, now_us - self._token_life_us, life_ms, keys.channel, told)
-        await self._run(self._revoke, (keys.revoked,), arguments)
+        numbers = (issued_before_us, now_us - self._token_life_us, life_ms)
+        await self._run(self._revoke, (keys.revoked,), (device or "", *numbers, keys.channel, _control(told)))
 
     async def revoked_before(self, uid: str, device: str) -> int | None:
         """See ``contract.Devices.revoked_before``."""

@@ -7,7 +7,7 @@ A commit, sync or read that meets something due (an expiry, a flush of all, some
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -49,16 +49,24 @@ _TRIES: Final = 8
 class RedisUsers:
     """``contract.Users`` over one Redis-protocol server.
 
-    ``allow_oom``: whether the server knows script flags (fakeredis does not). ``general``: send every commit down the
-    general path; the tests compare both.
+    ``leave`` is ``RedisDevices.leave``. ``allow_oom``: whether the server knows script flags (fakeredis does not).
+    ``general``: send every commit down the general path; the tests compare both.
     """
 
     def __init__(
-        self, connection: Connection, keys: Keys, limits: Limits, *, allow_oom: bool = True, general: bool = False
+        self,
+        connection: Connection,
+        keys: Keys,
+        limits: Limits,
+        leave: Callable[[str, int], Awaitable[None]],
+        *,
+        allow_oom: bool = True,
+        general: bool = False,
     ) -> None:
         self._connection = connection
         self._keys = keys
         self._limits = limits
+        self._leave = leave
         self._options = GENERAL if general else 0
         self._grow = scripts.load(*scripts.COMMIT)
         self._shrink = scripts.load(*scripts.COMMIT, flags="allow-oom") if allow_oom else self._grow
@@ -163,8 +171,9 @@ class RedisUsers:
         await answer(self._connection.call("PUBLISH", self._keys.flush_channel, document))
 
     async def forget_user(self, uid: str, now_us: int) -> None:
-        """See ``contract.Users.forget_user``. The caller revokes, which closes what is connected."""
+        """See ``contract.Users.forget_user``. What is connected is closed first, so that it writes nothing anew."""
         keys = self._keys.of_user(uid)
+        await self._leave(uid, now_us)
         await answer(self._connection.call("DEL", *keys.every))
         await answer(self._connection.call("ZREM", keys.due, uid))
 

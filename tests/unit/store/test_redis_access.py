@@ -7,11 +7,10 @@ import random
 import pytest
 
 from gregor.core import rates
-from gregor.core.limits import DAY_US, SECOND_US, Limits
+from gregor.core.limits import DAY_US, SECOND_US
 from gregor.store import service_keys
 from gregor.store.contract import ServiceKey, Ticket, Unavailable
 from gregor.store.redis_access import RedisAccess
-
 from tests.unit.store.conftest import Ground
 
 NOW_US = 1_800_000_000 * SECOND_US
@@ -21,7 +20,7 @@ TICKET = Ticket("alice", "phone", False, ("user",), None, {"exp": 1_800_003_600,
 @pytest.fixture
 def access(ground: Ground) -> RedisAccess:
     """Access over each kind of server."""
-    return RedisAccess(ground.connection, ground.keys, Limits(), allow_oom=ground.allow_oom)
+    return RedisAccess(ground.connection, ground.keys, allow_oom=ground.allow_oom)
 
 
 def secret_of(text: str) -> str:
@@ -187,7 +186,7 @@ async def test_a_bucket_goes_some_seconds_after_it_is_full_again(access: RedisAc
 
 async def test_rates_are_counted_and_keys_refused_where_memory_is_full(real_ground: Ground) -> None:
     connection = real_ground.connection
-    access = RedisAccess(connection, real_ground.keys, Limits())
+    access = RedisAccess(connection, real_ground.keys)
     await connection.call("CONFIG", "SET", "maxmemory", "1")
     try:
         with pytest.raises(Unavailable):
