@@ -111,10 +111,26 @@ class Keys:
 
 
 class UserKeys:
-    """The keys of one user, as text; ``commit``, ``sync`` and ``collect`` are in the order of the scripts' KEYS."""
+    """The keys of one user, as text; ``commit``, ``sync`` and ``collect`` are in the order of the scripts' KEYS.
+
+    The channel has the name of the head: channels are no keys, and a commit has one argument less.
+    """
 
     __slots__ = (
-        *("acks", "agenda", "channel", "collect", "commit", "devices", "due", "every", "gone", "head", "live"),
+        *(
+            "acks",
+            "agenda",
+            "channel",
+            "collect",
+            "commit",
+            "commit_beside",
+            "devices",
+            "due",
+            "every",
+            "gone",
+            "head",
+            "live",
+        ),
         *("presence", "records", "revoked", "sync"),
     )
 
@@ -129,10 +145,11 @@ class UserKeys:
         self.presence = f"{prefix}on:{uid}"
         self.revoked = f"{prefix}rev:{uid}"
         self.due = f"{prefix}due"
-        self.channel = f"{prefix}u:{uid}"
+        self.channel = self.head
         external, generation = f"{prefix}x:{uid}", f"{prefix}gen"
         state = (self.head, self.records, self.live, self.gone)
-        self.commit = (*state, self.agenda, self.due, external, generation, self.devices)
+        self.commit = (*state, self.agenda, self.due, generation)
+        self.commit_beside = (*self.commit, external, self.devices)
         self.sync = (*state, generation, external)
         self.collect = (*state, self.agenda, self.due, external)
         self.every = (*state, self.agenda, external, self.devices, self.acks, self.presence)

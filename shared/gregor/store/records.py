@@ -16,8 +16,9 @@ _LENGTHS = struct.Struct(">HBBB")
 LIVE_HEADER = 60
 """Bytes of a live record before its category."""
 
-REMEMBER, DRAIN, GENERAL = 1, 2, 4
-"""Option bits of a commit: keep the message id; commit what is due; take the general path (tests send both ways)."""
+REMEMBER, DRAIN, GENERAL, EXTRAS = 1, 2, 4, 8
+"""Option bits of a commit: keep the message id; commit what is due; take the general path (tests send both ways); with
+category limits or a message id."""
 
 
 def pack_creation(creation: Creation) -> bytes:
@@ -66,13 +67,14 @@ class CommitLimits:
     counts: tuple[int, int, int, int, int, int]
 
 
-def commit_arguments(
-    uid: str, channel: str, commit: Commit, limits: CommitLimits, options: int = 0
-) -> list[bytes | str]:
+def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> list[bytes | str]:
     """ARGV of ``commit``: see ``lua/commit_fast.lua``."""
     message_id = commit.message_id
     if message_id is not None and message_id.is_remembered:
         options |= REMEMBER
+    cats = commit.sender.cats if commit.ids or commit.spans else None
+    if message_id is not None or cats is not None:
+        options |= EXTRAS
     kind = b"e" if commit.external else b"f" if commit.is_flush else b"d" if commit.forget_device is not None else b"u"
     packed = _COMMIT.pack(
         commit.now_us,
@@ -92,10 +94,12 @@ def commit_arguments(
         *limits.counts,
         commit.spread_s,
     )
-    arguments: list[bytes | str] = [packed, commit.sender.device, uid, channel, pack_limits(commit.sender.cats)]
-    arguments += (message_id.key, message_id.content) if message_id else ("", b"")
+    arguments: list[bytes | str] = [packed + commit.sender.device.encode()]
+    if options & EXTRAS:
+        arguments.append(pack_limits(cats))
+        arguments += (message_id.key, message_id.content) if message_id else ("", b"")
     for creation in commit.creations:
-        arguments += (creation.id, creation.category, pack_creation(creation))
+        arguments += (creation.id, pack_creation(creation))
     arguments += commit.ids
     for span in commit.spans:
         arguments += pack_span(span)

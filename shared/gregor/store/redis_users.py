@@ -100,12 +100,12 @@ class RedisUsers:
     async def commit(self, uid: str, commit: Commit) -> Receipt:
         """See ``contract.Users.commit``."""
         keys = self._keys.of_user(uid)
-        reply = await answer(self._send(keys, uid, commit))
+        reply = await answer(self._send(keys, commit))
         return await self._settled(keys, uid, commit, reply)
 
     async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
         """See ``contract.Users.commit_many``: all are sent before the first answer is awaited."""
-        sent = [self._send(self._keys.of_user(uid), uid, commit) for uid, commit in commits]
+        sent = [self._send(self._keys.of_user(uid), commit) for uid, commit in commits]
         results: list[Receipt | Problem] = []
         for (uid, commit), future in zip(commits, sent, strict=True):
             try:
@@ -117,10 +117,11 @@ class RedisUsers:
                 results.append(Problem("unavailable", str(trouble), retry_after_s=1.0))
         return results
 
-    def _send(self, keys: UserKeys, uid: str, commit: Commit, options: int = 0) -> Awaitable[Any]:
+    def _send(self, keys: UserKeys, commit: Commit, options: int = 0) -> Awaitable[Any]:
         script = self._grow if commit.creations or commit.external else self._shrink
-        arguments = commit_arguments(uid, keys.channel, commit, self._bounds, options | self._options)
-        return self._connection.evalsha(script, keys.commit, arguments)
+        arguments = commit_arguments(commit, self._bounds, options | self._options)
+        is_plain = commit.external is None and commit.forget_device is None
+        return self._connection.evalsha(script, keys.commit if is_plain else keys.commit_beside, arguments)
 
     async def _settled(self, keys: UserKeys, uid: str, commit: Commit, reply: Any) -> Receipt:
         """The receipt of a reply; what was due is done first, and the message sent again."""
@@ -133,11 +134,11 @@ class RedisUsers:
                 hint = reply[6]
             elif reply[0] == b"due":
                 await self._drain(keys, uid, commit.now_us)
-                reply = await answer(self._send(keys, uid, commit))
+                reply = await answer(self._send(keys, commit))
                 continue
             elif reply[0] == b"generation":
                 await self._flush_first(keys, uid, commit.now_us, commit.epoch_seed)
-                reply = await answer(self._send(keys, uid, commit))
+                reply = await answer(self._send(keys, commit))
                 continue
             else:
                 raise _refusal(reply, self._limits)
@@ -157,10 +158,10 @@ class RedisUsers:
             ids=tuple(item_id.decode() for item_id in ids),
             reason=Reason.EXPIRED,
         )
-        await answer(self._send(keys, uid, expiry, DRAIN))
+        await answer(self._send(keys, expiry, DRAIN))
 
     async def _flush_first(self, keys: UserKeys, uid: str, now_us: int, epoch_seed: bytes) -> None:
-        await answer(self._send(keys, uid, Commit(now_us=now_us, epoch_seed=epoch_seed, is_flush=True)))
+        await answer(self._send(keys, Commit(now_us=now_us, epoch_seed=epoch_seed, is_flush=True)))
 
     async def flush_all(self, spread_s: int) -> None:
         """See ``contract.Users.flush_all``: one increment a partition, then one publication."""

@@ -6,24 +6,29 @@ local ZERO = string.rep('\0', 32)
 local has_spans = flags % 2 == 1
 
 -- ---- is the message known? (L2)
-local mid = ARGV[6]
+local p, limits, mid, mid_content = 2, '', '', ''
+if options >= 8 then
+  limits, mid, mid_content = ARGV[2], ARGV[3], ARGV[4]
+  p = 5
+end
 if mid ~= '' then
   local known = call('HGET', kr, '\0' .. mid)
   if known then
-    if known ~= ARGV[7] then return {'reused'} end
+    if known ~= mid_content then return {'reused'} end
     return {'same', epoch, seq, {}, {}, {}, ''}
   end
 end
 local remember = mid ~= '' and options % 2 == 1
 
 -- ---- arguments
-local p = 8
+local rest = p
 local creations, own = {}, {}
 if kind == 'u' then
   for i = 1, nc do
-    local c = {id = ARGV[p], category = ARGV[p+1], record = ARGV[p+2]}
+    local c = {id = ARGV[p], record = ARGV[p+1]}
+    c.category = sub(c.record, 61, 60 + upk('B', c.record, 19))
     creations[i] = c; own[c.id] = c
-    p = p + 3
+    p = p + 2
   end
 end
 local first_id = p
@@ -56,7 +61,6 @@ end
 local function covered(prefix, category)
   return prefix == '' or prefix == category or sub(category, 1, #prefix + 1) == prefix .. '.'
 end
-local limits = ARGV[5]
 local function may(cats, category)
   if cats == '' then return true end
   for prefix in string.gmatch(cats, '([^,]+)') do

@@ -1,7 +1,7 @@
 -- commit, the end of the general path: bounds, what is remembered, writes, announcement. Nothing was written so far.
 
 -- ---- forgetting a device: its items end, its hidings go, its cursors are void (L8)
-local leaving = kind == 'd' and ARGV[8] or nil
+local leaving = kind == 'd' and ARGV[rest] or nil
 local unhidden = {}
 if leaving then
   local members = call('ZRANGE', kn, 0, -1)
@@ -176,15 +176,15 @@ for i = 1, #tombs do
   put(tombs[i], tombs[tombs[i]])
   out[#out+1] = seq; out[#out+1] = tombs[i]
 end
-if remember then put('\0' .. mid, ARGV[7]); due(mid_keep, 'm' .. mid) end
+if remember then put('\0' .. mid, mid_content); due(mid_keep, 'm' .. mid) end
 
 -- ---- an external message is kept beside the state, within its bounds (L13)
 local fields, external_floor = {}, nil
 if kind == 'e' then
-  local kx = KEYS[7]
+  local kx, system, body = KEYS[8], ARGV[rest], ARGV[rest + 1]
   local got = call('HMGET', kh, 'xb', 'xf')
-  local kept, size = tonumber(got[1] or 0), #ARGV[8] + #ARGV[9]
-  call('ZADD', kx, seq, pack('>I5I7Bc0', seq, now, #ARGV[8], ARGV[8]) .. ARGV[9])
+  local kept, size = tonumber(got[1] or 0), #system + #body
+  call('ZADD', kx, seq, pack('>I5I7Bc0', seq, now, #system, system) .. body)
   kept = kept + size
   while call('ZCARD', kx) > max_external or kept > max_external_bytes do
     local oldest = call('ZRANGE', kx, 0, 0)[1]
@@ -214,7 +214,7 @@ many('ZADD', kn, live, 2000)
 many('ZADD', ko, out, 2000)
 many('ZREM', ka, due_gone, 2000)
 many('ZADD', ka, entries, 2000)
-if first_due then call('ZADD', kd, 'LT', first_due, ARGV[3]) end
+if first_due then call('ZADD', kd, 'LT', first_due, sub(kh, #kd)) end
 
 -- ---- head
 for view, t in pairs(sums) do
@@ -294,10 +294,10 @@ if effective then
     parts[#parts+1] = '-' .. listed(1, {[by] = true}) .. pack('>Bc0Bc0', #t.id, t.id, #t.category, t.category)
   end
   local tail
-  if kind == 'e' then tail = pack('>Bc0', #ARGV[8], ARGV[8]) .. ARGV[9]
+  if kind == 'e' then tail = pack('>Bc0', #ARGV[rest], ARGV[rest]) .. ARGV[rest + 1]
   elseif kind == 'f' then tail = pack('>I2', spread)
   else tail = pack('>I2', #parts) .. concat(parts) end
-  call('SPUBLISH', ARGV[4], pack('>c1c3I5c1BI4I4I4I4c1Bc0', 'C', epoch, seq, (kind == 'e' or kind == 'f') and kind or 'u',
+  call('SPUBLISH', kh, pack('>c1c3I5c1BI4I4I4I4c1Bc0', 'C', epoch, seq, (kind == 'e' or kind == 'f') and kind or 'u',
     is_new, before_a, before_b, A, B, leaving and 'p' or reason, #by, by) .. tail)
 end
 local hint = ''
