@@ -21,13 +21,13 @@ from gregor.settings import Settings
 from gregor.store.contract import Store
 from gregor.telemetry import Metrics
 from gregor.tokens import Tokens
+from gregor.web.front import Front
+from gregor.web.readiness import Readiness
 
 from . import openapi
 from .auth import Gate, Own, row_of
-from .front import Front
 from .parts import Parts
 from .problems import of_validation
-from .readiness import Readiness
 from .routes import admin, batch, devices, keys, messages, pages, probes, reads, tickets
 
 

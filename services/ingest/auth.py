@@ -18,6 +18,7 @@ from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND, Prefixes, is_name
 from gregor.core.limits import Limits
 from gregor.core.messages import Sender
+from gregor.core.rates import messages_bucket
 from gregor.core.sync import View
 from gregor.store import service_keys
 from gregor.store.contract import ServiceKey, Store
@@ -210,11 +211,6 @@ def check_wait(wait_s: float) -> None:
     """Raises ``rate_limited`` where a bucket said to wait."""
     if wait_s > 0:
         raise Problem("rate_limited", f"Too many at once; wait {wait_s:.1f} s.", retry_after_s=wait_s)
-
-
-def messages_bucket(uid: str, device: str) -> str:
-    """The GCRA bucket of a device's messages; no name holds a slash."""
-    return f"messages/{uid}/{device}"
 
 
 def _bearer(authorization: bytes | None) -> str:

@@ -13,9 +13,9 @@ from gregor.core.messages import Receipt
 from gregor.settings import Settings
 from gregor.store.contract import Store
 from gregor.telemetry import Metrics
+from gregor.web.readiness import Readiness
 
 from .auth import Gate
-from .readiness import Readiness
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,44 +1,20 @@
-"""Refusals on the wire: RFC 9457 documents, whatever went wrong and wherever it was noticed."""
+"""Refusals of documents: what pydantic found, in the words of the one table of errors."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-import msgspec
 from pydantic import ValidationError
-from starlette.types import Send
 
 from gregor.core.errors import FieldError, Problem
 from gregor.core.jsontext import pointer_to
-
-PROBLEM_JSON: Final = b"application/problem+json"
-_encode: Final = msgspec.json.Encoder().encode
 
 _CODES: Final = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
 _WORDS: Final = {"missing_field": "This field must be there.", "unknown_field": "This field is not known."}
 _OWN_CODES: Final = frozenset(
     {"invalid_id", "too_many", "time_out_of_range", "number_out_of_range", "push_endpoint_not_allowed"}
 )
-
-
-class Disconnected(Exception):
-    """The client hung up before its request was read: there is nobody to answer."""
-
-
-async def send_problem(
-    send: Send, problem: Problem, request_id: str, headers: Iterable[tuple[bytes, bytes]] = ()
-) -> None:
-    """Answer with a problem: its document, and the headers that its status asks for."""
-    body = _encode(problem.document(request_id))
-    fields = [(b"content-type", PROBLEM_JSON), (b"content-length", b"%d" % len(body)), *headers]
-    if problem.status == 401:
-        fields.append((b"www-authenticate", b'Bearer realm="gregor"'))
-    if problem.status in (429, 503):
-        fields.append((b"retry-after", b"%d" % max(1, math.ceil(problem.retry_after_s or 1))))
-    await send({"type": "http.response.start", "status": problem.status, "headers": fields})
-    await send({"type": "http.response.body", "body": body})
 
 
 def of_validation(errors: Iterable[Mapping[str, Any]], where: str | None = None) -> Problem:

@@ -10,9 +10,10 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from gregor.core.errors import Problem
+from gregor.web.intake import JSON, chunks, media_type, whole
 
 from ..auth import Actor, row_of
-from ..intake import JSON, NDJSON, check_query, chunks, media_type, whole
+from ..intake import NDJSON, check_query
 from ..parts import Parts
 from .lines import Entry, read_line, settle
 

@@ -10,12 +10,13 @@ from fastapi import APIRouter, Request, Response
 from gregor.core.errors import Problem
 from gregor.core.times import seconds
 from gregor.store.contract import Presence
+from gregor.web.intake import JSON
 
 from ..answers import body_of, documented, json_answer
 from ..documents import PresenceQuestion, Revocation
 from ..examples import DEVICE, PRESENCE, REGISTRATION
 from ..guard import GuardedRoute, Working
-from ..intake import JSON, MERGE_PATCH, fit, read_document, read_json
+from ..intake import MERGE_PATCH, fit, read_document, read_json
 from ..parts import Parts
 from ..registration import DeviceDocument, as_sent, merged, registration_of, restored, shown
 

@@ -16,9 +16,9 @@ from gregor.core.messages import Commit, Receipt
 from gregor.core.sync import View
 from gregor.core.wire import parse_message
 from gregor.store.contract import Unavailable
+from gregor.web.intake import message_too_large
 
 from ..auth import Actor
-from ..intake import message_too_large
 from ..parts import Parts
 from .messages import planned
 

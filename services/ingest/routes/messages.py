@@ -16,9 +16,10 @@ from gregor.core.machine import plan
 from gregor.core.messages import Commit, External, Flush, Message
 from gregor.core.sync import View
 from gregor.core.wire import parse_message
+from gregor.web.intake import JSON, media_type, message_too_large, whole
 
 from ..auth import Actor, check_wait, row_of
-from ..intake import JSON, check_query, media_type, message_too_large, whole
+from ..intake import check_query
 from ..parts import Parts
 
 PATH: Final = "/v1/users/{uid}/messages"

@@ -20,3 +20,8 @@ def take(full_at_us: int, rate: float, burst: int, count: int, now_us: int) -> t
     next_us = max(full_at_us, now_us) + count * step
     wait_us = next_us - burst * step - now_us
     return (next_us, 0.0) if wait_us <= 0 else (full_at_us, wait_us / SECOND_US)
+
+
+def messages_bucket(uid: str, device: str) -> str:
+    """The bucket of a device's messages, the same on all ways in; no name holds a slash."""
+    return f"messages/{uid}/{device}"

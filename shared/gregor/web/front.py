@@ -22,7 +22,10 @@ log = structlog.get_logger(__name__)
 EXPOSED: Final = b"ETag, Gregor-Cursor, Link, Retry-After"
 _PREFLIGHT: Final = (
     (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
-    (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, If-None-Match, X-Request-Id"),
+    (
+        b"access-control-allow-headers",
+        b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, X-Request-Id",
+    ),
     (b"access-control-max-age", b"7200"),
 )
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -1,0 +1,202 @@
+"""The door: request ids, origins, paths and methods that are not there, probes, pages."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gregor.core.errors import CLOSES, ERRORS
+from gregor.feed import MemoryFeed
+from gregor.store.contract import Unavailable
+from gregor.store.memory import MemoryStore
+from gregor.web.readiness import Readiness
+from services.ingest.app import create_figures
+from tests.support.api import Api, code_of
+from tests.support.wait import wait_until
+
+STATE = "/v1/users/alice/state"
+PAGE = "https://app.example"
+
+
+async def test_a_request_has_the_id_that_its_caller_gave_it_or_a_fresh_one(api: Api) -> None:
+    given = await api.call("GET", STATE, "", headers={"X-Request-Id": "order-66"})
+    fresh = await api.call("GET", STATE, "", headers={"X-Request-Id": "bad id\x7f" + "x" * 100})
+
+    assert given.json()["request_id"] == given.headers["x-request-id"] == "order-66"
+    assert len(fresh.headers["x-request-id"]) == 16
+
+
+async def test_what_is_not_there_is_a_problem_too(api: Api) -> None:
+    assert code_of(await api.call("GET", "/nowhere")) == (404, "not_found")
+    assert code_of(await api.call("GET", STATE + "/")) == (404, "not_found")
+    assert code_of(await api.call("POST", "/v1/push/webpush")) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/v1/messages", "OPTIONS, POST"),
+        ("DELETE", "/v1/users/alice/messages", "OPTIONS, POST"),
+        ("POST", STATE, "GET, HEAD, OPTIONS"),
+        ("POST", "/v1/users/alice/devices/phone", "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
+        ("PUT", "/v1/keys", "GET, HEAD, OPTIONS, POST"),
+        ("TRACE", "/healthz", "GET, HEAD, OPTIONS"),
+    ],
+)
+async def test_another_method_is_refused_with_those_that_are_taken(
+    api: Api, method: str, path: str, allow: str
+) -> None:
+    answer = await api.call(method, path)
+
+    assert code_of(answer) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == allow
+
+
+async def test_a_page_of_a_listed_origin_may_call_and_read_the_answer() -> None:
+    async with Api(origins=(PAGE, "http://localhost:*")) as api:
+        for origin in (PAGE, "http://localhost", "http://localhost:3000", "http://gregor.test"):
+            answer = await api.call("GET", STATE, headers={"Origin": origin})
+            assert answer.status_code == 200
+            assert answer.headers["access-control-allow-origin"] == origin
+            assert answer.headers["access-control-expose-headers"] == "ETag, Gregor-Cursor, Link, Retry-After"
+            assert answer.headers["vary"] == "Origin"
+
+
+async def test_a_page_of_any_other_origin_may_not() -> None:
+    async with Api(origins=(PAGE, "http://localhost:*")) as api:
+        for origin in ("null", "http://app.example", PAGE + ":8443", PAGE + ".evil", "https://localhost:3000", "x"):
+            for method in ("GET", "OPTIONS"):
+                answer = await api.call(method, STATE, headers={"Origin": origin})
+                assert code_of(answer) == (403, "origin_not_allowed")
+                assert "access-control-allow-origin" not in answer.headers
+                assert answer.headers["vary"] == "Origin"
+
+
+async def test_without_origin_everybody_may_call_and_gets_no_cors_headers(api: Api) -> None:
+    answer = await api.call("GET", STATE)
+
+    assert answer.status_code == 200
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_a_preflight_needs_no_token() -> None:
+    async with Api(origins=(PAGE,)) as api:
+        headers = {"Origin": PAGE, "Access-Control-Request-Method": "PUT"}
+
+        answer = await api.call("OPTIONS", "/v1/users/alice/devices/phone", "", headers=headers)
+
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert answer.headers["access-control-allow-origin"] == PAGE
+    assert "PUT" in answer.headers["access-control-allow-methods"]
+    assert "Authorization" in answer.headers["access-control-allow-headers"]
+    assert answer.headers["access-control-max-age"] == "7200"
+
+
+async def test_a_refusal_can_be_read_by_a_page_of_a_listed_origin() -> None:
+    async with Api(origins=(PAGE,)) as api:
+        answer = await api.call("GET", STATE, "", headers={"Origin": PAGE})
+
+    assert code_of(answer) == (401, "unauthorised")
+    assert answer.headers["access-control-allow-origin"] == PAGE
+
+
+class Mute(MemoryStore):
+    """A store that answers pings only when it is told to."""
+
+    is_there = True
+
+    async def ping(self) -> None:
+        if not self.is_there:
+            raise Unavailable("gone")
+
+
+async def test_readiness_goes_red_after_three_failures_and_green_after_one_answer() -> None:
+    store = Mute(Api().settings.limits)
+    async with Api(store) as api:
+        readiness: Readiness = api.app.state.parts.readiness
+
+        async def seen() -> tuple[int, str]:
+            answer = await api.call("GET", "/readyz", "")
+            assert set(answer.json()) == {"ready", "checks"}
+            return answer.status_code, answer.json()["checks"]["redis"]
+
+        assert await seen() == (503, "down")
+        await readiness.check()
+        assert await seen() == (200, "ok")
+        store.is_there = False
+        states = []
+        for _ in range(3):
+            await readiness.check()
+            states.append(await seen())
+        assert states == [(200, "late"), (200, "late"), (503, "down")]
+        store.is_there = True
+        await readiness.check()
+        assert await seen() == (200, "ok")
+        assert (await api.call("GET", "/healthz", "")).status_code == 200
+
+
+async def test_a_process_that_is_draining_is_alive_and_not_ready(api: Api) -> None:
+    readiness: Readiness = api.app.state.parts.readiness
+    await readiness.check()
+    readiness.draining = True
+
+    answer = await api.call("GET", "/readyz", "")
+
+    assert answer.json() == {"ready": False, "checks": {"redis": "ok", "probe": "ok", "draining": True}}
+    assert answer.status_code == 503
+    assert (await api.call("GET", "/healthz", "")).status_code == 200
+
+
+async def test_the_state_of_the_feed_is_told_where_there_is_one(api: Api) -> None:
+    parts = api.app.state.parts
+    readiness = Readiness(api.store, parts.metrics, MemoryFeed())
+    await readiness.check()
+
+    assert readiness.document()["checks"]["probe"] == "ok"
+
+
+async def test_the_store_is_watched_while_the_process_runs(api: Api) -> None:
+    async def run_lifespan() -> None:
+        incoming: asyncio.Queue[Any] = asyncio.Queue()
+        said: list[str] = []
+
+        async def send(message: Any) -> None:
+            said.append(message["type"])
+
+        incoming.put_nowait({"type": "lifespan.startup"})
+        running = asyncio.create_task(api.app({"type": "lifespan", "asgi": {}}, incoming.get, send))
+        await wait_until(lambda: said == ["lifespan.startup.complete"], "it is started")
+        assert (await api.call("GET", "/readyz", "")).status_code == 200
+        incoming.put_nowait({"type": "lifespan.shutdown"})
+        await running
+        assert said[-1] == "lifespan.shutdown.complete"
+
+    await run_lifespan()
+
+
+async def test_figures_move_to_the_port_of_administration_where_one_is_set() -> None:
+    async with Api(admin_port=8790) as api:
+        assert code_of(await api.call("GET", "/metrics", "")) == (404, "not_found")
+        api.app = create_figures(api.app)
+        api.client._transport = type(api.client._transport)(api.app)
+        answer = await api.call("GET", "/metrics", "")
+        assert answer.headers["content-type"].startswith("text/plain; version=")
+        assert code_of(await api.call("GET", STATE)) == (404, "not_found")
+
+
+async def test_the_page_of_errors_has_an_anchor_for_each_code(api: Api) -> None:
+    answer = await api.call("GET", "/errors", "")
+
+    assert answer.headers["content-type"].startswith("text/html")
+    for code in [*ERRORS, *map(str, CLOSES)]:
+        assert f'id="{code}"' in answer.text
+
+
+async def test_the_documentation_needs_nothing_from_elsewhere(api: Api) -> None:
+    page, script = await api.call("GET", "/docs", ""), await api.call("GET", "/docs.js", "")
+
+    assert (page.status_code, script.status_code) == (200, 200)
+    assert '<script src="/docs.js">' in page.text
+    assert "//" not in page.text.replace("https://", "//").replace("<!doctype", "")
+    assert "http" not in page.text + script.text
+    assert "script-src 'self'" in page.headers["content-security-policy"]
