@@ -26,7 +26,8 @@ def documented(status: int, description: str, example: Any = None, *codes: str) 
     """``responses`` of a route: the good answer, and a problem for each status of ``codes`` and of every route."""
     good: dict[str, Any] = {"description": description}
     if example is not None:
-        good["content"] = {"application/json": {"schema": {"type": "object"}, "example": example}}
+        kind = "array" if isinstance(example, list) else "object"
+        good["content"] = {"application/json": {"schema": {"type": kind}, "example": example}}
     return {status: good, **problems(*GUARDED, "unknown_field", "invalid", "invalid_id", *codes, *EVERYWHERE)}
 
 
@@ -51,6 +52,19 @@ def _problem(codes: list[str]) -> dict[str, Any]:
 
 
 def body_of(schema: Mapping[str, Any], example: Any, *, is_required: bool = True) -> dict[str, Any]:
-    """``openapi_extra`` of a route that reads its own body."""
-    content = {"application/json": {"schema": dict(schema), "example": example}}
+    """``openapi_extra`` of a route that reads its own body; ``schema`` may have definitions under ``$defs``."""
+    # A reference to #/$defs would be looked for at the root of the document, where nothing is.
+    whole = {name: _whole(part, schema.get("$defs", {})) for name, part in schema.items() if name != "$defs"}
+    content = {"application/json": {"schema": whole, "example": example}}
     return {"requestBody": {"required": is_required, "content": content}}
+
+
+def _whole(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema with each of its references replaced by what it names."""
+    if isinstance(schema, list):
+        return [_whole(part, definitions) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    if "$ref" in schema:
+        return _whole(definitions[str(schema["$ref"]).removeprefix("#/$defs/")], definitions)
+    return {name: _whole(part, definitions) for name, part in schema.items()}

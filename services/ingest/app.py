@@ -27,7 +27,7 @@ from gregor.web.readiness import Readiness
 from . import openapi
 from .auth import Gate, Own, row_of
 from .parts import Parts
-from .problems import of_validation
+from .problems import of_query
 from .routes import admin, batch, devices, keys, messages, pages, probes, reads, tickets
 
 
@@ -141,7 +141,7 @@ async def _on_http(request: Request, error: Exception) -> Never:
 async def _on_invalid(_request: Request, error: Exception) -> Never:
     """What FastAPI finds wrong with a parameter."""
     found = error.errors() if isinstance(error, RequestValidationError) else []
-    raise of_validation(found, "query") from None
+    raise of_query(found) from None
 
 
 async def _on_any(_request: Request, error: Exception) -> Never:

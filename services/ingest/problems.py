@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -17,17 +17,17 @@ _OWN_CODES: Final = frozenset(
 )
 
 
-def of_validation(errors: Iterable[Mapping[str, Any]], where: str | None = None) -> Problem:
-    """The problem of what pydantic found. ``where``: ``query`` where the fields are query parameters."""
-    found = [(_code_of(error), _field_error(error, where)) for error in errors]
-    code, first = found[0]
-    name = f"the query parameter {first.pointer[1:]}" if where else first.pointer or "the document"
-    return Problem(code, f"{name}: {first.detail}", () if where else tuple(field for _, field in found))
+def of_query(errors: Iterable[Mapping[str, Any]]) -> Problem:
+    """The problem of query parameters that FastAPI refused."""
+    error = next(iter(errors))
+    return Problem(_code_of(error), f"The query parameter {error['loc'][-1]}: {_detail_of(error)}")
 
 
-def of_document(error: ValidationError) -> Problem:
-    """The problem of a document that does not fit its model."""
-    return of_validation(error.errors(include_url=False, include_context=False))
+def of_document(error: ValidationError, document: Any) -> Problem:
+    """The problem of a document that does not fit its model, with a pointer to each fault."""
+    found = error.errors(include_url=False, include_context=False)
+    faults = tuple(FieldError(pointer_to(_place(each["loc"], document)), _detail_of(each)) for each in found)
+    return Problem(_code_of(found[0]), f"{faults[0].pointer or 'The document'}: {faults[0].detail}", faults)
 
 
 def _code_of(error: Mapping[str, Any]) -> str:
@@ -35,7 +35,19 @@ def _code_of(error: Mapping[str, Any]) -> str:
     return kind if kind in _OWN_CODES else _CODES.get(kind, "invalid")
 
 
-def _field_error(error: Mapping[str, Any], where: str | None) -> FieldError:
-    path = error["loc"][1:] if where else error["loc"]
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return FieldError(pointer_to(path), _WORDS.get(_code_of(error), message))
+def _detail_of(error: Mapping[str, Any]) -> str:
+    return _WORDS.get(_code_of(error), str(error["msg"]).removeprefix("Value error, "))
+
+
+def _place(steps: Sequence[str | int], document: Any) -> list[str | int]:
+    """Where in the document a fault is: pydantic's path without the names of the models that it tried."""
+    path: list[str | int] = []
+    *inner, last = steps or ("",)
+    for step in inner:
+        is_element = isinstance(document, list) and isinstance(step, int)
+        is_member = is_element or (isinstance(document, dict) and step in document)
+        if is_member:
+            document = document[step]
+            path.append(step)
+    is_inside = isinstance(document, dict) or (isinstance(document, list) and isinstance(last, int))
+    return [*path, last] if is_inside and steps else path

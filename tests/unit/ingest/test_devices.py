@@ -1,0 +1,195 @@
+"""Devices: registration, merge patches, what is never shown again; presence and revocation."""
+
+from typing import Any
+
+import pytest
+
+from gregor.store.contract import Session
+from tests.support.api import NOW_S, Api, code_of
+
+PHONE = "/v1/users/alice/devices/phone"
+APNS = {
+    "provider": "apns",
+    "token": "740f4707bebcf74f9b7c25d48e3358945f6aa01d",
+    "topic": "com.example",
+    "sandbox": True,
+}
+SHOWN = {
+    "platform": "ios",
+    "push": {**APNS, "token": "…a01d"},
+    "locale": "en-GB",
+    "online": False,
+    "foreground": False,
+    "last_seen": None,
+}
+SENT = {"platform": "ios", "push": APNS, "locale": "en-GB"}
+
+
+def web(endpoint: str) -> dict[str, Any]:
+    return {"push": {"provider": "webpush", "token": {"endpoint": endpoint, "keys": {"p256dh": "BNc", "auth": "tBH"}}}}
+
+
+async def test_a_device_is_registered_shown_without_its_token_and_forgotten(api: Api) -> None:
+    token = api.token()
+    assert code_of(await api.call("GET", PHONE, token)) == (404, "not_found")
+
+    assert (await api.call("PUT", PHONE, token, json=SENT)).json() == SHOWN
+    assert (await api.call("GET", PHONE, token)).json() == SHOWN
+    assert (await api.call("GET", "/v1/users/alice/devices")).json() == {"devices": {"phone": SHOWN}}
+
+    for _ in range(2):
+        gone = await api.call("DELETE", PHONE, token)
+        assert (gone.status_code, gone.content) == (204, b"")
+    assert (await api.call("GET", "/v1/users/alice/devices")).json() == {"devices": {}}
+
+
+async def test_put_replaces_and_patch_merges(api: Api) -> None:
+    await api.call("PUT", PHONE, json=SENT)
+
+    patched = await api.call("PATCH", PHONE, json={"locale": "it", "push": {"sandbox": False}})
+    assert patched.json() == {**SHOWN, "locale": "it", "push": {**APNS, "token": "…a01d", "sandbox": False}}
+
+    kind = {"Content-Type": "application/merge-patch+json"}
+    cleared = await api.call("PATCH", PHONE, content=b'{"push":null}', headers=kind)
+    assert cleared.json() == {**SHOWN, "locale": "it", "push": None}
+
+    replaced = await api.call("PUT", PHONE, json={"platform": "web"})
+    assert replaced.json() == {**SHOWN, "platform": "web", "push": None, "locale": None}
+
+
+async def test_a_patch_of_a_device_not_known_makes_it(api: Api) -> None:
+    assert (await api.call("PATCH", PHONE, json={"platform": "ios"})).json()["platform"] == "ios"
+
+
+async def test_what_was_read_can_be_written_back_and_keeps_the_stored_token(api: Api) -> None:
+    await api.call("PUT", PHONE, json=SENT)
+    shown = (await api.call("GET", PHONE)).json()
+
+    assert (await api.call("PUT", PHONE, json={**shown, "locale": "fr"})).json() == {**SHOWN, "locale": "fr"}
+    kept = await api.store.devices.device("alice", "phone", api.clock.now_us())
+    assert kept is not None and kept[0].push is not None and kept[0].push["token"] == APNS["token"]
+
+    other = {**shown, "push": {**shown["push"], "token": "…ffff"}}
+    assert code_of(await api.call("PUT", PHONE, json=other)) == (422, "invalid")
+    assert code_of(await api.call("PUT", "/v1/users/alice/devices/new", json=shown)) == (422, "invalid")
+
+
+@pytest.mark.parametrize(
+    ("document", "expected", "pointer"),
+    [
+        ({"platform": "amiga"}, (422, "invalid"), "/platform"),
+        ({"plattform": "ios"}, (422, "unknown_field"), "/plattform"),
+        ({"push": {"provider": "pigeon", "token": "x"}}, (422, "invalid"), "/push"),
+        ({"push": {"token": "x"}}, (422, "invalid"), "/push"),
+        ({"push": {"provider": "fcm"}}, (422, "missing_field"), "/push/token"),
+        ({"push": {"provider": "fcm", "token": ""}}, (422, "invalid"), "/push/token"),
+        ({"push": {"provider": "fcm", "token": 7}}, (422, "invalid"), "/push/token"),
+        ({"push": {"provider": "fcm", "token": "x", "sandbox": "no"}}, (422, "invalid"), "/push/sandbox"),
+        ({"push": {"provider": "webpush", "token": "x"}}, (422, "invalid"), "/push/token"),
+        ({"locale": "not a locale"}, (422, "invalid"), "/locale"),
+        ([], (422, "invalid"), ""),
+    ],
+)
+async def test_a_registration_that_does_not_fit_is_refused_with_a_pointer(
+    api: Api, document: Any, expected: tuple[int, str], pointer: str
+) -> None:
+    answer = await api.call("PUT", PHONE, json=document)
+
+    assert code_of(answer) == expected
+    assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://fcm.googleapis.com/fcm/send/x",
+        "https://updates.push.services.mozilla.com:443/wpush/v2/x",
+        "https://web.push.apple.com/x",
+        "https://db5p.notify.windows.com/w/?token=x",
+    ],
+)
+async def test_a_web_push_endpoint_of_a_known_service_is_taken(api: Api, endpoint: str) -> None:
+    answer = await api.call("PUT", PHONE, json=web(endpoint))
+
+    assert answer.status_code == 200
+    assert answer.json()["push"]["token"] == "…" + endpoint[-4:]
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://fcm.googleapis.com/x",
+        "https://fcm.googleapis.com:8443/x",
+        "https://fcm.googleapis.com.evil.example/x",
+        "https://evil.example/fcm.googleapis.com",
+        "https://evilfcm.googleapis.com/x",
+        "https://push.apple.com/x",
+        "https://user@fcm.googleapis.com/x",
+        "https://127.0.0.1/x",
+        "https://[::1]/x",
+        "https://fcm.googleapis.com:x/",
+        "https://fcm.googleapis.com\n.evil.example/x",
+        "//fcm.googleapis.com/x",
+        "nonsense",
+    ],
+)
+async def test_any_other_endpoint_is_refused(api: Api, endpoint: str) -> None:
+    assert code_of(await api.call("PUT", PHONE, json=web(endpoint))) == (422, "push_endpoint_not_allowed")
+
+
+async def test_the_hosts_of_web_push_are_a_setting() -> None:
+    async with Api(webpush_hosts=("push.example",)) as api:
+        assert (await api.call("PUT", PHONE, json=web("https://push.example/x"))).status_code == 200
+        answer = await api.call("PUT", PHONE, json=web("https://fcm.googleapis.com/x"))
+        assert code_of(answer) == (422, "push_endpoint_not_allowed")
+
+
+async def test_presence_is_told_of_many_users_at_once(api: Api) -> None:
+    now_us = api.clock.now_us()
+    session = Session("tab", "c1", "gateway", now_us, foreground=True)
+    await api.store.devices.know_device("alice", "phone", now_us)
+    await api.store.devices.open_session("alice", "phone", session, now_us, 60_000_000)
+
+    answer = await api.call("POST", "/v1/presence", json={"uids": ["alice", "nobody"]})
+
+    assert answer.json() == {
+        "alice": {"online": True, "foreground": True, "last_seen": NOW_S},
+        "nobody": {"online": False, "foreground": False, "last_seen": None},
+    }
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"uids": ["u"] * 1_001}, (422, "too_many")),
+        ({"uids": []}, (422, "invalid")),
+        ({"uids": ["a b"]}, (422, "invalid_id")),
+        ({"uids": "alice"}, (422, "invalid")),
+        ({}, (422, "missing_field")),
+    ],
+)
+async def test_a_question_for_presence_that_is_none_is_refused(
+    api: Api, document: Any, expected: tuple[int, str]
+) -> None:
+    assert code_of(await api.call("POST", "/v1/presence", json=document)) == expected
+
+
+async def test_a_revocation_says_what_is_void(api: Api) -> None:
+    path = "/v1/users/alice/revoke"
+
+    assert (await api.call("POST", path)).json() == {"device": None, "issued_before": NOW_S}
+    assert (await api.call("POST", path, json={"device": None, "issued_before": None})).status_code == 200
+    named = await api.call("POST", path, json={"device": "phone", "issued_before": 5.5})
+    assert named.json() == {"device": "phone", "issued_before": 5.5}
+    assert code_of(await api.call("POST", path, json={"issued_before": -1})) == (422, "time_out_of_range")
+    assert code_of(await api.call("POST", path, json={"issued_before": "now"})) == (422, "invalid")
+    assert code_of(await api.call("POST", path, json={"device": "*"})) == (422, "invalid_id")
+
+
+async def test_a_65th_device_takes_the_place_of_one_that_is_offline() -> None:
+    async with Api(max_devices=2) as api:
+        for name in ("one", "two", "three"):
+            assert (await api.call("PUT", f"/v1/users/alice/devices/{name}", json={})).status_code == 200
+            api.clock.advance(1)
+
+        assert len((await api.call("GET", "/v1/users/alice/devices")).json()["devices"]) == 2

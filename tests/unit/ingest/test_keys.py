@@ -1,0 +1,153 @@
+"""Service keys, tickets, and what only an administrator may do."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.api import NOW_S, Api, code_of
+
+
+async def make(api: Api, **document: Any) -> dict[str, Any]:
+    answer = await api.call("POST", "/v1/keys", json=document)
+    assert answer.status_code == 201
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+async def test_a_key_is_made_listed_and_deleted(api: Api) -> None:
+    made = await make(api, scopes=["read", "ingest", "read"], prefixes=["user.", "user.x"], rate=5)
+
+    assert made["key"].startswith(f"gk_{made['id']}_")
+    shown = {name: value for name, value in made.items() if name != "key"}
+    assert shown == {
+        "id": made["id"], "scopes": ["ingest", "read"], "prefixes": ["user"], "rate": 5, "created": NOW_S,
+    }  # fmt: skip
+    listed = await api.call("GET", "/v1/keys")
+    assert shown in listed.json()["keys"]
+    assert (await api.call("GET", f"/v1/keys/{made['id']}")).json() == shown
+    assert made["key"] not in listed.text
+    assert (await api.call("GET", "/v1/users/alice/state", made["key"])).status_code == 200
+
+    for _ in range(2):
+        assert (await api.call("DELETE", f"/v1/keys/{made['id']}")).status_code == 204
+    assert code_of(await api.call("GET", "/v1/users/alice/state", made["key"])) == (401, "unauthorised")
+    assert code_of(await api.call("GET", f"/v1/keys/{made['id']}")) == (404, "not_found")
+
+
+async def test_a_rotated_key_has_two_secrets_for_a_day(api: Api) -> None:
+    made = await make(api, scopes=["read"])
+    fresh = (await api.call("POST", f"/v1/keys/{made['id']}/rotate")).json()["key"]
+
+    async def works(token: str) -> bool:
+        return (await api.call("GET", "/v1/users/alice/state", token)).status_code == 200
+
+    assert fresh != made["key"]
+    assert await works(made["key"]) and await works(fresh)
+    api.clock.advance(24 * 3_600)
+    assert await works(fresh) and not await works(made["key"])
+
+
+async def test_a_key_that_is_not_there_cannot_be_rotated(api: Api) -> None:
+    assert code_of(await api.call("POST", "/v1/keys/nosuchkey123/rotate")) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({}, (422, "missing_field")),
+        ({"scopes": []}, (422, "invalid")),
+        ({"scopes": ["everything"]}, (422, "invalid")),
+        ({"scopes": "read"}, (422, "invalid")),
+        ({"scopes": ["read"], "rate": 0}, (422, "invalid")),
+        ({"scopes": ["read"], "rate": "5"}, (422, "invalid")),
+        ({"scopes": ["read"], "prefixes": ["a b"]}, (422, "invalid_id")),
+        ({"scopes": ["read"], "limit": 5}, (422, "unknown_field")),
+    ],
+)
+async def test_a_key_that_cannot_be_is_refused(api: Api, document: Any, expected: tuple[int, str]) -> None:
+    assert code_of(await api.call("POST", "/v1/keys", json=document)) == expected
+
+
+async def test_a_device_gets_a_ticket_for_its_own_view(api: Api) -> None:
+    token = api.token(cats=["user", "chat"])
+
+    answer = await api.call("POST", "/v1/tickets", token, json={"category_prefix": "user.joined", "systems": ["kbfs"]})
+
+    assert answer.status_code == 201
+    assert answer.json()["expires"] == NOW_S + 30
+    ticket = await api.store.access.spend_ticket(answer.json()["ticket"], api.clock.now_us())
+    assert ticket is not None
+    assert (ticket.uid, ticket.device, ticket.observe) == ("alice", "phone", False)
+    assert (ticket.prefixes, ticket.systems) == (("user.joined",), ("kbfs",))
+    assert ticket.claims["exp"] == NOW_S + 3_600
+
+
+async def test_a_ticket_needs_no_body(api: Api) -> None:
+    assert (await api.call("POST", "/v1/tickets", api.token())).status_code == 201
+
+
+async def test_a_key_gets_a_ticket_that_observes(api: Api) -> None:
+    answer = await api.call("POST", "/v1/tickets", json={"uid": "alice", "device": "phone", "observe": True})
+
+    ticket = await api.store.access.spend_ticket(answer.json()["ticket"], api.clock.now_us())
+    assert ticket is not None
+    assert (ticket.uid, ticket.device, ticket.observe, ticket.prefixes) == ("alice", "phone", True, None)
+
+
+async def test_who_may_not_have_a_ticket_gets_none(api: Api) -> None:
+    async def ask(token: str, **document: Any) -> tuple[int, str]:
+        return code_of(await api.call("POST", "/v1/tickets", token, json=document))
+
+    assert await ask(api.key, uid="alice") == (403, "forbidden")
+    assert await ask(api.key, observe=True) == (422, "missing_field")
+    assert await ask(api.token(), observe=True) == (403, "forbidden")
+    assert await ask(api.token(), uid="bob") == (403, "forbidden")
+    assert await ask(api.token(), device="laptop") == (403, "forbidden")
+    assert await ask(api.token(), category_prefix="a b") == (422, "invalid_id")
+
+
+async def test_a_flush_makes_old_cursors_void_and_leaves_the_state(api: Api) -> None:
+    await api.create("alice", "aa")
+    before = (await api.call("GET", "/v1/users/alice/sync", api.token())).json()
+
+    flushed = (await api.call("POST", "/v1/users/alice/flush")).json()
+
+    assert set(flushed) == {"cursor"}
+    after = (await api.call("GET", "/v1/users/alice/sync", api.token(), params={"cursor": before["cursor"]})).json()
+    assert (after["sync"], after["digest"], after["seq"]) == ("full", before["digest"], 2)
+
+
+async def test_a_flush_with_an_id_is_done_once(api: Api) -> None:
+    first = await api.call("POST", "/v1/users/alice/flush", headers={"Idempotency-Key": "f1"})
+    again = await api.call("POST", "/v1/users/alice/flush", headers={"Idempotency-Key": "f1"})
+
+    assert first.json() == again.json()
+
+
+async def test_a_flush_of_all_reaches_every_user(api: Api) -> None:
+    await api.create("alice", "aa")
+    before = (await api.call("GET", "/v1/users/alice/sync")).json()["cursor"]
+
+    answer = await api.call("POST", "/v1/flush", json={"spread": 5})
+
+    assert (answer.status_code, answer.json()) == (202, {"spread": 5})
+    assert (await api.call("GET", "/v1/users/alice/sync", params={"cursor": before})).json()["sync"] == "full"
+    assert (await api.call("POST", "/v1/flush")).json() == {"spread": 30}
+    for spread in (-1, 3_601, "5", 1.5):
+        assert code_of(await api.call("POST", "/v1/flush", json={"spread": spread})) == (422, "invalid")
+    assert code_of(await api.call("POST", "/v1/flush", json={"sprad": 5})) == (422, "unknown_field")
+
+
+async def test_a_user_is_forgotten_whole_and_its_tokens_are_void(api: Api) -> None:
+    await api.create("alice", "aa")
+    await api.call("PUT", "/v1/users/alice/devices/phone", json={"platform": "ios"})
+    token = api.token()
+
+    for _ in range(2):
+        assert (await api.call("DELETE", "/v1/users/alice")).status_code == 204
+
+    assert (await api.call("GET", "/v1/users/alice/state")).json()["items"] == {}
+    assert (await api.call("GET", "/v1/users/alice/history")).json() == {"entries": []}
+    assert (await api.call("GET", "/v1/users/alice/devices")).json() == {"devices": {}}
+    assert code_of(await api.call("GET", "/v1/users/alice/state", token)) == (401, "unauthorised")
+    assert (await api.create("alice", "aa")).json()["created"] == ["aa"]
