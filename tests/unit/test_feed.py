@@ -362,7 +362,7 @@ async def test_three_probes_in_a_row_that_do_not_come_back_are_unhealthy_and_one
 ) -> None:
     async with (
         Relay(server) as relay,
-        fed(server, f"redis://127.0.0.1:{relay.port}", probe_s=60, probe_timeout_s=0.1, timeout_s=0.1) as (feed, _),
+        fed(server, f"redis://127.0.0.1:{relay.port}", probe_s=60, probe_timeout_s=0.5, timeout_s=0.5) as (feed, _),
     ):
         relay.swallows = True
         seen = []
