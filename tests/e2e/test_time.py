@@ -1,0 +1,67 @@
+"""Expiry as an event, with the clock of the services as a setting (`GREGOR_CLOCK_OFFSET`)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.cluster import Cluster
+from tests.support.wait import wait_until
+from tests.support.wire_device import WireDevice
+
+HOUR_S = 3_600
+
+
+def created(id_: str, **times: Any) -> dict[str, Any]:
+    return {"system": "gregor", "body": {"create": {id_: {"category": "mail", "times": times}}}}
+
+
+async def test_an_item_leaves_by_an_event_once_a_read_meets_its_expiry(
+    api: httpx.AsyncClient, uid: str, device_of: Callable[..., WireDevice]
+) -> None:
+    async with device_of("phone") as phone, device_of("laptop", gateway=1) as laptop:
+        await phone.synced()
+        await laptop.synced()
+        await api.post(f"/v1/users/{uid}/messages", json=created("a", expires="+1"))
+        await api.post(f"/v1/users/{uid}/messages", json=created("b", expires="+3600"))
+
+        async def is_gone() -> bool:
+            return list((await api.get(f"/v1/users/{uid}/state")).json()["items"]) == ["b"]
+
+        await wait_until(is_gone, "the read no longer shows it")
+        for device in (phone, laptop):
+            frame = await device.until(lambda frame: "dismiss" in frame.get("body", {}), "the event")
+            assert frame["body"] == {"dismiss": {"ids": ["a"], "reason": "expired"}}
+            assert list(device.mirror.items) == ["b"]
+        gone = (await api.get(f"/v1/users/{uid}/items/a")).json()
+        assert gone["gone"]["reason"] == "expired"
+        assert gone["gone"]["at"] >= gone["item"]["times"]["expires"]
+
+
+async def test_services_that_live_an_hour_later_find_the_item_expired(tmp_path: Path) -> None:
+    with Cluster(tmp_path / "c", gateways=1, ingests=1) as cluster:
+        async with cluster.api() as api:
+            await api.post("/v1/users/alice/messages", json=created("a", expires="+1800"))
+            await api.post("/v1/users/alice/messages", json=created("b", expires="+7200"))
+            cursor = (await api.get("/v1/users/alice/sync", params={"device": "phone"})).json()["cursor"]
+        cluster.clock_offset_s = HOUR_S
+        for service in cluster.services:
+            service.stop()
+            service.environ = {**service.environ, "GREGOR_CLOCK_OFFSET": str(HOUR_S)}
+            service.start()
+        for service in cluster.services:
+            service.wait_ready()
+
+        async with WireDevice(cluster.gateway_urls[0], cluster.token("alice", "phone"), {"cursor": cursor}) as phone:
+            await phone.synced()
+
+            assert phone.syncs[0]["sync"] in ("delta", "full")
+            assert "a" not in phone.syncs[0]["body"].get("create", {})
+        async with cluster.api() as api:
+            assert list((await api.get("/v1/users/alice/state")).json()["items"]) == ["b"]
+            now_s = cluster.now_s()
+            past = await api.get("/v1/users/alice/state", params={"at": now_s - HOUR_S + 60})
+            assert sorted(past.json()["items"]) == ["a", "b"]
+            late = await api.post("/v1/users/alice/messages", json=created("c", created=int(now_s) + HOUR_S + 60))
+            assert late.json()["code"] == "created_in_future"
