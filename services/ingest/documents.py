@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from gregor.core.errors import Problem
-from gregor.core.ids import NAME, is_name, normal_prefix
+from gregor.core.ids import DOTTED, MAX_DOTTED, NAME, is_name, normal_prefix
 from gregor.core.times import parse_time
 
 from .auth import SCOPES
@@ -20,7 +20,17 @@ MOST_PREFIXES = 100
 MOST_SPREAD_S = 3_600
 """Longest spread of a flush of all: an hour of full copies is enough for any fleet."""
 
-NAME_SCHEMA = {"type": "string", "pattern": NAME.pattern.replace(r"\Z", "$")}
+NAME_SCHEMA: Final = {"type": "string", "pattern": "^" + NAME.pattern.replace(r"\Z", "$")}
+CATEGORY_SCHEMA: Final = {
+    "type": "string",
+    "maxLength": MAX_DOTTED,
+    "pattern": "^" + DOTTED.pattern.replace(r"\Z", "$"),
+}
+PREFIX_SCHEMA: Final = {
+    "type": "string",
+    "maxLength": MAX_DOTTED,
+    "pattern": "^(" + DOTTED.pattern.replace(r"\Z", r"\.?") + ")?$",
+}
 
 
 def _name(value: Any) -> Any:
@@ -48,8 +58,13 @@ def _time_us(value: Any) -> Any:
         ) from None
 
 
-Name = Annotated[str, BeforeValidator(_name), WithJsonSchema(NAME_SCHEMA)]
-Prefix = Annotated[str, BeforeValidator(_prefix), WithJsonSchema({"type": "string", "maxLength": 129})]
+def _whole(value: Any) -> Any:
+    """2.0 is the integer 2, as JSON has one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Name = Annotated[str, BeforeValidator(_name), WithJsonSchema(dict(NAME_SCHEMA))]
+Prefix = Annotated[str, BeforeValidator(_prefix), WithJsonSchema(dict(PREFIX_SCHEMA))]
 TimeUs = Annotated[
     int, BeforeValidator(_time_us), WithJsonSchema({"type": "number", "minimum": 0, "maximum": (1 << 33) - 1})
 ]
@@ -118,7 +133,7 @@ class PresenceQuestion(Document):
 class FlushAll(Document):
     """How a flush of all users is spread."""
 
-    spread: Annotated[int, Field(ge=0, le=MOST_SPREAD_S)] | None = Field(
+    spread: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MOST_SPREAD_S)] | None = Field(
         None, description="Seconds over which the full copies go out; absent: the setting FLUSH_SPREAD."
     )
 

@@ -14,6 +14,7 @@ from gregor.core.ids import BACKEND, Prefixes, intersect, is_name, normal_prefix
 from gregor.core.sync import View
 
 from .auth import Actor, Gate, row_of
+from .documents import NAME_SCHEMA, PREFIX_SCHEMA
 from .intake import check_query
 from .parts import Parts
 
@@ -93,10 +94,18 @@ def prefixes_of(texts: list[str] | None) -> Prefixes:
 async def _view(
     actor: Acting,
     device: Annotated[
-        str | None, Query(description="Whose view: for a device token its own; for a key any, or none for every item.")
+        str | None,
+        Query(
+            description="Whose view: for a device token its own; for a key any, or none for every item.",
+            json_schema_extra=NAME_SCHEMA,
+        ),
     ] = None,
     category_prefix: Annotated[
-        list[str] | None, Query(description="Only categories under this prefix. May be repeated.")
+        list[str] | None,
+        Query(
+            description="Only categories under this prefix. May be repeated.",
+            json_schema_extra={"items": PREFIX_SCHEMA},
+        ),
     ] = None,
 ) -> View:
     if device is not None and not is_name(device):

@@ -12,7 +12,7 @@ from gregor.core.errors import ERRORS
 
 from .answers import documented, problems
 from .auth import TABLE, Own
-from .documents import NAME_SCHEMA
+from .documents import CATEGORY_SCHEMA, NAME_SCHEMA, PREFIX_SCHEMA
 from .examples import BATCH, BATCH_ANSWER, MESSAGE, RECEIPT
 
 DESCRIPTION: Final = (
@@ -58,7 +58,6 @@ _TIME: Final = {"type": ["number", "null"], "minimum": 0, "maximum": (1 << 33) -
 _TIME_OR_OFFSET: Final = {
     "anyOf": [_TIME, {"type": "string", "pattern": r"^\+[0-9]{1,10}(\.[0-9]{1,6})?$"}],
 }
-_CATEGORY: Final = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9][A-Za-z0-9_-]*)*$"}
 _ITEM_SCHEMA: Final = {
     "type": "object",
     "required": ["category"],
@@ -74,7 +73,7 @@ _ITEM_SCHEMA: Final = {
             },
         },
         "for_device": {"type": ["string", "null"], "description": "A device, `*` for each device, null for all."},
-        "category": _CATEGORY,
+        "category": CATEGORY_SCHEMA,
         "body": {"description": "Any JSON, up to 16 KiB."},
     },
 }
@@ -89,8 +88,8 @@ _DISMISS_SCHEMA: Final = {
                 "type": "object",
                 "additionalProperties": False,
                 "properties": {
-                    "category": {**_CATEGORY, "type": ["string", "null"]},
-                    "category_prefix": {"type": ["string", "null"]},
+                    "category": {**CATEGORY_SCHEMA, "type": ["string", "null"]},
+                    "category_prefix": {**PREFIX_SCHEMA, "type": ["string", "null"]},
                     "begin": _TIME,
                     "end": _TIME,
                     "skip": {"type": ["array", "null"], "items": NAME_SCHEMA},
@@ -115,7 +114,7 @@ _BODY: Final = {
     ],
 }
 _MEMBERS: Final = {
-    "system": {**_CATEGORY, "description": "`gregor`, or an external system."},
+    "system": {**CATEGORY_SCHEMA, "description": "`gregor`, or an external system."},
     "body": _BODY,
     "id": {**NAME_SCHEMA, "type": ["string", "null"], "description": "The message's id: it is idempotent by it."},
     "device": {**NAME_SCHEMA, "type": ["string", "null"], "description": "Who sends (service keys)."},
@@ -215,6 +214,15 @@ def _complete(paths: dict[str, Any]) -> None:
             for parameter in operation.get("parameters", ()):
                 if parameter["in"] == "path":
                     parameter["schema"] = NAME_SCHEMA
+                elif parameter["in"] == "query":
+                    parameter["schema"] = _plain(parameter["schema"])
+
+
+def _plain(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a query parameter without its null, which no query can say."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    kept = {name: value for name, value in schema.items() if name not in ("anyOf", "title", "description", "default")}
+    return {**(kinds[0] if kinds else {}), **kept} | ({"default": schema["default"]} if "default" in schema else {})
 
 
 def _texts(responses: dict[Any, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from gregor.core.sync import Cursor, Full, cursor_for, parse_cursor
 from gregor.core.times import parse_time
 
 from ..answers import documented, json_answer
+from ..documents import CATEGORY_SCHEMA
 from ..examples import HISTORY, ITEM, STATE, SYNC
 from ..guard import Acting, GuardedRoute, Viewing, Working
 from ..parts import Parts
@@ -29,8 +30,18 @@ _BEFORE: Final = re.compile(r"(0|[1-9][0-9]{0,12})\.(.+)\Z")
 _NUMBER: Final = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?\Z")
 _PRIVATE: Final = {"Cache-Control": "private, no-cache"}
 
-_EXACT: Final = Query(description="Only this very category; the copy cannot be resumed from by `sync`.")
-_AT: Final = Query(description="The state as it was at this time (Unix seconds), within the retention.")
+_EXACT: Final = Query(
+    description="Only this very category; the copy cannot be resumed from by `sync`.", json_schema_extra=CATEGORY_SCHEMA
+)
+_AT: Final = Query(
+    description="The state as it was at this time (Unix seconds), within the retention.",
+    json_schema_extra={"pattern": r"^[0-9]{1,11}(\.[0-9]{1,9})?$"},
+)
+_DIGEST: Final = Query(description="The digest of the copy.", json_schema_extra={"pattern": "^[0-9a-f]{64}$"})
+_PAGE: Final = Query(
+    description="As `Link` gives it.",
+    json_schema_extra={"pattern": r"^(0|[1-9][0-9]{0,12})\.[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$"},
+)
 
 
 @router.get(
@@ -80,7 +91,7 @@ async def read_sync(
     actor: Acting,
     view: Viewing,
     cursor: Annotated[str | None, Query(description="The position of the copy.")] = None,
-    digest: Annotated[str | None, Query(description="The digest of the copy, 64 hex digits.")] = None,
+    digest: Annotated[str | None, _DIGEST] = None,
 ) -> Response:
     """The shortest of: unchanged, the changes since the cursor, the whole view; with external messages since."""
     at = None if cursor is None else parse_cursor(cursor) or _VOID
@@ -121,7 +132,7 @@ async def read_history(
     parts: Working,
     actor: Acting,
     view: Viewing,
-    before: Annotated[str | None, Query(description="As `Link` gives it.")] = None,
+    before: Annotated[str | None, _PAGE] = None,
     limit: Annotated[int, Query(ge=1, le=1_000, description="Entries of a page.")] = 100,
 ) -> Response:
     """The user's queue of notifications, newest first (seq, then id)."""

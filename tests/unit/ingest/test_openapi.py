@@ -1,0 +1,120 @@
+"""The OpenAPI document: complete, true, and in one piece."""
+
+import asyncio
+import json
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import (
+    content_type_conformance,
+    not_a_server_error,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from gregor.core.errors import ERRORS
+from services.ingest.auth import TABLE
+from tests.support.api import Api
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (method.upper(), path, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+async def document_of(api: Api) -> dict[str, Any]:
+    document: dict[str, Any] = (await api.call("GET", "/openapi.json", "")).json()
+    return document
+
+
+async def test_every_endpoint_of_the_table_is_described_with_who_may_call_it(api: Api) -> None:
+    document = await document_of(api)
+    described = {(method, path): operation for method, path, operation in operations(document)}
+
+    assert document["openapi"] == "3.1.0"
+    for row in TABLE:
+        security = described[row.method, row.path]["security"]
+        assert {"serviceKey": sorted(row.scopes)} in security
+        assert ({"deviceToken": []} in security) == (row.own.value != "no")
+
+
+async def test_operations_have_an_id_of_their_own_a_tag_and_a_summary(api: Api) -> None:
+    found = operations(await document_of(api))
+    ids = [operation["operationId"] for _, _, operation in found]
+
+    assert len(set(ids)) == len(ids)
+    for _, _, operation in found:
+        assert operation["tags"] and operation["summary"] and operation["description"]
+
+
+async def test_every_answer_is_described_and_every_problem_has_examples(api: Api) -> None:
+    codes = set()
+    for _, _, operation in operations(await document_of(api)):
+        for status, answer in operation["responses"].items():
+            assert answer["description"]
+            problem = answer.get("content", {}).get("application/problem+json")
+            if problem is not None:
+                assert problem["schema"] == {"$ref": "#/components/schemas/Problem"}
+                codes |= set(problem["examples"])
+                assert {example["value"]["status"] for example in problem["examples"].values()} == {int(status)}
+
+    assert codes <= set(ERRORS)
+    assert set(ERRORS) - codes <= {"method_not_allowed", "schema"}
+
+
+async def test_nothing_of_the_frameworks_own_answers_is_left(api: Api) -> None:
+    assert "HTTPValidationError" not in json.dumps(await document_of(api))
+
+
+async def test_references_lead_somewhere(api: Api) -> None:
+    document = await document_of(api)
+    text = json.dumps(document)
+
+    for part in text.split('"$ref": "')[1:]:
+        place: Any = document
+        for step in part.partition('"')[0].removeprefix("#/").split("/"):
+            place = place[step]
+
+
+async def test_examples_of_requests_are_taken_and_fit_their_schema(api: Api) -> None:
+    document = await document_of(api)
+    for method, path, operation in operations(document):
+        content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+        if content is None:
+            continue
+        schema = {**content["schema"], "components": document["components"]}
+        jsonschema_rs.validate(schema, content["example"])
+        token = api.token() if path == "/v1/tickets" else api.key
+        url = path.format(uid="alice", device="phone", key="k")
+        answer = await api.call(method, url, token, json=content["example"])
+        assert answer.status_code < 300, (path, answer.text)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method} {row.path}")
+def test_generated_requests_get_answers_that_are_described_and_never_a_fault(row: Any) -> None:
+    api = Api()
+    key = asyncio.run(api.make_key("ingest", "read", "devices", "admin"))
+    schema = schemathesis.openapi.from_asgi("/openapi.json", api.app)
+
+    @given(case=schema[row.path][row.method].as_strategy())
+    @settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    def holds(case: schemathesis.Case) -> None:
+        case.headers["Authorization"] = f"Bearer {key}"
+        case.call_and_validate(checks=CHECKS)
+
+    holds()
