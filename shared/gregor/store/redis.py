@@ -9,7 +9,7 @@ from .contract import Unavailable
 from .keys import PARTITIONS, Keys
 from .link import Connection, Link
 from .redis_access import RedisAccess
-from .redis_devices import RedisDevices
+from .redis_devices import TOKEN_LIFE_US, RedisDevices
 from .redis_users import RedisUsers
 from .replies import answer
 
@@ -23,12 +23,15 @@ class RedisStore:
         limits: Limits,
         namespace: str = "gregor",
         *,
+        token_life_us: int = TOKEN_LIFE_US,
         allow_oom: bool = True,
         general: bool = False,
     ) -> None:
         self._connection = connection
         self.keys = Keys(namespace)
-        self.devices = RedisDevices(connection, self.keys, limits, self._commit, allow_oom=allow_oom)
+        self.devices = RedisDevices(
+            connection, self.keys, limits, self._commit, token_life_us=token_life_us, allow_oom=allow_oom
+        )
         self.users = RedisUsers(connection, self.keys, limits, self.devices.leave, allow_oom=allow_oom, general=general)
         self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)
 
@@ -65,15 +68,21 @@ class RedisStore:
         await self._connection.close()
 
 
-async def open_store(url: str, limits: Limits, namespace: str = "gregor") -> RedisStore:
-    """A connected, prepared store. Raises ``Unavailable`` where the server cannot be reached."""
+async def open_store(
+    url: str, limits: Limits, namespace: str = "gregor", *, token_life_us: int = TOKEN_LIFE_US
+) -> RedisStore:
+    """A connected, prepared store. Raises ``Unavailable`` where the server cannot be reached.
+
+    ``token_life_us``: how far ahead the ``exp`` of a device token may be (setting ``TOKEN_MAX_AGE``); revocations are
+    kept that long.
+    """
     link = Link(url)
     try:
         await link.open()
     except ConnectionError as trouble:
         await link.close()
         raise Unavailable(str(trouble)) from trouble
-    store = RedisStore(link, limits, namespace)
+    store = RedisStore(link, limits, namespace, token_life_us=token_life_us)
     try:
         await store.prepare()
     except BaseException:

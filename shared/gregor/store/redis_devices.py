@@ -193,18 +193,15 @@ class RedisDevices:
         uid, _, device = former.decode().partition("\0")
         keys = self._keys.of_user(uid)
         for _ in range(_TRIES):
-            raw, owner = await answers(
-                [
-                    self._connection.call("HGET", keys.devices, device),
-                    self._connection.call("GET", self._keys.push(token)),
-                ]
-            )
+            raw = await self._call("HGET", keys.devices, device)
             known = read_known(raw) if raw is not None else None
-            if known is None or push_token(known.push) != token or owner == former:
+            if known is None or push_token(known.push) != token:
                 return
             bare = Registration(known.platform, None, known.locale)
-            tails = (registration_tail(known.registration), registration_tail(bare))
+            tails = [registration_tail(known.registration), registration_tail(bare)]
             if await self._run(self._strip, (keys.devices,), (device, *tails)):
+                if await self._call("GET", self._keys.push(token)) == former:  # it came back meanwhile
+                    await self._run(self._strip, (keys.devices,), (device, *reversed(tails)))
                 return
 
     async def _release_push(self, token: str, uid: str, device: str) -> None:

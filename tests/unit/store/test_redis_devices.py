@@ -180,6 +180,54 @@ async def test_of_many_who_register_a_push_token_at_once_only_its_owner_keeps_it
     assert holders == [owner]
 
 
+async def after_turns(ground: Ground, turns: int, action: Awaitable[None]) -> None:
+    """Do it so many round trips from now."""
+    for _ in range(turns):
+        await ground.connection.call("PING")
+    await action
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_push_token_that_goes_and_comes_back_at_once_stays_with_its_owner(ground: Ground, turns: int) -> None:
+    devices, registration = devices_on(ground), Registration("ios", APNS)
+    await devices.put_device("alice", "phone", registration, NOW_US)
+
+    back = devices.put_device("alice", "phone", registration, NOW_US)
+    await asyncio.gather(devices.put_device("bob", "tablet", registration, NOW_US), after_turns(ground, turns, back))
+
+    owner = (await ground.connection.call("GET", ground.keys.push("apns:a1b2c3"))).decode().split("\0")
+    holders = {
+        uid: found[0].push
+        for uid, name in (("alice", "phone"), ("bob", "tablet"))
+        if (found := await devices.device(uid, name, NOW_US))
+    }
+    assert [uid for uid, push in holders.items() if push] == owner[:1]
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_push_token_registered_while_the_old_one_is_taken_stays(ground: Ground, turns: int) -> None:
+    devices, fresh = devices_on(ground), {**APNS, "token": "fresh"}
+    await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
+
+    anew = devices.put_device("alice", "phone", Registration("ios", fresh), NOW_US)
+    await asyncio.gather(
+        devices.put_device("bob", "tablet", Registration("ios", APNS), NOW_US), after_turns(ground, turns, anew)
+    )
+
+    assert (await devices.devices("alice", NOW_US))["phone"][0].push == fresh
+    assert (await devices.devices("bob", NOW_US))["tablet"][0].push == APNS
+    assert await ground.connection.call("GET", ground.keys.push("apns:fresh")) == b"alice\0phone"
+
+
+async def test_a_device_that_connects_while_it_is_registered_keeps_the_registration(devices: RedisDevices) -> None:
+    await asyncio.gather(
+        devices.know_device("alice", "phone", NOW_US),
+        devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US),
+    )
+
+    assert (await devices.devices("alice", NOW_US))["phone"][0] == Registration("ios", APNS)
+
+
 # ---- the bound
 
 
@@ -202,11 +250,10 @@ async def test_devices_with_push_go_last(ground: Ground) -> None:
     await devices.know_device("alice", "young", NOW_US + 1)
     await devices.know_device("alice", "younger", NOW_US + 2)
 
-    await devices.put_device("alice", "a", Registration("ios", {**APNS, "token": "a"}), NOW_US + 3)
-    await devices.put_device("alice", "b", Registration("ios", {**APNS, "token": "b"}), NOW_US + 4)
-    await devices.put_device("alice", "c", Registration("ios", {**APNS, "token": "c"}), NOW_US + 5)
+    for name, left in (("a", ["a", "old", "younger"]), ("b", ["a", "b", "old"]), ("c", ["a", "b", "c"])):
+        await devices.put_device("alice", name, Registration("ios", {**APNS, "token": name}), NOW_US + 3)
+        assert sorted(await devices.devices("alice", NOW_US)) == left
 
-    assert sorted(await devices.devices("alice", NOW_US)) == ["a", "b", "c"]
     assert await ground.connection.call("EXISTS", ground.keys.push("apns:a1b2c3")) == 0
 
 
@@ -373,6 +420,7 @@ async def test_of_connections_that_open_a_session_at_once_the_last_stays_and_eac
 
 async def test_the_ninth_connection_of_a_device_displaces_the_oldest(devices: RedisDevices) -> None:
     for n in range(8):
+        await devices.open_session("alice", "desk", session(f"s{n}"), NOW_US, LEASE_US)
         opened = session(f"s{n}", f"c{n}", NOW_US + (100 if n == 0 else n))
         assert await devices.open_session("alice", "phone", opened, NOW_US + 100, LEASE_US) == []
 
@@ -443,6 +491,15 @@ async def test_who_closed_was_last_seen_then_and_who_vanished_at_the_last_heartb
 
     assert await presence_of(devices, "phone", late) == Presence(last_seen_us=NOW_US + 10)
     assert await presence_of(devices, "desk", late) == Presence(last_seen_us=NOW_US + 20)
+
+
+async def test_closing_what_had_lapsed_tells_nothing_newer_than_its_last_heartbeat(devices: RedisDevices) -> None:
+    await devices.know_device("alice", "phone", NOW_US)
+    await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
+
+    await devices.close_session("alice", "phone", session("s"), NOW_US + LEASE_US)
+
+    assert await presence_of(devices, "phone", NOW_US + LEASE_US) == Presence(last_seen_us=NOW_US)
 
 
 async def test_presence_of_a_user_is_that_of_all_devices_together(devices: RedisDevices) -> None:
