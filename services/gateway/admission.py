@@ -9,7 +9,7 @@ from typing import Any
 from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, normal_prefixes
-from gregor.store.contract import Store, Unavailable
+from gregor.store.contract import Store, Ticket, Unavailable
 from gregor.tokens import Caller, TokenExpired, Tokens
 
 NO_END_US = 1 << 62
@@ -18,13 +18,25 @@ NO_END_US = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Who opens a stream, and how: ``observes`` is no presence. ``prefixes`` and ``systems`` are of a ticket."""
+    """Who opens a stream, and with which ticket, if with one."""
 
     caller: Caller
-    observes: bool = False
-    prefixes: Prefixes = None
-    systems: Prefixes = None
-    is_ticket: bool = False
+    ticket: Ticket | None = None
+
+    @property
+    def observes(self) -> bool:
+        """Whether it only looks on: no presence, no ack."""
+        return self.ticket is not None and self.ticket.observe
+
+    @property
+    def prefixes(self) -> Prefixes:
+        """The categories that a ticket is for."""
+        return self.ticket.prefixes if self.ticket is not None else None
+
+    @property
+    def systems(self) -> Prefixes:
+        """The external systems that a ticket is for."""
+        return self.ticket.systems if self.ticket is not None else None
 
 
 class Admission:
@@ -58,7 +70,7 @@ class Admission:
             _prefixes(claims, "cats"),
             _prefixes(claims, "systems"),
         )
-        return Admitted(caller, spent.observe, spent.prefixes, spent.systems, is_ticket=True)
+        return Admitted(caller, spent)
 
     def lives_s(self, caller: Caller) -> float:
         """How long the token is still good; infinite where it does not end."""

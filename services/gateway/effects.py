@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .client_frames import Ref
 from .hello import Position
-
-Ref = int | str | None
-"""What a client calls its frame by; ``None``: it wants no receipt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +32,14 @@ class SendSync:
     tag: str
     seq: int
     frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The client's copy is good at this cursor: nothing is to be sent."""
+
+    tag: str
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +100,7 @@ class Regroup:
     """The systems that this connection hears have changed."""
 
 
-Effect = Send | SendLive | SendSync | Close | Verify | Join | Read | Commit | Acknowledge | Foreground | Regroup
+Job = Verify | Join | Commit | Acknowledge | Foreground
+"""What waits for the world, one after the other."""
+
+Effect = Send | SendLive | SendSync | Settle | Close | Read | Regroup | Job

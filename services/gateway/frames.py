@@ -8,7 +8,7 @@ import msgspec
 
 from gregor.core.errors import CLOSES, Problem
 
-from .effects import Ref
+from .client_frames import Ref
 
 encode: Final = msgspec.json.Encoder().encode
 """Compact JSON."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gregor.core.errors import Problem, at
+from gregor.core.errors import at
 from gregor.core.ids import Prefixes, is_name, normal_prefix, normal_prefixes
 from gregor.core.sync import Cursor, parse_cursor
 
@@ -138,8 +138,3 @@ def _session(value: Any, pointer: str) -> str | None:
     if value is not None and not is_name(value):
         raise at("invalid_id", pointer, "A session is a name: letters, digits and ._:@-, up to 128.")
     return None if value is None else str(value)
-
-
-def problem_of_json() -> Problem:
-    """What is said of a frame that is JSON, but no object."""
-    return at("invalid", "", "A frame is one JSON object.")

@@ -13,6 +13,7 @@ from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.core.machine import plan
 from gregor.core.messages import External, Flush, Sender
+from gregor.core.rates import messages_bucket
 from gregor.core.sync import View
 from gregor.core.wire import parse_message
 from gregor.store.contract import Store
@@ -65,7 +66,7 @@ class Inbox:
 
     async def _take(self, caller: Caller) -> None:
         limits = self._limits
-        bucket = f"messages/{caller.uid}/{caller.device}"
+        bucket = messages_bucket(caller.uid, caller.device)
         now_us = self._clock.now_us()
         wait_s = await self._store.access.take(bucket, limits.device_rate, limits.device_burst, 1, now_us)
         if wait_s > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gregor.core.sync import Answer
+from gregor.store.contract import Session
 
 from .hello import Position
 
@@ -25,6 +26,11 @@ class Member(Protocol):
     @property
     def name(self) -> str:
         """The name of the connection, unique."""
+        ...
+
+    @property
+    def observes(self) -> bool:
+        """Whether it only looks on."""
         ...
 
     @property
@@ -62,6 +68,14 @@ class Member(Protocol):
 
     def receive_document(self, document: object) -> None:
         """A frame that came another way (`POST /v1/frames` at another gateway)."""
+        ...
+
+    def post(self, document: object) -> bytes | None:
+        """A frame that came by `POST /v1/frames` here: what is answered there, if anything."""
+        ...
+
+    def lease(self, gateway: str) -> Session:
+        """Its session, as all gateways know it."""
         ...
 
     def shut(self, code: int) -> None:

@@ -56,6 +56,11 @@ class Outlet:
             self._entries = []
         self._entries.append((seq, 0, tag, packed))
 
+    def settle(self, tag: str, seq: int) -> None:
+        """The client has this cursor already, where nothing was written yet that says so."""
+        if not self.written_tag and self._entries is None:
+            self.written_tag, self.written_seq = tag, seq
+
     def take(self, most_bytes: int) -> list[bytes]:
         """What to write next: up to a sync object, or to about ``most_bytes``; empty where nothing waits."""
         entries = self._entries

@@ -13,6 +13,7 @@ from gregor.settings import Settings
 from gregor.store.contract import Store
 from gregor.telemetry import Metrics
 from gregor.tokens import Tokens
+from gregor.web.readiness import Readiness
 
 from .admission import Admission
 from .background import Background
@@ -21,7 +22,6 @@ from .flusher import Flusher
 from .hub import FlushOfAll, Hub
 from .inbox import Inbox
 from .presence import Presence
-from .readiness import Readiness
 from .reads import Reads
 from .wheel import Wheel
 

@@ -14,24 +14,35 @@ Every ``now`` is in seconds of a monotonic clock; ``lives_s`` is how long a toke
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Final
+from typing import Any
 
-from gregor.core.errors import Problem, at
+from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, intersect
 from gregor.core.jsontext import decode_json
 from gregor.core.sync import Answer, Cursor, Unchanged, View, cursor_for
 from gregor.tokens import Caller
 
 from . import effects
+from .client_frames import (
+    Ack,
+    ClientFrame,
+    ClientPing,
+    ForegroundChange,
+    Message,
+    NewToken,
+    Pong,
+    Ref,
+    Resync,
+    is_json,
+    not_here,
+    read_frame,
+    read_ref,
+)
 from .deadlines import NEVER, Deadlines, Ping, Refresh, Rules
-from .effects import Close, Effect, Read, Ref, Send, SendLive, SendSync
+from .effects import Close, Effect, Read, Send, SendLive, SendSync
 from .frames import close_of, encode, problem_frame, token_frame
-from .hello import Hello, Position, problem_of_json, read_flag, read_hello, read_number, read_resync
-
-_MESSAGE: Final = frozenset({"system", "body", "id", "device", "not_before"})
+from .hello import Hello, Position
 
 
 class State(Enum):
@@ -153,7 +164,7 @@ class Session:
             # "Not JSON" closes; JSON that we refuse (a repeated key, too deep) is a problem like any other.
             if self.state is State.GREETING or not is_json(raw):
                 return self.close(4503)
-            return [self._refusal(None, problem)]
+            return self.refused(None, problem)
         if self.state is State.GREETING and not (isinstance(document, dict) and "hello" in document):
             return self.close(4503)
         return self.receive_document(document, now, len(raw))
@@ -162,45 +173,38 @@ class Session:
         """One frame that was read already, of so many bytes of JSON (also one of `POST /v1/frames`)."""
         ref: Ref = None
         try:
-            if not isinstance(document, dict):
-                raise problem_of_json()
             ref = read_ref(document)
-            frame = {name: value for name, value in document.items() if name != "ref"}
-            if not _MESSAGE.isdisjoint(frame):
-                return [effects.Commit(ref, frame, size_bytes)]
-            return self._understand(ref, *_only_member(frame), now)
+            return self._take(ref, read_frame(document), now, size_bytes)
         except Problem as problem:
-            return [self._refusal(ref, problem)]
+            return self.refused(ref, problem)
 
-    def _understand(self, ref: Ref, kind: str, value: Any, now: float) -> list[Effect]:
-        match kind:
-            case "hello":
-                if self.state is not State.GREETING:
-                    raise at("invalid", "/hello", "Only the first frame is a hello.")
-                return self.greeted(read_hello(value))
-            case "ack":
-                return self._acknowledge(read_number(value, "/ack"))
-            case "foreground":
-                self.foreground = read_flag(value, "/foreground")
-                return [] if self.observes else [effects.Foreground(self.foreground)]
-            case "resync":
-                return self._resync(read_resync(value), now)
-            case "token":
-                if not isinstance(value, str):
-                    raise at("invalid", "/token", "A device token, as text.")
-                return [effects.Verify(value, ref, is_renewal=True)]
-            case "ping":
-                return [Send(b'{"pong":%d}' % read_number(value, "/ping"))]
-            case "pong":
-                read_number(value, "/pong")
+    def _take(self, ref: Ref, frame: ClientFrame, now: float, size_bytes: int) -> list[Effect]:
+        match frame:
+            case Message(document):
+                return [effects.Commit(ref, document, size_bytes)]
+            case Hello() if self.state is State.GREETING:
+                return self.greeted(frame)
+            case Hello():
+                raise not_here("hello")
+            case Ack(seq):
+                return self._acknowledge(seq)
+            case ForegroundChange(value):
+                self.foreground = value
+                return [] if self.observes else [effects.Foreground(value)]
+            case Resync(position):
+                return self._resync(position, now)
+            case NewToken(token):
+                return [effects.Verify(token, ref, is_renewal=True)]
+            case ClientPing(n):
+                return [Send(b'{"pong":%d}' % n)]
+            case Pong():
                 self._deadlines.answered()
-                return []
-        raise at("unknown_field", f"/{kind}", "This frame is not known.")
+        return []
 
     def _acknowledge(self, seq: int) -> list[Effect]:
         if self.observes:
             return []
-        if self.state in (State.LIVE, State.BEHIND):
+        if self.state is State.LIVE or self.state is State.BEHIND:
             return [effects.Acknowledge(seq)]
         self._seen = max(seq, self._seen or 0)
         return []
@@ -275,6 +279,8 @@ class Session:
         out: list[Effect] = []
         if is_news or (self._is_asked and self._rules.tells_unchanged):
             out.append(SendSync(self.tag, answer.seq, frame))
+        else:
+            out.append(effects.Settle(self.tag, answer.seq))
         self._is_asked = False
         held, self._held = self._held or (), None
         out += [SendLive(seq, live) for seq, live in held if self.deliver(seq, live)]
@@ -324,10 +330,7 @@ class Session:
 
     def refused(self, ref: Ref, problem: Problem) -> list[Effect]:
         """A message, or a renewal, was refused."""
-        return [self._refusal(ref, problem)]
-
-    def _refusal(self, ref: Ref, problem: Problem) -> Send:
-        return Send(problem_frame(ref, problem))
+        return [Send(problem_frame(ref, problem))]
 
     # ---- time and tokens
 
@@ -372,35 +375,3 @@ class Session:
         self.state = State.CLOSED
         self._held = self._receipts = None
         return [Close(code, reason or close_of(code))]
-
-
-def is_json(raw: bytes) -> bool:
-    """Whether the text is JSON at all, by RFC 8259 and nothing more."""
-    try:
-        json.loads(raw)
-    except RecursionError:
-        return True
-    except ValueError:
-        return False
-    return True
-
-
-def read_ref(document: Mapping[str, Any]) -> Ref:
-    """What the client calls this frame by. ``Problem``: ``invalid``."""
-    ref = document.get("ref")
-    if (
-        ref is None
-        or (isinstance(ref, str) and len(ref) <= 128)
-        or (isinstance(ref, int) and not isinstance(ref, bool))
-    ):
-        return ref
-    raise at("invalid", "/ref", "A whole number, or text of up to 128 characters.")
-
-
-def _only_member(frame: Mapping[str, Any]) -> tuple[str, Any]:
-    if not frame:
-        raise at("missing_field", "", "A frame says one thing, such as ack or system and body.")
-    (kind, value), *others = frame.items()
-    if others:
-        raise at("unknown_field", f"/{others[0][0]}", f"No such field beside {kind}.")
-    return kind, value

@@ -137,6 +137,9 @@ class WebSocket(asyncio.Protocol):
         self._socket.write(encode_close(code, reason))
         self._server.parts.wheel.after(LINGER_S, self._abort)
 
+    def settled(self) -> None:
+        """See ``Transport.settled``: a client that asked was told."""
+
     def hold_reading(self, is_held: bool) -> None:
         """See ``Transport.hold_reading``."""
         if self._socket is not None and not self._is_closing:

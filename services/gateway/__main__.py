@@ -1,0 +1,127 @@
+"""The process: `python -m services.gateway`. Settings, store and feed, two ports, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import AsyncExitStack
+from typing import Final
+
+import structlog
+import uvloop
+
+from gregor.clock import SystemClock
+from gregor.feed import Feed
+from gregor.settings import Settings, SettingsError, load_settings, masked
+from gregor.store.contract import Unavailable
+from gregor.store.link import Link
+from gregor.store.redis import open_store
+from gregor.store.wire import LinkDown
+from gregor.telemetry import set_up_logging
+from gregor.tokens import Tokens
+
+from .drain import Drain
+from .figures import Figures
+from .parts import Parts, build
+from .streams import StreamServer
+from .websocket import WebSocketServer
+
+log = structlog.get_logger(__name__)
+
+BACKLOG: Final = 4_096
+"""Devices that may dial in the same moment: after a failover of another gateway they all do."""
+SEND_BUFFER_BYTES: Final = 262_144
+"""What the kernel holds for one client (it doubles it): else a slow one costs up to 4 MB there."""
+
+
+def main() -> None:
+    """Run a gateway; exit status 1 with one line on stderr where it cannot start."""
+    try:
+        settings = load_settings(os.environ)
+    except SettingsError as error:
+        sys.exit(f"gregor gateway: {error}")
+    set_up_logging("gateway", settings.log_level, settings.log_format)
+    try:
+        uvloop.run(serve(settings))
+    except (LinkDown, Unavailable) as error:
+        sys.exit(f"gregor gateway: Redis cannot be used at {masked(settings.redis_url)}: {error}")
+    except OSError as error:
+        sys.exit(f"gregor gateway: cannot listen on {settings.host}: {error.strerror or error}")
+
+
+async def serve(settings: Settings) -> None:
+    """Open store and feed, serve, and close them."""
+    async with AsyncExitStack() as stack:
+        store = await open_store(settings.redis_url, settings.limits, settings.namespace)
+        stack.push_async_callback(store.close)
+        link = Link(settings.redis_url)
+        stack.push_async_callback(link.close)
+        await link.open()
+        feed = Feed(settings.redis_url, link, namespace=settings.namespace)
+        stack.push_async_callback(feed.close)
+        await feed.open()
+        clock = SystemClock(settings.clock_offset_s)
+        tokens = Tokens(settings)
+        await tokens.load(clock.now_us())
+        parts = build(settings, store, feed, tokens, clock)
+        stack.push_async_callback(parts.background.close)
+        await feed.subscribe(store.flush_channel, parts.flush_of_all, sharded=False)
+        await serve_with(parts)
+
+
+async def serve_with(parts: Parts) -> None:
+    """Serve until SIGTERM or SIGINT; then drain."""
+    settings, loop = parts.settings, asyncio.get_running_loop()
+    sockets = WebSocketServer(parts)
+    streams = StreamServer(parts)
+    listening = [_listen(settings.host, settings.gateway_port), _listen(settings.host, settings.stream_port)]
+    if settings.admin_port is not None:
+        listening.append(_listen(settings.host, settings.admin_port))
+    drain = Drain(parts, lambda: [*sockets.connections, *streams.connections])
+    stopping = _stop_on_signals(drain)
+    await parts.readiness.check()
+    parts.background.start(parts.readiness.watch())
+    parts.background.start(parts.wheel.run())
+    parts.presence.begin()
+    servers = [await loop.create_server(sockets, sock=listening[0], backlog=BACKLOG)]
+    if settings.admin_port is not None:
+        servers.append(await loop.create_server(lambda: Figures(parts), sock=listening[2]))
+    serving = asyncio.create_task(streams.serve(listening[1]))
+    log.info("Ready.", gateway=settings.gateway_port, streams=settings.stream_port)
+    await stopping.wait()
+    log.info("Told to stop: devices are sent elsewhere.")
+    await drain.run(settings.drain_seconds)
+    for server in servers:
+        server.close()
+    streams.stop()
+    await serving
+    log.info("Stopped.")
+
+
+def _stop_on_signals(drain: Drain) -> asyncio.Event:
+    """The event of the first signal; the second one hurries."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop() -> None:
+        if told.is_set():
+            drain.hurry()
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    return told
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    listening.setblocking(False)
+    return listening
+
+
+if __name__ == "__main__":
+    main()

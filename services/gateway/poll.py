@@ -1,0 +1,135 @@
+"""`GET /v1/poll`: the frames of a session, one answer at a time (protocol.md, "Gateway: SSE … and long poll")."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from gregor.core.errors import Problem
+from gregor.store.contract import Unavailable
+
+from .connection import Connection
+from .frames import close_frame
+from .opening import Ended, Opening, next_ticket, open_request
+from .streaming import Streaming, send_json
+
+MOST_WAIT_S: Final = 55
+"""Below the minute after which many proxies give up."""
+WAIT_S: Final = 25
+JOIN_S: Final = 10.0
+"""How long the first read may take."""
+
+
+class Basket:
+    """The transport of one poll: what was written until it is answered."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.is_settled = asyncio.Event()
+        self.has_news = asyncio.Event()
+        self.code: int | None = None
+
+    def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
+        """See ``Transport.pack``."""
+        return frame
+
+    def write(self, packed: Sequence[bytes]) -> int:
+        """See ``Transport.write``."""
+        self.frames += packed
+        self.is_settled.set()
+        self.has_news.set()
+        return sum(map(len, packed))
+
+    def close(self, code: int, reason: str) -> None:
+        """See ``Transport.close``."""
+        self.code = code
+        self.write([close_frame(code, reason)])
+
+    def settled(self) -> None:
+        """See ``Transport.settled``."""
+        self.is_settled.set()
+
+    def hold_reading(self, is_held: bool) -> None:
+        """See ``Transport.hold_reading``: a poll sends nothing."""
+
+
+class Poll:
+    """The endpoint, as an ASGI application."""
+
+    def __init__(self, streaming: Streaming) -> None:
+        self._streaming = streaming
+        self._rules = streaming.parts.rules(pings=False, welcomes=False, tells_unchanged=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as soon as there is a frame, or when the time is up."""
+        scope["gregor.operation"] = "poll"
+        parts, request = self._streaming.parts, Request(scope, receive)
+        wait_s = read_wait(request.query_params.get("wait"))
+        try:
+            opening = await open_request(request, parts, self._streaming.finals)
+        except Ended as ended:
+            await send_json(send, 410, close_frame(ended.code, ended.reason))
+            return
+        basket = Basket()
+        connection = Connection(parts, basket, self._rules, "poll")
+        # Between two polls of a named session its device is still there: the lease ends by itself.
+        connection.keeps_session = opening.hello.session is not None
+        with self._streaming.holding(connection):
+            connection.admit(opening.admitted)
+            connection.greet(opening.hello)
+            await _wait(basket, wait_s, receive)
+            frames, cursor = basket.frames, connection.cursor
+        self._note(opening, basket, connection)
+        ticket = await next_ticket(opening, parts)
+        await send_json(send, 200, _answer(frames, cursor, ticket))
+
+    def _note(self, opening: Opening, basket: Basket, connection: Connection) -> None:
+        if basket.code is not None:
+            caller = opening.admitted.caller
+            self._streaming.finals.note(opening.credential, basket.code, caller.uid, caller.device, connection.name)
+
+
+def read_wait(text: str | None) -> int:
+    """Seconds to wait, 0 to 55. ``Problem`` ``invalid``."""
+    if text is None:
+        return WAIT_S
+    if not text.isascii() or not text.isdigit() or int(text) > MOST_WAIT_S:
+        raise Problem("invalid", f"wait is a whole number of seconds, 0 to {MOST_WAIT_S}.")
+    return int(text)
+
+
+async def _wait(basket: Basket, wait_s: int, receive: Receive) -> None:
+    """Until the copy is known to be good or not, then until there is a frame, the time is up, or nobody listens."""
+    try:
+        async with asyncio.timeout(JOIN_S):
+            await basket.is_settled.wait()
+    except TimeoutError:
+        raise Unavailable("the first read takes too long") from None
+    if basket.has_news.is_set() or not wait_s:
+        return
+    gone = asyncio.ensure_future(_gone(receive))
+    news = asyncio.ensure_future(basket.has_news.wait())
+    try:
+        await asyncio.wait((gone, news), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        news.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _answer(frames: list[bytes], cursor: str, ticket: str | None) -> bytes:
+    parts = [b'{"frames":[%s]' % b",".join(frames)]
+    if cursor:
+        parts.append(b',"cursor":"%s"' % cursor.encode())
+    parts.append(b',"uncounted":[]')
+    if ticket is not None:
+        parts.append(b',"ticket":"%s"' % ticket.encode())
+    return b"".join(parts) + b"}"

@@ -1,0 +1,119 @@
+"""The stream port: SSE, long poll, posted frames and the probes, on FastAPI and uvicorn."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from gregor.core.errors import Problem
+from gregor.web.front import Front
+
+from .connection import Connection
+from .parts import Parts
+from .poll import Poll
+from .posted import PostFrames
+from .probes import PATHS, probe
+from .sse import Stream
+from .streaming import Streaming
+
+KEEP_ALIVE_S: Final = 75
+"""Longer than balancers keep an idle connection (60 s): they close first, and no request meets a closing socket."""
+
+
+class Application(FastAPI):
+    """FastAPI behind the front, which sees every request first and every answer last."""
+
+    def __init__(self, streaming: Streaming) -> None:
+        super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+        parts = streaming.parts
+        self._front = Front(self._ordinary, parts.origins, parts.metrics)
+        self.state.parts = parts
+        self.router.routes[:] = [
+            Route("/v1/stream", Stream(streaming), methods=["GET"]),
+            Route("/v1/poll", Poll(streaming), methods=["GET"]),
+            Route("/v1/frames", PostFrames(streaming), methods=["POST"]),
+            *(Route(path, _probe, methods=["GET"]) for path in PATHS),
+        ]
+        self.exception_handlers.update({HTTPException: _on_http, Exception: _on_any})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of the server."""
+        await self._front(scope, receive, send)
+
+    async def _ordinary(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(scope, receive, send)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own handling of signals: the process has one."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the process."""
+        yield
+
+
+class StreamServer:
+    """The server of the stream port."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._streaming = Streaming(parts)
+        self.app = Application(self._streaming)
+        self._server = _Server(
+            uvicorn.Config(
+                self.app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=1,
+            )
+        )
+
+    @property
+    def connections(self) -> set[Connection]:
+        """The streams and polls that are open."""
+        return self._streaming.connections
+
+    async def serve(self, listening: socket.socket) -> None:
+        """Serve until ``stop``."""
+        await self._server.serve(sockets=[listening])
+
+    def stop(self) -> None:
+        """Take no more requests, and end."""
+        self._server.should_exit = True
+
+
+async def _probe(request: Request) -> Response:
+    request.scope["gregor.operation"] = "probe"
+    found = probe(request.app.state.parts, request.url.path)
+    if found is None:
+        raise Problem("not_found", "The figures are on the port of the setting ADMIN_PORT.")
+    status, body, media_type = found
+    return Response(body, status, media_type=media_type, headers={"Cache-Control": "no-store"})
+
+
+async def _on_http(request: Request, error: Exception) -> Any:
+    """What the router says, as a problem."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405 and isinstance(error, HTTPException):
+        allow = (error.headers or {}).get("Allow", "")
+        request.scope["gregor.refusal_headers"] = [(b"allow", allow.encode("latin-1"))]
+        raise Problem("method_not_allowed", f"Only {allow}.") from error
+    raise Problem("not_found", "There is nothing here.") from error
+
+
+async def _on_any(_request: Request, error: Exception) -> Any:
+    raise error
