@@ -37,7 +37,9 @@ class Dev:
         )
         assert self.process.stdout is not None
         self.line = self.process.stdout.readline()
-        assert self.line, self.log.read_text()
+        if not self.line:
+            self.end()
+            raise AssertionError(self.log.read_text())
         self.places: dict[str, Any] = json.loads(self.line)
 
     def run(self, *arguments: str) -> str:
