@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,8 @@ from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
 
 DeviceOf = Callable[..., WireDevice]
-SEED_TIME = 1_700_000_000
+SEED_TIME = int(time.time()) - 86_400
+"""A moment well within the retention."""
 
 
 def item(category: str = "mail", **members: Any) -> dict[str, Any]:

@@ -44,7 +44,9 @@ class WireDevice:
         self._socket = await connect(self._url, **{**options, "proxy": None, **self._options})
         self._reader = asyncio.create_task(self._read(self._socket))
         if self._hello is not None:
-            await self.say({"hello": self._hello})
+            # A server that will not have us may have closed already: `closed` tells.
+            with suppress(ConnectionClosed):
+                await self.say({"hello": self._hello})
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -78,4 +78,6 @@ def planned(message: Message, actor: Actor, parts: Parts) -> tuple[Commit, View]
     actor.need("admin" if isinstance(message.content, Flush) else "ingest")
     sender, view = actor.acts_as(message.device)
     commit = plan(message, sender, parts.clock.now_us(), parts.epoch_seed(), parts.limits)
+    if commit.is_flush:
+        commit = replace(commit, spread_s=round(parts.settings.flush_spread_s))
     return commit, view
