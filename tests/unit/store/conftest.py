@@ -2,29 +2,15 @@
 
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import pytest
 from fakeredis import FakeAsyncRedis
 
 from gregor.store.keys import Keys
-from gregor.store.link import Connection
+from gregor.store.redis_devices import RedisDevices
 from tests.support.fake_link import RedisPyLink
 from tests.support.servers import linked
-
-
-@dataclass(frozen=True)
-class Ground:
-    """Where a store of Redis can stand. ``url`` is ``None`` where nobody else can connect."""
-
-    connection: Connection
-    keys: Keys
-    url: str | None
-    allow_oom: bool
-
-    async def ttl_ms(self, key: str) -> int:
-        """Time to live of a key: -1 without end, -2 no such key."""
-        return int(await self.connection.call("PTTL", key))
+from tests.unit.store.grounds import Ground, devices_on
 
 
 @pytest.fixture(
@@ -54,3 +40,9 @@ async def real_ground(redis_server: str) -> AsyncIterator[Ground]:
     """A real Redis."""
     async with linked(redis_server) as connection:
         yield Ground(connection, Keys(f"test-{secrets.token_hex(4)}"), redis_server, allow_oom=True)
+
+
+@pytest.fixture
+def devices(ground: Ground) -> RedisDevices:
+    """Devices over each kind of server."""
+    return devices_on(ground)

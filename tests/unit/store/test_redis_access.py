@@ -11,7 +11,7 @@ from gregor.core.limits import DAY_US, SECOND_US
 from gregor.store import service_keys
 from gregor.store.contract import ServiceKey, Ticket, Unavailable
 from gregor.store.redis_access import RedisAccess
-from tests.unit.store.conftest import Ground
+from tests.unit.store.grounds import Ground
 
 NOW_US = 1_800_000_000 * SECOND_US
 TICKET = Ticket("alice", "phone", False, ("user",), None, {"exp": 1_800_003_600, "cats": ["user"]})

@@ -1,0 +1,83 @@
+"""What the tests of devices share: stores on a ground, sessions to open, controls as they are heard."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from gregor.core.limits import SECOND_US, Limits
+from gregor.feed import Feed
+from gregor.store.contract import Presence, Session
+from gregor.store.keys import Keys
+from gregor.store.link import Connection
+from gregor.store.redis import RedisStore
+from gregor.store.redis_devices import RedisDevices
+
+NOW_US = 1_800_000_000 * SECOND_US
+LEASE_US = 60 * SECOND_US
+SEED = b"\1\2\3"
+APNS = {"provider": "apns", "token": "a1b2c3", "topic": "org.example", "sandbox": False}
+WEB = {"provider": "webpush", "token": {"endpoint": "https://push.example/1", "keys": {"p256dh": "k", "auth": "a"}}}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where a store of Redis can stand. ``url`` is ``None`` where nobody else can connect."""
+
+    connection: Connection
+    keys: Keys
+    url: str | None
+    allow_oom: bool
+
+    async def ttl_ms(self, key: str) -> int:
+        """Time to live of a key: -1 without end, -2 no such key."""
+        return int(await self.connection.call("PTTL", key))
+
+
+def store_on(ground: Ground, limits: Limits | None = None) -> RedisStore:
+    """A whole store, in the namespace of the test."""
+    return RedisStore(ground.connection, limits or Limits(), ground.keys.namespace, allow_oom=ground.allow_oom)
+
+
+def devices_on(ground: Ground, limits: Limits | None = None) -> RedisDevices:
+    """The devices of a whole store."""
+    return store_on(ground, limits).devices
+
+
+def session(name: str, connection: str = "c1", opened_us: int = NOW_US, *, foreground: bool = False) -> Session:
+    """A session of gateway ``g1``."""
+    return Session(name, connection, "g1", opened_us, foreground, ("user",), None)
+
+
+async def presence_of(devices: RedisDevices, device: str, now_us: int) -> Presence | None:
+    """The presence of one of alice's devices."""
+    found = await devices.device("alice", device, now_us)
+    return found[1] if found else None
+
+
+class Ear:
+    """Remembers the controls that it hears."""
+
+    def __init__(self) -> None:
+        self.controls: list[Any] = []
+
+    def receive(self, payload: bytes) -> None:
+        if payload[:1] == b"K":
+            self.controls.append(json.loads(payload[1:]))
+
+    def gap(self) -> None:
+        raise AssertionError("nothing was lost")
+
+
+@asynccontextmanager
+async def listening(ground: Ground, uid: str) -> AsyncIterator[list[Any]]:
+    """The controls of a user, as they come."""
+    assert ground.url is not None
+    feed, ear = Feed(ground.url, ground.connection), Ear()
+    await feed.open()
+    try:
+        await feed.subscribe(ground.keys.of_user(uid).channel, ear)
+        yield ear.controls
+    finally:
+        await feed.close()

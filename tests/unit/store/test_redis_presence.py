@@ -1,0 +1,284 @@
+"""Presence in Redis: there as long as a heartbeat says so; what was acknowledged; what was revoked, and how long."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from gregor.core.limits import DAY_US
+from gregor.core.sync import View
+from gregor.store.contract import Presence, Registration, Unavailable
+from gregor.store.redis_devices import RedisDevices
+from tests.support.wait import wait_until
+from tests.unit.store.grounds import (
+    APNS,
+    LEASE_US,
+    NOW_US,
+    SEED,
+    Ground,
+    devices_on,
+    listening,
+    presence_of,
+    session,
+)
+
+# ---- sessions and presence
+
+
+async def test_a_session_is_there_until_its_lease_runs_out(devices: RedisDevices) -> None:
+    assert await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US) == []
+
+    assert await devices.session("alice", "phone", "s", NOW_US + LEASE_US - 1) == session("s")
+    assert await devices.session("alice", "phone", "s", NOW_US + LEASE_US) is None
+    assert await devices.session("alice", "phone", "other", NOW_US) is None
+
+
+async def test_a_newer_connection_of_a_session_displaces_the_older(devices: RedisDevices) -> None:
+    first, second = session("s", "c1"), replace(session("s", "c2", NOW_US + 1), gateway="g2")
+    await devices.open_session("alice", "phone", first, NOW_US, LEASE_US)
+
+    assert await devices.open_session("alice", "phone", second, NOW_US + 1, LEASE_US) == [(first, 4504)]
+    assert await devices.open_session("alice", "phone", second, NOW_US + 2, LEASE_US) == []
+    assert await devices.session("alice", "phone", "s", NOW_US + 2) == second
+
+
+async def test_sessions_of_other_names_and_devices_live_side_by_side(devices: RedisDevices) -> None:
+    for device, name in (("phone", "a"), ("phone", "b"), ("desk", "a")):
+        assert await devices.open_session("alice", device, session(name, f"{device}-{name}"), NOW_US, LEASE_US) == []
+
+    assert await devices.session("alice", "phone", "a", NOW_US) == session("a", "phone-a")
+
+
+async def test_of_connections_that_open_a_session_at_once_the_last_stays_and_each_other_is_displaced_once(
+    devices: RedisDevices,
+) -> None:
+    mine = [session("s", f"c{n}", NOW_US + n) for n in range(12)]
+
+    displaced = await asyncio.gather(
+        *(devices.open_session("alice", "phone", one, NOW_US + 20, LEASE_US) for one in mine)
+    )
+
+    stays = await devices.session("alice", "phone", "s", NOW_US + 20)
+    gone = [old.connection for found in displaced for old, _ in found]
+    assert stays is not None
+    assert sorted([*gone, stays.connection]) == sorted(one.connection for one in mine)
+
+
+async def test_the_ninth_connection_of_a_device_displaces_the_oldest(devices: RedisDevices) -> None:
+    for n in range(8):
+        await devices.open_session("alice", "desk", session(f"s{n}"), NOW_US, LEASE_US)
+        opened = session(f"s{n}", f"c{n}", NOW_US + (100 if n == 0 else n))
+        assert await devices.open_session("alice", "phone", opened, NOW_US + 100, LEASE_US) == []
+
+    displaced = await devices.open_session("alice", "phone", session("s8", "c8", NOW_US + 200), NOW_US + 200, LEASE_US)
+
+    assert displaced == [(session("s1", "c1", NOW_US + 1), 4504)]
+    assert await devices.session("alice", "phone", "s1", NOW_US + 200) is None
+
+
+async def test_leases_that_ran_out_are_dropped_and_count_for_no_bound(ground: Ground) -> None:
+    devices = devices_on(ground)
+    for n in range(8):
+        await devices.open_session("alice", "phone", session(f"s{n}"), NOW_US, LEASE_US)
+
+    assert await devices.open_session("alice", "phone", session("new"), NOW_US + LEASE_US, LEASE_US) == []
+    assert await ground.connection.call("HLEN", ground.keys.of_user("alice").presence) == 1
+
+
+async def test_a_heartbeat_prolongs_and_tells_what_is_seen_now(devices: RedisDevices) -> None:
+    await devices.know_device("alice", "phone", NOW_US)
+    await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
+    later = NOW_US + LEASE_US - 1
+
+    await devices.touch([("alice", "phone", session("s", foreground=True))], later, LEASE_US)
+
+    assert await presence_of(devices, "phone", later + LEASE_US - 1) == Presence(True, True, later + LEASE_US - 1)
+    assert await presence_of(devices, "phone", later + LEASE_US) == Presence(False, False, later)
+
+
+async def test_a_heartbeat_brings_back_what_the_server_lost(devices: RedisDevices) -> None:
+    entries = [(f"user{n}", "phone", session("s")) for n in range(1_500)]
+
+    await devices.touch(entries, NOW_US, LEASE_US)
+
+    found = await devices.presence([uid for uid, _, _ in entries], NOW_US)
+    assert found == [Presence(True, False, NOW_US)] * 1_500
+
+
+async def test_a_heartbeat_of_a_displaced_connection_does_not_bring_it_back(devices: RedisDevices) -> None:
+    await devices.open_session("alice", "phone", session("s", "c1"), NOW_US, LEASE_US)
+    await devices.open_session("alice", "phone", session("s", "c2"), NOW_US, LEASE_US)
+
+    await devices.touch([("alice", "phone", session("s", "c1"))], NOW_US, LEASE_US)
+
+    assert await devices.session("alice", "phone", "s", NOW_US) == session("s", "c2")
+
+
+async def test_closing_a_displaced_connection_leaves_the_newer_one(devices: RedisDevices) -> None:
+    await devices.open_session("alice", "phone", session("s", "c1"), NOW_US, LEASE_US)
+    await devices.open_session("alice", "phone", session("s", "c2"), NOW_US, LEASE_US)
+
+    await devices.close_session("alice", "phone", session("s", "c1"), NOW_US)
+    assert await devices.session("alice", "phone", "s", NOW_US) == session("s", "c2")
+
+    await devices.close_session("alice", "phone", session("s", "c2"), NOW_US)
+    assert await devices.session("alice", "phone", "s", NOW_US) is None
+
+
+async def test_who_closed_was_last_seen_then_and_who_vanished_at_the_last_heartbeat(devices: RedisDevices) -> None:
+    for name in ("phone", "desk"):
+        await devices.know_device("alice", name, NOW_US)
+        await devices.open_session("alice", name, session("s"), NOW_US, LEASE_US)
+    await devices.close_session("alice", "phone", session("s"), NOW_US + 10)
+    await devices.touch([("alice", "desk", session("s"))], NOW_US + 20, LEASE_US)
+    # What is dropped leaves its time behind.
+    late = NOW_US + 100 + LEASE_US
+    await devices.open_session("alice", "third", session("s"), late, LEASE_US)
+
+    assert await presence_of(devices, "phone", late) == Presence(last_seen_us=NOW_US + 10)
+    assert await presence_of(devices, "desk", late) == Presence(last_seen_us=NOW_US + 20)
+
+
+async def test_closing_what_had_lapsed_tells_nothing_newer_than_its_last_heartbeat(devices: RedisDevices) -> None:
+    await devices.know_device("alice", "phone", NOW_US)
+    await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
+
+    await devices.close_session("alice", "phone", session("s"), NOW_US + LEASE_US)
+
+    assert await presence_of(devices, "phone", NOW_US + LEASE_US) == Presence(last_seen_us=NOW_US)
+
+
+async def test_presence_of_a_user_is_that_of_all_devices_together(devices: RedisDevices) -> None:
+    await devices.know_device("alice", "phone", NOW_US)
+    await devices.open_session("alice", "phone", session("a"), NOW_US, LEASE_US)
+    await devices.open_session("alice", "desk", session("b", foreground=True), NOW_US, LEASE_US)
+    await devices.know_device("bob", "phone", NOW_US)
+    await devices.open_session("bob", "phone", session("s"), NOW_US, LEASE_US)
+    await devices.close_session("bob", "phone", session("s"), NOW_US + 1)
+
+    assert await devices.presence(["alice", "bob", "nobody"], NOW_US + 5) == [
+        Presence(True, True, NOW_US + 5),
+        Presence(False, False, NOW_US + 1),
+        Presence(),
+    ]
+
+
+async def test_presence_goes_by_itself_after_the_retention(ground: Ground) -> None:
+    devices, key = devices_on(ground), ground.keys.of_user("alice").presence
+    retention_ms = 30 * DAY_US // 1_000
+
+    await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
+    assert retention_ms - 10_000 < await ground.ttl_ms(key) <= retention_ms
+    await ground.connection.call("PERSIST", key)
+    await devices.touch([("alice", "phone", session("s"))], NOW_US, LEASE_US)
+    assert retention_ms - 10_000 < await ground.ttl_ms(key) <= retention_ms
+
+
+# ---- acknowledgements, revocations, controls
+
+
+async def test_an_acknowledgement_never_goes_down(devices: RedisDevices) -> None:
+    phone, narrow, desk = View("phone"), View("phone", ("user",)), View("desk")
+    for view, seq in ((phone, 5), (phone, 3), (narrow, 2), (desk, 9), (desk, 12)):
+        await devices.acknowledge("alice", view, seq)
+
+    assert await devices.acknowledged("alice") == {
+        ("phone", phone.tag): 5,
+        ("phone", narrow.tag): 2,
+        ("desk", desk.tag): 12,
+    }
+
+
+async def test_views_without_end_push_out_the_lowest_acknowledgement(devices: RedisDevices) -> None:
+    views = [View("phone", (f"user{n}",)) for n in range(1_025)]
+    await asyncio.gather(*(devices.acknowledge("alice", view, 2_000 - n) for n, view in enumerate(views[:-1])))
+    await devices.acknowledge("alice", views[-1], 1)
+
+    kept = await devices.acknowledged("alice")
+    assert len(kept) == 1_024
+    assert ("phone", views[-2].tag) not in kept and ("phone", views[-1].tag) in kept
+
+
+async def test_a_revocation_is_of_one_device_or_all(devices: RedisDevices) -> None:
+    assert await devices.revoked_before("alice", "phone") is None
+    await devices.revoke("alice", "phone", NOW_US, NOW_US)
+    assert await devices.revoked_before("alice", "phone") == NOW_US
+    assert await devices.revoked_before("alice", "desk") is None
+
+    await devices.revoke("alice", None, NOW_US - 5, NOW_US)
+    assert await devices.revoked_before("alice", "phone") == NOW_US
+    assert await devices.revoked_before("alice", "desk") == NOW_US - 5
+    assert await devices.revoked_before("bob", "phone") is None
+
+
+async def test_a_revocation_never_becomes_weaker(devices: RedisDevices) -> None:
+    await devices.revoke("alice", None, NOW_US, NOW_US)
+    await devices.revoke("alice", None, NOW_US - 100, NOW_US)
+
+    assert await devices.revoked_before("alice", "phone") == NOW_US
+
+
+async def test_a_revocation_is_kept_as_long_as_a_token_it_voids_could_live(ground: Ground) -> None:
+    devices, key = devices_on(ground), ground.keys.of_user("alice").revoked
+    life_ms = 30 * DAY_US // 1_000 + 60_000
+
+    await devices.revoke("alice", "phone", NOW_US + DAY_US, NOW_US)
+    assert life_ms + 86_390_000 < await ground.ttl_ms(key) <= life_ms + 86_400_000
+    await devices.revoke("alice", "desk", NOW_US, NOW_US)
+    assert life_ms + 86_390_000 < await ground.ttl_ms(key) <= life_ms + 86_400_000
+
+
+async def test_revocations_that_matter_no_more_are_dropped(ground: Ground) -> None:
+    devices = devices_on(ground)
+    await devices.revoke("alice", "old", NOW_US, NOW_US)
+    await devices.revoke("alice", "phone", NOW_US + 31 * DAY_US, NOW_US + 31 * DAY_US)
+
+    assert await devices.revoked_before("alice", "old") is None
+    assert await devices.revoked_before("alice", "phone") == NOW_US + 31 * DAY_US
+
+
+async def test_gateways_are_told_of_revocations_and_controls(real_ground: Ground) -> None:
+    devices = devices_on(real_ground)
+    async with listening(real_ground, "alice") as controls:
+        await devices.revoke("alice", "phone", NOW_US, NOW_US)
+        await devices.revoke("alice", None, NOW_US, NOW_US)
+        await devices.control("bob", {"close": {"device": "phone", "code": 4504}})
+        await devices.control("alice", {"close": {"connection": "c1", "code": 4504}})
+        await wait_until(lambda: len(controls) == 3, "three controls are heard")
+
+    assert controls == [
+        {"revoke": {"device": "phone", "issued_before_us": NOW_US}},
+        {"revoke": {"device": None, "issued_before_us": NOW_US}},
+        {"close": {"connection": "c1", "code": 4504}},
+    ]
+
+
+async def test_where_memory_is_full_known_devices_still_connect_and_leave(real_ground: Ground) -> None:
+    devices, connection = devices_on(real_ground), real_ground.connection
+    await devices.know_device("alice", "phone", NOW_US)
+    await connection.call("CONFIG", "SET", "maxmemory", "1")
+    try:
+        with pytest.raises(Unavailable):
+            await devices.know_device("alice", "new", NOW_US)
+        assert await devices.know_device("alice", "phone", NOW_US) is None
+        assert await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US) == []
+        await devices.touch([("alice", "phone", session("s"))], NOW_US, LEASE_US)
+        await devices.acknowledge("alice", View("phone"), 3)
+        await devices.revoke("alice", None, NOW_US, NOW_US)
+        await devices.close_session("alice", "phone", session("s"), NOW_US)
+        await devices.forget_device("alice", "phone", NOW_US, SEED)
+    finally:
+        await connection.call("CONFIG", "SET", "maxmemory", "0")
+
+
+async def test_only_kinds_meant_to_stay_have_no_time_to_live(ground: Ground) -> None:
+    devices = devices_on(ground)
+    await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
+    await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
+    await devices.acknowledge("alice", View("phone"), 3)
+    await devices.revoke("alice", None, NOW_US, NOW_US)
+
+    of_user, found = ground.keys.of_user("alice"), await ground.connection.call("KEYS", f"{ground.keys.namespace}:*")
+    staying = {key.decode() for key in found if await ground.ttl_ms(key.decode()) == -1}
+    assert staying == {of_user.devices, of_user.acks, ground.keys.push("apns:a1b2c3")}
+    assert {key.decode() for key in found} - staying == {of_user.presence, of_user.revoked}
