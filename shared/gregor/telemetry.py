@@ -112,7 +112,7 @@ def set_up_logging(service: str, level: str = "info", form: Literal["json", "con
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("httpx", "httpcore", "uvicorn.access"):
+    for noisy in ("httpx", "httpcore", "uvicorn"):  # the services say themselves when they start and stop
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

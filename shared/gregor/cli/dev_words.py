@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,7 @@ def ready_line(plan: Plan, redis: str, key: str) -> str:
 def ready_words(plan: Plan, redis: str, key: str) -> str:
     """Addresses, the key, and three commands that show one state in two terminals."""
     ingest = plan.ingest_urls[0]
-    command = _command()
+    command = command_as_typed(sys.argv[0], shutil.which("gregor"), Path.cwd())
     places = [
         *(("ingest", f"{url}  (docs: {url}/docs)") for url in plan.ingest_urls),
         *(("gateway", f"{url}/v1/connect") for url in plan.gateway_urls),
@@ -66,12 +67,14 @@ def ready_words(plan: Plan, redis: str, key: str) -> str:
     )
 
 
-def _command() -> str:
-    """How this command was called, as one would type it here."""
-    place = Path(sys.argv[0])
-    if not place.is_absolute() or not place.is_relative_to(Path.cwd()):
-        return "gregor" if place.name.startswith("gregor") and not place.is_absolute() else shlex.quote(str(place))
-    return shlex.quote(str(place.relative_to(Path.cwd())))
+def command_as_typed(called: str, found: str | None, here: Path) -> str:
+    """How to type this command in the directory `here`: `called` is argv[0], `found` what PATH has under our name."""
+    place = Path(called)
+    if called == found:
+        return place.name
+    if place.is_absolute() and place.is_relative_to(here):
+        place = place.relative_to(here)
+    return shlex.quote(str(place))
 
 
 def teller(names: list[str]) -> Callable[[str, str], None]:

@@ -29,20 +29,21 @@ def send(
     remind: Annotated[list[str] | None, typer.Option(help="When to remind, likewise (repeatable).")] = None,
     dismiss: Annotated[list[str] | None, typer.Option(help="Dismiss this id (repeatable).")] = None,
     dismiss_category: Annotated[str | None, typer.Option(help="Dismiss all items of this category.")] = None,
+    dismiss_prefix: Annotated[str | None, typer.Option(help="Dismiss all items under this category prefix.")] = None,
     system: Annotated[str, typer.Option(help="Another system than gregor: an external message.")] = "gregor",
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Send a message: create an item (--category), dismiss (--dismiss, --dismiss-category), or tell another system."""
+    """Send a message: create an item (--category), dismiss (--dismiss and the like), or tell another system."""
     content = _parse_json(body, "--body")
     if system != "gregor":
         message: dict[str, Any] = {"system": system, "body": content}
     else:
         create = _creation(category, item_id, content, for_device, expires, remind)
-        dismissal = _dismissal(dismiss, dismiss_category)
+        dismissal = _dismissal(dismiss, dismiss_category, dismiss_prefix)
         if not create and not dismissal:
-            raise typer.BadParameter("nothing to send: give --category, --dismiss, --dismiss-category or --system")
+            raise typer.BadParameter("nothing to send: give --category, --dismiss… or --system")
         message = {"system": "gregor", "body": create | dismissal}
     receipt = find_target(url, key).call("POST", f"/v1/users/{quote(user, safe='')}/messages", body=message).json()
     typer.echo(json.dumps(receipt) if as_json else _in_words(receipt))
@@ -115,10 +116,11 @@ def _creation(
     return {"create": {item_id or secrets.token_hex(8): item}}
 
 
-def _dismissal(ids: list[str] | None, category: str | None) -> dict[str, Any]:
+def _dismissal(ids: list[str] | None, category: str | None, prefix: str | None) -> dict[str, Any]:
     dismissal: dict[str, Any] = {"ids": ids} if ids else {}
-    if category is not None:
-        dismissal["intervals"] = [{"category": category}]
+    given = {"category": category, "category_prefix": prefix}
+    if intervals := [{member: value} for member, value in given.items() if value is not None]:
+        dismissal["intervals"] = intervals
     return {"dismiss": dismissal} if dismissal else {}
 
 

@@ -87,9 +87,9 @@ def test_send_creates_an_item_as_the_contract_has_it(ingest: Ingest, capsys: pyt
 def test_send_dismisses_by_id_and_by_category(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"cursor": "k-2", "seq": 2, "created": [], "dismissed": ["aa"], "ignored": {}}
 
-    run("send", "alice", "--dismiss", "aa", "--dismiss-category", "user", "--json")
+    run("send", "alice", "--dismiss", "aa", "--dismiss-category", "user", "--dismiss-prefix", "sys", "--json")
 
-    body = {"dismiss": {"ids": ["aa"], "intervals": [{"category": "user"}]}}
+    body = {"dismiss": {"ids": ["aa"], "intervals": [{"category": "user"}, {"category_prefix": "sys"}]}}
     assert ingest.asked[0][2] == {"system": "gregor", "body": body}
     assert json.loads(capsys.readouterr().out) == ingest.answer
 

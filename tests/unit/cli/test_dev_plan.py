@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gregor.cli.dev_plan import Plan, Secrets, held
-from gregor.cli.dev_words import ready_line, ready_words
+from gregor.cli.dev_words import command_as_typed, ready_line, ready_words
 from gregor.cli.failure import Failure
 from gregor.settings import load_settings
 
@@ -103,6 +103,19 @@ def test_the_words_for_people_hold_the_key_and_commands_to_paste() -> None:
     assert "Authorization: Bearer gk_a_b" in words
     assert "watch alice --device phone" in words
     assert "curl -s http://127.0.0.1:9700/v1/users/alice/messages" in words
+
+
+@pytest.mark.parametrize(
+    ("called", "found", "typed"),
+    [
+        ("/usr/bin/gregor", "/usr/bin/gregor", "gregor"),
+        (".venv/bin/gregor", None, ".venv/bin/gregor"),
+        ("/home/a/.venv/bin/gregor", "/usr/bin/gregor", ".venv/bin/gregor"),
+        ("/opt/my tools/gregor", None, "'/opt/my tools/gregor'"),
+    ],
+)
+def test_the_command_is_shown_as_one_would_type_it(called: str, found: str | None, typed: str) -> None:
+    assert command_as_typed(called, found, Path("/home/a")) == typed
 
 
 def test_secrets_are_kept_for_this_user_alone_and_found_again(tmp_path: Path) -> None:
