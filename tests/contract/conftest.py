@@ -15,7 +15,7 @@ from tests.support.twins import FACTORIES, Factory, Heard, Twin
 MakeStore = Callable[[Limits], Awaitable[Store]]
 
 
-@pytest.fixture(params=FACTORIES.values(), ids=FACTORIES.keys())
+@pytest.fixture(params=list(FACTORIES.values()), ids=list(FACTORIES))
 def factory(request: pytest.FixtureRequest) -> Factory:
     """Makes stores of one kind."""
     made: Factory = request.param

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from gregor.core.ids import EVERY_DEVICE, allowed
-from gregor.core.messages import Commit, Sender
+from gregor.core.messages import Commit, Creation, Sender, Span
+from gregor.core.records import Remembered
 from gregor.core.sync import View
 from tests.support.builders import FLUSH, NOW, Document, external, interval, item, message, planned
 
-IDS = "abcdefg"
-CATEGORIES = ("user", "user.joined", "users", "kbfs")
+IDS = "abcd"
+CATEGORIES = ("user", "user.joined", "users")
 SENDERS = (
     Sender(),
     Sender("phone"),
     Sender("laptop"),
     Sender("", ("user",)),
-    Sender("phone", ("kbfs", "user.joined")),
+    Sender("phone", ("user.joined", "users")),
 )
 VIEWS = (
     View(),
@@ -27,7 +28,7 @@ VIEWS = (
     View("tablet"),
     View("", ("user",)),
     View("phone", ("user",)),
-    View("laptop", ("kbfs", "user.joined")),
+    View("laptop", ("user.joined", "users")),
 )
 
 World = dict[str, Document]
@@ -57,7 +58,7 @@ def worlds(*, is_explicit: bool, expires: bool = False) -> st.SearchStrategy[Wor
         st.sampled_from(CATEGORIES),
         created=times,
         expires=ends,
-        for_device=st.sampled_from((None, None, EVERY_DEVICE, "phone", "laptop")),
+        for_device=st.sampled_from((None, None, EVERY_DEVICE, EVERY_DEVICE, "phone")),
         body=st.sampled_from((None, {"n": 1.5})),
     )
     return st.fixed_dictionaries(dict.fromkeys(IDS, items))
@@ -65,17 +66,32 @@ def worlds(*, is_explicit: bool, expires: bool = False) -> st.SearchStrategy[Wor
 
 @st.composite
 def conversations(
-    draw: st.DrawFn, *, is_explicit: bool = True, expires: bool = False, min_size: int = 1, max_size: int = 10
+    draw: st.DrawFn, *, is_explicit: bool = True, expires: bool = False, min_size: int = 2, max_size: int = 12
 ) -> list[Sent]:
     """Messages about one world. Not ``is_explicit``: times are left out, and other kinds of messages come between."""
     world = draw(worlds(is_explicit=is_explicit, expires=expires))
     sent = [_updates(world, is_explicit=is_explicit)]
     if not is_explicit:
+        sent.append(_replacements(world))
         sent.append(st.builds(Sent, st.just(SENDERS[0]), st.just(FLUSH)))
         sent.append(st.builds(Sent, st.just(SENDERS[0]), st.builds(external, st.integers(0, 9), _systems())))
     messages = draw(st.lists(st.one_of(sent[0], *sent), min_size=min_size, max_size=max_size))
     # A message whose effect depends on when it arrives is known again by its id; on the others an id does no harm.
     return messages if is_explicit else [_named(each, number) for number, each in enumerate(messages)]
+
+
+@st.composite
+def spans_and_items(draw: st.DrawFn) -> tuple[list[Remembered], Creation]:
+    """Intervals of one branch in the order they were said, and an item that arrives after them."""
+    said = []
+    for _ in range(draw(st.integers(1, 6))):
+        begin_us, end_us = sorted((draw(st.integers(0, 9)), draw(st.integers(0, 9))))
+        skip = draw(st.frozensets(st.sampled_from("ab"), max_size=1))
+        span = Span("user", True, begin_us, end_us, draw(st.booleans()), skip)
+        said.append(Remembered(draw(st.sampled_from(("", "phone"))), span))
+    created_us, is_stamped = draw(st.integers(0, 9)), draw(st.booleans())
+    item_id = draw(st.sampled_from("ab"))
+    return said, Creation(item_id, "user", None, created_us, is_stamped, None, (), bytes(8), bytes(32), b"{}")
 
 
 def _systems() -> st.SearchStrategy[str]:
@@ -100,6 +116,16 @@ def _updates(draw: st.DrawFn, world: World, *, is_explicit: bool) -> Sent:
     return Sent(sender, message({item_id: world[item_id] for item_id in created}, dismissed, swept))
 
 
+def _replacements(world: World) -> st.SearchStrategy[Sent]:
+    """One item in the place of all others of its category."""
+    return st.builds(
+        lambda item_id: Sent(
+            SENDERS[0], message({item_id: world[item_id]}, intervals=[interval(world[item_id]["category"])])
+        ),
+        st.sampled_from(IDS),
+    )
+
+
 def _may_create(sender: Sender, content: Document) -> bool:
     is_for_me = content["for_device"] in (None, EVERY_DEVICE, sender.device)
     return (not sender.device or is_for_me) and allowed(sender.cats, content["category"])
@@ -108,7 +134,7 @@ def _may_create(sender: Sender, content: Document) -> bool:
 @st.composite
 def _intervals(draw: st.DrawFn, sender: Sender, *, is_explicit: bool) -> Document:
     if draw(st.booleans()):
-        prefixes = [prefix for prefix in ("", "user", "user.joined", "kbfs") if allowed(sender.cats, prefix)]
+        prefixes = [prefix for prefix in ("", "user", "user.joined") if allowed(sender.cats, prefix)]
         named = {"prefix": draw(st.sampled_from(prefixes))}
     else:
         categories = [category for category in CATEGORIES if allowed(sender.cats, category)]

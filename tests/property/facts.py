@@ -1,17 +1,19 @@
-"""The meaning of messages by brute force, written apart from the core: a set of facts, and nothing happens in time.
+"""The meaning of messages by brute force, written apart from the core.
 
-An item is live if and only if it was created, and neither its id nor an interval covering it was dismissed (L3), where
-each dismissal acts for its sender (L8). Only for messages that name all their times.
+``Facts``: for messages that name all their times, a set. An item is live if and only if it was created, and neither its
+id nor an interval covering it was dismissed (L3), where each dismissal acts for its sender (L8). ``OrderedFacts``: for
+messages that leave times out, where the order of the commits has a say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from gregor.core.messages import Sender
 from gregor.core.sync import View
 from tests.property.conversations import Sent
-from tests.support.builders import Document
+from tests.support.builders import SECOND_US, Document
 
 
 class Facts:
@@ -33,13 +35,88 @@ class Facts:
         return {item_id for item_id, content in self.items.items() if self._shows(view, item_id, content)}
 
     def _shows(self, view: View, item_id: str, content: Document) -> bool:
-        if view.device and content["for_device"] not in (None, "*", view.device):
-            return False
-        if view.cats is not None and not any(_is_under(prefix, content["category"]) for prefix in view.cats):
+        if not _is_for(view, content):
             return False
         against = [sender for sender, named in self.dismissed if named == item_id]
         against += [sender for sender, span, spared in self.swept if item_id not in spared and _covers(span, content)]
         return not any(_takes(sender, content, view) for sender in against)
+
+
+class OrderedFacts:
+    """What messages said, in their order. Expiry, flushes, external messages and bounds are not in it."""
+
+    def __init__(self) -> None:
+        self._items: dict[str, tuple[int, Document, int]] = {}
+        self._sweeps: list[_Sweep] = []
+        self._ids: list[tuple[Sender, str]] = []
+        self._step = 0
+
+    def hear(self, sent: Sent, now_us: int) -> None:
+        """One more message, committed at ``now_us``."""
+        body = sent.document["body"]
+        self._step += 1
+        if sent.document["system"] != "gregor" or "create" not in body:
+            return
+        # What was known and live is not remembered as a dismissal of an unknown id, but then it is gone, or hidden.
+        self._ids += [(sent.sender, item_id) for item_id in body["dismiss"]["ids"]]
+        self._sweeps += [
+            self._sweep(sent.sender, span, body["create"], now_us) for span in body["dismiss"]["intervals"]
+        ]
+        for number, (item_id, content) in enumerate(_unknown(body["create"], self._items).items()):
+            created_us = content["times"].get("created", 0) * SECOND_US or now_us + number
+            self._items[item_id] = (self._step, content, created_us)
+
+    def live_in(self, view: View) -> set[str]:
+        """The ids that the view shows now."""
+        return {item_id for item_id in self._items if self._shows(view, item_id)}
+
+    def _sweep(self, sender: Sender, span: Document, create: dict[str, Document], now_us: int) -> _Sweep:
+        spared = frozenset(create) | frozenset(span["skip"])
+        begin_us = span.get("begin", 0) * SECOND_US
+        own = {name: c for name, c in create.items() if name not in span["skip"] and _speaks_of(span, c["category"])}
+        explicit = [content["times"]["created"] for content in own.values() if "created" in content["times"]]
+        if "end" in span or explicit:
+            end_us = (span["end"] if "end" in span else max(explicit)) * SECOND_US
+            return _Sweep(sender, span, spared, self._step, begin_us, end_us)
+        if own and own.keys() <= self._items.keys():
+            known = [self._items[name] for name in own]
+            last_step, end_us = max(step for step, _, _ in known), max(created for _, _, created in known)
+            return _Sweep(sender, span, spared, self._step, begin_us, end_us, takes_up_to=last_step)
+        return _Sweep(sender, span, spared, self._step, begin_us, now_us, takes_up_to=self._step)
+
+    def _shows(self, view: View, item_id: str) -> bool:
+        _, content, _ = self._items[item_id]
+        if not _is_for(view, content):
+            return False
+        against = [sender for sender, named in self._ids if named == item_id]
+        against += [sweep.sender for sweep in self._sweeps if sweep.catches(item_id, *self._items[item_id])]
+        return not any(_takes(sender, content, view) for sender in against)
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """One interval as it was said. ``takes_up_to``: an open one takes what was created in a message up to this one."""
+
+    sender: Sender
+    span: Document
+    spared: frozenset[str]
+    step: int
+    begin_us: int
+    end_us: int
+    takes_up_to: int | None = None
+
+    def catches(self, item_id: str, step: int, content: Document, created_us: int) -> bool:
+        if item_id in self.spared or not _speaks_of(self.span, content["category"]) or created_us < self.begin_us:
+            return False
+        if self.takes_up_to is None:
+            return created_us <= self.end_us
+        if step < self.step:
+            return step <= self.takes_up_to
+        return "created" in content["times"] and created_us <= self.end_us
+
+
+def _unknown(create: dict[str, Document], known: Iterable[str]) -> dict[str, Document]:
+    return {item_id: content for item_id, content in create.items() if item_id not in known}
 
 
 def _takes(sender: Sender, content: Document, view: View) -> bool:
@@ -51,12 +128,22 @@ def _takes(sender: Sender, content: Document, view: View) -> bool:
     return bool(content["for_device"] == "*" and view.device == sender.device)
 
 
+def _is_for(view: View, content: Document) -> bool:
+    if view.device and content["for_device"] not in (None, "*", view.device):
+        return False
+    return view.cats is None or any(_is_under(prefix, content["category"]) for prefix in view.cats)
+
+
 def _covers(span: Document, content: Document) -> bool:
-    category, created = content["category"], content["times"]["created"]
-    is_named = (
-        _is_under(span["category_prefix"], category) if "category_prefix" in span else span["category"] == category
+    return bool(
+        _speaks_of(span, content["category"]) and span.get("begin", 0) <= content["times"]["created"] <= span["end"]
     )
-    return bool(is_named and span.get("begin", 0) <= created <= span["end"])
+
+
+def _speaks_of(span: Document, category: str) -> bool:
+    if "category_prefix" in span:
+        return _is_under(span["category_prefix"], category)
+    return bool(span["category"] == category)
 
 
 def _is_under(prefix: str, category: str) -> bool:
