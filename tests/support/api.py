@@ -48,9 +48,15 @@ class Api:
         _, text = await self.store.access.create_key(scopes, prefixes, rate, now_us=self.clock.now_us())
         return text
 
-    def token(self, uid: str = "alice", device: str = "phone", cats: Sequence[str] | None = None) -> str:
+    def token(
+        self,
+        uid: str = "alice",
+        device: str = "phone",
+        cats: Sequence[str] | None = None,
+        systems: Sequence[str] | None = None,
+    ) -> str:
         """A device token, good for an hour."""
-        return mint(SECRET, uid, device, 3_600, cats, now_us=self.clock.now_us())
+        return mint(SECRET, uid, device, 3_600, cats, systems, now_us=self.clock.now_us())
 
     async def call(
         self, method: str, path: str, token: str | None = None, headers: dict[str, str] | None = None, **options: Any

@@ -10,6 +10,7 @@ import pytest
 
 from gregor.store.contract import Unavailable
 from gregor.store.memory import MemoryStore
+from services.ingest.routes.batch import CHUNK
 from tests.support.api import NDJSON, Api, code_of
 from tests.support.wait import wait_until
 
@@ -265,3 +266,12 @@ async def test_a_store_that_goes_away_in_between_is_told_for_each_line_after_it(
         found = entries(await ndjson(api, pieces(lines(line("alice")), lines(line("bob")))))
 
     assert outcomes(found) == [(0, "alice", "receipt"), (1, "bob", "unavailable")]
+
+
+async def test_an_array_that_was_done_in_part_says_so_for_each_of_its_lines() -> None:
+    store = Flickering(Api().settings.limits)
+    store.good_calls = 1
+    async with Api(store) as api:
+        found = (await api.call("POST", PATH, json=[line(f"u{n}") for n in range(CHUNK + 1)])).json()
+
+    assert [code for _, _, code in outcomes(found)] == ["receipt"] * CHUNK + ["unavailable"]

@@ -82,6 +82,20 @@ async def test_a_device_gets_a_ticket_for_its_own_view(api: Api) -> None:
     assert ticket.claims["exp"] == NOW_S + 3_600
 
 
+async def test_a_ticket_sees_and_hears_no_more_than_its_token(api: Api) -> None:
+    token = api.token(cats=["user"], systems=["kbfs"])
+
+    async def ticket_of(**document: Any) -> tuple[Any, Any]:
+        text = (await api.call("POST", "/v1/tickets", token, json=document)).json()["ticket"]
+        ticket = await api.store.access.spend_ticket(text, api.clock.now_us())
+        assert ticket is not None
+        return ticket.prefixes, ticket.systems
+
+    assert await ticket_of() == (("user",), ("kbfs",))
+    assert await ticket_of(category_prefix=["chat", "user.x"], systems=["kbfs.y", "z"]) == (("user.x",), ("kbfs.y",))
+    assert await ticket_of(category_prefix="chat", systems=["z"]) == ((), ())
+
+
 async def test_a_ticket_needs_no_body(api: Api) -> None:
     assert (await api.call("POST", "/v1/tickets", api.token())).status_code == 201
 

@@ -22,6 +22,8 @@ async def test_the_digest_proves_exactly_the_items_answered(api: Api) -> None:
     await api.create("alice", "bb", "user.left")
     await api.create("alice", "cc", "users")
 
+    await api.create("alice", "dd", "user.left.early")
+
     for query in ("", "?category_prefix=user", "?category=user.left", "?category_prefix=user.&category_prefix=users"):
         document = (await api.call("GET", STATE + query)).json()
         assert document["digest"] == proof(document["items"])
@@ -168,7 +170,7 @@ async def test_a_digest_is_64_hex_digits(api: Api) -> None:
         assert code_of(await api.call("GET", SYNC, params={"digest": digest})) == (422, "invalid")
 
 
-async def test_external_messages_are_those_of_the_systems_of_the_token(api: Api) -> None:
+async def test_a_key_hears_every_system(api: Api) -> None:
     for system in ("kbfs.favorites", "chat"):
         await api.call("POST", "/v1/users/alice/messages", json={"system": system, "body": 1})
     cursor = (await api.call("GET", SYNC)).json()["cursor"].partition("-")[0] + "-0"
@@ -176,6 +178,19 @@ async def test_external_messages_are_those_of_the_systems_of_the_token(api: Api)
     answer = (await api.call("GET", SYNC, params={"cursor": cursor})).json()
 
     assert [message["system"] for message in answer["external"]] == ["kbfs.favorites", "chat"]
+
+
+async def test_a_device_hears_the_systems_of_its_token_only(api: Api) -> None:
+    token = api.token(systems=["kbfs"])
+    cursor = (await api.call("GET", SYNC, token)).json()["cursor"]
+    for system in ("kbfs.favorites", "kbfs2", "chat"):
+        await api.call("POST", "/v1/users/alice/messages", json={"system": system, "body": 1})
+    start = (await api.call("GET", SYNC, token)).json()["cursor"].partition("-")[0] + "-0"
+    assert cursor != start
+
+    answer = (await api.call("GET", SYNC, token, params={"cursor": start})).json()
+
+    assert [message["system"] for message in answer["external"]] == ["kbfs.favorites"]
 
 
 async def test_an_item_is_told_live_and_gone_with_what_happened_to_it(api: Api) -> None:
