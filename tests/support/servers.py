@@ -38,6 +38,12 @@ class Server:
     def url(self) -> str:
         return f"redis://{HOST}:{self.port}/0"
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> Self:
         self._process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, preexec_fn=end_with_parent())
         wait_until_sync(self._answers, f"{self.command[0]} answers")

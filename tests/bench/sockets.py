@@ -1,0 +1,114 @@
+"""Sockets for a load that must cost little: plain blocking set-up, then bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+MASKED = b"\0\0\0\0"
+"""A mask that changes nothing: legal, and free."""
+
+
+def address(url: str) -> tuple[str, int]:
+    """Host and port of a URL."""
+    place = urlsplit(url)
+    return str(place.hostname), int(place.port or 80)
+
+
+def open_device(url: str, token: str, hello: dict[str, Any] | None = None) -> tuple[socket.socket, dict[str, Any]]:
+    """A device that has said hello and had its sync object; the socket, and that object."""
+    device = socket.create_connection(address(url), timeout=30)
+    device.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    request = (
+        "GET /v1/connect HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Protocol: gregor.v1\r\nAuthorization: Bearer {token}\r\n\r\n"
+    )
+    device.sendall(request.encode())
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += _more(device)
+    head, _, rest = received.partition(b"\r\n\r\n")
+    if b" 101 " not in head.split(b"\r\n")[0]:
+        raise ConnectionError(head.decode("utf-8", "replace"))
+    device.sendall(client_frame({"hello": hello or {}}))
+    buffer = Frames()
+    while True:
+        for text in buffer.feed(rest):
+            frame = json.loads(text)
+            if "sync" in frame:
+                return device, frame
+        rest = _more(device)
+
+
+def client_frame(document: dict[str, Any]) -> bytes:
+    """A text frame of a client."""
+    text = json.dumps(document, separators=(",", ":")).encode()
+    if len(text) < 126:
+        return bytes([0x81, 0x80 | len(text)]) + MASKED + text
+    return bytes([0x81, 0xFE]) + len(text).to_bytes(2, "big") + MASKED + text
+
+
+class Frames:
+    """Cuts what a server sends into frames."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The payloads of the frames that are whole now. ConnectionError at a close frame."""
+        data = self._rest + data if self._rest else data
+        at, end = 0, len(data)
+        while end - at >= 2:
+            size, start = data[at + 1], at + 2
+            if size == 126:
+                size, start = int.from_bytes(data[at + 2 : at + 4], "big"), at + 4
+            elif size == 127:
+                size, start = int.from_bytes(data[at + 2 : at + 10], "big"), at + 10
+            if start + size > end:
+                break
+            if data[at] & 0x0F == 8:
+                raise ConnectionError(f"closed: {data[start : start + size]!r}")
+            yield data[start : start + size]
+            at = start + size
+        self._rest = data[at:]
+
+
+def resp(*words: bytes | str | int) -> bytes:
+    """A command in the Redis protocol."""
+    raw = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    return b"*%d\r\n" % len(raw) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in raw)
+
+
+def info(url: str, section: str) -> dict[str, str]:
+    """A section of INFO."""
+    with socket.create_connection(address(url), timeout=10) as connection:
+        connection.sendall(resp("INFO", section))
+        text = _more(connection)
+        size = int(text[1 : text.index(b"\r\n")])
+        while len(text) < size:
+            text += _more(connection)
+    pairs = (line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
+    return {name: value for name, value in pairs}
+
+
+def redis_cpu_s(url: str) -> float:
+    """Seconds of CPU of the main thread of a Redis."""
+    used = info(url, "cpu")
+    return float(used["used_cpu_user_main_thread"]) + float(used["used_cpu_sys_main_thread"])
+
+
+def body_of(size_bytes: int) -> dict[str, str]:
+    """A body of about that many bytes of JSON, that no one can compress away."""
+    return {"t": os.urandom(size_bytes).hex()[: max(0, size_bytes - 8)]}
+
+
+def _more(connection: socket.socket) -> bytes:
+    data = connection.recv(1 << 20)
+    if not data:
+        raise ConnectionError("the server closed the connection")
+    return data
