@@ -148,7 +148,7 @@ class Connection:
 
     def verify(self, token: str) -> None:
         """Check the token that came with the upgrade."""
-        self._wait_for(Verify(token))
+        self.run(self.session.offered(token))
 
     def receive(self, raw: bytes) -> None:
         """A frame of the client."""

@@ -45,6 +45,8 @@ class Ended(Exception):
 
 async def open_request(request: Request, parts: Parts, finals: Finals) -> Opening:
     """Read and admit it. ``Problem``; ``Ended``; ``Unavailable``."""
+    if parts.readiness.draining:
+        raise Problem("unavailable", "This gateway is going away: ask another.", retry_after_s=1)
     query = request.query_params
     if "token" in query:
         raise Problem("unauthorised", "A token has no place in a URL: use the header, the cookie, or a ticket.")

@@ -65,6 +65,7 @@ class Session:
         "_held",
         "_held_bytes",
         "_is_asked",
+        "_is_offered",
         "_last_resync",
         "_position",
         "_receipts",
@@ -101,7 +102,7 @@ class Session:
         self.seq = self.base = 0
         self._serial = 0
         self._position: Position | None = None
-        self._is_asked = self._again = False
+        self._is_asked = self._is_offered = self._again = False
         self._held: list[tuple[int, bytes]] | None = None
         self._held_bytes = 0
         self._receipts: list[tuple[int, bytes]] | None = None
@@ -111,16 +112,23 @@ class Session:
     # ---- the way in: hello, token, presence, subscription
 
     def greeted(self, hello: Hello) -> list[Effect]:
-        """The client said what it wants. Its token, where it brought one, comes before that of the upgrade."""
+        """The client said what it wants. Its token counts where none came with the upgrade."""
         if hello.session is not None:
             self.name = hello.session
         self.hello = hello
         self.state = State.JOINING
         self.foreground = hello.foreground
         self._deadlines.greeted()
-        if hello.token is not None:
-            return [effects.Verify(hello.token)]
-        return self._begin(hello, self.caller) if self.caller is not None else self.close(4501)
+        if self.caller is not None:
+            return self._begin(hello, self.caller)
+        if self._is_offered:
+            return []
+        return [effects.Verify(hello.token)] if hello.token is not None else self.close(4501)
+
+    def offered(self, token: str) -> list[Effect]:
+        """A token came with the upgrade. The hello may come before it is known to be good."""
+        self._is_offered = True
+        return [effects.Verify(token)]
 
     def admitted(self, caller: Caller, lives_s: float, now: float, *, observes: bool = False) -> list[Effect]:
         """The token is good. Goes on where the client said hello already."""

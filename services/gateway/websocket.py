@@ -178,6 +178,9 @@ class WebSocket(asyncio.Protocol):
         self._parser = Parser(MOST_FRAME_BYTES)
         self._connection = Connection(server.parts, self, server.rules, "websocket")
         server.connections.add(self._connection)
+        if server.parts.readiness.draining:
+            self._connection.shut(4001)
+            return
         scheme, _, token = request.header("authorization").partition(" ")
         others = [each for each in offered if each != SUBPROTOCOL]
         if scheme:
