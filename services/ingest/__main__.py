@@ -52,7 +52,7 @@ def main() -> None:
     except (LinkDown, Unavailable) as error:
         sys.exit(f"gregor ingest: Redis cannot be used at {masked(settings.redis_url)}: {error}")
     except OSError as error:
-        sys.exit(f"gregor ingest: cannot listen on {settings.host}:{settings.ingest_port}: {error.strerror or error}")
+        sys.exit(f"gregor ingest: {error.strerror or error}")
 
 
 async def serve(settings: Settings) -> None:
@@ -84,9 +84,13 @@ async def serve_with(settings: Settings, store: Store) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; ``OSError`` where the port is taken."""
+    """A listening socket; ``OSError`` that names host and port where it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2_048)
+    try:
+        return socket.create_server((host, port), family=family, backlog=2_048)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {reason}") from error
 
 
 def _server(settings: Settings, app: ASGIApp, port: int, lifespan: str = "on") -> Server:
