@@ -271,9 +271,11 @@ for i = 1, #gone do dismissed_ids[i] = gone[i].id end
 for i = 1, #hidden do dismissed_ids[#dismissed_ids+1] = hidden[i].id end
 if effective then
   local function listed(kind_of_scope, devices)
-    local k, s = 0, ''
-    for d in pairs(devices) do k = k + 1; s = s .. pack('>Bc0', #d, d) end
-    return k == 0 and '\0' or pack('>BB', kind_of_scope, k) .. s
+    local names, s = {}, ''
+    for d in pairs(devices) do names[#names+1] = d end
+    table.sort(names)
+    for i = 1, #names do s = s .. pack('>Bc0', #names[i], names[i]) end
+    return #names == 0 and '\0' or pack('>BB', kind_of_scope, #names) .. s
   end
   local function scope(t)
     if t.dev == '' then return '\0' end

@@ -1,0 +1,185 @@
+"""What a commit tells the gateways, in the same step (semantics.md L5, L8, L12; ``core.announce``), by every store."""
+
+from __future__ import annotations
+
+from gregor.core.announce import Entry, Kind, Scope
+from gregor.core.messages import Reason, Sender
+from gregor.core.sync import View
+from gregor.store.contract import Store
+from tests.support.builders import (
+    BACKEND,
+    FLUSH,
+    NOW,
+    NOW_US,
+    SECOND_US,
+    SEED,
+    creating,
+    dismissing,
+    document_of,
+    external,
+    interval,
+    item,
+    message,
+    planned,
+    sweeping,
+)
+from tests.support.twins import Heard
+
+PHONE, LAPTOP = Sender("phone"), Sender("laptop")
+
+
+async def test_a_creation_is_told_with_the_very_bytes_that_reads_answer(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", creating("a", body={"n": 1.5, "ü": "€"}))
+
+    (told,) = await heard.announcements(1)
+    (stored,) = (await store.users.state("alice", BACKEND, NOW_US)).items
+    assert (told.kind, told.epoch, told.seq, told.sender) == (Kind.UPDATE, SEED, 1, "")
+    assert told.entries == (Entry("a", "news", stored.json),)
+
+
+async def test_creations_come_first_then_what_ended_then_what_was_hidden(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", creating("x", "y", category="swept", created=NOW))
+    await store.users.commit("alice", creating("each", for_device="*"))
+    await store.users.commit("alice", creating("a"))
+
+    change = message({"new": item()}, ["each", "a"], [interval("swept", end=NOW)])
+    await store.users.commit("alice", planned(change, PHONE))
+
+    told = (await heard.announcements(4))[3]
+    assert [(entry.id, entry.json is None) for entry in told.entries] == [
+        ("new", False),
+        ("a", True),
+        ("x", True),
+        ("y", True),
+        ("each", True),
+    ]
+    assert told.sender == "phone"
+
+
+async def test_each_entry_says_whom_it_concerns(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", dismissing("each", sender=PHONE))
+    await store.users.commit("alice", dismissing("each", sender=LAPTOP))
+    create = message(
+        {"all": item(), "each": item(for_device="*"), "free": item(for_device="*"), "own": item(for_device="tv")}
+    )
+    await store.users.commit("alice", planned(create))
+    await store.users.commit("alice", dismissing("free", sender=PHONE))
+    await store.users.commit("alice", dismissing("each", "free", "own"))
+
+    created, hidden, ended = await heard.announcements(3)
+    assert {entry.id: (entry.scope, entry.devices) for entry in created.entries} == {
+        "all": (Scope.EVERY, ()),
+        "each": (Scope.ALL_BUT, ("laptop", "phone")),
+        "free": (Scope.EVERY, ()),
+        "own": (Scope.ONLY, ("tv",)),
+    }
+    assert hidden.entries == (Entry("free", "news", None, Scope.ONLY, ("phone",)),)
+    assert {entry.id: (entry.scope, entry.devices) for entry in ended.entries} == {
+        "each": (Scope.ALL_BUT, ("laptop", "phone")),
+        "free": (Scope.ALL_BUT, ("phone",)),
+        "own": (Scope.ONLY, ("tv",)),
+    }
+
+
+async def test_what_has_no_effect_is_not_told(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", dismissing("unknown"))
+    await store.users.commit("alice", sweeping(interval("news", end=NOW)))
+    await store.users.commit("alice", creating("a"))
+    await store.users.commit("alice", creating("a"))
+    await store.users.commit("alice", creating("b"))
+
+    first, second = await heard.announcements(2)
+    assert (first.seq, second.seq) == (1, 2)
+    assert len(heard.payloads) == 2
+
+
+async def test_an_item_that_is_dead_on_arrival_is_told_as_a_step_without_entries(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", dismissing("a"))
+    await store.users.commit("alice", creating("a"))
+
+    (told,) = await heard.announcements(1)
+    assert (told.seq, told.entries) == (1, ())
+    assert told.frame(View("phone")) is None
+
+
+async def test_the_first_frame_of_an_epoch_carries_the_cursor(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", dismissing("unknown"))
+    await store.users.commit("alice", creating("a"))
+    await store.users.commit("alice", creating("b"))
+
+    first, second = await heard.announcements(2)
+    assert (first.is_new_epoch, second.is_new_epoch) == (True, False)
+    frame = document_of(first.frame(View("phone")) or b"")
+    assert frame["cursor"] == f"{SEED.hex()}{View('phone').tag}-1"
+
+
+async def test_before_and_after_link_the_announcements_by_what_every_device_sees(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", creating("a"))
+    await store.users.commit("alice", creating("own", for_device="phone"))
+    await store.users.commit("alice", dismissing("a"))
+
+    first, own, ended = await heard.announcements(3)
+    assert first.before == bytes(8)
+    assert first.after == own.before == own.after == ended.before
+    assert ended.after == bytes(8)
+
+
+async def test_an_expiry_is_told_with_its_reason_by_time_then_id(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", creating("c", expires=NOW + 1))
+    await store.users.commit("alice", creating("b", "a", expires=NOW + 2))
+
+    await store.users.state("alice", BACKEND, NOW_US + 2 * SECOND_US)
+
+    told = (await heard.announcements(3))[2]
+    assert told.reason is Reason.EXPIRED
+    assert [entry.id for entry in told.entries] == ["c", "a", "b"]
+    assert document_of(told.frame(View("phone")) or b"")["body"] == {
+        "dismiss": {"ids": ["c", "a", "b"], "reason": "expired"}
+    }
+
+
+async def test_an_external_message_is_told_as_it_is(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", planned(external({"tlf": "/private/alice"}, "kbfs.favorites")))
+
+    (told,) = await heard.announcements(1)
+    assert (told.kind, told.system, told.body) == (Kind.EXTERNAL, "kbfs.favorites", b'{"tlf":"/private/alice"}')
+
+
+async def test_a_flush_is_told_with_the_new_epoch_and_its_spread(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", creating("a"))
+    receipt = await store.users.commit("alice", planned(FLUSH))
+
+    told = (await heard.announcements(2))[1]
+    assert (told.kind, told.epoch, told.seq, told.spread_s) == (Kind.FLUSH, receipt.epoch, 2, 30)
+    assert told.before == told.after != bytes(8)
+
+
+async def test_a_forgotten_device_is_told_as_displaced_items_and_then_as_a_close(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", creating("own", for_device="phone"))
+
+    await store.devices.forget_device("alice", "phone", NOW_US, SEED)
+
+    payloads = await heard.first(3)
+    told = (await heard.announcements(2))[1]
+    assert (told.reason, told.entries) == (
+        Reason.DISPLACED,
+        (Entry("own", "news", None, Scope.ONLY, ("phone",)),),
+    )
+    assert payloads[2][:1] == b"K"
+    assert document_of(payloads[2][1:]) == {"close": {"device": "phone", "code": 4003}}
+
+
+async def test_announcements_are_the_same_bytes_from_every_store(store: Store, heard: Heard) -> None:
+    """Byte for byte: a gateway of any version reads what any store of this version told."""
+    await store.users.commit("alice", creating("a", created=NOW, sender=PHONE))
+    await store.users.commit("alice", dismissing("a", sender=LAPTOP))
+
+    created, dismissed = await heard.first(2)
+    leaf = (await store.users.heads(["alice"]))[0]
+    assert leaf is not None and leaf.digest == bytes(32)
+    json = b'{"body":null,"category":"news","for_device":null,"times":{"created":1700000000}}'
+    assert created[:11] == b"C" + SEED + (1).to_bytes(5, "big") + b"u\x01"
+    assert created[27:] == b"d\x05phone\x00\x01+\x00\x01a\x04news" + len(json).to_bytes(3, "big") + json
+    assert dismissed[:11] == b"C" + SEED + (2).to_bytes(5, "big") + b"u\x00"
+    assert dismissed[27:] == b"d\x06laptop\x00\x01-\x00\x01a\x04news"
+    assert created[19:27] == dismissed[11:19]
