@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 
 from gregor.core.errors import CLOSES, ERRORS
@@ -177,11 +178,12 @@ async def test_the_store_is_watched_while_the_process_runs(api: Api) -> None:
 async def test_figures_move_to_the_port_of_administration_where_one_is_set() -> None:
     async with Api(admin_port=8790) as api:
         assert code_of(await api.call("GET", "/metrics", "")) == (404, "not_found")
-        api.app = create_figures(api.app)
-        api.client._transport = type(api.client._transport)(api.app)
-        answer = await api.call("GET", "/metrics", "")
-        assert answer.headers["content-type"].startswith("text/plain; version=")
-        assert code_of(await api.call("GET", STATE)) == (404, "not_found")
+        transport = httpx.ASGITransport(create_figures(api.app))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gregor.test") as client:
+            answer = await client.get("/metrics")
+            assert answer.headers["content-type"].startswith("text/plain; version=")
+            assert (await client.get("/healthz")).status_code == 200
+            assert code_of(await client.get(STATE)) == (404, "not_found")
 
 
 async def test_the_page_of_errors_has_an_anchor_for_each_code(api: Api) -> None:

@@ -113,7 +113,7 @@ def test_generated_requests_get_answers_that_are_described_and_never_a_fault(row
 
     @given(case=schema[row.path][row.method].as_strategy())
     @settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    def holds(case: schemathesis.Case) -> None:
+    def holds(case: Any) -> None:
         case.headers["Authorization"] = f"Bearer {key}"
         case.call_and_validate(checks=CHECKS)
 
