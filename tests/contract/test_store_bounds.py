@@ -1,0 +1,291 @@
+"""Bounds and what is forgotten (semantics.md "Bounds", L4, "History"), by every store."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from gregor.core.errors import Problem
+from gregor.core.limits import Limits
+from gregor.core.messages import Ignored, Sender
+from gregor.core.sync import Delta, Full, Unchanged, cursor_for
+from gregor.store.contract import Store
+from tests.support.builders import (
+    BACKEND,
+    DAY_US,
+    HOUR_US,
+    LIMITS,
+    NOW,
+    NOW_US,
+    SECOND_US,
+    SEED,
+    creating,
+    dismissing,
+    document_of,
+    external,
+    ids_of,
+    interval,
+    item,
+    message,
+    planned,
+    sweeping,
+)
+
+MakeStore = Callable[[Limits], Awaitable[Store]]
+MONTH_US = 30 * DAY_US
+
+
+async def refused(code: str, outcome: Awaitable[object]) -> None:
+    with pytest.raises(Problem) as refusal:
+        await outcome
+    assert refusal.value.code == code
+
+
+async def test_a_state_may_be_filled_to_the_bound_and_no_further(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, live=3))
+    await store.users.commit("alice", creating("a", "b", "c"))
+
+    await refused("state_full", store.users.commit("alice", creating("d")))
+
+    state = await store.users.state("alice", BACKEND, NOW_US)
+    assert (ids_of(state), state.seq) == (["a", "b", "c"], 1)
+
+
+async def test_the_bound_counts_what_the_message_leaves_not_what_it_brings(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, live=2))
+    await store.users.commit("alice", creating("a", "b"))
+
+    receipt = await store.users.commit("alice", planned(message({"c": item()}, ["a"])))
+
+    assert (receipt.created, receipt.dismissed) == (("c",), ("a",))
+
+
+async def test_a_full_state_takes_duplicates_the_dead_and_dismissals(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, live=1))
+    await store.users.commit("alice", creating("a"))
+    await store.users.commit("alice", dismissing("dead"))
+
+    receipt = await store.users.commit("alice", creating("a", "dead"))
+
+    assert dict(receipt.ignored) == {"a": Ignored.DUPLICATE, "dead": Ignored.DISMISSED}
+    assert (await store.users.commit("alice", dismissing("a"))).dismissed == ("a",)
+
+
+async def test_the_bytes_of_live_items_are_bounded_too(make_store: MakeStore) -> None:
+    commit = creating("a", created=NOW, body="x" * 100)
+    size = len(commit.creations[0].json)
+    store = await make_store(replace(LIMITS, live_bytes=2 * size))
+    await store.users.commit("alice", commit)
+    await store.users.commit("alice", creating("b", created=NOW, body="x" * 100))
+
+    await refused("state_full", store.users.commit("alice", creating("c", created=NOW)))
+
+
+async def test_what_has_expired_makes_room(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, live=1))
+    await store.users.commit("alice", creating("a", expires="+1"))
+
+    receipt = await store.users.commit("alice", creating("b", now_us=NOW_US + SECOND_US))
+
+    assert (receipt.created, receipt.seq) == (("b",), 3)
+
+
+async def test_dismissals_of_unknown_ids_are_bounded_and_none_is_forgotten_early(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, tombstones=2))
+    await store.users.commit("alice", dismissing("a", "b"))
+    await store.users.commit("alice", dismissing("a", sender=Sender("phone")))
+
+    await refused("too_many_dismissals", store.users.commit("alice", dismissing("b", "c")))
+
+    receipt = await store.users.commit("alice", creating("a", "b", "c"))
+    assert receipt.created == ("c",)
+    assert (await store.users.commit("alice", dismissing("d", "e"))).is_unchanged
+
+
+async def test_intervals_are_bounded_for_a_user_and_for_a_prefix(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, spans=3, spans_per_prefix=2))
+    for begin in (NOW, NOW - 10):
+        await store.users.commit("alice", sweeping(interval("news", begin=begin, end=begin + 1)))
+
+    await refused("too_many_dismissals", store.users.commit("alice", sweeping(interval("news", begin=9, end=NOW - 20))))
+    await store.users.commit("alice", sweeping(interval(prefix="news", end=NOW)))
+    await refused("too_many_dismissals", store.users.commit("alice", sweeping(interval("other", end=NOW))))
+
+    united = await store.users.commit("alice", sweeping(interval("news", begin=NOW - 9, end=NOW)))
+    assert united.is_unchanged
+    await store.users.commit("alice", sweeping(interval("other", end=NOW)))
+
+
+async def test_an_interval_that_says_nothing_new_takes_no_room(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, spans=1))
+    await store.users.commit("alice", sweeping(interval("news", begin=NOW - 10, end=NOW)))
+
+    for inner in (interval("news", begin=NOW - 5, end=NOW - 1), interval("news", begin=NOW - 10, end=NOW, skip=["a"])):
+        assert (await store.users.commit("alice", sweeping(inner, sender=Sender("phone")))).is_unchanged
+    await store.users.commit("alice", sweeping(interval("news", end=NOW + 1)))
+
+    assert (await store.users.commit("alice", creating("a", created=NOW))).ignored == (("a", Ignored.DISMISSED),)
+
+
+async def test_a_dismissed_item_is_known_for_the_retention_and_then_stale(store: Store) -> None:
+    await store.users.commit("alice", creating("a", created=NOW))
+    await store.users.commit("alice", dismissing("a"))
+    again = creating("a", created=NOW, now_us=NOW_US + MONTH_US)
+
+    just_before = await store.users.commit("alice", replace(again, now_us=NOW_US + MONTH_US - 1))
+    after = await store.users.commit("alice", again)
+
+    assert just_before.ignored == (("a", Ignored.DISMISSED),)
+    assert after.ignored == (("a", Ignored.STALE),)
+    assert after.is_unchanged
+
+
+async def test_the_horizon_is_the_created_of_what_was_forgotten(store: Store) -> None:
+    await store.users.commit("alice", creating("a", created=NOW - 60))
+    await store.users.commit("alice", dismissing("a"))
+    later_us = NOW_US + MONTH_US
+    await store.users.collect("alice", later_us)
+
+    receipt = await store.users.commit("alice", planned(_created_at(x=NOW - 60, y=NOW - 59), now_us=later_us))
+    stamped = await store.users.commit("alice", creating("a", now_us=later_us))
+
+    assert (receipt.created, receipt.ignored) == (("y",), (("x", Ignored.STALE),))
+    assert stamped.created == ("a",)
+
+
+async def test_a_forgotten_dismissal_of_an_unknown_id_moves_the_horizon_an_hour_past_its_acceptance(
+    store: Store,
+) -> None:
+    await store.users.commit("alice", dismissing("a"))
+    later_us = NOW_US + MONTH_US
+    await store.users.collect("alice", later_us)
+
+    receipt = await store.users.commit("alice", planned(_created_at(x=NOW + 3600, y=NOW + 3601), now_us=later_us))
+
+    assert (receipt.created, receipt.ignored) == (("y",), (("x", Ignored.STALE),))
+
+
+async def test_a_forgotten_interval_moves_the_horizon_to_its_end(store: Store) -> None:
+    await store.users.commit("alice", sweeping(interval("news", end=NOW - 60)))
+    await store.users.commit("alice", sweeping(interval("old", end=NOW - 31 * 86_400)))
+    early = await store.users.commit("alice", planned(_created_at(x=NOW - 31 * 86_400, y=NOW - 30 * 86_400)))
+    later_us = NOW_US + MONTH_US - 60 * SECOND_US
+
+    kept = await store.users.commit("alice", creating("k", created=NOW - 60, now_us=later_us))
+    gone = await store.users.commit("alice", planned(_created_at(g=NOW - 60, h=NOW - 59), now_us=later_us + 1))
+
+    assert (early.created, early.ignored) == (("y",), (("x", Ignored.STALE),))
+    assert kept.ignored == (("k", Ignored.DISMISSED),)
+    assert (gone.created, gone.ignored) == (("h",), (("g", Ignored.STALE),))
+
+
+async def test_a_delta_is_never_told_from_before_what_was_forgotten(store: Store) -> None:
+    await store.users.commit("alice", creating("a", "kept", body="long enough that a delta is the shorter answer"))
+    await store.users.commit("alice", dismissing("a"))
+    await store.users.commit("alice", creating("b", now_us=NOW_US + DAY_US))
+    later_us = NOW_US + MONTH_US
+    await store.users.collect("alice", later_us)
+
+    answers = [
+        await store.users.sync("alice", BACKEND, cursor_for(SEED, BACKEND, n), None, later_us) for n in (1, 2, 3)
+    ]
+
+    assert [type(answer) for answer in answers] == [Full, Delta, Unchanged]
+
+
+async def test_a_message_id_is_remembered_for_the_retention(store: Store) -> None:
+    sweep = message(intervals=[interval("news")], message_id="m")
+    await store.users.commit("alice", planned(sweep))
+    await store.users.commit("alice", creating("a", now_us=NOW_US + 1))
+
+    before = await store.users.commit("alice", planned(sweep, now_us=NOW_US + MONTH_US - 1))
+    after = await store.users.commit("alice", planned(sweep, now_us=NOW_US + MONTH_US))
+
+    assert before.is_unchanged
+    assert after.dismissed == ("a",)
+
+
+async def test_bodies_of_gone_items_go_with_age(store: Store) -> None:
+    await store.users.commit("alice", creating("a", body={"secret": 1}))
+    await store.users.commit("alice", dismissing("a", now_us=NOW_US + 5))
+    week_us = NOW_US + 5 + 7 * DAY_US
+
+    before = await store.users.item("alice", "a", BACKEND, week_us - 1)
+    after = await store.users.item("alice", "a", BACKEND, week_us)
+
+    assert before is not None and not before.is_trimmed and document_of(before.json)["body"] == {"secret": 1}
+    assert after is not None and after.is_trimmed
+    assert document_of(after.json) == document_of(before.json) | {"body": None, "trimmed": True}
+    then = await store.users.state_at("alice", BACKEND, NOW_US + 1, week_us)
+    assert [document_of(entry.json).get("trimmed") for entry in then.items] == [True]
+
+
+async def test_only_the_newest_gone_items_keep_their_body_once_collected(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, history_bodies=2))
+    await store.users.commit("alice", creating(*"abc"))
+    for item_id in "cab":
+        await store.users.commit("alice", dismissing(item_id))
+
+    await store.users.collect("alice", NOW_US)
+
+    entries = await store.users.history("alice", BACKEND, None, 10, NOW_US)
+    assert [entry.id for entry in entries if entry.is_trimmed] == ["c"]
+
+
+async def test_a_history_over_its_bound_loses_the_oldest_and_the_horizon_moves(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, history=2))
+    for offset, item_id in enumerate("abcd"):
+        await store.users.commit("alice", creating(item_id, created=NOW - 10 + offset))
+    for item_id in "acb":
+        await store.users.commit("alice", dismissing(item_id))
+
+    assert await store.users.collect("alice", NOW_US) == 1
+
+    entries = await store.users.history("alice", BACKEND, None, 10, NOW_US)
+    assert [entry.id for entry in entries] == ["d", "c", "b"]
+    receipt = await store.users.commit("alice", planned(_created_at(x=NOW - 10, y=NOW - 9)))
+    assert (receipt.created, receipt.ignored) == (("y",), (("x", Ignored.STALE),))
+
+
+@pytest.mark.parametrize("bound", [{"external_count": 2}, {"external_bytes": 2 * len("kbfs1")}])
+async def test_external_messages_over_a_bound_lose_the_oldest_and_say_so(
+    make_store: MakeStore, bound: dict[str, int]
+) -> None:
+    store = await make_store(replace(LIMITS, **bound))
+    for number in range(3):
+        await store.users.commit("alice", planned(external(number)))
+
+    missed = await store.users.sync("alice", BACKEND, cursor_for(SEED, BACKEND, 0), None, NOW_US)
+    fresh = await store.users.sync("alice", BACKEND, cursor_for(SEED, BACKEND, 1), None, NOW_US)
+
+    assert ([said.body for said in missed.external], missed.external_gap) == ([b"1", b"2"], True)
+    assert ([said.body for said in fresh.external], fresh.external_gap) == ([b"1", b"2"], False)
+
+
+async def test_external_messages_are_kept_for_a_day(store: Store) -> None:
+    await store.users.commit("alice", planned(external(1)))
+    await store.users.commit("alice", planned(external(2), now_us=NOW_US + HOUR_US))
+    cursor = cursor_for(SEED, BACKEND, 0)
+
+    before = await store.users.sync("alice", BACKEND, cursor, None, NOW_US + DAY_US - 1)
+    after = await store.users.sync("alice", BACKEND, cursor, None, NOW_US + DAY_US)
+
+    assert ([said.body for said in before.external], before.external_gap) == ([b"1", b"2"], False)
+    assert ([said.body for said in after.external], after.external_gap) == ([b"2"], True)
+
+
+async def test_collecting_again_finds_nothing(store: Store) -> None:
+    await store.users.commit("alice", creating("a"))
+    await store.users.commit("alice", dismissing("a", "unknown"))
+    await store.users.commit("alice", sweeping(interval("other", end=NOW)))
+
+    assert await store.users.collect("alice", NOW_US + MONTH_US - 1) == 0
+    assert await store.users.collect("alice", NOW_US + MONTH_US + 1) == 3
+    assert await store.users.collect("alice", NOW_US + MONTH_US + 1) == 0
+    assert await store.users.collect("nobody", NOW_US) == 0
+
+
+def _created_at(**times: float) -> dict[str, object]:
+    return message({item_id: item("other", created=created) for item_id, created in times.items()})
