@@ -12,7 +12,7 @@ from gregor.store import contract
 
 from .admission import Admitted
 from .deadlines import NEVER, Rules
-from .effects import Close, Effect, Job, Read, Regroup, Send, SendLive, SendSync, Settle, Verify
+from .effects import Close, Effect, Job, Read, Regroup, Send, SendLive, SendSync, Settle
 from .frames import reconnect_frame
 from .hello import Hello, Position
 from .hub import Room
@@ -27,6 +27,7 @@ BATCH_BYTES: Final = 65_536
 TAKEN_S: Final = 30.0
 """How long a slow client may take for what must go out before its queue moves on (protocol.md, 4002)."""
 RETRY_S: Final = 1.0
+LONGEST_REST_S: Final = 60.0
 
 
 class Transport(Protocol):
@@ -234,7 +235,8 @@ class Connection:
 
     def put_on_wheel(self) -> None:
         """Tick when the next thing is due."""
-        due = min(self.session.due, self._slow_at)
+        # At least once a minute: what is over leaves the wheel with its next tick.
+        due = min(self.session.due, self._slow_at, self.parts.wheel.now + LONGEST_REST_S)
         if due < self._wheel_at and not self.is_over:
             self._wheel_at = due
             self.parts.wheel.at(due, self)

@@ -89,18 +89,19 @@ class Work:
     async def _join(self) -> None:
         connection, session, parts = self._connection, self._connection.session, self._connection.parts
         connection.room = await parts.hub.enter(connection.uid, connection, session.view, session.systems)
-        # After the subscription: a revocation from here on is heard as a control.
-        if session.caller is not None and not session.observes:
-            if await parts.admission.is_revoked(session.caller):
-                connection.shut(4502)
-                return
-            await parts.presence.open(connection)
-            connection.is_present = True
-        if connection.is_over:
-            connection.leave()
-            return
-        connection.run(session.joined(parts.wheel.now))
-        connection.put_on_wheel()
+        try:
+            # After the subscription: a revocation from here on is heard as a control.
+            if session.caller is not None and not session.observes:
+                if await parts.admission.is_revoked(session.caller):
+                    connection.shut(4502)
+                    return
+                await parts.presence.open(connection)
+                connection.is_present = True
+            connection.run(session.joined(parts.wheel.now))
+            connection.put_on_wheel()
+        finally:
+            if connection.is_over:
+                connection.leave()
 
     async def _commit(self, job: Commit) -> None:
         connection, session = self._connection, self._connection.session

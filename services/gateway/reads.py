@@ -78,7 +78,9 @@ class Reads:
             then = room.track.mark
             try:
                 answer = await self.sync(question)
-            except (Unavailable, Problem):
+            except Exception as error:
+                if not isinstance(error, Unavailable | Problem):
+                    log.error("A sync could not be read.", exc_info=error)
                 for member, serial in asking:
                     member.unread(serial)
                 return

@@ -35,7 +35,7 @@ class Application(FastAPI):
     def __init__(self, streaming: Streaming) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
         parts = streaming.parts
-        self._front = Front(self._ordinary, parts.origins, parts.metrics)
+        self._front = Front(self._ordinary, parts.origins, parts.metrics, has_cookies=True)
         self.state.parts = parts
         self.router.routes[:] = [
             Route("/v1/stream", Stream(streaming), methods=["GET"]),

@@ -8,8 +8,9 @@ from typing import Final, Protocol
 
 from gregor.clock import Clock
 
-STEP_S: Final = 0.1
-"""How fine the wheel is: ten wakings a second whatever the number of connections."""
+STEPS_A_SECOND: Final = 10
+"""How fine the wheel is, and how often the process wakes for it, whatever the number of connections."""
+_ROUNDING_S: Final = 1e-6
 
 
 class Ticking(Protocol):
@@ -70,9 +71,9 @@ class Wheel:
     async def run(self) -> None:
         """Turn, for as long as the task runs."""
         while True:
-            await asyncio.sleep(STEP_S)
+            await asyncio.sleep(1 / STEPS_A_SECOND)
             self.turn()
 
     @staticmethod
     def _step(when: float) -> int:
-        return int(when / STEP_S)
+        return int((when + _ROUNDING_S) * STEPS_A_SECOND)

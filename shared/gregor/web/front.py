@@ -54,8 +54,10 @@ class Answer:
 class Front:
     """Wraps the application; the outermost thing that sees a request."""
 
-    def __init__(self, app: ASGIApp, origins: Origins, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, origins: Origins, metrics: Metrics, *, has_cookies: bool = False) -> None:
+        """``has_cookies``: pages of allowed origins may have their cookies sent along."""
         self._app = app
+        self._has_cookies = has_cookies
         self._origins = origins
         self._requests = metrics.requests
         self._seconds = metrics.request_seconds
@@ -73,7 +75,12 @@ class Front:
         method = scope["method"]
         # Whoever may GET may HEAD: the same answer without its body.
         answer = Answer(send, extra, method == "HEAD")
-        inner = {**scope, "method": "GET" if method == "HEAD" else method, "gregor.headers": headers}
+        inner = {
+            **scope,
+            "method": "GET" if method == "HEAD" else method,
+            "gregor.headers": headers,
+            "gregor.is_head": method == "HEAD",
+        }
         try:
             self._admit_origin(headers, extra)
             if method == "OPTIONS":
@@ -95,6 +102,8 @@ class Front:
             raise Problem("origin_not_allowed", "This page's origin is not in the setting ORIGINS.")
         extra.append((b"access-control-allow-origin", origin))
         extra.append((b"access-control-expose-headers", EXPOSED))
+        if self._has_cookies:
+            extra.append((b"access-control-allow-credentials", b"true"))
 
     async def _refuse(self, error: Exception, scope: Scope, identity: str, answer: Answer) -> None:
         if isinstance(error, Unavailable):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+
 from gregor.clock import ManualClock
 from gregor.core.limits import Limits
 from gregor.core.machine import plan
@@ -17,7 +18,6 @@ from gregor.feed import MemoryFeed
 from gregor.settings import Settings
 from gregor.store.memory.store import MemoryStore
 from gregor.tokens import Tokens, mint
-
 from services.gateway.parts import Parts, build
 from services.gateway.websocket import WebSocketServer
 
@@ -79,5 +79,3 @@ async def house() -> AsyncIterator[House]:
         connection.shut(1001)
     server.close()
     await parts.background.close()
-
-

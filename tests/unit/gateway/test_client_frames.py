@@ -1,0 +1,173 @@
+"""What a client says, read strictly: `hello` and all other frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gregor.core.errors import Problem
+from gregor.core.sync import Cursor
+from services.gateway.client_frames import (
+    Ack,
+    ClientFrame,
+    ClientPing,
+    ForegroundChange,
+    Message,
+    NewToken,
+    Pong,
+    Resync,
+    is_json,
+    read_frame,
+    read_ref,
+)
+from services.gateway.hello import VOID, Hello, Position, read_hello, read_query
+
+DIGEST = "0f" * 32
+
+
+@pytest.mark.parametrize(
+    ("document", "frame"),
+    [
+        ({"ack": 12}, Ack(12)),
+        ({"foreground": True}, ForegroundChange(True)),
+        ({"resync": True}, Resync(Position())),
+        ({"resync": {"cursor": "k3f9-12", "digest": DIGEST}}, Resync(Position(Cursor("k3f9", 12), b"\x0f" * 32))),
+        ({"token": "x.y.z"}, NewToken("x.y.z")),
+        ({"ping": 1}, ClientPing(1)),
+        ({"pong": 7}, Pong()),
+        ({"ref": 1, "system": "a", "body": {}}, Message({"system": "a", "body": {}})),
+        ({"body": {}}, Message({"body": {}})),
+        ({"ref": "x", "ack": 3}, Ack(3)),
+    ],
+)
+def test_each_frame_of_the_protocol_is_read(document: dict[str, Any], frame: ClientFrame) -> None:
+    assert read_frame(document) == frame
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        ({}, "missing_field"),
+        ({"ref": 1}, "missing_field"),
+        ({"nonsense": 1}, "unknown_field"),
+        ({"ack": 1, "foreground": True}, "unknown_field"),
+        ({"ack": "x"}, "invalid"),
+        ({"ack": -1}, "invalid"),
+        ({"ack": True}, "invalid"),
+        ({"ack": 1.5}, "invalid"),
+        ({"foreground": 1}, "invalid"),
+        ({"resync": False}, "invalid"),
+        ({"resync": {"cursor": 1}}, "invalid"),
+        ({"resync": {"digest": "xx"}}, "invalid"),
+        ({"resync": {"since": 1}}, "unknown_field"),
+        ({"token": 1}, "invalid"),
+        ({"ping": None}, "invalid"),
+        ({"pong": "1"}, "invalid"),
+        ({"hello": []}, "invalid"),
+    ],
+)
+def test_what_is_no_frame_is_a_problem_with_a_pointer(document: dict[str, Any], code: str) -> None:
+    with pytest.raises(Problem) as refused:
+        read_frame(document)
+
+    assert refused.value.code == code
+    assert refused.value.errors
+
+
+@pytest.mark.parametrize("ref", [0, -1, 2**60, "", "a name", None])
+def test_a_ref_is_a_number_or_short_text(ref: Any) -> None:
+    assert read_ref({"ref": ref}) == ref
+
+
+@pytest.mark.parametrize("document", [[], "x", 1, None, {"ref": True}, {"ref": 1.5}, {"ref": []}, {"ref": "x" * 129}])
+def test_no_object_and_no_ref_are_refused(document: Any) -> None:
+    with pytest.raises(Problem):
+        read_ref(document)
+
+
+def test_a_hello_has_defaults_for_everything() -> None:
+    assert read_hello({}) == read_hello(dict.fromkeys(("cursor", "session", "foreground", "systems"))) == Hello()
+
+
+def test_a_hello_is_read_whole() -> None:
+    members = {
+        "cursor": "k3f9-10",
+        "digest": DIGEST,
+        "category_prefix": ["user.", "mail"],
+        "systems": ["kbfs", "kbfs.favorites"],
+        "foreground": True,
+        "session": "tab-1",
+        "token": "x.y.z",
+        "render": "it",
+    }
+
+    assert read_hello(members) == Hello(
+        Position(Cursor("k3f9", 10), b"\x0f" * 32), ("mail", "user"), ("kbfs",), True, "tab-1", "x.y.z"
+    )
+
+
+@pytest.mark.parametrize("cursor", ["", "12", "k3f9-", "K3F9-1", "k3f9-01", "x" * 25 + "-1", "k3f9-1-1"])
+def test_a_cursor_that_cannot_be_read_is_a_void_one_and_no_error(cursor: str) -> None:
+    assert read_hello({"cursor": cursor}).position.cursor == VOID
+
+
+@pytest.mark.parametrize(
+    ("members", "code"),
+    [
+        ({"curser": "k3f9-1"}, "unknown_field"),
+        ({"cursor": 5}, "invalid"),
+        ({"digest": DIGEST.upper()}, "invalid"),
+        ({"category_prefix": "user"}, "invalid"),
+        ({"category_prefix": ["a..b"]}, "invalid_id"),
+        ({"systems": [1]}, "invalid_id"),
+        ({"foreground": "yes"}, "invalid"),
+        ({"session": ""}, "invalid_id"),
+        ({"session": 7}, "invalid_id"),
+        ({"token": 7}, "invalid"),
+        ({"render": 7}, "invalid"),
+    ],
+)
+def test_a_typing_error_in_hello_never_passes(members: dict[str, Any], code: str) -> None:
+    with pytest.raises(Problem) as refused:
+        read_hello(members)
+
+    assert refused.value.code == code
+    assert refused.value.errors[0].pointer.startswith("/hello/")
+
+
+def test_an_empty_filter_filters_nothing_but_no_systems_are_none() -> None:
+    assert read_hello({"category_prefix": []}).prefixes is None
+    assert read_hello({"systems": []}).systems == ()
+
+
+def test_a_query_says_the_same_and_what_it_does_not_know_is_ignored() -> None:
+    pairs = [
+        ("cursor", "k3f9-10"),
+        ("category_prefix", "user"),
+        ("category_prefix", "mail"),
+        ("foreground", "true"),
+        ("session", "tab-1"),
+        ("utm_source", "x"),
+    ]
+
+    assert read_query(pairs, None) == Hello(Position(Cursor("k3f9", 10)), ("mail", "user"), None, True, "tab-1")
+    assert read_query(pairs, "k3f9-12").position.cursor == Cursor("k3f9", 12)
+    assert read_query([], None) == Hello()
+
+
+@pytest.mark.parametrize("pair", [("foreground", "1"), ("session", "a b"), ("digest", "x"), ("systems", "a..b")])
+def test_a_bad_value_in_a_query_is_refused(pair: tuple[str, str]) -> None:
+    with pytest.raises(Problem):
+        read_query([pair], None)
+
+
+@pytest.mark.parametrize(
+    ("raw", "is_so"), [(b"{}", True), (b'{"a":1,"a":2}', True), (b"[" * 100_000, False), (b"", False)]
+)
+def test_json_is_told_from_no_json(raw: bytes, is_so: bool) -> None:
+    assert is_json(raw) is is_so
+
+
+def test_json_that_is_too_deep_to_read_is_json() -> None:
+    assert is_json(b"[" * 100_000 + b"]" * 100_000)

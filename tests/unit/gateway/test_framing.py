@@ -1,0 +1,98 @@
+"""WebSocket frames, byte by byte (RFC 6455)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.framing import BadFrame, Incoming, Opcode, Parser, close_code, encode, encode_close, unmask
+
+KEY = b"\x01\x02\x03\x04"
+MOST = 1_000
+
+
+def masked(payload: bytes, first: int = 0x81, size: bytes | None = None) -> bytes:
+    """A client frame; ``size`` as it is written, where it is not the shortest."""
+    if size is None:
+        length = len(payload)
+        size = bytes([0x80 | length]) if length < 126 else b"\xfe" + length.to_bytes(2, "big")
+    return bytes([first]) + size + KEY + unmask(payload, KEY)
+
+
+@pytest.mark.parametrize(
+    ("length", "head"),
+    [
+        (0, b"\x81\x00"),
+        (125, b"\x81\x7d"),
+        (126, b"\x81\x7e\x00\x7e"),
+        (65_536, b"\x81\x7f" + (65_536).to_bytes(8, "big")),
+    ],
+)
+def test_a_server_frame_has_the_shortest_head_and_no_mask(length: int, head: bytes) -> None:
+    assert encode(b"x" * length) == head + b"x" * length
+
+
+def test_a_close_has_code_and_reason_cut_to_what_a_control_frame_holds() -> None:
+    assert encode_close(4001, "shutdown") == b"\x88\x0a\x0f\xa1shutdown"
+    assert len(encode_close(4001, "x" * 300)) == 2 + 125
+
+
+@given(st.binary(max_size=300))
+def test_masking_twice_is_nothing(payload: bytes) -> None:
+    assert unmask(unmask(payload, KEY), KEY) == payload
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5), st.integers(1, 40))
+def test_messages_are_the_same_however_the_network_cuts_them(payloads: list[bytes], cut: int) -> None:
+    stream = b"".join(masked(payload) for payload in payloads)
+    parser = Parser(MOST)
+
+    found = [message for at in range(0, len(stream), cut) for message in parser.feed(stream[at : at + cut])]
+
+    assert found == [Incoming(Opcode.TEXT, payload) for payload in payloads]
+
+
+def test_fragments_are_joined_and_control_frames_may_stand_between_them() -> None:
+    parser = Parser(MOST)
+
+    found = parser.feed(masked(b"on", 0x01) + masked(b"?", 0x89) + masked(b"e", 0x00) + masked(b"!", 0x80))
+
+    assert found == [Incoming(Opcode.PING, b"?"), Incoming(Opcode.TEXT, b"one!")]
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"\x81\x01x", 1002),  # not masked
+        (masked(b"x", 0xC1), 1002),  # a reserved bit: no extension was agreed on
+        (masked(b"x", 0x83), 1002),  # an opcode that is none
+        (masked(b"x", 0x80), 1002),  # a continuation of nothing
+        (masked(b"x", 0x01) + masked(b"y", 0x81), 1002),  # a new message inside one
+        (masked(b"x", 0x09), 1002),  # a control frame in pieces
+        (masked(b"x" * 126, 0x89), 1002),  # a control frame too long
+        (masked(b"x" * (MOST + 1))[:8], 1009),  # too long, told by its head alone
+        (masked(b"x" * 600, 0x01) + masked(b"y" * 600, 0x80), 1009),  # too long in pieces
+        (b"\x81\xff" + (1 << 62).to_bytes(8, "big"), 1009),
+    ],
+)
+def test_a_frame_that_breaks_the_protocol_has_a_code(data: bytes, code: int) -> None:
+    with pytest.raises(BadFrame) as refused:
+        Parser(MOST).feed(data)
+
+    assert refused.value.code == code
+
+
+def test_a_message_of_just_the_bound_passes() -> None:
+    assert Parser(MOST).feed(masked(b"x" * MOST)) == [Incoming(Opcode.TEXT, b"x" * MOST)]
+
+
+@pytest.mark.parametrize(("payload", "code"), [(b"", 1005), (b"\x03\xe8", 1000), (b"\x0f\xa1bye", 4001)])
+def test_a_close_of_the_peer_is_read(payload: bytes, code: int) -> None:
+    assert close_code(payload) == code
+
+
+@pytest.mark.parametrize("payload", [b"\x03", b"\x03\xed", b"\x03\xee", b"\x00\x01", b"\x13\x88", b"\x03\xf7"])
+def test_a_close_code_that_may_not_be_sent_breaks_the_protocol(payload: bytes) -> None:
+    with pytest.raises(BadFrame):
+        close_code(payload)

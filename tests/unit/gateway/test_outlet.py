@@ -1,0 +1,70 @@
+"""What waits to be written to one connection."""
+
+from __future__ import annotations
+
+from services.gateway.outlet import Outlet, Put
+
+
+def test_what_was_put_in_comes_out_in_order_and_moves_the_cursor() -> None:
+    outlet = Outlet(100)
+    outlet.put(b"plain")
+    outlet.put(b"live", 7)
+
+    assert outlet.take(1_000) == [b"plain", b"live"]
+    assert (outlet.written_seq, bool(outlet)) == (7, False)
+    assert outlet.take(1_000) == []
+
+
+def test_a_write_is_about_as_large_as_asked() -> None:
+    outlet = Outlet(1_000)
+    for seq in range(5):
+        outlet.put(b"x" * 10, seq)
+
+    assert [len(outlet.take(25)), len(outlet.take(25)), len(outlet.take(25))] == [3, 2, 0]
+
+
+def test_past_the_bound_live_frames_go_and_all_else_stays() -> None:
+    outlet = Outlet(20)
+    outlet.put(b"receipt")
+    outlet.put_sync(b"s" * 1_000, "tag", 5)
+
+    assert outlet.put(b"x" * 13, 6) is Put.QUEUED
+    assert outlet.put(b"y", 7) is Put.DROPPED
+    assert outlet.take(1_000) == [b"receipt"]
+    assert (outlet.written_tag, outlet.written_seq) == ("", 0)
+
+
+def test_what_may_not_be_dropped_can_be_too_much() -> None:
+    outlet = Outlet(10)
+
+    assert outlet.put(b"x" * 6) is Put.QUEUED
+    assert outlet.put(b"x" * 6) is Put.FULL
+
+
+def test_a_sync_is_outside_the_bound_and_goes_alone() -> None:
+    outlet = Outlet(10)
+    outlet.put_sync(b"s" * 1_000, "tag", 5)
+    assert outlet.put(b"x" * 10, 6) is Put.QUEUED
+
+    assert outlet.take(1_000_000) == [b"s" * 1_000]
+    assert (outlet.written_tag, outlet.written_seq) == ("tag", 5)
+    assert outlet.take(1_000_000) == [b"x" * 10]
+    assert (outlet.written_tag, outlet.written_seq) == ("tag", 6)
+
+
+def test_the_bound_is_of_what_waits_not_of_what_went_through() -> None:
+    outlet = Outlet(10)
+    for seq in range(20):
+        assert outlet.put(b"x" * 10, seq) is Put.QUEUED
+        outlet.take(1_000)
+
+
+def test_a_copy_that_was_good_already_has_its_cursor_without_a_word() -> None:
+    outlet = Outlet(10)
+    outlet.settle("tag", 5)
+    outlet.put(b"x", 6)
+    outlet.take(10)
+
+    outlet.settle("other", 9)
+
+    assert (outlet.written_tag, outlet.written_seq) == ("tag", 6)
