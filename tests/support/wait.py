@@ -3,13 +3,13 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 _STEP_S = 0.01
 
 
-async def wait_until(predicate: Callable[[], Any | Awaitable[Any]], description: str, timeout_s: float = 10) -> Any:
+async def wait_until(predicate: Callable[[], object], description: str, timeout_s: float = 10) -> Any:
     """The first true value of `predicate` (plain or async); AssertionError with the description where none comes."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -23,7 +23,7 @@ async def wait_until(predicate: Callable[[], Any | Awaitable[Any]], description:
         await asyncio.sleep(_STEP_S)
 
 
-def wait_until_sync(predicate: Callable[[], Any], description: str, timeout_s: float = 10) -> Any:
+def wait_until_sync(predicate: Callable[[], object], description: str, timeout_s: float = 10) -> Any:
     """`wait_until` for tests without an event loop."""
     deadline = time.monotonic() + timeout_s
     while not (value := predicate()):
