@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +30,7 @@ from tests.support.wait import wait_until
 class Subscriber(Protocol):
     """What a test needs of a feed."""
 
-    async def subscribe(self, channel: str, receiver: Receiver, *, sharded: bool = True) -> None:
+    def subscribe(self, channel: str, receiver: Receiver, *, sharded: bool = True) -> Awaitable[None]:
         """Hear a channel from now on."""
         ...
 

@@ -161,7 +161,8 @@ class RedisUsers:
         await answer(self._send(keys, expiry, DRAIN))
 
     async def _flush_first(self, keys: UserKeys, uid: str, now_us: int, epoch_seed: bytes) -> None:
-        await answer(self._send(keys, Commit(now_us=now_us, epoch_seed=epoch_seed, is_flush=True)))
+        flush = Commit(now_us=now_us, epoch_seed=epoch_seed, is_flush=True)
+        await answer(self._send(keys, flush, DRAIN))  # what has expired may be due as well: its turn comes next
 
     async def flush_all(self, spread_s: int) -> None:
         """See ``contract.Users.flush_all``: one increment a partition, then one publication."""

@@ -26,7 +26,7 @@ local generation = tonumber(call('GET', KEYS[7]) or 0)
 local epoch, seq, horizon, wake, n, bytes, flags, gen, A, B, C, D, E, F, G, H
 if raw_head then
   epoch, seq, horizon, wake, n, bytes, flags, gen, A, B, C, D, E, F, G, H = upk(HEAD, raw_head)
-  if gen ~= generation and kind ~= 'f' then return {'generation'} end
+  if gen ~= generation and kind ~= 'f' and options % 4 < 2 then return {'generation'} end
   if wake > 0 and wake <= now and options % 4 < 2 then return {'due'} end
 else
   epoch, seq, horizon, wake, n, bytes, flags, gen = seed, 0, 0, 0, 0, 0, 0, generation

@@ -36,7 +36,7 @@ class MemoryUsers:
 
     def commit_now(self, uid: str, commit: Commit) -> Receipt:
         """``commit`` without a turn of the event loop, for those who do more in the same step."""
-        user = self._settled(uid, commit.now_us, commit.epoch_seed, commit.is_flush)
+        user = self._settled(uid, commit.now_us, commit.epoch_seed, is_flushing=not commit.is_flush)
         receipt = self._apply(uid, user, commit)
         if user.is_seen:
             self._shelf.users[uid] = user
@@ -62,17 +62,17 @@ class MemoryUsers:
 
     async def state_at(self, uid: str, view: View, at_us: int, now_us: int) -> Full:
         """As ``Users`` says."""
-        return reading.state_at(self._settled(uid, now_us), view, at_us)
+        return reading.state_at(self._settled(uid, now_us, is_flushing=False), view, at_us)
 
     async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
         """As ``Users`` says."""
-        return reading.item(self._settled(uid, now_us), item_id, view)
+        return reading.item(self._settled(uid, now_us, is_flushing=False), item_id, view)
 
     async def history(
         self, uid: str, view: View, before: tuple[int, str] | None, limit: int, now_us: int
     ) -> list[HistoryEntry]:
         """As ``Users`` says."""
-        return reading.history(self._settled(uid, now_us), view, before, limit)
+        return reading.history(self._settled(uid, now_us, is_flushing=False), view, before, limit)
 
     async def heads(self, uids: Sequence[str]) -> list[Head | None]:
         """As ``Users`` says."""
@@ -101,18 +101,16 @@ class MemoryUsers:
         user = self._shelf.users.get(uid)
         return 0 if user is None else retention.collect(user, self._shelf.limits, now_us)
 
-    def _settled(self, uid: str, now_us: int, epoch_seed: bytes = NO_EPOCH, is_flush: bool = False) -> User:
-        """The user after what is due: a flush of all that it has not seen (unless it is being flushed), then what is to
-        be forgotten, then the expiry of items (L14, L4, L6).
+    def _settled(self, uid: str, now_us: int, epoch_seed: bytes = NO_EPOCH, is_flushing: bool = True) -> User:
+        """The user after what is due: a flush of all that it has not seen, then what is to be forgotten, then the
+        expiry of items (L14, L4, L6). Not ``is_flushing``: the flush is left to a later call.
 
         One never seen is an empty one, and is not kept: reading creates nothing.
         """
         user = self._shelf.users.get(uid)
         if user is None:
             return User(generation=self._shelf.generation)
-        is_behind = user.generation != self._shelf.generation
-        user.generation = self._shelf.generation
-        if is_behind and not is_flush:
+        if is_flushing and user.generation != self._shelf.generation:
             self._apply(uid, user, Commit(now_us, epoch_seed, is_flush=True, spread_s=self._shelf.spread_s))
         if retention.is_due(user, self._shelf.limits, now_us):
             retention.collect(user, self._shelf.limits, now_us)
@@ -127,6 +125,8 @@ class MemoryUsers:
         state.take(user, commit, outcome, limits)
         if outcome.external is not None:
             retention.trim_externals(user, limits, commit.now_us)
+        if commit.is_flush and not outcome.receipt.is_unchanged:
+            user.generation = self._shelf.generation
         if outcome.announcement is not None:
             self._shelf.announce(uid, outcome.announcement.encode())
         if retention.is_overfull(user, limits):

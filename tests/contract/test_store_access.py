@@ -1,0 +1,115 @@
+"""Service keys, tickets and rates, in every store (contract ``Access``)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from gregor.core.sync import View
+from gregor.store import service_keys
+from gregor.store.contract import Store, Ticket
+from tests.support.builders import DAY_US, NOW_US, SECOND_US
+
+
+async def test_a_key_s_text_is_shown_once_and_only_its_hash_is_kept(store: Store) -> None:
+    key, text = await store.access.create_key(["ingest", "read"], ["user.joined", "user"], 5.0, "billing", NOW_US)
+
+    assert re.fullmatch(r"gk_[a-z0-9]{12}_[A-Za-z0-9_-]{43}", text)
+    parsed = service_keys.parse(text)
+    assert parsed is not None and parsed[0] == key.id
+    assert (key.scopes, key.prefixes, key.rate) == (frozenset({"ingest", "read"}), ("user",), 5.0)
+    assert (key.name, key.created_us) == ("billing", NOW_US)
+    assert key.hashes == ((service_keys.hash_of(parsed[1]), None),)
+    assert await store.access.key(key.id) == key
+    assert parsed[1] not in repr(key)
+
+
+async def test_a_key_without_limits_is_limited_by_nothing(store: Store) -> None:
+    key, _ = await store.access.create_key(["admin"])
+
+    assert (key.prefixes, key.rate, key.name) == (None, None, None)
+    assert await store.access.key(key.id) == key
+
+
+async def test_keys_are_listed_by_id_and_deleted_once(store: Store) -> None:
+    made = sorted([(await store.access.create_key(["read"]))[0] for _ in range(3)], key=lambda key: key.id)
+    assert await store.access.keys() == made
+
+    assert await store.access.delete_key(made[0].id) is True
+    assert await store.access.delete_key(made[0].id) is False
+    assert await store.access.key(made[0].id) is None
+    assert await store.access.keys() == made[1:]
+
+
+async def test_a_rotated_key_has_a_new_secret_and_keeps_the_old_one_a_while(store: Store) -> None:
+    key, text = await store.access.create_key(["ingest"])
+    _, old = service_keys.parse(text) or ("", "")
+
+    fresh = await store.access.rotate_key(key.id, NOW_US, DAY_US)
+
+    _, new = service_keys.parse(fresh or "") or ("", "")
+    rotated = await store.access.key(key.id)
+    assert rotated is not None and new != old
+    assert rotated.hashes == ((service_keys.hash_of(new), None), (service_keys.hash_of(old), NOW_US + DAY_US))
+    assert service_keys.is_good(rotated, new, NOW_US + 2 * DAY_US)
+    assert service_keys.is_good(rotated, old, NOW_US + DAY_US - 1)
+    assert not service_keys.is_good(rotated, old, NOW_US + DAY_US)
+    assert await store.access.rotate_key("unknown00000", NOW_US, DAY_US) is None
+
+
+async def test_rotating_twice_keeps_one_old_secret(store: Store) -> None:
+    key, text = await store.access.create_key(["ingest"])
+    await store.access.rotate_key(key.id, NOW_US, DAY_US)
+    await store.access.rotate_key(key.id, NOW_US + 1, DAY_US)
+
+    rotated = await store.access.key(key.id)
+
+    assert rotated is not None and len(rotated.hashes) == 2
+    _, first = service_keys.parse(text) or ("", "")
+    assert not service_keys.is_good(rotated, first, NOW_US + 2)
+
+
+async def test_a_ticket_is_spent_once(store: Store) -> None:
+    ticket = Ticket("alice", "phone", False, ("user",), None, {"exp": 1_800_000_000, "cats": ["user"]})
+    text = await store.access.create_ticket(ticket, NOW_US, 30 * SECOND_US)
+
+    spent = await asyncio.gather(*(store.access.spend_ticket(text, NOW_US) for _ in range(10)))
+
+    assert [each for each in spent if each is not None] == [ticket]
+    assert await store.access.spend_ticket("nonsense", NOW_US) is None
+
+
+async def test_a_ticket_lives_for_its_time(store: Store) -> None:
+    ticket = Ticket("alice", View().device, True, None, ())
+    texts = [await store.access.create_ticket(ticket, NOW_US, 30 * SECOND_US) for _ in range(2)]
+
+    assert texts[0] != texts[1]
+    assert await store.access.spend_ticket(texts[0], NOW_US + 30 * SECOND_US - 1) == ticket
+    assert await store.access.spend_ticket(texts[1], NOW_US + 30 * SECOND_US) is None
+
+
+async def test_a_bucket_gives_its_burst_and_then_its_rate(store: Store) -> None:
+    async def take(count: int, now_us: int = NOW_US) -> float:
+        return await store.access.take("bucket", 10.0, 5, count, now_us)
+
+    assert [await take(1) for _ in range(6)] == [0.0] * 5 + [0.1]
+    assert await take(1, NOW_US + 99_999) > 0
+    assert await take(1, NOW_US + 100_000) == 0.0
+    assert await take(5, NOW_US + 100_000 + 499_999) > 0
+    assert await take(5, NOW_US + 100_000 + 500_000) == 0.0
+
+
+async def test_what_is_refused_takes_nothing(store: Store) -> None:
+    assert await store.access.take("bucket", 1.0, 3, 2, NOW_US) == 0.0
+    assert await store.access.take("bucket", 1.0, 3, 2, NOW_US) == 1.0
+    assert await store.access.take("bucket", 1.0, 3, 1, NOW_US) == 0.0
+
+
+async def test_buckets_know_nothing_of_each_other(store: Store) -> None:
+    assert await store.access.take("a", 1.0, 1, 1, NOW_US) == 0.0
+    assert await store.access.take("b", 1.0, 1, 1, NOW_US) == 0.0
+    assert await store.access.take("a", 1.0, 1, 1, NOW_US) == 1.0
+
+
+async def test_a_store_that_answers_says_so(store: Store) -> None:
+    await store.ping()

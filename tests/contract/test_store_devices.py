@@ -1,0 +1,200 @@
+"""Devices, acknowledgements, revocations and controls, in every store (contract ``Devices``)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from gregor.core.errors import Problem
+from gregor.core.limits import Limits
+from gregor.core.messages import Sender
+from gregor.core.sync import Delta, Full, View, cursor_for
+from gregor.store.contract import Presence, Registration, Session, Store
+from tests.support.builders import (
+    LIMITS,
+    NOW_US,
+    SECOND_US,
+    SEED,
+    creating,
+    dismissing,
+    document_of,
+    ids_of,
+)
+from tests.support.twins import Heard
+
+MakeStore = Callable[[Limits], Awaitable[Store]]
+PUSH = {"provider": "apns", "token": "t1", "topic": "com.example", "sandbox": False}
+WEB = {"provider": "webpush", "token": {"endpoint": "https://push.example/1", "keys": {"p256dh": "x", "auth": "y"}}}
+MINUTE_US = 60 * SECOND_US
+
+
+async def test_a_device_is_listed_as_it_was_registered(store: Store) -> None:
+    registration = Registration("ios", PUSH, "it-IT")
+    await store.devices.put_device("alice", "phone", registration, NOW_US)
+    await store.devices.put_device("alice", "browser", Registration("web", WEB), NOW_US)
+
+    assert await store.devices.devices("alice", NOW_US) == {
+        "browser": (Registration("web", WEB), Presence()),
+        "phone": (registration, Presence()),
+    }
+    assert list(await store.devices.devices("alice", NOW_US)) == ["browser", "phone"]
+    assert await store.devices.device("alice", "phone", NOW_US) == (registration, Presence())
+    assert await store.devices.device("alice", "tablet", NOW_US) is None
+    assert await store.devices.devices("bob", NOW_US) == {}
+
+
+async def test_registering_again_replaces(store: Store) -> None:
+    await store.devices.put_device("alice", "phone", Registration("ios", PUSH, "it"), NOW_US)
+
+    await store.devices.put_device("alice", "phone", Registration("android"), NOW_US)
+
+    assert await store.devices.device("alice", "phone", NOW_US) == (Registration("android"), Presence())
+
+
+async def test_a_connection_makes_a_device_known_and_changes_no_registration(store: Store) -> None:
+    await store.devices.put_device("alice", "phone", Registration("ios", PUSH), NOW_US)
+
+    assert await store.devices.know_device("alice", "phone", NOW_US) is None
+    assert await store.devices.know_device("alice", "tablet", NOW_US) is None
+
+    devices = await store.devices.devices("alice", NOW_US)
+    assert devices["phone"][0] == Registration("ios", PUSH)
+    assert devices["tablet"][0] == Registration()
+
+
+@pytest.mark.parametrize("push", [PUSH, WEB])
+async def test_a_push_token_belongs_to_one_device_of_one_user(store: Store, push: dict[str, object]) -> None:
+    await store.devices.put_device("alice", "phone", Registration("ios", push), NOW_US)
+    await store.devices.put_device("bob", "phone", Registration("ios", push), NOW_US)
+
+    assert (await store.devices.devices("alice", NOW_US))["phone"][0] == Registration("ios", None)
+    assert (await store.devices.devices("bob", NOW_US))["phone"][0] == Registration("ios", push)
+
+    await store.devices.put_device("bob", "tablet", Registration("ios", push), NOW_US)
+    await store.devices.put_device("bob", "phone", Registration("ios"), NOW_US)
+    assert (await store.devices.devices("bob", NOW_US))["tablet"][0] == Registration("ios", push)
+
+
+async def test_past_the_bound_the_one_longest_offline_goes_those_without_push_first(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, devices=3))
+    await store.devices.put_device("alice", "pushed", Registration("ios", PUSH), NOW_US)
+    for at, device in enumerate(("older", "newer"), 1):
+        await store.devices.know_device("alice", device, NOW_US)
+        await _come_and_go(store, device, NOW_US + at * MINUTE_US)
+    await store.users.commit("alice", creating("own", for_device="older"))
+
+    displaced = await store.devices.know_device("alice", "next", NOW_US + 5 * MINUTE_US)
+
+    assert displaced == "older"
+    assert list(await store.devices.devices("alice", NOW_US + 5 * MINUTE_US)) == ["newer", "next", "pushed"]
+    assert ids_of(await store.users.state("alice", View("older"), NOW_US + 5 * MINUTE_US)) == []
+    assert await store.devices.know_device("alice", "again", NOW_US + 6 * MINUTE_US) == "newer"
+
+
+async def test_where_all_are_online_no_device_more_is_taken(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, devices=2))
+    for device in ("phone", "laptop"):
+        await store.devices.know_device("alice", device, NOW_US)
+        await store.devices.open_session("alice", device, _session(device), NOW_US, MINUTE_US)
+
+    for outcome in (
+        store.devices.know_device("alice", "tablet", NOW_US),
+        store.devices.put_device("alice", "tablet", Registration(), NOW_US),
+    ):
+        with pytest.raises(Problem) as refusal:
+            await outcome
+        assert refusal.value.code == "too_many_devices"
+    assert await store.devices.know_device("alice", "phone", NOW_US) is None
+
+
+async def test_a_forgotten_device_leaves_nothing_of_itself(store: Store) -> None:
+    await store.devices.put_device("alice", "phone", Registration("ios", PUSH), NOW_US)
+    await store.users.commit("alice", creating("each", for_device="*", body="a body that makes deltas the shorter way"))
+    await store.users.commit("alice", creating("own", for_device="phone"))
+    await store.users.commit("alice", dismissing("each", sender=Sender("phone")))
+    await store.devices.acknowledge("alice", View("phone"), 2)
+    await store.devices.acknowledge("alice", View("laptop"), 1)
+
+    await store.devices.forget_device("alice", "phone", NOW_US, SEED)
+
+    assert await store.devices.devices("alice", NOW_US) == {}
+    assert await store.devices.acknowledged("alice") == {("laptop", View("laptop").tag): 1}
+    assert ids_of(await store.users.state("alice", View("phone"), NOW_US)) == ["each"]
+    for seq in (1, 2, 3):
+        answer = await store.users.sync("alice", View("phone"), cursor_for(SEED, View("phone"), seq), None, NOW_US)
+        assert isinstance(answer, Full) and answer.seq == 4
+    await store.users.commit("alice", creating("later", now_us=NOW_US + 1))
+    answer = await store.users.sync("alice", View("phone"), cursor_for(SEED, View("phone"), 4), None, NOW_US + 1)
+    assert isinstance(answer, Delta)
+
+
+async def test_forgetting_voids_the_cursors_of_that_device_alone(store: Store) -> None:
+    await store.users.commit("alice", creating("a", body="a body that makes deltas the shorter way to tell it"))
+    await store.users.commit("alice", creating("b"))
+    await store.devices.forget_device("alice", "phone", NOW_US, SEED)
+
+    answer = await store.users.sync("alice", View("laptop"), cursor_for(SEED, View("laptop"), 1), None, NOW_US)
+
+    assert isinstance(answer, Delta)
+
+
+async def test_forgetting_is_repeatable_and_an_old_digest_follows(store: Store) -> None:
+    await store.users.commit("alice", creating("each", for_device="*"))
+    await store.users.commit("alice", dismissing("each", sender=Sender("phone")))
+    for _ in range(2):
+        await store.devices.forget_device("alice", "phone", NOW_US, SEED)
+
+    phone = await store.users.state("alice", View("phone"), NOW_US)
+    tablet = await store.users.state("alice", View("tablet"), NOW_US)
+    await store.users.commit("alice", dismissing("each"))
+
+    assert phone.digest == tablet.digest
+    assert (await store.users.state("alice", View("phone"), NOW_US)).digest == bytes(32)
+
+
+async def test_an_acknowledgement_never_goes_down_and_is_of_one_view(store: Store) -> None:
+    filtered = View("phone", ("user",))
+    await store.devices.acknowledge("alice", View("phone"), 5)
+    await store.devices.acknowledge("alice", View("phone"), 3)
+    await store.devices.acknowledge("alice", filtered, 4)
+
+    assert await store.devices.acknowledged("alice") == {
+        ("phone", View("phone").tag): 5,
+        ("phone", filtered.tag): 4,
+    }
+
+
+async def test_a_revocation_of_all_or_of_one_device_never_becomes_weaker(store: Store) -> None:
+    assert await store.devices.revoked_before("alice", "phone") is None
+
+    await store.devices.revoke("alice", "phone", NOW_US, NOW_US)
+    await store.devices.revoke("alice", "phone", NOW_US - SECOND_US, NOW_US)
+    assert await store.devices.revoked_before("alice", "phone") == NOW_US
+    assert await store.devices.revoked_before("alice", "laptop") is None
+
+    await store.devices.revoke("alice", None, NOW_US - SECOND_US, NOW_US)
+    assert await store.devices.revoked_before("alice", "phone") == NOW_US
+    assert await store.devices.revoked_before("alice", "laptop") == NOW_US - SECOND_US
+
+
+async def test_revocations_and_controls_are_told_at_once(store: Store, heard: Heard) -> None:
+    await store.devices.revoke("alice", "phone", NOW_US, NOW_US)
+    await store.devices.control("alice", {"frame": {"session": "s"}})
+
+    payloads = await heard.first(2)
+    assert [payload[:1] for payload in payloads] == [b"K", b"K"]
+    assert [document_of(payload[1:]) for payload in payloads] == [
+        {"revoke": {"device": "phone", "issued_before_us": NOW_US}},
+        {"frame": {"session": "s"}},
+    ]
+
+
+def _session(device: str, opened_us: int = NOW_US) -> Session:
+    return Session(f"s-{device}", f"c-{device}", "gateway-1", opened_us)
+
+
+async def _come_and_go(store: Store, device: str, at_us: int) -> None:
+    await store.devices.open_session("alice", device, _session(device, at_us), at_us, MINUTE_US)
+    await store.devices.close_session("alice", device, _session(device, at_us), at_us)

@@ -1,0 +1,142 @@
+"""Flushes, and users that are forgotten (semantics.md L14; protocol.md, DELETE user), by every store."""
+
+from __future__ import annotations
+
+from gregor.core.announce import Kind
+from gregor.core.sync import Full, Unchanged, View, cursor_for
+from gregor.store.contract import Registration, Store
+from tests.support.builders import (
+    BACKEND,
+    FLUSH,
+    NOW_US,
+    SECOND_US,
+    SEED,
+    creating,
+    cursor_of,
+    dismissing,
+    document_of,
+    external,
+    ids_of,
+    planned,
+)
+from tests.support.twins import Heard, Twin
+
+NEXT = (int.from_bytes(SEED, "big") + 1).to_bytes(3, "big")
+
+
+async def test_a_flush_is_the_next_epoch_and_seq_and_keeps_all(store: Store) -> None:
+    await store.users.commit("alice", creating("a", "b"))
+    await store.users.commit("alice", dismissing("b"))
+    before = await store.users.state("alice", BACKEND, NOW_US)
+
+    receipt = await store.users.commit("alice", planned(FLUSH))
+
+    after = await store.users.state("alice", BACKEND, NOW_US)
+    assert (receipt.epoch, receipt.seq, receipt.is_unchanged) == (NEXT, 3, False)
+    assert (after.items, after.digest) == (before.items, before.digest)
+    assert isinstance(await store.users.sync("alice", BACKEND, cursor_of(before), None, NOW_US), Full)
+    assert isinstance(await store.users.sync("alice", BACKEND, cursor_of(after), None, NOW_US), Unchanged)
+    assert (await store.users.commit("alice", creating("b"))).is_unchanged
+
+
+async def test_the_last_epoch_is_followed_by_the_first_that_is_one(store: Store) -> None:
+    await store.users.commit("alice", creating("a"))
+    await store.users.commit("bob", planned(FLUSH, seed=b"\xff\xff\xfe"))
+
+    receipt = await store.users.commit("bob", planned(FLUSH))
+
+    assert receipt.epoch == b"\0\0\1"
+
+
+async def test_a_flush_of_all_is_told_once_and_meets_each_user_at_its_next_call(twin: Twin) -> None:
+    store = twin.store
+    for uid in ("alice", "bob", "carol"):
+        await store.users.commit(uid, creating("a"))
+    everyone, alice, bob = await twin.hear_flushes(), await twin.hear("alice"), await twin.hear("bob")
+
+    await store.users.flush_all(7)
+
+    (told,) = await everyone.first(1)
+    assert (told[:1], told[3:]) == (b"F", (7).to_bytes(2, "big"))
+    assert [head.seq for head in await store.users.heads(["alice", "bob"]) if head] == [1, 1]
+    receipt = await store.users.commit("alice", creating("b"))
+    synced = await store.users.sync("bob", BACKEND, cursor_for(SEED, BACKEND, 1), None, NOW_US)
+    state = await store.users.state("carol", BACKEND, NOW_US)
+    assert (receipt.epoch, receipt.seq) == (NEXT, 3)
+    assert isinstance(synced, Full) and (synced.epoch, synced.seq, ids_of(synced)) == (NEXT, 2, ["a"])
+    assert (state.epoch, state.seq) == (NEXT, 2)
+    assert [each.kind for each in await alice.announcements(2)] == [Kind.FLUSH, Kind.UPDATE]
+    assert [each.kind for each in await bob.announcements(1)] == [Kind.FLUSH]
+
+
+async def test_a_flush_of_all_meets_a_user_once(store: Store) -> None:
+    await store.users.commit("alice", creating("a"))
+    await store.users.flush_all(30)
+    await store.users.flush_all(30)
+
+    first = await store.users.state("alice", BACKEND, NOW_US)
+    again = await store.users.state("alice", BACKEND, NOW_US)
+
+    assert first == again and (first.epoch, first.seq) == (NEXT, 2)
+
+
+async def test_a_user_that_came_after_a_flush_of_all_is_not_met_by_it(store: Store) -> None:
+    await store.users.flush_all(30)
+
+    assert (await store.users.commit("alice", creating("a"))).epoch == SEED
+    assert (await store.users.state("alice", BACKEND, NOW_US)).seq == 1
+
+
+async def test_a_user_s_own_flush_counts_for_the_flush_of_all(store: Store) -> None:
+    await store.users.commit("alice", creating("a"))
+    await store.users.flush_all(30)
+
+    receipt = await store.users.commit("alice", planned(FLUSH))
+
+    assert (receipt.epoch, receipt.seq) == (NEXT, 2)
+    assert (await store.users.state("alice", BACKEND, NOW_US)).seq == 2
+
+
+async def test_a_flush_of_all_and_an_expiry_may_be_due_at_once(store: Store) -> None:
+    later_us = NOW_US + SECOND_US
+    for uid in ("alice", "bob", "carol", "dave"):
+        await store.users.commit(uid, creating("a", expires="+1"))
+    await store.users.flush_all(30)
+
+    state = await store.users.state("alice", BACKEND, later_us)
+    entry = await store.users.item("bob", "a", BACKEND, later_us)
+    receipt = await store.users.commit("carol", creating("b", now_us=later_us))
+    flushed = await store.users.commit("dave", planned(FLUSH, now_us=later_us))
+
+    assert (state.epoch, state.seq, state.items) == (NEXT, 3, ())
+    assert entry is not None and entry.gone is not None and entry.gone.seq == 2
+    assert (receipt.epoch, receipt.seq) == (NEXT, 4)
+    assert (flushed.epoch, flushed.seq) == (NEXT, 3)
+
+
+async def test_a_forgotten_user_is_empty_and_begins_anew(store: Store) -> None:
+    await store.users.commit("alice", creating("a"))
+    await store.users.commit("alice", dismissing("a", "unknown"))
+    await store.users.commit("alice", planned(external(1, message_id="m")))
+    await store.devices.put_device("alice", "phone", Registration(platform="ios"), NOW_US)
+    await store.devices.acknowledge("alice", View("phone"), 1)
+
+    await store.users.forget_user("alice", NOW_US)
+    await store.users.forget_user("alice", NOW_US)
+
+    assert await store.users.heads(["alice"]) == [None]
+    assert await store.users.history("alice", BACKEND, None, 10, NOW_US) == []
+    assert await store.devices.devices("alice", NOW_US) == {}
+    assert await store.devices.acknowledged("alice") == {}
+    receipt = await store.users.commit("alice", planned(external(2, message_id="m"), seed=b"abc"))
+    assert (receipt.epoch, receipt.seq) == (b"abc", 1)
+    assert (await store.users.commit("alice", creating("a", "unknown"))).created == ("a", "unknown")
+
+
+async def test_a_forgotten_user_s_tokens_are_void_and_its_connections_are_closed(store: Store, heard: Heard) -> None:
+    await store.users.forget_user("alice", NOW_US)
+
+    (told,) = await heard.first(1)
+    assert told[:1] == b"K"
+    assert document_of(told[1:]) == {"close": {"device": None, "code": 4502}}
+    assert await store.devices.revoked_before("alice", "phone") == NOW_US

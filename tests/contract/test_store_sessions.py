@@ -1,0 +1,128 @@
+"""Sessions and presence, in every store (contract ``Devices``)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from gregor.core.limits import Limits
+from gregor.store.contract import Presence, Session, Store
+from tests.support.builders import LIMITS, NOW_US, SECOND_US
+
+MakeStore = Callable[[Limits], Awaitable[Store]]
+MINUTE_US = 60 * SECOND_US
+
+
+def session(name: str = "tab", connection: str = "c1", opened_us: int = NOW_US, foreground: bool = False) -> Session:
+    return Session(name, connection, "gateway-1", opened_us, foreground, ("user",), None)
+
+
+@pytest.fixture
+async def known(store: Store) -> Store:
+    """A store in which alice's phone and laptop are known."""
+    for device in ("phone", "laptop"):
+        await store.devices.know_device("alice", device, NOW_US)
+    return store
+
+
+async def alice(store: Store, now_us: int) -> Presence:
+    (presence,) = await store.devices.presence(["alice"], now_us)
+    return presence
+
+
+async def test_a_session_is_there_until_its_lease_runs_out(known: Store) -> None:
+    await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
+
+    assert await known.devices.session("alice", "phone", "tab", NOW_US + MINUTE_US - 1) == session()
+    assert await known.devices.session("alice", "phone", "tab", NOW_US + MINUTE_US) is None
+    assert await known.devices.session("alice", "phone", "other", NOW_US) is None
+    assert await known.devices.session("alice", "laptop", "tab", NOW_US) is None
+
+
+async def test_presence_is_the_or_over_all_devices_and_their_sessions(known: Store) -> None:
+    assert await alice(known, NOW_US) == Presence()
+
+    await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
+    assert await alice(known, NOW_US + 5) == Presence(True, False, NOW_US + 5)
+
+    await known.devices.open_session("alice", "laptop", session("a", foreground=True), NOW_US, MINUTE_US)
+    await known.devices.open_session("alice", "laptop", session("b", "c2"), NOW_US, MINUTE_US)
+    assert await alice(known, NOW_US + 6) == Presence(True, True, NOW_US + 6)
+    laptop = await known.devices.device("alice", "laptop", NOW_US + 6)
+    phone = await known.devices.device("alice", "phone", NOW_US + 6)
+    assert laptop is not None and laptop[1] == Presence(True, True, NOW_US + 6)
+    assert phone is not None and phone[1] == Presence(True, False, NOW_US + 6)
+    assert await known.devices.presence(["nobody", "alice"], NOW_US + 6) == [
+        Presence(),
+        Presence(True, True, NOW_US + 6),
+    ]
+
+
+async def test_a_heartbeat_prolongs_and_tells_the_foreground(known: Store) -> None:
+    await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
+
+    entries = [("alice", "phone", session(foreground=True))]
+    await known.devices.touch(entries, NOW_US + MINUTE_US - 1, MINUTE_US)
+
+    assert await alice(known, NOW_US + 2 * MINUTE_US - 2) == Presence(True, True, NOW_US + 2 * MINUTE_US - 2)
+    assert (await alice(known, NOW_US + 2 * MINUTE_US)).online is False
+
+
+async def test_last_seen_is_when_the_last_connection_closed_or_was_last_heard_of(known: Store) -> None:
+    await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
+    await known.devices.close_session("alice", "phone", session(), NOW_US + 10)
+    assert await alice(known, NOW_US + 20) == Presence(False, False, NOW_US + 10)
+
+    await known.devices.open_session("alice", "laptop", session(), NOW_US + 30, MINUTE_US)
+    assert await alice(known, NOW_US + 10 * MINUTE_US) == Presence(False, False, NOW_US + 30)
+
+
+async def test_a_newer_connection_takes_its_session_over(known: Store) -> None:
+    first, second = session(connection="c1"), session(connection="c2", opened_us=NOW_US + 1)
+    await known.devices.open_session("alice", "phone", first, NOW_US, MINUTE_US)
+
+    displaced = await known.devices.open_session("alice", "phone", second, NOW_US + 1, MINUTE_US)
+
+    assert displaced == [(first, 4504)]
+    await known.devices.close_session("alice", "phone", first, NOW_US + 2)
+    await known.devices.touch([("alice", "phone", first)], NOW_US + 3, 10 * MINUTE_US)
+    assert await known.devices.session("alice", "phone", "tab", NOW_US + 3) == second
+    assert await known.devices.session("alice", "phone", "tab", NOW_US + 2 * MINUTE_US) is None
+
+
+async def test_opening_again_displaces_nothing(known: Store) -> None:
+    await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
+
+    assert await known.devices.open_session("alice", "phone", session(), NOW_US + 1, MINUTE_US) == []
+
+
+async def test_past_the_bound_of_a_device_the_oldest_connection_goes(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, connections=2))
+    tabs = [session(f"tab{n}", f"c{n}", NOW_US + n) for n in range(3)]
+    for tab in (tabs[1], tabs[0]):
+        await store.devices.open_session("alice", "phone", tab, NOW_US, MINUTE_US)
+    await store.devices.open_session("alice", "laptop", session(), NOW_US - 5, MINUTE_US)
+
+    displaced = await store.devices.open_session("alice", "phone", tabs[2], NOW_US, MINUTE_US)
+
+    assert displaced == [(tabs[0], 4504)]
+    assert await store.devices.session("alice", "phone", "tab0", NOW_US) is None
+    assert await store.devices.session("alice", "phone", "tab1", NOW_US) == tabs[1]
+
+
+async def test_a_session_whose_lease_ran_out_displaces_and_is_displaced_by_nobody(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, connections=1))
+    await store.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
+    later_us = NOW_US + MINUTE_US
+
+    assert await store.devices.open_session("alice", "phone", session("new", "c2"), later_us, MINUTE_US) == []
+
+
+async def test_a_heartbeat_brings_back_a_session_that_was_lost(known: Store) -> None:
+    """A store that came back without its last seconds learns again who is there."""
+    await known.devices.touch([("alice", "phone", session())], NOW_US, MINUTE_US)
+
+    assert await known.devices.session("alice", "phone", "tab", NOW_US) == session()
+    assert (await alice(known, NOW_US)).online
