@@ -3,6 +3,7 @@
 import asyncio
 import random
 from contextlib import AsyncExitStack
+from typing import Any
 
 from gregor.client import digest_of
 from gregor.client.messages import creation, dismissal, gregor
@@ -14,7 +15,7 @@ async def test_all_devices_end_with_the_servers_digest_after_concurrent_writes(c
     ids = [f"i{number}" for number in range(60)]
     names = ["phone", "laptop", "tablet", "watch"]
 
-    def anything(dice: random.Random) -> dict:
+    def anything(dice: random.Random) -> dict[str, Any]:
         kind = dice.randrange(6)
         if kind < 3:
             id_ = dice.choice(ids)

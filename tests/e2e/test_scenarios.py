@@ -182,7 +182,7 @@ async def test_a_message_said_again_wakes_nobody(api: httpx.AsyncClient, uid: st
 
 
 async def test_every_order_of_the_same_messages_ends_in_the_same_state(api: httpx.AsyncClient, uid: str) -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"create": {"a": item(times={"created": SEED_TIME + 1})}},
         {"create": {"b": item(times={"created": SEED_TIME + 2}), "c": item("post", times={"created": SEED_TIME + 3})}},
         {"create": {"d": item(times={"created": SEED_TIME + 9})}},

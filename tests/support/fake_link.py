@@ -69,6 +69,7 @@ class RedisPyLink:
     async def _work(self) -> None:
         while self._waiting:
             future, args, script = self._waiting[0]
+            error: Exception | None
             try:
                 reply, error = await self._carry_out(args, script), None
             except redis.exceptions.ConnectionError as failure:

@@ -26,7 +26,7 @@ class StreamDevice:
         self.answer_headers = httpx.Headers()
         self.mirror = Mirror()
         self.is_ended = False
-        self._request = {"url": f"{url}/v1/stream", "params": query or {}, "headers": headers or {}}
+        self._request: dict[str, Any] = {"url": f"{url}/v1/stream", "params": query or {}, "headers": headers or {}}
         self._reader: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:

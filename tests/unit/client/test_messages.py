@@ -1,5 +1,7 @@
 """Messages as a client writes them."""
 
+from typing import Any
+
 import pytest
 
 from gregor.client.messages import catches, creation, dismissal, needs_id
@@ -12,7 +14,8 @@ def test_a_creation_says_only_what_was_given() -> None:
 
 
 def test_a_body_that_is_empty_or_false_is_said() -> None:
-    for body in ({}, [], 0, False, ""):
+    bodies: list[Any] = [{}, [], 0, False, ""]
+    for body in bodies:
         assert creation("a", "mail", body)["body"]["create"]["a"]["body"] == body
 
 

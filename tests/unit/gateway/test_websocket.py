@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from .conftest import House
 
@@ -24,10 +25,16 @@ class Phone:
         return heard
 
 
+PROTOCOL = Subprotocol("gregor.v1")
+
+
 def dial(house: House, token: str | None = None) -> Any:
     headers = {"Authorization": f"Bearer {token or house.token()}"}
     return connect(
-        f"ws://127.0.0.1:{house.port}/v1/connect", additional_headers=headers, subprotocols=["gregor.v1"], proxy=None
+        f"ws://127.0.0.1:{house.port}/v1/connect",
+        additional_headers=headers,
+        subprotocols=[Subprotocol("gregor.v1")],
+        proxy=None,
     )
 
 
