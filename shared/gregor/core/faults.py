@@ -16,23 +16,36 @@ _LONGEST_NAME: Final = 64  # of an unknown field that is compared with the known
 
 
 class Faults:
-    """The faults of one document, in the order they were found; the first one's code is the refusal's."""
+    """The faults of one document, in the order they were found; the first one's code is the refusal's.
 
-    __slots__ = ("_code", "_errors")
+    ``code``: the refusal's, whatever the faults' own are. ``most``: how many are told.
+    """
 
-    def __init__(self) -> None:
-        self._code = ""
+    __slots__ = ("_code", "_errors", "_most")
+
+    def __init__(self, code: str = "", most: int = MOST_TOLD) -> None:
+        self._code = code
         self._errors: list[FieldError] = []
+        self._most = most
 
     @property
     def found(self) -> bool:
         """Whether anything is wrong so far."""
         return bool(self._errors)
 
+    @property
+    def errors(self) -> tuple[FieldError, ...]:
+        """The faults so far."""
+        return tuple(self._errors)
+
+    def is_at(self, pointer: str) -> bool:
+        """Whether there is a fault at ``pointer`` or below it."""
+        return any(error.pointer == pointer or error.pointer.startswith(pointer + "/") for error in self._errors)
+
     def note(self, code: str, pointer: str, detail: str) -> None:
-        """Remember one fault. Past ``MOST_TOLD`` they are dropped: the document is refused anyway."""
+        """Remember one fault. Past the most that are told, they are dropped: the document is refused anyway."""
         self._code = self._code or code
-        if len(self._errors) < MOST_TOLD:
+        if len(self._errors) < self._most:
             self._errors.append(FieldError(pointer, detail))
 
     def take(self, problem: Problem) -> None:
@@ -43,7 +56,7 @@ class Faults:
     def note_unknown(self, document: Mapping[str, Any], known: Collection[str], pointer: str) -> None:
         """Remember each field of the object at ``pointer`` that is not among the ``known`` ones."""
         for name in document:
-            if name not in known and len(self._errors) < MOST_TOLD:
+            if name not in known and len(self._errors) < self._most:
                 near = get_close_matches(name, known, 1) if len(name) <= _LONGEST_NAME else []
                 hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(sorted(known))}."
                 self.note("unknown_field", f"{pointer}/{escape(name)}", f"This field is not known here; {hint}")

@@ -13,6 +13,8 @@ MAX_TIME_US: Final = ((1 << 33) - 1) * SECOND_US
 """The last time that can be said: 2^33−1 s, in the year 2242. Up to here a double still tells microseconds apart."""
 
 _OFFSET: Final = re.compile(r"\+([0-9]{1,10})(?:\.([0-9]{1,6}))?\Z")
+_DURATION: Final = re.compile(r"([0-9]{1,10}(?:\.[0-9]{1,6})?)([smhdw]?)\Z")
+_UNIT_S: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _RANGE: Final = "A time must lie within 0 … 2^33−1, in Unix seconds."
 
 
@@ -66,3 +68,16 @@ def seconds(at_us: int) -> bytes:
     """A time as it goes out: Unix seconds, whole where it is whole, else the shortest decimal (as RFC 8785)."""
     whole, rest = divmod(at_us, SECOND_US)
     return b"%d" % whole if not rest else (b"%d.%06d" % (whole, rest)).rstrip(b"0")
+
+
+def parse_duration(value: Any) -> int | None:
+    """Microseconds of ``"30d"``, ``"12h"``, ``"15m"``, ``"90s"`` or a number of seconds; ``None`` where it is none.
+
+    At most up to the last time that can be said.
+    """
+    is_said = isinstance(value, str | int | float) and not isinstance(value, bool)
+    match = _DURATION.match(str(value)) if is_said else None
+    if match is None:
+        return None
+    us = round(float(match[1]) * _UNIT_S[match[2]] * SECOND_US)
+    return us if us <= MAX_TIME_US else None
