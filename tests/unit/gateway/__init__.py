@@ -1,0 +1,1 @@
+"""The gateway: its pure parts, and a whole one over real sockets."""

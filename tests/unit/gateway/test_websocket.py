@@ -33,7 +33,7 @@ def dial(house: House, token: str | None = None) -> Any:
     return connect(
         f"ws://127.0.0.1:{house.port}/v1/connect",
         additional_headers=headers,
-        subprotocols=[Subprotocol("gregor.v1")],
+        subprotocols=[PROTOCOL],
         proxy=None,
     )
 
