@@ -45,15 +45,25 @@ from .messages import (
     Span,
     Update,
 )
+from .policies import NO_ENTRIES, Entries, Policy
 from .times import resolve, seconds
 
 
-def plan(message: Message, sender: Sender, now_us: int, epoch_seed: bytes, limits: Limits) -> Commit:
+def plan(
+    message: Message,
+    sender: Sender,
+    now_us: int,
+    epoch_seed: bytes,
+    limits: Limits,
+    entries: Entries = NO_ENTRIES,
+) -> Commit:
     """The commit that a message asks for, at ``now_us`` by the clock of this process.
 
     Raises ``Problem``: ``forbidden``, ``category_not_allowed``, ``created_in_future``, ``end_in_future``,
-    ``time_out_of_range``. ``epoch_seed`` is 3 random bytes. ``sender.device`` is who acts; ``message.device`` is not
-    looked at: whether the caller may name it is the service's to say.
+    ``time_out_of_range``, ``schema``. ``epoch_seed`` is 3 random bytes. ``sender.device`` is who acts;
+    ``message.device`` is not looked at: whether the caller may name it is the service's to say. ``entries`` give
+    creations the times that their sender left out, and hold their bodies to a schema; they change nothing of what a
+    repeat is known by.
     """
     content = message.content
     if not isinstance(content, Update):
@@ -63,7 +73,7 @@ def plan(message: Message, sender: Sender, now_us: int, epoch_seed: bytes, limit
     faults = Faults()
     creations: tuple[Creation, ...] = ()
     if content.create:
-        creations = _creations(content.create, sender, now_us, limits, faults)
+        creations = _creations(content.create, sender, now_us, limits, entries, faults)
     spans: tuple[Span, ...] = ()
     if content.intervals:
         spans = _spans(content, sender, now_us, limits, faults)
@@ -89,7 +99,7 @@ def item_json(item: NewItem, created_us: int, expires_us: int | None, remind_at_
 
 
 def _creations(
-    items: tuple[NewItem, ...], sender: Sender, now_us: int, limits: Limits, faults: Faults
+    items: tuple[NewItem, ...], sender: Sender, now_us: int, limits: Limits, entries: Entries, faults: Faults
 ) -> tuple[Creation, ...]:
     """The items stamped, resolved and hashed, in the message's order."""
     made = []
@@ -104,13 +114,20 @@ def _creations(
         elif created_us > now_us + limits.future_us:
             detail = f"created is over {limits.future_us // HOUR_US} h ahead of the server's clock."
             faults.note("created_in_future", _at(item, "times/created"), detail)
-        made.append(_creation(item, created_us, faults))
+        policy = entries.resolve(item.category)
+        if policy.body_schema is not None:
+            at = _at(item, "body")
+            for error in policy.body_schema.faults(item.body, at):
+                faults.note("schema", error.pointer, error.detail)
+        made.append(_creation(item, created_us, policy, faults))
     return tuple(made)
 
 
-def _creation(item: NewItem, created_us: int, faults: Faults) -> Creation:
-    expires_us = None if item.expires is None else _resolve(item, item.expires, created_us, "times/expires", faults)
-    remind_at_us: tuple[int, ...] = ()
+def _creation(item: NewItem, created_us: int, policy: Policy, faults: Faults) -> Creation:
+    expires_us = policy.expires_us(created_us)
+    if item.expires is not None:
+        expires_us = _resolve(item, item.expires, created_us, "times/expires", faults)
+    remind_at_us = policy.remind_at_us(created_us)
     if item.remind_at:
         resolved = {_resolve(item, each, created_us, "times/remind_at", faults) for each in item.remind_at}
         remind_at_us = tuple(sorted(resolved))

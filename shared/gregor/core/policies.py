@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from .ids import covers, prefixes_of
 from .limits import SECOND_US
 from .schemas import BodySchema
+from .times import MAX_TIME_US
 
 PUSH_AFTER_US: Final = 10 * SECOND_US
 """The grace in which a device may show an item itself before a push goes out, where the entry names none."""
@@ -92,6 +93,18 @@ class Policy:
     aggregate: Aggregate | None = None
     body_schema: BodySchema | None = None
     locales: Mapping[str, Texts] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+    def expires_us(self, created_us: int) -> int | None:
+        """When an item expires whose sender did not say; never where that is beyond the last time."""
+        if self.expires_after_us is None or created_us + self.expires_after_us > MAX_TIME_US:
+            return None
+        return created_us + self.expires_after_us
+
+    def remind_at_us(self, created_us: int) -> tuple[int, ...]:
+        """When the reminders of an item are, whose sender named none: those that lie before the last time."""
+        if not self.remind_after_us:
+            return ()
+        return tuple(created_us + each for each in self.remind_after_us if created_us + each <= MAX_TIME_US)
 
     @property
     def texts(self) -> Texts:
