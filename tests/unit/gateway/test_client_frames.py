@@ -162,9 +162,7 @@ def test_a_bad_value_in_a_query_is_refused(pair: tuple[str, str]) -> None:
         read_query([pair], None)
 
 
-@pytest.mark.parametrize(
-    ("raw", "is_so"), [(b"{}", True), (b'{"a":1,"a":2}', True), (b"[" * 100_000, False), (b"", False)]
-)
+@pytest.mark.parametrize(("raw", "is_so"), [(b"{}", True), (b'{"a":1,"a":2}', True), (b"{", False), (b"", False)])
 def test_json_is_told_from_no_json(raw: bytes, is_so: bool) -> None:
     assert is_json(raw) is is_so
 
