@@ -185,7 +185,7 @@ class Devices(Protocol):
         ...
 
     async def touch(self, entries: Sequence[tuple[str, str, Session]], now_us: int, lease_us: int) -> None:
-        """Heartbeats of one gateway: each (uid, device, session) is there for ``lease_us`` more, foreground as given."""
+        """Heartbeats of one gateway: each (uid, device, session) is there for ``lease_us`` more, as given."""
         ...
 
     async def close_session(self, uid: str, device: str, session: Session, now_us: int) -> None:
