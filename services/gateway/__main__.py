@@ -55,7 +55,12 @@ def main() -> None:
 async def serve(settings: Settings) -> None:
     """Open store and feed, serve, and close them."""
     async with AsyncExitStack() as stack:
-        store = await open_store(settings.redis_url, settings.limits, settings.namespace)
+        store = await open_store(
+            settings.redis_url,
+            settings.limits,
+            settings.namespace,
+            token_life_us=round(settings.token_max_age_s * 1_000_000),
+        )
         stack.push_async_callback(store.close)
         link = Link(settings.redis_url)
         stack.push_async_callback(link.close)

@@ -57,7 +57,12 @@ def main() -> None:
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT: readiness goes red, requests under way are answered, then it ends."""
-    store = await open_store(settings.redis_url, settings.limits, settings.namespace)
+    store = await open_store(
+        settings.redis_url,
+        settings.limits,
+        settings.namespace,
+        token_life_us=round(settings.token_max_age_s * 1_000_000),
+    )
     try:
         await serve_with(settings, store)
     finally:

@@ -59,9 +59,9 @@ def parse_duration(value: object) -> float:
 def _redis_url(value: object) -> object:
     """The URL where its scheme is one that this version speaks."""
     scheme = str(value).partition("://")[0]
-    if scheme in ("redis+sentinel", "redis+cluster"):
-        raise ValueError(f"{scheme}:// is not supported yet; use redis://, rediss:// or unix://")
-    if scheme not in ("redis", "rediss", "unix"):
+    if scheme == "redis+cluster":
+        raise ValueError("redis+cluster:// is not supported yet; use redis://, rediss://, unix:// or redis+sentinel://")
+    if scheme not in ("redis", "rediss", "unix", "redis+sentinel"):
         raise ValueError("not a Redis URL; write redis://host:6379/0, rediss://… or unix:///path")
     return value
 
@@ -98,7 +98,7 @@ class Settings(BaseModel):
     redis_url: RedisUrl = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,
-        description="The Redis or Valkey that holds the state: redis://, rediss:// or unix://.",
+        description="The Redis or Valkey that holds the state: redis://, rediss://, unix:// or redis+sentinel://h1,h2/service/db.",
     )
     queue_url: RedisUrl | None = Field(
         None,

@@ -193,6 +193,9 @@ class Tokens:
         # One from the future would outlive every revocation until then.
         if iat_us > now_us + LEEWAY_US:
             raise _refused("The token's iat is in the future.")
+        # A revocation is kept for as long as a token of its time may live, and no longer.
+        if iat_us and exp_us > iat_us + self._max_age_us + LEEWAY_US:
+            raise _refused(f"The token lives longer than {self._max_age_us / 86_400e6:g} days, from iat to exp.")
         self._check_addressee(claims)
         uid, device = claims.get("sub"), claims.get("device")
         if not is_name(uid) or not is_name(device):

@@ -16,7 +16,12 @@ SCOPES = ("ingest", "read", "devices", "deliveries", "categories", "admin")
 async def opened_store(settings: Settings) -> AsyncIterator[Store]:
     """The store of these settings; Failure, in plain words, where Redis cannot be reached or is not ours to use."""
     try:
-        store = await open_store(settings.redis_url, settings.limits, settings.namespace)
+        store = await open_store(
+            settings.redis_url,
+            settings.limits,
+            settings.namespace,
+            token_life_us=round(settings.token_max_age_s * 1_000_000),
+        )
         try:
             yield store
         finally:
