@@ -1,7 +1,8 @@
 """PURE: what waits to be written to one connection, in order and within a bound.
 
 Live frames count against the bound, and are dropped past it: one resync replaces them. A sync object is outside the
-bound and goes alone. Everything else (receipts, problems, pings) counts, but is never dropped.
+bound and goes alone. Everything else (receipts, problems, pings) counts, but is never dropped; what stood behind
+something that was dropped waits for the resync, for it may speak of it.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ class Put(Enum):
 
 
 _PLAIN: Final = -1
+_Entry = tuple[int, int, str | None, bytes]
+"""Seq (or ``_PLAIN``), bytes that count, tag of a sync, packed frame."""
 
 
 class Outlet:
     """The queue of one connection. ``written_tag`` and ``written_seq``: the cursor that the client will have."""
 
-    __slots__ = ("_bytes", "_entries", "_most_bytes", "written_seq", "written_tag")
+    __slots__ = ("_bytes", "_entries", "_late", "_most_bytes", "written_seq", "written_tag")
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
-        # (seq or _PLAIN, bytes that count, tag of a sync or None, packed)
-        self._entries: list[tuple[int, int, str | None, bytes]] | None = None
+        self._entries: list[_Entry] | None = None
+        self._late: list[_Entry] | None = None
         self.written_tag = ""
         self.written_seq = 0
 
@@ -55,10 +58,14 @@ class Outlet:
         if self._entries is None:
             self._entries = []
         self._entries.append((seq, 0, tag, packed))
+        self._entries += self._late or ()
+        self._late = None
 
     def settle(self, tag: str, seq: int) -> None:
-        """The client has this cursor already, where nothing was written yet that says so."""
-        if not self.written_tag and self._entries is None:
+        """The client has this cursor already, without a sync."""
+        if self._late is not None:
+            self._entries, self._late = [*(self._entries or ()), *self._late], None
+        elif not self.written_tag and self._entries is None:
             self.written_tag, self.written_seq = tag, seq
 
     def take(self, most_bytes: int) -> list[bytes]:
@@ -69,7 +76,7 @@ class Outlet:
         if len(entries) == 1:
             seq, size, tag, packed = entries[0]
             self._entries = None
-            self._bytes = 0
+            self._bytes -= size
             self._note(seq, tag)
             return [packed]
         taken: list[bytes] = []
@@ -91,5 +98,9 @@ class Outlet:
                 self.written_tag = tag
 
     def _drop(self) -> None:
-        self._entries = [entry for entry in self._entries or () if entry[0] == _PLAIN] or None
-        self._bytes = sum(entry[1] for entry in self._entries or ())
+        entries = self._entries or []
+        first = next((at for at, entry in enumerate(entries) if entry[0] != _PLAIN), len(entries))
+        plain = [entry for entry in entries[first:] if entry[0] == _PLAIN]
+        self._late = [*(self._late or ()), *plain] or None
+        self._entries = entries[:first] or None
+        self._bytes = sum(entry[1] for entry in (*entries[:first], *(self._late or ())))

@@ -261,6 +261,7 @@ class Session:
             self._position = None
         if self.state is State.LIVE or self.state is State.SYNCING:
             self.state = State.BEHIND
+            self._is_asked = True
             self._held = None
 
     def catch_up(self, tag: str, seq: int) -> list[Effect]:

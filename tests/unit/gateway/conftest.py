@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -17,9 +18,15 @@ from gregor.core.wire import parse_message
 from gregor.feed import MemoryFeed
 from gregor.settings import Settings
 from gregor.store.memory.store import MemoryStore
-from gregor.tokens import Tokens, mint
+from gregor.tokens import Caller, Tokens, mint
+from services.gateway.admission import Admitted
+from services.gateway.connection import Connection
+from services.gateway.deadlines import Rules
+from services.gateway.hello import Hello
 from services.gateway.parts import Parts, build
+from services.gateway.session import State
 from services.gateway.websocket import WebSocketServer
+from tests.support.wait import wait_until
 
 NOW_US = 1_457_056_447_000_000
 SECRET = "a secret of thirty-two characters!"
@@ -34,6 +41,7 @@ class House:
     feed: MemoryFeed
     clock: ManualClock
     sockets: WebSocketServer
+    rules: Rules
     port: int = 0
     seeds: int = field(default=0)
 
@@ -53,13 +61,83 @@ class House:
     async def dismiss(self, *ids: str, uid: str = "alice", device: str = "") -> int:
         return await self.send({"dismiss": {"ids": list(ids)}}, uid, device)
 
+    def dial(self, device: str = "phone", uid: str = "alice", hello: Hello | None = None, **claims: Any) -> Line:
+        """A device that is being connected."""
+        return Line(self, uid, device, hello or Hello(), self.rules, **claims)
+
+    async def connect(
+        self, device: str = "phone", uid: str = "alice", hello: Hello | None = None, **claims: Any
+    ) -> Line:
+        """A device that has its first sync, told or not; what it heard so far is forgotten."""
+        line = self.dial(device, uid, hello, **claims)
+        await wait_until(lambda: line.connection.session.state is State.LIVE, "the first sync")
+        await settle()
+        line.frames.clear()
+        return line
+
     def pass_time(self, seconds: float) -> None:
         """Advance the clock, and let the wheel turn."""
         self.clock.advance(seconds)
         self.parts.wheel.turn()
 
 
-MakeHouse = Callable[..., House]
+class Line:
+    """A transport without a socket: a device in the same process. ``is_slow``: it takes nothing."""
+
+    def __init__(self, house: House, uid: str, device: str, hello: Hello, rules: Rules, **claims: Any) -> None:
+        self.frames: list[dict[str, Any]] = []
+        self.writes: list[list[bytes]] = []
+        self.closed: int | None = None
+        self.settlements = 0
+        self.is_held = False
+        self.connection = Connection(house.parts, self, rules, "test")
+        caller = Caller(uid, device, house.clock.now_us() + 3_600_000_000, iat_us=house.clock.now_us(), **claims)
+        self.connection.admit(Admitted(caller))
+        self.connection.greet(hello)
+
+    def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
+        return frame
+
+    def write(self, packed: Sequence[bytes]) -> int:
+        self.writes.append(list(packed))
+        self.frames += map(json.loads, packed)
+        return sum(map(len, packed))
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = code
+
+    def settled(self) -> None:
+        self.settlements += 1
+
+    def hold_reading(self, is_held: bool) -> None:
+        self.is_held = is_held
+
+    def say(self, **frame: Any) -> None:
+        self.connection.receive(json.dumps(frame).encode())
+
+    @property
+    def seqs(self) -> list[int]:
+        """The seq of everything that has one, in order."""
+        return [frame["seq"] for frame in self.frames if "seq" in frame]
+
+    @property
+    def kinds(self) -> list[str]:
+        """What came, in short: the kind of a sync, the members of a live frame's body, or the frame's one member."""
+        return [
+            frame.get("sync") or ("+".join(frame["body"]) if "body" in frame else next(k for k in frame if k != "ref"))
+            for frame in self.frames
+        ]
+
+    async def until(self, kind: str, count: int = 1) -> dict[str, Any]:
+        """The ``count``-th frame of this kind, once it came."""
+        await wait_until(lambda: self.kinds.count(kind) >= count, f"{count} × {kind}; came: {self.kinds}")
+        return [frame for frame, each in zip(self.frames, self.kinds, strict=True) if each == kind][count - 1]
+
+
+async def settle(turns: int = 20) -> None:
+    """Let the event loop turn, until what is under way in this process has been done."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -73,7 +151,8 @@ async def house() -> AsyncIterator[House]:
     sockets = WebSocketServer(parts)
     server = await asyncio.get_running_loop().create_server(sockets, "127.0.0.1", 0)
     await feed.subscribe(store.flush_channel, parts.flush_of_all, sharded=False)
-    made = House(parts, store, feed, clock, sockets, server.sockets[0].getsockname()[1])
+    rules = replace(parts.rules(pings=False, welcomes=False, tells_unchanged=True), queue_bytes=5_000)
+    made = House(parts, store, feed, clock, sockets, rules, server.sockets[0].getsockname()[1])
     yield made
     for connection in tuple(sockets.connections):
         connection.shut(1001)

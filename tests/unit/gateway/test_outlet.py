@@ -34,6 +34,31 @@ def test_past_the_bound_live_frames_go_and_all_else_stays() -> None:
     assert (outlet.written_tag, outlet.written_seq) == ("", 0)
 
 
+def test_a_receipt_behind_a_frame_that_was_dropped_waits_for_the_resync() -> None:
+    outlet = Outlet(20)
+    outlet.put(b"ping")
+    outlet.put(b"x" * 10, 6)
+    outlet.put(b"receipt")
+    assert outlet.put(b"y" * 10, 7) is Put.DROPPED
+    outlet.put(b"more")
+    assert outlet.take(100) == [b"ping", b"more"]
+
+    outlet.put_sync(b"sync", "tag", 7)
+
+    assert [*outlet.take(100), *outlet.take(100)] == [b"sync", b"receipt"]
+
+
+def test_where_no_resync_is_sent_they_come_without() -> None:
+    outlet = Outlet(20)
+    outlet.put(b"x" * 10, 6)
+    outlet.put(b"receipt")
+    outlet.put(b"y" * 10, 7)
+
+    outlet.settle("tag", 7)
+
+    assert outlet.take(100) == [b"receipt"]
+
+
 def test_what_may_not_be_dropped_can_be_too_much() -> None:
     outlet = Outlet(10)
 
