@@ -11,6 +11,7 @@ import select
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from gregor.core import digest as digests
@@ -20,8 +21,9 @@ from gregor.core.sync import View
 from tests.bench.sockets import address, body_of, open_device, resp
 
 DEVICES_A_USER = 3
-WebSocketHead = 4
-"""Bytes before the payload of a frame of 126 to 65,535 bytes."""
+HEAD_BYTES = 4
+"""Of a WebSocket frame of 126 to 65,535 bytes."""
+SETTLED_S = 2.0
 
 
 def announcements(user: dict[str, Any], epoch: bytes, seq: int, digest: bytes, count: int) -> list[tuple[bytes, int]]:
@@ -36,7 +38,7 @@ def announcements(user: dict[str, Any], epoch: bytes, seq: int, digest: bytes, c
         made_one = Announcement(Kind.UPDATE, epoch, number, digest[:8], after[:8], entries=(entry,))
         frame = made_one.frame(View("d"))
         command = resp("SPUBLISH", user["channel"], made_one.encode())
-        made.append((command, DEVICES_A_USER * (len(frame or b"") + WebSocketHead)))
+        made.append((command, DEVICES_A_USER * (len(frame or b"") + HEAD_BYTES)))
         digest = after
     return made
 
@@ -106,7 +108,11 @@ def drive(job: dict[str, Any], opened: list[socket.socket], queue: list[tuple[by
             got = sockets[number].recv_into(buffer)
             if number != own:
                 received += got
-    return {"seconds": time.perf_counter() - started, "deliveries": published * DEVICES_A_USER * received / expected}
+    return {
+        "seconds": time.perf_counter() - started,
+        "deliveries": published * DEVICES_A_USER * received / expected,
+        "arrived": received / expected,
+    }
 
 
 def main() -> None:
@@ -118,8 +124,9 @@ def main() -> None:
         opened, made = devices(job)
     # Round the users: the next message of a user goes out when all others have had theirs.
     queue = [one for turn in zip(*made, strict=True) for one in turn]
-    with open(job["ready"], "w") as ready:  # noqa: PTH123
-        ready.write("ready")
+    # A gateway looks at the store soon after a user came; it must not find there that nothing was committed.
+    time.sleep(SETTLED_S)
+    Path(job["ready"]).touch()
     print(json.dumps(drive(job, opened, queue)))
 
 

@@ -103,8 +103,8 @@ def redis_cpu_s(url: str) -> float:
 
 
 def body_of(size_bytes: int) -> dict[str, str]:
-    """A body of about that many bytes of JSON, that no one can compress away."""
-    return {"t": os.urandom(size_bytes).hex()[: max(0, size_bytes - 8)]}
+    """A body with that many characters of text that no one can compress away."""
+    return {"t": os.urandom(size_bytes).hex()[:size_bytes]}
 
 
 def _more(connection: socket.socket) -> bytes:

@@ -1,0 +1,24 @@
+"""`python -m tests.bench [name …] [--quick]`: run all benchmarks, or those named; one result line a measurement."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = ("fanout", "ingest", "commit", "resume", "idle", "memory", "soak")
+
+
+def main(words: list[str]) -> int:
+    """0; 2 where a name is not known. A missed target is a line, not a failure: machines differ."""
+    is_quick = "--quick" in words
+    names = [word for word in words if word != "--quick"] or list(NAMES)
+    if unknown := [name for name in names if name not in NAMES]:
+        print(f"no benchmark {unknown[0]}; there are {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    for name in names:
+        importlib.import_module(f"tests.bench.{name}").run(quick=is_quick)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
