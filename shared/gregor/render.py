@@ -1,0 +1,250 @@
+"""Words for people: title, text and link of an item for screens, the push and the mail (architecture.md §8).
+
+Templates are tried when entries are applied (``check_templates``), so that a bad one never gets in. What still goes
+wrong with one item when it is shown (a division by zero, a limit) is told by an alarm, and the item gets plain words
+in its place: nothing here raises.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from gregor.core.errors import FieldError
+from gregor.core.jsontext import pointer_to
+from gregor.core.policies import Entries, Policy, Texts
+from gregor.templates import Template, TemplateFault, compile_template
+
+_log = structlog.get_logger(__name__)
+
+_CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
+_SPACE: Final = re.compile(r"[\s\u2028\u2029]+")
+_SCRIPT: Final = re.compile(r"(?i)(javascript|vbscript|data):")
+_MOST_COMPILED: Final = 5_000
+_MOST_LOGGED: Final = 1_000
+_SUMMARY: Final = frozenset(("count", "items"))
+
+_decode: Final = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An item as its templates see it. ``body``: the decoded JSON; times in Unix seconds."""
+
+    id: str
+    category: str
+    body: Any
+    created: float
+    expires: float | None = None
+    uid: str = ""
+
+    @classmethod
+    def of_json(cls, item_id: str, item_json: bytes, uid: str = "") -> Shown:
+        """An item from its JSON as it goes out."""
+        item = _decode(item_json)
+        times = item["times"]
+        return cls(item_id, item["category"], item["body"], times["created"], times.get("expires"), uid)
+
+    @property
+    def summary(self) -> Mapping[str, Any] | None:
+        """What a summary says (semantics.md, "Aggregation"); ``None`` for an ordinary item."""
+        said = self.body.get("summary") if isinstance(self.body, dict) and len(self.body) == 1 else None
+        is_one = isinstance(said, dict) and isinstance(said.get("count"), int) and isinstance(said.get("sample"), list)
+        return said if is_one else None
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """One mail. ``html`` is ``None`` where the entry has none."""
+
+    subject: str
+    text: str
+    html: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One item for one reader: its words, and the variables of its templates."""
+
+    texts: Texts
+    item: Shown
+    variables: dict[str, Any]
+    is_summary: bool
+
+
+class Renderer:
+    """Renders items by a set of entries. Templates are compiled when they are first needed, and kept.
+
+    ``failed`` is told the field of each rendering that failed, for the figures.
+    """
+
+    def __init__(self, entries: Entries, failed: Callable[[str], None] | None = None) -> None:
+        self._entries = entries
+        self._failed = failed
+        self._compiled: dict[tuple[str, bool], Template] = {}
+        self._logged: set[tuple[str, str]] = set()
+
+    def rendered(self, item: Shown, locale: str | None = None) -> dict[str, str | None] | None:
+        """Title, text and link; ``None`` for a category without a title, which has no words."""
+        policy = self._entries.resolve(item.category)
+        if policy.title is None:
+            return None
+        words = self._words(_reading(policy, item, locale))
+        return {"title": words["title"], "text": words["text"] or None, "link": words["link"] or None}
+
+    def mail(self, item: Shown, locale: str | None = None, unsubscribe_url: str = "") -> Mail | None:
+        """The mail of an item; ``None`` for a category that sends none."""
+        policy = self._entries.resolve(item.category)
+        if policy.email is None:
+            return None
+        reading = _reading(policy, item, locale, unsubscribe_url)
+        words = self._words(reading)
+        title = words["title"]
+        subject = self._line(reading, "subject", reading.texts.subject, str(title)) or str(title)
+        html = self._field(reading, "html", reading.texts.html, None, is_html=True)
+        text = "\n\n".join(part for part in (title, words["text"], words["link"]) if part)
+        return Mail(subject, text, html)
+
+    def collapse(self, item: Shown) -> str | None:
+        """What an item shares with those that its push replaces; ``None`` where it replaces none."""
+        policy = self._entries.resolve(item.category)
+        if policy.collapse is None:
+            return None
+        return self._line(_reading(policy, item, None), "collapse", policy.collapse, None, is_about_items=True) or None
+
+    def _words(self, reading: _Reading) -> dict[str, str | None]:
+        """Title, text and link; the first two are seen by what is rendered next."""
+        texts, variables = reading.texts, reading.variables
+        plain = plain_title(reading.item)
+        template = texts.summary if reading.is_summary else texts.title
+        title = self._line(reading, "title", template, plain, is_about_items=True) or plain
+        variables["title"] = title
+        text = _CONTROL.sub("", self._field(reading, "text", texts.text, None) or "").strip()
+        variables["text"] = text
+        link = self._line(reading, "link", texts.link, None) or ""
+        return {"title": title, "text": text, "link": None if _SCRIPT.match(link) else link}
+
+    def _line(
+        self, reading: _Reading, field: str, source: str | None, plain: str | None, *, is_about_items: bool = False
+    ) -> str | None:
+        text = self._field(reading, field, source, plain, is_about_items=is_about_items)
+        return None if text is None else one_line(text)
+
+    def _field(
+        self,
+        reading: _Reading,
+        field: str,
+        source: str | None,
+        plain: str | None,
+        *,
+        is_html: bool = False,
+        is_about_items: bool = False,
+    ) -> str | None:
+        """One template rendered; ``plain`` where there is none, where it fails, and where it is not about summaries.
+
+        A text of an item says nothing of many: for a summary it is used only if it mentions ``count`` or ``items``.
+        """
+        if source is None:
+            return plain
+        try:
+            template = self._template(source, is_html)
+            if reading.is_summary and not is_about_items and not template.names & _SUMMARY:
+                return plain
+            return template.render(reading.variables)
+        except TemplateFault as fault:
+            self._alarm(reading.item.category, field, fault)
+            return plain
+
+    def _template(self, source: str, is_html: bool) -> Template:
+        found = self._compiled.get((source, is_html))
+        if found is None:
+            if len(self._compiled) >= _MOST_COMPILED:
+                self._compiled.clear()
+            found = self._compiled[source, is_html] = compile_template(source, is_html=is_html)
+        return found
+
+    def _alarm(self, category: str, field: str, fault: TemplateFault) -> None:
+        """Count each failure; log the first of a category and field, or a busy type would fill the log."""
+        if self._failed is not None:
+            self._failed(field)
+        if (category, field) not in self._logged and len(self._logged) < _MOST_LOGGED:
+            self._logged.add((category, field))
+            _log.error("a template failed; plain words went out", category=category, field=field, reason=str(fault))
+
+
+def check_templates(entries: Entries) -> list[FieldError]:
+    """Compile and try every template of the entries, each where it is written: what is wrong, with its line."""
+    faults = []
+    tried: dict[tuple[str, bool], str | None] = {}
+    for path, source in _sources(entries.document):
+        is_html = path[-1] == "html"
+        if (source, is_html) not in tried:
+            tried[source, is_html] = _try(source, is_html)
+        reason = tried[source, is_html]
+        if reason is not None:
+            faults.append(FieldError(pointer_to(path), reason))
+    return faults
+
+
+def one_line(text: str) -> str:
+    """A text without control characters and line breaks, as titles and subjects are."""
+    return _CONTROL.sub("", _SPACE.sub(" ", text)).strip()
+
+
+def plain_title(item: Shown) -> str:
+    """The words for an item whose template has none: its category, and how many a summary stands for."""
+    words = re.sub(r"[._-]+", " ", item.category).strip().capitalize()
+    summary = item.summary
+    return words if summary is None else f"{words} ({summary['count']})"
+
+
+def _reading(policy: Policy, item: Shown, locale: str | None, unsubscribe_url: str = "") -> _Reading:
+    summary = item.summary if policy.aggregate is not None else None
+    variables = {
+        "id": item.id,
+        "category": item.category,
+        "body": item.body if item.body is not None else {},
+        "created": item.created,
+        "expires": item.expires,
+        "uid": item.uid,
+        "locale": locale,
+        "count": 1 if summary is None else summary["count"],
+        "items": [{"id": item.id, "body": item.body}] if summary is None else summary["sample"],
+        "title": "",
+        "text": "",
+        "unsubscribe_url": unsubscribe_url,
+    }
+    return _Reading(policy.texts_for(locale), item, variables, summary is not None)
+
+
+def _sources(document: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every template that is written in the entries, and its place."""
+    for name, entry in document.items():
+        locales = entry.get("locales") or {}
+        tables = [((name,), entry), *(((name, "locales", tag), table) for tag, table in locales.items())]
+        for place, table in tables:
+            for path in _TEMPLATES:
+                value: Any = table
+                for step in path:
+                    value = value.get(step) if isinstance(value, Mapping) else None
+                if isinstance(value, str):
+                    yield (*place, *path), value
+
+
+_TEMPLATES: Final = (
+    *(("title",), ("text",), ("link",), ("collapse",)),
+    *(("email", "subject"), ("email", "html"), ("aggregate", "title")),
+)
+
+
+def _try(source: str, is_html: bool) -> str | None:
+    try:
+        compile_template(source, is_html=is_html).check()
+    except TemplateFault as fault:
+        return str(fault)
+    return None
