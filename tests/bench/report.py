@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`figure` in `unit`; `target` in words; `limit`: what was measured beside it, in words. `is_met`: None where open."""
+    """`figure` in `unit`; `target` and `limit` (what was measured beside it) in words. `is_met`: None where open."""
 
     name: str
     figure: float

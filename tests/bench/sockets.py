@@ -92,8 +92,12 @@ def info(url: str, section: str) -> dict[str, str]:
         size = int(text[1 : text.index(b"\r\n")])
         while len(text) < size:
             text += _more(connection)
-    pairs = (line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
-    return {name: value for name, value in pairs}
+    found = {}
+    for line in text.decode().splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            found[name] = value
+    return found
 
 
 def redis_cpu_s(url: str) -> float:

@@ -1,0 +1,119 @@
+"""The load of the soak: all devices with their copies, and the backend that writes, in one process."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import sys
+import time
+from typing import Any
+
+from gregor.client.proof import digest_of
+from tests.bench.ingest_load import Answers, request
+from tests.bench.report import percentile
+from tests.bench.sockets import Frames, address, body_of, client_frame, open_device
+
+TURN_S = 0.01
+"""One batch a turn: what came up in so long a time."""
+DISMISS_EVERY = 4
+
+
+class Copy:
+    """One device: its socket, and the items that it was told of."""
+
+    __slots__ = ("frames", "items", "socket", "uid")
+
+    def __init__(self, uid: str, opened: tuple[socket.socket, dict[str, Any]]) -> None:
+        self.uid = uid
+        self.socket, sync = opened
+        self.items: dict[str, Any] = dict(sync.get("body", {}).get("create", {}))
+        self.frames = Frames()
+
+    def read(self, latencies: list[float]) -> None:
+        """Take what came; note how long ago each item was stamped by ingest."""
+        now = time.time()
+        for text in self.frames.feed(self.socket.recv(1 << 20)):
+            frame = json.loads(text)
+            if "ping" in frame:
+                self.socket.sendall(client_frame({"pong": frame["ping"]}))
+            elif "body" in frame:
+                self._apply(frame, now, latencies)
+
+    def _apply(self, frame: dict[str, Any], now: float, latencies: list[float]) -> None:
+        body = frame["body"]
+        created = body.get("create", {})
+        if frame.get("sync") == "full":
+            self.items = {}
+        elif "sync" not in frame:
+            latencies.extend(now - item["times"]["created"] for item in created.values())
+        self.items.update(created)
+        for id_ in body.get("dismiss", {}).get("ids", ()):
+            self.items.pop(id_, None)
+
+
+class Writer:
+    """Batches over raw HTTP, each to random users: three creations, then a dismissal of one of them."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self._connections = [Answers(address(url)) for url in job["ingests"]]
+        self._key = job["key"]
+        self._users = job["users"]
+        self._text = body_of(190)
+        self.sent = 0
+        self.idle = list(self._connections)
+        self.sockets = {one.socket.fileno(): one for one in self._connections}
+
+    def write(self, count: int) -> None:
+        """One batch of so many messages."""
+        lines = b"\n".join(self._line(number) for number in range(self.sent, self.sent + count))
+        self.sent += count
+        self.idle.pop().send(request(self._key, "/v1/messages", "application/x-ndjson", lines))
+
+    def answered(self, number: int) -> None:
+        """Something came on one of our connections."""
+        one = self.sockets[number]
+        if one.is_whole():
+            self.idle.append(one)
+
+    def _line(self, number: int) -> bytes:
+        group, place = divmod(number, DISMISS_EVERY)
+        uid = f"u{group * 7_919 % self._users}"
+        if place == DISMISS_EVERY - 1:
+            body: dict[str, Any] = {"dismiss": {"ids": [f"i{group}-0"]}}
+        else:
+            body = {"create": {f"i{group}-{place}": {"category": "user.joined", "body": self._text}}}
+        return json.dumps({"uid": uid, "system": "gregor", "body": body}, separators=(",", ":")).encode()
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Connect, write for so long, wait until nothing more comes; latencies, and the digest of each device."""
+    copies = [Copy(uid, open_device(job["gateway"], token)) for uid, token in job["devices"]]
+    by_number = {copy.socket.fileno(): copy for copy in copies}
+    writer = Writer(job)
+    poll = select.epoll()
+    for number in [*by_number, *writer.sockets]:
+        poll.register(number, select.EPOLLIN)
+    latencies: list[float] = []
+    started = time.perf_counter()
+    end, quiet_since = started + job["seconds"], started
+    while time.perf_counter() < end or time.perf_counter() < quiet_since + job["quiet_s"]:
+        due = min(int((time.perf_counter() - started) * job["rate"]), job["seconds"] * job["rate"]) - writer.sent
+        if due >= job["rate"] * TURN_S and writer.idle:
+            writer.write(min(int(due), 500))
+        for number, _ in poll.poll(TURN_S / 2):
+            if number in by_number:
+                by_number[number].read(latencies)
+                quiet_since = time.perf_counter()
+            else:
+                writer.answered(number)
+    latencies.sort()
+    digests: dict[str, list[str]] = {}
+    for copy in copies:
+        digests.setdefault(copy.uid, []).append(digest_of(copy.items))
+    tails = {str(share): 1e3 * percentile(latencies, share) for share in (0.5, 0.99, 0.999)}
+    return {"sent": writer.sent, "deliveries": len(latencies), "latency_ms": tails, "digests": digests}
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(json.load(sys.stdin))))
