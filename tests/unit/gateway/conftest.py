@@ -75,6 +75,11 @@ class House:
         line.frames.clear()
         return line
 
+    def closes(self, code: int) -> float:
+        """How many connections were closed with this code."""
+        value: float = self.parts.metrics.closes.labels(str(code))._value.get()
+        return value
+
     def pass_time(self, seconds: float) -> None:
         """Advance the clock, and let the wheel turn."""
         self.clock.advance(seconds)

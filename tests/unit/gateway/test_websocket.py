@@ -1,14 +1,32 @@
-"""Devices over real sockets, with a client of another make."""
+"""Devices over real sockets, with a client of another make, and by hand where that is too polite."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
+import httpx
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.typing import Subprotocol
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from .conftest import House
+from services.gateway.figures import Figures
+from services.gateway.framing import Opcode, encode, unmask
+from services.gateway.http1 import read_head
+from services.gateway.websocket import accept_of
+from tests.support.wait import wait_until
+
+from .conftest import House, settle
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+UPGRADE = {
+    "Host": "gateway",
+    "Upgrade": "websocket",
+    "Connection": "keep-alive, Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": KEY,
+}
 
 
 class Phone:
@@ -24,18 +42,35 @@ class Phone:
         heard: dict[str, Any] = json.loads(await self.socket.recv())
         return heard
 
+    async def closed(self) -> tuple[int, str]:
+        """Code and reason of the close, once it comes."""
+        with pytest.raises(ConnectionClosed):
+            while True:
+                await self.socket.recv()
+        return self.socket.close_code or 0, self.socket.close_reason or ""
 
-PROTOCOL = Subprotocol("gregor.v1")
+
+def dial(house: House, token: str | None = "", **options: Any) -> Any:
+    """A connection; ``token``: the phone's where empty, none where ``None``."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token or house.token()}"}
+    options = {"subprotocols": ["gregor.v1"], "additional_headers": headers, "proxy": None} | options
+    return connect(f"ws://127.0.0.1:{house.port}/v1/connect", **options)
 
 
-def dial(house: House, token: str | None = None) -> Any:
-    headers = {"Authorization": f"Bearer {token or house.token()}"}
-    return connect(
-        f"ws://127.0.0.1:{house.port}/v1/connect",
-        additional_headers=headers,
-        subprotocols=[PROTOCOL],
-        proxy=None,
-    )
+async def raw(house: House, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection by hand, on which ``data`` was sent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    writer.write(data)
+    return reader, writer
+
+
+def head(path: str = "/v1/connect", method: str = "GET", **headers: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def masked(frame: bytes, opcode: int = 0x81) -> bytes:
+    return bytes([opcode, 0x80 | len(frame)]) + b"abcd" + unmask(frame, b"abcd")
 
 
 async def test_a_device_is_welcomed_synced_and_told_what_happens(house: House) -> None:
@@ -51,3 +86,277 @@ async def test_a_device_is_welcomed_synced_and_told_what_happens(house: House) -
         assert (await phone.hear())["body"] == {"dismiss": {"ids": ["aa"]}}
         receipt = await phone.hear()
         assert (receipt["ref"], receipt["receipt"]["dismissed"]) == (1, ["aa"])
+        assert socket.subprotocol == "gregor.v1"
+
+
+async def test_the_token_may_come_as_the_second_subprotocol_and_is_never_echoed(house: House) -> None:
+    async with dial(house, None, subprotocols=["gregor.v1", house.token()]) as socket:
+        phone = Phone(socket)
+        await phone.say(hello={})
+
+        assert "welcome" in await phone.hear()
+        assert socket.subprotocol == "gregor.v1"
+
+
+async def test_the_token_may_come_in_hello(house: House) -> None:
+    async with dial(house, None, subprotocols=None) as socket:
+        phone = Phone(socket)
+        await phone.say(hello={"token": house.token()})
+
+        assert "welcome" in await phone.hear()
+        assert socket.subprotocol is None
+
+
+@pytest.mark.parametrize(("lives_s", "told"), [(-31, (4004, "token_expired")), (40 * 86_400, (4501, "unauthorised"))])
+async def test_a_bad_token_is_told_by_a_close_code(house: House, lives_s: int, told: tuple[int, str]) -> None:
+    async with dial(house, house.token(lives_s=lives_s)) as socket:
+        assert await Phone(socket).closed() == told
+
+
+async def test_a_token_that_has_just_ended_is_tolerated(house: House) -> None:
+    async with dial(house, house.token(lives_s=-20)) as socket:
+        phone = Phone(socket)
+        await phone.say(hello={})
+
+        assert (await phone.hear())["welcome"]["expires_in"] == 0
+        house.pass_time(0.2)
+        assert [await phone.hear(), await phone.hear()][1] == {"refresh": {"expires_in": 0}}
+        house.pass_time(5.2)
+        assert await phone.closed() == (4004, "token_expired")
+
+
+async def test_an_authorization_of_another_kind_is_no_token(house: House) -> None:
+    async with dial(house, None, additional_headers={"Authorization": "Basic YTpi"}) as socket:
+        assert await Phone(socket).closed() == (4501, "unauthorised")
+
+
+async def test_a_revoked_token_is_told_so(house: House) -> None:
+    token = house.token()
+    await house.store.devices.revoke("alice", "phone", house.clock.now_us() + 1, house.clock.now_us())
+
+    async with dial(house, token) as socket:
+        phone = Phone(socket)
+        await phone.say(hello={})
+        assert await phone.closed() == (4502, "revoked")
+
+
+async def test_a_new_token_is_answered_with_its_life_and_a_bad_one_is_a_problem(house: House) -> None:
+    async with dial(house) as socket:
+        phone = Phone(socket)
+        await phone.say(hello={})
+        await phone.hear()
+        await phone.hear()
+        house.clock.advance(100)
+        await phone.say(token=house.token())
+        assert await phone.hear() == {"token": {"expires_in": 3600}}
+        await phone.say(ref=1, token="nonsense")
+        refusal = await phone.hear()
+        assert (refusal["ref"], refusal["problem"]["code"]) == (1, "unauthorised")
+        await phone.say(token=house.token(device="laptop"))
+        assert await phone.closed() == (4003, "state_invalidated")
+
+
+async def test_a_silent_client_is_closed_by_the_wheel(house: House) -> None:
+    async with dial(house) as socket:
+        house.pass_time(15.2)
+
+        assert await Phone(socket).closed() == (4005, "hello_timeout")
+
+
+async def test_a_client_that_answers_no_ping_is_closed(house: House) -> None:
+    async with dial(house) as socket:
+        phone = Phone(socket)
+        await phone.say(hello={})
+        await phone.hear()
+        await phone.hear()
+        for n in (1, 2):
+            house.pass_time(28)
+            assert await phone.hear() == {"ping": n}
+        house.pass_time(28)
+
+        assert await phone.closed() == (4007, "ping_timeout")
+
+
+async def test_no_json_and_no_text_are_bad_protocol(house: House) -> None:
+    for frame in ("no json", b"{}"):
+        async with dial(house) as socket:
+            await socket.send(frame)
+            assert await Phone(socket).closed() == (4503, "bad_protocol")
+
+
+async def test_a_frame_over_a_mebibyte_is_refused_and_one_of_just_that_is_read(house: House) -> None:
+    async with dial(house) as socket:
+        phone = Phone(socket)
+        await phone.say(hello={})
+        await phone.hear()
+        await phone.hear()
+        frame = json.dumps({"ref": 1, "system": "gregor", "body": {"create": {}}})
+        await socket.send(frame[:-1] + " " * (2**20 - len(frame)) + "}")
+        assert (await phone.hear())["problem"]["code"] == "message_too_large"
+        await socket.send("x" * (2**20 + 1))
+        await wait_until(lambda: house.closes(1009), "the close")
+        house.pass_time(1.2)
+        assert (await phone.closed())[0] == 1009
+
+
+async def test_protocol_pings_are_answered_and_a_close_too(house: House) -> None:
+    async with dial(house) as socket:
+        await (await socket.ping())
+        await socket.close(3001, "bye")
+
+        assert socket.close_code == 3001
+    await wait_until(lambda: not house.sockets.connections, "the connection is forgotten")
+
+
+async def test_hello_may_travel_with_the_upgrade_and_in_pieces(house: House) -> None:
+    request = head(**UPGRADE, Authorization=f"Bearer {house.token()}")
+    hello = b'{"hello":{}}'
+    data = request + masked(hello[:5], 0x01) + masked(hello[5:], 0x80)
+    reader, writer = await raw(house, data[:30])
+    await settle()
+    writer.write(data[30:])
+
+    assert b" 101 " in await reader.readline()
+    await reader.readuntil(b"\r\n\r\n")
+    assert b'"welcome"' in await reader.readuntil(b"uncounted")
+    writer.close()
+
+
+async def test_a_frame_without_a_mask_breaks_the_protocol(house: House) -> None:
+    reader, writer = await raw(house, head(**UPGRADE) + encode(b"{}"))
+    await reader.readuntil(b"\r\n\r\n")
+
+    assert await reader.readexactly(4) == b"\x88" + bytes([2 + len("reserved bits, or not masked")]) + b"\x03\xea"
+    writer.write(masked(b"whatever it says now"))
+    house.pass_time(1.2)
+    with pytest.raises(ConnectionError):
+        while await reader.read(1_000):
+            pass
+        raise ConnectionError
+    writer.close()
+
+
+async def test_a_client_that_does_not_answer_a_close_is_cut_off(house: House) -> None:
+    reader, writer = await raw(house, head(**UPGRADE) + masked(b"no json"))
+    await reader.readuntil(b"bad_protocol")
+    house.pass_time(10.2)
+    with pytest.raises(ConnectionError):
+        await reader.read()
+        raise ConnectionError
+    writer.close()
+
+
+async def test_a_client_that_asks_for_nothing_is_cut_off(house: House) -> None:
+    reader, writer = await raw(house, b"GET /v1/conn")
+    await settle()
+    house.pass_time(10.2)
+    with pytest.raises(ConnectionError):
+        await reader.read()
+        raise ConnectionError
+    writer.close()
+
+
+async def get(house: House, path: str, method: str = "GET", port: int = 0, **headers: str) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.request(method, f"http://127.0.0.1:{port or house.port}{path}", headers=headers)
+
+
+async def test_the_probes_are_plain_answers(house: House) -> None:
+    alive, ready, figures = [await get(house, path) for path in ("/healthz", "/readyz", "/metrics")]
+
+    assert (alive.status_code, ready.status_code, figures.status_code) == (200, 200, 200)
+    assert ready.json() == {"ready": True, "checks": {"redis": "ok", "probe": "ok", "draining": False}}
+    assert "gregor_connections" in figures.text
+    assert (await get(house, "/healthz", "HEAD")).content == b""
+
+
+async def test_readiness_is_red_while_no_probe_comes_back(house: House) -> None:
+    house.feed.status = "down"
+
+    answer = await get(house, "/readyz")
+
+    assert (answer.status_code, answer.json()["checks"]["probe"]) == (503, "down")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "code"),
+    [
+        ("GET", "/v2/connect", {}, 404, "not_found"),
+        ("GET", "/v1/connect", {}, 426, "invalid"),
+        ("GET", "/v1/connect", UPGRADE | {"Sec-WebSocket-Version": "8"}, 426, "invalid"),
+        ("GET", "/v1/connect", UPGRADE | {"Sec-WebSocket-Key": "short"}, 426, "invalid"),
+        ("POST", "/v1/connect", {}, 405, "method_not_allowed"),
+        ("POST", "/readyz", {}, 405, "method_not_allowed"),
+        ("GET", "/v1/connect", UPGRADE | {"Origin": "https://evil.example"}, 403, "origin_not_allowed"),
+    ],
+)
+async def test_what_is_no_upgrade_is_a_problem(
+    house: House, method: str, path: str, headers: dict[str, str], status: int, code: str
+) -> None:
+    reader, writer = await raw(house, head(path, method, **headers))
+    answer = await reader.read()
+    writer.close()
+
+    first, _, body = answer.partition(b"\r\n\r\n")
+    assert first.split(b" ")[1] == str(status).encode()
+    assert (json.loads(body)["code"], json.loads(body)["status"]) == (code, status)
+    assert b"Sec-WebSocket-Version: 13" in first if status == 426 else True
+
+
+@pytest.mark.parametrize(
+    ("data", "status"), [(b"nonsense\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nx" + b"y" * 20_000, 431)]
+)
+async def test_what_is_no_request_is_refused(house: House, data: bytes, status: int) -> None:
+    reader, writer = await raw(house, data)
+
+    assert (await reader.readline()).split(b" ")[1] == str(status).encode()
+    writer.close()
+
+
+async def test_an_allowed_page_may_connect_and_a_foreign_one_may_not(house: House) -> None:
+    async with dial(house, origin="http://localhost:3000"):
+        pass
+    with pytest.raises(InvalidStatus) as refused:
+        await dial(house, origin="https://evil.example")
+
+    assert refused.value.response.status_code == 403
+
+
+async def test_who_comes_while_the_gateway_drains_is_sent_on(house: House) -> None:
+    house.parts.readiness.draining = True
+
+    async with dial(house) as socket:
+        assert await Phone(socket).closed() == (4001, "shutdown")
+    assert (await get(house, "/readyz")).json()["checks"]["draining"] is True
+
+
+async def test_the_admin_port_has_the_probes_and_nothing_else(house: House) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: Figures(house.parts), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+
+    assert "gregor_ready" in (await get(house, "/metrics", port=port)).text
+    assert (await get(house, "/v1/users", port=port)).status_code == 404
+    server.close()
+
+
+def test_the_proof_of_the_upgrade_is_that_of_the_rfc() -> None:
+    request = read_head(head(**UPGRADE).removesuffix(b"\r\n\r\n"))
+
+    assert accept_of(request) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+def test_headers_that_repeat_are_one() -> None:
+    request = read_head(b"GET /a?b=c HTTP/1.1\r\nAccept: x\r\naccept: y")
+
+    assert request.path == "/a"
+    assert request.listed("accept") == ["x", "y"]
+
+
+@pytest.mark.parametrize("text", [b"GET /", b"GET x HTTP/1.1", b"GET / HTTP/2", b"GET / HTTP/1.1\r\n folded: x"])
+def test_what_is_no_head_is_none(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"no|unpack"):
+        read_head(text)
+
+
+def test_opcodes_are_those_of_the_rfc() -> None:
+    assert [opcode.value for opcode in Opcode] == [0, 1, 2, 8, 9, 10]
