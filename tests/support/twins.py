@@ -54,6 +54,12 @@ class Twin:
         await self.subscriber.subscribe(self.store.flush_channel, heard, sharded=False)
         return heard
 
+    async def hear_categories(self) -> Heard:
+        """Collect what is told of categories from now on."""
+        heard = Heard()
+        await self.subscriber.subscribe(self.store.categories_channel, heard, sharded=False)
+        return heard
+
 
 class Heard:
     """The payloads of one channel, in order."""

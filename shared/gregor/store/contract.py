@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.messages import Commit, Receipt
 from gregor.core.sync import Answer, Cursor, Full, Head, HistoryEntry, View
+
+KEPT_VERSIONS: Final = 50
+"""Sets of categories that can be gone back to."""
 
 
 class Unavailable(Exception):
@@ -86,6 +89,15 @@ class Ticket:
     prefixes: Prefixes
     systems: Prefixes
     claims: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CategorySet:
+    """The entries of notification types as they were applied, whole: name to entry, as written."""
+
+    version: int
+    entries: Mapping[str, Any]
+    applied_us: int
 
 
 class Users(Protocol):
@@ -264,6 +276,25 @@ class Access(Protocol):
         ...
 
 
+class Categories(Protocol):
+    """The entries of notification types, in versions. What they say is not looked at here."""
+
+    async def version(self) -> int:
+        """Of the set that holds now; 0 where none was ever applied."""
+        ...
+
+    async def load(self, version: int | None = None) -> CategorySet | None:
+        """The set that holds now, or one of the last ``KEPT_VERSIONS``; ``None`` where it is not kept."""
+        ...
+
+    async def apply(self, entries: Mapping[str, Any], now_us: int, expected: int | None = None) -> int | None:
+        """Make this whole set the one that holds, and tell all processes. The new version.
+
+        ``None``, and nothing done, where ``expected`` is not the version that holds: somebody else was faster.
+        """
+        ...
+
+
 class Store(Protocol):
     """The one door. ``channel_of(uid)`` is where a user's announcements and controls come (see ``feed``)."""
 
@@ -273,6 +304,8 @@ class Store(Protocol):
     def devices(self) -> Devices: ...
     @property
     def access(self) -> Access: ...
+    @property
+    def categories(self) -> Categories: ...
 
     def channel_of(self, uid: str) -> str:
         """The pub/sub channel of a user's announcements and controls."""
@@ -281,6 +314,11 @@ class Store(Protocol):
     @property
     def flush_channel(self) -> str:
         """The one channel on which a flush of all is told."""
+        ...
+
+    @property
+    def categories_channel(self) -> str:
+        """The one channel on which a new set of categories is told: its version, in digits."""
         ...
 
     async def ping(self) -> None:

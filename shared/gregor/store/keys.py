@@ -20,6 +20,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:gen``            string permanent flush generation of the partition           flush of all
 ``{tag}:rate:<bucket>``  string seconds   GCRA: theoretical arrival time              access
 ``partitions``           string permanent number of partitions of the deployment      start-up
+``categories``           hash   permanent version → set of entries; ``version``       categories
 ``keys``                 hash   permanent key id → service key (hashes of secrets)    access
 ``ticket:<hash>``        string token age what a ticket stands for                    access
 ``push:<hash>``          string permanent push token → its one owner                  devices
@@ -43,7 +44,9 @@ PARTITIONS: Final = 1024
 SLOTS_APART: Final = 16
 """16,384 cluster slots / 1,024 partitions: tag ``i`` hashes to slot ``i × 16``, so that any range of slots is fair."""
 
-PERMANENT: Final = frozenset(["h", "r", "n", "o", "a", "x", "dev", "ack", "due", "gen", "partitions", "keys", "push"])
+PERMANENT: Final = frozenset(
+    ["h", "r", "n", "o", "a", "x", "dev", "ack", "due", "gen", "partitions", "keys", "push", "categories"]
+)
 """The kinds that may stand without a time to live; the tests fail on any other key that has none."""
 
 
@@ -95,6 +98,16 @@ class Keys:
     @property
     def service_keys(self) -> str:
         return f"{self.namespace}:keys"
+
+    @property
+    def categories(self) -> str:
+        """Where the versions of the categories are kept."""
+        return f"{self.namespace}:categories"
+
+    @property
+    def categories_channel(self) -> str:
+        """The channel (not a key) on which a new version is told; named as the key is."""
+        return self.categories
 
     @property
     def flush_channel(self) -> str:

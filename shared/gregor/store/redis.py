@@ -9,6 +9,7 @@ from .contract import Unavailable
 from .keys import PARTITIONS, Keys
 from .link import Connection, Link
 from .redis_access import RedisAccess
+from .redis_categories import RedisCategories
 from .redis_devices import TOKEN_LIFE_US, RedisDevices
 from .redis_users import RedisUsers
 from .replies import answer
@@ -34,6 +35,7 @@ class RedisStore:
         )
         self.users = RedisUsers(connection, self.keys, limits, self.devices.leave, allow_oom=allow_oom, general=general)
         self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)
+        self.categories = RedisCategories(connection, self.keys)
 
     async def _commit(self, uid: str, commit: Commit) -> Receipt:
         return await self.users.commit(uid, commit)
@@ -47,12 +49,22 @@ class RedisStore:
         """See ``contract.Store.flush_channel``."""
         return self.keys.flush_channel
 
+    @property
+    def categories_channel(self) -> str:
+        """See ``contract.Store.categories_channel``."""
+        return self.keys.categories_channel
+
     async def prepare(self) -> None:
         """Load the scripts, and agree with the deployment on the number of partitions, which can never change.
 
         Raises ``Unavailable``, and ``ValueError`` where the deployment has another number.
         """
-        for script in (*self.users.all_scripts, *self.devices.all_scripts, *self.access.all_scripts):
+        for script in (
+            *self.users.all_scripts,
+            *self.devices.all_scripts,
+            *self.access.all_scripts,
+            *self.categories.all_scripts,
+        ):
             await answer(self._connection.call("SCRIPT", "LOAD", script.source))
         await answer(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))
         stored = int(await answer(self._connection.call("GET", self.keys.partitions)))

@@ -64,6 +64,11 @@ class Shelf:
         """The channel of everyone."""
         return f"{self._namespace}:flush"
 
+    @property
+    def categories_channel(self) -> str:
+        """The channel on which a new set of categories is told."""
+        return f"{self._namespace}:categories"
+
     def announce(self, uid: str, payload: bytes) -> None:
         """Tell the gateways that hold connections of a user."""
         if self._feed is not None:
@@ -73,6 +78,11 @@ class Shelf:
         """Tell every gateway."""
         if self._feed is not None:
             self._feed.publish(self.flush_channel, payload, sharded=False)
+
+    def announce_categories(self, version: int) -> None:
+        """Tell every process of a new set of categories."""
+        if self._feed is not None:
+            self._feed.publish(self.categories_channel, b"%d" % version, sharded=False)
 
     def control(self, uid: str, document: Mapping[str, Any]) -> None:
         """Tell the gateways of a user something that is no change of its state."""

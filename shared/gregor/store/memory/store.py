@@ -5,6 +5,7 @@ from __future__ import annotations
 from gregor.core.limits import Limits
 
 from .access import MemoryAccess
+from .categories import MemoryCategories
 from .devices import MemoryDevices
 from .shelf import Publisher, Shelf
 from .users import MemoryUsers
@@ -21,6 +22,7 @@ class MemoryStore:
         self._users = MemoryUsers(self._shelf)
         self._devices = MemoryDevices(self._shelf, self._users)
         self._access = MemoryAccess()
+        self._categories = MemoryCategories(self._shelf)
 
     @property
     def users(self) -> MemoryUsers:
@@ -37,6 +39,11 @@ class MemoryStore:
         """Keys, tickets, rates."""
         return self._access
 
+    @property
+    def categories(self) -> MemoryCategories:
+        """Notification types."""
+        return self._categories
+
     def channel_of(self, uid: str) -> str:
         """As ``Store`` says."""
         return self._shelf.channel_of(uid)
@@ -45,6 +52,11 @@ class MemoryStore:
     def flush_channel(self) -> str:
         """As ``Store`` says. It is a channel of the whole cluster: subscribe with ``sharded=False``."""
         return self._shelf.flush_channel
+
+    @property
+    def categories_channel(self) -> str:
+        """As ``Store`` says. It is a channel of the whole cluster: subscribe with ``sharded=False``."""
+        return self._shelf.categories_channel
 
     async def ping(self) -> None:
         """Always answers."""
