@@ -1,0 +1,67 @@
+"""When frames leave: at once where it is quiet, together where it is not."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gregor.clock import ManualClock
+from gregor.telemetry import Metrics
+from services.gateway.flusher import Flusher
+
+from .conftest import settle
+
+
+class Slowly:
+    """A connection whose write takes a while of the clock."""
+
+    def __init__(self, clock: ManualClock, seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self.flushes = 0
+
+    def flush(self) -> tuple[int, int]:
+        self.flushes += 1
+        self._clock.advance(self._seconds)
+        return 2, 100
+
+
+async def test_where_it_is_quiet_a_frame_leaves_with_this_turn_of_the_loop() -> None:
+    clock, metrics = ManualClock(0), Metrics()
+    flusher, connection = Flusher(clock, metrics), Slowly(clock, 0)
+
+    flusher.add(connection)
+    assert connection.flushes == 0
+    await asyncio.sleep(0)
+
+    assert connection.flushes == 1
+    assert metrics.frames_out._value.get() == 2
+    assert metrics.bytes_out._value.get() == 100
+
+
+async def test_after_a_long_sweep_the_next_one_waits_four_times_as_long() -> None:
+    clock = ManualClock(0)
+    flusher, connection = Flusher(clock, Metrics()), Slowly(clock, 0.01)
+    flusher.add(connection)
+    await asyncio.sleep(0)
+
+    flusher.add(connection)
+    flusher.add(Slowly(clock, 0))
+    await settle()
+    assert connection.flushes == 1
+    clock.advance(0.041)
+    await asyncio.sleep(0.05)
+
+    assert connection.flushes == 2
+
+
+async def test_after_a_rest_a_frame_leaves_at_once_again() -> None:
+    clock = ManualClock(0)
+    flusher, connection = Flusher(clock, Metrics()), Slowly(clock, 1.0)
+    flusher.add(connection)
+    await asyncio.sleep(0)
+    clock.advance(0.051)
+
+    flusher.add(connection)
+    await asyncio.sleep(0)
+
+    assert connection.flushes == 2

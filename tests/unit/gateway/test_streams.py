@@ -1,0 +1,378 @@
+"""SSE, long poll and posted frames on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from gregor.core.sync import View
+from gregor.store.contract import Session, Ticket
+from services.gateway.hello import Hello
+from services.gateway.presence import LEASE_US
+from services.gateway.streams import StreamServer
+from tests.support.stream_device import StreamDevice
+from tests.support.wait import wait_until
+
+from .conftest import House, settle
+
+
+@pytest.fixture
+async def streams(house: House) -> AsyncIterator[str]:
+    """The URL of the stream port."""
+    server = StreamServer(house.parts)
+    listening = socket.create_server(("127.0.0.1", 0))
+    serving = asyncio.create_task(server.serve(listening))
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    for connection in tuple(server.connections):
+        connection.shut(4001)
+    server.stop()
+    await serving
+    listening.close()
+
+
+@pytest.fixture
+async def api(house: House, streams: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that is alice's phone."""
+    headers = {"Authorization": f"Bearer {house.token()}"}
+    async with httpx.AsyncClient(base_url=streams, headers=headers, trust_env=False) as client:
+        yield client
+
+
+def auth(house: House, device: str = "phone") -> dict[str, str]:
+    return {"Authorization": f"Bearer {house.token(device=device)}"}
+
+
+async def ticket(house: House, **members: Any) -> str:
+    """A ticket as ingest makes one."""
+    claims = {"exp": house.clock.now_us() / 1e6 + 3_600, "iat": house.clock.now_us() / 1e6}
+    made = Ticket(
+        "alice", "phone", **({"observe": False, "prefixes": None, "systems": None, "claims": claims} | members)
+    )
+    return await house.store.access.create_ticket(made, house.clock.now_us(), 30_000_000)
+
+
+async def test_a_stream_has_the_frames_with_their_positions(house: House, streams: str) -> None:
+    await house.create("aa")
+    async with StreamDevice(streams, headers=auth(house)) as stream:
+        sync = await stream.until('"sync"')
+        await house.create("bb")
+        await stream.until('"bb"')
+
+        assert stream.events[0] == (
+            None,
+            {"welcome": {"expires_in": 3600, "ping": 25, "max_frame": 2**20, "uncounted": []}},
+        )
+        assert [event_id for event_id, _ in stream.events[1:]] == [sync["cursor"], stream.mirror.cursor]
+        assert stream.answer_headers["Content-Type"].startswith("text/event-stream")
+        assert stream.answer_headers["X-Accel-Buffering"] == "no"
+        assert stream.retry_ms is not None
+        assert 1_000 <= stream.retry_ms <= 5_000
+
+
+async def test_a_stream_resumes_after_its_last_event(house: House, streams: str) -> None:
+    await house.create("aa", body="x" * 200)
+    async with StreamDevice(streams, headers=auth(house)) as stream:
+        cursor = (await stream.until('"sync"'))["cursor"]
+    await house.create("bb")
+
+    async with StreamDevice(streams, {"cursor": "void-1"}, auth(house) | {"Last-Event-ID": cursor}) as stream:
+        sync = await stream.until('"sync"')
+
+    assert (sync["sync"], list(sync["body"]["create"])) == ("delta", ["bb"])
+
+
+async def test_a_client_that_hung_up_is_gone(house: House, streams: str) -> None:
+    async with StreamDevice(streams, headers=auth(house)) as stream:
+        await stream.until('"sync"')
+        assert house.parts.hub.rooms
+
+    await wait_until(lambda: not house.parts.hub.rooms, "the room is empty")
+
+
+async def test_a_close_is_the_last_frame_and_a_final_one_is_remembered(house: House, streams: str) -> None:
+    headers = auth(house)
+    async with StreamDevice(streams, {"session": "one"}, headers) as stream:
+        await stream.until('"sync"')
+        await house.store.devices.control("alice", {"close": {"device": "phone", "code": 4502}})
+        await wait_until(lambda: stream.is_ended, "the end")
+        assert stream.frames[-1] == {"close": {"code": 4502, "reason": "revoked"}}
+    async with StreamDevice(streams, {"session": "one"}, headers) as again, StreamDevice(streams, {}, headers) as other:
+        assert (again.status, other.status) == (204, 200)
+    async with httpx.AsyncClient(base_url=streams, headers=headers, trust_env=False) as client:
+        answer = await client.get("/v1/poll", params={"session": "one"})
+
+    assert (answer.status_code, answer.json()) == (410, {"close": {"code": 4502, "reason": "revoked"}})
+
+
+async def test_a_stream_that_was_replaced_may_come_back_when_the_newer_one_is_gone(house: House, streams: str) -> None:
+    headers = auth(house)
+    async with StreamDevice(streams, {"session": "one"}, headers) as old:
+        await old.until('"sync"')
+        newer = await house.connect(hello=Hello(session="one"))
+        await old.until("4504")
+        async with StreamDevice(streams, {"session": "one"}, headers) as again:
+            assert again.status == 204
+        newer.connection.shut(4001)
+        await settle()
+        async with StreamDevice(streams, {"session": "one"}, headers) as again:
+            assert again.status == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "status"),
+    [
+        ({}, {}, 401),
+        ({"token": "x"}, {}, 401),
+        ({"ticket": "none"}, {}, 401),
+        ({}, {"Authorization": "Bearer nonsense"}, 401),
+        ({}, {"Authorization": "Basic x"}, 401),
+        ({}, {"Authorization": "Bearer gk_a_b"}, 403),
+        ({}, {"Origin": "https://evil.example"}, 403),
+        ({"session": "no name"}, {}, 422),
+    ],
+)
+async def test_who_may_not_have_a_stream_is_told_so(
+    streams: str, query: dict[str, str], headers: dict[str, str], status: int
+) -> None:
+    async with httpx.AsyncClient(base_url=streams, trust_env=False) as client:
+        answer = await client.get("/v1/stream", params=query, headers=headers)
+
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert ("www-authenticate" in answer.headers) == (status == 401)
+
+
+async def test_a_revoked_token_gets_no_stream(house: House, api: httpx.AsyncClient) -> None:
+    await house.store.devices.revoke("alice", None, house.clock.now_us() + 1, house.clock.now_us())
+
+    assert (await api.get("/v1/stream")).status_code == 401
+    assert (await api.post("/v1/frames?session=x", json={"ack": 1})).status_code == 401
+
+
+async def test_a_ticket_is_spent_and_the_welcome_brings_the_next(house: House, streams: str) -> None:
+    text = await ticket(house, prefixes=("mail",), systems=())
+    await house.create("aa", category="mail")
+    await house.create("bb", category="web")
+    async with StreamDevice(streams, {"ticket": text}) as stream:
+        await stream.until('"sync"')
+        following = stream.frames[0]["welcome"]["ticket"]
+        assert list(stream.mirror.items) == ["aa"]
+    async with StreamDevice(streams, {"ticket": text}) as spent, StreamDevice(streams, {"ticket": following}) as second:
+        assert (spent.status, second.status) == (401, 200)
+
+
+async def test_a_ticket_outlives_its_token_by_nothing(house: House, streams: str) -> None:
+    claims = {"exp": house.clock.now_us() / 1e6 + 100, "iat": 0, "cats": None, "systems": None}
+    async with StreamDevice(streams, {"ticket": await ticket(house, claims=claims)}) as stream:
+        await stream.until('"sync"')
+        house.pass_time(126)
+        await stream.until("4004")
+
+
+async def test_who_looks_on_is_no_presence_and_its_stream_does_not_end_by_itself(house: House, streams: str) -> None:
+    await house.create("own", for_device="phone")
+    text = await ticket(house, observe=True, claims={"key": "k", "cats": None})
+    house_ticket = Ticket("alice", "", True, None, None, {"key": "k", "cats": None})
+    backend = await house.store.access.create_ticket(house_ticket, house.clock.now_us(), 30_000_000)
+    async with (
+        StreamDevice(streams, {"ticket": text}) as at_phone,
+        StreamDevice(streams, {"ticket": backend}) as at_all,
+    ):
+        for stream in (at_phone, at_all):
+            await stream.until('"sync"')
+            assert list(stream.mirror.items) == ["own"]
+            assert "expires_in" not in stream.frames[0]["welcome"]
+            assert "ticket" in stream.frames[0]["welcome"]
+        (found,) = await house.store.devices.presence(["alice"], house.clock.now_us())
+        assert not found.online
+        assert await house.store.devices.devices("alice", house.clock.now_us()) == {}
+
+
+async def test_the_cookie_counts_for_reading_alone(house: House, streams: str) -> None:
+    cookie = {"Cookie": f"other=1; gregor_token={house.token()}", "Origin": "http://localhost:3000"}
+    async with httpx.AsyncClient(base_url=streams, headers=cookie, trust_env=False) as client:
+        poll = await client.get("/v1/poll", params={"wait": 0})
+        posted = await client.post("/v1/frames?session=x", json={"ack": 1})
+
+    assert (poll.status_code, posted.status_code) == (200, 401)
+    assert poll.headers["access-control-allow-origin"] == "http://localhost:3000"
+    assert poll.headers["access-control-allow-credentials"] == "true"
+
+
+async def test_a_poll_without_a_cursor_answers_at_once_with_a_copy(house: House, api: httpx.AsyncClient) -> None:
+    await house.create("aa")
+
+    answer = (await api.get("/v1/poll")).json()
+
+    assert list(answer) == ["frames", "cursor", "uncounted"]
+    assert [frame["sync"] for frame in answer["frames"]] == ["full"]
+    assert answer["cursor"] == answer["frames"][0]["cursor"]
+    assert answer["uncounted"] == []
+
+
+async def test_a_poll_that_knows_everything_waits_for_the_next_frame(house: House, api: httpx.AsyncClient) -> None:
+    await house.create("aa")
+    cursor = (await api.get("/v1/poll")).json()["cursor"]
+
+    waiting = asyncio.create_task(api.get("/v1/poll", params={"cursor": cursor, "wait": 30}))
+    await wait_until(lambda: house.parts.hub.rooms, "the poll is there")
+    await settle()
+    await house.create("bb")
+    answer = (await waiting).json()
+
+    assert [list(frame["body"]["create"]) for frame in answer["frames"]] == [["bb"]]
+    assert answer["cursor"] == f"{cursor.partition('-')[0]}-2"
+    nothing = (await api.get("/v1/poll", params={"cursor": answer["cursor"], "wait": 0})).json()
+    assert (nothing["frames"], nothing["cursor"]) == ([], answer["cursor"])
+
+
+async def test_a_poll_with_an_old_cursor_answers_at_once(house: House, api: httpx.AsyncClient) -> None:
+    await house.create("aa", body="x" * 200)
+    cursor = (await api.get("/v1/poll")).json()["cursor"]
+    await house.create("bb")
+
+    delta = (await api.get("/v1/poll", params={"cursor": cursor, "wait": 30})).json()
+    void = (await api.get("/v1/poll", params={"cursor": "nonsense", "wait": 30})).json()
+
+    assert [frame["sync"] for frame in delta["frames"] + void["frames"]] == ["delta", "full"]
+
+
+@pytest.mark.parametrize("wait", ["56", "-1", "x", "1.5", ""])
+async def test_a_poll_waits_at_most_55_seconds(api: httpx.AsyncClient, wait: str) -> None:
+    assert (await api.get("/v1/poll", params={"wait": wait})).status_code == 422
+
+
+async def test_between_two_polls_of_a_session_its_device_is_there(house: House, api: httpx.AsyncClient) -> None:
+    async def is_online() -> bool:
+        return (await house.store.devices.presence(["alice"], house.clock.now_us()))[0].online
+
+    await api.get("/v1/poll", params={"wait": 0})
+    await settle()
+    assert not await is_online()
+    await api.get("/v1/poll", params={"wait": 0, "session": "one"})
+    await settle()
+    assert await is_online()
+    await api.get("/v1/poll", params={"wait": 0, "session": "one"})
+    house.clock.advance(61)
+    assert not await is_online()
+
+
+async def test_posted_frames_are_answered_and_told(house: House, streams: str, api: httpx.AsyncClient) -> None:
+    await house.create("old")
+    async with StreamDevice(streams, {"session": "one"}, auth(house)) as stream:
+        await stream.until('"sync"')
+        frames = [
+            {"ref": 1, "system": "gregor", "body": {"create": {"aa": {"category": "mail"}}}},
+            {"ref": 2, "system": "gregor", "body": {"flush": True}},
+            {"ack": 1},
+            {"foreground": True},
+            {"nonsense": 1},
+            {"ref": 3, "hello": {}},
+            {"resync": True},
+            {"ref": 4, "resync": True},
+            "x",
+        ]
+        answer = await api.post("/v1/frames?session=one", json=frames)
+        await stream.until('"aa"')
+        await wait_until(lambda: sum("sync" in frame for frame in stream.frames) == 2, "the resync")
+        (presence,) = await house.store.devices.presence(["alice"], house.clock.now_us())
+    told = [(entry.get("ref"), entry.get("problem", {}).get("code")) for entry in answer.json()]
+    assert told == [
+        (1, None),
+        (2, "forbidden"),
+        (None, "unknown_field"),
+        (3, "invalid"),
+        (4, "rate_limited"),
+        (None, "invalid"),
+    ]
+    assert answer.json()[0]["receipt"]["created"] == ["aa"]
+    assert await house.store.devices.acknowledged("alice") == {("phone", View("phone").tag): 1}
+    assert presence.foreground
+
+
+async def test_one_frame_may_be_posted_alone(house: House, streams: str, api: httpx.AsyncClient) -> None:
+    async with StreamDevice(streams, {"session": "one"}, auth(house)) as stream:
+        await stream.until('"sync"')
+        answer = await api.post("/v1/frames?session=one", json={"token": house.token()})
+        assert (answer.status_code, answer.json()) == (200, [])
+        assert (await stream.until('"token"'))["token"]["expires_in"] == 3600
+        bad = await api.post("/v1/frames?session=one", json={"ref": 1, "token": "x"})
+        assert bad.json()[0]["problem"]["code"] == "unauthorised"
+
+
+async def test_frames_for_a_session_held_elsewhere_travel_on_the_channel(house: House, api: httpx.AsyncClient) -> None:
+    await house.create("aa")
+    heard: list[bytes] = []
+
+    class Ear:
+        def receive(self, payload: bytes) -> None:
+            heard.append(payload)
+
+        def gap(self) -> None:
+            raise AssertionError
+
+    await settle()
+    await house.feed.subscribe(house.store.channel_of("alice"), Ear())
+    elsewhere = Session("far", "c9", "another gateway", house.clock.now_us())
+    await house.store.devices.open_session("alice", "phone", elsewhere, house.clock.now_us(), LEASE_US)
+
+    answer = await api.post("/v1/frames?session=far", json=[{"ack": 99}, {"foreground": True}, {"resync": True}])
+    await settle()
+
+    (presence,) = await house.store.devices.presence(["alice"], house.clock.now_us())
+    assert (answer.status_code, answer.json()) == (200, [])
+    assert heard == [b'K{"frames":{"session":"far","device":"phone","frames":[{"foreground":true},{"resync":true}]}}']
+    assert presence.foreground
+    assert await house.store.devices.acknowledged("alice") == {("phone", View("phone").tag): 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "status"),
+    [
+        ("/v1/frames?session=none", {"json": {"ack": 1}}, 404),
+        ("/v1/frames", {"json": {"ack": 1}}, 422),
+        ("/v1/frames?session=a%20b", {"json": {"ack": 1}}, 422),
+        ("/v1/frames?session=one", {"content": "{"}, 400),
+        ("/v1/frames?session=one", {"content": "{}", "headers": {"Content-Type": "text/plain"}}, 415),
+        ("/v1/frames?session=one", {"content": b"x" * (2**20 + 1)}, 413),
+        ("/v1/frames?session=one", {"json": [{"ack": 1}] * 1_001}, 422),
+    ],
+)
+async def test_posted_frames_that_cannot_be_read_are_refused(
+    api: httpx.AsyncClient, path: str, options: dict[str, Any], status: int
+) -> None:
+    assert (await api.post(path, **options)).status_code == status
+
+
+async def test_the_port_has_the_probes_and_nothing_else(house: House, api: httpx.AsyncClient) -> None:
+    assert [(await api.get(path)).status_code for path in ("/healthz", "/readyz", "/metrics", "/docs")] == [200] * 3 + [
+        404
+    ]
+    assert (await api.request("HEAD", "/v1/stream")).status_code == 405
+    refused = await api.post("/v1/poll")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+    house.parts.readiness.draining = True
+    assert (await api.get("/v1/stream")).status_code == 503
+    assert (await api.get("/readyz")).status_code == 503
+
+
+async def test_a_slow_reader_of_a_stream_gets_one_resync(house: House, streams: str) -> None:
+    await house.create("aa")
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(streams.rpartition(":")[2]), limit=1)
+    writer.write(
+        f"GET /v1/stream HTTP/1.1\r\nHost: x\r\nAuthorization: {auth(house)['Authorization']}\r\n\r\n".encode()
+    )
+    await wait_until(lambda: house.parts.hub.rooms, "the stream is there")
+    for number in range(600):
+        await house.create(f"i{number}", body="x" * 15_000)
+        await house.dismiss(f"i{number}")
+        await settle(3)
+
+    assert house.parts.metrics.overflows._value.get() == 1
+    writer.close()
+    del reader
