@@ -177,11 +177,14 @@ class Renderer:
             _log.error("a template failed; plain words went out", category=category, field=field, reason=str(fault))
 
 
-def check_templates(entries: Entries) -> list[FieldError]:
-    """Compile and try every template of the entries, each where it is written: what is wrong, with its line."""
+def check_templates(document: Any) -> list[FieldError]:
+    """Compile and try every template of a set of entries, each where it is written: what is wrong, with its line.
+
+    Looks past what is no entry, and no text: ``core.entries`` says that.
+    """
     faults = []
     tried: dict[tuple[str, bool], str | None] = {}
-    for path, source in _sources(entries.document):
+    for path, source in _sources(document):
         is_html = path[-1] == "html"
         if (source, is_html) not in tried:
             tried[source, is_html] = _try(source, is_html)
@@ -222,18 +225,22 @@ def _reading(policy: Policy, item: Shown, locale: str | None, unsubscribe_url: s
     return _Reading(policy.texts_for(locale), item, variables, summary is not None)
 
 
-def _sources(document: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[tuple[str, ...], str]]:
+def _sources(document: Any) -> Iterator[tuple[tuple[str, ...], str]]:
     """Every template that is written in the entries, and its place."""
-    for name, entry in document.items():
-        locales = entry.get("locales") or {}
-        tables = [((name,), entry), *(((name, "locales", tag), table) for tag, table in locales.items())]
+    for name, entry in _members(document):
+        locales = entry.get("locales") if isinstance(entry, Mapping) else None
+        tables = [((name,), entry), *(((name, "locales", tag), table) for tag, table in _members(locales))]
         for place, table in tables:
             for path in _TEMPLATES:
-                value: Any = table
+                value = table
                 for step in path:
                     value = value.get(step) if isinstance(value, Mapping) else None
-                if isinstance(value, str):
+                if isinstance(value, str) and value.strip() and not value.startswith("file:"):
                     yield (*place, *path), value
+
+
+def _members(table: Any) -> list[tuple[str, Any]]:
+    return list(table.items()) if isinstance(table, Mapping) else []
 
 
 _TEMPLATES: Final = (

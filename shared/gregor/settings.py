@@ -27,7 +27,7 @@ SETTINGS_OF_THE_CONTRACT = tuple(
     PREFIX + name
     for name in (
         *("REDIS_URL", "QUEUE_URL", "NAMESPACE", "TOKEN_SECRET", "TOKEN_JWKS", "TOKEN_AUD", "TOKEN_ISS", "ORIGINS"),
-        *("ADMIN_PORT", "RETENTION", "CLOCK_OFFSET", "PUBLIC_URL", "WEBPUSH_HOSTS"),
+        *("ADMIN_PORT", "RETENTION", "CLOCK_OFFSET", "PUBLIC_URL", "WEBPUSH_HOSTS", "CATEGORIES"),
     )
 )
 """Names that once published change only by addition (docs/protocol.md)."""
@@ -139,6 +139,11 @@ class Settings(BaseModel):
     webpush_hosts: Names = Field(
         WEBPUSH_SERVICES,
         description="Hosts that a Web Push endpoint may have, comma-separated; `*.` stands for any name below.",
+    )
+    categories: str | None = Field(
+        None,
+        min_length=1,
+        description="TOML file of notification types, for a deployment that has none yet (`gregor categories apply`).",
     )
     retention_s: Seconds = Field(
         _BOUNDS.retention_us / 1e6, gt=0, description="How long dismissals are remembered and history is kept."

@@ -1,0 +1,116 @@
+"""Entries of notification types from a file: TOML, or JSON with the same names; ``file:`` texts put in their place."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from gregor.core.entries import parse_entries
+from gregor.core.errors import FieldError, Problem
+from gregor.core.jsontext import pointer_to
+from gregor.core.policies import NO_ENTRIES, Entries
+from gregor.render import check_templates
+from gregor.store.contract import Categories
+
+_MARK: Final = "file:"
+_MOST_BYTES: Final = 1_048_576
+
+
+def read_checked(document: Any) -> Entries:
+    """The entries of ``document``, templates tried. Raises ``Problem`` ``schema`` with every mistake."""
+    faults: list[FieldError] = []
+    entries = NO_ENTRIES
+    try:
+        entries = parse_entries(document)
+    except Problem as problem:
+        faults += problem.errors
+    faults += check_templates(document)
+    _refuse(faults)
+    return entries
+
+
+def check_file(path: Path) -> list[FieldError]:
+    """Every mistake of a file; none where it can be applied. Raises ``Problem`` where it cannot be read at all."""
+    faults: list[FieldError] = []
+    document = _filled(_document(path), (), path.parent, faults)
+    try:
+        read_checked(document)
+    except Problem as problem:
+        # A file that is missing was told already, by its name.
+        missing = {fault.pointer for fault in faults}
+        faults += [fault for fault in problem.errors if fault.pointer not in missing]
+    return faults
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The document of a file, with the texts of files that it names. Raises ``Problem`` with every mistake.
+
+    A text is named relative to the file, in its directory or below: ``html = "file:joined.html"``.
+    """
+    document = _document(path)
+    faults: list[FieldError] = []
+    filled = _filled(document, (), path.parent, faults)
+    _refuse(faults)
+    if not isinstance(filled, dict):
+        raise Problem("schema", f"{path} holds no table of entries.")
+    return filled
+
+
+def _document(path: Path) -> Any:
+    try:
+        text = _text(path)
+        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise Problem("schema", f"{path} is no {kind}: {error}.") from None
+    except (OSError, ValueError) as error:
+        raise Problem("schema", f"{path} cannot be read: {_reason(error)}.") from None
+
+
+def _filled(value: Any, path: tuple[str, ...], folder: Path, faults: list[FieldError]) -> Any:
+    """``value`` with the text of each file that the ``html`` of a mail names."""
+    if isinstance(value, dict):
+        return {name: _filled(member, (*path, name), folder, faults) for name, member in value.items()}
+    if not isinstance(value, str) or not value.startswith(_MARK) or path[-2:] != ("email", "html"):
+        return value
+    named = value.removeprefix(_MARK).strip()
+    place = (folder / named).resolve()
+    if not place.is_relative_to(folder.resolve()):
+        faults.append(FieldError(pointer_to(path), f"{named} is outside the directory of the entries."))
+        return value
+    try:
+        text = _text(place)
+    except (OSError, ValueError) as error:
+        faults.append(FieldError(pointer_to(path), f"{named} cannot be read: {_reason(error)}."))
+        return value
+    return text
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        raw = file.read(_MOST_BYTES + 1)
+    if len(raw) > _MOST_BYTES:
+        raise ValueError(f"it has over {_MOST_BYTES} bytes")
+    return raw.decode("utf-8")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+
+
+def _refuse(faults: Sequence[FieldError]) -> None:
+    if faults:
+        raise Problem("schema", f"{faults[0].pointer or 'The document'}: {faults[0].detail}", tuple(faults))
+
+
+async def apply_first(categories: Categories, path: Path, now_us: int) -> None:
+    """Apply the file of the setting CATEGORIES where no categories were ever applied. Raises ``Problem``."""
+    if await categories.version() == 0:
+        document = read_file(path)
+        read_checked(document)
+        await categories.apply(document, now_us, expected=0)

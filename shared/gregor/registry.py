@@ -1,0 +1,178 @@
+"""The notification types that hold now, in every process: heard of within a second, the last good set kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+import structlog
+
+from gregor.core.entries import parse_entries
+from gregor.core.errors import Problem
+from gregor.core.policies import NO_ENTRIES, Entries
+from gregor.feed.contract import Subscriptions
+from gregor.render import Renderer
+from gregor.store.contract import Categories, CategorySet, Unavailable
+
+_log = structlog.get_logger(__name__)
+
+CHECK_S: Final = 0.5
+"""How often the version is looked at: one read of a number, so that no process is behind for longer than a second."""
+_SUBSCRIBE_S: Final = 2.0
+_TRIES: Final = 8
+
+
+class _Store(Protocol):
+    """What the registry needs of a store."""
+
+    @property
+    def categories(self) -> Categories: ...
+    @property
+    def categories_channel(self) -> str: ...
+
+
+class Registry:
+    """What a process holds of the categories. Change what holds by ``apply``, ``put``, ``delete`` and ``roll_back``.
+
+    ``feed``: where new versions are heard of; without one they are found by looking. ``failed`` is told the field of
+    each rendering that failed.
+    """
+
+    def __init__(
+        self,
+        store: _Store,
+        feed: Subscriptions | None = None,
+        *,
+        check_s: float = CHECK_S,
+        failed: Callable[[str], None] | None = None,
+    ) -> None:
+        self.version = 0
+        self.current: Entries = NO_ENTRIES
+        self.renderer = Renderer(NO_ENTRIES, failed)
+        self._store = store
+        self._feed = feed
+        self._check_s = check_s
+        self._failed = failed
+        self._refused = 0
+        self._listeners: list[Callable[[], None]] = []
+        self._woken = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Load what holds, and keep up with it from now on. Raises ``Unavailable``."""
+        await self.refresh()
+        if self._feed is not None:
+            # Not waited for long: until it is confirmed, the version is looked at.
+            waiting = self._feed.subscribe(self._store.categories_channel, self, sharded=False)
+            waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            await asyncio.wait([waiting], timeout=_SUBSCRIBE_S)
+        self._watching = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Keep up no more."""
+        if self._feed is not None:
+            self._feed.unsubscribe(self._store.categories_channel, self, sharded=False)
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+            self._watching = None
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` each time another set holds."""
+        self._listeners.append(listener)
+
+    def receive(self, payload: bytes) -> None:
+        """Called by the feed: there is a new version."""
+        self._woken.set()
+
+    def gap(self) -> None:
+        """Called by the feed: one may have been missed."""
+        self._woken.set()
+
+    async def refresh(self) -> None:
+        """Take over what holds, if it is not what this process has. A set that cannot be read changes nothing."""
+        version = await self._store.categories.version()
+        if version in (self.version, self._refused):
+            return
+        found = await self._store.categories.load(version)
+        if found is None:
+            return
+        try:
+            entries = parse_entries(found.entries)
+        except Problem as problem:
+            self._refused = version
+            _log.error(
+                "categories that cannot be read; the last good ones are kept", version=version, reason=str(problem)
+            )
+            return
+        self._take(version, entries)
+
+    def _take(self, version: int, entries: Entries) -> None:
+        self.version, self.current = version, entries
+        self.renderer = Renderer(entries, self._failed)
+        _log.info("categories taken over", version=version, entries=len(entries.named))
+        for listener in self._listeners:
+            try:
+                listener()
+            except Exception:
+                _log.exception("a listener to categories failed")
+
+    async def _watch(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._check_s):
+                    await self._woken.wait()
+            self._woken.clear()
+            try:
+                await self.refresh()
+            except Unavailable as trouble:
+                _log.warning("the version of the categories cannot be read", reason=str(trouble))
+
+
+class Editor:
+    """Changes of the categories: each makes a new version of the whole set, checked before, never half done.
+
+    A call that changes nothing makes no version. The answers are versions.
+    """
+
+    def __init__(self, categories: Categories, check: Callable[[Mapping[str, Any]], Any]) -> None:
+        self._categories = categories
+        self._check = check
+
+    async def present(self) -> CategorySet:
+        """The set that holds; version 0 with no entries where there is none."""
+        return await self._categories.load() or CategorySet(0, {}, 0)
+
+    async def apply(self, entries: Mapping[str, Any], now_us: int) -> int:
+        """Put a whole set in the place of the one that holds. Raises ``Problem`` ``schema``."""
+        return await self._change(lambda _: entries, now_us)
+
+    async def put(self, name: str, entry: Mapping[str, Any], now_us: int) -> int:
+        """Put one entry. Raises ``Problem`` ``schema``: of this entry, or of another that no longer fits."""
+        return await self._change(lambda present: {**present, name: entry}, now_us)
+
+    async def delete(self, name: str, now_us: int) -> int:
+        """Take one entry away; not an error where there is none. Raises ``Problem`` ``schema``: others needed it."""
+        return await self._change(lambda present: {n: entry for n, entry in present.items() if n != name}, now_us)
+
+    async def roll_back(self, version: int, now_us: int) -> int:
+        """Make the set of an older version hold again, as a new one. Raises ``Problem`` ``not_found``, ``schema``."""
+        kept = await self._categories.load(version)
+        if kept is None:
+            raise Problem("not_found", f"Version {version} of the categories is not kept.")
+        return await self.apply(kept.entries, now_us)
+
+    async def _change(self, change: Callable[[Mapping[str, Any]], Mapping[str, Any]], now_us: int) -> int:
+        for _ in range(_TRIES):
+            present = await self.present()
+            entries = change(present.entries)
+            if entries == present.entries:
+                return present.version
+            await asyncio.to_thread(self._check, entries)
+            version = await self._categories.apply(entries, now_us, present.version)
+            if version is not None:
+                return version
+        raise Unavailable("the categories are being changed by others again and again")
