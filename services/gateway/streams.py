@@ -109,7 +109,8 @@ async def _on_http(request: Request, error: Exception) -> Any:
     """What the router says, as a problem."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405 and isinstance(error, HTTPException):
-        allow = (error.headers or {}).get("Allow", "")
+        # Starlette lists a set: sorted, so that the answer is always the same.
+        allow = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
         request.scope["gregor.refusal_headers"] = [(b"allow", allow.encode("latin-1"))]
         raise Problem("method_not_allowed", f"Only {allow}.") from error
     raise Problem("not_found", "There is nothing here.") from error

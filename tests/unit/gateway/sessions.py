@@ -1,0 +1,56 @@
+"""Sessions at the points of their life where the tests take them up."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gregor.core.sync import Answer, Full, View, cursor_for
+from gregor.tokens import Caller
+from services.gateway.deadlines import Rules
+from services.gateway.effects import Effect, Read, Send, SendLive, SendSync
+from services.gateway.hello import Hello
+from services.gateway.session import Session
+
+RULES = Rules(jitter=lambda low, high: high, queue_bytes=100)
+PHONE = Caller("alice", "phone", exp_us=0)
+EPOCH = b"abc"
+VIEW = View("phone")
+TAG = cursor_for(EPOCH, VIEW, 0).tag
+
+
+def full(seq: int) -> Full:
+    return Full(EPOCH, seq, bytes(32), ())
+
+
+def frame(seq: int) -> bytes:
+    return b'{"seq":%d}' % seq
+
+
+def heard(out: list[Effect]) -> list[dict[str, Any]]:
+    """The frames among effects, decoded."""
+    return [json.loads(each.frame) for each in out if isinstance(each, Send | SendLive | SendSync)]
+
+
+def fresh(rules: Rules = RULES) -> Session:
+    return Session(rules, 0.0, "c1")
+
+
+def joined(rules: Rules = RULES, caller: Caller = PHONE, hello: Hello | None = None) -> Session:
+    """A session that waits for its first sync (its first read has the serial 1)."""
+    session = fresh(rules)
+    session.admitted(caller, 3_600.0, 0.0)
+    session.greeted(hello or Hello())
+    session.joined(0.0)
+    return session
+
+
+def live(seq: int = 10, rules: Rules = RULES) -> Session:
+    session = joined(rules)
+    session.synced(1, full(seq), b"{}")
+    return session
+
+
+def answer_to(session: Session, read: Effect, answer: Answer) -> list[Effect]:
+    assert isinstance(read, Read)
+    return session.synced(read.serial, answer, b"{}")

@@ -1,0 +1,208 @@
+"""The life of one connection: answers to what a client says, pings and tokens (laws 4 to 6 of session.py)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gregor.core.errors import Problem
+from services.gateway import effects
+from services.gateway.effects import Close, Read, Send, Verify
+from services.gateway.hello import Hello, Position
+from services.gateway.session import State
+
+from .sessions import PHONE, RULES, answer_to, frame, fresh, full, heard, joined, live
+
+# 4. The receipt of a message comes after the frame of its seq
+
+
+def test_a_message_is_committed_and_its_receipt_follows_its_frame() -> None:
+    session = live(10)
+    message = b'{"ref":1,"system":"gregor","body":{"dismiss":{"ids":["aa"]}}}'
+
+    (commit,) = session.receive(message, 1.0)
+    assert commit == effects.Commit(1, {"system": "gregor", "body": {"dismiss": {"ids": ["aa"]}}}, len(message))
+    assert session.committed(11, b"receipt", reached=10) == []
+    assert session.awaits
+    session.deliver(11, frame(11))
+
+    assert session.release(11) == [Send(b"receipt")]
+    assert not session.awaits
+
+
+def test_a_receipt_that_comes_after_the_frame_goes_out_at_once() -> None:
+    session = live(10)
+    session.deliver(11, frame(11))
+
+    assert session.committed(11, b"receipt", reached=11) == [Send(b"receipt")]
+
+
+def test_a_receipt_waits_for_the_channel_where_the_view_has_no_frame() -> None:
+    session = live(10)
+
+    assert session.committed(12, b"receipt", reached=10) == []
+    assert session.release(11) == []
+    assert session.release(12) == [Send(b"receipt")]
+
+
+def test_a_receipt_waits_for_the_sync_that_covers_its_frame() -> None:
+    session = live(10)
+    (read,) = session.demand()
+    assert session.committed(12, b"receipt", reached=12) == []
+
+    answer_to(session, read, full(12))
+
+    assert session.release(0) == [Send(b"receipt")]
+
+
+def test_a_refused_message_names_its_ref_and_one_without_is_a_problem_alone() -> None:
+    refusal = Problem("rate_limited", "Wait.", retry_after_s=0.5)
+
+    (named,) = heard(live().refused("a", refusal))
+    (unnamed,) = heard(live().refused(None, refusal))
+
+    assert named["ref"] == "a"
+    assert named["problem"]["retry_after_ms"] == 500
+    assert list(unnamed) == ["problem"]
+
+
+# 5. What a client does wrong is a problem, and no more
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (b'{"nonsense":1}', "unknown_field"),
+        (b'{"ref":9,"ack":"x"}', "invalid"),
+        (b"[1]", "invalid"),
+        (b'{"ack":1,"ack":2}', "malformed_json"),
+        (b"[" * 100 + b"]" * 100, "malformed_json"),
+        (b'{"ack":99999999999999999999}', "number_out_of_range"),
+        (b'{"ack":"\\ud800"}', "malformed_json"),
+    ],
+)
+def test_what_a_client_does_wrong_is_a_problem_and_never_a_close(raw: bytes, code: str) -> None:
+    session = live()
+
+    (refusal,) = heard(session.receive(raw, 1.0))
+
+    assert refusal["problem"]["code"] == code
+    assert session.state is State.LIVE
+
+
+def test_no_json_ends_even_a_good_connection() -> None:
+    assert live().receive(b"{", 1.0) == [Close(4503, "bad_protocol")]
+
+
+def test_a_resync_may_be_asked_for_once_a_second_and_hello_does_not_count() -> None:
+    session = live()
+
+    (read,) = session.receive(b'{"resync":true}', 0.5)
+    assert read == Read(Position(), 2)
+    (refusal,) = heard(session.receive(b'{"ref":3,"resync":true}', 1.25))
+    assert refusal["ref"] == 3
+    assert refusal["problem"]["code"] == "rate_limited"
+    assert refusal["problem"]["retry_after_ms"] == 250
+    answer_to(session, read, full(10))
+    assert isinstance(session.receive(b'{"resync":true}', 1.5)[0], Read)
+
+
+def test_pings_are_answered_and_answers_keep_the_connection() -> None:
+    session = live()
+
+    assert session.receive(b'{"ping":7}', 1.0) == [Send(b'{"pong":7}')]
+    for turn in range(1, 10):
+        assert session.tick(27.6 * turn) == [Send(b'{"ping":%d}' % turn)]
+        assert session.receive(b'{"pong":%d}' % turn, 27.6 * turn) == []
+
+
+def test_two_unanswered_pings_end_it() -> None:
+    session = live()
+    session.tick(27.6)
+    session.tick(55.2)
+
+    assert session.tick(82.8) == [Close(4007, "ping_timeout")]
+
+
+def test_an_ack_before_the_sync_waits_for_it() -> None:
+    session = joined()
+    assert session.receive(b'{"ack":8}', 0.1) == []
+    assert session.receive(b'{"ack":7}', 0.1) == []
+
+    assert session.synced(1, full(10), b"{}")[1:] == [effects.Acknowledge(8)]
+    assert session.receive(b'{"ack":10}', 1.0) == [effects.Acknowledge(10)]
+
+
+def test_foreground_is_told_on() -> None:
+    session = live()
+
+    assert session.receive(b'{"foreground":true}', 1.0) == [effects.Foreground(True)]
+    assert session.foreground
+
+
+def test_who_looks_on_is_no_presence_and_acknowledges_nothing() -> None:
+    session = fresh()
+    session.admitted(PHONE, float("inf"), 0.0, observes=True)
+    session.greeted(Hello())
+    session.joined(0.0)
+    session.synced(1, full(10), b"{}")
+
+    assert session.receive_document({"ack": 10}, 1.0) == []
+    assert session.receive_document({"foreground": True}, 1.0) == []
+
+
+# 6. Tokens
+
+
+def test_a_token_that_ends_is_asked_for_anew_and_tolerated_a_while() -> None:
+    session = live(rules=replace(RULES, pings=False))
+
+    assert session.tick(3_540.0) == [Send(b'{"refresh":{"expires_in":60}}')]
+    assert session.tick(3_624.0) == []
+    assert session.tick(3_625.0) == [Close(4004, "token_expired")]
+
+
+def test_a_new_token_of_the_same_device_is_taken() -> None:
+    session = live(rules=replace(RULES, pings=False))
+    assert session.receive(b'{"token":"t"}', 1.0) == [Verify("t", None, is_renewal=True)]
+
+    assert session.renewed(PHONE, 7_200.0, 1.0) == [Send(b'{"token":{"expires_in":7200}}')]
+    assert session.tick(3_700.0) == []
+
+
+@pytest.mark.parametrize("change", [{"uid": "bob"}, {"device": "laptop"}, {"cats": ("user",)}])
+def test_a_new_token_of_another_user_device_or_view_ends_the_connection(change: dict[str, Any]) -> None:
+    session = live()
+
+    assert session.renewed(replace(PHONE, **change), 3_600.0, 1.0) == [Close(4003, "state_invalidated")]
+
+
+def test_a_new_token_may_hear_other_systems() -> None:
+    session = live()
+
+    out = session.renewed(replace(PHONE, systems=("kbfs",)), 3_600.0, 1.0)
+
+    assert out[1:] == [effects.Regroup()]
+    assert session.systems == ("kbfs",)
+
+
+def test_a_connection_does_not_grow_too_old() -> None:
+    session = live(rules=replace(RULES, pings=False, max_age_s=100.0))
+
+    assert session.tick(99.0) == []
+    assert session.tick(100.0) == [Close(4008, "max_age")]
+
+
+def test_what_is_over_does_nothing_any_more() -> None:
+    session = live()
+    assert session.close(4502) == [Close(4502, "revoked")]
+
+    assert session.close(4001) == []
+    assert session.receive(b'{"ping":1}', 1.0) == []
+    assert session.tick(1e9) == []
+    assert session.demand(Position()) == []
+    assert session.synced(1, full(11), b"{}") == []
+    assert not session.deliver(11, b"")
+    assert session.due == float("inf")
