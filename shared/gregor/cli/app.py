@@ -8,6 +8,7 @@ import typer
 from typer.exceptions import TyperException
 
 import gregor
+from gregor.cli.category_commands import categories
 from gregor.cli.config_commands import config
 from gregor.cli.dev import dev
 from gregor.cli.doctor import doctor
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 for command in (dev, ingest, gateway, send, watch, state, history, devices, doctor):
     app.command()(command)
-for name, group in {"keys": keys, "token": token, "config": config}.items():
+for name, group in {"keys": keys, "token": token, "categories": categories, "config": config}.items():
     app.add_typer(group, name=name)
 
 
