@@ -1,0 +1,154 @@
+"""A small HTTP/1.1 server for fakes: quick, and able to misbehave (late, silent, gone in the middle)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+import httptools
+
+REASONS: Final = {200: "OK", 201: "Created", 204: "No Content", 302: "Found", 400: "Bad Request", 404: "Not Found"}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as it came. `headers`: names in small letters. `target`: path and query."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to answer, `delay_s` later."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+
+    def as_bytes(self) -> bytes:
+        """The response on the wire."""
+        fields = {"content-length": str(len(self.body)), **self.headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        return f"HTTP/1.1 {self.status} {REASONS.get(self.status, 'Status')}\r\n{lines}\r\n".encode() + self.body
+
+
+class Fault(Enum):
+    """What a server may do in place of an answer."""
+
+    HANG = "the request is read, and nothing is ever said"
+    DROP = "the connection is closed without an answer"
+    HALF = "the connection is closed within an answer"
+
+
+Handler = Callable[[Request], Answer | Fault]
+
+
+class Http1Server:
+    """Serves `handler` on a free port of loopback. `connections`: how many were opened so far."""
+
+    def __init__(self, handler: Handler, tls: ssl.SSLContext | None = None) -> None:
+        self._handler = handler
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.Transport] = set()
+        self.connections = 0
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        if self._server is None:
+            raise RuntimeError("the server is not started")
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """Scheme, address and port."""
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+
+    async def start(self, port: int = 0) -> None:
+        """Listen; port 0 takes a free one."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", port, ssl=self._tls)
+
+    async def close(self) -> None:
+        """Stop listening, and close what is open."""
+        if self._server is not None:
+            self._server.close()
+            for transport in list(self._open):
+                transport.abort()
+            await self._server.wait_closed()
+            self._server = None
+
+    def drop_all(self) -> None:
+        """Close all connections, as a server that restarts does."""
+        for transport in list(self._open):
+            transport.close()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: parses requests, answers one after another."""
+
+    def __init__(self, server: Http1Server) -> None:
+        self._server = server
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._target = b""
+        self._headers: dict[str, str] = {}
+        self._body = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream server makes no other
+        self._transport = transport
+        self._server.connections += 1
+        self._server._open.add(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is not None:
+            self._server._open.discard(self._transport)
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._leave()
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        method = self._parser.get_method().decode()
+        request = Request(method, self._target.decode("latin-1"), self._headers, bytes(self._body))
+        self._target, self._headers, self._body = b"", {}, bytearray()
+        answer = self._server._handler(request)
+        if isinstance(answer, Answer) and answer.delay_s:
+            asyncio.get_running_loop().call_later(answer.delay_s, self._write, answer.as_bytes())
+        elif isinstance(answer, Answer):
+            self._write(answer.as_bytes())
+        elif answer is Fault.HALF:
+            self._write(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{")
+            self._leave()
+        elif answer is Fault.DROP:
+            self._leave()
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _leave(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
