@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-import google.auth
 import google.auth.credentials
 import google.auth.exceptions
 import google.auth.transport
 import httpx
 import msgspec
+from google.auth import identity_pool
 from google.oauth2 import service_account
 
 from gregor.clock import Clock
@@ -45,7 +45,7 @@ class NoToken(Exception):
 def read_credentials(path: Path) -> tuple[Credentials, str | None]:
     """The credentials in a JSON file, and the project that it names. ValueError where it is none, or unreadable.
 
-    Any kind that google-auth knows: a service account's key, or the federation of a workload's own identity.
+    A service account's key, or the federation of a workload's own identity (`external_account`).
     """
     try:
         document = msgspec.json.decode(path.read_bytes())
@@ -63,10 +63,13 @@ def read_credentials(path: Path) -> tuple[Credentials, str | None]:
 
 
 def _credentials_of(document: dict[str, Any]) -> Credentials:
-    if document["type"] == "service_account":
-        return service_account.Credentials.from_service_account_info(document, scopes=[SCOPE])  # type: ignore[no-untyped-call, no-any-return]
-    credentials, _project = google.auth.load_credentials_from_dict(document, scopes=[SCOPE])  # type: ignore[no-untyped-call]
-    return credentials  # type: ignore[no-any-return]
+    kinds: dict[str, Any] = {
+        "service_account": service_account.Credentials.from_service_account_info,
+        "external_account": identity_pool.Credentials.from_info,
+    }
+    if document["type"] not in kinds:
+        raise ValueError("only service_account and external_account are known")
+    return cast(Credentials, kinds[document["type"]](document, scopes=[SCOPE]))
 
 
 class AccessToken:

@@ -153,8 +153,8 @@ class FakeFcm:
             return Answer(400, b'{"error":"invalid_scope"}', JSON)
         token = f"ya29.fake-{self.token_fetches}"
         self._good.add(token)
-        document = {"access_token": token, "expires_in": self.token_lifetime_s, "token_type": "Bearer"}
-        return Answer(200, json.dumps(document).encode(), JSON)
+        grant = {"access_token": token, "expires_in": self.token_lifetime_s, "token_type": "Bearer"}
+        return Answer(200, json.dumps(grant).encode(), JSON)
 
     def _take_message(self, request: Request) -> Answer | Fault:
         self.count += 1

@@ -1,0 +1,394 @@
+"""FCM against its fake: what is sent, and what each answer means; the failures are those that pyfcm gets wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gregor.clock import ManualClock
+from services.delivery.channels.contract import Push
+from services.delivery.channels.fcm import FcmChannel, endpoint_of
+from services.delivery.channels.google_token import RENEW_BEFORE_S, read_credentials
+from services.delivery.fakes.fcm import EMAIL, PROJECT, FakeFcm, error, quota_exceeded, unavailable, unregistered
+from services.delivery.fakes.http1 import Answer, Fault
+from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from tests.support.wait import wait_until
+
+NOW_US = 1_457_056_447_000_000
+PUSH = Push(
+    uid="alice",
+    device="phone",
+    token="device-token-1",
+    topic=None,
+    sandbox=False,
+    kind="alert",
+    title="Bob joined",
+    text="You shared files with bob.",
+    sound="default",
+    badge=3,
+    collapse_id="c0ffee",
+    expires_us=NOW_US + 90_000_000,
+    urgent=False,
+    data={"v": 1, "uid": "alice", "kind": "item", "id": "aa", "badge": 3},
+)
+
+
+@dataclass
+class World:
+    """One channel, the fake that it sends to, and the clock of both."""
+
+    channel: FcmChannel
+    fake: FakeFcm
+    clock: ManualClock
+    file: Path
+
+    async def send(self, push: Push = PUSH, deadline_s: float = 5.0) -> Verdict:
+        return await self.channel.send(push, deadline_s)
+
+    async def told(self, *answers: Answer | Fault) -> Verdict:
+        self.fake.answers.extend(answers)
+        return await self.send(deadline_s=1.0)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    fake = FakeFcm()
+    await fake.start()
+    clock = ManualClock(NOW_US)
+    file = fake.credentials_file(tmp_path / "account.json")
+    channel = FcmChannel(file, clock, fake.url)
+    await channel.open()
+    yield World(channel, fake, clock, file)
+    await channel.close()
+    await fake.close()
+
+
+async def test_an_alert_is_shown_replaced_by_its_tag_and_dropped_when_it_is_of_no_use_any_more(world: World) -> None:
+    verdict = await world.send()
+
+    assert verdict == Sent("200", f"projects/{PROJECT}/messages/0:1")
+    assert world.fake.accepted == [
+        {
+            "token": "device-token-1",
+            "notification": {"title": "Bob joined", "body": "You shared files with bob."},
+            "data": {"gregor": json.dumps(dict(PUSH.data), separators=(",", ":"))},
+            "android": {
+                "collapse_key": "c0ffee",
+                "priority": "HIGH",
+                "ttl": "90s",
+                "notification": {"tag": "c0ffee", "sound": "default", "notification_count": 3},
+            },
+        }
+    ]
+
+
+async def test_a_background_push_is_data_alone_and_asks_for_no_hurry(world: World) -> None:
+    await world.send(replace(PUSH, kind="background", title="", text="", expires_us=None))
+
+    message = world.fake.accepted[0]
+    assert "notification" not in message
+    assert message["android"] == {"collapse_key": "c0ffee", "priority": "NORMAL"}
+    assert json.loads(message["data"]["gregor"])["kind"] == "item"
+
+
+async def test_a_push_is_kept_no_longer_than_fcm_takes_and_never_for_less_than_nothing(world: World) -> None:
+    await world.send(replace(PUSH, expires_us=NOW_US - 5))
+    await world.send(replace(PUSH, expires_us=NOW_US + 400 * 86_400_000_000))
+
+    assert [m["android"]["ttl"] for m in world.fake.accepted] == ["0s", f"{28 * 86_400}s"]
+
+
+async def test_a_text_that_is_too_long_is_cut_to_what_fcm_takes(world: World) -> None:
+    verdict = await world.send(replace(PUSH, text="ò" * 5_000))
+
+    assert isinstance(verdict, Sent)
+
+
+async def test_two_pushes_with_one_collapse_id_are_one_notification(world: World) -> None:
+    await world.send()
+    await world.send(replace(PUSH, title="Bob and Eve joined"))
+
+    assert [m["notification"]["title"] for m in world.fake.shown().values()] == ["Bob and Eve joined"]
+
+
+# What pyfcm does wrong, row by row of its failures.
+
+
+async def test_a_pause_that_is_asked_for_is_told_and_not_slept(world: World) -> None:
+    begun = time.monotonic()
+
+    assert await world.told(unavailable("30")) == Retry(30.0, "503", "UNAVAILABLE")
+    assert await world.told(quota_exceeded("7")) == Retry(7.0, "429", "QUOTA_EXCEEDED")
+
+    assert time.monotonic() - begun < 5
+    assert world.fake.count == 2
+
+
+async def test_a_pause_may_be_a_date(world: World) -> None:
+    at = datetime.fromtimestamp(NOW_US / 1e6 + 45, UTC)
+
+    verdict = await world.told(unavailable(format_datetime(at, usegmt=True)))
+
+    assert verdict == Retry(45.0, "503", "UNAVAILABLE")
+
+
+async def test_a_quota_without_a_pause_is_a_minute(world: World) -> None:
+    assert await world.told(quota_exceeded()) == Retry(60.0, "429", "QUOTA_EXCEEDED")
+
+
+async def test_an_overload_that_lasts_is_one_attempt_each_time(world: World) -> None:
+    world.fake.script = lambda _message: unavailable()
+
+    verdicts = [await world.send() for _ in range(3)]
+
+    assert verdicts == [Retry(None, "503", "UNAVAILABLE")] * 3
+    assert world.fake.count == 3
+
+
+async def test_a_silent_server_leaves_the_outcome_unknown_and_gets_one_request(world: World) -> None:
+    world.fake.answers.append(Fault.HANG)
+
+    verdict = await world.send(deadline_s=0.3)
+
+    assert isinstance(verdict, Unknown)
+    assert len(world.fake.requests) == 1
+
+
+async def test_an_answer_after_the_deadline_harms_no_other_send(world: World) -> None:
+    world.fake.script = lambda m: Answer(200, b'{"name":"x"}', delay_s=1.2 if m["token"] == "slow" else 0.0)
+
+    await world.send(replace(PUSH, token="first"))
+
+    slow, *quick = await asyncio.gather(
+        world.send(replace(PUSH, token="slow"), deadline_s=0.8),
+        *(world.send(replace(PUSH, token=f"quick-{n}")) for n in range(20)),
+    )
+
+    assert isinstance(slow, Unknown)
+    assert quick == [Sent("200", "x")] * 20
+    assert len(world.fake.requests) == 22
+
+
+@pytest.mark.parametrize("fault", [Fault.DROP, Fault.HALF])
+async def test_a_connection_that_breaks_after_the_request_leaves_the_outcome_unknown(
+    world: World, fault: Fault
+) -> None:
+    assert isinstance(await world.told(fault), Unknown)
+    assert len(world.fake.requests) == 1
+    assert isinstance(await world.send(), Sent)
+
+
+async def test_only_unregistered_is_a_dead_token(world: World) -> None:
+    assert await world.told(unregistered()) == Gone("404", "UNREGISTERED")
+    assert await world.told(error(404, "NOT_FOUND")) == Misconfigured("404", "NOT_FOUND")
+    assert isinstance(await world.told(Answer(404, b"<html>")), Misconfigured)
+
+
+async def test_a_wrong_project_id_stops_the_provider_and_kills_no_token(world: World, tmp_path: Path) -> None:
+    file = world.fake.credentials_file(tmp_path / "other.json", project_id="somebody-elses")
+    channel = FcmChannel(file, world.clock, world.fake.url)
+    await channel.open()
+
+    verdict = await channel.send(PUSH, 5.0)
+    await channel.close()
+
+    assert verdict == Misconfigured("404", "NOT_FOUND")
+
+
+async def test_a_token_of_another_project_is_refused_while_a_disabled_api_stops_the_provider(world: World) -> None:
+    mismatch = error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH")
+    disabled = error(403, "PERMISSION_DENIED", reason="SERVICE_DISABLED")
+
+    assert await world.told(mismatch) == Refused("403", "SENDER_ID_MISMATCH")
+    assert await world.told(disabled) == Misconfigured("403", "PERMISSION_DENIED SERVICE_DISABLED")
+
+
+async def test_a_key_for_apns_that_firebase_lacks_concerns_that_token_alone(world: World) -> None:
+    verdict = await world.told(error(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"))
+
+    assert verdict == Refused("401", "THIRD_PARTY_AUTH_ERROR")
+    assert (world.fake.count, world.fake.token_fetches) == (1, 1)
+
+
+async def test_an_invalid_argument_says_which_field_and_deletes_nothing(world: World) -> None:
+    verdict = await world.told(
+        error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", fieldViolations=[{"field": "message.token"}])
+    )
+
+    assert verdict == Refused("400", "INVALID_ARGUMENT message.token")
+
+
+async def test_no_answer_of_a_proxy_is_taken_for_a_receipt(world: World) -> None:
+    assert isinstance(await world.told(Answer(200, b"")), Unknown)
+    assert isinstance(await world.told(Answer(200, b"<html>")), Unknown)
+    assert isinstance(await world.told(Answer(502, b"<html>")), Unknown)
+    assert isinstance(await world.told(Answer(302, b"", {"location": "http://127.0.0.1:1/"})), Misconfigured)
+
+
+async def test_the_answers_text_which_may_quote_the_token_stays_out_of_the_verdict(world: World) -> None:
+    body = b'{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"device-token-1 is bad"}}'
+
+    assert "device-token-1" not in repr(await world.told(Answer(400, body)))
+
+
+async def test_nobody_listening_is_tried_later(world: World) -> None:
+    channel = FcmChannel(world.file, world.clock, "http://127.0.0.1:1")
+    await channel.open()
+
+    verdict = await channel.send(PUSH, 1.0)
+    await channel.close()
+
+    assert isinstance(verdict, Retry)
+    assert verdict.status is None
+
+
+# The access token.
+
+
+async def test_many_sends_at_once_share_one_token(world: World) -> None:
+    verdicts = await asyncio.gather(*(world.send(replace(PUSH, token=f"t{n}")) for n in range(50)))
+
+    assert all(isinstance(verdict, Sent) for verdict in verdicts)
+    assert world.fake.token_fetches == 1
+
+
+async def test_a_refused_token_is_renewed_once_for_everybody_and_the_message_sent_again(world: World) -> None:
+    await world.send()
+    world.fake.revoke_tokens()
+
+    verdicts = await asyncio.gather(*(world.send(replace(PUSH, token=f"t{n}")) for n in range(20)))
+
+    assert all(isinstance(verdict, Sent) for verdict in verdicts)
+    assert world.fake.token_fetches == 2
+    assert len(world.fake.accepted) == 21
+
+
+async def test_a_token_that_is_refused_again_stops_the_provider(world: World) -> None:
+    world.fake.script = lambda _message: error(401, "UNAUTHENTICATED")
+
+    assert await world.send() == Misconfigured("401", "UNAUTHENTICATED")
+    assert world.fake.count == 2
+
+
+async def test_a_token_near_its_end_is_renewed_while_sends_go_on_with_it(world: World) -> None:
+    await world.send()
+    world.fake.token_script = lambda: Fault.HANG
+    world.clock.advance(world.fake.token_lifetime_s - RENEW_BEFORE_S + 2)
+
+    assert isinstance(await world.send(), Sent)
+    await wait_until(lambda: world.fake.token_fetches == 2, "the renewal is asked for")
+    world.fake.server.drop_all()
+
+
+async def test_a_token_endpoint_that_is_down_is_tried_later_without_sleeping(world: World) -> None:
+    world.fake.token_script = lambda: Answer(503, b"")
+    begun = time.monotonic()
+
+    verdict = await world.send()
+
+    assert verdict == Retry(None, None, "the token endpoint of Google cannot be asked: it answered 503")
+    assert world.fake.token_fetches == 1
+    assert time.monotonic() - begun < 1
+
+
+async def test_a_token_endpoint_that_hangs_holds_a_send_to_its_deadline_and_not_the_loop(world: World) -> None:
+    world.fake.token_script = lambda: Fault.HANG
+
+    sending = asyncio.create_task(world.send(deadline_s=0.3))
+    ticks = 0
+    while not sending.done():
+        await asyncio.sleep(0)
+        ticks += 1
+
+    assert isinstance(sending.result(), Retry)
+    assert ticks > 100
+    world.fake.server.drop_all()
+
+
+async def test_a_key_that_google_does_not_know_stops_the_provider(world: World, tmp_path: Path) -> None:
+    other = FakeFcm()
+    await other.start()
+    file = other.credentials_file(tmp_path / "strange.json", token_uri=f"{world.fake.url}/token")
+    channel = FcmChannel(file, world.clock, world.fake.url)
+    await channel.open()
+
+    verdict = await channel.send(PUSH, 5.0)
+    told = await channel.check()
+    await channel.close()
+    await other.close()
+
+    assert isinstance(verdict, Misconfigured)
+    assert "invalid_grant" in verdict.detail
+    assert told is not None and "GREGOR_FCM_CREDENTIALS_FILE" in told
+
+
+async def test_the_doctor_is_content_with_a_good_account_and_pushes_to_nobody(world: World) -> None:
+    assert await world.channel.check() is None
+    assert world.fake.accepted == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        ("{", "is no JSON"),
+        ("[]", 'has no "type"'),
+        ('{"type":"service_account"}', "is no good credentials file"),
+        ('{"type":"nonsense"}', "is no good credentials file"),
+    ],
+)
+async def test_credentials_that_are_none_are_told_with_their_setting(
+    tmp_path: Path, content: str | None, said: str
+) -> None:
+    file = tmp_path / "account.json"
+    if content is not None:
+        file.write_text(content)
+
+    with pytest.raises(ValueError, match=said) as caught:
+        await FcmChannel(file, ManualClock(NOW_US)).open()
+
+    assert str(caught.value).startswith("GREGOR_FCM_CREDENTIALS_FILE: ")
+
+
+def test_the_credentials_name_their_account_and_project(world: World) -> None:
+    credentials, project = read_credentials(world.file)
+
+    assert (getattr(credentials, "service_account_email", None), project) == (EMAIL, PROJECT)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://h", "https://h/", "https://h/v1/projects", "https://h/v1/projects/p/messages:send"]
+)
+def test_the_address_of_fcm_may_be_given_with_or_without_its_path(url: str) -> None:
+    assert endpoint_of(url, "p") == "https://h/v1/projects/p/messages:send"
+
+
+async def test_closing_lets_a_send_in_flight_end(world: World) -> None:
+    world.fake.script = lambda _message: Answer(200, b'{"name":"late"}', delay_s=0.2)
+    sending = asyncio.create_task(world.send())
+    await wait_until(lambda: world.fake.count, "the push is on its way")
+
+    await world.channel.close()
+
+    assert sending.done()
+    assert sending.result() == Sent("200", "late")
+    await world.channel.open()
+
+
+async def test_a_message_that_the_fake_would_not_know_from_firebase_is_refused_by_it(world: World) -> None:
+    bad: list[dict[str, Any]] = []
+    world.fake.script = lambda message: bad.append(message)  # type: ignore[func-returns-value]
+
+    verdict = await world.send(replace(PUSH, token=""))
+
+    assert verdict == Refused("400", "INVALID_ARGUMENT message.token")
+    assert bad == []
