@@ -11,11 +11,11 @@ from gregor.core.errors import Problem, at
 
 from .hello import Hello, Position, read_flag, read_hello, read_number, read_resync
 
-Ref = int | str | None
-"""What a client calls its frame by; ``None``: it wants no receipt."""
+Ref = Any
+"""What a client calls its frame by: any JSON, given back as it is; ``None``: it wants no receipt."""
 
 _MESSAGE: Final = frozenset({"system", "body", "id", "device", "not_before"})
-_MOST_REF: Final = 128
+_MOST_REF_BYTES: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,13 @@ ClientFrame = Message | Hello | Ack | ForegroundChange | Resync | NewToken | Cli
 
 
 def read_ref(document: Any) -> Ref:
-    """What the client calls this frame by. ``Problem`` ``invalid``: no object, or no ref."""
+    """What the client calls this frame by. ``Problem`` ``invalid``: no object, or a ref too long to be given back."""
     if not isinstance(document, dict):
         raise at("invalid", "", "A frame is one JSON object.")
     ref = document.get("ref")
-    if ref is None or (type(ref) is str and len(ref) <= _MOST_REF) or type(ref) is int:
+    if type(ref) not in (dict, list, str) or len(json.dumps(ref, ensure_ascii=False).encode()) <= _MOST_REF_BYTES:
         return ref
-    raise at("invalid", "/ref", f"A whole number, or text of up to {_MOST_REF} characters.")
+    raise at("invalid", "/ref", f"Any JSON of up to {_MOST_REF_BYTES} bytes.")
 
 
 def read_frame(document: Mapping[str, Any]) -> ClientFrame:

@@ -17,7 +17,7 @@ from .frames import reconnect_frame
 from .hello import Hello, Position
 from .hub import Room
 from .jobs import Work
-from .outlet import Outlet, Put
+from .outlet import PLAIN, Outlet, Put
 from .parts import Parts
 from .reads import Question
 from .session import Session, State
@@ -167,8 +167,13 @@ class Connection:
 
     def deliver(self, seq: int, frame: bytes) -> None:
         """See ``Member.deliver``."""
-        if self.session.deliver(seq, frame):
-            self._put_live(seq, frame)
+        session = self.session
+        if session.deliver(seq, frame):
+            put = self._outlet.put(self.transport.pack(frame, session.tag, seq), seq)
+            if put is not Put.QUEUED:
+                self._overflow(put)
+            if not self._is_dirty:
+                self._mark()
 
     def renamed(self, epoch: bytes) -> None:
         """See ``Member.renamed``."""
@@ -247,7 +252,9 @@ class Connection:
         """See ``Flushable.flush``."""
         self._is_dirty = False
         frames = total = 0
-        while not self._is_paused and (batch := self._outlet.take(BATCH_BYTES)):
+        outlet = self._outlet
+        while outlet.entries is not None and not self._is_paused:
+            batch = outlet.take(BATCH_BYTES)
             frames += len(batch)
             total += self.transport.write(batch)
         if not self._is_paused:
@@ -272,15 +279,8 @@ class Connection:
             self._is_dirty = True
             self.parts.flusher.add(self)
 
-    def _put_live(self, seq: int, frame: bytes) -> None:
-        put = self._outlet.put(self.transport.pack(frame, self.session.tag, seq), seq)
-        if put is not Put.QUEUED:
-            self._overflow(put)
-        if not self._is_dirty:
-            self._mark()
-
-    def _put(self, frame: bytes) -> None:
-        put = self._outlet.put(self.transport.pack(frame, "", 0))
+    def _put(self, packed: bytes, seq: int) -> None:
+        put = self._outlet.put(packed, seq)
         if put is not Put.QUEUED:
             self._overflow(put)
         self._mark()
@@ -303,9 +303,9 @@ class Connection:
         for effect in effects:
             match effect:
                 case SendLive(seq, frame):
-                    self._put_live(seq, frame)
+                    self._put(self.transport.pack(frame, self.session.tag, seq), seq)
                 case Send(frame):
-                    self._put(frame)
+                    self._put(self.transport.pack(frame, "", 0), PLAIN)
                 case SendSync(tag, seq, frame):
                     self._outlet.put_sync(self.transport.pack(frame, tag, seq), tag, seq)
                     self._expect_taken()

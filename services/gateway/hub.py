@@ -155,7 +155,7 @@ class Hub:
                 self._announce(room, decode(payload))
             elif payload[:1] == b"K":
                 self._control(room, payload[1:])
-        except ValueError:
+        except (ValueError, IndexError):
             log.warning("A publication cannot be read; comparing with the store.")
             self.comparison.ask(room, is_sure=True)
 

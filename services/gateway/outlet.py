@@ -19,34 +19,34 @@ class Put(Enum):
     FULL = "over the bound with what may not be dropped"
 
 
-_PLAIN: Final = -1
+PLAIN: Final = -1
+"""In place of the seq of a frame that is no change of the view."""
 _Entry = tuple[int, int, str | None, bytes]
-"""Seq (or ``_PLAIN``), bytes that count, tag of a sync, packed frame."""
+"""Seq (or ``PLAIN``), bytes that count, tag of a sync, packed frame."""
 
 
 class Outlet:
-    """The queue of one connection. ``written_tag`` and ``written_seq``: the cursor that the client will have."""
+    """The queue of one connection. ``written_tag`` and ``written_seq``: the cursor that the client will have.
 
-    __slots__ = ("_bytes", "_entries", "_late", "_most_bytes", "written_seq", "written_tag")
+    ``entries``: what waits, ``None`` where nothing does.
+    """
+
+    __slots__ = ("_bytes", "_late", "_most_bytes", "entries", "written_seq", "written_tag")
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
-        self._entries: list[_Entry] | None = None
+        self.entries: list[_Entry] | None = None
         self._late: list[_Entry] | None = None
         self.written_tag = ""
         self.written_seq = 0
 
-    def __bool__(self) -> bool:
-        """Whether something waits."""
-        return self._entries is not None
-
-    def put(self, packed: bytes, seq: int = _PLAIN) -> Put:
+    def put(self, packed: bytes, seq: int = PLAIN) -> Put:
         """Queue a live frame (``seq``), or a frame that is never dropped."""
-        if self._entries is None:
-            self._entries = []
+        if self.entries is None:
+            self.entries = []
         size = len(packed)
-        self._entries.append((seq, size, None, packed))
+        self.entries.append((seq, size, None, packed))
         self._bytes += size
         if self._bytes <= self._most_bytes:
             return Put.QUEUED
@@ -55,27 +55,27 @@ class Outlet:
 
     def put_sync(self, packed: bytes, tag: str, seq: int) -> None:
         """Queue a sync object."""
-        if self._entries is None:
-            self._entries = []
-        self._entries.append((seq, 0, tag, packed))
-        self._entries += self._late or ()
+        if self.entries is None:
+            self.entries = []
+        self.entries.append((seq, 0, tag, packed))
+        self.entries += self._late or ()
         self._late = None
 
     def settle(self, tag: str, seq: int) -> None:
         """The client has this cursor already, without a sync."""
         if self._late is not None:
-            self._entries, self._late = [*(self._entries or ()), *self._late], None
-        elif not self.written_tag and self._entries is None:
+            self.entries, self._late = [*(self.entries or ()), *self._late], None
+        elif not self.written_tag and self.entries is None:
             self.written_tag, self.written_seq = tag, seq
 
     def take(self, most_bytes: int) -> list[bytes]:
         """What to write next: up to a sync object, or to about ``most_bytes``; empty where nothing waits."""
-        entries = self._entries
+        entries = self.entries
         if entries is None:
             return []
         if len(entries) == 1:
             seq, size, tag, packed = entries[0]
-            self._entries = None
+            self.entries = None
             self._bytes -= size
             self._note(seq, tag)
             return [packed]
@@ -88,19 +88,19 @@ class Outlet:
             self._note(seq, tag)
             if tag is not None or total >= most_bytes:
                 break
-        self._entries = entries[len(taken) :] or None
+        self.entries = entries[len(taken) :] or None
         return taken
 
     def _note(self, seq: int, tag: str | None) -> None:
-        if seq != _PLAIN:
+        if seq != PLAIN:
             self.written_seq = seq
             if tag is not None:
                 self.written_tag = tag
 
     def _drop(self) -> None:
-        entries = self._entries or []
-        first = next((at for at, entry in enumerate(entries) if entry[0] != _PLAIN), len(entries))
-        plain = [entry for entry in entries[first:] if entry[0] == _PLAIN]
+        entries = self.entries or []
+        first = next((at for at, entry in enumerate(entries) if entry[0] != PLAIN), len(entries))
+        plain = [entry for entry in entries[first:] if entry[0] == PLAIN]
         self._late = [*(self._late or ()), *plain] or None
-        self._entries = entries[:first] or None
+        self.entries = entries[:first] or None
         self._bytes = sum(entry[1] for entry in (*entries[:first], *(self._late or ())))

@@ -37,17 +37,16 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 class Packer:
     """Frames once what goes to many: the last frame is remembered."""
 
-    __slots__ = ("_frame", "_packed")
+    __slots__ = ("frame", "packed")
 
     def __init__(self) -> None:
-        self._frame: bytes | None = None
-        self._packed = b""
+        self.frame: bytes | None = None
+        self.packed = b""
 
     def pack(self, frame: bytes) -> bytes:
-        """The WebSocket frame of a server frame."""
-        if frame is not self._frame:
-            self._frame, self._packed = frame, encode(frame)
-        return self._packed
+        """The WebSocket frame of a server frame, remembered."""
+        self.frame, self.packed = frame, encode(frame)
+        return self.packed
 
 
 class WebSocketServer:
@@ -66,10 +65,11 @@ class WebSocketServer:
 class WebSocket(asyncio.Protocol):
     """One client: first a request, then frames."""
 
-    __slots__ = ("_connection", "_is_closing", "_is_deaf", "_parser", "_pending", "_server", "_socket")
+    __slots__ = ("_connection", "_is_closing", "_is_deaf", "_packer", "_parser", "_pending", "_server", "_socket")
 
     def __init__(self, server: WebSocketServer) -> None:
         self._server = server
+        self._packer = server.packer
         self._socket: asyncio.Transport | None = None
         self._connection: Connection | None = None
         self._parser: Parser | None = None
@@ -119,7 +119,8 @@ class WebSocket(asyncio.Protocol):
 
     def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
         """See ``Transport.pack``."""
-        return self._server.packer.pack(frame)
+        packer = self._packer
+        return packer.packed if frame is packer.frame else packer.pack(frame)
 
     def write(self, packed: Sequence[bytes]) -> int:
         """See ``Transport.write``."""

@@ -17,10 +17,12 @@ frames for a session held elsewhere, revokes) is ``"K"`` and a JSON document.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
-from .ids import allowed
+from .ids import Prefixes, allowed
 from .messages import Reason
 from .sync import View, cursor_for
 from .times import seconds as seconds
@@ -68,7 +70,10 @@ IS_NEW_EPOCH = 1
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """One decoded payload. ``sender`` is the device that sent the message (``""``: the backend)."""
+    """One decoded payload. ``sender`` is the device that sent the message (``""``: the backend).
+
+    ``is_for_all``: every device is meant, so that those with the same categories get the same frame.
+    """
 
     kind: Kind
     epoch: bytes
@@ -83,7 +88,8 @@ class Announcement:
     body: bytes = b""
     spread_s: int = 0
     remind_at_us: int = 0
-    _frames: dict[View, bytes | None] = field(default_factory=dict, compare=False, repr=False)
+    is_for_all: bool = field(default=False, compare=False, repr=False)
+    _frames: dict[View | Prefixes, bytes | None] = field(default_factory=dict, compare=False, repr=False)
 
     def encode(self) -> bytes:
         """The payload, byte for byte as the store's script makes it."""
@@ -109,9 +115,10 @@ class Announcement:
 
     def frame(self, view: View) -> bytes | None:
         """The live frame of ``view`` as JSON bytes, or ``None`` where the view did not change. Made once a view."""
-        if view not in self._frames:
-            self._frames[view] = self._make_frame(view)
-        return self._frames[view]
+        key = view.cats if self.is_for_all else view
+        if key not in self._frames:
+            self._frames[key] = self._make_frame(view)
+        return self._frames[key]
 
     def empty_frame(self, view: View) -> bytes:
         """The frame with an empty body that the sender's connections get where their view did not change."""
@@ -144,43 +151,54 @@ class Announcement:
 
 def decode(payload: bytes) -> Announcement:
     """The announcement in a payload that begins with ``C``. Raises ``ValueError`` where it is none."""
+    # Positional and flat: this and ``frame`` are what a gateway spends on a message beside its writes.
     if payload[:1] != b"C" or len(payload) < 29:
         raise ValueError("no announcement")
-    reader = _Reader(payload, 28)
-    kind, flags = Kind(payload[9:10]), payload[10]
+    epoch, seq, letter, flags, before, after, reason = _HEAD.unpack_from(payload)
+    if letter not in _KINDS or reason not in _REASONS:
+        raise ValueError("no announcement of a known kind")
+    kind = _KINDS[letter]
+    reader = _Reader(payload, _HEAD.size)
     sender = reader.str8()
     entries: tuple[Entry, ...] = ()
     system, body, spread_s, remind_at_us = "", b"", 0, 0
-    match kind:
-        case Kind.UPDATE:
-            entries = tuple(reader.entry() for _ in range(reader.number(2)))
-        case Kind.EXTERNAL:
-            system, body = reader.str8(), reader.rest()
-        case Kind.FLUSH:
-            spread_s = reader.number(2)
-        case Kind.REMIND:
-            scope, devices = reader.scope()
-            entries = (Entry(reader.str8(), reader.str8(), None, scope, devices),)
-            remind_at_us = reader.number(7)
+    if kind is Kind.UPDATE:
+        entries = tuple([reader.entry() for _ in range(reader.number(2))])
+    elif kind is Kind.EXTERNAL:
+        system, body = reader.str8(), reader.rest()
+    elif kind is Kind.FLUSH:
+        spread_s = reader.number(2)
+    else:
+        scope, devices = reader.scope()
+        entries = (Entry(reader.str8(), reader.str8(), None, scope, devices),)
+        remind_at_us = reader.number(7)
+    is_for_all = not flags & IS_NEW_EPOCH and all(entry.scope is Scope.EVERY for entry in entries)
     return Announcement(
-        kind=kind,
-        epoch=payload[1:4],
-        seq=int.from_bytes(payload[4:9], "big"),
-        before=payload[11:19],
-        after=payload[19:27],
-        sender=sender,
-        reason=Reason(chr(payload[27])),
-        is_new_epoch=bool(flags & IS_NEW_EPOCH),
-        entries=entries,
-        system=system,
-        body=body,
-        spread_s=spread_s,
-        remind_at_us=remind_at_us,
+        kind,
+        epoch,
+        int.from_bytes(seq, "big"),
+        before,
+        after,
+        sender,
+        _REASONS[reason],
+        bool(flags & IS_NEW_EPOCH),
+        entries,
+        system,
+        body,
+        spread_s,
+        remind_at_us,
+        is_for_all,
     )
 
 
+_HEAD: Final = struct.Struct(">x3s5scB8s8sc")
+_KINDS: Final = {kind.value: kind for kind in Kind}
+_REASONS: Final = {reason.value.encode(): reason for reason in Reason}
+_SCOPES: Final = tuple(Scope)
+
+
 class _Reader:
-    """Walks a payload from ``at``."""
+    """Walks a payload from ``at``. The gateways' hot path: each message is read here once a process."""
 
     __slots__ = ("at", "payload")
 
@@ -192,27 +210,34 @@ class _Reader:
         self.at += size
         return int.from_bytes(self.payload[self.at - size : self.at], "big")
 
-    def take(self, size: int) -> bytes:
-        self.at += size
-        return self.payload[self.at - size : self.at]
-
     def str8(self) -> str:
-        return self.take(self.number(1)).decode()
+        begin = self.at + 1
+        self.at = end = begin + self.payload[self.at]
+        return self.payload[begin:end].decode()
 
     def rest(self) -> bytes:
         return self.payload[self.at :]
 
     def scope(self) -> tuple[Scope, tuple[str, ...]]:
-        scope = Scope(self.number(1))
-        if scope is Scope.EVERY:
-            return scope, ()
-        return scope, tuple(self.str8() for _ in range(self.number(1)))
+        number = self.payload[self.at]
+        self.at += 1
+        if number == 0:
+            return Scope.EVERY, ()
+        return _SCOPES[number], tuple([self.str8() for _ in range(self.number(1))])
 
     def entry(self) -> Entry:
-        is_new = self.take(1) == b"+"
+        is_new = self.payload[self.at] == _ENTERED
+        self.at += 1
         scope, devices = self.scope()
         item_id, category = self.str8(), self.str8()
-        return Entry(item_id, category, self.take(self.number(3)) if is_new else None, scope, devices)
+        if not is_new:
+            return Entry(item_id, category, None, scope, devices)
+        size = self.number(3)
+        self.at += size
+        return Entry(item_id, category, self.payload[self.at - size : self.at], scope, devices)
+
+
+_ENTERED: Final = ord("+")
 
 
 def _str8(text: str) -> bytes:

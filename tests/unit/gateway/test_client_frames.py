@@ -75,12 +75,12 @@ def test_what_is_no_frame_is_a_problem_with_a_pointer(document: dict[str, Any], 
     assert refused.value.errors
 
 
-@pytest.mark.parametrize("ref", [0, -1, 2**60, "", "a name", None])
-def test_a_ref_is_a_number_or_short_text(ref: Any) -> None:
+@pytest.mark.parametrize("ref", [0, -1, 2**60, 1.5, "", "a name", "x" * 510, None, True, [1, {"a": None}], {"tab": 2}])
+def test_a_ref_is_any_json_that_is_short(ref: Any) -> None:
     assert read_ref({"ref": ref}) == ref
 
 
-@pytest.mark.parametrize("document", [[], "x", 1, None, {"ref": True}, {"ref": 1.5}, {"ref": []}, {"ref": "x" * 129}])
+@pytest.mark.parametrize("document", [[], "x", 1, None, {"ref": "x" * 511}, {"ref": [1] * 300}])
 def test_no_object_and_no_ref_are_refused(document: Any) -> None:
     with pytest.raises(Problem):
         read_ref(document)

@@ -11,7 +11,7 @@ def test_what_was_put_in_comes_out_in_order_and_moves_the_cursor() -> None:
     outlet.put(b"live", 7)
 
     assert outlet.take(1_000) == [b"plain", b"live"]
-    assert (outlet.written_seq, bool(outlet)) == (7, False)
+    assert (outlet.written_seq, outlet.entries) == (7, None)
     assert outlet.take(1_000) == []
 
 
