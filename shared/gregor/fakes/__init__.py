@@ -1,4 +1,4 @@
-"""Providers that are none: they speak the protocols of APNs and of a Web Push service, keep what came, and fail as told.
+"""Providers that are none: they speak the protocols of APNs and Web Push, keep what came, and fail as told.
 
 For `gregor dev --fake-providers` and for the tests. Nothing that serves users imports this room.
 """
