@@ -2,7 +2,7 @@
 
 import asyncio
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 from h2.config import H2Configuration
@@ -40,8 +40,7 @@ class FakeApnsConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say at once how much is taken, as Apple does."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP and TLS always give one
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         self.number = self._fake.entered(self)
         tls = transport.get_extra_info("ssl_object")
         self.has_client_certificate = bool(tls is not None and tls.getpeercert())

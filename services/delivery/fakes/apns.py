@@ -68,13 +68,13 @@ class FakeApns:
     _server: asyncio.Server | None = None
     _verified: dict[str, Act | None] = field(default_factory=dict)
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen; `port` 0 takes a free one."""
+    async def start(self, port: int = 0) -> None:
+        """Listen on loopback; `port` 0 takes a free one."""
         tls: ssl.SSLContext = self.authority.server_context("h2", takes_client_certificates=True)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: FakeApnsConnection(self), host, port, ssl=tls)
+        self._server = await loop.create_server(lambda: FakeApnsConnection(self), "127.0.0.1", port, ssl=tls)
 
-    async def stop(self) -> None:
+    async def close(self) -> None:
         """Cut every connection and stop listening."""
         if self._server is None:
             return
