@@ -33,11 +33,13 @@ def item(
     *,
     created: float | None = None,
     expires: float | str | None = None,
+    remind_at: Iterable[float | str] | None = None,
     for_device: str | None = None,
     body: Any = None,
 ) -> Document:
     """One entry of ``create``; times in seconds."""
-    times = {name: value for name, value in (("created", created), ("expires", expires)) if value is not None}
+    given = {"created": created, "expires": expires, "remind_at": None if remind_at is None else list(remind_at)}
+    times = {name: value for name, value in given.items() if value is not None}
     return {"category": category, "times": times, "for_device": for_device, "body": body}
 
 

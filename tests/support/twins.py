@@ -156,8 +156,10 @@ def server_twin(*names: str, general: bool = False) -> Factory:
         async with linked(url) as link:
             feed = Feed(url, link, namespace=namespace)
             await feed.open()
-            yield Twin(RedisStore(link, limits, namespace, general=general), feed)
-            await feed.close()
+            try:
+                yield Twin(RedisStore(link, limits, namespace, general=general), feed)
+            finally:
+                await feed.close()
 
     return twin
 

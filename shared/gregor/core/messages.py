@@ -107,6 +107,25 @@ class Reason(Enum):
         return self in (Reason.EXPIRED, Reason.AGGREGATED, Reason.DISPLACED)
 
 
+class TimerKind(Enum):
+    """What a timer of an item is for; the value begins its entry in the user's agenda."""
+
+    PUSH = "p"
+    MAIL = "q"
+    WINDOW = "w"
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """Work that a creation asks for at a time, beside its expiry and reminders; a dismissal takes push and mail away.
+
+    A window is one for all items of a category and ``for_device``: it opens with the first and is not moved by others.
+    """
+
+    kind: TimerKind
+    at_us: int
+
+
 @dataclass(frozen=True, slots=True)
 class Creation:
     """An item ready to be committed: stamped, resolved, hashed. No byte of it changes any more.
@@ -125,6 +144,7 @@ class Creation:
     fingerprint: bytes
     leaf: bytes
     json: bytes
+    timers: tuple[Timer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +183,10 @@ class Commit:
 
     ``now_us`` is the clock of the process that planned it. ``reason`` is why its dismissals by id dismiss; intervals
     say ``interval`` where that is ``dismissed``. ``epoch_seed`` (3 bytes) names the epoch if this makes the user.
-    Exactly one of the groups (creations, ids, spans), ``external``, ``is_flush``, ``forget_device`` is used.
+    Exactly one of the groups (creations, ids, spans), ``external``, ``is_flush``, ``forget_device``, ``remind`` (item
+    and index of the reminder) and ``keep`` (category and how many of it may live) is used. ``is_followed``: somebody is
+    to be told of this reminder who may not be online; that stands in the agenda until it is done. ``is_guarded``: holds
+    only if every one of ``ids`` is live and hidden by none, and every creation becomes live; else nothing changes.
     """
 
     now_us: int
@@ -177,6 +200,10 @@ class Commit:
     external: External | None = None
     is_flush: bool = False
     forget_device: str | None = None
+    remind: tuple[str, int] | None = None
+    is_followed: bool = False
+    keep: tuple[str, int] | None = None
+    is_guarded: bool = False
     spread_s: int = 30
 
 

@@ -106,8 +106,8 @@ class User:
     ``floor``: deltas from cursors below it cannot be told any more. ``horizon_us``: ``None`` where nothing was
     forgotten (L4). ``external_floor``: the greatest seq of an external message that is not kept any more.
     ``forgotten``: device to the seq at which it was forgotten. ``message_ids``: key to (content, kept until).
-    ``digest``: that of what every device sees, hidings not subtracted. ``collect_at_us``: nothing is to be forgotten
-    for its age before this moment.
+    ``agenda``: what is to be done when (``core.agenda``). ``digest``: that of what every device sees, hidings not
+    subtracted. ``collect_at_us``: nothing is to be forgotten for its age before this moment.
     """
 
     epoch: bytes = NO_EPOCH
@@ -124,6 +124,7 @@ class User:
     externals: list[KeptExternal] = field(default_factory=list)
     external_floor: int = 0
     forgotten: dict[str, int] = field(default_factory=dict)
+    agenda: dict[str, int] = field(default_factory=dict)
     collect_at_us: int = OPEN_US
 
     def record(self, item_id: str) -> Record | None:

@@ -43,12 +43,18 @@ def collect(user: User, limits: Limits, now_us: int) -> int:
     return count
 
 
-def first_due(commit: Commit, spans: Mapping[Branch, tuple[Remembered, ...]], limits: Limits) -> int:
-    """A moment before which nothing that ``commit`` adds, ``spans`` among it, is to be forgotten for its age."""
+def first_due(
+    commit: Commit, spans: Mapping[Branch, tuple[Remembered, ...]], limits: Limits, *, is_leaving: bool
+) -> int:
+    """A moment before which nothing that ``commit`` adds, ``spans`` among it, is to be forgotten for its age.
+
+    ``is_leaving``: whether it leaves anything that ages from now on: what is gone, a tombstone, an external message.
+    """
     shortest_us = min(limits.retention_us, limits.history_body_age_us, limits.external_age_us)
+    ages = [commit.now_us + shortest_us] if is_leaving else []
     ends = [remembered.span.end_us + limits.retention_us + 1 for kept in spans.values() for remembered in kept]
     keeps = [] if commit.message_id is None else [commit.message_id.keep_us]
-    return min([commit.now_us + shortest_us, *ends, *keeps])
+    return min([*ages, *ends, *keeps], default=OPEN_US)
 
 
 def _next_due(user: User, limits: Limits) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from . import lanes, retention, spans
+from . import agenda, lanes, retention, spans
 from .announce import Announcement, Entry, Kind, Scope
 from .errors import Problem
 from .ids import BACKEND
@@ -32,11 +32,12 @@ class Outcome:
     spans: Mapping[Branch, tuple[Remembered, ...]]
     horizon_us: int | None
     epoch: bytes
+    agenda: Mapping[str, int | None] = field(default_factory=dict)
     external: KeptExternal | None = None
 
 
 def decide(user: User, commit: Commit, limits: Limits) -> Outcome:
-    """What ``commit`` does to ``user``. Expiry that is due is not looked for here: see ``due``.
+    """What ``commit`` does to ``user``. Expiry that is due is not looked for here: see ``agenda.expiry``.
 
     Raises ``Problem``: ``id_reused``, ``state_full``, ``too_many_dismissals``.
     """
@@ -45,11 +46,17 @@ def decide(user: User, commit: Commit, limits: Limits) -> Outcome:
         return draft.outcome()
     if commit.forget_device is not None:
         draft.forget(commit.forget_device)
+    if commit.remind is not None:
+        draft.remind(*commit.remind)
+    if commit.keep is not None:
+        draft.keep(*commit.keep)
     draft.dismiss_ids()
     for span in commit.spans:
         draft.dismiss_span(span)
     for creation in commit.creations:
         draft.create(creation)
+    if commit.is_guarded and not draft.holds():
+        return _Draft(user, commit, limits).outcome()
     draft.check_bounds()
     return draft.outcome()
 
@@ -66,6 +73,7 @@ def take(user: User, commit: Commit, outcome: Outcome, limits: Limits) -> None:
     user.tombstones.update(outcome.tombstones)
     user.spans.update(outcome.spans)
     user.horizon_us = outcome.horizon_us
+    agenda.apply(user.agenda, outcome.agenda)
     if outcome.external is not None:
         user.externals.append(outcome.external)
     if commit.forget_device is not None:
@@ -73,19 +81,10 @@ def take(user: User, commit: Commit, outcome: Outcome, limits: Limits) -> None:
     known = commit.message_id
     if known is not None and known.is_remembered and not _is_repeat(user, commit):
         user.message_ids[known.key] = (known.content, known.keep_us)
-    user.collect_at_us = min(user.collect_at_us, retention.first_due(commit, outcome.spans, limits))
-
-
-def due(user: User, now_us: int, epoch_seed: bytes) -> Commit | None:
-    """The commit that ends the items that have expired by ``now_us``, the bound included; ``None`` for none (L6)."""
-    expired = [
-        (record.item.expires_us, item_id)
-        for item_id, record in user.live.items()
-        if record.item.expires_us is not None and record.item.expires_us <= now_us
-    ]
-    if not expired:
-        return None
-    return Commit(now_us, epoch_seed, ids=tuple(item_id for _, item_id in sorted(expired)), reason=Reason.EXPIRED)
+    is_leaving = outcome.external is not None or bool(outcome.tombstones)
+    is_leaving = is_leaving or any(record.gone or record.hidings for record in outcome.records.values())
+    first_us = retention.first_due(commit, outcome.spans, limits, is_leaving=is_leaving)
+    user.collect_at_us = min(user.collect_at_us, first_us)
 
 
 def _is_repeat(user: User, commit: Commit) -> bool:
@@ -125,6 +124,7 @@ class _Draft:
     ignored: dict[str, Ignored] = field(default_factory=dict)
     tombstones: dict[str, tuple[Tombstone, ...]] = field(default_factory=dict)
     spans: dict[Branch, tuple[Remembered, ...]] = field(default_factory=dict)
+    reminded: tuple[Record, int] | None = None
 
     def __post_init__(self) -> None:
         self.seq = self.user.seq + 1
@@ -141,6 +141,25 @@ class _Draft:
             if device in record.hidings:
                 rest = {other: hiding for other, hiding in record.hidings.items() if other != device}
                 self.shown[item_id] = replace(record, hidings=rest)
+
+    def remind(self, item_id: str, index: int) -> None:
+        """A reminder fires once, and never for what is gone (L7)."""
+        record = self.user.live.get(item_id)
+        if record is not None and agenda.is_standing(self.user.agenda, record, index):
+            self.reminded = record, index
+
+    def keep(self, category: str, most: int) -> None:
+        """The oldest of a category leave where there are too many of it."""
+        for record in agenda.surplus(self.user.live.values(), category, most):
+            self.dismiss(record, self.commit.reason)
+
+    def holds(self) -> bool:
+        """Whether all that an aggregation folds is live and hidden by none, and what replaces it would be seen."""
+        folded = [self.ended.get(item_id) for item_id in self.commit.ids]
+        is_whole = all(record is not None and not record.hidings for record in folded)
+        return is_whole and all(
+            creation.id in self.born and creation.id not in self.ignored for creation in self.commit.creations
+        )
 
     def dismiss_ids(self) -> None:
         """Dismiss what is known and live by id; remember the ids that are not known."""
@@ -275,15 +294,29 @@ class _Draft:
             spans=self.spans,
             horizon_us=self.horizon_us,
             epoch=self._epoch(),
+            agenda=self._agenda(),
             external=external,
         )
+
+    def _agenda(self) -> agenda.Changes:
+        """What this commit changes in the user's agenda."""
+        changes: agenda.Changes = {}
+        for record in self.born.values():
+            if record.gone is None:
+                changes |= agenda.opened(record.item, self.commit.now_us, self.user.agenda)
+        for item_id in self.ended:
+            changes |= agenda.closed(item_id)
+        if self.reminded is not None:
+            is_followed = self.commit.is_followed
+            changes |= agenda.reminded(*self.reminded, self.seq, self.commit.now_us, is_followed=is_followed)
+        return changes
 
     def _has_effect(self) -> bool:
         commit = self.commit
         if _is_repeat(self.user, commit):
             return False
         is_always = commit.external is not None or commit.is_flush or commit.forget_device is not None
-        return is_always or bool(self.born or self.ended or self.hidden)
+        return is_always or bool(self.born or self.ended or self.hidden or self.reminded)
 
     def _receipt(self, announcement: Announcement | None) -> Receipt:
         ignored = tuple(self.ignored.items())
@@ -304,7 +337,7 @@ class _Draft:
             digest = _moved(digest, user.record(item_id), record)
         external = commit.external
         return Announcement(
-            kind=Kind.EXTERNAL if external else Kind.FLUSH if commit.is_flush else Kind.UPDATE,
+            kind=self._kind(),
             epoch=self._epoch(),
             seq=self.seq,
             before=user.digest[:8],
@@ -316,7 +349,13 @@ class _Draft:
             system=external.system if external else "",
             body=external.body if external else b"",
             spread_s=commit.spread_s if commit.is_flush else 0,
+            remind_at_us=self.reminded[0].item.remind_at_us[self.reminded[1]] if self.reminded else 0,
         )
+
+    def _kind(self) -> Kind:
+        if self.reminded is not None:
+            return Kind.REMIND
+        return Kind.EXTERNAL if self.commit.external else Kind.FLUSH if self.commit.is_flush else Kind.UPDATE
 
     def _epoch(self) -> bytes:
         seed = self.commit.epoch_seed if self.commit.epoch_seed != NO_EPOCH else _FIRST_EPOCH
@@ -327,6 +366,8 @@ class _Draft:
         return following.to_bytes(3, "big") if following < 1 << 24 else _FIRST_EPOCH
 
     def _entries(self) -> Iterable[Entry]:
+        if self.reminded is not None:
+            yield _entry(self.reminded[0], None)
         for record in self.born.values():
             if record.gone is None:
                 yield _entry(record, record.item.json)

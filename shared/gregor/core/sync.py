@@ -76,6 +76,25 @@ class StoredItem:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveItem:
+    """A live item as those who act at a time need it. ``hidden_by``: the devices that dismissed it for themselves."""
+
+    id: str
+    category: str
+    for_device: str | None
+    created_us: int
+    seq: int
+    expires_us: int | None
+    remind_at_us: tuple[int, ...]
+    json: bytes
+    hidden_by: frozenset[str] = frozenset()
+
+    def is_expired(self, now_us: int) -> bool:
+        """Whether no read shows it any more (L6)."""
+        return self.expires_us is not None and self.expires_us <= now_us
+
+
+@dataclass(frozen=True, slots=True)
 class StoredExternal:
     """An external message that is still kept."""
 

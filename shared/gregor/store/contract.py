@@ -16,6 +16,8 @@ from gregor.core.ids import Prefixes
 from gregor.core.messages import Commit, Receipt
 from gregor.core.sync import Answer, Cursor, Full, Head, HistoryEntry, View
 
+from .agenda import Agenda
+
 KEPT_VERSIONS: Final = 50
 """Sets of categories that can be gone back to."""
 
@@ -159,6 +161,10 @@ class Users(Protocol):
         """Drop all that is kept of a user, void its tokens issued up to now, close its connections. Repeatable."""
         ...
 
+    async def settle(self, uid: str, now_us: int) -> None:
+        """Commit what is due at ``now_us`` (expiries, as one message), forget what passed its retention (L4, L6)."""
+        ...
+
     async def collect(self, uid: str, now_us: int) -> int:
         """Forget what passed its retention: history, dismissals, message ids, external messages. How many went."""
         ...
@@ -186,6 +192,11 @@ class Devices(Protocol):
 
     async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
         """End its own items and its hidings, void its cursors, close its connections (L8). Repeatable."""
+        ...
+
+    async def forget_absent(self, uid: str, now_us: int) -> int | None:
+        """Forget the devices without push that nobody saw for the retention. When to look again (µs); ``None``: no
+        device is left. Repeatable."""
         ...
 
     async def open_session(
@@ -306,6 +317,8 @@ class Store(Protocol):
     def access(self) -> Access: ...
     @property
     def categories(self) -> Categories: ...
+    @property
+    def agenda(self) -> Agenda: ...
 
     def channel_of(self, uid: str) -> str:
         """The pub/sub channel of a user's announcements and controls."""

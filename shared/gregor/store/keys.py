@@ -12,6 +12,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:o:<uid>``        zset   permanent gone ids, hidings, unknown ids, by seq      commit, collect
 ``{tag}:a:<uid>``        zset   permanent agenda: expiries, reminders, forgetting     commit, collect
 ``{tag}:x:<uid>``        zset   permanent external messages by seq                    commit, collect
+``{tag}:later:<uid>``    hash   permanent message id → delayed message               agenda
 ``{tag}:dev:<uid>``      hash   permanent device → registration                       devices
 ``{tag}:ack:<uid>``      hash   permanent device␀view → acknowledged seq              devices
 ``{tag}:on:<uid>``       hash   retention device␀session → presence lease             devices
@@ -45,7 +46,7 @@ SLOTS_APART: Final = 16
 """16,384 cluster slots / 1,024 partitions: tag ``i`` hashes to slot ``i × 16``, so that any range of slots is fair."""
 
 PERMANENT: Final = frozenset(
-    ["h", "r", "n", "o", "a", "x", "dev", "ack", "due", "gen", "partitions", "keys", "push", "categories"]
+    ["h", "r", "n", "o", "a", "x", "later", "dev", "ack", "due", "gen", "partitions", "keys", "push", "categories"]
 )
 """The kinds that may stand without a time to live; the tests fail on any other key that has none."""
 
@@ -133,6 +134,7 @@ class UserKeys:
         *(
             "acks",
             "agenda",
+            "later",
             "channel",
             "collect",
             "commit",
@@ -154,6 +156,7 @@ class UserKeys:
         self.gone = f"{prefix}o:{uid}"
         self.agenda = f"{prefix}a:{uid}"
         self.devices = f"{prefix}dev:{uid}"
+        self.later = f"{prefix}later:{uid}"
         self.acks = f"{prefix}ack:{uid}"
         self.presence = f"{prefix}on:{uid}"
         self.revoked = f"{prefix}rev:{uid}"
@@ -165,4 +168,4 @@ class UserKeys:
         self.commit_beside = (*self.commit, external, self.devices)
         self.sync = (*state, generation, external)
         self.collect = (*state, self.agenda, self.due, external)
-        self.every = (*state, self.agenda, external, self.devices, self.acks, self.presence)
+        self.every = (*state, self.agenda, external, self.later, self.devices, self.acks, self.presence)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gregor.core.announce import seconds
 from gregor.core.ids import BACKEND, EVERY_DEVICE, Prefixes, allowed
-from gregor.core.messages import Commit, Creation, Reason, Span
+from gregor.core.messages import Commit, Creation, Reason, Span, TimerKind
 from gregor.core.sync import NO_EPOCH, ZERO_DIGEST, Gone, HistoryEntry, StoredExternal, StoredItem, View
 
 _COMMIT = struct.Struct(">QIIHHHccB3sQQQQIIIIHHH")
@@ -16,9 +16,9 @@ _LENGTHS = struct.Struct(">HBBB")
 LIVE_HEADER = 60
 """Bytes of a live record before its category."""
 
-REMEMBER, DRAIN, GENERAL, EXTRAS = 1, 2, 4, 8
+REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED = 1, 2, 4, 8, 16, 32
 """Option bits of a commit: keep the message id; commit what is due; take the general path (tests send both ways); with
-category limits or a message id."""
+category limits or a message id; with timers, or a reminder that is followed; only if all that is named is live."""
 
 
 def pack_creation(creation: Creation) -> bytes:
@@ -30,7 +30,7 @@ def pack_creation(creation: Creation) -> bytes:
             b"L",
             creation.created_us.to_bytes(7, "big"),
             (creation.expires_us or 0).to_bytes(7, "big"),
-            bytes((0, 0, len(reminders) + (128 if creation.is_stamped else 0), len(category), len(device))),
+            bytes((0, 0, len(reminders) + _flags(creation), len(category), len(device))),
             creation.fingerprint,
             creation.leaf,
             category,
@@ -39,6 +39,27 @@ def pack_creation(creation: Creation) -> bytes:
             creation.json,
         )
     )
+
+
+def _flags(creation: Creation) -> int:
+    kinds = {timer.kind for timer in creation.timers}
+    push, mail = TimerKind.PUSH in kinds, TimerKind.MAIL in kinds
+    return (32 if push else 0) + (64 if mail else 0) + (128 if creation.is_stamped else 0)
+
+
+def _pack_timers(creation: Creation) -> bytes:
+    return b"".join(timer.kind.value.encode() + timer.at_us.to_bytes(7, "big") for timer in creation.timers)
+
+
+def _kind(commit: Commit) -> bytes:
+    """The letter of what a commit is, as the script knows it."""
+    if commit.external is not None:
+        return b"e"
+    if commit.is_flush:
+        return b"f"
+    if commit.forget_device is not None:
+        return b"d"
+    return b"r" if commit.remind is not None else b"k" if commit.keep is not None else b"u"
 
 
 def pack_limits(cats: Prefixes) -> str:
@@ -75,7 +96,8 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
     cats = commit.sender.cats if commit.ids or commit.spans else None
     if message_id is not None or cats is not None:
         options |= EXTRAS
-    kind = b"e" if commit.external else b"f" if commit.is_flush else b"d" if commit.forget_device is not None else b"u"
+    has_timers = any(creation.timers for creation in commit.creations)
+    options |= (TIMERS if has_timers or commit.is_followed else 0) | (GUARDED if commit.is_guarded else 0)
     packed = _COMMIT.pack(
         commit.now_us,
         limits.live,
@@ -83,7 +105,7 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
         len(commit.creations),
         len(commit.ids),
         len(commit.spans),
-        kind,
+        _kind(commit),
         commit.reason.value.encode(),
         options,
         commit.epoch_seed,
@@ -98,8 +120,16 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
     if options & EXTRAS:
         arguments.append(pack_limits(cats))
         arguments += (message_id.key, message_id.content) if message_id else ("", b"")
+    return arguments + _content(commit, has_timers=has_timers)
+
+
+def _content(commit: Commit, *, has_timers: bool) -> list[bytes | str]:
+    """What the message says, after what is said of it."""
+    arguments: list[bytes | str] = []
     for creation in commit.creations:
         arguments += (creation.id, pack_creation(creation))
+        if has_timers:
+            arguments.append(_pack_timers(creation))
     arguments += commit.ids
     for span in commit.spans:
         arguments += pack_span(span)
@@ -107,6 +137,9 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
         arguments += (commit.external.system, commit.external.body)
     elif commit.forget_device is not None:
         arguments.append(commit.forget_device)
+    elif commit.remind is not None or commit.keep is not None:
+        name, number = commit.remind or commit.keep or ("", 0)
+        arguments += (name, str(number))
     return arguments
 
 
@@ -202,7 +235,7 @@ def read_live(item_id: str, seq: int, raw: bytes, start: int = 0) -> Live:
     at += category_length
     device = raw[at : at + device_length].decode()
     at += device_length
-    reminders &= 127
+    reminders &= 31
     times = tuple(_us(raw, at + 7 * i) for i in range(reminders))
     at += 7 * reminders
     end = at + hidings_length

@@ -9,6 +9,7 @@ from .contract import Unavailable
 from .keys import PARTITIONS, Keys
 from .link import Connection, Link
 from .redis_access import RedisAccess
+from .redis_agenda import RedisAgenda
 from .redis_categories import RedisCategories
 from .redis_devices import TOKEN_LIFE_US, RedisDevices
 from .redis_users import RedisUsers
@@ -34,6 +35,7 @@ class RedisStore:
             connection, self.keys, limits, self._commit, token_life_us=token_life_us, allow_oom=allow_oom
         )
         self.users = RedisUsers(connection, self.keys, limits, self.devices.leave, allow_oom=allow_oom, general=general)
+        self.agenda = RedisAgenda(connection, self.keys, allow_oom=allow_oom)
         self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)
         self.categories = RedisCategories(connection, self.keys)
 
@@ -64,6 +66,7 @@ class RedisStore:
             *self.devices.all_scripts,
             *self.access.all_scripts,
             *self.categories.all_scripts,
+            *self.agenda.all_scripts,
         ):
             await answer(self._connection.call("SCRIPT", "LOAD", script.source))
         await answer(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))

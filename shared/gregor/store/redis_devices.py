@@ -146,6 +146,19 @@ class RedisDevices:
         told = _control({"close": {"device": device, "code": _FORGOTTEN}})
         await self._run(self._drop, (keys.presence, keys.acks), (device, keys.channel, told))
 
+    async def forget_absent(self, uid: str, now_us: int) -> int | None:
+        """See ``contract.Devices.forget_absent``."""
+        known, leases = await self._read(uid)
+        looks = []
+        for device, kept in known.items():
+            presence = presence_of([kept], leases.get(device, ()), now_us)
+            dead_us = (presence.last_seen_us or kept.first_seen_us) + self._limits.retention_us
+            if kept.push is None and dead_us <= now_us:
+                await self.forget_device(uid, device, now_us, secrets.token_bytes(3))
+            else:
+                looks.append(max(dead_us, now_us + self._limits.retention_us) if kept.push is not None else dead_us)
+        return min(looks, default=None)
+
     async def leave(self, uid: str, now_us: int) -> None:
         """The first step of forgetting a user whole: tokens are void, connections closed, push tokens given up.
 
@@ -163,9 +176,11 @@ class RedisDevices:
     ) -> tuple[Known | None, str | None]:
         """Register, after making room where there is none: what was there before, and whom it displaced."""
         displaced: str | None = None
-        arguments = (device, now_us, self._limits.devices, tail, "1" if replaces else "")
+        keys = self._keys.of_user(uid)
+        look_us = now_us + self._limits.retention_us
+        arguments = (device, now_us, self._limits.devices, tail, "1" if replaces else "", uid, look_us)
         for _ in range(_TRIES):
-            what, *before = await self._run(self._register, (self._keys.of_user(uid).devices,), arguments)
+            what, *before = await self._run(self._register, (keys.devices, keys.agenda, keys.due), arguments)
             if what != b"full":
                 return read_known(before[0]) if before else None, displaced
             displaced = await self._displace(uid, now_us)

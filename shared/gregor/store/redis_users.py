@@ -129,6 +129,8 @@ class RedisUsers:
             if isinstance(reply, bytes):
                 receipt = _fast_receipt(commit, reply)
                 hint = reply[9:]
+            elif reply[0] == b"moved":
+                return Receipt(reply[1], reply[2], is_unchanged=True)
             elif reply[0] in (b"ok", b"same"):
                 receipt = _receipt(reply)
                 hint = reply[6]
@@ -239,7 +241,7 @@ class RedisUsers:
     async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
         """See ``contract.Users.item``."""
         keys = self._keys.of_user(uid)
-        await self._settle(keys, uid, now_us)
+        await self.settle(uid, now_us)
         entries = await self._entries(keys, [(item_id, None)], view)
         return entries[0] if entries else None
 
@@ -292,8 +294,9 @@ class RedisUsers:
                 return ViewRead(reply, view, cursor, epoch)
         raise _restless()
 
-    async def _settle(self, keys: UserKeys, uid: str, now_us: int) -> None:
-        """Commit what is due, for reads that do not go through ``sync`` (L6: no read shows what has expired)."""
+    async def settle(self, uid: str, now_us: int) -> None:
+        """See ``contract.Users.settle``; also for reads that do not go through ``sync`` (L6)."""
+        keys = self._keys.of_user(uid)
         for _ in range(_TRIES):
             head = await self._head(keys)
             if not head.wake_us or head.wake_us > now_us:
@@ -307,7 +310,7 @@ class RedisUsers:
 
     async def _index(self, keys: UserKeys, uid: str, now_us: int) -> list[tuple[int, str]]:
         """(created seq, id) of every item kept, the newest first."""
-        await self._settle(keys, uid, now_us)
+        await self.settle(uid, now_us)
         script_keys = (keys.records, keys.live, keys.gone)
         ids, seqs, _ = await answer(self._connection.evalsha(self._history, script_keys, ()))
         return sorted(((int(seq), item_id.decode()) for item_id, seq in zip(ids, seqs, strict=True)), reverse=True)

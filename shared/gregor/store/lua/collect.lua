@@ -71,7 +71,7 @@ for i = 1, #bodies, 2 do
     if total - rank <= most_bodies and at + body_age > now then later(at + body_age); break end
     local o = 20 + wlen
     local hlen, nrem, clen, dlen = upk('>I2BBB', raw, o + 16)
-    local json_at = o + 61 + clen + dlen + 7 * (nrem % 128) + hlen
+    local json_at = o + 61 + clen + dlen + 7 * (nrem % 32) + hlen
     call('HSET', kr, bodies[i], sub(raw, 1, json_at - 1))
   end
   trimmed_to = tonumber(bodies[i+1])
@@ -149,7 +149,7 @@ while wake == 0 do
   local entries = call('ZRANGE', ka, at, at + 63, 'WITHSCORES')
   if #entries == 0 then break end
   for j = 1, #entries, 2 do
-    if sub(entries[j], 1, 1) ~= 'r' then wake = tonumber(entries[j+1]); break end
+    if string.find('xmeg', sub(entries[j], 1, 1), 1, true) then wake = tonumber(entries[j+1]); break end
   end
   at = at + 64
 end

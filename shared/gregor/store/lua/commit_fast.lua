@@ -4,13 +4,16 @@
 -- KEYS 1 head, whose name is also the channel  2 records  3 live by seq  4 gone by seq  5 agenda  6 due users of the
 --      partition  7 flush generation of the partition; kinds e and d: 8 external messages  9 registrations
 -- ARGV 1 packed, first what the fast paths need: now I8 µs, live I4, live bytes I4, creations I2, ids I2, spans here I2,
---        kind c1 (u e f d), reason c1, options B (1 remember the message id, 2 drain: what is due is being committed,
---        4 always the general path, 8 with limits or a message id), epoch seed c3; then, from byte 29 (BOUNDS): retention I8 µs, body age I8 µs,
+--        kind c1 (u e f d r k), reason c1, options B (1 remember the message id, 2 drain: what is due is being committed,
+--        4 always the general path, 8 with limits or a message id,
+--        16 with timers (kind r: what follows the reminder is to be done), 32 guarded: only if every id named is live and
+--        hidden by none, and every creation made live), epoch seed c3; then, from byte 29 (BOUNDS): retention I8 µs, body age I8 µs,
 --        external age I8 µs, message id kept until I8 µs, tombstones I4, bodies I4, external count I4,
 --        external bytes I4, spans I2, spans a prefix I2, spread I2 s; then, to the end, the sender's device
 --      with option 8 only: 2 sender's category limits  3 message id key ("" none)  4 its content hash
---      the rest: creations: id, record · ids · spans: packed (begin I8, end I8, flags B (1 open, 2 prefix), skips I2,
---        own I2), category, skips…, own… ; kind e: system, body; kind d: device
+--      the rest: creations: id, record, with option 16 timers (kind c1 p q w, at I7 µs each) · ids · spans: packed (begin I8, end I8, flags B (1 open, 2 prefix), skips I2,
+--        own I2), category, skips…, own… ; kind e: system, body; kind d: device;
+--        kind r: id, index of the reminder; kind k: category, how many of it may live
 -- An argument costs 0.15 µs, so the plain shapes have few: 10 where naming each thing apart took 19 and 1.5 µs more.
 -- Returns a string: epoch c3, seq I5, what c1 (c created, d dismissed, p duplicate, f conflict), hint ("h": collect)
 --      or {"ok"|"same", epoch, seq, created, dismissed, ignored, hint}
@@ -35,7 +38,7 @@ end
 -- the first announcement of a user tells the epoch: devices that came before may hold a cursor of none
 local is_new = seq == 0 and 1 or 0
 
-if options == 0 and kind == 'u' and nv == 0 and nc + ni == 1 then
+if (options == 0 or options == 16) and kind == 'u' and nv == 0 and nc + ni == 1 then
   local id = ARGV[2]
   local raw = call('HGET', kr, id)
   if nc == 1 then
@@ -43,7 +46,7 @@ if options == 0 and kind == 'u' and nv == 0 and nc + ni == 1 then
     local record = ARGV[3]
     local created, expires, _, nrem, clen, dlen, fp, a, b, c, d, e, f, g, h = upk('>I7I7I2BBBc8I4I4I4I4I4I4I4I4', record, 2)
     local stamped = nrem > 127
-    nrem = nrem % 128
+    nrem = nrem % 32
     local json_at = 61 + clen + dlen + 7 * nrem
     local size = #record - json_at + 1
     local category = sub(record, 61, 60 + clen)
@@ -53,20 +56,32 @@ if options == 0 and kind == 'u' and nv == 0 and nc + ni == 1 then
       seq = seq + 1
       call('HSET', kr, id, record)
       call('ZADD', kn, seq, id .. '\0' .. category)
-      if expires > 0 or nrem > 0 then
+      if expires > 0 or nrem > 0 or options == 16 then
         local first = expires
         if expires > 0 then
           call('ZADD', ka, expires, 'x' .. id)
           if wake == 0 or expires < wake then wake = expires end
         end
-        local later
+        local next_reminder
         for j = nrem, 1, -1 do
           local at = upk('>I7', record, 61 + clen + dlen + 7 * (j - 1))
           -- of several already past only the latest fires; none fires once the item has expired (L7)
-          if (expires == 0 or at < expires) and not (later and later <= now) then
-            call('ZADD', ka, at, 'r' .. (j - 1) .. '.' .. id)
+          if expires == 0 or at < expires then
+            next_reminder = at
+            if at <= now then break end
+          end
+        end
+        if next_reminder then
+          call('ZADD', ka, next_reminder, 'r' .. id)
+          if first == 0 or next_reminder < first then first = next_reminder end
+        end
+        if options == 16 then
+          local timers = ARGV[4]
+          for o = 1, #timers, 8 do
+            local what, at = upk('>c1I7', timers, o)
+            if what == 'w' then call('ZADD', ka, 'NX', at, 'w' .. category .. '\0' .. sub(record, 61 + clen, 60 + clen + dlen))
+            else call('ZADD', ka, at, what .. id) end
             if first == 0 or at < first then first = at end
-            later = at
           end
         end
         if first > 0 then call('ZADD', kd, 'LT', first, sub(kh, #kd)) end
@@ -83,7 +98,8 @@ if options == 0 and kind == 'u' and nv == 0 and nc + ni == 1 then
   elseif raw and sub(raw, 1, 1) == 'L' then
     -- fast path 2: one live item of every device is dismissed
     local _, expires, hlen, nrem, clen, dlen, _, a, b, c, d, e, f, g, h = upk('>I7I7I2BBBc8I4I4I4I4I4I4I4I4', raw, 2)
-    nrem = nrem % 128
+    local timers = nrem % 128 - nrem % 32
+    nrem = nrem % 32
     if dlen == 0 or (by == '' and hlen == 0 and dlen == 1 and sub(raw, 61 + clen, 61 + clen) == '*') then
       local category = sub(raw, 61, 60 + clen)
       local member = id .. '\0' .. category
@@ -93,7 +109,8 @@ if options == 0 and kind == 'u' and nv == 0 and nc + ni == 1 then
       call('ZREM', kn, member)
       call('ZADD', ko, seq, id)
       if expires > 0 then call('ZREM', ka, 'x' .. id) end
-      for j = 0, nrem - 1 do call('ZREM', ka, 'r' .. j .. '.' .. id) end
+      if nrem > 0 then call('ZREM', ka, 'r' .. id) end
+      if timers > 0 then call('ZREM', ka, 'p' .. id, 'q' .. id) end
       if flags % 4 < 2 then
         flags = flags + 2
         local retention, body_age = upk(BOUNDS, ARGV[1], 29)

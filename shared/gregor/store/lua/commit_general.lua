@@ -7,7 +7,7 @@ local has_spans = flags % 2 == 1
 
 -- ---- is the message known? (L2)
 local p, limits, mid, mid_content = 2, '', '', ''
-if options >= 8 then
+if options % 16 >= 8 then
   limits, mid, mid_content = ARGV[2], ARGV[3], ARGV[4]
   p = 5
 end
@@ -27,6 +27,7 @@ if kind == 'u' then
   for i = 1, nc do
     local c = {id = ARGV[p], record = ARGV[p+1]}
     c.category = sub(c.record, 61, 60 + upk('B', c.record, 19))
+    if options % 32 >= 16 then c.timers = ARGV[p+2]; p = p + 1 end
     creations[i] = c; own[c.id] = c
     p = p + 2
   end
@@ -76,7 +77,7 @@ local function parse(id, raw)
   if t then return t end
   local created, expires, hlen, nrem, clen, dlen, fp, leaf = upk('>I7I7I2BBBc8c32', raw, 2)
   local o = 61 + clen + dlen
-  t = {id = id, raw = raw, created = created, expires = expires, hlen = hlen, stamped = nrem > 127, nrem = nrem % 128,
+  t = {id = id, raw = raw, created = created, expires = expires, hlen = hlen, stamped = nrem > 127, nrem = nrem % 32, timed = nrem % 128 >= 32,
        fp = fp, leaf = leaf, category = sub(raw, 61, 60 + clen), dev = sub(raw, 61 + clen, o - 1), rem_at = o, hides = {}}
   o = o + 7 * t.nrem
   t.hides_at = o
@@ -131,6 +132,28 @@ if ni > 0 then
       tombs[id] = 'T' .. others .. pack('>I7Bc0I2c0', now, #by, by, #limits, limits)
       tombs[#tombs+1] = id
     end
+  end
+end
+
+-- an aggregation holds only if all that it folds is live and hidden by none (semantics.md, "Aggregation")
+local guarded = options % 64 >= 32
+if guarded then
+  if #gone ~= ni then return {'moved', epoch, seq} end
+  for i = 1, ni do if next(gone[i].hides) then return {'moved', epoch, seq} end end
+end
+-- the oldest of a category leave where there are too many of it
+if kind == 'k' then
+  local category, most, members = ARGV[rest], tonumber(ARGV[rest+1]), {}
+  for _, member in ipairs(call('ZRANGE', kn, 0, -1)) do
+    local z = string.find(member, '\0', 1, true)
+    if sub(member, z + 1) == category then members[#members+1] = sub(member, 1, z - 1) end
+  end
+  local surplus = #members - most
+  if surplus > 0 then
+    local raws = fetch('HMGET', kr, members)
+    for i = 1, #members do members[i] = parse(members[i], raws[i]) end
+    table.sort(members, function(a, b) return a.created < b.created or (a.created == b.created and a.id < b.id) end)
+    for i = 1, surplus do dismiss(members[i], reason) end
   end
 end
 
@@ -238,6 +261,7 @@ if #creations > 0 then
       met[c.id] = nil
       local t = parse(c.id, c.record)
       met[c.id] = nil
+      t.timers = c.timers
       -- the backend's facts first, then by device, ids before intervals
       local function fact(who, why)
         local e = effect(t.dev, who)
@@ -268,3 +292,5 @@ if #creations > 0 then
     end
   end
 end
+-- … and if what replaces it would be seen: an interval that stands may catch the summary, which its items escaped
+if guarded and #born ~= nc then return {'moved', epoch, seq} end

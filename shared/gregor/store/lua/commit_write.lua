@@ -14,6 +14,16 @@ if leaving then
   end
 end
 
+-- ---- a reminder fires once for its index, and never for what is gone (L7)
+local reminded, remind_index
+if kind == 'r' then
+  local raw = call('HGET', kr, ARGV[rest])
+  if not raw or sub(raw, 1, 1) ~= 'L' then return {'same', epoch, seq, {}, {}, {}, ''} end
+  reminded, remind_index = parse(ARGV[rest], raw), tonumber(ARGV[rest+1])
+  reminded.at = remind_index < reminded.nrem and upk('>I7', raw, reminded.rem_at + 7 * remind_index) or -1
+  if tonumber(call('ZSCORE', ka, 'r' .. reminded.id) or -2) ~= reminded.at then return {'same', epoch, seq, {}, {}, {}, ''} end
+end
+
 -- ---- bounds, on the netted result (semantics.md, "Bounds")
 local d_count, d_bytes = #born - #gone, 0
 for i = 1, #born do d_bytes = d_bytes + born[i].size end
@@ -76,7 +86,7 @@ end
 if span_count > max_spans and span_count > counts.sc then return {'tombs', 'intervals', span_count} end
 
 -- ---- has it an effect?
-local effective = #born + #dead + #gone + #hidden > 0 or kind ~= 'u'
+local effective = #born + #dead + #gone + #hidden > 0 or (kind ~= 'u' and kind ~= 'k')
 local before_a, before_b = A, B
 if effective then seq = seq + 1 end
 if kind == 'f' then
@@ -111,7 +121,7 @@ local first_due
 local function due(at, member)
   entries[#entries+1] = at; entries[#entries+1] = member
   if not first_due or at < first_due then first_due = at end
-  if sub(member, 1, 1) ~= 'r' and (wake == 0 or at < wake) then wake = at end
+  if string.find('xmeg', sub(member, 1, 1), 1, true) and (wake == 0 or at < wake) then wake = at end
 end
 local function put(key, value) set[#set+1] = key; set[#set+1] = value end
 local hiding_now = pack('>I5I7', seq, now)
@@ -127,12 +137,21 @@ for i = 1, #born do
   live[#live+1] = seq; live[#live+1] = t.id .. '\0' .. t.category
   count(t, 1)
   if t.expires > 0 then due(t.expires, 'x' .. t.id) end
-  local later
+  local next_reminder
   for j = t.nrem, 1, -1 do
     local at = upk('>I7', t.raw, t.rem_at + 7 * (j - 1))
-    if (t.expires == 0 or at < t.expires) and not (later and later <= now) then
-      due(at, 'r' .. (j - 1) .. '.' .. t.id)
-      later = at
+    if t.expires == 0 or at < t.expires then
+      next_reminder = at
+      if at <= now then break end
+    end
+  end
+  if next_reminder then due(next_reminder, 'r' .. t.id) end
+  for o = 1, #(t.timers or ''), 8 do
+    local what, at = upk('>c1I7', t.timers, o)
+    if what ~= 'w' then due(at, what .. t.id)
+    else
+      local window = 'w' .. t.category .. '\0' .. t.dev
+      if not call('ZSCORE', ka, window) then due(at, window) end
     end
   end
   if t.was_tomb then call('ZREM', ko, t.id) end
@@ -151,7 +170,8 @@ if #gone > 0 then
     put(t.id, pack('>c1I5I5I7c1Bc0', 'G', seq, tonumber(scores[i]), now, t.why, #by, by) .. with_hides(t))
     out[#out+1] = seq; out[#out+1] = t.id
     if t.expires > 0 then due_gone[#due_gone+1] = 'x' .. t.id end
-    for j = 0, t.nrem - 1 do due_gone[#due_gone+1] = 'r' .. j .. '.' .. t.id end
+    if t.nrem > 0 then due_gone[#due_gone+1] = 'r' .. t.id end
+    if t.timed then due_gone[#due_gone+1] = 'p' .. t.id; due_gone[#due_gone+1] = 'q' .. t.id end
   end
 end
 local hid = 0
@@ -175,6 +195,13 @@ end
 for i = 1, #tombs do
   put(tombs[i], tombs[tombs[i]])
   out[#out+1] = seq; out[#out+1] = tombs[i]
+end
+if reminded then
+  local at = remind_index + 1 < reminded.nrem and upk('>I7', reminded.raw, reminded.rem_at + 7 * (remind_index + 1))
+  if at and (reminded.expires == 0 or at < reminded.expires) then due(at, 'r' .. reminded.id)
+  else due_gone[#due_gone+1] = 'r' .. reminded.id end
+  -- whoever dies between this commit and the hand-over of its pushes leaves them to the next scheduler
+  if options % 32 >= 16 then due(now, 'n' .. reminded.id .. '\0' .. remind_index .. '\0' .. seq) end
 end
 if remember then put('\0' .. mid, mid_content); due(mid_keep, 'm' .. mid) end
 
@@ -255,7 +282,7 @@ if options % 4 >= 2 then
     local page = call('ZRANGE', ka, at, at + 63, 'WITHSCORES')
     if #page == 0 then break end
     for j = 1, #page, 2 do
-      if sub(page[j], 1, 1) ~= 'r' then wake = tonumber(page[j+1]); break end
+      if string.find('xmeg', sub(page[j], 1, 1), 1, true) then wake = tonumber(page[j+1]); break end
     end
     at = at + 64
   end
@@ -298,8 +325,10 @@ if effective then
   local tail
   if kind == 'e' then tail = pack('>Bc0', #ARGV[rest], ARGV[rest]) .. ARGV[rest + 1]
   elseif kind == 'f' then tail = pack('>I2', spread)
+  elseif reminded then
+    tail = scope(reminded) .. pack('>Bc0Bc0I7', #reminded.id, reminded.id, #reminded.category, reminded.category, reminded.at)
   else tail = pack('>I2', #parts) .. concat(parts) end
-  call('SPUBLISH', kh, pack('>c1c3I5c1BI4I4I4I4c1Bc0', 'C', epoch, seq, (kind == 'e' or kind == 'f') and kind or 'u',
+  call('SPUBLISH', kh, pack('>c1c3I5c1BI4I4I4I4c1Bc0', 'C', epoch, seq, (kind == 'd' or kind == 'k') and 'u' or kind,
     is_new, before_a, before_b, A, B, leaving and 'p' or reason, #by, by) .. tail)
 end
 local hint = ''

@@ -5,6 +5,7 @@ local ids, forget = {}, ''
 local due = call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
 for i = 1, #due do
   local kind = sub(due[i], 1, 1)
-  if kind == 'x' then ids[#ids+1] = sub(due[i], 2) elseif kind ~= 'r' then forget = '1' end
+  if kind == 'x' then ids[#ids+1] = sub(due[i], 2)
+  elseif kind == 'm' or kind == 'e' or kind == 'g' then forget = '1' end
 end
 return {ids, forget}

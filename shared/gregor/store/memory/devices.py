@@ -58,6 +58,17 @@ class MemoryDevices:
         """As ``Devices`` says."""
         self._forget(uid, device, now_us, epoch_seed)
 
+    async def forget_absent(self, uid: str, now_us: int) -> int | None:
+        """As ``Devices`` says."""
+        owner, retention_us, looks = self._shelf.owner(uid), self._shelf.limits.retention_us, []
+        for device, kept in sorted(owner.registrations.items()):
+            seen_us = self._presence(uid, device, now_us).last_seen_us or owner.first_seen_us[device]
+            if kept.push is None and seen_us + retention_us <= now_us:
+                self._forget(uid, device, now_us, secrets.token_bytes(3))
+            else:
+                looks.append(max(seen_us, now_us if kept.push is not None else 0) + retention_us)
+        return min(looks, default=None)
+
     async def open_session(
         self, uid: str, device: str, session: Session, now_us: int, lease_us: int
     ) -> list[tuple[Session, int]]:
@@ -141,6 +152,9 @@ class MemoryDevices:
             *_, displaced = min(offline)
             self._forget(uid, displaced, now_us, secrets.token_bytes(3))
         owner.first_seen_us[device] = now_us
+        if "v" not in owner.agenda:
+            owner.agenda["v"] = now_us + self._shelf.limits.retention_us
+            self._shelf.note(uid, [owner.agenda["v"]])
         return displaced
 
     def _forget(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:

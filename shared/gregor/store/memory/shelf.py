@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
 
 from gregor.core.limits import Limits
+from gregor.core.messages import OPEN_US
 from gregor.core.records import User
 
 from ..contract import Registration, Session
@@ -32,7 +33,10 @@ class Lease:
 
 @dataclass(slots=True)
 class Owner:
-    """All that is kept of one user beside its state. ``revoked``: device (``None``: all) to the moment, in µs."""
+    """All that is kept of one user beside its state. ``revoked``: device (``None``: all) to the moment, in µs.
+
+    ``later``: id to delayed message. ``agenda``: entries that no commit makes, name to time (``core.agenda``).
+    """
 
     registrations: dict[str, Registration] = field(default_factory=dict)
     leases: dict[str, dict[str, Lease]] = field(default_factory=dict)
@@ -40,6 +44,19 @@ class Owner:
     last_seen_us: dict[str, int] = field(default_factory=dict)
     acknowledged: dict[tuple[str, str], int] = field(default_factory=dict)
     revoked: dict[str | None, int] = field(default_factory=dict)
+    later: dict[str, bytes] = field(default_factory=dict)
+    agenda: dict[str, int] = field(default_factory=dict)
+
+
+def entries_of(user: User) -> dict[str, int]:
+    """The entries of a user's agenda that its state makes: name to time (µs)."""
+    expiries = {
+        f"x{item_id}": record.item.expires_us
+        for item_id, record in user.live.items()
+        if record.item.expires_us is not None
+    }
+    garbage = {"g": user.collect_at_us} if user.collect_at_us != OPEN_US else {}
+    return expiries | garbage | user.agenda
 
 
 class Shelf:
@@ -50,6 +67,7 @@ class Shelf:
         self.users: dict[str, User] = {}
         self.owners: dict[str, Owner] = {}
         self.push_holders: dict[str, tuple[str, str]] = {}
+        self.due: dict[str, int] = {}
         self.generation = 0
         self.spread_s = 0
         self._feed = feed
@@ -91,6 +109,25 @@ class Shelf:
     def owner(self, uid: str) -> Owner:
         """What is kept of a user beside its state; made where there is nothing yet."""
         return self.owners.setdefault(uid, Owner())
+
+    def agenda(self, uid: str) -> dict[str, int]:
+        """All entries of a user's agenda: name to time (µs)."""
+        user = self.users.get(uid)
+        return ({} if user is None else entries_of(user)) | self.owner(uid).agenda
+
+    def note(self, uid: str, at_us: Iterable[int]) -> None:
+        """New work of a user: it is due at the first of these moments, unless it was before. No lease outlasts it."""
+        first_us = min(at_us, default=None)
+        if first_us is not None:
+            self.due[uid] = min(first_us, self.due.get(uid, first_us))
+
+    def reschedule(self, uid: str, user: User | None = None) -> None:
+        """The user is due at the first entry of its agenda, whatever was before."""
+        entries = self.agenda(uid) | ({} if user is None else entries_of(user))
+        if entries:
+            self.due[uid] = min(entries.values())
+        else:
+            self.due.pop(uid, None)
 
     def revoke(self, uid: str, device: str | None, issued_before_us: int) -> None:
         """Void tokens; a revocation never becomes weaker."""

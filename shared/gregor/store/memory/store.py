@@ -5,6 +5,7 @@ from __future__ import annotations
 from gregor.core.limits import Limits
 
 from .access import MemoryAccess
+from .agenda import MemoryAgenda
 from .categories import MemoryCategories
 from .devices import MemoryDevices
 from .shelf import Publisher, Shelf
@@ -23,6 +24,7 @@ class MemoryStore:
         self._devices = MemoryDevices(self._shelf, self._users)
         self._access = MemoryAccess()
         self._categories = MemoryCategories(self._shelf)
+        self._agenda = MemoryAgenda(self._shelf)
 
     @property
     def users(self) -> MemoryUsers:
@@ -43,6 +45,11 @@ class MemoryStore:
     def categories(self) -> MemoryCategories:
         """Notification types."""
         return self._categories
+
+    @property
+    def agenda(self) -> MemoryAgenda:
+        """What is to be done at a time."""
+        return self._agenda
 
     def channel_of(self, uid: str) -> str:
         """As ``Store`` says."""

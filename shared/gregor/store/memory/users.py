@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gregor.core import reading, retention, state
+from gregor.core import agenda, reading, retention, state
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.messages import Commit, Receipt
 from gregor.core.records import User
 from gregor.core.sync import NO_EPOCH, Answer, Cursor, Full, Head, HistoryEntry, View
 
-from .shelf import Owner, Shelf
+from .shelf import Owner, Shelf, entries_of
 
 
 class MemoryUsers:
@@ -90,16 +90,21 @@ class MemoryUsers:
         """As ``Users`` says."""
         shelf = self._shelf
         shelf.users.pop(uid, None)
+        shelf.due.pop(uid, None)
         revoked = shelf.owner(uid).revoked
         shelf.owners[uid] = Owner(revoked=revoked)
         shelf.push_holders = {token: holder for token, holder in shelf.push_holders.items() if holder[0] != uid}
         shelf.revoke(uid, None, now_us)
         shelf.control(uid, {"close": {"device": None, "code": 4502}})
 
+    async def settle(self, uid: str, now_us: int) -> None:
+        """As ``Users`` says."""
+        self._settled(uid, now_us)
+
     async def collect(self, uid: str, now_us: int) -> int:
         """As ``Users`` says."""
         user = self._shelf.users.get(uid)
-        return 0 if user is None else retention.collect(user, self._shelf.limits, now_us)
+        return 0 if user is None else self._collect(uid, user, now_us)
 
     def _settled(self, uid: str, now_us: int, epoch_seed: bytes = NO_EPOCH, is_flushing: bool = True) -> User:
         """The user after what is due: a flush of all that it has not seen, then what is to be forgotten, then the
@@ -113,14 +118,20 @@ class MemoryUsers:
         if is_flushing and user.generation != self._shelf.generation:
             self._apply(uid, user, Commit(now_us, epoch_seed, is_flush=True, spread_s=self._shelf.spread_s))
         if retention.is_due(user, self._shelf.limits, now_us):
-            retention.collect(user, self._shelf.limits, now_us)
-        expiry = state.due(user, now_us, epoch_seed)
+            self._collect(uid, user, now_us)
+        expiry = agenda.expiry(user, now_us, epoch_seed)
         if expiry is not None:
             self._apply(uid, user, expiry)
         return user
 
+    def _collect(self, uid: str, user: User, now_us: int) -> int:
+        count = retention.collect(user, self._shelf.limits, now_us)
+        self._shelf.reschedule(uid, user)
+        return count
+
     def _apply(self, uid: str, user: User, commit: Commit) -> Receipt:
         limits = self._shelf.limits
+        before = entries_of(user)
         outcome = state.decide(user, commit, limits)
         state.take(user, commit, outcome, limits)
         if outcome.external is not None:
@@ -129,6 +140,8 @@ class MemoryUsers:
             user.generation = self._shelf.generation
         if outcome.announcement is not None:
             self._shelf.announce(uid, outcome.announcement.encode())
+        new = [at_us for name, at_us in entries_of(user).items() if before.get(name) != at_us]
+        self._shelf.note(uid, new)
         if retention.is_overfull(user, limits):
-            retention.collect(user, limits, commit.now_us)
+            self._collect(uid, user, commit.now_us)
         return outcome.receipt

@@ -1,0 +1,142 @@
+"""The agenda in Redis: leases on due users, a partition at a time; see ``agenda.Agenda``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from gregor.core.sync import LiveItem
+
+from . import scripts
+from .agenda import Done, Work, WorkKind
+from .keys import PARTITIONS, Keys
+from .link import Connection, Script
+from .records import read_head, read_live
+from .replies import answer, answers
+
+_KINDS: Final = {kind.value.encode(): kind for kind in WorkKind} | {b"m": WorkKind.FORGET, b"e": WorkKind.FORGET}
+
+
+class RedisAgenda:
+    """``agenda.Agenda`` over one Redis-protocol server."""
+
+    def __init__(self, connection: Connection, keys: Keys, *, allow_oom: bool = True) -> None:
+        flags = "allow-oom" if allow_oom else ""
+        self._connection = connection
+        self._keys = keys
+        self._claim = scripts.load("claim", flags=flags)
+        self._work = scripts.load("codec", "work", flags=flags)
+        self._settle = scripts.load("codec", "settle", flags=flags)
+        self._delay = scripts.load("delay")
+        self._cancel = scripts.load("cancel_delayed", flags=flags)
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        return (self._claim, self._work, self._settle, self._delay, self._cancel)
+
+    async def firsts(self) -> list[int | None]:
+        """See ``agenda.Agenda.firsts``: 1,024 reads of less than a µs, in one write."""
+        replies = await answers(
+            self._connection.call("ZRANGE", self._keys.due(i), 0, 0, "WITHSCORES") for i in range(PARTITIONS)
+        )
+        return [int(float(reply[1])) if reply else None for reply in replies]
+
+    async def claim(self, partition: int, now_us: int, lease_until_us: int, most: int) -> list[str]:
+        """See ``agenda.Agenda.claim``."""
+        arguments = (str(now_us), str(lease_until_us), str(most))
+        claimed = await answer(self._connection.evalsha(self._claim, (self._keys.due(partition),), arguments))
+        return [uid.decode() for uid in claimed]
+
+    async def work(self, uid: str, now_us: int, most: int) -> list[Work]:
+        """See ``agenda.Agenda.work``."""
+        keys = self._keys.of_user(uid)
+        names = (keys.agenda, keys.records, keys.live)
+        raw = await answer(self._connection.evalsha(self._work, names, (str(now_us), str(most))))
+        return [read_work(*raw[i : i + 4]) for i in range(0, len(raw), 4)]
+
+    async def settle(self, uid: str, lease_until_us: int, done: Sequence[Done]) -> None:
+        """See ``agenda.Agenda.settle``."""
+        keys = self._keys.of_user(uid)
+        arguments: list[bytes | str] = [uid, str(lease_until_us)]
+        for each in done:
+            arguments += (each.work.entry, str(each.work.at_us), _text(each.seq), _text(each.again_us))
+        await answer(self._connection.evalsha(self._settle, (keys.agenda, keys.due, keys.later, keys.head), arguments))
+
+    async def group(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
+        """See ``agenda.Agenda.group``."""
+        keys = self._keys.of_user(uid)
+        raw_head, scored = await answers(
+            (
+                self._connection.call("HGET", keys.head, "h"),
+                self._connection.call("ZRANGE", keys.live, 0, -1, "WITHSCORES"),
+            )
+        )
+        wanted = b"\0" + category.encode()
+        found = [
+            (scored[i][: -len(wanted)], int(scored[i + 1]))
+            for i in range(0, len(scored), 2)
+            if scored[i].endswith(wanted)
+        ]
+        if not raw_head or not found:
+            return 0, []
+        records = await answer(self._connection.call("HMGET", keys.records, *(item_id for item_id, _ in found)))
+        items = [
+            live_item(item_id, seq, raw)
+            for (item_id, seq), raw in zip(found, records, strict=True)
+            if raw is not None and raw[:1] == b"L"
+        ]
+        mine = [item for item in items if item.for_device == for_device]
+        return read_head(raw_head).seq, sorted(mine, key=lambda item: (item.created_us, item.id))
+
+    async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:
+        """See ``agenda.Agenda.delay``."""
+        keys = self._keys.of_user(uid)
+        arguments = (message_id, document, str(not_before_us), uid)
+        kept = await answer(self._connection.evalsha(self._delay, (keys.later, keys.agenda, keys.due), arguments))
+        return bytes(kept)
+
+    async def delayed(self, uid: str, message_id: str) -> bytes | None:
+        """See ``agenda.Agenda.delayed``."""
+        kept = await answer(self._connection.call("HGET", self._keys.of_user(uid).later, message_id))
+        return None if kept is None else bytes(kept)
+
+    async def cancel_delayed(self, uid: str, message_id: str) -> bool:
+        """See ``agenda.Agenda.cancel_delayed``."""
+        keys = self._keys.of_user(uid)
+        return bool(await answer(self._connection.evalsha(self._cancel, (keys.later, keys.agenda), (message_id,))))
+
+
+def read_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> Work:
+    """One entry as the script ``work`` gives it."""
+    kind, at_us = _KINDS[entry[:1]], int(float(score))
+    if kind in (WorkKind.FORGET, WorkKind.DEVICES):
+        return Work(kind, "", at_us, entry)
+    name, *rest = entry[1:].split(b"\0") if kind is WorkKind.FOLLOW else [entry[1:]]
+    item = live_item(name, int(seq), record) if record else None
+    n, cause = 0, item.seq if item else 0
+    if kind is WorkKind.FOLLOW:
+        n, cause = int(rest[0]), int(rest[1])
+    elif kind is WorkKind.REMIND and item is not None and at_us in item.remind_at_us:
+        n, cause = item.remind_at_us.index(at_us), 0
+    return Work(kind, name.decode(), at_us, entry, item, n, cause)
+
+
+def live_item(item_id: bytes, seq: int, record: bytes) -> LiveItem:
+    """A live record as those who act at a time need it."""
+    live = read_live(item_id.decode(), seq, record)
+    return LiveItem(
+        live.id,
+        live.category,
+        live.device or None,
+        live.created_us,
+        seq,
+        live.expires_us or None,
+        live.reminders_us,
+        live.json,
+        frozenset(live.hidings),
+    )
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)

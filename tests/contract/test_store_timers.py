@@ -1,0 +1,266 @@
+"""What items ask for at a time, what their reminders and folds do (L7, "Aggregation"), on every store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gregor.core.announce import Entry, Kind, Scope
+from gregor.core.messages import Commit, Reason, Receipt, Sender, Timer, TimerKind
+from gregor.store.agenda import WorkKind
+from gregor.store.contract import Store
+from tests.support.agendas import at, entries, remind, timed, work_of
+from tests.support.builders import (
+    BACKEND,
+    NOW,
+    NOW_US,
+    SECOND_US,
+    SEED,
+    creating,
+    dismissing,
+    ids_of,
+    interval,
+    item,
+    message,
+    planned,
+    sweeping,
+)
+from tests.support.twins import Heard
+
+# ---- what a creation asks for
+
+
+async def test_an_item_asks_for_its_next_reminder_and_its_expiry(store: Store) -> None:
+    await store.users.commit("alice", creating("a", remind_at=["+20", "+10"], expires="+30"))
+
+    assert await entries(store) == [(WorkKind.REMIND, "a", 10), (WorkKind.EXPIRE, "a", 30)]
+
+
+@pytest.mark.parametrize(
+    ("times", "expires", "first"),
+    [
+        ([NOW - 20, NOW - 10, NOW + 5], None, -10),
+        ([NOW - 20, NOW, NOW + 5], None, 0),
+        ([NOW + 5, NOW + 9], None, 5),
+        ([NOW + 5], NOW + 5, None),
+        ([NOW - 5, NOW + 50], NOW + 20, -5),
+        ([NOW + 30], NOW + 20, None),
+    ],
+)
+async def test_of_reminders_past_on_arrival_only_the_latest_waits_and_none_at_or_after_the_expiry(
+    store: Store, times: list[int], expires: int | None, first: int | None
+) -> None:
+    await store.users.commit("alice", creating("a", created=NOW - 60, remind_at=times, expires=expires))
+
+    reminders = [entry for entry in await entries(store) if entry[0] is WorkKind.REMIND]
+    assert reminders == ([] if first is None else [(WorkKind.REMIND, "a", first)])
+
+
+async def test_an_item_that_is_dead_on_arrival_asks_for_nothing(store: Store) -> None:
+    await store.users.commit("alice", dismissing("a"))
+    await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(5)), remind_at=["+10"]))
+    await store.users.commit("alice", timed("b", Timer(TimerKind.WINDOW, at(5)), created=NOW - 9, expires=NOW))
+
+    assert await entries(store) == []
+
+
+async def test_push_and_mail_are_of_the_item_and_a_window_is_of_its_category_and_device(store: Store) -> None:
+    timers = (Timer(TimerKind.PUSH, at(10)), Timer(TimerKind.MAIL, at(20)), Timer(TimerKind.WINDOW, at(30)))
+    await store.users.commit("alice", timed("a", *timers, category="news"))
+    await store.users.commit("alice", timed("b", Timer(TimerKind.WINDOW, at(40)), category="news"))
+    await store.users.commit("alice", timed("c", Timer(TimerKind.WINDOW, at(50)), category="news", for_device="phone"))
+
+    assert await entries(store) == [
+        (WorkKind.PUSH, "a", 10),
+        (WorkKind.MAIL, "a", 20),
+        (WorkKind.WINDOW, "news\0", 30),
+        (WorkKind.WINDOW, "news\0phone", 50),
+    ]
+
+
+async def test_many_creations_of_one_message_each_ask_for_their_own(store: Store) -> None:
+    commit = planned(message({"a": item(expires="+50"), "b": item(), "c": item()}))
+    timers = {"a": (), "b": (Timer(TimerKind.PUSH, at(7)),), "c": (Timer(TimerKind.WINDOW, at(8)),)}
+    creations = tuple(replace(creation, timers=timers[creation.id]) for creation in commit.creations)
+    await store.users.commit("alice", replace(commit, creations=creations))
+
+    assert await entries(store) == [
+        (WorkKind.PUSH, "b", 7),
+        (WorkKind.WINDOW, "news\0", 8),
+        (WorkKind.EXPIRE, "a", 50),
+    ]
+
+
+@pytest.mark.parametrize("end", ["id", "interval", "device"])
+async def test_whatever_ends_an_item_takes_its_entries_away_and_no_others(store: Store, end: str) -> None:
+    timers = (Timer(TimerKind.PUSH, at(10)), Timer(TimerKind.MAIL, at(20)), Timer(TimerKind.WINDOW, at(30)))
+    for_device = "phone" if end == "device" else None
+    await store.devices.know_device("alice", "phone", NOW_US)
+    await store.users.commit(
+        "alice", timed("a", *timers, category="news", remind_at=["+5"], expires="+40", for_device=for_device)
+    )
+    await store.users.commit("alice", timed("b", Timer(TimerKind.PUSH, at(15)), category="mail", expires="+45"))
+    if end == "id":
+        await store.users.commit("alice", dismissing("a", now_us=at(1)))
+    elif end == "interval":
+        await store.users.commit("alice", sweeping(interval("news"), now_us=at(1)))
+    else:
+        await store.devices.forget_device("alice", "phone", at(1), SEED)
+
+    assert await entries(store) == [
+        (WorkKind.PUSH, "b", 15),
+        (WorkKind.WINDOW, f"news\0{for_device or ''}", 30),
+        (WorkKind.EXPIRE, "b", 45),
+    ]
+
+
+async def test_a_hiding_leaves_the_entries_of_the_item_that_others_still_see(store: Store) -> None:
+    await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(9)), remind_at=["+5"], for_device="*"))
+
+    await store.users.commit("alice", dismissing("a", sender=Sender("phone")))
+
+    assert await entries(store) == [(WorkKind.REMIND, "a", 5), (WorkKind.PUSH, "a", 9)]
+    assert (await work_of(store, WorkKind.PUSH)).item is not None
+    assert (await work_of(store, WorkKind.PUSH)).item.hidden_by == {"phone"}  # type: ignore[union-attr]
+
+
+# ---- reminders
+
+
+async def test_a_reminder_takes_a_seq_is_told_once_and_the_next_one_takes_its_place(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", creating("a", remind_at=["+10", "+20"]))
+
+    first = await store.users.commit("alice", remind("a", 0, at(11)))
+    again = await store.users.commit("alice", remind("a", 0, at(12)))
+
+    assert first == Receipt(SEED, 2)
+    assert again == Receipt(SEED, 2, is_unchanged=True)
+    assert await entries(store) == [(WorkKind.REMIND, "a", 20)]
+    told = (await heard.announcements(2))[1]
+    assert (told.kind, told.seq, told.remind_at_us) == (Kind.REMIND, 2, at(10))
+    assert (told.entries, told.before, told.after) == ((Entry("a", "news", None),), told.after, told.before)
+    await store.users.commit("alice", remind("a", 1, at(21)))
+    assert await entries(store) == []
+
+
+async def test_a_reminder_does_not_fire_out_of_turn_nor_for_what_is_gone_or_never_was(store: Store) -> None:
+    await store.users.commit("alice", creating("a", "b", remind_at=["+10", "+20"], expires="+30"))
+    await store.users.commit("alice", dismissing("b"))
+
+    for item_id, index in (("a", 1), ("a", 2), ("b", 0), ("c", 0)):
+        receipt = await store.users.commit("alice", remind(item_id, index, at(25)))
+        assert receipt == Receipt(SEED, 2, is_unchanged=True)
+    late = await store.users.commit("alice", remind("a", 0, at(30)))
+    assert late.is_unchanged and late.seq == 3
+
+
+async def test_a_reminder_at_or_after_the_expiry_never_takes_the_place_of_the_one_that_fired(store: Store) -> None:
+    await store.users.commit("alice", creating("a", remind_at=["+10", "+30"], expires="+30"))
+
+    await store.users.commit("alice", remind("a", 0, at(10)))
+
+    assert await entries(store) == [(WorkKind.EXPIRE, "a", 30)]
+
+
+@pytest.mark.parametrize(
+    ("for_device", "scope", "devices"),
+    [("phone", Scope.ONLY, ("phone",)), ("*", Scope.ALL_BUT, ("laptop", "phone")), (None, Scope.EVERY, ())],
+)
+async def test_a_reminder_is_told_to_the_devices_that_see_the_item(
+    store: Store, heard: Heard, for_device: str | None, scope: Scope, devices: tuple[str, ...]
+) -> None:
+    await store.users.commit("alice", creating("a", remind_at=["+10"], for_device=for_device))
+    if for_device == "*":
+        for device in ("phone", "laptop"):
+            await store.users.commit("alice", dismissing("a", sender=Sender(device)))
+
+    receipt = await store.users.commit("alice", remind("a", 0, at(10)))
+
+    told = (await heard.announcements(receipt.seq))[-1]
+    assert told.entries == (Entry("a", "news", None, scope, devices),)
+
+
+async def test_what_follows_a_reminder_stands_in_the_agenda_until_it_is_done(store: Store) -> None:
+    await store.users.commit("alice", creating("a", remind_at=["+10", "+20"]))
+
+    await store.users.commit("alice", remind("a", 0, at(11), is_followed=True))
+    await store.users.commit("alice", remind("a", 0, at(12), is_followed=True))
+
+    assert await entries(store) == [(WorkKind.FOLLOW, "a", 11), (WorkKind.REMIND, "a", 20)]
+    follow = await work_of(store, WorkKind.FOLLOW)
+    assert (follow.n, follow.seq) == (0, 2)
+    assert follow.item is not None and follow.item.remind_at_us == (at(10), at(20))
+    await store.users.commit("alice", dismissing("a", now_us=at(13)))
+    assert (await work_of(store, WorkKind.FOLLOW)).item is None
+
+
+# ---- keeping so many, and folding
+
+
+async def test_the_oldest_of_exactly_one_category_leave_where_there_are_too_many(store: Store, heard: Heard) -> None:
+    for number, item_id in enumerate(("c", "a", "b")):
+        await store.users.commit("alice", creating(item_id, category="news", created=NOW - number))
+    await store.users.commit("alice", creating("z", category="news.local", created=NOW - 90))
+
+    keep = Commit(at(1), SEED, reason=Reason.DISPLACED, keep=("news", 1))
+    receipt, again = await store.users.commit("alice", keep), await store.users.commit("alice", keep)
+
+    assert receipt == Receipt(SEED, 5, dismissed=("b", "a"))
+    assert again == Receipt(SEED, 5, is_unchanged=True)
+    told = (await heard.announcements(5))[4]
+    assert (told.kind, told.reason, [entry.id for entry in told.entries]) == (Kind.UPDATE, Reason.DISPLACED, ["b", "a"])
+
+
+def folding(*ids: str, into: str = "s", now_us: int = NOW_US + SECOND_US, **fields: Any) -> Commit:
+    """The commit that puts one item in the place of others, if all are still there."""
+    created = creating(into, now_us=now_us, **fields)
+    return replace(created, ids=ids, reason=Reason.AGGREGATED, is_guarded=True)
+
+
+async def test_a_fold_is_one_commit(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", creating("a", "b", "c"))
+
+    receipt = await store.users.commit("alice", folding("a", "b"))
+
+    assert receipt == Receipt(SEED, 2, created=("s",), dismissed=("a", "b"))
+    assert ids_of(await store.users.state("alice", BACKEND, at(1))) == ["c", "s"]
+    told = (await heard.announcements(2))[1]
+    assert told.reason is Reason.AGGREGATED and [entry.id for entry in told.entries] == ["s", "a", "b"]
+
+
+@pytest.mark.parametrize("change", ["dismissed", "hidden", "unknown", "taken", "caught"])
+async def test_a_fold_that_was_planned_on_another_state_changes_nothing(store: Store, change: str) -> None:
+    await store.users.commit("alice", creating("a", "b", for_device="*" if change == "hidden" else None))
+    if change == "dismissed":
+        await store.users.commit("alice", dismissing("b"))
+    elif change == "hidden":
+        await store.users.commit("alice", dismissing("b", sender=Sender("phone")))
+    elif change == "taken":
+        await store.users.commit("alice", creating("s", body="other"))
+    elif change == "caught":
+        await store.users.commit("alice", sweeping(interval("news", end=NOW + 9, skip=["a", "b"])))
+    before = await store.users.state("alice", BACKEND, at(1))
+
+    fold = folding("a", "x" if change == "unknown" else "b", created=NOW + 1)
+    receipt = await store.users.commit("alice", fold)
+
+    assert receipt == Receipt(SEED, before.seq, is_unchanged=True)
+    assert await store.users.state("alice", BACKEND, at(1)) == before
+    assert await entries(store) == []
+
+
+async def test_the_items_of_a_group_come_by_created_with_the_position_before_them(store: Store) -> None:
+    await store.users.commit("alice", creating("b", category="news", created=NOW - 1))
+    await store.users.commit("alice", creating("a", category="news", created=NOW - 2, expires="+90", remind_at=["+9"]))
+    await store.users.commit("alice", creating("c", category="news", for_device="phone"))
+    await store.users.commit("alice", creating("d", category="news.local"))
+
+    seq, items = await store.agenda.group("alice", "news", None)
+
+    assert (seq, [each.id for each in items], [each.seq for each in items]) == (4, ["a", "b"], [2, 1])
+    assert (items[0].expires_us, items[0].remind_at_us) == (at(88), (at(7),))
+    assert [each.id for each in (await store.agenda.group("alice", "news", "phone"))[1]] == ["c"]
+    assert await store.agenda.group("alice", "other", None) == (0, [])
+    assert await store.agenda.group("nobody", "news", None) == (0, [])

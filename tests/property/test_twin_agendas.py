@@ -1,0 +1,141 @@
+"""The memory store and the scripts, told the same things in the same order, say and keep the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+from zlib import crc32
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gregor.core.ids import EVERY_DEVICE
+from gregor.core.messages import Commit, Reason, Sender, Timer, TimerKind
+from gregor.core.sync import View
+from gregor.store.agenda import Done, WorkKind
+from gregor.store.keys import PARTITIONS
+from tests.property.conversations import IDS
+from tests.support.builders import LIMITS, NOW_US, SECOND_US, SEED, creating, dismissing, interval, sweeping
+from tests.support.twins import FACTORIES, Twin
+
+UID = "alice"
+HOME = crc32(UID.encode()) % PARTITIONS
+CATEGORIES = ("user", "user.joined")
+SENDERS = (Sender(), Sender("phone"))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is done, with its parameters; times are seconds after the last step."""
+
+    what: str
+    item: str = "a"
+    category: str = "user"
+    number: int = 0
+    wait_s: int = 0
+    fields: Any = None
+
+
+def _steps() -> st.SearchStrategy[Step]:
+    times = st.lists(st.sampled_from(("+0", "+3", "+6", "+9")), max_size=3, unique=True)
+    fields = st.fixed_dictionaries(
+        {
+            "remind_at": times,
+            "expires": st.sampled_from((None, None, "+5", "+12")),
+            "for_device": st.sampled_from((None, None, EVERY_DEVICE, "phone")),
+            "timers": st.sets(st.sampled_from(list(TimerKind))),
+        }
+    )
+    kinds = ("create", "create", "create", "dismiss", "hide", "sweep", "act", "act", "keep", "fold", "delay", "cancel")
+    return st.builds(
+        Step,
+        st.sampled_from(kinds),
+        st.sampled_from(IDS),
+        st.sampled_from(CATEGORIES),
+        st.integers(0, 2),
+        st.sampled_from((0, 0, 1, 2, 5)),
+        fields,
+    )
+
+
+class Told:
+    """One store, told step by step."""
+
+    def __init__(self, twin: Twin) -> None:
+        self.store = twin.store
+        self.now_us = NOW_US
+
+    async def take(self, step: Step) -> object:
+        """Do a step; what came of it."""
+        self.now_us += step.wait_s * SECOND_US
+        match step.what:
+            case "create":
+                return await self.store.users.commit(UID, self._creation(step))
+            case "dismiss" | "hide":
+                sender = SENDERS[step.what == "hide"]
+                return await self.store.users.commit(UID, dismissing(step.item, now_us=self.now_us, sender=sender))
+            case "sweep":
+                return await self.store.users.commit(UID, sweeping(interval(step.category), now_us=self.now_us))
+            case "keep":
+                keep = Commit(self.now_us, SEED, reason=Reason.DISPLACED, keep=(step.category, step.number))
+                return await self.store.users.commit(UID, keep)
+            case "fold":
+                return await self._fold(step)
+            case "delay":
+                document, at_us = step.category.encode(), self.now_us + step.number * SECOND_US
+                return await self.store.agenda.delay(UID, step.item, document, at_us)
+            case "cancel":
+                return await self.store.agenda.cancel_delayed(UID, step.item)
+            case _:
+                return await self._act(step)
+
+    async def look(self) -> list[object]:
+        """All that the store shows of time and state."""
+        agenda = await self.store.agenda.work(UID, NOW_US + 10**15, 100)
+        kept = [work for work in agenda if work.kind is not WorkKind.FORGET]
+        full = await self.store.users.state(UID, View(), self.now_us)
+        return [kept, replace(full, items=tuple(sorted(full.items, key=lambda item: item.id)))]
+
+    def _creation(self, step: Step) -> Commit:
+        fields = dict(step.fields)
+        kinds = sorted(fields.pop("timers"), key=lambda kind: kind.value)
+        commit = creating(step.item, category=step.category, now_us=self.now_us, **fields)
+        timers = tuple(Timer(kind, self.now_us + (3 + step.number) * SECOND_US) for kind in kinds)
+        return replace(commit, creations=(replace(commit.creations[0], timers=timers),))
+
+    async def _fold(self, step: Step) -> object:
+        seq, items = await self.store.agenda.group(UID, step.category, None)
+        created = creating(f"sum{step.number}", category=step.category, now_us=self.now_us)
+        ids = tuple(item.id for item in items[: step.number + 1]) or ("a",)
+        fold = replace(created, ids=ids, reason=Reason.AGGREGATED, is_guarded=True)
+        return seq, items, await self.store.users.commit(UID, fold)
+
+    async def _act(self, step: Step) -> object:
+        """What a scheduler does: claim, the first thing that is due, settle."""
+        claimed = await self.store.agenda.claim(HOME, self.now_us, self.now_us + 2 * SECOND_US, 5)
+        if not claimed:
+            return None
+        works = await self.store.agenda.work(UID, self.now_us, 1 + step.number)
+        receipts: list[object] = [[work for work in works if work.kind is not WorkKind.FORGET]]
+        for work in works:
+            if work.kind in (WorkKind.EXPIRE, WorkKind.FORGET):
+                await self.store.users.settle(UID, self.now_us)
+            elif work.kind is WorkKind.REMIND:
+                remind = Commit(self.now_us, SEED, remind=(work.name, work.n), is_followed=step.number == 1)
+                receipts.append(await self.store.users.commit(UID, remind))
+        again_us = self.now_us + 4 * SECOND_US if step.number == 2 else None
+        done = [Done(work, again_us) for work in works if work.kind is not WorkKind.FORGET]
+        await self.store.agenda.settle(UID, self.now_us + 2 * SECOND_US, done)
+        return receipts
+
+
+@given(st.lists(_steps(), min_size=3, max_size=16))
+async def test_L7_every_store_keeps_the_same_agenda_and_tells_the_same(steps: list[Step]) -> None:
+    async with FACTORIES["memory"](LIMITS) as first, FACTORIES["redis"](LIMITS) as second:
+        heard = [await twin.hear(UID) for twin in (first, second)]
+        one, other = Told(first), Told(second)
+        for step in steps:
+            assert await one.take(step) == await other.take(step)
+            assert await one.look() == await other.look()
+        seq = (await first.store.users.state(UID, View(), one.now_us)).seq
+        assert await heard[0].announcements(seq) == await heard[1].announcements(seq)

@@ -1,0 +1,46 @@
+"""Timers and what stands in alice's agenda: what tests of time on a store share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from zlib import crc32
+
+from gregor.core.messages import Commit, Timer
+from gregor.store.agenda import Work, WorkKind
+from gregor.store.contract import Store
+from gregor.store.keys import PARTITIONS
+from tests.support.builders import DAY_US, NOW_US, SECOND_US, SEED, creating
+
+ALICE = crc32(b"alice") % PARTITIONS
+FAR_US = NOW_US + 400 * DAY_US
+LEASE_US = 30 * SECOND_US
+
+
+def at(seconds: float) -> int:
+    """So many seconds after the tests begin."""
+    return NOW_US + round(seconds * SECOND_US)
+
+
+def timed(item_id: str, *timers: Timer, now_us: int = NOW_US, **fields: Any) -> Commit:
+    """The commit that creates an item which asks for timers."""
+    commit = creating(item_id, now_us=now_us, **fields)
+    return replace(commit, creations=(replace(commit.creations[0], timers=timers),))
+
+
+def remind(item_id: str, index: int, now_us: int, *, is_followed: bool = False) -> Commit:
+    """The commit of a reminder."""
+    return Commit(now_us, SEED, remind=(item_id, index), is_followed=is_followed)
+
+
+async def entries(store: Store, now_us: int = FAR_US) -> list[tuple[WorkKind, str, int]]:
+    """What alice's agenda asks for up to a moment, but for what is to be forgotten."""
+    due = await store.agenda.work("alice", now_us, 1_000)
+    kept = [work for work in due if work.kind not in (WorkKind.FORGET, WorkKind.DEVICES)]
+    return [(work.kind, work.name, (work.at_us - NOW_US) // SECOND_US) for work in kept]
+
+
+async def work_of(store: Store, kind: WorkKind, now_us: int = FAR_US) -> Work:
+    """The one entry of a kind."""
+    (found,) = [work for work in await store.agenda.work("alice", now_us, 1_000) if work.kind is kind]
+    return found
