@@ -9,13 +9,16 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import structlog
 import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
+from gregor.category_files import apply_first
 from gregor.clock import SystemClock
+from gregor.core.errors import Problem
 from gregor.settings import Settings, SettingsError, load_settings, masked
 from gregor.store.contract import Store, Unavailable
 from gregor.store.link import LinkDown
@@ -49,6 +52,8 @@ def main() -> None:
     set_up_logging("ingest", settings.log_level, settings.log_format)
     try:
         uvloop.run(serve(settings))
+    except Problem as problem:
+        sys.exit(f"gregor ingest: GREGOR_CATEGORIES: {problem.detail}")
     except (LinkDown, Unavailable) as error:
         sys.exit(f"gregor ingest: Redis cannot be used at {masked(settings.redis_url)}: {error}")
     except OSError as error:
@@ -72,6 +77,8 @@ async def serve(settings: Settings) -> None:
 async def serve_with(settings: Settings, store: Store) -> None:
     """``serve`` with a store that somebody else closes."""
     clock = SystemClock(settings.clock_offset_s)
+    if settings.categories is not None:
+        await apply_first(store.categories, Path(settings.categories), clock.now_us())
     tokens = Tokens(settings)
     await tokens.load(clock.now_us())
     app = create_app(settings, store, clock, tokens)

@@ -17,6 +17,7 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.feed import Subscriptions
 from gregor.origins import Origins
+from gregor.registry import Registry
 from gregor.settings import Settings
 from gregor.store.contract import Store
 from gregor.telemetry import Metrics
@@ -28,7 +29,7 @@ from . import openapi
 from .auth import Gate, Own, row_of
 from .parts import Parts
 from .problems import of_query
-from .routes import admin, batch, devices, keys, messages, pages, probes, reads, tickets
+from .routes import admin, batch, categories, devices, keys, messages, pages, probes, reads, tickets
 
 
 class Application(FastAPI):
@@ -71,7 +72,8 @@ def create_app(
     metrics = Metrics()
     limits = settings.limits
     gate = Gate(store, tokens, clock, limits)
-    parts = Parts(settings, limits, store, clock, gate, metrics, Readiness(store, metrics, feed))
+    registry = Registry(store, feed, failed=lambda field, _: metrics.render_failures.labels(field).inc())
+    parts = Parts(settings, limits, store, clock, gate, metrics, Readiness(store, metrics, feed), registry)
     app = Application(parts, lifespan=_lifespan)
     app.hot = _hot_routes(parts)
     app.router.routes[:] = [*app.hot, *_ordinary_routes(settings)]
@@ -96,7 +98,7 @@ def _hot_routes(parts: Parts) -> tuple[Route, ...]:
 
 def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     guarded: list[BaseRoute] = []
-    for router in (reads.router, devices.router, tickets.router, admin.router, keys.router):
+    for router in (reads.router, devices.router, tickets.router, admin.router, keys.router, categories.router):
         guarded += router.routes
     if settings.ingest_audience == "devices":
         guarded = [route for route in guarded if _is_for_devices(route)]
@@ -116,6 +118,7 @@ def _is_for_devices(route: BaseRoute) -> bool:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts: Parts = app.state.parts
     await parts.readiness.check()
+    await parts.registry.open()
     watching = asyncio.create_task(parts.readiness.watch())
     try:
         yield
@@ -123,6 +126,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
+        await parts.registry.close()
 
 
 async def _on_http(request: Request, error: Exception) -> Never:

@@ -79,6 +79,17 @@ TABLE: Final = (
     ),
     *_rows("devices", Own.NOTHING, "GET /v1/users/{uid}/devices", "POST /v1/presence", "POST /v1/users/{uid}/revoke"),
     *_rows(
+        "categories",
+        Own.NOTHING,
+        "GET /v1/categories",
+        "PUT /v1/categories",
+        "POST /v1/categories/rollback",
+        "GET /v1/categories/{name}",
+        "PUT /v1/categories/{name}",
+        "DELETE /v1/categories/{name}",
+        "POST /v1/categories/{name}/preview",
+    ),
+    *_rows(
         "admin",
         Own.NOTHING,
         "POST /v1/users/{uid}/flush",

@@ -68,3 +68,12 @@ DEVICE: Final = {
 KEY: Final = {"id": "k3f9a1c2d4e5", "scopes": ["ingest"], "prefixes": None, "rate": None, "created": 1457056447}
 NEW_KEY: Final = {**KEY, "key": "gk_k3f9a1c2d4e5_<secret>"}
 PRESENCE: Final = {"alice": {"online": True, "foreground": False, "last_seen": 1457056500}}
+ENTRY: Final = {
+    "title": "{{ body.keybase }} just joined",
+    "expires_after": "365d",
+    "remind_after": ["4d"],
+    "push": {"after": "10s", "sound": "default"},
+    "email": {"after": "15m", "unless": "foreground"},
+}
+CATEGORIES: Final[dict[str, Any]] = {"version": 8, "categories": {"user.joined": ENTRY}}
+PREVIEW: Final = {"title": "kbob just joined", "text": None, "subject": "kbob just joined", "html": None}

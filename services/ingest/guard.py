@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND, Prefixes, intersect, is_name, normal_prefix, normal_prefixes
+from gregor.core.policies import is_locale
 from gregor.core.sync import View
 
 from .auth import Actor, Gate, row_of
@@ -113,6 +114,23 @@ async def _view(
     own = actor.caller.device if actor.caller is not None else device or BACKEND
     return View(own, intersect(actor.cats, prefixes_of(category_prefix)))
 
+
+async def _render(
+    render: Annotated[
+        str | None,
+        Query(
+            description="A language, such as it-IT: title, text and link of each item come beside the items.",
+            json_schema_extra={"pattern": "^[A-Za-z0-9_-]{1,35}$"},
+        ),
+    ] = None,
+) -> str | None:
+    if render is not None and not is_locale(render):
+        raise Problem("invalid", "The query parameter render is a language, such as it-IT.")
+    return render
+
+
+Rendering = Annotated[str | None, Depends(_render)]
+"""The language that the reader's screen wants words in; none where it wants none."""
 
 Viewing = Annotated[View, Depends(_view)]
 """The view that a read is of: of a device token its own, of a key the one it names; within its categories."""

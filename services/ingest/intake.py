@@ -36,11 +36,14 @@ def check_query(raw: bytes, known: Container[str] = (), repeatable: Container[st
     return found
 
 
-async def read_json(request: Request, parts: Parts, *allowed: str, empty: Any = None) -> Any:
-    """The body of an ordinary request, decoded strictly. ``empty``: what a body without a byte stands for."""
+async def read_json(request: Request, parts: Parts, *allowed: str, empty: Any = None, most: int | None = None) -> Any:
+    """The body of an ordinary request, decoded strictly. ``empty``: what a body without a byte stands for.
+
+    ``most``: bytes that are read; those of one message where it is not given.
+    """
     headers = headers_of(request.scope)
     media_type(headers, *(allowed or (JSON,)))
-    most = parts.limits.message_bytes
+    most = most or parts.limits.message_bytes
     raw = await whole(headers, request.receive, most, lambda: message_too_large(most))
     return empty if not raw and empty is not None else decode_json(raw, parts.limits)
 

@@ -22,8 +22,8 @@ DESCRIPTION: Final = (
 
 _MESSAGE_CODES: Final = (
     "malformed_json", "category_not_allowed", "state_full", "too_many_dismissals", "id_reused", "message_too_large",
-    "unsupported_media_type", "missing_field", "contradictory", "body_too_large", "too_many", "created_in_future",
-    "end_in_future", "number_out_of_range", "time_out_of_range",
+    "unsupported_media_type", "missing_field", "contradictory", "schema", "body_too_large", "too_many",
+    "created_in_future", "end_in_future", "number_out_of_range", "time_out_of_range",
 )  # fmt: skip
 _IDEMPOTENCY: Final = {
     "name": "Idempotency-Key",

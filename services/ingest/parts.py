@@ -10,6 +10,7 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.core.messages import Receipt
+from gregor.registry import Registry
 from gregor.settings import Settings
 from gregor.store.contract import Store
 from gregor.telemetry import Metrics
@@ -29,6 +30,7 @@ class Parts:
     gate: Gate
     metrics: Metrics
     readiness: Readiness
+    registry: Registry
 
     def epoch_seed(self) -> bytes:
         """Three random bytes: the name of an epoch, should a commit make one."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import structlog
 
+from gregor.category_files import apply_first
 from gregor.core.entries import parse_entries
 from gregor.core.errors import Problem
 from gregor.core.policies import NO_ENTRIES, Entries
@@ -46,7 +48,7 @@ class Registry:
         feed: Subscriptions | None = None,
         *,
         check_s: float = CHECK_S,
-        failed: Callable[[str], None] | None = None,
+        failed: Callable[[str, str], None] | None = None,
     ) -> None:
         self.version = 0
         self.current: Entries = NO_ENTRIES
@@ -60,8 +62,13 @@ class Registry:
         self._woken = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
 
-    async def open(self) -> None:
-        """Load what holds, and keep up with it from now on. Raises ``Unavailable``."""
+    async def open(self, first: str | None = None, now_us: int = 0) -> None:
+        """Load what holds, and keep up with it from now on. Raises ``Unavailable``.
+
+        ``first``: the file of the setting CATEGORIES, applied where nothing ever was; ``Problem`` where it is bad.
+        """
+        if first is not None:
+            await apply_first(self._store.categories, Path(first), now_us)
         await self.refresh()
         if self._feed is not None:
             # Not waited for long: until it is confirmed, the version is looked at.

@@ -50,6 +50,7 @@ class Metrics:
         self.gaps = self._counter("gaps", "Announcements missed, by how it was found: gap, fork, compare.", "found")
         self.deliver_seconds = self._histogram("deliver_seconds", "From an announcement's arrival to the last write.")
         self.probe_seconds = self._gauge("probe_seconds", "Round trip of the last pub/sub probe that came back.")
+        self.render_failures = self._counter("render_failures", "Templates that failed for an item, by field.", "field")
         self.ready = self._gauge("ready", "1 where the process can do its job now.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -82,7 +82,7 @@ def test_no_figure_has_a_label_for_a_user() -> None:
 
     labels = {name for metric in vars(metrics).values() for name in getattr(metric, "_labelnames", ())}
 
-    assert labels == {"route", "method", "status", "outcome", "call", "transport", "code", "kind", "found"}
+    assert labels == {"route", "method", "status", "outcome", "call", "transport", "code", "kind", "found", "field"}
 
 
 def test_every_figure_begins_with_the_name_of_the_house() -> None:

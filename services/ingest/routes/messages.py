@@ -77,7 +77,8 @@ def planned(message: Message, actor: Actor, parts: Parts) -> tuple[Commit, View]
     """The commit of a message of this actor, and the view that its receipt is told in. ``forbidden``."""
     actor.need("admin" if isinstance(message.content, Flush) else "ingest")
     sender, view = actor.acts_as(message.device)
-    commit = plan(message, sender, parts.clock.now_us(), parts.epoch_seed(), parts.limits)
+    entries = parts.registry.current
+    commit = plan(message, sender, parts.clock.now_us(), parts.epoch_seed(), parts.limits, entries)
     if commit.is_flush:
         commit = replace(commit, spread_s=round(parts.settings.flush_spread_s))
     return commit, view

@@ -14,13 +14,13 @@ from gregor.core.digest import parse_digest
 from gregor.core.encoding import encode_history, encode_item, encode_state, encode_state_at, encode_sync
 from gregor.core.errors import Problem
 from gregor.core.ids import intersect, is_dotted, is_name
-from gregor.core.sync import Cursor, Full, cursor_for, parse_cursor
+from gregor.core.sync import Answer, Cursor, Delta, Full, cursor_for, parse_cursor
 from gregor.core.times import parse_time
 
 from ..answers import documented, json_answer
 from ..documents import CATEGORY_SCHEMA
 from ..examples import HISTORY, ITEM, STATE, SYNC
-from ..guard import Acting, GuardedRoute, Viewing, Working
+from ..guard import Acting, GuardedRoute, Rendering, Viewing, Working
 from ..parts import Parts
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["reads"])
@@ -59,6 +59,7 @@ async def read_state(
     view: Viewing,
     category: Annotated[str | None, _EXACT] = None,
     at: Annotated[str | None, _AT] = None,
+    render: Rendering = None,
 ) -> Response:
     """All live items of the view. `ETag` and `If-None-Match` make an unchanged state cost nothing."""
     if category is not None and not is_dotted(category):
@@ -66,16 +67,20 @@ async def read_state(
     read = view if category is None else replace(view, cats=intersect(view.cats, (category,)))
     now_us = parts.clock.now_us()
     if at is not None:
-        past = await parts.store.users.state_at(uid, read, _past_us(at, now_us, parts), now_us)
-        return json_answer(encode_state_at(_exactly(past, category)), headers=_PRIVATE)
+        past = _exactly(await parts.store.users.state_at(uid, read, _past_us(at, now_us, parts), now_us), category)
+        return json_answer(encode_state_at(past, await _rendered(past, uid, render, parts)), headers=_PRIVATE)
     full = _exactly(await parts.store.users.state(uid, read, now_us), category)
     # No filter can be spelled so: a cursor of an exact category is void everywhere, as a delta of it cannot be told.
     told = read if category is None else replace(read, cats=(f"={category}",))
-    etag = f'W/"{full.digest.hex()}"'
+    # Words change with the policy alone, and with the language: a copy with words is another copy.
+    words = "" if render is None else f".{parts.registry.version}.{render}"
+    etag = f'W/"{full.digest.hex()}{words}"'
     headers = {**_PRIVATE, "ETag": etag, "Gregor-Cursor": str(cursor_for(full.epoch, told, full.seq))}
     if _is_known(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    return json_answer(encode_state(full, told), headers=headers)
+    badge = parts.registry.current.badge(item.category for item in full.items)
+    rendered = await _rendered(full, uid, render, parts)
+    return json_answer(encode_state(full, told, badge, rendered), headers=headers)
 
 
 @router.get(
@@ -92,6 +97,7 @@ async def read_sync(
     view: Viewing,
     cursor: Annotated[str | None, Query(description="The position of the copy.")] = None,
     digest: Annotated[str | None, _DIGEST] = None,
+    render: Rendering = None,
 ) -> Response:
     """The shortest of: unchanged, the changes since the cursor, the whole view; with external messages since."""
     at = None if cursor is None else parse_cursor(cursor) or _VOID
@@ -101,7 +107,8 @@ async def read_sync(
     systems = None if actor.caller is None else actor.caller.systems
     now_us = parts.clock.now_us()
     answer = await parts.store.users.sync(uid, view, at, proof, now_us, systems, parts.epoch_seed())
-    return json_answer(encode_sync(answer, view), headers={"Cache-Control": "no-store"})
+    rendered = await _rendered(answer, uid, render, parts) or b"{}"
+    return json_answer(encode_sync(answer, view, rendered), headers={"Cache-Control": "no-store"})
 
 
 @router.get(
@@ -144,6 +151,14 @@ async def read_history(
     if len(found) > limit:
         headers["Link"] = f'<{_next(request, f"{page[-1].seq}.{page[-1].id}")}>; rel="next"'
     return json_answer(encode_history(page), headers=headers)
+
+
+async def _rendered(answer: Answer, uid: str, locale: str | None, parts: Parts) -> bytes | None:
+    """The words of the items of an answer, where the reader named a language."""
+    if locale is None:
+        return None
+    items = answer.items if isinstance(answer, Full) else answer.create if isinstance(answer, Delta) else ()
+    return await parts.registry.renderer.spliced_slowly([(item.id, item.json) for item in items], locale, uid)
 
 
 def _exactly(full: Full, category: str | None) -> Full:

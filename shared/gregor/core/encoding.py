@@ -32,8 +32,11 @@ def encode_receipt(receipt: Receipt, view: View, is_external: bool) -> bytes:
     )
 
 
-def encode_sync(answer: Answer, view: View) -> bytes:
-    """The sync object (L9), the same on every way out. ``unchanged`` has no digest: the client's own was right."""
+def encode_sync(answer: Answer, view: View, rendered: bytes = b"{}") -> bytes:
+    """The sync object (L9), the same on every way out. ``unchanged`` has no digest: the client's own was right.
+
+    ``rendered``: the words of its items for the reader's screen, as JSON; beside the items, so that no digest knows.
+    """
     word = b"unchanged" if isinstance(answer, Unchanged) else b"delta" if isinstance(answer, Delta) else b"full"
     parts = [b'{"system":"gregor","sync":"%s","seq":%d,"cursor":"%s"' % (word, answer.seq, _cursor(answer, view))]
     if not isinstance(answer, Unchanged):
@@ -41,6 +44,8 @@ def encode_sync(answer: Answer, view: View) -> bytes:
         body = _body(answer)
         if body:
             parts.append(b',"body":{%s}' % body)
+        if rendered != b"{}":
+            parts.append(b',"rendered":' + rendered)
     if answer.external:
         parts.append(b',"external":[%s]' % b",".join(map(_external, answer.external)))
     if answer.external_gap:
@@ -49,19 +54,23 @@ def encode_sync(answer: Answer, view: View) -> bytes:
     return b"".join(parts)
 
 
-def encode_state(full: Full, view: View) -> bytes:
-    """The view now: position, digest, how many items it shows on a badge, and the items by ``created``, then id."""
-    return b'{"cursor":"%s","digest":"%s","badge":%d,"items":{%s}}' % (
+def encode_state(full: Full, view: View, badge: int, rendered: bytes | None = None) -> bytes:
+    """The view now: position, digest, how many items count on a badge, and the items by ``created``, then id.
+
+    ``rendered``: the words of the items, as JSON, where the reader asks for them.
+    """
+    return b'{"cursor":"%s","digest":"%s","badge":%d,"items":{%s}%s}' % (
         _cursor(full, view),
         full.digest.hex().encode(),
-        len(full.items),
+        badge,
         _items(full.items),
+        _beside(rendered),
     )
 
 
-def encode_state_at(full: Full) -> bytes:
+def encode_state_at(full: Full, rendered: bytes | None = None) -> bytes:
     """The view as it was at a time: no position, for nothing can be resumed from there."""
-    return b'{"digest":"%s","items":{%s}}' % (full.digest.hex().encode(), _items(full.items))
+    return b'{"digest":"%s","items":{%s}%s}' % (full.digest.hex().encode(), _items(full.items), _beside(rendered))
 
 
 def encode_history(entries: Iterable[HistoryEntry]) -> bytes:
@@ -83,6 +92,10 @@ def without_body(item_json: bytes) -> bytes:
     if item_json.endswith(_TRIMMED):
         return item_json
     return b'{"body":null' + item_json[item_json.rindex(b',"category":"') : -1] + _TRIMMED
+
+
+def _beside(rendered: bytes | None) -> bytes:
+    return b"" if rendered is None else b',"rendered":' + rendered
 
 
 def _entry(entry: HistoryEntry) -> bytes:

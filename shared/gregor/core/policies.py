@@ -7,6 +7,7 @@ microseconds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -28,6 +29,7 @@ KEEP: Final = 20
 
 Unless = Literal["foreground", "online", "acked"]
 
+_TAG: Final = re.compile(r"[A-Za-z0-9_-]{1,35}\Z")
 _MOST_REMEMBERED: Final = 10_000  # categories whose policy was looked up: more than any deployment names
 
 
@@ -191,6 +193,11 @@ def _uncounted(policies: Mapping[str, Policy]) -> tuple[str, ...]:
 def normal_locale(text: str) -> str:
     """A language tag in the form it is compared in: small letters, parts joined by ``-``."""
     return text.replace("_", "-").lower()
+
+
+def is_locale(text: str) -> bool:
+    """Whether ``text`` may name the language that a reader asks for; one that no entry has is the entries' own."""
+    return _TAG.match(text) is not None
 
 
 NO_ENTRIES: Final = Entries({}, {})

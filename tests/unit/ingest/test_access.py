@@ -8,13 +8,15 @@ from starlette.routing import Route
 from services.ingest.auth import SCOPES, TABLE, Own, Row
 from tests.support.api import SECRET, Api, code_of
 
-ALICE = {"uid": "alice", "device": "phone", "id": "aa", "key": "nosuchkey123"}
+ALICE = {"uid": "alice", "device": "phone", "id": "aa", "key": "nosuchkey123", "name": "user.joined"}
 BODIES: dict[str, Any] = {
     "/v1/users/{uid}/messages": {"system": "gregor", "body": {"dismiss": {"ids": ["aa"]}}},
     "/v1/messages": [],
     "/v1/presence": {"uids": ["alice"]},
     "/v1/keys": {"scopes": ["read"]},
     "/v1/users/{uid}/devices/{device}": {},
+    "/v1/categories": {"categories": {}},
+    "/v1/categories/rollback": {"version": 1},
 }
 
 # protocol.md, "Who may call", once more and by hand: (endpoint, scopes, what a device token may do).
@@ -33,6 +35,13 @@ EXPECTED = {
     "GET /v1/users/{uid}/devices": ({"devices"}, Own.NOTHING),
     "POST /v1/presence": ({"devices"}, Own.NOTHING),
     "POST /v1/users/{uid}/revoke": ({"devices"}, Own.NOTHING),
+    "GET /v1/categories": ({"categories"}, Own.NOTHING),
+    "PUT /v1/categories": ({"categories"}, Own.NOTHING),
+    "POST /v1/categories/rollback": ({"categories"}, Own.NOTHING),
+    "GET /v1/categories/{name}": ({"categories"}, Own.NOTHING),
+    "PUT /v1/categories/{name}": ({"categories"}, Own.NOTHING),
+    "DELETE /v1/categories/{name}": ({"categories"}, Own.NOTHING),
+    "POST /v1/categories/{name}/preview": ({"categories"}, Own.NOTHING),
     "POST /v1/users/{uid}/flush": ({"admin"}, Own.NOTHING),
     "POST /v1/flush": ({"admin"}, Own.NOTHING),
     "DELETE /v1/users/{uid}": ({"admin"}, Own.NOTHING),

@@ -117,7 +117,7 @@ async def test_a_time_that_is_not_kept_or_none_is_refused(api: Api, at: str, exp
         ("category=a&category=b", (422, "unknown_field")),
         ("device=a&device=b", (422, "unknown_field")),
         ("not_before=1", (422, "unknown_field")),
-        ("render=it", (422, "unknown_field")),
+        ("render=a b", (422, "invalid")),
         ("category=a..b", (422, "invalid_id")),
         ("category=", (422, "invalid_id")),
         ("category_prefix=a b", (422, "invalid_id")),
