@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gregor.core.errors import Problem, at
+from gregor.core.jsontext import decode_json
+from gregor.core.limits import Limits
 
 from .hello import Hello, Position, read_flag, read_hello, read_number, read_resync
 
@@ -73,9 +75,13 @@ def read_ref(document: Any) -> Ref:
     if not isinstance(document, dict):
         raise at("invalid", "", "A frame is one JSON object.")
     ref = document.get("ref")
-    if type(ref) not in (dict, list, str) or len(json.dumps(ref, ensure_ascii=False).encode()) <= _MOST_REF_BYTES:
+    if type(ref) not in (dict, list, str) or _bytes_of(ref) <= _MOST_REF_BYTES:
         return ref
     raise at("invalid", "/ref", f"Any JSON of up to {_MOST_REF_BYTES} bytes.")
+
+
+def _bytes_of(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass"))
 
 
 def read_frame(document: Mapping[str, Any]) -> ClientFrame:
@@ -113,15 +119,26 @@ def _of_kind(kind: str, value: Any) -> ClientFrame:
     raise at("unknown_field", f"/{kind}", "This frame is not known.")
 
 
-def is_json(raw: bytes) -> bool:
-    """Whether the text is JSON at all, by RFC 8259 and nothing more."""
+def read_loosely(raw: bytes) -> tuple[bool, Ref]:
+    """Whether a text that was refused is JSON at all, by RFC 8259 and nothing more, and the ref that it carries.
+
+    A message that breaks our own rules (a number too large, a repeated key) is answered under its name like any other.
+    """
     try:
-        json.loads(raw)
+        document = json.loads(raw, parse_constant=_no_constant)
     except RecursionError:
-        return True
+        return True, None
     except ValueError:
-        return False
-    return True
+        return False, None
+    try:
+        ref = read_ref(document)
+        return True, decode_json(json.dumps(ref).encode(), Limits())
+    except Problem:
+        return True, None
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(word)
 
 
 def not_here(what: str) -> Problem:

@@ -34,9 +34,9 @@ from .client_frames import (
     Pong,
     Ref,
     Resync,
-    is_json,
     not_here,
     read_frame,
+    read_loosely,
     read_ref,
 )
 from .deadlines import NEVER, Deadlines, Ping, Refresh, Rules
@@ -170,9 +170,10 @@ class Session:
             document = decode_json(raw, self._rules.limits)
         except Problem as problem:
             # "Not JSON" closes; JSON that we refuse (a repeated key, too deep) is a problem like any other.
-            if self.state is State.GREETING or not is_json(raw):
+            is_json, ref = read_loosely(raw)
+            if self.state is State.GREETING or not is_json:
                 return self.close(4503)
-            return self.refused(None, problem)
+            return self.refused(ref, problem)
         if self.state is State.GREETING and not (isinstance(document, dict) and "hello" in document):
             return self.close(4503)
         return self.receive_document(document, now, len(raw))

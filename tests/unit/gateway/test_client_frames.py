@@ -17,8 +17,8 @@ from services.gateway.client_frames import (
     NewToken,
     Pong,
     Resync,
-    is_json,
     read_frame,
+    read_loosely,
     read_ref,
 )
 from services.gateway.hello import VOID, Hello, Position, read_hello, read_query
@@ -162,10 +162,19 @@ def test_a_bad_value_in_a_query_is_refused(pair: tuple[str, str]) -> None:
         read_query([pair], None)
 
 
-@pytest.mark.parametrize(("raw", "is_so"), [(b"{}", True), (b'{"a":1,"a":2}', True), (b"{", False), (b"", False)])
-def test_json_is_told_from_no_json(raw: bytes, is_so: bool) -> None:
-    assert is_json(raw) is is_so
-
-
-def test_json_that_is_too_deep_to_read_is_json() -> None:
-    assert is_json(b"[" * 100_000 + b"]" * 100_000)
+@pytest.mark.parametrize(
+    ("raw", "is_json", "ref"),
+    [
+        (b'{"ref":4,"a":1,"a":2}', True, 4),
+        (b'{"ref":{"n":1},"body":99999999999999999999}', True, {"n": 1}),
+        (b'{"ref":99999999999999999999}', True, None),
+        (b'{"ref":"\\ud800"}', True, None),
+        (b"[1]", True, None),
+        (b"[" * 100_000 + b"]" * 100_000, True, None),
+        (b'{"ref":1,"a":NaN}', False, None),
+        (b"{", False, None),
+        (b"", False, None),
+    ],
+)
+def test_a_text_that_was_refused_is_told_from_no_json_and_keeps_its_ref(raw: bytes, is_json: bool, ref: Any) -> None:
+    assert read_loosely(raw) == (is_json, ref)

@@ -92,6 +92,14 @@ def test_what_a_client_does_wrong_is_a_problem_and_never_a_close(raw: bytes, cod
     assert session.state is State.LIVE
 
 
+def test_a_message_that_is_refused_before_it_is_read_is_refused_under_its_ref() -> None:
+    raw = b'{"ref":7,"system":"gregor","body":{"create":{"aa":{"category":"mail","body":9007199254740992}}}}'
+
+    (refusal,) = heard(live().receive(raw, 1.0))
+
+    assert (refusal["ref"], refusal["problem"]["code"]) == (7, "number_out_of_range")
+
+
 def test_no_json_ends_even_a_good_connection() -> None:
     assert live().receive(b"{", 1.0) == [Close(4503, "bad_protocol")]
 
