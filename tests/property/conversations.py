@@ -70,7 +70,7 @@ def conversations(
 ) -> list[Sent]:
     """Messages about one world. Not ``is_explicit``: times are left out, and other kinds of messages come between."""
     world = draw(worlds(is_explicit=is_explicit, expires=expires))
-    sent = [_updates(world, is_explicit=is_explicit)]
+    sent = [updates(world, is_explicit=is_explicit)]
     if not is_explicit:
         sent.append(_replacements(world))
         sent.append(st.builds(Sent, st.just(SENDERS[0]), st.just(FLUSH)))
@@ -103,7 +103,8 @@ def _named(sent: Sent, number: int) -> Sent:
 
 
 @st.composite
-def _updates(draw: st.DrawFn, world: World, *, is_explicit: bool) -> Sent:
+def updates(draw: st.DrawFn, world: World, *, is_explicit: bool) -> Sent:
+    """One message about ``world`` that creates and dismisses, by a sender who may."""
     sender = draw(st.sampled_from(SENDERS))
     mine = [item_id for item_id, content in world.items() if _may_create(sender, content)]
     created = draw(st.lists(st.sampled_from(mine), max_size=3, unique=True)) if mine else []

@@ -59,7 +59,7 @@ class ViewRead:
     @cached_property
     def digest(self) -> bytes:
         """The digest of the view; empty where it has a filter and was not asked for."""
-        if self._view.cats is None:
+        if self._view.cats is None or self.head is NO_HEAD:
             return add(self.head.digest, self._lanes) if self._lanes else self.head.digest
         return total(live.leaf for live in self._live) if self.is_whole else b""
 
