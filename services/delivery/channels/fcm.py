@@ -22,13 +22,12 @@ from ..verdict import Misconfigured, Retry, Unknown, Verdict
 from .contract import Push
 from .fcm_answers import is_token_refused, verdict_of
 from .google_token import AccessToken, NoToken, read_credentials
+from .http_pool import HttpPool
 
 FCM_URL: Final = "https://fcm.googleapis.com"
 CONNECT_S: Final = 5.0
 CONNECTIONS: Final = 100
 """Most connections at once: at 100 ms an answer, a thousand messages a second."""
-KEPT_S: Final = 60.0
-"""How long a connection is kept idle: shorter than Google keeps it, so that none is used just as it closes."""
 LONGEST_TTL_S: Final = 28 * 86_400
 """The longest that FCM keeps a message (its documentation of `ttl`)."""
 
@@ -79,7 +78,7 @@ class FcmChannel:
         self._project = project
         self._payloads: BaseAPI | None = None
         self._token: AccessToken | None = None
-        self._client: httpx.AsyncClient | None = None
+        self._pool: HttpPool | None = None
         self._endpoint = ""
         self._in_flight = 0
         self._quiet = asyncio.Event()
@@ -104,14 +103,7 @@ class FcmChannel:
         self._payloads = BaseAPI(credentials=credentials, project_id=project)
         self._endpoint = endpoint_of(self._url, project)
         self._token = AccessToken(credentials, self._clock)
-        limits = httpx.Limits(
-            max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEPT_S
-        )
-        self._client = httpx.AsyncClient(
-            limits=limits,
-            follow_redirects=False,
-            headers={"user-agent": "gregor"},
-        )
+        self._pool = HttpPool(CONNECTIONS)
 
     async def send(self, message: Push, deadline_s: float) -> Verdict:
         """Hand over one push; see `contract.Channel.send`."""
@@ -133,11 +125,11 @@ class FcmChannel:
     async def close(self) -> None:
         """Wait for the sends in flight, then close all connections."""
         await self._quiet.wait()
-        if self._client is not None:
-            await self._client.aclose()
+        if self._pool is not None:
+            await self._pool.close()
         if self._token is not None:
             await self._token.close()
-        self._client = self._token = None
+        self._pool = self._token = None
 
     async def check(self) -> str | None:
         """Whether Google gives a token for the credentials, and FCM takes it (asked with a message to nobody)."""
@@ -197,18 +189,14 @@ class FcmChannel:
         return self._read(answer)
 
     async def _post(self, body: bytes, token: str, left_s: float) -> httpx.Response:
-        """Send once. httpx may be cancelled: the connection of this one request is closed, and no other."""
-        if self._client is None:
+        """Send once. TimeoutError after `left_s`: by then it went out, as waiting and connecting have bounds below."""
+        if self._pool is None:
             raise RuntimeError("the channel is not open")
-        # Of the time left a third each to wait for a connection and to make one: a total that passes found it sent.
+        headers = {"content-type": "application/json", "authorization": f"Bearer {token}"}
         third_s = max(left_s / 3, 0.001)
-        timeout = httpx.Timeout(None, connect=min(CONNECT_S, third_s), pool=third_s)
         async with asyncio.timeout(left_s):
-            return await self._client.post(
-                self._endpoint,
-                content=body,
-                headers={"content-type": "application/json", "authorization": f"Bearer {token}"},
-                timeout=timeout,
+            return await self._pool.post(
+                self._endpoint, body, headers, wait_s=third_s, connect_s=min(CONNECT_S, third_s)
             )
 
     def _read(self, answer: httpx.Response) -> Verdict:
