@@ -30,15 +30,17 @@ class Copy:
         self.items: dict[str, Any] = dict(sync.get("body", {}).get("create", {}))
         self.frames = Frames()
 
-    def read(self, latencies: list[float]) -> None:
-        """Take what came; note how long ago each item was stamped by ingest."""
-        now = time.time()
+    def read(self, latencies: list[float]) -> bool:
+        """Take what came; note how long ago each item was stamped by ingest. Whether it was more than pings."""
+        now, has_news = time.time(), False
         for text in self.frames.feed(self.socket.recv(1 << 20)):
             frame = json.loads(text)
             if "ping" in frame:
                 self.socket.sendall(client_frame({"pong": frame["ping"]}))
             elif "body" in frame:
                 self._apply(frame, now, latencies)
+                has_news = True
+        return has_news
 
     def _apply(self, frame: dict[str, Any], now: float, latencies: list[float]) -> None:
         body = frame["body"]
@@ -86,13 +88,26 @@ class Writer:
         return json.dumps({"uid": uid, "system": "gregor", "body": body}, separators=(",", ":")).encode()
 
 
+def connect(job: dict[str, Any], poll: select.epoll) -> dict[int, Copy]:
+    """All devices, by the number of their socket. Those that are there answer pings while the others come."""
+    by_number: dict[int, Copy] = {}
+    for uid, token in job["devices"]:
+        copy = Copy(uid, open_device(job["gateway"], token))
+        by_number[copy.socket.fileno()] = copy
+        poll.register(copy.socket, select.EPOLLIN)
+        if len(by_number) % 100 == 0:
+            for number, _ in poll.poll(0):
+                by_number[number].read([])
+    return by_number
+
+
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Connect, write for so long, wait until nothing more comes; latencies, and the digest of each device."""
-    copies = [Copy(uid, open_device(job["gateway"], token)) for uid, token in job["devices"]]
-    by_number = {copy.socket.fileno(): copy for copy in copies}
-    writer = Writer(job)
     poll = select.epoll()
-    for number in [*by_number, *writer.sockets]:
+    by_number = connect(job, poll)
+    copies = list(by_number.values())
+    writer = Writer(job)
+    for number in writer.sockets:
         poll.register(number, select.EPOLLIN)
     latencies: list[float] = []
     started = time.perf_counter()
@@ -103,8 +118,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             writer.write(min(int(due), 500))
         for number, _ in poll.poll(TURN_S / 2):
             if number in by_number:
-                by_number[number].read(latencies)
-                quiet_since = time.perf_counter()
+                if by_number[number].read(latencies):
+                    quiet_since = time.perf_counter()
             else:
                 writer.answered(number)
     latencies.sort()
