@@ -72,7 +72,7 @@ def create_app(
     metrics = Metrics()
     limits = settings.limits
     gate = Gate(store, tokens, clock, limits)
-    registry = Registry(store, feed, failed=lambda field, _: metrics.render_failures.labels(field).inc())
+    registry = Registry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
     parts = Parts(settings, limits, store, clock, gate, metrics, Readiness(store, metrics, feed), registry)
     app = Application(parts, lifespan=_lifespan)
     app.hot = _hot_routes(parts)

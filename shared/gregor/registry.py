@@ -24,6 +24,7 @@ CHECK_S: Final = 0.5
 """How often the version is looked at: one read of a number, so that no process is behind for longer than a second."""
 _SUBSCRIBE_S: Final = 2.0
 _TRIES: Final = 8
+_MOST_LOGGED: Final = 1_000
 
 
 class _Store(Protocol):
@@ -36,10 +37,10 @@ class _Store(Protocol):
 
 
 class Registry:
-    """What a process holds of the categories. Change what holds by ``apply``, ``put``, ``delete`` and ``roll_back``.
+    """What a process holds of the categories: ``current``, and the ``renderer`` of their templates.
 
     ``feed``: where new versions are heard of; without one they are found by looking. ``failed`` is told the field of
-    each rendering that failed.
+    each rendering that failed, for the figures; the log has the first of each category and field.
     """
 
     def __init__(
@@ -48,16 +49,17 @@ class Registry:
         feed: Subscriptions | None = None,
         *,
         check_s: float = CHECK_S,
-        failed: Callable[[str, str], None] | None = None,
+        failed: Callable[[str], None] | None = None,
     ) -> None:
         self.version = 0
         self.current: Entries = NO_ENTRIES
-        self.renderer = Renderer(NO_ENTRIES, failed)
+        self.renderer = Renderer(NO_ENTRIES)
         self._store = store
         self._feed = feed
         self._check_s = check_s
         self._failed = failed
         self._refused = 0
+        self._logged: set[tuple[str, str]] = set()
         self._listeners: list[Callable[[], None]] = []
         self._woken = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
@@ -119,13 +121,22 @@ class Registry:
 
     def _take(self, version: int, entries: Entries) -> None:
         self.version, self.current = version, entries
-        self.renderer = Renderer(entries, self._failed)
+        self.renderer = Renderer(entries, self._alarm)
+        self._logged.clear()
         _log.info("categories taken over", version=version, entries=len(entries.named))
         for listener in self._listeners:
             try:
                 listener()
             except Exception:
                 _log.exception("a listener to categories failed")
+
+    def _alarm(self, category: str, field: str, reason: str) -> None:
+        """Count each failure; log the first of a category and field, or a busy type would fill the log."""
+        if self._failed is not None:
+            self._failed(field)
+        if (category, field) not in self._logged and len(self._logged) < _MOST_LOGGED:
+            self._logged.add((category, field))
+            _log.error("a template failed; plain words went out", category=category, field=field, reason=reason)
 
     async def _watch(self) -> None:
         while True:

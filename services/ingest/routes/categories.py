@@ -184,7 +184,7 @@ async def preview(name: str, request: Request, parts: Working) -> Response:
     schema = entries.resolve(category).body_schema
     if schema is not None:
         faults = schema.faults(canonical(asked.body), "/body")
-    renderer = Renderer(entries, lambda field, reason: faults.append(FieldError(f"/{field}", reason)))
+    renderer = Renderer(entries, lambda _, field, reason: faults.append(FieldError(f"/{field}", reason)))
     item = Shown("preview", category, asked.body, parts.clock.now_us() / 1_000_000)
     rendered, mail = renderer.rendered(item, asked.locale), renderer.mail(item, asked.locale)
     if faults:

@@ -151,7 +151,9 @@ async def test_preview_tells_what_fails_with_this_body(api: Api) -> None:
     failed = await api.call("POST", "/v1/categories/a/preview", json={"body": {"n": 0}})
     misfit = await api.call("POST", "/v1/categories/a/preview", json={"body": {}})
 
-    assert failed.json()["errors"] == [{"pointer": "/title", "detail": "line 2: float division by zero."}]
+    [error] = failed.json()["errors"]
+    assert error["pointer"] == "/title"
+    assert error["detail"].startswith("line 2: ") and "division by zero" in error["detail"]
     assert misfit.json()["errors"][0]["pointer"] == "/body/n"
 
 
