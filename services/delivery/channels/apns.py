@@ -16,6 +16,7 @@ from gregor.clock import Clock, SystemClock
 from ..payload import apns_payload
 from ..verdict import Misconfigured, Refused, Retry, Unknown, Verdict
 from .apns_answers import is_expired_token, spoils_connection, verdict_of
+from .apns_connection import ApnsConnection
 from .apns_exchange import Answer, Headers, Lost, NotProcessed, Outcome, Untrusted
 from .apns_pool import Address, ApnsPool
 from .apns_token import ProviderToken
@@ -56,8 +57,14 @@ class ApnsChannel:
         self._config = config
         self._clock = clock or SystemClock()
         self._token: ProviderToken | None = None
+        self.tls: ssl.SSLContext | None = None
+        """Whom we trust, and who we are where that is by certificate; None before `open`."""
         self._pools: dict[bool, ApnsPool] = {}
         self._authorities: dict[bool, bytes] = {}
+
+    def connections(self, sandbox: bool) -> tuple[ApnsConnection, ...]:
+        """The connections that are open to an environment."""
+        return self._pools[sandbox].connections
 
     async def open(self) -> None:
         """Raises ValueError where the credentials are missing, unreadable, or no such. Touches no network."""
@@ -66,13 +73,13 @@ class ApnsChannel:
             raise ValueError("APNs takes either GREGOR_APNS_KEY_FILE or GREGOR_APNS_CERT_FILE")
         if config.key_file is not None:
             self._token = self._read_key(config.key_file)
-        tls = self._tls()
+        self.tls = self._tls()
         for is_sandbox, place in ((False, PRODUCTION), (True, SANDBOX)):
             url = urlsplit(config.url or place)
             if url.scheme not in ("https", "http") or not url.hostname:
                 raise ValueError("GREGOR_APNS_URL: write https://host:port")
             port = url.port or (443 if url.scheme == "https" else 80)
-            address = Address(url.hostname, port, tls if url.scheme == "https" else None)
+            address = Address(url.hostname, port, self.tls if url.scheme == "https" else None)
             self._pools[is_sandbox] = ApnsPool(address, config.most_connections, spoils_connection)
             self._authorities[is_sandbox] = url.netloc.encode()
 

@@ -15,7 +15,6 @@ from h2.events import (
     ConnectionTerminated,
     DataReceived,
     Event,
-    PingAckReceived,
     RemoteSettingsChanged,
     ResponseReceived,
     StreamEnded,
@@ -79,15 +78,18 @@ class _ClientConnection(H2Connection):
 class ApnsConnection(APNsTLSClientProtocol):
     """One connection. `on_room` is called when another request may begin, `on_end` once, when it is gone."""
 
-    def __init__(self, on_room: Callable[[], None], on_end: Callable[["ApnsConnection"], None]) -> None:
+    def __init__(
+        self, on_room: Callable[[], None], on_end: Callable[["ApnsConnection"], None], keepalive_s: float = KEEPALIVE_S
+    ) -> None:
         super().__init__(apns_topic="")
+        self._keepalive_s = keepalive_s
         self.conn: _ClientConnection = _ClientConnection()
         self.ready: asyncio.Future[None] = self.loop.create_future()
         """Done when the provider has said how much it takes; fails where the connection ends before."""
         self._on_room, self._on_end = on_room, on_end
         self._streams: dict[int, Exchange] = {}
         self._unsent: dict[int, Exchange] = {}
-        self._is_flushing = self._is_paused = self._is_retired = self._is_gone = False
+        self._is_flushing = self._is_paused = self._is_suspect = self._is_retired = self._is_gone = False
         self._heard_at = self.loop.time()
         self._pinged_at: float | None = None
         self._begun = 0
@@ -105,14 +107,14 @@ class ApnsConnection(APNsTLSClientProtocol):
     @property
     def has_room(self) -> bool:
         """Whether a request may begin now."""
-        if self._is_retired or self._is_paused or not self.ready.done():
+        if not self.is_usable or self._is_paused or not self.ready.done():
             return False
         return len(self._streams) < min(self.conn.remote_settings.max_concurrent_streams, MOST_STREAMS)
 
     @property
-    def is_retired(self) -> bool:
-        """Whether no request will ever begin here again."""
-        return self._is_retired
+    def is_usable(self) -> bool:
+        """Whether it counts: not retired, and not suspected to be dead."""
+        return not self._is_retired and not self._is_suspect
 
     def begin(self, exchange: Exchange) -> None:
         """Put a request on its way; only where `has_room`."""
@@ -129,15 +131,19 @@ class ApnsConnection(APNsTLSClientProtocol):
             self.retire()
 
     def give_up(self, exchange: Exchange) -> None:
-        """Free the stream of a request that is over; where nothing came since it began, begin no other here."""
+        """Free the stream of a request that is over.
+
+        Where nothing at all came since it began, the connection may be dead: no other begins here before it gives a sign.
+        """
         if self._streams.pop(exchange.stream_id, None) is None:
             return
         self._unsent.pop(exchange.stream_id, None)
         if not self._is_gone:
             self.conn.reset_stream(exchange.stream_id, ErrorCodes.CANCEL)
+            if self._heard_at < exchange.begun_at:
+                self._is_suspect = True
+                self._ask_for_a_sign()
             self._flush_soon()
-        if self._heard_at < exchange.begun_at:
-            self.retire()
         self._after_end()
 
     def retire(self) -> None:
@@ -148,12 +154,12 @@ class ApnsConnection(APNsTLSClientProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TLS stands: send the preface, and wait for what the provider takes."""
         super().connection_made(transport)
-        self.loop.call_later(KEEPALIVE_S, self._keep_alive)
+        self.loop.call_later(self._keepalive_s, self._keep_alive)
 
     def data_received(self, data: bytes) -> None:
         """Frames of the provider, in any pieces."""
         self._heard_at = self.loop.time()
-        self._pinged_at = None
+        self._pinged_at, self._is_suspect = None, False
         self.flush()  # h2 forgets what waits to be written when a GOAWAY comes
         try:
             events = self.conn.receive_data(data)
@@ -204,8 +210,6 @@ class ApnsConnection(APNsTLSClientProtocol):
             self._send_unsent()
         elif isinstance(event, ConnectionTerminated):
             self._take_goaway(event)
-        elif isinstance(event, PingAckReceived):
-            self._pinged_at = None
 
     def _take_data(self, event: DataReceived) -> None:
         if event.flow_controlled_length:
@@ -271,14 +275,18 @@ class ApnsConnection(APNsTLSClientProtocol):
         if self._is_gone:
             return
         now = self.loop.time()
-        if self._pinged_at is not None:
+        if self._pinged_at is not None and now - self._pinged_at >= self._keepalive_s:
             self.end("no sign of life")
             return
-        if now - self._heard_at >= KEEPALIVE_S:
-            self._pinged_at = now
-            self.conn.ping(b"gregor..")
+        if now - self._heard_at >= self._keepalive_s:
+            self._ask_for_a_sign()
             self.flush()
-        self.loop.call_later(KEEPALIVE_S, self._keep_alive)
+        self.loop.call_later(self._keepalive_s, self._keep_alive)
+
+    def _ask_for_a_sign(self) -> None:
+        if self._pinged_at is None:
+            self._pinged_at = self.loop.time()
+            self.conn.ping(b"gregor..")
 
     def end(self, detail: str) -> None:
         """Over, once: tell all in flight, let go of the socket."""

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .apns_connection import ApnsConnection
+from .apns_connection import KEEPALIVE_S, ApnsConnection
 from .apns_exchange import Answer, Exchange, Headers, NotProcessed, Outcome, Untrusted
 
 CONNECT_S = 10.0
@@ -27,13 +27,20 @@ class Address:
 class ApnsPool:
     """Requests wait here, in order, for a connection with room; one that waits too long was not handed over."""
 
-    def __init__(self, address: Address, most_connections: int, spoils: Callable[[Answer], bool]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        most_connections: int,
+        spoils: Callable[[Answer], bool],
+        keepalive_s: float = KEEPALIVE_S,
+    ) -> None:
         """`most_connections`: another one is opened when all are full; the first with the first request.
 
         `spoils`: whether a connection that answered so is better left.
         """
         self._address = address
         self._spoils = spoils
+        self._keepalive_s = keepalive_s
         self._most = most_connections
         self._connections: list[ApnsConnection] = []
         self._waiting: deque[Exchange] = deque()
@@ -96,7 +103,7 @@ class ApnsPool:
             connection.begin(self._waiting.popleft())
 
     def _grow(self) -> None:
-        usable = sum(not each.is_retired for each in self._connections)
+        usable = sum(each.is_usable for each in self._connections)
         if self._connecting is not None or usable >= self._most or self._is_closed:
             return
         if not usable or asyncio.get_running_loop().time() >= self._no_growth_until:
@@ -107,7 +114,7 @@ class ApnsPool:
         self._connecting = None
         if trouble is not None:
             self._no_growth_until = asyncio.get_running_loop().time() + PAUSE_S
-            if all(each.is_retired for each in self._connections):
+            if not any(each.is_usable for each in self._connections):
                 while self._waiting:
                     self._waiting.popleft().finish(trouble)
         self._pump()
@@ -118,7 +125,7 @@ class ApnsPool:
         try:
             async with asyncio.timeout(CONNECT_S):
                 transport, connection = await loop.create_connection(
-                    lambda: ApnsConnection(self._pump, self._forget),
+                    lambda: ApnsConnection(self._pump, self._forget, self._keepalive_s),
                     self._address.host,
                     self._address.port,
                     ssl=self._address.tls,

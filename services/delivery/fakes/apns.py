@@ -108,6 +108,11 @@ class FakeApns:
         for connection in list(self._open):
             connection.cut()
 
+    def freeze(self) -> None:
+        """Read and answer nothing more on the connections that are there, and do not close them: a dead network."""
+        for connection in self._open:
+            connection.freeze()
+
     def entered(self, connection: FakeApnsConnection) -> int:
         """A connection came: its number, from 1."""
         self._open.add(connection)

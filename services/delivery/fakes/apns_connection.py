@@ -85,6 +85,11 @@ class FakeApnsConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def freeze(self) -> None:
+        """Read nothing more."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
     def judge_renewal(self, token: str, now_s: float) -> Act | None:
         """Apple takes a new provider token on a connection once in 20 minutes."""
         if token == self._token:

@@ -1,0 +1,73 @@
+"""A channel to APNs and the fake that it sends to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gregor.clock import Clock
+from services.delivery.channels.apns import ApnsChannel, ApnsConfig
+from services.delivery.channels.apns_connection import ApnsConnection
+from services.delivery.channels.contract import Push
+from services.delivery.fakes.apns import FakeApns
+from services.delivery.fakes.apns_acts import Act
+from services.delivery.fakes.tls import Authority
+from services.delivery.verdict import Verdict
+from tests.support.pushes import push, write_key
+
+TOPIC = "com.example.app"
+
+
+@dataclass
+class World:
+    """One channel and its provider."""
+
+    channel: ApnsChannel
+    fake: FakeApns
+    config: ApnsConfig
+
+    async def send(self, message: Push | None = None, deadline_s: float = 5.0) -> Verdict:
+        return await self.channel.send(message or push(), deadline_s)
+
+    async def told(self, act: Act, message: Push | None = None, deadline_s: float = 5.0) -> Verdict:
+        """The verdict on a push that the provider answers with `act`."""
+        message = message or push()
+        self.fake.script(str(message.token), act)
+        return await self.send(message, deadline_s)
+
+    @property
+    def connections(self) -> tuple[ApnsConnection, ...]:
+        return self.channel.connections(sandbox=False)
+
+    def copies(self, token: str) -> int:
+        """How many requests came for a device token."""
+        return sum(each.token == token for each in self.fake.received)
+
+
+@asynccontextmanager
+async def apns_world(
+    directory: Path, clock: Clock | None = None, config: dict[str, Any] | None = None, **fake: Any
+) -> AsyncIterator[World]:
+    """A fake APNs that knows our key, and an open channel to it; `fake` and `config` change either."""
+    public = write_key(directory / "key.p8")
+    server = FakeApns(Authority(directory), keys={"KEY1": public}, team_id="TEAM", **fake)
+    await server.start()
+    settings = ApnsConfig(
+        key_file=directory / "key.p8",
+        key_id="KEY1",
+        team_id="TEAM",
+        topic=TOPIC,
+        url=server.url,
+        ca_file=server.authority.ca_file,
+    )
+    settings = replace(settings, **(config or {}))
+    channel = ApnsChannel(settings, clock)
+    await channel.open()
+    try:
+        yield World(channel, server, settings)
+    finally:
+        await server.close()
+        await channel.close()
