@@ -19,6 +19,8 @@ FCM_MOST_BYTES = 4_096
 WEBPUSH_MOST_BYTES = 3_993
 """4,096 bytes of body less the header (86), the delimiter (1) and the tag (16) of RFC 8188."""
 ELLIPSIS = "…"
+MOST_STEPS_BACK = 64
+"""Characters looked back for the beginning of what a reader sees as one: longer ones are nobody's language."""
 _JOINERS = {"\u200d", "\ufe0e", "\ufe0f"}
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _FLAG_LETTERS = range(0x1F1E6, 0x1F200)
@@ -71,15 +73,15 @@ def _apns(push: Push) -> dict[str, Any]:
             aps["mutable-content"] = 1  # wakes the app's extension, which takes the withdrawn ones away
     if push.badge is not None:
         aps["badge"] = push.badge
-    return {"aps": aps, "gregor": push.data}
+    return {"aps": aps, "gregor": dict(push.data)}
 
 
 def _webpush(push: Push) -> dict[str, Any]:
-    return {"title": push.title, "body": push.text, "gregor": push.data}
+    return {"title": push.title, "body": push.text, "gregor": dict(push.data)}
 
 
 def _fcm(push: Push) -> FcmParts:
-    return FcmParts(push.title, push.text, {"gregor": msgspec.json.encode(push.data).decode()})
+    return FcmParts(push.title, push.text, {"gregor": msgspec.json.encode(dict(push.data)).decode()})
 
 
 def _fitted(push: Push, encode: Callable[[Push], bytes], most_bytes: int) -> bytes:
@@ -137,8 +139,8 @@ def shortened(text: str, n: int | None) -> str:
     """
     if n is None or len(text) <= n:
         return text
-    end = n
-    while end > 0 and _belongs_to_the_one_before(text, end):
+    end, least = n, max(0, n - MOST_STEPS_BACK)
+    while end > least and _belongs_to_the_one_before(text, end):
         end -= 1
     kept = text[:end].rstrip()
     return kept + ELLIPSIS if kept else ""
@@ -153,6 +155,6 @@ def _belongs_to_the_one_before(text: str, at: int) -> bool:
     if ord(character) not in _FLAG_LETTERS:
         return False
     letters = 0
-    while letters < at and ord(text[at - 1 - letters]) in _FLAG_LETTERS:
+    while letters < min(at, MOST_STEPS_BACK) and ord(text[at - 1 - letters]) in _FLAG_LETTERS:
         letters += 1
     return letters % 2 == 1

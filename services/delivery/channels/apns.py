@@ -93,11 +93,12 @@ class ApnsChannel:
         pool = self._pools[message.sandbox]
         outcome: Outcome = NotProcessed("not tried")
         for _ in range(MOST_HANDOVERS):
-            headers = self._headers(message)
+            provider_token = self._token.header() if self._token is not None else b""
+            headers = self._headers(message, provider_token)
             if isinstance(headers, Refused):
                 return headers
             outcome = await pool.exchange(headers, body, deadline_at)
-            if not self._may_go_again(outcome):
+            if not self._may_go_again(outcome, provider_token):
                 break
         return self._verdict(outcome, message)
 
@@ -143,7 +144,7 @@ class ApnsChannel:
         tls.set_alpn_protocols(["h2"])
         return tls
 
-    def _headers(self, push: Push) -> Headers | Refused:
+    def _headers(self, push: Push, provider_token: bytes) -> Headers | Refused:
         topic = push.topic or self._config.topic
         if not isinstance(push.token, str) or not push.token:
             return Refused(None, "not a token of APNs")
@@ -156,8 +157,8 @@ class ApnsChannel:
             NeverIndexedHeaderTuple(b":path", b"/3/device/" + quote(push.token, safe="").encode()),
             (b":authority", self._authorities[push.sandbox]),
         ]
-        if self._token is not None:
-            headers.append((b"authorization", self._token.header()))
+        if provider_token:
+            headers.append((b"authorization", provider_token))
         if topic is not None:
             headers.append((b"apns-topic", topic.encode()))
         headers.append((b"apns-push-type", push.kind.encode()))
@@ -168,9 +169,9 @@ class ApnsChannel:
             headers.append((b"apns-expiration", b"%d" % (push.expires_us // 1_000_000)))
         return headers
 
-    def _may_go_again(self, outcome: Outcome) -> bool:
+    def _may_go_again(self, outcome: Outcome, provider_token: bytes) -> bool:
         if isinstance(outcome, Answer) and is_expired_token(outcome):
-            return self._token is not None and self._token.renew()
+            return self._token is not None and self._token.renew(provider_token)
         return isinstance(outcome, NotProcessed) and outcome.is_turned_away
 
     def _verdict(self, outcome: Outcome, push: Push) -> Verdict:

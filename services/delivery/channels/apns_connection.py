@@ -133,7 +133,7 @@ class ApnsConnection(APNsTLSClientProtocol):
     def give_up(self, exchange: Exchange) -> None:
         """Free the stream of a request that is over.
 
-        Where nothing at all came since it began, the connection may be dead: no other begins here before it gives a sign.
+        Where nothing came since it began, the connection may be dead: no other begins here before it gives a sign.
         """
         if self._streams.pop(exchange.stream_id, None) is None:
             return

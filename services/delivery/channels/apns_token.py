@@ -44,8 +44,13 @@ class ProviderToken(AuthorizationHeaderProvider):
         """The same as text, as aioapns asks for it."""
         return self.header().decode()
 
-    def renew(self) -> bool:
-        """Sign a new one after "ExpiredProviderToken"; False where the present one is too young to have expired."""
+    def renew(self, used: bytes) -> bool:
+        """Whether there is another than `used`, which APNs calls expired: signed now, or meanwhile.
+
+        False where the present one is too young to have expired: then the clocks differ.
+        """
+        if used != self._header:
+            return True
         age_s = self._age_s()
         if age_s is not None and age_s < NEVER_BEFORE_S:
             return False

@@ -1,0 +1,249 @@
+"""What is sent to APNs, and what each of its answers means."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from gregor.clock import ManualClock, SystemClock
+from services.delivery.channels.apns import ApnsChannel, ApnsConfig
+from services.delivery.fakes.apns import ANY_TOKEN
+from services.delivery.fakes.apns_acts import Act
+from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent
+from tests.support.pushes import push, withdrawal, write_key
+
+from .apns_world import TOPIC, World, apns_world
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with apns_world(tmp_path) as each:
+        yield each
+
+
+async def test_an_alert_carries_what_is_shown_and_what_the_client_needs(world: World) -> None:
+    verdict = await world.send(push(expires_us=1_457_402_098_900_000))
+
+    [received] = world.fake.received
+    assert received.token == "a1b2c3"
+    assert {name: received.headers[name] for name in received.headers if name.startswith("apns-")} == {
+        "apns-topic": TOPIC,
+        "apns-push-type": "alert",
+        "apns-priority": "10",
+        "apns-collapse-id": "c0ffee",
+        "apns-expiration": "1457402098",
+        "apns-id": received.headers["apns-id"],
+    }
+    assert received.payload == {
+        "aps": {
+            "alert": {"title": "kbob just joined", "body": "You shared files with bob."},
+            "sound": "default",
+            "badge": 3,
+        },
+        "gregor": dict(push().data),
+    }
+    assert verdict == Sent("200", received.headers["apns-id"])
+
+
+async def test_a_withdrawal_goes_in_the_background(world: World) -> None:
+    await world.send(withdrawal(badge=0))
+
+    [received] = world.fake.received
+    assert (received.headers["apns-push-type"], received.headers["apns-priority"]) == ("background", "5")
+    assert received.payload["aps"] == {"content-available": 1, "badge": 0}
+    assert received.payload["gregor"]["withdraw"] == ["aa", "bb"]
+    assert "apns-expiration" not in received.headers
+
+
+async def test_the_topic_of_a_registration_goes_before_the_one_of_the_settings(world: World) -> None:
+    await world.send(push(topic="com.example.other"))
+
+    assert world.fake.received[0].headers["apns-topic"] == "com.example.other"
+
+
+@pytest.mark.parametrize("topic", ["two words", "a\r\nb: c", "ü"])
+async def test_a_topic_that_is_no_header_is_refused_here(world: World, topic: str) -> None:
+    assert await world.send(push(topic=topic)) == Refused(None, "BadTopic")
+    assert world.fake.received == []
+
+
+async def test_a_token_cannot_leave_its_place_in_the_path(world: World) -> None:
+    await world.send(push(token="../x?y#z\r\n"))
+
+    assert world.fake.received[0].headers[":path"] == "/3/device/..%2Fx%3Fy%23z%0D%0A"
+
+
+@pytest.mark.parametrize("token", ["", {"endpoint": "https://push.example/1"}])
+async def test_what_is_no_token_of_apns_is_refused_here(world: World, token: Any) -> None:
+    assert await world.send(push(token=token)) == Refused(None, "not a token of APNs")
+
+
+@pytest.mark.parametrize(
+    ("act", "verdict"),
+    [
+        (Act(410, "Unregistered", timestamp_ms=1_457_056_447_123), Gone("410", "Unregistered", 1_457_056_447_123_000)),
+        (Act(410, "ExpiredToken"), Gone("410", "ExpiredToken")),
+        (Act(400, "BadDeviceToken"), Refused("400", "BadDeviceToken")),
+        (Act(400, "DeviceTokenNotForTopic"), Refused("400", "DeviceTokenNotForTopic")),
+        (Act(413, "PayloadTooLarge"), Refused("413", "PayloadTooLarge")),
+        (Act(404, "BadPath"), Refused("404", "BadPath")),
+        (Act(405, is_empty=True), Refused("405", "405 without a reason")),
+        (Act(400, "IdleTimeout"), Retry(None, "400", "IdleTimeout")),
+        (Act(403, "InvalidProviderToken"), Misconfigured("403", "InvalidProviderToken")),
+        (Act(403, "ExpiredProviderToken"), Misconfigured("403", "ExpiredProviderToken")),
+        (Act(403, "Forbidden"), Misconfigured("403", "Forbidden")),
+        (Act(403, is_empty=True), Misconfigured("403", "403 without a reason")),
+        (Act(400, "TopicDisallowed"), Misconfigured("400", "TopicDisallowed")),
+        (Act(429, "TooManyRequests"), Retry(None, "429", "TooManyRequests")),
+        (Act(429, "TooManyRequests", retry_after="30"), Retry(30, "429", "TooManyRequests")),
+        (Act(429, "TooManyProviderTokenUpdates"), Retry(1_200, "429", "TooManyProviderTokenUpdates")),
+        (Act(500, "InternalServerError"), Retry(None, "500", "InternalServerError")),
+        (Act(503, "ServiceUnavailable", retry_after="120"), Retry(120, "503", "ServiceUnavailable")),
+        (Act(503, "Shutdown", retry_after="soon"), Retry(None, "503", "Shutdown")),
+        (Act(418, "Teapot"), Refused("418", "Teapot")),
+    ],
+)
+async def test_each_answer_has_its_verdict_after_one_copy(world: World, act: Act, verdict: Any) -> None:
+    assert await world.told(act) == verdict
+    assert len(world.fake.received) == 1
+
+
+async def test_retry_after_may_be_a_date(world: World) -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+
+    verdict = await world.told(Act(503, "ServiceUnavailable", retry_after=later))
+
+    assert isinstance(verdict, Retry)
+    assert verdict.after_s == pytest.approx(90, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("reason", "change"),
+    [
+        ("TopicDisallowed", {"topic": "com.example.mine"}),
+        ("BadCertificateEnvironment", {"sandbox": True}),
+        ("BadEnvironmentKeyIdInToken", {"sandbox": True}),
+    ],
+)
+async def test_a_device_that_registers_nonsense_stops_nobody_else(
+    world: World, reason: str, change: dict[str, Any]
+) -> None:
+    assert await world.told(Act(400, reason), push(**change)) == Refused("400", reason)
+
+
+async def test_a_shutdown_is_told_once_and_the_next_push_goes_elsewhere(world: World) -> None:
+    await world.told(Act(503, "Shutdown"))
+
+    assert isinstance(await world.send(), Sent)
+    assert world.fake.connections == 2
+
+
+async def test_the_token_is_one_that_apple_takes(world: World) -> None:
+    await world.send()
+
+    token = world.fake.received[0].headers["authorization"].removeprefix("bearer ")
+    assert jwt.get_unverified_header(token) == {"alg": "ES256", "kid": "KEY1", "typ": "JWT"}
+    assert set(jwt.decode(token, options={"verify_signature": False})) == {"iss", "iat"}
+
+
+async def test_the_token_is_renewed_before_apple_takes_it_no_more(tmp_path: Path) -> None:
+    clock = ManualClock(SystemClock().now_us())
+    async with apns_world(tmp_path, clock) as world:
+        await world.send()
+        clock.advance(44 * 60)
+        await world.send()
+        assert len(world.fake.provider_tokens) == 1
+
+        clock.advance(2 * 60)
+        world.fake.clock_ahead_s = 46 * 60
+        assert isinstance(await world.send(), Sent)
+        assert len(world.fake.provider_tokens) == 2
+
+
+async def test_a_token_that_apple_finds_expired_is_renewed_once_and_the_pushes_go_again(tmp_path: Path) -> None:
+    clock = ManualClock(SystemClock().now_us())
+    async with apns_world(tmp_path, clock) as world:
+        await world.send()
+        clock.advance(25 * 60)
+        world.fake.clock_ahead_s = 25 * 60
+        world.fake.script(ANY_TOKEN, *[Act(403, "ExpiredProviderToken")] * 3)
+
+        verdicts = await asyncio.gather(*(world.send() for _ in range(3)))
+
+        assert {type(each) for each in verdicts} == {Sent}
+        assert len(world.fake.delivered()) == 4
+        assert len(world.fake.provider_tokens) == 2
+
+
+async def test_a_fresh_token_that_is_found_expired_speaks_of_our_clock_and_is_not_renewed(tmp_path: Path) -> None:
+    async with apns_world(tmp_path, clock_ahead_s=2 * 3_600.0) as world:
+        assert await world.send() == Misconfigured("403", "ExpiredProviderToken")
+        assert len(world.fake.provider_tokens) == 1
+
+
+async def test_a_key_that_apple_does_not_know_stops_the_provider(tmp_path: Path) -> None:
+    async with apns_world(tmp_path, config={"key_id": "OTHER"}) as world:
+        assert await world.send() == Misconfigured("403", "InvalidProviderToken")
+
+
+async def test_a_certificate_stands_in_for_the_token(tmp_path: Path) -> None:
+    async with apns_world(tmp_path) as world:
+        certificate = world.fake.authority.issue("push-client")
+        config = replace(world.config, key_file=None, key_id=None, team_id=None, cert_file=certificate)
+        channel = ApnsChannel(config)
+        await channel.open()
+
+        assert isinstance(await channel.send(push(), 5), Sent)
+        assert "authorization" not in world.fake.received[0].headers
+        await channel.close()
+
+
+async def test_the_check_connects_and_sends_nothing(world: World) -> None:
+    assert await world.channel.check() is None
+    assert (world.fake.connections, world.fake.received) == (1, [])
+
+
+async def test_the_check_says_what_to_mend(world: World) -> None:
+    assert await ApnsChannel(replace(world.config, topic=None)).check() == (
+        "GREGOR_APNS_TOPIC is not set: devices that name no topic get no push"
+    )
+    await world.fake.close()
+    said = await ApnsChannel(world.config).check()
+    assert said is not None
+    assert said.startswith("APNs cannot be reached: cannot connect")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"key_file": None}, "either GREGOR_APNS_KEY_FILE or GREGOR_APNS_CERT_FILE"),
+        ({"cert_file": Path("both.pem")}, "either GREGOR_APNS_KEY_FILE or GREGOR_APNS_CERT_FILE"),
+        ({"key_id": None}, "needs GREGOR_APNS_KEY_ID"),
+        ({"team_id": ""}, "GREGOR_APNS_TEAM_ID"),
+        ({"key_file": Path("missing.p8")}, "missing.p8 cannot be read"),
+        ({"key_file": Path(__file__)}, "not a private key of the curve P-256"),
+        ({"key_file": None, "cert_file": Path(__file__)}, "GREGOR_APNS_CERT_FILE"),
+        ({"ca_file": Path(__file__)}, "GREGOR_APNS_CA_FILE"),
+        ({"url": "apns.example:443"}, "GREGOR_APNS_URL"),
+    ],
+)
+async def test_credentials_that_cannot_be_used_are_told_with_their_setting(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    write_key(tmp_path / "key.p8")
+    config = ApnsConfig(key_file=tmp_path / "key.p8", key_id="K", team_id="T", topic=TOPIC)
+
+    with pytest.raises(ValueError, match=said):
+        await ApnsChannel(replace(config, **change)).open()
+
+
+async def test_nothing_that_is_shown_of_a_push_gives_its_token_away() -> None:
+    assert "a1b2c3" not in repr(push())

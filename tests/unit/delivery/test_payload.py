@@ -1,0 +1,129 @@
+"""The shape of pushes, and what is left out where they are too long."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.delivery.payload import (
+    APNS_MOST_BYTES,
+    FCM_MOST_BYTES,
+    WEBPUSH_MOST_BYTES,
+    apns_payload,
+    fcm_parts,
+    shortened,
+    webpush_payload,
+)
+from tests.support.pushes import DATA, push, withdrawal
+
+
+def apns(**changes: Any) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(apns_payload(push(**changes)))
+    return read
+
+
+def test_a_push_that_fits_loses_nothing() -> None:
+    assert json.loads(webpush_payload(push())) == {
+        "title": "kbob just joined",
+        "body": "You shared files with bob.",
+        "gregor": DATA,
+    }
+
+
+def test_a_long_text_fills_what_the_provider_takes_and_ends_in_an_ellipsis() -> None:
+    whole = apns_payload(push(text="x" * 5_000))
+
+    assert APNS_MOST_BYTES - 4 < len(whole) <= APNS_MOST_BYTES
+    shown = json.loads(whole)["aps"]["alert"]
+    assert shown["body"].endswith("x…")
+    assert shown["title"] == "kbob just joined"
+
+
+def test_the_title_is_shortened_only_when_no_text_is_left() -> None:
+    shown = apns(title="t" * 5_000, text="x" * 5_000)["aps"]["alert"]
+
+    assert "body" not in shown
+    assert shown["title"].endswith("t…")
+
+
+def test_the_tail_of_the_withdrawn_goes_after_the_texts() -> None:
+    ids = [f"{n:032x}" for n in range(400)]
+
+    pushed = json.loads(apns_payload(withdrawal(data={**DATA, "withdraw": ids})))["gregor"]
+
+    assert pushed["withdraw"] == ids[: len(pushed["withdraw"])]
+    assert 90 < len(pushed["withdraw"]) < 120
+    assert {name: pushed[name] for name in DATA} == DATA
+
+
+def test_ids_cursor_and_badge_stay_whatever_happens() -> None:
+    data = {**DATA, "link": "app://" + "l" * 5_000, "withdraw": ["bb"] * 2_000}
+
+    pushed = apns(title="t" * 5_000, text="x" * 5_000, data=data)
+
+    assert {name: pushed["gregor"][name] for name in DATA} == DATA
+    assert pushed["gregor"]["link"] is None
+    assert pushed["aps"]["badge"] == 3
+    assert len(json.dumps(pushed)) < APNS_MOST_BYTES
+
+
+def test_what_cannot_be_cut_goes_out_as_it_is() -> None:
+    assert apns(text="x", data={**DATA, "uid": "u" * 5_000})["gregor"]["uid"] == "u" * 5_000
+
+
+def test_an_alert_without_title_text_sound_or_badge_has_none() -> None:
+    assert apns(title="", text="", sound=None, badge=None)["aps"] == {"alert": {}}
+
+
+def test_an_urgent_alert_asks_not_to_be_held_back() -> None:
+    assert apns(urgent=True)["aps"]["interruption-level"] == "time-sensitive"
+
+
+def test_an_alert_that_withdraws_others_wakes_the_extension_of_the_app() -> None:
+    assert apns(data={**DATA, "withdraw": ["bb"]})["aps"]["mutable-content"] == 1
+    assert "mutable-content" not in apns()["aps"]
+
+
+def test_the_data_of_fcm_is_a_json_string_and_counts_with_the_texts() -> None:
+    parts = fcm_parts(push(text="é" * 5_000))
+
+    assert json.loads(parts.data["gregor"]) == DATA
+    size = sum(len(each.encode()) for each in (parts.title, parts.text, *parts.data, *parts.data.values()))
+    assert FCM_MOST_BYTES - 4 < size <= FCM_MOST_BYTES
+
+
+@given(title=st.text(max_size=3_000), text=st.text(max_size=6_000), count=st.integers(0, 300))
+def test_every_push_fits_every_provider(title: str, text: str, count: int) -> None:
+    message = push(title=title, text=text, data={**DATA, "withdraw": ["0123456789abcdef"] * count})
+
+    assert len(apns_payload(message)) <= APNS_MOST_BYTES
+    assert len(webpush_payload(message)) <= WEBPUSH_MOST_BYTES
+    assert sum(len(each.encode()) for each in (fcm_parts(message).title, fcm_parts(message).text)) <= FCM_MOST_BYTES
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "kept"),
+    [
+        ("hello", 5, "hello"),
+        ("hello", 3, "hel…"),
+        ("hello world", 6, "hello…"),
+        ("hello", 0, ""),
+        ("e\u0301e\u0301e\u0301", 3, "e\u0301…"),
+        ("ab👩\u200d👩\u200d👧cd", 4, "ab…"),
+        ("a👍🏽b", 2, "a…"),
+        ("❤\ufe0f❤\ufe0f", 3, "❤\ufe0f…"),
+        ("🇮🇹🇫🇷🇩🇪", 3, "🇮🇹…"),
+        ("🇮🇹🇫🇷🇩🇪", 4, "🇮🇹🇫🇷…"),
+        ("e\u0301", 1, ""),
+    ],
+)
+def test_a_text_is_cut_between_what_a_reader_sees_as_characters(text: str, n: int, kept: str) -> None:
+    assert shortened(text, n) == kept
+
+
+def test_a_text_of_accents_alone_is_cut_in_little_time() -> None:
+    assert len(shortened("a" + "\u0301" * 65_000, 60_000)) > 50_000
