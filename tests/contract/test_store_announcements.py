@@ -71,14 +71,27 @@ async def test_each_entry_says_whom_it_concerns(store: Store, heard: Heard) -> N
         "all": (Scope.EVERY, ()),
         "each": (Scope.ALL_BUT, ("laptop", "phone")),
         "free": (Scope.EVERY, ()),
-        "own": (Scope.ONLY, ("tv",)),
+        "own": (Scope.ONLY, ("", "tv")),
     }
     assert hidden.entries == (Entry("free", "news", None, Scope.ONLY, ("phone",)),)
     assert {entry.id: (entry.scope, entry.devices) for entry in ended.entries} == {
         "each": (Scope.ALL_BUT, ("laptop", "phone")),
         "free": (Scope.ALL_BUT, ("phone",)),
-        "own": (Scope.ONLY, ("tv",)),
+        "own": (Scope.ONLY, ("", "tv")),
     }
+
+
+async def test_an_onlooker_at_the_backends_view_is_told_of_items_of_one_device_but_of_no_hiding(
+    store: Store, heard: Heard
+) -> None:
+    await store.users.commit("alice", planned(message({"each": item(for_device="*"), "own": item(for_device="tv")})))
+    await store.users.commit("alice", dismissing("each", sender=PHONE))
+    await store.users.commit("alice", dismissing("own"))
+
+    created, hidden, ended = [told.frame(BACKEND) for told in await heard.announcements(3)]
+    assert set(document_of(created or b"")["body"]["create"]) == {"each", "own"}
+    assert hidden is None
+    assert document_of(ended or b"")["body"] == {"dismiss": {"ids": ["own"]}}
 
 
 async def test_what_has_no_effect_is_not_told(store: Store, heard: Heard) -> None:
@@ -163,7 +176,7 @@ async def test_a_forgotten_device_is_told_as_displaced_items_and_then_as_a_close
     told = (await heard.announcements(2))[1]
     assert (told.reason, told.entries) == (
         Reason.DISPLACED,
-        (Entry("own", "news", None, Scope.ONLY, ("phone",)),),
+        (Entry("own", "news", None, Scope.ONLY, ("", "phone")),),
     )
     assert payloads[2][:1] == b"K"
     assert document_of(payloads[2][1:]) == {"close": {"device": "phone", "code": 4003}}

@@ -166,7 +166,7 @@ async def test_a_reminder_at_or_after_the_expiry_never_takes_the_place_of_the_on
 
 @pytest.mark.parametrize(
     ("for_device", "scope", "devices"),
-    [("phone", Scope.ONLY, ("phone",)), ("*", Scope.ALL_BUT, ("laptop", "phone")), (None, Scope.EVERY, ())],
+    [("phone", Scope.ONLY, ("", "phone")), ("*", Scope.ALL_BUT, ("laptop", "phone")), (None, Scope.EVERY, ())],
 )
 async def test_a_reminder_is_told_to_the_devices_that_see_the_item(
     store: Store, heard: Heard, for_device: str | None, scope: Scope, devices: tuple[str, ...]

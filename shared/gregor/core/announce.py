@@ -11,7 +11,8 @@ Layout, big-endian (``str8`` is a length byte and so many bytes)::
     "r"  scope as above, id str8, category str8, at 7 (µs)
 
 ``before`` and ``after`` are the first two lanes of the digest of what every device sees: a link that shows forks
-(semantics.md L12). ``scope``: 0 every device, 1 only the devices listed, 2 all but those listed. A control (closes,
+(semantics.md L12). ``scope``: 0 every device, 1 only the devices listed, 2 all but those listed; the device ``""`` is
+the backend's whole view, that of onlookers: it holds every item of one device, and sees no hiding. A control (closes,
 frames for a session held elsewhere, revokes) is ``"K"`` and a JSON document.
 """
 

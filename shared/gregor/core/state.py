@@ -381,7 +381,7 @@ def _entry(record: Record, json: bytes | None) -> Entry:
     """An item that enters or leaves the views of the devices that see it."""
     item = record.item
     if not record.is_shared:
-        return Entry(item.id, item.category, json, Scope.ONLY, (item.for_device or BACKEND,))
+        return Entry(item.id, item.category, json, Scope.ONLY, (BACKEND, item.for_device or BACKEND))
     if record.hidings:
         return Entry(item.id, item.category, json, Scope.ALL_BUT, tuple(sorted(record.hidings)))
     return Entry(item.id, item.category, json)

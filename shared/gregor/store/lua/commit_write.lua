@@ -307,7 +307,7 @@ if effective then
   local function scope(t)
     if t.dev == '' then return '\0' end
     if t.dev == '*' then return listed(2, t.hides) end
-    return listed(1, {[t.dev] = true})
+    return listed(1, {[t.dev] = true, [''] = true})  -- '': the backend's view, of onlookers, holds it too
   end
   local parts = {}
   for i = 1, #born do
