@@ -208,6 +208,10 @@ class Connection:
     def _retry(self, serial: int) -> None:
         self.run(self.session.retry(serial))
 
+    def recounted(self) -> None:
+        """See ``Member.recounted``."""
+        self.run(self.session.recounted(self.parts.wheel.now))
+
     def release(self, reached: int) -> None:
         """See ``Member.release``."""
         self.run(self.session.release(max(reached, self.reached)))
@@ -320,7 +324,7 @@ class Connection:
                 case Regroup():
                     if self.room is not None:
                         self.room.remove(self)
-                        self.room.add(self, self.session.view, self.session.systems)
+                        self.room.add(self, self.session.view, self.session.systems, self.session.locale)
                 case _:
                     self._wait_for(effect)
 
@@ -337,7 +341,8 @@ class Connection:
 
     def _read(self, position: Position, serial: int) -> None:
         if self.room is not None:
-            question = Question(self.room.uid, self.session.view, self.session.systems, position)
+            session = self.session
+            question = Question(self.room.uid, session.view, session.systems, position, session.locale)
             self.parts.reads.ask(self.parts.hub, self.room, self, serial, question)
 
     def _close(self, code: int, reason: str) -> None:

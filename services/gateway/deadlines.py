@@ -22,7 +22,8 @@ NEVER: Final = float("inf")
 class Rules:
     """What is the same for all sessions of a transport. The flags: what its transport has.
 
-    ``tells_unchanged``: whether a client that asks is told that nothing changed.
+    ``tells_unchanged``: whether a client that asks is told that nothing changed. ``uncounted``: the prefixes whose
+    items do not count in the badge, as they are now.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -34,6 +35,7 @@ class Rules:
     pings: bool = True
     welcomes: bool = True
     tells_unchanged: bool = True
+    uncounted: Callable[[], tuple[str, ...]] = tuple
     jitter: Callable[[float, float], float] = random.uniform
 
 

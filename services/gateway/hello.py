@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from gregor.core.errors import at
 from gregor.core.ids import Prefixes, is_name, normal_prefix, normal_prefixes
+from gregor.core.policies import is_locale
 from gregor.core.sync import Cursor, parse_cursor
 
 VOID: Final = Cursor("", 0)
@@ -30,7 +31,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What one connection wants. ``prefixes`` and ``systems`` narrow what its token allows; ``None``: all of that."""
+    """What one connection wants. ``prefixes`` and ``systems`` narrow what its token allows; ``None``: all of that.
+
+    ``render``: the language that it wants the words of items in; ``None``: it wants none.
+    """
 
     position: Position = Position()
     prefixes: Prefixes = None
@@ -38,14 +42,12 @@ class Hello:
     foreground: bool = False
     session: str | None = None
     token: str | None = None
+    render: str | None = None
 
 
 def read_hello(members: Any) -> Hello:
     """The `hello` of a frame. ``Problem``: ``unknown_field``, ``invalid``, ``invalid_id``. Null is absent."""
     members = _object(members, "/hello", _MEMBERS)
-    render = members.get("render")
-    if render is not None and not isinstance(render, str):
-        raise at("invalid", "/hello/render", "A locale, as text.")
     return Hello(
         position=_position(members, "/hello"),
         prefixes=_prefixes(members.get("category_prefix") or None, "/hello/category_prefix"),
@@ -53,6 +55,7 @@ def read_hello(members: Any) -> Hello:
         foreground=read_flag(members.get("foreground"), "/hello/foreground"),
         session=_session(members.get("session"), "/hello/session"),
         token=_text(members.get("token"), "/hello/token"),
+        render=_locale(members.get("render"), "/hello/render"),
     )
 
 
@@ -72,6 +75,7 @@ def read_query(pairs: Iterable[tuple[str, str]], last_event_id: str | None) -> H
         systems=_prefixes(query.get("systems"), "/query/systems"),
         foreground=foreground == "true",
         session=_session(single.get("session"), "/query/session"),
+        render=_locale(single.get("render"), "/query/render"),
     )
 
 
@@ -132,6 +136,13 @@ def _prefixes(value: Any, pointer: str) -> Prefixes:
     if None in normal:
         raise at("invalid_id", f"{pointer}/{normal.index(None)}", "Not a prefix of dotted segments.")
     return normal_prefixes(prefix for prefix in normal if prefix is not None)
+
+
+def _locale(value: Any, pointer: str) -> str | None:
+    text = _text(value, pointer)
+    if text is not None and not is_locale(text):
+        raise at("invalid", pointer, "A language, such as it-IT.")
+    return text
 
 
 def _session(value: Any, pointer: str) -> str | None:

@@ -37,6 +37,9 @@ SUBSCRIBED_S: Final = 5.0
 PATIENCE_S: Final = 1.0
 """How long the announcement of a commit that we made ourselves may be under way before we look for it."""
 
+RECOUNTED_S: Final = 0.5
+"""Over how long all connections are told of another count."""
+
 MISSED_S: Final = 30.0
 """Over how long all users are looked at where the channel of flushes of all had a gap."""
 
@@ -44,11 +47,12 @@ MISSED_S: Final = 30.0
 class Group:
     """Connections of one user that see the same: the same frames go to all of them."""
 
-    __slots__ = ("members", "systems", "view")
+    __slots__ = ("locale", "members", "systems", "view")
 
-    def __init__(self, view: View, systems: Prefixes) -> None:
+    def __init__(self, view: View, systems: Prefixes, locale: str | None) -> None:
         self.view = view
         self.systems = systems
+        self.locale = locale
         self.members: list[Member] = []
 
 
@@ -82,15 +86,15 @@ class Room:
         """Time to compare with the store."""
         self._hub.comparison.due(self)
 
-    def add(self, member: Member, view: View, systems: Prefixes) -> None:
+    def add(self, member: Member, view: View, systems: Prefixes, locale: str | None = None) -> None:
         """Put a connection into the group of its view."""
         for group in self.groups:
-            if group.view == view and group.systems == systems:
+            if group.view == view and group.systems == systems and group.locale == locale:
                 break
         else:
             # The same view object for all: an announcement keeps the frames that it made by view.
             same = next((group.view for group in self.groups if group.view == view), view)
-            group = Group(same, systems)
+            group = Group(same, systems, locale)
             self.groups.append(group)
         group.members.append(member)
 
@@ -123,13 +127,13 @@ class Hub:
         self.rooms: dict[str, Room] = {}
         self.comparison = Comparison(self, store, wheel, compare_interval_s)
 
-    async def enter(self, uid: str, member: Member, view: View, systems: Prefixes) -> Room:
+    async def enter(self, uid: str, member: Member, view: View, systems: Prefixes, locale: str | None = None) -> Room:
         """Hear the user's channel from now on. Returns when that is certain; ``Unavailable`` where it cannot be."""
         room = self.rooms.get(uid)
         if room is None:
             room = self.rooms[uid] = Room(self, uid)
             self.comparison.begin(room)
-        room.add(member, view, systems)
+        room.add(member, view, systems, locale)
         try:
             async with asyncio.timeout(SUBSCRIBED_S):
                 await self._feed.subscribe(self._store.channel_of(uid), room)
@@ -185,11 +189,19 @@ class Hub:
                 if not announcement.sender or announcement.sender != view.device:
                     continue
                 frame = announcement.empty_frame(view)
+            elif group.locale is not None:
+                frame = self.reads.words.beside(frame, announcement, view, group.locale, room.uid)
             for member in group.members:
                 member.deliver(seq, frame)
             if announcement.is_new_epoch:
                 for member in group.members:
                     member.renamed(announcement.epoch)
+
+    def recount(self) -> None:
+        """Other items count in the badge now: tell everybody, within a part of a second."""
+        for room in tuple(self.rooms.values()):
+            for member in room.members:
+                self._wheel.after(self.reads.jitter(0.0, RECOUNTED_S), member.recounted)
 
     def mend(self, room: Room, verdict: Verdict, found: str) -> None:
         """Something was missed: what leads from what is known (``GAP``), or full copies (``FORK``), for everybody."""

@@ -16,6 +16,7 @@ from gregor.core.messages import External, Flush, Sender
 from gregor.core.rates import messages_bucket
 from gregor.core.sync import View
 from gregor.core.wire import parse_message
+from gregor.registry import Registry
 from gregor.store.contract import Store
 from gregor.telemetry import Metrics
 from gregor.tokens import Caller
@@ -32,11 +33,12 @@ class Committed:
 class Inbox:
     """Where all transports bring messages of devices."""
 
-    def __init__(self, store: Store, clock: Clock, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, store: Store, clock: Clock, limits: Limits, metrics: Metrics, registry: Registry) -> None:
         self._store = store
         self._clock = clock
         self._limits = limits
         self._messages = metrics.messages
+        self._registry = registry
 
     async def commit(self, caller: Caller, document: Mapping[str, Any], size_bytes: int) -> Committed:
         """Commit a message of this device. ``Problem``, or ``Unavailable``: nothing is known to be done."""
@@ -58,7 +60,8 @@ class Inbox:
         if isinstance(message.content, Flush):
             raise Problem("forbidden", "A device may not flush; it may resync.")
         sender = Sender(caller.device, caller.cats)
-        commit = plan(message, sender, self._clock.now_us(), secrets.token_bytes(3), limits)
+        entries = self._registry.current
+        commit = plan(message, sender, self._clock.now_us(), secrets.token_bytes(3), limits, entries)
         receipt = await self._store.users.commit(caller.uid, commit)
         self._messages.labels("unchanged" if receipt.is_unchanged else "effect").inc()
         is_external = isinstance(message.content, External)

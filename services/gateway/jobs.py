@@ -88,7 +88,8 @@ class Work:
 
     async def _join(self) -> None:
         connection, session, parts = self._connection, self._connection.session, self._connection.parts
-        connection.room = await parts.hub.enter(connection.uid, connection, session.view, session.systems)
+        wanted = session.view, session.systems, session.locale
+        connection.room = await parts.hub.enter(connection.uid, connection, *wanted)
         try:
             # After the subscription: a revocation from here on is heard as a control.
             if session.caller is not None and not session.observes:

@@ -62,6 +62,10 @@ class Member(Protocol):
         """The store could not be read."""
         ...
 
+    def recounted(self) -> None:
+        """Other items count in the badge now."""
+        ...
+
     def release(self, reached: int) -> None:
         """The channel has told of everything up to ``reached``."""
         ...

@@ -9,6 +9,7 @@ from gregor.clock import Clock
 from gregor.core.limits import Limits
 from gregor.feed import Subscriptions
 from gregor.origins import Origins
+from gregor.registry import Registry
 from gregor.settings import Settings
 from gregor.store.contract import Store
 from gregor.telemetry import Metrics
@@ -24,6 +25,7 @@ from .inbox import Inbox
 from .presence import Presence
 from .reads import Reads
 from .wheel import Wheel
+from .words import Recount, Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Parts:
     inbox: Inbox
     admission: Admission
     flush_of_all: FlushOfAll
+    registry: Registry
 
     def rules(self, *, pings: bool, welcomes: bool, tells_unchanged: bool) -> Rules:
         """The rules of a transport."""
@@ -58,14 +61,17 @@ class Parts:
             pings=pings,
             welcomes=welcomes,
             tells_unchanged=tells_unchanged,
+            uncounted=lambda: self.registry.current.uncounted,
         )
 
 
 def build(settings: Settings, store: Store, feed: Subscriptions, tokens: Tokens, clock: Clock) -> Parts:
     """Everything, unconnected and not yet at work."""
     limits, metrics, background, wheel = settings.limits, Metrics(), Background(), Wheel(clock)
-    reads = Reads(store, clock, metrics, background)
+    registry = Registry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
+    reads = Reads(store, clock, metrics, background, Words(registry))
     hub = Hub(store, feed, wheel, metrics, reads, settings.compare_interval_s)
+    Recount(registry, hub)
     gateway = secrets.token_hex(6)
     return Parts(
         settings=settings,
@@ -81,7 +87,8 @@ def build(settings: Settings, store: Store, feed: Subscriptions, tokens: Tokens,
         reads=reads,
         hub=hub,
         presence=Presence(store, clock, wheel, background, gateway),
-        inbox=Inbox(store, clock, limits, metrics),
+        inbox=Inbox(store, clock, limits, metrics, registry),
         admission=Admission(store, tokens, clock),
         flush_of_all=FlushOfAll(hub, wheel, reads),
+        registry=registry,
     )

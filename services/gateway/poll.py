@@ -13,7 +13,7 @@ from gregor.core.errors import Problem
 from gregor.store.contract import Unavailable
 
 from .connection import Connection
-from .frames import close_frame
+from .frames import close_frame, encode
 from .opening import Ended, Opening, next_ticket, open_request
 from .streaming import Streaming, send_json
 
@@ -83,9 +83,10 @@ class Poll:
             connection.greet(opening.hello)
             await _wait(basket, wait_s, receive)
             frames, cursor = basket.frames, connection.cursor
+        uncounted = parts.registry.current.uncounted
         self._note(opening, basket, connection)
         ticket = await next_ticket(opening, parts)
-        await send_json(send, 200, _answer(frames, cursor, ticket))
+        await send_json(send, 200, _answer(frames, cursor, uncounted, ticket))
 
     def _note(self, opening: Opening, basket: Basket, connection: Connection) -> None:
         if basket.code is not None:
@@ -125,11 +126,11 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-def _answer(frames: list[bytes], cursor: str, ticket: str | None) -> bytes:
+def _answer(frames: list[bytes], cursor: str, uncounted: Sequence[str], ticket: str | None) -> bytes:
     parts = [b'{"frames":[%s]' % b",".join(frames)]
     if cursor:
         parts.append(b',"cursor":"%s"' % cursor.encode())
-    parts.append(b',"uncounted":[]')
+    parts.append(b',"uncounted":' + encode(uncounted))
     if ticket is not None:
         parts.append(b',"ticket":"%s"' % ticket.encode())
     return b"".join(parts) + b"}"

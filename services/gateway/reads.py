@@ -23,6 +23,7 @@ from .background import Background
 from .hello import Position
 from .member import Member
 from .track import Verdict
+from .words import Words
 
 if TYPE_CHECKING:
     from .hub import Hub, Room
@@ -35,12 +36,13 @@ AT_ONCE: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is read: the sync of one view from one position."""
+    """What is read: the sync of one view from one position, with words in a language or without."""
 
     uid: str
     view: View
     systems: Prefixes
     position: Position
+    locale: str | None = None
 
 
 class Reads:
@@ -52,12 +54,14 @@ class Reads:
         clock: Clock,
         metrics: Metrics,
         background: Background,
+        words: Words,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._store = store
         self._clock = clock
         self._syncs = metrics.syncs
         self.background = background
+        self.words = words
         self.jitter = jitter
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._asked: dict[Question, list[tuple[Member, int]]] = {}
@@ -78,6 +82,7 @@ class Reads:
             then = room.track.mark
             try:
                 answer = await self.sync(question)
+                words = await self.words.of_sync(answer, question.locale, question.uid)
             except Exception as error:
                 if not isinstance(error, Unavailable | Problem):
                     log.error("A sync could not be read.", exc_info=error)
@@ -85,7 +90,7 @@ class Reads:
                     member.unread(serial)
                 return
         verdict = room.track.settle(answer.epoch, answer.seq, then)
-        frame = encode_sync(answer, question.view)
+        frame = encode_sync(answer, question.view, words)
         for member, serial in asking:
             member.synced(serial, answer, frame)
             if verdict is Verdict.GAP:

@@ -155,10 +155,20 @@ class Session:
         left_s = self._deadlines.left_s(now)
         members: dict[str, Any] = {} if left_s is None else {"expires_in": left_s}
         members |= {"ping": round(self._rules.ping_interval_s), "max_frame": self._rules.max_frame_bytes}
-        members["uncounted"] = []
+        members["uncounted"] = self._rules.uncounted()
         if self.ticket is not None:
             members["ticket"] = self.ticket
         return encode({"welcome": members})
+
+    def recounted(self, now: float) -> list[Effect]:
+        """Other items count in the badge now: who was welcomed is welcomed anew."""
+        is_welcomed = self._rules.welcomes and self.state in (State.SYNCING, State.LIVE, State.BEHIND)
+        return [Send(self._welcome(now))] if is_welcomed else []
+
+    @property
+    def locale(self) -> str | None:
+        """The language that the client wants words in; ``None``: it wants none."""
+        return self.hello.render if self.hello is not None else None
 
     # ---- what the client sends
 

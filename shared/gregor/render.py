@@ -102,6 +102,8 @@ class Renderer:
 
     def spliced(self, items: Iterable[tuple[str, bytes]], locale: str, uid: str) -> bytes:
         """``rendered`` of items by id, given as they go out: a JSON object, ready to be put beside them."""
+        if not self._entries:
+            return b"{}"
         said = ((item_id, self.rendered(Shown.of_json(item_id, raw, uid), locale)) for item_id, raw in items)
         return b"{%s}" % b",".join(
             b'"%s":%s' % (item_id.encode(), _encode(words)) for item_id, words in said if words is not None
@@ -110,7 +112,7 @@ class Renderer:
     async def spliced_slowly(self, items: Sequence[tuple[str, bytes]], locale: str, uid: str) -> bytes:
         """``spliced`` of many items, so that others have their turn in between."""
         parts = []
-        for start in range(0, len(items), _AT_ONCE):
+        for start in range(0, len(items) if self._entries else 0, _AT_ONCE):
             parts.append(self.spliced(items[start : start + _AT_ONCE], locale, uid)[1:-1])
             await asyncio.sleep(0)
         return b"{%s}" % b",".join(filter(None, parts))

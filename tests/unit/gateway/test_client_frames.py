@@ -103,7 +103,7 @@ def test_a_hello_is_read_whole() -> None:
     }
 
     assert read_hello(members) == Hello(
-        Position(Cursor("k3f9", 10), b"\x0f" * 32), ("mail", "user"), ("kbfs",), True, "tab-1", "x.y.z"
+        Position(Cursor("k3f9", 10), b"\x0f" * 32), ("mail", "user"), ("kbfs",), True, "tab-1", "x.y.z", "it"
     )
 
 

@@ -231,6 +231,19 @@ async def test_a_poll_that_knows_everything_waits_for_the_next_frame(house: Hous
     assert (nothing["frames"], nothing["cursor"]) == ([], answer["cursor"])
 
 
+async def test_a_poll_carries_what_does_not_count_and_words_for_who_asks(house: House, api: httpx.AsyncClient) -> None:
+    await house.create("aa")
+    assert (await api.get("/v1/poll")).json()["uncounted"] == []
+    entries = {"user.joined": {"title": "{{ id }}", "counts_in_badge": False}}
+    await house.store.categories.apply(entries, house.clock.now_us())
+    await house.parts.registry.refresh()
+
+    answer = (await api.get("/v1/poll", params={"render": "it"})).json()
+
+    assert answer["uncounted"] == ["user.joined"]
+    assert answer["frames"][0]["rendered"] == {"aa": {"title": "aa", "text": None, "link": None}}
+
+
 async def test_a_poll_with_an_old_cursor_answers_at_once(house: House, api: httpx.AsyncClient) -> None:
     await house.create("aa", body="x" * 200)
     cursor = (await api.get("/v1/poll")).json()["cursor"]

@@ -1,0 +1,123 @@
+"""What notification types do at the gateway: words beside items, what counts, and a device's own messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gregor.core.errors import Problem
+from services.gateway.hello import Hello, read_hello, read_query
+
+from .conftest import House, settle
+
+ENTRIES: dict[str, Any] = {
+    "user.joined": {
+        "title": "{{ body.k }} joined",
+        "link": "app://{{ body.k }}",
+        "expires_after": 60,
+        "body_schema": {"type": "object"},
+        "locales": {"it": {"title": "ecco {{ body.k }}"}},
+    },
+    "sys": {"counts_in_badge": False},
+}
+ENGLISH = {"title": "kb joined", "text": None, "link": "app://kb"}
+ITALIAN = {**ENGLISH, "title": "ecco kb"}
+
+
+async def apply(house: House, entries: dict[str, Any] = ENTRIES) -> None:
+    assert await house.store.categories.apply(entries, house.clock.now_us())
+    await house.parts.registry.refresh()
+
+
+async def test_a_client_that_asks_for_words_has_them_beside_the_items_of_a_sync(house: House) -> None:
+    await apply(house)
+    await house.create("aa", body={"k": "kb"})
+    italian, plain = house.dial("phone", hello=Hello(render="it-IT")), house.dial("laptop")
+
+    full, bare = await italian.until("full"), await plain.until("full")
+
+    assert full["rendered"] == {"aa": ITALIAN}
+    assert "rendered" not in bare
+    assert (full["body"], full["digest"]) == (bare["body"], bare["digest"])
+
+
+async def test_live_frames_have_the_words_of_what_they_create_in_each_one_s_language(house: House) -> None:
+    await apply(house)
+    lines = [
+        await house.connect(device, hello=Hello(render=locale))
+        for device, locale in (("a", "it"), ("b", "en"), ("c", None))
+    ]
+
+    await house.create("aa", body={"k": "kb"})
+    await house.create("bb", category="other")
+    await house.dismiss("aa")
+
+    for line, words in zip(lines, (ITALIAN, ENGLISH, None), strict=True):
+        made, other = await line.until("create"), await line.until("create", 2)
+        gone = await line.until("dismiss")
+        assert made.get("rendered") == (None if words is None else {"aa": words})
+        assert "rendered" not in other and "rendered" not in gone
+
+
+async def test_words_are_only_of_what_the_view_holds(house: House) -> None:
+    await apply(house)
+    line = await house.connect("phone", hello=Hello(render="en"))
+
+    item = {"category": "user.joined", "body": {"k": "kb"}}
+    await house.send({"create": {"mine": item, "yours": {**item, "for_device": "laptop"}}})
+
+    assert (await line.until("create"))["rendered"] == {"mine": ENGLISH}
+
+
+async def test_a_client_is_welcomed_with_what_does_not_count_and_anew_when_that_changes(house: House) -> None:
+    await apply(house)
+    house.rules = house.parts.rules(pings=False, welcomes=True, tells_unchanged=True)
+    line = house.dial()
+    assert (await line.until("welcome"))["welcome"]["uncounted"] == ["sys"]
+    await line.until("full")
+
+    await apply(house, {**ENTRIES, "follow": {"title": "x"}})
+    await apply(house, {**ENTRIES, "news": {"counts_in_badge": False}})
+    house.pass_time(1)
+
+    again = await line.until("welcome", 2)
+    assert again["welcome"]["uncounted"] == ["news", "sys"]
+    assert again["welcome"].keys() == line.frames[0]["welcome"].keys()
+    house.pass_time(5)
+    await settle()
+    assert line.kinds.count("welcome") == 2
+
+
+async def test_a_poll_is_told_what_does_not_count_and_not_welcomed(house: House) -> None:
+    await apply(house)
+    poll = await house.connect()
+
+    await apply(house, {})
+    house.pass_time(1)
+    await settle()
+
+    assert "welcome" not in poll.kinds
+
+
+async def test_a_device_s_own_message_has_the_times_and_the_schema_of_its_type(house: House) -> None:
+    await apply(house)
+    line = await house.connect()
+    item = {"category": "user.joined", "times": {"created": 1457056447}}
+
+    line.say(ref=1, system="gregor", body={"create": {"aa": {**item, "body": {}}}})
+    line.say(ref=2, system="gregor", body={"create": {"bb": {**item, "body": 5}}})
+
+    assert (await line.until("create"))["body"]["create"]["aa"]["times"]["expires"] == 1457056447 + 60
+    problem = (await line.until("problem"))["problem"]
+    assert (problem["code"], problem["errors"][0]["pointer"]) == ("schema", "/body/create/bb/body")
+
+
+def test_a_language_is_read_from_hello_and_query() -> None:
+    assert read_hello({"render": "it-IT"}).render == read_query([("render", "it-IT")], None).render == "it-IT"
+    assert read_hello({}).render is None
+    for value in ("", "it it", "x" * 36, 5):
+        try:
+            read_hello({"render": value})
+        except Problem as problem:
+            assert (problem.code, problem.errors[0].pointer) == ("invalid", "/hello/render")
+        else:
+            raise AssertionError(value)
