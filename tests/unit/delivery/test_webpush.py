@@ -1,0 +1,251 @@
+"""Web Push against its fake: what browsers get, what each answer means, and where nothing is ever sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gregor.clock import ManualClock, SystemClock
+from gregor.vapid import VapidKey
+from services.delivery.channels.webpush import LONGEST_TTL_S, WebPushChannel, WebPushConfig, topic_of
+from services.delivery.fakes.http1 import Answer, Fault
+from services.delivery.fakes.tls import Authority
+from services.delivery.fakes.webpush import FakeWebPush
+from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from tests.support.pushes import NOW_US, push, withdrawal, write_key
+from tests.support.wait import wait_until
+
+SUBJECT = "mailto:ops@example.com"
+
+
+@dataclass
+class World:
+    """One channel, the service that it sends to, and one browser's subscription there."""
+
+    channel: WebPushChannel
+    fake: FakeWebPush
+    token: dict[str, Any]
+    key: VapidKey
+
+    async def send(self, deadline_s: float = 5.0, **changes: Any) -> Verdict:
+        return await self.channel.send(push(**{"token": self.token, **changes}), deadline_s)
+
+    async def told(self, answer: Answer | Fault, deadline_s: float = 5.0) -> Verdict:
+        self.fake.script("firefox", answer)
+        return await self.send(deadline_s)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    fake = FakeWebPush(Authority(tmp_path))
+    await fake.start()
+    write_key(tmp_path / "vapid.pem")
+    config = WebPushConfig(tmp_path / "vapid.pem", SUBJECT, (fake.host,), fake.authority.ca_file)
+    channel = WebPushChannel(config, ManualClock(NOW_US), SystemClock())
+    await channel.open()
+    key = VapidKey.read(tmp_path / "vapid.pem", SUBJECT)
+    yield World(channel, fake, fake.subscribe("firefox", key.public_key), key)
+    await channel.close()
+    await fake.close()
+
+
+async def test_the_browser_gets_title_body_and_what_the_client_needs(world: World) -> None:
+    assert await world.send() == Sent("201")
+
+    [received] = world.fake.received
+    assert received.message == {
+        "title": "kbob just joined",
+        "body": "You shared files with bob.",
+        "gregor": dict(push().data),
+    }
+    assert received.headers["content-encoding"] == "aes128gcm"
+    assert received.topic == "c0ffee"
+
+
+async def test_a_push_of_the_greatest_size_still_passes(world: World) -> None:
+    assert isinstance(await world.send(text="x" * 10_000), Sent)
+    assert len(world.fake.requests[0][0].body) == 4_096
+
+
+async def test_no_two_messages_are_encrypted_alike(world: World) -> None:
+    await asyncio.gather(world.send(), world.send())
+
+    heads = [request.body[:86] for request, _ in world.fake.requests]
+    assert heads[0][:16] != heads[1][:16]
+    assert heads[0][21:] != heads[1][21:]
+
+
+@pytest.mark.parametrize(
+    ("expires_us", "ttl"),
+    [(None, LONGEST_TTL_S), (NOW_US + 90_500_000, 90), (NOW_US - 1, 0), (NOW_US + 10**15, LONGEST_TTL_S)],
+)
+async def test_the_service_keeps_a_push_as_long_as_it_is_of_use(world: World, expires_us: int | None, ttl: int) -> None:
+    await world.send(expires_us=expires_us)
+
+    assert world.fake.received[0].headers["ttl"] == str(ttl)
+
+
+async def test_the_urgency_says_what_may_wait(world: World) -> None:
+    for message in (push(), push(urgent=True), withdrawal()):
+        await world.send(kind=message.kind, urgent=message.urgent)
+
+    assert [each.headers["urgency"] for each in world.fake.received] == ["normal", "high", "low"]
+
+
+def test_a_collapse_id_that_is_no_topic_is_hashed_to_one() -> None:
+    assert topic_of("abc_DEF-123") == "abc_DEF-123"
+    assert topic_of("a" * 32) == "a" * 32
+    hashed = [topic_of("a" * 33), topic_of("a" * 34), topic_of("a.b"), topic_of("")]
+    assert [len(each) for each in hashed] == [32] * 4
+    assert len(set(hashed)) == 4
+
+
+async def test_a_later_push_of_the_same_collapse_id_replaces_the_former(world: World) -> None:
+    await world.send(title="1 new")
+    await world.send(title="2 new")
+
+    assert [each["title"] for each in world.fake.visible("firefox").values()] == ["2 new"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (Answer(200), Sent("200")),
+        (Answer(202), Sent("202")),
+        (Answer(404), Gone("404", "the subscription is gone")),
+        (Answer(410), Gone("410", "the subscription is gone")),
+        (Answer(413), Refused("413", "too large")),
+        (Answer(400), Refused("400", "answered 400")),
+        (Answer(401), Misconfigured("401", "localhost refuses the VAPID key")),
+        (Answer(403), Misconfigured("403", "localhost refuses the VAPID key")),
+        (Answer(429), Retry(None, "429", "asked to wait")),
+        (Answer(429, headers={"Retry-After": "7"}), Retry(7, "429", "asked to wait")),
+        (Answer(500, b"x" * 40_000), Retry(None, "500", "asked to wait")),
+        (Answer(503, headers={"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}), Retry(0, "503", "asked to wait")),
+    ],
+)
+async def test_each_answer_has_its_verdict_after_one_copy(world: World, answer: Answer, verdict: Verdict) -> None:
+    assert await world.told(answer) == verdict
+    assert len(world.fake.requests) == 1
+
+
+async def test_a_redirect_is_not_followed(world: World) -> None:
+    away = Answer(307, headers={"Location": world.token["endpoint"]})
+
+    assert await world.told(away) == Refused("307", "answered 307")
+    assert len(world.fake.requests) == 1
+
+
+async def test_a_subscription_of_another_key_stops_nobody_else(world: World) -> None:
+    await world.send()
+    other = world.fake.subscribe("stranger", "another-key")
+
+    verdict = await world.send(token=other)
+
+    assert verdict == Refused("403", "the subscription was made for another key")
+    assert isinstance(await world.send(), Sent)
+
+
+async def test_a_subscription_that_the_browser_forgot_is_gone(world: World) -> None:
+    world.fake.unsubscribe("firefox")
+
+    assert isinstance(await world.send(), Gone)
+
+
+@pytest.mark.parametrize("fault", [Fault.HANG, Fault.DROP])
+async def test_no_answer_after_the_push_left_is_an_unknown_outcome(world: World, fault: Fault) -> None:
+    assert isinstance(await world.told(fault, deadline_s=0.2), Unknown)
+    assert len(world.fake.requests) == 1
+    assert isinstance(await world.send(), Sent)
+
+
+async def test_an_answer_whose_body_breaks_off_is_an_answer(world: World) -> None:
+    assert isinstance(await world.told(Fault.HALF), Sent)
+
+
+async def test_a_service_that_is_not_there_is_tried_again_later(world: World) -> None:
+    await world.fake.close()
+
+    verdict = await world.send()
+
+    assert isinstance(verdict, Retry)
+    assert verdict.status is None
+
+
+async def test_a_service_that_hangs_delays_nobody_else(world: World) -> None:
+    world.fake.script("firefox", *[Fault.HANG] * 20)
+    other = world.fake.subscribe("chrome", world.key.public_key)
+    hanging = [asyncio.create_task(world.send(0.5)) for _ in range(20)]
+    await wait_until(lambda: len(world.fake.requests) == 20, "all hang")
+
+    assert isinstance(await world.send(token=other), Sent)
+    assert not any(each.done() for each in hanging)
+    assert {type(each) for each in await asyncio.gather(*hanging)} == {Unknown}
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://elsewhere.example/push/1",
+        "http://localhost/push/1",
+        "https://localhost/push/1",
+        "https://127.0.0.1/push/1",
+        "https://[::1]/push/1",
+        "https://a:b@localhost/push/1",
+        "https://localhost\r\n.example/",
+        "",
+    ],
+)
+async def test_an_endpoint_that_is_not_listed_is_never_called(world: World, endpoint: str) -> None:
+    verdict = await world.send(token={**world.token, "endpoint": endpoint})
+
+    assert verdict == Refused(None, "the endpoint is of no allowed host")
+    assert world.fake.connections == 0
+
+
+async def test_a_listed_name_that_points_inside_is_never_called(tmp_path: Path, world: World) -> None:
+    config = WebPushConfig(tmp_path / "vapid.pem", SUBJECT, ("localhost",))
+    channel = WebPushChannel(config, SystemClock())
+    await channel.open()
+
+    verdict = await channel.send(push(token={**world.token, "endpoint": "https://localhost/push/firefox"}), 5)
+
+    assert verdict == Refused(None, "the endpoint has no public address")
+    await channel.close()
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "a text",
+        {},
+        {"endpoint": "https://localhost/1"},
+        {"endpoint": "https://localhost/1", "keys": {"p256dh": "AAAA", "auth": "AAAA"}},
+        {"endpoint": "https://localhost/1", "keys": {"p256dh": "!", "auth": None}},
+    ],
+)
+async def test_what_is_no_subscription_is_refused_here(world: World, token: Any) -> None:
+    assert await world.send(token=token) == Refused(None, "not a Web Push subscription")
+
+
+async def test_closing_waits_for_what_is_in_flight(world: World) -> None:
+    world.fake.script("firefox", Answer(201, delay_s=0.1))
+    slow = asyncio.create_task(world.send())
+    await wait_until(lambda: world.fake.requests, "it is in flight")
+
+    await world.channel.close()
+
+    assert isinstance(await slow, Sent)
+
+
+async def test_the_check_reads_the_key(tmp_path: Path, world: World) -> None:
+    assert await world.channel.check() is None
+    (tmp_path / "vapid.pem").write_text("nothing")
+    said = await WebPushChannel(WebPushConfig(tmp_path / "vapid.pem", SUBJECT), SystemClock()).check()
+    assert said is not None
+    assert "GREGOR_VAPID_KEY_FILE" in said

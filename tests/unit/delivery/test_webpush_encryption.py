@@ -1,0 +1,38 @@
+"""Encryption of Web Push, held to the example that RFC 8291 works out (appendix A)."""
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from gregor.vapid import base64url, from_base64url
+from services.delivery.channels.webpush_encryption import SubscriptionKeys, encrypt
+
+P256DH = "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4"
+AUTH = "BTBZMqHH6r4Tts7J_aSIgg"
+SENDER = "yfWPiYE-n46HLnH0KqZOF1fJJU3MYrct3AELtAQ-oRw"
+SALT = "DGv6ra1nlYgDCS1FRnbzlw"
+MESSAGE = (
+    "DGv6ra1nlYgDCS1FRnbzlwAAEABBBP4z9KsN6nGRTbVYI_c7VJSPQTBtkgcy27mlmlMoZIIgDll6e3vCYLocInmYWAmS6TlzAC8wEqKK6PBru3jl7A_"
+    "yl95bQpu6cVPTpK4Mqgkf1CXztLVBSt2Ks3oZwbuwXPXLWyouBWLVWGNWQexSgSxsj_Qulcy4a-fN"
+)
+
+
+def test_the_example_of_the_rfc_comes_out_byte_for_byte() -> None:
+    sender = ec.derive_private_key(int.from_bytes(from_base64url(SENDER), "big"), ec.SECP256R1())
+
+    body = encrypt(
+        b"When I grow up, I want to be a watermelon",
+        SubscriptionKeys.read(P256DH, AUTH),
+        sender,
+        from_base64url(SALT),
+    )
+
+    assert base64url(body) == MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("p256dh", "auth"),
+    [(P256DH, "AAAA"), (P256DH[:-4], AUTH), ("BA" + P256DH[2:], AUTH), ("ü", AUTH), (P256DH, "*" * 22)],
+)
+def test_keys_that_are_none_are_refused(p256dh: str, auth: str) -> None:
+    with pytest.raises(ValueError):
+        SubscriptionKeys.read(p256dh, auth)
