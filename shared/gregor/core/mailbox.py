@@ -1,0 +1,70 @@
+"""E-mail addresses: which are well formed, and how SMTP names them.
+
+A rule of our own, narrower than RFC 5321: no quoted local parts, no comments, no address literals. Any domain that can
+be a name passes, those of closed networks too; whether it takes mail only a mail can tell.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Final
+
+import idna
+
+MOST_CHARACTERS: Final = 254
+"""Of an address (RFC 5321 §4.5.3.1.3, less the brackets)."""
+MOST_LOCAL_BYTES: Final = 64
+
+_ATOM: Final = re.compile(
+    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+)*\Z"
+)
+_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """An address in its parts: `domain` in ASCII and small letters, `local` as it was written (NFC)."""
+
+    local: str
+    domain: str
+
+    @property
+    def smtp(self) -> str:
+        """The address as SMTP names it."""
+        return f"{self.local}@{self.domain}"
+
+    @property
+    def is_ascii(self) -> bool:
+        """Whether every relay takes it; else it needs the extension SMTPUTF8 (RFC 6531)."""
+        return self.local.isascii()
+
+
+def parse_mailbox(text: str) -> Mailbox | None:
+    """The address that `text` is, or None where it is none."""
+    local, at, domain = text.rpartition("@")
+    if not at or len(text) > MOST_CHARACTERS:
+        return None
+    local = unicodedata.normalize("NFC", local)
+    if _ATOM.match(local) is None or len(local.encode("utf-8", "replace")) > MOST_LOCAL_BYTES or not _is_visible(local):
+        return None
+    ascii_domain = _ascii_domain(domain)
+    return Mailbox(local, ascii_domain) if ascii_domain else None
+
+
+def _ascii_domain(domain: str) -> str | None:
+    if not domain.isascii():
+        try:
+            domain = idna.encode(domain, uts46=True).decode()
+        except (idna.IDNAError, UnicodeError):
+            return None
+    labels = domain.lower().split(".")
+    if len(domain) > 253 or not all(_LABEL.match(label) for label in labels) or labels[-1].isdigit():
+        return None
+    return ".".join(labels)
+
+
+def _is_visible(text: str) -> bool:
+    """No control, format, separator or private characters: an address must look like what it is."""
+    return all(unicodedata.category(each)[0] not in "CZ" for each in text)
