@@ -17,6 +17,7 @@ from gregor.core.messages import Commit, Receipt
 from gregor.core.sync import Answer, Cursor, Full, Head, HistoryEntry, View
 
 from .agenda import Agenda
+from .ledger import Ledger
 
 KEPT_VERSIONS: Final = 50
 """Sets of categories that can be gone back to."""
@@ -319,6 +320,8 @@ class Store(Protocol):
     def categories(self) -> Categories: ...
     @property
     def agenda(self) -> Agenda: ...
+    @property
+    def ledger(self) -> Ledger: ...
 
     def channel_of(self, uid: str) -> str:
         """The pub/sub channel of a user's announcements and controls."""

@@ -17,6 +17,9 @@ key                      type   lifetime  holds                                 
 ``{tag}:ack:<uid>``      hash   permanent device␀view → acknowledged seq              devices
 ``{tag}:on:<uid>``       hash   retention device␀session → presence lease             devices
 ``{tag}:rev:<uid>``      hash   token age device (or empty) → issued before           devices
+``{tag}:led:<uid>/<i>``  hash   retention delivery → state, attempts, lease, story    ledger
+``{tag}:ledx:<uid>``     zset   retention items with deliveries, by time              ledger
+``{tag}:fly:<uid>``      hash   minutes   place on a device's screen → delivery       ledger
 ``{tag}:due``            zset   permanent uid by its earliest work                    commit, collect
 ``{tag}:gen``            string permanent flush generation of the partition           flush of all
 ``{tag}:rate:<bucket>``  string seconds   GCRA: theoretical arrival time              access
@@ -88,6 +91,10 @@ class Keys:
         """The due set of a partition."""
         return self._prefixes[partition] + "due"
 
+    def deliveries(self, uid: str, item: str) -> str:
+        """The ledger of one item's deliveries; ``/`` is in no name, so that no two pairs share a key."""
+        return f"{self.prefix(uid)}led:{uid}/{item}"
+
     def rate(self, bucket: str) -> str:
         """The GCRA state of a bucket."""
         return f"{self.prefix(bucket)}rate:{bucket}"
@@ -134,7 +141,9 @@ class UserKeys:
         *(
             "acks",
             "agenda",
+            "delivered",
             "later",
+            "places",
             "channel",
             "collect",
             "commit",
@@ -156,6 +165,8 @@ class UserKeys:
         self.gone = f"{prefix}o:{uid}"
         self.agenda = f"{prefix}a:{uid}"
         self.devices = f"{prefix}dev:{uid}"
+        self.delivered = f"{prefix}ledx:{uid}"
+        self.places = f"{prefix}fly:{uid}"
         self.later = f"{prefix}later:{uid}"
         self.acks = f"{prefix}ack:{uid}"
         self.presence = f"{prefix}on:{uid}"
@@ -169,3 +180,4 @@ class UserKeys:
         self.sync = (*state, generation, external)
         self.collect = (*state, self.agenda, self.due, external)
         self.every = (*state, self.agenda, external, self.later, self.devices, self.acks, self.presence)
+        self.every += (self.delivered, self.places)

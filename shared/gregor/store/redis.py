@@ -12,6 +12,7 @@ from .redis_access import RedisAccess
 from .redis_agenda import RedisAgenda
 from .redis_categories import RedisCategories
 from .redis_devices import TOKEN_LIFE_US, RedisDevices
+from .redis_ledger import RedisLedger
 from .redis_users import RedisUsers
 from .replies import answer
 
@@ -36,6 +37,7 @@ class RedisStore:
         )
         self.users = RedisUsers(connection, self.keys, limits, self.devices.leave, allow_oom=allow_oom, general=general)
         self.agenda = RedisAgenda(connection, self.keys, allow_oom=allow_oom)
+        self.ledger = RedisLedger(connection, self.keys, limits, allow_oom=allow_oom)
         self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)
         self.categories = RedisCategories(connection, self.keys)
 

@@ -178,7 +178,9 @@ class RedisUsers:
         """See ``contract.Users.forget_user``. What is connected is closed first, so that it writes nothing anew."""
         keys = self._keys.of_user(uid)
         await self._leave(uid, now_us)
-        await answer(self._connection.call("DEL", *keys.every))
+        delivered = await answer(self._connection.call("ZRANGE", keys.delivered, 0, -1))
+        ledgers = [self._keys.deliveries(uid, item.decode()) for item in delivered]
+        await answer(self._connection.call("DEL", *keys.every, *ledgers))
         await answer(self._connection.call("ZREM", keys.due, uid))
 
     async def collect(self, uid: str, now_us: int) -> int:

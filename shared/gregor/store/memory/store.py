@@ -8,6 +8,7 @@ from .access import MemoryAccess
 from .agenda import MemoryAgenda
 from .categories import MemoryCategories
 from .devices import MemoryDevices
+from .ledger import MemoryLedger
 from .shelf import Publisher, Shelf
 from .users import MemoryUsers
 
@@ -25,6 +26,7 @@ class MemoryStore:
         self._access = MemoryAccess()
         self._categories = MemoryCategories(self._shelf)
         self._agenda = MemoryAgenda(self._shelf)
+        self._ledger = MemoryLedger()
 
     @property
     def users(self) -> MemoryUsers:
@@ -50,6 +52,11 @@ class MemoryStore:
     def agenda(self) -> MemoryAgenda:
         """What is to be done at a time."""
         return self._agenda
+
+    @property
+    def ledger(self) -> MemoryLedger:
+        """What became of deliveries."""
+        return self._ledger
 
     def channel_of(self, uid: str) -> str:
         """As ``Store`` says."""

@@ -1,0 +1,87 @@
+"""The ledger of deliveries: what became of each thing that was to be told (architecture: "Delivery"; protocol.md).
+
+One entry a key ``(user, item, intent, n, device, channel)``. "Claimed, attempt n" is written before the network call
+and the verdict after, so that a process that dies in between leaves a claim whose lease runs out, and nobody sends twice
+without knowing it. Pure values; the store moves them.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from .intents import Intent
+
+
+class State(Enum):
+    """Where a delivery stands; the value is the letter that the store keeps, the name its word on the wire."""
+
+    PLANNED = "p"
+    WAITING = "w"
+    CLAIMED = "c"
+    SENT = "s"
+    RETRY = "r"
+    UNKNOWN = "u"
+    CANCELLED = "x"
+    WITHDRAWN = "v"
+    DEAD = "d"
+
+    @property
+    def word(self) -> str:
+        """The word on the wire."""
+        return self.name.lower()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will be sent for it."""
+        return self in (State.SENT, State.CANCELLED, State.WITHDRAWN, State.DEAD)
+
+
+class Attempt(msgspec.Struct, frozen=True, array_like=True):
+    """One call to a provider. ``status``: its answer in words or digits; never holds a token or an address."""
+
+    at_us: int
+    status: str
+    provider_id: str | None = None
+    detail: str = ""
+
+
+class Story(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is told of a delivery beside its state. ``planned_us``: when it was handed over; ``seq``: its cause.
+
+    ``next_us``: when it is tried again, or looked at again. ``reason``: why it waits or was cancelled (a word of
+    protocol.md, "deliveries").
+    """
+
+    planned_us: int
+    seq: int = 0
+    reason: str | None = None
+    next_us: int | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """One entry, read. ``n``: how often a provider was called for it, the call under way included."""
+
+    intent: Intent
+    state: State
+    n: int
+    lease_until_us: int
+    story: Story
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A claim that was given. ``before``: the state it was in (``CLAIMED``: a worker died over it, so that what it
+    sent may have arrived)."""
+
+    delivery: Delivery
+    before: State
+
+
+class NotClaimed(Enum):
+    """Why there is nothing to do now."""
+
+    ABSENT = "no such delivery: the user was forgotten, or its time is over"
+    OVER = "it was sent, cancelled, withdrawn, or is dead"
+    BUSY = "another worker has it, or another delivery to the same device and place on its screen"

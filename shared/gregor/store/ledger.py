@@ -1,0 +1,40 @@
+"""What the ledger of deliveries promises; a part of ``contract.Store``. The values are in ``core.ledger``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gregor.core.intents import Intent
+from gregor.core.ledger import Claimed, Delivery, NotClaimed, State, Story
+
+
+class Ledger(Protocol):
+    """What became of each thing that was to be told; see ``core.ledger``. Lives beside the user's state."""
+
+    async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
+        """Enter deliveries in ``state`` (planned, waiting, or cancelled with its reason); returns those that were new.
+
+        Repeatable: the first entry under a key stands.
+        """
+        ...
+
+    async def claim(self, intent: Intent, place: str, now_us: int, lease_until_us: int) -> Claimed | NotClaimed:
+        """Take a delivery to send it. ``place`` (device and collapse id, or empty) is held with it: one at a time."""
+        ...
+
+    async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
+        """Write what became of a claim; false where the lease passed to another. ``counts``: the attempt was one."""
+        ...
+
+    async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:
+        """From one of ``sources`` to ``state``, without a claim; false where it is in none of them."""
+        ...
+
+    async def of_item(self, uid: str, item: str) -> list[Delivery]:
+        """The deliveries of one item, oldest first."""
+        ...
+
+    async def of_user(self, uid: str, limit: int) -> list[Delivery]:
+        """The deliveries of the user's newest ``limit`` items with any, the newest item first."""
+        ...

@@ -1,0 +1,18 @@
+-- ledger_plan: enter deliveries that are not in the ledger yet; the first entry under a key stands.
+-- KEYS 1 deliveries of the item  2 items with deliveries, by time
+-- ARGV 1 now µs  2 lifetime ms  3 item  4 state letter  5… key, story
+-- Returns the keys that were new. Cost O(keys).
+local call, fresh = redis.call, {}
+for i = 5, #ARGV, 2 do
+  -- an entry: state c1, attempts as 4 digits, lease until as 17 digits, story
+  if call('HSETNX', KEYS[1], ARGV[i], ARGV[4] .. '0000' .. '00000000000000000' .. ARGV[i+1]) == 1 then
+    fresh[#fresh+1] = ARGV[i]
+  end
+end
+if #fresh > 0 then
+  call('PEXPIRE', KEYS[1], ARGV[2])
+  call('ZADD', KEYS[2], ARGV[1], ARGV[3])
+  call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', tonumber(ARGV[1]) - tonumber(ARGV[2]) * 1000))
+  call('PEXPIRE', KEYS[2], ARGV[2])
+end
+return fresh

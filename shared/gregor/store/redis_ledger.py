@@ -1,0 +1,135 @@
+"""The ledger of deliveries in Redis, beside the user's state; see ``contract.Ledger`` and ``core.ledger``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.ledger import Claimed, Delivery, NotClaimed, State, Story
+from gregor.core.limits import Limits
+
+from . import scripts
+from .keys import Keys
+from .link import Connection, Script
+from .replies import answer, answers
+
+_STORY: Final = msgspec.json.Decoder(Story)
+_HEAD: Final = 22
+"""Characters of an entry before its story: state, attempts, lease."""
+PLACE_LIFE_MS: Final = 600_000
+"""How long a place on a device's screen may be held at most: longer than any lease."""
+
+
+class RedisLedger:
+    """``contract.Ledger`` over one Redis-protocol server."""
+
+    def __init__(self, connection: Connection, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
+        flags = "allow-oom" if allow_oom else ""
+        self._connection = connection
+        self._keys = keys
+        self._life_ms = limits.retention_us // 1_000
+        self._plan = scripts.load("ledger_plan")
+        self._claim = scripts.load("ledger_claim", flags=flags)
+        self._settle = scripts.load("ledger_settle", flags=flags)
+        self._move = scripts.load("ledger_move", flags=flags)
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        return (self._plan, self._claim, self._settle, self._move)
+
+    async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
+        """See ``contract.Ledger.plan``."""
+        groups: dict[tuple[str, str], list[Intent]] = {}
+        for intent in intents:
+            groups.setdefault((intent.uid, intent.item), []).append(intent)
+        replies = await answers(
+            self._connection.evalsha(
+                self._plan,
+                (self._keys.deliveries(uid, item), self._keys.of_user(uid).delivered),
+                [str(now_us), str(self._life_ms), item, state.value, *_planned(group, reason, now_us)],
+            )
+            for (uid, item), group in groups.items()
+        )
+        fresh = {bytes(key) for reply in replies for key in reply}
+        return [intent for intent in intents if key_of(intent).encode() in fresh]
+
+    async def claim(self, intent: Intent, place: str, now_us: int, lease_until_us: int) -> Claimed | NotClaimed:
+        """See ``contract.Ledger.claim``."""
+        keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).places)
+        arguments = (key_of(intent), str(now_us), str(lease_until_us), place, str(PLACE_LIFE_MS))
+        reply = await answer(self._connection.evalsha(self._claim, keys, arguments))
+        match reply[0]:
+            case b"claimed":
+                before = read_entry(intent, reply[1])
+                delivery = msgspec.structs.replace(
+                    before, state=State.CLAIMED, n=reply[2], lease_until_us=lease_until_us
+                )
+                return Claimed(delivery, before.state)
+            case b"busy":
+                return NotClaimed.BUSY
+            case b"over":
+                return NotClaimed.OVER
+        return NotClaimed.ABSENT
+
+    async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
+        """See ``contract.Ledger.settle``."""
+        intent = delivery.intent
+        keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).places)
+        attempts = delivery.n if counts else delivery.n - 1
+        told = msgspec.json.encode(story)
+        arguments = (key_of(intent), str(delivery.n), state.value, str(attempts), told, place)
+        return bool(await answer(self._connection.evalsha(self._settle, keys, arguments)))
+
+    async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:
+        """See ``contract.Ledger.move``."""
+        letters = "".join(source.value for source in sources)
+        told = msgspec.json.encode(story) if story is not None else b""
+        arguments = (key_of(intent), letters, state.value, told)
+        keys = (self._keys.deliveries(intent.uid, intent.item),)
+        return bool(await answer(self._connection.evalsha(self._move, keys, arguments)))
+
+    async def of_item(self, uid: str, item: str) -> list[Delivery]:
+        """See ``contract.Ledger.of_item``."""
+        raw = await answer(self._connection.call("HGETALL", self._keys.deliveries(uid, item)))
+        return _deliveries(uid, item, raw)
+
+    async def of_user(self, uid: str, limit: int) -> list[Delivery]:
+        """See ``contract.Ledger.of_user``."""
+        items = await answer(self._connection.call("ZREVRANGE", self._keys.of_user(uid).delivered, 0, limit - 1))
+        names = [item.decode() for item in items]
+        raws = await answers(self._connection.call("HGETALL", self._keys.deliveries(uid, item)) for item in names)
+        return [delivery for item, raw in zip(names, raws, strict=True) for delivery in _deliveries(uid, item, raw)]
+
+
+def key_of(intent: Intent) -> str:
+    """The key of a delivery within its item."""
+    return f"{intent.kind.value}/{intent.n}/{intent.device}/{intent.channel}"
+
+
+def read_entry(intent: Intent, raw: bytes) -> Delivery:
+    """An entry of the ledger."""
+    story = _STORY.decode(raw[_HEAD:])
+    named = replace(intent, seq=story.seq, at_us=story.planned_us)
+    return Delivery(named, State(chr(raw[0])), int(raw[1:5]), int(raw[5:_HEAD]), story)
+
+
+def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list[bytes | str]:
+    arguments: list[bytes | str] = []
+    for intent in intents:
+        arguments += (key_of(intent), msgspec.json.encode(Story(now_us, intent.seq, reason)))
+    return arguments
+
+
+def _deliveries(uid: str, item: str, raw: Sequence[Any]) -> list[Delivery]:
+    """The deliveries in a hash, in the order of their keys."""
+    found = []
+    for i in range(0, len(raw), 2):
+        kind, n, device, channel = raw[i].decode().split("/")
+        intent = Intent(uid, item, IntentKind(kind), channel, device, int(n))
+        found.append(read_entry(intent, raw[i + 1]))
+    return sorted(found, key=lambda delivery: (delivery.story.planned_us, key_of(delivery.intent)))

@@ -1,0 +1,122 @@
+"""What every ledger of deliveries promises."""
+
+from dataclasses import replace
+
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.ledger import Attempt, Claimed, NotClaimed, State, Story
+from gregor.store.contract import Store
+
+NOW_US = 1_700_000_000_000_000
+SECOND_US = 1_000_000
+PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=7, at_us=NOW_US)
+TABLET = replace(PHONE, device="tablet")
+PLACE = "phone/a"
+
+
+async def planned(store: Store, *intents: Intent) -> None:
+    """Enter these as planned."""
+    await store.ledger.plan(intents, State.PLANNED, None, NOW_US)
+
+
+async def claimed(store: Store, intent: Intent, now_us: int = NOW_US, place: str = PLACE) -> Claimed:
+    """A claim that must be given, for ten seconds."""
+    claim = await store.ledger.claim(intent, place, now_us, now_us + 10 * SECOND_US)
+    assert isinstance(claim, Claimed), claim
+    return claim
+
+
+async def test_what_is_planned_twice_is_entered_once(store: Store) -> None:
+    """A scheduler that dies and repeats its work plans nothing twice."""
+    first = await store.ledger.plan([PHONE], State.PLANNED, None, NOW_US)
+    second = await store.ledger.plan([PHONE, TABLET], State.CANCELLED, "preference", NOW_US + 1)
+
+    assert (first, second) == ([PHONE], [TABLET])
+    states = {entry.intent.device: entry.state for entry in await store.ledger.of_item("alice", "a")}
+    assert states == {"phone": State.PLANNED, "tablet": State.CANCELLED}
+
+
+async def test_a_claim_is_written_before_the_call_and_excludes_others(store: Store) -> None:
+    await planned(store, PHONE)
+
+    claim = await claimed(store, PHONE)
+
+    assert (claim.before, claim.delivery.state, claim.delivery.n) == (State.PLANNED, State.CLAIMED, 1)
+    assert await store.ledger.claim(PHONE, PLACE, NOW_US + 1, NOW_US + SECOND_US) is NotClaimed.BUSY
+    [entry] = await store.ledger.of_item("alice", "a")
+    assert (entry.state, entry.n, entry.story.seq) == (State.CLAIMED, 1, 7)
+
+
+async def test_a_claim_whose_worker_died_passes_on_and_says_so(store: Store) -> None:
+    await planned(store, PHONE)
+    await claimed(store, PHONE)
+
+    again = await claimed(store, PHONE, NOW_US + 10 * SECOND_US)
+
+    assert (again.before, again.delivery.n) == (State.CLAIMED, 2)
+
+
+async def test_the_verdict_of_a_claim_that_was_lost_is_not_written(store: Store) -> None:
+    await planned(store, PHONE)
+    old = await claimed(store, PHONE)
+    new = await claimed(store, PHONE, NOW_US + 10 * SECOND_US)
+
+    assert not await store.ledger.settle(old.delivery, PLACE, State.SENT, old.delivery.story)
+    assert await store.ledger.settle(new.delivery, PLACE, State.SENT, new.delivery.story)
+
+
+async def test_what_is_over_is_not_claimed_again(store: Store) -> None:
+    await planned(store, PHONE)
+    claim = await claimed(store, PHONE)
+    story = Story(NOW_US, 7, attempts=(Attempt(NOW_US, "200", "apns-1"),))
+    await store.ledger.settle(claim.delivery, PLACE, State.SENT, story)
+
+    assert await store.ledger.claim(PHONE, PLACE, NOW_US, NOW_US + SECOND_US) is NotClaimed.OVER
+    [entry] = await store.ledger.of_item("alice", "a")
+    assert (entry.state, entry.story) == (State.SENT, story)
+
+
+async def test_what_was_never_planned_is_absent(store: Store) -> None:
+    assert await store.ledger.claim(PHONE, PLACE, NOW_US, NOW_US + SECOND_US) is NotClaimed.ABSENT
+
+
+async def test_one_place_on_a_screen_takes_one_delivery_at_a_time(store: Store) -> None:
+    """Two pushes that replace each other must not race: the older could land last."""
+    other = replace(PHONE, item="b")
+    await planned(store, PHONE)
+    await planned(store, other)
+    claim = await claimed(store, PHONE)
+
+    assert await store.ledger.claim(other, PLACE, NOW_US, NOW_US + SECOND_US) is NotClaimed.BUSY
+    await store.ledger.settle(claim.delivery, PLACE, State.SENT, claim.delivery.story)
+    assert isinstance(await store.ledger.claim(other, PLACE, NOW_US, NOW_US + SECOND_US), Claimed)
+
+
+async def test_an_attempt_that_never_left_does_not_count(store: Store) -> None:
+    """An open breaker, or quiet hours, burn no attempts."""
+    await planned(store, PHONE)
+    claim = await claimed(store, PHONE)
+    waits = Story(NOW_US, 7, "quiet_hours", NOW_US + SECOND_US)
+
+    await store.ledger.settle(claim.delivery, PLACE, State.WAITING, waits, counts=False)
+
+    [entry] = await store.ledger.of_item("alice", "a")
+    assert (entry.state, entry.n, entry.story) == (State.WAITING, 0, waits)
+
+
+async def test_a_move_happens_only_from_the_states_named(store: Store) -> None:
+    await planned(store, PHONE)
+
+    assert not await store.ledger.move(PHONE, [State.SENT], State.WITHDRAWN)
+    assert await store.ledger.move(PHONE, [State.PLANNED, State.RETRY], State.CANCELLED, Story(NOW_US, 7, "dismissed"))
+    [entry] = await store.ledger.of_item("alice", "a")
+    assert (entry.state, entry.story.reason) == (State.CANCELLED, "dismissed")
+
+
+async def test_the_deliveries_of_a_user_come_newest_item_first(store: Store) -> None:
+    await store.ledger.plan([PHONE, TABLET], State.PLANNED, None, NOW_US)
+    await store.ledger.plan([replace(PHONE, item="b")], State.PLANNED, None, NOW_US + SECOND_US)
+
+    items = [entry.intent.item for entry in await store.ledger.of_user("alice", 10)]
+
+    assert items == ["b", "a", "a"]
+    assert [entry.intent.item for entry in await store.ledger.of_user("alice", 1)] == ["b"]
