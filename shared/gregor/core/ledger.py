@@ -1,8 +1,8 @@
 """The ledger of deliveries: what became of each thing that was to be told (architecture: "Delivery"; protocol.md).
 
 One entry a key ``(user, item, intent, n, device, channel)``. "Claimed, attempt n" is written before the network call
-and the verdict after, so that a process that dies in between leaves a claim whose lease runs out, and nobody sends twice
-without knowing it. Pure values; the store moves them.
+and the verdict after, so that a process that dies in between leaves a claim whose lease runs out, and nobody sends
+twice without knowing it. Pure values; the store moves them.
 """
 
 from __future__ import annotations

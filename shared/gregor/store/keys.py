@@ -179,5 +179,5 @@ class UserKeys:
         self.commit_beside = (*self.commit, external, self.devices)
         self.sync = (*state, generation, external)
         self.collect = (*state, self.agenda, self.due, external)
-        self.every = (*state, self.agenda, external, self.later, self.devices, self.acks, self.presence)
-        self.every += (self.delivered, self.places)
+        beside = (self.later, self.devices, self.acks, self.presence, self.delivered, self.places)
+        self.every = (*state, self.agenda, external, *beside)
