@@ -51,7 +51,7 @@ class Sent:
 
 def worlds(*, is_explicit: bool, expires: bool = False) -> st.SearchStrategy[World]:
     """Contents for all ids; ``is_explicit``: each names its ``created``."""
-    times = _TIMES if is_explicit else st.none() | _TIMES
+    times = _TIMES if is_explicit else st.none() | st.none() | _TIMES
     ends = st.none() | st.integers(NOW - 4, NOW + 40) if expires else st.none()
     items = st.builds(
         item,
@@ -117,14 +117,12 @@ def updates(draw: st.DrawFn, world: World, *, is_explicit: bool) -> Sent:
     return Sent(sender, message({item_id: world[item_id] for item_id in created}, dismissed, swept))
 
 
-def _replacements(world: World) -> st.SearchStrategy[Sent]:
-    """One item in the place of all others of its category."""
-    return st.builds(
-        lambda item_id: Sent(
-            SENDERS[0], message({item_id: world[item_id]}, intervals=[interval(world[item_id]["category"])])
-        ),
-        st.sampled_from(IDS),
-    )
+@st.composite
+def _replacements(draw: st.DrawFn, world: World) -> Sent:
+    """One item in the place of all others of its category, or of all others."""
+    item_id = draw(st.sampled_from(IDS))
+    others = draw(st.sampled_from((interval(prefix=""), interval(world[item_id]["category"]))))
+    return Sent(SENDERS[0], message({item_id: world[item_id]}, intervals=[others]))
 
 
 def _may_create(sender: Sender, content: Document) -> bool:
