@@ -42,7 +42,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(json.dumps(self.server.answer).encode())
 
-    do_GET = do_POST = do_DELETE = _respond
+    do_GET = do_POST = do_PUT = do_DELETE = _respond
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the tests look at what was asked."""

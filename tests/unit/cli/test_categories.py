@@ -1,0 +1,192 @@
+"""`gregor categories`: mistakes in a line each, and what is asked of ingest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.test_commands import Ingest, ingest, run
+
+__all__ = ["ingest"]
+
+EXAMPLE = Path(__file__).parents[3] / "deploy" / "categories.toml"
+ENTRIES = {
+    "user": {"title": "{{ body.k }}", "push": {}, "expires_after": "365d", "remind_after": ["36h", "4d"]},
+    "user.joined": {"email": {"after": "90s"}},
+}
+
+TEN_MISTAKES = """
+["invoice.due"]
+titel = "An invoice is due"
+expires_after = "30 days"
+remind_after = "4d"
+max_live = 0
+text = "{{ body.amount | rund }}"
+link = "app://{{ bdy.id }}"
+push = { sond = "x" }
+body_schema = { type = "objet" }
+
+["invoice.*"]
+title = "x"
+
+[invoice.paid]
+title = "x"
+"""
+EXPLAINED = """\
+["invoice.due"] titel: This field is not known here; did you mean "title"?
+["invoice.due"] expires_after: A duration is a number with a unit, such as "90s", "15m", "12h", "30d" or "2w".
+["invoice.due"] remind_after: A list is expected here, of one duration or several: ["4d"].
+["invoice.due"] max_live: A whole number from 1 to 1000000 is expected here.
+["invoice.due"] push.sond: This field is not known here; did you mean "sound"?
+["invoice.due"] body_schema.type: "objet" is no type; did you mean "object"?
+["invoice.*"]: This is no category; write "invoice", which covers all below it.
+["invoice"] paid: This field is not known here; for the category, write its name in quotes: ["invoice.paid"].
+["invoice.due"] text: line 1: There is no filter rund; did you mean round?
+["invoice.due"] link: line 1: There is no variable bdy; did you mean body?
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Path]:
+    """A good file."""
+    path = tmp_path / "categories.json"
+    path.write_text(json.dumps(ENTRIES))
+    yield path
+
+
+def test_check_explains_ten_mistakes_in_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text(TEN_MISTAKES)
+
+    assert run("categories", "check", str(bad)) == 1
+
+    assert capsys.readouterr().err == EXPLAINED + f"gregor: {bad} has 10 mistakes\n"
+    assert run("categories", "check", str(bad), "--json") == 1
+    told = json.loads(capsys.readouterr().out)["errors"]
+    assert [each["pointer"] for each in told][:2] == ["/invoice.due/titel", "/invoice.due/expires_after"]
+    assert len(told) == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('title = "x"', '["title"]: An entry is a table'),
+        ('["a"]\npush = {}', '["a"] push: push needs a title'),
+        ('["a"]\ntitle="x"\nemail = { unless = "never" }', '["a"] email.unless: Write "foreground"'),
+        ('["a"]\ntitle="x"\nemail = { html = "file:no.html" }', '["a"] email.html: no.html cannot be read'),
+        ('["a"]\naggregate = { title = "x" }', '["a"] aggregate: window and at_least must be named'),
+        ('["a"]\ncounts_in_badge = false\n["a.b"]\ncounts_in_badge = true', '["a.b"] counts_in_badge: An entry above'),
+        ('["a"]\ntitle = """one\n{{ 1 / 0 }}"""', '["a"] title: line 2: division by zero'),
+        ('[""]\nx = 1', '[""] x: This field is not known'),
+    ],
+)
+def test_check_explains_other_mistakes_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text(text)
+
+    assert run("categories", "check", str(bad)) == 1
+
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith(words)
+    assert last == f"gregor: {bad} has 1 mistake"
+
+
+def test_the_example_of_the_house_has_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("categories", "check", str(EXAMPLE)) == 0
+
+    assert capsys.readouterr().out == f"{EXAMPLE}: 10 entries, nothing wrong\n"
+
+
+def test_a_file_that_is_not_there_or_no_toml_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.toml").write_text('["a"')
+
+    for name in ("nosuch.toml", "bad.toml"):
+        assert run("categories", "check", str(tmp_path / name)) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_apply_sends_the_whole_set_with_its_files(
+    ingest: Ingest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.html").write_text("<p>x</p>")
+    toml = tmp_path / "categories.toml"
+    toml.write_text('["a"]\ntitle = "x"\nemail.html = "file:a.html"')
+    sent = {"a": {"title": "x", "email": {"html": "<p>x</p>"}}}
+    ingest.answer = {"version": 8, "categories": sent}
+
+    assert run("categories", "apply", str(toml)) == 0
+
+    assert ingest.asked == [("PUT", "/v1/categories", {"categories": sent})]
+    assert capsys.readouterr().out == "version 8 holds: 1 entry\n"
+    assert run("categories", "apply", str(toml), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == ingest.answer
+
+
+def test_apply_sends_nothing_of_a_file_with_a_mistake(
+    ingest: Ingest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text(TEN_MISTAKES)
+
+    assert run("categories", "apply", str(bad)) == 1
+
+    assert ingest.asked == []
+    assert capsys.readouterr().err.startswith(EXPLAINED)
+
+
+def test_list_shows_what_each_entry_comes_to(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"version": 8, "categories": ENTRIES}
+
+    assert run("categories", "list") == 0
+
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows == [
+        ["NAME", "PUSH", "EMAIL", "EXPIRES", "REMINDS", "TITLE"],
+        ["user", "10s", "-", "365d", "36h,4d", "{{", "body.k", "}}"],
+        ["user.joined", "10s", "90s", "365d", "36h,4d", "{{", "body.k", "}}"],
+        ["version", "8"],
+    ]
+    assert run("categories", "list", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == ingest.answer
+
+
+def test_list_says_where_there_are_none(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"version": 0, "categories": {}}
+
+    assert run("categories", "list") == 0
+    assert capsys.readouterr().out == "there are no entries\n"
+
+
+def test_show_tells_all_that_holds_for_a_category(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"version": 8, "categories": ENTRIES}
+
+    assert run("categories", "show", "user.joined.late") == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["title"] == "{{ body.k }}"
+    assert lines["remind_after"] == '["36h", "4d"]'
+    assert json.loads(lines["email"]) == {
+        "after": "90s",
+        "unless": "foreground",
+        "subject": "{{ title }}",
+        "html": None,
+    }
+
+    assert run("categories", "show", "user.joined", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["version"], shown["entry"], shown["holds"]["title"]) == (8, ENTRIES["user.joined"], "{{ body.k }}")
+    assert run("categories", "show", "a b") == 2
+
+
+def test_rollback_makes_an_older_version_hold(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"version": 9, "categories": ENTRIES}
+
+    assert run("categories", "rollback", "7") == 0
+
+    assert ingest.asked == [("POST", "/v1/categories/rollback", {"version": 7})]
+    assert capsys.readouterr().out == "version 9 holds: the entries of version 7\n"
+    assert run("categories", "rollback", "0") == 2

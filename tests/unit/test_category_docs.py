@@ -1,0 +1,45 @@
+"""The page on notification types, held to the code."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from gregor.category_files import read_checked
+from gregor.core.entry_fields import ENTRY
+from gregor.render import Renderer, Shown
+from gregor.template_filters import FILTERS
+from gregor.templates import VARIABLES
+
+PAGE = (Path(__file__).parents[2] / "docs" / "categories.md").read_text("utf-8")
+EXAMPLE = PAGE.partition("```toml\n")[2].partition("```")[0]
+
+
+def test_the_newcomer_s_entry_has_ten_lines_and_holds_as_it_stands() -> None:
+    entries = read_checked(tomllib.loads(EXAMPLE))
+    policy = entries.resolve("invoice.due")
+
+    assert len([line for line in EXAMPLE.splitlines() if line]) == 10
+    assert policy.push is not None and policy.email is not None and policy.remind_after_us
+    body = {"number": "7", "amount": "€ 20", "to": "Bob"}
+    assert Renderer(entries).rendered(Shown("aa", "invoice.due", body, 5), "it-IT") == {
+        "title": "La fattura 7 è in scadenza",
+        "text": "€ 20 to Bob.",
+        "link": "app://invoices/7",
+    }
+
+
+def test_every_field_has_its_row_and_every_row_its_field() -> None:
+    table = PAGE.partition("## The fields")[2].partition("## Templates")[0]
+
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(ENTRY)
+
+
+def test_every_variable_and_filter_is_named_and_no_other() -> None:
+    text = PAGE.partition("## Templates")[2].partition("## Over HTTP")[0]
+    filters = set(re.findall(r"`(\w+)`", text.partition("Filters:")[2].partition("`{{")[0]))
+    variables = set(re.findall(r"^`id`.*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)[0].replace("`", " ").split())
+
+    assert filters == {name for name in FILTERS if not name.startswith(" ")}
+    assert variables >= VARIABLES
