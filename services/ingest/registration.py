@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from pydantic import Field
 
 from gregor.core.errors import at
 from gregor.core.times import seconds
+from gregor.outbound import AllowedHosts
 from gregor.store.contract import Presence, Registration
 
 from .documents import Document, Platform
@@ -125,22 +124,7 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 def check_endpoint(endpoint: str, hosts: Sequence[str]) -> None:
-    """Raises ``push_endpoint_not_allowed`` but for https, port 443, and a host of the list (``*.``: any name below)."""
-    try:
-        parts = urlsplit(endpoint)
-        host, port = (parts.hostname or "").rstrip("."), parts.port
-    except ValueError:
-        host, port, parts = "", None, urlsplit("")
-    is_plain = parts.scheme == "https" and port in (None, 443) and parts.username is None and not _is_address(host)
-    is_listed = any(host == entry or (entry.startswith("*.") and host.endswith(entry[1:])) for entry in hosts)
-    if not is_plain or not is_listed or any(ord(letter) <= 32 for letter in endpoint):
+    """Raises ``push_endpoint_not_allowed`` but for https of a place in the list (``outbound.AllowedHosts``)."""
+    if AllowedHosts(hosts).place_of(endpoint) is None:
         detail = "A Web Push endpoint is https, on port 443, of a host in the setting WEBPUSH_HOSTS."
         raise at("push_endpoint_not_allowed", "/push/token/endpoint", detail)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
