@@ -10,8 +10,8 @@ from pathlib import Path
 import uvloop
 
 from services.delivery.fakes.apns import FakeApns
+from services.delivery.fakes.keys import write_key
 from services.delivery.fakes.tls import Authority
-from tests.support.pushes import write_key
 
 
 async def serve(directory: Path) -> None:

@@ -1,11 +1,7 @@
-"""Pushes and keys for tests of the channels."""
+"""Pushes for tests of the channels."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from services.delivery.channels.contract import Push
 
@@ -38,10 +34,3 @@ def withdrawal(**changes: Any) -> Push:
     """A background push that withdraws two items, but for `changes`."""
     data = {**DATA, "kind": "withdraw", "id": None, "withdraw": ["aa", "bb"]}
     return push(**{"kind": "background", "title": "", "text": "", "sound": None, "data": data, **changes})
-
-
-def write_key(path: Path) -> ec.EllipticCurvePublicKey:
-    """A private key of P-256 in a file of PEM, as Apple gives them; its public half."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return key.public_key()

@@ -14,9 +14,10 @@ from services.delivery.channels.apns_connection import ApnsConnection
 from services.delivery.channels.contract import Push
 from services.delivery.fakes.apns import FakeApns
 from services.delivery.fakes.apns_acts import Act
+from services.delivery.fakes.keys import write_key
 from services.delivery.fakes.tls import Authority
 from services.delivery.verdict import Verdict
-from tests.support.pushes import push, write_key
+from tests.support.pushes import push
 
 TOPIC = "com.example.app"
 

@@ -17,8 +17,9 @@ from gregor.clock import ManualClock, SystemClock
 from services.delivery.channels.apns import ApnsChannel, ApnsConfig
 from services.delivery.fakes.apns import ANY_TOKEN
 from services.delivery.fakes.apns_acts import Act
+from services.delivery.fakes.keys import write_key
 from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent
-from tests.support.pushes import push, withdrawal, write_key
+from tests.support.pushes import push, withdrawal
 
 from .apns_world import TOPIC, World, apns_world
 

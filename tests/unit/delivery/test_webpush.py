@@ -14,10 +14,11 @@ from gregor.clock import ManualClock, SystemClock
 from gregor.vapid import VapidKey
 from services.delivery.channels.webpush import LONGEST_TTL_S, WebPushChannel, WebPushConfig, topic_of
 from services.delivery.fakes.http1 import Answer, Fault
+from services.delivery.fakes.keys import write_key
 from services.delivery.fakes.tls import Authority
 from services.delivery.fakes.webpush import FakeWebPush
 from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
-from tests.support.pushes import NOW_US, push, withdrawal, write_key
+from tests.support.pushes import NOW_US, push, withdrawal
 from tests.support.wait import wait_until
 
 SUBJECT = "mailto:ops@example.com"

@@ -1,0 +1,82 @@
+"""The fake providers as a process: what a newcomer sees of `gregor dev --fake-providers`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gregor.clock import SystemClock
+from services.delivery.channels.apns import ApnsChannel, ApnsConfig
+from services.delivery.channels.contract import Channel, Mail, Push
+from services.delivery.channels.email import EmailChannel
+from services.delivery.channels.fcm import FcmChannel
+from services.delivery.channels.webpush import WebPushChannel, WebPushConfig
+from services.delivery.verdict import Sent
+from tests.support.pushes import push
+
+T = TypeVar("T")
+MAIL = Mail("alice@example.com", "en", "kbob just joined", "Hello", None, "<1@example.com>", None)
+
+
+@asynccontextmanager
+async def opened(channel: Channel[T]) -> AsyncIterator[Channel[T]]:
+    await channel.open()
+    yield channel
+    await channel.close()
+
+
+@asynccontextmanager
+async def running_fakes(directory: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The process of all fakes; it ends with its standard input."""
+    fakes = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.delivery.fakes", str(directory)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield fakes
+    finally:
+        assert fakes.stdin is not None
+        fakes.stdin.close()
+        assert await fakes.wait() == 0
+
+
+async def test_each_channel_reaches_its_fake_by_the_settings_that_were_printed(tmp_path: Path) -> None:
+    lines = []
+    async with running_fakes(tmp_path) as fakes:
+        assert fakes.stdout is not None
+        told = json.loads(await fakes.stdout.readline())
+        given = {name.removeprefix("GREGOR_"): value for name, value in told["settings"].items()}
+        pushes: list[tuple[Channel[Push], Any]] = [
+            (apns_channel(given), "a1b2c3"),
+            (FcmChannel(Path(given["FCM_CREDENTIALS_FILE"]), SystemClock(), given["FCM_URL"]), "registration"),
+            (webpush_channel(given), told["subscription"]),
+        ]
+        for channel, token in pushes:
+            async with opened(channel) as ready:
+                assert isinstance(await ready.send(push(token=token), 10), Sent)
+            lines.append(json.loads(await fakes.stdout.readline()))
+        async with opened(EmailChannel(given["SMTP_URL"], given["MAIL_FROM"], SystemClock())) as mailer:
+            assert isinstance(await mailer.send(MAIL, 10), Sent)
+        lines.append(json.loads(await fakes.stdout.readline()))
+
+    shown = {"title": "kbob just joined", "badge": 3, "withdraw": None, "collapse": "c0ffee"}
+    assert lines[:3] == [{"channel": channel, **shown} for channel in ("apns", "fcm", "webpush")]
+    assert (lines[3]["channel"], lines[3]["title"]) == ("email", "kbob just joined")
+
+
+def apns_channel(given: dict[str, str]) -> ApnsChannel:
+    names = {name: given[f"APNS_{name.upper()}"] for name in ("key_id", "team_id", "topic", "url")}
+    files = {name: Path(given[f"APNS_{name.upper()}"]) for name in ("key_file", "ca_file")}
+    return ApnsChannel(ApnsConfig(**names, **files))  # type: ignore[arg-type]
+
+
+def webpush_channel(given: dict[str, str]) -> WebPushChannel:
+    hosts = tuple(given["WEBPUSH_HOSTS"].split(","))
+    key_file, ca_file = Path(given["VAPID_KEY_FILE"]), Path(given["WEBPUSH_CA_FILE"])
+    return WebPushChannel(WebPushConfig(key_file, given["VAPID_SUBJECT"], hosts, ca_file), SystemClock())
