@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from gregor.core.announce import Announcement, Kind, decode
+from gregor.core.announce import Announcement, Kind, Plain, decode, read_plain
 from gregor.core.ids import Prefixes, allowed
 from gregor.core.sync import View
 from gregor.feed import Subscriptions
@@ -155,7 +155,10 @@ class Hub:
     def receive(self, room: Room, payload: bytes) -> None:
         """One publication on a user's channel."""
         try:
-            if payload[:1] == b"C":
+            plain = read_plain(payload)
+            if plain is not None and room.track.steps(plain):
+                self._deliver_plain(room, plain)
+            elif payload[:1] == b"C":
                 self._announce(room, decode(payload))
             elif payload[:1] == b"K":
                 self._control(room, payload[1:])
@@ -175,8 +178,21 @@ class Hub:
         if announcement.kind is Kind.FLUSH:
             self._flush(room, announcement)
         if room.waiting:
-            for member in tuple(room.waiting):
-                member.release(announcement.seq)
+            self._release(room, announcement.seq)
+
+    def _deliver_plain(self, room: Room, plain: Plain) -> None:
+        """The hot path of the process: one creation for all devices."""
+        seq, frame, category = plain.seq, plain.frame, plain.category
+        for group in room.groups:
+            if group.view.cats is None or allowed(group.view.cats, category):
+                for member in group.members:
+                    member.deliver(seq, frame)
+        if room.waiting:
+            self._release(room, seq)
+
+    def _release(self, room: Room, seq: int) -> None:
+        for member in tuple(room.waiting):
+            member.release(seq)
 
     def _deliver(self, room: Room, announcement: Announcement) -> None:
         seq, system = announcement.seq, announcement.system

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
-from gregor.core.announce import Announcement, Kind
+from gregor.core.announce import Announcement, Kind, Plain
 from gregor.core.sync import NO_EPOCH, ZERO_DIGEST, Head
 
 LINK_BYTES = 8
@@ -22,8 +22,7 @@ class Verdict(Enum):
     FORK = "another history: no copy can be trusted"
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """What was known at a moment. ``link``: the first lanes of the digest, ``None`` where they are not known yet."""
 
     epoch: bytes
@@ -74,6 +73,16 @@ class Track:
         if self.mark is None:
             self.since = announcement.seq - 1
         self.mark = Mark(announcement.epoch, announcement.seq, announcement.after)
+
+    def steps(self, plain: Plain) -> bool:
+        """Whether a plain announcement follows what is known; if so, it is taken. Else ``judge`` says what it is."""
+        mark = self.mark
+        if mark is None or plain.seq != mark.seq + 1 or plain.epoch != mark.epoch:
+            return False
+        if mark.link is not None and plain.before != mark.link:
+            return False
+        self.mark = Mark(plain.epoch, plain.seq, plain.after)
+        return True
 
     def settle(self, epoch: bytes, seq: int, then: Mark | None) -> Verdict:
         """A sync was read. ``then``: what was known when the read began. The first one gives the mark."""

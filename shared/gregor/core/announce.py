@@ -21,7 +21,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from .ids import Prefixes, allowed
 from .messages import Reason
@@ -46,7 +46,9 @@ class Scope(Enum):
     ALL_BUT = 2
 
 
-@dataclass(frozen=True, slots=True)
+# Entry and Announcement are values, too; they are not frozen because a gateway makes them for every message, and a
+# frozen one costs twice as much to make.
+@dataclass(slots=True)
 class Entry:
     """One item that entered (``json`` set) or left (``json`` is ``None``) the views of the devices in scope."""
 
@@ -69,7 +71,7 @@ IS_NEW_EPOCH = 1
 """Flag: this commit made the user's epoch, so each frame of it carries a cursor (protocol.md, "Errors")."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Announcement:
     """One decoded payload. ``sender`` is the device that sent the message (``""``: the backend).
 
@@ -133,6 +135,8 @@ class Announcement:
         mine = [entry for entry in self.entries if entry.concerns(view)]
         if not mine:
             return None
+        if len(mine) == 1 and mine[0].json is not None:  # by far the most: one creation
+            return self._wrap(view, b'{"create":{"%s":%s}}' % (mine[0].id.encode(), mine[0].json))
         if self.kind is Kind.REMIND:
             return self._wrap(view, b'{"remind":{"%s":%s}}' % (mine[0].id.encode(), seconds(self.remind_at_us)))
         parts = []
@@ -239,6 +243,35 @@ class _Reader:
 
 
 _ENTERED: Final = ord("+")
+
+
+class Plain(NamedTuple):
+    """The commonest announcement: the backend made one item, for every device. ``frame``: of all who may see it."""
+
+    epoch: bytes
+    seq: int
+    before: bytes
+    after: bytes
+    category: str
+    frame: bytes
+
+
+def read_plain(payload: bytes) -> Plain | None:
+    """``decode`` and ``frame`` in one, at a third of their cost, for the commonest announcement; else ``None``."""
+    if payload[28:33] != b"\0\0\1+\0" or payload[9:11] != b"u\0":
+        return None
+    category_at = 34 + payload[33]
+    json_at = category_at + 1 + payload[category_at]
+    seq = int.from_bytes(payload[4:9], "big")
+    creation = seq, payload[34:category_at], payload[json_at + 3 :]
+    return Plain(
+        payload[1:4],
+        seq,
+        payload[11:19],
+        payload[19:27],
+        payload[category_at + 1 : json_at].decode(),
+        b'{"system":"gregor","seq":%d,"body":{"create":{"%s":%s}}}' % creation,
+    )
 
 
 def _str8(text: str) -> bytes:

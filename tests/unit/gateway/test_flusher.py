@@ -7,6 +7,7 @@ import asyncio
 from gregor.clock import ManualClock
 from gregor.telemetry import Metrics
 from services.gateway.flusher import Flusher
+from tests.support.wait import wait_until
 
 from .conftest import settle
 
@@ -14,15 +15,16 @@ from .conftest import settle
 class Slowly:
     """A connection whose write takes a while of the clock."""
 
-    def __init__(self, clock: ManualClock, seconds: float) -> None:
+    def __init__(self, clock: ManualClock, seconds: float, frames: int = 2) -> None:
         self._clock = clock
         self._seconds = seconds
+        self._frames = frames
         self.flushes = 0
 
     def flush(self) -> tuple[int, int]:
         self.flushes += 1
         self._clock.advance(self._seconds)
-        return 2, 100
+        return self._frames, 100
 
 
 async def test_where_it_is_quiet_a_frame_leaves_with_this_turn_of_the_loop() -> None:
@@ -38,9 +40,9 @@ async def test_where_it_is_quiet_a_frame_leaves_with_this_turn_of_the_loop() -> 
     assert metrics.bytes_out._value.get() == 100
 
 
-async def test_after_a_long_sweep_the_next_one_waits_four_times_as_long() -> None:
+async def test_in_a_burst_the_next_sweep_waits_four_times_as_long_as_the_last_took() -> None:
     clock = ManualClock(0)
-    flusher, connection = Flusher(clock, Metrics()), Slowly(clock, 0.01)
+    flusher, connection = Flusher(clock, Metrics()), Slowly(clock, 0.004)
     flusher.add(connection)
     await asyncio.sleep(0)
 
@@ -48,10 +50,17 @@ async def test_after_a_long_sweep_the_next_one_waits_four_times_as_long() -> Non
     flusher.add(Slowly(clock, 0))
     await settle()
     assert connection.flushes == 1
-    clock.advance(0.041)
-    await asyncio.sleep(0.05)
+    clock.advance(0.017)
+    await wait_until(lambda: connection.flushes == 2, "the second sweep")
 
-    assert connection.flushes == 2
+
+async def test_with_one_frame_a_connection_nothing_waits() -> None:
+    clock = ManualClock(0)
+    flusher, connection = Flusher(clock, Metrics()), Slowly(clock, 1.0, frames=1)
+    for count in (1, 2, 3):
+        flusher.add(connection)
+        await asyncio.sleep(0)
+        assert connection.flushes == count
 
 
 async def test_after_a_rest_a_frame_leaves_at_once_again() -> None:
