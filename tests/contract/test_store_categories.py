@@ -8,9 +8,7 @@ from gregor.store.contract import KEPT_VERSIONS, Store
 from tests.support.builders import NOW_US
 from tests.support.twins import Twin
 
-JOINED = {
-    "user.joined": {"title": "{{ body.who }} joined", "remind_after": ["4d"], "locales": {"it": {"title": "è"}}}
-}
+JOINED = {"user.joined": {"title": "{{ body.who }} joined", "remind_after": ["4d"], "locales": {"it": {"title": "è"}}}}
 FOLLOW = {"follow": {"title": "Ünïcode", "push": {"after": 2.5}}}
 
 
