@@ -132,6 +132,7 @@ class Settings(BaseModel):
     )
     gateway_port: Port = Field(8701, description="Port of the gateway for WebSocket.")
     stream_port: Port = Field(8702, description="Port of the gateway for SSE, long poll and posted frames.")
+    scheduler_port: Port = Field(8703, description="Port of the scheduler, for its probes.")
     admin_port: Port | None = Field(None, description="Port of /metrics; the service's own port where it is not set.")
     public_url: str | None = Field(
         None, pattern=r"^https?://", description="Where the outside reaches ingest, for links in answers."
@@ -167,6 +168,12 @@ class Settings(BaseModel):
     flush_spread_s: Seconds = Field(30.0, description="Time over which the full copies of a flush are spread.")
     drain_seconds: Seconds = Field(
         25.0, description="How long a service that was told to stop may take to say goodbye."
+    )
+    stream_entries: Count = Field(
+        1_000_000, description="Entries of each delivery stream that are kept while nobody reads them, about."
+    )
+    collect_rate: Rate = Field(
+        200.0, description="Users a second whose garbage a scheduler collects; more of it is spread over minutes."
     )
     max_message_bytes: Count = Field(_BOUNDS.message_bytes, description="Bytes of one message, as JSON.")
     max_body_bytes: Count = Field(_BOUNDS.body_bytes, description="Bytes of one item's body, as JSON.")

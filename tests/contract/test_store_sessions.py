@@ -126,3 +126,37 @@ async def test_a_heartbeat_brings_back_a_session_that_was_lost(known: Store) -> 
 
     assert await known.devices.session("alice", "phone", "tab", NOW_US) == session()
     assert (await alice(known, NOW_US)).online
+
+
+async def test_the_foreground_is_told_until_the_last_connection_left_it(known: Store) -> None:
+    async def told(now_us: int) -> int | None:
+        return await known.devices.foreground_until("alice", now_us)
+
+    assert await told(NOW_US) is None
+    await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
+    assert await told(NOW_US + 1) is None
+    await known.devices.touch([("alice", "phone", session(foreground=True))], NOW_US + 10, MINUTE_US)
+    assert await told(NOW_US + 20) == NOW_US + 20
+    await known.devices.touch([("alice", "phone", session())], NOW_US + 30, MINUTE_US)
+    assert await told(NOW_US + 40) == NOW_US + 30
+    await known.devices.open_session("alice", "laptop", session("a", "c2", foreground=True), NOW_US + 50, MINUTE_US)
+    await known.devices.close_session("alice", "laptop", session("a", "c2"), NOW_US + 60)
+    assert await told(NOW_US + 70) == NOW_US + 60
+
+
+async def test_a_foreground_that_was_not_left_ends_with_its_last_heartbeat(known: Store) -> None:
+    await known.devices.open_session("alice", "phone", session(foreground=True), NOW_US, MINUTE_US)
+
+    assert await known.devices.foreground_until("alice", NOW_US + MINUTE_US) == NOW_US
+    await known.devices.open_session("alice", "laptop", session("a", "c2"), NOW_US + 2 * MINUTE_US, MINUTE_US)
+    assert await known.devices.foreground_until("alice", NOW_US + 2 * MINUTE_US) == NOW_US
+
+
+async def test_a_connection_that_takes_the_place_of_one_in_the_foreground_says_until_when_that_was(
+    known: Store,
+) -> None:
+    await known.devices.open_session("alice", "phone", session(foreground=True), NOW_US, MINUTE_US)
+
+    await known.devices.open_session("alice", "phone", session(connection="c2"), NOW_US + 5, MINUTE_US)
+
+    assert await known.devices.foreground_until("alice", NOW_US + 9) == NOW_US + 5

@@ -99,7 +99,7 @@ class Service:
 
 
 class Cluster:
-    """A server, ingests and gateways. A context manager; nothing of it outlives the test."""
+    """A server, ingests, gateways and, where asked for, schedulers. A context manager; nothing of it outlives the test."""
 
     def __init__(
         self,
@@ -107,6 +107,7 @@ class Cluster:
         *,
         gateways: int = 2,
         ingests: int = 2,
+        schedulers: int = 0,
         server: str | None = None,
         server_options: Sequence[str] = (),
         **settings: Any,
@@ -123,6 +124,7 @@ class Cluster:
         self._settings = {f"GREGOR_{name.upper()}": str(value) for name, value in settings.items()}
         self.ingests = [self._ingest(number) for number in range(ingests)]
         self.gateways = [self._gateway(number) for number in range(gateways)]
+        self.schedulers = [self._scheduler(number) for number in range(schedulers)]
 
     def __enter__(self) -> Self:
         self.server.start()
@@ -147,7 +149,7 @@ class Cluster:
 
     @property
     def services(self) -> list[Service]:
-        return [*self.ingests, *self.gateways]
+        return [*self.ingests, *self.gateways, *self.schedulers]
 
     @property
     def ingest_urls(self) -> list[str]:
@@ -212,6 +214,11 @@ class Cluster:
         port, stream_port = free_port(), free_port()
         environ = self._environ(GREGOR_GATEWAY_PORT=str(port), GREGOR_STREAM_PORT=str(stream_port))
         return self._service(f"gateway-{number}", "services.gateway", environ, port, stream_port)
+
+    def _scheduler(self, number: int) -> Service:
+        port = free_port()
+        environ = self._environ(GREGOR_SCHEDULER_PORT=str(port))
+        return self._service(f"scheduler-{number}", "services.scheduler", environ, port)
 
     def _service(self, name: str, module: str, environ: Mapping[str, str], *ports: int) -> Service:
         probes = [f"http://{HOST}:{port}/readyz" for port in ports]

@@ -89,11 +89,6 @@ class FakeSmtp:
             await self._server.wait_closed()
 
     @property
-    def open_connections(self) -> int:
-        """Connections that are open now."""
-        return len(self._open)
-
-    @property
     def port(self) -> int:
         """The port that it listens on."""
         if self._server is None:
@@ -157,7 +152,6 @@ class _Dialogue:
         while line := (await self._reader.readline()).decode("utf-8", "replace").strip():
             verb, _, words = line.partition(" ")
             if verb.upper() == "QUIT":
-                self._relay.commands["QUIT"] += 1
                 self._writer.write(b"221 2.0.0 Bye\r\n")
                 return
             await self._command(verb.upper(), words)

@@ -18,6 +18,8 @@ from gregor.settings import Settings
 LOCAL_ORIGINS = "http://localhost:*,http://127.0.0.1:*"
 DRAIN_S = 2.0
 """In development nobody waits long for a Ctrl-C."""
+SCHEDULER = 3
+"""The scheduler's port after the first (protocol.md, "Ports")."""
 STEP = 10
 """The n-th further process of a service has its ports + 10·n (protocol.md, "Ports")."""
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to call where a service listens on all
@@ -50,6 +52,11 @@ class Plan:
         return [f"http://{self._place(port)}" for port in self._ports(2, self.gateways)]
 
     @property
+    def scheduler_url(self) -> str:
+        """URL of the scheduler's probes."""
+        return f"http://{self._place(self.port_base + SCHEDULER)}"
+
+    @property
     def drain_s(self) -> float:
         """How long a service may take to end."""
         return self.settings.drain_seconds if "drain_seconds" in self.settings.model_fields_set else DRAIN_S
@@ -66,11 +73,18 @@ class Plan:
             own = {"GREGOR_GATEWAY_PORT": str(port), "GREGOR_STREAM_PORT": str(port + 1), **self._admin(2 * n + 1)}
             probes = [f"http://{self._place(place)}/readyz" for place in (port, port + 1)]
             listed.append(Service(f"gateway-{n}", "services.gateway", environ | own, probes))
+        own = {
+            "GREGOR_SCHEDULER_PORT": str(self.port_base + SCHEDULER),
+            **self._admin(2 * max(self.ingests, self.gateways)),
+        }
+        probes = [f"{self.scheduler_url}/readyz"]
+        listed.append(Service("scheduler-0", "services.scheduler", environ | own, probes))
         return listed
 
     def check_ports(self) -> None:
         """Failure, in plain words, where a port is taken or may not be used."""
         ports = self._ports(0, self.ingests) + self._ports(1, self.gateways) + self._ports(2, self.gateways)
+        ports += self._ports(SCHEDULER, 1)
         if max(ports) > 65_535:
             raise Failure(f"--port-base {self.port_base} is too high for {len(ports)} ports: they end at 65535")
         for port in ports:

@@ -28,7 +28,7 @@ def ready_line(plan: Plan, redis: str, key: str) -> str:
             "ingests": plan.ingest_urls,
             "gateways": plan.gateway_urls,
             "streams": plan.stream_urls,
-            "scheduler": None,
+            "scheduler": plan.scheduler_url,
             "delivery": None,
             "redis": redis,
             "queue": plan.queue or redis,

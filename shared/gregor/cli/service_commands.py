@@ -1,4 +1,4 @@
-"""`gregor ingest` and `gregor gateway`: one service, in the place of this process, so that signals reach it."""
+"""`gregor ingest`, `gateway` and `scheduler`: one service, in the place of this process, so that signals reach it."""
 
 import os
 import sys
@@ -28,6 +28,11 @@ def gateway(
 ) -> None:
     """Run a gateway, which holds the devices' connections, with the settings of the environment."""
     _become("services.gateway", {"GREGOR_HOST": host, "GREGOR_GATEWAY_PORT": port, "GREGOR_STREAM_PORT": stream_port})
+
+
+def scheduler(host: Host = None, port: Port = None) -> None:
+    """Run a scheduler, which does what is due when it is due, with the settings of the environment."""
+    _become("services.scheduler", {"GREGOR_HOST": host, "GREGOR_SCHEDULER_PORT": port})
 
 
 def _become(module: str, given: dict[str, str | int | None]) -> NoReturn:

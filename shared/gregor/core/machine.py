@@ -25,6 +25,7 @@ needs the state is decided inside the commit, by the store.
 
 from __future__ import annotations
 
+from . import escalation
 from .content import content_hash, fingerprint
 from .digest import leaf
 from .errors import Problem
@@ -62,8 +63,8 @@ def plan(
     Raises ``Problem``: ``forbidden``, ``category_not_allowed``, ``created_in_future``, ``end_in_future``,
     ``time_out_of_range``, ``schema``. ``epoch_seed`` is 3 random bytes. ``sender.device`` is who acts;
     ``message.device`` is not looked at: whether the caller may name it is the service's to say. ``entries`` give
-    creations the times that their sender left out, and hold their bodies to a schema; they change nothing of what a
-    repeat is known by.
+    creations the times that their sender left out, and the timers of their type, and hold their bodies to a schema;
+    they change nothing of what a repeat is known by.
     """
     content = message.content
     if not isinstance(content, Update):
@@ -119,11 +120,11 @@ def _creations(
             at = _at(item, "body")
             for error in policy.body_schema.faults(item.body, at):
                 faults.note("schema", error.pointer, error.detail)
-        made.append(_creation(item, created_us, policy, faults))
+        made.append(_creation(item, created_us, now_us, policy, faults))
     return tuple(made)
 
 
-def _creation(item: NewItem, created_us: int, policy: Policy, faults: Faults) -> Creation:
+def _creation(item: NewItem, created_us: int, now_us: int, policy: Policy, faults: Faults) -> Creation:
     expires_us = policy.expires_us(created_us)
     if item.expires is not None:
         expires_us = _resolve(item, item.expires, created_us, "times/expires", faults)
@@ -143,6 +144,7 @@ def _creation(item: NewItem, created_us: int, policy: Policy, faults: Faults) ->
         fingerprint(item),
         leaf(item.id, json),
         json,
+        escalation.timers(policy, expires_us, now_us) if policy.is_timed else (),
     )
 
 

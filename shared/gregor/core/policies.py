@@ -109,6 +109,11 @@ class Policy:
         return tuple(created_us + each for each in self.remind_after_us if created_us + each <= MAX_TIME_US)
 
     @property
+    def is_timed(self) -> bool:
+        """Whether a creation asks for work at a time, beside its expiry and reminders."""
+        return self.push is not None or self.email is not None or self.aggregate is not None
+
+    @property
     def texts(self) -> Texts:
         """The templates of the entry's own language."""
         subject, html = (self.email.subject, self.email.html) if self.email is not None else (EMAIL_SUBJECT, None)

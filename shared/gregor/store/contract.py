@@ -224,12 +224,16 @@ class Devices(Protocol):
         """The OR over each user's devices."""
         ...
 
+    async def foreground_until(self, uid: str, now_us: int) -> int | None:
+        """Until when one of the user's connections was in the foreground (µs): now where one is; ``None``: never."""
+        ...
+
     async def acknowledge(self, uid: str, view: View, seq: int) -> None:
         """This view showed its user everything up to ``seq``. Never goes down."""
         ...
 
-    async def acknowledged(self, uid: str) -> dict[tuple[str, str], int]:
-        """(device, view tag) to acknowledged seq."""
+    async def acknowledged(self, uid: str) -> dict[View, int]:
+        """View to acknowledged seq."""
         ...
 
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:

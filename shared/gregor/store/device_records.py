@@ -108,3 +108,12 @@ def presence_of(known: Iterable[Known], leases: Iterable[Lease], now_us: int) ->
         return Presence(True, is_foreground, now_us)
     seen_us = max([seen_us, *(device.last_seen_us for device in known)])
     return Presence(last_seen_us=seen_us or None)
+
+
+def foreground_until(leases: Iterable[Lease], told_us: Iterable[int], now_us: int) -> int | None:
+    """Until when somebody was in the foreground, by these leases and moments; now where somebody is. ``None``: never.
+
+    A lease that ran out says so for its last heartbeat alone.
+    """
+    moments = [now_us if lease.lease_until_us > now_us else lease.seen_us for lease in leases if lease.foreground]
+    return max([*moments, *told_us], default=None)

@@ -14,8 +14,8 @@ key                      type   lifetime  holds                                 
 ``{tag}:x:<uid>``        zset   permanent external messages by seq                    commit, collect
 ``{tag}:later:<uid>``    hash   permanent message id → delayed message               agenda
 ``{tag}:dev:<uid>``      hash   permanent device → registration                       devices
-``{tag}:ack:<uid>``      hash   permanent device␀view → acknowledged seq              devices
-``{tag}:on:<uid>``       hash   retention device␀session → presence lease             devices
+``{tag}:ack:<uid>``      hash   permanent device␀cats → acknowledged seq              devices
+``{tag}:on:<uid>``       hash   retention device␀session → presence lease; front      devices
 ``{tag}:rev:<uid>``      hash   token age device (or empty) → issued before           devices
 ``{tag}:led:<uid>/<i>``  hash   retention delivery → state, attempts, lease, story    ledger
 ``{tag}:ledx:<uid>``     zset   retention items with deliveries, by time              ledger
@@ -28,6 +28,7 @@ key                      type   lifetime  holds                                 
 ``keys``                 hash   permanent key id → service key (hashes of secrets)    access
 ``ticket:<hash>``        string token age what a ticket stands for                    access
 ``push:<hash>``          string permanent push token → its one owner                  devices
+``deliveries:<channel>`` stream bounded   what a channel is to tell; on the queue Redis  scheduler
 ======================== ====== ========= =========================================== =====================
 
 All begin with the namespace (setting ``NAMESPACE``). *Permanent* keys of a user go when they are empty, or with
@@ -125,6 +126,10 @@ class Keys:
     def ticket(self, text: str) -> str:
         """Where a ticket is kept: by the hash of its text, so that a look at the keys gives none away."""
         return f"{self.namespace}:ticket:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    def stream(self, channel: str) -> str:
+        """The stream of what is to be told by a channel; on the queue Redis."""
+        return f"{self.namespace}:deliveries:{channel}"
 
     def push(self, token: str) -> str:
         """Who owns a push token, by the hash of the token."""

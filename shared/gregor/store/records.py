@@ -67,6 +67,11 @@ def pack_limits(cats: Prefixes) -> str:
     return "" if cats is None else ",".join(cats) if cats else ","
 
 
+def read_limits(text: str) -> Prefixes:
+    """The category limits that ``pack_limits`` wrote."""
+    return None if text == "" else () if text == "," else tuple(text.split(","))
+
+
 def pack_span(span: Span) -> list[bytes | str]:
     """The arguments of one interval."""
     bits = (1 if span.is_open else 0) + (2 if span.is_prefix else 0)

@@ -22,6 +22,7 @@ from .contract import Presence, Registration, Session, Unavailable
 from .device_records import (
     Known,
     Lease,
+    foreground_until,
     lease_json,
     presence_of,
     push_token,
@@ -31,6 +32,7 @@ from .device_records import (
 )
 from .keys import Keys
 from .link import Argument, Connection, Script
+from .records import pack_limits, read_limits
 from .replies import answer, answers
 
 TOKEN_LIFE_US: Final = 30 * DAY_US
@@ -51,6 +53,9 @@ _TRIES: Final = 8
 
 _AT_ONCE: Final = 1_000
 """Commands issued before their replies are awaited."""
+
+_FRONT: Final = b"front"
+"""The field of a user's presence that is no lease: until when somebody was in the foreground (µs)."""
 
 _NO_REGISTRATION: Final = registration_tail(Registration())
 
@@ -268,11 +273,22 @@ class RedisDevices:
         for start in range(0, len(uids), _AT_ONCE):
             keys = [self._keys.of_user(uid) for uid in uids[start : start + _AT_ONCE]]
             replies = await answers(
-                self._connection.call("HVALS", key) for of_user in keys for key in (of_user.devices, of_user.presence)
+                command
+                for of_user in keys
+                for command in (
+                    self._connection.call("HVALS", of_user.devices),
+                    self._connection.call("HGETALL", of_user.presence),
+                )
             )
-            for known, leases in zip(replies[::2], replies[1::2], strict=True):
-                result.append(presence_of(map(read_known, known), map(read_lease, leases), now_us))
+            for known, fields in zip(replies[::2], replies[1::2], strict=True):
+                result.append(presence_of(map(read_known, known), _every_lease(fields), now_us))
         return result
+
+    async def foreground_until(self, uid: str, now_us: int) -> int | None:
+        """See ``contract.Devices.foreground_until``."""
+        fields = await self._call("HGETALL", self._keys.of_user(uid).presence)
+        told = [int(raw) for field, raw in _pairs(fields) if field == _FRONT]
+        return foreground_until(_every_lease(fields), told, now_us)
 
     def _presence_ms(self, lease_us: int) -> int:
         """How long presence is kept after its last heartbeat, ms; a lapsed lease still says when someone was there."""
@@ -282,13 +298,13 @@ class RedisDevices:
 
     async def acknowledge(self, uid: str, view: View, seq: int) -> None:
         """See ``contract.Devices.acknowledge``."""
-        arguments = (_field(view.device, view.tag), seq, _MOST_ACKNOWLEDGEMENTS)
+        arguments = (_field(view.device, pack_limits(view.cats)), seq, _MOST_ACKNOWLEDGEMENTS)
         await self._run(self._acknowledge, (self._keys.of_user(uid).acks,), arguments)
 
-    async def acknowledged(self, uid: str) -> dict[tuple[str, str], int]:
+    async def acknowledged(self, uid: str) -> dict[View, int]:
         """See ``contract.Devices.acknowledged``."""
         fields = await self._call("HGETALL", self._keys.of_user(uid).acks)
-        return {_names(field): int(seq) for field, seq in _pairs(fields)}
+        return {_view(field): int(seq) for field, seq in _pairs(fields)}
 
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
         """See ``contract.Devices.revoke``. Repeatable."""
@@ -348,8 +364,18 @@ def _pairs(reply: Sequence[bytes]) -> zip[tuple[bytes, bytes]]:
     return zip(reply[::2], reply[1::2], strict=True)
 
 
+def _view(field: bytes) -> View:
+    device, cats = _names(field)
+    return View(device, read_limits(cats))
+
+
 def _leases(reply: Sequence[bytes]) -> dict[str, list[Lease]]:
     leases: dict[str, list[Lease]] = {}
     for field, raw in _pairs(reply):
-        leases.setdefault(_names(field)[0], []).append(read_lease(raw))
+        if field != _FRONT:
+            leases.setdefault(_names(field)[0], []).append(read_lease(raw))
     return leases
+
+
+def _every_lease(reply: Sequence[bytes]) -> list[Lease]:
+    return [read_lease(raw) for field, raw in _pairs(reply) if field != _FRONT]

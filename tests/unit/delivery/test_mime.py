@@ -63,7 +63,7 @@ def test_a_long_unsubscribe_url_stays_on_one_line_as_it_is() -> None:
 
 
 def test_the_text_comes_first_and_the_html_last() -> None:
-    parts = [(part.get_content_type(), part.get_content()) for part in read(MAIL).iter_parts()]
+    parts = [(part.get_content_type(), part.get_content()) for part in read(MAIL).iter_parts()]  # type: ignore[attr-defined]
 
     assert [kind for kind, _ in parts] == ["text/plain", "text/html"]
     assert [content.replace("\r\n", "\n") + "\n" for _, content in parts] == [MAIL.text, MAIL.html]
@@ -127,7 +127,7 @@ def test_a_text_is_read_as_it_was_written(text: str) -> None:
 )
 def test_a_value_without_its_form_makes_no_mail(broken: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="has no good form"):
-        compose(replace(MAIL, **broken), SENDER, TO, NOW_US)
+        compose(replace(MAIL, **broken), SENDER, TO, NOW_US)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

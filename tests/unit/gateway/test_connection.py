@@ -166,7 +166,7 @@ async def test_an_acknowledgement_is_kept_and_never_goes_beyond_what_was_sent(ho
     await settle()
 
     view = View("phone")
-    assert await house.store.devices.acknowledged("alice") == {("phone", view.tag): 1}
+    assert await house.store.devices.acknowledged("alice") == {view: 1}
 
 
 async def test_a_newer_connection_of_a_session_replaces_the_older_one(house: House) -> None:

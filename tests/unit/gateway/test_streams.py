@@ -304,7 +304,7 @@ async def test_posted_frames_are_answered_and_told(house: House, streams: str, a
         (None, "invalid"),
     ]
     assert answer.json()[0]["receipt"]["created"] == ["aa"]
-    assert await house.store.devices.acknowledged("alice") == {("phone", View("phone").tag): 1}
+    assert await house.store.devices.acknowledged("alice") == {View("phone"): 1}
     assert presence.foreground
 
 
@@ -341,7 +341,7 @@ async def test_frames_for_a_session_held_elsewhere_travel_on_the_channel(house: 
     assert (answer.status_code, answer.json()) == (200, [])
     assert heard == [b'K{"frames":{"session":"far","device":"phone","frames":[{"foreground":true},{"resync":true}]}}']
     assert presence.foreground
-    assert await house.store.devices.acknowledged("alice") == {("phone", View("phone").tag): 1}
+    assert await house.store.devices.acknowledged("alice") == {View("phone"): 1}
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ async def test_forgetting_a_device_leaves_nothing_of_it_and_all_of_the_others(gr
     assert sorted(await devices.devices("alice", NOW_US)) == ["phone2"]
     assert await devices.session("alice", "phone", "s", NOW_US) is None
     assert await devices.session("alice", "phone2", "s", NOW_US) == session("s")
-    assert await devices.acknowledged("alice") == {("phone2", View("phone2").tag): 7}
+    assert await devices.acknowledged("alice") == {View("phone2"): 7}
 
 
 async def test_forgetting_a_device_ends_its_items(ground: Ground) -> None:

@@ -9,5 +9,7 @@ local ends, seen, _, connection = match(kept, LEASE)
 if connection ~= mine then return 0 end
 call('HDEL', KEYS[1], field)
 -- one whose lease ran out was not there to the end: nobody knows longer than its last heartbeat
-see(KEYS[2], ARGV[1], tonumber(ends) > tonumber(ARGV[4]) and ARGV[4] or seen)
+local last = tonumber(ends) > tonumber(ARGV[4]) and ARGV[4] or seen
+see(KEYS[2], ARGV[1], last)
+front(KEYS[1], kept, last)
 return 1

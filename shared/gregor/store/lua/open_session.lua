@@ -9,12 +9,15 @@ local displaced, others = {}, {}
 local all = call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local field, lease = all[i], all[i+1]
-  local device = sub(field, 1, string.find(field, '\0', 1, true) - 1)
+  local device = sub(field, 1, (string.find(field, '\0', 1, true) or 1) - 1)
   local ends, seen, opened, held_by = match(lease, LEASE)
-  if tonumber(ends) <= now then
+  if not ends then -- the moment of the last foreground
+  elseif tonumber(ends) <= now then
     call('HDEL', KEYS[1], field)
     see(KEYS[2], device, seen)
+    front(KEYS[1], lease, seen)
   elseif field == mine then
+    front(KEYS[1], lease, ARGV[4])
     if held_by ~= connection then displaced[1] = lease end
   elseif device == ARGV[1] then
     others[#others+1] = {opened = tonumber(opened), field = field, lease = lease}
@@ -26,6 +29,7 @@ table.sort(others, function(a, b)
 end)
 for i = 1, #others + 1 - tonumber(ARGV[5]) do
   call('HDEL', KEYS[1], others[i].field)
+  front(KEYS[1], others[i].lease, ARGV[4])
   displaced[#displaced+1] = others[i].lease
 end
 call('HSET', KEYS[1], mine, ARGV[3])

@@ -10,3 +10,8 @@ local function see(key, device, at)
   local head, seen, tail = match(kept, KNOWN)
   if tonumber(seen) < tonumber(at) then call('HSET', key, device, head .. at .. tail) end
 end
+-- somebody was in the foreground until `at` (µs, as text), by this lease; kept beside the leases, under a name that no
+-- lease has
+local function front(key, lease, at)
+  if string.find(lease, '"foreground":true', 1, true) then call('HSET', key, 'front', at) end
+end

@@ -6,6 +6,7 @@ if kept then
   local _, _, _, mine = match(ARGV[2], LEASE)
   local ends, _, _, connection = match(kept, LEASE)
   if connection ~= mine and tonumber(ends) > tonumber(ARGV[3]) then return 0 end
+  if not string.find(ARGV[2], '"foreground":true', 1, true) then front(KEYS[1], kept, ARGV[3]) end
 end
 call('HSET', KEYS[1], ARGV[1], ARGV[2])
 call('PEXPIRE', KEYS[1], ARGV[4])

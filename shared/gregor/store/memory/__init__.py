@@ -1,5 +1,6 @@
 """The store without a server: the complete twin of the Redis store, and the oracle of the tests."""
 
+from .deliveries import MemoryDeliveries
 from .store import MemoryStore
 
-__all__ = ["MemoryStore"]
+__all__ = ["MemoryDeliveries", "MemoryStore"]

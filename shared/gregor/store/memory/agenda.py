@@ -63,8 +63,6 @@ class MemoryAgenda:
         user = self._shelf.users.get(uid)
         records = [] if user is None else user.live.values()
         found = [live_item(record) for record in records if record.item.category == category]
-        if not found:
-            return 0, []
         mine = [item for item in found if item.for_device == for_device]
         return self._seq(uid), sorted(mine, key=lambda item: (item.created_us, item.id))
 

@@ -76,13 +76,15 @@ class MemoryDevices:
         live = self._leases(uid, device, now_us)
         displaced = []
         old = live.pop(session.session, None)
-        if old is not None and old.session.connection != session.connection:
-            displaced.append(old.session)
+        if old is not None:
+            self._leave_front(uid, old, now_us)
+            if old.session.connection != session.connection:
+                displaced.append(old.session)
         oldest_first = sorted((lease.session for lease in live.values()), key=lambda s: (s.opened_us, s.session))
         for over in oldest_first[: max(0, len(oldest_first) + 1 - self._shelf.limits.connections)]:
             displaced.append(over)
-            del live[over.session]
-        live[session.session] = Lease(session, now_us + lease_us)
+            self._leave_front(uid, live.pop(over.session), now_us)
+        live[session.session] = Lease(session, now_us + lease_us, now_us)
         self._see(uid, device, now_us)
         return [(gone, REPLACED) for gone in displaced]
 
@@ -92,7 +94,9 @@ class MemoryDevices:
             live = self._leases(uid, device, now_us)
             held = live.get(session.session)
             if held is None or held.session.connection == session.connection:
-                live[session.session] = Lease(session, now_us + lease_us)
+                if held is not None and not session.foreground:
+                    self._leave_front(uid, held, now_us)
+                live[session.session] = Lease(session, now_us + lease_us, now_us)
                 self._see(uid, device, now_us)
 
     async def close_session(self, uid: str, device: str, session: Session, now_us: int) -> None:
@@ -100,7 +104,7 @@ class MemoryDevices:
         live = self._leases(uid, device, now_us)
         held = live.get(session.session)
         if held is not None and held.session.connection == session.connection:
-            del live[session.session]
+            self._leave_front(uid, live.pop(session.session), now_us)
             self._see(uid, device, now_us)
 
     async def session(self, uid: str, device: str, session: str, now_us: int) -> Session | None:
@@ -112,12 +116,19 @@ class MemoryDevices:
         """As ``Devices`` says."""
         return [self._presence_of_all(uid, now_us) for uid in uids]
 
+    async def foreground_until(self, uid: str, now_us: int) -> int | None:
+        """As ``Devices`` says."""
+        owner = self._shelf.owner(uid)
+        leases = [lease for device in list(owner.leases) for lease in self._leases(uid, device, now_us).values()]
+        is_front = any(lease.session.foreground for lease in leases)
+        return now_us if is_front else owner.front_us
+
     async def acknowledge(self, uid: str, view: View, seq: int) -> None:
         """As ``Devices`` says."""
-        acknowledged, key = self._shelf.owner(uid).acknowledged, (view.device, view.tag)
-        acknowledged[key] = max(seq, acknowledged.get(key, 0))
+        acknowledged = self._shelf.owner(uid).acknowledged
+        acknowledged[view] = max(seq, acknowledged.get(view, 0))
 
-    async def acknowledged(self, uid: str) -> dict[tuple[str, str], int]:
+    async def acknowledged(self, uid: str) -> dict[View, int]:
         """As ``Devices`` says."""
         return dict(self._shelf.owner(uid).acknowledged)
 
@@ -163,7 +174,7 @@ class MemoryDevices:
         owner = self._shelf.owner(uid)
         for kept in (owner.registrations, owner.leases, owner.first_seen_us, owner.last_seen_us):
             kept.pop(device, None)
-        owner.acknowledged = {key: seq for key, seq in owner.acknowledged.items() if key[0] != device}
+        owner.acknowledged = {key: seq for key, seq in owner.acknowledged.items() if key.device != device}
         self._shelf.control(uid, {"close": {"device": device, "code": 4003}})
 
     def _release_push(self, uid: str, device: str) -> None:
@@ -176,8 +187,15 @@ class MemoryDevices:
         """The sessions of a device that are still there; those whose lease ran out are dropped."""
         leases = self._shelf.owner(uid).leases.setdefault(device, {})
         for name in [name for name, lease in leases.items() if lease.until_us <= now_us]:
-            del leases[name]
+            lapsed = leases.pop(name)
+            self._leave_front(uid, lapsed, lapsed.seen_us)
         return leases
+
+    def _leave_front(self, uid: str, lease: Lease, at_us: int) -> None:
+        """A connection is not in the foreground any more, if it was, since ``at_us``."""
+        owner = self._shelf.owner(uid)
+        if lease.session.foreground:
+            owner.front_us = max(at_us, owner.front_us or 0)
 
     def _see(self, uid: str, device: str, now_us: int) -> None:
         seen = self._shelf.owner(uid).last_seen_us

@@ -11,6 +11,7 @@ import msgspec
 from gregor.core.limits import Limits
 from gregor.core.messages import OPEN_US
 from gregor.core.records import User
+from gregor.core.sync import View
 
 from ..contract import Registration, Session
 
@@ -25,24 +26,27 @@ class Publisher(Protocol):
 
 @dataclass(slots=True)
 class Lease:
-    """A session, and until when it is there without another heartbeat."""
+    """A session, until when it is there without another heartbeat, and when the last one came."""
 
     session: Session
     until_us: int
+    seen_us: int
 
 
 @dataclass(slots=True)
 class Owner:
     """All that is kept of one user beside its state. ``revoked``: device (``None``: all) to the moment, in µs.
 
-    ``later``: id to delayed message. ``agenda``: entries that no commit makes, name to time (``core.agenda``).
+    ``front_us``: until when somebody was in the foreground, by leases that are gone. ``later``: id to delayed message.
+    ``agenda``: entries that no commit makes, name to time (``core.agenda``).
     """
 
     registrations: dict[str, Registration] = field(default_factory=dict)
     leases: dict[str, dict[str, Lease]] = field(default_factory=dict)
     first_seen_us: dict[str, int] = field(default_factory=dict)
     last_seen_us: dict[str, int] = field(default_factory=dict)
-    acknowledged: dict[tuple[str, str], int] = field(default_factory=dict)
+    acknowledged: dict[View, int] = field(default_factory=dict)
+    front_us: int | None = None
     revoked: dict[str | None, int] = field(default_factory=dict)
     later: dict[str, bytes] = field(default_factory=dict)
     agenda: dict[str, int] = field(default_factory=dict)

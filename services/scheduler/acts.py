@@ -1,0 +1,194 @@
+"""What is done when something is due. Each act is safe to repeat: whoever dies in the middle leaves it to the next."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from gregor.core import escalation
+from gregor.core.aggregation import is_summary
+from gregor.core.delayed import decode_delayed
+from gregor.core.errors import Problem
+from gregor.core.escalation import Around, Decision, Occasion, Recipient
+from gregor.core.intents import IntentKind
+from gregor.core.limits import SECOND_US
+from gregor.core.machine import plan
+from gregor.core.messages import Commit
+from gregor.store.agenda import Done, Work, WorkKind
+from gregor.store.contract import Unavailable
+
+from .allowance import Allowance
+from .folding import end_window
+from .parts import Parts
+
+_log = structlog.get_logger(__name__)
+
+PUT_OFF_US: Final = 600 * SECOND_US
+"""Over how long the collecting of garbage is spread where much of it is due at once."""
+
+
+_HANDED_OVER: Final = (WorkKind.PUSH, WorkKind.MAIL, WorkKind.FOLLOW)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of what was due. ``is_whole`` is false where something is to be tried again."""
+
+    done: list[Done] = field(default_factory=list)
+    is_whole: bool = True
+
+
+class Acts:
+    """What can be done. ``collecting``: how many users' garbage may be collected now."""
+
+    def __init__(self, parts: Parts, collecting: Allowance) -> None:
+        self._parts = parts
+        self._collecting = collecting
+
+    async def do(self, uid: str, works: Sequence[Work]) -> Outcome:
+        """Do what is due of a user, oldest first.
+
+        A reminder that comes to light when the one before it has fired takes its place in the order of time.
+        """
+        pending = [_ranked(work) for work in works]
+        heapq.heapify(pending)
+        outcome = Outcome()
+        while pending:
+            work = heapq.heappop(pending)[-1]
+            try:
+                ended, more = await self._act(uid, work)
+            except Unavailable as trouble:
+                self._count(work, "unavailable")
+                _log.warning("Something due waits: a store cannot be reached.", reason=str(trouble))
+                outcome.is_whole = False
+                if work.kind in _HANDED_OVER:
+                    continue  # the streams may be away while the state is not: other work need not wait for them
+                break
+            except Exception:
+                self._count(work, "failed")
+                _log.exception("Something due failed; it is tried again.", kind=work.kind.name)
+                outcome.is_whole = False
+                continue
+            self._count(work, "done")
+            late_us = max(0, self._parts.clock.now_us() - work.at_us)
+            self._parts.figures.lateness.labels(work.kind.name.lower()).observe(late_us / SECOND_US)
+            if ended is not None:
+                outcome.done.append(ended)
+            for each in more:
+                heapq.heappush(pending, _ranked(each))
+        return outcome
+
+    def _count(self, work: Work, outcome: str) -> None:
+        self._parts.figures.timers.labels(work.kind.name.lower(), outcome).inc()
+
+    async def _act(self, uid: str, work: Work) -> tuple[Done | None, list[Work]]:
+        """What became of the work (``None``: the act itself took it off the agenda), and what it brought to light."""
+        match work.kind:
+            case WorkKind.EXPIRE:
+                await self._parts.store.users.settle(uid, self._parts.clock.now_us())
+                return None, []
+            case WorkKind.FORGET:
+                return await self._forget(uid, work), []
+            case WorkKind.DEVICES:
+                return Done(work, await self._parts.store.devices.forget_absent(uid, self._parts.clock.now_us())), []
+            case WorkKind.REMIND:
+                return await self._remind(uid, work)
+            case WorkKind.FOLLOW | WorkKind.PUSH | WorkKind.MAIL:
+                return await self._escalate(uid, work), []
+            case WorkKind.WINDOW:
+                return await end_window(self._parts, uid, work), []
+            case WorkKind.DELAYED:
+                return await self._commit_delayed(uid, work), []
+
+    async def _forget(self, uid: str, work: Work) -> Done | None:
+        """Collect garbage, as long as not too much is due at once; the rest at some moment of the next minutes."""
+        now_us = self._parts.clock.now_us()
+        if not self._collecting.take(self._parts.clock.monotonic()):
+            return Done(work, now_us + random.randrange(SECOND_US, PUT_OFF_US))
+        await self._parts.store.users.settle(uid, now_us)
+        return None
+
+    async def _remind(self, uid: str, work: Work) -> tuple[Done | None, list[Work]]:
+        item, now_us = work.item, self._parts.clock.now_us()
+        if item is None:
+            return Done(work), []
+        is_followed = escalation.is_escalated(self._parts.registry.current.resolve(item.category))
+        remind = Commit(now_us, self._parts.epoch_seed(), remind=(item.id, work.n), is_followed=is_followed)
+        receipt = await self._parts.store.users.commit(uid, remind)
+        if receipt.is_unchanged:
+            return Done(work), []
+        more: list[Work] = []
+        following = item.remind_at_us[work.n + 1 : work.n + 2]
+        if following and following[0] <= now_us and (item.expires_us is None or following[0] < item.expires_us):
+            more.append(Work(work.kind, work.name, following[0], work.entry, item, work.n + 1))
+        if is_followed:
+            entry = f"n{item.id}\0{work.n}\0{receipt.seq}".encode()
+            more.append(Work(WorkKind.FOLLOW, work.name, now_us, entry, item, work.n, receipt.seq))
+        return None, more
+
+    async def _escalate(self, uid: str, work: Work) -> Done:
+        """Decide from the state of now who is to be told, and hand that over."""
+        decision = await self._decide(uid, work)
+        if decision.intents:
+            await self._parts.deliveries.hand_over(decision.intents)
+            for intent in decision.intents:
+                self._parts.figures.handed_over.labels(intent.channel).inc()
+        return Done(work)
+
+    async def _decide(self, uid: str, work: Work) -> Decision:
+        item, now_us = work.item, self._parts.clock.now_us()
+        if item is None:
+            return Decision()
+        policy = self._parts.registry.current.resolve(item.category)
+        around = await self._around(uid, now_us)
+        if work.kind is WorkKind.FOLLOW:
+            occasion = Occasion(IntentKind.REMIND, work.seq, work.at_us, work.n)
+            pushed = escalation.pushes(uid, item, occasion, policy, around, now_us)
+            mailed = escalation.mail(uid, item, occasion, policy, around, now_us)
+            return Decision(pushed.intents + mailed.intents, {**pushed.why_not, **mailed.why_not})
+        kind = IntentKind.SUMMARY if is_summary(item.id) else IntentKind.ITEM
+        channel, decide = (
+            (policy.push, escalation.pushes) if work.kind is WorkKind.PUSH else (policy.email, escalation.mail)
+        )
+        since_us = work.at_us - (channel.after_us if channel is not None else 0)
+        return decide(uid, item, Occasion(kind, work.seq, since_us), policy, around, now_us)
+
+    async def _around(self, uid: str, now_us: int) -> Around:
+        devices = self._parts.store.devices
+        known, acks, foreground_us = await asyncio.gather(
+            devices.devices(uid, now_us), devices.acknowledged(uid), devices.foreground_until(uid, now_us)
+        )
+        recipients = {
+            name: Recipient(str(kept.push["provider"]) if kept.push else None, presence.foreground)
+            for name, (kept, presence) in known.items()
+        }
+        seen_us = [presence.last_seen_us for _, presence in known.values() if presence.last_seen_us is not None]
+        return Around(recipients, acks, max(seen_us, default=None), foreground_us)
+
+    async def _commit_delayed(self, uid: str, work: Work) -> Done:
+        """Commit a message whose time has come; it is stamped now. A refusal is final: nobody is there to be told."""
+        parts = self._parts
+        raw = await parts.store.agenda.delayed(uid, work.name)
+        if raw is None:
+            return Done(work)
+        kept = decode_delayed(raw)
+        try:
+            entries = parts.registry.current
+            message = kept.message(parts.limits)
+            commit = plan(message, kept.sender, parts.clock.now_us(), parts.epoch_seed(), parts.limits, entries)
+            await parts.store.users.commit(uid, commit)
+        except Problem as problem:
+            parts.figures.delayed_refused.labels(problem.code).inc()
+            _log.error("A delayed message is refused at its time.", code=problem.code, reason=problem.detail)
+        return Done(work)
+
+
+def _ranked(work: Work) -> tuple[bool, int, bytes, Work]:
+    """The order of what is done: the oldest first; garbage last, since whoever collects it gives the lease away."""
+    return work.kind is WorkKind.FORGET, work.at_us, work.entry, work

@@ -1,0 +1,139 @@
+"""Finds what is due, takes it with a lease, has it done, takes it off the agenda: claim, act, settle.
+
+Partitions are visited in a random order, so that schedulers side by side seldom meet; where they do, a claim gives each
+user to one of them. Whoever dies leaves its users to the others when the lease is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from gregor.clock import Clock
+from gregor.core.limits import SECOND_US
+from gregor.store.agenda import Agenda
+from gregor.store.contract import Unavailable
+
+from .acts import Acts
+from .figures import Figures
+
+_log = structlog.get_logger(__name__)
+
+LEASE_US: Final = 15 * SECOND_US
+"""How long a claimed user is left to who claimed it; also how long what failed waits to be tried again."""
+MOST_USERS: Final = 200
+"""Users claimed at once: what is done in a fraction of a lease even where Redis is slow."""
+MOST_WORKS: Final = 64
+"""Entries of a user's agenda done under one lease; the rest at the next claim."""
+SIDE_BY_SIDE: Final = 32
+"""Partitions claimed from, and users acted on, in one write."""
+POLL_S: Final = 0.5
+"""The longest between two looks: work that comes meanwhile may be due before all that was known."""
+PAUSE_S: Final = 1.0
+"""The pause after a store could not be reached."""
+
+
+class Drain:
+    """The loop over what is due, a slice of time for each tick."""
+
+    def __init__(self, agenda: Agenda, acts: Acts, clock: Clock, figures: Figures) -> None:
+        self._agenda = agenda
+        self._acts = acts
+        self._clock = clock
+        self._figures = figures
+        self._turn = asyncio.Lock()
+        self._is_awaited = False
+        self.is_stopping = False
+
+    async def tick(self, for_s: float = 1.0) -> None:
+        """Do what is due, and what becomes due, for so many seconds; a tick that was slow never piles up others.
+
+        The next tick takes over without a gap; where one waits for that already, a further one does nothing.
+        """
+        if self._is_awaited:
+            return
+        self._is_awaited = True
+        try:
+            await self._turn.acquire()
+        finally:
+            self._is_awaited = False
+        try:
+            until_s = self._clock.monotonic() + for_s
+            while not self.is_stopping:
+                wait_s = await self._round()
+                left_s = until_s - self._clock.monotonic()
+                if left_s <= 0:
+                    return
+                await asyncio.sleep(min(wait_s, left_s))
+        finally:
+            self._turn.release()
+
+    async def stop(self) -> None:
+        """Take nothing more; returns when what was taken is done."""
+        self.is_stopping = True
+        async with self._turn:
+            pass
+
+    async def run_due(self) -> int:
+        """Do all that is due now. How many users were due."""
+        count = 0
+        while True:
+            taken, _ = await self._take()
+            if not taken:
+                return count
+            count += taken
+
+    async def _round(self) -> float:
+        """Do what is due now; how long to wait for the next (s)."""
+        try:
+            with self._figures.tick_seconds.time():
+                taken, wait_s = await self._take()
+            return 0.0 if taken else wait_s
+        except Unavailable as trouble:
+            _log.warning("The store cannot be reached; what is due waits.", reason=str(trouble))
+            return PAUSE_S
+
+    async def _take(self) -> tuple[int, float]:
+        """Claim some of the users that are due, and act: how many, and how long until another is due (s)."""
+        now_us = self._clock.now_us()
+        firsts = await self._agenda.firsts()
+        due = [partition for partition, at_us in enumerate(firsts) if at_us is not None and at_us <= now_us]
+        oldest_us = min((at_us for at_us in firsts if at_us is not None), default=None)
+        lag_us = 0 if oldest_us is None else max(0, now_us - oldest_us)
+        self._figures.due_lag.set(lag_us / SECOND_US)
+        if not due:
+            next_s = POLL_S if oldest_us is None else (oldest_us - now_us) / SECOND_US
+            return 0, min(POLL_S, next_s)
+        random.shuffle(due)
+        taken = 0
+        for start in range(0, len(due), SIDE_BY_SIDE):
+            if self.is_stopping or taken >= MOST_USERS:
+                break
+            taken += await self._visit(due[start : start + SIDE_BY_SIDE])
+        # Another scheduler was faster everywhere: there is nothing for us until something else is due.
+        return taken, POLL_S / 10
+
+    async def _visit(self, partitions: Sequence[int]) -> int:
+        """Claim from these partitions, and do what is due of who was claimed."""
+        now_us = self._clock.now_us()
+        lease_until_us = now_us + LEASE_US
+        most = max(1, MOST_USERS // len(partitions))
+        claims = (self._agenda.claim(partition, now_us, lease_until_us, most) for partition in partitions)
+        uids = [uid for claimed in await asyncio.gather(*claims) for uid in claimed]
+        ended = await asyncio.gather(*(self._serve(uid, lease_until_us) for uid in uids), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
+        return len(uids)
+
+    async def _serve(self, uid: str, lease_until_us: int) -> None:
+        """Do what is due of one user. Where some of it failed the lease is left to run out: then it is tried again."""
+        now_us = self._clock.now_us()
+        works = await self._agenda.work(uid, now_us, MOST_WORKS)
+        outcome = await self._acts.do(uid, works)
+        lease = lease_until_us if outcome.is_whole else 0
+        await self._agenda.settle(uid, lease, outcome.done)

@@ -1,0 +1,32 @@
+"""What the acts of one process work with, made once at the start."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from gregor.clock import Clock
+from gregor.core.limits import Limits
+from gregor.registry import Registry
+from gregor.store.agenda import Deliveries
+from gregor.store.contract import Store
+
+from .aggregators import Aggregators
+from .figures import Figures
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Settings and the things built of them."""
+
+    store: Store
+    deliveries: Deliveries
+    clock: Clock
+    limits: Limits
+    registry: Registry
+    figures: Figures
+    aggregators: Aggregators
+
+    def epoch_seed(self) -> bytes:
+        """Three random bytes: the name of an epoch, should a commit make one."""
+        return random.randbytes(3)

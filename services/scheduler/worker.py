@@ -1,0 +1,162 @@
+"""The host of the drain: an arq worker whose cron says each second that it is time. It may die; what is due does not.
+
+Nothing that must not be lost lives in an arq job: its data expires, an exception or a time-out of a job is final, and a
+stopped Redis ends the worker (that is why it is supervised here). What is due stands in the agendas of the state Redis;
+a tick only says "look".
+
+arq's cron is unique by default: of all workers of one queue only one gets each run, which would leave the others idle,
+and leave a tick to whoever died with it. So each scheduler has a queue of its own and ``unique=False``, and runs every
+tick itself. Queues are named after host and port, and expire an hour after their scheduler is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+import structlog
+from arq.connections import ArqRedis, RedisSettings, create_pool
+from arq.cron import cron
+from arq.worker import Worker
+
+from gregor.store.address import Address
+
+from .drain import Drain
+
+_log = structlog.get_logger(__name__)
+
+TICK_TIMEOUT_S: Final = 15
+"""A job that takes longer is cancelled; what it had claimed is free again when its lease is over."""
+POLL_S: Final = 0.25
+"""How often arq looks whether a tick is due: the drain goes on until the next one, so this costs no lateness."""
+QUEUE_LIFE_S: Final = 3_600
+HEALTH_S: Final = 10
+FIRST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 10.0
+STEADY_S: Final = 30.0
+"""A worker that ran so long before it ended is started again with the first pause."""
+
+
+async def tick(ctx: dict[str, Any]) -> None:
+    """The cron job: let the drain run until the next tick."""
+    await ctx["redis"].expire(ctx["queue"], QUEUE_LIFE_S)
+    await ctx["drain"].tick()
+
+
+def redis_settings(url: str) -> RedisSettings:
+    """What arq needs to know of the queue Redis: a plain server, or the primary that Sentinels know."""
+    address = Address.parse(url)
+    options = {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items() if name.startswith("ssl_")}
+    settings = RedisSettings(
+        unix_socket_path=address.path,
+        database=address.db,
+        username=address.username,
+        password=address.password,
+        ssl=address.tls is not None,
+        conn_retries=0,
+        sentinel=address.service is not None,
+        ssl_ca_certs=options.get("ssl_ca_certs"),
+        ssl_certfile=options.get("ssl_certfile"),
+        ssl_cert_reqs=options.get("ssl_cert_reqs", "required"),
+        ssl_check_hostname=options.get("ssl_check_hostname", "") == "true",
+    )
+    if address.service is not None:
+        settings.host, settings.sentinel_master = list(address.hosts), address.service
+    elif address.hosts:
+        settings.host, settings.port = address.hosts[0]
+    return settings
+
+
+def make_worker(pool: ArqRedis, drain: Drain, queue: str) -> Worker:
+    """The arq worker of this process."""
+    every_second = cron(
+        tick,
+        name="tick",
+        second=set(range(60)),
+        microsecond=0,
+        run_at_startup=True,
+        unique=False,
+        timeout=TICK_TIMEOUT_S,
+        keep_result=0,
+        max_tries=1,
+    )
+    return Worker(
+        cron_jobs=[every_second],
+        redis_pool=pool,
+        queue_name=queue,
+        ctx={"drain": drain, "queue": queue},
+        handle_signals=False,
+        job_timeout=TICK_TIMEOUT_S,
+        keep_result=0,
+        poll_delay=POLL_S,
+        health_check_interval=HEALTH_S,
+        job_serializer=msgspec.json.encode,
+        job_deserializer=msgspec.json.decode,
+        log_results=False,
+    )
+
+
+class Host:
+    """Runs a worker, and another one when it ends. While there is none the drain is told the time from here."""
+
+    def __init__(self, settings: RedisSettings, drain: Drain, queue: str, monotonic: Callable[[], float]) -> None:
+        self._settings = settings
+        self._drain = drain
+        self._queue = queue
+        self._monotonic = monotonic
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            began_s = self._monotonic()
+            try:
+                await self._work()
+                reason = "it ended"
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+            if self._monotonic() - began_s >= STEADY_S:
+                pause_s = FIRST_PAUSE_S
+            _log.warning("arq cannot use the queue Redis; it starts again.", reason=reason, in_s=pause_s)
+            await self._tick_alone(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _tick_alone(self, for_s: float) -> None:
+        """The state Redis may be well while the queue is not: what is due goes on."""
+        until_s = self._monotonic() + for_s
+        while (left_s := until_s - self._monotonic()) > 0:
+            try:
+                await self._drain.tick(min(1.0, left_s))
+            except Exception:
+                _log.exception("A tick failed.")
+                await asyncio.sleep(min(1.0, left_s))
+
+    async def _work(self) -> None:
+        pool = await create_pool(
+            self._settings,
+            job_serializer=msgspec.json.encode,
+            job_deserializer=msgspec.json.decode,
+            default_queue_name=self._queue,
+        )
+        worker = make_worker(pool, self._drain, self._queue)
+        try:
+            await worker.async_run()
+        finally:
+            await _end(worker, pool)
+
+
+async def _end(worker: Worker, pool: ArqRedis) -> None:
+    """Leave nothing running. (``Worker.close`` raises what its cancelled jobs raise, before it closes anything.)"""
+    tasks = [*worker.tasks.values(), *([worker.main_task] if worker.main_task is not None else [])]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    with suppress(Exception):
+        async with asyncio.timeout(1):
+            await pool.delete(worker.health_check_key)
+    with suppress(Exception):
+        await pool.aclose(close_connection_pool=True)

@@ -1,0 +1,52 @@
+"""HTTP servers inside a process that has other work too: uvicorn that leaves signals and endings to its host."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+KEEP_ALIVE_S = 75
+"""Longer than balancers keep an idle connection (60 s): they close first, and no request meets a closing socket."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own handling of signals: after a graceful stop the process ends with status 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to whoever runs this."""
+        yield
+
+
+def server_of(app: ASGIApp, host: str, port: int, drain_s: float, *, has_lifespan: bool = True) -> Server:
+    """A server of ``app``, not started. ``drain_s``: how long requests under way may take when it is told to stop."""
+    return Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            http="httptools",
+            ws="none",
+            lifespan="on" if has_lifespan else "off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=round(drain_s),
+        )
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; ``OSError`` that names host and port where it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2_048)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {reason}") from error

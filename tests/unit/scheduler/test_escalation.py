@@ -1,0 +1,237 @@
+"""Who is told, in which time, by which channel (semantics.md L15; architecture: "Delivery", "When")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.messages import Sender
+from gregor.core.sync import View
+from gregor.store.contract import Registration, Session, Unavailable
+from gregor.store.memory import MemoryDeliveries
+from tests.support.builders import NOW_US, SECOND_US, message
+from tests.unit.scheduler.conftest import House, build
+
+APNS = {"provider": "apns", "token": "t1"}
+FCM = {"provider": "fcm", "token": "t2"}
+MINUTE_US = 60 * SECOND_US
+
+
+def entry(**more: Any) -> dict[str, Any]:
+    return {"news": {"title": "News", **more}}
+
+
+@pytest.fixture
+async def house() -> House:
+    """News are pushed after 10 s and mailed after a minute; alice has two phones with push and a desk without."""
+    made = await build(entry(push={"after": "10s"}, email={"after": "60s"}))
+    await made.store.devices.put_device("alice", "desk", Registration(), NOW_US)
+    await made.store.devices.put_device("alice", "phone", Registration(push=APNS), NOW_US)
+    await made.store.devices.put_device("alice", "tablet", Registration(push=FCM), NOW_US)
+    return made
+
+
+async def connect(house: House, device: str, name: str = "s", *, foreground: bool = False) -> Session:
+    session = Session(name, f"c-{device}-{name}", "g", house.clock.now_us(), foreground)
+    await house.store.devices.open_session("alice", device, session, house.clock.now_us(), 10 * MINUTE_US)
+    return session
+
+
+async def test_devices_with_push_get_it_after_the_grace_and_the_user_a_mail_later(house: House) -> None:
+    await house.create("a")
+
+    await house.pass_time(9)
+    assert house.handed() == []
+    await house.pass_time(1)
+    assert house.handed() == ["item a apns phone", "item a fcm tablet"]
+    await house.pass_time(49)
+    assert house.handed() == []
+    await house.pass_time(1)
+    assert house.handed() == ["item a email"]
+    await house.pass_time(100)
+    assert house.handed() == []
+
+
+async def test_an_intent_says_whom_what_and_because_of_which_event(house: House) -> None:
+    await house.create("z", category="other")
+    await house.create("a")
+
+    await house.pass_time(10)
+
+    first = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", 0, 2, NOW_US + 10 * SECOND_US)
+    assert house.deliveries.intents[0] == first
+    assert first.fields() == {
+        "uid": "alice",
+        "item": "a",
+        "intent": "item",
+        "n": "0",
+        "device": "phone",
+        "seq": "2",
+        "at_us": str(NOW_US + 10 * SECOND_US),
+    }
+
+
+@pytest.mark.parametrize("times", [{}, {"expires": "+10"}, {"expires": "+12"}])
+async def test_nothing_goes_out_for_what_is_dismissed_or_expired(house: House, times: dict[str, str]) -> None:
+    await house.create("a", **times)
+    if not times:
+        await house.dismiss("a")
+        await house.pass_time(100)
+        assert house.handed() == []
+    else:
+        await house.pass_time(100)
+        assert house.handed() == ([] if times["expires"] == "+10" else ["item a apns phone", "item a fcm tablet"])
+
+
+async def test_a_category_without_channels_hands_nothing_over(house: House) -> None:
+    await house.create("a", category="other")
+    await house.pass_time(100)
+
+    assert house.handed() == []
+    assert await house.store.agenda.work("alice", NOW_US + 10**12, 9) == []
+
+
+async def test_a_device_that_showed_the_event_gets_no_push_and_then_nobody_a_mail(house: House) -> None:
+    receipt = await house.create("a")
+    await house.store.devices.acknowledge("alice", View("phone"), receipt.seq)
+
+    await house.pass_time(10)
+    assert house.handed() == ["item a fcm tablet"]
+    await house.pass_time(90)
+    assert house.handed() == []
+
+
+@pytest.mark.parametrize(
+    ("view", "seq"),
+    [(View("phone", ("mail",)), 9), (View("phone"), 0)],
+    ids=["of a view that does not hold it", "of what came before"],
+)
+async def test_other_acknowledgements_stop_nothing(house: House, view: View, seq: int) -> None:
+    await house.create("a")
+    await house.store.devices.acknowledge("alice", view, seq)
+
+    await house.pass_time(60)
+
+    assert house.handed() == ["item a apns phone", "item a fcm tablet", "item a email"]
+
+
+async def test_an_acknowledgement_of_a_filtered_view_that_holds_the_item_counts(house: House) -> None:
+    receipt = await house.create("a")
+    await house.store.devices.acknowledge("alice", View("phone", ("mail", "news")), receipt.seq)
+
+    await house.pass_time(10)
+
+    assert house.handed() == ["item a fcm tablet"]
+
+
+async def test_a_device_in_the_foreground_gets_no_push_and_one_in_the_background_does(house: House) -> None:
+    await connect(house, "phone", foreground=True)
+    await connect(house, "tablet")
+    await house.create("a")
+
+    await house.pass_time(10)
+
+    assert house.handed() == ["item a fcm tablet"]
+
+
+@pytest.mark.parametrize(
+    ("unless", "was_there", "is_mailed"),
+    [
+        ("foreground", "foreground", False),
+        ("foreground", "online", True),
+        ("foreground", "before", True),
+        ("online", "online", False),
+        ("online", "before", True),
+        ("acked", "foreground", True),
+        ("acked", "acked", False),
+        ("foreground", "acked", False),
+    ],
+)
+async def test_a_mail_goes_unless_somebody_was_there_as_the_category_says(
+    unless: str, was_there: str, is_mailed: bool
+) -> None:
+    house = await build(entry(email={"after": "60s", "unless": unless}))
+    await house.store.devices.put_device("alice", "desk", Registration(), NOW_US)
+    if was_there == "before":
+        session = await connect(house, "desk", foreground=True)
+        house.clock.advance(5)
+        await house.store.devices.close_session("alice", "desk", session, house.clock.now_us())
+        house.clock.advance(5)
+    receipt = await house.create("a")
+    await house.pass_time(20)
+    if was_there in ("foreground", "online"):
+        session = await connect(house, "desk", foreground=was_there == "foreground")
+        await house.pass_time(5)
+        await house.store.devices.close_session("alice", "desk", session, house.clock.now_us())
+    elif was_there == "acked":
+        await house.store.devices.acknowledge("alice", View("desk"), receipt.seq)
+
+    await house.pass_time(60)
+
+    assert house.handed() == (["item a email"] if is_mailed else [])
+
+
+async def test_an_item_for_one_device_is_pushed_to_it_alone(house: House) -> None:
+    await house.create("a", for_device="phone")
+
+    await house.pass_time(10)
+
+    assert house.handed() == ["item a apns phone"]
+
+
+async def test_a_device_that_dismissed_its_own_copy_gets_no_push_and_nobody_a_mail(house: House) -> None:
+    await house.create("a", for_device="*")
+    await house.say(message(ids=["a"]), Sender("phone"))
+
+    await house.pass_time(10)
+    assert house.handed() == ["item a fcm tablet"]
+    await house.pass_time(60)
+    assert house.handed() == []
+
+
+async def test_a_reminder_is_handed_over_at_its_time_to_those_who_are_not_there(house: House) -> None:
+    receipt = await house.create("a", remind_at=["+300", "+400"])
+    await house.store.devices.acknowledge("alice", View("tablet"), receipt.seq)
+    await house.pass_time(299)
+    await connect(house, "tablet", foreground=True)
+    house.handed()
+
+    await house.pass_time(1)
+
+    assert house.deliveries.intents[0] == Intent(
+        "alice", "a", IntentKind.REMIND, "apns", "phone", 0, 2, NOW_US + 300 * SECOND_US
+    )
+    assert house.handed() == ["remind a apns phone"]
+    await house.pass_time(100)
+    assert house.deliveries.intents[0].n == 1
+
+
+class Broken(MemoryDeliveries):
+    """Streams that are away until told otherwise."""
+
+    is_away = True
+
+    async def hand_over(self, intents: Sequence[Intent]) -> None:
+        if self.is_away:
+            raise Unavailable("the streams are away")
+        await super().hand_over(intents)
+
+
+async def test_what_cannot_be_handed_over_is_tried_again_and_holds_nothing_else_up() -> None:
+    deliveries = Broken()
+    house = await build(entry(push={"after": "10s"}), deliveries=deliveries)
+    await house.store.devices.put_device("alice", "phone", Registration(push=APNS), NOW_US)
+    await house.create("a", remind_at=["+11"], expires="+400")
+    house.told()
+
+    await house.pass_time(60)
+    assert house.happened() == ["remind a +11"] and deliveries.intents == []
+    deliveries.is_away = False
+    await house.pass_time(20)
+
+    assert sorted(house.handed()) == ["item a apns phone", "remind a apns phone"]
+    await house.pass_time(100)
+    assert house.handed() == []

@@ -1,0 +1,220 @@
+"""Windows that end: many items become one, or stay (semantics.md, "Aggregation")."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gregor.aggregators import comments_by_thread
+from gregor.core.aggregation import is_summary, summary_id
+from gregor.core.messages import Sender
+from gregor.store.contract import Registration
+from tests.support.builders import BACKEND, NOW, NOW_US, interval, message
+from tests.unit.scheduler.conftest import House, build
+
+WINDOW = {"title": "News", "aggregate": {"window": "60s", "at_least": 3, "keep": 2}}
+
+
+async def folding(**more: Any) -> House:
+    return await build({"news": WINDOW | more})
+
+
+async def summary(house: House) -> Any:
+    """The one summary, as it goes out."""
+    full = await house.store.users.state("alice", BACKEND, house.clock.now_us())
+    (found,) = [entry for entry in full.items if is_summary(entry.id)]
+    return json.loads(found.json)
+
+
+async def test_enough_items_become_one_at_the_end_of_the_window(house: House) -> None:
+    house = await folding()
+    for number, item_id in enumerate("abc"):
+        await house.create(item_id, body={"n": number}, created=NOW + number)
+        await house.pass_time(1)
+    house.told()
+
+    await house.pass_time(56)
+    assert house.told() == []
+    await house.pass_time(1)
+
+    name = summary_id("abc")
+    assert house.happened() == [f"created {name}", "aggregated a", "aggregated b", "aggregated c"]
+    assert await house.live() == [name]
+    made = await summary(house)
+    assert (made["category"], made["for_device"], made["times"]) == ("news", None, {"created": NOW + 2})
+    assert made["body"] == {
+        "summary": {
+            "count": 3,
+            "since": NOW,
+            "sample": [{"id": "c", "body": {"n": 2}}, {"id": "b", "body": {"n": 1}}],
+        }
+    }
+    await house.pass_time(300)
+    assert house.told() == []
+
+
+async def test_too_few_stay_and_a_later_window_takes_them(house: House) -> None:
+    house = await folding()
+    await house.create("a", "b")
+    await house.pass_time(100)
+    assert await house.live() == ["a", "b"]
+
+    await house.create("c")
+    await house.pass_time(59)
+    assert len(await house.live()) == 3
+    await house.pass_time(1)
+    assert len(await house.live()) == 1
+
+
+async def test_a_later_fold_takes_in_the_previous_summary(house: House) -> None:
+    house = await folding()
+    await house.create("a", "b", "c", created=NOW)
+    await house.pass_time(60)
+    first = await house.live()
+
+    await house.create("d", created=NOW + 70)
+    await house.pass_time(60)
+
+    assert await house.live() == [summary_id(["d", *first])]
+    told = (await summary(house))["body"]["summary"]
+    assert (told["count"], told["since"], [each["id"] for each in told["sample"]]) == (4, NOW, ["d", "c"])
+
+
+async def test_items_of_one_device_and_of_other_categories_are_groups_of_their_own(house: House) -> None:
+    house = await build({"": WINDOW})
+    for for_device in (None, "phone"):
+        for category in ("news", "news.local"):
+            await house.create(f"{category}-{for_device}", category=category, for_device=for_device)
+
+    await house.pass_time(61)
+
+    assert len(await house.live()) == 4
+
+
+async def test_what_a_device_dismissed_for_itself_is_not_folded(house: House) -> None:
+    house = await folding()
+    await house.create("a", "b", "c", for_device="*")
+    await house.say(message(ids=["b"]), Sender("phone"))
+
+    await house.pass_time(61)
+
+    assert await house.live() == ["a", "b", "c"]
+
+
+async def test_a_dismissal_up_to_what_was_seen_takes_the_summary_too(house: House) -> None:
+    house = await folding()
+    await house.create("a", "b", "c", created=NOW)
+    await house.pass_time(60)
+
+    await house.say(message(intervals=[interval("news", end=NOW)]))
+
+    assert await house.live() == []
+
+
+async def test_a_summary_expires_with_the_last_of_what_it_folds(house: House) -> None:
+    house = await folding()
+    await house.create("a", "b", created=NOW, expires=NOW + 100)
+    await house.create("c", created=NOW, expires=NOW + 200)
+    await house.pass_time(60)
+    assert (await summary(house))["times"]["expires"] == NOW + 200
+
+    await house.pass_time(140)
+
+    assert await house.live() == []
+
+
+async def test_a_summary_is_pushed_as_one_and_its_items_no_more(house: House) -> None:
+    house = await folding(push={"after": "90s"})
+    push = {"provider": "apns", "token": "t"}
+    await house.store.devices.put_device("alice", "phone", Registration(push=push), NOW_US)
+    await house.create("a", "b", "c")
+
+    await house.pass_time(149)
+    assert house.handed() == []
+    await house.pass_time(1)
+
+    assert house.handed() == [f"summary {summary_id('abc')} apns phone"]
+
+
+async def test_a_schema_of_the_body_does_not_hold_for_the_summary(house: House) -> None:
+    house = await folding(body_schema={"type": "object", "required": ["n"]})
+    for number in range(3):
+        await house.create(f"i{number}", body={"n": number})
+
+    await house.pass_time(60)
+
+    assert (await summary(house))["body"]["summary"]["count"] == 3
+
+
+async def test_samples_are_kept_as_far_as_a_body_holds_them(house: House) -> None:
+    house = await build({"news": WINDOW | {"aggregate": {"window": "60s", "at_least": 3, "keep": 20}}})
+    for number in range(5):
+        await house.create(f"i{number}", body="x" * 6_000, created=NOW + number)
+
+    await house.pass_time(60)
+
+    told = (await summary(house))["body"]["summary"]
+    assert (told["count"], [each["id"] for each in told["sample"]]) == (5, ["i4", "i3"])
+
+
+def joined(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """An aggregator of a test."""
+    words = [word for item in items for word in item["body"].get("words", [item["body"].get("word")])]
+    return {"words": words}
+
+
+async def test_an_aggregator_makes_the_body_for_the_categories_below_its_name(house: House) -> None:
+    house = await build({"": WINDOW}, {"news": joined})
+    for word in "xyz":
+        await house.create(f"n{word}", category="news.local", body={"word": word})
+        await house.create(f"o{word}", category="other", body={"word": word})
+    await house.pass_time(60)
+    await house.create("nw", category="news.local", body={"word": "w"})
+    await house.pass_time(60)
+
+    full = await house.store.users.state("alice", BACKEND, house.clock.now_us())
+    bodies = {entry.category: json.loads(entry.json)["body"] for entry in full.items}
+    assert bodies["news.local"] == {"words": ["x", "y", "z", "w"]}
+    assert bodies["other"]["summary"]["count"] == 3
+
+
+async def test_an_aggregator_that_fails_loses_nothing_is_counted_and_tried_again(house: House) -> None:
+    made: list[object] = [RuntimeError("no"), [1], {"big": "x" * 20_000}, {"nan": float("nan")}, {"fine": True}]
+
+    def failing(items: Sequence[Mapping[str, Any]]) -> Any:
+        body = made.pop(0)
+        if isinstance(body, Exception):
+            raise body
+        return body
+
+    house = await build({"": WINDOW}, {"": failing})
+    await house.create("a", "b", "c")
+    for failures in range(1, 5):
+        await house.pass_time(60)
+        assert await house.live() == ["a", "b", "c"]
+        assert house.figures.aggregator_failures.labels("")._value.get() == failures
+
+    await house.pass_time(60)
+    assert (await summary(house))["body"] == {"fine": True}
+
+
+async def test_the_example_groups_comments_by_thread(house: House) -> None:
+    house = await build({"": WINDOW}, {"example.comments": comments_by_thread})
+
+    async def comment(item_id: str, thread: str, author: str) -> None:
+        body = {"thread": thread, "author": author, "text": f"{author} in {thread}"}
+        await house.create(item_id, category="example.comments", body=body)
+
+    for number, (thread, author) in enumerate((("t", "ann"), ("u", "bob"), ("t", "bob"))):
+        await comment(f"c{number}", thread, author)
+    await house.pass_time(60)
+    await comment("c9", "t", "ann")
+    await house.pass_time(60)
+
+    assert (await summary(house))["body"] == {
+        "threads": [
+            {"thread": "t", "count": 3, "authors": ["ann", "bob"], "text": "ann in t"},
+            {"thread": "u", "count": 1, "authors": ["bob"], "text": "bob in u"},
+        ]
+    }
