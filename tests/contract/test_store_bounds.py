@@ -168,17 +168,38 @@ async def test_a_forgotten_dismissal_of_an_unknown_id_moves_the_horizon_an_hour_
 
 
 async def test_a_forgotten_interval_moves_the_horizon_to_its_end(store: Store) -> None:
+    """Its retention counts from its acceptance, however far back its end lies."""
     await store.users.commit("alice", sweeping(interval("news", end=NOW - 60)))
-    await store.users.commit("alice", sweeping(interval("old", end=NOW - 31 * 86_400)))
-    early = await store.users.commit("alice", planned(_created_at(x=NOW - 31 * 86_400, y=NOW - 30 * 86_400)))
-    later_us = NOW_US + MONTH_US - 60 * SECOND_US
+    await store.users.commit("alice", sweeping(interval("old", end=NOW - 99 * 86_400)))
+    later_us = NOW_US + MONTH_US
 
     kept = await store.users.commit("alice", creating("k", created=NOW - 60, now_us=later_us))
     gone = await store.users.commit("alice", planned(_created_at(g=NOW - 60, h=NOW - 59), now_us=later_us + 1))
 
-    assert (early.created, early.ignored) == (("y",), (("x", Ignored.STALE),))
     assert kept.ignored == (("k", Ignored.DISMISSED),)
     assert (gone.created, gone.ignored) == (("h",), (("g", Ignored.STALE),))
+
+
+async def test_an_interval_whose_end_lies_before_the_retention_is_remembered_like_any_other(store: Store) -> None:
+    """Remembered from when it was accepted: nothing was forgotten, so there is no horizon."""
+    old = NOW - 99 * 86_400
+    await store.users.commit("alice", sweeping(interval("other", end=old)))
+
+    caught = await store.users.commit("alice", planned(_created_at(x=old, y=old + 1)))
+    other = await store.users.commit("alice", creating("z", category="news", created=old - 1))
+
+    assert (caught.created, caught.ignored) == (("y",), (("x", Ignored.DISMISSED),))
+    assert other.created == ("z",)
+
+
+async def test_an_interval_said_again_is_remembered_from_then_on(store: Store) -> None:
+    await store.users.commit("alice", sweeping(interval("news", end=NOW - 60)))
+    await store.users.commit("alice", sweeping(interval("news", end=NOW - 60), now_us=NOW_US + DAY_US))
+
+    kept = await store.users.commit("alice", creating("k", created=NOW - 60, now_us=NOW_US + MONTH_US + DAY_US))
+    gone = await store.users.commit("alice", creating("g", created=NOW - 60, now_us=NOW_US + MONTH_US + DAY_US + 1))
+
+    assert (kept.ignored, gone.ignored) == ((("k", Ignored.DISMISSED),), (("g", Ignored.STALE),))
 
 
 async def test_a_delta_is_never_told_from_before_what_was_forgotten(store: Store) -> None:
@@ -289,3 +310,17 @@ async def test_collecting_again_finds_nothing(store: Store) -> None:
 
 def _created_at(**times: float) -> dict[str, object]:
     return message({item_id: item("other", created=created) for item_id, created in times.items()})
+
+
+async def test_a_history_over_its_bound_loses_no_dismissal_that_still_waits(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, history=2, history_bodies=2))
+    await store.users.commit("alice", dismissing("w1", "w2", "w3"))
+    await store.users.commit("alice", creating("a", "b"))
+    await store.users.commit("alice", dismissing("a", "b"))
+
+    assert await store.users.collect("alice", NOW_US) == 0
+
+    entries = await store.users.history("alice", BACKEND, None, 10, NOW_US)
+    assert [(entry.id, entry.is_trimmed) for entry in entries] == [("b", False), ("a", False)]
+    receipt = await store.users.commit("alice", creating("w1", "w2", "w3"))
+    assert {why for _, why in receipt.ignored} == {Ignored.DISMISSED}

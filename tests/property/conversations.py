@@ -88,7 +88,7 @@ def spans_and_items(draw: st.DrawFn) -> tuple[list[Remembered], Creation]:
         begin_us, end_us = sorted((draw(st.integers(0, 9)), draw(st.integers(0, 9))))
         skip = draw(st.frozensets(st.sampled_from("ab"), max_size=1))
         span = Span("user", True, begin_us, end_us, draw(st.booleans()), skip)
-        said.append(Remembered(draw(st.sampled_from(("", "phone"))), span))
+        said.append(Remembered(draw(st.sampled_from(("", "phone"))), span, draw(st.integers(0, 9))))
     created_us, is_stamped = draw(st.integers(0, 9)), draw(st.booleans())
     item_id = draw(st.sampled_from("ab"))
     return said, Creation(item_id, "user", None, created_us, is_stamped, None, (), bytes(8), bytes(32), b"{}")

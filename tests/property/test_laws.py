@@ -128,6 +128,10 @@ def test_L3_remembered_intervals_say_all_that_was_said_and_no_more(said: tuple[l
     left = {each.device for each in kept if spans.catches_arrival(each.span, item)}
     # Whatever the backend takes is gone for all, so nothing else needs to be known of it.
     assert left == raw or (BY_BACKEND.device in left & raw and left <= raw)
+    for old in every:
+        if spans.catches_arrival(old.span, item):
+            caught = [each for each in kept if spans.catches_arrival(each.span, item)]
+            assert any(each.device in (old.device, BY_BACKEND.device) and each.at_us >= old.at_us for each in caught)
 
 
 @given(conversations(is_explicit=False, min_size=4), st.data())

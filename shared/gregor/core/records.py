@@ -80,11 +80,13 @@ class Tombstone:
 class Remembered:
     """An interval that stands, and the device that set it (``""``: the backend).
 
-    The sender's category limits are not kept: they cover all that the interval speaks of, else it was refused.
+    ``at_us``: what its retention counts from, its acceptance, or its end where that is later. The sender's category
+    limits are not kept: they cover all that the interval speaks of, else it was refused.
     """
 
     device: str
     span: Span
+    at_us: int
 
 
 Branch = tuple[str, bool]

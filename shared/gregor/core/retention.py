@@ -52,7 +52,7 @@ def first_due(
     """
     shortest_us = min(limits.retention_us, limits.history_body_age_us, limits.external_age_us)
     ages = [commit.now_us + shortest_us] if is_leaving else []
-    ends = [remembered.span.end_us + limits.retention_us + 1 for kept in spans.values() for remembered in kept]
+    ends = [remembered.at_us + limits.retention_us + 1 for kept in spans.values() for remembered in kept]
     keeps = [] if commit.message_id is None else [commit.message_id.keep_us]
     return min([*ages, *ends, *keeps], default=OPEN_US)
 
@@ -61,7 +61,7 @@ def _next_due(user: User, limits: Limits) -> int:
     """The first moment at which something that is kept now is to be forgotten, or to lose its body."""
     retention_us = limits.retention_us
     moments = [max(stone.at_us for stone in stones) + retention_us for stones in user.tombstones.values()]
-    moments += [kept.span.end_us + retention_us + 1 for spans in user.spans.values() for kept in spans]
+    moments += [kept.at_us + retention_us + 1 for spans in user.spans.values() for kept in spans]
     moments += [until_us for _, until_us in user.message_ids.values()]
     moments += [kept.at_us + limits.external_age_us for kept in user.externals]
     for record in user.gone.values():
@@ -122,9 +122,9 @@ def _collect_tombstones(user: User, limits: Limits, cut_us: int) -> int:
 def _collect_spans(user: User, cut_us: int) -> int:
     count = 0
     for where, spans in list(user.spans.items()):
-        kept = tuple(remembered for remembered in spans if remembered.span.end_us >= cut_us)
+        kept = tuple(remembered for remembered in spans if remembered.at_us >= cut_us)
         for remembered in spans:
-            if remembered.span.end_us < cut_us:
+            if remembered.at_us < cut_us:
                 _raise_horizon(user, remembered.span.end_us)
         count += len(spans) - len(kept)
         if kept:

@@ -61,7 +61,8 @@ def absorbs(old: Remembered, new: Remembered) -> bool:
     has_scope = old.device in (new.device, BACKEND)
     covers_range = old.span.begin_us <= new.span.begin_us and new.span.end_us <= old.span.end_us
     is_as_strong = new.span.is_open or not old.span.is_open
-    return has_scope and covers_range and is_as_strong and old.span.skip <= new.span.skip
+    is_as_long = old.at_us >= new.at_us
+    return has_scope and covers_range and is_as_strong and is_as_long and old.span.skip <= new.span.skip
 
 
 def remember(spans: Iterable[Remembered], new: Remembered) -> tuple[Remembered, ...]:
@@ -72,7 +73,9 @@ def remember(spans: Iterable[Remembered], new: Remembered) -> tuple[Remembered, 
     while (partner := next((old for old in kept if _touches(old, new)), None)) is not None:
         kept.remove(partner)
         begin_us = min(partner.span.begin_us, new.span.begin_us)
-        new = replace(new, span=replace(new.span, begin_us=begin_us, end_us=max(partner.span.end_us, new.span.end_us)))
+        end_us = max(partner.span.end_us, new.span.end_us)
+        span = replace(new.span, begin_us=begin_us, end_us=end_us)
+        new = replace(new, span=span, at_us=max(partner.at_us, new.at_us))
     return (*(old for old in kept if not absorbs(new, old)), new)
 
 

@@ -30,7 +30,6 @@ class Outcome:
     records: Mapping[str, Record]
     tombstones: Mapping[str, tuple[Tombstone, ...]]
     spans: Mapping[Branch, tuple[Remembered, ...]]
-    horizon_us: int | None
     epoch: bytes
     agenda: Mapping[str, int | None] = field(default_factory=dict)
     external: KeptExternal | None = None
@@ -72,7 +71,6 @@ def take(user: User, commit: Commit, outcome: Outcome, limits: Limits) -> None:
         (user.live if record.gone is None else user.gone)[item_id] = record
     user.tombstones.update(outcome.tombstones)
     user.spans.update(outcome.spans)
-    user.horizon_us = outcome.horizon_us
     agenda.apply(user.agenda, outcome.agenda)
     if outcome.external is not None:
         user.externals.append(outcome.external)
@@ -116,7 +114,6 @@ class _Draft:
     commit: Commit
     limits: Limits
     seq: int = field(init=False)
-    horizon_us: int | None = field(init=False)
     born: dict[str, Record] = field(default_factory=dict)
     ended: dict[str, Record] = field(default_factory=dict)
     hidden: dict[str, Record] = field(default_factory=dict)
@@ -128,7 +125,6 @@ class _Draft:
 
     def __post_init__(self) -> None:
         self.seq = self.user.seq + 1
-        self.horizon_us = self.user.horizon_us
 
     # ---- dismissals
 
@@ -180,14 +176,13 @@ class _Draft:
         for record in sorted(self.user.live.values(), key=_by_creation):
             if record.item.id not in named and spans.catches_known(span, record, newest_seq):
                 self.dismiss(record, reason)
-        if span.end_us < self.commit.now_us - self.limits.retention_us:
-            self.horizon_us = _later(self.horizon_us, span.end_us)
-            return
         if span.begin_us > span.end_us:
             return  # open, and begins after its stamp: it acts on what is known only
         where = spans.branch(span)
         known = self.spans.get(where, self.user.spans.get(where, ()))
-        self.spans[where] = spans.remember(known, Remembered(self.commit.sender.device, replace(span, matches_own=())))
+        at_us = max(self.commit.now_us, span.end_us)
+        new = Remembered(self.commit.sender.device, replace(span, matches_own=()), at_us)
+        self.spans[where] = spans.remember(known, new)
 
     def dismiss(self, record: Record, reason: Reason) -> None:
         """Do to a live item what a dismissal by the sender does, unless this commit did it already."""
@@ -292,7 +287,6 @@ class _Draft:
             records=records,
             tombstones=self.tombstones,
             spans=self.spans,
-            horizon_us=self.horizon_us,
             epoch=self._epoch(),
             agenda=self._agenda(),
             external=external,
@@ -393,7 +387,3 @@ def _by_creation(record: Record) -> tuple[int, str]:
 
 def _count(kept: Mapping[Branch, tuple[Remembered, ...]]) -> int:
     return sum(map(len, kept.values()))
-
-
-def _later(horizon_us: int | None, at_us: int) -> int:
-    return at_us if horizon_us is None else max(horizon_us, at_us)

@@ -8,7 +8,7 @@
 --         each, hidings (device str8, seq I5, at I7, reason c1 each), the item's JSON
 -- gone    "G" gone seq I5, created seq I5, at I7, reason c1, by str8, then the live record
 -- tomb    "T" then for each sender: at I7, by str8, category limits str16 ("" none; prefixes joined by ",")
--- span    open B, by str8, begin I7, end I7, skips I2, skip str8 each; one field of the head a prefix (s:) or category (s=)
+-- span    open B, by str8, begin I7, end I7, at I7 (accepted, or its end where that is later), skips I2, skip str8 each; one field of the head a prefix (s:) or category (s=)
 -- agenda  housekeeping, done by whoever meets it: x<id> expiry, m<key> message id, e external messages, g garbage; the
 --         scheduler's: r<id> the next reminder, n<id>\0<index>\0<seq> what follows one, p<id> push, q<id> mail,
 --         w<category>\0<for_device> aggregation window, d<id> delayed message, v look for dead devices; score µs

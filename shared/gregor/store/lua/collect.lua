@@ -92,15 +92,15 @@ for i = 1, #all, 2 do
     local o, kept = 1, {}
     while o <= #raw do
       local start = o
-      local stop, nskip
-      _, _, _, stop, nskip, o = upk('>BBc0I7I7I2', raw, o)
+      local stop, at, nskip
+      _, _, _, stop, at, nskip, o = upk('>BBc0I7I7I7I2', raw, o)
       for _ = 1, nskip do _, o = upk('>Bc0', raw, o) end
-      if stop + retention < now then
+      if at + retention < now then
         spans_dropped = spans_dropped + 1
         if stop >= horizon then horizon = stop + 1 end
       else
         kept[#kept+1] = sub(raw, start, o - 1)
-        later(stop + retention + 1)
+        later(at + retention + 1)
       end
     end
     spans_left = spans_left + #kept

@@ -222,9 +222,9 @@ end
 local function unpack_spans(raw)
   local list, o = {}, 1
   while raw and o <= #raw do
-    local open, who, begin, stop, nskip
-    open, who, begin, stop, nskip, o = upk('>BBc0I7I7I2', raw, o)
-    local s = {open = open == 1, by = who, begin = begin, stop = stop, skip = {}}
+    local open, who, begin, stop, at, nskip
+    open, who, begin, stop, at, nskip, o = upk('>BBc0I7I7I7I2', raw, o)
+    local s = {open = open == 1, by = who, begin = begin, stop = stop, at = at, skip = {}}
     for _ = 1, nskip do
       local id
       id, o = upk('>Bc0', raw, o)

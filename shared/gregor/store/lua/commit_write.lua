@@ -43,7 +43,8 @@ if tombs_after > max_tombs and tombs_after > counts.t then return {'tombs', 'ids
 -- ---- intervals to remember: absorbed, absorbing, united (L3)
 local function subset(a, b) for id in pairs(a) do if not b[id] then return false end end return true end
 local function absorbs(o, s)
-  return (o.by == s.by or o.by == '') and o.begin <= s.begin and o.stop >= s.stop and (s.open or not o.open) and subset(o.skip, s.skip)
+  return (o.by == s.by or o.by == '') and o.begin <= s.begin and o.stop >= s.stop and o.at >= s.at and (s.open or not o.open)
+    and subset(o.skip, s.skip)
 end
 local function unites(o, s)
   return not o.open and not s.open and o.by == s.by and o.begin <= s.stop + 1 and s.begin <= o.stop + 1
@@ -52,10 +53,9 @@ end
 local dirty, span_count, span_end = {}, counts.sc, nil
 for i = 1, nv do
   local s = spans[i]
-  if s.stop < now - retention then
-    if s.stop >= horizon then horizon = s.stop + 1; dirty[''] = true end
-  elseif s.begin <= s.stop then
-    -- (an open one that begins after its stamp acts on what is known, and catches nothing later)
+  -- (an open one that begins after its stamp acts on what is known, and catches nothing later)
+  if s.begin <= s.stop then
+    s.at = s.stop > now and s.stop or now
     local list, absorbed = remembered[s.field], false
     for _, o in ipairs(list) do if absorbs(o, s) then absorbed = true; break end end
     if not absorbed then
@@ -66,22 +66,21 @@ for i = 1, nv do
         elseif unites(o, s) then
           if o.begin < s.begin then s.begin = o.begin end
           if o.stop > s.stop then s.stop = o.stop end
+          if o.at > s.at then s.at = o.at end
           table.remove(list, k)
           k = 1
         else k = k + 1 end
       end
       list[#list+1] = s
       dirty[s.field] = list
-      if not span_end or s.stop < span_end then span_end = s.stop end
+      if not span_end or s.at < span_end then span_end = s.at end
     end
   end
 end
 for field, list in pairs(dirty) do
-  if field ~= '' then
-    local before = #unpack_spans(has_spans and call('HGET', kh, field))
-    span_count = span_count + #list - before
-    if #list > max_prefix_spans and #list > before then return {'tombs', 'prefix', #list} end
-  end
+  local before = #unpack_spans(has_spans and call('HGET', kh, field))
+  span_count = span_count + #list - before
+  if #list > max_prefix_spans and #list > before then return {'tombs', 'prefix', #list} end
 end
 if span_count > max_spans and span_count > counts.sc then return {'tombs', 'intervals', span_count} end
 
@@ -256,16 +255,14 @@ for view, t in pairs(sums) do
   end
 end
 for field, list in pairs(dirty) do
-  if field ~= '' then
-    local parts = {}
-    for i, s in ipairs(list) do
-      local skips, k = {}, 0
-      for id in pairs(s.skip) do k = k + 1; skips[k] = pack('>Bc0', #id, id) end
-      parts[i] = pack('>BBc0I7I7I2', s.open and 1 or 0, #s.by, s.by, s.begin, s.stop, k) .. concat(skips)
-    end
-    fields[#fields+1] = field; fields[#fields+1] = concat(parts)
-    if flags % 2 == 0 then flags = flags + 1 end
+  local parts = {}
+  for i, s in ipairs(list) do
+    local skips, k = {}, 0
+    for id in pairs(s.skip) do k = k + 1; skips[k] = pack('>Bc0', #id, id) end
+    parts[i] = pack('>BBc0I7I7I7I2', s.open and 1 or 0, #s.by, s.by, s.begin, s.stop, s.at, k) .. concat(skips)
   end
+  fields[#fields+1] = field; fields[#fields+1] = concat(parts)
+  if flags % 2 == 0 then flags = flags + 1 end
 end
 if span_count ~= counts.sc then fields[#fields+1] = 'sc'; fields[#fields+1] = span_count end
 if tombs_after ~= counts.t then fields[#fields+1] = 't'; fields[#fields+1] = tombs_after end
