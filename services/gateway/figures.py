@@ -6,6 +6,7 @@ import asyncio
 from typing import cast
 
 from gregor.core.errors import Problem
+from gregor.telemetry import request_id
 
 from .http1 import MOST_HEAD_BYTES, read_head, refusal
 from .parts import Parts
@@ -36,5 +37,5 @@ class Figures(asyncio.Protocol):
         try:
             self._socket.write(plain(self._parts, read_head(head), is_admin=True))
         except ValueError:
-            self._socket.write(refusal(Problem("invalid", "This is no HTTP/1 request."), status=400))
+            self._socket.write(refusal(request_id(), Problem("invalid", "This is no HTTP/1 request."), status=400))
         self._socket.close()

@@ -65,12 +65,15 @@ def answer(
     return head.encode("latin-1") + (b"" if is_head else body)
 
 
-def refusal(problem: Problem, extra: Mapping[str, str] | None = None, status: int | None = None) -> bytes:
-    """An answer that is a problem; ``status`` where it is not that of its code (426)."""
-    document = problem.document()
+def refusal(
+    identity: str, problem: Problem, extra: Mapping[str, str] | None = None, status: int | None = None
+) -> bytes:
+    """The answer to the request of that id that is a problem; ``status`` where it is not that of its code (426)."""
+    document = problem.document(identity)
     if status is not None:
         document["status"] = status
-    return answer(document["status"], encode(document), "application/problem+json", extra)
+    headers = {"X-Request-Id": identity, **(extra or {})}
+    return answer(document["status"], encode(document), "application/problem+json", headers)
 
 
 def upgrade(accept: str, subprotocol: str | None) -> bytes:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final, cast
 
 from gregor.core.errors import Problem
+from gregor.telemetry import request_id
 
 from .connection import Connection
 from .deadlines import Rules
@@ -92,7 +93,7 @@ class WebSocket(asyncio.Protocol):
         self._pending += data
         head, found, rest = self._pending.partition(b"\r\n\r\n")
         if len(head) > MOST_HEAD_BYTES:
-            self._end(refusal(Problem("invalid", "The request's head is too large."), status=431))
+            self._end(refusal(request_id(), Problem("invalid", "The request's head is too large."), status=431))
         elif found:
             self._pending = b""
             self._request(head)
@@ -153,11 +154,12 @@ class WebSocket(asyncio.Protocol):
         try:
             request = read_head(head)
         except ValueError:
-            self._end(refusal(Problem("invalid", "This is no HTTP/1 request."), status=400))
+            self._end(refusal(request_id(), Problem("invalid", "This is no HTTP/1 request."), status=400))
             return
         origin = request.headers.get("origin")
         if origin is not None and not parts.origins.allows(origin, request.header("host")):
-            self._end(refusal(Problem("origin_not_allowed", "This page's origin is not in the setting ORIGINS.")))
+            problem = Problem("origin_not_allowed", "This page's origin is not in the setting ORIGINS.")
+            self._end(refusal(identity_of(request), problem))
         elif request.path == PATH and request.method == "GET":
             self._upgrade(request)
         else:
@@ -168,7 +170,7 @@ class WebSocket(asyncio.Protocol):
             accept = accept_of(request)
         except ValueError as error:
             extra = {"Upgrade": "websocket", "Connection": "Upgrade, close", "Sec-WebSocket-Version": "13"}
-            self._end(refusal(Problem("invalid", str(error)), extra, status=426))
+            self._end(refusal(identity_of(request), Problem("invalid", str(error)), extra, status=426))
             return
         server, socket = self._server, self._socket
         if socket is None:
@@ -261,12 +263,18 @@ def accept_of(request: Request) -> str:
     return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
 
 
+def identity_of(request: Request) -> str:
+    """The id of a request, by which a problem is found in the logs."""
+    return request_id(request.header("x-request-id"))
+
+
 def plain(parts: Parts, request: Request, *, is_admin: bool = False) -> bytes:
     """The answer to a plain request: a probe, or a refusal."""
     found = probe(parts, request.path, is_admin=is_admin)
     if found is None and request.path != PATH:
-        return refusal(Problem("not_found", f"Here are {PATH} and the probes."))
+        return refusal(identity_of(request), Problem("not_found", f"Here are {PATH} and the probes."))
     if found is None or request.method not in ("GET", "HEAD"):
-        return refusal(Problem("method_not_allowed", "Only GET."), {"Allow": "GET" if found is None else "GET, HEAD"})
+        allow = {"Allow": "GET" if found is None else "GET, HEAD"}
+        return refusal(identity_of(request), Problem("method_not_allowed", "Only GET."), allow)
     status, body, media_type = found
     return answer(status, body, media_type, is_head=request.method == "HEAD")

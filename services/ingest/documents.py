@@ -119,7 +119,7 @@ class Revocation(Document):
 class PresenceQuestion(Document):
     """Whose presence is asked for."""
 
-    uids: list[Name] = Field(min_length=1, json_schema_extra={"maxItems": MOST_PRESENCES})
+    uids: list[Name] = Field(json_schema_extra={"maxItems": MOST_PRESENCES})
 
     @model_validator(mode="before")
     @classmethod

@@ -27,7 +27,7 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["reads"])
 
 _VOID: Final = Cursor("", 0)
 _BEFORE: Final = re.compile(r"(0|[1-9][0-9]{0,12})\.(.+)\Z")
-_NUMBER: Final = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?\Z")
+_NUMBER: Final = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?\Z")
 _PRIVATE: Final = {"Cache-Control": "private, no-cache"}
 
 _EXACT: Final = Query(
@@ -35,7 +35,7 @@ _EXACT: Final = Query(
 )
 _AT: Final = Query(
     description="The state as it was at this time (Unix seconds), within the retention.",
-    json_schema_extra={"pattern": r"^[0-9]{1,11}(\.[0-9]{1,9})?$"},
+    json_schema_extra={"pattern": r"^-?[0-9]{1,20}(\.[0-9]{1,20})?$"},
 )
 _DIGEST: Final = Query(description="The digest of the copy.", json_schema_extra={"pattern": "^[0-9a-f]{64}$"})
 _PAGE: Final = Query(

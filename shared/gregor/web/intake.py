@@ -21,7 +21,7 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
 
 def media_type(headers: Mapping[bytes, bytes], *allowed: str) -> str:
     """The media type of the body, one of ``allowed``; JSON where none is named. ``unsupported_media_type``."""
-    if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
+    if headers.get(b"content-encoding", b"").strip():
         raise Problem("unsupported_media_type", "Send the body as it is: no Content-Encoding is read here.")
     named, *parameters = headers.get(b"content-type", b"").decode("latin-1").lower().split(";")
     kind = named.strip() or JSON

@@ -293,12 +293,14 @@ async def test_readiness_is_red_while_no_probe_comes_back(house: House) -> None:
 async def test_what_is_no_upgrade_is_a_problem(
     house: House, method: str, path: str, headers: dict[str, str], status: int, code: str
 ) -> None:
-    reader, writer = await raw(house, head(path, method, **headers))
+    reader, writer = await raw(house, head(path, method, **headers, **{"X-Request-Id": "known-by-this"}))
     answer = await reader.read()
     writer.close()
 
     first, _, body = answer.partition(b"\r\n\r\n")
     assert first.split(b" ")[1] == str(status).encode()
+    assert json.loads(body)["request_id"] == "known-by-this"
+    assert b"X-Request-Id: known-by-this" in first
     assert (json.loads(body)["code"], json.loads(body)["status"]) == (code, status)
     assert b"Sec-WebSocket-Version: 13" in first if status == 426 else True
 
