@@ -139,7 +139,7 @@ def test_nothing_of_python_is_reached(source: str) -> None:
 
 
 MANY = [1] * 5_000
-LARGE = {"l": MANY, "m": list(MANY), "n": list(MANY), "s": "a" * 8_000, "d": [{"a": 1}] * 1_000}
+LARGE = {"l": MANY, "m": list(MANY), "n": list(MANY), "s": "a" * 8_000, "d": [{"a": 1}] * 1_000, "lists": [[1]] * 100}
 DOUBLED = "{% set a = body.s %}" + "{% set a = a ~ a %}" * 30 + "{{ a }}"
 
 
@@ -157,7 +157,8 @@ DOUBLED = "{% set a = body.s %}" + "{% set a = a ~ a %}" * 30 + "{{ a }}"
         "{{ body.s | replace('', body.s) }}",
         "{{ body.l | join(body.s) }}",
         "{{ body.l | map('replace', '1', body.s) | list | length }}",
-        "{{ body.l | map(' each', -999999) | list }}{% for a in body.l %}{% for b in body.l %}{% endfor %}{% endfor %}",
+        "{{ body.lists | map(' each', -999999) | map('list') | list }}"
+        "{% for a in body.l %}{% for b in body.l %}{% endfor %}{% endfor %}",
         DOUBLED,
         "{% set x = 99999999 %}" + "{% set x = x * x %}" * 20 + "{{ x }}",
         "{{ body.s | replace('a', '<') | e | string | replace('<', '&&') | replace('&', body.s) }}",

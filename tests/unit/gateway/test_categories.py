@@ -43,8 +43,8 @@ async def test_a_client_that_asks_for_words_has_them_beside_the_items_of_a_sync(
 async def test_live_frames_have_the_words_of_what_they_create_in_each_one_s_language(house: House) -> None:
     await apply(house)
     lines = [
-        await house.connect(device, hello=Hello(render=locale))
-        for device, locale in (("a", "it"), ("b", "en"), ("c", None))
+        await house.connect("phone", hello=Hello(render=locale, session=session))
+        for session, locale in (("a", "it"), ("b", "en"), ("c", None))
     ]
 
     await house.create("aa", body={"k": "kb"})
