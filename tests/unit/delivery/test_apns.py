@@ -100,6 +100,7 @@ async def test_what_is_no_token_of_apns_is_refused_here(world: World, token: Any
         (Act(400, "IdleTimeout"), Retry(None, "400", "IdleTimeout")),
         (Act(403, "InvalidProviderToken"), Misconfigured("403", "InvalidProviderToken")),
         (Act(403, "ExpiredProviderToken"), Misconfigured("403", "ExpiredProviderToken")),
+        (Act(403, "BadCertificateEnvironment"), Misconfigured("403", "BadCertificateEnvironment")),
         (Act(403, "Forbidden"), Misconfigured("403", "Forbidden")),
         (Act(403, is_empty=True), Misconfigured("403", "403 without a reason")),
         (Act(400, "TopicDisallowed"), Misconfigured("400", "TopicDisallowed")),

@@ -8,14 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import StreamEnded
 
 from services.delivery.channels.apns import ApnsChannel
 from services.delivery.channels.apns_answers import spoils_connection
-from services.delivery.channels.apns_exchange import Answer, Lost
+from services.delivery.channels.apns_connection import ApnsConnection
+from services.delivery.channels.apns_exchange import Answer, Exchange, Lost
 from services.delivery.channels.apns_pool import Address, ApnsPool
 from services.delivery.fakes.apns import ANY_TOKEN
 from services.delivery.fakes.apns_acts import Act
-from services.delivery.verdict import Gone, Misconfigured, Retry, Sent, Unknown
+from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown
 from tests.support.pushes import push
 from tests.support.wait import wait_until
 
@@ -91,6 +95,47 @@ async def test_a_connection_that_was_silent_all_along_is_not_trusted_again(world
     assert isinstance(await world.send(deadline_s=0.1), Unknown)
     assert isinstance(await world.send(), Sent)
     assert world.fake.connections == 2
+
+
+async def test_a_push_that_was_given_up_makes_room_at_the_provider_too(tmp_path: Path) -> None:
+    async with apns_world(tmp_path, most_streams=1, config={"most_connections": 1}) as world:
+        await world.told(Act(is_silent=True), deadline_s=0.1)
+        await wait_until(lambda: world.connections[0].has_room, "the ping was answered")
+
+        assert isinstance(await world.send(), Sent)
+        assert world.fake.connections == 1
+
+
+async def test_a_push_that_began_just_before_goaway_came_still_leaves() -> None:
+    written: list[bytes] = []
+    connection = ApnsConnection(lambda: None, lambda _: None)
+    server = H2Connection(H2Configuration(client_side=False))
+    server.initiate_connection()
+    connection.connection_made(Written(written))
+    connection.data_received(server.data_to_send())
+    server.receive_data(b"".join(written))
+    headers = [(b":method", b"POST"), (b":scheme", b"https"), (b":path", b"/3/device/a"), (b":authority", b"x")]
+    written.clear()
+
+    connection.begin(Exchange(headers, b"{}", asyncio.get_running_loop().time() + 60))
+    connection.data_received(b"\x00\x00\x08\x07\x00\x00\x00\x00\x00" + b"\x7f\xff\xff\xff" + bytes(4))
+
+    assert any(isinstance(event, StreamEnded) for event in server.receive_data(b"".join(written)))
+    connection.end("over")
+
+
+class Written(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self, written: list[bytes]) -> None:
+        super().__init__()
+        self._written = written
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._written.append(bytes(data))
+
+    def close(self) -> None:
+        pass
 
 
 async def test_a_connection_that_gives_a_sign_of_life_is_used_again(world: World) -> None:
@@ -222,10 +267,9 @@ async def test_a_connection_keeps_nothing_of_what_is_over(world: World) -> None:
 async def test_many_errors_do_not_use_up_the_window_of_the_connection(world: World) -> None:
     world.fake.script(ANY_TOKEN, *[Act(400, "BadDeviceToken" + "x" * 9_000)] * 20)
 
-    for _ in range(20):
-        await world.send(deadline_s=2)
+    verdicts = [await world.send(deadline_s=2) for _ in range(20)]
 
-    assert isinstance(await world.send(deadline_s=2), Sent)
+    assert set(verdicts) == {Refused("400", "BadDeviceToken" + "x" * 9_000)}
     assert world.fake.connections == 1
 
 
@@ -260,14 +304,14 @@ async def test_settings_that_shrink_are_obeyed(tmp_path: Path) -> None:
     async with apns_world(tmp_path, config={"most_connections": 1}) as world:
         await world.told(Act(most_streams=3))
         world.fake.script(ANY_TOKEN, *[Act(is_silent=True)] * 3)
-        sends = [asyncio.create_task(world.send(push(token=f"t{n}"), 0.2)) for n in range(10)]
+        sends = [asyncio.create_task(world.send(push(token=f"t{n}"), 30)) for n in range(10)]
         await wait_until(lambda: len(world.fake.received) == 4, "three are in flight")
-
         assert [each.in_flight for each in world.connections] == [3]
 
+        world.fake.cut_connections()
+
         verdicts = await asyncio.gather(*sends)
-        assert [type(each) for each in verdicts].count(Unknown) == 3
-        assert [type(each) for each in verdicts].count(Retry) == 7
+        assert [type(each) for each in verdicts] == [Unknown] * 3 + [Sent] * 7
 
 
 async def test_who_waits_for_a_connection_gets_its_turn_in_order(tmp_path: Path) -> None:
@@ -296,6 +340,18 @@ async def test_a_provider_that_is_not_there_is_tried_again_later(tmp_path: Path)
         assert isinstance(verdict, Retry)
         assert verdict.status is None
         assert verdict.detail.startswith("cannot connect")
+
+
+async def test_a_sender_that_is_cancelled_while_there_is_no_connection_harms_nobody(tmp_path: Path) -> None:
+    async with apns_world(tmp_path) as world:
+        await world.fake.close()
+        cancelled, other = asyncio.create_task(world.send()), asyncio.create_task(world.send())
+        await asyncio.sleep(0)
+
+        cancelled.cancel()
+
+        assert isinstance(await other, Retry)
+        assert cancelled.cancelled()
 
 
 async def test_a_provider_that_comes_back_is_found_again(tmp_path: Path) -> None:
