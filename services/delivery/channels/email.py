@@ -12,7 +12,7 @@ from ..verdict import Refused, Verdict
 from .contract import Mail
 from .mime import Address, compose, parse_address
 from .smtp_dialogue import Letter, Outcome, hand_over
-from .smtp_pool import CONNECTIONS, Line, NotConnected, Relay, SmtpPool, parse_relay
+from .smtp_pool import CONNECTIONS, IDLE_S, Line, NotConnected, Relay, SmtpPool, parse_relay
 
 _DOT: Final = re.compile(rb"(?m)^\.")
 
@@ -27,13 +27,15 @@ class EmailChannel:
         clock: Clock,
         *,
         connections: int = CONNECTIONS,
+        idle_s: float = IDLE_S,
         context: ssl.SSLContext | None = None,
     ) -> None:
-        """`connections`: most at once. `context`: whom to trust; the system's authorities where it is not given."""
+        """`connections`: most at once; each is kept `idle_s` unused. `context`: whom to trust, else the system's."""
         self._url = url
         self._from = sender
         self._clock = clock
         self._connections = connections
+        self._idle_s = idle_s
         self._context = context
         self._sender: Address | None = None
         self._relay: Relay | None = None
@@ -57,7 +59,9 @@ class EmailChannel:
         # The domain of the sender is a full name on every machine, where the host's own may be none, or slow to find.
         hello = self._sender.smtp.rpartition("@")[2]
         context = self._context or ssl.create_default_context()
-        self._pool = SmtpPool(self._relay, hello, self._clock, connections=self._connections, context=context)
+        self._pool = SmtpPool(
+            self._relay, hello, self._clock, connections=self._connections, idle_s=self._idle_s, context=context
+        )
 
     async def send(self, message: Mail, deadline_s: float) -> Verdict:
         """Hand over one mail; see `contract.Channel.send`."""
@@ -98,11 +102,6 @@ class EmailChannel:
             return f"The relay does not take us: {detail}; check GREGOR_SMTP_URL."
         pool.give_back(line, is_well=True)
         return None
-
-    async def tidy(self) -> None:
-        """Give up connections that were not used for long; to be called now and then."""
-        if self._pool is not None:
-            await self._pool.close_idle()
 
     def _open_pool(self) -> SmtpPool:
         if self._pool is None:

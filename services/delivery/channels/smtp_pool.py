@@ -91,9 +91,13 @@ class SmtpPool:
         clock: Clock,
         *,
         connections: int = CONNECTIONS,
+        idle_s: float = IDLE_S,
         context: ssl.SSLContext | None = None,
     ) -> None:
         """`hello`: the name that we say in EHLO. `context`: whom to trust; the system's where it is not given."""
+        self._idle_s = idle_s
+        self._sweep: asyncio.TimerHandle | None = None
+        self._goodbyes: set[asyncio.Task[None]] = set()
         self._relay = relay
         self._hello = hello
         self._clock = clock
@@ -129,24 +133,19 @@ class SmtpPool:
         line.idle_since = self._clock.monotonic()
         if is_well and line.smtp.is_connected and line.mails < MAILS_OF_A_CONNECTION:
             self._idle.append(line)
+            self._sweep_later()
         else:
             line.smtp.close()
         self._release()
 
-    async def close_idle(self) -> None:
-        """Say goodbye on lines that were not used for long; the relay may want them for others."""
-        now = self._clock.monotonic()
-        old = [line for line in self._idle if now - line.idle_since >= IDLE_S]
-        self._idle = [line for line in self._idle if line not in old]
-        for line in old:
-            await _leave(line)
-
     async def close(self) -> None:
         """Wait for the mails on their way, then say goodbye on all lines."""
         await self._quiet.wait()
+        if self._sweep is not None:
+            self._sweep.cancel()
         lines, self._idle = self._idle, []
-        for line in lines:
-            await _leave(line)
+        self._say_goodbye(lines)
+        await asyncio.gather(*self._goodbyes)
 
     @property
     def idle(self) -> int:
@@ -157,10 +156,29 @@ class SmtpPool:
         """The line used last, if it is still good: the others grow old and are closed."""
         while self._idle:
             line = self._idle.pop()
-            if line.smtp.is_connected and self._clock.monotonic() - line.idle_since < IDLE_S:
+            if line.smtp.is_connected and self._clock.monotonic() - line.idle_since < self._idle_s:
                 return line
             line.smtp.close()
         return None
+
+    def _sweep_later(self) -> None:
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(self._idle_s, self._give_up_old)
+
+    def _give_up_old(self) -> None:
+        """Leave the lines that were not used for long: the relay may want them for others."""
+        self._sweep, now = None, self._clock.monotonic()
+        old = [line for line in self._idle if now - line.idle_since >= self._idle_s]
+        self._idle = [line for line in self._idle if line not in old]
+        self._say_goodbye(old)
+        if self._idle:
+            self._sweep_later()
+
+    def _say_goodbye(self, lines: list[Line]) -> None:
+        for line in lines:
+            goodbye = asyncio.create_task(_leave(line), name="smtp-goodbye")
+            self._goodbyes.add(goodbye)
+            goodbye.add_done_callback(self._goodbyes.discard)
 
     def _release(self) -> None:
         self._taken -= 1

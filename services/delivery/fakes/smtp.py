@@ -89,6 +89,11 @@ class FakeSmtp:
             await self._server.wait_closed()
 
     @property
+    def open_connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._open)
+
+    @property
     def port(self) -> int:
         """The port that it listens on."""
         if self._server is None:
@@ -152,6 +157,7 @@ class _Dialogue:
         while line := (await self._reader.readline()).decode("utf-8", "replace").strip():
             verb, _, words = line.partition(" ")
             if verb.upper() == "QUIT":
+                self._relay.commands["QUIT"] += 1
                 self._writer.write(b"221 2.0.0 Bye\r\n")
                 return
             await self._command(verb.upper(), words)
@@ -178,6 +184,8 @@ class _Dialogue:
             await self._log_in(words)
         elif not self._is_known:
             self._writer.write(b"530 5.7.0 Authentication required\r\n")
+        elif verb == "MAIL" and self._sender is not None:
+            self._writer.write(b"503 5.5.1 Nested MAIL command\r\n")
         elif verb == "MAIL" and await self._reply("MAIL", words, "250 2.1.0 Ok"):
             self._sender, self._recipients = _bare(words), []
         elif verb == "RCPT" and await self._reply("RCPT", words, "250 2.1.5 Ok"):

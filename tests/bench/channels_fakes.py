@@ -1,0 +1,33 @@
+"""FCM and a relay for the benchmark of channels: they serve until their standard input ends, and keep only numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import uvloop
+
+from services.delivery.fakes.fcm import FakeFcm
+from services.delivery.fakes.smtp import FakeSmtp
+from services.delivery.fakes.tls import Authority
+
+
+async def serve(directory: Path) -> None:
+    """Print where they are; then what they got."""
+    fcm = FakeFcm(keeps=False)
+    relay = FakeSmtp(tls=Authority(directory).server_context(), user="gregor", password="password", keeps=False)
+    await fcm.start()
+    await relay.start()
+    fcm.credentials_file(directory / "account.json")
+    print(json.dumps({"fcm": fcm.url, "smtp": relay.url}), flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    told = {"fcm": fcm.count, "tokens": fcm.token_fetches, "mails": relay.count, "connections": relay.connections}
+    print(json.dumps(told))
+    await fcm.close()
+    await relay.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(Path(sys.argv[1])))

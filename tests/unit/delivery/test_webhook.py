@@ -1,0 +1,178 @@
+"""Webhooks against a careful receiver: signed, never into our own network, and what each answer means."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from gregor.clock import ManualClock
+from gregor.core.webhooks import secret_of
+from services.delivery.channels.webhook import Call, WebhookChannel
+from services.delivery.fakes.http1 import Answer, Fault
+from services.delivery.fakes.tls import Authority
+from services.delivery.fakes.webhook import FakeReceiver
+from services.delivery.verdict import Gone, Refused, Retry, Sent, Verdict
+from tests.support.wait import wait_until
+
+NOW_US = 1_457_056_447_000_000
+SECRET, OLD = secret_of(b"s" * 32), secret_of(b"o" * 32)
+CALL = Call("audit", "", (SECRET,), "evt-1", b'{"type":"item.dismissed"}')
+
+
+@dataclass
+class World:
+    """One channel that may call this machine, the receiver, and the clock of both."""
+
+    channel: WebhookChannel
+    receiver: FakeReceiver
+    clock: ManualClock
+
+    async def call(self, call_id: str = "evt-1", deadline_s: float = 5.0) -> Verdict:
+        return await self.channel.send(replace(CALL, url=self.receiver.url, call_id=call_id), deadline_s)
+
+    async def told(self, answer: Answer | Fault, deadline_s: float = 5.0) -> Verdict:
+        self.receiver.answers.append(answer)
+        return await self.call(deadline_s=deadline_s)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    clock = ManualClock(NOW_US)
+    receiver = FakeReceiver(SECRET, clock.now_us)
+    await receiver.start()
+    channel = WebhookChannel(clock, is_loopback_allowed=True)
+    await channel.open()
+    yield World(channel, receiver, clock)
+    await channel.close()
+    await receiver.close()
+
+
+async def test_a_call_arrives_signed_and_its_connection_serves_the_next(world: World) -> None:
+    verdicts = [await world.call("evt-1"), await world.call("evt-2")]
+
+    assert verdicts == [Sent("204"), Sent("204")]
+    assert world.receiver.events == {key: {"type": "item.dismissed"} for key in ("evt-1", "evt-2")}
+    assert world.receiver.calls[0].headers["content-type"] == "application/json"
+    assert world.receiver.server.connections == 1
+
+
+async def test_an_attempt_made_again_has_the_same_id_and_its_own_time(world: World) -> None:
+    await world.told(Answer(500))
+    world.clock.advance(3_600)
+    await world.call()
+
+    ids, times = zip(
+        *((c.headers["webhook-id"], c.headers["webhook-timestamp"]) for c in world.receiver.calls), strict=True
+    )
+    assert ids == ("evt-1", "evt-1")
+    assert int(times[1]) - int(times[0]) == 3_600
+    assert list(world.receiver.events) == ["evt-1"]
+
+
+async def test_while_its_secret_is_rotated_a_receiver_may_know_either(world: World) -> None:
+    both = replace(CALL, url=world.receiver.url, secrets=(OLD, SECRET))
+
+    assert isinstance(await world.channel.send(both, 5.0), Sent)
+    assert isinstance(await world.channel.send(replace(both, secrets=(OLD,)), 5.0), Retry)
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (Answer(200, b"ok"), Sent("200")),
+        (Answer(202), Sent("202")),
+        (Answer(200, b"x" * 100_000), Sent("200")),
+        (Answer(410), Gone("410", "the receiver wants no more calls")),
+        (Answer(429, headers={"retry-after": "17"}), Retry(17.0, "429", "answered 429")),
+        (Answer(503, headers={"retry-after": "Fri, 04 Mar 2016 01:54:37 GMT"}), Retry(30.0, "503", "answered 503")),
+        (Answer(500), Retry(None, "500", "answered 500")),
+        (Answer(404), Retry(None, "404", "answered 404")),
+        (Answer(302, headers={"location": "http://127.0.0.1:1/"}), Retry(None, "302", "answered 302")),
+        (Fault.DROP, Retry(None, None, "not reached: RemoteProtocolError")),
+        (Fault.HALF, Sent("200")),
+    ],
+)
+async def test_an_answer_means_what_the_standard_says(world: World, answer: Answer | Fault, verdict: Verdict) -> None:
+    assert await world.told(answer) == verdict
+    assert len(world.receiver.calls) == 1
+
+
+async def test_a_receiver_that_says_nothing_is_called_again_later_and_holds_up_no_other(world: World) -> None:
+    world.receiver.answers.append(Fault.HANG)
+
+    slow, *quick = await asyncio.gather(
+        world.call("slow", deadline_s=0.5), *(world.call(f"quick-{n}") for n in range(10))
+    )
+
+    assert slow == Retry(None, None, "no answer before the deadline")
+    assert quick == [Sent("204")] * 10
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "https://127.0.0.1/",
+            "https://localhost/",
+            "https://[::1]/",
+            "https://10.0.0.1/",
+            "https://169.254.169.254/",
+        ),
+        *("https://[::ffff:127.0.0.1]/", "https://192.168.1.1:8443/", "https://0.0.0.0/", "http://example.com/"),
+    ],
+)
+async def test_no_call_is_made_into_our_own_network(url: str) -> None:
+    channel = WebhookChannel(ManualClock(NOW_US))
+    await channel.open()
+
+    verdict = await channel.send(replace(CALL, url=url), 5.0)
+    await channel.close()
+
+    assert isinstance(verdict, Refused)
+
+
+async def test_in_development_this_machine_alone_is_called_besides(world: World) -> None:
+    verdict = await world.channel.send(replace(CALL, url="https://10.0.0.1/"), 5.0)
+
+    assert verdict == Refused(None, "the URL leads to no public address")
+
+
+async def test_a_certificate_of_strangers_is_not_trusted(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    receiver = FakeReceiver(SECRET, lambda: NOW_US, authority.server_context())
+    await receiver.start()
+    call = replace(CALL, url=receiver.url)
+    verdicts = []
+    for context in (None, ssl.create_default_context(cafile=authority.ca_file)):
+        channel = WebhookChannel(ManualClock(NOW_US), is_loopback_allowed=True, context=context)
+        await channel.open()
+        verdicts.append(await channel.send(call, 5.0))
+        await channel.close()
+    await receiver.close()
+
+    assert [verdict.name for verdict in verdicts] == ["retry", "sent"]
+
+
+async def test_a_webhook_without_a_good_secret_is_refused_unsaid(world: World) -> None:
+    verdict = await world.channel.send(replace(CALL, url=world.receiver.url, secrets=("whsec_hunter2!",)), 5.0)
+
+    assert isinstance(verdict, Refused)
+    assert "hunter2" not in verdict.detail
+    assert world.receiver.calls == []
+
+
+async def test_closing_lets_a_call_in_flight_end(world: World) -> None:
+    world.receiver.answers.append(Answer(200, delay_s=0.2))
+    calling = asyncio.create_task(world.call())
+    await wait_until(lambda: world.receiver.calls, "the call is on its way")
+
+    await world.channel.close()
+
+    assert calling.done()
+    assert calling.result() == Sent("200")
+    await world.channel.open()
