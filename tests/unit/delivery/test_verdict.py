@@ -1,0 +1,28 @@
+"""The pause that a provider asks for."""
+
+import pytest
+
+from services.delivery.verdict import LONGEST_RETRY_AFTER_S, parse_retry_after
+
+NOW_US = 1_457_056_447_000_000  # Fri, 04 Mar 2016 01:54:07 GMT
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        (" 120 ", 120),
+        ("9" * 30, LONGEST_RETRY_AFTER_S),
+        ("Fri, 04 Mar 2016 01:55:07 GMT", 60),
+        ("Friday, 04-Mar-16 01:55:07 GMT", 60),
+        ("Fri, 04 Mar 2016 01:54:00 GMT", 0),
+        ("Sun, 04 Mar 2046 01:54:00 GMT", LONGEST_RETRY_AFTER_S),
+    ],
+)
+def test_seconds_and_dates_are_understood_and_bounded(value: str, seconds: float) -> None:
+    assert parse_retry_after(value, NOW_US) == seconds
+
+
+@pytest.mark.parametrize("value", [None, "", "soon", "-1", "1.5", "١٢", "Fri, 99 Mar 2016 01:55:07 GMT"])
+def test_what_is_neither_is_no_pause_at_all(value: str | None) -> None:
+    assert parse_retry_after(value, NOW_US) is None
