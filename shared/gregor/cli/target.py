@@ -66,4 +66,5 @@ def _words_of(answer: httpx.Response) -> str:
         places = [f"{place['pointer']}: {place['detail']}" for place in problem.get("errors", [])]
     except (ValueError, KeyError, TypeError):
         return f"{answer.request.url.host} answered {answer.status_code}"
-    return "; ".join([words, *places])
+    # The detail of a problem may be that of its first place.
+    return "; ".join([words, *(place for place in places if place not in words)])

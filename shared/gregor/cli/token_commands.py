@@ -9,6 +9,7 @@ import typer
 from gregor.cli.failure import Failure
 from gregor.cli.state_file import read_running
 from gregor.clock import SystemClock
+from gregor.core.ids import is_name
 from gregor.settings import load_settings, parse_duration
 from gregor.tokens import mint as signed_token
 
@@ -29,6 +30,9 @@ def mint(
     system: Annotated[list[str] | None, typer.Option("--system", help="External system it hears (repeatable).")] = None,
 ) -> None:
     """Print a device token, alone: signed with GREGOR_TOKEN_SECRET, else with the secret of the running gregor dev."""
+    for option, name in (("--user", user), ("--device", device)):
+        if not is_name(name):
+            raise typer.BadParameter("no name: letters, digits and ._:@-, up to 128", param_hint=option)
     try:
         lives_s = round(parse_duration(expires_in))
     except ValueError as error:

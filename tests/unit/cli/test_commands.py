@@ -196,6 +196,8 @@ def test_without_a_running_gregor_the_line_says_what_to_do(
         ["keys", "create", "--scope", "everything"],
         ["dev", "--gateways", "0"],
         ["token", "mint", "--user", "alice"],
+        ["token", "mint", "--user", "a b", "--device", "phone"],
+        ["token", "mint", "--user", "alice", "--device", "-"],
     ],
 )
 def test_a_mistyped_command_is_one_line_and_status_2(
