@@ -62,6 +62,7 @@ class Registry:
         self._logged: set[tuple[str, str]] = set()
         self._listeners: list[Callable[[], None]] = []
         self._woken = asyncio.Event()
+        self._refreshing = asyncio.Lock()  # or an older set, read slowly, would follow a newer one
         self._watching: asyncio.Task[None] | None = None
 
     async def open(self, first: str | None = None, now_us: int = 0) -> None:
@@ -103,6 +104,10 @@ class Registry:
 
     async def refresh(self) -> None:
         """Take over what holds, if it is not what this process has. A set that cannot be read changes nothing."""
+        async with self._refreshing:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         version = await self._store.categories.version()
         if version in (self.version, self._refused):
             return

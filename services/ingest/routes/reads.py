@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
@@ -14,7 +15,7 @@ from gregor.core.digest import parse_digest
 from gregor.core.encoding import encode_history, encode_item, encode_state, encode_state_at, encode_sync
 from gregor.core.errors import Problem
 from gregor.core.ids import intersect, is_dotted, is_name
-from gregor.core.sync import Answer, Cursor, Delta, Full, cursor_for, parse_cursor
+from gregor.core.sync import Cursor, Delta, Full, HistoryEntry, StoredItem, cursor_for, parse_cursor
 from gregor.core.times import parse_time
 
 from ..answers import documented, json_answer
@@ -68,7 +69,7 @@ async def read_state(
     now_us = parts.clock.now_us()
     if at is not None:
         past = _exactly(await parts.store.users.state_at(uid, read, _past_us(at, now_us, parts), now_us), category)
-        return json_answer(encode_state_at(past, await _rendered(past, uid, render, parts)), headers=_PRIVATE)
+        return json_answer(encode_state_at(past, await _rendered(past.items, uid, render, parts)), headers=_PRIVATE)
     full = _exactly(await parts.store.users.state(uid, read, now_us), category)
     # No filter can be spelled so: a cursor of an exact category is void everywhere, as a delta of it cannot be told.
     told = read if category is None else replace(read, cats=(f"={category}",))
@@ -79,7 +80,7 @@ async def read_state(
     if _is_known(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     badge = parts.registry.current.badge(item.category for item in full.items)
-    rendered = await _rendered(full, uid, render, parts)
+    rendered = await _rendered(full.items, uid, render, parts)
     return json_answer(encode_state(full, told, badge, rendered), headers=headers)
 
 
@@ -107,7 +108,8 @@ async def read_sync(
     systems = None if actor.caller is None else actor.caller.systems
     now_us = parts.clock.now_us()
     answer = await parts.store.users.sync(uid, view, at, proof, now_us, systems, parts.epoch_seed())
-    rendered = await _rendered(answer, uid, render, parts) or b"{}"
+    items = answer.items if isinstance(answer, Full) else answer.create if isinstance(answer, Delta) else ()
+    rendered = await _rendered(items, uid, render, parts) or b"{}"
     return json_answer(encode_sync(answer, view, rendered), headers={"Cache-Control": "no-store"})
 
 
@@ -118,12 +120,12 @@ async def read_sync(
     responses=documented(200, "The item and what happened to it.", ITEM, "not_found"),
     response_class=Response,
 )
-async def read_item(uid: str, id: str, parts: Working, view: Viewing) -> Response:
+async def read_item(uid: str, id: str, parts: Working, view: Viewing, render: Rendering = None) -> Response:
     """An item of the view, from the state or the history, with its timeline."""
     entry = await parts.store.users.item(uid, id, view, parts.clock.now_us())
     if entry is None:
         raise Problem("not_found", "There is no such item here, or it is forgotten, or not in the caller's view.")
-    return json_answer(encode_item(entry), headers=_PRIVATE)
+    return json_answer(encode_item(entry, await _rendered(_whole([entry]), uid, render, parts)), headers=_PRIVATE)
 
 
 @router.get(
@@ -141,6 +143,7 @@ async def read_history(
     view: Viewing,
     before: Annotated[str | None, _PAGE] = None,
     limit: Annotated[int, Query(ge=1, le=1_000, description="Entries of a page.")] = 100,
+    render: Rendering = None,
 ) -> Response:
     """The user's queue of notifications, newest first (seq, then id)."""
     below = _parse_before(before)
@@ -150,15 +153,21 @@ async def read_history(
     headers = dict(_PRIVATE)
     if len(found) > limit:
         headers["Link"] = f'<{_next(request, f"{page[-1].seq}.{page[-1].id}")}>; rel="next"'
-    return json_answer(encode_history(page), headers=headers)
+    return json_answer(encode_history(page, await _rendered(_whole(page), uid, render, parts)), headers=headers)
 
 
-async def _rendered(answer: Answer, uid: str, locale: str | None, parts: Parts) -> bytes | None:
-    """The words of the items of an answer, where the reader named a language."""
+async def _rendered(
+    items: Sequence[StoredItem | HistoryEntry], uid: str, locale: str | None, parts: Parts
+) -> bytes | None:
+    """The words of items, where the reader named a language."""
     if locale is None:
         return None
-    items = answer.items if isinstance(answer, Full) else answer.create if isinstance(answer, Delta) else ()
     return await parts.registry.renderer.spliced_slowly([(item.id, item.json) for item in items], locale, uid)
+
+
+def _whole(entries: Sequence[HistoryEntry]) -> list[HistoryEntry]:
+    """Those whose body is still there to make words of."""
+    return [entry for entry in entries if not entry.is_trimmed]
 
 
 def _exactly(full: Full, category: str | None) -> Full:

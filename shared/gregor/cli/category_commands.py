@@ -17,7 +17,7 @@ from gregor.core.policies import Entries, Policy
 
 categories = typer.Typer(help="Notification types, one entry each.", no_args_is_help=True, rich_markup_mode=None)
 File = Annotated[Path, typer.Argument(help="TOML file of entries (JSON with the same names where it ends in .json).")]
-UNITS = (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60))
+UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 
 
 @categories.callback()

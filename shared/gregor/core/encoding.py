@@ -73,14 +73,14 @@ def encode_state_at(full: Full, rendered: bytes | None = None) -> bytes:
     return b'{"digest":"%s","items":{%s}%s}' % (full.digest.hex().encode(), _items(full.items), _beside(rendered))
 
 
-def encode_history(entries: Iterable[HistoryEntry]) -> bytes:
+def encode_history(entries: Iterable[HistoryEntry], rendered: bytes | None = None) -> bytes:
     """A page of the history, in the order given."""
-    return b'{"entries":[%s]}' % b",".join(b"{%s}" % _entry(entry) for entry in entries)
+    return b'{"entries":[%s]%s}' % (b",".join(b"{%s}" % _entry(entry) for entry in entries), _beside(rendered))
 
 
-def encode_item(entry: HistoryEntry) -> bytes:
+def encode_item(entry: HistoryEntry, rendered: bytes | None = None) -> bytes:
     """One item, live or gone, with the timeline of what is known of it."""
-    return b'{%s,"timeline":[%s]}' % (_entry(entry), b",".join(_timeline(entry)))
+    return b'{%s,"timeline":[%s]%s}' % (_entry(entry), b",".join(_timeline(entry)), _beside(rendered))
 
 
 def without_body(item_json: bytes) -> bytes:

@@ -241,6 +241,10 @@ async def test_words_come_beside_the_items_in_the_language_asked_for(api: Api) -
     full = (await api.call("GET", "/v1/users/alice/sync", params={"render": "de"})).json()
     empty = (await api.call("GET", "/v1/users/bob/sync", params={"render": "de"})).json()
 
+    item = (await api.call("GET", "/v1/users/alice/items/aa", params={"render": "it"})).json()
+    history = (await api.call("GET", "/v1/users/alice/history", params={"render": "it"})).json()
+
+    assert item["rendered"] == history["rendered"] == italian["rendered"]
     assert "rendered" not in plain
     assert italian["rendered"] == {"aa": {"title": "ecco kb", "text": None, "link": "app://kb"}}
     assert italian["items"] == plain["items"] and italian["digest"] == plain["digest"]
