@@ -219,6 +219,20 @@ def folding(*ids: str, into: str = "s", now_us: int = NOW_US + SECOND_US, **fiel
     return replace(created, ids=ids, reason=Reason.AGGREGATED, is_guarded=True)
 
 
+async def test_the_oldest_of_a_category_leave_when_a_creation_makes_too_many(store: Store) -> None:
+    """``max_live`` of a notification type: the store follows the commit, whoever made it."""
+    await store.users.commit("alice", creating("other", category="sport"))
+    for minute, item_id in enumerate(["a", "b", "c"]):
+        made = creating(item_id, category="news", created=NOW - 600 + minute)
+        await store.users.commit("alice", replace(made, max_live=(("news", 2),)))
+
+    assert sorted(ids_of(await store.users.state("alice", BACKEND, NOW_US))) == ["b", "c", "other"]
+    gone = await store.users.item("alice", "a", BACKEND, NOW_US)
+    assert gone is not None
+    assert gone.gone is not None
+    assert gone.gone.reason is Reason.DISPLACED
+
+
 async def test_a_fold_is_one_commit(store: Store, heard: Heard) -> None:
     await store.users.commit("alice", creating("a", "b", "c"))
 

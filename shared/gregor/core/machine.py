@@ -80,7 +80,8 @@ def plan(
         spans = _spans(content, sender, now_us, limits, faults)
     faults.check()
     message_id = _message_id(message, sender, now_us, spans, limits) if message.id is not None else None
-    return Commit(now_us, epoch_seed, sender, creations, content.ids, spans, message_id=message_id)
+    max_live = entries.max_live(creation.category for creation in creations) if entries else ()
+    return Commit(now_us, epoch_seed, sender, creations, content.ids, spans, message_id=message_id, max_live=max_live)
 
 
 def item_json(item: NewItem, created_us: int, expires_us: int | None, remind_at_us: tuple[int, ...]) -> bytes:

@@ -187,6 +187,8 @@ class Commit:
     and index of the reminder) and ``keep`` (category and how many of it may live) is used. ``is_followed``: somebody is
     to be told of this reminder who may not be online; that stands in the agenda until it is done. ``is_guarded``: holds
     only if every one of ``ids`` is live and hidden by none, and every creation becomes live; else nothing changes.
+    ``max_live``: categories of its creations, and how many live items each may have; the store follows a commit that
+    made any with a ``keep`` for each.
     """
 
     now_us: int
@@ -204,7 +206,17 @@ class Commit:
     is_followed: bool = False
     keep: tuple[str, int] | None = None
     is_guarded: bool = False
+    max_live: tuple[tuple[str, int], ...] = ()
     spread_s: int = 30
+
+
+def displacing(commit: Commit, receipt: Receipt) -> tuple[Commit, ...]:
+    """The commits by which the oldest leave where ``commit`` made more of a category than may live (``displaced``)."""
+    if not commit.max_live or not receipt.created:
+        return ()
+    return tuple(
+        Commit(commit.now_us, commit.epoch_seed, reason=Reason.DISPLACED, keep=bound) for bound in commit.max_live
+    )
 
 
 class Ignored(Enum):

@@ -180,6 +180,11 @@ class Entries:
             return sum(1 for _ in categories)
         return sum(not any(covers(prefix, category) for prefix in uncounted) for category in categories)
 
+    def max_live(self, categories: Iterable[str]) -> tuple[tuple[str, int], ...]:
+        """Those of ``categories`` of which only so many may live, each once, with the number."""
+        bounded = ((category, self.resolve(category).max_live) for category in dict.fromkeys(categories))
+        return tuple((category, most) for category, most in bounded if most is not None)
+
     def _look_up(self, category: str) -> Policy:
         near = next((prefix for prefix in reversed(prefixes_of(category)) if prefix in self._policies), None)
         found = PLAIN if near is None else self._policies[near]

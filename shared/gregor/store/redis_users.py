@@ -16,7 +16,7 @@ from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.lanes import total
 from gregor.core.limits import HOUR_US, Limits
-from gregor.core.messages import Commit, Ignored, Reason, Receipt
+from gregor.core.messages import Commit, Ignored, Reason, Receipt, displacing
 from gregor.core.sync import NO_EPOCH, Answer, Cursor, Delta, Full, Head, HistoryEntry, Unchanged, View
 
 from . import scripts
@@ -146,6 +146,8 @@ class RedisUsers:
                 raise _refusal(reply, self._limits)
             if hint:
                 await self.collect(uid, commit.now_us)
+            for following in displacing(commit, receipt):
+                await self.commit(uid, following)
             return receipt
         raise _restless()
 

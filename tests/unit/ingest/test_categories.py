@@ -280,3 +280,15 @@ async def test_another_process_takes_over_what_was_applied() -> None:
 @pytest.mark.parametrize("path", ["/v1/categories", "/v1/categories/user.joined"])
 async def test_a_document_that_is_too_large_is_refused(api: Api, path: str) -> None:
     assert code_of(await api.call("PUT", path, json={"a": {"text": "x" * 1_100_000}})) == (413, "message_too_large")
+
+
+async def test_the_oldest_leave_where_a_type_has_more_live_items_than_it_may(api: Api) -> None:
+    await apply(api, {"news": {"max_live": 2}})
+
+    for number in range(4):
+        created = {"created": NOW_S - 60 + number}
+        await api.create("alice", f"n{number}", "news.sport", times=created)
+
+    assert list((await state(api))["items"]) == ["n2", "n3"]
+    gone = (await api.call("GET", "/v1/users/alice/items/n0")).json()["gone"]
+    assert gone["reason"] == "displaced"

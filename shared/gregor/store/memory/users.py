@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gregor.core import agenda, reading, retention, state
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
-from gregor.core.messages import Commit, Receipt
+from gregor.core.messages import Commit, Receipt, displacing
 from gregor.core.records import User
 from gregor.core.sync import NO_EPOCH, Answer, Cursor, Full, Head, HistoryEntry, View
 
@@ -40,6 +40,8 @@ class MemoryUsers:
         receipt = self._apply(uid, user, commit)
         if user.is_seen:
             self._shelf.users[uid] = user
+        for following in displacing(commit, receipt):
+            self._apply(uid, user, following)
         return receipt
 
     async def sync(
