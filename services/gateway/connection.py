@@ -179,6 +179,7 @@ class Connection:
         """See ``Member.renamed``."""
         if self.session.state is State.LIVE:
             self.session.tag = cursor_for(epoch, self.session.view, 0).tag
+            self._outlet.rename(self.session.tag)
 
     def demand(self, position: Position | None, reached: int) -> None:
         """See ``Member.demand``."""

@@ -207,11 +207,11 @@ class Hub:
                 frame = announcement.empty_frame(view)
             elif group.locale is not None:
                 frame = self.reads.words.beside(frame, announcement, view, group.locale, room.uid)
-            for member in group.members:
-                member.deliver(seq, frame)
             if announcement.is_new_epoch:
                 for member in group.members:
                     member.renamed(announcement.epoch)
+            for member in group.members:
+                member.deliver(seq, frame)
 
     def recount(self) -> None:
         """Other items count in the badge now: tell everybody, within a part of a second."""

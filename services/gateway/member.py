@@ -43,7 +43,7 @@ class Member(Protocol):
         ...
 
     def renamed(self, epoch: bytes) -> None:
-        """The frame before carried a cursor of this epoch."""
+        """The next frame carries a cursor of this epoch."""
         ...
 
     def demand(self, position: Position | None, reached: int) -> None:

@@ -22,7 +22,7 @@ class Put(Enum):
 PLAIN: Final = -1
 """In place of the seq of a frame that is no change of the view."""
 _Entry = tuple[int, int, str | None, bytes]
-"""Seq (or ``PLAIN``), bytes that count, tag of a sync, packed frame."""
+"""Seq (or ``PLAIN``), bytes that count (none of a sync), tag where it is a new one, packed frame."""
 
 
 class Outlet:
@@ -31,13 +31,14 @@ class Outlet:
     ``entries``: what waits, ``None`` where nothing does.
     """
 
-    __slots__ = ("_bytes", "_late", "_most_bytes", "entries", "written_seq", "written_tag")
+    __slots__ = ("_bytes", "_late", "_most_bytes", "_next_tag", "entries", "written_seq", "written_tag")
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
         self.entries: list[_Entry] | None = None
         self._late: list[_Entry] | None = None
+        self._next_tag: str | None = None
         self.written_tag = ""
         self.written_seq = 0
 
@@ -46,12 +47,17 @@ class Outlet:
         if self.entries is None:
             self.entries = []
         size = len(packed)
-        self.entries.append((seq, size, None, packed))
+        self.entries.append((seq, size, self._next_tag, packed))
+        self._next_tag = None
         self._bytes += size
         if self._bytes <= self._most_bytes:
             return Put.QUEUED
         self._drop()
         return Put.DROPPED if self._bytes <= self._most_bytes else Put.FULL
+
+    def rename(self, tag: str) -> None:
+        """The live frame that is put next carries a cursor of this tag."""
+        self._next_tag = tag
 
     def put_sync(self, packed: bytes, tag: str, seq: int) -> None:
         """Queue a sync object."""
@@ -86,7 +92,7 @@ class Outlet:
             total += len(packed)
             self._bytes -= size
             self._note(seq, tag)
-            if tag is not None or total >= most_bytes:
+            if not size or total >= most_bytes:
                 break
         self.entries = entries[len(taken) :] or None
         return taken

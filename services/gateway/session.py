@@ -20,7 +20,7 @@ from typing import Any
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, intersect
 from gregor.core.jsontext import decode_json
-from gregor.core.sync import Answer, Cursor, Unchanged, View, cursor_for
+from gregor.core.sync import NO_EPOCH, Answer, Cursor, Unchanged, View, cursor_for
 from gregor.tokens import Caller
 
 from . import effects
@@ -290,7 +290,8 @@ class Session:
         """What the read of this serial gave. ``frame`` is ``answer`` as it goes out."""
         if self.state is not State.SYNCING or serial != self._serial:
             return []
-        if self._again:
+        # What is held for a user that was not there yet carries its first cursor: the read that knows it comes first.
+        if self._again or (self._held and answer.epoch == NO_EPOCH):
             return [self._read()]
         self.state = State.LIVE
         self.tag = cursor_for(answer.epoch, self.view, 0).tag

@@ -126,6 +126,14 @@ async def test_the_first_frame_of_an_epoch_carries_the_cursor(store: Store, hear
     assert frame["cursor"] == f"{SEED.hex()}{View('phone').tag}-1"
 
 
+async def test_an_external_message_that_makes_an_epoch_carries_the_cursor(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", planned(external({}, "kbfs")))
+
+    (told,) = await heard.announcements(1)
+    frame = document_of(told.frame(View("phone")) or b"")
+    assert (frame["system"], frame["cursor"]) == ("kbfs", f"{SEED.hex()}{View('phone').tag}-1")
+
+
 async def test_before_and_after_link_the_announcements_by_what_every_device_sees(store: Store, heard: Heard) -> None:
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", creating("own", for_device="phone"))

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
-from .ids import Prefixes, allowed
+from .ids import GREGOR, Prefixes, allowed
 from .messages import Reason
 from .sync import View, cursor_for
 from .times import seconds as seconds
@@ -129,7 +129,7 @@ class Announcement:
 
     def _make_frame(self, view: View) -> bytes | None:
         if self.kind is Kind.EXTERNAL:
-            return b'{"system":"%s","seq":%d,"body":%s}' % (self.system.encode(), self.seq, self.body)
+            return self._wrap(view, self.body, self.system)
         if self.kind is Kind.FLUSH:
             return b'{"system":"gregor","seq":%d,"body":{"flush":true},"spread":%d}' % (self.seq, self.spread_s)
         mine = [entry for entry in self.entries if entry.concerns(view)]
@@ -149,9 +149,9 @@ class Announcement:
             parts.append(b'"dismiss":{"ids":[' + b",".join(gone) + b"]" + reason + b"}")
         return self._wrap(view, b"{" + b",".join(parts) + b"}")
 
-    def _wrap(self, view: View, body: bytes) -> bytes:
+    def _wrap(self, view: View, body: bytes, system: str = GREGOR) -> bytes:
         cursor = b',"cursor":"%s"' % str(cursor_for(self.epoch, view, self.seq)).encode() if self.is_new_epoch else b""
-        return b'{"system":"gregor","seq":%d%s,"body":%s}' % (self.seq, cursor, body)
+        return b'{"system":"%s","seq":%d%s,"body":%s}' % (system.encode(), self.seq, cursor, body)
 
 
 def decode(payload: bytes) -> Announcement:

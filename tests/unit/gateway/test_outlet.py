@@ -15,6 +15,19 @@ def test_what_was_put_in_comes_out_in_order_and_moves_the_cursor() -> None:
     assert outlet.take(1_000) == []
 
 
+def test_a_live_frame_that_carries_a_cursor_moves_its_tag_too() -> None:
+    outlet = Outlet(100)
+    outlet.put_sync(b"sync", "none", 0)
+    outlet.rename("tag")
+    outlet.put(b"first", 1)
+    outlet.put(b"second", 2)
+
+    assert outlet.take(1_000) == [b"sync"]
+    assert (outlet.written_tag, outlet.written_seq) == ("none", 0)
+    assert outlet.take(1_000) == [b"first", b"second"]
+    assert (outlet.written_tag, outlet.written_seq) == ("tag", 2)
+
+
 def test_a_write_is_about_as_large_as_asked() -> None:
     outlet = Outlet(1_000)
     for seq in range(5):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gregor.core.sync import Cursor, Delta, Full, StoredExternal, Unchanged, View
+from gregor.core.sync import NO_EPOCH, Cursor, Delta, Full, StoredExternal, Unchanged, View
 from services.gateway.effects import Close, Join, Read, SendLive, SendSync, Settle, Verify
 from services.gateway.hello import Hello, Position
 from services.gateway.session import State
@@ -127,6 +127,16 @@ def test_what_is_held_past_the_bound_is_forgotten_and_read_once_more() -> None:
 
     assert read == Read(Position(), 2)
     assert session.synced(2, full(39), b"sync") == [SendSync(TAG, 39, b"sync")]
+
+
+def test_what_is_held_for_a_user_that_was_not_there_yet_waits_for_a_read_that_knows_it() -> None:
+    session = joined()
+    session.deliver(1, frame(1))
+
+    (read,) = session.synced(1, replace(full(0), epoch=NO_EPOCH), b"sync")
+
+    assert read == Read(Position(), 2)
+    assert session.synced(2, full(1), b"sync") == [SendSync(TAG, 1, b"sync")]
 
 
 # 3. A live frame up to the seq of a sync is never sent after it; each at most once

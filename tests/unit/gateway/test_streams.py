@@ -74,6 +74,22 @@ async def test_a_stream_has_the_frames_with_their_positions(house: House, stream
         assert 1_000 <= stream.retry_ms <= 5_000
 
 
+async def test_the_first_frame_of_a_user_has_its_position_under_the_new_epoch(
+    house: House, streams: str, api: httpx.AsyncClient
+) -> None:
+    copy = (await api.get("/v1/poll")).json()
+    async with StreamDevice(streams, headers=auth(house)) as device:
+        await device.until("full")
+        polling = asyncio.create_task(api.get("/v1/poll", params={"cursor": copy["cursor"], "wait": "10"}))
+        await wait_until(lambda: len(house.parts.hub.rooms["alice"].members) == 2, "the poll waits")
+        await house.create("aa")
+        told = await device.until("create")
+
+        answer = (await polling).json()
+        assert [frame["cursor"] for frame in answer["frames"]] == [answer["cursor"]]
+        assert device.events[-1] == (answer["cursor"], told) and told["cursor"] == answer["cursor"]
+
+
 async def test_a_stream_resumes_after_its_last_event(house: House, streams: str) -> None:
     await house.create("aa", body="x" * 200)
     async with StreamDevice(streams, headers=auth(house)) as stream:
