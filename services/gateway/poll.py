@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,6 +21,7 @@ from .streaming import Streaming, send_json
 MOST_WAIT_S: Final = 55
 """Below the minute after which many proxies give up."""
 WAIT_S: Final = 25
+_NUMBER: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?")
 JOIN_S: Final = 10.0
 """How long the first read may take."""
 
@@ -94,16 +96,16 @@ class Poll:
             self._streaming.finals.note(opening.credential, basket.code, caller.uid, caller.device, connection.name)
 
 
-def read_wait(text: str | None) -> int:
+def read_wait(text: str | None) -> float:
     """Seconds to wait, 0 to 55. ``Problem`` ``invalid``."""
     if text is None:
         return WAIT_S
-    if not text.isascii() or not text.isdigit() or int(text) > MOST_WAIT_S:
-        raise Problem("invalid", f"wait is a whole number of seconds, 0 to {MOST_WAIT_S}.")
-    return int(text)
+    if _NUMBER.fullmatch(text) is None or float(text) > MOST_WAIT_S:
+        raise Problem("invalid", f"wait is a number of seconds, 0 to {MOST_WAIT_S}.")
+    return float(text)
 
 
-async def _wait(basket: Basket, wait_s: int, receive: Receive) -> None:
+async def _wait(basket: Basket, wait_s: float, receive: Receive) -> None:
     """Until the copy is known to be good or not, then until there is a frame, the time is up, or nobody listens."""
     try:
         async with asyncio.timeout(JOIN_S):

@@ -271,9 +271,17 @@ async def test_a_poll_with_an_old_cursor_answers_at_once(house: House, api: http
     assert [frame["sync"] for frame in delta["frames"] + void["frames"]] == ["delta", "full"]
 
 
-@pytest.mark.parametrize("wait", ["56", "-1", "x", "1.5", ""])
+@pytest.mark.parametrize("wait", ["56", "55.1", "-1", "x", "1e1", ""])
 async def test_a_poll_waits_at_most_55_seconds(api: httpx.AsyncClient, wait: str) -> None:
     assert (await api.get("/v1/poll", params={"wait": wait})).status_code == 422
+
+
+async def test_a_poll_may_wait_for_a_part_of_a_second(api: httpx.AsyncClient) -> None:
+    copy = (await api.get("/v1/poll", params={"wait": "0"})).json()
+
+    answer = await api.get("/v1/poll", params={"wait": "0.05", "cursor": copy["cursor"]})
+
+    assert (answer.status_code, answer.json()["frames"]) == (200, [])
 
 
 async def test_between_two_polls_of_a_session_its_device_is_there(house: House, api: httpx.AsyncClient) -> None:
