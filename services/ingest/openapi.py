@@ -20,6 +20,18 @@ DESCRIPTION: Final = (
     "Every endpoint but the probes needs Authorization: Bearer, a service key or a device token."
 )
 
+SECTIONS: Final = {
+    "messages": "What backends and devices send.",
+    "reads": "What a user has, and had.",
+    "devices": "Who is there, and whose tokens hold.",
+    "tickets": "Streams for pages that cannot set a header.",
+    "categories": "Notification types.",
+    "keys": "Service keys.",
+    "administration": "Flush and forget.",
+    "probes": "For those who run it.",
+}
+"""The tags in the order in which somebody new needs them; `/docs` follows it."""
+
 _MESSAGE_CODES: Final = (
     "malformed_json", "category_not_allowed", "state_full", "too_many_dismissals", "id_reused", "message_too_large",
     "unsupported_media_type", "missing_field", "contradictory", "schema", "body_too_large", "too_many",
@@ -182,6 +194,8 @@ def document_of(app: FastAPI, paths: set[str]) -> dict[str, Any]:
     )
     described = document["paths"] | {path: {"post": operation} for path, operation in _HOT.items() if path in paths}
     document["paths"] = dict(sorted(described.items()))
+    used = {tag for operations in described.values() for operation in operations.values() for tag in operation["tags"]}
+    document["tags"] = [{"name": name, "description": words} for name, words in SECTIONS.items() if name in used]
     components = document.setdefault("components", {})
     components["schemas"] = {
         "Problem": PROBLEM_SCHEMA,

@@ -92,7 +92,7 @@ async function start() {
   const main = document.getElementById("operations");
   const api = await (await fetch("/openapi.json")).json();
   document.getElementById("about").textContent = api.info.description ?? "";
-  const sections = new Map();
+  const sections = new Map((api.tags ?? []).map((tag) => [tag.name, make("section")]));
   for (const [path, operations] of Object.entries(api.paths)) {
     for (const [method, operation] of Object.entries(operations)) {
       const tag = operation.tags?.[0] ?? "other";
@@ -100,7 +100,9 @@ async function start() {
       sections.get(tag).append(show(path, method.toUpperCase(), operation));
     }
   }
-  for (const [tag, section] of sections) main.append(make("h2", tag), section);
+  for (const [tag, section] of sections) {
+    if (section.childElementCount) main.append(make("h2", tag), section);
+  }
 }
 
 start();

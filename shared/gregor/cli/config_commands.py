@@ -32,9 +32,8 @@ def check(
         return
     width = max(map(len, shown))
     for variable, value in shown.items():
-        typer.echo(
-            f"{variable:<{width}}  {'-' if value is None else ','.join(value) if isinstance(value, list) else value}"
-        )
+        words = ",".join(value) if isinstance(value, list) else value
+        typer.echo(f"{variable:<{width}}  {'-' if words in (None, '') else words}")
 
 
 def _shown(settings: Settings, field: str) -> object:

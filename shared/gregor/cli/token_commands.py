@@ -9,7 +9,7 @@ import typer
 from gregor.cli.failure import Failure
 from gregor.cli.state_file import read_running
 from gregor.clock import SystemClock
-from gregor.core.ids import is_name
+from gregor.core.ids import is_name, normal_prefix
 from gregor.settings import load_settings, parse_duration
 from gregor.tokens import mint as signed_token
 
@@ -33,10 +33,16 @@ def mint(
     for option, name in (("--user", user), ("--device", device)):
         if not is_name(name):
             raise typer.BadParameter("no name: letters, digits and ._:@-, up to 128", param_hint=option)
+    for option, prefixes in (("--cat", cat), ("--system", system)):
+        if any(normal_prefix(prefix) is None for prefix in prefixes or ()):
+            raise typer.BadParameter("dotted segments are expected, such as user.joined", param_hint=option)
     try:
         lives_s = round(parse_duration(expires_in))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--expires-in") from error
+    if lives_s > (most_s := load_settings(os.environ).token_max_age_s):
+        words = f"over the {most_s / 86_400:g} days of GREGOR_TOKEN_MAX_AGE: nobody would accept it"
+        raise typer.BadParameter(words, param_hint="--expires-in")
     typer.echo(mint_token(user, device, lives_s, cats=cat, systems=system))
 
 

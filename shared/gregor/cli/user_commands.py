@@ -38,10 +38,16 @@ def send(
     """Send a message: create an item (--category), dismiss (--dismiss and the like), or tell another system."""
     content = _parse_json(body, "--body")
     if system != "gregor":
+        if any((category, item_id, for_device, expires, remind, dismiss, dismiss_category, dismiss_prefix)):
+            raise typer.BadParameter(f"a message to {system} has a --body alone; an item or a dismissal is sent apart")
         message: dict[str, Any] = {"system": system, "body": content}
     else:
         create = _creation(category, item_id, content, for_device, expires, remind)
         dismissal = _dismissal(dismiss, dismiss_category, dismiss_prefix)
+        if not create and any((item_id, content is not None, for_device, expires, remind)):
+            raise typer.BadParameter(
+                "--id, --body, --for-device, --expires and --remind are of an item: give --category"
+            )
         if not create and not dismissal:
             raise typer.BadParameter("nothing to send: give --category, --dismiss… or --system")
         message = {"system": "gregor", "body": create | dismissal}

@@ -28,6 +28,7 @@ from gregor.client.changes import (
 )
 from gregor.client.changes import Synced as SyncedChange
 from gregor.client.device import Device
+from gregor.core.ids import is_name
 
 TOKEN_LIVES_S = 86_400
 LOOK_S = 1.0
@@ -48,6 +49,11 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Show what happens to a user's state, as one of the user's devices; Ctrl-C ends it."""
+    _check_url("--gateway", gateway, "ws")
+    _check_url("--stream", stream, "http")
+    for what, name in (("USER", user), ("--device", device)):
+        if not is_name(name):
+            raise typer.BadParameter("no name: letters, digits and ._:@-, up to 128", param_hint=what)
     if observe:
         asyncio.run(_observe(user, _place(stream, "stream", 2, "http", url), url, key, as_json))
     else:
@@ -60,7 +66,8 @@ async def _watch(url: str, token: str, name: str, as_json: bool) -> None:
         telling = asyncio.create_task(_tell_trouble(device, url))
         try:
             async for change in device.changes():
-                typer.echo(_as_json(change) if as_json else in_words(change))
+                if as_json or not isinstance(change, Stopped):  # people read of the end once, on stderr
+                    typer.echo(_as_json(change) if as_json else in_words(change))
                 if isinstance(change, Created | Reminded | SyncedChange):
                     device.ack()  # a line on the terminal is what "shown to the user" means here
                 if isinstance(change, Stopped):
@@ -101,6 +108,12 @@ async def _frames(stream: str, ticket: str) -> AsyncIterator[dict[str, Any]]:
                     yield json.loads(line[5:])
     except httpx.HTTPError as error:
         raise Failure(f"{stream}: the stream ended: {error or type(error).__name__}") from error
+
+
+def _check_url(option: str, url: str | None, scheme: str) -> None:
+    """BadParameter where a URL is none that can ever be reached: trying again would not help."""
+    if url is not None and not (url.startswith((f"{scheme}://", f"{scheme}s://")) and urlsplit(url).hostname):
+        raise typer.BadParameter(f"write {scheme}://host:port or {scheme}s://host", param_hint=option)
 
 
 def _place(given: str | None, member: str, offset: int, scheme: str, url: str | None) -> str:

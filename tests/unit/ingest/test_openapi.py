@@ -62,6 +62,15 @@ async def test_operations_have_an_id_of_their_own_a_tag_and_a_summary(api: Api) 
         assert operation["tags"] and operation["summary"] and operation["description"]
 
 
+async def test_sections_are_in_the_order_of_need_and_each_tag_has_one(api: Api) -> None:
+    document = await document_of(api)
+
+    used = {operation["tags"][0] for operations in document["paths"].values() for operation in operations.values()}
+    sections = [tag["name"] for tag in document["tags"]]
+    assert set(sections) == used
+    assert (sections[0], sections[-1]) == ("messages", "probes")
+
+
 async def test_every_answer_is_described_and_every_problem_has_examples(api: Api) -> None:
     codes = set()
     for _, _, operation in operations(await document_of(api)):
