@@ -45,21 +45,28 @@ MISSED_S: Final = 30.0
 
 
 class Group:
-    """Connections of one user that see the same: the same frames go to all of them."""
+    """Connections of one user that see the same: the same frames go to all of them.
 
-    __slots__ = ("locale", "members", "systems", "view")
+    ``is_unnamed``: the user's epoch was made by a commit that they did not see, so their cursors are void.
+    """
+
+    __slots__ = ("is_unnamed", "locale", "members", "systems", "view")
 
     def __init__(self, view: View, systems: Prefixes, locale: str | None) -> None:
         self.view = view
         self.systems = systems
         self.locale = locale
+        self.is_unnamed = False
         self.members: list[Member] = []
 
 
 class Room:
-    """One user's connections here. A receiver of the user's channel."""
+    """One user's connections here. A receiver of the user's channel.
 
-    __slots__ = ("_hub", "flushes_all", "groups", "track", "uid", "waiting")
+    ``is_plain``: all may be told by the short way, for none wants words, and all have a cursor of the epoch.
+    """
+
+    __slots__ = ("_hub", "flushes_all", "groups", "is_plain", "track", "uid", "waiting")
 
     def __init__(self, hub: Hub, uid: str) -> None:
         self._hub = hub
@@ -68,6 +75,7 @@ class Room:
         self.groups: list[Group] = []
         self.waiting: set[Member] = set()
         self.flushes_all = False
+        self.is_plain = True
 
     @property
     def members(self) -> list[Member]:
@@ -96,6 +104,7 @@ class Room:
             same = next((group.view for group in self.groups if group.view == view), view)
             group = Group(same, systems, locale)
             self.groups.append(group)
+            self.look()
         group.members.append(member)
 
     def remove(self, member: Member) -> None:
@@ -105,6 +114,11 @@ class Room:
                 group.members.remove(member)
         self.groups = [group for group in self.groups if group.members]
         self.waiting.discard(member)
+        self.look()
+
+    def look(self) -> None:
+        """See whether the short way is good for all groups."""
+        self.is_plain = all(group.locale is None and not group.is_unnamed for group in self.groups)
 
 
 class Hub:
@@ -156,7 +170,7 @@ class Hub:
         """One publication on a user's channel."""
         try:
             plain = read_plain(payload)
-            if plain is not None and room.track.steps(plain):
+            if plain is not None and room.is_plain and room.track.steps(plain):
                 self._deliver_plain(room, plain)
             elif payload[:1] == b"C":
                 self._announce(room, decode(payload))
@@ -195,23 +209,31 @@ class Hub:
             member.release(seq)
 
     def _deliver(self, room: Room, announcement: Announcement) -> None:
-        seq, system = announcement.seq, announcement.system
+        seq = announcement.seq
         for group in room.groups:
-            view = group.view
-            frame = announcement.frame(view)
-            if system and frame is not None and not allowed(group.systems, system):
-                frame = None
+            told = announcement.with_cursor() if group.is_unnamed else announcement
+            frame = self._frame_of(told, group, room.uid)
+            if told.is_new_epoch:
+                group.is_unnamed = frame is None
             if frame is None:
-                if not announcement.sender or announcement.sender != view.device:
-                    continue
-                frame = announcement.empty_frame(view)
-            elif group.locale is not None:
-                frame = self.reads.words.beside(frame, announcement, view, group.locale, room.uid)
-            if announcement.is_new_epoch:
+                continue
+            if told.is_new_epoch:
                 for member in group.members:
-                    member.renamed(announcement.epoch)
+                    member.renamed(told.epoch)
             for member in group.members:
                 member.deliver(seq, frame)
+        if announcement.is_new_epoch or not room.is_plain:
+            room.look()
+
+    def _frame_of(self, announcement: Announcement, group: Group, uid: str) -> bytes | None:
+        """What this group is told: a change of its view; or, where one of its device sent the message, that it was."""
+        view, system = group.view, announcement.system
+        frame = announcement.frame(view)
+        if frame is not None and (not system or allowed(group.systems, system)):
+            locale = group.locale
+            return frame if locale is None else self.reads.words.beside(frame, announcement, view, locale, uid)
+        is_own = announcement.sender and announcement.sender == view.device
+        return announcement.empty_frame(view) if is_own else None
 
     def recount(self) -> None:
         """Other items count in the badge now: tell everybody, within a part of a second."""

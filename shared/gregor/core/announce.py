@@ -19,7 +19,7 @@ frames for a session held elsewhere, revokes) is ``"K"`` and a JSON document.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -122,6 +122,10 @@ class Announcement:
         if key not in self._frames:
             self._frames[key] = self._make_frame(view)
         return self._frames[key]
+
+    def with_cursor(self) -> Announcement:
+        """The same for views that were not told of the epoch when it was made: their frames carry the cursor."""
+        return replace(self, is_new_epoch=True, is_for_all=False, _frames={})
 
     def empty_frame(self, view: View) -> bytes:
         """The frame with an empty body that the sender's connections get where their view did not change."""

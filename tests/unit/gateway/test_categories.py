@@ -50,10 +50,12 @@ async def test_live_frames_have_the_words_of_what_they_create_in_each_one_s_lang
     await house.create("aa", body={"k": "kb"})
     await house.create("bb", category="other")
     await house.dismiss("aa")
+    await house.create("cc", body={"k": "kb"})
 
     for line, words in zip(lines, (ITALIAN, ENGLISH, None), strict=True):
         made, other = await line.until("create"), await line.until("create", 2)
-        gone = await line.until("dismiss")
+        gone, again = await line.until("dismiss"), await line.until("create", 3)
+        assert again.get("rendered") == (None if words is None else {"cc": words})
         assert made.get("rendered") == (None if words is None else {"aa": words})
         assert "rendered" not in other and "rendered" not in gone
 

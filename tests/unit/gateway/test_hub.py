@@ -57,6 +57,22 @@ async def test_a_view_gets_what_is_its_own(house: House) -> None:
     assert [items(frame) for frame in limited.frames] == [{"bb"}, {"dd"}]
 
 
+async def test_a_view_that_did_not_see_its_users_epoch_being_made_has_the_cursor_with_its_first_frame(
+    house: House,
+) -> None:
+    phone, laptop = await house.connect(), await house.connect("laptop")
+
+    await house.create("own", for_device="phone")
+    await house.create("aa")
+    await house.create("bb")
+    await settle()
+
+    assert [items(frame) for frame in laptop.frames] == [{"aa"}, {"bb"}]
+    assert ["cursor" in frame for frame in laptop.frames] == [True, False]
+    assert ["cursor" in frame for frame in phone.frames] == [True, False, False]
+    assert laptop.connection.cursor == laptop.frames[0]["cursor"].replace("-2", "-3")
+
+
 async def test_an_external_message_goes_to_who_hears_its_system(house: House) -> None:
     all_of_them, some = await house.connect(), await house.connect(hello=Hello(systems=("kbfs",)))
     none = await house.connect("laptop", hello=Hello(systems=()))
