@@ -133,6 +133,7 @@ class Settings(BaseModel):
     gateway_port: Port = Field(8701, description="Port of the gateway for WebSocket.")
     stream_port: Port = Field(8702, description="Port of the gateway for SSE, long poll and posted frames.")
     scheduler_port: Port = Field(8703, description="Port of the scheduler, for its probes.")
+    delivery_port: Port = Field(8704, description="Port of delivery, for its probes.")
     admin_port: Port | None = Field(None, description="Port of /metrics; the service's own port where it is not set.")
     public_url: str | None = Field(
         None, pattern=r"^https?://", description="Where the outside reaches ingest, for links in answers."
@@ -140,6 +141,33 @@ class Settings(BaseModel):
     webpush_hosts: Names = Field(
         WEBPUSH_SERVICES,
         description="Hosts that a Web Push endpoint may have, comma-separated; `*.` stands for any name below.",
+    )
+    webpush_ca_file: Path | None = Field(
+        None, description="Authorities trusted for Web Push in place of the system's: for fakes."
+    )
+    apns_key_file: Path | None = Field(None, description="Key (.p8) that signs for APNs; needs its two ids.")
+    apns_cert_file: Path | None = Field(
+        None, description="Certificate with its key in one PEM, in place of a key: the other way to APNs."
+    )
+    apns_key_id: str | None = Field(None, description="Id of the key for APNs.")
+    apns_team_id: str | None = Field(None, description="Id of the team that the key for APNs belongs to.")
+    apns_topic: str | None = Field(None, description="Bundle id of the app, for devices that name no topic.")
+    apns_url: str | None = Field(
+        None, pattern=r"^https?://", description="In place of both environments of APNs: for fakes and proxies."
+    )
+    apns_ca_file: Path | None = Field(
+        None, description="Authorities trusted for APNs in place of the system's: for fakes."
+    )
+    fcm_credentials_file: Path | None = Field(None, description="JSON file of the service account that sends by FCM.")
+    fcm_url: str | None = Field(
+        None, pattern=r"^https?://", description="In place of FCM's own host: for fakes and proxies."
+    )
+    vapid_key_file: Path | None = Field(None, description="Private key (P-256) by which Web Push services know us.")
+    vapid_subject: str | None = Field(
+        None, description="Whom a Web Push service may write to: `mailto:…` or `https://…`; needed with the key."
+    )
+    delivery_console: bool = Field(
+        False, description="Print what would be sent, for each provider without credentials; `gregor dev` does."
     )
     categories: str | None = Field(
         None,

@@ -198,3 +198,30 @@ def _session(device: str, opened_us: int = NOW_US) -> Session:
 async def _come_and_go(store: Store, device: str, at_us: int) -> None:
     await store.devices.open_session("alice", device, _session(device, at_us), at_us, MINUTE_US)
     await store.devices.close_session("alice", device, _session(device, at_us), at_us)
+
+
+async def test_a_dead_push_token_is_forgotten_only_as_it_was_read(store: Store) -> None:
+    """What was registered meanwhile stands, the same token registered again too."""
+    push = {"provider": "apns", "token": "t1"}
+    await store.devices.put_device("alice", "phone", Registration("ios", push, "it"), NOW_US)
+    [(read, _)] = (await store.devices.devices("alice", NOW_US)).values()
+    await store.devices.put_device("alice", "phone", Registration("ios", push, "it"), NOW_US + 1)
+
+    assert not await store.devices.forget_push("alice", "phone", read)
+    [(again, _)] = (await store.devices.devices("alice", NOW_US)).values()
+    assert (read.push_since_us, again.push_since_us) == (NOW_US, NOW_US + 1)
+    assert await store.devices.holds_push("alice", "phone", again)
+    assert await store.devices.forget_push("alice", "phone", again)
+
+    [(bare, _)] = (await store.devices.devices("alice", NOW_US)).values()
+    assert bare == Registration("ios", None, "it")
+    assert not await store.devices.holds_push("alice", "phone", again)
+
+
+async def test_a_push_token_is_held_by_the_device_that_registered_it_last(store: Store) -> None:
+    push = {"provider": "apns", "token": "t1"}
+    await store.devices.put_device("alice", "phone", Registration("ios", push), NOW_US)
+    await store.devices.put_device("bob", "phone", Registration("ios", push), NOW_US)
+
+    assert not await store.devices.holds_push("alice", "phone", Registration("ios", push))
+    assert await store.devices.holds_push("bob", "phone", Registration("ios", push))

@@ -99,7 +99,7 @@ class Service:
 
 
 class Cluster:
-    """A server, ingests, gateways and, where asked for, schedulers. A context manager; nothing of it outlives the test."""
+    """A server, ingests, gateways, and as asked for schedulers and deliveries. A context manager; it leaves nothing."""
 
     def __init__(
         self,
@@ -108,6 +108,7 @@ class Cluster:
         gateways: int = 2,
         ingests: int = 2,
         schedulers: int = 0,
+        deliveries: int = 0,
         server: str | None = None,
         server_options: Sequence[str] = (),
         **settings: Any,
@@ -125,6 +126,7 @@ class Cluster:
         self.ingests = [self._ingest(number) for number in range(ingests)]
         self.gateways = [self._gateway(number) for number in range(gateways)]
         self.schedulers = [self._scheduler(number) for number in range(schedulers)]
+        self.deliveries = [self._delivery(number) for number in range(deliveries)]
 
     def __enter__(self) -> Self:
         self.server.start()
@@ -149,7 +151,7 @@ class Cluster:
 
     @property
     def services(self) -> list[Service]:
-        return [*self.ingests, *self.gateways, *self.schedulers]
+        return [*self.ingests, *self.gateways, *self.schedulers, *self.deliveries]
 
     @property
     def ingest_urls(self) -> list[str]:
@@ -219,6 +221,11 @@ class Cluster:
         port = free_port()
         environ = self._environ(GREGOR_SCHEDULER_PORT=str(port))
         return self._service(f"scheduler-{number}", "services.scheduler", environ, port)
+
+    def _delivery(self, number: int) -> Service:
+        port = free_port()
+        environ = self._environ(GREGOR_DELIVERY_PORT=str(port))
+        return self._service(f"delivery-{number}", "services.delivery", environ, port)
 
     def _service(self, name: str, module: str, environ: Mapping[str, str], *ports: int) -> Service:
         probes = [f"http://{HOST}:{port}/readyz" for port in ports]

@@ -20,6 +20,8 @@ DRAIN_S = 2.0
 """In development nobody waits long for a Ctrl-C."""
 SCHEDULER = 3
 """The scheduler's port after the first (protocol.md, "Ports")."""
+DELIVERY = 4
+"""Delivery's port after the first."""
 STEP = 10
 """The n-th further process of a service has its ports + 10·n (protocol.md, "Ports")."""
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to call where a service listens on all
@@ -57,6 +59,11 @@ class Plan:
         return f"http://{self._place(self.port_base + SCHEDULER)}"
 
     @property
+    def delivery_url(self) -> str:
+        """URL of delivery's probes."""
+        return f"http://{self._place(self.port_base + DELIVERY)}"
+
+    @property
     def drain_s(self) -> float:
         """How long a service may take to end."""
         return self.settings.drain_seconds if "drain_seconds" in self.settings.model_fields_set else DRAIN_S
@@ -73,18 +80,17 @@ class Plan:
             own = {"GREGOR_GATEWAY_PORT": str(port), "GREGOR_STREAM_PORT": str(port + 1), **self._admin(2 * n + 1)}
             probes = [f"http://{self._place(place)}/readyz" for place in (port, port + 1)]
             listed.append(Service(f"gateway-{n}", "services.gateway", environ | own, probes))
-        own = {
-            "GREGOR_SCHEDULER_PORT": str(self.port_base + SCHEDULER),
-            **self._admin(2 * max(self.ingests, self.gateways)),
-        }
-        probes = [f"{self.scheduler_url}/readyz"]
-        listed.append(Service("scheduler-0", "services.scheduler", environ | own, probes))
+        after = 2 * max(self.ingests, self.gateways)
+        own = {"GREGOR_SCHEDULER_PORT": str(self.port_base + SCHEDULER), **self._admin(after)}
+        listed.append(Service("scheduler-0", "services.scheduler", environ | own, [f"{self.scheduler_url}/readyz"]))
+        own = {"GREGOR_DELIVERY_PORT": str(self.port_base + DELIVERY), **self._admin(after + 1)}
+        listed.append(Service("delivery-0", "services.delivery", environ | own, [f"{self.delivery_url}/readyz"]))
         return listed
 
     def check_ports(self) -> None:
         """Failure, in plain words, where a port is taken or may not be used."""
         ports = self._ports(0, self.ingests) + self._ports(1, self.gateways) + self._ports(2, self.gateways)
-        ports += self._ports(SCHEDULER, 1)
+        ports += [*self._ports(SCHEDULER, 1), *self._ports(DELIVERY, 1)]
         if max(ports) > 65_535:
             raise Failure(f"--port-base {self.port_base} is too high for {len(ports)} ports: they end at 65535")
         for port in ports:
@@ -121,6 +127,7 @@ class Plan:
             "origins": LOCAL_ORIGINS,
             "drain_seconds": f"{DRAIN_S:g}",
             "log_format": "console",
+            "delivery_console": "true",
         }
         chosen = self.settings.model_fields_set
         return environ | {f"GREGOR_{name.upper()}": value for name, value in defaults.items() if name not in chosen}

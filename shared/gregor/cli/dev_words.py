@@ -29,7 +29,7 @@ def ready_line(plan: Plan, redis: str, key: str) -> str:
             "gateways": plan.gateway_urls,
             "streams": plan.stream_urls,
             "scheduler": plan.scheduler_url,
-            "delivery": None,
+            "delivery": plan.delivery_url,
             "redis": redis,
             "queue": plan.queue or redis,
             "key": key,

@@ -1,4 +1,4 @@
-"""`gregor ingest`, `gateway` and `scheduler`: one service, in the place of this process, so that signals reach it."""
+"""`gregor ingest`, `gateway`, `scheduler`, `delivery`: one service, in the place of this process: signals reach it."""
 
 import os
 import sys
@@ -33,6 +33,11 @@ def gateway(
 def scheduler(host: Host = None, port: Port = None) -> None:
     """Run a scheduler, which does what is due when it is due, with the settings of the environment."""
     _become("services.scheduler", {"GREGOR_HOST": host, "GREGOR_SCHEDULER_PORT": port})
+
+
+def delivery(host: Host = None, port: Port = None) -> None:
+    """Run delivery, which sends pushes to devices, with the settings of the environment."""
+    _become("services.delivery", {"GREGOR_HOST": host, "GREGOR_DELIVERY_PORT": port})
 
 
 def _become(module: str, given: dict[str, str | int | None]) -> NoReturn:

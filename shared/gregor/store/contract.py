@@ -29,11 +29,15 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A device as its user's list shows it. ``push`` is the push registration as sent, or ``None``."""
+    """A device as its user's list shows it. ``push`` is the push registration as sent, or ``None``.
+
+    ``push_since_us``: when it was registered last; the store sets it, and it makes no registration another.
+    """
 
     platform: str | None = None
     push: Mapping[str, Any] | None = None
     locale: str | None = None
+    push_since_us: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +193,14 @@ class Devices(Protocol):
 
     async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, Presence] | None:
         """One known device, or ``None``."""
+        ...
+
+    async def holds_push(self, uid: str, device: str, registration: Registration) -> bool:
+        """Whether the push token of this registration is (still) this device's own: whoever sends looks here first."""
+        ...
+
+    async def forget_push(self, uid: str, device: str, registration: Registration) -> bool:
+        """Take the push off a device whose registration is still as given: its provider says that it is dead."""
         ...
 
     async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:

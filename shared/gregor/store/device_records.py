@@ -23,11 +23,12 @@ class Known(msgspec.Struct):
     platform: str | None = None
     push: dict[str, Any] | None = None
     locale: str | None = None
+    push_since_us: int = 0
 
     @property
     def registration(self) -> Registration:
         """As readers get it."""
-        return Registration(self.platform, self.push, self.locale)
+        return Registration(self.platform, self.push, self.locale, self.push_since_us)
 
 
 class Lease(msgspec.Struct):
@@ -68,7 +69,9 @@ def read_lease(raw: bytes) -> Lease:
 def registration_tail(registration: Registration) -> bytes:
     """A device's JSON after its times, with the comma before: what a registration sets."""
     push = None if registration.push is None else dict(registration.push)
-    members = {"platform": registration.platform, "push": push, "locale": registration.locale}
+    members: dict[str, Any] = {"platform": registration.platform, "push": push, "locale": registration.locale}
+    if push is not None and registration.push_since_us:
+        members["push_since_us"] = registration.push_since_us
     return b"," + msgspec.json.encode(members)[1:]
 
 

@@ -29,6 +29,7 @@ key                      type   lifetime  holds                                 
 ``ticket:<hash>``        string token age what a ticket stands for                    access
 ``push:<hash>``          string permanent push token → its one owner                  devices
 ``deliveries:<channel>`` stream bounded   what a channel is to tell; on the queue Redis  scheduler
+``…:retry:<channel>``    zset   bounded   what it is to tell later, by time           delivery
 ======================== ====== ========= =========================================== =====================
 
 All begin with the namespace (setting ``NAMESPACE``). *Permanent* keys of a user go when they are empty, or with
@@ -130,6 +131,10 @@ class Keys:
     def stream(self, channel: str) -> str:
         """The stream of what is to be told by a channel; on the queue Redis."""
         return f"{self.namespace}:deliveries:{channel}"
+
+    def waiting(self, channel: str) -> str:
+        """What a channel is to tell later, by time; beside its stream."""
+        return f"{self.namespace}:deliveries:retry:{channel}"
 
     def push(self, token: str) -> str:
         """Who owns a push token, by the hash of the token."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -103,7 +104,7 @@ class RedisDevices:
 
     async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
         """See ``contract.Devices.put_device``. Repeatable."""
-        tail = registration_tail(registration)
+        tail = registration_tail(replace(registration, push_since_us=now_us))
         before, _ = await self._admit(uid, device, now_us, tail, replaces=True)
         token, old = push_token(registration.push), push_token(before.push) if before else None
         if token is not None:
@@ -139,6 +140,23 @@ class RedisDevices:
             return None
         known = read_known(raw)
         return known.registration, presence_of([known], _leases(fields).get(device, ()), now_us)
+
+    async def holds_push(self, uid: str, device: str, registration: Registration) -> bool:
+        """See ``contract.Devices.holds_push``."""
+        token = push_token(registration.push)
+        return token is not None and await self._call("GET", self._keys.push(token)) == _owner(uid, device)
+
+    async def forget_push(self, uid: str, device: str, registration: Registration) -> bool:
+        """See ``contract.Devices.forget_push``."""
+        token = push_token(registration.push)
+        if token is None:
+            return False
+        bare = Registration(registration.platform, None, registration.locale)
+        tails = [registration_tail(registration), registration_tail(bare)]
+        is_forgotten = bool(await self._run(self._strip, (self._keys.of_user(uid).devices,), (device, *tails)))
+        if is_forgotten:
+            await self._release_push(token, uid, device)
+        return is_forgotten
 
     async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
         """See ``contract.Devices.forget_device``. The commit removes the registration in the same step as the items."""

@@ -15,7 +15,7 @@ _NOT_NOW: Final = (
     "READONLY",
     "CLUSTERDOWN",
     "MASTERDOWN",
-    "BUSY",
+    "BUSY ",
     "MISCONF",
     "NOREPLICAS",
     "TRYAGAIN",

@@ -29,7 +29,7 @@ def test_each_further_process_has_its_ports_ten_higher() -> None:
 
 
 def test_each_process_is_told_its_ports_the_redis_and_the_secret() -> None:
-    ingest, first, second, scheduler = plan(gateways=2).services(REDIS)
+    ingest, first, second, scheduler, delivery = plan(gateways=2).services(REDIS)
 
     assert (ingest.module, ingest.environ["GREGOR_INGEST_PORT"]) == ("services.ingest", "9700")
     assert (second.environ["GREGOR_GATEWAY_PORT"], second.environ["GREGOR_STREAM_PORT"]) == ("9711", "9712")
@@ -37,6 +37,8 @@ def test_each_process_is_told_its_ports_the_redis_and_the_secret() -> None:
     assert {service.environ["GREGOR_TOKEN_SECRET"] for service in (ingest, first, second)} == {"secret"}
     assert second.probes == ["http://127.0.0.1:9711/readyz", "http://127.0.0.1:9712/readyz"]
     assert (scheduler.module, scheduler.environ["GREGOR_SCHEDULER_PORT"]) == ("services.scheduler", "9703")
+    assert (delivery.module, delivery.environ["GREGOR_DELIVERY_PORT"]) == ("services.delivery", "9704")
+    assert delivery.environ["GREGOR_DELIVERY_CONSOLE"] == "true"
 
 
 def test_what_development_needs_is_filled_in_and_what_is_set_stays() -> None:
@@ -52,7 +54,7 @@ def test_what_development_needs_is_filled_in_and_what_is_set_stays() -> None:
 def test_every_process_gets_an_admin_port_of_its_own() -> None:
     services = plan({"GREGOR_ADMIN_PORT": "9000"}, ingests=2, gateways=2).services(REDIS)
 
-    assert len({service.environ["GREGOR_ADMIN_PORT"] for service in services}) == 5
+    assert len({service.environ["GREGOR_ADMIN_PORT"] for service in services}) == 6
 
 
 def test_the_environment_of_a_process_is_accepted_by_the_settings() -> None:
@@ -91,7 +93,7 @@ def test_the_line_for_machines_has_the_members_of_the_contract() -> None:
         "gateways": ["ws://127.0.0.1:9701", "ws://127.0.0.1:9711"],
         "streams": ["http://127.0.0.1:9702", "http://127.0.0.1:9712"],
         "scheduler": "http://127.0.0.1:9703",
-        "delivery": None,
+        "delivery": "http://127.0.0.1:9704",
         "redis": REDIS,
         "queue": REDIS,
         "key": "gk_a_b",

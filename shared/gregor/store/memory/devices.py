@@ -36,7 +36,7 @@ class MemoryDevices:
                 registrations = self._shelf.owner(holder[0]).registrations
                 registrations[holder[1]] = replace(registrations[holder[1]], push=None)
             self._shelf.push_holders[token] = (uid, device)
-        self._shelf.owner(uid).registrations[device] = registration
+        self._shelf.owner(uid).registrations[device] = replace(registration, push_since_us=now_us if token else 0)
 
     async def know_device(self, uid: str, device: str, now_us: int) -> str | None:
         """As ``Devices`` says."""
@@ -53,6 +53,22 @@ class MemoryDevices:
         """As ``Devices`` says."""
         kept = self._shelf.owner(uid).registrations.get(device)
         return None if kept is None else (kept, self._presence(uid, device, now_us))
+
+    async def holds_push(self, uid: str, device: str, registration: Registration) -> bool:
+        """As ``Devices`` says."""
+        token = _token(registration)
+        return token is not None and self._shelf.push_holders.get(token) == (uid, device)
+
+    async def forget_push(self, uid: str, device: str, registration: Registration) -> bool:
+        """As ``Devices`` says."""
+        kept = self._shelf.owner(uid).registrations.get(device)
+        if kept is None or registration.push is None or kept != registration:
+            return False
+        if kept.push_since_us != registration.push_since_us:
+            return False
+        self._release_push(uid, device)
+        self._shelf.owner(uid).registrations[device] = Registration(kept.platform, None, kept.locale)
+        return True
 
     async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
         """As ``Devices`` says."""

@@ -1,0 +1,175 @@
+"""One intent, once: entered in the ledger, looked at, claimed, sent, settled (architecture: "Delivery").
+
+"Claimed, attempt n" stands in the ledger before the provider is called, and the verdict after. Who dies in between
+leaves a claim whose lease runs out; an alert is then sent again, since its collapse id makes the two one.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import structlog
+
+from gregor.clock import Clock
+from gregor.core.intents import Intent
+from gregor.core.ledger import Attempt, Claimed, Delivery, NotClaimed, State, Story
+from gregor.core.limits import DAY_US, SECOND_US
+from gregor.store.contract import Store
+
+from .breaker import Breaker
+from .channels.contract import Channel, Push
+from .figures import Figures
+from .look import Look, Looker
+from .verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+
+log = structlog.get_logger(__name__)
+
+DEADLINE_S: Final = 15.0
+"""How long a provider may take: FCM is not given up before 10 s (its guidance)."""
+LEASE_S: Final = 2 * DEADLINE_S
+"""How long a claim, and what was taken from the queue, stay with who took it."""
+FIRST_PAUSE_S: Final = 2.0
+LONGEST_PAUSE_S: Final = 600.0
+BUSY_S: Final = 1.0
+"""When one looks again at what another has, or at a place that is taken."""
+BUDGET_US: Final = DAY_US
+"""How long something is tried whose item does not expire before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """What one channel works with. ``channel`` is ``None`` where the provider is not set up."""
+
+    name: str
+    channel: Channel[Push] | None
+    store: Store
+    looker: Looker
+    clock: Clock
+    figures: Figures
+    breaker: Breaker
+
+
+async def attempt(trade: Trade, intent: Intent) -> int | None:
+    """Bring one intent forward. When to look again (µs), or ``None`` where nothing more is to be done for it.
+
+    Raises ``Unavailable``: then nothing is known to be done, and the same call is repeated later.
+    """
+    now_us = trade.clock.now_us()
+    ledger = trade.store.ledger
+    await ledger.plan([intent], State.PLANNED, None, intent.at_us or now_us)
+    look = await _look(trade, intent, now_us)
+    claim = await ledger.claim(intent, look.place, now_us, now_us + round(LEASE_S * SECOND_US))
+    match claim:
+        case Claimed():
+            return await _claimed(trade, claim, look)
+        case NotClaimed.BUSY:
+            trade.breaker.passed()
+            return now_us + round(BUSY_S * SECOND_US)
+        case _:
+            trade.breaker.passed()
+            return None
+
+
+async def _look(trade: Trade, intent: Intent, now_us: int) -> Look:
+    if trade.channel is None:
+        return Look(why_not="no_provider")
+    return await trade.looker.look(intent, now_us)
+
+
+async def _claimed(trade: Trade, claim: Claimed, look: Look) -> int | None:
+    delivery = claim.delivery
+    if look.push is None or trade.channel is None:
+        await _hold(trade, delivery, look)
+        return None
+    began_s = trade.clock.monotonic()
+    verdict = await trade.channel.send(look.push, DEADLINE_S)
+    now_us = trade.clock.now_us()
+    trade.breaker.ended(verdict, trade.clock.monotonic())
+    trade.figures.attempts.labels(trade.name, verdict.name).inc()
+    trade.figures.send_seconds.labels(trade.name).observe(max(0.0, trade.clock.monotonic() - began_s))
+    trade.figures.age_seconds.labels(trade.name).observe(max(0, now_us - delivery.story.planned_us) / SECOND_US)
+    if isinstance(verdict, Gone):
+        await _forget_token(trade, delivery.intent, look, verdict)
+    settled = settlement(verdict, delivery, look.expires_us, now_us)
+    counts = not isinstance(verdict, Misconfigured)
+    await trade.store.ledger.settle(delivery, look.place, settled.state, settled.story, counts=counts)
+    if isinstance(verdict, Misconfigured | Gone | Refused) or settled.state is State.DEAD:
+        log.warning("A push was not taken.", channel=trade.name, verdict=verdict.name, detail=verdict_detail(verdict))
+    return settled.story.next_us
+
+
+async def _hold(trade: Trade, delivery: Delivery, look: Look) -> None:
+    """Nothing goes out: say why."""
+    trade.breaker.passed()
+    reason = look.why_not or "dismissed"
+    trade.figures.held.labels(trade.name, reason).inc()
+    story = msgspec.structs.replace(delivery.story, reason=reason, next_us=None)
+    await trade.store.ledger.settle(delivery, look.place, State.CANCELLED, story, counts=False)
+
+
+async def _forget_token(trade: Trade, intent: Intent, look: Look, verdict: Gone) -> None:
+    """Forget a dead token, unless it was registered after the provider saw it dead."""
+    registration = look.registration
+    if registration is None:
+        return
+    if verdict.since_us is not None and registration.push_since_us >= verdict.since_us:
+        return
+    if await trade.store.devices.forget_push(intent.uid, intent.device, registration):
+        trade.figures.tokens_forgotten.labels(trade.name).inc()
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a verdict makes of a delivery; ``story.next_us``: when it is tried again."""
+
+    state: State
+    story: Story
+
+
+def settlement(verdict: Verdict, delivery: Delivery, expires_us: int | None, now_us: int) -> Settlement:
+    """What follows from a verdict. PURE, but for the jitter."""
+    story = _told(verdict, delivery, now_us)
+    match verdict:
+        case Sent():
+            return Settlement(State.SENT, story)
+        case Gone():
+            return Settlement(State.DEAD, msgspec.structs.replace(story, reason="device_gone"))
+        case Refused():
+            return Settlement(State.DEAD, story)
+        case Unknown() if any(each.status == Unknown.name for each in delivery.story.attempts):
+            return Settlement(State.UNKNOWN, story)
+    next_us = now_us + round(pause_s(verdict, delivery.n) * SECOND_US)
+    until_us = delivery.story.planned_us + BUDGET_US
+    if expires_us is not None:
+        until_us = min(until_us, expires_us)
+    if next_us >= until_us:
+        return Settlement(State.DEAD, msgspec.structs.replace(story, reason="budget"))
+    state = State.UNKNOWN if isinstance(verdict, Unknown) else State.RETRY
+    return Settlement(state, msgspec.structs.replace(story, next_us=next_us))
+
+
+def pause_s(verdict: Verdict, n: int) -> float:
+    """Seconds until the next attempt: what the provider asked for, and full jitter below a cap that doubles."""
+    cap_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(max(0, n - 1), 16))
+    jitter_s = random.uniform(0.0, cap_s)
+    asked_s = verdict.after_s if isinstance(verdict, Retry) else None
+    return jitter_s if asked_s is None else asked_s + min(jitter_s, asked_s / 10 + 1.0)
+
+
+def verdict_detail(verdict: Verdict) -> str:
+    """The provider's own words; none where it took it."""
+    return "" if isinstance(verdict, Sent) else verdict.detail
+
+
+def _told(verdict: Verdict, delivery: Delivery, now_us: int) -> Story:
+    """The story with one attempt more; a set-up that is wrong burns none."""
+    if isinstance(verdict, Misconfigured):
+        return msgspec.structs.replace(delivery.story, reason=None, next_us=None)
+    status = verdict.name if isinstance(verdict, Unknown) else verdict.status or verdict.name
+    provider_id = verdict.provider_id if isinstance(verdict, Sent) else None
+    told = Attempt(now_us, status, provider_id, verdict_detail(verdict))
+    attempts = (*delivery.story.attempts, told)
+    return msgspec.structs.replace(delivery.story, reason=None, next_us=None, attempts=attempts)

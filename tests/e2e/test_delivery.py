@@ -1,0 +1,129 @@
+"""From a message to a push: every process real, the provider a fake of the repository."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from gregor.embedded import end_with_parent
+from tests.support.cluster import ROOT, Cluster
+from tests.support.wait import wait_until
+from tests.support.wire_device import WireDevice
+
+
+@dataclass
+class Providers:
+    """The process of the fakes, and what arrived there."""
+
+    settings: dict[str, str]
+    arrived: list[dict[str, Any]] = field(default_factory=list)
+
+    def titles(self) -> list[str]:
+        """Of all pushes, in order."""
+        return [line["title"] for line in self.arrived]
+
+
+@pytest.fixture(scope="module")
+def providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Providers]:
+    """The fakes, in a process of their own."""
+    command = [sys.executable, "-m", "services.delivery.fakes", str(tmp_path_factory.mktemp("fakes"))]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=end_with_parent()
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        found = Providers(json.loads(process.stdout.readline())["settings"])
+        lines = process.stdout
+        reader = threading.Thread(target=lambda: found.arrived.extend(map(json.loads, lines)))
+        reader.start()
+        yield found
+        process.stdin.close()
+        reader.join()
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, providers: Providers) -> Iterator[Cluster]:
+    """A Gregor with a scheduler and two deliveries that lead to the fakes; nothing else of it is shared."""
+    directory = tmp_path_factory.mktemp("delivery")
+    entries = directory / "categories.toml"
+    entries.write_text(
+        '["user"]\ntitle = "{{ body.who }} joined"\npush = { after = "0s" }\n'
+        '["slow"]\ntitle = "{{ body.who }} joined"\npush = { after = "1s" }\n'
+    )
+    apns = {name.removeprefix("GREGOR_"): value for name, value in providers.settings.items() if "APNS" in name}
+    with Cluster(
+        directory / "c", ingests=1, gateways=1, schedulers=1, deliveries=2, categories=str(entries), **apns
+    ) as cluster:
+        yield cluster
+
+
+def joined(item_id: str, who: str, category: str = "user") -> dict[str, Any]:
+    return {"system": "gregor", "body": {"create": {item_id: {"category": category, "body": {"who": who}}}}}
+
+
+def phone_of(user: str) -> dict[str, Any]:
+    """A registration with a push token of its own."""
+    return {"platform": "ios", "push": {"provider": "apns", "token": user.encode().hex()}}
+
+
+async def test_a_device_that_is_away_gets_one_push(house: Cluster, providers: Providers) -> None:
+    async with house.api() as api:
+        await api.put("/v1/users/away/devices/phone", json=phone_of("away"))
+        await api.post("/v1/users/away/messages", json=joined("a", "kbob"))
+        await api.post("/v1/users/away/messages", json=joined("b", "carol"))
+        await wait_until(lambda: {"kbob joined", "carol joined"} <= set(providers.titles()), "both pushes arrive")
+
+    assert providers.titles().count("kbob joined") == providers.titles().count("carol joined") == 1
+    [last] = [line for line in providers.arrived if line["title"] == "carol joined"]
+    assert (last["channel"], last["badge"]) == ("apns", 2)
+
+
+async def test_a_device_that_is_online_but_elsewhere_gets_its_push(house: Cluster, providers: Providers) -> None:
+    async with house.api() as api:
+        await api.put("/v1/users/idle/devices/phone", json=phone_of("idle"))
+        async with WireDevice(house.gateway_urls[0], house.token("idle", "phone"), {}) as phone:
+            await phone.synced()
+            await api.post("/v1/users/idle/messages", json=joined("a", "idle"))
+            await wait_until(lambda: "idle joined" in providers.titles(), "the push arrives")
+
+
+async def test_nothing_goes_to_a_device_that_looks_or_has_shown_it_and_nothing_that_is_dismissed(
+    house: Cluster, providers: Providers
+) -> None:
+    async with house.api() as api:
+        for user in ("looks", "acks", "dismisses", "last"):
+            await api.put(f"/v1/users/{user}/devices/phone", json=phone_of(user))
+        url = house.gateway_urls[0]
+        looking = WireDevice(url, house.token("looks", "phone"), {"foreground": True})
+        acking = WireDevice(url, house.token("acks", "phone"), {})
+        async with looking, acking:
+            await looking.synced()
+            await acking.synced()
+            await api.post("/v1/users/looks/messages", json=joined("a", "seen"))
+            await api.post("/v1/users/acks/messages", json=joined("a", "shown", "slow"))
+            frame = await acking.until(lambda frame: "create" in frame.get("body", {}), "the item")
+            await acking.say({"ack": frame["seq"]})
+            await api.post("/v1/users/dismisses/messages", json=joined("a", "gone", "slow"))
+            await api.post(
+                "/v1/users/dismisses/messages", json={"system": "gregor", "body": {"dismiss": {"ids": ["a"]}}}
+            )
+            await api.post("/v1/users/last/messages", json=joined("a", "last", "slow"))
+            await wait_until(lambda: "last joined" in providers.titles(), "what came after them arrives")
+
+    assert not {"seen joined", "shown joined", "gone joined"} & set(providers.titles())
+
+
+async def test_a_push_outlives_the_death_of_the_process_that_had_it(house: Cluster, providers: Providers) -> None:
+    async with house.api() as api:
+        await api.put("/v1/users/heir/devices/phone", json=phone_of("heir"))
+        house.deliveries[0].kill()
+        await api.post("/v1/users/heir/messages", json=joined("a", "heir"))
+        await wait_until(lambda: "heir joined" in providers.titles(), "the other process sends it")
+        house.deliveries[0].start()
+        house.deliveries[0].wait_ready()

@@ -1,0 +1,338 @@
+"""From an intent to a push, over a store in memory: what goes out, what does not and why, and what follows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from gregor.clock import ManualClock
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.ledger import Delivery, State
+from gregor.core.machine import plan
+from gregor.core.sync import View
+from gregor.core.wire import parse_message
+from gregor.registry import Registry
+from gregor.store.contract import Registration, Session
+from gregor.store.memory import MemoryQueue, MemoryStore
+from services.delivery.attempt import BUDGET_US, LEASE_S, Trade, attempt
+from services.delivery.breaker import Breaker
+from services.delivery.channels.contract import Channel, Push
+from services.delivery.figures import Figures
+from services.delivery.look import Looker
+from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from services.delivery.worker import Worker
+from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SECOND_US, SEED, item, message
+from tests.support.wait import wait_until
+
+ENTRIES = {
+    "news": {
+        "title": "{{ body.title }}",
+        "text": "read it",
+        "link": "app://news/{{ id }}",
+        "push": {"after": "0s", "sound": "default"},
+        "locales": {"it": {"text": "leggi"}},
+    },
+    "mute": {"title": "quiet", "counts_in_badge": False},
+    "count": {"title": "many", "collapse": "all", "push": {"after": "0s"}},
+}
+TOKEN = {"provider": "apns", "token": "t1", "topic": "com.example", "sandbox": True}
+
+
+class Nobody:
+    """Takes what the store announces."""
+
+    def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
+        """Called by the store."""
+
+
+@dataclass
+class Provider:
+    """A channel that answers as it is told, and ``Sent`` when it was told nothing more."""
+
+    name: str = "apns"
+    verdicts: list[Verdict] = field(default_factory=list)
+    pushes: list[Push] = field(default_factory=list)
+    hold: asyncio.Event | None = None
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def send(self, message: Push, deadline_s: float) -> Verdict:
+        """As told."""
+        self.pushes.append(message)
+        if self.hold is not None:
+            await self.hold.wait()
+        return self.verdicts.pop(0) if self.verdicts else Sent("200", "id-1")
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def check(self) -> str | None:
+        """Always well."""
+        return None
+
+
+@dataclass
+class House:
+    """A user with a phone, items, and the delivery of one channel."""
+
+    store: MemoryStore
+    clock: ManualClock
+    provider: Provider
+    trade: Trade
+
+    async def create(self, item_id: str, seq_of: str = "phone", **fields: Any) -> Intent:
+        """An item, and the intent to tell the phone of it."""
+        document = message({item_id: item(**{"body": {"title": f"about {item_id}"}, **fields})})
+        commit = plan(
+            parse_message(document, LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS, self.trade.looker._registry.current
+        )
+        receipt = await self.store.users.commit("alice", commit)
+        return Intent("alice", item_id, IntentKind.ITEM, "apns", seq_of, 0, receipt.seq, self.clock.now_us())
+
+    async def dismiss(self, *ids: str) -> None:
+        """By the backend."""
+        commit = plan(parse_message(message(ids=ids), LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS)
+        await self.store.users.commit("alice", commit)
+
+    async def entry(self, item_id: str) -> Delivery:
+        """The one delivery of an item."""
+        [found] = await self.store.ledger.of_item("alice", item_id)
+        return found
+
+    async def outcome(self, item_id: str) -> tuple[State, str | None]:
+        """Where it stands, and why."""
+        found = await self.entry(item_id)
+        return found.state, found.story.reason
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    clock, provider = ManualClock(NOW_US), Provider()
+    store = MemoryStore(LIMITS, Nobody())
+    await store.categories.apply(ENTRIES, NOW_US, 0)
+    await store.devices.put_device("alice", "phone", Registration("ios", TOKEN, "it"), NOW_US)
+    registry = Registry(store)
+    await registry.refresh()
+    channel: Channel[Push] = provider
+    trade = Trade("apns", channel, store, Looker(store, registry), clock, Figures(CollectorRegistry()), Breaker())
+    yield House(store, clock, provider, trade)
+
+
+async def test_a_push_says_what_the_item_is_and_where_the_device_stands(house: House) -> None:
+    await house.create("quiet", category="mute")
+    await house.create("older")
+    intent = await house.create("a", expires="+60")
+
+    assert await attempt(house.trade, intent) is None
+
+    [push] = house.provider.pushes
+    assert (push.title, push.text, push.sound, push.badge, push.kind) == ("about a", "leggi", "default", 2, "alert")
+    assert (push.token, push.topic, push.sandbox) == ("t1", "com.example", True)
+    assert push.expires_us == NOW_US + 60 * SECOND_US
+    copy = await house.store.users.state("alice", View("phone"), NOW_US)
+    assert push.data == {
+        "v": 1,
+        "uid": "alice",
+        "kind": "item",
+        "id": "a",
+        "category": "news",
+        "link": "app://news/a",
+        "badge": 2,
+        "withdraw": [],
+        "cursor": push.data["cursor"],
+    }
+    assert push.data["cursor"].endswith(f"-{copy.seq}")
+    entry = await house.entry("a")
+    assert (entry.state, entry.n, [each.provider_id for each in entry.story.attempts]) == (State.SENT, 1, ["id-1"])
+
+
+async def test_a_second_copy_of_an_intent_sends_nothing(house: House) -> None:
+    intent = await house.create("a")
+    await attempt(house.trade, intent)
+
+    assert await attempt(house.trade, replace(intent, at_us=NOW_US + 5)) is None
+    assert len(house.provider.pushes) == 1
+
+
+async def test_what_is_dismissed_before_it_is_sent_is_not_sent(house: House) -> None:
+    intent = await house.create("a")
+    await house.dismiss("a")
+
+    assert await attempt(house.trade, intent) is None
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "dismissed"))
+
+
+async def test_what_the_device_has_shown_is_not_sent(house: House) -> None:
+    intent = await house.create("a")
+    await house.store.devices.acknowledge("alice", View("phone"), intent.seq)
+
+    await attempt(house.trade, intent)
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "acked"))
+
+
+async def test_nothing_is_sent_to_a_device_in_the_foreground(house: House) -> None:
+    intent = await house.create("a")
+    session = Session("s", "c", "g", NOW_US, foreground=True)
+    await house.store.devices.open_session("alice", "phone", session, NOW_US, 60 * SECOND_US)
+
+    await attempt(house.trade, intent)
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "present"))
+
+
+async def test_nothing_is_sent_to_a_token_that_is_another_devices_now(house: House) -> None:
+    intent = await house.create("a")
+    await house.store.devices.put_device("bob", "phone", Registration("ios", TOKEN), NOW_US)
+
+    await attempt(house.trade, intent)
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "token_moved"))
+
+
+async def test_nothing_is_sent_to_a_device_that_is_gone(house: House) -> None:
+    intent = await house.create("a")
+    await house.store.devices.forget_device("alice", "phone", NOW_US, SEED)
+
+    await attempt(house.trade, intent)
+    assert await house.outcome("a") == (State.CANCELLED, "device_gone")
+
+
+async def test_a_provider_without_credentials_is_a_reason_and_no_crash(house: House) -> None:
+    intent = await house.create("a")
+
+    assert await attempt(replace(house.trade, channel=None), intent) is None
+    assert await house.outcome("a") == (State.CANCELLED, "no_provider")
+
+
+async def test_a_failure_that_passes_is_tried_again_when_the_provider_says(house: House) -> None:
+    house.provider.verdicts = [Retry(30.0, "429", "TooManyRequests")]
+    intent = await house.create("a")
+
+    again_us = await attempt(house.trade, intent)
+    assert again_us is not None and NOW_US + 30 * SECOND_US <= again_us <= NOW_US + 34 * SECOND_US
+    entry = await house.entry("a")
+    assert (entry.state, entry.story.next_us, entry.story.attempts[0].status) == (State.RETRY, again_us, "429")
+
+    assert await attempt(house.trade, intent) is None
+    entry = await house.entry("a")
+    assert (entry.state, entry.n, len(entry.story.attempts)) == (State.SENT, 2, 2)
+
+
+async def test_what_is_of_no_use_any_more_is_dead(house: House) -> None:
+    house.provider.verdicts = [Retry(60.0, "503", "down"), Retry(60.0, "503", "down")]
+    short, long = await house.create("a", expires="+30"), await house.create("b")
+
+    assert await attempt(house.trade, short) is None
+    assert await house.outcome("a") == (State.DEAD, "budget")
+    house.clock.advance(BUDGET_US / SECOND_US - 10)
+    assert await attempt(house.trade, long) is None
+    assert await house.outcome("b") == (State.DEAD, "budget")
+
+
+async def test_an_alert_whose_fate_is_unknown_goes_out_once_more_in_the_same_place(house: House) -> None:
+    house.provider.verdicts = [Unknown("deadline"), Unknown("deadline")]
+    intent = await house.create("a")
+
+    assert await attempt(house.trade, intent) is not None
+    assert await house.outcome("a") == (State.UNKNOWN, None)
+    assert await attempt(house.trade, intent) is None
+    assert await house.outcome("a") == (State.UNKNOWN, None)
+    assert len({push.collapse_id for push in house.provider.pushes}) == 1
+
+
+async def test_a_refused_message_is_dead_and_its_token_stays(house: House) -> None:
+    house.provider.verdicts = [Refused("400", "BadDeviceToken")]
+    intent = await house.create("a")
+
+    assert await attempt(house.trade, intent) is None
+    assert await house.outcome("a") == (State.DEAD, None)
+    known = await house.store.devices.device("alice", "phone", NOW_US)
+    assert known is not None and known[0].push == TOKEN
+
+
+@pytest.mark.parametrize(("since_us", "stays"), [(NOW_US, True), (NOW_US + 1, False), (None, False)])
+async def test_a_dead_token_is_forgotten_unless_it_was_registered_since(
+    house: House, since_us: int | None, stays: bool
+) -> None:
+    house.provider.verdicts = [Gone("410", "Unregistered", since_us)]
+    intent = await house.create("a")
+
+    await attempt(house.trade, intent)
+    assert await house.outcome("a") == (State.DEAD, "device_gone")
+    known = await house.store.devices.device("alice", "phone", NOW_US)
+    assert known is not None and (known[0].push is not None) is stays
+
+
+async def test_wrong_credentials_burn_no_attempt_and_stop_the_provider(house: House) -> None:
+    house.provider.verdicts = [Misconfigured("403", "InvalidProviderToken")]
+    intent = await house.create("a")
+
+    assert await attempt(house.trade, intent) is not None
+    entry = await house.entry("a")
+    assert (entry.state, entry.n, entry.story.attempts) == (State.RETRY, 0, ())
+    assert house.trade.breaker.is_stopped
+
+
+async def test_two_pushes_for_one_place_never_go_out_side_by_side(house: House) -> None:
+    """The older could land last, and stay."""
+    house.provider.hold = asyncio.Event()
+    first, second = await house.create("a", category="count"), await house.create("b", category="count")
+    sending = asyncio.create_task(attempt(house.trade, first))
+    await wait_until(lambda: house.provider.pushes, "the first is on its way")
+
+    assert await attempt(house.trade, second) is not None
+    assert len(house.provider.pushes) == 1
+    house.provider.hold.set()
+    await sending
+    assert await attempt(house.trade, second) is None
+    assert len({push.collapse_id for push in house.provider.pushes}) == 1
+
+
+async def test_what_a_dead_worker_had_claimed_goes_out_when_its_lease_is_over(house: House) -> None:
+    intent = await house.create("a")
+    await house.store.ledger.plan([intent], State.PLANNED, None, NOW_US)
+    await house.store.ledger.claim(intent, "", NOW_US, NOW_US + round(LEASE_S * SECOND_US))
+
+    assert await attempt(house.trade, intent) is not None
+    assert house.provider.pushes == []
+    house.clock.advance(LEASE_S)
+    assert await attempt(house.trade, intent) is None
+    assert len(house.provider.pushes) == 1
+
+
+async def test_a_worker_tells_what_is_handed_over_and_ends_with_what_it_took(house: House) -> None:
+    queue = MemoryQueue(house.clock.monotonic)
+    worker = Worker(house.trade, queue)
+    running = asyncio.create_task(worker.run())
+    house.provider.hold = asyncio.Event()
+    await queue.hand_over([await house.create("a")])
+    await wait_until(lambda: house.provider.pushes, "the push is on its way")
+
+    worker.stop()
+    house.provider.hold.set()
+    await running
+    assert (await house.outcome("a"))[0] is State.SENT
+    assert await queue.reclaim(0.0, 10) == []
+
+
+async def test_a_worker_tries_again_what_waits_and_burns_nothing_while_the_provider_is_down(house: House) -> None:
+    queue = MemoryQueue(house.clock.monotonic)
+    worker = Worker(house.trade, queue)
+    house.provider.verdicts = [Misconfigured("403", "InvalidProviderToken")]
+    running = asyncio.create_task(worker.run())
+    first = await house.create("a")
+    await queue.hand_over([first])
+    await wait_until(lambda: queue.waiting(), "it is put off")
+    await queue.hand_over([await house.create("b")])
+    await wait_until(lambda: len(queue.waiting()) == 2, "the next is put off too")
+    assert len(house.provider.pushes) == 1
+
+    house.clock.advance(60.0)
+    await wait_until(lambda: len(house.provider.pushes) == 3, "all go out")
+    worker.stop()
+    await running
+    assert {(await house.outcome(name))[0] for name in ("a", "b")} == {State.SENT}
