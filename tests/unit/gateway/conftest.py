@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import httpx
 import pytest
 
 from gregor.clock import ManualClock
@@ -25,6 +27,7 @@ from services.gateway.deadlines import Rules
 from services.gateway.hello import Hello
 from services.gateway.parts import Parts, build
 from services.gateway.session import State
+from services.gateway.streams import StreamServer
 from services.gateway.websocket import WebSocketServer
 from tests.support.wait import wait_until
 
@@ -163,3 +166,25 @@ async def house() -> AsyncIterator[House]:
         connection.shut(1001)
     server.close()
     await parts.background.close()
+
+
+@pytest.fixture
+async def streams(house: House) -> AsyncIterator[str]:
+    """The URL of the stream port."""
+    server = StreamServer(house.parts)
+    listening = socket.create_server(("127.0.0.1", 0))
+    serving = asyncio.create_task(server.serve(listening))
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    for connection in tuple(server.connections):
+        connection.shut(4001)
+    server.stop()
+    await serving
+    listening.close()
+
+
+@pytest.fixture
+async def api(house: House, streams: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that is alice's phone."""
+    headers = {"Authorization": f"Bearer {house.token()}"}
+    async with httpx.AsyncClient(base_url=streams, headers=headers, trust_env=False) as client:
+        yield client

@@ -1,0 +1,89 @@
+"""Long poll on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+
+from .conftest import House, settle
+
+
+async def test_a_poll_without_a_cursor_answers_at_once_with_a_copy(house: House, api: httpx.AsyncClient) -> None:
+    await house.create("aa")
+
+    answer = (await api.get("/v1/poll")).json()
+
+    assert list(answer) == ["frames", "cursor", "uncounted"]
+    assert [frame["sync"] for frame in answer["frames"]] == ["full"]
+    assert answer["cursor"] == answer["frames"][0]["cursor"]
+    assert answer["uncounted"] == []
+
+
+async def test_a_poll_that_knows_everything_waits_for_the_next_frame(house: House, api: httpx.AsyncClient) -> None:
+    await house.create("aa")
+    cursor = (await api.get("/v1/poll")).json()["cursor"]
+
+    waiting = asyncio.create_task(api.get("/v1/poll", params={"cursor": cursor, "wait": 30}))
+    await wait_until(lambda: house.parts.hub.rooms, "the poll is there")
+    await settle()
+    await house.create("bb")
+    answer = (await waiting).json()
+
+    assert [list(frame["body"]["create"]) for frame in answer["frames"]] == [["bb"]]
+    assert answer["cursor"] == f"{cursor.partition('-')[0]}-2"
+    nothing = (await api.get("/v1/poll", params={"cursor": answer["cursor"], "wait": 0})).json()
+    assert (nothing["frames"], nothing["cursor"]) == ([], answer["cursor"])
+
+
+async def test_a_poll_carries_what_does_not_count_and_words_for_who_asks(house: House, api: httpx.AsyncClient) -> None:
+    await house.create("aa")
+    assert (await api.get("/v1/poll")).json()["uncounted"] == []
+    entries = {"user.joined": {"title": "{{ id }}", "counts_in_badge": False}}
+    await house.store.categories.apply(entries, house.clock.now_us())
+    await house.parts.registry.refresh()
+
+    answer = (await api.get("/v1/poll", params={"render": "it"})).json()
+
+    assert answer["uncounted"] == ["user.joined"]
+    assert answer["frames"][0]["rendered"] == {"aa": {"title": "aa", "text": None, "link": None}}
+
+
+async def test_a_poll_with_an_old_cursor_answers_at_once(house: House, api: httpx.AsyncClient) -> None:
+    await house.create("aa", body="x" * 200)
+    cursor = (await api.get("/v1/poll")).json()["cursor"]
+    await house.create("bb")
+
+    delta = (await api.get("/v1/poll", params={"cursor": cursor, "wait": 30})).json()
+    void = (await api.get("/v1/poll", params={"cursor": "nonsense", "wait": 30})).json()
+
+    assert [frame["sync"] for frame in delta["frames"] + void["frames"]] == ["delta", "full"]
+
+
+@pytest.mark.parametrize("wait", ["56", "55.1", "-1", "x", "1e1", ""])
+async def test_a_poll_waits_at_most_55_seconds(api: httpx.AsyncClient, wait: str) -> None:
+    assert (await api.get("/v1/poll", params={"wait": wait})).status_code == 422
+
+
+async def test_a_poll_may_wait_for_a_part_of_a_second(api: httpx.AsyncClient) -> None:
+    copy = (await api.get("/v1/poll", params={"wait": "0"})).json()
+
+    answer = await api.get("/v1/poll", params={"wait": "0.05", "cursor": copy["cursor"]})
+
+    assert (answer.status_code, answer.json()["frames"]) == (200, [])
+
+
+async def test_between_two_polls_of_a_session_its_device_is_there(house: House, api: httpx.AsyncClient) -> None:
+    async def is_online() -> bool:
+        return (await house.store.devices.presence(["alice"], house.clock.now_us()))[0].online
+
+    await api.get("/v1/poll", params={"wait": 0})
+    await settle()
+    assert not await is_online()
+    await api.get("/v1/poll", params={"wait": 0, "session": "one"})
+    await settle()
+    assert await is_online()
+    await api.get("/v1/poll", params={"wait": 0, "session": "one"})
+    house.clock.advance(61)
+    assert not await is_online()
