@@ -7,6 +7,8 @@ import asyncio
 import httpx
 import pytest
 
+from tests.support.wait import wait_until
+
 from .conftest import House, settle
 
 
