@@ -12,6 +12,7 @@ from typing import Any, Final
 from gregor.core import escalation
 from gregor.core.escalation import Around, Occasion, Recipient
 from gregor.core.intents import Intent, IntentKind
+from gregor.core.messages import Reason
 from gregor.core.sync import Full, LiveItem, StoredItem, View, cursor_for
 from gregor.registry import Registry
 from gregor.render import Shown
@@ -65,16 +66,23 @@ class Looker:
         if not await devices.holds_push(uid, intent.device, registration):
             return Look(why_not="token_moved")
         item = next((each for each in copy.items if each.id == intent.item), None)
+        if item is None:
+            return Look(why_not=await self._why_gone(intent, now_us))
         why_not = self._why_not(intent, item, presence, acks, now_us)
-        if item is None or why_not is not None:
-            return Look(why_not=why_not or "dismissed")
+        if why_not is not None:
+            return Look(why_not=why_not)
         return Look(self._push(intent, item, copy, registration), None, registration, item.expires_us)
 
+    async def _why_gone(self, intent: Intent, now_us: int) -> str:
+        entry = await self._store.users.item(intent.uid, intent.item, View(intent.device), now_us)
+        is_expired = entry is not None and entry.gone is not None and entry.gone.reason is Reason.EXPIRED
+        return "expired" if is_expired else "dismissed"
+
     def _why_not(
-        self, intent: Intent, item: StoredItem | None, presence: Presence, acks: Mapping[View, int], now_us: int
+        self, intent: Intent, item: StoredItem, presence: Presence, acks: Mapping[View, int], now_us: int
     ) -> str | None:
         """As ``core.escalation`` says; the copy is the device's own, so what is in it is for it, and not hidden."""
-        policy = self._registry.current.resolve(item.category if item is not None else "")
+        policy = self._registry.current.resolve(item.category)
         around = Around({intent.device: Recipient(intent.channel, presence.foreground)}, acks)
         occasion = Occasion(intent.kind, intent.seq, intent.at_us, intent.n)
         decision = escalation.pushes(intent.uid, _live(item), occasion, policy, around, now_us)
@@ -126,7 +134,5 @@ def _data(intent: Intent, item: StoredItem, copy: Full, link: str | None, badge:
     }
 
 
-def _live(item: StoredItem | None) -> LiveItem | None:
-    if item is None:
-        return None
+def _live(item: StoredItem) -> LiveItem:
     return LiveItem(item.id, item.category, None, item.created_us, item.seq, item.expires_us, (), item.json)

@@ -77,6 +77,7 @@ TABLE: Final = (
         "GET /v1/users/{uid}/devices/{device}",
         "DELETE /v1/users/{uid}/devices/{device}",
     ),
+    *_rows("deliveries", Own.NOTHING, "GET /v1/users/{uid}/deliveries"),
     *_rows("devices", Own.NOTHING, "GET /v1/users/{uid}/devices", "POST /v1/presence", "POST /v1/users/{uid}/revoke"),
     *_rows(
         "categories",

@@ -65,6 +65,18 @@ DEVICE: Final = {
     "foreground": False,
     "last_seen": 1457056500,
 }
+DELIVERY: Final = {
+    "id": "YWxpY2UvNWQ0NGQyYWQ5YWFiYWIzMC9pdGVtLzAvcGhvbmUvYXBucw",
+    "item": ITEM_ID,
+    "intent": "item",
+    "channel": "apns",
+    "device": "phone",
+    "state": "sent",
+    "reason": None,
+    "n": 0,
+    "next": None,
+    "attempts": [{"at": 1457056457, "status": "200", "provider_id": "f4e2d7", "detail": ""}],
+}
 KEY: Final = {"id": "k3f9a1c2d4e5", "scopes": ["ingest"], "prefixes": None, "rate": None, "created": 1457056447}
 NEW_KEY: Final = {**KEY, "key": "gk_k3f9a1c2d4e5_<secret>"}
 PRESENCE: Final = {"alice": {"online": True, "foreground": False, "last_seen": 1457056500}}

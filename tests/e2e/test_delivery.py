@@ -119,6 +119,22 @@ async def test_nothing_goes_to_a_device_that_looks_or_has_shown_it_and_nothing_t
     assert not {"seen joined", "shown joined", "gone joined"} & set(providers.titles())
 
 
+async def test_what_became_of_a_push_can_be_looked_up(house: Cluster, providers: Providers) -> None:
+    async with house.api() as api:
+        await api.put("/v1/users/curious/devices/phone", json=phone_of("curious"))
+        await api.post("/v1/users/curious/messages", json=joined("a", "curious"))
+
+        async def sent() -> dict[str, Any] | None:
+            entries = (await api.get("/v1/users/curious/deliveries", params={"item": "a"})).json()["entries"]
+            return next((entry for entry in entries if entry["state"] == "sent"), None)
+
+        entry = await wait_until(sent, "it is sent")
+
+    assert (entry["intent"], entry["channel"], entry["device"], entry["reason"]) == ("item", "apns", "phone", None)
+    [tried] = entry["attempts"]
+    assert tried["status"] == "200" and tried["provider_id"]
+
+
 async def test_a_push_outlives_the_death_of_the_process_that_had_it(house: Cluster, providers: Providers) -> None:
     async with house.api() as api:
         await api.put("/v1/users/heir/devices/phone", json=phone_of("heir"))

@@ -7,6 +7,7 @@ twice without knowing it. Pure values; the store moves them.
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from enum import Enum
 
 import msgspec
@@ -69,6 +70,12 @@ class Delivery(msgspec.Struct, frozen=True):
     n: int
     lease_until_us: int
     story: Story
+
+
+def name_of(intent: Intent) -> str:
+    """The name of a delivery on the wire: opaque, the same for ever, one a key."""
+    key = "/".join(str(part) for part in intent.key)  # no name holds a slash
+    return urlsafe_b64encode(key.encode()).rstrip(b"=").decode()
 
 
 class Claimed(msgspec.Struct, frozen=True):

@@ -168,6 +168,14 @@ async def test_what_is_dismissed_before_it_is_sent_is_not_sent(house: House) -> 
     assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "dismissed"))
 
 
+async def test_what_expired_before_it_is_sent_is_not_sent(house: House) -> None:
+    intent = await house.create("a", expires="+30")
+    house.clock.advance(30.0)
+
+    assert await attempt(house.trade, intent) is None
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "expired"))
+
+
 async def test_what_the_device_has_shown_is_not_sent(house: House) -> None:
     intent = await house.create("a")
     await house.store.devices.acknowledge("alice", View("phone"), intent.seq)

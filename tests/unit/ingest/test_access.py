@@ -33,6 +33,7 @@ EXPECTED = {
     "GET /v1/users/{uid}/devices/{device}": ({"devices"}, Own.DEVICE),
     "DELETE /v1/users/{uid}/devices/{device}": ({"devices"}, Own.DEVICE),
     "GET /v1/users/{uid}/devices": ({"devices"}, Own.NOTHING),
+    "GET /v1/users/{uid}/deliveries": ({"deliveries"}, Own.NOTHING),
     "POST /v1/presence": ({"devices"}, Own.NOTHING),
     "POST /v1/users/{uid}/revoke": ({"devices"}, Own.NOTHING),
     "GET /v1/categories": ({"categories"}, Own.NOTHING),

@@ -1,0 +1,60 @@
+"""What was told to who was not looking, looked up."""
+
+from dataclasses import replace
+
+from gregor.core.intents import EMAIL, Intent, IntentKind
+from gregor.core.ledger import Attempt, Claimed, State, Story
+from tests.support.api import NOW_S, Api, code_of
+
+NOW_US = NOW_S * 1_000_000
+PHONE = Intent("alice", "a", IntentKind.REMIND, "apns", "phone", n=2, seq=7, at_us=NOW_US)
+PATH = "/v1/users/alice/deliveries"
+
+
+async def test_a_delivery_says_where_it_stands_and_what_the_provider_answered(api: Api) -> None:
+    ledger = api.store.ledger
+    await ledger.plan([PHONE], State.PLANNED, None, NOW_US)
+    claim = await ledger.claim(PHONE, "", NOW_US, NOW_US + 1)
+    assert isinstance(claim, Claimed)
+    story = Story(NOW_US, 7, next_us=NOW_US + 1_500_000, attempts=(Attempt(NOW_US, "503", None, "Shutdown"),))
+    await ledger.settle(claim.delivery, "", State.RETRY, story)
+
+    [entry] = (await api.call("GET", PATH, await api.make_key("deliveries"))).json()["entries"]
+
+    assert entry.pop("id")
+    assert entry == {
+        "item": "a",
+        "intent": "remind",
+        "channel": "apns",
+        "device": "phone",
+        "state": "retry",
+        "reason": None,
+        "n": 2,
+        "next": NOW_S + 1.5,
+        "attempts": [{"at": NOW_S, "status": "503", "provider_id": None, "detail": "Shutdown"}],
+    }
+
+
+async def test_deliveries_are_those_of_the_user_or_of_one_item_the_newest_item_first(api: Api) -> None:
+    mail = replace(PHONE, item="b", channel=EMAIL, device="")
+    await api.store.ledger.plan([PHONE], State.CANCELLED, "acked", NOW_US)
+    await api.store.ledger.plan([mail], State.CANCELLED, "present", NOW_US + 1)
+    await api.store.ledger.plan([replace(PHONE, uid="bob")], State.PLANNED, None, NOW_US)
+
+    key = await api.make_key("deliveries")
+    every = (await api.call("GET", PATH, key)).json()["entries"]
+    one = (await api.call("GET", PATH, key, params={"item": "a"})).json()["entries"]
+
+    assert [(entry["item"], entry["device"], entry["reason"]) for entry in every] == [
+        ("b", None, "present"),
+        ("a", "phone", "acked"),
+    ]
+    assert one == every[1:]
+    assert len({entry["id"] for entry in every}) == 2
+    assert (await api.call("GET", "/v1/users/carol/deliveries", key)).json() == {"entries": []}
+
+
+async def test_an_item_that_can_have_no_such_id_is_refused(api: Api) -> None:
+    key = await api.make_key("deliveries")
+
+    assert code_of(await api.call("GET", PATH, key, params={"item": "a/b"})) == (422, "invalid_id")
