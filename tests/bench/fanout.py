@@ -53,7 +53,7 @@ def results(best: dict[str, tuple[float, float]], cpu: dict[str, float]) -> list
 
 def measure(directory: Path, kind: str, seconds: float) -> tuple[float, float]:
     """Deliveries a second, and CPU µs of the process under test for each."""
-    settings = {"ping_interval": 3_600, "compare_interval": 3_600, "log_level": "warning"}
+    settings: dict[str, Any] = {"ping_interval": 3_600, "compare_interval": 3_600, "log_level": "warning"}
     with Cluster(directory, gateways=1, ingests=1, **settings) as cluster:
         cluster.ingests[0].stop()
         server_pid = cluster.server.pid

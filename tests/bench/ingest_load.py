@@ -89,7 +89,8 @@ def drive(job: dict[str, Any], queue: list[bytes]) -> dict[str, Any]:
     by_number = {one.socket.fileno(): one for one in connections}
     for one in connections:
         poll.register(one.socket, select.EPOLLIN)
-    idle, sent, latencies = list(connections), 0, []
+    idle, sent = list(connections), 0
+    latencies: list[float] = []
     started = time.perf_counter()
     while len(latencies) < len(queue):
         while idle and sent < len(queue):
