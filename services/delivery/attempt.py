@@ -82,8 +82,7 @@ async def _look(trade: Trade, intent: Intent, now_us: int) -> Look:
 async def _claimed(trade: Trade, claim: Claimed, look: Look) -> int | None:
     delivery = claim.delivery
     if look.push is None or trade.channel is None:
-        await _hold(trade, delivery, look)
-        return None
+        return await _hold(trade, delivery, look)
     began_s = trade.clock.monotonic()
     verdict = await trade.channel.send(look.push, DEADLINE_S)
     now_us = trade.clock.now_us()
@@ -101,13 +100,15 @@ async def _claimed(trade: Trade, claim: Claimed, look: Look) -> int | None:
     return settled.story.next_us
 
 
-async def _hold(trade: Trade, delivery: Delivery, look: Look) -> None:
-    """Nothing goes out: say why."""
+async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
+    """Nothing goes out: say why. When to look again, where it only waits."""
     trade.breaker.passed()
     reason = look.why_not or "dismissed"
     trade.figures.held.labels(trade.name, reason).inc()
-    story = msgspec.structs.replace(delivery.story, reason=reason, next_us=None)
-    await trade.store.ledger.settle(delivery, look.place, State.CANCELLED, story, counts=False)
+    story = msgspec.structs.replace(delivery.story, reason=reason, next_us=look.until_us)
+    state = State.CANCELLED if look.until_us is None else State.WAITING
+    await trade.store.ledger.settle(delivery, look.place, state, story, counts=False)
+    return look.until_us
 
 
 async def _forget_token(trade: Trade, intent: Intent, look: Look, verdict: Gone) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gregor.core import escalation
+from gregor.core.contact import quiet_until, wants
 from gregor.core.escalation import Around, Occasion, Recipient
 from gregor.core.intents import Intent, IntentKind
 from gregor.core.messages import Reason
@@ -35,6 +36,8 @@ class Look:
     why_not: str | None = None
     registration: Registration | None = None
     expires_us: int | None = None
+    until_us: int | None = None
+    """Where it only waits: until when."""
 
     @property
     def place(self) -> str:
@@ -52,10 +55,13 @@ class Looker:
     async def look(self, intent: Intent, now_us: int) -> Look:
         """Decide from the state of now. Raises ``Unavailable``."""
         devices, uid = self._store.devices, intent.uid
-        known, acks, copy = await asyncio.gather(
+        contacts = self._store.contacts
+        known, acks, copy, contact, preferences = await asyncio.gather(
             devices.device(uid, intent.device, now_us),
             devices.acknowledged(uid),
             self._store.users.state(uid, View(intent.device), now_us),
+            contacts.contact(uid),
+            contacts.preferences(uid),
         )
         if known is None:
             return Look(why_not="device_gone")
@@ -68,10 +74,18 @@ class Looker:
         item = next((each for each in copy.items if each.id == intent.item), None)
         if item is None:
             return Look(why_not=await self._why_gone(intent, now_us))
+        if self._registry.current.resolve(item.category).push is None:
+            await self._registry.refresh()  # who handed it over knew of a push: its categories may be newer than ours
         why_not = self._why_not(intent, item, presence, acks, now_us)
         if why_not is not None:
             return Look(why_not=why_not)
-        return Look(self._push(intent, item, copy, registration), None, registration, item.expires_us)
+        if not wants(preferences, item.category, "push"):
+            return Look(why_not="preference")
+        push_now = self._push(intent, item, copy, registration, contact.locale)
+        until_us = now_us if push_now.urgent else quiet_until(contact, now_us)
+        if until_us > now_us:
+            return Look(why_not="quiet_hours", until_us=until_us)
+        return Look(push_now, None, registration, item.expires_us)
 
     async def _why_gone(self, intent: Intent, now_us: int) -> str:
         entry = await self._store.users.item(intent.uid, intent.item, View(intent.device), now_us)
@@ -88,11 +102,13 @@ class Looker:
         decision = escalation.pushes(intent.uid, _live(item), occasion, policy, around, now_us)
         return decision.why_not.get(intent.device)
 
-    def _push(self, intent: Intent, item: StoredItem, copy: Full, registration: Registration) -> Push:
+    def _push(
+        self, intent: Intent, item: StoredItem, copy: Full, registration: Registration, locale: str | None
+    ) -> Push:
         entries, renderer = self._registry.current, self._registry.renderer
         policy = entries.resolve(item.category)
         shown = Shown.of_json(item.id, item.json, intent.uid)
-        words = renderer.rendered(shown, registration.locale) or {}
+        words = renderer.rendered(shown, registration.locale or locale) or {}
         registered = registration.push or {}
         badge = entries.badge(each.category for each in copy.items)
         return Push(

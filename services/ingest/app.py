@@ -29,7 +29,20 @@ from . import openapi
 from .auth import Gate, Own, row_of
 from .parts import Parts
 from .problems import of_query
-from .routes import admin, batch, categories, deliveries, devices, keys, messages, pages, probes, reads, tickets
+from .routes import (
+    admin,
+    batch,
+    categories,
+    contact,
+    deliveries,
+    devices,
+    keys,
+    messages,
+    pages,
+    probes,
+    reads,
+    tickets,
+)
 
 
 class Application(FastAPI):
@@ -98,7 +111,7 @@ def _hot_routes(parts: Parts) -> tuple[Route, ...]:
 
 def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     guarded: list[BaseRoute] = []
-    for part in (reads, devices, deliveries, tickets, admin, keys, categories):
+    for part in (reads, devices, contact, deliveries, tickets, admin, keys, categories):
         guarded += part.router.routes
     if settings.ingest_audience == "devices":
         guarded = [route for route in guarded if _is_for_devices(route)]

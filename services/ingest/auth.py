@@ -77,6 +77,21 @@ TABLE: Final = (
         "GET /v1/users/{uid}/devices/{device}",
         "DELETE /v1/users/{uid}/devices/{device}",
     ),
+    *_rows(
+        "devices",
+        Own.USER,
+        "PUT /v1/users/{uid}/preferences",
+        "PATCH /v1/users/{uid}/preferences",
+        "GET /v1/users/{uid}/preferences",
+    ),
+    *_rows(
+        "devices",
+        Own.NOTHING,
+        "PUT /v1/users/{uid}/contact",
+        "PATCH /v1/users/{uid}/contact",
+        "GET /v1/users/{uid}/contact",
+        "DELETE /v1/users/{uid}/contact",
+    ),
     *_rows("deliveries", Own.NOTHING, "GET /v1/users/{uid}/deliveries"),
     *_rows("devices", Own.NOTHING, "GET /v1/users/{uid}/devices", "POST /v1/presence", "POST /v1/users/{uid}/revoke"),
     *_rows(

@@ -65,6 +65,13 @@ DEVICE: Final = {
     "foreground": False,
     "last_seen": 1457056500,
 }
+CONTACT: Final = {
+    "email": "alice@example.com",
+    "locale": "it-IT",
+    "timezone": "Europe/Rome",
+    "quiet_hours": {"from": "22:00", "to": "07:00"},
+}
+PREFERENCES: Final = {"user": {"push": True, "email": False}, "*": {"push": False}}
 DELIVERY: Final = {
     "id": "YWxpY2UvNWQ0NGQyYWQ5YWFiYWIzMC9pdGVtLzAvcGhvbmUvYXBucw",
     "item": ITEM_ID,

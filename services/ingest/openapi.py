@@ -24,6 +24,7 @@ SECTIONS: Final = {
     "messages": "What backends and devices send.",
     "reads": "What a user has, and had.",
     "devices": "Who is there, and whose tokens hold.",
+    "contact": "How a user may be reached, when, and what about.",
     "deliveries": "What was told to who was not looking, and why not.",
     "tickets": "Streams for pages that cannot set a header.",
     "categories": "Notification types.",

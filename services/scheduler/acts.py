@@ -146,6 +146,10 @@ class Acts:
         if item is None:
             return Decision()
         policy = self._parts.registry.current.resolve(item.category)
+        if not escalation.is_escalated(policy):
+            # Who planned this knew of a channel: its categories may be newer than ours.
+            await self._parts.registry.refresh()
+            policy = self._parts.registry.current.resolve(item.category)
         around = await self._around(uid, now_us)
         if work.kind is WorkKind.FOLLOW:
             occasion = Occasion(IntentKind.REMIND, work.seq, work.at_us, work.n)

@@ -17,6 +17,7 @@ from gregor.core.messages import Commit, Receipt
 from gregor.core.sync import Answer, Cursor, Full, Head, HistoryEntry, View
 
 from .agenda import Agenda
+from .contacts import Contacts
 from .ledger import Ledger
 
 KEPT_VERSIONS: Final = 50
@@ -330,6 +331,8 @@ class Store(Protocol):
     def users(self) -> Users: ...
     @property
     def devices(self) -> Devices: ...
+    @property
+    def contacts(self) -> Contacts: ...
     @property
     def access(self) -> Access: ...
     @property

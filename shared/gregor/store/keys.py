@@ -14,6 +14,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:x:<uid>``        zset   permanent external messages by seq                    commit, collect
 ``{tag}:later:<uid>``    hash   permanent message id → delayed message               agenda
 ``{tag}:dev:<uid>``      hash   permanent device → registration                       devices
+``{tag}:con:<uid>``      hash   permanent contact and preferences, as JSON            contacts
 ``{tag}:ack:<uid>``      hash   permanent device␀cats → acknowledged seq              devices
 ``{tag}:on:<uid>``       hash   retention device␀session → presence lease; front      devices
 ``{tag}:rev:<uid>``      hash   token age device (or empty) → issued before           devices
@@ -51,7 +52,24 @@ SLOTS_APART: Final = 16
 """16,384 cluster slots / 1,024 partitions: tag ``i`` hashes to slot ``i × 16``, so that any range of slots is fair."""
 
 PERMANENT: Final = frozenset(
-    ["h", "r", "n", "o", "a", "x", "later", "dev", "ack", "due", "gen", "partitions", "keys", "push", "categories"]
+    [
+        "h",
+        "r",
+        "n",
+        "o",
+        "a",
+        "x",
+        "later",
+        "dev",
+        "ack",
+        "con",
+        "due",
+        "gen",
+        "partitions",
+        "keys",
+        "push",
+        "categories",
+    ]
 )
 """The kinds that may stand without a time to live; the tests fail on any other key that has none."""
 
@@ -151,6 +169,7 @@ class UserKeys:
         *(
             "acks",
             "agenda",
+            "contact",
             "delivered",
             "later",
             "places",
@@ -175,6 +194,7 @@ class UserKeys:
         self.gone = f"{prefix}o:{uid}"
         self.agenda = f"{prefix}a:{uid}"
         self.devices = f"{prefix}dev:{uid}"
+        self.contact = f"{prefix}con:{uid}"
         self.delivered = f"{prefix}ledx:{uid}"
         self.places = f"{prefix}fly:{uid}"
         self.later = f"{prefix}later:{uid}"
@@ -189,5 +209,5 @@ class UserKeys:
         self.commit_beside = (*self.commit, external, self.devices)
         self.sync = (*state, generation, external)
         self.collect = (*state, self.agenda, self.due, external)
-        beside = (self.later, self.devices, self.acks, self.presence, self.delivered, self.places)
+        beside = (self.later, self.devices, self.acks, self.presence, self.delivered, self.places, self.contact)
         self.every = (*state, self.agenda, external, *beside)

@@ -11,6 +11,7 @@ from .link import Connection, Link
 from .redis_access import RedisAccess
 from .redis_agenda import RedisAgenda
 from .redis_categories import RedisCategories
+from .redis_contacts import RedisContacts
 from .redis_devices import TOKEN_LIFE_US, RedisDevices
 from .redis_ledger import RedisLedger
 from .redis_users import RedisUsers
@@ -38,6 +39,7 @@ class RedisStore:
         self.users = RedisUsers(connection, self.keys, limits, self.devices.leave, allow_oom=allow_oom, general=general)
         self.agenda = RedisAgenda(connection, self.keys, allow_oom=allow_oom)
         self.ledger = RedisLedger(connection, self.keys, limits, allow_oom=allow_oom)
+        self.contacts = RedisContacts(connection, self.keys)
         self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)
         self.categories = RedisCategories(connection, self.keys)
 
@@ -69,6 +71,7 @@ class RedisStore:
             *self.access.all_scripts,
             *self.categories.all_scripts,
             *self.agenda.all_scripts,
+            *self.ledger.all_scripts,
         ):
             await answer(self._connection.call("SCRIPT", "LOAD", script.source))
         await answer(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))

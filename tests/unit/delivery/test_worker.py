@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gregor.clock import ManualClock
+from gregor.core.contact import parse_contact, parse_preferences
 from gregor.core.intents import Intent, IntentKind
 from gregor.core.ledger import Delivery, State
 from gregor.core.machine import plan
@@ -37,6 +38,7 @@ ENTRIES = {
         "push": {"after": "0s", "sound": "default"},
         "locales": {"it": {"text": "leggi"}},
     },
+    "alarm": {"title": "now", "push": {"after": "0s"}, "urgent": True},
     "mute": {"title": "quiet", "counts_in_badge": False},
     "count": {"title": "many", "collapse": "all", "push": {"after": "0s"}},
 }
@@ -182,6 +184,52 @@ async def test_what_the_device_has_shown_is_not_sent(house: House) -> None:
 
     await attempt(house.trade, intent)
     assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "acked"))
+
+
+async def test_categories_that_are_newer_than_this_process_knows_are_asked_for(house: House) -> None:
+    intent = await house.create("a", category="fresh")
+    await house.store.categories.apply({**ENTRIES, "fresh": {"title": "new", "push": {"after": "0s"}}}, NOW_US, 1)
+
+    assert await attempt(house.trade, intent) is None
+    assert [push.title for push in house.provider.pushes] == ["new"]
+
+
+async def test_a_category_that_asks_for_no_push_any_more_gets_none(house: House) -> None:
+    intent = await house.create("a", category="mute")
+
+    await attempt(house.trade, intent)
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "no_provider"))
+
+
+async def test_what_the_user_does_not_want_is_not_sent(house: House) -> None:
+    await house.store.contacts.put_preferences("alice", parse_preferences({"news": {"push": False}}))
+    intent = await house.create("a")
+
+    assert await attempt(house.trade, intent) is None
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "preference"))
+
+
+async def test_in_quiet_hours_a_push_waits_for_their_end_unless_it_is_urgent(house: House) -> None:
+    """NOW is 22:13:20 UTC."""
+    quiet = parse_contact({"quiet_hours": {"from": "22:00", "to": "07:00"}})
+    await house.store.contacts.put_contact("alice", quiet)
+    intent, urgent = await house.create("a"), await house.create("b", category="alarm")
+    until_us = NOW_US + (8 * 3_600 + 46 * 60 + 40) * SECOND_US
+
+    assert await attempt(house.trade, intent) == until_us
+    entry = await house.entry("a")
+    assert (entry.state, entry.story.reason, entry.story.next_us, entry.n) == (
+        State.WAITING,
+        "quiet_hours",
+        until_us,
+        0,
+    )
+    assert await attempt(house.trade, urgent) is None
+    assert [push.data["id"] for push in house.provider.pushes] == ["b"]
+
+    house.clock.advance((until_us - NOW_US) / SECOND_US)
+    assert await attempt(house.trade, intent) is None
+    assert (await house.outcome("a")) == (State.SENT, None)
 
 
 async def test_nothing_is_sent_to_a_device_in_the_foreground(house: House) -> None:

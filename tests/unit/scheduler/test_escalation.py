@@ -94,6 +94,17 @@ async def test_a_category_without_channels_hands_nothing_over(house: House) -> N
     assert await house.store.agenda.work("alice", NOW_US + 10**12, 9) == []
 
 
+async def test_categories_that_are_newer_than_this_process_knows_are_asked_for(house: House) -> None:
+    """Who planned the push knew of it; what is not handed over at its time never is."""
+    await house.create("a", category="news.fresh")
+    await house.store.categories.apply({"news": {"title": "News"}}, NOW_US, 1)
+    await house.registry.refresh()
+    await house.store.categories.apply(entry(push={"after": "10s"}), NOW_US, 2)
+    await house.pass_time(10)
+
+    assert house.handed() == ["item a apns phone", "item a fcm tablet"]
+
+
 async def test_a_device_that_showed_the_event_gets_no_push_and_then_nobody_a_mail(house: House) -> None:
     receipt = await house.create("a")
     await house.store.devices.acknowledge("alice", View("phone"), receipt.seq)

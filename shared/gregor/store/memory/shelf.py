@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from gregor.core.contact import NO_CONTACT, NO_PREFERENCES, Contact, Preferences
 from gregor.core.limits import Limits
 from gregor.core.messages import OPEN_US
 from gregor.core.records import User
@@ -50,6 +51,8 @@ class Owner:
     revoked: dict[str | None, int] = field(default_factory=dict)
     later: dict[str, bytes] = field(default_factory=dict)
     agenda: dict[str, int] = field(default_factory=dict)
+    contact: Contact = NO_CONTACT
+    preferences: Preferences = NO_PREFERENCES
 
 
 def entries_of(user: User) -> dict[str, int]:

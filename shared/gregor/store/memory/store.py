@@ -7,6 +7,7 @@ from gregor.core.limits import Limits
 from .access import MemoryAccess
 from .agenda import MemoryAgenda
 from .categories import MemoryCategories
+from .contacts import MemoryContacts
 from .devices import MemoryDevices
 from .ledger import MemoryLedger
 from .shelf import Publisher, Shelf
@@ -23,6 +24,7 @@ class MemoryStore:
         self._shelf = Shelf(limits, feed, namespace)
         self._users = MemoryUsers(self._shelf)
         self._devices = MemoryDevices(self._shelf, self._users)
+        self._contacts = MemoryContacts(self._shelf)
         self._access = MemoryAccess()
         self._categories = MemoryCategories(self._shelf)
         self._agenda = MemoryAgenda(self._shelf)
@@ -37,6 +39,11 @@ class MemoryStore:
     def devices(self) -> MemoryDevices:
         """Their devices."""
         return self._devices
+
+    @property
+    def contacts(self) -> MemoryContacts:
+        """How they may be reached."""
+        return self._contacts
 
     @property
     def access(self) -> MemoryAccess:

@@ -1,0 +1,27 @@
+"""What a store promises of how a user may be reached; a part of ``contract.Store``. Values: ``core.contact``."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gregor.core.contact import Contact, Preferences
+
+
+class Contacts(Protocol):
+    """Contact and preferences of users: until they are deleted, or the user is forgotten."""
+
+    async def contact(self, uid: str) -> Contact:
+        """``NO_CONTACT`` where none is kept."""
+        ...
+
+    async def put_contact(self, uid: str, contact: Contact) -> None:
+        """Replace it; ``NO_CONTACT`` deletes it."""
+        ...
+
+    async def preferences(self, uid: str) -> Preferences:
+        """``NO_PREFERENCES`` where none are kept."""
+        ...
+
+    async def put_preferences(self, uid: str, preferences: Preferences) -> None:
+        """Replace them."""
+        ...

@@ -1,0 +1,30 @@
+"""Contact and preferences in memory."""
+
+from __future__ import annotations
+
+from gregor.core.contact import Contact, Preferences
+
+from .shelf import Shelf
+
+
+class MemoryContacts:
+    """``contacts.Contacts`` over dictionaries."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    async def contact(self, uid: str) -> Contact:
+        """As ``Contacts`` says."""
+        return self._shelf.owner(uid).contact
+
+    async def put_contact(self, uid: str, contact: Contact) -> None:
+        """As ``Contacts`` says."""
+        self._shelf.owner(uid).contact = contact
+
+    async def preferences(self, uid: str) -> Preferences:
+        """As ``Contacts`` says."""
+        return self._shelf.owner(uid).preferences
+
+    async def put_preferences(self, uid: str, preferences: Preferences) -> None:
+        """As ``Contacts`` says."""
+        self._shelf.owner(uid).preferences = preferences

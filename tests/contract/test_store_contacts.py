@@ -1,0 +1,50 @@
+"""What every store promises of how a user may be reached."""
+
+from gregor.core.contact import (
+    NO_CONTACT,
+    NO_PREFERENCES,
+    parse_contact,
+    parse_preferences,
+)
+from gregor.store.contract import Store
+from tests.support.builders import NOW_US
+
+CONTACT = parse_contact(
+    {
+        "email": "alice@example.com",
+        "locale": "it-IT",
+        "timezone": "Europe/Rome",
+        "quiet_hours": {"from": "22:00", "to": "07:30"},
+    }
+)
+PREFERENCES = parse_preferences({"user": {"push": True, "email": False}, "*": {"push": False}})
+
+
+async def test_contact_and_preferences_are_kept_as_they_were_given(store: Store) -> None:
+    await store.contacts.put_contact("alice", CONTACT)
+    await store.contacts.put_preferences("alice", PREFERENCES)
+
+    assert await store.contacts.contact("alice") == CONTACT
+    assert await store.contacts.preferences("alice") == PREFERENCES
+    assert (await store.contacts.contact("bob"), await store.contacts.preferences("bob")) == (
+        NO_CONTACT,
+        NO_PREFERENCES,
+    )
+
+
+async def test_no_contact_deletes_it_and_leaves_the_preferences(store: Store) -> None:
+    await store.contacts.put_contact("alice", CONTACT)
+    await store.contacts.put_preferences("alice", PREFERENCES)
+    await store.contacts.put_contact("alice", NO_CONTACT)
+
+    assert await store.contacts.contact("alice") == NO_CONTACT
+    assert await store.contacts.preferences("alice") == PREFERENCES
+
+
+async def test_both_go_with_the_user(store: Store) -> None:
+    await store.contacts.put_contact("alice", CONTACT)
+    await store.contacts.put_preferences("alice", PREFERENCES)
+    await store.users.forget_user("alice", NOW_US)
+
+    assert await store.contacts.contact("alice") == NO_CONTACT
+    assert await store.contacts.preferences("alice") == NO_PREFERENCES
