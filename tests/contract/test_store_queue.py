@@ -87,6 +87,19 @@ async def test_what_is_put_off_comes_back_at_its_time_to_anybody(house: House) -
     assert [each.intent for each in await taken(house.other)] == [PHONE]
 
 
+async def test_nothing_is_left_in_the_stream_of_what_ended_or_waits(house: House) -> None:
+    if house.url is None:
+        return
+    await house.deliveries.hand_over([PHONE, TABLET])
+    ended, waits = await taken(house.queue)
+    await house.queue.done([ended])
+    await house.queue.put_off(waits, NOW_US)
+
+    async with linked(house.url) as link:
+        assert await link.call("XLEN", house.stream) == 0
+        assert (await link.call("XPENDING", house.stream, "delivery"))[0] == 0
+
+
 async def test_a_group_that_is_gone_with_its_server_is_made_again(house: House) -> None:
     if house.url is None:
         return

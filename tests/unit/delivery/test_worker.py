@@ -249,6 +249,15 @@ async def test_nothing_is_sent_to_a_token_that_is_another_devices_now(house: Hou
     assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "token_moved"))
 
 
+async def test_a_registration_whose_token_another_device_owns_already_is_not_used(house: House) -> None:
+    """As a process leaves it that died while the token changed hands."""
+    intent = await house.create("a")
+    house.store._shelf.push_holders["apns:t1"] = ("bob", "phone")
+
+    await attempt(house.trade, intent)
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "token_moved"))
+
+
 async def test_nothing_is_sent_to_a_device_that_is_gone(house: House) -> None:
     intent = await house.create("a")
     await house.store.devices.forget_device("alice", "phone", NOW_US, SEED)
