@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gregor.clock import Clock
+from gregor.core.delayed import check_kept, delayed
 from gregor.core.encoding import encode_receipt
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
@@ -61,7 +62,14 @@ class Inbox:
             raise Problem("forbidden", "A device may not flush; it may resync.")
         sender = Sender(caller.device, caller.cats)
         entries = self._registry.current
-        commit = plan(message, sender, self._clock.now_us(), secrets.token_bytes(3), limits, entries)
+        now_us = max(self._clock.now_us(), message.not_before_us or 0)
+        commit = plan(message, sender, now_us, secrets.token_bytes(3), limits, entries)
+        if message.not_before_us is not None:
+            kept = delayed(document, message, sender, secrets.token_hex(16))
+            raw = kept.encode()
+            check_kept(await self._store.agenda.delay(caller.uid, kept.id, raw, message.not_before_us), raw)
+            self._messages.labels("delayed").inc()
+            return Committed(0, kept.receipt(message.not_before_us))
         receipt = await self._store.users.commit(caller.uid, commit)
         self._messages.labels("unchanged" if receipt.is_unchanged else "effect").inc()
         is_external = isinstance(message.content, External)

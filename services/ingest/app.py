@@ -34,6 +34,7 @@ from .routes import (
     batch,
     categories,
     contact,
+    delayed,
     deliveries,
     devices,
     keys,
@@ -111,7 +112,7 @@ def _hot_routes(parts: Parts) -> tuple[Route, ...]:
 
 def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     guarded: list[BaseRoute] = []
-    for part in (reads, devices, contact, deliveries, tickets, admin, keys, categories):
+    for part in (reads, devices, contact, deliveries, tickets, admin, keys, categories, delayed):
         guarded += part.router.routes
     if settings.ingest_audience == "devices":
         guarded = [route for route in guarded if _is_for_devices(route)]

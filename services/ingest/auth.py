@@ -60,6 +60,7 @@ def _rows(scope: str, own: Own, *endpoints: str) -> tuple[Row, ...]:
 TABLE: Final = (
     *_rows("ingest|admin", Own.USER, "POST /v1/users/{uid}/messages"),
     *_rows("ingest|admin", Own.YES, "POST /v1/messages"),
+    *_rows("ingest", Own.USER, "DELETE /v1/users/{uid}/messages/{id}"),
     *_rows(
         "read",
         Own.VIEW,

@@ -132,6 +132,7 @@ _MEMBERS: Final = {
     "body": _BODY,
     "id": {**NAME_SCHEMA, "type": ["string", "null"], "description": "The message's id: it is idempotent by it."},
     "device": {**NAME_SCHEMA, "type": ["string", "null"], "description": "Who sends (service keys)."},
+    "not_before": {**_TIME, "description": "Accepted now, committed then: the answer is its `id` and this time."},
 }
 _MESSAGE_SCHEMA: Final = {
     "type": "object",

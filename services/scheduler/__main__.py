@@ -70,7 +70,8 @@ async def serve(settings: Settings) -> None:
         clock, figures = SystemClock(settings.clock_offset_s), Figures(metrics.registry)
         parts = Parts(store, deliveries, clock, settings.limits, registry, figures, installed())
         collecting = Allowance(settings.collect_rate, COLLECT_BURST)
-        drain = Drain(store.agenda, Acts(parts, collecting), clock, figures)
+        lease_us = round(settings.lease_s * 1e6)
+        drain = Drain(store.agenda, Acts(parts, collecting), clock, figures, lease_us)
         queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"
         host = Host(redis_settings(settings.queue), drain, queue, clock.monotonic)
         await serve_with(settings, store, metrics, drain, host)

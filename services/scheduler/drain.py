@@ -23,14 +23,14 @@ from .figures import Figures
 
 _log = structlog.get_logger(__name__)
 
-LEASE_US: Final = 15 * SECOND_US
-"""How long a claimed user is left to who claimed it; also how long what failed waits to be tried again."""
-MOST_USERS: Final = 200
-"""Users claimed at once: what is done in a fraction of a lease even where Redis is slow."""
+MOST_USERS: Final = 500
+"""Users claimed in one round: what is done in a fraction of a lease even where Redis is slow."""
 MOST_WORKS: Final = 64
 """Entries of a user's agenda done under one lease; the rest at the next claim."""
 SIDE_BY_SIDE: Final = 32
 """Partitions claimed from, and users acted on, in one write."""
+QUANTUM_S: Final = 0.1
+"""The shortest between two looks, where nobody waits: a look costs the server a ms, whatever is due."""
 POLL_S: Final = 0.5
 """The longest between two looks: work that comes meanwhile may be due before all that was known."""
 PAUSE_S: Final = 1.0
@@ -38,10 +38,14 @@ PAUSE_S: Final = 1.0
 
 
 class Drain:
-    """The loop over what is due, a slice of time for each tick."""
+    """The loop over what is due, a slice of time for each tick.
 
-    def __init__(self, agenda: Agenda, acts: Acts, clock: Clock, figures: Figures) -> None:
+    ``lease_us``: how long a claimed user is left to who claimed it; also how long what failed waits for the next try.
+    """
+
+    def __init__(self, agenda: Agenda, acts: Acts, clock: Clock, figures: Figures, lease_us: int) -> None:
         self._agenda = agenda
+        self._lease_us = lease_us
         self._acts = acts
         self._clock = clock
         self._figures = figures
@@ -92,7 +96,7 @@ class Drain:
         try:
             with self._figures.tick_seconds.time():
                 taken, wait_s = await self._take()
-            return 0.0 if taken else wait_s
+            return 0.0 if taken >= MOST_USERS else wait_s
         except Unavailable as trouble:
             _log.warning("The store cannot be reached; what is due waits.", reason=str(trouble))
             return PAUSE_S
@@ -107,20 +111,19 @@ class Drain:
         self._figures.due_lag.set(lag_us / SECOND_US)
         if not due:
             next_s = POLL_S if oldest_us is None else (oldest_us - now_us) / SECOND_US
-            return 0, min(POLL_S, next_s)
+            return 0, min(POLL_S, max(QUANTUM_S, next_s))
         random.shuffle(due)
         taken = 0
         for start in range(0, len(due), SIDE_BY_SIDE):
             if self.is_stopping or taken >= MOST_USERS:
                 break
             taken += await self._visit(due[start : start + SIDE_BY_SIDE])
-        # Another scheduler was faster everywhere: there is nothing for us until something else is due.
-        return taken, POLL_S / 10
+        return taken, QUANTUM_S
 
     async def _visit(self, partitions: Sequence[int]) -> int:
         """Claim from these partitions, and do what is due of who was claimed."""
         now_us = self._clock.now_us()
-        lease_until_us = now_us + LEASE_US
+        lease_until_us = now_us + self._lease_us
         most = max(1, MOST_USERS // len(partitions))
         claims = (self._agenda.claim(partition, now_us, lease_until_us, most) for partition in partitions)
         uids = [uid for claimed in await asyncio.gather(*claims) for uid in claimed]

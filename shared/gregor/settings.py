@@ -200,6 +200,11 @@ class Settings(BaseModel):
     stream_entries: Count = Field(
         1_000_000, description="Entries of each delivery stream that are kept while nobody reads them, about."
     )
+    lease_s: Seconds = Field(
+        15.0,
+        gt=0,
+        description="How long a scheduler keeps the users that it took; if it dies they are due again only then.",
+    )
     collect_rate: Rate = Field(
         200.0, description="Users a second whose garbage a scheduler collects; more of it is spread over minutes."
     )
@@ -222,6 +227,7 @@ class Settings(BaseModel):
     max_spans_per_prefix: Count = Field(
         _BOUNDS.spans_per_prefix, description="Remembered intervals of a user for one category or prefix."
     )
+    max_delayed: Count = Field(_BOUNDS.delayed, description="Delayed messages of a user that wait for their time.")
     max_history: Count = Field(_BOUNDS.history, description="Entries of a user's history.")
     history_bodies: Annotated[int, Field(ge=0)] = Field(
         _BOUNDS.history_bodies, description="Newest gone items of a user that keep their body."

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
+from gregor.core.delayed import Delayed, delayed
 from gregor.core.encoding import encode_receipt
 from gregor.core.errors import Problem, at
 from gregor.core.ids import is_name
@@ -20,7 +23,7 @@ from gregor.web.intake import message_too_large
 
 from ..auth import Actor
 from ..parts import Parts
-from .messages import planned
+from .messages import keep, planned
 
 MOST_UIDS: Final = 1_000
 """Users that one line may name (protocol.md, ``POST /v1/messages``)."""
@@ -30,7 +33,10 @@ _encode: Final = msgspec.json.Encoder().encode
 
 @dataclass(slots=True)
 class Entry:
-    """One (line, uid): its commit, or the problem that it ended in. ``uid`` is ``None`` where the line names none."""
+    """One (line, uid): its commit, or the problem that it ended in. ``uid`` is ``None`` where the line names none.
+
+    ``later``: a message to be kept until a time (µs), in place of a commit; ``kept`` is the receipt of that.
+    """
 
     line: int
     uid: str | None
@@ -38,6 +44,8 @@ class Entry:
     view: View | None = None
     problem: Problem | None = None
     receipt: Receipt | None = None
+    later: tuple[Delayed, int] | None = None
+    kept: bytes | None = None
 
     @property
     def is_external(self) -> bool:
@@ -50,6 +58,8 @@ class Entry:
         if self.receipt is not None and self.view is not None:
             receipt = encode_receipt(self.receipt, self.view, self.is_external)
             return b'{"line":%d,"uid":%s,"receipt":%s}' % (self.line, uid, receipt)
+        if self.kept is not None:
+            return b'{"line":%d,"uid":%s,"receipt":%s}' % (self.line, uid, self.kept)
         problem = self.problem or Problem("internal", "A fault of the server.")
         return b'{"line":%d,"uid":%s,"problem":%s}' % (self.line, uid, _encode(problem.frame()))
 
@@ -63,10 +73,14 @@ def read_line(number: int, raw: bytes, actor: Actor, parts: Parts) -> list[Entry
         document = decode_json(raw, parts.limits)
         uids = _users(document)
         _check_users(uids, actor)
-        commit, view = planned(parse_message(document, parts.limits), actor, parts)
+        message = parse_message(document, parts.limits)
+        commit, view = planned(message, actor, parts)
     except Problem as problem:
         return [Entry(number, uid, problem=problem) for uid in uids]
-    return [Entry(number, uid, commit, view) for uid in uids]
+    if message.not_before_us is None:
+        return [Entry(number, uid, commit, view) for uid in uids]
+    kept = delayed(document, message, commit.sender, secrets.token_hex(16))
+    return [Entry(number, uid, later=(kept, message.not_before_us)) for uid in uids]
 
 
 def _users(document: Any) -> list[str]:
@@ -105,11 +119,12 @@ async def settle(entries: Sequence[Entry], actor: Actor, parts: Parts, *, is_fir
     Where the store cannot be reached at the very first (``is_first``), nothing is known to be done and ``Unavailable``
     is raised; later each entry says so for itself.
     """
-    planned_entries = [entry for entry in entries if entry.commit is not None]
+    planned_entries = [entry for entry in entries if entry.commit is not None or entry.later is not None]
     granted, wait_s = await _granted(actor, len(planned_entries), parts)
     for entry in planned_entries[granted:]:
         entry.problem = Problem("rate_limited", f"Too many at once; wait {wait_s:.1f} s.", retry_after_s=wait_s)
-    due = planned_entries[:granted]
+    await asyncio.gather(*(_keep(entry, parts) for entry in planned_entries[:granted] if entry.later is not None))
+    due = [entry for entry in planned_entries[:granted] if entry.commit is not None]
     try:
         results = await parts.store.users.commit_many([(str(e.uid), e.commit) for e in due if e.commit is not None])
     except Unavailable:
@@ -124,6 +139,18 @@ async def settle(entries: Sequence[Entry], actor: Actor, parts: Parts, *, is_fir
         else:
             entry.receipt = result
     parts.count(results)
+
+
+async def _keep(entry: Entry, parts: Parts) -> None:
+    """Keep a delayed message; the entry then has its receipt or its problem."""
+    if entry.later is None or entry.uid is None:
+        return
+    try:
+        entry.kept = await keep(entry.uid, *entry.later, parts)
+    except Problem as problem:
+        entry.problem = problem
+    except Unavailable:
+        entry.problem = Problem("unavailable", "The store cannot be reached. Try again.", retry_after_s=1)
 
 
 async def _granted(actor: Actor, count: int, parts: Parts) -> tuple[int, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
+from gregor.core.delayed import Delayed, check_kept, delayed
 from gregor.core.encoding import encode_receipt
 from gregor.core.errors import Problem
 from gregor.core.ids import is_name
@@ -43,11 +45,16 @@ class SendMessage:
         check_wait(await parts.gate.take(actor))
         most = parts.limits.message_bytes
         raw = await whole(headers, receive, most, lambda: message_too_large(most))
-        message = named(parse_message(decode_json(raw, parts.limits), parts.limits), headers)
+        document = decode_json(raw, parts.limits)
+        message = named(parse_message(document, parts.limits), headers)
         commit, view = planned(message, actor, parts)
-        receipt = await parts.store.users.commit(uid, commit)
-        parts.count((receipt,))
-        body = encode_receipt(receipt, view, isinstance(message.content, External))
+        if message.not_before_us is not None:
+            kept = delayed(document, message, commit.sender, secrets.token_hex(16))
+            body = await keep(uid, kept, message.not_before_us, parts)
+        else:
+            receipt = await parts.store.users.commit(uid, commit)
+            parts.count((receipt,))
+            body = encode_receipt(receipt, view, isinstance(message.content, External))
         await send(
             {
                 "type": "http.response.start",
@@ -56,6 +63,14 @@ class SendMessage:
             }
         )
         await send({"type": "http.response.body", "body": body})
+
+
+async def keep(uid: str, kept: Delayed, not_before_us: int, parts: Parts) -> bytes:
+    """Keep a message until its time; the receipt. ``id_reused``, ``state_full``."""
+    raw = kept.encode()
+    check_kept(await parts.store.agenda.delay(uid, kept.id, raw, not_before_us), raw)
+    parts.metrics.messages.labels("delayed").inc()
+    return kept.receipt(not_before_us)
 
 
 def named(message: Message, headers: Mapping[bytes, bytes]) -> Message:
@@ -74,11 +89,15 @@ def named(message: Message, headers: Mapping[bytes, bytes]) -> Message:
 
 
 def planned(message: Message, actor: Actor, parts: Parts) -> tuple[Commit, View]:
-    """The commit of a message of this actor, and the view that its receipt is told in. ``forbidden``."""
+    """The commit of a message of this actor, and the view that its receipt is told in. ``forbidden``.
+
+    Of a delayed message it is what it would be in its time: whatever is refused then as now is refused now.
+    """
     actor.need("admin" if isinstance(message.content, Flush) else "ingest")
     sender, view = actor.acts_as(message.device)
     entries = parts.registry.current
-    commit = plan(message, sender, parts.clock.now_us(), parts.epoch_seed(), parts.limits, entries)
+    now_us = max(parts.clock.now_us(), message.not_before_us or 0)
+    commit = plan(message, sender, now_us, parts.epoch_seed(), parts.limits, entries)
     if commit.is_flush:
         commit = replace(commit, spread_s=round(parts.settings.flush_spread_s))
     return commit, view

@@ -16,7 +16,7 @@ from gregor.cli.failure import Failure
 from gregor.cli.key_commands import keys
 from gregor.cli.service_commands import delivery, gateway, ingest, scheduler
 from gregor.cli.token_commands import token
-from gregor.cli.user_commands import devices, history, send, state
+from gregor.cli.user_commands import devices, history, send, snooze, state
 from gregor.cli.watch import watch
 from gregor.embedded import EmbeddedServerError
 from gregor.settings import SettingsError
@@ -29,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (dev, ingest, gateway, scheduler, delivery, send, watch, state, history, devices, doctor):
+for command in (dev, ingest, gateway, scheduler, delivery, send, snooze, watch, state, history, devices, doctor):
     app.command()(command)
 for name, group in {"keys": keys, "token": token, "categories": categories, "config": config}.items():
     app.add_typer(group, name=name)

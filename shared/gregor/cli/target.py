@@ -9,6 +9,8 @@ import typer
 
 from gregor.cli.failure import Failure
 from gregor.cli.state_file import read_running
+from gregor.clock import SystemClock
+from gregor.settings import load_settings
 
 Url = Annotated[str | None, typer.Option("--url", help="URL of ingest (else GREGOR_URL, else the running gregor dev).")]
 Key = Annotated[str | None, typer.Option("--key", help="Service key (else GREGOR_KEY, else that of gregor dev).")]
@@ -56,6 +58,16 @@ def find_target(url: str | None, key: str | None) -> Target:
     if key is None:
         raise Failure(f"no service key for {url}: give --key or GREGOR_KEY (gregor keys create makes one)")
     return Target(url, key)
+
+
+def now_s() -> float:
+    """The time of the services (Unix seconds): by the setting, else as the running `gregor dev` has it."""
+    running = read_running(os.environ)
+    settings = load_settings(os.environ)
+    offset_s = settings.clock_offset_s
+    if running is not None and "clock_offset_s" not in settings.model_fields_set:
+        offset_s = running.clock_offset_s
+    return SystemClock(offset_s).now_us() / 1e6
 
 
 def _words_of(answer: httpx.Response) -> str:

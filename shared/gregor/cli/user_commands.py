@@ -10,7 +10,9 @@ from urllib.parse import quote
 
 import typer
 
-from gregor.cli.target import Json, Key, Url, find_target
+from gregor.cli.failure import Failure
+from gregor.cli.target import Json, Key, Url, find_target, now_s
+from gregor.client.messages import dismissal, snoozed
 from gregor.settings import parse_duration
 
 User = Annotated[str, typer.Argument(help="The user.")]
@@ -53,6 +55,33 @@ def send(
         message = {"system": "gregor", "body": create | dismissal}
     receipt = find_target(url, key).call("POST", f"/v1/users/{quote(user, safe='')}/messages", body=message).json()
     typer.echo(json.dumps(receipt) if as_json else _in_words(receipt))
+
+
+def snooze(
+    user: User,
+    item_id: Annotated[str, typer.Argument(metavar="ID", help="The item to put off.")],
+    for_: Annotated[str, typer.Option("--for", help="For how long: 2h, 30m, 1d, or seconds.")],
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Put an item off: it leaves now, and a copy of it comes back later, on all devices."""
+    target, path = find_target(url, key), f"/v1/users/{quote(user, safe='')}"
+    try:
+        until = round(now_s() + parse_duration(for_), 3)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--for") from error
+    found = target.call("GET", f"{path}/items/{quote(item_id, safe='')}").json()
+    if found["gone"] is not None:
+        raise Failure(f"{item_id} is not live any more: {_gone(found['gone'])}")
+    try:
+        message = snoozed(item_id, found["item"], until)
+    except ValueError as error:
+        raise Failure(str(error)) from error
+    # The copy is accepted first: whatever fails between the two, nothing is lost.
+    receipt = target.call("POST", f"{path}/messages", body=message).json()
+    target.call("POST", f"{path}/messages", body=dismissal([item_id]))
+    typer.echo(json.dumps(receipt) if as_json else f"{item_id} comes back {time_text(until)} as {receipt['id']}")
 
 
 def state(

@@ -24,7 +24,7 @@ from gregor.clock import Clock, SystemClock
 
 from .changes import Change, Item, MessageRefused, Stopped, Synced
 from .connection import Closed, Connection
-from .messages import Message, creation, dismissal
+from .messages import Message, creation, dismissal, snoozed
 from .mirror import Mirror, count, is_expired
 from .outbox import Outbox, Settled, is_retryable
 from .pause import Patience, Pauses, is_final
@@ -178,6 +178,17 @@ class Device:
     async def dismiss(self, *ids: str, **interval: Any) -> dict[str, Any]:
         """Dismiss ids, or a `category` or `category_prefix` up to what this copy holds (but `skip`); the receipt."""
         return await self.send(dismissal(ids, **interval))
+
+    async def snooze(self, id_: str, until: float) -> str:
+        """Put an item of the copy off: it leaves now, and a copy of it comes at `until` (Unix seconds).
+
+        The id of the message that waits. The copy is accepted before the item is dismissed: whatever fails between
+        loses nothing, and the same call again finishes it. `KeyError` where the copy has no such item, `ValueError`
+        where it expires before.
+        """
+        receipt = await self.send(snoozed(id_, self._mirror.items[id_], until, self.name))
+        await self.dismiss(id_)
+        return str(receipt["id"])
 
     def ack(self, seq: int | None = None) -> None:
         """The user has seen what this view showed up to `seq` (all, where not given): stops pushes for it."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
-from gregor.core.ids import GREGOR, covers
+from gregor.core.ids import EVERY_DEVICE, GREGOR, covers
 
 from .changes import Item
 
@@ -55,6 +56,28 @@ def dismissal(
         interval = {"category": category, "category_prefix": category_prefix, "end": end, "skip": sorted(skip) or None}
         dismiss["intervals"] = [{name: value for name, value in interval.items() if value is not None}]
     return gregor(dismiss=dismiss)
+
+
+def snoozed(id_: str, item: Item, not_before: float, device: str | None = None) -> Message:
+    """A message that brings an item back at a time, as a copy under an id of its own; the same call, the same message.
+
+    What expires by then cannot come back: `ValueError`. A `"*"` item that one `device` puts off comes back to it alone.
+    """
+    times = item.get("times") or {}
+    expires = times.get("expires")
+    if expires is not None and expires <= not_before:
+        raise ValueError(f"{id_} expires before it would come back")
+    copy = "snoozed:" + sha256(f"{id_}\0{not_before!r}".encode()).hexdigest()[:32]
+    for_device = device if device is not None and item.get("for_device") == EVERY_DEVICE else item.get("for_device")
+    message = creation(
+        copy,
+        item["category"],
+        item.get("body"),
+        for_device=for_device,
+        expires=expires,
+        remind_at=[at for at in times.get("remind_at") or () if at > not_before],
+    )
+    return {**message, "id": copy, "not_before": not_before}
 
 
 def needs_id(message: Mapping[str, Any]) -> bool:

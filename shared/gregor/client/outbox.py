@@ -102,7 +102,7 @@ class Outbox:
         done = [
             entry
             for entry in self._entries.values()
-            if entry.receipt is not None and (entry.receipt.get("unchanged") or entry.receipt["seq"] <= seq)
+            if entry.receipt is not None and (entry.receipt.get("unchanged") or entry.receipt.get("seq", 0) <= seq)
         ]
         for entry in done:
             del self._entries[entry.ref]
@@ -165,6 +165,8 @@ def is_retryable(problem: Mapping[str, Any]) -> bool:
 
 def _lay(entry: Entry, shown: dict[str, Item]) -> None:
     """Change `shown` as the message of `entry` will: its intervals never act on the ids that it names itself (L3)."""
+    if "not_before" in entry.message:
+        return  # it changes nothing yet
     body = entry.message["body"]
     create = body.get("create") or {}
     dismiss = body.get("dismiss") or {}

@@ -23,7 +23,7 @@ import httpx
 
 from gregor.core.limits import Limits
 
-from .messages import Message, creation, dismissal, gregor, needs_id
+from .messages import Message, creation, dismissal, gregor, needs_id, snoozed
 from .outbox import is_retryable
 from .problem import MessageRejected, Unreachable
 
@@ -75,6 +75,29 @@ class Producer:
     async def dismiss(self, uid: str, *ids: str, **interval: Any) -> dict[str, Any]:
         """Dismiss ids, or all of a `category` or `category_prefix` (but `skip`), for all devices; the receipt."""
         return await self.send(uid, dismissal(ids, **interval))
+
+    async def snooze(self, uid: str, id_: str, until: float) -> str:
+        """Put an item off: it leaves now, and a copy comes at `until` (Unix seconds). The copy's id, to `cancel` it.
+
+        The copy is accepted before the item is dismissed: whatever fails between loses nothing, and the same call again
+        finishes it. `ValueError` where the item expires before; `MessageRejected` where there is no such live item.
+        """
+        found = await self.item(uid, id_)
+        if found.get("gone") is not None:
+            raise MessageRejected({"status": 404, "code": "not_found", "detail": f"{id_} is not live"})
+        receipt = await self.send(uid, snoozed(id_, found["item"], until))
+        await self.dismiss(uid, id_)
+        return str(receipt["id"])
+
+    async def cancel(self, uid: str, message_id: str) -> bool:
+        """Take back a message that was sent with `not_before`; whether it still waited."""
+        try:
+            await self._call("DELETE", _user(uid, f"messages/{quote(message_id, safe='')}"))
+        except MessageRejected as refusal:
+            if refusal.code != "not_found":
+                raise
+            return False
+        return True
 
     async def flush(self, uid: str) -> dict[str, Any]:
         """Have every device of the user take a full copy (scope `admin`)."""

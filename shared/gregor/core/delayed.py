@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from .ids import BACKEND, Prefixes
+from .errors import Problem
+from .ids import BACKEND, GREGOR, Prefixes, allowed
 from .limits import Limits
 from .messages import Message, Sender
+from .times import seconds
 from .wire import parse_message
 
 
@@ -34,9 +37,35 @@ class Delayed:
         kept = _Kept(self.document, self.sender.device, self.sender.cats)
         return msgspec.json.encode(kept, order="deterministic")
 
+    @property
+    def id(self) -> str:
+        """What it is cancelled by."""
+        return str(self.document["id"])
+
+    def is_within(self, cats: Prefixes) -> bool:
+        """Whether all that it creates lies in these categories: who may not create it may not cancel it."""
+        body = self.document.get("body")
+        create = body.get("create") if self.document.get("system") == GREGOR and isinstance(body, dict) else None
+        return cats is None or all(allowed(cats, item["category"]) for item in (create or {}).values())
+
+    def receipt(self, not_before_us: int) -> bytes:
+        """The answer to whoever sent it: ``{"id", "not_before"}``."""
+        return b'{"id":"%s","not_before":%s}' % (self.id.encode(), seconds(not_before_us))
+
     def message(self, limits: Limits) -> Message:
         """The message. ``Problem`` where it is none by the bounds of now."""
         return parse_message(dict(self.document), limits)
+
+
+def delayed(document: Mapping[str, Any], message: Message, sender: Sender, new_id: str) -> Delayed:
+    """A message with ``not_before``, to be kept; ``new_id`` names it where it has no id of its own."""
+    return Delayed({**document, "id": message.id or new_id}, sender)
+
+
+def check_kept(kept: bytes, asked: bytes) -> None:
+    """The first content under an id wins: ``id_reused`` where another message waits under it."""
+    if kept != asked:
+        raise Problem("id_reused", "Another message waits under this id; send a fresh one, or cancel that first.")
 
 
 def decode_delayed(raw: bytes) -> Delayed:

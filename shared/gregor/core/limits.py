@@ -53,6 +53,8 @@ class Limits:
     """Remembered intervals of a user; over it 409 `too_many_dismissals`."""
     spans_per_prefix: int = 64
     """Remembered intervals of a user for one category or prefix; over it 409 `too_many_dismissals`."""
+    delayed: int = 1_000
+    """Delayed messages of a user that wait; over it 409 `state_full`."""
     history: int = 10_000
     """Entries of a user's history; over it the oldest go and the horizon moves up."""
     history_bodies: int = 200

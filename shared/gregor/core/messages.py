@@ -72,11 +72,15 @@ class Flush:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message: what it says, the id it is idempotent by (or none), the device it names as its sender (or none)."""
+    """One message: what it says, the id it is idempotent by (or none), the device it names as its sender (or none).
+
+    ``not_before_us``: when it is to be committed; ``None``: now.
+    """
 
     content: Update | External | Flush
     id: str | None = None
     device: str | None = None
+    not_before_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

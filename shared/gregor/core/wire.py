@@ -17,7 +17,7 @@ from .limits import Limits
 from .messages import External, Flush, Interval, Message, NewItem, Offset, Update
 from .times import parse_time, parse_time_or_offset
 
-_MESSAGE: Final = frozenset({"system", "body", "id", "device"})
+_MESSAGE: Final = frozenset({"system", "body", "id", "device", "not_before"})
 _BODY: Final = frozenset({"create", "dismiss", "flush"})
 _ITEM: Final = frozenset({"times", "for_device", "category", "body"})
 _TIMES: Final = frozenset({"created", "expires", "remind_at"})
@@ -35,7 +35,7 @@ _NONE: Final[list[Any]] = []
 
 
 def parse_message(document: Any, limits: Limits) -> Message:
-    """The message that ``document`` says: ``{"system", "body", "id"?, "device"?}``. Raises ``Problem``, with pointers.
+    """The message of ``{"system", "body", "id"?, "device"?, "not_before"?}``. Raises ``Problem``, with pointers.
 
     ``document`` comes from ``decode_json``. What depends on who sends and when is checked by ``machine.plan``.
     """
@@ -48,8 +48,9 @@ def parse_message(document: Any, limits: Limits) -> Message:
     content = _content(document, limits, faults)
     message_id = _optional_name(document.get("id"), "/id", faults)
     device = _optional_name(document.get("device"), "/device", faults)
+    not_before_us = _time(document.get("not_before"), "/not_before", parse_time, faults)
     faults.check()
-    return Message(content, message_id, device)
+    return Message(content, message_id, device, not_before_us)
 
 
 def _content(document: dict[str, Any], limits: Limits, faults: Faults) -> Update | External | Flush:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from gregor.core.errors import Problem
 from gregor.core.intents import Intent
+from gregor.core.limits import Limits
 from gregor.core.sync import LiveItem
 
 
@@ -83,7 +85,10 @@ class Agenda(Protocol):
         ...
 
     async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:
-        """Keep a message until its time; returns what is kept under the id: the first content wins. Repeatable."""
+        """Keep a message until its time; returns what is kept under the id: the first content wins. Repeatable.
+
+        Raises ``Problem`` ``state_full`` where too many wait.
+        """
         ...
 
     async def delayed(self, uid: str, message_id: str) -> bytes | None:
@@ -93,6 +98,11 @@ class Agenda(Protocol):
     async def cancel_delayed(self, uid: str, message_id: str) -> bool:
         """Whether it still waited."""
         ...
+
+
+def too_many_delayed(limits: Limits) -> Problem:
+    """The user has the most delayed messages allowed."""
+    return Problem("state_full", f"At most {limits.delayed} delayed messages of a user may wait; cancel some first.")
 
 
 class Deliveries(Protocol):

@@ -37,7 +37,7 @@ class RedisStore:
             connection, self.keys, limits, self._commit, token_life_us=token_life_us, allow_oom=allow_oom
         )
         self.users = RedisUsers(connection, self.keys, limits, self.devices.leave, allow_oom=allow_oom, general=general)
-        self.agenda = RedisAgenda(connection, self.keys, allow_oom=allow_oom)
+        self.agenda = RedisAgenda(connection, self.keys, limits, allow_oom=allow_oom)
         self.ledger = RedisLedger(connection, self.keys, limits, allow_oom=allow_oom)
         self.contacts = RedisContacts(connection, self.keys)
         self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from gregor.core.limits import Limits
 from gregor.core.sync import LiveItem
 
 from . import scripts
-from .agenda import Done, Work, WorkKind
+from .agenda import Done, Work, WorkKind, too_many_delayed
 from .keys import PARTITIONS, Keys
 from .link import Connection, Script
 from .records import read_head, read_live
@@ -20,10 +21,11 @@ _KINDS: Final = {kind.value.encode(): kind for kind in WorkKind} | {b"m": WorkKi
 class RedisAgenda:
     """``agenda.Agenda`` over one Redis-protocol server."""
 
-    def __init__(self, connection: Connection, keys: Keys, *, allow_oom: bool = True) -> None:
+    def __init__(self, connection: Connection, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
         flags = "allow-oom" if allow_oom else ""
         self._connection = connection
         self._keys = keys
+        self._limits = limits
         self._dues = tuple(keys.due(partition) for partition in range(PARTITIONS))
         self._firsts = scripts.load("firsts", flags=flags)
         self._claim = scripts.load("claim", flags=flags)
@@ -93,8 +95,10 @@ class RedisAgenda:
     async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:
         """See ``agenda.Agenda.delay``."""
         keys = self._keys.of_user(uid)
-        arguments = (message_id, document, str(not_before_us), uid)
+        arguments = (message_id, document, str(not_before_us), uid, str(self._limits.delayed))
         kept = await answer(self._connection.evalsha(self._delay, (keys.later, keys.agenda, keys.due), arguments))
+        if not kept:
+            raise too_many_delayed(self._limits)
         return bytes(kept)
 
     async def delayed(self, uid: str, message_id: str) -> bytes | None:

@@ -305,3 +305,31 @@ async def test_a_dismissed_item_is_told_with_what_it_was(gateway: ScriptedGatewa
         await visit.says(live(2, create={"a": ITEM}), live(3, dismiss={"ids": ["a"], "reason": "expired"}))
 
         assert [await anext(changes), await anext(changes)] == [Created("a", ITEM), Dismissed("a", ITEM, "expired")]
+
+
+async def test_a_snooze_dismisses_only_after_the_copy_was_accepted(gateway: ScriptedGateway) -> None:
+    async with device_of(gateway) as device:
+        visit = await synced(gateway, device, sync="full", body={"create": {"a": ITEM}})
+        snoozing = asyncio.create_task(device.snooze("a", 900))
+        first = await visit.hears("ref")
+        assert first["not_before"] == 900 and "a" in device.state
+        await visit.says({"ref": first["ref"], "receipt": {"id": first["id"], "not_before": 900}})
+        second = await visit.hears("ref")
+        assert second["body"] == {"dismiss": {"ids": ["a"]}}
+        await visit.says({"ref": second["ref"], "receipt": {"seq": 2, "dismissed": ["a"]}})
+        await visit.says(live(2, dismiss={"ids": ["a"]}))
+
+        assert await snoozing == first["id"]
+        assert device.state == {}
+
+
+async def test_a_snooze_that_is_refused_leaves_the_item(gateway: ScriptedGateway) -> None:
+    async with device_of(gateway) as device:
+        visit = await synced(gateway, device, sync="full", body={"create": {"a": ITEM}})
+        snoozing = asyncio.create_task(device.snooze("a", 900))
+        first = await visit.hears("ref")
+        await visit.says({"ref": first["ref"], "problem": {"code": "state_full", "status": 409}})
+
+        with pytest.raises(MessageRejected):
+            await snoozing
+        assert "a" in device.state and device.waiting == 0

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gregor.client.messages import catches, creation, dismissal, needs_id
+from gregor.client.messages import catches, creation, dismissal, needs_id, snoozed
 
 ITEM = {"times": {"created": 5}, "category": "user.joined"}
 
@@ -49,3 +49,36 @@ def test_an_interval_catches_what_the_law_says(interval: dict[str, object], is_c
 def test_an_interval_with_an_end_needs_no_id() -> None:
     assert not needs_id(dismissal(category="mail", end=7))
     assert needs_id(dismissal(category="mail"))
+
+
+def test_what_is_snoozed_comes_back_as_a_copy_of_what_is_still_to_come() -> None:
+    times = {"created": 5, "expires": 90, "remind_at": [10, 50]}
+    item = {"times": times, "for_device": None, "category": "mail", "body": {"n": 1}}
+
+    message = snoozed("a", item, 20)
+
+    (name,) = message["body"]["create"]
+    assert message == snoozed("a", item, 20)
+    assert (message["id"], message["not_before"]) == (name, 20)
+    assert message["body"]["create"][name] == {
+        "times": {"expires": 90, "remind_at": [50]},
+        "category": "mail",
+        "body": {"n": 1},
+    }
+    assert snoozed("a", item, 21)["id"] != name != "a"
+
+
+def test_what_expires_before_it_would_come_back_cannot_be_snoozed() -> None:
+    with pytest.raises(ValueError, match="expires"):
+        snoozed("a", {"times": {"created": 5, "expires": 20}, "category": "mail"}, 20)
+
+
+@pytest.mark.parametrize(
+    ("for_device", "device", "comes_to"), [("*", "phone", "phone"), ("*", None, "*"), ("tablet", None, "tablet")]
+)
+def test_a_copy_comes_to_whoever_put_the_item_off(for_device: str, device: str | None, comes_to: str) -> None:
+    item = {"times": {"created": 5}, "for_device": for_device, "category": "mail", "body": None}
+
+    message = snoozed("a", item, 20, device)
+
+    assert message["body"]["create"][message["id"]]["for_device"] == comes_to

@@ -46,7 +46,7 @@ def test_a_field_that_is_nearly_right_gets_the_right_one_named() -> None:
 def test_a_field_that_is_like_no_other_gets_the_known_ones_named() -> None:
     (error,) = refusal({"system": "s", "body": 1, "zzz": 1}).errors
 
-    assert "body, device, id, system" in error.detail
+    assert "body, device, id, not_before, system" in error.detail
 
 
 def test_no_more_faults_are_listed_than_one_can_read() -> None:

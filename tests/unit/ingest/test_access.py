@@ -25,6 +25,7 @@ BODIES: dict[str, Any] = {
 EXPECTED = {
     "POST /v1/users/{uid}/messages": ({"ingest", "admin"}, Own.USER),
     "POST /v1/messages": ({"ingest", "admin"}, Own.YES),
+    "DELETE /v1/users/{uid}/messages/{id}": ({"ingest"}, Own.USER),
     "GET /v1/users/{uid}/state": ({"read"}, Own.VIEW),
     "GET /v1/users/{uid}/sync": ({"read"}, Own.VIEW),
     "GET /v1/users/{uid}/items/{id}": ({"read"}, Own.VIEW),
@@ -160,7 +161,7 @@ async def test_the_audience_of_devices_is_served_what_device_tokens_may_call_and
     async with Api(ingest_audience="devices") as api:
         for row in TABLE:
             status, _ = await ask(api, row, api.key)
-            assert (status in (404, 405)) == (row.own is Own.NOTHING or row.path.endswith("/items/{id}"))
+            assert (status in (404, 405)) == (row.own is Own.NOTHING or row.path.endswith("/{id}"))
         assert set((await api.call("GET", "/openapi.json")).json()["paths"]) >= {"/v1/messages", "/v1/tickets"}
         assert "/v1/keys" not in (await api.call("GET", "/openapi.json")).json()["paths"]
 

@@ -25,7 +25,7 @@ GOOD = b'{"system":"gregor","body":{"dismiss":{"ids":["aa"]}}}'
         (b"[]", (422, "invalid")),
         (b'{"body":{}}', (422, "missing_field")),
         (b'{"system":"gregor","body":{}}', (422, "invalid")),
-        (b'{"system":"gregor","body":{"dismiss":{"ids":["a"]}},"not_before":1}', (422, "unknown_field")),
+        (b'{"system":"gregor","body":{"dismiss":{"ids":["a"]}},"not_after":1}', (422, "unknown_field")),
         (b'{"system":"gregor","body":{"create":{"a":{}}}}', (422, "missing_field")),
         (b'{"system":"gregor","body":{"create":{"a b":{"category":"c"}}}}', (422, "invalid_id")),
         (b'{"system":"a","body":1e999}', (422, "number_out_of_range")),

@@ -23,7 +23,9 @@ from services.scheduler.allowance import Allowance
 from services.scheduler.drain import Drain
 from services.scheduler.figures import Figures
 from services.scheduler.parts import Parts
-from tests.support.builders import BACKEND, BY_BACKEND, LIMITS, NOW_US, SEED, Document, ids_of, item, message
+from tests.support.builders import BACKEND, BY_BACKEND, LIMITS, NOW_US, SECOND_US, SEED, Document, ids_of, item, message
+
+LEASE_US = 15 * SECOND_US
 
 
 @dataclass
@@ -119,7 +121,9 @@ async def build(
     await registry.refresh()
     parts = Parts(store, deliveries, clock, LIMITS, registry, figures, Aggregators(aggregators))
     acts = Acts(parts, collecting or Allowance(1e9, 1_000_000))
-    return House(store, clock, deliveries, Drain(store.agenda, acts, clock, figures), figures, registry, feed.payloads)
+    return House(
+        store, clock, deliveries, Drain(store.agenda, acts, clock, figures, LEASE_US), figures, registry, feed.payloads
+    )
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from gregor.core import agenda
 from gregor.core.records import Record
 from gregor.core.sync import LiveItem
 
-from ..agenda import Done, Work, WorkKind
+from ..agenda import Done, Work, WorkKind, too_many_delayed
 from ..keys import PARTITIONS
 from .shelf import Shelf
 
@@ -70,6 +70,8 @@ class MemoryAgenda:
         """As ``Agenda`` says."""
         owner = self._shelf.owner(uid)
         if message_id not in owner.later:
+            if len(owner.later) >= self._shelf.limits.delayed:
+                raise too_many_delayed(self._shelf.limits)
             owner.later[message_id] = document
             owner.agenda["d" + message_id] = not_before_us
             self._shelf.note(uid, [not_before_us])

@@ -1,0 +1,132 @@
+"""Timers: a million wait; a thousand a second are due; two schedulers, one killed -9 in the middle. Each fires once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from gregor.core.limits import Limits
+from gregor.core.machine import plan
+from gregor.core.messages import Commit, Sender
+from gregor.core.wire import parse_message
+from gregor.store.redis import RedisStore, open_store
+from tests.bench.machine import CORES, cpu_s
+from tests.bench.report import Result, percentile, tell
+from tests.bench.sockets import info, redis_cpu_s
+from tests.support.cluster import Cluster
+
+LIMITS = Limits()
+AT_ONCE = 500
+LEAD_S = 5.0
+"""From the end of the filling to the first timer that is due."""
+LATE_S = 40.0
+"""How long after the last due time is waited for what is missing: more than two leases."""
+
+
+def run(quick: bool = False) -> list[Result]:
+    """Results: exactly once, lateness, CPU of Redis and of the schedulers a timer."""
+    users, each, rate, seconds = (5_000, 10, 300, 15) if quick else (100_000, 10, 1_000, 120)
+    with tempfile.TemporaryDirectory() as directory:
+        settings: dict[str, Any] = {"log_level": "warning"}
+        with Cluster(Path(directory) / "c", gateways=0, ingests=0, schedulers=2, **settings) as cluster:
+            found = asyncio.run(measure(cluster, users, each, rate, seconds))
+    return [tell(result) for result in results(found, rate)]
+
+
+def results(found: dict[str, Any], rate: int) -> list[Result]:
+    late = sorted(found["late_s"])
+    p99, missing, twice = percentile(late, 0.99), found["missing"], found["twice"]
+    beside = f"p50 {percentile(late, 0.5):.3f} s, most {late[-1]:.1f} s, {found['after_kill']} waited for a lease"
+    waiting = f"{found['waiting']:,} waiting, {found['memory_mb']:,.0f} MB"
+    return [
+        Result("timers, fired of those due", len(late), f"of {found['due']:,}", "all", missing == 0, waiting),
+        Result("timers, fired twice", twice, "timers", "0", twice == 0),
+        Result(f"timers, p99 lateness at {rate:,}/s", p99, "s", "≤ 1.5 s", p99 <= 1.5, beside),
+        Result("timers, Redis CPU", found["redis_us"], "µs a timer", "-"),
+        Result("timers, scheduler CPU", found["scheduler_us"], "µs a timer", "-", None, f"{len(CORES)} cores"),
+    ]
+
+
+async def measure(cluster: Cluster, users: int, each: int, rate: int, seconds: int) -> dict[str, Any]:
+    """Fill, listen, let time pass, kill one in the middle, count."""
+    store = await open_store(cluster.server.url, LIMITS)
+    try:
+        await fill_waiting(store, users, each)
+        due = rate * seconds
+        begin = time.time() + LEAD_S + due / 4_000
+        listener = listen(cluster.server.url, users, due, begin + seconds + LATE_S)
+        await fill_due(store, users, due, begin, seconds)
+        if time.time() > begin:
+            raise RuntimeError("the filling took longer than was planned")
+        memory_mb = int(info(cluster.server.url, "memory")["used_memory"]) / 1e6
+        await asyncio.sleep(max(0.0, begin - time.time()))
+        redis_s, schedulers_s = redis_cpu_s(cluster.server.url), _cpu_s(cluster)
+        await asyncio.sleep(seconds / 2)
+        schedulers_s -= cpu_s(cluster.schedulers[0].pid)
+        cluster.schedulers[0].kill()
+        heard = json.loads((await asyncio.to_thread(listener.communicate))[0])
+        redis_s = redis_cpu_s(cluster.server.url) - redis_s
+        schedulers_s = _cpu_s(cluster) - schedulers_s
+    finally:
+        await store.close()
+    return {
+        **heard,
+        "due": due,
+        "waiting": users * each + due,
+        "memory_mb": memory_mb,
+        "redis_us": redis_s / due * 1e6,
+        "scheduler_us": schedulers_s / due * 1e6,
+    }
+
+
+def _cpu_s(cluster: Cluster) -> float:
+    """Of the schedulers that run. (That of the one that is killed is lost with it: its share is not counted.)"""
+    return sum(cpu_s(scheduler.pid) for scheduler in cluster.schedulers if scheduler.is_running)
+
+
+def creating(items: dict[str, list[float]]) -> Commit:
+    """The commit that creates items with these reminders."""
+    create = {
+        id_: {"category": "user.joined", "times": {"remind_at": times}, "body": {"keybase": id_}}
+        for id_, times in items.items()
+    }
+    message = parse_message({"system": "gregor", "body": {"create": create}}, LIMITS)
+    return plan(message, Sender(), time.time_ns() // 1_000, random.randbytes(3), LIMITS)
+
+
+async def fill_waiting(store: RedisStore, users: int, each: int) -> None:
+    """So many timers a user that are due in a year."""
+    year = time.time() + 365 * 86_400
+    for start in range(0, users, AT_ONCE):
+        uids = [f"u{number}" for number in range(start, min(users, start + AT_ONCE))]
+        items = {f"w{n}": [year + random.random() * 1e6] for n in range(each)}
+        await store.users.commit_many([(uid, creating(items)) for uid in uids])
+
+
+async def fill_due(store: RedisStore, users: int, due: int, begin: float, seconds: int) -> None:
+    """Timers that are due evenly over the time, of users in no order."""
+    order = random.Random(1).sample(range(users), users)
+    for start in range(0, due, AT_ONCE):
+        numbers = range(start, min(due, start + AT_ONCE))
+        commits = [
+            (f"u{order[n % users]}", creating({f"d{n}": [round(begin + seconds * n / due, 6)]})) for n in numbers
+        ]
+        await store.users.commit_many(commits)
+
+
+def listen(url: str, users: int, due: int, until: float) -> subprocess.Popen[str]:
+    """The listener, ready."""
+    job = {"url": url, "users": users, "due": due, "until": until}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.timers_load", json.dumps(job)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process

@@ -1,0 +1,153 @@
+"""Messages that wait for their time: accepted now, committed by the scheduler then, taken back by their id."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from gregor.core.delayed import decode_delayed
+from gregor.core.limits import Limits
+from gregor.core.messages import Sender
+from gregor.store.memory import MemoryStore
+from tests.support.api import NOW_S, Api, code_of
+
+LATER = NOW_S + 3_600
+BODY = {"create": {"a": {"category": "user.joined", "times": {"expires": "+60"}}}}
+
+
+async def live(api: Api) -> list[str]:
+    return list((await api.call("GET", "/v1/users/alice/state")).json()["items"])
+
+
+async def cancel(api: Api, message_id: str, token: str | None = None) -> Any:
+    return await api.call("DELETE", f"/v1/users/alice/messages/{message_id}", token)
+
+
+async def test_a_delayed_message_is_answered_with_its_id_and_time_and_changes_nothing_yet(api: Api) -> None:
+    answer = await api.send("alice", BODY, id="m1", not_before=LATER)
+
+    assert answer.status_code == 200
+    assert answer.json() == {"id": "m1", "not_before": LATER}
+    assert await live(api) == []
+    raw = await api.store.agenda.delayed("alice", "m1")
+    assert raw is not None
+    kept = decode_delayed(raw)
+    assert kept.document["body"] == BODY and kept.sender == Sender()
+
+
+async def test_it_is_named_where_it_has_no_name_and_by_the_header_where_that_names_it(api: Api) -> None:
+    made = (await api.send("alice", BODY, not_before=LATER + 0.5)).json()
+    assert made["not_before"] == LATER + 0.5 and len(made["id"]) == 32
+
+    message = {"system": "kbfs", "body": 1, "not_before": LATER}
+    answer = await api.call("POST", "/v1/users/alice/messages", json=message, headers={"Idempotency-Key": "m2"})
+    assert answer.json()["id"] == "m2"
+    assert await api.store.agenda.delayed("alice", "m2") is not None
+
+
+async def test_a_repeat_is_the_same_and_other_content_under_the_id_is_refused(api: Api) -> None:
+    first = await api.send("alice", BODY, id="m1", not_before=LATER)
+
+    assert (await api.send("alice", BODY, id="m1", not_before=LATER)).json() == first.json()
+    assert code_of(await api.send("alice", BODY, id="m1", not_before=LATER + 1)) == (409, "id_reused")
+    assert code_of(await api.send("alice", {"dismiss": {"ids": ["b"]}}, id="m1", not_before=LATER)) == (
+        409,
+        "id_reused",
+    )
+
+
+async def test_it_is_taken_back_once(api: Api) -> None:
+    await api.send("alice", BODY, id="m1", not_before=LATER)
+
+    assert (await cancel(api, "m1")).status_code == 204
+    assert code_of(await cancel(api, "m1")) == (404, "not_found")
+    assert code_of(await cancel(api, "never")) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({"not_before": "tomorrow"}, (422, "invalid")),
+        ({"not_before": -1}, (422, "time_out_of_range")),
+        ({"not_before": "+60"}, (422, "invalid")),
+    ],
+)
+async def test_a_time_that_is_none_is_refused(api: Api, members: dict[str, Any], expected: tuple[int, str]) -> None:
+    answer = await api.send("alice", BODY, **members)
+
+    assert code_of(answer) == expected
+    assert answer.json()["errors"][0]["pointer"] == "/not_before"
+
+
+async def test_what_would_be_refused_then_is_refused_now(api: Api) -> None:
+    def body(created: int) -> dict[str, Any]:
+        return {"create": {"a": {"category": "user.joined", "times": {"created": created}}}}
+
+    assert code_of(await api.send("alice", body(LATER + 3_601), not_before=LATER)) == (422, "created_in_future")
+    assert (await api.send("alice", body(LATER + 3_000), not_before=LATER)).status_code == 200
+
+    limited = await api.make_key("ingest", prefixes=["mail"])
+    assert code_of(await api.send("alice", BODY, limited, not_before=LATER)) == (403, "category_not_allowed")
+    assert code_of(await api.send("alice", {"flush": True}, limited, not_before=LATER)) == (403, "forbidden")
+
+
+async def test_a_user_has_room_for_so_many() -> None:
+    limits = Limits(delayed=2)
+    async with Api(MemoryStore(limits)) as api:
+        for number in range(2):
+            assert (await api.send("alice", BODY, id=f"m{number}", not_before=LATER)).status_code == 200
+
+        assert code_of(await api.send("alice", BODY, id="m2", not_before=LATER)) == (409, "state_full")
+        assert (await api.send("alice", BODY, id="m1", not_before=LATER)).status_code == 200
+
+
+async def test_a_device_delays_its_own_messages_and_takes_back_those_of_its_user(api: Api) -> None:
+    phone, laptop, other = api.token(), api.token(device="laptop"), api.token("bob")
+    answer = await api.send("alice", BODY, phone, id="m1", not_before=LATER)
+    assert answer.json() == {"id": "m1", "not_before": LATER}
+    raw = await api.store.agenda.delayed("alice", "m1")
+    assert raw is not None and decode_delayed(raw).sender.device == "phone"
+
+    assert code_of(await api.send("bob", BODY, phone, not_before=LATER)) == (403, "forbidden")
+    assert code_of(await cancel(api, "m1", other)) == (403, "forbidden")
+    assert code_of(await cancel(api, "m1", api.token(cats=["mail"]))) == (404, "not_found")
+    assert (await cancel(api, "m1", laptop)).status_code == 204
+
+
+async def test_taking_back_needs_the_scope_of_sending(api: Api) -> None:
+    await api.send("alice", BODY, id="m1", not_before=LATER)
+
+    assert code_of(await cancel(api, "m1", await api.make_key("read"))) == (403, "forbidden")
+    assert (await cancel(api, "m1", await api.make_key("ingest"))).status_code == 204
+
+
+@pytest.mark.parametrize("is_ndjson", [False, True])
+async def test_a_batch_delays_some_of_its_lines(api: Api, is_ndjson: bool) -> None:
+    lines = [
+        {"uid": "alice", "system": "gregor", "body": BODY},
+        {"uids": ["alice", "bob"], "system": "gregor", "body": BODY, "id": "m1", "not_before": LATER},
+        {"uid": "alice", "system": "gregor", "body": BODY, "id": "m1", "not_before": LATER + 1},
+    ]
+    if is_ndjson:
+        content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        headers = {"Content-Type": "application/x-ndjson"}
+        answer = await api.call("POST", "/v1/messages", content=content, headers=headers)
+        found = [json.loads(line) for line in answer.text.splitlines()]
+    else:
+        found = (await api.call("POST", "/v1/messages", json=lines)).json()
+
+    assert found[0]["receipt"]["created"] == ["a"]
+    assert found[1:3] == [
+        {"line": 1, "uid": uid, "receipt": {"id": "m1", "not_before": LATER}} for uid in ("alice", "bob")
+    ]
+    assert found[3]["problem"]["code"] == "id_reused"
+
+
+async def test_many_at_once_under_one_id_are_one(api: Api) -> None:
+    sends = (api.send("alice", BODY, id="m1", not_before=LATER + n % 2) for n in range(6))
+    answers = await asyncio.gather(*sends)
+
+    assert sorted({answer.status_code for answer in answers}) == [200, 409]
