@@ -85,7 +85,7 @@ def free_base() -> int:
     while True:
         base = free_port()
         try:
-            for port in (base, base + 1, base + 2, base + 3, base + 11, base + 12):
+            for port in (base, base + 1, base + 2, base + 11, base + 12):
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", port))
         except OSError:
