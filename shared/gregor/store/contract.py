@@ -124,6 +124,13 @@ class Users(Protocol):
         """Many commits, in order for each user, in few round trips. A refusal is a value here and spoils no other."""
         ...
 
+    async def rehearse(self, uid: str, commit: Commit) -> Receipt:
+        """The receipt that ``commit`` would have now, with the present seq; nothing of it is done. Raises as it does.
+
+        What is due is committed first, as by any read.
+        """
+        ...
+
     async def sync(
         self,
         uid: str,

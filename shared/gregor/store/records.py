@@ -16,7 +16,7 @@ _LENGTHS = struct.Struct(">HBBB")
 LIVE_HEADER = 60
 """Bytes of a live record before its category."""
 
-REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED = 1, 2, 4, 8, 16, 32
+REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL = 1, 2, 4, 8, 16, 32, 64
 """Option bits of a commit: keep the message id; commit what is due; take the general path (tests send both ways); with
 category limits or a message id; with timers, or a reminder that is followed; only if all that is named is live."""
 

@@ -16,17 +16,19 @@ from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.lanes import total
 from gregor.core.limits import HOUR_US, Limits
-from gregor.core.messages import Commit, Ignored, Reason, Receipt, displacing
+from gregor.core.messages import Commit, Reason, Receipt, displacing
 from gregor.core.sync import NO_EPOCH, Answer, Cursor, Delta, Full, Head, HistoryEntry, Unchanged, View
 
 from . import scripts
 from .contract import Unavailable
 from .keys import PARTITIONS, Keys, UserKeys
 from .link import Connection, Script
+from .receipts import fast_receipt, read_receipt, refusal
 from .records import (
     DRAIN,
     GENERAL,
     NO_HEAD,
+    REHEARSAL,
     CommitLimits,
     Departed,
     Live,
@@ -117,33 +119,39 @@ class RedisUsers:
                 results.append(Problem("unavailable", str(trouble), retry_after_s=1.0))
         return results
 
+    async def rehearse(self, uid: str, commit: Commit) -> Receipt:
+        """See ``contract.Users.rehearse``."""
+        keys = self._keys.of_user(uid)
+        commit = replace(commit, max_live=())
+        return await self._settled(keys, uid, commit, await answer(self._send(keys, commit, REHEARSAL)), REHEARSAL)
+
     def _send(self, keys: UserKeys, commit: Commit, options: int = 0) -> Awaitable[Any]:
         script = self._grow if commit.creations or commit.external else self._shrink
         arguments = commit_arguments(commit, self._bounds, options | self._options)
         is_plain = commit.external is None and commit.forget_device is None
         return self._connection.evalsha(script, keys.commit if is_plain else keys.commit_beside, arguments)
 
-    async def _settled(self, keys: UserKeys, uid: str, commit: Commit, reply: Any) -> Receipt:
+    async def _settled(self, keys: UserKeys, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
         """The receipt of a reply; what was due is done first, and the message sent again."""
         for _ in range(_TRIES):
             if isinstance(reply, bytes):
-                receipt = _fast_receipt(commit, reply)
+                receipt = fast_receipt(commit, reply)
                 hint = reply[9:]
             elif reply[0] == b"moved":
                 return Receipt(reply[1], reply[2], is_unchanged=True)
             elif reply[0] in (b"ok", b"same"):
-                receipt = _receipt(reply)
+                receipt = read_receipt(reply)
                 hint = reply[6]
             elif reply[0] == b"due":
                 await self._drain(keys, uid, commit.now_us)
-                reply = await answer(self._send(keys, commit))
+                reply = await answer(self._send(keys, commit, options))
                 continue
             elif reply[0] == b"generation":
                 await self._flush_first(keys, uid, commit.now_us, commit.epoch_seed)
-                reply = await answer(self._send(keys, commit))
+                reply = await answer(self._send(keys, commit, options))
                 continue
             else:
-                raise _refusal(reply, self._limits)
+                raise refusal(reply, self._limits)
             if hint:
                 await self.collect(uid, commit.now_us)
             for following in displacing(commit, receipt):
@@ -356,42 +364,3 @@ def _head(raw: bytes | None) -> Head | None:
 
 def _restless() -> Unavailable:
     return Unavailable("what is due keeps coming: do the clocks of this deployment agree?")
-
-
-def _fast_receipt(commit: Commit, reply: bytes) -> Receipt:
-    """A fast path answers nine bytes: epoch, seq, and what happened to the one id it was about."""
-    epoch, seq, what = reply[:3], int.from_bytes(reply[3:8], "big"), reply[8:9]
-    if what == b"c":
-        return Receipt(epoch, seq, created=(commit.creations[0].id,))
-    if what == b"d":
-        return Receipt(epoch, seq, dismissed=commit.ids)
-    why = Ignored.DUPLICATE if what == b"p" else Ignored.CONFLICT
-    return Receipt(epoch, seq, is_unchanged=True, ignored=((commit.creations[0].id, why),))
-
-
-def _receipt(reply: Sequence[Any]) -> Receipt:
-    what, epoch, seq, created, dismissed, ignored = reply[:6]
-    words = [word.decode() for word in ignored]
-    return Receipt(
-        epoch,
-        seq,
-        is_unchanged=what == b"same",
-        created=tuple(item_id.decode() for item_id in created),
-        dismissed=tuple(item_id.decode() for item_id in dismissed),
-        ignored=tuple((words[i], Ignored(words[i + 1])) for i in range(0, len(words), 2)),
-    )
-
-
-def _refusal(reply: Sequence[Any], limits: Limits) -> Problem:
-    """The refusal that a script's answer stands for; nothing was changed."""
-    if reply[0] == b"reused":
-        return Problem("id_reused", "This message id was used before, with other content; send a fresh one.")
-    if reply[0] == b"full":
-        return Problem(
-            "state_full",
-            f"The user would have {reply[1]} live items ({reply[2]} bytes of JSON); the most is {limits.live} "
-            f"({limits.live_bytes} bytes). Dismiss some first, or in the same message.",
-        )
-    what = {b"ids": "dismissals of unknown ids", b"prefix": "intervals for one category or prefix"}
-    detail = f"The user would have {reply[2]} remembered {what.get(reply[1], 'intervals')}, more than are kept."
-    return Problem("too_many_dismissals", detail)

@@ -29,20 +29,7 @@ from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent,
 from services.delivery.worker import Worker
 from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SECOND_US, SEED, item, message
 from tests.support.wait import wait_until
-
-ENTRIES = {
-    "news": {
-        "title": "{{ body.title }}",
-        "text": "read it",
-        "link": "app://news/{{ id }}",
-        "push": {"after": "0s", "sound": "default"},
-        "locales": {"it": {"text": "leggi"}},
-    },
-    "alarm": {"title": "now", "push": {"after": "0s"}, "urgent": True},
-    "mute": {"title": "quiet", "counts_in_badge": False},
-    "count": {"title": "many", "collapse": "all", "push": {"after": "0s"}},
-}
-TOKEN = {"provider": "apns", "token": "t1", "topic": "com.example", "sandbox": True}
+from tests.unit.delivery.types_of_news import ENTRIES, TOKEN
 
 
 class Nobody:

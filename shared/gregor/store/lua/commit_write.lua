@@ -86,6 +86,14 @@ if span_count > max_spans and span_count > counts.sc then return {'tombs', 'inte
 
 -- ---- has it an effect?
 local effective = #born + #dead + #gone + #hidden > 0 or (kind ~= 'u' and kind ~= 'k')
+-- a rehearsal ends here: nothing was written
+if options >= 64 then
+  local created_ids, dismissed_ids = {}, {}
+  for i = 1, #born do created_ids[i] = born[i].id end
+  for i = 1, #gone do dismissed_ids[i] = gone[i].id end
+  for i = 1, #hidden do if not hidden[i].why then dismissed_ids[#dismissed_ids+1] = hidden[i].id end end
+  return {effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, ''}
+end
 local before_a, before_b = A, B
 if effective then seq = seq + 1 end
 if kind == 'f' then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gregor.core import agenda, reading, retention, state
 from gregor.core.errors import Problem
@@ -43,6 +44,12 @@ class MemoryUsers:
         for following in displacing(commit, receipt):
             self._apply(uid, user, following)
         return receipt
+
+    async def rehearse(self, uid: str, commit: Commit) -> Receipt:
+        """As ``Users`` says."""
+        user = self._settled(uid, commit.now_us, commit.epoch_seed, is_flushing=not commit.is_flush)
+        receipt = state.decide(user, commit, self._shelf.limits).receipt
+        return replace(receipt, epoch=user.epoch if user.is_seen else receipt.epoch, seq=user.seq)
 
     async def sync(
         self,

@@ -1,0 +1,42 @@
+"""What a message would do, on every store: told, and not done."""
+
+from __future__ import annotations
+
+import pytest
+
+from gregor.core.errors import Problem
+from gregor.core.limits import Limits
+from gregor.store.contract import Store
+from tests.contract.conftest import MakeStore
+from tests.support.builders import BACKEND, NOW_US, creating, dismissing
+from tests.support.twins import Heard
+
+
+async def test_a_rehearsal_tells_the_receipt_and_changes_nothing(store: Store, heard: Heard) -> None:
+    await store.users.commit("alice", creating("a"))
+    before = await store.users.state("alice", BACKEND, NOW_US)
+
+    made = await store.users.rehearse("alice", creating("b"))
+    ended = await store.users.rehearse("alice", dismissing("a"))
+    again = await store.users.rehearse("alice", creating("a"))
+
+    assert (made.seq, made.created, made.is_unchanged) == (1, ("b",), False)
+    assert (ended.seq, ended.dismissed) == (1, ("a",))
+    assert again.is_unchanged
+    assert await store.users.state("alice", BACKEND, NOW_US) == before
+    assert len(await heard.announcements(1)) == 1
+
+
+async def test_a_rehearsal_of_a_user_never_seen_creates_nothing(store: Store) -> None:
+    receipt = await store.users.rehearse("nobody", creating("a"))
+
+    assert (receipt.seq, receipt.created) == (0, ("a",))
+    assert await store.users.heads(["nobody"]) == [None]
+
+
+async def test_a_rehearsal_is_refused_as_the_message_would_be(make_store: MakeStore) -> None:
+    store = await make_store(Limits(live=1))
+    await store.users.commit("alice", creating("a"))
+
+    with pytest.raises(Problem, match="state_full"):
+        await store.users.rehearse("alice", creating("b"))
