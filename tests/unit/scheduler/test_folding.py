@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from gregor.aggregators import comments_by_thread
 from gregor.core.aggregation import is_summary, summary_id
 from gregor.core.messages import Sender
+from gregor.store.agenda import WorkKind
 from gregor.store.contract import Registration
 from tests.support.builders import BACKEND, NOW, NOW_US, interval, message
 from tests.unit.scheduler.conftest import House, build
@@ -52,6 +54,41 @@ async def test_enough_items_become_one_at_the_end_of_the_window(house: House) ->
     }
     await house.pass_time(300)
     assert house.told() == []
+
+
+async def windows(house: House) -> list[float]:
+    """When alice's windows end, in seconds after the beginning."""
+    works = await house.store.agenda.work("alice", NOW_US + 10**12, 100)
+    return [(work.at_us - NOW_US) / 1e6 for work in works if work.kind is WorkKind.WINDOW]
+
+
+async def test_a_window_closes_behind_what_it_folded(house: House) -> None:
+    house = await folding()
+    await house.create("a", "b", "c")
+    assert await windows(house) == [60]
+
+    await house.pass_time(60)
+
+    assert await windows(house) == []
+
+
+async def test_what_comes_while_a_window_is_being_folded_gets_a_window_of_its_own(house: House) -> None:
+    loop = asyncio.get_running_loop()
+
+    def slow(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        if len(items) == 3:
+            asyncio.run_coroutine_threadsafe(house.create("d"), loop).result()
+        return {"n": len(items)}
+
+    house = await build({"": WINDOW}, {"": slow})
+    await house.create("a", "b", "c")
+    await house.pass_time(60)
+    assert sorted(await house.live()) == ["d", summary_id("abc")]
+    assert await windows(house) == [120]
+
+    await house.pass_time(60)
+
+    assert await house.live() == [summary_id(["d", summary_id("abc")])]
 
 
 async def test_too_few_stay_and_a_later_window_takes_them(house: House) -> None:

@@ -58,7 +58,7 @@ async def test_an_item_dismissed_before_it_is_due_makes_nothing(house: House) ->
 
 
 async def test_after_an_outage_what_was_missed_happens_late_once_and_in_order(house: House) -> None:
-    await house.create("a", remind_at=["+5", "+30", "+50"])
+    await house.create("a", remind_at=["+5", "+10", "+30", "+50"])
     await house.create("b", remind_at=["+20", "+40"])
     await house.create("c", expires="+35")
     house.told()
@@ -70,6 +70,7 @@ async def test_after_an_outage_what_was_missed_happens_late_once_and_in_order(ho
     assert sorted(house.happened(), key=lambda said: said != "expired c") == [
         "expired c",
         "remind a +5",
+        "remind a +10",
         "remind b +20",
         "remind a +30",
         "remind b +40",
