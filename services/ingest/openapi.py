@@ -150,13 +150,19 @@ _LINE_SCHEMA: Final = {
         "uids": {"type": "array", "minItems": 1, "maxItems": 1_000, "items": NAME_SCHEMA},
     },
 }
+_DRY_RUN: Final = {
+    "name": "dry_run",
+    "in": "query",
+    "description": "`true`: tell what the message would do, and who would be told of it; do nothing.",
+    "schema": {"type": "boolean", "default": False},
+}
 _HOT: Final[dict[str, dict[str, Any]]] = {
     "/v1/users/{uid}/messages": {
         "operationId": "sendMessage",
         "summary": "Send one message",
         "description": "Creates, dismisses, flushes, or tells an external system. Repeating it is safe.",
         "tags": ["messages"],
-        "parameters": [_UID, _IDEMPOTENCY],
+        "parameters": [_UID, _IDEMPOTENCY, _DRY_RUN],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Message"}, "example": MESSAGE}},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import random
 from collections.abc import Sequence
@@ -15,12 +14,13 @@ from gregor.core import escalation
 from gregor.core.aggregation import is_summary
 from gregor.core.delayed import decode_delayed
 from gregor.core.errors import Problem
-from gregor.core.escalation import Around, Decision, Occasion, Recipient
+from gregor.core.escalation import Decision, Occasion
 from gregor.core.intents import IntentKind
 from gregor.core.limits import SECOND_US
 from gregor.core.machine import plan
 from gregor.core.messages import Commit
 from gregor.store.agenda import Done, Work, WorkKind
+from gregor.store.around import around
 from gregor.store.contract import Unavailable
 
 from .allowance import Allowance
@@ -150,30 +150,18 @@ class Acts:
             # Who planned this knew of a channel: its categories may be newer than ours.
             await self._parts.registry.refresh()
             policy = self._parts.registry.current.resolve(item.category)
-        around = await self._around(uid, now_us)
+        there = await around(self._parts.store.devices, uid, now_us)
         if work.kind is WorkKind.FOLLOW:
             occasion = Occasion(IntentKind.REMIND, work.seq, work.at_us, work.n)
-            pushed = escalation.pushes(uid, item, occasion, policy, around, now_us)
-            mailed = escalation.mail(uid, item, occasion, policy, around, now_us)
+            pushed = escalation.pushes(uid, item, occasion, policy, there, now_us)
+            mailed = escalation.mail(uid, item, occasion, policy, there, now_us)
             return Decision(pushed.intents + mailed.intents, {**pushed.why_not, **mailed.why_not})
         kind = IntentKind.SUMMARY if is_summary(item.id) else IntentKind.ITEM
         channel, decide = (
             (policy.push, escalation.pushes) if work.kind is WorkKind.PUSH else (policy.email, escalation.mail)
         )
         since_us = work.at_us - (channel.after_us if channel is not None else 0)
-        return decide(uid, item, Occasion(kind, work.seq, since_us), policy, around, now_us)
-
-    async def _around(self, uid: str, now_us: int) -> Around:
-        devices = self._parts.store.devices
-        known, acks, foreground_us = await asyncio.gather(
-            devices.devices(uid, now_us), devices.acknowledged(uid), devices.foreground_until(uid, now_us)
-        )
-        recipients = {
-            name: Recipient(str(kept.push["provider"]) if kept.push else None, presence.foreground)
-            for name, (kept, presence) in known.items()
-        }
-        seen_us = [presence.last_seen_us for _, presence in known.values() if presence.last_seen_us is not None]
-        return Around(recipients, acks, max(seen_us, default=None), foreground_us)
+        return decide(uid, item, Occasion(kind, work.seq, since_us), policy, there, now_us)
 
     async def _commit_delayed(self, uid: str, work: Work) -> Done:
         """Commit a message whose time has come; it is stamped now. A refusal is final: nobody is there to be told."""

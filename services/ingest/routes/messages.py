@@ -23,6 +23,7 @@ from gregor.web.intake import JSON, media_type, message_too_large, whole
 from ..auth import Actor, check_wait, row_of
 from ..intake import check_query
 from ..parts import Parts
+from ..rehearsal import is_rehearsal, rehearse
 
 PATH: Final = "/v1/users/{uid}/messages"
 _ROW: Final = row_of("POST", PATH)
@@ -40,7 +41,7 @@ class SendMessage:
         scope["gregor.operation"] = "sendMessage"
         parts, headers, uid = self._parts, scope["gregor.headers"], scope["path_params"]["uid"]
         actor = await parts.gate.admit(_ROW, headers.get(b"authorization"), scope["path_params"], None)
-        check_query(scope["query_string"])
+        is_rehearsed = is_rehearsal(check_query(scope["query_string"], ("dry_run",)))
         media_type(headers, JSON)
         check_wait(await parts.gate.take(actor))
         most = parts.limits.message_bytes
@@ -48,7 +49,9 @@ class SendMessage:
         document = decode_json(raw, parts.limits)
         message = named(parse_message(document, parts.limits), headers)
         commit, view = planned(message, actor, parts)
-        if message.not_before_us is not None:
+        if is_rehearsed:
+            body = await rehearse(uid, commit, view, isinstance(message.content, External), parts)
+        elif message.not_before_us is not None:
             kept = delayed(document, message, commit.sender, secrets.token_hex(16))
             body = await keep(uid, kept, message.not_before_us, parts)
         else:
