@@ -28,8 +28,8 @@ from gregor.web.serving import Server, listen, server_of
 from .attempt import Trade
 from .breaker import Breaker
 from .figures import Figures
-from .look import Looker
 from .providers import push_channels
+from .push_look import PushLooker
 from .worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -68,7 +68,7 @@ async def serve(settings: Settings) -> None:
         clock, figures, looker = (
             SystemClock(settings.clock_offset_s),
             Figures(metrics.registry),
-            Looker(store, registry),
+            PushLooker(store, registry),
         )
         workers = []
         for name, channel in push_channels(settings, clock).items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -20,7 +20,7 @@ from gregor.core.limits import DAY_US, SECOND_US
 from gregor.store.contract import Store
 
 from .breaker import Breaker
-from .channels.contract import Channel, Push
+from .channels.contract import Channel
 from .figures import Figures
 from .look import Look, Looker
 from .verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
@@ -44,7 +44,7 @@ class Trade:
     """What one channel works with. ``channel`` is ``None`` where the provider is not set up."""
 
     name: str
-    channel: Channel[Push] | None
+    channel: Channel[Any] | None
     store: Store
     looker: Looker
     clock: Clock
@@ -81,23 +81,44 @@ async def _look(trade: Trade, intent: Intent, now_us: int) -> Look:
 
 async def _claimed(trade: Trade, claim: Claimed, look: Look) -> int | None:
     delivery = claim.delivery
-    if look.push is None or trade.channel is None:
+    if look.compose is None or trade.channel is None:
         return await _hold(trade, delivery, look)
+    others = await _claim_others(trade, look)
     began_s = trade.clock.monotonic()
-    verdict = await trade.channel.send(look.push, DEADLINE_S)
+    verdict = await trade.channel.send(look.compose([other.intent for other in others]), DEADLINE_S)
     now_us = trade.clock.now_us()
     trade.breaker.ended(verdict, trade.clock.monotonic())
     trade.figures.attempts.labels(trade.name, verdict.name).inc()
     trade.figures.send_seconds.labels(trade.name).observe(max(0.0, trade.clock.monotonic() - began_s))
     trade.figures.age_seconds.labels(trade.name).observe(max(0, now_us - delivery.story.planned_us) / SECOND_US)
-    if isinstance(verdict, Gone):
-        await _forget_token(trade, delivery.intent, look, verdict)
-    settled = settlement(verdict, delivery, look.expires_us, now_us)
-    counts = not isinstance(verdict, Misconfigured)
-    await trade.store.ledger.settle(delivery, look.place, settled.state, settled.story, counts=counts)
+    if isinstance(verdict, Gone) and look.forget is not None and await look.forget(verdict):
+        trade.figures.tokens_forgotten.labels(trade.name).inc()
+    settled = await _settle(trade, delivery, look.place, verdict, look.expires_us)
+    for other in others:
+        await _settle(trade, other, "", verdict, None)
     if isinstance(verdict, Misconfigured | Gone | Refused) or settled.state is State.DEAD:
-        log.warning("A push was not taken.", channel=trade.name, verdict=verdict.name, detail=verdict_detail(verdict))
+        log.warning("It was not taken.", channel=trade.name, verdict=verdict.name, detail=verdict_detail(verdict))
     return settled.story.next_us
+
+
+async def _claim_others(trade: Trade, look: Look) -> list[Delivery]:
+    """Those deliveries that the same message tells, and that nobody else has."""
+    if not look.also:
+        return []
+    now_us = trade.clock.now_us()
+    await trade.store.ledger.plan(look.also, State.PLANNED, None, now_us)
+    claims = [
+        await trade.store.ledger.claim(each, "", now_us, now_us + round(LEASE_S * SECOND_US)) for each in look.also
+    ]
+    return [claim.delivery for claim in claims if isinstance(claim, Claimed)]
+
+
+async def _settle(trade: Trade, delivery: Delivery, place: str, verdict: Verdict, expires_us: int | None) -> Settlement:
+    """Write what a verdict makes of a claim; a set-up that is wrong burns no attempt."""
+    settled = settlement(verdict, delivery, expires_us, trade.clock.now_us())
+    counts = not isinstance(verdict, Misconfigured)
+    await trade.store.ledger.settle(delivery, place, settled.state, settled.story, counts=counts)
+    return settled
 
 
 async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
@@ -109,17 +130,6 @@ async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
     state = State.CANCELLED if look.until_us is None else State.WAITING
     await trade.store.ledger.settle(delivery, look.place, state, story, counts=False)
     return look.until_us
-
-
-async def _forget_token(trade: Trade, intent: Intent, look: Look, verdict: Gone) -> None:
-    """Forget a dead token, unless it was registered after the provider saw it dead."""
-    registration = look.registration
-    if registration is None:
-        return
-    if verdict.since_us is not None and registration.push_since_us >= verdict.since_us:
-        return
-    if await trade.store.devices.forget_push(intent.uid, intent.device, registration):
-        trade.figures.tokens_forgotten.labels(trade.name).inc()
 
 
 @dataclass(frozen=True, slots=True)

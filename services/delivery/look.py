@@ -1,154 +1,41 @@
-"""The state at the moment of a send: whether a device is still to be told of an item, and the push that tells it."""
+"""The state at the moment of a send (semantics.md L15): what a look at it tells whoever brings an intent forward."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Protocol
 
-from gregor.core import escalation
-from gregor.core.contact import quiet_until, wants
-from gregor.core.escalation import Around, Occasion, Recipient
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.messages import Reason
-from gregor.core.sync import Full, LiveItem, StoredItem, View, cursor_for
-from gregor.registry import Registry
-from gregor.render import Shown
-from gregor.store.contract import Presence, Registration, Store
+from gregor.core.intents import Intent
 
-from .channels.contract import Push
-
-COLLAPSE_BYTES: Final = 18
-"""Of a hash: 24 characters, which every provider takes (Web Push: 32, APNs: 64 bytes)."""
+from .channels.contract import Message
+from .verdict import Gone
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was seen. ``push``: what goes out; ``why_not``: the word of protocol.md where nothing does.
+    """What was seen. ``why_not``: the word of protocol.md where nothing goes out now; else ``compose`` makes what does.
 
-    ``collapse_id``: the place on the device's screen; empty where nothing goes there.
+    ``also``: other deliveries of this channel that the same message can tell, so that one message does for several;
+    ``compose`` is given those of them that could be claimed with it.
     """
 
-    push: Push | None = None
+    compose: Callable[[Sequence[Intent]], Message] | None = None
+    also: tuple[Intent, ...] = ()
     why_not: str | None = None
-    registration: Registration | None = None
-    expires_us: int | None = None
     until_us: int | None = None
     """Where it only waits: until when."""
+    place: str = ""
+    """What is held while it is sent, so that nothing else goes there meanwhile: device and collapse id."""
+    expires_us: int | None = None
+    """When telling it is of no use any more; ``None``: never."""
+    forget: Callable[[Gone], Awaitable[bool]] | None = None
+    """What is done where the provider says that token or address is dead; whether there was something to forget."""
 
-    @property
-    def place(self) -> str:
-        """What is held while it is sent: device and collapse id."""
-        return "" if self.push is None else f"{self.push.device}/{self.push.collapse_id}"
 
-
-class Looker:
-    """Reads what a push depends on: the item as the device has it, acknowledgements, presence, registration."""
-
-    def __init__(self, store: Store, registry: Registry) -> None:
-        self._store = store
-        self._registry = registry
+class Looker(Protocol):
+    """Decides, for one kind of channel, from the state of now."""
 
     async def look(self, intent: Intent, now_us: int) -> Look:
-        """Decide from the state of now. Raises ``Unavailable``."""
-        devices, uid = self._store.devices, intent.uid
-        contacts = self._store.contacts
-        known, acks, copy, contact, preferences = await asyncio.gather(
-            devices.device(uid, intent.device, now_us),
-            devices.acknowledged(uid),
-            self._store.users.state(uid, View(intent.device), now_us),
-            contacts.contact(uid),
-            contacts.preferences(uid),
-        )
-        if known is None:
-            return Look(why_not="device_gone")
-        registration, presence = known
-        push = registration.push
-        if push is None or push.get("provider") != intent.channel:
-            return Look(why_not="token_moved")
-        if not await devices.holds_push(uid, intent.device, registration):
-            return Look(why_not="token_moved")
-        item = next((each for each in copy.items if each.id == intent.item), None)
-        if item is None:
-            return Look(why_not=await self._why_gone(intent, now_us))
-        if self._registry.current.resolve(item.category).push is None:
-            await self._registry.refresh()  # who handed it over knew of a push: its categories may be newer than ours
-        why_not = self._why_not(intent, item, presence, acks, now_us)
-        if why_not is not None:
-            return Look(why_not=why_not)
-        if not wants(preferences, item.category, "push"):
-            return Look(why_not="preference")
-        push_now = self._push(intent, item, copy, registration, contact.locale)
-        until_us = now_us if push_now.urgent else quiet_until(contact, now_us)
-        if until_us > now_us:
-            return Look(why_not="quiet_hours", until_us=until_us)
-        return Look(push_now, None, registration, item.expires_us)
-
-    async def _why_gone(self, intent: Intent, now_us: int) -> str:
-        entry = await self._store.users.item(intent.uid, intent.item, View(intent.device), now_us)
-        is_expired = entry is not None and entry.gone is not None and entry.gone.reason is Reason.EXPIRED
-        return "expired" if is_expired else "dismissed"
-
-    def _why_not(
-        self, intent: Intent, item: StoredItem, presence: Presence, acks: Mapping[View, int], now_us: int
-    ) -> str | None:
-        """As ``core.escalation`` says; the copy is the device's own, so what is in it is for it, and not hidden."""
-        policy = self._registry.current.resolve(item.category)
-        around = Around({intent.device: Recipient(intent.channel, presence.foreground)}, acks)
-        occasion = Occasion(intent.kind, intent.seq, intent.at_us, intent.n)
-        decision = escalation.pushes(intent.uid, _live(item), occasion, policy, around, now_us)
-        return decision.why_not.get(intent.device)
-
-    def _push(
-        self, intent: Intent, item: StoredItem, copy: Full, registration: Registration, locale: str | None
-    ) -> Push:
-        entries, renderer = self._registry.current, self._registry.renderer
-        policy = entries.resolve(item.category)
-        shown = Shown.of_json(item.id, item.json, intent.uid)
-        words = renderer.rendered(shown, registration.locale or locale) or {}
-        registered = registration.push or {}
-        badge = entries.badge(each.category for each in copy.items)
-        return Push(
-            uid=intent.uid,
-            device=intent.device,
-            token=registered.get("token") or "",
-            topic=registered.get("topic"),
-            sandbox=bool(registered.get("sandbox")),
-            kind="alert",
-            title=words.get("title") or "",
-            text=words.get("text") or "",
-            sound=policy.push.sound if policy.push is not None else None,
-            badge=badge,
-            collapse_id=collapse_id(intent.uid, item, renderer.collapse(shown)),
-            expires_us=item.expires_us,
-            urgent=policy.urgent,
-            data=_data(intent, item, copy, words.get("link"), badge),
-        )
-
-
-def collapse_id(uid: str, item: StoredItem, shared: str | None) -> str:
-    """What a push replaces on the screen: pushes of the same item, or of the category's items with the same words."""
-    name = f"i\0{uid}\0{item.id}" if shared is None else f"c\0{uid}\0{item.category}\0{shared}"
-    return base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest()[:COLLAPSE_BYTES]).decode()
-
-
-def _data(intent: Intent, item: StoredItem, copy: Full, link: str | None, badge: int) -> dict[str, Any]:
-    """The `gregor` object (protocol.md, "What a push carries")."""
-    return {
-        "v": 1,
-        "uid": intent.uid,
-        "kind": "remind" if intent.kind is IntentKind.REMIND else "item",
-        "id": item.id,
-        "category": item.category,
-        "link": link,
-        "badge": badge,
-        "withdraw": [],
-        "cursor": str(cursor_for(copy.epoch, View(intent.device), copy.seq)),
-    }
-
-
-def _live(item: StoredItem) -> LiveItem:
-    return LiveItem(item.id, item.category, None, item.created_us, item.seq, item.expires_us, (), item.json)
+        """What goes out for an intent, or why nothing does. Raises ``Unavailable``."""
+        ...

@@ -7,8 +7,7 @@ from typing import Final
 import structlog
 
 from ..verdict import Sent, Verdict
-from .contract import Mail, Push
-from .webhook import Call
+from .contract import Call, Mail, Message, Push
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +30,7 @@ class ConsoleChannel:
     async def open(self) -> None:
         """Nothing to open."""
 
-    async def send(self, message: Push | Mail | Call, deadline_s: float) -> Verdict:
+    async def send(self, message: Message, deadline_s: float) -> Verdict:
         """Say it; always `Sent`."""
         self._count += 1
         log.info("Would be sent.", channel=self._name, **said_of(message))
@@ -45,7 +44,7 @@ class ConsoleChannel:
         return None
 
 
-def said_of(message: Push | Mail | Call) -> dict[str, object]:
+def said_of(message: Message) -> dict[str, object]:
     """The fields of the line: what somebody would see, and where it would be seen."""
     match message:
         case Push():

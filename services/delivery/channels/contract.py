@@ -60,8 +60,23 @@ class Mail:
     in_reply_to: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call to one webhook, of JSON. `call_id` is stable over attempts; `secrets`: two while one is rotated."""
+
+    webhook: str
+    url: str = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
+    call_id: str
+    body: bytes
+
+
+Message = Push | Mail | Call
+"""Whatever a channel takes."""
+
+
 class Channel(Protocol[T_contra]):
-    """One provider. Its parameter is what it takes: Push or Mail.
+    """One provider. Its parameter is what it takes: Push, Mail or Call.
 
     A channel is used by one event loop, by many sends at a time; how many is the worker's to bound.
     """

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final
 
 import httpcore
@@ -18,22 +17,12 @@ from gregor.core.webhooks import LOOPBACK, signed_headers, url_fault
 from gregor.outbound import AddressNotPublic, GuardedBackend
 
 from ..verdict import Gone, Refused, Retry, Sent, Verdict, parse_retry_after
+from .contract import Call
 
 CONNECTIONS: Final = 100
 KEPT_S: Final = 30.0
 MOST_ANSWER_BYTES: Final = 16_384
 """Of an answer's body, which is not looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call to one webhook, of JSON. `call_id` is stable over attempts; `secrets`: two while one is rotated."""
-
-    webhook: str
-    url: str = field(repr=False)
-    secrets: tuple[str, ...] = field(repr=False)
-    call_id: str
-    body: bytes
 
 
 class WebhookChannel:

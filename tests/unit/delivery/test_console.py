@@ -5,8 +5,7 @@ from __future__ import annotations
 from structlog.testing import capture_logs
 
 from services.delivery.channels.console import ConsoleChannel
-from services.delivery.channels.contract import Mail, Push
-from services.delivery.channels.webhook import Call
+from services.delivery.channels.contract import Call, Mail, Push
 from services.delivery.verdict import Sent
 
 PUSH = Push(

@@ -12,7 +12,8 @@ import pytest
 
 from gregor.clock import ManualClock
 from gregor.core.webhooks import secret_of
-from services.delivery.channels.webhook import Call, WebhookChannel
+from services.delivery.channels.contract import Call
+from services.delivery.channels.webhook import WebhookChannel
 from services.delivery.fakes.http1 import Answer, Fault
 from services.delivery.fakes.tls import Authority
 from services.delivery.fakes.webhook import FakeReceiver

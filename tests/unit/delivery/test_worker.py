@@ -24,7 +24,7 @@ from services.delivery.attempt import BUDGET_US, LEASE_S, Trade, attempt
 from services.delivery.breaker import Breaker
 from services.delivery.channels.contract import Channel, Push
 from services.delivery.figures import Figures
-from services.delivery.look import Looker
+from services.delivery.push_look import PushLooker
 from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
 from services.delivery.worker import Worker
 from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SECOND_US, SEED, item, message
@@ -74,13 +74,12 @@ class House:
     clock: ManualClock
     provider: Provider
     trade: Trade
+    registry: Registry
 
     async def create(self, item_id: str, seq_of: str = "phone", **fields: Any) -> Intent:
         """An item, and the intent to tell the phone of it."""
         document = message({item_id: item(**{"body": {"title": f"about {item_id}"}, **fields})})
-        commit = plan(
-            parse_message(document, LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS, self.trade.looker._registry.current
-        )
+        commit = plan(parse_message(document, LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS, self.registry.current)
         receipt = await self.store.users.commit("alice", commit)
         return Intent("alice", item_id, IntentKind.ITEM, "apns", seq_of, 0, receipt.seq, self.clock.now_us())
 
@@ -109,8 +108,8 @@ async def house() -> AsyncIterator[House]:
     registry = Registry(store)
     await registry.refresh()
     channel: Channel[Push] = provider
-    trade = Trade("apns", channel, store, Looker(store, registry), clock, Figures(CollectorRegistry()), Breaker())
-    yield House(store, clock, provider, trade)
+    trade = Trade("apns", channel, store, PushLooker(store, registry), clock, Figures(CollectorRegistry()), Breaker())
+    yield House(store, clock, provider, trade, registry)
 
 
 async def test_a_push_says_what_the_item_is_and_where_the_device_stands(house: House) -> None:
