@@ -140,8 +140,9 @@ class EmbeddedServer:
 
     def _answers(self) -> bool:
         deadline = time.monotonic() + READY_S
-        while self.pid is not None and time.monotonic() < deadline:
-            if _pid_that_answers(self.port) == self.pid:
+        # Asked for once a turn: a server that ends while it is asked has no pid any more, and nobody's answer has none.
+        while (pid := self.pid) is not None and time.monotonic() < deadline:
+            if _pid_that_answers(self.port) == pid:
                 return True
             time.sleep(0.01)
         return False

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,11 +14,13 @@ from typing import IO, Any
 import httpx
 import pytest
 
-from gregor.embedded import free_port
+from tests.support.ports import free_ports
 from tests.support.wait import wait_until_sync
 
 pytestmark = pytest.mark.e2e
 GREGOR = [sys.executable, "-c", "from gregor.cli import main; main()"]
+SPAN = 20
+"""Ports after the base that two of each service take."""
 
 
 class Dev:
@@ -73,24 +74,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Dev]]:
     with ExitStack() as stack:
 
         def start_one(*options: str) -> Dev:
-            dev = Dev(tmp_path, "--port-base", str(free_base()), *options)
+            dev = Dev(tmp_path, "--port-base", str(free_ports(SPAN)), *options)
             stack.callback(dev.end)
             return dev
 
         yield start_one
-
-
-def free_base() -> int:
-    """A port whose neighbours are free too, as far as one can tell."""
-    while True:
-        base = free_port()
-        try:
-            for port in (base, base + 1, base + 2, base + 11, base + 12):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return base
 
 
 def is_ready(url: str) -> bool:
@@ -203,7 +191,7 @@ def test_two_watching_devices_show_one_state(start: Callable[..., Dev]) -> None:
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, options: list[str], said: str) -> None:
     ended = subprocess.run(
-        [*GREGOR, "dev", "--port-base", str(free_base()), *options],
+        [*GREGOR, "dev", "--port-base", str(free_ports(SPAN)), *options],
         env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -16,8 +16,9 @@ from typing import Any, Self
 
 import httpx
 
-from gregor.embedded import HOST, end_with_parent, find_server, free_port
+from gregor.embedded import HOST, end_with_parent, find_server
 from gregor.tokens import mint
+from tests.support.ports import free_port
 from tests.support.servers import Server
 from tests.support.wait import wait_until_sync
 

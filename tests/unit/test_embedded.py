@@ -84,6 +84,23 @@ def test_a_binary_that_does_not_start_is_told_in_one_line(tmp_path: Path) -> Non
         EmbeddedServer(broken).start()
 
 
+def test_a_binary_that_ends_while_it_is_asked_does_not_start(tmp_path: Path) -> None:
+    broken = tmp_path / "redis-server"
+    # Who is accepted hears of the end only once the process is gone: a child holds the connection a moment longer.
+    broken.write_text(
+        f"#!{sys.executable}\n"
+        "import os, socket, sys, time\n"
+        'port = int(sys.argv[sys.argv.index("--port") + 1])\n'
+        'asked = socket.create_server(("127.0.0.1", port)).accept()\n'
+        "os.fork() and os._exit(3)\n"
+        "time.sleep(0.1)\n"
+    )
+    broken.chmod(0o755)
+
+    with pytest.raises(EmbeddedServerError, match="does not start"):
+        EmbeddedServer(broken).start()
+
+
 def test_a_port_that_is_taken_is_told_in_the_words_of_the_server() -> None:
     with EmbeddedServer() as first, pytest.raises(EmbeddedServerError, match=f"does not start: .*{first.port}"):
         EmbeddedServer(port=first.port).start()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gregor.embedded import free_port
 from gregor.feed import Feed
 from gregor.store.link import LinkRefused, ReplyError
 from tests.support.ears import Deaf, Ear, fed, heard
+from tests.support.ports import free_port
 from tests.support.servers import BINARIES, Relay, Server, linked, running
 from tests.support.wait import wait_until
 

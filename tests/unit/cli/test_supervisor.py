@@ -11,7 +11,7 @@ import pytest
 
 from gregor.cli.failure import Failure
 from gregor.cli.supervisor import Service, Supervisor
-from gregor.embedded import free_port
+from tests.support.ports import free_port
 from tests.support.wait import wait_until
 
 SERVER = """

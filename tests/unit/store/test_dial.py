@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gregor.embedded import free_port
 from gregor.feed import Feed
 from gregor.store.link import Link, LinkDown, ReplyError
+from tests.support.ports import free_port
 from tests.support.servers import BINARIES, Relay, Server, linked, running
 from tests.support.wait import wait_until
 

@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
-from gregor.embedded import free_port
 from gregor.store.link import Link, LinkDown, LinkLost, Script
+from tests.support.ports import free_port
 from tests.support.servers import BINARIES, Server, linked, running
 from tests.support.wait import wait_until
 
