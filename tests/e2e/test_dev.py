@@ -181,6 +181,37 @@ def test_two_watching_devices_show_one_state(start: Callable[..., Dev]) -> None:
                 process.terminate()
 
 
+def test_with_fake_providers_a_push_and_a_browsers_push_arrive_and_are_told(start: Callable[..., Dev]) -> None:
+    dev = start("--fake-providers")
+    fakes = dev.places["fakes"]
+    arrivals = Path(fakes["arrivals"])
+    category = {"title": "{{ body.keybase }} just joined", "push": {"after": "0s"}}
+    devices = {
+        "phone": {"platform": "ios", "push": {"provider": "apns", "token": "a11ce0"}},
+        "laptop": {"platform": "web", "push": {"provider": "webpush", "token": fakes["subscription"]}},
+    }
+    with httpx.Client(
+        base_url=dev.places["ingest"], headers={"Authorization": f"Bearer {dev.places['key']}"}, timeout=10
+    ) as api:
+        api.put("/v1/categories/user.joined", json=category).raise_for_status()
+        for name, document in devices.items():
+            api.put(f"/v1/users/alice/devices/{name}", json=document).raise_for_status()
+    dev.run("send", "alice", "--category", "user.joined", "--id", "aa", "--body", '{"keybase":"kbob"}')
+
+    wait_until_sync(lambda: len(arrivals.read_text().splitlines()) == 2, "both arrive", timeout_s=30)
+
+    lines = [json.loads(line) for line in arrivals.read_text().splitlines()]
+    assert {line["channel"] for line in lines} == {"apns", "webpush"}
+    assert {(line["user"], line["id"], line["title"], line["badge"]) for line in lines} == {
+        ("alice", "aa", "kbob just joined", 1)
+    }
+    assert 'APNs, alice: "kbob just joined"; badge 1' in dev.log.read_text()
+    children = dev.children()
+    assert dev.end() == 0
+    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+    assert not arrivals.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -2,7 +2,8 @@
 
 Prints one JSON line when they listen: `settings` (the variables that lead Gregor to them; keys and authority are
 written into DIRECTORY) and `subscription` (of a browser that the fake Web Push service knows). Then one line for each
-push or mail that arrives, without tokens or addresses: `{"channel","title","badge","withdraw","collapse"}`.
+push or mail that arrives, without tokens or addresses: `{"channel","title","text","user","kind","id","link","badge",
+"withdraw","collapse"}`; of a mail the title is its subject, and the rest is null.
 """
 
 import asyncio
@@ -74,16 +75,15 @@ class Fakes:
     def arrived(self) -> Iterator[dict[str, Any]]:
         """What came since the last look; it is not kept."""
         for push in self.apns.delivered():
-            shown = push.payload["aps"].get("alert", {}).get("title")
-            yield _line("apns", shown, push.payload["gregor"], push.collapse_id)
+            yield _line("apns", push.payload["aps"].get("alert", {}), push.payload["gregor"], push.collapse_id)
         for message in self.fcm.accepted:
-            title = message.get("notification", {}).get("title")
             tag = message.get("android", {}).get("notification", {}).get("tag")
-            yield _line("fcm", title, json.loads(message["data"]["gregor"]), tag)
+            yield _line("fcm", message.get("notification", {}), json.loads(message["data"]["gregor"]), tag)
         for seen in self.webpush.received:
-            yield _line("webpush", seen.message["title"], seen.message["gregor"], seen.topic)
+            yield _line("webpush", seen.message, seen.message["gregor"], seen.topic)
         for mail in self.smtp.mails:
-            yield _line("email", message_from_bytes(mail.content, policy=default)["subject"], {}, None)
+            subject = message_from_bytes(mail.content, policy=default)["subject"]
+            yield _line("email", {"title": subject}, {}, None)
         for kept in (
             self.apns.received,
             self.fcm.accepted,
@@ -100,12 +100,13 @@ class Fakes:
             await each.close()
 
 
-def _line(channel: str, title: str | None, data: dict[str, Any], collapse: str | None) -> dict[str, Any]:
+def _line(channel: str, shown: dict[str, Any], data: dict[str, Any], collapse: str | None) -> dict[str, Any]:
     return {
         "channel": channel,
-        "title": title,
-        "badge": data.get("badge"),
-        "withdraw": data.get("withdraw"),
+        "title": shown.get("title") or None,
+        "text": shown.get("body") or None,
+        "user": data.get("uid"),
+        **{name: data.get(name) for name in ("kind", "id", "link", "badge", "withdraw")},
         "collapse": collapse,
     }
 

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from gregor.cli.dev_plan import Plan, Secrets, held
 from gregor.cli.dev_words import ready_line, ready_words, teller
 from gregor.cli.direct import SCOPES, opened_store
 from gregor.cli.failure import Failure
+from gregor.cli.fake_providers import NAME as FAKES
+from gregor.cli.fake_providers import fake_providers as running_fakes
 from gregor.cli.state_file import Running, remove_running, write_running
 from gregor.cli.supervisor import Supervisor
 from gregor.cli.target import Json
@@ -36,6 +39,9 @@ def dev(
     data: Annotated[Path | None, typer.Option(help="Keep state, secrets and key in this directory.")] = None,
     redis: Annotated[str | None, typer.Option(help="Use this Redis, in place of one of our own.")] = None,
     queue: Annotated[str | None, typer.Option(help="Use this Redis for queues; else the one of the state.")] = None,
+    fake_providers: Annotated[
+        bool, typer.Option("--fake-providers", help="Send to fakes of APNs, FCM, Web Push and mail; see it arrive.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run everything on this machine; prints addresses, a service key, and commands to paste."""
@@ -47,10 +53,10 @@ def dev(
             made.token_secret = settings.token_secret.get_secret_value()
         plan = Plan(settings, port_base, ingests, gateways, settings.queue_url, made.token_secret)
         plan.check_ports()
-        asyncio.run(_run(plan, made, data, as_json))
+        asyncio.run(_run(plan, made, data, fake_providers, as_json))
 
 
-async def _run(plan: Plan, made: Secrets, data: Path | None, as_json: bool) -> None:
+async def _run(plan: Plan, made: Secrets, data: Path | None, has_fakes: bool, as_json: bool) -> None:
     """Start all, say so, wait for a signal, end all in order."""
     ending = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -61,6 +67,8 @@ async def _run(plan: Plan, made: Secrets, data: Path | None, as_json: bool) -> N
         key = await stack.enter_async_context(_service_key(settings, made, keep=data is not None))
         if data is not None:
             made.save(data)
+        if has_fakes:
+            plan = replace(plan, fakes=await stack.enter_async_context(running_fakes(data, teller([FAKES]))))
         services = plan.services(redis)
         supervisor = Supervisor(services, teller([service.name for service in services]))
         stack.push_async_callback(supervisor.stop, plan.drain_s + PATIENCE_S)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gregor.cli.failure import Failure
+from gregor.cli.fake_providers import FakeProviders
 from gregor.cli.supervisor import Service, inherited_environ
 from gregor.settings import Settings
 
@@ -37,6 +38,7 @@ class Plan:
     gateways: int
     queue: str | None
     token_secret: str = field(repr=False)
+    fakes: FakeProviders | None = None
 
     @property
     def ingest_urls(self) -> list[str]:
@@ -71,6 +73,8 @@ class Plan:
     def services(self, redis_url: str) -> list[Service]:
         """The processes, for a Redis that listens there."""
         environ = inherited_environ() | self._environ(redis_url)
+        if self.fakes is not None:
+            environ = self.fakes.environ(environ)
         listed = []
         for n, port in enumerate(self._ports(0, self.ingests)):
             own = {"GREGOR_INGEST_PORT": str(port), **self._admin(2 * n)}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gregor.cli.dev_plan import Plan
+from gregor.cli.fake_providers import NAME as FAKES
 
 _COLOURS = (36, 33, 35, 32, 34, 31)
 EXAMPLE = {
@@ -20,21 +21,22 @@ EXAMPLE = {
 
 def ready_line(plan: Plan, redis: str, key: str) -> str:
     """The one line of `--json` (protocol.md, "Command line and settings")."""
-    return json.dumps(
-        {
-            "ingest": plan.ingest_urls[0],
-            "gateway": plan.gateway_urls[0],
-            "stream": plan.stream_urls[0],
-            "ingests": plan.ingest_urls,
-            "gateways": plan.gateway_urls,
-            "streams": plan.stream_urls,
-            "scheduler": plan.scheduler_url,
-            "delivery": plan.delivery_url,
-            "redis": redis,
-            "queue": plan.queue or redis,
-            "key": key,
-        }
-    )
+    line: dict[str, object] = {
+        "ingest": plan.ingest_urls[0],
+        "gateway": plan.gateway_urls[0],
+        "stream": plan.stream_urls[0],
+        "ingests": plan.ingest_urls,
+        "gateways": plan.gateway_urls,
+        "streams": plan.stream_urls,
+        "scheduler": plan.scheduler_url,
+        "delivery": plan.delivery_url,
+        "redis": redis,
+        "queue": plan.queue or redis,
+        "key": key,
+    }
+    if plan.fakes is not None:
+        line["fakes"] = {"arrivals": str(plan.fakes.arrivals), "subscription": plan.fakes.subscription}
+    return json.dumps(line)
 
 
 def ready_words(plan: Plan, redis: str, key: str) -> str:
@@ -63,8 +65,20 @@ def ready_words(plan: Plan, redis: str, key: str) -> str:
             f"    -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(EXAMPLE))}",
             f"  {command} send alice --dismiss 5d44d2ad9aabab30",
             "",
+            *(_words_of_fakes(ingest, key) if plan.fakes is not None else ()),
         ]
     )
+
+
+def _words_of_fakes(ingest: str, key: str) -> list[str]:
+    """How to see a push arrive; docs/delivery.md goes through the rest of it."""
+    phone = json.dumps({"platform": "ios", "push": {"provider": "apns", "token": "a11ce0"}})
+    return [
+        f"A phone of alice, for pushes that arrive at the fake providers (lines that begin with {FAKES}):",
+        f"  curl -s -X PUT {ingest}/v1/users/alice/devices/phone -H 'Authorization: Bearer {key}' \\",
+        f"    -H 'Content-Type: application/json' -d {shlex.quote(phone)}",
+        "",
+    ]
 
 
 def command_as_typed(called: str, found: str | None, here: Path) -> str:

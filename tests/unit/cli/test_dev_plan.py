@@ -3,6 +3,7 @@
 import json
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from gregor.cli.dev_plan import Plan, Secrets, held
 from gregor.cli.dev_words import command_as_typed, ready_line, ready_words
 from gregor.cli.failure import Failure
+from gregor.cli.fake_providers import FakeProviders
 from gregor.settings import load_settings
 
 REDIS = "redis://127.0.0.1:7000/0"
@@ -98,6 +100,29 @@ def test_the_line_for_machines_has_the_members_of_the_contract() -> None:
         "queue": REDIS,
         "key": "gk_a_b",
     }
+
+
+def with_fakes(made: Plan) -> Plan:
+    settings = {"GREGOR_FCM_URL": "http://127.0.0.1:1", "GREGOR_FCM_CREDENTIALS_FILE": "/tmp/fcm.json"}
+    return replace(made, fakes=FakeProviders(settings, {"endpoint": "https://localhost:2/p"}, Path("/tmp/a.jsonl")))
+
+
+def test_with_fake_providers_every_process_is_led_to_them_and_to_no_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREGOR_APNS_KEY_FILE", "/real.p8")
+
+    for service in with_fakes(plan()).services(REDIS):
+        assert service.environ["GREGOR_FCM_URL"] == "http://127.0.0.1:1"
+        assert "GREGOR_APNS_KEY_FILE" not in service.environ
+    assert {service.environ["GREGOR_APNS_KEY_FILE"] for service in plan().services(REDIS)} == {"/real.p8"}
+
+
+def test_with_fake_providers_the_line_says_where_arrivals_are_kept_and_the_words_how_to_see_one() -> None:
+    made = with_fakes(plan())
+
+    line = json.loads(ready_line(made, REDIS, "gk_a_b"))
+    assert line["fakes"] == {"arrivals": "/tmp/a.jsonl", "subscription": {"endpoint": "https://localhost:2/p"}}
+    assert "/v1/users/alice/devices/phone" in ready_words(made, REDIS, "gk_a_b")
+    assert "/v1/users/alice/devices/phone" not in ready_words(plan(), REDIS, "gk_a_b")
 
 
 def test_the_words_for_people_hold_the_key_and_commands_to_paste() -> None:

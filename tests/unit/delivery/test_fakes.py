@@ -65,9 +65,10 @@ async def test_each_channel_reaches_its_fake_by_the_settings_that_were_printed(t
             assert isinstance(await mailer.send(MAIL, 10), Sent)
         lines.append(json.loads(await fakes.stdout.readline()))
 
-    shown = {"title": "kbob just joined", "badge": 3, "withdraw": None, "collapse": "c0ffee"}
-    assert lines[:3] == [{"channel": channel, **shown} for channel in ("apns", "fcm", "webpush")]
-    assert (lines[3]["channel"], lines[3]["title"]) == ("email", "kbob just joined")
+    shown = {"title": "kbob just joined", "text": "You shared files with bob.", "user": "alice", "kind": "item"}
+    known = {"id": "aa", "link": None, "badge": 3, "withdraw": None, "collapse": "c0ffee"}
+    assert lines[:3] == [{"channel": channel, **shown, **known} for channel in ("apns", "fcm", "webpush")]
+    assert (lines[3]["channel"], lines[3]["title"], lines[3]["text"]) == ("email", "kbob just joined", None)
 
 
 def apns_channel(given: dict[str, str]) -> ApnsChannel:
