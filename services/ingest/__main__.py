@@ -56,6 +56,8 @@ def main() -> None:
         sys.exit(f"gregor ingest: GREGOR_CATEGORIES: {problem.detail}")
     except (LinkDown, Unavailable) as error:
         sys.exit(f"gregor ingest: Redis cannot be used at {masked(settings.redis_url)}: {error}")
+    except ValueError as error:
+        sys.exit(f"gregor ingest: {error}")
     except OSError as error:
         sys.exit(f"gregor ingest: {error.strerror or error}")
 

@@ -22,6 +22,7 @@ from gregor.settings import Settings
 from gregor.store.contract import Store
 from gregor.telemetry import Metrics
 from gregor.tokens import Tokens
+from gregor.vapid import public_key_of
 from gregor.web.front import Front
 from gregor.web.readiness import Readiness
 
@@ -41,6 +42,7 @@ from .routes import (
     messages,
     pages,
     probes,
+    push,
     reads,
     tickets,
 )
@@ -82,12 +84,13 @@ class Application(FastAPI):
 def create_app(
     settings: Settings, store: Store, clock: Clock, tokens: Tokens, feed: Subscriptions | None = None
 ) -> Application:
-    """The application of one process. Nothing connects before it is started."""
+    """The application of one process. Nothing connects before it is started. ValueError: a file cannot be used."""
     metrics = Metrics()
     limits = settings.limits
     gate = Gate(store, tokens, clock, limits)
     registry = Registry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
-    parts = Parts(settings, limits, store, clock, gate, metrics, Readiness(store, metrics, feed), registry)
+    key = None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file)
+    parts = Parts(settings, limits, store, clock, gate, metrics, Readiness(store, metrics, feed), registry, key)
     app = Application(parts, lifespan=_lifespan)
     app.hot = _hot_routes(parts)
     app.router.routes[:] = [*app.hot, *_ordinary_routes(settings)]
@@ -116,7 +119,7 @@ def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
         guarded += part.router.routes
     if settings.ingest_audience == "devices":
         guarded = [route for route in guarded if _is_for_devices(route)]
-    open_routes = [*probes.router.routes, *pages.router.routes]
+    open_routes = [*push.router.routes, *probes.router.routes, *pages.router.routes]
     if settings.admin_port is None:
         open_routes += probes.figures.routes
     return guarded + open_routes

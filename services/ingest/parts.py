@@ -31,6 +31,8 @@ class Parts:
     metrics: Metrics
     readiness: Readiness
     registry: Registry
+    webpush_key: str | None = None
+    """The public key of Web Push, as browsers take it; ``None`` where it is not set up."""
 
     def epoch_seed(self) -> bytes:
         """Three random bytes: the name of an epoch, should a commit make one."""

@@ -162,7 +162,9 @@ class Settings(BaseModel):
     fcm_url: str | None = Field(
         None, pattern=r"^https?://", description="In place of FCM's own host: for fakes and proxies."
     )
-    vapid_key_file: Path | None = Field(None, description="Private key (P-256) by which Web Push services know us.")
+    vapid_key_file: Path | None = Field(
+        None, description="Private key (P-256) by which Web Push services know us; the public one is enough for ingest."
+    )
     vapid_subject: str | None = Field(
         None, description="Whom a Web Push service may write to: `mailto:…` or `https://…`; needed with the key."
     )

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 
 from gregor.clock import Clock, SystemClock
 
@@ -23,18 +28,14 @@ class VapidKey:
         if not subject.startswith(("mailto:", "https://")):
             raise ValueError("GREGOR_VAPID_SUBJECT: write mailto:ops@example.com or https://example.com")
         self._key, self._subject, self._clock = key, subject, clock or SystemClock()
-        point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-        self.public_key = base64url(point)
+        self.public_key = _as_browsers_take_it(key.public_key())
         """As browsers take it for `applicationServerKey`."""
         self._claims: dict[str, tuple[int, str]] = {}
 
     @classmethod
     def read(cls, path: Path, subject: str, clock: Clock | None = None) -> "VapidKey":
         """The key of a file: PEM, or its 32 bytes in base64url as other tools write it. ValueError: the mend."""
-        try:
-            content = path.read_bytes().strip()
-        except OSError as error:
-            raise ValueError(f"GREGOR_VAPID_KEY_FILE: {path} cannot be read: {error.strerror}") from error
+        content = _content(path)
         try:
             key = load_pem_private_key(content, None) if content.startswith(b"-----") else _of_scalar(content)
         except (TypeError, ValueError):
@@ -55,6 +56,23 @@ class VapidKey:
         return header
 
 
+def public_key_of(path: Path) -> str:
+    """The public half of the key in a file, as browsers take it; ValueError: the mend.
+
+    For who only tells it the file may hold the public key alone (PEM), so that it can sign nothing.
+    """
+    content = _content(path)
+    if not content.startswith(b"-----BEGIN PUBLIC KEY-----"):
+        return VapidKey.read(path, "https://").public_key
+    try:
+        key = load_pem_public_key(content)
+    except ValueError:
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+        raise ValueError(f"GREGOR_VAPID_KEY_FILE: {path} holds no key of the curve P-256")
+    return _as_browsers_take_it(key)
+
+
 def base64url(data: bytes) -> str:
     """Base64url without padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
@@ -66,6 +84,17 @@ def from_base64url(text: str) -> bytes:
         return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise ValueError("not base64url") from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes().strip()
+    except OSError as error:
+        raise ValueError(f"GREGOR_VAPID_KEY_FILE: {path} cannot be read: {error.strerror}") from error
+
+
+def _as_browsers_take_it(key: ec.EllipticCurvePublicKey) -> str:
+    return base64url(key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
 
 
 def _of_scalar(content: bytes) -> ec.EllipticCurvePrivateKey:
