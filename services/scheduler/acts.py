@@ -15,7 +15,7 @@ from gregor.core.aggregation import is_summary
 from gregor.core.delayed import decode_delayed
 from gregor.core.errors import Problem
 from gregor.core.escalation import Decision, Occasion
-from gregor.core.intents import IntentKind
+from gregor.core.intents import Intent, IntentKind
 from gregor.core.limits import SECOND_US
 from gregor.core.machine import plan
 from gregor.core.messages import Commit
@@ -30,7 +30,7 @@ from .parts import Parts
 _log = structlog.get_logger(__name__)
 
 PUT_OFF_US: Final = 600 * SECOND_US
-"""Over how long the collecting of garbage is spread where much of it is due at once."""
+"""Over how long is spread what cannot be done now: garbage, where much of it is due at once; a queue that is full."""
 
 
 _HANDED_OVER: Final = (WorkKind.PUSH, WorkKind.MAIL, WorkKind.FOLLOW)
@@ -110,7 +110,7 @@ class Acts:
         """Collect garbage, as long as not too much is due at once; the rest at some moment of the next minutes."""
         now_us = self._parts.clock.now_us()
         if not self._collecting.take(self._parts.clock.monotonic()):
-            return Done(work, now_us + random.randrange(SECOND_US, PUT_OFF_US))
+            return Done(work, self._some_time_later())
         await self._parts.store.users.settle(uid, now_us)
         return None
 
@@ -135,11 +135,18 @@ class Acts:
     async def _escalate(self, uid: str, work: Work) -> Done:
         """Decide from the state of now who is to be told, and hand that over."""
         decision = await self._decide(uid, work)
+        full: list[Intent] = []
         if decision.intents:
-            await self._parts.deliveries.hand_over(decision.intents)
+            full = await self._parts.deliveries.hand_over(decision.intents)
             for intent in decision.intents:
-                self._parts.figures.handed_over.labels(intent.channel).inc()
-        return Done(work)
+                figure = self._parts.figures.put_off if intent in full else self._parts.figures.handed_over
+                figure.labels(intent.channel).inc()
+        # Nothing is dropped: what finds no room stays on the agenda, where it is decided anew; of one key they are one.
+        return Done(work, self._some_time_later() if full else None)
+
+    def _some_time_later(self) -> int:
+        """A moment of the next minutes, so that what is put off does not come back all at once (µs)."""
+        return self._parts.clock.now_us() + random.randrange(SECOND_US, PUT_OFF_US)
 
     async def _decide(self, uid: str, work: Work) -> Decision:
         item, now_us = work.item, self._parts.clock.now_us()

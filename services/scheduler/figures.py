@@ -27,6 +27,12 @@ class Figures:
         self.handed_over = Counter(
             "gregor_intents", "Intents handed to the delivery streams, by channel.", ("channel",), registry=registry
         )
+        self.put_off = Counter(
+            "gregor_intents_put_off",
+            "Intents that wait on the agenda because the stream of their channel is full.",
+            ("channel",),
+            registry=registry,
+        )
         self.folded = Counter("gregor_folded_items", "Items that became part of a summary.", registry=registry)
         self.aggregator_failures = Counter(
             "gregor_aggregator_failures",

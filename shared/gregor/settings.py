@@ -200,7 +200,8 @@ class Settings(BaseModel):
         25.0, description="How long a service that was told to stop may take to say goodbye."
     )
     stream_entries: Count = Field(
-        1_000_000, description="Entries of each delivery stream that are kept while nobody reads them, about."
+        1_000_000,
+        description="Entries that each delivery stream holds; what finds no room waits on the agenda of its user.",
     )
     lease_s: Seconds = Field(
         15.0,

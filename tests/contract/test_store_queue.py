@@ -19,6 +19,7 @@ from gregor.store.redis_queue import open_queue
 from tests.support.servers import linked
 from tests.support.twins import _server
 
+MOST = 200
 NOW_US = 1_700_000_000_000_000
 PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", 2, 7, NOW_US)
 TABLET = replace(PHONE, device="tablet")
@@ -49,7 +50,7 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
         for _ in range(2):
             queues.append(await open_queue(url, namespace, "apns"))
             stack.push_async_callback(queues[-1].close)
-        deliveries: Deliveries = await open_deliveries(url, namespace, 1_000)
+        deliveries: Deliveries = await open_deliveries(url, namespace, MOST)
         stack.push_async_callback(deliveries.close)
         yield House(queues[0], queues[1], deliveries, url, f"{namespace}:deliveries:apns")
 
@@ -109,3 +110,118 @@ async def test_a_group_that_is_gone_with_its_server_is_made_again(house: House) 
     await house.deliveries.hand_over([PHONE])
 
     assert [each.intent for each in await taken(house.queue)] == [PHONE]
+
+
+async def test_a_stream_that_is_full_takes_nothing_and_drops_nothing(house: House) -> None:
+    if house.url is None:
+        return
+    intents = [replace(PHONE, item=f"i{n}") for n in range(MOST + 2)]
+
+    assert await house.deliveries.hand_over(intents) == intents[MOST:]
+    [first] = await taken(house.queue, 1)
+    assert first.intent == intents[0]
+    await house.queue.done([first])
+    assert await house.deliveries.hand_over([PHONE, TABLET]) == [TABLET]
+
+
+POISON: dict[str, Any] = {
+    "nothing of ours": {"hello": "world"},
+    "a number that is none": {**PHONE.fields(), "n": "many"},
+    "bytes that are no text": {**PHONE.fields(), "uid": b"\xff\xfe"},
+    "a kind of a later version": {**PHONE.fields(), "intent": "sing"},
+    "a name that no key takes": {**PHONE.fields(), "device": "a/b"},
+    "a time past all time": {**PHONE.fields(), "at_us": str(10**30)},
+    "a user without a name": {**PHONE.fields(), "uid": ""},
+}
+
+
+@pytest.mark.parametrize("fields", POISON.values(), ids=POISON)
+async def test_an_entry_that_is_no_intent_is_set_aside_and_stands_in_nobodys_way(
+    house: House, fields: dict[str, str | bytes]
+) -> None:
+    """Whether it is met by who takes it, or after its taker died over it."""
+    if house.url is None:
+        return
+    async with linked(house.url) as link:
+        words = [word for pair in fields.items() for word in pair]
+        for _ in range(2):
+            await link.call("XADD", house.stream, "*", *words)
+        await link.call("XREADGROUP", "GROUP", "delivery", "dead", "COUNT", 1, "STREAMS", house.stream, ">")
+        await house.deliveries.hand_over([TABLET])
+
+        assert [each.intent for each in await taken(house.queue)] == [TABLET]
+        assert [each.intent for each in await house.queue.reclaim(0.0, 10)] == [TABLET]
+        assert (await link.call("XPENDING", house.stream, "delivery"))[0] == 1
+        kept = await link.call("XRANGE", house.stream.replace(":apns", ":aside:apns"), "-", "+")
+    assert [dict(zip(raw[::2], raw[1::2], strict=True)) for _, raw in kept] == 2 * [
+        {_bytes(name): _bytes(value) for name, value in fields.items()}
+    ]
+
+
+def _bytes(word: bytes | str) -> bytes:
+    return word.encode() if isinstance(word, str) else word
+
+
+async def test_what_waits_and_is_no_intent_is_set_aside_too(house: House) -> None:
+    if house.url is None:
+        return
+    await house.deliveries.hand_over([PHONE])
+    [mine] = await taken(house.queue)
+    await house.queue.put_off(mine, NOW_US)
+    async with linked(house.url) as link:
+        waiting = house.stream.replace(":apns", ":retry:apns")
+        for word in ("{not json", "7", "[]", '{"uid":["a"]}'):
+            await link.call("ZADD", waiting, NOW_US, word)
+
+        assert await house.queue.bring_back(NOW_US, 10) == 1
+        assert await link.call("ZCARD", waiting) == 0
+        assert await link.call("XLEN", house.stream.replace(":apns", ":aside:apns")) == 4
+    assert [each.intent for each in await taken(house.queue)] == [PHONE]
+
+
+async def test_what_a_dead_process_had_is_found_behind_much_that_others_have(house: House) -> None:
+    if house.url is None:
+        return
+    intents = [replace(PHONE, item=f"i{n}") for n in range(60)]
+    await house.deliveries.hand_over(intents)
+    mine = await taken(house.queue, 59)
+    await taken(house.other, 1)
+    async with linked(house.url) as link:  # the last one was taken long ago
+        owner = (await link.call("XPENDING", house.stream, "delivery", "-", "+", 100))[-1]
+        await link.call("XCLAIM", house.stream, "delivery", owner[1], 0, owner[0], "IDLE", 60_000)
+
+    found = [each for _ in range(8) for each in await house.queue.reclaim(60.0, 1)]
+
+    assert len(mine) == 59 and [each.intent for each in found] == [intents[-1]]
+
+
+async def test_an_entry_that_somebody_deleted_under_its_taker_is_told_and_stops_nothing(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    if house.url is None:
+        return
+    await house.deliveries.hand_over([PHONE, TABLET])
+    first, second = await taken(house.queue)
+    async with linked(house.url) as link:
+        await link.call("XDEL", house.stream, first.entry)
+
+    assert [each.entry for each in await house.other.reclaim(0.0, 10)] == [second.entry]
+    assert "deleted 1 entries" in caplog.text
+    await house.queue.done([first])
+
+
+async def test_names_of_processes_that_are_long_gone_are_forgotten_but_never_what_they_had(house: House) -> None:
+    if house.url is None:
+        return
+    await house.deliveries.hand_over([PHONE, TABLET])
+    [mine] = await taken(house.queue, 1)
+    [other] = await taken(house.other, 1)
+    await house.other.done([other])
+    house.queue._forget_after_s = 0.0  # type: ignore[attr-defined]
+    async with linked(house.url) as link:
+        assert len(await link.call("XINFO", "CONSUMERS", house.stream, "delivery")) == 2
+        await house.queue.reclaim(60.0, 10)
+
+        left = await link.call("XINFO", "CONSUMERS", house.stream, "delivery")
+        assert [consumer[3] for consumer in left] == [1]
+    await house.queue.done([mine])

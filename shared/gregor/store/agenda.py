@@ -111,8 +111,11 @@ class Deliveries(Protocol):
     An intent may come more than once (a scheduler died after it handed it over); its key tells that it is the same.
     """
 
-    async def hand_over(self, intents: Sequence[Intent]) -> None:
-        """Append to the streams of their channels. Raises ``Unavailable``: then some may have been appended."""
+    async def hand_over(self, intents: Sequence[Intent]) -> list[Intent]:
+        """Append to the streams of their channels; returns those whose stream is full: they were not appended.
+
+        Raises ``Unavailable``: then some may have been appended.
+        """
         ...
 
     async def close(self) -> None:

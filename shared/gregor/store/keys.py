@@ -31,6 +31,7 @@ key                      type   lifetime  holds                                 
 ``push:<hash>``          string permanent push token → its one owner                  devices
 ``deliveries:<channel>`` stream bounded   what a channel is to tell; on the queue Redis  scheduler
 ``…:retry:<channel>``    zset   bounded   what it is to tell later, by time           delivery
+``…:aside:<channel>``    stream bounded   entries that nobody could read              delivery
 ======================== ====== ========= =========================================== =====================
 
 All begin with the namespace (setting ``NAMESPACE``). *Permanent* keys of a user go when they are empty, or with
@@ -153,6 +154,10 @@ class Keys:
     def waiting(self, channel: str) -> str:
         """What a channel is to tell later, by time; beside its stream."""
         return f"{self.namespace}:deliveries:retry:{channel}"
+
+    def aside(self, channel: str) -> str:
+        """Entries of a channel's queue that nobody could read; beside its stream."""
+        return f"{self.namespace}:deliveries:aside:{channel}"
 
     def push(self, token: str) -> str:
         """Who owns a push token, by the hash of the token."""

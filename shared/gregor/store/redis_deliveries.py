@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from gregor.core.intents import Intent
 
+from . import scripts
 from .contract import Unavailable
 from .keys import Keys
 from .link import Connection, Link
@@ -15,22 +18,24 @@ from .replies import answers
 class RedisDeliveries:
     """``agenda.Deliveries`` over one Redis-protocol server.
 
-    An entry has the fields of ``Intent.fields``. ``most``: entries that a stream keeps, about; the oldest go.
+    An entry has the fields of ``Intent.fields``. ``most``: entries that a stream holds; a full one takes no more.
     """
 
     def __init__(self, connection: Connection, keys: Keys, most: int) -> None:
         self._connection = connection
         self._keys = keys
         self._most = most
+        self._hand_over = scripts.load("hand_over")
 
-    async def hand_over(self, intents: Sequence[Intent]) -> None:
+    async def hand_over(self, intents: Sequence[Intent]) -> list[Intent]:
         """See ``agenda.Deliveries.hand_over``: all leave in one write."""
-        await answers([self._connection.call(*self._command(intent)) for intent in intents])
+        taken = await answers(self._append(intent) for intent in intents)
+        return [intent for intent, is_taken in zip(intents, taken, strict=True) if not is_taken]
 
-    def _command(self, intent: Intent) -> list[str | int]:
-        stream = self._keys.stream(intent.channel)
+    def _append(self, intent: Intent) -> asyncio.Future[Any]:
         fields = [part for pair in intent.fields().items() for part in pair]
-        return ["XADD", stream, "MAXLEN", "~", self._most, "*", *fields]
+        stream = self._keys.stream(intent.channel)
+        return self._connection.evalsha(self._hand_over, (stream,), (str(self._most), *fields))
 
     async def close(self) -> None:
         """Close the connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -11,11 +12,12 @@ from typing import Any, Final
 import msgspec
 
 from gregor.core.intents import Intent, IntentKind
+from gregor.core.times import MAX_TIME_US
 
 from . import scripts
 from .contract import Unavailable
 from .keys import Keys
-from .link import Link, ReplyError
+from .link import Argument, Link, ReplyError
 from .queue import Taken
 from .replies import answer, answers
 
@@ -23,6 +25,13 @@ GROUP: Final = "delivery"
 SILENCE_S: Final = 10.0
 """How long the server may be silent on the connection that waits; every wait is shorter."""
 LONGEST_WAIT_S: Final = 5.0
+MOST_ASIDE: Final = 10_000
+"""Entries that nobody could read are kept, about so many, for people to look at."""
+GONE_S: Final = 3_600.0
+"""How long a process was silent whose name the group forgets."""
+
+_BEGIN: Final = b"0-0"
+_log = logging.getLogger(__name__)
 
 
 class RedisQueue:
@@ -31,12 +40,16 @@ class RedisQueue:
     def __init__(self, url: str, namespace: str, channel: str) -> None:
         keys = Keys(namespace)
         self._channel = channel
-        self._stream, self._waiting = keys.stream(channel), keys.waiting(channel)
+        self._stream, self._waiting, self._aside = keys.stream(channel), keys.waiting(channel), keys.aside(channel)
         self._consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._reader = Link(url, name="gregor-reader", timeout_s=SILENCE_S)
         self._link = Link(url)
         self._put_off = scripts.load("put_off")
         self._bring_back = scripts.load("bring_back")
+        self._set_aside = scripts.load("set_aside")
+        self._forget_consumers = scripts.load("forget_consumers")
+        self._reclaimed_to: bytes = _BEGIN
+        self._forget_after_s = GONE_S
 
     async def open(self) -> None:
         """Connect, and make the group. Raises ``Unavailable``."""
@@ -53,14 +66,23 @@ class RedisQueue:
         wait_ms = max(1, round(min(wait_s, LONGEST_WAIT_S) * 1_000))
         command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", most, "BLOCK", wait_ms)
         reply = await self._of_group(self._reader, *command, "STREAMS", self._stream, ">")
-        return self._read(reply[0][1]) if reply else []
+        return await self._read(reply[0][1]) if reply else []
 
     async def reclaim(self, idle_s: float, most: int) -> list[Taken]:
-        """See ``queue.Queue.reclaim``. Entries that the stream has dropped meanwhile do not come."""
+        """See ``queue.Queue.reclaim``. One call looks at ten times ``most``; the next one goes on from there."""
         idle_ms = round(idle_s * 1_000)
-        command = ("XAUTOCLAIM", self._stream, GROUP, self._consumer, idle_ms, "0-0", "COUNT", most)
+        command = ("XAUTOCLAIM", self._stream, GROUP, self._consumer, idle_ms, self._reclaimed_to, "COUNT", most)
         reply = await self._of_group(self._link, *command)
-        return self._read(reply[1]) if reply else []
+        if not reply:
+            self._reclaimed_to = _BEGIN
+            return []
+        self._reclaimed_to, entries, *deleted = reply
+        if deleted and deleted[0]:
+            _log.error("Somebody deleted %d entries of %s that were taken.", len(deleted[0]), self._stream)
+        if self._reclaimed_to == _BEGIN:
+            arguments = (GROUP, str(round(self._forget_after_s * 1_000)))
+            await answer(self._link.evalsha(self._forget_consumers, (self._stream,), arguments))
+        return await self._read(entries)
 
     async def done(self, taken: Sequence[Taken]) -> None:
         """See ``queue.Queue.done``."""
@@ -81,15 +103,16 @@ class RedisQueue:
 
     async def bring_back(self, now_us: int, most: int) -> int:
         """See ``queue.Queue.bring_back``."""
-        arguments = (str(now_us), str(most))
-        return int(await answer(self._link.evalsha(self._bring_back, (self._stream, self._waiting), arguments)))
+        arguments = (str(now_us), str(most), str(MOST_ASIDE))
+        keys = (self._stream, self._waiting, self._aside)
+        return int(await answer(self._link.evalsha(self._bring_back, keys, arguments)))
 
     async def close(self) -> None:
         """Close both connections."""
         await self._reader.close()
         await self._link.close()
 
-    async def _of_group(self, link: Link, *command: str | int) -> Any:
+    async def _of_group(self, link: Link, *command: Argument) -> Any:
         """The reply; a group that is gone (a server that came back empty) is made again, and then there is nothing."""
         try:
             return await answer(link.call(*command))
@@ -106,8 +129,17 @@ class RedisQueue:
             if refusal.code != "BUSYGROUP":
                 raise
 
-    def _read(self, entries: Sequence[Any]) -> list[Taken]:
-        return [Taken(bytes(entry[0]), _intent(self._channel, entry[1])) for entry in entries if entry and entry[1]]
+    async def _read(self, entries: Sequence[Any]) -> list[Taken]:
+        """What can be read of these entries; the others are set aside, so that none of them stands in the way."""
+        found = []
+        for entry, raw in (each for each in entries if each and each[1]):
+            try:
+                found.append(Taken(bytes(entry), _intent(self._channel, raw)))
+            except (KeyError, ValueError):
+                arguments = (GROUP, entry, str(MOST_ASIDE), *raw)
+                await answer(self._link.evalsha(self._set_aside, (self._stream, self._aside), arguments))
+                _log.error("Entry %s of %s is no intent; it is kept in %s.", entry, self._stream, self._aside)
+        return found
 
 
 async def open_queue(url: str, namespace: str, channel: str) -> RedisQueue:
@@ -118,15 +150,11 @@ async def open_queue(url: str, namespace: str, channel: str) -> RedisQueue:
 
 
 def _intent(channel: str, raw: Sequence[bytes]) -> Intent:
-    """An intent from the fields of its entry."""
+    """An intent from the fields of its entry. KeyError or ValueError where it is none."""
     fields = {name.decode(): value.decode() for name, value in zip(raw[::2], raw[1::2], strict=True)}
-    return Intent(
-        fields["uid"],
-        fields["item"],
-        IntentKind(fields["intent"]),
-        channel,
-        fields["device"],
-        int(fields["n"]),
-        int(fields["seq"]),
-        int(fields["at_us"]),
-    )
+    uid, item, device = fields["uid"], fields["item"], fields["device"]
+    n, seq, at_us = int(fields["n"]), int(fields["seq"]), int(fields["at_us"])
+    # A slash parts the names in the keys of the ledger.
+    if not uid or not item or "/" in uid + item + device or min(n, seq, at_us) < 0 or at_us > MAX_TIME_US:
+        raise ValueError("no intent has such names or numbers")
+    return Intent(uid, item, IntentKind(fields["intent"]), channel, device, n, seq, at_us)

@@ -12,6 +12,7 @@ from gregor.core.messages import Sender
 from gregor.core.sync import View
 from gregor.store.contract import Registration, Session, Unavailable
 from gregor.store.memory import MemoryDeliveries
+from services.scheduler.acts import PUT_OFF_US
 from tests.support.builders import NOW_US, SECOND_US, message
 from tests.unit.scheduler.conftest import House, build
 
@@ -225,10 +226,10 @@ class Broken(MemoryDeliveries):
 
     is_away = True
 
-    async def hand_over(self, intents: Sequence[Intent]) -> None:
+    async def hand_over(self, intents: Sequence[Intent]) -> list[Intent]:
         if self.is_away:
             raise Unavailable("the streams are away")
-        await super().hand_over(intents)
+        return await super().hand_over(intents)
 
 
 async def test_what_cannot_be_handed_over_is_tried_again_and_holds_nothing_else_up() -> None:
@@ -246,3 +247,19 @@ async def test_what_cannot_be_handed_over_is_tried_again_and_holds_nothing_else_
     assert sorted(house.handed()) == ["item a apns phone", "remind a apns phone"]
     await house.pass_time(100)
     assert house.handed() == []
+
+
+async def test_what_finds_no_room_in_its_stream_waits_on_the_agenda_and_is_decided_anew() -> None:
+    """A provider that is down for a day must not cost anybody a push, nor the scheduler its pace."""
+    deliveries = MemoryDeliveries(most=0)
+    house = await build(entry(push={"after": "10s"}), deliveries=deliveries)
+    await house.store.devices.put_device("alice", "phone", Registration(push=APNS), NOW_US)
+    await house.create("a", "b")
+
+    await house.pass_time(20)
+    assert house.handed() == []
+    await house.dismiss("b")
+    deliveries.most = None
+    await house.pass_time(PUT_OFF_US / SECOND_US, step_s=5)
+
+    assert house.handed() == ["item a apns phone"]

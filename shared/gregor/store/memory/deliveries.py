@@ -8,14 +8,23 @@ from gregor.core.intents import Intent
 
 
 class MemoryDeliveries:
-    """``agenda.Deliveries`` without a server: what was handed over is in ``intents``, in order."""
+    """``agenda.Deliveries`` without a server: what was handed over is in ``intents``, in order.
 
-    def __init__(self) -> None:
+    ``most``: intents of one channel; a full one takes no more.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
         self.intents: list[Intent] = []
+        self.most = most
 
-    async def hand_over(self, intents: Sequence[Intent]) -> None:
+    async def hand_over(self, intents: Sequence[Intent]) -> list[Intent]:
         """As ``Deliveries`` says."""
-        self.intents.extend(intents)
+        refused = [intent for intent in intents if not self._has_room(intent.channel)]
+        self.intents.extend(intent for intent in intents if intent not in refused)
+        return refused
+
+    def _has_room(self, channel: str) -> bool:
+        return self.most is None or sum(intent.channel == channel for intent in self.intents) < self.most
 
     async def close(self) -> None:
         """Nothing to close."""
