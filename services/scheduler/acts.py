@@ -103,6 +103,8 @@ class Acts:
                 return await self._escalate(uid, work), []
             case WorkKind.WINDOW:
                 return await end_window(self._parts, uid, work), []
+            case WorkKind.LEFT:
+                return Done(work), []
             case WorkKind.DELAYED:
                 return await self._commit_delayed(uid, work), []
 

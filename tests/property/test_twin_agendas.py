@@ -47,9 +47,10 @@ def _steps() -> st.SearchStrategy[Step]:
         }
     )
     kinds = ("create", "create", "create", "dismiss", "hide", "sweep", "act", "act", "keep", "fold", "delay", "cancel")
+    rare = ("leave", "watch")
     return st.builds(
         Step,
-        st.sampled_from(kinds),
+        st.sampled_from(kinds + rare),
         st.sampled_from(IDS),
         st.sampled_from(CATEGORIES),
         st.integers(0, 2),
@@ -81,6 +82,10 @@ class Told:
                 return await self.store.users.commit(UID, keep)
             case "fold":
                 return await self._fold(step)
+            case "leave":
+                await self.store.devices.forget_device(UID, "phone", self.now_us, SEED)
+            case "watch":
+                self.store.users.is_watched = step.number == 0
             case "delay":
                 document, at_us = step.category.encode(), self.now_us + step.number * SECOND_US
                 return await self.store.agenda.delay(UID, step.item, document, at_us)
@@ -88,6 +93,7 @@ class Told:
                 return await self.store.agenda.cancel_delayed(UID, step.item)
             case _:
                 return await self._act(step)
+        return None
 
     async def look(self) -> list[object]:
         """All that the store shows of time and state."""

@@ -1,8 +1,9 @@
 """A user's agenda: when which of its items asks for what (semantics.md L7, "Aggregation"; architecture: "Time").
 
 An entry is a name and a time. The name begins with the letter of what is to be done, as in the Redis store's scripts:
-``r<id>`` the next reminder, ``n<id>␀<index>␀<seq>`` what follows one, ``p<id>`` push, ``q<id>`` mail,
-``w<category>␀<for_device>`` an aggregation window. Expiries are told by the items themselves.
+``r<id>`` the next reminder, ``n<id>␀<index>␀<seq>`` what follows one, ``p<id>`` push, ``q<id>`` mail, ``z<id>`` it has
+left: what was told of it is taken back, ``w<category>␀<for_device>`` an aggregation window. Expiries are told by
+the items themselves.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from .messages import Commit, Creation, Reason, TimerKind
 from .records import Record, User
 
-REMIND, FOLLOW, PUSH, MAIL, WINDOW = "r", "n", "p", "q", "w"
+REMIND, FOLLOW, PUSH, MAIL, WINDOW, LEFT = "r", "n", "p", "q", "w", "z"
 
 Changes = dict[str, int | None]
 """Entry to its new time (µs), or ``None`` where it goes."""
@@ -32,9 +33,12 @@ def opened(creation: Creation, now_us: int, standing: Mapping[str, int]) -> Chan
     return changes
 
 
-def closed(item_id: str) -> Changes:
-    """The entries that go as an item leaves."""
-    return {kind + item_id: None for kind in (REMIND, PUSH, MAIL)}
+def closed(record: Record, now_us: int, *, is_watched: bool) -> Changes:
+    """The entries that go as an item leaves, and the one that comes: what was told of it is to be taken back."""
+    changes: Changes = {kind + record.item.id: None for kind in (REMIND, PUSH, MAIL)}
+    if record.is_timed or is_watched:
+        changes[LEFT + record.item.id] = now_us
+    return changes
 
 
 def reminded(record: Record, index: int, seq: int, now_us: int, *, is_followed: bool) -> Changes:

@@ -192,7 +192,8 @@ class Commit:
     to be told of this reminder who may not be online; that stands in the agenda until it is done. ``is_guarded``: holds
     only if every one of ``ids`` is live and hidden by none, and every creation becomes live; else nothing changes.
     ``max_live``: categories of its creations, and how many live items each may have; the store follows a commit that
-    made any with a ``keep`` for each.
+    made any with a ``keep`` for each. ``is_watched``: what leaves by it stands in the agenda as having left, even where
+    it had no timers (see ``Users.is_watched``).
     """
 
     now_us: int
@@ -211,6 +212,7 @@ class Commit:
     keep: tuple[str, int] | None = None
     is_guarded: bool = False
     max_live: tuple[tuple[str, int], ...] = ()
+    is_watched: bool = False
     spread_s: int = 30
 
 
@@ -219,7 +221,8 @@ def displacing(commit: Commit, receipt: Receipt) -> tuple[Commit, ...]:
     if not commit.max_live or not receipt.created:
         return ()
     return tuple(
-        Commit(commit.now_us, commit.epoch_seed, reason=Reason.DISPLACED, keep=bound) for bound in commit.max_live
+        Commit(commit.now_us, commit.epoch_seed, reason=Reason.DISPLACED, keep=bound, is_watched=commit.is_watched)
+        for bound in commit.max_live
     )
 
 

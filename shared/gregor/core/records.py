@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from .ids import BACKEND, EVERY_DEVICE, allowed
-from .messages import OPEN_US, Creation, Sender, Span
+from .messages import OPEN_US, Creation, Sender, Span, TimerKind
 from .sync import NO_EPOCH, ZERO_DIGEST, Gone, Head, StoredExternal, View
 
 
@@ -20,7 +20,8 @@ class Record:
     """A known item: live (``gone is None``) or gone. ``seq`` is that of its creation.
 
     ``hidings``: device to when and why it dismissed this ``"*"`` item for itself; kept when the item is gone, since
-    cursors from before the hiding need it. ``is_trimmed``: the body went, ``item.json`` says so.
+    cursors from before the hiding need it. ``is_trimmed``: the body went, ``item.json`` says so. ``is_followed``: one
+    of its reminders was followed (``Commit.is_followed``).
     """
 
     item: Creation
@@ -28,6 +29,12 @@ class Record:
     gone: Gone | None = None
     hidings: Mapping[str, Gone] = field(default_factory=dict)
     is_trimmed: bool = False
+    is_followed: bool = False
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether somebody who was not looking may have been told of it, by push or mail."""
+        return self.is_followed or any(timer.kind is not TimerKind.WINDOW for timer in self.item.timers)
 
     @property
     def is_shared(self) -> bool:

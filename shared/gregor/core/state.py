@@ -33,6 +33,7 @@ class Outcome:
     epoch: bytes
     agenda: Mapping[str, int | None] = field(default_factory=dict)
     external: KeptExternal | None = None
+    followed: str | None = None
 
 
 def decide(user: User, commit: Commit, limits: Limits) -> Outcome:
@@ -72,6 +73,8 @@ def take(user: User, commit: Commit, outcome: Outcome, limits: Limits) -> None:
     user.tombstones.update(outcome.tombstones)
     user.spans.update(outcome.spans)
     agenda.apply(user.agenda, outcome.agenda)
+    if outcome.followed is not None:
+        user.live[outcome.followed] = replace(user.live[outcome.followed], is_followed=True)
     if outcome.external is not None:
         user.externals.append(outcome.external)
     if commit.forget_device is not None:
@@ -290,6 +293,7 @@ class _Draft:
             epoch=self._epoch(),
             agenda=self._agenda(),
             external=external,
+            followed=self.reminded[0].item.id if self.reminded and self.commit.is_followed else None,
         )
 
     def _agenda(self) -> agenda.Changes:
@@ -298,8 +302,8 @@ class _Draft:
         for record in self.born.values():
             if record.gone is None:
                 changes |= agenda.opened(record.item, self.commit.now_us, self.user.agenda)
-        for item_id in self.ended:
-            changes |= agenda.closed(item_id)
+        for record in self.ended.values():
+            changes |= agenda.closed(record, self.commit.now_us, is_watched=self.commit.is_watched)
         if self.reminded is not None:
             is_followed = self.commit.is_followed
             changes |= agenda.reminded(*self.reminded, self.seq, self.commit.now_us, is_followed=is_followed)

@@ -10,7 +10,7 @@ from typing import Protocol
 from gregor.core.errors import Problem
 from gregor.core.intents import Intent
 from gregor.core.limits import Limits
-from gregor.core.sync import LiveItem
+from gregor.core.sync import Gone, LiveItem
 
 
 class WorkKind(Enum):
@@ -25,6 +25,7 @@ class WorkKind(Enum):
     MAIL = "q"
     WINDOW = "w"
     DELAYED = "d"
+    LEFT = "z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,9 @@ class Work:
 
     ``name``: the item; of a window ``category␀for_device`` (empty: all devices); of a delayed message its id; empty
     for what is to be forgotten. ``entry`` is the store's own name of it. ``item``: of a reminder, a push, a mail and of
-    what follows a reminder (``FOLLOW``) the item, if it is live. ``n``: index of the reminder. ``seq``: what caused a
-    push or mail: the creation, or the reminder that it follows.
+    what follows a reminder (``FOLLOW``) the item, if it is live; of what left (``LEFT``) the item as it was, with
+    ``gone``: when, why and by whom; ``None`` both where it is forgotten. ``n``: index of the reminder. ``seq``: what
+    caused a push or mail: the creation, or the reminder that it follows; of what left, the event by which it did.
     """
 
     kind: WorkKind
@@ -44,6 +46,7 @@ class Work:
     item: LiveItem | None = None
     n: int = 0
     seq: int = 0
+    gone: Gone | None = None
 
 
 @dataclass(frozen=True, slots=True)

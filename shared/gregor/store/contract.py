@@ -109,7 +109,14 @@ class CategorySet:
 
 
 class Users(Protocol):
-    """The state of users: one order, whole commits, exact reads."""
+    """The state of users: one order, whole commits, exact reads.
+
+    ``is_watched``: set by whoever holds the store while somebody wants to hear of all that leaves; then whatever leaves
+    by this process's commits, its housekeeping included, stands in the agenda (``WorkKind.LEFT``). What somebody may
+    have been told of does so always.
+    """
+
+    is_watched: bool
 
     def commit(self, uid: str, commit: Commit) -> Awaitable[Receipt]:
         """Apply one message, whole or not at all, and announce it in the same step (L1–L5).

@@ -16,9 +16,10 @@ _LENGTHS = struct.Struct(">HBBB")
 LIVE_HEADER = 60
 """Bytes of a live record before its category."""
 
-REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL = 1, 2, 4, 8, 16, 32, 64
+REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL, WATCHED = 1, 2, 4, 8, 16, 32, 64, 128
 """Option bits of a commit: keep the message id; commit what is due; take the general path (tests send both ways); with
-category limits or a message id; with timers, or a reminder that is followed; only if all that is named is live."""
+category limits or a message id; with timers, or a reminder that is followed; only if all that is named is live; nothing
+is written; an entry for whatever leaves."""
 
 
 def pack_creation(creation: Creation) -> bytes:
@@ -103,6 +104,7 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
         options |= EXTRAS
     has_timers = any(creation.timers for creation in commit.creations)
     options |= (TIMERS if has_timers or commit.is_followed else 0) | (GUARDED if commit.is_guarded else 0)
+    options |= WATCHED if commit.is_watched else 0
     packed = _COMMIT.pack(
         commit.now_us,
         limits.live,

@@ -12,7 +12,7 @@ from . import scripts
 from .agenda import Done, Work, WorkKind, too_many_delayed
 from .keys import PARTITIONS, Keys
 from .link import Connection, Script
-from .records import read_head, read_live
+from .records import Live, read_gone, read_head, read_live
 from .replies import answer, answers
 
 _KINDS: Final = {kind.value.encode(): kind for kind in WorkKind} | {b"m": WorkKind.FORGET, b"e": WorkKind.FORGET}
@@ -117,6 +117,8 @@ def read_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> Work:
     kind, at_us = _KINDS[entry[:1]], int(float(score))
     if kind in (WorkKind.FORGET, WorkKind.DEVICES):
         return Work(kind, "", at_us, entry)
+    if kind is WorkKind.LEFT:
+        return _left(entry, at_us, record)
     name, *rest = entry[1:].split(b"\0") if kind is WorkKind.FOLLOW else [entry[1:]]
     item = live_item(name, int(seq), record) if record else None
     n, cause = 0, item.seq if item else 0
@@ -130,15 +132,28 @@ def read_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> Work:
 def live_item(item_id: bytes, seq: int, record: bytes) -> LiveItem:
     """A live record as those who act at a time need it."""
     live = read_live(item_id.decode(), seq, record)
+    return _item(live, live.json)
+
+
+def _left(entry: bytes, at_us: int, record: bytes) -> Work:
+    name = entry[1:].decode()
+    if not record:
+        return Work(WorkKind.LEFT, name, at_us, entry)
+    departed = read_gone(name, record)
+    gone = departed.gone
+    return Work(WorkKind.LEFT, name, at_us, entry, _item(departed.live, departed.whole_json()), 0, gone.seq, gone)
+
+
+def _item(live: Live, json: bytes) -> LiveItem:
     return LiveItem(
         live.id,
         live.category,
         live.device or None,
         live.created_us,
-        seq,
+        live.seq,
         live.expires_us or None,
         live.reminders_us,
-        live.json,
+        json,
         frozenset(live.hidings),
     )
 

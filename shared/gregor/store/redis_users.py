@@ -29,6 +29,7 @@ from .records import (
     GENERAL,
     NO_HEAD,
     REHEARSAL,
+    WATCHED,
     CommitLimits,
     Departed,
     Live,
@@ -70,6 +71,7 @@ class RedisUsers:
         self._limits = limits
         self._leave = leave
         self._options = GENERAL if general else 0
+        self.is_watched = False
         self._grow = scripts.load(*scripts.COMMIT)
         self._shrink = scripts.load(*scripts.COMMIT, flags="allow-oom") if allow_oom else self._grow
         self._sync = scripts.load(*scripts.SYNC)
@@ -127,7 +129,8 @@ class RedisUsers:
 
     def _send(self, keys: UserKeys, commit: Commit, options: int = 0) -> Awaitable[Any]:
         script = self._grow if commit.creations or commit.external else self._shrink
-        arguments = commit_arguments(commit, self._bounds, options | self._options)
+        options |= self._options | (WATCHED if self.is_watched else 0)
+        arguments = commit_arguments(commit, self._bounds, options)
         is_plain = commit.external is None and commit.forget_device is None
         return self._connection.evalsha(script, keys.commit if is_plain else keys.commit_beside, arguments)
 

@@ -26,7 +26,7 @@ DISMISSAL = {"get": 1, "hget": 2, "hset": 2, "zadd": 1, "zrem": 1, "zscore": 1, 
         (creating("b", expires="+60", remind_at=["+5", "+6"]), PLAIN | {"zadd": 4}),
         (TIMED, PLAIN | {"zadd": 4}),
         (dismissing("plain"), DISMISSAL),
-        (dismissing("timed"), DISMISSAL | {"zrem": 4}),
+        (dismissing("timed"), DISMISSAL | {"zadd": 3, "zrem": 4}),
     ],
     ids=["plain", "times", "timers", "dismissed", "dismissed with all"],
 )

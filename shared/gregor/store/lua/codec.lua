@@ -2,8 +2,8 @@
 --
 -- head    (field h)  epoch c3, seq I5, horizon + 1 I7 µs (0 none), wake I7 µs, live count I2, live bytes I3, flags B, generation I2,
 --                    8 digest lanes I4: 62 bytes, so that the hash stays a listpack (64)
--- live    "L" created I7, expires I7 (0 none), hidings length I2, reminders B (count; +32 push timer, +64 mail
---         timer, +128 stamped by the server), category
+-- live    "L" created I7, expires I7 (0 none), hidings length I2, reminders B (count; +32 push timer, or one of its
+--         reminders was followed, +64 mail timer, +128 stamped by the server), category
 --         length B, device length B, fingerprint c8, 8 leaf lanes I4 (60 bytes so far), category, device, reminders I7
 --         each, hidings (device str8, seq I5, at I7, reason c1 each), the item's JSON
 -- gone    "G" gone seq I5, created seq I5, at I7, reason c1, by str8, then the live record
@@ -11,7 +11,7 @@
 -- span    open B, by str8, begin I7, end I7, at I7 (accepted, or its end where that is later), skips I2, skip str8 each; one field of the head a prefix (s:) or category (s=)
 -- agenda  housekeeping, done by whoever meets it: x<id> expiry, m<key> message id, e external messages, g garbage; the
 --         scheduler's: r<id> the next reminder, n<id>\0<index>\0<seq> what follows one, p<id> push, q<id> mail,
---         w<category>\0<for_device> aggregation window, d<id> delayed message, v look for dead devices; score µs
+--         z<id> it left: what was told of it, w<category>\0<for_device> aggregation window, d<id> delayed message, v look for dead devices; score µs
 local struct = struct or (function()
   local byte, char, sub, floor = string.byte, string.char, string.sub, math.floor
   local function tokens(format)

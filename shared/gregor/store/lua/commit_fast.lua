@@ -7,7 +7,8 @@
 --        kind c1 (u e f d r k), reason c1, options B (1 remember the message id, 2 drain: what is due is being committed,
 --        4 always the general path, 8 with limits or a message id,
 --        16 with timers (kind r: what follows the reminder is to be done), 32 guarded: only if every id named is live and
---        hidden by none, and every creation made live, 64 rehearsal: nothing is written), epoch seed c3; then, from byte 29 (BOUNDS): retention I8 µs, body age I8 µs,
+--        hidden by none, and every creation made live, 64 rehearsal: nothing is written, 128 watched: an entry z for
+--        whatever leaves, timed or not), epoch seed c3; then, from byte 29 (BOUNDS): retention I8 µs, body age I8 µs,
 --        external age I8 µs, message id kept until I8 µs, tombstones I4, bodies I4, external count I4,
 --        external bytes I4, spans I2, spans a prefix I2, spread I2 s; then, to the end, the sender's device
 --      with option 8 only: 2 sender's category limits  3 message id key ("" none)  4 its content hash
@@ -23,6 +24,8 @@ local BOUNDS = '>I8I8I8I8I4I4I4I4I2I2I2'
 local now, max_live, max_bytes, nc, ni, nv, kind, reason, options, seed = upk('>I8I4I4I2I2I2c1c1Bc3', ARGV[1])
 local kh, kr, kn, ko, ka, kd = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local by = sub(ARGV[1], 83)
+local watched = options >= 128
+if watched then options = options - 128 end
 -- (the uid is `sub(kh, #kd)`: the head is "<prefix>h:<uid>" and the due set "<prefix>due")
 local raw_head = call('HGET', kh, 'h')
 local generation = tonumber(call('GET', KEYS[7]) or 0)
@@ -111,6 +114,11 @@ if (options == 0 or options == 16) and kind == 'u' and nv == 0 and nc + ni == 1 
       if expires > 0 then call('ZREM', ka, 'x' .. id) end
       if nrem > 0 then call('ZREM', ka, 'r' .. id) end
       if timers > 0 then call('ZREM', ka, 'p' .. id, 'q' .. id) end
+      if timers > 0 or watched then
+        -- what was told of it is to be taken back
+        call('ZADD', ka, now, 'z' .. id)
+        call('ZADD', kd, 'LT', now, sub(kh, #kd))
+      end
       if flags % 4 < 2 then
         flags = flags + 2
         local retention, body_age = upk(BOUNDS, ARGV[1], 29)

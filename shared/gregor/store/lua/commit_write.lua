@@ -179,6 +179,8 @@ if #gone > 0 then
     if t.expires > 0 then due_gone[#due_gone+1] = 'x' .. t.id end
     if t.nrem > 0 then due_gone[#due_gone+1] = 'r' .. t.id end
     if t.timed then due_gone[#due_gone+1] = 'p' .. t.id; due_gone[#due_gone+1] = 'q' .. t.id end
+    -- what was told of it is to be taken back
+    if t.timed or watched then due(now, 'z' .. t.id) end
   end
 end
 local hid = 0
@@ -208,7 +210,12 @@ if reminded then
   if at and (reminded.expires == 0 or at < reminded.expires) then due(at, 'r' .. reminded.id)
   else due_gone[#due_gone+1] = 'r' .. reminded.id end
   -- whoever dies between this commit and the hand-over of its pushes leaves them to the next scheduler
-  if options % 32 >= 16 then due(now, 'n' .. reminded.id .. '\0' .. remind_index .. '\0' .. seq) end
+  if options % 32 >= 16 then
+    due(now, 'n' .. reminded.id .. '\0' .. remind_index .. '\0' .. seq)
+    -- from now on it is timed: somebody may be told of it
+    local raw = reminded.raw
+    if not reminded.timed then put(reminded.id, sub(raw, 1, 17) .. string.char(upk('B', raw, 18) + 32) .. sub(raw, 19)) end
+  end
 end
 if remember then put('\0' .. mid, mid_content); due(mid_keep, 'm' .. mid) end
 

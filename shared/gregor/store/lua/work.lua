@@ -1,12 +1,16 @@
--- work: what of a user's agenda is due, with the live items that it is about. Read only.
+-- work: what of a user's agenda is due, with the items that it is about. Read only.
 -- KEYS 1 agenda  2 records  3 live by seq   ARGV 1 now µs  2 at most so many
--- Returns for each entry, oldest first: member, time µs, live record and created seq ("" both where there is no such item).
+-- Returns for each entry, oldest first: member, time µs, live record (kind z: gone record) and created seq ("" both where
+-- there is no such item).
 -- Cost O(entries).
 local due, out = call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[2]), {}
 for i = 1, #due, 2 do
   local member = due[i]
   local kind, record, seq = sub(member, 1, 1), '', ''
-  if string.find('rpqn', kind, 1, true) then
+  if kind == 'z' then
+    local raw = call('HGET', KEYS[2], sub(member, 2))
+    if raw and sub(raw, 1, 1) == 'G' then record = raw end
+  elseif string.find('rpqn', kind, 1, true) then
     local stop = kind == 'n' and string.find(member, '\0', 1, true) - 1 or -1
     local id = sub(member, 2, stop)
     local raw = call('HGET', KEYS[2], id)

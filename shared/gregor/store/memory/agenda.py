@@ -89,6 +89,8 @@ class MemoryAgenda:
 
     def _work(self, uid: str, entry: bytes, at_us: int) -> Work:
         kind, name = WorkKind(chr(entry[0])), entry[1:].decode()
+        if kind is WorkKind.LEFT:
+            return self._left(uid, name, entry, at_us)
         item_id, *rest = name.split("\0") if kind is WorkKind.FOLLOW else [name]
         user = self._shelf.users.get(uid)
         record = user.live.get(item_id) if user is not None and chr(entry[0]) in "rpqn" else None
@@ -99,6 +101,13 @@ class MemoryAgenda:
         elif kind is WorkKind.REMIND and item is not None and at_us in item.remind_at_us:
             n, cause = item.remind_at_us.index(at_us), 0
         return Work(kind, item_id, at_us, entry, item, n, cause)
+
+    def _left(self, uid: str, name: str, entry: bytes, at_us: int) -> Work:
+        user = self._shelf.users.get(uid)
+        record = user.gone.get(name) if user is not None else None
+        if record is None or record.gone is None:
+            return Work(WorkKind.LEFT, name, at_us, entry)
+        return Work(WorkKind.LEFT, name, at_us, entry, live_item(record), 0, record.gone.seq, record.gone)
 
     def _seq(self, uid: str) -> int:
         user = self._shelf.users.get(uid)

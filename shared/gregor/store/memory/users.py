@@ -20,6 +20,7 @@ class MemoryUsers:
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
+        self.is_watched = False
 
     async def commit(self, uid: str, commit: Commit) -> Receipt:
         """As ``Users`` says."""
@@ -140,6 +141,7 @@ class MemoryUsers:
 
     def _apply(self, uid: str, user: User, commit: Commit) -> Receipt:
         limits = self._shelf.limits
+        commit = replace(commit, is_watched=True) if self.is_watched else commit
         before = entries_of(user)
         outcome = state.decide(user, commit, limits)
         state.take(user, commit, outcome, limits)

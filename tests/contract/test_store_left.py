@@ -1,0 +1,163 @@
+"""What stands in the agenda when an item leaves that somebody may have been told of, on every store."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from gregor.core.messages import Commit, Reason, Sender, Timer, TimerKind
+from gregor.core.sync import Gone
+from gregor.store.agenda import Done, WorkKind
+from gregor.store.contract import Store
+from tests.support.agendas import ALICE, at, entries, remind, timed, work_of
+from tests.support.builders import BACKEND, LIMITS, NOW_US, SEED, creating, dismissing, interval, sweeping
+
+PUSH, MAIL = Timer(TimerKind.PUSH, at(3)), Timer(TimerKind.MAIL, at(900))
+PHONE = Sender("phone")
+
+Leaving = Callable[[Store], Awaitable[object]]
+
+
+async def _expire_on_read(store: Store) -> None:
+    await store.users.state("alice", BACKEND, at(60))
+
+
+WAYS: dict[str, tuple[Reason, float, Leaving]] = {
+    "dismissed": (Reason.DISMISSED, 5, lambda store: store.users.commit("alice", dismissing("a", now_us=at(5)))),
+    "swept": (Reason.INTERVAL, 5, lambda store: store.users.commit("alice", sweeping(interval("news"), now_us=at(5)))),
+    "expired at its time": (Reason.EXPIRED, 60, lambda store: store.users.settle("alice", at(60))),
+    "expired, found by a read": (Reason.EXPIRED, 60, _expire_on_read),
+    "expired, found by a commit": (
+        Reason.EXPIRED,
+        60,
+        lambda store: store.users.commit("alice", creating("x", now_us=at(60))),
+    ),
+    "folded": (
+        Reason.AGGREGATED,
+        5,
+        lambda store: store.users.commit(
+            "alice", replace(creating("sum", now_us=at(5)), ids=("a",), reason=Reason.AGGREGATED, is_guarded=True)
+        ),
+    ),
+    "displaced": (
+        Reason.DISPLACED,
+        5,
+        lambda store: store.users.commit("alice", Commit(at(5), SEED, reason=Reason.DISPLACED, keep=("news", 0))),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("timer", [PUSH, MAIL], ids=["push", "mail"])
+async def test_what_may_have_been_told_of_stands_in_the_agenda_when_it_leaves(
+    store: Store, way: str, timer: Timer
+) -> None:
+    reason, seconds, leave = WAYS[way]
+    await store.users.commit("alice", creating("first", category="other"))
+    await store.users.commit("alice", timed("a", timer, expires="+60", remind_at=["+30"]))
+
+    await leave(store)
+
+    due = [work for work in await store.agenda.work("alice", at(seconds), 9) if work.kind is not WorkKind.FORGET]
+    [left] = due
+    assert (left.kind, left.name, left.at_us, left.seq) == (WorkKind.LEFT, "a", at(seconds), 3)
+    assert left.gone == Gone(at(seconds), reason, None, 3)
+    assert left.item is not None and (left.item.id, left.item.category, left.item.seq) == ("a", "news", 2)
+    first_us = (await store.agenda.firsts())[ALICE]
+    assert first_us is not None and first_us <= at(seconds)
+
+
+async def test_an_item_of_a_device_stands_there_when_the_device_is_forgotten(store: Store) -> None:
+    await store.devices.know_device("alice", "phone", NOW_US)
+    await store.users.commit("alice", timed("a", PUSH, for_device="phone"))
+
+    await store.devices.forget_device("alice", "phone", at(5), SEED)
+
+    left = await work_of(store, WorkKind.LEFT)
+    assert left.gone is not None and left.gone.reason is Reason.DISPLACED
+    assert left.item is not None and left.item.for_device == "phone"
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "folded"])
+async def test_what_nobody_is_told_of_leaves_nothing_behind(store: Store, way: str) -> None:
+    await store.users.commit("alice", creating("first", category="other"))
+    await store.users.commit("alice", timed("a", Timer(TimerKind.WINDOW, at(300)), expires="+60", remind_at=["+30"]))
+
+    await WAYS[way][2](store)
+
+    assert await entries(store) == [(WorkKind.WINDOW, "news\0", 300)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_whatever_leaves_stands_there_while_somebody_watches(store: Store, way: str) -> None:
+    await store.users.commit("alice", creating("a", expires="+60"))
+    store.users.is_watched = True
+
+    await WAYS[way][2](store)
+
+    assert (await work_of(store, WorkKind.LEFT)).name == "a"
+    assert (await store.users.state("alice", BACKEND, at(60))).seq <= 3
+
+
+async def test_a_watched_commit_says_so_of_what_it_displaces(store: Store) -> None:
+    await store.users.commit("alice", creating("a"))
+
+    await store.users.commit("alice", replace(creating("b", now_us=at(5)), is_watched=True, max_live=(("news", 1),)))
+
+    assert (await work_of(store, WorkKind.LEFT)).name == "a"
+
+
+async def test_an_item_is_told_of_from_its_first_reminder_that_is_followed(store: Store) -> None:
+    """Its type may have come to push after it was made."""
+    await store.users.commit("alice", creating("a", "b", remind_at=["+1", "+30"]))
+    await store.users.commit("alice", remind("a", 0, at(1), is_followed=True))
+    await store.users.commit("alice", remind("b", 0, at(1)))
+    await store.users.commit("alice", remind("a", 1, at(30), is_followed=True))
+    before = await store.users.state("alice", BACKEND, at(31))
+
+    await store.users.commit("alice", dismissing("a", "b", now_us=at(31)))
+
+    assert [item.id for item in before.items] == ["a", "b"]
+    assert [name for kind, name, _ in await entries(store) if kind is WorkKind.LEFT] == ["a"]
+
+
+async def test_a_device_that_hides_its_copy_ends_nothing(store: Store) -> None:
+    await store.users.commit("alice", timed("a", PUSH, for_device="*"))
+
+    await store.users.commit("alice", dismissing("a", now_us=at(1), sender=PHONE))
+    assert await entries(store) == [(WorkKind.PUSH, "a", 3)]
+    await store.users.commit("alice", dismissing("a", now_us=at(2)))
+
+    left = await work_of(store, WorkKind.LEFT)
+    assert left.item is not None and left.item.hidden_by == {"phone"}
+
+
+async def test_who_dismissed_it_is_named(store: Store) -> None:
+    await store.users.commit("alice", timed("a", PUSH))
+
+    await store.users.commit("alice", dismissing("a", now_us=at(5), sender=PHONE))
+
+    assert (await work_of(store, WorkKind.LEFT)).gone == Gone(at(5), Reason.DISMISSED, "phone", 2)
+
+
+async def test_it_is_claimed_at_once_and_gone_when_it_is_settled(store: Store) -> None:
+    await store.users.commit("alice", timed("a", PUSH))
+    assert await store.agenda.claim(ALICE, at(2), at(40), 5) == []
+    await store.users.commit("alice", dismissing("a", now_us=at(2)))
+
+    assert await store.agenda.claim(ALICE, at(2), at(40), 5) == ["alice"]
+    await store.agenda.settle("alice", at(40), [Done(await work_of(store, WorkKind.LEFT))])
+
+    assert await entries(store) == []
+
+
+async def test_one_that_is_forgotten_meanwhile_says_nothing(store: Store) -> None:
+    await store.users.commit("alice", timed("a", PUSH))
+    await store.users.commit("alice", dismissing("a", now_us=at(2)))
+
+    await store.users.collect("alice", at(3) + LIMITS.retention_us)
+
+    left = await work_of(store, WorkKind.LEFT)
+    assert (left.name, left.item, left.gone, left.seq) == ("a", None, None, 0)
