@@ -206,6 +206,10 @@ def test_with_fake_providers_a_push_and_a_browsers_push_arrive_and_are_told(star
         ("alice", "aa", "kbob just joined", 1)
     }
     assert 'APNs, alice: "kbob just joined"; badge 1' in dev.log.read_text()
+    said = {finding["check"]: finding["found"] for finding in json.loads(dev.run("doctor", "--json"))}
+    assert {name: said[name] for name in ("apns", "fcm", "webpush")} == dict.fromkeys(
+        ("apns", "fcm", "webpush"), "good"
+    )
     children = dev.children()
     assert dev.end() == 0
     assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []

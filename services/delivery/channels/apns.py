@@ -26,6 +26,23 @@ PRODUCTION: Final = "https://api.push.apple.com"
 SANDBOX: Final = "https://api.sandbox.push.apple.com"
 MOST_HANDOVERS: Final = 3
 """How often one push is handed over where each time before it was surely not processed."""
+CHECK_S: Final = 10.0
+_TO_NOBODY: Final = Push(
+    uid="",
+    device="",
+    token="0" * 64,
+    topic=None,
+    sandbox=False,
+    kind="background",
+    title="",
+    text="",
+    sound=None,
+    badge=None,
+    collapse_id="gregor-doctor",
+    expires_us=0,
+    urgent=False,
+    data={},
+)
 _PLAIN = re.compile(r"[!-~]{1,255}")
 
 
@@ -107,7 +124,7 @@ class ApnsChannel:
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
 
     async def check(self) -> str | None:
-        """Sign a token and reach the production environment; nothing is sent."""
+        """Whether the production environment takes us: asked with a push to a token that is nobody's."""
         try:
             if not self._pools:
                 await self.open()
@@ -115,8 +132,12 @@ class ApnsChannel:
             return str(error)
         if self._config.topic is None:
             return "GREGOR_APNS_TOPIC is not set: devices that name no topic get no push"
-        trouble = await self._pools[False].warm()
-        return None if trouble is None else f"APNs cannot be reached: {trouble.detail}"
+        match await self.send(_TO_NOBODY, CHECK_S):
+            case Misconfigured(_, detail):
+                return f"APNs refuses us: {detail}; check the key or certificate, its ids and GREGOR_APNS_TOPIC"
+            case Retry(_, _, detail) | Unknown(detail):
+                return f"APNs cannot be reached: {detail}"
+        return None
 
     def _read_key(self, path: Path) -> ProviderToken:
         if not self._config.key_id or not self._config.team_id:

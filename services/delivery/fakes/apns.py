@@ -20,6 +20,7 @@ from .apns_connection import FakeApnsConnection
 from .tls import Authority
 
 ANY_TOKEN = "*"  # noqa: S105 - the script for every device token that has none of its own
+NOBODYS_TOKEN = "0" * 64
 MOST_PAYLOAD_BYTES = 4_096
 TOKEN_AGE_S = 3_600
 PUSH_TYPES = frozenset(
@@ -141,6 +142,7 @@ class FakeApns:
             (headers.get(":method") != "POST", 405, "MethodNotAllowed"),
             (not headers.get(":path", "").startswith("/3/device/"), 404, "BadPath"),
             (headers.get(":path") == "/3/device/", 400, "MissingDeviceToken"),
+            (headers.get(":path") == "/3/device/" + NOBODYS_TOKEN, 400, "BadDeviceToken"),
             (topic is None, 400, "MissingTopic"),
             (self.topics is not None and topic not in self.topics, 400, "TopicDisallowed"),
             (not body, 400, "PayloadEmpty"),

@@ -153,6 +153,7 @@ def _leave_word(plan: Plan, redis: str, key: str) -> None:
         token_aud=plan.settings.token_aud,
         token_iss=plan.settings.token_iss,
         clock_offset_s=plan.settings.clock_offset_s,
+        providers=plan.fakes.environ({}) if plan.fakes is not None else {},
     )
     try:
         write_running(running, os.environ)

@@ -1,8 +1,12 @@
-"""`gregor doctor`: is the Redis of the settings fit for Gregor? One line a check, and what to do where it fails."""
+"""`gregor doctor`: are the Redis and the providers of the settings fit? One line a check, with the mend where it fails.
+
+The providers are asked by a process of delivery's own, since the command line knows no service.
+"""
 
 import asyncio
 import json
 import os
+import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
@@ -13,6 +17,7 @@ from gregor.cli.failure import Failure
 from gregor.cli.state_file import read_running
 from gregor.cli.target import Json
 from gregor.clock import SystemClock
+from gregor.embedded import end_with_parent
 from gregor.feed import Feed
 from gregor.settings import Settings, load_settings, masked
 from gregor.store.keys import PARTITIONS, Keys
@@ -38,12 +43,14 @@ def doctor(
     redis: Annotated[str | None, typer.Option(help="Redis URL (else the setting, else that of gregor dev).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check the Redis of the settings: version, eviction, persistence, clock, partitions, pub/sub; 1 where unfit."""
+    """Check the Redis of the settings, and the credentials of each provider of pushes; exit status 1 where unfit."""
     environ = dict(os.environ)
     running = read_running(os.environ)
     if redis or (running and not environ.get("GREGOR_REDIS_URL")):
         environ["GREGOR_REDIS_URL"] = redis or (running.redis if running else "")
-    findings = asyncio.run(_examine(load_settings(environ)))
+    if running is not None and running.providers and environ["GREGOR_REDIS_URL"] == running.redis:
+        environ |= running.providers
+    findings = asyncio.run(_examine(load_settings(environ), environ))
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -54,7 +61,15 @@ def doctor(
         raise typer.Exit(1)
 
 
-async def _examine(settings: Settings) -> list[Finding]:
+async def _examine(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    providers = asyncio.create_task(_providers(environ))
+    try:
+        return [*await _examine_redis(settings), *await providers]
+    finally:
+        providers.cancel()
+
+
+async def _examine_redis(settings: Settings) -> list[Finding]:
     link = Link(settings.redis_url, name=f"{settings.namespace}-doctor")
     try:
         await link.open()
@@ -114,6 +129,35 @@ def persistence_finding(info: Mapping[str, str]) -> Finding:
             "persistence", "fail", "the append-only file cannot be written", "look at the server's disk and log"
         )
     return Finding("persistence", "ok", "append-only file")
+
+
+async def _providers(environ: Mapping[str, str]) -> list[Finding]:
+    """What delivery's own check says of each provider (`python -m services.delivery.check`)."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.delivery.check"),
+        env=environ,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        preexec_fn=end_with_parent(),
+    )
+    try:
+        said, trouble = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        words = trouble.decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
+        return [Finding("providers", "fail", "the check of delivery ended by itself", words[-1])]
+    return [provider_finding(found) for found in json.loads(said)]
+
+
+def provider_finding(found: Mapping[str, str]) -> Finding:
+    """One provider: good, not set up (which is no fault), or wrong, with the mend."""
+    if found["state"] != "wrong":
+        return Finding(found["provider"], "ok", found["state"])
+    return Finding(found["provider"], "fail", "does not take us", found["mend"])
 
 
 async def _clock(settings: Settings, link: Connection) -> Finding:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 
@@ -25,6 +25,8 @@ class Running:
     token_aud: str | None = None
     token_iss: str | None = None
     clock_offset_s: float = 0.0
+    providers: dict[str, str] = field(default_factory=dict)
+    """Variables that lead to its fake providers, where it has any."""
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
@@ -49,7 +51,7 @@ def read_running(environ: Mapping[str, str]) -> Running | None:
     """The running `gregor dev`; None where there is none, or what it left is stale."""
     with suppress(OSError, ValueError, TypeError, RuntimeError):
         found = json.loads((state_directory(environ) / "dev.json").read_text("utf-8"))
-        running = Running(**{field.name: found[field.name] for field in fields(Running) if field.name in found})
+        running = Running(**{each.name: found[each.name] for each in fields(Running) if each.name in found})
         return running if _is_alive(running.pid) else None
     return None
 

@@ -32,7 +32,8 @@ def test_a_server_with_an_append_only_file_passes_every_check(
         status, found = findings(server.url, capsys)
 
     assert status == 0
-    assert list(found) == ["version", "eviction", "persistence", "clock", "partitions", "pubsub"]
+    redis = ["version", "eviction", "persistence", "clock", "partitions", "pubsub"]
+    assert list(found) == [*redis, "apns", "fcm", "webpush"]
     assert {finding["verdict"] for finding in found.values()} == {"ok"}
 
 
@@ -76,6 +77,19 @@ def test_a_store_of_another_number_of_partitions_fails(
 
     assert status == 1
     assert found["partitions"]["found"] == f"the store has 64, this version {PARTITIONS}"
+
+
+def test_a_provider_that_is_not_set_up_is_no_fault_and_one_that_is_wrong_fails_with_its_mend(
+    redis_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GREGOR_FCM_CREDENTIALS_FILE", str(tmp_path / "nothing.json"))
+
+    status, found = findings(redis_server, capsys)
+
+    assert status == 1
+    assert (found["apns"]["verdict"], found["apns"]["found"]) == ("ok", "not set up")
+    assert (found["fcm"]["verdict"], found["fcm"]["found"]) == ("fail", "does not take us")
+    assert "nothing.json cannot be read" in found["fcm"]["mend"]
 
 
 def test_a_redis_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

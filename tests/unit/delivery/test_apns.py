@@ -208,9 +208,18 @@ async def test_a_certificate_stands_in_for_the_token(tmp_path: Path) -> None:
         await channel.close()
 
 
-async def test_the_check_connects_and_sends_nothing(world: World) -> None:
+async def test_the_check_asks_whether_we_are_taken_and_reaches_no_device(world: World) -> None:
     assert await world.channel.check() is None
-    assert (world.fake.connections, world.fake.received) == (1, [])
+    assert (world.fake.connections, len(world.fake.received), world.fake.delivered()) == (1, 1, [])
+
+
+async def test_the_check_tells_of_a_key_that_is_refused(tmp_path: Path, world: World) -> None:
+    world.fake.keys["KEY1"] = write_key(tmp_path / "other.p8")
+
+    said = await world.channel.check()
+
+    assert said is not None
+    assert said.startswith("APNs refuses us: InvalidProviderToken; check the key")
 
 
 async def test_the_check_says_what_to_mend(world: World) -> None:

@@ -1,0 +1,94 @@
+"""The check of the providers, in a process of its own as `gregor doctor` runs it, with fakes for providers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from gregor.cli.doctor import provider_finding
+from gregor.settings import VARIABLES
+from services.delivery.fakes.__main__ import Fakes
+from services.delivery.fakes.keys import write_key
+
+KEPT = {name: value for name, value in os.environ.items() if not name.startswith("GREGOR_")}
+
+
+async def check(**settings: str) -> tuple[int, Any, str]:
+    """Exit status, findings by provider, and standard error."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.delivery.check"),
+        env=KEPT | settings,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, trouble = await process.communicate()
+    found = {each["provider"]: each for each in json.loads(said)} if said else {}
+    return process.returncode or 0, found, trouble.decode()
+
+
+async def with_fakes(directory: Path, **changes: str) -> tuple[int, Any, str]:
+    fakes = await Fakes.start(directory)
+    try:
+        settings = {name: value for name, value in fakes.settings().items() if name in VARIABLES}
+        return await check(**settings | changes)
+    finally:
+        await fakes.close()
+
+
+async def test_each_provider_that_takes_us_is_good(tmp_path: Path) -> None:
+    status, found, _ = await with_fakes(tmp_path)
+
+    assert (status, {each["state"] for each in found.values()}) == (0, {"good"})
+    assert {"apns", "fcm", "webpush"} <= set(found)
+
+
+async def test_a_provider_without_credentials_is_not_set_up_also_where_the_console_stands_in() -> None:
+    for settings in ({}, {"GREGOR_DELIVERY_CONSOLE": "true"}):
+        status, found, _ = await check(**settings)
+
+        assert (status, {each["state"] for each in found.values()}) == (0, {"not set up"})
+
+
+async def test_what_is_wrong_is_said_with_its_mend_and_spoils_no_other(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    write_key(other / "key.p8")
+
+    status, found, _ = await with_fakes(
+        tmp_path, GREGOR_APNS_KEY_FILE=str(other / "key.p8"), GREGOR_FCM_CREDENTIALS_FILE=str(other / "nothing.json")
+    )
+
+    assert status == 0
+    states = {name: found[name]["state"] for name in ("apns", "fcm", "webpush")}
+    assert states == {"apns": "wrong", "fcm": "wrong", "webpush": "good"}
+    assert found["apns"]["mend"].startswith("APNs refuses us: InvalidProviderToken")
+    assert "nothing.json cannot be read" in found["fcm"]["mend"]
+
+
+async def test_a_provider_that_is_not_there_is_wrong(tmp_path: Path) -> None:
+    _, found, _ = await with_fakes(tmp_path, GREGOR_APNS_URL="https://localhost:1", GREGOR_FCM_URL="http://localhost:1")
+
+    assert found["apns"]["mend"].startswith("APNs cannot be reached")
+    assert found["fcm"]["mend"].startswith("FCM cannot be reached")
+
+
+async def test_settings_that_are_bad_are_one_line() -> None:
+    status, found, trouble = await check(GREGOR_RETENTION="never")
+
+    assert (status, found, trouble.count("\n")) == (1, {}, 1)
+    assert "GREGOR_RETENTION" in trouble
+
+
+def test_the_doctor_fails_for_what_is_wrong_alone() -> None:
+    states: list[dict[str, str]] = [{"state": "good"}, {"state": "not set up"}, {"state": "wrong", "mend": "mend it"}]
+    findings = [provider_finding({"provider": "apns", **state}) for state in states]
+
+    assert [(each.verdict, each.found, each.mend) for each in findings] == [
+        ("ok", "good", ""),
+        ("ok", "not set up", ""),
+        ("fail", "does not take us", "mend it"),
+    ]
