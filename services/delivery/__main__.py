@@ -70,7 +70,7 @@ async def serve(settings: Settings) -> None:
             Figures(metrics.registry),
             PushLooker(store, registry),
         )
-        workers = []
+        workers, deadline_s = [], settings.delivery_deadline_s
         for name, channel in push_channels(settings, clock).items():
             if channel is None:
                 log.warning("A provider has no credentials: nothing is sent by it.", channel=name)
@@ -79,7 +79,7 @@ async def serve(settings: Settings) -> None:
                 stack.push_async_callback(channel.close)
             queue = await open_queue(settings.queue, settings.namespace, name)
             stack.push_async_callback(queue.close)
-            workers.append(Worker(Trade(name, channel, store, looker, clock, figures, Breaker()), queue))
+            workers.append(Worker(Trade(name, channel, store, looker, clock, figures, Breaker(), deadline_s), queue))
         await serve_with(settings, Readiness(store, metrics), metrics, workers)
 
 

@@ -6,6 +6,7 @@ leaves a claim whose lease runs out; an alert is then sent again, since its coll
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,33 +16,36 @@ import structlog
 
 from gregor.clock import Clock
 from gregor.core.intents import Intent
-from gregor.core.ledger import Attempt, Claimed, Delivery, NotClaimed, State, Story
+from gregor.core.ledger import MOST_ATTEMPTS, Attempt, Claimed, Delivery, NotClaimed, NotYet, State, Story
 from gregor.core.limits import DAY_US, SECOND_US
-from gregor.store.contract import Store
+from gregor.store.contract import Store, Unavailable
 
 from .breaker import Breaker
-from .channels.contract import Channel
+from .channels.contract import Channel, Message
 from .figures import Figures
 from .look import Look, Looker
 from .verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
 
 log = structlog.get_logger(__name__)
 
-DEADLINE_S: Final = 15.0
-"""How long a provider may take: FCM is not given up before 10 s (its guidance)."""
-LEASE_S: Final = 2 * DEADLINE_S
-"""How long a claim, and what was taken from the queue, stay with who took it."""
 FIRST_PAUSE_S: Final = 2.0
 LONGEST_PAUSE_S: Final = 600.0
 BUSY_S: Final = 1.0
 """When one looks again at what another has, or at a place that is taken."""
+AWAY_S: Final = 0.5
+"""When the verdict is written again, where the store could not be reached."""
+FAILED_S: Final = 30.0
+"""When what failed by itself is tried again."""
 BUDGET_US: Final = DAY_US
 """How long something is tried whose item does not expire before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trade:
-    """What one channel works with. ``channel`` is ``None`` where the provider is not set up."""
+    """What one channel works with. ``channel`` is ``None`` where the provider is not set up.
+
+    ``deadline_s``: how long a provider may take.
+    """
 
     name: str
     channel: Channel[Any] | None
@@ -50,6 +54,12 @@ class Trade:
     clock: Clock
     figures: Figures
     breaker: Breaker
+    deadline_s: float = 15.0
+
+    @property
+    def lease_s(self) -> float:
+        """How long a claim, and what was taken from the queue, stay with who took it."""
+        return 2 * self.deadline_s
 
 
 async def attempt(trade: Trade, intent: Intent) -> int | None:
@@ -57,20 +67,35 @@ async def attempt(trade: Trade, intent: Intent) -> int | None:
 
     Raises ``Unavailable``: then nothing is known to be done, and the same call is repeated later.
     """
-    now_us = trade.clock.now_us()
-    ledger = trade.store.ledger
-    await ledger.plan([intent], State.PLANNED, None, intent.at_us or now_us)
+    now_us, since_s = trade.clock.now_us(), trade.clock.monotonic()
+    await trade.store.ledger.plan([intent], State.PLANNED, None, intent.at_us or now_us)
     look = await _look(trade, intent, now_us)
-    claim = await ledger.claim(intent, look.place, now_us, now_us + round(LEASE_S * SECOND_US))
-    match claim:
-        case Claimed():
-            return await _claimed(trade, claim, look)
-        case NotClaimed.BUSY:
-            trade.breaker.passed()
-            return now_us + round(BUSY_S * SECOND_US)
-        case _:
-            trade.breaker.passed()
-            return None
+    claim = await _claim(trade, intent, look.place, now_us)
+    if isinstance(claim, Claimed):
+        return await _claimed(trade, claim.delivery, look, since_s)
+    trade.breaker.passed()
+    return _when(claim, now_us + round(BUSY_S * SECOND_US))
+
+
+async def fail(trade: Trade, intent: Intent) -> int | None:
+    """An attempt failed by itself, before anything was handed over. When to try again; ``None`` where never."""
+    trade.breaker.passed()
+    now_us = trade.clock.now_us()
+    claim = await _claim(trade, intent, "", now_us)
+    if isinstance(claim, Claimed):
+        return await _put_back(trade, claim.delivery, "", FAILED_S)
+    return _when(claim, now_us + round(FAILED_S * SECOND_US))
+
+
+async def _claim(trade: Trade, intent: Intent, place: str, now_us: int) -> Claimed | NotClaimed | NotYet:
+    return await trade.store.ledger.claim(intent, place, now_us, now_us + round(trade.lease_s * SECOND_US))
+
+
+def _when(claim: NotClaimed | NotYet, busy_us: int) -> int | None:
+    """When to look again at what cannot be claimed."""
+    if isinstance(claim, NotYet):
+        return claim.until_us
+    return busy_us if claim is NotClaimed.BUSY else None
 
 
 async def _look(trade: Trade, intent: Intent, now_us: int) -> Look:
@@ -79,23 +104,52 @@ async def _look(trade: Trade, intent: Intent, now_us: int) -> Look:
     return await trade.looker.look(intent, now_us)
 
 
-async def _claimed(trade: Trade, claim: Claimed, look: Look) -> int | None:
-    delivery = claim.delivery
+async def _claimed(trade: Trade, delivery: Delivery, look: Look, since_s: float) -> int | None:
     if look.compose is None or trade.channel is None:
         return await _hold(trade, delivery, look)
+    if trade.clock.monotonic() - since_s > trade.deadline_s:
+        # This process stood still: what it saw is old, and its claim may be over before the provider answers.
+        return await _put_back(trade, delivery, look.place)
     others = await _claim_others(trade, look)
+    try:
+        message = look.compose([other.intent for other in others])
+    except Exception:
+        log.exception("A message could not be made; it is tried again.", channel=trade.name)
+        trade.figures.failures.labels(trade.name).inc()
+        for other in others:
+            await _put_back(trade, other, "")
+        return await _put_back(trade, delivery, look.place, FAILED_S)
+    verdict = await _send(trade, trade.channel, message)
+    return await _follow(trade, delivery, look, others, verdict, since_s)
+
+
+async def _send(trade: Trade, channel: Channel[Any], message: Message) -> Verdict:
+    """Hand it over; what came of it, whatever happens."""
     began_s = trade.clock.monotonic()
-    verdict = await trade.channel.send(look.compose([other.intent for other in others]), DEADLINE_S)
-    now_us = trade.clock.now_us()
+    try:
+        verdict = await channel.send(message, trade.deadline_s)
+    except Exception as error:
+        log.exception("A channel failed by itself.", channel=trade.name)
+        trade.figures.failures.labels(trade.name).inc()
+        verdict = Unknown(f"the channel failed: {type(error).__name__}")
     trade.breaker.ended(verdict, trade.clock.monotonic())
     trade.figures.attempts.labels(trade.name, verdict.name).inc()
     trade.figures.send_seconds.labels(trade.name).observe(max(0.0, trade.clock.monotonic() - began_s))
-    trade.figures.age_seconds.labels(trade.name).observe(max(0, now_us - delivery.story.planned_us) / SECOND_US)
+    return verdict
+
+
+async def _follow(
+    trade: Trade, delivery: Delivery, look: Look, others: list[Delivery], verdict: Verdict, since_s: float
+) -> int | None:
+    """Write the verdict, and do what follows from it."""
+    age_us = trade.clock.now_us() - delivery.story.planned_us
+    trade.figures.age_seconds.labels(trade.name).observe(max(0, age_us) / SECOND_US)
+    until_s = since_s + trade.lease_s
     if isinstance(verdict, Gone) and look.forget is not None and await look.forget(verdict):
         trade.figures.tokens_forgotten.labels(trade.name).inc()
-    settled = await _settle(trade, delivery, look.place, verdict, look.expires_us)
+    settled = await _settle(trade, delivery, look.place, verdict, look.expires_us, until_s)
     for other in others:
-        await _settle(trade, other, "", verdict, None)
+        await _settle(trade, other, "", verdict, None, until_s)
     if isinstance(verdict, Misconfigured | Gone | Refused) or settled.state is State.DEAD:
         log.warning("It was not taken.", channel=trade.name, verdict=verdict.name, detail=verdict_detail(verdict))
     return settled.story.next_us
@@ -107,18 +161,29 @@ async def _claim_others(trade: Trade, look: Look) -> list[Delivery]:
         return []
     now_us = trade.clock.now_us()
     await trade.store.ledger.plan(look.also, State.PLANNED, None, now_us)
-    claims = [
-        await trade.store.ledger.claim(each, "", now_us, now_us + round(LEASE_S * SECOND_US)) for each in look.also
-    ]
+    claims = [await _claim(trade, each, "", now_us) for each in look.also]
     return [claim.delivery for claim in claims if isinstance(claim, Claimed)]
 
 
-async def _settle(trade: Trade, delivery: Delivery, place: str, verdict: Verdict, expires_us: int | None) -> Settlement:
-    """Write what a verdict makes of a claim; a set-up that is wrong burns no attempt."""
+async def _settle(
+    trade: Trade, delivery: Delivery, place: str, verdict: Verdict, expires_us: int | None, until_s: float
+) -> Settlement:
+    """Write what a verdict makes of a claim; a set-up that is wrong burns no attempt.
+
+    Where the store is away this waits for it, as long as nobody else can have the delivery (``until_s``, monotonic):
+    what was sent and not written down would be sent again.
+    """
     settled = settlement(verdict, delivery, expires_us, trade.clock.now_us())
     counts = not isinstance(verdict, Misconfigured)
-    await trade.store.ledger.settle(delivery, place, settled.state, settled.story, counts=counts)
-    return settled
+    while True:
+        try:
+            await trade.store.ledger.settle(delivery, place, settled.state, settled.story, counts=counts)
+        except Unavailable:
+            if trade.clock.monotonic() >= until_s:
+                raise
+            await asyncio.sleep(AWAY_S)
+        else:
+            return settled
 
 
 async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
@@ -130,6 +195,17 @@ async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
     state = State.CANCELLED if look.until_us is None else State.WAITING
     await trade.store.ledger.settle(delivery, look.place, state, story, counts=False)
     return look.until_us
+
+
+async def _put_back(trade: Trade, delivery: Delivery, place: str, after_s: float = 0.0) -> int | None:
+    """Nothing was handed over: the claim goes back and counts for nothing. When to look again; ``None``: too late."""
+    trade.breaker.passed()
+    next_us = trade.clock.now_us() + round(after_s * SECOND_US)
+    state, story = State.RETRY, msgspec.structs.replace(delivery.story, reason=None, next_us=next_us)
+    if next_us >= story.planned_us + BUDGET_US:
+        state, story = State.DEAD, msgspec.structs.replace(story, reason="failed", next_us=None)
+    await trade.store.ledger.settle(delivery, place, state, story, counts=False)
+    return story.next_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +239,13 @@ def settlement(verdict: Verdict, delivery: Delivery, expires_us: int | None, now
 
 
 def pause_s(verdict: Verdict, n: int) -> float:
-    """Seconds until the next attempt: what the provider asked for, and full jitter below a cap that doubles."""
+    """Seconds until the next attempt: what the provider asked for, and full jitter below a cap that doubles.
+
+    The cap holds for those who ask for a second each time, too: a day of that would be 86,400 attempts.
+    """
     cap_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(max(0, n - 1), 16))
-    jitter_s = random.uniform(0.0, cap_s)
     asked_s = verdict.after_s if isinstance(verdict, Retry) else None
-    return jitter_s if asked_s is None else asked_s + min(jitter_s, asked_s / 10 + 1.0)
+    return (asked_s or 0.0) + random.uniform(0.0, cap_s)
 
 
 def verdict_detail(verdict: Verdict) -> str:
@@ -182,5 +260,5 @@ def _told(verdict: Verdict, delivery: Delivery, now_us: int) -> Story:
     status = verdict.name if isinstance(verdict, Unknown) else verdict.status or verdict.name
     provider_id = verdict.provider_id if isinstance(verdict, Sent) else None
     told = Attempt(now_us, status, provider_id, verdict_detail(verdict))
-    attempts = (*delivery.story.attempts, told)
+    attempts = (*delivery.story.attempts, told)[-MOST_ATTEMPTS:]
     return msgspec.structs.replace(delivery.story, reason=None, next_us=None, attempts=attempts)

@@ -15,7 +15,7 @@ from gregor.core.limits import SECOND_US
 from gregor.store.contract import Unavailable
 from gregor.store.queue import Queue, Taken
 
-from .attempt import BUDGET_US, LEASE_S, Trade, attempt
+from .attempt import BUDGET_US, FAILED_S, Trade, attempt, fail
 
 log = structlog.get_logger(__name__)
 
@@ -29,8 +29,6 @@ UPKEEP_S: Final = 0.25
 RECLAIM_S: Final = 5.0
 PARKED_S: Final = 2.0
 """When one looks again at what came while the provider was down."""
-FAILED_S: Final = 30.0
-"""When what failed by itself is tried again."""
 AWAY_S: Final = 1.0
 
 
@@ -107,7 +105,7 @@ class Worker:
         if now_s < self._reclaim_at_s or room == 0 or self._is_stopping:
             return
         self._reclaim_at_s = now_s + RECLAIM_S
-        for taken in await self._queue.reclaim(LEASE_S + RECLAIM_S, min(room, AT_ONCE)):
+        for taken in await self._queue.reclaim(self._trade.lease_s + RECLAIM_S, min(room, AT_ONCE)):
             await self._enter(taken)
 
     async def _enter(self, taken: Taken) -> None:
@@ -144,9 +142,15 @@ class Worker:
         except Unavailable:
             raise
         except Exception:
-            self._trade.breaker.passed()
             self._trade.figures.failures.labels(self._trade.name).inc()
             log.exception("A delivery failed by itself; it is tried again.", channel=self._trade.name)
+        try:
+            return await fail(self._trade, taken.intent)
+        except Unavailable:
+            raise
+        except Exception:
+            # Not even the ledger can be written: nobody will ever be told more of this one than the log says.
+            log.exception("What became of a delivery cannot be written down.", channel=self._trade.name)
             now_us = self._trade.clock.now_us()
             return now_us + round(FAILED_S * SECOND_US) if now_us < taken.intent.at_us + BUDGET_US else None
 

@@ -171,6 +171,11 @@ class Settings(BaseModel):
     delivery_console: bool = Field(
         False, description="Print what would be sent, for each provider without credentials; `gregor dev` does."
     )
+    delivery_deadline_s: Seconds = Field(
+        15.0,
+        gt=0,
+        description="How long a provider may take to answer; whoever dies over a delivery leaves it for twice as long.",
+    )
     categories: str | None = Field(
         None,
         min_length=1,

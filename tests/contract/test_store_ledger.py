@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Attempt, Claimed, NotClaimed, State, Story
+from gregor.core.ledger import Attempt, Claimed, NotClaimed, NotYet, State, Story
 from gregor.store.contract import Store
 
 NOW_US = 1_700_000_000_000_000
@@ -73,6 +73,40 @@ async def test_what_is_over_is_not_claimed_again(store: Store) -> None:
     assert await store.ledger.claim(PHONE, PLACE, NOW_US, NOW_US + SECOND_US) is NotClaimed.OVER
     [entry] = await store.ledger.of_item("alice", "a")
     assert (entry.state, entry.story) == (State.SENT, story)
+
+
+async def test_nobody_gets_what_waits_before_its_time(store: Store) -> None:
+    """An intent that was handed over twice waits as one: what the provider asked for holds for both."""
+    await planned(store, PHONE)
+    claim = await claimed(store, PHONE)
+    again_us = NOW_US + 600 * SECOND_US
+    story = Story(NOW_US, 7, None, again_us, (Attempt(NOW_US, "429"),))
+    await store.ledger.settle(claim.delivery, PLACE, State.RETRY, story)
+
+    early = await store.ledger.claim(PHONE, PLACE, again_us - 1, again_us + SECOND_US)
+
+    assert early == NotYet(again_us)
+    assert (await claimed(store, PHONE, again_us)).delivery.n == 2
+
+
+async def test_what_nobody_will_ever_know_is_over(store: Store) -> None:
+    await planned(store, PHONE)
+    claim = await claimed(store, PHONE)
+    await store.ledger.settle(claim.delivery, PLACE, State.UNKNOWN, Story(NOW_US, 7))
+
+    assert await store.ledger.claim(PHONE, PLACE, NOW_US, NOW_US + SECOND_US) is NotClaimed.OVER
+
+
+async def test_claims_without_number_leave_the_entry_readable(store: Store) -> None:
+    """As a worker makes them that dies over each."""
+    await planned(store, PHONE)
+    for number in range(10_002):
+        claim = await store.ledger.claim(PHONE, "", NOW_US + 2 * number, NOW_US + 2 * number + 1)
+    assert isinstance(claim, Claimed) and claim.delivery.n == 9_999
+
+    assert await store.ledger.settle(claim.delivery, "", State.SENT, Story(NOW_US, 7))
+    [entry] = await store.ledger.of_item("alice", "a")
+    assert (entry.state, entry.n) == (State.SENT, 9_999)
 
 
 async def test_what_was_never_planned_is_absent(store: Store) -> None:

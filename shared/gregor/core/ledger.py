@@ -39,6 +39,10 @@ class State(Enum):
         return self in (State.SENT, State.CANCELLED, State.WITHDRAWN, State.DEAD)
 
 
+MOST_ATTEMPTS = 20
+"""Of one delivery so many attempts are kept, so that what is tried for a day stays small."""
+
+
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
     """One call to a provider. ``status``: its answer in words or digits; never holds a token or an address."""
 
@@ -51,8 +55,8 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
 class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is told of a delivery beside its state. ``planned_us``: when it was handed over; ``seq``: its cause.
 
-    ``next_us``: when it is tried again, or looked at again. ``reason``: why it waits or was cancelled (a word of
-    protocol.md, "deliveries").
+    ``attempts``: the newest ``MOST_ATTEMPTS``. ``next_us``: when it is tried again, or looked at again. ``reason``: why
+    it waits or was cancelled (a word of protocol.md, "deliveries").
     """
 
     planned_us: int
@@ -63,7 +67,10 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """One entry, read. ``n``: how often a provider was called for it, the call under way included."""
+    """One entry, read. ``n``: how often a provider was called for it, the call under way included.
+
+    ``lease_until_us``: of a claim its end; of what waits the moment before which nobody gets it; else 0.
+    """
 
     intent: Intent
     state: State
@@ -86,9 +93,15 @@ class Claimed(msgspec.Struct, frozen=True):
     before: State
 
 
+class NotYet(msgspec.Struct, frozen=True):
+    """It waits until ``until_us``: for its next attempt, or its next look."""
+
+    until_us: int
+
+
 class NotClaimed(Enum):
     """Why there is nothing to do now."""
 
     ABSENT = "no such delivery: the user was forgotten, or its time is over"
-    OVER = "it was sent, cancelled, withdrawn, or is dead"
+    OVER = "it was sent, cancelled, withdrawn, is dead, or nobody will ever know"
     BUSY = "another worker has it, or another delivery to the same device and place on its screen"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gregor.core.intents import Intent
-from gregor.core.ledger import Claimed, Delivery, NotClaimed, State, Story
+from gregor.core.ledger import Claimed, Delivery, NotClaimed, NotYet, State, Story
 
 
 class Ledger(Protocol):
@@ -19,8 +19,14 @@ class Ledger(Protocol):
         """
         ...
 
-    async def claim(self, intent: Intent, place: str, now_us: int, lease_until_us: int) -> Claimed | NotClaimed:
-        """Take a delivery to send it. ``place`` (device and collapse id, or empty) is held with it: one at a time."""
+    async def claim(
+        self, intent: Intent, place: str, now_us: int, lease_until_us: int
+    ) -> Claimed | NotClaimed | NotYet:
+        """Take a delivery to send it. ``place`` (device and collapse id, or empty) is held with it: one at a time.
+
+        ``NotYet`` before ``story.next_us`` of its last settlement: an intent that was handed over twice waits as one.
+        An ``UNKNOWN`` that was settled without ``next_us`` is over.
+        """
         ...
 
     async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Claimed, Delivery, NotClaimed, State, Story
+from gregor.core.ledger import Claimed, Delivery, NotClaimed, NotYet, State, Story
 from gregor.core.limits import Limits
 
 from . import scripts
@@ -58,7 +58,9 @@ class RedisLedger:
         fresh = {bytes(key) for reply in replies for key in reply}
         return [intent for intent in intents if key_of(intent).encode() in fresh]
 
-    async def claim(self, intent: Intent, place: str, now_us: int, lease_until_us: int) -> Claimed | NotClaimed:
+    async def claim(
+        self, intent: Intent, place: str, now_us: int, lease_until_us: int
+    ) -> Claimed | NotClaimed | NotYet:
         """See ``contract.Ledger.claim``."""
         keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).places)
         arguments = (key_of(intent), str(now_us), str(lease_until_us), place, str(PLACE_LIFE_MS))
@@ -72,6 +74,8 @@ class RedisLedger:
                 return Claimed(delivery, before.state)
             case b"busy":
                 return NotClaimed.BUSY
+            case b"early":
+                return NotYet(int(reply[1]))
             case b"over":
                 return NotClaimed.OVER
         return NotClaimed.ABSENT
@@ -82,7 +86,8 @@ class RedisLedger:
         keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).places)
         attempts = delivery.n if counts else delivery.n - 1
         told = msgspec.json.encode(story)
-        arguments = (key_of(intent), str(delivery.n), state.value, str(attempts), told, place)
+        not_before = str(story.next_us or 0)
+        arguments = (key_of(intent), str(delivery.n), state.value, str(attempts), told, place, not_before)
         return bool(await answer(self._connection.evalsha(self._settle, keys, arguments)))
 
     async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:

@@ -3,113 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from gregor.clock import ManualClock
 from gregor.core.contact import parse_contact, parse_preferences
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Delivery, State
-from gregor.core.machine import plan
+from gregor.core.ledger import State
 from gregor.core.sync import View
-from gregor.core.wire import parse_message
-from gregor.registry import Registry
 from gregor.store.contract import Registration, Session
-from gregor.store.memory import MemoryQueue, MemoryStore
-from services.delivery.attempt import BUDGET_US, LEASE_S, Trade, attempt
-from services.delivery.breaker import Breaker
-from services.delivery.channels.contract import Channel, Push
-from services.delivery.figures import Figures
-from services.delivery.push_look import PushLooker
-from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from gregor.store.memory import MemoryQueue
+from services.delivery.attempt import BUDGET_US, attempt
+from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Unknown
 from services.delivery.worker import Worker
-from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SECOND_US, SEED, item, message
+from tests.support.builders import NOW_US, SECOND_US, SEED
 from tests.support.wait import wait_until
+from tests.unit.delivery.house import House
 from tests.unit.delivery.types_of_news import ENTRIES, TOKEN
-
-
-class Nobody:
-    """Takes what the store announces."""
-
-    def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
-        """Called by the store."""
-
-
-@dataclass
-class Provider:
-    """A channel that answers as it is told, and ``Sent`` when it was told nothing more."""
-
-    name: str = "apns"
-    verdicts: list[Verdict] = field(default_factory=list)
-    pushes: list[Push] = field(default_factory=list)
-    hold: asyncio.Event | None = None
-
-    async def open(self) -> None:
-        """Nothing to open."""
-
-    async def send(self, message: Push, deadline_s: float) -> Verdict:
-        """As told."""
-        self.pushes.append(message)
-        if self.hold is not None:
-            await self.hold.wait()
-        return self.verdicts.pop(0) if self.verdicts else Sent("200", "id-1")
-
-    async def close(self) -> None:
-        """Nothing to close."""
-
-    async def check(self) -> str | None:
-        """Always well."""
-        return None
-
-
-@dataclass
-class House:
-    """A user with a phone, items, and the delivery of one channel."""
-
-    store: MemoryStore
-    clock: ManualClock
-    provider: Provider
-    trade: Trade
-    registry: Registry
-
-    async def create(self, item_id: str, seq_of: str = "phone", **fields: Any) -> Intent:
-        """An item, and the intent to tell the phone of it."""
-        document = message({item_id: item(**{"body": {"title": f"about {item_id}"}, **fields})})
-        commit = plan(parse_message(document, LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS, self.registry.current)
-        receipt = await self.store.users.commit("alice", commit)
-        return Intent("alice", item_id, IntentKind.ITEM, "apns", seq_of, 0, receipt.seq, self.clock.now_us())
-
-    async def dismiss(self, *ids: str) -> None:
-        """By the backend."""
-        commit = plan(parse_message(message(ids=ids), LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS)
-        await self.store.users.commit("alice", commit)
-
-    async def entry(self, item_id: str) -> Delivery:
-        """The one delivery of an item."""
-        [found] = await self.store.ledger.of_item("alice", item_id)
-        return found
-
-    async def outcome(self, item_id: str) -> tuple[State, str | None]:
-        """Where it stands, and why."""
-        found = await self.entry(item_id)
-        return found.state, found.story.reason
-
-
-@pytest.fixture
-async def house() -> AsyncIterator[House]:
-    clock, provider = ManualClock(NOW_US), Provider()
-    store = MemoryStore(LIMITS, Nobody())
-    await store.categories.apply(ENTRIES, NOW_US, 0)
-    await store.devices.put_device("alice", "phone", Registration("ios", TOKEN, "it"), NOW_US)
-    registry = Registry(store)
-    await registry.refresh()
-    channel: Channel[Push] = provider
-    trade = Trade("apns", channel, store, PushLooker(store, registry), clock, Figures(CollectorRegistry()), Breaker())
-    yield House(store, clock, provider, trade, registry)
 
 
 async def test_a_push_says_what_the_item_is_and_where_the_device_stands(house: House) -> None:
@@ -268,6 +177,7 @@ async def test_a_failure_that_passes_is_tried_again_when_the_provider_says(house
     entry = await house.entry("a")
     assert (entry.state, entry.story.next_us, entry.story.attempts[0].status) == (State.RETRY, again_us, "429")
 
+    house.clock.advance((again_us - NOW_US) / SECOND_US)
     assert await attempt(house.trade, intent) is None
     entry = await house.entry("a")
     assert (entry.state, entry.n, len(entry.story.attempts)) == (State.SENT, 2, 2)
@@ -290,8 +200,10 @@ async def test_an_alert_whose_fate_is_unknown_goes_out_once_more_in_the_same_pla
 
     assert await attempt(house.trade, intent) is not None
     assert await house.outcome("a") == (State.UNKNOWN, None)
+    house.clock.advance(10.0)
     assert await attempt(house.trade, intent) is None
     assert await house.outcome("a") == (State.UNKNOWN, None)
+    assert await attempt(house.trade, intent) is None  # as a second copy of the intent asks for
     assert len({push.collapse_id for push in house.provider.pushes}) == 1
 
 
@@ -346,11 +258,11 @@ async def test_two_pushes_for_one_place_never_go_out_side_by_side(house: House) 
 async def test_what_a_dead_worker_had_claimed_goes_out_when_its_lease_is_over(house: House) -> None:
     intent = await house.create("a")
     await house.store.ledger.plan([intent], State.PLANNED, None, NOW_US)
-    await house.store.ledger.claim(intent, "", NOW_US, NOW_US + round(LEASE_S * SECOND_US))
+    await house.store.ledger.claim(intent, "", NOW_US, NOW_US + round(house.trade.lease_s * SECOND_US))
 
     assert await attempt(house.trade, intent) is not None
     assert house.provider.pushes == []
-    house.clock.advance(LEASE_S)
+    house.clock.advance(house.trade.lease_s)
     assert await attempt(house.trade, intent) is None
     assert len(house.provider.pushes) == 1
 

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from gregor.core.intents import Intent
-from gregor.core.ledger import Claimed, Delivery, NotClaimed, State, Story
+from gregor.core.ledger import Claimed, Delivery, NotClaimed, NotYet, State, Story
 
+MOST_CLAIMS = 9_999
+"""What the entry of an item's ledger in Redis has digits for."""
 Key = tuple[str, str, str, int, str, str]
 
 
@@ -26,21 +28,23 @@ class MemoryLedger:
             self._entries[intent.key] = Delivery(intent, state, 0, 0, Story(now_us, intent.seq, reason))
         return fresh
 
-    async def claim(self, intent: Intent, place: str, now_us: int, lease_until_us: int) -> Claimed | NotClaimed:
+    async def claim(
+        self, intent: Intent, place: str, now_us: int, lease_until_us: int
+    ) -> Claimed | NotClaimed | NotYet:
         """As ``Ledger`` says."""
         entry = self._entries.get(intent.key)
         if entry is None:
             return NotClaimed.ABSENT
-        if entry.state.is_over:
+        if entry.state.is_over or (entry.state is State.UNKNOWN and not entry.lease_until_us):
             return NotClaimed.OVER
-        if entry.state is State.CLAIMED and entry.lease_until_us > now_us:
-            return NotClaimed.BUSY
+        if entry.lease_until_us > now_us:
+            return NotClaimed.BUSY if entry.state is State.CLAIMED else NotYet(entry.lease_until_us)
         until_us, holder = self._places.get((intent.uid, place), (0, intent.key))
         if place and until_us > now_us and holder != intent.key:
             return NotClaimed.BUSY
         if place:
             self._places[intent.uid, place] = (lease_until_us, intent.key)
-        changes = {"state": State.CLAIMED, "n": entry.n + 1, "lease_until_us": lease_until_us}
+        changes = {"state": State.CLAIMED, "n": min(entry.n + 1, MOST_CLAIMS), "lease_until_us": lease_until_us}
         taken = self._entries[intent.key] = msgspec.structs.replace(entry, **changes)
         return Claimed(taken, entry.state)
 
@@ -51,7 +55,7 @@ class MemoryLedger:
         if entry is None or entry.state is not State.CLAIMED or entry.n != delivery.n:
             return False
         n = entry.n if counts else entry.n - 1
-        self._entries[key] = Delivery(entry.intent, state, n, 0, story)
+        self._entries[key] = Delivery(entry.intent, state, n, story.next_us or 0, story)
         if self._places.get((delivery.intent.uid, place), (0, None))[1] == key:
             del self._places[delivery.intent.uid, place]
         return True

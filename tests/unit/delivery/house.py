@@ -1,0 +1,86 @@
+"""A user with a phone, and the delivery service of one channel over a store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from gregor.clock import ManualClock
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.ledger import Delivery, State
+from gregor.core.machine import plan
+from gregor.core.wire import parse_message
+from gregor.registry import Registry
+from gregor.store.memory import MemoryStore
+from services.delivery.attempt import Trade
+from services.delivery.channels.contract import Push
+from services.delivery.verdict import Sent, Verdict
+from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SEED, item, message
+
+
+class Nobody:
+    """Takes what the store announces."""
+
+    def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
+        """Called by the store."""
+
+
+@dataclass
+class Provider:
+    """A channel that answers as it is told, and ``Sent`` when it was told nothing more."""
+
+    name: str = "apns"
+    verdicts: list[Verdict] = field(default_factory=list)
+    pushes: list[Push] = field(default_factory=list)
+    hold: asyncio.Event | None = None
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def send(self, message: Push, deadline_s: float) -> Verdict:
+        """As told."""
+        self.pushes.append(message)
+        if self.hold is not None:
+            await self.hold.wait()
+        return self.verdicts.pop(0) if self.verdicts else Sent("200", "id-1")
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def check(self) -> str | None:
+        """Always well."""
+        return None
+
+
+@dataclass
+class House:
+    """A user with a phone, items, and the delivery of one channel."""
+
+    store: MemoryStore
+    clock: ManualClock
+    provider: Provider
+    trade: Trade
+    registry: Registry
+
+    async def create(self, item_id: str, seq_of: str = "phone", **fields: Any) -> Intent:
+        """An item, and the intent to tell the phone of it."""
+        document = message({item_id: item(**{"body": {"title": f"about {item_id}"}, **fields})})
+        commit = plan(parse_message(document, LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS, self.registry.current)
+        receipt = await self.store.users.commit("alice", commit)
+        return Intent("alice", item_id, IntentKind.ITEM, "apns", seq_of, 0, receipt.seq, self.clock.now_us())
+
+    async def dismiss(self, *ids: str) -> None:
+        """By the backend."""
+        commit = plan(parse_message(message(ids=ids), LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS)
+        await self.store.users.commit("alice", commit)
+
+    async def entry(self, item_id: str) -> Delivery:
+        """The one delivery of an item."""
+        [found] = await self.store.ledger.of_item("alice", item_id)
+        return found
+
+    async def outcome(self, item_id: str) -> tuple[State, str | None]:
+        """Where it stands, and why."""
+        found = await self.entry(item_id)
+        return found.state, found.story.reason

@@ -1,0 +1,217 @@
+"""What becomes of a delivery where something of ours fails: the store, the process, the message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from gregor.clock import ManualClock
+from gregor.core.intents import Intent
+from gregor.core.ledger import MOST_ATTEMPTS, Delivery, State, Story
+from gregor.registry import Registry
+from gregor.store.contract import Registration, Unavailable
+from gregor.store.memory import MemoryQueue
+from gregor.store.memory.ledger import MemoryLedger
+from gregor.store.redis import RedisStore
+from services.delivery.attempt import BUDGET_US, FAILED_S, Trade, attempt
+from services.delivery.breaker import Breaker
+from services.delivery.channels.contract import Message, Push
+from services.delivery.figures import Figures
+from services.delivery.look import Look, Looker
+from services.delivery.push_look import PushLooker
+from services.delivery.verdict import Retry, Verdict
+from services.delivery.worker import Worker
+from tests.support.builders import LIMITS, NOW_US, SECOND_US
+from tests.support.cluster import KEEP_ALL
+from tests.support.servers import BINARIES, Server, linked
+from tests.support.wait import wait_until
+from tests.unit.delivery.house import House, Provider
+from tests.unit.delivery.types_of_news import ENTRIES, TOKEN
+
+
+async def test_an_intent_that_was_handed_over_twice_waits_as_one(house: House) -> None:
+    house.provider.verdicts = [Retry(600.0, "429", "TooManyRequests")]
+    intent = await house.create("a")
+    again_us = await attempt(house.trade, intent)
+
+    assert await attempt(house.trade, replace(intent, at_us=NOW_US + 1)) == again_us
+    assert len(house.provider.pushes) == 1
+
+
+async def test_a_day_of_being_asked_for_a_second_is_no_storm_and_no_long_story(house: House) -> None:
+    house.provider.verdicts = [Retry(1.0, "429", "TooManyRequests")] * 100_000
+    intent = await house.create("a")
+
+    while (again_us := await attempt(house.trade, intent)) is not None:
+        house.clock.advance((again_us - house.clock.now_us()) / SECOND_US)
+
+    entry = await house.entry("a")
+    assert (entry.state, entry.story.reason) == (State.DEAD, "budget")
+    assert 100 < entry.n < 1_000 and len(entry.story.attempts) == MOST_ATTEMPTS
+    assert entry.story.attempts[-1].at_us > NOW_US + BUDGET_US - 1_200 * SECOND_US
+
+
+class Away(MemoryLedger):
+    """A ledger that can be away when a verdict is written."""
+
+    def __init__(self, other: MemoryLedger) -> None:
+        self.__dict__.update(other.__dict__)
+        self.is_away = False
+
+    async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
+        if self.is_away:
+            raise Unavailable("the ledger is away")
+        return await super().settle(delivery, place, state, story, counts=counts)
+
+
+async def test_a_verdict_waits_for_a_store_that_is_away_and_nothing_is_sent_again(house: House) -> None:
+    ledger = house.store._ledger = Away(house.store.ledger)
+    ledger.is_away = True
+    intent = await house.create("a")
+    sending = asyncio.create_task(attempt(house.trade, intent))
+    await wait_until(lambda: house.provider.pushes, "it is sent")
+    ledger.is_away = False
+
+    assert await sending is None
+    assert ((await house.outcome("a"))[0], len(house.provider.pushes)) == (State.SENT, 1)
+
+
+async def test_a_verdict_that_cannot_be_written_before_its_lease_is_over_leaves_the_intent_to_others(
+    house: House,
+) -> None:
+    ledger = house.store._ledger = Away(house.store.ledger)
+    ledger.is_away = True
+    intent = await house.create("a")
+    sending = asyncio.create_task(attempt(house.trade, intent))
+    await wait_until(lambda: house.provider.pushes, "it is sent")
+    house.clock.advance(house.trade.lease_s)
+
+    with pytest.raises(Unavailable):
+        await sending
+    ledger.is_away = False
+    assert await attempt(house.trade, intent) is None
+    assert len({push.collapse_id for push in house.provider.pushes}) == 1
+    assert ((await house.outcome("a"))[0], (await house.entry("a")).n) == (State.SENT, 2)
+
+
+@pytest.mark.parametrize("binary", BINARIES)
+async def test_a_server_that_restarts_under_a_push_costs_no_second_copy(binary: str, tmp_path: Path) -> None:
+    """Real: the store is gone between the claim and the verdict, and comes back with what it had on disk."""
+    server = Server(binary, tmp_path, *KEEP_ALL).start()
+    clock, provider = ManualClock(NOW_US), Provider(hold=asyncio.Event())
+    try:
+        async with linked(server.url) as link:
+            store = RedisStore(link, LIMITS)
+            await store.categories.apply(ENTRIES, NOW_US, 0)
+            await store.devices.put_device("alice", "phone", Registration("ios", TOKEN, "it"), NOW_US)
+            registry = Registry(store)
+            await registry.refresh()
+            looker = PushLooker(store, registry)
+            trade = Trade("apns", provider, store, looker, clock, Figures(CollectorRegistry()), Breaker())
+            house = House(store, clock, provider, trade, registry)  # type: ignore[arg-type]
+            intent = await house.create("a")
+            sending = asyncio.create_task(attempt(trade, intent))
+            await wait_until(lambda: provider.pushes, "it is on its way")
+
+            server.kill()
+            assert provider.hold is not None
+            provider.hold.set()
+            await wait_until(lambda: not link.connected, "the store is gone")
+            server.start()
+
+            assert await sending is None
+            assert ((await house.entry("a")).state, len(provider.pushes)) == (State.SENT, 1)
+    finally:
+        server.kill()
+
+
+@dataclass
+class StandsStill:
+    """A look after which the process stands still: stopped, swapped out, moved to another machine."""
+
+    looker: Looker
+    clock: ManualClock
+    for_s: float
+
+    async def look(self, intent: Intent, now_us: int) -> Look:
+        """As the other does, and then time passes."""
+        look = await self.looker.look(intent, now_us)
+        self.clock.advance(self.for_s)
+        return look
+
+
+async def test_what_was_seen_before_the_process_stood_still_is_looked_at_again(house: House) -> None:
+    still = StandsStill(house.trade.looker, house.clock, 20.0)
+    intent = await house.create("a")
+
+    assert await attempt(replace(house.trade, looker=still), intent) is not None
+    assert (house.provider.pushes, (await house.entry("a")).n) == ([], 0)
+    await house.dismiss("a")
+    assert await attempt(house.trade, intent) is None
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "dismissed"))
+
+
+class Broken:
+    """A look that fails, or that gives a message which cannot be made: a bug of ours."""
+
+    def __init__(self, *, looks: bool) -> None:
+        self.looks = looks
+
+    async def look(self, intent: Intent, now_us: int) -> Look:
+        """As told."""
+        if not self.looks:
+            raise RuntimeError("a bug")
+        return Look(compose=_fail)
+
+
+def _fail(_: Sequence[Intent]) -> Message:
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("looks", [True, False])
+async def test_a_bug_of_ours_burns_no_attempt_blames_no_provider_and_ends_among_the_dead(
+    house: House, looks: bool
+) -> None:
+    queue = MemoryQueue(house.clock.monotonic)
+    worker = Worker(replace(house.trade, looker=Broken(looks=looks)), queue)
+    running = asyncio.create_task(worker.run())
+    await queue.hand_over([await house.create("a")])
+    await wait_until(lambda: queue.waiting(), "it is put off")
+    entry = await house.entry("a")
+    assert (entry.state, entry.n, entry.story.next_us) == (State.RETRY, 0, NOW_US + round(FAILED_S * SECOND_US))
+    assert not house.trade.breaker.is_open
+
+    house.clock.advance(BUDGET_US / SECOND_US)
+
+    async def is_dead() -> bool:
+        return await house.outcome("a") == (State.DEAD, "failed")
+
+    await wait_until(is_dead, "it is dead")
+    worker.stop()
+    await running
+    assert queue.waiting() == {} and await queue.reclaim(0.0, 10) == []
+
+
+class Raising(Provider):
+    """A channel that breaks its promise."""
+
+    async def send(self, message: Push, deadline_s: float) -> Verdict:
+        await super().send(message, deadline_s)
+        raise RuntimeError("a bug")
+
+
+async def test_a_channel_that_raises_leaves_the_outcome_unknown(house: House) -> None:
+    raising = Raising()
+    intent = await house.create("a")
+    trade = replace(house.trade, channel=raising)
+
+    assert await attempt(trade, intent) is not None
+    assert await house.outcome("a") == (State.UNKNOWN, None)
+    house.clock.advance(10.0)
+    assert await attempt(trade, intent) is None
+    assert ((await house.outcome("a"))[0], len(raising.pushes)) == (State.UNKNOWN, 2)
