@@ -20,7 +20,6 @@ from gregor.settings import Settings, SettingsError, load_settings, masked
 from gregor.store.contract import Store, Unavailable
 from gregor.store.link import LinkDown
 from gregor.store.redis import open_store
-from gregor.store.redis_deliveries import open_deliveries
 from gregor.telemetry import Metrics, set_up_logging
 from gregor.web.probes import probes_app
 from gregor.web.readiness import Readiness
@@ -31,6 +30,7 @@ from .aggregators import installed
 from .allowance import Allowance
 from .drain import Drain
 from .figures import Figures
+from .handover import HandOver, streams_of
 from .parts import Parts
 from .worker import Host, redis_settings
 
@@ -50,7 +50,8 @@ def main() -> None:
     try:
         uvloop.run(serve(settings))
     except (LinkDown, Unavailable) as error:
-        sys.exit(f"gregor scheduler: Redis cannot be used at {masked(settings.redis_url)}: {error}")
+        places = " or ".join(sorted({masked(settings.redis_url), masked(settings.queue)}))
+        sys.exit(f"gregor scheduler: Redis cannot be used at {places}: {error}")
     except OSError as error:
         sys.exit(f"gregor scheduler: {error.strerror or error}")
 
@@ -60,15 +61,16 @@ async def serve(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         store = await open_store(settings.redis_url, settings.limits, settings.namespace)
         stack.push_async_callback(store.close)
-        deliveries = await open_deliveries(settings.queue, settings.namespace, settings.stream_entries)
-        stack.push_async_callback(deliveries.close)
         metrics = Metrics()
         failures = metrics.render_failures
         registry = Registry(store, failed=lambda field: failures.labels(field).inc())
         await registry.open()
         stack.push_async_callback(registry.close)
         clock, figures = SystemClock(settings.clock_offset_s), Figures(metrics.registry)
-        parts = Parts(store, deliveries, clock, settings.limits, registry, figures, installed())
+        handover = HandOver(streams_of(settings), clock.monotonic)
+        stack.push_async_callback(handover.close)
+        await handover.open()
+        parts = Parts(store, handover, clock, settings.limits, registry, figures, installed())
         collecting = Allowance(settings.collect_rate, COLLECT_BURST)
         lease_us = round(settings.lease_s * 1e6)
         drain = Drain(store.agenda, Acts(parts, collecting), clock, figures, lease_us)

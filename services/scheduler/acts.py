@@ -25,6 +25,7 @@ from gregor.store.contract import Unavailable
 
 from .allowance import Allowance
 from .folding import end_window
+from .handover import StreamsAway
 from .parts import Parts
 
 _log = structlog.get_logger(__name__)
@@ -33,15 +34,12 @@ PUT_OFF_US: Final = 600 * SECOND_US
 """Over how long is spread what cannot be done now: garbage, where much of it is due at once; a queue that is full."""
 
 
-_HANDED_OVER: Final = (WorkKind.PUSH, WorkKind.MAIL, WorkKind.FOLLOW)
-
-
 @dataclass(slots=True)
 class Outcome:
-    """What became of what was due. ``is_whole`` is false where something is to be tried again."""
+    """What became of what was due. ``held``: what is to be tried again; all that is neither took itself away."""
 
     done: list[Done] = field(default_factory=list)
-    is_whole: bool = True
+    held: list[Work] = field(default_factory=list)
 
 
 class Acts:
@@ -66,14 +64,14 @@ class Acts:
             except Unavailable as trouble:
                 self._count(work, "unavailable")
                 _log.warning("Something due waits: a store cannot be reached.", reason=str(trouble))
-                outcome.is_whole = False
-                if work.kind in _HANDED_OVER:
-                    continue  # the streams may be away while the state is not: other work need not wait for them
+                outcome.held.append(work)
+                if isinstance(trouble, StreamsAway):
+                    continue
                 break
             except Exception:
                 self._count(work, "failed")
                 _log.exception("Something due failed; it is tried again.", kind=work.kind.name)
-                outcome.is_whole = False
+                outcome.held.append(work)
                 continue
             self._count(work, "done")
             late_us = max(0, self._parts.clock.now_us() - work.at_us)
@@ -136,10 +134,11 @@ class Acts:
 
     async def _escalate(self, uid: str, work: Work) -> Done:
         """Decide from the state of now who is to be told, and hand that over."""
+        self._parts.handover.check()
         decision = await self._decide(uid, work)
         full: list[Intent] = []
         if decision.intents:
-            full = await self._parts.deliveries.hand_over(decision.intents)
+            full = await self._parts.handover.give(decision.intents)
             for intent in decision.intents:
                 figure = self._parts.figures.put_off if intent in full else self._parts.figures.handed_over
                 figure.labels(intent.channel).inc()

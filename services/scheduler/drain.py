@@ -15,7 +15,7 @@ import structlog
 
 from gregor.clock import Clock
 from gregor.core.limits import SECOND_US
-from gregor.store.agenda import Agenda
+from gregor.store.agenda import Agenda, Done, Work
 from gregor.store.contract import Unavailable
 
 from .acts import Acts
@@ -40,7 +40,7 @@ PAUSE_S: Final = 1.0
 class Drain:
     """The loop over what is due, a slice of time for each tick.
 
-    ``lease_us``: how long a claimed user is left to who claimed it; also how long what failed waits for the next try.
+    ``lease_us``: how long a claimed user is left to who claimed it; also how long what is held waits for the next try.
     """
 
     def __init__(self, agenda: Agenda, acts: Acts, clock: Clock, figures: Figures, lease_us: int) -> None:
@@ -134,9 +134,17 @@ class Drain:
         return len(uids)
 
     async def _serve(self, uid: str, lease_until_us: int) -> None:
-        """Do what is due of one user. Where some of it failed the lease is left to run out: then it is tried again."""
+        """Do what is due of one user. What is held stays for the next try, and keeps nothing else waiting."""
         now_us = self._clock.now_us()
-        works = await self._agenda.work(uid, now_us, MOST_WORKS)
-        outcome = await self._acts.do(uid, works)
-        lease = lease_until_us if outcome.is_whole else 0
-        await self._agenda.settle(uid, lease, outcome.done)
+        done: list[Done] = []
+        held: list[Work] = []
+        acted = 0
+        while True:
+            works = await self._agenda.work(uid, now_us, MOST_WORKS, len(done) + len(held))
+            outcome = await self._acts.do(uid, works)
+            done += outcome.done
+            held += outcome.held
+            acted += len(works) - len(outcome.held)
+            if len(works) < MOST_WORKS or acted >= MOST_WORKS:
+                break
+        await self._agenda.settle(uid, lease_until_us, done, held, lease_until_us)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from gregor.clock import Clock
 from gregor.core.limits import Limits
 from gregor.registry import Registry
-from gregor.store.agenda import Deliveries
 from gregor.store.contract import Store
 
 from .aggregators import Aggregators
 from .figures import Figures
+from .handover import HandOver
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Parts:
     """Settings and the things built of them."""
 
     store: Store
-    deliveries: Deliveries
+    handover: HandOver
     clock: Clock
     limits: Limits
     registry: Registry

@@ -7,6 +7,10 @@ a tick only says "look".
 arq's cron is unique by default: of all workers of one queue only one gets each run, which would leave the others idle,
 and leave a tick to whoever died with it. So each scheduler has a queue of its own and ``unique=False``, and runs every
 tick itself. Queues are named after host and port, and expire an hour after their scheduler is gone.
+
+A queue Redis that stands still, its connections open, stops arq without a word: redis-py waits for ever. So whoever
+hosts the worker listens: where no tick comes, the drain is told the time from here, and a worker that says nothing for
+long is started anew.
 """
 
 from __future__ import annotations
@@ -39,12 +43,21 @@ FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 10.0
 STEADY_S: Final = 30.0
 """A worker that ran so long before it ended is started again with the first pause."""
+QUIET_S: Final = 2.0
+"""After so long without a tick of arq the drain is told the time from here."""
+HUNG_S: Final = 20.0
+"""After so long without a tick a worker is ended and another one started."""
+CONNECT_S: Final = 5.0
+
+
+_as_json: Final = msgspec.json.Encoder(enc_hook=repr).encode  # arq has an exception for a result at times
 
 
 async def tick(ctx: dict[str, Any]) -> None:
     """The cron job: let the drain run until the next tick."""
-    await ctx["redis"].expire(ctx["queue"], QUEUE_LIFE_S)
+    ctx["heard"]()
     await ctx["drain"].tick()
+    await ctx["redis"].expire(ctx["queue"], QUEUE_LIFE_S)
 
 
 def redis_settings(url: str) -> RedisSettings:
@@ -71,8 +84,8 @@ def redis_settings(url: str) -> RedisSettings:
     return settings
 
 
-def make_worker(pool: ArqRedis, drain: Drain, queue: str) -> Worker:
-    """The arq worker of this process."""
+def make_worker(pool: ArqRedis, drain: Drain, queue: str, heard: Callable[[], None]) -> Worker:
+    """The arq worker of this process. ``heard`` is called at each tick."""
     every_second = cron(
         tick,
         name="tick",
@@ -88,29 +101,35 @@ def make_worker(pool: ArqRedis, drain: Drain, queue: str) -> Worker:
         cron_jobs=[every_second],
         redis_pool=pool,
         queue_name=queue,
-        ctx={"drain": drain, "queue": queue},
+        ctx={"drain": drain, "queue": queue, "heard": heard},
         handle_signals=False,
         job_timeout=TICK_TIMEOUT_S,
         keep_result=0,
         poll_delay=POLL_S,
         health_check_interval=HEALTH_S,
-        job_serializer=msgspec.json.encode,
+        job_serializer=_as_json,
         job_deserializer=msgspec.json.decode,
         log_results=False,
     )
 
 
 class Host:
-    """Runs a worker, and another one when it ends. While there is none the drain is told the time from here."""
+    """Runs a worker, and another one when it ends or hangs. While none ticks the drain is told the time from here."""
 
     def __init__(self, settings: RedisSettings, drain: Drain, queue: str, monotonic: Callable[[], float]) -> None:
         self._settings = settings
         self._drain = drain
         self._queue = queue
         self._monotonic = monotonic
+        self._heard_s = monotonic()
 
     async def run(self) -> None:
         """Until cancelled."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._keep_a_worker())
+            both.create_task(self._tick_where_none_does())
+
+    async def _keep_a_worker(self) -> None:
         pause_s = FIRST_PAUSE_S
         while True:
             began_s = self._monotonic()
@@ -122,30 +141,47 @@ class Host:
             if self._monotonic() - began_s >= STEADY_S:
                 pause_s = FIRST_PAUSE_S
             _log.warning("arq cannot use the queue Redis; it starts again.", reason=reason, in_s=pause_s)
-            await self._tick_alone(pause_s)
+            await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _tick_alone(self, for_s: float) -> None:
+    async def _tick_where_none_does(self) -> None:
         """The state Redis may be well while the queue is not: what is due goes on."""
-        until_s = self._monotonic() + for_s
-        while (left_s := until_s - self._monotonic()) > 0:
+        while True:
+            if self._silence_s() < QUIET_S:
+                await asyncio.sleep(POLL_S)
+                continue
             try:
-                await self._drain.tick(min(1.0, left_s))
+                await self._drain.tick()
             except Exception:
                 _log.exception("A tick failed.")
-                await asyncio.sleep(min(1.0, left_s))
+                await asyncio.sleep(1.0)
+
+    def _silence_s(self) -> float:
+        return self._monotonic() - self._heard_s
+
+    def _hear(self) -> None:
+        self._heard_s = self._monotonic()
 
     async def _work(self) -> None:
-        pool = await create_pool(
-            self._settings,
-            job_serializer=msgspec.json.encode,
-            job_deserializer=msgspec.json.decode,
-            default_queue_name=self._queue,
-        )
-        worker = make_worker(pool, self._drain, self._queue)
+        async with asyncio.timeout(CONNECT_S):
+            pool = await create_pool(
+                self._settings,
+                job_serializer=_as_json,
+                job_deserializer=msgspec.json.decode,
+                default_queue_name=self._queue,
+            )
+        worker = make_worker(pool, self._drain, self._queue, self._hear)
+        working = asyncio.create_task(worker.async_run())
+        began_s = self._monotonic()
         try:
-            await worker.async_run()
+            while not working.done():
+                await asyncio.wait([working], timeout=1.0)
+                if min(self._silence_s(), self._monotonic() - began_s) > HUNG_S:
+                    raise TimeoutError(f"no tick for {HUNG_S:g} s")
+            working.result()
         finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
             await _end(worker, pool)
 
 
@@ -159,4 +195,5 @@ async def _end(worker: Worker, pool: ArqRedis) -> None:
         async with asyncio.timeout(1):
             await pool.delete(worker.health_check_key)
     with suppress(Exception):
-        await pool.aclose(close_connection_pool=True)
+        async with asyncio.timeout(1):
+            await pool.aclose(close_connection_pool=True)

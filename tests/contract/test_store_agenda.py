@@ -109,6 +109,24 @@ async def test_work_is_put_off_to_another_time(store: Store) -> None:
     assert (await store.agenda.firsts())[ALICE] == at(300)
 
 
+async def test_what_is_held_waits_for_its_next_try_and_what_else_waits_keeps_its_time(store: Store) -> None:
+    await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(10)), Timer(TimerKind.MAIL, at(20))))
+    await store.users.commit("alice", creating("b", remind_at=["+60"]))
+    await store.agenda.claim(ALICE, at(10), at(40), 5)
+    held = [await work_of(store, WorkKind.PUSH)]
+
+    await store.agenda.settle("alice", at(40), [], held, at(40))
+    assert (await store.agenda.firsts())[ALICE] == at(20)
+    await store.agenda.claim(ALICE, at(20), at(50), 5)
+    await store.agenda.settle("alice", at(50), [Done(await work_of(store, WorkKind.MAIL))], held, at(50))
+    assert (await store.agenda.firsts())[ALICE] == at(50)
+    assert await entries(store) == [(WorkKind.PUSH, "a", 10), (WorkKind.REMIND, "b", 60)]
+    await store.agenda.claim(ALICE, at(50), at(80), 5)
+    await store.users.commit("alice", dismissing("a", now_us=at(90)))
+    await store.agenda.settle("alice", at(80), [], held, at(80))
+    assert (await store.agenda.firsts())[ALICE] == at(60)
+
+
 @pytest.mark.parametrize("is_new", [False, True])
 async def test_a_window_goes_unless_something_came_since_its_items_were_read(store: Store, is_new: bool) -> None:
     await store.users.commit("alice", timed("a", Timer(TimerKind.WINDOW, at(10)), category="news"))
@@ -129,6 +147,7 @@ async def test_work_is_the_oldest_first_and_no_more_than_asked(store: Store) -> 
 
     assert [work.name for work in await store.agenda.work("alice", at(19), 5)] == ["b", "b"]
     assert [work.name for work in await store.agenda.work("alice", at(20), 1)] == ["b"]
+    assert [work.name for work in await store.agenda.work("alice", at(20), 5, 2)] == ["a"]
     assert await store.agenda.work("nobody", at(20), 5) == []
 
 

@@ -53,7 +53,7 @@ def _steps() -> st.SearchStrategy[Step]:
         st.sampled_from(kinds + rare),
         st.sampled_from(IDS),
         st.sampled_from(CATEGORIES),
-        st.integers(0, 2),
+        st.integers(0, 3),
         st.sampled_from((0, 0, 1, 2, 5)),
         fields,
     )
@@ -130,8 +130,10 @@ class Told:
                 remind = Commit(self.now_us, SEED, remind=(work.name, work.n), is_followed=step.number == 1)
                 receipts.append(await self.store.users.commit(UID, remind))
         again_us = self.now_us + 4 * SECOND_US if step.number == 2 else None
-        done = [Done(work, again_us) for work in works if work.kind is not WorkKind.FORGET]
-        await self.store.agenda.settle(UID, self.now_us + 2 * SECOND_US, done)
+        held = [work for work in works[step.number :] if work.kind is WorkKind.PUSH]
+        done = [Done(work, again_us) for work in works if work.kind is not WorkKind.FORGET and work not in held]
+        lease_us = self.now_us + 2 * SECOND_US
+        await self.store.agenda.settle(UID, lease_us, done, held, lease_us + SECOND_US)
         return receipts
 
 

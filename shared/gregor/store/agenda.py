@@ -74,12 +74,18 @@ class Agenda(Protocol):
         """Up to ``most`` users whose work is due, the longest due first; nobody else gets them until the lease ends."""
         ...
 
-    async def work(self, uid: str, now_us: int, most: int) -> list[Work]:
-        """Up to ``most`` entries that are due, oldest first."""
+    async def work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[Work]:
+        """Up to ``most`` entries that are due, oldest first, but for the first ``skip``."""
         ...
 
-    async def settle(self, uid: str, lease_until_us: int, done: Sequence[Done]) -> None:
-        """Take what was done off the agenda (an entry that has moved since stays), and end the lease if it is ours."""
+    async def settle(
+        self, uid: str, lease_until_us: int, done: Sequence[Done], held: Sequence[Work] = (), retry_us: int = 0
+    ) -> None:
+        """Take what was done off the agenda (an entry that has moved since stays), and end the lease if it is ours.
+
+        ``held``: what could not be done now. It stays as it is, and makes the user due at ``retry_us``; what else waits
+        keeps its time.
+        """
         ...
 
     async def group(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:

@@ -50,17 +50,20 @@ class RedisAgenda:
         claimed = await answer(self._connection.evalsha(self._claim, (self._keys.due(partition),), arguments))
         return [uid.decode() for uid in claimed]
 
-    async def work(self, uid: str, now_us: int, most: int) -> list[Work]:
+    async def work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[Work]:
         """See ``agenda.Agenda.work``."""
         keys = self._keys.of_user(uid)
         names = (keys.agenda, keys.records, keys.live)
-        raw = await answer(self._connection.evalsha(self._work, names, (str(now_us), str(most))))
+        raw = await answer(self._connection.evalsha(self._work, names, (str(now_us), str(most), str(skip))))
         return [read_work(*raw[i : i + 4]) for i in range(0, len(raw), 4)]
 
-    async def settle(self, uid: str, lease_until_us: int, done: Sequence[Done]) -> None:
+    async def settle(
+        self, uid: str, lease_until_us: int, done: Sequence[Done], held: Sequence[Work] = (), retry_us: int = 0
+    ) -> None:
         """See ``agenda.Agenda.settle``."""
         keys = self._keys.of_user(uid)
-        arguments: list[bytes | str] = [uid, str(lease_until_us)]
+        arguments: list[bytes | str] = [uid, str(lease_until_us), str(retry_us), str(len(held))]
+        arguments += (work.entry for work in held)
         for each in done:
             arguments += (each.work.entry, str(each.work.at_us), _text(each.seq), _text(each.again_us))
         await answer(self._connection.evalsha(self._settle, (keys.agenda, keys.due, keys.later, keys.head), arguments))

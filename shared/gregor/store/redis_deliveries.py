@@ -42,9 +42,11 @@ class RedisDeliveries:
         await self._connection.close()
 
 
-async def open_deliveries(url: str, namespace: str, most: int) -> RedisDeliveries:
-    """Connected. Raises ``Unavailable`` where the server cannot be reached."""
-    link = Link(url)
+async def open_deliveries(
+    url: str, namespace: str, most: int, *, patience_s: float = 2.0, timeout_s: float = 5.0
+) -> RedisDeliveries:
+    """Connected. Raises ``Unavailable`` where the server cannot be reached. The times are those of ``Link``."""
+    link = Link(url, patience_s=patience_s, timeout_s=timeout_s)
     try:
         await link.open()
     except ConnectionError as trouble:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from services.scheduler.aggregators import Aggregator, Aggregators
 from services.scheduler.allowance import Allowance
 from services.scheduler.drain import Drain
 from services.scheduler.figures import Figures
+from services.scheduler.handover import HandOver
 from services.scheduler.parts import Parts
 from tests.support.builders import BACKEND, BY_BACKEND, LIMITS, NOW_US, SECOND_US, SEED, Document, ids_of, item, message
 
@@ -106,6 +107,13 @@ class Feed:
         self.payloads.append(payload)
 
 
+def _open(deliveries: MemoryDeliveries) -> Callable[[], Awaitable[MemoryDeliveries]]:
+    async def opening() -> MemoryDeliveries:
+        return deliveries
+
+    return opening
+
+
 async def build(
     entries: Mapping[str, Any] | None = None,
     aggregators: Mapping[str, Aggregator] | None = None,
@@ -119,7 +127,8 @@ async def build(
         await store.categories.apply(entries, NOW_US, 0)
     registry = Registry(store)
     await registry.refresh()
-    parts = Parts(store, deliveries, clock, LIMITS, registry, figures, Aggregators(aggregators))
+    handover = HandOver(_open(deliveries), clock.monotonic)
+    parts = Parts(store, handover, clock, LIMITS, registry, figures, Aggregators(aggregators))
     acts = Acts(parts, collecting or Allowance(1e9, 1_000_000))
     return House(
         store, clock, deliveries, Drain(store.agenda, acts, clock, figures, LEASE_US), figures, registry, feed.payloads

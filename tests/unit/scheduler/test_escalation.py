@@ -13,6 +13,7 @@ from gregor.core.sync import View
 from gregor.store.contract import Registration, Session, Unavailable
 from gregor.store.memory import MemoryDeliveries
 from services.scheduler.acts import PUT_OFF_US
+from services.scheduler.handover import CLOSED_S
 from tests.support.builders import NOW_US, SECOND_US, message
 from tests.unit.scheduler.conftest import House, build
 
@@ -225,8 +226,10 @@ class Broken(MemoryDeliveries):
     """Streams that are away until told otherwise."""
 
     is_away = True
+    tries = 0
 
     async def hand_over(self, intents: Sequence[Intent]) -> list[Intent]:
+        self.tries += 1
         if self.is_away:
             raise Unavailable("the streams are away")
         return await super().hand_over(intents)
@@ -239,8 +242,10 @@ async def test_what_cannot_be_handed_over_is_tried_again_and_holds_nothing_else_
     await house.create("a", remind_at=["+11"], expires="+400")
     house.told()
 
-    await house.pass_time(60)
-    assert house.happened() == ["remind a +11"] and deliveries.intents == []
+    await house.pass_time(11)
+    assert house.happened() == ["remind a +11"]
+    await house.pass_time(49)
+    assert house.told() == [] and deliveries.intents == []
     deliveries.is_away = False
     await house.pass_time(20)
 
@@ -263,3 +268,31 @@ async def test_what_finds_no_room_in_its_stream_waits_on_the_agenda_and_is_decid
     await house.pass_time(PUT_OFF_US / SECOND_US, step_s=5)
 
     assert house.handed() == ["item a apns phone"]
+
+
+async def test_however_much_waits_for_the_streams_the_other_work_of_a_user_is_done_in_its_time() -> None:
+    deliveries = Broken()
+    house = await build(entry(push={"after": "1s"}), deliveries=deliveries)
+    await house.store.devices.put_device("alice", "phone", Registration(push=APNS), NOW_US)
+    await house.create(*(f"i{n}" for n in range(100)))
+    await house.create("a", remind_at=["+2", "+5"], expires="+8")
+    await house.create("d", remind_at=["+3"], category="plain")
+    house.told()
+
+    await house.pass_time(8)
+
+    assert house.happened() == ["remind a +2", "remind d +3", "remind a +5", "expired a"]
+    deliveries.is_away = False
+    await house.pass_time(30)
+    assert len(house.handed()) == 100
+
+
+async def test_while_the_streams_are_away_they_are_seldom_tried() -> None:
+    deliveries = Broken()
+    house = await build(entry(push={"after": "1s"}), deliveries=deliveries)
+    for n in range(20):
+        await house.store.devices.put_device(f"u{n}", "phone", Registration(push={**APNS, "token": f"t{n}"}), NOW_US)
+        await house.create("a", uid=f"u{n}")
+        await house.pass_time(1)
+
+    assert 1 <= deliveries.tries <= 20 / CLOSED_S + 1

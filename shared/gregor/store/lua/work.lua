@@ -1,9 +1,9 @@
 -- work: what of a user's agenda is due, with the items that it is about. Read only.
--- KEYS 1 agenda  2 records  3 live by seq   ARGV 1 now µs  2 at most so many
+-- KEYS 1 agenda  2 records  3 live by seq   ARGV 1 now µs  2 at most so many  3 after so many
 -- Returns for each entry, oldest first: member, time µs, live record (kind z: gone record) and created seq ("" both where
 -- there is no such item).
 -- Cost O(entries).
-local due, out = call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[2]), {}
+local due, out = call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', ARGV[3], ARGV[2]), {}
 for i = 1, #due, 2 do
   local member = due[i]
   local kind, record, seq = sub(member, 1, 1), '', ''

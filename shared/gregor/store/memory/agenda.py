@@ -36,12 +36,14 @@ class MemoryAgenda:
         due.update(dict.fromkeys(claimed, lease_until_us))
         return claimed
 
-    async def work(self, uid: str, now_us: int, most: int) -> list[Work]:
+    async def work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[Work]:
         """As ``Agenda`` says."""
         due = [(at_us, name.encode()) for name, at_us in self._shelf.agenda(uid).items() if at_us <= now_us]
-        return [self._work(uid, entry, at_us) for at_us, entry in sorted(due)[:most]]
+        return [self._work(uid, entry, at_us) for at_us, entry in sorted(due)[skip : skip + most]]
 
-    async def settle(self, uid: str, lease_until_us: int, done: Sequence[Done]) -> None:
+    async def settle(
+        self, uid: str, lease_until_us: int, done: Sequence[Done], held: Sequence[Work] = (), retry_us: int = 0
+    ) -> None:
         """As ``Agenda`` says."""
         is_ours = self._shelf.due.get(uid) == lease_until_us
         entries = self._shelf.agenda(uid)
@@ -56,7 +58,7 @@ class MemoryAgenda:
             if again_us is not None and not is_ours:
                 self._shelf.note(uid, [again_us])
         if is_ours:
-            self._shelf.reschedule(uid)
+            self._shelf.reschedule(uid, held={work.entry.decode(): retry_us for work in held})
 
     async def group(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
         """As ``Agenda`` says."""

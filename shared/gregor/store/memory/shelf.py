@@ -128,11 +128,11 @@ class Shelf:
         if first_us is not None:
             self.due[uid] = min(first_us, self.due.get(uid, first_us))
 
-    def reschedule(self, uid: str, user: User | None = None) -> None:
-        """The user is due at the first entry of its agenda, whatever was before."""
+    def reschedule(self, uid: str, user: User | None = None, held: Mapping[str, int] | None = None) -> None:
+        """The user is due at the first entry of its agenda, whatever was before; ``held``: at another time."""
         entries = self.agenda(uid) | ({} if user is None else entries_of(user))
         if entries:
-            self.due[uid] = min(entries.values())
+            self.due[uid] = min((held or {}).get(name, at_us) for name, at_us in entries.items())
         else:
             self.due.pop(uid, None)
 
