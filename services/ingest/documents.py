@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
+from gregor.core.contact import is_language_tag
 from gregor.core.errors import Problem
 from gregor.core.ids import DOTTED, MAX_DOTTED, NAME, is_name, normal_prefix
 from gregor.core.times import parse_time
@@ -30,6 +31,16 @@ PREFIX_SCHEMA: Final = {
     "type": "string",
     "maxLength": MAX_DOTTED,
     "pattern": "^(" + DOTTED.pattern.replace(r"\Z", r"\.?") + ")?$",
+}
+
+PREFIXES_SCHEMA: Final = {
+    "anyOf": [PREFIX_SCHEMA, {"type": "array", "maxItems": MOST_PREFIXES, "items": PREFIX_SCHEMA}]
+}
+LANGUAGE_SCHEMA: Final = {
+    "type": "string",
+    "maxLength": 35,
+    "pattern": "^[A-Za-z0-9]{1,8}([_-][A-Za-z0-9]{1,8})*$",
+    "description": "A BCP 47 language tag.",
 }
 
 
@@ -58,6 +69,16 @@ def _time_us(value: Any) -> Any:
         ) from None
 
 
+def _language(value: Any) -> Any:
+    if not isinstance(value, str) or not is_language_tag(value):
+        raise PydanticCustomError("value_error", "A language tag is expected here, such as it-IT.")
+    return value
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 def _whole(value: Any) -> Any:
     """2.0 is the integer 2, as JSON has one kind of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -69,6 +90,8 @@ TimeUs = Annotated[
     int, BeforeValidator(_time_us), WithJsonSchema({"type": "number", "minimum": 0, "maximum": (1 << 33) - 1})
 ]
 Prefixes = Annotated[list[Prefix], Field(max_length=MOST_PREFIXES)]
+OneOrMore = Annotated[Prefixes, BeforeValidator(_listed), WithJsonSchema(dict(PREFIXES_SCHEMA))]
+Language = Annotated[str, BeforeValidator(_language), WithJsonSchema(dict(LANGUAGE_SCHEMA))]
 
 
 class Document(BaseModel):
@@ -97,16 +120,11 @@ class NewKey(Document):
 class NewTicket(Document):
     """A ticket to be made: of a device token for its own stream, or of a key to observe."""
 
-    category_prefix: Prefix | Prefixes | None = Field(None, description="Only categories under these prefixes.")
+    category_prefix: OneOrMore | None = Field(None, description="Only categories under these prefixes.")
     systems: Prefixes | None = Field(None, description="Only external messages of these systems.")
     uid: Name | None = Field(None, description="Whom to observe (keys only).")
     device: Name | None = Field(None, description="Whose view to observe (keys only); absent: every item.")
     observe: bool = Field(False, description="A stream that is no presence and sends no ack (keys only).")
-
-    @property
-    def filter(self) -> list[str] | None:
-        """``category_prefix`` as a list."""
-        return [self.category_prefix] if isinstance(self.category_prefix, str) else self.category_prefix
 
 
 class Revocation(Document):
@@ -119,15 +137,7 @@ class Revocation(Document):
 class PresenceQuestion(Document):
     """Whose presence is asked for."""
 
-    uids: list[Name] = Field(json_schema_extra={"maxItems": MOST_PRESENCES})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_short(cls, document: Any) -> Any:
-        uids = document.get("uids") if isinstance(document, dict) else None
-        if isinstance(uids, list) and len(uids) > MOST_PRESENCES:
-            raise PydanticCustomError("too_many", f"At most {MOST_PRESENCES} uids are answered at once.")
-        return document
+    uids: list[Name] = Field(max_length=MOST_PRESENCES)
 
 
 class FlushAll(Document):

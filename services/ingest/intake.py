@@ -58,4 +58,4 @@ def fit(model: type[Model], document: Any) -> Model:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise of_document(error, document) from None
+        raise of_document(error, document, model.model_fields) from None

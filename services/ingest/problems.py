@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from gregor.core.errors import FieldError, Problem
+from gregor.core.faults import MOST_TOLD, unknown
 from gregor.core.jsontext import pointer_to
 
-_CODES: Final = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
-_WORDS: Final = {"missing_field": "This field must be there.", "unknown_field": "This field is not known."}
+_CODES: Final = {
+    "missing": "missing_field",
+    "union_tag_not_found": "missing_field",
+    "extra_forbidden": "unknown_field",
+    "too_long": "too_many",
+}
 _OWN_CODES: Final = frozenset(
     {"invalid_id", "too_many", "time_out_of_range", "number_out_of_range", "push_endpoint_not_allowed"}
 )
+# What pydantic finds, as the mend: its own words speak of Python.
+_WORDS: Final = {
+    "missing": "This field must be there.",
+    "extra_forbidden": "This field is not known here.",
+    "model_type": "An object is expected here.",
+    "model_attributes_type": "An object is expected here.",
+    "dict_type": "An object is expected here.",
+    "list_type": "An array is expected here.",
+    "string_type": "A string is expected here.",
+    "bool_type": "true or false is expected here.",
+    "bool_parsing": "true or false is expected here.",
+    "float_type": "A number is expected here.",
+    "int_type": "A whole number is expected here.",
+    "int_parsing": "A whole number is expected here.",
+    "int_from_float": "A whole number is expected here.",
+    "greater_than": "This must be more than {gt:g}.",
+    "greater_than_equal": "This must be at least {ge}.",
+    "less_than_equal": "This must be at most {le:.0f}.",
+    "too_short": "This may not be empty.",
+    "too_long": "At most {max_length} are taken here.",
+    "string_too_short": "This may not be empty.",
+    "string_too_long": "At most {max_length} characters are taken here.",
+    "literal_error": "One of {expected} is expected here.",
+    "union_tag_not_found": "This field must be there.",
+    "union_tag_invalid": "One of {expected_tags} is expected here.",
+}
+"""The words for each kind of fault; what has none here was refused by a check of ours, in words of its own."""
 
 
 def of_query(errors: Iterable[Mapping[str, Any]]) -> Problem:
@@ -23,10 +55,10 @@ def of_query(errors: Iterable[Mapping[str, Any]]) -> Problem:
     return Problem(_code_of(error), f"The query parameter {error['loc'][-1]}: {_detail_of(error)}")
 
 
-def of_document(error: ValidationError, document: Any) -> Problem:
-    """The problem of a document that does not fit its model, with a pointer to each fault."""
-    found = error.errors(include_url=False, include_context=False)
-    faults = tuple(FieldError(pointer_to(_place(each["loc"], document)), _detail_of(each)) for each in found)
+def of_document(error: ValidationError, document: Any, known: Collection[str]) -> Problem:
+    """The problem of a document that does not fit its model, with a pointer to each fault. ``known``: its fields."""
+    found = error.errors(include_url=False)
+    faults = tuple(FieldError(pointer_to(_path(each, document)), _detail_of(each, known)) for each in found[:MOST_TOLD])
     return Problem(_code_of(found[0]), f"{faults[0].pointer or 'The document'}: {faults[0].detail}", faults)
 
 
@@ -35,8 +67,20 @@ def _code_of(error: Mapping[str, Any]) -> str:
     return kind if kind in _OWN_CODES else _CODES.get(kind, "invalid")
 
 
-def _detail_of(error: Mapping[str, Any]) -> str:
-    return _WORDS.get(_code_of(error), str(error["msg"]).removeprefix("Value error, "))
+def _detail_of(error: Mapping[str, Any], known: Collection[str] = ()) -> str:
+    kind, place = str(error["type"]), error["loc"]
+    if kind == "extra_forbidden" and len(place) == 1 and known:
+        return unknown(str(place[0]), known)
+    words = _WORDS.get(kind)
+    return str(error["msg"]).removeprefix("Value error, ") if words is None else words.format(**error.get("ctx", {}))
+
+
+def _path(error: Mapping[str, Any], document: Any) -> list[str | int]:
+    """Where in the document a fault is. Of a union it is the member that says which model is meant."""
+    path = _place(error["loc"], document)
+    if str(error["type"]).startswith("union_tag_"):
+        return [*path, str(error["ctx"]["discriminator"]).strip("'")]
+    return path
 
 
 def _place(steps: Sequence[str | int], document: Any) -> list[str | int]:

@@ -13,7 +13,7 @@ from gregor.core.times import seconds
 from gregor.outbound import AllowedHosts
 from gregor.store.contract import Presence, Registration
 
-from .documents import Document, Platform
+from .documents import Document, Language, Platform
 
 MOST_TOKEN = 4_096
 """Characters of a push token or an endpoint; FCM's, the longest, stay under 1,000."""
@@ -59,9 +59,7 @@ class DeviceDocument(Document):
 
     platform: Platform | None = None
     push: Annotated[AppPush | WebPush, Field(discriminator="provider")] | None = None
-    locale: str | None = Field(
-        None, max_length=35, pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", description="A BCP 47 language tag."
-    )
+    locale: Language | None = None
 
 
 def registration_of(document: DeviceDocument, hosts: Sequence[str]) -> Registration:

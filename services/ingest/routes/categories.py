@@ -16,7 +16,7 @@ from gregor.registry import Editor
 from gregor.render import Renderer, Shown
 
 from ..answers import body_of, documented, json_answer
-from ..documents import Document
+from ..documents import Document, Language
 from ..examples import CATEGORIES, ENTRY, PREVIEW
 from ..guard import GuardedRoute, Working
 from ..intake import fit, read_document, read_json
@@ -50,7 +50,7 @@ class Preview(Document):
     """What is to be rendered."""
 
     body: Any = Field(None, description="The body of an item of this category.")
-    locale: str | None = Field(None, max_length=35, pattern=r"^[A-Za-z0-9_-]+$", description="A language.")
+    locale: Language | None = None
 
 
 @router.get(

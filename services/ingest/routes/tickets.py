@@ -57,7 +57,8 @@ def _own(asked: NewTicket, actor: Actor) -> Ticket:
         "cats": caller.cats,
         "systems": caller.systems,
     }
-    return Ticket(caller.uid, caller.device, False, intersect(caller.cats, prefixes_of(asked.filter)), systems, claims)
+    view = intersect(caller.cats, prefixes_of(asked.category_prefix))
+    return Ticket(caller.uid, caller.device, False, view, systems, claims)
 
 
 def _observing(asked: NewTicket, actor: Actor) -> Ticket:
@@ -66,7 +67,7 @@ def _observing(asked: NewTicket, actor: Actor) -> Ticket:
     if asked.uid is None:
         raise at("missing_field", "/uid", "Name the user to observe.")
     claims = {"key": actor.key.id if actor.key is not None else None, "cats": actor.cats}
-    view = intersect(actor.cats, prefixes_of(asked.filter))
+    view = intersect(actor.cats, prefixes_of(asked.category_prefix))
     return Ticket(asked.uid, asked.device or BACKEND, True, view, _systems(asked), claims)
 
 

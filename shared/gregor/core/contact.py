@@ -78,7 +78,7 @@ def parse_contact(document: Any) -> Contact:
     faults.note_unknown(given, _FIELDS, "")
     contact = Contact(
         _text(given, "email", faults, "This is no e-mail address.", lambda text: parse_mailbox(text) is not None),
-        _text(given, "locale", faults, "This is no BCP 47 language tag, such as it-IT.", _LOCALE.match),
+        _text(given, "locale", faults, "This is no BCP 47 language tag, such as it-IT.", is_language_tag),
         _text(given, "timezone", faults, "This is no IANA time zone, such as Europe/Rome.", _is_zone),
         _quiet_hours(given.get("quiet_hours"), faults),
     )
@@ -145,6 +145,11 @@ def quiet_until(contact: Contact, at_us: int) -> int:
     while (further_us := _end_of(hours, zone, until_us)) > until_us:
         until_us = further_us
     return until_us
+
+
+def is_language_tag(text: str) -> bool:
+    """Whether ``text`` has the form of a BCP 47 language tag, 35 characters at most."""
+    return _LOCALE.match(text) is not None
 
 
 def _end_of(hours: QuietHours, zone: ZoneInfo, at_us: int) -> int:

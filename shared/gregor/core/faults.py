@@ -15,6 +15,13 @@ MOST_TOLD: Final = 20
 _LONGEST_NAME: Final = 64  # of an unknown field that is compared with the known ones: the search costs its square
 
 
+def unknown(name: str, known: Collection[str]) -> str:
+    """What to tell who wrote the field ``name`` where only the ``known`` ones are read."""
+    near = get_close_matches(name, known, 1) if len(name) <= _LONGEST_NAME else []
+    hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(sorted(known))}."
+    return f"This field is not known here; {hint}"
+
+
 class Faults:
     """The faults of one document, in the order they were found; the first one's code is the refusal's.
 
@@ -57,9 +64,7 @@ class Faults:
         """Remember each field of the object at ``pointer`` that is not among the ``known`` ones."""
         for name in document:
             if name not in known and len(self._errors) < self._most:
-                near = get_close_matches(name, known, 1) if len(name) <= _LONGEST_NAME else []
-                hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(sorted(known))}."
-                self.note("unknown_field", f"{pointer}/{escape(name)}", f"This field is not known here; {hint}")
+                self.note("unknown_field", f"{pointer}/{escape(name)}", unknown(name, known))
 
     def check(self) -> None:
         """Raise the refusal, if there is a fault."""

@@ -62,7 +62,7 @@ EXPECTED = {
     "DELETE /v1/keys/{key}": ({"admin"}, Own.NOTHING),
     "POST /v1/keys/{key}/rotate": ({"admin"}, Own.NOTHING),
 }
-OPEN = {"/healthz", "/readyz", "/metrics", "/errors", "/docs", "/docs.js", "/openapi.json"}
+OPEN = {"/healthz", "/readyz", "/metrics", "/errors", "/docs", "/docs.js", "/openapi.json", "/v1/push/webpush"}
 
 every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method} {row.path}")
 

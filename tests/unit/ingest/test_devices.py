@@ -79,8 +79,8 @@ async def test_what_was_read_can_be_written_back_and_keeps_the_stored_token(api:
     [
         ({"platform": "amiga"}, (422, "invalid"), "/platform"),
         ({"plattform": "ios"}, (422, "unknown_field"), "/plattform"),
-        ({"push": {"provider": "pigeon", "token": "x"}}, (422, "invalid"), "/push"),
-        ({"push": {"token": "x"}}, (422, "invalid"), "/push"),
+        ({"push": {"provider": "pigeon", "token": "x"}}, (422, "invalid"), "/push/provider"),
+        ({"push": {"token": "x"}}, (422, "missing_field"), "/push/provider"),
         ({"push": {"provider": "fcm"}}, (422, "missing_field"), "/push/token"),
         ({"push": {"provider": "fcm", "token": ""}}, (422, "invalid"), "/push/token"),
         ({"push": {"provider": "fcm", "token": 7}}, (422, "invalid"), "/push/token"),

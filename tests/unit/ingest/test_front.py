@@ -30,7 +30,7 @@ async def test_a_request_has_the_id_that_its_caller_gave_it_or_a_fresh_one(api: 
 async def test_what_is_not_there_is_a_problem_too(api: Api) -> None:
     assert code_of(await api.call("GET", "/nowhere")) == (404, "not_found")
     assert code_of(await api.call("GET", STATE + "/")) == (404, "not_found")
-    assert code_of(await api.call("POST", "/v1/push/webpush")) == (404, "not_found")
+    assert code_of(await api.call("POST", "/v1/broadcasts")) == (404, "not_found")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,114 @@
+"""Refusals of documents: each names the field and the mend, in words that are ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from services.ingest.documents import Document
+from tests.support.api import Api, code_of
+
+JUNK: list[Any] = [5, -1, 1.5, True, "", "a b", "x" * 5_000, [], [5], [[]], ["read"] * 2_000, {}, {"a b": 1}]
+PYDANTIC = ("Input", "should", "valid dictionary", "List", "String", "Value error", "extract")
+
+
+def models(root: type[BaseModel]) -> list[type[BaseModel]]:
+    return [found for each in root.__subclasses__() for found in (each, *models(each))]
+
+
+DEVICE = "/v1/users/alice/devices/phone"
+ENDPOINTS = [
+    ("POST", "/v1/keys"),
+    ("POST", "/v1/tickets"),
+    ("POST", "/v1/presence"),
+    ("POST", "/v1/flush"),
+    ("POST", "/v1/users/alice/flush"),
+    ("POST", "/v1/users/alice/revoke"),
+    ("POST", "/v1/categories/rollback"),
+    ("POST", "/v1/categories/news/preview"),
+    ("PUT", DEVICE),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ENDPOINTS)
+async def test_every_refusal_is_in_our_words(api: Api, method: str, path: str) -> None:
+    fields = sorted({name for model in models(Document) for name in model.model_fields})
+    documents = [*JUNK, *({name: junk} for name in fields for junk in JUNK)]
+    documents += [{"push": {"provider": "webpush", name: junk}} for name in fields for junk in JUNK]
+    refused = 0
+    for document in documents:
+        answer = await api.call(method, path, json=document)
+        if answer.status_code >= 400:
+            refused += 1
+            details = [error["detail"] for error in answer.json().get("errors", ())] + [answer.json()["detail"]]
+            assert not [detail for detail in details if any(word in detail for word in PYDANTIC)]
+
+    assert refused > len(documents) / 2
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "document", "code", "detail"),
+    [
+        ("POST", "/v1/keys", [], "invalid", "The document: An object is expected here."),
+        ("POST", "/v1/keys", {"scopes": []}, "invalid", "/scopes: This may not be empty."),
+        ("POST", "/v1/keys", {"scopes": ["read"], "rate": 0}, "invalid", "/rate: This must be more than 0."),
+        ("POST", "/v1/keys", {"scopes": ["read"], "rate": 1e9}, "invalid", "/rate: This must be at most 1000000."),
+        (
+            "POST",
+            "/v1/keys",
+            {"scopes": ["read"], "prefixes": ["a"] * 101},
+            "too_many",
+            "/prefixes: At most 100 are taken here.",
+        ),
+        ("POST", "/v1/keys", {"scope": ["read"]}, "missing_field", "/scopes: This field must be there."),
+        (
+            "POST",
+            "/v1/flush",
+            {"spred": 5},
+            "unknown_field",
+            '/spred: This field is not known here; did you mean "spread"?',
+        ),
+        ("POST", "/v1/flush", {"spread": 1.5}, "invalid", "/spread: A whole number is expected here."),
+        ("POST", "/v1/presence", {"uids": ["a"] * 1_001}, "too_many", "/uids: At most 1000 are taken here."),
+        ("POST", "/v1/presence", {"uids": "a"}, "invalid", "/uids: An array is expected here."),
+        (
+            "PUT",
+            DEVICE,
+            {"platform": "amiga"},
+            "invalid",
+            "/platform: One of 'ios', 'android', 'web' or 'desktop' is expected here.",
+        ),
+        (
+            "PUT",
+            DEVICE,
+            {"push": {"provider": "sms"}},
+            "invalid",
+            "/push/provider: One of 'apns', 'fcm', 'webpush' is expected here.",
+        ),
+        ("PUT", DEVICE, {"push": {}}, "missing_field", "/push/provider: This field must be there."),
+        ("PUT", DEVICE, {"locale": "a b"}, "invalid", "/locale: A language tag is expected here, such as it-IT."),
+        (
+            "GET",
+            "/v1/users/alice/history?limit=0",
+            None,
+            "invalid",
+            "The query parameter limit: This must be at least 1.",
+        ),
+        (
+            "GET",
+            "/v1/users/alice/history?limit=x",
+            None,
+            "invalid",
+            "The query parameter limit: A whole number is expected here.",
+        ),
+    ],
+)
+async def test_a_refusal_names_the_field_and_the_mend(
+    api: Api, method: str, path: str, document: Any, code: str, detail: str
+) -> None:
+    answer = await api.call(method, path, **({} if document is None else {"json": document}))
+
+    assert code_of(answer) == (422, code)
+    assert answer.json()["detail"] == detail
