@@ -28,6 +28,7 @@ from gregor.web.serving import Server, listen, server_of
 from .attempt import Trade
 from .breaker import Breaker
 from .figures import Figures
+from .pace import Pace
 from .providers import push_channels
 from .push_look import PushLooker
 from .worker import Worker
@@ -79,7 +80,9 @@ async def serve(settings: Settings) -> None:
                 stack.push_async_callback(channel.close)
             queue = await open_queue(settings.queue, settings.namespace, name)
             stack.push_async_callback(queue.close)
-            workers.append(Worker(Trade(name, channel, store, looker, clock, figures, Breaker(), deadline_s), queue))
+            pace = Pace(settings.delivery_rates.get(name))
+            trade = Trade(name, channel, store, looker, clock, figures, Breaker(), deadline_s, pace)
+            workers.append(Worker(trade, queue))
         await serve_with(settings, Readiness(store, metrics), metrics, workers)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -20,10 +20,11 @@ from gregor.core.ledger import MOST_ATTEMPTS, Attempt, Claimed, Delivery, NotCla
 from gregor.core.limits import DAY_US, SECOND_US
 from gregor.store.contract import Store, Unavailable
 
-from .breaker import Breaker
+from .breaker import Breaker, Turn
 from .channels.contract import Channel, Message
 from .figures import Figures
 from .look import Look, Looker
+from .pace import Pace
 from .verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
 
 log = structlog.get_logger(__name__)
@@ -55,6 +56,7 @@ class Trade:
     figures: Figures
     breaker: Breaker
     deadline_s: float = 15.0
+    pace: Pace = field(default_factory=lambda: Pace(None))
 
     @property
     def lease_s(self) -> float:
@@ -62,24 +64,31 @@ class Trade:
         return 2 * self.deadline_s
 
 
-async def attempt(trade: Trade, intent: Intent) -> int | None:
+async def attempt(trade: Trade, intent: Intent, turn: Turn | None = None) -> int | None:
     """Bring one intent forward. When to look again (µs), or ``None`` where nothing more is to be done for it.
 
-    Raises ``Unavailable``: then nothing is known to be done, and the same call is repeated later.
+    ``turn``: of the breaker, where it was taken already. Raises ``Unavailable``: then nothing is known to be done, and
+    the same call is repeated later.
     """
+    turn = turn or trade.breaker.began()
+    try:
+        return await _attempt(trade, intent, turn)
+    finally:
+        turn.passed()
+
+
+async def _attempt(trade: Trade, intent: Intent, turn: Turn) -> int | None:
     now_us, since_s = trade.clock.now_us(), trade.clock.monotonic()
     await trade.store.ledger.plan([intent], State.PLANNED, None, intent.at_us or now_us)
     look = await _look(trade, intent, now_us)
     claim = await _claim(trade, intent, look.place, now_us)
     if isinstance(claim, Claimed):
-        return await _claimed(trade, claim.delivery, look, since_s)
-    trade.breaker.passed()
+        return await _claimed(trade, claim.delivery, look, since_s, turn)
     return _when(claim, now_us + round(BUSY_S * SECOND_US))
 
 
 async def fail(trade: Trade, intent: Intent) -> int | None:
     """An attempt failed by itself, before anything was handed over. When to try again; ``None`` where never."""
-    trade.breaker.passed()
     now_us = trade.clock.now_us()
     claim = await _claim(trade, intent, "", now_us)
     if isinstance(claim, Claimed):
@@ -104,7 +113,7 @@ async def _look(trade: Trade, intent: Intent, now_us: int) -> Look:
     return await trade.looker.look(intent, now_us)
 
 
-async def _claimed(trade: Trade, delivery: Delivery, look: Look, since_s: float) -> int | None:
+async def _claimed(trade: Trade, delivery: Delivery, look: Look, since_s: float, turn: Turn) -> int | None:
     if look.compose is None or trade.channel is None:
         return await _hold(trade, delivery, look)
     if trade.clock.monotonic() - since_s > trade.deadline_s:
@@ -119,11 +128,11 @@ async def _claimed(trade: Trade, delivery: Delivery, look: Look, since_s: float)
         for other in others:
             await _put_back(trade, other, "")
         return await _put_back(trade, delivery, look.place, FAILED_S)
-    verdict = await _send(trade, trade.channel, message)
+    verdict = await _send(trade, trade.channel, message, turn)
     return await _follow(trade, delivery, look, others, verdict, since_s)
 
 
-async def _send(trade: Trade, channel: Channel[Any], message: Message) -> Verdict:
+async def _send(trade: Trade, channel: Channel[Any], message: Message, turn: Turn) -> Verdict:
     """Hand it over; what came of it, whatever happens."""
     began_s = trade.clock.monotonic()
     try:
@@ -132,7 +141,7 @@ async def _send(trade: Trade, channel: Channel[Any], message: Message) -> Verdic
         log.exception("A channel failed by itself.", channel=trade.name)
         trade.figures.failures.labels(trade.name).inc()
         verdict = Unknown(f"the channel failed: {type(error).__name__}")
-    trade.breaker.ended(verdict, trade.clock.monotonic())
+    turn.ended(verdict, trade.clock.monotonic())
     trade.figures.attempts.labels(trade.name, verdict.name).inc()
     trade.figures.send_seconds.labels(trade.name).observe(max(0.0, trade.clock.monotonic() - began_s))
     return verdict
@@ -188,7 +197,6 @@ async def _settle(
 
 async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
     """Nothing goes out: say why. When to look again, where it only waits."""
-    trade.breaker.passed()
     reason = look.why_not or "dismissed"
     trade.figures.held.labels(trade.name, reason).inc()
     story = msgspec.structs.replace(delivery.story, reason=reason, next_us=look.until_us)
@@ -199,7 +207,6 @@ async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
 
 async def _put_back(trade: Trade, delivery: Delivery, place: str, after_s: float = 0.0) -> int | None:
     """Nothing was handed over: the claim goes back and counts for nothing. When to look again; ``None``: too late."""
-    trade.breaker.passed()
     next_us = trade.clock.now_us() + round(after_s * SECOND_US)
     state, story = State.RETRY, msgspec.structs.replace(delivery.story, reason=None, next_us=next_us)
     if next_us >= story.planned_us + BUDGET_US:

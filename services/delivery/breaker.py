@@ -16,6 +16,8 @@ FIRST_S: Final = 2.0
 LONGEST_S: Final = 60.0
 STOPPED_S: Final = 60.0
 """How long a provider with wrong credentials is left alone before one more is tried."""
+OF_THE_PROVIDER: Final = frozenset({"421", "429"})
+"""Answers that ask everybody for patience, where they come in a row: one device that is told so has others between."""
 
 
 class Breaker:
@@ -35,37 +37,61 @@ class Breaker:
         return self._open_until_s is not None
 
     def room(self, most: int, now_s: float) -> int:
-        """How many may go out now, of ``most``; each that does must be told of by ``began`` and ``ended``."""
+        """How many may go out now, of ``most``; each that does takes its turn by ``began``."""
         if self._open_until_s is None:
             return most
         return 0 if self._is_probing or now_s < self._open_until_s else min(1, most)
 
-    def began(self) -> None:
-        """One goes out."""
-        self._is_probing = self._is_probing or self.is_open
+    def began(self) -> Turn:
+        """One goes out; its turn must be told how it ended."""
+        is_probe = self.is_open and not self._is_probing
+        self._is_probing = self._is_probing or is_probe
+        return Turn(self, is_probe)
 
-    def passed(self) -> None:
-        """One that went out had not to be sent after all: it says nothing of the provider."""
-        self._is_probing = False
-
-    def ended(self, verdict: Verdict, now_s: float) -> None:
-        """What the provider made of one."""
-        was_probing, self._is_probing = self._is_probing, False
+    def _end(self, is_probe: bool, verdict: Verdict | None, now_s: float) -> None:
+        if is_probe:
+            self._is_probing = False
+        if verdict is None:
+            return
         if isinstance(verdict, Misconfigured):
             self.is_stopped, self._open_until_s = True, now_s + STOPPED_S
         elif is_failure(verdict):
             self._failures += 1
             # What was in flight when it opened fails too, and says nothing new.
-            if was_probing or (not self.is_open and self._failures >= FAILURES):
-                self._open_until_s = now_s + self._pause_s
+            if is_probe or (not self.is_open and self._failures >= FAILURES):
+                asked_s = verdict.after_s if isinstance(verdict, Retry) else None
+                self._open_until_s = now_s + max(self._pause_s, min(asked_s or 0.0, LONGEST_S))
                 self._pause_s = min(LONGEST_S, 2 * self._pause_s)
         else:
             self._failures, self._pause_s = 0, FIRST_S
             self.is_stopped, self._open_until_s = False, None
 
 
+class Turn:
+    """One that went out. What it tells first holds; the rest is not heard."""
+
+    __slots__ = ("_breaker", "_is_probe")
+
+    def __init__(self, breaker: Breaker, is_probe: bool) -> None:
+        self._breaker: Breaker | None = breaker
+        self._is_probe = is_probe
+
+    def ended(self, verdict: Verdict, now_s: float) -> None:
+        """What the provider made of it."""
+        self._tell(verdict, now_s)
+
+    def passed(self) -> None:
+        """It had not to be sent after all: it says nothing of the provider."""
+        self._tell(None, 0.0)
+
+    def _tell(self, verdict: Verdict | None, now_s: float) -> None:
+        breaker, self._breaker = self._breaker, None
+        if breaker is not None:
+            breaker._end(self._is_probe, verdict, now_s)
+
+
 def is_failure(verdict: Verdict) -> bool:
-    """Whether the provider itself is unwell: it was not reached, answered 5xx, or not at all."""
+    """Whether the provider itself is unwell: it was not reached, asks for patience, answered 5xx, or not at all."""
     if isinstance(verdict, Retry):
-        return verdict.status is None or verdict.status.startswith("5")
+        return verdict.status is None or verdict.status.startswith("5") or verdict.status in OF_THE_PROVIDER
     return isinstance(verdict, Unknown)

@@ -16,6 +16,7 @@ from gregor.store.contract import Unavailable
 from gregor.store.queue import Queue, Taken
 
 from .attempt import BUDGET_US, FAILED_S, Trade, attempt, fail
+from .breaker import Turn
 
 log = structlog.get_logger(__name__)
 
@@ -77,10 +78,15 @@ class Worker:
 
     def _room(self) -> int:
         self._show()
-        return self._trade.breaker.room(self._most - len(self._tasks), self._trade.clock.monotonic())
+        now_s = self._trade.clock.monotonic()
+        return self._trade.pace.room(self._trade.breaker.room(self._most - len(self._tasks), now_s), now_s)
 
     async def _wait_for_room(self) -> None:
-        """Until something in flight ends; or for a little, where the breaker is open."""
+        """Until something in flight ends, or the pace lets one go; or for a little, where the breaker is open."""
+        wait_s = self._trade.pace.wait_s(self._trade.clock.monotonic())
+        if wait_s > 0:
+            await asyncio.sleep(min(wait_s, UPKEEP_S))
+            return
         try:
             async with asyncio.timeout(UPKEEP_S):
                 await self._ended.wait()
@@ -113,8 +119,8 @@ class Worker:
         if self._room() == 0:
             await self._queue.put_off(taken, self._trade.clock.now_us() + round(PARKED_S * SECOND_US))
             return
-        self._trade.breaker.began()
-        task = asyncio.create_task(self._bring_forward(taken))
+        self._trade.pace.began(self._trade.clock.monotonic())
+        task = asyncio.create_task(self._bring_forward(taken, self._trade.breaker.began()))
         self._tasks.add(task)
         task.add_done_callback(self._end)
 
@@ -122,23 +128,22 @@ class Worker:
         self._tasks.discard(task)
         self._ended.set()
 
-    async def _bring_forward(self, taken: Taken) -> None:
+    async def _bring_forward(self, taken: Taken, turn: Turn) -> None:
         """One attempt; whatever happens, the intent stays in the queue or is over."""
         try:
-            again_us = await self._attempt(taken)
+            again_us = await self._attempt(taken, turn)
             if again_us is None:
                 await self._queue.done([taken])
             else:
                 await self._queue.put_off(taken, again_us)
         except Unavailable as trouble:
             # It is left in the queue: whoever finds it idle takes it over.
-            self._trade.breaker.passed()
             self._trade.figures.failures.labels(self._trade.name).inc()
             log.warning("A delivery waits: a store cannot be reached.", channel=self._trade.name, reason=str(trouble))
 
-    async def _attempt(self, taken: Taken) -> int | None:
+    async def _attempt(self, taken: Taken, turn: Turn) -> int | None:
         try:
-            return await attempt(self._trade, taken.intent)
+            return await attempt(self._trade, taken.intent, turn)
         except Unavailable:
             raise
         except Exception:

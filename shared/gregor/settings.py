@@ -78,6 +78,12 @@ def _names(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _rates(value: object) -> object:
+    """`apns=500,email=10` as a table; the table of a TOML file as it is."""
+    parts = [part.partition("=") for part in value.split(",") if part.strip()] if isinstance(value, str) else None
+    return value if parts is None else {name.strip(): rate.strip() for name, _, rate in parts}
+
+
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 Offset = Annotated[float, BeforeValidator(parse_duration)]
 RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
@@ -85,6 +91,8 @@ JwksPlace = Annotated[str, BeforeValidator(_jwks_place)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
+ChannelName = Annotated[str, Field(pattern="^(apns|fcm|webpush|email|webhook)$")]
+Rates = Annotated[dict[ChannelName, Rate], BeforeValidator(_rates)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 _BOUNDS = Limits()
@@ -175,6 +183,10 @@ class Settings(BaseModel):
         15.0,
         gt=0,
         description="How long a provider may take to answer; whoever dies over a delivery leaves it for twice as long.",
+    )
+    delivery_rates: Rates = Field(
+        {},
+        description="What one process sends a second at most, as `apns=500,email=10`; channels not named have none.",
     )
     categories: str | None = Field(
         None,
@@ -367,7 +379,7 @@ def setting_rows() -> list[tuple[str, str, str]]:
 
 def _as_written(field: str) -> str:
     default = Settings.model_fields[field].default
-    if isinstance(default, tuple):
+    if isinstance(default, tuple | dict):
         return ",".join(default)
     if field.endswith("_s") and default >= 3_600:
         unit = "d" if default % 86_400 == 0 else "h"

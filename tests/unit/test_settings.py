@@ -67,6 +67,15 @@ def test_lists_are_separated_by_commas() -> None:
     assert settings.origins == ("https://a.example", "http://localhost:*")
 
 
+def test_rates_are_channels_with_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "gregor.toml"
+    file.write_text("[delivery_rates]\nemail = 0.5\n")
+
+    assert load_settings({}).delivery_rates == {}
+    assert load_settings({"GREGOR_DELIVERY_RATES": "apns=500, email=0.5"}).delivery_rates == {"apns": 500, "email": 0.5}
+    assert load_settings({}, file).delivery_rates == {"email": 0.5}
+
+
 def test_an_empty_variable_is_one_that_is_not_set() -> None:
     assert load_settings({"GREGOR_REDIS_URL": "", "GREGOR_RETENTION": ""}) == Settings()
 
@@ -97,6 +106,15 @@ def test_variables_of_the_command_line_and_of_others_are_left_alone() -> None:
         ({"GREGOR_TOKEN_JWKS": "http://x"}, "keys are fetched over https only"),
         ({"GREGOR_REDIS_URL": "redis+cluster://a:1"}, "GREGOR_REDIS_URL: redis+cluster:// is not supported yet"),
         ({"GREGOR_REDIS_URL": "http://a"}, "GREGOR_REDIS_URL: not a Redis URL; write redis://host:6379/0"),
+        (
+            {"GREGOR_DELIVERY_RATES": "apns=fast"},
+            "'apns=fast' is refused: input should be a valid number",
+        ),
+        (
+            {"GREGOR_DELIVERY_RATES": "apns=0"},
+            "'apns=0' is refused: input should be greater than 0",
+        ),
+        ({"GREGOR_DELIVERY_RATES": "pigeon=1"}, "GREGOR_DELIVERY_RATES: 'pigeon=1' is refused: string"),
         ({"GREGOR_CONFIG": "/nowhere.toml"}, "GREGOR_CONFIG: /nowhere.toml cannot be read: No such file or directory"),
     ],
 )

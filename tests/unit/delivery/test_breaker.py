@@ -1,6 +1,6 @@
 """When a provider is left alone."""
 
-from services.delivery.breaker import FAILURES, FIRST_S, STOPPED_S, Breaker
+from services.delivery.breaker import FAILURES, FIRST_S, LONGEST_S, STOPPED_S, Breaker
 from services.delivery.verdict import Misconfigured, Refused, Retry, Sent, Unknown, Verdict
 
 DOWN = Retry(None, "503", "down")
@@ -10,8 +10,7 @@ def after(*verdicts: Verdict) -> Breaker:
     """One that has seen these, all at 0 s."""
     breaker = Breaker()
     for verdict in verdicts:
-        breaker.began()
-        breaker.ended(verdict, 0.0)
+        breaker.began().ended(verdict, 0.0)
     return breaker
 
 
@@ -28,40 +27,66 @@ def test_what_a_device_or_a_message_did_wrong_opens_nothing() -> None:
     assert breaker.room(5, 0.0) == 5
 
 
+def test_a_provider_that_asks_everybody_for_patience_gets_it() -> None:
+    """Without an attempt burnt of each one that waits."""
+    patience = Retry(30.0, "429", "QUOTA_EXCEEDED")
+
+    assert after(*[patience] * (FAILURES - 1)).room(5, 0.0) == 5
+    assert after(*[patience] * FAILURES).room(5, 29.9) == 0
+    assert after(*[patience] * FAILURES).room(5, 30.0) == 1
+    assert after(*[Retry(3_600.0, "429", "")] * FAILURES).room(5, LONGEST_S) == 1
+    between: list[Verdict] = [patience, Sent("200")]
+    assert after(*between * FAILURES).room(5, 0.0) == 5
+
+
+def test_what_a_turn_tells_first_holds() -> None:
+    breaker = after(*[DOWN] * (FAILURES - 1))
+    turn = breaker.began()
+    turn.ended(Sent("200"), 0.0)
+    turn.ended(DOWN, 0.0)
+    turn.passed()
+
+    assert not breaker.is_open
+
+
 def test_then_one_goes_out_alone_and_decides() -> None:
     breaker = after(*[DOWN] * FAILURES)
     assert breaker.room(5, FIRST_S) == 1
-    breaker.began()
+    probe = breaker.began()
     assert breaker.room(5, FIRST_S) == 0
-    breaker.ended(DOWN, FIRST_S)
+    probe.ended(DOWN, FIRST_S)
 
     assert breaker.room(5, 2 * FIRST_S) == 0  # twice as long as before
     assert breaker.room(5, 3 * FIRST_S) == 1
-    breaker.began()
-    breaker.ended(Sent("200"), 3 * FIRST_S)
+    breaker.began().ended(Sent("200"), 3 * FIRST_S)
     assert (breaker.room(5, 3 * FIRST_S), breaker.is_open) == (5, False)
 
 
 def test_a_probe_that_was_not_sent_after_all_leaves_the_place_to_another() -> None:
     breaker = after(*[DOWN] * FAILURES)
-    breaker.began()
-    breaker.passed()
+    breaker.began().passed()
 
     assert breaker.room(5, FIRST_S) == 1
 
 
 def test_what_was_in_flight_when_it_opened_makes_the_pause_no_longer() -> None:
-    breaker = after(*[DOWN] * FAILURES)
-    for _ in range(50):
-        breaker.ended(DOWN, 0.0)
-
+    breaker = Breaker()
+    turns = [breaker.began() for _ in range(FAILURES + 50)]
+    for turn in turns[:-25]:
+        turn.ended(DOWN, 0.0)
     assert breaker.room(5, FIRST_S) == 1
+
+    probe = breaker.began()
+    for turn in turns[-25:]:
+        turn.ended(DOWN, FIRST_S)
+    assert breaker.room(5, 2 * FIRST_S) == 0  # the probe is out still, and decides alone
+    probe.ended(DOWN, 2 * FIRST_S)
+    assert (breaker.room(5, 4 * FIRST_S - 0.1), breaker.room(5, 4 * FIRST_S)) == (0, 1)
 
 
 def test_wrong_credentials_stop_the_provider_at_once_until_they_are_mended() -> None:
     breaker = after(Misconfigured("403", "InvalidProviderToken"))
     assert (breaker.is_stopped, breaker.room(5, STOPPED_S - 1)) == (True, 0)
 
-    breaker.began()
-    breaker.ended(Sent("200"), STOPPED_S)
+    breaker.began().ended(Sent("200"), STOPPED_S)
     assert (breaker.is_stopped, breaker.room(5, STOPPED_S)) == (False, 5)
