@@ -7,7 +7,9 @@ that are folded, the oldest first, each as it goes out and with its ``id``, and 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import Any, Final
 
@@ -23,7 +25,7 @@ _log = structlog.get_logger(__name__)
 
 GROUP: Final = "gregor.aggregators"
 PATIENCE_S: Final = 2.0
-"""How long an aggregator may take. It runs in a thread: one that never ends costs that thread."""
+"""How long an aggregator may take, and how long a call waits for those before it."""
 
 Aggregator = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
 
@@ -36,11 +38,73 @@ class AggregatorFailed(Exception):
         self.name = name
 
 
+class AggregatorRaised(Exception):
+    """Whatever an aggregator raised, as an ordinary exception."""
+
+
+class Busy(Exception):
+    """An aggregator has no time: calls before this one take long, or one of them never ended."""
+
+
+class _Worker:
+    """One aggregator, called in a thread, once at a time.
+
+    No thread can be ended from outside. One that hangs is left behind (a daemon, so that the process can end), and the
+    aggregator is not called again before it has ended: it costs one thread, however many windows end meanwhile.
+    """
+
+    def __init__(self, aggregator: Aggregator, patience_s: float) -> None:
+        self._aggregator = aggregator
+        self._patience_s = patience_s
+        self._turn = asyncio.Lock()
+        self._left_behind: threading.Thread | None = None
+
+    async def call(self, items: Sequence[Mapping[str, Any]]) -> Any:
+        """What the aggregator returns. Raises what it raises, ``TimeoutError``, or ``Busy``."""
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise Busy("it is busy with other summaries") from None
+        try:
+            if self._left_behind is not None and self._left_behind.is_alive():
+                raise Busy("a call before this one has not ended")
+            return await self._run(items)
+        finally:
+            self._turn.release()
+
+    async def _run(self, items: Sequence[Mapping[str, Any]]) -> Any:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        results: list[tuple[Any, BaseException | None]] = []
+
+        def run() -> None:
+            try:
+                results.append((self._aggregator(items), None))
+            except BaseException as error:
+                results.append((None, error))
+            with suppress(RuntimeError):  # the loop may be closed by now
+                loop.call_soon_threadsafe(ended.set)
+
+        thread = threading.Thread(target=run, daemon=True, name="aggregator")
+        thread.start()
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await ended.wait()
+        except (TimeoutError, asyncio.CancelledError):
+            self._left_behind = thread
+            raise
+        made, error = results[0]
+        if error is not None:
+            raise AggregatorRaised(repr(error)) from error
+        return made
+
+
 class Aggregators:
     """The aggregators of a process. Without one for a category, the summary counts and keeps samples."""
 
-    def __init__(self, known: Mapping[str, Aggregator] | None = None) -> None:
-        self._known = dict(known or {})
+    def __init__(self, known: Mapping[str, Aggregator] | None = None, patience_s: float = PATIENCE_S) -> None:
+        self._patience_s = patience_s
+        self._known = {name: _Worker(aggregator, patience_s) for name, aggregator in (known or {}).items()}
 
     async def body(self, items: Sequence[LiveItem], aggregate: Aggregate, limits: Limits) -> bytes:
         """The body of the summary of ``items``. Raises ``AggregatorFailed``: nothing is to be folded then."""
@@ -49,15 +113,11 @@ class Aggregators:
         if name is None:
             return summary_body(items, aggregate.keep, limits)
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                made = await asyncio.to_thread(self._known[name], documents(items))
-            return made_body(made, limits)
-        except BadSummary as error:
-            raise AggregatorFailed(name, str(error)) from error
+            return made_body(await self._known[name].call(documents(items)), limits)
         except TimeoutError as error:
-            raise AggregatorFailed(name, f"it took longer than {PATIENCE_S:g} s") from error
-        except Exception as error:
-            raise AggregatorFailed(name, repr(error)) from error
+            raise AggregatorFailed(name, f"it took longer than {self._patience_s:g} s") from error
+        except (AggregatorRaised, BadSummary, Busy) as error:
+            raise AggregatorFailed(name, str(error)) from error
 
 
 def installed() -> Aggregators:

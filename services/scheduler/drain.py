@@ -1,7 +1,8 @@
 """Finds what is due, takes it with a lease, has it done, takes it off the agenda: claim, act, settle.
 
 Partitions are visited in a random order, so that schedulers side by side seldom meet; where they do, a claim gives each
-user to one of them. Whoever dies leaves its users to the others when the lease is over.
+user to one of them. Whoever dies leaves its users to the others when the lease is over. A user who takes long (an
+aggregator that hangs, a queue that does not answer) is served to the end beside the next rounds: nobody waits for it.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from .figures import Figures
 _log = structlog.get_logger(__name__)
 
 MOST_USERS: Final = 500
-"""Users claimed in one round: what is done in a fraction of a lease even where Redis is slow."""
+"""Users served at a time: what is done in a fraction of a lease even where Redis is slow."""
 MOST_WORKS: Final = 64
 """Entries of a user's agenda done under one lease; the rest at the next claim."""
 SIDE_BY_SIDE: Final = 32
 """Partitions claimed from, and users acted on, in one write."""
 QUANTUM_S: Final = 0.1
 """The shortest between two looks, where nobody waits: a look costs the server a ms, whatever is due."""
+SLOW_S: Final = 0.5
+"""How long a round waits for the users that it serves."""
 POLL_S: Final = 0.5
 """The longest between two looks: work that comes meanwhile may be due before all that was known."""
 PAUSE_S: Final = 1.0
@@ -50,6 +53,7 @@ class Drain:
         self._clock = clock
         self._figures = figures
         self._turn = asyncio.Lock()
+        self._serving: set[asyncio.Task[None]] = set()
         self._is_awaited = False
         self.is_stopping = False
 
@@ -80,13 +84,14 @@ class Drain:
         """Take nothing more; returns when what was taken is done."""
         self.is_stopping = True
         async with self._turn:
-            pass
+            await self._end_serving()
 
     async def run_due(self) -> int:
         """Do all that is due now. How many users were due."""
         count = 0
         while True:
             taken, _ = await self._take()
+            await self._end_serving()
             if not taken:
                 return count
             count += taken
@@ -102,7 +107,7 @@ class Drain:
             return PAUSE_S
 
     async def _take(self) -> tuple[int, float]:
-        """Claim some of the users that are due, and act: how many, and how long until another is due (s)."""
+        """Claim some of the users that are due, and act: how many, and how long until to look again (s)."""
         now_us = self._clock.now_us()
         firsts = await self._agenda.firsts()
         due = [partition for partition, at_us in enumerate(firsts) if at_us is not None and at_us <= now_us]
@@ -115,7 +120,7 @@ class Drain:
         random.shuffle(due)
         taken = 0
         for start in range(0, len(due), SIDE_BY_SIDE):
-            if self.is_stopping or taken >= MOST_USERS:
+            if self.is_stopping or taken >= MOST_USERS or len(self._serving) >= MOST_USERS:
                 break
             taken += await self._visit(due[start : start + SIDE_BY_SIDE])
         return taken, QUANTUM_S
@@ -124,14 +129,26 @@ class Drain:
         """Claim from these partitions, and do what is due of who was claimed."""
         now_us = self._clock.now_us()
         lease_until_us = now_us + self._lease_us
-        most = max(1, MOST_USERS // len(partitions))
+        most = max(1, (MOST_USERS - len(self._serving)) // len(partitions))
         claims = (self._agenda.claim(partition, now_us, lease_until_us, most) for partition in partitions)
         uids = [uid for claimed in await asyncio.gather(*claims) for uid in claimed]
-        ended = await asyncio.gather(*(self._serve(uid, lease_until_us) for uid in uids), return_exceptions=True)
-        for error in ended:
-            if isinstance(error, BaseException):
-                raise error
+        tasks = [asyncio.create_task(self._serve(uid, lease_until_us)) for uid in uids]
+        for task in tasks:
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+        if tasks:
+            ended, slow = await asyncio.wait(tasks, timeout=SLOW_S)
+            for task in slow:
+                task.add_done_callback(_tell_failure)
+            errors = [error for task in ended if (error := task.exception()) is not None]
+            if errors:
+                raise errors[0]
         return len(uids)
+
+    async def _end_serving(self) -> None:
+        """Wait for whoever is being served."""
+        while self._serving:
+            await asyncio.wait(self._serving)
 
     async def _serve(self, uid: str, lease_until_us: int) -> None:
         """Do what is due of one user. What is held stays for the next try, and keeps nothing else waiting."""
@@ -148,3 +165,10 @@ class Drain:
             if len(works) < MOST_WORKS or acted >= MOST_WORKS:
                 break
         await self._agenda.settle(uid, lease_until_us, done, held, lease_until_us)
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    """What went wrong with a user for whom no round waited; the lease brings it back."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _log.warning("Something due waits.", reason=f"{type(error).__name__}: {error}")

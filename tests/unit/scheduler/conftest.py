@@ -119,6 +119,7 @@ async def build(
     aggregators: Mapping[str, Aggregator] | None = None,
     deliveries: MemoryDeliveries | None = None,
     collecting: Allowance | None = None,
+    patience_s: float = 2.0,
 ) -> House:
     """A house in which these notification types hold."""
     feed, clock, figures = Feed(), ManualClock(NOW_US), Figures(CollectorRegistry())
@@ -128,7 +129,7 @@ async def build(
     registry = Registry(store)
     await registry.refresh()
     handover = HandOver(_open(deliveries), clock.monotonic)
-    parts = Parts(store, handover, clock, LIMITS, registry, figures, Aggregators(aggregators))
+    parts = Parts(store, handover, clock, LIMITS, registry, figures, Aggregators(aggregators, patience_s))
     acts = Acts(parts, collecting or Allowance(1e9, 1_000_000))
     return House(
         store, clock, deliveries, Drain(store.agenda, acts, clock, figures, LEASE_US), figures, registry, feed.payloads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from gregor.core.messages import Sender
 from gregor.store.agenda import WorkKind
 from gregor.store.contract import Registration
 from tests.support.builders import BACKEND, NOW, NOW_US, interval, message
+from tests.support.wait import wait_until
 from tests.unit.scheduler.conftest import House, build
 
 WINDOW = {"title": "News", "aggregate": {"window": "60s", "at_least": 3, "keep": 2}}
@@ -255,3 +257,56 @@ async def test_the_example_groups_comments_by_thread(house: House) -> None:
             {"thread": "u", "count": 1, "authors": ["bob"], "text": "bob in u"},
         ]
     }
+
+
+async def test_an_aggregator_that_hangs_loses_nothing_costs_one_thread_and_keeps_nobody_waiting(house: House) -> None:
+    release, calls = threading.Event(), []
+
+    def hanging(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        calls.append(len(items))
+        release.wait()
+        return {"fine": True}
+
+    house = await build({"": WINDOW, "news": {}}, {"slow": hanging}, patience_s=0.05)
+    for uid in ("alice", "bob"):
+        await house.create("a", "b", "c", uid=uid, category="slow")
+        await house.create("x", "y", "z", uid=uid, category="news")
+    for failures in (2, 4):
+        await house.pass_time(60)
+        assert house.figures.aggregator_failures.labels("slow")._value.get() == failures
+    assert calls == [3]
+    assert [name for name in await house.live() if not is_summary(name)] == ["a", "b", "c"]
+
+    release.set()
+    await wait_until(lambda: not hangs(), "the thread has ended")
+    await house.pass_time(60)
+    assert calls == [3, 3, 3] and all(is_summary(name) for name in await house.live())
+
+
+def hangs() -> bool:
+    return any(thread.name == "aggregator" for thread in threading.enumerate())
+
+
+async def test_a_round_does_not_wait_for_a_user_who_takes_long(house: House) -> None:
+    release = threading.Event()
+
+    def hanging(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        release.wait()
+        return {}
+
+    house = await build({"news": WINDOW}, {"": hanging}, patience_s=60)
+    await house.create("a", "b", "c")
+    await house.create("r", uid="bob", category="plain", remind_at=["+61"])
+    house.told()
+    house.clock.advance(60)
+    ticking = asyncio.create_task(house.drain.tick(3_600))
+    await wait_until(hangs, "the aggregator is called")
+    house.clock.advance(1)
+    await wait_until(lambda: house.figures.timers.labels("remind", "done")._value.get(), "bob is reminded")
+    assert house.figures.timers.labels("window", "done")._value.get() == 0
+
+    stopping = asyncio.create_task(house.drain.stop())
+    release.set()
+    await stopping
+    await ticking
+    assert house.figures.timers.labels("window", "done")._value.get() == 1
