@@ -72,7 +72,9 @@ class Work:
                 await self._commit(job)
             case Acknowledge(seq) if connection.session.caller is not None:
                 seen = min(seq, max(connection.session.seq, connection.reached))
-                await connection.parts.store.devices.acknowledge(connection.uid, connection.session.view, seen)
+                now_us = connection.parts.clock.now_us()
+                view = connection.session.view
+                await connection.parts.store.devices.acknowledge(connection.uid, view, seen, now_us)
             case Foreground() if connection.is_present:
                 await connection.parts.presence.refresh(connection)
 

@@ -15,6 +15,7 @@ from gregor.store.contract import Store
 from gregor.telemetry import Metrics
 from gregor.tokens import Tokens
 from gregor.web.readiness import Readiness
+from gregor.webhook_registry import WebhookRegistry
 
 from .admission import Admission
 from .background import Background
@@ -49,6 +50,7 @@ class Parts:
     admission: Admission
     flush_of_all: FlushOfAll
     registry: Registry
+    webhooks: WebhookRegistry
 
     def rules(self, *, pings: bool, welcomes: bool, tells_unchanged: bool) -> Rules:
         """The rules of a transport."""
@@ -91,4 +93,5 @@ def build(settings: Settings, store: Store, feed: Subscriptions, tokens: Tokens,
         admission=Admission(store, tokens, clock),
         flush_of_all=FlushOfAll(hub, wheel, reads),
         registry=registry,
+        webhooks=WebhookRegistry(store, feed),
     )

@@ -127,7 +127,8 @@ class PostFrames:
         (head,) = await self._parts.store.users.heads([caller.uid])
         if head is not None:
             view = View(caller.device, desk.session.cats)
-            await self._parts.store.devices.acknowledge(caller.uid, view, min(seq, head.seq))
+            now_us = self._parts.clock.now_us()
+            await self._parts.store.devices.acknowledge(caller.uid, view, min(seq, head.seq), now_us)
 
 
 def _too_large() -> Problem:

@@ -25,6 +25,7 @@ from gregor.tokens import Tokens
 from gregor.vapid import public_key_of
 from gregor.web.front import Front
 from gregor.web.readiness import Readiness
+from gregor.webhook_registry import WebhookRegistry
 
 from . import openapi
 from .auth import Gate, Own, row_of
@@ -90,7 +91,8 @@ def create_app(
     gate = Gate(store, tokens, clock, limits)
     registry = Registry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
     key = None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file)
-    parts = Parts(settings, limits, store, clock, gate, metrics, Readiness(store, metrics, feed), registry, key)
+    readiness, webhooks = Readiness(store, metrics, feed), WebhookRegistry(store, feed)
+    parts = Parts(settings, limits, store, clock, gate, metrics, readiness, registry, webhooks, key)
     app = Application(parts, lifespan=_lifespan)
     app.hot = _hot_routes(parts)
     app.router.routes[:] = [*app.hot, *_ordinary_routes(settings)]
@@ -136,6 +138,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts: Parts = app.state.parts
     await parts.readiness.check()
     await parts.registry.open()
+    await parts.webhooks.follow()
     watching = asyncio.create_task(parts.readiness.watch())
     try:
         yield
@@ -143,6 +146,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
+        await parts.webhooks.close()
         await parts.registry.close()
 
 

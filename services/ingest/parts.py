@@ -15,6 +15,7 @@ from gregor.settings import Settings
 from gregor.store.contract import Store
 from gregor.telemetry import Metrics
 from gregor.web.readiness import Readiness
+from gregor.webhook_registry import WebhookRegistry
 
 from .auth import Gate
 
@@ -31,6 +32,7 @@ class Parts:
     metrics: Metrics
     readiness: Readiness
     registry: Registry
+    webhooks: WebhookRegistry
     webpush_key: str | None = None
     """The public key of Web Push, as browsers take it; ``None`` where it is not set up."""
 

@@ -24,6 +24,7 @@ from gregor.telemetry import Metrics, set_up_logging
 from gregor.web.probes import probes_app
 from gregor.web.readiness import Readiness
 from gregor.web.serving import Server, listen, server_of
+from gregor.webhook_registry import WebhookRegistry
 
 from .acts import Acts
 from .aggregators import installed
@@ -70,7 +71,10 @@ async def serve(settings: Settings) -> None:
         handover = HandOver(streams_of(settings), clock.monotonic)
         stack.push_async_callback(handover.close)
         await handover.open()
-        parts = Parts(store, handover, clock, settings.limits, registry, figures, installed())
+        webhooks = WebhookRegistry(store)
+        await webhooks.follow()
+        stack.push_async_callback(webhooks.close)
+        parts = Parts(store, handover, clock, settings.limits, registry, webhooks, figures, installed())
         collecting = Allowance(settings.collect_rate, COLLECT_BURST)
         lease_us = round(settings.lease_s * 1e6)
         drain = Drain(store.agenda, Acts(parts, collecting), clock, figures, lease_us)

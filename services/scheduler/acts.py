@@ -27,6 +27,7 @@ from .allowance import Allowance
 from .folding import end_window
 from .handover import StreamsAway
 from .parts import Parts
+from .telling import told
 
 _log = structlog.get_logger(__name__)
 
@@ -101,8 +102,8 @@ class Acts:
                 return await self._escalate(uid, work), []
             case WorkKind.WINDOW:
                 return await end_window(self._parts, uid, work), []
-            case WorkKind.LEFT:
-                return Done(work), []
+            case WorkKind.LEFT | WorkKind.HIDDEN | WorkKind.ACKED:
+                return await self._tell(uid, work), []
             case WorkKind.DELAYED:
                 return await self._commit_delayed(uid, work), []
 
@@ -135,11 +136,20 @@ class Acts:
     async def _escalate(self, uid: str, work: Work) -> Done:
         """Decide from the state of now who is to be told, and hand that over."""
         self._parts.handover.check()
-        decision = await self._decide(uid, work)
+        return await self._hand_over(work, (await self._decide(uid, work)).intents)
+
+    async def _tell(self, uid: str, work: Work) -> Done:
+        """Hand over for the webhooks what happened to an item; where none wants it, the streams may be away."""
+        intents = await told(self._parts, uid, work)
+        if intents:
+            self._parts.handover.check()
+        return await self._hand_over(work, intents)
+
+    async def _hand_over(self, work: Work, intents: Sequence[Intent]) -> Done:
         full: list[Intent] = []
-        if decision.intents:
-            full = await self._parts.handover.give(decision.intents)
-            for intent in decision.intents:
+        if intents:
+            full = await self._parts.handover.give(intents)
+            for intent in intents:
                 figure = self._parts.figures.put_off if intent in full else self._parts.figures.handed_over
                 figure.labels(intent.channel).inc()
         # Nothing is dropped: what finds no room stays on the agenda, where it is decided anew; of one key they are one.

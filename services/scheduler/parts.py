@@ -9,6 +9,7 @@ from gregor.clock import Clock
 from gregor.core.limits import Limits
 from gregor.registry import Registry
 from gregor.store.contract import Store
+from gregor.webhook_registry import WebhookRegistry
 
 from .aggregators import Aggregators
 from .figures import Figures
@@ -24,6 +25,7 @@ class Parts:
     clock: Clock
     limits: Limits
     registry: Registry
+    webhooks: WebhookRegistry
     figures: Figures
     aggregators: Aggregators
 

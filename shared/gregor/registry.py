@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -15,14 +14,12 @@ from gregor.core.entries import parse_entries
 from gregor.core.errors import Problem
 from gregor.core.policies import NO_ENTRIES, Entries
 from gregor.feed.contract import Subscriptions
+from gregor.following import CHECK_S, Follower
 from gregor.render import Renderer
 from gregor.store.contract import Categories, CategorySet, Unavailable
 
 _log = structlog.get_logger(__name__)
 
-CHECK_S: Final = 0.5
-"""How often the version is looked at: one read of a number, so that no process is behind for longer than a second."""
-_SUBSCRIBE_S: Final = 2.0
 _TRIES: Final = 8
 _MOST_LOGGED: Final = 1_000
 
@@ -36,7 +33,7 @@ class _Store(Protocol):
     def categories_channel(self) -> str: ...
 
 
-class Registry:
+class Registry(Follower):
     """What a process holds of the categories: ``current``, and the ``renderer`` of their templates.
 
     ``feed``: where new versions are heard of; without one they are found by looking. ``failed`` is told the field of
@@ -51,19 +48,15 @@ class Registry:
         check_s: float = CHECK_S,
         failed: Callable[[str], None] | None = None,
     ) -> None:
+        super().__init__(store.categories_channel, feed, check_s)
         self.version = 0
         self.current: Entries = NO_ENTRIES
         self.renderer = Renderer(NO_ENTRIES)
         self._store = store
-        self._feed = feed
-        self._check_s = check_s
         self._failed = failed
         self._refused = 0
         self._logged: set[tuple[str, str]] = set()
         self._listeners: list[Callable[[], None]] = []
-        self._woken = asyncio.Event()
-        self._refreshing = asyncio.Lock()  # or an older set, read slowly, would follow a newer one
-        self._watching: asyncio.Task[None] | None = None
 
     async def open(self, first: str | None = None, now_us: int = 0) -> None:
         """Load what holds, and keep up with it from now on. Raises ``Unavailable``.
@@ -72,42 +65,14 @@ class Registry:
         """
         if first is not None:
             await apply_first(self._store.categories, Path(first), now_us)
-        await self.refresh()
-        if self._feed is not None:
-            # Not waited for long: until it is confirmed, the version is looked at.
-            waiting = self._feed.subscribe(self._store.categories_channel, self, sharded=False)
-            waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-            await asyncio.wait([waiting], timeout=_SUBSCRIBE_S)
-        self._watching = asyncio.create_task(self._watch())
-
-    async def close(self) -> None:
-        """Keep up no more."""
-        if self._feed is not None:
-            self._feed.unsubscribe(self._store.categories_channel, self, sharded=False)
-        if self._watching is not None:
-            self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
-            self._watching = None
+        await self.follow()
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` each time another set holds."""
         self._listeners.append(listener)
 
-    def receive(self, payload: bytes) -> None:
-        """Called by the feed: there is a new version."""
-        self._woken.set()
-
-    def gap(self) -> None:
-        """Called by the feed: one may have been missed."""
-        self._woken.set()
-
-    async def refresh(self) -> None:
-        """Take over what holds, if it is not what this process has. A set that cannot be read changes nothing."""
-        async with self._refreshing:
-            await self._refresh()
-
     async def _refresh(self) -> None:
+        """Take over the set that holds; one that cannot be read changes nothing."""
         version = await self._store.categories.version()
         if version in (self.version, self._refused):
             return
@@ -142,17 +107,6 @@ class Registry:
         if (category, field) not in self._logged and len(self._logged) < _MOST_LOGGED:
             self._logged.add((category, field))
             _log.error("a template failed; plain words went out", category=category, field=field, reason=reason)
-
-    async def _watch(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._check_s):
-                    await self._woken.wait()
-            self._woken.clear()
-            try:
-                await self.refresh()
-            except Unavailable as trouble:
-                _log.warning("the version of the categories cannot be read", reason=str(trouble))
 
 
 class Editor:

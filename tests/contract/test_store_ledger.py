@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from msgspec.structs import replace as replace_story
+
 from gregor.core.intents import Intent, IntentKind
 from gregor.core.ledger import Attempt, Claimed, NotClaimed, NotYet, State, Story
 from gregor.store.contract import Store
@@ -62,6 +64,22 @@ async def test_the_verdict_of_a_claim_that_was_lost_is_not_written(store: Store)
 
     assert not await store.ledger.settle(old.delivery, PLACE, State.SENT, old.delivery.story)
     assert await store.ledger.settle(new.delivery, PLACE, State.SENT, new.delivery.story)
+
+
+async def test_an_event_is_kept_with_its_delivery_until_its_story_ends_without_it(store: Store) -> None:
+    event = replace(PHONE, kind=IntentKind.EVENT, channel="webhook", device="wh_a:b2c", event='{"type":"item.acked"}')
+    await planned(store, event)
+    claim = await claimed(store, replace(event, event=""))
+    assert (claim.delivery.intent.event, claim.delivery.story.event) == (event.event, event.event)
+    await store.ledger.settle(claim.delivery, PLACE, State.DEAD, claim.delivery.story)
+    [dead] = await store.ledger.of_item("alice", "a")
+
+    await store.ledger.move(event, (State.DEAD,), State.PLANNED)
+    claim = await claimed(store, event)
+    await store.ledger.settle(claim.delivery, PLACE, State.SENT, replace_story(claim.delivery.story, event=""))
+
+    [sent] = await store.ledger.of_item("alice", "a")
+    assert (dead.intent.event, sent.intent.event, sent.story.event) == (event.event, "", "")
 
 
 async def test_what_is_over_is_not_claimed_again(store: Store) -> None:

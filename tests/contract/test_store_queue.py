@@ -68,6 +68,20 @@ async def test_what_is_handed_over_is_taken_once_and_whole(house: House) -> None
     assert await taken(house.queue) == []
 
 
+async def test_what_happened_goes_with_an_event_also_through_a_pause(house: House) -> None:
+    event = replace(
+        PHONE, kind=IntentKind.EVENT, device="wh_a:b2c", event='{"type":"item.acked","data":{"id":"è/\\n"}}'
+    )
+    await house.deliveries.hand_over([event])
+    [first] = await taken(house.queue)
+    await house.queue.put_off(first, NOW_US)
+    await house.queue.bring_back(NOW_US, 10)
+
+    [again] = await taken(house.other)
+    assert first.intent == again.intent == event
+    assert again.intent.event == event.event
+
+
 async def test_what_was_taken_and_never_ended_comes_back_to_another(house: House) -> None:
     await house.deliveries.hand_over([PHONE, TABLET])
     mine = await taken(house.queue)

@@ -47,7 +47,7 @@ def _steps() -> st.SearchStrategy[Step]:
         }
     )
     kinds = ("create", "create", "create", "dismiss", "hide", "sweep", "act", "act", "keep", "fold", "delay", "cancel")
-    rare = ("leave", "watch")
+    rare = ("leave", "watch", "ack")
     return st.builds(
         Step,
         st.sampled_from(kinds + rare),
@@ -85,7 +85,10 @@ class Told:
             case "leave":
                 await self.store.devices.forget_device(UID, "phone", self.now_us, SEED)
             case "watch":
-                self.store.users.is_watched = step.number == 0
+                self.store.users.is_watched = self.store.devices.is_watched = step.number == 0
+            case "ack":
+                shown = (await self.store.users.state(UID, View("phone"), self.now_us)).seq - step.number
+                await self.store.devices.acknowledge(UID, View("phone"), max(0, shown), self.now_us)
             case "delay":
                 document, at_us = step.category.encode(), self.now_us + step.number * SECOND_US
                 return await self.store.agenda.delay(UID, step.item, document, at_us)

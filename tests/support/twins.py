@@ -50,14 +50,19 @@ class Twin:
 
     async def hear_flushes(self) -> Heard:
         """Collect what is told to every gateway from now on."""
-        heard = Heard()
-        await self.subscriber.subscribe(self.store.flush_channel, heard, sharded=False)
-        return heard
+        return await self._hear_all(self.store.flush_channel)
 
     async def hear_categories(self) -> Heard:
         """Collect what is told of categories from now on."""
+        return await self._hear_all(self.store.categories_channel)
+
+    async def hear_webhooks(self) -> Heard:
+        """Collect what is told of webhooks from now on."""
+        return await self._hear_all(self.store.webhooks_channel)
+
+    async def _hear_all(self, channel: str) -> Heard:
         heard = Heard()
-        await self.subscriber.subscribe(self.store.categories_channel, heard, sharded=False)
+        await self.subscriber.subscribe(channel, heard, sharded=False)
         return heard
 
 

@@ -2,8 +2,8 @@
 
 An entry is a name and a time. The name begins with the letter of what is to be done, as in the Redis store's scripts:
 ``r<id>`` the next reminder, ``n<id>␀<index>␀<seq>`` what follows one, ``p<id>`` push, ``q<id>`` mail, ``z<id>`` it has
-left: what was told of it is taken back, ``w<category>␀<for_device>`` an aggregation window. Expiries are told by
-the items themselves.
+left: what was told of it is taken back, ``y<id>␀<device>`` a device hid it, ``w<category>␀<for_device>`` an aggregation
+window. Expiries are told by the items themselves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from .messages import Commit, Creation, Reason, TimerKind
 from .records import Record, User
 
-REMIND, FOLLOW, PUSH, MAIL, WINDOW, LEFT = "r", "n", "p", "q", "w", "z"
+REMIND, FOLLOW, PUSH, MAIL, WINDOW, LEFT, HIDDEN = "r", "n", "p", "q", "w", "z", "y"
 
 Changes = dict[str, int | None]
 """Entry to its new time (µs), or ``None`` where it goes."""
@@ -39,6 +39,11 @@ def closed(record: Record, now_us: int, *, is_watched: bool) -> Changes:
     if record.is_timed or is_watched:
         changes[LEFT + record.item.id] = now_us
     return changes
+
+
+def hidden(item_ids: Iterable[str], device: str, now_us: int) -> Changes:
+    """The entries that come as a device hides items from itself, where somebody wants to hear of it."""
+    return {f"{HIDDEN}{item_id}\0{device}": now_us for item_id in item_ids}
 
 
 def reminded(record: Record, index: int, seq: int, now_us: int, *, is_followed: bool) -> Changes:

@@ -13,13 +13,17 @@ class IntentKind(Enum):
     REMIND = "remind"
     WITHDRAW = "withdraw"
     SUMMARY = "summary"
+    EVENT = "event"
 
 
 EMAIL = "email"
 """The channel that is no push: it goes to the user's contact, so its intents name no device."""
 
+WEBHOOK = "webhook"
+"""The channel to backends: its intents are events, and name a webhook and an event in place of a device."""
+
 PUSH_CHANNELS = ("apns", "fcm", "webpush")
-CHANNELS = (*PUSH_CHANNELS, EMAIL)
+CHANNELS = (*PUSH_CHANNELS, EMAIL, WEBHOOK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,8 @@ class Intent:
     """One thing to tell one device (``device == ""``: the user) by one channel.
 
     ``n``: index of the reminder, else 0. ``seq``: the event that caused it; who acknowledged it needs not be told.
-    ``at_us``: when it was decided. Its key is all but ``seq`` and ``at_us``: two of one key are one.
+    ``at_us``: when it was decided. Its key is all but these two and ``event``: two of one key are one. ``event``: of a
+    kind ``EVENT`` what happened, as JSON (``core.events``).
     """
 
     uid: str
@@ -38,6 +43,7 @@ class Intent:
     n: int = 0
     seq: int = 0
     at_us: int = 0
+    event: str = ""
 
     @property
     def key(self) -> tuple[str, str, str, int, str, str]:
@@ -46,7 +52,7 @@ class Intent:
 
     def fields(self) -> dict[str, str]:
         """As an entry of a stream: text by name."""
-        return {
+        fields = {
             "uid": self.uid,
             "item": self.item,
             "intent": self.kind.value,
@@ -55,3 +61,4 @@ class Intent:
             "seq": str(self.seq),
             "at_us": str(self.at_us),
         }
+        return fields | {"event": self.event} if self.event else fields

@@ -64,6 +64,7 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str | None = None
     next_us: int | None = None
     attempts: tuple[Attempt, ...] = ()
+    event: str = ""
 
 
 class Delivery(msgspec.Struct, frozen=True):

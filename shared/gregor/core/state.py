@@ -304,6 +304,8 @@ class _Draft:
                 changes |= agenda.opened(record.item, self.commit.now_us, self.user.agenda)
         for record in self.ended.values():
             changes |= agenda.closed(record, self.commit.now_us, is_watched=self.commit.is_watched)
+        if self.commit.is_watched:
+            changes |= agenda.hidden(self.hidden, self.commit.sender.device, self.commit.now_us)
         if self.reminded is not None:
             is_followed = self.commit.is_followed
             changes |= agenda.reminded(*self.reminded, self.seq, self.commit.now_us, is_followed=is_followed)

@@ -10,7 +10,9 @@ from typing import Protocol
 from gregor.core.errors import Problem
 from gregor.core.intents import Intent
 from gregor.core.limits import Limits
-from gregor.core.sync import Gone, LiveItem
+from gregor.core.sync import Gone, LiveItem, View
+
+from .records import read_limits
 
 
 class WorkKind(Enum):
@@ -26,6 +28,8 @@ class WorkKind(Enum):
     WINDOW = "w"
     DELAYED = "d"
     LEFT = "z"
+    HIDDEN = "y"
+    ACKED = "k"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,11 @@ class Work:
 
     ``name``: the item; of a window ``category␀for_device`` (empty: all devices); of a delayed message its id; empty
     for what is to be forgotten. ``entry`` is the store's own name of it. ``item``: of a reminder, a push, a mail and of
-    what follows a reminder (``FOLLOW``) the item, if it is live; of what left (``LEFT``) the item as it was, with
-    ``gone``: when, why and by whom; ``None`` both where it is forgotten. ``n``: index of the reminder. ``seq``: what
-    caused a push or mail: the creation, or the reminder that it follows; of what left, the event by which it did.
+    what follows a reminder (``FOLLOW``) the item, if it is live; of what left (``LEFT``), or a device hid (``HIDDEN``),
+    the item as it was, with ``gone``: when, why and by whom; ``None`` both where it is forgotten. ``n``: index of the
+    reminder. ``seq``: what caused a push or mail: the creation, or the reminder that it follows; of what left or was
+    hidden, the event by which it did. Of an acknowledgement (``ACKED``) ``view`` is who showed what is above ``n``, up
+    to ``seq``.
     """
 
     kind: WorkKind
@@ -47,6 +53,7 @@ class Work:
     n: int = 0
     seq: int = 0
     gone: Gone | None = None
+    view: View | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,13 @@ class Agenda(Protocol):
     async def cancel_delayed(self, uid: str, message_id: str) -> bool:
         """Whether it still waited."""
         ...
+
+
+def acked(entry: bytes, at_us: int) -> Work:
+    """An acknowledgement, as its entry says it: device, limits, from, to."""
+    device, limits, since, until = entry[1:].decode().split("\0")
+    view = View(device, read_limits(limits))
+    return Work(WorkKind.ACKED, device, at_us, entry, None, int(since), int(until), None, view)
 
 
 def too_many_delayed(limits: Limits) -> Problem:

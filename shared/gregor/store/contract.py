@@ -19,6 +19,7 @@ from gregor.core.sync import Answer, Cursor, Full, Head, HistoryEntry, View
 from .agenda import Agenda
 from .contacts import Contacts
 from .ledger import Ledger
+from .webhooks import Webhooks
 
 KEPT_VERSIONS: Final = 50
 """Sets of categories that can be gone back to."""
@@ -112,8 +113,8 @@ class Users(Protocol):
     """The state of users: one order, whole commits, exact reads.
 
     ``is_watched``: set by whoever holds the store while somebody wants to hear of all that leaves; then whatever leaves
-    by this process's commits, its housekeeping included, stands in the agenda (``WorkKind.LEFT``). What somebody may
-    have been told of does so always.
+    by this process's commits, its housekeeping included, stands in the agenda (``WorkKind.LEFT``), and so does what a
+    device hides (``WorkKind.HIDDEN``). What somebody may have been told of does the former always.
     """
 
     is_watched: bool
@@ -191,7 +192,13 @@ class Users(Protocol):
 
 
 class Devices(Protocol):
-    """Registrations, presence, acknowledgements and revocations of a user's devices."""
+    """Registrations, presence, acknowledgements and revocations of a user's devices.
+
+    ``is_watched``: set while somebody wants to hear of acknowledgements; then each stands in the agenda
+    (``WorkKind.ACKED``).
+    """
+
+    is_watched: bool
 
     async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
         """Register, or replace. A push token that another device holds is taken from it. ``too_many_devices``."""
@@ -255,8 +262,9 @@ class Devices(Protocol):
         """Until when one of the user's connections was in the foreground (µs): now where one is; ``None``: never."""
         ...
 
-    async def acknowledge(self, uid: str, view: View, seq: int) -> None:
-        """This view showed its user everything up to ``seq``. Never goes down."""
+    async def acknowledge(self, uid: str, view: View, seq: int, now_us: int = 0) -> None:
+        """This view showed its user everything up to ``seq``. Never goes down. ``now_us`` is needed by a watched one
+        alone."""
         ...
 
     async def acknowledged(self, uid: str) -> dict[View, int]:
@@ -352,6 +360,8 @@ class Store(Protocol):
     @property
     def categories(self) -> Categories: ...
     @property
+    def webhooks(self) -> Webhooks: ...
+    @property
     def agenda(self) -> Agenda: ...
     @property
     def ledger(self) -> Ledger: ...
@@ -368,6 +378,11 @@ class Store(Protocol):
     @property
     def categories_channel(self) -> str:
         """The one channel on which a new set of categories is told: its version, in digits."""
+        ...
+
+    @property
+    def webhooks_channel(self) -> str:
+        """The one channel on which a change of the webhooks is told: their version, in digits."""
         ...
 
     async def ping(self) -> None:

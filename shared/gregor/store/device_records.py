@@ -11,8 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from gregor.core.ids import Prefixes
+from gregor.core.sync import View
 
 from .contract import Presence, Registration, Session
+from .records import read_limits
 
 
 class Known(msgspec.Struct):
@@ -120,3 +122,15 @@ def foreground_until(leases: Iterable[Lease], told_us: Iterable[int], now_us: in
     """
     moments = [now_us if lease.lease_until_us > now_us else lease.seen_us for lease in leases if lease.foreground]
     return max([*moments, *told_us], default=None)
+
+
+def read_names(field: bytes) -> tuple[str, str]:
+    """Device and what else a field names: a session, or the limits of a view."""
+    device, _, name = field.decode().partition("\0")
+    return device, name
+
+
+def read_view(field: bytes) -> View:
+    """The view that a field of the acknowledgements names."""
+    device, cats = read_names(field)
+    return View(device, read_limits(cats))

@@ -27,6 +27,7 @@ key                      type   lifetime  holds                                 
 ``partitions``           string permanent number of partitions of the deployment      start-up
 ``categories``           hash   permanent version → set of entries; ``version``       categories
 ``keys``                 hash   permanent key id → service key (hashes of secrets)    access
+``webhooks``             hash   permanent webhook id → webhook; ``version``           webhooks
 ``ticket:<hash>``        string token age what a ticket stands for                    access
 ``push:<hash>``          string permanent push token → its one owner                  devices
 ``deliveries:<channel>`` stream bounded   what a channel is to tell; on the queue Redis  scheduler
@@ -70,6 +71,7 @@ PERMANENT: Final = frozenset(
         "keys",
         "push",
         "categories",
+        "webhooks",
     ]
 )
 """The kinds that may stand without a time to live; the tests fail on any other key that has none."""
@@ -137,6 +139,16 @@ class Keys:
     def categories_channel(self) -> str:
         """The channel (not a key) on which a new version is told; named as the key is."""
         return self.categories
+
+    @property
+    def webhooks(self) -> str:
+        """Where the webhooks are kept."""
+        return f"{self.namespace}:webhooks"
+
+    @property
+    def webhooks_channel(self) -> str:
+        """The channel (not a key) on which a change of them is told; named as the key is."""
+        return self.webhooks
 
     @property
     def flush_channel(self) -> str:

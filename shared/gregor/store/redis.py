@@ -15,6 +15,7 @@ from .redis_contacts import RedisContacts
 from .redis_devices import TOKEN_LIFE_US, RedisDevices
 from .redis_ledger import RedisLedger
 from .redis_users import RedisUsers
+from .redis_webhooks import RedisWebhooks
 from .replies import answer
 
 
@@ -42,6 +43,7 @@ class RedisStore:
         self.contacts = RedisContacts(connection, self.keys)
         self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)
         self.categories = RedisCategories(connection, self.keys)
+        self.webhooks = RedisWebhooks(connection, self.keys)
 
     async def _commit(self, uid: str, commit: Commit) -> Receipt:
         return await self.users.commit(uid, commit)
@@ -60,6 +62,11 @@ class RedisStore:
         """See ``contract.Store.categories_channel``."""
         return self.keys.categories_channel
 
+    @property
+    def webhooks_channel(self) -> str:
+        """See ``contract.Store.webhooks_channel``."""
+        return self.keys.webhooks_channel
+
     async def prepare(self) -> None:
         """Load the scripts, and agree with the deployment on the number of partitions, which can never change.
 
@@ -70,6 +77,7 @@ class RedisStore:
             *self.devices.all_scripts,
             *self.access.all_scripts,
             *self.categories.all_scripts,
+            *self.webhooks.all_scripts,
             *self.agenda.all_scripts,
             *self.ledger.all_scripts,
         ):

@@ -9,7 +9,7 @@ from gregor.core.limits import Limits
 from gregor.core.sync import LiveItem
 
 from . import scripts
-from .agenda import Done, Work, WorkKind, too_many_delayed
+from .agenda import Done, Work, WorkKind, acked, too_many_delayed
 from .keys import PARTITIONS, Keys
 from .link import Connection, Script
 from .records import Live, read_gone, read_head, read_live
@@ -122,6 +122,10 @@ def read_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> Work:
         return Work(kind, "", at_us, entry)
     if kind is WorkKind.LEFT:
         return _left(entry, at_us, record)
+    if kind is WorkKind.HIDDEN:
+        return _hidden(entry, at_us, record, seq)
+    if kind is WorkKind.ACKED:
+        return acked(entry, at_us)
     name, *rest = entry[1:].split(b"\0") if kind is WorkKind.FOLLOW else [entry[1:]]
     item = live_item(name, int(seq), record) if record else None
     n, cause = 0, item.seq if item else 0
@@ -145,6 +149,17 @@ def _left(entry: bytes, at_us: int, record: bytes) -> Work:
     departed = read_gone(name, record)
     gone = departed.gone
     return Work(WorkKind.LEFT, name, at_us, entry, _item(departed.live, departed.whole_json()), 0, gone.seq, gone)
+
+
+def _hidden(entry: bytes, at_us: int, record: bytes, seq: bytes) -> Work:
+    name, device = entry[1:].decode().split("\0")
+    if not record:
+        return Work(WorkKind.HIDDEN, name, at_us, entry)
+    live = read_live(name, int(seq), record) if record[:1] == b"L" else read_gone(name, record).live
+    gone = live.hidings.get(device)
+    if gone is None:
+        return Work(WorkKind.HIDDEN, name, at_us, entry)
+    return Work(WorkKind.HIDDEN, name, at_us, entry, _item(live, live.whole_json()), 0, gone.seq, gone)
 
 
 def _item(live: Live, json: bytes) -> LiveItem:

@@ -29,11 +29,13 @@ from .device_records import (
     push_token,
     read_known,
     read_lease,
+    read_names,
+    read_view,
     registration_tail,
 )
 from .keys import Keys
 from .link import Argument, Connection, Script
-from .records import pack_limits, read_limits
+from .records import pack_limits
 from .replies import answer, answers
 
 TOKEN_LIFE_US: Final = 30 * DAY_US
@@ -91,6 +93,7 @@ class RedisDevices:
         self._touch = scripts.load("presence", "touch_session", flags=flags)
         self._close = scripts.load("presence", "close_session", flags=flags)
         self._drop = scripts.load("drop_device", flags=flags)
+        self.is_watched = False
         self._acknowledge = scripts.load("acknowledge", flags=flags)
         self._revoke = scripts.load("revoke", flags=flags)
 
@@ -314,15 +317,17 @@ class RedisDevices:
 
     # ---- acknowledgements, revocations, controls
 
-    async def acknowledge(self, uid: str, view: View, seq: int) -> None:
+    async def acknowledge(self, uid: str, view: View, seq: int, now_us: int = 0) -> None:
         """See ``contract.Devices.acknowledge``."""
-        arguments = (_field(view.device, pack_limits(view.cats)), seq, _MOST_ACKNOWLEDGEMENTS)
-        await self._run(self._acknowledge, (self._keys.of_user(uid).acks,), arguments)
+        keys = self._keys.of_user(uid)
+        watched = (keys.agenda, keys.due) if self.is_watched else ()
+        arguments = (_field(view.device, pack_limits(view.cats)), seq, _MOST_ACKNOWLEDGEMENTS, now_us, uid)
+        await self._run(self._acknowledge, (keys.acks, *watched), arguments)
 
     async def acknowledged(self, uid: str) -> dict[View, int]:
         """See ``contract.Devices.acknowledged``."""
         fields = await self._call("HGETALL", self._keys.of_user(uid).acks)
-        return {_view(field): int(seq) for field, seq in _pairs(fields)}
+        return {read_view(field): int(seq) for field, seq in _pairs(fields)}
 
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
         """See ``contract.Devices.revoke``. Repeatable."""
@@ -373,25 +378,15 @@ def _field(device: str, name: str) -> str:
     return f"{device}\0{name}"
 
 
-def _names(field: bytes) -> tuple[str, str]:
-    device, _, name = field.decode().partition("\0")
-    return device, name
-
-
 def _pairs(reply: Sequence[bytes]) -> zip[tuple[bytes, bytes]]:
     return zip(reply[::2], reply[1::2], strict=True)
-
-
-def _view(field: bytes) -> View:
-    device, cats = _names(field)
-    return View(device, read_limits(cats))
 
 
 def _leases(reply: Sequence[bytes]) -> dict[str, list[Lease]]:
     leases: dict[str, list[Lease]] = {}
     for field, raw in _pairs(reply):
         if field != _FRONT:
-            leases.setdefault(_names(field)[0], []).append(read_lease(raw))
+            leases.setdefault(read_names(field)[0], []).append(read_lease(raw))
     return leases
 
 

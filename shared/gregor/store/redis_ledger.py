@@ -119,14 +119,14 @@ def key_of(intent: Intent) -> str:
 def read_entry(intent: Intent, raw: bytes) -> Delivery:
     """An entry of the ledger."""
     story = _STORY.decode(raw[_HEAD:])
-    named = replace(intent, seq=story.seq, at_us=story.planned_us)
+    named = replace(intent, seq=story.seq, at_us=story.planned_us, event=story.event)
     return Delivery(named, State(chr(raw[0])), int(raw[1:5]), int(raw[5:_HEAD]), story)
 
 
 def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list[bytes | str]:
     arguments: list[bytes | str] = []
     for intent in intents:
-        arguments += (key_of(intent), msgspec.json.encode(Story(now_us, intent.seq, reason)))
+        arguments += (key_of(intent), msgspec.json.encode(Story(now_us, intent.seq, reason, event=intent.event)))
     return arguments
 
 

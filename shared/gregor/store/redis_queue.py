@@ -157,4 +157,4 @@ def _intent(channel: str, raw: Sequence[bytes]) -> Intent:
     # A slash parts the names in the keys of the ledger.
     if not uid or not item or "/" in uid + item + device or min(n, seq, at_us) < 0 or at_us > MAX_TIME_US:
         raise ValueError("no intent has such names or numbers")
-    return Intent(uid, item, IntentKind(fields["intent"]), channel, device, n, seq, at_us)
+    return Intent(uid, item, IntentKind(fields["intent"]), channel, device, n, seq, at_us, fields.get("event", ""))

@@ -17,6 +17,7 @@ from gregor.core.wire import parse_message
 from gregor.registry import Registry
 from gregor.store.contract import Store
 from gregor.store.memory import MemoryDeliveries, MemoryStore
+from gregor.webhook_registry import WebhookRegistry
 from services.scheduler.acts import Acts
 from services.scheduler.aggregators import Aggregator, Aggregators
 from services.scheduler.allowance import Allowance
@@ -128,8 +129,8 @@ async def build(
         await store.categories.apply(entries, NOW_US, 0)
     registry = Registry(store)
     await registry.refresh()
-    handover = HandOver(_open(deliveries), clock.monotonic)
-    parts = Parts(store, handover, clock, LIMITS, registry, figures, Aggregators(aggregators, patience_s))
+    handover, webhooks = HandOver(_open(deliveries), clock.monotonic), WebhookRegistry(store)
+    parts = Parts(store, handover, clock, LIMITS, registry, webhooks, figures, Aggregators(aggregators, patience_s))
     acts = Acts(parts, collecting or Allowance(1e9, 1_000_000))
     return House(
         store, clock, deliveries, Drain(store.agenda, acts, clock, figures, LEASE_US), figures, registry, feed.payloads

@@ -8,7 +8,7 @@
 --        4 always the general path, 8 with limits or a message id,
 --        16 with timers (kind r: what follows the reminder is to be done), 32 guarded: only if every id named is live and
 --        hidden by none, and every creation made live, 64 rehearsal: nothing is written, 128 watched: an entry z for
---        whatever leaves, timed or not), epoch seed c3; then, from byte 29 (BOUNDS): retention I8 µs, body age I8 µs,
+--        whatever leaves, timed or not, and y for what a device hides), epoch seed c3; then, from byte 29 (BOUNDS): retention I8 µs, body age I8 µs,
 --        external age I8 µs, message id kept until I8 µs, tombstones I4, bodies I4, external count I4,
 --        external bytes I4, spans I2, spans a prefix I2, spread I2 s; then, to the end, the sender's device
 --      with option 8 only: 2 sender's category limits  3 message id key ("" none)  4 its content hash

@@ -192,6 +192,7 @@ for i = 1, #hidden do
     put(t.id, with_hides(t))
     out[#out+1] = seq; out[#out+1] = t.id .. '\0' .. by
     add('d:' .. by, t.leaf, -1)
+    if watched then due(now, 'y' .. t.id .. '\0' .. by) end
   end
 end
 for i = hid + 1, #hidden do hidden[i] = nil end

@@ -9,7 +9,7 @@ from gregor.core import agenda
 from gregor.core.records import Record
 from gregor.core.sync import LiveItem
 
-from ..agenda import Done, Work, WorkKind, too_many_delayed
+from ..agenda import Done, Work, WorkKind, acked, too_many_delayed
 from ..keys import PARTITIONS
 from .shelf import Shelf
 
@@ -93,6 +93,10 @@ class MemoryAgenda:
         kind, name = WorkKind(chr(entry[0])), entry[1:].decode()
         if kind is WorkKind.LEFT:
             return self._left(uid, name, entry, at_us)
+        if kind is WorkKind.HIDDEN:
+            return self._hidden(uid, name, entry, at_us)
+        if kind is WorkKind.ACKED:
+            return acked(entry, at_us)
         item_id, *rest = name.split("\0") if kind is WorkKind.FOLLOW else [name]
         user = self._shelf.users.get(uid)
         record = user.live.get(item_id) if user is not None and chr(entry[0]) in "rpqn" else None
@@ -110,6 +114,15 @@ class MemoryAgenda:
         if record is None or record.gone is None:
             return Work(WorkKind.LEFT, name, at_us, entry)
         return Work(WorkKind.LEFT, name, at_us, entry, live_item(record), 0, record.gone.seq, record.gone)
+
+    def _hidden(self, uid: str, name: str, entry: bytes, at_us: int) -> Work:
+        item_id, device = name.split("\0")
+        user = self._shelf.users.get(uid)
+        record = user.record(item_id) if user is not None else None
+        gone = record.hidings.get(device) if record is not None else None
+        if record is None or gone is None:
+            return Work(WorkKind.HIDDEN, item_id, at_us, entry)
+        return Work(WorkKind.HIDDEN, item_id, at_us, entry, live_item(record), 0, gone.seq, gone)
 
     def _seq(self, uid: str) -> int:
         user = self._shelf.users.get(uid)

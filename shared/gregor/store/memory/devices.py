@@ -12,6 +12,7 @@ from gregor.core.messages import Commit, Reason
 from gregor.core.sync import View
 
 from ..contract import Presence, Registration, Session
+from ..records import pack_limits
 from .shelf import Lease, Shelf
 from .users import MemoryUsers
 
@@ -24,6 +25,7 @@ class MemoryDevices:
     def __init__(self, shelf: Shelf, users: MemoryUsers) -> None:
         self._shelf = shelf
         self._users = users
+        self.is_watched = False
 
     async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
         """As ``Devices`` says."""
@@ -139,10 +141,16 @@ class MemoryDevices:
         is_front = any(lease.session.foreground for lease in leases)
         return now_us if is_front else owner.front_us
 
-    async def acknowledge(self, uid: str, view: View, seq: int) -> None:
+    async def acknowledge(self, uid: str, view: View, seq: int, now_us: int = 0) -> None:
         """As ``Devices`` says."""
-        acknowledged = self._shelf.owner(uid).acknowledged
-        acknowledged[view] = max(seq, acknowledged.get(view, 0))
+        owner = self._shelf.owner(uid)
+        before = owner.acknowledged.get(view, 0)
+        if view in owner.acknowledged and seq <= before:
+            return
+        owner.acknowledged[view] = seq
+        if self.is_watched:
+            owner.agenda[f"k{view.device}\0{pack_limits(view.cats)}\0{before}\0{seq}"] = now_us
+            self._shelf.note(uid, [now_us])
 
     async def acknowledged(self, uid: str) -> dict[View, int]:
         """As ``Devices`` says."""

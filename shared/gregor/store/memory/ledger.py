@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -25,7 +26,8 @@ class MemoryLedger:
         """As ``Ledger`` says."""
         fresh = [intent for intent in dict.fromkeys(intents) if intent.key not in self._entries]
         for intent in fresh:
-            self._entries[intent.key] = Delivery(intent, state, 0, 0, Story(now_us, intent.seq, reason))
+            story = Story(now_us, intent.seq, reason, event=intent.event)
+            self._entries[intent.key] = Delivery(intent, state, 0, 0, story)
         return fresh
 
     async def claim(
@@ -55,7 +57,8 @@ class MemoryLedger:
         if entry is None or entry.state is not State.CLAIMED or entry.n != delivery.n:
             return False
         n = entry.n if counts else entry.n - 1
-        self._entries[key] = Delivery(entry.intent, state, n, story.next_us or 0, story)
+        intent = replace(entry.intent, event=story.event)
+        self._entries[key] = Delivery(intent, state, n, story.next_us or 0, story)
         if self._places.get((delivery.intent.uid, place), (0, None))[1] == key:
             del self._places[delivery.intent.uid, place]
         return True

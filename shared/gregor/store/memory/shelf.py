@@ -94,6 +94,11 @@ class Shelf:
         """The channel on which a new set of categories is told."""
         return f"{self._namespace}:categories"
 
+    @property
+    def webhooks_channel(self) -> str:
+        """The channel on which a change of the webhooks is told."""
+        return f"{self._namespace}:webhooks"
+
     def announce(self, uid: str, payload: bytes) -> None:
         """Tell the gateways that hold connections of a user."""
         if self._feed is not None:
@@ -108,6 +113,11 @@ class Shelf:
         """Tell every process of a new set of categories."""
         if self._feed is not None:
             self._feed.publish(self.categories_channel, b"%d" % version, sharded=False)
+
+    def announce_webhooks(self, version: int) -> None:
+        """Tell every process that the webhooks changed."""
+        if self._feed is not None:
+            self._feed.publish(self.webhooks_channel, b"%d" % version, sharded=False)
 
     def control(self, uid: str, document: Mapping[str, Any]) -> None:
         """Tell the gateways of a user something that is no change of its state."""

@@ -12,6 +12,7 @@ from .devices import MemoryDevices
 from .ledger import MemoryLedger
 from .shelf import Publisher, Shelf
 from .users import MemoryUsers
+from .webhooks import MemoryWebhooks
 
 
 class MemoryStore:
@@ -27,6 +28,7 @@ class MemoryStore:
         self._contacts = MemoryContacts(self._shelf)
         self._access = MemoryAccess()
         self._categories = MemoryCategories(self._shelf)
+        self._webhooks = MemoryWebhooks(self._shelf)
         self._agenda = MemoryAgenda(self._shelf)
         self._ledger = MemoryLedger()
 
@@ -56,6 +58,11 @@ class MemoryStore:
         return self._categories
 
     @property
+    def webhooks(self) -> MemoryWebhooks:
+        """Who is told of events."""
+        return self._webhooks
+
+    @property
     def agenda(self) -> MemoryAgenda:
         """What is to be done at a time."""
         return self._agenda
@@ -78,6 +85,11 @@ class MemoryStore:
     def categories_channel(self) -> str:
         """As ``Store`` says. It is a channel of the whole cluster: subscribe with ``sharded=False``."""
         return self._shelf.categories_channel
+
+    @property
+    def webhooks_channel(self) -> str:
+        """As ``Store`` says. It is a channel of the whole cluster: subscribe with ``sharded=False``."""
+        return self._shelf.webhooks_channel
 
     async def ping(self) -> None:
         """Always answers."""

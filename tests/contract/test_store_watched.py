@@ -1,0 +1,107 @@
+"""What stands in the agenda while somebody wants to hear of it: what devices hide, and what they showed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gregor.core.messages import Reason, Sender
+from gregor.core.sync import Gone, View
+from gregor.store.agenda import Done, WorkKind
+from gregor.store.contract import Store
+from tests.support.agendas import ALICE, at, entries, work_of
+from tests.support.builders import SEED, creating, dismissing, interval, sweeping
+
+PHONE, TABLET = Sender("phone"), Sender("tablet")
+
+
+async def test_what_a_device_hides_stands_there_for_each_device(store: Store) -> None:
+    await store.users.commit("alice", creating("a", "b", for_device="*"))
+    store.users.is_watched = True
+
+    await store.users.commit("alice", dismissing("a", now_us=at(1), sender=PHONE))
+    await store.users.commit("alice", replace(sweeping(interval("news"), now_us=at(2)), sender=TABLET))
+
+    hidden = {
+        (work.name, work.gone)
+        for work in await store.agenda.work("alice", at(3), 9)
+        if work.kind is WorkKind.HIDDEN and work.item is not None and work.seq == (work.gone.seq if work.gone else 0)
+    }
+    assert hidden == {
+        ("a", Gone(at(1), Reason.DISMISSED, "phone", 2)),
+        ("a", Gone(at(2), Reason.INTERVAL, "tablet", 3)),
+        ("b", Gone(at(2), Reason.INTERVAL, "tablet", 3)),
+    }
+    first_us = (await store.agenda.firsts())[ALICE]
+    assert first_us is not None and first_us <= at(1)
+
+
+async def test_what_was_hidden_is_known_also_when_it_has_left_for_all(store: Store) -> None:
+    await store.users.commit("alice", creating("a", for_device="*"))
+    store.users.is_watched = True
+    await store.users.commit("alice", dismissing("a", now_us=at(1), sender=PHONE))
+    await store.users.commit("alice", dismissing("a", now_us=at(2)))
+
+    hidden, left = await work_of(store, WorkKind.HIDDEN), await work_of(store, WorkKind.LEFT)
+
+    assert hidden.item == left.item
+    assert hidden.item is not None and (hidden.item.seq, hidden.item.for_device) == (1, "*")
+    assert (hidden.gone, left.gone) == (
+        Gone(at(1), Reason.DISMISSED, "phone", 2),
+        Gone(at(2), Reason.DISMISSED, None, 3),
+    )
+
+
+async def test_what_is_shown_again_meanwhile_says_nothing(store: Store) -> None:
+    await store.devices.know_device("alice", "phone", at(0))
+    await store.users.commit("alice", creating("a", for_device="*"))
+    store.users.is_watched = True
+    await store.users.commit("alice", dismissing("a", now_us=at(1), sender=PHONE))
+
+    await store.devices.forget_device("alice", "phone", at(2), SEED)
+
+    hidden = await work_of(store, WorkKind.HIDDEN)
+    assert (hidden.name, hidden.item, hidden.gone, hidden.seq) == ("a", None, None, 0)
+
+
+async def test_nothing_of_it_stands_there_where_nobody_watches(store: Store) -> None:
+    await store.users.commit("alice", creating("a", for_device="*"))
+
+    await store.users.commit("alice", dismissing("a", now_us=at(1), sender=PHONE))
+    await store.devices.acknowledge("alice", View("phone"), 1, at(1))
+
+    assert await entries(store) == []
+
+
+async def test_each_acknowledgement_says_what_was_shown_since_the_one_before(store: Store) -> None:
+    view = View("phone", ("mail", "news"))
+    await store.users.commit("alice", creating("a", "b"))
+    await store.devices.acknowledge("alice", view, 3, at(0))
+    store.devices.is_watched = True
+
+    for seq, seconds in ((5, 1), (4, 2), (5, 3), (9, 4)):
+        await store.devices.acknowledge("alice", view, seq, at(seconds))
+    await store.devices.acknowledge("alice", View("tablet"), 2, at(5))
+
+    shown = [
+        (work.at_us, work.name, work.view, work.n, work.seq)
+        for work in await store.agenda.work("alice", at(6), 9)
+        if work.kind is WorkKind.ACKED
+    ]
+    assert shown == [
+        (at(1), "phone", view, 3, 5),
+        (at(4), "phone", view, 5, 9),
+        (at(5), "tablet", View("tablet"), 0, 2),
+    ]
+
+
+async def test_an_acknowledgement_is_claimed_at_once_and_gone_when_it_is_settled(store: Store) -> None:
+    store.devices.is_watched = True
+    await store.devices.acknowledge("alice", View("phone", ()), 2, at(1))
+
+    assert await store.agenda.claim(ALICE, at(1), at(40), 5) == ["alice"]
+    acked = await work_of(store, WorkKind.ACKED)
+    await store.agenda.settle("alice", at(40), [Done(acked)])
+
+    assert acked.view == View("phone", ())
+    assert await entries(store) == []
+    assert (await store.agenda.firsts())[ALICE] is None

@@ -1,0 +1,99 @@
+"""Webhooks, on every store."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from gregor.core.errors import Problem
+from gregor.core.events import Webhook
+from gregor.store.contract import Store
+from gregor.store.webhooks import MOST_WEBHOOKS
+from tests.support.builders import NOW_US
+from tests.support.twins import Twin
+
+A = Webhook("wh_a", "https://a.example/hook?x=1", (("whsec_AAAA", None),), created_us=NOW_US)
+B = Webhook(
+    "wh_b",
+    "https://b.example",
+    (("whsec_BBBB", None), ("whsec_CCCC", NOW_US + 9)),
+    ("item.acked",),
+    ("mail", "user.joined"),
+    "ünïcode",
+    NOW_US,
+    NOW_US + 1,
+    "410",
+)
+
+
+async def test_a_store_begins_without_webhooks(store: Store) -> None:
+    assert await store.webhooks.version() == 0
+    assert await store.webhooks.all() == (0, ())
+
+
+async def test_what_is_kept_is_read_as_it_was_and_by_id(store: Store) -> None:
+    assert await store.webhooks.put(B, 0)
+    assert await store.webhooks.put(A, 1)
+
+    assert await store.webhooks.all() == (2, (A, B))
+    assert await store.webhooks.version() == 2
+
+
+async def test_a_change_takes_the_place_of_what_was_kept(store: Store) -> None:
+    changed = replace(A, name="mine")
+    await store.webhooks.put(A, 0)
+
+    assert await store.webhooks.put(changed, 1)
+
+    assert await store.webhooks.all() == (2, (changed,))
+
+
+async def test_who_expects_another_version_changes_nothing(store: Store) -> None:
+    assert not await store.webhooks.put(A, 1)
+    assert await store.webhooks.put(A, 0)
+    assert not await store.webhooks.put(replace(A, name="late"), 0)
+
+    assert await store.webhooks.all() == (1, (A,))
+
+
+async def test_of_many_who_expect_the_same_version_one_is_first(store: Store) -> None:
+    done = await asyncio.gather(*(store.webhooks.put(replace(A, name=str(n)), 0) for n in range(10)))
+
+    assert sorted(done) == [False] * 9 + [True]
+
+
+async def test_one_is_deleted_once(store: Store) -> None:
+    await store.webhooks.put(A, 0)
+    await store.webhooks.put(B, 1)
+
+    assert await store.webhooks.delete("wh_a")
+    assert not await store.webhooks.delete("wh_a")
+
+    assert await store.webhooks.all() == (3, (B,))
+
+
+async def test_one_more_than_may_be_is_refused_and_may_come_when_another_has_gone(store: Store) -> None:
+    for n in range(MOST_WEBHOOKS):
+        await store.webhooks.put(replace(A, id=f"wh_{n:03}"), n)
+
+    with pytest.raises(Problem) as refused:
+        await store.webhooks.put(A, MOST_WEBHOOKS)
+    assert await store.webhooks.put(replace(A, id="wh_000", name="changed"), MOST_WEBHOOKS)
+    await store.webhooks.delete("wh_001")
+
+    assert refused.value.code == "too_many"
+    assert await store.webhooks.put(A, MOST_WEBHOOKS + 2)
+
+
+async def test_every_process_is_told_of_each_change_and_of_nothing_else(twin: Twin) -> None:
+    heard = await twin.hear_webhooks()
+
+    await twin.store.webhooks.put(A, 0)
+    await twin.store.webhooks.put(A, 0)
+    await twin.store.webhooks.put(replace(A, name="x"), 1)
+    await twin.store.webhooks.delete("wh_b")
+    await twin.store.webhooks.delete("wh_a")
+
+    assert await heard.first(3) == [b"1", b"2", b"3"]

@@ -1,0 +1,140 @@
+"""What happened to items is handed over for the webhooks that want to hear of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from gregor.core.events import Webhook, addressee
+from gregor.core.messages import Sender
+from gregor.core.sync import View
+from gregor.store.memory import MemoryDeliveries
+from tests.support.builders import NOW_US, item, message
+
+from .conftest import House, build
+
+PUSHED = {"news": {"title": "x", "push": {"after": 1}}}
+ALL = Webhook("wh_all", "https://a.example/", (("whsec_A", None),))
+ACKS = replace(ALL, id="wh_acks", events=("item.acked",))
+PHONE = Sender("phone")
+
+
+async def with_webhooks(*webhooks: Webhook, **built: Any) -> House:
+    """A house whose processes know of these webhooks."""
+    house = await build(**built)
+    for webhook in webhooks:
+        await house.store.webhooks.put(webhook, await house.store.webhooks.version())
+    house.store.users.is_watched = house.store.devices.is_watched = bool(webhooks)
+    return house
+
+
+def events(house: House) -> list[dict[str, Any]]:
+    """What was handed over for webhooks since the last call, without what is told of it elsewhere."""
+    found = [
+        {"to": addressee(intent)[0], "type": body["type"], **body["data"]}
+        for intent in house.deliveries.intents
+        if intent.channel == "webhook"
+        for body in [json.loads(intent.event)]
+    ]
+    house.deliveries.intents.clear()
+    return found
+
+
+def words(house: House) -> list[str]:
+    return [
+        f"{each['to']} {each['type']} {each['id']} {each['device']} {each['reason']} {each['seq']}"
+        for each in events(house)
+    ]
+
+
+async def test_what_devices_and_time_end_is_told_once() -> None:
+    house = await with_webhooks(ALL, ACKS)
+    await house.create("a", "b", "c", expires="+5")
+    await house.say(message(ids=["a"]), PHONE)
+    await house.dismiss("b")
+    await house.drain.run_due()
+    assert words(house) == ["wh_all item.dismissed a phone dismissed 2", "wh_all item.dismissed b None dismissed 3"]
+
+    await house.pass_time(6)
+
+    assert words(house) == ["wh_all item.expired c None expired 4"]
+    await house.pass_time(60)
+    assert words(house) == []
+
+
+async def test_a_device_that_hides_its_copy_is_told_of_and_so_is_the_end_of_all_copies() -> None:
+    house = await with_webhooks(ALL)
+    await house.create("a", for_device="*")
+
+    await house.say(message(ids=["a"]), PHONE)
+    await house.dismiss("a")
+    await house.drain.run_due()
+
+    assert [(each["device"], each["for_device"], each["seq"]) for each in events(house)] == [
+        ("phone", "*", 2),
+        (None, "*", 3),
+    ]
+
+
+async def test_what_a_device_showed_is_told_of_each_item_that_it_still_holds() -> None:
+    house = await with_webhooks(ACKS)
+    for item_id in ("a", "b", "c"):
+        await house.create(item_id)
+    await house.say(message({"mine": item(for_device="tablet")}))
+    await house.store.devices.acknowledge("alice", View("phone"), 1, NOW_US)
+    await house.dismiss("b")
+    await house.store.devices.acknowledge("alice", View("phone"), 4, NOW_US)
+    await house.store.devices.acknowledge("alice", View("desk", ("mail",)), 4, NOW_US)
+
+    await house.drain.run_due()
+
+    assert words(house) == ["wh_acks item.acked a phone None 1", "wh_acks item.acked c phone None 3"]
+
+
+async def test_only_what_a_webhook_wants_is_handed_over() -> None:
+    of_mail = replace(ALL, id="wh_mail", prefixes=("mail",))
+    house = await with_webhooks(of_mail)
+    await house.create("a")
+    await house.create("m", category="mail.new")
+
+    await house.dismiss("a", "m")
+    await house.drain.run_due()
+
+    assert words(house) == ["wh_mail item.dismissed m None dismissed 3"]
+
+
+async def test_what_leaves_where_there_is_no_webhook_is_no_event() -> None:
+    house = await build(PUSHED)
+    await house.create("a")
+
+    await house.dismiss("a")
+    await house.drain.run_due()
+
+    assert events(house) == []
+
+
+async def test_where_the_stream_is_full_it_is_told_later_and_nothing_is_lost() -> None:
+    house = await with_webhooks(ALL, deliveries=MemoryDeliveries(most=1))
+    await house.create("a", "b")
+    await house.dismiss("a", "b")
+
+    await house.drain.run_due()
+    assert [line.split()[2] for line in words(house)] == ["a"]
+    await house.pass_time(601, step_s=60.0)
+
+    assert [line.split()[2] for line in words(house)] == ["b"]
+
+
+async def test_a_scheduler_that_dies_after_it_handed_over_leaves_the_same_event_again() -> None:
+    house = await with_webhooks(ALL)
+    await house.create("a")
+    await house.dismiss("a")
+    [left] = [work for work in await house.store.agenda.work("alice", house.clock.now_us(), 9) if work.name == "a"]
+
+    first = await house.drain._acts.do("alice", [left])
+    second = await house.drain._acts.do("alice", [left])
+
+    assert first.done == second.done
+    one, other = (replace(intent, at_us=0) for intent in house.deliveries.intents)
+    assert one == other
