@@ -1,9 +1,14 @@
-"""Schedulers killed at random under load: what was to happen happens, and nothing is announced twice."""
+"""Schedulers killed at random under load, or standing still past their lease: what was to happen happens, once.
+
+That they die in the middle of something, not only between two things, is seen from how late those come that waited for
+a lease. What each single step is worth is tried one by one in `tests/unit/scheduler/test_dying.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
@@ -14,7 +19,7 @@ from typing import Any
 import httpx
 import redis
 
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, Service
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
 
@@ -27,7 +32,7 @@ title = "A word"
 push = { after = "1s" }
 """
 USERS = 12
-LOAD_S = 25
+LOAD_S = 60
 LEASE_S = 3
 
 
@@ -41,6 +46,11 @@ class Expected:
     late: set[str] = field(default_factory=set)
     folded: set[str] = field(default_factory=set)
     pushed: set[str] = field(default_factory=set)
+
+    @property
+    def live(self) -> set[str]:
+        """What is left in the end, the summary apart."""
+        return {id_ for id_, _ in self.reminders} | self.late | self.pushed
 
 
 def message(id_: str, category: str, **times: Any) -> dict[str, Any]:
@@ -76,18 +86,54 @@ async def load(api: httpx.AsyncClient, uid: str, expected: Expected, until: floa
         await asyncio.sleep(0.3 + dice.random() / 2)
 
 
-async def kill_at_random(cluster: Cluster) -> int:
-    """Until cancelled: a scheduler at a time, never all; how often is told by the length of its logs."""
-    dice, kills = random.Random(7), 0
-    with suppress(asyncio.CancelledError):
-        while True:
-            await asyncio.sleep(0.5 + dice.random())
-            victim = dice.choice(cluster.schedulers)
-            victim.kill()
-            kills += 1
-            await asyncio.sleep(dice.random() / 2)
-            victim.start()
-    return kills
+@dataclass
+class Havoc:
+    """What was done to schedulers: one at a time, never to all. `taken_over`: what was done late, after a lease."""
+
+    kills: int = 0
+    stops: int = 0
+    taken_over: int = 0
+
+    async def go_on(self, cluster: Cluster) -> None:
+        """Until cancelled."""
+        dice = random.Random(7)
+        with suppress(asyncio.CancelledError):
+            while True:
+                await asyncio.sleep(0.3 + dice.random())
+                victim = dice.choice(cluster.schedulers)
+                self.taken_over += await taken_over(victim)
+                if dice.random() < 0.2:
+                    # It comes back in the middle of something that another has taken over meanwhile.
+                    victim.signal(signal.SIGSTOP)
+                    self.stops += 1
+                    try:
+                        await asyncio.sleep(LEASE_S + dice.random())
+                    finally:
+                        victim.signal(signal.SIGCONT)
+                else:
+                    victim.kill()
+                    self.kills += 1
+                    try:
+                        await asyncio.sleep(dice.random() / 2)
+                    finally:
+                        victim.start()
+
+
+async def taken_over(scheduler: Service) -> int:
+    """How much a scheduler has done so late that a lease must have run out before."""
+    async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
+        try:
+            answer = await client.get(scheduler.probes[0].replace("/readyz", "/metrics"))
+        except httpx.HTTPError:
+            return 0  # it has only just begun
+    late = 0.0
+    for line in answer.text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name.startswith("gregor_timer_lateness_seconds_bucket") and 'le="+Inf"' in name:
+            late += float(value)
+        elif name.startswith("gregor_timer_lateness_seconds_bucket") and 'le="2.5"' in name:
+            late -= float(value)
+    return round(late)
 
 
 class Told:
@@ -139,14 +185,12 @@ async def test_killing_schedulers_under_load_changes_no_final_state_and_doubles_
             wire = WireDevice(cluster.gateway_urls[0], cluster.token(uid, "phone"), {})
             phones[uid] = await stack.enter_async_context(wire)
             await phones[uid].synced()
-        killing = asyncio.create_task(kill_at_random(cluster))
+        havoc = Havoc()
+        going_on = asyncio.create_task(havoc.go_on(cluster))
         until = time.time() + LOAD_S
         await asyncio.gather(*(load(api, uid, expected[uid], until) for uid in uids))
-        killing.cancel()
-        kills = await killing
-        for scheduler in cluster.schedulers:
-            if not scheduler.is_running:
-                scheduler.start()
+        going_on.cancel()
+        await going_on
 
         for uid in uids:
             await wait_until(
@@ -155,7 +199,9 @@ async def test_killing_schedulers_under_load_changes_no_final_state_and_doubles_
         await _check_folds(api, uids, expected)
         for uid in uids:
             _check(Told(phones[uid]), expected[uid], phones[uid])
-        assert kills >= 10
+            await _check_state(api, uid, expected[uid], phones[uid])
+        havoc.taken_over += sum([await taken_over(scheduler) for scheduler in cluster.schedulers])
+        assert havoc.kills >= 12 and havoc.stops >= 2 and havoc.taken_over >= 5, havoc
         assert _pushed(cluster) == {(uid, id_) for uid in uids for id_ in expected[uid].pushed}
 
 
@@ -181,6 +227,22 @@ def _check(told: Told, expected: Expected, phone: WireDevice) -> None:
     assert all(told.dismissed["", id_] == 1 for id_ in expected.quiet)
     assert not phone.mirror.items.keys() & (expected.expiries | expected.quiet)
     assert [frame["seq"] for frame in phone.live] == sorted({frame["seq"] for frame in phone.live})
+
+
+async def _check_state(api: httpx.AsyncClient, uid: str, expected: Expected, phone: WireDevice) -> None:
+    """The state is what it would be had no scheduler died, and the device's copy is that state."""
+    state = (await api.get(f"/v1/users/{uid}/state")).json()
+    assert {id_ for id_, item in state["items"].items() if item["category"] != "fold"} == expected.live
+    assert (phone.mirror.digest, set(phone.mirror.items)) == (state["digest"], set(state["items"]))
+    gone = set()
+    page = f"/v1/users/{uid}/history?limit=1000"
+    while page:
+        answer = await api.get(page)
+        gone |= {(entry["id"], entry["gone"]["reason"]) for entry in answer.json()["entries"] if entry["gone"]}
+        page = answer.links.get("next", {}).get("url", "")
+    assert {(id_, "expired") for id_ in expected.expiries} <= gone
+    assert {(id_, "dismissed") for id_ in expected.quiet} == {each for each in gone if each[1] == "dismissed"}
+    assert {(id_, "aggregated") for id_ in expected.folded} <= gone
 
 
 def _pushed(cluster: Cluster) -> set[tuple[str, str]]:

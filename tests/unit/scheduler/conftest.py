@@ -41,6 +41,7 @@ class House:
     figures: Figures
     registry: Registry
     payloads: list[bytes]
+    parts: Parts
 
     async def say(self, document: Document, sender: Sender = BY_BACKEND, uid: str = "alice") -> Receipt:
         """A message, as ingest commits it."""
@@ -108,11 +109,11 @@ class Feed:
         self.payloads.append(payload)
 
 
-def _open(deliveries: MemoryDeliveries) -> Callable[[], Awaitable[MemoryDeliveries]]:
-    async def opening() -> MemoryDeliveries:
+def opening(deliveries: MemoryDeliveries) -> Callable[[], Awaitable[MemoryDeliveries]]:
+    async def opened() -> MemoryDeliveries:
         return deliveries
 
-    return opening
+    return opened
 
 
 async def build(
@@ -129,12 +130,11 @@ async def build(
         await store.categories.apply(entries, NOW_US, 0)
     registry = Registry(store)
     await registry.refresh()
-    handover, webhooks = HandOver(_open(deliveries), clock.monotonic), WebhookRegistry(store)
+    handover, webhooks = HandOver(opening(deliveries), clock.monotonic), WebhookRegistry(store)
     parts = Parts(store, handover, clock, LIMITS, registry, webhooks, figures, Aggregators(aggregators, patience_s))
     acts = Acts(parts, collecting or Allowance(1e9, 1_000_000))
-    return House(
-        store, clock, deliveries, Drain(store.agenda, acts, clock, figures, LEASE_US), figures, registry, feed.payloads
-    )
+    drain = Drain(store.agenda, acts, clock, figures, LEASE_US)
+    return House(store, clock, deliveries, drain, figures, registry, feed.payloads, parts)
 
 
 @pytest.fixture
