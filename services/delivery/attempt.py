@@ -96,8 +96,11 @@ async def fail(trade: Trade, intent: Intent) -> int | None:
     return _when(claim, now_us + round(FAILED_S * SECOND_US))
 
 
-async def _claim(trade: Trade, intent: Intent, place: str, now_us: int) -> Claimed | NotClaimed | NotYet:
-    return await trade.store.ledger.claim(intent, place, now_us, now_us + round(trade.lease_s * SECOND_US))
+async def _claim(
+    trade: Trade, intent: Intent, place: str, now_us: int, *, is_early: bool = False
+) -> Claimed | NotClaimed | NotYet:
+    lease_until_us = now_us + round(trade.lease_s * SECOND_US)
+    return await trade.store.ledger.claim(intent, place, now_us, lease_until_us, is_early=is_early)
 
 
 def _when(claim: NotClaimed | NotYet, busy_us: int) -> int | None:
@@ -170,7 +173,7 @@ async def _claim_others(trade: Trade, look: Look) -> list[Delivery]:
         return []
     now_us = trade.clock.now_us()
     await trade.store.ledger.plan(look.also, State.PLANNED, None, now_us)
-    claims = [await _claim(trade, each, "", now_us) for each in look.also]
+    claims = await asyncio.gather(*(_claim(trade, each, "", now_us, is_early=True) for each in look.also))
     return [claim.delivery for claim in claims if isinstance(claim, Claimed)]
 
 

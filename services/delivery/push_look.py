@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from gregor.core import escalation
@@ -21,6 +22,7 @@ from gregor.store.contract import Presence, Registration, Store
 from .channels.contract import Push
 from .look import Look
 from .verdict import Gone
+from .withdrawals import USEFUL_US, carried, naming, taken_back
 
 COLLAPSE_BYTES: Final = 18
 """Of a hash: 24 characters, which every provider takes (Web Push: 32, APNs: 64 bytes)."""
@@ -37,21 +39,22 @@ class PushLooker:
         """Decide from the state of now. Raises ``Unavailable``."""
         devices, uid = self._store.devices, intent.uid
         contacts = self._store.contacts
-        known, acks, copy, contact, preferences = await asyncio.gather(
+        known, acks, copy, contact, preferences, withdrawals = await asyncio.gather(
             devices.device(uid, intent.device, now_us),
             devices.acknowledged(uid),
             self._store.users.state(uid, View(intent.device), now_us),
             contacts.contact(uid),
             contacts.preferences(uid),
+            self._store.ledger.withdrawals(uid, intent.device, intent.channel),
         )
         if known is None:
             return Look(why_not="device_gone")
         registration, presence = known
-        push = registration.push
-        if push is None or push.get("provider") != intent.channel:
+        if not await self._is_reached(intent, registration):
             return Look(why_not="token_moved")
-        if not await devices.holds_push(uid, intent.device, registration):
-            return Look(why_not="token_moved")
+        if intent.kind is IntentKind.WITHDRAW:
+            look = taken_back(self._silent(intent, copy, registration), intent, withdrawals, now_us)
+            return replace(look, forget=lambda gone: self._forget(intent, registration, gone))
         item = next((each for each in copy.items if each.id == intent.item), None)
         if item is None:
             return Look(why_not=await self._why_gone(intent, now_us))
@@ -67,11 +70,19 @@ class PushLooker:
         if until_us > now_us:
             return Look(why_not="quiet_hours", until_us=until_us)
         return Look(
-            compose=lambda _: push_now,
+            compose=lambda others: naming(push_now, others),
+            also=carried(withdrawals, push_now.data["link"]),
             place=f"{push_now.device}/{push_now.collapse_id}",
             expires_us=item.expires_us,
             forget=lambda gone: self._forget(intent, registration, gone),
         )
+
+    async def _is_reached(self, intent: Intent, registration: Registration) -> bool:
+        """Whether the device still has a push token of this channel, and that is its own."""
+        push = registration.push
+        if push is None or push.get("provider") != intent.channel:
+            return False
+        return await self._store.devices.holds_push(intent.uid, intent.device, registration)
 
     async def _forget(self, intent: Intent, registration: Registration, gone: Gone) -> bool:
         """Forget a dead token; but not one that was registered after the provider saw it dead."""
@@ -120,21 +131,45 @@ class PushLooker:
             data=_data(intent, item, copy, words.get("link"), badge),
         )
 
+    def _silent(self, intent: Intent, copy: Full, registration: Registration) -> Push:
+        """A push that shows nothing: it wakes the app, which takes away what is withdrawn."""
+        registered = registration.push or {}
+        badge = self._registry.current.badge(each.category for each in copy.items)
+        return Push(
+            uid=intent.uid,
+            device=intent.device,
+            token=registered["token"],
+            topic=registered.get("topic"),
+            sandbox=bool(registered.get("sandbox")),
+            kind="background",
+            title="",
+            text="",
+            sound=None,
+            badge=badge,
+            collapse_id=_hashed(f"w\0{intent.uid}\0{intent.item}"),
+            expires_us=intent.at_us + USEFUL_US,
+            urgent=False,
+            data=_data(intent, None, copy, None, badge),
+        )
+
 
 def collapse_id(uid: str, item: StoredItem, shared: str | None) -> str:
     """What a push replaces on the screen: pushes of the same item, or of the category's items with the same words."""
-    name = f"i\0{uid}\0{item.id}" if shared is None else f"c\0{uid}\0{item.category}\0{shared}"
+    return _hashed(f"i\0{uid}\0{item.id}" if shared is None else f"c\0{uid}\0{item.category}\0{shared}")
+
+
+def _hashed(name: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest()[:COLLAPSE_BYTES]).decode()
 
 
-def _data(intent: Intent, item: StoredItem, copy: Full, link: str | None, badge: int) -> dict[str, Any]:
-    """The `gregor` object (protocol.md, "What a push carries")."""
+def _data(intent: Intent, item: StoredItem | None, copy: Full, link: str | None, badge: int) -> dict[str, Any]:
+    """The `gregor` object (protocol.md, "What a push carries"); without an item that of a withdrawal."""
     return {
         "v": 1,
         "uid": intent.uid,
-        "kind": "remind" if intent.kind is IntentKind.REMIND else "item",
-        "id": item.id,
-        "category": item.category,
+        "kind": intent.kind.value if intent.kind in (IntentKind.REMIND, IntentKind.WITHDRAW) else "item",
+        "id": item.id if item is not None else None,
+        "category": item.category if item is not None else None,
         "link": link,
         "badge": badge,
         "withdraw": [],

@@ -26,6 +26,7 @@ from gregor.store.contract import Unavailable
 from .allowance import Allowance
 from .folding import end_window
 from .handover import StreamsAway
+from .leaving import take_back
 from .parts import Parts
 from .telling import told
 
@@ -102,7 +103,10 @@ class Acts:
                 return await self._escalate(uid, work), []
             case WorkKind.WINDOW:
                 return await end_window(self._parts, uid, work), []
-            case WorkKind.LEFT | WorkKind.HIDDEN | WorkKind.ACKED:
+            case WorkKind.LEFT:
+                again = [await take_back(self._parts, uid, work), await self._tell(uid, work)]
+                return Done(work, min((each.again_us for each in again if each.again_us), default=None)), []
+            case WorkKind.HIDDEN | WorkKind.ACKED:
                 return await self._tell(uid, work), []
             case WorkKind.DELAYED:
                 return await self._commit_delayed(uid, work), []

@@ -53,11 +53,14 @@ class HandOver:
         if self._monotonic() < self._closed_until_s:
             raise StreamsAway("the queue could not be reached a moment ago")
 
-    async def give(self, intents: Sequence[Intent]) -> list[Intent]:
-        """Append to the streams; those that found no room. Raises ``StreamsAway``: then some may have been appended."""
+    async def give(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+        """Append to the streams, now or at ``at_us``; those that found no room.
+
+        Raises ``StreamsAway``: then some may have been appended.
+        """
         try:
             streams = await self._streams()
-            return await streams.hand_over(intents)
+            return await streams.hand_over(intents, at_us)
         except Unavailable as trouble:
             self._closed_until_s = self._monotonic() + CLOSED_S
             raise StreamsAway(str(trouble)) from trouble

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from gregor.embedded import end_with_parent
-from tests.support.cluster import ROOT, Cluster
+from tests.support.cluster import Cluster
+from tests.support.providers import Providers, running
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
-
-
-@dataclass
-class Providers:
-    """The process of the fakes, and what arrived there."""
-
-    settings: dict[str, str]
-    arrived: list[dict[str, Any]] = field(default_factory=list)
-
-    def titles(self) -> list[str]:
-        """Of all pushes, in order."""
-        return [line["title"] for line in self.arrived]
 
 
 @pytest.fixture(scope="module")
 def providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Providers]:
     """The fakes, in a process of their own."""
-    command = [sys.executable, "-m", "services.delivery.fakes", str(tmp_path_factory.mktemp("fakes"))]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=end_with_parent()
-    ) as process:
-        assert process.stdout is not None and process.stdin is not None
-        found = Providers(json.loads(process.stdout.readline())["settings"])
-        lines = process.stdout
-        reader = threading.Thread(target=lambda: found.arrived.extend(map(json.loads, lines)))
-        reader.start()
+    with running(tmp_path_factory.mktemp("fakes")) as found:
         yield found
-        process.stdin.close()
-        reader.join()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +29,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, providers: Providers) -> Ite
         '["user"]\ntitle = "{{ body.who }} joined"\npush = { after = "0s" }\n'
         '["slow"]\ntitle = "{{ body.who }} joined"\npush = { after = "1s" }\n'
     )
-    apns = {name.removeprefix("GREGOR_"): value for name, value in providers.settings.items() if "APNS" in name}
+    apns = providers.options("APNS")
     with Cluster(
         directory / "c", ingests=1, gateways=1, schedulers=1, deliveries=2, categories=str(entries), **apns
     ) as cluster:

@@ -46,16 +46,15 @@ def android_config(push: Push, now_us: int) -> dict[str, Any]:
     """The `android` member: what replaces what, until when, how soon.
 
     `collapse_key` replaces a push that has not arrived, the notification's `tag` one that is shown already. Only what
-    is shown goes as HIGH: FCM lowers the priority of apps that wake without showing anything.
+    is shown goes as HIGH: FCM lowers the priority of apps that wake without showing anything. What shows nothing has
+    no key: FCM keeps pushes of four keys for a device that is away, and lets few of one key through.
     """
-    config: dict[str, Any] = {
-        "collapse_key": push.collapse_id,
-        "priority": "HIGH" if push.kind == "alert" else "NORMAL",
-    }
+    config: dict[str, Any] = {"priority": "HIGH" if push.kind == "alert" else "NORMAL"}
     if push.expires_us is not None:
         left_s = max(0, (push.expires_us - now_us) // 1_000_000)
         config["ttl"] = f"{min(left_s, LONGEST_TTL_S)}s"
     if push.kind == "alert":
+        config["collapse_key"] = push.collapse_id
         notification: dict[str, Any] = {"tag": push.collapse_id}
         if push.sound is not None:
             notification["sound"] = push.sound

@@ -13,6 +13,7 @@ from enum import Enum
 import msgspec
 
 from .intents import Intent
+from .limits import HOUR_US
 
 
 class State(Enum):
@@ -78,6 +79,23 @@ class Delivery(msgspec.Struct, frozen=True):
     n: int
     lease_until_us: int
     story: Story
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will be sent for it; also where nobody will ever know whether it arrived."""
+        return self.state.is_over or (self.state is State.UNKNOWN and self.story.next_us is None)
+
+
+WAKING_US = HOUR_US
+"""How long it is remembered that a device was woken for a withdrawal: systems ration that by the hour."""
+
+
+class Withdrawals(msgspec.Struct, frozen=True):
+    """Of one device and channel. ``waiting``: those that are not over, the oldest first. ``woken_us``: when one was
+    sent by itself in the last hour, not with something that is shown anyway."""
+
+    waiting: tuple[Intent, ...] = ()
+    woken_us: tuple[int, ...] = ()
 
 
 def name_of(intent: Intent) -> str:

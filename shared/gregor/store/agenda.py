@@ -134,10 +134,11 @@ class Deliveries(Protocol):
     An intent may come more than once (a scheduler died after it handed it over); its key tells that it is the same.
     """
 
-    async def hand_over(self, intents: Sequence[Intent]) -> list[Intent]:
+    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         """Append to the streams of their channels; returns those whose stream is full: they were not appended.
 
-        Raises ``Unavailable``: then some may have been appended.
+        With ``at_us`` they wait beside their streams until then, and none is refused. Raises ``Unavailable``: then
+        some may have been appended.
         """
         ...
 

@@ -20,6 +20,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:rev:<uid>``      hash   token age device (or empty) → issued before           devices
 ``{tag}:led:<uid>/<i>``  hash   retention delivery → state, attempts, lease, story    ledger
 ``{tag}:ledx:<uid>``     zset   retention items with deliveries, by time              ledger
+``{tag}:wdr:<uid>``      hash   retention withdrawals that wait; when a device was woken ledger
 ``{tag}:fly:<uid>``      hash   minutes   place on a device's screen → delivery       ledger
 ``{tag}:due``            zset   permanent uid by its earliest work                    commit, collect
 ``{tag}:gen``            string permanent flush generation of the partition           flush of all
@@ -190,6 +191,7 @@ class UserKeys:
             "delivered",
             "later",
             "places",
+            "withdrawals",
             "channel",
             "collect",
             "commit",
@@ -214,6 +216,7 @@ class UserKeys:
         self.contact = f"{prefix}con:{uid}"
         self.delivered = f"{prefix}ledx:{uid}"
         self.places = f"{prefix}fly:{uid}"
+        self.withdrawals = f"{prefix}wdr:{uid}"
         self.later = f"{prefix}later:{uid}"
         self.acks = f"{prefix}ack:{uid}"
         self.presence = f"{prefix}on:{uid}"
@@ -226,5 +229,5 @@ class UserKeys:
         self.commit_beside = (*self.commit, external, self.devices)
         self.sync = (*state, generation, external)
         self.collect = (*state, self.agenda, self.due, external)
-        beside = (self.later, self.devices, self.acks, self.presence, self.delivered, self.places, self.contact)
-        self.every = (*state, self.agenda, external, *beside)
+        beside = (self.later, self.devices, self.acks, self.presence, self.contact)
+        self.every = (*state, self.agenda, external, *beside, self.delivered, self.places, self.withdrawals)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gregor.core.intents import Intent
-from gregor.core.ledger import Claimed, Delivery, NotClaimed, NotYet, State, Story
+from gregor.core.ledger import Claimed, Delivery, NotClaimed, NotYet, State, Story, Withdrawals
 
 
 class Ledger(Protocol):
@@ -20,21 +20,30 @@ class Ledger(Protocol):
         ...
 
     async def claim(
-        self, intent: Intent, place: str, now_us: int, lease_until_us: int
+        self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
     ) -> Claimed | NotClaimed | NotYet:
         """Take a delivery to send it. ``place`` (device and collapse id, or empty) is held with it: one at a time.
 
         ``NotYet`` before ``story.next_us`` of its last settlement: an intent that was handed over twice waits as one.
-        An ``UNKNOWN`` that was settled without ``next_us`` is over.
+        ``is_early``: it is given before that, since it costs nothing to send it along with something else. An
+        ``UNKNOWN`` that was settled without ``next_us`` is over.
         """
         ...
 
     async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
-        """Write what became of a claim; false where the lease passed to another. ``counts``: the attempt was one."""
+        """Write what became of a claim; false where the lease passed to another. ``counts``: the attempt was one.
+
+        With a withdrawal that is ``SENT`` go, in the same step, the sent deliveries of its item to its device and
+        channel: they are ``WITHDRAWN``. One that held a place woke the device at its last attempt.
+        """
         ...
 
     async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:
         """From one of ``sources`` to ``state``, without a claim; false where it is in none of them."""
+        ...
+
+    async def withdrawals(self, uid: str, device: str, channel: str) -> Withdrawals:
+        """What is to be withdrawn from a device, and when it was woken for that."""
         ...
 
     async def of_item(self, uid: str, item: str) -> list[Delivery]:

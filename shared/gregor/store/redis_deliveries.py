@@ -12,6 +12,7 @@ from . import scripts
 from .contract import Unavailable
 from .keys import Keys
 from .link import Connection, Link
+from .redis_queue import waiting_text
 from .replies import answers
 
 
@@ -27,8 +28,14 @@ class RedisDeliveries:
         self._most = most
         self._hand_over = scripts.load("hand_over")
 
-    async def hand_over(self, intents: Sequence[Intent]) -> list[Intent]:
+    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         """See ``agenda.Deliveries.hand_over``: all leave in one write."""
+        if at_us:
+            await answers(
+                self._connection.call("ZADD", self._keys.waiting(intent.channel), at_us, waiting_text(intent))
+                for intent in intents
+            )
+            return []
         taken = await answers(self._append(intent) for intent in intents)
         return [intent for intent, is_taken in zip(intents, taken, strict=True) if not is_taken]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Claimed, Delivery, NotClaimed, NotYet, State, Story
+from gregor.core.ledger import Claimed, Delivery, NotClaimed, NotYet, State, Story, Withdrawals
 from gregor.core.limits import Limits
 
 from . import scripts
@@ -45,12 +45,13 @@ class RedisLedger:
     async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
         """See ``contract.Ledger.plan``."""
         groups: dict[tuple[str, str], list[Intent]] = {}
+        of_user = self._keys.of_user
         for intent in intents:
             groups.setdefault((intent.uid, intent.item), []).append(intent)
         replies = await answers(
             self._connection.evalsha(
                 self._plan,
-                (self._keys.deliveries(uid, item), self._keys.of_user(uid).delivered),
+                (self._keys.deliveries(uid, item), of_user(uid).delivered, of_user(uid).withdrawals),
                 [str(now_us), str(self._life_ms), item, state.value, *_planned(group, reason, now_us)],
             )
             for (uid, item), group in groups.items()
@@ -59,11 +60,11 @@ class RedisLedger:
         return [intent for intent in intents if key_of(intent).encode() in fresh]
 
     async def claim(
-        self, intent: Intent, place: str, now_us: int, lease_until_us: int
+        self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
     ) -> Claimed | NotClaimed | NotYet:
         """See ``contract.Ledger.claim``."""
         keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).places)
-        arguments = (key_of(intent), str(now_us), str(lease_until_us), place, str(PLACE_LIFE_MS))
+        arguments = (key_of(intent), str(now_us), str(lease_until_us), place, str(PLACE_LIFE_MS), _bit(is_early))
         reply = await answer(self._connection.evalsha(self._claim, keys, arguments))
         match reply[0]:
             case b"claimed":
@@ -83,7 +84,8 @@ class RedisLedger:
     async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
         """See ``contract.Ledger.settle``."""
         intent = delivery.intent
-        keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).places)
+        of_user = self._keys.of_user(intent.uid)
+        keys = (self._keys.deliveries(intent.uid, intent.item), of_user.places, of_user.withdrawals)
         attempts = delivery.n if counts else delivery.n - 1
         told = msgspec.json.encode(story)
         not_before = str(story.next_us or 0)
@@ -95,8 +97,13 @@ class RedisLedger:
         letters = "".join(source.value for source in sources)
         told = msgspec.json.encode(story) if story is not None else b""
         arguments = (key_of(intent), letters, state.value, told)
-        keys = (self._keys.deliveries(intent.uid, intent.item),)
+        keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).withdrawals)
         return bool(await answer(self._connection.evalsha(self._move, keys, arguments)))
+
+    async def withdrawals(self, uid: str, device: str, channel: str) -> Withdrawals:
+        """See ``contract.Ledger.withdrawals``."""
+        raw = await answer(self._connection.call("HGETALL", self._keys.of_user(uid).withdrawals))
+        return read_withdrawals(uid, device, channel, raw) if raw else Withdrawals()
 
     async def of_item(self, uid: str, item: str) -> list[Delivery]:
         """See ``contract.Ledger.of_item``."""
@@ -121,6 +128,23 @@ def read_entry(intent: Intent, raw: bytes) -> Delivery:
     story = _STORY.decode(raw[_HEAD:])
     named = replace(intent, seq=story.seq, at_us=story.planned_us, event=story.event)
     return Delivery(named, State(chr(raw[0])), int(raw[1:5]), int(raw[5:_HEAD]), story)
+
+
+def _bit(is_so: bool) -> str:
+    return "1" if is_so else ""
+
+
+def read_withdrawals(uid: str, device: str, channel: str, raw: Sequence[Any]) -> Withdrawals:
+    """What is kept of a user's withdrawals, as far as it is of one device and channel."""
+    waiting, woken_us = [], []
+    for i in range(0, len(raw), 2):
+        *front, last = raw[i].decode().split("/")
+        if front == [device] and last == channel:
+            woken_us = [int(at_us) for at_us in raw[i + 1].split(b",")]
+        elif len(front) == 3 and front[1:] == [device, channel]:
+            intent = Intent(uid, last, IntentKind.WITHDRAW, channel, device, int(front[0]), at_us=int(raw[i + 1]))
+            waiting.append(intent)
+    return Withdrawals(tuple(sorted(waiting, key=lambda each: (each.at_us, each.item, each.n))), tuple(woken_us))
 
 
 def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list[bytes | str]:

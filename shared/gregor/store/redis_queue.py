@@ -98,7 +98,7 @@ class RedisQueue:
 
     async def put_off(self, taken: Taken, at_us: int) -> None:
         """See ``queue.Queue.put_off``."""
-        arguments = (GROUP, taken.entry, str(at_us), msgspec.json.encode(taken.intent.fields()))
+        arguments = (GROUP, taken.entry, str(at_us), waiting_text(taken.intent))
         await answer(self._link.evalsha(self._put_off, (self._stream, self._waiting), arguments))
 
     async def bring_back(self, now_us: int, most: int) -> int:
@@ -147,6 +147,11 @@ async def open_queue(url: str, namespace: str, channel: str) -> RedisQueue:
     queue = RedisQueue(url, namespace, channel)
     await queue.open()
     return queue
+
+
+def waiting_text(intent: Intent) -> bytes:
+    """An intent as it waits for its time; one that waits twice is one."""
+    return msgspec.json.encode(intent.fields())
 
 
 def _intent(channel: str, raw: Sequence[bytes]) -> Intent:

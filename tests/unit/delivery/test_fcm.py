@@ -96,7 +96,7 @@ async def test_a_background_push_is_data_alone_and_asks_for_no_hurry(world: Worl
 
     message = world.fake.accepted[0]
     assert "notification" not in message
-    assert message["android"] == {"collapse_key": "c0ffee", "priority": "NORMAL"}
+    assert message["android"] == {"priority": "NORMAL"}
     assert json.loads(message["data"]["gregor"])["kind"] == "item"
 
 

@@ -228,11 +228,11 @@ class Broken(MemoryDeliveries):
     is_away = True
     tries = 0
 
-    async def hand_over(self, intents: Sequence[Intent]) -> list[Intent]:
+    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         self.tries += 1
         if self.is_away:
             raise Unavailable("the streams are away")
-        return await super().hand_over(intents)
+        return await super().hand_over(intents, at_us)
 
 
 async def test_what_cannot_be_handed_over_is_tried_again_and_holds_nothing_else_up() -> None:

@@ -2,6 +2,7 @@
 -- One delivery at a time for a device and a place on its screen (collapse id).
 -- KEYS 1 deliveries of the item  2 places in use of the user
 -- ARGV 1 key  2 now µs  3 lease until µs  4 place ("" none)  5 lifetime of places ms
+--      6 "1": even if it waits for its time
 -- Returns {"absent"} | {"over", entry} | {"busy", until µs} | {"early", not before µs}
 --       | {"claimed", entry as it was, attempt n}. Cost O(1).
 local call, sub = redis.call, string.sub
@@ -11,7 +12,7 @@ local state, n, lease = sub(entry, 1, 1), tonumber(sub(entry, 2, 5)), sub(entry,
 lease = tonumber(lease)
 -- what nobody knows the fate of, and nobody will try again, is over too
 if string.find('sxvd', state, 1, true) or (state == 'u' and lease == 0) then return {'over', entry} end
-if lease > tonumber(ARGV[2]) then return {state == 'c' and 'busy' or 'early', string.format('%.0f', lease)} end
+if lease > tonumber(ARGV[2]) and (state == 'c' or ARGV[6] ~= '1') then return {state == 'c' and 'busy' or 'early', string.format('%.0f', lease)} end
 n = math.min(n + 1, 9999) -- the digits that an entry has for it
 if ARGV[4] ~= '' then
   local who = KEYS[1] .. ' ' .. ARGV[1]

@@ -1,5 +1,5 @@
 -- ledger_plan: enter deliveries that are not in the ledger yet; the first entry under a key stands.
--- KEYS 1 deliveries of the item  2 items with deliveries, by time
+-- KEYS 1 deliveries of the item  2 items with deliveries, by time  3 withdrawals of the user
 -- ARGV 1 now µs  2 lifetime ms  3 item  4 state letter  5… key, story
 -- Returns the keys that were new. Cost O(keys).
 local call, fresh = redis.call, {}
@@ -7,6 +7,11 @@ for i = 5, #ARGV, 2 do
   -- an entry: state c1, attempts as 4 digits, lease until as 17 digits, story
   if call('HSETNX', KEYS[1], ARGV[i], ARGV[4] .. '0000' .. '00000000000000000' .. ARGV[i+1]) == 1 then
     fresh[#fresh+1] = ARGV[i]
+    if ARGV[4] == 'p' and string.sub(ARGV[i], 1, 9) == 'withdraw/' then
+      -- n/device/channel/item: when it was planned
+      call('HSET', KEYS[3], string.sub(ARGV[i], 10) .. '/' .. ARGV[3], ARGV[1])
+      call('PEXPIRE', KEYS[3], ARGV[2])
+    end
   end
 end
 if #fresh > 0 then

@@ -8,19 +8,22 @@ from gregor.core.intents import Intent
 
 
 class MemoryDeliveries:
-    """``agenda.Deliveries`` without a server: what was handed over is in ``intents``, in order.
+    """``agenda.Deliveries`` without a server: what was handed over is in ``intents``, in order; until when
+    it is to wait in ``later``.
 
     ``most``: intents of one channel; a full one takes no more.
     """
 
     def __init__(self, most: int | None = None) -> None:
         self.intents: list[Intent] = []
+        self.later: dict[Intent, int] = {}
         self.most = most
 
-    async def hand_over(self, intents: Sequence[Intent]) -> list[Intent]:
+    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         """As ``Deliveries`` says."""
-        refused = [intent for intent in intents if not self._has_room(intent.channel)]
+        refused = [intent for intent in intents if not at_us and not self._has_room(intent.channel)]
         self.intents.extend(intent for intent in intents if intent not in refused)
+        self.later.update(dict.fromkeys(intents, at_us) if at_us else {})
         return refused
 
     def _has_room(self, channel: str) -> bool:

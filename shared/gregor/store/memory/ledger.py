@@ -7,82 +7,113 @@ from dataclasses import replace
 
 import msgspec
 
-from gregor.core.intents import Intent
-from gregor.core.ledger import Claimed, Delivery, NotClaimed, NotYet, State, Story
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.ledger import WAKING_US, Claimed, Delivery, NotClaimed, NotYet, State, Story, Withdrawals
+
+from .shelf import DeliveryKey, Shelf
 
 MOST_CLAIMS = 9_999
 """What the entry of an item's ledger in Redis has digits for."""
-Key = tuple[str, str, str, int, str, str]
 
 
 class MemoryLedger:
     """``ledger.Ledger`` over dictionaries; nothing in it grows old."""
 
-    def __init__(self) -> None:
-        self._entries: dict[Key, Delivery] = {}
-        self._places: dict[tuple[str, str], tuple[int, Key]] = {}
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
 
     async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
         """As ``Ledger`` says."""
-        fresh = [intent for intent in dict.fromkeys(intents) if intent.key not in self._entries]
+        fresh = [intent for intent in dict.fromkeys(intents) if intent.key not in self._entries(intent.uid)]
         for intent in fresh:
             story = Story(now_us, intent.seq, reason, event=intent.event)
-            self._entries[intent.key] = Delivery(intent, state, 0, 0, story)
+            self._entries(intent.uid)[intent.key] = Delivery(intent, state, 0, 0, story)
         return fresh
 
     async def claim(
-        self, intent: Intent, place: str, now_us: int, lease_until_us: int
+        self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
     ) -> Claimed | NotClaimed | NotYet:
         """As ``Ledger`` says."""
-        entry = self._entries.get(intent.key)
+        entries, places = self._entries(intent.uid), self._shelf.owner(intent.uid).places
+        entry = entries.get(intent.key)
         if entry is None:
             return NotClaimed.ABSENT
-        if entry.state.is_over or (entry.state is State.UNKNOWN and not entry.lease_until_us):
+        if entry.is_over:
             return NotClaimed.OVER
-        if entry.lease_until_us > now_us:
+        if entry.lease_until_us > now_us and (entry.state is State.CLAIMED or not is_early):
             return NotClaimed.BUSY if entry.state is State.CLAIMED else NotYet(entry.lease_until_us)
-        until_us, holder = self._places.get((intent.uid, place), (0, intent.key))
+        until_us, holder = places.get(place, (0, intent.key))
         if place and until_us > now_us and holder != intent.key:
             return NotClaimed.BUSY
         if place:
-            self._places[intent.uid, place] = (lease_until_us, intent.key)
+            places[place] = (lease_until_us, intent.key)
         changes = {"state": State.CLAIMED, "n": min(entry.n + 1, MOST_CLAIMS), "lease_until_us": lease_until_us}
-        taken = self._entries[intent.key] = msgspec.structs.replace(entry, **changes)
+        taken = entries[intent.key] = msgspec.structs.replace(entry, **changes)
         return Claimed(taken, entry.state)
 
     async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
         """As ``Ledger`` says."""
-        key = delivery.intent.key
-        entry = self._entries.get(key)
+        key, uid = delivery.intent.key, delivery.intent.uid
+        entries, places = self._entries(uid), self._shelf.owner(uid).places
+        entry = entries.get(key)
         if entry is None or entry.state is not State.CLAIMED or entry.n != delivery.n:
             return False
         n = entry.n if counts else entry.n - 1
-        intent = replace(entry.intent, event=story.event)
-        self._entries[key] = Delivery(intent, state, n, story.next_us or 0, story)
-        if self._places.get((delivery.intent.uid, place), (0, None))[1] == key:
-            del self._places[delivery.intent.uid, place]
+        entries[key] = Delivery(replace(entry.intent, event=story.event), state, n, story.next_us or 0, story)
+        if places.get(place, (0, None))[1] == key:
+            del places[place]
+        if delivery.intent.kind is IntentKind.WITHDRAW and state is State.SENT:
+            self._withdrawn(delivery.intent, story.attempts[-1].at_us if place else None)
         return True
 
     async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:
         """As ``Ledger`` says."""
-        entry = self._entries.get(intent.key)
+        entries = self._entries(intent.uid)
+        entry = entries.get(intent.key)
         if entry is None or entry.state not in sources:
             return False
-        self._entries[intent.key] = Delivery(entry.intent, state, entry.n, 0, story or entry.story)
+        entries[intent.key] = Delivery(entry.intent, state, entry.n, 0, story or entry.story)
         return True
+
+    async def withdrawals(self, uid: str, device: str, channel: str) -> Withdrawals:
+        """As ``Ledger`` says."""
+        waiting = [
+            replace(entry.intent, seq=0, at_us=entry.story.planned_us)
+            for entry in self._entries(uid).values()
+            if entry.intent.kind is IntentKind.WITHDRAW and not entry.is_over
+            if (entry.intent.device, entry.intent.channel) == (device, channel)
+        ]
+        waiting.sort(key=lambda each: (each.at_us, each.item, each.n))
+        return Withdrawals(tuple(waiting), self._shelf.owner(uid).woken.get((device, channel), ()))
 
     async def of_item(self, uid: str, item: str) -> list[Delivery]:
         """As ``Ledger`` says."""
-        return self._sorted(entry for entry in self._entries.values() if entry.intent.key[:2] == (uid, item))
+        return self._sorted(entry for entry in self._entries(uid).values() if entry.intent.item == item)
 
     async def of_user(self, uid: str, limit: int) -> list[Delivery]:
         """As ``Ledger`` says."""
-        mine = [entry for entry in self._entries.values() if entry.intent.uid == uid]
         newest: dict[str, int] = {}
-        for entry in mine:
+        for entry in self._entries(uid).values():
             newest[entry.intent.item] = max(newest.get(entry.intent.item, 0), entry.story.planned_us)
         items = sorted(newest, key=lambda item: (newest[item], item), reverse=True)[:limit]
         return [entry for item in items for entry in await self.of_item(uid, item)]
+
+    def _entries(self, uid: str) -> dict[DeliveryKey, Delivery]:
+        return self._shelf.owner(uid).deliveries
+
+    def _withdrawn(self, intent: Intent, woken_us: int | None) -> None:
+        """What a withdrawal that was sent makes of what it withdrew, and of how often its device was woken."""
+        entries, woken = self._entries(intent.uid), self._shelf.owner(intent.uid).woken
+        where = (intent.item, intent.device, intent.channel)
+        for key, entry in entries.items():
+            other = entry.intent
+            if (other.item, other.device, other.channel) != where or other.kind is IntentKind.WITHDRAW:
+                continue
+            if entry.state is State.SENT:
+                entries[key] = msgspec.structs.replace(entry, state=State.WITHDRAWN)
+        if woken_us is not None:
+            recent = [past_us for past_us in woken.get(where[1:], ()) if past_us > woken_us - WAKING_US]
+            woken[where[1:]] = (woken_us, *recent)
 
     @staticmethod
     def _sorted(entries: Iterable[Delivery]) -> list[Delivery]:

@@ -23,10 +23,14 @@ class MemoryQueue:
         self._waiting: dict[Intent, int] = {}
         self._came = asyncio.Event()
 
-    async def hand_over(self, intents: Sequence[Intent]) -> None:
+    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         """As ``agenda.Deliveries`` says, for this channel alone."""
-        self._fresh.extend(Taken(str(next(self._numbers)).encode(), intent) for intent in intents)
-        self._came.set()
+        if at_us:
+            self._waiting.update(dict.fromkeys(intents, at_us))
+        else:
+            self._fresh.extend(Taken(str(next(self._numbers)).encode(), intent) for intent in intents)
+            self._came.set()
+        return []
 
     def waiting(self) -> dict[Intent, int]:
         """What is put off, and until when (µs)."""

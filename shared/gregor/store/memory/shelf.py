@@ -9,12 +9,16 @@ from typing import Any, Protocol
 import msgspec
 
 from gregor.core.contact import NO_CONTACT, NO_PREFERENCES, Contact, Preferences
+from gregor.core.ledger import Delivery
 from gregor.core.limits import Limits
 from gregor.core.messages import OPEN_US
 from gregor.core.records import User
 from gregor.core.sync import View
 
 from ..contract import Registration, Session
+
+DeliveryKey = tuple[str, str, str, int, str, str]
+"""What a delivery is known by: ``Intent.key``."""
 
 
 class Publisher(Protocol):
@@ -39,7 +43,8 @@ class Owner:
     """All that is kept of one user beside its state. ``revoked``: device (``None``: all) to the moment, in µs.
 
     ``front_us``: until when somebody was in the foreground, by leases that are gone. ``later``: id to delayed message.
-    ``agenda``: entries that no commit makes, name to time (``core.agenda``).
+    ``agenda``: entries that no commit makes, name to time (``core.agenda``). ``places``: on a device's screen, until
+    when and by which delivery. ``woken``: device and channel to when it was woken for a withdrawal.
     """
 
     registrations: dict[str, Registration] = field(default_factory=dict)
@@ -53,6 +58,9 @@ class Owner:
     agenda: dict[str, int] = field(default_factory=dict)
     contact: Contact = NO_CONTACT
     preferences: Preferences = NO_PREFERENCES
+    deliveries: dict[DeliveryKey, Delivery] = field(default_factory=dict)
+    places: dict[str, tuple[int, DeliveryKey]] = field(default_factory=dict)
+    woken: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
 
 
 def entries_of(user: User) -> dict[str, int]:

@@ -30,7 +30,7 @@ class MemoryStore:
         self._categories = MemoryCategories(self._shelf)
         self._webhooks = MemoryWebhooks(self._shelf)
         self._agenda = MemoryAgenda(self._shelf)
-        self._ledger = MemoryLedger()
+        self._ledger = MemoryLedger(self._shelf)
 
     @property
     def users(self) -> MemoryUsers:

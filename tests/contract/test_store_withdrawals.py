@@ -1,0 +1,156 @@
+"""What the ledger keeps of withdrawals: which wait, what they withdrew, how often a device was woken."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.ledger import Attempt, Claimed, Delivery, NotYet, State, Story
+from gregor.store.contract import Store
+from tests.support.builders import HOUR_US, NOW_US, SECOND_US, creating
+
+PUSH = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=2, at_us=NOW_US)
+WITHDRAWAL = Intent("alice", "a", IntentKind.WITHDRAW, "apns", "phone", seq=3, at_us=NOW_US)
+PLACE = "phone/withdraw"
+
+
+@pytest.fixture(autouse=True)
+async def alice(store: Store) -> None:
+    """A user that is known."""
+    await store.users.commit("alice", creating("a", "b"))
+
+
+async def claimed(store: Store, intent: Intent, now_us: int = NOW_US, place: str = PLACE) -> Delivery:
+    """Planned, and taken to be sent."""
+    await store.ledger.plan([intent], State.PLANNED, None, intent.at_us)
+    claim = await store.ledger.claim(intent, place, now_us, now_us + SECOND_US)
+    assert isinstance(claim, Claimed), claim
+    return claim.delivery
+
+
+async def ended(store: Store, intent: Intent, state: State = State.SENT, at_us: int = NOW_US, place: str = "") -> None:
+    """Claimed, and settled so."""
+    delivery = await claimed(store, intent, at_us, place)
+    story = Story(delivery.story.planned_us, intent.seq, attempts=(Attempt(at_us, "200"),))
+    assert await store.ledger.settle(delivery, place, state, story)
+
+
+async def states(store: Store, item: str = "a") -> dict[tuple[str, str, str], State]:
+    """Kind, device and channel to where it stands."""
+    found = await store.ledger.of_item("alice", item)
+    return {(each.intent.kind.value, each.intent.device, each.intent.channel): each.state for each in found}
+
+
+async def test_a_withdrawal_that_is_sent_withdraws_what_was_sent_to_its_device_and_channel(store: Store) -> None:
+    others = [replace(PUSH, device="ph"), replace(PUSH, channel="fcm"), replace(PUSH, item="b")]
+    reminder = replace(PUSH, kind=IntentKind.REMIND, n=1)
+    for intent in (PUSH, reminder, *others):
+        await ended(store, intent)
+    await store.ledger.plan([replace(PUSH, kind=IntentKind.SUMMARY)], State.PLANNED, None, NOW_US)
+
+    await ended(store, WITHDRAWAL, place=PLACE)
+
+    assert await states(store) == {
+        ("item", "phone", "apns"): State.WITHDRAWN,
+        ("remind", "phone", "apns"): State.WITHDRAWN,
+        ("summary", "phone", "apns"): State.PLANNED,
+        ("item", "ph", "apns"): State.SENT,
+        ("item", "phone", "fcm"): State.SENT,
+        ("withdraw", "phone", "apns"): State.SENT,
+    }
+    assert await states(store, "b") == {("item", "phone", "apns"): State.SENT}
+    [told] = [each for each in await store.ledger.of_item("alice", "a") if each.intent.n == 1]
+    assert [attempt.status for attempt in told.story.attempts] == ["200"]
+
+
+@pytest.mark.parametrize("state", [State.CANCELLED, State.DEAD, State.RETRY, State.UNKNOWN])
+async def test_one_that_is_not_sent_withdraws_nothing(store: Store, state: State) -> None:
+    await ended(store, PUSH)
+
+    await ended(store, WITHDRAWAL, state)
+
+    assert (await states(store))["item", "phone", "apns"] is State.SENT
+
+
+async def test_those_that_are_not_over_wait_the_oldest_first(store: Store) -> None:
+    later = replace(WITHDRAWAL, item="b", at_us=NOW_US + 1)
+    once_more = replace(WITHDRAWAL, n=1, at_us=NOW_US + 2)
+    elsewhere = [
+        replace(WITHDRAWAL, device="phone2"),
+        replace(WITHDRAWAL, channel="fcm"),
+        replace(WITHDRAWAL, uid="bob"),
+    ]
+    await store.users.commit("bob", creating("a"))
+    for intent in (once_more, later, WITHDRAWAL, *elsewhere):
+        await store.ledger.plan([intent], State.PLANNED, None, intent.at_us)
+    await store.ledger.plan([PUSH], State.PLANNED, None, NOW_US)
+
+    known = await store.ledger.withdrawals("alice", "phone", "apns")
+
+    assert [each.key for each in known.waiting] == [WITHDRAWAL.key, later.key, once_more.key]
+    assert [each.at_us for each in known.waiting] == [NOW_US, NOW_US + 1, NOW_US + 2]
+    assert (await store.ledger.withdrawals("alice", "watch", "apns")).waiting == ()
+    assert (await store.ledger.withdrawals("nobody", "phone", "apns")).waiting == ()
+
+
+@pytest.mark.parametrize("state", [State.SENT, State.CANCELLED, State.DEAD, State.UNKNOWN])
+async def test_one_that_is_over_waits_no_more(store: Store, state: State) -> None:
+    await ended(store, WITHDRAWAL, state)
+
+    assert (await store.ledger.withdrawals("alice", "phone", "apns")).waiting == ()
+
+
+async def test_one_that_is_tried_again_goes_on_waiting(store: Store) -> None:
+    delivery = await claimed(store, WITHDRAWAL)
+    await store.ledger.settle(delivery, PLACE, State.RETRY, Story(NOW_US, next_us=NOW_US + SECOND_US))
+
+    assert len((await store.ledger.withdrawals("alice", "phone", "apns")).waiting) == 1
+
+
+async def test_one_that_is_cancelled_without_a_claim_waits_no_more(store: Store) -> None:
+    await store.ledger.plan([WITHDRAWAL], State.PLANNED, None, NOW_US)
+
+    assert await store.ledger.move(WITHDRAWAL, [State.PLANNED], State.CANCELLED, Story(NOW_US, reason="device_gone"))
+
+    assert (await store.ledger.withdrawals("alice", "phone", "apns")).waiting == ()
+
+
+async def test_it_is_remembered_for_an_hour_that_a_device_was_woken(store: Store) -> None:
+    """A withdrawal that went along with something else held no place, and woke nobody."""
+    minutes = (0, 10, 30, 59, 61, 75)
+    for n, minute in enumerate(minutes):
+        at_us = NOW_US + minute * 60 * SECOND_US
+        await ended(store, replace(WITHDRAWAL, n=n, at_us=at_us), at_us=at_us, place="" if minute == 30 else PLACE)
+
+    known = await store.ledger.withdrawals("alice", "phone", "apns")
+
+    assert [(at_us - NOW_US) // (60 * SECOND_US) for at_us in known.woken_us] == [75, 61, 59]
+    assert (await store.ledger.withdrawals("alice", "phone", "fcm")).woken_us == ()
+    assert max(known.woken_us) - min(known.woken_us) <= HOUR_US
+
+
+async def test_what_waits_for_its_time_can_be_taken_along_before_it(store: Store) -> None:
+    delivery = await claimed(store, WITHDRAWAL)
+    waits = Story(NOW_US, reason="budget", next_us=NOW_US + HOUR_US)
+    await store.ledger.settle(delivery, PLACE, State.WAITING, waits, counts=False)
+
+    lease_us = NOW_US + SECOND_US
+    assert await store.ledger.claim(WITHDRAWAL, "", NOW_US, lease_us) == NotYet(NOW_US + HOUR_US)
+    claim = await store.ledger.claim(WITHDRAWAL, "", NOW_US, lease_us, is_early=True)
+
+    assert isinstance(claim, Claimed) and claim.before is State.WAITING
+    assert not isinstance(await store.ledger.claim(WITHDRAWAL, "", NOW_US, lease_us, is_early=True), Claimed)
+
+
+async def test_a_user_that_is_forgotten_has_no_withdrawals(store: Store) -> None:
+    await ended(store, replace(WITHDRAWAL, item="b"), place=PLACE)
+    await store.ledger.plan([WITHDRAWAL], State.PLANNED, None, NOW_US)
+
+    await store.users.forget_user("alice", NOW_US)
+
+    known = await store.ledger.withdrawals("alice", "phone", "apns")
+    assert (known.waiting, known.woken_us) == ((), ())
+    assert await store.ledger.of_item("alice", "a") == []
+    assert await store.ledger.of_user("alice", 9) == []

@@ -1,0 +1,54 @@
+"""The fakes of all providers, in a process of their own, and what arrived there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gregor.embedded import end_with_parent
+from tests.support.cluster import ROOT
+
+
+@dataclass
+class Providers:
+    """Where they are, and what came: a line for each push or mail (``services.delivery.fakes.__main__``)."""
+
+    settings: dict[str, str]
+    arrived: list[dict[str, Any]] = field(default_factory=list)
+
+    def titles(self) -> list[str]:
+        """Of all pushes, in order."""
+        return [line["title"] for line in self.arrived]
+
+    def of(self, user: str) -> list[dict[str, Any]]:
+        """What came for one user, in order."""
+        return [line for line in self.arrived if line["user"] == user]
+
+    def options(self, *names: str) -> dict[str, Any]:
+        """The settings of a ``Cluster`` that lead it to these providers: ``APNS``, ``FCM`` …"""
+        found = {name.removeprefix("GREGOR_"): value for name, value in self.settings.items()}
+        return {name: value for name, value in found.items() if name.startswith(names)}
+
+
+@contextmanager
+def running(directory: Path) -> Iterator[Providers]:
+    """The fakes, until the end of the block."""
+    command = [sys.executable, "-m", "services.delivery.fakes", str(directory)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=end_with_parent()
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        found = Providers(json.loads(process.stdout.readline())["settings"])
+        lines = process.stdout
+        reader = threading.Thread(target=lambda: found.arrived.extend(map(json.loads, lines)))
+        reader.start()
+        yield found
+        process.stdin.close()
+        reader.join()

@@ -1,0 +1,226 @@
+"""What follows when an item leaves: what would be told is cancelled, what was told is taken back (semantics.md L15)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gregor.core.intents import EMAIL, Intent, IntentKind
+from gregor.core.ledger import Attempt, Claimed, State, Story
+from gregor.core.messages import Sender
+from gregor.store.contract import Registration
+from services.scheduler.leaving import GATHER_US
+from tests.support.builders import NOW_US, SECOND_US, interval, message
+from tests.unit.scheduler.conftest import House, build
+
+PUSHES = {"news": {"title": "News", "push": {"after": "10s"}, "email": {"after": "60s"}}}
+WITHDRAW = IntentKind.WITHDRAW
+
+
+@pytest.fixture
+async def house() -> House:
+    """Alice has two phones with push, and an item that was there long enough to be told of."""
+    made = await build(PUSHES)
+    await made.store.devices.put_device("alice", "phone", Registration(push={"provider": "apns", "token": "1"}), NOW_US)
+    await made.store.devices.put_device("alice", "tablet", Registration(push={"provider": "fcm", "token": "2"}), NOW_US)
+    return made
+
+
+async def pushed(house: House, item: str = "a", **fields: Any) -> list[Intent]:
+    """An item whose pushes were handed over."""
+    await house.create(item, **fields)
+    await house.pass_time(10)
+    intents = [intent for intent in house.deliveries.intents if intent.channel != EMAIL]
+    house.handed()
+    return intents
+
+
+async def bring(house: House, intent: Intent, state: State, lease_s: float = 30) -> None:
+    """What a worker of the delivery service makes of an intent."""
+    ledger, now_us = house.store.ledger, house.clock.now_us()
+    await ledger.plan([intent], State.PLANNED, None, intent.at_us)
+    if state is State.PLANNED:
+        return
+    claim = await ledger.claim(intent, "", now_us, now_us + round(lease_s * SECOND_US))
+    assert isinstance(claim, Claimed)
+    if state is not State.CLAIMED:
+        next_us = now_us + SECOND_US if state in (State.WAITING, State.RETRY, State.UNKNOWN) else None
+        story = Story(intent.at_us, intent.seq, next_us=next_us, attempts=(Attempt(now_us, "200"),))
+        await ledger.settle(claim.delivery, "", state, story)
+
+
+async def stands(house: House, item: str = "a") -> dict[str, tuple[State, str | None]]:
+    """Kind and device to where the delivery stands, and why."""
+    found = await house.store.ledger.of_item("alice", item)
+    return {f"{each.intent.kind.value} {each.intent.device}": (each.state, each.story.reason) for each in found}
+
+
+@pytest.mark.parametrize("state", [State.PLANNED, State.WAITING, State.RETRY, State.UNKNOWN])
+@pytest.mark.parametrize(("way", "reason"), [("dismiss", "dismissed"), ("sweep", "dismissed"), ("expire", "expired")])
+async def test_what_would_be_told_of_it_is_cancelled(house: House, state: State, way: str, reason: str) -> None:
+    for intent in await pushed(house, expires="+30"):
+        await bring(house, intent, state)
+
+    if way == "expire":
+        await house.pass_time(20)
+    else:
+        await house.say(message(ids=["a"] if way == "dismiss" else (), intervals=[interval("news")] * (way == "sweep")))
+        await house.pass_time(0.1)
+
+    assert await stands(house) == {"item phone": (State.CANCELLED, reason), "item tablet": (State.CANCELLED, reason)}
+    assert house.handed() == []
+
+
+async def test_what_was_sent_is_withdrawn_from_the_devices_that_got_it(house: House) -> None:
+    phone, tablet = await pushed(house)
+    await bring(house, phone, State.SENT)
+    await bring(house, tablet, State.DEAD)
+
+    await house.dismiss("a")
+    await house.pass_time(0.1)
+
+    [withdrawal] = house.deliveries.intents
+    assert withdrawal == Intent("alice", "a", WITHDRAW, "apns", "phone", 0, 2, house.clock.now_us())
+    assert house.deliveries.later[withdrawal] == house.clock.now_us() + GATHER_US
+    assert await stands(house) == {
+        "item phone": (State.SENT, None),
+        "item tablet": (State.DEAD, None),
+        "withdraw phone": (State.PLANNED, None),
+    }
+
+
+async def test_one_withdrawal_takes_back_all_that_was_sent_of_it(house: House) -> None:
+    [phone, _] = await pushed(house)
+    await bring(house, phone, State.SENT)
+    await bring(house, replace(phone, kind=IntentKind.REMIND, n=3), State.SENT)
+    await bring(house, replace(phone, channel=EMAIL, device=""), State.SENT)
+
+    await house.dismiss("a")
+    await house.pass_time(0.1)
+
+    assert house.handed() == ["withdraw a apns phone"]
+
+
+@pytest.mark.parametrize("for_device", [None, "*"])
+async def test_the_device_that_dismissed_it_is_not_woken_for_it(house: House, for_device: str | None) -> None:
+    for intent in await pushed(house, for_device=for_device):
+        await bring(house, intent, State.SENT)
+
+    await house.say(message(ids=["a"]), Sender("phone"))
+    await house.pass_time(0.1)
+
+    assert house.handed() == (["withdraw a fcm tablet"] if for_device is None else [])
+    if for_device == "*":
+        await house.dismiss("a")
+        await house.pass_time(0.1)
+        assert house.handed() == ["withdraw a fcm tablet"]
+
+
+async def test_what_is_being_sent_is_looked_at_again_until_it_is_known(house: House) -> None:
+    phone, tablet = await pushed(house)
+    await bring(house, phone, State.SENT)
+    await bring(house, tablet, State.CLAIMED)
+
+    await house.dismiss("a")
+    await house.pass_time(0.1)
+    assert house.handed() == ["withdraw a apns phone"]
+    await bring_end(house, tablet, State.SENT)
+    await bring(house, replace(phone, kind=WITHDRAW), State.SENT)
+    await house.pass_time(1)
+
+    assert house.handed() == ["withdraw a fcm tablet"]
+    await house.pass_time(3_600)
+    assert house.handed() == []
+    assert (await stands(house))["item phone"][0] is State.WITHDRAWN
+
+
+async def bring_end(house: House, intent: Intent, state: State) -> None:
+    """The end of what is claimed."""
+    [claimed] = [each for each in await house.store.ledger.of_item("alice", intent.item) if each.state is State.CLAIMED]
+    story = Story(intent.at_us, intent.seq, attempts=(Attempt(house.clock.now_us(), "200"),))
+    assert await house.store.ledger.settle(claimed, "", state, story)
+
+
+async def test_looks_at_what_somebody_died_over_become_rare(house: House) -> None:
+    [phone, _] = await pushed(house)
+    await bring(house, phone, State.CLAIMED)
+    await house.dismiss("a")
+    looks = house.figures.timers.labels("left", "done")
+
+    await house.pass_time(3_600, 0.5)
+    assert 10 < looks._value.get() < 40
+    await bring(house, phone, State.CANCELLED)
+    await house.pass_time(3_600)
+    looked = looks._value.get()
+    await house.pass_time(3_600)
+    assert looks._value.get() == looked
+
+
+async def test_a_push_that_arrived_after_its_withdrawal_is_withdrawn_too(house: House) -> None:
+    phone, _ = await pushed(house)
+    await bring(house, phone, State.SENT)
+    await bring(house, replace(phone, kind=IntentKind.REMIND), State.CLAIMED)
+    await house.dismiss("a")
+    await house.pass_time(0.1)
+    await bring(house, replace(phone, kind=WITHDRAW), State.SENT)
+    assert house.handed() == ["withdraw a apns phone"]
+
+    await bring_end(house, replace(phone, kind=IntentKind.REMIND), State.SENT)
+    await house.pass_time(1)
+
+    [again] = house.deliveries.intents
+    assert (again.kind, again.n) == (WITHDRAW, 1)
+
+
+async def test_a_summary_withdraws_what_it_takes_the_place_of() -> None:
+    folding = {"title": "{{ count }}", "push": {"after": "10s"}, "aggregate": {"window": "20s", "at_least": 2}}
+    house = await build({"news": folding})
+    await house.store.devices.put_device(
+        "alice", "phone", Registration(push={"provider": "apns", "token": "1"}), NOW_US
+    )
+    await house.create("a", "b")
+    await house.pass_time(10)
+    for intent in house.deliveries.intents:
+        await bring(house, intent, State.SENT)
+    house.handed()
+
+    await house.pass_time(10)
+
+    assert house.handed() == ["withdraw a apns phone", "withdraw b apns phone"]
+
+
+async def test_a_scheduler_that_died_in_between_leaves_it_to_the_next(house: House) -> None:
+    """The ledger had it, the queue had not: it is handed over again, under the same key."""
+    [phone, _] = await pushed(house)
+    await bring(house, phone, State.SENT)
+    await house.dismiss("a")
+    await house.store.ledger.plan([replace(phone, kind=WITHDRAW, seq=2)], State.PLANNED, None, house.clock.now_us())
+
+    await house.pass_time(1)
+
+    assert house.handed() == ["withdraw a apns phone"]
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.RETRY, State.CLAIMED, State.CANCELLED, State.DEAD])
+async def test_a_withdrawal_that_the_delivery_service_has_is_left_to_it(house: House, state: State) -> None:
+    [phone, _] = await pushed(house)
+    await bring(house, phone, State.SENT)
+    await bring(house, replace(phone, kind=WITHDRAW), state)
+
+    await house.dismiss("a")
+    await house.pass_time(1)
+
+    assert house.handed() == []
+
+
+async def test_an_item_that_is_dismissed_before_anybody_was_told_asks_for_nothing(house: House) -> None:
+    await house.create("a")
+    await house.pass_time(5)
+
+    await house.dismiss("a")
+    await house.pass_time(100)
+
+    assert house.handed() == []
+    assert await stands(house) == {}
