@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -23,6 +24,7 @@ CHUNK: Final = 200
 
 _ROW: Final = row_of("POST", PATH)
 _elements: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 class SendMessages:
@@ -55,7 +57,7 @@ class SendMessages:
             raise too_many_lines(parts)
         entries: list[Entry] = []
         for number, line in enumerate(lines):
-            entries += read_line(number, bytes(line), actor, parts)
+            entries += read_line(number, line, actor, parts)
             if len(entries) > parts.limits.batch_fanout:
                 raise too_many_users(parts)
         for start in range(0, len(entries), CHUNK):
@@ -79,6 +81,7 @@ class _Stream:
         self._parts = parts
         self._actor = actor
         self._send = send
+        self._lines = 0
         self._entries = 0
         self._next_line = 0
         self._has_settled = False
@@ -111,7 +114,8 @@ class _Stream:
         limits = self._parts.limits
         for number, raw in group:
             self._next_line = number
-            if number >= limits.batch:
+            self._lines += 1
+            if self._lines > limits.batch:
                 return entries, too_many_lines(self._parts)
             found = read_line(number, raw, self._actor, self._parts)
             self._entries += len(found)
@@ -164,14 +168,23 @@ async def lines_of(source: AsyncIterator[bytes]) -> AsyncIterator[list[tuple[int
         yield [(number, last)]
 
 
-def _split_array(raw: bytes) -> list[msgspec.Raw]:
+def _split_array(raw: bytes) -> list[bytes]:
     """The elements of a JSON array, undecoded: what is wrong inside one is that one's problem."""
     try:
-        return _elements(raw)
+        return [bytes(element) for element in _elements(raw)]
     except msgspec.ValidationError:
         raise Problem("invalid", "A batch is a JSON array of messages, or NDJSON with its own Content-Type.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem("malformed_json", f"The body is no JSON array: {error}.") from None
+        masked = _SURROGATE.sub(rb"\\u0000", raw)
+        if masked == raw:
+            raise Problem("malformed_json", f"The body is no JSON array: {error}.") from None
+    # Half a surrogate pair stops the splitter: it is led past all of them, and the text cut as it came.
+    elements, end = [], 0
+    for element in _split_array(masked):
+        begin = masked.index(element, end)
+        end = begin + len(element)
+        elements.append(raw[begin:end])
+    return elements
 
 
 async def _start(send: Send, kind: str, length: int | None = None) -> None:

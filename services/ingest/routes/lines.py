@@ -70,7 +70,7 @@ def read_line(number: int, raw: bytes, actor: Actor, parts: Parts) -> list[Entry
     try:
         if len(raw) > parts.limits.message_bytes:
             raise message_too_large(parts.limits.message_bytes)
-        document = decode_json(raw, parts.limits)
+        document = decode_json(raw, parts.limits, has_stand_ins=True)
         uids = _users(document)
         _check_users(uids, actor)
         message = parse_message(document, parts.limits)

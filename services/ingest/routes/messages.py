@@ -46,7 +46,7 @@ class SendMessage:
         check_wait(await parts.gate.take(actor))
         most = parts.limits.message_bytes
         raw = await whole(headers, receive, most, lambda: message_too_large(most))
-        document = decode_json(raw, parts.limits)
+        document = decode_json(raw, parts.limits, has_stand_ins=True)
         message = named(parse_message(document, parts.limits), headers)
         commit, view = planned(message, actor, parts)
         if is_rehearsed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from math import isfinite
 from typing import Any, Final
@@ -24,11 +25,15 @@ MAX_INTEGER: Final = (1 << 53) - 1
 MIN_INTEGER: Final = -MAX_INTEGER
 """The smallest such integer."""
 
+OUT_OF_RANGE_WORDS: Final = (
+    "Integers must lie within ±(2^53−1), and numbers must be finite as doubles; send others as strings."
+)
+"""What is said to who sent a number that may not be there."""
+
 _SPACED_KEY_END: Final = re.compile(rb'"[ \t\n\r]+:')
 # Only a supplementary character (4 bytes in UTF-8) sorts differently by UTF-16 unit and by code point.
 _SUPPLEMENTARY: Final = re.compile(rb"[\xf0-\xff]")
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_RANGE: Final = "Integers must lie within ±(2^53−1), and numbers must be finite as doubles; send others as strings."
 
 _TRUNCATED: Final = "Input data was truncated"
 
@@ -36,24 +41,32 @@ _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 
-def decode_json(raw: bytes, limits: Limits) -> Any:
+class OutOfRange:
+    """Stands in a value for a number that may not be there."""
+
+
+OUT_OF_RANGE: Final = OutOfRange()
+
+
+def decode_json(raw: bytes, limits: Limits, *, has_stand_ins: bool = False) -> Any:
     """The value of a JSON text, or a ``Problem``: ``malformed_json`` or ``number_out_of_range`` (with its pointer).
 
-    Nesting is counted in open brackets: ``limits.nesting`` of them may be open at once.
+    Nesting is counted in open brackets: ``limits.nesting`` of them may be open at once. ``has_stand_ins``: a number
+    that is out of range is no refusal, but ``OUT_OF_RANGE`` in the value, for a reader that refuses it where it stands.
     """
     try:
         value = _decode(raw)
     except msgspec.ValidationError:  # a number that is beyond what msgspec reads
-        return _decode_exactly(raw, limits)
+        return _decode_exactly(raw, limits, has_stand_ins)
     except msgspec.DecodeError as error:
         if str(error) == _TRUNCATED and raw.strip():  # it says so of half a surrogate pair, too
-            return _decode_exactly(raw, limits)
+            return _decode_exactly(raw, limits, has_stand_ins)
         raise Problem("malformed_json", _in_words(raw, str(error))) from None
     except UnicodeDecodeError as error:
         raise Problem("malformed_json", f"The text is not valid UTF-8: {error.reason}.") from None
     except RecursionError:
         raise _too_deep(limits) from None
-    return value if _is_proof(raw, _count_keys(value, limits)) else _decode_exactly(raw, limits)
+    return value if _is_proof(raw, _count_keys(value, limits)) else _decode_exactly(raw, limits, has_stand_ins)
 
 
 def canonical(value: Any) -> bytes:
@@ -106,14 +119,12 @@ def _is_proof(raw: bytes, keys: int) -> bool:
     return raw.count(b":") == keys or (raw.count(b'":') == keys and _SPACED_KEY_END.search(raw) is None)
 
 
-class _OutOfRange:
-    """Stands in a value for a number that may not be there, until its place is known."""
+def out_of_range(value: Any) -> list[str]:
+    """The pointers of the stand-ins in a value."""
+    return [pointer_to(path) for path, leaf in _leaves(value, ()) if leaf is OUT_OF_RANGE]
 
 
-_OUT_OF_RANGE: Final = _OutOfRange()
-
-
-def _decode_exactly(raw: bytes, limits: Limits) -> Any:
+def _decode_exactly(raw: bytes, limits: Limits, has_stand_ins: bool) -> Any:
     """The slow way: says which key is repeated and which number is out of range, and accepts what is neither."""
     try:
         value = json.loads(
@@ -133,8 +144,9 @@ def _decode_exactly(raw: bytes, limits: Limits) -> Any:
     for path, leaf in _leaves(value, ()):
         if isinstance(leaf, str) and _LONE_SURROGATE.search(leaf):
             raise Problem("malformed_json", f"Half of a surrogate pair in the text at {pointer_to(path) or 'the top'}.")
-        if leaf is _OUT_OF_RANGE:
-            raise Problem("number_out_of_range", _RANGE, (FieldError(pointer_to(path), _RANGE),))
+        if leaf is OUT_OF_RANGE and not has_stand_ins:
+            pointer, words = pointer_to(path), OUT_OF_RANGE_WORDS
+            raise Problem("number_out_of_range", f"{pointer or 'The document'}: {words}", (FieldError(pointer, words),))
     return value
 
 
@@ -160,16 +172,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _integer(digits: str) -> int | _OutOfRange:
+def _integer(digits: str) -> int | OutOfRange:
     if len(digits) > len("-9007199254740991"):
-        return _OUT_OF_RANGE
+        return OUT_OF_RANGE
     number = int(digits)
-    return number if MIN_INTEGER <= number <= MAX_INTEGER else _OUT_OF_RANGE
+    return number if MIN_INTEGER <= number <= MAX_INTEGER else OUT_OF_RANGE
 
 
-def _real(digits: str) -> float | _OutOfRange:
+def _real(digits: str) -> float | OutOfRange:
     number = float(digits)
-    return number if isfinite(number) else _OUT_OF_RANGE
+    return number if isfinite(number) else OUT_OF_RANGE
 
 
 def _constant(word: str) -> Any:
@@ -184,6 +196,8 @@ def _in_words(raw: bytes, said: str) -> str:
     """What the decoder said, as a sentence about the text that was sent."""
     if not raw.strip():
         return "The text is empty: JSON was expected."
+    if raw.startswith(BOM_UTF8):
+        return "The text begins with a byte order mark: send it without."
     return f"The text is no JSON: {said.removeprefix('JSON is malformed: ')}."
 
 

@@ -6,6 +6,7 @@ import re
 from typing import Any, Final
 
 from .errors import at
+from .jsontext import OUT_OF_RANGE
 from .limits import SECOND_US
 from .messages import Offset
 
@@ -27,7 +28,7 @@ def parse_time(value: Any, pointer: str) -> int:
         whole = int(value)
         # The parts apart: above 2^32 s the product of the whole value is rounded in steps of 2 µs.
         at_us = whole * SECOND_US + round((value - whole) * SECOND_US)
-    elif type(value) is float:
+    elif type(value) is float or value is OUT_OF_RANGE:
         raise at("time_out_of_range", pointer, _RANGE)
     else:
         raise at("invalid", pointer, "A time must be a number: Unix seconds.")

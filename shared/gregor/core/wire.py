@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from .errors import Problem
 from .faults import Faults
 from .ids import EVERY_DEVICE, GREGOR, is_dotted, is_name, normal_prefix
-from .jsontext import canonical, escape
+from .jsontext import OUT_OF_RANGE_WORDS, canonical, escape, out_of_range
 from .limits import Limits
 from .messages import External, Flush, Interval, Message, NewItem, Offset, Update
 from .times import parse_time, parse_time_or_offset
@@ -37,7 +37,8 @@ _NONE: Final[list[Any]] = []
 def parse_message(document: Any, limits: Limits) -> Message:
     """The message of ``{"system", "body", "id"?, "device"?, "not_before"?}``. Raises ``Problem``, with pointers.
 
-    ``document`` comes from ``decode_json``. What depends on who sends and when is checked by ``machine.plan``.
+    ``document`` comes from ``decode_json``, and may have stand-ins. What depends on who sends and when is checked by
+    ``machine.plan``.
     """
     faults = Faults()
     if type(document) is not dict:
@@ -64,7 +65,7 @@ def _content(document: dict[str, Any], limits: Limits, faults: Faults) -> Update
     elif "body" not in document:
         faults.note("missing_field", "/body", "A message has a body.")
     else:
-        return External(system, canonical(body))
+        return External(system, _canonical(body, "/body", faults))
     return Flush()
 
 
@@ -130,12 +131,22 @@ def _item(item_id: str, item: Any, limits: Limits, faults: Faults) -> NewItem:
         _note_category(category, at + "/category", faults)
     if for_device is not None and for_device != EVERY_DEVICE and not is_name(for_device):
         faults.note("invalid_id", at + "/for_device", f'A device, "*" for each device, or null for all. {_NAME}')
-    body = canonical(item.get("body"))
+    body = _canonical(item.get("body"), at + "/body", faults)
     if len(body) > limits.body_bytes:
         detail = f"The body has {len(body)} bytes as canonical JSON; at most {limits.body_bytes} are taken."
         faults.note("body_too_large", at + "/body", detail)
     created, expires, remind_at = _times(item.get("times"), at + "/times", limits, faults)
     return NewItem(item_id, category, created, expires, remind_at, for_device, body)
+
+
+def _canonical(body: Any, at: str, faults: Faults) -> bytes:
+    """A body as canonical JSON; a fault for each number in it that is out of range."""
+    try:
+        return canonical(body)
+    except TypeError:  # a stand-in is no JSON
+        for pointer in out_of_range(body):
+            faults.note("number_out_of_range", at + pointer, OUT_OF_RANGE_WORDS)
+        return b"null"
 
 
 _Times = tuple[int | None, int | Offset | None, tuple[int | Offset, ...]]

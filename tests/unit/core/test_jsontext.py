@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gregor.core.errors import Problem
-from gregor.core.jsontext import MAX_INTEGER, canonical, decode_json, pointer_to
+from gregor.core.jsontext import MAX_INTEGER, OUT_OF_RANGE, canonical, decode_json, out_of_range, pointer_to
 from gregor.core.limits import Limits
 
 LIMITS = Limits()
@@ -96,7 +96,7 @@ def test_a_text_is_accepted_exactly_where_the_plain_strict_reader_accepts_it(par
         (b"nul", "no JSON"),
         (b"NaN", "no JSON"),
         (b"[1e400,Infinity]", "Infinity"),
-        (b"\xef\xbb\xbf{}", "byte 0"),
+        (b"\xef\xbb\xbf{}", "byte order mark"),
         (b'"\xff"', "UTF-8"),
         (b'"\xed\xa0\x80"', "UTF-8"),
         (b'[1e400,"\xff"]', "UTF-8"),
@@ -144,6 +144,14 @@ def test_a_number_that_not_every_reader_holds_is_refused_by_its_pointer(raw: byt
 
     assert problem.code == "number_out_of_range"
     assert [error.pointer for error in problem.errors] == [pointer]
+    assert problem.detail.startswith(f"{pointer or 'The document'}: ")
+
+
+def test_a_number_out_of_range_may_stay_for_a_reader_that_refuses_it_where_it_stands() -> None:
+    value = decode_json(b'{"a":[1e999,2],"b":9007199254740992,"c":"9007199254740992"}', LIMITS, has_stand_ins=True)
+
+    assert value == {"a": [OUT_OF_RANGE, 2], "b": OUT_OF_RANGE, "c": "9007199254740992"}
+    assert out_of_range(value) == ["/a/0", "/b"]
 
 
 def test_numbers_at_the_bounds_and_huge_decimals_are_the_nearest_double() -> None:

@@ -1,12 +1,13 @@
 """Messages in: the seed's own are taken as they are, and each fault has its code and pointer."""
 
+import copy
 import json
 from typing import Any
 
 import pytest
 
 from gregor.core.errors import ERRORS, Problem
-from gregor.core.jsontext import decode_json
+from gregor.core.jsontext import OUT_OF_RANGE, decode_json
 from gregor.core.limits import Limits
 from gregor.core.messages import External, Flush, Interval, Message, NewItem, Offset, Update
 from gregor.core.wire import parse_message
@@ -282,6 +283,62 @@ def test_each_fault_alone_has_its_code_and_pointer(document: Any, code: str, poi
     assert (problem.code, [error.pointer for error in problem.errors]) == (code, [pointer])
     assert ERRORS[code].status == 422
     assert problem.errors[0].detail.strip()
+
+
+WHOLE = {
+    "system": "gregor",
+    "id": "m",
+    "device": "phone",
+    "not_before": 5,
+    "body": {
+        "create": {
+            "x": {
+                "category": "c",
+                "for_device": "phone",
+                "times": {"created": 1, "expires": 2, "remind_at": [3]},
+                "body": {"a": [1, {"b": 2}]},
+            }
+        },
+        "dismiss": {"ids": ["y"], "intervals": [{"category": "c", "begin": 1, "end": 2, "skip": ["z"]}]},
+    },
+}
+TIMES = ("/created", "/expires", "/remind_at/0", "/begin", "/end", "/not_before")
+
+
+def places(value: Any, path: str = "") -> list[str]:
+    """The pointer of everything in a document but itself."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, member in pairs for found in (f"{path}/{key}", *places(member, f"{path}/{key}"))]
+
+
+def with_stand_in(document: Any, pointer: str) -> Any:
+    document = copy.deepcopy(document)
+    *steps, last = pointer.split("/")[1:]
+    place = document
+    for step in steps:
+        place = place[int(step) if isinstance(place, list) else step]
+    place[int(last) if isinstance(place, list) else last] = OUT_OF_RANGE
+    return document
+
+
+@pytest.mark.parametrize("pointer", places(WHOLE))
+def test_a_number_out_of_range_is_refused_wherever_it_stands(pointer: str) -> None:
+    with pytest.raises(Problem) as caught:
+        parse_message(with_stand_in(WHOLE, pointer), LIMITS)
+
+    assert [error.pointer for error in caught.value.errors] == [pointer]
+    if pointer.endswith(TIMES):
+        assert caught.value.code == "time_out_of_range"
+    if pointer.startswith("/body/create/x/body"):
+        assert caught.value.code == "number_out_of_range"
+
+
+def test_each_number_out_of_range_of_a_body_is_named() -> None:
+    with pytest.raises(Problem) as caught:
+        parse_message({"system": "kbfs", "body": [OUT_OF_RANGE, {"a": OUT_OF_RANGE}]}, LIMITS)
+
+    assert caught.value.code == "number_out_of_range"
+    assert [error.pointer for error in caught.value.errors] == ["/body/0", "/body/1/a"]
 
 
 def test_what_is_exactly_at_a_bound_is_taken() -> None:

@@ -100,6 +100,40 @@ async def test_an_element_that_is_malformed_inside_is_its_own_problem(api: Api) 
 
 
 @pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'"\\ud800"', "malformed_json"),
+        (b'"\\udc00\\ud800"', "malformed_json"),
+        (b'{"\\uD8ff":1}', "malformed_json"),
+        (b'"\\\\ud800, \\ud83d\\ude00"', "receipt"),
+    ],
+)
+async def test_half_a_surrogate_pair_in_an_element_spoils_no_other(api: Api, body: bytes, expected: str) -> None:
+    element = b'{"uid":"alice","system":"kbfs","body":%s}'
+    raw = b" [ " + b" ,\n".join([element % b"1", element % body, element % b'"\\ud800"', element % b"2"]) + b"]"
+
+    found = (await api.call("POST", PATH, content=raw)).json()
+
+    assert [outcome for _, _, outcome in outcomes(found)] == ["receipt", expected, "malformed_json", "receipt"]
+
+
+async def test_a_number_out_of_range_is_refused_for_each_user_of_its_line(api: Api) -> None:
+    raw = b'{"uids":["alice","bob"],"system":"kbfs","body":[1,9007199254740992]}\n'
+
+    found = entries(await ndjson(api, raw))
+
+    assert outcomes(found) == [(0, "alice", "number_out_of_range"), (0, "bob", "number_out_of_range")]
+    assert found[0]["problem"]["errors"][0]["pointer"] == "/body/1"
+
+
+async def test_empty_lines_are_numbered_but_no_messages() -> None:
+    async with Api(max_batch=2) as api:
+        raw = b"\n\n\n" + lines(line("alice")) + b"\n\n" + lines(line("bob"))
+
+        assert outcomes(entries(await ndjson(api, raw))) == [(3, "alice", "receipt"), (6, "bob", "receipt")]
+
+
+@pytest.mark.parametrize(
     ("raw", "expected"),
     [
         (b"", (400, "malformed_json")),
