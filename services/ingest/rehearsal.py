@@ -1,25 +1,34 @@
 """``?dry_run=true``: what a message would do, and who would be told of what it creates, when, or why not (protocol.md).
 
-Nothing is done. What would go out is decided from the state of now, by the same pure rules as when it is due.
+Nothing is done. What would go out is decided from the state of now, by the same pure rules as when it is due: who is in
+the foreground now is told nothing in three days either. Of a delayed message "now" is its time.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
 
 import msgspec
 
 from gregor.core import escalation
+from gregor.core.agenda import firing
+from gregor.core.contact import Contact, Preferences, quiet_until, wants
 from gregor.core.encoding import encode_receipt
 from gregor.core.errors import Problem
-from gregor.core.escalation import Around, Occasion
+from gregor.core.escalation import USER, Around, Decision, Occasion, WhyNot
 from gregor.core.intents import EMAIL, IntentKind
 from gregor.core.messages import Commit, Creation, TimerKind
+from gregor.core.policies import Policy
 from gregor.core.sync import LiveItem, View
 from gregor.core.times import seconds
 from gregor.store.around import around
 
 from .parts import Parts
+
+_PREFERENCE: Final[WhyNot] = "preference"
 
 
 def is_rehearsal(query: dict[str, str]) -> bool:
@@ -35,19 +44,39 @@ async def rehearse(uid: str, commit: Commit, view: View, is_external: bool, part
     receipt = await parts.store.users.rehearse(uid, commit)
     made = [creation for creation in commit.creations if creation.id in receipt.created]
     deliveries: list[dict[str, Any]] = []
-    if any(creation.timers for creation in made):
-        there = await around(parts.store.devices, uid, commit.now_us)
+    if any(escalation.is_escalated(_policy(creation, parts)) for creation in made):
+        audience = await _audience(uid, commit.now_us, parts)
         for creation in made:
-            deliveries += _deliveries(uid, creation, receipt.seq + 1, there, commit.now_us, parts)
+            deliveries += _deliveries(creation, receipt.seq + 1, audience, _policy(creation, parts))
     told = msgspec.json.encode(deliveries)
     return encode_receipt(receipt, view, is_external)[:-1] + b',"dry_run":true,"deliveries":' + told + b"}"
 
 
-def _deliveries(
-    uid: str, creation: Creation, seq: int, there: Around, now_us: int, parts: Parts
-) -> list[dict[str, Any]]:
-    """One entry a device and channel that the item's type tells: when, or the reason why not."""
-    policy = parts.registry.current.resolve(creation.category)
+@dataclass(frozen=True, slots=True)
+class _Audience:
+    """Who could be told, at the moment of the rehearsal."""
+
+    uid: str
+    now_us: int
+    there: Around
+    contact: Contact
+    preferences: Preferences
+
+
+async def _audience(uid: str, now_us: int, parts: Parts) -> _Audience:
+    contacts = parts.store.contacts
+    there, contact, preferences = await asyncio.gather(
+        around(parts.store.devices, uid, now_us), contacts.contact(uid), contacts.preferences(uid)
+    )
+    return _Audience(uid, now_us, there, contact, preferences)
+
+
+def _policy(creation: Creation, parts: Parts) -> Policy:
+    return parts.registry.current.resolve(creation.category)
+
+
+def _deliveries(creation: Creation, seq: int, audience: _Audience, policy: Policy) -> Iterator[dict[str, Any]]:
+    """One entry for each event of the item, device and channel that its type tells: when, or the reason why not."""
     item = LiveItem(
         creation.id,
         creation.category,
@@ -58,21 +87,59 @@ def _deliveries(
         creation.remind_at_us,
         creation.json,
     )
-    occasion = Occasion(IntentKind.ITEM, seq, now_us)
-    entries: list[dict[str, Any]] = []
+    event = Occasion(IntentKind.ITEM, seq, audience.now_us)
     for timer in creation.timers:
-        if timer.kind is TimerKind.WINDOW:
-            continue
-        decide = escalation.pushes if timer.kind is TimerKind.PUSH else escalation.mail
-        decision = decide(uid, item, occasion, policy, there, now_us)
-        at = msgspec.Raw(seconds(timer.at_us))
-        none = EMAIL if timer.kind is TimerKind.MAIL else None
-        for intent in decision.intents:
-            entries.append(_entry(creation.id, intent.channel, intent.device, at, None))
-        for device, reason in decision.why_not.items():
-            entries.append(_entry(creation.id, none, device, None, reason))
-    return entries
+        if timer.kind is TimerKind.PUSH:
+            yield from _pushes(item, event, timer.at_us, audience, policy)
+        elif timer.kind is TimerKind.MAIL:
+            yield from _mail(item, event, timer.at_us, audience, policy)
+    for n in firing(creation, audience.now_us):
+        at_us = max(audience.now_us, creation.remind_at_us[n])
+        reminder = Occasion(IntentKind.REMIND, seq, audience.now_us, n)
+        if policy.push is not None:
+            yield from _pushes(item, reminder, at_us, audience, policy)
+        if policy.email is not None:
+            yield from _mail(item, reminder, at_us, audience, policy)
 
 
-def _entry(item: str, channel: str | None, device: str, at: msgspec.Raw | None, reason: str | None) -> dict[str, Any]:
-    return {"item": item, "intent": "item", "channel": channel, "device": device or None, "at": at, "reason": reason}
+def _pushes(
+    item: LiveItem, event: Occasion, at_us: int, audience: _Audience, policy: Policy
+) -> Iterator[dict[str, Any]]:
+    decision = escalation.pushes(audience.uid, item, event, policy, audience.there, audience.now_us)
+    if not wants(audience.preferences, item.category, "push"):
+        decision = Decision(why_not={**{each.device: _PREFERENCE for each in decision.intents}, **decision.why_not})
+    for intent in decision.intents:
+        yield _told(item, event, intent.channel, intent.device, at_us, audience, policy)
+    for device, reason in decision.why_not.items():
+        yield _entry(item, event, None, device, None, reason)
+    if not decision.intents and not decision.why_not:
+        yield _entry(item, event, None, None, None, "no_provider")  # there is no device at all
+
+
+def _mail(item: LiveItem, event: Occasion, at_us: int, audience: _Audience, policy: Policy) -> Iterator[dict[str, Any]]:
+    decision = escalation.mail(audience.uid, item, event, policy, audience.there, audience.now_us)
+    reason: str | None = decision.why_not.get(USER)
+    if reason is None and audience.contact.email is None:
+        reason = "no_provider"
+    if reason is None and not wants(audience.preferences, item.category, "email"):
+        reason = _PREFERENCE
+    if reason is None:
+        yield _told(item, event, EMAIL, None, at_us, audience, policy)
+    else:
+        yield _entry(item, event, EMAIL, None, None, reason)
+
+
+def _told(
+    item: LiveItem, event: Occasion, channel: str, device: str | None, at_us: int, audience: _Audience, policy: Policy
+) -> dict[str, Any]:
+    """What goes out, in quiet hours only at their end."""
+    until_us = at_us if policy.urgent else quiet_until(audience.contact, at_us)
+    return _entry(item, event, channel, device, until_us, "quiet_hours" if until_us > at_us else None)
+
+
+def _entry(
+    item: LiveItem, event: Occasion, channel: str | None, device: str | None, at_us: int | None, reason: str | None
+) -> dict[str, Any]:
+    at = None if at_us is None else msgspec.Raw(seconds(at_us))
+    told = {"item": item.id, "intent": event.kind.value, "n": event.n, "channel": channel, "device": device}
+    return {**told, "at": at, "reason": reason}

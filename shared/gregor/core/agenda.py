@@ -98,11 +98,17 @@ def expiry(user: User, now_us: int, epoch_seed: bytes) -> Commit | None:
     return Commit(now_us, epoch_seed, ids=tuple(item_id for _, item_id in sorted(expired)), reason=Reason.EXPIRED)
 
 
+def firing(item: Creation, now_us: int) -> range:
+    """The indexes of the reminders that fire: of several already past only the latest; none at or after the expiry."""
+    last = sum(_is_before_expiry(item, at_us) for at_us in item.remind_at_us)
+    past = sum(at_us <= now_us for at_us in item.remind_at_us[:last])
+    return range(max(0, past - 1), last)
+
+
 def _first_reminder(item: Creation, now_us: int) -> int | None:
-    """Of several reminders already past only the latest fires; none at or after the item's expiry (L7)."""
-    before = [at_us for at_us in item.remind_at_us if _is_before_expiry(item, at_us)]
-    past = [at_us for at_us in before if at_us <= now_us]
-    return past[-1] if past else before[0] if before else None
+    """When the first reminder that fires is due (L7)."""
+    fires = firing(item, now_us)
+    return item.remind_at_us[fires[0]] if fires else None
 
 
 def _is_before_expiry(item: Creation, at_us: int) -> bool:

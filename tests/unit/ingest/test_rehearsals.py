@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.support.api import NOW_S, Api, code_of
 
 PATH = "/v1/users/alice/messages"
-PUSHED = {"system": "gregor", "body": {"create": {"a": {"category": "news"}}}}
+NEWS = {"title": "x", "push": {"after": "10s"}, "email": {"after": "15m"}}
+PHONE = {"platform": "ios", "push": {"provider": "apns", "token": "t1", "topic": "com.example"}}
+LATER_S = NOW_S + 86_400
+
+
+def news(**times: Any) -> dict[str, Any]:
+    return {"system": "gregor", "body": {"create": {"a": {"category": "news", "times": times}}}}
 
 
 async def rehearse(api: Api, message: dict[str, Any]) -> dict[str, Any]:
@@ -17,35 +25,108 @@ async def rehearse(api: Api, message: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-async def test_a_rehearsal_tells_the_receipt_and_does_nothing(api: Api) -> None:
-    told = await rehearse(api, PUSHED)
+async def told(api: Api, message: dict[str, Any]) -> set[tuple[Any, ...]]:
+    """Who would be told, as (intent, n, channel, device, seconds from now, reason)."""
+    deliveries = (await rehearse(api, message))["deliveries"]
+    assert all(each.pop("item") == "a" for each in deliveries)
+    return {(*list(each.values())[:4], each["at"] and each["at"] - NOW_S, each["reason"]) for each in deliveries}
 
-    assert (told["seq"], told["created"], told["dry_run"], told["deliveries"]) == (0, ["a"], True, [])
+
+async def live_here(api: Api, **more: Any) -> None:
+    """News are pushed and mailed; alice has a phone with push and an address."""
+    await api.call("PUT", "/v1/categories", json={"categories": {"news": {**NEWS, **more}}})
+    await api.call("PUT", "/v1/users/alice/devices/phone", json=PHONE)
+    await api.call("PUT", "/v1/users/alice/contact", json={"email": "alice@example.com"})
+
+
+async def test_a_rehearsal_tells_the_receipt_and_does_nothing(api: Api) -> None:
+    answer = await rehearse(api, news())
+
+    assert (answer["seq"], answer["created"], answer["dry_run"], answer["deliveries"]) == (0, ["a"], True, [])
     assert (await api.call("GET", "/v1/users/alice/state")).json()["items"] == {}
 
 
 async def test_a_rehearsal_tells_who_would_be_told_when_or_why_not(api: Api) -> None:
-    types = {"news": {"title": "x", "push": {"after": "10s"}, "email": {"after": "15m"}}}
-    await api.call("PUT", "/v1/categories", json={"categories": types})
-    push = {"provider": "apns", "token": "t1", "topic": "com.example"}
-    await api.call("PUT", "/v1/users/alice/devices/phone", json={"platform": "ios", "push": push})
+    await live_here(api)
     await api.call("PUT", "/v1/users/alice/devices/laptop", json={"platform": "desktop"})
 
-    deliveries = (await rehearse(api, PUSHED))["deliveries"]
+    (entry,) = [each for each in (await rehearse(api, news()))["deliveries"] if each["device"] == "phone"]
 
-    member = {"item": "a", "intent": "item"}
-    assert sorted(deliveries, key=str) == sorted(
-        [
-            {**member, "channel": "apns", "device": "phone", "at": NOW_S + 10, "reason": None},
-            {**member, "channel": None, "device": "laptop", "at": None, "reason": "no_provider"},
-            {**member, "channel": "email", "device": None, "at": NOW_S + 900, "reason": None},
-        ],
-        key=str,
-    )
+    assert entry == {
+        "item": "a", "intent": "item", "n": 0, "channel": "apns", "device": "phone", "at": NOW_S + 10, "reason": None,
+    }  # fmt: skip
+    assert await told(api, news()) == {
+        ("item", 0, "apns", "phone", 10, None),
+        ("item", 0, None, "laptop", None, "no_provider"),
+        ("item", 0, "email", None, 900, None),
+    }
+
+
+async def test_a_rehearsal_tells_of_the_reminders_that_would_fire(api: Api) -> None:
+    await live_here(api)
+
+    assert await told(api, news(created=NOW_S - 100, remind_at=["+10", "+50", "+400", "+900"], expires="+900")) == {
+        ("item", 0, "apns", "phone", 10, None),
+        ("remind", 1, "apns", "phone", 0, None),
+        ("remind", 1, "email", None, 0, None),
+        ("remind", 2, "apns", "phone", 300, None),
+        ("remind", 2, "email", None, 300, None),
+    }
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+async def test_what_would_fall_into_quiet_hours_waits_for_their_end_unless_it_is_urgent(api: Api, urgent: bool) -> None:
+    await live_here(api, urgent=urgent)
+    begin = (NOW_S // 60) % 1_440
+    hours = {"from": clock(begin), "to": clock(begin + 10)}
+    contact = {"email": "alice@example.com", "quiet_hours": hours}
+    assert (await api.call("PUT", "/v1/users/alice/contact", json=contact)).status_code == 200
+    end = (NOW_S // 60 + 10) * 60 - NOW_S
+
+    pushed = ("item", 0, "apns", "phone", 10, None) if urgent else ("item", 0, "apns", "phone", end, "quiet_hours")
+    assert await told(api, news()) == {pushed, ("item", 0, "email", None, 900, None)}
+
+
+def clock(minutes: int) -> str:
+    return f"{minutes // 60 % 24:02}:{minutes % 60:02}"
+
+
+async def test_preferences_and_a_missing_address_are_reasons(api: Api) -> None:
+    await live_here(api)
+    await api.call("PUT", "/v1/users/alice/preferences", json={"news": {"push": False}})
+    await api.call("DELETE", "/v1/users/alice/contact")
+
+    assert await told(api, news()) == {
+        ("item", 0, None, "phone", None, "preference"),
+        ("item", 0, "email", None, None, "no_provider"),
+    }
+    await live_here(api)
+    await api.call("PUT", "/v1/users/alice/preferences", json={"*": {"email": False}})
+    assert ("item", 0, "email", None, None, "preference") in await told(api, news())
+
+
+async def test_a_user_without_devices_is_told_of_as_one(api: Api) -> None:
+    await live_here(api)
+    await api.call("DELETE", "/v1/users/alice/devices/phone")
+
+    assert ("item", 0, None, None, None, "no_provider") in await told(api, news())
+
+
+async def test_a_delayed_message_is_rehearsed_for_its_time_and_not_kept(api: Api) -> None:
+    await live_here(api)
+    message = {**news(remind_at=["+60"]), "id": "m", "not_before": LATER_S}
+
+    assert await told(api, message) == {
+        ("item", 0, "apns", "phone", 86_410, None),
+        ("item", 0, "email", None, 87_300, None),
+        ("remind", 0, "apns", "phone", 86_460, None),
+        ("remind", 0, "email", None, 86_460, None),
+    }
+    assert code_of(await api.call("DELETE", f"{PATH}/m"))[0] == 404
 
 
 async def test_a_rehearsal_is_refused_as_the_message_would_be(api: Api) -> None:
     bad = {"system": "gregor", "body": {"create": {"a": {}}}}
 
     assert code_of(await api.call("POST", PATH, params={"dry_run": "true"}, json=bad)) == (422, "missing_field")
-    assert code_of(await api.call("POST", PATH, params={"dry_run": "maybe"}, json=PUSHED)) == (422, "invalid")
+    assert code_of(await api.call("POST", PATH, params={"dry_run": "maybe"}, json=news())) == (422, "invalid")
