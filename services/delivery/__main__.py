@@ -9,11 +9,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from typing import Final
 
 import structlog
 import uvloop
 
 from gregor.clock import SystemClock
+from gregor.core.intents import EMAIL
 from gregor.registry import Registry
 from gregor.settings import Settings, SettingsError, load_settings, masked
 from gregor.store.contract import Unavailable
@@ -27,13 +29,19 @@ from gregor.web.serving import Server, listen, server_of
 
 from .attempt import Trade
 from .breaker import Breaker
+from .channels.smtp_pool import CONNECTIONS
 from .figures import Figures
+from .look import Looker
+from .mail_look import MailLooker
 from .pace import Pace
-from .providers import push_channels
+from .providers import channels, mail_host, mail_links
 from .push_look import PushLooker
-from .worker import Worker
+from .worker import MOST_IN_FLIGHT, Worker
 
 log = structlog.get_logger(__name__)
+
+MAILS_IN_FLIGHT: Final = 4 * CONNECTIONS
+"""Of one process: few, since each waits for one of the connections to the relay while its time runs."""
 
 
 def main() -> None:
@@ -66,13 +74,11 @@ async def serve(settings: Settings) -> None:
         registry = Registry(store, failed=lambda field: failures.labels(field).inc())
         await registry.open()
         stack.push_async_callback(registry.close)
-        clock, figures, looker = (
-            SystemClock(settings.clock_offset_s),
-            Figures(metrics.registry),
-            PushLooker(store, registry),
-        )
+        clock, figures = SystemClock(settings.clock_offset_s), Figures(metrics.registry)
+        pushes = PushLooker(store, registry)
+        mails = MailLooker(store, registry, mail_links(settings), mail_host(settings))
         workers, deadline_s = [], settings.delivery_deadline_s
-        for name, channel in push_channels(settings, clock).items():
+        for name, channel in channels(settings, clock).items():
             if channel is None:
                 log.warning("A provider has no credentials: nothing is sent by it.", channel=name)
             else:
@@ -81,8 +87,10 @@ async def serve(settings: Settings) -> None:
             queue = await open_queue(settings.queue, settings.namespace, name)
             stack.push_async_callback(queue.close)
             pace = Pace(settings.delivery_rates.get(name))
+            looker: Looker
+            looker, most = (mails, MAILS_IN_FLIGHT) if name == EMAIL else (pushes, MOST_IN_FLIGHT)
             trade = Trade(name, channel, store, looker, clock, figures, Breaker(), deadline_s, pace)
-            workers.append(Worker(trade, queue))
+            workers.append(Worker(trade, queue, most))
         await serve_with(settings, Readiness(store, metrics), metrics, workers)
 
 

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from gregor.clock import Clock
-from gregor.core.intents import Intent
+from gregor.core.intents import EMAIL, Intent
 from gregor.core.ledger import MOST_ATTEMPTS, Attempt, Claimed, Delivery, NotClaimed, NotYet, State, Story
 from gregor.core.limits import DAY_US, SECOND_US
 from gregor.store.contract import Store, Unavailable
@@ -123,6 +123,10 @@ async def _claimed(trade: Trade, delivery: Delivery, look: Look, since_s: float,
         # This process stood still: what it saw is old, and its claim may be over before the provider answers.
         return await _put_back(trade, delivery, look.place)
     others = await _claim_others(trade, look)
+    named = await _named(trade, look, [delivery, *others])
+    if named is None:
+        return trade.clock.now_us() + round(BUSY_S * SECOND_US)
+    delivery, *others = named
     try:
         message = look.compose([other.intent for other in others])
     except Exception:
@@ -159,9 +163,11 @@ async def _follow(
     until_s = since_s + trade.lease_s
     if isinstance(verdict, Gone) and look.forget is not None and await look.forget(verdict):
         trade.figures.tokens_forgotten.labels(trade.name).inc()
-    settled = await _settle(trade, delivery, look.place, verdict, look.expires_us, until_s)
-    for other in others:
-        await _settle(trade, other, "", verdict, None, until_s)
+    # In one write, so that nobody finds half of it.
+    settled, *_ = await asyncio.gather(
+        _settle(trade, delivery, look.place, verdict, look.expires_us, until_s),
+        *(_settle(trade, other, "", verdict, None, until_s) for other in others),
+    )
     if isinstance(verdict, Misconfigured | Gone | Refused) or settled.state is State.DEAD:
         log.warning("It was not taken.", channel=trade.name, verdict=verdict.name, detail=verdict_detail(verdict))
     return settled.story.next_us
@@ -173,8 +179,22 @@ async def _claim_others(trade: Trade, look: Look) -> list[Delivery]:
         return []
     now_us = trade.clock.now_us()
     await trade.store.ledger.plan(look.also, State.PLANNED, None, now_us)
+    # Before its time, too: a message goes there anyway.
     claims = await asyncio.gather(*(_claim(trade, each, "", now_us, is_early=True) for each in look.also))
     return [claim.delivery for claim in claims if isinstance(claim, Claimed)]
+
+
+async def _named(trade: Trade, look: Look, claimed: list[Delivery]) -> list[Delivery] | None:
+    """Write on each claim which message tells it: who dies after that leaves no doubt what may have gone out.
+
+    ``None`` where a claim is ours no more: this process stood still for so long that another may be sending.
+    """
+    if look.name is None:
+        return claimed
+    name = look.name([each.intent for each in claimed[1:]])
+    named = [msgspec.structs.replace(each, story=msgspec.structs.replace(each.story, mail=name)) for each in claimed]
+    are_ours = await asyncio.gather(*(trade.store.ledger.note(each) for each in named))
+    return named if all(are_ours) else None
 
 
 async def _settle(
@@ -200,6 +220,10 @@ async def _settle(
 
 async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
     """Nothing goes out: say why. When to look again, where it only waits."""
+    if look.is_told:
+        story = msgspec.structs.replace(delivery.story, reason=None, next_us=None)
+        await trade.store.ledger.settle(delivery, look.place, State.SENT, story, counts=False)
+        return None
     reason = look.why_not or "dismissed"
     trade.figures.held.labels(trade.name, reason).inc()
     story = msgspec.structs.replace(delivery.story, reason=reason, next_us=look.until_us)
@@ -233,7 +257,8 @@ def settlement(verdict: Verdict, delivery: Delivery, expires_us: int | None, now
         case Sent():
             return Settlement(State.SENT, story)
         case Gone():
-            return Settlement(State.DEAD, msgspec.structs.replace(story, reason="device_gone"))
+            reason = "suppressed" if delivery.intent.channel == EMAIL else "device_gone"
+            return Settlement(State.DEAD, msgspec.structs.replace(story, reason=reason))
         case Refused():
             return Settlement(State.DEAD, story)
         case Unknown() if any(each.status == Unknown.name for each in delivery.story.attempts):

@@ -18,7 +18,7 @@ from gregor.clock import SystemClock
 from gregor.settings import Settings, SettingsError, load_settings
 
 from .channels.contract import Channel
-from .providers import push_channels
+from .providers import channels
 
 LONGEST_S = 30.0
 """How long one provider may take in all; its own deadlines are shorter."""
@@ -37,8 +37,8 @@ def main() -> None:
 async def check(settings: Settings) -> list[dict[str, str]]:
     """What is found of each provider, in the order of the documentation."""
     real = settings.model_copy(update={"delivery_console": False})
-    channels = push_channels(real, SystemClock(settings.clock_offset_s))
-    return list(await asyncio.gather(*(_checked(name, channel) for name, channel in channels.items())))
+    found = channels(real, SystemClock(settings.clock_offset_s))
+    return list(await asyncio.gather(*(_checked(name, channel) for name, channel in found.items())))
 
 
 async def _checked(name: str, channel: Channel[Any] | None) -> dict[str, str]:

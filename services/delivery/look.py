@@ -22,9 +22,13 @@ class Look:
 
     compose: Callable[[Sequence[Intent]], Message] | None = None
     also: tuple[Intent, ...] = ()
+    name: Callable[[Sequence[Intent]], str] | None = None
+    """What the message is called that tells these as well: written in the ledger of each before it goes out."""
     why_not: str | None = None
     until_us: int | None = None
     """Where it only waits: until when."""
+    is_told: bool = False
+    """It was told already, by a message that told others too: ``sent``, and nothing goes out."""
     place: str = ""
     """What is held while it is sent, so that nothing else goes there meanwhile: device and collapse id."""
     expires_us: int | None = None

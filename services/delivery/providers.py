@@ -2,30 +2,62 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from gregor.clock import Clock
-from gregor.core.intents import PUSH_CHANNELS
+from gregor.core.intents import EMAIL
 from gregor.settings import Settings
+from gregor.unsubscribe_links import UnsubscribeLinks, unsubscribe_links
 
 from .channels.apns import ApnsChannel, ApnsConfig
 from .channels.console import ConsoleChannel
-from .channels.contract import Channel, Push
+from .channels.contract import Channel, Mail, Push
+from .channels.email import EmailChannel
 from .channels.fcm import FcmChannel
+from .channels.mime import parse_address
 from .channels.webpush import WebPushChannel, WebPushConfig
 
+NO_HOST: Final = "localhost"
+"""What Message-IDs end with where nobody said whom mail comes from."""
 
-def push_channels(settings: Settings, clock: Clock) -> dict[str, Channel[Push] | None]:
-    """A channel for each provider of pushes, not yet opened; ``None`` where it has no credentials.
+
+def channels(settings: Settings, clock: Clock) -> dict[str, Channel[Any] | None]:
+    """A channel for each provider, not yet opened; ``None`` where it has no credentials.
 
     With the setting DELIVERY_CONSOLE a provider without credentials is the console, which prints what would be sent.
     """
-    found: dict[str, Channel[Push] | None] = {
+    found: dict[str, Channel[Any] | None] = {
         "apns": _apns(settings),
         "fcm": _fcm(settings, clock),
         "webpush": _webpush(settings, clock),
+        EMAIL: _email(settings, clock),
     }
     if settings.delivery_console:
-        return {name: found[name] or ConsoleChannel(name) for name in PUSH_CHANNELS}
+        return {name: channel or ConsoleChannel(name) for name, channel in found.items()}
     return found
+
+
+def mail_links(settings: Settings) -> UnsubscribeLinks | None:
+    """How the links are made by which mails are ended. ValueError, saying which setting to mend, where a relay is set.
+
+    Mail that cannot be ended is no mail that one may send.
+    """
+    links = unsubscribe_links(settings)
+    if links is None and settings.smtp_url is not None:
+        if settings.public_url is None:
+            raise ValueError(
+                "GREGOR_PUBLIC_URL: mail needs it for its unsubscribe links; write https://gregor.example.com"
+            )
+        raise ValueError("GREGOR_LINK_SECRET: mail needs it (or GREGOR_TOKEN_SECRET) to sign its unsubscribe links")
+    return links
+
+
+def mail_host(settings: Settings) -> str:
+    """What Message-IDs end with: the domain that mail comes from."""
+    try:
+        return parse_address(settings.mail_from or "").smtp.rpartition("@")[2]
+    except ValueError:
+        return NO_HOST
 
 
 def _apns(settings: Settings) -> Channel[Push] | None:
@@ -48,6 +80,12 @@ def _fcm(settings: Settings, clock: Clock) -> Channel[Push] | None:
     if settings.fcm_credentials_file is None:
         return None
     return FcmChannel(settings.fcm_credentials_file, clock, settings.fcm_url)
+
+
+def _email(settings: Settings, clock: Clock) -> Channel[Mail] | None:
+    if settings.smtp_url is None:
+        return None
+    return EmailChannel(settings.smtp_url.get_secret_value(), settings.mail_from or "", clock)
 
 
 def _webpush(settings: Settings, clock: Clock) -> Channel[Push] | None:

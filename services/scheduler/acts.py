@@ -15,7 +15,8 @@ from gregor.core.aggregation import is_summary
 from gregor.core.delayed import decode_delayed
 from gregor.core.errors import Problem
 from gregor.core.escalation import Decision, Occasion
-from gregor.core.intents import Intent, IntentKind
+from gregor.core.intents import EMAIL, Intent, IntentKind
+from gregor.core.ledger import State
 from gregor.core.limits import SECOND_US
 from gregor.core.machine import plan
 from gregor.core.messages import Commit
@@ -152,6 +153,10 @@ class Acts:
     async def _hand_over(self, work: Work, intents: Sequence[Intent]) -> Done:
         full: list[Intent] = []
         if intents:
+            # A mail tells all that waits: what is handed over must be seen by the one that goes out before it.
+            mails = [intent for intent in intents if intent.channel == EMAIL]
+            if mails:
+                await self._parts.store.ledger.plan(mails, State.PLANNED, None, self._parts.clock.now_us())
             full = await self._parts.handover.give(intents)
             for intent in intents:
                 figure = self._parts.figures.put_off if intent in full else self._parts.figures.handed_over

@@ -130,6 +130,22 @@ class Renderer:
         text = "\n\n".join(part for part in (title, words["text"], words["link"]) if part)
         return Mail(subject, text, html)
 
+    def together(
+        self, items: Sequence[Shown], locale: str | None, unsubscribe_url: str, title: str
+    ) -> tuple[str | None, str | None]:
+        """Subject and HTML of one mail for several items of one category, as far as its templates speak of many.
+
+        They do where they mention ``count`` or ``items``, and the title of summaries does always. ``title``: what the
+        templates see as such where there is none.
+        """
+        reading = _reading_together(self._entries.resolve(items[0].category), items, locale, unsubscribe_url)
+        texts, variables = reading.texts, reading.variables
+        said = self._line(reading, "title", texts.summary, None, is_about_items=True)
+        variables["title"] = said or title
+        variables["text"] = self._field(reading, "text", texts.text, None) or ""
+        subject = self._line(reading, "subject", texts.subject, None) or said
+        return subject, self._field(reading, "html", texts.html, None, is_html=True)
+
     def collapse(self, item: Shown) -> str | None:
         """What an item shares with those that its push replaces; ``None`` where it replaces none."""
         policy = self._entries.resolve(item.category)
@@ -236,6 +252,17 @@ def _reading(policy: Policy, item: Shown, locale: str | None, unsubscribe_url: s
         "unsubscribe_url": unsubscribe_url,
     }
     return _Reading(policy.texts_for(locale), item, variables, summary is not None)
+
+
+def _reading_together(policy: Policy, items: Sequence[Shown], locale: str | None, unsubscribe_url: str) -> _Reading:
+    """Several items, as templates of summaries see what a summary folds."""
+    each = [_reading(policy, item, locale, unsubscribe_url).variables for item in items]
+    variables = {
+        **each[0],
+        "count": sum(one["count"] for one in each),
+        "items": [sample for one in each for sample in one["items"]],
+    }
+    return _Reading(policy.texts_for(locale), items[0], variables, is_summary=True)
 
 
 def _sources(document: Any) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -21,13 +21,14 @@ from gregor.core.limits import Limits
 PREFIX = "GREGOR_"
 NOT_SETTINGS = frozenset({"GREGOR_CONFIG", "GREGOR_URL", "GREGOR_KEY"})
 """Variables of ours that are no settings: the TOML file, and how the command line finds a running Gregor."""
-SENSITIVE = frozenset({"redis_url", "queue_url", "token_secret"})
+SENSITIVE = frozenset({"redis_url", "queue_url", "token_secret", "smtp_url", "link_secret"})
 """Fields whose value never appears in a message: they hold, or may hold, a password."""
 SETTINGS_OF_THE_CONTRACT = tuple(
     PREFIX + name
     for name in (
         *("REDIS_URL", "QUEUE_URL", "NAMESPACE", "TOKEN_SECRET", "TOKEN_JWKS", "TOKEN_AUD", "TOKEN_ISS", "ORIGINS"),
         *("ADMIN_PORT", "RETENTION", "CLOCK_OFFSET", "PUBLIC_URL", "WEBPUSH_HOSTS", "CATEGORIES"),
+        *("SMTP_URL", "MAIL_FROM"),
     )
 )
 """Names that once published change only by addition (docs/protocol.md)."""
@@ -144,7 +145,7 @@ class Settings(BaseModel):
     delivery_port: Port = Field(8704, description="Port of delivery, for its probes.")
     admin_port: Port | None = Field(None, description="Port of /metrics; the service's own port where it is not set.")
     public_url: str | None = Field(
-        None, pattern=r"^https?://", description="Where the outside reaches ingest, for links in answers."
+        None, pattern=r"^https?://", description="Where the outside reaches ingest: begins the links in mails."
     )
     webpush_hosts: Names = Field(
         WEBPUSH_SERVICES,
@@ -175,6 +176,15 @@ class Settings(BaseModel):
     )
     vapid_subject: str | None = Field(
         None, description="Whom a Web Push service may write to: `mailto:…` or `https://…`; needed with the key."
+    )
+    smtp_url: SecretStr | None = Field(
+        None, description="The relay for mail: `smtp://user:pass@host:port?tls=starttls` (or `implicit`, `none`)."
+    )
+    mail_from: str | None = Field(
+        None, description="Whom mail comes from: `Name <name@example.com>`; needed with SMTP_URL."
+    )
+    link_secret: SecretStr | None = Field(
+        None, description="Signs the unsubscribe links of mails, else TOKEN_SECRET does; of several (commas) the first."
     )
     delivery_console: bool = Field(
         False, description="Print what would be sent, for each provider without credentials; `gregor dev` does."

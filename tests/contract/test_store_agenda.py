@@ -7,7 +7,7 @@ from zlib import crc32
 
 import pytest
 
-from gregor.core.messages import Reason, Timer, TimerKind
+from gregor.core.messages import Reason, Sender, Timer, TimerKind
 from gregor.store.agenda import Done, WorkKind
 from gregor.store.contract import Registration, Store
 from gregor.store.keys import PARTITIONS
@@ -24,6 +24,35 @@ from tests.support.builders import (
     dismissing,
 )
 from tests.support.twins import Heard, Twin
+
+# ---- what waits for a mail
+
+
+async def test_what_may_be_mailed_is_the_item_asked_for_then_the_newest_with_their_timers(store: Store) -> None:
+    for n, item_id in enumerate(("a", "b", "c", "d")):
+        await store.users.commit(
+            "alice", timed(item_id, Timer(TimerKind.MAIL, at(10 + n)), Timer(TimerKind.PUSH, at(1)))
+        )
+    await store.users.commit("alice", timed("quiet", Timer(TimerKind.MAIL, at(5)), category="other"))
+    await store.users.commit("alice", creating("e"))
+    await store.users.commit("alice", dismissing("c", sender=Sender("phone")))
+    await store.users.commit("alice", creating("own", for_device="*"))
+    await store.users.commit("alice", dismissing("own", sender=Sender("phone")))
+
+    found = await store.agenda.mailable("alice", "a", lambda category: category == "news", 4)
+
+    assert [(item.id, timer_us) for item, timer_us in found] == [
+        ("a", at(10)),
+        ("own", None),
+        ("e", None),
+        ("d", at(13)),
+    ]
+    assert found[1][0].hidden_by == {"phone"}
+    [(only, _)] = await store.agenda.mailable("alice", "b", lambda _: True, 1)
+    assert only.id == "b"
+    assert await store.agenda.mailable("alice", "a", lambda category: category == "none", 9) == []
+    assert await store.agenda.mailable("bob", "a", lambda _: True, 9) == []
+
 
 # ---- claim and settle
 

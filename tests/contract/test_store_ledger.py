@@ -82,6 +82,35 @@ async def test_an_event_is_kept_with_its_delivery_until_its_story_ends_without_i
     assert (dead.intent.event, sent.intent.event, sent.story.event) == (event.event, "", "")
 
 
+async def test_what_has_its_time_is_claimed_before_it_only_where_that_is_asked_for(store: Store) -> None:
+    await planned(store, PHONE)
+    claim = await claimed(store, PHONE)
+    await store.ledger.settle(claim.delivery, PLACE, State.RETRY, Story(NOW_US, 7, None, NOW_US + 60 * SECOND_US))
+    lease_us = NOW_US + 10 * SECOND_US
+
+    assert await store.ledger.claim(PHONE, "", NOW_US, lease_us) == NotYet(NOW_US + 60 * SECOND_US)
+    assert isinstance(await store.ledger.claim(PHONE, "", NOW_US, lease_us, is_early=True), Claimed)
+    assert await store.ledger.claim(PHONE, "", NOW_US, lease_us, is_early=True) is NotClaimed.BUSY
+
+
+async def test_a_note_tells_more_of_a_claim_that_goes_on_and_leaves_its_lease(store: Store) -> None:
+    await planned(store, PHONE)
+    old = await claimed(store, PHONE)
+    told = replace_story(old.delivery, story=Story(NOW_US, 7, mail="m1"))
+
+    assert await store.ledger.note(told)
+    [entry] = await store.ledger.of_item("alice", "a")
+    assert (entry.state, entry.n, entry.lease_until_us, entry.story.mail) == (
+        State.CLAIMED,
+        1,
+        NOW_US + 10 * SECOND_US,
+        "m1",
+    )
+    assert await store.ledger.claim(PHONE, PLACE, NOW_US + 1, NOW_US + SECOND_US) is NotClaimed.BUSY
+    await claimed(store, PHONE, NOW_US + 10 * SECOND_US)
+    assert not await store.ledger.note(told), "the claim had passed to another"
+
+
 async def test_what_is_over_is_not_claimed_again(store: Store) -> None:
     await planned(store, PHONE)
     claim = await claimed(store, PHONE)

@@ -47,6 +47,7 @@ class Push:
 class Mail:
     """One mail to one address. `message_id` is stable over attempts, with its angle brackets; `text` is always there.
 
+    `locale`: the language that it was asked for in, "" where nobody asked for one.
     `unsubscribe_url`: https, takes the one-click POST of RFC 8058. `in_reply_to`: a Message-ID with its brackets.
     """
 

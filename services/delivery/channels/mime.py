@@ -67,9 +67,10 @@ def compose(mail: Mail, sender: Address, to: Address, now_us: int) -> bytes:
         ("Auto-Submitted", "auto-generated"),
         ("X-Auto-Response-Suppress", "All"),
         ("Precedence", "bulk"),
-        ("Content-Language", _formed(_LOCALE, mail.locale, "locale").replace("_", "-")),
         ("MIME-Version", "1.0"),
     ]
+    if mail.locale:
+        headers.append(("Content-Language", _formed(_LOCALE, mail.locale, "locale").replace("_", "-")))
     if mail.in_reply_to is not None:
         earlier = _formed(_ID, mail.in_reply_to, "In-Reply-To")
         headers += [("In-Reply-To", earlier), ("References", earlier)]

@@ -129,6 +129,7 @@ class Plan:
             environ["GREGOR_QUEUE_URL"] = self.queue
         defaults = {
             "origins": LOCAL_ORIGINS,
+            "public_url": self.ingest_urls[0],
             "drain_seconds": f"{DRAIN_S:g}",
             "log_format": "console",
             "delivery_console": "true",

@@ -57,7 +57,8 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is told of a delivery beside its state. ``planned_us``: when it was handed over; ``seq``: its cause.
 
     ``attempts``: the newest ``MOST_ATTEMPTS``. ``next_us``: when it is tried again, or looked at again. ``reason``: why
-    it waits or was cancelled (a word of protocol.md, "deliveries").
+    it waits or was cancelled (a word of protocol.md, "deliveries"). ``mail``: the name of the mail that told it, or may
+    have: the same for all that it told.
     """
 
     planned_us: int
@@ -66,6 +67,7 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     next_us: int | None = None
     attempts: tuple[Attempt, ...] = ()
     event: str = ""
+    mail: str | None = None
 
 
 class Delivery(msgspec.Struct, frozen=True):

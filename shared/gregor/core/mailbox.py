@@ -53,6 +53,12 @@ def parse_mailbox(text: str) -> Mailbox | None:
     return Mailbox(local, ascii_domain) if ascii_domain else None
 
 
+def same_mailbox(text: str) -> str:
+    """What two writings of one address have in common: by RFC 5321 letters big and small differ, by no mailbox."""
+    mailbox = parse_mailbox(text)
+    return (mailbox.smtp if mailbox is not None else text).casefold()
+
+
 def _ascii_domain(domain: str) -> str | None:
     if not domain.isascii():
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -98,6 +98,15 @@ class Agenda(Protocol):
     async def group(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
         """The live items of exactly this category and ``for_device``, by (created, id), and the user's seq before they
         were read."""
+        ...
+
+    async def mailable(
+        self, uid: str, item: str, is_wanted: Callable[[str], bool], most: int
+    ) -> list[tuple[LiveItem, int | None]]:
+        """``item``, if it is live and its category wanted, then the newest others of wanted categories: up to ``most``.
+
+        Each with the time of its mail timer (µs), as long as that stands in the agenda.
+        """
         ...
 
     async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:

@@ -19,6 +19,7 @@ from gregor.core.sync import Answer, Cursor, Full, Head, HistoryEntry, View
 from .agenda import Agenda
 from .contacts import Contacts
 from .ledger import Ledger
+from .suppressions import Suppressions
 from .webhooks import Webhooks
 
 KEPT_VERSIONS: Final = 50
@@ -365,6 +366,8 @@ class Store(Protocol):
     def agenda(self) -> Agenda: ...
     @property
     def ledger(self) -> Ledger: ...
+    @property
+    def suppressions(self) -> Suppressions: ...
 
     def channel_of(self, uid: str) -> str:
         """The pub/sub channel of a user's announcements and controls."""

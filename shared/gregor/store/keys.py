@@ -27,6 +27,8 @@ key                      type   lifetime  holds                                 
 ``{tag}:rate:<bucket>``  string seconds   GCRA: theoretical arrival time              access
 ``partitions``           string permanent number of partitions of the deployment      start-up
 ``categories``           hash   permanent version → set of entries; ``version``       categories
+``{mail}:suppressed``    hash   permanent hash of an address → address, why no mail  suppressions
+``{mail}:suppressions``  zset   permanent the same hashes, by time                    suppressions
 ``keys``                 hash   permanent key id → service key (hashes of secrets)    access
 ``webhooks``             hash   permanent webhook id → webhook; ``version``           webhooks
 ``ticket:<hash>``        string token age what a ticket stands for                    access
@@ -73,6 +75,8 @@ PERMANENT: Final = frozenset(
         "push",
         "categories",
         "webhooks",
+        "suppressed",
+        "suppressions",
     ]
 )
 """The kinds that may stand without a time to live; the tests fail on any other key that has none."""
@@ -135,6 +139,16 @@ class Keys:
     def categories(self) -> str:
         """Where the versions of the categories are kept."""
         return f"{self.namespace}:categories"
+
+    @property
+    def suppressed(self) -> str:
+        """Why addresses get no mail, by the hash of each."""
+        return f"{self.namespace}:{{mail}}:suppressed"
+
+    @property
+    def suppressed_order(self) -> str:
+        """The same hashes by time, in the same slot."""
+        return f"{self.namespace}:{{mail}}:suppressions"
 
     @property
     def categories_channel(self) -> str:

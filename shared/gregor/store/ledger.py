@@ -30,6 +30,10 @@ class Ledger(Protocol):
         """
         ...
 
+    async def note(self, delivery: Delivery) -> bool:
+        """Write the story of a claim that goes on; false, and nothing written, where it passed to another."""
+        ...
+
     async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
         """Write what became of a claim; false where the lease passed to another. ``counts``: the attempt was one.
 

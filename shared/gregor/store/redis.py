@@ -14,6 +14,7 @@ from .redis_categories import RedisCategories
 from .redis_contacts import RedisContacts
 from .redis_devices import TOKEN_LIFE_US, RedisDevices
 from .redis_ledger import RedisLedger
+from .redis_suppressions import RedisSuppressions
 from .redis_users import RedisUsers
 from .redis_webhooks import RedisWebhooks
 from .replies import answer
@@ -40,6 +41,7 @@ class RedisStore:
         self.users = RedisUsers(connection, self.keys, limits, self.devices.leave, allow_oom=allow_oom, general=general)
         self.agenda = RedisAgenda(connection, self.keys, limits, allow_oom=allow_oom)
         self.ledger = RedisLedger(connection, self.keys, limits, allow_oom=allow_oom)
+        self.suppressions = RedisSuppressions(connection, self.keys, allow_oom=allow_oom)
         self.contacts = RedisContacts(connection, self.keys)
         self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)
         self.categories = RedisCategories(connection, self.keys)
@@ -80,6 +82,7 @@ class RedisStore:
             *self.webhooks.all_scripts,
             *self.agenda.all_scripts,
             *self.ledger.all_scripts,
+            *self.suppressions.all_scripts,
         ):
             await answer(self._connection.call("SCRIPT", "LOAD", script.source))
         await answer(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gregor.core.limits import Limits
@@ -67,6 +67,31 @@ class RedisAgenda:
         for each in done:
             arguments += (each.work.entry, str(each.work.at_us), _text(each.seq), _text(each.again_us))
         await answer(self._connection.evalsha(self._settle, (keys.agenda, keys.due, keys.later, keys.head), arguments))
+
+    async def mailable(
+        self, uid: str, item: str, is_wanted: Callable[[str], bool], most: int
+    ) -> list[tuple[LiveItem, int | None]]:
+        """See ``agenda.Agenda.mailable``."""
+        keys = self._keys.of_user(uid)
+        scored = await answer(self._connection.call("ZRANGE", keys.live, 0, -1, "WITHSCORES"))
+        named = [(*scored[i].split(b"\0"), int(scored[i + 1])) for i in range(0, len(scored), 2)]
+        wanted = [(item_id, seq) for item_id, category, seq in named if is_wanted(category.decode())]
+        first = item.encode()
+        wanted.sort(key=lambda each: (each[0] == first, each[1]), reverse=True)
+        if not wanted:
+            return []
+        ids = [item_id for item_id, _ in wanted[:most]]
+        records, timers = await answers(
+            (
+                self._connection.call("HMGET", keys.records, *ids),
+                self._connection.call("ZMSCORE", keys.agenda, *(b"q" + item_id for item_id in ids)),
+            )
+        )
+        return [
+            (live_item(item_id, seq, raw), None if timer is None else int(float(timer)))
+            for (item_id, seq), raw, timer in zip(wanted, records, timers, strict=False)
+            if raw is not None and raw[:1] == b"L"
+        ]
 
     async def group(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
         """See ``agenda.Agenda.group``."""

@@ -81,15 +81,24 @@ class RedisLedger:
                 return NotClaimed.OVER
         return NotClaimed.ABSENT
 
+    async def note(self, delivery: Delivery) -> bool:
+        """See ``contract.Ledger.note``."""
+        lease_until_us = delivery.lease_until_us
+        return await self._write(delivery, "", State.CLAIMED, delivery.story, delivery.n, lease_until_us)
+
     async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
         """See ``contract.Ledger.settle``."""
+        attempts = delivery.n if counts else delivery.n - 1
+        return await self._write(delivery, place, state, story, attempts, story.next_us or 0)
+
+    async def _write(
+        self, delivery: Delivery, place: str, state: State, story: Story, attempts: int, until_us: int
+    ) -> bool:
         intent = delivery.intent
         of_user = self._keys.of_user(intent.uid)
         keys = (self._keys.deliveries(intent.uid, intent.item), of_user.places, of_user.withdrawals)
-        attempts = delivery.n if counts else delivery.n - 1
         told = msgspec.json.encode(story)
-        not_before = str(story.next_us or 0)
-        arguments = (key_of(intent), str(delivery.n), state.value, str(attempts), told, place, not_before)
+        arguments = (key_of(intent), str(delivery.n), state.value, str(attempts), told, place, str(until_us))
         return bool(await answer(self._connection.evalsha(self._settle, keys, arguments)))
 
     async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:

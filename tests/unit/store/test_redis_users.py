@@ -81,6 +81,7 @@ async def test_every_key_has_a_time_to_live_or_is_in_the_permanent_table(store: 
     await devices.revoke("alice", "phone", NOW_US, NOW_US)
     await store.access.create_key(["ingest"], now_us=NOW_US)
     await store.access.take("alice:phone", 10, 50, 1, NOW_US)
+    await store.suppressions.suppress("alice@example.com", "bounce", NOW_US)
     await users.flush_all(1)
 
     keys = [key.decode() for key in await link.call("KEYS", "*")]

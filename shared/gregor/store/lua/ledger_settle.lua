@@ -1,7 +1,7 @@
--- ledger_settle: write the verdict of a claim, if the claim is still ours.
+-- ledger_settle: write the verdict of a claim, or more of its story (state c), if the claim is still ours.
 -- KEYS 1 deliveries of the item  2 places in use of the user  3 withdrawals of the user
 -- ARGV 1 key  2 attempt n of the claim  3 new state letter  4 attempts to record  5 story  6 place ("" none)
---      7 not to be claimed before µs (0: none)
+--      7 not to be claimed before µs (0: none); with the state c: the end of its lease
 -- Returns 1, or 0 where another worker has taken it since. Cost O(1); a withdrawal: O(deliveries of the item).
 local call, sub = redis.call, string.sub
 local entry = call('HGET', KEYS[1], ARGV[1])

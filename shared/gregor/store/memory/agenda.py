@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from zlib import crc32
 
 from gregor.core import agenda
+from gregor.core.agenda import MAIL
 from gregor.core.records import Record
 from gregor.core.sync import LiveItem
 
@@ -67,6 +68,16 @@ class MemoryAgenda:
         found = [live_item(record) for record in records if record.item.category == category]
         mine = [item for item in found if item.for_device == for_device]
         return self._seq(uid), sorted(mine, key=lambda item: (item.created_us, item.id))
+
+    async def mailable(
+        self, uid: str, item: str, is_wanted: Callable[[str], bool], most: int
+    ) -> list[tuple[LiveItem, int | None]]:
+        """As ``Agenda`` says."""
+        user = self._shelf.users.get(uid)
+        records = [] if user is None else [each for each in user.live.values() if is_wanted(each.item.category)]
+        records.sort(key=lambda record: (record.item.id == item, record.seq), reverse=True)
+        timers = self._shelf.agenda(uid)
+        return [(live_item(record), timers.get(MAIL + record.item.id)) for record in records[:most]]
 
     async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:
         """As ``Agenda`` says."""

@@ -51,6 +51,15 @@ class MemoryLedger:
         taken = entries[intent.key] = msgspec.structs.replace(entry, **changes)
         return Claimed(taken, entry.state)
 
+    async def note(self, delivery: Delivery) -> bool:
+        """As ``Ledger`` says."""
+        entries, key = self._entries(delivery.intent.uid), delivery.intent.key
+        entry = entries.get(key)
+        if entry is None or entry.state is not State.CLAIMED or entry.n != delivery.n:
+            return False
+        entries[key] = msgspec.structs.replace(entry, story=delivery.story)
+        return True
+
     async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
         """As ``Ledger`` says."""
         key, uid = delivery.intent.key, delivery.intent.uid

@@ -11,6 +11,7 @@ from .contacts import MemoryContacts
 from .devices import MemoryDevices
 from .ledger import MemoryLedger
 from .shelf import Publisher, Shelf
+from .suppressions import MemorySuppressions
 from .users import MemoryUsers
 from .webhooks import MemoryWebhooks
 
@@ -31,6 +32,7 @@ class MemoryStore:
         self._webhooks = MemoryWebhooks(self._shelf)
         self._agenda = MemoryAgenda(self._shelf)
         self._ledger = MemoryLedger(self._shelf)
+        self._suppressions = MemorySuppressions()
 
     @property
     def users(self) -> MemoryUsers:
@@ -71,6 +73,11 @@ class MemoryStore:
     def ledger(self) -> MemoryLedger:
         """What became of deliveries."""
         return self._ledger
+
+    @property
+    def suppressions(self) -> MemorySuppressions:
+        """Addresses that get no mail."""
+        return self._suppressions
 
     def channel_of(self, uid: str) -> str:
         """As ``Store`` says."""

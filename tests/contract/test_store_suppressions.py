@@ -1,0 +1,55 @@
+"""What every store promises of addresses that get no more mail."""
+
+from gregor.store.contract import Store
+from tests.support.builders import NOW_US
+
+
+async def listed(store: Store, limit: int = 10) -> list[tuple[str, str]]:
+    return [(each.email, each.reason) for each in await store.suppressions.listed(None, limit)]
+
+
+async def test_an_address_is_suppressed_until_it_is_released(store: Store) -> None:
+    assert await store.suppressions.suppression("alice@example.com") is None
+
+    made = await store.suppressions.suppress("alice@example.com", "bounce", NOW_US)
+
+    assert await store.suppressions.suppression("alice@example.com") == made
+    assert await store.suppressions.suppression("bob@example.com") is None
+    assert await store.suppressions.release("alice@example.com")
+    assert await store.suppressions.suppression("alice@example.com") is None
+    assert not await store.suppressions.release("alice@example.com")
+
+
+async def test_an_address_is_known_again_however_its_letters_are_written(store: Store) -> None:
+    await store.suppressions.suppress("Alice@Bücher.example", "bounce", NOW_US)
+
+    for same in ("alice@bücher.example", "ALICE@xn--bcher-kva.example"):
+        assert await store.suppressions.suppression(same) is not None
+    assert await store.suppressions.release("aLICE@BÜCHER.example")
+    assert await listed(store) == []
+
+
+async def test_what_is_told_last_of_an_address_holds(store: Store) -> None:
+    await store.suppressions.suppress("a@example.com", "bounce", NOW_US)
+    await store.suppressions.suppress("b@example.com", "bounce", NOW_US + 1)
+    await store.suppressions.suppress("a@example.com", "complaint", NOW_US + 2)
+
+    assert await listed(store) == [("a@example.com", "complaint"), ("b@example.com", "bounce")]
+
+
+async def test_pages_lead_from_the_latest_to_the_first_also_over_a_gap(store: Store) -> None:
+    for n in range(7):
+        await store.suppressions.suppress(f"u{n}@example.com", "bounce", NOW_US + n)
+
+    first = await store.suppressions.listed(None, 3)
+    assert [each.email[:2] for each in first] == ["u6", "u5", "u4"]
+    last = (first[-1].since_us, first[-1].email)
+    await store.suppressions.release("u3@example.com")
+    await store.suppressions.release("u4@example.com")
+    second = await store.suppressions.listed(last, 3)
+    assert [each.email[:2] for each in second] == ["u2", "u1", "u0"]
+    assert await store.suppressions.listed((second[-1].since_us, second[-1].email), 3) == []
+
+
+async def test_no_representation_shows_an_address(store: Store) -> None:
+    assert "alice" not in repr(await store.suppressions.suppress("alice@example.com", "bounce", NOW_US))

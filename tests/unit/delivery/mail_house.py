@@ -1,0 +1,149 @@
+"""A user, a scheduler and the delivery of mail over a store in memory: what is due is done when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from gregor.core.contact import parse_contact, parse_preferences
+from gregor.core.intents import EMAIL, Intent
+from gregor.core.ledger import Delivery
+from gregor.core.messages import Receipt, Sender
+from gregor.core.unsubscribe import derive_key
+from gregor.store.contract import Registration, Session
+from gregor.unsubscribe_links import UnsubscribeLinks
+from services.delivery.attempt import Trade, attempt
+from services.delivery.breaker import Breaker
+from services.delivery.channels.contract import Mail
+from services.delivery.figures import Figures
+from services.delivery.mail_look import MailLooker
+from services.delivery.verdict import Sent, Verdict
+from tests.support.builders import NOW_US, SECOND_US, item, message
+from tests.unit.scheduler import conftest as scheduler
+
+ADDRESS = "alice@example.com"
+KEY = derive_key("a secret of the tests")
+LINKS = UnsubscribeLinks("https://gregor.example/", KEY)
+
+
+@dataclass
+class Relay:
+    """A channel of mail that answers as it is told, and ``Sent`` when it was told nothing more."""
+
+    name: str = EMAIL
+    verdicts: list[Verdict] = field(default_factory=list)
+    mails: list[Mail] = field(default_factory=list)
+    hold: asyncio.Event | None = None
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def send(self, message: Mail, deadline_s: float) -> Verdict:
+        """As told."""
+        self.mails.append(message)
+        if self.hold is not None:
+            await self.hold.wait()
+        return self.verdicts.pop(0) if self.verdicts else Sent("250", f"q{len(self.mails)}")
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def check(self) -> str | None:
+        """Always well."""
+        return None
+
+
+class House:
+    """Alice, who has an address and a desk. ``queue``: what is to be told by mail, and when it is looked at (µs)."""
+
+    def __init__(self, due: scheduler.House) -> None:
+        self.store, self.clock, self.registry = due.store, due.clock, due.registry
+        self.relay = Relay()
+        self.queue: list[tuple[int, Intent]] = []
+        self.due = due
+        looker = MailLooker(self.store, self.registry, LINKS, "gregor.example")
+        figures = Figures(CollectorRegistry())
+        self.trade = Trade(EMAIL, self.relay, self.store, looker, self.clock, figures, Breaker())
+
+    async def create(self, *ids: str, **fields: Any) -> Receipt:
+        """Items that are all alike but for their title."""
+        made = {each: item(**{"category": "news", "body": {"title": f"about {each}"}, **fields}) for each in ids}
+        return await self.due.say(message(made))
+
+    async def dismiss(self, *ids: str, device: str = "") -> None:
+        """By the backend, or by a device."""
+        await self.due.say(message(ids=ids), Sender(device))
+
+    async def connect(self, *, foreground: bool) -> Session:
+        """Somebody comes to the desk."""
+        now_us = self.clock.now_us()
+        session = Session("s", f"c{now_us}", "g", now_us, foreground)
+        await self.store.devices.open_session("alice", "desk", session, now_us, 86_400 * SECOND_US)
+        return session
+
+    async def leave(self, session: Session) -> None:
+        """And goes."""
+        await self.store.devices.close_session("alice", "desk", session, self.clock.now_us())
+
+    async def contact(self, **fields: Any) -> None:
+        """How alice may be reached."""
+        await self.store.contacts.put_contact("alice", parse_contact({"email": ADDRESS, **fields}))
+
+    async def prefer(self, document: Any) -> None:
+        """What alice is told of."""
+        await self.store.contacts.put_preferences("alice", parse_preferences(document))
+
+    async def pass_time(self, seconds: float, step_s: float = 1.0) -> None:
+        """Let time pass; scheduler and delivery look after each step."""
+        left_s = seconds
+        while left_s > 0:
+            self.clock.advance(min(step_s, left_s))
+            left_s -= step_s
+            await self.due.drain.run_due()
+            await self.deliver()
+
+    async def deliver(self) -> None:
+        """Bring forward what is due of the mails."""
+        now_us = self.clock.now_us()
+        self.queue += [(now_us, intent) for intent in self.handed()]
+        due = [intent for at_us, intent in self.queue if at_us <= now_us]
+        self.queue = [(at_us, intent) for at_us, intent in self.queue if at_us > now_us]
+        for intent in due:
+            again_us = await attempt(self.trade, intent)
+            if again_us is not None:
+                self.queue.append((again_us, intent))
+
+    def handed(self) -> list[Intent]:
+        """The mails that were handed over since the last call."""
+        intents = [intent for intent in self.due.deliveries.intents if intent.channel == EMAIL]
+        self.due.deliveries.intents.clear()
+        return intents
+
+    @property
+    def subjects(self) -> list[str]:
+        """Of all mails, in order."""
+        return [mail.subject for mail in self.relay.mails]
+
+    async def entries(self, item_id: str) -> list[Delivery]:
+        """The mails of an item."""
+        return [each for each in await self.store.ledger.of_item("alice", item_id) if each.intent.channel == EMAIL]
+
+    async def outcome(self, item_id: str) -> tuple[str, str | None]:
+        """Where the one mail of an item stands, and why."""
+        [found] = await self.entries(item_id)
+        return found.state.word, found.story.reason
+
+
+NEWS = {"title": "{{ body.title }}", "text": "read it", "email": {"after": "60s"}}
+
+
+async def build(entries: Mapping[str, Any] | None = None) -> House:
+    """A house in which these notification types hold; news are mailed after a minute where none are given."""
+    house = House(await scheduler.build(entries or {"news": NEWS}))
+    await house.store.devices.put_device("alice", "desk", Registration(), NOW_US)
+    await house.contact()
+    return house

@@ -1,0 +1,300 @@
+"""One mail for all that waits, and one only, however often it is tried and whoever dies over it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from gregor.core.contact import NO_CONTACT
+from gregor.core.intents import EMAIL, Intent, IntentKind
+from gregor.core.ledger import State
+from gregor.core.sync import View
+from gregor.core.unsubscribe import parse_token
+from services.delivery.attempt import attempt
+from services.delivery.verdict import Misconfigured, Refused, Retry, Unknown
+from tests.support.builders import NOW_US, SECOND_US
+from tests.support.wait import wait_until
+from tests.unit.delivery.mail_house import KEY, NEWS, House, build
+
+LEASE_S = 30.0
+
+
+@pytest.fixture
+async def house() -> House:
+    """News are mailed after a minute, bills after an hour, alarms at once and in quiet hours."""
+    return await build(
+        {
+            "news": NEWS,
+            "bill": {**NEWS, "email": {"after": "1h"}},
+            "alarm": {**NEWS, "email": {"after": "1s"}, "urgent": True},
+        }
+    )
+
+
+def told_in(house: House, n: int) -> list[str]:
+    """The items of the n-th mail, in its order."""
+    lines = house.relay.mails[n].text.splitlines()
+    return [line.rpartition(" ")[2] for line in lines if line.startswith(("* about ", "about "))]
+
+
+async def test_one_mail_tells_all_that_waits_the_newest_first(house: House) -> None:
+    await house.create("a")
+    await house.pass_time(10)
+    await house.create("b", category="bill")
+    await house.pass_time(10)
+    await house.create("c")
+
+    await house.pass_time(7_200, 10)
+
+    assert (house.subjects, told_in(house, 0)) == (["about c (+2)"], ["c", "b", "a"])
+    stories = [(await house.entries(name))[0].story for name in "abc"]
+    assert len({story.mail for story in stories}) == 1
+    assert [await house.outcome(name) for name in "abc"] == [("sent", None)] * 3
+    assert house.relay.mails[0].message_id == f"<{stories[0].mail}@gregor.example>"
+
+
+async def test_what_comes_after_a_mail_is_told_by_the_next(house: House) -> None:
+    await house.create("a")
+    await house.pass_time(61)
+    await house.create("b")
+    await house.pass_time(120)
+
+    assert house.subjects == ["about a", "about b"]
+    assert len({mail.message_id for mail in house.relay.mails}) == 2
+
+
+async def test_what_somebody_saw_is_not_told_with_the_rest(house: House) -> None:
+    seen = await house.create("seen")
+    await house.store.devices.acknowledge("alice", View("desk"), seen.seq)
+    await house.leave(await house.connect(foreground=True))
+    await house.pass_time(5)
+    await house.create("gone")
+    await house.create("off", category="bill")
+    await house.create("a")
+    await house.dismiss("gone")
+    await house.prefer({"bill": {"email": False}})
+
+    await house.pass_time(60)
+    assert told_in(house, 0) == ["a"]
+
+
+async def test_in_quiet_hours_an_urgent_mail_leaves_the_rest_for_later(house: House) -> None:
+    await house.contact(quiet_hours={"from": "22:00", "to": "07:00"})
+    await house.create("a")
+    await house.create("b", category="alarm")
+
+    await house.pass_time(120)
+    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["b"]]
+    await house.pass_time(9 * 3_600, 60)
+    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["b"], ["a"]]
+
+
+async def test_a_mail_holds_a_hundred_items_and_the_rest_comes_in_the_next(house: House) -> None:
+    for start in range(0, 130, 65):
+        await house.create(*(f"i{n:03}" for n in range(start, start + 65)))
+
+    await house.pass_time(60)
+    assert sorted(len(told_in(house, n)) for n in range(2)) == [30, 100]
+    assert len(house.relay.mails) == 2
+    assert len({*told_in(house, 0), *told_in(house, 1)}) == 130
+
+
+async def test_an_item_with_a_reminder_due_at_the_same_time_is_listed_once(house: House) -> None:
+    await house.create("a", remind_at=["+60"])
+
+    await house.pass_time(120)
+    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["a"]]
+    assert [each.state for each in await house.entries("a")] == [State.SENT, State.SENT]
+
+
+async def test_the_link_ends_what_the_mail_was_about(house: House) -> None:
+    await house.create("a")
+    await house.create("b", category="bill")
+    await house.pass_time(60)
+
+    [mail] = house.relay.mails
+    assert mail.unsubscribe_url is not None and mail.unsubscribe_url.startswith(
+        "https://gregor.example/v1/unsubscribe/"
+    )
+    assert parse_token([KEY], mail.unsubscribe_url.rpartition("/")[2]) == ("alice", ("bill", "news"))
+    assert mail.text.endswith(f"\nUnsubscribe: {mail.unsubscribe_url}")
+    assert mail.html is not None and mail.unsubscribe_url in mail.html
+
+
+# Tried again.
+
+
+async def test_a_mail_that_was_not_taken_is_tried_again_under_its_name_with_all(house: House) -> None:
+    house.relay.verdicts = [Retry(30.0, "451", "END: 4.3.0 try later")]
+    await house.create("a", "b")
+
+    await house.pass_time(120)
+    first, second = house.relay.mails
+    assert (first.message_id, first.text) == (second.message_id, second.text)
+    assert [await house.outcome(name) for name in "ab"] == [("sent", None)] * 2
+
+
+async def test_what_comes_while_the_relay_is_away_goes_with_what_waits(house: House) -> None:
+    house.relay.verdicts = [Retry(600.0, "421", "greeting: 4.3.2 down")]
+    await house.create("a")
+    await house.pass_time(60)
+    await house.create("b")
+
+    await house.pass_time(1_200, 10)
+    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["a"], ["b", "a"]]
+    assert house.relay.mails[0].message_id != house.relay.mails[1].message_id, "another mail has another name"
+
+
+async def test_a_mail_of_unknown_fate_goes_once_more_under_its_name_without_what_came_since(house: House) -> None:
+    house.relay.verdicts = [Unknown("the mail was written, and not answered"), Unknown("nor this time")]
+    await house.create("a", "b")
+    await house.pass_time(60)
+    await house.dismiss("b")
+    await house.create("c")
+
+    await house.pass_time(3_600, 10)
+    first, second, third = house.relay.mails
+    assert first.message_id == second.message_id != third.message_id
+    assert [told_in(house, n) for n in range(3)] == [["b", "a"], ["a"], ["c"]]
+    assert await house.outcome("a") == ("unknown", None)
+    assert await house.outcome("c") == ("sent", None)
+
+
+async def test_what_may_have_arrived_is_in_no_other_mail_though_its_own_time_is_still_to_come(house: House) -> None:
+    house.relay.verdicts = [Unknown("dropped"), Retry(600.0, "421", "down")]
+    await house.create("a")
+    await house.create("b", category="bill")
+    await house.pass_time(65)
+    await house.create("c", category="alarm")
+    await house.pass_time(60)
+
+    await house.pass_time(4_000, 10)
+    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["b", "a"], ["b", "a"], ["c"], ["b", "a"]]
+    assert await house.outcome("b") == ("sent", None)
+
+
+async def test_unknown_then_refused_for_now_stays_bound_to_its_name(house: House) -> None:
+    house.relay.verdicts = [Unknown("dropped"), Retry(30.0, "451", "try later")]
+    await house.create("a")
+    await house.pass_time(65)
+    await house.create("b")
+
+    await house.pass_time(600)
+    names = [mail.message_id for mail in house.relay.mails]
+    assert len(names) == 4 and len(set(names[:2])) == 1
+    assert sorted(told_in(house, n) for n in range(4)) == [["a"], ["a"], ["a"], ["b"]]
+    assert len({mail.message_id for mail in house.relay.mails if "about a" in mail.text}) == 1
+
+
+async def test_who_dies_after_the_mail_went_out_leaves_no_second_name(house: House) -> None:
+    """The claims stand, with the name of the mail; whoever takes them over sends that mail, and no other."""
+    await house.create("a", "b")
+    house.relay.hold = asyncio.Event()
+    house.clock.advance(60)
+    await house.due.drain.run_due()
+    handed = house.handed()
+    house.queue += [(0, intent) for intent in handed]
+    dying = asyncio.create_task(attempt(house.trade, handed[0]))
+    await wait_until(lambda: house.relay.mails, "the mail is on its way")
+    dying.cancel()
+    await asyncio.gather(dying, return_exceptions=True)
+    house.relay.hold = None
+    await house.create("c")
+
+    await house.pass_time(300)
+    first, *others = house.relay.mails
+    assert [mail.message_id for mail in others].count(first.message_id) == 1
+    assert sorted(map(tuple, (told_in(house, n) for n in range(3)))) == [("b", "a"), ("b", "a"), ("c",)]
+    assert [await house.outcome(name) for name in "abc"] == [("sent", None)] * 3
+
+
+async def test_who_dies_between_claim_and_name_leaves_them_free(house: House) -> None:
+    await house.create("a", "b")
+    await house.pass_time(50)
+    intents = [Intent("alice", name, IntentKind.ITEM, EMAIL, "", 0, 1, NOW_US) for name in "ab"]
+    await house.store.ledger.plan(intents, State.PLANNED, None, house.clock.now_us())
+    for intent in intents:
+        until_us = house.clock.now_us() + round(LEASE_S * SECOND_US)
+        await house.store.ledger.claim(intent, "", house.clock.now_us(), until_us)
+
+    await house.pass_time(300)
+    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["b", "a"]]
+
+
+async def test_what_a_mail_told_that_is_known_to_have_arrived_is_sent(house: House) -> None:
+    """Half of the verdicts were written when the store went away."""
+    await house.create("a", "b")
+    await house.pass_time(60)
+    [entry] = await house.entries("b")
+    unwritten = msgspec.structs.replace(entry.story, attempts=())
+    await house.store.ledger.move(entry.intent, [State.SENT], State.PLANNED, unwritten)
+    claim_us = house.clock.now_us()
+    await house.store.ledger.claim(entry.intent, "", claim_us, claim_us + SECOND_US)
+    house.queue.append((0, entry.intent))
+
+    await house.pass_time(60)
+    assert (len(house.relay.mails), await house.outcome("b")) == (1, ("sent", None))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "outcome"), [(Refused("554", "spam"), ("dead", None)), (Misconfigured("535", "login"), ("retry", None))]
+)
+async def test_what_becomes_of_a_mail_becomes_of_all_that_it_told(
+    house: House, verdict: Refused | Misconfigured, outcome: tuple[str, str | None]
+) -> None:
+    house.relay.verdicts = [verdict]
+    await house.create("a")
+    await house.create("b", category="bill")
+    await house.pass_time(60)
+
+    assert [await house.outcome(name) for name in "ab"] == [outcome] * 2
+    assert house.trade.breaker.is_stopped is isinstance(verdict, Misconfigured)
+
+
+async def test_two_workers_at_once_send_one_mail(house: House) -> None:
+    await house.create("a", "b")
+    house.clock.advance(60)
+    await house.due.drain.run_due()
+    intents = house.handed()
+    house.relay.hold = asyncio.Event()
+    working = [asyncio.create_task(attempt(house.trade, intent)) for intent in intents]
+    await wait_until(lambda: house.relay.mails, "one mail is on its way")
+    await wait_until(lambda: sum(task.done() for task in working) == 1, "the other came to nothing")
+    house.relay.hold.set()
+
+    again_us = sorted(await asyncio.gather(*working), key=lambda each: each or 0)
+    assert (len(house.relay.mails), again_us[0]) == (1, None)
+    assert again_us[1] == house.clock.now_us() + SECOND_US
+    assert await attempt(house.trade, intents[1]) is None and await attempt(house.trade, intents[0]) is None
+    assert len(house.relay.mails) == 1
+
+
+async def test_an_intent_that_is_handed_over_twice_sends_nothing_more(house: House) -> None:
+    await house.create("a")
+    await house.pass_time(60)
+    [entry] = await house.entries("a")
+
+    assert await attempt(house.trade, replace(entry.intent, at_us=house.clock.now_us())) is None
+    assert len(house.relay.mails) == 1
+
+
+async def test_a_lead_that_is_gone_leaves_the_others_to_their_own_time(house: House) -> None:
+    house.relay.verdicts = [Retry(600.0, "421", "down")]
+    await house.create("a")
+    await house.create("b", category="bill")
+    await house.pass_time(60)
+    await house.dismiss("a")
+
+    await house.pass_time(3_600, 10)
+    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["b", "a"], ["b"]]
+
+
+async def test_without_an_address_nobody_is_told_of_anything(house: House) -> None:
+    await house.create("a", "b")
+    await house.store.contacts.put_contact("alice", NO_CONTACT)
+
+    await house.pass_time(60)
+    assert [await house.outcome(name) for name in "ab"] == [("cancelled", "no_provider")] * 2

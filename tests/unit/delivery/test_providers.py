@@ -1,0 +1,84 @@
+"""Which channels the settings make, and what they say of a mail that could not be ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gregor.clock import ManualClock
+from gregor.core.unsubscribe import derive_key, parse_token
+from gregor.settings import load_settings
+from gregor.unsubscribe_links import link_keys, unsubscribe_links
+from services.delivery.channels.console import ConsoleChannel
+from services.delivery.channels.email import EmailChannel
+from services.delivery.providers import channels, mail_host, mail_links
+
+MAIL = {
+    "GREGOR_SMTP_URL": "smtp://user:hunter2@relay.example?tls=implicit",
+    "GREGOR_MAIL_FROM": "Gregor <no-reply@gregor.example>",
+    "GREGOR_PUBLIC_URL": "https://gregor.example/api/",
+    "GREGOR_TOKEN_SECRET": "of tokens",
+}
+
+
+def email(environ: dict[str, str]) -> Any:
+    return channels(load_settings(environ), ManualClock(0))["email"]
+
+
+async def test_a_relay_makes_a_channel_and_without_one_it_is_none_or_the_console() -> None:
+    assert isinstance(email(MAIL), EmailChannel)
+    assert email({}) is None
+    assert isinstance(email({"GREGOR_DELIVERY_CONSOLE": "true"}), ConsoleChannel)
+    await email(MAIL).open()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"GREGOR_SMTP_URL": "http://:hunter2@relay.example"}, "GREGOR_SMTP_URL: "),
+        ({"GREGOR_MAIL_FROM": ""}, "GREGOR_MAIL_FROM: "),
+        ({"GREGOR_MAIL_FROM": "nobody"}, "GREGOR_MAIL_FROM: "),
+    ],
+)
+async def test_a_setting_that_is_bad_or_missing_is_named_without_its_password(
+    changes: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        await email({**MAIL, **changes}).open()
+
+    assert str(caught.value).startswith(said)
+    assert "hunter2" not in str(caught.value) + repr(load_settings(MAIL))
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"), [("GREGOR_PUBLIC_URL", "GREGOR_PUBLIC_URL: "), ("GREGOR_TOKEN_SECRET", "GREGOR_LINK_SECRET: ")]
+)
+def test_no_mail_goes_out_that_could_not_be_ended(missing: str, said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        mail_links(load_settings({**MAIL, missing: ""}))
+
+    assert str(caught.value).startswith(said)
+    assert mail_links(load_settings({})) is None, "without a relay nothing is missing"
+
+
+def test_links_lead_to_where_the_outside_reaches_ingest() -> None:
+    links = unsubscribe_links(load_settings(MAIL))
+    assert links is not None
+    url = links.link("alice", ["news"])
+
+    assert url.startswith("https://gregor.example/api/v1/unsubscribe/")
+    assert parse_token(link_keys(load_settings(MAIL)), url.rpartition("/")[2]) == ("alice", ("news",))
+
+
+def test_the_first_secret_signs_and_links_of_older_ones_still_hold() -> None:
+    keys = link_keys(load_settings({**MAIL, "GREGOR_LINK_SECRET": "new, old"}))
+
+    assert keys == tuple(map(derive_key, ("new", "old", "of tokens")))
+    links = unsubscribe_links(load_settings({**MAIL, "GREGOR_LINK_SECRET": "new,old"}))
+    assert links is not None and links.key == derive_key("new")
+
+
+def test_message_ids_end_with_the_domain_of_the_sender() -> None:
+    assert mail_host(load_settings(MAIL)) == "gregor.example"
+    assert mail_host(load_settings({})) == "localhost"
