@@ -58,12 +58,14 @@ async def fake_providers(data: Path | None, tell: Callable[[str, str], None]) ->
         process = await _start(directory)
         output, entrance = process.stdout, process.stdin
         assert output is not None and entrance is not None  # noqa: S101 - pipes were asked for
+        ending = asyncio.Event()
         try:
             first = await _first_line(process, output)
             arrivals = directory / "arrivals.jsonl"
             with arrivals.open("w", encoding="utf-8") as kept:
-                telling = asyncio.create_task(_tell_arrivals(output, kept, tell, entrance.is_closing))
+                telling = asyncio.create_task(_tell_arrivals(output, kept, tell, ending))
                 yield FakeProviders(first["settings"], first["subscription"], arrivals)
+                ending.set()
                 entrance.close()  # they end with their standard input
                 await asyncio.wait([telling], timeout=STOP_S)
                 telling.cancel()
@@ -101,7 +103,7 @@ async def _first_line(process: asyncio.subprocess.Process, output: asyncio.Strea
 
 
 async def _tell_arrivals(
-    output: asyncio.StreamReader, kept: IO[str], tell: Callable[[str, str], None], is_ending: Callable[[], bool]
+    output: asyncio.StreamReader, kept: IO[str], tell: Callable[[str, str], None], ending: asyncio.Event
 ) -> None:
     while line := await output.readline():
         said = line.decode("utf-8", "replace").strip()
@@ -111,7 +113,7 @@ async def _tell_arrivals(
         kept.write(said + os.linesep)
         kept.flush()
         tell(NAME, words_of(arrival))
-    if not is_ending():
+    if not ending.is_set():
         tell(NAME, "ended: nothing that is sent arrives; end gregor dev and start it again")
 
 
