@@ -134,5 +134,5 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, Unavailable):
-        return Problem("unavailable", "The store cannot be reached. Try again.", retry_after_s=RETRY_S)
+        return error.problem()
     return Problem("internal", "A fault of the server. Try again.", retry_after_s=RETRY_S)

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gregor.core.errors import Problem
-from gregor.web.front import Front
+from gregor.web.front import Front, methods_at
 
 from .connection import Connection
 from .parts import Parts
@@ -35,7 +35,7 @@ class Application(FastAPI):
     def __init__(self, streaming: Streaming) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
         parts = streaming.parts
-        self._front = Front(self._ordinary, parts.origins, parts.metrics, has_cookies=True)
+        self._front = Front(self._ordinary, parts.origins, parts.metrics, self.methods_at, has_cookies=True)
         self.state.parts = parts
         self.router.routes[:] = [
             Route("/v1/stream", Stream(streaming), methods=["GET"]),
@@ -48,6 +48,10 @@ class Application(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of the server."""
         await self._front(scope, receive, send)
+
+    def methods_at(self, path: str) -> list[str]:
+        """What a path takes."""
+        return methods_at(self.routes, path)
 
     async def _ordinary(self, scope: Scope, receive: Receive, send: Send) -> None:
         await super().__call__(scope, receive, send)
@@ -108,11 +112,10 @@ async def _probe(request: Request) -> Response:
 async def _on_http(request: Request, error: Exception) -> Any:
     """What the router says, as a problem."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 405 and isinstance(error, HTTPException):
-        # Starlette lists a set: sorted, so that the answer is always the same.
-        allow = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
-        request.scope["gregor.refusal_headers"] = [(b"allow", allow.encode("latin-1"))]
-        raise Problem("method_not_allowed", f"Only {allow}.") from error
+    if status == 405:
+        methods = ", ".join(request.app.methods_at(request.scope["path"]))
+        request.scope["gregor.refusal_headers"] = [(b"allow", methods.encode())]
+        raise Problem("method_not_allowed", f"This path takes {methods}.") from error
     raise Problem("not_found", "There is nothing here.") from error
 
 

@@ -23,7 +23,7 @@ from gregor.store.contract import Store
 from gregor.telemetry import Metrics
 from gregor.tokens import Tokens
 from gregor.vapid import public_key_of
-from gregor.web.front import Front
+from gregor.web.front import Front, methods_at
 from gregor.web.readiness import Readiness
 from gregor.webhook_registry import WebhookRegistry
 
@@ -55,7 +55,7 @@ class Application(FastAPI):
     def __init__(self, parts: Parts, **options: Any) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **options)
         self.state.parts = parts
-        self._front = Front(self._dispatch, Origins(parts.settings.origins), parts.metrics)
+        self._front = Front(self._dispatch, Origins(parts.settings.origins), parts.metrics, self.methods_at)
         self._ordinary: ASGIApp = super().__call__
         self._document: dict[str, Any] | None = None
         self.hot: tuple[Route, ...] = ()
@@ -73,6 +73,10 @@ class Application(FastAPI):
                     await route.app(scope, receive, send)
                     return
         await self._ordinary(scope, receive, send)
+
+    def methods_at(self, path: str) -> list[str]:
+        """What a path takes."""
+        return methods_at(self.routes, path)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, made once."""
@@ -155,12 +159,9 @@ async def _on_http(request: Request, error: Exception) -> Never:
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status != 405:
         raise Problem("not_found", "There is nothing at this path.") from None
-    routes = [route for route in request.app.routes if isinstance(route, Route)]
-    matching = [route for route in routes if route.path_regex.match(request.url.path)]
-    methods = {method for route in matching for method in route.methods or ()} | {"OPTIONS"}
-    methods |= {"HEAD"} if "GET" in methods else set()
-    request.scope["gregor.refusal_headers"] = [(b"allow", ", ".join(sorted(methods)).encode())]
-    raise Problem("method_not_allowed", f"This path takes {', '.join(sorted(methods))}.") from None
+    methods = ", ".join(request.app.methods_at(request.scope["path"]))
+    request.scope["gregor.refusal_headers"] = [(b"allow", methods.encode())]
+    raise Problem("method_not_allowed", f"This path takes {methods}.") from None
 
 
 async def _on_invalid(_request: Request, error: Exception) -> Never:

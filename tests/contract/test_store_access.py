@@ -8,7 +8,7 @@ import re
 from gregor.core.sync import View
 from gregor.store import service_keys
 from gregor.store.contract import Store, Ticket
-from tests.support.builders import DAY_US, NOW_US, SECOND_US
+from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
 
 
 async def test_a_key_s_text_is_shown_once_and_only_its_hash_is_kept(store: Store) -> None:
@@ -57,16 +57,35 @@ async def test_a_rotated_key_has_a_new_secret_and_keeps_the_old_one_a_while(stor
     assert await store.access.rotate_key("unknown00000", NOW_US, DAY_US) is None
 
 
-async def test_rotating_twice_keeps_one_old_secret(store: Store) -> None:
+async def test_rotating_again_ends_no_secret_before_its_time(store: Store) -> None:
+    """Whoever repeats a rotation whose answer was lost must shut nobody out."""
     key, text = await store.access.create_key(["ingest"])
-    await store.access.rotate_key(key.id, NOW_US, DAY_US)
-    await store.access.rotate_key(key.id, NOW_US + 1, DAY_US)
+    texts = [text]
+    for hours in range(3):
+        texts.append(str(await store.access.rotate_key(key.id, NOW_US + hours * HOUR_US, DAY_US)))
 
     rotated = await store.access.key(key.id)
 
-    assert rotated is not None and len(rotated.hashes) == 2
-    _, first = service_keys.parse(text) or ("", "")
-    assert not service_keys.is_good(rotated, first, NOW_US + 2)
+    assert rotated is not None
+    first, second, third, newest = (secret for _, secret in (service_keys.parse(text) or ("", "") for text in texts))
+    for hours, secret in enumerate((first, second, third)):
+        end_us = NOW_US + hours * HOUR_US + DAY_US
+        assert service_keys.is_good(rotated, secret, end_us - 1)
+        assert not service_keys.is_good(rotated, secret, end_us)
+    assert service_keys.is_good(rotated, newest, NOW_US + 99 * DAY_US)
+
+
+async def test_the_secrets_of_a_key_are_bounded_and_those_whose_time_is_over_go(store: Store) -> None:
+    key, _ = await store.access.create_key(["ingest"])
+    for _ in range(service_keys.MOST_SECRETS + 3):
+        await store.access.rotate_key(key.id, NOW_US, DAY_US)
+    full = await store.access.key(key.id)
+
+    await store.access.rotate_key(key.id, NOW_US + DAY_US, DAY_US)
+
+    later = await store.access.key(key.id)
+    assert full is not None and len(full.hashes) == service_keys.MOST_SECRETS
+    assert later is not None and len(later.hashes) == 2
 
 
 async def test_a_ticket_is_spent_once(store: Store) -> None:

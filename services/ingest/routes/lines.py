@@ -127,11 +127,11 @@ async def settle(entries: Sequence[Entry], actor: Actor, parts: Parts, *, is_fir
     due = [entry for entry in planned_entries[:granted] if entry.commit is not None]
     try:
         results = await parts.store.users.commit_many([(str(e.uid), e.commit) for e in due if e.commit is not None])
-    except Unavailable:
+    except Unavailable as trouble:
         if is_first:
             raise
         for entry in due:
-            entry.problem = Problem("unavailable", "The store cannot be reached. Try again.", retry_after_s=1)
+            entry.problem = trouble.problem()
         return
     for entry, result in zip(due, results, strict=True):
         if isinstance(result, Problem):
@@ -149,8 +149,8 @@ async def _keep(entry: Entry, parts: Parts) -> None:
         entry.kept = await keep(entry.uid, *entry.later, parts)
     except Problem as problem:
         entry.problem = problem
-    except Unavailable:
-        entry.problem = Problem("unavailable", "The store cannot be reached. Try again.", retry_after_s=1)
+    except Unavailable as trouble:
+        entry.problem = trouble.problem()
 
 
 async def _granted(actor: Actor, count: int, parts: Parts) -> tuple[int, float]:

@@ -16,7 +16,7 @@ from gregor.cli.fake_providers import FakeProviders
 from gregor.cli.supervisor import Service, inherited_environ
 from gregor.settings import Settings
 
-LOCAL_ORIGINS = "http://localhost:*,http://127.0.0.1:*"
+LOCAL_ORIGINS = ",".join(f"{scheme}://{host}:*" for scheme in ("http", "https") for host in ("localhost", "127.0.0.1"))
 DRAIN_S = 2.0
 """In development nobody waits long for a Ctrl-C."""
 SCHEDULER = 3

@@ -27,7 +27,11 @@ KEPT_VERSIONS: Final = 50
 
 
 class Unavailable(Exception):
-    """The store cannot be reached, or refused to grow (out of memory). Retry later; services answer 503."""
+    """The store cannot be reached: retry later. Its text is for logs, it may name the server; ``problem`` is told."""
+
+    def problem(self) -> Problem:
+        """What a caller is told."""
+        return Problem("unavailable", "The store cannot be reached. Try again.", retry_after_s=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class ServiceKey:
-    """A backend's key: what is stored of it. Secrets are kept as SHA-256 only; two of them while one is being rotated.
+    """A backend's key: what is stored of it. Of secrets only SHA-256: the newest, and those that were, a while longer.
 
     ``rate`` is messages a second (``None``: unlimited). ``prefixes``: the category prefixes it is limited to.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -85,15 +84,13 @@ class RedisAccess:
         return sorted(map(_SERVICE_KEY.decode, raws), key=lambda key: key.id)
 
     async def rotate_key(self, key_id: str, now_us: int, keep_us: int) -> str | None:
-        """See ``contract.Access.rotate_key``. A secret that is already on its way out goes at once."""
+        """See ``contract.Access.rotate_key``."""
         for _ in range(_TRIES):
             raw = await self._call("HGET", self._keys.service_keys, key_id)
             if raw is None:
                 return None
-            key, secret = _SERVICE_KEY.decode(raw), service_keys.new_secret()
-            old = tuple((known, now_us + keep_us) for known, until_us in key.hashes if until_us is None)
-            new = _encoded(replace(key, hashes=((service_keys.hash_of(secret), None), *old)))
-            sent = self._connection.evalsha(self._replace, (self._keys.service_keys,), (key_id, raw, new))
+            key, secret = service_keys.rotated(_SERVICE_KEY.decode(raw), now_us, keep_us)
+            sent = self._connection.evalsha(self._replace, (self._keys.service_keys,), (key_id, raw, _encoded(key)))
             if await answer(sent):
                 return service_keys.text_of(key_id, secret)
         raise Unavailable("the key is being changed by others again and again")

@@ -118,7 +118,7 @@ class RedisUsers:
             except Problem as problem:
                 results.append(problem)
             except Unavailable as trouble:
-                results.append(Problem("unavailable", str(trouble), retry_after_s=1.0))
+                results.append(trouble.problem())
         return results
 
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:

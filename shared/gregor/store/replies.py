@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Iterable
 from typing import Any, Final
 
+from gregor.core.errors import Problem
+
 from .contract import Unavailable
 from .link import LinkDown, ReplyError
 
 _NOT_NOW: Final = (
-    "OOM",
     "LOADING",
     "READONLY",
     "CLUSTERDOWN",
@@ -22,6 +23,15 @@ _NOT_NOW: Final = (
 )
 
 
+class StoreFull(Unavailable):
+    """The server's memory is used up: it refuses what may grow. Reads and what takes away still work."""
+
+    def problem(self) -> Problem:
+        """See ``Unavailable``."""
+        words = "The store is full: nothing new is taken until it has room; dismissals are. Try again."
+        return Problem("unavailable", words, retry_after_s=1.0)
+
+
 async def answer(reply: Awaitable[Any]) -> Any:
     """The reply. Raises ``Unavailable`` where the server is away, full, loading, or no primary; the rest are bugs."""
     try:
@@ -30,7 +40,9 @@ async def answer(reply: Awaitable[Any]) -> Any:
         raise Unavailable(str(trouble)) from trouble
     except ReplyError as refusal:
         text = str(refusal)
-        if text.startswith(_NOT_NOW) or " OOM " in text:
+        if text.startswith("OOM") or " OOM " in text:
+            raise StoreFull(text) from refusal
+        if text.startswith(_NOT_NOW):
             raise Unavailable(text) from refusal
         raise
 

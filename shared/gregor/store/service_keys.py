@@ -7,9 +7,13 @@ import hmac
 import re
 import secrets
 import string
+from dataclasses import replace
 from typing import Final
 
 from .contract import ServiceKey
+
+MOST_SECRETS: Final = 8
+"""Secrets of one key that are good at once; of more rotations within their time the oldest go."""
 
 _ID_LENGTH: Final = 12
 _ID_LETTERS: Final = string.ascii_lowercase + string.digits
@@ -40,6 +44,15 @@ def parse(text: str) -> tuple[str, str] | None:
     """Id and secret of a key's text, or ``None`` where it is none."""
     match = _TEXT.match(text)
     return (match[1], match[2]) if match else None
+
+
+def rotated(key: ServiceKey, now_us: int, keep_us: int) -> tuple[ServiceKey, str]:
+    """The key with a new secret, and that secret. The old one works ``keep_us`` more, and so do those before it whose
+    time is not over: a rotation that is repeated shuts nobody out."""
+    secret = new_secret()
+    ending = [(known, now_us + keep_us if until_us is None else until_us) for known, until_us in key.hashes]
+    kept = [(known, until_us) for known, until_us in ending if until_us > now_us]
+    return replace(key, hashes=((hash_of(secret), None), *kept[: MOST_SECRETS - 1])), secret
 
 
 def is_good(key: ServiceKey, secret: str, now_us: int) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gregor.core.errors import Problem
@@ -54,9 +55,18 @@ class Answer:
 class Front:
     """Wraps the application; the outermost thing that sees a request."""
 
-    def __init__(self, app: ASGIApp, origins: Origins, metrics: Metrics, *, has_cookies: bool = False) -> None:
-        """``has_cookies``: pages of allowed origins may have their cookies sent along."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        origins: Origins,
+        metrics: Metrics,
+        methods: Callable[[str], Sequence[str]],
+        *,
+        has_cookies: bool = False,
+    ) -> None:
+        """``methods``: of a path, what it takes. ``has_cookies``: allowed pages may have theirs sent along."""
         self._app = app
+        self._methods = methods
         self._has_cookies = has_cookies
         self._origins = origins
         self._requests = metrics.requests
@@ -84,7 +94,7 @@ class Front:
         try:
             self._admit_origin(headers, extra)
             if method == "OPTIONS":
-                await _options(answer)
+                await _options(answer, self._methods(scope["path"]))
             else:
                 await self._app(inner, receive, answer)
         except Disconnected:
@@ -107,7 +117,7 @@ class Front:
 
     async def _refuse(self, error: Exception, scope: Scope, identity: str, answer: Answer) -> None:
         if isinstance(error, Unavailable):
-            problem = Problem("unavailable", "The store cannot be reached. Try again.", retry_after_s=1)
+            problem = error.problem()
         elif isinstance(error, Problem):
             problem = error
         else:
@@ -128,7 +138,16 @@ class Front:
         children[1].observe(seconds)
 
 
-async def _options(answer: Answer) -> None:
-    headers = [(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"), *_PREFLIGHT]
+def methods_at(routes: Iterable[BaseRoute], path: str) -> list[str]:
+    """What a path takes, sorted, ``HEAD`` and ``OPTIONS`` among it; nothing where no route has it."""
+    matching = [route for route in routes if isinstance(route, Route) and route.path_regex.match(path)]
+    methods = {method for route in matching for method in route.methods or ()}
+    if not methods:
+        return []
+    return sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
+
+
+async def _options(answer: Answer, methods: Sequence[str]) -> None:
+    headers = [(b"allow", ", ".join(methods or ["OPTIONS"]).encode()), *_PREFLIGHT]
     await answer({"type": "http.response.start", "status": 204, "headers": headers})
     await answer({"type": "http.response.body", "body": b""})

@@ -12,6 +12,7 @@ from gregor.cli.dev_plan import Plan, Secrets, held
 from gregor.cli.dev_words import command_as_typed, ready_line, ready_words
 from gregor.cli.failure import Failure
 from gregor.cli.fake_providers import FakeProviders
+from gregor.origins import Origins
 from gregor.settings import load_settings
 
 REDIS = "redis://127.0.0.1:7000/0"
@@ -45,7 +46,10 @@ def test_each_process_is_told_its_ports_the_redis_and_the_secret() -> None:
 
 def test_what_development_needs_is_filled_in_and_what_is_set_stays() -> None:
     filled = plan().services(REDIS)[0].environ
-    assert filled["GREGOR_ORIGINS"] == "http://localhost:*,http://127.0.0.1:*"
+    origins = Origins(filled["GREGOR_ORIGINS"].split(","))
+    for page in ("http://localhost:3000", "https://localhost", "http://127.0.0.1:5173", "https://127.0.0.1:8443"):
+        assert origins.allows(page, "")
+    assert not origins.allows("http://app.example", "")
     assert filled["GREGOR_LOG_FORMAT"] == "console"
 
     chosen = plan({"GREGOR_ORIGINS": "https://a.example", "GREGOR_DRAIN_SECONDS": "9"})

@@ -287,7 +287,7 @@ async def test_the_port_has_the_probes_and_nothing_else(house: House, api: httpx
         assert (await api.get(path)).status_code == status
     assert (await api.request("HEAD", "/v1/stream")).status_code == 405
     refused = await api.post("/v1/poll")
-    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
     house.parts.readiness.draining = True
     assert (await api.get("/v1/stream")).status_code == 503
     assert (await api.get("/readyz")).status_code == 503

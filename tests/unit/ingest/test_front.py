@@ -93,6 +93,20 @@ async def test_a_preflight_needs_no_token() -> None:
     assert answer.headers["access-control-max-age"] == "7200"
 
 
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/v1/users/alice/devices/phone", "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
+        ("/v1/messages", "OPTIONS, POST"),
+        ("/nowhere", "OPTIONS"),
+    ],
+)
+async def test_options_says_what_a_path_takes(api: Api, path: str, allow: str) -> None:
+    answer = await api.call("OPTIONS", path, "")
+
+    assert (answer.status_code, answer.headers["allow"]) == (204, allow)
+
+
 async def test_a_refusal_can_be_read_by_a_page_of_a_listed_origin() -> None:
     async with Api(origins=(PAGE,)) as api:
         answer = await api.call("GET", STATE, "", headers={"Origin": PAGE})

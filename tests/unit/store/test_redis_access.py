@@ -76,16 +76,6 @@ async def test_after_a_rotation_both_secrets_work_until_the_old_one_is_over(acce
     assert not service_keys.is_good(key, secret_of(first), NOW_US + DAY_US)
 
 
-async def test_a_second_rotation_ends_the_first_secret(access: RedisAccess) -> None:
-    made, first = await access.create_key(["ingest"])
-    await access.rotate_key(made.id, NOW_US, DAY_US)
-    await access.rotate_key(made.id, NOW_US, DAY_US)
-
-    key = await access.key(made.id)
-    assert key is not None and len(key.hashes) == 2
-    assert not service_keys.is_good(key, secret_of(first), NOW_US)
-
-
 async def test_rotations_at_the_same_time_each_give_a_secret_that_was_kept(access: RedisAccess) -> None:
     made, _ = await access.create_key(["ingest"])
 

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND
 from gregor.core.limits import Limits
 from gregor.core.machine import plan
 from gregor.core.messages import Commit, Sender
 from gregor.core.sync import View
 from gregor.core.wire import parse_message
-from gregor.store.contract import Unavailable
 from gregor.store.keys import PARTITIONS, PERMANENT, Keys, tags
 from gregor.store.link import Link
 from gregor.store.redis import RedisStore, open_store
+from gregor.store.replies import StoreFull
 from tests.support.servers import BINARIES, Server
 
 NOW_US = 1_700_000_000_000_000
@@ -116,13 +117,17 @@ async def test_a_full_server_refuses_creations_and_takes_dismissals(store: Redis
     bytes_used = int(used.partition("used_memory:")[2].split("\r\n")[0])
     await link.call("CONFIG", "SET", "maxmemory", bytes_used - 1)
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(StoreFull) as refusal:
         await store.users.commit("alice", creation("second", 1_000))
+    (told,) = await store.users.commit_many([("alice", creation("second", 1_000))])
     receipt = await store.users.commit("alice", committed({"dismiss": {"ids": ["first"]}}))
 
     await link.call("CONFIG", "SET", "maxmemory", 0)
     assert receipt.dismissed == ("first",)
     assert (await store.users.state("alice", View(), NOW_US)).items == ()
+    # Nothing of the inside is told: the server's own words name its scripts.
+    assert isinstance(told, Problem) and told.detail == refusal.value.problem().detail
+    assert "full" in told.detail and "OOM" not in told.detail
 
 
 async def test_a_deployment_of_another_number_of_partitions_is_refused(server: Server, link: Link) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
 
 from gregor.core import rates
 from gregor.core.ids import normal_prefixes
@@ -56,9 +55,7 @@ class MemoryAccess:
         key = self._keys.get(key_id)
         if key is None:
             return None
-        secret = service_keys.new_secret()
-        old = tuple((known, now_us + keep_us) for known, until_us in key.hashes if until_us is None)
-        self._keys[key_id] = replace(key, hashes=((service_keys.hash_of(secret), None), *old))
+        self._keys[key_id], secret = service_keys.rotated(key, now_us, keep_us)
         return service_keys.text_of(key_id, secret)
 
     async def delete_key(self, key_id: str) -> bool:
