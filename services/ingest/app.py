@@ -46,6 +46,7 @@ from .routes import (
     push,
     reads,
     tickets,
+    webhooks,
 )
 
 
@@ -95,8 +96,8 @@ def create_app(
     gate = Gate(store, tokens, clock, limits)
     registry = Registry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
     key = None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file)
-    readiness, webhooks = Readiness(store, metrics, feed), WebhookRegistry(store, feed)
-    parts = Parts(settings, limits, store, clock, gate, metrics, readiness, registry, webhooks, key)
+    readiness, hooks = Readiness(store, metrics, feed), WebhookRegistry(store, feed)
+    parts = Parts(settings, limits, store, clock, gate, metrics, readiness, registry, hooks, key)
     app = Application(parts, lifespan=_lifespan)
     app.hot = _hot_routes(parts)
     app.router.routes[:] = [*app.hot, *_ordinary_routes(settings)]
@@ -121,7 +122,7 @@ def _hot_routes(parts: Parts) -> tuple[Route, ...]:
 
 def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     guarded: list[BaseRoute] = []
-    for part in (reads, devices, contact, deliveries, tickets, admin, keys, categories, delayed):
+    for part in (reads, devices, contact, deliveries, tickets, admin, keys, categories, webhooks, delayed):
         guarded += part.router.routes
     if settings.ingest_audience == "devices":
         guarded = [route for route in guarded if _is_for_devices(route)]

@@ -117,6 +117,12 @@ TABLE: Final = (
         "GET /v1/keys/{key}",
         "DELETE /v1/keys/{key}",
         "POST /v1/keys/{key}/rotate",
+        "POST /v1/webhooks",
+        "GET /v1/webhooks",
+        "GET /v1/webhooks/{webhook}",
+        "PATCH /v1/webhooks/{webhook}",
+        "DELETE /v1/webhooks/{webhook}",
+        "POST /v1/webhooks/{webhook}/rotate",
     ),
 )
 """Every endpoint that needs a token."""

@@ -86,6 +86,17 @@ DELIVERY: Final = {
 }
 KEY: Final = {"id": "k3f9a1c2d4e5", "scopes": ["ingest"], "prefixes": None, "rate": None, "created": 1457056447}
 NEW_KEY: Final = {**KEY, "key": "gk_k3f9a1c2d4e5_<secret>"}
+WEBHOOK: Final = {
+    "id": "wh_1f2e3d4c5b6a",
+    "url": "https://example.com/gregor",
+    "events": ["item.dismissed"],
+    "category_prefix": ["user"],
+    "name": None,
+    "created": 1457056447,
+    "enabled": True,
+    "disabled": None,
+}
+NEW_WEBHOOK: Final = {**WEBHOOK, "secret": "whsec_<base64>"}
 PRESENCE: Final = {"alice": {"online": True, "foreground": False, "last_seen": 1457056500}}
 ENTRY: Final = {
     "title": "{{ body.keybase }} just joined",

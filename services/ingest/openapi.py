@@ -28,6 +28,7 @@ SECTIONS: Final = {
     "deliveries": "What was told to who was not looking, and why not.",
     "tickets": "Streams for pages that cannot set a header.",
     "categories": "Notification types.",
+    "webhooks": "What happened, to backends.",
     "keys": "Service keys.",
     "administration": "Flush and forget.",
     "probes": "For those who run it.",

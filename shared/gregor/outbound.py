@@ -38,6 +38,14 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
 
 
+def leads_inside(url: str) -> bool:
+    """Whether the host of a URL is an address, or the name, of what is not public; a name is judged when called."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    if _is_address(host):
+        return not is_public(host)
+    return host == "localhost" or host.endswith(".localhost")
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Host and port of a URL. `is_private_allowed`: the operator listed this very place, with its port."""

@@ -198,6 +198,9 @@ class Settings(BaseModel):
         {},
         description="What one process sends a second at most, as `apns=500,email=10`; channels not named have none.",
     )
+    webhook_loopback: bool = Field(
+        False, description="Whether webhooks may lead to this machine, by http too: for development; `gregor dev` does."
+    )
     categories: str | None = Field(
         None,
         min_length=1,

@@ -133,6 +133,7 @@ class Plan:
             "drain_seconds": f"{DRAIN_S:g}",
             "log_format": "console",
             "delivery_console": "true",
+            "webhook_loopback": "true",
         }
         chosen = self.settings.model_fields_set
         return environ | {f"GREGOR_{name.upper()}": value for name, value in defaults.items() if name not in chosen}
