@@ -107,7 +107,7 @@ class Acts:
             case WorkKind.LEFT:
                 again = [await take_back(self._parts, uid, work), await self._tell(uid, work)]
                 return Done(work, min((each.again_us for each in again if each.again_us), default=None)), []
-            case WorkKind.HIDDEN | WorkKind.ACKED:
+            case WorkKind.HIDDEN | WorkKind.ACKED | WorkKind.SETTLED:
                 return await self._tell(uid, work), []
             case WorkKind.DELAYED:
                 return await self._commit_delayed(uid, work), []

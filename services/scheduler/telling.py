@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from gregor.core.events import Event, EventType, intents_of
+from gregor.core.events import Event, EventType, Told, intents_of
+from gregor.core.ids import BACKEND
 from gregor.core.intents import Intent
+from gregor.core.ledger import State, key_of
 from gregor.core.messages import Reason
-from gregor.core.sync import StoredItem
+from gregor.core.sync import View
 from gregor.store.agenda import Work, WorkKind
 
 from .parts import Parts
 
+_OUTCOMES: Final = {State.SENT: EventType.SENT, State.WITHDRAWN: EventType.SENT, State.DEAD: EventType.DEAD}
+
 
 async def told(parts: Parts, uid: str, work: Work) -> list[Intent]:
-    """What is to be handed over of something that left, was hidden, or was shown. Raises ``Unavailable``."""
+    """What is to be handed over of something that left, was hidden, shown, sent or given up. Raises ``Unavailable``."""
     await parts.webhooks.as_of(work.at_us, parts.clock.now_us())
     if not parts.webhooks.current:
         return []
-    events = await _acked(parts, uid, work) if work.kind is WorkKind.ACKED else _gone(uid, work)
+    match work.kind:
+        case WorkKind.ACKED:
+            events = await _acked(parts, uid, work)
+        case WorkKind.SETTLED:
+            events = await _settled(parts, uid, work)
+        case _:
+            events = _gone(uid, work)
     return intents_of(events, parts.webhooks.current, parts.clock.now_us())
 
 
@@ -27,10 +38,9 @@ def _gone(uid: str, work: Work) -> Sequence[Event]:
     item, gone = work.item, work.gone
     if item is None or gone is None:
         return ()
-    kind = EventType.EXPIRED if gone.reason is Reason.EXPIRED else EventType.DISMISSED
     return (
         Event(
-            kind,
+            EventType.EXPIRED if gone.reason is Reason.EXPIRED else EventType.DISMISSED,
             uid,
             item.id,
             item.category,
@@ -48,6 +58,33 @@ async def _acked(parts: Parts, uid: str, work: Work) -> Sequence[Event]:
     if work.view is None or not parts.webhooks.wants(EventType.ACKED):
         return ()
     copy = await parts.store.users.state(uid, work.view, parts.clock.now_us())
-    shown: list[StoredItem] = [item for item in copy.items if work.n < item.seq <= work.seq]
-    device = work.view.device
-    return [Event(EventType.ACKED, uid, item.id, item.category, work.at_us, item.seq, device=device) for item in shown]
+    return [
+        Event(EventType.ACKED, uid, item.id, item.category, work.at_us, item.seq, device=work.view.device)
+        for item in copy.items
+        if work.n < item.seq <= work.seq
+    ]
+
+
+async def _settled(parts: Parts, uid: str, work: Work) -> Sequence[Event]:
+    """Of a delivery to the user that was sent, or never will be; nothing where it was taken up again since."""
+    known = await parts.store.ledger.of_item(uid, work.name)
+    delivery = next((each for each in known if key_of(each.intent) == work.delivery), None)
+    kind = None if delivery is None else _OUTCOMES.get(delivery.state)
+    if delivery is None or kind is None or not parts.webhooks.wants(kind):
+        return ()
+    entry = await parts.store.users.item(uid, work.name, View(BACKEND), parts.clock.now_us())
+    intent, story = delivery.intent, delivery.story
+    status = story.attempts[-1].status if story.attempts else None
+    return (
+        Event(
+            kind,
+            uid,
+            work.name,
+            None if entry is None else entry.category,
+            story.last_us,
+            intent.seq,
+            device=intent.device or None,
+            reason=story.reason,
+            told=Told(intent.channel, intent.kind.value, intent.n, delivery.n, status),
+        ),
+    )

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
-from gregor.core.events import OF_LEAVING, EventType, Webhook
+from gregor.core.events import OF_DELIVERIES, OF_LEAVING, EventType, Webhook
 from gregor.core.ids import Prefixes
 from gregor.core.webhooks import SECRET_BYTES, secret_of
 from gregor.feed.contract import Subscriptions
 from gregor.following import CHECK_S, Follower
 from gregor.store.contract import Devices, Unavailable, Users
+from gregor.store.ledger import Ledger
 from gregor.store.webhooks import Webhooks
 
 _TRIES: Final = 8
@@ -34,6 +35,8 @@ class _Store(Protocol):
     def users(self) -> Users: ...
     @property
     def devices(self) -> Devices: ...
+    @property
+    def ledger(self) -> Ledger: ...
 
 
 class WebhookRegistry(Follower):
@@ -69,6 +72,7 @@ class WebhookRegistry(Follower):
         self.version, self.current = await self._store.webhooks.all()
         self._store.users.is_watched = self.wants(*OF_LEAVING)
         self._store.devices.is_watched = self.wants(EventType.ACKED)
+        self._store.ledger.is_watched = self.wants(*OF_DELIVERIES)
 
 
 class WebhookEditor:

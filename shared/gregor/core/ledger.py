@@ -12,7 +12,7 @@ from enum import Enum
 
 import msgspec
 
-from .intents import Intent
+from .intents import Intent, IntentKind
 from .limits import HOUR_US
 
 
@@ -69,6 +69,11 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     event: str = ""
     mail: str | None = None
 
+    @property
+    def last_us(self) -> int:
+        """When something was done about it last."""
+        return self.attempts[-1].at_us if self.attempts else self.planned_us
+
 
 class Delivery(msgspec.Struct, frozen=True):
     """One entry, read. ``n``: how often a provider was called for it, the call under way included.
@@ -98,6 +103,17 @@ class Withdrawals(msgspec.Struct, frozen=True):
 
     waiting: tuple[Intent, ...] = ()
     woken_us: tuple[int, ...] = ()
+
+
+def is_told_of(intent: Intent, state: State) -> bool:
+    """Whether backends may want to hear that a delivery came to this state: it told the user, or never will."""
+    is_of_user = intent.kind not in (IntentKind.WITHDRAW, IntentKind.EVENT)
+    return is_of_user and state in (State.SENT, State.DEAD)
+
+
+def key_of(intent: Intent) -> str:
+    """The key of a delivery within its item."""
+    return f"{intent.kind.value}/{intent.n}/{intent.device}/{intent.channel}"
 
 
 def name_of(intent: Intent) -> str:

@@ -30,6 +30,7 @@ class WorkKind(Enum):
     LEFT = "z"
     HIDDEN = "y"
     ACKED = "k"
+    SETTLED = "f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Work:
     the item as it was, with ``gone``: when, why and by whom; ``None`` both where it is forgotten. ``n``: index of the
     reminder. ``seq``: what caused a push or mail: the creation, or the reminder that it follows; of what left or was
     hidden, the event by which it did. Of an acknowledgement (``ACKED``) ``view`` is who showed what is above ``n``, up
-    to ``seq``.
+    to ``seq``. Of a delivery that was sent or is dead (``SETTLED``) ``delivery`` is its key within the item.
     """
 
     kind: WorkKind
@@ -54,6 +55,7 @@ class Work:
     seq: int = 0
     gone: Gone | None = None
     view: View | None = None
+    delivery: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,12 @@ def acked(entry: bytes, at_us: int) -> Work:
     device, limits, since, until = entry[1:].decode().split("\0")
     view = View(device, read_limits(limits))
     return Work(WorkKind.ACKED, device, at_us, entry, None, int(since), int(until), None, view)
+
+
+def settled(entry: bytes, at_us: int) -> Work:
+    """A delivery that was sent or is dead, as its entry says it: item and key."""
+    item, delivery = entry[1:].decode().split("\0")
+    return Work(WorkKind.SETTLED, item, at_us, entry, delivery=delivery)
 
 
 def too_many_delayed(limits: Limits) -> Problem:

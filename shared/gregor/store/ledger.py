@@ -10,7 +10,13 @@ from gregor.core.ledger import Claimed, Delivery, NotClaimed, NotYet, State, Sto
 
 
 class Ledger(Protocol):
-    """What became of each thing that was to be told; see ``core.ledger``. Lives beside the user's state."""
+    """What became of each thing that was to be told; see ``core.ledger``. Lives beside the user's state.
+
+    ``is_watched``: set while somebody wants to hear of it; then what was sent to the user, or never will be, stands in
+    the agenda (``WorkKind.SETTLED``) from the step that writes it.
+    """
+
+    is_watched: bool
 
     async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
         """Enter deliveries in ``state`` (planned, waiting, or cancelled with its reason); returns those that were new.

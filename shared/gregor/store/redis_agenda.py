@@ -9,7 +9,7 @@ from gregor.core.limits import Limits
 from gregor.core.sync import LiveItem
 
 from . import scripts
-from .agenda import Done, Work, WorkKind, acked, too_many_delayed
+from .agenda import Done, Work, WorkKind, acked, settled, too_many_delayed
 from .keys import PARTITIONS, Keys
 from .link import Connection, Script
 from .records import Live, read_gone, read_head, read_live
@@ -151,6 +151,8 @@ def read_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> Work:
         return _hidden(entry, at_us, record, seq)
     if kind is WorkKind.ACKED:
         return acked(entry, at_us)
+    if kind is WorkKind.SETTLED:
+        return settled(entry, at_us)
     name, *rest = entry[1:].split(b"\0") if kind is WorkKind.FOLLOW else [entry[1:]]
     item = live_item(name, int(seq), record) if record else None
     n, cause = 0, item.seq if item else 0

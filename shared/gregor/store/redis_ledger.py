@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Claimed, Delivery, NotClaimed, NotYet, State, Story, Withdrawals
+from gregor.core.ledger import Claimed, Delivery, NotClaimed, NotYet, State, Story, Withdrawals, is_told_of, key_of
 from gregor.core.limits import Limits
 
 from . import scripts
@@ -34,6 +34,7 @@ class RedisLedger:
         self._life_ms = limits.retention_us // 1_000
         self._plan = scripts.load("ledger_plan")
         self._claim = scripts.load("ledger_claim", flags=flags)
+        self.is_watched = False
         self._settle = scripts.load("ledger_settle", flags=flags)
         self._move = scripts.load("ledger_move", flags=flags)
 
@@ -96,9 +97,12 @@ class RedisLedger:
     ) -> bool:
         intent = delivery.intent
         of_user = self._keys.of_user(intent.uid)
-        keys = (self._keys.deliveries(intent.uid, intent.item), of_user.places, of_user.withdrawals)
+        keys = [self._keys.deliveries(intent.uid, intent.item), of_user.places, of_user.withdrawals]
         told = msgspec.json.encode(story)
-        arguments = (key_of(intent), str(delivery.n), state.value, str(attempts), told, place, str(until_us))
+        arguments = [key_of(intent), str(delivery.n), state.value, str(attempts), told, place, str(until_us)]
+        if self.is_watched and is_told_of(intent, state):
+            keys += (of_user.agenda, of_user.due)
+            arguments += (f"f{intent.item}\0{key_of(intent)}", str(story.last_us), intent.uid)
         return bool(await answer(self._connection.evalsha(self._settle, keys, arguments)))
 
     async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:
@@ -125,11 +129,6 @@ class RedisLedger:
         names = [item.decode() for item in items]
         raws = await answers(self._connection.call("HGETALL", self._keys.deliveries(uid, item)) for item in names)
         return [delivery for item, raw in zip(names, raws, strict=True) for delivery in _deliveries(uid, item, raw)]
-
-
-def key_of(intent: Intent) -> str:
-    """The key of a delivery within its item."""
-    return f"{intent.kind.value}/{intent.n}/{intent.device}/{intent.channel}"
 
 
 def read_entry(intent: Intent, raw: bytes) -> Delivery:

@@ -10,7 +10,7 @@ from gregor.core.agenda import MAIL
 from gregor.core.records import Record
 from gregor.core.sync import LiveItem
 
-from ..agenda import Done, Work, WorkKind, acked, too_many_delayed
+from ..agenda import Done, Work, WorkKind, acked, settled, too_many_delayed
 from ..keys import PARTITIONS
 from .shelf import Shelf
 
@@ -108,6 +108,8 @@ class MemoryAgenda:
             return self._hidden(uid, name, entry, at_us)
         if kind is WorkKind.ACKED:
             return acked(entry, at_us)
+        if kind is WorkKind.SETTLED:
+            return settled(entry, at_us)
         item_id, *rest = name.split("\0") if kind is WorkKind.FOLLOW else [name]
         user = self._shelf.users.get(uid)
         record = user.live.get(item_id) if user is not None and chr(entry[0]) in "rpqn" else None

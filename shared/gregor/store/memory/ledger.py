@@ -8,7 +8,18 @@ from dataclasses import replace
 import msgspec
 
 from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import WAKING_US, Claimed, Delivery, NotClaimed, NotYet, State, Story, Withdrawals
+from gregor.core.ledger import (
+    WAKING_US,
+    Claimed,
+    Delivery,
+    NotClaimed,
+    NotYet,
+    State,
+    Story,
+    Withdrawals,
+    is_told_of,
+    key_of,
+)
 
 from .shelf import DeliveryKey, Shelf
 
@@ -21,6 +32,7 @@ class MemoryLedger:
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
+        self.is_watched = False
 
     async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
         """As ``Ledger`` says."""
@@ -69,6 +81,10 @@ class MemoryLedger:
             return False
         n = entry.n if counts else entry.n - 1
         entries[key] = Delivery(replace(entry.intent, event=story.event), state, n, story.next_us or 0, story)
+        if self.is_watched and is_told_of(delivery.intent, state):
+            entry_name = f"f{delivery.intent.item}\0{key_of(delivery.intent)}"
+            self._shelf.owner(uid).agenda[entry_name] = story.last_us
+            self._shelf.note(uid, [story.last_us])
         if places.get(place, (0, None))[1] == key:
             del places[place]
         if delivery.intent.kind is IntentKind.WITHDRAW and state is State.SENT:
