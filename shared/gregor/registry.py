@@ -135,12 +135,16 @@ class Editor:
         """Take one entry away; not an error where there is none. Raises ``Problem`` ``schema``: others needed it."""
         return await self._change(lambda present: {n: entry for n, entry in present.items() if n != name}, now_us)
 
-    async def roll_back(self, version: int, now_us: int) -> int:
-        """Make the set of an older version hold again, as a new one. Raises ``Problem`` ``not_found``, ``schema``."""
+    async def kept(self, version: int) -> CategorySet:
+        """The set of an older version. Raises ``Problem`` ``not_found``."""
         kept = await self._categories.load(version)
         if kept is None:
             raise Problem("not_found", f"Version {version} of the categories is not kept.")
-        return await self.apply(kept.entries, now_us)
+        return kept
+
+    async def roll_back(self, version: int, now_us: int) -> int:
+        """Make the set of an older version hold again, as a new one. Raises ``Problem`` ``not_found``, ``schema``."""
+        return await self.apply((await self.kept(version)).entries, now_us)
 
     async def _change(self, change: Callable[[Mapping[str, Any]], Mapping[str, Any]], now_us: int) -> int:
         for _ in range(_TRIES):

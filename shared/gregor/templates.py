@@ -99,7 +99,7 @@ _INSTEAD: Final = {
     "Call": "A template calls no functions; use a filter, as in {{ body.name | upper }}.",
     "Pow": "There is no power operator here.",
     "Dict": "There are no dictionaries here.",
-    "ScopedEvalContextModifier": "Escaping cannot be switched off.",
+    "Scope": "Escaping cannot be switched off.",
 }
 
 
@@ -173,7 +173,8 @@ def _check(tree: nodes.Template) -> frozenset[str]:
     for count, (node, depth) in enumerate(below):
         kind = type(node).__name__
         if kind not in _ALLOWED:
-            raise TemplateFault(node.lineno, _INSTEAD.get(kind, f"{_words(kind)} is not part of this language."))
+            line = node.lineno or next((each.lineno for each in node.find_all(nodes.Node) if each.lineno), 0)
+            raise TemplateFault(line, _INSTEAD.get(kind, f"{_words(kind)} is not part of this language."))
         if count > MOST_NODES or depth > MOST_NESTED:
             raise TemplateFault(node.lineno, f"It has over {MOST_NODES} parts, or {MOST_NESTED} within each other.")
         _check_node(node)

@@ -73,6 +73,7 @@ def test_html_escapes_what_it_shows_and_nothing_can_switch_that_off() -> None:
     ("source", "line", "words"),
     [
         ("{{ body.x", 1, "unexpected end"),
+        ("a\n{% autoescape false %}{{ body.x }}{% endautoescape %}", 2, "Escaping cannot be switched off"),
         ("one\n{% if %}", 2, "Expected an expression"),
         ("one\ntwo\n{{ bdy.x }}", 3, "no variable bdy; did you mean body?"),
         ("{{ body.x | uper }}", 1, "no filter uper; did you mean upper?"),

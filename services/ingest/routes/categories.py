@@ -98,10 +98,14 @@ async def apply_categories(request: Request, parts: Working, dry_run: DryRun = F
     openapi_extra=body_of(Rollback.model_json_schema(), {"version": 1}),
     response_class=Response,
 )
-async def roll_back(request: Request, parts: Working) -> Response:
+async def roll_back(request: Request, parts: Working, dry_run: DryRun = False) -> Response:
     """The entries of one of the last 50 versions, as a new version."""
     asked = await read_document(request, parts, Rollback)
     editor = _editor(parts)
+    if dry_run:
+        kept = await editor.kept(asked.version)
+        await asyncio.to_thread(read_checked, kept.entries)
+        return json_answer({"version": (await editor.present()).version, "categories": kept.entries})
     await editor.roll_back(asked.version, parts.clock.now_us())
     await parts.registry.refresh()
     present = await editor.present()
@@ -176,16 +180,16 @@ async def delete_category(name: str, parts: Working, dry_run: DryRun = False) ->
     response_class=Response,
 )
 async def preview(name: str, request: Request, parts: Working) -> Response:
-    """Title, text, subject and HTML of an item with this body, by the entries that hold. Nothing is sent."""
+    """Title, text, subject and HTML of an item (or a summary) with this body, by the entries that hold."""
     asked = fit(Preview, await read_json(request, parts, empty={}))
     category = _category(name)
     await parts.registry.refresh()
     entries, faults = parts.registry.current, []
-    schema = entries.resolve(category).body_schema
-    if schema is not None:
-        faults = schema.faults(canonical(asked.body), "/body")
+    policy, item = entries.resolve(category), Shown("preview", category, asked.body, parts.clock.now_us() / 1_000_000)
+    is_summary = policy.aggregate is not None and item.summary is not None
+    if policy.body_schema is not None and not is_summary:
+        faults = policy.body_schema.faults(canonical(asked.body), "/body")
     renderer = Renderer(entries, lambda _, field, reason: faults.append(FieldError(f"/{field}", reason)))
-    item = Shown("preview", category, asked.body, parts.clock.now_us() / 1_000_000)
     rendered, mail = renderer.rendered(item, asked.locale), renderer.mail(item, asked.locale)
     if faults:
         raise Problem("schema", f"{faults[0].pointer}: {faults[0].detail}", tuple(faults))

@@ -1,4 +1,4 @@
-"""`gregor categories apply | check | list | show | rollback`: notification types, one entry each."""
+"""`gregor categories apply | check | list | preview | show | rollback`: notification types, one entry each."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 from gregor.category_files import check_file, read_file
 from gregor.cli.failure import Failure
 from gregor.cli.target import Json, Key, Url, find_target
-from gregor.cli.user_commands import print_table
+from gregor.cli.user_commands import parse_json, print_table
 from gregor.core.entries import parse_entries
 from gregor.core.errors import FieldError, Problem
 from gregor.core.ids import is_dotted
@@ -92,6 +92,28 @@ def show(
     width = max(map(len, holds))
     for field, value in holds.items():
         typer.echo(f"{field:<{width}}  {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+
+
+@categories.command()
+def preview(
+    name: Annotated[str, typer.Argument(help="A category.")],
+    body: Annotated[str, typer.Option(help="JSON: the body of an item.")] = "{}",
+    locale: Annotated[str | None, typer.Option(help="A language, such as it-IT.")] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Show what an item of a category would say; nothing is sent."""
+    if not is_dotted(name):
+        raise typer.BadParameter("a category is dotted segments, such as user.joined", param_hint="NAME")
+    asked: dict[str, Any] = {"body": parse_json(body, "--body")} | ({} if locale is None else {"locale": locale})
+    words = find_target(url, key).call("POST", f"/v1/categories/{name}/preview", body=asked).json()
+    if as_json:
+        typer.echo(json.dumps(words))
+        return
+    said = {field: text for field, text in words.items() if text is not None}
+    lines = [f"{field:<7}  {text}" for field, text in said.items()]
+    typer.echo("\n".join(lines or [f"{name} has no words: it has no title"]))
 
 
 @categories.command()

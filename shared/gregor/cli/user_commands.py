@@ -4,6 +4,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -33,28 +34,25 @@ def send(
     dismiss_category: Annotated[str | None, typer.Option(help="Dismiss all items of this category.")] = None,
     dismiss_prefix: Annotated[str | None, typer.Option(help="Dismiss all items under this category prefix.")] = None,
     system: Annotated[str, typer.Option(help="Another system than gregor: an external message.")] = "gregor",
+    not_before: Annotated[str | None, typer.Option(help="Accepted now, done then: +2h, or Unix seconds.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do, who would be told.")] = False,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Send a message: create an item (--category), dismiss (--dismiss and the like), or tell another system."""
-    content = _parse_json(body, "--body")
-    if system != "gregor":
-        if any((category, item_id, for_device, expires, remind, dismiss, dismiss_category, dismiss_prefix)):
-            raise typer.BadParameter(f"a message to {system} has a --body alone; an item or a dismissal is sent apart")
-        message: dict[str, Any] = {"system": system, "body": content}
-    else:
-        create = _creation(category, item_id, content, for_device, expires, remind)
-        dismissal = _dismissal(dismiss, dismiss_category, dismiss_prefix)
-        if not create and any((item_id, content is not None, for_device, expires, remind)):
-            raise typer.BadParameter(
-                "--id, --body, --for-device, --expires and --remind are of an item: give --category"
-            )
-        if not create and not dismissal:
-            raise typer.BadParameter("nothing to send: give --category, --dismiss… or --system")
-        message = {"system": "gregor", "body": create | dismissal}
-    receipt = find_target(url, key).call("POST", f"/v1/users/{quote(user, safe='')}/messages", body=message).json()
+    content = parse_json(body, "--body")
+    create = _creation(category, item_id, content, for_device, expires, remind)
+    dismissal = _dismissal(dismiss, dismiss_category, dismiss_prefix)
+    is_item = any((item_id, for_device, expires, remind)) or (system == "gregor" and content is not None)
+    message = _message(system, content, create, dismissal, is_item=is_item)
+    if not_before is not None:
+        message["not_before"] = _moment(not_before)
+    path = f"/v1/users/{quote(user, safe='')}/messages"
+    receipt = find_target(url, key).call("POST", path, {"dry_run": "true" if dry_run else None}, body=message).json()
     typer.echo(json.dumps(receipt) if as_json else _in_words(receipt))
+    if dry_run and not as_json:
+        _print_deliveries(receipt["deliveries"])
 
 
 def snooze(
@@ -78,9 +76,14 @@ def snooze(
         message = snoozed(item_id, found["item"], until)
     except ValueError as error:
         raise Failure(str(error)) from error
-    # The copy is accepted first: whatever fails between the two, nothing is lost.
+    # The copy is accepted first: whatever fails between the two, nothing is lost. Another call would name another time.
     receipt = target.call("POST", f"{path}/messages", body=message).json()
-    target.call("POST", f"{path}/messages", body=dismissal([item_id]))
+    try:
+        target.call("POST", f"{path}/messages", body=dismissal([item_id]))
+    except Failure:
+        with suppress(Failure):
+            target.call("DELETE", f"{path}/messages/{receipt['id']}")
+        raise
     typer.echo(json.dumps(receipt) if as_json else f"{item_id} comes back {time_text(until)} as {receipt['id']}")
 
 
@@ -134,6 +137,21 @@ def devices(user: User, url: Url = None, key: Key = None, as_json: Json = False)
     print_table(("DEVICE", "PLATFORM", "LAST SEEN"), rows, empty=f"{user} has no devices")
 
 
+def _message(
+    system: str, content: object, create: dict[str, Any], dismissal: dict[str, Any], *, is_item: bool
+) -> dict[str, Any]:
+    """What is to be sent; BadParameter where the options do not go together. ``is_item``: some are of an item."""
+    if system != "gregor":
+        if create or dismissal or is_item:
+            raise typer.BadParameter(f"a message to {system} has a --body alone; an item or a dismissal is sent apart")
+        return {"system": system, "body": content}
+    if is_item and not create:
+        raise typer.BadParameter("--id, --body, --for-device, --expires and --remind are of an item: give --category")
+    if not create and not dismissal:
+        raise typer.BadParameter("nothing to send: give --category, --dismiss… or --system")
+    return {"system": system, "body": create | dismissal}
+
+
 def _creation(
     category: str | None,
     item_id: str | None,
@@ -169,14 +187,37 @@ def _time(text: str) -> str | float:
         raise typer.BadParameter(f"{text} is not a time; write +1h, +90, or Unix seconds") from error
 
 
-def _parse_json(text: str | None, option: str) -> object:
+def parse_json(text: str | None, option: str) -> object:
+    """The value of an option; BadParameter where it is no JSON."""
     try:
         return None if text is None else json.loads(text)
     except ValueError as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint=option) from error
 
 
+def _moment(text: str) -> float:
+    """`+2h` from now, or Unix seconds, as Unix seconds."""
+    at = _time(text)
+    return at if isinstance(at, int | float) else round(now_s() + float(at), 3)
+
+
+def _print_deliveries(deliveries: Iterable[Mapping[str, Any]]) -> None:
+    rows = [
+        (
+            f"{each['intent']} {each['n']}" if each["intent"] == "remind" else each["intent"],
+            each["channel"] or "push",
+            each["device"] or "-",
+            time_text(each["at"]) if each["at"] is not None else "never",
+            each["reason"] or "",
+        )
+        for each in deliveries
+    ]
+    print_table(("TELLS OF", "CHANNEL", "DEVICE", "WHEN", "WHY"), rows, empty="nobody would be told")
+
+
 def _in_words(receipt: Mapping[str, Any]) -> str:
+    if "seq" not in receipt:
+        return f"{receipt['id']} waits until {time_text(receipt['not_before'])}"
     parts = [f"{verb} {', '.join(receipt[verb])}" for verb in ("created", "dismissed") if receipt.get(verb)]
     parts += [f"ignored {item_id} ({reason})" for item_id, reason in receipt.get("ignored", {}).items()]
     if receipt.get("unchanged"):

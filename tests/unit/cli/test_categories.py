@@ -190,3 +190,21 @@ def test_rollback_makes_an_older_version_hold(ingest: Ingest, capsys: pytest.Cap
     assert ingest.asked == [("POST", "/v1/categories/rollback", {"version": 7})]
     assert capsys.readouterr().out == "version 9 holds: the entries of version 7\n"
     assert run("categories", "rollback", "0") == 2
+
+
+def test_preview_says_what_an_item_would_say(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"title": "Bob joined", "text": None, "subject": "Bob joined", "html": None}
+
+    assert run("categories", "preview", "user.joined", "--body", '{"k":1}', "--locale", "it") == 0
+    ingest.answer = dict.fromkeys(ingest.answer)
+    assert run("categories", "preview", "other") == 0
+    assert run("categories", "preview", "no one") == 2
+    assert run("categories", "preview", "other", "--body", "{") == 2
+
+    assert ingest.asked == [
+        ("POST", "/v1/categories/user.joined/preview", {"body": {"k": 1}, "locale": "it"}),
+        ("POST", "/v1/categories/other/preview", {"body": {}}),
+    ]
+    assert capsys.readouterr().out == (
+        "title    Bob joined\nsubject  Bob joined\nother has no words: it has no title\n"
+    )

@@ -28,6 +28,8 @@ class Ingest(ThreadingHTTPServer):
         self.authorization: str | None = None
         self.status = 200
         self.answer: Any = {}
+        self.next: list[tuple[int, Any]] = []
+        """What the next requests get, in place of `status` and `answer`."""
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -38,9 +40,10 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.asked.append((self.command, self.path, json.loads(raw) if raw else None))
         self.server.authorization = self.headers["Authorization"]
-        self.send_response(self.server.status)
+        status, answer = self.server.next.pop(0) if self.server.next else (self.server.status, self.server.answer)
+        self.send_response(status)
         self.end_headers()
-        self.wfile.write(json.dumps(self.server.answer).encode())
+        self.wfile.write(b"" if status == 204 else json.dumps(answer).encode())
 
     do_GET = do_POST = do_PUT = do_DELETE = _respond
 
@@ -263,3 +266,47 @@ async def test_a_minted_token_is_accepted_by_services_of_the_same_settings(
     caller = await Tokens(load_settings(environ)).verify(token, SystemClock(30 * 86_400).now_us())
     assert (caller.uid, caller.device, caller.cats) == ("alice", "phone", ("user",))
     assert abs(caller.exp_us - SystemClock(30 * 86_400 + 7_200).now_us()) < 60_000_000
+
+
+def test_send_hands_over_what_is_to_wait(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"id": "m1", "not_before": 1457060000}
+
+    assert run("send", "alice", "--category", "mail", "--not-before", "1457060000") == 0
+    assert run("send", "alice", "--category", "mail", "--not-before", "+2h") == 0
+
+    (_, _, first), (_, _, second) = ingest.asked
+    assert first["not_before"] == 1457060000
+    assert abs(second["not_before"] - SystemClock().now_us() / 1e6 - 7_200) < 60
+    assert capsys.readouterr().out.splitlines()[0] == f"m1 waits until {time_text(1457060000)}"
+
+
+def test_a_rehearsal_says_who_would_be_told(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = {"item": "aa", "n": 0, "intent": "item", "channel": "apns", "device": "phone", "at": 5, "reason": None}
+    held = {**entry, "intent": "remind", "n": 1, "channel": "email", "device": None, "at": None, "reason": "present"}
+    receipt = {"cursor": "k-0", "seq": 0, "created": ["aa"], "dismissed": [], "ignored": {}, "dry_run": True}
+    ingest.answer = {**receipt, "deliveries": [entry, held]}
+
+    assert run("send", "alice", "--category", "mail", "--dry-run") == 0
+    ingest.answer = {**receipt, "deliveries": []}
+    assert run("send", "alice", "--category", "mail", "--dry-run") == 0
+
+    assert [path for _, path, _ in ingest.asked] == ["/v1/users/alice/messages?dry_run=true"] * 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[2:4]] == [
+        ["item", "apns", "phone", *time_text(5).split()],
+        ["remind", "1", "email", "-", "never", "present"],
+    ]
+    assert lines[5] == "nobody would be told"
+
+
+def test_a_snooze_that_cannot_be_finished_is_taken_back(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = {"code": "unavailable", "title": "Unavailable", "detail": "no store"}
+    live = {"id": "aa", "item": ITEM, "gone": None}
+    ingest.next = [(200, live), (200, {"id": "snoozed:1", "not_before": 5}), (503, problem), (204, None)]
+
+    assert run("snooze", "alice", "aa", "--for", "2h") == 1
+
+    assert [(method, path.rpartition("/v1/users/alice/")[2]) for method, path, _ in ingest.asked] == [
+        ("GET", "items/aa"), ("POST", "messages"), ("POST", "messages"), ("DELETE", "messages/snoozed:1"),
+    ]  # fmt: skip
+    assert "no store" in capsys.readouterr().err

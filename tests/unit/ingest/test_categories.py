@@ -97,9 +97,12 @@ async def test_a_dry_run_checks_and_changes_nothing(api: Api) -> None:
     bad = await api.call("PUT", "/v1/categories/a", json={"titel": "x"}, params=query)
     fine = await api.call("PUT", "/v1/categories/a", json={"title": "x"}, params=query)
     gone = await api.call("DELETE", "/v1/categories/sys", params=query)
+    back = await api.call("POST", "/v1/categories/rollback", json={"version": 1}, params=query)
+    never = await api.call("POST", "/v1/categories/rollback", json={"version": 9}, params=query)
 
     assert good.json() == {"version": 1, "categories": {"a": {"title": "x"}}}
-    assert code_of(bad) == (422, "schema")
+    assert back.json() == {"version": 1, "categories": SET}
+    assert (code_of(bad), code_of(never)) == ((422, "schema"), (404, "not_found"))
     assert (fine.status_code, gone.status_code) == (200, 204)
     assert (await api.call("GET", "/v1/categories")).json() == {"version": 1, "categories": SET}
 
@@ -142,6 +145,17 @@ async def test_preview_says_what_an_item_would_say(api: Api) -> None:
     assert plain.json() == {"title": title, "text": "1", "subject": title, "html": "<b>&lt;kb&gt; just joined</b>"}
     assert italian.json()["title"] == "è"
     assert unknown.json() == {"title": None, "text": None, "subject": None, "html": None}
+
+
+async def test_preview_says_what_a_summary_would_say_which_no_schema_holds(api: Api) -> None:
+    many = {"window": "10m", "at_least": 3, "title": "{{ count }}: {{ items | map(attribute='id') | join(' ') }}"}
+    await apply(api, {"user.joined": {**JOINED, "aggregate": many, "body_schema": {"required": ["keybase"]}}})
+    sample = [{"id": "a", "body": None}, {"id": "b", "body": None}]
+    body = {"summary": {"count": 7, "since": 5, "sample": sample}}
+
+    answer = await api.call("POST", "/v1/categories/user.joined/preview", json={"body": body})
+
+    assert answer.json()["title"] == "7: a b"
 
 
 async def test_preview_tells_what_fails_with_this_body(api: Api) -> None:

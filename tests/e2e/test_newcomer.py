@@ -1,0 +1,47 @@
+"""A newcomer adds a notification type by following docs/categories.md to the letter."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from tests.support.cluster import ROOT, Cluster
+
+PAGE = (ROOT / "docs" / "categories.md").read_text("utf-8").partition("## Inheritance")[0]
+ENTRY = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[0]
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line]
+
+
+def follow(line: str, directory: Path, cluster: Cluster) -> subprocess.CompletedProcess[str]:
+    """What a line of the page does, typed in a directory."""
+    program, *words = shlex.split(line, comments=True)
+    assert program == ".venv/bin/gregor"
+    environ = {**os.environ, "GREGOR_URL": cluster.ingest_urls[0], "GREGOR_KEY": cluster.key}
+    command = [sys.executable, "-c", "from gregor.cli import main; main()", *words]
+    return subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, timeout=60)
+
+
+async def test_the_page_works_as_it_is_written(cluster: Cluster, api: httpx.AsyncClient, tmp_path: Path) -> None:
+    (tmp_path / "categories.toml").write_text(ENTRY)
+    push = {"provider": "apns", "token": "a-token", "topic": "com.example", "sandbox": False}
+    await api.put("/v1/users/alice/devices/phone", json={"platform": "ios", "push": push})
+    await api.put("/v1/users/alice/contact", json={"email": "alice@example.com"})
+
+    said = [follow(line, tmp_path, cluster) for line in COMMANDS]
+
+    check, apply, preview, rehearsed, sent, state, refused = said
+    assert [done.returncode for done in said] == [0, 0, 0, 0, 0, 0, 1], [done.stderr for done in said]
+    assert "nothing wrong" in check.stdout and "holds: 1 entry" in apply.stdout
+    assert "La fattura 7 è in scadenza" in preview.stdout
+    told = [re.split(r"  +", line) for line in rehearsed.stdout.splitlines()[2:]]
+    assert [(row[0], row[1]) for row in told] == [
+        ("item", "apns"), ("item", "email"), ("remind 0", "apns"), ("remind 0", "email"),
+    ]  # fmt: skip
+    assert "created" in sent.stdout and "invoice.due" in state.stdout
+    assert refused.stderr.startswith("gregor: schema: ") and '"amount" is a required property' in refused.stderr
