@@ -6,10 +6,8 @@ import asyncio
 import gc
 import os
 import signal
-import socket
 import sys
 from contextlib import AsyncExitStack
-from typing import Final
 
 import structlog
 import uvloop
@@ -27,16 +25,12 @@ from gregor.tokens import Tokens
 
 from .drain import Drain
 from .figures import Figures
+from .listening import BACKLOG, listen
 from .parts import Parts, build
 from .streams import StreamServer
 from .websocket import WebSocketServer
 
 log = structlog.get_logger(__name__)
-
-BACKLOG: Final = 4_096
-"""Devices that may dial in the same moment: after a failover of another gateway they all do."""
-SEND_BUFFER_BYTES: Final = 262_144
-"""What the kernel holds for one client (it doubles it): else a slow one costs up to 4 MB there."""
 
 
 def main() -> None:
@@ -90,9 +84,9 @@ async def serve_with(parts: Parts) -> None:
     settings, loop = parts.settings, asyncio.get_running_loop()
     sockets = WebSocketServer(parts)
     streams = StreamServer(parts)
-    listening = [_listen(settings.host, settings.gateway_port), _listen(settings.host, settings.stream_port)]
+    listening = [listen(settings.host, settings.gateway_port), listen(settings.host, settings.stream_port)]
     if settings.admin_port is not None:
-        listening.append(_listen(settings.host, settings.admin_port))
+        listening.append(listen(settings.host, settings.admin_port))
     drain = Drain(parts, lambda: [*sockets.connections, *streams.connections])
     stopping = _stop_on_signals(drain)
     await parts.readiness.check()
@@ -134,14 +128,6 @@ def _stop_on_signals(drain: Drain) -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     return told
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    listening.setblocking(False)
-    return listening
 
 
 if __name__ == "__main__":

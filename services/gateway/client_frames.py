@@ -125,7 +125,8 @@ def read_loosely(raw: bytes) -> tuple[bool, Ref]:
     A message that breaks our own rules (a number too large, a repeated key) is answered under its name like any other.
     """
     try:
-        document = json.loads(raw, parse_constant=_no_constant)
+        # From text: json would read the bytes of UTF-16 as well.
+        document = json.loads(raw.decode(), parse_constant=_no_constant)
     except RecursionError:
         return True, None
     except ValueError:

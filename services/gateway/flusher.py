@@ -12,8 +12,12 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
+import structlog
+
 from gregor.clock import Clock
 from gregor.telemetry import Metrics
+
+log = structlog.get_logger(__name__)
 
 REST: Final = 4.0
 MOST_S: Final = 0.02
@@ -62,7 +66,12 @@ class Flusher:
         dirty, self._dirty = self._dirty, []
         frames = total = 0
         for connection in dirty:
-            count, size = connection.flush()
+            try:
+                count, size = connection.flush()
+            except Exception as error:
+                # The fault of one must not silence the others of this sweep.
+                log.error("A connection could not be written to.", exc_info=error)
+                continue
             frames += count
             total += size
         ended = self._clock.monotonic()

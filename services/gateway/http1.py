@@ -37,7 +37,7 @@ def read_head(head: bytes) -> Request:
     """The request that ``head`` (without its empty line) asks for. ``ValueError``: it is no HTTP/1 request."""
     first, *lines = head.decode("latin-1").split("\r\n")
     method, target, version = first.split(" ")
-    if version not in ("HTTP/1.1", "HTTP/1.0") or not target.startswith("/"):
+    if version not in ("HTTP/1.1", "HTTP/1.0") or not target.startswith(("/", "http://", "https://")):
         raise ValueError("no HTTP/1 request")
     headers: dict[str, str] = {}
     for line in lines:

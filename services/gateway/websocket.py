@@ -66,7 +66,18 @@ class WebSocketServer:
 class WebSocket(asyncio.Protocol):
     """One client: first a request, then frames."""
 
-    __slots__ = ("_connection", "_is_closing", "_is_deaf", "_packer", "_parser", "_pending", "_server", "_socket")
+    __slots__ = (
+        "_connection",
+        "_is_closing",
+        "_is_deaf",
+        "_is_full",
+        "_packer",
+        "_parser",
+        "_pending",
+        "_pong",
+        "_server",
+        "_socket",
+    )
 
     def __init__(self, server: WebSocketServer) -> None:
         self._server = server
@@ -75,7 +86,8 @@ class WebSocket(asyncio.Protocol):
         self._connection: Connection | None = None
         self._parser: Parser | None = None
         self._pending = b""
-        self._is_closing = self._is_deaf = False
+        self._pong: bytes | None = None
+        self._is_closing = self._is_deaf = self._is_full = False
 
     # ---- asyncio.Protocol
 
@@ -108,11 +120,16 @@ class WebSocket(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The socket's buffer is full."""
+        self._is_full = True
         if self._connection is not None:
             self._connection.pause()
 
     def resume_writing(self) -> None:
         """It has room again."""
+        self._is_full = False
+        pong, self._pong = self._pong, None
+        if pong is not None:
+            self._answer_ping(pong)
         if self._connection is not None:
             self._connection.resume()
 
@@ -224,10 +241,17 @@ class WebSocket(asyncio.Protocol):
                 connection.receive(message.payload)
             case Opcode.BINARY if not self._is_closing:
                 connection.shut(4503)
-            case Opcode.PING if not self._is_closing and self._socket is not None:
-                self._socket.write(encode(message.payload, Opcode.PONG))
+            case Opcode.PING:
+                self._answer_ping(message.payload)
             case Opcode.CLOSE:
                 self._answer_close(message.payload)
+
+    def _answer_ping(self, payload: bytes) -> None:
+        """Answer now; or, where the client takes nothing, the last of its pings once it does (RFC 6455, 5.5.3)."""
+        if self._is_full:
+            self._pong = payload
+        elif not self._is_closing and self._socket is not None:
+            self._socket.write(encode(payload, Opcode.PONG))
 
     def _answer_close(self, payload: bytes) -> None:
         code = close_code(payload)

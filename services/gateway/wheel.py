@@ -6,7 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
+import structlog
+
 from gregor.clock import Clock
+
+log = structlog.get_logger(__name__)
 
 STEPS_A_SECOND: Final = 10
 """How fine the wheel is, and how often the process wakes for it, whatever the number of connections."""
@@ -66,7 +70,11 @@ class Wheel:
         self._turned = max(self._turned, last)
         for step in due:
             for item in self._buckets.pop(step):
-                item.tick(now)
+                try:
+                    item.tick(now)
+                except Exception as error:
+                    # The fault of one must not stop the clock of all.
+                    log.error("Something that was due failed.", exc_info=error)
 
     async def run(self) -> None:
         """Turn, for as long as the task runs."""

@@ -174,6 +174,8 @@ def test_a_bad_value_in_a_query_is_refused(pair: tuple[str, str]) -> None:
         (b'{"ref":1,"a":NaN}', False, None),
         (b"{", False, None),
         (b"", False, None),
+        ('{"ref":1}'.encode("utf-16-le"), False, None),
+        (b'{"ref":1,"a":"\xff"}', False, None),
     ],
 )
 def test_a_text_that_was_refused_is_told_from_no_json_and_keeps_its_ref(raw: bytes, is_json: bool, ref: Any) -> None:

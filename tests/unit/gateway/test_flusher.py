@@ -40,6 +40,23 @@ async def test_where_it_is_quiet_a_frame_leaves_with_this_turn_of_the_loop() -> 
     assert metrics.bytes_out._value.get() == 100
 
 
+async def test_one_that_fails_silences_no_other() -> None:
+    class Broken:
+        def flush(self) -> tuple[int, int]:
+            raise RuntimeError("the socket is in no state to be written to")
+
+    clock, metrics = ManualClock(0), Metrics()
+    flusher, connection = Flusher(clock, metrics), Slowly(clock, 0)
+    flusher.add(Broken())
+    flusher.add(connection)
+    await settle()
+    flusher.add(connection)
+    await settle()
+
+    assert connection.flushes == 2
+    assert metrics.frames_out._value.get() == 4
+
+
 async def test_in_a_burst_the_next_sweep_waits_four_times_as_long_as_the_last_took() -> None:
     clock = ManualClock(0)
     flusher, connection = Flusher(clock, Metrics()), Slowly(clock, 0.004)

@@ -208,6 +208,23 @@ async def test_protocol_pings_are_answered_and_a_close_too(house: House) -> None
     await wait_until(lambda: not house.sockets.connections, "the connection is forgotten")
 
 
+async def test_a_client_that_pings_and_takes_no_answer_costs_no_memory(house: House) -> None:
+    reader, writer = await raw(house, head(**UPGRADE, Authorization=f"Bearer {house.token()}"))
+    await reader.readuntil(b"\r\n\r\n")
+    await wait_until(lambda: house.sockets.connections, "the connection")
+    (connection,) = house.sockets.connections
+    for number in range(100_000):
+        writer.write(masked(b"%0100d" % number, 0x89))
+    await writer.drain()
+    await settle()
+
+    assert connection.transport._socket.get_write_buffer_size() < 500_000  # type: ignore[attr-defined]
+    heard = b""
+    while not heard.endswith(b"%0100d" % 99_999):
+        heard = heard[-100:] + await reader.read(65_536)
+    writer.close()
+
+
 async def test_hello_may_travel_with_the_upgrade_and_in_pieces(house: House) -> None:
     request = head(**UPGRADE, Authorization=f"Bearer {house.token()}")
     hello = b'{"hello":{}}'
@@ -345,6 +362,10 @@ def test_the_proof_of_the_upgrade_is_that_of_the_rfc() -> None:
     request = read_head(head(**UPGRADE).removesuffix(b"\r\n\r\n"))
 
     assert accept_of(request) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+def test_a_target_may_be_a_whole_url() -> None:
+    assert read_head(b"GET http://gateway/readyz?x=1 HTTP/1.1\r\nHost: gateway").path == "/readyz"
 
 
 def test_headers_that_repeat_are_one() -> None:

@@ -40,6 +40,19 @@ def test_nothing_ticks_before_its_time_and_all_of_it_soon_after(clock: ManualClo
     assert len(bell.rung) == 1
 
 
+def test_one_that_fails_stops_no_other(clock: ManualClock) -> None:
+    wheel, bell = Wheel(clock), Bell()
+    wheel.at(0.0, Later(lambda: 1 / 0))
+    wheel.at(0.0, bell)
+    wheel.at(0.5, bell)
+
+    for _ in range(10):
+        clock.advance(0.1)
+        wheel.turn()
+
+    assert len(bell.rung) == 2
+
+
 def test_what_is_past_ticks_at_the_next_turn(clock: ManualClock) -> None:
     clock.advance(10)
     wheel, bell = Wheel(clock), Bell()
