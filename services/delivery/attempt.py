@@ -79,7 +79,6 @@ async def attempt(trade: Trade, intent: Intent, turn: Turn | None = None) -> int
 
 async def _attempt(trade: Trade, intent: Intent, turn: Turn) -> int | None:
     now_us, since_s = trade.clock.now_us(), trade.clock.monotonic()
-    await trade.store.ledger.plan([intent], State.PLANNED, None, intent.at_us or now_us)
     look = await _look(trade, intent, now_us)
     claim = await _claim(trade, intent, look.place, now_us)
     if isinstance(claim, Claimed):
@@ -226,8 +225,11 @@ async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
         return None
     reason = look.why_not or "dismissed"
     trade.figures.held.labels(trade.name, reason).inc()
-    story = msgspec.structs.replace(delivery.story, reason=reason, next_us=look.until_us)
-    state = State.CANCELLED if look.until_us is None else State.WAITING
+    now_us = trade.clock.now_us()
+    if look.until_us is None:
+        state, story = State.CANCELLED, delivery.story.ended(reason, now_us)
+    else:
+        state, story = State.WAITING, delivery.story.waiting(reason, now_us, look.until_us)
     await trade.store.ledger.settle(delivery, look.place, state, story, counts=False)
     return look.until_us
 
@@ -237,7 +239,7 @@ async def _put_back(trade: Trade, delivery: Delivery, place: str, after_s: float
     next_us = trade.clock.now_us() + round(after_s * SECOND_US)
     state, story = State.RETRY, msgspec.structs.replace(delivery.story, reason=None, next_us=next_us)
     if next_us >= story.planned_us + BUDGET_US:
-        state, story = State.DEAD, msgspec.structs.replace(story, reason="failed", next_us=None)
+        state, story = State.DEAD, story.ended("failed", next_us)
     await trade.store.ledger.settle(delivery, place, state, story, counts=False)
     return story.next_us
 
@@ -258,9 +260,9 @@ def settlement(verdict: Verdict, delivery: Delivery, expires_us: int | None, now
             return Settlement(State.SENT, story)
         case Gone():
             reason = "suppressed" if delivery.intent.channel == EMAIL else "device_gone"
-            return Settlement(State.DEAD, msgspec.structs.replace(story, reason=reason))
+            return Settlement(State.DEAD, story.ended(reason, now_us))
         case Refused():
-            return Settlement(State.DEAD, story)
+            return Settlement(State.DEAD, story.ended(None, now_us))
         case Unknown() if any(each.status == Unknown.name for each in delivery.story.attempts):
             return Settlement(State.UNKNOWN, story)
     next_us = now_us + round(pause_s(verdict, delivery.n) * SECOND_US)
@@ -268,7 +270,7 @@ def settlement(verdict: Verdict, delivery: Delivery, expires_us: int | None, now
     if expires_us is not None:
         until_us = min(until_us, expires_us)
     if next_us >= until_us:
-        return Settlement(State.DEAD, msgspec.structs.replace(story, reason="budget"))
+        return Settlement(State.DEAD, story.ended("budget", now_us))
     state = State.UNKNOWN if isinstance(verdict, Unknown) else State.RETRY
     return Settlement(state, msgspec.structs.replace(story, next_us=next_us))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import random
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from gregor.core.aggregation import is_summary
 from gregor.core.delayed import decode_delayed
 from gregor.core.errors import Problem
 from gregor.core.escalation import Decision, Occasion
-from gregor.core.intents import EMAIL, Intent, IntentKind
+from gregor.core.intents import Intent, IntentKind
 from gregor.core.ledger import State
 from gregor.core.limits import SECOND_US
 from gregor.core.machine import plan
@@ -28,6 +29,7 @@ from .allowance import Allowance
 from .folding import end_window
 from .handover import StreamsAway
 from .leaving import take_back
+from .overdue import hand_over_again
 from .parts import Parts
 from .telling import told
 
@@ -107,6 +109,8 @@ class Acts:
             case WorkKind.LEFT:
                 again = [await take_back(self._parts, uid, work), await self._tell(uid, work)]
                 return Done(work, min((each.again_us for each in again if each.again_us), default=None)), []
+            case WorkKind.OVERDUE:
+                return await hand_over_again(self._parts, uid, work), []
             case WorkKind.HIDDEN | WorkKind.ACKED | WorkKind.SETTLED:
                 return await self._tell(uid, work), []
             case WorkKind.DELAYED:
@@ -141,7 +145,19 @@ class Acts:
     async def _escalate(self, uid: str, work: Work) -> Done:
         """Decide from the state of now who is to be told, and hand that over."""
         self._parts.handover.check()
-        return await self._hand_over(work, (await self._decide(uid, work)).intents)
+        decision = await self._decide(uid, work)
+        return await self._hand_over(work, (*decision.intents, *await self._refuse(decision)))
+
+    async def _refuse(self, decision: Decision) -> list[Intent]:
+        """Note what was decided against. What an act that did not come to its end decided for is returned: that stands,
+        and whoever sends it looks once more."""
+        reasons: dict[str, list[Intent]] = {}
+        for intent, reason in decision.refused:
+            reasons.setdefault(reason, []).append(intent)
+        plan, now_us = self._parts.store.ledger.plan, self._parts.clock.now_us()
+        noted = await asyncio.gather(*(plan(each, State.CANCELLED, why, now_us) for why, each in reasons.items()))
+        fresh = [intent for intents in noted for intent in intents]
+        return [intent for intent, _ in decision.refused if intent not in fresh]
 
     async def _tell(self, uid: str, work: Work) -> Done:
         """Hand over for the webhooks what happened to an item; where none wants it, the streams may be away."""
@@ -153,10 +169,9 @@ class Acts:
     async def _hand_over(self, work: Work, intents: Sequence[Intent]) -> Done:
         full: list[Intent] = []
         if intents:
-            # A mail tells all that waits: what is handed over must be seen by the one that goes out before it.
-            mails = [intent for intent in intents if intent.channel == EMAIL]
-            if mails:
-                await self._parts.store.ledger.plan(mails, State.PLANNED, None, self._parts.clock.now_us())
+            # The ledger has it before the queue: whoever takes it finds it there, a mail tells all that waits, and what
+            # the queue loses is known.
+            await self._parts.store.ledger.plan(intents, State.PLANNED, None, self._parts.clock.now_us())
             full = await self._parts.handover.give(intents)
             for intent in intents:
                 figure = self._parts.figures.put_off if intent in full else self._parts.figures.handed_over
@@ -180,9 +195,9 @@ class Acts:
         there = await around(self._parts.store.devices, uid, now_us)
         if work.kind is WorkKind.FOLLOW:
             occasion = Occasion(IntentKind.REMIND, work.seq, work.at_us, work.n)
-            pushed = escalation.pushes(uid, item, occasion, policy, there, now_us)
-            mailed = escalation.mail(uid, item, occasion, policy, there, now_us)
-            return Decision(pushed.intents + mailed.intents, {**pushed.why_not, **mailed.why_not})
+            wanted = ((policy.push, escalation.pushes), (policy.email, escalation.mail))
+            decided = [by(uid, item, occasion, policy, there, now_us) for channel, by in wanted if channel is not None]
+            return sum(decided, Decision())
         kind = IntentKind.SUMMARY if is_summary(item.id) else IntentKind.ITEM
         channel, decide = (
             (policy.push, escalation.pushes) if work.kind is WorkKind.PUSH else (policy.email, escalation.mail)

@@ -33,6 +33,12 @@ class Figures:
             ("channel",),
             registry=registry,
         )
+        self.handed_over_again = Counter(
+            "gregor_intents_again",
+            "Intents handed over again because nothing became of them: what the queue lost.",
+            ("channel",),
+            registry=registry,
+        )
         self.folded = Counter("gregor_folded_items", "Items that became part of a summary.", registry=registry)
         self.aggregator_failures = Counter(
             "gregor_aggregator_failures",

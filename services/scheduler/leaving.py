@@ -9,8 +9,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-import msgspec
-
 from gregor.core.intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
 from gregor.core.ledger import Delivery, State
 from gregor.core.limits import SECOND_US
@@ -52,7 +50,7 @@ async def _cancel(parts: Parts, deliveries: Iterable[Delivery], gone: Gone, now_
                 each.intent,
                 OPEN,
                 State.CANCELLED,
-                msgspec.structs.replace(each.story, reason=reason, next_us=None),
+                each.story.ended(reason, now_us),
             )
             for each in deliveries
         )

@@ -2,17 +2,25 @@
 
 from dataclasses import replace
 
+import pytest
 from msgspec.structs import replace as replace_story
 
 from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Attempt, Claimed, NotClaimed, NotYet, State, Story
+from gregor.core.ledger import OVERDUE_US, Attempt, Claimed, NotClaimed, NotYet, State, Story
+from gregor.store.agenda import WorkKind
 from gregor.store.contract import Store
+from tests.support.agendas import entries
+from tests.support.builders import NOW_US, SECOND_US, creating
 
-NOW_US = 1_700_000_000_000_000
-SECOND_US = 1_000_000
 PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=7, at_us=NOW_US)
 TABLET = replace(PHONE, device="tablet")
 PLACE = "phone/a"
+
+
+@pytest.fixture(autouse=True)
+async def alice(store: Store) -> None:
+    """A user that is known."""
+    await store.users.commit("alice", creating("a", "b"))
 
 
 async def planned(store: Store, *intents: Intent) -> None:
@@ -201,3 +209,34 @@ async def test_the_deliveries_of_a_user_come_newest_item_first(store: Store) -> 
 
     assert items == ["b", "a", "a"]
     assert [entry.intent.item for entry in await store.ledger.of_user("alice", 1)] == ["b"]
+
+
+async def test_of_a_user_that_is_forgotten_nothing_is_entered(store: Store) -> None:
+    """Who decided before it was forgotten, and plans after, leaves nothing of it behind."""
+    bob = replace(PHONE, uid="bob")
+    await planned(store, PHONE)
+    await store.users.forget_user("alice", NOW_US)
+
+    assert await store.ledger.plan([PHONE, bob], State.PLANNED, None, NOW_US) == []
+    assert await store.ledger.plan([TABLET], State.CANCELLED, "present", NOW_US) == []
+
+    assert await store.ledger.claim(PHONE, PLACE, NOW_US, NOW_US + SECOND_US) is NotClaimed.ABSENT
+    assert await store.ledger.of_user("alice", 9) == await store.ledger.of_user("bob", 9) == []
+    assert await entries(store) == []
+
+
+async def test_the_agenda_asks_what_became_of_what_is_planned_once_for_an_item(store: Store) -> None:
+    await store.ledger.plan([PHONE, replace(PHONE, item="b")], State.PLANNED, None, NOW_US)
+    await store.ledger.plan([TABLET], State.PLANNED, None, NOW_US + SECOND_US)
+
+    seconds = OVERDUE_US // SECOND_US
+    assert await entries(store) == [(WorkKind.OVERDUE, "a", seconds), (WorkKind.OVERDUE, "b", seconds)]
+
+
+async def test_what_was_decided_against_asks_for_nothing(store: Store) -> None:
+    await store.ledger.plan([PHONE], State.CANCELLED, "present", NOW_US)
+    await store.ledger.plan([PHONE], State.PLANNED, None, NOW_US)
+
+    assert await entries(store) == []
+    [entry] = await store.ledger.of_item("alice", "a")
+    assert (entry.state, entry.story) == (State.CANCELLED, Story(NOW_US, 7, "present"))

@@ -2,8 +2,8 @@
 
 An entry is a name and a time. The name begins with the letter of what is to be done, as in the Redis store's scripts:
 ``r<id>`` the next reminder, ``n<id>␀<index>␀<seq>`` what follows one, ``p<id>`` push, ``q<id>`` mail, ``z<id>`` it has
-left: what was told of it is taken back, ``y<id>␀<device>`` a device hid it, ``w<category>␀<for_device>`` an aggregation
-window. Expiries are told by the items themselves.
+left: what was told of it is taken back, ``y<id>␀<device>`` a device hid it, ``o<id>`` its deliveries should be over,
+``w<category>␀<for_device>`` an aggregation window. Expiries are told by the items themselves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from .messages import Commit, Creation, Reason, TimerKind
 from .records import Record, User
 
-REMIND, FOLLOW, PUSH, MAIL, WINDOW, LEFT, HIDDEN = "r", "n", "p", "q", "w", "z", "y"
+REMIND, FOLLOW, PUSH, MAIL, WINDOW, LEFT, HIDDEN, OVERDUE = "r", "n", "p", "q", "w", "z", "y", "o"
 
 Changes = dict[str, int | None]
 """Entry to its new time (µs), or ``None`` where it goes."""

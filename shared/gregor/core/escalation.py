@@ -56,10 +56,19 @@ class Occasion:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What goes out. ``why_not``: device (``""``: the user, for mail) to why nothing goes to it."""
+    """What goes out. ``why_not``: device (``""``: the user, for mail) to why nothing goes to it.
+
+    ``refused``: what would have gone out by a channel that there is, and why not; of an item that left, nothing.
+    """
 
     intents: tuple[Intent, ...] = ()
     why_not: Mapping[str, WhyNot] = field(default_factory=dict)
+    refused: tuple[tuple[Intent, WhyNot], ...] = ()
+
+    def __add__(self, other: Decision) -> Decision:
+        """Both."""
+        why_not = {**self.why_not, **other.why_not}
+        return Decision(self.intents + other.intents, why_not, self.refused + other.refused)
 
 
 def timers(policy: Policy, expires_us: int | None, now_us: int, *, is_summary: bool = False) -> tuple[Timer, ...]:
@@ -83,16 +92,20 @@ def pushes(
         return Decision(why_not=dict.fromkeys(around.devices, gone or "dismissed"))
     intents: list[Intent] = []
     why_not: dict[str, WhyNot] = {}
+    refused: list[tuple[Intent, WhyNot]] = []
     for device, recipient in sorted(around.devices.items()):
         if item.for_device not in (None, EVERY_DEVICE, device):
             continue
         refusal = _push_refusal(item, device, recipient, occasion, policy, around)
-        if refusal is not None:
-            why_not[device] = refusal
-        else:
-            channel = recipient.provider or ""
-            intents.append(Intent(uid, item.id, occasion.kind, channel, device, occasion.n, occasion.seq, now_us))
-    return Decision(tuple(intents), why_not)
+        channel = recipient.provider or ""
+        intent = Intent(uid, item.id, occasion.kind, channel, device, occasion.n, occasion.seq, now_us)
+        if refusal is None:
+            intents.append(intent)
+            continue
+        why_not[device] = refusal
+        if recipient.provider is not None:
+            refused.append((intent, refusal))
+    return Decision(tuple(intents), why_not, tuple(refused))
 
 
 def mail(uid: str, item: LiveItem | None, occasion: Occasion, policy: Policy, around: Around, now_us: int) -> Decision:
@@ -100,15 +113,9 @@ def mail(uid: str, item: LiveItem | None, occasion: Occasion, policy: Policy, ar
     refusal = _gone(item, now_us)
     if item is None or refusal is not None:
         return Decision(why_not={USER: refusal or "dismissed"})
-    if policy.email is None:
-        return Decision(why_not={USER: "no_provider"})
-    # Who dismissed it for one device has seen it.
-    if item.hidden_by or _is_acked(item, None, occasion.seq, around.acks):
-        return Decision(why_not={USER: "acked"})
-    seen_us = {"foreground": around.foreground_us, "online": around.online_us, "acked": None}[policy.email.unless]
-    if seen_us is not None and seen_us >= occasion.since_us:
-        return Decision(why_not={USER: "present"})
-    return Decision((Intent(uid, item.id, occasion.kind, EMAIL, USER, occasion.n, occasion.seq, now_us),))
+    refusal = _mail_refusal(item, occasion, policy, around)
+    intent = Intent(uid, item.id, occasion.kind, EMAIL, USER, occasion.n, occasion.seq, now_us)
+    return Decision((intent,)) if refusal is None else Decision((), {USER: refusal}, ((intent, refusal),))
 
 
 def is_escalated(policy: Policy) -> bool:
@@ -120,6 +127,16 @@ def _gone(item: LiveItem | None, now_us: int) -> WhyNot | None:
     if item is None:
         return "dismissed"
     return "expired" if item.is_expired(now_us) else None
+
+
+def _mail_refusal(item: LiveItem, occasion: Occasion, policy: Policy, around: Around) -> WhyNot | None:
+    if policy.email is None:
+        return "no_provider"
+    # Who dismissed it for one device has seen it.
+    if item.hidden_by or _is_acked(item, None, occasion.seq, around.acks):
+        return "acked"
+    seen_us = {"foreground": around.foreground_us, "online": around.online_us, "acked": None}[policy.email.unless]
+    return "present" if seen_us is not None and seen_us >= occasion.since_us else None
 
 
 def _push_refusal(

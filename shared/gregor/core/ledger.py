@@ -13,7 +13,7 @@ from enum import Enum
 import msgspec
 
 from .intents import Intent, IntentKind
-from .limits import HOUR_US
+from .limits import HOUR_US, SECOND_US
 
 
 class State(Enum):
@@ -53,12 +53,25 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     detail: str = ""
 
 
+MOST_WAITS = 8
+"""Of one delivery so many waits are kept."""
+
+
+class Wait(msgspec.Struct, frozen=True, array_like=True):
+    """Why it was not sent when it was looked at, and until when it waited."""
+
+    at_us: int
+    reason: str
+    until_us: int
+
+
 class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is told of a delivery beside its state. ``planned_us``: when it was handed over; ``seq``: its cause.
 
     ``attempts``: the newest ``MOST_ATTEMPTS``. ``next_us``: when it is tried again, or looked at again. ``reason``: why
     it waits or was cancelled (a word of protocol.md, "deliveries"). ``mail``: the name of the mail that told it, or may
-    have: the same for all that it told.
+    have: the same for all that it told. ``since_us``: when it came to be cancelled or dead; ``None`` also where it was
+    entered so. ``waits``: the newest ``MOST_WAITS``.
     """
 
     planned_us: int
@@ -68,11 +81,30 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     attempts: tuple[Attempt, ...] = ()
     event: str = ""
     mail: str | None = None
+    since_us: int | None = None
+    waits: tuple[Wait, ...] = ()
 
     @property
     def last_us(self) -> int:
         """When something was done about it last."""
-        return self.attempts[-1].at_us if self.attempts else self.planned_us
+        return self.since_us or (self.attempts[-1].at_us if self.attempts else self.planned_us)
+
+    def waiting(self, reason: str, now_us: int, until_us: int) -> Story:
+        """The story of one that waits. A reason that goes on is one wait."""
+        at_us, waits = now_us, self.waits
+        if waits and waits[-1].reason == reason:
+            at_us, waits = waits[-1].at_us, waits[:-1]
+        waits = (*waits, Wait(at_us, reason, until_us))[-MOST_WAITS:]
+        return msgspec.structs.replace(self, reason=reason, next_us=until_us, waits=waits)
+
+    def ended(self, reason: str | None, now_us: int) -> Story:
+        """The story of one that is cancelled or dead."""
+        return msgspec.structs.replace(self, reason=reason, next_us=None, since_us=now_us)
+
+
+def story_of(intent: Intent, reason: str | None, now_us: int) -> Story:
+    """The story of what enters the ledger."""
+    return Story(intent.at_us or now_us, intent.seq, reason, event=intent.event)
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -93,6 +125,8 @@ class Delivery(msgspec.Struct, frozen=True):
         return self.state.is_over or (self.state is State.UNKNOWN and self.story.next_us is None)
 
 
+OVERDUE_US = 15 * 60 * SECOND_US
+"""How long after something was planned it is asked what became of it: by then it is over, or waits for its time."""
 WAKING_US = HOUR_US
 """How long it is remembered that a device was woken for a withdrawal: systems ration that by the hour."""
 

@@ -31,6 +31,7 @@ class WorkKind(Enum):
     HIDDEN = "y"
     ACKED = "k"
     SETTLED = "f"
+    OVERDUE = "o"
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,7 @@ class UserKeys:
             "delivered",
             "later",
             "places",
+            "plan",
             "withdrawals",
             "channel",
             "collect",
@@ -243,5 +244,6 @@ class UserKeys:
         self.commit_beside = (*self.commit, external, self.devices)
         self.sync = (*state, generation, external)
         self.collect = (*state, self.agenda, self.due, external)
+        self.plan = (self.delivered, self.withdrawals, self.head, self.agenda, self.due)
         beside = (self.later, self.devices, self.acks, self.presence, self.contact)
         self.every = (*state, self.agenda, external, *beside, self.delivered, self.places, self.withdrawals)

@@ -19,9 +19,10 @@ class Ledger(Protocol):
     is_watched: bool
 
     async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
-        """Enter deliveries in ``state`` (planned, waiting, or cancelled with its reason); returns those that were new.
+        """Enter deliveries in ``state`` (planned, or cancelled with its reason); returns those that were new.
 
-        Repeatable: the first entry under a key stands.
+        Repeatable: the first entry under a key stands. Of a user that is forgotten nothing is entered. What is planned
+        is looked after: ``OVERDUE_US`` from then the agenda asks what became of it (``WorkKind.OVERDUE``).
         """
         ...
 

@@ -9,7 +9,19 @@ from typing import Any, Final
 import msgspec
 
 from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Claimed, Delivery, NotClaimed, NotYet, State, Story, Withdrawals, is_told_of, key_of
+from gregor.core.ledger import (
+    OVERDUE_US,
+    Claimed,
+    Delivery,
+    NotClaimed,
+    NotYet,
+    State,
+    Story,
+    Withdrawals,
+    is_told_of,
+    key_of,
+    story_of,
+)
 from gregor.core.limits import Limits
 
 from . import scripts
@@ -46,14 +58,14 @@ class RedisLedger:
     async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
         """See ``contract.Ledger.plan``."""
         groups: dict[tuple[str, str], list[Intent]] = {}
-        of_user = self._keys.of_user
+        look_us = str(now_us + OVERDUE_US)
         for intent in intents:
             groups.setdefault((intent.uid, intent.item), []).append(intent)
         replies = await answers(
             self._connection.evalsha(
                 self._plan,
-                (self._keys.deliveries(uid, item), of_user(uid).delivered, of_user(uid).withdrawals),
-                [str(now_us), str(self._life_ms), item, state.value, *_planned(group, reason, now_us)],
+                (self._keys.deliveries(uid, item), *self._keys.of_user(uid).plan),
+                [str(now_us), str(self._life_ms), item, state.value, look_us, *_planned(group, reason, now_us)],
             )
             for (uid, item), group in groups.items()
         )
@@ -158,7 +170,7 @@ def read_withdrawals(uid: str, device: str, channel: str, raw: Sequence[Any]) ->
 def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list[bytes | str]:
     arguments: list[bytes | str] = []
     for intent in intents:
-        arguments += (key_of(intent), msgspec.json.encode(Story(now_us, intent.seq, reason, event=intent.event)))
+        arguments += (key_of(intent), msgspec.json.encode(story_of(intent, reason, now_us)))
     return arguments
 
 

@@ -64,11 +64,13 @@ class House:
     registry: Registry
 
     async def create(self, item_id: str, seq_of: str = "phone", **fields: Any) -> Intent:
-        """An item, and the intent to tell the phone of it."""
+        """An item, and the intent to tell the phone of it, as the scheduler plans it."""
         document = message({item_id: item(**{"body": {"title": f"about {item_id}"}, **fields})})
         commit = plan(parse_message(document, LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS, self.registry.current)
         receipt = await self.store.users.commit("alice", commit)
-        return Intent("alice", item_id, IntentKind.ITEM, "apns", seq_of, 0, receipt.seq, self.clock.now_us())
+        intent = Intent("alice", item_id, IntentKind.ITEM, "apns", seq_of, 0, receipt.seq, self.clock.now_us())
+        await self.store.ledger.plan([intent], State.PLANNED, None, intent.at_us)
+        return intent
 
     async def dismiss(self, *ids: str) -> None:
         """By the backend."""

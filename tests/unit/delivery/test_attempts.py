@@ -215,3 +215,18 @@ async def test_a_channel_that_raises_leaves_the_outcome_unknown(house: House) ->
     house.clock.advance(10.0)
     assert await attempt(trade, intent) is None
     assert ((await house.outcome("a"))[0], len(raising.pushes)) == (State.UNKNOWN, 2)
+
+
+async def test_of_a_user_that_was_forgotten_nothing_is_sent_or_kept(house: House) -> None:
+    waits, flies = await house.create("a"), await house.create("b")
+    house.provider.hold = asyncio.Event()
+    flying = asyncio.create_task(attempt(house.trade, flies))
+    await wait_until(lambda: house.provider.pushes, "one is on its way")
+
+    await house.store.users.forget_user("alice", NOW_US)
+    house.provider.hold.set()
+
+    assert await flying is None
+    assert await attempt(house.trade, waits) is None
+    assert [each.data["id"] for each in house.provider.pushes] == ["b"]
+    assert await house.store.ledger.of_user("alice", 9) == []

@@ -2,13 +2,23 @@
 
 from dataclasses import replace
 
+import pytest
+
 from gregor.core.intents import EMAIL, Intent, IntentKind
 from gregor.core.ledger import Attempt, Claimed, State, Story
 from tests.support.api import NOW_S, Api, code_of
+from tests.support.builders import creating
 
 NOW_US = NOW_S * 1_000_000
 PHONE = Intent("alice", "a", IntentKind.REMIND, "apns", "phone", n=2, seq=7, at_us=NOW_US)
 PATH = "/v1/users/alice/deliveries"
+
+
+@pytest.fixture(autouse=True)
+async def users(api: Api) -> None:
+    """Those of whom something may be told."""
+    for uid in ("alice", "bob"):
+        await api.store.users.commit(uid, creating("a", "b"))
 
 
 async def test_a_delivery_says_where_it_stands_and_what_the_provider_answered(api: Api) -> None:

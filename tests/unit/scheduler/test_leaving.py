@@ -131,6 +131,7 @@ async def test_what_is_being_sent_is_looked_at_again_until_it_is_known(house: Ho
     await house.pass_time(1)
 
     assert house.handed() == ["withdraw a fcm tablet"]
+    await bring(house, replace(tablet, kind=WITHDRAW), State.SENT)
     await house.pass_time(3_600)
     assert house.handed() == []
     assert (await stands(house))["item phone"][0] is State.WITHDRAWN

@@ -11,7 +11,7 @@
 -- span    open B, by str8, begin I7, end I7, at I7 (accepted, or its end where that is later), skips I2, skip str8 each; one field of the head a prefix (s:) or category (s=)
 -- agenda  housekeeping, done by whoever meets it: x<id> expiry, m<key> message id, e external messages, g garbage; the
 --         scheduler's: r<id> the next reminder, n<id>\0<index>\0<seq> what follows one, p<id> push, q<id> mail,
---         z<id> it left: what was told of it, w<category>\0<for_device> aggregation window, d<id> delayed message, v look for dead devices; score µs
+--         z<id> it left: what was told of it, o<id> its deliveries should be over, w<category>\0<for_device> aggregation window, d<id> delayed message, v look for dead devices; score µs
 local struct = struct or (function()
   local byte, char, sub, floor = string.byte, string.char, string.sub, math.floor
   local function tokens(format)

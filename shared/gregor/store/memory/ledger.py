@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import msgspec
 
+from gregor.core.agenda import OVERDUE
 from gregor.core.intents import Intent, IntentKind
 from gregor.core.ledger import (
+    OVERDUE_US,
     WAKING_US,
     Claimed,
     Delivery,
@@ -19,6 +21,7 @@ from gregor.core.ledger import (
     Withdrawals,
     is_told_of,
     key_of,
+    story_of,
 )
 
 from .shelf import DeliveryKey, Shelf
@@ -36,10 +39,15 @@ class MemoryLedger:
 
     async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
         """As ``Ledger`` says."""
-        fresh = [intent for intent in dict.fromkeys(intents) if intent.key not in self._entries(intent.uid)]
+        shelf = self._shelf
+        known = [intent for intent in dict.fromkeys(intents) if intent.uid in shelf.users]
+        fresh = [intent for intent in known if intent.key not in self._entries(intent.uid)]
         for intent in fresh:
-            story = Story(now_us, intent.seq, reason, event=intent.event)
-            self._entries(intent.uid)[intent.key] = Delivery(intent, state, 0, 0, story)
+            if state is State.PLANNED:
+                look_us = shelf.owner(intent.uid).agenda.setdefault(OVERDUE + intent.item, now_us + OVERDUE_US)
+                shelf.note(intent.uid, [look_us])
+            self._entries(intent.uid)[intent.key] = Delivery(intent, state, 0, 0, story_of(intent, reason, now_us))
+            shelf.owner(intent.uid).delivered[intent.item] = now_us
         return fresh
 
     async def claim(
@@ -117,9 +125,7 @@ class MemoryLedger:
 
     async def of_user(self, uid: str, limit: int) -> list[Delivery]:
         """As ``Ledger`` says."""
-        newest: dict[str, int] = {}
-        for entry in self._entries(uid).values():
-            newest[entry.intent.item] = max(newest.get(entry.intent.item, 0), entry.story.planned_us)
+        newest = self._shelf.owner(uid).delivered
         items = sorted(newest, key=lambda item: (newest[item], item), reverse=True)[:limit]
         return [entry for item in items for entry in await self.of_item(uid, item)]
 

@@ -43,8 +43,9 @@ class Owner:
     """All that is kept of one user beside its state. ``revoked``: device (``None``: all) to the moment, in µs.
 
     ``front_us``: until when somebody was in the foreground, by leases that are gone. ``later``: id to delayed message.
-    ``agenda``: entries that no commit makes, name to time (``core.agenda``). ``places``: on a device's screen, until
-    when and by which delivery. ``woken``: device and channel to when it was woken for a withdrawal.
+    ``agenda``: entries that no commit makes, name to time (``core.agenda``). ``delivered``: item to when it had a new
+    delivery. ``places``: on a device's screen, until when and by which delivery.
+    ``woken``: device and channel to when it was woken for a withdrawal.
     """
 
     registrations: dict[str, Registration] = field(default_factory=dict)
@@ -59,6 +60,7 @@ class Owner:
     contact: Contact = NO_CONTACT
     preferences: Preferences = NO_PREFERENCES
     deliveries: dict[DeliveryKey, Delivery] = field(default_factory=dict)
+    delivered: dict[str, int] = field(default_factory=dict)
     places: dict[str, tuple[int, DeliveryKey]] = field(default_factory=dict)
     woken: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
 
