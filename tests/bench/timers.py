@@ -26,6 +26,8 @@ LIMITS = Limits()
 AT_ONCE = 500
 LEAD_S = 5.0
 """From the end of the filling to the first timer that is due."""
+LEASE_S = 15.0
+"""The setting LEASE, as it is by default."""
 LATE_S = 40.0
 """How long after the last due time is waited for what is missing: more than two leases."""
 
@@ -48,6 +50,7 @@ def results(found: dict[str, Any], rate: int) -> list[Result]:
     return [
         Result("timers, fired of those due", len(late), f"of {found['due']:,}", "all", missing == 0, waiting),
         Result("timers, fired twice", twice, "timers", "0", twice == 0),
+        Result("timers, still due in the end", found["left"], "partitions", "0", found["left"] == 0),
         Result(f"timers, p99 lateness at {rate:,}/s", p99, "s", "≤ 1.5 s", p99 <= 1.5, beside),
         Result("timers, Redis CPU", found["redis_us"], "µs a timer", "-"),
         Result("timers, scheduler CPU", found["scheduler_us"], "µs a timer", "-", None, f"{len(CORES)} cores"),
@@ -61,7 +64,8 @@ async def measure(cluster: Cluster, users: int, each: int, rate: int, seconds: i
         await fill_waiting(store, users, each)
         due = rate * seconds
         begin = time.time() + LEAD_S + due / 4_000
-        listener = listen(cluster.server.url, users, due, begin + seconds + LATE_S)
+        passed_on = begin + seconds / 2 + LEASE_S + 3
+        listener = listen(cluster.server.url, users, due, passed_on, begin + seconds + LATE_S)
         await fill_due(store, users, due, begin, seconds)
         if time.time() > begin:
             raise RuntimeError("the filling took longer than was planned")
@@ -74,6 +78,8 @@ async def measure(cluster: Cluster, users: int, each: int, rate: int, seconds: i
         heard = json.loads((await asyncio.to_thread(listener.communicate))[0])
         redis_s = redis_cpu_s(cluster.server.url) - redis_s
         schedulers_s = _cpu_s(cluster) - schedulers_s
+        firsts = await store.agenda.firsts()
+        heard["left"] = sum(at_us is not None and at_us < time.time_ns() // 1_000 for at_us in firsts)
     finally:
         await store.close()
     return {
@@ -121,9 +127,9 @@ async def fill_due(store: RedisStore, users: int, due: int, begin: float, second
         await store.users.commit_many(commits)
 
 
-def listen(url: str, users: int, due: int, until: float) -> subprocess.Popen[str]:
+def listen(url: str, users: int, due: int, at_least_until: float, until: float) -> subprocess.Popen[str]:
     """The listener, ready."""
-    job = {"url": url, "users": users, "due": due, "until": until}
+    job = {"url": url, "users": users, "due": due, "at_least_until": at_least_until, "until": until}
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.timers_load", json.dumps(job)], stdout=subprocess.PIPE, text=True
     )

@@ -6,12 +6,16 @@ import re
 import tomllib
 from pathlib import Path
 
-from gregor.category_files import read_checked
+import pytest
+
+from gregor.category_files import read_checked, read_file
 from gregor.core.entry_fields import ENTRY
+from gregor.core.jsontext import canonical
 from gregor.render import Renderer, Shown
 from gregor.template_filters import FILTERS
 from gregor.templates import VARIABLES
 
+EXAMPLES = Path(__file__).parents[2] / "deploy" / "categories.toml"
 PAGE = (Path(__file__).parents[2] / "docs" / "categories.md").read_text("utf-8")
 EXAMPLE = PAGE.partition("```toml\n")[2].partition("```")[0]
 
@@ -28,6 +32,29 @@ def test_the_newcomer_s_entry_has_ten_lines_and_holds_as_it_stands() -> None:
         "text": "€ 20 to Bob.",
         "link": "app://invoices/7",
     }
+
+
+@pytest.mark.parametrize(
+    ("category", "body", "title"),
+    [
+        ("user.joined", {"social_media_name": "bob@twitter", "keybase": "kbob"}, "kbob just joined"),
+        ("follow", {"follower": "max"}, "max follows you"),
+        ("followee.proof_broke", {"username": "max", "service": "twitter"}, "A proof of max broke"),
+        ("followee.new_key", {"username": "max"}, "max added a key"),
+        ("followee.proof_upgraded", {"username": "max"}, "max upgraded their proofs"),
+        ("invite.code", {"social_media_name": "bob@twitter", "code": "c0de"}, "Send bob@twitter an invite code"),
+    ],
+)
+def test_the_example_set_has_words_for_each_notification_of_the_design(
+    category: str, body: dict[str, str], title: str
+) -> None:
+    entries = read_checked(read_file(EXAMPLES))
+    schema = entries.resolve(category).body_schema
+
+    words = Renderer(entries).rendered(Shown("aa", category, body, 5))
+
+    assert category in entries.named and words is not None and words["title"] == title
+    assert schema is None or schema.faults(canonical(body), "/body") == []
 
 
 def test_every_field_has_its_row_and_every_row_its_field() -> None:
