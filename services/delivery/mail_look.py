@@ -114,10 +114,7 @@ class MailLooker:
         why_not = self._why_not(intent, scene)
         if why_not is not None:
             return Look(why_not=why_not)
-        email = scene.contact.email
-        if email is None:
-            return Look(why_not="no_provider")
-        if await self._store.suppressions.suppression(email) is not None:
+        if await self._store.suppressions.suppression(scene.contact.email or "") is not None:
             return Look(why_not="suppressed")
         until_us = self._quiet_until(scene.items[intent.item][0], scene)
         if until_us > scene.now_us:
@@ -138,6 +135,8 @@ class MailLooker:
         decision = escalation.mail(scene.uid, item, occasion, policy, scene.around, scene.now_us)
         if decision.why_not:
             return decision.why_not[USER]
+        if scene.contact.email is None:
+            return "no_provider"
         return None if wants(scene.preferences, item.category, "email") else "preference"
 
     def _quiet_until(self, item: LiveItem, scene: _Scene) -> int:

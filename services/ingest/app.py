@@ -22,6 +22,7 @@ from gregor.settings import Settings
 from gregor.store.contract import Store
 from gregor.telemetry import Metrics
 from gregor.tokens import Tokens
+from gregor.unsubscribe_links import PATH
 from gregor.vapid import public_key_of
 from gregor.web.front import Front, methods_at
 from gregor.web.readiness import Readiness
@@ -45,7 +46,9 @@ from .routes import (
     probes,
     push,
     reads,
+    suppressions,
     tickets,
+    unsubscribe,
     webhooks,
 )
 
@@ -56,7 +59,8 @@ class Application(FastAPI):
     def __init__(self, parts: Parts, **options: Any) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **options)
         self.state.parts = parts
-        self._front = Front(self._dispatch, Origins(parts.settings.origins), parts.metrics, self.methods_at)
+        origins = Origins(parts.settings.origins)
+        self._front = Front(self._dispatch, origins, parts.metrics, self.methods_at, anywhere=PATH)
         self._ordinary: ASGIApp = super().__call__
         self._document: dict[str, Any] | None = None
         self.hot: tuple[Route, ...] = ()
@@ -122,11 +126,12 @@ def _hot_routes(parts: Parts) -> tuple[Route, ...]:
 
 def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     guarded: list[BaseRoute] = []
-    for part in (reads, devices, contact, deliveries, tickets, admin, keys, categories, webhooks, delayed):
+    sections = (reads, devices, contact, deliveries, suppressions, tickets, admin, keys, categories, webhooks, delayed)
+    for part in sections:
         guarded += part.router.routes
     if settings.ingest_audience == "devices":
         guarded = [route for route in guarded if _is_for_devices(route)]
-    open_routes = [*push.router.routes, *probes.router.routes, *pages.router.routes]
+    open_routes = [*push.router.routes, *probes.router.routes, *unsubscribe.router.routes, *pages.router.routes]
     if settings.admin_port is None:
         open_routes += probes.figures.routes
     return guarded + open_routes

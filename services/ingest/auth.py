@@ -93,7 +93,14 @@ TABLE: Final = (
         "GET /v1/users/{uid}/contact",
         "DELETE /v1/users/{uid}/contact",
     ),
-    *_rows("deliveries", Own.NOTHING, "GET /v1/users/{uid}/deliveries"),
+    *_rows(
+        "deliveries",
+        Own.NOTHING,
+        "GET /v1/users/{uid}/deliveries",
+        "GET /v1/contact/suppressions",
+        "POST /v1/contact/suppressions",
+        "DELETE /v1/contact/suppressions",
+    ),
     *_rows("devices", Own.NOTHING, "GET /v1/users/{uid}/devices", "POST /v1/presence", "POST /v1/users/{uid}/revoke"),
     *_rows(
         "categories",

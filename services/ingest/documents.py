@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
@@ -10,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from gregor.core.contact import is_language_tag
 from gregor.core.errors import Problem
 from gregor.core.ids import DOTTED, MAX_DOTTED, NAME, is_name, normal_prefix
+from gregor.core.mailbox import MOST_CHARACTERS, parse_mailbox
 from gregor.core.times import parse_time
 
 from .auth import SCOPES
@@ -20,6 +22,9 @@ MOST_PREFIXES = 100
 """Prefixes in one list."""
 MOST_SPREAD_S = 3_600
 """Longest spread of a flush of all: an hour of full copies is enough for any fleet."""
+
+NO_ADDRESS: Final = "An e-mail address is expected here, such as alice@example.com."
+_WORD: Final = re.compile(r"^[a-z][a-z0-9_.-]{0,63}\Z")
 
 NAME_SCHEMA: Final = {"type": "string", "pattern": "^" + NAME.pattern.replace(r"\Z", "$")}
 CATEGORY_SCHEMA: Final = {
@@ -75,6 +80,18 @@ def _language(value: Any) -> Any:
     return value
 
 
+def _email(value: Any) -> Any:
+    if not isinstance(value, str) or parse_mailbox(value) is None:
+        raise PydanticCustomError("value_error", NO_ADDRESS)
+    return value
+
+
+def _reason(value: Any) -> Any:
+    if not isinstance(value, str) or not _WORD.match(value):
+        raise PydanticCustomError("value_error", "A word of small letters is expected here, such as bounce.")
+    return value
+
+
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -91,6 +108,10 @@ TimeUs = Annotated[
 ]
 Prefixes = Annotated[list[Prefix], Field(max_length=MOST_PREFIXES)]
 OneOrMore = Annotated[Prefixes, BeforeValidator(_listed), WithJsonSchema(dict(PREFIXES_SCHEMA))]
+Email = Annotated[str, BeforeValidator(_email), WithJsonSchema({"type": "string", "maxLength": MOST_CHARACTERS})]
+Reason = Annotated[
+    str, BeforeValidator(_reason), WithJsonSchema({"type": "string", "pattern": _WORD.pattern.replace(r"\Z", "$")})
+]
 Language = Annotated[str, BeforeValidator(_language), WithJsonSchema(dict(LANGUAGE_SCHEMA))]
 
 
@@ -146,6 +167,19 @@ class FlushAll(Document):
     spread: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MOST_SPREAD_S)] | None = Field(
         None, description="Seconds over which the full copies go out; absent: the setting FLUSH_SPREAD."
     )
+
+
+class NewSuppression(Document):
+    """An address that is to get no more mail."""
+
+    email: Email
+    reason: Reason = Field("manual", description="A word: `bounce`, `complaint`, or one of your own.")
+
+
+class Release(Document):
+    """The address that may get mail again."""
+
+    email: Email | None = Field(None, description="Absent: the query names it.")
 
 
 class Nothing(Document):

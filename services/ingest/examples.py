@@ -72,6 +72,7 @@ CONTACT: Final = {
     "quiet_hours": {"from": "22:00", "to": "07:00"},
 }
 PREFERENCES: Final = {"user": {"push": True, "email": False}, "*": {"push": False}}
+SUPPRESSION: Final = {"email": "alice@example.com", "reason": "bounce", "since": 1457056457}
 DELIVERY: Final = {
     "id": "YWxpY2UvNWQ0NGQyYWQ5YWFiYWIzMC9pdGVtLzAvcGhvbmUvYXBucw",
     "item": ITEM_ID,

@@ -236,7 +236,7 @@ def _complete(paths: dict[str, Any]) -> None:
                 operation["responses"] |= _texts(problems("origin_not_allowed", "internal"))
             operation["responses"] = _texts(operation["responses"])
             for parameter in operation.get("parameters", ()):
-                if parameter["in"] == "path":
+                if parameter["in"] == "path" and parameter["name"] != "token":
                     parameter["schema"] = NAME_SCHEMA
                 elif parameter["in"] == "query":
                     parameter["schema"] = _plain(parameter["schema"])
@@ -250,5 +250,5 @@ def _plain(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _texts(responses: dict[Any, Any]) -> dict[str, Any]:
-    kept = {str(status): answer for status, answer in responses.items()}
+    kept = {str(status): answer for status, answer in responses.items() if "HTTPValidationError" not in str(answer)}
     return {status: kept[status] for status in sorted(kept)}

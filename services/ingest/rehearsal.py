@@ -61,6 +61,7 @@ class _Audience:
     there: Around
     contact: Contact
     preferences: Preferences
+    is_suppressed: bool
 
 
 async def _audience(uid: str, now_us: int, parts: Parts) -> _Audience:
@@ -68,7 +69,9 @@ async def _audience(uid: str, now_us: int, parts: Parts) -> _Audience:
     there, contact, preferences = await asyncio.gather(
         around(parts.store.devices, uid, now_us), contacts.contact(uid), contacts.preferences(uid)
     )
-    return _Audience(uid, now_us, there, contact, preferences)
+    email = contact.email
+    is_suppressed = email is not None and await parts.store.suppressions.suppression(email) is not None
+    return _Audience(uid, now_us, there, contact, preferences, is_suppressed)
 
 
 def _policy(creation: Creation, parts: Parts) -> Policy:
@@ -123,6 +126,8 @@ def _mail(item: LiveItem, event: Occasion, at_us: int, audience: _Audience, poli
         reason = "no_provider"
     if reason is None and not wants(audience.preferences, item.category, "email"):
         reason = _PREFERENCE
+    if reason is None and audience.is_suppressed:
+        reason = "suppressed"
     if reason is None:
         yield _told(item, event, EMAIL, None, at_us, audience, policy)
     else:

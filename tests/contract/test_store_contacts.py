@@ -1,10 +1,15 @@
 """What every store promises of how a user may be reached."""
 
+import asyncio
+
 from gregor.core.contact import (
+    MOST_PREFERENCES,
     NO_CONTACT,
     NO_PREFERENCES,
     parse_contact,
     parse_preferences,
+    preferences_document,
+    wants,
 )
 from gregor.store.contract import Store
 from tests.support.builders import NOW_US
@@ -48,3 +53,28 @@ async def test_both_go_with_the_user(store: Store) -> None:
 
     assert await store.contacts.contact("alice") == NO_CONTACT
     assert await store.contacts.preferences("alice") == NO_PREFERENCES
+
+
+async def test_who_ends_mails_gets_no_more_of_them_and_keeps_all_else(store: Store) -> None:
+    await store.contacts.put_preferences("alice", parse_preferences({"user": {"push": True, "email": True}}))
+
+    await store.contacts.end_mails("alice", ["user", "bill.due"])
+    await store.contacts.end_mails("alice", ["user", "bill.due"])
+    await store.contacts.end_mails("bob", ["*"])
+
+    assert preferences_document(await store.contacts.preferences("alice")) == {
+        "user": {"push": True, "email": False},
+        "bill.due": {"email": False},
+    }
+    assert preferences_document(await store.contacts.preferences("bob")) == {"*": {"email": False}}
+
+
+async def test_mails_can_be_ended_by_many_at_once_and_past_every_bound(store: Store) -> None:
+    full = {f"c{n}": {"push": True} for n in range(MOST_PREFERENCES)}
+    await store.contacts.put_preferences("alice", parse_preferences(full))
+
+    await asyncio.gather(*(store.contacts.end_mails("alice", [f"d{n}"]) for n in range(5)))
+
+    kept = await store.contacts.preferences("alice")
+    assert not any(wants(kept, f"d{n}", "email") for n in range(5))
+    assert len(kept.by_prefix) == MOST_PREFERENCES + 5

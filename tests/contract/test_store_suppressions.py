@@ -43,12 +43,12 @@ async def test_pages_lead_from_the_latest_to_the_first_also_over_a_gap(store: St
 
     first = await store.suppressions.listed(None, 3)
     assert [each.email[:2] for each in first] == ["u6", "u5", "u4"]
-    last = (first[-1].since_us, first[-1].email)
+    last = first[-1].place
     await store.suppressions.release("u3@example.com")
     await store.suppressions.release("u4@example.com")
     second = await store.suppressions.listed(last, 3)
     assert [each.email[:2] for each in second] == ["u2", "u1", "u0"]
-    assert await store.suppressions.listed((second[-1].since_us, second[-1].email), 3) == []
+    assert await store.suppressions.listed(second[-1].place, 3) == []
 
 
 async def test_no_representation_shows_an_address(store: Store) -> None:

@@ -18,7 +18,7 @@ from services.ingest.app import Application, create_app
 NOW_S = 1_457_056_500
 """What the clock of the tests says: 53 seconds after the friend of the design joined."""
 SECRET = "a secret of the tests, long enough"
-EVERY_SCOPE = ("ingest", "read", "devices", "categories", "admin")
+EVERY_SCOPE = ("ingest", "read", "devices", "deliveries", "categories", "admin")
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 

@@ -8,7 +8,7 @@ and `quiet_until` is its end. What falls into them waits, and is never dropped (
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
@@ -94,13 +94,16 @@ def contact_document(contact: Contact) -> dict[str, Any]:
     return {name: value for name, value in {**document, "quiet_hours": shown}.items() if value is not None}
 
 
-def parse_preferences(document: Any) -> Preferences:
-    """The preferences that a JSON document says, prefixes in their one form. Raises Problem with all that is wrong."""
+def parse_preferences(document: Any, most: int | None = MOST_PREFERENCES) -> Preferences:
+    """The preferences that a JSON document says, prefixes in their one form. Raises Problem with all that is wrong.
+
+    `most`: prefixes that it may name; None for what is kept already.
+    """
     faults = Faults()
     by_prefix: dict[str, Mapping[str, bool]] = {}
     given = _object(document, "", faults)
-    if len(given) > MOST_PREFERENCES:
-        raise Problem("too_many", f"Preferences may name up to {MOST_PREFERENCES:,} prefixes.")
+    if most is not None and len(given) > most:
+        raise Problem("too_many", f"Preferences may name up to {most:,} prefixes.")
     for name, said in given.items():
         pointer = f"/{escape(name)}"
         prefix = EVERYTHING if name == EVERYTHING else normal_prefix(name) or None
@@ -117,6 +120,21 @@ def parse_preferences(document: Any) -> Preferences:
 def preferences_document(preferences: Preferences) -> dict[str, dict[str, bool]]:
     """The preferences as the API shows them."""
     return {prefix: dict(said) for prefix, said in preferences.by_prefix.items()}
+
+
+def without_mail(preferences: Preferences, categories: Iterable[str]) -> Preferences:
+    """The preferences of a user who wants no mail of these categories any more, or of any (`*`).
+
+    Never too many: who does not want mail must be able to say so.
+    """
+    by_prefix = {prefix: dict(said) for prefix, said in preferences.by_prefix.items()}
+    for category in categories:
+        by_prefix.setdefault(category, {})["email"] = False
+        if category == EVERYTHING:
+            for said in by_prefix.values():
+                if "email" in said:
+                    said["email"] = False
+    return Preferences(MappingProxyType(by_prefix))
 
 
 def wants(preferences: Preferences, category: str, channel: Channel) -> bool:

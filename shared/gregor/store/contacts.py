@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from gregor.core.contact import Contact, Preferences
@@ -24,4 +25,8 @@ class Contacts(Protocol):
 
     async def put_preferences(self, uid: str, preferences: Preferences) -> None:
         """Replace them."""
+        ...
+
+    async def end_mails(self, uid: str, categories: Sequence[str]) -> None:
+        """The user wants no mail of these categories (or of any, ``*``); what else is preferred stays. Repeatable."""
         ...

@@ -83,6 +83,7 @@ class RedisStore:
             *self.agenda.all_scripts,
             *self.ledger.all_scripts,
             *self.suppressions.all_scripts,
+            *self.contacts.all_scripts,
         ):
             await answer(self._connection.call("SCRIPT", "LOAD", script.source))
         await answer(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))

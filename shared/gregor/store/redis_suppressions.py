@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
 import msgspec
-
-from gregor.core.mailbox import same_mailbox
 
 from . import scripts
 from .keys import Keys
 from .link import Connection, Script
 from .replies import answer
-from .suppressions import Suppression
+from .suppressions import Suppression, hash_of
 
 _KEPT: Final = msgspec.json.Decoder(Suppression)
 
@@ -35,25 +32,21 @@ class RedisSuppressions:
     async def suppress(self, email: str, reason: str, now_us: int) -> Suppression:
         """See ``suppressions.Suppressions.suppress``."""
         made = Suppression(email, reason, now_us)
-        arguments = (_hash_of(email), msgspec.json.encode(made), str(now_us))
+        arguments = (hash_of(email), msgspec.json.encode(made), str(now_us))
         await answer(self._connection.evalsha(self._suppress, self._keys, arguments))
         return made
 
     async def suppression(self, email: str) -> Suppression | None:
         """See ``suppressions.Suppressions.suppression``."""
-        raw = await answer(self._connection.call("HGET", self._keys[0], _hash_of(email)))
+        raw = await answer(self._connection.call("HGET", self._keys[0], hash_of(email)))
         return None if raw is None else _KEPT.decode(raw)
 
     async def listed(self, before: tuple[int, str] | None, limit: int) -> list[Suppression]:
         """See ``suppressions.Suppressions.listed``."""
-        last, since = ("", "") if before is None else (_hash_of(before[1]), str(before[0]))
+        since, last = ("", "") if before is None else (str(before[0]), before[1])
         found = await answer(self._connection.evalsha(self._list, self._keys, (str(limit), last, since)))
         return [_KEPT.decode(raw) for raw in found if raw is not None]
 
     async def release(self, email: str) -> bool:
         """See ``suppressions.Suppressions.release``."""
-        return bool(await answer(self._connection.evalsha(self._suppress, self._keys, (_hash_of(email), "", "0"))))
-
-
-def _hash_of(email: str) -> str:
-    return hashlib.sha256(same_mailbox(email).encode("utf-8", "replace")).hexdigest()
+        return bool(await answer(self._connection.evalsha(self._suppress, self._keys, (hash_of(email), "", "0"))))

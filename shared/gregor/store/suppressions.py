@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from gregor.core.mailbox import same_mailbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +16,16 @@ class Suppression:
     email: str = field(repr=False)
     reason: str
     since_us: int
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """Where it stands in the order of all: its time, and the hash of its address."""
+        return self.since_us, hash_of(self.email)
+
+
+def hash_of(email: str) -> str:
+    """What an address is kept under: the same for all its writings."""
+    return hashlib.sha256(same_mailbox(email).encode("utf-8", "replace")).hexdigest()
 
 
 class Suppressions(Protocol):
@@ -30,7 +43,7 @@ class Suppressions(Protocol):
         ...
 
     async def listed(self, before: tuple[int, str] | None, limit: int) -> list[Suppression]:
-        """Up to ``limit``, the latest first; from ``before`` (time and address of the last of a page) on."""
+        """Up to ``limit``, the latest first; those behind ``before``: the ``place`` of the last of the page before."""
         ...
 
     async def release(self, email: str) -> bool:

@@ -63,8 +63,13 @@ class Front:
         methods: Callable[[str], Sequence[str]],
         *,
         has_cookies: bool = False,
+        anywhere: str = "",
     ) -> None:
-        """``methods``: of a path, what it takes. ``has_cookies``: allowed pages may have theirs sent along."""
+        """``methods``: of a path, what it takes. ``has_cookies``: allowed pages may have theirs sent along.
+
+        ``anywhere``: a beginning of paths that any page may lead to, since the path itself is the key.
+        """
+        self._anywhere = anywhere
         self._app = app
         self._methods = methods
         self._has_cookies = has_cookies
@@ -92,7 +97,8 @@ class Front:
             "gregor.is_head": method == "HEAD",
         }
         try:
-            self._admit_origin(headers, extra)
+            if not self._anywhere or not scope["path"].startswith(self._anywhere):
+                self._admit_origin(headers, extra)
             if method == "OPTIONS":
                 await _options(answer, self._methods(scope["path"]))
             else:

@@ -22,8 +22,10 @@ from gregor.core.contact import (
     preferences_document,
     quiet_until,
     wants,
+    without_mail,
 )
 from gregor.core.errors import Problem
+from gregor.core.ids import covers
 
 NIGHT = QuietHours(22 * 60, 7 * 60)
 ALICE: dict[str, Any] = {
@@ -268,3 +270,24 @@ def test_at_most_an_hour_more_is_quiet_than_the_wall_shows(moment: tuple[str, in
 
     if is_quiet(contact, at_us) and not wall_is_within(contact, zone, at_us):
         assert any(abs(at_us - utc(change)) <= 3_600_000_000 for change in CHANGES[zone])
+
+
+@given(
+    ended=st.lists(st.sampled_from(["a", "a.b", "b", "*"]), min_size=1),
+    said=st.dictionaries(
+        st.sampled_from(["a", "a.b", "a.b.c", "b", "*"]),
+        st.dictionaries(st.sampled_from(["push", "email"]), st.booleans()),
+    ),
+)
+def test_who_ends_mails_of_a_category_gets_none_of_it_and_pushes_as_before(
+    ended: list[str], said: dict[str, dict[str, bool]]
+) -> None:
+    before = parse_preferences(said)
+    after = without_mail(before, ended)
+
+    for category in ("a", "a.b", "a.b.c", "b", "c"):
+        assert wants(after, category, "push") == wants(before, category, "push")
+        if category in ended or "*" in ended:
+            assert not wants(after, category, "email")
+        elif not any(covers(prefix, category) for prefix in ended):
+            assert wants(after, category, "email") == wants(before, category, "email")

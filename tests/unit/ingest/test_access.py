@@ -16,6 +16,7 @@ BODIES: dict[str, Any] = {
     "/v1/keys": {"scopes": ["read"]},
     "/v1/users/{uid}/devices/{device}": {},
     "/v1/users/{uid}/contact": {},
+    "/v1/contact/suppressions": {"email": "alice@example.com"},
     "/v1/users/{uid}/preferences": {},
     "/v1/categories": {"categories": {}},
     "/v1/categories/rollback": {"version": 1},
@@ -44,6 +45,9 @@ EXPECTED = {
     "PATCH /v1/users/{uid}/preferences": ({"devices"}, Own.USER),
     "GET /v1/users/{uid}/preferences": ({"devices"}, Own.USER),
     "GET /v1/users/{uid}/deliveries": ({"deliveries"}, Own.NOTHING),
+    "GET /v1/contact/suppressions": ({"deliveries"}, Own.NOTHING),
+    "POST /v1/contact/suppressions": ({"deliveries"}, Own.NOTHING),
+    "DELETE /v1/contact/suppressions": ({"deliveries"}, Own.NOTHING),
     "POST /v1/presence": ({"devices"}, Own.NOTHING),
     "POST /v1/users/{uid}/revoke": ({"devices"}, Own.NOTHING),
     "GET /v1/categories": ({"categories"}, Own.NOTHING),
@@ -63,6 +67,7 @@ EXPECTED = {
     "POST /v1/keys/{key}/rotate": ({"admin"}, Own.NOTHING),
 }
 OPEN = {"/healthz", "/readyz", "/metrics", "/errors", "/docs", "/docs.js", "/openapi.json", "/v1/push/webpush"}
+UNSUBSCRIBE = "/v1/unsubscribe/{token}"
 
 every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method} {row.path}")
 
@@ -86,7 +91,9 @@ def test_every_endpoint_is_in_the_table_or_named_as_open(api: Api) -> None:
 
     assert len(routes) == len(api.app.routes)
 
-    assert served == {(row.method, row.path) for row in TABLE} | {("GET", path) for path in OPEN}
+    assert served == {(row.method, row.path) for row in TABLE} | {("GET", path) for path in OPEN} | {
+        (method, UNSUBSCRIBE) for method in ("GET", "POST")
+    }
 
 
 @every_row

@@ -105,6 +105,13 @@ async def test_preferences_and_a_missing_address_are_reasons(api: Api) -> None:
     assert ("item", 0, "email", None, None, "preference") in await told(api, news())
 
 
+async def test_an_address_that_gets_no_mail_is_a_reason(api: Api) -> None:
+    await live_here(api)
+    await api.store.suppressions.suppress("alice@example.com", "bounce", 0)
+
+    assert ("item", 0, "email", None, None, "suppressed") in await told(api, news())
+
+
 async def test_a_user_without_devices_is_told_of_as_one(api: Api) -> None:
     await live_here(api)
     await api.call("DELETE", "/v1/users/alice/devices/phone")

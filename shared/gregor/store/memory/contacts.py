@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gregor.core.contact import Contact, Preferences
+from collections.abc import Sequence
+
+from gregor.core.contact import Contact, Preferences, without_mail
 
 from .shelf import Shelf
 
@@ -28,3 +30,8 @@ class MemoryContacts:
     async def put_preferences(self, uid: str, preferences: Preferences) -> None:
         """As ``Contacts`` says."""
         self._shelf.owner(uid).preferences = preferences
+
+    async def end_mails(self, uid: str, categories: Sequence[str]) -> None:
+        """As ``Contacts`` says."""
+        owner = self._shelf.owner(uid)
+        owner.preferences = without_mail(owner.preferences, categories)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from gregor.core.mailbox import same_mailbox
-
-from ..suppressions import Suppression
+from ..suppressions import Suppression, hash_of
 
 
 class MemorySuppressions:
@@ -15,19 +13,18 @@ class MemorySuppressions:
 
     async def suppress(self, email: str, reason: str, now_us: int) -> Suppression:
         """As ``Suppressions`` says."""
-        made = self._kept[same_mailbox(email)] = Suppression(email, reason, now_us)
+        made = self._kept[hash_of(email)] = Suppression(email, reason, now_us)
         return made
 
     async def suppression(self, email: str) -> Suppression | None:
         """As ``Suppressions`` says."""
-        return self._kept.get(same_mailbox(email))
+        return self._kept.get(hash_of(email))
 
     async def listed(self, before: tuple[int, str] | None, limit: int) -> list[Suppression]:
         """As ``Suppressions`` says."""
-        places = sorted(((each.since_us, name) for name, each in self._kept.items()), reverse=True)
-        below = None if before is None else (before[0], same_mailbox(before[1]))
-        return [self._kept[name] for at_us, name in places if below is None or (at_us, name) < below][:limit]
+        found = [each for each in self._kept.values() if before is None or each.place < before]
+        return sorted(found, key=lambda each: each.place, reverse=True)[:limit]
 
     async def release(self, email: str) -> bool:
         """As ``Suppressions`` says."""
-        return self._kept.pop(same_mailbox(email), None) is not None
+        return self._kept.pop(hash_of(email), None) is not None

@@ -1,0 +1,142 @@
+"""Unsubscribe links: a GET asks and changes nothing, a POST of any kind ends the mails, nobody needs a login."""
+
+from __future__ import annotations
+
+import pytest
+
+from gregor.core.contact import parse_preferences, preferences_document
+from gregor.core.unsubscribe import derive_key, make_token
+from tests.support.api import SECRET, Api, code_of
+
+KEY = derive_key(SECRET)
+
+
+def path(*categories: str, key: bytes = KEY) -> str:
+    return f"/v1/unsubscribe/{make_token(key, 'alice', categories)}"
+
+
+async def preferences(api: Api) -> dict[str, dict[str, bool]]:
+    return preferences_document(await api.store.contacts.preferences("alice"))
+
+
+async def test_the_post_of_a_mail_client_ends_the_mails_of_the_category(api: Api) -> None:
+    await api.store.contacts.put_preferences("alice", parse_preferences({"user": {"push": True}}))
+
+    answer = await api.call("POST", path("user", "bill"), "", data={"List-Unsubscribe": "One-Click"})
+
+    assert answer.status_code == 200
+    assert await preferences(api) == {"user": {"push": True, "email": False}, "bill": {"email": False}}
+    assert (await api.call("POST", path("user", "bill"), "")).status_code == 200, "again, as safely"
+
+
+@pytest.mark.parametrize(
+    ("headers", "content"),
+    [
+        ({}, b""),
+        (
+            {"Content-Type": "multipart/form-data; boundary=x"},
+            b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n',
+        ),
+        ({"Content-Type": "text/plain", "Content-Encoding": "gzip"}, b"\xff" * 1_024),
+        ({"Content-Type": "no type at all"}, b"{"),
+        ({"Origin": "https://webmail.example"}, b"List-Unsubscribe=One-Click"),
+        ({"Origin": "null"}, b"List-Unsubscribe=One-Click"),
+        ({"Authorization": "Bearer nonsense", "Cookie": "a=b"}, b""),
+    ],
+)
+async def test_any_body_type_origin_and_header_will_do(api: Api, headers: dict[str, str], content: bytes) -> None:
+    answer = await api.call("POST", path("user"), "", headers=headers, content=content)
+
+    assert answer.status_code == 200
+    assert await preferences(api) == {"user": {"email": False}}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+async def test_whatever_only_looks_changes_nothing(api: Api, method: str) -> None:
+    answer = await api.call(method, path("user"), "", params={"utm_source": "scanner"})
+
+    assert answer.status_code in (200, 204)
+    assert await preferences(api) == {}
+
+
+async def test_the_page_has_one_button_that_posts_to_the_link_itself(api: Api) -> None:
+    answer = await api.call("GET", path("user.joined", "bill"), "")
+
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.text.count("<button") == answer.text.count('<form method="post">') == 1
+    assert "action=" not in answer.text and "<script" not in answer.text and "href=" not in answer.text
+    assert "bill, user.joined" in answer.text and "alice" not in answer.text
+    assert "form-action 'self'" in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
+    # With "no-referrer" a browser would send the form with the origin null.
+    assert answer.headers["referrer-policy"] == "same-origin"
+
+
+@pytest.mark.parametrize(
+    ("asked", "lang", "direction", "button"),
+    [
+        ("", "en", "ltr", "Unsubscribe"),
+        ("xx, it-IT;q=0.5, de;q=0.9", "de", "ltr", "Abbestellen"),
+        ("ar-EG", "ar", "rtl", "إلغاء الاشتراك"),
+        ("\x00;;;q=,", "en", "ltr", "Unsubscribe"),
+    ],
+)
+async def test_the_page_speaks_the_language_of_the_browser(
+    api: Api, asked: str, lang: str, direction: str, button: str
+) -> None:
+    answer = await api.call("GET", path("user"), "", headers={"Accept-Language": asked})
+
+    assert f'<html lang="{lang}" dir="{direction}">' in answer.text
+    assert f"<button>{button}</button>" in answer.text
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    "link",
+    [
+        path("user", key=derive_key("somebody else's")),
+        path("user")[:-1],
+        "/v1/unsubscribe/" + "A" * 700,
+        "/v1/unsubscribe/%3Cscript%3E",
+    ],
+)
+async def test_a_link_that_nobody_here_signed_is_a_plain_page(api: Api, method: str, link: str) -> None:
+    answer = await api.call(method, link, "")
+
+    assert answer.status_code == 404
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "This link is not valid." in answer.text and "script" not in answer.text
+    assert await preferences(api) == {}
+
+
+async def test_a_body_over_a_kibibyte_is_refused(api: Api) -> None:
+    answer = await api.call("POST", path("user"), "", content=b"x" * 1_025)
+
+    assert code_of(answer) == (413, "message_too_large")
+    assert await preferences(api) == {}
+
+
+async def test_all_mail_ends_by_a_link_that_is_for_all(api: Api) -> None:
+    await api.store.contacts.put_preferences("alice", parse_preferences({"user": {"email": True, "push": True}}))
+
+    answer = await api.call("POST", path("*"), "")
+
+    assert answer.status_code == 200
+    assert await preferences(api) == {"user": {"email": False, "push": True}, "*": {"email": False}}
+
+
+async def test_links_of_an_older_secret_still_hold() -> None:
+    async with Api(link_secret="new,old") as api:
+        for secret in ("new", "old", SECRET):
+            assert (await api.call("POST", path("user", key=derive_key(secret)), "")).status_code == 200
+
+
+async def test_the_side_of_the_devices_serves_the_links_too() -> None:
+    async with Api(ingest_audience="devices") as api:
+        assert (await api.call("POST", path("user"), "")).status_code == 200
+
+
+async def test_other_paths_still_look_at_the_origin(api: Api) -> None:
+    answer = await api.call("GET", "/healthz", headers={"Origin": "https://webmail.example"})
+
+    assert code_of(answer) == (403, "origin_not_allowed")
