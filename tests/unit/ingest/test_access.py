@@ -8,7 +8,14 @@ from starlette.routing import Route
 from services.ingest.auth import SCOPES, TABLE, Own, Row
 from tests.support.api import SECRET, Api, code_of
 
-ALICE = {"uid": "alice", "device": "phone", "id": "aa", "key": "nosuchkey123", "name": "user.joined"}
+ALICE = {
+    "uid": "alice",
+    "device": "phone",
+    "id": "aa",
+    "key": "nosuchkey123",
+    "name": "user.joined",
+    "webhook": "wh_none",
+}
 BODIES: dict[str, Any] = {
     "/v1/users/{uid}/messages": {"system": "gregor", "body": {"dismiss": {"ids": ["aa"]}}},
     "/v1/messages": [],
@@ -65,6 +72,12 @@ EXPECTED = {
     "GET /v1/keys/{key}": ({"admin"}, Own.NOTHING),
     "DELETE /v1/keys/{key}": ({"admin"}, Own.NOTHING),
     "POST /v1/keys/{key}/rotate": ({"admin"}, Own.NOTHING),
+    "POST /v1/webhooks": ({"admin"}, Own.NOTHING),
+    "GET /v1/webhooks": ({"admin"}, Own.NOTHING),
+    "GET /v1/webhooks/{webhook}": ({"admin"}, Own.NOTHING),
+    "PATCH /v1/webhooks/{webhook}": ({"admin"}, Own.NOTHING),
+    "DELETE /v1/webhooks/{webhook}": ({"admin"}, Own.NOTHING),
+    "POST /v1/webhooks/{webhook}/rotate": ({"admin"}, Own.NOTHING),
 }
 OPEN = {"/healthz", "/readyz", "/metrics", "/errors", "/docs", "/docs.js", "/openapi.json", "/v1/push/webpush"}
 UNSUBSCRIBE = "/v1/unsubscribe/{token}"
