@@ -243,16 +243,63 @@ async def test_bodies_of_gone_items_go_with_age(store: Store) -> None:
     assert [document_of(entry.json).get("trimmed") for entry in then.items] == [True]
 
 
-async def test_only_the_newest_gone_items_keep_their_body_once_collected(make_store: MakeStore) -> None:
+@pytest.mark.parametrize("is_collected", [True, False])
+async def test_only_the_newest_gone_items_keep_their_body(make_store: MakeStore, is_collected: bool) -> None:
+    """Also for a reader who comes before they were collected."""
     store = await make_store(replace(LIMITS, history_bodies=2))
     await store.users.commit("alice", creating(*"abc"))
     for item_id in "cab":
         await store.users.commit("alice", dismissing(item_id))
-
-    await store.users.collect("alice", NOW_US)
+    await store.users.commit("alice", dismissing("unknown", "another"))
+    if is_collected:
+        await store.users.collect("alice", NOW_US)
 
     entries = await store.users.history("alice", BACKEND, None, 10, NOW_US)
     assert [entry.id for entry in entries if entry.is_trimmed] == ["c"]
+
+
+async def test_a_reader_of_one_item_gets_no_body_that_had_to_go(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, history_bodies=1))
+    await store.users.commit("alice", creating(*"ab", body={"secret": 1}))
+    await store.users.commit("alice", dismissing("a"))
+    before = await store.users.item("alice", "a", BACKEND, NOW_US)
+    await store.users.commit("alice", dismissing("b"))
+
+    after = await store.users.item("alice", "a", BACKEND, NOW_US)
+    newest = await store.users.item("alice", "b", BACKEND, NOW_US)
+
+    assert [entry.is_trimmed for entry in (before, after, newest) if entry] == [False, True, False]
+
+
+async def test_a_reader_of_the_history_sees_no_more_than_its_bound(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, history=2))
+    await store.users.commit("alice", creating(*"abcd"))
+    for item_id in "abcd":
+        await store.users.commit("alice", dismissing(item_id))
+
+    entries = await store.users.history("alice", BACKEND, None, 10, NOW_US)
+    then = await store.users.state_at("alice", BACKEND, NOW_US + 5, NOW_US + 9)
+
+    assert [entry.id for entry in entries] == ["d", "c"]
+    assert then.items == ()
+
+
+@pytest.mark.parametrize("first", [(), ("z",)])
+async def test_a_history_is_bounded_whatever_the_rhythm_of_its_writer(
+    make_store: MakeStore, first: tuple[str, ...]
+) -> None:
+    """Commits collect by themselves now and then; a steady beat of creations and dismissals must not miss each turn."""
+    store = await make_store(replace(LIMITS, history=20, history_bodies=5))
+    await store.users.commit("alice", creating("kept", *first))
+    if first:
+        await store.users.commit("alice", creating("one-step-more"))
+    for number in range(600):
+        await store.users.commit("alice", creating(f"i{number}", created=NOW - 1_000 + number))
+        await store.users.commit("alice", dismissing(f"i{number}"))
+
+    # What lies before the horizon was forgotten: nobody read, so it was the writer who collected.
+    receipt = await store.users.commit("alice", creating("old", created=NOW - 1_000))
+    assert receipt.ignored == (("old", Ignored.STALE),)
 
 
 async def test_a_history_over_its_bound_loses_the_oldest_and_the_horizon_moves(make_store: MakeStore) -> None:

@@ -62,9 +62,13 @@ class OrderedFacts:
         self._sweeps += [
             self._sweep(sent.sender, span, body["create"], now_us) for span in body["dismiss"]["intervals"]
         ]
-        for number, (item_id, content) in enumerate(_unknown(body["create"], self._items).items()):
-            created_us = content["times"].get("created", 0) * SECOND_US or now_us + number
-            self._items[item_id] = (self._step, content, created_us)
+        stamp_us = now_us
+        for item_id, content in body["create"].items():
+            is_stamped = "created" not in content["times"]
+            created_us = stamp_us if is_stamped else content["times"]["created"] * SECOND_US
+            # One microsecond for each creation that needs a stamp, also for one that is known already.
+            stamp_us += is_stamped
+            self._items.setdefault(item_id, (self._step, content, created_us))
 
     def live_in(self, view: View) -> set[str]:
         """The ids that the view shows now."""
@@ -113,10 +117,6 @@ class _Sweep:
         if step < self.step:
             return step <= self.takes_up_to
         return "created" in content["times"] and created_us <= self.end_us
-
-
-def _unknown(create: dict[str, Document], known: Iterable[str]) -> dict[str, Document]:
-    return {item_id: content for item_id, content in create.items() if item_id not in known}
 
 
 def _takes(sender: Sender, content: Document, view: View) -> bool:

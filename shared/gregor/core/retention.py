@@ -21,6 +21,13 @@ def is_overfull(user: User, limits: Limits) -> bool:
     return len(user.gone) > limits.history + COLLECT_AT
 
 
+def is_over(user: User, limits: Limits) -> bool:
+    """Whether more gone items, or more of their bodies, are kept than may be: who reads the history collects first."""
+    oldest_first = sorted(user.gone.values(), key=_by_end)
+    may_be_bare = oldest_first[: max(0, len(oldest_first) - limits.history_bodies)]
+    return len(oldest_first) > limits.history or not all(record.is_trimmed for record in may_be_bare)
+
+
 def is_due(user: User, limits: Limits, now_us: int) -> bool:
     """Whether something passed its time: then a commit or read forgets it first, as it commits what has expired."""
     if user.collect_at_us > now_us:

@@ -258,7 +258,14 @@ class RedisUsers:
         keys = self._keys.of_user(uid)
         await self.settle(uid, now_us)
         entries = await self._entries(keys, [(item_id, None)], view)
+        if entries and entries[0].gone and not entries[0].is_trimmed and await self._is_over(keys, entries[0].gone.seq):
+            await self.collect(uid, now_us)
+            entries = await self._entries(keys, [(item_id, None)], view)
         return entries[0] if entries else None
+
+    async def _is_over(self, keys: UserKeys, seq: int) -> bool:
+        """Whether so much left at or after ``seq`` that a body of then may have to go."""
+        return int(await answer(self._connection.call("ZCOUNT", keys.gone, seq, "+inf"))) > self._limits.history_bodies
 
     async def history(
         self, uid: str, view: View, before: tuple[int, str] | None, limit: int, now_us: int
@@ -327,7 +334,11 @@ class RedisUsers:
         """(created seq, id) of every item kept, the newest first."""
         await self.settle(uid, now_us)
         script_keys = (keys.records, keys.live, keys.gone)
-        ids, seqs, _ = await answer(self._connection.evalsha(self._history, script_keys, ()))
+        bounds = (str(self._limits.history), str(self._limits.history_bodies))
+        ids, seqs, is_over = await answer(self._connection.evalsha(self._history, script_keys, bounds))
+        if is_over:
+            await self.collect(uid, now_us)
+            ids, seqs, _ = await answer(self._connection.evalsha(self._history, script_keys, bounds))
         return sorted(((int(seq), item_id.decode()) for item_id, seq in zip(ids, seqs, strict=True)), reverse=True)
 
     async def _records(self, keys: UserKeys, wanted: Sequence[tuple[str, int | None]]) -> list[Live | Departed]:

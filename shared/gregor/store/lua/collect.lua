@@ -60,7 +60,18 @@ if #page == 2 * most and forgotten > 0 then more = '1' end
 for a = 1, #drop_out, 2000 do call('ZREM', ko, unpack(drop_out, a, math.min(a + 1999, #drop_out))) end
 for a = 1, #drop_ids, 2000 do call('HDEL', kr, unpack(drop_ids, a, math.min(a + 1999, #drop_ids))) end
 
--- ---- bodies of what is gone: the newest so many, and not too old
+-- ---- bodies of what is gone: the newest so many, and not too old. Counted are items: no hidings, no remembered ids
+local first_kept, unseen = total, most_bodies
+while unseen > 0 and first_kept > 0 do
+  local low = first_kept > 256 and first_kept - 256 or 0
+  local members = call('ZRANGE', ko, low, first_kept - 1)
+  local raws = tombs > 0 and call('HMGET', kr, unpack(members))
+  for i = #members, 1, -1 do
+    first_kept = low + i - 1
+    if not string.find(members[i], '\0', 1, true) and (not raws or sub(raws[i] or '', 1, 1) == 'G') then unseen = unseen - 1 end
+    if unseen == 0 then break end
+  end
+end
 local from = call('ZCOUNT', ko, '-inf', string.format('%.0f', trimmed_to))
 local bodies = call('ZRANGE', ko, from, from + most - 1, 'WITHSCORES')
 local rank, trimmed_before = from, trimmed_to
@@ -68,7 +79,7 @@ for i = 1, #bodies, 2 do
   local raw = call('HGET', kr, bodies[i])
   if raw and sub(raw, 1, 1) == 'G' then
     local at, wlen = (upk('>I7', raw, 12)), (upk('B', raw, 20))
-    if total - rank <= most_bodies and at + body_age > now then later(at + body_age); break end
+    if rank >= first_kept and at + body_age > now then later(at + body_age); break end
     local o = 20 + wlen
     local hlen, nrem, clen, dlen = upk('>I2BBB', raw, o + 16)
     local json_at = o + 61 + clen + dlen + 7 * (nrem % 32) + hlen

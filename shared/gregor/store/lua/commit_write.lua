@@ -344,6 +344,6 @@ if effective then
   call('SPUBLISH', kh, pack('>c1c3I5c1BI4I4I4I4c1Bc0', 'C', epoch, seq, (kind == 'd' or kind == 'k') and 'u' or kind,
     is_new, before_a, before_b, A, B, leaving and 'p' or reason, #by, by) .. tail)
 end
-local hint = ''
-if #out > 0 and seq % 64 == 0 and call('ZCARD', ko) > max_bodies then hint = 'h' end
+local hint, total = '', #out > 0 and call('ZCARD', ko) or 0
+if total > max_bodies and total % 64 < #out / 2 then hint = 'h' end
 return {effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, hint}

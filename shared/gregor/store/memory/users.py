@@ -72,17 +72,17 @@ class MemoryUsers:
 
     async def state_at(self, uid: str, view: View, at_us: int, now_us: int) -> Full:
         """As ``Users`` says."""
-        return reading.state_at(self._settled(uid, now_us, is_flushing=False), view, at_us)
+        return reading.state_at(self._collected(uid, now_us), view, at_us)
 
     async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
         """As ``Users`` says."""
-        return reading.item(self._settled(uid, now_us, is_flushing=False), item_id, view)
+        return reading.item(self._collected(uid, now_us), item_id, view)
 
     async def history(
         self, uid: str, view: View, before: tuple[int, str] | None, limit: int, now_us: int
     ) -> list[HistoryEntry]:
         """As ``Users`` says."""
-        return reading.history(self._settled(uid, now_us, is_flushing=False), view, before, limit)
+        return reading.history(self._collected(uid, now_us), view, before, limit)
 
     async def heads(self, uids: Sequence[str]) -> list[Head | None]:
         """As ``Users`` says."""
@@ -132,6 +132,13 @@ class MemoryUsers:
         expiry = agenda.expiry(user, now_us, epoch_seed)
         if expiry is not None:
             self._apply(uid, user, expiry)
+        return user
+
+    def _collected(self, uid: str, now_us: int) -> User:
+        """The user after what is due, and with a history within its bounds; a flush of all is left to a later call."""
+        user = self._settled(uid, now_us, is_flushing=False)
+        if retention.is_over(user, self._shelf.limits):
+            self._collect(uid, user, now_us)
         return user
 
     def _collect(self, uid: str, user: User, now_us: int) -> int:
