@@ -9,7 +9,8 @@ from typing import Any
 from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, normal_prefixes
-from gregor.store.contract import Store, Ticket, Unavailable
+from gregor.store.access import Ticket
+from gregor.store.contract import Store, Unavailable
 from gregor.tokens import Caller, TokenExpired, Tokens
 
 NO_END_US = 1 << 62

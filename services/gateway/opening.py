@@ -58,7 +58,7 @@ async def open_request(request: Request, parts: Parts, finals: Finals) -> Openin
     if token is None and ticket is None:
         token = _cookie(request)
     credential = Credential.of(token or ticket or "", hello.session)
-    ended = await finals.hold(credential)
+    ended = await finals.hold(credential) if token or ticket else None
     if ended is not None:
         raise Ended(ended)
     if token is None and ticket is not None:

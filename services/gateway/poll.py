@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -15,6 +17,7 @@ from gregor.store.contract import Unavailable
 
 from .connection import Connection
 from .frames import close_frame, encode
+from .hello import Hello
 from .opening import Ended, Opening, next_ticket, open_request
 from .streaming import Streaming, send_json
 
@@ -76,24 +79,32 @@ class Poll:
         except Ended as ended:
             await send_json(send, 410, close_frame(ended.code, ended.reason))
             return
+        hello = await self._as_before(opening, request.query_params)
         basket = Basket()
         connection = Connection(parts, basket, self._rules, "poll")
         # Between two polls of a named session its device is still there: the lease ends by itself.
-        connection.keeps_session = opening.hello.session is not None
+        connection.keeps_session = hello.session is not None
         with self._streaming.holding(connection):
             connection.admit(opening.admitted)
-            connection.greet(opening.hello)
+            connection.greet(hello)
             await _wait(basket, wait_s, receive)
             frames, cursor = basket.frames, connection.cursor
+            rests = connection.keeps_session and connection.is_present and basket.code is None
         uncounted = parts.registry.current.uncounted
-        self._note(opening, basket, connection)
+        if rests:
+            await parts.presence.rest(connection)
+        await self._streaming.note(opening, basket.code, connection)
         ticket = await next_ticket(opening, parts)
         await send_json(send, 200, _answer(frames, cursor, uncounted, ticket))
 
-    def _note(self, opening: Opening, basket: Basket, connection: Connection) -> None:
-        if basket.code is not None:
-            caller = opening.admitted.caller
-            self._streaming.finals.note(opening.credential, basket.code, caller.uid, caller.device, connection.name)
+    async def _as_before(self, opening: Opening, query: QueryParams) -> Hello:
+        """A poll that does not say whether its device is in the foreground leaves that as it was."""
+        hello, caller = opening.hello, opening.admitted.caller
+        if hello.session is None or opening.admitted.observes or "foreground" in query:
+            return hello
+        devices, now_us = self._streaming.parts.store.devices, self._streaming.parts.clock.now_us()
+        before = await devices.session(caller.uid, caller.device, hello.session, now_us)
+        return hello if before is None else replace(hello, foreground=before.foreground)
 
 
 def read_wait(text: str | None) -> float:

@@ -19,6 +19,8 @@ LEASE_US: Final = 60_000_000
 TURNS: Final = 20
 """Each second one twentieth of the connections is refreshed."""
 AT_ONCE: Final = 500
+AT_REST: Final = ""
+"""In place of the gateway of a session that none holds now."""
 
 
 class Present(Protocol):
@@ -81,6 +83,14 @@ class Presence:
         self._turns[hash(lease.connection) % TURNS].discard(present)
         if is_over:
             self._background.start(self._close(present.uid, present.device, lease))
+
+    async def rest(self, present: Present) -> None:
+        """Between two long polls its session is there, but no gateway holds it. Never raises."""
+        entry = (present.uid, present.device, present.lease(AT_REST))
+        try:
+            await self._store.devices.touch([entry], self._clock.now_us(), LEASE_US)
+        except Unavailable:
+            log.info("A session at rest could not be told from one that is held.")
 
     async def _close(self, uid: str, device: str, lease: Session) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from starlette.requests import Request
@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from .connection import Connection
 from .frames import close_frame
-from .opening import Ended, Opening, next_ticket, open_request
+from .opening import Ended, next_ticket, open_request
 from .streaming import Streaming
 
 HEARTBEAT_S: Final = 25.0
@@ -113,22 +113,18 @@ class Stream:
             connection.greet(opening.hello)
             leaving = asyncio.ensure_future(_gone(receive, stream))
             try:
-                await _serve(stream, send)
+                await _serve(stream, send, lambda: self._streaming.note(opening, stream.code, connection))
             finally:
                 leaving.cancel()
-                self._note(opening, stream, connection)
-
-    def _note(self, opening: Opening, stream: EventStream, connection: Connection) -> None:
-        if stream.code is not None:
-            caller = opening.admitted.caller
-            self._streaming.finals.note(opening.credential, stream.code, caller.uid, caller.device, connection.name)
 
 
-async def _serve(stream: EventStream, send: Send) -> None:
+async def _serve(stream: EventStream, send: Send, note: Callable[[], Awaitable[None]]) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
     first = b"retry: %d\n\n" % random.randint(*RETRY_MS)
     await send({"type": "http.response.body", "body": first, "more_body": True})
     while data := await stream.take():
+        if stream.is_over:
+            await note()
         await send({"type": "http.response.body", "body": data, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 

@@ -7,8 +7,11 @@ from contextlib import contextmanager
 
 from starlette.types import Send
 
+from gregor.store.access import FinalClose
+
 from .connection import Connection
 from .finals import Finals
+from .opening import Opening
 from .parts import Parts
 
 
@@ -19,6 +22,13 @@ class Streaming:
         self.parts = parts
         self.finals = Finals(parts.store, parts.clock)
         self.connections: set[Connection] = set()
+
+    async def note(self, opening: Opening, code: int | None, connection: Connection) -> None:
+        """A stream or poll ended, with this close code if it was closed. To be called before its client is told."""
+        if code is not None:
+            caller = opening.admitted.caller
+            close = FinalClose(code, caller.uid, caller.device, connection.name)
+            await self.finals.note(opening.credential, close)
 
     @contextmanager
     def holding(self, connection: Connection) -> Iterator[None]:

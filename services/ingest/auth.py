@@ -21,7 +21,8 @@ from gregor.core.messages import Sender
 from gregor.core.rates import messages_bucket
 from gregor.core.sync import View
 from gregor.store import service_keys
-from gregor.store.contract import ServiceKey, Store
+from gregor.store.access import ServiceKey
+from gregor.store.contract import Store
 from gregor.tokens import Caller, Tokens
 
 SCOPES: Final = ("ingest", "read", "devices", "deliveries", "categories", "admin")

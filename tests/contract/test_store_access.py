@@ -7,7 +7,8 @@ import re
 
 from gregor.core.sync import View
 from gregor.store import service_keys
-from gregor.store.contract import Store, Ticket
+from gregor.store.access import FinalClose, Ticket
+from gregor.store.contract import Store
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
 
 
@@ -105,6 +106,16 @@ async def test_a_ticket_lives_for_its_time(store: Store) -> None:
     assert texts[0] != texts[1]
     assert await store.access.spend_ticket(texts[0], NOW_US + 30 * SECOND_US - 1) == ticket
     assert await store.access.spend_ticket(texts[1], NOW_US + 30 * SECOND_US) is None
+
+
+async def test_a_final_close_is_known_for_its_time_and_the_last_one_counts(store: Store) -> None:
+    first, last = FinalClose(4504, "alice", "phone", "c1"), FinalClose(4502, "alice", "phone", "c2")
+    await store.access.keep_close("hash/tab", first, NOW_US, 90 * SECOND_US)
+    await store.access.keep_close("hash/tab", last, NOW_US, 60 * SECOND_US)
+
+    assert await store.access.kept_close("hash/tab", NOW_US + 60 * SECOND_US - 1) == last
+    assert await store.access.kept_close("hash/tab", NOW_US + 60 * SECOND_US) is None
+    assert await store.access.kept_close("hash/", NOW_US) is None
 
 
 async def test_a_bucket_gives_its_burst_and_then_its_rate(store: Store) -> None:

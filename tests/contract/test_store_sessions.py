@@ -107,7 +107,7 @@ async def test_past_the_bound_of_a_device_the_oldest_connection_goes(make_store:
 
     displaced = await store.devices.open_session("alice", "phone", tabs[2], NOW_US, MINUTE_US)
 
-    assert displaced == [(tabs[0], 4504)]
+    assert displaced == [(tabs[0], 4505)]
     assert await store.devices.session("alice", "phone", "tab0", NOW_US) is None
     assert await store.devices.session("alice", "phone", "tab1", NOW_US) == tabs[1]
 

@@ -83,7 +83,7 @@ async def test_of_too_many_connections_of_a_device_the_oldest_goes(uid: str, dev
             await device.__aenter__()
             await device.synced()
 
-        assert (await oldest.closed())[0] == 4504
+        assert await oldest.closed() == (4505, "too_many_connections")
         assert all(device.close_code is None for device in devices[1:])
         for device in devices[1:]:
             await device.__aexit__()

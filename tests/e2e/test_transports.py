@@ -71,6 +71,20 @@ async def test_a_stream_resumes_by_last_event_id_and_by_cursor_on_another_gatewa
     assert again == delta
 
 
+async def test_a_stream_that_was_replaced_stays_away_from_every_gateway(
+    cluster: Cluster, uid: str, auth: dict[str, str]
+) -> None:
+    query = {"session": "tab"}
+    async with StreamDevice(cluster.stream_urls[0], query, auth) as old:
+        await old.until('"sync"')
+        async with StreamDevice(cluster.stream_urls[1], query, auth) as newer:
+            await old.until("4504")
+            for url in cluster.stream_urls:
+                async with StreamDevice(url, query, auth) as again:
+                    assert again.status == 204
+            assert not newer.is_ended
+
+
 async def test_a_poll_answers_at_once_where_it_knows_no_cursor_and_waits_where_it_does(
     cluster: Cluster, api: httpx.AsyncClient, stream_api: httpx.AsyncClient, uid: str
 ) -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import Problem
 from gregor.core.times import seconds
-from gregor.store.contract import ServiceKey
+from gregor.store.access import ServiceKey
 
 from ..answers import body_of, documented, json_answer
 from ..documents import NewKey

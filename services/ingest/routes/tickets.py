@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from gregor.core.errors import Problem, at
 from gregor.core.ids import BACKEND, intersect, normal_prefixes
 from gregor.core.times import seconds
-from gregor.store.contract import Ticket
+from gregor.store.access import Ticket
 
 from ..answers import body_of, documented, json_answer
 from ..auth import Actor

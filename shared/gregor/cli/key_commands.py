@@ -21,7 +21,8 @@ from gregor.cli.user_commands import print_table
 from gregor.clock import SystemClock
 from gregor.core.ids import normal_prefix
 from gregor.settings import load_settings
-from gregor.store.contract import ServiceKey, Store
+from gregor.store.access import ServiceKey
+from gregor.store.contract import Store
 
 keys = typer.Typer(help="Service keys, for backends.", no_args_is_help=True, rich_markup_mode=None)
 KeyId = Annotated[str, typer.Argument(help="Id of the key: the middle part of gk_<id>_<secret>.")]

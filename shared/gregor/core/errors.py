@@ -152,5 +152,9 @@ CLOSES: Final[dict[int, Close]] = {
     4502: Close("revoked", "The token was revoked, or the user forgotten.", final=True),
     4503: Close("bad_protocol", "Not JSON, or a frame before hello.", final=True),
     4504: Close("replaced", "A newer connection of the same device and session took over.", final=True),
-    4505: Close("too_many_connections", "The user has the most devices allowed, all online.", final=True),
+    4505: Close(
+        "too_many_connections",
+        "The device has as many newer connections as it may, or the user the most devices allowed, all online.",
+        final=True,
+    ),
 }

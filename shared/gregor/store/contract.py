@@ -16,6 +16,7 @@ from gregor.core.ids import Prefixes
 from gregor.core.messages import Commit, Receipt
 from gregor.core.sync import Answer, Cursor, Full, Head, HistoryEntry, View
 
+from .access import Access
 from .agenda import Agenda
 from .contacts import Contacts
 from .ledger import Ledger
@@ -71,38 +72,6 @@ class Session:
     foreground: bool = False
     cats: Prefixes = None
     systems: Prefixes = None
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceKey:
-    """A backend's key: what is stored of it. Of secrets only SHA-256: the newest, and those that were, a while longer.
-
-    ``rate`` is messages a second (``None``: unlimited). ``prefixes``: the category prefixes it is limited to.
-    """
-
-    id: str
-    scopes: frozenset[str]
-    prefixes: Prefixes = None
-    rate: float | None = None
-    hashes: tuple[tuple[str, int | None], ...] = ()
-    created_us: int = 0
-    name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """What a ticket stands for (protocol.md, "Tickets"): a stream of one uid, device and view until ``expires_us``.
-
-    ``claims``: the device token's claims that the stream needs (``exp``, ``iat``, ``cats``, ``systems``), or the
-    key's for an observing one.
-    """
-
-    uid: str
-    device: str
-    observe: bool
-    prefixes: Prefixes
-    systems: Prefixes
-    claims: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +212,7 @@ class Devices(Protocol):
         self, uid: str, device: str, session: Session, now_us: int, lease_us: int
     ) -> list[tuple[Session, int]]:
         """A connection is there for ``lease_us``. Returns what it displaces, each with its close code: the connection
-        of the same session (4504), and the oldest past the bound of a device's connections (4504). The caller tells
+        of the same session (4504), and the oldest past the bound of a device's connections (4505). The caller tells
         their gateways (``control``)."""
         ...
 
@@ -286,49 +255,6 @@ class Devices(Protocol):
 
     async def control(self, uid: str, document: Mapping[str, Any]) -> None:
         """Tell every gateway that holds a connection of ``uid`` (closes, frames for a session held elsewhere)."""
-        ...
-
-
-class Access(Protocol):
-    """Service keys, tickets and rates."""
-
-    async def create_key(
-        self,
-        scopes: Sequence[str],
-        prefixes: Sequence[str] | None = None,
-        rate: float | None = None,
-        name: str | None = None,
-        now_us: int = 0,
-    ) -> tuple[ServiceKey, str]:
-        """A new key and its text ``gk_<id>_<secret>``, which is never stored and never shown again."""
-        ...
-
-    async def key(self, key_id: str) -> ServiceKey | None:
-        """What is stored of a key."""
-        ...
-
-    async def keys(self) -> list[ServiceKey]:
-        """All keys, by id."""
-        ...
-
-    async def rotate_key(self, key_id: str, now_us: int, keep_us: int) -> str | None:
-        """A new secret; the old one works ``keep_us`` more. ``None`` where there is no such key."""
-        ...
-
-    async def delete_key(self, key_id: str) -> bool:
-        """Whether there was one."""
-        ...
-
-    async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
-        """The text of a new ticket."""
-        ...
-
-    async def spend_ticket(self, text: str, now_us: int) -> Ticket | None:
-        """The ticket, once; ``None`` where it is spent, too old or none."""
-        ...
-
-    async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
-        """Take ``count`` from a GCRA bucket: 0.0 where there was room, else the seconds to wait (nothing taken)."""
         ...
 
 

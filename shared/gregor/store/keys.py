@@ -32,6 +32,7 @@ key                      type   lifetime  holds                                 
 ``keys``                 hash   permanent key id → service key (hashes of secrets)    access
 ``webhooks``             hash   permanent webhook id → webhook; ``version``           webhooks
 ``ticket:<hash>``        string token age what a ticket stands for                    access
+``final:<hash>``         string an hour   how a stream ended for good                 access
 ``push:<hash>``          string permanent push token → its one owner                  devices
 ``deliveries:<channel>`` stream bounded   what a channel is to tell; on the queue Redis  scheduler
 ``…:retry:<channel>``    zset   bounded   what it is to tell later, by time           delivery
@@ -173,6 +174,10 @@ class Keys:
     def ticket(self, text: str) -> str:
         """Where a ticket is kept: by the hash of its text, so that a look at the keys gives none away."""
         return f"{self.namespace}:ticket:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    def final(self, opened_with: str) -> str:
+        """How what was opened with this credential and session ended, by a hash of both."""
+        return f"{self.namespace}:final:{hashlib.sha256(opened_with.encode()).hexdigest()}"
 
     def stream(self, channel: str) -> str:
         """The stream of what is to be told by a channel; on the queue Redis."""

@@ -13,7 +13,8 @@ from gregor.core.ids import normal_prefixes
 from gregor.core.limits import SECOND_US
 
 from . import scripts, service_keys
-from .contract import ServiceKey, Ticket, Unavailable
+from .access import FinalClose, ServiceKey, Ticket
+from .contract import Unavailable
 from .keys import Keys
 from .link import Connection, Script
 from .replies import answer
@@ -29,8 +30,16 @@ class _KeptTicket(msgspec.Struct):
     ticket: Ticket
 
 
+class _KeptClose(msgspec.Struct):
+    """What the key of a final close holds."""
+
+    expires_us: int
+    close: FinalClose
+
+
 _SERVICE_KEY: Final = msgspec.json.Decoder(ServiceKey)
 _TICKET: Final = msgspec.json.Decoder(_KeptTicket)
+_CLOSE: Final = msgspec.json.Decoder(_KeptClose)
 
 
 class RedisAccess:
@@ -113,6 +122,19 @@ class RedisAccess:
             return None
         kept = _TICKET.decode(raw)
         return kept.ticket if now_us < kept.expires_us else None
+
+    async def keep_close(self, opened_with: str, close: FinalClose, now_us: int, lives_us: int) -> None:
+        """See ``contract.Access.keep_close``. As with tickets, the time inside is what counts."""
+        kept = msgspec.json.encode(_KeptClose(now_us + lives_us, close))
+        await self._call("SET", self._keys.final(opened_with), kept, "PX", max(1, -(-lives_us // 1_000)))
+
+    async def kept_close(self, opened_with: str, now_us: int) -> FinalClose | None:
+        """See ``contract.Access.kept_close``."""
+        raw = await self._call("GET", self._keys.final(opened_with))
+        if raw is None:
+            return None
+        kept = _CLOSE.decode(raw)
+        return kept.close if now_us < kept.expires_us else None
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
         """See ``contract.Access.take``. ``core.rates`` says how; the script does the same sums, atomically."""

@@ -45,6 +45,7 @@ _LEEWAY_US: Final = 60 * SECOND_US
 """Both leeways of a token: its ``exp`` may lie that much further ahead, and is good that much longer."""
 
 _REPLACED: Final = 4504
+_TOO_MANY: Final = 4505
 _FORGOTTEN: Final = 4003
 _REVOKED: Final = 4502
 
@@ -259,7 +260,8 @@ class RedisDevices:
         bounds = (self._limits.connections, self._presence_ms(lease_us))
         arguments = (device, session.session, lease, now_us, *bounds)
         displaced = await self._run(self._open, (keys.presence, keys.devices), arguments)
-        return [(read_lease(raw).open, _REPLACED) for raw in displaced]
+        gone = [read_lease(raw).open for raw in displaced]
+        return [(old, _REPLACED if old.session == session.session else _TOO_MANY) for old in gone]
 
     async def touch(self, entries: Sequence[tuple[str, str, Session]], now_us: int, lease_us: int) -> None:
         """See ``contract.Devices.touch``. A session that another connection holds is left to that."""

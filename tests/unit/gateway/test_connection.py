@@ -186,7 +186,7 @@ async def test_of_nine_connections_of_a_device_the_oldest_goes(house: House) -> 
         house.clock.advance(0.01)
     await settle()
 
-    assert [line.closed for line in lines] == [4504] + [None] * 8
+    assert [line.closed for line in lines] == [4505] + [None] * 8
 
 
 async def test_a_device_too_many_is_told_so(house: House) -> None:

@@ -76,6 +76,20 @@ async def test_a_poll_may_wait_for_a_part_of_a_second(api: httpx.AsyncClient) ->
     assert (answer.status_code, answer.json()["frames"]) == (200, [])
 
 
+async def test_a_poll_that_does_not_speak_of_the_foreground_leaves_it(house: House, api: httpx.AsyncClient) -> None:
+    async def is_foreground() -> bool:
+        return (await house.store.devices.presence(["alice"], house.clock.now_us()))[0].foreground
+
+    query = {"wait": "0", "session": "one"}
+    await api.get("/v1/poll", params=query)
+    assert not await is_foreground()
+    await api.post("/v1/frames?session=one", json={"foreground": True})
+    await api.get("/v1/poll", params=query)
+    assert await is_foreground()
+    await api.get("/v1/poll", params=query | {"foreground": "false"})
+    assert not await is_foreground()
+
+
 async def test_between_two_polls_of_a_session_its_device_is_there(house: House, api: httpx.AsyncClient) -> None:
     async def is_online() -> bool:
         return (await house.store.devices.presence(["alice"], house.clock.now_us()))[0].online

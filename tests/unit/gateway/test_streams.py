@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from gregor.core.sync import View
-from gregor.store.contract import Session, Ticket
-from services.gateway.hello import Hello
+from gregor.store.access import Ticket
+from gregor.store.contract import Session
 from services.gateway.presence import LEASE_US
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
@@ -83,35 +83,6 @@ async def test_a_client_that_hung_up_is_gone(house: House, streams: str) -> None
         assert house.parts.hub.rooms
 
     await wait_until(lambda: not house.parts.hub.rooms, "the room is empty")
-
-
-async def test_a_close_is_the_last_frame_and_a_final_one_is_remembered(house: House, streams: str) -> None:
-    headers = auth(house)
-    async with StreamDevice(streams, {"session": "one"}, headers) as stream:
-        await stream.until('"sync"')
-        await house.store.devices.control("alice", {"close": {"device": "phone", "code": 4502}})
-        await wait_until(lambda: stream.is_ended, "the end")
-        assert stream.frames[-1] == {"close": {"code": 4502, "reason": "revoked"}}
-    async with StreamDevice(streams, {"session": "one"}, headers) as again, StreamDevice(streams, {}, headers) as other:
-        assert (again.status, other.status) == (204, 200)
-    async with httpx.AsyncClient(base_url=streams, headers=headers, trust_env=False) as client:
-        answer = await client.get("/v1/poll", params={"session": "one"})
-
-    assert (answer.status_code, answer.json()) == (410, {"close": {"code": 4502, "reason": "revoked"}})
-
-
-async def test_a_stream_that_was_replaced_may_come_back_when_the_newer_one_is_gone(house: House, streams: str) -> None:
-    headers = auth(house)
-    async with StreamDevice(streams, {"session": "one"}, headers) as old:
-        await old.until('"sync"')
-        newer = await house.connect(hello=Hello(session="one"))
-        await old.until("4504")
-        async with StreamDevice(streams, {"session": "one"}, headers) as again:
-            assert again.status == 204
-        newer.connection.shut(4001)
-        await settle()
-        async with StreamDevice(streams, {"session": "one"}, headers) as again:
-            assert again.status == 200
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 from gregor.core import rates
 from gregor.core.limits import DAY_US, SECOND_US
 from gregor.store import service_keys
-from gregor.store.contract import ServiceKey, Ticket, Unavailable
+from gregor.store.access import ServiceKey, Ticket
+from gregor.store.contract import Unavailable
 from gregor.store.redis_access import RedisAccess
 from tests.unit.store.grounds import Ground
 

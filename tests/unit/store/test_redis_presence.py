@@ -72,7 +72,7 @@ async def test_the_ninth_connection_of_a_device_displaces_the_oldest(devices: Re
 
     displaced = await devices.open_session("alice", "phone", session("s8", "c8", NOW_US + 200), NOW_US + 200, LEASE_US)
 
-    assert displaced == [(session("s1", "c1", NOW_US + 1), 4504)]
+    assert displaced == [(session("s1", "c1", NOW_US + 1), 4505)]
     assert await devices.session("alice", "phone", "s1", NOW_US + 200) is None
 
 

@@ -9,7 +9,7 @@ from gregor.core import rates
 from gregor.core.ids import normal_prefixes
 
 from .. import service_keys
-from ..contract import ServiceKey, Ticket
+from ..access import FinalClose, ServiceKey, Ticket
 
 
 class MemoryAccess:
@@ -18,6 +18,7 @@ class MemoryAccess:
     def __init__(self) -> None:
         self._keys: dict[str, ServiceKey] = {}
         self._tickets: dict[str, tuple[Ticket, int]] = {}
+        self._closes: dict[str, tuple[FinalClose, int]] = {}
         self._buckets: dict[str, int] = {}
 
     async def create_key(
@@ -73,6 +74,16 @@ class MemoryAccess:
         """As ``Access`` says."""
         ticket, until_us = self._tickets.pop(text, (None, 0))
         return ticket if now_us < until_us else None
+
+    async def keep_close(self, opened_with: str, close: FinalClose, now_us: int, lives_us: int) -> None:
+        """As ``Access`` says."""
+        self._closes = {name: kept for name, kept in self._closes.items() if now_us < kept[1]}
+        self._closes[opened_with] = (close, now_us + lives_us)
+
+    async def kept_close(self, opened_with: str, now_us: int) -> FinalClose | None:
+        """As ``Access`` says."""
+        close, until_us = self._closes.get(opened_with, (None, 0))
+        return close if now_us < until_us else None
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
         """As ``Access`` says."""

@@ -17,6 +17,7 @@ from .shelf import Lease, Shelf
 from .users import MemoryUsers
 
 REPLACED = 4504
+TOO_MANY = 4505
 
 
 class MemoryDevices:
@@ -92,19 +93,19 @@ class MemoryDevices:
     ) -> list[tuple[Session, int]]:
         """As ``Devices`` says."""
         live = self._leases(uid, device, now_us)
-        displaced = []
+        displaced: list[tuple[Session, int]] = []
         old = live.pop(session.session, None)
         if old is not None:
             self._leave_front(uid, old, now_us)
             if old.session.connection != session.connection:
-                displaced.append(old.session)
+                displaced.append((old.session, REPLACED))
         oldest_first = sorted((lease.session for lease in live.values()), key=lambda s: (s.opened_us, s.session))
         for over in oldest_first[: max(0, len(oldest_first) + 1 - self._shelf.limits.connections)]:
-            displaced.append(over)
+            displaced.append((over, TOO_MANY))
             self._leave_front(uid, live.pop(over.session), now_us)
         live[session.session] = Lease(session, now_us + lease_us, now_us)
         self._see(uid, device, now_us)
-        return [(gone, REPLACED) for gone in displaced]
+        return displaced
 
     async def touch(self, entries: Sequence[tuple[str, str, Session]], now_us: int, lease_us: int) -> None:
         """As ``Devices`` says."""
