@@ -15,10 +15,10 @@ import structlog
 import uvloop
 
 from gregor.clock import SystemClock
-from gregor.core.intents import EMAIL
+from gregor.core.intents import EMAIL, PUSH_CHANNELS, WEBHOOK
 from gregor.registry import Registry
 from gregor.settings import Settings, SettingsError, load_settings, masked
-from gregor.store.contract import Unavailable
+from gregor.store.contract import Store, Unavailable
 from gregor.store.link import LinkDown
 from gregor.store.redis import open_store
 from gregor.store.redis_queue import open_queue
@@ -26,6 +26,7 @@ from gregor.telemetry import Metrics, set_up_logging
 from gregor.web.probes import probes_app
 from gregor.web.readiness import Readiness
 from gregor.web.serving import Server, listen, server_of
+from gregor.webhook_registry import WebhookEditor, WebhookRegistry
 
 from .attempt import Trade
 from .breaker import Breaker
@@ -36,6 +37,7 @@ from .mail_look import MailLooker
 from .pace import Pace
 from .providers import channels, mail_host, mail_links
 from .push_look import PushLooker
+from .webhook_look import WebhookLooker
 from .worker import MOST_IN_FLIGHT, Worker
 
 log = structlog.get_logger(__name__)
@@ -70,14 +72,9 @@ async def serve(settings: Settings) -> None:
         store = await open_store(settings.redis_url, settings.limits, settings.namespace)
         stack.push_async_callback(store.close)
         metrics = Metrics()
-        failures = metrics.render_failures
-        registry = Registry(store, failed=lambda field: failures.labels(field).inc())
-        await registry.open()
-        stack.push_async_callback(registry.close)
-        clock, figures = SystemClock(settings.clock_offset_s), Figures(metrics.registry)
-        pushes = PushLooker(store, registry)
-        mails = MailLooker(store, registry, mail_links(settings), mail_host(settings))
-        workers, deadline_s = [], settings.delivery_deadline_s
+        lookers, clock = await _lookers(stack, settings, store, metrics), SystemClock(settings.clock_offset_s)
+        figures, deadline_s = Figures(metrics.registry), settings.delivery_deadline_s
+        workers = []
         for name, channel in channels(settings, clock).items():
             if channel is None:
                 log.warning("A provider has no credentials: nothing is sent by it.", channel=name)
@@ -86,12 +83,26 @@ async def serve(settings: Settings) -> None:
                 stack.push_async_callback(channel.close)
             queue = await open_queue(settings.queue, settings.namespace, name)
             stack.push_async_callback(queue.close)
-            pace = Pace(settings.delivery_rates.get(name))
-            looker: Looker
-            looker, most = (mails, MAILS_IN_FLIGHT) if name == EMAIL else (pushes, MOST_IN_FLIGHT)
-            trade = Trade(name, channel, store, looker, clock, figures, Breaker(), deadline_s, pace)
-            workers.append(Worker(trade, queue, most))
+            pace, breaker = Pace(settings.delivery_rates.get(name)), Breaker(None) if name == WEBHOOK else Breaker()
+            trade = Trade(name, channel, store, lookers[name], clock, figures, breaker, deadline_s, pace)
+            workers.append(Worker(trade, queue, MAILS_IN_FLIGHT if name == EMAIL else MOST_IN_FLIGHT))
         await serve_with(settings, Readiness(store, metrics), metrics, workers)
+
+
+async def _lookers(stack: AsyncExitStack, settings: Settings, store: Store, metrics: Metrics) -> dict[str, Looker]:
+    """Who decides for each channel, with what they keep up with."""
+    failures, clock = metrics.render_failures, SystemClock(settings.clock_offset_s)
+    registry = Registry(store, failed=lambda field: failures.labels(field).inc())
+    await registry.open()
+    stack.push_async_callback(registry.close)
+    webhooks = WebhookRegistry(store)
+    await webhooks.follow()
+    stack.push_async_callback(webhooks.close)
+    return {
+        **dict.fromkeys(PUSH_CHANNELS, PushLooker(store, registry)),
+        EMAIL: MailLooker(store, registry, mail_links(settings), mail_host(settings)),
+        WEBHOOK: WebhookLooker(webhooks, WebhookEditor(store.webhooks), clock),
+    }
 
 
 async def serve_with(settings: Settings, readiness: Readiness, metrics: Metrics, workers: Sequence[Worker]) -> None:

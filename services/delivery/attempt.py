@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from gregor.clock import Clock
-from gregor.core.intents import EMAIL, Intent
+from gregor.core.intents import EMAIL, WEBHOOK, Intent
 from gregor.core.ledger import MOST_ATTEMPTS, Attempt, Claimed, Delivery, NotClaimed, NotYet, State, Story
 from gregor.core.limits import DAY_US, SECOND_US
 from gregor.store.contract import Store, Unavailable
@@ -80,10 +80,14 @@ async def attempt(trade: Trade, intent: Intent, turn: Turn | None = None) -> int
 async def _attempt(trade: Trade, intent: Intent, turn: Turn) -> int | None:
     now_us, since_s = trade.clock.now_us(), trade.clock.monotonic()
     look = await _look(trade, intent, now_us)
-    claim = await _claim(trade, intent, look.place, now_us)
-    if isinstance(claim, Claimed):
-        return await _claimed(trade, claim.delivery, look, since_s, turn)
-    return _when(claim, now_us + round(BUSY_S * SECOND_US))
+    try:
+        claim = await _claim(trade, intent, look.place, now_us)
+        if isinstance(claim, Claimed):
+            return await _claimed(trade, claim.delivery, look, since_s, turn)
+        return _when(claim, now_us + round(BUSY_S * SECOND_US))
+    finally:
+        if look.turn is not None:
+            look.turn.passed()
 
 
 async def fail(trade: Trade, intent: Intent) -> int | None:
@@ -134,11 +138,11 @@ async def _claimed(trade: Trade, delivery: Delivery, look: Look, since_s: float,
         for other in others:
             await _put_back(trade, other, "")
         return await _put_back(trade, delivery, look.place, FAILED_S)
-    verdict = await _send(trade, trade.channel, message, turn)
+    verdict = await _send(trade, trade.channel, message, (turn, look.turn))
     return await _follow(trade, delivery, look, others, verdict, since_s)
 
 
-async def _send(trade: Trade, channel: Channel[Any], message: Message, turn: Turn) -> Verdict:
+async def _send(trade: Trade, channel: Channel[Any], message: Message, turns: tuple[Turn, Turn | None]) -> Verdict:
     """Hand it over; what came of it, whatever happens."""
     began_s = trade.clock.monotonic()
     try:
@@ -147,7 +151,9 @@ async def _send(trade: Trade, channel: Channel[Any], message: Message, turn: Tur
         log.exception("A channel failed by itself.", channel=trade.name)
         trade.figures.failures.labels(trade.name).inc()
         verdict = Unknown(f"the channel failed: {type(error).__name__}")
-    turn.ended(verdict, trade.clock.monotonic())
+    for turn in turns:
+        if turn is not None:
+            turn.ended(verdict, trade.clock.monotonic())
     trade.figures.attempts.labels(trade.name, verdict.name).inc()
     trade.figures.send_seconds.labels(trade.name).observe(max(0.0, trade.clock.monotonic() - began_s))
     return verdict
@@ -226,10 +232,12 @@ async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
     reason = look.why_not or "dismissed"
     trade.figures.held.labels(trade.name, reason).inc()
     now_us = trade.clock.now_us()
-    if look.until_us is None:
-        state, story = State.CANCELLED, delivery.story.ended(reason, now_us)
-    else:
+    if look.until_us is not None:
         state, story = State.WAITING, delivery.story.waiting(reason, now_us, look.until_us)
+    elif look.is_dead:
+        state, story = State.DEAD, delivery.story.ended(reason, now_us)
+    else:
+        state, story = State.CANCELLED, msgspec.structs.replace(delivery.story.ended(reason, now_us), event="")
     await trade.store.ledger.settle(delivery, look.place, state, story, counts=False)
     return look.until_us
 
@@ -242,6 +250,9 @@ async def _put_back(trade: Trade, delivery: Delivery, place: str, after_s: float
         state, story = State.DEAD, story.ended("failed", next_us)
     await trade.store.ledger.settle(delivery, place, state, story, counts=False)
     return story.next_us
+
+
+_WHY_GONE: Final = {EMAIL: "suppressed", WEBHOOK: "webhook_gone"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +268,9 @@ def settlement(verdict: Verdict, delivery: Delivery, expires_us: int | None, now
     story = _told(verdict, delivery, now_us)
     match verdict:
         case Sent():
-            return Settlement(State.SENT, story)
+            return Settlement(State.SENT, msgspec.structs.replace(story, event=""))
         case Gone():
-            reason = "suppressed" if delivery.intent.channel == EMAIL else "device_gone"
+            reason = _WHY_GONE.get(delivery.intent.channel, "device_gone")
             return Settlement(State.DEAD, story.ended(reason, now_us))
         case Refused():
             return Settlement(State.DEAD, story.ended(None, now_us))

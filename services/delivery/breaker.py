@@ -6,6 +6,8 @@ for longer. What a device or a message did wrong never opens it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from .verdict import Misconfigured, Retry, Unknown, Verdict
@@ -21,9 +23,10 @@ OF_THE_PROVIDER: Final = frozenset({"421", "429"})
 
 
 class Breaker:
-    """Of one provider. Times are monotonic seconds."""
+    """Of one provider. Times are monotonic seconds. ``failures``: so many in a row open it; ``None``: nothing does."""
 
-    def __init__(self) -> None:
+    def __init__(self, failures: int | None = FAILURES) -> None:
+        self._most = failures
         self._failures = 0
         self._pause_s = FIRST_S
         self._open_until_s: float | None = None
@@ -42,11 +45,15 @@ class Breaker:
             return most
         return 0 if self._is_probing or now_s < self._open_until_s else min(1, most)
 
+    def wait_s(self, now_s: float) -> float:
+        """Seconds until one may go out alone; 0 where it is not open, or one is out."""
+        return 0.0 if self._open_until_s is None else max(0.0, self._open_until_s - now_s)
+
     def began(self) -> Turn:
         """One goes out; its turn must be told how it ended."""
         is_probe = self.is_open and not self._is_probing
         self._is_probing = self._is_probing or is_probe
-        return Turn(self, is_probe)
+        return Turn(partial(self._end, is_probe))
 
     def _end(self, is_probe: bool, verdict: Verdict | None, now_s: float) -> None:
         if is_probe:
@@ -58,7 +65,7 @@ class Breaker:
         elif is_failure(verdict):
             self._failures += 1
             # What was in flight when it opened fails too, and says nothing new.
-            if is_probe or (not self.is_open and self._failures >= FAILURES):
+            if is_probe or (self._most is not None and not self.is_open and self._failures >= self._most):
                 asked_s = verdict.after_s if isinstance(verdict, Retry) else None
                 self._open_until_s = now_s + max(self._pause_s, min(asked_s or 0.0, LONGEST_S))
                 self._pause_s = min(LONGEST_S, 2 * self._pause_s)
@@ -70,11 +77,11 @@ class Breaker:
 class Turn:
     """One that went out. What it tells first holds; the rest is not heard."""
 
-    __slots__ = ("_breaker", "_is_probe")
+    __slots__ = ("_end",)
 
-    def __init__(self, breaker: Breaker, is_probe: bool) -> None:
-        self._breaker: Breaker | None = breaker
-        self._is_probe = is_probe
+    def __init__(self, end: Callable[[Verdict | None, float], None]) -> None:
+        """``end`` is told once: the verdict (``None``: it had not to be sent), and when."""
+        self._end: Callable[[Verdict | None, float], None] | None = end
 
     def ended(self, verdict: Verdict, now_s: float) -> None:
         """What the provider made of it."""
@@ -85,9 +92,9 @@ class Turn:
         self._tell(None, 0.0)
 
     def _tell(self, verdict: Verdict | None, now_s: float) -> None:
-        breaker, self._breaker = self._breaker, None
-        if breaker is not None:
-            breaker._end(self._is_probe, verdict, now_s)
+        end, self._end = self._end, None
+        if end is not None:
+            end(verdict, now_s)
 
 
 def is_failure(verdict: Verdict) -> bool:

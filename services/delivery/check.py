@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from gregor.clock import SystemClock
+from gregor.core.intents import WEBHOOK
 from gregor.settings import Settings, SettingsError, load_settings
 
 from .channels.contract import Channel
@@ -38,6 +39,7 @@ async def check(settings: Settings) -> list[dict[str, str]]:
     """What is found of each provider, in the order of the documentation."""
     real = settings.model_copy(update={"delivery_console": False})
     found = channels(real, SystemClock(settings.clock_offset_s))
+    del found[WEBHOOK]  # each has a receiver of its own
     return list(await asyncio.gather(*(_checked(name, channel) for name, channel in found.items())))
 
 

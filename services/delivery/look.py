@@ -8,6 +8,7 @@ from typing import Protocol
 
 from gregor.core.intents import Intent
 
+from .breaker import Turn
 from .channels.contract import Message
 from .verdict import Gone
 
@@ -27,6 +28,8 @@ class Look:
     why_not: str | None = None
     until_us: int | None = None
     """Where it only waits: until when."""
+    is_dead: bool = False
+    """Nothing will go out, and somebody should look at it: a dead letter."""
     is_told: bool = False
     """It was told already, by a message that told others too: ``sent``, and nothing goes out."""
     place: str = ""
@@ -35,6 +38,8 @@ class Look:
     """When telling it is of no use any more; ``None``: never."""
     forget: Callable[[Gone], Awaitable[bool]] | None = None
     """What is done where the provider says that token or address is dead; whether there was something to forget."""
+    turn: Turn | None = None
+    """Of a breaker beside that of the channel: is told what became of it, or that nothing went out."""
 
 
 class Looker(Protocol):

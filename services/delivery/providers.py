@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gregor.clock import Clock
-from gregor.core.intents import EMAIL
+from gregor.clock import Clock, SystemClock
+from gregor.core.intents import EMAIL, WEBHOOK
 from gregor.settings import Settings
 from gregor.unsubscribe_links import UnsubscribeLinks, unsubscribe_links
 
@@ -15,6 +15,7 @@ from .channels.contract import Channel, Mail, Push
 from .channels.email import EmailChannel
 from .channels.fcm import FcmChannel
 from .channels.mime import parse_address
+from .channels.webhook import WebhookChannel
 from .channels.webpush import WebPushChannel, WebPushConfig
 
 NO_HOST: Final = "localhost"
@@ -33,8 +34,13 @@ def channels(settings: Settings, clock: Clock) -> dict[str, Channel[Any] | None]
         EMAIL: _email(settings, clock),
     }
     if settings.delivery_console:
-        return {name: channel or ConsoleChannel(name) for name, channel in found.items()}
-    return found
+        found = {name: channel or ConsoleChannel(name) for name, channel in found.items()}
+    return {**found, WEBHOOK: webhooks(settings)}
+
+
+def webhooks(settings: Settings) -> WebhookChannel:
+    """The channel of webhooks: it needs no credentials. Calls are dated by the system's clock, as receivers' are."""
+    return WebhookChannel(SystemClock(), is_loopback_allowed=settings.webhook_loopback)
 
 
 def mail_links(settings: Settings) -> UnsubscribeLinks | None:

@@ -27,7 +27,7 @@ class Follower:
     def __init__(self, channel: str, feed: Subscriptions | None = None, check_s: float = CHECK_S) -> None:
         self._channel = channel
         self._feed = feed
-        self._check_s = check_s
+        self.check_s = check_s
         self._woken = asyncio.Event()
         self._refreshing = asyncio.Lock()  # or an older state, read slowly, would follow a newer one
         self._watching: asyncio.Task[None] | None = None
@@ -60,6 +60,11 @@ class Follower:
         """Called by the feed: one may have been missed."""
         self._woken.set()
 
+    async def wait_known(self) -> None:
+        """After a change: take it over here, and give every other process the time to find it."""
+        await self.refresh()
+        await asyncio.sleep(1.2 * self.check_s)
+
     async def refresh(self) -> None:
         """Take over what holds, if it is not what this process has. Raises ``Unavailable``."""
         async with self._refreshing:
@@ -71,7 +76,7 @@ class Follower:
     async def _watch(self) -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._check_s):
+                async with asyncio.timeout(self.check_s):
                     await self._woken.wait()
             self._woken.clear()
             try:

@@ -1,9 +1,11 @@
-"""What stands in the agenda while somebody wants to hear of it: what devices hide, and what they showed."""
+"""What stands in the agenda while somebody wants to hear of it: what devices hide and showed, and what was sent."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.ledger import Attempt, Claimed, State, Story, key_of
 from gregor.core.messages import Reason, Sender
 from gregor.core.sync import Gone, View
 from gregor.store.agenda import Done, WorkKind
@@ -105,3 +107,52 @@ async def test_an_acknowledgement_is_claimed_at_once_and_gone_when_it_is_settled
     assert acked.view == View("phone", ())
     assert await entries(store) == []
     assert (await store.agenda.firsts())[ALICE] is None
+
+
+PUSH = Intent("alice", "a", IntentKind.REMIND, "apns", "phone", n=1, seq=7, at_us=at(0))
+
+
+async def _settle(store: Store, intent: Intent, state: State, seconds: float) -> None:
+    await store.users.commit("alice", creating("a"))
+    await store.ledger.plan([intent], State.PLANNED, None, at(0))
+    claim = await store.ledger.claim(intent, "", at(seconds), at(seconds + 30))
+    assert isinstance(claim, Claimed)
+    await store.ledger.settle(claim.delivery, "", state, Story(at(0), 7, attempts=(Attempt(at(seconds), "200"),)))
+
+
+async def test_what_was_sent_to_the_user_or_never_will_be_stands_there(store: Store) -> None:
+    store.ledger.is_watched = True
+    mail = replace(PUSH, kind=IntentKind.ITEM, n=0, channel="email", device="")
+
+    await _settle(store, PUSH, State.RETRY, 1)
+    await _settle(store, PUSH, State.SENT, 2)
+    await _settle(store, mail, State.DEAD, 3)
+    await _settle(store, replace(PUSH, device="tablet"), State.CANCELLED, 4)
+    await _settle(store, replace(PUSH, kind=IntentKind.WITHDRAW), State.SENT, 5)
+    await _settle(store, replace(PUSH, kind=IntentKind.EVENT, channel="webhook", device="wh_a:x"), State.SENT, 6)
+
+    works = [work for work in await store.agenda.work("alice", at(9), 9) if work.kind is not WorkKind.OVERDUE]
+    assert [(work.kind, work.name, work.delivery, work.at_us) for work in works] == [
+        (WorkKind.SETTLED, "a", key_of(PUSH), at(2)),
+        (WorkKind.SETTLED, "a", key_of(mail), at(3)),
+    ]
+    assert (await store.agenda.firsts())[ALICE] == at(2)
+
+
+async def test_a_verdict_that_is_not_written_stands_nowhere(store: Store) -> None:
+    store.ledger.is_watched = True
+    await store.users.commit("alice", creating("a"))
+    await store.ledger.plan([PUSH], State.PLANNED, None, at(0))
+    claim = await store.ledger.claim(PUSH, "", at(0), at(1))
+    assert isinstance(claim, Claimed)
+    await store.ledger.claim(PUSH, "", at(2), at(30))
+
+    assert not await store.ledger.settle(claim.delivery, "", State.SENT, claim.delivery.story)
+
+    assert await store.agenda.work("alice", at(9), 9) == []
+
+
+async def test_deliveries_stand_nowhere_where_nobody_watches(store: Store) -> None:
+    await _settle(store, PUSH, State.SENT, 1)
+
+    assert await store.agenda.work("alice", at(9), 9) == []

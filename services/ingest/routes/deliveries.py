@@ -8,7 +8,9 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 
 from gregor.core.errors import Problem
+from gregor.core.events import addressee
 from gregor.core.ids import is_name
+from gregor.core.intents import IntentKind
 from gregor.core.ledger import Attempt, Delivery, name_of
 from gregor.core.times import seconds
 
@@ -45,7 +47,7 @@ async def list_deliveries(
 
 def _shown(delivery: Delivery) -> dict[str, Any]:
     intent, story = delivery.intent, delivery.story
-    return {
+    shown = {
         "id": name_of(intent),
         "item": intent.item,
         "intent": intent.kind.value,
@@ -57,6 +59,10 @@ def _shown(delivery: Delivery) -> dict[str, Any]:
         "next": None if story.next_us is None else msgspec.Raw(seconds(story.next_us)),
         "attempts": [_attempt(each) for each in story.attempts],
     }
+    if intent.kind is IntentKind.EVENT:
+        webhook, call_id = addressee(intent)
+        shown |= {"device": None, "webhook": webhook, "webhook_id": call_id}
+    return shown
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:

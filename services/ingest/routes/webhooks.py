@@ -39,12 +39,12 @@ _WISH: Final = {"url": "https://example.com/gregor", "events": ["item.dismissed"
     response_class=Response,
 )
 async def create_webhook(request: Request, parts: Working) -> Response:
-    """It is called for what happens from now on; every process knows of it within a second."""
+    """It is called for what happens from then on: the answer comes when every process knows of it (half a second)."""
     asked = await read_document(request, parts, NewWebhook)
     check_url(asked.url, is_loopback_allowed=parts.settings.webhook_loopback)
     now_us = parts.clock.now_us()
     made = await _editor(parts).create(asked.url, asked.kinds, asked.prefixes, asked.name, now_us)
-    await parts.webhooks.refresh()
+    await parts.webhooks.wait_known()
     return json_answer(shown_with_secret(made), 201, _SECRET)
 
 
@@ -94,7 +94,7 @@ async def patch_webhook(webhook: str, request: Request, parts: Working) -> Respo
     kept = await _editor(parts).change(webhook, lambda known: changed(known, patch, now_us))
     if kept is None:
         raise _no_webhook()
-    await parts.webhooks.refresh()
+    await parts.webhooks.wait_known()
     return json_answer(shown(kept))
 
 

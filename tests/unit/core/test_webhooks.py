@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import time
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from gregor.core.webhooks import TOLERANCE_US, is_signed, key_of, secret_of, signed_headers, url_fault
@@ -11,6 +16,21 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 AT_US = 1_614_265_330_000_000
 BODY = b'{"test": 2432232314}'
 OTHER = secret_of(bytes(range(32)))
+
+
+def test_the_check_in_the_documentation_takes_what_we_sign_and_nothing_else() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text("utf-8")
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example, "docs/webhooks.md", "exec"), names)
+    old, new = secret_of(b"o" * 32), secret_of(b"n" * 32)
+    headers = signed_headers((new, old), "evt_1", time.time_ns() // 1_000, b'{"a":1}')
+
+    assert names["is_from_gregor"](old, headers, b'{"a":1}')
+    assert names["is_from_gregor"](new, headers, b'{"a":1}')
+    assert not names["is_from_gregor"](new, headers, b'{"a":2}')
+    assert not names["is_from_gregor"](secret_of(b"x" * 32), headers, b'{"a":1}')
+    assert not names["is_from_gregor"](new, {**headers, "webhook-timestamp": "1457056500"}, b'{"a":1}')
 
 
 def test_a_call_is_signed_as_the_standards_own_example() -> None:

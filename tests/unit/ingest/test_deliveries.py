@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from gregor.core.events import Event, EventType, Webhook, addressee, intents_of
 from gregor.core.intents import EMAIL, Intent, IntentKind
 from gregor.core.ledger import Attempt, Claimed, State, Story
 from tests.support.api import NOW_S, Api, code_of
@@ -62,6 +63,17 @@ async def test_deliveries_are_those_of_the_user_or_of_one_item_the_newest_item_f
     assert one == every[1:]
     assert len({entry["id"] for entry in every}) == 2
     assert (await api.call("GET", "/v1/users/carol/deliveries", key)).json() == {"entries": []}
+
+
+async def test_an_event_says_which_webhook_is_called_and_by_which_id_its_receiver_knows_it(api: Api) -> None:
+    webhook = Webhook("wh_a", "https://a.example/", (("whsec_A", None),))
+    [intent] = intents_of([Event(EventType.ACKED, "alice", "a", "news", NOW_US, 7)], [webhook], NOW_US)
+    await api.store.ledger.plan([intent], State.PLANNED, None, NOW_US)
+
+    [entry] = (await api.call("GET", PATH, await api.make_key("deliveries"))).json()["entries"]
+
+    assert (entry["intent"], entry["channel"], entry["device"], entry["state"]) == ("event", "webhook", None, "planned")
+    assert (entry["webhook"], entry["webhook_id"]) == addressee(intent)
 
 
 async def test_an_item_that_can_have_no_such_id_is_refused(api: Api) -> None:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from gregor.core.events import Webhook, addressee
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.ledger import Attempt, Claimed, State, Story
 from gregor.core.messages import Sender
 from gregor.core.sync import View
 from gregor.store.memory import MemoryDeliveries
@@ -138,3 +140,83 @@ async def test_a_scheduler_that_dies_after_it_handed_over_leaves_the_same_event_
     assert first.done == second.done
     one, other = (replace(intent, at_us=0) for intent in house.deliveries.intents)
     assert one == other
+
+
+PUSH = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=1, at_us=NOW_US)
+
+
+async def settle(house: House, intent: Intent, state: State, reason: str | None = None) -> None:
+    """What the delivery service does with one attempt."""
+    ledger, now_us = house.store.ledger, house.clock.now_us()
+    await ledger.plan([intent], State.PLANNED, None, now_us)
+    claim = await ledger.claim(intent, "", now_us, now_us + 1)
+    assert isinstance(claim, Claimed)
+    attempts = (*claim.delivery.story.attempts, Attempt(now_us, "200"))
+    await ledger.settle(claim.delivery, "", state, Story(now_us, intent.seq, reason, attempts=attempts))
+
+
+async def with_deliveries(*webhooks: Webhook) -> House:
+    house = await with_webhooks(*webhooks)
+    house.store.users.is_watched = house.store.devices.is_watched = False
+    house.store.ledger.is_watched = True
+    await house.create("other")
+    return house
+
+
+async def test_what_was_sent_and_what_is_dead_is_told_with_its_category() -> None:
+    house = await with_deliveries(replace(ALL, prefixes=("news",)), replace(ALL, id="wh_mail", prefixes=("mail",)))
+    await house.create("a")
+
+    await settle(house, PUSH, State.SENT)
+    await settle(house, replace(PUSH, device="tablet"), State.DEAD, "device_gone")
+    await house.drain.run_due()
+
+    found = events(house)
+    assert [(each["to"], each["type"], each["device"], each["reason"]) for each in found] == [
+        ("wh_all", "delivery.sent", "phone", None),
+        ("wh_all", "delivery.dead", "tablet", "device_gone"),
+    ]
+    assert {name: found[0][name] for name in ("category", "channel", "intent", "n", "status", "seq")} == {
+        "category": "news",
+        "channel": "apns",
+        "intent": "item",
+        "n": 0,
+        "status": "200",
+        "seq": 1,
+    }
+
+
+async def test_one_that_dies_again_after_a_replay_is_told_again() -> None:
+    house = await with_deliveries(ALL)
+    await house.create("a")
+    await settle(house, PUSH, State.DEAD, "budget")
+    await house.drain.run_due()
+    first = list(house.deliveries.intents)
+    await house.store.ledger.move(PUSH, (State.DEAD,), State.PLANNED)
+
+    await settle(house, PUSH, State.DEAD, "budget")
+    await house.drain.run_due()
+
+    again = house.deliveries.intents[len(first) :]
+    assert len(first) == len(again) == 1
+    assert first[0].key != again[0].key
+
+
+async def test_one_that_was_taken_up_again_before_it_is_told_is_not() -> None:
+    house = await with_deliveries(ALL)
+    await settle(house, PUSH, State.DEAD, "budget")
+    await house.store.ledger.move(PUSH, (State.DEAD,), State.PLANNED)
+
+    await house.drain.run_due()
+
+    assert events(house) == []
+
+
+async def test_one_that_was_withdrawn_since_was_sent_all_the_same() -> None:
+    house = await with_deliveries(ALL)
+    await settle(house, PUSH, State.SENT)
+    await house.store.ledger.move(PUSH, (State.SENT,), State.WITHDRAWN)
+
+    await house.drain.run_due()
+
+    assert [(each["type"], each["category"]) for each in events(house)] == [("delivery.sent", None)]

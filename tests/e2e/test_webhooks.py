@@ -1,0 +1,167 @@
+"""From what devices and time do to a backend that is called: every process real, the receiver in the test."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from services.delivery.fakes.webhook import FakeReceiver
+from tests.support.cluster import Cluster
+from tests.support.ports import free_port
+from tests.support.wait import wait_until
+from tests.support.wire_device import WireDevice
+
+LONG_S = 40
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Gregor whose webhooks may lead to this machine; pushes go to the console."""
+    directory = tmp_path_factory.mktemp("webhooks")
+    entries = directory / "categories.toml"
+    entries.write_text('["pushed"]\ntitle = "hello"\npush = { after = "0s" }\n')
+    with Cluster(
+        directory / "c", ingests=1, gateways=1, schedulers=2, deliveries=2,
+        webhook_loopback="true", delivery_console="true", categories=str(entries),
+    ) as cluster:  # fmt: skip
+        yield cluster
+
+
+def receiver() -> FakeReceiver:
+    """A backend that takes what is signed by its secret, and knows each event by its id."""
+    return FakeReceiver("", lambda: time.time_ns() // 1_000)
+
+
+@asynccontextmanager
+async def listening(house: Cluster, **wish: Any) -> AsyncIterator[FakeReceiver]:
+    """A webhook of its own category, and its receiver; it is deleted in the end."""
+    async with house.api() as api, AsyncExitStack() as stack:
+        backend = receiver()
+        await backend.start()
+        stack.push_async_callback(backend.close)
+        made = (await api.post("/v1/webhooks", json={"url": backend.url, **wish})).json()
+        backend.secret = made["secret"]
+        yield backend
+        await api.delete(f"/v1/webhooks/{made['id']}")
+
+
+def told(backend: FakeReceiver) -> list[tuple[Any, ...]]:
+    """What the backend knows of, in words; what it took twice it knows once."""
+    return [
+        (event["type"], data["id"], data["device"], data["reason"])
+        for event in backend.events.values()
+        for data in [event["data"]]
+    ]
+
+
+def creating(*ids: str, category: str, **fields: Any) -> dict[str, Any]:
+    return {"system": "gregor", "body": {"create": {id_: {"category": category, **fields} for id_ in ids}}}
+
+
+async def test_what_a_device_shows_and_dismisses_is_told_once_each(house: Cluster) -> None:
+    async with listening(house, category_prefix="seen") as backend, house.api() as api:
+        await api.post("/v1/users/ann/messages", json=creating("a", "b", category="seen.first"))
+        await api.post("/v1/users/ann/messages", json=creating("c", category="unseen"))
+        async with WireDevice(house.gateway_urls[0], house.token("ann", "phone"), {"foreground": True}) as phone:
+            await phone.synced()
+            await phone.say({"ack": phone.syncs[-1]["seq"]})
+            await wait_until(lambda: len(backend.events) == 2, "what was shown is told", LONG_S)
+            await phone.say({"ref": 1, "system": "gregor", "body": {"dismiss": {"ids": ["a", "c"]}}})
+            await wait_until(lambda: len(backend.events) == 3, "the dismissal is told", LONG_S)
+
+    assert sorted(told(backend), key=str) == [
+        ("item.acked", "a", "phone", None),
+        ("item.acked", "b", "phone", None),
+        ("item.dismissed", "a", "phone", "dismissed"),
+    ]
+    assert len(backend.calls) == len(backend.events)
+
+
+async def test_what_expires_is_told(house: Cluster) -> None:
+    async with listening(house, events=["item.expired"], category_prefix="brief") as backend, house.api() as api:
+        await api.post("/v1/users/bea/messages", json=creating("a", category="brief", times={"expires": "+1"}))
+        await api.post("/v1/users/bea/messages", json=creating("b", category="brief"))
+        await api.post("/v1/users/bea/messages", json={"system": "gregor", "body": {"dismiss": {"ids": ["b"]}}})
+        await wait_until(lambda: backend.events, "it is told", LONG_S)
+
+    assert told(backend) == [("item.expired", "a", None, "expired")]
+
+
+async def test_what_was_pushed_is_told(house: Cluster) -> None:
+    async with listening(house, events=["delivery.sent"]) as backend, house.api() as api:
+        phone = {"platform": "ios", "push": {"provider": "apns", "token": "c0ffee"}}
+        await api.put("/v1/users/cleo/devices/phone", json=phone)
+        await api.post("/v1/users/cleo/messages", json=creating("a", category="pushed"))
+        await wait_until(lambda: backend.events, "it is told", LONG_S)
+
+    [event] = backend.events.values()
+    data = event["data"]
+    assert (event["type"], data["uid"], data["id"], data["category"]) == ("delivery.sent", "cleo", "a", "pushed")
+    assert (data["channel"], data["device"], data["intent"], data["status"]) == ("apns", "phone", "item", "console")
+
+
+async def test_a_receiver_that_comes_back_is_told_what_it_missed_once(house: Cluster) -> None:
+    port, backend = free_port(), receiver()
+    async with house.api() as api:
+        made = (
+            await api.post("/v1/webhooks", json={"url": f"http://127.0.0.1:{port}/", "events": ["item.dismissed"]})
+        ).json()
+        backend.secret = made["secret"]
+        await api.post("/v1/users/dora/messages", json=creating("a", category="late"))
+        await api.post("/v1/users/dora/messages", json={"system": "gregor", "body": {"dismiss": {"ids": ["a"]}}})
+
+        async def failed() -> bool:
+            listed = (await api.get("/v1/users/dora/deliveries", params={"item": "a"})).json()["entries"]
+            return any(entry["webhook"] == made["id"] and entry["attempts"] for entry in listed)
+
+        await wait_until(failed, "a call failed", LONG_S)
+        await backend.start(port)
+        try:
+            await wait_until(lambda: backend.events, "it is told", LONG_S)
+        finally:
+            await backend.close()
+            await api.delete(f"/v1/webhooks/{made['id']}")
+
+    assert told(backend) == [("item.dismissed", "a", None, "dismissed")]
+    assert len({call.headers["webhook-id"] for call in backend.calls}) == 1
+
+
+async def test_no_event_is_lost_where_every_process_on_its_way_dies(house: Cluster) -> None:
+    async with listening(house, events=["item.dismissed"], category_prefix="crash") as backend, house.api() as api:
+        ids = [f"i{n}" for n in range(60)]
+        await api.post("/v1/users/eve/messages", json=creating(*ids, category="crash"))
+        for n, id_ in enumerate(ids):
+            await api.post("/v1/users/eve/messages", json={"system": "gregor", "body": {"dismiss": {"ids": [id_]}}})
+            if n % 20 == 10:
+                for service in (house.schedulers[n // 20 % 2], house.deliveries[n // 20 % 2]):
+                    service.kill()
+                    service.start()
+        await wait_until(lambda: len(backend.events) == len(ids), "all is told", 120)
+
+    assert {id_ for _, id_, _, _ in told(backend)} == set(ids)
+
+
+async def test_a_webhook_never_leads_into_the_network_of_the_house(house: Cluster) -> None:
+    async with house.api() as api:
+        for url in ("https://10.0.0.8/", "https://169.254.169.254/latest", "http://example.com/", "https://[fd00::1]/"):
+            answer = await api.post("/v1/webhooks", json={"url": url})
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+        # A name is judged when it is called, since it may come to lead anywhere after it was registered. This one is
+        # 127.0.0.1 to every resolver, and no address to whoever only reads it.
+        made = (await api.post("/v1/webhooks", json={"url": "https://127.1/", "events": ["item.dismissed"]})).json()
+        await api.post("/v1/users/flo/messages", json=creating("a", category="late"))
+        await api.post("/v1/users/flo/messages", json={"system": "gregor", "body": {"dismiss": {"ids": ["a"]}}})
+
+        async def refused() -> Any:
+            entries = (await api.get("/v1/users/flo/deliveries", params={"item": "a"})).json()["entries"]
+            return next((entry for entry in entries if entry["webhook"] == made["id"] and entry["attempts"]), None)
+
+        entry = await wait_until(refused, "it is refused", LONG_S)
+        await api.delete(f"/v1/webhooks/{made['id']}")
+
+    assert entry["state"] == "dead"
+    assert [each["detail"] for each in entry["attempts"]] == ["the URL leads to no public address"]

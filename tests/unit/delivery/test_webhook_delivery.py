@@ -1,0 +1,261 @@
+"""From an event to a call: signed, tried again, given up, ended; each receiver for itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from gregor.clock import ManualClock
+from gregor.core.events import Event, EventType, Webhook, addressee, intents_of
+from gregor.core.intents import Intent
+from gregor.core.ledger import Delivery, State
+from gregor.core.limits import DAY_US, SECOND_US
+from gregor.store.memory import MemoryStore
+from gregor.webhook_registry import WebhookEditor, WebhookRegistry
+from services.delivery.attempt import Trade, attempt
+from services.delivery.breaker import FAILURES, LONGEST_S, Breaker
+from services.delivery.channels.webhook import WebhookChannel
+from services.delivery.fakes.http1 import Answer, Fault
+from services.delivery.fakes.webhook import FakeReceiver
+from services.delivery.figures import Figures
+from services.delivery.receivers import Receivers
+from services.delivery.webhook_look import WebhookLooker
+from tests.support.builders import LIMITS, NOW_US, creating
+from tests.support.wait import wait_until
+
+GONE = Event(EventType.DISMISSED, "alice", "a", "news", NOW_US, 7, device="phone", reason="dismissed")
+DEADLINE_S = 5.0
+
+
+@dataclass
+class House:
+    """Webhooks with their receivers, and what a delivery process makes of their events."""
+
+    store: MemoryStore
+    clock: ManualClock
+    trade: Trade
+    editor: WebhookEditor
+    stack: AsyncExitStack
+    receivers: dict[str, FakeReceiver] = field(default_factory=dict)
+
+    async def webhook(self, *answers: Answer | Fault) -> Webhook:
+        """A new webhook, and its receiver, which answers so first."""
+        receiver = FakeReceiver("", self.clock.now_us)
+        await receiver.start()
+        self.stack.push_async_callback(receiver.close)
+        made = await self.editor.create(receiver.url, None, None, None, NOW_US)
+        receiver.secret = made.secrets[0][0]
+        receiver.answers.extend(answers)
+        self.receivers[made.id] = receiver
+        return made
+
+    async def tell(self, webhook: Webhook, item: str = "a") -> int | None:
+        """One attempt at the event of an item, once it was handed over; when to look again."""
+        return await self.attempt(self.event(webhook, item))
+
+    async def attempt(self, event: Intent) -> int | None:
+        await self.store.ledger.plan([event], State.PLANNED, None, NOW_US)
+        return await attempt(self.trade, event)
+
+    def event(self, webhook: Webhook, item: str = "a") -> Intent:
+        [intent] = intents_of([replace(GONE, item=item)], [webhook], NOW_US)
+        return intent
+
+    async def entry(self, webhook: Webhook, item: str = "a") -> Delivery:
+        wanted = self.event(webhook, item).key
+        [found] = [each for each in await self.store.ledger.of_item("alice", item) if each.intent.key == wanted]
+        return found
+
+    async def outcome(self, webhook: Webhook, item: str = "a") -> tuple[State, str | None]:
+        entry = await self.entry(webhook, item)
+        return entry.state, entry.story.reason
+
+    def wait_until(self, at_us: int | None) -> None:
+        assert at_us is not None
+        self.clock.advance(max(0, at_us - self.clock.now_us()) / SECOND_US)
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    clock, store = ManualClock(NOW_US), MemoryStore(LIMITS)
+    editor, registry = WebhookEditor(store.webhooks), WebhookRegistry(store)
+    channel = WebhookChannel(clock, is_loopback_allowed=True)
+    looker = WebhookLooker(registry, editor, clock, Receivers(at_once=2))
+    figures = Figures(CollectorRegistry())
+    trade = Trade("webhook", channel, store, looker, clock, figures, Breaker(None), DEADLINE_S)
+    async with AsyncExitStack() as stack:
+        await store.users.commit("alice", creating("a"))
+        await channel.open()
+        stack.push_async_callback(channel.close)
+        yield House(store, clock, trade, editor, stack)
+
+
+async def test_an_event_arrives_once_signed_and_is_known_by_its_id(house: House) -> None:
+    webhook = await house.webhook()
+
+    assert await house.tell(webhook) is None
+    assert await house.tell(webhook) is None
+
+    [call] = house.receivers[webhook.id].calls
+    _, call_id = addressee(house.event(webhook))
+    assert (call.headers["webhook-id"], call.headers["content-type"]) == (call_id, "application/json")
+    assert call.body.decode() == GONE.body()
+    entry = await house.entry(webhook)
+    assert (entry.state, entry.story.attempts[0].status, entry.story.event) == (State.SENT, "204", "")
+
+
+async def test_one_that_fails_is_called_again_under_the_same_id_until_it_takes_it(house: House) -> None:
+    webhook = await house.webhook(Answer(500), Fault.DROP, Answer(429, headers={"retry-after": "30"}))
+    receiver, retries = house.receivers[webhook.id], []
+
+    for _ in range(3):
+        again_us = await house.tell(webhook)
+        retries.append(await house.outcome(webhook))
+        house.wait_until(again_us)
+    assert await house.tell(webhook) is None
+
+    assert retries == [(State.RETRY, None)] * 3
+    assert len({call.headers["webhook-id"] for call in receiver.calls}) == len(receiver.events) == 1
+    assert [each.status for each in (await house.entry(webhook)).story.attempts] == ["500", "retry", "429", "204"]
+    assert house.clock.now_us() >= NOW_US + 30 * SECOND_US
+
+
+async def test_after_a_day_it_is_a_dead_letter_with_all_that_is_needed_to_send_it_again(house: House) -> None:
+    webhook = await house.webhook(*[Answer(503)] * 2)
+    house.wait_until(await house.tell(webhook))
+    house.clock.advance(DAY_US / SECOND_US)
+
+    assert await house.tell(webhook) is None
+
+    entry = await house.entry(webhook)
+    assert (entry.state, entry.story.reason, len(entry.story.attempts)) == (State.DEAD, "budget", 2)
+    assert entry.intent.event == GONE.body()
+
+
+async def test_a_receiver_that_wants_no_more_ends_its_webhook(house: House) -> None:
+    webhook, other = await house.webhook(Answer(410)), await house.webhook()
+
+    for item in ("a", "b"):
+        await house.tell(webhook, item)
+        await house.tell(other, item)
+
+    assert await house.outcome(webhook, "a") == (State.DEAD, "webhook_gone")
+    assert await house.outcome(webhook, "b") == (State.CANCELLED, "webhook_gone")
+    assert [len(house.receivers[each.id].calls) for each in (webhook, other)] == [1, 2]
+    _, kept = await house.store.webhooks.all()
+    ended = {each.id: (each.disabled_us, each.why_disabled) for each in kept}
+    assert ended == {webhook.id: (NOW_US, "410"), other.id: (None, None)}
+
+
+async def test_one_that_was_taken_up_again_is_called_again(house: House) -> None:
+    webhook = await house.webhook(Answer(410))
+    await house.tell(webhook, "a")
+
+    await house.editor.change(webhook.id, lambda kept: replace(kept, disabled_us=None, why_disabled=None))
+
+    assert await house.tell(webhook, "b") is None
+    assert await house.outcome(webhook, "b") == (State.SENT, None)
+
+
+async def test_what_waits_for_a_webhook_that_is_deleted_goes_nowhere(house: House) -> None:
+    webhook = await house.webhook(Answer(500))
+    house.wait_until(await house.tell(webhook))
+
+    await house.store.webhooks.delete(webhook.id)
+    await house.trade.looker._webhooks.refresh()  # type: ignore[attr-defined]
+    assert await house.tell(webhook) is None
+
+    entry = await house.entry(webhook)
+    assert (entry.state, entry.story.reason, entry.intent.event) == (State.CANCELLED, "webhook_gone", "")
+    assert len(house.receivers[webhook.id].calls) == 1
+
+
+async def test_while_its_secret_is_rotated_both_sign(house: House) -> None:
+    webhook = await house.webhook()
+    await house.editor.rotate(webhook.id, NOW_US, DAY_US)
+    await house.tell(webhook, "a")  # the receiver knows the old secret
+
+    house.clock.advance(DAY_US / SECOND_US)
+    await house.tell(webhook, "b")
+
+    [first, second] = house.receivers[webhook.id].calls
+    assert len(first.headers["webhook-signature"].split()) == 2
+    assert len(second.headers["webhook-signature"].split()) == 1
+    assert [event["data"]["id"] for event in house.receivers[webhook.id].events.values()] == ["a"]
+
+
+async def test_a_receiver_that_fails_again_and_again_is_left_alone_and_burns_no_attempts(house: House) -> None:
+    down, well = await house.webhook(*[Answer(500)] * FAILURES), await house.webhook()
+    for n in range(FAILURES):
+        await house.tell(down, f"x{n}")
+
+    again_us = await house.tell(down)
+    await house.tell(well)
+
+    assert await house.outcome(down) == (State.WAITING, "receiver_down")
+    assert (await house.entry(down)).n == 0
+    assert await house.outcome(well) == (State.SENT, None)
+    house.wait_until(again_us)
+    assert await house.tell(down) is None
+    assert await house.outcome(down) == (State.SENT, None)
+    assert not house.trade.breaker.is_open
+
+
+async def test_what_waits_for_a_receiver_for_a_day_is_a_dead_letter(house: House) -> None:
+    down = await house.webhook(*[Answer(500)] * FAILURES)
+    for n in range(FAILURES):
+        await house.tell(down, f"x{n}")
+    late = replace(house.event(down), at_us=NOW_US - DAY_US + SECOND_US)
+
+    assert await house.attempt(late) is None
+
+    assert await house.outcome(down) == (State.DEAD, "budget")
+    assert (await house.entry(down)).intent.event == GONE.body()
+
+
+async def test_a_receiver_that_hangs_has_few_places_and_delays_no_other(house: House) -> None:
+    hanging, well = await house.webhook(*[Fault.HANG] * 2), await house.webhook()
+    calls = [asyncio.create_task(house.tell(hanging, f"x{n}")) for n in range(2)]
+    await wait_until(lambda: len(house.receivers[hanging.id].calls) == 2, "both places are taken")
+
+    assert await house.tell(hanging) is not None
+    assert await house.tell(well) is None
+
+    assert await house.outcome(hanging) == (State.WAITING, "receiver_busy")
+    assert len(house.receivers[hanging.id].calls) == 2
+    await house.receivers[hanging.id].close()
+    await asyncio.gather(*calls)
+    house.clock.advance(LONGEST_S)
+    await house.tell(hanging)
+    assert (await house.entry(hanging)).n == 1  # its places are free again
+
+
+@pytest.mark.parametrize("url", ["https://10.0.0.8/hook", "https://localhost.localdomain/hook"])
+async def test_an_address_inside_is_never_called(house: House, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def inside(*_: Any, **__: Any) -> list[Any]:
+        return [(2, 1, 6, "", ("10.0.0.8", 443))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", inside, raising=False)
+    webhook = await house.editor.create(url, None, None, None, NOW_US)
+
+    assert await house.tell(webhook) is None
+
+    entry = await house.entry(webhook)
+    assert entry.state is State.DEAD
+    assert [each.detail for each in entry.story.attempts] == ["the URL leads to no public address"]
+
+
+async def test_a_redirect_is_not_followed(house: House) -> None:
+    inner = await house.webhook()
+    webhook = await house.webhook(Answer(302, headers={"location": house.receivers[inner.id].url}))
+
+    assert await house.tell(webhook) is not None
+
+    assert house.receivers[inner.id].calls == []
+    assert (await house.entry(webhook)).story.attempts[0].status == "302"
