@@ -1,7 +1,8 @@
 """Python that makes the body of a summary (entry point group ``gregor.aggregators``), by the categories it serves.
 
-The name of an entry point is a category prefix; the longest that covers a category wins. It is called with the items
-that are folded, the oldest first, each as it goes out and with its ``id``, and returns the body, a JSON object.
+The name of an entry point is a category prefix, or ``*`` for all; the longest that covers a category wins. It is called
+with the items that are folded, the oldest first, each as it goes out and with its ``id``, and returns the body, a JSON
+object.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any, Final
 import structlog
 
 from gregor.core.aggregation import BadSummary, documents, made_body, summary_body
-from gregor.core.ids import covers
+from gregor.core.contact import EVERYTHING
+from gregor.core.ids import covers, is_dotted
 from gregor.core.limits import Limits
 from gregor.core.policies import Aggregate
 from gregor.core.sync import LiveItem
@@ -106,6 +108,11 @@ class Aggregators:
         self._patience_s = patience_s
         self._known = {name: _Worker(aggregator, patience_s) for name, aggregator in (known or {}).items()}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The prefixes that are served."""
+        return tuple(self._known)
+
     async def body(self, items: Sequence[LiveItem], aggregate: Aggregate, limits: Limits) -> bytes:
         """The body of the summary of ``items``. Raises ``AggregatorFailed``: nothing is to be folded then."""
         category = items[0].category
@@ -121,11 +128,17 @@ class Aggregators:
 
 
 def installed() -> Aggregators:
-    """Those of all installed distributions; one that cannot be loaded is logged and left out."""
+    """Those of all installed distributions; one that cannot be used is logged and left out."""
     known: dict[str, Aggregator] = {}
     for entry in entry_points(group=GROUP):
+        prefix = "" if entry.name == EVERYTHING else entry.name
         try:
-            known[entry.name] = entry.load()
+            aggregator = entry.load()
+            if prefix and not is_dotted(prefix):
+                raise ValueError("its name is no category prefix")
+            if not callable(aggregator):
+                raise TypeError("it cannot be called")
+            known[prefix] = aggregator
         except Exception as error:
             _log.error("An aggregator cannot be loaded.", aggregator=entry.name, reason=repr(error))
     return Aggregators(known)

@@ -12,6 +12,7 @@ import structlog
 from gregor.category_files import apply_first
 from gregor.core.entries import parse_entries
 from gregor.core.errors import Problem
+from gregor.core.jsontext import canonical
 from gregor.core.policies import NO_ENTRIES, Entries
 from gregor.feed.contract import Subscriptions
 from gregor.following import CHECK_S, Follower
@@ -150,7 +151,7 @@ class Editor:
         for _ in range(_TRIES):
             present = await self.present()
             entries = change(present.entries)
-            if entries == present.entries:
+            if canonical(entries) == canonical(present.entries):  # (not ==: to Python 1 is true)
                 return present.version
             await asyncio.to_thread(self._check, entries)
             version = await self._categories.apply(entries, now_us, present.version)

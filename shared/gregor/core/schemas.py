@@ -116,7 +116,9 @@ class BodySchema:
                 offline=True,
             )
         except jsonschema_rs.ValidationError as error:
-            raise SchemaError(pointer_to(error.instance_path), _sentence(error.message)) from None
+            # "Unknown format: 'x'. Adjust configuration …": there is none to adjust.
+            said = error.message.partition(". Adjust configuration")[0]
+            raise SchemaError(pointer_to(error.instance_path), _sentence(said)) from None
         except ValueError as error:
             raise SchemaError("", _sentence(str(error).partition("\n")[0])) from None
 

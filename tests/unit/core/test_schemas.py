@@ -59,7 +59,7 @@ def test_no_more_than_a_few_faults_of_a_body_are_told_in_short_sentences() -> No
         ({"$dynamicRef": "#x"}, "/$dynamicRef", "no keyword"),
         ({"properties": {"a": {"$defs": {}}}}, "/properties/a/$defs", "at the top"),
         ({"$schema": "http://json-schema.org/draft-07/schema#"}, "/$schema", "2020-12"),
-        ({"format": "nope"}, "/format", "nope"),
+        ({"format": "nope"}, "/format", "Unknown format: 'nope'."),
         ({"pattern": "("}, "/pattern", "regex"),
         ({"pattern": "(?=a)"}, "/pattern", "regex"),
         ({"pattern": "(a{1000}){1000}"}, "/pattern", "regex"),
@@ -70,7 +70,7 @@ def test_what_is_no_good_schema_is_refused_with_its_place(schema: dict[str, Any]
         BodySchema(schema)
 
     assert refused.value.pointer == pointer
-    assert words in refused.value.detail
+    assert words in refused.value.detail and "configuration" not in refused.value.detail
 
 
 def test_a_schema_that_doubles_with_each_reference_is_refused() -> None:

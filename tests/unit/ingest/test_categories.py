@@ -120,6 +120,9 @@ async def test_an_older_version_holds_again_as_a_new_one(api: Api) -> None:
 
 async def test_a_repeat_makes_no_version(api: Api) -> None:
     assert await apply(api) == await apply(api) == 1
+    # What Python takes for the same is not.
+    sent = await api.call("PUT", "/v1/categories/sys", json={"counts_in_badge": 0})
+    assert code_of(sent) == (422, "schema")
 
 
 async def test_a_name_that_is_no_category_is_refused(api: Api) -> None:
