@@ -27,7 +27,8 @@ class Words:
 
     def beside(self, frame: bytes, announcement: Announcement, view: View, locale: str, uid: str) -> bytes:
         """The live frame of ``view``, with the words of the items that it creates."""
-        items = [(each.id, each.json) for each in announcement.entries if each.json is not None and each.concerns(view)]
+        entered = [each for each in announcement.entries if each.packed is not None and each.concerns(view)]
+        items = [(each.id, each.json or b"") for each in entered]
         words = self._registry.renderer.spliced(items, locale, uid) if items else b"{}"
         return frame if words == b"{}" else b'%s,"rendered":%s}' % (frame[:-1], words)
 

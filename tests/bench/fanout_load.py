@@ -16,8 +16,9 @@ from typing import Any
 
 from gregor.core import digest as digests
 from gregor.core.announce import Announcement, Entry, Kind
-from gregor.core.jsontext import canonical
+from gregor.core.packed import pack_item
 from gregor.core.sync import View
+from tests.bench.commit import planned
 from tests.bench.sockets import address, body_of, open_device, resp
 
 DEVICES_A_USER = 3
@@ -29,12 +30,12 @@ SETTLED_S = 2.0
 def announcements(user: dict[str, Any], epoch: bytes, seq: int, digest: bytes, count: int) -> list[tuple[bytes, int]]:
     """(the command that publishes it, bytes that all the user's devices then get) for so many creations."""
     made = []
-    item = {"body": body_of(190), "category": "user.joined", "for_device": None, "times": {"created": 1457056447}}
-    text = canonical(item)
+    sent = {"body": body_of(190), "category": "user.joined", "times": {"created": 1457056447}}
     for number in range(seq + 1, seq + 1 + count):
         id_ = f"{number:016x}"
-        after = digests.add(digest, digests.leaf(id_, text))
-        entry = Entry(id_, "user.joined", text)
+        (item,) = planned({"create": {id_: sent}}).creations
+        after = digests.add(digest, item.leaf)
+        entry = Entry(id_, item.category, pack_item(item))
         made_one = Announcement(Kind.UPDATE, epoch, number, digest[:8], after[:8], entries=(entry,))
         frame = made_one.frame(View("d"))
         command = resp("SPUBLISH", user["channel"], made_one.encode())

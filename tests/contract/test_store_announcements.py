@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gregor.core.announce import Entry, Kind, Scope
 from gregor.core.messages import Reason, Sender
+from gregor.core.packed import pack_item
 from gregor.core.sync import View
 from gregor.store.contract import Store
 from tests.support.builders import (
@@ -34,7 +35,8 @@ async def test_a_creation_is_told_with_the_very_bytes_that_reads_answer(store: S
     (told,) = await heard.announcements(1)
     (stored,) = (await store.users.state("alice", BACKEND, NOW_US)).items
     assert (told.kind, told.epoch, told.seq, told.sender) == (Kind.UPDATE, SEED, 1, "")
-    assert told.entries == (Entry("a", "news", stored.json),)
+    (entry,) = told.entries
+    assert (entry.id, entry.category, entry.json, entry.scope) == ("a", "news", stored.json, Scope.EVERY)
 
 
 async def test_creations_come_first_then_what_ended_then_what_was_hidden(store: Store, heard: Heard) -> None:
@@ -46,7 +48,7 @@ async def test_creations_come_first_then_what_ended_then_what_was_hidden(store: 
     await store.users.commit("alice", planned(change, PHONE))
 
     told = (await heard.announcements(4))[3]
-    assert [(entry.id, entry.json is None) for entry in told.entries] == [
+    assert [(entry.id, entry.packed is None) for entry in told.entries] == [
         ("new", False),
         ("a", True),
         ("x", True),
@@ -198,9 +200,12 @@ async def test_announcements_are_the_same_bytes_from_every_store(store: Store, h
     created, dismissed = await heard.first(2)
     leaf = (await store.users.heads(["alice"]))[0]
     assert leaf is not None and leaf.digest == bytes(32)
-    json = b'{"body":null,"category":"news","for_device":null,"times":{"created":1700000000}}'
+    (made,) = creating("a", created=NOW).creations
+    packed = pack_item(made)
+    numbers = NOW_US.to_bytes(7, "big") + (1 << 53).to_bytes(7, "big") + b"\0\0\0\x4c\0\4\0"
+    assert packed == b"L" + numbers + made.fingerprint + made.leaf + b"newsnull"
     assert created[:11] == b"C" + SEED + (1).to_bytes(5, "big") + b"u\x01"
-    assert created[27:] == b"d\x05phone\x00\x01+\x00\x01a\x04news" + len(json).to_bytes(3, "big") + json
+    assert created[27:] == b"d\x05phone\x00\x01+\x00\x01a" + len(packed).to_bytes(3, "big") + packed
     assert dismissed[:11] == b"C" + SEED + (2).to_bytes(5, "big") + b"u\x00"
-    assert dismissed[27:] == b"d\x06laptop\x00\x01-\x00\x01a\x04news"
+    assert dismissed[27:] == b"d\x06laptop\x00\x01-\x00\x01a\0\0\4news"
     assert created[19:27] == dismissed[11:19]

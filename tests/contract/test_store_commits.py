@@ -89,8 +89,9 @@ async def test_an_id_dismissed_before_it_is_created_is_recorded_gone(store: Stor
     assert await live(store) == set()
 
 
-async def test_an_item_already_expired_is_recorded_and_never_live(store: Store) -> None:
-    receipt = await store.users.commit("alice", creating("a", created=NOW - 10, expires=NOW))
+@pytest.mark.parametrize("expires", [NOW, 0], ids=["just now", "at the beginning of time"])
+async def test_an_item_already_expired_is_recorded_and_never_live(store: Store, expires: int) -> None:
+    receipt = await store.users.commit("alice", creating("a", created=NOW - 10, expires=expires))
 
     assert receipt == Receipt(SEED, 1, ignored=(("a", Ignored.EXPIRED),))
     assert await live(store) == set()

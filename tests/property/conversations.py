@@ -91,7 +91,7 @@ def spans_and_items(draw: st.DrawFn) -> tuple[list[Remembered], Creation]:
         said.append(Remembered(draw(st.sampled_from(("", "phone"))), span, draw(st.integers(0, 9))))
     created_us, is_stamped = draw(st.integers(0, 9)), draw(st.booleans())
     item_id = draw(st.sampled_from("ab"))
-    return said, Creation(item_id, "user", None, created_us, is_stamped, None, (), bytes(8), bytes(32), b"{}")
+    return said, Creation(item_id, "user", None, created_us, is_stamped, None, (), bytes(8), bytes(32), b"", b"{}")
 
 
 def _systems() -> st.SearchStrategy[str]:

@@ -18,8 +18,8 @@ from .digest import leaf
 from .errors import Problem
 from .jsontext import canonical, decode_json
 from .limits import SECOND_US, Limits
-from .machine import item_json
 from .messages import Commit, Creation, NewItem, Reason
+from .packed import item_json
 from .policies import Aggregate, Policy
 from .sync import LiveItem
 
@@ -110,7 +110,7 @@ def _summary(items: Sequence[LiveItem], body: bytes, policy: Policy, now_us: int
     made = NewItem(
         summary_id(item.id for item in items), first.category, created_us, expires_us, (), first.for_device, body
     )
-    text = item_json(made, created_us, expires_us, ())
+    text = item_json(body, made.category, made.for_device or "", created_us, expires_us, ())
     creation = Creation(
         id=made.id,
         category=made.category,
@@ -122,6 +122,7 @@ def _summary(items: Sequence[LiveItem], body: bytes, policy: Policy, now_us: int
         remind_at_us=(),
         fingerprint=fingerprint(made),
         leaf=leaf(made.id, text),
+        body=body,
         json=text,
     )
     return replace(creation, timers=escalation.timers(policy, expires_us, now_us, is_summary=True))

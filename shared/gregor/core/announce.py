@@ -4,8 +4,8 @@ The store makes it inside the commit, in the same atomic step (semantics.md L5);
 Layout, big-endian (``str8`` is a length byte and so many bytes)::
 
     "C"  epoch 3  seq 5  kind 1  flags 1  before 8  after 8  reason 1  sender str8   then by kind
-    "u"  count 2, then entries:  op 1 ("+" entered, "-" left)  scope 1  [count 1, device str8 …]  id str8  category str8
-                                 and for "+": length 3, the item's JSON
+    "u"  count 2, then entries:  op 1 ("+" entered, "-" left)  scope 1  [count 1, device str8 …]  id str8  length 3
+                                 and so many bytes: for "+" the packed item (``core.packed``), for "-" the category
     "e"  system str8, the body to the end
     "f"  spread 2 (seconds)
     "r"  scope as above, id str8, category str8, at 7 (µs)
@@ -25,8 +25,9 @@ from typing import Final, NamedTuple
 
 from .ids import GREGOR, Prefixes, allowed
 from .messages import Reason
+from .packed import category_of, read_item
 from .sync import View, cursor_for
-from .times import seconds as seconds
+from .times import seconds
 
 
 class Kind(Enum):
@@ -50,13 +51,18 @@ class Scope(Enum):
 # frozen one costs twice as much to make.
 @dataclass(slots=True)
 class Entry:
-    """One item that entered (``json`` set) or left (``json`` is ``None``) the views of the devices in scope."""
+    """One item that entered (``packed`` set) or left (``packed`` is ``None``) the views of the devices in scope."""
 
     id: str
     category: str
-    json: bytes | None
+    packed: bytes | None
     scope: Scope = Scope.EVERY
     devices: tuple[str, ...] = ()
+
+    @property
+    def json(self) -> bytes | None:
+        """The item that entered as it goes out."""
+        return None if self.packed is None else read_item(self.packed).json()
 
     def concerns(self, view: View) -> bool:
         """Whether this entry changes ``view``. The backend's whole view sees no hiding, so it asks as device ``""``."""
@@ -139,13 +145,13 @@ class Announcement:
         mine = [entry for entry in self.entries if entry.concerns(view)]
         if not mine:
             return None
-        if len(mine) == 1 and mine[0].json is not None:  # by far the most: one creation
+        if len(mine) == 1 and mine[0].packed is not None:  # by far the most: one creation
             return self._wrap(view, b'{"create":{"%s":%s}}' % (mine[0].id.encode(), mine[0].json))
         if self.kind is Kind.REMIND:
             return self._wrap(view, b'{"remind":{"%s":%s}}' % (mine[0].id.encode(), seconds(self.remind_at_us)))
         parts = []
-        created = [b'"%s":%s' % (e.id.encode(), e.json) for e in mine if e.json is not None]
-        gone = [b'"%s"' % e.id.encode() for e in mine if e.json is None]
+        created = [b'"%s":%s' % (e.id.encode(), e.json) for e in mine if e.packed is not None]
+        gone = [b'"%s"' % e.id.encode() for e in mine if e.packed is None]
         if created:
             parts.append(b'"create":{' + b",".join(created) + b"}")
         if gone:
@@ -238,12 +244,14 @@ class _Reader:
         is_new = self.payload[self.at] == _ENTERED
         self.at += 1
         scope, devices = self.scope()
-        item_id, category = self.str8(), self.str8()
-        if not is_new:
-            return Entry(item_id, category, None, scope, devices)
-        size = self.number(3)
-        self.at += size
-        return Entry(item_id, category, self.payload[self.at - size : self.at], scope, devices)
+        item_id, size = self.str8(), self.number(3)
+        begin, self.at = self.at, self.at + size
+        if self.at > len(self.payload):
+            raise ValueError("an announcement that was cut off")
+        content = self.payload[begin : self.at]
+        if is_new:
+            return Entry(item_id, category_of(content), content, scope, devices)
+        return Entry(item_id, content.decode(), None, scope, devices)
 
 
 _ENTERED: Final = ord("+")
@@ -264,17 +272,17 @@ def read_plain(payload: bytes) -> Plain | None:
     """``decode`` and ``frame`` in one, at a third of their cost, for the commonest announcement; else ``None``."""
     if payload[28:33] != b"\0\0\1+\0" or payload[9:11] != b"u\0":
         return None
-    category_at = 34 + payload[33]
-    json_at = category_at + 1 + payload[category_at]
+    packed_at = 37 + payload[33]
     seq = int.from_bytes(payload[4:9], "big")
-    creation = seq, payload[34:category_at], payload[json_at + 3 :]
+    item = read_item(payload, packed_at)
+    creation = seq, payload[34 : packed_at - 3], item.json()
     return Plain(
         payload[1:4],
         seq,
         payload[11:19],
         payload[19:27],
-        payload[category_at + 1 : json_at].decode(),
-        b'{"system":"gregor","seq":%d,"body":{"create":{"%s":%s}}}' % creation,
+        item.category,
+        b'{"system":"gregor","seq":%d,"body":{"create":{"%b":%b}}}' % creation,
     )
 
 
@@ -290,5 +298,5 @@ def _scope(entry: Entry) -> bytes:
 
 
 def _encode_entry(entry: Entry) -> bytes:
-    head = (b"-" if entry.json is None else b"+") + _scope(entry) + _str8(entry.id) + _str8(entry.category)
-    return head if entry.json is None else head + len(entry.json).to_bytes(3, "big") + entry.json
+    op, content = (b"-", entry.category.encode()) if entry.packed is None else (b"+", entry.packed)
+    return op + _scope(entry) + _str8(entry.id) + len(content).to_bytes(3, "big") + content

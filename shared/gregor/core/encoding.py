@@ -86,7 +86,7 @@ def encode_item(entry: HistoryEntry, rendered: bytes | None = None) -> bytes:
 def without_body(item_json: bytes) -> bytes:
     """An item's JSON once its body went, everywhere it is shown: ``body`` null and ``trimmed`` true, canonical again.
 
-    ``item_json`` is as ``machine.item_json`` makes it: what follows the body holds names and numbers only. What is
+    ``item_json`` is as ``packed.item_json`` makes it: what follows the body holds names and numbers only. What is
     trimmed already stays as it is.
     """
     if item_json.endswith(_TRIMMED):

@@ -46,8 +46,9 @@ from .messages import (
     Span,
     Update,
 )
+from .packed import item_json
 from .policies import NO_ENTRIES, Entries, Policy
-from .times import resolve, seconds
+from .times import resolve
 
 
 def plan(
@@ -84,22 +85,6 @@ def plan(
     return Commit(now_us, epoch_seed, sender, creations, content.ids, spans, message_id=message_id, max_live=max_live)
 
 
-def item_json(item: NewItem, created_us: int, expires_us: int | None, remind_at_us: tuple[int, ...]) -> bytes:
-    """The item exactly as it goes out: canonical JSON with its members sorted, spliced from canonical parts."""
-    times = b'"created":' + seconds(created_us)
-    if expires_us is not None:
-        times += b',"expires":' + seconds(expires_us)
-    if remind_at_us:
-        times += b',"remind_at":[' + b",".join(map(seconds, remind_at_us)) + b"]"
-    device = b"null" if item.for_device is None else b'"%s"' % item.for_device.encode()
-    return b'{"body":%s,"category":"%s","for_device":%s,"times":{%s}}' % (
-        item.body,
-        item.category.encode(),
-        device,
-        times,
-    )
-
-
 def _creations(
     items: tuple[NewItem, ...], sender: Sender, now_us: int, limits: Limits, entries: Entries, faults: Faults
 ) -> tuple[Creation, ...]:
@@ -133,7 +118,8 @@ def _creation(item: NewItem, created_us: int, now_us: int, policy: Policy, fault
     if item.remind_at:
         resolved = {_resolve(item, each, created_us, "times/remind_at", faults) for each in item.remind_at}
         remind_at_us = tuple(sorted(resolved))
-    json = item_json(item, created_us, expires_us, remind_at_us)
+    device = item.for_device or ""
+    json = item_json(item.body, item.category, device, created_us, expires_us, remind_at_us)
     return Creation(
         item.id,
         item.category,
@@ -144,6 +130,7 @@ def _creation(item: NewItem, created_us: int, now_us: int, policy: Policy, fault
         remind_at_us,
         fingerprint(item),
         leaf(item.id, json),
+        item.body,
         json,
         escalation.timers(policy, expires_us, now_us) if policy.is_timed else (),
     )

@@ -135,7 +135,7 @@ class Creation:
     """An item ready to be committed: stamped, resolved, hashed. No byte of it changes any more.
 
     ``fingerprint`` (8 bytes) is of the content as sent and tells a duplicate from a conflict (L2); ``leaf`` (32 bytes)
-    is the item's share of the digest (L10); ``json`` is the item exactly as it goes out.
+    is the item's share of the digest (L10); ``json`` is the item exactly as it goes out, ``body`` its body alone.
     """
 
     id: str
@@ -147,6 +147,7 @@ class Creation:
     remind_at_us: tuple[int, ...]
     fingerprint: bytes
     leaf: bytes
+    body: bytes
     json: bytes
     timers: tuple[Timer, ...] = ()
 

@@ -15,6 +15,7 @@ from .errors import Problem
 from .ids import BACKEND
 from .limits import Limits
 from .messages import Commit, Creation, Ignored, Reason, Receipt, Sender, Span
+from .packed import pack_item
 from .records import Branch, KeptExternal, Reach, Record, Remembered, Tombstone, User, reach
 from .sync import NO_EPOCH, Gone, StoredExternal
 
@@ -367,24 +368,24 @@ class _Draft:
 
     def _entries(self) -> Iterable[Entry]:
         if self.reminded is not None:
-            yield _entry(self.reminded[0], None)
+            yield _entry(self.reminded[0])
         for record in self.born.values():
             if record.gone is None:
-                yield _entry(record, record.item.json)
+                yield _entry(record, pack_item(record.item))
         for record in self.ended.values():
-            yield _entry(record, None)
+            yield _entry(record)
         for record in self.hidden.values():
             yield Entry(record.item.id, record.item.category, None, Scope.ONLY, (self.commit.sender.device,))
 
 
-def _entry(record: Record, json: bytes | None) -> Entry:
+def _entry(record: Record, packed: bytes | None = None) -> Entry:
     """An item that enters or leaves the views of the devices that see it."""
     item = record.item
     if not record.is_shared:
-        return Entry(item.id, item.category, json, Scope.ONLY, (BACKEND, item.for_device or BACKEND))
+        return Entry(item.id, item.category, packed, Scope.ONLY, (BACKEND, item.for_device or BACKEND))
     if record.hidings:
-        return Entry(item.id, item.category, json, Scope.ALL_BUT, tuple(sorted(record.hidings)))
-    return Entry(item.id, item.category, json)
+        return Entry(item.id, item.category, packed, Scope.ALL_BUT, tuple(sorted(record.hidings)))
+    return Entry(item.id, item.category, packed)
 
 
 def _by_creation(record: Record) -> tuple[int, str]:

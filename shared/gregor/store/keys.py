@@ -6,8 +6,8 @@ its partition, carry the partition's hash tag, so that one script touches them i
 ======================== ====== ========= =========================================== =====================
 key                      type   lifetime  holds                                       written by
 ======================== ====== ========= =========================================== =====================
-``{tag}:h:<uid>``        hash   permanent head, digests, remembered intervals, floors commit, collect
-``{tag}:r:<uid>``        hash   permanent id → record, live and gone; message ids     commit, collect
+``{tag}:h:<uid>``        hash   permanent head, id → record, live and gone; see codec commit, collect
+``{tag}:s:<uid>``        hash   permanent remembered intervals by category or prefix  commit, collect
 ``{tag}:n:<uid>``        zset   permanent live ``id␀category`` by created seq         commit
 ``{tag}:o:<uid>``        zset   permanent gone ids, hidings, unknown ids, by seq      commit, collect
 ``{tag}:a:<uid>``        zset   permanent agenda: expiries, reminders, forgetting     commit, collect
@@ -48,7 +48,7 @@ from __future__ import annotations
 import hashlib
 from binascii import crc_hqx
 from functools import cache, lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 PARTITIONS: Final = 1024
@@ -60,7 +60,7 @@ SLOTS_APART: Final = 16
 PERMANENT: Final = frozenset(
     [
         "h",
-        "r",
+        "s",
         "n",
         "o",
         "a",
@@ -196,10 +196,19 @@ class Keys:
         return f"{self.namespace}:push:{hashlib.sha256(token.encode()).hexdigest()}"
 
 
+class CommitKeys(NamedTuple):
+    """The keys of a commit, by what it is: each has those of the one before it, and more. A key costs 0.2 µs."""
+
+    creation: tuple[str, ...]
+    timed_creation: tuple[str, ...]
+    dismissal: tuple[str, ...]
+    every: tuple[str, ...]
+
+
 class UserKeys:
     """The keys of one user, as text; ``commit``, ``sync`` and ``collect`` are in the order of the scripts' KEYS.
 
-    The channel has the name of the head: channels are no keys, and a commit has one argument less.
+    The channel has the name of the state: channels are no keys, and a commit has one argument less.
     """
 
     __slots__ = (
@@ -220,15 +229,13 @@ class UserKeys:
             "due",
             "every",
             "gone",
-            "head",
             "live",
         ),
-        *("presence", "records", "revoked", "sync"),
+        *("presence", "revoked", "state", "sync"),
     )
 
     def __init__(self, prefix: str, uid: str) -> None:
-        self.head = f"{prefix}h:{uid}"
-        self.records = f"{prefix}r:{uid}"
+        self.state = f"{prefix}h:{uid}"
         self.live = f"{prefix}n:{uid}"
         self.gone = f"{prefix}o:{uid}"
         self.agenda = f"{prefix}a:{uid}"
@@ -242,13 +249,15 @@ class UserKeys:
         self.presence = f"{prefix}on:{uid}"
         self.revoked = f"{prefix}rev:{uid}"
         self.due = f"{prefix}due"
-        self.channel = self.head
-        external, generation = f"{prefix}x:{uid}", f"{prefix}gen"
-        state = (self.head, self.records, self.live, self.gone)
-        self.commit = (*state, self.agenda, self.due, generation)
-        self.commit_beside = (*self.commit, external, self.devices)
-        self.sync = (*state, generation, external)
-        self.collect = (*state, self.agenda, self.due, external)
-        self.plan = (self.delivered, self.withdrawals, self.head, self.agenda, self.due)
+        self.channel = self.state
+        external, intervals, generation = f"{prefix}x:{uid}", f"{prefix}s:{uid}", f"{prefix}gen"
+        creation = (self.state, self.live, generation)
+        timers = (*creation, self.agenda, self.due)
+        dismissal = (*timers, self.gone)
+        self.commit = CommitKeys(creation, timers, dismissal, (*dismissal, intervals, external, self.devices))
+        self.sync = (self.state, self.live, self.gone, generation, external)
+        self.collect = (self.state, self.gone, self.agenda, self.due, external, intervals)
+        self.plan = (self.delivered, self.withdrawals, self.state, self.agenda, self.due)
         beside = (self.later, self.devices, self.acks, self.presence, self.contact)
-        self.every = (*state, self.agenda, external, *beside, self.delivered, self.places, self.withdrawals)
+        told = (self.delivered, self.places, self.withdrawals)
+        self.every = (self.state, self.live, self.gone, intervals, self.agenda, external, *beside, *told)

@@ -17,6 +17,8 @@ def fast_receipt(commit: Commit, reply: bytes) -> Receipt:
         return Receipt(epoch, seq, created=(commit.creations[0].id,))
     if what == b"d":
         return Receipt(epoch, seq, dismissed=commit.ids)
+    if what == b"s":
+        return Receipt(epoch, seq, is_unchanged=True)
     why = Ignored.DUPLICATE if what == b"p" else Ignored.CONFLICT
     return Receipt(epoch, seq, is_unchanged=True, ignored=((commit.creations[0].id, why),))
 

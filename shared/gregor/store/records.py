@@ -5,47 +5,19 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from gregor.core.announce import seconds
 from gregor.core.ids import BACKEND, EVERY_DEVICE, Prefixes, allowed
-from gregor.core.messages import Commit, Creation, Reason, Span, TimerKind
-from gregor.core.sync import NO_EPOCH, ZERO_DIGEST, Gone, HistoryEntry, StoredExternal, StoredItem, View
+from gregor.core.messages import Commit, Creation, Reason, Span
+from gregor.core.packed import PackedItem, pack_item, read_item
+from gregor.core.sync import NO_EPOCH, ZERO_DIGEST, Cursor, Gone, HistoryEntry, StoredExternal, StoredItem, View
 
 _COMMIT = struct.Struct(">QIIHHHccB3sQQQQIIIIHHH")
 _SPAN = struct.Struct(">QQBHH")
-_LENGTHS = struct.Struct(">HBBB")
-LIVE_HEADER = 60
-"""Bytes of a live record before its category."""
+_READER = struct.Struct(">c?QQ3s")
 
 REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL, WATCHED = 1, 2, 4, 8, 16, 32, 64, 128
 """Option bits of a commit: keep the message id; commit what is due; take the general path (tests send both ways); with
 category limits or a message id; with timers, or a reminder that is followed; only if all that is named is live; nothing
 is written; an entry for whatever leaves."""
-
-
-def pack_creation(creation: Creation) -> bytes:
-    """A live record, hidings empty; the script stores and publishes it as it comes."""
-    category, device = creation.category.encode(), (creation.for_device or "").encode()
-    reminders = creation.remind_at_us
-    return b"".join(
-        (
-            b"L",
-            creation.created_us.to_bytes(7, "big"),
-            (creation.expires_us or 0).to_bytes(7, "big"),
-            bytes((0, 0, len(reminders) + _flags(creation), len(category), len(device))),
-            creation.fingerprint,
-            creation.leaf,
-            category,
-            device,
-            *(at.to_bytes(7, "big") for at in reminders),
-            creation.json,
-        )
-    )
-
-
-def _flags(creation: Creation) -> int:
-    kinds = {timer.kind for timer in creation.timers}
-    push, mail = TimerKind.PUSH in kinds, TimerKind.MAIL in kinds
-    return (32 if push else 0) + (64 if mail else 0) + (128 if creation.is_stamped else 0)
 
 
 def _pack_timers(creation: Creation) -> bytes:
@@ -134,7 +106,7 @@ def _content(commit: Commit, *, has_timers: bool) -> list[bytes | str]:
     """What the message says, after what is said of it."""
     arguments: list[bytes | str] = []
     for creation in commit.creations:
-        arguments += (creation.id, pack_creation(creation))
+        arguments += (creation.id, pack_item(creation))
         if has_timers:
             arguments.append(_pack_timers(creation))
     arguments += commit.ids
@@ -148,6 +120,10 @@ def _content(commit: Commit, *, has_timers: bool) -> list[bytes | str]:
         name, number = commit.remind or commit.keep or ("", 0)
         arguments += (name, str(number))
     return arguments
+
+
+HEAD = ".h"
+"""The field of a user's state that holds the head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,48 +152,51 @@ def read_head(raw: bytes) -> UserHead:
     )
 
 
+def read_floors(raw: bytes) -> tuple[int, int]:
+    """Of a user's counts: from which seq deltas can be told, and up to which external messages are not kept."""
+    return int.from_bytes(raw[7:12], "big"), int.from_bytes(raw[17:22], "big")
+
+
+def pack_reader(mode: str, cursor: Cursor | None, epoch: bytes, device: str, now_us: int, *, is_quick: bool) -> bytes:
+    """ARGV of ``sync``: see ``lua/sync.lua``."""
+    seq = cursor.seq if cursor else 0
+    return _READER.pack(mode.encode(), is_quick, now_us, seq, epoch) + device.encode()
+
+
 def _us(raw: bytes, at: int) -> int:
     return int.from_bytes(raw[at : at + 7], "big")
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: a full copy makes one for each item, and a frozen one costs twice as much to make.
+@dataclass(slots=True)
 class Live:
-    """A live record, read. ``device`` is ``""`` for all devices. ``hidings``: device → its hiding."""
+    """A live record, read. ``hidings``: device → its hiding."""
 
     id: str
     seq: int
-    created_us: int
-    expires_us: int
-    category: str
-    device: str
-    leaf: bytes
+    item: PackedItem
     hidings: dict[str, Gone]
-    reminders_us: tuple[int, ...]
-    json: bytes
 
     def is_for(self, view: View) -> bool:
         """Whether the item concerns the view's device at all, hidden or not, and its categories."""
-        if self.device not in (BACKEND, EVERY_DEVICE, view.device) and view.device != BACKEND:
+        device = self.item.device
+        if device not in (BACKEND, EVERY_DEVICE, view.device) and view.device != BACKEND:
             return False
-        return allowed(view.cats, self.category)
+        return allowed(view.cats, self.item.category)
 
     def is_in(self, view: View) -> bool:
         """Whether the view shows the item."""
         return self.is_for(view) and view.device not in self.hidings
 
-    def stored(self, json: bytes | None = None) -> StoredItem:
-        """The item as readers get it; ``json`` in place of its own where its body was dropped."""
-        json = self.json if json is None else json
-        return StoredItem(self.id, self.category, self.created_us, self.seq, json, self.expires_us or None, self.leaf)
+    def stored(self) -> StoredItem:
+        """The item as readers get it."""
+        item = self.item
+        return StoredItem(self.id, item.category, item.created_us, self.seq, item.json(), item.expires_us, item.leaf)
 
     @property
     def live(self) -> Live:
         """Itself: a live and a gone record are asked the same."""
         return self
-
-    def whole_json(self) -> bytes:
-        """The item as it goes out, with ``"body":null`` where the body was dropped."""
-        return self.json or trimmed_json(self)
 
     def hidden(self, view: View) -> Gone | None:
         """When and how the item left this device's view alone."""
@@ -225,46 +204,32 @@ class Live:
 
     def was_shown(self, view: View, at_us: int) -> bool:
         """Whether the view held the item at that moment, from what is known now (semantics.md, "History")."""
-        hidden = self.hidden(view)
-        is_over = (hidden is not None and hidden.at_us <= at_us) or 0 < self.expires_us <= at_us
-        return self.created_us <= at_us and not is_over
+        hidden, expires_us = self.hidden(view), self.item.expires_us
+        is_over = (hidden is not None and hidden.at_us <= at_us) or (expires_us is not None and expires_us <= at_us)
+        return self.item.created_us <= at_us and not is_over
 
     def entry(self, view: View) -> HistoryEntry:
         """The history's entry, as this view has it."""
-        return HistoryEntry(self.id, self.category, self.created_us, self.seq, self.json, self.hidden(view))
+        item = self.item
+        return HistoryEntry(self.id, item.category, item.created_us, self.seq, item.json(), self.hidden(view))
 
 
 def read_live(item_id: str, seq: int, raw: bytes, start: int = 0) -> Live:
     """A live record that begins at ``start`` of ``raw``."""
-    hidings_length, reminders, category_length, device_length = _LENGTHS.unpack_from(raw, start + 15)
-    at = start + LIVE_HEADER
-    category = raw[at : at + category_length].decode()
-    at += category_length
-    device = raw[at : at + device_length].decode()
-    at += device_length
-    reminders &= 31
-    times = tuple(_us(raw, at + 7 * i) for i in range(reminders))
-    at += 7 * reminders
-    end = at + hidings_length
+    item = read_item(raw, start)
+    return Live(item_id, seq, item, _hidings(item.hidings) if item.hidings else {})
+
+
+def _hidings(raw: bytes) -> dict[str, Gone]:
+    at = 0
     hidings: dict[str, Gone] = {}
-    while at < end:
+    while at < len(raw):
         who_end = at + 1 + raw[at]
         who = raw[at + 1 : who_end].decode()
         reason = Reason(chr(raw[who_end + 12]))
         hidings[who] = Gone(_us(raw, who_end + 5), reason, who, int.from_bytes(raw[who_end : who_end + 5], "big"))
         at = who_end + 13
-    return Live(
-        id=item_id,
-        seq=seq,
-        created_us=_us(raw, start + 1),
-        expires_us=_us(raw, start + 8),
-        category=category,
-        device=device,
-        leaf=raw[start + 28 : start + 60],
-        hidings=hidings,
-        reminders_us=times,
-        json=raw[end:],
-    )
+    return hidings
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,20 +239,16 @@ class Departed:
     live: Live
     gone: Gone
 
-    def whole_json(self) -> bytes:
-        """The item as it went out, with ``"body":null`` where the body was dropped."""
-        return self.live.whole_json()
-
     def was_shown(self, view: View, at_us: int) -> bool:
         """Whether the view held the item at that moment, from what is known now."""
         return self.gone.at_us > at_us and self.live.was_shown(view, at_us)
 
     def entry(self, view: View) -> HistoryEntry:
         """The history's entry; its end is the hiding where the view lost the item earlier than all."""
-        live = self.live
+        live, item = self.live, self.live.item
         gone = live.hidden(view) or self.gone
-        json = live.whole_json()
-        return HistoryEntry(live.id, live.category, live.created_us, live.seq, json, gone, is_trimmed=not live.json)
+        is_trimmed = not item.body
+        return HistoryEntry(live.id, item.category, item.created_us, live.seq, item.json(), gone, is_trimmed=is_trimmed)
 
 
 def read_gone(item_id: str, raw: bytes) -> Departed:
@@ -302,21 +263,6 @@ def read_gone(item_id: str, raw: bytes) -> Departed:
         seq=int.from_bytes(raw[1:6], "big"),
     )
     return Departed(live, gone)
-
-
-def trimmed_json(live: Live) -> bytes:
-    """The item whose body was dropped, with ``"body":null,"trimmed":true``, in the member order of RFC 8785."""
-    times = b'"created":' + seconds(live.created_us)
-    if live.expires_us:
-        times += b',"expires":' + seconds(live.expires_us)
-    if live.reminders_us:
-        times += b',"remind_at":[' + b",".join(map(seconds, live.reminders_us)) + b"]"
-    device = b'"%s"' % live.device.encode() if live.device else b"null"
-    return b'{"body":null,"category":"%s","for_device":%s,"times":{%s},"trimmed":true}' % (
-        live.category.encode(),
-        device,
-        times,
-    )
 
 
 def read_external(raw: bytes) -> tuple[StoredExternal, int]:

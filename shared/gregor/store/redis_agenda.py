@@ -12,7 +12,7 @@ from . import scripts
 from .agenda import Done, Work, WorkKind, acked, settled, too_many_delayed
 from .keys import PARTITIONS, Keys
 from .link import Connection, Script
-from .records import Live, read_gone, read_head, read_live
+from .records import HEAD, Live, read_gone, read_head, read_live
 from .replies import answer, answers
 
 _KINDS: Final = {kind.value.encode(): kind for kind in WorkKind} | {b"m": WorkKind.FORGET, b"e": WorkKind.FORGET}
@@ -53,7 +53,7 @@ class RedisAgenda:
     async def work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[Work]:
         """See ``agenda.Agenda.work``."""
         keys = self._keys.of_user(uid)
-        names = (keys.agenda, keys.records, keys.live)
+        names = (keys.agenda, keys.state, keys.live)
         raw = await answer(self._connection.evalsha(self._work, names, (str(now_us), str(most), str(skip))))
         return [read_work(*raw[i : i + 4]) for i in range(0, len(raw), 4)]
 
@@ -66,7 +66,7 @@ class RedisAgenda:
         arguments += (work.entry for work in held)
         for each in done:
             arguments += (each.work.entry, str(each.work.at_us), _text(each.seq), _text(each.again_us))
-        await answer(self._connection.evalsha(self._settle, (keys.agenda, keys.due, keys.later, keys.head), arguments))
+        await answer(self._connection.evalsha(self._settle, (keys.agenda, keys.due, keys.later, keys.state), arguments))
 
     async def mailable(
         self, uid: str, item: str, is_wanted: Callable[[str], bool], most: int
@@ -83,7 +83,7 @@ class RedisAgenda:
         ids = [item_id for item_id, _ in wanted[:most]]
         records, timers = await answers(
             (
-                self._connection.call("HMGET", keys.records, *ids),
+                self._connection.call("HMGET", keys.state, *ids),
                 self._connection.call("ZMSCORE", keys.agenda, *(b"q" + item_id for item_id in ids)),
             )
         )
@@ -98,7 +98,7 @@ class RedisAgenda:
         keys = self._keys.of_user(uid)
         raw_head, scored = await answers(
             (
-                self._connection.call("HGET", keys.head, "h"),
+                self._connection.call("HGET", keys.state, HEAD),
                 self._connection.call("ZRANGE", keys.live, 0, -1, "WITHSCORES"),
             )
         )
@@ -111,7 +111,7 @@ class RedisAgenda:
         seq = read_head(raw_head).seq if raw_head else 0
         if not found:
             return seq, []
-        records = await answer(self._connection.call("HMGET", keys.records, *(item_id for item_id, _ in found)))
+        records = await answer(self._connection.call("HMGET", keys.state, *(item_id for item_id, _ in found)))
         items = [
             live_item(item_id, seq, raw)
             for (item_id, seq), raw in zip(found, records, strict=True)
@@ -166,7 +166,7 @@ def read_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> Work:
 def live_item(item_id: bytes, seq: int, record: bytes) -> LiveItem:
     """A live record as those who act at a time need it."""
     live = read_live(item_id.decode(), seq, record)
-    return _item(live, live.json)
+    return _item(live)
 
 
 def _left(entry: bytes, at_us: int, record: bytes) -> Work:
@@ -175,7 +175,7 @@ def _left(entry: bytes, at_us: int, record: bytes) -> Work:
         return Work(WorkKind.LEFT, name, at_us, entry)
     departed = read_gone(name, record)
     gone = departed.gone
-    return Work(WorkKind.LEFT, name, at_us, entry, _item(departed.live, departed.whole_json()), 0, gone.seq, gone)
+    return Work(WorkKind.LEFT, name, at_us, entry, _item(departed.live), 0, gone.seq, gone)
 
 
 def _hidden(entry: bytes, at_us: int, record: bytes, seq: bytes) -> Work:
@@ -186,19 +186,19 @@ def _hidden(entry: bytes, at_us: int, record: bytes, seq: bytes) -> Work:
     gone = live.hidings.get(device)
     if gone is None:
         return Work(WorkKind.HIDDEN, name, at_us, entry)
-    return Work(WorkKind.HIDDEN, name, at_us, entry, _item(live, live.whole_json()), 0, gone.seq, gone)
+    return Work(WorkKind.HIDDEN, name, at_us, entry, _item(live), 0, gone.seq, gone)
 
 
-def _item(live: Live, json: bytes) -> LiveItem:
+def _item(live: Live) -> LiveItem:
     return LiveItem(
         live.id,
-        live.category,
-        live.device or None,
-        live.created_us,
+        live.item.category,
+        live.item.device or None,
+        live.item.created_us,
         live.seq,
-        live.expires_us or None,
-        live.reminders_us,
-        json,
+        live.item.expires_us,
+        live.item.remind_at_us,
+        live.item.json(),
         frozenset(live.hidings),
     )
 

@@ -21,12 +21,13 @@ from gregor.core.sync import NO_EPOCH, Answer, Cursor, Delta, Full, Head, Histor
 
 from . import scripts
 from .contract import Unavailable
-from .keys import PARTITIONS, Keys, UserKeys
+from .keys import PARTITIONS, CommitKeys, Keys, UserKeys
 from .link import Connection, Script
 from .receipts import fast_receipt, read_receipt, refusal
 from .records import (
     DRAIN,
     GENERAL,
+    HEAD,
     NO_HEAD,
     REHEARSAL,
     WATCHED,
@@ -35,6 +36,7 @@ from .records import (
     Live,
     UserHead,
     commit_arguments,
+    pack_reader,
     read_gone,
     read_head,
     read_live,
@@ -47,6 +49,9 @@ _COLLECT_AT_ONCE: Final = 2_000
 
 _TRIES: Final = 8
 """How often a call does what is due first. Two are the rule; more means that a clock runs far ahead of the others."""
+
+_FIRST: Final = (b"due", b"generation", b"keys")
+"""Replies of ``commit`` that ask for something else first: what is due, a flush, or all the keys."""
 
 
 class RedisUsers:
@@ -131,8 +136,7 @@ class RedisUsers:
         script = self._grow if commit.creations or commit.external else self._shrink
         options |= self._options | (WATCHED if self.is_watched else 0)
         arguments = commit_arguments(commit, self._bounds, options)
-        is_plain = commit.external is None and commit.forget_device is None
-        return self._connection.evalsha(script, keys.commit if is_plain else keys.commit_beside, arguments)
+        return self._connection.evalsha(script, _names(keys.commit, commit, options & ~WATCHED), arguments)
 
     async def _settled(self, keys: UserKeys, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
         """The receipt of a reply; what was due is done first, and the message sent again."""
@@ -145,12 +149,13 @@ class RedisUsers:
             elif reply[0] in (b"ok", b"same"):
                 receipt = read_receipt(reply)
                 hint = reply[6]
-            elif reply[0] == b"due":
-                await self._drain(keys, uid, commit.now_us)
-                reply = await answer(self._send(keys, commit, options))
-                continue
-            elif reply[0] == b"generation":
-                await self._flush_first(keys, uid, commit.now_us, commit.epoch_seed)
+            elif reply[0] in _FIRST:
+                if reply[0] == b"due":
+                    await self._drain(keys, uid, commit.now_us)
+                elif reply[0] == b"generation":
+                    await self._flush_first(keys, uid, commit.now_us, commit.epoch_seed)
+                else:
+                    options |= GENERAL
                 reply = await answer(self._send(keys, commit, options))
                 continue
             else:
@@ -250,7 +255,7 @@ class RedisUsers:
 
     async def heads(self, uids: Sequence[str]) -> list[Head | None]:
         """See ``contract.Users.heads``."""
-        raws = [self._connection.call("HGET", self._keys.of_user(uid).head, "h") for uid in uids]
+        raws = [self._connection.call("HGET", self._keys.of_user(uid).state, HEAD) for uid in uids]
         return [_head(await answer(raw)) for raw in raws]
 
     async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
@@ -289,9 +294,7 @@ class RedisUsers:
         head = await self._head(keys)
         records = await self._records(keys, [(item_id, seq) for seq, item_id in index])
         items = [
-            record.live.stored(record.whole_json())
-            for record in records
-            if record.live.is_for(view) and record.was_shown(view, at_us)
+            record.live.stored() for record in records if record.live.is_for(view) and record.was_shown(view, at_us)
         ]
         digest = total(leaf(item.id, item.json) for item in items)
         return Full(head.epoch, head.seq, digest, tuple(items))
@@ -301,11 +304,11 @@ class RedisUsers:
     ) -> ViewRead:
         """What the script ``sync`` answers, with all that is due done first."""
         keys = self._keys.of_user(uid)
-        tag, seq = (cursor.tag, cursor.seq) if cursor else ("", 0)
+        tag = cursor.tag if cursor else ""
         is_mine = tag[6:] == view.tag and len(tag) >= 6
         epoch = bytes.fromhex(tag[:6]) if is_mine and _is_hex(tag[:6]) else b""
         is_digest_cheap = view.cats is None or digest is None
-        arguments = (mode, str(seq), epoch, view.device, str(now_us), "1" if is_digest_cheap else "")
+        arguments = (pack_reader(mode, cursor, epoch, view.device, now_us, is_quick=is_digest_cheap),)
         for _ in range(_TRIES):
             reply = await answer(self._connection.evalsha(self._sync, keys.sync, arguments))
             if reply[0] == b"due":
@@ -327,13 +330,13 @@ class RedisUsers:
         raise _restless()
 
     async def _head(self, keys: UserKeys) -> UserHead:
-        raw = await answer(self._connection.call("HGET", keys.head, "h"))
+        raw = await answer(self._connection.call("HGET", keys.state, HEAD))
         return read_head(raw) if raw else NO_HEAD
 
     async def _index(self, keys: UserKeys, uid: str, now_us: int) -> list[tuple[int, str]]:
         """(created seq, id) of every item kept, the newest first."""
         await self.settle(uid, now_us)
-        script_keys = (keys.records, keys.live, keys.gone)
+        script_keys = (keys.state, keys.live, keys.gone)
         bounds = (str(self._limits.history), str(self._limits.history_bodies))
         ids, seqs, is_over = await answer(self._connection.evalsha(self._history, script_keys, bounds))
         if is_over:
@@ -345,7 +348,7 @@ class RedisUsers:
         """The records of these (id, created seq), in order; what is not there, or is no item, is left out."""
         if not wanted:
             return []
-        raws = await answer(self._connection.call("HMGET", keys.records, *(item_id for item_id, _ in wanted)))
+        raws = await answer(self._connection.call("HMGET", keys.state, *(item_id for item_id, _ in wanted)))
         found: list[Live | Departed] = []
         for (item_id, seq), raw in zip(wanted, raws, strict=True):
             if raw is not None and raw[:1] == b"G":
@@ -353,7 +356,7 @@ class RedisUsers:
             elif raw is not None and raw[:1] == b"L":
                 live = read_live(item_id, seq or 0, raw)
                 if seq is None:
-                    score = await answer(self._connection.call("ZSCORE", keys.live, f"{item_id}\0{live.category}"))
+                    score = await answer(self._connection.call("ZSCORE", keys.live, f"{item_id}\0{live.item.category}"))
                     live = replace(live, seq=int(score or 0))
                 found.append(live)
         return found
@@ -363,6 +366,18 @@ class RedisUsers:
     ) -> list[HistoryEntry]:
         records = await self._records(keys, wanted)
         return [record.entry(view) for record in records if record.live.is_for(view)]
+
+
+def _names(keys: CommitKeys, commit: Commit, options: int) -> tuple[str, ...]:
+    """The keys that the fast path takes where the commit can go there; the script says where it needs the others."""
+    is_short = not (options or commit.spans or commit.message_id) and len(commit.creations) + len(commit.ids) == 1
+    if not is_short:
+        return keys.every
+    if commit.ids:
+        return keys.dismissal if commit.sender.cats is None else keys.every
+    (made,) = commit.creations
+    is_timed = made.expires_us is not None or made.remind_at_us or made.timers
+    return keys.timed_creation if is_timed else keys.creation
 
 
 def _is_hex(text: str) -> bool:

@@ -11,7 +11,7 @@ from gregor.core.lanes import add, total
 from gregor.core.reading import is_full_shorter
 from gregor.core.sync import Cursor, Full, StoredExternal, StoredItem, View
 
-from .records import NO_HEAD, Live, UserHead, read_external, read_gone, read_head, read_live
+from .records import NO_HEAD, Live, UserHead, read_external, read_floors, read_gone, read_head, read_live
 
 Change = tuple[tuple[StoredItem, ...], tuple[str, ...]]
 """The creations and the ids that left, netted."""
@@ -26,14 +26,16 @@ class ViewRead:
         self.head: UserHead = NO_HEAD
         self._floor = self._external_floor = 0
         self._lanes = b""
-        self._raw: Sequence[Any] = ((), (), (), (), (), ())
+        self._raw: Sequence[Any] = ()
+        self._externals: Sequence[bytes] = ()
         self._what = b"f"
         if reply[0] != b"none":
             self._what = reply[0]
             self.head = read_head(reply[1])
             self._lanes = reply[2]
-            self._floor = max(int(reply[3]), int(reply[4]))
-            self._external_floor = int(reply[5])
+            self._floor, self._external_floor = read_floors(reply[3])
+            self._floor = max(self._floor, int(reply[4]))
+            self._externals = reply[5]
             self._raw = reply[6:]
         self.is_valid = cursor is not None and epoch == self.head.epoch and self._floor <= cursor.seq <= self.head.seq
         if self.head is NO_HEAD and self.is_valid:
@@ -52,7 +54,9 @@ class ViewRead:
     @cached_property
     def _live(self) -> list[Live]:
         """The live records that were read and are in the view."""
-        _, ids, seqs, records, _, _ = self._raw
+        if not self._raw:
+            return []
+        ids, seqs, records, _, _ = self._raw
         read = (read_live(i.decode(), int(s), r) for i, s, r in zip(ids, seqs, records, strict=True))
         return [live for live in read if live.is_in(self._view)]
 
@@ -61,7 +65,7 @@ class ViewRead:
         """The digest of the view; empty where it has a filter and was not asked for."""
         if self._view.cats is None or self.head is NO_HEAD:
             return add(self.head.digest, self._lanes) if self._lanes else self.head.digest
-        return total(live.leaf for live in self._live) if self.is_whole else b""
+        return total(live.item.leaf for live in self._live) if self.is_whole else b""
 
     def change(self) -> Change | None:
         """What leads from the cursor to now; ``None`` where there is no valid cursor or nothing changed."""
@@ -69,7 +73,7 @@ class ViewRead:
         if cursor is None or not self.is_valid or self._what != b"d":
             return None
         create = tuple(live.stored() for live in self._live if live.seq > cursor.seq)
-        _, _, _, _, members, records = self._raw
+        _, _, _, members, records = self._raw
         dismiss = [
             member.split(b"\0")[0].decode()
             for member, raw in zip(members, records, strict=True)
@@ -81,7 +85,7 @@ class ViewRead:
     def _created_since(self) -> frozenset[str]:
         """Ids of the live items that are newer than the cursor, in the view or not."""
         since = self._cursor.seq if self._cursor else 0
-        return frozenset(i.decode() for i, s in zip(self._raw[1], self._raw[2], strict=True) if int(s) > since)
+        return frozenset(i.decode() for i, s in zip(self._raw[0], self._raw[1], strict=True) if int(s) > since)
 
     def _left(self, since: int, member: bytes, raw: bytes) -> bool:
         """Whether the view held, at ``since``, the item that this entry of the log says is gone or hidden."""
@@ -113,7 +117,7 @@ class ViewRead:
             return (), False
         if not self.is_valid:
             return (), True
-        read = [read_external(raw) for raw in self._raw[0]]
+        read = [read_external(raw) for raw in self._externals]
         kept = tuple(e for e, at_us in read if at_us > oldest_us and allowed(systems, e.system))
         gap = self._cursor.seq < self._external_floor or any(at_us <= oldest_us for _, at_us in read)
         return kept, gap

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from gregor.core.announce import Announcement, Entry, Kind, Scope, decode, read_plain
 from gregor.core.messages import Reason
+from gregor.core.packed import pack_item
 from gregor.core.sync import View
+from tests.support.builders import creating
+from tests.support.items import creations
 
 NAMES = st.text("abc.:@-09", min_size=1, max_size=128).map(lambda text: "x" + text[1:])
 DOTTED = st.sampled_from(["user", "user.joined", "users", "mail.new"])
@@ -19,14 +22,18 @@ DEVICES = st.lists(st.sampled_from(["phone", "laptop", "tv", ""]), unique=True, 
 VIEWS = st.builds(
     View, st.sampled_from(["phone", "laptop", ""]), st.sampled_from([None, ("user",), ("mail", "users"), ()])
 )
-BODIES = st.sampled_from([b'{"body":null}', b'{"body":"\xc3\xa9"}', b"{}"])
+BODIES = st.sampled_from([b"null", b'{"a":"\xc3\xa9"}', b"{}"])
+
+
+PACKED = pack_item(creating("aa", category="user").creations[0])
 
 
 @st.composite
 def entries(draw: st.DrawFn) -> Entry:
     scope = draw(st.sampled_from(Scope))
     devices = () if scope is Scope.EVERY else draw(DEVICES)
-    return Entry(draw(NAMES), draw(DOTTED), draw(st.none() | BODIES), scope, devices)
+    item_id, category = draw(NAMES), draw(DOTTED)
+    return Entry(item_id, category, draw(st.none() | creations(st.just(category)).map(pack_item)), scope, devices)
 
 
 @st.composite
@@ -80,7 +87,7 @@ def test_a_frame_is_json_with_the_seq_and_only_what_concerns_the_view(announceme
     told = json.loads(frame)
     assert told["seq"] == announcement.seq
     if announcement.kind is Kind.UPDATE:
-        assert set(told["body"].get("create", {})) == {entry.id for entry in concerned if entry.json is not None}
+        assert told["body"].get("create", {}) == {e.id: json.loads(e.json) for e in concerned if e.json is not None}
         assert told["body"].get("dismiss", {}).get("ids", []) == [e.id for e in concerned if e.json is None]
 
 
@@ -102,11 +109,11 @@ def test_the_short_way_of_a_plain_announcement_ends_where_the_long_one_does(
 @pytest.mark.parametrize(
     ("sender", "entry", "is_new_epoch", "is_plain"),
     [
-        ("", Entry("aa", "user", b"{}"), False, True),
-        ("phone", Entry("aa", "user", b"{}"), False, False),
+        ("", Entry("aa", "user", PACKED), False, True),
+        ("phone", Entry("aa", "user", PACKED), False, False),
         ("", Entry("aa", "user", None), False, False),
-        ("", Entry("aa", "user", b"{}", Scope.ONLY, ("phone",)), False, False),
-        ("", Entry("aa", "user", b"{}"), True, False),
+        ("", Entry("aa", "user", PACKED, Scope.ONLY, ("phone",)), False, False),
+        ("", Entry("aa", "user", PACKED), True, False),
     ],
 )
 def test_plain_is_one_creation_of_the_backend_for_every_device(
@@ -128,7 +135,7 @@ def test_what_is_no_announcement_is_refused(payload: bytes) -> None:
 
 def test_the_frame_of_an_epochs_first_commit_carries_each_views_own_cursor() -> None:
     first = Announcement(
-        Kind.UPDATE, b"abc", 1, bytes(8), bytes(8), is_new_epoch=True, entries=(Entry("aa", "user", b"{}"),)
+        Kind.UPDATE, b"abc", 1, bytes(8), bytes(8), is_new_epoch=True, entries=(Entry("aa", "user", PACKED),)
     )
     frames = [json.loads(first.frame(View(device)) or b"") for device in ("phone", "laptop")]
 

@@ -82,7 +82,7 @@ class House:
             for entry in announcement.entries:
                 if announcement.kind is Kind.REMIND:
                     words.append(f"remind {entry.id} +{(announcement.remind_at_us - NOW_US) / 1e6:g}")
-                elif entry.json is None:
+                elif entry.packed is None:
                     words.append(f"{announcement.reason.word} {entry.id}")
                 else:
                     words.append(f"created {entry.id}")

@@ -256,9 +256,7 @@ async def test_forgetting_a_device_leaves_nothing_of_it_and_all_of_the_others(gr
 
 async def test_forgetting_a_device_ends_its_items(ground: Ground) -> None:
     store = store_on(ground)
-    item = Creation(
-        "aa", "user", "phone", NOW_US, True, None, (), b"f" * 8, b"l" * 32, b'{"body":null,"category":"user"}'
-    )
+    item = Creation("aa", "user", "phone", NOW_US, True, None, (), b"f" * 8, b"l" * 32, b"null", b'{"body":null}')
     await store.users.commit("alice", Commit(NOW_US, SEED, creations=(item,)))
 
     await store.devices.forget_device("alice", "phone", NOW_US + 1, SEED)

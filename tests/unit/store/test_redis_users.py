@@ -105,7 +105,9 @@ def test_all_keys_of_a_user_lie_in_one_slot() -> None:
 
     keys = Keys("gregor").of_user("alice")
 
-    slots = {key_slot(key.encode()) for key in (*keys.commit, *keys.every, *keys.collect, *keys.sync, keys.channel)}
+    slots = {
+        key_slot(key.encode()) for key in (*keys.commit.every, *keys.every, *keys.collect, *keys.sync, keys.channel)
+    }
 
     assert len(slots) == 1
 

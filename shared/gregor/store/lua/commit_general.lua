@@ -1,9 +1,10 @@
 -- commit, the general path: every message that the fast paths left. Decides first, then checks the bounds, then writes.
 local retention, body_age, external_age, mid_keep, max_tombs, max_bodies, max_external, max_external_bytes, max_spans,
   max_prefix_spans, spread = upk(BOUNDS, ARGV[1], 29)
-local concat, tonumber = table.concat, tonumber
-local ZERO = string.rep('\0', 32)
-local has_spans = flags % 2 == 1
+local concat, tonumber, find = table.concat, tonumber, string.find
+local ks, has_spans = KEYS[7], flags % 2 == 1
+local raw_counts = call('HGET', kh, '.c') or NO_COUNTS
+local horizon, floor, trimmed_to, external_floor, external_bytes, tomb_count, span_count = upk(COUNTS, raw_counts)
 
 -- ---- is the message known? (L2)
 local p, limits, mid, mid_content = 2, '', '', ''
@@ -12,7 +13,7 @@ if options % 16 >= 8 then
   p = 5
 end
 if mid ~= '' then
-  local known = call('HGET', kr, '\0' .. mid)
+  local known = call('HGET', kh, '\0' .. mid)
   if known then
     if known ~= mid_content then return {'reused'} end
     return {'same', epoch, seq, {}, {}, {}, ''}
@@ -26,7 +27,7 @@ local creations, own = {}, {}
 if kind == 'u' then
   for i = 1, nc do
     local c = {id = ARGV[p], record = ARGV[p+1]}
-    c.category = sub(c.record, 61, 60 + upk('B', c.record, 19))
+    c.category = sub(c.record, 63, 62 + upk('B', c.record, 21))
     if options % 32 >= 16 then c.timers = ARGV[p+2]; p = p + 1 end
     creations[i] = c; own[c.id] = c
     p = p + 2
@@ -75,19 +76,19 @@ local met = {}
 local function parse(id, raw)
   local t = met[id]
   if t then return t end
-  local created, expires, hlen, nrem, clen, dlen, fp, leaf = upk('>I7I7I2BBBc8c32', raw, 2)
-  local o = 61 + clen + dlen
+  local created, expires, hlen, rest_bytes, nrem, clen, dlen, fp, leaf = upk('>I7I7I2I2BBBc8c32', raw, 2)
+  local o = 63 + clen + dlen
   t = {id = id, raw = raw, created = created, expires = expires, hlen = hlen, stamped = nrem > 127, nrem = nrem % 32, timed = nrem % 128 >= 32,
-       fp = fp, leaf = leaf, category = sub(raw, 61, 60 + clen), dev = sub(raw, 61 + clen, o - 1), rem_at = o, hides = {}}
+       fp = fp, leaf = leaf, category = sub(raw, 63, 62 + clen), dev = sub(raw, 63 + clen, o - 1), rem_at = o, hides = {}}
   o = o + 7 * t.nrem
   t.hides_at = o
-  t.json_at = o + hlen
-  while o < t.json_at do
+  t.body_at = o + hlen
+  while o < t.body_at do
     local d, s
     d, s, o = upk('>Bc0c13', raw, o)
     t.hides[d] = s
   end
-  t.size = #raw - t.json_at + 1
+  t.size = #raw - t.body_at + 1 + rest_bytes
   met[id] = t
   return t
 end
@@ -113,13 +114,13 @@ local new_tombs = 0
 if ni > 0 then
   local ids = {}
   for i = 1, ni do ids[i] = ARGV[first_id + i - 1] end
-  local raws = fetch('HMGET', kr, ids)
+  local raws = fetch('HMGET', kh, ids)
   for i = 1, ni do
     local id, raw = ids[i], raws[i]
     local state = raw and sub(raw, 1, 1)
     if state == 'L' then
       local t = parse(id, raw)
-      if reason ~= 'x' or (t.expires > 0 and t.expires <= now) then dismiss(t, reason) end
+      if reason ~= 'x' or t.expires <= now then dismiss(t, reason) end
     elseif state ~= 'G' and not tombs[id] then
       -- the same sender's earlier fact is replaced: it is remembered from now on
       local o, others = 2, ''
@@ -150,7 +151,7 @@ if kind == 'k' then
   end
   local surplus = #members - most
   if surplus > 0 then
-    local raws = fetch('HMGET', kr, members)
+    local raws = fetch('HMGET', kh, members)
     for i = 1, #members do members[i] = parse(members[i], raws[i]) end
     table.sort(members, function(a, b) return a.created < b.created or (a.created == b.created and a.id < b.id) end)
     for i = 1, surplus do dismiss(members[i], reason) end
@@ -159,14 +160,14 @@ end
 
 -- ---- intervals: of what is known now; never the ids that the message itself creates (L3)
 if nv > 0 then
-  local scored = call('ZRANGE', kn, 0, -1, 'WITHSCORES')
+  local members, seqs = call('ZRANGE', kn, 0, -1), nil
   for i = 1, nv do
     local s = spans[i]
     -- a repeat of a replace acts as the open interval of its first commit
     local seq_limit
     if s.open and #s.own > 0 then
       local top_seq, top_created = -1, -1
-      local raws = call('HMGET', kr, unpack(s.own))
+      local raws = call('HMGET', kh, unpack(s.own))
       for j = 1, #s.own do
         local raw = raws[j]
         local state = raw and sub(raw, 1, 1)
@@ -184,15 +185,20 @@ if nv > 0 then
       end
       if top_seq then seq_limit = top_seq; s.stop = top_created end
     end
+    if seq_limit and not seqs then seqs = fetch('ZMSCORE', kn, members) end
     local want = {}
-    for j = 1, #scored, 2 do
-      local member = scored[j]
-      local z = string.find(member, '\0', 1, true)
-      local id, category = sub(member, 1, z - 1), sub(member, z + 1)
-      if not s.skip[id] and not own[id] and (category == s.category or (s.prefix and covered(s.category, category)))
-        and (not seq_limit or tonumber(scored[j+1]) <= seq_limit) then want[#want+1] = id end
+    -- a plain search for NUL and category passes over what does not match at the least cost
+    local pattern = s.category == '' and '\0' or '\0' .. s.category
+    for j = 1, #members do
+      local member = members[j]
+      local z, stop = find(member, pattern, 1, true)
+      if z and (stop == #member or (s.prefix and (s.category == '' or sub(member, stop + 1, stop + 1) == '.')))
+        and (not seq_limit or tonumber(seqs[j]) <= seq_limit) then
+        local id = sub(member, 1, z - 1)
+        if not s.skip[id] and not own[id] then want[#want+1] = id end
+      end
     end
-    local raws = fetch('HMGET', kr, want)
+    local raws = fetch('HMGET', kh, want)
     for j = 1, #want do
       -- an open interval takes every matching item known at this commit, whatever its `created`
       local created = upk('>I7', raws[j], 2)
@@ -235,7 +241,7 @@ local function unpack_spans(raw)
   return list
 end
 if #asked > 0 and has_spans then
-  local raws = fetch('HMGET', kh, asked)
+  local raws = fetch('HMGET', ks, asked)
   for i = 1, #asked do remembered[asked[i]] = unpack_spans(raws[i]) end
 else
   for i = 1, #asked do remembered[asked[i]] = {} end
@@ -246,17 +252,17 @@ local born, dead = {}, {}
 if #creations > 0 then
   local ids = {}
   for i = 1, #creations do ids[i] = creations[i].id end
-  local raws = fetch('HMGET', kr, ids)
+  local raws = fetch('HMGET', kh, ids)
   for i = 1, #creations do
     local c, raw = creations[i], raws[i]
     local state = raw and sub(raw, 1, 1)
     if state == 'L' then
       local t = parse(c.id, raw)
-      ignore(c.id, t.fp ~= sub(c.record, 21, 28) and 'conflict' or t.hides[by] and 'dismissed' or 'duplicate')
+      ignore(c.id, t.fp ~= sub(c.record, 23, 30) and 'conflict' or t.hides[by] and 'dismissed' or 'duplicate')
     elseif state == 'G' then
       local _, _, _, why, wlen = upk('>I5I5I7c1B', raw, 2)
-      local fp = sub(raw, 41 + wlen, 48 + wlen)
-      ignore(c.id, fp ~= sub(c.record, 21, 28) and 'conflict' or why == 'x' and 'expired' or 'dismissed')
+      local fp = sub(raw, 43 + wlen, 50 + wlen)
+      ignore(c.id, fp ~= sub(c.record, 23, 30) and 'conflict' or why == 'x' and 'expired' or 'dismissed')
     else
       met[c.id] = nil
       local t = parse(c.id, c.record)
@@ -283,7 +289,7 @@ if #creations > 0 then
           end
         end
       end
-      if not t.why and t.expires > 0 and t.expires <= now then t.why, t.who = 'x', '' end
+      if not t.why and t.expires <= now then t.why, t.who = 'x', '' end
       if t.why then
         dead[#dead+1] = t
         ignore(c.id, t.why == 'x' and 'expired' or 'dismissed')

@@ -6,7 +6,7 @@ local unhidden = {}
 if leaving then
   local members = call('ZRANGE', kn, 0, -1)
   for i = 1, #members do members[i] = sub(members[i], 1, string.find(members[i], '\0', 1, true) - 1) end
-  local raws = fetch('HMGET', kr, members)
+  local raws = fetch('HMGET', kh, members)
   for i = 1, #members do
     local t = parse(members[i], raws[i])
     if t.dev == leaving then t.why = 'p'; gone[#gone+1] = t
@@ -17,7 +17,7 @@ end
 -- ---- a reminder fires once for its index, and never for what is gone (L7)
 local reminded, remind_index
 if kind == 'r' then
-  local raw = call('HGET', kr, ARGV[rest])
+  local raw = call('HGET', kh, ARGV[rest])
   if not raw or sub(raw, 1, 1) ~= 'L' then return {'same', epoch, seq, {}, {}, {}, ''} end
   reminded, remind_index = parse(ARGV[rest], raw), tonumber(ARGV[rest+1])
   reminded.at = remind_index < reminded.nrem and upk('>I7', raw, reminded.rem_at + 7 * remind_index) or -1
@@ -29,16 +29,12 @@ local d_count, d_bytes = #born - #gone, 0
 for i = 1, #born do d_bytes = d_bytes + born[i].size end
 for i = 1, #gone do d_bytes = d_bytes - gone[i].size end
 if #born > 0 and (n + d_count > max_live or bytes + d_bytes > max_bytes) then return {'full', n + d_count, bytes + d_bytes} end
-local counts = {t = 0, sc = 0}
-if #tombs > 0 or nv > 0 or #dead + #born > 0 then
-  local got = call('HMGET', kh, 't', 'sc')
-  counts.t, counts.sc = tonumber(got[1] or 0), tonumber(got[2] or 0)
-end
 local was_tombs = 0
 for i = 1, #born do if born[i].was_tomb then was_tombs = was_tombs + 1 end end
 for i = 1, #dead do if dead[i].was_tomb then was_tombs = was_tombs + 1 end end
-local tombs_after = counts.t + new_tombs - was_tombs
-if tombs_after > max_tombs and tombs_after > counts.t then return {'tombs', 'ids', tombs_after} end
+local tombs_before, spans_before = tomb_count, span_count
+tomb_count = tomb_count + new_tombs - was_tombs
+if tomb_count > max_tombs and tomb_count > tombs_before then return {'tombs', 'ids', tomb_count} end
 
 -- ---- intervals to remember: absorbed, absorbing, united (L3)
 local function subset(a, b) for id in pairs(a) do if not b[id] then return false end end return true end
@@ -50,7 +46,7 @@ local function unites(o, s)
   return not o.open and not s.open and o.by == s.by and o.begin <= s.stop + 1 and s.begin <= o.stop + 1
     and subset(o.skip, s.skip) and subset(s.skip, o.skip)
 end
-local dirty, span_count, span_end = {}, counts.sc, nil
+local dirty, span_end = {}, nil
 for i = 1, nv do
   local s = spans[i]
   -- (an open one that begins after its stamp acts on what is known, and catches nothing later)
@@ -73,16 +69,17 @@ for i = 1, nv do
       end
       list[#list+1] = s
       dirty[s.field] = list
+      if s.stop >= clear then clear = s.stop + 1 end
       if not span_end or s.at < span_end then span_end = s.at end
     end
   end
 end
 for field, list in pairs(dirty) do
-  local before = #unpack_spans(has_spans and call('HGET', kh, field))
+  local before = #unpack_spans(has_spans and call('HGET', ks, field))
   span_count = span_count + #list - before
   if #list > max_prefix_spans and #list > before then return {'tombs', 'prefix', #list} end
 end
-if span_count > max_spans and span_count > counts.sc then return {'tombs', 'intervals', span_count} end
+if span_count > max_spans and span_count > spans_before then return {'tombs', 'intervals', span_count} end
 
 -- ---- has it an effect?
 local effective = #born + #dead + #gone + #hidden > 0 or (kind ~= 'u' and kind ~= 'k')
@@ -108,17 +105,17 @@ local sums = {}
 local function add(view, leaf, sign)
   local t = sums[view]
   if not t then t = {0, 0, 0, 0, 0, 0, 0, 0}; sums[view] = t end
-  local a, b, c, d, e, f, g, h = upk('>I4I4I4I4I4I4I4I4', leaf)
+  local a, b, c, d, e, f, g, h = upk(LANES, leaf)
   t[1] = t[1] + sign * a; t[2] = t[2] + sign * b; t[3] = t[3] + sign * c; t[4] = t[4] + sign * d
   t[5] = t[5] + sign * e; t[6] = t[6] + sign * f; t[7] = t[7] + sign * g; t[8] = t[8] + sign * h
 end
 local function count(t, sign)
   if t.dev == '' or t.dev == '*' then
-    add('h', t.leaf, sign)
-    for d in pairs(t.hides) do add('d:' .. d, t.leaf, -sign) end
+    add('.h', t.leaf, sign)
+    for d in pairs(t.hides) do add('.d:' .. d, t.leaf, -sign) end
   else
-    add('d:' .. t.dev, t.leaf, sign)
-    add('d:', t.leaf, sign)
+    add('.d:' .. t.dev, t.leaf, sign)
+    add('.d:', t.leaf, sign)
   end
 end
 
@@ -136,18 +133,18 @@ local function with_hides(t)
   local h = ''
   for d, s in pairs(t.hides) do h = h .. pack('>Bc0', #d, d) .. (#s == 1 and hiding_now .. s or s) end
   if h == '' and t.hlen == 0 then return t.raw end
-  return sub(t.raw, 1, 15) .. pack('>I2', #h) .. sub(t.raw, 18, t.hides_at - 1) .. h .. sub(t.raw, t.json_at)
+  return sub(t.raw, 1, 15) .. pack('>I2', #h) .. sub(t.raw, 18, t.hides_at - 1) .. h .. sub(t.raw, t.body_at)
 end
 for i = 1, #born do
   local t = born[i]
   put(t.id, with_hides(t))
   live[#live+1] = seq; live[#live+1] = t.id .. '\0' .. t.category
   count(t, 1)
-  if t.expires > 0 then due(t.expires, 'x' .. t.id) end
+  if t.expires < NEVER then due(t.expires, 'x' .. t.id) end
   local next_reminder
   for j = t.nrem, 1, -1 do
     local at = upk('>I7', t.raw, t.rem_at + 7 * (j - 1))
-    if t.expires == 0 or at < t.expires then
+    if at < t.expires then
       next_reminder = at
       if at <= now then break end
     end
@@ -176,7 +173,7 @@ if #gone > 0 then
     count(t, -1)
     put(t.id, pack('>c1I5I5I7c1Bc0', 'G', seq, tonumber(scores[i]), now, t.why, #by, by) .. with_hides(t))
     out[#out+1] = seq; out[#out+1] = t.id
-    if t.expires > 0 then due_gone[#due_gone+1] = 'x' .. t.id end
+    if t.expires < NEVER then due_gone[#due_gone+1] = 'x' .. t.id end
     if t.nrem > 0 then due_gone[#due_gone+1] = 'r' .. t.id end
     if t.timed then due_gone[#due_gone+1] = 'p' .. t.id; due_gone[#due_gone+1] = 'q' .. t.id end
     -- what was told of it is to be taken back
@@ -191,7 +188,7 @@ for i = 1, #hidden do
     t.hides[by] = t.hiding
     put(t.id, with_hides(t))
     out[#out+1] = seq; out[#out+1] = t.id .. '\0' .. by
-    add('d:' .. by, t.leaf, -1)
+    add('.d:' .. by, t.leaf, -1)
     if watched then due(now, 'y' .. t.id .. '\0' .. by) end
   end
 end
@@ -199,7 +196,7 @@ for i = hid + 1, #hidden do hidden[i] = nil end
 for i = 1, #unhidden do
   local t = unhidden[i]
   put(t.id, with_hides(t))
-  add('d:' .. leaving, t.leaf, 1)
+  add('.d:' .. leaving, t.leaf, 1)
   call('ZREM', ko, t.id .. '\0' .. leaving)
 end
 for i = 1, #tombs do
@@ -208,35 +205,31 @@ for i = 1, #tombs do
 end
 if reminded then
   local at = remind_index + 1 < reminded.nrem and upk('>I7', reminded.raw, reminded.rem_at + 7 * (remind_index + 1))
-  if at and (reminded.expires == 0 or at < reminded.expires) then due(at, 'r' .. reminded.id)
+  if at and at < reminded.expires then due(at, 'r' .. reminded.id)
   else due_gone[#due_gone+1] = 'r' .. reminded.id end
   -- whoever dies between this commit and the hand-over of its pushes leaves them to the next scheduler
   if options % 32 >= 16 then
     due(now, 'n' .. reminded.id .. '\0' .. remind_index .. '\0' .. seq)
     -- from now on it is timed: somebody may be told of it
     local raw = reminded.raw
-    if not reminded.timed then put(reminded.id, sub(raw, 1, 17) .. string.char(upk('B', raw, 18) + 32) .. sub(raw, 19)) end
+    if not reminded.timed then put(reminded.id, sub(raw, 1, 19) .. string.char(upk('B', raw, 20) + 32) .. sub(raw, 21)) end
   end
 end
 if remember then put('\0' .. mid, mid_content); due(mid_keep, 'm' .. mid) end
 
 -- ---- an external message is kept beside the state, within its bounds (L13)
-local fields, external_floor = {}, nil
+local fields = {}
 if kind == 'e' then
   local kx, system, body = KEYS[8], ARGV[rest], ARGV[rest + 1]
-  local got = call('HMGET', kh, 'xb', 'xf')
-  local kept, size = tonumber(got[1] or 0), #system + #body
   call('ZADD', kx, seq, pack('>I5I7Bc0', seq, now, #system, system) .. body)
-  kept = kept + size
-  while call('ZCARD', kx) > max_external or kept > max_external_bytes do
+  external_bytes = external_bytes + #system + #body
+  while call('ZCARD', kx) > max_external or external_bytes > max_external_bytes do
     local oldest = call('ZRANGE', kx, 0, 0)[1]
     if not oldest then break end
     call('ZREM', kx, oldest)
-    kept = kept - (#oldest - 13)
+    external_bytes = external_bytes - (#oldest - 13)
     external_floor = upk('>I5', oldest)
   end
-  fields[#fields+1] = 'xb'; fields[#fields+1] = kept
-  if external_floor then fields[#fields+1] = 'xf'; fields[#fields+1] = external_floor end
   if call('ZCARD', kx) == 1 then due(now + external_age, 'e') end
 end
 
@@ -250,7 +243,7 @@ if #gone + #dead + #tombs > 0 or span_end then
     if flags % 4 < 2 then flags = flags + 2 end
   end
 end
-many('HSET', kr, set, 2000)
+many('HSET', kh, set, 2000)
 many('ZREM', kn, live_gone, 2000)
 many('ZADD', kn, live, 2000)
 many('ZADD', ko, out, 2000)
@@ -260,14 +253,14 @@ if first_due then call('ZADD', kd, 'LT', first_due, sub(kh, #kd)) end
 
 -- ---- head
 for view, t in pairs(sums) do
-  local old = view == 'h' and pack('>I4I4I4I4I4I4I4I4', A, B, C, D, E, F, G, H) or call('HGET', kh, view) or ZERO
-  local a, b, c, d, e, f, g, h = upk('>I4I4I4I4I4I4I4I4', old)
+  local old = view == '.h' and pack(LANES, A, B, C, D, E, F, G, H) or call('HGET', kh, view) or NO_COUNTS
+  local a, b, c, d, e, f, g, h = upk(LANES, old)
   a, b, c, d = (a + t[1]) % M, (b + t[2]) % M, (c + t[3]) % M, (d + t[4]) % M
   e, f, g, h = (e + t[5]) % M, (f + t[6]) % M, (g + t[7]) % M, (h + t[8]) % M
-  if view == 'h' then A, B, C, D, E, F, G, H = a, b, c, d, e, f, g, h
+  if view == '.h' then A, B, C, D, E, F, G, H = a, b, c, d, e, f, g, h
   else
-    local v = pack('>I4I4I4I4I4I4I4I4', a, b, c, d, e, f, g, h)
-    if v == ZERO then call('HDEL', kh, view) else fields[#fields+1] = view; fields[#fields+1] = v end
+    local v = pack(LANES, a, b, c, d, e, f, g, h)
+    if v == NO_COUNTS then call('HDEL', kh, view) else fields[#fields+1] = view; fields[#fields+1] = v end
   end
 end
 for field, list in pairs(dirty) do
@@ -277,15 +270,15 @@ for field, list in pairs(dirty) do
     for id in pairs(s.skip) do k = k + 1; skips[k] = pack('>Bc0', #id, id) end
     parts[i] = pack('>BBc0I7I7I7I2', s.open and 1 or 0, #s.by, s.by, s.begin, s.stop, s.at, k) .. concat(skips)
   end
-  fields[#fields+1] = field; fields[#fields+1] = concat(parts)
+  call('HSET', ks, field, concat(parts))
   if flags % 2 == 0 then flags = flags + 1 end
 end
-if span_count ~= counts.sc then fields[#fields+1] = 'sc'; fields[#fields+1] = span_count end
-if tombs_after ~= counts.t then fields[#fields+1] = 't'; fields[#fields+1] = tombs_after end
 if leaving then
-  fields[#fields+1] = 'f:' .. leaving; fields[#fields+1] = seq
+  fields[#fields+1] = '.f:' .. leaving; fields[#fields+1] = seq
   call('HDEL', KEYS[9], leaving)
 end
+local counts = pack(COUNTS, horizon, floor, trimmed_to, external_floor, external_bytes, tomb_count, span_count)
+if counts ~= raw_counts then fields[#fields+1] = '.c'; fields[#fields+1] = counts end
 n, bytes = n + d_count, bytes + d_bytes
 if options % 4 >= 2 then
   -- what was due is committed: the next moment of housekeeping is the first entry that is no reminder
@@ -300,8 +293,8 @@ if options % 4 >= 2 then
     at = at + 64
   end
 end
-fields[#fields+1] = 'h'
-fields[#fields+1] = pack(HEAD, epoch, seq, horizon, wake, n, bytes, flags, gen, A, B, C, D, E, F, G, H)
+fields[#fields+1] = '.h'
+fields[#fields+1] = pack(HEAD, epoch, seq, clear, wake, n, bytes, flags, gen, A, B, C, D, E, F, G, H)
 many('HSET', kh, fields, 2000)
 
 -- ---- receipt and announcement
@@ -325,15 +318,15 @@ if effective then
   local parts = {}
   for i = 1, #born do
     local t = born[i]
-    parts[i] = '+' .. scope(t) .. pack('>Bc0Bc0I3', #t.id, t.id, #t.category, t.category, t.size) .. sub(t.raw, t.json_at)
+    parts[i] = '+' .. scope(t) .. pack('>Bc0I3', #t.id, t.id, #t.raw) .. t.raw
   end
   for i = 1, #gone do
     local t = gone[i]
-    parts[#parts+1] = '-' .. scope(t) .. pack('>Bc0Bc0', #t.id, t.id, #t.category, t.category)
+    parts[#parts+1] = '-' .. scope(t) .. pack('>Bc0I3', #t.id, t.id, #t.category) .. t.category
   end
   for i = 1, #hidden do
     local t = hidden[i]
-    parts[#parts+1] = '-' .. listed(1, {[by] = true}) .. pack('>Bc0Bc0', #t.id, t.id, #t.category, t.category)
+    parts[#parts+1] = '-' .. listed(1, {[by] = true}) .. pack('>Bc0I3', #t.id, t.id, #t.category) .. t.category
   end
   local tail
   if kind == 'e' then tail = pack('>Bc0', #ARGV[rest], ARGV[rest]) .. ARGV[rest + 1]

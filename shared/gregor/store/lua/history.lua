@@ -1,5 +1,5 @@
 -- history: the created seq and id of every item kept, live and gone; the process sorts, pages and fetches. Read only.
--- KEYS 1 records  2 live by seq  3 gone by seq
+-- KEYS 1 state  2 live by seq  3 gone by seq
 -- ARGV 1 history entries  2 bodies
 -- Returns {ids, created seqs, over ("1": collect, more gone items or bodies are kept than may be)}, ids in no order.
 -- Cost O(items kept), 10,000 at most by the bound.
@@ -32,8 +32,7 @@ local over = #gone > tonumber(ARGV[1])
 local bare = gone[#gone - tonumber(ARGV[2])]
 if bare and not over then
   local raw = call('HGET', KEYS[1], bare)
-  local o = 20 + upk('B', raw, 20)
-  local hlen, nrem, clen, dlen = upk('>I2BBB', raw, o + 16)
-  over = #raw >= o + 61 + clen + dlen + 7 * (nrem % 32) + hlen
+  local inner = 21 + upk('B', raw, 20)
+  over = sub(raw, inner, inner) == 'L'
 end
 return {ids, seqs, over and '1' or ''}

@@ -1,6 +1,6 @@
 -- ledger_plan: enter deliveries that are not in the ledger yet; the first entry under a key stands. Of a user that is
 -- forgotten nothing is entered.
--- KEYS 1 deliveries of the item  2 items with deliveries, by time  3 withdrawals of the user  4 head  5 agenda
+-- KEYS 1 deliveries of the item  2 items with deliveries, by time  3 withdrawals of the user  4 state  5 agenda
 --      6 due users of the partition
 -- ARGV 1 now µs  2 lifetime ms  3 item  4 state letter  5 what became of them is asked at µs  6… key, story
 -- Returns the keys that were new. Cost O(keys).
@@ -23,7 +23,7 @@ if #fresh > 0 then
   call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', tonumber(ARGV[1]) - tonumber(ARGV[2]) * 1000))
   call('PEXPIRE', KEYS[2], ARGV[2])
   if ARGV[4] == 'p' and call('ZADD', KEYS[5], 'NX', ARGV[5], 'o' .. ARGV[3]) == 1 then
-    -- the uid: the head is "<prefix>h:<uid>" and the due set "<prefix>due"
+    -- the uid: the state is "<prefix>h:<uid>" and the due set "<prefix>due"
     call('ZADD', KEYS[6], 'LT', ARGV[5], string.sub(KEYS[4], #KEYS[6]))
   end
 end

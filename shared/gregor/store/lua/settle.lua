@@ -1,7 +1,7 @@
 -- settle: take the entries that were acted on off a user's agenda, or move them, and say when the user is due next.
 -- An entry that was moved meanwhile (the next reminder) stays. Where the lease passed to another, or earlier work came,
 -- the due time is left as it is. What is held stays too, and is tried again at a time of its own.
--- KEYS 1 agenda  2 due users of the partition  3 delayed messages  4 head
+-- KEYS 1 agenda  2 due users of the partition  3 delayed messages  4 state
 -- ARGV 1 uid  2 lease until µs  3 when what is held is tried again µs  4 how many are held  5… their members, then
 --      for each that was done: member, score µs as read, seq as read ("" any), new time µs ("" none).
 --      With a seq the entry is moved only if the user's differs by now, else it goes; without one it is moved.
@@ -13,7 +13,7 @@ for i = 5 + count, #ARGV, 4 do
   local score = call('ZSCORE', KEYS[1], member)
   if score and tonumber(score) == tonumber(ARGV[i+1]) then
     if ARGV[i+2] ~= '' and not seq then
-      local raw_head = call('HGET', KEYS[4], 'h')
+      local raw_head = call('HGET', KEYS[4], '.h')
       seq = 0
       if raw_head then _, seq = upk(HEAD, raw_head) end
     end

@@ -1,5 +1,5 @@
 -- work: what of a user's agenda is due, with the items that it is about. Read only.
--- KEYS 1 agenda  2 records  3 live by seq   ARGV 1 now µs  2 at most so many  3 after so many
+-- KEYS 1 agenda  2 state  3 live by seq   ARGV 1 now µs  2 at most so many  3 after so many
 -- Returns for each entry, oldest first: member, time µs, live record (kind z: gone record; kind y: either) and created seq
 -- ("" both where there is no such item, the seq also of a gone one).
 -- Cost O(entries).
@@ -16,7 +16,7 @@ for i = 1, #due, 2 do
     local raw = call('HGET', KEYS[2], id)
     if raw and sub(raw, 1, 1) == 'L' then
       record = raw
-      seq = call('ZSCORE', KEYS[3], id .. '\0' .. sub(raw, 61, 60 + upk('B', raw, 19)))
+      seq = call('ZSCORE', KEYS[3], id .. '\0' .. sub(raw, 63, 62 + upk('B', raw, 21)))
     elseif raw and kind == 'y' and sub(raw, 1, 1) == 'G' then record = raw end
   end
   out[#out+1] = member; out[#out+1] = due[i+1]; out[#out+1] = record; out[#out+1] = seq
