@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import signal
-import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import structlog
-import uvloop
 
 from gregor.clock import SystemClock
 from gregor.core.intents import EMAIL, PUSH_CHANNELS, WEBHOOK
 from gregor.registry import Registry
-from gregor.settings import Settings, SettingsError, load_settings, masked
-from gregor.store.contract import Store, Unavailable
-from gregor.store.link import LinkDown
+from gregor.settings import Settings
+from gregor.store.contract import Store
 from gregor.store.redis import open_store
 from gregor.store.redis_queue import open_queue
-from gregor.telemetry import Metrics, set_up_logging
-from gregor.web.probes import probes_app
+from gregor.telemetry import Metrics
+from gregor.web.process import Probes, on_stop, run
 from gregor.web.readiness import Readiness
-from gregor.web.serving import Server, listen, server_of
 from gregor.webhook_registry import WebhookEditor, WebhookRegistry
 
 from .attempt import Trade
@@ -47,23 +40,8 @@ MAILS_IN_FLIGHT: Final = 4 * CONNECTIONS
 
 
 def main() -> None:
-    """Run a delivery process; exit status 1 with one line on stderr where it cannot start."""
-    try:
-        settings = load_settings(os.environ)
-    except SettingsError as error:
-        sys.exit(f"gregor delivery: {error}")
-    set_up_logging("delivery", settings.log_level, settings.log_format)
-    for chatty in ("httpx", "httpcore", "hpack", "h2"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)  # their lines hold URLs, and those hold tokens
-    try:
-        uvloop.run(serve(settings))
-    except (LinkDown, Unavailable) as error:
-        places = " or ".join(sorted({masked(settings.redis_url), masked(settings.queue)}))
-        sys.exit(f"gregor delivery: Redis cannot be used at {places}: {error}")
-    except ValueError as error:
-        sys.exit(f"gregor delivery: {error}")
-    except OSError as error:
-        sys.exit(f"gregor delivery: {error.strerror or error}")
+    """Run a delivery process."""
+    run("delivery", serve, has_queue=True)
 
 
 async def serve(settings: Settings) -> None:
@@ -108,18 +86,14 @@ async def _lookers(stack: AsyncExitStack, settings: Settings, store: Store, metr
 async def serve_with(settings: Settings, readiness: Readiness, metrics: Metrics, workers: Sequence[Worker]) -> None:
     """``serve`` with what somebody else closes."""
     await readiness.check()
-    servers = _servers(settings, readiness, metrics)
-    sockets = [listen(settings.host, server.config.port) for server in servers]
+    probes = Probes(settings, readiness, metrics, settings.delivery_port)
     told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    on_stop(told.set)
     watching = asyncio.create_task(readiness.watch())
     working = [asyncio.create_task(worker.run()) for worker in workers]
     for task in working:
         task.add_done_callback(lambda _: told.set())  # a worker that ends by itself is a bug: the process goes with it
-    serving = [
-        asyncio.create_task(server.serve(sockets=[socket])) for server, socket in zip(servers, sockets, strict=True)
-    ]
+    probes.start()
     log.info("Ready.", probes=settings.delivery_port)
     await told.wait()
     log.info("Told to stop: what was begun is finished.")
@@ -130,22 +104,9 @@ async def serve_with(settings: Settings, readiness: Readiness, metrics: Metrics,
         async with asyncio.timeout(settings.drain_seconds):
             await asyncio.gather(*working)
     watching.cancel()
-    for server in servers:
-        server.should_exit = True
-    await asyncio.gather(watching, *working, *serving, return_exceptions=True)
-    for listening in sockets:
-        listening.close()
+    await asyncio.gather(watching, *working, return_exceptions=True)
+    await probes.close()
     log.info("Stopped.")
-
-
-def _servers(settings: Settings, readiness: Readiness, metrics: Metrics) -> list[Server]:
-    """The ports: the probes, and where the setting ADMIN_PORT is set the figures on that."""
-    has_admin = settings.admin_port is not None
-    probes = probes_app(readiness, metrics, has_figures=not has_admin)
-    servers = [server_of(probes, settings.host, settings.delivery_port, 1.0)]
-    if settings.admin_port is not None:
-        servers.append(server_of(probes_app(readiness, metrics), settings.host, settings.admin_port, 1.0))
-    return servers
 
 
 if __name__ == "__main__":

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import signal
-import sys
 from contextlib import AsyncExitStack
 
 import structlog
-import uvloop
 
 from gregor.clock import SystemClock
-from gregor.core.errors import Problem
 from gregor.feed import Feed
-from gregor.settings import Settings, SettingsError, load_settings, masked
-from gregor.store.contract import Unavailable
+from gregor.settings import Settings
 from gregor.store.link import Link
 from gregor.store.redis import open_store
-from gregor.store.wire import LinkDown
-from gregor.telemetry import set_up_logging
 from gregor.tokens import Tokens
+from gregor.web.process import on_stop, run
 
 from .drain import Drain
 from .figures import Figures
@@ -34,20 +27,8 @@ log = structlog.get_logger(__name__)
 
 
 def main() -> None:
-    """Run a gateway; exit status 1 with one line on stderr where it cannot start."""
-    try:
-        settings = load_settings(os.environ)
-    except SettingsError as error:
-        sys.exit(f"gregor gateway: {error}")
-    set_up_logging("gateway", settings.log_level, settings.log_format)
-    try:
-        uvloop.run(serve(settings))
-    except Problem as problem:
-        sys.exit(f"gregor gateway: GREGOR_CATEGORIES: {problem.detail}")
-    except (LinkDown, Unavailable) as error:
-        sys.exit(f"gregor gateway: Redis cannot be used at {masked(settings.redis_url)}: {error}")
-    except OSError as error:
-        sys.exit(f"gregor gateway: cannot listen on {settings.host}: {error.strerror or error}")
+    """Run a gateway."""
+    run("gateway", serve)
 
 
 async def serve(settings: Settings) -> None:
@@ -118,15 +99,14 @@ def _calm_collector() -> None:
 
 def _stop_on_signals(drain: Drain) -> asyncio.Event:
     """The event of the first signal; the second one hurries."""
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    told = asyncio.Event()
 
     def stop() -> None:
         if told.is_set():
             drain.hurry()
         told.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    on_stop(stop)
     return told
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from typing import Final
 
+from gregor.web import serving
+
 BACKLOG: Final = 4_096
 """Devices that may dial in the same moment: after a failover of another gateway they all do."""
 SEND_BUFFER_BYTES: Final = 262_144
@@ -16,8 +18,7 @@ without a word (another network, no power). Else the kernel tries for 15 minutes
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; who is accepted inherits its options. Raises ``OSError``."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    listening = serving.listen(host, port, BACKLOG)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNHEARD_MS)

@@ -3,63 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
-import socket
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
-import uvicorn
-import uvloop
-from starlette.types import ASGIApp
 
 from gregor.category_files import apply_first
 from gregor.clock import SystemClock
-from gregor.core.errors import Problem
-from gregor.settings import Settings, SettingsError, load_settings, masked
-from gregor.store.contract import Store, Unavailable
-from gregor.store.link import LinkDown
+from gregor.settings import Settings
+from gregor.store.contract import Store
 from gregor.store.redis import open_store
-from gregor.telemetry import set_up_logging
 from gregor.tokens import Tokens
+from gregor.web.process import on_stop, run
+from gregor.web.serving import Server, listen, server_of
 
 from .app import Application, create_app, create_figures
 
 log = structlog.get_logger(__name__)
 
-KEEP_ALIVE_S = 75
-"""Longer than balancers keep an idle connection (60 s): they close first, and no request meets a closing socket."""
-
-
-class Server(uvicorn.Server):
-    """uvicorn without its own handling of signals: after a graceful stop the process ends with status 0."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to ``serve``."""
-        yield
-
 
 def main() -> None:
-    """Run ingest; exit status 1 with one line on stderr where it cannot start."""
-    try:
-        settings = load_settings(os.environ)
-    except SettingsError as error:
-        sys.exit(f"gregor ingest: {error}")
-    set_up_logging("ingest", settings.log_level, settings.log_format)
-    try:
-        uvloop.run(serve(settings))
-    except Problem as problem:
-        sys.exit(f"gregor ingest: GREGOR_CATEGORIES: {problem.detail}")
-    except (LinkDown, Unavailable) as error:
-        sys.exit(f"gregor ingest: Redis cannot be used at {masked(settings.redis_url)}: {error}")
-    except ValueError as error:
-        sys.exit(f"gregor ingest: {error}")
-    except OSError as error:
-        sys.exit(f"gregor ingest: {error.strerror or error}")
+    """Run ingest."""
+    run("ingest", serve)
 
 
 async def serve(settings: Settings) -> None:
@@ -84,10 +48,13 @@ async def serve_with(settings: Settings, store: Store) -> None:
     tokens = Tokens(settings)
     await tokens.load(clock.now_us())
     app = create_app(settings, store, clock, tokens)
-    servers = [_server(settings, app, settings.ingest_port)]
+    servers = [server_of(app, settings.host, settings.ingest_port, settings.drain_seconds)]
     if settings.admin_port is not None:
-        servers.append(_server(settings, create_figures(app), settings.admin_port, lifespan="off"))
-    sockets = [_listen(settings.host, server.config.port) for server in servers]
+        figures = create_figures(app)
+        servers.append(
+            server_of(figures, settings.host, settings.admin_port, settings.drain_seconds, has_lifespan=False)
+        )
+    sockets = [listen(settings.host, server.config.port) for server in servers]
     _stop_on_signals(app, servers)
     try:
         await asyncio.gather(*(server.serve(sockets=[socket]) for server, socket in zip(servers, sockets, strict=True)))
@@ -97,37 +64,7 @@ async def serve_with(settings: Settings, store: Store) -> None:
     log.info("Stopped.")
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; ``OSError`` that names host and port where it cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2_048)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {reason}") from error
-
-
-def _server(settings: Settings, app: ASGIApp, port: int, lifespan: str = "on") -> Server:
-    return Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=port,
-            http="httptools",
-            ws="none",
-            lifespan="on" if lifespan == "on" else "off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=round(settings.drain_seconds),
-        )
-    )
-
-
 def _stop_on_signals(app: Application, servers: list[Server]) -> None:
-    loop = asyncio.get_running_loop()
-
     def stop() -> None:
         if app.state.parts.readiness.draining:
             # Told twice: whoever waits is not willing to wait longer.
@@ -138,8 +75,7 @@ def _stop_on_signals(app: Application, servers: list[Server]) -> None:
         for server in servers:
             server.should_exit = True
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    on_stop(stop)
 
 
 if __name__ == "__main__":

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import signal
 import socket
-import sys
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import structlog
-import uvloop
 
 from gregor.clock import SystemClock
 from gregor.registry import Registry
-from gregor.settings import Settings, SettingsError, load_settings, masked
-from gregor.store.contract import Store, Unavailable
-from gregor.store.link import LinkDown
+from gregor.settings import Settings
+from gregor.store.contract import Store
 from gregor.store.redis import open_store
-from gregor.telemetry import Metrics, set_up_logging
-from gregor.web.probes import probes_app
+from gregor.telemetry import Metrics
+from gregor.web.process import Probes, on_stop, run
 from gregor.web.readiness import Readiness
-from gregor.web.serving import Server, listen, server_of
 from gregor.webhook_registry import WebhookRegistry
 
 from .acts import Acts
@@ -41,20 +34,8 @@ COLLECT_BURST: Final = 50
 
 
 def main() -> None:
-    """Run a scheduler; exit status 1 with one line on stderr where it cannot start."""
-    try:
-        settings = load_settings(os.environ)
-    except SettingsError as error:
-        sys.exit(f"gregor scheduler: {error}")
-    set_up_logging("scheduler", settings.log_level, settings.log_format)
-    logging.getLogger("arq").setLevel(logging.WARNING)  # a line for each tick says nothing
-    try:
-        uvloop.run(serve(settings))
-    except (LinkDown, Unavailable) as error:
-        places = " or ".join(sorted({masked(settings.redis_url), masked(settings.queue)}))
-        sys.exit(f"gregor scheduler: Redis cannot be used at {places}: {error}")
-    except OSError as error:
-        sys.exit(f"gregor scheduler: {error.strerror or error}")
+    """Run a scheduler."""
+    run("scheduler", serve, has_queue=True)
 
 
 async def serve(settings: Settings) -> None:
@@ -87,15 +68,11 @@ async def serve_with(settings: Settings, store: Store, metrics: Metrics, drain: 
     """``serve`` with what somebody else closes."""
     readiness = Readiness(store, metrics)
     await readiness.check()
-    servers = _servers(settings, readiness, metrics)
-    sockets = [listen(settings.host, server.config.port) for server in servers]
+    probes = Probes(settings, readiness, metrics, settings.scheduler_port)
     told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    on_stop(told.set)
     working = [asyncio.create_task(host.run()), asyncio.create_task(readiness.watch())]
-    serving = [
-        asyncio.create_task(server.serve(sockets=[socket])) for server, socket in zip(servers, sockets, strict=True)
-    ]
+    probes.start()
     log.info("Ready.", probes=settings.scheduler_port)
     await told.wait()
     log.info("Told to stop: what was begun is finished.")
@@ -105,22 +82,9 @@ async def serve_with(settings: Settings, store: Store, metrics: Metrics, drain: 
             await drain.stop()
     for task in working:
         task.cancel()
-    for server in servers:
-        server.should_exit = True
-    await asyncio.gather(*working, *serving, return_exceptions=True)
-    for listening in sockets:
-        listening.close()
+    await asyncio.gather(*working, return_exceptions=True)
+    await probes.close()
     log.info("Stopped.")
-
-
-def _servers(settings: Settings, readiness: Readiness, metrics: Metrics) -> list[Server]:
-    """The ports: the probes, and where the setting ADMIN_PORT is set the figures on that."""
-    has_admin = settings.admin_port is not None
-    probes = probes_app(readiness, metrics, has_figures=not has_admin)
-    servers = [server_of(probes, settings.host, settings.scheduler_port, 1.0)]
-    if settings.admin_port is not None:
-        servers.append(server_of(probes_app(readiness, metrics), settings.host, settings.admin_port, 1.0))
-    return servers
 
 
 if __name__ == "__main__":

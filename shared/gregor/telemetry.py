@@ -113,7 +113,9 @@ def set_up_logging(service: str, level: str = "info", form: Literal["json", "con
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("httpx", "httpcore", "uvicorn"):  # the services say themselves when they start and stop
+    # The services say themselves when they start and stop; lines of HTTP clients hold URLs, and those hold tokens; a
+    # line for each tick of arq says nothing.
+    for noisy in ("httpx", "httpcore", "hpack", "h2", "uvicorn", "arq"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -42,11 +42,11 @@ def server_of(app: ASGIApp, host: str, port: int, drain_s: float, *, has_lifespa
     )
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, backlog: int = 2_048) -> socket.socket:
     """A listening socket; ``OSError`` that names host and port where it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2_048)
+        return socket.create_server((host, port), family=family, backlog=backlog)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {reason}") from error

@@ -1,0 +1,78 @@
+"""The process of a service: how it starts, what it says where it cannot, and how it hears that it is to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import uvloop
+
+from gregor.core.errors import Problem
+from gregor.settings import Settings, SettingsError, load_settings, masked
+from gregor.store.contract import Unavailable
+from gregor.store.link import LinkDown
+from gregor.telemetry import Metrics, set_up_logging
+
+from .probes import probes_app
+from .readiness import Readiness
+from .serving import listen, server_of
+
+PROBES_DRAIN_S = 1.0
+
+
+def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *, has_queue: bool = False) -> None:
+    """Run ``serve`` with the settings of the environment; exit status 1 with one line on stderr where it cannot start.
+
+    ``has_queue``: it needs the Redis of the queues too. A ``ValueError`` of ``serve`` is a setting that cannot be used.
+    """
+    try:
+        settings = load_settings(os.environ)
+    except SettingsError as error:
+        sys.exit(f"gregor {service}: {error}")
+    set_up_logging(service, settings.log_level, settings.log_format)
+    try:
+        uvloop.run(serve(settings))
+    except Problem as problem:
+        sys.exit(f"gregor {service}: GREGOR_CATEGORIES: {problem.detail}")
+    except (LinkDown, Unavailable) as error:
+        urls = {masked(settings.redis_url)} | ({masked(settings.queue)} if has_queue else set())
+        sys.exit(f"gregor {service}: Redis cannot be used at {' or '.join(sorted(urls))}: {error}")
+    except ValueError as error:
+        sys.exit(f"gregor {service}: {error}")
+    except OSError as error:
+        sys.exit(f"gregor {service}: {error.strerror or error}")
+
+
+def on_stop(told: Callable[[], None]) -> None:
+    """Call ``told`` at each SIGTERM and SIGINT: the first one asks for a good end, the second is in a hurry."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told)
+
+
+class Probes:
+    """The HTTP side of a service that has no other: its probes, and its figures where ``ADMIN_PORT`` is set on that."""
+
+    def __init__(self, settings: Settings, readiness: Readiness, metrics: Metrics, port: int) -> None:
+        probes = probes_app(readiness, metrics, has_figures=settings.admin_port is None)
+        self._servers = [server_of(probes, settings.host, port, PROBES_DRAIN_S)]
+        if settings.admin_port is not None:
+            figures = probes_app(readiness, metrics)
+            self._servers.append(server_of(figures, settings.host, settings.admin_port, PROBES_DRAIN_S))
+        self._sockets = [listen(settings.host, server.config.port) for server in self._servers]
+
+    def start(self) -> None:
+        """Begin to answer."""
+        pairs = zip(self._servers, self._sockets, strict=True)
+        self._serving = [asyncio.create_task(server.serve(sockets=[socket])) for server, socket in pairs]
+
+    async def close(self) -> None:
+        """Answer what was asked, and free the ports."""
+        for server in self._servers:
+            server.should_exit = True
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        for socket in self._sockets:
+            socket.close()
