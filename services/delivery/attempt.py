@@ -15,8 +15,8 @@ import msgspec
 import structlog
 
 from gregor.clock import Clock
-from gregor.core.intents import EMAIL, WEBHOOK, Intent
-from gregor.core.ledger import MOST_ATTEMPTS, Attempt, Claimed, Delivery, NotClaimed, NotYet, State, Story
+from gregor.core.intents import EMAIL, WEBHOOK, Intent, IntentKind
+from gregor.core.ledger import Attempt, Claimed, Delivery, NotClaimed, NotYet, State, Story
 from gregor.core.limits import DAY_US, SECOND_US
 from gregor.store.contract import Store, Unavailable
 
@@ -169,13 +169,21 @@ async def _follow(
     if isinstance(verdict, Gone) and look.forget is not None and await look.forget(verdict):
         trade.figures.tokens_forgotten.labels(trade.name).inc()
     # In one write, so that nobody finds half of it.
-    settled, *_ = await asyncio.gather(
+    settled, _ = await asyncio.gather(
         _settle(trade, delivery, look.place, verdict, look.expires_us, until_s),
-        *(_settle(trade, other, "", verdict, None, until_s) for other in others),
+        asyncio.gather(*(_follow_along(trade, delivery.intent.kind, other, verdict, until_s) for other in others)),
     )
     if isinstance(verdict, Misconfigured | Gone | Refused) or settled.state is State.DEAD:
         log.warning("It was not taken.", channel=trade.name, verdict=verdict.name, detail=verdict_detail(verdict))
     return settled.story.next_us
+
+
+async def _follow_along(trade: Trade, lead: IntentKind, other: Delivery, verdict: Verdict, until_s: float) -> None:
+    """Write the verdict for one that went along. That a push is refused for what it shows ends no withdrawal in it."""
+    if isinstance(verdict, Refused) and lead is not other.intent.kind is IntentKind.WITHDRAW:
+        await _put_back(trade, other, "")
+    else:
+        await _settle(trade, other, "", verdict, None, until_s)
 
 
 async def _claim_others(trade: Trade, look: Look) -> list[Delivery]:
@@ -266,6 +274,7 @@ class Settlement:
 def settlement(verdict: Verdict, delivery: Delivery, expires_us: int | None, now_us: int) -> Settlement:
     """What follows from a verdict. PURE, but for the jitter."""
     story = _told(verdict, delivery, now_us)
+    shows = delivery.intent.kind is not IntentKind.WITHDRAW  # what shows nothing may come twice, and must come
     match verdict:
         case Sent():
             return Settlement(State.SENT, msgspec.structs.replace(story, event=""))
@@ -274,7 +283,7 @@ def settlement(verdict: Verdict, delivery: Delivery, expires_us: int | None, now
             return Settlement(State.DEAD, story.ended(reason, now_us))
         case Refused():
             return Settlement(State.DEAD, story.ended(None, now_us))
-        case Unknown() if any(each.status == Unknown.name for each in delivery.story.attempts):
+        case Unknown() if shows and any(not each.has_outcome for each in delivery.story.attempts):
             return Settlement(State.UNKNOWN, story)
     next_us = now_us + round(pause_s(verdict, delivery.n) * SECOND_US)
     until_us = delivery.story.planned_us + BUDGET_US
@@ -308,5 +317,4 @@ def _told(verdict: Verdict, delivery: Delivery, now_us: int) -> Story:
     status = verdict.name if isinstance(verdict, Unknown) else verdict.status or verdict.name
     provider_id = verdict.provider_id if isinstance(verdict, Sent) else None
     told = Attempt(now_us, status, provider_id, verdict_detail(verdict))
-    attempts = (*delivery.story.attempts, told)[-MOST_ATTEMPTS:]
-    return msgspec.structs.replace(delivery.story, reason=None, next_us=None, attempts=attempts)
+    return delivery.story.attempted(told)

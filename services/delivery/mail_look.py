@@ -30,7 +30,7 @@ from gregor.unsubscribe_links import UnsubscribeLinks
 from .channels.contract import Mail
 from .look import Look
 from .mail_writing import write
-from .verdict import Gone, Unknown
+from .verdict import Gone
 
 MOST_TOLD: Final = 100
 """Deliveries that one mail tells; what is over waits for the next."""
@@ -200,9 +200,7 @@ def _is_free(delivery: Delivery, now_us: int) -> bool:
 
 def _bound_to(delivery: Delivery) -> str | None:
     """The mail that told it and may have arrived; `None` where there is none. A call that has no outcome may have."""
-    attempts = delivery.story.attempts
-    is_open = delivery.n > len(attempts) or any(each.status == Unknown.name for each in attempts)
-    return delivery.story.mail if is_open else None
+    return delivery.story.mail if delivery.is_unsure else None
 
 
 def _told_of(delivery: Delivery) -> Intent:

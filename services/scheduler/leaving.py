@@ -34,27 +34,19 @@ async def take_back(parts: Parts, uid: str, work: Work) -> Done:
     told = await parts.store.ledger.of_item(uid, work.name)
     about = [each for each in told if each.intent.kind is not IntentKind.WITHDRAW and is_of_the_user(each.intent)]
     now_us = parts.clock.now_us()
-    await _cancel(parts, (each for each in about if each.state in OPEN), gone, now_us)
+    are_cancelled = await _cancel(parts, (each for each in about if not each.is_over), gone, now_us)
     await _withdraw(parts, withdrawals(uid, told, item, gone, now_us), now_us)
-    if any(each.state is State.CLAIMED for each in about):
+    if not are_cancelled:
         return Done(work, now_us + max(LOOK_AGAIN_US, (now_us - gone.at_us) // 2))
     return Done(work)
 
 
-async def _cancel(parts: Parts, deliveries: Iterable[Delivery], gone: Gone, now_us: int) -> None:
-    """One that is claimed in this moment is left to its worker, who finds the item gone, or to the next look."""
+async def _cancel(parts: Parts, deliveries: Iterable[Delivery], gone: Gone, now_us: int) -> bool:
+    """Whether all are cancelled. One that is claimed, also in this moment, may have been seen live and be sent."""
     reason = "expired" if gone.reason is Reason.EXPIRED else "dismissed"
-    await asyncio.gather(
-        *(
-            parts.store.ledger.move(
-                each.intent,
-                OPEN,
-                State.CANCELLED,
-                each.story.ended(reason, now_us),
-            )
-            for each in deliveries
-        )
-    )
+    move = parts.store.ledger.move
+    moves = (move(each.intent, OPEN, State.CANCELLED, each.story.ended(reason, now_us)) for each in deliveries)
+    return all(await asyncio.gather(*moves))
 
 
 async def _withdraw(parts: Parts, intents: Sequence[Intent], now_us: int) -> None:
@@ -72,28 +64,31 @@ def is_of_the_user(intent: Intent) -> bool:
 
 
 def withdrawals(uid: str, told: Sequence[Delivery], item: LiveItem, gone: Gone, now_us: int) -> list[Intent]:
-    """PURE. One for each device and channel to which a push of the item was sent, and that is not under way.
+    """PURE. One for each device and channel on whose screen a push of the item may be, and that is not under way.
 
-    A device that dismissed the item itself has its app awake, which clears its own screen; it is not woken for that.
+    That is what was sent, and what may have arrived, whatever became of it since. A device that dismissed the item
+    itself has its app awake, which clears its own screen; it is not woken for that.
     """
-    places = {
-        (each.intent.device, each.intent.channel): None
-        for each in told
-        if each.state is State.SENT and each.intent.channel in PUSH_CHANNELS
-        if each.intent.kind is not IntentKind.WITHDRAW
-        if each.intent.device != gone.device and each.intent.device not in item.hidden_by
-    }
+    places: dict[tuple[str, str], tuple[list[Delivery], list[Delivery]]] = {}
+    for each in told:
+        if each.intent.channel in PUSH_CHANNELS:
+            shown, before = places.setdefault((each.intent.device, each.intent.channel), ([], []))
+            (before if each.intent.kind is IntentKind.WITHDRAW else shown).append(each)
     found = []
-    for device, channel in places:
-        before = [
-            each
-            for each in told
-            if each.intent.kind is IntentKind.WITHDRAW
-            and (each.intent.device, each.intent.channel) == (device, channel)
-        ]
+    for (device, channel), (shown, before) in places.items():
+        since_us = max((each.story.last_us for each in before if each.state is State.SENT), default=0)
+        if device == gone.device or device in item.hidden_by or not any(_may_show(each, since_us) for each in shown):
+            continue
         if any(each.state not in (State.SENT, State.PLANNED) for each in before):
             continue  # it is in the delivery service's hands, or that has given it up
         # One that was planned may not have been handed over; one that was sent came before this push was.
         n = sum(each.state is State.SENT for each in before)
         found.append(Intent(uid, item.id, IntentKind.WITHDRAW, channel, device, n, gone.seq, now_us))
     return found
+
+
+def _may_show(delivery: Delivery, withdrawn_us: int) -> bool:
+    """Whether it may be on a screen from which the item was last withdrawn then. What is claimed is not known yet."""
+    if delivery.state in (State.SENT, State.WITHDRAWN, State.CLAIMED):
+        return delivery.state is State.SENT
+    return delivery.is_unsure and delivery.story.last_us > withdrawn_us

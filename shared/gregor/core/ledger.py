@@ -52,6 +52,11 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     provider_id: str | None = None
     detail: str = ""
 
+    @property
+    def has_outcome(self) -> bool:
+        """Whether the provider said what became of it; else it may have arrived."""
+        return self.status != State.UNKNOWN.word
+
 
 MOST_WAITS = 8
 """Of one delivery so many waits are kept."""
@@ -71,7 +76,7 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     ``attempts``: the newest ``MOST_ATTEMPTS``. ``next_us``: when it is tried again, or looked at again. ``reason``: why
     it waits or was cancelled (a word of protocol.md, "deliveries"). ``mail``: the name of the mail that told it, or may
     have: the same for all that it told. ``since_us``: when it came to be cancelled or dead; ``None`` also where it was
-    entered so. ``waits``: the newest ``MOST_WAITS``.
+    entered so. ``waits``: the newest ``MOST_WAITS``. ``dropped``: how many older attempts had an outcome.
     """
 
     planned_us: int
@@ -83,6 +88,7 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     mail: str | None = None
     since_us: int | None = None
     waits: tuple[Wait, ...] = ()
+    dropped: int = 0
 
     @property
     def last_us(self) -> int:
@@ -96,6 +102,13 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
             at_us, waits = waits[-1].at_us, waits[:-1]
         waits = (*waits, Wait(at_us, reason, until_us))[-MOST_WAITS:]
         return msgspec.structs.replace(self, reason=reason, next_us=until_us, waits=waits)
+
+    def attempted(self, attempt: Attempt) -> Story:
+        """The story with one call more, of which nothing is known yet but its answer."""
+        attempts = (*self.attempts, attempt)
+        dropped = self.dropped + sum(each.has_outcome for each in attempts[:-MOST_ATTEMPTS])
+        kept = attempts[-MOST_ATTEMPTS:]
+        return msgspec.structs.replace(self, reason=None, next_us=None, attempts=kept, dropped=dropped)
 
     def ended(self, reason: str | None, now_us: int) -> Story:
         """The story of one that is cancelled or dead."""
@@ -123,6 +136,11 @@ class Delivery(msgspec.Struct, frozen=True):
     def is_over(self) -> bool:
         """Whether nothing more will be sent for it; also where nobody will ever know whether it arrived."""
         return self.state.is_over or (self.state is State.UNKNOWN and self.story.next_us is None)
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether a call to the provider has no outcome: it said nothing, who called died over it, or is calling."""
+        return self.n > self.story.dropped + sum(each.has_outcome for each in self.story.attempts)
 
 
 OVERDUE_US = 15 * 60 * SECOND_US

@@ -15,7 +15,7 @@ from gregor.store.contract import Registration
 from services.delivery.attempt import attempt
 from services.delivery.channels.contract import Push
 from services.delivery.payload import apns_payload, fcm_parts, webpush_payload
-from services.delivery.verdict import Gone, Refused, Retry, Sent
+from services.delivery.verdict import Gone, Refused, Retry, Unknown
 from services.delivery.withdrawals import ALONE_BYTES, BESIDE_BYTES, carried, naming, taken_back
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
 from tests.support.pushes import push, withdrawal
@@ -262,15 +262,40 @@ async def test_a_withdrawal_is_never_sent_twice_but_by_who_died_over_it(house: H
     assert await state(house, "a") == (State.WITHDRAWN, None)
 
 
-async def test_a_refused_push_takes_its_withdrawals_with_it(house: House) -> None:
-    """What may be a dead token is one for both."""
-    [_] = await told(house, "a")
-    house.provider.verdicts = [Refused("400", "BadDeviceToken"), Sent("200")]
+async def test_a_push_that_is_refused_leaves_what_it_took_along_to_go_by_itself(house: House) -> None:
+    """It may have been refused for what it shows; where the token was meant, that is found out alone."""
+    [lead] = await told(house, "a")
+    house.provider.verdicts = [Refused("400", "PayloadTooLarge")]
 
     await attempt(house.trade, await house.create("news"))
+    assert (await state(house, "a", IntentKind.WITHDRAW))[0] is State.RETRY
+    assert await attempt(house.trade, lead) is None
 
-    assert (await state(house, "a", IntentKind.WITHDRAW))[0] is State.DEAD
+    assert await state(house, "a") == (State.WITHDRAWN, None)
+
+
+async def test_a_withdrawal_that_is_refused_by_itself_is_dead_with_all_that_it_named(house: House) -> None:
+    first, _ = await told(house, "a", "b")
+    house.provider.verdicts = [Refused("400", "BadDeviceToken")]
+
+    assert await attempt(house.trade, first) is None
+
+    assert [(await state(house, each, IntentKind.WITHDRAW))[0] for each in "ab"] == [State.DEAD] * 2
     assert (await state(house, "a"))[0] is State.SENT
+
+
+async def test_a_withdrawal_that_may_not_have_come_is_tried_until_it_did(house: House) -> None:
+    """It shows nothing, so it may come twice; what it takes back must not stay."""
+    [lead] = await told(house, "a")
+    house.provider.verdicts = [Unknown("no answer")] * 4
+
+    again_us = await attempt(house.trade, lead)
+    while again_us is not None:
+        house.clock.advance((again_us - house.clock.now_us()) / SECOND_US)
+        again_us = await attempt(house.trade, lead)
+
+    assert len(house.provider.pushes) == 5
+    assert await state(house, "a") == (State.WITHDRAWN, None)
 
 
 def test_no_id_that_a_push_names_is_cut_off_it() -> None:

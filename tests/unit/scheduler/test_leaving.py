@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_story
 
 from gregor.core.intents import EMAIL, Intent, IntentKind
-from gregor.core.ledger import Attempt, Claimed, State, Story
+from gregor.core.ledger import MOST_ATTEMPTS, Attempt, Claimed, State, Story
 from gregor.core.messages import Sender
 from gregor.store.contract import Registration
+from gregor.store.memory.ledger import MemoryLedger
 from services.scheduler.leaving import GATHER_US
 from tests.support.builders import NOW_US, SECOND_US, interval, message
 from tests.unit.scheduler.conftest import House, build
@@ -89,6 +92,108 @@ async def test_what_was_sent_is_withdrawn_from_the_devices_that_got_it(house: Ho
         "item tablet": (State.DEAD, None),
         "withdraw phone": (State.PLANNED, None),
     }
+
+
+async def died_over(house: House, intent: Intent) -> None:
+    """A worker took it and was heard of no more; the next one finds the item gone, or acknowledged."""
+    ledger = house.store.ledger
+    await bring(house, intent, State.CLAIMED, lease_s=0)
+    now_us = house.clock.now_us()
+    claim = await ledger.claim(intent, "", now_us, now_us + 30 * SECOND_US)
+    assert isinstance(claim, Claimed)
+    story = claim.delivery.story.ended("acked", now_us)
+    assert await ledger.settle(claim.delivery, "", State.CANCELLED, story, counts=False)
+
+
+async def left_unknown(house: House, intent: Intent, state: State, statuses: list[str]) -> None:
+    """The provider was called, with these answers; then it came to this."""
+    ledger, story, counts = house.store.ledger, Story(intent.at_us, intent.seq), True
+    for status in [*statuses, None]:
+        now_us = house.clock.now_us()
+        claim = await ledger.claim(intent, "", now_us, now_us + 30 * SECOND_US, is_early=True)
+        assert isinstance(claim, Claimed)
+        if status is None:
+            story, counts = story.ended("acked", now_us), False
+        else:
+            story = replace_story(story.attempted(Attempt(now_us, status)), next_us=now_us)
+        await ledger.settle(claim.delivery, "", State.RETRY if counts else state, story, counts=counts)
+
+
+@pytest.mark.parametrize("state", [State.CANCELLED, State.DEAD, State.UNKNOWN])
+async def test_what_may_have_arrived_is_withdrawn_whatever_became_of_it(house: House, state: State) -> None:
+    phone, tablet = await pushed(house)
+    await left_unknown(house, phone, state, ["unknown", "503"])
+    await left_unknown(house, tablet, state, ["503", "429"])
+
+    await house.dismiss("a")
+    await house.pass_time(0.1)
+
+    assert house.handed() == ["withdraw a apns phone"]
+
+
+async def test_what_a_worker_died_over_may_have_arrived_too(house: House) -> None:
+    phone, _ = await pushed(house)
+    await died_over(house, phone)
+
+    await house.dismiss("a")
+    await house.pass_time(0.1)
+
+    assert house.handed() == ["withdraw a apns phone"]
+
+
+@pytest.mark.parametrize(("last", "handed"), [("503", []), ("unknown", ["withdraw a apns phone"])])
+async def test_attempts_that_are_kept_no_more_still_say_whether_it_may_have_arrived(
+    house: House, last: str, handed: list[str]
+) -> None:
+    phone, _ = await pushed(house)
+    await left_unknown(house, phone, State.CANCELLED, [last, *["503"] * (MOST_ATTEMPTS + 5)])
+
+    await house.dismiss("a")
+    await house.pass_time(0.1)
+
+    assert house.handed() == handed
+
+
+async def test_what_may_have_arrived_is_withdrawn_once(house: House) -> None:
+    phone, tablet = await pushed(house)
+    await died_over(house, phone)
+    await bring(house, tablet, State.CLAIMED)  # for its sake the scheduler looks again
+    await house.dismiss("a")
+    await house.pass_time(0.1)
+    assert house.handed() == ["withdraw a apns phone"]
+
+    await bring(house, replace(phone, kind=WITHDRAW), State.SENT)
+    await house.pass_time(60)
+
+    assert house.handed() == []
+
+
+class Meanwhile(MemoryLedger):
+    """A ledger in which a worker, who saw the item live, takes its push just before it is cancelled."""
+
+    def __init__(self, other: MemoryLedger) -> None:
+        self.__dict__.update(other.__dict__)
+
+    async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:
+        now_us = story.last_us if story is not None else 0
+        claim = await self.claim(intent, "", now_us, now_us + 30 * SECOND_US)
+        if isinstance(claim, Claimed):
+            self.taken = claim
+        return await super().move(intent, sources, state, story)
+
+
+async def test_what_is_taken_to_be_sent_just_before_it_is_cancelled_is_looked_at_again(house: House) -> None:
+    await pushed(house, for_device="phone")
+    ledger = house.store._ledger = Meanwhile(house.store._ledger)  # type: ignore[attr-defined]
+    await house.dismiss("a")
+    await house.pass_time(0.1)
+    assert house.handed() == []
+
+    story = ledger.taken.delivery.story.attempted(Attempt(house.clock.now_us(), "200"))
+    assert await ledger.settle(ledger.taken.delivery, "", State.SENT, story)
+    await house.pass_time(1)
+
+    assert house.handed() == ["withdraw a apns phone"]
 
 
 async def test_one_withdrawal_takes_back_all_that_was_sent_of_it(house: House) -> None:
