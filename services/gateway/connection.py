@@ -348,6 +348,8 @@ class Connection:
 
     def _close(self, code: int, reason: str) -> None:
         self.parts.metrics.closes.labels(str(code)).inc()
+        if self._work is not None:
+            self._work.drop()
         self.flush()
         self.transport.close(code, reason)
         self.ended()

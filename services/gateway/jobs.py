@@ -37,7 +37,11 @@ class Work:
         connection.parts.background.start(self._run())
 
     def add(self, job: Job) -> None:
-        """Do it after all others. An acknowledgement takes the place of one that waits."""
+        """Do it after all others; to join comes first. An acknowledgement takes the place of one that waits."""
+        if isinstance(job, Join):
+            # What the client said behind its hello, not waiting for the welcome, came while its token was checked.
+            self._jobs.appendleft(job)
+            return
         if isinstance(job, Acknowledge) and self._jobs and isinstance(self._jobs[-1], Acknowledge):
             self._jobs[-1] = job
             return
@@ -45,13 +49,18 @@ class Work:
         if len(self._jobs) > MOST_WAITING and not self._is_flooded:
             self._hold_reading(True)
 
+    def drop(self) -> None:
+        """Do nothing more: the client was sent away."""
+        self._jobs.clear()
+
     def _hold_reading(self, is_held: bool) -> None:
         self._is_flooded = is_held
         self._connection.transport.hold_reading(is_held)
 
     async def _run(self) -> None:
         connection = self._connection
-        while self._jobs and not connection.is_over:
+        # A client that says its last word and leaves is still listened to.
+        while self._jobs:
             job = self._jobs.popleft()
             try:
                 await self._do(job)
@@ -66,7 +75,7 @@ class Work:
         match job:
             case Verify():
                 await self._verify(job)
-            case Join():
+            case Join() if not connection.is_over:
                 await self._join()
             case Commit():
                 await self._commit(job)
@@ -110,6 +119,8 @@ class Work:
         connection, session = self._connection, self._connection.session
         if session.caller is None or session.observes:
             raise Problem("forbidden", "Who looks on sends nothing.")
+        if connection.is_over and await connection.parts.admission.is_revoked(session.caller):
+            return  # nobody hears its user's channel any more, which would have told
         done = await connection.parts.inbox.commit(session.caller, job.document, job.size_bytes)
         room = connection.room
         if job.ref is None or connection.is_over or room is None:

@@ -1,0 +1,87 @@
+"""What a client says waits for its joining, and is worked on though the client leaves after it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gregor.core.sync import View
+from services.gateway.framing import Opcode
+
+from .conftest import House, settle
+from .test_websocket import UPGRADE, head, masked, raw
+
+GOODBYE = masked(b"\x03\xe8", 0x80 | Opcode.CLOSE)
+
+
+def message(*ids: str) -> bytes:
+    """A frame that creates these, under a ref."""
+    names = ",".join(f'"{name}":{{"category":"mail"}}' for name in ids)
+    return masked(b'{"ref":7,"system":"gregor","body":{"create":{%s}}}' % names.encode())
+
+
+def opening(token: str, place: str) -> bytes:
+    """All that a client says until it is welcomed, in one write; its token is in the header or in `hello`."""
+    if place == "header":
+        return head(**UPGRADE, Authorization=f"Bearer {token}") + masked(b'{"hello":{}}')
+    hello = b'{"hello":{"token":"%s"}}' % token.encode()
+    return head(**UPGRADE) + bytes([0x81, 0xFE]) + len(hello).to_bytes(2, "big") + bytes(4) + hello
+
+
+async def ids_of(house: House) -> list[str]:
+    full = await house.store.users.state("alice", View(), house.clock.now_us())
+    return sorted(item.id for item in full.items)
+
+
+@pytest.mark.parametrize("place", ["header", "hello"])
+async def test_a_message_right_behind_the_hello_is_answered_after_the_sync(house: House, place: str) -> None:
+    reader, writer = await raw(house, opening(house.token(), place) + message("aa"))
+
+    heard = b""
+    async with asyncio.timeout(10):
+        while b'"receipt"' not in heard:
+            heard += await reader.read(65_536)
+    writer.close()
+
+    assert heard.index(b'"welcome"') < heard.index(b'"sync"') < heard.index(b'{"ref":7')
+
+
+@pytest.mark.parametrize("place", ["header", "hello"])
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_a_message_right_behind_the_hello_of_a_revoked_token_does_nothing(
+    house: House, place: str, is_gone: bool
+) -> None:
+    await house.store.devices.revoke("alice", None, house.clock.now_us() + 1, house.clock.now_us())
+
+    said = opening(house.token(), place) + message("aa")
+    reader, writer = await raw(house, said + (GOODBYE if is_gone else b""))
+    heard = await reader.readuntil(b"\x03\xe8" if is_gone else b"revoked")
+    await settle(200)
+    writer.close()
+
+    assert b"receipt" not in heard
+    assert await ids_of(house) == []
+
+
+async def test_what_a_client_says_before_it_leaves_is_done(house: House) -> None:
+    reader, writer = await raw(house, opening(house.token(), "header"))
+    while b'"sync"' not in await reader.read(65_536):
+        pass
+
+    writer.write(b"".join(message(f"i{n}") for n in range(20)) + GOODBYE)
+    await reader.read()
+    await settle(200)
+    writer.close()
+
+    assert len(await ids_of(house)) == 20
+
+
+async def test_what_a_client_says_after_it_was_sent_away_is_not_done(house: House) -> None:
+    phone = await house.connect()
+    phone.say(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
+
+    phone.connection.shut(4502)
+    await settle(200)
+
+    assert await ids_of(house) == []
