@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -14,6 +15,7 @@ from .frames import encode
 
 MOST_HEAD_BYTES: Final = 16_384
 """The largest request head: a token of 8 KiB and a browser's cookies fit."""
+_HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str]
+    is_old: bool = False
+    """Whether it is of HTTP/1.0, which knows no upgrade."""
 
     def header(self, name: str) -> str:
         """The value of a header, or nothing."""
@@ -41,12 +45,15 @@ def read_head(head: bytes) -> Request:
         raise ValueError("no HTTP/1 request")
     headers: dict[str, str] = {}
     for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name or name != name.strip():
+        found = _HEADER.fullmatch(line)
+        if found is None or (found[1].lower() == "host" and "host" in headers):
             raise ValueError("no header")
-        key = name.lower()
-        headers[key] = f"{headers[key]}, {value.strip()}" if key in headers else value.strip()
-    return Request(method, urlsplit(target).path, headers)
+        key, value = found[1].lower(), found[2].strip(" \t")
+        headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    is_old = version == "HTTP/1.0"
+    if not is_old and "host" not in headers:
+        raise ValueError("no host")
+    return Request(method, urlsplit(target).path, headers, is_old)
 
 
 def answer(
@@ -66,14 +73,19 @@ def answer(
 
 
 def refusal(
-    identity: str, problem: Problem, extra: Mapping[str, str] | None = None, status: int | None = None
+    identity: str,
+    problem: Problem,
+    extra: Mapping[str, str] | None = None,
+    status: int | None = None,
+    *,
+    is_head: bool = False,
 ) -> bytes:
     """The answer to the request of that id that is a problem; ``status`` where it is not that of its code (426)."""
     document = problem.document(identity)
     if status is not None:
         document["status"] = status
     headers = {"X-Request-Id": identity, **(extra or {})}
-    return answer(document["status"], encode(document), "application/problem+json", headers)
+    return answer(document["status"], encode(document), "application/problem+json", headers, is_head=is_head)
 
 
 def upgrade(accept: str, subprotocol: str | None) -> bytes:

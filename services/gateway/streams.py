@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Iterator
 from typing import Any, Final
 
-import uvicorn
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -16,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from gregor.core.errors import Problem
 from gregor.web.front import Front, methods_at
+from gregor.web.serving import server_of
 
 from .connection import Connection
 from .parts import Parts
@@ -25,8 +23,8 @@ from .probes import PATHS, probe
 from .sse import Stream
 from .streaming import Streaming
 
-KEEP_ALIVE_S: Final = 75
-"""Longer than balancers keep an idle connection (60 s): they close first, and no request meets a closing socket."""
+DRAIN_S: Final = 1.0
+"""How long requests under way may take once all streams and polls were ended."""
 
 
 class Application(FastAPI):
@@ -57,34 +55,14 @@ class Application(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its own handling of signals: the process has one."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to the process."""
-        yield
-
-
 class StreamServer:
     """The server of the stream port."""
 
     def __init__(self, parts: Parts) -> None:
         self._streaming = Streaming(parts)
         self.app = Application(self._streaming)
-        self._server = _Server(
-            uvicorn.Config(
-                self.app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=1,
-            )
-        )
+        settings = parts.settings
+        self._server = server_of(self.app, settings.host, settings.stream_port, DRAIN_S, has_lifespan=False)
 
     @property
     def connections(self) -> set[Connection]:

@@ -176,7 +176,7 @@ class WebSocket(asyncio.Protocol):
         origin = request.headers.get("origin")
         if origin is not None and not parts.origins.allows(origin, request.header("host")):
             problem = Problem("origin_not_allowed", "This page's origin is not in the setting ORIGINS.")
-            self._end(refusal(identity_of(request), problem))
+            self._end(refusal(identity_of(request), problem, is_head=request.method == "HEAD"))
         elif request.path == PATH and request.method == "GET":
             self._upgrade(request)
         else:
@@ -271,12 +271,14 @@ class WebSocket(asyncio.Protocol):
 
 def accept_of(request: Request) -> str:
     """The proof that the request was understood (RFC 6455, 4.2.2). ``ValueError``: it asks for no WebSocket."""
-    if request.header("upgrade").lower() != "websocket":
+    if request.is_old or "websocket" not in (word.lower() for word in request.listed("upgrade")):
         raise ValueError("This is the place of a WebSocket: ask for an upgrade.")
     if "upgrade" not in (word.lower() for word in request.listed("connection")):
         raise ValueError("The header Connection does not say Upgrade.")
     if request.header("sec-websocket-version") != "13":
         raise ValueError("Only version 13 of the WebSocket protocol is spoken.")
+    if request.header("transfer-encoding") or request.header("content-length") not in ("", "0"):
+        raise ValueError("The request has a body, which would be taken for frames.")
     key = request.header("sec-websocket-key")
     try:
         size = len(base64.b64decode(key, validate=True))
@@ -295,10 +297,11 @@ def identity_of(request: Request) -> str:
 def plain(parts: Parts, request: Request, *, is_admin: bool = False) -> bytes:
     """The answer to a plain request: a probe, or a refusal."""
     found = probe(parts, request.path, is_admin=is_admin)
+    identity, is_head = identity_of(request), request.method == "HEAD"
     if found is None and request.path != PATH:
-        return refusal(identity_of(request), Problem("not_found", f"Here are {PATH} and the probes."))
+        return refusal(identity, Problem("not_found", f"Here are {PATH} and the probes."), is_head=is_head)
     if found is None or request.method not in ("GET", "HEAD"):
         allow = {"Allow": "GET" if found is None else "GET, HEAD"}
-        return refusal(identity_of(request), Problem("method_not_allowed", "Only GET."), allow)
+        return refusal(identity, Problem("method_not_allowed", "Only GET."), allow, is_head=is_head)
     status, body, media_type = found
-    return answer(status, body, media_type, is_head=request.method == "HEAD")
+    return answer(status, body, media_type, is_head=is_head)

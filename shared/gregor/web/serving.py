@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from .guarded import Guarded, look_at
 
 KEEP_ALIVE_S = 75
 """Longer than balancers keep an idle connection (60 s): they close first, and no request meets a closing socket."""
@@ -22,6 +25,12 @@ class Server(uvicorn.Server):
         """Leave the signals to whoever runs this."""
         yield
 
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second: once in a second, look for clients that take too long."""
+        if counter % 10 == 0:
+            look_at(self.server_state.connections, asyncio.get_running_loop())
+        return await super().on_tick(counter)
+
 
 def server_of(app: ASGIApp, host: str, port: int, drain_s: float, *, has_lifespan: bool = True) -> Server:
     """A server of ``app``, not started. ``drain_s``: how long requests under way may take when it is told to stop."""
@@ -30,7 +39,7 @@ def server_of(app: ASGIApp, host: str, port: int, drain_s: float, *, has_lifespa
             app,
             host=host,
             port=port,
-            http="httptools",
+            http=Guarded,
             ws="none",
             lifespan="on" if has_lifespan else "off",
             log_config=None,
