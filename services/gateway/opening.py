@@ -81,10 +81,10 @@ async def admit_token(token: str | None, parts: Parts) -> Caller:
 
 def bearer(request: Request) -> str | None:
     """The token of the header; ``Problem`` where the header is no bearer token."""
-    header = request.headers.get("authorization")
+    header: bytes | None = request.scope["gregor.headers"].get(b"authorization")
     if header is None:
         return None
-    scheme, _, token = header.partition(" ")
+    scheme, _, token = header.decode("latin-1").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Problem("unauthorised", "The header Authorization must be: Bearer <token>.")
     return token.strip()

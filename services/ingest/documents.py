@@ -96,6 +96,12 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _flag(value: Any) -> Any:
+    if value not in ("true", "false", True, False):
+        raise PydanticCustomError("value_error", "true or false is expected here.")
+    return value in ("true", True)
+
+
 def _whole(value: Any) -> Any:
     """2.0 is the integer 2, as JSON has one kind of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -112,6 +118,9 @@ Email = Annotated[str, BeforeValidator(_email), WithJsonSchema({"type": "string"
 Reason = Annotated[
     str, BeforeValidator(_reason), WithJsonSchema({"type": "string", "pattern": _WORD.pattern.replace(r"\Z", "$")})
 ]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+"""A query parameter that is `true` or `false`, and nothing that looks like it."""
+Whole = Annotated[int, BeforeValidator(_whole)]
 Language = Annotated[str, BeforeValidator(_language), WithJsonSchema(dict(LANGUAGE_SCHEMA))]
 
 
@@ -164,7 +173,7 @@ class PresenceQuestion(Document):
 class FlushAll(Document):
     """How a flush of all users is spread."""
 
-    spread: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MOST_SPREAD_S)] | None = Field(
+    spread: Annotated[Whole, Field(ge=0, le=MOST_SPREAD_S)] | None = Field(
         None, description="Seconds over which the full copies go out; absent: the setting FLUSH_SPREAD."
     )
 

@@ -241,7 +241,7 @@ def parse_keys(raw: bytes) -> dict[str, _Key]:
 
 
 def _usable(entry: Mapping[str, Any]) -> _Key | None:
-    if entry.get("use", "sig") != "sig":
+    if entry.get("use", "sig") != "sig" or "verify" not in entry.get("key_ops", ("verify",)):
         return None
     alg = entry.get("alg") or next((name for name, kind in _SCHEMES.items() if kind == entry.get("kty")), None)
     if alg not in _SCHEMES or entry.get("kty") != _SCHEMES[alg] or entry.get("crv") != _CURVES.get(alg):
@@ -304,7 +304,7 @@ def _moment_us(claims: Mapping[str, Any], name: str) -> int | None:
     value = claims.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise _refused(f"The token's {name} is no time in seconds.")
     return round(min(value, 1 << 40) * 1_000_000)
 

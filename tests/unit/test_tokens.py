@@ -146,6 +146,8 @@ async def test_a_key_is_used_for_its_own_algorithm_only() -> None:
         ({"exp": None}, "exp"),
         ({"exp": str(NOW_S + 60)}, "exp"),
         ({"exp": True}, "exp"),
+        ({"exp": 10**400}, "30 days"),
+        ({"exp": float("inf")}, "JSON"),
         ({"exp": NOW_S - 31}, "expired"),
         ({"exp": NOW_S + 31 * 86_400}, "30 days"),
         ({"nbf": NOW_S + 31}, "nbf"),
@@ -225,6 +227,18 @@ async def test_an_unknown_kid_reads_the_keys_again_but_at_most_once_a_minute() -
 
     assert "not known" in (await refusal(tokens, unknown, NOW_US + 60_000_000)).detail
     assert place.readings == 2
+
+
+async def test_a_key_that_is_not_for_checking_signatures_checks_none() -> None:
+    public = json.loads(RSAAlgorithm.to_jwk(RSA_KEY.public_key()))
+    del public["key_ops"]
+    others = [{**public, "kid": "use", "use": "enc"}, {**public, "kid": "ops", "key_ops": ["encrypt"]}]
+    good = [{**public, "kid": "both", "use": "sig", "key_ops": ["sign", "verify"]}]
+    tokens = by_keys(Place(json.dumps({"keys": [*others, *good]}).encode()))
+
+    for kid in ("use", "ops"):
+        assert "not known" in (await refusal(tokens, signed(GOOD, RSA_KEY, "RS256", kid=kid))).detail
+    assert (await tokens.verify(signed(GOOD, RSA_KEY, "RS256", kid="both"), NOW_US)).uid == "alice"
 
 
 async def test_a_key_that_was_rotated_in_is_found() -> None:

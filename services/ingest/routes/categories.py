@@ -16,7 +16,7 @@ from gregor.registry import Editor
 from gregor.render import Renderer, Shown
 
 from ..answers import body_of, documented, json_answer
-from ..documents import Document, Language
+from ..documents import Document, Flag, Language, Whole
 from ..examples import CATEGORIES, ENTRY, PREVIEW
 from ..guard import GuardedRoute, Working
 from ..intake import fit, read_document, read_json
@@ -37,13 +37,13 @@ _SET_SCHEMA: Final = {
     },
 }
 
-DryRun = Annotated[bool, Query(description="Only check: what is wrong is answered, nothing changes.")]
+DryRun = Annotated[Flag, Query(description="Only check: what is wrong is answered, nothing changes.")]
 
 
 class Rollback(Document):
     """Which version is to hold again."""
 
-    version: int = Field(ge=1, description="One of the last 50.")
+    version: Whole = Field(ge=1, description="One of the last 50.")
 
 
 class Preview(Document):

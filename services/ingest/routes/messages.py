@@ -84,6 +84,8 @@ def named(message: Message, headers: Mapping[bytes, bytes]) -> Message:
     if offered is None:
         return message
     key = offered.decode("latin-1").strip()
+    if key.startswith('"') and key.endswith('"'):  # a string as structured fields write it (RFC 9651)
+        key = key[1:-1]
     if not is_name(key):
         raise Problem("invalid_id", "The header Idempotency-Key is no name: letters, digits and ._:@-, up to 128.")
     if message.id is not None and message.id != key:

@@ -43,6 +43,8 @@ def parse_time_or_offset(value: Any, pointer: str) -> int | Offset:
         offset = parse_offset(value)
         if offset is None:
             raise at("invalid", pointer, 'A time must be Unix seconds, or an offset from created such as "+86400".')
+        if offset.us > MAX_TIME_US:
+            raise at("time_out_of_range", pointer, _RANGE)
         return offset
     return parse_time(value, pointer)
 

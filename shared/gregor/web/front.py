@@ -15,7 +15,7 @@ from gregor.origins import Origins
 from gregor.store.contract import Unavailable
 from gregor.telemetry import Metrics, request_id
 
-from .intake import headers_of
+from .intake import headers_of, path_of
 from .problems import Disconnected, send_problem
 
 log = structlog.get_logger(__name__)
@@ -86,21 +86,23 @@ class Front:
         begun = time.perf_counter()
         headers = headers_of(scope)
         identity = request_id(headers.get(b"x-request-id", b"").decode("latin-1") or None)
-        extra = [(b"x-request-id", identity.encode())]
+        # Vary always: an answer to no page lacks the headers that a page needs, and a cache must not give it to one.
+        extra = [(b"x-request-id", identity.encode()), (b"vary", b"Origin")]
         method = scope["method"]
         # Whoever may GET may HEAD: the same answer without its body.
         answer = Answer(send, extra, method == "HEAD")
         inner = {
             **scope,
+            "path": path_of(scope),
             "method": "GET" if method == "HEAD" else method,
             "gregor.headers": headers,
             "gregor.is_head": method == "HEAD",
         }
         try:
-            if not self._anywhere or not scope["path"].startswith(self._anywhere):
+            if not self._anywhere or not inner["path"].startswith(self._anywhere):
                 self._admit_origin(headers, extra)
             if method == "OPTIONS":
-                await _options(answer, self._methods(scope["path"]))
+                await _options(answer, self._methods(inner["path"]))
             else:
                 await self._app(inner, receive, answer)
         except Disconnected:
@@ -113,7 +115,6 @@ class Front:
         origin = headers.get(b"origin")
         if origin is None:
             return
-        extra.append((b"vary", b"Origin"))
         if not self._origins.allows(origin.decode("latin-1"), headers.get(b"host", b"").decode("latin-1")):
             raise Problem("origin_not_allowed", "This page's origin is not in the setting ORIGINS.")
         extra.append((b"access-control-allow-origin", origin))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
+from urllib.parse import unquote
 
 from starlette.types import Receive, Scope
 
@@ -12,11 +14,28 @@ from gregor.core.errors import Problem
 from .problems import Disconnected
 
 JSON: Final = "application/json"
+_SLASH: Final = re.compile(rb"%2[fF]")
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """The headers of a request by their small name; of a repeated one the last."""
-    return dict(scope["headers"])
+    """The headers of a request by their small name; a repeated one as the list that it stands for (RFC 9110 §5.3).
+
+    So none of two tokens counts, whichever of them a proxy looked at.
+    """
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    if len(headers) != len(scope["headers"]):
+        headers.clear()
+        for name, value in scope["headers"]:
+            between = b"; " if name == b"cookie" else b", "
+            headers[name] = headers[name] + between + value if name in headers else value
+    return headers
+
+
+def path_of(scope: Scope) -> str:
+    """The path of a request, decoded but for its escaped slashes: these part no segments, and are in no name."""
+    raw: bytes = scope.get("raw_path") or b""
+    path: str = scope["path"]
+    return unquote(_SLASH.sub(b"%252F", raw)) if _SLASH.search(raw) else path
 
 
 def media_type(headers: Mapping[bytes, bytes], *allowed: str) -> str:

@@ -77,6 +77,11 @@ def test_an_offset_is_seconds_after_created(text: str, us: int) -> None:
     assert parse_offset(text) == Offset(us)
 
 
+def test_an_offset_beyond_every_time_is_out_of_range_where_it_stands() -> None:
+    assert refusal("+8589934592") == ("time_out_of_range", "/t")
+    assert parse_time_or_offset("+8589934591", "/t") == Offset(MAX_TIME_US)
+
+
 def test_an_offset_is_no_time_where_only_a_time_may_stand() -> None:
     with pytest.raises(Problem) as caught:
         parse_time("+5", "/t")

@@ -104,6 +104,9 @@ async def test_a_dry_run_checks_and_changes_nothing(api: Api) -> None:
     assert back.json() == {"version": 1, "categories": SET}
     assert (code_of(bad), code_of(never)) == ((422, "schema"), (404, "not_found"))
     assert (fine.status_code, gone.status_code) == (200, 204)
+    for unclear in ("1", "TRUE", "yes", ""):
+        answer = await api.call("DELETE", "/v1/categories/sys", params={"dry_run": unclear})
+        assert code_of(answer) == (422, "invalid")
     assert (await api.call("GET", "/v1/categories")).json() == {"version": 1, "categories": SET}
 
 
@@ -114,6 +117,8 @@ async def test_an_older_version_holds_again_as_a_new_one(api: Api) -> None:
     back = await api.call("POST", "/v1/categories/rollback", json={"version": 1})
 
     assert back.json() == {"version": 3, "categories": SET}
+    again = await api.call("POST", "/v1/categories/rollback", content=b'{"version":1.0}')
+    assert again.json() == {"version": 3, "categories": SET}
     assert code_of(await api.call("POST", "/v1/categories/rollback", json={"version": 9})) == (404, "not_found")
     assert code_of(await api.call("POST", "/v1/categories/rollback", json={})) == (422, "missing_field")
 

@@ -27,6 +27,34 @@ async def test_a_request_has_the_id_that_its_caller_gave_it_or_a_fresh_one(api: 
     assert len(fresh.headers["x-request-id"]) == 16
 
 
+@pytest.mark.parametrize("slash", ["%2F", "%2f"])
+async def test_an_escaped_slash_parts_no_segments_and_is_in_no_name(api: Api, slash: str) -> None:
+    await api.create("alice", "aa")
+
+    assert code_of(await api.call("GET", f"/v1/users/al{slash}ice/state")) == (422, "invalid_id")
+    assert code_of(await api.call("GET", f"/v1/users/alice{slash}state")) == (405, "method_not_allowed")
+    assert code_of(await api.call("GET", f"/v1{slash}keys")) == (404, "not_found")
+    assert code_of(await api.call("POST", f"/v1{slash}messages", json=[])) == (404, "not_found")
+    percent = await api.call("GET", "/v1/users/%61lice/items/a%61")
+    assert percent.json()["id"] == "aa"
+
+
+async def test_a_header_given_twice_never_counts_as_one_of_the_two(api: Api) -> None:
+    """Who stands in front may have looked at the other one (RFC 9110 §5.3: both are one list)."""
+    good, other = ("Authorization", f"Bearer {api.key}"), ("Authorization", "Bearer x")
+    for pair in ([good, other], [other, good], [good, good]):
+        answer = await api.client.request("GET", STATE, headers=pair)
+        assert code_of(answer) == (401, "unauthorised")
+
+    ids = [good, ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    message = {"system": "kbfs", "body": 1}
+    answer = await api.client.request("POST", "/v1/users/alice/messages", headers=ids, json=message)
+    assert code_of(answer) == (422, "invalid_id")
+    etag = (await api.call("GET", STATE)).headers["etag"]
+    known = [good, ("If-None-Match", '"another"'), ("If-None-Match", etag)]
+    assert (await api.client.request("GET", STATE, headers=known)).status_code == 304
+
+
 async def test_what_is_not_there_is_a_problem_too(api: Api) -> None:
     assert code_of(await api.call("GET", "/nowhere")) == (404, "not_found")
     assert code_of(await api.call("GET", STATE + "/")) == (404, "not_found")
@@ -78,6 +106,8 @@ async def test_without_origin_everybody_may_call_and_gets_no_cors_headers(api: A
 
     assert answer.status_code == 200
     assert "access-control-allow-origin" not in answer.headers
+    # Else a cache may give this answer to a page, which needs the headers that it lacks.
+    assert answer.headers["vary"] == "Origin"
 
 
 async def test_a_preflight_needs_no_token() -> None:

@@ -120,9 +120,11 @@ async def test_the_header_idempotency_key_is_the_messages_id(api: Api) -> None:
     first = (await post("m1")).json()
     assert (await post("m1")).json() == {**first, "unchanged": True}
     assert (await post("m1", id="m1")).json() == {**first, "unchanged": True}
+    assert (await post('"m1"')).json() == {**first, "unchanged": True}
     assert code_of(await post("m1", id="m2")) == (422, "invalid")
     assert code_of(await post("m1", body=2)) == (409, "id_reused")
-    assert code_of(await post("a b")) == (422, "invalid_id")
+    for key in ("a b", "", '""', '"m1', "m1, m1"):
+        assert code_of(await post(key)) == (422, "invalid_id")
     assert (await post("m2")).json()["seq"] == first["seq"] + 1
 
 
