@@ -163,7 +163,7 @@ async def _follow(
     trade: Trade, delivery: Delivery, look: Look, others: list[Delivery], verdict: Verdict, since_s: float
 ) -> int | None:
     """Write the verdict, and do what follows from it."""
-    age_us = trade.clock.now_us() - delivery.story.planned_us
+    age_us = trade.clock.now_us() - delivery.story.begun_us
     trade.figures.age_seconds.labels(trade.name).observe(max(0, age_us) / SECOND_US)
     until_s = since_s + trade.lease_s
     if isinstance(verdict, Gone) and look.forget is not None and await look.forget(verdict):
@@ -254,7 +254,7 @@ async def _put_back(trade: Trade, delivery: Delivery, place: str, after_s: float
     """Nothing was handed over: the claim goes back and counts for nothing. When to look again; ``None``: too late."""
     next_us = trade.clock.now_us() + round(after_s * SECOND_US)
     state, story = State.RETRY, msgspec.structs.replace(delivery.story, reason=None, next_us=next_us)
-    if next_us >= story.planned_us + BUDGET_US:
+    if next_us >= story.begun_us + BUDGET_US:
         state, story = State.DEAD, story.ended("failed", next_us)
     await trade.store.ledger.settle(delivery, place, state, story, counts=False)
     return story.next_us
@@ -285,8 +285,8 @@ def settlement(verdict: Verdict, delivery: Delivery, expires_us: int | None, now
             return Settlement(State.DEAD, story.ended(None, now_us))
         case Unknown() if shows and any(not each.has_outcome for each in delivery.story.attempts):
             return Settlement(State.UNKNOWN, story)
-    next_us = now_us + round(pause_s(verdict, delivery.n) * SECOND_US)
-    until_us = delivery.story.planned_us + BUDGET_US
+    next_us = now_us + round(pause_s(verdict, delivery.tries) * SECOND_US)
+    until_us = delivery.story.begun_us + BUDGET_US
     if expires_us is not None:
         until_us = min(until_us, expires_us)
     if next_us >= until_us:

@@ -37,6 +37,7 @@ from .routes import (
     batch,
     categories,
     contact,
+    dead_letters,
     delayed,
     deliveries,
     devices,
@@ -126,7 +127,8 @@ def _hot_routes(parts: Parts) -> tuple[Route, ...]:
 
 def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     guarded: list[BaseRoute] = []
-    sections = (reads, devices, contact, deliveries, suppressions, tickets, admin, keys, categories, webhooks, delayed)
+    told = (contact, deliveries, dead_letters, suppressions, webhooks)
+    sections = (reads, devices, *told, tickets, admin, keys, categories, delayed)
     for part in sections:
         guarded += part.router.routes
     if settings.ingest_audience == "devices":

@@ -27,6 +27,8 @@ from gregor.tokens import Caller, Tokens
 
 SCOPES: Final = ("ingest", "read", "devices", "deliveries", "categories", "admin")
 """What a service key may be allowed to do."""
+DELIVERY: Final = "delivery"
+"""The parameter of a path that is no name, but made of several: one that is none is one that is not there."""
 KEY_FRESH_S: Final = 0.2
 """How long a key that was looked up is believed: a busy backend costs five look-ups a second, a deleted key 0.2 s."""
 KEYS_REMEMBERED: Final = 1_000
@@ -98,6 +100,10 @@ TABLE: Final = (
         "deliveries",
         Own.NOTHING,
         "GET /v1/users/{uid}/deliveries",
+        "GET /v1/deliveries/dead",
+        "DELETE /v1/deliveries/dead",
+        "POST /v1/deliveries/dead/{delivery}/replay",
+        "DELETE /v1/deliveries/dead/{delivery}",
         "GET /v1/contact/suppressions",
         "POST /v1/contact/suppressions",
         "DELETE /v1/contact/suppressions",
@@ -202,7 +208,7 @@ class Gate:
             await self._check_revoked(caller)
             actor = Actor(caller=caller)
         for name, value in names.items():
-            if not is_name(value):
+            if name != DELIVERY and not is_name(value):
                 raise Problem("invalid_id", f"The {name} in the path is no name: letters, digits and ._:@-, up to 128.")
         return actor
 

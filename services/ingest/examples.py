@@ -73,7 +73,7 @@ CONTACT: Final = {
 }
 PREFERENCES: Final = {"user": {"push": True, "email": False}, "*": {"push": False}}
 SUPPRESSION: Final = {"email": "alice@example.com", "reason": "bounce", "since": 1457056457}
-DELIVERY: Final = {
+DELIVERY: Final[dict[str, Any]] = {
     "id": "YWxpY2UvNWQ0NGQyYWQ5YWFiYWIzMC9pdGVtLzAvcGhvbmUvYXBucw",
     "item": ITEM_ID,
     "intent": "item",
@@ -84,6 +84,13 @@ DELIVERY: Final = {
     "n": 0,
     "next": None,
     "attempts": [{"at": 1457056457, "status": "200", "provider_id": "f4e2d7", "detail": ""}],
+}
+DEAD_LETTER: Final[dict[str, Any]] = {
+    "uid": "alice",
+    **DELIVERY,
+    "state": "dead",
+    "attempts": [{"at": 1457056457, "status": "400", "provider_id": None, "detail": "BadDeviceToken"}],
+    "at": 1457056457,
 }
 KEY: Final = {"id": "k3f9a1c2d4e5", "scopes": ["ingest"], "prefixes": None, "rate": None, "created": 1457056447}
 NEW_KEY: Final = {**KEY, "key": "gk_k3f9a1c2d4e5_<secret>"}

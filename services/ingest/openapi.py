@@ -11,7 +11,7 @@ from gregor import __version__
 from gregor.core.errors import ERRORS
 
 from .answers import documented, problems
-from .auth import TABLE, Own
+from .auth import DELIVERY, TABLE, Own
 from .documents import CATEGORY_SCHEMA, NAME_SCHEMA, PREFIX_SCHEMA
 from .examples import BATCH, BATCH_ANSWER, MESSAGE, RECEIPT
 
@@ -236,7 +236,7 @@ def _complete(paths: dict[str, Any]) -> None:
                 operation["responses"] |= _texts(problems("origin_not_allowed", "internal"))
             operation["responses"] = _texts(operation["responses"])
             for parameter in operation.get("parameters", ()):
-                if parameter["in"] == "path" and parameter["name"] != "token":
+                if parameter["in"] == "path" and parameter["name"] not in ("token", DELIVERY):
                     parameter["schema"] = NAME_SCHEMA
                 elif parameter["in"] == "query":
                     parameter["schema"] = _plain(parameter["schema"])

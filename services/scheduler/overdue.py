@@ -25,7 +25,7 @@ async def hand_over_again(parts: Parts, uid: str, work: Work) -> Done:
     if not left:
         return Done(work)
     now_us = parts.clock.now_us()
-    late = [each.intent for each in left if due_us(each) + GRACE_US <= now_us]
+    late = [each.intent for each in left if due_us(each) + _grace_us(each) <= now_us]
     if late:
         parts.handover.check()
         await parts.handover.give(late)
@@ -39,4 +39,10 @@ def due_us(delivery: Delivery) -> int:
     """When the delivery service has it in hand at the latest (µs)."""
     if delivery.state is State.CLAIMED:
         return delivery.lease_until_us
-    return delivery.story.next_us or delivery.story.planned_us
+    return delivery.story.next_us or delivery.story.begun_us
+
+
+def _grace_us(delivery: Delivery) -> int:
+    """None for a replay: whoever wanted it has not handed it over."""
+    is_replay = delivery.state is State.PLANNED and delivery.story.replayed_us is not None
+    return 0 if is_replay else GRACE_US

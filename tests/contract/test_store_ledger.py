@@ -82,7 +82,7 @@ async def test_an_event_is_kept_with_its_delivery_until_its_story_ends_without_i
     await store.ledger.settle(claim.delivery, PLACE, State.DEAD, claim.delivery.story)
     [dead] = await store.ledger.of_item("alice", "a")
 
-    await store.ledger.move(event, (State.DEAD,), State.PLANNED)
+    await store.dead_letters.replay(event, NOW_US)
     claim = await claimed(store, event)
     await store.ledger.settle(claim.delivery, PLACE, State.SENT, replace_story(claim.delivery.story, event=""))
 

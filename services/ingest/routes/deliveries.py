@@ -42,12 +42,13 @@ async def list_deliveries(
         raise Problem("invalid_id", "The query parameter item is no id.")
     ledger = parts.store.ledger
     found = await (ledger.of_user(uid, MOST_ITEMS) if item is None else ledger.of_item(uid, item))
-    return json_answer({"entries": [_shown(each) for each in found]}, headers={"Cache-Control": "no-store"})
+    return json_answer({"entries": [shown(each) for each in found]}, headers={"Cache-Control": "no-store"})
 
 
-def _shown(delivery: Delivery) -> dict[str, Any]:
+def shown(delivery: Delivery) -> dict[str, Any]:
+    """A delivery as it goes out."""
     intent, story = delivery.intent, delivery.story
-    shown = {
+    entry = {
         "id": name_of(intent),
         "item": intent.item,
         "intent": intent.kind.value,
@@ -61,8 +62,8 @@ def _shown(delivery: Delivery) -> dict[str, Any]:
     }
     if intent.kind is IntentKind.EVENT:
         webhook, call_id = addressee(intent)
-        shown |= {"device": None, "webhook": webhook, "webhook_id": call_id}
-    return shown
+        entry |= {"device": None, "webhook": webhook, "webhook_id": call_id}
+    return entry
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:

@@ -7,7 +7,8 @@ twice without knowing it. Pure values; the store moves them.
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import replace
 from enum import Enum
 
 import msgspec
@@ -77,6 +78,7 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     it waits or was cancelled (a word of protocol.md, "deliveries"). ``mail``: the name of the mail that told it, or may
     have: the same for all that it told. ``since_us``: when it came to be cancelled or dead; ``None`` also where it was
     entered so. ``waits``: the newest ``MOST_WAITS``. ``dropped``: how many older attempts had an outcome.
+    ``replayed_us``: when somebody wanted it tried anew, once it was dead.
     """
 
     planned_us: int
@@ -89,6 +91,12 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     since_us: int | None = None
     waits: tuple[Wait, ...] = ()
     dropped: int = 0
+    replayed_us: int | None = None
+
+    @property
+    def begun_us(self) -> int:
+        """Since when it is tried: a replay begins anew."""
+        return self.replayed_us or self.planned_us
 
     @property
     def last_us(self) -> int:
@@ -113,6 +121,10 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     def ended(self, reason: str | None, now_us: int) -> Story:
         """The story of one that is cancelled or dead."""
         return msgspec.structs.replace(self, reason=reason, next_us=None, since_us=now_us)
+
+    def replayed(self, now_us: int) -> Story:
+        """The story of a dead one that is tried anew. Its attempts stay."""
+        return msgspec.structs.replace(self, reason=None, next_us=None, since_us=None, replayed_us=now_us)
 
 
 def story_of(intent: Intent, reason: str | None, now_us: int) -> Story:
@@ -142,6 +154,14 @@ class Delivery(msgspec.Struct, frozen=True):
         """Whether a call to the provider has no outcome: it said nothing, who called died over it, or is calling."""
         return self.n > self.story.dropped + sum(each.has_outcome for each in self.story.attempts)
 
+    @property
+    def tries(self) -> int:
+        """As ``n``, since a replay began anew."""
+        replayed_us = self.story.replayed_us
+        if replayed_us is None:
+            return self.n
+        return 1 + sum(attempt.at_us >= replayed_us for attempt in self.story.attempts)
+
 
 OVERDUE_US = 15 * 60 * SECOND_US
 """How long after something was planned it is asked what became of it: by then it is over, or waits for its time."""
@@ -168,10 +188,36 @@ def key_of(intent: Intent) -> str:
     return f"{intent.kind.value}/{intent.n}/{intent.device}/{intent.channel}"
 
 
+def path_of(intent: Intent) -> str:
+    """The key of a delivery among those of all users; no name holds a slash."""
+    return f"{intent.uid}/{intent.item}/{key_of(intent)}"
+
+
+def intent_at(path: str) -> Intent:
+    """The intent of a path, as far as its key says it. ``ValueError`` where it is none."""
+    uid, item, kind, n, device, channel = path.split("/")
+    return Intent(uid, item, IntentKind(kind), channel, device, int(n))
+
+
 def name_of(intent: Intent) -> str:
     """The name of a delivery on the wire: opaque, the same for ever, one a key."""
-    key = "/".join(str(part) for part in intent.key)  # no name holds a slash
-    return urlsafe_b64encode(key.encode()).rstrip(b"=").decode()
+    return urlsafe_b64encode(path_of(intent).encode()).rstrip(b"=").decode()
+
+
+def intent_of(name: str) -> Intent | None:
+    """The intent of a name, as far as its key says it; ``None`` where no delivery can have that name."""
+    try:
+        intent = intent_at(urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode())
+    except ValueError:
+        return None
+    return intent if name_of(intent) == name else None
+
+
+def as_told(intent: Intent, story: Story) -> Intent:
+    """The intent of an entry with what its story keeps of it. What happened is decided to be told anew by a replay; of
+    whom to tell it stays true since when they were not there."""
+    at_us = story.begun_us if intent.kind is IntentKind.EVENT else story.planned_us
+    return replace(intent, seq=story.seq, at_us=at_us, event=story.event)
 
 
 class Claimed(msgspec.Struct, frozen=True):

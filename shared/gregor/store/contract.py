@@ -19,6 +19,7 @@ from gregor.core.sync import Answer, Cursor, Full, Head, HistoryEntry, View
 from .access import Access
 from .agenda import Agenda
 from .contacts import Contacts
+from .dead_letters import DeadLetters
 from .ledger import Ledger
 from .suppressions import Suppressions
 from .webhooks import Webhooks
@@ -296,6 +297,8 @@ class Store(Protocol):
     def agenda(self) -> Agenda: ...
     @property
     def ledger(self) -> Ledger: ...
+    @property
+    def dead_letters(self) -> DeadLetters: ...
     @property
     def suppressions(self) -> Suppressions: ...
 

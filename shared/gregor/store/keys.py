@@ -23,6 +23,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:wdr:<uid>``      hash   retention withdrawals that wait; when a device was woken ledger
 ``{tag}:fly:<uid>``      hash   minutes   place on a device's screen → delivery       ledger
 ``{tag}:due``            zset   permanent uid by its earliest work                    commit, collect
+``{tag}:dead``           zset   retention dead letters of the partition, by time      ledger, dead letters
 ``{tag}:gen``            string permanent flush generation of the partition           flush of all
 ``{tag}:rate:<bucket>``  string seconds   GCRA: theoretical arrival time              access
 ``partitions``           string permanent number of partitions of the deployment      start-up
@@ -120,6 +121,10 @@ class Keys:
         """The due set of a partition."""
         return self._prefixes[partition] + "due"
 
+    def dead(self, partition: int) -> str:
+        """The dead letters of a partition's users."""
+        return self._prefixes[partition] + "dead"
+
     def deliveries(self, uid: str, item: str) -> str:
         """The ledger of one item's deliveries; ``/`` is in no name, so that no two pairs share a key."""
         return f"{self.prefix(uid)}led:{uid}/{item}"
@@ -216,6 +221,7 @@ class UserKeys:
             "acks",
             "agenda",
             "contact",
+            "dead",
             "delivered",
             "later",
             "places",
@@ -231,7 +237,7 @@ class UserKeys:
             "gone",
             "live",
         ),
-        *("presence", "revoked", "state", "sync"),
+        *("presence", "replay", "revoked", "settle", "state", "sync"),
     )
 
     def __init__(self, prefix: str, uid: str) -> None:
@@ -249,6 +255,7 @@ class UserKeys:
         self.presence = f"{prefix}on:{uid}"
         self.revoked = f"{prefix}rev:{uid}"
         self.due = f"{prefix}due"
+        self.dead = f"{prefix}dead"
         self.channel = self.state
         external, intervals, generation = f"{prefix}x:{uid}", f"{prefix}s:{uid}", f"{prefix}gen"
         creation = (self.state, self.live, generation)
@@ -258,6 +265,8 @@ class UserKeys:
         self.sync = (self.state, self.live, self.gone, generation, external)
         self.collect = (self.state, self.gone, self.agenda, self.due, external, intervals)
         self.plan = (self.delivered, self.withdrawals, self.state, self.agenda, self.due)
+        self.settle = (self.places, self.withdrawals, self.agenda, self.due, self.dead)
+        self.replay = (self.dead, self.delivered, self.withdrawals, self.agenda, self.due)
         beside = (self.later, self.devices, self.acks, self.presence, self.contact)
-        told = (self.delivered, self.places, self.withdrawals)
+        told = (self.places, self.withdrawals)
         self.every = (self.state, self.live, self.gone, intervals, self.agenda, external, *beside, *told)

@@ -45,12 +45,16 @@ class Ledger(Protocol):
         """Write what became of a claim; false where the lease passed to another. ``counts``: the attempt was one.
 
         With a withdrawal that is ``SENT`` go, in the same step, the sent deliveries of its item to its device and
-        channel: they are ``WITHDRAWN``. One that held a place woke the device at its last attempt.
+        channel: they are ``WITHDRAWN``. One that held a place woke the device at its last attempt. What is ``DEAD``
+        is a dead letter from that step on.
         """
         ...
 
     async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:
-        """From one of ``sources`` to ``state``, without a claim; false where it is in none of them."""
+        """From one of ``sources`` to ``state``, without a claim; false where it is in none of them.
+
+        Neither from nor to ``DEAD``: what is dead is moved by ``dead_letters``.
+        """
         ...
 
     async def withdrawals(self, uid: str, device: str, channel: str) -> Withdrawals:

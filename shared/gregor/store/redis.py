@@ -12,6 +12,7 @@ from .redis_access import RedisAccess
 from .redis_agenda import RedisAgenda
 from .redis_categories import RedisCategories
 from .redis_contacts import RedisContacts
+from .redis_dead_letters import RedisDeadLetters
 from .redis_devices import TOKEN_LIFE_US, RedisDevices
 from .redis_ledger import RedisLedger
 from .redis_suppressions import RedisSuppressions
@@ -41,6 +42,7 @@ class RedisStore:
         self.users = RedisUsers(connection, self.keys, limits, self.devices.leave, allow_oom=allow_oom, general=general)
         self.agenda = RedisAgenda(connection, self.keys, limits, allow_oom=allow_oom)
         self.ledger = RedisLedger(connection, self.keys, limits, allow_oom=allow_oom)
+        self.dead_letters = RedisDeadLetters(connection, self.keys, limits, allow_oom=allow_oom)
         self.suppressions = RedisSuppressions(connection, self.keys, allow_oom=allow_oom)
         self.contacts = RedisContacts(connection, self.keys)
         self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)
@@ -82,6 +84,7 @@ class RedisStore:
             *self.webhooks.all_scripts,
             *self.agenda.all_scripts,
             *self.ledger.all_scripts,
+            *self.dead_letters.all_scripts,
             *self.suppressions.all_scripts,
             *self.contacts.all_scripts,
         ):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -18,8 +17,10 @@ from gregor.core.ledger import (
     State,
     Story,
     Withdrawals,
+    as_told,
     is_told_of,
     key_of,
+    path_of,
     story_of,
 )
 from gregor.core.limits import Limits
@@ -109,12 +110,13 @@ class RedisLedger:
     ) -> bool:
         intent = delivery.intent
         of_user = self._keys.of_user(intent.uid)
-        keys = [self._keys.deliveries(intent.uid, intent.item), of_user.places, of_user.withdrawals]
+        keys = (self._keys.deliveries(intent.uid, intent.item), *of_user.settle)
         told = msgspec.json.encode(story)
         arguments = [key_of(intent), str(delivery.n), state.value, str(attempts), told, place, str(until_us)]
-        if self.is_watched and is_told_of(intent, state):
-            keys += (of_user.agenda, of_user.due)
-            arguments += (f"f{intent.item}\0{key_of(intent)}", str(story.last_us), intent.uid)
+        is_told = self.is_watched and is_told_of(intent, state)
+        arguments += (str(story.last_us), f"f{intent.item}\0{key_of(intent)}" if is_told else "", intent.uid)
+        if state is State.DEAD:
+            arguments += (path_of(intent), str(self._life_ms))
         return bool(await answer(self._connection.evalsha(self._settle, keys, arguments)))
 
     async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:
@@ -146,8 +148,13 @@ class RedisLedger:
 def read_entry(intent: Intent, raw: bytes) -> Delivery:
     """An entry of the ledger."""
     story = _STORY.decode(raw[_HEAD:])
-    named = replace(intent, seq=story.seq, at_us=story.planned_us, event=story.event)
-    return Delivery(named, State(chr(raw[0])), int(raw[1:5]), int(raw[5:_HEAD]), story)
+    return Delivery(as_told(intent, story), State(chr(raw[0])), int(raw[1:5]), int(raw[5:_HEAD]), story)
+
+
+def write_entry(delivery: Delivery) -> bytes:
+    """An entry of the ledger, as ``read_entry`` reads it."""
+    head = f"{delivery.state.value}{delivery.n:04}{delivery.lease_until_us:017}"
+    return head.encode() + msgspec.json.encode(delivery.story)
 
 
 def _bit(is_so: bool) -> str:

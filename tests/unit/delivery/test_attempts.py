@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from gregor.clock import ManualClock
 from gregor.core.intents import Intent
 from gregor.core.ledger import MOST_ATTEMPTS, Delivery, State, Story
+from gregor.core.sync import View
 from gregor.registry import Registry
 from gregor.store.contract import Registration, Unavailable
 from gregor.store.memory import MemoryQueue
@@ -24,7 +25,7 @@ from services.delivery.channels.contract import Message, Push
 from services.delivery.figures import Figures
 from services.delivery.look import Look, Looker
 from services.delivery.push_look import PushLooker
-from services.delivery.verdict import Retry, Verdict
+from services.delivery.verdict import Refused, Retry, Verdict
 from services.delivery.worker import Worker
 from tests.support.builders import LIMITS, NOW_US, SECOND_US
 from tests.support.cluster import KEEP_ALL
@@ -54,6 +55,65 @@ async def test_a_day_of_being_asked_for_a_second_is_no_storm_and_no_long_story(h
     assert (entry.state, entry.story.reason) == (State.DEAD, "budget")
     assert 100 < entry.n < 1_000 and len(entry.story.attempts) == MOST_ATTEMPTS
     assert entry.story.attempts[-1].at_us > NOW_US + BUDGET_US - 1_200 * SECOND_US
+
+
+async def test_a_replay_has_a_day_of_its_own_and_begins_with_short_pauses(house: House) -> None:
+    """Its attempts stay in its story, and count for nothing that is decided now."""
+    house.provider.verdicts = [Retry(600.0, "503", "Shutdown")] * 1_000
+    intent = await house.create("a")
+    while (again_us := await attempt(house.trade, intent)) is not None:
+        house.clock.advance((again_us - house.clock.now_us()) / SECOND_US)
+    tried = (await house.entry("a")).n
+    house.clock.advance(3_600.0)
+    replayed_us = house.clock.now_us()
+    assert await house.store.dead_letters.replay(intent, replayed_us)
+
+    house.provider.verdicts = [Retry(None, "503", "Shutdown"), *[Retry(600.0, "503", "Shutdown")] * 1_000]
+    again_us = await attempt(house.trade, intent)
+    assert again_us is not None and again_us <= replayed_us + 2 * SECOND_US
+    while (again_us := await attempt(house.trade, intent)) is not None:
+        house.clock.advance((again_us - house.clock.now_us()) / SECOND_US)
+
+    entry = await house.entry("a")
+    assert (entry.state, entry.story.reason) == (State.DEAD, "budget")
+    assert entry.n > tried + 50 and len(entry.story.attempts) == MOST_ATTEMPTS
+    assert entry.story.last_us > replayed_us + BUDGET_US - 1_200 * SECOND_US
+
+
+@pytest.mark.parametrize("since", ["dismissed", "expired", "acked", "device_gone"])
+async def test_a_replay_is_looked_at_like_any_other(house: House, since: str) -> None:
+    house.provider.verdicts = [Refused("400", "BadTopic")]
+    intent = await house.create("a", expires=NOW_US // SECOND_US + 60)
+    assert await attempt(house.trade, intent) is None
+
+    match since:
+        case "dismissed":
+            await house.dismiss("a")
+        case "expired":
+            house.clock.advance(60.0)
+        case "acked":
+            await house.store.devices.acknowledge("alice", View("phone"), 9)
+        case _:
+            await house.store.devices.forget_device("alice", "phone", NOW_US, b"abc")
+    assert await house.store.dead_letters.replay(intent, house.clock.now_us())
+    assert await attempt(house.trade, intent) is None
+
+    assert await house.outcome("a") == (State.CANCELLED, since)
+    assert len(house.provider.pushes) == 1
+
+
+async def test_a_replay_arrives_once_however_often_it_is_handed_over(house: House) -> None:
+    house.provider.verdicts = [Refused("400", "BadTopic")]
+    intent = await house.create("a")
+    await attempt(house.trade, intent)
+    assert await house.store.dead_letters.replay(intent, NOW_US)
+
+    for _ in range(3):
+        assert await attempt(house.trade, intent) is None
+
+    entry = await house.entry("a")
+    assert (entry.state, [each.status for each in entry.story.attempts]) == (State.SENT, ["400", "200"])
+    assert len(house.provider.pushes) == 2
 
 
 class Away(MemoryLedger):

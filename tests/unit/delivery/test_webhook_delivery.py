@@ -259,3 +259,25 @@ async def test_a_redirect_is_not_followed(house: House) -> None:
 
     assert house.receivers[inner.id].calls == []
     assert (await house.entry(webhook)).story.attempts[0].status == "302"
+
+
+async def test_a_call_that_died_is_made_after_a_replay_even_if_it_has_to_wait_first(house: House) -> None:
+    """A day later: that it is of use yet is what the replay says."""
+    webhook = await house.webhook(*[Answer(500)] * 500)
+    while (again_us := await house.tell(webhook)) is not None:
+        house.wait_until(again_us)
+    dead = await house.entry(webhook)
+    assert (dead.state, dead.story.reason) == (State.DEAD, "budget")
+    receiver = house.receivers[webhook.id]
+    receiver.answers.clear()
+    receiver.calls.clear()
+
+    replayed_us = house.clock.now_us()
+    assert await house.store.dead_letters.replay(dead.intent, replayed_us)
+    again = (await house.entry(webhook)).intent
+    house.wait_until(await house.attempt(again))
+    assert (await house.outcome(webhook)) == (State.WAITING, "receiver_down")
+    assert await house.attempt(again) is None
+
+    assert (await house.outcome(webhook))[0] is State.SENT
+    assert len(receiver.calls) == 1 and again.at_us == replayed_us

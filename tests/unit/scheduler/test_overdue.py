@@ -105,3 +105,51 @@ async def test_of_a_user_that_is_forgotten_nothing_is_asked(house: House) -> Non
     await house.pass_time(2 * LOOK_S, MINUTE_S)
 
     assert house.handed() == []
+
+
+PUSH = "item a apns phone"
+
+
+async def dead(house: House) -> Intent:
+    """Handed over, and given up."""
+    intent = await handed(house)
+    await becomes(house, intent, State.DEAD)
+    return intent
+
+
+async def test_a_replay_is_handed_over_within_a_second_and_not_again_before_it_is_late(house: House) -> None:
+    intent = await dead(house)
+    await house.pass_time(DAY_US / SECOND_US, MINUTE_S)
+
+    assert await house.store.dead_letters.replay(intent, house.clock.now_us())
+    await house.pass_time(1)
+
+    assert house.handed() == [PUSH]
+    await house.pass_time(LOOK_S - 2, MINUTE_S)
+    assert house.handed() == []
+    await house.pass_time(MINUTE_S)
+    assert house.handed() == [PUSH]
+
+
+async def test_a_replay_that_found_the_queue_full_is_handed_over_when_there_is_room(house: House) -> None:
+    intent = await dead(house)
+    house.deliveries.most = 0
+
+    assert await house.store.dead_letters.replay(intent, house.clock.now_us())
+    await house.pass_time(MINUTE_S, 1)
+    house.deliveries.most = None
+    await house.pass_time(LOOK_S, MINUTE_S)
+
+    assert house.handed() == [PUSH]
+
+
+async def test_a_replay_that_waits_for_its_next_attempt_is_not_hurried(house: House) -> None:
+    intent = await dead(house)
+    assert await house.store.dead_letters.replay(intent, house.clock.now_us())
+    await house.pass_time(1)
+    house.handed()
+
+    await becomes(house, intent, State.RETRY, HOUR_US)
+    await house.pass_time(LOOK_S + MINUTE_S, MINUTE_S)
+
+    assert house.handed() == []

@@ -1,4 +1,4 @@
--- ledger_move: from one of some states to another, without a claim (a cancellation, a withdrawal, a replay).
+-- ledger_move: from one of some states to another, without a claim (a cancellation, a withdrawal).
 -- KEYS 1 deliveries of the item  2 withdrawals of the user
 -- ARGV 1 key  2 letters of the states it may be in  3 new state letter  4 story ("" as it is)
 -- Returns 1, or 0 where it is in another state. Cost O(1).

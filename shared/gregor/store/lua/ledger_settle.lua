@@ -1,17 +1,23 @@
 -- ledger_settle: write the verdict of a claim, or more of its story (state c), if the claim is still ours.
--- KEYS 1 deliveries of the item  2 places in use of the user  3 withdrawals of the user; where somebody wants to hear of
---      it: 4 agenda  5 due users of the partition
+-- KEYS 1 deliveries of the item  2 places in use of the user  3 withdrawals of the user  4 agenda  5 due users of the
+--      partition  6 dead letters of the partition
 -- ARGV 1 key  2 attempt n of the claim  3 new state letter  4 attempts to record  5 story  6 place ("" none)
---      7 not to be claimed before µs (0: none); with the state c: the end of its lease; with KEYS 4 and 5: 8 entry of the
---      agenda  9 its time µs  10 uid
+--      7 not to be claimed before µs (0: none); with the state c: the end of its lease  8 when this came about µs
+--      9 entry of the agenda for who wants to hear of it ("" nobody)  10 uid; with the state d: 11 its name among the dead
+--      letters  12 lifetime ms
 -- Returns 1, or 0 where another worker has taken it since. Cost O(1); a withdrawal: O(deliveries of the item).
 local call, sub = redis.call, string.sub
 local entry = call('HGET', KEYS[1], ARGV[1])
 if not entry or sub(entry, 1, 1) ~= 'c' or tonumber(sub(entry, 2, 5)) ~= tonumber(ARGV[2]) then return 0 end
 call('HSET', KEYS[1], ARGV[1], string.format('%s%04d%017.0f', ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[7])) .. ARGV[5])
-if KEYS[4] then
-  call('ZADD', KEYS[4], ARGV[9], ARGV[8])
-  call('ZADD', KEYS[5], 'LT', ARGV[9], ARGV[10])
+if ARGV[9] ~= '' then
+  call('ZADD', KEYS[4], ARGV[8], ARGV[9])
+  call('ZADD', KEYS[5], 'LT', ARGV[8], ARGV[10])
+end
+if ARGV[3] == 'd' then
+  call('ZADD', KEYS[6], ARGV[8], ARGV[11])
+  call('ZREMRANGEBYSCORE', KEYS[6], '-inf', string.format('%.0f', tonumber(ARGV[8]) - tonumber(ARGV[12]) * 1000))
+  call('PEXPIRE', KEYS[6], ARGV[12])
 end
 if ARGV[6] ~= '' then
   local held = call('HGET', KEYS[2], ARGV[6])

@@ -21,6 +21,7 @@ from gregor.core.ledger import (
     Withdrawals,
     is_told_of,
     key_of,
+    path_of,
     story_of,
 )
 
@@ -93,6 +94,8 @@ class MemoryLedger:
             entry_name = f"f{delivery.intent.item}\0{key_of(delivery.intent)}"
             self._shelf.owner(uid).agenda[entry_name] = story.last_us
             self._shelf.note(uid, [story.last_us])
+        if state is State.DEAD:
+            self._shelf.dead[path_of(delivery.intent)] = story.last_us
         if places.get(place, (0, None))[1] == key:
             del places[place]
         if delivery.intent.kind is IntentKind.WITHDRAW and state is State.SENT:

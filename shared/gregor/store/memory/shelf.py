@@ -77,13 +77,17 @@ def entries_of(user: User) -> dict[str, int]:
 
 
 class Shelf:
-    """The dictionaries. Nothing in here awaits, so whatever is done between two awaits is atomic."""
+    """The dictionaries; ``dead``: dead letters, path to when they were given up (``ledger.path_of``).
+
+    Nothing in here awaits, so whatever is done between two awaits is atomic.
+    """
 
     def __init__(self, limits: Limits, feed: Publisher | None, namespace: str) -> None:
         self.limits = limits
         self.users: dict[str, User] = {}
         self.owners: dict[str, Owner] = {}
         self.push_holders: dict[str, tuple[str, str]] = {}
+        self.dead: dict[str, int] = {}
         self.due: dict[str, int] = {}
         self.generation = 0
         self.spread_s = 0

@@ -8,6 +8,7 @@ from .access import MemoryAccess
 from .agenda import MemoryAgenda
 from .categories import MemoryCategories
 from .contacts import MemoryContacts
+from .dead_letters import MemoryDeadLetters
 from .devices import MemoryDevices
 from .ledger import MemoryLedger
 from .shelf import Publisher, Shelf
@@ -32,6 +33,7 @@ class MemoryStore:
         self._webhooks = MemoryWebhooks(self._shelf)
         self._agenda = MemoryAgenda(self._shelf)
         self._ledger = MemoryLedger(self._shelf)
+        self._dead_letters = MemoryDeadLetters(self._shelf)
         self._suppressions = MemorySuppressions()
 
     @property
@@ -73,6 +75,11 @@ class MemoryStore:
     def ledger(self) -> MemoryLedger:
         """What became of deliveries."""
         return self._ledger
+
+    @property
+    def dead_letters(self) -> MemoryDeadLetters:
+        """Deliveries that were given up."""
+        return self._dead_letters
 
     @property
     def suppressions(self) -> MemorySuppressions:

@@ -101,6 +101,7 @@ class MemoryUsers:
         shelf = self._shelf
         shelf.users.pop(uid, None)
         shelf.due.pop(uid, None)
+        shelf.dead = {path: at_us for path, at_us in shelf.dead.items() if not path.startswith(f"{uid}/")}
         revoked = shelf.owner(uid).revoked
         shelf.owners[uid] = Owner(revoked=revoked)
         shelf.push_holders = {token: holder for token, holder in shelf.push_holders.items() if holder[0] != uid}

@@ -1,0 +1,216 @@
+"""What every store promises of dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from gregor.core.intents import CHANNELS, EMAIL, WEBHOOK, Intent, IntentKind
+from gregor.core.ledger import Attempt, Claimed, Delivery, NotClaimed, State, Story, key_of, path_of
+from gregor.store.agenda import Done, WorkKind
+from gregor.store.contract import Store
+from gregor.store.dead_letters import Place
+from tests.contract.conftest import MakeStore
+from tests.support.agendas import entries
+from tests.support.builders import DAY_US, LIMITS, NOW_US, SECOND_US, creating
+
+PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=7, at_us=NOW_US)
+EVENT = Intent("alice", "a", IntentKind.EVENT, WEBHOOK, "wh_a:b2c", at_us=NOW_US, event='{"type":"item.acked"}')
+REFUSED = (Attempt(NOW_US, "400", None, "BadDeviceToken"),)
+NEVER_MIND = Story(NOW_US, 7, attempts=REFUSED)
+
+
+@pytest.fixture(autouse=True)
+async def users(store: Store) -> None:
+    """Those of whom something is told."""
+    for uid in ("alice", "bob", "carol"):
+        await store.users.commit(uid, creating("a", "b"))
+
+
+async def end(store: Store, intent: Intent, state: State = State.DEAD, at_us: int = NOW_US) -> Delivery:
+    """Planned, claimed, and settled so at that moment; its claim."""
+    await store.ledger.plan([intent], State.PLANNED, None, NOW_US)
+    claim = await store.ledger.claim(intent, "", at_us, at_us + SECOND_US)
+    assert isinstance(claim, Claimed), claim
+    story = replace_story(claim.delivery.story, at_us)
+    assert await store.ledger.settle(claim.delivery, "", state, story)
+    return claim.delivery
+
+
+def replace_story(story: Story, at_us: int) -> Story:
+    """Refused at that moment."""
+    return Story(story.planned_us, story.seq, attempts=REFUSED, event=story.event, since_us=at_us)
+
+
+async def listed(store: Store, channel: str | None = None, limit: int = 100, now_us: int = NOW_US) -> list[str]:
+    """The paths of all dead letters, page by page."""
+    found: list[str] = []
+    before: Place | None = None
+    while True:
+        page = await store.dead_letters.page(before, limit, channel, now_us)
+        found += [path_of(each.intent) for each in page.letters]
+        assert len(page.letters) <= limit
+        if page.after is None:
+            return found
+        before = page.after
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in (State.CLAIMED, State.DEAD)])
+async def test_what_is_not_dead_is_no_dead_letter(store: Store, state: State) -> None:
+    await end(store, PHONE, state)
+
+    assert await listed(store) == []
+    assert not await store.dead_letters.replay(PHONE, NOW_US)
+
+
+async def test_a_dead_letter_is_listed_with_all_that_the_ledger_knows(store: Store) -> None:
+    await end(store, PHONE)
+    await end(store, EVENT, at_us=NOW_US + 1)
+
+    page = await store.dead_letters.page(None, 9, None, NOW_US + 1)
+
+    kept = {key_of(each.intent): each for each in await store.ledger.of_item("alice", "a")}
+    assert page.letters == (kept[key_of(EVENT)], kept[key_of(PHONE)])
+    assert [(each.state, each.n, each.story.attempts) for each in page.letters] == [(State.DEAD, 1, REFUSED)] * 2
+    assert [each.story.last_us for each in page.letters] == [NOW_US + 1, NOW_US]
+    assert page.letters[0].intent.event == EVENT.event
+
+
+async def test_pages_are_exact_whatever_was_given_up_when_and_by_whom(make_store: MakeStore) -> None:
+    """Many of one user, few of others, many at the same moment: the order is one, whatever the size of a page."""
+
+    async def holds(given_up: Sequence[tuple[str, str, int, int]], limit: int, channel: str | None) -> None:
+        store = await make_store(LIMITS)
+        for uid in ("alice", "bob", "carol"):
+            await store.users.commit(uid, creating("a"))
+        for uid, by, n, second in given_up:
+            intent = Intent(uid, "a", IntentKind.REMIND, by, "phone", n, at_us=NOW_US)
+            await end(store, intent, at_us=NOW_US + second * SECOND_US)
+        places = {
+            (second, f"{uid}/a/remind/{n}/phone/{by}") for uid, by, n, second in given_up if channel in (None, by)
+        }
+        expected = [path for _, path in sorted(places, reverse=True)]
+        assert await listed(store, channel, limit, NOW_US + DAY_US) == expected
+
+    many = [("alice", "apns", n, n % 3) for n in range(25)]
+    few = [(uid, by, 0, 1) for uid in ("bob", "carol") for by in ("apns", "fcm")]
+    for limit, channel in ((4, None), (1, "fcm"), (9, "apns")):
+        await holds([*many, *few], limit, channel)
+
+
+async def test_what_is_given_up_is_kept_for_the_retention(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, retention_us=2 * DAY_US))
+    await store.users.commit("alice", creating("a", "b"))
+    await end(store, PHONE)
+
+    assert await listed(store, now_us=NOW_US + 2 * DAY_US - 1) == ["alice/a/item/0/phone/apns"]
+    assert await listed(store, now_us=NOW_US + 2 * DAY_US) == []
+
+
+async def test_a_replay_begins_anew_and_keeps_what_was_tried(store: Store) -> None:
+    later_us = NOW_US + 3 * DAY_US
+    old = await end(store, PHONE)
+
+    assert await store.dead_letters.replay(PHONE, later_us)
+
+    assert await listed(store) == []
+    [planned] = await store.ledger.of_item("alice", "a")
+    assert (planned.state, planned.n, planned.tries, planned.intent) == (State.PLANNED, 1, 1, PHONE)
+    assert planned.story == Story(NOW_US, 7, attempts=REFUSED, replayed_us=later_us)
+    assert planned.story.begun_us == later_us
+    assert not await store.ledger.settle(old, "", State.SENT, NEVER_MIND), "a worker that woke up after its lease"
+    claim = await store.ledger.claim(PHONE, "", later_us, later_us + SECOND_US)
+    assert isinstance(claim, Claimed) and (claim.before, claim.delivery.n) == (State.PLANNED, 2)
+
+
+async def test_an_event_that_is_replayed_is_decided_now(store: Store) -> None:
+    """What happened stays true: only whether it is of use yet is asked, and a replay says that it is."""
+    await end(store, EVENT)
+
+    assert await store.dead_letters.replay(EVENT, NOW_US + DAY_US)
+
+    [planned] = await store.ledger.of_item("alice", "a")
+    assert planned.intent == replace(EVENT, at_us=NOW_US + DAY_US)
+
+
+async def test_a_withdrawal_that_is_replayed_waits_again_to_go_along(store: Store) -> None:
+    withdrawal = replace(PHONE, kind=IntentKind.WITHDRAW, seq=0)
+    await end(store, withdrawal)
+    assert (await store.ledger.withdrawals("alice", "phone", "apns")).waiting == ()
+
+    assert await store.dead_letters.replay(withdrawal, NOW_US + SECOND_US)
+
+    assert (await store.ledger.withdrawals("alice", "phone", "apns")).waiting == (withdrawal,)
+
+
+async def test_the_agenda_hears_of_a_replay_in_the_same_step_and_whatever_it_asked_before(store: Store) -> None:
+    """A scheduler that looked a moment before the replay, and settles a moment after, does not take the entry away."""
+    await end(store, PHONE)
+    replayed_us = NOW_US + DAY_US
+    [work] = await store.agenda.work("alice", replayed_us, 9)
+
+    assert await store.dead_letters.replay(PHONE, replayed_us)
+    await store.agenda.settle("alice", replayed_us, [Done(work)])
+
+    assert await entries(store) == [(WorkKind.OVERDUE, "a", DAY_US // SECOND_US)]
+
+
+async def test_two_replays_at_the_same_moment_are_one(store: Store) -> None:
+    await end(store, PHONE)
+
+    done = await asyncio.gather(*(store.dead_letters.replay(PHONE, NOW_US + n) for n in range(5)))
+
+    assert sorted(done) == [False] * 4 + [True]
+    assert isinstance(await store.ledger.claim(PHONE, "", NOW_US + 9, NOW_US + SECOND_US), Claimed)
+    assert await store.ledger.claim(PHONE, "", NOW_US + 9, NOW_US + SECOND_US) is NotClaimed.BUSY
+
+
+async def test_what_dies_again_is_a_dead_letter_again(store: Store) -> None:
+    await end(store, PHONE)
+    assert await store.dead_letters.replay(PHONE, NOW_US + SECOND_US)
+
+    await end(store, PHONE, at_us=NOW_US + 2 * SECOND_US)
+
+    assert await listed(store, now_us=NOW_US + DAY_US) == ["alice/a/item/0/phone/apns"]
+
+
+async def test_what_is_dropped_is_no_dead_letter_and_stays_dead_in_the_ledger(store: Store) -> None:
+    other = replace(PHONE, device="tablet")
+    await end(store, PHONE)
+    await end(store, other)
+
+    await store.dead_letters.drop(PHONE)
+    await store.dead_letters.drop(PHONE)
+
+    assert await listed(store) == ["alice/a/item/0/tablet/apns"]
+    assert not await store.dead_letters.replay(PHONE, NOW_US)
+    assert [each.state for each in await store.ledger.of_item("alice", "a")] == [State.DEAD] * 2
+
+
+async def test_a_purge_is_of_a_channel_and_of_what_was_given_up_before(store: Store) -> None:
+    for number, (uid, channel) in enumerate((uid, each) for uid in ("alice", "bob") for each in (*CHANNELS, EMAIL)):
+        await end(store, replace(PHONE, uid=uid, channel=channel, n=number), at_us=NOW_US + number)
+    every = await listed(store, now_us=NOW_US + DAY_US)
+
+    assert await store.dead_letters.purge("fcm", NOW_US + 1) == 0
+    assert await store.dead_letters.purge("fcm", NOW_US + 2) == 1
+    assert await store.dead_letters.purge("fcm", None) == 1
+    assert await store.dead_letters.purge(None, NOW_US + 3) == 2
+    assert await listed(store, now_us=NOW_US + DAY_US) == [
+        path for path in every if not path.endswith("/fcm") and int(path.split("/")[3]) > 2
+    ]
+    assert await store.dead_letters.purge(None, None) == len(every) - 4
+    assert await store.dead_letters.purge(None, None) == 0
+
+
+async def test_dead_letters_go_with_their_user(store: Store) -> None:
+    for uid in ("alice", "bob"):
+        await end(store, replace(PHONE, uid=uid))
+
+    await store.users.forget_user("alice", NOW_US)
+
+    assert await listed(store) == ["bob/a/item/0/phone/apns"]
+    assert not await store.dead_letters.replay(PHONE, NOW_US)
