@@ -234,7 +234,7 @@ async def _settle(
 async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
     """Nothing goes out: say why. When to look again, where it only waits."""
     if look.is_told:
-        story = msgspec.structs.replace(delivery.story, reason=None, next_us=None)
+        story = delivery.story.ended(None, trade.clock.now_us())
         await trade.store.ledger.settle(delivery, look.place, State.SENT, story, counts=False)
         return None
     reason = look.why_not or "dismissed"

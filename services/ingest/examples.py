@@ -48,6 +48,17 @@ ITEM: Final = {
     "gone": GONE,
     "timeline": [
         {"at": 1457056447, "event": "created"},
+        {"at": 1457056457, "event": "planned", "channel": "apns", "device": "tablet", "n": 0, "intent": "item"},
+        {
+            "at": 1457056457.5,
+            "event": "sent",
+            "channel": "apns",
+            "device": "tablet",
+            "n": 0,
+            "intent": "item",
+            "detail": "200",
+        },
+        {"at": 1457056499.5, "event": "acked", "device": "phone", "n": 0},
         {"at": 1457056500.25, "event": "dismissed", "device": "phone", "detail": "dismissed"},
     ],
 }

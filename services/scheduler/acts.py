@@ -16,7 +16,7 @@ from gregor.core.aggregation import is_summary
 from gregor.core.delayed import decode_delayed
 from gregor.core.errors import Problem
 from gregor.core.escalation import Decision, Occasion
-from gregor.core.intents import Intent, IntentKind
+from gregor.core.intents import FRAME, Intent, IntentKind
 from gregor.core.ledger import State
 from gregor.core.limits import SECOND_US
 from gregor.core.machine import plan
@@ -133,6 +133,7 @@ class Acts:
         receipt = await self._parts.store.users.commit(uid, remind)
         if receipt.is_unchanged:
             return Done(work), []
+        await self._note_reminder(uid, work, receipt.seq)
         more: list[Work] = []
         following = item.remind_at_us[work.n + 1 : work.n + 2]
         if following and following[0] <= now_us and (item.expires_us is None or following[0] < item.expires_us):
@@ -141,6 +142,12 @@ class Acts:
             entry = f"n{item.id}\0{work.n}\0{receipt.seq}".encode()
             more.append(Work(WorkKind.FOLLOW, work.name, now_us, entry, item, work.n, receipt.seq))
         return None, more
+
+    async def _note_reminder(self, uid: str, work: Work, seq: int) -> None:
+        """For the item's timeline. Who dies before this leaves the timeline alone without it: the reminder fired."""
+        now_us = self._parts.clock.now_us()
+        fired = Intent(uid, work.name, IntentKind.REMIND, FRAME, "", work.n, seq, now_us)
+        await self._parts.store.ledger.plan([fired], State.SENT, None, now_us)
 
     async def _escalate(self, uid: str, work: Work) -> Done:
         """Decide from the state of now who is to be told, and hand that over."""

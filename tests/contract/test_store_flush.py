@@ -128,6 +128,7 @@ async def test_a_forgotten_user_is_empty_and_begins_anew(store: Store) -> None:
     assert await store.users.history("alice", BACKEND, None, 10, NOW_US) == []
     assert await store.devices.devices("alice", NOW_US) == {}
     assert await store.devices.acknowledged("alice") == {}
+    assert await store.devices.acknowledgements("alice") == []
     receipt = await store.users.commit("alice", planned(external(2, message_id="m"), seed=b"abc"))
     assert (receipt.epoch, receipt.seq) == (b"abc", 1)
     assert (await store.users.commit("alice", creating("a", "unknown"))).created == ("a", "unknown")

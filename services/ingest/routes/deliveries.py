@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Response
 from gregor.core.errors import Problem
 from gregor.core.events import addressee
 from gregor.core.ids import is_name
-from gregor.core.intents import IntentKind
+from gregor.core.intents import CHANNELS, IntentKind
 from gregor.core.ledger import Attempt, Delivery, name_of
 from gregor.core.times import seconds
 
@@ -42,7 +42,8 @@ async def list_deliveries(
         raise Problem("invalid_id", "The query parameter item is no id.")
     ledger = parts.store.ledger
     found = await (ledger.of_user(uid, MOST_ITEMS) if item is None else ledger.of_item(uid, item))
-    return json_answer({"entries": [shown(each) for each in found]}, headers={"Cache-Control": "no-store"})
+    entries = [shown(each) for each in found if each.intent.channel in CHANNELS]
+    return json_answer({"entries": entries}, headers={"Cache-Control": "no-store"})
 
 
 def shown(delivery: Delivery) -> dict[str, Any]:

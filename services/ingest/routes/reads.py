@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from gregor.core.encoding import encode_history, encode_item, encode_state, enco
 from gregor.core.errors import Problem
 from gregor.core.ids import intersect, is_dotted, is_name
 from gregor.core.sync import Cursor, Delta, Full, HistoryEntry, StoredItem, cursor_for, parse_cursor
+from gregor.core.timeline import timeline
 from gregor.core.times import parse_time
 
 from ..answers import documented, json_answer
@@ -125,7 +127,10 @@ async def read_item(uid: str, id: str, parts: Working, view: Viewing, render: Re
     entry = await parts.store.users.item(uid, id, view, parts.clock.now_us())
     if entry is None:
         raise Problem("not_found", "There is no such item here, or it is forgotten, or not in the caller's view.")
-    return json_answer(encode_item(entry, await _rendered(_whole([entry]), uid, render, parts)), headers=_PRIVATE)
+    told, shown = await asyncio.gather(parts.store.ledger.of_item(uid, id), parts.store.devices.acknowledgements(uid))
+    events = timeline(entry, told, shown, view)
+    rendered = await _rendered(_whole([entry]), uid, render, parts)
+    return json_answer(encode_item(entry, events, rendered), headers=_PRIVATE)
 
 
 @router.get(

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from .messages import Reason, Receipt
+from .messages import Receipt
 from .sync import Answer, Delta, Full, Gone, HistoryEntry, StoredExternal, StoredItem, Unchanged, View, cursor_for
+from .timeline import Event
 from .times import seconds
 
 _TRIMMED: Final = b',"trimmed":true}'
@@ -78,9 +79,10 @@ def encode_history(entries: Iterable[HistoryEntry], rendered: bytes | None = Non
     return b'{"entries":[%s]%s}' % (b",".join(b"{%s}" % _entry(entry) for entry in entries), _beside(rendered))
 
 
-def encode_item(entry: HistoryEntry, rendered: bytes | None = None) -> bytes:
-    """One item, live or gone, with the timeline of what is known of it."""
-    return b'{%s,"timeline":[%s]%s}' % (_entry(entry), b",".join(_timeline(entry)), _beside(rendered))
+def encode_item(entry: HistoryEntry, timeline: Iterable[Event], rendered: bytes | None = None) -> bytes:
+    """One item, live or gone, with what is known to have happened to it."""
+    told = b",".join(event.json() for event in timeline)
+    return b'{%s,"timeline":[%s]%s}' % (_entry(entry), told, _beside(rendered))
 
 
 def without_body(item_json: bytes) -> bytes:
@@ -111,19 +113,6 @@ def _gone(gone: Gone) -> bytes:
         _name_or_null(gone.device),
         gone.seq,
     )
-
-
-def _timeline(entry: HistoryEntry) -> list[bytes]:
-    """What happened to an item, oldest first: an item dead on arrival was gone when it was made."""
-    events = [b'{"at":%s,"event":"created"}' % seconds(entry.created_us)]
-    gone = entry.gone
-    if gone is None:
-        return events
-    at = seconds(gone.at_us)
-    if gone.reason is Reason.EXPIRED:
-        return [*events, b'{"at":%s,"event":"expired"}' % at]
-    dismissed = b'{"at":%s,"event":"dismissed","device":%s,"detail":"%s"}'
-    return [*events, dismissed % (at, _name_or_null(gone.device), gone.reason.word.encode())]
 
 
 def _body(answer: Delta | Full) -> bytes:

@@ -22,6 +22,9 @@ EMAIL = "email"
 WEBHOOK = "webhook"
 """The channel to backends: its intents are events, and name a webhook and an event in place of a device."""
 
+FRAME = "frame"
+"""No way out, but the note in the ledger that a reminder fired: connected devices got it as a frame."""
+
 PUSH_CHANNELS = ("apns", "fcm", "webpush")
 CHANNELS = (*PUSH_CHANNELS, EMAIL, WEBHOOK)
 

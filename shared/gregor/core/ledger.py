@@ -76,9 +76,9 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``attempts``: the newest ``MOST_ATTEMPTS``. ``next_us``: when it is tried again, or looked at again. ``reason``: why
     it waits or was cancelled (a word of protocol.md, "deliveries"). ``mail``: the name of the mail that told it, or may
-    have: the same for all that it told. ``since_us``: when it came to be cancelled or dead; ``None`` also where it was
-    entered so. ``waits``: the newest ``MOST_WAITS``. ``dropped``: how many older attempts had an outcome.
-    ``replayed_us``: when somebody wanted it tried anew, once it was dead.
+    have: the same for all that it told. ``since_us``: when it came to be cancelled, dead, or sent without a call of its
+    own; ``None`` also where it was entered so. ``waits``: the newest ``MOST_WAITS``. ``dropped``: how many older
+    attempts had an outcome. ``replayed_us``: when somebody wanted it tried anew, once it was dead.
     """
 
     planned_us: int

@@ -15,6 +15,7 @@ from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.messages import Commit, Receipt
 from gregor.core.sync import Answer, Cursor, Full, Head, HistoryEntry, View
+from gregor.core.timeline import Acknowledged
 
 from .access import Access
 from .agenda import Agenda
@@ -238,8 +239,11 @@ class Devices(Protocol):
         ...
 
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int = 0) -> None:
-        """This view showed its user everything up to ``seq``. Never goes down. ``now_us`` is needed by a watched one
-        alone."""
+        """This view showed its user everything up to ``seq``. Never goes down."""
+        ...
+
+    async def acknowledgements(self, uid: str) -> list[Acknowledged]:
+        """When views showed what: the newest ``MOST_ACKNOWLEDGEMENTS`` of a user that raised anything, oldest first."""
         ...
 
     async def acknowledged(self, uid: str) -> dict[View, int]:

@@ -5,16 +5,20 @@ The scripts find the first members by a pattern (``lua/presence.lua``), so their
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from gregor.core.ids import Prefixes
 from gregor.core.sync import View
+from gregor.core.timeline import Acknowledged
 
 from .contract import Presence, Registration, Session
 from .records import read_limits
+
+FRONT: Final = b"front"
+"""The field of a user's presence that is no lease: until when somebody was in the foreground (µs)."""
 
 
 class Known(msgspec.Struct):
@@ -134,3 +138,28 @@ def read_view(field: bytes) -> View:
     """The view that a field of the acknowledgements names."""
     device, cats = read_names(field)
     return View(device, read_limits(cats))
+
+
+def read_acknowledged(raw: bytes) -> Acknowledged:
+    """An acknowledgement as the script notes it: from, to, when, and the field of its view."""
+    since, until, at_us, field = raw.split(b" ", 3)
+    return Acknowledged(read_view(field), int(since), int(until), int(at_us))
+
+
+def pairs(reply: Sequence[bytes]) -> zip[tuple[bytes, bytes]]:
+    """The fields and values of a hash."""
+    return zip(reply[::2], reply[1::2], strict=True)
+
+
+def leases_of(reply: Sequence[bytes]) -> dict[str, list[Lease]]:
+    """The leases of each device in a user's presence, lapsed ones too."""
+    leases: dict[str, list[Lease]] = {}
+    for field, raw in pairs(reply):
+        if field != FRONT:
+            leases.setdefault(read_names(field)[0], []).append(read_lease(raw))
+    return leases
+
+
+def every_lease(reply: Sequence[bytes]) -> list[Lease]:
+    """All leases in a user's presence."""
+    return [read_lease(raw) for field, raw in pairs(reply) if field != FRONT]

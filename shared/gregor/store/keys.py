@@ -16,6 +16,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:dev:<uid>``      hash   permanent device → registration                       devices
 ``{tag}:con:<uid>``      hash   permanent contact and preferences, as JSON            contacts
 ``{tag}:ack:<uid>``      hash   permanent device␀cats → acknowledged seq              devices
+``{tag}:seen:<uid>``     list   retention the newest acknowledgements: from, to, when devices
 ``{tag}:on:<uid>``       hash   retention device␀session → presence lease; front      devices
 ``{tag}:rev:<uid>``      hash   token age device (or empty) → issued before           devices
 ``{tag}:led:<uid>/<i>``  hash   retention delivery → state, attempts, lease, story    ledger
@@ -219,6 +220,7 @@ class UserKeys:
     __slots__ = (
         *(
             "acks",
+            "seen",
             "agenda",
             "contact",
             "dead",
@@ -252,6 +254,7 @@ class UserKeys:
         self.withdrawals = f"{prefix}wdr:{uid}"
         self.later = f"{prefix}later:{uid}"
         self.acks = f"{prefix}ack:{uid}"
+        self.seen = f"{prefix}seen:{uid}"
         self.presence = f"{prefix}on:{uid}"
         self.revoked = f"{prefix}rev:{uid}"
         self.due = f"{prefix}due"
@@ -267,6 +270,6 @@ class UserKeys:
         self.plan = (self.delivered, self.withdrawals, self.state, self.agenda, self.due)
         self.settle = (self.places, self.withdrawals, self.agenda, self.due, self.dead)
         self.replay = (self.dead, self.delivered, self.withdrawals, self.agenda, self.due)
-        beside = (self.later, self.devices, self.acks, self.presence, self.contact)
+        beside = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact)
         told = (self.places, self.withdrawals)
         self.every = (self.state, self.live, self.gone, intervals, self.agenda, external, *beside, *told)

@@ -17,19 +17,24 @@ from gregor.core.errors import Problem
 from gregor.core.limits import DAY_US, SECOND_US, Limits
 from gregor.core.messages import Commit, Reason, Receipt
 from gregor.core.sync import View
+from gregor.core.timeline import MOST_ACKNOWLEDGEMENTS, Acknowledged
 
 from . import scripts
 from .contract import Presence, Registration, Session, Unavailable
 from .device_records import (
+    FRONT,
     Known,
     Lease,
+    every_lease,
     foreground_until,
     lease_json,
+    leases_of,
+    pairs,
     presence_of,
     push_token,
+    read_acknowledged,
     read_known,
     read_lease,
-    read_names,
     read_view,
     registration_tail,
 )
@@ -49,17 +54,15 @@ _TOO_MANY: Final = 4505
 _FORGOTTEN: Final = 4003
 _REVOKED: Final = 4502
 
-_MOST_ACKNOWLEDGEMENTS: Final = 1_024
-"""Of a user: 64 devices with 16 views each. A client chooses its filter, so without a bound it could fill the store."""
+_MOST_VIEWS: Final = 1_024
+"""That acknowledged, of a user: 64 devices with 16 views each. A client chooses its filter, so without a
+bound it could fill the store."""
 
 _TRIES: Final = 8
 """How often a step starts anew because another came between."""
 
 _AT_ONCE: Final = 1_000
 """Commands issued before their replies are awaited."""
-
-_FRONT: Final = b"front"
-"""The field of a user's presence that is no lease: until when somebody was in the foreground (µs)."""
 
 _NO_REGISTRATION: Final = registration_tail(Registration())
 
@@ -143,7 +146,7 @@ class RedisDevices:
         if raw is None:
             return None
         known = read_known(raw)
-        return known.registration, presence_of([known], _leases(fields).get(device, ()), now_us)
+        return known.registration, presence_of([known], leases_of(fields).get(device, ()), now_us)
 
     async def holds_push(self, uid: str, device: str, registration: Registration) -> bool:
         """See ``contract.Devices.holds_push``."""
@@ -304,14 +307,14 @@ class RedisDevices:
                 )
             )
             for known, fields in zip(replies[::2], replies[1::2], strict=True):
-                result.append(presence_of(map(read_known, known), _every_lease(fields), now_us))
+                result.append(presence_of(map(read_known, known), every_lease(fields), now_us))
         return result
 
     async def foreground_until(self, uid: str, now_us: int) -> int | None:
         """See ``contract.Devices.foreground_until``."""
         fields = await self._call("HGETALL", self._keys.of_user(uid).presence)
-        told = [int(raw) for field, raw in _pairs(fields) if field == _FRONT]
-        return foreground_until(_every_lease(fields), told, now_us)
+        told = [int(raw) for field, raw in pairs(fields) if field == FRONT]
+        return foreground_until(every_lease(fields), told, now_us)
 
     def _presence_ms(self, lease_us: int) -> int:
         """How long presence is kept after its last heartbeat, ms; a lapsed lease still says when someone was there."""
@@ -323,13 +326,18 @@ class RedisDevices:
         """See ``contract.Devices.acknowledge``."""
         keys = self._keys.of_user(uid)
         watched = (keys.agenda, keys.due) if self.is_watched else ()
-        arguments = (_field(view.device, pack_limits(view.cats)), seq, _MOST_ACKNOWLEDGEMENTS, now_us, uid)
-        await self._run(self._acknowledge, (keys.acks, *watched), arguments)
+        bounds = (_MOST_VIEWS, now_us, MOST_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
+        arguments = (_field(view.device, pack_limits(view.cats)), seq, *bounds, uid)
+        await self._run(self._acknowledge, (keys.acks, keys.seen, *watched), arguments)
+
+    async def acknowledgements(self, uid: str) -> list[Acknowledged]:
+        """See ``contract.Devices.acknowledgements``."""
+        return [read_acknowledged(raw) for raw in await self._call("LRANGE", self._keys.of_user(uid).seen, 0, -1)]
 
     async def acknowledged(self, uid: str) -> dict[View, int]:
         """See ``contract.Devices.acknowledged``."""
         fields = await self._call("HGETALL", self._keys.of_user(uid).acks)
-        return {read_view(field): int(seq) for field, seq in _pairs(fields)}
+        return {read_view(field): int(seq) for field, seq in pairs(fields)}
 
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
         """See ``contract.Devices.revoke``. Repeatable."""
@@ -358,7 +366,7 @@ class RedisDevices:
         """All known devices, and the leases of each, lapsed ones too."""
         keys = self._keys.of_user(uid)
         known, fields = await answers(self._connection.call("HGETALL", key) for key in (keys.devices, keys.presence))
-        return {device.decode(): read_known(raw) for device, raw in _pairs(known)}, _leases(fields)
+        return {device.decode(): read_known(raw) for device, raw in pairs(known)}, leases_of(fields)
 
     async def _call(self, *command: Argument) -> Any:
         return await answer(self._connection.call(*command))
@@ -378,19 +386,3 @@ def _owner(uid: str, device: str) -> bytes:
 
 def _field(device: str, name: str) -> str:
     return f"{device}\0{name}"
-
-
-def _pairs(reply: Sequence[bytes]) -> zip[tuple[bytes, bytes]]:
-    return zip(reply[::2], reply[1::2], strict=True)
-
-
-def _leases(reply: Sequence[bytes]) -> dict[str, list[Lease]]:
-    leases: dict[str, list[Lease]] = {}
-    for field, raw in _pairs(reply):
-        if field != _FRONT:
-            leases.setdefault(read_names(field)[0], []).append(read_lease(raw))
-    return leases
-
-
-def _every_lease(reply: Sequence[bytes]) -> list[Lease]:
-    return [read_lease(raw) for field, raw in _pairs(reply) if field != _FRONT]

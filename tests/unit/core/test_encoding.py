@@ -27,6 +27,7 @@ from gregor.core.sync import (
     cursor_for,
     parse_cursor,
 )
+from gregor.core.timeline import Event
 
 EPOCH = b"\xab\xcd\xef"
 BACKEND = View()
@@ -34,6 +35,8 @@ PHONE = View("phone", ("user",))
 DIGEST = bytes(range(32))
 ITEM = b'{"body":{"a":1,"category":"c","for_device":null},"category":"c","for_device":null,"times":{"created":7}}'
 ITEM_TRIMMED = b'{"body":null,"category":"c","for_device":null,"times":{"created":7},"trimmed":true}'
+
+CREATED = Event(7_000_000, "created")
 
 
 def stored(item_id: str, created_us: int, body: int = 0) -> StoredItem:
@@ -136,8 +139,8 @@ def test_a_state_at_a_time_has_no_cursor_and_no_badge() -> None:
     )
 
 
-def test_a_live_item_has_a_timeline_of_its_creation() -> None:
-    assert read(encode_item(entry(None))) == {
+def test_an_item_has_its_timeline_beside_it() -> None:
+    assert read(encode_item(entry(None), [CREATED])) == {
         "id": "aa",
         "item": json.loads(ITEM),
         "seq": 12,
@@ -147,18 +150,16 @@ def test_a_live_item_has_a_timeline_of_its_creation() -> None:
 
 
 def test_a_dismissed_item_says_when_why_and_by_whom() -> None:
-    answer = read(encode_item(entry(Gone(8_500_000, Reason.INTERVAL, "phone", 13))))
+    answer = read(encode_item(entry(Gone(8_500_000, Reason.INTERVAL, "phone", 13)), []))
 
     assert answer["gone"] == {"at": 8.5, "reason": "interval", "device": "phone", "seq": 13}
-    assert answer["timeline"][1] == {"at": 8.5, "event": "dismissed", "device": "phone", "detail": "interval"}
 
 
 def test_an_expired_item_and_one_dismissed_by_the_backend_name_no_device() -> None:
-    expired = read(encode_item(entry(Gone(8_000_000, Reason.EXPIRED, None, 13))))
-    dismissed = read(encode_item(entry(Gone(8_000_000, Reason.DISMISSED, "", 13))))
+    expired = read(encode_item(entry(Gone(8_000_000, Reason.EXPIRED, None, 13)), []))
+    dismissed = read(encode_item(entry(Gone(8_000_000, Reason.DISMISSED, "", 13)), []))
 
     assert (expired["gone"]["reason"], expired["gone"]["device"]) == ("expired", None)
-    assert expired["timeline"][1] == {"at": 8, "event": "expired"}
     assert dismissed["gone"]["device"] is None
 
 
@@ -175,4 +176,4 @@ def test_a_page_of_history_keeps_the_order_given() -> None:
 def test_a_trimmed_item_has_no_body_and_says_so_whatever_its_body_held() -> None:
     assert without_body(ITEM) == ITEM_TRIMMED
     assert without_body(ITEM_TRIMMED) == ITEM_TRIMMED
-    assert read(encode_item(entry(None, ITEM, is_trimmed=True)))["item"] == json.loads(ITEM_TRIMMED)
+    assert read(encode_item(entry(None, ITEM, is_trimmed=True), []))["item"] == json.loads(ITEM_TRIMMED)

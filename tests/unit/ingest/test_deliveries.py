@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.events import Event, EventType, Webhook, addressee, intents_of
-from gregor.core.intents import EMAIL, Intent, IntentKind
+from gregor.core.intents import EMAIL, FRAME, Intent, IntentKind
 from gregor.core.ledger import Attempt, Claimed, State, Story
 from tests.support.api import NOW_S, Api, code_of
 from tests.support.builders import creating
@@ -74,6 +74,12 @@ async def test_an_event_says_which_webhook_is_called_and_by_which_id_its_receive
 
     assert (entry["intent"], entry["channel"], entry["device"], entry["state"]) == ("event", "webhook", None, "planned")
     assert (entry["webhook"], entry["webhook_id"]) == addressee(intent)
+
+
+async def test_that_a_reminder_fired_is_no_delivery(api: Api) -> None:
+    await api.store.ledger.plan([replace(PHONE, channel=FRAME, device="")], State.SENT, None, NOW_US)
+
+    assert (await api.call("GET", PATH, await api.make_key("deliveries"))).json() == {"entries": []}
 
 
 async def test_an_item_that_can_have_no_such_id_is_refused(api: Api) -> None:

@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 
 from gregor.core.digest import digest_of
+from gregor.core.intents import Intent, IntentKind
 from gregor.core.jsontext import canonical
+from gregor.core.ledger import State
+from gregor.core.sync import View
 from tests.support.api import NOW_S, Api, code_of
 
 STATE = "/v1/users/alice/state"
@@ -207,6 +210,23 @@ async def test_an_item_is_told_live_and_gone_with_what_happened_to_it(api: Api) 
     assert gone["item"] == live["item"]
     assert gone["gone"] == {"at": NOW_S + 0.25, "reason": "dismissed", "device": "phone", "seq": 2}
     assert [event["event"] for event in gone["timeline"]] == ["created", "dismissed"]
+
+
+async def test_a_device_reads_in_a_timeline_what_concerns_it_and_a_backend_reads_all(api: Api) -> None:
+    await api.create("alice", "aa")
+    now_us = api.clock.now_us()
+    for device, channel in (("phone", "apns"), ("tablet", "fcm"), ("", "email")):
+        intent = Intent("alice", "aa", IntentKind.ITEM, channel, device, seq=1, at_us=now_us)
+        await api.store.ledger.plan([intent], State.CANCELLED, "present", now_us)
+        await api.store.devices.acknowledge("alice", View(device or "laptop"), 1, now_us)
+
+    async def seen(token: str | None = None, **params: str) -> list[str]:
+        item = (await api.call("GET", "/v1/users/alice/items/aa", token, params=params)).json()
+        return sorted(f"{event['event']} {event['device']}" for event in item["timeline"] if "device" in event)
+
+    own = ["acked phone", "cancelled None", "cancelled phone"]
+    assert await seen(api.token()) == own == await seen(device="phone")
+    assert await seen() == sorted([*own, "acked laptop", "acked tablet", "cancelled tablet"])
 
 
 async def test_an_item_that_is_not_in_the_callers_view_is_not_found(api: Api) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gregor.core.intents import Intent
+from gregor.core.intents import FRAME, Intent
 from gregor.core.ledger import Story
 from gregor.core.messages import Sender
 from gregor.core.sync import View
@@ -93,9 +93,26 @@ async def test_a_reminder_speaks_of_the_channels_of_its_type_alone() -> None:
 
     assert await noted(house) == {
         "item 0 phone": ("planned", None),
+        "remind 0 frame": ("sent", None),
         "remind 0 phone": ("planned", None),
+        "remind 1 frame": ("sent", None),
         "remind 1 phone": ("cancelled", "present"),
     }
+
+
+async def test_a_reminder_that_fired_is_noted_with_its_moment_and_its_cause_though_nobody_is_told() -> None:
+    house = await build()
+    await house.create("a", remind_at=["+20", "+30", "+40"])
+    await house.pass_time(35)
+
+    fired = await house.store.ledger.of_item("alice", "a")
+
+    assert [(each.intent.channel, each.intent.n) for each in fired] == [(FRAME, 0), (FRAME, 1)]
+    assert [(each.story.planned_us - NOW_US, each.story.seq) for each in fired] == [
+        (20 * SECOND_US, 2),
+        (30 * SECOND_US, 3),
+    ]
+    assert house.handed() == []
 
 
 async def test_a_type_that_asks_for_no_push_any_more_says_so(house: House) -> None:

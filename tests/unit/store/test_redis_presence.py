@@ -282,4 +282,4 @@ async def test_only_kinds_meant_to_stay_have_no_time_to_live(ground: Ground) -> 
     staying = {key.decode() for key in found if await ground.ttl_ms(key.decode()) == -1}
     when_dead = {of_user.agenda, of_user.due}
     assert staying == {of_user.devices, of_user.acks, ground.keys.push("apns:a1b2c3")} | when_dead
-    assert {key.decode() for key in found} - staying == {of_user.presence, of_user.revoked}
+    assert {key.decode() for key in found} - staying == {of_user.presence, of_user.revoked, of_user.seen}

@@ -10,6 +10,7 @@ from typing import Any
 from gregor.core.errors import Problem
 from gregor.core.messages import Commit, Reason
 from gregor.core.sync import View
+from gregor.core.timeline import MOST_ACKNOWLEDGEMENTS, Acknowledged
 
 from ..contract import Presence, Registration, Session
 from ..records import pack_limits
@@ -149,6 +150,7 @@ class MemoryDevices:
         if view in owner.acknowledged and seq <= before:
             return
         owner.acknowledged[view] = seq
+        owner.seen = [*owner.seen, Acknowledged(view, before, seq, now_us)][-MOST_ACKNOWLEDGEMENTS:]
         if self.is_watched:
             owner.agenda[f"k{view.device}\0{pack_limits(view.cats)}\0{before}\0{seq}"] = now_us
             self._shelf.note(uid, [now_us])
@@ -156,6 +158,10 @@ class MemoryDevices:
     async def acknowledged(self, uid: str) -> dict[View, int]:
         """As ``Devices`` says."""
         return dict(self._shelf.owner(uid).acknowledged)
+
+    async def acknowledgements(self, uid: str) -> list[Acknowledged]:
+        """As ``Devices`` says."""
+        return list(self._shelf.owner(uid).seen)
 
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
         """As ``Devices`` says."""

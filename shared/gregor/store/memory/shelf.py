@@ -14,6 +14,7 @@ from gregor.core.limits import Limits
 from gregor.core.messages import OPEN_US
 from gregor.core.records import User
 from gregor.core.sync import View
+from gregor.core.timeline import Acknowledged
 
 from ..contract import Registration, Session
 
@@ -53,6 +54,7 @@ class Owner:
     first_seen_us: dict[str, int] = field(default_factory=dict)
     last_seen_us: dict[str, int] = field(default_factory=dict)
     acknowledged: dict[View, int] = field(default_factory=dict)
+    seen: list[Acknowledged] = field(default_factory=list)
     front_us: int | None = None
     revoked: dict[str | None, int] = field(default_factory=dict)
     later: dict[str, bytes] = field(default_factory=dict)

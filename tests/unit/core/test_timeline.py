@@ -1,0 +1,203 @@
+"""The timeline of an item: what happened to it and was told of it, as each reader may know it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gregor.core.intents import EMAIL, FRAME, WEBHOOK, Intent, IntentKind
+from gregor.core.ledger import Attempt, Delivery, State, Story, Wait
+from gregor.core.messages import Reason
+from gregor.core.sync import Gone, HistoryEntry, View
+from gregor.core.timeline import Acknowledged, timeline
+
+SECOND_US = 1_000_000
+BACKEND, PHONE, TABLET = View(), View("phone"), View("tablet")
+SENT = (Attempt(12 * SECOND_US, "200", "id-1"),)
+REPLAYED = (Attempt(12 * SECOND_US, "400"), Attempt(21 * SECOND_US, "200"))
+UNKNOWN = (Attempt(12 * SECOND_US, "unknown"),)
+
+
+def entry(gone: Gone | None = None, for_device: str | None = None) -> HistoryEntry:
+    """An item of category ``news``, created at 1 s by the event 5."""
+    shown = {"body": None, "category": "news", "for_device": for_device, "times": {"created": 1}}
+    return HistoryEntry("a", "news", SECOND_US, 5, json.dumps(shown).encode(), gone)
+
+
+def delivery(
+    state: State,
+    attempts: tuple[Attempt, ...] = (),
+    *,
+    device: str = "phone",
+    channel: str = "apns",
+    kind: IntentKind = IntentKind.ITEM,
+    n: int = 0,
+    **story: Any,
+) -> Delivery:
+    """A delivery that was planned at 11 s."""
+    told = Story(11 * SECOND_US, 5, attempts=attempts, **story)
+    return Delivery(Intent("alice", "a", kind, channel, device, n), state, len(attempts), 0, told)
+
+
+def words(
+    told: list[Delivery], shown: list[Acknowledged] | None = None, view: View = BACKEND, **of_entry: Any
+) -> list[str]:
+    """The events, in words: the second, what, by which channel, of which device, and why."""
+    events = [json.loads(event.json()) for event in timeline(entry(**of_entry), told, shown or [], view)]
+    members = ("at", "event", "channel", "device", "detail")
+    return [" ".join(str(event[name]) for name in members if event.get(name) is not None) for event in events]
+
+
+def acked(view: View, since: int, until: int, at_s: int) -> Acknowledged:
+    return Acknowledged(view, since, until, at_s * SECOND_US)
+
+
+def test_an_event_of_a_delivery_says_where_it_was_and_what_came_of_it() -> None:
+    [_, planned, sent] = timeline(entry(), [delivery(State.SENT, SENT)], [], BACKEND)
+
+    where = {"channel": "apns", "device": "phone", "n": 0, "intent": "item"}
+    assert json.loads(planned.json()) == {"at": 11, "event": "planned", **where}
+    assert json.loads(sent.json()) == {"at": 12, "event": "sent", **where, "detail": "200"}
+
+
+def test_a_push_that_waited_and_was_tried_again_and_taken_back_is_told_from_its_beginning_to_its_end() -> None:
+    waits = (Wait(12 * SECOND_US, "quiet_hours", 20 * SECOND_US),)
+    attempts = (Attempt(20 * SECOND_US, "503"), Attempt(21 * SECOND_US, "unknown"), Attempt(25 * SECOND_US, "200"))
+    push = delivery(State.WITHDRAWN, attempts, waits=waits)
+    taken = (Attempt(31 * SECOND_US, "429"), Attempt(32 * SECOND_US, "200"))
+    back = delivery(State.SENT, taken, kind=IntentKind.WITHDRAW)
+
+    assert words([push, back], gone=Gone(30 * SECOND_US, Reason.INTERVAL, "tablet", 9)) == [
+        "1 created",
+        "11 planned apns phone",
+        "12 waiting apns phone quiet_hours",
+        "20 retry apns phone 503",
+        "21 retry apns phone unknown",
+        "25 sent apns phone 200",
+        "30 dismissed tablet interval",
+        "31 retry apns phone 429",
+        "32 withdrawn apns phone 200",
+    ]
+
+
+def test_a_wait_says_until_when() -> None:
+    waits = (Wait(12 * SECOND_US, "quiet_hours", 20_500_000),)
+    [*_, waiting] = timeline(entry(), [delivery(State.WAITING, waits=waits)], [], BACKEND)
+
+    assert json.loads(waiting.json())["until"] == 20.5
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (delivery(State.CANCELLED, reason="present"), ["11 cancelled apns phone present"]),
+        (
+            delivery(State.CANCELLED, reason="acked", since_us=13 * SECOND_US),
+            ["11 planned apns phone", "13 cancelled apns phone acked"],
+        ),
+        (
+            delivery(State.CANCELLED, (Attempt(12 * SECOND_US, "429"),), reason="dismissed", since_us=13 * SECOND_US),
+            ["11 planned apns phone", "12 retry apns phone 429", "13 cancelled apns phone dismissed"],
+        ),
+        (
+            delivery(State.DEAD, (Attempt(12 * SECOND_US, "400"),), since_us=12 * SECOND_US),
+            ["11 planned apns phone", "12 dead apns phone 400"],
+        ),
+        (
+            delivery(State.DEAD, (Attempt(12 * SECOND_US, "503"),), reason="budget", since_us=12 * SECOND_US),
+            ["11 planned apns phone", "12 dead apns phone budget"],
+        ),
+        (
+            delivery(State.DEAD, (Attempt(12 * SECOND_US, "503"),), reason="failed", since_us=13 * SECOND_US),
+            ["11 planned apns phone", "12 retry apns phone 503", "13 dead apns phone failed"],
+        ),
+        (
+            delivery(State.UNKNOWN, UNKNOWN, next_us=15 * SECOND_US),
+            ["11 planned apns phone", "12 retry apns phone unknown"],
+        ),
+        (
+            delivery(State.UNKNOWN, (*UNKNOWN, Attempt(13 * SECOND_US, "unknown"))),
+            ["11 planned apns phone", "12 retry apns phone unknown", "13 sent apns phone unknown"],
+        ),
+        (
+            delivery(
+                State.SENT, (Attempt(12 * SECOND_US, "unknown"),), since_us=13 * SECOND_US, device="", channel=EMAIL
+            ),
+            ["11 planned email", "12 retry email unknown", "13 sent email"],
+        ),
+        (
+            delivery(State.CANCELLED, kind=IntentKind.WITHDRAW, reason="budget", since_us=13 * SECOND_US),
+            ["13 cancelled apns phone budget"],
+        ),
+        (
+            delivery(State.SENT, REPLAYED, replayed_us=20 * SECOND_US),
+            ["11 planned apns phone", "12 retry apns phone 400", "20 planned apns phone", "21 sent apns phone 200"],
+        ),
+        (delivery(State.PLANNED, kind=IntentKind.WITHDRAW), []),
+        (delivery(State.SENT, SENT, kind=IntentKind.EVENT, channel=WEBHOOK), []),
+    ],
+)
+def test_each_end_of_a_delivery_is_told_with_its_reason(told: Delivery, expected: list[str]) -> None:
+    assert words([told]) == ["1 created", *expected]
+
+
+def test_a_reminder_that_fired_is_told_and_so_is_who_showed_it() -> None:
+    fired = Delivery(Intent("alice", "a", IntentKind.REMIND, FRAME, "", 1), State.SENT, 0, 0, Story(20 * SECOND_US, 9))
+    shown = [acked(PHONE, 0, 7, 3), acked(PHONE, 7, 9, 25)]
+
+    events = [json.loads(event.json()) for event in timeline(entry(), [fired], shown, BACKEND)]
+
+    assert events[1:] == [
+        {"at": 3, "event": "acked", "device": "phone", "n": 0},
+        {"at": 20, "event": "reminded", "n": 1},
+        {"at": 25, "event": "acked", "device": "phone", "n": 1},
+    ]
+
+
+def test_a_device_acked_what_its_view_holds_and_when_it_showed_it_first() -> None:
+    shown = [
+        acked(PHONE, 0, 4, 2),  # before the item came
+        acked(View("phone", ("mail",)), 0, 9, 3),  # a view without it
+        acked(TABLET, 4, 6, 4),
+        acked(View("tablet", ("news",)), 0, 6, 5),  # shown again
+        acked(PHONE, 4, 5, 6),
+    ]
+
+    assert words([], shown) == ["1 created", "4 acked tablet", "6 acked phone"]
+    assert words([], shown, for_device="phone") == ["1 created", "6 acked phone"]
+
+
+def test_what_is_shown_once_an_item_is_gone_shows_it_to_nobody() -> None:
+    gone = Gone(4 * SECOND_US, Reason.DISMISSED, None, 6)
+
+    assert words([], [acked(PHONE, 0, 9, 4)], gone=gone) == ["1 created", "4 dismissed dismissed"]
+
+
+def test_a_device_sees_its_own_pushes_and_acknowledgements_and_the_mails_of_its_user() -> None:
+    told = [
+        delivery(State.SENT, SENT),
+        delivery(State.SENT, SENT, device="tablet"),
+        delivery(State.CANCELLED, device="", channel=EMAIL, reason="acked"),
+    ]
+    shown = [acked(PHONE, 0, 5, 3), acked(TABLET, 0, 5, 4)]
+
+    assert words(told, shown, PHONE) == [
+        "1 created",
+        "3 acked phone",
+        "11 planned apns phone",
+        "11 cancelled email acked",
+        "12 sent apns phone 200",
+    ]
+    assert "tablet" not in " ".join(words(told, shown, PHONE))
+    assert words(told, shown, View("laptop")) == ["1 created", "11 cancelled email acked"]
+
+
+def test_of_one_moment_causes_come_before_effects() -> None:
+    at_once = delivery(State.CANCELLED, reason="expired", since_us=30 * SECOND_US)
+
+    assert words([at_once], gone=Gone(30 * SECOND_US, Reason.EXPIRED, None, 9))[-2:] == [
+        "30 expired",
+        "30 cancelled apns phone expired",
+    ]
