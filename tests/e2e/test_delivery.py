@@ -28,10 +28,12 @@ def house(tmp_path_factory: pytest.TempPathFactory, providers: Providers) -> Ite
     entries.write_text(
         '["user"]\ntitle = "{{ body.who }} joined"\npush = { after = "0s" }\n'
         '["slow"]\ntitle = "{{ body.who }} joined"\npush = { after = "1s" }\n'
+        '["inbox"]\ntitle = "{{ body.count }} mails"\nlink = "app://inbox/{{ body.box }}"\n'
+        'collapse = "{{ body.box }}"\npush = { after = "0s" }\n'
     )
-    apns = providers.options("APNS")
+    pushes = providers.options("APNS", "FCM", "VAPID", "WEBPUSH")
     with Cluster(
-        directory / "c", ingests=1, gateways=1, schedulers=1, deliveries=2, categories=str(entries), **apns
+        directory / "c", ingests=1, gateways=1, schedulers=1, deliveries=2, categories=str(entries), **pushes
     ) as cluster:
         yield cluster
 
@@ -55,6 +57,31 @@ async def test_a_device_that_is_away_gets_one_push(house: Cluster, providers: Pr
     assert providers.titles().count("kbob joined") == providers.titles().count("carol joined") == 1
     [last] = [line for line in providers.arrived if line["title"] == "carol joined"]
     assert (last["channel"], last["badge"]) == ("apns", 2)
+
+
+async def test_every_push_opens_something_replaces_its_category_s_former_one_and_counts_for_itself(
+    house: Cluster, providers: Providers
+) -> None:
+    tokens = {"apns": b"dialer".hex(), "fcm": "token-of-dialer", "webpush": providers.subscription}
+
+    def came(channel: str) -> list[dict[str, Any]]:
+        return [line for line in providers.of("dialer") if line["channel"] == channel]
+
+    async with house.api() as api:
+        for channel, token in tokens.items():
+            push = {"provider": channel, "token": token}
+            answer = await api.put(f"/v1/users/dialer/devices/{channel}", json={"platform": "web", "push": push})
+            assert answer.status_code == 200, answer.text
+        for count, box in ((1, "work"), (2, "work"), (3, "home")):
+            body = {"create": {f"m{count}": {"category": "inbox", "body": {"count": count, "box": box}}}}
+            await api.post("/v1/users/dialer/messages", json={"system": "gregor", "body": body})
+            await wait_until(lambda: all(len(came(channel)) == count for channel in tokens), f"{count} each")  # noqa: B023
+
+    for channel in tokens:
+        assert [(line["title"], line["badge"]) for line in came(channel)] == [(f"{n} mails", n) for n in (1, 2, 3)]
+        assert [line["link"] for line in came(channel)] == ["app://inbox/work"] * 2 + ["app://inbox/home"]
+        first, second, third = (line["collapse"] for line in came(channel))
+        assert first == second != third
 
 
 async def test_a_device_that_is_online_but_elsewhere_gets_its_push(house: Cluster, providers: Providers) -> None:

@@ -18,9 +18,13 @@ from tests.support.cluster import ROOT
 
 @dataclass
 class Providers:
-    """Where they are, and what came: a line for each push or mail (``services.delivery.fakes.__main__``)."""
+    """Where they are, and what came: a line for each push or mail (``services.delivery.fakes.__main__``).
+
+    ``subscription``: of a browser that the fake Web Push service knows.
+    """
 
     settings: dict[str, str]
+    subscription: dict[str, Any] = field(default_factory=dict)
     arrived: list[dict[str, Any]] = field(default_factory=list)
 
     def titles(self) -> list[str]:
@@ -45,7 +49,8 @@ def running(directory: Path) -> Iterator[Providers]:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=end_with_parent()
     ) as process:
         assert process.stdout is not None and process.stdin is not None
-        found = Providers(json.loads(process.stdout.readline())["settings"])
+        told = json.loads(process.stdout.readline())
+        found = Providers(told["settings"], told["subscription"])
         lines = process.stdout
         reader = threading.Thread(target=lambda: found.arrived.extend(map(json.loads, lines)))
         reader.start()
