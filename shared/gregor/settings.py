@@ -149,7 +149,7 @@ class Settings(BaseModel):
     )
     webpush_hosts: Names = Field(
         WEBPUSH_SERVICES,
-        description="Hosts that a Web Push endpoint may have, comma-separated; `*.` stands for any name below.",
+        description="Hosts of Web Push endpoints, by commas; `*.`: any name below; `host:port`: private too (fakes).",
     )
     webpush_ca_file: Path | None = Field(
         None, description="Authorities trusted for Web Push in place of the system's: for fakes."
