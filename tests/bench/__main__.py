@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("fanout", "ingest", "commit", "resume", "idle", "memory", "soak", "push", "channels", "timers")
+NAMES = ("fanout", "ingest", "commit", "resume", "idle", "memory", "soak", "push", "channels", "timers", "chaos")
 
 
 def main(words: list[str]) -> int:

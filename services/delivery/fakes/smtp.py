@@ -65,6 +65,8 @@ class FakeSmtp:
     keeps: bool = True
     rules: list[Rule] = field(default_factory=list)
     mails: list[Received] = field(default_factory=list)
+    unanswered: list[Received] = field(default_factory=list)
+    """Mails that came whole, and whose sender never heard of it: a relay may have them in its queue."""
     commands: Counter[str] = field(default_factory=Counter)
     connections: int = 0
     most_at_once: int = 0
@@ -165,7 +167,9 @@ class _Dialogue:
 
     async def _reply(self, step: str, words: str, good: str) -> bool:
         """Say what a rule says, else the good reply; whether it was the good one."""
-        said = self._relay.ruled(step, words)
+        return await self._say(self._relay.ruled(step, words), good)
+
+    async def _say(self, said: str | Trouble | None, good: str) -> bool:
         if said is Trouble.HANG:
             await asyncio.Event().wait()
         if said is Trouble.DROP:
@@ -233,7 +237,10 @@ class _Dialogue:
         self._relay.count += 1
         received = Received(self._sender, tuple(self._recipients), bytes(content))
         good = f"250 2.0.0 Ok: queued as FAKE{self._relay.count}"
-        if await self._reply("END", self._recipients[0], good) and self._relay.keeps:
+        said = self._relay.ruled("END", self._recipients[0])
+        if isinstance(said, Trouble) and self._relay.keeps:
+            self._relay.unanswered.append(received)
+        if await self._say(said, good) and self._relay.keeps:
             self._relay.mails.append(received)
         self._sender, self._recipients = None, []
 

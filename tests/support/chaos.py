@@ -1,0 +1,260 @@
+"""Chaos: intents go out through two delivery processes while everything fails that can; then all is compared.
+
+Workers are killed -9 at random, providers answer 429, 503, GOAWAY and RST, hang, hang up, take a push and say nothing,
+are down for a while, and Redis dies once and comes back with what it had on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from gregor.core.intents import Intent
+from gregor.core.ledger import Delivery, State
+from gregor.core.policies import Entries
+from gregor.store.redis import RedisStore, open_store
+from tests.support.chaos_audit import Audit, Known, audit
+from tests.support.cluster import KEEP_ALL, Cluster
+from tests.support.moods import ASKING, BUSY, DOWN, HANGING, MIXED
+from tests.support.moody_house import CHANNELS, MoodyProviders, running
+from tests.support.people import LIMITS, Person, apply_types, creation, dismissal, insist, settle_in
+
+ILL = (ASKING, BUSY, DOWN, HANGING)
+EACH = 3
+"""Items a user."""
+DISMISSED = 0.05
+NEARLY_ALL = 0.1
+"""Of the items so many may be unsettled when havoc ends."""
+LATEST_DISMISSAL_S = 5.0
+LEASE_S = 3
+"""Of the scheduler, which loses what it had in hand when the store dies."""
+Ledger = dict[tuple[str, str], list[Delivery]]
+_HAS_ALL, _HAS_TWO = ("apns", "fcm", "webpush", "email"), ("apns", "fcm")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of it. `kill_every_s`: on the average; `ill_s`: how long a provider is wholly ill at a time.
+
+    `patience_s`: so long nothing may come to its end before it is called stuck; pauses between attempts are shorter.
+    """
+
+    intents: int
+    load_s: float
+    deadline_s: float
+    kill_every_s: float
+    ill_s: float
+    patience_s: float
+    seed: int = 1
+
+
+@dataclass
+class Outcome:
+    """What was done, and what was found."""
+
+    audit: Audit = field(default_factory=Audit)
+    intents: int = 0
+    requests: int = 0
+    kills: int = 0
+    illnesses: int = 0
+    wall_s: float = 0.0
+    left_in_queue: int = 0
+    said: str = ""
+
+
+@dataclass
+class _Scene:
+    plan: Plan
+    cluster: Cluster
+    providers: MoodyProviders
+    store: RedisStore
+    people: Sequence[Person]
+    entries: Entries
+    dice: random.Random
+    outcome: Outcome = field(default_factory=Outcome)
+    dismissed: set[tuple[str, str]] = field(default_factory=set)
+    deaths: list[float] = field(default_factory=list)
+    is_calm: bool = False
+    """The load is over, and most of it is settled: havoc ends."""
+
+
+def people_of(intents: int) -> list[Person]:
+    """So many that ``EACH`` items of each make so many intents, or a few more."""
+    found: list[Person] = []
+    while intents > 0:
+        channels = _HAS_ALL if len(found) % 2 == 0 else _HAS_TWO
+        found.append(Person(f"u{len(found)}", channels))
+        intents -= EACH * len(channels)
+    return found
+
+
+def chaos(directory: Path, plan: Plan) -> Outcome:
+    """All of it, in processes of its own."""
+    people = people_of(plan.intents)
+    browsers = sum("webpush" in person.channels for person in people)
+    with running(directory / "providers", 2 * browsers, plan.seed) as providers:
+        settings: dict[str, Any] = {**providers.settings, "delivery_deadline": plan.deadline_s, "lease": LEASE_S}
+        with Cluster(
+            directory / "c",
+            gateways=0,
+            ingests=0,
+            schedulers=1,
+            deliveries=2,
+            server_options=KEEP_ALL,
+            log_level="warning",
+            **settings,
+        ) as cluster:
+            return asyncio.run(_act(plan, cluster, providers, people))
+
+
+async def _act(plan: Plan, cluster: Cluster, providers: MoodyProviders, people: Sequence[Person]) -> Outcome:
+    store = await open_store(cluster.server.url, LIMITS)
+    try:
+        entries = await apply_types(store)
+        browsers = [each for each in providers.browsers if int(each["endpoint"].rpartition("/u")[2]) % 2 == 0]
+        await settle_in(store, people, browsers)
+        scene = _Scene(plan, cluster, providers, store, people, entries, random.Random(plan.seed))
+        return await _play(scene)
+    finally:
+        await store.close()
+
+
+async def _play(scene: _Scene) -> Outcome:
+    plan, outcome = scene.plan, scene.outcome
+    providers = scene.providers
+    providers.be(**dict.fromkeys(CHANNELS, MIXED))
+    began = time.monotonic()
+    havoc = [asyncio.create_task(each(scene)) for each in (_kill_workers, _make_ill, _kill_store)]
+    await _load(scene)
+    intents = [intent for person in scene.people for item in _items(person) for intent in person.intents(item)]
+    ledger = await _settled(scene, intents)
+    await asyncio.gather(*havoc)
+    outcome.wall_s = time.monotonic() - began
+    outcome.left_in_queue = _left(scene)
+    seen = providers.seen()
+    outcome.intents, outcome.requests = len(intents), len(seen)
+    known = Known(intents, ledger, seen, frozenset(scene.dismissed), scene.deaths, plan.deadline_s)
+    outcome.audit, outcome.said = audit(known), scene.cluster.said()
+    return outcome
+
+
+def _items(person: Person) -> list[str]:
+    return [f"{person.uid}-{n}" for n in range(EACH)]
+
+
+async def _load(scene: _Scene) -> None:
+    """All items, in no order, over the time of the load; some of them are dismissed again."""
+    dismissing = []
+    work = [(person.uid, item) for person in scene.people for item in _items(person)]
+    scene.dice.shuffle(work)
+    began, size = time.monotonic(), max(1, len(work) // 200)
+    for start in range(0, len(work), size):
+        commits = [(uid, creation([item], scene.entries)) for uid, item in work[start : start + size]]
+        await insist(lambda commits=commits: scene.store.users.commit_many(commits))
+        for place in work[start : start + size]:
+            if scene.dice.random() < DISMISSED:
+                scene.dismissed.add(place)
+                dismissing.append(asyncio.create_task(_dismiss(scene, *place)))
+        await asyncio.sleep(began + scene.plan.load_s * start / len(work) - time.monotonic())
+    await asyncio.gather(*dismissing)
+
+
+async def _dismiss(scene: _Scene, uid: str, item: str) -> None:
+    """A moment after it came: it is being told, waits to be tried again, or is on the screen."""
+    await asyncio.sleep(scene.dice.random() * LATEST_DISMISSAL_S)
+    commit = dismissal([item], scene.entries)
+    await insist(lambda: scene.store.users.commit(uid, commit))
+
+
+async def _kill_workers(scene: _Scene) -> None:
+    """One at a time, of those that work; it comes back after a moment."""
+    while True:
+        await asyncio.sleep(scene.dice.uniform(0.5, 1.5) * scene.plan.kill_every_s)
+        if scene.is_calm:
+            return
+        victim = scene.dice.choice(scene.cluster.deliveries)
+        victim.kill()
+        scene.deaths.append(time.time())
+        scene.outcome.kills += 1
+        await asyncio.sleep(scene.dice.random())
+        victim.start()
+        await asyncio.to_thread(victim.wait_ready)
+
+
+async def _make_ill(scene: _Scene) -> None:
+    """One provider after the other is wholly ill for a while, in each way."""
+    illnesses = [(channel, word) for channel in CHANNELS for word in ILL]
+    scene.dice.shuffle(illnesses)
+    for channel, word in cycle(illnesses):
+        if scene.is_calm:
+            return
+        scene.providers.be(**{channel: word})
+        scene.outcome.illnesses += 1
+        await asyncio.sleep(scene.plan.ill_s)
+        scene.providers.be(**{channel: MIXED})
+
+
+async def _kill_store(scene: _Scene) -> None:
+    """In the middle."""
+    await asyncio.sleep(scene.plan.load_s / 2)
+    scene.cluster.server.kill()
+    scene.deaths.append(time.time())
+    await asyncio.sleep(0.5)
+    scene.cluster.server.start()
+    scene.deaths.append(time.time())
+
+
+async def _settled(scene: _Scene, intents: Sequence[Intent]) -> Ledger:
+    """The ledger, once all is over and nothing is due; or as it is when nothing comes to its end for so long."""
+    fewest, since = len(intents), time.monotonic()
+    places = list(dict.fromkeys((intent.uid, intent.item) for intent in intents))
+    left = places
+    while True:
+        ledger = await _read(scene.store, left)
+        left = [place for place in left if not _is_settled(ledger[place], place in scene.dismissed)]
+        scene.is_calm = scene.is_calm or len(left) <= NEARLY_ALL * len(places)
+        if not left and await _is_idle(scene.store):
+            ledger = await _read(scene.store, places)  # since it was read, more may have been planned
+            left = [place for place in places if not _is_settled(ledger[place], place in scene.dismissed)]
+            if not left:
+                return ledger
+        if len(left) < fewest:
+            fewest, since = len(left), time.monotonic()
+        if time.monotonic() > since + scene.plan.patience_s:
+            return await _read(scene.store, places)
+        await asyncio.sleep(0.5)
+
+
+async def _read(store: RedisStore, places: Sequence[tuple[str, str]]) -> Ledger:
+    found: Ledger = {}
+    for start in range(0, len(places), 500):
+        some = places[start : start + 500]
+        read = await asyncio.gather(*(store.ledger.of_item(*place) for place in some))
+        found.update(zip(some, read, strict=True))
+    return found
+
+
+async def _is_idle(store: RedisStore) -> bool:
+    """Whether the schedulers have nothing to do, nor did one take something that it has not ended."""
+    soon_us = time.time_ns() // 1_000 + round((LEASE_S + 1) * 1e6)
+    return all(at_us is None or at_us > soon_us for at_us in await store.agenda.firsts())
+
+
+def _is_settled(deliveries: Sequence[Delivery], is_dismissed: bool) -> bool:
+    """A withdrawal that waits for its hour, or for the next push, is as settled as it gets; so is an item that left
+    before it was due to be told."""
+    if not deliveries:
+        return is_dismissed
+    return all(each.is_over or (each.state is State.WAITING and each.story.reason == "budget") for each in deliveries)
+
+
+def _left(scene: _Scene) -> int:
+    """Entries of the streams: what nobody will take up, or what was not crossed off."""
+    streams = [f"gregor:deliveries:{channel}" for channel in CHANNELS]
+    return sum(int(scene.cluster.server.say("XLEN", stream).strip()[1:]) for stream in streams)

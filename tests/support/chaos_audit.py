@@ -1,0 +1,199 @@
+"""After the chaos: whether the ledger and the providers tell the same of every intent, and nothing shows twice."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gregor.core.intents import EMAIL, Intent, IntentKind
+from gregor.core.ledger import Delivery, State
+from services.delivery.push_look import _hashed
+from tests.support.moody import LATE_S, Seen
+
+STALL_S = 1.0
+"""How late an answer may be taken note of, on a machine that has much to do."""
+
+
+@dataclass
+class Known:
+    """What is known in the end. `deaths`: when a process or the store was killed or came back (wall clock, seconds).
+
+    `deadline_s`: how long a provider might take.
+    """
+
+    intents: Sequence[Intent]
+    ledger: Mapping[tuple[str, str], list[Delivery]]
+    seen: Sequence[Seen]
+    dismissed: frozenset[tuple[str, str]]
+    deaths: Sequence[float]
+    deadline_s: float
+
+
+@dataclass
+class Audit:
+    """`findings`: what nothing explains; empty is good. `count`: of each fate so many."""
+
+    findings: list[str] = field(default_factory=list)
+    count: Counter[str] = field(default_factory=Counter)
+    copies: int = 0
+    """Arrivals beyond the first of an intent: they replaced it."""
+
+
+def audit(known: Known) -> Audit:
+    """Look at every intent."""
+    found = Audit()
+    requests = _by_intent(known.seen)
+    gone = {(each.uid, each.channel) for each in known.seen if each.fate == "gone"}
+    cuts = defaultdict(list)
+    for each in known.seen:
+        if each.fate == "cut":
+            cuts[each.channel].append(each.at)
+        if each.fate.startswith("misjudged"):
+            found.findings.append(f"{each.channel} refused what we sent: {each}")
+    for intent in known.intents:
+        tried = _of(intent, requests)
+        entries = [each for each in known.ledger[intent.uid, intent.item] if each.intent.key == intent.key]
+        judge = _Judge(known, intent, tried, (intent.uid, intent.channel) in gone, cuts[intent.channel])
+        fate = judge.fate(entries[0] if entries else None)
+        found.count[fate] += 1
+        found.copies += max(0, len(judge.arrived) - 1)
+        if fate.startswith("!"):
+            found.findings.append(f"{fate} {intent.key}: {entries} {tried}")
+    found.findings += _doubles(known)
+    found.findings += _untold_withdrawals(known)
+    found.findings += _left_on_screens(known, gone)
+    return found
+
+
+Requests = Mapping[tuple[str, str, str], Sequence[Seen]]
+
+
+def _by_intent(seen: Iterable[Seen]) -> dict[tuple[str, str, str], list[Seen]]:
+    """What came by channel, user and name (of a push), or item (of a mail: "" where it came no further than RCPT)."""
+    found: dict[tuple[str, str, str], list[Seen]] = defaultdict(list)
+    for each in seen:
+        for name in (each.items or ("",)) if each.channel == EMAIL else (each.name,):
+            found[each.channel, each.uid, name].append(each)
+    return found
+
+
+def _of(intent: Intent, requests: Requests) -> list[Seen]:
+    """The requests that told an intent, or tried to."""
+    names = (intent.item, "") if intent.channel == EMAIL else (_name(intent.uid, intent.item),)
+    return [each for name in names for each in requests.get((intent.channel, intent.uid, name), ())]
+
+
+def _name(uid: str, item: str) -> str:
+    """The collapse id of an item."""
+    return _hashed(f"i\0{uid}\0{item}")
+
+
+@dataclass
+class _Judge:
+    known: Known
+    intent: Intent
+    tried: Sequence[Seen]
+    is_gone: bool
+    cuts: Sequence[float]
+
+    @property
+    def arrived(self) -> list[Seen]:
+        return [each for each in self.tried if each.fate in ("arrived", "unanswered")]
+
+    def fate(self, entry: Delivery | None) -> str:
+        """A word for what became of it; with an exclamation mark where nothing explains that."""
+        is_dismissed = (self.intent.uid, self.intent.item) in self.known.dismissed
+        if entry is None:
+            if self.arrived:
+                return "! arrived, and the ledger knows nothing of it"
+            return "not planned" if self.is_gone or is_dismissed else "! lost before the ledger"
+        state, reason = entry.state, entry.story.reason
+        if state in (State.SENT, State.WITHDRAWN):
+            return state.word if self.arrived else f"! {state.word}, and never arrived"
+        if not entry.is_over:
+            return f"! unfinished: {state.word}"
+        if state is State.UNKNOWN:
+            return "unknown" if self._is_in_the_dark(entry) else "! unknown, and its calls were answered"
+        if not all(self._is_unheard(each, entry) for each in self.arrived):
+            return f"! {state.word}, and arrived"
+        if state is State.DEAD:
+            is_explained = self._is_any("refused", "gone") or self.is_gone
+        else:
+            is_explained = is_dismissed if reason == "dismissed" else self.is_gone
+        is_there = ", and may have arrived" if self.arrived else ""
+        return f"{'' if is_explained else '! unexplained '}{state.word}: {reason or 'refused'}{is_there}"
+
+    def _is_any(self, *fates: str) -> bool:
+        return any(each.fate in fates for each in self.tried)
+
+    def _is_in_the_dark(self, entry: Delivery) -> bool:
+        """Whether no call that ended without an answer was answered in time."""
+        ends = [each.at_us / 1e6 for each in entry.story.attempts if each.status == "unknown"]
+        return len(ends) > 1 and not any(
+            self.known.deadline_s > end - each.at > 0 and not self._is_unheard(each, entry)
+            for end in ends
+            for each in self.tried
+            if each.fate == "arrived"
+        )
+
+    def _is_unheard(self, seen: Seen, entry: Delivery) -> bool:
+        """Whether the answer may be unknown to us: none was given, its way was cut, it came too late, or who waited
+        for it died."""
+        if seen.fate == "unanswered":
+            return True
+        late = (each.at_us / 1e6 for each in entry.story.attempts if each.status == "unknown")
+        return (
+            any(abs(death - seen.at) <= 2 * self.known.deadline_s + STALL_S for death in self.known.deaths)
+            or any(abs(cut - seen.at) <= LATE_S + STALL_S for cut in self.cuts)
+            or any(0 <= end - seen.at <= LATE_S + STALL_S for end in late)
+        )
+
+
+def _doubles(known: Known) -> list[str]:
+    """What is on a screen twice: an item under two names; or a mail of one name that says more the second time."""
+    findings, names = [], defaultdict(set)
+    for each in known.seen:
+        for item in each.items if each.fate in ("arrived", "unanswered") else ():
+            names[each.channel, each.uid, item].add(each.name)
+            if each.channel != EMAIL and each.name != _name(each.uid, item):
+                findings.append(f"! under another name: {each}")
+    findings += [f"! twice on the screen: {place}: {found}" for place, found in names.items() if len(found) > 1]
+    told: dict[str, set[str]] = {}
+    for each in known.seen:
+        if each.channel == EMAIL and each.items and not set(each.items) <= told.setdefault(each.name, set(each.items)):
+            findings.append(f"! a mail of the same name says more: {each}")
+    return findings
+
+
+def _untold_withdrawals(known: Known) -> list[str]:
+    """What the ledger calls withdrawn, though its device was never told so."""
+    told = {
+        (each.channel, each.uid, item)
+        for each in known.seen
+        if each.fate in ("arrived", "unanswered")
+        for item in each.withdraw
+    }
+    return [
+        f"! withdrawn, and the device was not told: {entry.intent.key}"
+        for entries in known.ledger.values()
+        for entry in entries
+        if entry.state is State.WITHDRAWN or (entry.intent.kind is IntentKind.WITHDRAW and entry.state is State.SENT)
+        if (entry.intent.channel, entry.intent.uid, entry.intent.item) not in told
+    ]
+
+
+def _left_on_screens(known: Known, gone: Collection[tuple[str, str]]) -> list[str]:
+    """What is dismissed and may be on a screen, with nothing under way to take it off."""
+    findings = []
+    for each in known.seen:
+        is_shown = each.fate in ("arrived", "unanswered") and each.channel != EMAIL
+        for item in each.items if is_shown and (each.uid, each.channel) not in gone else ():
+            withdrawals = [
+                entry
+                for entry in known.ledger[each.uid, item]
+                if entry.intent.kind is IntentKind.WITHDRAW and entry.intent.channel == each.channel
+            ]
+            if (each.uid, item) in known.dismissed and not withdrawals:
+                findings.append(f"! dismissed, and left on the screen: {each}: {known.ledger[each.uid, item]}")
+    return findings

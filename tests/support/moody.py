@@ -1,0 +1,218 @@
+"""The fakes of all providers, each with a mood that may change, and with a memory of all that came.
+
+They are those of `services.delivery.fakes`: what a request must be is judged there, before any mood is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from email import message_from_bytes
+from email.policy import default
+from typing import Any, Final
+
+from services.delivery.fakes.apns import ANY_TOKEN, FakeApns, Received
+from services.delivery.fakes.apns_acts import Act
+from services.delivery.fakes.apns_connection import FakeApnsConnection
+from services.delivery.fakes.fcm import FakeFcm, error, quota_exceeded, unavailable, unregistered
+from services.delivery.fakes.http1 import Answer, Fault, Request
+from services.delivery.fakes.smtp import FakeSmtp, Trouble
+from services.delivery.fakes.smtp import Received as Letter
+from services.delivery.fakes.tls import Authority
+from services.delivery.fakes.webpush import FakeWebPush
+from tests.support.moods import Mood
+
+LATE_S: Final = 0.3
+SOON: Final = "1"
+"""What Retry-After asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One request. `name`: collapse id, or Message-ID. `at`: wall clock, seconds.
+
+    `fate`: `arrived` (and answered so), `unanswered` (there, but its sender never heard), `lost` (not there, and no
+    answer), `gone`, `refused` or `put off`. `cut` is no request: connections of the channel were cut, and answers on
+    their way were lost with them.
+    """
+
+    at: float
+    channel: str
+    uid: str
+    items: tuple[str, ...]
+    name: str
+    fate: str
+    withdraw: tuple[str, ...] = ()
+
+
+_APNS: Final = {
+    "take": Act(),
+    "ask": Act(429, "TooManyRequests", retry_after=SOON),
+    "busy": Act(503, "ServiceUnavailable"),
+    "hang": Act(is_silent=True),
+    "drop": Act(drops=True),
+    "reset": Act(reset=2),
+    "refuse stream": Act(reset=7),
+    "go": Act(goaway="taken"),
+    "go without": Act(goaway="refused"),
+    "late": Act(delay_s=LATE_S),
+    "gone": Act(410, "Unregistered", timestamp_ms=4_000_000_000_000),
+    "refuse": Act(400, "BadDeviceToken"),
+}
+
+
+class MoodyApns(FakeApns):
+    """`seen`: all that came. `keeps` is set with its mood."""
+
+    def __init__(self, authority: Authority, mood: Mood, **more: Any) -> None:
+        super().__init__(authority, most_streams=1_000, **more)
+        self.mood = mood
+        self.seen: list[Seen] = []
+
+    def judge(self, headers: dict[str, str], body: bytes, connection: FakeApnsConnection) -> Act:
+        """By Apple's rules, then by the mood."""
+        self.script(ANY_TOKEN, _APNS[self.mood.act()])
+        act = super().judge(headers, body, connection)
+        self._scripts[ANY_TOKEN].clear()
+        if act.drops:
+            self.seen.append(cut("apns"))
+        received: Received = self.received.pop()
+        if received.payload is not None:
+            self.seen.append(_push("apns", received.payload["gregor"], received.collapse_id, _fate_of(act)))
+        return act
+
+
+def cut(channel: str) -> Seen:
+    """A note that connections were cut."""
+    return Seen(time.time(), channel, "", (), "", "cut")
+
+
+def _fate_of(act: Act) -> str:
+    if not act.is_delivered:
+        return {410: "gone", 400: "refused"}.get(act.status, "put off")
+    return "unanswered" if act.is_silent or act.drops or act.reset is not None else "arrived"
+
+
+def _push(channel: str, data: dict[str, Any], name: str | None, fate: str) -> Seen:
+    items = (data["id"],) if data["id"] is not None else ()
+    return Seen(time.time(), channel, data["uid"], items, name or "", fate, tuple(data["withdraw"]))
+
+
+_INVALID: Final = error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT")
+_FCM: Final[dict[str, tuple[Answer | Fault | None, str]]] = {
+    "take": (None, "arrived"),
+    "ask": (quota_exceeded(SOON), "put off"),
+    "busy": (unavailable(), "put off"),
+    "hang": (Fault.HANG, "lost"),
+    "take and hang": (Fault.HANG, "unanswered"),
+    "drop": (Fault.DROP, "lost"),
+    "take and drop": (Fault.DROP, "unanswered"),
+    "half": (Fault.HALF, "unanswered"),
+    "late": (Answer(200, b'{"name":"projects/p/messages/late"}', delay_s=LATE_S), "arrived"),
+    "gone": (unregistered(), "gone"),
+    "refuse": (_INVALID, "refused"),
+}
+
+
+class MoodyFcm(FakeFcm):
+    """`seen`: all that came."""
+
+    def __init__(self, mood: Mood) -> None:
+        super().__init__(script=self._by_mood, keeps=False)
+        self.mood = mood
+        self.seen: list[Seen] = []
+
+    def _by_mood(self, message: dict[str, Any]) -> Answer | Fault | None:
+        answer, fate = _FCM[self.mood.act()]
+        tag = message.get("android", {}).get("notification", {}).get("tag")
+        self.seen.append(_push("fcm", json.loads(message["data"]["gregor"]), tag, fate))
+        return answer
+
+
+_WEBPUSH: Final[dict[str, tuple[Answer | Fault, str]]] = {
+    "take": (Answer(201), "arrived"),
+    "ask": (Answer(429, headers={"retry-after": SOON}), "put off"),
+    "busy": (Answer(503), "put off"),
+    "hang": (Fault.HANG, "unanswered"),
+    "drop": (Fault.DROP, "unanswered"),
+    "half": (Fault.HALF, "arrived"),
+    "late": (Answer(201, delay_s=LATE_S), "arrived"),
+    "gone": (Answer(410), "gone"),
+    "refuse": (Answer(400), "refused"),
+}
+
+
+class MoodyWebPush(FakeWebPush):
+    """`seen`: all that came. What is not taken is not decrypted, so its items are not known: the browser's name is."""
+
+    def __init__(self, authority: Authority, mood: Mood) -> None:
+        super().__init__(authority)
+        self.mood = mood
+        self.seen: list[Seen] = []
+
+    def _handle(self, request: Request) -> Answer | Fault:
+        browser = request.target.removeprefix("/push/")
+        scripted, fate = _WEBPUSH[self.mood.act()]
+        self._scripts[browser].clear()
+        self.script(browser, scripted)
+        answer = self._judge(request)
+        if self.received:
+            received = self.received.pop()
+            self.seen.append(_push("webpush", received.message["gregor"], received.topic, fate))
+        else:
+            topic = request.headers.get("topic", "")
+            fate = fate if answer is scripted else f"misjudged: {answer}"
+            self.seen.append(Seen(time.time(), "webpush", browser, (), topic, fate))
+        return answer
+
+
+_SMTP: Final[dict[str, tuple[tuple[str, ...], str | Trouble | None]]] = {
+    "take": ((), None),
+    "ask": (("MAIL",), "451 4.3.0 Later"),
+    "busy": (("CONNECT", "MAIL"), "421 4.3.2 Too many"),
+    "hang": (("RCPT",), Trouble.HANG),
+    "drop": (("DATA",), Trouble.DROP),
+    "take and hang": (("END",), Trouble.HANG),
+    "take and drop": (("END",), Trouble.DROP),
+    "gone": (("RCPT",), "550 5.1.1 No such user"),
+    "refuse": (("RCPT",), "550 5.7.1 Not wanted"),
+}
+_TOLD: Final = re.compile(r"told ([\w-]+)\.")
+_FINAL: Final = {"550 5.1.1 No such user": "gone", "550 5.7.1 Not wanted": "refused"}
+
+
+class MoodySmtp(FakeSmtp):
+    """`seen`: all that came, once `look` was called; it should be often, for the times."""
+
+    def __init__(self, mood: Mood) -> None:
+        super().__init__()
+        self.mood = mood
+        self.seen: list[Seen] = []
+
+    def look(self) -> None:
+        """Read the mails that came since."""
+        for kept, fate in ((self.mails, "arrived"), (self.unanswered, "unanswered")):
+            while kept:
+                self.seen.append(_mail(kept.pop(0), fate))
+
+    def ruled(self, step: str, words: str = "") -> str | Trouble | None:
+        """The mood is asked at every step, and an act that is for another step is let go."""
+        places, said = _SMTP[self.mood.act()]
+        if step not in places:
+            return None
+        if isinstance(said, str) and said in _FINAL:
+            uid = words.partition("<")[2].partition("@")[0]
+            self.seen.append(Seen(time.time(), "email", uid, (), "", _FINAL[said]))
+        return said
+
+
+def _mail(received: Letter, fate: str) -> Seen:
+    """Whom it went to, and the items that its words name: `told <item>.`"""
+    document = message_from_bytes(received.content, policy=default)
+    part = document.get_body(("plain",))
+    words = f"{document['subject']} {part.get_content() if part is not None else ''}"
+    items = tuple(dict.fromkeys(_TOLD.findall(words)))
+    uid = received.recipients[0].partition("@")[0]
+    return Seen(time.time(), "email", uid, items, document["message-id"], fate)
