@@ -27,6 +27,7 @@ from .compare import Comparison
 from .hello import Position
 from .member import Member
 from .reads import Reads
+from .standing import Standing
 from .track import Track, Verdict
 from .wheel import Wheel
 
@@ -89,6 +90,7 @@ class Room:
     def gap(self) -> None:
         """The subscription was broken, and stands again."""
         self._hub.comparison.ask(self, is_sure=True)
+        self._hub.standing.ask(self)
 
     def tick(self, now: float) -> None:
         """Time to compare with the store."""
@@ -131,6 +133,7 @@ class Hub:
         wheel: Wheel,
         metrics: Metrics,
         reads: Reads,
+        standing: Standing,
         compare_interval_s: float = 30.0,
     ) -> None:
         self._store = store
@@ -138,6 +141,7 @@ class Hub:
         self._wheel = wheel
         self._gaps = metrics.gaps
         self.reads = reads
+        self.standing = standing
         self.rooms: dict[str, Room] = {}
         self.comparison = Comparison(self, store, wheel, compare_interval_s)
 

@@ -34,6 +34,11 @@ class Member(Protocol):
         ...
 
     @property
+    def is_present(self) -> bool:
+        """Whether the store was told that it is there: it is no onlooker, and has joined."""
+        ...
+
+    @property
     def issued_us(self) -> int:
         """When its token was issued; 0 where that is not known."""
         ...

@@ -25,6 +25,7 @@ from .hub import FlushOfAll, Hub
 from .inbox import Inbox
 from .presence import Presence
 from .reads import Reads
+from .standing import Standing
 from .wheel import Wheel
 from .words import Recount, Words
 
@@ -72,7 +73,8 @@ def build(settings: Settings, store: Store, feed: Subscriptions, tokens: Tokens,
     limits, metrics, background, wheel = settings.limits, Metrics(), Background(), Wheel(clock)
     registry = Registry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
     reads = Reads(store, clock, metrics, background, Words(registry))
-    hub = Hub(store, feed, wheel, metrics, reads, settings.compare_interval_s)
+    standing = Standing(store, clock, wheel, background)
+    hub = Hub(store, feed, wheel, metrics, reads, standing, settings.compare_interval_s)
     Recount(registry, hub)
     gateway = secrets.token_hex(6)
     return Parts(
