@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
@@ -134,7 +135,7 @@ async def test_a_dismissed_item_is_known_for_the_retention_and_then_stale(store:
     await store.users.commit("alice", dismissing("a"))
     again = creating("a", created=NOW, now_us=NOW_US + MONTH_US)
 
-    just_before = await store.users.commit("alice", replace(again, now_us=NOW_US + MONTH_US - 1))
+    just_before = await store.users.commit("alice", structs.replace(again, now_us=NOW_US + MONTH_US - 1))
     after = await store.users.commit("alice", again)
 
     assert just_before.ignored == (("a", Ignored.DISMISSED),)

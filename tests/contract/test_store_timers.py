@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gregor.core.announce import Entry, Kind, Scope
 from gregor.core.messages import Commit, Reason, Receipt, Sender, Timer, TimerKind

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from gregor.core.intents import Intent, IntentKind
 from gregor.core.ledger import Attempt, Claimed, State, Story, key_of
 from gregor.core.messages import Reason, Sender
@@ -21,7 +23,7 @@ async def test_what_a_device_hides_stands_there_for_each_device(store: Store) ->
     store.users.is_watched = True
 
     await store.users.commit("alice", dismissing("a", now_us=at(1), sender=PHONE))
-    await store.users.commit("alice", replace(sweeping(interval("news"), now_us=at(2)), sender=TABLET))
+    await store.users.commit("alice", structs.replace(sweeping(interval("news"), now_us=at(2)), sender=TABLET))
 
     hidden = {
         (work.name, work.gone)

@@ -8,6 +8,7 @@ from zlib import crc32
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from gregor.core.ids import EVERY_DEVICE
 from gregor.core.messages import Commit, Reason, Sender, Timer, TimerKind
@@ -110,13 +111,13 @@ class Told:
         kinds = sorted(fields.pop("timers"), key=lambda kind: kind.value)
         commit = creating(step.item, category=step.category, now_us=self.now_us, **fields)
         timers = tuple(Timer(kind, self.now_us + (3 + step.number) * SECOND_US) for kind in kinds)
-        return replace(commit, creations=(replace(commit.creations[0], timers=timers),))
+        return structs.replace(commit, creations=(structs.replace(commit.creations[0], timers=timers),))
 
     async def _fold(self, step: Step) -> object:
         seq, items = await self.store.agenda.group(UID, step.category, None)
         created = creating(f"sum{step.number}", category=step.category, now_us=self.now_us)
         ids = tuple(item.id for item in items[: step.number + 1]) or ("a",)
-        fold = replace(created, ids=ids, reason=Reason.AGGREGATED, is_guarded=True)
+        fold = structs.replace(created, ids=ids, reason=Reason.AGGREGATED, is_guarded=True)
         return seq, items, await self.store.users.commit(UID, fold)
 
     async def _act(self, step: Step) -> object:

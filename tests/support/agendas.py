@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 from zlib import crc32
+
+from msgspec.structs import replace
 
 from gregor.core.messages import Commit, Timer
 from gregor.store.agenda import Work, WorkKind

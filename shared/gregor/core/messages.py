@@ -5,8 +5,10 @@ Times are Unix microseconds (``_us``); an offset is microseconds after ``created
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from .ids import BACKEND, Prefixes
 
@@ -21,8 +23,7 @@ class Offset:
     us: int
 
 
-@dataclass(frozen=True, slots=True)
-class NewItem:
+class NewItem(Struct, frozen=True):
     """One entry of ``create``, as sent: nothing stamped, offsets not resolved.
 
     ``body`` is the body's canonical JSON (RFC 8785; ``b"null"`` where unset). ``remind_at`` is sorted, without repeats.
@@ -48,8 +49,7 @@ class Interval:
     skip: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(Struct, frozen=True):
     """A message of system ``gregor`` that creates and dismisses."""
 
     create: tuple[NewItem, ...] = ()
@@ -70,8 +70,7 @@ class Flush:
     """A message that starts a new epoch (semantics.md L14)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """One message: what it says, the id it is idempotent by (or none), the device it names as its sender (or none).
 
     ``not_before_us``: when it is to be committed; ``None``: now.
@@ -130,8 +129,7 @@ class Timer:
     at_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Creation:
+class Creation(Struct, frozen=True):
     """An item ready to be committed: stamped, resolved, hashed. No byte of it changes any more.
 
     ``fingerprint`` (8 bytes) is of the content as sent and tells a duplicate from a conflict (L2); ``leaf`` (32 bytes)
@@ -182,8 +180,7 @@ class MessageId:
     keep_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True):
     """One message of one user, planned: what the store applies whole or not at all.
 
     ``now_us`` is the clock of the process that planned it. ``reason`` is why its dismissals by id dismiss; intervals
@@ -199,7 +196,7 @@ class Commit:
 
     now_us: int
     epoch_seed: bytes
-    sender: Sender = field(default_factory=Sender)
+    sender: Sender = Sender()
     creations: tuple[Creation, ...] = ()
     ids: tuple[str, ...] = ()
     spans: tuple[Span, ...] = ()
@@ -237,8 +234,7 @@ class Ignored(Enum):
     STALE = "stale"
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Struct, frozen=True):
     """What a commit did. ``dismissed``: ids that left the sender's view. ``is_unchanged``: it had no effect."""
 
     epoch: bytes

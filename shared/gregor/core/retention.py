@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import takewhile
 
+from msgspec import structs
+
 from .digest import leaf
 from .encoding import without_body
 from .limits import Limits
@@ -97,7 +99,7 @@ def trim_externals(user: User, limits: Limits, now_us: int) -> int:
 def trimmed(item: Creation) -> Creation:
     """An item without its body: what the history shows of it, and what ``state_at`` hashes, from then on."""
     json = without_body(item.json)
-    return replace(item, json=json, leaf=leaf(item.id, json))
+    return structs.replace(item, json=json, leaf=leaf(item.id, json))
 
 
 def _collect_history(user: User, limits: Limits, cut_us: int) -> int:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from gregor.core.digest import leaf
 from gregor.core.errors import Problem
@@ -361,7 +362,7 @@ class RedisUsers:
                 live = read_live(item_id, seq or 0, raw)
                 if seq is None:
                     score = await answer(self._connection.call("ZSCORE", keys.live, f"{item_id}\0{live.item.category}"))
-                    live = replace(live, seq=int(score or 0))
+                    live.seq = int(score or 0)
                 found.append(live)
         return found
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from gregor.core.messages import Commit, Timer, TimerKind
 from tests.support.builders import NOW, NOW_US, SECOND_US, creating, dismissing, interval, sweeping

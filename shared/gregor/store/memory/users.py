@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from gregor.core import agenda, reading, retention, state
 from gregor.core.errors import Problem
