@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from contextlib import AsyncExitStack
 
 import structlog
@@ -14,7 +13,7 @@ from gregor.settings import Settings
 from gregor.store.link import Link
 from gregor.store.redis import open_store
 from gregor.tokens import Tokens
-from gregor.web.process import on_stop, run
+from gregor.web.process import calm_collector, on_stop, run
 
 from .drain import Drain
 from .figures import Figures
@@ -71,7 +70,7 @@ async def serve_with(parts: Parts) -> None:
     drain = Drain(parts, lambda: [*sockets.connections, *streams.connections])
     stopping = _stop_on_signals(drain)
     await parts.readiness.check()
-    _calm_collector()
+    calm_collector()
     parts.background.start(parts.readiness.watch())
     parts.background.start(parts.wheel.run())
     parts.presence.begin()
@@ -88,13 +87,6 @@ async def serve_with(parts: Parts) -> None:
     streams.stop()
     await serving
     log.info("Stopped.")
-
-
-def _calm_collector() -> None:
-    """Look for cycles seldom: connections make none, and a look at those of 10,000 devices holds all of them up."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 def _stop_on_signals(drain: Drain) -> asyncio.Event:

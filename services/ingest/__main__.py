@@ -13,7 +13,7 @@ from gregor.settings import Settings
 from gregor.store.contract import Store
 from gregor.store.redis import open_store
 from gregor.tokens import Tokens
-from gregor.web.process import on_stop, run
+from gregor.web.process import calm_collector, on_stop, run
 from gregor.web.serving import Server, listen, server_of
 
 from .app import Application, create_app, create_figures
@@ -34,6 +34,7 @@ async def serve(settings: Settings) -> None:
         settings.namespace,
         token_life_us=round(settings.token_max_age_s * 1_000_000),
     )
+    calm_collector()
     try:
         await serve_with(settings, store)
     finally:

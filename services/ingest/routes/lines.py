@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +15,7 @@ from gregor.core.errors import Problem, at
 from gregor.core.ids import is_name
 from gregor.core.jsontext import decode_json
 from gregor.core.messages import Commit, Receipt
+from gregor.core.plain import read_plain
 from gregor.core.sync import View
 from gregor.core.wire import parse_message
 from gregor.store.contract import Unavailable
@@ -31,8 +31,7 @@ MOST_UIDS: Final = 1_000
 _encode: Final = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(msgspec.Struct):
     """One (line, uid): its commit, or the problem that it ended in. ``uid`` is ``None`` where the line names none.
 
     ``later``: a message to be kept until a time (µs), in place of a commit; ``kept`` is the receipt of that.
@@ -67,13 +66,19 @@ class Entry:
 def read_line(number: int, raw: bytes, actor: Actor, parts: Parts) -> list[Entry]:
     """The entries of a line, each planned or refused: one for each uid, or a single one where it names no users."""
     uids: Sequence[str | None] = (None,)
+    document: Any = None
     try:
         if len(raw) > parts.limits.message_bytes:
             raise message_too_large(parts.limits.message_bytes)
-        document = decode_json(raw, parts.limits, has_stand_ins=True)
-        uids = _users(document)
-        _check_users(uids, actor)
-        message = parse_message(document, parts.limits)
+        plain = read_plain(raw, parts.limits)
+        if plain is not None and plain[0] is not None:
+            uids, message = (plain[0],), plain[1]
+            _check_users(uids, actor)
+        else:
+            document = decode_json(raw, parts.limits, has_stand_ins=True)
+            uids = _users(document)
+            _check_users(uids, actor)
+            message = parse_message(document, parts.limits)
         commit, view = planned(message, actor, parts)
     except Problem as problem:
         return [Entry(number, uid, problem=problem) for uid in uids]

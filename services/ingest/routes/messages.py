@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
@@ -14,8 +14,10 @@ from gregor.core.encoding import encode_receipt
 from gregor.core.errors import Problem
 from gregor.core.ids import is_name
 from gregor.core.jsontext import decode_json
+from gregor.core.limits import Limits
 from gregor.core.machine import plan
 from gregor.core.messages import Commit, External, Flush, Message
+from gregor.core.plain import read_plain
 from gregor.core.sync import View
 from gregor.core.wire import parse_message
 from gregor.web.intake import JSON, media_type, message_too_large, whole
@@ -46,8 +48,8 @@ class SendMessage:
         check_wait(await parts.gate.take(actor))
         most = parts.limits.message_bytes
         raw = await whole(headers, receive, most, lambda: message_too_large(most))
-        document = decode_json(raw, parts.limits, has_stand_ins=True)
-        message = named(parse_message(document, parts.limits), headers)
+        document, message = _read(raw, parts.limits)
+        message = named(message, headers)
         commit, view = planned(message, actor, parts)
         if is_rehearsed:
             body = await rehearse(uid, commit, view, isinstance(message.content, External), parts)
@@ -66,6 +68,15 @@ class SendMessage:
             }
         )
         await send({"type": "http.response.body", "body": body})
+
+
+def _read(raw: bytes, limits: Limits) -> tuple[Any, Message]:
+    """The message of a JSON text, and the document that it stands in (``None`` where nobody will ask for it)."""
+    plain = read_plain(raw, limits)
+    if plain is not None and plain[0] is None:  # the uid stands in the path alone
+        return None, plain[1]
+    document = decode_json(raw, limits, has_stand_ins=True)
+    return document, parse_message(document, limits)
 
 
 async def keep(uid: str, kept: Delayed, not_before_us: int, parts: Parts) -> bytes:

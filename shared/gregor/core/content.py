@@ -35,8 +35,10 @@ def content_hash(message: Message) -> bytes:
 
 
 def _item(item: NewItem) -> bytes:
-    times = [_time(item.created_us), _time(item.expires), *map(_time, item.remind_at)]
-    head = f"{item.category} {item.for_device or ''} {' '.join(times)} "
+    times = f"{_time(item.created_us)} {_time(item.expires)}"
+    if item.remind_at:
+        times += " " + " ".join(map(_time, item.remind_at))
+    head = f"{item.category} {item.for_device or ''} {times} "
     return head.encode() + item.body
 
 

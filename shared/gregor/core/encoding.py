@@ -23,7 +23,10 @@ def encode_receipt(receipt: Receipt, view: View, is_external: bool) -> bytes:
     unchanged = b',"unchanged":true}' if receipt.is_unchanged else b"}"
     if is_external:
         return position + unchanged
-    ignored = b",".join(b'"%s":"%s"' % (item_id.encode(), why.value.encode()) for item_id, why in receipt.ignored)
+    ignored = b""
+    if receipt.ignored:
+        pairs = [b'"%s":"%s"' % (item_id.encode(), why.value.encode()) for item_id, why in receipt.ignored]
+        ignored = b",".join(pairs)
     return b'%s,"created":%s,"dismissed":%s,"ignored":{%s}%s' % (
         position,
         _names(receipt.created),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}\Z")
 DOTTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9][A-Za-z0-9_-]*)*\Z")
@@ -33,7 +34,12 @@ def is_name(text: object) -> bool:
 
 def is_dotted(text: object) -> bool:
     """Whether ``text`` may be a category or an external system."""
-    return isinstance(text, str) and len(text) <= MAX_DOTTED and DOTTED.match(text) is not None
+    return isinstance(text, str) and len(text) <= MAX_DOTTED and _is_dotted(text)
+
+
+@lru_cache(4_096)  # a deployment has few categories, and each message names some
+def _is_dotted(text: str) -> bool:
+    return DOTTED.match(text) is not None
 
 
 def normal_prefix(text: object) -> str | None:

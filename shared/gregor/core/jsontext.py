@@ -66,13 +66,29 @@ def decode_json(raw: bytes, limits: Limits, *, has_stand_ins: bool = False) -> A
         raise Problem("malformed_json", f"The text is not valid UTF-8: {error.reason}.") from None
     except RecursionError:
         raise _too_deep(limits) from None
-    return value if _is_proof(raw, _count_keys(value, limits)) else _decode_exactly(raw, limits, has_stand_ins)
+    return value if _is_proof(raw, _look(value, limits)[0]) else _decode_exactly(raw, limits, has_stand_ins)
+
+
+def canonical_at_a_glance(raw: bytes, value: Any, limits: Limits, *, beside: int, brackets: int) -> bytes | None:
+    """The canonical JSON of a value that was read out of ``raw``; ``None`` where its text needs the exact look.
+
+    ``beside``: the keys of the text that are not in it. ``brackets``: how many are open around it. Raises
+    ``malformed_json`` where it is nested too deeply.
+    """
+    keys, has_doubles = _look(value, limits, brackets)
+    if keys < 0 or not _is_proof(raw, beside + keys):
+        return None
+    return _written(value, has_doubles)
 
 
 def canonical(value: Any) -> bytes:
     """The canonical JSON (RFC 8785) of a decoded value. Raises ``ValueError`` for a lone surrogate, NaN or infinity."""
+    return _written(value, _has_doubles(value))
+
+
+def _written(value: Any, has_doubles: bool) -> bytes:
     text = _encode(value)
-    if _has_doubles(value) or not (text.isascii() or _SUPPLEMENTARY.search(text) is None):
+    if has_doubles or not (text.isascii() or _SUPPLEMENTARY.search(text) is None):
         return rfc8785.dumps(_as_doubles(value))
     return text
 
@@ -87,10 +103,13 @@ def escape(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1") if "~" in key or "/" in key else key
 
 
-def _count_keys(root: Any, limits: Limits) -> int:
-    """How many keys all objects hold together; -1 where a number needs the exact look. Level by level: no recursion."""
-    keys, depth = 0, 0
-    level: list[Any] = [[root]]
+def _look(root: Any, limits: Limits, brackets: int = 0) -> tuple[int, bool]:
+    """How many keys all objects hold together, and whether a number is a float; -1 where one needs the exact look.
+
+    ``brackets``: how many are open around the root. Level by level: no recursion.
+    """
+    keys, depth, has_doubles = 0, brackets, False
+    level: list[Any] = [(root,)]
     while level:
         below: list[Any] = []
         for node in level:
@@ -101,14 +120,20 @@ def _count_keys(root: Any, limits: Limits) -> int:
                 members = node
             for value in members:
                 kind = type(value)
+                if kind is str:
+                    continue
                 if kind is dict or kind is list:
                     below.append(value)
+                elif kind is float:
+                    has_doubles = True
                 elif kind is int and not MIN_INTEGER <= value <= MAX_INTEGER:
-                    return -1
-        depth, level = depth + 1, below
-        if depth > limits.nesting and level:
-            raise _too_deep(limits)
-    return keys
+                    return -1, True
+        level = below
+        if level:
+            depth += 1
+            if depth > limits.nesting:
+                raise _too_deep(limits)
+    return keys, has_doubles
 
 
 def _is_proof(raw: bytes, keys: int) -> bool:
@@ -140,7 +165,7 @@ def _decode_exactly(raw: bytes, limits: Limits, has_stand_ins: bool) -> Any:
         raise Problem("malformed_json", f"The text is not valid UTF-8: {error.reason} (byte {error.start}).") from None
     except json.JSONDecodeError as error:
         raise Problem("malformed_json", f"The text is no JSON: {error.msg} (character {error.pos}).") from None
-    _count_keys(value, limits)
+    _look(value, limits)
     for path, leaf in _leaves(value, ()):
         if isinstance(leaf, str) and _LONE_SURROGATE.search(leaf):
             raise Problem("malformed_json", f"Half of a surrogate pair in the text at {pointer_to(path) or 'the top'}.")

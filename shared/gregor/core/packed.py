@@ -25,9 +25,12 @@ NEVER: Final = 1 << 53
 """Stands for no expiry: later than any time that can be said."""
 
 _LENGTHS: Final = Struct(">HHBBB")
+# All of the header: the letter and created as one number; expires, the upper byte of the hidings' length behind it.
+_NEW: Final = Struct(">QQBHBBB8s32s")
 _HEADER: Final = 62
 _LEAF: Final = 32
 _WHOLE: Final = ord("L")
+_LETTER: Final = _WHOLE << 56
 
 
 class PackedItem(NamedTuple):
@@ -61,25 +64,19 @@ def pack_item(creation: Creation) -> bytes:
     category, device = creation.category.encode(), (creation.for_device or "").encode()
     reminders = creation.remind_at_us
     expires_us = NEVER if creation.expires_us is None else creation.expires_us
-    lengths = _LENGTHS.pack(
+    header = _NEW.pack(
+        _LETTER | creation.created_us,
+        expires_us << 8,
         0,
         len(creation.json) - len(creation.body),
         len(reminders) + _flags(creation),
         len(category),
         len(device),
-    )
-    times = b"".join([at.to_bytes(7, "big") for at in reminders]) if reminders else b""
-    return b"L%b%b%b%b%b%b%b%b%b" % (
-        creation.created_us.to_bytes(7, "big"),
-        expires_us.to_bytes(7, "big"),
-        lengths,
         creation.fingerprint,
         creation.leaf,
-        category,
-        device,
-        times,
-        creation.body,
     )
+    times = b"".join([at.to_bytes(7, "big") for at in reminders]) if reminders else b""
+    return b"%b%b%b%b%b" % (header, category, device, times, creation.body)
 
 
 def _flags(creation: Creation) -> int:

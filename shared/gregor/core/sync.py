@@ -7,6 +7,8 @@ import re
 from base64 import b32encode
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from .ids import BACKEND, Prefixes
 from .messages import Reason
 
@@ -35,8 +37,7 @@ class View:
         return b32encode(hashlib.sha256(text.encode()).digest()[:10])[:10].decode().lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(Struct, frozen=True):
     """A position in one view: ``"<tag>-<seq>"`` on the wire."""
 
     tag: str

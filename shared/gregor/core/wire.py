@@ -44,7 +44,7 @@ def parse_message(document: Any, limits: Limits) -> Message:
     if type(document) is not dict:
         faults.note("invalid", "", "A message must be an object.")
         faults.check()
-    if not document.keys() <= _MESSAGE:
+    if not _MESSAGE.issuperset(document):
         faults.note_unknown(document, _MESSAGE, "")
     content = _content(document, limits, faults)
     message_id = _optional_name(document.get("id"), "/id", faults)
@@ -77,7 +77,7 @@ def _state_body(body: Any, limits: Limits, faults: Faults) -> Update | Flush:
     if type(body) is not dict:
         faults.note("invalid", "/body", "The body of a gregor message must be an object.")
         return Flush()
-    if not body.keys() <= _BODY:
+    if not _BODY.issuperset(body):
         faults.note_unknown(body, _BODY, "/body")
     if body.get("flush") is not None:
         return _flush(body, faults)
@@ -105,7 +105,7 @@ def _update(body: dict[str, Any], limits: Limits, faults: Faults) -> Update:
     dismiss = _object(body.get("dismiss"), "/body/dismiss", faults)
     if not dismiss:
         return Update(items)
-    if not dismiss.keys() <= _DISMISS:
+    if not _DISMISS.issuperset(dismiss):
         faults.note_unknown(dismiss, _DISMISS, "/body/dismiss")
     ids = _names(dismiss.get("ids"), limits.ids, "/body/dismiss/ids", faults)
     for index, item_id in enumerate(ids if create else ()):
@@ -124,7 +124,7 @@ def _item(item_id: str, item: Any, limits: Limits, faults: Faults) -> NewItem:
     if type(item) is not dict:
         faults.note("invalid", at, "An item must be an object.")
         item = {"category": "none"}
-    if not item.keys() <= _ITEM:
+    if not _ITEM.issuperset(item):
         faults.note_unknown(item, _ITEM, at)
     category, for_device = item.get("category"), item.get("for_device")
     if not is_dotted(category):
@@ -158,7 +158,7 @@ def _times(times: Any, at: str, limits: Limits, faults: Faults) -> _Times:
         _object(times, at, faults)
         return None, None, ()
     times = _object(times, at, faults)
-    if not times.keys() <= _TIMES:
+    if not _TIMES.issuperset(times):
         faults.note_unknown(times, _TIMES, at)
     created = _time(times.get("created"), at + "/created", parse_time, faults)
     expires = _time(times.get("expires"), at + "/expires", parse_time_or_offset, faults)
@@ -180,7 +180,7 @@ def _interval(interval: Any, at: str, limits: Limits, faults: Faults) -> Interva
     if type(interval) is not dict:
         faults.note("invalid", at, "An interval must be an object.")
         return Interval("", True, None, None, frozenset())
-    if not interval.keys() <= _INTERVAL:
+    if not _INTERVAL.issuperset(interval):
         faults.note_unknown(interval, _INTERVAL, at)
     category, is_prefix = _interval_category(interval, at, faults)
     begin_us = _time(interval.get("begin"), at + "/begin", parse_time, faults)

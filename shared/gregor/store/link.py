@@ -64,9 +64,11 @@ class Connection(Protocol):
 class _ScriptCall(asyncio.Future[Any]):
     """An EVALSHA on its way, with what it takes to repeat it."""
 
+    __slots__ = ("load", "packed", "script")
+
     script: Script
     packed: bytes
-    load: asyncio.Future[Any] | None = None
+    load: asyncio.Future[Any] | None
 
 
 class Link:
@@ -142,7 +144,7 @@ class Link:
     def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> asyncio.Future[Any]:
         """As ``Connection`` says. A script that the server cannot compile ends in the server's ``ReplyError``."""
         future = _ScriptCall(loop=self._loop)
-        future.script = script
+        future.script, future.load = script, None
         future.packed = packed = pack(("EVALSHA", script.sha, len(keys), *keys, *args))
         self._issue(future, packed)
         return future

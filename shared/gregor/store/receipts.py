@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.core.messages import Commit, Ignored, Receipt
+
+FAST_BYTES: Final = 9
+"""What a fast path answers: epoch 3, seq 5, a letter. More follows only where the history is over its bounds."""
 
 
 def fast_receipt(commit: Commit, reply: bytes) -> Receipt:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Final
 
 from gregor.core.ids import BACKEND, EVERY_DEVICE, Prefixes, allowed
+from gregor.core.limits import Limits
 from gregor.core.messages import Commit, Creation, Reason, Span
 from gregor.core.packed import PackedItem, pack_item, read_item
 from gregor.core.sync import NO_EPOCH, ZERO_DIGEST, Cursor, Gone, HistoryEntry, StoredExternal, StoredItem, View
 
-_COMMIT = struct.Struct(">QIIHHHccB3sQQQQIIIIHHH")
+_COMMIT = struct.Struct(">Q8sHHHccB3s24sQ20sH")
+_LIVE, _AGES, _COUNTS = struct.Struct(">II"), struct.Struct(">QQQ"), struct.Struct(">IIIIHH")
 _SPAN = struct.Struct(">QQBHH")
 _READER = struct.Struct(">c?QQ3s")
 
@@ -24,8 +27,13 @@ def _pack_timers(creation: Creation) -> bytes:
     return b"".join(timer.kind.value.encode() + timer.at_us.to_bytes(7, "big") for timer in creation.timers)
 
 
+_REASON: Final = {reason: reason.value.encode() for reason in Reason}
+
+
 def _kind(commit: Commit) -> bytes:
     """The letter of what a commit is, as the script knows it."""
+    if commit.creations:
+        return b"u"
     if commit.external is not None:
         return b"e"
     if commit.is_flush:
@@ -56,14 +64,27 @@ def pack_span(span: Span) -> list[bytes | str]:
 
 @dataclass(frozen=True, slots=True)
 class CommitLimits:
-    """The bounds that a script needs, in its order (semantics.md, "Bounds")."""
+    """The bounds that a script needs, packed in its order: they are the same in every commit."""
 
-    retention_us: int
-    body_age_us: int
-    external_age_us: int
-    live: int
-    live_bytes: int
-    counts: tuple[int, int, int, int, int, int]
+    live: bytes
+    ages: bytes
+    counts: bytes
+
+
+def commit_limits(limits: Limits) -> CommitLimits:
+    """The bounds of a deployment (semantics.md, "Bounds"), as a script is told them."""
+    return CommitLimits(
+        _LIVE.pack(limits.live, limits.live_bytes),
+        _AGES.pack(limits.retention_us, limits.history_body_age_us, limits.external_age_us),
+        _COUNTS.pack(
+            limits.tombstones,
+            limits.history_bodies,
+            limits.external_count,
+            limits.external_bytes,
+            limits.spans,
+            limits.spans_per_prefix,
+        ),
+    )
 
 
 def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> list[bytes | str]:
@@ -74,37 +95,42 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
     cats = commit.sender.cats if commit.ids or commit.spans else None
     if message_id is not None or cats is not None:
         options |= EXTRAS
-    has_timers = any(creation.timers for creation in commit.creations)
-    options |= (TIMERS if has_timers or commit.is_followed else 0) | (GUARDED if commit.is_guarded else 0)
-    options |= WATCHED if commit.is_watched else 0
+    has_timers = False
+    for creation in commit.creations:
+        if creation.timers:
+            has_timers = True
+            break
+    if has_timers or commit.is_followed:
+        options |= TIMERS
+    if commit.is_guarded:
+        options |= GUARDED
+    if commit.is_watched:
+        options |= WATCHED
     packed = _COMMIT.pack(
         commit.now_us,
         limits.live,
-        limits.live_bytes,
         len(commit.creations),
         len(commit.ids),
         len(commit.spans),
         _kind(commit),
-        commit.reason.value.encode(),
+        _REASON[commit.reason],
         options,
         commit.epoch_seed,
-        limits.retention_us,
-        limits.body_age_us,
-        limits.external_age_us,
+        limits.ages,
         message_id.keep_us if message_id else 0,
-        *limits.counts,
+        limits.counts,
         commit.spread_s,
     )
     arguments: list[bytes | str] = [packed + commit.sender.device.encode()]
     if options & EXTRAS:
         arguments.append(pack_limits(cats))
         arguments += (message_id.key, message_id.content) if message_id else ("", b"")
-    return arguments + _content(commit, has_timers=has_timers)
+    _add_content(arguments, commit, has_timers=has_timers)
+    return arguments
 
 
-def _content(commit: Commit, *, has_timers: bool) -> list[bytes | str]:
+def _add_content(arguments: list[bytes | str], commit: Commit, *, has_timers: bool) -> None:
     """What the message says, after what is said of it."""
-    arguments: list[bytes | str] = []
     for creation in commit.creations:
         arguments += (creation.id, pack_item(creation))
         if has_timers:
@@ -119,7 +145,6 @@ def _content(commit: Commit, *, has_timers: bool) -> list[bytes | str]:
     elif commit.remind is not None or commit.keep is not None:
         name, number = commit.remind or commit.keep or ("", 0)
         arguments += (name, str(number))
-    return arguments
 
 
 HEAD = ".h"

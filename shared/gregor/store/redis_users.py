@@ -24,7 +24,7 @@ from . import scripts
 from .contract import Unavailable
 from .keys import PARTITIONS, CommitKeys, Keys, UserKeys
 from .link import Connection, Script
-from .receipts import fast_receipt, read_receipt, refusal
+from .receipts import FAST_BYTES, fast_receipt, read_receipt, refusal
 from .records import (
     DRAIN,
     GENERAL,
@@ -32,11 +32,11 @@ from .records import (
     NO_HEAD,
     REHEARSAL,
     WATCHED,
-    CommitLimits,
     Departed,
     Live,
     UserHead,
     commit_arguments,
+    commit_limits,
     pack_reader,
     read_gone,
     read_head,
@@ -85,21 +85,7 @@ class RedisUsers:
         self._collect = scripts.load(*scripts.COLLECT)
         self._history = scripts.load(*scripts.HISTORY)
         self._drop_dead = scripts.load("dead_drop", flags="allow-oom" if allow_oom else "")
-        self._bounds = CommitLimits(
-            limits.retention_us,
-            limits.history_body_age_us,
-            limits.external_age_us,
-            limits.live,
-            limits.live_bytes,
-            (
-                limits.tombstones,
-                limits.history_bodies,
-                limits.external_count,
-                limits.external_bytes,
-                limits.spans,
-                limits.spans_per_prefix,
-            ),
-        )
+        self._bounds = commit_limits(limits)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
@@ -121,7 +107,10 @@ class RedisUsers:
         for (uid, commit), future in zip(commits, sent, strict=True):
             try:
                 reply = await answer(future)
-                results.append(await self._settled(self._keys.of_user(uid), uid, commit, reply))
+                if type(reply) is bytes and len(reply) == FAST_BYTES and not commit.max_live:
+                    results.append(fast_receipt(commit, reply))  # nothing is to be done after it
+                else:
+                    results.append(await self._settled(self._keys.of_user(uid), uid, commit, reply))
             except Problem as problem:
                 results.append(problem)
             except Unavailable as trouble:
@@ -145,7 +134,7 @@ class RedisUsers:
         for _ in range(_TRIES):
             if isinstance(reply, bytes):
                 receipt = fast_receipt(commit, reply)
-                hint = reply[9:]
+                hint = reply[FAST_BYTES:]
             elif reply[0] == b"moved":
                 return Receipt(reply[1], reply[2], is_unchanged=True)
             elif reply[0] in (b"ok", b"same"):
