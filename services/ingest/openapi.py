@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from gregor import __version__
 from gregor.core.errors import ERRORS
 
+from .answer_schemas import ANSWERS, SCHEMAS
 from .answers import documented, problems
 from .auth import DELIVERY, TABLE, Own
 from .documents import CATEGORY_SCHEMA, NAME_SCHEMA, PREFIX_SCHEMA
@@ -157,6 +160,13 @@ _DRY_RUN: Final = {
     "description": "`true`: tell what the message would do, and who would be told of it; do nothing.",
     "schema": {"type": "boolean", "default": False},
 }
+
+
+def _lines(values: list[Any]) -> str:
+    """The same as NDJSON."""
+    return "".join(f"{json.dumps(value, ensure_ascii=False)}\n" for value in values)
+
+
 _HOT: Final[dict[str, dict[str, Any]]] = {
     "/v1/users/{uid}/messages": {
         "operationId": "sendMessage",
@@ -182,7 +192,7 @@ _HOT: Final[dict[str, dict[str, Any]]] = {
                     "schema": {"type": "array", "items": {"$ref": "#/components/schemas/Line"}},
                     "example": BATCH,
                 },
-                "application/x-ndjson": {"schema": {"type": "string"}},
+                "application/x-ndjson": {"schema": {"type": "string"}, "example": _lines(BATCH)},
             },
         },
         "responses": documented(
@@ -202,6 +212,7 @@ def document_of(app: FastAPI, paths: set[str]) -> dict[str, Any]:
     document = get_openapi(
         title="Gregor", version=__version__, description=DESCRIPTION, openapi_version="3.1.0", routes=app.routes
     )
+    _as_written(app, document["paths"])
     described = document["paths"] | {path: {"post": operation} for path, operation in _HOT.items() if path in paths}
     document["paths"] = dict(sorted(described.items()))
     used = {tag for operations in described.values() for operation in operations.values() for tag in operation["tags"]}
@@ -213,13 +224,34 @@ def document_of(app: FastAPI, paths: set[str]) -> dict[str, Any]:
         "Dismissal": _DISMISS_SCHEMA,
         "Message": _MESSAGE_SCHEMA,
         "Line": _LINE_SCHEMA,
+        **SCHEMAS,
     }
     components["securitySchemes"] = {
         "serviceKey": {"type": "http", "scheme": "bearer", "bearerFormat": "gk_<id>_<secret>"},
         "deviceToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
     }
     _complete(document["paths"])
+    if "/v1/messages" in document["paths"]:
+        _with_lines(document["paths"]["/v1/messages"]["post"])
     return document
+
+
+def _with_lines(operation: dict[str, Any]) -> None:
+    """A batch is answered as NDJSON where it came as NDJSON."""
+    operation["responses"]["200"]["content"]["application/x-ndjson"] = {
+        "schema": {"type": "string"},
+        "example": _lines(BATCH_ANSWER),
+    }
+
+
+def _as_written(app: FastAPI, paths: dict[str, Any]) -> None:
+    """Put answers and requests back as their routes have them: FastAPI takes every null out of the examples."""
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.include_in_schema:
+            for method in route.methods or ():
+                operation = paths[route.path_format][method.lower()]
+                operation["responses"] |= {str(status): answer for status, answer in route.responses.items()}
+                operation |= route.openapi_extra or {}
 
 
 def _complete(paths: dict[str, Any]) -> None:
@@ -234,7 +266,7 @@ def _complete(paths: dict[str, Any]) -> None:
                     operation["security"].append({"deviceToken": []})
             else:
                 operation["responses"] |= _texts(problems("origin_not_allowed", "internal"))
-            operation["responses"] = _texts(operation["responses"])
+            operation["responses"] = _shaped(_texts(operation["responses"]), ANSWERS.get(operation["operationId"]))
             for parameter in operation.get("parameters", ()):
                 if parameter["in"] == "path" and parameter["name"] not in ("token", DELIVERY):
                     parameter["schema"] = NAME_SCHEMA
@@ -247,6 +279,22 @@ def _plain(schema: dict[str, Any]) -> dict[str, Any]:
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     kept = {name: value for name, value in schema.items() if name not in ("anyOf", "title", "description", "default")}
     return {**(kinds[0] if kinds else {}), **kept} | ({"default": schema["default"]} if "default" in schema else {})
+
+
+def _shaped(responses: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """The responses, where each that is JSON and no problem has the schema ``name``."""
+    if name is None:
+        return responses
+    shaped = {}
+    for status, answer in responses.items():
+        content = {**answer.get("content", {})}
+        if "application/json" in content:
+            content["application/json"] = {
+                **content["application/json"],
+                "schema": {"$ref": f"#/components/schemas/{name}"},
+            }
+        shaped[status] = {**answer, "content": content} if content else answer
+    return shaped
 
 
 def _texts(responses: dict[Any, Any]) -> dict[str, Any]:

@@ -44,11 +44,12 @@ function answersOf(operation) {
 function requestOf(method, path, form, body) {
   let url = path;
   const query = new URLSearchParams();
+  const headers = {};
   for (const input of form.querySelectorAll("input[data-in]")) {
     if (input.dataset.in === "path") url = url.replace(`{${input.dataset.name}}`, encodeURIComponent(input.value));
     else if (input.dataset.in === "query" && input.value !== "") query.append(input.dataset.name, input.value);
+    else if (input.dataset.in === "header" && input.value !== "") headers[input.dataset.name] = input.value;
   }
-  const headers = {};
   const token = document.getElementById("token").value;
   if (token) headers.Authorization = `Bearer ${token}`;
   if (body) headers["Content-Type"] = body.dataset.type;

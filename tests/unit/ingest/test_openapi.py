@@ -17,7 +17,9 @@ from schemathesis.checks import (
 )
 
 from gregor.core.errors import ERRORS
+from services.ingest.answer_schemas import ANSWERS, SCHEMAS
 from services.ingest.auth import TABLE
+from services.ingest.examples import DEVICE, FRIEND, RECEIPT, STATE, SYNC
 from tests.support.api import EVERY_SCOPE, Api
 
 CHECKS = [
@@ -113,6 +115,38 @@ async def test_examples_of_requests_are_taken_and_fit_their_schema(api: Api) -> 
         url = path.format(uid="alice", device="phone", key="k", name="user.joined", webhook=webhook)
         answer = await api.call(method, url, token, json=content["example"])
         assert answer.status_code < 300, (path, answer.text)
+
+
+async def test_examples_of_answers_fit_their_schema_and_keep_what_is_null(api: Api) -> None:
+    document = await document_of(api)
+    for _, _, operation in operations(document):
+        for answer in operation["responses"].values():
+            content = answer.get("content", {}).get("application/json")
+            if content is not None:
+                jsonschema_rs.validate({**content["schema"], "components": document["components"]}, content["example"])
+    state = document["paths"]["/v1/users/{uid}/state"]["get"]["responses"]["200"]
+    assert state["content"]["application/json"]["example"] == STATE
+
+
+async def test_schemas_of_answers_are_each_used_and_refuse_what_is_none(api: Api) -> None:
+    document = await document_of(api)
+    described = {operation["operationId"] for _, _, operation in operations(document)}
+    text = json.dumps(document)
+
+    assert set(ANSWERS) <= described
+    for name in SCHEMAS:
+        assert f'"#/components/schemas/{name}"' in text, name
+    for name, wrong in [
+        ("StoredItem", {"times": {"created": 1}, "category": "a", "body": 1}),
+        ("StoredItem", {**FRIEND, "times": {"created": 1, "remind_at": []}}),
+        ("Receipt", {**RECEIPT, "unchanged": False}),
+        ("Receipt", {**RECEIPT, "ignored": {"a": "gone"}}),
+        ("State", {**STATE, "digest": "0"}),
+        ("Sync", {**SYNC, "external_gap": False}),
+        ("Device", {**DEVICE, "push": {"provider": "apns", "token": "a01d", "sandbox": False}}),
+    ]:
+        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        assert not jsonschema_rs.is_valid(schema, wrong), (name, wrong)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method} {row.path}")
