@@ -33,8 +33,9 @@ def house(tmp_path_factory: pytest.TempPathFactory, providers: Providers) -> Ite
     )
     pushes = providers.options("APNS", "FCM", "VAPID", "WEBPUSH")
     with Cluster(
-        directory / "c", ingests=1, gateways=1, schedulers=1, deliveries=2, categories=str(entries), **pushes
-    ) as cluster:
+        directory / "c", ingests=1, gateways=1, schedulers=1, deliveries=2,
+        categories=str(entries), log_level="debug", **pushes,
+    ) as cluster:  # fmt: skip
         yield cluster
 
 
@@ -133,6 +134,29 @@ async def test_what_became_of_a_push_can_be_looked_up(house: Cluster, providers:
     assert (entry["intent"], entry["channel"], entry["device"], entry["reason"]) == ("item", "apns", "phone", None)
     [tried] = entry["attempts"]
     assert tried["status"] == "200" and tried["provider_id"]
+
+
+async def test_a_dead_token_is_forgotten_and_in_no_log(house: Cluster, providers: Providers) -> None:
+    endpoint = f"{providers.subscription['endpoint']}-that-its-browser-forgot"
+    push = {"provider": "webpush", "token": {**providers.subscription, "endpoint": endpoint}}
+    async with house.api() as api:
+        await api.put("/v1/users/moved/devices/browser", json={"platform": "web", "push": push})
+        await api.post("/v1/users/moved/messages", json=joined("a", "moved"))
+
+        async def became() -> dict[str, Any] | None:
+            entries = (await api.get("/v1/users/moved/deliveries", params={"item": "a"})).json()["entries"]
+            return next((entry for entry in entries if entry["state"] == "dead"), None)
+
+        entry = await wait_until(became, "it is dead")
+        device = (await api.get("/v1/users/moved/devices/browser")).json()
+
+    assert (entry["reason"], entry["attempts"][-1]["status"], device["push"]) == ("device_gone", "410", None)
+    logs = house.logs()
+    assert "the subscription is gone" in logs
+    keys = providers.subscription["keys"]
+    tokens = (user.encode().hex() for user in ("away", "idle", "dialer", "curious"))
+    secrets = ("that-its-browser-forgot", keys["p256dh"], keys["auth"], "token-of-dialer", *tokens, house.key)
+    assert not [secret for secret in secrets if secret in logs]
 
 
 async def test_a_push_outlives_the_death_of_the_process_that_had_it(house: Cluster, providers: Providers) -> None:

@@ -48,7 +48,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Clust
     with Cluster(
         directory / "c", ingests=1, gateways=1, schedulers=2, deliveries=2, categories=str(entries),
         smtp_url=f"smtp://127.0.0.1:{port}?tls=none", mail_from="Gregor <gregor@example.com>", public_url=PUBLIC,
-        clock_offset=round(20 - time.time() % 60),
+        clock_offset=round(20 - time.time() % 60), log_level="debug",
     ) as cluster:  # fmt: skip
         yield cluster
 
@@ -226,7 +226,7 @@ async def test_the_link_of_a_mail_ends_mails_by_a_post_alone(
 async def test_an_address_that_the_relay_calls_dead_gets_no_more_until_it_is_released(
     house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
 ) -> None:
-    relay.rules = [Rule("RCPT", "550 5.1.1 no such user", None, "moved")]
+    relay.rules = [Rule("RCPT", "550 5.1.1 <moved@example.com>: no such user", None, "moved")]
     await known(api, "moved")
     became = []
     for item_id in ("a", "b"):
@@ -244,4 +244,7 @@ async def test_an_address_that_the_relay_calls_dead_gets_no_more_until_it_is_rel
     assert became == [("dead", "suppressed"), ("cancelled", "suppressed"), ("sent", None)]
     assert [(each["email"], each["reason"]) for each in listed] == [("moved@example.com", "bounce")]
     assert asked == 1
+    logs = house.logs()
+    assert "no such user" in logs, "the log tells what the relay said"
+    assert "moved@" not in logs
     assert subjects(relay, "moved") == ["about c"]

@@ -194,6 +194,10 @@ class Cluster:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def logs(self) -> str:
+        """All that every service has said so far."""
+        return "\n".join(service.log.read_text("utf-8", "replace") for service in self.services)
+
     def said(self) -> str:
         """The last of every log: for a failing test."""
         return "\n".join(f"--- {service.name}\n{service.said()}" for service in self.services)
