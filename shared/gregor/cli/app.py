@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 import gregor
 from gregor.cli.category_commands import categories
 from gregor.cli.config_commands import config
+from gregor.cli.dead_commands import dead
 from gregor.cli.dev import dev
 from gregor.cli.doctor import doctor
 from gregor.cli.failure import Failure
@@ -31,7 +32,8 @@ app = typer.Typer(
 )
 for command in (dev, ingest, gateway, scheduler, delivery, send, snooze, watch, state, history, devices, doctor):
     app.command()(command)
-for name, group in {"keys": keys, "token": token, "categories": categories, "config": config}.items():
+groups = {"keys": keys, "token": token, "categories": categories, "dead": dead, "config": config}
+for name, group in groups.items():
     app.add_typer(group, name=name)
 
 

@@ -25,14 +25,25 @@ class Target:
     url: str
     key: str
 
-    def call(self, method: str, path: str, query: dict[str, Any] | None = None, body: object = None) -> httpx.Response:
-        """The answer of ingest. Failure where it cannot be reached, or refuses (with the words of its problem)."""
+    def call(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, Any] | None = None,
+        body: object = None,
+        *,
+        may_be_gone: bool = False,
+    ) -> httpx.Response:
+        """The answer of ingest. Failure where it cannot be reached, or refuses (with the words of its problem).
+
+        ``may_be_gone``: a 404 is an answer too.
+        """
         query = {name: value for name, value in (query or {}).items() if value not in (None, [], ())}
         try:
             answer = httpx.request(
                 method,
                 self.url.rstrip("/") + path,
-                params=query,
+                params=query or None,  # an empty one would take away what the path has
                 json=body,
                 headers={"Authorization": f"Bearer {self.key}"},
                 timeout=TIMEOUT_S,
@@ -41,7 +52,7 @@ class Target:
             raise Failure(
                 f"{self.url} cannot be reached: {error or type(error).__name__}; is gregor dev running?"
             ) from error
-        if answer.is_error:
+        if answer.is_error and not (may_be_gone and answer.status_code == 404):
             raise Failure(_words_of(answer))
         return answer
 

@@ -204,7 +204,7 @@ def _moment(text: str) -> float:
 def _print_deliveries(deliveries: Iterable[Mapping[str, Any]]) -> None:
     rows = [
         (
-            f"{each['intent']} {each['n']}" if each["intent"] == "remind" else each["intent"],
+            tells_of(each),
             each["channel"] or "push",
             each["device"] or "-",
             time_text(each["at"]) if each["at"] is not None else "never",
@@ -213,6 +213,12 @@ def _print_deliveries(deliveries: Iterable[Mapping[str, Any]]) -> None:
         for each in deliveries
     ]
     print_table(("TELLS OF", "CHANNEL", "DEVICE", "WHEN", "WHY"), rows, empty="nobody would be told")
+
+
+def tells_of(delivery: Mapping[str, Any]) -> str:
+    """What a delivery tells: its intent, of a reminder with its number."""
+    is_numbered = delivery["intent"] == "remind"
+    return f"{delivery['intent']} {delivery['n']}" if is_numbered else str(delivery["intent"])
 
 
 def _in_words(receipt: Mapping[str, Any]) -> str:

@@ -30,6 +30,8 @@ class Ingest(ThreadingHTTPServer):
         self.answer: Any = {}
         self.next: list[tuple[int, Any]] = []
         """What the next requests get, in place of `status` and `answer`."""
+        self.links: list[str] = []
+        """Where the next answers lead on to, as far as they do."""
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -42,6 +44,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.authorization = self.headers["Authorization"]
         status, answer = self.server.next.pop(0) if self.server.next else (self.server.status, self.server.answer)
         self.send_response(status)
+        if self.server.links:
+            self.send_header("Link", f'<{self.server.links.pop(0)}>; rel="next"')
         self.end_headers()
         self.wfile.write(b"" if status == 204 else json.dumps(answer).encode())
 

@@ -1,0 +1,151 @@
+"""`gregor dead`: what is asked of ingest, and what people see of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from gregor.cli.user_commands import time_text
+from tests.unit.cli.test_commands import Ingest, ingest, run
+
+__all__ = ["ingest"]
+
+PATH = "/v1/deliveries/dead"
+LETTER: dict[str, Any] = {
+    "uid": "alice",
+    "id": "YQ",
+    "item": "aa",
+    "intent": "remind",
+    "channel": "apns",
+    "device": "phone",
+    "state": "dead",
+    "reason": None,
+    "n": 2,
+    "next": None,
+    "attempts": [{"at": 1457056447, "status": "400", "provider_id": None, "detail": "BadTopic"}],
+    "at": 1457056457,
+}
+CALL = {
+    **LETTER,
+    "id": "Yg",
+    "intent": "event",
+    "channel": "webhook",
+    "device": None,
+    "webhook": "wh_1",
+    "reason": "budget",
+    "attempts": [],
+}
+
+
+def test_the_list_says_when_whom_what_and_why(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"entries": [LETTER, CALL]}
+
+    status = run("dead", "list", "--channel", "apns", "--before", "1457056500.5", "--limit", "7")
+
+    assert ingest.asked == [("GET", f"{PATH}?channel=apns&before=1457056500.5&limit=8", None)]
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[0] == "GIVEN UP" and head.split()[-1] == "ID"
+    when = time_text(1457056457)
+    assert first.split() == [*when.split(), "apns", "alice", "aa", "remind", "2", "phone", "400", "BadTopic", "YQ"]
+    assert second.split() == [*when.split(), "webhook", "alice", "aa", "event", "wh_1", "budget", "Yg"]
+    assert status == 0
+
+
+def test_pages_are_followed_as_far_as_is_asked_for(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"entries": [LETTER, CALL]}
+    ingest.links = [f"{PATH}?limit=4&before=3_b", f"{PATH}?limit=4&before=2_b"]
+
+    run("dead", "list", "--limit", "3", "--json")
+
+    assert [path for _, path, _ in ingest.asked] == [f"{PATH}?limit=4", f"{PATH}?limit=4&before=3_b"]
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"entries": [LETTER, CALL, LETTER]}
+    assert said.err == "there are more; --limit shows more than 3\n"
+
+
+def test_nothing_dead_is_said_in_words(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"entries": []}
+
+    run("dead", "list")
+
+    assert capsys.readouterr().out == "there are no dead letters\n"
+
+
+def test_a_time_may_be_said_from_now_backwards(ingest: Ingest) -> None:
+    ingest.answer = {"purged": 0}
+
+    run("dead", "purge", "--before", "-2h")
+
+    before = float(ingest.asked[0][1].partition("before=")[2])
+    assert abs(time.time() - 7_200 - before) < 30
+
+
+def test_those_that_are_named_are_replayed_and_one_that_is_none_is_told(
+    ingest: Ingest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = {"code": "not_found", "detail": "There is no such dead letter.", "title": "", "status": 404}
+    ingest.next = [(202, {"id": "YQ"}), (202, {"id": "Yg"}), (404, problem)]
+
+    assert run("dead", "replay", "YQ", "Yg", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"replayed": ["YQ", "Yg"]}
+    assert run("dead", "replay", "a/b") == 1
+    assert capsys.readouterr().err == "gregor: not_found: There is no such dead letter.\n"
+    assert [(method, path) for method, path, _ in ingest.asked] == [
+        ("POST", f"{PATH}/{name}/replay") for name in ("YQ", "Yg", "a%2Fb")
+    ]
+
+
+def test_a_channel_is_replayed_but_for_what_another_took_meanwhile(
+    ingest: Ingest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = {"code": "not_found", "detail": "There is no such dead letter.", "title": "", "status": 404}
+    ingest.next = [(200, {"entries": [LETTER, CALL]}), (404, problem), (202, {"id": "Yg"})]
+
+    assert run("dead", "replay", "--channel", "apns") == 0
+
+    assert capsys.readouterr().out == "1 will be sent again\n"
+    assert ingest.asked[0][1] == f"{PATH}?channel=apns&limit=1000"
+
+
+def test_a_purge_is_of_ids_or_of_what_is_filtered_or_of_all(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.next = [(204, None), (204, None), (200, {"purged": 3}), (200, {"purged": 4})]
+
+    run("dead", "purge", "YQ", "Yg")
+    run("dead", "purge", "--channel", "fcm", "--before", "1457056500")
+    run("dead", "purge", "--all", "--json")
+
+    assert [(method, path) for method, path, _ in ingest.asked] == [
+        ("DELETE", f"{PATH}/YQ"),
+        ("DELETE", f"{PATH}/Yg"),
+        ("DELETE", f"{PATH}?channel=fcm&before=1457056500"),
+        ("DELETE", PATH),
+    ]
+    assert capsys.readouterr().out == '2 purged\n3 purged\n{"purged": 4}\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [
+        (("list", "--channel", "pigeon"), "pigeon is no channel; there are apns"),
+        (("list", "--before", "yesterday"), "yesterday is not a time; write -2d"),
+        (("list", "--before", "-2y"), "-2y is not a time; write -2d"),
+        (("replay",), "say which: ids, or all of a --channel"),
+        (("replay", "YQ", "--channel", "apns"), "say which: ids, or all of a --channel"),
+        (("replay", "YQ", "--before", "5"), "say which: ids, or all of a --channel"),
+        (("replay", "--before", "5"), "say which: ids, or all of a --channel"),
+        (("purge",), "say which: ids, or --channel and --before, or --all"),
+        (("purge", "YQ", "--all"), "say which: ids, or --channel and --before, or --all"),
+        (("purge", "--channel", "fcm", "--all"), "say which: ids, or --channel and --before, or --all"),
+    ],
+)
+def test_what_is_mistyped_is_a_line_that_says_the_mend_and_nothing_is_asked(
+    ingest: Ingest, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], mend: str
+) -> None:
+    assert run("dead", *words) == 2
+
+    [line] = capsys.readouterr().err.splitlines()
+    assert mend in line
+    assert ingest.asked == []
