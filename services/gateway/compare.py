@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -70,7 +71,7 @@ class Comparison:
             heads = await self._store.users.heads([room.uid for room, _ in asked])
         except Unavailable:
             for room, _ in asked:
-                self._again(room, rooms[room])
+                self._wheel.after(SECOND_LOOK_S, partial(self.ask, room, is_sure=rooms[room]))
             return
         for (room, then), head in zip(asked, heads, strict=True):
             self._judge(room, then, Mark.of(head), rooms[room])
@@ -81,12 +82,15 @@ class Comparison:
             return
         is_behind = verdict is Verdict.GAP or there.epoch != then.epoch
         if is_behind and not is_sure:
-            self._again(room, True)
+            self._wheel.after(SECOND_LOOK_S, partial(self._look_for, room, there))
             return
         self._hub.mend(room, verdict, "compare")
         room.track.mark = there
         for member in tuple(room.waiting):
             member.release(there.seq)
 
-    def _again(self, room: Room, is_sure: bool) -> None:
-        self._wheel.after(SECOND_LOOK_S, lambda: self.ask(room, is_sure=is_sure))
+    def _look_for(self, room: Room, missed: Mark) -> None:
+        """Ask again where this is not known yet. What is under way by now is not what was missed: a sync in its place
+        would swallow the reminders among it."""
+        if not room.track.has(missed):
+            self.ask(room, is_sure=True)

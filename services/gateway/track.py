@@ -54,6 +54,10 @@ class Track:
         """Up to where the process has told its connections everything."""
         return self.mark.seq if self.mark is not None else 0
 
+    def has(self, mark: Mark) -> bool:
+        """Whether everything up to a mark of the store has been told."""
+        return self.mark is not None and self.mark.epoch == mark.epoch and self.mark.seq >= mark.seq
+
     def judge(self, announcement: Announcement) -> Verdict:
         """What an announcement means; ``follow`` takes it."""
         mark = self.mark

@@ -150,13 +150,11 @@ class Told:
             dismiss = body.get("dismiss", {})
             self.dismissed.update((dismiss.get("reason", ""), id_) for id_ in dismiss.get("ids", []))
 
-    def is_complete(self, expected: Expected) -> bool:
+    def missing(self, expected: Expected) -> set[object]:
+        """What was promised and has not come yet."""
         ended = {id_ for _, id_ in self.dismissed}
-        return (
-            expected.reminders <= self.reminders.keys()
-            and expected.expiries | expected.quiet <= ended
-            and expected.late <= self.created.keys()
-        )
+        reminders = expected.reminders - self.reminders.keys()
+        return reminders | (expected.expiries | expected.quiet) - ended | expected.late - self.created.keys()
 
 
 async def test_killing_schedulers_under_load_changes_no_final_state_and_doubles_no_announcement(
@@ -193,9 +191,7 @@ async def test_killing_schedulers_under_load_changes_no_final_state_and_doubles_
         await going_on
 
         for uid in uids:
-            await wait_until(
-                lambda uid=uid: Told(phones[uid]).is_complete(expected[uid]), f"all that {uid} was promised", 40
-            )
+            await _complete(phones[uid], expected[uid])
         await _check_folds(api, uids, expected)
         for uid in uids:
             _check(Told(phones[uid]), expected[uid], phones[uid])
@@ -203,6 +199,13 @@ async def test_killing_schedulers_under_load_changes_no_final_state_and_doubles_
         havoc.taken_over += sum([await taken_over(scheduler) for scheduler in cluster.schedulers])
         assert havoc.kills >= 12 and havoc.stops >= 2 and havoc.taken_over >= 5, havoc
         assert _pushed(cluster) == {(uid, id_) for uid in uids for id_ in expected[uid].pushed}
+
+
+async def _complete(phone: WireDevice, expected: Expected) -> None:
+    def missing() -> set[object]:
+        return Told(phone).missing(expected)
+
+    await wait_until(lambda: not missing(), lambda: f"{missing()} is told", 60)
 
 
 async def _check_folds(api: httpx.AsyncClient, uids: list[str], expected: dict[str, Expected]) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 _STEP_S = 0.01
 
 
-async def wait_until(predicate: Callable[[], object], description: str, timeout_s: float = 10) -> Any:
+async def wait_until(
+    predicate: Callable[[], object], description: str | Callable[[], str], timeout_s: float = 10
+) -> Any:
     """The first true value of `predicate` (plain or async); AssertionError with the description where none comes."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -19,7 +21,8 @@ async def wait_until(predicate: Callable[[], object], description: str, timeout_
         if value:
             return value
         if time.monotonic() >= deadline:
-            raise AssertionError(f"not within {timeout_s} s: {description}")
+            said = description if isinstance(description, str) else description()
+            raise AssertionError(f"not within {timeout_s} s: {said}")
         await asyncio.sleep(_STEP_S)
 
 

@@ -142,6 +142,11 @@ class Line:
         return [frame for frame, each in zip(self.frames, self.kinds, strict=True) if each == kind][count - 1]
 
 
+def items(frame: dict[str, Any]) -> set[str]:
+    """The ids that a frame creates."""
+    return set(frame.get("body", {}).get("create", {}))
+
+
 async def settle(turns: int = 20) -> None:
     """Let the event loop turn, until what is under way in this process has been done."""
     for _ in range(turns):

@@ -12,11 +12,7 @@ from gregor.store.contract import Unavailable
 from services.gateway.hello import Hello, Position
 from tests.support.wait import wait_until
 
-from .conftest import House, Line, settle
-
-
-def items(frame: dict[str, Any]) -> set[str]:
-    return set(frame.get("body", {}).get("create", {}))
+from .conftest import House, Line, items, settle
 
 
 async def test_every_device_of_a_user_gets_each_change_at_once_and_no_other_user_does(house: House) -> None:
@@ -135,34 +131,6 @@ async def test_an_announcement_that_was_lost_is_made_up_for_by_the_next_one(hous
     assert items(phone.frames[-1]) == items(filtered.frames[-1]) == {"ee"}
 
 
-async def test_an_announcement_that_was_lost_is_found_by_the_comparison_where_no_other_follows(house: House) -> None:
-    await house.create("old")
-    phone = await house.connect()
-    house.feed.drop_next()
-    await house.create("aa")
-    await settle()
-    assert phone.frames == []
-
-    for _ in range(40):
-        house.pass_time(1)
-        await settle()
-
-    assert [items(frame) for frame in phone.frames] == [{"aa"}]
-    assert phone.kinds == ["delta"]
-    assert house.parts.metrics.gaps.labels("compare")._value.get() == 1
-
-
-async def test_a_comparison_that_finds_nothing_says_nothing(house: House) -> None:
-    phone = await house.connect()
-    await house.create("aa")
-
-    for _ in range(100):
-        house.pass_time(1)
-        await settle(5)
-
-    assert phone.kinds == ["create"]
-
-
 async def test_a_receipt_whose_frame_was_lost_is_not_kept_waiting(house: House) -> None:
     await house.create("old")
     phone = await house.connect()
@@ -175,21 +143,6 @@ async def test_a_receipt_whose_frame_was_lost_is_not_kept_waiting(house: House) 
     await phone.until("receipt")
 
     assert phone.kinds == ["delta", "receipt"]
-
-
-async def test_a_gap_of_the_feed_is_compared_and_only_what_differs_is_sent(house: House) -> None:
-    await house.create("old")
-    phone, bob = await house.connect(), await house.connect(uid="bob")
-    for channel in (house.store.channel_of("alice"), house.store.channel_of("bob")):
-        house.feed.cut(channel)
-    await house.create("aa")
-    await settle()
-
-    house.feed.heal()
-    await phone.until("delta")
-
-    assert items(phone.frames[0]) == {"aa"}
-    assert bob.frames == []
 
 
 def forged(seq: int, before: bytes, epoch: bytes, **members: Any) -> bytes:
@@ -225,36 +178,6 @@ async def test_a_seq_that_went_back_is_verified_and_late_news_are_none(house: Ho
     await settle()
 
     assert phone.kinds == ["create", "create"]
-
-
-async def test_a_store_that_lost_writes_has_everybody_copied_anew(house: House) -> None:
-    await house.create("aa")
-    phone = await house.connect()
-    await house.create("bb")
-    await settle()
-    room = house.parts.hub.rooms["alice"]
-    assert room.track.mark is not None
-    room.track.follow(Announcement(Kind.EXTERNAL, room.track.mark.epoch, 9, b"x" * 8, b"y" * 8))
-
-    for _ in range(40):
-        house.pass_time(1)
-        await settle()
-
-    assert phone.kinds == ["create", "full"]
-    assert items(phone.frames[-1]) == {"aa", "bb"}
-    await house.create("cc")
-    await settle()
-    assert items(phone.frames[-1]) == {"cc"}
-
-
-async def test_what_cannot_be_read_on_a_channel_is_compared(house: House) -> None:
-    await house.create("old")
-    phone = await house.connect()
-    house.feed.drop_next()
-    await house.create("aa")
-
-    house.feed.publish(house.store.channel_of("alice"), b"C?")
-    await phone.until("delta")
 
 
 async def test_a_device_that_comes_during_traffic_misses_nothing_and_hears_nothing_twice(house: House) -> None:
