@@ -88,7 +88,8 @@ class Poll:
             connection.admit(opening.admitted)
             connection.greet(hello)
             await _wait(basket, wait_s, receive)
-            frames, cursor = basket.frames, connection.cursor
+            # What is written from here on is not of this answer: its cursor would not know of it.
+            frames, cursor = tuple(basket.frames), connection.cursor
             rests = connection.keeps_session and connection.is_present and basket.code is None
         uncounted = parts.registry.current.uncounted
         if rests:
@@ -139,7 +140,7 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-def _answer(frames: list[bytes], cursor: str, uncounted: Sequence[str], ticket: str | None) -> bytes:
+def _answer(frames: Sequence[bytes], cursor: str, uncounted: Sequence[str], ticket: str | None) -> bytes:
     parts = [b'{"frames":[%s]' % b",".join(frames)]
     if cursor:
         parts.append(b',"cursor":"%s"' % cursor.encode())

@@ -64,21 +64,22 @@ class Reads:
         self.words = words
         self.jitter = jitter
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._asked: dict[Question, list[tuple[Member, int]]] = {}
+        self._asked: dict[tuple[Room, Question], list[tuple[Member, int]]] = {}
 
     def ask(self, hub: Hub, room: Room, member: Member, serial: int, question: Question) -> None:
         """Read for a member; who asks the same in this turn of the event loop shares the answer."""
-        waiting = self._asked.get(question)
+        # A user who left and came back has another room: its track must be settled by a read of its own.
+        waiting = self._asked.get((room, question))
         if waiting is not None:
             waiting.append((member, serial))
             return
-        self._asked[question] = [(member, serial)]
+        self._asked[room, question] = [(member, serial)]
         self.background.start(self._read(hub, room, question))
 
     async def _read(self, hub: Hub, room: Room, question: Question) -> None:
         async with self._slots:
             # From here on nobody joins: what is announced from now on may not be in the answer.
-            asking = self._asked.pop(question)
+            asking = self._asked.pop((room, question))
             then = room.track.mark
             try:
                 answer = await self.sync(question)

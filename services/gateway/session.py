@@ -293,12 +293,14 @@ class Session:
         # What is held for a user that was not there yet carries its first cursor: the read that knows it comes first.
         if self._again or (self._held and answer.epoch == NO_EPOCH):
             return [self._read()]
+        # A frame that a receipt waits for was lost, and the view did not change: the client learns of the seq by this.
+        owes = any(self.seq < seq <= answer.seq for seq, _ in self._receipts or ())
         self.state = State.LIVE
         self.tag = cursor_for(answer.epoch, self.view, 0).tag
         self.seq = self.base = answer.seq
         is_news = not isinstance(answer, Unchanged) or bool(answer.external) or answer.external_gap
         out: list[Effect] = []
-        if is_news or (self._is_asked and self._rules.tells_unchanged):
+        if is_news or ((self._is_asked or owes) and self._rules.tells_unchanged):
             out.append(SendSync(self.tag, answer.seq, frame))
         else:
             out.append(effects.Settle(self.tag, answer.seq))

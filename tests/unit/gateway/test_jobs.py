@@ -8,6 +8,7 @@ import pytest
 
 from gregor.core.sync import View
 from services.gateway.framing import Opcode
+from services.gateway.hello import Hello
 
 from .conftest import House, settle
 from .test_websocket import UPGRADE, head, masked, raw
@@ -85,3 +86,18 @@ async def test_what_a_client_says_after_it_was_sent_away_is_not_done(house: Hous
     await settle(200)
 
     assert await ids_of(house) == []
+
+
+async def test_a_receipt_whose_frame_was_lost_comes_after_a_position_though_nothing_changed(house: House) -> None:
+    await house.create("old")
+    phone = await house.connect(hello=Hello(prefixes=("user",)))
+    house.feed.drop_next()
+    phone.say(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
+    await settle()
+    assert phone.frames == []
+
+    house.pass_time(1.2)
+    receipt = await phone.until("receipt")
+
+    assert phone.kinds == ["unchanged", "receipt"]
+    assert phone.seqs == [receipt["receipt"]["seq"]]

@@ -7,6 +7,7 @@ import asyncio
 import httpx
 import pytest
 
+from services.gateway.connection import Connection
 from tests.support.wait import wait_until
 
 from .conftest import House, settle
@@ -103,3 +104,20 @@ async def test_between_two_polls_of_a_session_its_device_is_there(house: House, 
     await api.get("/v1/poll", params={"wait": 0, "session": "one"})
     house.clock.advance(61)
     assert not await is_online()
+
+
+async def test_what_comes_while_a_poll_is_answered_is_left_to_the_next(
+    house: House, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.create("aa")
+    rest = house.parts.presence.rest
+
+    async def rest_while_something_comes(connection: Connection) -> None:
+        connection.transport.write([b'{"seq":2}'])
+        await rest(connection)
+
+    monkeypatch.setattr(house.parts.presence, "rest", rest_while_something_comes)
+    answer = (await api.get("/v1/poll", params={"wait": 0, "session": "one"})).json()
+
+    assert [frame["seq"] for frame in answer["frames"]] == [1]
+    assert answer["cursor"].endswith("-1")
