@@ -1,0 +1,274 @@
+"""A user with three devices and an address, the real scheduler and the real delivery workers over a store in memory,
+and providers that watch: what the law of pushes is tried on."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
+
+from gregor.core.announce import Kind
+from gregor.core.contact import parse_contact
+from gregor.core.intents import EMAIL, Intent
+from gregor.core.messages import Sender
+from gregor.core.sync import StoredItem, View
+from gregor.store.contract import Registration, Session
+from services.delivery.attempt import Trade, attempt
+from services.delivery.breaker import Breaker
+from services.delivery.channels.contract import Mail, Push
+from services.delivery.figures import Figures
+from services.delivery.look import Look
+from services.delivery.mail_look import MailLooker
+from services.delivery.push_look import PushLooker
+from services.delivery.verdict import Refused, Retry, Sent, Unknown, Verdict
+from tests.support.builders import BACKEND, NOW_US, SECOND_US, message
+from tests.unit.delivery.mail_house import LINKS
+from tests.unit.scheduler import conftest as scheduler
+
+UID: Final = "alice"
+PUSHED: Final = {"phone": "apns", "tablet": "fcm"}
+DEVICES: Final = (*PUSHED, "desk")
+RECLAIM_US: Final = 5 * SECOND_US
+ENTRIES: Final[dict[str, Any]] = {
+    "news": {"title": "{{ id }}", "text": "-", "push": {"after": "10s"}, "email": {"after": "60s", "unless": "acked"}},
+    "count": {"title": "{{ id }}", "text": "-", "push": {"after": "0s"}, "collapse": "all"},
+}
+VERDICTS: Final[dict[str, Verdict]] = {
+    "sent": Sent("200"),
+    "retry": Retry(None, "503", "later"),
+    "refused": Refused("400", "never"),
+    "unknown": Unknown("no answer"),
+}
+Meanwhile = Callable[[], Awaitable[None]]
+
+
+class Killed(BaseException):
+    """The process of a delivery worker is killed."""
+
+
+@dataclass
+class Watchful:
+    """A provider. At the moment of each call it holds the law to the state; then it answers as it is told."""
+
+    name: str
+    world: World
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def send(self, said: Push | Mail, deadline_s: float) -> Verdict:
+        """``arrives`` or not, and the verdict, or the death of who called."""
+        world = self.world
+        await (world.check_mail(said) if isinstance(said, Mail) else world.check_push(said, self.name))
+        arrives, answer = world.answers.popleft() if world.answers else (True, "sent")
+        if world.in_flight:
+            await world.in_flight.popleft()()
+        if arrives and isinstance(said, Push):
+            world.arrive(said)
+        if answer == "killed":
+            raise Killed
+        if answer == "refused" and isinstance(said, Push) and said.kind == "background":
+            world.given_up[said.device] |= set(said.data["withdraw"])
+        return VERDICTS[answer]
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def check(self) -> str | None:
+        """Always well."""
+        return None
+
+
+@dataclass
+class Interrupted:
+    """A look, after which something happens before the delivery is claimed."""
+
+    looker: PushLooker | MailLooker
+    world: World
+
+    async def look(self, intent: Intent, now_us: int) -> Look:
+        """As the other does."""
+        look = await self.looker.look(intent, now_us)
+        if look.compose is not None and self.world.after_look:
+            self.world.raced.add(intent.item)
+            await self.world.after_look.popleft()()
+        return look
+
+
+@dataclass
+class World:
+    """``queue``: what is to be brought forward, and when. ``screens``: device to place to the item that is shown there.
+
+    ``cleared``: what each device dismissed itself. ``given_up``: what could not be withdrawn, since the provider
+    refused for good (docs/delivery.md). ``raced``: items to which something happened between a look and its claim:
+    then a push may be wrong for a moment, but not for good. ``in_flight``, ``after_look``: what happens there.
+    """
+
+    due: scheduler.House
+    queue: list[tuple[int, Intent]] = field(default_factory=list)
+    answers: deque[tuple[bool, str]] = field(default_factory=deque)
+    in_flight: deque[Meanwhile] = field(default_factory=deque)
+    after_look: deque[Meanwhile] = field(default_factory=deque)
+    screens: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    cleared: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    given_up: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    raced: set[str] = field(default_factory=set)
+    reminded: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        store, registry, figures = self.due.store, self.due.registry, Figures(CollectorRegistry())
+        lookers = {EMAIL: MailLooker(store, registry, LINKS, "gregor.example")}
+        self.trades = {
+            channel: Trade(
+                channel,
+                Watchful(channel, self),
+                store,
+                Interrupted(lookers.get(channel) or PushLooker(store, registry), self),
+                self.due.clock,
+                figures,
+                Breaker(None),
+            )
+            for channel in (*PUSHED.values(), EMAIL)
+        }
+
+    @property
+    def now_us(self) -> int:
+        """The one clock of all."""
+        return self.due.clock.now_us()
+
+    # ---- what people do
+
+    async def create(self, item_id: str, fields: dict[str, Any]) -> None:
+        await self.due.say(message({item_id: fields}))
+
+    async def dismiss(self, sender: str, item_id: str | None = None) -> None:
+        """One item, or all of them."""
+        known = {each.id for each in (await self.view(sender)).values()}
+        ids = sorted(known) if item_id is None else [item_id]
+        self.cleared[sender] |= known.intersection(ids)
+        for shown in self.cleared[sender] & set(self.screens[sender].values()):
+            self._clear(sender, [shown])
+        if ids:
+            await self.due.say(message(ids=ids), Sender(sender))
+
+    async def show(self, device: str) -> None:
+        """A device shows its user all that there is."""
+        head = (await self.due.store.users.heads([UID]))[0]
+        if head is not None:
+            await self.due.store.devices.acknowledge(UID, View(device), head.seq, self.now_us)
+
+    async def come(self, device: str, *, foreground: bool) -> None:
+        """Somebody comes to a device, or to its screen, or leaves that."""
+        session = Session("s", f"c-{device}", "g", self.now_us, foreground)
+        await self.due.store.devices.open_session(UID, device, session, self.now_us, 60 * SECOND_US)
+
+    # ---- time
+
+    async def settle(self) -> None:
+        """All that is due now is done."""
+        await self.due.drain.run_due()
+        while True:
+            await self._take_over()
+            due = [each for each in self.queue if each[0] <= self.now_us]
+            if not due:
+                return
+            self.queue = [each for each in self.queue if each[0] > self.now_us]
+            for _, intent in due:
+                await self._bring_forward(intent)
+
+    async def pass_time(self, seconds: float) -> None:
+        """From one thing that is due to the next."""
+        until_us = self.now_us + round(seconds * SECOND_US)
+        await self.settle()
+        while (next_us := await self._next_us()) < until_us:
+            self.due.clock.advance(max(next_us - self.now_us, SECOND_US // 10) / SECOND_US)
+            await self.settle()
+        self.due.clock.advance(max(0, until_us - self.now_us) / SECOND_US)
+        await self.settle()
+
+    async def _next_us(self) -> int:
+        firsts = [at_us for at_us in await self.due.store.agenda.firsts() if at_us is not None]
+        return min([*firsts, *(at_us for at_us, _ in self.queue)], default=1 << 60)
+
+    async def _take_over(self) -> None:
+        """What was handed over is in the queue."""
+        handed = self.due.deliveries
+        self.queue += [(handed.later.get(intent, self.now_us), intent) for intent in handed.intents]
+        handed.intents.clear()
+        handed.later.clear()
+
+    async def _bring_forward(self, intent: Intent) -> None:
+        trade = self.trades[intent.channel]
+        try:
+            again_us = await attempt(trade, intent)
+        except Killed:
+            again_us = self.now_us + round(trade.lease_s * SECOND_US) + RECLAIM_US  # others find it idle
+        if again_us is not None:
+            self.queue.append((again_us, intent))
+
+    # ---- what providers see, and what screens show
+
+    async def check_push(self, push: Push, channel: str) -> None:
+        """Nothing shows what is not live in the device's view, or what it acknowledged; nothing live is taken away."""
+        assert PUSHED[push.device] == channel
+        live, item_id = await self.view(push.device), push.data["id"]
+        assert not [each for each in push.data["withdraw"] if each in live], f"{push.data} withdraws what is live"
+        assert push.badge == len(live) or self.raced
+        if push.kind == "background" or item_id in self.raced:
+            return
+        assert item_id in live, f"{item_id} is pushed to {push.device}, and it is gone"
+        assert not await self._is_shown(live[item_id], {push.device}, push.data["kind"] == "remind"), "it was shown"
+        _, presence = (await self.due.store.devices.devices(UID, self.now_us))[push.device]
+        assert not presence.foreground, "somebody looks"
+
+    async def check_mail(self, mail: Mail) -> None:
+        """No mail tells what is not live, or what any device showed, or dismissed for itself."""
+        live = await self.view("")
+        for item_id in set(re.findall(r"\bi\d+\b", f"{mail.subject} {mail.text}")) - self.raced:
+            assert item_id in live, f"{item_id} is mailed, and it is gone"
+            assert not await self._is_shown(live[item_id], set(DEVICES), True), "it was shown"
+            assert not any(item_id in cleared for cleared in self.cleared.values())
+
+    async def _is_shown(self, item: StoredItem, devices: set[str], also_reminders: bool) -> bool:
+        """Whether one of these devices showed all that the item gives reason to tell."""
+        self._hear()
+        acks = await self.due.store.devices.acknowledged(UID)
+        causes = [item.seq, *(self.reminded[item.id] if also_reminders else ())]
+        held = [
+            acked for view, acked in acks.items() if view.device in devices and item.id in await self.view(view.device)
+        ]
+        return all(any(acked >= seq for acked in held) for seq in causes)
+
+    def _hear(self) -> None:
+        for announcement in self.due.told():
+            if announcement.kind is Kind.REMIND:
+                self.reminded[announcement.entries[0].id].append(announcement.seq)
+
+    def arrive(self, push: Push) -> None:
+        """A device shows it, and takes away what it is told to."""
+        self._clear(push.device, push.data["withdraw"])
+        if push.kind == "alert":
+            self.screens[push.device][push.collapse_id] = push.data["id"]
+
+    def _clear(self, device: str, ids: list[str]) -> None:
+        left = {place: shown for place, shown in self.screens[device].items() if shown not in ids}
+        self.screens[device] = left
+
+    async def view(self, device: str) -> dict[str, StoredItem]:
+        """What is live in a view."""
+        copy = await self.due.store.users.state(UID, View(device) if device else BACKEND, self.now_us)
+        return {item.id: item for item in copy.items}
+
+
+async def build() -> World:
+    """Nobody is there, and there is nothing yet."""
+    house = await scheduler.build(ENTRIES)
+    for device in DEVICES:
+        push = {"provider": PUSHED[device], "token": device} if device in PUSHED else None
+        await house.store.devices.put_device(UID, device, Registration(push=push), NOW_US)
+    await house.store.contacts.put_contact(UID, parse_contact({"email": "alice@example.com"}))
+    return World(house)
