@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -13,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.delivery.fakes.http1 import Answer, Http1Server, Request
 from services.delivery.fakes.smtp import FakeSmtp, Rule
 from tests.support.cluster import Cluster
 from tests.support.ports import free_port
@@ -49,6 +53,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Clust
         directory / "c", ingests=1, gateways=1, schedulers=2, deliveries=2, categories=str(entries),
         smtp_url=f"smtp://127.0.0.1:{port}?tls=none", mail_from="Gregor <gregor@example.com>", public_url=PUBLIC,
         clock_offset=round(20 - time.time() % 60), log_level="debug",
+        webhook_loopback="true",
     ) as cluster:  # fmt: skip
         yield cluster
 
@@ -248,3 +253,42 @@ async def test_an_address_that_the_relay_calls_dead_gets_no_more_until_it_is_rel
     assert "no such user" in logs, "the log tells what the relay said"
     assert "moved@" not in logs
     assert subjects(relay, "moved") == ["about c"]
+
+
+def is_signed(secret: str, call: Request) -> bool:
+    """As Standard Webhooks has it: HMAC-SHA256 of id, time and body, by the bytes behind the prefix of the secret."""
+    id_, sent_at, given = (call.headers[f"webhook-{name}"] for name in ("id", "timestamp", "signature"))
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    wanted = hmac.digest(key, b".".join((id_.encode(), sent_at.encode(), call.body)), "sha256")
+    return f"v1,{base64.b64encode(wanted).decode()}" in given.split(" ") and abs(time.time() - int(sent_at)) < 300
+
+
+async def test_a_backend_is_told_what_became_of_mails_until_it_wants_no_more(
+    api: httpx.AsyncClient, relay: FakeSmtp
+) -> None:
+    relay.rules = [Rule("RCPT", "554 5.7.1 refused", 1, "told")]
+    await known(api, "told")
+    calls: list[Request] = []
+
+    def take(call: Request) -> Answer:
+        calls.append(call)
+        return Answer(204)
+
+    backend = Http1Server(take)
+    await backend.start()
+    wish = {"url": f"{backend.url}/hook", "events": ["delivery.sent", "delivery.dead"], "category_prefix": "acked"}
+    made = (await api.post("/v1/webhooks", json=wish)).json()
+    for item_id, category in (("a", "acked"), ("b", "acked"), ("c", "online")):
+        await api.post("/v1/users/told/messages", json=creating(item_id, category))
+        await settled(api, "told", item_id)
+    await wait_until(lambda: len(calls) == 2, "both outcomes are told", LONG_S)
+    await api.delete(f"/v1/webhooks/{made['id']}")
+    await api.post("/v1/users/told/messages", json=creating("d", "acked"))
+    await settled(api, "told", "d")
+    await time_is_over(api, relay, "after-told")
+    await backend.close()
+
+    assert all(is_signed(made["secret"], call) for call in calls)
+    events = [json.loads(call.body) for call in calls]
+    told = [(each["type"], *(each["data"][name] for name in ("id", "channel", "device", "status"))) for each in events]
+    assert told == [("delivery.dead", "a", "email", None, "554"), ("delivery.sent", "b", "email", None, "250")]
