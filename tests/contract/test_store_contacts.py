@@ -1,16 +1,24 @@
 """What every store promises of how a user may be reached."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
 
 from gregor.core.contact import (
     MOST_PREFERENCES,
     NO_CONTACT,
     NO_PREFERENCES,
+    Contact,
+    Preferences,
+    contact_document,
     parse_contact,
     parse_preferences,
     preferences_document,
     wants,
 )
+from gregor.core.errors import Problem
 from gregor.store.contract import Store
 from tests.support.builders import NOW_US
 
@@ -78,3 +86,35 @@ async def test_mails_can_be_ended_by_many_at_once_and_past_every_bound(store: St
     kept = await store.contacts.preferences("alice")
     assert not any(wants(kept, f"d{n}", "email") for n in range(5))
     assert len(kept.by_prefix) == MOST_PREFERENCES + 5
+
+
+async def test_changes_by_many_at_once_are_all_kept(store: Store) -> None:
+    def with_zone(kept: Contact) -> Contact:
+        return replace(kept, timezone="Europe/Rome")
+
+    def with_address(kept: Contact) -> Contact:
+        return replace(kept, email="alice@example.com")
+
+    def muting(name: str) -> Callable[[Preferences], Preferences]:
+        return lambda kept: parse_preferences({**preferences_document(kept), name: {"push": False}})
+
+    contacts = store.contacts
+    await asyncio.gather(contacts.change_contact("alice", with_zone), contacts.change_contact("alice", with_address))
+    await asyncio.gather(*(contacts.change_preferences("alice", muting(f"c{n}")) for n in range(4)))
+
+    assert contact_document(await contacts.contact("alice")) == {
+        "email": "alice@example.com",
+        "timezone": "Europe/Rome",
+    }
+    assert sorted(preferences_document(await contacts.preferences("alice"))) == ["c0", "c1", "c2", "c3"]
+
+
+async def test_a_change_to_nothing_deletes_and_one_that_is_refused_changes_nothing(store: Store) -> None:
+    await store.contacts.put_contact("alice", CONTACT)
+
+    with pytest.raises(Problem):
+        await store.contacts.change_contact("alice", lambda _: parse_contact({"email": 7}))
+    assert await store.contacts.contact("alice") == CONTACT
+    assert await store.contacts.change_contact("alice", lambda _: NO_CONTACT) == NO_CONTACT
+    assert await store.contacts.contact("alice") == NO_CONTACT
+    assert await store.contacts.change_contact("alice", lambda _: NO_CONTACT) == NO_CONTACT

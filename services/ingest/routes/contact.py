@@ -60,8 +60,11 @@ async def put_contact(uid: str, request: Request, parts: Working) -> Response:
 )
 async def patch_contact(uid: str, request: Request, parts: Working) -> Response:
     """A merge patch (RFC 7396) on the contact."""
-    known = contact_document(await parts.store.contacts.contact(uid))
-    return await _keep_contact(uid, merged(known, await _patch(request, parts)), parts)
+    patch = await _patch(request, parts)
+    contact = await parts.store.contacts.change_contact(
+        uid, lambda kept: parse_contact(merged(contact_document(kept), patch))
+    )
+    return json_answer(contact_document(contact))
 
 
 @router.get(
@@ -113,8 +116,11 @@ async def put_preferences(uid: str, request: Request, parts: Working) -> Respons
 )
 async def patch_preferences(uid: str, request: Request, parts: Working) -> Response:
     """A merge patch (RFC 7396) on the preferences."""
-    known = preferences_document(await parts.store.contacts.preferences(uid))
-    return await _keep_preferences(uid, merged(known, await _patch(request, parts)), parts)
+    patch = await _patch(request, parts)
+    preferences = await parts.store.contacts.change_preferences(
+        uid, lambda kept: parse_preferences(merged(preferences_document(kept), patch))
+    )
+    return json_answer(preferences_document(preferences))
 
 
 @router.get(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gregor.core.contact import Contact, Preferences
@@ -19,12 +19,21 @@ class Contacts(Protocol):
         """Replace it; ``NO_CONTACT`` deletes it."""
         ...
 
+    async def change_contact(self, uid: str, change: Callable[[Contact], Contact]) -> Contact:
+        """Put ``change`` of what is kept in its place, and return it; no other change comes between. ``change`` may be
+        called again, and may raise: then nothing is changed."""
+        ...
+
     async def preferences(self, uid: str) -> Preferences:
         """``NO_PREFERENCES`` where none are kept."""
         ...
 
     async def put_preferences(self, uid: str, preferences: Preferences) -> None:
         """Replace them."""
+        ...
+
+    async def change_preferences(self, uid: str, change: Callable[[Preferences], Preferences]) -> Preferences:
+        """As ``change_contact``."""
         ...
 
     async def end_mails(self, uid: str, categories: Sequence[str]) -> None:

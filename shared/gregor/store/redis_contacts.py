@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -46,36 +46,46 @@ class RedisContacts:
 
     async def contact(self, uid: str) -> Contact:
         """See ``contacts.Contacts.contact``."""
-        document = await self._read(uid, _CONTACT)
-        return NO_CONTACT if document is None else parse_contact(document)
+        return _contact_of(await self._read(uid, _CONTACT))
 
     async def put_contact(self, uid: str, contact: Contact) -> None:
         """See ``contacts.Contacts.put_contact``."""
         await self._write(uid, _CONTACT, contact_document(contact))
 
+    async def change_contact(self, uid: str, change: Callable[[Contact], Contact]) -> Contact:
+        """See ``contacts.Contacts.change_contact``."""
+        document = await self._change(uid, _CONTACT, lambda kept: contact_document(change(_contact_of(kept))))
+        return _contact_of(document)
+
     async def preferences(self, uid: str) -> Preferences:
         """See ``contacts.Contacts.preferences``."""
-        document = await self._read(uid, _PREFERENCES)
-        return _preferences_of(document)
+        return _preferences_of(await self._read(uid, _PREFERENCES))
 
     async def put_preferences(self, uid: str, preferences: Preferences) -> None:
         """See ``contacts.Contacts.put_preferences``."""
         await self._write(uid, _PREFERENCES, preferences_document(preferences))
 
+    async def change_preferences(self, uid: str, change: Callable[[Preferences], Preferences]) -> Preferences:
+        """See ``contacts.Contacts.change_preferences``."""
+        document = await self._change(
+            uid, _PREFERENCES, lambda kept: preferences_document(change(_preferences_of(kept)))
+        )
+        return _preferences_of(document)
+
     async def end_mails(self, uid: str, categories: Sequence[str]) -> None:
         """See ``contacts.Contacts.end_mails``."""
+        await self.change_preferences(uid, lambda kept: without_mail(kept, categories))
+
+    async def _change(self, uid: str, field: str, change: Callable[[Any], Any]) -> Any:
+        """Read, change and write back a document, until nobody wrote in between; empty ones are not kept."""
         key = self._keys.of_user(uid).contact
         for _ in range(_TRIES):
-            raw = await answer(self._connection.call("HGET", key, _PREFERENCES))
-            ended = without_mail(_preferences_of(None if raw is None else msgspec.json.decode(raw)), categories)
-            wanted = msgspec.json.encode(preferences_document(ended))
-            if raw is None:
-                is_done = await answer(self._connection.call("HSETNX", key, _PREFERENCES, wanted))
-            else:
-                is_done = await answer(self._connection.evalsha(self._replace, (key,), (_PREFERENCES, raw, wanted)))
-            if is_done:
-                return
-        raise Unavailable("the preferences are being changed by others again and again")
+            raw = await answer(self._connection.call("HGET", key, field)) or b""
+            document = change(msgspec.json.decode(raw) if raw else None)
+            wanted = msgspec.json.encode(document) if document else b""
+            if await answer(self._connection.evalsha(self._replace, (key,), (field, raw, wanted))):
+                return document
+        raise Unavailable(f"the {field} of a user is being changed by others again and again")
 
     async def _read(self, uid: str, field: str) -> Any:
         raw = await answer(self._connection.call("HGET", self._keys.of_user(uid).contact, field))
@@ -87,6 +97,10 @@ class RedisContacts:
             await answer(self._connection.call("HSET", key, field, msgspec.json.encode(document)))
         else:
             await answer(self._connection.call("HDEL", key, field))
+
+
+def _contact_of(document: Any) -> Contact:
+    return NO_CONTACT if document is None else parse_contact(document)
 
 
 def _preferences_of(document: Any) -> Preferences:

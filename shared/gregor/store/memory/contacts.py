@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gregor.core.contact import Contact, Preferences, without_mail
 
@@ -23,6 +23,12 @@ class MemoryContacts:
         """As ``Contacts`` says."""
         self._shelf.owner(uid).contact = contact
 
+    async def change_contact(self, uid: str, change: Callable[[Contact], Contact]) -> Contact:
+        """As ``Contacts`` says."""
+        owner = self._shelf.owner(uid)
+        owner.contact = change(owner.contact)
+        return owner.contact
+
     async def preferences(self, uid: str) -> Preferences:
         """As ``Contacts`` says."""
         return self._shelf.owner(uid).preferences
@@ -30,6 +36,12 @@ class MemoryContacts:
     async def put_preferences(self, uid: str, preferences: Preferences) -> None:
         """As ``Contacts`` says."""
         self._shelf.owner(uid).preferences = preferences
+
+    async def change_preferences(self, uid: str, change: Callable[[Preferences], Preferences]) -> Preferences:
+        """As ``Contacts`` says."""
+        owner = self._shelf.owner(uid)
+        owner.preferences = change(owner.preferences)
+        return owner.preferences
 
     async def end_mails(self, uid: str, categories: Sequence[str]) -> None:
         """As ``Contacts`` says."""
