@@ -8,9 +8,9 @@ arq's cron is unique by default: of all workers of one queue only one gets each 
 and leave a tick to whoever died with it. So each scheduler has a queue of its own and ``unique=False``, and runs every
 tick itself. Queues are named after host and port, and expire an hour after their scheduler is gone.
 
-A queue Redis that stands still, its connections open, stops arq without a word: redis-py waits for ever. So whoever
-hosts the worker listens: where no tick comes, the drain is told the time from here, and a worker that says nothing for
-long is started anew.
+A queue Redis that stands still, its connections open, stops arq without a word until it has waited long enough for an
+answer. So whoever hosts the worker listens: where no tick comes, the drain is told the time from here, and a worker
+that says nothing for long is started anew.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .drain import Drain
 _log = structlog.get_logger(__name__)
 
 TICK_TIMEOUT_S: Final = 15
-"""A job that takes longer is cancelled; what it had claimed is free again when its lease is over."""
+"""A job that takes longer is cancelled: the queue does not answer."""
 POLL_S: Final = 0.25
 """How often arq looks whether a tick is due: the drain goes on until the next one, so this costs no lateness."""
 QUEUE_LIFE_S: Final = 3_600
@@ -43,20 +43,24 @@ FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 10.0
 STEADY_S: Final = 30.0
 """A worker that ran so long before it ended is started again with the first pause."""
-QUIET_S: Final = 2.0
-"""After so long without a tick of arq the drain is told the time from here."""
+QUIET_S: Final = 1.5
+"""After so long without a tick of arq the drain is told the time from here: half a second after it should have come."""
 HUNG_S: Final = 20.0
 """After so long without a tick a worker is ended and another one started."""
 CONNECT_S: Final = 5.0
+ANSWER_S: Final = 5.0
+"""How long arq waits for an answer of the queue."""
+ENDING_S: Final = 1.0
+"""How long the end of a worker waits for each thing that it still tells the queue."""
 
 
 _as_json: Final = msgspec.json.Encoder(enc_hook=repr).encode  # arq has an exception for a result at times
 
 
 async def tick(ctx: dict[str, Any]) -> None:
-    """The cron job: let the drain run until the next tick."""
+    """The cron job: let the drain run until the next tick. A worker that ends in the meantime takes no time from it."""
     ctx["heard"]()
-    await ctx["drain"].tick()
+    await asyncio.shield(ctx["drain"].tick())
     await ctx["redis"].expire(ctx["queue"], QUEUE_LIFE_S)
 
 
@@ -145,10 +149,11 @@ class Host:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _tick_where_none_does(self) -> None:
-        """The state Redis may be well while the queue is not: what is due goes on."""
-        while True:
-            if self._silence_s() < QUIET_S:
-                await asyncio.sleep(POLL_S)
+        """The state Redis may be well while the queue is not: what is due goes on, until the drain is told to stop."""
+        while not self._drain.is_stopping:
+            patience_s = QUIET_S - self._silence_s()
+            if patience_s > 0:
+                await asyncio.sleep(patience_s)
                 continue
             try:
                 await self._drain.tick()
@@ -162,7 +167,7 @@ class Host:
     def _hear(self) -> None:
         self._heard_s = self._monotonic()
 
-    async def _work(self) -> None:
+    async def _connect(self) -> ArqRedis:
         async with asyncio.timeout(CONNECT_S):
             pool = await create_pool(
                 self._settings,
@@ -170,6 +175,15 @@ class Host:
                 job_deserializer=msgspec.json.decode,
                 default_queue_name=self._queue,
             )
+            # arq has no setting for this, and made a connection without: redis-py would wait for ever.
+            connections = pool.connection_pool
+            connections.connection_kwargs["socket_timeout"] = ANSWER_S
+            await connections.disconnect()
+            connections.reset()  # type: ignore[no-untyped-call]
+        return pool
+
+    async def _work(self) -> None:
+        pool = await self._connect()
         worker = make_worker(pool, self._drain, self._queue, self._hear)
         working = asyncio.create_task(worker.async_run())
         began_s = self._monotonic()
@@ -186,14 +200,20 @@ class Host:
 
 
 async def _end(worker: Worker, pool: ArqRedis) -> None:
-    """Leave nothing running. (``Worker.close`` raises what its cancelled jobs raise, before it closes anything.)"""
+    """Leave nothing running. (``Worker.close`` raises what its cancelled jobs raise, before it closes anything.)
+
+    A job that is cancelled still tells the queue, shielded, and over a new connection where it lost its own: nobody
+    waits for that where the queue stands still, and it ends without its answer.
+    """
     tasks = [*worker.tasks.values(), *([worker.main_task] if worker.main_task is not None else [])]
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    if tasks:
+        await asyncio.wait(tasks, timeout=ENDING_S)
     with suppress(Exception):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(ENDING_S):
             await pool.delete(worker.health_check_key)
     with suppress(Exception):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(ENDING_S):
             await pool.aclose(close_connection_pool=True)

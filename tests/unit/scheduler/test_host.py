@@ -1,0 +1,93 @@
+"""The host of the drain: whatever the queue Redis does, somebody looks at what is due."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gregor.clock import SystemClock
+from gregor.embedded import find_server
+from services.scheduler.acts import Acts
+from services.scheduler.allowance import Allowance
+from services.scheduler.drain import Drain
+from services.scheduler.worker import Host, redis_settings, tick
+from tests.support.machine import Waiting
+from tests.support.servers import Server
+from tests.support.wait import wait_until
+from tests.unit.scheduler.conftest import LEASE_US, House, build
+
+WATCHED_S = 4.0
+"""Long enough for a tick to end, and for the absence of the next one to be noticed."""
+BETWEEN_LOOKS_S = 0.5 + 0.3
+"""Half a second, as ever, or until it is known that a tick is overdue; and what a loop and its timers may take."""
+
+
+class Watched:
+    """An agenda that knows when it was looked at."""
+
+    def __init__(self, house: House) -> None:
+        self._agenda = house.store.agenda
+        self.looks_s: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._agenda, name)
+
+    async def firsts(self) -> Any:
+        self.looks_s.append(time.monotonic())
+        return await self._agenda.firsts()
+
+
+def watched(house: House) -> tuple[Drain, Watched]:
+    """A drain on the clock of the system, and its looks."""
+    agenda = Watched(house)
+    acts = Acts(house.parts, Allowance(1, 1))
+    return Drain(agenda, acts, SystemClock(), house.figures, LEASE_US), agenda
+
+
+async def test_a_worker_that_ends_takes_no_time_from_a_tick() -> None:
+    drain, agenda = watched(await build())
+    ticking = asyncio.create_task(tick({"heard": lambda: None, "drain": drain}))
+    await wait_until(lambda: agenda.looks_s, "the tick looks")
+    ticking.cancel()
+    await wait_until(lambda: len(agenda.looks_s) > 1, "it looks again")
+    await drain.stop()
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Server]:
+    server = Server(str(find_server()), tmp_path).start()
+    yield server
+    server.kill()
+
+
+@pytest.mark.parametrize("trouble", ["none", "away", "standing still"])
+async def test_nobody_waits_for_a_queue_that_is(queue: Server, trouble: str) -> None:
+    drain, agenda = watched(await build())
+    # arq ticks at once and at each whole second: so the second tick finds the first one nearly over.
+    await wait_until(lambda: time.time() % 1 < 0.1, "a second begins")
+    host = asyncio.create_task(Host(redis_settings(queue.url), drain, "q", time.monotonic).run())
+    try:
+        await wait_until(lambda: len(agenda.looks_s) > 2, "arq ticks")
+        waiting = Waiting([os.getpid()])
+        began_s = agenda.looks_s[-1]
+        if trouble == "away":
+            queue.kill()
+        elif trouble == "standing still":
+            queue.suspend()
+        await wait_until(lambda: agenda.looks_s[-1] > began_s + WATCHED_S, "somebody looks", 20)
+        longest_s = max(after - before for before, after in pairwise(s for s in agenda.looks_s if s >= began_s))
+        assert longest_s < BETWEEN_LOOKS_S + waiting.lost_s()
+    finally:
+        await drain.stop()
+        host.cancel()
+        # A process that is told to stop does, whatever the queue does: this would wait for ever.
+        ended, _ = await asyncio.wait([host], timeout=10)
+    assert ended
+    await wait_until(lambda: len(asyncio.all_tasks()) == 1, "what arq still tells the queue is given up")
