@@ -159,3 +159,31 @@ async def test_a_user_of_nothing_leaves_no_key(store: RedisStore, link: Link) ->
     keys = {kind_of(key.decode(), store.keys.namespace) for key in await link.call("KEYS", "*")}
 
     assert keys <= {"partitions", "rev"}
+
+
+async def test_a_user_of_whom_only_facts_are_left_is_kept_small(store: RedisStore, link: Link) -> None:
+    state = store.keys.of_user("alice").state
+    await store.users.commit("alice", creation("a", size=300))
+    await store.users.commit("alice", committed({"dismiss": {"ids": ["a", "unknown"]}}))
+    assert await link.call("OBJECT", "ENCODING", state) == b"hashtable"
+    before = await link.call("HGETALL", state)
+
+    await store.users.collect("alice", NOW_US + LIMITS.history_body_age_us)
+
+    assert await link.call("OBJECT", "ENCODING", state) == b"listpack"
+    after = await link.call("HGETALL", state)
+    assert sorted(after[::2]) == sorted([*before[::2], *({b".c"} - {*before[::2]})])
+    known = await store.users.commit("alice", creation("a", size=300))
+    assert [(item_id, why.value) for item_id, why in known.ignored] == [("a", "dismissed")]
+
+
+async def test_what_lives_is_not_written_anew_where_bodies_go(store: RedisStore, link: Link) -> None:
+    await store.users.commit("alice", creation("a", size=300))
+    await store.users.commit("alice", creation("b", size=1))
+    await store.users.commit("alice", committed({"dismiss": {"ids": ["a"]}}))
+    await link.call("CONFIG", "RESETSTAT")
+
+    await store.users.collect("alice", NOW_US + LIMITS.history_body_age_us)
+
+    assert b"cmdstat_hgetall" not in await link.call("INFO", "commandstats")
+    assert len((await store.users.state("alice", View(), NOW_US)).items) == 1

@@ -3,6 +3,8 @@
 -- ARGV 1 now µs  2 retention µs  3 history entries  4 bodies  5 body age µs  6 external age µs  7 at most so many  8 uid
 --      9 grace µs of a dismissal of an id never seen (L4: acceptance + 1 h)
 -- Returns {forgotten, more ("1": call again)}. Cost O(forgotten + trimmed) ≤ ARGV 7 each, and the remembered intervals.
+-- a hash of so many fields, of so many bytes each, is kept in one piece (hash-max-listpack-entries and -value, as they come)
+local FEW, SMALL = 128, 64
 local now, retention, most_history, most_bodies = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local body_age, external_age, most, grace = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[9])
 local kh, ko, ka, kx, ks = KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[6]
@@ -168,4 +170,14 @@ if first[2] then call('ZADD', KEYS[4], first[2], ARGV[8]) else call('ZREM', KEYS
 call('HSET', kh, '.h', pack(HEAD, epoch, seq, clear, wake, n, bytes, flags, gen, A, B, C, D, E, F, G, H))
 local counts = pack(COUNTS, horizon, floor, trimmed_to, external_floor, external_bytes, tombs, span_count)
 if counts ~= raw_counts then call('HSET', kh, '.c', counts) end
+
+-- ---- where nothing lives and no body is left, write the state anew: once large, a hash stays large, whatever is in it
+if n == 0 and trimmed_to > trimmed_before and call('HLEN', kh) <= FEW then
+  local fields, is_small = call('HGETALL', kh), true
+  for i = 1, #fields do is_small = is_small and #fields[i] <= SMALL end
+  if is_small then
+    call('DEL', kh)
+    call('HSET', kh, unpack(fields))
+  end
+end
 return {forgotten, more}
