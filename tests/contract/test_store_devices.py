@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -51,6 +53,43 @@ async def test_registering_again_replaces(store: Store) -> None:
     await store.devices.put_device("alice", "phone", Registration("android"), NOW_US)
 
     assert await store.devices.device("alice", "phone", NOW_US) == (Registration("android"), Presence())
+
+
+async def test_changes_by_many_at_once_are_all_kept(store: Store) -> None:
+    def change(**fields: Any) -> Awaitable[None]:
+        return store.devices.change_device(
+            "alice", "phone", lambda kept: replace(kept or Registration(), **fields), NOW_US
+        )
+
+    await asyncio.gather(change(platform="ios"), change(push=PUSH), change(locale="it"))
+
+    assert await store.devices.device("alice", "phone", NOW_US) == (Registration("ios", PUSH, "it"), Presence())
+
+
+async def test_a_change_sees_what_is_registered_and_one_that_is_refused_changes_nothing(store: Store) -> None:
+    seen: list[Registration | None] = []
+
+    def refuse(kept: Registration | None) -> Registration:
+        seen.append(kept)
+        raise Problem("invalid", "no")
+
+    for known in (None, Registration("ios", PUSH)):
+        if known is not None:
+            await store.devices.put_device("alice", "phone", known, NOW_US)
+        with pytest.raises(Problem):
+            await store.devices.change_device("alice", "phone", refuse, NOW_US)
+        assert await store.devices.device("alice", "phone", NOW_US) == (known and (known, Presence()))
+        assert seen.pop() == known
+
+
+async def test_a_changed_push_token_moves_as_a_registered_one_does(store: Store) -> None:
+    await store.devices.put_device("bob", "tablet", Registration("ios", PUSH), NOW_US)
+
+    await store.devices.change_device("alice", "phone", lambda _: Registration("ios", PUSH), NOW_US)
+    await store.devices.change_device("alice", "phone", lambda _: Registration("ios"), NOW_US)
+
+    assert await store.devices.device("bob", "tablet", NOW_US) == (Registration("ios"), Presence())
+    assert await store.devices.device("alice", "phone", NOW_US) == (Registration("ios"), Presence())
 
 
 async def test_a_connection_makes_a_device_known_and_changes_no_registration(store: Store) -> None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import Problem
 from gregor.core.times import seconds
-from gregor.store.contract import Presence
+from gregor.store.contract import Presence, Registration
 from gregor.web.intake import JSON
 
 from ..answers import body_of, documented, json_answer
@@ -55,12 +55,16 @@ async def put_device(uid: str, device: str, request: Request, parts: Working) ->
 )
 async def patch_device(uid: str, device: str, request: Request, parts: Working) -> Response:
     """A merge patch (RFC 7396) on the registration; of a device not known, on an empty one."""
-    known = await parts.store.devices.device(uid, device, parts.clock.now_us())
     patch = await read_json(request, parts, JSON, MERGE_PATCH)
     if not isinstance(patch, dict):
         raise Problem("invalid", "A merge patch of a device is an object.")
-    patch = restored(patch, known[0] if known else None)
-    return await _register(uid, device, merged(as_sent(known[0]) if known else {}, patch), parts)
+
+    def changed(known: Registration | None) -> Registration:
+        document = merged({} if known is None else as_sent(known), restored(patch, known))
+        return registration_of(fit(DeviceDocument, document), parts.settings.webpush_hosts)
+
+    await parts.store.devices.change_device(uid, device, changed, parts.clock.now_us())
+    return await _show(uid, device, parts)
 
 
 @router.get(

@@ -7,7 +7,7 @@ done), and repeating any call is safe where its docstring says so.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -178,6 +178,14 @@ class Devices(Protocol):
 
     async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
         """Register, or replace. A push token that another device holds is taken from it. ``too_many_devices``."""
+        ...
+
+    async def change_device(
+        self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
+    ) -> None:
+        """Register ``change`` of what is registered (``None``: the device is not known); no other registration comes
+        between. ``change`` may be called again, and may raise: then nothing is changed. Raises as ``put_device`` does.
+        """
         ...
 
     async def know_device(self, uid: str, device: str, now_us: int) -> str | None:

@@ -5,6 +5,7 @@ The scripts find the first members by a pattern (``lua/presence.lua``), so their
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -59,6 +60,7 @@ class Lease(msgspec.Struct):
 
 
 _KNOWN: Final = msgspec.json.Decoder(Known)
+_TIMES: Final = re.compile(rb'\A\{"first_seen_us":\d+,"last_seen_us":\d+')
 _LEASE: Final = msgspec.json.Decoder(Lease)
 
 
@@ -79,6 +81,11 @@ def registration_tail(registration: Registration) -> bytes:
     if push is not None and registration.push_since_us:
         members["push_since_us"] = registration.push_since_us
     return b"," + msgspec.json.encode(members)[1:]
+
+
+def tail_of(raw: bytes) -> bytes:
+    """What a registration set in the JSON of a device, as ``registration_tail`` made it."""
+    return _TIMES.sub(b"", raw, 1)
 
 
 def lease_json(session: Session, seen_us: int, until_us: int) -> bytes:
@@ -117,6 +124,19 @@ def presence_of(known: Iterable[Known], leases: Iterable[Lease], now_us: int) ->
         return Presence(True, is_foreground, now_us)
     seen_us = max([seen_us, *(device.last_seen_us for device in known)])
     return Presence(last_seen_us=seen_us or None)
+
+
+def longest_offline(known: Mapping[str, Known], leases: Mapping[str, Iterable[Lease]], now_us: int) -> str | None:
+    """The device that gives way to one more: longest offline, those without push first; ``None``: all are online.
+
+    One never seen counts from when it became known: it may be about to connect.
+    """
+    offline = []
+    for device, kept in known.items():
+        presence = presence_of([kept], leases.get(device, ()), now_us)
+        if not presence.online:
+            offline.append((kept.push is not None, presence.last_seen_us or kept.first_seen_us, device))
+    return min(offline)[2] if offline else None
 
 
 def foreground_until(leases: Iterable[Lease], told_us: Iterable[int], now_us: int) -> int | None:

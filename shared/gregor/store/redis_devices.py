@@ -29,6 +29,7 @@ from .device_records import (
     foreground_until,
     lease_json,
     leases_of,
+    longest_offline,
     pairs,
     presence_of,
     push_token,
@@ -37,6 +38,7 @@ from .device_records import (
     read_lease,
     read_view,
     registration_tail,
+    tail_of,
 )
 from .keys import Keys
 from .link import Argument, Connection, Script
@@ -64,6 +66,7 @@ _TRIES: Final = 8
 _AT_ONCE: Final = 1_000
 """Commands issued before their replies are awaited."""
 
+_NONE: Final = b"-"  # in place of what a registration must be: the device must not be known
 _NO_REGISTRATION: Final = registration_tail(Registration())
 
 
@@ -111,8 +114,25 @@ class RedisDevices:
 
     async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
         """See ``contract.Devices.put_device``. Repeatable."""
+        await self._put(uid, device, registration, now_us, b"")
+
+    async def change_device(
+        self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
+    ) -> None:
+        """See ``contract.Devices.change_device``."""
+        for _ in range(_TRIES):
+            raw = await self._call("HGET", self._keys.of_user(uid).devices, device)
+            registration = change(None if raw is None else read_known(raw).registration)
+            if await self._put(uid, device, registration, now_us, _NONE if raw is None else tail_of(raw)):
+                return
+        raise Unavailable("the device is being changed by others again and again")
+
+    async def _put(self, uid: str, device: str, registration: Registration, now_us: int, over: bytes) -> bool:
+        """Register where the registration is ``over`` (empty: whatever it is); false where it is another."""
         tail = registration_tail(replace(registration, push_since_us=now_us))
-        before, _ = await self._admit(uid, device, now_us, tail, replaces=True)
+        what, before, _ = await self._admit(uid, device, now_us, tail, "1", over)
+        if what == b"changed":
+            return False
         token, old = push_token(registration.push), push_token(before.push) if before else None
         if token is not None:
             owner = _owner(uid, device)
@@ -121,12 +141,13 @@ class RedisDevices:
                 await self._take_push(token, former)
         if old is not None and old != token:
             await self._release_push(old, uid, device)
+        return True
 
     async def know_device(self, uid: str, device: str, now_us: int) -> str | None:
         """See ``contract.Devices.know_device``."""
         if await self._call("HEXISTS", self._keys.of_user(uid).devices, device):
             return None  # the rule; and it must not need memory
-        _, displaced = await self._admit(uid, device, now_us, _NO_REGISTRATION, replaces=False)
+        *_, displaced = await self._admit(uid, device, now_us, _NO_REGISTRATION, "", b"")
         return displaced
 
     async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, Presence]]:
@@ -202,34 +223,25 @@ class RedisDevices:
                 await self._release_push(token, uid, device)
 
     async def _admit(
-        self, uid: str, device: str, now_us: int, tail: bytes, *, replaces: bool
-    ) -> tuple[Known | None, str | None]:
-        """Register, after making room where there is none: what was there before, and whom it displaced."""
+        self, uid: str, device: str, now_us: int, tail: bytes, replaces: str, over: bytes
+    ) -> tuple[bytes, Known | None, str | None]:
+        """Register, after making room where there is none: what came of it, what was there, whom it displaced."""
         displaced: str | None = None
         keys = self._keys.of_user(uid)
         look_us = now_us + self._limits.retention_us
-        arguments = (device, now_us, self._limits.devices, tail, "1" if replaces else "", uid, look_us)
+        arguments = (device, now_us, self._limits.devices, tail, replaces, uid, look_us, over)
         for _ in range(_TRIES):
             what, *before = await self._run(self._register, (keys.devices, keys.agenda, keys.due), arguments)
             if what != b"full":
-                return read_known(before[0]) if before else None, displaced
+                return what, read_known(before[0]) if before else None, displaced
             displaced = await self._displace(uid, now_us)
         raise Unavailable("many devices of this user come at once")
 
     async def _displace(self, uid: str, now_us: int) -> str:
-        """Forget the device longest offline, those without push first; ``too_many_devices`` if all are online.
-
-        One never seen counts from when it became known: it may be about to connect.
-        """
-        known, leases = await self._read(uid)
-        offline = []
-        for device, kept in known.items():
-            presence = presence_of([kept], leases.get(device, ()), now_us)
-            if not presence.online:
-                offline.append((kept.push is not None, presence.last_seen_us or kept.first_seen_us, device))
-        if not offline:
+        """Forget the device that must give way; ``too_many_devices`` if all are online."""
+        device = longest_offline(*await self._read(uid), now_us)
+        if device is None:
             raise Problem("too_many_devices", "The user has the most devices allowed, and all are online.")
-        *_, device = min(offline)
         await self.forget_device(uid, device, now_us, secrets.token_bytes(3))
         return device
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +41,13 @@ class MemoryDevices:
                 registrations[holder[1]] = replace(registrations[holder[1]], push=None)
             self._shelf.push_holders[token] = (uid, device)
         self._shelf.owner(uid).registrations[device] = replace(registration, push_since_us=now_us if token else 0)
+
+    async def change_device(
+        self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
+    ) -> None:
+        """As ``Devices`` says."""
+        # Nothing is waited for in between.
+        await self.put_device(uid, device, change(self._shelf.owner(uid).registrations.get(device)), now_us)
 
     async def know_device(self, uid: str, device: str, now_us: int) -> str | None:
         """As ``Devices`` says."""
