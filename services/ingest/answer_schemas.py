@@ -97,6 +97,17 @@ _DELIVERY: Final[Schema] = {
     "next": _TIME_OR_NULL,
     "attempts": _array(_ATTEMPT),
 }
+_EVENT: Final = _object(
+    {"at": _TIME, "event": {"enum": list(_TIMELINE)}},
+    {
+        "channel": _TEXT,
+        "device": _DEVICE_OR_NULL,
+        "n": {"type": "integer", "minimum": 0},
+        "intent": {"enum": _INTENTS},
+        "detail": _TEXT_OR_NULL,
+        "until": _TIME,
+    },
+)
 _TOKEN: Final[Schema] = {"type": "string", "pattern": "^…", "description": "Its last four characters."}
 _PUSH: Final = _object(
     {"provider": {"enum": ["apns", "fcm", "webpush"]}, "token": _TOKEN, "sandbox": _FLAG}, {"topic": _TEXT}
@@ -163,9 +174,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
             **_RENDERED,
         },
     ),
-    "ItemStory": _object(
-        {**_ENTRY, "timeline": _array(_object({"at": _TIME, "event": {"enum": list(_TIMELINE)}}))}, _RENDERED
-    ),
+    "ItemStory": _object({**_ENTRY, "timeline": _array(_EVENT)}, _RENDERED),
     "History": _object({"entries": _array(_object(_ENTRY))}, _RENDERED),
     "Device": _object(
         {
