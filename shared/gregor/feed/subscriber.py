@@ -206,8 +206,7 @@ class Feed:
             self._drop(f"sent an error: {error}")
             return
         _, channel = self._asked.popleft()
-        had_it = len(channel.receivers) > len({id(receiver) for receiver, _ in channel.waiting})
-        if had_it:
+        if channel.had_it:
             self._drop(f"refused a channel that it gave before: {error}")
             return
         channel.fail(error)
