@@ -240,7 +240,7 @@ def _quiet_hours(value: Any, faults: Faults) -> QuietHours | None:
         match = _TIME.match(given[name]) if isinstance(given.get(name), str) else None
         if match is not None:
             minutes.append(int(match[1]) * 60 + int(match[2]))
-        elif name in given or not faults.is_at("/quiet_hours"):
+        elif isinstance(value, Mapping):
             code = "invalid" if name in given else "missing_field"
             faults.note(code, f"/quiet_hours/{name}", "A time of the day is written as 22:00.")
     if len(minutes) == 2 and minutes[0] == minutes[1]:

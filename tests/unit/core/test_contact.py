@@ -99,6 +99,9 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         parse_contact({"email": "", "timezone": "x", "quiet_hours": {}})
 
     assert len(caught.value.errors) >= 3
+    with pytest.raises(Problem) as caught:
+        parse_contact({"quiet_hours": {"from": "25:00"}})
+    assert [error.pointer for error in caught.value.errors] == ["/quiet_hours/from", "/quiet_hours/to"]
 
 
 @pytest.mark.parametrize("document", [None, [], "x", 7])
