@@ -1,15 +1,24 @@
-"""The provider token of APNs: one for a team, shared by all connections of a process."""
+"""The provider token of APNs: one for a team, the same in all connections and all processes, also restarted ones.
 
-import jwt
+Apple turns away teams that show it too many tokens. So tokens are dated by turns of time, and signed without chance
+(RFC 6979): whoever signs in the same turn has the same token, and nobody need hand it round.
+"""
+
+import msgspec
 from aioapns.connection import AuthorizationHeaderProvider
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from gregor.clock import Clock
+from gregor.vapid import base64url
 
 RENEW_AFTER_S = 45 * 60
 """Apple takes tokens of up to 60 minutes."""
+TURN_S = RENEW_AFTER_S // 2
+"""A token is dated by the beginning of a turn, and used for what is left of it and for the next one."""
 NEVER_BEFORE_S = 20 * 60
 """Apple turns away who renews more often (429 TooManyProviderTokenUpdates)."""
 
@@ -37,7 +46,8 @@ class ProviderToken(AuthorizationHeaderProvider):
         """The value of `authorization`; the same object until it is renewed."""
         age_s = self._age_s()
         if age_s is None or age_s >= RENEW_AFTER_S:
-            self._sign()
+            now_s = self._clock.now_us() // 1_000_000
+            self._sign(now_s - now_s % TURN_S)
         return self._header
 
     def get_header(self) -> str:
@@ -47,14 +57,13 @@ class ProviderToken(AuthorizationHeaderProvider):
     def renew(self, used: bytes) -> bool:
         """Whether there is another than `used`, which APNs calls expired: signed now, or meanwhile.
 
-        False where the present one is too young to have expired: then the clocks differ.
+        False where the present one has been in use for too short a time to have expired: then the clocks differ.
         """
         if used != self._header:
             return True
-        age_s = self._age_s()
-        if age_s is not None and age_s < NEVER_BEFORE_S:
+        if self._signed_at is not None and self._clock.monotonic() - self._signed_at < NEVER_BEFORE_S:
             return False
-        self._sign()
+        self._sign(self._clock.now_us() // 1_000_000)
         return True
 
     def _age_s(self) -> float | None:
@@ -63,9 +72,17 @@ class ProviderToken(AuthorizationHeaderProvider):
             return None
         return max(self._clock.now_us() / 1e6 - self._issued_s, self._clock.monotonic() - self._signed_at)
 
-    def _sign(self) -> None:
-        self._issued_s = self._clock.now_us() // 1_000_000
+    def _sign(self, issued_s: int) -> None:
+        self._issued_s = issued_s
         self._signed_at = self._clock.monotonic()
-        claims = {"iss": self._team_id, "iat": self._issued_s}
-        token = jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": self._key_id})
-        self._header = b"bearer " + token.encode()
+        head = {"alg": "ES256", "kid": self._key_id, "typ": "JWT"}
+        parts = (head, {"iss": self._team_id, "iat": issued_s})
+        signed = ".".join(base64url(msgspec.json.encode(part)) for part in parts)
+        r, s = decode_dss_signature(self._signature(signed.encode()))
+        self._header = f"bearer {signed}.{base64url(r.to_bytes(32) + s.to_bytes(32))}".encode()
+
+    def _signature(self, content: bytes) -> bytes:
+        try:
+            return self._key.sign(content, ec.ECDSA(SHA256(), deterministic_signing=True))
+        except UnsupportedAlgorithm:  # an OpenSSL older than 3.2: then each process has a token of its own
+            return self._key.sign(content, ec.ECDSA(SHA256()))

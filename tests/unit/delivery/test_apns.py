@@ -15,6 +15,7 @@ import pytest
 
 from gregor.clock import ManualClock, SystemClock
 from services.delivery.channels.apns import ApnsChannel, ApnsConfig
+from services.delivery.channels.apns_token import TURN_S
 from services.delivery.fakes.apns import ANY_TOKEN
 from services.delivery.fakes.apns_acts import Act
 from services.delivery.fakes.keys import write_key
@@ -156,8 +157,14 @@ async def test_the_token_is_one_that_apple_takes(world: World) -> None:
     assert set(jwt.decode(token, options={"verify_signature": False})) == {"iss", "iat"}
 
 
+def turn_begun() -> ManualClock:
+    """A clock at the beginning of a turn, whose token is new."""
+    now_us = SystemClock().now_us()
+    return ManualClock(now_us - now_us % (TURN_S * 1_000_000))
+
+
 async def test_the_token_is_renewed_before_apple_takes_it_no_more(tmp_path: Path) -> None:
-    clock = ManualClock(SystemClock().now_us())
+    clock = turn_begun()
     async with apns_world(tmp_path, clock) as world:
         await world.send()
         clock.advance(44 * 60)
@@ -171,7 +178,7 @@ async def test_the_token_is_renewed_before_apple_takes_it_no_more(tmp_path: Path
 
 
 async def test_a_token_that_apple_finds_expired_is_renewed_once_and_the_pushes_go_again(tmp_path: Path) -> None:
-    clock = ManualClock(SystemClock().now_us())
+    clock = turn_begun()
     async with apns_world(tmp_path, clock) as world:
         await world.send()
         clock.advance(25 * 60)

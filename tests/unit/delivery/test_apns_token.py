@@ -1,0 +1,58 @@
+"""The provider token: one for all processes of a team, renewed as seldom as Apple wants and as often as it must be."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gregor.clock import ManualClock
+from services.delivery.channels.apns_token import NEVER_BEFORE_S, ProviderToken
+from tests.support.pushes import NOW_US
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+PEM = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+APPLE_TAKES_S = 60 * 60
+DAY_S = 86_400
+
+
+def token_of(clock: ManualClock) -> ProviderToken:
+    return ProviderToken(PEM, "KEY1", "TEAM", clock)
+
+
+@given(
+    starts=st.lists(st.integers(0, DAY_S), min_size=1, max_size=5), sends=st.lists(st.integers(0, DAY_S), min_size=1)
+)
+def test_whatever_processes_start_and_send_when_apple_sees_few_tokens_and_none_that_is_old(
+    starts: list[int], sends: list[int]
+) -> None:
+    clocks = [ManualClock(NOW_US + start * 1_000_000) for start in starts]
+    processes = [(clock, token_of(clock)) for clock in clocks]
+    seen: dict[bytes, int] = {}
+    shown: dict[int, list[tuple[int, bytes]]] = {n: [] for n in range(len(processes))}
+    for at_s in sorted(sends):
+        for n, (clock, process) in enumerate(processes):
+            now_s = (clock.now_us() - NOW_US) // 1_000_000
+            if now_s > at_s:
+                continue  # it is not started yet
+            clock.advance(at_s - now_s)
+            header = process.header()
+            claims = jwt.decode(header.removeprefix(b"bearer "), KEY.public_key(), ["ES256"], {"verify_iat": False})
+            assert 0 <= NOW_US // 1_000_000 + at_s - claims["iat"] < APPLE_TAKES_S
+            seen.setdefault(header, claims["iat"])
+            if not shown[n] or shown[n][-1][1] != header:
+                shown[n].append((at_s, header))
+
+    for times in (sorted(seen.values()), *([at_s for at_s, _ in each] for each in shown.values())):
+        assert all(later - earlier >= NEVER_BEFORE_S for earlier, later in pairwise(times))
+
+
+def test_a_process_that_starts_again_shows_the_token_that_apple_knows() -> None:
+    clock = ManualClock(NOW_US)
+    before = token_of(clock).header()
+
+    assert token_of(clock).header() == before
