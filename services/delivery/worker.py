@@ -17,6 +17,7 @@ from gregor.store.queue import Queue, Taken
 
 from .attempt import BUDGET_US, FAILED_S, Trade, attempt, fail
 from .breaker import Turn
+from .sweep import SWEEP_S, Sweeper
 
 log = structlog.get_logger(__name__)
 
@@ -42,13 +43,14 @@ class Worker:
         self._most = most_in_flight
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
+        self._sweeper = Sweeper(trade.store, queue, trade.clock)
         self._reclaim_at_s = 0.0
         self._was_stopped = False
         self._is_stopping = False
 
     async def run(self) -> None:
         """Take and tell until ``stop``; returns when what was taken has ended."""
-        upkeep = asyncio.create_task(self._keep_up())
+        beside = [asyncio.create_task(self._keep_up()), asyncio.create_task(self._sweep())]
         try:
             while not self._is_stopping:
                 try:
@@ -57,8 +59,9 @@ class Worker:
                     log.warning("The queue cannot be reached.", channel=self._trade.name, reason=str(trouble))
                     await asyncio.sleep(AWAY_S)
         finally:
-            upkeep.cancel()
-            await asyncio.gather(upkeep, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -104,6 +107,17 @@ class Worker:
                 await asyncio.sleep(AWAY_S)
             except Exception:
                 log.exception("The upkeep of a queue failed.", channel=self._trade.name)
+
+    async def _sweep(self) -> None:
+        """Take out of the queue what is of users who were forgotten."""
+        while True:
+            try:
+                await self._sweeper.sweep()
+            except Unavailable:
+                pass  # the next time
+            except Exception:
+                log.exception("The sweep of a queue failed.", channel=self._trade.name)
+            await asyncio.sleep(SWEEP_S)
 
     async def _reclaim(self) -> None:
         now_s = self._trade.clock.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gregor.core.announce import Kind
 from gregor.core.sync import Full, Unchanged, View, cursor_for
 from gregor.store.contract import Registration, Store
+from gregor.store.forgotten import KNOWN_US, trace_of
 from tests.support.builders import (
     BACKEND,
     FLUSH,
@@ -132,6 +133,15 @@ async def test_a_forgotten_user_is_empty_and_begins_anew(store: Store) -> None:
     receipt = await store.users.commit("alice", planned(external(2, message_id="m"), seed=b"abc"))
     assert (receipt.epoch, receipt.seq) == (b"abc", 1)
     assert (await store.users.commit("alice", creating("a", "unknown"))).created == ("a", "unknown")
+
+
+async def test_who_was_forgotten_is_known_by_its_trace_for_a_while(store: Store) -> None:
+    for uid, at_us in (("alice", NOW_US), ("bob", NOW_US + 1), ("carol", NOW_US + KNOWN_US)):
+        await store.users.forget_user(uid, at_us)
+
+    assert await store.users.forgotten(NOW_US + 1) == {trace_of("bob"), trace_of("carol")}
+    assert await store.users.forgotten(NOW_US + 2) == {trace_of("carol")}
+    assert "carol" not in trace_of("carol")
 
 
 async def test_a_forgotten_user_s_tokens_are_void_and_its_connections_are_closed(store: Store, heard: Heard) -> None:

@@ -21,6 +21,7 @@ from tests.support.twins import _server
 
 MOST = 200
 NOW_US = 1_700_000_000_000_000
+DAY_US = 86_400_000_000
 PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", 2, 7, NOW_US)
 TABLET = replace(PHONE, device="tablet")
 
@@ -239,3 +240,41 @@ async def test_names_of_processes_that_are_long_gone_are_forgotten_but_never_wha
         left = await link.call("XINFO", "CONSUMERS", house.stream, "delivery")
         assert [consumer[3] for consumer in left] == [1]
     await house.queue.done([mine])
+
+
+async def test_pruning_looks_at_all_that_is_there_and_drops_what_is_over(house: House) -> None:
+    """What nobody has, what somebody has, what waits; of more than is read in one go."""
+    kept, over = [PHONE, replace(PHONE, n=3)], replace(PHONE, uid="bob")
+    await house.deliveries.hand_over([over, kept[0]])
+    held = await taken(house.queue)
+    for n in range(0, 1_200, 100):
+        await house.deliveries.hand_over([replace(over, n=n + i) for i in range(100)], at_us=NOW_US + n)
+    await house.deliveries.hand_over([kept[1]], at_us=NOW_US + DAY_US)
+    await house.deliveries.hand_over([replace(over, n=n) for n in range(MOST - 2)])
+    await house.queue.bring_back(NOW_US + DAY_US, 600)
+    seen = []
+
+    async def is_over(intent: Intent) -> bool:
+        seen.append(intent)
+        return intent.uid == "bob"
+
+    assert await house.other.prune(is_over) == 1_200 + MOST - 1
+    assert {each for each in seen if each.uid == "alice"} == set(kept)
+    assert await house.other.prune(is_over) == 0
+    await house.queue.done(held[:1])
+    await house.queue.put_off(held[1], NOW_US)
+    assert await house.queue.bring_back(NOW_US + DAY_US, 2_000) == 2
+    assert {each.intent for each in await taken(house.other)} == set(kept)
+
+
+async def test_pruning_leaves_what_nobody_can_read_to_who_takes_it(house: House) -> None:
+    if house.url is None:
+        return
+    async with linked(house.url) as link:
+        await link.call("XADD", house.stream, "*", "uid", b"\xff")
+        await link.call("ZADD", house.stream.replace("deliveries:", "deliveries:retry:"), 5, b"[1]")
+
+    async def is_over(intent: Intent) -> bool:
+        raise AssertionError(intent)
+
+    assert await house.queue.prune(is_over) == 0

@@ -158,6 +158,10 @@ class Users(Protocol):
         """Drop all that is kept of a user, void its tokens issued up to now, close its connections. Repeatable."""
         ...
 
+    async def forgotten(self, since_us: int) -> frozenset[str]:
+        """Who was forgotten since that moment: the traces (``forgotten.trace_of``), known for ``KNOWN_US``."""
+        ...
+
     async def settle(self, uid: str, now_us: int) -> None:
         """Commit what is due at ``now_us`` (expiries, as one message), forget what passed its retention (L4, L6)."""
         ...

@@ -31,6 +31,7 @@ key                      type   lifetime  holds                                 
 ``categories``           hash   permanent version → set of entries; ``version``       categories
 ``{mail}:suppressed``    hash   permanent hash of an address → address, why no mail  suppressions
 ``{mail}:suppressions``  zset   permanent the same hashes, by time                    suppressions
+``forgotten``            zset   two days  traces of users who were forgotten, by time  forgetting
 ``keys``                 hash   permanent key id → service key (hashes of secrets)    access
 ``webhooks``             hash   permanent webhook id → webhook; ``version``           webhooks
 ``ticket:<hash>``        string token age what a ticket stands for                    access
@@ -137,6 +138,11 @@ class Keys:
     @property
     def partitions(self) -> str:
         return f"{self.namespace}:partitions"
+
+    @property
+    def forgotten(self) -> str:
+        """Traces of users who were forgotten, by time."""
+        return f"{self.namespace}:forgotten"
 
     @property
     def service_keys(self) -> str:

@@ -6,7 +6,7 @@ intent may be taken more than once, and never gets lost. The ledger knows what b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,6 +45,10 @@ class Queue(Protocol):
 
     async def bring_back(self, now_us: int, most: int) -> int:
         """Up to ``most`` of what has waited until its time can be taken again. How many; any process may do it."""
+        ...
+
+    async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:
+        """Drop all of which this is true, whoever has it and whatever it waits for. How many; looks at every entry."""
         ...
 
     async def close(self) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +31,9 @@ GONE_S: Final = 3_600.0
 """How long a process was silent whose name the group forgets."""
 
 _BEGIN: Final = b"0-0"
+_FIELDS: Final = msgspec.json.Decoder(dict[str, str])
+_AT_ONCE: Final = 500
+"""Entries that are read in one go where all are looked at."""
 _log = logging.getLogger(__name__)
 
 
@@ -107,6 +110,31 @@ class RedisQueue:
         keys = (self._stream, self._waiting, self._aside)
         return int(await answer(self._link.evalsha(self._bring_back, keys, arguments)))
 
+    async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:
+        """See ``queue.Queue.prune``. What cannot be read stays for whoever takes it."""
+        dropped, start = 0, b"-"
+        while entries := await answer(self._link.call("XRANGE", self._stream, start, "+", "COUNT", _AT_ONCE)):
+            readable = [(entry, self._try(_named, raw)) for entry, raw in entries]
+            over = [Taken(entry, intent) for entry, intent in readable if intent is not None and await is_over(intent)]
+            await self.done(over)
+            dropped, start = dropped + len(over), b"(" + entries[-1][0]
+        cursor = b"0"
+        while True:
+            cursor, raw = await answer(self._link.call("ZSCAN", self._waiting, cursor, "COUNT", _AT_ONCE))
+            for member in raw[::2]:
+                intent = self._try(_FIELDS.decode, member)
+                if intent is not None and await is_over(intent):
+                    dropped += await answer(self._link.call("ZREM", self._waiting, member))
+            if cursor == b"0":
+                return dropped
+
+    def _try(self, fields_of: Callable[[Any], Mapping[str, str]], raw: Any) -> Intent | None:
+        """An intent, where it is one."""
+        try:
+            return _intent(self._channel, fields_of(raw))
+        except (KeyError, ValueError):
+            return None
+
     async def close(self) -> None:
         """Close both connections."""
         await self._reader.close()
@@ -134,7 +162,7 @@ class RedisQueue:
         found = []
         for entry, raw in (each for each in entries if each and each[1]):
             try:
-                found.append(Taken(bytes(entry), _intent(self._channel, raw)))
+                found.append(Taken(bytes(entry), _intent(self._channel, _named(raw))))
             except (KeyError, ValueError):
                 arguments = (GROUP, entry, str(MOST_ASIDE), *raw)
                 await answer(self._link.evalsha(self._set_aside, (self._stream, self._aside), arguments))
@@ -154,9 +182,13 @@ def waiting_text(intent: Intent) -> bytes:
     return msgspec.json.encode(intent.fields())
 
 
-def _intent(channel: str, raw: Sequence[bytes]) -> Intent:
+def _named(raw: Sequence[bytes]) -> dict[str, str]:
+    """The fields of an entry of the stream. ValueError where they are no text."""
+    return {name.decode(): value.decode() for name, value in zip(raw[::2], raw[1::2], strict=True)}
+
+
+def _intent(channel: str, fields: Mapping[str, str]) -> Intent:
     """An intent from the fields of its entry. KeyError or ValueError where it is none."""
-    fields = {name.decode(): value.decode() for name, value in zip(raw[::2], raw[1::2], strict=True)}
     uid, item, device = fields["uid"], fields["item"], fields["device"]
     n, seq, at_us = int(fields["n"]), int(fields["seq"]), int(fields["at_us"])
     # A slash parts the names in the keys of the ledger.

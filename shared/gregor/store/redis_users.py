@@ -42,6 +42,7 @@ from .records import (
     read_head,
     read_live,
 )
+from .redis_forgetting import RedisForgetting
 from .replies import answer
 from .view_read import ViewRead
 
@@ -84,13 +85,14 @@ class RedisUsers:
         self._due = scripts.load(*scripts.DUE)
         self._collect = scripts.load(*scripts.COLLECT)
         self._history = scripts.load(*scripts.HISTORY)
-        self._drop_dead = scripts.load("dead_drop", flags="allow-oom" if allow_oom else "")
+        self._forgetting = RedisForgetting(connection, keys, allow_oom=allow_oom)
         self._bounds = commit_limits(limits)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """Every script, for a process that loads them before it serves."""
-        return (self._grow, self._shrink, self._sync, self._due, self._collect, self._history, self._drop_dead)
+        own = (self._grow, self._shrink, self._sync, self._due, self._collect, self._history)
+        return (*own, *self._forgetting.all_scripts)
 
     # ---- writing
 
@@ -184,16 +186,13 @@ class RedisUsers:
         await answer(self._connection.call("PUBLISH", self._keys.flush_channel, document))
 
     async def forget_user(self, uid: str, now_us: int) -> None:
-        """See ``contract.Users.forget_user``. Connections go first: they write nothing anew; then the state: without it
-        nobody enters deliveries, so that those which are found are all."""
-        keys = self._keys.of_user(uid)
+        """See ``contract.Users.forget_user``. What is connected is closed first, so that it writes nothing anew."""
         await self._leave(uid, now_us)
-        await answer(self._connection.call("DEL", *keys.every))
-        delivered = await answer(self._connection.call("ZRANGE", keys.delivered, 0, -1))
-        ledgers = [self._keys.deliveries(uid, item.decode()) for item in delivered]
-        await answer(self._connection.call("DEL", keys.delivered, *ledgers))
-        await answer(self._connection.evalsha(self._drop_dead, (keys.dead,), ("+inf", f"{uid}/", "")))
-        await answer(self._connection.call("ZREM", keys.due, uid))
+        await self._forgetting.forget(uid, now_us)
+
+    async def forgotten(self, since_us: int) -> frozenset[str]:
+        """See ``contract.Users.forgotten``."""
+        return await self._forgetting.forgotten(since_us)
 
     async def collect(self, uid: str, now_us: int) -> int:
         """See ``contract.Users.collect``."""

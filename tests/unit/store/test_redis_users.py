@@ -158,7 +158,7 @@ async def test_a_user_of_nothing_leaves_no_key(store: RedisStore, link: Link) ->
 
     keys = {kind_of(key.decode(), store.keys.namespace) for key in await link.call("KEYS", "*")}
 
-    assert keys <= {"partitions", "rev"}
+    assert keys <= {"partitions", "rev", "forgotten"}
 
 
 async def test_a_user_of_whom_only_facts_are_left_is_kept_small(store: RedisStore, link: Link) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from gregor.core.intents import Intent
@@ -67,6 +67,17 @@ class MemoryQueue:
             del self._waiting[intent]
             await self.hand_over([intent])
         return len(due[:most])
+
+    async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:
+        """As ``Queue`` says."""
+        entries = (*self._fresh, *(taken for _, taken in self._taken.values()))
+        over = [each for each in entries if await is_over(each.intent)]
+        late = [intent for intent in list(self._waiting) if await is_over(intent)]
+        self._fresh = deque(each for each in self._fresh if each not in over)
+        await self.done(over)
+        for intent in late:
+            self._waiting.pop(intent, None)
+        return len(over) + len(late)
 
     async def close(self) -> None:
         """Nothing to close."""

@@ -79,7 +79,8 @@ def entries_of(user: User) -> dict[str, int]:
 
 
 class Shelf:
-    """The dictionaries; ``dead``: dead letters, path to when they were given up (``ledger.path_of``).
+    """The dictionaries; ``dead``: dead letters, path to when they were given up (``ledger.path_of``);
+    ``forgotten``: traces of users, to when they were.
 
     Nothing in here awaits, so whatever is done between two awaits is atomic.
     """
@@ -90,6 +91,7 @@ class Shelf:
         self.owners: dict[str, Owner] = {}
         self.push_holders: dict[str, tuple[str, str]] = {}
         self.dead: dict[str, int] = {}
+        self.forgotten: dict[str, int] = {}
         self.due: dict[str, int] = {}
         self.generation = 0
         self.spread_s = 0

@@ -13,6 +13,7 @@ from gregor.core.messages import Commit, Receipt, displacing
 from gregor.core.records import User
 from gregor.core.sync import NO_EPOCH, Answer, Cursor, Full, Head, HistoryEntry, View
 
+from ..forgotten import trace_of
 from .shelf import Owner, Shelf, entries_of
 
 
@@ -106,8 +107,13 @@ class MemoryUsers:
         revoked = shelf.owner(uid).revoked
         shelf.owners[uid] = Owner(revoked=revoked)
         shelf.push_holders = {token: holder for token, holder in shelf.push_holders.items() if holder[0] != uid}
+        shelf.forgotten[trace_of(uid)] = now_us
         shelf.revoke(uid, None, now_us)
         shelf.control(uid, {"close": {"device": None, "code": 4502}})
+
+    async def forgotten(self, since_us: int) -> frozenset[str]:
+        """As ``Users`` says."""
+        return frozenset(trace for trace, at_us in self._shelf.forgotten.items() if at_us >= since_us)
 
     async def settle(self, uid: str, now_us: int) -> None:
         """As ``Users`` says."""

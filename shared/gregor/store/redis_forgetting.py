@@ -1,0 +1,46 @@
+"""Forgetting a user whole, in Redis; see ``contract.Users.forget_user``."""
+
+from __future__ import annotations
+
+from . import scripts
+from .forgotten import KNOWN_US, trace_of
+from .keys import Keys
+from .link import Connection, Script
+from .replies import answer, answers
+
+
+class RedisForgetting:
+    """What goes with a user, once it is disconnected."""
+
+    def __init__(self, connection: Connection, keys: Keys, *, allow_oom: bool = True) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._drop_dead = scripts.load("dead_drop", flags="allow-oom" if allow_oom else "")
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        return (self._drop_dead,)
+
+    async def forget(self, uid: str, now_us: int) -> None:
+        """The state goes first: without it nobody enters deliveries, so that those which are found are all."""
+        keys, call = self._keys.of_user(uid), self._connection.call
+        await answer(call("DEL", *keys.every))
+        delivered = await answer(call("ZRANGE", keys.delivered, 0, -1))
+        ledgers = [self._keys.deliveries(uid, item.decode()) for item in delivered]
+        await answer(call("DEL", keys.delivered, *ledgers))
+        await answer(self._connection.evalsha(self._drop_dead, (keys.dead,), ("+inf", f"{uid}/", "")))
+        await answer(call("ZREM", keys.due, uid))
+        traces = self._keys.forgotten
+        await answers(
+            (
+                call("ZADD", traces, now_us, trace_of(uid)),
+                call("ZREMRANGEBYSCORE", traces, "-inf", now_us - KNOWN_US),
+                call("PEXPIRE", traces, KNOWN_US // 1_000),
+            )
+        )
+
+    async def forgotten(self, since_us: int) -> frozenset[str]:
+        """See ``contract.Users.forgotten``."""
+        traces = await answer(self._connection.call("ZRANGEBYSCORE", self._keys.forgotten, since_us, "+inf"))
+        return frozenset(trace.decode() for trace in traces)

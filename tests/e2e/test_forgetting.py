@@ -1,0 +1,135 @@
+"""A user is forgotten whole: by every process, in every store, within a minute; nothing is sent meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gregor.store.link import Link
+from services.delivery.fakes.__main__ import Fakes
+from services.delivery.fakes.apns_acts import Act
+from tests.support.cluster import Cluster
+from tests.support.servers import linked
+from tests.support.wait import wait_until
+from tests.support.wire_device import WireDevice
+
+LONG_S = 40
+MINUTE_S = 60
+CATEGORIES = """
+["now"]
+title = "{{ id }}"
+push = { after = "0s" }
+["slow"]
+title = "{{ id }}"
+push = { after = "3s" }
+"""
+TOKEN = "a11ce0"
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """A Gregor of every service that leads to fake providers in this process."""
+
+    cluster: Cluster
+    api: httpx.AsyncClient
+    fakes: Fakes
+
+    async def register(self, user: str) -> None:
+        """Alice's phone, whoever has it now."""
+        wish = {"push": {"provider": "apns", "token": TOKEN}}
+        assert (await self.api.put(f"/v1/users/{user}/devices/phone", json=wish)).status_code == 200
+
+    async def create(self, user: str, item: str, category: str, **members: Any) -> None:
+        body = {"create": {item: {"category": category}}}
+        message = {"system": "gregor", "body": body, **members}
+        assert (await self.api.post(f"/v1/users/{user}/messages", json=message)).status_code == 200
+
+    async def states(self, user: str) -> dict[str, str]:
+        """Item to the state of its delivery."""
+        entries = (await self.api.get(f"/v1/users/{user}/deliveries")).json()["entries"]
+        return {each["item"]: each["state"] for each in entries if each["channel"] == "apns"}
+
+    def shown(self, user: str) -> list[str]:
+        """The items that a phone was told of, as this user's."""
+        told = [each.payload["gregor"] for each in self.fakes.apns.delivered()]
+        return [each["id"] for each in told if each["uid"] == user]
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with AsyncExitStack() as stack:
+        (tmp_path / "fakes").mkdir()
+        fakes = await Fakes.start(tmp_path / "fakes")
+        stack.push_async_callback(fakes.close)
+        entries = tmp_path / "categories.toml"
+        entries.write_text(CATEGORIES)
+        apns: dict[str, Any] = {
+            name.removeprefix("GREGOR_"): value for name, value in fakes.settings().items() if "APNS" in name
+        }
+        made = Cluster(
+            tmp_path / "c", ingests=1, gateways=1, schedulers=1, deliveries=1, categories=str(entries), **apns
+        )
+        cluster = stack.enter_context(made)
+        yield House(cluster, await stack.enter_async_context(cluster.api()), fakes)
+
+
+async def trace(link: Link, uid: str) -> set[str]:
+    """The names of all keys in whose name or content a user is."""
+    commands = {b"string": ("GET",), b"hash": ("HGETALL",), b"stream": ("XRANGE", "-", "+"), b"list": ("LRANGE", 0, -1)}
+    found = set()
+    for key in await link.call("KEYS", "*"):
+        kind = bytes(await link.call("TYPE", key))
+        command, *bounds = commands.get(kind, ("ZRANGE", 0, -1))
+        content = b"" if kind == b"none" else await link.call(command, key, *bounds)
+        if uid in f"{key!r} {content!r}":
+            found.add(key.decode())
+    return found
+
+
+async def test_a_user_is_forgotten_whole_within_a_minute_and_nothing_is_sent_meanwhile(house: House) -> None:
+    api = house.api
+    await house.register("alice")
+    house.fakes.apns.script(TOKEN, Act(429, "TooManyRequests", retry_after="3600"), Act(400, "PayloadEmpty"))
+    await api.put("/v1/users/alice/contact", json={"email": "alice@example.com"})
+    await api.post("/v1/contact/suppressions", json={"email": "alice@example.com"})
+    for item, state in (("waits", "retry"), ("dead", "dead"), ("sent", "sent")):
+        await house.create("alice", item, "now")
+
+        async def is_so(item: str = item, state: str = state) -> bool:
+            return (await house.states("alice")).get(item) == state
+
+        await wait_until(is_so, f"{item} is {state}", LONG_S)
+    async with (
+        linked(house.cluster.server.url) as link,
+        WireDevice(house.cluster.gateway_urls[0], house.cluster.token("alice", "laptop"), {}) as laptop,
+    ):
+        await laptop.synced()
+        await house.create("alice", "slow", "slow")
+        await house.create("alice", "later", "now", not_before=time.time() + 3)
+
+        assert (await api.delete("/v1/users/alice")).status_code == 204
+
+        assert (await laptop.closed())[0] == 4502
+        await house.register("bob")
+        await house.create("bob", "b", "slow")
+        await wait_until(lambda: house.shown("bob") == ["b"], "who has the phone now is told", LONG_S)
+
+        async def is_forgotten() -> bool:
+            return {key.split(":")[2] for key in await trace(link, "alice") if "suppress" not in key} == {"rev"}
+
+        await wait_until(
+            is_forgotten, f"only that old tokens are void is known: {await trace(link, 'alice')}", MINUTE_S
+        )
+    assert house.shown("alice") == ["sent"]
+    assert (await api.get("/v1/deliveries/dead")).json() == {"entries": []}
+    assert len((await api.get("/v1/contact/suppressions")).json()["entries"]) == 1
+    await house.create("alice", "anew", "now")
+    assert list((await api.get("/v1/users/alice/state")).json()["items"]) == ["anew"]
+    assert await house.states("alice") == {}

@@ -1,0 +1,84 @@
+"""What the queue holds of users who were forgotten goes, whatever it waits for; and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from gregor.core.ledger import State
+from gregor.store.memory import MemoryQueue
+from services.delivery.attempt import attempt
+from services.delivery.sweep import LATE_US, Sweeper
+from services.delivery.verdict import Retry
+from services.delivery.worker import Worker
+from tests.support.builders import HOUR_US, NOW_US, SECOND_US
+from tests.support.wait import wait_until
+from tests.unit.delivery.house import House
+
+
+async def test_what_waits_of_a_forgotten_user_is_dropped_and_others_wait_on(house: House) -> None:
+    queue = MemoryQueue(lambda: 0.0)
+    intent = await house.create("a")
+    of_bob = replace(intent, uid="bob")
+    await queue.hand_over([intent, of_bob], NOW_US + HOUR_US)
+    await queue.hand_over([intent])
+    sweeper = Sweeper(house.store, queue, house.clock)
+    assert await sweeper.sweep() == 0
+
+    await house.store.users.forget_user("alice", NOW_US)
+
+    assert await sweeper.sweep() == 2
+    assert queue.waiting() == {of_bob: NOW_US + HOUR_US}
+    assert await queue.take(9, 0.01) == []
+
+
+async def test_what_is_put_back_soon_after_is_found_again(house: House) -> None:
+    """By a worker that had it in hand, with a verdict that says: later."""
+    queue = MemoryQueue(lambda: 0.0)
+    intent = await house.create("a")
+    sweeper = Sweeper(house.store, queue, house.clock)
+    await house.store.users.forget_user("alice", NOW_US)
+    assert await sweeper.sweep() == 0
+    await queue.hand_over([intent], NOW_US + HOUR_US)
+
+    house.clock.advance(LATE_US / SECOND_US)
+    assert await sweeper.sweep() == 1
+    await queue.hand_over([intent], NOW_US + HOUR_US)
+    house.clock.advance(1.0)
+    assert await sweeper.sweep() == 0
+
+
+async def test_a_sweeper_that_begins_looks_back_for_days(house: House) -> None:
+    queue = MemoryQueue(lambda: 0.0)
+    await queue.hand_over([await house.create("a")], NOW_US + 100 * HOUR_US)
+    await house.store.users.forget_user("alice", NOW_US)
+    house.clock.advance(47 * 3_600)
+
+    assert await Sweeper(house.store, queue, house.clock).sweep() == 1
+
+
+async def test_who_has_the_name_anew_keeps_what_is_its_own(house: House) -> None:
+    queue = MemoryQueue(lambda: 0.0)
+    old = await house.create("old")
+    await house.store.users.forget_user("alice", NOW_US)
+    new = await house.create("new")
+    await queue.hand_over([old, new], NOW_US + HOUR_US)
+
+    assert await Sweeper(house.store, queue, house.clock).sweep() == 1
+    assert list(queue.waiting()) == [new]
+    assert (await house.entry("new")).state is State.PLANNED
+
+
+async def test_a_worker_sweeps_its_queue(house: House) -> None:
+    house.provider.verdicts = [Retry(600.0, "429", "TooManyRequests")]
+    queue = MemoryQueue(house.clock.monotonic)
+    intent = await house.create("a")
+    again_us = await attempt(house.trade, intent)
+    await queue.hand_over([intent], again_us or 0)
+    await house.store.users.forget_user("alice", NOW_US)
+
+    worker = Worker(house.trade, queue)
+    running = asyncio.create_task(worker.run())
+    await wait_until(lambda: queue.waiting() == {}, "it is swept")
+    worker.stop()
+    await running

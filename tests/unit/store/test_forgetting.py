@@ -1,0 +1,76 @@
+"""A user who is forgotten leaves no trace in the state Redis, but that its old tokens are void."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from gregor.core.contact import parse_contact, parse_preferences
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.ledger import Attempt, Claimed, State, Story
+from gregor.core.sync import View
+from gregor.store.contract import Registration
+from gregor.store.redis import RedisStore
+from tests.support.builders import SECOND_US, creating, dismissing, external, planned
+from tests.unit.store.grounds import APNS, LEASE_US, NOW_US, Ground, session, store_on
+
+PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", at_us=NOW_US)
+
+
+async def live_much(store: RedisStore, uid: str) -> None:
+    """Leave something in every corner of what is kept of a user."""
+    users, devices, ledger = store.users, store.devices, store.ledger
+    users.is_watched = devices.is_watched = ledger.is_watched = True
+    await devices.put_device(uid, "phone", Registration("ios", {**APNS, "token": f"token-of-{uid}"}), NOW_US)
+    await devices.open_session(uid, "phone", session("s"), NOW_US, LEASE_US)
+    await users.commit(uid, creating("a", "b", "c"))
+    await users.commit(uid, dismissing("b", "unknown"))
+    await users.commit(uid, planned(external(1, message_id="m")))
+    await devices.acknowledge(uid, View("phone"), 1, NOW_US)
+    await store.agenda.delay(uid, "later", b"{}", NOW_US + SECOND_US)
+    await store.contacts.put_contact(uid, parse_contact({"email": f"{uid}@example.com"}))
+    await store.contacts.put_preferences(uid, parse_preferences({"*": {"push": False}}))
+    ends = {"phone": State.DEAD, "tv": State.SENT, "tablet": State.RETRY}
+    for device, state in ends.items():
+        intent = replace(PHONE, uid=uid, device=device)
+        await ledger.plan([intent], State.PLANNED, None, NOW_US)
+        claim = await ledger.claim(intent, f"{device}/place", NOW_US, NOW_US + SECOND_US)
+        assert isinstance(claim, Claimed)
+        story = Story(NOW_US, attempts=(Attempt(NOW_US, "400"),), since_us=NOW_US)
+        if device != "tablet":
+            await ledger.settle(claim.delivery, f"{device}/place", state, story)
+    await ledger.plan([replace(PHONE, uid=uid, kind=IntentKind.WITHDRAW)], State.PLANNED, None, NOW_US)
+    await ledger.plan([replace(PHONE, uid=uid, item="c")], State.CANCELLED, "present", NOW_US)
+
+
+async def trace(ground: Ground, uid: str) -> set[str]:
+    """The kinds of keys in whose name or content a user is."""
+    found, call = set(), ground.connection.call
+    for key in await call("KEYS", f"{ground.keys.namespace}:*"):
+        commands: dict[bytes, tuple[Any, ...]] = {
+            b"string": ("GET", key),
+            b"hash": ("HGETALL", key),
+            b"zset": ("ZRANGE", key, 0, -1),
+            b"list": ("LRANGE", key, 0, -1),
+        }
+        content = await call(*commands[bytes(await call("TYPE", key))])
+        texts = [content] if isinstance(content, bytes) else content
+        if any(uid.encode() in bytes(text) for text in (key, *texts)):
+            found.add(key.decode().removeprefix(f"{ground.keys.namespace}:").partition(":")[2].partition(":")[0])
+    return found
+
+
+async def test_a_user_who_is_forgotten_leaves_no_trace_and_others_keep_theirs(ground: Ground) -> None:
+    store = store_on(ground)
+    for uid in ("alice", "alicia"):
+        await live_much(store, uid)
+    before = await trace(ground, "alicia")
+    assert {"h", "a", "x", "led", "ledx", "wdr", "fly", "later", "dev", "on", "ack", "due", "dead"} <= before
+
+    await store.users.forget_user("alice", NOW_US)
+
+    assert await trace(ground, "alice") == {"rev"}
+    assert await trace(ground, "alicia") == before
+    await store.devices.put_device("bob", "phone", Registration("ios", {**APNS, "token": "token-of-alice"}), NOW_US)
+    registration, _ = (await store.devices.devices("bob", NOW_US))["phone"]
+    assert await store.devices.holds_push("bob", "phone", registration)
