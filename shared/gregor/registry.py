@@ -17,7 +17,7 @@ from gregor.core.policies import NO_ENTRIES, Entries
 from gregor.feed.contract import Subscriptions
 from gregor.following import CHECK_S, Follower
 from gregor.render import Renderer
-from gregor.store.contract import Categories, CategorySet, Unavailable
+from gregor.store.contract import Categories, CategorySet, Contended
 
 _log = structlog.get_logger(__name__)
 
@@ -157,4 +157,4 @@ class Editor:
             version = await self._categories.apply(entries, now_us, present.version)
             if version is not None:
                 return version
-        raise Unavailable("the categories are being changed by others again and again")
+        raise Contended("the categories are being changed by others again and again")

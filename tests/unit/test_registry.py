@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gregor.core.limits import Limits
 from gregor.feed import MemoryFeed
 from gregor.registry import Editor, Registry
 from gregor.render import Shown
-from gregor.store.contract import Unavailable
+from gregor.store.contract import Contended, Unavailable
 from gregor.store.memory import MemoryStore
 from tests.support.builders import NOW_US
 from tests.support.wait import wait_until
@@ -190,6 +191,21 @@ async def test_editors_at_the_same_time_lose_nothing_of_each_other(ground: Groun
     await asyncio.gather(*(editor.put(f"c{n}", {"title": "x"}, NOW_US) for n, editor in enumerate(editors)))
 
     assert set((await editors[0].present()).entries) == {"c0", "c1", "c2", "c3"}
+
+
+async def test_an_editor_that_never_comes_first_says_so_and_not_that_the_store_is_away(ground: Ground) -> None:
+    categories, turns = ground.store.categories, count()
+
+    def overtaken(_: Any) -> None:
+        asyncio.run(categories.apply({"a": {"title": f"{next(turns)}"}}, NOW_US))
+
+    with pytest.raises(Contended) as refused:
+        await Editor(categories, overtaken).put("b", B["b"], NOW_US)
+
+    problem = refused.value.problem()
+    assert (problem.code, problem.retry_after_s) == ("unavailable", 1.0)
+    assert "Others" in problem.detail and "reached" not in problem.detail
+    assert set((await Editor(categories, read_checked).present()).entries) == {"a"}
 
 
 async def test_the_file_of_the_setting_is_applied_where_nothing_ever_was(ground: Ground, tmp_path: Path) -> None:

@@ -68,7 +68,12 @@ ERRORS: Final[dict[str, Refusal]] = {
     "internal": Refusal(
         500, "Internal error", "A fault of the server; the request id finds it in the logs.", retry=True
     ),
-    "unavailable": Refusal(503, "Unavailable", "The store cannot be reached, or is full. Try again.", retry=True),
+    "unavailable": Refusal(
+        503,
+        "Unavailable",
+        "The store cannot be reached or is full, or others change the same thing at once. Try again.",
+        retry=True,
+    ),
 }
 """``code -> Refusal``. The order is the order of the documentation."""
 

@@ -37,6 +37,14 @@ class Unavailable(Exception):
         return Problem("unavailable", "The store cannot be reached. Try again.", retry_after_s=1.0)
 
 
+class Contended(Unavailable):
+    """Others changed the same thing again and again. The store is well; nothing was done."""
+
+    def problem(self) -> Problem:
+        """What a caller is told."""
+        return Problem("unavailable", "Others change the same thing at this moment. Try again.", retry_after_s=1.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Registration:
     """A device as its user's list shows it. ``push`` is the push registration as sent, or ``None``.

@@ -14,7 +14,7 @@ from gregor.core.limits import SECOND_US
 
 from . import scripts, service_keys
 from .access import FinalClose, ServiceKey, Ticket
-from .contract import Unavailable
+from .contract import Contended
 from .keys import Keys
 from .link import Connection, Script
 from .replies import answer
@@ -102,7 +102,7 @@ class RedisAccess:
             sent = self._connection.evalsha(self._replace, (self._keys.service_keys,), (key_id, raw, _encoded(key)))
             if await answer(sent):
                 return service_keys.text_of(key_id, secret)
-        raise Unavailable("the key is being changed by others again and again")
+        raise Contended("the key is being changed by others again and again")
 
     async def delete_key(self, key_id: str) -> bool:
         """See ``contract.Access.delete_key``."""

@@ -20,7 +20,7 @@ from gregor.core.contact import (
 )
 
 from . import scripts
-from .contract import Unavailable
+from .contract import Contended
 from .keys import Keys
 from .link import Connection, Script
 from .replies import answer
@@ -85,7 +85,7 @@ class RedisContacts:
             wanted = msgspec.json.encode(document) if document else b""
             if await answer(self._connection.evalsha(self._replace, (key,), (field, raw, wanted))):
                 return document
-        raise Unavailable(f"the {field} of a user is being changed by others again and again")
+        raise Contended(f"the {field} of a user is being changed by others again and again")
 
     async def _read(self, uid: str, field: str) -> Any:
         raw = await answer(self._connection.call("HGET", self._keys.of_user(uid).contact, field))

@@ -20,7 +20,7 @@ from gregor.core.sync import View
 from gregor.core.timeline import MOST_ACKNOWLEDGEMENTS, Acknowledged
 
 from . import scripts
-from .contract import Presence, Registration, Session, Unavailable
+from .contract import Contended, Presence, Registration, Session
 from .device_records import (
     FRONT,
     Known,
@@ -125,7 +125,7 @@ class RedisDevices:
             registration = change(None if raw is None else read_known(raw).registration)
             if await self._put(uid, device, registration, now_us, _NONE if raw is None else tail_of(raw)):
                 return
-        raise Unavailable("the device is being changed by others again and again")
+        raise Contended("the device is being changed by others again and again")
 
     async def _put(self, uid: str, device: str, registration: Registration, now_us: int, over: bytes) -> bool:
         """Register where the registration is ``over`` (empty: whatever it is); false where it is another."""
@@ -235,7 +235,7 @@ class RedisDevices:
             if what != b"full":
                 return what, read_known(before[0]) if before else None, displaced
             displaced = await self._displace(uid, now_us)
-        raise Unavailable("many devices of this user come at once")
+        raise Contended("many devices of this user come at once")
 
     async def _displace(self, uid: str, now_us: int) -> str:
         """Forget the device that must give way; ``too_many_devices`` if all are online."""
