@@ -7,6 +7,7 @@ so that a name cannot point elsewhere between the judgement and the call.
 import asyncio
 import ipaddress
 import socket
+import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -44,6 +45,16 @@ def leads_inside(url: str) -> bool:
     if _is_address(host):
         return not is_public(host)
     return host == "localhost" or host.endswith(".localhost")
+
+
+def trouble_of(error: BaseException) -> str:
+    """Why a place was not reached, in a few words for whoever has to mend it; its address is not among them."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return "its certificate is not trusted"
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)

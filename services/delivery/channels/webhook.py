@@ -14,7 +14,7 @@ import httpcore
 
 from gregor.clock import Clock
 from gregor.core.webhooks import LOOPBACK, signed_headers, url_fault
-from gregor.outbound import AddressNotPublic, GuardedBackend
+from gregor.outbound import AddressNotPublic, GuardedBackend, trouble_of
 
 from ..verdict import Gone, Refused, Retry, Sent, Verdict, parse_retry_after
 from .contract import Call
@@ -102,7 +102,7 @@ class WebhookChannel:
         except TimeoutError:
             return verdict or Retry(None, None, "no answer before the deadline")
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            return verdict or Retry(None, None, f"not reached: {type(error).__name__}")
+            return verdict or Retry(None, None, f"not reached: {trouble_of(error)}")
         return verdict
 
     def _verdict(self, status: int, retry_after: str | None) -> Verdict:

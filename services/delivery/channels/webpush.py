@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpcore
 
 from gregor.clock import Clock, SystemClock
-from gregor.outbound import AddressNotPublic, AllowedHosts, GuardedBackend, Place
+from gregor.outbound import AddressNotPublic, AllowedHosts, GuardedBackend, Place, trouble_of
 from gregor.settings import WEBPUSH_SERVICES
 from gregor.vapid import VapidKey
 
@@ -111,7 +111,7 @@ class WebPushChannel:
         except AddressNotPublic:
             return Refused(None, "the endpoint has no public address")
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            detail = type(error).__name__
+            detail = trouble_of(error)
         if attempt.status is not None:
             return self._verdict(attempt.status, attempt.retry_after, target)
         return Unknown(detail) if attempt.is_handed_over else Retry(None, None, f"cannot connect: {detail}")

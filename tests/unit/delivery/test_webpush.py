@@ -178,6 +178,19 @@ async def test_a_service_that_is_not_there_is_tried_again_later(world: World) ->
     assert verdict.status is None
 
 
+async def test_a_service_whose_certificate_is_not_trusted_gets_nothing_and_that_is_said(
+    tmp_path: Path, world: World
+) -> None:
+    channel = WebPushChannel(WebPushConfig(tmp_path / "vapid.pem", SUBJECT, (world.fake.host,)), SystemClock())
+    await channel.open()
+
+    verdict = await channel.send(push(token=world.token), 5)
+
+    assert verdict == Retry(None, None, "cannot connect: its certificate is not trusted")
+    assert world.fake.requests == []
+    await channel.close()
+
+
 async def test_a_service_that_hangs_delays_nobody_else(world: World) -> None:
     world.fake.script("firefox", *[Fault.HANG] * 20)
     other = world.fake.subscribe("chrome", world.key.public_key)
