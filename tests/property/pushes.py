@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,7 +16,8 @@ from gregor.core.contact import parse_contact
 from gregor.core.intents import EMAIL, Intent
 from gregor.core.messages import Sender
 from gregor.core.sync import StoredItem, View
-from gregor.store.contract import Registration, Session
+from gregor.store.contract import Registration, Session, Unavailable
+from gregor.store.memory import MemoryDeliveries
 from services.delivery.attempt import Trade, attempt
 from services.delivery.breaker import Breaker
 from services.delivery.channels.contract import Mail, Push
@@ -99,6 +100,19 @@ class Interrupted:
         return look
 
 
+class Streams(MemoryDeliveries):
+    """What the scheduler hands over to; can be away."""
+
+    is_away = False
+
+    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+        """Half of it may have come before they were away."""
+        if self.is_away:
+            await super().hand_over(intents[::2], at_us)
+            raise Unavailable("the streams are away")
+        return await super().hand_over(intents, at_us)
+
+
 @dataclass
 class World:
     """``queue``: what is to be brought forward, and when. ``screens``: device to place to the item that is shown there.
@@ -109,6 +123,7 @@ class World:
     """
 
     due: scheduler.House
+    streams: Streams
     queue: list[tuple[int, Intent]] = field(default_factory=list)
     answers: deque[tuple[bool, str]] = field(default_factory=deque)
     in_flight: deque[Meanwhile] = field(default_factory=deque)
@@ -190,13 +205,18 @@ class World:
         self.due.clock.advance(max(0, until_us - self.now_us) / SECOND_US)
         await self.settle()
 
+    async def lose(self) -> None:
+        """The queue comes back empty."""
+        await self._take_over()
+        self.queue.clear()
+
     async def _next_us(self) -> int:
         firsts = [at_us for at_us in await self.due.store.agenda.firsts() if at_us is not None]
         return min([*firsts, *(at_us for at_us, _ in self.queue)], default=1 << 60)
 
     async def _take_over(self) -> None:
         """What was handed over is in the queue."""
-        handed = self.due.deliveries
+        handed = self.streams
         self.queue += [(handed.later.get(intent, self.now_us), intent) for intent in handed.intents]
         handed.intents.clear()
         handed.later.clear()
@@ -266,9 +286,10 @@ class World:
 
 async def build() -> World:
     """Nobody is there, and there is nothing yet."""
-    house = await scheduler.build(ENTRIES)
+    streams = Streams()
+    house = await scheduler.build(ENTRIES, deliveries=streams)
     for device in DEVICES:
         push = {"provider": PUSHED[device], "token": device} if device in PUSHED else None
         await house.store.devices.put_device(UID, device, Registration(push=push), NOW_US)
     await house.store.contacts.put_contact(UID, parse_contact({"email": "alice@example.com"}))
-    return World(house)
+    return World(house, streams)

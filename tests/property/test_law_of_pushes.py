@@ -69,6 +69,10 @@ class Step:
                 await world.pass_time(self.seconds)
             case "answer":
                 world.answers.extend(self.answers)
+            case "lose":
+                await world.lose()
+            case "away" | "back":
+                world.streams.is_away = self.what == "away"
 
 
 def steps() -> st.SearchStrategy[Step]:
@@ -89,6 +93,7 @@ def steps() -> st.SearchStrategy[Step]:
         st.builds(Step, st.sampled_from(DEEDS), who, items, when=when),
         st.builds(Step, st.just("answer"), answers=answers),
         st.builds(Step, st.just("pass"), seconds=waits),
+        st.builds(Step, st.sampled_from(("pass", "pass", "lose", "away", "back")), seconds=waits),
     )
 
 
@@ -107,6 +112,7 @@ async def _told(story: list[Step]) -> None:
     for step in story:
         await step.do(world)
     world.answers.clear()
+    world.streams.is_away = False
     await world.pass_time(600)
     await world.dismiss("")
     await world.pass_time(DAY_S)
