@@ -31,11 +31,12 @@ class Outlet:
     ``entries``: what waits, ``None`` where nothing does.
     """
 
-    __slots__ = ("_bytes", "_late", "_most_bytes", "_next_tag", "entries", "written_seq", "written_tag")
+    __slots__ = ("_bytes", "_is_plain", "_late", "_most_bytes", "_next_tag", "entries", "written_seq", "written_tag")
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
+        self._is_plain = True
         self.entries: list[_Entry] | None = None
         self._late: list[_Entry] | None = None
         self._next_tag: str | None = None
@@ -48,7 +49,9 @@ class Outlet:
             self.entries = []
         size = len(packed)
         self.entries.append((seq, size, self._next_tag, packed))
-        self._next_tag = None
+        if seq == PLAIN or self._next_tag is not None:
+            self._is_plain = False
+            self._next_tag = None
         self._bytes += size
         if self._bytes <= self._most_bytes:
             return Put.QUEUED
@@ -64,6 +67,7 @@ class Outlet:
         if self.entries is None:
             self.entries = []
         self.entries.append((seq, 0, tag, packed))
+        self._is_plain = False
         self.entries += self._late or ()
         self._late = None
 
@@ -82,9 +86,13 @@ class Outlet:
         if len(entries) == 1:
             seq, size, tag, packed = entries[0]
             self.entries = None
+            self._is_plain = self._late is None
             self._bytes -= size
             self._note(seq, tag)
             return [packed]
+        if self._is_plain and self._bytes <= most_bytes:
+            self.written_seq, self._bytes, self.entries = entries[-1][0], 0, None
+            return [entry[3] for entry in entries]
         taken: list[bytes] = []
         total = 0
         for seq, size, tag, packed in entries:
@@ -95,6 +103,7 @@ class Outlet:
             if not size or total >= most_bytes:
                 break
         self.entries = entries[len(taken) :] or None
+        self._is_plain = self.entries is None and self._late is None
         return taken
 
     def _note(self, seq: int, tag: str | None) -> None:
@@ -105,6 +114,7 @@ class Outlet:
 
     def _drop(self) -> None:
         entries = self.entries or []
+        self._is_plain = False
         first = next((at for at, entry in enumerate(entries) if entry[0] != PLAIN), len(entries))
         plain = [entry for entry in entries[first:] if entry[0] == PLAIN]
         self._late = [*(self._late or ()), *plain] or None

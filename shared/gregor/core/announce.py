@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 
 from .ids import GREGOR, Prefixes, allowed
 from .messages import Reason
-from .packed import category_of, read_item
+from .packed import category_of, read_item, shown
 from .sync import View, cursor_for
 from .times import seconds
 
@@ -274,14 +274,14 @@ def read_plain(payload: bytes) -> Plain | None:
         return None
     packed_at = 37 + payload[33]
     seq = int.from_bytes(payload[4:9], "big")
-    item = read_item(payload, packed_at)
-    creation = seq, payload[34 : packed_at - 3], item.json()
+    category, json = shown(payload, packed_at)
+    creation = seq, payload[34 : packed_at - 3], json
     return Plain(
         payload[1:4],
         seq,
         payload[11:19],
         payload[19:27],
-        item.category,
+        category.decode(),
         b'{"system":"gregor","seq":%d,"body":{"create":{"%b":%b}}}' % creation,
     )
 

@@ -27,10 +27,12 @@ NEVER: Final = 1 << 53
 _LENGTHS: Final = Struct(">HHBBB")
 # All of the header: the letter and created as one number; expires, the upper byte of the hidings' length behind it.
 _NEW: Final = Struct(">QQBHBBB8s32s")
+_SHOWN: Final = Struct(">QQBHBBB")
 _HEADER: Final = 62
 _LEAF: Final = 32
 _WHOLE: Final = ord("L")
 _LETTER: Final = _WHOLE << 56
+_TIME: Final = (1 << 56) - 1
 
 
 class PackedItem(NamedTuple):
@@ -112,6 +114,26 @@ def read_item(raw: bytes, start: int = 0) -> PackedItem:
     )
 
 
+def shown(raw: bytes, start: int) -> tuple[bytes, bytes]:
+    """The category, and the JSON as ``PackedItem.json`` gives it, of the item at ``start`` that has leaf and body.
+
+    For who shows an item and asks nothing else of it: this makes nothing else.
+    """
+    created_us, expires_us, low, _, reminders, category_length, device_length = _SHOWN.unpack_from(raw, start)
+    device_at = start + _HEADER + category_length
+    at = device_at + device_length
+    category = raw[start + _HEADER : device_at]
+    times = seconds(created_us & _TIME)
+    if expires_us >> 8 != NEVER:
+        times += b',"expires":' + seconds(expires_us >> 8)
+    if count := reminders & 31:
+        times += _reminders([_us(raw, at + 7 * n) for n in range(count)])
+        at += 7 * count
+    device = b'"%b"' % raw[device_at : device_at + device_length] if device_length else b"null"
+    hidings_length = (expires_us & 0xFF) << 8 | low
+    return category, _JSON % (raw[at + hidings_length :], category, device, times, b"")
+
+
 def category_of(raw: bytes) -> str:
     """The category of a packed item that has its leaf."""
     return raw[_HEADER : _HEADER + raw[20]].decode()
@@ -135,14 +157,16 @@ def item_json(
     if expires_us is not None:
         times += b',"expires":' + seconds(expires_us)
     if remind_at_us:
-        times += b',"remind_at":[' + b",".join(map(seconds, remind_at_us)) + b"]"
-    return b'{"body":%b,"category":"%b","for_device":%b,"times":{"created":%b}%b}' % (
-        body,
-        category.encode(),
-        b'"%b"' % device.encode() if device else b"null",
-        times,
-        b',"trimmed":true' if is_trimmed else b"",
-    )
+        times += _reminders(remind_at_us)
+    trimmed = b',"trimmed":true' if is_trimmed else b""
+    return _JSON % (body, category.encode(), b'"%b"' % device.encode() if device else b"null", times, trimmed)
+
+
+_JSON: Final = b'{"body":%b,"category":"%b","for_device":%b,"times":{"created":%b}%b}'
+
+
+def _reminders(at_us: Iterable[int]) -> bytes:
+    return b',"remind_at":[' + b",".join(map(seconds, at_us)) + b"]"
 
 
 def _us(raw: bytes, at: int) -> int:

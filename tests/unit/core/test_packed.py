@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from gregor.core.digest import leaf
 from gregor.core.encoding import without_body
 from gregor.core.messages import Creation, Timer, TimerKind
-from gregor.core.packed import category_of, pack_item, read_item
+from gregor.core.packed import category_of, pack_item, read_item, shown
 from tests.support.builders import NOW_US, creating
 from tests.support.items import creations
 
@@ -31,6 +31,7 @@ def test_an_item_is_read_as_it_was_packed(made: Creation, before: bytes) -> None
     )
     assert (item.category, item.device, item.hidings) == (made.category, made.for_device or "", b"")
     assert category_of(packed) == made.category
+    assert shown(before + packed, len(before)) == (made.category.encode(), made.json)
 
 
 @given(creations())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from services.gateway.outlet import Outlet, Put
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.outlet import PLAIN, Outlet, Put
 
 
 def test_what_was_put_in_comes_out_in_order_and_moves_the_cursor() -> None:
@@ -13,6 +16,38 @@ def test_what_was_put_in_comes_out_in_order_and_moves_the_cursor() -> None:
     assert outlet.take(1_000) == [b"plain", b"live"]
     assert (outlet.written_seq, outlet.entries) == (7, None)
     assert outlet.take(1_000) == []
+
+
+PUTS = st.tuples(st.just("put"), st.sampled_from(("live", "plain", "renamed", "sync")))
+TAKES = st.tuples(st.just("take"), st.sampled_from((1, 8, 1_000)))
+
+
+@given(st.lists(PUTS | TAKES, max_size=12))
+def test_within_the_bound_all_comes_out_once_and_the_cursor_is_that_of_what_went(
+    steps: list[tuple[str, str | int]],
+) -> None:
+    outlet = Outlet(1_000)
+    waiting: list[tuple[bytes, int, str | None]] = []
+    tag, seq = "", 0
+    for number, (step, what) in enumerate(steps, 1):
+        packed = b"%04d" % number
+        if step == "take":
+            taken = outlet.take(int(what))
+            assert taken == [frame for frame, _, _ in waiting[: len(taken)]]
+            for _, position, name in waiting[: len(taken)]:
+                seq = seq if position == PLAIN else position
+                tag = name or tag
+            waiting = waiting[len(taken) :]
+            assert taken or not waiting
+            assert (outlet.written_tag, outlet.written_seq) == (tag, seq)
+        elif what == "sync":
+            outlet.put_sync(packed, f"t{number}", number)
+            waiting.append((packed, number, f"t{number}"))
+        else:
+            if what == "renamed":
+                outlet.rename(f"t{number}")
+            outlet.put(packed, PLAIN if what == "plain" else number)
+            waiting.append((packed, PLAIN if what == "plain" else number, f"t{number}" if what == "renamed" else None))
 
 
 def test_a_live_frame_that_carries_a_cursor_moves_its_tag_too() -> None:
