@@ -149,7 +149,8 @@ class Session:
             return []
         self._deadlines.joined(now)
         out: list[Effect] = [Send(self._welcome(now))] if self._rules.welcomes else []
-        return [*out, *self._ask(self._position or Position())]
+        self._is_asked, self._position = True, self._position or Position()
+        return [*out, self._read()]
 
     def _welcome(self, now: float) -> bytes:
         left_s = self._deadlines.left_s(now)
@@ -238,12 +239,11 @@ class Session:
     # ---- sync and live frames
 
     def _ask(self, position: Position) -> list[Effect]:
-        """The client wants to know: it is told even that nothing changed."""
+        """The client wants to know: it is told even that nothing changed. One that joins yet, once it has joined."""
         self._is_asked = True
-        if self.state is not State.JOINING:
-            return self.demand(position)
-        self._position = position
-        return [self._read()]
+        if self.state is State.JOINING:
+            self._position = position
+        return self.demand(position)
 
     def demand(self, position: Position | None = None, reached: int = 0) -> list[Effect]:
         """Sync from a position, now or after the read that is under way.

@@ -101,3 +101,18 @@ async def test_a_receipt_whose_frame_was_lost_comes_after_a_position_though_noth
 
     assert phone.kinds == ["unchanged", "receipt"]
     assert phone.seqs == [receipt["receipt"]["seq"]]
+
+
+async def test_a_resync_right_behind_the_hello_is_answered_with_the_first_sync(house: House) -> None:
+    await house.create("aa")
+    resync = masked(b'{"resync":{"cursor":"none-1"}}')
+    reader, writer = await raw(house, opening(house.token(), "header") + resync + masked(b'{"ping":1}'))
+
+    heard = b""
+    async with asyncio.timeout(10):
+        while b'"sync"' not in heard:
+            heard += await reader.read(65_536)
+    writer.close()
+
+    assert b'"welcome"' in heard
+    assert b'"sync":"full"' in heard
