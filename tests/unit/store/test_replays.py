@@ -1,0 +1,60 @@
+"""A replay in Redis reads and writes by two commands: what happens between the two is never lost."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.ledger import Attempt, Claimed, State
+from gregor.core.limits import Limits
+from gregor.store.redis import RedisStore
+from gregor.store.redis_dead_letters import RedisDeadLetters
+from tests.support.builders import SECOND_US, creating
+from tests.unit.store.grounds import NOW_US, Ground, store_on
+
+PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", at_us=NOW_US)
+
+
+class Between:
+    """A connection on which something else is done right after the first command was answered."""
+
+    def __init__(self, connection: Any, act: Callable[[], Awaitable[None]]) -> None:
+        self._connection = connection
+        self._act = act
+
+    async def call(self, *args: Any) -> Any:
+        reply = await self._connection.call(*args)
+        await self._act()
+        return reply
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+async def die(store: RedisStore, status: str) -> None:
+    """One more attempt, the last."""
+    claim = await store.ledger.claim(PHONE, "", NOW_US, NOW_US + SECOND_US)
+    assert isinstance(claim, Claimed)
+    story = msgspec.structs.replace(claim.delivery.story.attempted(Attempt(NOW_US, status)), since_us=NOW_US)
+    await store.ledger.settle(claim.delivery, "", State.DEAD, story)
+
+
+async def test_of_what_was_replayed_and_died_again_meanwhile_no_attempt_is_lost(ground: Ground) -> None:
+    store = store_on(ground)
+    await store.users.commit("alice", creating("a"))
+    await store.ledger.plan([PHONE], State.PLANNED, None, NOW_US)
+    await die(store, "400")
+
+    async def another() -> None:
+        assert await store.dead_letters.replay(PHONE, NOW_US + 1)
+        await die(store, "413")
+
+    late: Any = Between(ground.connection, another)
+    assert not await RedisDeadLetters(late, ground.keys, Limits(), allow_oom=ground.allow_oom).replay(PHONE, NOW_US + 2)
+
+    [letter] = (await store.dead_letters.page(None, 9, None, NOW_US)).letters
+    assert [each.status for each in letter.story.attempts] == ["400", "413"]
+    assert await store.dead_letters.replay(PHONE, NOW_US + 3)
