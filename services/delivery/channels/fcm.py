@@ -16,6 +16,7 @@ import httpx
 from pyfcm.baseapi import BaseAPI
 
 from gregor.clock import Clock
+from gregor.outbound import trouble_of
 
 from ..payload import fcm_parts
 from ..verdict import Misconfigured, Retry, Unknown, Verdict
@@ -140,7 +141,7 @@ class FcmChannel:
         except NoToken as error:
             return f"{error}; check GREGOR_FCM_CREDENTIALS_FILE."
         except (httpx.HTTPError, TimeoutError) as error:
-            return f"FCM cannot be reached: {type(error).__name__}."
+            return f"FCM cannot be reached: {trouble_of(error)}; check GREGOR_FCM_URL and the way out."
         verdict = self._read(answer)
         if isinstance(verdict, Misconfigured):
             return f"FCM refuses the account: {verdict.detail}; check its role and GREGOR_FCM_CREDENTIALS_FILE."
@@ -176,7 +177,7 @@ class FcmChannel:
         try:
             answer = await self._post(body, token, left_s)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            return Retry(None, None, f"not reached: {type(error).__name__}")
+            return Retry(None, None, f"not reached: {trouble_of(error)}")
         except TimeoutError:
             return Unknown("no answer before the deadline")
         except httpx.HTTPError as error:

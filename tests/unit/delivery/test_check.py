@@ -12,7 +12,9 @@ from typing import Any
 from gregor.cli.doctor import provider_finding
 from gregor.settings import VARIABLES
 from services.delivery.fakes.__main__ import Fakes
+from services.delivery.fakes.http1 import Answer, Http1Server
 from services.delivery.fakes.keys import write_key
+from services.delivery.fakes.tls import Authority
 
 KEPT = {name: value for name, value in os.environ.items() if not name.startswith("GREGOR_")}
 
@@ -74,6 +76,20 @@ async def test_a_provider_that_is_not_there_is_wrong(tmp_path: Path) -> None:
 
     assert found["apns"]["mend"].startswith("APNs cannot be reached")
     assert found["fcm"]["mend"].startswith("FCM cannot be reached")
+
+
+async def test_a_provider_whose_certificate_is_not_trusted_is_told_as_that(tmp_path: Path) -> None:
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    stranger = Http1Server(lambda _: Answer(200), Authority(strange).server_context())
+    await stranger.start()
+
+    _, found, _ = await with_fakes(tmp_path, GREGOR_FCM_URL=stranger.url)
+    await stranger.close()
+
+    assert found["fcm"]["mend"].startswith(
+        "FCM cannot be reached: its certificate is not trusted; check GREGOR_FCM_URL"
+    )
 
 
 async def test_settings_that_are_bad_are_one_line() -> None:
