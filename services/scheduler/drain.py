@@ -57,13 +57,14 @@ class Drain:
         self._is_awaited = False
         self.is_stopping = False
 
-    async def tick(self, for_s: float = 1.0) -> None:
+    async def tick(self, for_s: float = 1.0) -> bool:
         """Do what is due, and what becomes due, for so many seconds; a tick that was slow never piles up others.
 
-        The next tick takes over without a gap; where one waits for that already, a further one does nothing.
+        The next tick takes over without a gap; where one waits for that already, a further one does nothing: ``False``,
+        at once.
         """
         if self._is_awaited:
-            return
+            return False
         self._is_awaited = True
         try:
             await self._turn.acquire()
@@ -75,10 +76,11 @@ class Drain:
                 wait_s = await self._round()
                 left_s = until_s - self._clock.monotonic()
                 if left_s <= 0:
-                    return
+                    break
                 await asyncio.sleep(min(wait_s, left_s))
         finally:
             self._turn.release()
+        return True
 
     async def stop(self) -> None:
         """Take nothing more; returns when what was taken is done."""

@@ -156,7 +156,9 @@ class Host:
                 await asyncio.sleep(patience_s)
                 continue
             try:
-                await self._drain.tick()
+                if not await self._drain.tick():
+                    # Two ticks are there, and slow. Without a pause nothing else would ever run again, they included.
+                    await asyncio.sleep(POLL_S)
             except Exception:
                 _log.exception("A tick failed.")
                 await asyncio.sleep(1.0)

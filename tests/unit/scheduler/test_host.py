@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +91,32 @@ async def test_nobody_waits_for_a_queue_that_is(queue: Server, trouble: str) -> 
         ended, _ = await asyncio.wait([host], timeout=10)
     assert ended
     await wait_until(lambda: len(asyncio.all_tasks()) == 1, "what arq still tells the queue is given up")
+
+
+@pytest.mark.timeout(30)
+async def test_whoever_tells_the_time_lets_slow_ticks_come_to_their_end() -> None:
+    """A store that comes back is slow, and ticks of arq are away: both turns of the drain are taken."""
+    drain, agenda = watched(await build())
+    is_quick = asyncio.Event()
+    looks, firsts = 0, agenda.firsts
+
+    async def slow() -> Any:
+        nonlocal looks
+        looks += 1
+        await is_quick.wait()
+        return await firsts()
+
+    agenda.firsts = slow  # type: ignore[method-assign]
+    ticks = [asyncio.create_task(drain.tick()) for _ in range(2)]
+    nobody = redis_settings("redis://127.0.0.1:1/0")
+    seconds, began_s = count(step=10), time.monotonic()
+    host = asyncio.create_task(Host(nobody, drain, "q", lambda: float(next(seconds))).run())
+    try:
+        await wait_until(lambda: looks, "the first tick looks")
+        is_quick.set()
+        await asyncio.wait_for(asyncio.gather(*ticks), 10)
+    finally:
+        await drain.stop()
+        host.cancel()
+        await asyncio.wait([host], timeout=10)
+    assert time.monotonic() - began_s < 20, "the loop stood still until the alarm of the test came between"
