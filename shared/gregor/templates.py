@@ -204,8 +204,8 @@ def _check_node(node: nodes.Node) -> None:
 
 
 def _unknown(name: str, known: Iterable[str], kind: str) -> str:
-    near = get_close_matches(name, list(known), 1)
     written = sorted(each for each in known if not each.startswith(" "))
+    near = get_close_matches(name, written, 1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(written)}."
     return f"There is no {kind} {name[:64]}; {hint}"
 

@@ -77,6 +77,7 @@ def test_html_escapes_what_it_shows_and_nothing_can_switch_that_off() -> None:
         ("one\n{% if %}", 2, "Expected an expression"),
         ("one\ntwo\n{{ bdy.x }}", 3, "no variable bdy; did you mean body?"),
         ("{{ body.x | uper }}", 1, "no filter uper; did you mean upper?"),
+        ("{{ body.x | batch }}", 1, "no filter batch; there are abs"),
         ("{{ body.x is oddd }}", 1, "no test oddd; did you mean odd?"),
         ("\n{{ body.x.upper() }}", 2, "calls no functions"),
         ("{{ range(10) }}", 1, "calls no functions"),

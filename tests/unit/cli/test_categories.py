@@ -81,6 +81,18 @@ def test_check_explains_ten_mistakes_in_a_line_each(tmp_path: Path, capsys: pyte
         ('["a"]\ncounts_in_badge = false\n["a.b"]\ncounts_in_badge = true', '["a.b"] counts_in_badge: An entry above'),
         ('["a"]\ntitle = """one\n{{ 1 / 0 }}"""', '["a"] title: line 2: division by zero'),
         ('[""]\nx = 1', '[""] x: This field is not known'),
+        ('["a"]\ntitle="x"\npush = { after = -5 }', '["a"] push.after: A duration is a number with a unit'),
+        ('["a"]\naggregate = { window = "0s", at_least = 2 }', '["a"] aggregate.window: This must be longer'),
+        ('["a"]\ntitle = "{{ range(9) }}"', '["a"] title: line 1: A template calls no functions; use a filter'),
+        ('["a"]\ntitle = """a\n{% for x in body.l %}"""', '["a"] title: line 2: Unexpected end of template.'),
+        ('["a"]\ntitle = "x"\ncollapse = "{{ body.n | uper }}"', '["a"] collapse: line 1: There is no filter uper'),
+        ('["a"]\ntitle = "x"\nlocales.it.titel = "y"', '["a"] locales.it.titel: This field is not known here; did you'),
+        ('["a"]\ntitle = "x"\nlocales."i t".title = "y"', '["a"] locales.i t: This is no language tag, such as "it"'),
+        ('["a"]\ntitle = "x"\nemail = { html = "file:../x" }', '["a"] email.html: ../x is outside the directory'),
+        ('["a"]\nbody_schema = { "$ref" = "http://x/y" }', '["a"] body_schema.$ref: A $ref leads to a definition'),
+        ('["a"]\nbody_schema = { pattern = "^(?=a)" }', '["a"] body_schema.pattern: "^(?=a)" is not a "regex" that'),
+        ('["a..b"]\ntitle = "x"', '["a..b"]: This is no category: dotted segments'),
+        ('["a"]\nurgent = "yes"', '["a"] urgent: Write true or false, without quotes.'),
     ],
 )
 def test_check_explains_other_mistakes_too(
@@ -104,8 +116,10 @@ def test_the_example_of_the_house_has_no_mistake(capsys: pytest.CaptureFixture[s
 
 def test_a_file_that_is_not_there_or_no_toml_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.toml").write_text('["a"')
+    (tmp_path / "twice.toml").write_text('["a"]\n["a"]')
+    (tmp_path / "latin.toml").write_bytes(b'["a"]\ntitle = "\xe9"')
 
-    for name in ("nosuch.toml", "bad.toml"):
+    for name in ("nosuch.toml", "bad.toml", "twice.toml", "latin.toml"):
         assert run("categories", "check", str(tmp_path / name)) == 1
         assert capsys.readouterr().err.count("\n") == 1
 
