@@ -26,8 +26,8 @@ MOST_TOLD: Final = 10
 MOST_LOOKS: Final = 2_000
 """Parts of a schema times values of a body up to which all faults are looked for; past it only the first.
 
-Whether a body is good takes microseconds. But the library collects all faults before it gives one, and all within a choice
-(``anyOf``, ``oneOf``) before it gives that one, at some 40 µs each: minutes, where both are as large as they may be.
+Whether a body is good takes microseconds. But the library collects all faults before it gives one, and all within a
+choice (``anyOf``, ``oneOf``) before it gives that one, at some 40 µs each: minutes, where both are as large as can be.
 """
 _TOO_LARGE: Final = "This does not fit; its schema has choices (anyOf, oneOf), and it is too large to say where."
 
