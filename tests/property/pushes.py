@@ -206,7 +206,8 @@ class World:
         await self.settle()
 
     async def lose(self) -> None:
-        """The queue comes back empty."""
+        """What is due is handed over, and then the queue comes back empty."""
+        await self.due.drain.run_due()
         await self._take_over()
         self.queue.clear()
 

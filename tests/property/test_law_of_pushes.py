@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.property.pushes import DEVICES, World, build
@@ -93,14 +93,24 @@ def steps() -> st.SearchStrategy[Step]:
         st.builds(Step, st.sampled_from(DEEDS), who, items, when=when),
         st.builds(Step, st.just("answer"), answers=answers),
         st.builds(Step, st.just("pass"), seconds=waits),
-        st.builds(Step, st.sampled_from(("pass", "pass", "lose", "away", "back")), seconds=waits),
+        st.builds(Step, st.sampled_from(("pass", "lose", "lose", "away", "back")), seconds=waits),
     )
 
 
 SHOWN = [*(Step("create", item=item_id, fields=item("news")) for item_id in IDS[:2]), Step("pass", seconds=10)]
 """How a story may begin: the screens show something that can be taken back."""
+LOST = [Step("sweep"), Step("lose")]
+REFUSED = [
+    Step("dismiss", item="i1"),
+    Step("create", item="i3", fields=item("count")),
+    Step("answer", answers=((False, "refused"),) * 2),
+    Step("pass", seconds=1),
+]
+"""What chance seldom finds: withdrawals that the queue loses, and that go along with what is refused."""
 
 
+@example(SHOWN, LOST)
+@example(SHOWN, REFUSED)
 @given(st.sampled_from((SHOWN, [])), st.lists(steps(), max_size=25))
 def test_push_follows_state(beginning: list[Step], story: list[Step]) -> None:
     """L15. The providers hold each call to the state of its moment; in the end no screen shows what is gone."""
