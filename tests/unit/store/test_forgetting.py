@@ -8,8 +8,10 @@ from typing import Any
 from gregor.core.contact import parse_contact, parse_preferences
 from gregor.core.intents import Intent, IntentKind
 from gregor.core.ledger import Attempt, Claimed, State, Story
+from gregor.core.limits import Limits
 from gregor.core.sync import View
 from gregor.store.contract import Registration
+from gregor.store.forgotten import KNOWN_US
 from gregor.store.redis import RedisStore
 from tests.support.builders import SECOND_US, creating, dismissing, external, planned
 from tests.unit.store.grounds import APNS, LEASE_US, NOW_US, Ground, session, store_on
@@ -74,3 +76,14 @@ async def test_a_user_who_is_forgotten_leaves_no_trace_and_others_keep_theirs(gr
     await store.devices.put_device("bob", "phone", Registration("ios", {**APNS, "token": "token-of-alice"}), NOW_US)
     registration, _ = (await store.devices.devices("bob", NOW_US))["phone"]
     assert await store.devices.holds_push("bob", "phone", registration)
+
+
+async def test_what_is_listed_and_remembered_for_a_while_has_an_end(ground: Ground) -> None:
+    """Dead letters of a partition that is never written again, traces of users where no other is forgotten."""
+    store = store_on(ground)
+    await live_much(store, "alice")
+    retention_ms, known_ms = Limits().retention_us // 1_000, KNOWN_US // 1_000
+
+    assert 0 < await ground.ttl_ms(ground.keys.of_user("alice").dead) <= retention_ms
+    await store.users.forget_user("alice", NOW_US)
+    assert 0 < await ground.ttl_ms(ground.keys.forgotten) <= known_ms
