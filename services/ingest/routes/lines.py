@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +27,9 @@ from .messages import keep, planned
 
 MOST_UIDS: Final = 1_000
 """Users that one line may name (protocol.md, ``POST /v1/messages``)."""
+
+MOST_USERS_BYTES: Final = MOST_UIDS * 131 + 10
+"""What naming the users takes at most, beside the message: 128 letters, quotes and a comma each."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -68,16 +71,15 @@ def read_line(number: int, raw: bytes, actor: Actor, parts: Parts) -> list[Entry
     uids: Sequence[str | None] = (None,)
     document: Any = None
     try:
-        if len(raw) > parts.limits.message_bytes:
-            raise message_too_large(parts.limits.message_bytes)
+        _check_size(len(raw) - MOST_USERS_BYTES, parts)
         plain = read_plain(raw, parts.limits)
         if plain is not None and plain[0] is not None:
             uids, message = (plain[0],), plain[1]
-            _check_users(uids, actor)
+            _check(raw, (plain[0],), actor, parts)
         else:
             document = decode_json(raw, parts.limits, has_stand_ins=True)
-            uids = _users(document)
-            _check_users(uids, actor)
+            uids = named = _users(document)
+            _check(raw, named, actor, parts)
             message = parse_message(document, parts.limits)
         commit, view = planned(message, actor, parts)
     except Problem as problem:
@@ -113,7 +115,14 @@ def _users(document: Any) -> list[str]:
     return uids
 
 
-def _check_users(uids: Iterable[str | None], actor: Actor) -> None:
+def _check_size(size: int, parts: Parts) -> None:
+    if size > parts.limits.message_bytes:
+        raise message_too_large(parts.limits.message_bytes)
+
+
+def _check(raw: bytes, uids: Sequence[str], actor: Actor, parts: Parts) -> None:
+    """The bound of bytes is the message's own: naming many users takes nothing from it."""
+    _check_size(len(raw) - sum(len(uid) + 3 for uid in uids) - len('"uids":[],'), parts)
     if actor.caller is not None and any(uid != actor.caller.uid for uid in uids):
         raise Problem("forbidden", "The token is of another user.")
 
