@@ -153,8 +153,8 @@ async def test_a_forgotten_device_leaves_nothing_of_itself(store: Store) -> None
     await store.users.commit("alice", creating("each", for_device="*", body="a body that makes deltas the shorter way"))
     await store.users.commit("alice", creating("own", for_device="phone"))
     await store.users.commit("alice", dismissing("each", sender=Sender("phone")))
-    await store.devices.acknowledge("alice", View("phone"), 2)
-    await store.devices.acknowledge("alice", View("laptop"), 1)
+    await store.devices.acknowledge("alice", View("phone"), 2, NOW_US)
+    await store.devices.acknowledge("alice", View("laptop"), 1, NOW_US)
 
     await store.devices.forget_device("alice", "phone", NOW_US, SEED)
 
@@ -195,9 +195,9 @@ async def test_forgetting_is_repeatable_and_an_old_digest_follows(store: Store) 
 
 async def test_an_acknowledgement_never_goes_down_and_is_of_one_view(store: Store) -> None:
     filtered = View("phone", ("user",))
-    await store.devices.acknowledge("alice", View("phone"), 5)
-    await store.devices.acknowledge("alice", View("phone"), 3)
-    await store.devices.acknowledge("alice", filtered, 4)
+    await store.devices.acknowledge("alice", View("phone"), 5, NOW_US)
+    await store.devices.acknowledge("alice", View("phone"), 3, NOW_US)
+    await store.devices.acknowledge("alice", filtered, 4, NOW_US)
 
     assert await store.devices.acknowledged("alice") == {
         View("phone"): 5,

@@ -120,7 +120,7 @@ async def test_a_forgotten_user_is_empty_and_begins_anew(store: Store) -> None:
     await store.users.commit("alice", dismissing("a", "unknown"))
     await store.users.commit("alice", planned(external(1, message_id="m")))
     await store.devices.put_device("alice", "phone", Registration(platform="ios"), NOW_US)
-    await store.devices.acknowledge("alice", View("phone"), 1)
+    await store.devices.acknowledge("alice", View("phone"), 1, NOW_US)
 
     await store.users.forget_user("alice", NOW_US)
     await store.users.forget_user("alice", NOW_US)

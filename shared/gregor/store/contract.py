@@ -258,7 +258,7 @@ class Devices(Protocol):
         """Until when one of the user's connections was in the foreground (µs): now where one is; ``None``: never."""
         ...
 
-    async def acknowledge(self, uid: str, view: View, seq: int, now_us: int = 0) -> None:
+    async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """This view showed its user everything up to ``seq``. Never goes down."""
         ...
 

@@ -334,7 +334,7 @@ class RedisDevices:
 
     # ---- acknowledgements, revocations, controls
 
-    async def acknowledge(self, uid: str, view: View, seq: int, now_us: int = 0) -> None:
+    async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """See ``contract.Devices.acknowledge``."""
         keys = self._keys.of_user(uid)
         watched = (keys.agenda, keys.due) if self.is_watched else ()

@@ -92,7 +92,7 @@ async def test_a_replay_is_looked_at_like_any_other(house: House, since: str) ->
         case "expired":
             house.clock.advance(60.0)
         case "acked":
-            await house.store.devices.acknowledge("alice", View("phone"), 9)
+            await house.store.devices.acknowledge("alice", View("phone"), 9, NOW_US)
         case _:
             await house.store.devices.forget_device("alice", "phone", NOW_US, b"abc")
     assert await house.store.dead_letters.replay(intent, house.clock.now_us())

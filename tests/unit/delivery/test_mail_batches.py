@@ -68,7 +68,7 @@ async def test_what_comes_after_a_mail_is_told_by_the_next(house: House) -> None
 
 async def test_what_somebody_saw_is_not_told_with_the_rest(house: House) -> None:
     seen = await house.create("seen")
-    await house.store.devices.acknowledge("alice", View("desk"), seen.seq)
+    await house.store.devices.acknowledge("alice", View("desk"), seen.seq, NOW_US)
     await house.leave(await house.connect(foreground=True))
     await house.pass_time(5)
     await house.create("gone")

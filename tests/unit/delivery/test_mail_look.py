@@ -46,7 +46,7 @@ async def test_a_mail_goes_unless_somebody_was_there_in_the_window(unless: str, 
     receipt = await house.create("a")
     await house.pass_time(20)
     if was_there == "acked":
-        await house.store.devices.acknowledge("alice", View("desk"), receipt.seq)
+        await house.store.devices.acknowledge("alice", View("desk"), receipt.seq, NOW_US)
     else:
         session = await house.connect(foreground=was_there == "foreground")
         await house.pass_time(5)
@@ -126,7 +126,7 @@ async def test_what_is_seen_or_not_wanted_while_it_waits_is_cancelled_with_the_r
     if what == "dismissed":
         await house.dismiss("a")
     elif what == "acked":
-        await house.store.devices.acknowledge("alice", View("desk"), 1)
+        await house.store.devices.acknowledge("alice", View("desk"), 1, NOW_US)
     elif what == "present":
         await house.leave(await house.connect(foreground=True))
     elif what == "preference":

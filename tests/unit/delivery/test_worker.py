@@ -75,7 +75,7 @@ async def test_what_expired_before_it_is_sent_is_not_sent(house: House) -> None:
 
 async def test_what_the_device_has_shown_is_not_sent(house: House) -> None:
     intent = await house.create("a")
-    await house.store.devices.acknowledge("alice", View("phone"), intent.seq)
+    await house.store.devices.acknowledge("alice", View("phone"), intent.seq, NOW_US)
 
     await attempt(house.trade, intent)
     assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "acked"))

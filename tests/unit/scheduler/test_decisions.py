@@ -68,7 +68,7 @@ async def test_what_goes_out_is_planned_and_what_does_not_says_why(house: House)
 
 async def test_a_device_that_showed_it_or_dismissed_its_copy_says_so(house: House) -> None:
     receipt = await house.create("a", for_device="*")
-    await house.store.devices.acknowledge("alice", View("phone"), receipt.seq)
+    await house.store.devices.acknowledge("alice", View("phone"), receipt.seq, NOW_US)
     await house.say(message(ids=["a"]), Sender("tablet"))
 
     await house.pass_time(60)

@@ -109,7 +109,7 @@ async def test_categories_that_are_newer_than_this_process_knows_are_asked_for(h
 
 async def test_a_device_that_showed_the_event_gets_no_push_and_then_nobody_a_mail(house: House) -> None:
     receipt = await house.create("a")
-    await house.store.devices.acknowledge("alice", View("phone"), receipt.seq)
+    await house.store.devices.acknowledge("alice", View("phone"), receipt.seq, NOW_US)
 
     await house.pass_time(10)
     assert house.handed() == ["item a fcm tablet"]
@@ -124,7 +124,7 @@ async def test_a_device_that_showed_the_event_gets_no_push_and_then_nobody_a_mai
 )
 async def test_other_acknowledgements_stop_nothing(house: House, view: View, seq: int) -> None:
     await house.create("a")
-    await house.store.devices.acknowledge("alice", view, seq)
+    await house.store.devices.acknowledge("alice", view, seq, NOW_US)
 
     await house.pass_time(60)
 
@@ -133,7 +133,7 @@ async def test_other_acknowledgements_stop_nothing(house: House, view: View, seq
 
 async def test_an_acknowledgement_of_a_filtered_view_that_holds_the_item_counts(house: House) -> None:
     receipt = await house.create("a")
-    await house.store.devices.acknowledge("alice", View("phone", ("mail", "news")), receipt.seq)
+    await house.store.devices.acknowledge("alice", View("phone", ("mail", "news")), receipt.seq, NOW_US)
 
     await house.pass_time(10)
 
@@ -180,7 +180,7 @@ async def test_a_mail_goes_unless_somebody_was_there_as_the_category_says(
         await house.pass_time(5)
         await house.store.devices.close_session("alice", "desk", session, house.clock.now_us())
     elif was_there == "acked":
-        await house.store.devices.acknowledge("alice", View("desk"), receipt.seq)
+        await house.store.devices.acknowledge("alice", View("desk"), receipt.seq, NOW_US)
 
     await house.pass_time(60)
 
@@ -207,7 +207,7 @@ async def test_a_device_that_dismissed_its_own_copy_gets_no_push_and_nobody_a_ma
 
 async def test_a_reminder_is_handed_over_at_its_time_to_those_who_are_not_there(house: House) -> None:
     receipt = await house.create("a", remind_at=["+300", "+400"])
-    await house.store.devices.acknowledge("alice", View("tablet"), receipt.seq)
+    await house.store.devices.acknowledge("alice", View("tablet"), receipt.seq, NOW_US)
     await house.pass_time(299)
     await connect(house, "tablet", foreground=True)
     house.handed()

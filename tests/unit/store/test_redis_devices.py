@@ -244,7 +244,7 @@ async def test_forgetting_a_device_leaves_nothing_of_it_and_all_of_the_others(gr
     for name in ("phone", "phone2"):
         await devices.know_device("alice", name, NOW_US)
         await devices.open_session("alice", name, session("s"), NOW_US, LEASE_US)
-        await devices.acknowledge("alice", View(name), 7)
+        await devices.acknowledge("alice", View(name), 7, NOW_US)
 
     await devices.forget_device("alice", "phone", NOW_US, SEED)
 
@@ -301,7 +301,7 @@ async def test_forgetting_a_user_leaves_only_that_its_tokens_are_void(ground: Gr
     store = store_on(ground)
     await store.devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
     await store.devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
-    await store.devices.acknowledge("alice", View("phone"), 3)
+    await store.devices.acknowledge("alice", View("phone"), 3, NOW_US)
 
     for _ in range(2):
         await store.users.forget_user("alice", NOW_US + 1)

@@ -180,7 +180,7 @@ async def test_presence_goes_by_itself_after_the_retention(ground: Ground) -> No
 async def test_an_acknowledgement_never_goes_down(devices: RedisDevices) -> None:
     phone, narrow, desk = View("phone"), View("phone", ("user",)), View("desk")
     for view, seq in ((phone, 5), (phone, 3), (narrow, 2), (desk, 9), (desk, 12)):
-        await devices.acknowledge("alice", view, seq)
+        await devices.acknowledge("alice", view, seq, NOW_US)
 
     assert await devices.acknowledged("alice") == {
         phone: 5,
@@ -191,8 +191,8 @@ async def test_an_acknowledgement_never_goes_down(devices: RedisDevices) -> None
 
 async def test_views_without_end_push_out_the_lowest_acknowledgement(devices: RedisDevices) -> None:
     views = [View("phone", (f"user{n}",)) for n in range(1_025)]
-    await asyncio.gather(*(devices.acknowledge("alice", view, 2_000 - n) for n, view in enumerate(views[:-1])))
-    await devices.acknowledge("alice", views[-1], 1)
+    await asyncio.gather(*(devices.acknowledge("alice", view, 2_000 - n, NOW_US) for n, view in enumerate(views[:-1])))
+    await devices.acknowledge("alice", views[-1], 1, NOW_US)
 
     kept = await devices.acknowledged("alice")
     assert len(kept) == 1_024
@@ -263,7 +263,7 @@ async def test_where_memory_is_full_known_devices_still_connect_and_leave(real_g
         assert await devices.know_device("alice", "phone", NOW_US) is None
         assert await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US) == []
         await devices.touch([("alice", "phone", session("s"))], NOW_US, LEASE_US)
-        await devices.acknowledge("alice", View("phone"), 3)
+        await devices.acknowledge("alice", View("phone"), 3, NOW_US)
         await devices.revoke("alice", None, NOW_US, NOW_US)
         await devices.close_session("alice", "phone", session("s"), NOW_US)
         await devices.forget_device("alice", "phone", NOW_US, SEED)
@@ -275,7 +275,7 @@ async def test_only_kinds_meant_to_stay_have_no_time_to_live(ground: Ground) -> 
     devices = devices_on(ground)
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
-    await devices.acknowledge("alice", View("phone"), 3)
+    await devices.acknowledge("alice", View("phone"), 3, NOW_US)
     await devices.revoke("alice", None, NOW_US, NOW_US)
 
     of_user, found = ground.keys.of_user("alice"), await ground.connection.call("KEYS", f"{ground.keys.namespace}:*")

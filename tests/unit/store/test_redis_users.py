@@ -78,7 +78,7 @@ async def test_every_key_has_a_time_to_live_or_is_in_the_permanent_table(store: 
     await users.commit("alice", committed({"dismiss": {"ids": ["b", "unknown"], "intervals": [{"category": "sys"}]}}))
     await users.commit("alice", committed({"x": 1}, system="kbfs"))
     await devices.know_device("alice", "phone", NOW_US)
-    await devices.acknowledge("alice", View("phone"), 1)
+    await devices.acknowledge("alice", View("phone"), 1, NOW_US)
     await devices.revoke("alice", "phone", NOW_US, NOW_US)
     await store.access.create_key(["ingest"], now_us=NOW_US)
     await store.access.take("alice:phone", 10, 50, 1, NOW_US)

@@ -150,7 +150,7 @@ class MemoryDevices:
         is_front = any(lease.session.foreground for lease in leases)
         return now_us if is_front else owner.front_us
 
-    async def acknowledge(self, uid: str, view: View, seq: int, now_us: int = 0) -> None:
+    async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """As ``Devices`` says."""
         owner = self._shelf.owner(uid)
         before = owner.acknowledged.get(view, 0)
