@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -54,8 +53,7 @@ async def test_time_goes_on_while_the_queue_is(tmp_path: Path, queue: Server, tr
             WireDevice(cluster.gateway_urls[0], cluster.token("alice", "desk"), {}) as desk,
         ):
             await desk.synced()
-            services = [service.pid for service in cluster.services]
-            waiting = Waiting([os.getpid(), cluster.server.pid, *services])
+            waiting = Waiting(cluster.pids)
             push = {"provider": "fcm", "token": "t", "topic": "x", "sandbox": False}
             await api.put("/v1/users/alice/devices/phone", json={"platform": "android", "push": push})
             if trouble == "away":

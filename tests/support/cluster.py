@@ -155,6 +155,11 @@ class Cluster:
         return [*self.ingests, *self.gateways, *self.schedulers, *self.deliveries]
 
     @property
+    def pids(self) -> list[int]:
+        """All that a message may pass on its way."""
+        return [self.server.pid, *(service.pid for service in self.services)]
+
+    @property
     def ingest_urls(self) -> list[str]:
         return [service.probes[0].removesuffix("/readyz") for service in self.ingests]
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 
 class Waiting:
-    """How long processes waited for a core since this was made: what nobody can promise, and no more than that."""
+    """How long processes, and this one, waited for a core since this was made: what nobody can promise, and no more."""
 
-    def __init__(self, pids: Iterable[int]) -> None:
-        self._before_ns = {pid: _waited_ns(pid) for pid in pids}
+    def __init__(self, pids: Iterable[int] = ()) -> None:
+        self._before_ns = {pid: _waited_ns(pid) for pid in {os.getpid(), *pids}}
 
     def lost_s(self) -> float:
         """Seconds in which they were ready to run and did not, one after the other: the most that it made them late."""
