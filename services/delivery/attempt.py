@@ -168,11 +168,13 @@ async def _follow(
     until_s = since_s + trade.lease_s
     if isinstance(verdict, Gone) and look.forget is not None and await look.forget(verdict):
         trade.figures.tokens_forgotten.labels(trade.name).inc()
-    # In one write, so that nobody finds half of it.
-    settled, _ = await asyncio.gather(
-        _settle(trade, delivery, look.place, verdict, look.expires_us, until_s),
-        asyncio.gather(*(_follow_along(trade, delivery.intent.kind, other, verdict, until_s) for other in others)),
-    )
+    settling = _settle(trade, delivery, look.place, verdict, look.expires_us, until_s)
+    if others:
+        # In one write, so that nobody finds half of it.
+        along = (_follow_along(trade, delivery.intent.kind, other, verdict, until_s) for other in others)
+        settled, _ = await asyncio.gather(settling, asyncio.gather(*along))
+    else:
+        settled = await settling
     if isinstance(verdict, Misconfigured | Gone | Refused) or settled.state is State.DEAD:
         log.warning("It was not taken.", channel=trade.name, verdict=verdict.name, detail=verdict_detail(verdict))
     return settled.story.next_us

@@ -5,7 +5,21 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("fanout", "ingest", "commit", "resume", "idle", "memory", "soak", "push", "channels", "timers", "chaos")
+NAMES = (
+    "fanout",
+    "ingest",
+    "commit",
+    "resume",
+    "idle",
+    "memory",
+    "soak",
+    "push",
+    "channels",
+    "timers",
+    "delivery",
+    "isolation",
+    "chaos",
+)
 
 
 def main(words: list[str]) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Sequence
+import asyncio
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 from gregor.core.intents import Intent
 from gregor.core.ledger import Delivery, State, intent_at, key_of, path_of
@@ -94,7 +95,7 @@ class RedisDeadLetters:
         )
         return sum(map(int, dropped))
 
-    def _entry(self, intent: Intent) -> Awaitable[bytes | None]:
+    def _entry(self, intent: Intent) -> asyncio.Future[Any]:
         return self._connection.call("HGET", self._keys.deliveries(intent.uid, intent.item), key_of(intent))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
@@ -52,6 +53,8 @@ class RedisQueue:
         self._set_aside = scripts.load("set_aside")
         self._forget_consumers = scripts.load("forget_consumers")
         self._reclaimed_to: bytes = _BEGIN
+        self._ended: list[bytes] = []
+        self._crossing_off: asyncio.Future[None] | None = None
         self._forget_after_s = GONE_S
 
     async def open(self) -> None:
@@ -88,10 +91,16 @@ class RedisQueue:
         return await self._read(entries)
 
     async def done(self, taken: Sequence[Taken]) -> None:
-        """See ``queue.Queue.done``."""
+        """See ``queue.Queue.done``. Those that end in one turn of the event loop are crossed off together."""
         if not taken:
             return
-        entries = [each.entry for each in taken]
+        self._ended += [each.entry for each in taken]
+        if self._crossing_off is None:
+            self._crossing_off = asyncio.ensure_future(self._cross_off())
+        await asyncio.shield(self._crossing_off)
+
+    async def _cross_off(self) -> None:
+        entries, self._ended, self._crossing_off = self._ended, [], None
         await answers(
             (
                 self._link.call("XACK", self._stream, GROUP, *entries),

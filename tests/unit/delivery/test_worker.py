@@ -13,11 +13,12 @@ from gregor.core.sync import View
 from gregor.store.contract import Registration, Session
 from gregor.store.memory import MemoryQueue
 from services.delivery.attempt import BUDGET_US, attempt
+from services.delivery.breaker import Breaker
 from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Unknown
 from services.delivery.worker import Worker
 from tests.support.builders import NOW_US, SECOND_US, SEED
 from tests.support.wait import wait_until
-from tests.unit.delivery.house import House
+from tests.unit.delivery.house import House, Provider
 from tests.unit.delivery.types_of_news import ENTRIES, TOKEN
 
 
@@ -299,3 +300,23 @@ async def test_a_worker_tries_again_what_waits_and_burns_nothing_while_the_provi
     worker.stop()
     await running
     assert {(await house.outcome(name))[0] for name in ("a", "b")} == {State.SENT}
+
+
+async def test_a_provider_that_hangs_keeps_no_place_and_no_time_of_another(house: House) -> None:
+    hangs, well = asyncio.Event(), Provider("fcm")
+    house.provider.hold = hangs
+    queues = [MemoryQueue(house.clock.monotonic) for _ in range(2)]
+    other = replace(house.trade, name="fcm", channel=well, breaker=Breaker())
+    workers = [Worker(house.trade, queues[0], 3), Worker(other, queues[1], 3)]
+    running = [asyncio.create_task(worker.run()) for worker in workers]
+    await queues[0].hand_over([await house.create(f"a{n}") for n in range(6)])
+    await wait_until(lambda: len(house.provider.pushes) == 3, "the one has all its places taken")
+
+    await queues[1].hand_over([await house.create(f"b{n}") for n in range(9)])
+    await wait_until(lambda: len(well.pushes) == 9, "the other tells all")
+
+    assert len(house.provider.pushes) == 3
+    hangs.set()
+    for worker in workers:
+        worker.stop()
+    await asyncio.gather(*running)

@@ -1,0 +1,95 @@
+"""One provider hangs, is down or asks for patience: how long the others take meanwhile, in one run."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from gregor.core.intents import Intent
+from tests.bench.report import Result, percentile, tell
+from tests.support.cluster import Cluster
+from tests.support.handing_over import Scheduler, scheduling
+from tests.support.moods import ASKING, DOWN, HANGING, WELL
+from tests.support.moody_house import MoodyProviders, running
+from tests.support.people import Person, settle_in
+
+ILL, OTHERS = "apns", ("fcm", "webpush")
+MOODS = (WELL, HANGING, DOWN, ASKING)
+STEP_S = 0.25
+PEOPLE = 400
+"""Each step has some of them, in turn: nobody comes to have many items."""
+AN_ILL_STEP, A_STEP = 20, 4
+"""Intents handed over each step: of the ill channel more than it has places in flight, of the others a few."""
+NOISE = 1.5
+"""p99s of one run differ by so much though nothing is ill."""
+
+
+def run(quick: bool = False) -> list[Result]:
+    """Results: the p99 from handing over to arrival, of two other channels, in each mood of the first."""
+    rounds, seconds = (2, 5) if quick else (4, 10)
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place)
+        with running(directory / "providers", PEOPLE) as providers:
+            settings: dict[str, Any] = {**providers.settings, "log_level": "warning"}
+            with Cluster(directory / "c", gateways=0, ingests=0, deliveries=1, **settings) as cluster:
+                handed = asyncio.run(_measure(cluster, providers, rounds, seconds))
+        arrived = {(each.channel, each.uid, item): each.at for each in providers.seen() for item in each.items}
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for (channel, uid, item), (mood, at_s) in handed.items():
+        found[channel, mood].append(arrived.get((channel, uid, item), float("inf")) - at_s)
+    return [tell(result) for channel in OTHERS for result in _results(channel, found)]
+
+
+def _results(channel: str, found: dict[tuple[str, str], list[float]]) -> list[Result]:
+    p99s_ms = {mood: 1_000 * percentile(sorted(found[channel, mood]), 0.99) for mood in MOODS}
+    beside = f"p99 {p99s_ms[WELL]:.0f} ms where APNs is well"
+    bound_ms = NOISE * p99s_ms[WELL]
+    return [
+        Result(
+            f"isolation, {channel} p99 while APNs is {mood}",
+            p99s_ms[mood],
+            "ms",
+            f"≤ {NOISE} ×",
+            p99s_ms[mood] <= bound_ms,
+            beside,
+        )
+        for mood in MOODS[1:]
+    ]
+
+
+async def _measure(
+    cluster: Cluster, providers: MoodyProviders, rounds: int, seconds: float
+) -> dict[tuple[str, str, str], tuple[str, float]]:
+    """Channel, user and item to the mood of then, and when it was handed over (wall clock, seconds)."""
+    handed: dict[tuple[str, str, str], tuple[str, float]] = {}
+    people = [Person(f"u{n}", (ILL, *OTHERS)) for n in range(PEOPLE)]
+    async with scheduling(cluster) as scheduler:
+        await settle_in(scheduler.store, people, providers.browsers)
+        for number in range(rounds):
+            for mood in MOODS:
+                providers.be(**{ILL: mood})
+                for step in range(round(seconds / STEP_S)):
+                    item = f"{mood}-{number}-{step}"
+                    people = [*people[AN_ILL_STEP:], *people[:AN_ILL_STEP]]
+                    for intent in await _step(scheduler, people[:AN_ILL_STEP], item):
+                        handed[intent.channel, intent.uid, intent.item] = (mood, intent.at_us / 1e6)
+                    await asyncio.sleep(STEP_S)
+                _forget_the_ill(cluster)
+    return handed
+
+
+async def _step(scheduler: Scheduler, people: list[Person], item: str) -> list[Intent]:
+    await scheduler.create(people, item)
+    ill = await scheduler.plan(people, item, ILL)
+    others = [each for channel in OTHERS for each in await scheduler.plan(people[:A_STEP], item, channel)]
+    await scheduler.hand_over(ill)
+    return await scheduler.hand_over(others)
+
+
+def _forget_the_ill(cluster: Cluster) -> None:
+    """What waits for the ill one must not come all at once when it is well."""
+    cluster.server.say("XTRIM", f"gregor:deliveries:{ILL}", "MAXLEN", "0")
+    cluster.server.say("DEL", f"gregor:deliveries:retry:{ILL}")
