@@ -117,7 +117,7 @@ def test_offsets_that_lead_out_of_range_are_refused_together() -> None:
 
     assert refusal(update({"x": {"category": "c", "times": times}})) == (
         "time_out_of_range",
-        ["/body/create/x/times/expires", "/body/create/x/times/remind_at"],
+        ["/body/create/x/times/expires", "/body/create/x/times/remind_at/0"],
     )
 
 

@@ -15,6 +15,7 @@ ALICE = {
     "key": "nosuchkey123",
     "name": "user.joined",
     "webhook": "wh_none",
+    "delivery": "bm9uZQ",
 }
 BODIES: dict[str, Any] = {
     "/v1/users/{uid}/messages": {"system": "gregor", "body": {"dismiss": {"ids": ["aa"]}}},
@@ -52,6 +53,10 @@ EXPECTED = {
     "PATCH /v1/users/{uid}/preferences": ({"devices"}, Own.USER),
     "GET /v1/users/{uid}/preferences": ({"devices"}, Own.USER),
     "GET /v1/users/{uid}/deliveries": ({"deliveries"}, Own.NOTHING),
+    "GET /v1/deliveries/dead": ({"deliveries"}, Own.NOTHING),
+    "DELETE /v1/deliveries/dead": ({"deliveries"}, Own.NOTHING),
+    "POST /v1/deliveries/dead/{delivery}/replay": ({"deliveries"}, Own.NOTHING),
+    "DELETE /v1/deliveries/dead/{delivery}": ({"deliveries"}, Own.NOTHING),
     "GET /v1/contact/suppressions": ({"deliveries"}, Own.NOTHING),
     "POST /v1/contact/suppressions": ({"deliveries"}, Own.NOTHING),
     "DELETE /v1/contact/suppressions": ({"deliveries"}, Own.NOTHING),
