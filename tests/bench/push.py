@@ -85,7 +85,7 @@ async def load(directory: Path, url: str, count: int) -> tuple[int, float, float
         nonlocal sent
         for n in left:
             begun = time.perf_counter()
-            verdict = await channel.send(push(token=f"{n:064x}", collapse_id=f"{n:032x}"), 30)
+            verdict = await channel.send(push(token=f"{n + 1:064x}", collapse_id=f"{n:032x}"), 30)
             delays_s.append(time.perf_counter() - begun)
             sent += isinstance(verdict, Sent)
 
