@@ -17,7 +17,7 @@ from gregor.store.contract import Unavailable
 
 from .connection import Connection
 from .frames import close_frame, encode
-from .hello import Hello
+from .hello import VOID, Hello
 from .opening import Ended, Opening, next_ticket, open_request
 from .streaming import Streaming, send_json
 
@@ -89,7 +89,7 @@ class Poll:
             connection.greet(hello)
             await _wait(basket, wait_s, receive)
             # What is written from here on is not of this answer: its cursor would not know of it.
-            frames, cursor = tuple(basket.frames), connection.cursor
+            frames, cursor = tuple(basket.frames), connection.cursor or _own(hello)
             rests = connection.keeps_session and connection.is_present and basket.code is None
         uncounted = parts.registry.current.uncounted
         if rests:
@@ -115,6 +115,12 @@ def read_wait(text: str | None) -> float:
     if _NUMBER.fullmatch(text) is None or float(text) > MOST_WAIT_S:
         raise Problem("invalid", f"wait is a number of seconds, 0 to {MOST_WAIT_S}.")
     return float(text)
+
+
+def _own(hello: Hello) -> str:
+    """Where the client stands by its own word: it stays there where the answer is a close alone."""
+    given = hello.position.cursor
+    return str(given) if given not in (None, VOID) else ""
 
 
 async def _wait(basket: Basket, wait_s: float, receive: Receive) -> None:

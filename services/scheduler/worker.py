@@ -26,6 +26,7 @@ import structlog
 from arq.connections import ArqRedis, RedisSettings, create_pool
 from arq.cron import cron
 from arq.worker import Worker
+from redis.exceptions import RedisError
 
 from gregor.store.address import Address
 
@@ -61,7 +62,8 @@ async def tick(ctx: dict[str, Any]) -> None:
     """The cron job: let the drain run until the next tick. A worker that ends in the meantime takes no time from it."""
     ctx["heard"]()
     await asyncio.shield(ctx["drain"].tick())
-    await ctx["redis"].expire(ctx["queue"], QUEUE_LIFE_S)
+    with suppress(RedisError):  # the next tick does it; that the queue is away is told by whoever hosts the worker
+        await ctx["redis"].expire(ctx["queue"], QUEUE_LIFE_S)
 
 
 def redis_settings(url: str) -> RedisSettings:

@@ -43,7 +43,7 @@ from .records import (
     read_live,
 )
 from .redis_forgetting import RedisForgetting
-from .replies import answer
+from .replies import answer, answers
 from .view_read import ViewRead
 
 _COLLECT_AT_ONCE: Final = 2_000
@@ -248,8 +248,8 @@ class RedisUsers:
 
     async def heads(self, uids: Sequence[str]) -> list[Head | None]:
         """See ``contract.Users.heads``."""
-        raws = [self._connection.call("HGET", self._keys.of_user(uid).state, HEAD) for uid in uids]
-        return [_head(await answer(raw)) for raw in raws]
+        raws = await answers(self._connection.call("HGET", self._keys.of_user(uid).state, HEAD) for uid in uids)
+        return [_head(raw) for raw in raws]
 
     async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
         """See ``contract.Users.item``."""

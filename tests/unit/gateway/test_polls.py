@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Never
 
 import httpx
 import pytest
 
+from gregor.store.contract import Unavailable
 from services.gateway.connection import Connection
 from tests.support.wait import wait_until
 
@@ -121,3 +123,23 @@ async def test_what_comes_while_a_poll_is_answered_is_left_to_the_next(
 
     assert [frame["seq"] for frame in answer["frames"]] == [1]
     assert answer["cursor"].endswith("-1")
+
+
+async def test_a_poll_that_is_sent_away_leaves_its_client_at_its_cursor(
+    house: House, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.create("aa")
+    cursor = (await api.get("/v1/poll")).json()["cursor"]
+
+    async def away(*_: object, **__: object) -> Never:
+        raise Unavailable("down")
+
+    monkeypatch.setattr(house.store.users, "sync", away)
+    known = (await api.get("/v1/poll", params={"cursor": cursor})).json()
+    void = (await api.get("/v1/poll", params={"cursor": "nonsense"})).json()
+    new = (await api.get("/v1/poll")).json()
+
+    assert [frame["close"]["code"] for frame in known["frames"]] == [4006]
+    assert known["cursor"] == cursor
+    assert "cursor" not in void
+    assert "cursor" not in new

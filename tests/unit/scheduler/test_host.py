@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from arq.connections import ArqRedis
 
 from gregor.clock import SystemClock
 from gregor.embedded import find_server
@@ -58,6 +59,18 @@ async def test_a_worker_that_ends_takes_no_time_from_a_tick() -> None:
     ticking.cancel()
     await wait_until(lambda: len(agenda.looks_s) > 1, "it looks again")
     await drain.stop()
+
+
+async def test_a_tick_over_which_the_queue_goes_away_ends_well() -> None:
+    """Else arq writes a traceback each time: that the queue is away is said in one line by the host."""
+    drain, agenda = watched(await build())
+    nobody = ArqRedis(host="127.0.0.1", port=1)
+
+    await tick({"heard": lambda: None, "drain": drain, "redis": nobody, "queue": "q"})
+
+    assert agenda.looks_s
+    await drain.stop()
+    await nobody.aclose()
 
 
 @pytest.fixture

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,7 @@ from gregor.core.machine import plan
 from gregor.core.messages import Commit, Sender
 from gregor.core.sync import View
 from gregor.core.wire import parse_message
+from gregor.store.contract import Unavailable
 from gregor.store.keys import PARTITIONS, PERMANENT, Keys, tags
 from gregor.store.link import Link
 from gregor.store.redis import RedisStore, open_store
@@ -90,6 +94,21 @@ async def test_every_key_has_a_time_to_live_or_is_in_the_permanent_table(store: 
 
     assert len(keys) > 10
     assert endless <= PERMANENT
+
+
+async def test_all_of_what_was_asked_at_once_is_heard_also_where_the_server_went(
+    store: RedisStore, server: Server
+) -> None:
+    """Else the log of a gateway fills with failures that nobody asked for each time the store is away."""
+    unheard: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    server.kill()
+
+    with pytest.raises(Unavailable):
+        await store.users.heads(["alice", "bob", "carol"])
+    gc.collect()
+
+    assert unheard == []
 
 
 def test_the_tag_of_each_partition_falls_on_its_slot() -> None:
