@@ -16,7 +16,7 @@ from gregor.core.ids import is_dotted
 from gregor.core.policies import Entries, Policy
 
 categories = typer.Typer(help="Notification types, one entry each.", no_args_is_help=True, rich_markup_mode=None)
-File = Annotated[Path, typer.Argument(help="TOML file of entries (JSON with the same names where it ends in .json).")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="TOML file of entries (or JSON, named .json).")]
 UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 
 
@@ -27,7 +27,10 @@ def _group() -> None:
 
 @categories.command()
 def check(file: File, as_json: Json = False) -> None:
-    """Say what is wrong with a file and how to mend it, one line a mistake; nothing is sent anywhere."""
+    """Say what is wrong with a file, and how to mend it.
+
+    One line a mistake; nothing is sent anywhere.
+    """
     mistakes = _mistakes(file)
     if as_json:
         told = [{"pointer": mistake.pointer, "detail": mistake.detail} for mistake in mistakes]
@@ -40,7 +43,10 @@ def check(file: File, as_json: Json = False) -> None:
 
 @categories.command()
 def apply(file: File, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Make the entries of a file the ones that hold, in all processes within a second."""
+    """Make the entries of a file the ones that hold.
+
+    In all processes within a second.
+    """
     _refuse(file, _mistakes(file))
     answer = find_target(url, key).call("PUT", "/v1/categories", body={"categories": read_file(file)}).json()
     if as_json:
@@ -75,7 +81,7 @@ def list_entries(url: Url = None, key: Key = None, as_json: Json = False) -> Non
 
 @categories.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A category; it may have no entry of its own.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A category; it may have no entry of its own.")],
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
@@ -96,7 +102,7 @@ def show(
 
 @categories.command()
 def preview(
-    name: Annotated[str, typer.Argument(help="A category.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A category.")],
     body: Annotated[str, typer.Option(help="JSON: the body of an item.")] = "{}",
     locale: Annotated[str | None, typer.Option(help="A language, such as it-IT.")] = None,
     url: Url = None,
@@ -118,7 +124,7 @@ def preview(
 
 @categories.command()
 def rollback(
-    version: Annotated[int, typer.Argument(min=1, help="One of the last 50 versions.")],
+    version: Annotated[int, typer.Argument(min=1, metavar="VERSION", help="One of the last 50 versions.")],
     url: Url = None,
     key: Key = None,
     as_json: Json = False,

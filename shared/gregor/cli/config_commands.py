@@ -24,7 +24,10 @@ def check(
     file: Annotated[Path | None, typer.Option(help="TOML file (else the one that GREGOR_CONFIG names).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Read the settings as a service would, and print what they come to; exit status 1 where one is wrong."""
+    """Read the settings as a service would, and print them.
+
+    Exit status 1 where one is wrong.
+    """
     settings = load_settings(os.environ, file)
     shown = {variable: _shown(settings, field) for variable, field in VARIABLES.items()}
     if as_json:
@@ -32,8 +35,21 @@ def check(
         return
     width = max(map(len, shown))
     for variable, value in shown.items():
-        words = ",".join(value) if isinstance(value, list) else value
-        typer.echo(f"{variable:<{width}}  {'-' if words in (None, '') else words}")
+        typer.echo(f"{variable:<{width}}  {_in_words(value)}")
+
+
+def _in_words(value: object) -> str:
+    """A value as it is written in a variable; `-` where it is not set."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case list():
+            words = ",".join(map(str, value))
+        case dict():
+            words = ",".join(f"{name}={each:g}" for name, each in value.items())
+        case _:
+            words = "" if value is None else str(value)
+    return words or "-"
 
 
 def _shown(settings: Settings, field: str) -> object:

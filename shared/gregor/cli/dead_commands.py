@@ -1,7 +1,6 @@
 """`gregor dead list | replay | purge`: deliveries that were given up."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Annotated, Any
@@ -9,13 +8,12 @@ from urllib.parse import quote
 
 import typer
 
-from gregor.cli.target import Json, Key, Target, Url, find_target, now_s
+from gregor.cli.target import Json, Key, Target, Url, find_target, past_moment
 from gregor.cli.user_commands import print_table, tells_of, time_text
 from gregor.core.intents import CHANNELS
-from gregor.settings import parse_duration
 
 dead = typer.Typer(help="Dead letters: deliveries that were given up.", no_args_is_help=True, rich_markup_mode=None)
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="As `gregor dead list` shows them.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="As `gregor dead list` shows them.")]
 Channel = Annotated[str | None, typer.Option(help=f"Only of this channel: {', '.join(CHANNELS)}.")]
 Before = Annotated[str | None, typer.Option(help="Only those given up before: -2d (so long ago), or Unix seconds.")]
 PATH = "/v1/deliveries/dead"
@@ -58,7 +56,10 @@ def replay(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Send again those of these ids, or all of a --channel. Each is looked at first, and sent where it still may be."""
+    """Send again what was given up.
+
+    Those of these ids, or all of a --channel. Each is looked at first, and sent where it still may be.
+    """
     filters = _filters(channel, before)
     if bool(ids) == (channel is not None) or (ids and before):
         raise typer.BadParameter("say which: ids, or all of a --channel (with --before, if you like)")
@@ -83,7 +84,10 @@ def purge(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Take off the list those of these ids, of a --channel, given up --before a time, or --all."""
+    """Take off the list what was given up.
+
+    Those of these ids; or those of a --channel, given up --before a time; or --all.
+    """
     filters = _filters(channel, before)
     if sum((bool(ids), bool(filters), every)) != 1:
         raise typer.BadParameter("say which: ids, or --channel and --before, or --all")
@@ -101,20 +105,8 @@ def _filters(channel: str | None, before: str | None) -> dict[str, Any]:
     """As query parameters; BadParameter where one cannot be."""
     if channel is not None and channel not in CHANNELS:
         raise typer.BadParameter(f"{channel} is no channel; there are {', '.join(CHANNELS)}", param_hint="--channel")
-    given = {"channel": channel, "before": None if before is None else _moment(before)}
+    given = {"channel": channel, "before": None if before is None else past_moment(before, "--before")}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _moment(text: str) -> str:
-    """`-2d` before now, or Unix seconds, as Unix seconds."""
-    if re.fullmatch(r"\d+(\.\d{1,6})?", text):
-        return text
-    try:
-        if text.startswith("-"):
-            return f"{now_s() - parse_duration(text[1:]):.6f}"
-    except ValueError:
-        pass
-    raise typer.BadParameter(f"{text} is not a time; write -2d (two days ago), or Unix seconds", param_hint="--before")
 
 
 def _letters(target: Target, filters: Mapping[str, Any], most: int = PAGE) -> Iterator[dict[str, Any]]:

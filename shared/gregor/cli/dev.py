@@ -32,7 +32,7 @@ Tell = Callable[[str, str], None]
 
 def dev(
     port_base: Annotated[
-        int, typer.Option(min=1, max=65_535, help="First port: N ingest, N+1 WebSocket, N+2 SSE.")
+        int, typer.Option(min=1, max=65_535, help="First port N: ingest; N+1 WebSocket, N+2 SSE; then probes.")
     ] = 8700,
     gateways: Annotated[int, typer.Option(min=1, max=50, help="How many gateways.")] = 1,
     ingests: Annotated[int, typer.Option(min=1, max=50, help="How many ingest processes.")] = 1,
@@ -44,7 +44,10 @@ def dev(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run everything on this machine; prints addresses, a service key, and commands to paste."""
+    """Run everything on this machine.
+
+    Prints addresses, a service key, and commands to paste; Ctrl-C ends it all.
+    """
     given = {"GREGOR_REDIS_URL": redis, "GREGOR_QUEUE_URL": queue}
     settings = load_settings(os.environ | {name: value for name, value in given.items() if value is not None})
     with held(data):

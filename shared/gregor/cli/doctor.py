@@ -43,7 +43,10 @@ def doctor(
     redis: Annotated[str | None, typer.Option(help="Redis URL (else the setting, else that of gregor dev).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check the Redis of the settings, and the credentials of each provider of pushes; exit status 1 where unfit."""
+    """Check Redis, and the credentials of each provider.
+
+    Those of the settings, else those of the running gregor dev. Exit status 1 where one is unfit.
+    """
     environ = dict(os.environ)
     running = read_running(os.environ)
     if redis or (running and not environ.get("GREGOR_REDIS_URL")):

@@ -25,7 +25,7 @@ from gregor.store.access import ServiceKey
 from gregor.store.contract import Store
 
 keys = typer.Typer(help="Service keys, for backends.", no_args_is_help=True, rich_markup_mode=None)
-KeyId = Annotated[str, typer.Argument(help="Id of the key: the middle part of gk_<id>_<secret>.")]
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: the middle part of gk_<id>_<secret>.")]
 KEEP_US = 24 * 3_600 * 1_000_000
 """How long the old secret of a rotated key is good (protocol.md, "Who may call")."""
 T = TypeVar("T")
@@ -77,15 +77,19 @@ def list_keys(url: Url = None, key: Key = None, as_json: Json = False) -> None:
             ",".join(entry["scopes"]),
             "all" if entry.get("prefixes") is None else ",".join(entry["prefixes"]),
             "-" if entry.get("rate") is None else f"{entry['rate']:g}/s",
+            entry.get("name") or "-",
         )
         for entry in answer["keys"]
     ]
-    print_table(("ID", "SCOPES", "PREFIXES", "RATE"), rows, empty="there are no keys")
+    print_table(("ID", "SCOPES", "PREFIXES", "RATE", "NAME"), rows, empty="there are no keys")
 
 
 @keys.command()
 def rotate(key_id: KeyId, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Give a key a new secret and print it; the old one stays good for 24 hours."""
+    """Give a key a new secret and print it.
+
+    The old one stays good for 24 hours.
+    """
     target = _target(url, key)
     if target is None:
         made = _directly(lambda store, now_us: _rotate(store, key_id, now_us))

@@ -17,7 +17,10 @@ def ingest(
     port: Port = None,
     audience: Annotated[str | None, typer.Option(help="all, or devices: only what a device token may call.")] = None,
 ) -> None:
-    """Run ingest, the HTTP API, with the settings of the environment."""
+    """Run ingest: the HTTP API.
+
+    With the settings of the environment.
+    """
     _become("services.ingest", {"GREGOR_HOST": host, "GREGOR_INGEST_PORT": port, "GREGOR_INGEST_AUDIENCE": audience})
 
 
@@ -26,17 +29,26 @@ def gateway(
     port: Port = None,
     stream_port: Annotated[int | None, typer.Option(help="Port of SSE and long poll.")] = None,
 ) -> None:
-    """Run a gateway, which holds the devices' connections, with the settings of the environment."""
+    """Run a gateway: the connections of devices.
+
+    With the settings of the environment.
+    """
     _become("services.gateway", {"GREGOR_HOST": host, "GREGOR_GATEWAY_PORT": port, "GREGOR_STREAM_PORT": stream_port})
 
 
 def scheduler(host: Host = None, port: Port = None) -> None:
-    """Run a scheduler, which does what is due when it is due, with the settings of the environment."""
+    """Run a scheduler: what is due, when it is due.
+
+    With the settings of the environment.
+    """
     _become("services.scheduler", {"GREGOR_HOST": host, "GREGOR_SCHEDULER_PORT": port})
 
 
 def delivery(host: Host = None, port: Port = None) -> None:
-    """Run delivery, which sends pushes to devices, with the settings of the environment."""
+    """Run delivery: pushes, mails and webhooks.
+
+    With the settings of the environment.
+    """
     _become("services.delivery", {"GREGOR_HOST": host, "GREGOR_DELIVERY_PORT": port})
 
 

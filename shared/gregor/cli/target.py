@@ -1,6 +1,7 @@
 """Which Gregor a command speaks to, and how it calls it."""
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from gregor.cli.failure import Failure
 from gregor.cli.state_file import read_running
 from gregor.clock import SystemClock
-from gregor.settings import load_settings
+from gregor.settings import load_settings, parse_duration
 
 Url = Annotated[str | None, typer.Option("--url", help="URL of ingest (else GREGOR_URL, else the running gregor dev).")]
 Key = Annotated[str | None, typer.Option("--key", help="Service key (else GREGOR_KEY, else that of gregor dev).")]
@@ -81,6 +82,18 @@ def now_s() -> float:
     return SystemClock(offset_s).now_us() / 1e6
 
 
+def past_moment(text: str, option: str) -> str:
+    """`-2d` before now, or Unix seconds, as Unix seconds; BadParameter for anything else."""
+    if re.fullmatch(r"\d+(\.\d{1,6})?", text):
+        return text
+    try:
+        if text.startswith("-"):
+            return f"{now_s() - parse_duration(text[1:]):.6f}"
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"{text} is not a time; write -2d (two days ago), or Unix seconds", param_hint=option)
+
+
 def _words_of(answer: httpx.Response) -> str:
     """The problem of an answer in one line: code, detail, and where in the message."""
     try:
@@ -90,4 +103,5 @@ def _words_of(answer: httpx.Response) -> str:
     except (ValueError, KeyError, TypeError):
         return f"{answer.request.url.host} answered {answer.status_code}"
     # The detail of a problem may be that of its first place.
-    return "; ".join([words, *(place for place in places if place not in words)])
+    sentences = [words, *(place for place in places if place not in words)]
+    return "; ".join([*(sentence.removesuffix(".") for sentence in sentences[:-1]), sentences[-1]])

@@ -29,7 +29,10 @@ def mint(
     cat: Annotated[list[str] | None, typer.Option("--cat", help="Limit to a category prefix (repeatable).")] = None,
     system: Annotated[list[str] | None, typer.Option("--system", help="External system it hears (repeatable).")] = None,
 ) -> None:
-    """Print a device token, alone: signed with GREGOR_TOKEN_SECRET, else with the secret of the running gregor dev."""
+    """Print a device token, alone.
+
+    Signed with GREGOR_TOKEN_SECRET, else with the secret of the running gregor dev.
+    """
     for option, name in (("--user", user), ("--device", device)):
         if not is_name(name):
             raise typer.BadParameter("no name: letters, digits and ._:@-, up to 128", param_hint=option)

@@ -12,11 +12,11 @@ from urllib.parse import quote
 import typer
 
 from gregor.cli.failure import Failure
-from gregor.cli.target import Json, Key, Url, find_target, now_s
+from gregor.cli.target import Json, Key, Url, find_target, now_s, past_moment
 from gregor.client.messages import dismissal, snoozed
 from gregor.settings import parse_duration
 
-User = Annotated[str, typer.Argument(help="The user.")]
+User = Annotated[str, typer.Argument(metavar="USER", help="The user.")]
 Prefixes = Annotated[list[str] | None, typer.Option("--category-prefix", help="Only under this prefix (repeatable).")]
 
 
@@ -40,7 +40,10 @@ def send(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Send a message: create an item (--category), dismiss (--dismiss and the like), or tell another system."""
+    """Send a message: create an item, or dismiss.
+
+    It creates an item (--category), dismisses (--dismiss and the like), or tells another system (--system).
+    """
     content = parse_json(body, "--body")
     create = _creation(category, item_id, content, for_device, expires, remind)
     dismissal = _dismissal(dismiss, dismiss_category, dismiss_prefix)
@@ -50,8 +53,11 @@ def send(
         message["not_before"] = _moment(not_before)
     path = f"/v1/users/{quote(user, safe='')}/messages"
     receipt = find_target(url, key).call("POST", path, {"dry_run": "true" if dry_run else None}, body=message).json()
-    typer.echo(json.dumps(receipt) if as_json else _in_words(receipt))
-    if dry_run and not as_json:
+    if as_json:
+        typer.echo(json.dumps(receipt))
+        return
+    typer.echo(("rehearsed, nothing is sent: " if dry_run else "") + _in_words(receipt))
+    if dry_run:
         _print_deliveries(receipt["deliveries"])
 
 
@@ -63,7 +69,10 @@ def snooze(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Put an item off: it leaves now, and a copy of it comes back later, on all devices."""
+    """Put an item off.
+
+    It leaves now, and a copy of it comes back later, on all devices.
+    """
     target, path = find_target(url, key), f"/v1/users/{quote(user, safe='')}"
     try:
         until = round(now_s() + parse_duration(for_), 3)
@@ -91,13 +100,13 @@ def state(
     user: User,
     device: Annotated[str | None, typer.Option(help="As this device sees it; else all items.")] = None,
     prefix: Prefixes = None,
-    at: Annotated[float | None, typer.Option(help="As it was at this time (Unix seconds).")] = None,
+    at: Annotated[str | None, typer.Option(help="As it was then: -2h (so long ago), or Unix seconds.")] = None,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Show the live items of a user."""
-    query = {"device": device, "category_prefix": prefix, "at": at}
+    query = {"device": device, "category_prefix": prefix, "at": None if at is None else past_moment(at, "--at")}
     answer = find_target(url, key).call("GET", f"/v1/users/{quote(user, safe='')}/state", query).json()
     if as_json:
         typer.echo(json.dumps(answer))

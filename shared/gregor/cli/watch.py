@@ -15,11 +15,12 @@ from gregor.cli.failure import Failure
 from gregor.cli.state_file import read_running
 from gregor.cli.target import Json, Key, Url, find_target
 from gregor.cli.token_commands import mint_token
-from gregor.cli.user_commands import item_row
+from gregor.cli.user_commands import User, item_row
 from gregor.client.changes import (
     Change,
     Created,
     Dismissed,
+    ExternalGap,
     ExternalReceived,
     FlushAnnounced,
     MessageRefused,
@@ -28,6 +29,7 @@ from gregor.client.changes import (
 )
 from gregor.client.changes import Synced as SyncedChange
 from gregor.client.device import Device
+from gregor.client.mirror import Mirror
 from gregor.core.ids import is_name
 
 TOKEN_LIVES_S = 86_400
@@ -36,7 +38,7 @@ LOOK_S = 1.0
 
 
 def watch(
-    user: Annotated[str, typer.Argument(help="The user.")],
+    user: User,
     device: Annotated[str, typer.Option(help="Which device to be.")] = "terminal",
     token: Annotated[str | None, typer.Option(help="Device token; else one is minted (development).")] = None,
     gateway: Annotated[str | None, typer.Option(help="URL of a gateway, ws:// or wss://.")] = None,
@@ -48,7 +50,10 @@ def watch(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Show what happens to a user's state, as one of the user's devices; Ctrl-C ends it."""
+    """Show what happens to a user's state; Ctrl-C ends it.
+
+    As one of the user's devices, or (--observe) looking on.
+    """
     _check_url("--gateway", gateway, "ws")
     _check_url("--stream", stream, "http")
     for what, name in (("USER", user), ("--device", device)):
@@ -90,8 +95,14 @@ async def _tell_trouble(device: Device, url: str) -> None:
 async def _observe(user: str, stream: str, url: str | None, key: str | None, as_json: bool) -> None:
     target = find_target(url, key)
     ticket = target.call("POST", "/v1/tickets", body={"uid": user, "observe": True}).json()["ticket"]
+    mirror = Mirror()
     async for frame in _frames(stream, ticket):
-        typer.echo(json.dumps(frame, ensure_ascii=False))
+        for change in mirror.apply(frame):
+            typer.echo(_as_json(change) if as_json else in_words(change))
+        if mirror.needs_full:
+            raise Failure("what was seen differs from what the server has: watch anew")
+        if "close" in frame:
+            raise Failure(f"the gateway closed: {frame['close']['code']} {frame['close']['reason']}")
 
 
 async def _frames(stream: str, ticket: str) -> AsyncIterator[dict[str, Any]]:
@@ -148,6 +159,8 @@ def in_words(change: Change) -> str:
             return f"= {change.kind}" + ("" if change.is_proven else ", but the copies differ: fetching a new one")
         case FlushAnnounced():
             return f"~ flush: a full copy comes within {change.spread_s:g} s"
+        case ExternalGap():
+            return "> external messages were missed: subsystems reload"
         case MessageRefused():
             return f"x refused: {change.problem.get('code')}"
         case Stopped():

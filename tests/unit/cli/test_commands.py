@@ -156,6 +156,20 @@ def test_keys_are_made_through_the_api(ingest: Ingest, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == "gk_a_secret\n"
 
 
+def test_keys_are_listed_with_what_they_are_for(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+    named = {"id": "a", "scopes": ["ingest", "read"], "prefixes": ["user"], "rate": 5.0, "name": "billing"}
+    plain = {"id": "b", "scopes": ["admin"], "prefixes": None, "rate": None}
+    ingest.answer = {"keys": [named, plain]}
+
+    run("keys", "list")
+
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["ID", "SCOPES", "PREFIXES", "RATE", "NAME"],
+        ["a", "ingest,read", "user", "5/s", "billing"],
+        ["b", "admin", "all", "-", "-"],
+    ]
+
+
 def test_a_problem_is_one_line_with_its_code_and_places(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.status = 422
     places = [{"pointer": "/body/create/aa/category", "detail": "is missing"}]
@@ -164,7 +178,7 @@ def test_a_problem_is_one_line_with_its_code_and_places(ingest: Ingest, capsys: 
     status = run("send", "alice", "--category", "x")
 
     said = capsys.readouterr().err
-    assert (status, said) == (1, "gregor: missing_field: A field is missing.; /body/create/aa/category: is missing\n")
+    assert (status, said) == (1, "gregor: missing_field: A field is missing; /body/create/aa/category: is missing\n")
 
 
 def test_an_ingest_that_is_not_there_is_told_in_one_line(
@@ -208,6 +222,7 @@ def test_without_a_running_gregor_the_line_says_what_to_do(
         ["watch", "alice", "--gateway", "http://127.0.0.1:8701"],
         ["watch", "alice", "--observe", "--stream", "127.0.0.1:8702"],
         ["history", "alice", "--limit", "0"],
+        ["state", "alice", "--at", "yesterday"],
         ["keys", "create", "--scope", "everything"],
         ["dev", "--gateways", "0"],
         ["token", "mint", "--user", "alice"],
@@ -250,6 +265,22 @@ def test_config_check_shows_values_and_no_secret(
     shown = capsys.readouterr().out
     assert json.loads(shown)["GREGOR_RETENTION"] == 2_592_000
     assert SECRET not in shown
+
+
+def test_config_check_writes_values_as_a_variable_has_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown() -> dict[str, str]:
+        assert run("config", "check") == 0
+        return dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+
+    unset = shown()
+    given = {"GREGOR_DELIVERY_RATES": "apns=500,email=2.5", "GREGOR_DELIVERY_CONSOLE": "true", "GREGOR_ORIGINS": "a.b"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    assert {name: unset[name] for name in given} == {**dict.fromkeys(given, "-"), "GREGOR_DELIVERY_CONSOLE": "false"}
+    assert {name: shown()[name] for name in given} == given
 
 
 async def test_a_minted_token_is_accepted_by_services_of_the_same_settings(
@@ -296,6 +327,7 @@ def test_a_rehearsal_says_who_would_be_told(ingest: Ingest, capsys: pytest.Captu
 
     assert [path for _, path, _ in ingest.asked] == ["/v1/users/alice/messages?dry_run=true"] * 2
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "rehearsed, nothing is sent: seq 0: created aa"
     assert [line.split() for line in lines[2:4]] == [
         ["item", "apns", "phone", *time_text(5).split()],
         ["remind", "1", "email", "-", "never", "present"],
