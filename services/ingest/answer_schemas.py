@@ -215,7 +215,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "Webhooks": _object({"webhooks": _array(_ref("Webhook"))}),
     "Categories": _object({"version": _SEQ, "categories": _map({"type": "object"})}),
     "Category": {"type": "object", "description": "The fields of one entry: docs/categories.md."},
-    "Preview": _object(dict.fromkeys(("title", "text", "subject", "html"), _TEXT_OR_NULL)),
+    "Preview": _object(dict.fromkeys(("title", "text", "link", "subject", "html"), _TEXT_OR_NULL)),
     "WebPushKey": _object({"public_key": _TEXT}),
     "Alive": _object({"alive": {"const": True}}),
     "Ready": _object({"ready": _FLAG, "checks": _object(_CHECKS)}),

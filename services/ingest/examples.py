@@ -125,4 +125,10 @@ ENTRY: Final = {
     "email": {"after": "15m", "unless": "foreground"},
 }
 CATEGORIES: Final[dict[str, Any]] = {"version": 8, "categories": {"user.joined": ENTRY}}
-PREVIEW: Final = {"title": "kbob just joined", "text": None, "subject": "kbob just joined", "html": None}
+PREVIEW: Final = {
+    "title": "kbob just joined",
+    "text": None,
+    "link": "app://people/kbob",
+    "subject": "kbob just joined",
+    "html": None,
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +43,18 @@ def check_file(path: Path) -> list[FieldError]:
         missing = {fault.pointer for fault in faults}
         faults += [fault for fault in problem.errors if fault.pointer not in missing]
     return faults
+
+
+def silent_reminders(document: Mapping[str, Any]) -> list[FieldError]:
+    """Reminders that never fire, since their items end before: no mistake, but hardly meant. ``document``: checked."""
+    found = []
+    for name, policy in parse_entries(document).named.items():
+        end_us = policy.expires_after_us
+        said = [field for field in ("remind_after", "expires_after") if document[name].get(field) is not None]
+        if end_us is not None and said and any(each >= end_us for each in policy.remind_after_us):
+            detail = "A reminder at or after expires_after never fires: the item has ended by then."
+            found.append(FieldError(pointer_to((name, said[0])), detail))
+    return found
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -180,7 +180,7 @@ async def delete_category(name: str, parts: Working, dry_run: DryRun = False) ->
     response_class=Response,
 )
 async def preview(name: str, request: Request, parts: Working) -> Response:
-    """Title, text, subject and HTML of an item (or a summary) with this body, by the entries that hold."""
+    """Title, text, link, subject and HTML of an item (or a summary) with this body, by the entries that hold."""
     asked = fit(Preview, await read_json(request, parts, empty={}))
     category = _category(name)
     await parts.registry.refresh()
@@ -197,6 +197,7 @@ async def preview(name: str, request: Request, parts: Working) -> Response:
         {
             "title": rendered and rendered["title"],
             "text": rendered and rendered["text"],
+            "link": rendered and rendered["link"],
             "subject": mail and mail.subject,
             "html": mail and mail.html,
         }

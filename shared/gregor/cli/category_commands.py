@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gregor.category_files import check_file, read_file
+from gregor.category_files import check_file, read_file, silent_reminders
 from gregor.cli.failure import Failure
 from gregor.cli.target import Json, Key, Url, find_target
 from gregor.cli.user_commands import parse_json, print_table
@@ -32,11 +32,12 @@ def check(file: File, as_json: Json = False) -> None:
     One line a mistake; nothing is sent anywhere.
     """
     mistakes = _mistakes(file)
+    warnings = [] if mistakes else silent_reminders(read_file(file))
     if as_json:
-        told = [{"pointer": mistake.pointer, "detail": mistake.detail} for mistake in mistakes]
-        typer.echo(json.dumps({"errors": told}))
+        typer.echo(json.dumps({"errors": _documents(mistakes), "warnings": _documents(warnings)}))
         raise typer.Exit(1 if mistakes else 0)
     _refuse(file, mistakes)
+    _tell(warnings)
     count = len(read_file(file))
     typer.echo(f"{file}: {_counted(count, 'entry', 'entries')}, nothing wrong")
 
@@ -48,7 +49,9 @@ def apply(file: File, url: Url = None, key: Key = None, as_json: Json = False) -
     In all processes within a second.
     """
     _refuse(file, _mistakes(file))
-    answer = find_target(url, key).call("PUT", "/v1/categories", body={"categories": read_file(file)}).json()
+    entries = read_file(file)
+    _tell(silent_reminders(entries))
+    answer = find_target(url, key).call("PUT", "/v1/categories", body={"categories": entries}).json()
     if as_json:
         typer.echo(json.dumps(answer))
         return
@@ -146,10 +149,19 @@ def _mistakes(file: Path) -> list[FieldError]:
 
 def _refuse(file: Path, mistakes: list[FieldError]) -> None:
     """Ends the command where there are mistakes: a line for each, then how many."""
-    for mistake in mistakes:
-        typer.echo(f"{_place(mistake.pointer)}: {' '.join(mistake.detail.split())}", err=True)
+    _tell(mistakes)
     if mistakes:
         raise Failure(f"{file} has {_counted(len(mistakes), 'mistake', 'mistakes')}")
+
+
+def _tell(faults: list[FieldError]) -> None:
+    """A line for each, on stderr."""
+    for fault in faults:
+        typer.echo(f"{_place(fault.pointer)}: {' '.join(fault.detail.split())}", err=True)
+
+
+def _documents(faults: list[FieldError]) -> list[dict[str, str]]:
+    return [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
 
 
 def _place(pointer: str) -> str:

@@ -108,6 +108,35 @@ def test_check_explains_other_mistakes_too(
     assert last == f"gregor: {bad} has 1 mistake"
 
 
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ('["a"]\nexpires_after = "3d"\nremind_after = ["1d", "3d"]', ['["a"] remind_after']),
+        ('["a"]\nexpires_after = "3d"\nremind_after = ["1d", "2d"]', []),
+        ('["a"]\nremind_after = ["9d"]', []),
+        ('["a"]\nexpires_after = "9d"\n["a.b"]\nremind_after = ["10d"]\n["a.b.c"]', ['["a.b"] remind_after']),
+        ('["a"]\nremind_after = ["2d"]\n["a.b"]\nexpires_after = "1d"', ['["a.b"] expires_after']),
+        ('["a"]\nexpires_after = "1d"\nremind_after = ["2d"]\n["a.b"]\nexpires_after = false', ['["a"] remind_after']),
+    ],
+)
+def test_check_tells_of_reminders_that_never_fire_and_takes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, places: list[str]
+) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(text)
+
+    assert run("categories", "check", str(file)) == 0
+
+    told = capsys.readouterr()
+    lines = [
+        f"{place}: A reminder at or after expires_after never fires: the item has ended by then.\n" for place in places
+    ]
+    assert told.err == "".join(lines)
+    assert told.out.endswith("nothing wrong\n")
+    assert run("categories", "check", str(file), "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["warnings"]) == len(places)
+
+
 def test_the_example_of_the_house_has_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("categories", "check", str(EXAMPLE)) == 0
 
@@ -207,7 +236,7 @@ def test_rollback_makes_an_older_version_hold(ingest: Ingest, capsys: pytest.Cap
 
 
 def test_preview_says_what_an_item_would_say(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
-    ingest.answer = {"title": "Bob joined", "text": None, "subject": "Bob joined", "html": None}
+    ingest.answer = {"title": "Bob joined", "text": None, "link": "app://bob", "subject": "Bob joined", "html": None}
 
     assert run("categories", "preview", "user.joined", "--body", '{"k":1}', "--locale", "it") == 0
     ingest.answer = dict.fromkeys(ingest.answer)
@@ -220,5 +249,5 @@ def test_preview_says_what_an_item_would_say(ingest: Ingest, capsys: pytest.Capt
         ("POST", "/v1/categories/other/preview", {"body": {}}),
     ]
     assert capsys.readouterr().out == (
-        "title    Bob joined\nsubject  Bob joined\nother has no words: it has no title\n"
+        "title    Bob joined\nlink     app://bob\nsubject  Bob joined\nother has no words: it has no title\n"
     )

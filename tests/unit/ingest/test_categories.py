@@ -139,6 +139,7 @@ async def test_preview_says_what_an_item_would_say(api: Api) -> None:
     entry = {
         **JOINED,
         "text": "{{ body.x }}",
+        "link": "app://people/{{ body.x }}",
         "email": {"html": "<b>{{ title }}</b>"},
         "locales": {"it": {"title": "è"}},
     }
@@ -150,9 +151,15 @@ async def test_preview_says_what_an_item_would_say(api: Api) -> None:
     unknown = await api.call("POST", "/v1/categories/other/preview", json={"body": None})
 
     title = "<kb> just joined"
-    assert plain.json() == {"title": title, "text": "1", "subject": title, "html": "<b>&lt;kb&gt; just joined</b>"}
+    assert plain.json() == {
+        "title": title,
+        "text": "1",
+        "link": "app://people/1",
+        "subject": title,
+        "html": "<b>&lt;kb&gt; just joined</b>",
+    }
     assert italian.json()["title"] == "è"
-    assert unknown.json() == {"title": None, "text": None, "subject": None, "html": None}
+    assert unknown.json() == dict.fromkeys(("title", "text", "link", "subject", "html"))
 
 
 async def test_preview_says_what_a_summary_would_say_which_no_schema_holds(api: Api) -> None:
