@@ -37,10 +37,8 @@ class Metrics:
         self.requests = self._counter("http_requests", "HTTP requests answered.", "route", "method", "status")
         self.request_seconds = self._histogram("http_request_seconds", "Time to answer a request.", "route")
         self.messages = self._counter(
-            "messages", "Messages, by outcome: effect, unchanged, a problem's code.", "outcome"
+            "messages", "Messages, by outcome: effect, unchanged, delayed, a problem's code.", "outcome"
         )
-        self.store_seconds = self._histogram("store_seconds", "Time of one call of the store.", "call")
-        self.store_errors = self._counter("store_errors", "Calls of the store that failed.", "call")
         self.connections = self._gauge("connections", "Devices connected now.", "transport")
         self.closes = self._counter("closes", "Connections closed, by close code.", "code")
         self.frames_out = self._counter("frames_out", "Frames written to devices.")
@@ -49,7 +47,6 @@ class Metrics:
         self.overflows = self._counter("queue_overflows", "Queues of slow devices that one resync replaced.")
         self.gaps = self._counter("gaps", "Announcements missed, by how it was found: gap, fork, compare.", "found")
         self.deliver_seconds = self._histogram("deliver_seconds", "From an announcement's arrival to the last write.")
-        self.probe_seconds = self._gauge("probe_seconds", "Round trip of the last pub/sub probe that came back.")
         self.render_failures = self._counter("render_failures", "Templates that failed for an item, by field.", "field")
         self.ready = self._gauge("ready", "1 where the process can do its job now.")
 

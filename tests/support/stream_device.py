@@ -16,11 +16,10 @@ Frame = dict[str, Any]
 
 
 class StreamDevice:
-    """One `GET /v1/stream`. `events`: (id, frame) of each; `comments`: how many heartbeats; `status`: of the answer."""
+    """One `GET /v1/stream`. `events`: (id, frame) of each; `status`: of the answer."""
 
     def __init__(self, url: str, query: Frame | None = None, headers: Frame | None = None) -> None:
         self.events: list[tuple[str | None, Frame]] = []
-        self.comments = 0
         self.retry_ms: int | None = None
         self.status = 0
         self.answer_headers = httpx.Headers()
@@ -67,9 +66,7 @@ class StreamDevice:
         event_id: str | None = None
         data: list[str] = []
         async for line in answer.aiter_lines():
-            if line.startswith(":"):
-                self.comments += 1
-            elif line.startswith("retry:"):
+            if line.startswith("retry:"):
                 self.retry_ms = int(line[6:])
             elif line.startswith("id:"):
                 event_id = line[3:].strip()

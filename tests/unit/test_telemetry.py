@@ -3,14 +3,20 @@
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import redirect_stderr
+from pathlib import Path
 
 import pytest
 import structlog
+from prometheus_client import CollectorRegistry
 
+import services.delivery.figures
+import services.scheduler.figures
 from gregor.telemetry import Metrics, redact, request_id, set_up_logging
 
+DOCS = Path(__file__).parents[2] / "docs"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2ln"
 
 
@@ -82,7 +88,7 @@ def test_no_figure_has_a_label_for_a_user() -> None:
 
     labels = {name for metric in vars(metrics).values() for name in getattr(metric, "_labelnames", ())}
 
-    assert labels == {"route", "method", "status", "outcome", "call", "transport", "code", "kind", "found", "field"}
+    assert labels == {"route", "method", "status", "outcome", "transport", "code", "kind", "found", "field"}
 
 
 def test_every_figure_begins_with_the_name_of_the_house() -> None:
@@ -102,3 +108,15 @@ def test_a_request_keeps_the_id_of_its_caller_where_it_is_well_formed() -> None:
     assert request_id("a b") != "a b"
     assert request_id(None) != request_id(None)
     assert len(request_id("x" * 65)) == 16
+
+
+def test_each_figure_is_in_the_docs() -> None:
+    registry = CollectorRegistry()
+    services.scheduler.figures.Figures(registry)
+    services.delivery.figures.Figures(registry)
+    told = set(re.findall(r"gregor_[a-z_]+", "".join(page.read_text() for page in DOCS.glob("*.md"))))
+
+    kept = [figure for each in (registry, Metrics().registry) for figure in each.collect()]
+    names = {f"{figure.name}_total" if figure.type == "counter" else figure.name for figure in kept}
+
+    assert names - told == set()

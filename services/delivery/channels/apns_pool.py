@@ -70,12 +70,6 @@ class ApnsPool:
             exchange.connection.retire()
         return outcome
 
-    async def warm(self) -> NotProcessed | Untrusted | None:
-        """Open a connection where there is none; None where that went well."""
-        if any(each.has_room for each in self._connections):
-            return None
-        return await self._connect()
-
     async def close(self) -> None:
         """Let what is in flight end (each has its deadline), then close."""
         self._is_closed = True

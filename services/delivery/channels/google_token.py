@@ -84,7 +84,6 @@ class AccessToken:
         self._fetch: asyncio.Task[str] | None = None
         self._token: str | None = None
         self._ends_at = 0.0
-        self.fetches = 0
 
     async def get(self, timeout_s: float) -> str:
         """The token. NoToken where none is to be had, or not within `timeout_s`.
@@ -122,7 +121,6 @@ class AccessToken:
         return self._fetch
 
     async def _renew(self) -> str:
-        self.fetches += 1
         loop = asyncio.get_running_loop()
         try:
             token, lifetime_s = await loop.run_in_executor(self._thread, self._refresh)

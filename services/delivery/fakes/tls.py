@@ -2,7 +2,6 @@
 
 import ipaddress
 import ssl
-import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -55,11 +54,6 @@ class Authority:
             context.load_verify_locations(self.ca_file)
             context.verify_mode = ssl.CERT_OPTIONAL
         return context
-
-
-def temporary_authority() -> Authority:
-    """An authority in a new directory of the system's place for temporary files."""
-    return Authority(Path(tempfile.mkdtemp(prefix="gregor-fakes-")))
 
 
 def _name(common: str) -> x509.Name:

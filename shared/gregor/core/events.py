@@ -144,15 +144,6 @@ def addressee(intent: Intent) -> tuple[str, str]:
     return webhook, f"evt_{key}"
 
 
-def type_of(event: str) -> str | None:
-    """The type in the body of an event; ``None`` where it is not kept any more."""
-    return msgspec.json.decode(event, type=_Typed).type if event else None
-
-
-class _Typed(msgspec.Struct):
-    type: str
-
-
 def _is_of(prefixes: Prefixes, category: str | None) -> bool:
     return prefixes is None if category is None else allowed(prefixes, category)
 
