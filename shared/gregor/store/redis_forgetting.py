@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from . import scripts
 from .forgotten import KNOWN_US, trace_of
 from .keys import Keys
 from .link import Connection, Script
 from .replies import answer, answers
+
+_AT_ONCE: Final = 500
+"""Items whose deliveries go in one step."""
 
 
 class RedisForgetting:
@@ -15,22 +20,28 @@ class RedisForgetting:
     def __init__(self, connection: Connection, keys: Keys, *, allow_oom: bool = True) -> None:
         self._connection = connection
         self._keys = keys
-        self._drop_dead = scripts.load("dead_drop", flags="allow-oom" if allow_oom else "")
+        flags = "allow-oom" if allow_oom else ""
+        self._drop_dead = scripts.load("dead_drop", flags=flags)
+        self._forget = scripts.load("forget", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """Every script, for a process that loads them before it serves."""
-        return (self._drop_dead,)
+        return (self._drop_dead, self._forget)
 
     async def forget(self, uid: str, now_us: int) -> None:
-        """The state goes first: without it nobody enters deliveries, so that those which are found are all."""
-        keys, call = self._keys.of_user(uid), self._connection.call
-        await answer(call("DEL", *keys.every))
-        delivered = await answer(call("ZRANGE", keys.delivered, 0, -1))
-        ledgers = [self._keys.deliveries(uid, item.decode()) for item in delivered]
-        await answer(call("DEL", keys.delivered, *ledgers))
-        await answer(self._connection.evalsha(self._drop_dead, (keys.dead,), ("+inf", f"{uid}/", "")))
-        await answer(call("ZREM", keys.due, uid))
+        """The state goes first: without it nobody enters deliveries, so that those which are found are all.
+
+        Meanwhile the user may come anew: its timers and deliveries stay, and stay listed.
+        """
+        keys, call, evalsha = self._keys.of_user(uid), self._connection.call, self._connection.evalsha
+        await answer(evalsha(self._forget, (keys.due, *keys.every), (uid,)))
+        delivered = [item.decode() for item in await answer(call("ZRANGE", keys.delivered, 0, -1))]
+        for start in range(0, len(delivered), _AT_ONCE):
+            items = delivered[start : start + _AT_ONCE]
+            ledgers = (self._keys.deliveries(uid, item) for item in items)
+            await answer(evalsha(self._forget, (keys.delivered, *ledgers), items))
+        await answer(evalsha(self._drop_dead, (keys.dead,), ("+inf", f"{uid}/", "")))
         traces = self._keys.forgotten
         await answers(
             (

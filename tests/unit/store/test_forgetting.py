@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from gregor.core.contact import parse_contact, parse_preferences
 from gregor.core.intents import Intent, IntentKind
@@ -13,6 +17,7 @@ from gregor.core.sync import View
 from gregor.store.contract import Registration
 from gregor.store.forgotten import KNOWN_US
 from gregor.store.redis import RedisStore
+from gregor.store.redis_forgetting import RedisForgetting
 from tests.support.builders import SECOND_US, creating, dismissing, external, planned
 from tests.unit.store.grounds import APNS, LEASE_US, NOW_US, Ground, session, store_on
 
@@ -87,3 +92,42 @@ async def test_what_is_listed_and_remembered_for_a_while_has_an_end(ground: Grou
     assert 0 < await ground.ttl_ms(ground.keys.of_user("alice").dead) <= retention_ms
     await store.users.forget_user("alice", NOW_US)
     assert 0 < await ground.ttl_ms(ground.keys.forgotten) <= known_ms
+
+
+class Meanwhile:
+    """A connection on which something is done once, right after a step of forgetting was answered."""
+
+    def __init__(self, connection: Any, step: int, act: Callable[[], Awaitable[None]]) -> None:
+        self._connection = connection
+        self._left = step
+        self._act = act
+
+    def call(self, *args: Any) -> asyncio.Future[Any]:
+        return asyncio.ensure_future(self._after(self._connection.call(*args)))
+
+    def evalsha(self, *args: Any) -> asyncio.Future[Any]:
+        return asyncio.ensure_future(self._after(self._connection.evalsha(*args)))
+
+    async def _after(self, reply: Awaitable[Any]) -> Any:
+        found = await reply
+        self._left -= 1
+        if self._left == 0:
+            await self._act()
+        return found
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+async def test_who_comes_anew_while_it_is_forgotten_keeps_its_timers_and_deliveries(ground: Ground, step: int) -> None:
+    store, anew = store_on(ground), replace(PHONE, item="anew")
+    await live_much(store, "alice")
+
+    async def come_anew() -> None:
+        await store.users.commit("alice", creating("anew", remind_at=["+1"]))
+        assert await store.ledger.plan([anew], State.PLANNED, None, NOW_US) == [anew]
+
+    late: Any = Meanwhile(ground.connection, step, come_anew)
+    await RedisForgetting(late, ground.keys, allow_oom=ground.allow_oom).forget("alice", NOW_US)
+
+    assert await ground.connection.call("ZSCORE", ground.keys.of_user("alice").due, "alice") is not None
+    kept, listed = (await store.ledger.of_item("alice", "anew"), await store.ledger.of_user("alice", 9))
+    assert [each.intent.item for each in listed] == [each.intent.item for each in kept]
