@@ -64,6 +64,10 @@ def close_code(payload: bytes) -> int:
     code = int.from_bytes(payload[:2], "big")
     if len(payload) < 2 or not (1000 <= code <= 1014 or 3000 <= code <= 4999) or code in (1004, 1005, 1006):
         raise BadFrame(1002, "close code")
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        raise BadFrame(1007, "close reason") from None
     return code
 
 

@@ -60,7 +60,11 @@ def read_hello(members: Any) -> Hello:
 
 
 def read_query(pairs: Iterable[tuple[str, str]], last_event_id: str | None) -> Hello:
-    """The same members as query parameters; lists repeat theirs. `Last-Event-ID` is newer than the URL, so it wins."""
+    """The same members as query parameters; lists repeat theirs.
+
+    `Last-Event-ID` is newer than the URL that a browser sends again: the copy is at that, and no longer what the URL's
+    digest proves.
+    """
     query: dict[str, list[str]] = {}
     for name, value in pairs:
         query.setdefault(name, []).append(value)
@@ -68,7 +72,7 @@ def read_query(pairs: Iterable[tuple[str, str]], last_event_id: str | None) -> H
     foreground = single.get("foreground", "false")
     if foreground not in ("true", "false"):
         raise at("invalid", "/query/foreground", "true or false.")
-    position = {"cursor": last_event_id or single.get("cursor"), "digest": single.get("digest")}
+    position = {"cursor": last_event_id} if last_event_id else single
     return Hello(
         position=_position(position, "/query"),
         prefixes=_prefixes(query.get("category_prefix"), "/query/category_prefix"),

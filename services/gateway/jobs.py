@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 MOST_WAITING: Final = 64
 """Frames of one client that wait to be worked on before no more are read from it."""
+MOST_WAITING_BYTES: Final = 1 << 20
+"""The same of their bytes: while the store is away, a client costs about one of the largest frames."""
 RETRY_S: Final = 1.0
 """What a client is told to wait where the store cannot be reached."""
 
@@ -28,11 +30,12 @@ RETRY_S: Final = 1.0
 class Work:
     """The jobs of one connection; there for as long as there are some."""
 
-    __slots__ = ("_connection", "_is_flooded", "_jobs")
+    __slots__ = ("_bytes", "_connection", "_is_flooded", "_jobs")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._jobs: deque[Job] = deque()
+        self._bytes = 0
         self._is_flooded = False
         connection.parts.background.start(self._run())
 
@@ -46,12 +49,15 @@ class Work:
             self._jobs[-1] = job
             return
         self._jobs.append(job)
-        if len(self._jobs) > MOST_WAITING and not self._is_flooded:
+        self._bytes += _bytes_of(job)
+        is_much = len(self._jobs) > MOST_WAITING or self._bytes > MOST_WAITING_BYTES
+        if is_much and not self._is_flooded:
             self._hold_reading(True)
 
     def drop(self) -> None:
         """Do nothing more: the client was sent away."""
         self._jobs.clear()
+        self._bytes = 0
 
     def _hold_reading(self, is_held: bool) -> None:
         self._is_flooded = is_held
@@ -62,11 +68,13 @@ class Work:
         # A client that says its last word and leaves is still listened to.
         while self._jobs:
             job = self._jobs.popleft()
+            self._bytes -= _bytes_of(job)
             try:
                 await self._do(job)
             except Exception as error:
                 self._failed(job, error)
-            if self._is_flooded and len(self._jobs) < MOST_WAITING // 2:
+            is_little = len(self._jobs) < MOST_WAITING // 2 and self._bytes <= MOST_WAITING_BYTES // 2
+            if self._is_flooded and is_little:
                 self._hold_reading(False)
         connection.rested()
 
@@ -107,6 +115,8 @@ class Work:
                 if await parts.admission.is_revoked(session.caller):
                     connection.shut(4502)
                     return
+                if connection.is_over:
+                    return  # who left meanwhile replaces nobody: its client may be back elsewhere already
                 await parts.presence.open(connection)
                 connection.is_present = True
             connection.run(session.joined(parts.wheel.now))
@@ -138,6 +148,15 @@ class Work:
                 self._connection.shut(close_for(error))
             case Commit(ref) | Verify(_, ref):
                 self._connection.run(self._connection.session.refused(ref, problem_of(error)))
+
+
+def _bytes_of(job: Job) -> int:
+    match job:
+        case Commit():
+            return job.size_bytes
+        case Verify(token):
+            return len(token)
+    return 0
 
 
 def problem_of(error: Exception) -> Problem:

@@ -43,6 +43,11 @@ class Member(Protocol):
         """When its token was issued; 0 where that is not known."""
         ...
 
+    @property
+    def opened_us(self) -> int:
+        """When it was opened, by the clock of this gateway."""
+        ...
+
     def deliver(self, seq: int, frame: bytes) -> None:
         """A live frame of its view. The hot path."""
         ...

@@ -52,7 +52,7 @@ class Standing:
         try:
             while self._wanted:
                 rooms = [self._wanted.popitem()[0] for _ in range(min(AT_ONCE, len(self._wanted)))]
-                looks = [self._look(room.uid, member) for room in rooms for member in room.members if member.is_present]
+                looks = [self._look(room.uid, member) for room in rooms for member in room.members]
                 done = await asyncio.gather(*looks, return_exceptions=True)
                 failed = [error for error in done if error is not None]
                 if failed:
@@ -75,6 +75,11 @@ class Standing:
     async def _verdict(self, uid: str, member: Member) -> int | None:
         now_us = self._clock.now_us()
         revoked_us = await self._devices.revoked_before(uid, member.device)
+        if member.observes:
+            # Its ticket is of no age: what was revoked since it is there is meant for it too.
+            return 4502 if revoked_us is not None and member.opened_us <= revoked_us else None
+        if not member.is_present:
+            return None  # about to join, and asks by itself
         if revoked_us is not None and member.issued_us <= revoked_us:
             return 4502
         if await self._devices.device(uid, member.device, now_us) is None:

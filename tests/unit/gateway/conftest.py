@@ -19,9 +19,10 @@ from gregor.core.messages import Sender
 from gregor.core.wire import parse_message
 from gregor.feed import MemoryFeed
 from gregor.settings import Settings
+from gregor.store.access import Ticket
 from gregor.store.memory.store import MemoryStore
 from gregor.tokens import Caller, Tokens, mint
-from services.gateway.admission import Admitted
+from services.gateway.admission import NO_END_US, Admitted
 from services.gateway.connection import Connection
 from services.gateway.deadlines import Rules
 from services.gateway.hello import Hello
@@ -68,6 +69,11 @@ class House:
         """A device that is being connected."""
         return Line(self, uid, device, hello or Hello(), self.rules, **claims)
 
+    def look_on(self, device: str = "", uid: str = "alice") -> Line:
+        """Someone who looks on with a ticket of a key: at a device's view, or at every item."""
+        ticket = Ticket(uid, device, True, None, None, {"key": "k", "cats": None})
+        return Line(self, uid, device, Hello(), self.rules, Admitted(Caller(uid, device, NO_END_US), ticket))
+
     async def connect(
         self, device: str = "phone", uid: str = "alice", hello: Hello | None = None, **claims: Any
     ) -> Line:
@@ -92,14 +98,23 @@ class House:
 class Line:
     """A transport without a socket: a device in the same process. ``is_slow``: it takes nothing."""
 
-    def __init__(self, house: House, uid: str, device: str, hello: Hello, rules: Rules, **claims: Any) -> None:
+    def __init__(
+        self,
+        house: House,
+        uid: str,
+        device: str,
+        hello: Hello,
+        rules: Rules,
+        admitted: Admitted | None = None,
+        **claims: Any,
+    ) -> None:
         self.frames: list[dict[str, Any]] = []
         self.writes: list[list[bytes]] = []
         self.closed: int | None = None
         self.is_held = False
         self.connection = Connection(house.parts, self, rules, "test")
         caller = Caller(uid, device, house.clock.now_us() + 3_600_000_000, iat_us=house.clock.now_us(), **claims)
-        self.connection.admit(Admitted(caller))
+        self.connection.admit(admitted or Admitted(caller))
         self.connection.greet(hello)
 
     def pack(self, frame: bytes, tag: str, seq: int) -> bytes:

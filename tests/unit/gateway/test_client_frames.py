@@ -152,7 +152,9 @@ def test_a_query_says_the_same_and_what_it_does_not_know_is_ignored() -> None:
     ]
 
     assert read_query(pairs, None) == Hello(Position(Cursor("k3f9", 10)), ("mail", "user"), None, True, "tab-1")
-    assert read_query(pairs, "k3f9-12").position.cursor == Cursor("k3f9", 12)
+    assert read_query(pairs, "k3f9-12").position == Position(Cursor("k3f9", 12))
+    assert read_query([*pairs, ("digest", DIGEST)], "k3f9-12").position == Position(Cursor("k3f9", 12))
+    assert read_query([*pairs, ("digest", DIGEST)], None).position.digest == b"\x0f" * 32
     assert read_query([], None) == Hello()
 
 

@@ -94,5 +94,14 @@ def test_a_close_of_the_peer_is_read(payload: bytes, code: int) -> None:
 
 @pytest.mark.parametrize("payload", [b"\x03", b"\x03\xed", b"\x03\xee", b"\x00\x01", b"\x13\x88", b"\x03\xf7"])
 def test_a_close_code_that_may_not_be_sent_breaks_the_protocol(payload: bytes) -> None:
-    with pytest.raises(BadFrame):
+    with pytest.raises(BadFrame) as refused:
         close_code(payload)
+
+    assert refused.value.code == 1002
+
+
+def test_a_reason_of_a_close_that_is_no_utf_8_breaks_the_protocol() -> None:
+    with pytest.raises(BadFrame) as refused:
+        close_code(b"\x03\xe8bye \xff")
+
+    assert refused.value.code == 1007

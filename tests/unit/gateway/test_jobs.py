@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from gregor.core.sync import View
 from services.gateway.framing import Opcode
 from services.gateway.hello import Hello
+from tests.support.wait import wait_until
 
 from .conftest import House, settle
 from .test_websocket import UPGRADE, head, masked, raw
@@ -116,3 +118,53 @@ async def test_a_resync_right_behind_the_hello_is_answered_with_the_first_sync(h
 
     assert b'"welcome"' in heard
     assert b'"sync":"full"' in heard
+
+
+@pytest.mark.parametrize(("size", "most"), [(300_000, 4), (20, 65)])
+async def test_what_waits_of_one_client_while_the_store_is_away_is_bounded_in_frames_and_bytes(
+    house: House, monkeypatch: pytest.MonkeyPatch, size: int, most: int
+) -> None:
+    phone = await house.connect()
+    is_back = asyncio.Event()
+    bucket = house.store.access.take
+
+    async def away(*asked: Any) -> float:
+        await is_back.wait()
+        return await bucket(*asked)
+
+    monkeypatch.setattr(house.store.access, "take", away)
+    message = {"system": "gregor", "body": {"dismiss": {"ids": ["none"]}}, "id": "x" * size}
+    phone.say(**message)
+    await settle()
+    said = 0
+    while not phone.is_held:
+        phone.say(**message)
+        said += 1
+
+    is_back.set()
+    await wait_until(lambda: not phone.is_held, "that the client is read from again")
+
+    assert said == most
+
+
+async def test_a_client_that_left_before_it_joined_replaces_nobody(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribe, is_heard = house.feed.subscribe, asyncio.Event()
+
+    async def slow(*asked: Any) -> None:
+        await is_heard.wait()
+        await subscribe(*asked)
+
+    with monkeypatch.context() as held:
+        held.setattr(house.feed, "subscribe", slow)
+        first = house.dial(hello=Hello(session="tab"))
+        await settle()
+    first.connection.ended()
+    second = await house.connect(hello=Hello(session="tab"))
+
+    is_heard.set()
+    await settle(200)
+
+    assert second.closed is None
+    assert await house.store.devices.session("alice", "phone", "tab", house.clock.now_us()) is not None

@@ -70,6 +70,32 @@ async def test_a_user_that_was_forgotten_in_a_hole_is_closed_everywhere(house: H
     assert (phone.closed, laptop.closed) == (4502, 4502)
 
 
+@pytest.mark.parametrize("device", ["", "phone"])
+async def test_who_looked_on_at_a_user_that_was_forgotten_in_a_hole_is_closed(house: House, device: str) -> None:
+    await house.send({"create": {"aa": {"category": "mail"}}})
+    await revoke(house)
+    house.pass_time(1)
+    watcher = house.look_on(device)
+    await wait_until(lambda: watcher.frames, "the sync")
+    await hole(house)
+    assert watcher.closed is None, "what was revoked before does not concern it"
+
+    house.feed.cut(house.store.channel_of("alice"))
+    await forget_user(house)
+    await settle()
+    house.feed.heal()
+    await wait_until(lambda: watcher.closed is not None, "the close")
+
+    assert watcher.closed == 4502
+
+
+async def hole(house: House) -> None:
+    """A hole in which nothing happened."""
+    house.feed.cut(house.store.channel_of("alice"))
+    house.feed.heal()
+    await settle(100)
+
+
 async def test_a_store_that_cannot_be_asked_is_asked_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     phone, _ = await devices_of(house)
     await revoke(house)
