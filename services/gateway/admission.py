@@ -63,6 +63,9 @@ class Admission:
         if spent is None:
             raise Problem("unauthorised", "The ticket is spent, too old, or none.")
         claims = spent.claims
+        key_id = claims.get("key")
+        if key_id is not None and await self._store.access.key(key_id) is None:
+            raise Problem("unauthorised", "The service key that the ticket was made with is no more.")
         caller = Caller(
             spent.uid,
             spent.device,

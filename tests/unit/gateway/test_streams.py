@@ -138,8 +138,9 @@ async def test_a_ticket_outlives_its_token_by_nothing(house: House, streams: str
 
 async def test_who_looks_on_is_no_presence_and_its_stream_does_not_end_by_itself(house: House, streams: str) -> None:
     await house.create("own", for_device="phone")
-    text = await ticket(house, observe=True, claims={"key": "k", "cats": None})
-    house_ticket = Ticket("alice", "", True, None, None, {"key": "k", "cats": None})
+    key, _ = await house.store.access.create_key(["read"])
+    text = await ticket(house, observe=True, claims={"key": key.id, "cats": None})
+    house_ticket = Ticket("alice", "", True, None, None, {"key": key.id, "cats": None})
     backend = await house.store.access.create_ticket(house_ticket, house.clock.now_us(), 30_000_000)
     async with (
         StreamDevice(streams, {"ticket": text}) as at_phone,
@@ -153,6 +154,20 @@ async def test_who_looks_on_is_no_presence_and_its_stream_does_not_end_by_itself
         (found,) = await house.store.devices.presence(["alice"], house.clock.now_us())
         assert not found.online
         assert await house.store.devices.devices("alice", house.clock.now_us()) == {}
+
+
+async def test_with_a_key_go_the_tickets_that_it_made(house: House, streams: str) -> None:
+    """Also the next ticket of a stream that is open: else who has one would look on for ever."""
+    key, _ = await house.store.access.create_key(["read"])
+    texts = [await ticket(house, observe=True, claims={"key": key.id, "cats": None}) for _ in range(2)]
+    async with StreamDevice(streams, {"ticket": texts[0]}) as stream:
+        await stream.until('"sync"')
+        following = stream.frames[0]["welcome"]["ticket"]
+    await house.store.access.delete_key(key.id)
+
+    for text in (texts[1], following):
+        async with StreamDevice(streams, {"ticket": text}) as refused:
+            assert refused.status == 401
 
 
 async def test_the_cookie_counts_for_reading_alone(house: House, streams: str) -> None:
