@@ -129,8 +129,9 @@ def history(
     if as_json:
         typer.echo(json.dumps(answer))
         return
-    rows = [(*item_row(entry["id"], entry["item"]), _gone(entry["gone"])) for entry in answer["entries"]]
-    print_table(("ID", "CREATED", "CATEGORY", "FOR", "BODY", "GONE"), rows, empty=f"{user} has no history")
+    shown = ((item_row(entry["id"], entry["item"]), _gone(entry["gone"])) for entry in answer["entries"])
+    rows = [(*row[:-1], gone, row[-1]) for row, gone in shown]  # bodies stand last: one that is long parts no columns
+    print_table(("ID", "CREATED", "CATEGORY", "FOR", "GONE", "BODY"), rows, empty=f"{user} has no history")
 
 
 def devices(user: User, url: Url = None, key: Key = None, as_json: Json = False) -> None:

@@ -135,7 +135,9 @@ def test_history_says_why_and_when_an_item_went(ingest: Ingest, capsys: pytest.C
     run("history", "alice", "--limit", "5")
 
     assert ingest.asked[0][1] == "/v1/users/alice/history?limit=5"
-    assert f"dismissed {time_text(1457056500)} by phone" in capsys.readouterr().out
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["ID", "CREATED", "CATEGORY", "FOR", "GONE", "BODY"]
+    assert row.endswith(f"all  dismissed {time_text(1457056500)} by phone  {json.dumps(ITEM['body'])}")
 
 
 def test_devices_are_shown_with_their_presence(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
