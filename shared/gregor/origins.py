@@ -31,6 +31,11 @@ class Origins:
         return bool(host) and full == _with_port(f"{scheme}://{host.lower()}")
 
 
+def is_entry(text: str) -> bool:
+    """Whether an entry may ever match a page."""
+    return bool(_with_port(text.rstrip("/").removesuffix(":*").lower()))
+
+
 def _with_port(origin: str) -> str:
     """``scheme://host:port``, or nothing where it is no origin of a page."""
     try:

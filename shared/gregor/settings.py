@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from gregor.core.limits import Limits
+from gregor.setting_values import Names, OriginEntries, Rates
 
 PREFIX = "GREGOR_"
 NOT_SETTINGS = frozenset({"GREGOR_CONFIG", "GREGOR_URL", "GREGOR_KEY"})
@@ -63,7 +64,7 @@ def _redis_url(value: object) -> object:
     if scheme == "redis+cluster":
         raise ValueError("redis+cluster:// is not supported yet; use redis://, rediss://, unix:// or redis+sentinel://")
     if scheme not in ("redis", "rediss", "unix", "redis+sentinel"):
-        raise ValueError("not a Redis URL; write redis://host:6379/0, rediss://… or unix:///path")
+        raise ValueError("not a Redis URL; write redis://host:6379/0, rediss://…, unix:///path or redis+sentinel://…")
     return value
 
 
@@ -74,26 +75,12 @@ def _jwks_place(value: object) -> object:
     return value
 
 
-def _names(value: object) -> object:
-    """A comma-separated text as its parts; a list of a TOML file as it is."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _rates(value: object) -> object:
-    """`apns=500,email=10` as a table; the table of a TOML file as it is."""
-    parts = [part.partition("=") for part in value.split(",") if part.strip()] if isinstance(value, str) else None
-    return value if parts is None else {name.strip(): rate.strip() for name, _, rate in parts}
-
-
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 Offset = Annotated[float, BeforeValidator(parse_duration)]
 RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
 JwksPlace = Annotated[str, BeforeValidator(_jwks_place)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
-ChannelName = Annotated[str, Field(pattern="^(apns|fcm|webpush|email|webhook)$")]
-Rates = Annotated[dict[ChannelName, Rate], BeforeValidator(_rates)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 _BOUNDS = Limits()
@@ -130,7 +117,7 @@ class Settings(BaseModel):
         None, description="`iss` that a device token must have; not asked for where it is not set."
     )
     token_max_age_s: Seconds = Field(30 * 86_400.0, description="How far ahead `exp` of a device token may be.")
-    origins: Names = Field(
+    origins: OriginEntries = Field(
         (),
         description="Web origins that may call, comma-separated; the port may be `*`, as in `http://localhost:*`.",
     )

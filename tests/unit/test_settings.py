@@ -108,13 +108,18 @@ def test_variables_of_the_command_line_and_of_others_are_left_alone() -> None:
         ({"GREGOR_REDIS_URL": "http://a"}, "GREGOR_REDIS_URL: not a Redis URL; write redis://host:6379/0"),
         (
             {"GREGOR_DELIVERY_RATES": "apns=fast"},
-            "'apns=fast' is refused: input should be a valid number",
+            "'apns=fast' is refused: the rate of apns is a number above 0, as in apns=10",
         ),
         (
             {"GREGOR_DELIVERY_RATES": "apns=0"},
-            "'apns=0' is refused: input should be greater than 0",
+            "'apns=0' is refused: the rate of apns is a number above 0, as in apns=10",
         ),
-        ({"GREGOR_DELIVERY_RATES": "pigeon=1"}, "GREGOR_DELIVERY_RATES: 'pigeon=1' is refused: string"),
+        ({"GREGOR_DELIVERY_RATES": "pigeon=1"}, "channels are apns, fcm, webpush, email, webhook"),
+        ({"GREGOR_ORIGINS": "https://a.example, app.example"}, "an origin is https://app.example, with a port or :*"),
+        (
+            {"GREGOR_ORIGINS": "https://a.example/path"},
+            "GREGOR_ORIGINS: 'https://a.example/path' is refused: an origin",
+        ),
         ({"GREGOR_CONFIG": "/nowhere.toml"}, "GREGOR_CONFIG: /nowhere.toml cannot be read: No such file or directory"),
     ],
 )

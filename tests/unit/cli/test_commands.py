@@ -277,7 +277,11 @@ def test_config_check_writes_values_as_a_variable_has_them(
         return dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
 
     unset = shown()
-    given = {"GREGOR_DELIVERY_RATES": "apns=500,email=2.5", "GREGOR_DELIVERY_CONSOLE": "true", "GREGOR_ORIGINS": "a.b"}
+    given = {
+        "GREGOR_DELIVERY_RATES": "apns=500,email=2.5",
+        "GREGOR_DELIVERY_CONSOLE": "true",
+        "GREGOR_ORIGINS": "https://a.b",
+    }
     for name, value in given.items():
         monkeypatch.setenv(name, value)
 
