@@ -26,6 +26,9 @@ BATCH_BYTES: Final = 65_536
 """About what one write takes: the high-water mark of a socket's buffer."""
 TAKEN_S: Final = 30.0
 """How long a slow client may take for what must go out before its queue moves on (protocol.md, 4002)."""
+ANSWERED_S: Final = 1.0
+"""How much longer a client that is asked to come back elsewhere may stay to hear the answers to what it said."""
+LOOK_AGAIN_S: Final = 0.05
 RETRY_S: Final = 1.0
 LONGEST_REST_S: Final = 60.0
 
@@ -224,9 +227,17 @@ class Connection:
         self.run(self.session.close(code, reason))
 
     def drain(self, after_ms: int, reason: str) -> None:
-        """Ask the client to come back elsewhere, and close then."""
+        """Ask the client to come back elsewhere, and close once what it said is answered, or soon after."""
         self.run([Send(reconnect_frame(after_ms, reason))])
-        self.parts.wheel.after(after_ms / 1000, partial(self.shut, 4001))
+        at = self.parts.wheel.now + after_ms / 1000
+        self.parts.wheel.after(after_ms / 1000, partial(self._depart, at + ANSWERED_S))
+
+    def _depart(self, until: float) -> None:
+        is_answered = self._work is None and not self.session.awaits
+        if is_answered or self.parts.wheel.now >= until:
+            self.shut(4001)
+        else:
+            self.parts.wheel.after(LOOK_AGAIN_S, partial(self._depart, until))
 
     @property
     def reached(self) -> int:

@@ -168,3 +168,32 @@ async def test_a_client_that_left_before_it_joined_replaces_nobody(
 
     assert second.closed is None
     assert await house.store.devices.session("alice", "phone", "tab", house.clock.now_us()) is not None
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_who_is_asked_to_come_back_elsewhere_hears_the_answers_first_but_does_not_wait_for_ever(
+    house: House, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+) -> None:
+    phone, idle = await house.connect(), await house.connect("laptop")
+    commit, is_back = house.store.users.commit, asyncio.Event()
+
+    async def slow(*asked: Any) -> Any:
+        await is_back.wait()
+        return await commit(*asked)
+
+    monkeypatch.setattr(house.store.users, "commit", slow)
+    phone.say(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
+    await settle()
+    for line in (phone, idle):
+        line.connection.drain(0, "shutdown")
+    house.pass_time(0.1)
+    assert (phone.closed, idle.closed) == (None, 4001)
+
+    if comes_back:
+        is_back.set()
+        await phone.until("receipt")
+        await settle()
+    house.pass_time(0.1 if comes_back else 1.1)
+
+    assert phone.closed == 4001
+    assert ("receipt" in phone.kinds) is comes_back
