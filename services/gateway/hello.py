@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gregor.core.errors import at
-from gregor.core.ids import Prefixes, is_name, normal_prefix, normal_prefixes
+from gregor.core.ids import MOST_PREFIXES, Prefixes, is_name, normal_prefix, normal_prefixes
 from gregor.core.policies import is_locale
 from gregor.core.sync import Cursor, parse_cursor
 
@@ -136,6 +136,8 @@ def _prefixes(value: Any, pointer: str) -> Prefixes:
         return None
     if not isinstance(value, list):
         raise at("invalid", pointer, "A list of prefixes.")
+    if len(value) > MOST_PREFIXES:
+        raise at("too_many", pointer, f"A filter names at most {MOST_PREFIXES} prefixes.")
     normal = [normal_prefix(entry) for entry in value]
     if None in normal:
         raise at("invalid_id", f"{pointer}/{normal.index(None)}", "Not a prefix of dotted segments.")

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from gregor.core.contact import is_language_tag
 from gregor.core.errors import Problem
-from gregor.core.ids import DOTTED, MAX_DOTTED, NAME, is_name, normal_prefix
+from gregor.core.ids import DOTTED, MAX_DOTTED, MOST_PREFIXES, NAME, is_name, normal_prefix
 from gregor.core.mailbox import MOST_CHARACTERS, parse_mailbox
 from gregor.core.times import parse_time
 
@@ -18,8 +18,6 @@ from .auth import SCOPES
 
 MOST_PRESENCES = 1_000
 """Users that one call for presence may name."""
-MOST_PREFIXES = 100
-"""Prefixes in one list."""
 MOST_SPREAD_S = 3_600
 """Longest spread of a flush of all: an hour of full copies is enough for any fleet."""
 

@@ -10,7 +10,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from gregor.core.errors import Problem
-from gregor.core.ids import BACKEND, Prefixes, intersect, is_name, normal_prefix, normal_prefixes
+from gregor.core.ids import BACKEND, MOST_PREFIXES, Prefixes, intersect, is_name, normal_prefix, normal_prefixes
 from gregor.core.policies import is_locale
 from gregor.core.sync import View
 
@@ -83,9 +83,11 @@ Working = Annotated[Parts, Depends(_parts)]
 
 
 def prefixes_of(texts: list[str] | None) -> Prefixes:
-    """A filter from the wire: ``None`` where there is none. ``invalid_id`` for what is no prefix."""
+    """A filter from the wire: ``None`` where there is none. ``invalid_id`` for what is no prefix; ``too_many``."""
     if not texts:
         return None
+    if len(texts) > MOST_PREFIXES:
+        raise Problem("too_many", f"A filter names at most {MOST_PREFIXES} prefixes.")
     normal = [normal_prefix(text) for text in texts]
     if None in normal:
         raise Problem("invalid_id", "A category_prefix is dotted segments, such as user.joined, or nothing for all.")

@@ -51,7 +51,7 @@ _PAGE: Final = Query(
     "/v1/users/{uid}/state",
     operation_id="readState",
     summary="The state of a user",
-    responses=documented(200, "The state, or as it was `at` a time.", STATE, "time_out_of_range")
+    responses=documented(200, "The state, or as it was `at` a time.", STATE, "time_out_of_range", "too_many")
     | {304: {"description": "Not modified: the digest is the one of If-None-Match."}},
     response_class=Response,
 )
@@ -90,7 +90,7 @@ async def read_state(
     "/v1/users/{uid}/sync",
     operation_id="sync",
     summary="What leads a copy to now",
-    responses=documented(200, "A sync object: full, delta or unchanged.", SYNC),
+    responses=documented(200, "A sync object: full, delta or unchanged.", SYNC, "too_many"),
     response_class=Response,
 )
 async def read_sync(
@@ -119,7 +119,7 @@ async def read_sync(
     "/v1/users/{uid}/items/{id}",
     operation_id="readItem",
     summary="One item, live or gone",
-    responses=documented(200, "The item and what happened to it.", ITEM, "not_found"),
+    responses=documented(200, "The item and what happened to it.", ITEM, "not_found", "too_many"),
     response_class=Response,
 )
 async def read_item(uid: str, id: str, parts: Working, view: Viewing, render: Rendering = None) -> Response:
@@ -137,7 +137,9 @@ async def read_item(uid: str, id: str, parts: Working, view: Viewing, render: Re
     "/v1/users/{uid}/history",
     operation_id="readHistory",
     summary="Items, live and gone",
-    responses=documented(200, "A page; `Link` with `rel=next` leads to the one before it in time.", HISTORY),
+    responses=documented(
+        200, "A page; `Link` with `rel=next` leads to the one before it in time.", HISTORY, "too_many"
+    ),
     response_class=Response,
 )
 async def read_history(

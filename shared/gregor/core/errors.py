@@ -54,7 +54,11 @@ ERRORS: Final[dict[str, Refusal]] = {
     "contradictory": Refusal(422, "Contradictory", "The message both creates and dismisses the same id."),
     "schema": Refusal(422, "Schema", "The document does not fit its schema: see the pointer."),
     "body_too_large": Refusal(422, "Body too large", "The body of one item is over the limit."),
-    "too_many": Refusal(422, "Too many", "Too many creations, ids, intervals, skips or reminders in one message."),
+    "too_many": Refusal(
+        422,
+        "Too many",
+        "Too many creations, ids, intervals, skips or reminders in a message, or prefixes in a filter.",
+    ),
     "created_in_future": Refusal(422, "Created in the future", "An item's created is too far ahead of the server."),
     "end_in_future": Refusal(422, "End in the future", "An interval's end is too far ahead of the server."),
     "number_out_of_range": Refusal(

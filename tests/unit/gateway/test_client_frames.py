@@ -120,6 +120,8 @@ def test_a_cursor_that_cannot_be_read_is_a_void_one_and_no_error(cursor: str) ->
         ({"digest": DIGEST.upper()}, "invalid"),
         ({"category_prefix": "user"}, "invalid"),
         ({"category_prefix": ["a..b"]}, "invalid_id"),
+        ({"category_prefix": [f"a{n}" for n in range(101)]}, "too_many"),
+        ({"systems": [f"a{n}" for n in range(101)]}, "too_many"),
         ({"systems": [1]}, "invalid_id"),
         ({"foreground": "yes"}, "invalid"),
         ({"session": ""}, "invalid_id"),

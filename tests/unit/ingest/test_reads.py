@@ -160,6 +160,19 @@ async def test_a_cursor_of_another_view_or_none_at_all_gets_a_full_copy(api: Api
         assert answer["sync"] == "full"
 
 
+@pytest.mark.parametrize("path", ["state", "sync", "history", "items/aa"])
+async def test_a_filter_names_up_to_a_hundred_prefixes(api: Api, path: str) -> None:
+    """Each item of a view is held against all of them."""
+
+    async def code(count: int) -> str | None:
+        query = "&".join(f"category_prefix=a{n}" for n in range(count))
+        answer = await api.call("GET", f"/v1/users/alice/{path}?{query}")
+        return answer.json().get("code")
+
+    assert await code(101) == "too_many"
+    assert await code(100) in (None, "not_found")
+
+
 async def test_the_cursor_of_an_exact_category_is_no_position_of_a_prefix(api: Api) -> None:
     await api.create("alice", "aa", "user")
     await api.create("alice", "bb", "user.joined")
