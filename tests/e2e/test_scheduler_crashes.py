@@ -38,9 +38,10 @@ LEASE_S = 3
 
 @dataclass
 class Expected:
-    """What one user was promised."""
+    """What one user was promised. ``perhaps``: reminders that were past on arrival where a busy machine was slow."""
 
     reminders: set[tuple[str, float]] = field(default_factory=set)
+    perhaps: set[tuple[str, float]] = field(default_factory=set)
     expiries: set[str] = field(default_factory=set)
     quiet: set[str] = field(default_factory=set)
     late: set[str] = field(default_factory=set)
@@ -71,7 +72,10 @@ async def load(api: httpx.AsyncClient, uid: str, expected: Expected, until: floa
         now = round(time.time(), 3)
         times = [round(now + 0.5 + dice.random(), 3), round(now + 2.5, 3)]
         await post(message(f"r{number}", "mail", created=now, remind_at=times))
-        expected.reminders |= {(f"r{number}", at) for at in times}
+        # Of reminders that are past on arrival only the latest fires: of the first nothing is promised then.
+        is_late = time.time() >= times[1]
+        (expected.perhaps if is_late else expected.reminders).add((f"r{number}", times[0]))
+        expected.reminders.add((f"r{number}", times[1]))
         await post(message(f"x{number}", "mail", expires="+1.5"))
         expected.expiries.add(f"x{number}")
         await post(message(f"q{number}", "mail", remind_at=["+2"], expires="+4"))
@@ -202,10 +206,17 @@ async def test_killing_schedulers_under_load_changes_no_final_state_and_doubles_
 
 
 async def _complete(phone: WireDevice, expected: Expected) -> None:
+    """Wait for all that was promised, as long as any of it still comes: how fast that is, is up to the machine."""
+
     def missing() -> set[object]:
         return Told(phone).missing(expected)
 
-    await wait_until(lambda: not missing(), lambda: f"{missing()} is told", 60)
+    while left := len(missing()):
+
+        def has_come(left: int = left) -> bool:
+            return len(missing()) < left
+
+        await wait_until(has_come, lambda: f"{missing()} is told; syncs: {phone.syncs}", 60)
 
 
 async def _check_folds(api: httpx.AsyncClient, uids: list[str], expected: dict[str, Expected]) -> None:
@@ -223,7 +234,7 @@ async def _check_folds(api: httpx.AsyncClient, uids: list[str], expected: dict[s
 
 
 def _check(told: Told, expected: Expected, phone: WireDevice) -> None:
-    assert told.reminders == Counter(expected.reminders)
+    assert told.reminders == Counter(expected.reminders | expected.perhaps & told.reminders.keys())
     assert {id_ for id_ in expected.expiries if told.dismissed["expired", id_] != 1} == set()
     assert {id_ for id_ in expected.late if told.created[id_] != 1} == set()
     assert max(told.created.values()) == 1 and max(told.dismissed.values()) == 1

@@ -8,15 +8,18 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
+
 from gregor.aggregators import comments_by_thread
 from gregor.core.aggregation import is_summary, summary_id
-from gregor.core.messages import Sender
+from gregor.core.messages import Reason, Sender
 from gregor.store.agenda import WorkKind
 from gregor.store.contract import Registration
-from tests.support.builders import BACKEND, NOW, NOW_US, interval, message
+from tests.support.builders import BACKEND, BY_BACKEND, NOW, NOW_US, interval, message
 from tests.support.wait import wait_until
 from tests.unit.scheduler.conftest import House, build
 
+PHONE = Sender(device="phone")
 WINDOW = {"title": "News", "aggregate": {"window": "60s", "at_least": 3, "keep": 2}}
 
 
@@ -285,6 +288,36 @@ async def test_an_aggregator_that_hangs_loses_nothing_costs_one_thread_and_keeps
 
 def hangs() -> bool:
     return any(thread.name == "aggregator" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    ("ids", "sender", "left"), [("abcd", BY_BACKEND, "acd"), ("abcd", PHONE, "acd"), ("abc", BY_BACKEND, "")]
+)
+async def test_a_fold_holds_only_if_every_item_is_there_as_planned(ids: str, sender: Sender, left: str) -> None:
+    asked, answer, planned = threading.Event(), threading.Event(), []
+
+    def thinking(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        planned.append("".join(item["id"] for item in items))
+        asked.set()
+        answer.wait()
+        return {"of": planned[-1]}
+
+    house = await build({"news": WINDOW}, {"": thinking}, patience_s=60)
+    await house.create(*ids, for_device="*")
+    house.told()
+    house.clock.advance(60)
+    folding = asyncio.create_task(house.drain.run_due())
+    await wait_until(asked.is_set, "the fold is planned")
+    await house.say(message(ids=["b"]), sender)
+    answer.set()
+    await folding
+
+    assert planned == ([ids, left] if left else [ids])
+    folds = [announcement for announcement in house.told() if announcement.reason is Reason.AGGREGATED]
+    gone = {entry.id for fold in folds for entry in fold.entries if entry.packed is None}
+    assert len(folds) == bool(left) and gone == set(left)
+    if left:
+        assert (await summary(house))["body"] == {"of": left}
 
 
 async def test_a_round_does_not_wait_for_a_user_who_takes_long(house: House) -> None:

@@ -10,6 +10,7 @@ import pytest
 from gregor.core.delayed import Delayed
 from gregor.core.limits import SECOND_US
 from gregor.core.messages import Sender
+from services.scheduler.acts import Acts
 from services.scheduler.allowance import Allowance
 from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, Document, item, message
 from tests.unit.scheduler.conftest import House, build
@@ -87,6 +88,21 @@ async def test_a_reminder_is_not_made_up_for_once_its_item_has_expired(house: Ho
     await house.drain.run_due()
 
     assert house.happened() == ["expired a"]
+
+
+async def test_a_reminder_whose_item_goes_between_claim_and_act_fires_for_nobody() -> None:
+    house = await build({"": {"title": "News", "push": {}}})
+    await house.create("a", remind_at=["+5"])
+    house.clock.advance(6)
+    works = await house.store.agenda.work("alice", house.clock.now_us(), 64, 0)
+    await house.dismiss("a")
+    house.told()
+
+    outcome = await Acts(house.parts, Allowance(1e9, 1)).do("alice", works)
+
+    assert [done.work for done in outcome.done] == works and outcome.held == []
+    assert house.told() == [] and house.handed() == []
+    assert await house.store.ledger.of_item("alice", "a") == []
 
 
 async def test_a_user_with_more_due_than_one_lease_does_is_served_to_the_end(house: House) -> None:
