@@ -1,4 +1,4 @@
-"""FCM HTTP v1: the payloads and credentials of pyfcm, sent by httpx without blocking the event loop.
+"""FCM HTTP v1: the payloads and credentials of pyfcm, sent without blocking the event loop.
 
 pyfcm's own sending is not used: it blocks, sleeps on Retry-After, repeats a POST after a read time-out (a second push)
 and calls every 404 a dead token.
@@ -7,12 +7,11 @@ and calls every 404 a dead token.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import httpx
+import httpcore
 from pyfcm.baseapi import BaseAPI
 
 from gregor.clock import Clock
@@ -23,10 +22,9 @@ from ..verdict import Misconfigured, Retry, Unknown, Verdict
 from .contract import Push
 from .fcm_answers import is_token_refused, verdict_of
 from .google_token import AccessToken, NoToken, read_credentials
-from .http_pool import HttpPool
+from .http_pool import Exchange, HttpPool
 
 FCM_URL: Final = "https://fcm.googleapis.com"
-CONNECT_S: Final = 5.0
 CONNECTIONS: Final = 100
 """Most connections at once: at 100 ms an answer, a thousand messages a second."""
 LONGEST_TTL_S: Final = 28 * 86_400
@@ -137,12 +135,13 @@ class FcmChannel:
             await self.open()
         try:
             token = await self._tokens.get(10.0)
-            answer = await self._post(b'{"validate_only":true,"message":{"token":"gregor-doctor"}}', token, 10.0)
         except NoToken as error:
             return f"{error}; check GREGOR_FCM_CREDENTIALS_FILE."
-        except (httpx.HTTPError, TimeoutError) as error:
-            return f"FCM cannot be reached: {trouble_of(error)}; check GREGOR_FCM_URL and the way out."
-        verdict = self._read(answer)
+        exchange = Exchange()
+        trouble = await self._post(b'{"validate_only":true,"message":{"token":"gregor-doctor"}}', token, 10.0, exchange)
+        if trouble or exchange.status is None:
+            return f"FCM cannot be reached: {trouble}; check GREGOR_FCM_URL and the way out."
+        verdict = self._read(exchange, exchange.status)
         if isinstance(verdict, Misconfigured):
             return f"FCM refuses the account: {verdict.detail}; check its role and GREGOR_FCM_CREDENTIALS_FILE."
         return None
@@ -174,31 +173,33 @@ class FcmChannel:
         left_s = until - self._clock.monotonic()
         if left_s <= 0:
             return Retry(None, None, "no time was left to send")
-        try:
-            answer = await self._post(body, token, left_s)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            return Retry(None, None, f"not reached: {trouble_of(error)}")
-        except TimeoutError:
-            return Unknown("no answer before the deadline")
-        except httpx.HTTPError as error:
-            return Unknown(f"the connection broke: {type(error).__name__}")
-        if is_token_refused(answer.status_code, answer.content):
+        exchange = Exchange()
+        trouble = await self._post(body, token, left_s, exchange)
+        if trouble or exchange.status is None:
+            return Unknown(trouble) if exchange.is_handed_over else Retry(None, None, f"not reached: {trouble}")
+        if is_token_refused(exchange.status, exchange.body):
             self._tokens.reject(token)
             if not is_last:
                 return None
-        return self._read(answer)
+        return self._read(exchange, exchange.status)
 
-    async def _post(self, body: bytes, token: str, left_s: float) -> httpx.Response:
-        """Send once. TimeoutError after `left_s`: by then it went out, as waiting and connecting have bounds below."""
+    async def _post(self, body: bytes, token: str, left_s: float, exchange: Exchange) -> str:
+        """Send once; returns why there is no whole answer, in words, else nothing."""
         if self._pool is None:
             raise RuntimeError("the channel is not open")
-        headers = {"content-type": "application/json", "authorization": f"Bearer {token}"}
-        third_s = max(left_s / 3, 0.001)
-        async with asyncio.timeout(left_s):
-            return await self._pool.post(
-                self._endpoint, body, headers, wait_s=third_s, connect_s=min(CONNECT_S, third_s)
-            )
+        headers = [
+            ("Authorization", f"Bearer {token}"),
+            ("Content-Type", "application/json"),
+            ("User-Agent", "gregor"),
+        ]
+        try:
+            async with asyncio.timeout(left_s):
+                await self._pool.post(self._endpoint, headers, body, exchange)
+        except TimeoutError:
+            return "no answer before the deadline"
+        except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
+            return trouble_of(error)
+        return ""
 
-    def _read(self, answer: httpx.Response) -> Verdict:
-        headers: Mapping[str, str] = answer.headers
-        return verdict_of(answer.status_code, headers, answer.content, self._clock.now_us())
+    def _read(self, exchange: Exchange, status: int) -> Verdict:
+        return verdict_of(status, exchange.retry_after, exchange.body, self._clock.now_us())

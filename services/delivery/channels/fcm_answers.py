@@ -20,8 +20,8 @@ _LONGEST_DETAIL: Final = 200
 _FCM_ERROR: Final = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 
 
-def verdict_of(status: int, headers: Mapping[str, str], body: bytes, now_us: int) -> Verdict:
-    """The verdict on one message. `headers` by any case (httpx's); `now_us`: wall clock, for a Retry-After date."""
+def verdict_of(status: int, retry_after: str | None, body: bytes, now_us: int) -> Verdict:
+    """The verdict on one message. `retry_after`: the header's value; `now_us`: wall clock, where that is a date."""
     said = str(status)
     if status == 200:
         name = _object(body).get("name")
@@ -33,10 +33,10 @@ def verdict_of(status: int, headers: Mapping[str, str], body: bytes, now_us: int
         return Gone(said, detail)
     if code in ("SENDER_ID_MISMATCH", "THIRD_PARTY_AUTH_ERROR", "INVALID_ARGUMENT"):
         return Refused(said, detail)
+    after_s = parse_retry_after(retry_after, now_us)
     if status == 429 or code == "QUOTA_EXCEEDED":
-        after_s = parse_retry_after(headers.get("retry-after"), now_us)
         return Retry(QUOTA_PAUSE_S if after_s is None else after_s, said, detail)
-    return _by_status(status, detail, parse_retry_after(headers.get("retry-after"), now_us))
+    return _by_status(status, detail, after_s)
 
 
 def is_token_refused(status: int, body: bytes) -> bool:

@@ -1,64 +1,127 @@
-"""Many requests at once to one provider: a pool of httpx clients that have one connection each.
+"""Many requests at once over HTTP/1.1: to FCM, and to hosts that others named (browsers, backends).
 
-One client with many connections looks at all of them for each request it sends and each it ends: with 100 connections
-that is two thirds of the time. So each client here has one connection, for one request at a time.
+httpcore's own pool, and so httpx, looks at all of its connections for each request that begins and each that ends: with
+100 of them that is most of the time. So here a connection is taken and put back by hand; it carries one at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
-import httpx
+import httpcore
 
-KEPT_S: Final = 60.0
-"""How long a connection is kept idle: shorter than providers keep it, so that none is used just as it closes."""
+KEPT_S: Final = 30.0
+"""How long a connection is kept idle."""
+MOST_ANSWER_BYTES: Final = 16_384
+"""Of an answer's body; a longer one costs its connection."""
+_HANDED_OVER: Final = "http11.send_request_headers.started"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """How far one request came. ``retry_after``: the header's value. ``body``: what was read of it."""
+
+    is_handed_over: bool = False
+    status: int | None = None
+    retry_after: str | None = None
+    body: bytes = b""
+
+    async def trace(self, event: str, _: Mapping[str, Any]) -> None:
+        """What httpcore tells of its steps."""
+        self.is_handed_over = self.is_handed_over or event == _HANDED_OVER
 
 
 class HttpPool:
-    """Up to `size` connections; the one used last is used next, so that no more stay open than are needed."""
+    """Up to ``size`` requests at once. Redirects are not followed, and nothing is repeated."""
 
-    def __init__(self, size: int) -> None:
-        self._context = httpx.create_ssl_context()
+    def __init__(
+        self,
+        size: int,
+        context: ssl.SSLContext | None = None,
+        backend: httpcore.AsyncNetworkBackend | None = None,
+    ) -> None:
+        """``context``: whom to trust, else who the system does. ``backend``: may judge where a connection leads."""
+        self._size, self._backend = size, backend
+        self._context = context or ssl.create_default_context()
         self._free = asyncio.Semaphore(size)
-        self._idle: list[httpx.AsyncClient] = []
-        self._all: list[httpx.AsyncClient] = []
+        self._idle: list[tuple[httpcore.Origin, httpcore.AsyncHTTPConnection]] = []  # the one put back last is last
+        self._in_flight = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
 
-    async def post(
-        self, url: str, content: bytes, headers: dict[str, str], *, wait_s: float, connect_s: float
-    ) -> httpx.Response:
-        """Send once. httpx.PoolTimeout after `wait_s` without a free connection, ConnectTimeout after `connect_s`.
+    @property
+    def idle(self) -> int:
+        """Connections that are kept for the next request."""
+        return len(self._idle)
 
-        May be cancelled: the connection of this one request is closed, and no other.
+    @property
+    def expired(self) -> int:
+        """Those of them that are no good any more: kept for too long, or closed by their server."""
+        return sum(connection.has_expired() for _, connection in self._idle)
+
+    async def post(self, url: str, headers: list[tuple[str, str]], content: bytes, exchange: Exchange) -> None:
+        """Send once, and tell ``exchange`` what became of it, also where this raises or is cancelled.
+
+        Raises what httpcore and the backend do. Cancelled, it closes its own connection, and no other.
         """
-        client = await self._take(wait_s)
+        origin = httpcore.URL(url).origin
+        self._in_flight += 1
+        self._quiet.clear()
         try:
-            return await client.post(
-                url, content=content, headers=headers, timeout=httpx.Timeout(None, connect=connect_s)
-            )
+            async with self._free:
+                connection = await self._take(origin)
+                try:
+                    await _exchange(connection, url, headers, content, exchange)
+                finally:
+                    await self._put(origin, connection)
         finally:
-            self._idle.append(client)
-            self._free.release()
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._quiet.set()
 
     async def close(self) -> None:
-        """Close all connections."""
-        for client in self._all:
-            await client.aclose()
+        """Let the requests in flight end, then close all connections."""
+        await self._quiet.wait()
+        while self._idle:
+            await self._idle.pop()[1].aclose()
 
-    async def _take(self, wait_s: float) -> httpx.AsyncClient:
-        if self._free.locked():
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._free.acquire()
-            except TimeoutError:
-                raise httpx.PoolTimeout("no connection is free") from None
-        else:
-            await self._free.acquire()
-        if self._idle:
-            return self._idle.pop()
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEPT_S)
-        client = httpx.AsyncClient(
-            verify=self._context, limits=limits, follow_redirects=False, headers={"user-agent": "gregor"}
+    async def _take(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
+        """The connection that was used last, so that no more stay open than are needed; else a new one."""
+        for at in range(len(self._idle) - 1, -1, -1):
+            if self._idle[at][0] == origin:
+                connection = self._idle.pop(at)[1]
+                if not connection.has_expired():
+                    return connection
+                await connection.aclose()
+                return await self._take(origin)
+        return httpcore.AsyncHTTPConnection(
+            origin, ssl_context=self._context, keepalive_expiry=KEPT_S, network_backend=self._backend
         )
-        self._all.append(client)
-        return client
+
+    async def _put(self, origin: httpcore.Origin, connection: httpcore.AsyncHTTPConnection) -> None:
+        """Keep it, if its answer was read to the end; else httpcore has closed it."""
+        if connection.is_idle():
+            self._idle.append((origin, connection))
+        if self._idle and (len(self._idle) > self._size or self._idle[0][1].has_expired()):
+            await self._idle.pop(0)[1].aclose()
+
+
+async def _exchange(
+    connection: httpcore.AsyncHTTPConnection,
+    url: str,
+    headers: list[tuple[str, str]],
+    content: bytes,
+    exchange: Exchange,
+) -> None:
+    asked = connection.stream("POST", url, headers=headers, content=content, extensions={"trace": exchange.trace})
+    async with asked as answer:
+        retry_after = next((value for name, value in answer.headers if name.lower() == b"retry-after"), b"")
+        exchange.status, exchange.retry_after = answer.status, retry_after.decode("latin-1") or None
+        async for chunk in answer.aiter_stream():
+            exchange.body += chunk
+            if len(exchange.body) > MOST_ANSWER_BYTES:
+                break

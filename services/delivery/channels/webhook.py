@@ -18,11 +18,9 @@ from gregor.outbound import AddressNotPublic, GuardedBackend, trouble_of
 
 from ..verdict import Gone, Refused, Retry, Sent, Verdict, parse_retry_after
 from .contract import Call
+from .http_pool import Exchange, HttpPool
 
 CONNECTIONS: Final = 100
-KEPT_S: Final = 30.0
-MOST_ANSWER_BYTES: Final = 16_384
-"""Of an answer's body, which is not looked at."""
 
 
 class WebhookChannel:
@@ -37,24 +35,16 @@ class WebhookChannel:
         self._clock = clock
         self._is_loopback_allowed = is_loopback_allowed
         self._context = context
-        self._connections: httpcore.AsyncConnectionPool | None = None
-        self._in_flight = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self._pool: HttpPool | None = None
 
     async def open(self) -> None:
         """Make ready; there are no credentials."""
         backend = _OrLoopback() if self._is_loopback_allowed else GuardedBackend()
-        self._connections = httpcore.AsyncConnectionPool(
-            ssl_context=self._context or ssl.create_default_context(),
-            max_connections=CONNECTIONS,
-            keepalive_expiry=KEPT_S,
-            network_backend=backend,
-        )
+        self._pool = HttpPool(CONNECTIONS, self._context, backend)
 
     async def send(self, message: Call, deadline_s: float) -> Verdict:
         """Make one call; see `contract.Channel.send`."""
-        if self._connections is None:
+        if self._pool is None:
             raise RuntimeError("the channel is not open")
         fault = url_fault(message.url, is_loopback_allowed=self._is_loopback_allowed)
         if fault is not None:
@@ -63,47 +53,34 @@ class WebhookChannel:
             headers = signed_headers(message.secrets, message.call_id, self._clock.now_us(), message.body)
         except ValueError as error:
             return Refused(None, str(error))
-        self._in_flight += 1
-        self._quiet.clear()
-        try:
-            return await self._call(self._connections, message, headers, deadline_s)
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._quiet.set()
+        return await self._call(self._pool, message, headers, deadline_s)
 
     async def close(self) -> None:
         """Let the calls in flight end, then close the connections."""
-        await self._quiet.wait()
-        if self._connections is not None:
-            await self._connections.aclose()
-        self._connections = None
+        if self._pool is not None:
+            await self._pool.close()
+        self._pool = None
 
     async def check(self) -> str | None:
         """Nothing to check: each webhook has its own receiver."""
         return None
 
-    async def _call(
-        self, connections: httpcore.AsyncConnectionPool, call: Call, headers: dict[str, str], deadline_s: float
-    ) -> Verdict:
+    async def _call(self, pool: HttpPool, call: Call, headers: dict[str, str], deadline_s: float) -> Verdict:
         fields = [*headers.items(), ("content-type", "application/json"), ("user-agent", "gregor")]
-        verdict: Verdict | None = None
+        exchange = Exchange()
+        detail = ""
         try:
-            # Cancelled by its deadline a request closes its own connection, and no other.
-            async with (
-                asyncio.timeout(deadline_s),
-                connections.stream("POST", call.url, headers=fields, content=call.body) as answer,
-            ):
-                after = dict(answer.headers).get(b"retry-after")
-                verdict = self._verdict(answer.status, after.decode("latin-1") if after else None)
-                await _read_little(answer)
+            async with asyncio.timeout(deadline_s):
+                await pool.post(call.url, fields, call.body, exchange)
         except AddressNotPublic:
             return Refused(None, "the URL leads to no public address")
         except TimeoutError:
-            return verdict or Retry(None, None, "no answer before the deadline")
+            detail = "no answer before the deadline"
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            return verdict or Retry(None, None, f"not reached: {trouble_of(error)}")
-        return verdict
+            detail = f"not reached: {trouble_of(error)}"
+        if exchange.status is None:
+            return Retry(None, None, detail)
+        return self._verdict(exchange.status, exchange.retry_after)
 
     def _verdict(self, status: int, retry_after: str | None) -> Verdict:
         """As Standard Webhooks has it: 2xx is taken, 410 ends the subscription, all else is tried again later.
@@ -116,15 +93,6 @@ class WebhookChannel:
         if status == 410:
             return Gone(said, "the receiver wants no more calls")
         return Retry(parse_retry_after(retry_after, self._clock.now_us()), said, f"answered {status}")
-
-
-async def _read_little(answer: httpcore.Response) -> None:
-    """Read a short body, so that the connection can be kept; of a long one no more than its begin."""
-    read = 0
-    async for chunk in answer.aiter_stream():
-        read += len(chunk)
-        if read > MOST_ANSWER_BYTES:
-            return
 
 
 class _OrLoopback(GuardedBackend):

@@ -20,13 +20,12 @@ from gregor.vapid import VapidKey
 from ..payload import webpush_payload
 from ..verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict, parse_retry_after
 from .contract import Push
+from .http_pool import Exchange, HttpPool
 from .webpush_encryption import SubscriptionKeys, encrypt
 
 LONGEST_TTL_S: Final = 28 * 86_400
-MOST_ANSWER_BYTES: Final = 16_384
 _TOPIC = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _TAKEN: Final = frozenset({200, 201, 202, 204})
-_HANDED_OVER: Final = "http11.send_request_headers.started"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +51,6 @@ class _Target:
         return f"https://{self.place.host}{port}"
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """How far one request came."""
-
-    is_handed_over: bool = False
-    status: int | None = None
-    retry_after: str | None = None
-
-    async def trace(self, event: str, _: Mapping[str, Any]) -> None:
-        """What httpcore tells of its steps."""
-        self.is_handed_over = self.is_handed_over or event == _HANDED_OVER
-
-
 class WebPushChannel:
     """The channel `webpush` (contract.Channel of Push). Each send has a connection for itself while it lasts."""
 
@@ -75,10 +61,8 @@ class WebPushChannel:
         self._config, self._clock, self._signing_clock = config, clock, signing_clock or SystemClock()
         self._hosts = AllowedHosts(config.hosts)
         self._key: VapidKey | None = None
-        self._connections: httpcore.AsyncConnectionPool | None = None
+        self._pool: HttpPool | None = None
         self._trusting: set[str] = set()
-        self._in_flight = 0
-        self._is_idle = asyncio.Event()
 
     async def open(self) -> None:
         """Raises ValueError where the key cannot be used. Touches no network."""
@@ -87,15 +71,13 @@ class WebPushChannel:
             tls = ssl.create_default_context(cafile=self._config.ca_file)
         except OSError as error:
             raise ValueError(f"{self._config.ca_file} holds no certificates that can be read") from error
-        self._connections = httpcore.AsyncConnectionPool(
-            ssl_context=tls,
-            max_connections=self._config.most_connections,
-            keepalive_expiry=30.0,
-            network_backend=GuardedBackend(self._hosts.private_places()),
-        )
+        backend = GuardedBackend(self._hosts.private_places())
+        self._pool = HttpPool(self._config.most_connections, tls, backend)
 
     async def send(self, message: Push, deadline_s: float) -> Verdict:
         """One push, handed over once."""
+        if self._pool is None:
+            raise RuntimeError("the channel is not open")
         target = self._target(message.token)
         if isinstance(target, Refused):
             return target
@@ -103,26 +85,23 @@ class WebPushChannel:
             body = encrypt(webpush_payload(message), target.keys)
         except (TypeError, ValueError) as error:
             return Refused(None, f"no payload can be made: {type(error).__name__}")
-        attempt = _Attempt()
+        exchange = Exchange()
         detail = ""
         try:
             async with asyncio.timeout(deadline_s):
-                await self._post(target, self._headers(message, target), body, attempt)
+                await self._pool.post(target.url, self._headers(message, target), body, exchange)
         except AddressNotPublic:
             return Refused(None, "the endpoint has no public address")
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             detail = trouble_of(error)
-        if attempt.status is not None:
-            return self._verdict(attempt.status, attempt.retry_after, target)
-        return Unknown(detail) if attempt.is_handed_over else Retry(None, None, f"cannot connect: {detail}")
+        if exchange.status is not None:
+            return self._verdict(exchange.status, exchange.retry_after, target)
+        return Unknown(detail) if exchange.is_handed_over else Retry(None, None, f"cannot connect: {detail}")
 
     async def close(self) -> None:
         """Let what is in flight end, then close the connections."""
-        self._is_idle.clear()
-        if self._in_flight:
-            await self._is_idle.wait()
-        if self._connections is not None:
-            await self._connections.aclose()
+        if self._pool is not None:
+            await self._pool.close()
 
     async def check(self) -> str | None:
         """Whether the key can be used; a service cannot be asked without a subscription."""
@@ -162,29 +141,6 @@ class WebPushChannel:
         if push.expires_us is None:
             return LONGEST_TTL_S
         return max(0, min((push.expires_us - self._clock.now_us()) // 1_000_000, LONGEST_TTL_S))
-
-    async def _post(self, target: _Target, headers: list[tuple[str, str]], body: bytes, attempt: _Attempt) -> None:
-        """Post it, and tell `attempt` what became of it. Redirects are not followed, bodies not kept."""
-        if self._connections is None:
-            raise RuntimeError("send before open")
-        headers = [*headers, ("Content-Length", str(len(body)))]
-        asked = self._connections.stream(
-            "POST", target.url, headers=headers, content=body, extensions={"trace": attempt.trace}
-        )
-        self._in_flight += 1
-        try:
-            async with asked as answer:
-                retry_after = next((value for name, value in answer.headers if name.lower() == b"retry-after"), b"")
-                attempt.status, attempt.retry_after = answer.status, retry_after.decode("latin-1") or None
-                size = 0
-                async for chunk in answer.aiter_stream():
-                    size += len(chunk)
-                    if size > MOST_ANSWER_BYTES:
-                        break
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._is_idle.set()
 
     def _verdict(self, status: int, retry_after: str | None, target: _Target) -> Verdict:
         """What an answer means (RFC 8030 §5, §7.3).

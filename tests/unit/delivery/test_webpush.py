@@ -194,7 +194,7 @@ async def test_a_service_whose_certificate_is_not_trusted_gets_nothing_and_that_
 async def test_a_service_that_hangs_delays_nobody_else(world: World) -> None:
     world.fake.script("firefox", *[Fault.HANG] * 20)
     other = world.fake.subscribe("chrome", world.key.public_key)
-    hanging = [asyncio.create_task(world.send(0.5)) for _ in range(20)]
+    hanging = [asyncio.create_task(world.send(4)) for _ in range(20)]
     await wait_until(lambda: len(world.fake.requests) == 20, "all hang")
 
     assert isinstance(await world.send(token=other), Sent)

@@ -1,0 +1,136 @@
+"""The pool of HTTP connections: kept while they are good, one request at a time, none of them by another's fault."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import httpcore
+import pytest
+
+from services.delivery.channels.http_pool import MOST_ANSWER_BYTES, Exchange, HttpPool
+from services.delivery.fakes.http1 import Answer, Fault, Http1Server, Request
+from tests.support.wait import wait_until
+
+
+@dataclass
+class World:
+    """A server with what it answers first, and a pool of two connections."""
+
+    answers: deque[Answer | Fault] = field(default_factory=deque)
+    asked: int = 0
+    server: Http1Server = field(init=False)
+    pool: HttpPool = field(default_factory=lambda: HttpPool(2))
+
+    def __post_init__(self) -> None:
+        self.server = Http1Server(self._handle)
+
+    async def post(self, to: Http1Server | None = None) -> Exchange:
+        exchange = Exchange()
+        await self.pool.post(f"{(to or self.server).url}/push", [("User-Agent", "gregor")], b"{}", exchange)
+        return exchange
+
+    def _handle(self, request: Request) -> Answer | Fault:
+        self.asked += 1
+        return self.answers.popleft() if self.answers else Answer(200, b"taken", {"retry-after": "7"})
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    await world.server.start()
+    yield world
+    await world.pool.close()
+    await world.server.close()
+
+
+async def test_requests_one_after_another_go_over_one_connection(world: World) -> None:
+    found = [await world.post() for _ in range(5)]
+
+    assert {(each.status, each.retry_after, each.body) for each in found} == {(200, "7", b"taken")}
+    assert world.server.connections == 1
+
+
+async def test_no_more_requests_are_under_way_than_there_are_places(world: World) -> None:
+    world.answers.extend([Fault.HANG] * 2)
+    hanging = [asyncio.create_task(world.post()) for _ in range(2)]
+    await wait_until(lambda: world.asked == 2, "both hang")
+    waiting = asyncio.create_task(world.post())
+    await asyncio.wait({waiting}, timeout=0.2)
+    assert not waiting.done() and world.server.connections == 2
+
+    for each in hanging:
+        each.cancel()
+    assert (await waiting).status == 200
+    assert world.asked == 3
+
+
+async def test_a_request_that_is_cancelled_takes_its_own_connection_along_and_no_other(world: World) -> None:
+    await asyncio.gather(world.post(), world.post())
+    world.answers.append(Fault.HANG)
+    hanging = asyncio.create_task(world.post())
+    await wait_until(lambda: world.asked == 3, "it hangs")
+    hanging.cancel()
+    await asyncio.gather(hanging, return_exceptions=True)
+
+    assert (await world.post()).status == 200
+    assert world.server.connections == 2
+    await asyncio.gather(world.post(), world.post())
+    assert world.server.connections == 3
+
+
+async def test_what_was_handed_over_is_told_where_no_answer_comes(world: World) -> None:
+    world.answers.append(Fault.DROP)
+    exchange, nobody = Exchange(), Exchange()
+
+    with pytest.raises(httpcore.RemoteProtocolError):
+        await world.pool.post(world.server.url, [], b"", exchange)
+    with pytest.raises(httpcore.ConnectError):
+        await world.pool.post("http://127.0.0.1:1/", [], b"", nobody)
+
+    assert (exchange.is_handed_over, exchange.status) == (True, None)
+    assert not nobody.is_handed_over
+
+
+async def test_a_connection_that_its_server_closed_is_not_used_again(world: World) -> None:
+    await world.post()
+    world.server.drop_all()
+    await wait_until(lambda: world.pool.expired == 1, "its end is seen")
+
+    assert (await world.post()).status == 200
+    assert world.server.connections == 2
+
+
+async def test_of_a_long_answer_the_begin_is_read_and_its_connection_given_up(world: World) -> None:
+    world.answers.append(Answer(200, b"x" * (40 * MOST_ANSWER_BYTES)))
+
+    exchange = await world.post()
+
+    assert exchange.status == 200
+    assert MOST_ANSWER_BYTES < len(exchange.body) < 20 * MOST_ANSWER_BYTES
+    await world.post()
+    assert world.server.connections == 2
+
+
+async def test_many_hosts_leave_no_more_connections_open_than_there_are_places(world: World) -> None:
+    others = [Http1Server(lambda _: Answer()) for _ in range(4)]
+    for other in others:
+        await other.start()
+        await world.post(other)
+
+    assert world.pool.idle == 2
+    for other in others:
+        await other.close()
+
+
+async def test_closing_waits_for_what_is_in_flight(world: World) -> None:
+    world.answers.append(Answer(200, delay_s=0.3))
+    sending = asyncio.create_task(world.post())
+    await wait_until(lambda: world.asked == 1, "it is under way")
+
+    await world.pool.close()
+
+    assert sending.done() and sending.result().status == 200
+    assert world.pool.idle == 0
