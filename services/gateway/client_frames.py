@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 from gregor.core.errors import Problem, at
@@ -18,6 +19,8 @@ Ref = Any
 
 _MESSAGE: Final = frozenset({"system", "body", "id", "device", "not_before"})
 _MOST_REF_BYTES: Final = 512
+_EXACT: Final = 17
+"""Characters of an integer that may be within the bounds of ours; what is longer is refused, whatever it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ def read_loosely(raw: bytes) -> tuple[bool, Ref]:
     """
     try:
         # From text: json would read the bytes of UTF-16 as well.
-        document = json.loads(raw.decode(), parse_constant=_no_constant)
+        document = json.loads(raw.decode(), parse_constant=_no_constant, parse_int=_whole)
     except RecursionError:
         return True, None
     except ValueError:
@@ -140,6 +143,11 @@ def read_loosely(raw: bytes) -> tuple[bool, Ref]:
 
 def _no_constant(word: str) -> Any:
     raise ValueError(word)
+
+
+def _whole(digits: str) -> int | float:
+    """Of any length: Python reads no integer of thousands of digits. What is out of bounds is no ref either."""
+    return int(digits) if len(digits) <= _EXACT else inf
 
 
 def not_here(what: str) -> Problem:

@@ -176,6 +176,8 @@ def test_a_bad_value_in_a_query_is_refused(pair: tuple[str, str]) -> None:
         (b"[1]", True, None),
         (b"[" * 100_000 + b"]" * 100_000, True, None),
         (b'{"ref":1,"a":NaN}', False, None),
+        (b'{"ref":7,"body":%s}' % (b"1" * 5_000), True, 7),
+        (b'{"ref":-%s}' % (b"1" * 5_000), True, None),
         (b"{", False, None),
         (b"", False, None),
         ('{"ref":1}'.encode("utf-16-le"), False, None),
