@@ -7,6 +7,7 @@ a lease. What each single step is worth is tried one by one in `tests/unit/sched
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import signal
 import time
@@ -70,7 +71,8 @@ async def load(api: httpx.AsyncClient, uid: str, expected: Expected, until: floa
     while time.time() < until:
         number += 1
         now = round(time.time(), 3)
-        times = [round(now + 0.5 + dice.random(), 3), round(now + 2.5, 3)]
+        # At whole seconds, when whoever kills is about: so that some die in the middle of something.
+        times = [math.ceil(now + 0.5), math.ceil(now + 2.5)]
         await post(message(f"r{number}", "mail", created=now, remind_at=times))
         # Of reminders that are past on arrival only the latest fires: of the first nothing is promised then.
         is_late = time.time() >= times[1]
@@ -103,7 +105,7 @@ class Havoc:
         dice = random.Random(7)
         with suppress(asyncio.CancelledError):
             while True:
-                await asyncio.sleep(0.3 + dice.random())
+                await asyncio.sleep(1 - time.time() % 1 + dice.random() * 0.15)
                 victim = dice.choice(cluster.schedulers)
                 self.taken_over += await taken_over(victim)
                 if dice.random() < 0.2:
