@@ -21,8 +21,12 @@ from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+import arq.connections
+import arq.jobs
+import arq.worker
 import msgspec
 import structlog
+from arq import constants
 from arq.connections import ArqRedis, RedisSettings, create_pool
 from arq.cron import cron
 from arq.worker import Worker
@@ -51,6 +55,7 @@ HUNG_S: Final = 20.0
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 5.0
 """How long arq waits for an answer of the queue."""
+CANCEL_AGAIN_S: Final = 0.1
 ENDING_S: Final = 1.0
 """How long the end of a worker waits for each thing that it still tells the queue."""
 
@@ -92,6 +97,7 @@ def redis_settings(url: str) -> RedisSettings:
 
 def make_worker(pool: ArqRedis, drain: Drain, queue: str, heard: Callable[[], None]) -> Worker:
     """The arq worker of this process. ``heard`` is called at each tick."""
+    _name_keys(queue)
     every_second = cron(
         tick,
         name="tick",
@@ -117,6 +123,16 @@ def make_worker(pool: ArqRedis, drain: Drain, queue: str, heard: Callable[[], No
         job_deserializer=msgspec.json.decode,
         log_results=False,
     )
+
+
+def _name_keys(queue: str) -> None:
+    """Let the names of arq's keys begin with the queue's, for which arq has no setting: whoever shares a Redis, or
+    lets us at keys of the namespace alone, relies on it (protocol.md, NAMESPACE)."""
+    for name in ("job_key_prefix", "in_progress_key_prefix", "result_key_prefix", "retry_key_prefix", "abort_jobs_ss"):
+        ours = f"{queue}:{getattr(constants, name).removeprefix('arq:')}"
+        for module in (arq.worker, arq.connections, arq.jobs):
+            if hasattr(module, name):
+                setattr(module, name, ours)
 
 
 class Host:
@@ -198,8 +214,10 @@ class Host:
                     raise TimeoutError(f"no tick for {HUNG_S:g} s")
             working.result()
         finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+            while not working.done():
+                # Not once: of a cancel that comes over a command, redis-py and arq lose some, and the worker goes on.
+                working.cancel()
+                await asyncio.wait([working], timeout=CANCEL_AGAIN_S)
             await _end(worker, pool)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -277,7 +278,7 @@ async def test_L9_the_answer_is_chosen_in_the_order_of_the_law(sent: list[Sent],
     for void in (
         cursor_for(now.epoch, other, now.seq),
         cursor_for(b"\xff\0\0", view, 0),
-        replace(mine, seq=now.seq + 1),
+        msgspec.structs.replace(mine, seq=now.seq + 1),
     ):
         answer = await world.sync(view, void, now.digest)
         assert isinstance(answer, Full) and answer.external_gap

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from arq.connections import ArqRedis
 
 from gregor.clock import SystemClock
@@ -81,6 +82,14 @@ def queue(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.mark.filterwarnings("ignore:Unclosed client session:ResourceWarning")
+async def nothing_is_left() -> None:
+    """Connections of arq that were cut off complain when they go: here, not in whatever test comes next."""
+    await wait_until(lambda: len(asyncio.all_tasks()) == 1, "what arq still tells the queue is given up")
+    gc.collect()
+
+
+# What arq tells the queue of a job that is cut off it tells shielded, over a new connection that nobody closes.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("trouble", ["none", "away", "standing still"])
 async def test_nobody_waits_for_a_queue_that_is(queue: Server, trouble: str) -> None:
     drain, agenda = watched(await build())
@@ -104,8 +113,29 @@ async def test_nobody_waits_for_a_queue_that_is(queue: Server, trouble: str) -> 
         # A process that is told to stop does, whatever the queue does: this would wait for ever.
         ended, _ = await asyncio.wait([host], timeout=10)
     assert ended
-    await wait_until(lambda: len(asyncio.all_tasks()) == 1, "what arq still tells the queue is given up")
-    gc.collect()  # a pipeline of arq that was cut off complains when it goes: here, not in whatever test comes next
+    await nothing_is_left()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_no_key_of_the_queue_is_outside_the_namespace(queue: Server) -> None:
+    """Also not those of arq, which has no setting for them."""
+    drain, _ = watched(await build())
+    host = asyncio.create_task(Host(redis_settings(queue.url), drain, "ours:q", time.monotonic).run())
+    names: set[str] = set()
+    with redis.Redis.from_url(queue.url, decode_responses=True) as client:
+
+        def seen() -> set[str]:
+            names.update(client.keys())
+            return names
+
+        await wait_until(lambda: any("in-progress" in name for name in seen()), "arq has begun a job")
+        await wait_until(lambda: any("retry" in name or "job" in name for name in seen()), "arq knows a job")
+    await drain.stop()
+    host.cancel()
+    await asyncio.wait([host], timeout=10)
+    await nothing_is_left()
+
+    assert {name for name in names if not name.startswith("ours:q")} == set()
 
 
 @pytest.mark.timeout(30)

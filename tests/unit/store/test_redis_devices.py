@@ -297,7 +297,7 @@ async def test_gateways_are_told_to_close_a_forgotten_device(real_ground: Ground
     assert controls == [{"close": {"device": "phone", "code": 4003}}]
 
 
-async def test_forgetting_a_user_leaves_only_that_its_tokens_are_void(ground: Ground) -> None:
+async def test_forgetting_a_user_leaves_its_tokens_void_and_a_trace_for_the_queues(ground: Ground) -> None:
     store = store_on(ground)
     await store.devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
     await store.devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
@@ -307,7 +307,7 @@ async def test_forgetting_a_user_leaves_only_that_its_tokens_are_void(ground: Gr
         await store.users.forget_user("alice", NOW_US + 1)
 
     found = await ground.connection.call("KEYS", f"{ground.keys.namespace}:*")
-    assert [key.decode() for key in found] == [ground.keys.of_user("alice").revoked]
+    assert {key.decode() for key in found} == {ground.keys.of_user("alice").revoked, ground.keys.forgotten}
     assert await store.devices.revoked_before("alice", "phone") == NOW_US + 1
 
 
