@@ -30,6 +30,8 @@ from arq import constants
 from arq.connections import ArqRedis, RedisSettings, create_pool
 from arq.cron import cron
 from arq.worker import Worker
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from gregor.store.address import Address
@@ -198,6 +200,7 @@ class Host:
             # arq has no setting for this, and made a connection without: redis-py would wait for ever.
             connections = pool.connection_pool
             connections.connection_kwargs["socket_timeout"] = ANSWER_S
+            connections.connection_class = _mortal(connections.connection_class)
             await connections.disconnect()
             connections.reset()  # type: ignore[no-untyped-call]
         return pool
@@ -221,11 +224,29 @@ class Host:
             await _end(worker, pool)
 
 
+def _mortal(base: type[AbstractConnection]) -> type[AbstractConnection]:
+    """The connections of one pool: once it ``is_over``, none is made any more that nobody would close."""
+
+    class Mortal(base):  # type: ignore[valid-type, misc]
+        """A connection that is not made where its worker has ended."""
+
+        is_over = False
+
+        async def connect(self) -> None:
+            if not self.is_over:
+                await super().connect()
+            if self.is_over:
+                await self.disconnect(nowait=True)
+                raise RedisConnectionError("the worker has ended")
+
+    return Mortal
+
+
 async def _end(worker: Worker, pool: ArqRedis) -> None:
     """Leave nothing running. (``Worker.close`` raises what its cancelled jobs raise, before it closes anything.)
 
     A job that is cancelled still tells the queue, shielded, and over a new connection where it lost its own: nobody
-    waits for that where the queue stands still, and it ends without its answer.
+    waits for that where the queue stands still; it ends without its answer, and gets no new connection.
     """
     tasks = [*worker.tasks.values(), *([worker.main_task] if worker.main_task is not None else [])]
     for task in tasks:
@@ -236,6 +257,7 @@ async def _end(worker: Worker, pool: ArqRedis) -> None:
     with suppress(Exception):
         async with asyncio.timeout(ENDING_S):
             await pool.delete(worker.health_check_key)
+    pool.connection_pool.connection_class.is_over = True  # type: ignore[attr-defined]
     with suppress(Exception):
         async with asyncio.timeout(ENDING_S):
             await pool.aclose(close_connection_pool=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
 from gregor.embedded import find_server
 from tests.e2e.traffic import Traffic, Watcher, producers_of
@@ -139,6 +140,11 @@ async def test_a_store_that_is_away_is_told_by_readiness_and_by_the_answers(clus
         assert (await api.post("/v1/users/erin/messages", json=message)).status_code == 200
 
 
+def subscribers(cluster: Cluster) -> int:
+    with redis.Redis.from_url(cluster.server.url) as client:
+        return len(client.client_list(_type="pubsub"))
+
+
 async def test_devices_get_everything_without_reconnecting_when_subscriptions_are_cut(cluster: Cluster) -> None:
     uid = "frank"
     async with AsyncExitStack() as stack:
@@ -152,7 +158,8 @@ async def test_devices_get_everything_without_reconnecting_when_subscriptions_ar
         async with Traffic(producers, uid) as traffic:
             for _ in range(4):
                 await traffic.go_on(40)
-                assert cluster.server.say("CLIENT", "KILL", "TYPE", "pubsub").startswith(":2")
+                await wait_until(lambda: subscribers(cluster) == 2, "both gateways are subscribed")
+                cluster.server.say("CLIENT", "KILL", "TYPE", "pubsub")
                 await traffic.go_on(40)
 
         digest = (await producers[0].state(uid))["digest"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor.store.memory import MemoryQueue
-from services.delivery.pace import Pace
+from services.delivery.pace import BURST_S, Pace
 from services.delivery.worker import Worker
 from tests.support.wait import wait_until
 from tests.unit.delivery.house import House
@@ -31,7 +31,7 @@ def test_never_more_goes_out_than_the_rate_allows(rate: float, waits_s: list[flo
         count = 0
         for at_s, room in sent[first:]:
             count += room
-            assert count <= (at_s - since_s) * rate + max(1, int(rate / 10)) + 0.001
+            assert count <= (at_s - since_s) * rate + max(1, int(rate * BURST_S)) + 0.001
 
 
 @given(rate=st.floats(0.01, 5_000), used=st.integers(0, 1_000))

@@ -88,8 +88,6 @@ async def nothing_is_left() -> None:
     gc.collect()
 
 
-# What arq tells the queue of a job that is cut off it tells shielded, over a new connection that nobody closes.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("trouble", ["none", "away", "standing still"])
 async def test_nobody_waits_for_a_queue_that_is(queue: Server, trouble: str) -> None:
     drain, agenda = watched(await build())
@@ -116,7 +114,6 @@ async def test_nobody_waits_for_a_queue_that_is(queue: Server, trouble: str) -> 
     await nothing_is_left()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_no_key_of_the_queue_is_outside_the_namespace(queue: Server) -> None:
     """Also not those of arq, which has no setting for them."""
     drain, _ = watched(await build())
