@@ -15,7 +15,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from gregor.core.intents import Intent
+from gregor.core.intents import Intent, IntentKind
 from gregor.core.ledger import Delivery, State
 from gregor.core.policies import Entries
 from gregor.store.redis import RedisStore, open_store
@@ -251,7 +251,15 @@ def _is_settled(deliveries: Sequence[Delivery], is_dismissed: bool) -> bool:
     before it was due to be told."""
     if not deliveries:
         return is_dismissed
-    return all(each.is_over or (each.state is State.WAITING and each.story.reason == "budget") for each in deliveries)
+    return all(each.is_over or _waits_for_a_push(each) for each in deliveries)
+
+
+def _waits_for_a_push(delivery: Delivery) -> bool:
+    """A withdrawal that goes along with the next push; `RETRY` where the last one that took it along was refused."""
+    if delivery.intent.kind is not IntentKind.WITHDRAW:
+        return False
+    is_refused = delivery.intent.channel == "webpush" and delivery.state is State.RETRY
+    return is_refused or (delivery.state is State.WAITING and delivery.story.reason == "budget")
 
 
 def _left(scene: _Scene) -> int:

@@ -35,6 +35,7 @@ class FakeApnsConnection(asyncio.Protocol):
         self._token: str | None = None
         self._token_since_s = 0.0
         self._last_taken = 0
+        self._gone_after: int | None = None
         self.number = 0
         self.has_client_certificate = False
 
@@ -107,6 +108,8 @@ class FakeApnsConnection(asyncio.Protocol):
 
     def _judge(self, stream_id: int) -> None:
         headers, body = self._requests.pop(stream_id, ({}, bytearray()))
+        if self._gone_after is not None and stream_id > self._gone_after:
+            return  # sent before the client heard that it is left out (RFC 9113 §6.8): it is not looked at
         act = self._fake.judge(headers, bytes(body), self)
         if act.goaway != "refused":
             self._last_taken = max(self._last_taken, stream_id)
@@ -150,6 +153,7 @@ class FakeApnsConnection(asyncio.Protocol):
     def _go_away(self) -> None:
         """GOAWAY by hand: h2 would close the connection with it, and answer nothing more."""
         self._flush()
+        self._gone_after = self._last_taken
         payload = struct.pack(">II", self._last_taken, ErrorCodes.NO_ERROR) + b'{"reason":"Shutdown"}'
         frame = struct.pack(">I", len(payload))[1:] + bytes([_GOAWAY, 0]) + bytes(4) + payload
         if self._transport is not None:

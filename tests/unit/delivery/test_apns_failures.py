@@ -166,6 +166,16 @@ async def test_goaway_before_the_push_was_taken_hands_it_to_another_connection(w
     assert world.fake.connections == 2
 
 
+async def test_what_was_written_behind_a_goaway_that_leaves_it_out_arrives_once(world: World) -> None:
+    world.fake.script(ANY_TOKEN, Act(), Act(goaway="refused"))
+    await world.send()
+
+    verdicts = await asyncio.gather(*(world.send(push(token=f"t{n}")) for n in range(20)))
+
+    assert {type(each) for each in verdicts} == {Sent}
+    assert sorted(each.token for each in world.fake.delivered()[1:]) == sorted(f"t{n}" for n in range(20))
+
+
 async def test_goaway_lets_all_that_is_in_flight_end(world: World) -> None:
     world.fake.script(ANY_TOKEN, *[Act(delay_s=0.1)] * 20, Act(goaway="taken", delay_s=0.1))
 
