@@ -9,6 +9,7 @@ from typing import Any
 from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, normal_prefixes
+from gregor.store import service_keys
 from gregor.store.access import Ticket
 from gregor.store.contract import Store, Unavailable
 from gregor.tokens import Caller, TokenExpired, Tokens
@@ -63,8 +64,7 @@ class Admission:
         if spent is None:
             raise Problem("unauthorised", "The ticket is spent, too old, or none.")
         claims = spent.claims
-        key_id = claims.get("key")
-        if key_id is not None and await self._store.access.key(key_id) is None:
+        if not await self.key_stands(spent):
             raise Problem("unauthorised", "The service key that the ticket was made with is no more.")
         caller = Caller(
             spent.uid,
@@ -75,6 +75,15 @@ class Admission:
             _prefixes(claims, "systems"),
         )
         return Admitted(caller, spent)
+
+    async def key_stands(self, ticket: Ticket) -> bool:
+        """Whether the service key that a ticket was made with, if it was one, is there, and the secret that was shown
+        for it still works. Raises ``Unavailable``."""
+        key_id = ticket.claims.get("key")
+        if key_id is None:
+            return True
+        key = await self._store.access.key(key_id)
+        return service_keys.stands(key, ticket.claims.get("secret"), self._clock.now_us())
 
     def lives_s(self, caller: Caller) -> float:
         """How long the token is still good; infinite where it does not end."""

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from gregor.core.sync import Answer, cursor_for
 from gregor.store import contract
+from gregor.store.access import Ticket
 
 from .admission import Admitted
 from .deadlines import NEVER, Rules
@@ -76,6 +77,7 @@ class Connection:
         "parts",
         "room",
         "session",
+        "ticket",
         "transport",
     )
 
@@ -90,6 +92,7 @@ class Connection:
         self._is_dirty = self._is_paused = self.is_over = self.is_present = False
         self._slow_at = self._wheel_at = NEVER
         self.keeps_session = False
+        self.ticket: Ticket | None = None
         self.name = secrets.token_hex(8)
         self.opened_us = parts.clock.now_us()
         self.session = Session(rules, parts.wheel.now, self.name)
@@ -143,6 +146,7 @@ class Connection:
 
     def admit(self, admitted: Admitted) -> None:
         """Its token or ticket was good."""
+        self.ticket = admitted.ticket
         lives_s = self.parts.admission.lives_s(admitted.caller)
         self.run(self.session.admitted(admitted.caller, lives_s, self.parts.wheel.now, observes=admitted.observes))
 
@@ -379,6 +383,7 @@ class Connection:
         room, self.room = self.room, None
         if room is not None:
             self.parts.hub.leave(room, self)
+            self.parts.onlookers.discard(self)
         if self.is_present:
             self.is_present = False
             self.parts.presence.forget(self, is_over=not self.keeps_session)

@@ -119,6 +119,8 @@ class Work:
                     return  # who left meanwhile replaces nobody: its client may be back elsewhere already
                 await parts.presence.open(connection)
                 connection.is_present = True
+            if session.observes:
+                parts.onlookers.add(connection)
             connection.run(session.joined(parts.wheel.now))
             connection.put_on_wheel()
         finally:

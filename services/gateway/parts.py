@@ -23,6 +23,7 @@ from .deadlines import Rules
 from .flusher import Flusher
 from .hub import FlushOfAll, Hub
 from .inbox import Inbox
+from .onlookers import Onlookers
 from .presence import Presence
 from .reads import Reads
 from .standing import Standing
@@ -49,6 +50,7 @@ class Parts:
     presence: Presence
     inbox: Inbox
     admission: Admission
+    onlookers: Onlookers
     flush_of_all: FlushOfAll
     registry: Registry
     webhooks: WebhookRegistry
@@ -76,6 +78,7 @@ def build(settings: Settings, store: Store, feed: Subscriptions, tokens: Tokens,
     standing = Standing(store, clock, wheel, background)
     hub = Hub(store, feed, wheel, metrics, reads, standing, settings.compare_interval_s)
     Recount(registry, hub)
+    admission = Admission(store, tokens, clock)
     gateway = secrets.token_hex(6)
     return Parts(
         settings=settings,
@@ -92,7 +95,8 @@ def build(settings: Settings, store: Store, feed: Subscriptions, tokens: Tokens,
         hub=hub,
         presence=Presence(store, clock, wheel, background, gateway),
         inbox=Inbox(store, clock, limits, metrics, registry),
-        admission=Admission(store, tokens, clock),
+        admission=admission,
+        onlookers=Onlookers(admission, wheel, background),
         flush_of_all=FlushOfAll(hub, wheel, reads),
         registry=registry,
         webhooks=WebhookRegistry(store, feed),

@@ -151,10 +151,14 @@ def row_of(method: str, path: str) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who calls: a service key, or a device by its token. Exactly one of the two is set."""
+    """Who calls: a service key, or a device by its token. Exactly one of the two is set.
+
+    ``secret_mark``: which of the key's secrets was shown (``service_keys.mark_of``).
+    """
 
     key: ServiceKey | None = None
     caller: Caller | None = None
+    secret_mark: str | None = None
 
     @property
     def cats(self) -> Prefixes:
@@ -189,7 +193,7 @@ class Gate:
         self._tokens = tokens
         self._clock = clock
         self._limits = limits
-        self._keys: dict[str, tuple[float, ServiceKey]] = {}
+        self._keys: dict[str, tuple[float, Actor]] = {}
 
     async def admit(self, row: Row, authorization: bytes | None, names: Mapping[str, str], device: str | None) -> Actor:
         """Who calls, where the row lets them: ``unauthorised``, ``forbidden``, or ``invalid_id`` for names of the path.
@@ -198,10 +202,9 @@ class Gate:
         """
         token = _bearer(authorization)
         if token.startswith("gk_"):
-            key = await self._key(token)
-            if not row.scopes & key.scopes:
+            actor = await self._backend(token)
+            if actor.key is None or not row.scopes & actor.key.scopes:
                 raise _forbidden(f"The key lacks the scope {' or '.join(sorted(row.scopes))}.")
-            actor = Actor(key=key)
         else:
             caller = await self._tokens.verify(token, self._clock.now_us())
             _check_own(row.own, caller, names, device)
@@ -235,7 +238,7 @@ class Gate:
         """A key was changed or deleted here: look all of them up anew."""
         self._keys.clear()
 
-    async def _key(self, token: str) -> ServiceKey:
+    async def _backend(self, token: str) -> Actor:
         now_s = self._clock.monotonic()
         remembered = self._keys.get(token)
         if remembered is not None and now_s - remembered[0] < KEY_FRESH_S:
@@ -246,8 +249,9 @@ class Gate:
             raise _unauthorised("The service key is not known.")
         if len(self._keys) >= KEYS_REMEMBERED:
             self._keys.clear()
-        self._keys[token] = (now_s, found)
-        return found
+        actor = Actor(key=found, secret_mark=service_keys.mark_of(parts[1]))
+        self._keys[token] = (now_s, actor)
+        return actor
 
     async def _check_revoked(self, caller: Caller) -> None:
         revoked_us = await self._store.devices.revoked_before(caller.uid, caller.device)

@@ -66,7 +66,8 @@ def _observing(asked: NewTicket, actor: Actor) -> Ticket:
         raise Problem("forbidden", "A service key gets observing tickets only: set observe.")
     if asked.uid is None:
         raise at("missing_field", "/uid", "Name the user to observe.")
-    claims = {"key": actor.key.id if actor.key is not None else None, "cats": actor.cats}
+    key_id = actor.key.id if actor.key is not None else None
+    claims = {"key": key_id, "secret": actor.secret_mark, "cats": actor.cats}
     view = intersect(actor.cats, prefixes_of(asked.category_prefix))
     return Ticket(asked.uid, asked.device or BACKEND, True, view, _systems(asked), claims)
 

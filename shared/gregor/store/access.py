@@ -29,8 +29,8 @@ class ServiceKey:
 class Ticket:
     """What a ticket stands for (protocol.md, "Tickets"): a stream of one uid, device and view until ``expires_us``.
 
-    ``claims``: the device token's claims that the stream needs (``exp``, ``iat``, ``cats``, ``systems``), or the
-    key's for an observing one.
+    ``claims``: the device token's claims that the stream needs (``exp``, ``iat``, ``cats``, ``systems``); for an
+    observing one the key's: its id (``key``), the mark of the secret that was shown (``secret``), ``cats``.
     """
 
     uid: str

@@ -16,6 +16,7 @@ MOST_SECRETS: Final = 8
 """Secrets of one key that are good at once; of more rotations within their time the oldest go."""
 
 _ID_LENGTH: Final = 12
+_MARK_LENGTH: Final = 16
 _ID_LETTERS: Final = string.ascii_lowercase + string.digits
 _TEXT: Final = re.compile(r"gk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})\Z")
 
@@ -44,6 +45,19 @@ def parse(text: str) -> tuple[str, str] | None:
     """Id and secret of a key's text, or ``None`` where it is none."""
     match = _TEXT.match(text)
     return (match[1], match[2]) if match else None
+
+
+def mark_of(secret: str) -> str:
+    """What tells one secret of a key from its others, in what is made with it; too short to be a hash to work from."""
+    return hash_of(secret)[:_MARK_LENGTH]
+
+
+def stands(key: ServiceKey | None, mark: str | None, now_us: int) -> bool:
+    """Whether what was made with a secret of ``key`` is still good: the key is there, and the secret with this mark
+    works at ``now_us``. ``None``: it was not noted which one it was."""
+    if key is None or mark is None:
+        return key is not None
+    return any(known.startswith(mark) and (until_us is None or now_us < until_us) for known, until_us in key.hashes)
 
 
 def rotated(key: ServiceKey, now_us: int, keep_us: int) -> tuple[ServiceKey, str]:

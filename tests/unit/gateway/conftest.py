@@ -69,9 +69,9 @@ class House:
         """A device that is being connected."""
         return Line(self, uid, device, hello or Hello(), self.rules, **claims)
 
-    def look_on(self, device: str = "", uid: str = "alice") -> Line:
-        """Someone who looks on with a ticket of a key: at a device's view, or at every item."""
-        ticket = Ticket(uid, device, True, None, None, {"key": "k", "cats": None})
+    def look_on(self, device: str = "", uid: str = "alice", **claims: Any) -> Line:
+        """Someone who looks on with a ticket (``claims``: those of a key): at a device's view, or at every item."""
+        ticket = Ticket(uid, device, True, None, None, {"cats": None, **claims})
         return Line(self, uid, device, Hello(), self.rules, Admitted(Caller(uid, device, NO_END_US), ticket))
 
     async def connect(

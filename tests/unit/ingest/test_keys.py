@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from gregor.store import service_keys
 from tests.support.api import NOW_S, Api, code_of
 
 
@@ -165,3 +166,20 @@ async def test_a_user_is_forgotten_whole_and_its_tokens_are_void(api: Api) -> No
     assert (await api.call("GET", "/v1/users/alice/devices")).json() == {"devices": {}}
     assert code_of(await api.call("GET", "/v1/users/alice/state", token)) == (401, "unauthorised")
     assert (await api.create("alice", "aa")).json()["created"] == ["aa"]
+
+
+async def test_a_ticket_tells_which_secret_of_its_key_asked_for_it(api: Api) -> None:
+    """So that what it opened ends with that secret, when its day is over, and not before."""
+    made = await make(api, scopes=["read"])
+    fresh = (await api.call("POST", f"/v1/keys/{made['id']}/rotate")).json()["key"]
+    held = []
+    for text in (made["key"], fresh):
+        answer = await api.call("POST", "/v1/tickets", text, json={"uid": "alice", "observe": True})
+        ticket = await api.store.access.spend_ticket(answer.json()["ticket"], api.clock.now_us())
+        assert ticket is not None
+        held.append(ticket.claims["secret"])
+    api.clock.advance(24 * 3_600)
+
+    key = await api.store.access.key(made["id"])
+
+    assert [service_keys.stands(key, mark, api.clock.now_us()) for mark in held] == [False, True]
