@@ -59,12 +59,12 @@ def fcm_parts(push: Push) -> FcmParts:
     return _fcm(_cut(push, lambda cut: size(cut) <= FCM_MOST_BYTES))
 
 
-def _apns(push: Push) -> dict[str, Any]:
+def aps_of(push: Push) -> dict[str, Any]:
+    """What Apple's devices are told of a push beside its words, by whichever provider it comes."""
     aps: dict[str, Any] = {}
     if push.kind == "background":
         aps["content-available"] = 1
     else:
-        aps["alert"] = {key: value for key, value in (("title", push.title), ("body", push.text)) if value}
         if push.sound:
             aps["sound"] = push.sound
         if push.urgent:
@@ -73,6 +73,13 @@ def _apns(push: Push) -> dict[str, Any]:
             aps["mutable-content"] = 1  # wakes the app's extension, which takes the withdrawn ones away
     if push.badge is not None:
         aps["badge"] = push.badge
+    return aps
+
+
+def _apns(push: Push) -> dict[str, Any]:
+    aps = aps_of(push)
+    if push.kind == "alert":
+        aps["alert"] = {key: value for key, value in (("title", push.title), ("body", push.text)) if value}
     return {"aps": aps, "gregor": dict(push.data)}
 
 

@@ -202,6 +202,11 @@ def faults_of(message: dict[str, Any]) -> list[str]:
     ttl = android.get("ttl", "0s")
     if not (ttl.endswith("s") and ttl[:-1].isdigit() and int(ttl[:-1]) <= 28 * 86_400):
         faults.append("android.ttl")
+    apns = message.get("apns", {})
+    if not all(isinstance(value, str) for value in apns.get("headers", {}).values()):
+        faults.append("apns.headers")
+    if not isinstance(apns.get("payload", {}).get("aps", {}), dict):
+        faults.append("apns.payload")
     texts = [*data, *data.values(), *message.get("notification", {}).values()]
     if sum(len(text.encode()) for text in texts if isinstance(text, str)) > MOST_BYTES:
         faults.append("size")

@@ -16,7 +16,7 @@ import pytest
 
 from gregor.clock import ManualClock
 from services.delivery.channels.contract import Push
-from services.delivery.channels.fcm import FcmChannel, endpoint_of
+from services.delivery.channels.fcm import FcmChannel, apns_config, endpoint_of
 from services.delivery.channels.google_token import RENEW_BEFORE_S, read_credentials
 from services.delivery.fakes.fcm import EMAIL, PROJECT, FakeFcm, error, quota_exceeded, unavailable, unregistered
 from services.delivery.fakes.http1 import Answer, Fault
@@ -88,6 +88,7 @@ async def test_an_alert_is_shown_replaced_by_its_tag_and_dropped_when_it_is_of_n
                 "ttl": "90s",
                 "notification": {"tag": "c0ffee", "sound": "default", "notification_count": 3},
             },
+            "apns": apns_config(PUSH),
         }
     ]
 

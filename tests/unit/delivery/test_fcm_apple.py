@@ -1,0 +1,45 @@
+"""What FCM is told for Apple's devices: the same as APNs is told by us."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import pytest
+
+from services.delivery.channels.fcm import apns_config
+from services.delivery.payload import apns_payload
+from tests.support.pushes import DATA, NOW_US, push, withdrawal
+
+
+def test_an_alert_has_the_badge_and_the_sound_and_replaces_and_ends_as_by_apns() -> None:
+    assert apns_config(push(expires_us=NOW_US + 90_000_000)) == {
+        "headers": {
+            "apns-push-type": "alert",
+            "apns-priority": "10",
+            "apns-collapse-id": "c0ffee",
+            "apns-expiration": str(NOW_US // 1_000_000 + 90),
+        },
+        "payload": {"aps": {"sound": "default", "badge": 3}},
+    }
+
+
+def test_a_withdrawal_wakes_the_app() -> None:
+    """Without these iOS wakes no app for it."""
+    assert apns_config(withdrawal()) == {
+        "headers": {"apns-push-type": "background", "apns-priority": "5", "apns-collapse-id": "c0ffee"},
+        "payload": {"aps": {"content-available": 1, "badge": 3}},
+    }
+
+
+@pytest.mark.parametrize("kind", ["alert", "background"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"urgent": True}, {"badge": None, "sound": None}, {"data": {**DATA, "withdraw": ["aa"]}}]
+)
+def test_all_but_the_words_is_as_by_apns(kind: Literal["alert", "background"], changes: dict[str, Any]) -> None:
+    message = push(kind=kind, **changes)
+
+    by_apns = json.loads(apns_payload(message))["aps"]
+
+    by_apns.pop("alert", None)  # the words: of the message's own notification
+    assert apns_config(message)["payload"] == {"aps": by_apns}
