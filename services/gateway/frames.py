@@ -30,6 +30,14 @@ def token_frame(expires_in_s: int) -> bytes:
     return b'{"token":{"expires_in":%d}}' % expires_in_s
 
 
+REFRESH: Final = b'{"refresh":'
+
+
+def refresh_frame(expires_in_s: int) -> bytes:
+    """The token ends soon."""
+    return REFRESH + b'{"expires_in":%d}}' % expires_in_s
+
+
 def reconnect_frame(after_ms: int, reason: str) -> bytes:
     """The server asks the client to come back later, elsewhere."""
     return encode({"reconnect": {"after_ms": after_ms, "reason": reason}})

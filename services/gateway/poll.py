@@ -16,7 +16,8 @@ from gregor.core.errors import Problem
 from gregor.store.contract import Unavailable
 
 from .connection import Connection
-from .frames import close_frame, encode
+from .deadlines import REFRESH_S
+from .frames import REFRESH, close_frame, encode
 from .hello import VOID, Hello
 from .opening import Ended, Opening, next_ticket, open_request
 from .streaming import Streaming, send_json
@@ -32,8 +33,10 @@ JOIN_S: Final = 10.0
 class Basket:
     """The transport of one poll: what was written until it is answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_late: bool = False) -> None:
+        """``is_late``: the token ends soon, as the client has known since an earlier poll or from its start."""
         self.frames: list[bytes] = []
+        self._is_late = is_late
         self.is_settled = asyncio.Event()
         self.has_news = asyncio.Event()
         self.code: int | None = None
@@ -46,7 +49,9 @@ class Basket:
         """See ``Transport.write``."""
         self.frames += packed
         self.is_settled.set()
-        self.has_news.set()
+        # That the token ends soon would else end each poll of its last minute at once: it goes along with the answer.
+        if not self._is_late or any(not frame.startswith(REFRESH) for frame in packed):
+            self.has_news.set()
         return sum(map(len, packed))
 
     def close(self, code: int, reason: str) -> None:
@@ -80,7 +85,7 @@ class Poll:
             await send_json(send, 410, close_frame(ended.code, ended.reason))
             return
         hello = await self._as_before(opening, request.query_params)
-        basket = Basket()
+        basket = Basket(is_late=parts.admission.lives_s(opening.admitted.caller) < REFRESH_S)
         connection = Connection(parts, basket, self._rules, "poll")
         # Between two polls of a named session its device is still there: the lease ends by itself.
         connection.keeps_session = hello.session is not None

@@ -41,7 +41,7 @@ from .client_frames import (
 )
 from .deadlines import NEVER, Deadlines, Ping, Refresh, Rules
 from .effects import Close, Effect, Read, Send, SendLive, SendSync
-from .frames import close_of, encode, problem_frame, token_frame
+from .frames import close_of, encode, problem_frame, refresh_frame, token_frame
 from .hello import Hello, Position
 
 
@@ -386,7 +386,7 @@ class Session:
                 case Ping(n):
                     out.append(Send(b'{"ping":%d}' % n))
                 case Refresh():
-                    out.append(Send(b'{"refresh":{"expires_in":%d}}' % (self._deadlines.left_s(now) or 0)))
+                    out.append(Send(refresh_frame(self._deadlines.left_s(now) or 0)))
                 case over:
                     return self.close(over.code)
         return out

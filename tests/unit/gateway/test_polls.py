@@ -79,6 +79,21 @@ async def test_a_poll_may_wait_for_a_part_of_a_second(api: httpx.AsyncClient) ->
     assert (answer.status_code, answer.json()["frames"]) == (200, [])
 
 
+async def test_that_a_token_ends_soon_ends_no_poll_of_its_last_minute(house: House, api: httpx.AsyncClient) -> None:
+    headers = {"Authorization": f"Bearer {house.token(lives_s=30)}"}
+    cursor = (await api.get("/v1/poll", headers=headers)).json()["cursor"]
+
+    waiting = asyncio.create_task(api.get("/v1/poll", params={"cursor": cursor, "wait": 30}, headers=headers))
+    await wait_until(lambda: house.parts.hub.rooms, "the poll is there")
+    await settle()
+    house.pass_time(1)
+    await settle()
+    await house.create("aa")
+
+    said = [next(iter(frame)) for frame in (await waiting).json()["frames"]]
+    assert said == ["refresh", "system"]
+
+
 async def test_a_poll_that_does_not_speak_of_the_foreground_leaves_it(house: House, api: httpx.AsyncClient) -> None:
     async def is_foreground() -> bool:
         return (await house.store.devices.presence(["alice"], house.clock.now_us()))[0].foreground
