@@ -25,6 +25,8 @@ from tests.support.servers import Server
 from tests.support.wait import wait_until
 from tests.unit.scheduler.conftest import LEASE_US, House, build
 
+pytestmark = pytest.mark.filterwarnings("ignore:Unclosed client session:ResourceWarning")
+"""A command of arq that is cut off leaves its connection to the garbage collector."""
 WATCHED_S = 4.0
 """Long enough for a tick to end, and for the absence of the next one to be noticed."""
 BETWEEN_LOOKS_S = 0.5 + 0.3
@@ -81,7 +83,6 @@ def queue(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
-@pytest.mark.filterwarnings("ignore:Unclosed client session:ResourceWarning")
 async def nothing_is_left() -> None:
     """Connections of arq that were cut off complain when they go: here, not in whatever test comes next."""
     await wait_until(lambda: len(asyncio.all_tasks()) == 1, "what arq still tells the queue is given up")
