@@ -254,12 +254,21 @@ async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
 
 async def _put_back(trade: Trade, delivery: Delivery, place: str, after_s: float = 0.0) -> int | None:
     """Nothing was handed over: the claim goes back and counts for nothing. When to look again; ``None``: too late."""
-    next_us = trade.clock.now_us() + round(after_s * SECOND_US)
+    now_us = trade.clock.now_us()
+    next_us = now_us + round(after_s * SECOND_US)
     state, story = State.RETRY, msgspec.structs.replace(delivery.story, reason=None, next_us=next_us)
-    if next_us >= story.begun_us + BUDGET_US:
+    if _waits(delivery, now_us):
+        state, story = State.WAITING, delivery.story
+    elif next_us >= story.begun_us + BUDGET_US:
         state, story = State.DEAD, story.ended("failed", next_us)
     await trade.store.ledger.settle(delivery, place, state, story, counts=False)
     return story.next_us
+
+
+def _waits(delivery: Delivery, now_us: int) -> bool:
+    """Whether a claim was given before its time: it went along with something, and in the queue it waits still."""
+    story = delivery.story
+    return story.reason is not None and (story.next_us or 0) > now_us
 
 
 _WHY_GONE: Final = {EMAIL: "suppressed", WEBHOOK: "webhook_gone"}
@@ -287,6 +296,9 @@ def settlement(verdict: Verdict, delivery: Delivery, expires_us: int | None, now
             return Settlement(State.DEAD, story.ended(None, now_us))
         case Unknown() if shows and any(not each.has_outcome for each in delivery.story.attempts):
             return Settlement(State.UNKNOWN, story)
+    if not shows and _waits(delivery, now_us):
+        before = delivery.story
+        return Settlement(State.WAITING, msgspec.structs.replace(story, reason=before.reason, next_us=before.next_us))
     next_us = now_us + round(pause_s(verdict, delivery.tries) * SECOND_US)
     until_us = delivery.story.begun_us + BUDGET_US
     if expires_us is not None:

@@ -255,11 +255,9 @@ def _is_settled(deliveries: Sequence[Delivery], is_dismissed: bool) -> bool:
 
 
 def _waits_for_a_push(delivery: Delivery) -> bool:
-    """A withdrawal that goes along with the next push; `RETRY` where the last one that took it along was refused."""
-    if delivery.intent.kind is not IntentKind.WITHDRAW:
-        return False
-    is_refused = delivery.intent.channel == "webpush" and delivery.state is State.RETRY
-    return is_refused or (delivery.state is State.WAITING and delivery.story.reason == "budget")
+    """A withdrawal that goes along with the next push."""
+    is_withdrawal = delivery.intent.kind is IntentKind.WITHDRAW
+    return is_withdrawal and delivery.state is State.WAITING and delivery.story.reason == "budget"
 
 
 def _left(scene: _Scene) -> int:

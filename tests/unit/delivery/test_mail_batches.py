@@ -176,6 +176,21 @@ async def test_what_may_have_arrived_is_in_no_other_mail_though_its_own_time_is_
     assert await house.outcome("b") == ("sent", None)
 
 
+async def test_what_a_mail_took_along_before_its_time_shares_its_fate(house: House) -> None:
+    house.relay.verdicts = [Unknown("dropped")]
+    await house.contact(quiet_hours={"from": "22:00", "to": "07:00"})
+    await house.create("a")
+    await house.pass_time(120)
+    assert await house.outcome("a") == ("waiting", "quiet_hours")
+    await house.contact()
+
+    await house.create("b", category="alarm")
+    await house.pass_time(1)
+
+    assert told_in(house, 0) == ["b", "a"]
+    assert [await house.outcome(name) for name in "ab"] == [("unknown", None)] * 2
+
+
 async def test_unknown_then_refused_for_now_stays_bound_to_its_name(house: House) -> None:
     house.relay.verdicts = [Unknown("dropped"), Retry(30.0, "451", "try later")]
     await house.create("a")

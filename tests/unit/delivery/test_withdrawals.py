@@ -15,7 +15,7 @@ from gregor.store.contract import Registration
 from services.delivery.attempt import attempt
 from services.delivery.channels.contract import Push
 from services.delivery.payload import apns_payload, fcm_parts, webpush_payload
-from services.delivery.verdict import Gone, Refused, Retry, Unknown
+from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Unknown, Verdict
 from services.delivery.withdrawals import ALONE_BYTES, BESIDE_BYTES, carried, naming, taken_back
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
 from tests.support.pushes import push, withdrawal
@@ -272,6 +272,48 @@ async def test_a_push_that_is_refused_leaves_what_it_took_along_to_go_by_itself(
     assert await attempt(house.trade, lead) is None
 
     assert await state(house, "a") == (State.WITHDRAWN, None)
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [Refused("400", "PayloadTooLarge"), Retry(5.0, "503", "busy"), Unknown("no answer"), Misconfigured("403", "key")],
+    ids=lambda verdict: verdict.name,
+)
+async def test_what_went_along_before_its_time_waits_on_where_that_told_nothing(house: House, verdict: Verdict) -> None:
+    """Nobody looks at it before its time but the next push: the ledger says so."""
+    for item_id in "abc":
+        [lead] = await told(house, item_id)
+        await attempt(house.trade, lead)
+    [fourth] = await told(house, "d")
+    until_us = await attempt(house.trade, fourth)
+    assert until_us is not None
+    house.provider.verdicts = [verdict]
+    house.clock.advance(60)
+
+    await attempt(house.trade, await house.create("news"))
+
+    [entry] = [each for each in await house.store.ledger.of_item("alice", "d") if each.intent.key == fourth.key]
+    assert (entry.state, entry.story.reason, entry.story.next_us) == (State.WAITING, "budget", until_us)
+    assert await attempt(house.trade, fourth) == until_us
+    await attempt(house.trade, await house.create("more"))
+    assert await state(house, "d") == (State.WITHDRAWN, None)
+    assert [each.data["withdraw"] for each in house.provider.pushes] == [["d"], ["d"]]
+
+
+async def test_what_has_waited_until_its_time_is_tried_again_as_anything_is(house: House) -> None:
+    for item_id in "abc":
+        [lead] = await told(house, item_id)
+        await attempt(house.trade, lead)
+    [fourth] = await told(house, "d")
+    until_us = await attempt(house.trade, fourth)
+    assert until_us is not None
+    house.clock.advance((until_us - house.clock.now_us()) / SECOND_US)
+    house.provider.verdicts = [Retry(5.0, "503", "busy")]
+
+    again_us = await attempt(house.trade, fourth)
+
+    assert again_us is not None and again_us >= until_us + 5 * SECOND_US
+    assert await state(house, "d", IntentKind.WITHDRAW) == (State.RETRY, None)
 
 
 async def test_a_withdrawal_that_is_refused_by_itself_is_dead_with_all_that_it_named(house: House) -> None:
