@@ -15,7 +15,7 @@ from typing import Final
 
 from gregor.core import escalation
 from gregor.core.aggregation import is_summary
-from gregor.core.contact import Contact, Preferences, quiet_until, wants
+from gregor.core.contact import QUIET_HOURS, Contact, Preferences, quiet_until, wants
 from gregor.core.escalation import USER, Around, Occasion
 from gregor.core.intents import EMAIL, Intent, IntentKind
 from gregor.core.ledger import Delivery, State
@@ -118,7 +118,7 @@ class MailLooker:
             return Look(why_not="suppressed")
         until_us = self._quiet_until(scene.items[intent.item][0], scene)
         if until_us > scene.now_us:
-            return Look(why_not="quiet_hours", until_us=until_us)
+            return Look(why_not=QUIET_HOURS, until_us=until_us)
         return None
 
     async def _why_gone(self, intent: Intent, now_us: int) -> str:

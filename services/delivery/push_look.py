@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from gregor.core import escalation
-from gregor.core.contact import quiet_until, wants
+from gregor.core.contact import QUIET_HOURS, quiet_until, wants
 from gregor.core.escalation import Around, Occasion, Recipient
 from gregor.core.intents import Intent, IntentKind
 from gregor.core.messages import Reason
@@ -68,7 +68,7 @@ class PushLooker:
         push_now = self._push(intent, item, copy, registration, contact.locale)
         until_us = now_us if push_now.urgent else quiet_until(contact, now_us)
         if until_us > now_us:
-            return Look(why_not="quiet_hours", until_us=until_us)
+            return Look(why_not=QUIET_HOURS, until_us=until_us)
         return Look(
             compose=lambda others: naming(push_now, others),
             also=carried(withdrawals, push_now.data["link"]),

@@ -15,7 +15,7 @@ import msgspec
 
 from gregor.core import escalation
 from gregor.core.agenda import firing
-from gregor.core.contact import Contact, Preferences, quiet_until, wants
+from gregor.core.contact import QUIET_HOURS, Contact, Preferences, quiet_until, wants
 from gregor.core.encoding import encode_receipt
 from gregor.core.errors import Problem
 from gregor.core.escalation import USER, Around, Decision, Occasion, WhyNot
@@ -139,7 +139,7 @@ def _told(
 ) -> dict[str, Any]:
     """What goes out, in quiet hours only at their end."""
     until_us = at_us if policy.urgent else quiet_until(audience.contact, at_us)
-    return _entry(item, event, channel, device, until_us, "quiet_hours" if until_us > at_us else None)
+    return _entry(item, event, channel, device, until_us, QUIET_HOURS if until_us > at_us else None)
 
 
 def _entry(

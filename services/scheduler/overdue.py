@@ -37,12 +37,12 @@ async def hand_over_again(parts: Parts, uid: str, work: Work) -> Done:
 
 def due_us(delivery: Delivery) -> int:
     """When the delivery service has it in hand at the latest (µs)."""
-    if delivery.state is State.CLAIMED:
+    if delivery.state is State.CLAIMED or delivery.is_hastened:
         return delivery.lease_until_us
     return delivery.story.next_us or delivery.story.begun_us
 
 
 def _grace_us(delivery: Delivery) -> int:
-    """None for a replay: whoever wanted it has not handed it over."""
+    """None for a replay, and for what was to wait longer: whoever wanted it has not handed it over."""
     is_replay = delivery.state is State.PLANNED and delivery.story.replayed_us is not None
-    return 0 if is_replay else GRACE_US
+    return 0 if is_replay or delivery.is_hastened else GRACE_US

@@ -109,6 +109,25 @@ async def test_a_push_is_told_from_its_plan_to_its_withdrawal_and_each_device_re
             assert await timeline(seen, "story") == ["created", "acked laptop", "dismissed laptop dismissed"]
 
 
+async def test_a_push_that_waits_for_quiet_hours_goes_out_as_they_are_lifted(house: Cluster) -> None:
+    hours = [time.strftime("%H:%M", time.gmtime(time.time() + hours * 3_600)) for hours in (-2, 2)]
+    quiet = {"timezone": "UTC", "quiet_hours": {"from": hours[0], "to": hours[1]}}
+    async with house.api() as api:
+        await register(api, "early")
+        assert (await api.put("/v1/users/early/contact", json=quiet)).status_code == 200
+        await api.post("/v1/users/early/messages", json=created("a", "soon"))
+
+        async def stands(*state: str | None) -> bool:
+            return await decided(api, "early", "phone") == state
+
+        await wait_until(lambda: stands("waiting", "quiet_hours"), "it waits")
+        assert (await api.patch("/v1/users/early/contact", json={"quiet_hours": None})).status_code == 200
+        await wait_until(lambda: stands("sent", None), "it goes out, hours before their end")
+
+        told = ["planned phone", "waiting phone quiet_hours", "sent phone 200"]
+        assert of("phone", await timeline(api, "early")) == told
+
+
 async def test_a_push_that_waits_for_the_end_of_quiet_hours_is_cancelled_as_its_item_is_dismissed(
     house: Cluster,
 ) -> None:

@@ -8,11 +8,14 @@ from fastapi import APIRouter, Request, Response
 
 from gregor.core.contact import (
     NO_CONTACT,
+    QUIET_HOURS,
+    Contact,
     Preferences,
     contact_document,
     parse_contact,
     parse_preferences,
     preferences_document,
+    quiet_until,
 )
 from gregor.core.errors import Problem
 from gregor.web.intake import JSON
@@ -64,7 +67,7 @@ async def patch_contact(uid: str, request: Request, parts: Working) -> Response:
     contact = await parts.store.contacts.change_contact(
         uid, lambda kept: parse_contact(merged(contact_document(kept), patch))
     )
-    return json_answer(contact_document(contact))
+    return await _kept(uid, contact, parts)
 
 
 @router.get(
@@ -90,6 +93,7 @@ async def get_contact(uid: str, parts: Working) -> Response:
 async def delete_contact(uid: str, parts: Working) -> Response:
     """Quiet hours go with it."""
     await parts.store.contacts.put_contact(uid, NO_CONTACT)
+    await _end_waits(uid, NO_CONTACT, parts)
     return Response(status_code=204)
 
 
@@ -145,7 +149,19 @@ async def _patch(request: Request, parts: Parts) -> dict[str, Any]:
 async def _keep_contact(uid: str, document: Any, parts: Parts) -> Response:
     contact = parse_contact(document)
     await parts.store.contacts.put_contact(uid, contact)
+    return await _kept(uid, contact, parts)
+
+
+async def _kept(uid: str, contact: Contact, parts: Parts) -> Response:
+    await _end_waits(uid, contact, parts)
     return json_answer(contact_document(contact))
+
+
+async def _end_waits(uid: str, contact: Contact, parts: Parts) -> None:
+    """What waits for quiet hours that end sooner now, or are none, is looked at again; also where the call is repeated
+    that failed between the two steps."""
+    now_us = parts.clock.now_us()
+    await parts.store.ledger.hasten(uid, QUIET_HOURS, quiet_until(contact, now_us), now_us)
 
 
 async def _keep_preferences(uid: str, document: Any, parts: Parts) -> Response:

@@ -14,7 +14,7 @@ from enum import Enum
 import msgspec
 
 from .intents import Intent, IntentKind
-from .limits import HOUR_US, SECOND_US
+from .limits import DAY_US, HOUR_US, SECOND_US
 
 
 class State(Enum):
@@ -154,6 +154,15 @@ class Delivery(msgspec.Struct, frozen=True):
         """Whether a call to the provider has no outcome: it said nothing, who called died over it, or is calling."""
         return self.n > self.story.dropped + sum(each.has_outcome for each in self.story.attempts)
 
+    def waits_beyond(self, reason: str, until_us: int) -> bool:
+        """Whether it waits for that, and longer."""
+        return self.state is State.WAITING and self.story.reason == reason and self.lease_until_us > until_us
+
+    @property
+    def is_hastened(self) -> bool:
+        """Whether somebody wants that what waits is looked at before the time until which it was to wait."""
+        return self.state is State.WAITING and self.lease_until_us < (self.story.next_us or 0)
+
     @property
     def tries(self) -> int:
         """As ``n``, since a replay began anew."""
@@ -163,6 +172,8 @@ class Delivery(msgspec.Struct, frozen=True):
         return 1 + sum(attempt.at_us >= replayed_us for attempt in self.story.attempts)
 
 
+LONGEST_WAIT_US = 2 * DAY_US
+"""What waits was planned no longer ago: it is tried for a day, and the longest wait, for quiet hours, is below one."""
 OVERDUE_US = 15 * 60 * SECOND_US
 """How long after something was planned it is asked what became of it: by then it is over, or waits for its time."""
 WAKING_US = HOUR_US

@@ -242,6 +242,7 @@ class UserKeys:
             "devices",
             "due",
             "every",
+            "hasten",
             "gone",
             "live",
         ),
@@ -275,6 +276,7 @@ class UserKeys:
         self.collect = (self.state, self.gone, self.agenda, self.due, external, intervals)
         self.plan = (self.delivered, self.withdrawals, self.state, self.agenda, self.due)
         self.settle = (self.places, self.withdrawals, self.agenda, self.due, self.dead)
+        self.hasten = (self.agenda, self.due)
         self.replay = (self.dead, self.delivered, self.withdrawals, self.agenda, self.due)
         beside = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact)
         told = (self.places, self.withdrawals)

@@ -57,6 +57,14 @@ class Ledger(Protocol):
         """
         ...
 
+    async def hasten(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
+        """Have what waits for ``reason``, and longer than ``until_us``, looked at now; how many there were. Repeatable.
+
+        In the same step the agenda asks what became of them (``WorkKind.OVERDUE``): by that they are handed over. What
+        somebody has in hand waits as it was looked at.
+        """
+        ...
+
     async def withdrawals(self, uid: str, device: str, channel: str) -> Withdrawals:
         """What is to be withdrawn from a device, and when it was woken for that."""
         ...

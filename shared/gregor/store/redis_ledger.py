@@ -9,6 +9,7 @@ import msgspec
 
 from gregor.core.intents import Intent, IntentKind
 from gregor.core.ledger import (
+    LONGEST_WAIT_US,
     OVERDUE_US,
     Claimed,
     Delivery,
@@ -33,6 +34,8 @@ from .replies import answer, answers
 _STORY: Final = msgspec.json.Decoder(Story)
 _HEAD: Final = 22
 """Characters of an entry before its story: state, attempts, lease."""
+_AT_ONCE: Final = 500
+"""Items whose deliveries are read in one go."""
 PLACE_LIFE_MS: Final = 600_000
 """How long a place on a device's screen may be held at most: longer than any lease."""
 
@@ -50,11 +53,12 @@ class RedisLedger:
         self.is_watched = False
         self._settle = scripts.load("ledger_settle", flags=flags)
         self._move = scripts.load("ledger_move", flags=flags)
+        self._hasten = scripts.load("ledger_hasten", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """Every script, for a process that loads them before it serves."""
-        return (self._plan, self._claim, self._settle, self._move)
+        return (self._plan, self._claim, self._settle, self._move, self._hasten)
 
     async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
         """See ``contract.Ledger.plan``."""
@@ -127,6 +131,22 @@ class RedisLedger:
         keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).withdrawals)
         return bool(await answer(self._connection.evalsha(self._move, keys, arguments)))
 
+    async def hasten(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
+        """See ``contract.Ledger.hasten``."""
+        since_us = now_us - LONGEST_WAIT_US
+        of_user, hastened = self._keys.of_user(uid), 0
+        items = await answer(self._connection.call("ZRANGEBYSCORE", of_user.delivered, since_us, "+inf"))
+        for at in range(0, len(items), _AT_ONCE):
+            names = [item.decode() for item in items[at : at + _AT_ONCE]]
+            raws = await answers(self._connection.call("HGETALL", self._keys.deliveries(uid, each)) for each in names)
+            calls = []
+            for item, raw in zip(names, raws, strict=True):
+                if waiting := _waiting(uid, item, raw, reason, until_us):
+                    keys = (self._keys.deliveries(uid, item), *of_user.hasten)
+                    calls.append(self._connection.evalsha(self._hasten, keys, [str(now_us), uid, item, *waiting]))
+            hastened += sum(map(int, await answers(calls)))
+        return hastened
+
     async def withdrawals(self, uid: str, device: str, channel: str) -> Withdrawals:
         """See ``contract.Ledger.withdrawals``."""
         raw = await answer(self._connection.call("HGETALL", self._keys.of_user(uid).withdrawals))
@@ -179,6 +199,13 @@ def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list
     for intent in intents:
         arguments += (key_of(intent), msgspec.json.encode(story_of(intent, reason, now_us)))
     return arguments
+
+
+def _waiting(uid: str, item: str, raw: Sequence[Any], reason: str, until_us: int) -> list[bytes]:
+    """Key and entry of what waits for that, and longer, among the deliveries in a hash."""
+    entries = {key_of(each.intent).encode(): each for each in _deliveries(uid, item, raw)}
+    pairs = zip(raw[::2], raw[1::2], strict=True)
+    return [part for pair in pairs if entries[pair[0]].waits_beyond(reason, until_us) for part in pair]
 
 
 def _deliveries(uid: str, item: str, raw: Sequence[Any]) -> list[Delivery]:

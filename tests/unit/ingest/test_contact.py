@@ -1,6 +1,14 @@
 """How a user may be reached, over HTTP."""
 
-from tests.support.api import Api, code_of
+from typing import Any
+
+import pytest
+
+from gregor.core.contact import quiet_until
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.ledger import Claimed, State
+from tests.support.api import NOW_S, Api, code_of
+from tests.support.builders import SECOND_US
 
 CONTACT = "/v1/users/alice/contact"
 PREFERENCES = "/v1/users/alice/preferences"
@@ -43,3 +51,46 @@ async def test_what_is_no_contact_is_refused_and_nothing_changes(api: Api) -> No
 
 async def test_the_address_of_a_user_is_nothing_for_devices(api: Api) -> None:
     assert code_of(await api.call("GET", CONTACT, api.token())) == (403, "forbidden")
+
+
+NIGHT = {"timezone": "UTC", "quiet_hours": {"from": "01:00", "to": "23:00"}}
+PUSH = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=1, at_us=NOW_S * SECOND_US)
+
+
+async def sleeping(api: Api) -> None:
+    """A push that waits for the end of the user's quiet hours."""
+    await api.call("PUT", CONTACT, json=NIGHT)
+    body = {"create": {"a": {"category": "news"}}}
+    await api.call("POST", "/v1/users/alice/messages", json={"system": "gregor", "body": body})
+    now_us, ledger = api.clock.now_us(), api.store.ledger
+    await ledger.plan([PUSH], State.PLANNED, None, now_us)
+    claim = await ledger.claim(PUSH, "", now_us, now_us + SECOND_US)
+    assert isinstance(claim, Claimed)
+    until_us = quiet_until(await api.store.contacts.contact("alice"), now_us)
+    story = claim.delivery.story.waiting("quiet_hours", now_us, until_us)
+    await ledger.settle(claim.delivery, "", State.WAITING, story, counts=False)
+
+
+@pytest.mark.parametrize(
+    ("method", "said", "is_sooner"),
+    [
+        ("PUT", {"timezone": "UTC"}, True),
+        ("PUT", NIGHT, False),
+        ("PATCH", {"quiet_hours": None}, True),
+        ("PATCH", {"quiet_hours": {"to": "22:00"}}, True),
+        ("PATCH", {"quiet_hours": {"to": "23:30"}, "locale": "it"}, False),
+        ("PATCH", {"timezone": "Asia/Tokyo"}, True),
+        ("PATCH", {"email": "alice@example.com"}, False),
+        ("DELETE", None, True),
+    ],
+)
+async def test_what_waits_for_quiet_hours_is_looked_at_again_where_they_end_sooner(
+    api: Api, method: str, said: Any, is_sooner: bool
+) -> None:
+    await sleeping(api)
+
+    answer = await api.call(method, CONTACT, json=said)
+
+    assert answer.status_code in (200, 204)
+    [entry] = await api.store.ledger.of_item("alice", "a")
+    assert entry.is_hastened == is_sooner

@@ -153,3 +153,26 @@ async def test_a_replay_that_waits_for_its_next_attempt_is_not_hurried(house: Ho
     await house.pass_time(LOOK_S + MINUTE_S, MINUTE_S)
 
     assert house.handed() == []
+
+
+async def test_what_is_to_wait_no_longer_is_handed_over_within_a_second_and_not_again_before_it_is_late(
+    house: House,
+) -> None:
+    intent = await handed(house)
+    now_us = house.clock.now_us()
+    claim = await house.store.ledger.claim(intent, "", now_us, now_us + 30 * SECOND_US)
+    assert isinstance(claim, Claimed)
+    story = claim.delivery.story.waiting("quiet_hours", now_us, now_us + 6 * HOUR_US)
+    await house.store.ledger.settle(claim.delivery, "", State.WAITING, story, counts=False)
+    await house.pass_time(HOUR_US / SECOND_US, MINUTE_S)
+    assert house.handed() == []
+
+    now_us = house.clock.now_us()
+    assert await house.store.ledger.hasten("alice", "quiet_hours", now_us, now_us) == 1
+    await house.pass_time(1)
+
+    assert house.handed() == [PUSH]
+    await house.pass_time(LOOK_S - 2, MINUTE_S)
+    assert house.handed() == []
+    await house.pass_time(MINUTE_S)
+    assert house.handed() == [PUSH]

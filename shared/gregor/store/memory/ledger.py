@@ -111,6 +111,16 @@ class MemoryLedger:
         entries[intent.key] = Delivery(entry.intent, state, entry.n, 0, story or entry.story)
         return True
 
+    async def hasten(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
+        """As ``Ledger`` says."""
+        entries, owner = self._entries(uid), self._shelf.owner(uid)
+        waiting = [key for key, entry in entries.items() if entry.waits_beyond(reason, until_us)]
+        for key in waiting:
+            entries[key] = msgspec.structs.replace(entries[key], lease_until_us=now_us)
+            owner.agenda[OVERDUE + entries[key].intent.item] = now_us
+            self._shelf.note(uid, [now_us])
+        return len(waiting)
+
     async def withdrawals(self, uid: str, device: str, channel: str) -> Withdrawals:
         """As ``Ledger`` says."""
         waiting = [

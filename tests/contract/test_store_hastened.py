@@ -1,0 +1,113 @@
+"""What waits for its time, and is wanted before it: what every ledger of deliveries promises."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.ledger import LONGEST_WAIT_US, Claimed, Delivery, State
+from gregor.store.agenda import WorkKind
+from gregor.store.contract import Store
+from tests.support.agendas import entries
+from tests.support.builders import HOUR_US, NOW_US, SECOND_US, creating
+
+PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=7, at_us=NOW_US)
+TABLET = replace(PHONE, device="tablet")
+MAIL = replace(PHONE, item="b", channel="email", device="")
+UNTIL_US = NOW_US + 6 * HOUR_US
+LATER_US = NOW_US + HOUR_US
+
+
+@pytest.fixture(autouse=True)
+async def alice(store: Store) -> None:
+    """A user that is known."""
+    await store.users.commit("alice", creating("a", "b"))
+
+
+async def wait(store: Store, *intents: Intent, reason: str = "quiet_hours", until_us: int = UNTIL_US) -> None:
+    """Enter these, and have them wait."""
+    await store.ledger.plan(intents, State.PLANNED, None, NOW_US)
+    for intent in intents:
+        claim = await store.ledger.claim(intent, "", NOW_US, NOW_US + SECOND_US)
+        assert isinstance(claim, Claimed)
+        story = claim.delivery.story.waiting(reason, NOW_US, until_us)
+        await store.ledger.settle(claim.delivery, "", State.WAITING, story, counts=False)
+
+
+async def all_of(store: Store) -> list[Delivery]:
+    return await store.ledger.of_user("alice", 9)
+
+
+async def test_what_waits_longer_than_it_must_is_had_at_once_and_the_agenda_asks_for_it(store: Store) -> None:
+    await wait(store, PHONE, TABLET, MAIL)
+
+    assert await store.ledger.hasten("alice", "quiet_hours", LATER_US, LATER_US) == 3
+
+    assert [(each.state, each.is_hastened, each.n) for each in await all_of(store)] == [(State.WAITING, True, 0)] * 3
+    an_hour = HOUR_US // SECOND_US
+    assert await entries(store) == [(WorkKind.OVERDUE, "a", an_hour), (WorkKind.OVERDUE, "b", an_hour)]
+    for intent in (PHONE, TABLET, MAIL):
+        claim = await store.ledger.claim(intent, "", LATER_US, LATER_US + SECOND_US)
+        assert isinstance(claim, Claimed) and not claim.delivery.is_hastened
+
+
+async def test_one_that_waits_again_waits_for_the_new_time(store: Store) -> None:
+    await wait(store, PHONE)
+    await store.ledger.hasten("alice", "quiet_hours", LATER_US, LATER_US)
+    claim = await store.ledger.claim(PHONE, "", LATER_US, LATER_US + SECOND_US)
+    assert isinstance(claim, Claimed)
+
+    story = claim.delivery.story.waiting("quiet_hours", LATER_US, LATER_US + HOUR_US)
+    await store.ledger.settle(claim.delivery, "", State.WAITING, story, counts=False)
+
+    [entry] = await all_of(store)
+    assert (entry.is_hastened, entry.lease_until_us) == (False, LATER_US + HOUR_US)
+    assert await store.ledger.hasten("alice", "quiet_hours", LATER_US + HOUR_US, LATER_US) == 0
+
+
+async def test_what_waits_for_something_else_or_no_longer_than_it_must_is_left_as_it_is(store: Store) -> None:
+    await wait(store, PHONE)
+    await wait(store, TABLET, reason="budget")
+    await store.ledger.plan([MAIL], State.PLANNED, None, NOW_US)
+    before = await all_of(store), await entries(store)
+
+    assert await store.ledger.hasten("alice", "quiet_hours", UNTIL_US, LATER_US) == 0
+    assert await store.ledger.hasten("bob", "quiet_hours", LATER_US, LATER_US) == 0
+
+    assert (await all_of(store), await entries(store)) == before
+
+
+async def test_what_somebody_has_in_hand_is_left_to_it(store: Store) -> None:
+    await wait(store, PHONE)
+    claim = await store.ledger.claim(PHONE, "", UNTIL_US, UNTIL_US + SECOND_US)
+    assert isinstance(claim, Claimed)
+
+    assert await store.ledger.hasten("alice", "quiet_hours", NOW_US, UNTIL_US) == 0
+
+    assert await store.ledger.settle(claim.delivery, "", State.SENT, claim.delivery.story)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_claim_that_comes_between_stands(store: Store, turns: int) -> None:
+    """What waits is read, and then hastened: wherever in between somebody takes it, its claim is its own."""
+    await wait(store, PHONE)
+    hastening = asyncio.create_task(store.ledger.hasten("alice", "quiet_hours", NOW_US, UNTIL_US))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    claim = await store.ledger.claim(PHONE, "", UNTIL_US, UNTIL_US + SECOND_US)
+
+    await hastening
+    assert isinstance(claim, Claimed)
+    assert await store.ledger.settle(claim.delivery, "", State.SENT, claim.delivery.story)
+
+
+async def test_what_was_planned_long_ago_and_waits_still_is_found(store: Store) -> None:
+    """It may have been tried for a day, in vain, before it came to wait for most of another."""
+    await wait(store, PHONE, until_us=NOW_US + LONGEST_WAIT_US)
+    now_us = NOW_US + LONGEST_WAIT_US - SECOND_US
+
+    assert await store.ledger.hasten("alice", "quiet_hours", now_us, now_us) == 1
