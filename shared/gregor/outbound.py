@@ -42,8 +42,9 @@ def is_public(address: str) -> bool:
 def leads_inside(url: str) -> bool:
     """Whether the host of a URL is an address, or the name, of what is not public; a name is judged when called."""
     host = (urlsplit(url).hostname or "").rstrip(".")
-    if _is_address(host):
-        return not is_public(host)
+    address = _address_of(host)
+    if address is not None:
+        return not is_public(address)
     return host == "localhost" or host.endswith(".localhost")
 
 
@@ -89,7 +90,7 @@ class AllowedHosts:
             return None
         if f"{host}:{port}" in self._entries:
             return Place(host, port, is_private_allowed=True)
-        if port != 443 or _is_address(host) or not self._is_listed(host):
+        if port != 443 or _address_of(host) is not None or not self._is_listed(host):
             return None
         return Place(host, port)
 
@@ -147,9 +148,13 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         raise AddressNotPublic(f"{host} has no public address")
 
 
-def _is_address(host: str) -> bool:
+def _address_of(host: str) -> str | None:
+    """The IP address that a host is, also in the short forms that a resolver reads (127.1, 2130706433, 0x7f000001)."""
     try:
-        ipaddress.ip_address(host)
+        return str(ipaddress.ip_address(host))
     except ValueError:
-        return False
-    return True
+        pass
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:
+        return None
