@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.intents import CHANNELS, EMAIL, WEBHOOK, Intent, IntentKind
-from gregor.core.ledger import Attempt, Claimed, Delivery, NotClaimed, State, Story, key_of, path_of
+from gregor.core.ledger import Attempt, Claimed, Delivery, NotClaimed, Replay, State, Story, key_of, path_of
 from gregor.store.agenda import Done, WorkKind
 from gregor.store.contract import Store
 from gregor.store.dead_letters import Place
@@ -119,7 +119,7 @@ async def test_a_replay_begins_anew_and_keeps_what_was_tried(store: Store) -> No
     assert await listed(store) == []
     [planned] = await store.ledger.of_item("alice", "a")
     assert (planned.state, planned.n, planned.tries, planned.intent) == (State.PLANNED, 1, 1, PHONE)
-    assert planned.story == Story(NOW_US, 7, attempts=REFUSED, replayed_us=later_us)
+    assert planned.story == Story(NOW_US, 7, attempts=REFUSED, replays=(Replay(NOW_US, "400", later_us),))
     assert planned.story.begun_us == later_us
     assert not await store.ledger.settle(old, "", State.SENT, NEVER_MIND), "a worker that woke up after its lease"
     claim = await store.ledger.claim(PHONE, "", later_us, later_us + SECOND_US)

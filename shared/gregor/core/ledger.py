@@ -71,6 +71,18 @@ class Wait(msgspec.Struct, frozen=True, array_like=True):
     until_us: int
 
 
+MOST_REPLAYS = 8
+"""Of one delivery so many replays are kept."""
+
+
+class Replay(msgspec.Struct, frozen=True, array_like=True):
+    """When it was dead, and why (a reason, or the provider's answer); and when somebody wanted it tried anew."""
+
+    dead_us: int
+    why: str | None
+    at_us: int
+
+
 class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is told of a delivery beside its state. ``planned_us``: when it was handed over; ``seq``: its cause.
 
@@ -78,7 +90,7 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     it waits or was cancelled (a word of protocol.md, "deliveries"). ``mail``: the name of the mail that told it, or may
     have: the same for all that it told. ``since_us``: when it came to be cancelled, dead, or sent without a call of its
     own; ``None`` also where it was entered so. ``waits``: the newest ``MOST_WAITS``. ``dropped``: how many older
-    attempts had an outcome. ``replayed_us``: when somebody wanted it tried anew, once it was dead.
+    attempts had an outcome. ``replays``: the newest ``MOST_REPLAYS``.
     """
 
     planned_us: int
@@ -91,7 +103,17 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     since_us: int | None = None
     waits: tuple[Wait, ...] = ()
     dropped: int = 0
-    replayed_us: int | None = None
+    replays: tuple[Replay, ...] = ()
+
+    @property
+    def replayed_us(self) -> int | None:
+        """When somebody wanted it tried anew last."""
+        return self.replays[-1].at_us if self.replays else None
+
+    @property
+    def why(self) -> str | None:
+        """Why it ended: the reason, or the last answer of the provider."""
+        return self.reason or (self.attempts[-1].status if self.attempts else None)
 
     @property
     def begun_us(self) -> int:
@@ -123,8 +145,9 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
         return msgspec.structs.replace(self, reason=reason, next_us=None, since_us=now_us)
 
     def replayed(self, now_us: int) -> Story:
-        """The story of a dead one that is tried anew. Its attempts stay."""
-        return msgspec.structs.replace(self, reason=None, next_us=None, since_us=None, replayed_us=now_us)
+        """The story of a dead one that is tried anew. Its attempts stay, and so does its end."""
+        replays = (*self.replays, Replay(self.last_us, self.why, now_us))[-MOST_REPLAYS:]
+        return msgspec.structs.replace(self, reason=None, next_us=None, since_us=None, replays=replays)
 
 
 def story_of(intent: Intent, reason: str | None, now_us: int) -> Story:

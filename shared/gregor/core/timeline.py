@@ -105,8 +105,9 @@ def _of_delivery(delivery: Delivery) -> Iterator[Event]:
     is_decided_against = state is State.CANCELLED and story.since_us is None
     if not is_decided_against and intent.kind is not IntentKind.WITHDRAW:
         yield Event(story.planned_us, "planned", where)
-    if story.replayed_us is not None:
-        yield Event(story.replayed_us, "planned", where)
+    for replay in story.replays:
+        yield Event(replay.dead_us, "dead", {**where, "detail": replay.why})
+        yield Event(replay.at_us, "planned", where)
     for wait in story.waits:
         until = msgspec.Raw(seconds(wait.until_us))
         yield Event(wait.at_us, "waiting", {**where, "detail": wait.reason, "until": until})
@@ -117,13 +118,14 @@ def _of_delivery(delivery: Delivery) -> Iterator[Event]:
     if state is State.SENT and story.since_us is not None:
         yield Event(story.since_us, "sent", {**where, "detail": None})
     if state in (State.CANCELLED, State.DEAD):
-        why = story.reason or (story.attempts[-1].status if story.attempts else None)
-        yield Event(story.last_us, state.word, {**where, "detail": why})
+        yield Event(story.last_us, state.word, {**where, "detail": story.why})
 
 
 def _word(delivery: Delivery, attempt: Attempt) -> str | None:
     """What a call to a provider was; ``None`` where another event tells of it."""
     state, story = delivery.state, delivery.story
+    if any(attempt.at_us == replay.dead_us for replay in story.replays):
+        return None
     if attempt is not story.attempts[-1]:
         return "retry"
     if state is State.DEAD and attempt.at_us == story.since_us:

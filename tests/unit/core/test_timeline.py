@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gregor.core.intents import EMAIL, FRAME, WEBHOOK, Intent, IntentKind
-from gregor.core.ledger import Attempt, Delivery, State, Story, Wait
+from gregor.core.ledger import MOST_REPLAYS, Attempt, Delivery, Replay, State, Story, Wait
 from gregor.core.messages import Reason
 from gregor.core.sync import Gone, HistoryEntry, View
 from gregor.core.timeline import Acknowledged, timeline
@@ -132,8 +132,24 @@ def test_a_wait_says_until_when() -> None:
             ["13 cancelled apns phone budget"],
         ),
         (
-            delivery(State.SENT, REPLAYED, replayed_us=20 * SECOND_US),
-            ["11 planned apns phone", "12 retry apns phone 400", "20 planned apns phone", "21 sent apns phone 200"],
+            delivery(State.SENT, REPLAYED, replays=(Replay(12 * SECOND_US, "400", 20 * SECOND_US),)),
+            ["11 planned apns phone", "12 dead apns phone 400", "20 planned apns phone", "21 sent apns phone 200"],
+        ),
+        (
+            delivery(
+                State.DEAD,
+                (Attempt(12 * SECOND_US, "503"), Attempt(22 * SECOND_US, "503"), Attempt(31 * SECOND_US, "400")),
+                replays=(
+                    Replay(13 * SECOND_US, "budget", 20 * SECOND_US),
+                    Replay(22 * SECOND_US, "device_gone", 30 * SECOND_US),
+                ),
+                since_us=31 * SECOND_US,
+            ),
+            [
+                *("11 planned apns phone", "12 retry apns phone 503", "13 dead apns phone budget"),
+                *("20 planned apns phone", "22 dead apns phone device_gone"),
+                *("30 planned apns phone", "31 dead apns phone 400"),
+            ],
         ),
         (delivery(State.PLANNED, kind=IntentKind.WITHDRAW), []),
         (delivery(State.SENT, SENT, kind=IntentKind.EVENT, channel=WEBHOOK), []),
@@ -201,3 +217,14 @@ def test_of_one_moment_causes_come_before_effects() -> None:
         "30 expired",
         "30 cancelled apns phone expired",
     ]
+
+
+def test_what_dies_over_and_over_stays_small_and_tells_its_newest_ends() -> None:
+    story = Story(0, 5)
+    for second in range(1, 2 * MOST_REPLAYS + 1):
+        story = story.ended("budget", second * SECOND_US).replayed(second * SECOND_US + 1)
+
+    newest = range(MOST_REPLAYS + 1, 2 * MOST_REPLAYS + 1)
+    assert [each.dead_us for each in story.replays] == [second * SECOND_US for second in newest]
+    assert {each.why for each in story.replays} == {"budget"}
+    assert story.begun_us == story.replays[-1].at_us
