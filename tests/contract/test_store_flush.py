@@ -67,7 +67,21 @@ async def test_a_flush_of_all_is_told_once_and_meets_each_user_at_its_next_call(
     assert isinstance(synced, Full) and (synced.epoch, synced.seq, ids_of(synced)) == (NEXT, 2, ["a"])
     assert (state.epoch, state.seq) == (NEXT, 2)
     assert [each.kind for each in await alice.announcements(2)] == [Kind.FLUSH, Kind.UPDATE]
-    assert [each.kind for each in await bob.announcements(1)] == [Kind.FLUSH]
+    assert [(each.kind, each.spread_s) for each in await bob.announcements(1)] == [(Kind.FLUSH, 7)]
+
+
+async def test_a_user_that_a_flush_of_all_meets_late_is_told_the_spread_of_the_last_one(
+    store: Store, heard: Heard
+) -> None:
+    await store.users.commit("alice", creating("a"))
+    for spread_s in (7, 3_600):
+        await store.users.flush_all(spread_s)
+    await store.users.state("alice", BACKEND, NOW_US)
+    await store.users.flush_all(0)
+    await store.users.state("alice", BACKEND, NOW_US)
+
+    flushes = [each for each in await heard.announcements(3) if each.kind is Kind.FLUSH]
+    assert [each.spread_s for each in flushes] == [3_600, 0]
 
 
 async def test_a_flush_of_all_meets_a_user_once(store: Store) -> None:

@@ -27,6 +27,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:dead``           zset   retention dead letters of the partition, by time      ledger, dead letters
 ``{tag}:gen``            string permanent flush generation of the partition           flush of all
 ``{tag}:rate:<bucket>``  string seconds   GCRA: theoretical arrival time              access
+``spread``               string permanent that of the last flush of all, seconds      flush of all
 ``partitions``           string permanent number of partitions of the deployment      start-up
 ``categories``           hash   permanent version → set of entries; ``version``       categories
 ``{mail}:suppressed``    hash   permanent hash of an address → address, why no mail  suppressions
@@ -74,6 +75,7 @@ PERMANENT: Final = frozenset(
         "con",
         "due",
         "gen",
+        "spread",
         "partitions",
         "keys",
         "push",
@@ -177,6 +179,11 @@ class Keys:
     def webhooks_channel(self) -> str:
         """The channel (not a key) on which a change of them is told; named as the key is."""
         return self.webhooks
+
+    @property
+    def flush_spread(self) -> str:
+        """Over how many seconds the last flush of all is spread."""
+        return f"{self.namespace}:spread"
 
     @property
     def flush_channel(self) -> str:

@@ -52,6 +52,8 @@ _COLLECT_AT_ONCE: Final = 2_000
 _TRIES: Final = 8
 """How often a call does what is due first. Two are the rule; more means that a clock runs far ahead of the others."""
 
+_SPREAD_S: Final = 30
+"""That of a flush of all of which it is not known."""
 _FIRST: Final = (b"due", b"generation", b"keys")
 """Replies of ``commit`` that ask for something else first: what is due, a flush, or all the keys."""
 
@@ -174,11 +176,16 @@ class RedisUsers:
         await answer(self._send(keys, expiry, DRAIN))
 
     async def _flush_first(self, keys: UserKeys, uid: str, now_us: int, epoch_seed: bytes) -> None:
-        flush = Commit(now_us=now_us, epoch_seed=epoch_seed, is_flush=True)
+        spread_s = int(await answer(self._connection.call("GET", self._keys.flush_spread)) or _SPREAD_S)
+        flush = Commit(now_us=now_us, epoch_seed=epoch_seed, is_flush=True, spread_s=spread_s)
         await answer(self._send(keys, flush, DRAIN))  # what has expired may be due as well: its turn comes next
 
     async def flush_all(self, spread_s: int) -> None:
-        """See ``contract.Users.flush_all``: one increment a partition, then one publication."""
+        """See ``contract.Users.flush_all``: one increment a partition, then one publication.
+
+        The spread comes first: whoever meets the new generation tells it.
+        """
+        await answer(self._connection.call("SET", self._keys.flush_spread, spread_s))
         await asyncio.gather(
             *(answer(self._connection.call("INCR", self._keys.generation(i))) for i in range(PARTITIONS))
         )
