@@ -25,9 +25,9 @@ from .mailbox import parse_mailbox
 Channel = Literal["push", "email"]
 CHANNELS: Final[tuple[Channel, ...]] = ("push", "email")
 EVERYTHING: Final = "*"
+"""The least of prefixes, in preferences."""
 QUIET_HOURS: Final = "quiet_hours"
 """Why a delivery waits for their end (a word of protocol.md, "deliveries")."""
-"""The least of prefixes, in preferences."""
 MOST_PREFERENCES: Final = 1_000
 """Prefixes that one user may have an opinion on."""
 
