@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,10 +12,11 @@ from gregor.core.contact import QUIET_HOURS, quiet_until, wants
 from gregor.core.escalation import Around, Occasion, Recipient
 from gregor.core.intents import Intent, IntentKind
 from gregor.core.messages import Reason
-from gregor.core.sync import Full, LiveItem, StoredItem, View, cursor_for
+from gregor.core.sync import LiveItem, StoredItem, View
 from gregor.registry import Registry
 from gregor.render import Shown
-from gregor.store.contract import Presence, Registration, Store
+from gregor.store.contract import Registration, Store
+from gregor.store.scenes import Scene
 
 from .channels.contract import Push
 from .look import Look
@@ -37,44 +36,34 @@ class PushLooker:
 
     async def look(self, intent: Intent, now_us: int) -> Look:
         """Decide from the state of now. Raises ``Unavailable``."""
-        devices, uid = self._store.devices, intent.uid
-        contacts = self._store.contacts
-        known, acks, copy, contact, preferences, withdrawals = await asyncio.gather(
-            devices.device(uid, intent.device, now_us),
-            devices.acknowledged(uid),
-            self._store.users.state(uid, View(intent.device), now_us),
-            contacts.contact(uid),
-            contacts.preferences(uid),
-            self._store.ledger.withdrawals(uid, intent.device, intent.channel),
-        )
-        if known is None:
+        scene = await self._store.scenes.scene(intent.uid, intent.device, intent.channel, intent.item, now_us)
+        if scene is None:
             return Look(why_not="device_gone")
-        registration, presence = known
-        if not await self._is_reached(intent, registration):
+        if not await self._is_reached(intent, scene.registration):
             return Look(why_not="token_moved")
         if intent.kind is IntentKind.WITHDRAW:
-            look = taken_back(self._silent(intent, copy, registration), intent, withdrawals, now_us)
-            return replace(look, forget=lambda gone: self._forget(intent, registration, gone))
-        item = next((each for each in copy.items if each.id == intent.item), None)
+            look = taken_back(self._silent(intent, scene), intent, scene.withdrawals, now_us)
+            return replace(look, forget=lambda gone: self._forget(intent, scene.registration, gone))
+        item = scene.item
         if item is None:
             return Look(why_not=await self._why_gone(intent, now_us))
         if self._registry.current.resolve(item.category).push is None:
             await self._registry.refresh()  # who handed it over knew of a push: its categories may be newer than ours
-        why_not = self._why_not(intent, item, presence, acks, now_us)
+        why_not = self._why_not(intent, item, scene, now_us)
         if why_not is not None:
             return Look(why_not=why_not)
-        if not wants(preferences, item.category, "push"):
+        if not wants(scene.preferences, item.category, "push"):
             return Look(why_not="preference")
-        push_now = self._push(intent, item, copy, registration, contact.locale)
-        until_us = now_us if push_now.urgent else quiet_until(contact, now_us)
+        push_now = self._push(intent, item, scene)
+        until_us = now_us if push_now.urgent else quiet_until(scene.contact, now_us)
         if until_us > now_us:
             return Look(why_not=QUIET_HOURS, until_us=until_us)
         return Look(
             compose=lambda others: naming(push_now, others),
-            also=carried(withdrawals, push_now.data["link"]),
+            also=carried(scene.withdrawals, push_now.data["link"]),
             place=f"{push_now.device}/{push_now.collapse_id}",
             expires_us=item.expires_us,
-            forget=lambda gone: self._forget(intent, registration, gone),
+            forget=lambda gone: self._forget(intent, scene.registration, gone),
         )
 
     async def _is_reached(self, intent: Intent, registration: Registration) -> bool:
@@ -95,25 +84,21 @@ class PushLooker:
         is_expired = entry is not None and entry.gone is not None and entry.gone.reason is Reason.EXPIRED
         return "expired" if is_expired else "dismissed"
 
-    def _why_not(
-        self, intent: Intent, item: StoredItem, presence: Presence, acks: Mapping[View, int], now_us: int
-    ) -> str | None:
+    def _why_not(self, intent: Intent, item: StoredItem, scene: Scene, now_us: int) -> str | None:
         """As ``core.escalation`` says; the copy is the device's own, so what is in it is for it, and not hidden."""
         policy = self._registry.current.resolve(item.category)
-        around = Around({intent.device: Recipient(intent.channel, presence.foreground)}, acks)
+        around = Around({intent.device: Recipient(intent.channel, scene.presence.foreground)}, scene.acks)
         occasion = Occasion(intent.kind, intent.seq, intent.at_us, intent.n)
         decision = escalation.pushes(intent.uid, _live(item), occasion, policy, around, now_us)
         return decision.why_not.get(intent.device)
 
-    def _push(
-        self, intent: Intent, item: StoredItem, copy: Full, registration: Registration, locale: str | None
-    ) -> Push:
+    def _push(self, intent: Intent, item: StoredItem, scene: Scene) -> Push:
         entries, renderer = self._registry.current, self._registry.renderer
         policy = entries.resolve(item.category)
         shown = Shown.of_json(item.id, item.json, intent.uid)
-        words = renderer.rendered(shown, registration.locale or locale) or {}
-        registered = registration.push or {}
-        badge = entries.badge(each.category for each in copy.items)
+        words = renderer.rendered(shown, scene.registration.locale or scene.contact.locale) or {}
+        registered = scene.registration.push or {}
+        badge = entries.badge(scene.counts)
         return Push(
             uid=intent.uid,
             device=intent.device,
@@ -128,13 +113,13 @@ class PushLooker:
             collapse_id=collapse_id(intent.uid, item, renderer.collapse(shown)),
             expires_us=item.expires_us,
             urgent=policy.urgent,
-            data=_data(intent, item, copy, words.get("link"), badge),
+            data=_data(intent, item, scene, words.get("link"), badge),
         )
 
-    def _silent(self, intent: Intent, copy: Full, registration: Registration) -> Push:
+    def _silent(self, intent: Intent, scene: Scene) -> Push:
         """A push that shows nothing: it wakes the app, which takes away what is withdrawn."""
-        registered = registration.push or {}
-        badge = self._registry.current.badge(each.category for each in copy.items)
+        registered = scene.registration.push or {}
+        badge = self._registry.current.badge(scene.counts)
         return Push(
             uid=intent.uid,
             device=intent.device,
@@ -149,7 +134,7 @@ class PushLooker:
             collapse_id=_hashed(f"w\0{intent.uid}\0{intent.item}"),
             expires_us=intent.at_us + USEFUL_US,
             urgent=False,
-            data=_data(intent, None, copy, None, badge),
+            data=_data(intent, None, scene, None, badge),
         )
 
 
@@ -162,7 +147,7 @@ def _hashed(name: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest()[:COLLAPSE_BYTES]).decode()
 
 
-def _data(intent: Intent, item: StoredItem | None, copy: Full, link: str | None, badge: int) -> dict[str, Any]:
+def _data(intent: Intent, item: StoredItem | None, scene: Scene, link: str | None, badge: int) -> dict[str, Any]:
     """The `gregor` object (protocol.md, "What a push carries"); without an item that of a withdrawal."""
     return {
         "v": 1,
@@ -173,7 +158,7 @@ def _data(intent: Intent, item: StoredItem | None, copy: Full, link: str | None,
         "link": link,
         "badge": badge,
         "withdraw": [],
-        "cursor": str(cursor_for(copy.epoch, View(intent.device), copy.seq)),
+        "cursor": str(scene.cursor),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Final
@@ -81,7 +82,7 @@ async def read_state(
     headers = {**_PRIVATE, "ETag": etag, "Gregor-Cursor": str(cursor_for(full.epoch, told, full.seq))}
     if _is_known(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    badge = parts.registry.current.badge(item.category for item in full.items)
+    badge = parts.registry.current.badge(Counter(item.category for item in full.items))
     rendered = await _rendered(full.items, uid, render, parts)
     return json_answer(encode_state(full, told, badge, rendered), headers=headers)
 

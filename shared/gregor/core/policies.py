@@ -173,12 +173,12 @@ class Entries:
         """The policy at each entry, by its name."""
         return self._policies
 
-    def badge(self, categories: Iterable[str]) -> int:
-        """How many items of these categories count in the badge."""
+    def badge(self, counts: Mapping[str, int]) -> int:
+        """How many of so many items of each category count in the badge."""
         uncounted = self._uncounted
-        if not uncounted:
-            return sum(1 for _ in categories)
-        return sum(not any(covers(prefix, category) for prefix in uncounted) for category in categories)
+        return sum(
+            count for category, count in counts.items() if not any(covers(prefix, category) for prefix in uncounted)
+        )
 
     def max_live(self, categories: Iterable[str]) -> tuple[tuple[str, int], ...]:
         """Those of ``categories`` of which only so many may live, each once, with the number."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
@@ -24,6 +24,9 @@ from .dead_letters import DeadLetters
 from .ledger import Ledger
 from .suppressions import Suppressions
 from .webhooks import Webhooks
+
+if TYPE_CHECKING:
+    from .scenes import Scenes
 
 KEPT_VERSIONS: Final = 50
 """Sets of categories that can be gone back to."""
@@ -325,6 +328,8 @@ class Store(Protocol):
     def dead_letters(self) -> DeadLetters: ...
     @property
     def suppressions(self) -> Suppressions: ...
+    @property
+    def scenes(self) -> Scenes: ...
 
     def channel_of(self, uid: str) -> str:
         """The pub/sub channel of a user's announcements and controls."""

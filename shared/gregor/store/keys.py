@@ -253,7 +253,7 @@ class UserKeys:
             "gone",
             "live",
         ),
-        *("presence", "replay", "revoked", "settle", "state", "sync"),
+        *("presence", "replay", "revoked", "scene", "settle", "state", "sync"),
     )
 
     def __init__(self, prefix: str, uid: str) -> None:
@@ -287,4 +287,6 @@ class UserKeys:
         self.replay = (self.dead, self.delivered, self.withdrawals, self.agenda, self.due)
         beside = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact)
         told = (self.places, self.withdrawals)
+        around = (self.devices, self.presence, self.acks, self.contact, self.withdrawals)
+        self.scene = (self.state, self.live, generation, *around)
         self.every = (self.state, self.live, self.gone, intervals, self.agenda, external, *beside, *told)

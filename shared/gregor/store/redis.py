@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gregor.core.limits import Limits
 from gregor.core.messages import Commit, Receipt
+from gregor.core.sync import View
 
 from .contract import Unavailable
 from .keys import PARTITIONS, Keys
@@ -15,6 +16,7 @@ from .redis_contacts import RedisContacts
 from .redis_dead_letters import RedisDeadLetters
 from .redis_devices import TOKEN_LIFE_US, RedisDevices
 from .redis_ledger import RedisLedger
+from .redis_scenes import RedisScenes
 from .redis_suppressions import RedisSuppressions
 from .redis_users import RedisUsers
 from .redis_webhooks import RedisWebhooks
@@ -45,12 +47,16 @@ class RedisStore:
         self.dead_letters = RedisDeadLetters(connection, self.keys, limits, allow_oom=allow_oom)
         self.suppressions = RedisSuppressions(connection, self.keys, allow_oom=allow_oom)
         self.contacts = RedisContacts(connection, self.keys)
+        self.scenes = RedisScenes(connection, self.keys, self._settle)
         self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)
         self.categories = RedisCategories(connection, self.keys)
         self.webhooks = RedisWebhooks(connection, self.keys)
 
     async def _commit(self, uid: str, commit: Commit) -> Receipt:
         return await self.users.commit(uid, commit)
+
+    async def _settle(self, uid: str, now_us: int) -> None:
+        await self.users.state(uid, View(), now_us)
 
     def channel_of(self, uid: str) -> str:
         """See ``contract.Store.channel_of``."""
@@ -87,6 +93,7 @@ class RedisStore:
             *self.dead_letters.all_scripts,
             *self.suppressions.all_scripts,
             *self.contacts.all_scripts,
+            *self.scenes.all_scripts,
         ):
             await answer(self._connection.call("SCRIPT", "LOAD", script.source))
         await answer(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))

@@ -46,7 +46,7 @@ class RedisContacts:
 
     async def contact(self, uid: str) -> Contact:
         """See ``contacts.Contacts.contact``."""
-        return _contact_of(await self._read(uid, _CONTACT))
+        return read_contact(await self._read(uid, _CONTACT))
 
     async def put_contact(self, uid: str, contact: Contact) -> None:
         """See ``contacts.Contacts.put_contact``."""
@@ -59,7 +59,7 @@ class RedisContacts:
 
     async def preferences(self, uid: str) -> Preferences:
         """See ``contacts.Contacts.preferences``."""
-        return _preferences_of(await self._read(uid, _PREFERENCES))
+        return read_preferences(await self._read(uid, _PREFERENCES))
 
     async def put_preferences(self, uid: str, preferences: Preferences) -> None:
         """See ``contacts.Contacts.put_preferences``."""
@@ -88,8 +88,7 @@ class RedisContacts:
         raise Contended(f"the {field} of a user is being changed by others again and again")
 
     async def _read(self, uid: str, field: str) -> Any:
-        raw = await answer(self._connection.call("HGET", self._keys.of_user(uid).contact, field))
-        return None if raw is None else msgspec.json.decode(raw)
+        return await answer(self._connection.call("HGET", self._keys.of_user(uid).contact, field))
 
     async def _write(self, uid: str, field: str, document: Any) -> None:
         key = self._keys.of_user(uid).contact
@@ -97,6 +96,16 @@ class RedisContacts:
             await answer(self._connection.call("HSET", key, field, msgspec.json.encode(document)))
         else:
             await answer(self._connection.call("HDEL", key, field))
+
+
+def read_contact(raw: bytes | None) -> Contact:
+    """A contact from what is kept of it."""
+    return NO_CONTACT if raw is None else parse_contact(msgspec.json.decode(raw))
+
+
+def read_preferences(raw: bytes | None) -> Preferences:
+    """Preferences from what is kept of them."""
+    return NO_PREFERENCES if raw is None else _preferences_of(msgspec.json.decode(raw))
 
 
 def _contact_of(document: Any) -> Contact:

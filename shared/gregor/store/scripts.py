@@ -17,6 +17,7 @@ SYNC: Final = ("codec", "sync")
 DUE: Final = ("codec", "due")
 COLLECT: Final = ("codec", "collect")
 HISTORY: Final = ("codec", "history")
+SCENE: Final = ("codec", "scene")
 
 
 @cache

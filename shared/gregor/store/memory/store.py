@@ -11,6 +11,7 @@ from .contacts import MemoryContacts
 from .dead_letters import MemoryDeadLetters
 from .devices import MemoryDevices
 from .ledger import MemoryLedger
+from .scenes import MemoryScenes
 from .shelf import Publisher, Shelf
 from .suppressions import MemorySuppressions
 from .users import MemoryUsers
@@ -35,6 +36,7 @@ class MemoryStore:
         self._ledger = MemoryLedger(self._shelf)
         self._dead_letters = MemoryDeadLetters(self._shelf)
         self._suppressions = MemorySuppressions()
+        self._scenes = MemoryScenes(self._users, self._devices, self._contacts, self._ledger)
 
     @property
     def users(self) -> MemoryUsers:
@@ -85,6 +87,11 @@ class MemoryStore:
     def suppressions(self) -> MemorySuppressions:
         """Addresses that get no mail."""
         return self._suppressions
+
+    @property
+    def scenes(self) -> MemoryScenes:
+        """All that decides a push."""
+        return self._scenes
 
     def channel_of(self, uid: str) -> str:
         """As ``Store`` says."""

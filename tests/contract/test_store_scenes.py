@@ -1,0 +1,135 @@
+"""All that decides a push, read at once: it is what the other reads say one by one (contract ``Scenes``)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from itertools import product
+
+from gregor.core.contact import parse_contact, parse_preferences
+from gregor.core.intents import Intent, IntentKind
+from gregor.core.ledger import State
+from gregor.core.limits import Limits
+from gregor.core.messages import Sender
+from gregor.core.sync import View, cursor_for
+from gregor.store.contract import Registration, Session, Store
+from gregor.store.scenes import Scene
+from tests.support.builders import LIMITS, NOW, NOW_US, SECOND_US, creating, dismissing
+
+PUSH = {"provider": "apns", "token": "t1"}
+MakeStore = Callable[[Limits], Awaitable[Store]]
+DEVICES = ("phone", "pho", "desk", "nobody")
+ITEMS = ("all", "once", "twice", "of-phone", "of-desk", "gone", "soon", "never")
+
+
+async def one_by_one(store: Store, uid: str, device: str, channel: str, item: str, now_us: int) -> Scene | None:
+    """The same, by a read for each part."""
+    known = await store.devices.device(uid, device, now_us)
+    if known is None:
+        return None
+    copy = await store.users.state(uid, View(device), now_us)
+    return Scene(
+        *known,
+        await store.devices.acknowledged(uid),
+        await store.contacts.contact(uid),
+        await store.contacts.preferences(uid),
+        await store.ledger.withdrawals(uid, device, channel),
+        next((each for each in copy.items if each.id == item), None),
+        Counter(each.category for each in copy.items),
+        cursor_for(copy.epoch, View(device), copy.seq),
+    )
+
+
+async def settle_in(store: Store) -> None:
+    """Alice, who has three devices, two of them with names that begin alike, and all there is to read of her."""
+    for device in DEVICES[:-1]:
+        await store.devices.put_device("alice", device, Registration("ios", {**PUSH, "token": device}, "it"), NOW_US)
+    commits = [
+        creating("all", category="a.b"),
+        creating("once", "twice", for_device="*", category="a", remind_at=["+60", "+120"]),
+        creating("of-phone", for_device="phone", remind_at=["+60"]),
+        creating("of-desk", for_device="desk"),
+        creating("gone", "soon", category="a", expires=NOW + 60),
+        dismissing("gone"),
+        dismissing("once", "twice", sender=Sender("pho")),
+        dismissing("twice", sender=Sender("phone")),
+    ]
+    for commit in commits:
+        await store.users.commit("alice", commit)
+    await store.devices.acknowledge("alice", View("phone", ("a",)), 3, NOW_US)
+    await store.devices.acknowledge("alice", View("desk"), 4, NOW_US)
+    await store.contacts.put_contact("alice", parse_contact({"quiet_hours": {"from": "22:00", "to": "07:00"}}))
+    await store.contacts.put_preferences("alice", parse_preferences({"a": {"push": False}}))
+    for device, session, foreground in (("phone", "s", True), ("pho", "t", False)):
+        opened = Session(session, f"c-{session}", "g", NOW_US, foreground)
+        await store.devices.open_session("alice", device, opened, NOW_US, 30 * SECOND_US)
+    gone = [Intent("alice", "gone", IntentKind.WITHDRAW, "apns", device, at_us=NOW_US) for device in ("phone", "pho")]
+    await store.ledger.plan(gone, State.PLANNED, None, NOW_US)
+
+
+async def test_a_scene_is_what_the_reads_say_one_by_one(store: Store) -> None:
+    await settle_in(store)
+    for later_s in (0, 31, 61):
+        now_us = NOW_US + later_s * SECOND_US
+        for device, item in product(DEVICES, ITEMS):
+            found = await store.scenes.scene("alice", device, "apns", item, now_us)
+            assert found == await one_by_one(store, "alice", device, "apns", item, now_us), (later_s, device, item)
+
+
+async def test_what_a_device_does_not_see_is_not_in_its_scene(store: Store) -> None:
+    await settle_in(store)
+
+    seen = {
+        (device, item)
+        for device, item in product(DEVICES[:-1], ITEMS)
+        if (scene := await store.scenes.scene("alice", device, "apns", item, NOW_US)) is not None
+        if scene.item is not None
+    }
+
+    everybody = set(product(DEVICES[:-1], ("all", "soon")))
+    assert seen == everybody | {
+        *(("phone", "once"), ("desk", "once"), ("desk", "twice")),
+        *(("phone", "of-phone"), ("desk", "of-desk")),
+    }
+    scene = await store.scenes.scene("alice", "desk", "apns", "all", NOW_US)
+    assert scene is not None and scene.counts == {"a.b": 1, "a": 3, "news": 1}
+
+
+async def test_what_is_due_is_done_before_it_is_read(store: Store) -> None:
+    await settle_in(store)
+    before = await store.scenes.scene("alice", "phone", "apns", "soon", NOW_US)
+    later_us = NOW_US + 60 * SECOND_US
+
+    after = await store.scenes.scene("alice", "phone", "apns", "soon", later_us)
+
+    assert before is not None and after is not None
+    assert before.item is not None and after.item is None
+    assert after.cursor.seq == before.cursor.seq + 1
+    await store.users.flush_all(30)
+    flushed = await store.scenes.scene("alice", "phone", "apns", "soon", later_us)
+    assert flushed is not None and flushed.cursor.tag[:6] != after.cursor.tag[:6]
+
+
+async def test_a_user_without_anything_but_a_device_has_an_empty_scene(store: Store) -> None:
+    assert await store.scenes.scene("alice", "phone", "apns", "a", NOW_US) is None
+    await store.devices.put_device("alice", "phone", Registration("ios", PUSH), NOW_US)
+
+    scene = await store.scenes.scene("alice", "phone", "apns", "a", NOW_US)
+
+    assert scene is not None
+    assert (scene.item, scene.counts, scene.cursor.seq) == (None, {}, 0)
+    assert scene == await one_by_one(store, "alice", "phone", "apns", "a", NOW_US)
+
+
+async def test_all_live_items_are_counted_however_many_there_are(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, live=2_400))
+    await store.devices.put_device("alice", "phone", Registration("ios", PUSH), NOW_US)
+    for n in range(0, 2_400, 100):
+        await store.users.commit("alice", creating(*(f"i{n + each}" for each in range(100)), category=f"c{n % 300}"))
+
+    scene = await store.scenes.scene("alice", "phone", "apns", "i2031", NOW_US)
+
+    assert scene == await one_by_one(store, "alice", "phone", "apns", "i2031", NOW_US)
+    assert scene is not None and scene.item is not None
+    assert scene.counts == {"c0": 800, "c100": 800, "c200": 800}
