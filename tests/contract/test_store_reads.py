@@ -153,6 +153,20 @@ async def test_external_messages_since_the_cursor_come_once_and_of_the_systems_a
     assert (await store.users.sync("alice", PHONE, None, None, NOW_US)).external == ()
 
 
+async def test_a_cursor_of_before_the_user_was_known_misses_no_external_message(store: Store) -> None:
+    unknown = await store.users.state("alice", PHONE, NOW_US)
+    before = cursor_of(unknown, PHONE)
+    await store.users.commit("alice", planned(external(1, "kbfs")))
+    await store.users.commit("alice", creating("a"))
+    await store.users.commit("alice", planned(external(2, "chat")))
+
+    for systems, said in ((None, [b"1", b"2"]), (("kbfs",), [b"1"])):
+        answer = await store.users.sync("alice", PHONE, before, unknown.digest, NOW_US, systems)
+
+        assert isinstance(answer, Full) and [item.id for item in answer.items] == ["a"]
+        assert ([external.body for external in answer.external], answer.external_gap) == (said, False)
+
+
 async def test_heads_are_of_what_every_device_sees_in_the_order_asked(store: Store) -> None:
     await store.users.commit("alice", creating("a", for_device="*"))
     shared = (await store.users.state("alice", View("tablet"), NOW_US)).digest

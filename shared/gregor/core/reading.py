@@ -23,6 +23,7 @@ from .sync import (
     Unchanged,
     View,
     cursor_for,
+    is_of_beginning,
 )
 
 Missed = tuple[tuple[StoredExternal, ...], bool]
@@ -46,7 +47,8 @@ def answer(
     """What leads the copy of ``view`` at ``cursor`` to now. The order of the tests is that of L9."""
     whole = state(user, view)
     is_valid = cursor is not None and is_known(user, view, cursor)
-    external, is_gap = _missed(user, cursor, is_valid, systems, limits, now_us)
+    since = cursor_for(user.epoch, view, 0) if is_of_beginning(cursor, view) else cursor
+    external, is_gap = _missed(user, view, since, systems, limits, now_us)
     full = Full(user.epoch, user.seq, whole.digest, whole.items, external, is_gap)
     if cursor is not None and not is_valid:
         return full
@@ -143,13 +145,11 @@ def _entry(record: Record, view: View) -> HistoryEntry:
     )
 
 
-def _missed(
-    user: User, cursor: Cursor | None, is_valid: bool, systems: Prefixes, limits: Limits, now_us: int
-) -> Missed:
+def _missed(user: User, view: View, cursor: Cursor | None, systems: Prefixes, limits: Limits, now_us: int) -> Missed:
     """The external messages since a valid cursor; a gap where some went since, or the cursor is void (L13)."""
     if cursor is None:
         return (), False
-    if not is_valid:
+    if not is_known(user, view, cursor):
         return (), True
     aged = aged_externals(user, limits, now_us)
     floor = aged[-1].external.seq if aged else user.external_floor

@@ -57,6 +57,11 @@ def cursor_for(epoch: bytes, view: View, seq: int) -> Cursor:
     return Cursor(epoch_text(epoch) + view.tag, seq)
 
 
+def is_of_beginning(cursor: Cursor | None, view: View) -> bool:
+    """Whether it was told while the user was not known yet: its copy is empty, and all that came since is news."""
+    return cursor == cursor_for(NO_EPOCH, view, 0)
+
+
 def parse_cursor(text: str) -> Cursor | None:
     """A cursor from the wire, or ``None`` where it is none (callers answer it as a void one: a full copy)."""
     match = _CURSOR.match(text)

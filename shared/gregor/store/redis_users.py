@@ -235,6 +235,9 @@ class RedisUsers:
         """See ``contract.Users.sync``."""
         mode = "f" if cursor is None else "s" if view.cats is None else "a"
         read = await self._read(uid, view, mode, cursor, digest, now_us)
+        if (start := read.beginning) is not None:
+            read = await self._read(uid, view, "f", start, None, now_us)
+            return read.full(*read.externals(systems, now_us - self._limits.external_age_us))
         externals, gap = read.externals(systems, now_us - self._limits.external_age_us)
         change = read.change()
         is_equal = digest == read.digest

@@ -9,7 +9,7 @@ from typing import Any
 from gregor.core.ids import Prefixes, allowed
 from gregor.core.lanes import add, total
 from gregor.core.reading import is_full_shorter
-from gregor.core.sync import Cursor, Full, StoredExternal, StoredItem, View
+from gregor.core.sync import Cursor, Full, StoredExternal, StoredItem, View, cursor_for, is_of_beginning
 
 from .records import NO_HEAD, Live, UserHead, read_external, read_floors, read_gone, read_head, read_live
 
@@ -40,6 +40,13 @@ class ViewRead:
         self.is_valid = cursor is not None and epoch == self.head.epoch and self._floor <= cursor.seq <= self.head.seq
         if self.head is NO_HEAD and self.is_valid:
             self._what = b"u"
+
+    @property
+    def beginning(self) -> Cursor | None:
+        """Where a copy of before the user was known stands: the read from there has the external messages since."""
+        if self.head is NO_HEAD or not is_of_beginning(self._cursor, self._view):
+            return None
+        return cursor_for(self.head.epoch, self._view, 0)
 
     @cached_property
     def is_unchanged(self) -> bool:
