@@ -25,10 +25,15 @@ class UnsubscribeLinks:
         return self.public_url.rstrip("/") + PATH + make_token(self.key, uid, categories)
 
 
+def link_secrets(settings: Settings) -> list[str]:
+    """The secrets of LINK_SECRET."""
+    listed = settings.link_secret.get_secret_value().split(",") if settings.link_secret is not None else []
+    return [secret.strip() for secret in listed if secret.strip()]
+
+
 def link_keys(settings: Settings) -> tuple[bytes, ...]:
     """The keys whose links are known; the first signs. Those of LINK_SECRET, and of TOKEN_SECRET, which signs alone."""
-    listed = settings.link_secret.get_secret_value().split(",") if settings.link_secret is not None else []
-    secrets = [secret.strip() for secret in listed if secret.strip()]
+    secrets = link_secrets(settings)
     if settings.token_secret is not None:
         secrets.append(settings.token_secret.get_secret_value())
     return tuple(derive_key(secret) for secret in secrets)

@@ -1,4 +1,4 @@
-"""`gregor doctor`: are the Redis and the providers of the settings fit? One line a check, with the mend where it fails.
+"""`gregor doctor`: are Redis, secrets and providers fit? One line a check, with the mend where one is not.
 
 The providers are asked by a process of delivery's own, since the command line knows no service.
 """
@@ -22,6 +22,7 @@ from gregor.feed import Feed
 from gregor.settings import Settings, load_settings, masked
 from gregor.store.keys import PARTITIONS, Keys
 from gregor.store.link import Connection, Link, LinkDown, ReplyError
+from gregor.weak_secrets import MEND, weak_secrets
 
 OLDEST = {"redis": (7, 2), "valkey": (8, 0)}
 """Oldest versions that the tests hold (architecture.md §3, "Servers")."""
@@ -43,7 +44,7 @@ def doctor(
     redis: Annotated[str | None, typer.Option(help="Redis URL (else the setting, else that of gregor dev).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check Redis, and the credentials of each provider.
+    """Check Redis, the secrets of the settings, and the credentials of each provider.
 
     Those of the settings, else those of the running gregor dev. Exit status 1 where one is unfit.
     """
@@ -67,9 +68,17 @@ def doctor(
 async def _examine(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     providers = asyncio.create_task(_providers(environ))
     try:
-        return [*await _examine_redis(settings), *await providers]
+        return [secrets_finding(settings), *await _examine_redis(settings), *await providers]
     finally:
         providers.cancel()
+
+
+def secrets_finding(settings: Settings) -> Finding:
+    """Whether somebody may guess a secret of the settings. Nothing of one is shown."""
+    weak = weak_secrets(settings)
+    if not weak:
+        return Finding("secrets", "ok", "none is weak" if settings.token_secret is not None else "none is set")
+    return Finding("secrets", "warn", "; ".join(f"{each.variable} {each.why}" for each in weak), MEND)
 
 
 async def _examine_redis(settings: Settings) -> list[Finding]:

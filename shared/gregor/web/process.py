@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import structlog
 import uvloop
 
 from gregor.core.errors import Problem
@@ -17,10 +18,13 @@ from gregor.settings import Settings, SettingsError, load_settings, masked
 from gregor.store.contract import Unavailable
 from gregor.store.link import LinkDown
 from gregor.telemetry import Metrics, set_up_logging
+from gregor.weak_secrets import MEND, weak_secrets
 
 from .probes import probes_app
 from .readiness import Readiness
 from .serving import listen, server_of
+
+log = structlog.get_logger(__name__)
 
 PROBES_DRAIN_S = 1.0
 
@@ -35,6 +39,8 @@ def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *,
     except SettingsError as error:
         sys.exit(f"gregor {service}: {error}")
     set_up_logging(service, settings.log_level, settings.log_format)
+    for weak in weak_secrets(settings):
+        log.warning("A secret can be guessed.", setting=weak.variable, why=weak.why, mend=MEND)
     try:
         uvloop.run(serve(settings))
     except Problem as problem:

@@ -34,7 +34,7 @@ def test_a_server_with_an_append_only_file_passes_every_check(
 
     assert status == 0
     redis = ["version", "eviction", "persistence", "clock", "partitions", "pubsub"]
-    assert list(found) == [*redis, "apns", "fcm", "webpush", "email"]
+    assert list(found) == ["secrets", *redis, "apns", "fcm", "webpush", "email"]
     assert {finding["verdict"] for finding in found.values()} == {"ok"}
 
 
