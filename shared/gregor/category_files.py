@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from gregor.core.entries import parse_entries
 from gregor.core.errors import FieldError, Problem
-from gregor.core.jsontext import pointer_to
+from gregor.core.jsontext import decode_json, pointer_to
+from gregor.core.limits import Limits
 from gregor.core.policies import NO_ENTRIES, Entries
 from gregor.render import check_templates
 from gregor.store.contract import Categories
@@ -20,7 +21,10 @@ _MOST_BYTES: Final = 1_048_576
 
 
 def read_checked(document: Any) -> Entries:
-    """The entries of ``document``, templates tried. Raises ``Problem`` ``schema`` with every mistake."""
+    """The entries of ``document``, templates tried. Raises ``Problem`` ``schema`` with every mistake.
+
+    ``number_out_of_range`` where that is all that is wrong.
+    """
     faults: list[FieldError] = []
     entries = NO_ENTRIES
     try:
@@ -29,6 +33,8 @@ def read_checked(document: Any) -> Entries:
         faults += problem.errors
     faults += check_templates(document)
     _refuse(faults)
+    # TOML has numbers that JSON cannot carry. What else it has (dates, infinities) was refused by now.
+    decode_json(json.dumps(document).encode(), Limits())
     return entries
 
 
@@ -74,10 +80,13 @@ def read_file(path: Path) -> dict[str, Any]:
 def _document(path: Path) -> Any:
     try:
         text = _text(path)
-        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
-        kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise Problem("schema", f"{path} is no {kind}: {error}.") from None
+        return decode_json(text.encode(), Limits()) if path.suffix == ".json" else tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Problem("schema", f"{path} is no TOML: {error}.") from None
+    except Problem as problem:
+        raise Problem("schema", f"{path} is no JSON that is taken here: {problem.detail}") from None
+    except RecursionError:
+        raise Problem("schema", f"{path} is nested too deep.") from None
     except (OSError, ValueError) as error:
         raise Problem("schema", f"{path} cannot be read: {_reason(error)}.") from None
 

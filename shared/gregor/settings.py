@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,9 +54,9 @@ class SettingsError(ValueError):
 def parse_duration(value: object) -> float:
     """Seconds of `30d`, `12h`, `90s` or a plain number; ValueError for anything else."""
     match = re.fullmatch(r"(-?\d+(?:\.\d+)?)([smhdw]?)", str(value).strip()) if not isinstance(value, bool) else None
-    if match is None:
+    if match is None or not isfinite(seconds := float(match[1]) * UNIT_S[match[2]]):
         raise ValueError("not a duration; write 30d, 12h, 90s, or seconds")
-    return float(match[1]) * UNIT_S[match[2]]
+    return seconds
 
 
 def _redis_url(value: object) -> object:

@@ -270,7 +270,27 @@ def test_json_with_the_same_names_is_read_too(tmp_path: Path) -> None:
     assert read_file(file) == {"a": {"title": "x"}}
 
 
-@pytest.mark.parametrize(("name", "text"), [("a.toml", '["a"'), ("a.json", "{"), ("a.toml", b"\xff")])
+def test_a_number_that_only_toml_can_carry_is_a_mistake_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('["a"]\nbody_schema = { maximum = 99999999999999999999 }')
+
+    [mistake] = check_file(file)
+
+    assert mistake.pointer == "/a/body_schema/maximum"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.toml", '["a"'),
+        ("a.json", "{"),
+        ("a.toml", b"\xff"),
+        ("a.json", '{"a":{"title":"x","title":"y"}}'),
+        ("a.json", '{"a":{"title":"\\ud800"}}'),
+        ("a.json", "[" * 100_000),
+        ("a.toml", "a = " + "[" * 100_000),
+    ],
+)
 def test_what_is_no_toml_and_no_json_is_one_problem(tmp_path: Path, name: str, text: str | bytes) -> None:
     file = tmp_path / name
     file.write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -54,6 +55,9 @@ def options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command of `arguments` (else of the process) and exit: 0 done, 1 it could not be done, 2 mistyped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of Latin-1 is no reason to show nothing
     try:
         status = app(arguments, standalone_mode=False)
     except TyperException as error:
@@ -62,6 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (Failure, SettingsError, EmbeddedServerError) as error:
         _complain(str(error))
         status = 1
+    except UnicodeEncodeError as error:  # of an argument that is no UTF-8; what may be a long message is cut
+        _complain(f"{error.object[max(0, error.start - 20) : error.end]!a} is no text in UTF-8")
+        status = 2
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     except BrokenPipeError:

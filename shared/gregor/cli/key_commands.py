@@ -40,7 +40,9 @@ def _group() -> None:
 def create(
     scope: Annotated[list[str], typer.Option(help=f"What it may do (repeatable): {', '.join(SCOPES)}.")],
     prefix: Annotated[list[str] | None, typer.Option(help="Limit to a category prefix (repeatable).")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Limit to so many messages a second.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, max=1_000_000, help="Limit to so many messages a second.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What it is for, for people.")] = None,
     url: Url = None,
     key: Key = None,

@@ -69,7 +69,14 @@ def find_target(url: str | None, key: str | None) -> Target:
     )
     if key is None:
         raise Failure(f"no service key for {url}: give --key or GREGOR_KEY (gregor keys create makes one)")
+    if not is_header_text(key):
+        raise Failure("what was given as --key or GREGOR_KEY is no key: letters, digits, _ and - alone")
     return Target(url, key)
+
+
+def is_header_text(token: str) -> bool:
+    """Whether a token or key can stand in a header: what else is said of it would be said of the whole header."""
+    return re.fullmatch(r"[!-~]+", token) is not None
 
 
 def now_s() -> float:

@@ -1,11 +1,13 @@
 """`gregor send | state | history | devices`: what a backend does through the API, by hand."""
 
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -14,6 +16,9 @@ import typer
 from gregor.cli.failure import Failure
 from gregor.cli.target import Json, Key, Url, find_target, now_s, past_moment
 from gregor.client.messages import dismissal, snoozed
+from gregor.core.errors import Problem
+from gregor.core.jsontext import decode_json
+from gregor.core.limits import Limits
 from gregor.settings import parse_duration
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user.")]
@@ -192,17 +197,19 @@ def _time(text: str) -> str | float:
     try:
         if text.startswith("+"):
             return f"+{parse_duration(text[1:]):.6f}".rstrip("0").rstrip(".")
-        return int(text) if re.fullmatch(r"\d+", text) else float(text)
+        if isfinite(number := float(text)):
+            return int(text) if re.fullmatch(r"\d+", text) else number
+        raise ValueError(text)
     except ValueError as error:
         raise typer.BadParameter(f"{text} is not a time; write +1h, +90, or Unix seconds") from error
 
 
 def parse_json(text: str | None, option: str) -> object:
-    """The value of an option; BadParameter where it is no JSON."""
+    """The value of an option; BadParameter where ingest would not take its text for JSON."""
     try:
-        return None if text is None else json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint=option) from error
+        return None if text is None else decode_json(os.fsencode(text), Limits())
+    except Problem as problem:
+        raise typer.BadParameter(f"{problem.code}: {problem.detail}", param_hint=option) from problem
 
 
 def _moment(text: str) -> float:

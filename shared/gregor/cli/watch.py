@@ -13,7 +13,7 @@ import typer
 
 from gregor.cli.failure import Failure
 from gregor.cli.state_file import read_running
-from gregor.cli.target import Json, Key, Url, find_target
+from gregor.cli.target import Json, Key, Url, find_target, is_header_text
 from gregor.cli.token_commands import mint_token
 from gregor.cli.user_commands import User, item_row
 from gregor.client.changes import (
@@ -59,6 +59,8 @@ def watch(
     for what, name in (("USER", user), ("--device", device)):
         if not is_name(name):
             raise typer.BadParameter("no name: letters, digits and ._:@-, up to 128", param_hint=what)
+    if token is not None and not is_header_text(token):
+        raise typer.BadParameter("a token is letters, digits, _ - and dots", param_hint="--token")
     if observe:
         asyncio.run(_observe(user, _place(stream, "stream", 2, "http", url), url, key, as_json))
     else:

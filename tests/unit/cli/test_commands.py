@@ -1,6 +1,8 @@
 """The commands that speak to ingest, against a stand-in that writes down what it is asked."""
 
+import io
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -214,18 +216,31 @@ def test_without_a_running_gregor_the_line_says_what_to_do(
         ["send"],
         ["send", "alice"],
         ["send", "alice", "--category", "x", "--body", "{"],
+        ["send", "alice", "--category", "x", "--body", "NaN"],
+        ["send", "alice", "--category", "x", "--body", "1e999"],
+        ["send", "alice", "--category", "x", "--body", '"\\ud800"'],
+        ["send", "alice", "--category", "x", "--body", '{"a":1,"a":2}'],
+        ["send", "alice", "--category", "x", "--body", '"\udcff"'],
+        ["send", "alice", "--category", "x", "--id", "\udcff"],
+        ["send", "\udcff", "--category", "x"],
         ["send", "alice", "--category", "x", "--expires", "soon"],
+        ["send", "alice", "--category", "x", "--expires", "nan"],
+        ["send", "alice", "--category", "x", "--remind", "9" * 400],
+        ["send", "alice", "--category", "x", "--not-before", "inf"],
+        ["snooze", "alice", "aa", "--for", "9" * 400],
         ["send", "alice", "--system", "kbfs", "--category", "x"],
         ["send", "alice", "--system", "kbfs", "--dismiss", "aa"],
         ["send", "alice", "--dismiss", "aa", "--body", "{}"],
         ["send", "alice", "--dismiss", "aa", "--expires", "+1h"],
         ["watch", "a b"],
         ["watch", "alice", "--device", "a b"],
+        ["watch", "alice", "--token", "a\udcff"],
         ["watch", "alice", "--gateway", "http://127.0.0.1:8701"],
         ["watch", "alice", "--observe", "--stream", "127.0.0.1:8702"],
         ["history", "alice", "--limit", "0"],
         ["state", "alice", "--at", "yesterday"],
         ["keys", "create", "--scope", "everything"],
+        ["keys", "create", "--scope", "read", "--rate", "inf"],
         ["dev", "--gateways", "0"],
         ["token", "mint", "--user", "alice"],
         ["token", "mint", "--user", "a b", "--device", "phone"],
@@ -243,6 +258,28 @@ def test_a_mistyped_command_is_one_line_and_status_2(
     said = capsys.readouterr().err
     assert (status, said.count("\n"), said[:8]) == (2, 1, "gregor: ")
     assert ingest.asked == []
+
+
+@pytest.mark.parametrize("key", ["gk_é", "gk_a b", "gk_a\nb", "gk_\udcff", " "])
+def test_what_can_be_no_key_is_not_sent_and_not_shown(
+    key: str, ingest: Ingest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("state", "alice", "--key", key) == 1
+
+    said = capsys.readouterr().err
+    assert (said.count("\n"), "gk_" in said, "--key" in said) == (1, False, True)
+    assert ingest.asked == []
+
+
+def test_what_a_terminal_cannot_show_is_escaped(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, encoding="latin-1"))
+    ingest.answer = {"items": {"aa": ITEM | {"body": "é€"}}}
+
+    assert run("state", "alice") == 0
+
+    sys.stdout.flush()
+    assert shown.getvalue().decode("latin-1").endswith('"é\\u20ac"\n')
 
 
 def test_a_bad_setting_is_one_line_and_status_1(
