@@ -66,8 +66,8 @@ class Inbox:
         commit = plan(message, sender, now_us, secrets.token_bytes(3), limits, entries)
         if message.not_before_us is not None:
             kept = delayed(document, message, sender, secrets.token_hex(16))
-            raw = kept.encode()
-            check_kept(await self._store.agenda.delay(caller.uid, kept.id, raw, message.not_before_us), raw)
+            waits = await self._store.agenda.delay(caller.uid, kept.id, kept.encode(), message.not_before_us)
+            check_kept(waits, kept, limits)
             self._messages.labels("delayed").inc()
             return Committed(0, kept.receipt(message.not_before_us))
         receipt = await self._store.users.commit(caller.uid, commit)

@@ -81,8 +81,7 @@ def _read(raw: bytes, limits: Limits) -> tuple[Any, Message]:
 
 async def keep(uid: str, kept: Delayed, not_before_us: int, parts: Parts) -> bytes:
     """Keep a message until its time; the receipt. ``id_reused``, ``state_full``."""
-    raw = kept.encode()
-    check_kept(await parts.store.agenda.delay(uid, kept.id, raw, not_before_us), raw)
+    check_kept(await parts.store.agenda.delay(uid, kept.id, kept.encode(), not_before_us), kept, parts.limits)
     parts.metrics.messages.labels("delayed").inc()
     return kept.receipt(not_before_us)
 

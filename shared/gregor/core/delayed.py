@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from .content import content_hash
 from .errors import Problem
 from .ids import BACKEND, GREGOR, Prefixes, allowed
 from .limits import Limits
@@ -33,7 +34,7 @@ class Delayed:
     sender: Sender
 
     def encode(self) -> bytes:
-        """As it is kept; the same content is the same bytes."""
+        """As it is kept; the same document is the same bytes."""
         kept = _Kept(self.document, self.sender.device, self.sender.cats)
         return msgspec.json.encode(kept, order="deterministic")
 
@@ -62,10 +63,22 @@ def delayed(document: Mapping[str, Any], message: Message, sender: Sender, new_i
     return Delayed({**document, "id": message.id or new_id}, sender)
 
 
-def check_kept(kept: bytes, asked: bytes) -> None:
-    """The first content under an id wins: ``id_reused`` where another message waits under it."""
-    if kept != asked:
+def check_kept(kept: bytes, asked: Delayed, limits: Limits) -> None:
+    """The first content under an id wins: ``id_reused`` where another message waits under it.
+
+    The same content may be written otherwise (semantics.md L2): it is compared as that of messages of now is.
+    """
+    if kept != asked.encode() and _said(decode_delayed(kept), limits) != _said(asked, limits):
         raise Problem("id_reused", "Another message waits under this id; send a fresh one, or cancel that first.")
+
+
+def _said(message: Delayed, limits: Limits) -> tuple[str, int | None, bytes] | None:
+    """Who says what for when; ``None`` where it is no message by the bounds of now."""
+    try:
+        read = message.message(limits)
+    except Problem:
+        return None
+    return message.sender.device, read.not_before_us, content_hash(read)
 
 
 def decode_delayed(raw: bytes) -> Delayed:

@@ -59,6 +59,36 @@ async def test_a_repeat_is_the_same_and_other_content_under_the_id_is_refused(ap
     )
 
 
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        ({"create": {"a": {"category": "c", "body": 1}}}, {"create": {"a": {"body": 1.0, "category": "c"}}}),
+        (
+            {"create": {"a": {"category": "c"}}},
+            {"create": {"a": {"category": "c", "body": None, "times": {"remind_at": []}}}, "dismiss": None},
+        ),
+        (
+            {"dismiss": {"ids": ["b", "c"], "intervals": [{"category_prefix": "c"}]}},
+            {"dismiss": {"ids": ["c", "b"], "intervals": [{"category_prefix": "c.", "skip": []}]}},
+        ),
+    ],
+)
+async def test_the_same_content_written_otherwise_is_a_repeat(api: Api, first: Any, again: Any) -> None:
+    kept = (await api.send("alice", first, id="m1", not_before=LATER)).json()
+
+    repeat = await api.send("alice", again, id="m1", not_before=float(LATER))
+    [line] = (
+        await api.call(
+            "POST",
+            "/v1/messages",
+            json=[{"uid": "alice", "system": "gregor", "body": again, "id": "m1", "not_before": LATER}],
+        )
+    ).json()
+
+    assert (repeat.status_code, repeat.json(), line["receipt"]) == (200, kept, kept)
+    assert code_of(await api.send("alice", again, id="m1", not_before=LATER, device="phone")) == (409, "id_reused")
+
+
 async def test_it_is_taken_back_once(api: Api) -> None:
     await api.send("alice", BODY, id="m1", not_before=LATER)
 
