@@ -173,10 +173,13 @@ class Actor:
             raise _forbidden("The token is of another device.")
         return _role(self.caller.device, self.cats)
 
+    def may(self, scope: str) -> bool:
+        """Whether a key has this scope; a device token has none of them but ``ingest``."""
+        return scope in self.key.scopes if self.key is not None else scope == "ingest"
+
     def need(self, scope: str) -> None:
-        """Raises ``forbidden`` where a key has not this scope; a device token has none of them but ``ingest``."""
-        held = self.key.scopes if self.key is not None else frozenset({"ingest"})
-        if scope not in held:
+        """Raises ``forbidden`` where ``may`` does not hold."""
+        if not self.may(scope):
             raise _forbidden(f"This needs a service key with the scope {scope}.")
 
 

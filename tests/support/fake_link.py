@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import hiredis
 import redis.exceptions
 from redis.asyncio import Redis
 
-from gregor.store.link import Argument, LinkDown, ReplyError, Script
+from gregor.store.link import Argument, Call, LinkDown, ReplyError, Script
 
 # redis-py takes the code off the text where it has a class for it.
 _CODES: dict[type[redis.exceptions.RedisError], str] = {
@@ -56,6 +57,15 @@ class RedisPyLink:
         """As ``Connection`` says."""
         return self._issue(("EVALSHA", script.sha, len(keys), *keys, *args), script)
 
+    def run(self, call: Call) -> asyncio.Future[Any]:
+        """As ``Connection`` says."""
+        script, packed = call
+        return self._issue(_unpacked(packed), script)
+
+    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+        """As ``Connection`` says."""
+        return await asyncio.gather(*map(self.run, calls), return_exceptions=True)
+
     def _issue(self, args: tuple[Argument, ...], script: Script | None) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._closed:
@@ -91,6 +101,14 @@ class RedisPyLink:
                 raise
         await self._client.execute_command("SCRIPT LOAD", script.source)
         return _raw(await self._client.execute_command(*args))
+
+
+def _unpacked(packed: bytes) -> tuple[Argument, ...]:
+    """The arguments of a command as it goes over the wire: it has the form of a reply."""
+    reader = hiredis.Reader()
+    reader.feed(packed)
+    arguments: list[bytes] = reader.gets()
+    return tuple(arguments)
 
 
 def _reply_error(error: redis.exceptions.RedisError) -> ReplyError:

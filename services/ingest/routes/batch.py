@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -16,11 +16,16 @@ from gregor.web.intake import JSON, chunks, media_type, whole
 from ..auth import Actor, row_of
 from ..intake import NDJSON, check_query
 from ..parts import Parts
-from .lines import Entry, read_line, settle
+from .lines import Entry, Reader, settle
 
 PATH: Final = "/v1/messages"
 CHUNK: Final = 200
 """Entries committed at once: enough to share a round trip among, few enough that the first answers come soon."""
+
+Lines: TypeAlias = list[tuple[int, bytes]]
+"""Lines of a text with their numbers, from 0."""
+Group: TypeAlias = tuple[Lines, bool]
+"""Lines that came together, and whether they are the last ones."""
 
 _ROW: Final = row_of("POST", PATH)
 _elements: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -56,15 +61,14 @@ class SendMessages:
         if len(lines) > parts.limits.batch:
             raise too_many_lines(parts)
         entries: list[Entry] = []
+        reader = Reader(actor, parts)
         for number, line in enumerate(lines):
-            entries += read_line(number, line, actor, parts)
+            entries += reader.read(number, line)
             if len(entries) > parts.limits.batch_fanout:
                 raise too_many_users(parts)
         for start in range(0, len(entries), CHUNK):
             await settle(entries[start : start + CHUNK], actor, parts, is_first=start == 0)
-        body = b"[" + b",".join([entry.encode() for entry in entries]) + b"]"
-        await _start(send, JSON, len(body))
-        await send({"type": "http.response.body", "body": body})
+        await _answer(send, JSON, b"[" + b",".join([entry.encode() for entry in entries]) + b"]")
 
     def _too_many_bytes(self) -> Problem:
         return Problem("batch_too_large", f"A batch has at most {self._parts.limits.batch_bytes} bytes. Split it.")
@@ -74,41 +78,44 @@ class _Stream:
     """One NDJSON batch: reads, commits and answers at once.
 
     The answer is written by a task of its own, from a queue that the bounds of a batch bound: a client that reads only
-    when it has sent everything must not stop the reading.
+    when it has sent everything must not stop the reading. Where all was read at once, there is nothing to stop, and the
+    answer leaves in one piece.
     """
 
     def __init__(self, parts: Parts, actor: Actor, send: Send) -> None:
         self._parts = parts
         self._actor = actor
         self._send = send
+        self._reader = Reader(actor, parts)
         self._lines = 0
         self._entries = 0
         self._next_line = 0
         self._has_settled = False
         self._out: asyncio.Queue[bytes] = asyncio.Queue()
+        self._last = b""
         self._writer: asyncio.Task[None] | None = None
 
-    async def run(self, groups: AsyncIterator[list[tuple[int, bytes]]]) -> None:
+    async def run(self, groups: AsyncIterator[Group]) -> None:
         """Serve the batch. A refusal of the whole before anything was done is raised; later it is the last entry."""
         try:
-            async for group in groups:
+            async for group, is_last in groups:
                 entries, refusal = self._read(group)
                 if refusal is not None and not self._has_settled:
                     raise refusal
-                await self._settle(entries)
+                await self._settle(entries, is_last)
                 if refusal is not None:
                     raise refusal
         except Problem as problem:
             if not self._has_settled:
                 raise
-            self._write(Entry(self._next_line, None, problem=problem).encode() + b"\n")
+            self._last += Entry(self._next_line, None, problem=problem).encode() + b"\n"
         except BaseException:
             if self._writer is not None:
                 self._writer.cancel()
             raise
         await self._finish()
 
-    def _read(self, group: list[tuple[int, bytes]]) -> tuple[list[Entry], Problem | None]:
+    def _read(self, group: Lines) -> tuple[list[Entry], Problem | None]:
         """The entries of the lines, and why the one at ``_next_line`` is where the batch ends, if it does."""
         entries: list[Entry] = []
         limits = self._parts.limits
@@ -117,7 +124,7 @@ class _Stream:
             self._lines += 1
             if self._lines > limits.batch:
                 return entries, too_many_lines(self._parts)
-            found = read_line(number, raw, self._actor, self._parts)
+            found = self._reader.read(number, raw)
             self._entries += len(found)
             if self._entries > limits.batch_fanout:
                 return entries, too_many_users(self._parts)
@@ -125,12 +132,16 @@ class _Stream:
             self._next_line = number + 1
         return entries, None
 
-    async def _settle(self, entries: list[Entry]) -> None:
+    async def _settle(self, entries: list[Entry], is_last: bool) -> None:
         for start in range(0, len(entries), CHUNK):
             piece = entries[start : start + CHUNK]
             await settle(piece, self._actor, self._parts, is_first=not self._has_settled)
             self._has_settled = True
-            self._write(b"".join([entry.encode() + b"\n" for entry in piece]))
+            told = b"\n".join([entry.encode() for entry in piece]) + b"\n"
+            if is_last and start + CHUNK >= len(entries):
+                self._last = told
+            else:
+                self._write(told)
 
     def _write(self, data: bytes) -> None:
         if self._writer is None:
@@ -144,28 +155,34 @@ class _Stream:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _finish(self) -> None:
-        self._write(b"")
-        if self._writer is not None:
-            await self._writer
+        if self._writer is None:
+            await _answer(self._send, NDJSON, self._last)
+            return
+        if self._last:
+            self._out.put_nowait(self._last)
+        self._out.put_nowait(b"")
+        await self._writer
 
 
-async def lines_of(source: AsyncIterator[bytes]) -> AsyncIterator[list[tuple[int, bytes]]]:
-    """The lines of a text as it comes in, with their numbers from 0: as many at once as are there. Empty ones count,
-    but are not given."""
+async def lines_of(source: AsyncIterator[tuple[bytes, bool]]) -> AsyncIterator[Group]:
+    """The lines of a text as it comes in: as many at once as are there, and whether they are the last ones.
+
+    Empty ones count, but are not given.
+    """
     number = 0
     unfinished: list[bytes] = []
-    async for chunk in source:
+    async for chunk, is_last in source:
         first, *others = chunk.split(b"\n")
         unfinished.append(first)
-        if not others:
+        if is_last:
+            others.append(b"")  # the last line needs no end of its own
+        elif not others:
             continue
         complete = [b"".join(unfinished), *others[:-1]]
         unfinished = [others[-1]]
         if found := [(number + index, line) for index, line in enumerate(complete) if line.strip()]:
-            yield found
+            yield found, is_last
         number += len(complete)
-    if (last := b"".join(unfinished)).strip():
-        yield [(number, last)]
 
 
 def _split_array(raw: bytes) -> list[bytes]:
@@ -187,11 +204,13 @@ def _split_array(raw: bytes) -> list[bytes]:
     return elements
 
 
-async def _start(send: Send, kind: str, length: int | None = None) -> None:
-    headers = [(b"content-type", kind.encode())]
-    if length is not None:
-        headers.append((b"content-length", b"%d" % length))
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+async def _answer(send: Send, kind: str, body: bytes) -> None:
+    await _start(send, kind, (b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _start(send: Send, kind: str, *headers: tuple[bytes, bytes]) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind.encode()), *headers]})
 
 
 def too_many_lines(parts: Parts) -> Problem:

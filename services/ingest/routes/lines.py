@@ -14,6 +14,7 @@ from gregor.core.encoding import encode_receipt
 from gregor.core.errors import Problem, at
 from gregor.core.ids import is_name
 from gregor.core.jsontext import decode_json
+from gregor.core.machine import plan
 from gregor.core.messages import Commit, Receipt
 from gregor.core.plain import read_plain
 from gregor.core.sync import View
@@ -66,28 +67,52 @@ class Entry(msgspec.Struct):
         return b'{"line":%d,"uid":%s,"problem":%s}' % (self.line, uid, _encode(problem.frame()))
 
 
-def read_line(number: int, raw: bytes, actor: Actor, parts: Parts) -> list[Entry]:
-    """The entries of a line, each planned or refused: one for each uid, or a single one where it names no users."""
-    uids: Sequence[str | None] = (None,)
-    document: Any = None
-    try:
-        _check_size(len(raw) - MOST_USERS_BYTES, parts)
-        plain = read_plain(raw, parts.limits)
-        if plain is not None and plain[0] is not None:
-            uids, message = (plain[0],), plain[1]
-            _check(raw, (plain[0],), actor, parts)
-        else:
+class Reader:
+    """Reads the lines of one caller: what is the same in all of them is looked up once."""
+
+    def __init__(self, actor: Actor, parts: Parts) -> None:
+        self._actor = actor
+        self._parts = parts
+        self._limits = parts.limits
+        # Who may create for whomever it names: plain lines of others go the whole way.
+        may_all = actor.key is not None and actor.may("ingest")
+        self._role = actor.acts_as(None) if may_all else None
+
+    def read(self, number: int, raw: bytes) -> list[Entry]:
+        """The entries of a line, each planned or refused: one for each uid, or one where it names no users."""
+        limits = self._limits
+        if self._role is None or len(raw) > limits.message_bytes:
+            return self._read_whole(number, raw)
+        plain = read_plain(raw, limits)
+        if plain is None or plain[0] is None:
+            return self._read_whole(number, raw)
+        uid, message = plain
+        sender, view = self._role
+        parts = self._parts
+        try:
+            entries = parts.registry.current
+            commit = plan(message, sender, parts.clock.now_us(), parts.epoch_seed(), limits, entries)
+        except Problem as problem:
+            return [Entry(number, uid, problem=problem)]
+        return [Entry(number, uid, commit, view)]
+
+    def _read_whole(self, number: int, raw: bytes) -> list[Entry]:
+        """``read`` of a line that may say anything."""
+        parts = self._parts
+        uids: Sequence[str | None] = (None,)
+        try:
+            _check_size(len(raw) - MOST_USERS_BYTES, parts)
             document = decode_json(raw, parts.limits, has_stand_ins=True)
             uids = named = _users(document)
-            _check(raw, named, actor, parts)
+            _check(raw, named, self._actor, parts)
             message = parse_message(document, parts.limits)
-        commit, view = planned(message, actor, parts)
-    except Problem as problem:
-        return [Entry(number, uid, problem=problem) for uid in uids]
-    if message.not_before_us is None:
-        return [Entry(number, uid, commit, view) for uid in uids]
-    kept = delayed(document, message, commit.sender, secrets.token_hex(16))
-    return [Entry(number, uid, later=(kept, message.not_before_us)) for uid in uids]
+            commit, view = planned(message, self._actor, parts)
+        except Problem as problem:
+            return [Entry(number, uid, problem=problem) for uid in uids]
+        if message.not_before_us is None:
+            return [Entry(number, uid, commit, view) for uid in uids]
+        kept = delayed(document, message, commit.sender, secrets.token_hex(16))
+        return [Entry(number, uid, later=(kept, message.not_before_us)) for uid in uids]
 
 
 def _users(document: Any) -> list[str]:

@@ -35,6 +35,8 @@ def content_hash(message: Message) -> bytes:
 
 
 def _item(item: NewItem) -> bytes:
+    if item.created_us is None and item.expires is None and not item.remind_at:
+        return f"{item.category} {item.for_device or ''} - - ".encode() + item.body  # as below, at once
     times = f"{_time(item.created_us)} {_time(item.expires)}"
     if item.remind_at:
         times += " " + " ".join(map(_time, item.remind_at))

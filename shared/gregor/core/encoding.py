@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from .messages import Receipt
-from .sync import Answer, Delta, Full, Gone, HistoryEntry, StoredExternal, StoredItem, Unchanged, View, cursor_for
+from .sync import Answer, Delta, Full, Gone, HistoryEntry, StoredExternal, StoredItem, Unchanged, View, cursor_text
 from .timeline import Event
 from .times import seconds
 
@@ -19,21 +19,14 @@ _TRIMMED: Final = b',"trimmed":true}'
 
 def encode_receipt(receipt: Receipt, view: View, is_external: bool) -> bytes:
     """What a commit did, for its sender, who sees ``view``. That of an external message has the position alone."""
-    position = b'{"cursor":"%s","seq":%d' % (_cursor(receipt, view), receipt.seq)
-    unchanged = b',"unchanged":true}' if receipt.is_unchanged else b"}"
+    seq = receipt.seq
+    position = f'{{"cursor":"{cursor_text(receipt.epoch, view, seq)}","seq":{seq}'
+    unchanged = ',"unchanged":true}' if receipt.is_unchanged else "}"
     if is_external:
-        return position + unchanged
-    ignored = b""
-    if receipt.ignored:
-        pairs = [b'"%s":"%s"' % (item_id.encode(), why.value.encode()) for item_id, why in receipt.ignored]
-        ignored = b",".join(pairs)
-    return b'%s,"created":%s,"dismissed":%s,"ignored":{%s}%s' % (
-        position,
-        _names(receipt.created),
-        _names(receipt.dismissed),
-        ignored,
-        unchanged,
-    )
+        return f"{position}{unchanged}".encode()
+    created, dismissed = _listed(receipt.created), _listed(receipt.dismissed)
+    ignored = ",".join([f'"{item_id}":"{why.value}"' for item_id, why in receipt.ignored]) if receipt.ignored else ""
+    return f'{position},"created":{created},"dismissed":{dismissed},"ignored":{{{ignored}}}{unchanged}'.encode()
 
 
 def encode_sync(answer: Answer, view: View, rendered: bytes = b"{}") -> bytes:
@@ -143,7 +136,11 @@ def _external(message: StoredExternal) -> bytes:
 
 
 def _names(names: Sequence[str]) -> bytes:
-    return b'["%s"]' % '","'.join(names).encode() if names else b"[]"
+    return _listed(names).encode()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return '["' + '","'.join(names) + '"]' if names else "[]"
 
 
 def _name_or_null(name: str | None) -> bytes:
@@ -151,5 +148,5 @@ def _name_or_null(name: str | None) -> bytes:
     return b'"%s"' % name.encode() if name else b"null"
 
 
-def _cursor(answer: Answer | Receipt, view: View) -> bytes:
-    return str(cursor_for(answer.epoch, view, answer.seq)).encode()
+def _cursor(answer: Answer, view: View) -> bytes:
+    return cursor_text(answer.epoch, view, answer.seq).encode()

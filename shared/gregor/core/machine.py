@@ -44,10 +44,11 @@ from .messages import (
     Offset,
     Sender,
     Span,
+    Timer,
     Update,
 )
 from .packed import item_json
-from .policies import NO_ENTRIES, Entries, Policy
+from .policies import NO_ENTRIES, PLAIN, Entries, Policy
 from .times import resolve
 
 
@@ -81,7 +82,7 @@ def plan(
         spans = _spans(content, sender, now_us, limits, faults)
     faults.check()
     message_id = _message_id(message, sender, now_us, spans, limits) if message.id is not None else None
-    max_live = entries.max_live(creation.category for creation in creations) if entries else ()
+    max_live = entries.max_live(creation.category for creation in creations) if entries.has_bounds else ()
     return Commit(now_us, epoch_seed, sender, creations, content.ids, spans, message_id=message_id, max_live=max_live)
 
 
@@ -111,15 +112,19 @@ def _creations(
 
 
 def _creation(item: NewItem, created_us: int, now_us: int, policy: Policy, faults: Faults) -> Creation:
-    expires_us = policy.expires_us(created_us)
+    expires_us: int | None = None
+    remind_at_us: tuple[int, ...] = ()
+    timers: tuple[Timer, ...] = ()
+    if policy is not PLAIN:
+        expires_us, remind_at_us = policy.expires_us(created_us), policy.remind_at_us(created_us)
     if item.expires is not None:
         expires_us = _resolve(item, item.expires, created_us, "times/expires", faults)
-    remind_at_us = policy.remind_at_us(created_us)
     if item.remind_at:
         resolved = {_resolve(item, each, created_us, "times/remind_at", faults) for each in item.remind_at}
         remind_at_us = tuple(sorted(resolved))
-    device = item.for_device or ""
-    json = item_json(item.body, item.category, device, created_us, expires_us, remind_at_us)
+    if policy is not PLAIN and policy.is_timed:
+        timers = escalation.timers(policy, expires_us, now_us)
+    json = item_json(item.body, item.category, item.for_device or "", created_us, expires_us, remind_at_us)
     return Creation(
         item.id,
         item.category,
@@ -132,7 +137,7 @@ def _creation(item: NewItem, created_us: int, now_us: int, policy: Policy, fault
         leaf(item.id, json),
         item.body,
         json,
-        escalation.timers(policy, expires_us, now_us) if policy.is_timed else (),
+        timers,
     )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from struct import Struct
 from typing import Final, NamedTuple
 
-from .messages import Creation, TimerKind
+from .messages import Creation, Timer, TimerKind
 from .times import seconds
 
 NEVER: Final = 1 << 53
@@ -63,15 +63,19 @@ class PackedItem(NamedTuple):
 
 def pack_item(creation: Creation) -> bytes:
     """A creation, hidden by nobody; the store keeps and tells it as it comes."""
-    category, device = creation.category.encode(), (creation.for_device or "").encode()
+    category = creation.category.encode()
+    device = creation.for_device.encode() if creation.for_device else b""
     reminders = creation.remind_at_us
+    flags = 128 if creation.is_stamped else 0
+    if creation.timers:
+        flags |= _flags(creation.timers)
     expires_us = NEVER if creation.expires_us is None else creation.expires_us
     header = _NEW.pack(
         _LETTER | creation.created_us,
         expires_us << 8,
         0,
         len(creation.json) - len(creation.body),
-        len(reminders) + _flags(creation),
+        len(reminders) + flags,
         len(category),
         len(device),
         creation.fingerprint,
@@ -81,9 +85,9 @@ def pack_item(creation: Creation) -> bytes:
     return b"%b%b%b%b%b" % (header, category, device, times, creation.body)
 
 
-def _flags(creation: Creation) -> int:
-    flags = 128 if creation.is_stamped else 0
-    for timer in creation.timers:
+def _flags(timers: Iterable[Timer]) -> int:
+    flags = 0
+    for timer in timers:
         if timer.kind is not TimerKind.WINDOW:
             flags |= 32 if timer.kind is TimerKind.PUSH else 64
     return flags

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from .errors import Problem
-from .ids import is_dotted, is_name
+from .ids import NAME, is_dotted
 from .jsontext import canonical_at_a_glance
 from .limits import Limits
 from .messages import Message, NewItem, Update
@@ -36,6 +36,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _decode: Final = msgspec.json.Decoder(_Line).decode
+_is_name: Final = NAME.match
 
 
 def read_plain(raw: bytes, limits: Limits) -> tuple[str | None, Message] | None:
@@ -48,10 +49,10 @@ def read_plain(raw: bytes, limits: Limits) -> tuple[str | None, Message] | None:
     if line.uid is not msgspec.UNSET:
         uid = line.uid
         beside += 1
-    if len(create) != 1 or (uid is not None and not is_name(uid)):
+    if len(create) != 1 or (uid is not None and not _is_name(uid)):
         return None
     ((item_id, item),) = create.items()
-    if not (is_name(item_id) and is_dotted(item.category)):
+    if not (_is_name(item_id) and is_dotted(item.category)):
         return None
     value = item.body
     if value is msgspec.UNSET:

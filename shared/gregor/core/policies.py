@@ -139,16 +139,18 @@ PLAIN: Final = Policy()
 class Entries:
     """A checked set of entries. ``core.entries.parse_entries`` makes it; ``NO_ENTRIES`` is the one without any.
 
-    ``document``: name to entry, as written. ``policies``: name to what holds from there downwards.
+    ``document``: name to entry, as written. ``policies``: name to what holds from there downwards. ``has_bounds``:
+    whether only so many items of any category may live.
     """
 
-    __slots__ = ("_found", "_policies", "_uncounted", "document")
+    __slots__ = ("_found", "_policies", "_uncounted", "document", "has_bounds")
 
     def __init__(self, document: Mapping[str, Mapping[str, Any]], policies: Mapping[str, Policy]) -> None:
         self.document = document
         self._policies = policies
         self._found: dict[str, Policy] = {}
         self._uncounted = _uncounted(policies)
+        self.has_bounds = any(policy.max_live is not None for policy in policies.values())
 
     def __bool__(self) -> bool:
         """Whether there is any entry."""

@@ -57,6 +57,11 @@ def cursor_for(epoch: bytes, view: View, seq: int) -> Cursor:
     return Cursor(epoch_text(epoch) + view.tag, seq)
 
 
+def cursor_text(epoch: bytes, view: View, seq: int) -> str:
+    """``cursor_for`` as it is on the wire, at once."""
+    return f"{epoch.hex()}{view.tag}-{seq}"
+
+
 def is_of_beginning(cursor: Cursor | None, view: View) -> bool:
     """Whether it was told while the user was not known yet: its copy is empty, and all that came since is news."""
     return cursor == cursor_for(NO_EPOCH, view, 0)

@@ -13,13 +13,14 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from itertools import repeat
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from gregor.store.address import Address
 from gregor.store.dial import dial, dial_until
-from gregor.store.wire import Argument, Backoff, LinkDown, LinkLost, LinkRefused, ReplyError, Wire, pack
+from gregor.store.wire import Argument, Backoff, LinkDown, LinkLost, LinkRefused, ReplyError, Wire, pack, pack_script
 
-__all__ = ["Argument", "Connection", "Link", "LinkDown", "LinkLost", "LinkRefused", "ReplyError", "Script"]
+__all__ = ["Argument", "Call", "Connection", "Link", "LinkDown", "LinkLost", "LinkRefused", "ReplyError", "Script"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,10 @@ class Script:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sha", hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest())
+
+
+Call: TypeAlias = tuple[Script, bytes]
+"""A script, and the whole command that runs it, as it goes over the wire."""
 
 
 class Connection(Protocol):
@@ -56,6 +61,17 @@ class Connection(Protocol):
         """
         ...
 
+    def run(self, call: Call) -> asyncio.Future[Any]:
+        """``evalsha`` of a call that is packed already."""
+        ...
+
+    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+        """Run scripts, all sent at once, in order; their replies. One that failed has its exception in the place.
+
+        A server that lacks a script is given it, and the calls of it are repeated in order, after the others.
+        """
+        ...
+
     async def close(self) -> None:
         """Close for good. What is outstanding fails."""
         ...
@@ -69,6 +85,31 @@ class _ScriptCall(asyncio.Future[Any]):
     script: Script
     packed: bytes
     load: asyncio.Future[Any] | None
+
+
+class _Many:
+    """Commands issued together: stands for each of them in the queue, and collects the replies in order."""
+
+    __slots__ = ("_missing", "_replies", "has_errors", "replies")
+
+    def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._missing = count
+        self._replies: list[Any] = []
+        self.has_errors = False
+        self.replies: asyncio.Future[list[Any]] = loop.create_future()
+
+    def done(self) -> bool:
+        return self.replies.done()
+
+    def set_result(self, reply: Any) -> None:
+        self._replies.append(reply)
+        self._missing -= 1
+        if not self._missing and not self.replies.done():
+            self.replies.set_result(self._replies)
+
+    def set_exception(self, error: Exception) -> None:
+        self.has_errors = True
+        self.set_result(error)
 
 
 class Link:
@@ -96,7 +137,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._wire: Wire | None = None
         # Every command without reply, oldest first; the newest len(_unsent) of them were not written yet.
-        self._outstanding: deque[asyncio.Future[Any]] = deque()
+        self._outstanding: deque[asyncio.Future[Any] | _Many] = deque()
         self._unsent: deque[bytes] = deque()
         self._flushing = False
         # True while commands cannot be written: no connection, or the server does not read.
@@ -138,16 +179,34 @@ class Link:
         """As ``Connection`` says. ``TypeError`` at once for an argument of another type."""
         packed = pack(args)
         future = self._loop.create_future()
-        self._issue(future, packed)
+        self._issue(future, (packed,))
         return future
 
     def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> asyncio.Future[Any]:
         """As ``Connection`` says. A script that the server cannot compile ends in the server's ``ReplyError``."""
+        return self.run((script, pack_script(script.sha, keys, args)))
+
+    def run(self, call: Call) -> asyncio.Future[Any]:
+        """As ``Connection`` says."""
         future = _ScriptCall(loop=self._loop)
-        future.script, future.load = script, None
-        future.packed = packed = pack(("EVALSHA", script.sha, len(keys), *keys, *args))
-        self._issue(future, packed)
+        future.script, future.packed = call
+        future.load = None
+        self._issue(future, (future.packed,))
         return future
+
+    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+        """As ``Connection`` says."""
+        if not calls:
+            return []
+        many = _Many(len(calls), self._loop)
+        self._issue(many, [packed for _, packed in calls])
+        replies = await many.replies
+        if many.has_errors:
+            missed = [n for n, reply in enumerate(replies) if isinstance(reply, ReplyError) and reply.is_missing_script]
+            again = await asyncio.gather(*(self.run(calls[n]) for n in missed), return_exceptions=True)
+            for n, reply in zip(missed, again, strict=True):
+                replies[n] = reply
+        return replies
 
     def replies(self, replies: list[Any]) -> None:
         """Called by the wire: give each reply to the oldest command without one."""
@@ -188,26 +247,26 @@ class Link:
         self._give_up_in_time()
         self._reconnecting = self._loop.create_task(self._reconnect())
 
-    def _issue(self, future: asyncio.Future[Any], packed: bytes) -> None:
-        if (self._held or len(self._outstanding) >= self._most_outstanding) and not self._may_wait(future, packed):
+    def _issue(self, future: asyncio.Future[Any] | _Many, packed: Sequence[bytes]) -> None:
+        """Send one command or many; ``future`` stands for each of them."""
+        is_much = len(self._outstanding) + len(packed) > self._most_outstanding
+        if (self._held or is_much) and not self._may_wait(future, packed, is_much):
             return
-        self._outstanding.append(future)
-        self._unsent.append(packed)
+        self._outstanding.extend(repeat(future, len(packed)))
+        self._unsent.extend(packed)
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
-    def _may_wait(self, future: asyncio.Future[Any], packed: bytes) -> bool:
-        """Whether a command that cannot leave now is kept; where not, its future has failed."""
+    def _may_wait(self, future: asyncio.Future[Any] | _Many, packed: Sequence[bytes], is_much: bool) -> bool:
+        """Whether commands that cannot leave now are kept; where not, they have failed."""
         if self._closed:
-            future.set_exception(LinkDown(self._trouble))
-            return False
-        if len(self._outstanding) >= self._most_outstanding or self._held_bytes > _MOST_HELD_BYTES:
-            future.set_exception(LinkDown(f"the link to {self.address} is overloaded"))
-            return False
-        self._held_bytes += len(packed)
+            return _refuse_all(future, packed, self._trouble)
+        if is_much or self._held_bytes > _MOST_HELD_BYTES:
+            return _refuse_all(future, packed, f"the link to {self.address} is overloaded")
+        self._held_bytes += sum(map(len, packed))
         if self._wire is None:
-            self._deadlines.append(self._loop.time() + self._patience_s)
+            self._deadlines.extend([self._loop.time() + self._patience_s] * len(packed))
             self._give_up_in_time()
         return True
 
@@ -244,9 +303,9 @@ class Link:
         else:
             wire.drop(f"was silent for {self._timeout_s:g} s")
 
-    def _refuse(self, future: asyncio.Future[Any], error: ReplyError) -> None:
+    def _refuse(self, future: asyncio.Future[Any] | _Many, error: ReplyError) -> None:
         """An error reply: for the caller, unless the script was all that was missing."""
-        if error.code == "NOSCRIPT" and isinstance(future, _ScriptCall):
+        if error.is_missing_script and isinstance(future, _ScriptCall):
             if future.load is None:
                 self._load_and_repeat(future)
                 return
@@ -266,7 +325,7 @@ class Link:
             load = self._loading[script.sha] = self.call("SCRIPT", "LOAD", script.source)
             load.add_done_callback(lambda done: done.exception())  # told by the calls that need it
         future.load = load
-        self._issue(future, future.packed)
+        self._issue(future, (future.packed,))
 
     def _drop(self, reason: str) -> None:
         if self._wire is not None:
@@ -321,6 +380,13 @@ class Link:
                 self._deadlines.popleft()
 
 
-def _fail(future: asyncio.Future[Any], error: LinkDown) -> None:
+def _fail(future: asyncio.Future[Any] | _Many, error: LinkDown) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+def _refuse_all(future: asyncio.Future[Any] | _Many, packed: Sequence[bytes], why: str) -> Literal[False]:
+    """Fail commands that were never sent."""
+    for _ in packed:
+        future.set_exception(LinkDown(why))
+    return False

@@ -12,17 +12,19 @@ from gregor.core.messages import Commit, Ignored, Receipt
 FAST_BYTES: Final = 9
 """What a fast path answers: epoch 3, seq 5, a letter. More follows only where the history is over its bounds."""
 
+_CREATED, _DISMISSED, _DUPLICATE, _NOTHING = b"cdps"
+
 
 def fast_receipt(commit: Commit, reply: bytes) -> Receipt:
     """A fast path answers nine bytes: epoch, seq, and what happened to the one id it was about."""
-    epoch, seq, what = reply[:3], int.from_bytes(reply[3:8], "big"), reply[8:9]
-    if what == b"c":
-        return Receipt(epoch, seq, created=(commit.creations[0].id,))
-    if what == b"d":
-        return Receipt(epoch, seq, dismissed=commit.ids)
-    if what == b"s":
-        return Receipt(epoch, seq, is_unchanged=True)
-    why = Ignored.DUPLICATE if what == b"p" else Ignored.CONFLICT
+    epoch, seq, what = reply[:3], int.from_bytes(reply[3:8], "big"), reply[8]
+    if what == _CREATED:
+        return Receipt(epoch, seq, False, (commit.creations[0].id,))
+    if what == _DISMISSED:
+        return Receipt(epoch, seq, False, (), commit.ids)
+    if what == _NOTHING:
+        return Receipt(epoch, seq, True)
+    why = Ignored.DUPLICATE if what == _DUPLICATE else Ignored.CONFLICT
     return Receipt(epoch, seq, is_unchanged=True, ignored=((commit.creations[0].id, why),))
 
 

@@ -129,6 +129,26 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
     return arguments
 
 
+def pack_bare(commit: Commit, limits: CommitLimits) -> bytes:
+    """The first argument of a commit that makes one item without timers, and says nothing else; the item follows."""
+    packed = _COMMIT.pack(
+        commit.now_us,
+        limits.live,
+        1,
+        0,
+        0,
+        b"u",
+        b"d",
+        0,
+        commit.epoch_seed,
+        limits.ages,
+        0,
+        limits.counts,
+        commit.spread_s,
+    )
+    return packed + commit.sender.device.encode()
+
+
 def _add_content(arguments: list[bytes | str], commit: Commit, *, has_timers: bool) -> None:
     """What the message says, after what is said of it."""
     for creation in commit.creations:

@@ -21,8 +21,9 @@ from gregor.core.messages import Commit, Reason, Receipt, displacing
 from gregor.core.sync import NO_EPOCH, Answer, Cursor, Delta, Full, Head, HistoryEntry, Unchanged, View
 
 from . import scripts
+from .commit_calls import CommitCalls
 from .contract import Unavailable
-from .keys import PARTITIONS, CommitKeys, Keys, UserKeys
+from .keys import PARTITIONS, Keys, UserKeys
 from .link import Connection, Script
 from .receipts import FAST_BYTES, fast_receipt, read_receipt, refusal
 from .records import (
@@ -31,19 +32,16 @@ from .records import (
     HEAD,
     NO_HEAD,
     REHEARSAL,
-    WATCHED,
     Departed,
     Live,
     UserHead,
-    commit_arguments,
-    commit_limits,
     pack_reader,
     read_gone,
     read_head,
     read_live,
 )
 from .redis_forgetting import RedisForgetting
-from .replies import answer, answers
+from .replies import answer, answers, value_of
 from .view_read import ViewRead
 
 _COLLECT_AT_ONCE: Final = 2_000
@@ -79,22 +77,19 @@ class RedisUsers:
         self._keys = keys
         self._limits = limits
         self._leave = leave
-        self._options = GENERAL if general else 0
         self.is_watched = False
-        self._grow = scripts.load(*scripts.COMMIT)
-        self._shrink = scripts.load(*scripts.COMMIT, flags="allow-oom") if allow_oom else self._grow
+        self._calls = CommitCalls(limits, allow_oom=allow_oom, general=general)
         self._sync = scripts.load(*scripts.SYNC)
         self._due = scripts.load(*scripts.DUE)
         self._collect = scripts.load(*scripts.COLLECT)
         self._history = scripts.load(*scripts.HISTORY)
         self._forgetting = RedisForgetting(connection, keys, allow_oom=allow_oom)
-        self._bounds = commit_limits(limits)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """Every script, for a process that loads them before it serves."""
-        own = (self._grow, self._shrink, self._sync, self._due, self._collect, self._history)
-        return (*own, *self._forgetting.all_scripts)
+        own = (self._sync, self._due, self._collect, self._history)
+        return (*self._calls.scripts, *own, *self._forgetting.all_scripts)
 
     # ---- writing
 
@@ -106,20 +101,24 @@ class RedisUsers:
 
     async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
         """See ``contract.Users.commit_many``: all are sent before the first answer is awaited."""
-        sent = [self._send(self._keys.of_user(uid), commit) for uid, commit in commits]
+        of_user, call, is_watched = self._keys.of_user, self._calls.of, self.is_watched
+        calls = [call(of_user(uid), commit, is_watched=is_watched) for uid, commit in commits]
         results: list[Receipt | Problem] = []
-        for (uid, commit), future in zip(commits, sent, strict=True):
-            try:
-                reply = await answer(future)
-                if type(reply) is bytes and len(reply) == FAST_BYTES and not commit.max_live:
-                    results.append(fast_receipt(commit, reply))  # nothing is to be done after it
-                else:
-                    results.append(await self._settled(self._keys.of_user(uid), uid, commit, reply))
-            except Problem as problem:
-                results.append(problem)
-            except Unavailable as trouble:
-                results.append(trouble.problem())
+        for (uid, commit), reply in zip(commits, await self._connection.run_many(calls), strict=True):
+            if type(reply) is bytes and len(reply) == FAST_BYTES and not commit.max_live:
+                results.append(fast_receipt(commit, reply))  # nothing is to be done after it
+            else:
+                results.append(await self._result(uid, commit, reply))
         return results
+
+    async def _result(self, uid: str, commit: Commit, reply: Any) -> Receipt | Problem:
+        """What became of one commit of many: its receipt, or why there is none."""
+        try:
+            return await self._settled(self._keys.of_user(uid), uid, commit, value_of(reply))
+        except Problem as problem:
+            return problem
+        except Unavailable as trouble:
+            return trouble.problem()
 
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:
         """See ``contract.Users.rehearse``."""
@@ -128,10 +127,7 @@ class RedisUsers:
         return await self._settled(keys, uid, commit, await answer(self._send(keys, commit, REHEARSAL)), REHEARSAL)
 
     def _send(self, keys: UserKeys, commit: Commit, options: int = 0) -> Awaitable[Any]:
-        script = self._grow if commit.creations or commit.external else self._shrink
-        options |= self._options | (WATCHED if self.is_watched else 0)
-        arguments = commit_arguments(commit, self._bounds, options)
-        return self._connection.evalsha(script, _names(keys.commit, commit, options & ~WATCHED), arguments)
+        return self._connection.run(self._calls.of(keys, commit, options, is_watched=self.is_watched))
 
     async def _settled(self, keys: UserKeys, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
         """The receipt of a reply; what was due is done first, and the message sent again."""
@@ -369,18 +365,6 @@ class RedisUsers:
     ) -> list[HistoryEntry]:
         records = await self._records(keys, wanted)
         return [record.entry(view) for record in records if record.live.is_for(view)]
-
-
-def _names(keys: CommitKeys, commit: Commit, options: int) -> tuple[str, ...]:
-    """The keys that the fast path takes where the commit can go there; the script says where it needs the others."""
-    is_short = not (options or commit.spans or commit.message_id) and len(commit.creations) + len(commit.ids) == 1
-    if not is_short:
-        return keys.every
-    if commit.ids:
-        return keys.dismissal if commit.sender.cats is None else keys.every
-    (made,) = commit.creations
-    is_timed = made.expires_us is not None or made.remind_at_us or made.timers
-    return keys.timed_creation if is_timed else keys.creation
 
 
 def _is_hex(text: str) -> bool:

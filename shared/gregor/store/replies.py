@@ -36,15 +36,22 @@ async def answer(reply: Awaitable[Any]) -> Any:
     """The reply. Raises ``Unavailable`` where the server is away, full, loading, or no primary; the rest are bugs."""
     try:
         return await reply
-    except LinkDown as trouble:
-        raise Unavailable(str(trouble)) from trouble
-    except ReplyError as refusal:
-        text = str(refusal)
+    except (LinkDown, ReplyError) as trouble:
+        return value_of(trouble)
+
+
+def value_of(reply: Any) -> Any:
+    """The reply of one of many commands: itself, or raised as ``answer`` does where it is a failure."""
+    if isinstance(reply, LinkDown):
+        raise Unavailable(str(reply)) from reply
+    if isinstance(reply, ReplyError):
+        text = str(reply)
         if text.startswith("OOM") or " OOM " in text:
-            raise StoreFull(text) from refusal
+            raise StoreFull(text) from reply
         if text.startswith(_NOT_NOW):
-            raise Unavailable(text) from refusal
-        raise
+            raise Unavailable(text) from reply
+        raise reply
+    return reply
 
 
 async def answers(replies: Iterable[asyncio.Future[Any]]) -> list[Any]:

@@ -22,6 +22,11 @@ _INCOMPLETE: Final = object()
 pack = cast("Callable[[Command], bytes]", hiredis.pack_command)
 
 
+def pack_script(sha: str, keys: Sequence[Argument], args: Sequence[Argument]) -> bytes:
+    """The command that runs a script that the server knows."""
+    return pack(("EVALSHA", sha, len(keys), *keys, *args))
+
+
 class ReplyError(Exception):
     """The server answered with an error; the text is the server's own, its first word is the code."""
 
@@ -29,6 +34,11 @@ class ReplyError(Exception):
     def code(self) -> str:
         """``NOSCRIPT``, ``WRONGTYPE``, ``ERR`` …"""
         return str(self).partition(" ")[0]
+
+    @property
+    def is_missing_script(self) -> bool:
+        """Whether the server was asked for a script that it was not given."""
+        return self.code == "NOSCRIPT"
 
 
 class LinkDown(ConnectionError):

@@ -55,8 +55,11 @@ def media_type(headers: Mapping[bytes, bytes], *allowed: str) -> str:
 
 async def chunks(
     headers: Mapping[bytes, bytes], receive: Receive, most_bytes: int, too_large: Callable[[], Problem]
-) -> AsyncIterator[bytes]:
-    """The body as it comes in. Raises ``too_large()`` from Content-Length, before reading, or at the byte over."""
+) -> AsyncIterator[tuple[bytes, bool]]:
+    """The body as it comes in, each part with whether it is the last one.
+
+    Raises ``too_large()`` from Content-Length, before reading, or at the byte over.
+    """
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > most_bytes:
         raise too_large()
@@ -69,9 +72,10 @@ async def chunks(
         read += len(chunk)
         if read > most_bytes:
             raise too_large()
-        if chunk:
-            yield chunk
-        if not event.get("more_body", False):
+        is_last = not event.get("more_body", False)
+        if chunk or is_last:
+            yield chunk, is_last
+        if is_last:
             return
 
 
@@ -79,7 +83,7 @@ async def whole(
     headers: Mapping[bytes, bytes], receive: Receive, most_bytes: int, too_large: Callable[[], Problem]
 ) -> bytes:
     """The body in one piece; see ``chunks``."""
-    return b"".join([chunk async for chunk in chunks(headers, receive, most_bytes, too_large)])
+    return b"".join([chunk async for chunk, _ in chunks(headers, receive, most_bytes, too_large)])
 
 
 def message_too_large(most_bytes: int) -> Problem:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from typing import Any
 
 import httpx
@@ -189,11 +189,11 @@ async def test_a_stream_that_grows_over_a_limit_says_so_in_its_last_entry() -> N
 
 async def test_a_single_line_over_the_limit_of_a_message_is_its_own_problem() -> None:
     async with Api(max_message_bytes=500) as api:
-        long = line("alice", "x" * 600)
+        plain = {"create": {"aa": {"category": "user.joined", "body": "x" * 600}}}
 
-        found = entries(await ndjson(api, lines(long, line("bob"))))
+        found = entries(await ndjson(api, lines(line("alice", "x" * 600), line("alice", body=plain), line("bob"))))
 
-        assert outcomes(found) == [(0, "alice", "message_too_large"), (1, "bob", "receipt")]
+        assert [outcome for _, _, outcome in outcomes(found)] == ["message_too_large"] * 2 + ["receipt"]
 
 
 @pytest.mark.parametrize("users", [{"uid": "a" * 128}, {"uids": [f"{n:0128}" for n in range(MOST_UIDS)]}])
@@ -210,17 +210,60 @@ async def test_naming_users_takes_nothing_from_the_bound_of_a_message(users: dic
         assert said == {(0, "receipt"), (1, "message_too_large")}
 
 
+def straight(api: Api, receive: Any, send: Any) -> Awaitable[None]:
+    """A batch straight over ASGI: the client of the other tests sends all, an end of its own, and only then reads."""
+    headers = [(b"authorization", f"Bearer {api.key}".encode()), (b"content-type", b"application/x-ndjson")]
+    scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": headers}
+    return api.app(scope, receive, send)
+
+
+async def test_what_came_whole_is_committed_at_once_and_answered_in_one_piece() -> None:
+    """Also its last line, which needs no end: else that would be a commit and a write of its own."""
+    store = Flickering(Api().settings.limits)
+    store.good_calls = 1
+    outgoing: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": lines(*(line(f"u{n}") for n in range(3))).rstrip(), "more_body": False}
+
+    async def send(message: Any) -> None:
+        outgoing.append(message)
+
+    async with Api(store) as api:
+        await straight(api, receive, send)
+
+    start, body = outgoing
+    assert [code for _, _, code in outcomes(map(json.loads, body["body"].splitlines()))] == ["receipt"] * 3
+    assert (b"content-length", b"%d" % len(body["body"])) in start["headers"]
+    assert not body.get("more_body")
+
+
+async def test_the_first_answers_to_a_large_batch_do_not_wait_for_the_last_commits() -> None:
+    store = Flickering(Api().settings.limits)
+    store.good_calls = 1
+    outgoing: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": lines(*(line(f"u{n}") for n in range(CHUNK + 1))), "more_body": False}
+
+    async def send(message: Any) -> None:
+        outgoing.append(message)
+
+    async with Api(store) as api:
+        await straight(api, receive, send)
+
+    told = [outcomes(map(json.loads, message["body"].splitlines())) for message in outgoing[1:]]
+    assert [{code for _, _, code in piece} for piece in told if piece] == [{"receipt"}, {"unavailable"}]
+
+
 async def test_lines_are_committed_and_answered_while_the_rest_is_still_to_come(api: Api) -> None:
-    """Straight over ASGI: the client of the other tests reads only when it has sent everything."""
     incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     outgoing: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
         outgoing.append(message)
 
-    headers = [(b"authorization", f"Bearer {api.key}".encode()), (b"content-type", b"application/x-ndjson")]
-    scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": headers}
-    serving = asyncio.create_task(api.app(scope, incoming.get, send))
+    serving = asyncio.ensure_future(straight(api, incoming.get, send))
     half = lines(line("bob"))
 
     incoming.put_nowait({"type": "http.request", "body": lines(line("alice")) + half[:20], "more_body": True})
@@ -240,9 +283,7 @@ async def test_a_client_that_reads_nothing_does_not_stop_the_reading(api: Api) -
     async def send(_message: Any) -> None:
         await is_read.wait()
 
-    headers = [(b"authorization", f"Bearer {api.key}".encode()), (b"content-type", b"application/x-ndjson")]
-    scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": headers}
-    serving = asyncio.create_task(api.app(scope, incoming.get, send))
+    serving = asyncio.ensure_future(straight(api, incoming.get, send))
     for n in range(10):
         incoming.put_nowait({"type": "http.request", "body": lines(line(f"u{n}")), "more_body": n < 9})
 
@@ -282,6 +323,27 @@ async def test_a_flush_in_a_batch_needs_admin(api: Api) -> None:
     found = (await api.call("POST", PATH, await api.make_key("ingest"), json=[flush, line("alice")])).json()
 
     assert outcomes(found) == [(0, "alice", "forbidden"), (1, "alice", "receipt")]
+
+
+@pytest.mark.parametrize("scopes", [("admin",), ("admin", "ingest")])
+async def test_a_key_sends_what_its_scopes_let_it(api: Api, scopes: tuple[str, ...]) -> None:
+    flush = {"uid": "alice", "system": "gregor", "body": {"flush": True}}
+
+    found = (await api.call("POST", PATH, await api.make_key(*scopes), json=[line("alice"), flush])).json()
+
+    assert outcomes(found) == [
+        (0, "alice", "receipt" if "ingest" in scopes else "forbidden"),
+        (1, "alice", "receipt"),
+    ]
+
+
+async def test_a_key_creates_in_its_categories_only(api: Api) -> None:
+    key = await api.make_key("ingest", prefixes=["user"])
+    other = {"uid": "alice", "system": "gregor", "body": {"create": {"bb": {"category": "chat"}}}}
+
+    found = (await api.call("POST", PATH, key, json=[line("alice"), other])).json()
+
+    assert outcomes(found) == [(0, "alice", "receipt"), (1, "alice", "category_not_allowed")]
 
 
 async def test_a_batch_has_no_single_id(api: Api) -> None:

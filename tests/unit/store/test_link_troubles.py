@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from gregor.store.link import Link, LinkDown, LinkLost, Script
+from gregor.store.wire import pack_script
 from tests.support.ports import free_port
 from tests.support.servers import BINARIES, Server, linked, running
 from tests.support.wait import wait_until
@@ -130,6 +131,22 @@ async def test_commands_never_written_when_the_connection_breaks_wait_for_the_ne
         lost = outcomes.count(LinkLost)
         assert outcomes == [LinkLost] * lost + [LinkDown] * (50 - lost)
         assert 0 < lost < 50
+
+
+async def test_of_scripts_sent_together_those_answered_before_the_connection_breaks_keep_their_replies() -> None:
+    async def answer_two(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"SETNAME")
+        writer.write(b"+PONG\r\n+OK\r\n")
+        await reader.readuntil(b"EVALSHA")
+        writer.write(b":1\r\n:2\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with speaking(answer_two) as url, linked(url, patience_s=0.1) as link:
+        replies = await link.run_many([(ECHO, pack_script(ECHO.sha, ["k"], [n])) for n in range(4)])
+
+    assert replies[:2] == [1, 2]
+    assert list(map(type, replies[2:])) == [LinkLost, LinkLost]
 
 
 async def test_a_server_that_stands_still_is_left_within_the_timeout(server: Server) -> None:
