@@ -8,7 +8,7 @@ from . import scripts
 from .forgotten import KNOWN_US, trace_of
 from .keys import Keys
 from .link import Connection, Script
-from .replies import answer, answers
+from .replies import answer
 
 _AT_ONCE: Final = 500
 """Items whose deliveries go in one step."""
@@ -23,11 +23,12 @@ class RedisForgetting:
         flags = "allow-oom" if allow_oom else ""
         self._drop_dead = scripts.load("dead_drop", flags=flags)
         self._forget = scripts.load("forget", flags=flags)
+        self._trace = scripts.load("trace", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """Every script, for a process that loads them before it serves."""
-        return (self._drop_dead, self._forget)
+        return (self._drop_dead, self._forget, self._trace)
 
     async def forget(self, uid: str, now_us: int) -> None:
         """The state goes first: without it nobody enters deliveries, so that those which are found are all.
@@ -42,14 +43,9 @@ class RedisForgetting:
             ledgers = (self._keys.deliveries(uid, item) for item in items)
             await answer(evalsha(self._forget, (keys.delivered, *ledgers), items))
         await answer(evalsha(self._drop_dead, (keys.dead,), ("+inf", f"{uid}/", "")))
-        traces = self._keys.forgotten
-        await answers(
-            (
-                call("ZADD", traces, now_us, trace_of(uid)),
-                call("ZREMRANGEBYSCORE", traces, "-inf", now_us - KNOWN_US),
-                call("PEXPIRE", traces, KNOWN_US // 1_000),
-            )
-        )
+        # A script, not commands: a server that is full refuses a command that may grow, and forgetting makes room.
+        trace = (str(now_us), trace_of(uid), str(now_us - KNOWN_US), str(KNOWN_US // 1_000))
+        await answer(evalsha(self._trace, (self._keys.forgotten,), trace))
 
     async def forgotten(self, since_us: int) -> frozenset[str]:
         """See ``contract.Users.forgotten``."""

@@ -15,7 +15,7 @@ from gregor.core.ledger import Attempt, Claimed, State, Story
 from gregor.core.limits import Limits
 from gregor.core.sync import View
 from gregor.store.contract import Registration
-from gregor.store.forgotten import KNOWN_US
+from gregor.store.forgotten import KNOWN_US, trace_of
 from gregor.store.redis import RedisStore
 from gregor.store.redis_forgetting import RedisForgetting
 from tests.support.builders import SECOND_US, creating, dismissing, external, planned
@@ -81,6 +81,19 @@ async def test_a_user_who_is_forgotten_leaves_no_trace_and_others_keep_theirs(gr
     await store.devices.put_device("bob", "phone", Registration("ios", {**APNS, "token": "token-of-alice"}), NOW_US)
     registration, _ = (await store.devices.devices("bob", NOW_US))["phone"]
     assert await store.devices.holds_push("bob", "phone", registration)
+
+
+async def test_who_is_forgotten_makes_room_where_memory_is_full(real_ground: Ground) -> None:
+    store, call = store_on(real_ground), real_ground.connection.call
+    await live_much(store, "alice")
+    await call("CONFIG", "SET", "maxmemory", "1")
+    try:
+        await store.users.forget_user("alice", NOW_US)
+    finally:
+        await call("CONFIG", "SET", "maxmemory", "0")
+
+    assert await trace(real_ground, "alice") == {"rev"}
+    assert await store.users.forgotten(NOW_US) == {trace_of("alice")}
 
 
 async def test_what_is_listed_and_remembered_for_a_while_has_an_end(ground: Ground) -> None:
