@@ -27,21 +27,27 @@ class Spent(Exception):
 
 
 class Budget:
-    """What one rendering may still do. Kept among the variables, under a name that no template can write."""
+    """What one rendering may still do. Kept among the variables, under a name that no template can write.
+
+    Its time counts from the first step that is charged: what only shows values is over before the clock is read.
+    """
 
     NAME: Final = " budget"
 
-    __slots__ = ("_left", "_most_chars", "_until_ns")
+    __slots__ = ("_left", "_most_chars", "_most_ns", "_until_ns")
 
     def __init__(self, steps: int, ms: int, chars: int) -> None:
         self._left = steps
         self._most_chars = chars
-        self._until_ns = time.thread_time_ns() + ms * 1_000_000
+        self._most_ns = ms * 1_000_000
+        self._until_ns = 0
 
     def charge(self, steps: int) -> None:
         """Take ``steps``, at least one; ``Spent`` where there are no more, or the time is over."""
         self._left -= max(1, steps)
-        if self._left < 0 or time.thread_time_ns() > self._until_ns:
+        now_ns = time.thread_time_ns()
+        self._until_ns = self._until_ns or now_ns + self._most_ns
+        if self._left < 0 or now_ns > self._until_ns:
             raise Spent("it takes too many steps")
 
     def keep(self, value: Any) -> Any:
