@@ -187,7 +187,8 @@ class ApnsChannel:
         headers.append(NeverIndexedHeaderTuple(b"apns-id", str(uuid.uuid4()).encode()))
         headers.append(NeverIndexedHeaderTuple(b"apns-collapse-id", push.collapse_id.encode()))
         if push.expires_us is not None:
-            headers.append((b"apns-expiration", b"%d" % (push.expires_us // 1_000_000)))
+            until = b"%d" % (push.expires_us // 1_000_000)
+            headers.append(NeverIndexedHeaderTuple(b"apns-expiration", until))
         return headers
 
     def _may_go_again(self, outcome: Outcome, provider_token: bytes) -> bool:

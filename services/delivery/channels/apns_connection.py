@@ -24,6 +24,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 
 from .apns_exchange import Exchange, NotProcessed
+from .apns_headers import ApnsEncoder
 
 MOST_STREAMS = 1_000
 """In flight on one connection at most, whatever the provider allows."""
@@ -64,6 +65,7 @@ class _ClientConnection(H2Connection):
             )
         )
         self.state_machine = _DrainingStateMachine()
+        self.encoder = ApnsEncoder()
 
     @property
     def open_outbound_streams(self) -> int:
