@@ -17,7 +17,7 @@ from gregor.store.contract import Store
 from gregor.store.redis import open_store
 from gregor.store.redis_queue import open_queue
 from gregor.telemetry import Metrics
-from gregor.web.process import Probes, on_stop, run
+from gregor.web.process import Probes, calm_collector, on_stop, run
 from gregor.web.readiness import Readiness
 from gregor.webhook_registry import WebhookEditor, WebhookRegistry
 
@@ -86,6 +86,7 @@ async def _lookers(stack: AsyncExitStack, settings: Settings, store: Store, metr
 async def serve_with(settings: Settings, readiness: Readiness, metrics: Metrics, workers: Sequence[Worker]) -> None:
     """``serve`` with what somebody else closes."""
     await readiness.check()
+    calm_collector()
     probes = Probes(settings, readiness, metrics, settings.delivery_port)
     told = asyncio.Event()
     on_stop(told.set)
