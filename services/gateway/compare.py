@@ -10,6 +10,7 @@ import structlog
 from gregor.store.contract import Store, Unavailable
 
 from .track import Mark, Verdict
+from .turns import Turns
 from .wheel import Wheel
 
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ class Comparison:
         self._store = store
         self._wheel = wheel
         self._interval_s = interval_s
-        # room -> whether what differs is mended at once
-        self._wanted: dict[Room, bool] = {}
-        self._is_running = False
+        self._turns = Turns(hub.reads.background, AT_ONCE, self._compare)
 
     def begin(self, room: Room) -> None:
         """A new room: compare it now and then. The first time soon: until then a fork could not be told."""
@@ -47,22 +46,10 @@ class Comparison:
 
     def ask(self, room: Room, *, is_sure: bool = False) -> None:
         """Compare soon. ``is_sure``: an announcement cannot be under way any more."""
-        self._wanted[room] = is_sure or self._wanted.get(room, False)
-        if not self._is_running:
-            self._is_running = True
-            self._hub.reads.background.start(self._run())
-
-    async def _run(self) -> None:
-        try:
-            while self._wanted:
-                wanted, self._wanted = self._wanted, {}
-                rooms = list(wanted)
-                for at in range(0, len(rooms), AT_ONCE):
-                    await self._compare({room: wanted[room] for room in rooms[at : at + AT_ONCE]})
-        finally:
-            self._is_running = False
+        self._turns.want(room, is_sure=is_sure)
 
     async def _compare(self, rooms: dict[Room, bool]) -> None:
+        """``rooms``: of each, whether what differs is mended at once."""
         known = [(room, room.track.mark) for room in rooms]
         asked = [(room, mark) for room, mark in known if mark is not None and room.groups]
         if not asked:

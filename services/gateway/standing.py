@@ -7,6 +7,7 @@ once. What happened in a hole is found here; without it, a revoked device would 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ from gregor.store.contract import Store, Unavailable
 from .background import Background
 from .member import Member
 from .presence import AT_REST
+from .turns import Turns
 from .wheel import Wheel
 
 if TYPE_CHECKING:
@@ -37,32 +39,22 @@ class Standing:
         self._devices = store.devices
         self._clock = clock
         self._wheel = wheel
-        self._background = background
-        self._wanted: dict[Room, None] = {}
-        self._is_running = False
+        self._turns = Turns(background, AT_ONCE, self._ask)
 
     def ask(self, room: Room) -> None:
         """Look at all connections of a room soon."""
-        self._wanted[room] = None
-        if not self._is_running:
-            self._is_running = True
-            self._background.start(self._run())
+        self._turns.want(room)
 
-    async def _run(self) -> None:
-        try:
-            while self._wanted:
-                rooms = [self._wanted.popitem()[0] for _ in range(min(AT_ONCE, len(self._wanted)))]
-                looks = [self._look(room.uid, member) for room in rooms for member in room.members]
-                done = await asyncio.gather(*looks, return_exceptions=True)
-                failed = [error for error in done if error is not None]
-                if failed:
-                    if not all(isinstance(error, Unavailable) for error in failed):
-                        log.error("Connections could not be looked at.", exc_info=failed[0])
-                    self._wheel.after(RETRY_S, partial(self._ask_again, rooms))
-        finally:
-            self._is_running = False
+    async def _ask(self, rooms: Iterable[Room]) -> None:
+        looks = [self._look(room.uid, member) for room in rooms for member in room.members]
+        done = await asyncio.gather(*looks, return_exceptions=True)
+        failed = [error for error in done if error is not None]
+        if failed:
+            if not all(isinstance(error, Unavailable) for error in failed):
+                log.error("Connections could not be looked at.", exc_info=failed[0])
+            self._wheel.after(RETRY_S, partial(self._ask_again, rooms))
 
-    def _ask_again(self, rooms: list[Room]) -> None:
+    def _ask_again(self, rooms: Iterable[Room]) -> None:
         for room in rooms:
             self.ask(room)
 
