@@ -53,16 +53,6 @@ class HttpPool:
         self._quiet = asyncio.Event()
         self._quiet.set()
 
-    @property
-    def idle(self) -> int:
-        """Connections that are kept for the next request."""
-        return len(self._idle)
-
-    @property
-    def expired(self) -> int:
-        """Those of them that are no good any more: kept for too long, or closed by their server."""
-        return sum(connection.has_expired() for _, connection in self._idle)
-
     async def post(self, url: str, headers: list[tuple[str, str]], content: bytes, exchange: Exchange) -> None:
         """Send once, and tell ``exchange`` what became of it, also where this raises or is cancelled.
 

@@ -73,6 +73,11 @@ class Http1Server:
         """Scheme, address and port."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
+    @property
+    def open(self) -> int:
+        """Connections that are open now."""
+        return len(self._open)
+
     async def start(self, port: int = 0) -> None:
         """Listen; port 0 takes a free one."""
         loop = asyncio.get_running_loop()

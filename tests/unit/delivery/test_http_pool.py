@@ -97,7 +97,7 @@ async def test_what_was_handed_over_is_told_where_no_answer_comes(world: World) 
 async def test_a_connection_that_its_server_closed_is_not_used_again(world: World) -> None:
     await world.post()
     world.server.drop_all()
-    await wait_until(lambda: world.pool.expired == 1, "its end is seen")
+    await wait_until(lambda: world.server.open == 0, "it is closed")
 
     assert (await world.post()).status == 200
     assert world.server.connections == 2
@@ -120,7 +120,7 @@ async def test_many_hosts_leave_no_more_connections_open_than_there_are_places(w
         await other.start()
         await world.post(other)
 
-    assert world.pool.idle == 2
+    await wait_until(lambda: sum(other.open for other in others) == 2, "as many are kept as there are places")
     for other in others:
         await other.close()
 
@@ -133,4 +133,4 @@ async def test_closing_waits_for_what_is_in_flight(world: World) -> None:
     await world.pool.close()
 
     assert sending.done() and sending.result().status == 200
-    assert world.pool.idle == 0
+    await wait_until(lambda: world.server.open == 0, "no connection is left")
