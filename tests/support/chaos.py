@@ -7,6 +7,7 @@ are down for a while, and Redis dies once and comes back with what it had on dis
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from tests.support.cluster import KEEP_ALL, Cluster
 from tests.support.moods import ASKING, BUSY, DOWN, HANGING, MIXED
 from tests.support.moody_house import CHANNELS, MoodyProviders, running
 from tests.support.people import LIMITS, Person, apply_types, creation, dismissal, insist, settle_in
+from tests.support.wait import wait_until
 
 ILL = (ASKING, BUSY, DOWN, HANGING)
 EACH = 3
@@ -215,7 +217,9 @@ async def _settled(scene: _Scene, intents: Sequence[Intent]) -> Ledger:
     fewest, since = len(intents), time.monotonic()
     places = list(dict.fromkeys((intent.uid, intent.item) for intent in intents))
     left = places
-    while True:
+
+    async def is_over() -> Ledger | None:
+        nonlocal fewest, since, left
         ledger = await _read(scene.store, left)
         left = [place for place in left if not _is_settled(ledger[place], place in scene.dismissed)]
         scene.is_calm = scene.is_calm or len(left) <= NEARLY_ALL * len(places)
@@ -226,9 +230,11 @@ async def _settled(scene: _Scene, intents: Sequence[Intent]) -> Ledger:
                 return ledger
         if len(left) < fewest:
             fewest, since = len(left), time.monotonic()
-        if time.monotonic() > since + scene.plan.patience_s:
-            return await _read(scene.store, places)
-        await asyncio.sleep(0.5)
+        is_stuck = time.monotonic() > since + scene.plan.patience_s
+        return await _read(scene.store, places) if is_stuck else None
+
+    found: Ledger = await wait_until(is_over, "all is over, or stuck", math.inf, step_s=0.5)
+    return found
 
 
 async def _read(store: RedisStore, places: Sequence[tuple[str, str]]) -> Ledger:

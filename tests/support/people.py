@@ -19,6 +19,7 @@ from gregor.core.wire import parse_message
 from gregor.registry import Registry
 from gregor.store.contract import Registration, Unavailable
 from gregor.store.redis import RedisStore
+from tests.support.wait import wait_until
 
 Found = TypeVar("Found")
 LIMITS = Limits()
@@ -33,6 +34,8 @@ TYPES = {
 }
 WORDS = "You shared files with Bob, and he has joined."
 AT_ONCE = 200
+AWAY_S = 120
+"""So long the store may be away at most."""
 DEVICES = {"apns": "phone", "fcm": "tablet", "webpush": "browser", EMAIL: ""}
 
 
@@ -92,8 +95,12 @@ def _commit(body: dict[str, Any], entries: Entries) -> Commit:
 
 async def insist(call: Callable[[], Awaitable[Found]]) -> Found:
     """What a backend does while the store is away: the same again."""
-    while True:
+
+    async def found() -> tuple[Found] | None:
         try:
-            return await call()
+            return (await call(),)
         except Unavailable:
-            await asyncio.sleep(0.2)
+            return None
+
+    answered: tuple[Found] = await wait_until(found, "the store answers", AWAY_S, step_s=0.2)
+    return answered[0]

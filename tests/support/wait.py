@@ -10,9 +10,15 @@ _STEP_S = 0.01
 
 
 async def wait_until(
-    predicate: Callable[[], object], description: str | Callable[[], str], timeout_s: float = 10
+    predicate: Callable[[], object],
+    description: str | Callable[[], str],
+    timeout_s: float = 10,
+    step_s: float = _STEP_S,
 ) -> Any:
-    """The first true value of `predicate` (plain or async); AssertionError with the description where none comes."""
+    """The first true value of `predicate` (plain or async); AssertionError with the description where none comes.
+
+    `step_s`: between two looks; more than a little only where a look is work for what is looked at.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         value = predicate()
@@ -23,7 +29,7 @@ async def wait_until(
         if time.monotonic() >= deadline:
             said = description if isinstance(description, str) else description()
             raise AssertionError(f"not within {timeout_s} s: {said}")
-        await asyncio.sleep(_STEP_S)
+        await asyncio.sleep(step_s)
 
 
 def wait_until_sync(predicate: Callable[[], object], description: str, timeout_s: float = 10) -> Any:
