@@ -18,6 +18,7 @@ from gregor.core.contact import (
     quiet_until,
 )
 from gregor.core.errors import Problem
+from gregor.core.ids import normal_prefix
 from gregor.web.intake import JSON
 
 from ..answers import body_of, documented, json_answer
@@ -122,7 +123,7 @@ async def patch_preferences(uid: str, request: Request, parts: Working) -> Respo
     """A merge patch (RFC 7396) on the preferences."""
     patch = await _patch(request, parts)
     preferences = await parts.store.contacts.change_preferences(
-        uid, lambda kept: parse_preferences(merged(preferences_document(kept), patch))
+        uid, lambda kept: parse_preferences(merged(_as_named_in(patch, kept), patch))
     )
     return json_answer(preferences_document(preferences))
 
@@ -137,6 +138,12 @@ async def patch_preferences(uid: str, request: Request, parts: Working) -> Respo
 async def get_preferences(uid: str, parts: Working) -> Response:
     """What is not said here is told."""
     return json_answer(preferences_document(await parts.store.contacts.preferences(uid)))
+
+
+def _as_named_in(patch: dict[str, Any], kept: Preferences) -> dict[str, Any]:
+    """The preferences, each prefix as a patch names it: `user.` is `user`, and faults are told where they stand."""
+    named = {normal_prefix(name): name for name in patch}
+    return {named.get(prefix, prefix): said for prefix, said in preferences_document(kept).items()}
 
 
 async def _patch(request: Request, parts: Parts) -> dict[str, Any]:

@@ -60,8 +60,8 @@ async def patch_device(uid: str, device: str, request: Request, parts: Working) 
         raise Problem("invalid", "A merge patch of a device is an object.")
 
     def changed(known: Registration | None) -> Registration:
-        document = merged({} if known is None else as_sent(known), restored(patch, known))
-        return registration_of(fit(DeviceDocument, document), parts.settings.webpush_hosts)
+        document = merged({} if known is None else as_sent(known), patch)
+        return registration_of(fit(DeviceDocument, restored(document, known)), parts.settings.webpush_hosts)
 
     await parts.store.devices.change_device(uid, device, changed, parts.clock.now_us())
     return await _show(uid, device, parts)

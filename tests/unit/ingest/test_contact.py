@@ -40,6 +40,18 @@ async def test_preferences_are_put_patched_and_shown_by_a_device_too(api: Api) -
     assert (await api.call("GET", PREFERENCES, token)).json() == {"*": {"push": False}}
 
 
+async def test_a_patch_of_preferences_may_write_a_prefix_with_its_dot(api: Api) -> None:
+    await api.call("PUT", PREFERENCES, json={"user": {"push": True}, "invoice": {"push": False}})
+
+    patched = await api.call("PATCH", PREFERENCES, json={"user.": {"email": False}, "invoice.": None})
+    assert patched.json() == {"user": {"push": True, "email": False}}
+
+    wrong = await api.call("PATCH", PREFERENCES, json={"user.": {"push": 1}})
+    assert [fault["pointer"] for fault in wrong.json()["errors"]] == ["/user./push"]
+    both = await api.call("PATCH", PREFERENCES, json={"user.": {"push": True}, "user": {"push": False}})
+    assert code_of(both) == (422, "contradictory")
+
+
 async def test_what_is_no_contact_is_refused_and_nothing_changes(api: Api) -> None:
     await api.call("PUT", CONTACT, json=SENT)
 

@@ -76,7 +76,17 @@ async def test_what_was_read_can_be_written_back_and_keeps_the_stored_token(api:
     kept = await api.store.devices.device("alice", "phone", api.clock.now_us())
     assert kept is not None and kept[0].push is not None and kept[0].push["token"] == APNS["token"]
 
+    part = {"push": {"token": shown["push"]["token"], "topic": "org.example.beta"}}
+    assert (await api.call("PATCH", PHONE, json=part)).json()["push"]["topic"] == "org.example.beta"
+    kept = await api.store.devices.device("alice", "phone", api.clock.now_us())
+    assert kept is not None and kept[0].push is not None and kept[0].push["token"] == APNS["token"]
+
     other = {**shown, "push": {**shown["push"], "token": "…ffff"}}
+    assert code_of(await api.call("PATCH", PHONE, json={"push": {"token": "…ffff"}})) == (422, "invalid")
+    assert code_of(await api.call("PATCH", PHONE, json={"push": {**part["push"], "provider": "fcm"}})) == (
+        422,
+        "invalid",
+    )
     assert code_of(await api.call("PUT", PHONE, json=other)) == (422, "invalid")
     assert code_of(await api.call("PUT", "/v1/users/alice/devices/new", json=shown)) == (422, "invalid")
 
