@@ -158,7 +158,7 @@ CLOSES: Final[dict[int, Close]] = {
     4008: Close("max_age", "The connection has reached its greatest age; connections are spread anew."),
     4009: Close("rate_limited", "Too many connections at once."),
     4501: Close("unauthorised", "A token that can never be good.", final=True),
-    4502: Close("revoked", "The token was revoked, or the user forgotten.", final=True),
+    4502: Close("revoked", "The token was revoked, the user forgotten, or the onlooker's key deleted.", final=True),
     4503: Close("bad_protocol", "Not JSON, or a frame before hello.", final=True),
     4504: Close("replaced", "A newer connection of the same device and session took over.", final=True),
     4505: Close(
