@@ -21,6 +21,7 @@ from .apns_exchange import Answer, Headers, Lost, NotProcessed, Outcome, Untrust
 from .apns_pool import Address, ApnsPool
 from .apns_token import ProviderToken
 from .contract import Push
+from .trust import trusting
 
 PRODUCTION: Final = "https://api.push.apple.com"
 SANDBOX: Final = "https://api.sandbox.push.apple.com"
@@ -152,7 +153,7 @@ class ApnsChannel:
     def _tls(self) -> ssl.SSLContext:
         ca_file, cert_file = self._config.ca_file, self._config.cert_file
         try:
-            tls = ssl.create_default_context(cafile=ca_file)
+            tls = trusting(ca_file)
         except OSError as error:
             raise ValueError(f"GREGOR_APNS_CA_FILE: {ca_file} holds no certificates that can be read") from error
         if cert_file is not None:

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import hashlib
 import re
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..payload import webpush_payload
 from ..verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict, parse_retry_after
 from .contract import Push
 from .http_pool import Exchange, HttpPool
+from .trust import trusting
 from .webpush_encryption import encrypt
 
 LONGEST_TTL_S: Final = 28 * 86_400
@@ -69,7 +69,7 @@ class WebPushChannel:
         """Raises ValueError where the key cannot be used. Touches no network."""
         self._key = VapidKey.read(self._config.key_file, self._config.subject, self._signing_clock)
         try:
-            tls = ssl.create_default_context(cafile=self._config.ca_file)
+            tls = trusting(self._config.ca_file)
         except OSError as error:
             raise ValueError(f"{self._config.ca_file} holds no certificates that can be read") from error
         backend = GuardedBackend(self._hosts.private_places())
