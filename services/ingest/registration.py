@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import Field
 
-from gregor.core.errors import FieldError, Problem, at
+from gregor.core.errors import at
 from gregor.core.times import seconds
 from gregor.outbound import AllowedHosts
 from gregor.store.contract import Presence, Registration
-from gregor.web_push_keys import public_of, secret_of
 
 from .documents import Document, Language, Platform
 
@@ -64,12 +63,10 @@ class DeviceDocument(Document):
 
 
 def registration_of(document: DeviceDocument, hosts: Sequence[str]) -> Registration:
-    """What the store keeps. ``push_endpoint_not_allowed`` where a Web Push endpoint is of no host in ``hosts``;
-    ``invalid`` where its keys are none."""
+    """What the store keeps. ``push_endpoint_not_allowed`` where a Web Push endpoint is of no host in ``hosts``."""
     push = document.push
     if isinstance(push, WebPush):
         check_endpoint(push.token.endpoint, hosts)
-        check_keys(push.token.keys)
     kept = push.model_dump(exclude_none=True) if push is not None else None
     return Registration(document.platform, kept, document.locale)
 
@@ -129,15 +126,3 @@ def check_endpoint(endpoint: str, hosts: Sequence[str]) -> None:
     if AllowedHosts(hosts).place_of(endpoint) is None:
         detail = "A Web Push endpoint is https, on port 443, of a host in the setting WEBPUSH_HOSTS."
         raise at("push_endpoint_not_allowed", "/push/token/endpoint", detail)
-
-
-def check_keys(keys: WebPushKeys) -> None:
-    """Raises ``invalid``, with each of the two that no push could be encrypted with."""
-    errors = []
-    for name, text, read in (("p256dh", keys.p256dh, public_of), ("auth", keys.auth, secret_of)):
-        try:
-            read(text)
-        except ValueError as error:
-            errors.append(FieldError(f"/push/token/keys/{name}", str(error)))
-    if errors:
-        raise Problem("invalid", errors[0].detail, tuple(errors))

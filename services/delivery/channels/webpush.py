@@ -15,14 +15,13 @@ from gregor.clock import Clock, SystemClock
 from gregor.outbound import AddressNotPublic, AllowedHosts, GuardedBackend, Place, trouble_of
 from gregor.settings import WEBPUSH_SERVICES
 from gregor.vapid import VapidKey
-from gregor.web_push_keys import SubscriptionKeys
 
 from ..payload import webpush_payload
 from ..verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict, parse_retry_after
 from .contract import Push
 from .http_pool import Exchange, HttpPool
 from .trust import trusting
-from .webpush_encryption import encrypt
+from .webpush_encryption import SubscriptionKeys, encrypt
 
 LONGEST_TTL_S: Final = 28 * 86_400
 _TOPIC = re.compile(r"[A-Za-z0-9_-]{1,32}")

@@ -2,6 +2,7 @@
 
 import os
 import struct
+from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -9,10 +10,27 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gregor.web_push_keys import SubscriptionKeys
+from gregor.vapid import from_base64url
 
 RECORD_BYTES = 4_096
 _LAST_RECORD = b"\x02"
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionKeys:
+    """The keys of a browser's subscription: its public key (a point of P-256, 65 bytes) and 16 bytes of secret."""
+
+    public: bytes
+    secret: bytes
+
+    @classmethod
+    def read(cls, p256dh: str, auth: str) -> "SubscriptionKeys":
+        """Of the base64url that the browser gave; ValueError where it is no such."""
+        keys = cls(from_base64url(p256dh), from_base64url(auth))
+        if len(keys.secret) != 16:
+            raise ValueError("auth is not 16 bytes")
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), keys.public)
+        return keys
 
 
 def encrypt(

@@ -1,10 +1,10 @@
 """Encryption of Web Push, held to the example that RFC 8291 works out (appendix A)."""
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gregor.vapid import base64url, from_base64url
-from gregor.web_push_keys import SubscriptionKeys
-from services.delivery.channels.webpush_encryption import encrypt
+from services.delivery.channels.webpush_encryption import SubscriptionKeys, encrypt
 
 P256DH = "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4"
 AUTH = "BTBZMqHH6r4Tts7J_aSIgg"
@@ -27,3 +27,12 @@ def test_the_example_of_the_rfc_comes_out_byte_for_byte() -> None:
     )
 
     assert base64url(body) == MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("p256dh", "auth"),
+    [(P256DH, "AAAA"), (P256DH[:-4], AUTH), ("BA" + P256DH[2:], AUTH), ("ü", AUTH), (P256DH, "*" * 22)],
+)
+def test_keys_that_are_none_are_refused(p256dh: str, auth: str) -> None:
+    with pytest.raises(ValueError):
+        SubscriptionKeys.read(p256dh, auth)
