@@ -137,8 +137,10 @@ def _mail(item: LiveItem, event: Occasion, at_us: int, audience: _Audience, poli
 def _told(
     item: LiveItem, event: Occasion, channel: str, device: str | None, at_us: int, audience: _Audience, policy: Policy
 ) -> dict[str, Any]:
-    """What goes out, in quiet hours only at their end."""
+    """What goes out, in quiet hours only at their end; nothing does where the item has expired by then."""
     until_us = at_us if policy.urgent else quiet_until(audience.contact, at_us)
+    if item.is_expired(until_us):
+        return _entry(item, event, channel, device, None, "expired")
     return _entry(item, event, channel, device, until_us, QUIET_HOURS if until_us > at_us else None)
 
 

@@ -87,6 +87,20 @@ async def test_what_would_fall_into_quiet_hours_waits_for_their_end_unless_it_is
     assert await told(api, news()) == {pushed, ("item", 0, "email", None, 900, None)}
 
 
+async def test_what_expires_before_the_end_of_quiet_hours_is_not_told(api: Api) -> None:
+    await live_here(api)
+    begin = (NOW_S // 60) % 1_440
+    contact = {"email": "alice@example.com", "quiet_hours": {"from": clock(begin), "to": clock(begin + 10)}}
+    await api.call("PUT", "/v1/users/alice/contact", json=contact)
+    end = (NOW_S // 60 + 10) * 60 - NOW_S
+
+    assert await told(api, news(created=NOW_S, remind_at=["+60"], expires=f"+{end}")) == {
+        ("item", 0, "apns", "phone", None, "expired"),
+        ("remind", 0, "apns", "phone", None, "expired"),
+        ("remind", 0, "email", None, None, "expired"),
+    }
+
+
 def clock(minutes: int) -> str:
     return f"{minutes // 60 % 24:02}:{minutes % 60:02}"
 
