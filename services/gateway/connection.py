@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
+from gregor.core.announce import Plain
 from gregor.core.sync import Answer, cursor_for
 from gregor.store import contract
 from gregor.store.access import Ticket
@@ -22,6 +23,7 @@ from .outlet import PLAIN, Outlet, Put
 from .parts import Parts
 from .reads import Question
 from .session import Session, State
+from .transport import Transport
 
 BATCH_BYTES: Final = 65_536
 """About what one write takes: the high-water mark of a socket's buffer."""
@@ -32,30 +34,6 @@ ANSWERED_S: Final = 1.0
 LOOK_AGAIN_S: Final = 0.05
 RETRY_S: Final = 1.0
 LONGEST_REST_S: Final = 60.0
-
-
-class Transport(Protocol):
-    """The way to one client. None of it waits; a full buffer is told by ``Connection.pause`` and ``resume``."""
-
-    def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
-        """A frame as it is written. ``seq`` is 0 where the frame has no position, else ``tag`` is its cursor's."""
-        ...
-
-    def write(self, packed: Sequence[bytes]) -> int:
-        """Write these, in one go; how many bytes."""
-        ...
-
-    def close(self, code: int, reason: str) -> None:
-        """Tell the client why, and end it."""
-        ...
-
-    def settled(self) -> None:
-        """The client's copy is good, and nothing had to be sent for it."""
-        ...
-
-    def hold_reading(self, is_held: bool) -> None:
-        """Read no more from the client, or again."""
-        ...
 
 
 class Connection:
@@ -181,6 +159,16 @@ class Connection:
                 self._overflow(put)
             if not self._is_dirty:
                 self._mark()
+
+    def deliver_run(self, run: Sequence[Plain]) -> int:
+        """See ``Member.deliver_run``."""
+        session, outlet = self.session, self._outlet
+        if outlet.is_idle and not self._is_paused and session.deliver_run(run[0].seq, run[-1].seq):
+            outlet.written_seq = session.seq
+            return self.transport.write(self.transport.pack_run(run, session.tag))
+        for plain in run:
+            self.deliver(plain.seq, plain.frame)
+        return 0
 
     def renamed(self, epoch: bytes) -> None:
         """See ``Member.renamed``."""

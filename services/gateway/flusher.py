@@ -1,10 +1,11 @@
 """When frames leave: at once where it is quiet, several in one write where it is not.
 
-A sweep over all connections with something to write begins at the end of the turn of the event loop. What comes in
-while it writes is read in the next turn, so that frames share writes by themselves where the process is busy. Where
-they do (a burst: several frames a connection), the next sweep waits four times as long as the last one took, 20 ms at
-most, and still more of them share one: a write costs several times what a frame does. Where there is one frame a
-connection, waiting would only delay it. docs/performance.md has the figures.
+A sweep over all rooms with something to tell, and all connections with something to write, begins at the end of the
+turn of the event loop. What comes in while it writes is read in the next turn, so that frames share writes by
+themselves where the process is busy. Where they do (a burst: several frames a connection), the next sweep waits four
+times as long as the last one took, but begins within 20 ms of it, and still more of them share one: a write costs
+several times what a frame does. Where there is one frame a connection, waiting would only delay it.
+docs/performance.md has the figures.
 """
 
 from __future__ import annotations
@@ -36,23 +37,49 @@ class Flushable(Protocol):
         ...
 
 
+class Expected(Protocol):
+    """A room that something was published for."""
+
+    def tell(self) -> None:
+        """Tell its connections."""
+        ...
+
+
 class Flusher:
-    """Sweeps over the connections that have something to write."""
+    """Sweeps over the rooms that have something to tell, and the connections that have something to write."""
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
         self._frames = metrics.frames_out
         self._bytes = metrics.bytes_out
         self._seconds = metrics.deliver_seconds
+        self._expected: list[Expected] = []
         self._dirty: list[Flushable] = []
+        self._is_due = False
         self._not_before = 0.0
         self._since = 0.0
+        self._writes = self._frames_written = self._bytes_written = 0
+
+    def expect(self, room: Expected) -> None:
+        """Let it tell its connections with the next sweep."""
+        self._expected.append(room)
+        self._wake()
 
     def add(self, connection: Flushable) -> None:
         """Flush it with the next sweep. Called once a connection and sweep."""
         self._dirty.append(connection)
-        if len(self._dirty) > 1:
+        self._wake()
+
+    def wrote(self, connections: int, frames: int, size: int) -> None:
+        """So many frames, of so many bytes, were written past the queues of so many connections."""
+        self._writes += connections
+        self._frames_written += frames
+        self._bytes_written += size
+
+    def _wake(self) -> None:
+        if self._is_due:
             return
+        self._is_due = True
         self._since = self._clock.monotonic()
         wait_s = self._not_before - self._since
         loop = asyncio.get_running_loop()
@@ -63,20 +90,24 @@ class Flusher:
 
     def _sweep(self) -> None:
         begun = self._clock.monotonic()
+        expected, self._expected = self._expected, []
+        for room in expected:
+            try:
+                room.tell()
+            except Exception as error:
+                log.error("A user's connections could not be told.", exc_info=error)
         dirty, self._dirty = self._dirty, []
-        frames = total = 0
+        self._is_due = False
         for connection in dirty:
             try:
-                count, size = connection.flush()
+                self.wrote(1, *connection.flush())
             except Exception as error:
                 # The fault of one must not silence the others of this sweep.
                 log.error("A connection could not be written to.", exc_info=error)
-                continue
-            frames += count
-            total += size
         ended = self._clock.monotonic()
-        if frames >= BURST * len(dirty):
-            self._not_before = ended + min(MOST_S, REST * (ended - begun))
-        self._frames.inc(frames)
-        self._bytes.inc(total)
+        if self._frames_written >= BURST * self._writes:
+            self._not_before = begun + min(MOST_S, (1 + REST) * (ended - begun))
+        self._frames.inc(self._frames_written)
+        self._bytes.inc(self._bytes_written)
+        self._writes = self._frames_written = self._bytes_written = 0
         self._seconds.observe(ended - self._since)

@@ -1,14 +1,15 @@
 """What moves: from the channels of users to their connections (semantics.md L12, architecture.md §5).
 
 Each user that is connected here has a room: one subscription, one track of its history, its connections in groups that
-see the same. An announcement is decoded once, and framed once a view. What the track finds missing is read from the
-store, once for all that lack the same.
+see the same. What is published is taken with the next sweep of the flusher, all that came for a user in one go: an
+announcement is decoded once, and framed once a view. What the track finds missing is read from the store, once for all
+that lack the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -24,6 +25,7 @@ from gregor.store.wire import LinkDown
 from gregor.telemetry import Metrics
 
 from .compare import Comparison
+from .flusher import Flusher
 from .hello import Position
 from .member import Member
 from .reads import Reads
@@ -37,6 +39,9 @@ SUBSCRIBED_S: Final = 5.0
 """How long a subscription may take before the device is sent away to try again."""
 PATIENCE_S: Final = 1.0
 """How long the announcement of a commit that we made ourselves may be under way before we look for it."""
+
+UNTOLD_BYTES: Final = 65_536
+"""What may be published for a user before it is taken without waiting for the next sweep."""
 
 RECOUNTED_S: Final = 0.5
 """Over how long all connections are told of another count."""
@@ -67,12 +72,14 @@ class Room:
     ``is_plain``: all may be told by the short way, for none wants words, and all have a cursor of the epoch.
     """
 
-    __slots__ = ("_hub", "flushes_all", "groups", "is_plain", "track", "uid", "waiting")
+    __slots__ = ("_hub", "_track", "_untold", "_untold_bytes", "flushes_all", "groups", "is_plain", "uid", "waiting")
 
     def __init__(self, hub: Hub, uid: str) -> None:
         self._hub = hub
         self.uid = uid
-        self.track = Track()
+        self._track = Track()
+        self._untold: list[bytes] = []
+        self._untold_bytes = 0
         self.groups: list[Group] = []
         self.waiting: set[Member] = set()
         self.flushes_all = False
@@ -83,9 +90,26 @@ class Room:
         """All connections."""
         return [member for group in self.groups for member in group.members]
 
+    @property
+    def track(self) -> Track:
+        """What is known of the user's history, and was told: all that came is in it."""
+        self.tell()
+        return self._track
+
     def receive(self, payload: bytes) -> None:
-        """One publication: an announcement or a control."""
-        self._hub.receive(self, payload)
+        """One publication, an announcement or a control: it is told with the next sweep."""
+        if not self._untold:
+            self._hub.flusher.expect(self)
+        self._untold.append(payload)
+        self._untold_bytes += len(payload)
+        if self._untold_bytes > UNTOLD_BYTES:
+            self.tell()
+
+    def tell(self) -> None:
+        """Take what was published since the last time."""
+        if self._untold:
+            untold, self._untold, self._untold_bytes = self._untold, [], 0
+            self._hub.hear(self, untold)
 
     def gap(self) -> None:
         """The subscription was broken, and stands again."""
@@ -131,6 +155,7 @@ class Hub:
         store: Store,
         feed: Subscriptions,
         wheel: Wheel,
+        flusher: Flusher,
         metrics: Metrics,
         reads: Reads,
         standing: Standing,
@@ -139,6 +164,7 @@ class Hub:
         self._store = store
         self._feed = feed
         self._wheel = wheel
+        self.flusher = flusher
         self._gaps = metrics.gaps
         self.reads = reads
         self.standing = standing
@@ -170,19 +196,31 @@ class Hub:
             del self.rooms[room.uid]
             self._feed.unsubscribe(self._store.channel_of(room.uid), room)
 
-    def receive(self, room: Room, payload: bytes) -> None:
-        """One publication on a user's channel."""
-        try:
-            plain = read_plain(payload)
-            if plain is not None and room.is_plain and room.track.steps(plain):
-                self._deliver_plain(room, plain)
-            elif payload[:1] == b"C":
-                self._announce(room, decode(payload))
-            elif payload[:1] == b"K":
-                self._control(room, payload[1:])
-        except (ValueError, IndexError):
-            log.warning("A publication cannot be read; comparing with the store.")
-            self.comparison.ask(room, is_sure=True)
+    def hear(self, room: Room, payloads: Sequence[bytes]) -> None:
+        """What was published on a user's channel, in order. Plain creations in a row are one run."""
+        track, run = room.track, list[Plain]()
+        for payload in payloads:
+            try:
+                plain = read_plain(payload)
+                if plain is not None and room.is_plain and track.steps(plain):
+                    run.append(plain)
+                    continue
+                if run:
+                    self._deliver_run(room, run)
+                    run = []
+                self._take(room, payload)
+            except Exception as error:
+                # Whatever is wrong with it, those behind it must be told.
+                log.warning("A publication cannot be taken; comparing with the store.", exc_info=error)
+                self.comparison.ask(room, is_sure=True)
+        if run:
+            self._deliver_run(room, run)
+
+    def _take(self, room: Room, payload: bytes) -> None:
+        if payload[:1] == b"C":
+            self._announce(room, decode(payload))
+        elif payload[:1] == b"K":
+            self._control(room, payload[1:])
 
     def _announce(self, room: Room, announcement: Announcement) -> None:
         verdict = room.track.judge(announcement)
@@ -198,15 +236,27 @@ class Hub:
         if room.waiting:
             self._release(room, announcement.seq)
 
-    def _deliver_plain(self, room: Room, plain: Plain) -> None:
-        """The hot path of the process: one creation for all devices."""
-        seq, frame, category = plain.seq, plain.frame, plain.category
+    def _deliver_run(self, room: Room, run: list[Plain]) -> None:
+        """The hot path of the process: creations for all devices."""
         for group in room.groups:
-            if group.view.cats is None or allowed(group.view.cats, category):
-                for member in group.members:
-                    member.deliver(seq, frame)
+            cats = group.view.cats
+            seen = run if cats is None else [plain for plain in run if allowed(cats, plain.category)]
+            if not seen:
+                continue
+            writes = size = 0
+            for member in group.members:
+                try:
+                    written = member.deliver_run(seen)
+                except Exception as error:
+                    # The fault of one must not silence the others.
+                    log.error("A connection could not be written to.", exc_info=error)
+                    continue
+                if written:
+                    writes += 1
+                    size += written
+            self.flusher.wrote(writes, writes * len(seen), size)
         if room.waiting:
-            self._release(room, seq)
+            self._release(room, run[-1].seq)
 
     def _release(self, room: Room, seq: int) -> None:
         for member in tuple(room.waiting):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from gregor.core.announce import Plain
 from gregor.core.sync import Answer
 from gregor.store.contract import Session
 
@@ -49,7 +51,11 @@ class Member(Protocol):
         ...
 
     def deliver(self, seq: int, frame: bytes) -> None:
-        """A live frame of its view. The hot path."""
+        """A live frame of its view."""
+        ...
+
+    def deliver_run(self, run: Sequence[Plain]) -> int:
+        """Live frames of its view, in order; how many bytes were written at once, 0 where they wait. The hot path."""
         ...
 
     def renamed(self, epoch: bytes) -> None:

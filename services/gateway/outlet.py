@@ -43,6 +43,11 @@ class Outlet:
         self.written_tag = ""
         self.written_seq = 0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether what comes next may be written past it: nothing waits, and the cursor keeps its tag."""
+        return self.entries is None and self._late is None and self._next_tag is None
+
     def put(self, packed: bytes, seq: int = PLAIN) -> Put:
         """Queue a live frame (``seq``), or a frame that is never dropped."""
         if self.entries is None:

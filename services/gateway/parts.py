@@ -76,7 +76,8 @@ def build(settings: Settings, store: Store, feed: Subscriptions, tokens: Tokens,
     registry = Registry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
     reads = Reads(store, clock, metrics, background, Words(registry))
     standing = Standing(store, clock, wheel, background)
-    hub = Hub(store, feed, wheel, metrics, reads, standing, settings.compare_interval_s)
+    flusher = Flusher(clock, metrics)
+    hub = Hub(store, feed, wheel, flusher, metrics, reads, standing, settings.compare_interval_s)
     Recount(registry, hub)
     admission = Admission(store, tokens, clock)
     gateway = secrets.token_hex(6)
@@ -90,7 +91,7 @@ def build(settings: Settings, store: Store, feed: Subscriptions, tokens: Tokens,
         readiness=Readiness(store, metrics, feed),
         background=background,
         wheel=wheel,
-        flusher=Flusher(clock, metrics),
+        flusher=flusher,
         reads=reads,
         hub=hub,
         presence=Presence(store, clock, wheel, background, gateway),

@@ -12,6 +12,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from gregor.core.announce import Plain
 from gregor.core.errors import Problem
 from gregor.store.contract import Unavailable
 
@@ -44,6 +45,10 @@ class Basket:
     def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
         """See ``Transport.pack``."""
         return frame
+
+    def pack_run(self, run: Sequence[Plain], tag: str) -> Sequence[bytes]:
+        """See ``Transport.pack_run``."""
+        return [plain.frame for plain in run]
 
     def write(self, packed: Sequence[bytes]) -> int:
         """See ``Transport.write``."""

@@ -299,11 +299,9 @@ class Session:
         self.tag = cursor_for(answer.epoch, self.view, 0).tag
         self.seq = self.base = answer.seq
         is_news = not isinstance(answer, Unchanged) or bool(answer.external) or answer.external_gap
-        out: list[Effect] = []
-        if is_news or ((self._is_asked or owes) and self._rules.tells_unchanged):
-            out.append(SendSync(self.tag, answer.seq, frame))
-        else:
-            out.append(effects.Settle(self.tag, answer.seq))
+        is_told = is_news or ((self._is_asked or owes) and self._rules.tells_unchanged)
+        position = self.tag, answer.seq
+        out: list[Effect] = [SendSync(*position, frame) if is_told else effects.Settle(*position)]
         self._is_asked = False
         held, self._held = self._held or (), None
         out += [SendLive(seq, live) for seq, live in held if self.deliver(seq, live)]
@@ -313,28 +311,29 @@ class Session:
         return out
 
     def deliver(self, seq: int, frame: bytes) -> bool:
-        """A live frame of the view: whether to send it now. The hot path."""
+        """A live frame of the view: whether to send it now."""
         if self.state is State.LIVE:
-            if seq <= self.seq:
-                return False
-            self.seq = seq
-            return True
+            return self.deliver_run(seq, seq)
         if self._held is not None:
             self._held.append((seq, frame))
             self._held_bytes += len(frame)
             if self._held_bytes > self._rules.queue_bytes:
                 # Past the bound they are forgotten, and what is read is read once more.
-                self._held, self._held_bytes = [], 0
-                self._again = True
+                self._held, self._held_bytes, self._again = [], 0, True
         return False
+
+    def deliver_run(self, first: int, last: int) -> bool:
+        """Live frames of the view: whether to send all of them now; else each is delivered by itself. The hot path."""
+        if self.state is not State.LIVE or first <= self.seq:
+            return False
+        self.seq = last
+        return True
 
     # ---- answers to messages
 
     def committed(self, seq: int, frame: bytes, reached: int) -> list[Effect]:
         """The receipt of a message, as a frame; it waits for its seq. ``reached``: what the channel has told of."""
-        if self._receipts is None:
-            self._receipts = []
-        self._receipts.append((seq, frame))
+        self._receipts = [*(self._receipts or ()), (seq, frame)]
         return self.release(reached)
 
     def release(self, reached: int) -> list[Effect]:

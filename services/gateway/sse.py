@@ -10,6 +10,8 @@ from typing import Final
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from gregor.core.announce import Plain
+
 from .connection import Connection
 from .frames import close_frame
 from .opening import Ended, next_ticket, open_request
@@ -42,6 +44,10 @@ class EventStream:
         if not tag:
             return b"data: %s\n\n" % frame
         return b"id: %s-%d\ndata: %s\n\n" % (tag.encode(), seq, frame)
+
+    def pack_run(self, run: Sequence[Plain], tag: str) -> Sequence[bytes]:
+        """See ``Transport.pack_run``."""
+        return [self.pack(plain.frame, tag, plain.seq) for plain in run]
 
     def write(self, packed: Sequence[bytes]) -> int:
         """See ``Transport.write``."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from gregor.core.announce import Announcement, Kind, Plain
 from gregor.core.sync import NO_EPOCH, ZERO_DIGEST, Head
@@ -22,7 +23,7 @@ class Verdict(Enum):
     FORK = "another history: no copy can be trusted"
 
 
-class Mark(NamedTuple):
+class Mark(Struct, frozen=True, gc=False):
     """What was known at a moment. ``link``: the first lanes of the digest, ``None`` where they are not known yet."""
 
     epoch: bytes

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final, cast
 
+from gregor.core.announce import Plain
 from gregor.core.errors import Problem
 from gregor.telemetry import request_id
 
@@ -36,18 +37,25 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class Packer:
-    """Frames once what goes to many: the last frame is remembered."""
+    """Frames once what goes to many: the last frame, and the last run, are remembered."""
 
-    __slots__ = ("frame", "packed")
+    __slots__ = ("frame", "packed", "packed_run", "run")
 
     def __init__(self) -> None:
         self.frame: bytes | None = None
         self.packed = b""
+        self.run: Sequence[Plain] = ()
+        self.packed_run: tuple[bytes] = (b"",)
 
     def pack(self, frame: bytes) -> bytes:
         """The WebSocket frame of a server frame, remembered."""
         self.frame, self.packed = frame, encode(frame)
         return self.packed
+
+    def pack_run(self, run: Sequence[Plain]) -> tuple[bytes]:
+        """The WebSocket frames of a run in one piece, remembered."""
+        self.run, self.packed_run = run, (b"".join([encode(plain.frame) for plain in run]),)
+        return self.packed_run
 
 
 class WebSocketServer:
@@ -139,6 +147,11 @@ class WebSocket(asyncio.Protocol):
         """See ``Transport.pack``."""
         packer = self._packer
         return packer.packed if frame is packer.frame else packer.pack(frame)
+
+    def pack_run(self, run: Sequence[Plain], tag: str) -> Sequence[bytes]:
+        """See ``Transport.pack_run``."""
+        packer = self._packer
+        return packer.packed_run if run is packer.run else packer.pack_run(run)
 
     def write(self, packed: Sequence[bytes]) -> int:
         """See ``Transport.write``."""

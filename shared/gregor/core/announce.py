@@ -21,7 +21,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from .ids import GREGOR, Prefixes, allowed
 from .messages import Reason
@@ -257,7 +259,7 @@ class _Reader:
 _ENTERED: Final = ord("+")
 
 
-class Plain(NamedTuple):
+class Plain(Struct, frozen=True, gc=False):
     """The commonest announcement: the backend made one item, for every device. ``frame``: of all who may see it."""
 
     epoch: bytes
@@ -270,20 +272,22 @@ class Plain(NamedTuple):
 
 def read_plain(payload: bytes) -> Plain | None:
     """``decode`` and ``frame`` in one, at a third of their cost, for the commonest announcement; else ``None``."""
-    if payload[28:33] != b"\0\0\1+\0" or payload[9:11] != b"u\0":
+    if len(payload) < _PLAIN.size:
         return None
-    packed_at = 37 + payload[33]
-    seq = int.from_bytes(payload[4:9], "big")
+    epoch, seq_high, seq_low, kind, before, after, shape, id_length = _PLAIN.unpack_from(payload)
+    if shape != _ONE_FOR_ALL or kind != _OLD_EPOCH:
+        return None
+    seq, packed_at = seq_high << 32 | seq_low, _PLAIN.size + id_length + 3
     category, json = shown(payload, packed_at)
-    creation = seq, payload[34 : packed_at - 3], json
-    return Plain(
-        payload[1:4],
-        seq,
-        payload[11:19],
-        payload[19:27],
-        category.decode(),
-        b'{"system":"gregor","seq":%d,"body":{"create":{"%b":%b}}}' % creation,
-    )
+    creation = seq, payload[_PLAIN.size : packed_at - 3], json
+    frame = b'{"system":"gregor","seq":%d,"body":{"create":{"%b":%b}}}' % creation
+    return Plain(epoch, seq, before, after, category.decode(), frame)
+
+
+# All that stands before the id: kind and flags, and what says that one item entered, for every device.
+_PLAIN: Final = struct.Struct(">x3sBI2s8s8sx5sB")
+_OLD_EPOCH: Final = b"u\0"
+_ONE_FOR_ALL: Final = b"\0\0\1+\0"
 
 
 def _str8(text: str) -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from gregor.clock import ManualClock
+from gregor.core.announce import Plain
 from gregor.core.limits import Limits
 from gregor.core.machine import plan
 from gregor.core.messages import Sender
@@ -120,6 +122,9 @@ class Line:
     def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
         return frame
 
+    def pack_run(self, run: Sequence[Plain], tag: str) -> Sequence[bytes]:
+        return [plain.frame for plain in run]
+
     def write(self, packed: Sequence[bytes]) -> int:
         self.writes.append(list(packed))
         self.frames += map(json.loads, packed)
@@ -169,6 +174,13 @@ async def settle(turns: int = 20) -> None:
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
+    async with open_house() as made:
+        yield made
+
+
+@asynccontextmanager
+async def open_house() -> AsyncIterator[House]:
+    """A gateway that stands as long as the context does."""
     feed = MemoryFeed()
     store = MemoryStore(Limits(), feed)
     clock = ManualClock(NOW_US)

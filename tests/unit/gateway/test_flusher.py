@@ -57,6 +57,39 @@ async def test_one_that_fails_silences_no_other() -> None:
     assert metrics.frames_out._value.get() == 4
 
 
+class Talking:
+    """A room that writes past the queues of its connections, and is about to have one flushed."""
+
+    def __init__(self, flusher: Flusher, connection: Slowly) -> None:
+        self._flusher = flusher
+        self._connection = connection
+
+    def tell(self) -> None:
+        self._flusher.wrote(3, 6, 600)
+        self._flusher.add(self._connection)
+
+
+async def test_rooms_tell_before_connections_are_flushed_and_all_of_it_is_one_sweep() -> None:
+    class Broken:
+        def tell(self) -> None:
+            raise RuntimeError("what was published cannot be told")
+
+    clock, metrics = ManualClock(0), Metrics()
+    flusher = Flusher(clock, metrics)
+    connection = Slowly(clock, 0)
+
+    flusher.expect(Broken())
+    flusher.expect(Talking(flusher, connection))
+    await asyncio.sleep(0)
+
+    assert connection.flushes == 1
+    assert metrics.frames_out._value.get() == 8
+    assert metrics.bytes_out._value.get() == 700
+    flusher.add(connection)
+    await asyncio.sleep(0)
+    assert connection.flushes == 2
+
+
 async def test_in_a_burst_the_next_sweep_waits_four_times_as_long_as_the_last_took() -> None:
     clock = ManualClock(0)
     flusher, connection = Flusher(clock, Metrics()), Slowly(clock, 0.004)

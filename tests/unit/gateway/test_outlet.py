@@ -40,14 +40,18 @@ def test_within_the_bound_all_comes_out_once_and_the_cursor_is_that_of_what_went
             waiting = waiting[len(taken) :]
             assert taken or not waiting
             assert (outlet.written_tag, outlet.written_seq) == (tag, seq)
+        elif what == "renamed":
+            outlet.rename(f"t{number}")
+            assert not outlet.is_idle
+            outlet.put(packed, number)
+            waiting.append((packed, number, f"t{number}"))
         elif what == "sync":
             outlet.put_sync(packed, f"t{number}", number)
             waiting.append((packed, number, f"t{number}"))
         else:
-            if what == "renamed":
-                outlet.rename(f"t{number}")
             outlet.put(packed, PLAIN if what == "plain" else number)
-            waiting.append((packed, PLAIN if what == "plain" else number, f"t{number}" if what == "renamed" else None))
+            waiting.append((packed, PLAIN if what == "plain" else number, None))
+        assert outlet.is_idle is (not waiting)
 
 
 def test_a_live_frame_that_carries_a_cursor_moves_its_tag_too() -> None:
@@ -90,6 +94,7 @@ def test_a_receipt_behind_a_frame_that_was_dropped_waits_for_the_resync() -> Non
     assert outlet.put(b"y" * 10, 7) is Put.DROPPED
     outlet.put(b"more")
     assert outlet.take(100) == [b"ping", b"more"]
+    assert not outlet.is_idle
 
     outlet.put_sync(b"sync", "tag", 7)
 

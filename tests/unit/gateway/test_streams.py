@@ -49,6 +49,18 @@ async def test_a_stream_has_the_frames_with_their_positions(house: House, stream
         assert 1_000 <= stream.retry_ms <= 5_000
 
 
+async def test_what_comes_in_one_go_has_a_position_each(house: House, streams: str) -> None:
+    await house.create("aa")
+    async with StreamDevice(streams, headers=auth(house)) as stream:
+        sync = await stream.until('"sync"')
+        await house.create("bb")
+        await house.create("cc")
+        await stream.until('"cc"')
+
+        tag, _, seq = sync["cursor"].partition("-")
+        assert [event_id for event_id, _ in stream.events[2:]] == [f"{tag}-{int(seq) + 1}", f"{tag}-{int(seq) + 2}"]
+
+
 async def test_the_first_frame_of_a_user_has_its_position_under_the_new_epoch(
     house: House, streams: str, api: httpx.AsyncClient
 ) -> None:
