@@ -72,6 +72,7 @@ class Worker:
     async def _round(self) -> None:
         """Take as many as there is room for, and begin them."""
         self._ended.clear()
+        self._show()
         room = self._room()
         if room == 0:
             await self._wait_for_room()
@@ -80,7 +81,6 @@ class Worker:
             await self._enter(taken)
 
     def _room(self) -> int:
-        self._show()
         now_s = self._trade.clock.monotonic()
         return self._trade.pace.room(self._trade.breaker.room(self._most - len(self._tasks), now_s), now_s)
 

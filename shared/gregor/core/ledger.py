@@ -8,7 +8,6 @@ twice without knowing it. Pure values; the store moves them.
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import replace
 from enum import Enum
 
 import msgspec
@@ -251,7 +250,8 @@ def as_told(intent: Intent, story: Story) -> Intent:
     """The intent of an entry with what its story keeps of it. What happened is decided to be told anew by a replay; of
     whom to tell it stays true since when they were not there."""
     at_us = story.begun_us if intent.kind is IntentKind.EVENT else story.planned_us
-    return replace(intent, seq=story.seq, at_us=at_us, event=story.event)
+    it = intent  # (`replace` costs twice as much, and each claim makes one)
+    return Intent(it.uid, it.item, it.kind, it.channel, it.device, it.n, story.seq, at_us, story.event)
 
 
 class Claimed(msgspec.Struct, frozen=True):

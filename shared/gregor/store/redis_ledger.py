@@ -32,6 +32,7 @@ from .link import Connection, Script
 from .replies import answer, answers
 
 _STORY: Final = msgspec.json.Decoder(Story)
+_STATES: Final = {ord(state.value): state for state in State}
 _HEAD: Final = 22
 """Characters of an entry before its story: state, attempts, lease."""
 _AT_ONCE: Final = 500
@@ -168,7 +169,7 @@ class RedisLedger:
 def read_entry(intent: Intent, raw: bytes) -> Delivery:
     """An entry of the ledger."""
     story = _STORY.decode(raw[_HEAD:])
-    return Delivery(as_told(intent, story), State(chr(raw[0])), int(raw[1:5]), int(raw[5:_HEAD]), story)
+    return Delivery(as_told(intent, story), _STATES[raw[0]], int(raw[1:5]), int(raw[5:_HEAD]), story)
 
 
 def write_entry(delivery: Delivery) -> bytes:

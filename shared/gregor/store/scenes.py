@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from gregor.core.contact import Contact, Preferences
 from gregor.core.ledger import Withdrawals
@@ -13,8 +14,7 @@ from gregor.core.sync import Cursor, StoredItem, View
 from .contract import Presence, Registration
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
+class Scene(msgspec.Struct, frozen=True):
     """All that decides whether a device is told of an item, as of one moment.
 
     ``item``: where the device sees it live. ``counts``: category → live items of it that the device sees. ``cursor``:
