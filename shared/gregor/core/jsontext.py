@@ -108,6 +108,12 @@ def _look(root: Any, limits: Limits, brackets: int = 0) -> tuple[int, bool]:
 
     ``brackets``: how many are open around the root. Level by level: no recursion.
     """
+    if type(root) is dict and brackets < limits.nesting:
+        for value in root.values():
+            if type(value) is not str:
+                break
+        else:
+            return len(root), False  # names and texts alone: what most bodies are
     keys, depth, has_doubles = 0, brackets, False
     level: list[Any] = [(root,)]
     while level:

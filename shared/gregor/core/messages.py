@@ -1,6 +1,7 @@
 """What enters the system and what it becomes: messages, items, commits, receipts. Frozen values, checked once.
 
-Times are Unix microseconds (``_us``); an offset is microseconds after ``created``. JSON is made in ``wire``.
+Times are Unix microseconds (``_us``); an offset is microseconds after ``created``. JSON is made in ``wire``. What is
+made for each message is out of the collector's sight (``gc=False``): frozen, and of parts that lead nowhere back.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Offset:
     us: int
 
 
-class NewItem(Struct, frozen=True):
+class NewItem(Struct, frozen=True, gc=False):
     """One entry of ``create``, as sent: nothing stamped, offsets not resolved.
 
     ``body`` is the body's canonical JSON (RFC 8785; ``b"null"`` where unset). ``remind_at`` is sorted, without repeats.
@@ -49,7 +50,7 @@ class Interval:
     skip: frozenset[str]
 
 
-class Update(Struct, frozen=True):
+class Update(Struct, frozen=True, gc=False):
     """A message of system ``gregor`` that creates and dismisses."""
 
     create: tuple[NewItem, ...] = ()
@@ -70,7 +71,7 @@ class Flush:
     """A message that starts a new epoch (semantics.md L14)."""
 
 
-class Message(Struct, frozen=True):
+class Message(Struct, frozen=True, gc=False):
     """One message: what it says, the id it is idempotent by (or none), the device it names as its sender (or none).
 
     ``not_before_us``: when it is to be committed; ``None``: now.
@@ -129,7 +130,7 @@ class Timer:
     at_us: int
 
 
-class Creation(Struct, frozen=True):
+class Creation(Struct, frozen=True, gc=False):
     """An item ready to be committed: stamped, resolved, hashed. No byte of it changes any more.
 
     ``fingerprint`` (8 bytes) is of the content as sent and tells a duplicate from a conflict (L2); ``leaf`` (32 bytes)
@@ -180,7 +181,7 @@ class MessageId:
     keep_us: int
 
 
-class Commit(Struct, frozen=True):
+class Commit(Struct, frozen=True, gc=False):
     """One message of one user, planned: what the store applies whole or not at all.
 
     ``now_us`` is the clock of the process that planned it. ``reason`` is why its dismissals by id dismiss; intervals
@@ -234,7 +235,7 @@ class Ignored(Enum):
     STALE = "stale"
 
 
-class Receipt(Struct, frozen=True):
+class Receipt(Struct, frozen=True, gc=False):
     """What a commit did. ``dismissed``: ids that left the sender's view. ``is_unchanged``: it had no effect."""
 
     epoch: bytes

@@ -67,6 +67,7 @@ def test_what_the_short_way_takes_the_whole_way_takes_as_the_same(raw: bytes) ->
     "raw",
     [
         b'{"uid":"u1","system":"gregor","body":{"create":{"x":{"category":"a.b","body":{"t":"v","n":1.5}}}}}',
+        b'{"uid":"u1","system":"gregor","body":{"create":{"x":{"category":"a.b","body":{"t":"v","u":"w"}}}}}',
         b'{ "system" : "gregor", "body" : { "create" : { "x" : { "body" : null, "category" : "a" } } } }',
         b'{"body":{"create":{"x:y":{"category":"a","body":[1,[2]]}}},"system":"gregor"}',
         b'{"system":"gregor","body":{"create":{"x":{"category":"a"}}}}',
@@ -82,6 +83,7 @@ def test_plain_messages_take_the_short_way(raw: bytes) -> None:
         b'{"uid":"u1","uid":"u2","system":"gregor","body":{"create":{"x":{"category":"a"}}}}',
         b'{"system":"gregor","body":{"create":{"x":{"category":"a"},"x":{"category":"b"}}}}',
         b'{"system":"gregor","body":{"create":{"x":{"category":"a","body":{"t":1,"t":2}}}}}',
+        b'{"system":"gregor","body":{"create":{"x":{"category":"a","body":{"t":"u","t":"v"}}}}}',
         b'{"system":"gregor","body":{"create":{"x":{"category":"a","body":9007199254740993}}}}',
         b'{"system":"gregor","body":{"create":{"x":{"category":"a","body":"\\ud800"}}}}',
         b'{"system":"gregor","body":{"create":{"x":{"category":"a","body":[[[[1]]]]}}}}',
@@ -98,3 +100,12 @@ def test_plain_messages_take_the_short_way(raw: bytes) -> None:
 )
 def test_what_is_more_or_wrong_is_left_to_the_whole_way(raw: bytes) -> None:
     assert read_plain(raw, LIMITS) is None
+
+
+@pytest.mark.parametrize("body", [b'{"t":"v"}', b"{}", b"[]", b'"v"'])
+def test_brackets_around_a_body_count(body: bytes) -> None:
+    raw = b'{"system":"gregor","body":{"create":{"x":{"category":"a","body":%b}}}}' % body
+    fits = Limits(nesting=5 if body[:1] in b"{[" else 4)
+
+    assert read_plain(raw, fits) is not None
+    assert (read_plain(raw, Limits(nesting=4)) is None) is (body[:1] in b"{[")
