@@ -116,6 +116,17 @@ async def test_a_push_token_belongs_to_one_device_of_one_user(store: Store, push
     assert (await store.devices.devices("bob", NOW_US))["tablet"][0] == Registration("ios", push)
 
 
+@pytest.mark.parametrize(("provider", "is_moved"), [("apns", True), ("fcm", False)])
+async def test_a_token_of_apns_is_the_same_in_capitals(store: Store, provider: str, is_moved: bool) -> None:
+    small, capital = ({"provider": provider, "token": token} for token in ("0af1", "0AF1"))
+    await store.devices.put_device("alice", "phone", Registration("ios", small), NOW_US)
+    await store.devices.put_device("bob", "phone", Registration("ios", capital), NOW_US)
+
+    kept = (await store.devices.devices("alice", NOW_US))["phone"][0]
+    assert kept == Registration("ios", None if is_moved else small)
+    assert (await store.devices.devices("bob", NOW_US))["phone"][0] == Registration("ios", capital)
+
+
 async def test_past_the_bound_the_one_longest_offline_goes_those_without_push_first(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, devices=3))
     await store.devices.put_device("alice", "pushed", Registration("ios", PUSH), NOW_US)

@@ -109,8 +109,10 @@ def push_token(push: Mapping[str, Any] | None) -> str | None:
     """What tells push registrations apart: provider, and token or Web Push endpoint. ``None``: there is none."""
     if not push:
         return None
-    token = push.get("token")
-    return f"{push.get('provider')}:{token.get('endpoint') if isinstance(token, Mapping) else token}"
+    provider, token = push.get("provider"), push.get("token")
+    text = str(token.get("endpoint") if isinstance(token, Mapping) else token)
+    # A token of APNs is a number in hex: an app that writes it in capitals means the same device.
+    return f"{provider}:{text.lower() if provider == 'apns' else text}"
 
 
 def presence_of(known: Iterable[Known], leases: Iterable[Lease], now_us: int) -> Presence:

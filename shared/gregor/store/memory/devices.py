@@ -257,5 +257,6 @@ def _token(registration: Registration) -> str | None:
     push = registration.push
     if not push:
         return None
-    token = push.get("token")
-    return f"{push.get('provider')}:{token['endpoint'] if isinstance(token, Mapping) else token}"
+    provider, token = push.get("provider"), push.get("token")
+    text = str(token["endpoint"] if isinstance(token, Mapping) else token)
+    return f"{provider}:{text.lower() if provider == 'apns' else text}"
