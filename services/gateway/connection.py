@@ -165,7 +165,7 @@ class Connection:
         session, outlet = self.session, self._outlet
         if outlet.is_idle and not self._is_paused and session.deliver_run(run[0].seq, run[-1].seq):
             outlet.written_seq = session.seq
-            return self.transport.write(self.transport.pack_run(run, session.tag))
+            return self.transport.write_run(run, session.tag)
         for plain in run:
             self.deliver(plain.seq, plain.frame)
         return 0

@@ -109,7 +109,7 @@ class Room:
         """Take what was published since the last time."""
         if self._untold:
             untold, self._untold, self._untold_bytes = self._untold, [], 0
-            self._hub.hear(self, untold)
+            self._hub.hear(self, self._track, untold)
 
     def gap(self) -> None:
         """The subscription was broken, and stands again."""
@@ -196,9 +196,9 @@ class Hub:
             del self.rooms[room.uid]
             self._feed.unsubscribe(self._store.channel_of(room.uid), room)
 
-    def hear(self, room: Room, payloads: Sequence[bytes]) -> None:
+    def hear(self, room: Room, track: Track, payloads: Sequence[bytes]) -> None:
         """What was published on a user's channel, in order. Plain creations in a row are one run."""
-        track, run = room.track, list[Plain]()
+        run: list[Plain] = []
         for payload in payloads:
             try:
                 plain = read_plain(payload)

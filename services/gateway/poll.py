@@ -46,9 +46,9 @@ class Basket:
         """See ``Transport.pack``."""
         return frame
 
-    def pack_run(self, run: Sequence[Plain], tag: str) -> Sequence[bytes]:
-        """See ``Transport.pack_run``."""
-        return [plain.frame for plain in run]
+    def write_run(self, run: Sequence[Plain], tag: str) -> int:
+        """See ``Transport.write_run``."""
+        return self.write([plain.frame for plain in run])
 
     def write(self, packed: Sequence[bytes]) -> int:
         """See ``Transport.write``."""

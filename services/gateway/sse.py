@@ -45,9 +45,9 @@ class EventStream:
             return b"data: %s\n\n" % frame
         return b"id: %s-%d\ndata: %s\n\n" % (tag.encode(), seq, frame)
 
-    def pack_run(self, run: Sequence[Plain], tag: str) -> Sequence[bytes]:
-        """See ``Transport.pack_run``."""
-        return [self.pack(plain.frame, tag, plain.seq) for plain in run]
+    def write_run(self, run: Sequence[Plain], tag: str) -> int:
+        """See ``Transport.write_run``."""
+        return self.write([self.pack(plain.frame, tag, plain.seq) for plain in run])
 
     def write(self, packed: Sequence[bytes]) -> int:
         """See ``Transport.write``."""

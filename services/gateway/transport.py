@@ -15,12 +15,12 @@ class Transport(Protocol):
         """A frame as it is written. ``seq`` is 0 where the frame has no position, else ``tag`` is its cursor's."""
         ...
 
-    def pack_run(self, run: Sequence[Plain], tag: str) -> Sequence[bytes]:
-        """The frames of a run as they are written; ``tag`` is that of their cursors."""
-        ...
-
     def write(self, packed: Sequence[bytes]) -> int:
         """Write these, in one go; how many bytes."""
+        ...
+
+    def write_run(self, run: Sequence[Plain], tag: str) -> int:
+        """Pack and write the frames of a run, in one go; how many bytes. ``tag`` is that of their cursors."""
         ...
 
     def close(self, code: int, reason: str) -> None:

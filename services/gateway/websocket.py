@@ -45,16 +45,16 @@ class Packer:
         self.frame: bytes | None = None
         self.packed = b""
         self.run: Sequence[Plain] = ()
-        self.packed_run: tuple[bytes] = (b"",)
+        self.packed_run = b""
 
     def pack(self, frame: bytes) -> bytes:
         """The WebSocket frame of a server frame, remembered."""
         self.frame, self.packed = frame, encode(frame)
         return self.packed
 
-    def pack_run(self, run: Sequence[Plain]) -> tuple[bytes]:
+    def pack_run(self, run: Sequence[Plain]) -> bytes:
         """The WebSocket frames of a run in one piece, remembered."""
-        self.run, self.packed_run = run, (b"".join([encode(plain.frame) for plain in run]),)
+        self.run, self.packed_run = run, b"".join([encode(plain.frame) for plain in run])
         return self.packed_run
 
 
@@ -148,14 +148,17 @@ class WebSocket(asyncio.Protocol):
         packer = self._packer
         return packer.packed if frame is packer.frame else packer.pack(frame)
 
-    def pack_run(self, run: Sequence[Plain], tag: str) -> Sequence[bytes]:
-        """See ``Transport.pack_run``."""
-        packer = self._packer
-        return packer.packed_run if run is packer.run else packer.pack_run(run)
-
     def write(self, packed: Sequence[bytes]) -> int:
         """See ``Transport.write``."""
         data = packed[0] if len(packed) == 1 else b"".join(packed)
+        if self._socket is not None and not self._is_closing:
+            self._socket.write(data)
+        return len(data)
+
+    def write_run(self, run: Sequence[Plain], tag: str) -> int:
+        """See ``Transport.write_run``."""
+        packer = self._packer
+        data = packer.packed_run if run is packer.run else packer.pack_run(run)
         if self._socket is not None and not self._is_closing:
             self._socket.write(data)
         return len(data)

@@ -122,8 +122,8 @@ class Line:
     def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
         return frame
 
-    def pack_run(self, run: Sequence[Plain], tag: str) -> Sequence[bytes]:
-        return [plain.frame for plain in run]
+    def write_run(self, run: Sequence[Plain], tag: str) -> int:
+        return self.write([plain.frame for plain in run])
 
     def write(self, packed: Sequence[bytes]) -> int:
         self.writes.append(list(packed))
