@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gregor.web.guarded import HEAD_S, MOST_HEAD_BYTES, SILENCE_S, Guarded
 from gregor.web.serving import Server, server_of
@@ -66,15 +66,23 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
+@contextlib.asynccontextmanager
+async def serving(application: ASGIApp) -> AsyncIterator[Site]:
+    server = server_of(application, "127.0.0.1", 0, 1, has_lifespan=False)
+    listening = socket.create_server(("127.0.0.1", 0))
+    task = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield Site(server, listening.getsockname()[1])
+    finally:
+        server.should_exit = True
+        await task
+        listening.close()
+
+
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    server = server_of(echo, "127.0.0.1", 0, 1, has_lifespan=False)
-    listening = socket.create_server(("127.0.0.1", 0))
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    yield Site(server, listening.getsockname()[1])
-    server.should_exit = True
-    await serving
-    listening.close()
+    async with serving(echo) as site:
+        yield site
 
 
 def refusal(heard: bytes) -> tuple[int, dict[str, Any]]:
@@ -166,3 +174,28 @@ async def test_who_waits_for_an_answer_or_between_requests_is_let_be(site: Site)
     writer.close()
 
     assert heard.endswith(b"ok")
+
+
+async def test_who_is_answered_without_end_is_missed_though_more_was_asked(caplog: pytest.LogCaptureFixture) -> None:
+    is_over = asyncio.Event()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        leaving = asyncio.create_task(_until_gone(receive))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not leaving.done():
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await asyncio.sleep(0)
+        is_over.set()
+
+    async with serving(endless) as site:
+        reader, writer = await site.dial((HEAD + b"\r\n") * 2)
+        await reader.readuntil(b"x")
+        writer.transport.abort()
+        await wait_until(is_over.is_set, "the answer is given up")
+
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -45,6 +45,14 @@ class Guarded(HttpToolsProtocol):
         self._head_bytes = 0
         self._since = self.loop.time()
         self._is_refused = False
+        self._answering: Any = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone. uvicorn tells only the last request that came: also the one that is being answered."""
+        super().connection_lost(exc)
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client."""
@@ -88,6 +96,10 @@ class Guarded(HttpToolsProtocol):
         self._part = _Part.NOTHING
         if not self._is_refused:
             super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
         """What was sent is no HTTP."""
