@@ -291,6 +291,40 @@ async def test_commits_of_many_users_are_answered_in_order_and_a_refusal_spoils_
     assert results[3] == Receipt(SEED, 2, created=("b",))
 
 
+async def test_commits_of_one_user_are_done_in_order_also_where_one_needs_more_than_the_other(store: Store) -> None:
+    """With a remembered interval a creation is looked at closer than without; what comes after it may not be."""
+    await store.users.commit("alice", sweeping(interval("other", end=NOW)))
+
+    results = await store.users.commit_many(
+        [
+            ("alice", creating("a", created=NOW - 10)),
+            ("alice", sweeping(interval("news"))),
+            ("alice", creating("b", created=NOW + 10)),
+        ]
+    )
+
+    assert results == [
+        Receipt(SEED, 1, created=("a",)),
+        Receipt(SEED, 2, dismissed=("a",)),
+        Receipt(SEED, 3, created=("b",)),
+    ]
+    assert await live(store) == {"b"}
+
+
+async def test_a_batch_that_meets_a_flush_of_all_flushes_once_and_keeps_its_order(store: Store) -> None:
+    before = await store.users.commit("alice", creating("a"))
+    await store.users.flush_all(30)
+
+    results = await store.users.commit_many(
+        [("alice", creating("b")), ("alice", creating("c")), ("alice", planned(FLUSH)), ("alice", creating("d"))]
+    )
+
+    receipts = [result for result in results if isinstance(result, Receipt)]
+    assert [receipt.seq for receipt in receipts] == [3, 4, 5, 6]
+    epochs = [receipt.epoch for receipt in (before, *receipts)]
+    assert epochs[1] == epochs[2] and epochs[3] == epochs[4] and len(set(epochs)) == 3
+
+
 async def test_a_hundred_writers_of_one_user_lose_nothing_and_share_one_order(store: Store) -> None:
     receipts = await asyncio.gather(
         *(store.users.commit("alice", creating(f"i{n}", "shared", created=NOW)) for n in range(100))

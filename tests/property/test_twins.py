@@ -27,6 +27,7 @@ from gregor.core.errors import Problem
 from gregor.core.messages import Commit
 from gregor.core.sync import Answer, Cursor, Delta, Full, Unchanged, View, cursor_for
 from gregor.store.contract import Store
+from gregor.store.redis import RedisStore
 from tests.property.conversations import IDS, SENDERS, VIEWS, Sent, World, updates, worlds
 from tests.support.builders import DAY_US, FLUSH, HOUR_US, LIMITS, NOW_US, SECOND_US, SEED, external
 from tests.support.replica import view_of
@@ -54,7 +55,10 @@ class Twins(RuleBasedStateMachine):
         self._cursors: list[tuple[View, Cursor]] = []
 
     async def _open(self, factory: Factory) -> Twin:
-        return await self._stack.enter_async_context(factory(SMALL))
+        twin = await self._stack.enter_async_context(factory(SMALL))
+        if isinstance(twin.store, RedisStore):
+            await twin.store.prepare()  # as every process does: a script that has to be loaded first is late
+        return twin
 
     def teardown(self) -> None:
         """End both stores."""
@@ -93,6 +97,19 @@ class Twins(RuleBasedStateMachine):
     def send_again(self, data: st.DataObject) -> None:
         """A repeat."""
         self._commit(data.draw(st.sampled_from(self._sent)).at(self._now_us))
+
+    @rule(data=st.data(), count=st.integers(2, 5))
+    def send_many(self, data: st.DataObject, count: int) -> None:
+        """Messages of a batch: in order, whatever each of them needs."""
+        others = st.sampled_from((external(1), FLUSH)).map(lambda document: Sent(SENDERS[0], document))
+        kinds = st.one_of(updates(self._world, is_explicit=False), others)
+        sent = [data.draw(kinds) for _ in range(count)]
+        self._sent += sent
+        batch = [(UID, each.at(self._now_us)) for each in sent]
+        self._both(
+            lambda store: store.users.commit_many(batch),
+            lambda results: [each.code if isinstance(each, Problem) else each for each in results],
+        )
 
     @rule(system=st.sampled_from(("kbfs", "kbfs.favorites")), message_id=st.sampled_from((None, "m1")))
     def send_external(self, system: str, message_id: str | None) -> None:

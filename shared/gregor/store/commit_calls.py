@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -34,14 +36,30 @@ class CommitCalls:
         """What the calls run."""
         return (self._grow, self._shrink)
 
-    def of(self, keys: UserKeys, commit: Commit, options: int = 0, *, is_watched: bool = False) -> Call:
-        """The call. ``options``: bits of ``records``; ``is_watched``: somebody hears of all that leaves."""
+    def of(
+        self, keys: UserKeys, commit: Commit, options: int = 0, *, is_watched: bool = False, has_all_keys: bool = False
+    ) -> Call:
+        """The call. ``options``: bits of ``records``; ``is_watched``: somebody hears of all that leaves.
+
+        ``has_all_keys``: the script needs not ask for those of the general path, so that nothing overtakes the commit.
+        """
         options |= self._options
-        if not (options or is_watched) and _is_bare(commit):
+        if not (options or is_watched or has_all_keys) and _is_bare(commit):
             return self._grow, self._bare(keys.commit, commit)
         arguments = commit_arguments(commit, self._bounds, options | (WATCHED if is_watched else 0))
         script = self._grow if commit.creations or commit.external else self._shrink
-        return script, pack_script(script.sha, _names(keys.commit, commit, options), arguments)
+        names = keys.commit.every if has_all_keys else _names(keys.commit, commit, options)
+        return script, pack_script(script.sha, names, arguments)
+
+    def of_many(
+        self, of_user: Callable[[str], UserKeys], commits: Sequence[tuple[str, Commit]], *, is_watched: bool
+    ) -> list[Call]:
+        """The calls of commits that are sent at once.
+
+        Those of a user with several have all keys: one that the script sent back for more would be done after the rest.
+        """
+        times, of = Counter(uid for uid, _ in commits), self.of
+        return [of(of_user(uid), each, is_watched=is_watched, has_all_keys=times[uid] > 1) for uid, each in commits]
 
     def _bare(self, keys: CommitKeys, commit: Commit) -> bytes:
         """What ``of`` packs for a bare commit, put together by hand: in a third of the time."""
@@ -52,6 +70,21 @@ class CommitCalls:
         return b"".join(
             (opening, _size(first), first, _size(item_id), item_id, _size(record), record, b"\r\n"),
         )
+
+
+def runs_of(commits: Sequence[tuple[str, Commit]]) -> Iterator[Sequence[tuple[str, Commit]]]:
+    """The parts of many commits that can be sent at once, each user's in order.
+
+    After a flush of all a commit is sent back until the user is flushed, but a flush is that itself: it begins a part
+    where the user has a commit in the one before it.
+    """
+    start, seen = 0, set[str]()
+    for place, (uid, commit) in enumerate(commits):
+        if commit.is_flush and uid in seen:
+            yield commits[start:place]
+            start, seen = place, set()
+        seen.add(uid)
+    yield commits[start:]
 
 
 def _is_bare(commit: Commit) -> bool:

@@ -21,7 +21,7 @@ from gregor.core.messages import Commit, Reason, Receipt, displacing
 from gregor.core.sync import NO_EPOCH, Answer, Cursor, Delta, Full, Head, HistoryEntry, Unchanged, View
 
 from . import scripts
-from .commit_calls import CommitCalls
+from .commit_calls import CommitCalls, runs_of
 from .contract import Unavailable
 from .keys import PARTITIONS, Keys, UserKeys
 from .link import Connection, Script
@@ -101,14 +101,14 @@ class RedisUsers:
 
     async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
         """See ``contract.Users.commit_many``: all are sent before the first answer is awaited."""
-        of_user, call, is_watched = self._keys.of_user, self._calls.of, self.is_watched
-        calls = [call(of_user(uid), commit, is_watched=is_watched) for uid, commit in commits]
         results: list[Receipt | Problem] = []
-        for (uid, commit), reply in zip(commits, await self._connection.run_many(calls), strict=True):
-            if type(reply) is bytes and len(reply) == FAST_BYTES and not commit.max_live:
-                results.append(fast_receipt(commit, reply))  # nothing is to be done after it
-            else:
-                results.append(await self._result(uid, commit, reply))
+        for together in runs_of(commits):
+            calls = self._calls.of_many(self._keys.of_user, together, is_watched=self.is_watched)
+            for (uid, commit), reply in zip(together, await self._connection.run_many(calls), strict=True):
+                if type(reply) is bytes and len(reply) == FAST_BYTES and not commit.max_live:
+                    results.append(fast_receipt(commit, reply))  # nothing is to be done after it
+                else:
+                    results.append(await self._result(uid, commit, reply))
         return results
 
     async def _result(self, uid: str, commit: Commit, reply: Any) -> Receipt | Problem:

@@ -41,6 +41,8 @@ local epoch, seq, clear, wake, n, bytes, flags, gen, A, B, C, D, E, F, G, H
 if raw_head then
   epoch, seq, clear, wake, n, bytes, flags, gen, A, B, C, D, E, F, G, H = upk(HEAD, raw_head)
   if gen ~= generation and kind ~= 'f' and options % 4 < 2 then return {'generation'} end
+  -- of several that met an older generation, one flushes
+  if gen == generation and kind == 'f' and options % 4 >= 2 then return {'same', epoch, seq, {}, {}, {}, ''} end
   if wake > 0 and wake <= now and options % 4 < 2 then return {'due'} end
 else
   epoch, seq, clear, wake, n, bytes, flags, gen = seed, 0, 0, 0, 0, 0, 0, generation
