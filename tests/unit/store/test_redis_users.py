@@ -6,6 +6,7 @@ import asyncio
 import gc
 import secrets
 from collections.abc import AsyncIterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,17 @@ def test_all_keys_of_a_user_lie_in_one_slot() -> None:
 
     keys = Keys("gregor").of_user("alice")
 
-    slots = {
-        key_slot(key.encode()) for key in (*keys.commit.every, *keys.every, *keys.collect, *keys.sync, keys.channel)
-    }
+    of_scripts = (
+        keys.commit.every,
+        keys.every,
+        keys.collect,
+        keys.sync,
+        keys.plan,
+        keys.settle,
+        keys.replay,
+        keys.scene,
+    )
+    slots = {key_slot(key.encode()) for key in (*chain.from_iterable(of_scripts), keys.channel)}
 
     assert len(slots) == 1
 
