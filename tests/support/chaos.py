@@ -84,6 +84,8 @@ class _Scene:
     deaths: list[float] = field(default_factory=list)
     is_calm: bool = False
     """The load is over, and most of it is settled: havoc ends."""
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Of a worker that starts, or the store that dies: who starts without a store ends at once, for its supervisor."""
 
 
 def people_of(intents: int) -> list[Person]:
@@ -185,8 +187,9 @@ async def _kill_workers(scene: _Scene) -> None:
         scene.deaths.append(time.time())
         scene.outcome.kills += 1
         await asyncio.sleep(scene.dice.random())
-        victim.start()
-        await asyncio.to_thread(victim.wait_ready)
+        async with scene.turn:
+            victim.start()
+            await asyncio.to_thread(victim.wait_ready)
 
 
 async def _make_ill(scene: _Scene) -> None:
@@ -205,11 +208,12 @@ async def _make_ill(scene: _Scene) -> None:
 async def _kill_store(scene: _Scene) -> None:
     """In the middle."""
     await asyncio.sleep(scene.plan.load_s / 2)
-    scene.cluster.server.kill()
-    scene.deaths.append(time.time())
-    await asyncio.sleep(0.5)
-    scene.cluster.server.start()
-    scene.deaths.append(time.time())
+    async with scene.turn:
+        scene.cluster.server.kill()
+        scene.deaths.append(time.time())
+        await asyncio.sleep(0.5)
+        scene.cluster.server.start()
+        scene.deaths.append(time.time())
 
 
 async def _settled(scene: _Scene, intents: Sequence[Intent]) -> Ledger:
