@@ -46,7 +46,7 @@ class Ended(Exception):
 async def open_request(request: Request, parts: Parts, finals: Finals) -> Opening:
     """Read and admit it. ``Problem``; ``Ended``; ``Unavailable``."""
     if request.scope.get("gregor.is_head"):
-        request.scope["gregor.refusal_headers"] = [(b"allow", b"GET")]
+        request.scope["gregor.refusal_headers"] = [(b"allow", b"GET, OPTIONS")]
         raise Problem("method_not_allowed", "Only GET: a stream has no head alone.")
     if parts.readiness.draining:
         raise Problem("unavailable", "This gateway is going away: ask another.", retry_after_s=1)

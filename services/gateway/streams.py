@@ -23,6 +23,7 @@ from .probes import PATHS, probe
 from .sse import Stream
 from .streaming import Streaming
 
+FRAMES: Final = ("/v1/stream", "/v1/poll")
 DRAIN_S: Final = 1.0
 """How long requests under way may take once all streams and polls were ended."""
 
@@ -48,8 +49,9 @@ class Application(FastAPI):
         await self._front(scope, receive, send)
 
     def methods_at(self, path: str) -> list[str]:
-        """What a path takes."""
-        return methods_at(self.routes, path)
+        """What a path takes. Frames have no head alone: ``HEAD`` is refused where they come."""
+        methods = methods_at(self.routes, path)
+        return [method for method in methods if method != "HEAD" or path not in FRAMES]
 
     async def _ordinary(self, scope: Scope, receive: Receive, send: Send) -> None:
         await super().__call__(scope, receive, send)

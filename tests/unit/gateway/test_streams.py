@@ -283,9 +283,11 @@ async def test_posted_frames_that_cannot_be_read_are_refused(
 async def test_the_port_has_the_probes_and_nothing_else(house: House, api: httpx.AsyncClient) -> None:
     for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/docs", 404)):
         assert (await api.get(path)).status_code == status
-    assert (await api.request("HEAD", "/v1/stream")).status_code == 405
-    refused = await api.post("/v1/poll")
-    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    for method, path in (("HEAD", "/v1/stream"), ("HEAD", "/v1/poll"), ("POST", "/v1/poll"), ("PUT", "/v1/stream")):
+        refused = await api.request(method, path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, OPTIONS")
+    assert (await api.options("/v1/poll")).headers["allow"] == "GET, OPTIONS"
+    assert (await api.post("/healthz")).headers["allow"] == "GET, HEAD, OPTIONS"
     house.parts.readiness.draining = True
     assert (await api.get("/v1/stream")).status_code == 503
     assert (await api.get("/readyz")).status_code == 503
