@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
 from gregor.core.limits import Limits
-from gregor.core.messages import Commit, Reason
+from gregor.core.messages import Commit, Creation, Reason
 from gregor.core.packed import pack_item
 
 from . import scripts
-from .keys import CommitKeys, UserKeys
+from .keys import CommitKeys, Keys
 from .link import Call, Script
 from .records import GENERAL, WATCHED, commit_arguments, commit_limits, pack_bare
 from .wire import pack_script
@@ -25,7 +25,10 @@ _SIZES: Final = tuple(b"\r\n$%d\r\n" % size for size in range(1_024))
 class CommitCalls:
     """The calls of one store. ``allow_oom`` and ``general``: see ``RedisUsers``."""
 
-    def __init__(self, limits: Limits, *, allow_oom: bool, general: bool) -> None:
+    def __init__(self, keys: Keys, limits: Limits, *, allow_oom: bool, general: bool) -> None:
+        self._keys = keys
+        self._opening = lru_cache(65_536)(self._open)
+        self._timed_opening = lru_cache(65_536)(self._open_timed)
         self._options = GENERAL if general else 0
         self._grow = scripts.load(*scripts.COMMIT)
         self._shrink = scripts.load(*scripts.COMMIT, flags="allow-oom") if allow_oom else self._grow
@@ -37,7 +40,7 @@ class CommitCalls:
         return (self._grow, self._shrink)
 
     def of(
-        self, keys: UserKeys, commit: Commit, options: int = 0, *, is_watched: bool = False, has_all_keys: bool = False
+        self, uid: str, commit: Commit, options: int = 0, *, is_watched: bool = False, has_all_keys: bool = False
     ) -> Call:
         """The call. ``options``: bits of ``records``; ``is_watched``: somebody hears of all that leaves.
 
@@ -45,31 +48,35 @@ class CommitCalls:
         """
         options |= self._options
         if not (options or is_watched or has_all_keys) and _is_bare(commit):
-            return self._grow, self._bare(keys.commit, commit)
+            return self._grow, self._bare(uid, commit)
+        keys = self._keys.of_user(uid).commit
         arguments = commit_arguments(commit, self._bounds, options | (WATCHED if is_watched else 0))
         script = self._grow if commit.creations or commit.external else self._shrink
-        names = keys.commit.every if has_all_keys else _names(keys.commit, commit, options)
+        names = keys.every if has_all_keys else _names(keys, commit, options)
         return script, pack_script(script.sha, names, arguments)
 
-    def of_many(
-        self, of_user: Callable[[str], UserKeys], commits: Sequence[tuple[str, Commit]], *, is_watched: bool
-    ) -> list[Call]:
+    def of_many(self, commits: Sequence[tuple[str, Commit]], *, is_watched: bool) -> list[Call]:
         """The calls of commits that are sent at once.
 
         Those of a user with several have all keys: one that the script sent back for more would be done after the rest.
         """
-        times, of = Counter(uid for uid, _ in commits), self.of
-        return [of(of_user(uid), each, is_watched=is_watched, has_all_keys=times[uid] > 1) for uid, each in commits]
+        times, of = Counter([uid for uid, _ in commits]), self.of
+        return [of(uid, each, is_watched=is_watched, has_all_keys=times[uid] > 1) for uid, each in commits]
 
-    def _bare(self, keys: CommitKeys, commit: Commit) -> bytes:
+    def _bare(self, uid: str, commit: Commit) -> bytes:
         """What ``of`` packs for a bare commit, put together by hand: in a third of the time."""
         creation = commit.creations[0]
-        names = keys.timed_creation if _is_timed(commit) else keys.creation
+        opening = self._timed_opening(uid) if _is_timed(creation) else self._opening(uid)
         first, item_id, record = pack_bare(commit, self._bounds), creation.id.encode(), pack_item(creation)
-        opening = _opening(self._grow.sha, names)
         return b"".join(
             (opening, _size(first), first, _size(item_id), item_id, _size(record), record, b"\r\n"),
         )
+
+    def _open(self, uid: str) -> bytes:
+        return _opening(self._grow.sha, self._keys.of_user(uid).commit.creation)
+
+    def _open_timed(self, uid: str) -> bytes:
+        return _opening(self._grow.sha, self._keys.of_user(uid).commit.timed_creation)
 
 
 def runs_of(commits: Sequence[tuple[str, Commit]]) -> Iterator[Sequence[tuple[str, Commit]]]:
@@ -99,8 +106,7 @@ def _is_bare(commit: Commit) -> bool:
     )
 
 
-def _is_timed(commit: Commit) -> bool:
-    (made,) = commit.creations
+def _is_timed(made: Creation) -> bool:
     return made.expires_us is not None or bool(made.remind_at_us or made.timers)
 
 
@@ -111,10 +117,9 @@ def _names(keys: CommitKeys, commit: Commit, options: int) -> tuple[str, ...]:
         return keys.every
     if commit.ids:
         return keys.dismissal if commit.sender.cats is None else keys.every
-    return keys.timed_creation if _is_timed(commit) else keys.creation
+    return keys.timed_creation if _is_timed(commit.creations[0]) else keys.creation
 
 
-@lru_cache(65_536)
 def _opening(sha: str, names: tuple[str, ...]) -> bytes:
     """The command of a bare commit as far as it is the same for all of a user: up to the end of the last key."""
     return pack_script(sha, names, ("", "", ""))[: -3 * _EMPTY - len(b"\r\n")]

@@ -78,7 +78,7 @@ class RedisUsers:
         self._limits = limits
         self._leave = leave
         self.is_watched = False
-        self._calls = CommitCalls(limits, allow_oom=allow_oom, general=general)
+        self._calls = CommitCalls(keys, limits, allow_oom=allow_oom, general=general)
         self._sync = scripts.load(*scripts.SYNC)
         self._due = scripts.load(*scripts.DUE)
         self._collect = scripts.load(*scripts.COLLECT)
@@ -95,15 +95,13 @@ class RedisUsers:
 
     async def commit(self, uid: str, commit: Commit) -> Receipt:
         """See ``contract.Users.commit``."""
-        keys = self._keys.of_user(uid)
-        reply = await answer(self._send(keys, commit))
-        return await self._settled(keys, uid, commit, reply)
+        return await self._settled(uid, commit, await answer(self._send(uid, commit)))
 
     async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
         """See ``contract.Users.commit_many``: all are sent before the first answer is awaited."""
         results: list[Receipt | Problem] = []
         for together in runs_of(commits):
-            calls = self._calls.of_many(self._keys.of_user, together, is_watched=self.is_watched)
+            calls = self._calls.of_many(together, is_watched=self.is_watched)
             for (uid, commit), reply in zip(together, await self._connection.run_many(calls), strict=True):
                 if type(reply) is bytes and len(reply) == FAST_BYTES and not commit.max_live:
                     results.append(fast_receipt(commit, reply))  # nothing is to be done after it
@@ -114,7 +112,7 @@ class RedisUsers:
     async def _result(self, uid: str, commit: Commit, reply: Any) -> Receipt | Problem:
         """What became of one commit of many: its receipt, or why there is none."""
         try:
-            return await self._settled(self._keys.of_user(uid), uid, commit, value_of(reply))
+            return await self._settled(uid, commit, value_of(reply))
         except Problem as problem:
             return problem
         except Unavailable as trouble:
@@ -122,14 +120,13 @@ class RedisUsers:
 
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:
         """See ``contract.Users.rehearse``."""
-        keys = self._keys.of_user(uid)
         commit = replace(commit, max_live=())
-        return await self._settled(keys, uid, commit, await answer(self._send(keys, commit, REHEARSAL)), REHEARSAL)
+        return await self._settled(uid, commit, await answer(self._send(uid, commit, REHEARSAL)), REHEARSAL)
 
-    def _send(self, keys: UserKeys, commit: Commit, options: int = 0) -> Awaitable[Any]:
-        return self._connection.run(self._calls.of(keys, commit, options, is_watched=self.is_watched))
+    def _send(self, uid: str, commit: Commit, options: int = 0) -> Awaitable[Any]:
+        return self._connection.run(self._calls.of(uid, commit, options, is_watched=self.is_watched))
 
-    async def _settled(self, keys: UserKeys, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
+    async def _settled(self, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
         """The receipt of a reply; what was due is done first, and the message sent again."""
         for _ in range(_TRIES):
             if isinstance(reply, bytes):
@@ -142,12 +139,12 @@ class RedisUsers:
                 hint = reply[6]
             elif reply[0] in _FIRST:
                 if reply[0] == b"due":
-                    await self._drain(keys, uid, commit.now_us)
+                    await self._drain(uid, commit.now_us)
                 elif reply[0] == b"generation":
-                    await self._flush_first(keys, uid, commit.now_us, commit.epoch_seed)
+                    await self._flush_first(uid, commit.now_us, commit.epoch_seed)
                 else:
                     options |= GENERAL
-                reply = await answer(self._send(keys, commit, options))
+                reply = await answer(self._send(uid, commit, options))
                 continue
             else:
                 raise refusal(reply, self._limits)
@@ -158,9 +155,11 @@ class RedisUsers:
             return receipt
         raise _restless()
 
-    async def _drain(self, keys: UserKeys, uid: str, now_us: int) -> None:
+    async def _drain(self, uid: str, now_us: int) -> None:
         """Commit the expiries that are due as one message (L6), and forget what passed its retention."""
-        ids, forget = await answer(self._connection.evalsha(self._due, (keys.agenda,), (str(now_us),)))
+        ids, forget = await answer(
+            self._connection.evalsha(self._due, (self._keys.of_user(uid).agenda,), (str(now_us),))
+        )
         if forget:
             await self.collect(uid, now_us)
         expiry = Commit(
@@ -169,12 +168,12 @@ class RedisUsers:
             ids=tuple(item_id.decode() for item_id in ids),
             reason=Reason.EXPIRED,
         )
-        await answer(self._send(keys, expiry, DRAIN))
+        await answer(self._send(uid, expiry, DRAIN))
 
-    async def _flush_first(self, keys: UserKeys, uid: str, now_us: int, epoch_seed: bytes) -> None:
+    async def _flush_first(self, uid: str, now_us: int, epoch_seed: bytes) -> None:
         spread_s = int(await answer(self._connection.call("GET", self._keys.flush_spread)) or _SPREAD_S)
         flush = Commit(now_us=now_us, epoch_seed=epoch_seed, is_flush=True, spread_s=spread_s)
-        await answer(self._send(keys, flush, DRAIN))  # what has expired may be due as well: its turn comes next
+        await answer(self._send(uid, flush, DRAIN))  # what has expired may be due as well: its turn comes next
 
     async def flush_all(self, spread_s: int) -> None:
         """See ``contract.Users.flush_all``: one increment a partition, then one publication.
@@ -311,9 +310,9 @@ class RedisUsers:
         for _ in range(_TRIES):
             reply = await answer(self._connection.evalsha(self._sync, keys.sync, arguments))
             if reply[0] == b"due":
-                await self._drain(keys, uid, now_us)
+                await self._drain(uid, now_us)
             elif reply[0] == b"generation":
-                await self._flush_first(keys, uid, now_us, NO_EPOCH)
+                await self._flush_first(uid, now_us, NO_EPOCH)
             else:
                 return ViewRead(reply, view, cursor, epoch)
         raise _restless()
@@ -325,7 +324,7 @@ class RedisUsers:
             head = await self._head(keys)
             if not head.wake_us or head.wake_us > now_us:
                 return
-            await self._drain(keys, uid, now_us)
+            await self._drain(uid, now_us)
         raise _restless()
 
     async def _head(self, keys: UserKeys) -> UserHead:

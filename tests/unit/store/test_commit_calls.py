@@ -18,8 +18,9 @@ from tests.support.builders import item as an_item
 from tests.support.builders import message as a_message
 from tests.support.items import creations
 
-CALLS = CommitCalls(LIMITS, allow_oom=True, general=False)
-KEYS = Keys("gregor").of_user("alice")
+OF_ALL = Keys("gregor")
+CALLS = CommitCalls(OF_ALL, LIMITS, allow_oom=True, general=False)
+KEYS = OF_ALL.of_user("alice")
 GROW = scripts.load(*scripts.COMMIT)
 SHRINK = scripts.load(*scripts.COMMIT, flags="allow-oom")
 TIMER = Timer(TimerKind.PUSH, NOW_US + 1)
@@ -38,7 +39,7 @@ def test_a_bare_commit_is_packed_as_any_other(creation: Any, device: str, size: 
     is_timed = creation.expires_us is not None or creation.remind_at_us
     names = KEYS.commit.timed_creation if is_timed else KEYS.commit.creation
 
-    assert CALLS.of(KEYS, commit) == packed(commit, names)
+    assert CALLS.of("alice", commit) == packed(commit, names)
 
 
 BARE = creating("a")
@@ -64,11 +65,11 @@ FEW, SOME, ALL = KEYS.commit.timed_creation, KEYS.commit.dismissal, KEYS.commit.
     ],
 )
 def test_what_says_more_is_put_in_full(commit: Commit, names: tuple[str, ...], script: Any) -> None:
-    assert CALLS.of(KEYS, commit) == packed(commit, names, script=script)
+    assert CALLS.of("alice", commit) == packed(commit, names, script=script)
 
 
 def test_options_and_watching_are_told() -> None:
-    every = CommitCalls(LIMITS, allow_oom=True, general=True)
+    every = CommitCalls(OF_ALL, LIMITS, allow_oom=True, general=True)
 
-    assert CALLS.of(KEYS, BARE, is_watched=True) == packed(BARE, KEYS.commit.creation, WATCHED)
-    assert every.of(KEYS, BARE) == packed(BARE, ALL, GENERAL)
+    assert CALLS.of("alice", BARE, is_watched=True) == packed(BARE, KEYS.commit.creation, WATCHED)
+    assert every.of("alice", BARE) == packed(BARE, ALL, GENERAL)
