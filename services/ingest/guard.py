@@ -53,7 +53,7 @@ def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
 
 
 class OpenRoute(APIRoute):
-    """A route that needs no token; unknown query parameters are let pass, as probes and browsers add some."""
+    """A route that needs no token; unknown query parameters are its own affair: probes and mail clients add some."""
 
     def get_route_handler(self) -> Handler:
         """FastAPI's handler, named for the figures."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import Problem
 
 from ..answers import json_answer, problems
 from ..guard import OpenRoute, Working
+from ..intake import check_query
 
 router: Final = APIRouter(route_class=OpenRoute, tags=["devices"])
 
@@ -28,12 +29,13 @@ _FRESH: Final = {"Cache-Control": "public, max-age=300"}
             "description": "The key, as `applicationServerKey` takes it.",
             "content": {"application/json": {"schema": {"type": "object"}, "example": _PUBLIC_KEY}},
         },
-        **problems("not_found"),
+        **problems("not_found", "unknown_field"),
     },
     response_class=Response,
 )
-async def read_webpush_key(parts: Working) -> Response:
+async def read_webpush_key(request: Request, parts: Working) -> Response:
     """Our public key (VAPID, base64url): a browser lets pushes in from its owner alone. 404 where none is set up."""
+    check_query(request.scope["query_string"])
     if parts.webpush_key is None:
         raise Problem("not_found", "Web Push is not set up here: GREGOR_VAPID_KEY_FILE names no key.")
     return json_answer({"public_key": parts.webpush_key}, headers=_FRESH)

@@ -54,3 +54,7 @@ def test_a_file_without_a_key_ends_the_start_with_the_mend(tmp_path: Path, conte
 
     with pytest.raises(ValueError, match=r"GREGOR_VAPID_KEY_FILE: .*vapid\.pem"):
         Api(vapid_key_file=tmp_path / "vapid.pem")
+
+
+async def test_a_parameter_that_it_does_not_know_is_refused_as_everywhere(api: Api) -> None:
+    assert code_of(await api.call("GET", PATH + "?key=1", "")) == (422, "unknown_field")
