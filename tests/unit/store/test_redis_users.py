@@ -112,6 +112,25 @@ async def test_all_of_what_was_asked_at_once_is_heard_also_where_the_server_went
     assert unheard == []
 
 
+async def test_each_commit_of_many_is_told_that_the_server_is_away(store: RedisStore, server: Server) -> None:
+    server.kill()
+
+    told = await store.users.commit_many([("alice", creation("a")), ("bob", committed({"dismiss": {"ids": ["b"]}}))])
+
+    assert [isinstance(each, Problem) and each.code for each in told] == ["unavailable", "unavailable"]
+
+
+async def test_commits_sent_at_once_are_in_order_where_the_server_lost_its_scripts(
+    store: RedisStore, link: Link
+) -> None:
+    await link.call("SCRIPT", "FLUSH")
+    dismissal = committed({"dismiss": {"ids": ["a"]}})
+
+    told = await store.users.commit_many([("alice", creation("a")), ("alice", dismissal), ("alice", creation("b"))])
+
+    assert [each.seq for each in told if not isinstance(each, Problem)] == [1, 2, 3]
+
+
 def test_the_tag_of_each_partition_falls_on_its_slot() -> None:
     """Partition i lies at slot i × 16, so that every range of slots has its fair share."""
     from redis.crc import key_slot
