@@ -66,6 +66,10 @@ class RedisPyLink:
         """As ``Connection`` says."""
         return await asyncio.gather(*map(self.run, calls), return_exceptions=True)
 
+    async def load(self, scripts: Sequence[Script]) -> None:
+        """As ``Connection`` says; it is never connected anew."""
+        await asyncio.gather(*(self.call("SCRIPT", "LOAD", script.source) for script in scripts))
+
     def _issue(self, args: tuple[Argument, ...], script: Script | None) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._closed:

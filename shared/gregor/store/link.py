@@ -8,15 +8,14 @@ transaction of several calls (``WATCH``) belongs here: all callers share the con
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal
 
 from gregor.store.address import Address
+from gregor.store.connection import Call, Connection, Script
 from gregor.store.dial import dial, dial_until
 from gregor.store.wire import Argument, Backoff, LinkDown, LinkLost, LinkRefused, ReplyError, Wire, pack, pack_script
 
@@ -26,55 +25,6 @@ _log = logging.getLogger(__name__)
 
 # What may wait for the server to read again, or to come back, before new commands are refused.
 _MOST_HELD_BYTES: Final = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script and the name under which servers cache it."""
-
-    source: str = field(repr=False)
-    sha: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sha", hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest())
-
-
-Call: TypeAlias = tuple[Script, bytes]
-"""A script, and the whole command that runs it, as it goes over the wire."""
-
-
-class Connection(Protocol):
-    """What a store needs of a server. Replies are raw: ``bytes``, ``int``, ``None`` or a list of these."""
-
-    def call(self, *args: Argument) -> asyncio.Future[Any]:
-        """Issue a command and return at once. Commands are carried out in the order of their calls.
-
-        The future ends with the reply, or with ``ReplyError`` (the server refused), ``LinkDown`` (nothing was done) or
-        ``LinkLost`` (it is not known whether it was done). Cancelling it does not take back a command that was sent.
-        """
-        ...
-
-    def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> asyncio.Future[Any]:
-        """Run a script; as ``call``, but a server that lacks the script is given it and asked again.
-
-        Commands called between the first attempt and the second may be carried out before the script.
-        """
-        ...
-
-    def run(self, call: Call) -> asyncio.Future[Any]:
-        """``evalsha`` of a call that is packed already."""
-        ...
-
-    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
-        """Run scripts, all sent at once, in order; their replies. One that failed has its exception in the place.
-
-        A server that lacks a script is given it, and the calls of it are repeated in order, after the others.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Close for good. What is outstanding fails."""
-        ...
 
 
 class _ScriptCall(asyncio.Future[Any]):
@@ -148,6 +98,7 @@ class Link:
         self._giving_up: asyncio.TimerHandle | None = None
         self._watching: asyncio.TimerHandle | None = None
         self._loading: dict[str, asyncio.Future[Any]] = {}
+        self._loads: list[bytes] = []  # the commands that give the server the scripts of `load`
         self._backoff = Backoff()
         self._reconnecting: asyncio.Task[None] | None = None
         self._trouble = f"{self.address} is not connected"
@@ -207,6 +158,11 @@ class Link:
             for n, reply in zip(missed, again, strict=True):
                 replies[n] = reply
         return replies
+
+    async def load(self, scripts: Sequence[Script]) -> None:
+        """As ``Connection`` says. Raises what ``call`` does."""
+        await asyncio.gather(*(self.call("SCRIPT", "LOAD", script.source) for script in scripts))
+        self._loads += [pack(("SCRIPT", "LOAD", script.source)) for script in scripts]
 
     def replies(self, replies: list[Any]) -> None:
         """Called by the wire: give each reply to the oldest command without one."""
@@ -348,15 +304,17 @@ class Link:
             return
 
     def _established(self, wire: Wire) -> None:
-        """Send what waited, but for what its caller gave up."""
+        """Send the scripts, and what waited, but for what its caller gave up."""
         self._wire = wire
         self._deadlines.clear()
         if self._giving_up is not None:
             self._giving_up.cancel()
             self._giving_up = None
         wanted = [(f, packed) for f, packed in zip(self._outstanding, self._unsent, strict=True) if not f.done()]
-        self._outstanding = deque(future for future, _ in wanted)
-        self._unsent = deque(packed for _, packed in wanted)
+        # Nobody asks what became of the loads: a call that misses its script brings it.
+        loads = _Many(len(self._loads), self._loop)
+        self._outstanding = deque([*repeat(loads, len(self._loads)), *(future for future, _ in wanted)])
+        self._unsent = deque([*self._loads, *(packed for _, packed in wanted)])
         self._held = not wire.writable
         self._flush()
 

@@ -82,7 +82,7 @@ class RedisStore:
 
         Raises ``Unavailable``, and ``ValueError`` where the deployment has another number.
         """
-        for script in (
+        scripts = (
             *self.users.all_scripts,
             *self.devices.all_scripts,
             *self.access.all_scripts,
@@ -94,8 +94,8 @@ class RedisStore:
             *self.suppressions.all_scripts,
             *self.contacts.all_scripts,
             *self.scenes.all_scripts,
-        ):
-            await answer(self._connection.call("SCRIPT", "LOAD", script.source))
+        )
+        await answer(self._connection.load(scripts))
         await answer(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))
         stored = int(await answer(self._connection.call("GET", self.keys.partitions)))
         if stored != PARTITIONS:

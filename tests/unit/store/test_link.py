@@ -100,6 +100,16 @@ async def test_a_script_forgotten_by_the_server_is_loaded_again(server: Server) 
         assert await link.evalsha(ECHO, ["k"], [2]) == [b"k", b"2"]
 
 
+async def test_a_server_has_the_scripts_again_before_anything_else_once_it_is_connected_to_anew(server: Server) -> None:
+    async with linked(server.url) as link:
+        await link.load([ECHO])
+        server.say("SCRIPT", "FLUSH")
+        server.say("CLIENT", "KILL", "TYPE", "normal")
+        await wait_until(lambda: link.reconnections, "it is connected to anew")
+
+        assert await link.call("EVALSHA", ECHO.sha, 1, "k", 1) == [b"k", b"1"]
+
+
 async def test_a_script_that_does_not_compile_ends_in_what_the_compiler_said(server: Server) -> None:
     async with linked(server.url) as link:
         with pytest.raises(ReplyError, match=r"compil.*near 'is'"):
