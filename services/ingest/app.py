@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Never
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -52,6 +53,8 @@ from .routes import (
     unsubscribe,
     webhooks,
 )
+
+log = structlog.get_logger(__name__)
 
 
 class Application(FastAPI):
@@ -152,6 +155,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await parts.registry.open()
     await parts.webhooks.follow()
     watching = asyncio.create_task(parts.readiness.watch())
+    log.info("Ready.", ingest=parts.settings.ingest_port)
     try:
         yield
     finally:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
@@ -12,17 +13,26 @@ from gregor.core.intents import CHANNELS
 from gregor.origins import is_entry
 
 
-def names(value: object) -> object:
+def _names(value: object) -> object:
     """A comma-separated text as its parts; a list of a TOML file as it is."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _origins(value: object) -> object:
-    """As `names`; an entry that no page can ever match is refused: it is a typing error."""
-    entries = names(value)
+    """As `_names`; an entry that no page can ever match is refused: it is a typing error."""
+    entries = _names(value)
     for entry in entries if isinstance(entries, list | tuple) else ():
         if not is_entry(str(entry)):
             raise ValueError("an origin is https://app.example, with a port or :* where it needs one, and no path")
+    return entries
+
+
+def _hosts(value: object) -> object:
+    """As `_names`; an entry that no endpoint can ever be of is refused: it is a typing error."""
+    entries = _names(value)
+    for entry in entries if isinstance(entries, list | tuple) else ():
+        if not re.fullmatch(r"\*(\.[\w-]+)+|[\w.:-]*[\w.-](:\d{1,5})?", str(entry), re.ASCII):
+            raise ValueError("a host is push.example, *.example (any name below) or localhost:8443, without https://")
     return entries
 
 
@@ -48,6 +58,34 @@ def _is_rate(value: object) -> bool:
         return False
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(names)]
+_INSTEAD: Mapping[str, str] = {
+    "int_parsing": "write a whole number",
+    "int_from_float": "write a whole number",
+    "int_type": "write a whole number",
+    "float_parsing": "write a number",
+    "float_type": "write a number",
+    "bool_parsing": "write true or false",
+    "bool_type": "write true or false",
+    "string_type": "write a text",
+    "string_too_short": "write at least {min_length} letters",
+    "string_pattern_mismatch": "write what matches {pattern}",
+    "greater_than": "write more than {gt:g}",
+    "greater_than_equal": "write {ge:g} or more",
+    "less_than_equal": "write {le:g} or less",
+    "literal_error": "write {expected}",
+}
+"""What to write, by kind of problem as pydantic names them, with what it knows of the bound."""
+
+
+def instead_of(problem: Mapping[str, Any]) -> str:
+    """The mend of a value that pydantic refuses; where one of our own functions refused it, what that said."""
+    words = _INSTEAD.get(problem["type"])
+    if words is not None:
+        return words.format(**problem.get("ctx", {}))
+    message: str = problem["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+HostEntries = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
 OriginEntries = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 Rates = Annotated[dict[str, float], BeforeValidator(_rates)]

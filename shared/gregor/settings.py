@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from gregor.core.limits import Limits
-from gregor.setting_values import Names, OriginEntries, Rates
+from gregor.setting_values import HostEntries, OriginEntries, Rates, instead_of
 
 PREFIX = "GREGOR_"
 NOT_SETTINGS = frozenset({"GREGOR_CONFIG", "GREGOR_URL", "GREGOR_KEY"})
@@ -135,7 +135,7 @@ class Settings(BaseModel):
     public_url: str | None = Field(
         None, pattern=r"^https?://", description="Where the outside reaches ingest: begins the links in mails."
     )
-    webpush_hosts: Names = Field(
+    webpush_hosts: HostEntries = Field(
         WEBPUSH_SERVICES,
         description="Hosts of Web Push endpoints, by commas; `*.`: any name below; `host:port`: private too (fakes).",
     )
@@ -361,8 +361,7 @@ def _bad_values(error: ValidationError, given: Mapping[str, Any]) -> Iterator[st
     for problem in error.errors(include_url=False):
         field = str(problem["loc"][0])
         shown = "" if field in SENSITIVE else f"{str(given[field])!r} is refused: "
-        message = problem["msg"].removeprefix("Value error, ")
-        yield f"{variable_of(field)}: {shown}{message[:1].lower()}{message[1:]}"
+        yield f"{variable_of(field)}: {shown}{instead_of(problem)}"
 
 
 def masked(url: str) -> str:

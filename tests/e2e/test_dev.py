@@ -49,6 +49,14 @@ class Dev:
             [*GREGOR, *arguments], env=self.environ, capture_output=True, text=True, check=True
         ).stdout
 
+    def refused(self, *arguments: str) -> str:
+        """The line on stderr of a command that fails."""
+        ended = subprocess.run(
+            [*GREGOR, *arguments], env=self.environ, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert ended.returncode == 1
+        return ended.stderr
+
     def popen(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen([*GREGOR, *arguments], env=self.environ, stdout=subprocess.PIPE, text=True)
 
@@ -88,6 +96,11 @@ def is_ready(url: str) -> bool:
         return False
 
 
+def ready_ones(dev: Dev) -> set[str]:
+    lines = (line.partition("|") for line in dev.log.read_text().splitlines())
+    return {name.strip() for name, _, said in lines if "Ready." in said}
+
+
 def test_once_the_line_is_printed_every_service_is_ready_and_the_commands_find_it(start: Callable[..., Dev]) -> None:
     dev = start("--gateways", "2")
 
@@ -97,6 +110,19 @@ def test_once_the_line_is_printed_every_service_is_ready_and_the_commands_find_i
     assert json.loads(dev.run("state", "alice", "--json"))["items"]["aa"]["body"] == {"keybase": "kbob"}
     assert dev.run("keys", "list").count("ingest") == 1
     assert '"fail"' not in dev.run("doctor", "--json")
+    services = {"ingest-0", "gateway-0", "gateway-1", "scheduler-0", "delivery-0"}
+    wait_until_sync(lambda: ready_ones(dev) == services, "each service says that it is ready")
+
+
+def test_a_token_or_key_that_is_not_taken_is_told_with_its_mend(start: Callable[..., Dev]) -> None:
+    dev = start()
+
+    stranger = dev.run("token", "mint", "--user", "alice", "--device", "phone").strip() + "x"
+    watched = dev.refused("watch", "alice", "--token", stranger)
+    asked = dev.refused("state", "alice", "--key", "gk_abcdefghijkl_x")
+
+    assert "4501 unauthorised; " in watched and watched.endswith("watch anew\n")
+    assert asked == "gregor: unauthorised: The service key is not known. Give another with --key or GREGOR_KEY.\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -220,6 +246,7 @@ def test_with_fake_providers_a_push_and_a_browsers_push_arrive_and_are_told(star
     ("options", "said"),
     [
         (["--redis", "redis://127.0.0.1:1/0"], "Redis cannot be used at redis://127.0.0.1:1/0"),
+        (["--redis", "redis://127.0.0.1:1/0"], "--redis of dev and doctor, says where it is"),
         (["--redis", "redis+cluster://127.0.0.1:1"], "is not supported yet"),
         (["--data", "/proc/nowhere"], "--data /proc/nowhere cannot be used"),
     ],

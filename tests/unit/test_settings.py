@@ -98,11 +98,19 @@ def test_variables_of_the_command_line_and_of_others_are_left_alone() -> None:
             {"GREGOR_RETENTION": "3x"},
             "GREGOR_RETENTION: '3x' is refused: not a duration; write 30d, 12h, 90s, or seconds",
         ),
+        ({"GREGOR_ADMIN_PORT": "70000"}, "GREGOR_ADMIN_PORT: '70000' is refused: write 65535 or less"),
+        ({"GREGOR_MAX_LIVE": "12h"}, "GREGOR_MAX_LIVE: '12h' is refused: write a whole number"),
+        ({"GREGOR_MAX_LIVE": "0"}, "GREGOR_MAX_LIVE: '0' is refused: write 1 or more"),
+        ({"GREGOR_DEVICE_RATE": "fast"}, "GREGOR_DEVICE_RATE: 'fast' is refused: write a number"),
+        ({"GREGOR_DEVICE_RATE": "0"}, "GREGOR_DEVICE_RATE: '0' is refused: write more than 0"),
+        ({"GREGOR_DELIVERY_CONSOLE": "maybe"}, "GREGOR_DELIVERY_CONSOLE: 'maybe' is refused: write true or false"),
+        ({"GREGOR_PUBLIC_URL": "me"}, "GREGOR_PUBLIC_URL: 'me' is refused: write what matches ^https?://"),
+        ({"GREGOR_INGEST_AUDIENCE": "x"}, "GREGOR_INGEST_AUDIENCE: 'x' is refused: write 'all' or 'devices'"),
         (
-            {"GREGOR_ADMIN_PORT": "70000"},
-            "GREGOR_ADMIN_PORT: '70000' is refused: input should be less than or equal to 65535",
+            {"GREGOR_WEBPUSH_HOSTS": "push.example,https://push.example"},
+            "GREGOR_WEBPUSH_HOSTS: 'push.example,https://push.example' is refused: a host is push.example",
         ),
-        ({"GREGOR_INGEST_AUDIENCE": "x"}, "GREGOR_INGEST_AUDIENCE: 'x' is refused: input should be 'all' or 'devices'"),
+        ({"GREGOR_WEBPUSH_HOSTS": "*"}, "GREGOR_WEBPUSH_HOSTS: '*' is refused: a host is push.example"),
         ({"GREGOR_TOKEN_JWKS": "http://x"}, "keys are fetched over https only"),
         ({"GREGOR_REDIS_URL": "redis+cluster://a:1"}, "GREGOR_REDIS_URL: redis+cluster:// is not supported yet"),
         ({"GREGOR_REDIS_URL": "http://a"}, "GREGOR_REDIS_URL: not a Redis URL; write redis://host:6379/0"),
@@ -177,3 +185,9 @@ def test_every_setting_is_documented_with_its_default_and_its_sentence() -> None
 
     assert [row for row in rows if row not in lines] == []
     assert [line for line in lines if line.startswith("| `GREGOR_") and line not in rows] == []
+
+
+def test_hosts_of_web_push_may_be_names_branches_and_places() -> None:
+    hosts = ("push.example", "*.push.example", "localhost:8443", "127.0.0.1:8443", "::1:8443")
+
+    assert load_settings({"GREGOR_WEBPUSH_HOSTS": ", ".join(hosts)}).webpush_hosts == hosts

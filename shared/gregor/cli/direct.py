@@ -12,6 +12,12 @@ SCOPES = ("ingest", "read", "devices", "deliveries", "categories", "admin")
 """What a service key may be allowed to do (protocol.md, "Who may call")."""
 
 
+def no_redis(settings: Settings, error: Exception) -> Failure:
+    """What to say where the Redis of these settings cannot be used."""
+    where = f"Redis cannot be used at {masked(settings.redis_url)}: {error}"
+    return Failure(f"{where}; GREGOR_REDIS_URL, or the option --redis of dev and doctor, says where it is")
+
+
 @asynccontextmanager
 async def opened_store(settings: Settings) -> AsyncIterator[Store]:
     """The store of these settings; Failure, in plain words, where Redis cannot be reached or is not ours to use."""
@@ -27,4 +33,4 @@ async def opened_store(settings: Settings) -> AsyncIterator[Store]:
         finally:
             await store.close()
     except (Unavailable, ValueError) as error:
-        raise Failure(f"Redis cannot be used at {masked(settings.redis_url)}: {error}") from error
+        raise no_redis(settings, error) from error

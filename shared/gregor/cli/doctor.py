@@ -13,13 +13,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from gregor.cli.failure import Failure
+from gregor.cli.direct import no_redis
 from gregor.cli.state_file import read_running
 from gregor.cli.target import Json
 from gregor.clock import SystemClock
 from gregor.embedded import end_with_parent
 from gregor.feed import Feed
-from gregor.settings import Settings, load_settings, masked
+from gregor.settings import Settings, load_settings
 from gregor.store.keys import PARTITIONS, Keys
 from gregor.store.link import Connection, Link, LinkDown, ReplyError
 from gregor.weak_secrets import MEND, weak_secrets
@@ -87,7 +87,7 @@ async def _examine_redis(settings: Settings) -> list[Finding]:
         await link.open()
         return [finding async for finding in _checks(settings, link)]
     except (LinkDown, ReplyError) as error:
-        raise Failure(f"Redis cannot be used at {masked(settings.redis_url)}: {error}") from error
+        raise no_redis(settings, error) from error
     finally:
         await link.close()
 

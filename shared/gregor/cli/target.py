@@ -54,7 +54,8 @@ class Target:
                 f"{self.url} cannot be reached: {error or type(error).__name__}; is gregor dev running?"
             ) from error
         if answer.is_error and not (may_be_gone and answer.status_code == 404):
-            raise Failure(_words_of(answer))
+            mend = " Give another with --key or GREGOR_KEY." if answer.status_code == 401 else ""
+            raise Failure(_words_of(answer) + mend)
         return answer
 
 

@@ -78,9 +78,16 @@ async def _watch(url: str, token: str, name: str, as_json: bool) -> None:
                 if isinstance(change, Created | Reminded | SyncedChange):
                     device.ack()  # a line on the terminal is what "shown to the user" means here
                 if isinstance(change, Stopped):
-                    raise Failure(f"the gateway closed for good: {change.code} {change.reason}")
+                    raise Failure(_end_in_words(change))
         finally:
             telling.cancel()
+
+
+def _end_in_words(stopped: Stopped) -> str:
+    words = f"the gateway closed for good: {stopped.code} {stopped.reason}"
+    if stopped.code not in (4004, 4501):
+        return words
+    return words + "; it takes this token no more (a gregor dev that was started anew takes none of before): watch anew"
 
 
 async def _tell_trouble(device: Device, url: str) -> None:

@@ -47,7 +47,10 @@ def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *,
         sys.exit(f"gregor {service}: GREGOR_CATEGORIES: {problem.detail}")
     except (LinkDown, Unavailable) as error:
         urls = {masked(settings.redis_url)} | ({masked(settings.queue)} if has_queue else set())
-        sys.exit(f"gregor {service}: Redis cannot be used at {' or '.join(sorted(urls))}: {error}")
+        sys.exit(
+            f"gregor {service}: Redis cannot be used at {' or '.join(sorted(urls))}: {error}; "
+            f"GREGOR_REDIS_URL{' and GREGOR_QUEUE_URL say' if has_queue else ' says'} where it is"
+        )
     except ValueError as error:
         sys.exit(f"gregor {service}: {error}")
     except OSError as error:
