@@ -175,4 +175,8 @@ async def test_a_replay_outlives_every_process_and_arrives_once(house: House) ->
     await house.push("eve", "b", refused=False)
     await house.delivered("eve", 2)
     assert house.ids("eve") == ["a", "b"]
-    assert [state for state, _ in await house.ledger("eve")] == ["sent", "sent"]
+
+    async def are_settled() -> bool:
+        return [state for state, _ in await house.ledger("eve")] == ["sent", "sent"]
+
+    await wait_until(are_settled, "the ledger knows of both", LONG_S)
