@@ -52,7 +52,8 @@ def watch(
 ) -> None:
     """Show what happens to a user's state; Ctrl-C ends it.
 
-    As one of the user's devices, or (--observe) looking on.
+    As one of the user's devices, or (--observe) looking on. A line each: `+` an item came, `-` it left, `!` it reminds,
+    `>` another system's message, `=` in step with the server.
     """
     _check_url("--gateway", gateway, "ws")
     _check_url("--stream", stream, "http")

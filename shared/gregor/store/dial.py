@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from gregor.os_errors import reason_of
 from gregor.store.address import Address
 from gregor.store.wire import Backoff, Command, LinkDown, LinkRefused, Peer, ReplyError, Wire
 
@@ -65,7 +66,7 @@ def _named(address: Address, error: OSError, timeout_s: float) -> LinkDown:
         case TimeoutError():
             return LinkDown(f"{address} did not answer within {timeout_s:g} s")
         case _:
-            return LinkDown(f"cannot connect to {address}: {error.strerror or error}")
+            return LinkDown(f"cannot connect to {address}: {reason_of(error)}")
 
 
 async def _introduce(wire: Wire, address: Address, client_name: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from gregor.os_errors import reason_of
 
 from .guarded import Guarded, look_at
 
@@ -57,5 +58,4 @@ def listen(host: str, port: int, backlog: int = 2_048) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=backlog)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {reason}") from error
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {reason_of(error)}") from error
