@@ -158,7 +158,7 @@ def compile_template(source: str, *, is_html: bool = False) -> Template:
         names = _check(tree)
         code = language.compile(_Counted().visit(tree), filename=_FILE)
     except jinja2.TemplateSyntaxError as error:
-        raise TemplateFault(error.lineno, _sentence(error)) from None
+        raise TemplateFault(error.lineno, _signs(_sentence(error))) from None
     except (RecursionError, SyntaxError, MemoryError):
         raise TemplateFault(0, "It is nested too deep.") from None
     if not isinstance(code, CodeType):
@@ -296,6 +296,14 @@ def _sentence(error: Exception) -> str:
     text = str(error) or type(error).__name__
     text = text if len(text) <= 200 else text[:199] + "…"
     return text if text.endswith((".", "?", "…")) else text + "."
+
+
+def _signs(sentence: str) -> str:
+    """Jinja's names of its own signs as one writes them: `'end of print statement'` is `'}}'`."""
+    for kind, sign in (("print statement", "{{ }}"), ("statement block", "{% %}")):
+        begin, end = sign.split()
+        sentence = sentence.replace(f"begin of {kind}", begin).replace(f"end of {kind}", end)
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _line_of(error: Exception, compiled: jinja2.Template) -> int:

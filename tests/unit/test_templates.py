@@ -72,7 +72,10 @@ def test_html_escapes_what_it_shows_and_nothing_can_switch_that_off() -> None:
 @pytest.mark.parametrize(
     ("source", "line", "words"),
     [
-        ("{{ body.x", 1, "unexpected end"),
+        ("{{ body.x", 1, "Unexpected end of template, expected '}}'."),
+        ("{{ body.x y }}", 1, "Expected token '}}', got 'y'."),
+        ("a\n{% if body.x }", 2, "Unexpected '}'."),
+        ("{% if body.x {{ y }}{% endif %}", 1, "Expected token '%}', got '{'."),
         ("a\n{% autoescape false %}{{ body.x }}{% endautoescape %}", 2, "Escaping cannot be switched off"),
         ("one\n{% if %}", 2, "Expected an expression"),
         ("one\ntwo\n{{ bdy.x }}", 3, "no variable bdy; did you mean body?"),
