@@ -300,9 +300,7 @@ def _sentence(error: Exception) -> str:
 
 def _signs(sentence: str) -> str:
     """Jinja's names of its own signs as one writes them: `'end of print statement'` is `'}}'`."""
-    for kind, sign in (("print statement", "{{ }}"), ("statement block", "{% %}")):
-        begin, end = sign.split()
-        sentence = sentence.replace(f"begin of {kind}", begin).replace(f"end of {kind}", end)
+    sentence = sentence.replace("end of print statement", "}}").replace("end of statement block", "%}")
     return sentence[:1].upper() + sentence[1:]
 
 
