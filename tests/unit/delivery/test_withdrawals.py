@@ -274,6 +274,17 @@ async def test_a_push_that_is_refused_leaves_what_it_took_along_to_go_by_itself(
     assert await state(house, "a") == (State.WITHDRAWN, None)
 
 
+async def beyond_the_budget(house: House) -> tuple[Intent, int]:
+    """A withdrawal, of the item `d`, that has to wait since three of the hour were sent; and until when (µs)."""
+    for item_id in "abc":
+        [lead] = await told(house, item_id)
+        await attempt(house.trade, lead)
+    [fourth] = await told(house, "d")
+    until_us = await attempt(house.trade, fourth)
+    assert until_us is not None
+    return fourth, until_us
+
+
 @pytest.mark.parametrize(
     "verdict",
     [Refused("400", "PayloadTooLarge"), Retry(5.0, "503", "busy"), Unknown("no answer"), Misconfigured("403", "key")],
@@ -281,12 +292,7 @@ async def test_a_push_that_is_refused_leaves_what_it_took_along_to_go_by_itself(
 )
 async def test_what_went_along_before_its_time_waits_on_where_that_told_nothing(house: House, verdict: Verdict) -> None:
     """Nobody looks at it before its time but the next push: the ledger says so."""
-    for item_id in "abc":
-        [lead] = await told(house, item_id)
-        await attempt(house.trade, lead)
-    [fourth] = await told(house, "d")
-    until_us = await attempt(house.trade, fourth)
-    assert until_us is not None
+    fourth, until_us = await beyond_the_budget(house)
     house.provider.verdicts = [verdict]
     house.clock.advance(60)
 
@@ -301,12 +307,7 @@ async def test_what_went_along_before_its_time_waits_on_where_that_told_nothing(
 
 
 async def test_what_has_waited_until_its_time_is_tried_again_as_anything_is(house: House) -> None:
-    for item_id in "abc":
-        [lead] = await told(house, item_id)
-        await attempt(house.trade, lead)
-    [fourth] = await told(house, "d")
-    until_us = await attempt(house.trade, fourth)
-    assert until_us is not None
+    fourth, until_us = await beyond_the_budget(house)
     house.clock.advance((until_us - house.clock.now_us()) / SECOND_US)
     house.provider.verdicts = [Retry(5.0, "503", "busy")]
 
