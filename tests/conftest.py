@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gregor.embedded import EmbeddedServer, find_server
+from gregor.dev.embedded_redis import EmbeddedServer, find_server
 
 
 def pytest_configure() -> None:

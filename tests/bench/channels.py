@@ -18,10 +18,10 @@ from typing import Any
 import uvloop
 
 from gregor.clock import SystemClock
-from services.delivery.channels.contract import Mail
-from services.delivery.channels.email import EmailChannel
-from services.delivery.channels.fcm import FcmChannel
-from services.delivery.verdict import Sent, Verdict
+from gregor_delivery.channels.contract import Mail
+from gregor_delivery.channels.fcm.channel import FcmChannel
+from gregor_delivery.channels.smtp.channel import EmailChannel
+from gregor_delivery.channels.verdict import Sent, Verdict
 from tests.bench.machine import BESIDE, CORES, UNDER_TEST, cpu_s, pin
 from tests.bench.report import Result, percentile, tell
 from tests.support.pushes import push

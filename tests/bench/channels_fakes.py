@@ -9,9 +9,9 @@ from pathlib import Path
 
 import uvloop
 
-from services.delivery.fakes.fcm import FakeFcm
-from services.delivery.fakes.smtp import FakeSmtp
-from services.delivery.fakes.tls import Authority
+from gregor.dev.fakes.fcm import FakeFcm
+from gregor.dev.fakes.smtp import FakeSmtp
+from gregor.dev.fakes.tls import Authority
 
 
 async def serve(directory: Path) -> None:

@@ -14,18 +14,19 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from gregor.core.items.sync import Cursor, View, parse_cursor
 from gregor.core.limits import Limits
-from gregor.core.machine import plan
-from gregor.core.messages import Commit, Sender
-from gregor.core.sync import Cursor, View, parse_cursor
-from gregor.core.wire import parse_message
-from gregor.store.keys import Keys
-from gregor.store.redis import RedisStore, open_store
-from tests.bench import seqzset
+from gregor.core.messages.model import Commit, Sender
+from gregor.core.messages.parse import parse_message
+from gregor.core.messages.plan import plan
+from gregor.store.redis.keys import Keys
+from gregor.store.redis.store import RedisStore, open_store
 from tests.bench.machine import BESIDE, UNDER_TEST, pin
 from tests.bench.report import Result, tell
 from tests.bench.sockets import body_of, redis_cpu_s
 from tests.support.servers import BINARIES, Server, running
+
+from . import seqzset
 
 LIMITS = Limits()
 IN_FLIGHT = 16

@@ -103,7 +103,7 @@ def measure(directory: Path, kind: str, seconds: float) -> Measured:
 
 def users(cluster: Cluster) -> list[dict[str, Any]]:
     """So many users that each has three devices: channel and tokens."""
-    from gregor.store.keys import Keys
+    from gregor.store.redis.keys import Keys
 
     keys = Keys("gregor")
     names = [f"u{number}" for number in range(CONNECTIONS // len(DEVICES))]

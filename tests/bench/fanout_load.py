@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gregor.core import digest as digests
-from gregor.core.announce import Announcement, Entry, Kind
-from gregor.core.packed import pack_item
-from gregor.core.sync import View
+from gregor.core.items import digest as digests
+from gregor.core.items.announcement import Announcement, Entry, Kind
+from gregor.core.items.codec import pack_item
+from gregor.core.items.sync import View
 from tests.bench.commit import planned
 from tests.bench.sockets import address, body_of, open_device, resp
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from gregor.core.intents import Intent
+from gregor.core.notify.intents import Intent
 from tests.bench.report import Result, percentile, tell
 from tests.support.cluster import Cluster
 from tests.support.handing_over import Scheduler, scheduling

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from gregor.core.limits import Limits
-from gregor.store.redis import RedisStore, open_store
+from gregor.store.redis.store import RedisStore, open_store
 from tests.bench.commit import NOW_US, creation, planned
 from tests.bench.report import Result, tell
 from tests.bench.sockets import info

@@ -15,8 +15,8 @@ from typing import Any
 
 import uvloop
 
-from services.delivery.channels.apns import ApnsChannel, ApnsConfig
-from services.delivery.verdict import Sent
+from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
+from gregor_delivery.channels.verdict import Sent
 from tests.bench.machine import BESIDE, CORES, UNDER_TEST, cpu_s, pin
 from tests.bench.report import Result, percentile, tell
 from tests.support.pushes import push

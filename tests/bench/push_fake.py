@@ -9,9 +9,9 @@ from pathlib import Path
 
 import uvloop
 
-from services.delivery.fakes.apns import FakeApns
-from services.delivery.fakes.keys import write_key
-from services.delivery.fakes.tls import Authority
+from gregor.dev.fakes.apns import FakeApns
+from gregor.dev.fakes.keys import write_key
+from gregor.dev.fakes.tls import Authority
 
 
 async def serve(directory: Path) -> None:

@@ -5,7 +5,7 @@ Is it dismissed? Is it known? Count, keep, index by seq, index by expiry, publis
 
 from __future__ import annotations
 
-from gregor.store.link import Script
+from gregor.redis.client import Script
 
 SOURCE = """
 local user = KEYS[1]

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from gregor.core.limits import Limits
-from gregor.core.machine import plan
-from gregor.core.messages import Commit, Sender
-from gregor.core.wire import parse_message
-from gregor.store.redis import RedisStore, open_store
+from gregor.core.messages.model import Commit, Sender
+from gregor.core.messages.parse import parse_message
+from gregor.core.messages.plan import plan
+from gregor.store.redis.store import RedisStore, open_store
 from tests.bench.machine import CORES, cpu_s
 from tests.bench.report import Result, percentile, tell
 from tests.bench.sockets import info, redis_cpu_s

@@ -10,8 +10,8 @@ from collections import Counter
 
 import hiredis
 
-from gregor.core.announce import Kind, decode
-from gregor.store.keys import Keys
+from gregor.core.items.announcement import Kind, decode
+from gregor.store.redis.keys import Keys
 from tests.bench.sockets import address, resp
 
 AT_ONCE = 2_000

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from gregor.core.limits import Limits
-from gregor.store.contract import Store
+from gregor.store.contract.store import Store
 from tests.support.builders import LIMITS
 from tests.support.twins import FACTORIES, Factory, Heard, Twin
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 
-from gregor.core.sync import View
+from gregor.core.items.sync import View
 from gregor.store import service_keys
-from gregor.store.access import FinalClose, Ticket
-from gregor.store.contract import Store
+from gregor.store.contract.access import FinalClose, Ticket
+from gregor.store.contract.store import Store
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
 
 

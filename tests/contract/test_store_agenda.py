@@ -7,22 +7,13 @@ from zlib import crc32
 
 import pytest
 
-from gregor.core.messages import Reason, Sender, Timer, TimerKind
-from gregor.store.agenda import Done, WorkKind
-from gregor.store.contract import Registration, Store
-from gregor.store.keys import PARTITIONS
+from gregor.core.messages.model import Reason, Sender, Timer, TimerKind
+from gregor.store.contract.agenda import Done, WorkKind
+from gregor.store.contract.store import Registration, Store
+from gregor.store.redis.keys import PARTITIONS
 from tests.contract.conftest import MakeStore
 from tests.support.agendas import ALICE, FAR_US, LEASE_US, at, entries, remind, timed, work_of
-from tests.support.builders import (
-    BACKEND,
-    DAY_US,
-    LIMITS,
-    NOW,
-    NOW_US,
-    SEED,
-    creating,
-    dismissing,
-)
+from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, SEED, creating, dismissing
 from tests.support.twins import Heard, Twin
 
 # ---- what waits for a mail

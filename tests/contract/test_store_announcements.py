@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gregor.core.announce import Entry, Kind, Scope
-from gregor.core.messages import Reason, Sender
-from gregor.core.packed import pack_item
-from gregor.core.sync import View
-from gregor.store.contract import Store
+from gregor.core.items.announcement import Entry, Kind, Scope
+from gregor.core.items.codec import pack_item
+from gregor.core.items.sync import View
+from gregor.core.messages.model import Reason, Sender
+from gregor.store.contract.store import Store
 from tests.support.builders import (
     BACKEND,
     FLUSH,

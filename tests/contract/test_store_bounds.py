@@ -9,10 +9,10 @@ import pytest
 from msgspec import structs
 
 from gregor.core.errors import Problem
+from gregor.core.items.sync import Delta, Full, Unchanged, cursor_for
 from gregor.core.limits import Limits
-from gregor.core.messages import Ignored, Sender
-from gregor.core.sync import Delta, Full, Unchanged, cursor_for
-from gregor.store.contract import Store
+from gregor.core.messages.model import Ignored, Sender
+from gregor.store.contract.store import Store
 from tests.support.builders import (
     BACKEND,
     DAY_US,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gregor.store.contract import KEPT_VERSIONS, Store
+from gregor.store.contract.store import KEPT_VERSIONS, Store
 from tests.support.builders import NOW_US
 from tests.support.twins import Twin
 

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from gregor.core.errors import Problem
-from gregor.core.messages import Ignored, Receipt, Sender
-from gregor.core.sync import View
-from gregor.store.contract import Store
+from gregor.core.items.sync import View
+from gregor.core.messages.model import Ignored, Receipt, Sender
+from gregor.store.contract.store import Store
 from tests.support.builders import (
     BACKEND,
     FLUSH,

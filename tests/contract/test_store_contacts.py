@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from gregor.core.contact import (
+from gregor.core.errors import Problem
+from gregor.core.notify.contact import (
     MOST_PREFERENCES,
     NO_CONTACT,
     NO_PREFERENCES,
@@ -18,8 +19,7 @@ from gregor.core.contact import (
     preferences_document,
     wants,
 )
-from gregor.core.errors import Problem
-from gregor.store.contract import Store
+from gregor.store.contract.store import Store
 from tests.support.builders import NOW_US
 
 CONTACT = parse_contact(

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from gregor.core.intents import CHANNELS, EMAIL, WEBHOOK, Intent, IntentKind
-from gregor.core.ledger import Attempt, Claimed, Delivery, NotClaimed, Replay, State, Story, key_of, path_of
-from gregor.store.agenda import Done, WorkKind
-from gregor.store.contract import Store
-from gregor.store.dead_letters import Place
+from gregor.core.notify.intents import CHANNELS, EMAIL, WEBHOOK, Intent, IntentKind
+from gregor.core.notify.ledger import Attempt, Claimed, Delivery, NotClaimed, Replay, State, Story, key_of, path_of
+from gregor.store.contract.agenda import Done, WorkKind
+from gregor.store.contract.dead_letters import Place
+from gregor.store.contract.store import Store
 from tests.contract.conftest import MakeStore
 from tests.support.agendas import entries
 from tests.support.builders import DAY_US, LIMITS, NOW_US, SECOND_US, creating

@@ -10,20 +10,11 @@ from typing import Any
 import pytest
 
 from gregor.core.errors import Problem
+from gregor.core.items.sync import Delta, Full, View, cursor_for
 from gregor.core.limits import Limits
-from gregor.core.messages import Sender
-from gregor.core.sync import Delta, Full, View, cursor_for
-from gregor.store.contract import Presence, Registration, Session, Store
-from tests.support.builders import (
-    LIMITS,
-    NOW_US,
-    SECOND_US,
-    SEED,
-    creating,
-    dismissing,
-    document_of,
-    ids_of,
-)
+from gregor.core.messages.model import Sender
+from gregor.store.contract.store import Presence, Registration, Session, Store
+from tests.support.builders import LIMITS, NOW_US, SECOND_US, SEED, creating, dismissing, document_of, ids_of
 from tests.support.twins import Heard
 
 MakeStore = Callable[[Limits], Awaitable[Store]]

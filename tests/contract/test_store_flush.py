@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gregor.core.announce import Kind
-from gregor.core.sync import Full, Unchanged, View, cursor_for
-from gregor.store.contract import Registration, Store
-from gregor.store.forgotten import KNOWN_US, trace_of
+from gregor.core.items.announcement import Kind
+from gregor.core.items.sync import Full, Unchanged, View, cursor_for
+from gregor.store.contract.store import Registration, Store
+from gregor.store.deleted_users import KNOWN_US, trace_of
 from tests.support.builders import (
     BACKEND,
     FLUSH,

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import LONGEST_WAIT_US, Claimed, Delivery, State
-from gregor.store.agenda import WorkKind
-from gregor.store.contract import Store
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import LONGEST_WAIT_US, Claimed, Delivery, State
+from gregor.store.contract.agenda import WorkKind
+from gregor.store.contract.store import Store
 from tests.support.agendas import entries
 from tests.support.builders import HOUR_US, NOW_US, SECOND_US, creating
 

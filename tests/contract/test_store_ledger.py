@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from msgspec.structs import replace as replace_story
 
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import OVERDUE_US, Attempt, Claimed, NotClaimed, NotYet, State, Story
-from gregor.store.agenda import WorkKind
-from gregor.store.contract import Store
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import OVERDUE_US, Attempt, Claimed, NotClaimed, NotYet, State, Story
+from gregor.store.contract.agenda import WorkKind
+from gregor.store.contract.store import Store
 from tests.support.agendas import entries
 from tests.support.builders import NOW_US, SECOND_US, creating
 

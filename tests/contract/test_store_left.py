@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 from msgspec.structs import replace
 
-from gregor.core.messages import Commit, Reason, Sender, Timer, TimerKind
-from gregor.core.sync import Gone
-from gregor.store.agenda import Done, WorkKind
-from gregor.store.contract import Store
+from gregor.core.items.sync import Gone
+from gregor.core.messages.model import Commit, Reason, Sender, Timer, TimerKind
+from gregor.store.contract.agenda import Done, WorkKind
+from gregor.store.contract.store import Store
 from tests.support.agendas import ALICE, at, entries, remind, timed, work_of
 from tests.support.builders import BACKEND, LIMITS, NOW_US, SEED, creating, dismissing, interval, sweeping
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from gregor.core.intents import Intent, IntentKind
-from gregor.store.agenda import Deliveries
-from gregor.store.memory import MemoryQueue
-from gregor.store.queue import Queue, Taken
-from gregor.store.redis_deliveries import open_deliveries
-from gregor.store.redis_queue import open_queue
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.reference.store import MemoryQueue
+from gregor.store.contract.agenda import Deliveries
+from gregor.store.contract.queue import Queue, Taken
+from gregor.store.redis.delivery.deliveries import open_deliveries
+from gregor.store.redis.delivery.queue import open_queue
 from tests.support.servers import linked
 from tests.support.twins import _server
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gregor.core.digest import digest_of
-from gregor.core.messages import Reason, Sender
-from gregor.core.sync import NO_EPOCH, ZERO_DIGEST, Cursor, Delta, Full, Gone, Head, Unchanged, View, cursor_for
-from gregor.store.contract import Store
+from gregor.core.items.digest import digest_of
+from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, Cursor, Delta, Full, Gone, Head, Unchanged, View, cursor_for
+from gregor.core.messages.model import Reason, Sender
+from gregor.store.contract.store import Store
 from tests.support.builders import (
     BACKEND,
     NOW,

@@ -6,7 +6,7 @@ import pytest
 
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
-from gregor.store.contract import Store
+from gregor.store.contract.store import Store
 from tests.contract.conftest import MakeStore
 from tests.support.builders import BACKEND, NOW_US, creating, dismissing
 from tests.support.twins import Heard

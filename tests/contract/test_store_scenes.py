@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import product
 
-from gregor.core.contact import parse_contact, parse_preferences
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import State
+from gregor.core.items.sync import View, cursor_for
 from gregor.core.limits import Limits
-from gregor.core.messages import Sender
-from gregor.core.sync import View, cursor_for
-from gregor.store.contract import Registration, Session, Store
-from gregor.store.scenes import Scene
+from gregor.core.messages.model import Sender
+from gregor.core.notify.contact import parse_contact, parse_preferences
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import State
+from gregor.store.contract.push_context import Scene
+from gregor.store.contract.store import Registration, Session, Store
 from tests.support.builders import LIMITS, NOW, NOW_US, SECOND_US, creating, dismissing
 
 PUSH = {"provider": "apns", "token": "t1"}

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.limits import Limits
-from gregor.store.contract import Presence, Session, Store
+from gregor.store.contract.store import Presence, Session, Store
 from tests.support.builders import LIMITS, NOW_US, SECOND_US
 
 MakeStore = Callable[[Limits], Awaitable[Store]]

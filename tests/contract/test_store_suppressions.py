@@ -1,6 +1,6 @@
 """What every store promises of addresses that get no more mail."""
 
-from gregor.store.contract import Store
+from gregor.store.contract.store import Store
 from tests.support.builders import NOW_US
 
 

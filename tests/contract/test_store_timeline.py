@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gregor.core.intents import FRAME, Intent, IntentKind
-from gregor.core.ledger import Attempt, Claimed, State
-from gregor.core.messages import Sender
-from gregor.core.sync import View
-from gregor.core.timeline import MOST_ACKNOWLEDGEMENTS, Acknowledged, timeline
-from gregor.store.contract import Store
+from gregor.core.items.sync import View
+from gregor.core.messages.model import Sender
+from gregor.core.notify.intents import FRAME, Intent, IntentKind
+from gregor.core.notify.ledger import Attempt, Claimed, State
+from gregor.core.notify.timeline import MOST_ACKNOWLEDGEMENTS, Acknowledged, timeline
+from gregor.store.contract.store import Store
 from tests.support.agendas import at
 from tests.support.builders import BACKEND, NOW_US, creating, dismissing
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gregor.core.announce import Entry, Kind, Scope
-from gregor.core.messages import Commit, Reason, Receipt, Sender, Timer, TimerKind
-from gregor.store.agenda import WorkKind
-from gregor.store.contract import Store
+from gregor.core.items.announcement import Entry, Kind, Scope
+from gregor.core.messages.model import Commit, Reason, Receipt, Sender, Timer, TimerKind
+from gregor.store.contract.agenda import WorkKind
+from gregor.store.contract.store import Store
 from tests.support.agendas import at, entries, remind, timed, work_of
 from tests.support.builders import (
     BACKEND,

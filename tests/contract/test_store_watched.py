@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from msgspec import structs
 
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Attempt, Claimed, State, Story, key_of
-from gregor.core.messages import Reason, Sender
-from gregor.core.sync import Gone, View
-from gregor.store.agenda import Done, WorkKind
-from gregor.store.contract import Store
+from gregor.core.items.sync import Gone, View
+from gregor.core.messages.model import Reason, Sender
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import Attempt, Claimed, State, Story, key_of
+from gregor.store.contract.agenda import Done, WorkKind
+from gregor.store.contract.store import Store
 from tests.support.agendas import ALICE, at, entries, work_of
 from tests.support.builders import SEED, creating, dismissing, interval, sweeping
 

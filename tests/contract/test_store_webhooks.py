@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.errors import Problem
-from gregor.core.events import Webhook
-from gregor.store.contract import Store
-from gregor.store.webhooks import MOST_WEBHOOKS
+from gregor.core.notify.webhook_events import Webhook
+from gregor.store.contract.store import Store
+from gregor.store.contract.webhooks import MOST_WEBHOOKS
 from tests.support.builders import NOW_US
 from tests.support.twins import Twin
 

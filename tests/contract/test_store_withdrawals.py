@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Attempt, Claimed, Delivery, NotYet, State, Story
-from gregor.store.contract import Store
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import Attempt, Claimed, Delivery, NotYet, State, Story
+from gregor.store.contract.store import Store
 from tests.support.builders import HOUR_US, NOW_US, SECOND_US, creating
 
 PUSH = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=2, at_us=NOW_US)

@@ -92,7 +92,7 @@ async def test_a_service_with_a_bad_file_ends_with_one_line(tmp_path: Path) -> N
         service = cluster.ingests[0]
         service.stop()
         environ = {**service.environ, "GREGOR_CATEGORIES": str(file)}
-        for module in ("services.ingest", "services.gateway"):
+        for module in ("gregor_ingest", "gregor_gateway"):
             command = [sys.executable, "-m", module]
             ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30)
 

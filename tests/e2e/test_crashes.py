@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis
 
-from gregor.embedded import find_server
+from gregor.dev.embedded_redis import find_server
 from tests.e2e.traffic import Traffic, Watcher, producers_of
 from tests.support.cluster import KEEP_ALL, Cluster
 from tests.support.wait import wait_until, wait_until_sync

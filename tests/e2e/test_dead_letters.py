@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from services.delivery.fakes.__main__ import Fakes
-from services.delivery.fakes.apns_acts import Act
-from services.delivery.fakes.webhook import FakeReceiver
+from gregor.dev.fakes.__main__ import Fakes
+from gregor.dev.fakes.apns_acts import Act
+from gregor.dev.fakes.webhook import FakeReceiver
 from tests.support.cluster import Cluster
 from tests.support.wait import wait_until
 

@@ -129,7 +129,7 @@ def test_a_token_or_key_that_is_not_taken_is_told_with_its_mend(start: Callable[
 def test_it_ends_with_status_0_and_leaves_no_process_and_no_file(start: Callable[..., Dev], number: int) -> None:
     dev = start()
     children = dev.children()
-    services = {dev.child(f"services.{name}") for name in ("ingest", "gateway", "scheduler", "delivery")}
+    services = {dev.child(f"gregor_{name}") for name in ("ingest", "gateway", "scheduler", "delivery")}
     assert services < set(children)
     assert len(children) == len(services) + 1  # and the server
 
@@ -152,7 +152,7 @@ def test_no_child_outlives_it_even_where_it_is_killed(start: Callable[..., Dev])
 
 def test_a_service_that_is_killed_comes_back(start: Callable[..., Dev]) -> None:
     dev = start()
-    pid = dev.child("services.ingest")
+    pid = dev.child("gregor_ingest")
 
     os.kill(pid, signal.SIGKILL)
 

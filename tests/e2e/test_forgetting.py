@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gregor.store.link import Link
-from services.delivery.fakes.__main__ import Fakes
-from services.delivery.fakes.apns_acts import Act
+from gregor.dev.fakes.__main__ import Fakes
+from gregor.dev.fakes.apns_acts import Act
+from gregor.redis.client import Link
 from tests.support.cluster import Cluster
 from tests.support.servers import linked
 from tests.support.wait import wait_until

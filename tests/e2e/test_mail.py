@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from services.delivery.fakes.http1 import Answer, Http1Server, Request
-from services.delivery.fakes.smtp import FakeSmtp, Rule
+from gregor.dev.fakes.http1 import Answer, Http1Server, Request
+from gregor.dev.fakes.smtp import FakeSmtp, Rule
 from tests.support.cluster import Cluster
 from tests.support.ports import free_port
 from tests.support.wait import wait_until

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gregor.embedded import find_server
+from gregor.dev.embedded_redis import find_server
 from tests.support.cluster import Cluster
 from tests.support.machine import Waiting
 from tests.support.servers import Server

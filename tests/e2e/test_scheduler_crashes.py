@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import redis
 
-from gregor.store.keys import Keys
+from gregor.store.redis.keys import Keys
 from tests.support.cluster import Cluster, Service
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from services.delivery.fakes.webhook import FakeReceiver
+from gregor.dev.fakes.webhook import FakeReceiver
 from tests.support.cluster import Cluster
 from tests.support.ports import free_port
 from tests.support.wait import wait_until

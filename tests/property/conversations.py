@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from gregor.core.ids import EVERY_DEVICE, allowed
-from gregor.core.messages import Commit, Creation, Sender, Span
-from gregor.core.records import Remembered
-from gregor.core.sync import View
+from gregor.core.items.sync import View
+from gregor.core.messages.model import Commit, Creation, Sender, Span
+from gregor.reference.model import Remembered
 from tests.support.builders import FLUSH, NOW, Document, external, interval, item, message, planned
 
 IDS = "abcd"

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gregor.core.messages import Sender
-from gregor.core.sync import View
+from gregor.core.items.sync import View
+from gregor.core.messages.model import Sender
 from tests.property.conversations import Sent
 from tests.support.builders import SECOND_US, Document
 

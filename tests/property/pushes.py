@@ -11,21 +11,21 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
-from gregor.core.announce import Kind
-from gregor.core.contact import parse_contact
-from gregor.core.intents import EMAIL, Intent
-from gregor.core.messages import Sender
-from gregor.core.sync import StoredItem, View
-from gregor.store.contract import Registration, Session, Unavailable
-from gregor.store.memory import MemoryDeliveries
-from services.delivery.attempt import Trade, attempt
-from services.delivery.breaker import Breaker
-from services.delivery.channels.contract import Mail, Push
-from services.delivery.figures import Figures
-from services.delivery.look import Look
-from services.delivery.mail_look import MailLooker
-from services.delivery.push_look import PushLooker
-from services.delivery.verdict import Refused, Retry, Sent, Unknown, Verdict
+from gregor.core.items.announcement import Kind
+from gregor.core.items.sync import StoredItem, View
+from gregor.core.messages.model import Sender
+from gregor.core.notify.contact import parse_contact
+from gregor.core.notify.intents import EMAIL, Intent
+from gregor.reference.store import MemoryDeliveries
+from gregor.store.contract.store import Registration, Session, Unavailable
+from gregor_delivery.attempt import Trade, attempt
+from gregor_delivery.channels.contract import Mail, Push
+from gregor_delivery.channels.verdict import Refused, Retry, Sent, Unknown, Verdict
+from gregor_delivery.decide.decision import Look
+from gregor_delivery.decide.mail import MailLooker
+from gregor_delivery.decide.push import PushLooker
+from gregor_delivery.metrics import Figures
+from gregor_delivery.throttle.breaker import Breaker
 from tests.support.builders import BACKEND, NOW_US, SECOND_US, message
 from tests.unit.delivery.mail_house import LINKS
 from tests.unit.scheduler import conftest as scheduler

@@ -19,11 +19,11 @@ from gregor.client.changes import Item
 from gregor.client.messages import Message, creation, dismissal
 from gregor.client.mirror import Mirror
 from gregor.client.outbox import Outbox, Settled
-from gregor.core.encoding import encode_receipt, encode_sync
 from gregor.core.errors import Problem
+from gregor.core.items.sync import Full, View, parse_cursor
 from gregor.core.limits import Limits
-from gregor.core.messages import Sender
-from gregor.core.sync import Full, View, parse_cursor
+from gregor.core.messages.encode import encode_receipt, encode_sync
+from gregor.core.messages.model import Sender
 from tests.property.conversations import Sent
 from tests.property.world import UID, World
 from tests.support.builders import FLUSH, SECOND_US, item, message

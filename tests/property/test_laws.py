@@ -12,12 +12,14 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.core import lanes, spans, state
-from gregor.core.announce import Kind
 from gregor.core.errors import Problem
-from gregor.core.messages import Commit, Creation, Ignored, Reason
-from gregor.core.records import Remembered, User
-from gregor.core.sync import Delta, Full, StoredItem, Unchanged, View, cursor_for, is_of_beginning
+from gregor.core.items import digest_lanes as lanes
+from gregor.core.items.announcement import Kind
+from gregor.core.items.sync import Delta, Full, StoredItem, Unchanged, View, cursor_for, is_of_beginning
+from gregor.core.messages.model import Commit, Creation, Ignored, Reason
+from gregor.reference import commit as state
+from gregor.reference import intervals as spans
+from gregor.reference.model import Remembered, User
 from tests.property.conversations import IDS, VIEWS, Sent, conversations, spans_and_items
 from tests.property.facts import Facts, OrderedFacts
 from tests.property.world import UID, World, after, only, says_anything

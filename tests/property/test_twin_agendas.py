@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from gregor.core.ids import EVERY_DEVICE
-from gregor.core.messages import Commit, Reason, Sender, Timer, TimerKind
-from gregor.core.sync import View
-from gregor.store.agenda import Done, WorkKind
-from gregor.store.keys import PARTITIONS
+from gregor.core.items.sync import View
+from gregor.core.messages.model import Commit, Reason, Sender, Timer, TimerKind
+from gregor.store.contract.agenda import Done, WorkKind
+from gregor.store.redis.keys import PARTITIONS
 from tests.property.conversations import IDS
 from tests.support.builders import LIMITS, NOW_US, SECOND_US, SEED, creating, dismissing, interval, sweeping
 from tests.support.twins import FACTORIES, Twin

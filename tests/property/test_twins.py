@@ -24,10 +24,10 @@ from hypothesis.stateful import (
 )
 
 from gregor.core.errors import Problem
-from gregor.core.messages import Commit
-from gregor.core.sync import Answer, Cursor, Delta, Full, Unchanged, View, cursor_for
-from gregor.store.contract import Store
-from gregor.store.redis import RedisStore
+from gregor.core.items.sync import Answer, Cursor, Delta, Full, Unchanged, View, cursor_for
+from gregor.core.messages.model import Commit
+from gregor.store.contract.store import Store
+from gregor.store.redis.store import RedisStore
 from tests.property.conversations import IDS, SENDERS, VIEWS, Sent, World, updates, worlds
 from tests.support.builders import DAY_US, FLUSH, HOUR_US, LIMITS, NOW_US, SECOND_US, SEED, external
 from tests.support.replica import view_of

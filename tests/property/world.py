@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from gregor.core.announce import Announcement, Kind, decode
+from gregor.core.items.announcement import Announcement, Kind, decode
+from gregor.core.items.sync import Answer, Cursor, Full, View
 from gregor.core.limits import Limits
-from gregor.core.messages import Commit, Receipt
-from gregor.core.sync import Answer, Cursor, Full, View
-from gregor.store.memory import MemoryStore
+from gregor.core.messages.model import Commit, Receipt
+from gregor.reference.store import MemoryStore
 from tests.property.conversations import Sent
 from tests.support.builders import DAY_US, LIMITS, NOW_US, SECOND_US, SEED, Document, ids_of
 from tests.support.replica import Replica

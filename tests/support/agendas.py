@@ -7,10 +7,10 @@ from zlib import crc32
 
 from msgspec.structs import replace
 
-from gregor.core.messages import Commit, Timer
-from gregor.store.agenda import Work, WorkKind
-from gregor.store.contract import Store
-from gregor.store.keys import PARTITIONS
+from gregor.core.messages.model import Commit, Timer
+from gregor.store.contract.agenda import Work, WorkKind
+from gregor.store.contract.store import Store
+from gregor.store.redis.keys import PARTITIONS
 from tests.support.builders import DAY_US, NOW_US, SECOND_US, SEED, creating
 
 ALICE = crc32(b"alice") % PARTITIONS

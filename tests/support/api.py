@@ -8,12 +8,12 @@ from typing import Any, Self
 
 import httpx
 
+from gregor.auth.device_tokens import Tokens, mint
 from gregor.clock import ManualClock
-from gregor.settings import Settings
-from gregor.store.contract import Store
-from gregor.store.memory import MemoryStore
-from gregor.tokens import Tokens, mint
-from services.ingest.app import Application, create_app
+from gregor.config.settings import Settings
+from gregor.reference.store import MemoryStore
+from gregor.store.contract.store import Store
+from gregor_ingest.app import Application, create_app
 
 NOW_S = 1_457_056_500
 """What the clock of the tests says: 53 seconds after the friend of the design joined."""

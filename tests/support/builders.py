@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gregor.core.items.sync import Cursor, Full, View, cursor_for
 from gregor.core.limits import Limits
-from gregor.core.machine import plan
-from gregor.core.messages import Commit, Sender
-from gregor.core.sync import Cursor, Full, View, cursor_for
-from gregor.core.wire import parse_message
+from gregor.core.messages.model import Commit, Sender
+from gregor.core.messages.parse import parse_message
+from gregor.core.messages.plan import plan
 
 SECOND_US = 1_000_000
 HOUR_US = 3_600 * SECOND_US

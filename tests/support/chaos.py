@@ -16,10 +16,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Delivery, State
-from gregor.core.policies import Entries
-from gregor.store.redis import RedisStore, open_store
+from gregor.core.categories.policy import Entries
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import Delivery, State
+from gregor.store.redis.store import RedisStore, open_store
 from tests.support.chaos_audit import Audit, Known, audit
 from tests.support.cluster import KEEP_ALL, Cluster
 from tests.support.moods import ASKING, BUSY, DOWN, HANGING, MIXED

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gregor.core.intents import EMAIL, Intent, IntentKind
-from gregor.core.ledger import Delivery, State
-from services.delivery.push_look import _hashed
+from gregor.core.notify.intents import EMAIL, Intent, IntentKind
+from gregor.core.notify.ledger import Delivery, State
+from gregor_delivery.decide.push import _hashed
 from tests.support.moody import LATE_S, Seen
 
 STALL_S = 1.0

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 import httpx
 
-from gregor.embedded import HOST, end_with_parent, find_server
-from gregor.tokens import mint
+from gregor.auth.device_tokens import mint
+from gregor.dev.embedded_redis import HOST, end_with_parent, find_server
 from tests.support.ports import free_port
 from tests.support.servers import Server
 from tests.support.wait import wait_until_sync
@@ -220,22 +220,22 @@ class Cluster:
     def _ingest(self, number: int) -> Service:
         port = free_port()
         environ = self._environ(GREGOR_INGEST_PORT=str(port))
-        return self._service(f"ingest-{number}", "services.ingest", environ, port)
+        return self._service(f"ingest-{number}", "gregor_ingest", environ, port)
 
     def _gateway(self, number: int) -> Service:
         port, stream_port = free_port(), free_port()
         environ = self._environ(GREGOR_GATEWAY_PORT=str(port), GREGOR_STREAM_PORT=str(stream_port))
-        return self._service(f"gateway-{number}", "services.gateway", environ, port, stream_port)
+        return self._service(f"gateway-{number}", "gregor_gateway", environ, port, stream_port)
 
     def _scheduler(self, number: int) -> Service:
         port = free_port()
         environ = self._environ(GREGOR_SCHEDULER_PORT=str(port))
-        return self._service(f"scheduler-{number}", "services.scheduler", environ, port)
+        return self._service(f"scheduler-{number}", "gregor_scheduler", environ, port)
 
     def _delivery(self, number: int) -> Service:
         port = free_port()
         environ = self._environ(GREGOR_DELIVERY_PORT=str(port))
-        return self._service(f"delivery-{number}", "services.delivery", environ, port)
+        return self._service(f"delivery-{number}", "gregor_delivery", environ, port)
 
     def _service(self, name: str, module: str, environ: Mapping[str, str], *ports: int) -> Service:
         probes = [f"http://{HOST}:{port}/readyz" for port in ports]

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gregor.feed import Feed
+from gregor.redis.pubsub import Feed
 from tests.support.servers import Server, linked
 from tests.support.wait import wait_until
 

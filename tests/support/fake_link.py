@@ -11,7 +11,7 @@ import hiredis
 import redis.exceptions
 from redis.asyncio import Redis
 
-from gregor.store.link import Argument, Call, LinkDown, ReplyError, Script
+from gregor.redis.client import Argument, Call, LinkDown, ReplyError, Script
 
 # redis-py takes the code off the text where it has a class for it.
 _CODES: dict[type[redis.exceptions.RedisError], str] = {

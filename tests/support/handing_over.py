@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import State
-from gregor.core.policies import Entries
-from gregor.store.redis import RedisStore, open_store
-from gregor.store.redis_deliveries import RedisDeliveries, open_deliveries
+from gregor.core.categories.policy import Entries
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import State
+from gregor.store.redis.delivery.deliveries import RedisDeliveries, open_deliveries
+from gregor.store.redis.store import RedisStore, open_store
 from tests.support.cluster import Cluster
 from tests.support.people import DEVICES, LIMITS, Person, apply_types, creation
 

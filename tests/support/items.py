@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from gregor.core.messages import Creation
+from gregor.core.messages.model import Creation
 from tests.support.builders import NOW, item, message, planned
 
 CATEGORIES = st.sampled_from(["user", "user.joined", "a" * 128])

@@ -6,10 +6,10 @@ import ssl
 from dataclasses import dataclass, replace
 
 from gregor.clock import ManualClock
-from services.delivery.channels.contract import Mail
-from services.delivery.channels.email import EmailChannel
-from services.delivery.fakes.smtp import FakeSmtp, Rule, Trouble
-from services.delivery.verdict import Verdict
+from gregor.dev.fakes.smtp import FakeSmtp, Rule, Trouble
+from gregor_delivery.channels.contract import Mail
+from gregor_delivery.channels.smtp.channel import EmailChannel
+from gregor_delivery.channels.verdict import Verdict
 
 NOW_US = 1_457_056_447_000_000
 SENDER = "Gregor <no-reply@gregor.example>"

@@ -1,6 +1,6 @@
 """The fakes of all providers, each with a mood that may change, and with a memory of all that came.
 
-They are those of `services.delivery.fakes`: what a request must be is judged there, before any mood is asked.
+They are those of `gregor.dev.fakes`: what a request must be is judged there, before any mood is asked.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from email import message_from_bytes
 from email.policy import default
 from typing import Any, Final
 
-from services.delivery.fakes.apns import ANY_TOKEN, FakeApns, Received
-from services.delivery.fakes.apns_acts import Act
-from services.delivery.fakes.apns_connection import FakeApnsConnection
-from services.delivery.fakes.fcm import FakeFcm, error, quota_exceeded, unavailable, unregistered
-from services.delivery.fakes.http1 import Answer, Fault, Request
-from services.delivery.fakes.smtp import FakeSmtp, Trouble
-from services.delivery.fakes.smtp import Received as Letter
-from services.delivery.fakes.tls import Authority
-from services.delivery.fakes.webpush import FakeWebPush
+from gregor.dev.fakes.apns import ANY_TOKEN, FakeApns, Received
+from gregor.dev.fakes.apns_acts import Act
+from gregor.dev.fakes.apns_connection import FakeApnsConnection
+from gregor.dev.fakes.fcm import FakeFcm, error, quota_exceeded, unavailable, unregistered
+from gregor.dev.fakes.http1 import Answer, Fault, Request
+from gregor.dev.fakes.smtp import FakeSmtp, Trouble
+from gregor.dev.fakes.smtp import Received as Letter
+from gregor.dev.fakes.tls import Authority
+from gregor.dev.fakes.webpush import FakeWebPush
 from tests.support.moods import Mood
 
 LATE_S: Final = 0.3

@@ -18,14 +18,14 @@ from typing import Any
 
 import uvloop
 
-from gregor.embedded import end_with_parent
-from gregor.vapid import VapidKey
-from services.delivery.fakes.__main__ import KEY_ID, SUBJECT, TEAM_ID, Fakes
-from services.delivery.fakes.apns import FakeApns
-from services.delivery.fakes.http1 import Http1Server
-from services.delivery.fakes.keys import write_key
-from services.delivery.fakes.smtp import FakeSmtp
-from services.delivery.fakes.tls import Authority
+from gregor.auth.vapid import VapidKey
+from gregor.dev.embedded_redis import end_with_parent
+from gregor.dev.fakes.__main__ import KEY_ID, SUBJECT, TEAM_ID, Fakes
+from gregor.dev.fakes.apns import FakeApns
+from gregor.dev.fakes.http1 import Http1Server
+from gregor.dev.fakes.keys import write_key
+from gregor.dev.fakes.smtp import FakeSmtp
+from gregor.dev.fakes.tls import Authority
 from tests.support.cluster import ROOT
 from tests.support.moods import DOWN, Mood
 from tests.support.moody import MoodyApns, MoodyFcm, MoodySmtp, MoodyWebPush, Seen, cut

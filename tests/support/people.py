@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gregor.core.contact import Contact
-from gregor.core.intents import EMAIL, Intent, IntentKind
+from gregor.core.categories.policy import Entries
 from gregor.core.limits import Limits
-from gregor.core.machine import plan
-from gregor.core.messages import Commit, Sender
-from gregor.core.policies import Entries
-from gregor.core.wire import parse_message
-from gregor.registry import Registry
-from gregor.store.contract import Registration, Unavailable
-from gregor.store.redis import RedisStore
+from gregor.core.messages.model import Commit, Sender
+from gregor.core.messages.parse import parse_message
+from gregor.core.messages.plan import plan
+from gregor.core.notify.contact import Contact
+from gregor.core.notify.intents import EMAIL, Intent, IntentKind
+from gregor.registries.categories import Registry
+from gregor.store.contract.store import Registration, Unavailable
+from gregor.store.redis.store import RedisStore
 from tests.support.wait import wait_until
 
 Found = TypeVar("Found")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-from gregor.embedded import HOST
+from gregor.dev.embedded_redis import HOST
 
 FIRST: Final = 10_000
 PAST: Final = 32_000

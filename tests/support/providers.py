@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gregor.embedded import end_with_parent
+from gregor.dev.embedded_redis import end_with_parent
 from tests.support.cluster import ROOT
 
 
 @dataclass
 class Providers:
-    """Where they are, and what came: a line for each push or mail (``services.delivery.fakes.__main__``).
+    """Where they are, and what came: a line for each push or mail (``gregor.dev.fakes.__main__``).
 
     ``subscription``: of a browser that the fake Web Push service knows.
     """
@@ -44,7 +44,7 @@ class Providers:
 @contextmanager
 def running(directory: Path) -> Iterator[Providers]:
     """The fakes, until the end of the block."""
-    command = [sys.executable, "-m", "services.delivery.fakes", str(directory)]
+    command = [sys.executable, "-m", "gregor.dev.fakes", str(directory)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=end_with_parent()
     ) as process:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from services.delivery.channels.contract import Push
+from gregor_delivery.channels.contract import Push
 
 NOW_US = 1_457_056_447_000_000
 DATA = {"v": 1, "uid": "alice", "kind": "item", "id": "aa", "category": "user.joined", "badge": 3, "cursor": "k3f9-12"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import rfc8785
 
-from gregor.core.sync import Answer, Cursor, Delta, Full, StoredExternal, StoredItem, Unchanged, View, cursor_for
+from gregor.core.items.sync import Answer, Cursor, Delta, Full, StoredExternal, StoredItem, Unchanged, View, cursor_for
 
 
 class Replica:

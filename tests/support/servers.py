@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from gregor.embedded import HOST, end_with_parent, find_server
-from gregor.store.link import Link
+from gregor.dev.embedded_redis import HOST, end_with_parent, find_server
+from gregor.redis.client import Link
 from tests.support.ports import free_port
 from tests.support.wait import wait_until_sync
 

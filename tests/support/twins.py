@@ -14,14 +14,14 @@ from typing import Protocol
 from fakeredis import FakeAsyncRedis
 from redis.asyncio.client import PubSub
 
-from gregor.core.announce import Announcement, decode
+from gregor.core.items.announcement import Announcement, decode
 from gregor.core.limits import Limits
-from gregor.embedded import EmbeddedServer, find_server
-from gregor.feed import Feed, MemoryFeed
-from gregor.feed.contract import Receiver
-from gregor.store.contract import Store
-from gregor.store.memory import MemoryStore
-from gregor.store.redis import RedisStore
+from gregor.dev.embedded_redis import EmbeddedServer, find_server
+from gregor.redis.pubsub import Feed, MemoryFeed
+from gregor.redis.pubsub.contract import Receiver
+from gregor.reference.store import MemoryStore
+from gregor.store.contract.store import Store
+from gregor.store.redis.store import RedisStore
 from tests.support.fake_link import RedisPyLink
 from tests.support.servers import linked
 from tests.support.wait import wait_until

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gregor.category_files import read_checked, read_file
-from gregor.core.entry_fields import ENTRY
-from gregor.core.jsontext import canonical
-from gregor.render import Renderer, Shown
-from gregor.template_filters import FILTERS
-from gregor.templates import VARIABLES
+from gregor.core.categories.fields import ENTRY
+from gregor.core.json_text import canonical
+from gregor.registries.category_files import read_checked, read_file
+from gregor.rendering.filters import FILTERS
+from gregor.rendering.renderer import Renderer, Shown
+from gregor.rendering.sandbox import VARIABLES
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "categories.toml"
 PAGE = (Path(__file__).parents[2] / "docs" / "categories.md").read_text("utf-8")

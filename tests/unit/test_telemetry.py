@@ -12,8 +12,8 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 
-import services.delivery.figures
-import services.scheduler.figures
+import gregor_delivery.metrics
+import gregor_scheduler.metrics
 from gregor.telemetry import Metrics, redact, request_id, set_up_logging
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -112,8 +112,8 @@ def test_a_request_keeps_the_id_of_its_caller_where_it_is_well_formed() -> None:
 
 def test_each_figure_is_in_the_docs() -> None:
     registry = CollectorRegistry()
-    services.scheduler.figures.Figures(registry)
-    services.delivery.figures.Figures(registry)
+    gregor_scheduler.metrics.Figures(registry)
+    gregor_delivery.metrics.Figures(registry)
     told = set(re.findall(r"gregor_[a-z_]+", "".join(page.read_text() for page in DOCS.glob("*.md"))))
 
     kept = [figure for each in (registry, Metrics().registry) for figure in each.collect()]

@@ -5,6 +5,6 @@ Commands that talk to a running Gregor find it by `--url` and `--key`, by `GREGO
 what `gregor dev` left in the state directory of the user.
 """
 
-from gregor.cli.app import main
+from .app import main
 
 __all__ = ["main"]

@@ -9,19 +9,20 @@ import typer
 from typer.exceptions import TyperException
 
 import gregor
-from gregor.cli.category_commands import categories
-from gregor.cli.config_commands import config
-from gregor.cli.dead_commands import dead
-from gregor.cli.dev import dev
-from gregor.cli.doctor import doctor
-from gregor.cli.failure import Failure
-from gregor.cli.key_commands import keys
-from gregor.cli.service_commands import delivery, gateway, ingest, scheduler
-from gregor.cli.token_commands import token
-from gregor.cli.user_commands import devices, history, send, snooze, state
-from gregor.cli.watch import watch
-from gregor.embedded import EmbeddedServerError
-from gregor.settings import SettingsError
+from gregor.config.settings import SettingsError
+from gregor.dev.embedded_redis import EmbeddedServerError
+
+from .commands.categories import categories
+from .commands.config import config
+from .commands.dead import dead
+from .commands.dev import dev
+from .commands.keys import keys
+from .commands.services import delivery, gateway, ingest, scheduler
+from .commands.token import token
+from .commands.users import devices, history, send, snooze, state
+from .doctor import doctor
+from .errors import Failure
+from .watch import watch
 
 app = typer.Typer(
     name="gregor",

@@ -13,16 +13,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from gregor.cli.direct import no_redis
-from gregor.cli.state_file import read_running
-from gregor.cli.target import Json
+from gregor.auth.weak_secrets import MEND, weak_secrets
 from gregor.clock import SystemClock
-from gregor.embedded import end_with_parent
-from gregor.feed import Feed
-from gregor.settings import Settings, load_settings
-from gregor.store.keys import PARTITIONS, Keys
-from gregor.store.link import Connection, Link, LinkDown, ReplyError
-from gregor.weak_secrets import MEND, weak_secrets
+from gregor.config.settings import Settings, load_settings
+from gregor.dev.embedded_redis import end_with_parent
+from gregor.redis.client import Connection, Link, LinkDown, ReplyError
+from gregor.redis.pubsub import Feed
+from gregor.store.redis.keys import PARTITIONS, Keys
+
+from .local import no_redis
+from .state_file import read_running
+from .target import Json
 
 OLDEST = {"redis": (7, 2), "valkey": (8, 0)}
 """Oldest versions that the tests hold (architecture.md §3, "Servers")."""
@@ -144,9 +145,9 @@ def persistence_finding(info: Mapping[str, str]) -> Finding:
 
 
 async def _providers(environ: Mapping[str, str]) -> list[Finding]:
-    """What delivery's own check says of each provider (`python -m services.delivery.check`)."""
+    """What delivery's own check says of each provider (`python -m gregor_delivery.check`)."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.delivery.check"),
+        *(sys.executable, "-m", "gregor_delivery.credential_check"),
         env=environ,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

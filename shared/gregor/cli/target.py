@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from gregor.cli.failure import Failure
-from gregor.cli.state_file import read_running
 from gregor.clock import SystemClock
-from gregor.settings import load_settings, parse_duration
+from gregor.config.settings import load_settings, parse_duration
+
+from .errors import Failure
+from .state_file import read_running
 
 Url = Annotated[str | None, typer.Option("--url", help="URL of ingest (else GREGOR_URL, else the running gregor dev).")]
 Key = Annotated[str | None, typer.Option("--key", help="Service key (else GREGOR_KEY, else that of gregor dev).")]

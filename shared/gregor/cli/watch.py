@@ -11,11 +11,6 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 import typer
 
-from gregor.cli.failure import Failure
-from gregor.cli.state_file import read_running
-from gregor.cli.target import Json, Key, Url, find_target, is_header_text
-from gregor.cli.token_commands import mint_token
-from gregor.cli.user_commands import User, item_row
 from gregor.client.changes import (
     Change,
     Created,
@@ -31,6 +26,12 @@ from gregor.client.changes import Synced as SyncedChange
 from gregor.client.device import Device
 from gregor.client.mirror import Mirror
 from gregor.core.ids import is_name
+
+from .commands.token import mint_token
+from .commands.users import User, item_row
+from .errors import Failure
+from .state_file import read_running
+from .target import Json, Key, Url, find_target, is_header_text
 
 TOKEN_LIVES_S = 86_400
 LOOK_S = 1.0

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gregor.clock import Clock, SystemClock
-from gregor.os_errors import reason_of
+from gregor.net.os_errors import reason_of
 
 from .changes import Change, Item, MessageRefused, Stopped, Synced
 from .connection import Closed, Connection

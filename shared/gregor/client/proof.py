@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gregor.core import digest as core
-from gregor.core.jsontext import canonical
-from gregor.core.sync import ZERO_DIGEST
+from gregor.core.items import digest as core
+from gregor.core.items.sync import ZERO_DIGEST
+from gregor.core.json_text import canonical
 
 
 class Digest:

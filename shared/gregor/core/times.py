@@ -6,9 +6,9 @@ import re
 from typing import Any, Final
 
 from .errors import at
-from .jsontext import OUT_OF_RANGE
+from .json_text import OUT_OF_RANGE
 from .limits import SECOND_US
-from .messages import Offset
+from .messages.model import Offset
 
 MAX_TIME_US: Final = ((1 << 33) - 1) * SECOND_US
 """The last time that can be said: 2^33−1 s, in the year 2242. Up to here a double still tells microseconds apart."""

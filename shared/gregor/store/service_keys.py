@@ -10,7 +10,7 @@ import string
 from dataclasses import replace
 from typing import Final
 
-from .access import ServiceKey
+from .contract.access import ServiceKey
 
 MOST_SECRETS: Final = 8
 """Secrets of one key that are good at once; of more rotations within their time the oldest go."""

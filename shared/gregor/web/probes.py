@@ -10,8 +10,8 @@ from starlette.routing import Route
 
 from gregor.telemetry import METRICS_CONTENT_TYPE, Metrics
 
-from .intake import JSON
 from .readiness import Readiness
+from .request import JSON
 
 _NO_STORE = {"Cache-Control": "no-store"}
 

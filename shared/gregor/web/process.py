@@ -13,12 +13,12 @@ from typing import Any
 import structlog
 import uvloop
 
+from gregor.auth.weak_secrets import MEND, weak_secrets
+from gregor.config.settings import Settings, SettingsError, load_settings, masked
 from gregor.core.errors import Problem
-from gregor.settings import Settings, SettingsError, load_settings, masked
-from gregor.store.contract import Unavailable
-from gregor.store.link import LinkDown
+from gregor.redis.client import LinkDown
+from gregor.store.contract.store import Unavailable
 from gregor.telemetry import Metrics, set_up_logging
-from gregor.weak_secrets import MEND, weak_secrets
 
 from .probes import probes_app
 from .readiness import Readiness

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from gregor.feed import Subscriptions
-from gregor.store.contract import Store, Unavailable
+from gregor.redis.pubsub import Subscriptions
+from gregor.store.contract.store import Store, Unavailable
 from gregor.telemetry import Metrics
 
 FAILURES: Final = 3

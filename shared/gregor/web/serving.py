@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from gregor.os_errors import reason_of
+from gregor.net.os_errors import reason_of
 
-from .guarded import Guarded, look_at
+from .http_limits import Guarded, look_at
 
 KEEP_ALIVE_S = 75
 """Longer than balancers keep an idle connection (60 s): they close first, and no request meets a closing socket."""

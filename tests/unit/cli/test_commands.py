@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from gregor.auth.device_tokens import Tokens
 from gregor.cli import main
-from gregor.cli.user_commands import time_text
+from gregor.cli.commands.users import time_text
 from gregor.clock import SystemClock
-from gregor.settings import load_settings
-from gregor.tokens import Tokens
+from gregor.config.settings import load_settings
 
 SECRET = "a-secret-of-at-least-32-bytes-for-hs256"
 ITEM = {"times": {"created": 1457056447}, "for_device": None, "category": "user.joined", "body": {"keybase": "kbob"}}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gregor.cli.user_commands import time_text
+from gregor.cli.commands.users import time_text
 from tests.unit.cli.test_commands import Ingest, ingest, run
 
 __all__ = ["ingest"]

@@ -9,9 +9,9 @@ import pytest
 
 from gregor.cli import main
 from gregor.cli.doctor import eviction_finding, parse_info, persistence_finding, version_finding
-from gregor.embedded import EmbeddedServer
-from gregor.store.keys import PARTITIONS, Keys
-from gregor.store.link import Link
+from gregor.dev.embedded_redis import EmbeddedServer
+from gregor.redis.client import Link
+from gregor.store.redis.keys import PARTITIONS, Keys
 
 
 def run(*arguments: str) -> int:

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from gregor.cli import main
-from gregor.cli.user_commands import time_text
+from gregor.cli.commands.users import time_text
 from gregor.cli.watch import in_words
 from gregor.client.changes import (
     Change,

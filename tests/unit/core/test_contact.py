@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.core.contact import (
+from gregor.core.errors import Problem
+from gregor.core.ids import covers
+from gregor.core.notify.contact import (
     NO_CONTACT,
     NO_PREFERENCES,
     Contact,
@@ -24,8 +26,6 @@ from gregor.core.contact import (
     wants,
     without_mail,
 )
-from gregor.core.errors import Problem
-from gregor.core.ids import covers
 
 NIGHT = QuietHours(22 * 60, 7 * 60)
 ALICE: dict[str, Any] = {

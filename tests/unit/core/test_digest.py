@@ -7,8 +7,8 @@ import struct
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gregor.core.digest import add, digest_of, leaf, parse_digest, subtract, total
-from gregor.core.sync import ZERO_DIGEST
+from gregor.core.items.digest import add, digest_of, leaf, parse_digest, subtract, total
+from gregor.core.items.sync import ZERO_DIGEST
 
 digests = st.binary(min_size=32, max_size=32)
 

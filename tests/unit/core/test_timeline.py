@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from gregor.core.intents import EMAIL, FRAME, WEBHOOK, Intent, IntentKind
-from gregor.core.ledger import MOST_REPLAYS, Attempt, Delivery, Replay, State, Story, Wait
-from gregor.core.messages import Reason
-from gregor.core.sync import Gone, HistoryEntry, View
-from gregor.core.timeline import Acknowledged, timeline
+from gregor.core.items.sync import Gone, HistoryEntry, View
+from gregor.core.messages.model import Reason
+from gregor.core.notify.intents import EMAIL, FRAME, WEBHOOK, Intent, IntentKind
+from gregor.core.notify.ledger import MOST_REPLAYS, Attempt, Delivery, Replay, State, Story, Wait
+from gregor.core.notify.timeline import Acknowledged, timeline
 
 SECOND_US = 1_000_000
 BACKEND, PHONE, TABLET = View(), View("phone"), View("tablet")

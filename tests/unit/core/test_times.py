@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gregor.core.errors import Problem
-from gregor.core.jsontext import canonical
-from gregor.core.messages import Offset
+from gregor.core.json_text import canonical
+from gregor.core.messages.model import Offset
 from gregor.core.times import MAX_TIME_US, parse_offset, parse_time, parse_time_or_offset, resolve, seconds
 
 moments = st.integers(0, MAX_TIME_US)

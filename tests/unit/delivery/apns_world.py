@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from gregor.clock import Clock
-from services.delivery.channels.apns import ApnsChannel, ApnsConfig
-from services.delivery.channels.apns_connection import ApnsConnection
-from services.delivery.channels.contract import Push
-from services.delivery.fakes.apns import FakeApns
-from services.delivery.fakes.apns_acts import Act
-from services.delivery.fakes.keys import write_key
-from services.delivery.fakes.tls import Authority
-from services.delivery.verdict import Verdict
+from gregor.dev.fakes.apns import FakeApns
+from gregor.dev.fakes.apns_acts import Act
+from gregor.dev.fakes.keys import write_key
+from gregor.dev.fakes.tls import Authority
+from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
+from gregor_delivery.channels.apns.connection import ApnsConnection
+from gregor_delivery.channels.contract import Push
+from gregor_delivery.channels.verdict import Verdict
 from tests.support.pushes import push
 
 TOPIC = "com.example.app"

@@ -8,14 +8,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gregor.clock import ManualClock
-from gregor.registry import Registry
-from gregor.store.contract import Registration
-from gregor.store.memory import MemoryStore
-from services.delivery.attempt import Trade
-from services.delivery.breaker import Breaker
-from services.delivery.channels.contract import Channel, Push
-from services.delivery.figures import Figures
-from services.delivery.push_look import PushLooker
+from gregor.reference.store import MemoryStore
+from gregor.registries.categories import Registry
+from gregor.store.contract.store import Registration
+from gregor_delivery.attempt import Trade
+from gregor_delivery.channels.contract import Channel, Push
+from gregor_delivery.decide.push import PushLooker
+from gregor_delivery.metrics import Figures
+from gregor_delivery.throttle.breaker import Breaker
 from tests.support.builders import LIMITS, NOW_US
 from tests.unit.delivery.house import House, Nobody, Provider
 from tests.unit.delivery.types_of_news import ENTRIES, TOKEN

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gregor.clock import ManualClock
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Delivery, State
-from gregor.core.machine import plan
-from gregor.core.wire import parse_message
-from gregor.registry import Registry
-from gregor.store.memory import MemoryStore
-from services.delivery.attempt import Trade
-from services.delivery.channels.contract import Push
-from services.delivery.verdict import Sent, Verdict
+from gregor.core.messages.parse import parse_message
+from gregor.core.messages.plan import plan
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import Delivery, State
+from gregor.reference.store import MemoryStore
+from gregor.registries.categories import Registry
+from gregor_delivery.attempt import Trade
+from gregor_delivery.channels.contract import Push
+from gregor_delivery.channels.verdict import Sent, Verdict
 from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SEED, item, message
 
 

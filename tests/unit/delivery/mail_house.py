@@ -9,19 +9,19 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from gregor.core.contact import parse_contact, parse_preferences
-from gregor.core.intents import EMAIL, Intent
-from gregor.core.ledger import Delivery
-from gregor.core.messages import Receipt, Sender
-from gregor.core.unsubscribe import derive_key
-from gregor.store.contract import Registration, Session
-from gregor.unsubscribe_links import UnsubscribeLinks
-from services.delivery.attempt import Trade, attempt
-from services.delivery.breaker import Breaker
-from services.delivery.channels.contract import Mail
-from services.delivery.figures import Figures
-from services.delivery.mail_look import MailLooker
-from services.delivery.verdict import Sent, Verdict
+from gregor.auth.unsubscribe_links import UnsubscribeLinks
+from gregor.core.messages.model import Receipt, Sender
+from gregor.core.notify.contact import parse_contact, parse_preferences
+from gregor.core.notify.intents import EMAIL, Intent
+from gregor.core.notify.ledger import Delivery
+from gregor.core.notify.unsubscribe_token import derive_key
+from gregor.store.contract.store import Registration, Session
+from gregor_delivery.attempt import Trade, attempt
+from gregor_delivery.channels.contract import Mail
+from gregor_delivery.channels.verdict import Sent, Verdict
+from gregor_delivery.decide.mail import MailLooker
+from gregor_delivery.metrics import Figures
+from gregor_delivery.throttle.breaker import Breaker
 from tests.support.builders import NOW_US, SECOND_US, item, message
 from tests.unit.scheduler import conftest as scheduler
 

@@ -14,15 +14,14 @@ import jwt
 import pytest
 
 from gregor.clock import ManualClock, SystemClock
-from services.delivery.channels.apns import ApnsChannel, ApnsConfig
-from services.delivery.channels.apns_token import TURN_S
-from services.delivery.fakes.apns import ANY_TOKEN
-from services.delivery.fakes.apns_acts import Act
-from services.delivery.fakes.keys import write_key
-from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent
+from gregor.dev.fakes.apns import ANY_TOKEN
+from gregor.dev.fakes.apns_acts import Act
+from gregor.dev.fakes.keys import write_key
+from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
+from gregor_delivery.channels.apns.token import TURN_S
+from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Sent
 from tests.support.pushes import push, withdrawal
-
-from .apns_world import TOPIC, World, apns_world
+from tests.unit.delivery.apns_world import TOPIC, World, apns_world
 
 
 @pytest.fixture

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from services.delivery.channels.apns import ApnsChannel
-from services.delivery.channels.apns_answers import spoils_connection
-from services.delivery.channels.apns_exchange import Answer, Lost
-from services.delivery.channels.apns_pool import Address, ApnsPool
-from services.delivery.fakes.apns import ANY_TOKEN
-from services.delivery.fakes.apns_acts import Act
-from services.delivery.verdict import Misconfigured, Retry, Sent, Unknown
+from gregor.dev.fakes.apns import ANY_TOKEN
+from gregor.dev.fakes.apns_acts import Act
+from gregor_delivery.channels.apns.channel import ApnsChannel
+from gregor_delivery.channels.apns.exchange import Answer, Lost
+from gregor_delivery.channels.apns.pool import Address, ApnsPool
+from gregor_delivery.channels.apns.responses import spoils_connection
+from gregor_delivery.channels.verdict import Misconfigured, Retry, Sent, Unknown
 from tests.support.pushes import push
 from tests.support.wait import wait_until
-
-from .apns_world import World, apns_world
+from tests.unit.delivery.apns_world import World, apns_world
 
 
 @pytest.fixture

@@ -11,15 +11,14 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import StreamEnded
 
-from services.delivery.channels.apns_connection import ApnsConnection
-from services.delivery.channels.apns_exchange import Exchange
-from services.delivery.fakes.apns import ANY_TOKEN
-from services.delivery.fakes.apns_acts import Act
-from services.delivery.verdict import Gone, Refused, Retry, Sent, Unknown
+from gregor.dev.fakes.apns import ANY_TOKEN
+from gregor.dev.fakes.apns_acts import Act
+from gregor_delivery.channels.apns.connection import ApnsConnection
+from gregor_delivery.channels.apns.exchange import Exchange
+from gregor_delivery.channels.verdict import Gone, Refused, Retry, Sent, Unknown
 from tests.support.pushes import push
 from tests.support.wait import wait_until
-
-from .apns_world import World, apns_world
+from tests.unit.delivery.apns_world import World, apns_world
 
 INTERNAL_ERROR, REFUSED_STREAM, ENHANCE_YOUR_CALM = 2, 7, 11
 

@@ -6,7 +6,7 @@ from hpack import Decoder, NeverIndexedHeaderTuple
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.delivery.channels.apns_headers import ApnsEncoder
+from gregor_delivery.channels.apns.headers import ApnsEncoder
 
 NAMES = st.sampled_from([b":path", b":authority", b"authorization", b"apns-topic", b"apns-id", b"x" * 200])
 VALUES = st.one_of(st.sampled_from([b"", b"10", b"v" * 300, bytes(range(33, 127))]), st.binary(max_size=3))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor.clock import ManualClock
-from services.delivery.channels.apns_token import NEVER_BEFORE_S, ProviderToken
+from gregor_delivery.channels.apns.token import NEVER_BEFORE_S, ProviderToken
 from tests.support.pushes import NOW_US
 
 KEY = ec.generate_private_key(ec.SECP256R1())

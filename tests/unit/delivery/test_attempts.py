@@ -11,22 +11,22 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gregor.clock import ManualClock
-from gregor.core.intents import Intent
-from gregor.core.ledger import MOST_ATTEMPTS, Delivery, State, Story
-from gregor.core.sync import View
-from gregor.registry import Registry
-from gregor.store.contract import Registration, Unavailable
-from gregor.store.memory import MemoryQueue
-from gregor.store.memory.ledger import MemoryLedger
-from gregor.store.redis import RedisStore
-from services.delivery.attempt import BUDGET_US, FAILED_S, Trade, attempt
-from services.delivery.breaker import Breaker
-from services.delivery.channels.contract import Message, Push
-from services.delivery.figures import Figures
-from services.delivery.look import Look, Looker
-from services.delivery.push_look import PushLooker
-from services.delivery.verdict import Refused, Retry, Verdict
-from services.delivery.worker import Worker
+from gregor.core.items.sync import View
+from gregor.core.notify.intents import Intent
+from gregor.core.notify.ledger import MOST_ATTEMPTS, Delivery, State, Story
+from gregor.reference.store import MemoryQueue
+from gregor.reference.store.ledger import MemoryLedger
+from gregor.registries.categories import Registry
+from gregor.store.contract.store import Registration, Unavailable
+from gregor.store.redis.store import RedisStore
+from gregor_delivery.attempt import BUDGET_US, FAILED_S, Trade, attempt
+from gregor_delivery.channels.contract import Message, Push
+from gregor_delivery.channels.verdict import Refused, Retry, Verdict
+from gregor_delivery.decide.decision import Look, Looker
+from gregor_delivery.decide.push import PushLooker
+from gregor_delivery.metrics import Figures
+from gregor_delivery.throttle.breaker import Breaker
+from gregor_delivery.worker import Worker
 from tests.support.builders import LIMITS, NOW_US, SECOND_US
 from tests.support.cluster import KEEP_ALL
 from tests.support.servers import BINARIES, Server, linked

@@ -1,7 +1,7 @@
 """When a provider is left alone."""
 
-from services.delivery.breaker import FAILURES, FIRST_S, LONGEST_S, STOPPED_S, Breaker
-from services.delivery.verdict import Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from gregor_delivery.throttle.breaker import FAILURES, FIRST_S, LONGEST_S, STOPPED_S, Breaker
 
 DOWN = Retry(None, "503", "down")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gregor.cli.doctor import provider_finding
-from gregor.settings import VARIABLES
-from services.delivery.fakes.__main__ import Fakes
-from services.delivery.fakes.http1 import Answer, Http1Server
-from services.delivery.fakes.keys import write_key
-from services.delivery.fakes.tls import Authority
+from gregor.config.settings import VARIABLES
+from gregor.dev.fakes.__main__ import Fakes
+from gregor.dev.fakes.http1 import Answer, Http1Server
+from gregor.dev.fakes.keys import write_key
+from gregor.dev.fakes.tls import Authority
 
 KEPT = {name: value for name, value in os.environ.items() if not name.startswith("GREGOR_")}
 
@@ -22,7 +22,7 @@ KEPT = {name: value for name, value in os.environ.items() if not name.startswith
 async def check(**settings: str) -> tuple[int, Any, str]:
     """Exit status, findings by provider, and standard error."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.delivery.check"),
+        *(sys.executable, "-m", "gregor_delivery.credential_check"),
         env=KEPT | settings,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from services.delivery.channels.console import ConsoleChannel
-from services.delivery.channels.contract import Call, Mail, Push
-from services.delivery.verdict import Sent
+from gregor_delivery.channels.console import ConsoleChannel
+from gregor_delivery.channels.contract import Call, Mail, Push
+from gregor_delivery.channels.verdict import Sent
 
 PUSH = Push(
     uid="alice",

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from gregor.clock import ManualClock, SystemClock
-from services.delivery.channels.email import EmailChannel
-from services.delivery.channels.smtp_pool import IDLE_S, MAILS_OF_A_CONNECTION
-from services.delivery.fakes.smtp import FakeSmtp, Rule, Trouble
-from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from gregor.dev.fakes.smtp import FakeSmtp, Rule, Trouble
+from gregor_delivery.channels.smtp.channel import EmailChannel
+from gregor_delivery.channels.smtp.pool import IDLE_S, MAILS_OF_A_CONNECTION
+from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
 from tests.support.mail import MAIL, NOW_US, SENDER, World, opened
 from tests.support.wait import wait_until
 

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gregor.clock import ManualClock
-from services.delivery.channels.email import EmailChannel
-from services.delivery.channels.smtp_pool import Relay, parse_relay
-from services.delivery.fakes.smtp import FakeSmtp, Rule
-from services.delivery.fakes.tls import Authority
-from services.delivery.verdict import Misconfigured, Refused, Retry, Sent
+from gregor.dev.fakes.smtp import FakeSmtp, Rule
+from gregor.dev.fakes.tls import Authority
+from gregor_delivery.channels.smtp.channel import EmailChannel
+from gregor_delivery.channels.smtp.pool import Relay, parse_relay
+from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent
 from tests.support.mail import MAIL, NOW_US, SENDER, World, opened
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gregor.clock import SystemClock
-from services.delivery.channels.apns import ApnsChannel, ApnsConfig
-from services.delivery.channels.contract import Channel, Mail, Push
-from services.delivery.channels.email import EmailChannel
-from services.delivery.channels.fcm import FcmChannel
-from services.delivery.channels.webpush import WebPushChannel, WebPushConfig
-from services.delivery.verdict import Sent
+from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
+from gregor_delivery.channels.contract import Channel, Mail, Push
+from gregor_delivery.channels.fcm.channel import FcmChannel
+from gregor_delivery.channels.smtp.channel import EmailChannel
+from gregor_delivery.channels.verdict import Sent
+from gregor_delivery.channels.webpush.channel import WebPushChannel, WebPushConfig
 from tests.support.pushes import push
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ async def opened(channel: Channel[T]) -> AsyncIterator[Channel[T]]:
 async def running_fakes(directory: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """The process of all fakes; it ends with its standard input."""
     fakes = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.delivery.fakes", str(directory)),
+        *(sys.executable, "-m", "gregor.dev.fakes", str(directory)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from gregor.clock import ManualClock
-from services.delivery.channels.contract import Push
-from services.delivery.channels.fcm import FcmChannel, apns_config, endpoint_of
-from services.delivery.channels.google_token import RENEW_BEFORE_S, read_credentials
-from services.delivery.fakes.fcm import EMAIL, PROJECT, FakeFcm, error, quota_exceeded, unavailable, unregistered
-from services.delivery.fakes.http1 import Answer, Fault
-from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from gregor.dev.fakes.fcm import EMAIL, PROJECT, FakeFcm, error, quota_exceeded, unavailable, unregistered
+from gregor.dev.fakes.http1 import Answer, Fault
+from gregor_delivery.channels.contract import Push
+from gregor_delivery.channels.fcm.channel import FcmChannel, apns_config, endpoint_of
+from gregor_delivery.channels.fcm.google_token import RENEW_BEFORE_S, read_credentials
+from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
 from tests.support.machine import Waiting
 from tests.support.wait import wait_until
 

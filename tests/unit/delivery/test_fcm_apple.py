@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
-from services.delivery.channels.fcm import apns_config
-from services.delivery.payload import apns_payload
+from gregor_delivery.channels.fcm.channel import apns_config
+from gregor_delivery.channels.push_payload import apns_payload
 from tests.support.pushes import DATA, NOW_US, push, withdrawal
 
 

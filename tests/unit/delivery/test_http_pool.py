@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import httpcore
 import pytest
 
-from services.delivery.channels.http_pool import MOST_ANSWER_BYTES, Exchange, HttpPool
-from services.delivery.fakes.http1 import Answer, Fault, Http1Server, Request
+from gregor.dev.fakes.http1 import Answer, Fault, Http1Server, Request
+from gregor_delivery.channels.http_pool import MOST_ANSWER_BYTES, Exchange, HttpPool
 from tests.support.wait import wait_until
 
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from gregor.core.contact import NO_CONTACT
-from gregor.core.intents import EMAIL, Intent, IntentKind
-from gregor.core.ledger import State
-from gregor.core.sync import View
-from gregor.core.unsubscribe import parse_token
-from services.delivery.attempt import attempt
-from services.delivery.verdict import Misconfigured, Refused, Retry, Unknown
+from gregor.core.items.sync import View
+from gregor.core.notify.contact import NO_CONTACT
+from gregor.core.notify.intents import EMAIL, Intent, IntentKind
+from gregor.core.notify.ledger import State
+from gregor.core.notify.unsubscribe_token import parse_token
+from gregor_delivery.attempt import attempt
+from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown
 from tests.support.builders import NOW_US, SECOND_US
 from tests.support.wait import wait_until
 from tests.unit.delivery.mail_house import KEY, NEWS, House, build

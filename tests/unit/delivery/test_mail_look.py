@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gregor.core.contact import NO_CONTACT
-from gregor.core.sync import View
-from services.delivery.verdict import Gone
+from gregor.core.items.sync import View
+from gregor.core.notify.contact import NO_CONTACT
+from gregor_delivery.channels.verdict import Gone
 from tests.support.builders import NOW_US, SECOND_US
 from tests.unit.delivery.mail_house import ADDRESS, NEWS, House, build
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.delivery.channels.contract import Mail
-from services.delivery.channels.mime import compose, parse_address
+from gregor_delivery.channels.contract import Mail
+from gregor_delivery.channels.smtp.mime import compose, parse_address
 
 NOW_US = 1_457_056_447_000_000
 SENDER = parse_address('"Gregor, the bug" <no-reply@gregor.example>')

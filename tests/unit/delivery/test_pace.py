@@ -8,9 +8,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.store.memory import MemoryQueue
-from services.delivery.pace import BURST_S, Pace
-from services.delivery.worker import Worker
+from gregor.reference.store import MemoryQueue
+from gregor_delivery.throttle.pace import BURST_S, Pace
+from gregor_delivery.worker import Worker
 from tests.support.wait import wait_until
 from tests.unit.delivery.house import House
 

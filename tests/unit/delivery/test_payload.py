@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.delivery.payload import (
+from gregor_delivery.channels.push_payload import (
     APNS_MOST_BYTES,
     FCM_MOST_BYTES,
     WEBPUSH_MOST_BYTES,

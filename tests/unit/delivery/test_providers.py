@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from gregor.auth.unsubscribe_links import link_keys, unsubscribe_links
 from gregor.clock import ManualClock
-from gregor.core.unsubscribe import derive_key, parse_token
-from gregor.settings import load_settings
-from gregor.unsubscribe_links import link_keys, unsubscribe_links
-from services.delivery.channels.console import ConsoleChannel
-from services.delivery.channels.email import EmailChannel
-from services.delivery.providers import channels, mail_host, mail_links
+from gregor.config.settings import load_settings
+from gregor.core.notify.unsubscribe_token import derive_key, parse_token
+from gregor_delivery.channels.console import ConsoleChannel
+from gregor_delivery.channels.registry import channels, mail_host, mail_links
+from gregor_delivery.channels.smtp.channel import EmailChannel
 
 MAIL = {
     "GREGOR_SMTP_URL": "smtp://user:hunter2@relay.example?tls=implicit",

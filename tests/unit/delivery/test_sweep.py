@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from gregor.core.ledger import State
-from gregor.store.memory import MemoryQueue
-from services.delivery.attempt import attempt
-from services.delivery.sweep import LATE_US, Sweeper
-from services.delivery.verdict import Retry
-from services.delivery.worker import Worker
+from gregor.core.notify.ledger import State
+from gregor.reference.store import MemoryQueue
+from gregor_delivery.attempt import attempt
+from gregor_delivery.channels.verdict import Retry
+from gregor_delivery.purge_forgotten import LATE_US, Sweeper
+from gregor_delivery.worker import Worker
 from tests.support.builders import HOUR_US, NOW_US, SECOND_US
 from tests.support.wait import wait_until
 from tests.unit.delivery.house import House

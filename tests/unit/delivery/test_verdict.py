@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.delivery.verdict import LONGEST_RETRY_AFTER_S, parse_retry_after
+from gregor_delivery.channels.verdict import LONGEST_RETRY_AFTER_S, parse_retry_after
 
 NOW_US = 1_457_056_447_000_000  # Fri, 04 Mar 2016 01:54:07 GMT
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from gregor.clock import ManualClock
-from gregor.core.webhooks import secret_of
-from services.delivery.channels.contract import Call
-from services.delivery.channels.webhook import WebhookChannel
-from services.delivery.fakes.http1 import Answer, Fault
-from services.delivery.fakes.tls import Authority
-from services.delivery.fakes.webhook import FakeReceiver
-from services.delivery.verdict import Gone, Refused, Retry, Sent, Verdict
+from gregor.core.notify.webhook_signature import secret_of
+from gregor.dev.fakes.http1 import Answer, Fault
+from gregor.dev.fakes.tls import Authority
+from gregor.dev.fakes.webhook import FakeReceiver
+from gregor_delivery.channels.contract import Call
+from gregor_delivery.channels.verdict import Gone, Refused, Retry, Sent, Verdict
+from gregor_delivery.channels.webhook import WebhookChannel
 from tests.support.wait import wait_until
 
 NOW_US = 1_457_056_447_000_000

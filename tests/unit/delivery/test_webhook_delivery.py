@@ -12,20 +12,20 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gregor.clock import ManualClock
-from gregor.core.events import Event, EventType, Webhook, addressee, intents_of
-from gregor.core.intents import Intent
-from gregor.core.ledger import Delivery, State
 from gregor.core.limits import DAY_US, SECOND_US
-from gregor.store.memory import MemoryStore
-from gregor.webhook_registry import WebhookEditor, WebhookRegistry
-from services.delivery.attempt import Trade, attempt
-from services.delivery.breaker import FAILURES, LONGEST_S, Breaker
-from services.delivery.channels.webhook import WebhookChannel
-from services.delivery.fakes.http1 import Answer, Fault
-from services.delivery.fakes.webhook import FakeReceiver
-from services.delivery.figures import Figures
-from services.delivery.receivers import Receivers
-from services.delivery.webhook_look import WebhookLooker
+from gregor.core.notify.intents import Intent
+from gregor.core.notify.ledger import Delivery, State
+from gregor.core.notify.webhook_events import Event, EventType, Webhook, addressee, intents_of
+from gregor.dev.fakes.http1 import Answer, Fault
+from gregor.dev.fakes.webhook import FakeReceiver
+from gregor.reference.store import MemoryStore
+from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
+from gregor_delivery.attempt import Trade, attempt
+from gregor_delivery.channels.webhook import WebhookChannel
+from gregor_delivery.decide.webhook import WebhookLooker
+from gregor_delivery.metrics import Figures
+from gregor_delivery.throttle.breaker import FAILURES, LONGEST_S, Breaker
+from gregor_delivery.throttle.webhook_endpoints import Receivers
 from tests.support.builders import LIMITS, NOW_US, creating
 from tests.support.wait import wait_until
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from gregor.auth.vapid import VapidKey
 from gregor.clock import ManualClock, SystemClock
-from gregor.vapid import VapidKey
-from services.delivery.channels.webpush import LONGEST_TTL_S, WebPushChannel, WebPushConfig, topic_of
-from services.delivery.fakes.http1 import Answer, Fault
-from services.delivery.fakes.keys import write_key
-from services.delivery.fakes.tls import Authority
-from services.delivery.fakes.webpush import FakeWebPush
-from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from gregor.dev.fakes.http1 import Answer, Fault
+from gregor.dev.fakes.keys import write_key
+from gregor.dev.fakes.tls import Authority
+from gregor.dev.fakes.webpush import FakeWebPush
+from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from gregor_delivery.channels.webpush.channel import LONGEST_TTL_S, WebPushChannel, WebPushConfig, topic_of
 from tests.support.pushes import NOW_US, push, withdrawal
 from tests.support.wait import wait_until
 

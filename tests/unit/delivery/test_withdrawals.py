@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import State, Withdrawals
-from gregor.core.sync import View
-from gregor.store.contract import Registration
-from services.delivery.attempt import attempt
-from services.delivery.channels.contract import Push
-from services.delivery.payload import apns_payload, fcm_parts, webpush_payload
-from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Unknown, Verdict
-from services.delivery.withdrawals import ALONE_BYTES, BESIDE_BYTES, carried, naming, taken_back
+from gregor.core.items.sync import View
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import State, Withdrawals
+from gregor.store.contract.store import Registration
+from gregor_delivery.attempt import attempt
+from gregor_delivery.channels.contract import Push
+from gregor_delivery.channels.push_payload import apns_payload, fcm_parts, webpush_payload
+from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Unknown, Verdict
+from gregor_delivery.decide.withdrawals import ALONE_BYTES, BESIDE_BYTES, carried, naming, taken_back
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
 from tests.support.pushes import push, withdrawal
 from tests.support.wait import wait_until

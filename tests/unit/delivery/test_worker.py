@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from gregor.core.contact import parse_contact, parse_preferences
-from gregor.core.ledger import State
-from gregor.core.sync import View
-from gregor.store.contract import Registration, Session
-from gregor.store.memory import MemoryQueue
-from services.delivery.attempt import BUDGET_US, attempt
-from services.delivery.breaker import Breaker
-from services.delivery.verdict import Gone, Misconfigured, Refused, Retry, Unknown
-from services.delivery.worker import Worker
+from gregor.core.items.sync import View
+from gregor.core.notify.contact import parse_contact, parse_preferences
+from gregor.core.notify.ledger import State
+from gregor.reference.store import MemoryQueue
+from gregor.store.contract.store import Registration, Session
+from gregor_delivery.attempt import BUDGET_US, attempt
+from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Unknown
+from gregor_delivery.throttle.breaker import Breaker
+from gregor_delivery.worker import Worker
 from tests.support.builders import NOW_US, SECOND_US, SEED
 from tests.support.wait import wait_until
 from tests.unit.delivery.house import House, Provider

@@ -13,25 +13,25 @@ from typing import Any
 import httpx
 import pytest
 
+from gregor.auth.device_tokens import Caller, Tokens, mint
 from gregor.clock import ManualClock
-from gregor.core.announce import Plain
+from gregor.config.settings import Settings
+from gregor.core.items.announcement import Plain
 from gregor.core.limits import Limits
-from gregor.core.machine import plan
-from gregor.core.messages import Sender
-from gregor.core.wire import parse_message
-from gregor.feed import MemoryFeed
-from gregor.settings import Settings
-from gregor.store.access import Ticket
-from gregor.store.memory.store import MemoryStore
-from gregor.tokens import Caller, Tokens, mint
-from services.gateway.admission import NO_END_US, Admitted
-from services.gateway.connection import Connection
-from services.gateway.deadlines import Rules
-from services.gateway.hello import Hello
-from services.gateway.parts import Parts, build
-from services.gateway.session import State
-from services.gateway.streams import StreamServer
-from services.gateway.websocket import WebSocketServer
+from gregor.core.messages.model import Sender
+from gregor.core.messages.parse import parse_message
+from gregor.core.messages.plan import plan
+from gregor.redis.pubsub import MemoryFeed
+from gregor.reference.store.store import MemoryStore
+from gregor.store.contract.access import Ticket
+from gregor_gateway.connection.connection import Connection
+from gregor_gateway.context import Parts, build
+from gregor_gateway.protocol.deadlines import Rules
+from gregor_gateway.protocol.hello import Hello
+from gregor_gateway.protocol.session import State
+from gregor_gateway.sessions.authenticator import NO_END_US, Admitted
+from gregor_gateway.transports.http_app import StreamServer
+from gregor_gateway.transports.websocket import WebSocketServer
 from tests.support.wait import wait_until
 
 NOW_US = 1_457_056_447_000_000

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gregor.core.sync import Answer, Full, View, cursor_for
-from gregor.tokens import Caller
-from services.gateway.deadlines import Rules
-from services.gateway.effects import Effect, Read, Send, SendLive, SendSync
-from services.gateway.hello import Hello
-from services.gateway.session import Session
+from gregor.auth.device_tokens import Caller
+from gregor.core.items.sync import Answer, Full, View, cursor_for
+from gregor_gateway.protocol.deadlines import Rules
+from gregor_gateway.protocol.effects import Effect, Read, Send, SendLive, SendSync
+from gregor_gateway.protocol.hello import Hello
+from gregor_gateway.protocol.session import Session
 
 RULES = Rules(jitter=lambda low, high: high, queue_bytes=100)
 PHONE = Caller("alice", "phone", exp_us=0)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gregor.core.errors import Problem
-from services.gateway.hello import Hello, read_hello, read_query
-
-from .conftest import House, settle
+from gregor_gateway.protocol.hello import Hello, read_hello, read_query
+from tests.unit.gateway.conftest import House, settle
 
 ENTRIES: dict[str, Any] = {
     "user.joined": {

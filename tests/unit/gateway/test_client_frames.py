@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gregor.core.errors import Problem
-from gregor.core.sync import Cursor
-from services.gateway.client_frames import (
+from gregor.core.items.sync import Cursor
+from gregor_gateway.protocol.client_frames import (
     Ack,
     ClientFrame,
     ClientPing,
@@ -21,7 +21,7 @@ from services.gateway.client_frames import (
     read_loosely,
     read_ref,
 )
-from services.gateway.hello import VOID, Hello, Position, read_hello, read_query
+from gregor_gateway.protocol.hello import VOID, Hello, Position, read_hello, read_query
 
 DIGEST = "0f" * 32
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from gregor.core.announce import Announcement, Kind
-from gregor.core.sync import Head
-
-from .conftest import House, items, settle
+from gregor.core.items.announcement import Announcement, Kind
+from gregor.core.items.sync import Head
+from tests.unit.gateway.conftest import House, items, settle
 
 
 async def test_an_announcement_that_was_lost_is_found_by_the_comparison_where_no_other_follows(house: House) -> None:

@@ -6,13 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from gregor.core.sync import View
-from gregor.store.contract import Unavailable
-from services.gateway.hello import Hello
-from services.gateway.session import State
+from gregor.core.items.sync import View
+from gregor.store.contract.store import Unavailable
+from gregor_gateway.protocol.hello import Hello
+from gregor_gateway.protocol.session import State
 from tests.support.wait import wait_until
-
-from .conftest import House, Line, settle
+from tests.unit.gateway.conftest import House, Line, settle
 
 
 def in_order(line: Line) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.gateway.deadlines import Deadlines, Over, Ping, Refresh, Rules
+from gregor_gateway.protocol.deadlines import Deadlines, Over, Ping, Refresh, Rules
 
 RULES = Rules(jitter=lambda low, high: high)
 SILENT = Rules(jitter=lambda low, high: high, pings=False)

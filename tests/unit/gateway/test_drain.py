@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from services.gateway.drain import Drain
+from gregor_gateway.runtime.drain import Drain
 from tests.support.wait import wait_until
-
-from .conftest import House, Line
+from tests.unit.gateway.conftest import House, Line
 
 
 class Fleet:

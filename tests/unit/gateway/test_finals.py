@@ -6,11 +6,10 @@ import asyncio
 
 import httpx
 
-from services.gateway.hello import Hello
+from gregor_gateway.protocol.hello import Hello
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
-
-from .conftest import House, settle
+from tests.unit.gateway.conftest import House, settle
 
 
 def auth(house: House) -> dict[str, str]:

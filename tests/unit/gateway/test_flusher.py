@@ -6,10 +6,9 @@ import asyncio
 
 from gregor.clock import ManualClock
 from gregor.telemetry import Metrics
-from services.gateway.flusher import Flusher
+from gregor_gateway.connection.write_scheduler import Flusher
 from tests.support.wait import wait_until
-
-from .conftest import settle
+from tests.unit.gateway.conftest import settle
 
 
 class Slowly:

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.framing import BadFrame, Incoming, Opcode, Parser, close_code, encode, encode_close, unmask
+from gregor_gateway.transports.ws_frames import (
+    BadFrame,
+    Incoming,
+    Opcode,
+    Parser,
+    close_code,
+    encode,
+    encode_close,
+    unmask,
+)
 
 KEY = b"\x01\x02\x03\x04"
 MOST = 1_000

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from services.gateway.http1 import read_head
-from services.gateway.websocket import accept_of
-
-from .test_websocket import UPGRADE, head
+from gregor_gateway.transports.http1 import read_head
+from gregor_gateway.transports.websocket import accept_of
+from tests.unit.gateway.test_websocket import UPGRADE, head
 
 
 def test_the_proof_of_the_upgrade_is_that_of_the_rfc() -> None:

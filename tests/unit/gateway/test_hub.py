@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
-from gregor.core.announce import Announcement, Kind
-from gregor.core.sync import Cursor
-from gregor.store.contract import Unavailable
-from services.gateway.hello import Hello, Position
+from gregor.core.items.announcement import Announcement, Kind
+from gregor.core.items.sync import Cursor
+from gregor.store.contract.store import Unavailable
+from gregor_gateway.protocol.hello import Hello, Position
 from tests.support.wait import wait_until
-
-from .conftest import House, Line, items, settle
+from tests.unit.gateway.conftest import House, Line, items, settle
 
 
 async def test_every_device_of_a_user_gets_each_change_at_once_and_no_other_user_does(house: House) -> None:

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from gregor.core.sync import View
-from services.gateway.framing import Opcode
-from services.gateway.hello import Hello
+from gregor.core.items.sync import View
+from gregor_gateway.protocol.hello import Hello
+from gregor_gateway.transports.ws_frames import Opcode
 from tests.support.wait import wait_until
-
-from .conftest import House, settle
-from .test_websocket import UPGRADE, head, masked, raw
+from tests.unit.gateway.conftest import House, settle
+from tests.unit.gateway.test_websocket import UPGRADE, head, masked, raw
 
 GOODBYE = masked(b"\x03\xe8", 0x80 | Opcode.CLOSE)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from services.gateway.listening import UNHEARD_MS, listen
+from gregor_gateway.runtime.sockets import UNHEARD_MS, listen
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how long it waits for a sign of the other side")

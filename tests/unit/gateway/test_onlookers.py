@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from gregor.store import service_keys
-from gregor.store.contract import Unavailable
-from services.gateway.onlookers import EVERY_S
+from gregor.store.contract.store import Unavailable
+from gregor_gateway.sessions.observers import EVERY_S
 from tests.support.wait import wait_until
-
-from .conftest import House, Line, settle
+from tests.unit.gateway.conftest import House, Line, settle
 
 
 async def delete(house: House, key_id: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.outlet import PLAIN, Outlet, Put
+from gregor_gateway.connection.send_queue import PLAIN, Outlet, Put
 
 
 def test_what_was_put_in_comes_out_in_order_and_moves_the_cursor() -> None:

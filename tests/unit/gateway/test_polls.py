@@ -8,11 +8,10 @@ from typing import Never
 import httpx
 import pytest
 
-from gregor.store.contract import Unavailable
-from services.gateway.connection import Connection
+from gregor.store.contract.store import Unavailable
+from gregor_gateway.connection.connection import Connection
 from tests.support.wait import wait_until
-
-from .conftest import House, settle
+from tests.unit.gateway.conftest import House, settle
 
 
 async def test_a_poll_without_a_cursor_answers_at_once_with_a_copy(house: House, api: httpx.AsyncClient) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from services.gateway.reads import AT_ONCE
+from gregor_gateway.fanout.sync_reader import AT_ONCE
 from tests.support.wait import wait_until
-
-from .conftest import House, settle
+from tests.unit.gateway.conftest import House, settle
 
 
 async def test_who_comes_back_while_a_read_waits_its_turn_is_compared_too(house: House) -> None:

@@ -9,12 +9,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gregor.core.announce import Announcement, Kind
-from services.gateway.hello import Hello
-from services.gateway.hub import UNTOLD_BYTES
-
-from .conftest import House, Line, items, open_house, settle
-from .test_websocket import Phone, dial
+from gregor.core.items.announcement import Announcement, Kind
+from gregor_gateway.fanout.hub import UNTOLD_BYTES
+from gregor_gateway.protocol.hello import Hello
+from tests.unit.gateway.conftest import House, Line, items, open_house, settle
+from tests.unit.gateway.test_websocket import Phone, dial
 
 CREATES = st.tuples(st.just("create"), st.sampled_from(("mail.new", "user.joined", "web")))
 STEPS = CREATES | st.sampled_from(

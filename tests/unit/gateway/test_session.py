@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from gregor.core.sync import NO_EPOCH, Cursor, Delta, Full, StoredExternal, Unchanged, View
-from services.gateway.effects import Close, Join, Read, SendLive, SendSync, Settle, Verify
-from services.gateway.hello import Hello, Position
-from services.gateway.session import State
-
-from .sessions import EPOCH, PHONE, RULES, TAG, answer_to, frame, fresh, full, heard, joined, live
+from gregor.core.items.sync import NO_EPOCH, Cursor, Delta, Full, StoredExternal, Unchanged, View
+from gregor_gateway.protocol.effects import Close, Join, Read, SendLive, SendSync, Settle, Verify
+from gregor_gateway.protocol.hello import Hello, Position
+from gregor_gateway.protocol.session import State
+from tests.unit.gateway.sessions import EPOCH, PHONE, RULES, TAG, answer_to, frame, fresh, full, heard, joined, live
 
 # 1. Nothing is done for a client before its hello
 

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from gregor.core.errors import Problem
-from services.gateway import effects
-from services.gateway.effects import Close, Read, Send, Verify
-from services.gateway.hello import Hello, Position
-from services.gateway.session import State
-
-from .sessions import PHONE, RULES, answer_to, frame, fresh, full, heard, joined, live
+from gregor_gateway.protocol import effects
+from gregor_gateway.protocol.effects import Close, Read, Send, Verify
+from gregor_gateway.protocol.hello import Hello, Position
+from gregor_gateway.protocol.session import State
+from tests.unit.gateway.sessions import PHONE, RULES, answer_to, frame, fresh, full, heard, joined, live
 
 # 4. The receipt of a message comes after the frame of its seq
 

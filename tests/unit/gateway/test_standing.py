@@ -6,11 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gregor.store.contract import Unavailable
-from services.gateway.hello import Hello
+from gregor.store.contract.store import Unavailable
+from gregor_gateway.protocol.hello import Hello
 from tests.support.wait import wait_until
-
-from .conftest import House, Line, settle
+from tests.unit.gateway.conftest import House, Line, settle
 
 
 async def revoke(house: House) -> None:

@@ -8,14 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
-from gregor.core.sync import View
-from gregor.store.access import Ticket
-from gregor.store.contract import Session
-from services.gateway.presence import LEASE_US
+from gregor.core.items.sync import View
+from gregor.store.contract.access import Ticket
+from gregor.store.contract.store import Session
+from gregor_gateway.sessions.presence import LEASE_US
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
-
-from .conftest import House, settle
+from tests.unit.gateway.conftest import House, settle
 
 
 def auth(house: House, device: str = "phone") -> dict[str, str]:

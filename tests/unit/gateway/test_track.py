@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from gregor.core.announce import Announcement, Kind
-from gregor.core.sync import NO_EPOCH, ZERO_DIGEST, Head
-from services.gateway.track import Mark, Track, Verdict
+from gregor.core.items.announcement import Announcement, Kind
+from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, Head
+from gregor_gateway.fanout.sequence_tracker import Mark, Track, Verdict
 
 EPOCH, OTHER = b"abc", b"xyz"
 

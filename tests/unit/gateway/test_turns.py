@@ -8,9 +8,9 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.background import Background
-from services.gateway.hub import Hub, Room
-from services.gateway.turns import Turns
+from gregor_gateway.fanout.batch import Turns
+from gregor_gateway.fanout.hub import Hub, Room
+from gregor_gateway.runtime.background import Background
 from tests.support.wait import wait_until
 
 NO_HUB = cast(Hub, None)

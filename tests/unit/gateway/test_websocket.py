@@ -11,11 +11,10 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from services.gateway.figures import Figures
-from services.gateway.framing import Opcode, encode, unmask
+from gregor_gateway.transports.admin_port import Figures
+from gregor_gateway.transports.ws_frames import Opcode, encode, unmask
 from tests.support.wait import wait_until
-
-from .conftest import House, settle
+from tests.unit.gateway.conftest import House, settle
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 UPGRADE = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gregor.clock import ManualClock
-from services.gateway.wheel import Later, Wheel
+from gregor_gateway.runtime.timer_wheel import Later, Wheel
 
 
 class Bell:

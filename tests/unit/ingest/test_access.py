@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
-from services.ingest.auth import SCOPES, TABLE, Own, Row
+from gregor_ingest.auth import SCOPES, TABLE, Own, Row
 from tests.support.api import SECRET, Api, code_of
 
 ALICE = {

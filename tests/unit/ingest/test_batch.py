@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from gregor.store.contract import Unavailable
-from gregor.store.memory import MemoryStore
-from services.ingest.routes.batch import CHUNK
-from services.ingest.routes.lines import MOST_UIDS
+from gregor.reference.store import MemoryStore
+from gregor.store.contract.store import Unavailable
+from gregor_ingest.routes.messages.batch import CHUNK
+from gregor_ingest.routes.messages.lines import MOST_UIDS
 from tests.support.api import NDJSON, Api, code_of
 from tests.support.wait import wait_until
 

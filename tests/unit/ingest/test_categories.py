@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gregor.store.memory import MemoryStore
+from gregor.reference.store import MemoryStore
 from tests.support.api import NOW_S, Api, code_of
 
 JOINED = {"title": "{{ body.keybase }} just joined", "expires_after": "365d", "remind_after": ["4d"], "push": {}}

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from gregor.core.contact import quiet_until
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Claimed, State
+from gregor.core.notify.contact import quiet_until
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import Claimed, State
 from tests.support.api import NOW_S, Api, code_of
 from tests.support.builders import SECOND_US
 

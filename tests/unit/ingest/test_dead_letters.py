@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gregor.core.events import Event, EventType, Webhook, addressee, intents_of
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Attempt, Claimed, State, name_of
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import Attempt, Claimed, State, name_of
+from gregor.core.notify.webhook_events import Event, EventType, Webhook, addressee, intents_of
 from tests.support.api import NOW_S, Api, code_of
 from tests.support.builders import creating
 

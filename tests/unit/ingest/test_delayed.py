@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gregor.core.delayed import decode_delayed
 from gregor.core.limits import Limits
-from gregor.core.messages import Sender
-from gregor.store.memory import MemoryStore
+from gregor.core.messages.delayed import decode_delayed
+from gregor.core.messages.model import Sender
+from gregor.reference.store import MemoryStore
 from tests.support.api import NOW_S, Api, code_of
 
 LATER = NOW_S + 3_600

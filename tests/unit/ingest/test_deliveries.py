@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from gregor.core.events import Event, EventType, Webhook, addressee, intents_of
-from gregor.core.intents import EMAIL, FRAME, Intent, IntentKind
-from gregor.core.ledger import Attempt, Claimed, State, Story
+from gregor.core.notify.intents import EMAIL, FRAME, Intent, IntentKind
+from gregor.core.notify.ledger import Attempt, Claimed, State, Story
+from gregor.core.notify.webhook_events import Event, EventType, Webhook, addressee, intents_of
 from tests.support.api import NOW_S, Api, code_of
 from tests.support.builders import creating
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gregor.store.contract import Session
+from gregor.store.contract.store import Session
 from tests.support.api import NOW_S, Api, code_of
 
 PHONE = "/v1/users/alice/devices/phone"

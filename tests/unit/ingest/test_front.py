@@ -7,11 +7,11 @@ import httpx
 import pytest
 
 from gregor.core.errors import CLOSES, ERRORS
-from gregor.feed import MemoryFeed
-from gregor.store.contract import Unavailable
-from gregor.store.memory import MemoryStore
+from gregor.redis.pubsub import MemoryFeed
+from gregor.reference.store import MemoryStore
+from gregor.store.contract.store import Unavailable
 from gregor.web.readiness import Readiness
-from services.ingest.app import create_figures
+from gregor_ingest.app import create_figures
 from tests.support.api import Api, code_of
 from tests.support.wait import wait_until
 

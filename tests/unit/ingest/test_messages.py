@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from gregor.core.errors import Problem
-from gregor.store.contract import Unavailable
-from gregor.store.memory import MemoryStore
+from gregor.reference.store import MemoryStore
+from gregor.store.contract.store import Unavailable
 from tests.support.api import Api, code_of
 
 PATH = "/v1/users/alice/messages"

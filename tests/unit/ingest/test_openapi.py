@@ -17,9 +17,9 @@ from schemathesis.checks import (
 )
 
 from gregor.core.errors import ERRORS
-from services.ingest.answer_schemas import ANSWERS, SCHEMAS
-from services.ingest.auth import TABLE
-from services.ingest.examples import DEVICE, FRIEND, RECEIPT, STATE, SYNC
+from gregor_ingest.auth import TABLE
+from gregor_ingest.schemas.examples import DEVICE, FRIEND, RECEIPT, STATE, SYNC
+from gregor_ingest.schemas.responses import ANSWERS, SCHEMAS
 from tests.support.api import EVERY_SCOPE, Api
 
 CHECKS = [

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from services.ingest.documents import Document
+from gregor_ingest.schemas.requests import Document
 from tests.support.api import Api, code_of
 
 JUNK: list[Any] = [5, -1, 1.5, True, "", "a b", "x" * 5_000, [], [5], [[]], ["read"] * 2_000, {}, {"a b": 1}]

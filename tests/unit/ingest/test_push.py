@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gregor.vapid import VapidKey
-from services.delivery.fakes.keys import write_key
+from gregor.auth.vapid import VapidKey
+from gregor.dev.fakes.keys import write_key
 from tests.support.api import Api, code_of
 
 PATH = "/v1/push/webpush"

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from gregor.core.digest import digest_of
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.jsontext import canonical
-from gregor.core.ledger import State
-from gregor.core.sync import View
+from gregor.core.items.digest import digest_of
+from gregor.core.items.sync import View
+from gregor.core.json_text import canonical
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import State
 from tests.support.api import NOW_S, Api, code_of
 
 STATE = "/v1/users/alice/state"

@@ -1,6 +1,6 @@
 """The worked examples of the design over the HTTP API, with their exact JSON."""
 
-from services.ingest.examples import DIGEST, FRIEND, ITEM_ID
+from gregor_ingest.schemas.examples import DIGEST, FRIEND, ITEM_ID
 from tests.support.api import Api
 
 BLOB = {ITEM_ID: FRIEND}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gregor.core.contact import parse_preferences, preferences_document
-from gregor.core.unsubscribe import derive_key, make_token
+from gregor.core.notify.contact import parse_preferences, preferences_document
+from gregor.core.notify.unsubscribe_token import derive_key, make_token
 from tests.support.api import SECRET, Api, code_of
 
 KEY = derive_key(SECRET)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gregor.core.webhooks import key_of
+from gregor.core.notify.webhook_signature import key_of
 from tests.support.api import NOW_S, Api, code_of
 
 URL = "https://example.com/gregor?team=1"

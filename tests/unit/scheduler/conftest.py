@@ -10,21 +10,21 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gregor.clock import ManualClock
-from gregor.core.announce import Announcement, Kind, decode
-from gregor.core.machine import plan
-from gregor.core.messages import Receipt, Sender
-from gregor.core.wire import parse_message
-from gregor.registry import Registry
-from gregor.store.contract import Store
-from gregor.store.memory import MemoryDeliveries, MemoryStore
-from gregor.webhook_registry import WebhookRegistry
-from services.scheduler.acts import Acts
-from services.scheduler.aggregators import Aggregator, Aggregators
-from services.scheduler.allowance import Allowance
-from services.scheduler.drain import Drain
-from services.scheduler.figures import Figures
-from services.scheduler.handover import HandOver
-from services.scheduler.parts import Parts
+from gregor.core.items.announcement import Announcement, Kind, decode
+from gregor.core.messages.model import Receipt, Sender
+from gregor.core.messages.parse import parse_message
+from gregor.core.messages.plan import plan
+from gregor.reference.store import MemoryDeliveries, MemoryStore
+from gregor.registries.categories import Registry
+from gregor.registries.webhooks import WebhookRegistry
+from gregor.store.contract.store import Store
+from gregor_scheduler.aggregators import Aggregator, Aggregators
+from gregor_scheduler.allowance import Allowance
+from gregor_scheduler.context import Parts
+from gregor_scheduler.delivery_publisher import HandOver
+from gregor_scheduler.due_loop import Drain
+from gregor_scheduler.handlers.dispatch import Acts
+from gregor_scheduler.metrics import Figures
 from tests.support.builders import BACKEND, BY_BACKEND, LIMITS, NOW_US, SECOND_US, SEED, Document, ids_of, item, message
 
 LEASE_US = 15 * SECOND_US

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.scheduler.aggregators import installed
+from gregor_scheduler.aggregators import installed
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from gregor.core.intents import FRAME, Intent
-from gregor.core.ledger import Story
-from gregor.core.messages import Sender
-from gregor.core.sync import View
-from gregor.store.contract import Registration, Session, Unavailable
-from gregor.store.memory import MemoryDeliveries
+from gregor.core.items.sync import View
+from gregor.core.messages.model import Sender
+from gregor.core.notify.intents import FRAME, Intent
+from gregor.core.notify.ledger import Story
+from gregor.reference.store import MemoryDeliveries
+from gregor.store.contract.store import Registration, Session, Unavailable
 from tests.support.builders import NOW_US, SECOND_US, message
 from tests.unit.scheduler.conftest import House, build
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from gregor.core.delayed import Delayed
-from gregor.core.messages import Sender
-from gregor.store.contract import Registration
-from services.scheduler.acts import Acts
-from services.scheduler.allowance import Allowance
-from services.scheduler.drain import Drain
-from services.scheduler.handover import HandOver
+from gregor.core.messages.delayed import Delayed
+from gregor.core.messages.model import Sender
+from gregor.store.contract.store import Registration
+from gregor_scheduler.allowance import Allowance
+from gregor_scheduler.delivery_publisher import HandOver
+from gregor_scheduler.due_loop import Drain
+from gregor_scheduler.handlers.dispatch import Acts
 from tests.support.builders import BACKEND, DAY_US, NOW_US, SECOND_US, item, message
 from tests.unit.scheduler.conftest import LEASE_US, House, build, opening
 

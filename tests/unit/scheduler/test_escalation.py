@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.messages import Sender
-from gregor.core.sync import View
-from gregor.store.contract import Registration, Session, Unavailable
-from gregor.store.memory import MemoryDeliveries
-from services.scheduler.acts import PUT_OFF_US
-from services.scheduler.handover import CLOSED_S
+from gregor.core.items.sync import View
+from gregor.core.messages.model import Sender
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.reference.store import MemoryDeliveries
+from gregor.store.contract.store import Registration, Session, Unavailable
+from gregor_scheduler.delivery_publisher import CLOSED_S
+from gregor_scheduler.handlers.dispatch import PUT_OFF_US
 from tests.support.builders import NOW_US, SECOND_US, message
 from tests.unit.scheduler.conftest import House, build
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from gregor.aggregators import comments_by_thread
-from gregor.core.aggregation import is_summary, summary_id
-from gregor.core.messages import Reason, Sender
-from gregor.store.agenda import WorkKind
-from gregor.store.contract import Registration
+from gregor.core.messages.model import Reason, Sender
+from gregor.core.notify.aggregation import is_summary, summary_id
+from gregor.store.contract.agenda import WorkKind
+from gregor.store.contract.store import Registration
 from tests.support.builders import BACKEND, BY_BACKEND, NOW, NOW_US, interval, message
 from tests.support.wait import wait_until
 from tests.unit.scheduler.conftest import House, build

@@ -15,11 +15,11 @@ import redis
 from arq.connections import ArqRedis
 
 from gregor.clock import SystemClock
-from gregor.embedded import find_server
-from services.scheduler.acts import Acts
-from services.scheduler.allowance import Allowance
-from services.scheduler.drain import Drain
-from services.scheduler.worker import Host, redis_settings, tick
+from gregor.dev.embedded_redis import find_server
+from gregor_scheduler.allowance import Allowance
+from gregor_scheduler.arq_worker import Host, redis_settings, tick
+from gregor_scheduler.due_loop import Drain
+from gregor_scheduler.handlers.dispatch import Acts
 from tests.support.machine import Waiting
 from tests.support.servers import Server
 from tests.support.wait import wait_until

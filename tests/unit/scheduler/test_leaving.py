@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as replace_story
 
-from gregor.core.intents import EMAIL, Intent, IntentKind
-from gregor.core.ledger import MOST_ATTEMPTS, Attempt, Claimed, State, Story
-from gregor.core.messages import Sender
-from gregor.store.contract import Registration
-from gregor.store.memory.ledger import MemoryLedger
-from services.scheduler.leaving import GATHER_US
+from gregor.core.messages.model import Sender
+from gregor.core.notify.intents import EMAIL, Intent, IntentKind
+from gregor.core.notify.ledger import MOST_ATTEMPTS, Attempt, Claimed, State, Story
+from gregor.reference.store.ledger import MemoryLedger
+from gregor.store.contract.store import Registration
+from gregor_scheduler.handlers.withdrawals import GATHER_US
 from tests.support.builders import NOW_US, SECOND_US, interval, message
 from tests.unit.scheduler.conftest import House, build
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gregor.core.intents import Intent
-from gregor.core.ledger import OVERDUE_US, Attempt, Claimed, State, Story
-from gregor.store.contract import Registration
-from services.scheduler.overdue import GRACE_US
+from gregor.core.notify.intents import Intent
+from gregor.core.notify.ledger import OVERDUE_US, Attempt, Claimed, State, Story
+from gregor.store.contract.store import Registration
+from gregor_scheduler.handlers.redelivery import GRACE_US
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
 from tests.unit.scheduler.conftest import House, build
 

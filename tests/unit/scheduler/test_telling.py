@@ -6,15 +6,14 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from gregor.core.events import Webhook, addressee
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Attempt, Claimed, State, Story
-from gregor.core.messages import Sender
-from gregor.core.sync import View
-from gregor.store.memory import MemoryDeliveries
+from gregor.core.items.sync import View
+from gregor.core.messages.model import Sender
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import Attempt, Claimed, State, Story
+from gregor.core.notify.webhook_events import Webhook, addressee
+from gregor.reference.store import MemoryDeliveries
 from tests.support.builders import NOW_US, item, message
-
-from .conftest import House, build
+from tests.unit.scheduler.conftest import House, build
 
 PUSHED = {"news": {"title": "x", "push": {"after": 1}}}
 ALL = Webhook("wh_all", "https://a.example/", (("whsec_A", None),))

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from gregor.core.delayed import Delayed
 from gregor.core.limits import SECOND_US
-from gregor.core.messages import Sender
-from services.scheduler.acts import Acts
-from services.scheduler.allowance import Allowance
+from gregor.core.messages.delayed import Delayed
+from gregor.core.messages.model import Sender
+from gregor_scheduler.allowance import Allowance
+from gregor_scheduler.handlers.dispatch import Acts
 from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, Document, item, message
 from tests.unit.scheduler.conftest import House, build
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from gregor.store.keys import Keys
-from gregor.store.redis_devices import RedisDevices
+from gregor.store.redis.devices.devices import RedisDevices
+from gregor.store.redis.keys import Keys
 from tests.support.fake_link import RedisPyLink
 from tests.support.servers import linked
 from tests.unit.store.grounds import Ground, devices_on

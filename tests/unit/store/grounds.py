@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from gregor.core.limits import SECOND_US, Limits
-from gregor.feed import Feed
-from gregor.store.contract import Presence, Session
-from gregor.store.keys import Keys
-from gregor.store.link import Connection
-from gregor.store.redis import RedisStore
-from gregor.store.redis_devices import RedisDevices
+from gregor.redis.client import Connection
+from gregor.redis.pubsub import Feed
+from gregor.store.contract.store import Presence, Session
+from gregor.store.redis.devices.devices import RedisDevices
+from gregor.store.redis.keys import Keys
+from gregor.store.redis.store import RedisStore
 
 NOW_US = 1_800_000_000 * SECOND_US
 LEASE_US = 60 * SECOND_US

@@ -7,7 +7,7 @@ import re
 import pytest
 from msgspec.structs import replace
 
-from gregor.core.messages import Commit, Timer, TimerKind
+from gregor.core.messages.model import Commit, Timer, TimerKind
 from tests.support.builders import NOW, NOW_US, SECOND_US, creating, dismissing, interval, sweeping
 from tests.unit.store.grounds import Ground, store_on
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from gregor.core.contact import parse_contact, parse_preferences
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Attempt, Claimed, State, Story
+from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.core.sync import View
-from gregor.store.contract import Registration
-from gregor.store.forgotten import KNOWN_US, trace_of
-from gregor.store.redis import RedisStore
-from gregor.store.redis_forgetting import RedisForgetting
+from gregor.core.notify.contact import parse_contact, parse_preferences
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import Attempt, Claimed, State, Story
+from gregor.store.contract.store import Registration
+from gregor.store.deleted_users import KNOWN_US, trace_of
+from gregor.store.redis.store import RedisStore
+from gregor.store.redis.users.forget_user import RedisForgetting
 from tests.support.builders import SECOND_US, creating, dismissing, external, planned
 from tests.unit.store.grounds import APNS, LEASE_US, NOW_US, Ground, session, store_on
 

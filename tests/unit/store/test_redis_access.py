@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from gregor.core import rates
+from gregor.core import rate_limit as rates
 from gregor.core.limits import DAY_US, SECOND_US
 from gregor.store import service_keys
-from gregor.store.access import ServiceKey, Ticket
-from gregor.store.contract import Unavailable
-from gregor.store.redis_access import RedisAccess
+from gregor.store.contract.access import ServiceKey, Ticket
+from gregor.store.contract.store import Unavailable
+from gregor.store.redis.access import RedisAccess
 from tests.unit.store.grounds import Ground
 
 NOW_US = 1_800_000_000 * SECOND_US

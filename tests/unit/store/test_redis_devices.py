@@ -7,24 +7,13 @@ from typing import Any
 import pytest
 
 from gregor.core.errors import Problem
+from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.core.messages import Commit, Creation, Receipt
-from gregor.core.sync import View
-from gregor.store.contract import Presence, Registration, Unavailable
-from gregor.store.redis_devices import RedisDevices
+from gregor.core.messages.model import Commit, Creation, Receipt
+from gregor.store.contract.store import Presence, Registration, Unavailable
+from gregor.store.redis.devices.devices import RedisDevices
 from tests.support.wait import wait_until
-from tests.unit.store.grounds import (
-    APNS,
-    LEASE_US,
-    NOW_US,
-    SEED,
-    WEB,
-    Ground,
-    devices_on,
-    listening,
-    session,
-    store_on,
-)
+from tests.unit.store.grounds import APNS, LEASE_US, NOW_US, SEED, WEB, Ground, devices_on, listening, session, store_on
 
 # ---- registrations
 

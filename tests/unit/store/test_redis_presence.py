@@ -5,22 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from gregor.core.items.sync import View
 from gregor.core.limits import DAY_US
-from gregor.core.sync import View
-from gregor.store.contract import Presence, Registration, Unavailable
-from gregor.store.redis_devices import RedisDevices
+from gregor.store.contract.store import Presence, Registration, Unavailable
+from gregor.store.redis.devices.devices import RedisDevices
 from tests.support.wait import wait_until
-from tests.unit.store.grounds import (
-    APNS,
-    LEASE_US,
-    NOW_US,
-    SEED,
-    Ground,
-    devices_on,
-    listening,
-    presence_of,
-    session,
-)
+from tests.unit.store.grounds import APNS, LEASE_US, NOW_US, SEED, Ground, devices_on, listening, presence_of, session
 
 # ---- sessions and presence
 

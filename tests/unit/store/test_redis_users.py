@@ -14,16 +14,16 @@ import pytest
 
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND
+from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.core.machine import plan
-from gregor.core.messages import Commit, Sender
-from gregor.core.sync import View
-from gregor.core.wire import parse_message
-from gregor.store.contract import Unavailable
-from gregor.store.keys import PARTITIONS, PERMANENT, Keys, tags
-from gregor.store.link import Link
-from gregor.store.redis import RedisStore, open_store
-from gregor.store.replies import StoreFull
+from gregor.core.messages.model import Commit, Sender
+from gregor.core.messages.parse import parse_message
+from gregor.core.messages.plan import plan
+from gregor.redis.client import Link
+from gregor.store.contract.store import Unavailable
+from gregor.store.redis.errors import StoreFull
+from gregor.store.redis.keys import PARTITIONS, PERMANENT, Keys, tags
+from gregor.store.redis.store import RedisStore, open_store
 from tests.support.servers import BINARIES, Server
 
 NOW_US = 1_700_000_000_000_000

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from gregor.core.intents import Intent, IntentKind
-from gregor.core.ledger import Attempt, Claimed, State
 from gregor.core.limits import Limits
-from gregor.store.redis import RedisStore
-from gregor.store.redis_dead_letters import RedisDeadLetters
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import Attempt, Claimed, State
+from gregor.store.redis.delivery.dead_letters import RedisDeadLetters
+from gregor.store.redis.store import RedisStore
 from tests.support.builders import SECOND_US, creating
 from tests.unit.store.grounds import NOW_US, Ground, store_on
 

@@ -1,0 +1,334 @@
+"""One intent, once: entered in the ledger, looked at, claimed, sent, settled (architecture: "Delivery").
+
+"Claimed, attempt n" stands in the ledger before the provider is called, and the verdict after. Who dies in between
+leaves a claim whose lease runs out; an alert is then sent again, since its collapse id makes the two one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from gregor.clock import Clock
+from gregor.core.limits import DAY_US, SECOND_US
+from gregor.core.notify.intents import EMAIL, WEBHOOK, Intent, IntentKind
+from gregor.core.notify.ledger import Attempt, Claimed, Delivery, NotClaimed, NotYet, State, Story
+from gregor.store.contract.store import Store, Unavailable
+
+from .channels.contract import Channel, Message
+from .channels.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from .decide.decision import Look, Looker
+from .metrics import Figures
+from .throttle.breaker import Breaker, Turn
+from .throttle.pace import Pace
+
+log = structlog.get_logger(__name__)
+
+FIRST_PAUSE_S: Final = 2.0
+LONGEST_PAUSE_S: Final = 600.0
+BUSY_S: Final = 1.0
+"""When one looks again at what another has, or at a place that is taken."""
+AWAY_S: Final = 0.5
+"""When the verdict is written again, where the store could not be reached."""
+FAILED_S: Final = 30.0
+"""When what failed by itself is tried again."""
+BUDGET_US: Final = DAY_US
+"""How long something is tried whose item does not expire before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """What one channel works with. ``channel`` is ``None`` where the provider is not set up.
+
+    ``deadline_s``: how long a provider may take.
+    """
+
+    name: str
+    channel: Channel[Any] | None
+    store: Store
+    looker: Looker
+    clock: Clock
+    figures: Figures
+    breaker: Breaker
+    deadline_s: float = 15.0
+    pace: Pace = field(default_factory=lambda: Pace(None))
+
+    @property
+    def lease_s(self) -> float:
+        """How long a claim, and what was taken from the queue, stay with who took it."""
+        return 2 * self.deadline_s
+
+
+async def attempt(trade: Trade, intent: Intent, turn: Turn | None = None) -> int | None:
+    """Bring one intent forward. When to look again (µs), or ``None`` where nothing more is to be done for it.
+
+    ``turn``: of the breaker, where it was taken already. Raises ``Unavailable``: then nothing is known to be done, and
+    the same call is repeated later.
+    """
+    turn = turn or trade.breaker.began()
+    try:
+        return await _attempt(trade, intent, turn)
+    finally:
+        turn.passed()
+
+
+async def _attempt(trade: Trade, intent: Intent, turn: Turn) -> int | None:
+    now_us, since_s = trade.clock.now_us(), trade.clock.monotonic()
+    look = await _look(trade, intent, now_us)
+    try:
+        claim = await _claim(trade, intent, look.place, now_us)
+        if isinstance(claim, Claimed):
+            return await _claimed(trade, claim.delivery, look, since_s, turn)
+        return _when(claim, now_us + round(BUSY_S * SECOND_US))
+    finally:
+        if look.turn is not None:
+            look.turn.passed()
+
+
+async def fail(trade: Trade, intent: Intent) -> int | None:
+    """An attempt failed by itself, before anything was handed over. When to try again; ``None`` where never."""
+    now_us = trade.clock.now_us()
+    claim = await _claim(trade, intent, "", now_us)
+    if isinstance(claim, Claimed):
+        return await _put_back(trade, claim.delivery, "", FAILED_S)
+    return _when(claim, now_us + round(FAILED_S * SECOND_US))
+
+
+async def _claim(
+    trade: Trade, intent: Intent, place: str, now_us: int, *, is_early: bool = False
+) -> Claimed | NotClaimed | NotYet:
+    lease_until_us = now_us + round(trade.lease_s * SECOND_US)
+    return await trade.store.ledger.claim(intent, place, now_us, lease_until_us, is_early=is_early)
+
+
+def _when(claim: NotClaimed | NotYet, busy_us: int) -> int | None:
+    """When to look again at what cannot be claimed."""
+    if isinstance(claim, NotYet):
+        return claim.until_us
+    return busy_us if claim is NotClaimed.BUSY else None
+
+
+async def _look(trade: Trade, intent: Intent, now_us: int) -> Look:
+    if trade.channel is None:
+        return Look(why_not="no_provider")
+    return await trade.looker.look(intent, now_us)
+
+
+async def _claimed(trade: Trade, delivery: Delivery, look: Look, since_s: float, turn: Turn) -> int | None:
+    if look.compose is None or trade.channel is None:
+        return await _hold(trade, delivery, look)
+    if trade.clock.monotonic() - since_s > trade.deadline_s:
+        # This process stood still: what it saw is old, and its claim may be over before the provider answers.
+        return await _put_back(trade, delivery, look.place)
+    others = await _claim_others(trade, look)
+    named = await _named(trade, look, [delivery, *others])
+    if named is None:
+        return trade.clock.now_us() + round(BUSY_S * SECOND_US)
+    delivery, *others = named
+    try:
+        message = look.compose([other.intent for other in others])
+    except Exception:
+        log.exception("A message could not be made; it is tried again.", channel=trade.name)
+        trade.figures.failures.labels(trade.name).inc()
+        for other in others:
+            await _put_back(trade, other, "")
+        return await _put_back(trade, delivery, look.place, FAILED_S)
+    verdict = await _send(trade, trade.channel, message, (turn, look.turn))
+    return await _follow(trade, delivery, look, others, verdict, since_s)
+
+
+async def _send(trade: Trade, channel: Channel[Any], message: Message, turns: tuple[Turn, Turn | None]) -> Verdict:
+    """Hand it over; what came of it, whatever happens."""
+    began_s = trade.clock.monotonic()
+    try:
+        verdict = await channel.send(message, trade.deadline_s)
+    except Exception as error:
+        log.exception("A channel failed by itself.", channel=trade.name)
+        trade.figures.failures.labels(trade.name).inc()
+        verdict = Unknown(f"the channel failed: {type(error).__name__}")
+    for turn in turns:
+        if turn is not None:
+            turn.ended(verdict, trade.clock.monotonic())
+    trade.figures.attempts.labels(trade.name, verdict.name).inc()
+    trade.figures.send_seconds.labels(trade.name).observe(max(0.0, trade.clock.monotonic() - began_s))
+    return verdict
+
+
+async def _follow(
+    trade: Trade, delivery: Delivery, look: Look, others: list[Delivery], verdict: Verdict, since_s: float
+) -> int | None:
+    """Write the verdict, and do what follows from it."""
+    age_us = trade.clock.now_us() - delivery.story.begun_us
+    trade.figures.age_seconds.labels(trade.name).observe(max(0, age_us) / SECOND_US)
+    until_s = since_s + trade.lease_s
+    if isinstance(verdict, Gone) and look.forget is not None and await look.forget(verdict):
+        trade.figures.tokens_forgotten.labels(trade.name).inc()
+    settling = _settle(trade, delivery, look.place, verdict, look.expires_us, until_s)
+    if others:
+        # In one write, so that nobody finds half of it.
+        along = (_follow_along(trade, delivery.intent.kind, other, verdict, until_s) for other in others)
+        settled, _ = await asyncio.gather(settling, asyncio.gather(*along))
+    else:
+        settled = await settling
+    if isinstance(verdict, Misconfigured | Gone | Refused) or settled.state is State.DEAD:
+        log.warning("It was not taken.", channel=trade.name, verdict=verdict.name, detail=verdict_detail(verdict))
+    return settled.story.next_us
+
+
+async def _follow_along(trade: Trade, lead: IntentKind, other: Delivery, verdict: Verdict, until_s: float) -> None:
+    """Write the verdict for one that went along. That a push is refused for what it shows ends no withdrawal in it."""
+    if isinstance(verdict, Refused) and lead is not other.intent.kind is IntentKind.WITHDRAW:
+        await _put_back(trade, other, "")
+    else:
+        await _settle(trade, other, "", verdict, None, until_s)
+
+
+async def _claim_others(trade: Trade, look: Look) -> list[Delivery]:
+    """Those deliveries that the same message tells, and that nobody else has."""
+    if not look.also:
+        return []
+    now_us = trade.clock.now_us()
+    await trade.store.ledger.plan(look.also, State.PLANNED, None, now_us)
+    # Before its time, too: a message goes there anyway.
+    claims = await asyncio.gather(*(_claim(trade, each, "", now_us, is_early=True) for each in look.also))
+    return [claim.delivery for claim in claims if isinstance(claim, Claimed)]
+
+
+async def _named(trade: Trade, look: Look, claimed: list[Delivery]) -> list[Delivery] | None:
+    """Write on each claim which message tells it: who dies after that leaves no doubt what may have gone out.
+
+    ``None`` where a claim is ours no more: this process stood still for so long that another may be sending.
+    """
+    if look.name is None:
+        return claimed
+    name = look.name([each.intent for each in claimed[1:]])
+    named = [msgspec.structs.replace(each, story=msgspec.structs.replace(each.story, mail=name)) for each in claimed]
+    are_ours = await asyncio.gather(*(trade.store.ledger.note(each) for each in named))
+    return named if all(are_ours) else None
+
+
+async def _settle(
+    trade: Trade, delivery: Delivery, place: str, verdict: Verdict, expires_us: int | None, until_s: float
+) -> Settlement:
+    """Write what a verdict makes of a claim; a set-up that is wrong burns no attempt.
+
+    Where the store is away this waits for it, as long as nobody else can have the delivery (``until_s``, monotonic):
+    what was sent and not written down would be sent again.
+    """
+    settled = settlement(verdict, delivery, expires_us, trade.clock.now_us())
+    counts = not isinstance(verdict, Misconfigured)
+    while True:
+        try:
+            await trade.store.ledger.settle(delivery, place, settled.state, settled.story, counts=counts)
+        except Unavailable:
+            if trade.clock.monotonic() >= until_s:
+                raise
+            await asyncio.sleep(AWAY_S)
+        else:
+            return settled
+
+
+async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
+    """Nothing goes out: say why. When to look again, where it only waits."""
+    if look.is_told:
+        story = delivery.story.ended(None, trade.clock.now_us())
+        await trade.store.ledger.settle(delivery, look.place, State.SENT, story, counts=False)
+        return None
+    reason = look.why_not or "dismissed"
+    trade.figures.held.labels(trade.name, reason).inc()
+    now_us = trade.clock.now_us()
+    if look.until_us is not None:
+        state, story = State.WAITING, delivery.story.waiting(reason, now_us, look.until_us)
+    elif look.is_dead:
+        state, story = State.DEAD, delivery.story.ended(reason, now_us)
+    else:
+        state, story = State.CANCELLED, msgspec.structs.replace(delivery.story.ended(reason, now_us), event="")
+    await trade.store.ledger.settle(delivery, look.place, state, story, counts=False)
+    return look.until_us
+
+
+async def _put_back(trade: Trade, delivery: Delivery, place: str, after_s: float = 0.0) -> int | None:
+    """Nothing was handed over: the claim goes back and counts for nothing. When to look again; ``None``: too late."""
+    now_us = trade.clock.now_us()
+    next_us = now_us + round(after_s * SECOND_US)
+    state, story = State.RETRY, msgspec.structs.replace(delivery.story, reason=None, next_us=next_us)
+    if _waits(delivery, now_us):
+        state, story = State.WAITING, delivery.story
+    elif next_us >= story.begun_us + BUDGET_US:
+        state, story = State.DEAD, story.ended("failed", next_us)
+    await trade.store.ledger.settle(delivery, place, state, story, counts=False)
+    return story.next_us
+
+
+def _waits(delivery: Delivery, now_us: int) -> bool:
+    """Whether a claim was given before its time: it went along with something, and in the queue it waits still."""
+    story = delivery.story
+    return story.reason is not None and (story.next_us or 0) > now_us
+
+
+_WHY_GONE: Final = {EMAIL: "suppressed", WEBHOOK: "webhook_gone"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a verdict makes of a delivery; ``story.next_us``: when it is tried again."""
+
+    state: State
+    story: Story
+
+
+def settlement(verdict: Verdict, delivery: Delivery, expires_us: int | None, now_us: int) -> Settlement:
+    """What follows from a verdict. PURE, but for the jitter."""
+    story = _told(verdict, delivery, now_us)
+    shows = delivery.intent.kind is not IntentKind.WITHDRAW  # what shows nothing may come twice, and must come
+    match verdict:
+        case Sent():
+            return Settlement(State.SENT, msgspec.structs.replace(story, event=""))
+        case Gone():
+            reason = _WHY_GONE.get(delivery.intent.channel, "device_gone")
+            return Settlement(State.DEAD, story.ended(reason, now_us))
+        case Refused():
+            return Settlement(State.DEAD, story.ended(None, now_us))
+        case Unknown() if shows and any(not each.has_outcome for each in delivery.story.attempts):
+            return Settlement(State.UNKNOWN, story)
+    if not shows and _waits(delivery, now_us):
+        before = delivery.story
+        return Settlement(State.WAITING, msgspec.structs.replace(story, reason=before.reason, next_us=before.next_us))
+    next_us = now_us + round(pause_s(verdict, delivery.tries) * SECOND_US)
+    until_us = delivery.story.begun_us + BUDGET_US
+    if expires_us is not None:
+        until_us = min(until_us, expires_us)
+    if next_us >= until_us:
+        return Settlement(State.DEAD, story.ended("budget", now_us))
+    state = State.UNKNOWN if isinstance(verdict, Unknown) else State.RETRY
+    return Settlement(state, msgspec.structs.replace(story, next_us=next_us))
+
+
+def pause_s(verdict: Verdict, n: int) -> float:
+    """Seconds until the next attempt: what the provider asked for, and full jitter below a cap that doubles.
+
+    The cap holds for those who ask for a second each time, too: a day of that would be 86,400 attempts.
+    """
+    cap_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(max(0, n - 1), 16))
+    asked_s = verdict.after_s if isinstance(verdict, Retry) else None
+    return (asked_s or 0.0) + random.uniform(0.0, cap_s)
+
+
+def verdict_detail(verdict: Verdict) -> str:
+    """The provider's own words; none where it took it."""
+    return "" if isinstance(verdict, Sent) else verdict.detail
+
+
+def _told(verdict: Verdict, delivery: Delivery, now_us: int) -> Story:
+    """The story with one attempt more; a set-up that is wrong burns none."""
+    if isinstance(verdict, Misconfigured):
+        return msgspec.structs.replace(delivery.story, reason=None, next_us=None)
+    status = verdict.name if isinstance(verdict, Unknown) else verdict.status or verdict.name
+    provider_id = verdict.provider_id if isinstance(verdict, Sent) else None
+    told = Attempt(now_us, status, provider_id, verdict_detail(verdict))
+    return delivery.story.attempted(told)

@@ -1,0 +1,1 @@
+"""Push to Apple devices by APNs over HTTP/2."""

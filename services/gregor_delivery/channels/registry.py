@@ -1,0 +1,103 @@
+"""Which channels there are: each provider that has credentials, and how it is reached."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gregor.auth.unsubscribe_links import UnsubscribeLinks, unsubscribe_links
+from gregor.clock import Clock, SystemClock
+from gregor.config.settings import Settings
+from gregor.core.notify.intents import EMAIL, WEBHOOK
+
+from .apns.channel import ApnsChannel, ApnsConfig
+from .console import ConsoleChannel
+from .contract import Channel, Mail, Push
+from .fcm.channel import FcmChannel
+from .smtp.channel import EmailChannel
+from .smtp.mime import parse_address
+from .webhook import WebhookChannel
+from .webpush.channel import WebPushChannel, WebPushConfig
+
+NO_HOST: Final = "localhost"
+"""What Message-IDs end with where nobody said whom mail comes from."""
+
+
+def channels(settings: Settings, clock: Clock) -> dict[str, Channel[Any] | None]:
+    """A channel for each provider, not yet opened; ``None`` where it has no credentials.
+
+    With the setting DELIVERY_CONSOLE a provider without credentials is the console, which prints what would be sent.
+    """
+    found: dict[str, Channel[Any] | None] = {
+        "apns": _apns(settings),
+        "fcm": _fcm(settings, clock),
+        "webpush": _webpush(settings, clock),
+        EMAIL: _email(settings, clock),
+    }
+    if settings.delivery_console:
+        found = {name: channel or ConsoleChannel(name) for name, channel in found.items()}
+    return {**found, WEBHOOK: webhooks(settings)}
+
+
+def webhooks(settings: Settings) -> WebhookChannel:
+    """The channel of webhooks: it needs no credentials. Calls are dated by the system's clock, as receivers' are."""
+    return WebhookChannel(SystemClock(), is_loopback_allowed=settings.webhook_loopback)
+
+
+def mail_links(settings: Settings) -> UnsubscribeLinks | None:
+    """How the links are made by which mails are ended. ValueError, saying which setting to mend, where a relay is set.
+
+    Mail that cannot be ended is no mail that one may send.
+    """
+    links = unsubscribe_links(settings)
+    if links is None and settings.smtp_url is not None:
+        if settings.public_url is None:
+            raise ValueError(
+                "GREGOR_PUBLIC_URL: mail needs it for its unsubscribe links; write https://gregor.example.com"
+            )
+        raise ValueError("GREGOR_LINK_SECRET: mail needs it (or GREGOR_TOKEN_SECRET) to sign its unsubscribe links")
+    return links
+
+
+def mail_host(settings: Settings) -> str:
+    """What Message-IDs end with: the domain that mail comes from."""
+    try:
+        return parse_address(settings.mail_from or "").smtp.rpartition("@")[2]
+    except ValueError:
+        return NO_HOST
+
+
+def _apns(settings: Settings) -> Channel[Push] | None:
+    if settings.apns_key_file is None and settings.apns_cert_file is None:
+        return None
+    return ApnsChannel(
+        ApnsConfig(
+            key_file=settings.apns_key_file,
+            cert_file=settings.apns_cert_file,
+            key_id=settings.apns_key_id,
+            team_id=settings.apns_team_id,
+            topic=settings.apns_topic,
+            url=settings.apns_url,
+            ca_file=settings.apns_ca_file,
+        )
+    )
+
+
+def _fcm(settings: Settings, clock: Clock) -> Channel[Push] | None:
+    if settings.fcm_credentials_file is None:
+        return None
+    return FcmChannel(settings.fcm_credentials_file, clock, settings.fcm_url)
+
+
+def _email(settings: Settings, clock: Clock) -> Channel[Mail] | None:
+    if settings.smtp_url is None:
+        return None
+    return EmailChannel(settings.smtp_url.get_secret_value(), settings.mail_from or "", clock)
+
+
+def _webpush(settings: Settings, clock: Clock) -> Channel[Push] | None:
+    if settings.vapid_key_file is None:
+        return None
+    config = WebPushConfig(
+        settings.vapid_key_file, settings.vapid_subject or "", settings.webpush_hosts, settings.webpush_ca_file
+    )
+    return WebPushChannel(config, clock)

@@ -1,0 +1,1 @@
+"""Decisions just before sending: push, e-mail, webhook or withdrawal, or why not."""

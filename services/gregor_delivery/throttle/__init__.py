@@ -1,0 +1,1 @@
+"""Circuit breakers and rate limits in front of providers and webhook endpoints."""

@@ -1,0 +1,106 @@
+"""The process: `python -m gregor_gateway`. Settings, store and feed, two ports, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import structlog
+
+from gregor.auth.device_tokens import Tokens
+from gregor.clock import SystemClock
+from gregor.config.settings import Settings
+from gregor.redis.client import Link
+from gregor.redis.pubsub import Feed
+from gregor.store.redis.store import open_store
+from gregor.web.process import calm_collector, on_stop, run
+
+from .context import Parts, build
+from .runtime.drain import Drain
+from .runtime.sockets import BACKLOG, listen
+from .transports.admin_port import Figures
+from .transports.http_app import StreamServer
+from .transports.websocket import WebSocketServer
+
+log = structlog.get_logger(__name__)
+
+
+def main() -> None:
+    """Run a gateway."""
+    run("gateway", serve)
+
+
+async def serve(settings: Settings) -> None:
+    """Open store and feed, serve, and close them."""
+    async with AsyncExitStack() as stack:
+        store = await open_store(
+            settings.redis_url,
+            settings.limits,
+            settings.namespace,
+            token_life_us=round(settings.token_max_age_s * 1_000_000),
+        )
+        stack.push_async_callback(store.close)
+        link = Link(settings.redis_url)
+        stack.push_async_callback(link.close)
+        await link.open()
+        feed = Feed(settings.redis_url, link, namespace=settings.namespace)
+        stack.push_async_callback(feed.close)
+        await feed.open()
+        clock = SystemClock(settings.clock_offset_s)
+        tokens = Tokens(settings)
+        await tokens.load(clock.now_us())
+        parts = build(settings, store, feed, tokens, clock)
+        stack.push_async_callback(parts.background.close)
+        await parts.registry.open(settings.categories, clock.now_us())
+        stack.push_async_callback(parts.registry.close)
+        await parts.webhooks.follow()
+        stack.push_async_callback(parts.webhooks.close)
+        await feed.subscribe(store.flush_channel, parts.flush_of_all, sharded=False)
+        await serve_with(parts)
+
+
+async def serve_with(parts: Parts) -> None:
+    """Serve until SIGTERM or SIGINT; then drain."""
+    settings, loop = parts.settings, asyncio.get_running_loop()
+    sockets = WebSocketServer(parts)
+    streams = StreamServer(parts)
+    listening = [listen(settings.host, settings.gateway_port), listen(settings.host, settings.stream_port)]
+    if settings.admin_port is not None:
+        listening.append(listen(settings.host, settings.admin_port))
+    drain = Drain(parts, lambda: [*sockets.connections, *streams.connections])
+    stopping = _stop_on_signals(drain)
+    await parts.readiness.check()
+    calm_collector()
+    parts.background.start(parts.readiness.watch())
+    parts.background.start(parts.wheel.run())
+    parts.presence.begin()
+    servers = [await loop.create_server(sockets, sock=listening[0], backlog=BACKLOG)]
+    if settings.admin_port is not None:
+        servers.append(await loop.create_server(lambda: Figures(parts), sock=listening[2]))
+    serving = asyncio.create_task(streams.serve(listening[1]))
+    log.info("Ready.", gateway=settings.gateway_port, streams=settings.stream_port)
+    await stopping.wait()
+    log.info("Told to stop: devices are sent elsewhere.")
+    await drain.run(settings.drain_seconds)
+    for server in servers:
+        server.close()
+    streams.stop()
+    await serving
+    log.info("Stopped.")
+
+
+def _stop_on_signals(drain: Drain) -> asyncio.Event:
+    """The event of the first signal; the second one hurries."""
+    told = asyncio.Event()
+
+    def stop() -> None:
+        if told.is_set():
+            drain.hurry()
+        told.set()
+
+    on_stop(stop)
+    return told
+
+
+if __name__ == "__main__":
+    main()

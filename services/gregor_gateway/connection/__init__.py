@@ -1,0 +1,1 @@
+"""One connection: its tasks and its bounded send queue."""

@@ -1,0 +1,1 @@
+"""Fan-out of announcements from user channels to connections."""

@@ -1,0 +1,82 @@
+"""Whether connections may stay: asked of the store after every hole in their user's channel.
+
+Closes (a revocation, a device or a user forgotten, a newer connection of the session) are told on that channel alone,
+once. What happened in a hole is found here; without it, a revoked device would go on hearing until its token ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from gregor.clock import Clock
+from gregor.store.contract.store import Store, Unavailable
+from gregor_gateway.runtime.background import Background
+from gregor_gateway.runtime.timer_wheel import Wheel
+from gregor_gateway.sessions.presence import AT_REST
+
+from .batch import Turns
+from .subscriber import Member
+
+if TYPE_CHECKING:
+    from .hub import Room
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE: Final = 100
+"""Users a call, of whom each costs a few reads: after a hole all users of the process are looked at."""
+RETRY_S: Final = 1.0
+
+
+class Standing:
+    """Looks at the connections of rooms, many at a time, and closes those that were told to go."""
+
+    def __init__(self, store: Store, clock: Clock, wheel: Wheel, background: Background) -> None:
+        self._devices = store.devices
+        self._clock = clock
+        self._wheel = wheel
+        self._turns = Turns(background, AT_ONCE, self._ask)
+
+    def ask(self, room: Room) -> None:
+        """Look at all connections of a room soon."""
+        self._turns.want(room)
+
+    async def _ask(self, rooms: Iterable[Room]) -> None:
+        looks = [self._look(room.uid, member) for room in rooms for member in room.members]
+        done = await asyncio.gather(*looks, return_exceptions=True)
+        failed = [error for error in done if error is not None]
+        if failed:
+            if not all(isinstance(error, Unavailable) for error in failed):
+                log.error("Connections could not be looked at.", exc_info=failed[0])
+            self._wheel.after(RETRY_S, partial(self._ask_again, rooms))
+
+    def _ask_again(self, rooms: Iterable[Room]) -> None:
+        for room in rooms:
+            self.ask(room)
+
+    async def _look(self, uid: str, member: Member) -> None:
+        """Close a connection that may not stay. Raises ``Unavailable``."""
+        code = await self._verdict(uid, member)
+        if code is not None:
+            member.shut(code)
+
+    async def _verdict(self, uid: str, member: Member) -> int | None:
+        now_us = self._clock.now_us()
+        revoked_us = await self._devices.revoked_before(uid, member.device)
+        if member.observes:
+            # Its ticket is of no age: what was revoked since it is there is meant for it too.
+            return 4502 if revoked_us is not None and member.opened_us <= revoked_us else None
+        if not member.is_present:
+            return None  # about to join, and asks by itself
+        if revoked_us is not None and member.issued_us <= revoked_us:
+            return 4502
+        if await self._devices.device(uid, member.device, now_us) is None:
+            return 4003
+        held = await self._devices.session(uid, member.device, member.session_name, now_us)
+        if held is not None and held.connection != member.name and held.gateway != AT_REST:
+            return 4504
+        return None

@@ -1,0 +1,1 @@
+"""The device protocol: sessions, frames and deadlines. Pure: no I/O, no clock."""

@@ -1,0 +1,157 @@
+"""PURE: what a connection asks for, from the `hello` frame or from the query of a stream (protocol.md, "Gateway")."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gregor.core.categories.policy import is_locale
+from gregor.core.errors import at
+from gregor.core.ids import MOST_PREFIXES, Prefixes, is_name, normal_prefix, normal_prefixes
+from gregor.core.items.sync import Cursor, parse_cursor
+
+VOID: Final = Cursor("", 0)
+"""A position that no view has: what a cursor that cannot be read is taken for; it is answered by a full copy."""
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
+_MEMBERS: Final = frozenset(
+    {"cursor", "digest", "category_prefix", "systems", "foreground", "session", "token", "render"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the client's copy stands. ``cursor`` is ``None`` where it has none."""
+
+    cursor: Cursor | None = None
+    digest: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What one connection wants. ``prefixes`` and ``systems`` narrow what its token allows; ``None``: all of that.
+
+    ``render``: the language that it wants the words of items in; ``None``: it wants none.
+    """
+
+    position: Position = Position()
+    prefixes: Prefixes = None
+    systems: Prefixes = None
+    foreground: bool = False
+    session: str | None = None
+    token: str | None = None
+    render: str | None = None
+
+
+def read_hello(members: Any) -> Hello:
+    """The `hello` of a frame. ``Problem``: ``unknown_field``, ``invalid``, ``invalid_id``. Null is absent."""
+    members = _object(members, "/hello", _MEMBERS)
+    return Hello(
+        position=_position(members, "/hello"),
+        prefixes=_prefixes(members.get("category_prefix") or None, "/hello/category_prefix"),
+        systems=_prefixes(members.get("systems"), "/hello/systems"),
+        foreground=read_flag(members.get("foreground"), "/hello/foreground"),
+        session=_session(members.get("session"), "/hello/session"),
+        token=_text(members.get("token"), "/hello/token"),
+        render=_locale(members.get("render"), "/hello/render"),
+    )
+
+
+def read_query(pairs: Iterable[tuple[str, str]], last_event_id: str | None) -> Hello:
+    """The same members as query parameters; lists repeat theirs.
+
+    `Last-Event-ID` is newer than the URL that a browser sends again: the copy is at that, and no longer what the URL's
+    digest proves.
+    """
+    query: dict[str, list[str]] = {}
+    for name, value in pairs:
+        query.setdefault(name, []).append(value)
+    single = {name: values[-1] for name, values in query.items()}
+    foreground = single.get("foreground", "false")
+    if foreground not in ("true", "false"):
+        raise at("invalid", "/query/foreground", "true or false.")
+    position = {"cursor": last_event_id} if last_event_id else single
+    return Hello(
+        position=_position(position, "/query"),
+        prefixes=_prefixes(query.get("category_prefix"), "/query/category_prefix"),
+        systems=_prefixes(query.get("systems"), "/query/systems"),
+        foreground=foreground == "true",
+        session=_session(single.get("session"), "/query/session"),
+        render=_locale(single.get("render"), "/query/render"),
+    )
+
+
+def read_resync(value: Any) -> Position:
+    """The position of a `resync` frame; ``true`` asks for a full copy."""
+    if value is True:
+        return Position()
+    return _position(_object(value, "/resync", frozenset({"cursor", "digest"})), "/resync")
+
+
+def read_flag(value: Any, pointer: str) -> bool:
+    """A boolean; absent is false. ``Problem``: ``invalid``."""
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise at("invalid", pointer, "true or false.")
+    return value
+
+
+def read_number(value: Any, pointer: str) -> int:
+    """A whole number from 0 up. ``Problem``: ``invalid``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise at("invalid", pointer, "A whole number, 0 or more.")
+    return value
+
+
+def _object(value: Any, pointer: str, known: frozenset[str]) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise at("invalid", pointer, "An object.")
+    for name in value:
+        if name not in known:
+            raise at("unknown_field", f"{pointer}/{name}", "This field is not known.")
+    return value
+
+
+def _text(value: Any, pointer: str) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise at("invalid", pointer, "Text.")
+    return value
+
+
+def _position(members: Mapping[str, Any], pointer: str) -> Position:
+    cursor = _text(members.get("cursor"), f"{pointer}/cursor")
+    digest = _text(members.get("digest"), f"{pointer}/digest")
+    if digest is not None and not _DIGEST.match(digest):
+        raise at("invalid", f"{pointer}/digest", "64 hex digits, in small letters.")
+    return Position(
+        None if cursor is None else parse_cursor(cursor) or VOID, None if digest is None else bytes.fromhex(digest)
+    )
+
+
+def _prefixes(value: Any, pointer: str) -> Prefixes:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise at("invalid", pointer, "A list of prefixes.")
+    if len(value) > MOST_PREFIXES:
+        raise at("too_many", pointer, f"A filter names at most {MOST_PREFIXES} prefixes.")
+    normal = [normal_prefix(entry) for entry in value]
+    if None in normal:
+        raise at("invalid_id", f"{pointer}/{normal.index(None)}", "Not a prefix of dotted segments.")
+    return normal_prefixes(prefix for prefix in normal if prefix is not None)
+
+
+def _locale(value: Any, pointer: str) -> str | None:
+    text = _text(value, pointer)
+    if text is not None and not is_locale(text):
+        raise at("invalid", pointer, "A language, such as it-IT.")
+    return text
+
+
+def _session(value: Any, pointer: str) -> str | None:
+    if value is not None and not is_name(value):
+        raise at("invalid_id", pointer, "A session is a name: letters, digits and ._:@-, up to 128.")
+    return None if value is None else str(value)

@@ -1,0 +1,1 @@
+"""Timers, sockets, background tasks and the drain of a gateway process."""

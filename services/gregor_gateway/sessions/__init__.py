@@ -1,0 +1,1 @@
+"""Authentication, presence and device messages of sessions."""

@@ -1,0 +1,73 @@
+"""Who looks on with a service key, and may no more: the key was deleted, or its secret rotated out.
+
+A key is no user's, so no channel tells of its end; the keys of those who look on are looked at every few seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from gregor.store.contract.access import Ticket
+from gregor.store.contract.store import Unavailable
+from gregor_gateway.runtime.background import Background
+from gregor_gateway.runtime.timer_wheel import Wheel
+
+from .authenticator import Admission
+
+EVERY_S: Final = 5.0
+"""How often: one read a key then, however many look on with it."""
+
+
+class Onlooker(Protocol):
+    """A connection that only looks on."""
+
+    @property
+    def ticket(self) -> Ticket | None:
+        """The ticket that it was opened with."""
+        ...
+
+    def shut(self, code: int) -> None:
+        """Close it."""
+        ...
+
+
+class Onlookers:
+    """Those of this process. Costs nothing while there are none."""
+
+    def __init__(self, admission: Admission, wheel: Wheel, background: Background) -> None:
+        self._admission = admission
+        self._wheel = wheel
+        self._background = background
+        self._here: set[Onlooker] = set()
+        self._is_watched = False
+
+    def add(self, onlooker: Onlooker) -> None:
+        """Look at its key now and then, from now on."""
+        self._here.add(onlooker)
+        self._watch()
+
+    def discard(self, onlooker: Onlooker) -> None:
+        """It left. Repeatable."""
+        self._here.discard(onlooker)
+
+    def _watch(self) -> None:
+        if self._here and not self._is_watched:
+            self._is_watched = True
+            self._wheel.after(EVERY_S, lambda: self._background.start(self._look()))
+
+    async def _look(self) -> None:
+        by_key: dict[tuple[str | None, str | None], list[tuple[Onlooker, Ticket]]] = {}
+        for onlooker in self._here:
+            if (ticket := onlooker.ticket) is not None:
+                name = ticket.claims.get("key"), ticket.claims.get("secret")
+                by_key.setdefault(name, []).append((onlooker, ticket))
+        try:
+            for those in by_key.values():
+                if not await self._admission.key_stands(those[0][1]):
+                    for onlooker, _ in those:
+                        onlooker.shut(4502)
+        except Unavailable:
+            pass  # the next look is not far
+        finally:
+            self._is_watched = False
+            self._watch()

@@ -1,0 +1,1 @@
+"""WebSocket, server-sent events and long polling, and the admin port."""

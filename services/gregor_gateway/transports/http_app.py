@@ -1,0 +1,103 @@
+"""The stream port: SSE, long poll, posted frames and the probes, on FastAPI and uvicorn."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from gregor.core.errors import Problem
+from gregor.web.middleware import Front, methods_at
+from gregor.web.serving import server_of
+from gregor_gateway.connection.connection import Connection
+from gregor_gateway.context import Parts
+
+from .http_connections import Streaming
+from .long_poll import Poll
+from .post_frames import PostFrames
+from .probes import PATHS, probe
+from .sse import Stream
+
+FRAMES: Final = ("/v1/stream", "/v1/poll")
+DRAIN_S: Final = 1.0
+"""How long requests under way may take once all streams and polls were ended."""
+
+
+class Application(FastAPI):
+    """FastAPI behind the front, which sees every request first and every answer last."""
+
+    def __init__(self, streaming: Streaming) -> None:
+        super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+        parts = streaming.parts
+        self._front = Front(self._ordinary, parts.origins, parts.metrics, self.methods_at, has_cookies=True)
+        self.state.parts = parts
+        self.router.routes[:] = [
+            Route("/v1/stream", Stream(streaming), methods=["GET"]),
+            Route("/v1/poll", Poll(streaming), methods=["GET"]),
+            Route("/v1/frames", PostFrames(streaming), methods=["POST"]),
+            *(Route(path, _probe, methods=["GET"]) for path in PATHS),
+        ]
+        self.exception_handlers.update({HTTPException: _on_http, Exception: _on_any})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of the server."""
+        await self._front(scope, receive, send)
+
+    def methods_at(self, path: str) -> list[str]:
+        """What a path takes. Frames have no head alone: ``HEAD`` is refused where they come."""
+        methods = methods_at(self.routes, path)
+        return [method for method in methods if method != "HEAD" or path not in FRAMES]
+
+    async def _ordinary(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(scope, receive, send)
+
+
+class StreamServer:
+    """The server of the stream port."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._streaming = Streaming(parts)
+        self.app = Application(self._streaming)
+        settings = parts.settings
+        self._server = server_of(self.app, settings.host, settings.stream_port, DRAIN_S, has_lifespan=False)
+
+    @property
+    def connections(self) -> set[Connection]:
+        """The streams and polls that are open."""
+        return self._streaming.connections
+
+    async def serve(self, listening: socket.socket) -> None:
+        """Serve until ``stop``."""
+        await self._server.serve(sockets=[listening])
+
+    def stop(self) -> None:
+        """Take no more requests, and end."""
+        self._server.should_exit = True
+
+
+async def _probe(request: Request) -> Response:
+    request.scope["gregor.operation"] = "probe"
+    found = probe(request.app.state.parts, request.url.path)
+    if found is None:
+        raise Problem("not_found", "The figures are on the port of the setting ADMIN_PORT.")
+    status, body, media_type = found
+    return Response(body, status, media_type=media_type, headers={"Cache-Control": "no-store"})
+
+
+async def _on_http(request: Request, error: Exception) -> Any:
+    """What the router says, as a problem."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405:
+        methods = ", ".join(request.app.methods_at(request.scope["path"]))
+        request.scope["gregor.refusal_headers"] = [(b"allow", methods.encode())]
+        raise Problem("method_not_allowed", f"This path takes {methods}.") from error
+    raise Problem("not_found", "There is nothing here.") from error
+
+
+async def _on_any(_request: Request, error: Exception) -> Any:
+    raise error

@@ -1,0 +1,145 @@
+"""`POST /v1/frames?session=`: what a client of a stream or poll says (protocol.md, "Gateway: SSE …").
+
+A message is committed here. Everything else is for the connection that holds the session: here, or at another gateway,
+which hears of it on the user's channel. Acknowledgements and presence are kept here at once, for between two long polls
+no gateway holds the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from gregor.auth.device_tokens import Caller
+from gregor.core.errors import Problem
+from gregor.core.ids import is_name
+from gregor.core.items.sync import View
+from gregor.core.json_text import decode_json
+from gregor.store.contract.store import Session, Unavailable
+from gregor.web.request import JSON, media_type, whole
+from gregor_gateway.connection.tasks import problem_of
+from gregor_gateway.fanout.subscriber import Member
+from gregor_gateway.protocol.client_frames import (
+    Ack,
+    ForegroundChange,
+    Message,
+    NewToken,
+    Ref,
+    Resync,
+    not_here,
+    read_frame,
+    read_ref,
+)
+from gregor_gateway.protocol.server_frames import encode, problem_frame, receipt_frame
+from gregor_gateway.sessions.presence import LEASE_US
+
+from .http_connections import Streaming, send_json
+from .stream_auth import admit_token, bearer
+
+MOST_BYTES: Final = 1 << 20
+MOST_FRAMES: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Whose frames are read, and where their session is held: ``member`` where that is here."""
+
+    caller: Caller
+    session: Session
+    member: Member | None
+
+
+class PostFrames:
+    """The endpoint, as an ASGI application."""
+
+    def __init__(self, streaming: Streaming) -> None:
+        self._parts = streaming.parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with a receipt or a problem for each frame that has one."""
+        scope["gregor.operation"] = "postFrames"
+        request = Request(scope, receive)
+        caller = await admit_token(bearer(request), self._parts)
+        name = request.query_params.get("session")
+        if name is None:
+            raise Problem("missing_field", "Name the session: ?session=")
+        if not is_name(name):
+            raise Problem("invalid_id", "The query parameter session is no name.")
+        headers: Mapping[bytes, bytes] = scope["gregor.headers"]
+        media_type(headers, JSON)
+        raw = await whole(headers, receive, MOST_BYTES, _too_large)
+        document = decode_json(raw, self._parts.limits)
+        frames = document if isinstance(document, list) else [document]
+        if len(frames) > MOST_FRAMES:
+            raise Problem("too_many", f"At most {MOST_FRAMES} frames at once.")
+        desk = await self._desk(caller, name)
+        answers: list[bytes] = []
+        forwarded: list[Any] = []
+        for frame in frames:
+            answer = await self._take(desk, frame, forwarded)
+            if answer is not None:
+                answers.append(answer)
+        if forwarded:
+            control = {"session": name, "device": caller.device, "frames": forwarded}
+            await self._parts.store.devices.control(caller.uid, {"frames": control})
+        await send_json(send, 200, b"[%s]" % b",".join(answers))
+
+    async def _desk(self, caller: Caller, name: str) -> Desk:
+        parts = self._parts
+        room = parts.hub.rooms.get(caller.uid)
+        for member in room.members if room is not None else ():
+            if (member.device, member.session_name) == (caller.device, name) and not member.observes:
+                return Desk(caller, member.lease(parts.presence.gateway), member)
+        held = await parts.store.devices.session(caller.uid, caller.device, name, parts.clock.now_us())
+        if held is None:
+            raise Problem("not_found", "There is no such session of this device.")
+        return Desk(caller, held, None)
+
+    async def _take(self, desk: Desk, document: Any, forwarded: list[Any]) -> bytes | None:
+        """Work on one frame: its answer, if it has one. What another gateway must hear is added to ``forwarded``."""
+        ref: Ref = None
+        try:
+            ref = read_ref(document)
+            return await self._understand(desk, ref, document, forwarded)
+        except (Problem, Unavailable) as error:
+            return problem_frame(ref, problem_of(error))
+
+    async def _understand(self, desk: Desk, ref: Ref, document: Any, forwarded: list[Any]) -> bytes | None:
+        parts, caller = self._parts, desk.caller
+        match read_frame(document):
+            case Message(message):
+                done = await parts.inbox.commit(caller, message, len(encode(message)))
+                return receipt_frame(ref, done.receipt)
+            case Ack(seq) if desk.member is None:
+                await self._acknowledge(desk, seq)
+                return None
+            case ForegroundChange(value) if desk.member is None:
+                entry = (caller.uid, caller.device, replace(desk.session, foreground=value))
+                await parts.store.devices.touch([entry], parts.clock.now_us(), LEASE_US)
+            case NewToken(token):
+                await admit_token(token, parts)
+            case Ack() | ForegroundChange() | Resync():
+                pass
+            case _:
+                raise not_here(next(name for name in document if name != "ref"))
+        if desk.member is None:
+            forwarded.append(document)
+            return None
+        return desk.member.post(document)
+
+    async def _acknowledge(self, desk: Desk, seq: int) -> None:
+        """Keep it here: at most up to what there is."""
+        caller = desk.caller
+        (head,) = await self._parts.store.users.heads([caller.uid])
+        if head is not None:
+            view = View(caller.device, desk.session.cats)
+            now_us = self._parts.clock.now_us()
+            await self._parts.store.devices.acknowledge(caller.uid, view, min(seq, head.seq), now_us)
+
+
+def _too_large() -> Problem:
+    return Problem("message_too_large", f"At most {MOST_BYTES} bytes at once.")

@@ -1,0 +1,142 @@
+"""`GET /v1/stream`: the frames of a session as server-sent events (protocol.md, "Gateway: SSE")."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from gregor.core.items.announcement import Plain
+from gregor_gateway.connection.connection import Connection
+from gregor_gateway.protocol.server_frames import close_frame
+
+from .http_connections import Streaming
+from .stream_auth import Ended, next_ticket, open_request
+
+HEARTBEAT_S: Final = 25.0
+"""Proxies end what is silent for 30–60 s."""
+HIGH_WATER_BYTES: Final = 65_536
+RETRY_MS: Final = (1_000, 5_000)
+_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStream:
+    """One stream: a transport whose bytes are taken by the request that it answers."""
+
+    def __init__(self) -> None:
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._news = asyncio.Event()
+        self.connection: Connection | None = None
+        self.is_over = False
+        self.code: int | None = None
+
+    def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
+        """See ``Transport.pack``."""
+        if not tag:
+            return b"data: %s\n\n" % frame
+        return b"id: %s-%d\ndata: %s\n\n" % (tag.encode(), seq, frame)
+
+    def write_run(self, run: Sequence[Plain], tag: str) -> int:
+        """See ``Transport.write_run``."""
+        return self.write([self.pack(plain.frame, tag, plain.seq) for plain in run])
+
+    def write(self, packed: Sequence[bytes]) -> int:
+        """See ``Transport.write``."""
+        size = sum(map(len, packed))
+        self._waiting += packed
+        self._size += size
+        self._news.set()
+        if self._size > HIGH_WATER_BYTES and self.connection is not None:
+            self.connection.pause()
+        return size
+
+    def close(self, code: int, reason: str) -> None:
+        """See ``Transport.close``: the last frame of the stream."""
+        self.code = code
+        self._waiting.append(self.pack(close_frame(code, reason), "", 0))
+        self.end()
+
+    def settled(self) -> None:
+        """See ``Transport.settled``: a stream is told that nothing changed."""
+
+    def hold_reading(self, is_held: bool) -> None:
+        """See ``Transport.hold_reading``: a stream sends nothing."""
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        self.is_over = True
+        self._news.set()
+
+    async def take(self) -> bytes:
+        """What is to be sent next; a comment where nothing was for a while; nothing at the end."""
+        if not self._waiting and not self.is_over:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._news.wait()
+            except TimeoutError:
+                return b":\n\n"
+        data = b"".join(self._waiting)
+        was_full = self._size > HIGH_WATER_BYTES
+        self._waiting, self._size = [], 0
+        if was_full and self.connection is not None:
+            self.connection.resume()
+        return data
+
+
+class Stream:
+    """The endpoint, as an ASGI application."""
+
+    def __init__(self, streaming: Streaming) -> None:
+        self._streaming = streaming
+        self._rules = streaming.parts.rules(pings=False, welcomes=True, tells_unchanged=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with frames for as long as both sides hold."""
+        scope["gregor.operation"] = "stream"
+        parts = self._streaming.parts
+        try:
+            opening = await open_request(Request(scope, receive), parts, self._streaming.finals)
+        except Ended:
+            await send({"type": "http.response.start", "status": 204, "headers": [(b"cache-control", b"no-store")]})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        stream = EventStream()
+        connection = Connection(parts, stream, self._rules, "sse")
+        stream.connection = connection
+        connection.session.ticket = await next_ticket(opening, parts)
+        with self._streaming.holding(connection):
+            connection.admit(opening.admitted)
+            connection.greet(opening.hello)
+            leaving = asyncio.ensure_future(_gone(receive, stream))
+            try:
+                await _serve(stream, send, lambda: self._streaming.note(opening, stream.code, connection))
+            finally:
+                leaving.cancel()
+
+
+async def _serve(stream: EventStream, send: Send, note: Callable[[], Awaitable[None]]) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+    first = b"retry: %d\n\n" % random.randint(*RETRY_MS)
+    await send({"type": "http.response.body", "body": first, "more_body": True})
+    while data := await stream.take():
+        if stream.is_over:
+            await note()
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _gone(receive: Receive, stream: EventStream) -> None:
+    """End the stream when the client has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    stream.end()

@@ -1,0 +1,118 @@
+"""Who opens a stream or a poll, and with what: header, ticket or cookie (protocol.md, "Who may call")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from http.cookies import CookieError, SimpleCookie
+from typing import Final
+
+from starlette.requests import Request
+
+from gregor.auth.device_tokens import Caller
+from gregor.core.errors import CLOSES, Problem
+from gregor.core.ids import intersect
+from gregor_gateway.context import Parts
+from gregor_gateway.protocol.hello import Hello, read_query
+from gregor_gateway.sessions.authenticator import NO_END_US, Admitted
+from gregor_gateway.sessions.terminal_closes import Credential, Finals
+
+COOKIE: Final = "gregor_token"
+HOUR_US: Final = 3_600_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """One request for frames, admitted."""
+
+    admitted: Admitted
+    hello: Hello
+    credential: Credential
+
+
+class Ended(Exception):
+    """This credential and session were closed for good: ``code`` says why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+    @property
+    def reason(self) -> str:
+        """The reason in the table of closes."""
+        return CLOSES[self.code].reason
+
+
+async def open_request(request: Request, parts: Parts, finals: Finals) -> Opening:
+    """Read and admit it. ``Problem``; ``Ended``; ``Unavailable``."""
+    if request.scope.get("gregor.is_head"):
+        request.scope["gregor.refusal_headers"] = [(b"allow", b"GET, OPTIONS")]
+        raise Problem("method_not_allowed", "Only GET: a stream has no head alone.")
+    if parts.readiness.draining:
+        raise Problem("unavailable", "This gateway is going away: ask another.", retry_after_s=1)
+    query = request.query_params
+    if "token" in query:
+        raise Problem("unauthorised", "A token has no place in a URL: use the header, the cookie, or a ticket.")
+    hello = read_query(query.multi_items(), request.headers.get("last-event-id"))
+    token, ticket = bearer(request), query.get("ticket")
+    if token is None and ticket is None:
+        token = _cookie(request)
+    credential = Credential.of(token or ticket or "", hello.session)
+    ended = await finals.hold(credential) if token or ticket else None
+    if ended is not None:
+        raise Ended(ended)
+    if token is None and ticket is not None:
+        admitted = await parts.admission.spend(ticket)
+        return Opening(admitted, _narrowed(hello, admitted), credential)
+    return Opening(Admitted(await admit_token(token, parts)), hello, credential)
+
+
+async def admit_token(token: str | None, parts: Parts) -> Caller:
+    """Who a device token speaks for, now. ``Problem``: ``unauthorised``, or ``forbidden`` for a service key."""
+    if token is None:
+        raise Problem("unauthorised", "Send a device token: Authorization: Bearer <token>, or a ticket.")
+    if token.startswith("gk_"):
+        raise Problem("forbidden", "A service key opens a stream with a ticket: POST /v1/tickets.")
+    caller = await parts.admission.verify(token)
+    if await parts.admission.is_revoked(caller):
+        raise Problem("unauthorised", "The token was revoked.")
+    return caller
+
+
+def bearer(request: Request) -> str | None:
+    """The token of the header; ``Problem`` where the header is no bearer token."""
+    header: bytes | None = request.scope["gregor.headers"].get(b"authorization")
+    if header is None:
+        return None
+    scheme, _, token = header.decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Problem("unauthorised", "The header Authorization must be: Bearer <token>.")
+    return token.strip()
+
+
+async def next_ticket(opening: Opening, parts: Parts) -> str | None:
+    """The ticket that follows the one that was spent: good once, until the token ends."""
+    spent = opening.admitted.ticket
+    if spent is None:
+        return None
+    now_us = parts.clock.now_us()
+    exp_us = opening.admitted.caller.exp_us
+    lives_us = HOUR_US if exp_us >= NO_END_US else max(1, exp_us - now_us)
+    return await parts.store.access.create_ticket(spent, now_us, lives_us)
+
+
+def _cookie(request: Request) -> str | None:
+    jar: SimpleCookie = SimpleCookie()
+    try:
+        jar.load(request.headers.get("cookie", ""))
+    except CookieError:
+        return None
+    return jar[COOKIE].value if COOKIE in jar else None
+
+
+def _narrowed(hello: Hello, admitted: Admitted) -> Hello:
+    """A ticket stands for a view: what the query asks for can only narrow it."""
+    return replace(
+        hello,
+        prefixes=intersect(admitted.prefixes, hello.prefixes),
+        systems=intersect(admitted.systems, hello.systems),
+    )

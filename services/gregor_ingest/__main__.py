@@ -1,0 +1,83 @@
+"""The process: `python -m gregor_ingest`. Reads settings, opens the store, serves until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from gregor.auth.device_tokens import Tokens
+from gregor.clock import SystemClock
+from gregor.config.settings import Settings
+from gregor.registries.category_files import apply_first
+from gregor.store.contract.store import Store
+from gregor.store.redis.store import open_store
+from gregor.web.process import calm_collector, on_stop, run
+from gregor.web.serving import Server, listen, server_of
+
+from .app import Application, create_app, create_figures
+
+log = structlog.get_logger(__name__)
+
+
+def main() -> None:
+    """Run ingest."""
+    run("ingest", serve)
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT: readiness goes red, requests under way are answered, then it ends."""
+    store = await open_store(
+        settings.redis_url,
+        settings.limits,
+        settings.namespace,
+        token_life_us=round(settings.token_max_age_s * 1_000_000),
+    )
+    calm_collector()
+    try:
+        await serve_with(settings, store)
+    finally:
+        await store.close()
+
+
+async def serve_with(settings: Settings, store: Store) -> None:
+    """``serve`` with a store that somebody else closes."""
+    clock = SystemClock(settings.clock_offset_s)
+    if settings.categories is not None:
+        await apply_first(store.categories, Path(settings.categories), clock.now_us())
+    tokens = Tokens(settings)
+    await tokens.load(clock.now_us())
+    app = create_app(settings, store, clock, tokens)
+    servers = [server_of(app, settings.host, settings.ingest_port, settings.drain_seconds)]
+    if settings.admin_port is not None:
+        figures = create_figures(app)
+        servers.append(
+            server_of(figures, settings.host, settings.admin_port, settings.drain_seconds, has_lifespan=False)
+        )
+    sockets = [listen(settings.host, server.config.port) for server in servers]
+    _stop_on_signals(app, servers)
+    try:
+        await asyncio.gather(*(server.serve(sockets=[socket]) for server, socket in zip(servers, sockets, strict=True)))
+    finally:
+        for listening in sockets:
+            listening.close()
+    log.info("Stopped.")
+
+
+def _stop_on_signals(app: Application, servers: list[Server]) -> None:
+    def stop() -> None:
+        if app.state.parts.readiness.draining:
+            # Told twice: whoever waits is not willing to wait longer.
+            for server in servers:
+                server.force_exit = True
+        log.info("Told to stop: requests under way are answered.")
+        app.state.parts.readiness.draining = True
+        for server in servers:
+            server.should_exit = True
+
+    on_stop(stop)
+
+
+if __name__ == "__main__":
+    main()

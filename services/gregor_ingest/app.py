@@ -1,0 +1,172 @@
+"""The application: routes behind the gate, behind the front."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Never
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gregor.auth.device_tokens import Tokens
+from gregor.auth.unsubscribe_links import PATH
+from gregor.auth.vapid import public_key_of
+from gregor.clock import Clock
+from gregor.config.settings import Settings
+from gregor.core.errors import Problem
+from gregor.net.origins import Origins
+from gregor.redis.pubsub import Subscriptions
+from gregor.registries.categories import Registry
+from gregor.registries.webhooks import WebhookRegistry
+from gregor.store.contract.store import Store
+from gregor.telemetry import Metrics
+from gregor.web.middleware import Front, methods_at
+from gregor.web.readiness import Readiness
+
+from .auth import Gate, Own, row_of
+from .context import Parts
+from .problems import of_query
+from .routes.admin import admin, categories, keys, tickets, webhooks
+from .routes.delivery import contact, dead_letters, deliveries, suppressions, unsubscribe
+from .routes.messages import batch, delayed, messages
+from .routes.site import pages, probes
+from .routes.users import devices, push, reads
+from .schemas import openapi
+
+log = structlog.get_logger(__name__)
+
+
+class Application(FastAPI):
+    """FastAPI behind the front, which sees every request first and every answer last."""
+
+    def __init__(self, parts: Parts, **options: Any) -> None:
+        super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **options)
+        self.state.parts = parts
+        origins = Origins(parts.settings.origins)
+        self._front = Front(self._dispatch, origins, parts.metrics, self.methods_at, anywhere=PATH)
+        self._ordinary: ASGIApp = super().__call__
+        self._document: dict[str, Any] | None = None
+        self.hot: tuple[Route, ...] = ()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of the server."""
+        await self._front(scope, receive, send)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lead messages straight to their route: what FastAPI puts around a route costs as much as the message."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            for route in self.hot:
+                if (match := route.path_regex.match(scope["path"])) is not None:
+                    scope["path_params"] = match.groupdict()
+                    await route.app(scope, receive, send)
+                    return
+        await self._ordinary(scope, receive, send)
+
+    def methods_at(self, path: str) -> list[str]:
+        """What a path takes."""
+        return methods_at(self.routes, path)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made once."""
+        if self._document is None:
+            paths = {route.path for route in self.routes if isinstance(route, Route)}
+            self._document = openapi.document_of(self, paths)
+        return self._document
+
+
+def create_app(
+    settings: Settings, store: Store, clock: Clock, tokens: Tokens, feed: Subscriptions | None = None
+) -> Application:
+    """The application of one process. Nothing connects before it is started. ValueError: a file cannot be used."""
+    metrics = Metrics()
+    limits = settings.limits
+    gate = Gate(store, tokens, clock, limits)
+    registry = Registry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
+    key = None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file)
+    readiness, hooks = Readiness(store, metrics, feed), WebhookRegistry(store, feed)
+    parts = Parts(settings, limits, store, clock, gate, metrics, readiness, registry, hooks, key)
+    app = Application(parts, lifespan=_lifespan)
+    app.hot = _hot_routes(parts)
+    app.router.routes[:] = [*app.hot, *_ordinary_routes(settings)]
+    app.exception_handlers.update({HTTPException: _on_http, RequestValidationError: _on_invalid, Exception: _on_any})
+    return app
+
+
+def create_figures(app: Application) -> FastAPI:
+    """The application of the port of the setting ADMIN_PORT: probes and figures."""
+    figures = Application(app.state.parts)
+    figures.router.routes[:] = [*probes.router.routes, *probes.figures.routes]
+    figures.exception_handlers.update(app.exception_handlers)
+    return figures
+
+
+def _hot_routes(parts: Parts) -> tuple[Route, ...]:
+    return (
+        Route(messages.PATH, messages.SendMessage(parts), methods=["POST"], include_in_schema=False),
+        Route(batch.PATH, batch.SendMessages(parts), methods=["POST"], include_in_schema=False),
+    )
+
+
+def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
+    guarded: list[BaseRoute] = []
+    told = (contact, deliveries, dead_letters, suppressions, webhooks)
+    sections = (reads, devices, *told, tickets, admin, keys, categories, delayed)
+    for part in sections:
+        guarded += part.router.routes
+    if settings.ingest_audience == "devices":
+        guarded = [route for route in guarded if _is_for_devices(route)]
+    open_routes = [*push.router.routes, *probes.router.routes, *unsubscribe.router.routes, *pages.router.routes]
+    if settings.admin_port is None:
+        open_routes += probes.figures.routes
+    return guarded + open_routes
+
+
+def _is_for_devices(route: BaseRoute) -> bool:
+    if not isinstance(route, Route) or not route.methods:
+        return False
+    return row_of(next(iter(route.methods)), route.path).own is not Own.NOTHING
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    parts: Parts = app.state.parts
+    await parts.readiness.check()
+    await parts.registry.open()
+    await parts.webhooks.follow()
+    watching = asyncio.create_task(parts.readiness.watch())
+    log.info("Ready.", ingest=parts.settings.ingest_port)
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        await parts.webhooks.close()
+        await parts.registry.close()
+
+
+async def _on_http(request: Request, error: Exception) -> Never:
+    """What the router refuses: a path or a method that is not there."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status != 405:
+        raise Problem("not_found", "There is nothing at this path.") from None
+    methods = ", ".join(request.app.methods_at(request.scope["path"]))
+    request.scope["gregor.refusal_headers"] = [(b"allow", methods.encode())]
+    raise Problem("method_not_allowed", f"This path takes {methods}.") from None
+
+
+async def _on_invalid(_request: Request, error: Exception) -> Never:
+    """What FastAPI finds wrong with a parameter."""
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    raise of_query(found) from None
+
+
+async def _on_any(_request: Request, error: Exception) -> Never:
+    """Everything else goes on to the front, which answers it."""
+    raise error

@@ -1,0 +1,293 @@
+"""Who may call what: the one table, and the gate that holds it (protocol.md, "Who may call").
+
+Each endpoint that needs a token is a row; a route without a row cannot be built. A key is looked at for its scope; a
+device token for its uid and device, before anything is looked up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from typing import Final
+
+from gregor.auth.device_tokens import Caller, Tokens
+from gregor.clock import Clock
+from gregor.core.errors import Problem
+from gregor.core.ids import BACKEND, Prefixes, is_name
+from gregor.core.items.sync import View
+from gregor.core.limits import Limits
+from gregor.core.messages.model import Sender
+from gregor.core.rate_limit import messages_bucket
+from gregor.store import service_keys
+from gregor.store.contract.access import ServiceKey
+from gregor.store.contract.store import Store
+
+SCOPES: Final = ("ingest", "read", "devices", "deliveries", "categories", "admin")
+"""What a service key may be allowed to do."""
+DELIVERY: Final = "delivery"
+"""The parameter of a path that is no name, but made of several: one that is none is one that is not there."""
+KEY_FRESH_S: Final = 0.2
+"""How long a key that was looked up is believed: a busy backend costs five look-ups a second, a deleted key 0.2 s."""
+KEYS_REMEMBERED: Final = 1_000
+
+
+class Own(Enum):
+    """What a device token may do with an endpoint."""
+
+    NOTHING = "no"
+    USER = "own uid"
+    VIEW = "own uid, and its own device where one is named"
+    DEVICE = "own uid and device"
+    YES = "yes; the endpoint looks at what it asks for"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One endpoint of the table: the scopes, of which a key needs one, and what a device token may do."""
+
+    method: str
+    path: str
+    scopes: frozenset[str]
+    own: Own
+
+
+def _rows(scope: str, own: Own, *endpoints: str) -> tuple[Row, ...]:
+    pairs = (endpoint.split(" ") for endpoint in endpoints)
+    return tuple(Row(method, path, frozenset(scope.split("|")), own) for method, path in pairs)
+
+
+# Messages need `ingest`, and those that flush need `admin`: which one is seen when the message is read.
+TABLE: Final = (
+    *_rows("ingest|admin", Own.USER, "POST /v1/users/{uid}/messages"),
+    *_rows("ingest|admin", Own.YES, "POST /v1/messages"),
+    *_rows("ingest", Own.USER, "DELETE /v1/users/{uid}/messages/{id}"),
+    *_rows(
+        "read",
+        Own.VIEW,
+        "GET /v1/users/{uid}/state",
+        "GET /v1/users/{uid}/sync",
+        "GET /v1/users/{uid}/items/{id}",
+        "GET /v1/users/{uid}/history",
+    ),
+    *_rows("read", Own.YES, "POST /v1/tickets"),
+    *_rows(
+        "devices",
+        Own.DEVICE,
+        "PUT /v1/users/{uid}/devices/{device}",
+        "PATCH /v1/users/{uid}/devices/{device}",
+        "GET /v1/users/{uid}/devices/{device}",
+        "DELETE /v1/users/{uid}/devices/{device}",
+    ),
+    *_rows(
+        "devices",
+        Own.USER,
+        "PUT /v1/users/{uid}/preferences",
+        "PATCH /v1/users/{uid}/preferences",
+        "GET /v1/users/{uid}/preferences",
+    ),
+    *_rows(
+        "devices",
+        Own.NOTHING,
+        "PUT /v1/users/{uid}/contact",
+        "PATCH /v1/users/{uid}/contact",
+        "GET /v1/users/{uid}/contact",
+        "DELETE /v1/users/{uid}/contact",
+    ),
+    *_rows(
+        "deliveries",
+        Own.NOTHING,
+        "GET /v1/users/{uid}/deliveries",
+        "GET /v1/deliveries/dead",
+        "DELETE /v1/deliveries/dead",
+        "POST /v1/deliveries/dead/{delivery}/replay",
+        "DELETE /v1/deliveries/dead/{delivery}",
+        "GET /v1/contact/suppressions",
+        "POST /v1/contact/suppressions",
+        "DELETE /v1/contact/suppressions",
+    ),
+    *_rows("devices", Own.NOTHING, "GET /v1/users/{uid}/devices", "POST /v1/presence", "POST /v1/users/{uid}/revoke"),
+    *_rows(
+        "categories",
+        Own.NOTHING,
+        "GET /v1/categories",
+        "PUT /v1/categories",
+        "POST /v1/categories/rollback",
+        "GET /v1/categories/{name}",
+        "PUT /v1/categories/{name}",
+        "DELETE /v1/categories/{name}",
+        "POST /v1/categories/{name}/preview",
+    ),
+    *_rows(
+        "admin",
+        Own.NOTHING,
+        "POST /v1/users/{uid}/flush",
+        "POST /v1/flush",
+        "DELETE /v1/users/{uid}",
+        "POST /v1/keys",
+        "GET /v1/keys",
+        "GET /v1/keys/{key}",
+        "DELETE /v1/keys/{key}",
+        "POST /v1/keys/{key}/rotate",
+        "POST /v1/webhooks",
+        "GET /v1/webhooks",
+        "GET /v1/webhooks/{webhook}",
+        "PATCH /v1/webhooks/{webhook}",
+        "DELETE /v1/webhooks/{webhook}",
+        "POST /v1/webhooks/{webhook}/rotate",
+    ),
+)
+"""Every endpoint that needs a token."""
+
+_BY_ENDPOINT: Final = {(row.method, row.path): row for row in TABLE}
+
+
+def row_of(method: str, path: str) -> Row:
+    """The row of an endpoint. ``KeyError``: nobody said who may call it, so it cannot be served."""
+    return _BY_ENDPOINT[method, path]
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who calls: a service key, or a device by its token. Exactly one of the two is set.
+
+    ``secret_mark``: which of the key's secrets was shown (``service_keys.mark_of``).
+    """
+
+    key: ServiceKey | None = None
+    caller: Caller | None = None
+    secret_mark: str | None = None
+
+    @property
+    def cats(self) -> Prefixes:
+        """The category prefixes that the caller is limited to."""
+        return self.key.prefixes if self.key is not None else self.caller.cats if self.caller is not None else ()
+
+    def acts_as(self, device: str | None) -> tuple[Sender, View]:
+        """The sender of a message that names ``device``, and its view. A device token names its own: ``forbidden``."""
+        if self.caller is None:
+            return _role(device or BACKEND, self.cats)
+        if device is not None and device != self.caller.device:
+            raise _forbidden("The token is of another device.")
+        return _role(self.caller.device, self.cats)
+
+    def may(self, scope: str) -> bool:
+        """Whether a key has this scope; a device token has none of them but ``ingest``."""
+        return scope in self.key.scopes if self.key is not None else scope == "ingest"
+
+    def need(self, scope: str) -> None:
+        """Raises ``forbidden`` where ``may`` does not hold."""
+        if not self.may(scope):
+            raise _forbidden(f"This needs a service key with the scope {scope}.")
+
+
+@lru_cache(1_024)
+def _role(device: str, cats: Prefixes) -> tuple[Sender, View]:
+    return Sender(device, cats), View(device, cats)
+
+
+class Gate:
+    """Turns the header ``Authorization`` into an actor, and holds the table and the rates."""
+
+    def __init__(self, store: Store, tokens: Tokens, clock: Clock, limits: Limits) -> None:
+        self._store = store
+        self._tokens = tokens
+        self._clock = clock
+        self._limits = limits
+        self._keys: dict[str, tuple[float, Actor]] = {}
+
+    async def admit(self, row: Row, authorization: bytes | None, names: Mapping[str, str], device: str | None) -> Actor:
+        """Who calls, where the row lets them: ``unauthorised``, ``forbidden``, or ``invalid_id`` for names of the path.
+
+        ``names``: the parameters of the path. ``device``: the one that the query names.
+        """
+        token = _bearer(authorization)
+        if token.startswith("gk_"):
+            actor = await self._backend(token)
+            if actor.key is None or not row.scopes & actor.key.scopes:
+                raise _forbidden(f"The key lacks the scope {' or '.join(sorted(row.scopes))}.")
+        else:
+            caller = await self._tokens.verify(token, self._clock.now_us())
+            _check_own(row.own, caller, names, device)
+            await self._check_revoked(caller)
+            actor = Actor(caller=caller)
+        for name, value in names.items():
+            if name != DELIVERY and not is_name(value):
+                raise Problem("invalid_id", f"The {name} in the path is no name: letters, digits and ._:@-, up to 128.")
+        return actor
+
+    async def take(self, actor: Actor, count: int = 1) -> float:
+        """Take ``count`` messages of the caller's rate: 0.0 where there was room, else the seconds to wait."""
+        if actor.caller is not None:
+            rate, burst = self._limits.device_rate, self._limits.device_burst
+            bucket = messages_bucket(actor.caller.uid, actor.caller.device)
+        elif actor.key is not None and actor.key.rate is not None:
+            # A second's worth at once: what a rate means to who set it.
+            rate, burst, bucket = actor.key.rate, max(1, math.ceil(actor.key.rate)), f"key/{actor.key.id}"
+        else:
+            return 0.0
+        return await self._store.access.take(bucket, rate, burst, count, self._clock.now_us())
+
+    async def take_history(self, actor: Actor) -> None:
+        """Take one call of the rate of ``history`` of a device: ``rate_limited``. Keys are not limited."""
+        if actor.caller is not None:
+            bucket = f"history/{actor.caller.uid}/{actor.caller.device}"
+            wait_s = await self._store.access.take(bucket, self._limits.resync_rate, 1, 1, self._clock.now_us())
+            check_wait(wait_s)
+
+    def forget_keys(self) -> None:
+        """A key was changed or deleted here: look all of them up anew."""
+        self._keys.clear()
+
+    async def _backend(self, token: str) -> Actor:
+        now_s = self._clock.monotonic()
+        remembered = self._keys.get(token)
+        if remembered is not None and now_s - remembered[0] < KEY_FRESH_S:
+            return remembered[1]
+        parts = service_keys.parse(token)
+        found = await self._store.access.key(parts[0]) if parts else None
+        if parts is None or found is None or not service_keys.is_good(found, parts[1], self._clock.now_us()):
+            raise _unauthorised("The service key is not known.")
+        if len(self._keys) >= KEYS_REMEMBERED:
+            self._keys.clear()
+        actor = Actor(key=found, secret_mark=service_keys.mark_of(parts[1]))
+        self._keys[token] = (now_s, actor)
+        return actor
+
+    async def _check_revoked(self, caller: Caller) -> None:
+        revoked_us = await self._store.devices.revoked_before(caller.uid, caller.device)
+        if revoked_us is not None and caller.iat_us <= revoked_us:
+            raise _unauthorised("The token was revoked.")
+
+
+def check_wait(wait_s: float) -> None:
+    """Raises ``rate_limited`` where a bucket said to wait."""
+    if wait_s > 0:
+        raise Problem("rate_limited", f"Too many at once; wait {wait_s:.1f} s.", retry_after_s=wait_s)
+
+
+def _bearer(authorization: bytes | None) -> str:
+    scheme, _, token = (authorization or b"").decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise _unauthorised("Send a service key or a device token: Authorization: Bearer <token>.")
+    return token.strip()
+
+
+def _check_own(own: Own, caller: Caller, names: Mapping[str, str], device: str | None) -> None:
+    if own is Own.NOTHING:
+        raise _forbidden("This needs a service key; a device token may not.")
+    if names.get("uid", caller.uid) != caller.uid:
+        raise _forbidden("The token is of another user.")
+    named = names.get("device") if own is Own.DEVICE else device if own is Own.VIEW else None
+    if named is not None and named != caller.device:
+        raise _forbidden("The token is of another device.")
+
+
+def _unauthorised(reason: str) -> Problem:
+    return Problem("unauthorised", reason)
+
+
+def _forbidden(reason: str) -> Problem:
+    return Problem("forbidden", reason)

@@ -1,0 +1,152 @@
+"""``?dry_run=true``: what a message would do, and who would be told of what it creates, when, or why not (protocol.md).
+
+Nothing is done. What would go out is decided from the state of now, by the same pure rules as when it is due: who is in
+the foreground now is told nothing in three days either. Of a delayed message "now" is its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from gregor.core.categories.policy import Policy
+from gregor.core.errors import Problem
+from gregor.core.items.reminders import firing_reminders
+from gregor.core.items.sync import LiveItem, View
+from gregor.core.messages.encode import encode_receipt
+from gregor.core.messages.model import Commit, Creation, TimerKind
+from gregor.core.notify import escalation
+from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, quiet_until, wants
+from gregor.core.notify.escalation import USER, Around, Decision, Occasion, WhyNot
+from gregor.core.notify.intents import EMAIL, IntentKind
+from gregor.core.times import seconds
+from gregor.store.audience import around
+
+from .context import Parts
+
+_PREFERENCE: Final[WhyNot] = "preference"
+
+
+def is_rehearsal(query: dict[str, str]) -> bool:
+    """Whether ``dry_run`` is asked for. ``invalid`` for anything but ``true`` and ``false``."""
+    said = query.get("dry_run", "false")
+    if said not in ("true", "false"):
+        raise Problem("invalid", "dry_run is true or false.")
+    return said == "true"
+
+
+async def rehearse(uid: str, commit: Commit, view: View, is_external: bool, parts: Parts) -> bytes:
+    """The receipt as the message would have it, with ``dry_run`` and ``deliveries``."""
+    receipt = await parts.store.users.rehearse(uid, commit)
+    made = [creation for creation in commit.creations if creation.id in receipt.created]
+    deliveries: list[dict[str, Any]] = []
+    if any(escalation.is_escalated(_policy(creation, parts)) for creation in made):
+        audience = await _audience(uid, commit.now_us, parts)
+        for creation in made:
+            deliveries += _deliveries(creation, receipt.seq + 1, audience, _policy(creation, parts))
+    told = msgspec.json.encode(deliveries)
+    return encode_receipt(receipt, view, is_external)[:-1] + b',"dry_run":true,"deliveries":' + told + b"}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Audience:
+    """Who could be told, at the moment of the rehearsal."""
+
+    uid: str
+    now_us: int
+    there: Around
+    contact: Contact
+    preferences: Preferences
+    is_suppressed: bool
+
+
+async def _audience(uid: str, now_us: int, parts: Parts) -> _Audience:
+    contacts = parts.store.contacts
+    there, contact, preferences = await asyncio.gather(
+        around(parts.store.devices, uid, now_us), contacts.contact(uid), contacts.preferences(uid)
+    )
+    email = contact.email
+    is_suppressed = email is not None and await parts.store.suppressions.suppression(email) is not None
+    return _Audience(uid, now_us, there, contact, preferences, is_suppressed)
+
+
+def _policy(creation: Creation, parts: Parts) -> Policy:
+    return parts.registry.current.resolve(creation.category)
+
+
+def _deliveries(creation: Creation, seq: int, audience: _Audience, policy: Policy) -> Iterator[dict[str, Any]]:
+    """One entry for each event of the item, device and channel that its type tells: when, or the reason why not."""
+    item = LiveItem(
+        creation.id,
+        creation.category,
+        creation.for_device,
+        creation.created_us,
+        seq,
+        creation.expires_us,
+        creation.remind_at_us,
+        creation.json,
+    )
+    event = Occasion(IntentKind.ITEM, seq, audience.now_us)
+    for timer in creation.timers:
+        if timer.kind is TimerKind.PUSH:
+            yield from _pushes(item, event, timer.at_us, audience, policy)
+        elif timer.kind is TimerKind.MAIL:
+            yield from _mail(item, event, timer.at_us, audience, policy)
+    for n in firing_reminders(creation, audience.now_us):
+        at_us = max(audience.now_us, creation.remind_at_us[n])
+        reminder = Occasion(IntentKind.REMIND, seq, audience.now_us, n)
+        if policy.push is not None:
+            yield from _pushes(item, reminder, at_us, audience, policy)
+        if policy.email is not None:
+            yield from _mail(item, reminder, at_us, audience, policy)
+
+
+def _pushes(
+    item: LiveItem, event: Occasion, at_us: int, audience: _Audience, policy: Policy
+) -> Iterator[dict[str, Any]]:
+    decision = escalation.pushes(audience.uid, item, event, policy, audience.there, audience.now_us)
+    if not wants(audience.preferences, item.category, "push"):
+        decision = Decision(why_not={**{each.device: _PREFERENCE for each in decision.intents}, **decision.why_not})
+    for intent in decision.intents:
+        yield _told(item, event, intent.channel, intent.device, at_us, audience, policy)
+    for device, reason in decision.why_not.items():
+        yield _entry(item, event, None, device, None, reason)
+    if not decision.intents and not decision.why_not:
+        yield _entry(item, event, None, None, None, "no_provider")  # there is no device at all
+
+
+def _mail(item: LiveItem, event: Occasion, at_us: int, audience: _Audience, policy: Policy) -> Iterator[dict[str, Any]]:
+    decision = escalation.mail(audience.uid, item, event, policy, audience.there, audience.now_us)
+    reason: str | None = decision.why_not.get(USER)
+    if reason is None and audience.contact.email is None:
+        reason = "no_provider"
+    if reason is None and not wants(audience.preferences, item.category, "email"):
+        reason = _PREFERENCE
+    if reason is None and audience.is_suppressed:
+        reason = "suppressed"
+    if reason is None:
+        yield _told(item, event, EMAIL, None, at_us, audience, policy)
+    else:
+        yield _entry(item, event, EMAIL, None, None, reason)
+
+
+def _told(
+    item: LiveItem, event: Occasion, channel: str, device: str | None, at_us: int, audience: _Audience, policy: Policy
+) -> dict[str, Any]:
+    """What goes out, in quiet hours only at their end; nothing does where the item has expired by then."""
+    until_us = at_us if policy.urgent else quiet_until(audience.contact, at_us)
+    if item.is_expired(until_us):
+        return _entry(item, event, channel, device, None, "expired")
+    return _entry(item, event, channel, device, until_us, QUIET_HOURS if until_us > at_us else None)
+
+
+def _entry(
+    item: LiveItem, event: Occasion, channel: str | None, device: str | None, at_us: int | None, reason: str | None
+) -> dict[str, Any]:
+    at = None if at_us is None else msgspec.Raw(seconds(at_us))
+    told = {"item": item.id, "intent": event.kind.value, "n": event.n, "channel": channel, "device": device}
+    return {**told, "at": at, "reason": reason}

@@ -1,0 +1,1 @@
+"""Routes for operators: resets, service keys, tickets, webhooks, notification types."""

@@ -1,0 +1,68 @@
+"""What only an administrator's key may do: flush one user or all, delete a user."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+
+from gregor.core.items.sync import cursor_for
+from gregor.core.messages.model import Flush, Message
+from gregor_ingest.guarded_route import Acting, GuardedRoute, Working
+from gregor_ingest.request import read_document
+from gregor_ingest.responses import body_of, documented, json_answer
+from gregor_ingest.routes.messages.messages import named, planned
+from gregor_ingest.schemas.requests import FlushAll, Nothing
+
+router: Final = APIRouter(route_class=GuardedRoute, tags=["administration"])
+
+_BODY: Final = ("malformed_json", "message_too_large", "unsupported_media_type")
+
+
+@router.post(
+    "/v1/users/{uid}/flush",
+    operation_id="flushUser",
+    summary="Start a new epoch of a user",
+    responses=documented(200, "The position.", {"cursor": "77b2e4-3"}, *_BODY, "id_reused"),
+    openapi_extra=body_of(Nothing.model_json_schema(), {}, is_required=False),
+    response_class=Response,
+)
+async def flush_user(uid: str, request: Request, parts: Working, actor: Acting) -> Response:
+    """Every device gets a full copy soon. Items, dismissals and history stay; seq goes on."""
+    await read_document(request, parts, Nothing, empty={})
+    message = named(Message(Flush()), request.scope["gregor.headers"])
+    commit, view = planned(message, actor, parts)
+    receipt = await parts.store.users.commit(uid, commit)
+    parts.count((receipt,))
+    return json_answer({"cursor": str(cursor_for(receipt.epoch, view, receipt.seq))})
+
+
+@router.post(
+    "/v1/flush",
+    operation_id="flushAll",
+    summary="Start a new epoch of every user",
+    status_code=202,
+    responses=documented(202, "It has begun.", {"spread": 30}, *_BODY),
+    openapi_extra=body_of(FlushAll.model_json_schema(), {"spread": 30}, is_required=False),
+    response_class=Response,
+)
+async def flush_all(request: Request, parts: Working) -> Response:
+    """Connected devices get a full copy within the spread, in seconds; the others when they come back."""
+    asked = await read_document(request, parts, FlushAll, empty={})
+    spread_s = round(parts.settings.flush_spread_s) if asked.spread is None else asked.spread
+    await parts.store.users.flush_all(spread_s)
+    return json_answer({"spread": spread_s}, 202)
+
+
+@router.delete(
+    "/v1/users/{uid}",
+    operation_id="deleteUser",
+    summary="Forget a user whole",
+    status_code=204,
+    responses=documented(204, "Forgotten, also where never seen."),
+    response_class=Response,
+)
+async def delete_user(uid: str, parts: Working) -> Response:
+    """State, history and devices go, tokens are void, connections closed. A later message starts a new epoch."""
+    await parts.store.users.forget_user(uid, parts.clock.now_us())
+    return Response(status_code=204)

@@ -1,0 +1,1 @@
+"""Routes for deliveries, dead letters, suppressed addresses and contact data."""

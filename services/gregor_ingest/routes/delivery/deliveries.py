@@ -1,0 +1,75 @@
+"""What was told to a user who was not looking: each delivery, where it stands, and why."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Query, Response
+
+from gregor.core.errors import Problem
+from gregor.core.ids import is_name
+from gregor.core.notify.intents import CHANNELS, IntentKind
+from gregor.core.notify.ledger import Attempt, Delivery, name_of
+from gregor.core.notify.webhook_events import addressee
+from gregor.core.times import seconds
+from gregor_ingest.guarded_route import GuardedRoute, Working
+from gregor_ingest.responses import documented, json_answer
+from gregor_ingest.schemas.examples import DELIVERY
+from gregor_ingest.schemas.requests import NAME_SCHEMA
+
+router: Final = APIRouter(route_class=GuardedRoute, tags=["deliveries"])
+
+MOST_ITEMS: Final = 100
+"""Items whose deliveries one answer has."""
+
+
+@router.get(
+    "/v1/users/{uid}/deliveries",
+    operation_id="listDeliveries",
+    summary="Deliveries of a user",
+    responses=documented(200, "The newest item first; of an item the oldest delivery first.", {"entries": [DELIVERY]}),
+    response_class=Response,
+)
+async def list_deliveries(
+    uid: str,
+    parts: Working,
+    item: Annotated[str | None, Query(description="Only of this item.", json_schema_extra=NAME_SCHEMA)] = None,
+) -> Response:
+    """Of the newest 100 items that have any, or of one item. Neither tokens nor addresses are shown."""
+    if item is not None and not is_name(item):
+        raise Problem("invalid_id", "The query parameter item is no id.")
+    ledger = parts.store.ledger
+    found = await (ledger.of_user(uid, MOST_ITEMS) if item is None else ledger.of_item(uid, item))
+    entries = [shown(each) for each in found if each.intent.channel in CHANNELS]
+    return json_answer({"entries": entries}, headers={"Cache-Control": "no-store"})
+
+
+def shown(delivery: Delivery) -> dict[str, Any]:
+    """A delivery as it goes out."""
+    intent, story = delivery.intent, delivery.story
+    entry = {
+        "id": name_of(intent),
+        "item": intent.item,
+        "intent": intent.kind.value,
+        "channel": intent.channel,
+        "device": intent.device or None,
+        "state": delivery.state.word,
+        "reason": story.reason,
+        "n": intent.n,
+        "next": None if story.next_us is None else msgspec.Raw(seconds(story.next_us)),
+        "attempts": [_attempt(each) for each in story.attempts],
+    }
+    if intent.kind is IntentKind.EVENT:
+        webhook, call_id = addressee(intent)
+        entry |= {"device": None, "webhook": webhook, "webhook_id": call_id}
+    return entry
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "at": msgspec.Raw(seconds(attempt.at_us)),
+        "status": attempt.status,
+        "provider_id": attempt.provider_id,
+        "detail": attempt.detail,
+    }

@@ -1,0 +1,1 @@
+"""Routes that accept messages: one, a batch, and delayed ones."""

@@ -1,0 +1,1 @@
+"""Routes for a user's state and devices."""

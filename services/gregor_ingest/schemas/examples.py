@@ -1,0 +1,134 @@
+"""The examples of the API's documentation: the friend who joins, as the design tells it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gregor.core.items.digest import digest_of
+from gregor.core.json_text import canonical
+
+ITEM_ID: Final = "5d44d2ad9aabab30"
+FRIEND: Final[dict[str, Any]] = {
+    "times": {"created": 1457056447, "expires": 1488592477, "remind_at": [1457402098]},
+    "for_device": None,
+    "category": "user.joined",
+    "body": {
+        "social_media_name": "bob@twitter",
+        "keybase": "kbob",
+        "uid": "f8da58e5a6d0d0800f361bc139015a19",
+    },
+}
+DIGEST: Final = digest_of([(ITEM_ID, canonical(FRIEND))]).hex()
+
+MESSAGE: Final = {"system": "gregor", "body": {"create": {ITEM_ID: FRIEND}}}
+RECEIPT: Final = {"cursor": "5f1c0a-1", "seq": 1, "created": [ITEM_ID], "dismissed": [], "ignored": {}}
+BATCH: Final = [
+    {"uid": "alice", **MESSAGE},
+    {"uids": ["alice", "bob"], "system": "kbfs.favorites", "body": {"action": "delete", "tlf": "/private/alice,max"}},
+]
+BATCH_ANSWER: Final = [
+    {"line": 0, "uid": "alice", "receipt": RECEIPT},
+    {"line": 1, "uid": "alice", "receipt": {"cursor": "5f1c0a-2", "seq": 2}},
+    {"line": 1, "uid": "bob", "receipt": {"cursor": "77b2e4-1", "seq": 1}},
+]
+STATE: Final = {"cursor": "5f1c0a-1", "digest": DIGEST, "badge": 1, "items": {ITEM_ID: FRIEND}}
+SYNC: Final = {
+    "system": "gregor",
+    "sync": "full",
+    "seq": 1,
+    "cursor": "5f1c0a-1",
+    "digest": DIGEST,
+    "body": {"create": {ITEM_ID: FRIEND}},
+}
+GONE: Final = {"at": 1457056500.25, "reason": "dismissed", "device": "phone", "seq": 2}
+ITEM: Final = {
+    "id": ITEM_ID,
+    "item": FRIEND,
+    "seq": 1,
+    "gone": GONE,
+    "timeline": [
+        {"at": 1457056447, "event": "created"},
+        {"at": 1457056457, "event": "planned", "channel": "apns", "device": "tablet", "n": 0, "intent": "item"},
+        {
+            "at": 1457056457.5,
+            "event": "sent",
+            "channel": "apns",
+            "device": "tablet",
+            "n": 0,
+            "intent": "item",
+            "detail": "200",
+        },
+        {"at": 1457056499.5, "event": "acked", "device": "phone", "n": 0},
+        {"at": 1457056500.25, "event": "dismissed", "device": "phone", "detail": "dismissed"},
+    ],
+}
+HISTORY: Final = {"entries": [{"id": ITEM_ID, "item": FRIEND, "seq": 1, "gone": GONE}]}
+REGISTRATION: Final = {
+    "platform": "ios",
+    "push": {"provider": "apns", "token": "740f4707bebcf74f9b7c25d48e3358945f6aa01d", "topic": "com.example.app"},
+    "locale": "en-GB",
+}
+DEVICE: Final = {
+    "platform": "ios",
+    "push": {"provider": "apns", "token": "…a01d", "topic": "com.example.app", "sandbox": False},
+    "locale": "en-GB",
+    "online": True,
+    "foreground": False,
+    "last_seen": 1457056500,
+}
+CONTACT: Final = {
+    "email": "alice@example.com",
+    "locale": "it-IT",
+    "timezone": "Europe/Rome",
+    "quiet_hours": {"from": "22:00", "to": "07:00"},
+}
+PREFERENCES: Final = {"user": {"push": True, "email": False}, "*": {"push": False}}
+SUPPRESSION: Final = {"email": "alice@example.com", "reason": "bounce", "since": 1457056457}
+DELIVERY: Final[dict[str, Any]] = {
+    "id": "YWxpY2UvNWQ0NGQyYWQ5YWFiYWIzMC9pdGVtLzAvcGhvbmUvYXBucw",
+    "item": ITEM_ID,
+    "intent": "item",
+    "channel": "apns",
+    "device": "phone",
+    "state": "sent",
+    "reason": None,
+    "n": 0,
+    "next": None,
+    "attempts": [{"at": 1457056457, "status": "200", "provider_id": "f4e2d7", "detail": ""}],
+}
+DEAD_LETTER: Final[dict[str, Any]] = {
+    "uid": "alice",
+    **DELIVERY,
+    "state": "dead",
+    "attempts": [{"at": 1457056457, "status": "400", "provider_id": None, "detail": "BadDeviceToken"}],
+    "at": 1457056457,
+}
+KEY: Final = {"id": "k3f9a1c2d4e5", "scopes": ["ingest"], "prefixes": None, "rate": None, "created": 1457056447}
+NEW_KEY: Final = {**KEY, "key": "gk_k3f9a1c2d4e5_<secret>"}
+WEBHOOK: Final = {
+    "id": "wh_1f2e3d4c5b6a",
+    "url": "https://example.com/gregor",
+    "events": ["item.dismissed"],
+    "category_prefix": ["user"],
+    "name": None,
+    "created": 1457056447,
+    "enabled": True,
+    "disabled": None,
+}
+NEW_WEBHOOK: Final = {**WEBHOOK, "secret": "whsec_<base64>"}
+PRESENCE: Final = {"alice": {"online": True, "foreground": False, "last_seen": 1457056500}}
+ENTRY: Final = {
+    "title": "{{ body.keybase }} just joined",
+    "expires_after": "365d",
+    "remind_after": ["4d"],
+    "push": {"after": "10s", "sound": "default"},
+    "email": {"after": "15m", "unless": "foreground"},
+}
+CATEGORIES: Final[dict[str, Any]] = {"version": 8, "categories": {"user.joined": ENTRY}}
+PREVIEW: Final = {
+    "title": "kbob just joined",
+    "text": None,
+    "link": "app://people/kbob",
+    "subject": "kbob just joined",
+    "html": None,
+}

@@ -1,0 +1,1 @@
+"""Handlers of due work. Each is safe to repeat."""

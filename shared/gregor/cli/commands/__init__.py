@@ -1,0 +1,1 @@
+"""The commands of `gregor`, one module for each group."""

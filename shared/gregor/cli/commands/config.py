@@ -1,0 +1,67 @@
+"""`gregor config check`: what the settings come to, before a service is started with them."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+
+from gregor.cli.target import Json
+from gregor.config.settings import VARIABLES, Settings, load_settings, masked
+
+config = typer.Typer(help="Look at the settings.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@config.callback()
+def _group() -> None:
+    """Look at the settings."""
+
+
+@config.command()
+def check(
+    file: Annotated[Path | None, typer.Option(help="TOML file (else the one that GREGOR_CONFIG names).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read the settings as a service would, and print them.
+
+    Exit status 1 where one is wrong.
+    """
+    settings = load_settings(os.environ, file)
+    shown = {variable: _shown(settings, field) for variable, field in VARIABLES.items()}
+    if as_json:
+        typer.echo(json.dumps(shown))
+        return
+    width = max(map(len, shown))
+    for variable, value in shown.items():
+        typer.echo(f"{variable:<{width}}  {_in_words(value)}")
+
+
+def _in_words(value: object) -> str:
+    """A value as it is written in a variable; `-` where it is not set."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case list():
+            words = ",".join(map(str, value))
+        case dict():
+            words = ",".join(f"{name}={each:g}" for name, each in value.items())
+        case _:
+            words = "" if value is None else str(value)
+    return words or "-"
+
+
+def _shown(settings: Settings, field: str) -> object:
+    value = getattr(settings, field)
+    match value:
+        case SecretStr():
+            return "…"
+        case tuple():
+            return list(value)
+        case str():
+            return masked(value) if field in ("redis_url", "queue_url") else value
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            return value

@@ -1,0 +1,1 @@
+"""Settings of every process, from environment variables and a TOML file."""

@@ -1,0 +1,388 @@
+"""Settings of every process: `GREGOR_…` variables or a TOML file, read once at the start into one frozen value.
+
+The names are part of the contract (docs/configuration.md lists them; a test compares). A field's variable is its name
+in capitals after `GREGOR_`, without the trailing `_s` of a duration: `retention_s` is `GREGOR_RETENTION`. Durations are
+seconds, or a number with a unit (`30d`, `12h`, `90s`). In a TOML file the names are the same in small letters, without
+`GREGOR_`. A variable wins over the file.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from gregor.core.limits import Limits
+
+from .values import HostEntries, OriginEntries, Rates, instead_of
+
+PREFIX = "GREGOR_"
+NOT_SETTINGS = frozenset({"GREGOR_CONFIG", "GREGOR_URL", "GREGOR_KEY"})
+"""Variables of ours that are no settings: the TOML file, and how the command line finds a running Gregor."""
+SENSITIVE = frozenset({"redis_url", "queue_url", "token_secret", "smtp_url", "link_secret"})
+"""Fields whose value never appears in a message: they hold, or may hold, a password."""
+SETTINGS_OF_THE_CONTRACT = tuple(
+    PREFIX + name
+    for name in (
+        *("REDIS_URL", "QUEUE_URL", "NAMESPACE", "TOKEN_SECRET", "TOKEN_JWKS", "TOKEN_AUD", "TOKEN_ISS", "ORIGINS"),
+        *("ADMIN_PORT", "RETENTION", "CLOCK_OFFSET", "PUBLIC_URL", "WEBPUSH_HOSTS", "CATEGORIES"),
+        *("SMTP_URL", "MAIL_FROM"),
+    )
+)
+"""Names that once published change only by addition (docs/protocol.md)."""
+UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+WEBPUSH_SERVICES = (
+    "fcm.googleapis.com",
+    "updates.push.services.mozilla.com",
+    "*.push.apple.com",
+    "*.notify.windows.com",
+)
+
+
+class SettingsError(ValueError):
+    """What is wrong with the settings, in one line that names variable and mend; `problems` has them one by one."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of `30d`, `12h`, `90s` or a plain number; ValueError for anything else."""
+    match = re.fullmatch(r"(-?\d+(?:\.\d+)?)([smhdw]?)", str(value).strip()) if not isinstance(value, bool) else None
+    if match is None or not isfinite(seconds := float(match[1]) * UNIT_S[match[2]]):
+        raise ValueError("not a duration; write 30d, 12h, 90s, or seconds")
+    return seconds
+
+
+def _redis_url(value: object) -> object:
+    """The URL where its scheme is one that this version speaks."""
+    scheme = str(value).partition("://")[0]
+    if scheme == "redis+cluster":
+        raise ValueError("redis+cluster:// is not supported yet; use redis://, rediss://, unix:// or redis+sentinel://")
+    if scheme not in ("redis", "rediss", "unix", "redis+sentinel"):
+        raise ValueError("not a Redis URL; write redis://host:6379/0, rediss://…, unix:///path or redis+sentinel://…")
+    return value
+
+
+def _jwks_place(value: object) -> object:
+    """An https URL or the path of a file; keys fetched in the clear could be anybody's."""
+    if "://" in str(value) and not str(value).startswith("https://"):
+        raise ValueError("keys are fetched over https only; write https://… or the path of a file")
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+Offset = Annotated[float, BeforeValidator(parse_duration)]
+RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
+JwksPlace = Annotated[str, BeforeValidator(_jwks_place)]
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+_BOUNDS = Limits()
+
+
+class Settings(BaseModel):
+    """Every setting with its default; the description of a field is its sentence in docs/configuration.md."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    redis_url: RedisUrl = Field(
+        "redis://127.0.0.1:6379/0",
+        repr=False,
+        description="The Redis or Valkey that holds the state: redis://, rediss://, unix:// or redis+sentinel://h1,h2/service/db.",
+    )
+    queue_url: RedisUrl | None = Field(
+        None,
+        repr=False,
+        description="The Redis or Valkey of queues and streams; the same as REDIS_URL where it is not set.",
+    )
+    namespace: str = Field(
+        "gregor", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$", description="Begins every key and channel in Redis."
+    )
+    token_secret: SecretStr | None = Field(
+        None, description="HS256 secret of device tokens; also for tokens without `kid`."
+    )
+    token_jwks: JwksPlace | None = Field(
+        None, description="Keys that sign device tokens: an https URL or a file, as JWKS."
+    )
+    token_aud: str | None = Field(
+        None, description="`aud` that a device token must have; not asked for where it is not set."
+    )
+    token_iss: str | None = Field(
+        None, description="`iss` that a device token must have; not asked for where it is not set."
+    )
+    token_max_age_s: Seconds = Field(30 * 86_400.0, description="How far ahead `exp` of a device token may be.")
+    origins: OriginEntries = Field(
+        (),
+        description="Web origins that may call, comma-separated; the port may be `*`, as in `http://localhost:*`.",
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="Address that a service listens on.")
+    ingest_port: Port = Field(8700, description="Port of ingest.")
+    ingest_audience: Literal["all", "devices"] = Field(
+        "all", description="Who ingest serves: `all`, or `devices` (only what a device token may call)."
+    )
+    gateway_port: Port = Field(8701, description="Port of the gateway for WebSocket.")
+    stream_port: Port = Field(8702, description="Port of the gateway for SSE, long poll and posted frames.")
+    scheduler_port: Port = Field(8703, description="Port of the scheduler, for its probes.")
+    delivery_port: Port = Field(8704, description="Port of delivery, for its probes.")
+    admin_port: Port | None = Field(None, description="Port of /metrics; the service's own port where it is not set.")
+    public_url: str | None = Field(
+        None, pattern=r"^https?://", description="Where the outside reaches ingest: begins the links in mails."
+    )
+    webpush_hosts: HostEntries = Field(
+        WEBPUSH_SERVICES,
+        description="Hosts of Web Push endpoints, by commas; `*.`: any name below; `host:port`: private too (fakes).",
+    )
+    webpush_ca_file: Path | None = Field(
+        None, description="Authorities trusted for Web Push in place of the system's: for fakes."
+    )
+    apns_key_file: Path | None = Field(None, description="Key (.p8) that signs for APNs; needs its two ids.")
+    apns_cert_file: Path | None = Field(
+        None, description="Certificate with its key in one PEM, in place of a key: the other way to APNs."
+    )
+    apns_key_id: str | None = Field(None, description="Id of the key for APNs.")
+    apns_team_id: str | None = Field(None, description="Id of the team that the key for APNs belongs to.")
+    apns_topic: str | None = Field(None, description="Bundle id of the app, for devices that name no topic.")
+    apns_url: str | None = Field(
+        None, pattern=r"^https?://", description="In place of both environments of APNs: for fakes and proxies."
+    )
+    apns_ca_file: Path | None = Field(
+        None, description="Authorities trusted for APNs in place of the system's: for fakes."
+    )
+    fcm_credentials_file: Path | None = Field(None, description="JSON file of the service account that sends by FCM.")
+    fcm_url: str | None = Field(
+        None, pattern=r"^https?://", description="In place of FCM's own host: for fakes and proxies."
+    )
+    vapid_key_file: Path | None = Field(
+        None, description="Private key (P-256) by which Web Push services know us; the public one is enough for ingest."
+    )
+    vapid_subject: str | None = Field(
+        None, description="Whom a Web Push service may write to: `mailto:…` or `https://…`; needed with the key."
+    )
+    smtp_url: SecretStr | None = Field(
+        None, description="The relay for mail: `smtp://user:pass@host:port?tls=starttls` (or `implicit`, `none`)."
+    )
+    mail_from: str | None = Field(
+        None, description="Whom mail comes from: `Name <name@example.com>`; needed with SMTP_URL."
+    )
+    link_secret: SecretStr | None = Field(
+        None, description="Signs the unsubscribe links of mails, else TOKEN_SECRET does; of several (commas) the first."
+    )
+    delivery_console: bool = Field(
+        False, description="Print what would be sent, for each provider without credentials; `gregor dev` does."
+    )
+    delivery_deadline_s: Seconds = Field(
+        15.0,
+        gt=0,
+        description="How long a provider may take to answer; whoever dies over a delivery leaves it for twice as long.",
+    )
+    delivery_rates: Rates = Field(
+        {},
+        description="What one process sends a second at most, as `apns=500,email=10`; channels not named have none.",
+    )
+    webhook_loopback: bool = Field(
+        False, description="Whether webhooks may lead to this machine, by http too: for development; `gregor dev` does."
+    )
+    categories: str | None = Field(
+        None,
+        min_length=1,
+        description="TOML file of notification types, for a deployment that has none yet (`gregor categories apply`).",
+    )
+    retention_s: Seconds = Field(
+        _BOUNDS.retention_us / 1e6, gt=0, description="How long dismissals are remembered and history is kept."
+    )
+    clock_offset_s: Offset = Field(
+        0.0, description="Seconds added to the wall clock of every service and command: for tests from outside."
+    )
+    ping_interval_s: Seconds = Field(
+        25.0, gt=0, description="Time between two pings of the gateway to a device, ± 10 %."
+    )
+    hello_timeout_s: Seconds = Field(15.0, gt=0, description="How long a WebSocket may stay without `hello`.")
+    max_age_s: Seconds = Field(
+        6 * 3_600.0, gt=0, description="Greatest age of a connection, jittered; then the device is asked to reconnect."
+    )
+    compare_interval_s: Seconds = Field(
+        30.0, gt=0, description="How often a gateway compares what it knows of a user with the store."
+    )
+    queue_bytes: Count = Field(
+        1_048_576, description="Bytes that wait for a slow device before one resync replaces them."
+    )
+    flush_spread_s: Seconds = Field(30.0, description="Time over which the full copies of a flush are spread.")
+    drain_seconds: Seconds = Field(
+        25.0, description="How long a service that was told to stop may take to say goodbye."
+    )
+    stream_entries: Count = Field(
+        1_000_000,
+        description="Entries that each delivery stream holds; what finds no room waits on the agenda of its user.",
+    )
+    lease_s: Seconds = Field(
+        15.0,
+        gt=0,
+        description="How long a scheduler keeps the users that it took; if it dies they are due again only then.",
+    )
+    collect_rate: Rate = Field(
+        200.0, description="Users a second whose garbage a scheduler collects; more of it is spread over minutes."
+    )
+    max_message_bytes: Count = Field(_BOUNDS.message_bytes, description="Bytes of one message, as JSON.")
+    max_body_bytes: Count = Field(_BOUNDS.body_bytes, description="Bytes of one item's body, as JSON.")
+    max_creations: Count = Field(_BOUNDS.creations, description="Creations in one message.")
+    max_ids: Count = Field(_BOUNDS.ids, description="Ids in one dismissal.")
+    max_intervals: Count = Field(_BOUNDS.intervals, description="Intervals in one dismissal.")
+    max_skip: Count = Field(_BOUNDS.skip, description="Ids in the `skip` of one interval.")
+    max_reminders: Count = Field(_BOUNDS.reminders, description="Reminders of one item.")
+    max_live: Count = Field(_BOUNDS.live, description="Live items of a user.")
+    max_live_bytes: Count = Field(_BOUNDS.live_bytes, description="Bytes of a user's live items, as JSON.")
+    max_batch: Count = Field(_BOUNDS.batch, description="Messages in one batch call.")
+    max_batch_bytes: Count = Field(_BOUNDS.batch_bytes, description="Bytes of one batch call.")
+    max_batch_lines_x_uids: Count = Field(_BOUNDS.batch_fanout, description="Lines of one batch call times their uids.")
+    max_devices: Count = Field(_BOUNDS.devices, description="Devices of a user.")
+    max_connections: Count = Field(_BOUNDS.connections, description="Connections of a device.")
+    max_tombstones: Count = Field(_BOUNDS.tombstones, description="Remembered dismissals of ids that a user never had.")
+    max_spans: Count = Field(_BOUNDS.spans, description="Remembered intervals of a user.")
+    max_spans_per_prefix: Count = Field(
+        _BOUNDS.spans_per_prefix, description="Remembered intervals of a user for one category or prefix."
+    )
+    max_delayed: Count = Field(_BOUNDS.delayed, description="Delayed messages of a user that wait for their time.")
+    max_history: Count = Field(_BOUNDS.history, description="Entries of a user's history.")
+    history_bodies: Annotated[int, Field(ge=0)] = Field(
+        _BOUNDS.history_bodies, description="Newest gone items of a user that keep their body."
+    )
+    history_body_age_s: Seconds = Field(
+        _BOUNDS.history_body_age_us / 1e6, description="How long a gone item keeps its body."
+    )
+    external_age_s: Seconds = Field(
+        _BOUNDS.external_age_us / 1e6, gt=0, description="How long an external message is kept."
+    )
+    external_count: Count = Field(_BOUNDS.external_count, description="External messages kept for a user.")
+    external_bytes: Count = Field(
+        _BOUNDS.external_bytes, description="Bytes of the external messages kept for a user, as JSON."
+    )
+    max_future_s: Seconds = Field(
+        _BOUNDS.future_us / 1e6, description="How far ahead `created` of an item or `end` of an interval may be."
+    )
+    device_rate: Rate = Field(_BOUNDS.device_rate, description="Messages a second of one device token.")
+    device_burst: Count = Field(_BOUNDS.device_burst, description="Messages that a device token may send at once.")
+    resync_rate: Rate = Field(_BOUNDS.resync_rate, description="Calls of `resync` or `history` a second of one device.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="Form of the log: `json` for machines, `console` for people."
+    )
+
+    @property
+    def queue(self) -> str:
+        """URL of the Redis of queues and streams."""
+        return self.queue_url or self.redis_url
+
+    @cached_property
+    def limits(self) -> Limits:
+        """The bounds as the core takes them; what is not a setting (`nesting`) keeps its default."""
+        same_name = {name: getattr(self, name) for name in Limits.__slots__ if name in Settings.model_fields}
+        prefixed = {
+            name: getattr(self, f"max_{name}") for name in Limits.__slots__ if f"max_{name}" in Settings.model_fields
+        }
+        return Limits(
+            **same_name,
+            **prefixed,
+            batch_fanout=self.max_batch_lines_x_uids,
+            future_us=_to_us(self.max_future_s),
+            retention_us=_to_us(self.retention_s),
+            history_body_age_us=_to_us(self.history_body_age_s),
+            external_age_us=_to_us(self.external_age_s),
+        )
+
+
+def _to_us(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+def variable_of(field: str) -> str:
+    """The variable of a field: `retention_s` → `GREGOR_RETENTION`."""
+    return PREFIX + field.removesuffix("_s").upper()
+
+
+VARIABLES: Mapping[str, str] = {variable_of(field): field for field in Settings.model_fields}
+"""Every variable, and the field that it fills."""
+
+
+def load_settings(environ: Mapping[str, str], toml_path: Path | str | None = None) -> Settings:
+    """Settings of `environ` over those of the TOML file over the defaults.
+
+    The file is `toml_path`, else the one that `GREGOR_CONFIG` names. An empty variable is one that is not set. Raises
+    SettingsError: an unknown name (with the nearest known one), a bad value, an unreadable file.
+    """
+    problems: list[str] = []
+    path = toml_path or environ.get("GREGOR_CONFIG")
+    given = _read_toml(Path(path), problems) if path else {}
+    for name, value in environ.items():
+        if not name.startswith(PREFIX) or name in NOT_SETTINGS or value == "":
+            continue
+        if name in VARIABLES:
+            given[VARIABLES[name]] = value
+        else:
+            problems.append(_unknown(name, VARIABLES))
+    try:
+        settings = Settings.model_validate(given)
+    except ValidationError as error:
+        problems.extend(_bad_values(error, given))
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        problems.append(f"GREGOR_CONFIG: {path} cannot be read: {reason}")
+        return {}
+    known = {variable.removeprefix(PREFIX).lower(): field for variable, field in VARIABLES.items()}
+    problems.extend(f"{path}: {_unknown(name, known)}" for name in document if name not in known)
+    return {known[name]: value for name, value in document.items() if name in known}
+
+
+def _unknown(name: str, known: Mapping[str, str]) -> str:
+    bare = {other.removeprefix(PREFIX): other for other in known}  # the prefix would make all names alike
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
+    return f"{name} is not a setting; " + (
+        f"do you mean {bare[near[0]]}?" if near else "docs/configuration.md lists them"
+    )
+
+
+def _bad_values(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        field = str(problem["loc"][0])
+        shown = "" if field in SENSITIVE else f"{str(given[field])!r} is refused: "
+        yield f"{variable_of(field)}: {shown}{instead_of(problem)}"
+
+
+def masked(url: str) -> str:
+    """A Redis URL that may be shown: without its password."""
+    return re.sub(r"(?<=://)([^:@/]*):[^@]*@", r"\1:…@", url)
+
+
+def setting_rows() -> list[tuple[str, str, str]]:
+    """(variable, default as one would write it, sentence) of every setting, in order: the table of the docs."""
+    return [
+        (variable, _as_written(field), Settings.model_fields[field].description or "")
+        for variable, field in VARIABLES.items()
+    ]
+
+
+def _as_written(field: str) -> str:
+    default = Settings.model_fields[field].default
+    if isinstance(default, tuple | dict):
+        return ",".join(default)
+    if field.endswith("_s") and default >= 3_600:
+        unit = "d" if default % 86_400 == 0 else "h"
+        return f"{default / UNIT_S[unit]:g}{unit}"
+    return "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)

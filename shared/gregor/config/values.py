@@ -1,0 +1,91 @@
+"""Values of settings that are more than a word or a number: as text or as TOML has them, refused with the mend."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from gregor.core.notify.intents import CHANNELS
+from gregor.net.origins import is_entry
+
+
+def _names(value: object) -> object:
+    """A comma-separated text as its parts; a list of a TOML file as it is."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _origins(value: object) -> object:
+    """As `_names`; an entry that no page can ever match is refused: it is a typing error."""
+    entries = _names(value)
+    for entry in entries if isinstance(entries, list | tuple) else ():
+        if not is_entry(str(entry)):
+            raise ValueError("an origin is https://app.example, with a port or :* where it needs one, and no path")
+    return entries
+
+
+def _hosts(value: object) -> object:
+    """As `_names`; an entry that no endpoint can ever be of is refused: it is a typing error."""
+    entries = _names(value)
+    for entry in entries if isinstance(entries, list | tuple) else ():
+        if not re.fullmatch(r"\*(\.[\w-]+)+|[\w.:-]*[\w.-](:\d{1,5})?", str(entry), re.ASCII):
+            raise ValueError("a host is push.example, *.example (any name below) or localhost:8443, without https://")
+    return entries
+
+
+def _rates(value: object) -> object:
+    """`apns=500,email=10` as a table; of the table of a TOML file the same."""
+    if isinstance(value, str):
+        parts = [part.partition("=") for part in value.split(",") if part.strip()]
+        value = {name.strip(): rate.strip() for name, _, rate in parts}
+    if not isinstance(value, Mapping):
+        raise ValueError("write apns=500,email=10")
+    for name, rate in value.items():
+        if name not in CHANNELS:
+            raise ValueError(f"write apns=500,email=10; channels are {', '.join(CHANNELS)}")
+        if not _is_rate(rate):
+            raise ValueError(f"the rate of {name} is a number above 0, as in {name}=10")
+    return value
+
+
+def _is_rate(value: object) -> bool:
+    try:
+        return not isinstance(value, bool) and 0 < float(str(value)) < math.inf
+    except ValueError:
+        return False
+
+
+_INSTEAD: Mapping[str, str] = {
+    "int_parsing": "write a whole number",
+    "int_from_float": "write a whole number",
+    "int_type": "write a whole number",
+    "float_parsing": "write a number",
+    "float_type": "write a number",
+    "bool_parsing": "write true or false",
+    "bool_type": "write true or false",
+    "string_type": "write a text",
+    "string_too_short": "write at least {min_length} letters",
+    "string_pattern_mismatch": "write what matches {pattern}",
+    "greater_than": "write more than {gt:g}",
+    "greater_than_equal": "write {ge:g} or more",
+    "less_than_equal": "write {le:g} or less",
+    "literal_error": "write {expected}",
+}
+"""What to write, by kind of problem as pydantic names them, with what it knows of the bound."""
+
+
+def instead_of(problem: Mapping[str, Any]) -> str:
+    """The mend of a value that pydantic refuses; where one of our own functions refused it, what that said."""
+    words = _INSTEAD.get(problem["type"])
+    if words is not None:
+        return words.format(**problem.get("ctx", {}))
+    message: str = problem["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+HostEntries = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
+OriginEntries = Annotated[tuple[str, ...], BeforeValidator(_origins)]
+Rates = Annotated[dict[str, float], BeforeValidator(_rates)]

@@ -1,0 +1,1 @@
+"""Notification types: parsing, policies and JSON Schemas of bodies."""

@@ -1,0 +1,267 @@
+"""``body_schema``: JSON Schema (draft 2020-12) of the bodies of a category, bounded so that no schema can burn a core.
+
+Kept out: references to other documents (nothing is ever fetched), schemas that contain themselves, and schemas that
+grow beyond ``MOST_PARTS`` where references are followed; so a check looks at each value of a body at most that often.
+Patterns run in linear time: they know no look-around and no back-references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, Final
+
+import jsonschema_rs
+import msgspec
+
+from gregor.core.errors import FieldError
+from gregor.core.json_text import pointer_to
+
+MOST_PARTS: Final = 500
+"""Schemas within a schema, each reference counted as what it leads to."""
+MOST_NESTED: Final = 64
+"""Schemas within each other, references followed."""
+MOST_TOLD: Final = 10
+"""Faults of one body that are told."""
+MOST_LOOKS: Final = 2_000
+"""Parts of a schema times values of a body up to which all faults are looked for; past it only the first.
+
+Whether a body is good takes microseconds. But the library collects all faults before it gives one, and all within a
+choice (``anyOf``, ``oneOf``) before it gives that one, at some 40 µs each: minutes, where both are as large as can be.
+"""
+_TOO_LARGE: Final = "This does not fit; its schema has choices (anyOf, oneOf), and it is too large to say where."
+
+_ONE: Final = frozenset(
+    [
+        "additionalProperties",
+        "contains",
+        "contentSchema",
+        "else",
+        "if",
+        "items",
+        "not",
+        "propertyNames",
+        "then",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    ]
+)
+_MANY: Final = frozenset(("allOf", "anyOf", "oneOf", "prefixItems"))
+_CHOICES: Final = frozenset(("anyOf", "oneOf"))
+_NAMED: Final = frozenset(("dependentSchemas", "patternProperties", "properties"))
+_PLAIN: Final = frozenset(
+    [
+        "const",
+        "contentEncoding",
+        "contentMediaType",
+        "default",
+        "dependentRequired",
+        "deprecated",
+        "description",
+        "enum",
+        "examples",
+        "exclusiveMaximum",
+        "exclusiveMinimum",
+        "format",
+        "maxContains",
+        "maxItems",
+        "maxLength",
+        "maxProperties",
+        "maximum",
+        "minContains",
+        "minItems",
+        "minLength",
+        "minProperties",
+        "minimum",
+        "multipleOf",
+        "pattern",
+        "readOnly",
+        "required",
+        "title",
+        "type",
+        "uniqueItems",
+        "writeOnly",
+        "$comment",
+        "$schema",
+    ]
+)
+_TYPES: Final = ("array", "boolean", "integer", "null", "number", "object", "string")
+_KNOWN: Final = _ONE | _MANY | _NAMED | _PLAIN | {"$ref", "$defs"}
+_DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
+_PATTERNS: Final = jsonschema_rs.RegexOptions(size_limit=1 << 18, dfa_size_limit=1 << 18)
+
+_PATTERN: Final = " that is taken here: it has look-around, a back-reference, too many repeats, or an error"
+
+_decode: Final = msgspec.json.Decoder().decode
+
+_Path = tuple[str | int, ...]
+
+
+class SchemaError(ValueError):
+    """What is wrong with a schema, and where in it: ``pointer`` is a JSON pointer into the schema."""
+
+    def __init__(self, pointer: str, detail: str) -> None:
+        super().__init__(detail)
+        self.pointer = pointer
+        self.detail = detail
+
+
+class BodySchema:
+    """A schema that was checked and is ready to hold bodies to. Raises ``SchemaError`` where it is none.
+
+    ``document``: the schema as written.
+    """
+
+    __slots__ = ("_has_choices", "_parts", "_validator", "document")
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = document
+        self._parts, self._has_choices = _check(document)
+        try:
+            self._validator = jsonschema_rs.Draft202012Validator(
+                dict(document),
+                validate_formats=True,
+                ignore_unknown_formats=False,
+                pattern_options=_PATTERNS,
+                offline=True,
+            )
+        except jsonschema_rs.ValidationError as error:
+            # "Unknown format: 'x'. Adjust configuration …": there is none to adjust.
+            said = error.message.partition(". Adjust configuration")[0]
+            if said.endswith('is not a "regex"'):
+                said += _PATTERN
+            raise SchemaError(pointer_to(error.instance_path), _sentence(said)) from None
+        except ValueError as error:
+            raise SchemaError("", _sentence(str(error).partition("\n")[0])) from None
+
+    def faults(self, body: bytes, pointer: str) -> list[FieldError]:
+        """What is wrong with a body, given as JSON that was checked; pointers begin with ``pointer``, the body's."""
+        value = _decode(body)
+        if self._validator.is_valid(value):
+            return []
+        values = 1 + sum(map(body.count, (b",", b"[", b"{")))
+        is_small = values * self._parts <= MOST_LOOKS
+        if self._has_choices and not is_small:
+            return [FieldError(pointer, _TOO_LARGE)]
+        found: list[FieldError] = []
+        for error in self._validator.iter_errors(value) if is_small else self._first(value):
+            path = pointer + pointer_to(error.instance_path)
+            found += [FieldError(path + step, _sentence(error.message)) for step in _steps(error)]
+            if len(found) >= MOST_TOLD:
+                break
+        return found[:MOST_TOLD]
+
+    def _first(self, value: Any) -> Iterable[jsonschema_rs.ValidationError]:
+        try:
+            self._validator.validate(value)
+        except jsonschema_rs.ValidationError as error:
+            return (error,)
+        return ()
+
+
+def _steps(error: jsonschema_rs.ValidationError) -> list[str]:
+    """From the object that the library points at to the field that is wrong: one missing, or one too many."""
+    kind = error.kind
+    if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
+        return [pointer_to((kind.property,))]
+    if isinstance(kind, jsonschema_rs.ValidationErrorKind.AdditionalProperties):
+        return [pointer_to((name,)) for name in kind.unexpected]
+    return [""]
+
+
+def _sentence(message: str) -> str:
+    """The library's words, as a sentence short enough to read."""
+    text = message if len(message) <= 300 else message[:299] + "…"
+    return text if text.endswith((".", "…")) else text + "."
+
+
+def _check(document: Any) -> tuple[int, bool]:
+    """How many parts a schema has, and whether it has choices.
+
+    Raises ``SchemaError`` for what this module keeps out; what else is wrong is the library's to say.
+    """
+    whole = _Walk(document)
+    whole.through(document, (), ())
+    definitions = document.get("$defs") if isinstance(document, Mapping) else None
+    for name, part in definitions.items() if isinstance(definitions, Mapping) else ():
+        _Walk(document).through(part, ("$defs", name), (name,))
+    return whole.parts, whole.has_choices
+
+
+class _Walk:
+    """One way through a schema, along its references, as a check of a body goes it."""
+
+    def __init__(self, root: Any) -> None:
+        self._definitions = root.get("$defs") if isinstance(root, Mapping) else None
+        self.parts = 0
+        self.has_choices = False
+        self._depth = 0
+
+    def through(self, schema: Any, path: _Path, within: tuple[str, ...]) -> None:
+        """Look at a schema and at all in it. ``within``: the definitions that it is in."""
+        self.parts += 1
+        if self.parts > MOST_PARTS or self._depth > MOST_NESTED:
+            detail = f"The schema has over {MOST_PARTS} parts, or {MOST_NESTED} within each other, references followed."
+            raise SchemaError("", detail)
+        if not isinstance(schema, Mapping):
+            return
+        for keyword in schema:
+            if keyword not in _KNOWN or (keyword == "$defs" and path):
+                raise SchemaError(pointer_to((*path, keyword)), _unknown(keyword))
+        if schema.get("$schema", _DRAFT) not in (_DRAFT, _DRAFT + "#"):
+            raise SchemaError(
+                pointer_to((*path, "$schema")), f"Schemas are of draft 2020-12: leave it out, or {_DRAFT}."
+            )
+        _check_type(schema, path)
+        self.has_choices = self.has_choices or not _CHOICES.isdisjoint(schema)
+        self._depth += 1
+        if "$ref" in schema:
+            self._follow(schema["$ref"], (*path, "$ref"), within)
+        for step, part in _parts(schema):
+            self.through(part, (*path, *step), within)
+        self._depth -= 1
+
+    def _follow(self, reference: Any, path: _Path, within: tuple[str, ...]) -> None:
+        at, definitions = pointer_to(path), self._definitions if isinstance(self._definitions, Mapping) else {}
+        name = reference.removeprefix("#/$defs/") if isinstance(reference, str) else None
+        if name is None or name == reference or "/" in name:
+            detail = 'A $ref leads to a definition of this schema, as "#/$defs/address" does; nothing is fetched.'
+            raise SchemaError(at, detail)
+        if name in within:
+            raise SchemaError(at, f'The definition "{name}" contains itself; a body_schema may not.')
+        if name not in definitions:
+            near = get_close_matches(name, definitions, 1)
+            hint = f'; did you mean "#/$defs/{near[0]}"?' if near else "."
+            raise SchemaError(at, f'There is no "{name}" in $defs{hint}')
+        self.through(definitions[name], ("$defs", name), (*within, name))
+
+
+def _check_type(schema: Mapping[str, Any], path: _Path) -> None:
+    """A type that is none: the library says only that nothing fits."""
+    named = schema.get("type", ())
+    for name in [named] if isinstance(named, str) else named if isinstance(named, list) else ():
+        if name not in _TYPES:
+            near = get_close_matches(str(name), _TYPES, 1)
+            hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(_TYPES)}."
+            raise SchemaError(pointer_to((*path, "type")), f'"{name}" is no type; {hint}')
+
+
+def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[_Path, Any]]:
+    """The schemas directly within a schema."""
+    for keyword, value in schema.items():
+        if keyword in _ONE:
+            yield (keyword,), value
+        elif keyword in _MANY and isinstance(value, list):
+            for index, part in enumerate(value):
+                yield (keyword, index), part
+        elif keyword in _NAMED and isinstance(value, Mapping):
+            for name, part in value.items():
+                yield (keyword, name), part
+
+
+def _unknown(keyword: str) -> str:
+    if keyword == "$defs":
+        return "$defs stand at the top of the schema."
+    near = get_close_matches(keyword, _KNOWN, 1)
+    hint = f'; did you mean "{near[0]}"?' if near else "."
+    return f'"{keyword}" is no keyword that is taken here{hint}'

@@ -1,0 +1,187 @@
+"""Reads a set of entries: TOML or JSON as a plain dict, every rule checked, every mistake told (architecture.md §8).
+
+How an entry inherits: field by field from the entries above it along the dotted prefix, ``""`` being the root; within
+``push``, ``email`` and ``aggregate`` field by field too. A field left out (or null) is inherited; ``false`` takes away
+what is inherited, a channel as well as a text, and what is set below it begins anew. A translation belongs to the text
+it translates: an entry that sets a text anew inherits no translations of the one above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Final
+
+from gregor.core.ids import covers, is_dotted, prefixes_of
+from gregor.core.json_text import escape
+from gregor.core.validation import Faults
+
+from .fields import ENTRY, read_table
+from .policy import EMAIL_SUBJECT, Aggregate, Email, Entries, Policy, Push, Texts
+
+MOST_ENTRIES: Final = 1_000
+MOST_MISTAKES: Final = 100
+"""Mistakes told at once."""
+
+_TABLES: Final = ("push", "email", "aggregate")
+_EXAMPLE: Final = '["invoice.due"]'
+
+_Parsed = dict[str, Any]
+
+
+def parse_entries(document: Any) -> Entries:
+    """The entries of ``document``: name to entry. Raises ``Problem`` ``schema`` with all mistakes, each with its mend.
+
+    Templates are not compiled here: ``gregor.render`` does that.
+    """
+    faults = Faults("schema", MOST_MISTAKES)
+    parsed = _read_all(document, faults)
+    merged: dict[str, _Parsed] = {}
+    for name in sorted(parsed):
+        above = next((merged[prefix] for prefix in reversed(prefixes_of(name)[:-1]) if prefix in merged), {})
+        merged[name] = _inherit(above if name else {}, parsed[name])
+        _check_whole(name, parsed[name], above if name else {}, merged[name], faults)
+    _check_titles(parsed, merged, faults)
+    faults.check()
+    return Entries(document, {name: _policy(whole) for name, whole in merged.items()})
+
+
+def _read_all(document: Any, faults: Faults) -> dict[str, _Parsed]:
+    if not isinstance(document, Mapping):
+        faults.note("schema", "", f"Categories are a table of entries, such as {_EXAMPLE}.")
+        return {}
+    if len(document) > MOST_ENTRIES:
+        faults.note("schema", "", f"There are {len(document)} entries; at most {MOST_ENTRIES} are taken.")
+        return {}
+    parsed = {}
+    for name, entry in document.items():
+        at = "/" + escape(name)
+        if not isinstance(entry, Mapping):
+            detail = f"An entry is a table: put {_EXAMPLE}, the category in quotes, above its fields."
+            faults.note("schema", at, detail)
+            continue
+        if name and not is_dotted(name):
+            faults.note("schema", at, _bad_name(name))
+        parsed[name] = read_table(entry, ENTRY, at, faults, name)
+    return parsed
+
+
+def _bad_name(name: str) -> str:
+    bare = name.removesuffix("*").rstrip(".")
+    if bare != name and (not bare or is_dotted(bare)):
+        return f'This is no category; write "{bare}", which covers all below it.'
+    return 'This is no category: dotted segments of A-Z a-z 0-9 _ -, such as "invoice.due", or "" for all.'
+
+
+def _inherit(above: _Parsed, own: _Parsed) -> _Parsed:
+    """What holds at an entry: its own fields over those from above."""
+    whole = dict(above)
+    for name, value in own.items():
+        if name in _TABLES and value is not False:
+            base = above.get(name)
+            whole[name] = {**(base if isinstance(base, dict) else {}), **value}
+        elif name != "locales":
+            whole[name] = value
+    renewed = _texts_of(own).keys()
+    locales: dict[str, _Parsed] = {}
+    for tag, texts in above.get("locales", {}).items():
+        locales[tag] = {name: text for name, text in texts.items() if name not in renewed}
+    for tag, table in own.get("locales", {}).items():
+        locales[tag] = {**locales.get(tag, {}), **_texts_of(table)}
+    whole["locales"] = locales
+    return whole
+
+
+def _texts_of(table: _Parsed) -> _Parsed:
+    """The templates that an entry, or a language of it, sets: by the names of ``Texts``."""
+    texts: _Parsed = {name: table[name] for name in ("title", "text", "link") if name in table}
+    for place, field, name in (
+        ("email", "subject", "subject"),
+        ("email", "html", "html"),
+        ("aggregate", "title", "summary"),
+    ):
+        inner = table.get(place)
+        if isinstance(inner, dict) and field in inner:
+            texts[name] = inner[field]
+    return texts
+
+
+def _check_whole(name: str, own: _Parsed, above: _Parsed, whole: _Parsed, faults: Faults) -> None:
+    """What an entry must say together with those above it."""
+    at = "/" + escape(name)
+    if isinstance(own.get("aggregate"), dict) and not faults.is_at(at + "/aggregate"):
+        missing = [field for field in ("window", "at_least") if field not in whole["aggregate"]]
+        if missing:
+            detail = f'{" and ".join(missing)} must be named: aggregate = {{ window = "10m", at_least = 3 }}.'
+            faults.note("schema", f"{at}/aggregate", detail)
+    if own.get("counts_in_badge") is True and above.get("counts_in_badge") is False:
+        detail = "An entry above does not count in the badge, and clients are told so for all below it: count it there."
+        faults.note("schema", f"{at}/counts_in_badge", detail)
+
+
+def _check_titles(parsed: Mapping[str, _Parsed], merged: Mapping[str, _Parsed], faults: Faults) -> None:
+    """A channel needs words: a title of the entry, of one above, or of one below. Not asked of an entry with faults."""
+    titled = [name for name, own in parsed.items() if own.get("title")]
+    for name, own in parsed.items():
+        has_title = merged[name].get("title") or any(covers(name, other) for other in titled)
+        if has_title or faults.is_at("/" + escape(name)):
+            continue
+        for channel in ("push", "email"):
+            if isinstance(own.get(channel), dict):
+                detail = f'{channel} needs a title: give this category one, or one above or below it (title = "…").'
+                faults.note("schema", f"/{escape(name)}/{channel}", detail)
+
+
+def _policy(whole: _Parsed) -> Policy:
+    said: _Parsed = {name: value for name, value in whole.items() if value is not False or name in _FLAGS}
+    title = said.get("title")
+    policy = Policy(
+        title=title,
+        text=said.get("text"),
+        link=said.get("link"),
+        collapse=said.get("collapse"),
+        expires_after_us=said.get("expires_after"),
+        remind_after_us=said.get("remind_after", ()),
+        counts_in_badge=said.get("counts_in_badge", True),
+        max_live=said.get("max_live"),
+        push=_push(said.get("push")) if title else None,
+        email=_email(said.get("email")) if title else None,
+        urgent=said.get("urgent", False),
+        aggregate=_aggregate(said.get("aggregate")),
+        body_schema=said.get("body_schema"),
+    )
+    locales = said["locales"]
+    return replace(policy, locales=MappingProxyType({tag: _texts(policy.texts, locales, tag) for tag in locales}))
+
+
+_FLAGS: Final[Collection[str]] = ("counts_in_badge", "urgent")
+
+
+def _texts(texts: Texts, locales: Mapping[str, _Parsed], tag: str) -> Texts:
+    """The texts of a language: its own over those of the wider one over the entry's."""
+    wider = tag.rpartition("-")[0]
+    base = _texts(texts, locales, wider) if wider else texts
+    return replace(base, **{name: text for name, text in locales.get(tag, {}).items() if text is not False})
+
+
+def _push(table: _Parsed | None) -> Push | None:
+    if table is None:
+        return None
+    return Push(table.get("after", Push().after_us), table.get("sound") or None)
+
+
+def _email(table: _Parsed | None) -> Email | None:
+    if table is None:
+        return None
+    default, subject = Email(), table.get("subject") or EMAIL_SUBJECT
+    return Email(
+        table.get("after", default.after_us), table.get("unless", default.unless), subject, table.get("html") or None
+    )
+
+
+def _aggregate(table: _Parsed | None) -> Aggregate | None:
+    if table is None or not table.get("window") or not table.get("at_least"):
+        return None
+    default = Aggregate(0, 0)
+    return Aggregate(table["window"], table["at_least"], table.get("title") or None, table.get("keep", default.keep))

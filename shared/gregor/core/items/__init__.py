@@ -1,0 +1,1 @@
+"""Items as stored and announced: binary codec, digests, synchronization answers."""

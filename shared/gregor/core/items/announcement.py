@@ -1,0 +1,307 @@
+"""What a commit tells the gateways: one binary payload a message, cut into frames without parsing a body.
+
+The store makes it inside the commit, in the same atomic step (semantics.md L5); the memory store makes the same bytes.
+Layout, big-endian (``str8`` is a length byte and so many bytes)::
+
+    "C"  epoch 3  seq 5  kind 1  flags 1  before 8  after 8  reason 1  sender str8   then by kind
+    "u"  count 2, then entries:  op 1 ("+" entered, "-" left)  scope 1  [count 1, device str8 …]  id str8  length 3
+                                 and so many bytes: for "+" the packed item (``core.packed``), for "-" the category
+    "e"  system str8, the body to the end
+    "f"  spread 2 (seconds)
+    "r"  scope as above, id str8, category str8, at 7 (µs)
+
+``before`` and ``after`` are the first two lanes of the digest of what every device sees: a link that shows forks
+(semantics.md L12). ``scope``: 0 every device, 1 only the devices listed, 2 all but those listed; the device ``""`` is
+the backend's whole view, that of onlookers: it holds every item of one device, and sees no hiding. A control (closes,
+frames for a session held elsewhere, revokes) is ``"K"`` and a JSON document.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Final
+
+from msgspec import Struct
+
+from gregor.core.ids import GREGOR, Prefixes, allowed
+from gregor.core.messages.model import Reason
+from gregor.core.times import seconds
+
+from .codec import category_of, read_item, shown
+from .sync import View, cursor_for
+
+
+class Kind(Enum):
+    """What a payload speaks of; the value is its letter."""
+
+    UPDATE = b"u"
+    EXTERNAL = b"e"
+    FLUSH = b"f"
+    REMIND = b"r"
+
+
+class Scope(Enum):
+    """Which devices an entry concerns."""
+
+    EVERY = 0
+    ONLY = 1
+    ALL_BUT = 2
+
+
+# Entry and Announcement are values, too; they are not frozen because a gateway makes them for every message, and a
+# frozen one costs twice as much to make.
+@dataclass(slots=True)
+class Entry:
+    """One item that entered (``packed`` set) or left (``packed`` is ``None``) the views of the devices in scope."""
+
+    id: str
+    category: str
+    packed: bytes | None
+    scope: Scope = Scope.EVERY
+    devices: tuple[str, ...] = ()
+
+    @property
+    def json(self) -> bytes | None:
+        """The item that entered as it goes out."""
+        return None if self.packed is None else read_item(self.packed).json()
+
+    def concerns(self, view: View) -> bool:
+        """Whether this entry changes ``view``. The backend's whole view sees no hiding, so it asks as device ``""``."""
+        if self.scope is Scope.ONLY and view.device not in self.devices:
+            return False
+        if self.scope is Scope.ALL_BUT and view.device in self.devices:
+            return False
+        return allowed(view.cats, self.category)
+
+
+IS_NEW_EPOCH = 1
+"""Flag: this commit made the user's epoch, so each frame of it carries a cursor (protocol.md, "Errors")."""
+
+
+@dataclass(slots=True)
+class Announcement:
+    """One decoded payload. ``sender`` is the device that sent the message (``""``: the backend).
+
+    ``is_for_all``: every device is meant, so that those with the same categories get the same frame.
+    """
+
+    kind: Kind
+    epoch: bytes
+    seq: int
+    before: bytes
+    after: bytes
+    sender: str = ""
+    reason: Reason = Reason.DISMISSED
+    is_new_epoch: bool = False
+    entries: tuple[Entry, ...] = ()
+    system: str = ""
+    body: bytes = b""
+    spread_s: int = 0
+    remind_at_us: int = 0
+    is_for_all: bool = field(default=False, compare=False, repr=False)
+    _frames: dict[View | Prefixes, bytes | None] = field(default_factory=dict, compare=False, repr=False)
+
+    def encode(self) -> bytes:
+        """The payload, byte for byte as the store's script makes it."""
+        flags = IS_NEW_EPOCH if self.is_new_epoch else 0
+        head = b"C" + self.epoch + self.seq.to_bytes(5, "big") + self.kind.value + bytes([flags])
+        head += self.before + self.after + self.reason.value.encode() + _str8(self.sender)
+        match self.kind:
+            case Kind.UPDATE:
+                return head + len(self.entries).to_bytes(2, "big") + b"".join(map(_encode_entry, self.entries))
+            case Kind.EXTERNAL:
+                return head + _str8(self.system) + self.body
+            case Kind.FLUSH:
+                return head + self.spread_s.to_bytes(2, "big")
+            case Kind.REMIND:
+                entry = self.entries[0]
+                return (
+                    head
+                    + _scope(entry)
+                    + _str8(entry.id)
+                    + _str8(entry.category)
+                    + self.remind_at_us.to_bytes(7, "big")
+                )
+
+    def frame(self, view: View) -> bytes | None:
+        """The live frame of ``view`` as JSON bytes, or ``None`` where the view did not change. Made once a view."""
+        key = view.cats if self.is_for_all else view
+        if key not in self._frames:
+            self._frames[key] = self._make_frame(view)
+        return self._frames[key]
+
+    def with_cursor(self) -> Announcement:
+        """The same for views that were not told of the epoch when it was made: their frames carry the cursor."""
+        return replace(self, is_new_epoch=True, is_for_all=False, _frames={})
+
+    def empty_frame(self, view: View) -> bytes:
+        """The frame with an empty body that the sender's connections get where their view did not change."""
+        return self._wrap(view, b"{}")
+
+    def _make_frame(self, view: View) -> bytes | None:
+        if self.kind is Kind.EXTERNAL:
+            return self._wrap(view, self.body, self.system)
+        if self.kind is Kind.FLUSH:
+            return b'{"system":"gregor","seq":%d,"body":{"flush":true},"spread":%d}' % (self.seq, self.spread_s)
+        mine = [entry for entry in self.entries if entry.concerns(view)]
+        if not mine:
+            return None
+        if len(mine) == 1 and mine[0].packed is not None:  # by far the most: one creation
+            return self._wrap(view, b'{"create":{"%s":%s}}' % (mine[0].id.encode(), mine[0].json))
+        if self.kind is Kind.REMIND:
+            return self._wrap(view, b'{"remind":{"%s":%s}}' % (mine[0].id.encode(), seconds(self.remind_at_us)))
+        parts = []
+        created = [b'"%s":%s' % (e.id.encode(), e.json) for e in mine if e.packed is not None]
+        gone = [b'"%s"' % e.id.encode() for e in mine if e.packed is None]
+        if created:
+            parts.append(b'"create":{' + b",".join(created) + b"}")
+        if gone:
+            reason = b',"reason":"%s"' % self.reason.word.encode() if self.reason.is_told else b""
+            parts.append(b'"dismiss":{"ids":[' + b",".join(gone) + b"]" + reason + b"}")
+        return self._wrap(view, b"{" + b",".join(parts) + b"}")
+
+    def _wrap(self, view: View, body: bytes, system: str = GREGOR) -> bytes:
+        cursor = b',"cursor":"%s"' % str(cursor_for(self.epoch, view, self.seq)).encode() if self.is_new_epoch else b""
+        return b'{"system":"%s","seq":%d%s,"body":%s}' % (system.encode(), self.seq, cursor, body)
+
+
+def decode(payload: bytes) -> Announcement:
+    """The announcement in a payload that begins with ``C``. Raises ``ValueError`` where it is none."""
+    # Positional and flat: this and ``frame`` are what a gateway spends on a message beside its writes.
+    if payload[:1] != b"C" or len(payload) < 29:
+        raise ValueError("no announcement")
+    epoch, seq, letter, flags, before, after, reason = _HEAD.unpack_from(payload)
+    if letter not in _KINDS or reason not in _REASONS:
+        raise ValueError("no announcement of a known kind")
+    kind = _KINDS[letter]
+    reader = _Reader(payload, _HEAD.size)
+    sender = reader.str8()
+    entries: tuple[Entry, ...] = ()
+    system, body, spread_s, remind_at_us = "", b"", 0, 0
+    if kind is Kind.UPDATE:
+        entries = tuple([reader.entry() for _ in range(reader.number(2))])
+    elif kind is Kind.EXTERNAL:
+        system, body = reader.str8(), reader.rest()
+    elif kind is Kind.FLUSH:
+        spread_s = reader.number(2)
+    else:
+        scope, devices = reader.scope()
+        entries = (Entry(reader.str8(), reader.str8(), None, scope, devices),)
+        remind_at_us = reader.number(7)
+    is_for_all = not flags & IS_NEW_EPOCH and all(entry.scope is Scope.EVERY for entry in entries)
+    return Announcement(
+        kind,
+        epoch,
+        int.from_bytes(seq, "big"),
+        before,
+        after,
+        sender,
+        _REASONS[reason],
+        bool(flags & IS_NEW_EPOCH),
+        entries,
+        system,
+        body,
+        spread_s,
+        remind_at_us,
+        is_for_all,
+    )
+
+
+_HEAD: Final = struct.Struct(">x3s5scB8s8sc")
+_KINDS: Final = {kind.value: kind for kind in Kind}
+_REASONS: Final = {reason.value.encode(): reason for reason in Reason}
+_SCOPES: Final = tuple(Scope)
+
+
+class _Reader:
+    """Walks a payload from ``at``. The gateways' hot path: each message is read here once a process."""
+
+    __slots__ = ("at", "payload")
+
+    def __init__(self, payload: bytes, at: int) -> None:
+        self.payload = payload
+        self.at = at
+
+    def number(self, size: int) -> int:
+        self.at += size
+        return int.from_bytes(self.payload[self.at - size : self.at], "big")
+
+    def str8(self) -> str:
+        begin = self.at + 1
+        self.at = end = begin + self.payload[self.at]
+        return self.payload[begin:end].decode()
+
+    def rest(self) -> bytes:
+        return self.payload[self.at :]
+
+    def scope(self) -> tuple[Scope, tuple[str, ...]]:
+        number = self.payload[self.at]
+        self.at += 1
+        if number == 0:
+            return Scope.EVERY, ()
+        return _SCOPES[number], tuple([self.str8() for _ in range(self.number(1))])
+
+    def entry(self) -> Entry:
+        is_new = self.payload[self.at] == _ENTERED
+        self.at += 1
+        scope, devices = self.scope()
+        item_id, size = self.str8(), self.number(3)
+        begin, self.at = self.at, self.at + size
+        if self.at > len(self.payload):
+            raise ValueError("an announcement that was cut off")
+        content = self.payload[begin : self.at]
+        if is_new:
+            return Entry(item_id, category_of(content), content, scope, devices)
+        return Entry(item_id, content.decode(), None, scope, devices)
+
+
+_ENTERED: Final = ord("+")
+
+
+class Plain(Struct, frozen=True, gc=False):
+    """The commonest announcement: the backend made one item, for every device. ``frame``: of all who may see it."""
+
+    epoch: bytes
+    seq: int
+    before: bytes
+    after: bytes
+    category: str
+    frame: bytes
+
+
+def read_plain(payload: bytes) -> Plain | None:
+    """``decode`` and ``frame`` in one, at a third of their cost, for the commonest announcement; else ``None``."""
+    if len(payload) < _PLAIN.size:
+        return None
+    epoch, seq_high, seq_low, kind, before, after, shape, id_length = _PLAIN.unpack_from(payload)
+    if shape != _ONE_FOR_ALL or kind != _OLD_EPOCH:
+        return None
+    seq, packed_at = seq_high << 32 | seq_low, _PLAIN.size + id_length + 3
+    category, json = shown(payload, packed_at)
+    creation = seq, payload[_PLAIN.size : packed_at - 3], json
+    frame = b'{"system":"gregor","seq":%d,"body":{"create":{"%b":%b}}}' % creation
+    return Plain(epoch, seq, before, after, category.decode(), frame)
+
+
+# All that stands before the id: kind and flags, and what says that one item entered, for every device.
+_PLAIN: Final = struct.Struct(">x3sBI2s8s8sx5sB")
+_OLD_EPOCH: Final = b"u\0"
+_ONE_FOR_ALL: Final = b"\0\0\1+\0"
+
+
+def _str8(text: str) -> bytes:
+    raw = text.encode()
+    return bytes([len(raw)]) + raw
+
+
+def _scope(entry: Entry) -> bytes:
+    if entry.scope is Scope.EVERY:
+        return b"\0"
+    return bytes([entry.scope.value, len(entry.devices)]) + b"".join(map(_str8, entry.devices))
+
+
+def _encode_entry(entry: Entry) -> bytes:
+    op, content = (b"-", entry.category.encode()) if entry.packed is None else (b"+", entry.packed)
+    return op + _scope(entry) + _str8(entry.id) + len(content).to_bytes(3, "big") + content

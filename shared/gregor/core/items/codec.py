@@ -1,0 +1,177 @@
+"""An item as Redis keeps it and gateways are told of it: its fields, its names, and the JSON of its body alone.
+
+The rest of an item's JSON says nothing that the fields do not: it is written anew where the item is read, byte for byte
+as its digest was made. A third of all that Redis keeps, and publishes, would be that. Layout, big-endian::
+
+    "L"  created 7  expires 7 (``NEVER``)  hidings 2  rest 2  reminders 1  category 1  device 1  fingerprint 8  leaf 32
+    category  device  reminders 7 each  hidings  body
+
+The numbers after ``expires`` are lengths in bytes, but for the count of reminders, which shares its byte with flags
+(32 push timer, 64 mail timer, 128 stamped by the server). ``rest``: bytes of the JSON beside the body. ``hidings``
+are the store's, written when a device dismisses a ``"*"`` item for itself. Times are µs. An item that is gone loses its
+leaf with its body: ``"l"``, and all that follows is 32 bytes earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from struct import Struct
+from typing import Final, NamedTuple
+
+from gregor.core.messages.model import Creation, Timer, TimerKind
+from gregor.core.times import seconds
+
+NEVER: Final = 1 << 53
+"""Stands for no expiry: later than any time that can be said."""
+
+_LENGTHS: Final = Struct(">HHBBB")
+# All of the header: the letter and created as one number; expires, the upper byte of the hidings' length behind it.
+_NEW: Final = Struct(">QQBHBBB8s32s")
+_SHOWN: Final = Struct(">QQBHBBB")
+_HEADER: Final = 62
+_LEAF: Final = 32
+_WHOLE: Final = ord("L")
+_LETTER: Final = _WHOLE << 56
+_TIME: Final = (1 << 56) - 1
+
+
+class PackedItem(NamedTuple):
+    """A packed item, read. ``device``: ``""`` for all. ``leaf`` and ``body`` are empty where they went."""
+
+    created_us: int
+    expires_us: int | None
+    category: str
+    device: str
+    leaf: bytes
+    remind_at_us: tuple[int, ...]
+    hidings: bytes
+    body: bytes
+
+    def json(self) -> bytes:
+        """The item as it goes out, or as its history shows it once the body went."""
+        is_trimmed = not self.body
+        return item_json(
+            self.body or b"null",
+            self.category,
+            self.device,
+            self.created_us,
+            self.expires_us,
+            self.remind_at_us,
+            is_trimmed=is_trimmed,
+        )
+
+
+def pack_item(creation: Creation) -> bytes:
+    """A creation, hidden by nobody; the store keeps and tells it as it comes."""
+    category = creation.category.encode()
+    device = creation.for_device.encode() if creation.for_device else b""
+    reminders = creation.remind_at_us
+    flags = 128 if creation.is_stamped else 0
+    if creation.timers:
+        flags |= _flags(creation.timers)
+    expires_us = NEVER if creation.expires_us is None else creation.expires_us
+    header = _NEW.pack(
+        _LETTER | creation.created_us,
+        expires_us << 8,
+        0,
+        len(creation.json) - len(creation.body),
+        len(reminders) + flags,
+        len(category),
+        len(device),
+        creation.fingerprint,
+        creation.leaf,
+    )
+    times = b"".join([at.to_bytes(7, "big") for at in reminders]) if reminders else b""
+    return b"%b%b%b%b%b" % (header, category, device, times, creation.body)
+
+
+def _flags(timers: Iterable[Timer]) -> int:
+    flags = 0
+    for timer in timers:
+        if timer.kind is not TimerKind.WINDOW:
+            flags |= 32 if timer.kind is TimerKind.PUSH else 64
+    return flags
+
+
+def read_item(raw: bytes, start: int = 0) -> PackedItem:
+    """The packed item that begins at ``start`` and ends with ``raw``."""
+    hidings_length, _, reminders, category_length, device_length = _LENGTHS.unpack_from(raw, start + 15)
+    expires_us = _us(raw, start + 8)
+    at = start + _HEADER if raw[start] == _WHOLE else start + _HEADER - _LEAF
+    leaf = raw[start + _HEADER - _LEAF : at]
+    device_at = at + category_length
+    category = raw[at:device_at].decode()
+    at = device_at + device_length
+    device = raw[device_at:at].decode() if device_length else ""
+    times = tuple([_us(raw, at + 7 * n) for n in range(reminders & 31)]) if reminders & 31 else ()
+    at += 7 * len(times)
+    body_at = at + hidings_length
+    return PackedItem(
+        _us(raw, start + 1),
+        None if expires_us == NEVER else expires_us,
+        category,
+        device,
+        leaf,
+        times,
+        raw[at:body_at],
+        raw[body_at:],
+    )
+
+
+def shown(raw: bytes, start: int) -> tuple[bytes, bytes]:
+    """The category, and the JSON as ``PackedItem.json`` gives it, of the item at ``start`` that has leaf and body.
+
+    For who shows an item and asks nothing else of it: this makes nothing else.
+    """
+    created_us, expires_us, low, _, reminders, category_length, device_length = _SHOWN.unpack_from(raw, start)
+    device_at = start + _HEADER + category_length
+    at = device_at + device_length
+    category = raw[start + _HEADER : device_at]
+    times = seconds(created_us & _TIME)
+    if expires_us >> 8 != NEVER:
+        times += b',"expires":' + seconds(expires_us >> 8)
+    if count := reminders & 31:
+        times += _reminders([_us(raw, at + 7 * n) for n in range(count)])
+        at += 7 * count
+    device = b'"%b"' % raw[device_at : device_at + device_length] if device_length else b"null"
+    hidings_length = (expires_us & 0xFF) << 8 | low
+    return category, _JSON % (raw[at + hidings_length :], category, device, times, b"")
+
+
+def category_of(raw: bytes) -> str:
+    """The category of a packed item that has its leaf."""
+    return raw[_HEADER : _HEADER + raw[20]].decode()
+
+
+def item_json(
+    body: bytes,
+    category: str,
+    device: str,
+    created_us: int,
+    expires_us: int | None,
+    remind_at_us: Iterable[int],
+    *,
+    is_trimmed: bool = False,
+) -> bytes:
+    """An item as it goes out: canonical JSON (RFC 8785), its members sorted; ``body`` is canonical.
+
+    ``is_trimmed``: with ``"trimmed":true``, as history shows what lost its body.
+    """
+    times = seconds(created_us)
+    if expires_us is not None:
+        times += b',"expires":' + seconds(expires_us)
+    if remind_at_us:
+        times += _reminders(remind_at_us)
+    trimmed = b',"trimmed":true' if is_trimmed else b""
+    return _JSON % (body, category.encode(), b'"%b"' % device.encode() if device else b"null", times, trimmed)
+
+
+_JSON: Final = b'{"body":%b,"category":"%b","for_device":%b,"times":{"created":%b}%b}'
+
+
+def _reminders(at_us: Iterable[int]) -> bytes:
+    return b',"remind_at":[' + b",".join(map(seconds, at_us)) + b"]"
+
+
+def _us(raw: bytes, at: int) -> int:
+    return int.from_bytes(raw[at : at + 7], "big")

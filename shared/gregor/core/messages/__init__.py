@@ -1,0 +1,1 @@
+"""Messages: model, parsing, and the plan that turns a message into a commit."""

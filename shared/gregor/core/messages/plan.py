@@ -1,0 +1,216 @@
+"""From a message to a commit: what is decided before the store is asked (semantics.md, "Laws").
+
+The laws. The property test of each is in tests/property/test_laws.py, and its name begins with ``test_L<n>_``; L7, L11
+and L15 are kept by who carries them out (timers, clients, delivery), and tested there:
+
+L1   One order: each message with an effect gets the next seq; no clock decides who wins, a stamp only orders the sight.
+L2   Idempotent: applying a message again changes nothing; other content under a known id is a conflict.
+L3   Order-free: dismissals are facts that stand, for ids and intervals, whenever the item arrives.
+L4   Bounded memory, honest horizon: what was forgotten is told as ``stale``, and never comes back.
+L5   Atomic: a message is applied whole or not at all, and announced in the same step.
+L6   Expiry is an event: at ``expires`` (included) an item is shown no more, and leaves by a normal dismissal.
+L7   Reminders: each fires once, oldest first, never for an item that is gone.
+L8   Devices: ``null`` for all, an id for one, ``"*"`` dismissed by each for itself; a dismissal acts for its sender.
+L9   Resync is exact and cheap: unchanged, delta or full; ``apply(answer, copy) == view``.
+L10  The digest proves it: a lane-wise sum over exactly what was sent.
+L11  One way: a client changes state by sending, and by applying what comes back.
+L12  No silent loss: gaps and forks are found, and healed by resync.
+L13  Late devices: external messages come with the sync answer while they are kept, else ``external_gap``.
+L14  Flush: a new epoch and nothing else.
+L15  Push follows state: decided when it is sent.
+
+``plan`` decides what needs no state: stamps, offsets, bounds in time, limits of the sender, hashes. What
+needs the state is decided inside the commit, by the store.
+"""
+
+from __future__ import annotations
+
+from gregor.core.categories.policy import NO_ENTRIES, PLAIN, Entries, Policy
+from gregor.core.errors import Problem
+from gregor.core.ids import BACKEND, EVERY_DEVICE, GREGOR, allowed, covers
+from gregor.core.items.codec import item_json
+from gregor.core.items.digest import leaf
+from gregor.core.json_text import escape
+from gregor.core.limits import HOUR_US, Limits
+from gregor.core.notify import escalation
+from gregor.core.times import resolve
+from gregor.core.validation import Faults
+
+from .fingerprint import content_hash, fingerprint
+from .model import (
+    Commit,
+    Creation,
+    External,
+    Interval,
+    Message,
+    MessageId,
+    NewItem,
+    Offset,
+    Sender,
+    Span,
+    Timer,
+    Update,
+)
+
+
+def plan(
+    message: Message,
+    sender: Sender,
+    now_us: int,
+    epoch_seed: bytes,
+    limits: Limits,
+    entries: Entries = NO_ENTRIES,
+) -> Commit:
+    """The commit that a message asks for, at ``now_us`` by the clock of this process.
+
+    Raises ``Problem``: ``forbidden``, ``category_not_allowed``, ``created_in_future``, ``end_in_future``,
+    ``time_out_of_range``, ``schema``. ``epoch_seed`` is 3 random bytes. ``sender.device`` is who acts;
+    ``message.device`` is not looked at: whether the caller may name it is the service's to say. ``entries`` give
+    creations the times that their sender left out, and the timers of their type, and hold their bodies to a schema;
+    they change nothing of what a repeat is known by.
+    """
+    content = message.content
+    if not isinstance(content, Update):
+        external = content if isinstance(content, External) else None
+        message_id = _message_id(message, sender, now_us, (), limits) if message.id is not None else None
+        return Commit(now_us, epoch_seed, sender, message_id=message_id, external=external, is_flush=external is None)
+    faults = Faults()
+    creations: tuple[Creation, ...] = ()
+    if content.create:
+        creations = _creations(content.create, sender, now_us, limits, entries, faults)
+    spans: tuple[Span, ...] = ()
+    if content.intervals:
+        spans = _spans(content, sender, now_us, limits, faults)
+    faults.check()
+    message_id = _message_id(message, sender, now_us, spans, limits) if message.id is not None else None
+    max_live = entries.max_live(creation.category for creation in creations) if entries.has_bounds else ()
+    return Commit(now_us, epoch_seed, sender, creations, content.ids, spans, message_id=message_id, max_live=max_live)
+
+
+def _creations(
+    items: tuple[NewItem, ...], sender: Sender, now_us: int, limits: Limits, entries: Entries, faults: Faults
+) -> tuple[Creation, ...]:
+    """The items stamped, resolved and hashed, in the message's order."""
+    made = []
+    stamp_us = now_us
+    for item in items:
+        created_us = item.created_us
+        if sender.device != BACKEND or sender.cats is not None:
+            _check_rights(item, sender, faults)
+        if created_us is None:
+            created_us = stamp_us
+            stamp_us += 1
+        elif created_us > now_us + limits.future_us:
+            detail = f"created is over {limits.future_us // HOUR_US} h ahead of the server's clock."
+            faults.note("created_in_future", _at(item, "times/created"), detail)
+        policy = entries.resolve(item.category)
+        if policy.body_schema is not None:
+            at = _at(item, "body")
+            for error in policy.body_schema.faults(item.body, at):
+                faults.note("schema", error.pointer, error.detail)
+        made.append(_creation(item, created_us, now_us, policy, faults))
+    return tuple(made)
+
+
+def _creation(item: NewItem, created_us: int, now_us: int, policy: Policy, faults: Faults) -> Creation:
+    expires_us: int | None = None
+    remind_at_us: tuple[int, ...] = ()
+    timers: tuple[Timer, ...] = ()
+    if policy is not PLAIN:
+        expires_us, remind_at_us = policy.expires_us(created_us), policy.remind_at_us(created_us)
+    if item.expires is not None:
+        expires_us = _resolve(item, item.expires, created_us, "times/expires", faults)
+    if item.remind_at:
+        resolved = {_resolve(item, each, created_us, "times/remind_at", faults) for each in item.remind_at}
+        remind_at_us = tuple(sorted(resolved))
+    if policy is not PLAIN and policy.is_timed:
+        timers = escalation.timers(policy, expires_us, now_us)
+    json = item_json(item.body, item.category, item.for_device or "", created_us, expires_us, remind_at_us)
+    return Creation(
+        item.id,
+        item.category,
+        item.for_device,
+        created_us,
+        item.created_us is None,
+        expires_us,
+        remind_at_us,
+        fingerprint(item),
+        leaf(item.id, json),
+        item.body,
+        json,
+        timers,
+    )
+
+
+def _check_rights(item: NewItem, sender: Sender, faults: Faults) -> None:
+    if not allowed(sender.cats, item.category):
+        faults.note("category_not_allowed", _at(item, "category"), f'The sender may not use "{item.category}".')
+    if sender.device != BACKEND and item.for_device not in (None, EVERY_DEVICE, sender.device):
+        detail = 'A device creates items for all devices (null), for each one ("*") or for itself.'
+        faults.note("forbidden", _at(item, "for_device"), detail)
+
+
+def _resolve(item: NewItem, when: int | Offset, created_us: int, member: str, faults: Faults) -> int:
+    try:
+        return resolve(when, created_us, _at(item, member)) if isinstance(when, Offset) else when
+    except Problem as problem:
+        faults.take(problem)
+        return created_us
+
+
+def _at(item: NewItem, member: str) -> str:
+    return f"/body/create/{escape(item.id)}/{member}"
+
+
+def _spans(update: Update, sender: Sender, now_us: int, limits: Limits, faults: Faults) -> tuple[Span, ...]:
+    spans = []
+    for index, interval in enumerate(update.intervals):
+        at = f"/body/dismiss/intervals/{index}"
+        if not allowed(sender.cats, interval.category):
+            member = "category_prefix" if interval.is_prefix else "category"
+            detail = f'The sender may not dismiss all of "{interval.category}".'
+            faults.note("category_not_allowed", f"{at}/{member}", detail)
+        if interval.end_us is not None and interval.end_us > now_us + limits.future_us:
+            detail = f"The interval ends over {limits.future_us // HOUR_US} h ahead of the server's clock."
+            faults.note("end_in_future", at + "/end", detail)
+        span = _span(interval, update.create, now_us)
+        if span.is_open or span.begin_us <= span.end_us:
+            spans.append(span)
+    return tuple(spans)
+
+
+def _span(interval: Interval, items: tuple[NewItem, ...], now_us: int) -> Span:
+    """The interval with its end settled (L3): as sent, else the latest explicit ``created`` of its own, else open."""
+    begin_us, end_us = interval.begin_us or 0, interval.end_us
+    own: tuple[str, ...] = ()
+    if end_us is None:
+        matched = [item for item in items if _matches(interval, item)]
+        end_us = max((item.created_us for item in matched if item.created_us is not None), default=None)
+        own = tuple(item.id for item in matched) if end_us is None else ()
+    is_open = end_us is None
+    return Span(
+        interval.category,
+        interval.is_prefix,
+        begin_us,
+        now_us if end_us is None else end_us,
+        is_open,
+        interval.skip,
+        own,
+    )
+
+
+def _matches(interval: Interval, item: NewItem) -> bool:
+    """Whether the interval speaks of the item, but for time."""
+    if item.id in interval.skip:
+        return False
+    return covers(interval.category, item.category) if interval.is_prefix else interval.category == item.category
+
+
+def _message_id(message: Message, sender: Sender, now_us: int, spans: tuple[Span, ...], limits: Limits) -> MessageId:
+    """How the message is known again. It is remembered only where its effect depends on when it arrives (L2)."""
+    content = message.content
+    is_external = isinstance(content, External)
+    is_dated = not isinstance(content, Update) or any(span.is_open and not span.matches_own for span in spans)
+    system = content.system if isinstance(content, External) else GREGOR
+    keep_us = now_us + (limits.external_age_us if is_external else limits.retention_us)
+    return MessageId(f"{sender.device}\0{system}\0{message.id}", content_hash(message), is_dated, keep_us)

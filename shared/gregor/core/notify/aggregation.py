@@ -1,0 +1,149 @@
+"""Many items of one category and ``for_device`` become one summary (semantics.md, "Aggregation"). PURE.
+
+The summary's id is derived from the ids it folds, so that two schedulers make the same one; it is as old as the newest
+of them, so that a dismissal up to what a client has seen takes the summary too. A later fold takes in the previous one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from gregor.core.categories.policy import Aggregate, Policy
+from gregor.core.errors import Problem
+from gregor.core.items.codec import item_json
+from gregor.core.items.digest import leaf
+from gregor.core.items.sync import LiveItem
+from gregor.core.json_text import canonical, decode_json
+from gregor.core.limits import SECOND_US, Limits
+from gregor.core.messages.fingerprint import fingerprint
+from gregor.core.messages.model import Commit, Creation, NewItem, Reason
+
+from . import escalation
+
+_PREFIX: Final = "summary:"
+_HEX_DIGITS: Final = 40
+
+
+class BadSummary(ValueError):
+    """What an aggregator made is no body of an item."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an item adds to a summary: how many it stands for, since when (µs), and its samples, the newest first."""
+
+    count: int
+    since_us: int
+    sample: tuple[Mapping[str, Any], ...]
+
+
+def is_summary(item_id: str) -> bool:
+    """Whether an id is one that a fold derives."""
+    return item_id.startswith(_PREFIX) and len(item_id) == len(_PREFIX) + _HEX_DIGITS
+
+
+def summary_id(ids: Iterable[str]) -> str:
+    """The id of the summary of these items."""
+    return _PREFIX + sha256("\0".join(sorted(ids)).encode()).hexdigest()[:_HEX_DIGITS]
+
+
+def foldable(items: Sequence[LiveItem], aggregate: Aggregate, now_us: int) -> list[LiveItem]:
+    """Those of a group that a window folds when it ends; none where they stand for too few, or nothing is new."""
+    visible = [item for item in items if not item.hidden_by and not item.is_expired(now_us)]
+    is_new = len(visible) > 1 and any(not is_summary(item.id) for item in visible)
+    weight = sum(aggregate.at_least if is_summary(item.id) else 1 for item in visible)
+    return visible if is_new and weight >= aggregate.at_least else []
+
+
+def documents(items: Sequence[LiveItem]) -> list[dict[str, Any]]:
+    """The items as an aggregator gets them: as they go out, with their ``id``; the oldest first."""
+    return [{"id": item.id, **json.loads(item.json)} for item in _oldest_first(items)]
+
+
+def summary_body(items: Sequence[LiveItem], keep: int, limits: Limits) -> bytes:
+    """The body where no aggregator makes it: how many, since when, and as many of the newest as fit."""
+    said = [_said(item) for item in reversed(_oldest_first(items))]
+    plain = [sample for each in said if each.count == 1 for sample in each.sample]
+    older = [sample for each in said if each.count != 1 for sample in each.sample]
+    sample = [*plain, *older][:keep]
+    head = {"count": sum(each.count for each in said), "since": _seconds(min(each.since_us for each in said))}
+    while True:
+        body = canonical({"summary": {**head, "sample": sample}})
+        if len(body) <= limits.body_bytes or not sample:
+            return body
+        sample.pop()
+
+
+def made_body(made: object, limits: Limits) -> bytes:
+    """The body that an aggregator made. ``BadSummary`` where it is no object of JSON, or too large."""
+    if not isinstance(made, dict):
+        raise BadSummary("it is no object")
+    try:
+        body = canonical(decode_json(json.dumps(made).encode(), limits))
+    except (TypeError, ValueError, RecursionError, Problem) as error:
+        raise BadSummary(f"it is no JSON as bodies are: {error}") from error
+    if len(body) > limits.body_bytes:
+        raise BadSummary(f"it has {len(body)} bytes, more than {limits.body_bytes}")
+    return body
+
+
+def fold(items: Sequence[LiveItem], body: bytes, policy: Policy, now_us: int, epoch_seed: bytes) -> Commit:
+    """The commit that puts one summary in the place of ``items``, or changes nothing where one of them has gone."""
+    return Commit(
+        now_us,
+        epoch_seed,
+        creations=(_summary(items, body, policy, now_us),),
+        ids=tuple(item.id for item in items),
+        reason=Reason.AGGREGATED,
+        is_guarded=True,
+    )
+
+
+def _summary(items: Sequence[LiveItem], body: bytes, policy: Policy, now_us: int) -> Creation:
+    first = items[0]
+    created_us = max(item.created_us for item in items)
+    ends = [item.expires_us for item in items if item.expires_us is not None]
+    expires_us = max(ends) if len(ends) == len(items) else None
+    made = NewItem(
+        summary_id(item.id for item in items), first.category, created_us, expires_us, (), first.for_device, body
+    )
+    text = item_json(body, made.category, made.for_device or "", created_us, expires_us, ())
+    creation = Creation(
+        id=made.id,
+        category=made.category,
+        for_device=made.for_device,
+        created_us=created_us,
+        # As if stamped: what was forgotten up to now is no reason to lose what is being folded.
+        is_stamped=True,
+        expires_us=expires_us,
+        remind_at_us=(),
+        fingerprint=fingerprint(made),
+        leaf=leaf(made.id, text),
+        body=body,
+        json=text,
+    )
+    return replace(creation, timers=escalation.timers(policy, expires_us, now_us, is_summary=True))
+
+
+def _said(item: LiveItem) -> Said:
+    body = json.loads(item.json)["body"]
+    told = body.get("summary") if is_summary(item.id) and isinstance(body, dict) else None
+    if isinstance(told, dict) and isinstance(told.get("count"), int) and isinstance(told.get("sample"), list):
+        since = told.get("since")
+        since_us = round(since * SECOND_US) if isinstance(since, int | float) else item.created_us
+        return Said(max(2, told["count"]), since_us, tuple(told["sample"]))
+    return Said(1, item.created_us, ({"id": item.id, "body": body},))
+
+
+def _oldest_first(items: Sequence[LiveItem]) -> list[LiveItem]:
+    return sorted(items, key=lambda item: (item.created_us, item.id))
+
+
+def _seconds(at_us: int) -> int | float:
+    return at_us // SECOND_US if at_us % SECOND_US == 0 else at_us / SECOND_US

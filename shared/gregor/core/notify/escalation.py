@@ -1,0 +1,163 @@
+"""Who is told of an item that may not have seen it, when, and why not (semantics.md L15; architecture: "Delivery").
+
+A creation asks for timers as its category says; at their time it is decided anew, from the state at that moment. All
+here is pure: the scheduler reads, asks, and hands over. Words of refusal are those of protocol.md ("deliveries").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from gregor.core.categories.policy import Policy
+from gregor.core.ids import EVERY_DEVICE, allowed
+from gregor.core.items.sync import LiveItem, View
+from gregor.core.messages.model import Timer, TimerKind
+
+from .intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
+
+WhyNot = Literal["dismissed", "expired", "acked", "present", "no_provider", "preference"]
+
+USER: Final = ""
+"""The recipient of a mail: no device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """A device as far as it matters here. ``provider``: of its push registration, or ``None`` without one."""
+
+    provider: str | None = None
+    is_foreground: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What is known of a user's devices at one moment.
+
+    ``acks``: up to which seq each view showed its user everything. ``online_us`` and ``foreground_us``: until when a
+    device was online, in the foreground; now where one is, ``None`` where none ever was.
+    """
+
+    devices: Mapping[str, Recipient]
+    acks: Mapping[View, int]
+    online_us: int | None = None
+    foreground_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """What somebody is to be told of: a creation or a reminder (index ``n``), the ``seq`` that it took, and when."""
+
+    kind: IntentKind
+    seq: int
+    since_us: int
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What goes out. ``why_not``: device (``""``: the user, for mail) to why nothing goes to it.
+
+    ``refused``: what would have gone out by a channel that there is, and why not; of an item that left, nothing.
+    """
+
+    intents: tuple[Intent, ...] = ()
+    why_not: Mapping[str, WhyNot] = field(default_factory=dict)
+    refused: tuple[tuple[Intent, WhyNot], ...] = ()
+
+    def __add__(self, other: Decision) -> Decision:
+        """Both."""
+        why_not = {**self.why_not, **other.why_not}
+        return Decision(self.intents + other.intents, why_not, self.refused + other.refused)
+
+
+def timers(policy: Policy, expires_us: int | None, now_us: int, *, is_summary: bool = False) -> tuple[Timer, ...]:
+    """The timers of an item that is created now; none that its expiry would overtake. A summary opens no window."""
+    wanted: list[Timer] = []
+    if policy.push is not None:
+        wanted.append(Timer(TimerKind.PUSH, now_us + policy.push.after_us))
+    if policy.email is not None:
+        wanted.append(Timer(TimerKind.MAIL, now_us + policy.email.after_us))
+    if policy.aggregate is not None and not is_summary:
+        wanted.append(Timer(TimerKind.WINDOW, now_us + policy.aggregate.window_us))
+    return tuple(timer for timer in wanted if expires_us is None or timer.at_us < expires_us)
+
+
+def pushes(
+    uid: str, item: LiveItem | None, occasion: Occasion, policy: Policy, around: Around, now_us: int
+) -> Decision:
+    """A push to each device that the item is for, has push, has not shown this event, and is not in the foreground."""
+    gone = _gone(item, now_us)
+    if item is None or gone is not None:
+        return Decision(why_not=dict.fromkeys(around.devices, gone or "dismissed"))
+    intents: list[Intent] = []
+    why_not: dict[str, WhyNot] = {}
+    refused: list[tuple[Intent, WhyNot]] = []
+    for device, recipient in sorted(around.devices.items()):
+        if item.for_device not in (None, EVERY_DEVICE, device):
+            continue
+        refusal = _push_refusal(item, device, recipient, occasion, policy, around)
+        channel = recipient.provider or ""
+        intent = Intent(uid, item.id, occasion.kind, channel, device, occasion.n, occasion.seq, now_us)
+        if refusal is None:
+            intents.append(intent)
+            continue
+        why_not[device] = refusal
+        if recipient.provider is not None:
+            refused.append((intent, refusal))
+    return Decision(tuple(intents), why_not, tuple(refused))
+
+
+def mail(uid: str, item: LiveItem | None, occasion: Occasion, policy: Policy, around: Around, now_us: int) -> Decision:
+    """A mail to the user, unless a device has shown this event, or somebody was there as the category says."""
+    refusal = _gone(item, now_us)
+    if item is None or refusal is not None:
+        return Decision(why_not={USER: refusal or "dismissed"})
+    refusal = _mail_refusal(item, occasion, policy, around)
+    intent = Intent(uid, item.id, occasion.kind, EMAIL, USER, occasion.n, occasion.seq, now_us)
+    return Decision((intent,)) if refusal is None else Decision((), {USER: refusal}, ((intent, refusal),))
+
+
+def is_escalated(policy: Policy) -> bool:
+    """Whether any channel is to tell of a category's items."""
+    return policy.push is not None or policy.email is not None
+
+
+def _gone(item: LiveItem | None, now_us: int) -> WhyNot | None:
+    if item is None:
+        return "dismissed"
+    return "expired" if item.is_expired(now_us) else None
+
+
+def _mail_refusal(item: LiveItem, occasion: Occasion, policy: Policy, around: Around) -> WhyNot | None:
+    if policy.email is None:
+        return "no_provider"
+    # Who dismissed it for one device has seen it.
+    if item.hidden_by or _is_acked(item, None, occasion.seq, around.acks):
+        return "acked"
+    seen_us = {"foreground": around.foreground_us, "online": around.online_us, "acked": None}[policy.email.unless]
+    return "present" if seen_us is not None and seen_us >= occasion.since_us else None
+
+
+def _push_refusal(
+    item: LiveItem, device: str, recipient: Recipient, occasion: Occasion, policy: Policy, around: Around
+) -> WhyNot | None:
+    if policy.push is None or recipient.provider not in PUSH_CHANNELS:
+        return "no_provider"
+    if device in item.hidden_by:
+        return "dismissed"
+    if _is_acked(item, device, occasion.seq, around.acks):
+        return "acked"
+    return "present" if recipient.is_foreground else None
+
+
+def _is_acked(item: LiveItem, device: str | None, seq: int, acks: Mapping[View, int]) -> bool:
+    """Whether a view that holds the item (of this device; ``None``: of any) was shown up to the event."""
+    return any(
+        acked >= seq
+        and allowed(view.cats, item.category)
+        and item.for_device in (None, EVERY_DEVICE, view.device)
+        and (view.device == device if device is not None else True)
+        for view, acked in acks.items()
+    )

@@ -1,0 +1,58 @@
+"""A fake backend: takes webhooks as a careful receiver does, by their signature, their time and their id."""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from gregor.core.notify.webhook_signature import is_signed
+
+from .http1 import Answer, Fault, Http1Server, Request
+
+
+@dataclass(slots=True)
+class FakeReceiver:
+    """`answers`: given first, one a call, in place of 204. `now_us`: its clock."""
+
+    secret: str
+    now_us: Callable[[], int]
+    tls: ssl.SSLContext | None = None
+    answers: deque[Answer | Fault] = field(default_factory=deque)
+    calls: list[Request] = field(default_factory=list)
+    events: dict[str, Any] = field(default_factory=dict)
+    _server: Http1Server | None = None
+
+    async def start(self, port: int = 0) -> None:
+        """Listen on loopback."""
+        self._server = Http1Server(self._handle, self.tls)
+        await self._server.start(port)
+
+    async def close(self) -> None:
+        """Stop."""
+        await self.server.close()
+
+    @property
+    def server(self) -> Http1Server:
+        """The server beneath."""
+        if self._server is None:
+            raise RuntimeError("the fake is not started")
+        return self._server
+
+    @property
+    def url(self) -> str:
+        """What a webhook is registered with."""
+        return f"{self.server.url}/hook"
+
+    def _handle(self, request: Request) -> Answer | Fault:
+        self.calls.append(request)
+        if not is_signed(self.secret, request.headers, request.body, self.now_us()):
+            return Answer(401)
+        if self.answers:
+            return self.answers.popleft()
+        self.events.setdefault(request.headers["webhook-id"], msgspec.json.decode(request.body))
+        return Answer(204)

@@ -1,0 +1,168 @@
+"""A fake Web Push service: verifies VAPID, decrypts as the browser would, and fails as told."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import time
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import jwt
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from gregor.auth.vapid import base64url, from_base64url
+
+from .http1 import Answer, Fault, Http1Server, Request
+from .tls import Authority
+
+MOST_BODY_BYTES = 4_096
+LONGEST_CLAIM_S = 24 * 3_600
+_VAPID = re.compile(r"vapid t=([\w.-]+), ?k=([\w-]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Browser:
+    """A subscription with its secrets, as only the browser has them."""
+
+    name: str
+    key: ec.EllipticCurvePrivateKey
+    secret: bytes
+    application_key: str
+
+    @property
+    def public(self) -> bytes:
+        """The point that the sender encrypts for."""
+        return self.key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+    def decrypt(self, body: bytes) -> bytes:
+        """The plaintext of a message (RFC 8291 §3.4, RFC 8188 §2), written apart from what encrypts; InvalidTag."""
+        salt, (record_bytes, id_length) = body[:16], struct.unpack(">IB", body[16:21])
+        sender, sealed = body[21 : 21 + id_length], body[21 + id_length :]
+        if len(sealed) > record_bytes:
+            raise ValueError("more than one record")
+        shared = self.key.exchange(ec.ECDH(), ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), sender))
+        seed = HKDF(SHA256(), 32, self.secret, b"WebPush: info\x00" + self.public + sender).derive(shared)
+        key = HKDF(SHA256(), 16, salt, b"Content-Encoding: aes128gcm\x00").derive(seed)
+        nonce = HKDF(SHA256(), 12, salt, b"Content-Encoding: nonce\x00").derive(seed)
+        padded = AESGCM(key).decrypt(nonce, sealed, None).rstrip(b"\x00")
+        if not padded.endswith(b"\x02"):
+            raise ValueError("no delimiter of a last record")
+        return padded[:-1]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedPush:
+    """A message that reached a browser."""
+
+    browser: str
+    headers: dict[str, str]
+    message: Any
+
+    @property
+    def topic(self) -> str | None:
+        """The `Topic`, by which a later message replaces this one."""
+        return self.headers.get("topic")
+
+
+@dataclass(slots=True)
+class FakeWebPush:
+    """The service. `received`: what browsers got, in order; `requests`: whatever came, with its status or fault."""
+
+    authority: Authority
+    received: list[ReceivedPush] = field(default_factory=list)
+    requests: list[tuple[Request, Answer | Fault]] = field(default_factory=list)
+    _browsers: dict[str, Browser] = field(default_factory=dict)
+    _scripts: dict[str, deque[Answer | Fault]] = field(default_factory=lambda: defaultdict(deque))
+    _server: Http1Server | None = None
+
+    async def start(self, port: int = 0) -> None:
+        """Listen on loopback; `port` 0 takes a free one."""
+        self._server = Http1Server(self._handle, self.authority.server_context("http/1.1"))
+        await self._server.start(port)
+
+    async def close(self) -> None:
+        """Cut every connection and stop listening."""
+        if self._server is not None:
+            await self._server.close()
+
+    @property
+    def host(self) -> str:
+        """For GREGOR_WEBPUSH_HOSTS: host and port."""
+        if self._server is None:
+            raise RuntimeError("not started")
+        return f"localhost:{self._server.port}"
+
+    @property
+    def connections(self) -> int:
+        """How many connections came so far."""
+        return self._server.connections if self._server is not None else 0
+
+    def subscribe(self, name: str, application_key: str) -> dict[str, Any]:
+        """A new subscription of a browser, as `PushSubscription.toJSON()` gives it."""
+        browser = Browser(name, ec.generate_private_key(ec.SECP256R1()), os.urandom(16), application_key)
+        self._browsers[name] = browser
+        keys = {"p256dh": base64url(browser.public), "auth": base64url(browser.secret)}
+        return {"endpoint": f"https://{self.host}/push/{name}", "keys": keys}
+
+    def unsubscribe(self, name: str) -> None:
+        """The browser has forgotten its subscription: 410 from now on."""
+        del self._browsers[name]
+
+    def script(self, name: str, *answers: Answer | Fault) -> None:
+        """What the next requests to this browser get, one after the other, once they are found right."""
+        self._scripts[name].extend(answers)
+
+    def visible(self, name: str) -> dict[str, Any]:
+        """What the browser shows: of each topic the last message."""
+        return {each.topic or "": each.message for each in self.received if each.browser == name}
+
+    def _handle(self, request: Request) -> Answer | Fault:
+        answer = self._judge(request)
+        self.requests.append((request, answer))
+        return answer
+
+    def _judge(self, request: Request) -> Answer | Fault:
+        browser = self._browsers.get(request.target.removeprefix("/push/"))
+        if browser is None:
+            return Answer(410)
+        if request.method != "POST" or request.headers.get("content-encoding") != "aes128gcm":
+            return Answer(400, b"not a message")
+        if not request.headers.get("ttl", "").isdigit():
+            return Answer(400, b"TTL is missing")
+        if not re.fullmatch(r"[\w-]{0,32}", request.headers.get("topic", ""), re.ASCII):
+            return Answer(400, b"not a Topic")
+        if len(request.body) > MOST_BODY_BYTES:
+            return Answer(413)
+        if not self._is_vapid_right(request.headers.get("authorization", ""), browser):
+            return Answer(403, b"VAPID")
+        script = self._scripts[browser.name]
+        answer = script.popleft() if script else Answer(201)
+        if answer in (Fault.HANG, Fault.DROP, Fault.HALF) or (isinstance(answer, Answer) and answer.status < 300):
+            try:
+                message = msgspec.json.decode(browser.decrypt(request.body))
+            except (InvalidTag, ValueError, msgspec.DecodeError):
+                return Answer(400, b"cannot be decrypted")
+            self.received.append(ReceivedPush(browser.name, dict(request.headers), message))
+        return answer
+
+    def _is_vapid_right(self, authorization: str, browser: Browser) -> bool:
+        match = _VAPID.fullmatch(authorization)
+        if match is None or match[2] != browser.application_key:
+            return False
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), from_base64url(match[2]))
+        try:
+            claims = jwt.decode(match[1], key, algorithms=["ES256"], audience=f"https://{self.host}")
+        except jwt.InvalidTokenError:
+            return False
+        return bool(claims["exp"] <= time.time() + LONGEST_CLAIM_S) and str(claims["sub"]).startswith(
+            ("mailto:", "https:")
+        )

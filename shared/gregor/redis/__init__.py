@@ -1,0 +1,1 @@
+"""Our pipelining Redis client: one connection per process and server."""

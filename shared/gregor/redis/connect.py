@@ -1,0 +1,128 @@
+"""From an address to a connection that is ready for commands: authenticated, in its database, loaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from gregor.net.os_errors import reason_of
+
+from .connection import Backoff, Command, LinkDown, LinkRefused, Peer, ReplyError, Wire
+from .url import Address
+
+# What a server answers while it is about to be fine: waiting helps. Any other refusal needs a person.
+_PASSING_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN"})
+
+
+async def dial(address: Address, client_name: str, peer: Peer, timeout_s: float) -> Wire:
+    """A connection whose server is loaded, knows us and answers; ``peer`` is told what comes.
+
+    ``LinkRefused`` where the server will not have us, else ``LinkDown``; both name the server, never credentials.
+    """
+    if address.service is not None:
+        address = await _primary(address, timeout_s)
+    return await _reach(address, timeout_s, lambda wire: _introduce(wire, address, client_name), peer)
+
+
+async def dial_until(dial_once: Callable[[], Awaitable[Wire]], patience_s: float) -> Wire:
+    """Dial again and again, with back-off, for ``patience_s``; ``LinkRefused`` ends it at once. Else the last error."""
+    loop = asyncio.get_running_loop()
+    deadline, backoff = loop.time() + patience_s, Backoff()
+    while True:
+        try:
+            return await dial_once()
+        except LinkRefused:
+            raise
+        except LinkDown:
+            pause_s = backoff.pause_s(loop.time())
+            if loop.time() + pause_s >= deadline:
+                raise
+            await asyncio.sleep(pause_s)
+
+
+async def _reach(address: Address, timeout_s: float, greet: Callable[[Wire], Awaitable[None]], peer: Peer) -> Wire:
+    """Connect, greet, attach, all within ``timeout_s``; whatever goes wrong leaves no connection behind."""
+    wire = Wire()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await address.connect(lambda: wire)
+            await greet(wire)
+        wire.attach(peer)
+    except OSError as error:  # a time-out and LinkDown are among them
+        wire.drop("was given up")
+        raise _named(address, error, timeout_s) from None
+    except asyncio.CancelledError:
+        wire.drop("was given up")
+        raise
+    return wire
+
+
+def _named(address: Address, error: OSError, timeout_s: float) -> LinkDown:
+    """The error as a sentence about the server."""
+    match error:
+        case LinkDown():
+            return type(error)(f"{address} {error}")
+        case TimeoutError():
+            return LinkDown(f"{address} did not answer within {timeout_s:g} s")
+        case _:
+            return LinkDown(f"cannot connect to {address}: {reason_of(error)}")
+
+
+async def _introduce(wire: Wire, address: Address, client_name: str) -> None:
+    """AUTH, SELECT, a name, and a PING, which a server that is still loading refuses."""
+    needed: list[Command] = []
+    if address.password is not None:
+        needed.append(("AUTH", *([address.username] if address.username else []), address.password))
+    if address.db:
+        needed.append(("SELECT", address.db))
+    needed.append(("PING",))
+    replies = await wire.ask([*needed, ("CLIENT", "SETNAME", client_name)])
+    # The name serves whoever looks at CLIENT LIST; a server or a right that lacks the command is no obstacle.
+    for reply in replies[: len(needed)]:
+        if isinstance(reply, ReplyError):
+            passing = reply.code in _PASSING_CODES or "max number of clients" in str(reply)
+            raise (LinkDown if passing else LinkRefused)(f"refused the connection: {reply}")
+
+
+async def _primary(address: Address, timeout_s: float) -> Address:
+    """The address of the primary, from the first Sentinel that knows it. ``LinkDown`` where none does."""
+    problems = []
+    for host in address.hosts:
+        sentinel = Address(hosts=(host,))
+        asking = _Question(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service or ""))
+        try:
+            wire = await _reach(sentinel, timeout_s, asking.put, asking)
+        except LinkDown as error:
+            problems.append(str(error))
+            continue
+        wire.drop("has answered")
+        match asking.answer:
+            case [bytes(primary), bytes(port)]:
+                return replace(address, hosts=((primary.decode(), int(port)),), service=None)
+            case ReplyError() as refusal:
+                problems.append(f"{sentinel} refused the question: {refusal}")
+            case _:
+                problems.append(f"{sentinel} knows no service {address.service}")
+    raise LinkDown("no sentinel knows the primary: " + "; ".join(problems))
+
+
+class _Question:
+    """One command put to a server, for its answer alone."""
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        self.answer: Any = None
+
+    async def put(self, wire: Wire) -> None:
+        [self.answer] = await wire.ask([self._command])
+
+    def replies(self, replies: list[Any]) -> None:
+        pass
+
+    def lost(self, reason: str) -> None:
+        pass
+
+    def resumed(self) -> None:
+        pass

@@ -1,0 +1,1 @@
+"""Executable specification: never runs in production. The tests compare the Redis store with it."""

@@ -1,0 +1,399 @@
+"""The written law: what a commit does to what is known of a user. Records in, an outcome out, nothing changed midway.
+
+``decide`` either raises ``Problem`` or returns all that changes; ``take`` puts it in force: so a message is applied
+whole or not at all (semantics.md L5). The Redis store's scripts do the same; the property tests compare the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from gregor.core.errors import Problem
+from gregor.core.ids import BACKEND
+from gregor.core.items import digest_lanes as lanes
+from gregor.core.items.announcement import Announcement, Entry, Kind, Scope
+from gregor.core.items.codec import pack_item
+from gregor.core.items.sync import NO_EPOCH, Gone, StoredExternal
+from gregor.core.limits import Limits
+from gregor.core.messages.model import Commit, Creation, Ignored, Reason, Receipt, Sender, Span
+
+from . import agenda, retention
+from . import intervals as spans
+from .model import Branch, KeptExternal, Reach, Record, Remembered, Tombstone, User, reach
+
+_FIRST_EPOCH = b"\0\0\1"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that one commit changes. ``announcement`` is ``None`` where it had no effect (receipt ``is_unchanged``)."""
+
+    receipt: Receipt
+    announcement: Announcement | None
+    records: Mapping[str, Record]
+    tombstones: Mapping[str, tuple[Tombstone, ...]]
+    spans: Mapping[Branch, tuple[Remembered, ...]]
+    epoch: bytes
+    agenda: Mapping[str, int | None] = field(default_factory=dict)
+    external: KeptExternal | None = None
+    followed: str | None = None
+
+
+def decide(user: User, commit: Commit, limits: Limits) -> Outcome:
+    """What ``commit`` does to ``user``. Expiry that is due is not looked for here: see ``agenda.expiry``.
+
+    Raises ``Problem``: ``id_reused``, ``state_full``, ``too_many_dismissals``.
+    """
+    draft = _Draft(user, commit, limits)
+    if _is_repeat(user, commit):
+        return draft.outcome()
+    if commit.forget_device is not None:
+        draft.forget(commit.forget_device)
+    if commit.remind is not None:
+        draft.remind(*commit.remind)
+    if commit.keep is not None:
+        draft.keep(*commit.keep)
+    draft.dismiss_ids()
+    for span in commit.spans:
+        draft.dismiss_span(span)
+    for creation in commit.creations:
+        draft.create(creation)
+    if commit.is_guarded and not draft.holds():
+        return _Draft(user, commit, limits).outcome()
+    draft.check_bounds()
+    return draft.outcome()
+
+
+def take(user: User, commit: Commit, outcome: Outcome, limits: Limits) -> None:
+    """Put ``outcome``, decided on ``user`` as it is, in force."""
+    user.epoch, user.seq = outcome.epoch, outcome.receipt.seq
+    for item_id, record in outcome.records.items():
+        user.digest = _moved(user.digest, user.record(item_id), record)
+        user.live.pop(item_id, None)
+        user.gone.pop(item_id, None)
+        user.tombstones.pop(item_id, None)
+        (user.live if record.gone is None else user.gone)[item_id] = record
+    user.tombstones.update(outcome.tombstones)
+    user.spans.update(outcome.spans)
+    agenda.apply(user.agenda, outcome.agenda)
+    if outcome.followed is not None:
+        user.live[outcome.followed] = replace(user.live[outcome.followed], is_followed=True)
+    if outcome.external is not None:
+        user.externals.append(outcome.external)
+    if commit.forget_device is not None:
+        user.forgotten[commit.forget_device] = user.seq
+    known = commit.message_id
+    if known is not None and known.is_remembered and not _is_repeat(user, commit):
+        user.message_ids[known.key] = (known.content, known.keep_us)
+    is_leaving = outcome.external is not None or bool(outcome.tombstones)
+    is_leaving = is_leaving or any(record.gone or record.hidings for record in outcome.records.values())
+    first_us = retention.first_due(commit, outcome.spans, limits, is_leaving=is_leaving)
+    user.collect_at_us = min(user.collect_at_us, first_us)
+
+
+def _is_repeat(user: User, commit: Commit) -> bool:
+    """Whether this message was accepted before, by its id. ``id_reused`` where the id was another message's (L2)."""
+    if commit.message_id is None:
+        return False
+    content, until_us = user.message_ids.get(commit.message_id.key, (b"", 0))
+    if until_us <= commit.now_us:
+        return False
+    if content != commit.message_id.content:
+        raise Problem("id_reused", "This message id was used before, with other content; send a fresh one.")
+    return True
+
+
+def _moved(digest: bytes, before: Record | None, after: Record) -> bytes:
+    """The digest of what every device sees, when what is known of one id changes."""
+    if before is not None and before.gone is None and before.is_shared:
+        digest = lanes.subtract(digest, before.item.leaf)
+    if after.gone is None and after.is_shared:
+        digest = lanes.add(digest, after.item.leaf)
+    return digest
+
+
+@dataclass(slots=True)
+class _Draft:
+    """One commit while it is being decided. The order of the dictionaries is the order of what is announced."""
+
+    user: User
+    commit: Commit
+    limits: Limits
+    seq: int = field(init=False)
+    born: dict[str, Record] = field(default_factory=dict)
+    ended: dict[str, Record] = field(default_factory=dict)
+    hidden: dict[str, Record] = field(default_factory=dict)
+    shown: dict[str, Record] = field(default_factory=dict)
+    ignored: dict[str, Ignored] = field(default_factory=dict)
+    tombstones: dict[str, tuple[Tombstone, ...]] = field(default_factory=dict)
+    spans: dict[Branch, tuple[Remembered, ...]] = field(default_factory=dict)
+    reminded: tuple[Record, int] | None = None
+
+    def __post_init__(self) -> None:
+        self.seq = self.user.seq + 1
+
+    # ---- dismissals
+
+    def forget(self, device: str) -> None:
+        """End the device's own items, and take back what it hid (L8)."""
+        own = [record for record in self.user.live.values() if record.item.for_device == device]
+        for record in sorted(own, key=_by_creation):
+            self.dismiss(record, self.commit.reason)
+        for item_id, record in self.user.live.items():
+            if device in record.hidings:
+                rest = {other: hiding for other, hiding in record.hidings.items() if other != device}
+                self.shown[item_id] = replace(record, hidings=rest)
+
+    def remind(self, item_id: str, index: int) -> None:
+        """A reminder fires once, and never for what is gone (L7)."""
+        record = self.user.live.get(item_id)
+        if record is not None and agenda.is_standing(self.user.agenda, record, index):
+            self.reminded = record, index
+
+    def keep(self, category: str, most: int) -> None:
+        """The oldest of a category leave where there are too many of it."""
+        for record in agenda.surplus(self.user.live.values(), category, most):
+            self.dismiss(record, self.commit.reason)
+
+    def holds(self) -> bool:
+        """Whether all that an aggregation folds is live and hidden by none, and what replaces it would be seen."""
+        folded = [self.ended.get(item_id) for item_id in self.commit.ids]
+        is_whole = all(record is not None and not record.hidings for record in folded)
+        return is_whole and all(
+            creation.id in self.born and creation.id not in self.ignored for creation in self.commit.creations
+        )
+
+    def dismiss_ids(self) -> None:
+        """Dismiss what is known and live by id; remember the ids that are not known."""
+        for item_id in self.commit.ids:
+            record = self.user.live.get(item_id)
+            if record is not None:
+                self.dismiss(record, self.commit.reason)
+            elif item_id not in self.user.gone:
+                new = Tombstone(self.commit.sender, self.commit.now_us)
+                stones = [old for old in self.user.tombstones.get(item_id, ()) if old.sender != new.sender]
+                self.tombstones[item_id] = (*stones, new)
+
+    def dismiss_span(self, span: Span) -> None:
+        """Dismiss what an interval catches of what is known, and remember it for what arrives later (L3)."""
+        span, newest_seq = spans.repeated(span, self.user)
+        named = {creation.id for creation in self.commit.creations}
+        reason = Reason.INTERVAL if self.commit.reason is Reason.DISMISSED else self.commit.reason
+        for record in sorted(self.user.live.values(), key=_by_creation):
+            if record.item.id not in named and spans.catches_known(span, record, newest_seq):
+                self.dismiss(record, reason)
+        if span.begin_us > span.end_us:
+            return  # open, and begins after its stamp: it acts on what is known only
+        where = spans.branch(span)
+        known = self.spans.get(where, self.user.spans.get(where, ()))
+        at_us = max(self.commit.now_us, span.end_us)
+        new = Remembered(self.commit.sender.device, replace(span, matches_own=()), at_us)
+        self.spans[where] = spans.remember(known, new)
+
+    def dismiss(self, record: Record, reason: Reason) -> None:
+        """Do to a live item what a dismissal by the sender does, unless this commit did it already."""
+        item_id, sender = record.item.id, self.commit.sender
+        if item_id in self.ended or item_id in self.hidden or sender.device in record.hidings:
+            return
+        gone = Gone(self.commit.now_us, reason, sender.device or None, self.seq)
+        match reach(sender, record.item):
+            case Reach.ENDS:
+                self.ended[item_id] = replace(record, gone=gone)
+            case Reach.HIDES:
+                self.hidden[item_id] = replace(record, hidings={**record.hidings, sender.device: gone})
+            case Reach.NOTHING:
+                pass
+
+    # ---- creations
+
+    def create(self, creation: Creation) -> None:
+        """Record an unknown item, live or not, as the facts that stood before this message say; or say why not."""
+        known = self.user.record(creation.id)
+        if known is not None:
+            self.ignored[creation.id] = self._answer_known(known, creation)
+            return
+        record = self._on_arrival(creation)
+        horizon_us = self.user.horizon_us
+        is_old = not creation.is_stamped and horizon_us is not None and creation.created_us <= horizon_us
+        if is_old and record.gone is None:
+            self.ignored[creation.id] = Ignored.STALE
+            return
+        self.born[creation.id] = record
+        if record.gone is not None:
+            self.ignored[creation.id] = Ignored.EXPIRED if record.gone.reason is Reason.EXPIRED else Ignored.DISMISSED
+
+    def _answer_known(self, known: Record, creation: Creation) -> Ignored:
+        if known.item.fingerprint != creation.fingerprint:
+            return Ignored.CONFLICT
+        if known.gone is not None and known.gone.reason is Reason.EXPIRED:
+            return Ignored.EXPIRED
+        is_shown = known.gone is None and self.commit.sender.device not in known.hidings
+        return Ignored.DUPLICATE if is_shown else Ignored.DISMISSED
+
+    def _on_arrival(self, creation: Creation) -> Record:
+        """The record of an item that arrives: what was dismissed before it came is dismissed as it comes (L3, L6)."""
+        hidings: dict[str, Gone] = {}
+        ends: list[Gone] = []
+        for device, reason, does in self._facts(creation):
+            gone = Gone(self.commit.now_us, reason, device or None, self.seq)
+            if does is Reach.ENDS:
+                ends.append(gone)
+            elif does is Reach.HIDES:
+                hidings.setdefault(device, gone)
+        if ends:
+            return Record(creation, self.seq, ends[0], hidings)
+        if creation.expires_us is not None and creation.expires_us <= self.commit.now_us:
+            return Record(creation, self.seq, Gone(self.commit.now_us, Reason.EXPIRED, None, self.seq), hidings)
+        return Record(creation, self.seq, None, hidings)
+
+    def _facts(self, creation: Creation) -> list[tuple[str, Reason, Reach]]:
+        """What stands against an arriving item, the backend's facts first, then by device; ids before intervals."""
+        stones = [(stone.sender, Reason.DISMISSED) for stone in self.user.tombstones.get(creation.id, ())]
+        caught = [
+            (Sender(remembered.device), Reason.INTERVAL)
+            for kept in self.user.spans.values()
+            for remembered in kept
+            if spans.catches_arrival(remembered.span, creation)
+        ]
+        facts = sorted(stones + caught, key=lambda fact: (fact[0].device, fact[1] is Reason.INTERVAL))
+        return [(sender.device, reason, reach(sender, creation)) for sender, reason in facts]
+
+    # ---- the end
+
+    def check_bounds(self) -> None:
+        """Raise where the netted result is over a bound that this commit made it pass (semantics.md, "Bounds")."""
+        user, limits = self.user, self.limits
+        added = [record for record in self.born.values() if record.gone is None]
+        if added:
+            live = [record for item_id, record in user.live.items() if item_id not in self.ended] + added
+            live_bytes = sum(len(record.item.json) for record in live)
+            if len(live) > limits.live or live_bytes > limits.live_bytes:
+                raise Problem("state_full", f"At most {limits.live} items and {limits.live_bytes} bytes may be live.")
+        stones = user.tombstones.keys() | self.tombstones.keys()
+        if len(user.tombstones) < len(stones) > limits.tombstones:
+            raise Problem("too_many_dismissals", f"At most {limits.tombstones} unknown ids are remembered.")
+        before, after = _count(user.spans), _count({**user.spans, **self.spans})
+        if before < after > limits.spans or any(
+            len(user.spans.get(where, ())) < len(kept) > limits.spans_per_prefix for where, kept in self.spans.items()
+        ):
+            raise Problem("too_many_dismissals", f"At most {limits.spans} intervals are remembered.")
+
+    def outcome(self) -> Outcome:
+        """What was decided. Records that change: those shown again, then hidden, ended, born (no id is in two)."""
+        records = {**self.shown, **self.hidden, **self.ended, **self.born}
+        announcement, external = None, None
+        if self._has_effect():
+            announcement = self._announcement(records)
+            if self.commit.external is not None:
+                said = self.commit.external
+                external = KeptExternal(self.commit.now_us, StoredExternal(self.seq, said.system, said.body))
+        return Outcome(
+            receipt=self._receipt(announcement),
+            announcement=announcement,
+            records=records,
+            tombstones=self.tombstones,
+            spans=self.spans,
+            epoch=self._epoch(),
+            agenda=self._agenda(),
+            external=external,
+            followed=self.reminded[0].item.id if self.reminded and self.commit.is_followed else None,
+        )
+
+    def _agenda(self) -> agenda.Changes:
+        """What this commit changes in the user's agenda."""
+        changes: agenda.Changes = {}
+        for record in self.born.values():
+            if record.gone is None:
+                changes |= agenda.opened(record.item, self.commit.now_us, self.user.agenda)
+        for record in self.ended.values():
+            changes |= agenda.closed(record, self.commit.now_us, is_watched=self.commit.is_watched)
+        if self.commit.is_watched:
+            changes |= agenda.hidden(self.hidden, self.commit.sender.device, self.commit.now_us)
+        if self.reminded is not None:
+            is_followed = self.commit.is_followed
+            changes |= agenda.reminded(*self.reminded, self.seq, self.commit.now_us, is_followed=is_followed)
+        return changes
+
+    def _has_effect(self) -> bool:
+        commit = self.commit
+        if _is_repeat(self.user, commit):
+            return False
+        is_always = commit.external is not None or commit.is_flush or commit.forget_device is not None
+        return is_always or bool(self.born or self.ended or self.hidden or self.reminded)
+
+    def _receipt(self, announcement: Announcement | None) -> Receipt:
+        ignored = tuple(self.ignored.items())
+        if announcement is None:
+            return Receipt(self._epoch(), self.user.seq, is_unchanged=True, ignored=ignored)
+        return Receipt(
+            epoch=announcement.epoch,
+            seq=self.seq,
+            created=tuple(item_id for item_id in self.born if item_id not in self.ignored),
+            dismissed=(*self.ended, *self.hidden),
+            ignored=ignored,
+        )
+
+    def _announcement(self, records: Mapping[str, Record]) -> Announcement:
+        user, commit = self.user, self.commit
+        digest = user.digest
+        for item_id, record in records.items():
+            digest = _moved(digest, user.record(item_id), record)
+        external = commit.external
+        return Announcement(
+            kind=self._kind(),
+            epoch=self._epoch(),
+            seq=self.seq,
+            before=user.digest[:8],
+            after=digest[:8],
+            sender=commit.sender.device,
+            reason=commit.reason,
+            is_new_epoch=user.seq == 0,
+            entries=tuple(self._entries()),
+            system=external.system if external else "",
+            body=external.body if external else b"",
+            spread_s=commit.spread_s if commit.is_flush else 0,
+            remind_at_us=self.reminded[0].item.remind_at_us[self.reminded[1]] if self.reminded else 0,
+        )
+
+    def _kind(self) -> Kind:
+        if self.reminded is not None:
+            return Kind.REMIND
+        return Kind.EXTERNAL if self.commit.external else Kind.FLUSH if self.commit.is_flush else Kind.UPDATE
+
+    def _epoch(self) -> bytes:
+        seed = self.commit.epoch_seed if self.commit.epoch_seed != NO_EPOCH else _FIRST_EPOCH
+        epoch = seed if self.user.epoch == NO_EPOCH else self.user.epoch
+        if not self.commit.is_flush or _is_repeat(self.user, self.commit):
+            return epoch
+        following = int.from_bytes(epoch, "big") + 1
+        return following.to_bytes(3, "big") if following < 1 << 24 else _FIRST_EPOCH
+
+    def _entries(self) -> Iterable[Entry]:
+        if self.reminded is not None:
+            yield _entry(self.reminded[0])
+        for record in self.born.values():
+            if record.gone is None:
+                yield _entry(record, pack_item(record.item))
+        for record in self.ended.values():
+            yield _entry(record)
+        for record in self.hidden.values():
+            yield Entry(record.item.id, record.item.category, None, Scope.ONLY, (self.commit.sender.device,))
+
+
+def _entry(record: Record, packed: bytes | None = None) -> Entry:
+    """An item that enters or leaves the views of the devices that see it."""
+    item = record.item
+    if not record.is_shared:
+        return Entry(item.id, item.category, packed, Scope.ONLY, (BACKEND, item.for_device or BACKEND))
+    if record.hidings:
+        return Entry(item.id, item.category, packed, Scope.ALL_BUT, tuple(sorted(record.hidings)))
+    return Entry(item.id, item.category, packed)
+
+
+def _by_creation(record: Record) -> tuple[int, str]:
+    return record.seq, record.item.id
+
+
+def _count(kept: Mapping[Branch, tuple[Remembered, ...]]) -> int:
+    return sum(map(len, kept.values()))

@@ -1,0 +1,171 @@
+"""What is forgotten, when, and how far that moves the horizon and the floor of deltas (semantics.md L4, "Bounds")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import takewhile
+
+from msgspec import structs
+
+from gregor.core.items.digest import leaf
+from gregor.core.limits import Limits
+from gregor.core.messages.encode import without_body
+from gregor.core.messages.model import OPEN_US, Commit, Creation
+
+from .model import Branch, KeptExternal, Record, Remembered, User
+
+COLLECT_AT = 100
+"""A commit that leaves more gone items than the history holds, and so many more, collects by itself."""
+
+
+def is_overfull(user: User, limits: Limits) -> bool:
+    """Whether a commit should collect at once."""
+    return len(user.gone) > limits.history + COLLECT_AT
+
+
+def is_over(user: User, limits: Limits) -> bool:
+    """Whether more gone items, or more of their bodies, are kept than may be: who reads the history collects first."""
+    oldest_first = sorted(user.gone.values(), key=_by_end)
+    may_be_bare = oldest_first[: max(0, len(oldest_first) - limits.history_bodies)]
+    return len(oldest_first) > limits.history or not all(record.is_trimmed for record in may_be_bare)
+
+
+def is_due(user: User, limits: Limits, now_us: int) -> bool:
+    """Whether something passed its time: then a commit or read forgets it first, as it commits what has expired."""
+    if user.collect_at_us > now_us:
+        return False
+    user.collect_at_us = _next_due(user, limits)
+    return user.collect_at_us <= now_us
+
+
+def collect(user: User, limits: Limits, now_us: int) -> int:
+    """Forget what passed its retention or bound, in place. How many records went (bodies are not counted)."""
+    cut_us = now_us - limits.retention_us
+    count = _collect_history(user, limits, cut_us)
+    count += _collect_tombstones(user, limits, cut_us)
+    count += _collect_spans(user, cut_us)
+    count += _collect_message_ids(user, now_us)
+    count += trim_externals(user, limits, now_us)
+    _trim_bodies(user, limits, now_us)
+    user.forgotten = {device: seq for device, seq in user.forgotten.items() if seq > user.floor}
+    user.collect_at_us = _next_due(user, limits)
+    return count
+
+
+def first_due(
+    commit: Commit, spans: Mapping[Branch, tuple[Remembered, ...]], limits: Limits, *, is_leaving: bool
+) -> int:
+    """A moment before which nothing that ``commit`` adds, ``spans`` among it, is to be forgotten for its age.
+
+    ``is_leaving``: whether it leaves anything that ages from now on: what is gone, a tombstone, an external message.
+    """
+    shortest_us = min(limits.retention_us, limits.history_body_age_us, limits.external_age_us)
+    ages = [commit.now_us + shortest_us] if is_leaving else []
+    ends = [remembered.at_us + limits.retention_us + 1 for kept in spans.values() for remembered in kept]
+    keeps = [] if commit.message_id is None else [commit.message_id.keep_us]
+    return min([*ages, *ends, *keeps], default=OPEN_US)
+
+
+def _next_due(user: User, limits: Limits) -> int:
+    """The first moment at which something that is kept now is to be forgotten, or to lose its body."""
+    retention_us = limits.retention_us
+    moments = [max(stone.at_us for stone in stones) + retention_us for stones in user.tombstones.values()]
+    moments += [kept.at_us + retention_us + 1 for spans in user.spans.values() for kept in spans]
+    moments += [until_us for _, until_us in user.message_ids.values()]
+    moments += [kept.at_us + limits.external_age_us for kept in user.externals]
+    for record in user.gone.values():
+        at_us = record.gone.at_us if record.gone else 0
+        moments.append(at_us + (retention_us if record.is_trimmed else min(retention_us, limits.history_body_age_us)))
+    return min(moments, default=OPEN_US)
+
+
+def aged_externals(user: User, limits: Limits, now_us: int) -> list[KeptExternal]:
+    """The external messages, the oldest first, that are too old at ``now_us``, collected or not."""
+    return list(takewhile(lambda kept: kept.at_us <= now_us - limits.external_age_us, user.externals))
+
+
+def trim_externals(user: User, limits: Limits, now_us: int) -> int:
+    """Drop the external messages that are too old, then the oldest while there are too many or too large. How many."""
+    kept = user.externals[len(aged_externals(user, limits, now_us)) :]
+    while len(kept) > limits.external_count or _bytes(kept) > limits.external_bytes:
+        kept = kept[1:]
+    count = len(user.externals) - len(kept)
+    if count:
+        user.external_floor = user.externals[count - 1].external.seq
+        user.externals = kept
+    return count
+
+
+def trimmed(item: Creation) -> Creation:
+    """An item without its body: what the history shows of it, and what ``state_at`` hashes, from then on."""
+    json = without_body(item.json)
+    return structs.replace(item, json=json, leaf=leaf(item.id, json))
+
+
+def _collect_history(user: User, limits: Limits, cut_us: int) -> int:
+    oldest_first = sorted(user.gone.values(), key=_by_end)
+    over = len(oldest_first) - limits.history
+    went = [
+        record
+        for index, record in enumerate(oldest_first)
+        if index < over or (record.gone is not None and record.gone.at_us <= cut_us)
+    ]
+    for record in went:
+        del user.gone[record.item.id]
+        user.floor = max(user.floor, _by_end(record)[0])
+        _raise_horizon(user, record.item.created_us)
+    return len(went)
+
+
+def _collect_tombstones(user: User, limits: Limits, cut_us: int) -> int:
+    """Those of an id go together, when the last has passed: by then none of them can be missed."""
+    last_us = {item_id: max(stone.at_us for stone in stones) for item_id, stones in user.tombstones.items()}
+    passed = [item_id for item_id, at_us in last_us.items() if at_us <= cut_us]
+    for item_id in passed:
+        del user.tombstones[item_id]
+        # Its creation may have been this far ahead of the clocks at the moment of the dismissal.
+        _raise_horizon(user, last_us[item_id] + limits.future_us)
+    return len(passed)
+
+
+def _collect_spans(user: User, cut_us: int) -> int:
+    count = 0
+    for where, spans in list(user.spans.items()):
+        kept = tuple(remembered for remembered in spans if remembered.at_us >= cut_us)
+        for remembered in spans:
+            if remembered.at_us < cut_us:
+                _raise_horizon(user, remembered.span.end_us)
+        count += len(spans) - len(kept)
+        if kept:
+            user.spans[where] = kept
+        else:
+            del user.spans[where]
+    return count
+
+
+def _collect_message_ids(user: User, now_us: int) -> int:
+    passed = [key for key, (_, until_us) in user.message_ids.items() if until_us <= now_us]
+    for key in passed:
+        del user.message_ids[key]
+    return len(passed)
+
+
+def _trim_bodies(user: User, limits: Limits, now_us: int) -> None:
+    newest_first = sorted(user.gone.values(), key=_by_end, reverse=True)
+    for index, record in enumerate(newest_first):
+        is_old = record.gone is not None and record.gone.at_us <= now_us - limits.history_body_age_us
+        if not record.is_trimmed and (is_old or index >= limits.history_bodies):
+            user.gone[record.item.id] = replace(record, item=trimmed(record.item), is_trimmed=True)
+
+
+def _raise_horizon(user: User, at_us: int) -> None:
+    user.horizon_us = at_us if user.horizon_us is None else max(user.horizon_us, at_us)
+
+
+def _by_end(record: Record) -> tuple[int, str]:
+    return record.gone.seq if record.gone else 0, record.item.id
+
+
+def _bytes(externals: list[KeptExternal]) -> int:
+    return sum(len(kept.external.system) + len(kept.external.body) for kept in externals)

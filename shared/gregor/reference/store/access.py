@@ -1,0 +1,93 @@
+"""Service keys, tickets and rates in memory."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from gregor.core import rate_limit as rates
+from gregor.core.ids import normal_prefixes
+from gregor.store import service_keys
+from gregor.store.contract.access import FinalClose, ServiceKey, Ticket
+
+
+class MemoryAccess:
+    """``contract.Access`` over dictionaries."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, ServiceKey] = {}
+        self._tickets: dict[str, tuple[Ticket, int]] = {}
+        self._closes: dict[str, tuple[FinalClose, int]] = {}
+        self._buckets: dict[str, int] = {}
+
+    async def create_key(
+        self,
+        scopes: Sequence[str],
+        prefixes: Sequence[str] | None = None,
+        rate: float | None = None,
+        name: str | None = None,
+        now_us: int = 0,
+    ) -> tuple[ServiceKey, str]:
+        """As ``Access`` says."""
+        key_id, secret = service_keys.new_id(), service_keys.new_secret()
+        key = ServiceKey(
+            id=key_id,
+            scopes=frozenset(scopes),
+            prefixes=None if prefixes is None else normal_prefixes(prefixes),
+            rate=rate,
+            hashes=((service_keys.hash_of(secret), None),),
+            created_us=now_us,
+            name=name,
+        )
+        self._keys[key_id] = key
+        return key, service_keys.text_of(key_id, secret)
+
+    async def key(self, key_id: str) -> ServiceKey | None:
+        """As ``Access`` says."""
+        return self._keys.get(key_id)
+
+    async def keys(self) -> list[ServiceKey]:
+        """As ``Access`` says."""
+        return [key for _, key in sorted(self._keys.items())]
+
+    async def rotate_key(self, key_id: str, now_us: int, keep_us: int) -> str | None:
+        """As ``Access`` says."""
+        key = self._keys.get(key_id)
+        if key is None:
+            return None
+        self._keys[key_id], secret = service_keys.rotated(key, now_us, keep_us)
+        return service_keys.text_of(key_id, secret)
+
+    async def delete_key(self, key_id: str) -> bool:
+        """As ``Access`` says."""
+        return self._keys.pop(key_id, None) is not None
+
+    async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
+        """As ``Access`` says."""
+        self._tickets = {text: kept for text, kept in self._tickets.items() if now_us < kept[1]}
+        text = secrets.token_urlsafe(32)
+        self._tickets[text] = (ticket, now_us + lives_us)
+        return text
+
+    async def spend_ticket(self, text: str, now_us: int) -> Ticket | None:
+        """As ``Access`` says."""
+        ticket, until_us = self._tickets.pop(text, (None, 0))
+        return ticket if now_us < until_us else None
+
+    async def keep_close(self, opened_with: str, close: FinalClose, now_us: int, lives_us: int) -> None:
+        """As ``Access`` says."""
+        self._closes = {name: kept for name, kept in self._closes.items() if now_us < kept[1]}
+        self._closes[opened_with] = (close, now_us + lives_us)
+
+    async def kept_close(self, opened_with: str, now_us: int) -> FinalClose | None:
+        """As ``Access`` says."""
+        close, until_us = self._closes.get(opened_with, (None, 0))
+        return close if now_us < until_us else None
+
+    async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
+        """As ``Access`` says."""
+        full_at_us, wait_s = rates.take(self._buckets.get(bucket, 0), rate, burst, count, now_us)
+        if wait_s == 0.0:
+            self._buckets = {name: at_us for name, at_us in self._buckets.items() if at_us > now_us}
+            self._buckets[bucket] = full_at_us
+        return wait_s

@@ -1,0 +1,169 @@
+"""What the three doors of the memory store share: all that is kept, and the way to tell of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from gregor.core.items.sync import View
+from gregor.core.limits import Limits
+from gregor.core.messages.model import OPEN_US
+from gregor.core.notify.contact import NO_CONTACT, NO_PREFERENCES, Contact, Preferences
+from gregor.core.notify.ledger import Delivery
+from gregor.core.notify.timeline import Acknowledged
+from gregor.reference.model import User
+from gregor.store.contract.store import Registration, Session
+
+DeliveryKey = tuple[str, str, str, int, str, str]
+"""What a delivery is known by: ``Intent.key``."""
+
+
+class Publisher(Protocol):
+    """Where announcements go: the ``MemoryFeed``."""
+
+    def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
+        """Deliver to whoever is subscribed to the channel."""
+        ...
+
+
+@dataclass(slots=True)
+class Lease:
+    """A session, until when it is there without another heartbeat, and when the last one came."""
+
+    session: Session
+    until_us: int
+    seen_us: int
+
+
+@dataclass(slots=True)
+class Owner:
+    """All that is kept of one user beside its state. ``revoked``: device (``None``: all) to the moment, in µs.
+
+    ``front_us``: until when somebody was in the foreground, by leases that are gone. ``later``: id to delayed message.
+    ``agenda``: entries that no commit makes, name to time (``core.agenda``). ``delivered``: item to when it had a new
+    delivery. ``places``: on a device's screen, until when and by which delivery.
+    ``woken``: device and channel to when it was woken for a withdrawal.
+    """
+
+    registrations: dict[str, Registration] = field(default_factory=dict)
+    leases: dict[str, dict[str, Lease]] = field(default_factory=dict)
+    first_seen_us: dict[str, int] = field(default_factory=dict)
+    last_seen_us: dict[str, int] = field(default_factory=dict)
+    acknowledged: dict[View, int] = field(default_factory=dict)
+    seen: list[Acknowledged] = field(default_factory=list)
+    front_us: int | None = None
+    revoked: dict[str | None, int] = field(default_factory=dict)
+    later: dict[str, bytes] = field(default_factory=dict)
+    agenda: dict[str, int] = field(default_factory=dict)
+    contact: Contact = NO_CONTACT
+    preferences: Preferences = NO_PREFERENCES
+    deliveries: dict[DeliveryKey, Delivery] = field(default_factory=dict)
+    delivered: dict[str, int] = field(default_factory=dict)
+    places: dict[str, tuple[int, DeliveryKey]] = field(default_factory=dict)
+    woken: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
+
+
+def entries_of(user: User) -> dict[str, int]:
+    """The entries of a user's agenda that its state makes: name to time (µs)."""
+    expiries = {
+        f"x{item_id}": record.item.expires_us
+        for item_id, record in user.live.items()
+        if record.item.expires_us is not None
+    }
+    garbage = {"g": user.collect_at_us} if user.collect_at_us != OPEN_US else {}
+    return expiries | garbage | user.agenda
+
+
+class Shelf:
+    """The dictionaries; ``dead``: dead letters, path to when they were given up (``ledger.path_of``);
+    ``forgotten``: traces of users, to when they were.
+
+    Nothing in here awaits, so whatever is done between two awaits is atomic.
+    """
+
+    def __init__(self, limits: Limits, feed: Publisher | None, namespace: str) -> None:
+        self.limits = limits
+        self.users: dict[str, User] = {}
+        self.owners: dict[str, Owner] = {}
+        self.push_holders: dict[str, tuple[str, str]] = {}
+        self.dead: dict[str, int] = {}
+        self.forgotten: dict[str, int] = {}
+        self.due: dict[str, int] = {}
+        self.generation = 0
+        self.spread_s = 0
+        self._feed = feed
+        self._namespace = namespace
+
+    def channel_of(self, uid: str) -> str:
+        """The channel of a user."""
+        return f"{self._namespace}:user:{uid}"
+
+    @property
+    def flush_channel(self) -> str:
+        """The channel of everyone."""
+        return f"{self._namespace}:flush"
+
+    @property
+    def categories_channel(self) -> str:
+        """The channel on which a new set of categories is told."""
+        return f"{self._namespace}:categories"
+
+    @property
+    def webhooks_channel(self) -> str:
+        """The channel on which a change of the webhooks is told."""
+        return f"{self._namespace}:webhooks"
+
+    def announce(self, uid: str, payload: bytes) -> None:
+        """Tell the gateways that hold connections of a user."""
+        if self._feed is not None:
+            self._feed.publish(self.channel_of(uid), payload)
+
+    def announce_to_all(self, payload: bytes) -> None:
+        """Tell every gateway."""
+        if self._feed is not None:
+            self._feed.publish(self.flush_channel, payload, sharded=False)
+
+    def announce_categories(self, version: int) -> None:
+        """Tell every process of a new set of categories."""
+        if self._feed is not None:
+            self._feed.publish(self.categories_channel, b"%d" % version, sharded=False)
+
+    def announce_webhooks(self, version: int) -> None:
+        """Tell every process that the webhooks changed."""
+        if self._feed is not None:
+            self._feed.publish(self.webhooks_channel, b"%d" % version, sharded=False)
+
+    def control(self, uid: str, document: Mapping[str, Any]) -> None:
+        """Tell the gateways of a user something that is no change of its state."""
+        self.announce(uid, b"K" + msgspec.json.encode(document))
+
+    def owner(self, uid: str) -> Owner:
+        """What is kept of a user beside its state; made where there is nothing yet."""
+        return self.owners.setdefault(uid, Owner())
+
+    def agenda(self, uid: str) -> dict[str, int]:
+        """All entries of a user's agenda: name to time (µs)."""
+        user = self.users.get(uid)
+        return ({} if user is None else entries_of(user)) | self.owner(uid).agenda
+
+    def note(self, uid: str, at_us: Iterable[int]) -> None:
+        """New work of a user: it is due at the first of these moments, unless it was before. No lease outlasts it."""
+        first_us = min(at_us, default=None)
+        if first_us is not None:
+            self.due[uid] = min(first_us, self.due.get(uid, first_us))
+
+    def reschedule(self, uid: str, user: User | None = None, held: Mapping[str, int] | None = None) -> None:
+        """The user is due at the first entry of its agenda, whatever was before; ``held``: at another time."""
+        entries = self.agenda(uid) | ({} if user is None else entries_of(user))
+        if entries:
+            self.due[uid] = min((held or {}).get(name, at_us) for name, at_us in entries.items())
+        else:
+            self.due.pop(uid, None)
+
+    def revoke(self, uid: str, device: str | None, issued_before_us: int) -> None:
+        """Void tokens; a revocation never becomes weaker."""
+        revoked = self.owner(uid).revoked
+        revoked[device] = max(issued_before_us, revoked.get(device, issued_before_us))

@@ -1,0 +1,58 @@
+"""Deliveries that were given up, in memory."""
+
+from __future__ import annotations
+
+from gregor.core.notify.intents import Intent
+from gregor.core.notify.ledger import Delivery, State, as_told, intent_at, path_of
+from gregor.reference.agenda import OVERDUE
+from gregor.store.contract.dead_letters import DeadPage, Place
+
+from .data import Shelf
+
+
+class MemoryDeadLetters:
+    """``dead_letters.DeadLetters`` over a dictionary."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    async def page(self, before: Place | None, limit: int, channel: str | None, now_us: int) -> DeadPage:
+        """As ``DeadLetters`` says."""
+        since_us = now_us - self._shelf.limits.retention_us
+        places = sorted(((at_us, path) for path, at_us in self._shelf.dead.items() if at_us > since_us), reverse=True)
+        found = [place for place in places if _is_of(channel, place[1]) and (before is None or place < before)]
+        letters = (self._kept(path) for _, path in found[:limit])
+        return DeadPage(tuple(letters), found[limit - 1] if len(found) > limit else None)
+
+    async def replay(self, intent: Intent, now_us: int) -> bool:
+        """As ``DeadLetters`` says."""
+        shelf = self._shelf
+        if shelf.dead.pop(path_of(intent), None) is None:
+            return False
+        dead, owner = self._kept(path_of(intent)), shelf.owner(intent.uid)
+        story = dead.story.replayed(now_us)
+        owner.deliveries[intent.key] = Delivery(as_told(dead.intent, story), State.PLANNED, dead.n, 0, story)
+        owner.delivered[intent.item] = now_us
+        owner.agenda[OVERDUE + intent.item] = now_us
+        shelf.note(intent.uid, [now_us])
+        return True
+
+    async def drop(self, intent: Intent) -> None:
+        """As ``DeadLetters`` says."""
+        self._shelf.dead.pop(path_of(intent), None)
+
+    async def purge(self, channel: str | None, before_us: int | None) -> int:
+        """As ``DeadLetters`` says."""
+        dead = self._shelf.dead
+        purged = [path for path, at_us in dead.items() if _is_of(channel, path) and (before_us or at_us + 1) > at_us]
+        for path in purged:
+            del dead[path]
+        return len(purged)
+
+    def _kept(self, path: str) -> Delivery:
+        intent = intent_at(path)
+        return self._shelf.owner(intent.uid).deliveries[intent.key]
+
+
+def _is_of(channel: str | None, path: str) -> bool:
+    return channel is None or path.endswith(f"/{channel}")

@@ -1,0 +1,164 @@
+"""The ledger of deliveries in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import msgspec
+
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import (
+    OVERDUE_US,
+    WAKING_US,
+    Claimed,
+    Delivery,
+    NotClaimed,
+    NotYet,
+    State,
+    Story,
+    Withdrawals,
+    is_told_of,
+    key_of,
+    path_of,
+    story_of,
+)
+from gregor.reference.agenda import OVERDUE
+
+from .data import DeliveryKey, Shelf
+
+MOST_CLAIMS = 9_999
+"""What the entry of an item's ledger in Redis has digits for."""
+
+
+class MemoryLedger:
+    """``ledger.Ledger`` over dictionaries; nothing in it grows old."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self.is_watched = False
+
+    async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
+        """As ``Ledger`` says."""
+        shelf = self._shelf
+        known = [intent for intent in dict.fromkeys(intents) if intent.uid in shelf.users]
+        fresh = [intent for intent in known if intent.key not in self._entries(intent.uid)]
+        for intent in fresh:
+            if state is State.PLANNED:
+                look_us = shelf.owner(intent.uid).agenda.setdefault(OVERDUE + intent.item, now_us + OVERDUE_US)
+                shelf.note(intent.uid, [look_us])
+            self._entries(intent.uid)[intent.key] = Delivery(intent, state, 0, 0, story_of(intent, reason, now_us))
+            shelf.owner(intent.uid).delivered[intent.item] = now_us
+        return fresh
+
+    async def claim(
+        self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
+    ) -> Claimed | NotClaimed | NotYet:
+        """As ``Ledger`` says."""
+        entries, places = self._entries(intent.uid), self._shelf.owner(intent.uid).places
+        entry = entries.get(intent.key)
+        if entry is None:
+            return NotClaimed.ABSENT
+        if entry.is_over:
+            return NotClaimed.OVER
+        if entry.lease_until_us > now_us and (entry.state is State.CLAIMED or not is_early):
+            return NotClaimed.BUSY if entry.state is State.CLAIMED else NotYet(entry.lease_until_us)
+        until_us, holder = places.get(place, (0, intent.key))
+        if place and until_us > now_us and holder != intent.key:
+            return NotClaimed.BUSY
+        if place:
+            places[place] = (lease_until_us, intent.key)
+        changes = {"state": State.CLAIMED, "n": min(entry.n + 1, MOST_CLAIMS), "lease_until_us": lease_until_us}
+        taken = entries[intent.key] = msgspec.structs.replace(entry, **changes)
+        return Claimed(taken, entry.state)
+
+    async def note(self, delivery: Delivery) -> bool:
+        """As ``Ledger`` says."""
+        entries, key = self._entries(delivery.intent.uid), delivery.intent.key
+        entry = entries.get(key)
+        if entry is None or entry.state is not State.CLAIMED or entry.n != delivery.n:
+            return False
+        entries[key] = msgspec.structs.replace(entry, story=delivery.story)
+        return True
+
+    async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
+        """As ``Ledger`` says."""
+        key, uid = delivery.intent.key, delivery.intent.uid
+        entries, places = self._entries(uid), self._shelf.owner(uid).places
+        entry = entries.get(key)
+        if entry is None or entry.state is not State.CLAIMED or entry.n != delivery.n:
+            return False
+        n = entry.n if counts else entry.n - 1
+        entries[key] = Delivery(replace(entry.intent, event=story.event), state, n, story.next_us or 0, story)
+        if self.is_watched and is_told_of(delivery.intent, state):
+            entry_name = f"f{delivery.intent.item}\0{key_of(delivery.intent)}"
+            self._shelf.owner(uid).agenda[entry_name] = story.last_us
+            self._shelf.note(uid, [story.last_us])
+        if state is State.DEAD:
+            self._shelf.dead[path_of(delivery.intent)] = story.last_us
+        if places.get(place, (0, None))[1] == key:
+            del places[place]
+        if delivery.intent.kind is IntentKind.WITHDRAW and state is State.SENT:
+            self._withdrawn(delivery.intent, story.attempts[-1].at_us if place else None)
+        return True
+
+    async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:
+        """As ``Ledger`` says."""
+        entries = self._entries(intent.uid)
+        entry = entries.get(intent.key)
+        if entry is None or entry.state not in sources:
+            return False
+        entries[intent.key] = Delivery(entry.intent, state, entry.n, 0, story or entry.story)
+        return True
+
+    async def hasten(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
+        """As ``Ledger`` says."""
+        entries, owner = self._entries(uid), self._shelf.owner(uid)
+        waiting = [key for key, entry in entries.items() if entry.waits_beyond(reason, until_us)]
+        for key in waiting:
+            entries[key] = msgspec.structs.replace(entries[key], lease_until_us=now_us)
+            owner.agenda[OVERDUE + entries[key].intent.item] = now_us
+            self._shelf.note(uid, [now_us])
+        return len(waiting)
+
+    async def withdrawals(self, uid: str, device: str, channel: str) -> Withdrawals:
+        """As ``Ledger`` says."""
+        waiting = [
+            replace(entry.intent, seq=0, at_us=entry.story.planned_us)
+            for entry in self._entries(uid).values()
+            if entry.intent.kind is IntentKind.WITHDRAW and not entry.is_over
+            if (entry.intent.device, entry.intent.channel) == (device, channel)
+        ]
+        waiting.sort(key=lambda each: (each.at_us, each.item, each.n))
+        return Withdrawals(tuple(waiting), self._shelf.owner(uid).woken.get((device, channel), ()))
+
+    async def of_item(self, uid: str, item: str) -> list[Delivery]:
+        """As ``Ledger`` says."""
+        return self._sorted(entry for entry in self._entries(uid).values() if entry.intent.item == item)
+
+    async def of_user(self, uid: str, limit: int) -> list[Delivery]:
+        """As ``Ledger`` says."""
+        newest = self._shelf.owner(uid).delivered
+        items = sorted(newest, key=lambda item: (newest[item], item), reverse=True)[:limit]
+        return [entry for item in items for entry in await self.of_item(uid, item)]
+
+    def _entries(self, uid: str) -> dict[DeliveryKey, Delivery]:
+        return self._shelf.owner(uid).deliveries
+
+    def _withdrawn(self, intent: Intent, woken_us: int | None) -> None:
+        """What a withdrawal that was sent makes of what it withdrew, and of how often its device was woken."""
+        entries, woken = self._entries(intent.uid), self._shelf.owner(intent.uid).woken
+        where = (intent.item, intent.device, intent.channel)
+        for key, entry in entries.items():
+            other = entry.intent
+            if (other.item, other.device, other.channel) != where or other.kind is IntentKind.WITHDRAW:
+                continue
+            if entry.state is State.SENT:
+                entries[key] = msgspec.structs.replace(entry, state=State.WITHDRAWN)
+        if woken_us is not None:
+            recent = [past_us for past_us in woken.get(where[1:], ()) if past_us > woken_us - WAKING_US]
+            woken[where[1:]] = (woken_us, *recent)
+
+    @staticmethod
+    def _sorted(entries: Iterable[Delivery]) -> list[Delivery]:
+        return sorted(entries, key=lambda entry: (entry.story.planned_us, entry.intent.key[2:]))

@@ -1,0 +1,42 @@
+"""All that decides a push, in memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from gregor.core.items.sync import View, cursor_for
+from gregor.store.contract.push_context import Scene
+
+from .contacts import MemoryContacts
+from .devices import MemoryDevices
+from .ledger import MemoryLedger
+from .users import MemoryUsers
+
+
+class MemoryScenes:
+    """``scenes.Scenes`` over what the others hold; nothing else has its turn between two of these reads."""
+
+    def __init__(
+        self, users: MemoryUsers, devices: MemoryDevices, contacts: MemoryContacts, ledger: MemoryLedger
+    ) -> None:
+        self._users = users
+        self._devices = devices
+        self._contacts = contacts
+        self._ledger = ledger
+
+    async def scene(self, uid: str, device: str, channel: str, item: str, now_us: int) -> Scene | None:
+        """As ``Scenes`` says."""
+        known = await self._devices.device(uid, device, now_us)
+        if known is None:
+            return None
+        copy = await self._users.state(uid, View(device), now_us)
+        return Scene(
+            *known,
+            await self._devices.acknowledged(uid),
+            await self._contacts.contact(uid),
+            await self._contacts.preferences(uid),
+            await self._ledger.withdrawals(uid, device, channel),
+            next((each for each in copy.items if each.id == item), None),
+            Counter(each.category for each in copy.items),
+            cursor_for(copy.epoch, View(device), copy.seq),
+        )

@@ -1,0 +1,119 @@
+"""``MemoryStore``: the one door, without a server behind it."""
+
+from __future__ import annotations
+
+from gregor.core.limits import Limits
+
+from .access import MemoryAccess
+from .agenda import MemoryAgenda
+from .categories import MemoryCategories
+from .contacts import MemoryContacts
+from .data import Publisher, Shelf
+from .dead_letters import MemoryDeadLetters
+from .devices import MemoryDevices
+from .ledger import MemoryLedger
+from .push_context import MemoryScenes
+from .suppressions import MemorySuppressions
+from .users import MemoryUsers
+from .webhooks import MemoryWebhooks
+
+
+class MemoryStore:
+    """``contract.Store`` in memory: the same answers and announcements as the Redis store, gone with the process.
+
+    ``feed`` is where announcements go (``MemoryFeed``); ``None``: nowhere.
+    """
+
+    def __init__(self, limits: Limits, feed: Publisher | None = None, namespace: str = "gregor") -> None:
+        self._shelf = Shelf(limits, feed, namespace)
+        self._users = MemoryUsers(self._shelf)
+        self._devices = MemoryDevices(self._shelf, self._users)
+        self._contacts = MemoryContacts(self._shelf)
+        self._access = MemoryAccess()
+        self._categories = MemoryCategories(self._shelf)
+        self._webhooks = MemoryWebhooks(self._shelf)
+        self._agenda = MemoryAgenda(self._shelf)
+        self._ledger = MemoryLedger(self._shelf)
+        self._dead_letters = MemoryDeadLetters(self._shelf)
+        self._suppressions = MemorySuppressions()
+        self._scenes = MemoryScenes(self._users, self._devices, self._contacts, self._ledger)
+
+    @property
+    def users(self) -> MemoryUsers:
+        """The state of users."""
+        return self._users
+
+    @property
+    def devices(self) -> MemoryDevices:
+        """Their devices."""
+        return self._devices
+
+    @property
+    def contacts(self) -> MemoryContacts:
+        """How they may be reached."""
+        return self._contacts
+
+    @property
+    def access(self) -> MemoryAccess:
+        """Keys, tickets, rates."""
+        return self._access
+
+    @property
+    def categories(self) -> MemoryCategories:
+        """Notification types."""
+        return self._categories
+
+    @property
+    def webhooks(self) -> MemoryWebhooks:
+        """Who is told of events."""
+        return self._webhooks
+
+    @property
+    def agenda(self) -> MemoryAgenda:
+        """What is to be done at a time."""
+        return self._agenda
+
+    @property
+    def ledger(self) -> MemoryLedger:
+        """What became of deliveries."""
+        return self._ledger
+
+    @property
+    def dead_letters(self) -> MemoryDeadLetters:
+        """Deliveries that were given up."""
+        return self._dead_letters
+
+    @property
+    def suppressions(self) -> MemorySuppressions:
+        """Addresses that get no mail."""
+        return self._suppressions
+
+    @property
+    def scenes(self) -> MemoryScenes:
+        """All that decides a push."""
+        return self._scenes
+
+    def channel_of(self, uid: str) -> str:
+        """As ``Store`` says."""
+        return self._shelf.channel_of(uid)
+
+    @property
+    def flush_channel(self) -> str:
+        """As ``Store`` says. It is a channel of the whole cluster: subscribe with ``sharded=False``."""
+        return self._shelf.flush_channel
+
+    @property
+    def categories_channel(self) -> str:
+        """As ``Store`` says. It is a channel of the whole cluster: subscribe with ``sharded=False``."""
+        return self._shelf.categories_channel
+
+    @property
+    def webhooks_channel(self) -> str:
+        """As ``Store`` says. It is a channel of the whole cluster: subscribe with ``sharded=False``."""
+        return self._shelf.webhooks_channel
+
+    async def ping(self) -> None:
+        """Always answers."""
+
+    async def close(self) -> None:
+        """Nothing to close."""

@@ -1,0 +1,30 @@
+"""Addresses that get no more mail, in memory."""
+
+from __future__ import annotations
+
+from gregor.store.contract.suppressions import Suppression, hash_of
+
+
+class MemorySuppressions:
+    """``suppressions.Suppressions`` over a dictionary."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Suppression] = {}
+
+    async def suppress(self, email: str, reason: str, now_us: int) -> Suppression:
+        """As ``Suppressions`` says."""
+        made = self._kept[hash_of(email)] = Suppression(email, reason, now_us)
+        return made
+
+    async def suppression(self, email: str) -> Suppression | None:
+        """As ``Suppressions`` says."""
+        return self._kept.get(hash_of(email))
+
+    async def listed(self, before: tuple[int, str] | None, limit: int) -> list[Suppression]:
+        """As ``Suppressions`` says."""
+        found = [each for each in self._kept.values() if before is None or each.place < before]
+        return sorted(found, key=lambda each: each.place, reverse=True)[:limit]
+
+    async def release(self, email: str) -> bool:
+        """As ``Suppressions`` says."""
+        return self._kept.pop(hash_of(email), None) is not None

@@ -1,0 +1,48 @@
+"""Webhooks in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gregor.core.notify.webhook_events import Webhook
+from gregor.store.contract.webhooks import MOST_WEBHOOKS, too_many
+
+from .data import Shelf
+
+
+class MemoryWebhooks:
+    """``webhooks.Webhooks`` over a dictionary."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._version = 0
+        self._webhooks: dict[str, Webhook] = {}
+
+    async def version(self) -> int:
+        """As ``Webhooks`` says."""
+        return self._version
+
+    async def all(self) -> tuple[int, Sequence[Webhook]]:
+        """As ``Webhooks`` says."""
+        return self._version, tuple(webhook for _, webhook in sorted(self._webhooks.items()))
+
+    async def put(self, webhook: Webhook, expected: int) -> bool:
+        """As ``Webhooks`` says."""
+        if expected != self._version:
+            return False
+        if len(self._webhooks.keys() - {webhook.id}) >= MOST_WEBHOOKS:
+            raise too_many()
+        self._webhooks[webhook.id] = webhook
+        self._changed()
+        return True
+
+    async def delete(self, webhook_id: str) -> bool:
+        """As ``Webhooks`` says."""
+        if self._webhooks.pop(webhook_id, None) is None:
+            return False
+        self._changed()
+        return True
+
+    def _changed(self) -> None:
+        self._version += 1
+        self._shelf.announce_webhooks(self._version)

@@ -1,0 +1,1 @@
+"""Versioned data that every process caches: notification types and webhooks."""

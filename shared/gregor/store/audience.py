@@ -1,0 +1,22 @@
+"""Who is there: what of a user's devices decides whether somebody is told of an item (``core.escalation``)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gregor.core.notify.escalation import Around, Recipient
+
+from .contract.store import Devices
+
+
+async def around(devices: Devices, uid: str, now_us: int) -> Around:
+    """The devices of a user, their acknowledgements and presence, as of now."""
+    known, acks, foreground_us = await asyncio.gather(
+        devices.devices(uid, now_us), devices.acknowledged(uid), devices.foreground_until(uid, now_us)
+    )
+    recipients = {
+        name: Recipient(str(kept.push["provider"]) if kept.push else None, presence.foreground)
+        for name, (kept, presence) in known.items()
+    }
+    seen_us = [presence.last_seen_us for _, presence in known.values() if presence.last_seen_us is not None]
+    return Around(recipients, acks, max(seen_us, default=None), foreground_us)

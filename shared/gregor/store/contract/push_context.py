@@ -1,0 +1,43 @@
+"""What a store promises of the moment of a push; a part of ``contract.Store``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from gregor.core.items.sync import Cursor, StoredItem, View
+from gregor.core.notify.contact import Contact, Preferences
+from gregor.core.notify.ledger import Withdrawals
+
+from .store import Presence, Registration
+
+
+class Scene(msgspec.Struct, frozen=True):
+    """All that decides whether a device is told of an item, as of one moment.
+
+    ``item``: where the device sees it live. ``counts``: category → live items of it that the device sees. ``cursor``:
+    the position of the device's view.
+    """
+
+    registration: Registration
+    presence: Presence
+    acks: Mapping[View, int]
+    contact: Contact
+    preferences: Preferences
+    withdrawals: Withdrawals
+    item: StoredItem | None
+    counts: Mapping[str, int]
+    cursor: Cursor
+
+
+class Scenes(Protocol):
+    """The state as one device has it, with all around it, read in one step (semantics.md L15)."""
+
+    async def scene(self, uid: str, device: str, channel: str, item: str, now_us: int) -> Scene | None:
+        """``None`` where the user has no such device. What is due is committed first, as by any read.
+
+        ``withdrawals`` are those of ``channel``.
+        """
+        ...

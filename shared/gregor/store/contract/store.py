@@ -1,0 +1,357 @@
+"""What every store promises. ``MemoryStore`` and ``RedisStore`` are twins; one test body holds both to this page.
+
+A store is the one door to what is kept. It decides nothing that ``core`` can decide; it makes whole or not at all what
+only atomicity can decide. Every method may raise ``Unavailable`` (the store cannot be reached: nothing is known to be
+done), and repeating any call is safe where its docstring says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from gregor.core.errors import Problem
+from gregor.core.ids import Prefixes
+from gregor.core.items.sync import Answer, Cursor, Full, Head, HistoryEntry, View
+from gregor.core.messages.model import Commit, Receipt
+from gregor.core.notify.timeline import Acknowledged
+
+from .access import Access
+from .agenda import Agenda
+from .contacts import Contacts
+from .dead_letters import DeadLetters
+from .ledger import Ledger
+from .suppressions import Suppressions
+from .webhooks import Webhooks
+
+if TYPE_CHECKING:
+    from .push_context import Scenes
+
+KEPT_VERSIONS: Final = 50
+"""Sets of categories that can be gone back to."""
+
+
+class Unavailable(Exception):
+    """The store cannot be reached: retry later. Its text is for logs, it may name the server; ``problem`` is told."""
+
+    def problem(self) -> Problem:
+        """What a caller is told."""
+        return Problem("unavailable", "The store cannot be reached. Try again.", retry_after_s=1.0)
+
+
+class Contended(Unavailable):
+    """Others changed the same thing again and again. The store is well; nothing was done."""
+
+    def problem(self) -> Problem:
+        """What a caller is told."""
+        return Problem("unavailable", "Others change the same thing at this moment. Try again.", retry_after_s=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A device as its user's list shows it. ``push`` is the push registration as sent, or ``None``.
+
+    ``push_since_us``: when it was registered last; the store sets it, and it makes no registration another.
+    """
+
+    platform: str | None = None
+    push: Mapping[str, Any] | None = None
+    locale: str | None = None
+    push_since_us: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Whether someone is there. ``last_seen_us`` is ``None`` where never seen; for one online it is now."""
+
+    online: bool = False
+    foreground: bool = False
+    last_seen_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One connection of a device, as all gateways know it: which gateway holds it, and what it sees.
+
+    ``session`` is the name the client gave (or a fresh one); ``connection`` is unique to the connection. A session is
+    there until it is opened elsewhere, closed, or its lease runs out.
+    """
+
+    session: str
+    connection: str
+    gateway: str
+    opened_us: int
+    foreground: bool = False
+    cats: Prefixes = None
+    systems: Prefixes = None
+
+
+@dataclass(frozen=True, slots=True)
+class CategorySet:
+    """The entries of notification types as they were applied, whole: name to entry, as written."""
+
+    version: int
+    entries: Mapping[str, Any]
+    applied_us: int
+
+
+class Users(Protocol):
+    """The state of users: one order, whole commits, exact reads.
+
+    ``is_watched``: set by whoever holds the store while somebody wants to hear of all that leaves; then whatever leaves
+    by this process's commits, its housekeeping included, stands in the agenda (``WorkKind.LEFT``), and so does what a
+    device hides (``WorkKind.HIDDEN``). What somebody may have been told of does the former always.
+    """
+
+    is_watched: bool
+
+    def commit(self, uid: str, commit: Commit) -> Awaitable[Receipt]:
+        """Apply one message, whole or not at all, and announce it in the same step (L1–L5).
+
+        An expiry that is due at ``commit.now_us`` is committed first, as a message of its own (L6). A user of an older
+        flush generation is flushed first. Repeating is safe as L2 says. Raises ``Problem``: ``state_full``,
+        ``too_many_dismissals``, ``id_reused``.
+        """
+        ...
+
+    async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
+        """Many commits, in order for each user, in few round trips. A refusal is a value here and spoils no other."""
+        ...
+
+    async def rehearse(self, uid: str, commit: Commit) -> Receipt:
+        """The receipt that ``commit`` would have now, with the present seq; nothing of it is done. Raises as it does.
+
+        What is due is committed first, as by any read.
+        """
+        ...
+
+    async def sync(
+        self,
+        uid: str,
+        view: View,
+        cursor: Cursor | None,
+        digest: bytes | None,
+        now_us: int,
+        systems: Prefixes = None,
+        epoch_seed: bytes = ...,
+    ) -> Answer:
+        """What leads ``view`` from ``cursor`` to now (L9), with the external messages of ``systems`` since (L13)."""
+        ...
+
+    async def state(self, uid: str, view: View, now_us: int) -> Full:
+        """The view now. ``external`` is empty."""
+        ...
+
+    async def state_at(self, uid: str, view: View, at_us: int, now_us: int) -> Full:
+        """The view as it was at ``at_us``, from what is known now (semantics.md, "History")."""
+        ...
+
+    async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
+        """One item, live or from the history; ``None`` where the view never held it or it is forgotten."""
+        ...
+
+    async def history(
+        self, uid: str, view: View, before: tuple[int, str] | None, limit: int, now_us: int
+    ) -> list[HistoryEntry]:
+        """Up to ``limit`` items of the view, live and gone, newest first by (seq, id), those below ``before``."""
+        ...
+
+    async def heads(self, uids: Sequence[str]) -> list[Head | None]:
+        """Position and digest (the view of all devices) of many users; ``None`` for a user never seen. Read only."""
+        ...
+
+    async def flush_all(self, spread_s: int) -> None:
+        """Start a new epoch for every user, each at its next commit, sync or comparison (L14); tells all gateways."""
+        ...
+
+    async def forget_user(self, uid: str, now_us: int) -> None:
+        """Drop all that is kept of a user, void its tokens issued up to now, close its connections. Repeatable."""
+        ...
+
+    async def forgotten(self, since_us: int) -> frozenset[str]:
+        """Who was forgotten since that moment: the traces (``forgotten.trace_of``), known for ``KNOWN_US``."""
+        ...
+
+    async def settle(self, uid: str, now_us: int) -> None:
+        """Commit what is due at ``now_us`` (expiries, as one message), forget what passed its retention (L4, L6)."""
+        ...
+
+    async def collect(self, uid: str, now_us: int) -> int:
+        """Forget what passed its retention: history, dismissals, message ids, external messages. How many went."""
+        ...
+
+
+class Devices(Protocol):
+    """Registrations, presence, acknowledgements and revocations of a user's devices.
+
+    ``is_watched``: set while somebody wants to hear of acknowledgements; then each stands in the agenda
+    (``WorkKind.ACKED``).
+    """
+
+    is_watched: bool
+
+    async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
+        """Register, or replace. A push token that another device holds is taken from it. ``too_many_devices``."""
+        ...
+
+    async def change_device(
+        self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
+    ) -> None:
+        """Register ``change`` of what is registered (``None``: the device is not known); no other registration comes
+        between. ``change`` may be called again, and may raise: then nothing is changed. Raises as ``put_device`` does.
+        """
+        ...
+
+    async def know_device(self, uid: str, device: str, now_us: int) -> str | None:
+        """Make a device known (a connection does). Past the bound the one longest offline is forgotten, those without
+        push first, and returned; ``too_many_devices`` if all are online."""
+        ...
+
+    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, Presence]]:
+        """All known devices, by name."""
+        ...
+
+    async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, Presence] | None:
+        """One known device, or ``None``."""
+        ...
+
+    async def holds_push(self, uid: str, device: str, registration: Registration) -> bool:
+        """Whether the push token of this registration is (still) this device's own: whoever sends looks here first."""
+        ...
+
+    async def forget_push(self, uid: str, device: str, registration: Registration) -> bool:
+        """Take the push off a device whose registration is still as given: its provider says that it is dead."""
+        ...
+
+    async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
+        """End its own items and its hidings, void its cursors, close its connections (L8). Repeatable."""
+        ...
+
+    async def forget_absent(self, uid: str, now_us: int) -> int | None:
+        """Forget the devices without push that nobody saw for the retention. When to look again (µs); ``None``: no
+        device is left. Repeatable."""
+        ...
+
+    async def open_session(
+        self, uid: str, device: str, session: Session, now_us: int, lease_us: int
+    ) -> list[tuple[Session, int]]:
+        """A connection is there for ``lease_us``. Returns what it displaces, each with its close code: the connection
+        of the same session (4504), and the oldest past the bound of a device's connections (4505). The caller tells
+        their gateways (``control``)."""
+        ...
+
+    async def touch(self, entries: Sequence[tuple[str, str, Session]], now_us: int, lease_us: int) -> None:
+        """Heartbeats of one gateway: each (uid, device, session) is there for ``lease_us`` more, as given."""
+        ...
+
+    async def close_session(self, uid: str, device: str, session: Session, now_us: int) -> None:
+        """The connection is gone; does nothing where a newer connection holds the session. Sets ``last_seen``."""
+        ...
+
+    async def session(self, uid: str, device: str, session: str, now_us: int) -> Session | None:
+        """The live session of that name, wherever it is held."""
+        ...
+
+    async def presence(self, uids: Sequence[str], now_us: int) -> list[Presence]:
+        """The OR over each user's devices."""
+        ...
+
+    async def foreground_until(self, uid: str, now_us: int) -> int | None:
+        """Until when one of the user's connections was in the foreground (µs): now where one is; ``None``: never."""
+        ...
+
+    async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
+        """This view showed its user everything up to ``seq``. Never goes down."""
+        ...
+
+    async def acknowledgements(self, uid: str) -> list[Acknowledged]:
+        """When views showed what: the newest ``MOST_ACKNOWLEDGEMENTS`` of a user that raised anything, oldest first."""
+        ...
+
+    async def acknowledged(self, uid: str) -> dict[View, int]:
+        """View to acknowledged seq."""
+        ...
+
+    async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
+        """Void tokens issued at or before that moment, of one device or all; closes their connections at once."""
+        ...
+
+    async def revoked_before(self, uid: str, device: str) -> int | None:
+        """Tokens of this device issued at or before this moment (µs) are void; ``None``: none are."""
+        ...
+
+    async def control(self, uid: str, document: Mapping[str, Any]) -> None:
+        """Tell every gateway that holds a connection of ``uid`` (closes, frames for a session held elsewhere)."""
+        ...
+
+
+class Categories(Protocol):
+    """The entries of notification types, in versions. What they say is not looked at here."""
+
+    async def version(self) -> int:
+        """Of the set that holds now; 0 where none was ever applied."""
+        ...
+
+    async def load(self, version: int | None = None) -> CategorySet | None:
+        """The set that holds now, or one of the last ``KEPT_VERSIONS``; ``None`` where it is not kept."""
+        ...
+
+    async def apply(self, entries: Mapping[str, Any], now_us: int, expected: int | None = None) -> int | None:
+        """Make this whole set the one that holds, and tell all processes. The new version.
+
+        ``None``, and nothing done, where ``expected`` is not the version that holds: somebody else was faster.
+        """
+        ...
+
+
+class Store(Protocol):
+    """The one door. ``channel_of(uid)`` is where a user's announcements and controls come (see ``feed``)."""
+
+    @property
+    def users(self) -> Users: ...
+    @property
+    def devices(self) -> Devices: ...
+    @property
+    def contacts(self) -> Contacts: ...
+    @property
+    def access(self) -> Access: ...
+    @property
+    def categories(self) -> Categories: ...
+    @property
+    def webhooks(self) -> Webhooks: ...
+    @property
+    def agenda(self) -> Agenda: ...
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def dead_letters(self) -> DeadLetters: ...
+    @property
+    def suppressions(self) -> Suppressions: ...
+    @property
+    def scenes(self) -> Scenes: ...
+
+    def channel_of(self, uid: str) -> str:
+        """The pub/sub channel of a user's announcements and controls."""
+        ...
+
+    @property
+    def flush_channel(self) -> str:
+        """The one channel on which a flush of all is told."""
+        ...
+
+    @property
+    def categories_channel(self) -> str:
+        """The one channel on which a new set of categories is told: its version, in digits."""
+        ...
+
+    @property
+    def webhooks_channel(self) -> str:
+        """The one channel on which a change of the webhooks is told: their version, in digits."""
+        ...
+
+    async def ping(self) -> None:
+        """Raises ``Unavailable`` where the store does not answer."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,41 @@
+"""What the store of webhooks promises; a part of ``contract.Store``. The values are in ``core.events``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from gregor.core.errors import Problem
+from gregor.core.notify.webhook_events import Webhook
+
+MOST_WEBHOOKS: Final = 100
+"""Of a deployment: each event costs a look at each of them."""
+
+
+class Webhooks(Protocol):
+    """The webhooks of a deployment. Secrets are kept as they are: calls are signed with them."""
+
+    async def version(self) -> int:
+        """A number that is another after each change; 0 where there never was a webhook."""
+        ...
+
+    async def all(self) -> tuple[int, Sequence[Webhook]]:
+        """The version, and all webhooks in the order of their ids."""
+        ...
+
+    async def put(self, webhook: Webhook, expected: int) -> bool:
+        """Keep it, in the place of the one of its id where there is one, and tell all processes.
+
+        False, and nothing done, where ``expected`` is not the version that holds: somebody else was faster.
+        ``too_many`` where there are too many already.
+        """
+        ...
+
+    async def delete(self, webhook_id: str) -> bool:
+        """Whether there was one. All processes are told."""
+        ...
+
+
+def too_many() -> Problem:
+    """The deployment has the most webhooks allowed."""
+    return Problem("too_many", f"At most {MOST_WEBHOOKS} webhooks may be kept; delete some first.")

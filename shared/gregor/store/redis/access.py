@@ -1,0 +1,152 @@
+"""Service keys, tickets and rates in Redis. Secrets and tickets are kept as hashes: who reads the data gets none."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gregor.core import rate_limit as rates
+from gregor.core.ids import normal_prefixes
+from gregor.core.limits import SECOND_US
+from gregor.redis.client import Connection, Script
+from gregor.store import service_keys
+from gregor.store.contract.access import FinalClose, ServiceKey, Ticket
+from gregor.store.contract.store import Contended
+
+from . import scripts
+from .errors import answer
+from .keys import Keys
+
+_TRIES: Final = 8
+"""How often a change starts anew because another came between; two rotations of one key at once are rare already."""
+
+
+class _KeptTicket(msgspec.Struct):
+    """What a ticket's key holds."""
+
+    expires_us: int
+    ticket: Ticket
+
+
+class _KeptClose(msgspec.Struct):
+    """What the key of a final close holds."""
+
+    expires_us: int
+    close: FinalClose
+
+
+_SERVICE_KEY: Final = msgspec.json.Decoder(ServiceKey)
+_TICKET: Final = msgspec.json.Decoder(_KeptTicket)
+_CLOSE: Final = msgspec.json.Decoder(_KeptClose)
+
+
+class RedisAccess:
+    """``contract.Access`` over one Redis-protocol server.
+
+    ``allow_oom``: whether the server knows script flags (fakeredis does not). Rates must be counted under ``maxmemory``
+    too, or a dismissal, which shrinks, would be refused for the sake of a number.
+    """
+
+    def __init__(self, connection: Connection, keys: Keys, *, allow_oom: bool = True) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._rate = scripts.load("rate", flags="allow-oom" if allow_oom else "")
+        self._replace = scripts.load("replace_field")
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        return (self._rate, self._replace)
+
+    async def create_key(
+        self,
+        scopes: Sequence[str],
+        prefixes: Sequence[str] | None = None,
+        rate: float | None = None,
+        name: str | None = None,
+        now_us: int = 0,
+    ) -> tuple[ServiceKey, str]:
+        """See ``contract.Access.create_key``."""
+        secret = service_keys.new_secret()
+        key = ServiceKey(
+            id=service_keys.new_id(),
+            scopes=frozenset(scopes),
+            prefixes=None if prefixes is None else normal_prefixes(prefixes),
+            rate=rate,
+            hashes=((service_keys.hash_of(secret), None),),
+            created_us=now_us,
+            name=name,
+        )
+        await self._call("HSET", self._keys.service_keys, key.id, _encoded(key))
+        return key, service_keys.text_of(key.id, secret)
+
+    async def key(self, key_id: str) -> ServiceKey | None:
+        """See ``contract.Access.key``."""
+        raw = await self._call("HGET", self._keys.service_keys, key_id)
+        return None if raw is None else _SERVICE_KEY.decode(raw)
+
+    async def keys(self) -> list[ServiceKey]:
+        """See ``contract.Access.keys``."""
+        raws = await self._call("HVALS", self._keys.service_keys)
+        return sorted(map(_SERVICE_KEY.decode, raws), key=lambda key: key.id)
+
+    async def rotate_key(self, key_id: str, now_us: int, keep_us: int) -> str | None:
+        """See ``contract.Access.rotate_key``."""
+        for _ in range(_TRIES):
+            raw = await self._call("HGET", self._keys.service_keys, key_id)
+            if raw is None:
+                return None
+            key, secret = service_keys.rotated(_SERVICE_KEY.decode(raw), now_us, keep_us)
+            sent = self._connection.evalsha(self._replace, (self._keys.service_keys,), (key_id, raw, _encoded(key)))
+            if await answer(sent):
+                return service_keys.text_of(key_id, secret)
+        raise Contended("the key is being changed by others again and again")
+
+    async def delete_key(self, key_id: str) -> bool:
+        """See ``contract.Access.delete_key``."""
+        return bool(await self._call("HDEL", self._keys.service_keys, key_id))
+
+    async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
+        """See ``contract.Access.create_ticket``. The key's lifetime only tidies up; the time inside is what counts."""
+        text = secrets.token_urlsafe(32)
+        kept = msgspec.json.encode(_KeptTicket(now_us + lives_us, ticket))
+        await self._call("SET", self._keys.ticket(text), kept, "PX", max(1, -(-lives_us // 1_000)))
+        return text
+
+    async def spend_ticket(self, text: str, now_us: int) -> Ticket | None:
+        """See ``contract.Access.spend_ticket``."""
+        raw = await self._call("GETDEL", self._keys.ticket(text))
+        if raw is None:
+            return None
+        kept = _TICKET.decode(raw)
+        return kept.ticket if now_us < kept.expires_us else None
+
+    async def keep_close(self, opened_with: str, close: FinalClose, now_us: int, lives_us: int) -> None:
+        """See ``contract.Access.keep_close``. As with tickets, the time inside is what counts."""
+        kept = msgspec.json.encode(_KeptClose(now_us + lives_us, close))
+        await self._call("SET", self._keys.final(opened_with), kept, "PX", max(1, -(-lives_us // 1_000)))
+
+    async def kept_close(self, opened_with: str, now_us: int) -> FinalClose | None:
+        """See ``contract.Access.kept_close``."""
+        raw = await self._call("GET", self._keys.final(opened_with))
+        if raw is None:
+            return None
+        kept = _CLOSE.decode(raw)
+        return kept.close if now_us < kept.expires_us else None
+
+    async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
+        """See ``contract.Access.take``. ``core.rates`` says how; the script does the same sums, atomically."""
+        step_us = rates.step_us(rate)
+        arguments = (now_us, count * step_us, burst * step_us)
+        wait_us = await answer(self._connection.evalsha(self._rate, (self._keys.rate(bucket),), arguments))
+        return int(wait_us) / SECOND_US
+
+    async def _call(self, *command: bytes | str | int) -> Any:
+        return await answer(self._connection.call(*command))
+
+
+def _encoded(key: ServiceKey) -> bytes:
+    return msgspec.json.encode(key)

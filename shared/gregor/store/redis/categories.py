@@ -1,0 +1,62 @@
+"""The entries of notification types in Redis: one hash of the last versions, and a word to all when there is a new one.
+
+A set is small (the whole of a deployment's types) and read seldom: by each process when it starts and when it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gregor.redis.client import Connection, Script
+from gregor.store.contract.store import KEPT_VERSIONS, CategorySet
+
+from . import scripts
+from .errors import answer
+from .keys import Keys
+
+
+class _Kept(msgspec.Struct):
+    """What the field of a version holds."""
+
+    applied_us: int
+    entries: dict[str, Any]
+
+
+_KEPT: Final = msgspec.json.Decoder(_Kept)
+
+
+class RedisCategories:
+    """``contract.Categories`` over one Redis-protocol server."""
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._apply = scripts.load("apply_categories")
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        return (self._apply,)
+
+    async def version(self) -> int:
+        """See ``contract.Categories.version``."""
+        return int(await answer(self._connection.call("HGET", self._keys.categories, "version")) or 0)
+
+    async def load(self, version: int | None = None) -> CategorySet | None:
+        """See ``contract.Categories.load``."""
+        wanted = await self.version() if version is None else version
+        raw = await answer(self._connection.call("HGET", self._keys.categories, wanted))
+        if raw is None:
+            return None
+        kept = _KEPT.decode(raw)
+        return CategorySet(wanted, kept.entries, kept.applied_us)
+
+    async def apply(self, entries: Mapping[str, Any], now_us: int, expected: int | None = None) -> int | None:
+        """See ``contract.Categories.apply``."""
+        kept = msgspec.json.encode(_Kept(now_us, dict(entries)))
+        arguments = ("" if expected is None else expected, kept, KEPT_VERSIONS, self._keys.categories_channel)
+        version = int(await answer(self._connection.evalsha(self._apply, (self._keys.categories,), arguments)))
+        return version or None

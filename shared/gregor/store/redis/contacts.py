@@ -1,0 +1,116 @@
+"""Contact and preferences in Redis, as the JSON of the API: one hash a user; see ``contacts.Contacts``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gregor.core.notify.contact import (
+    NO_CONTACT,
+    NO_PREFERENCES,
+    Contact,
+    Preferences,
+    contact_document,
+    parse_contact,
+    parse_preferences,
+    preferences_document,
+    without_mail,
+)
+from gregor.redis.client import Connection, Script
+from gregor.store.contract.store import Contended
+
+from . import scripts
+from .errors import answer
+from .keys import Keys
+
+_CONTACT: Final = "contact"
+_PREFERENCES: Final = "preferences"
+_TRIES: Final = 8
+"""How often a change starts anew because another came between."""
+
+
+class RedisContacts:
+    """``contacts.Contacts`` over one Redis-protocol server."""
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._replace = scripts.load("replace_field")
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        return (self._replace,)
+
+    async def contact(self, uid: str) -> Contact:
+        """See ``contacts.Contacts.contact``."""
+        return read_contact(await self._read(uid, _CONTACT))
+
+    async def put_contact(self, uid: str, contact: Contact) -> None:
+        """See ``contacts.Contacts.put_contact``."""
+        await self._write(uid, _CONTACT, contact_document(contact))
+
+    async def change_contact(self, uid: str, change: Callable[[Contact], Contact]) -> Contact:
+        """See ``contacts.Contacts.change_contact``."""
+        document = await self._change(uid, _CONTACT, lambda kept: contact_document(change(_contact_of(kept))))
+        return _contact_of(document)
+
+    async def preferences(self, uid: str) -> Preferences:
+        """See ``contacts.Contacts.preferences``."""
+        return read_preferences(await self._read(uid, _PREFERENCES))
+
+    async def put_preferences(self, uid: str, preferences: Preferences) -> None:
+        """See ``contacts.Contacts.put_preferences``."""
+        await self._write(uid, _PREFERENCES, preferences_document(preferences))
+
+    async def change_preferences(self, uid: str, change: Callable[[Preferences], Preferences]) -> Preferences:
+        """See ``contacts.Contacts.change_preferences``."""
+        document = await self._change(
+            uid, _PREFERENCES, lambda kept: preferences_document(change(_preferences_of(kept)))
+        )
+        return _preferences_of(document)
+
+    async def end_mails(self, uid: str, categories: Sequence[str]) -> None:
+        """See ``contacts.Contacts.end_mails``."""
+        await self.change_preferences(uid, lambda kept: without_mail(kept, categories))
+
+    async def _change(self, uid: str, field: str, change: Callable[[Any], Any]) -> Any:
+        """Read, change and write back a document, until nobody wrote in between; empty ones are not kept."""
+        key = self._keys.of_user(uid).contact
+        for _ in range(_TRIES):
+            raw = await answer(self._connection.call("HGET", key, field)) or b""
+            document = change(msgspec.json.decode(raw) if raw else None)
+            wanted = msgspec.json.encode(document) if document else b""
+            if await answer(self._connection.evalsha(self._replace, (key,), (field, raw, wanted))):
+                return document
+        raise Contended(f"the {field} of a user is being changed by others again and again")
+
+    async def _read(self, uid: str, field: str) -> Any:
+        return await answer(self._connection.call("HGET", self._keys.of_user(uid).contact, field))
+
+    async def _write(self, uid: str, field: str, document: Any) -> None:
+        key = self._keys.of_user(uid).contact
+        if document:
+            await answer(self._connection.call("HSET", key, field, msgspec.json.encode(document)))
+        else:
+            await answer(self._connection.call("HDEL", key, field))
+
+
+def read_contact(raw: bytes | None) -> Contact:
+    """A contact from what is kept of it."""
+    return NO_CONTACT if raw is None else parse_contact(msgspec.json.decode(raw))
+
+
+def read_preferences(raw: bytes | None) -> Preferences:
+    """Preferences from what is kept of them."""
+    return NO_PREFERENCES if raw is None else _preferences_of(msgspec.json.decode(raw))
+
+
+def _contact_of(document: Any) -> Contact:
+    return NO_CONTACT if document is None else parse_contact(document)
+
+
+def _preferences_of(document: Any) -> Preferences:
+    return NO_PREFERENCES if document is None else parse_preferences(document, most=None)

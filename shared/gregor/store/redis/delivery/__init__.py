@@ -1,0 +1,1 @@
+"""Agendas, the delivery ledger, dead letters and delivery queues in Redis."""

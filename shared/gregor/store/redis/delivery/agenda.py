@@ -1,0 +1,206 @@
+"""The agenda in Redis: leases on due users, a partition at a time; see ``agenda.Agenda``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gregor.core.items.sync import LiveItem
+from gregor.core.limits import Limits
+from gregor.redis.client import Connection, Script
+from gregor.store.contract.agenda import Done, Work, WorkKind, acked, settled, too_many_delayed
+from gregor.store.redis import scripts
+from gregor.store.redis.errors import answer, answers
+from gregor.store.redis.keys import PARTITIONS, Keys
+from gregor.store.redis.users.record_codec import HEAD, Live, read_gone, read_head, read_live
+
+_KINDS: Final = {kind.value.encode(): kind for kind in WorkKind} | {b"m": WorkKind.FORGET, b"e": WorkKind.FORGET}
+
+
+class RedisAgenda:
+    """``agenda.Agenda`` over one Redis-protocol server."""
+
+    def __init__(self, connection: Connection, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
+        flags = "allow-oom" if allow_oom else ""
+        self._connection = connection
+        self._keys = keys
+        self._limits = limits
+        self._dues = tuple(keys.due(partition) for partition in range(PARTITIONS))
+        self._firsts = scripts.load("firsts", flags=flags)
+        self._claim = scripts.load("claim", flags=flags)
+        self._work = scripts.load("codec", "work", flags=flags)
+        self._settle = scripts.load("codec", "settle", flags=flags)
+        self._delay = scripts.load("delay")
+        self._cancel = scripts.load("cancel_delayed", flags=flags)
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        return (self._firsts, self._claim, self._work, self._settle, self._delay, self._cancel)
+
+    async def firsts(self) -> list[int | None]:
+        """See ``agenda.Agenda.firsts``: one script over all partitions, less than a ms of the server's time."""
+        times = await answer(self._connection.evalsha(self._firsts, self._dues, ()))
+        return [int(float(at_us)) if at_us else None for at_us in times]
+
+    async def claim(self, partition: int, now_us: int, lease_until_us: int, most: int) -> list[str]:
+        """See ``agenda.Agenda.claim``."""
+        arguments = (str(now_us), str(lease_until_us), str(most))
+        claimed = await answer(self._connection.evalsha(self._claim, (self._keys.due(partition),), arguments))
+        return [uid.decode() for uid in claimed]
+
+    async def work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[Work]:
+        """See ``agenda.Agenda.work``."""
+        keys = self._keys.of_user(uid)
+        names = (keys.agenda, keys.state, keys.live)
+        raw = await answer(self._connection.evalsha(self._work, names, (str(now_us), str(most), str(skip))))
+        return [read_work(*raw[i : i + 4]) for i in range(0, len(raw), 4)]
+
+    async def settle(
+        self, uid: str, lease_until_us: int, done: Sequence[Done], held: Sequence[Work] = (), retry_us: int = 0
+    ) -> None:
+        """See ``agenda.Agenda.settle``."""
+        keys = self._keys.of_user(uid)
+        arguments: list[bytes | str] = [uid, str(lease_until_us), str(retry_us), str(len(held))]
+        arguments += (work.entry for work in held)
+        for each in done:
+            arguments += (each.work.entry, str(each.work.at_us), _text(each.seq), _text(each.again_us))
+        await answer(self._connection.evalsha(self._settle, (keys.agenda, keys.due, keys.later, keys.state), arguments))
+
+    async def mailable(
+        self, uid: str, item: str, is_wanted: Callable[[str], bool], most: int
+    ) -> list[tuple[LiveItem, int | None]]:
+        """See ``agenda.Agenda.mailable``."""
+        keys = self._keys.of_user(uid)
+        scored = await answer(self._connection.call("ZRANGE", keys.live, 0, -1, "WITHSCORES"))
+        named = [(*scored[i].split(b"\0"), int(scored[i + 1])) for i in range(0, len(scored), 2)]
+        wanted = [(item_id, seq) for item_id, category, seq in named if is_wanted(category.decode())]
+        first = item.encode()
+        wanted.sort(key=lambda each: (each[0] == first, each[1]), reverse=True)
+        if not wanted:
+            return []
+        ids = [item_id for item_id, _ in wanted[:most]]
+        records, timers = await answers(
+            (
+                self._connection.call("HMGET", keys.state, *ids),
+                self._connection.call("ZMSCORE", keys.agenda, *(b"q" + item_id for item_id in ids)),
+            )
+        )
+        return [
+            (live_item(item_id, seq, raw), None if timer is None else int(float(timer)))
+            for (item_id, seq), raw, timer in zip(wanted, records, timers, strict=False)
+            if raw is not None and raw[:1] == b"L"
+        ]
+
+    async def group(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
+        """See ``agenda.Agenda.group``."""
+        keys = self._keys.of_user(uid)
+        raw_head, scored = await answers(
+            (
+                self._connection.call("HGET", keys.state, HEAD),
+                self._connection.call("ZRANGE", keys.live, 0, -1, "WITHSCORES"),
+            )
+        )
+        wanted = b"\0" + category.encode()
+        found = [
+            (scored[i][: -len(wanted)], int(scored[i + 1]))
+            for i in range(0, len(scored), 2)
+            if scored[i].endswith(wanted)
+        ]
+        seq = read_head(raw_head).seq if raw_head else 0
+        if not found:
+            return seq, []
+        records = await answer(self._connection.call("HMGET", keys.state, *(item_id for item_id, _ in found)))
+        items = [
+            live_item(item_id, seq, raw)
+            for (item_id, seq), raw in zip(found, records, strict=True)
+            if raw is not None and raw[:1] == b"L"
+        ]
+        mine = [item for item in items if item.for_device == for_device]
+        return seq, sorted(mine, key=lambda item: (item.created_us, item.id))
+
+    async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:
+        """See ``agenda.Agenda.delay``."""
+        keys = self._keys.of_user(uid)
+        arguments = (message_id, document, str(not_before_us), uid, str(self._limits.delayed))
+        kept = await answer(self._connection.evalsha(self._delay, (keys.later, keys.agenda, keys.due), arguments))
+        if not kept:
+            raise too_many_delayed(self._limits)
+        return bytes(kept)
+
+    async def delayed(self, uid: str, message_id: str) -> bytes | None:
+        """See ``agenda.Agenda.delayed``."""
+        kept = await answer(self._connection.call("HGET", self._keys.of_user(uid).later, message_id))
+        return None if kept is None else bytes(kept)
+
+    async def cancel_delayed(self, uid: str, message_id: str) -> bool:
+        """See ``agenda.Agenda.cancel_delayed``."""
+        keys = self._keys.of_user(uid)
+        return bool(await answer(self._connection.evalsha(self._cancel, (keys.later, keys.agenda), (message_id,))))
+
+
+def read_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> Work:
+    """One entry as the script ``work`` gives it."""
+    kind, at_us = _KINDS[entry[:1]], int(float(score))
+    if kind in (WorkKind.FORGET, WorkKind.DEVICES):
+        return Work(kind, "", at_us, entry)
+    if kind is WorkKind.LEFT:
+        return _left(entry, at_us, record)
+    if kind is WorkKind.HIDDEN:
+        return _hidden(entry, at_us, record, seq)
+    if kind is WorkKind.ACKED:
+        return acked(entry, at_us)
+    if kind is WorkKind.SETTLED:
+        return settled(entry, at_us)
+    name, *rest = entry[1:].split(b"\0") if kind is WorkKind.FOLLOW else [entry[1:]]
+    item = live_item(name, int(seq), record) if record else None
+    n, cause = 0, item.seq if item else 0
+    if kind is WorkKind.FOLLOW:
+        n, cause = int(rest[0]), int(rest[1])
+    elif kind is WorkKind.REMIND and item is not None and at_us in item.remind_at_us:
+        n, cause = item.remind_at_us.index(at_us), 0
+    return Work(kind, name.decode(), at_us, entry, item, n, cause)
+
+
+def live_item(item_id: bytes, seq: int, record: bytes) -> LiveItem:
+    """A live record as those who act at a time need it."""
+    live = read_live(item_id.decode(), seq, record)
+    return _item(live)
+
+
+def _left(entry: bytes, at_us: int, record: bytes) -> Work:
+    name = entry[1:].decode()
+    if not record:
+        return Work(WorkKind.LEFT, name, at_us, entry)
+    departed = read_gone(name, record)
+    gone = departed.gone
+    return Work(WorkKind.LEFT, name, at_us, entry, _item(departed.live), 0, gone.seq, gone)
+
+
+def _hidden(entry: bytes, at_us: int, record: bytes, seq: bytes) -> Work:
+    name, device = entry[1:].decode().split("\0")
+    if not record:
+        return Work(WorkKind.HIDDEN, name, at_us, entry)
+    live = read_live(name, int(seq), record) if record[:1] == b"L" else read_gone(name, record).live
+    gone = live.hidings.get(device)
+    if gone is None:
+        return Work(WorkKind.HIDDEN, name, at_us, entry)
+    return Work(WorkKind.HIDDEN, name, at_us, entry, _item(live), 0, gone.seq, gone)
+
+
+def _item(live: Live) -> LiveItem:
+    return LiveItem(
+        live.id,
+        live.item.category,
+        live.item.device or None,
+        live.item.created_us,
+        live.seq,
+        live.item.expires_us,
+        live.item.remind_at_us,
+        live.item.json(),
+        frozenset(live.hidings),
+    )
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)

@@ -1,0 +1,62 @@
+"""What is to be told, in streams of the queue Redis: one a channel; see ``agenda.Deliveries``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from gregor.core.notify.intents import Intent
+from gregor.redis.client import Connection, Link
+from gregor.store.contract.store import Unavailable
+from gregor.store.redis import scripts
+from gregor.store.redis.errors import answers
+from gregor.store.redis.keys import Keys
+
+from .queue import waiting_text
+
+
+class RedisDeliveries:
+    """``agenda.Deliveries`` over one Redis-protocol server.
+
+    An entry has the fields of ``Intent.fields``. ``most``: entries that a stream holds; a full one takes no more.
+    """
+
+    def __init__(self, connection: Connection, keys: Keys, most: int) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._most = most
+        self._hand_over = scripts.load("hand_over")
+
+    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+        """See ``agenda.Deliveries.hand_over``: all leave in one write."""
+        if at_us:
+            await answers(
+                self._connection.call("ZADD", self._keys.waiting(intent.channel), at_us, waiting_text(intent))
+                for intent in intents
+            )
+            return []
+        taken = await answers(self._append(intent) for intent in intents)
+        return [intent for intent, is_taken in zip(intents, taken, strict=True) if not is_taken]
+
+    def _append(self, intent: Intent) -> asyncio.Future[Any]:
+        fields = [part for pair in intent.fields().items() for part in pair]
+        stream = self._keys.stream(intent.channel)
+        return self._connection.evalsha(self._hand_over, (stream,), (str(self._most), *fields))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.close()
+
+
+async def open_deliveries(
+    url: str, namespace: str, most: int, *, patience_s: float = 2.0, timeout_s: float = 5.0
+) -> RedisDeliveries:
+    """Connected. Raises ``Unavailable`` where the server cannot be reached. The times are those of ``Link``."""
+    link = Link(url, patience_s=patience_s, timeout_s=timeout_s)
+    try:
+        await link.open()
+    except ConnectionError as trouble:
+        await link.close()
+        raise Unavailable(str(trouble)) from trouble
+    return RedisDeliveries(link, Keys(namespace), most)

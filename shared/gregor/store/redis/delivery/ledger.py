@@ -1,0 +1,218 @@
+"""The ledger of deliveries in Redis, beside the user's state; see ``contract.Ledger`` and ``core.ledger``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gregor.core.limits import Limits
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import (
+    LONGEST_WAIT_US,
+    OVERDUE_US,
+    Claimed,
+    Delivery,
+    NotClaimed,
+    NotYet,
+    State,
+    Story,
+    Withdrawals,
+    as_told,
+    is_told_of,
+    key_of,
+    path_of,
+    story_of,
+)
+from gregor.redis.client import Connection, Script
+from gregor.store.redis import scripts
+from gregor.store.redis.errors import answer, answers
+from gregor.store.redis.keys import Keys
+
+_STORY: Final = msgspec.json.Decoder(Story)
+_STATES: Final = {ord(state.value): state for state in State}
+_HEAD: Final = 22
+"""Characters of an entry before its story: state, attempts, lease."""
+_AT_ONCE: Final = 500
+"""Items whose deliveries are read in one go."""
+PLACE_LIFE_MS: Final = 600_000
+"""How long a place on a device's screen may be held at most: longer than any lease."""
+
+
+class RedisLedger:
+    """``contract.Ledger`` over one Redis-protocol server."""
+
+    def __init__(self, connection: Connection, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
+        flags = "allow-oom" if allow_oom else ""
+        self._connection = connection
+        self._keys = keys
+        self._life_ms = limits.retention_us // 1_000
+        self._plan = scripts.load("ledger_plan")
+        self._claim = scripts.load("ledger_claim", flags=flags)
+        self.is_watched = False
+        self._settle = scripts.load("ledger_settle", flags=flags)
+        self._move = scripts.load("ledger_move", flags=flags)
+        self._hasten = scripts.load("ledger_hasten", flags=flags)
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        return (self._plan, self._claim, self._settle, self._move, self._hasten)
+
+    async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
+        """See ``contract.Ledger.plan``."""
+        groups: dict[tuple[str, str], list[Intent]] = {}
+        look_us = str(now_us + OVERDUE_US)
+        for intent in intents:
+            groups.setdefault((intent.uid, intent.item), []).append(intent)
+        replies = await answers(
+            self._connection.evalsha(
+                self._plan,
+                (self._keys.deliveries(uid, item), *self._keys.of_user(uid).plan),
+                [str(now_us), str(self._life_ms), item, state.value, look_us, *_planned(group, reason, now_us)],
+            )
+            for (uid, item), group in groups.items()
+        )
+        fresh = {bytes(key) for reply in replies for key in reply}
+        return [intent for intent in intents if key_of(intent).encode() in fresh]
+
+    async def claim(
+        self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
+    ) -> Claimed | NotClaimed | NotYet:
+        """See ``contract.Ledger.claim``."""
+        keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).places)
+        arguments = (key_of(intent), str(now_us), str(lease_until_us), place, str(PLACE_LIFE_MS), _bit(is_early))
+        reply = await answer(self._connection.evalsha(self._claim, keys, arguments))
+        match reply[0]:
+            case b"claimed":
+                before = read_entry(intent, reply[1])
+                delivery = msgspec.structs.replace(
+                    before, state=State.CLAIMED, n=reply[2], lease_until_us=lease_until_us
+                )
+                return Claimed(delivery, before.state)
+            case b"busy":
+                return NotClaimed.BUSY
+            case b"early":
+                return NotYet(int(reply[1]))
+            case b"over":
+                return NotClaimed.OVER
+        return NotClaimed.ABSENT
+
+    async def note(self, delivery: Delivery) -> bool:
+        """See ``contract.Ledger.note``."""
+        lease_until_us = delivery.lease_until_us
+        return await self._write(delivery, "", State.CLAIMED, delivery.story, delivery.n, lease_until_us)
+
+    async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
+        """See ``contract.Ledger.settle``."""
+        attempts = delivery.n if counts else delivery.n - 1
+        return await self._write(delivery, place, state, story, attempts, story.next_us or 0)
+
+    async def _write(
+        self, delivery: Delivery, place: str, state: State, story: Story, attempts: int, until_us: int
+    ) -> bool:
+        intent = delivery.intent
+        of_user = self._keys.of_user(intent.uid)
+        keys = (self._keys.deliveries(intent.uid, intent.item), *of_user.settle)
+        told = msgspec.json.encode(story)
+        arguments = [key_of(intent), str(delivery.n), state.value, str(attempts), told, place, str(until_us)]
+        is_told = self.is_watched and is_told_of(intent, state)
+        arguments += (str(story.last_us), f"f{intent.item}\0{key_of(intent)}" if is_told else "", intent.uid)
+        if state is State.DEAD:
+            arguments += (path_of(intent), str(self._life_ms))
+        return bool(await answer(self._connection.evalsha(self._settle, keys, arguments)))
+
+    async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:
+        """See ``contract.Ledger.move``."""
+        letters = "".join(source.value for source in sources)
+        told = msgspec.json.encode(story) if story is not None else b""
+        arguments = (key_of(intent), letters, state.value, told)
+        keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).withdrawals)
+        return bool(await answer(self._connection.evalsha(self._move, keys, arguments)))
+
+    async def hasten(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
+        """See ``contract.Ledger.hasten``."""
+        since_us = now_us - LONGEST_WAIT_US
+        of_user, hastened = self._keys.of_user(uid), 0
+        items = await answer(self._connection.call("ZRANGEBYSCORE", of_user.delivered, since_us, "+inf"))
+        for at in range(0, len(items), _AT_ONCE):
+            names = [item.decode() for item in items[at : at + _AT_ONCE]]
+            raws = await answers(self._connection.call("HGETALL", self._keys.deliveries(uid, each)) for each in names)
+            calls = []
+            for item, raw in zip(names, raws, strict=True):
+                if waiting := _waiting(uid, item, raw, reason, until_us):
+                    keys = (self._keys.deliveries(uid, item), *of_user.hasten)
+                    calls.append(self._connection.evalsha(self._hasten, keys, [str(now_us), uid, item, *waiting]))
+            hastened += sum(map(int, await answers(calls)))
+        return hastened
+
+    async def withdrawals(self, uid: str, device: str, channel: str) -> Withdrawals:
+        """See ``contract.Ledger.withdrawals``."""
+        raw = await answer(self._connection.call("HGETALL", self._keys.of_user(uid).withdrawals))
+        return read_withdrawals(uid, device, channel, raw) if raw else Withdrawals()
+
+    async def of_item(self, uid: str, item: str) -> list[Delivery]:
+        """See ``contract.Ledger.of_item``."""
+        raw = await answer(self._connection.call("HGETALL", self._keys.deliveries(uid, item)))
+        return _deliveries(uid, item, raw)
+
+    async def of_user(self, uid: str, limit: int) -> list[Delivery]:
+        """See ``contract.Ledger.of_user``."""
+        items = await answer(self._connection.call("ZREVRANGE", self._keys.of_user(uid).delivered, 0, limit - 1))
+        names = [item.decode() for item in items]
+        raws = await answers(self._connection.call("HGETALL", self._keys.deliveries(uid, item)) for item in names)
+        return [delivery for item, raw in zip(names, raws, strict=True) for delivery in _deliveries(uid, item, raw)]
+
+
+def read_entry(intent: Intent, raw: bytes) -> Delivery:
+    """An entry of the ledger."""
+    story = _STORY.decode(raw[_HEAD:])
+    return Delivery(as_told(intent, story), _STATES[raw[0]], int(raw[1:5]), int(raw[5:_HEAD]), story)
+
+
+def write_entry(delivery: Delivery) -> bytes:
+    """An entry of the ledger, as ``read_entry`` reads it."""
+    head = f"{delivery.state.value}{delivery.n:04}{delivery.lease_until_us:017}"
+    return head.encode() + msgspec.json.encode(delivery.story)
+
+
+def _bit(is_so: bool) -> str:
+    return "1" if is_so else ""
+
+
+def read_withdrawals(uid: str, device: str, channel: str, raw: Sequence[Any]) -> Withdrawals:
+    """What is kept of a user's withdrawals, as far as it is of one device and channel."""
+    waiting, woken_us = [], []
+    for i in range(0, len(raw), 2):
+        *front, last = raw[i].decode().split("/")
+        if front == [device] and last == channel:
+            woken_us = [int(at_us) for at_us in raw[i + 1].split(b",")]
+        elif len(front) == 3 and front[1:] == [device, channel]:
+            intent = Intent(uid, last, IntentKind.WITHDRAW, channel, device, int(front[0]), at_us=int(raw[i + 1]))
+            waiting.append(intent)
+    return Withdrawals(tuple(sorted(waiting, key=lambda each: (each.at_us, each.item, each.n))), tuple(woken_us))
+
+
+def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list[bytes | str]:
+    arguments: list[bytes | str] = []
+    for intent in intents:
+        arguments += (key_of(intent), msgspec.json.encode(story_of(intent, reason, now_us)))
+    return arguments
+
+
+def _waiting(uid: str, item: str, raw: Sequence[Any], reason: str, until_us: int) -> list[bytes]:
+    """Key and entry of what waits for that, and longer, among the deliveries in a hash."""
+    entries = {key_of(each.intent).encode(): each for each in _deliveries(uid, item, raw)}
+    pairs = zip(raw[::2], raw[1::2], strict=True)
+    return [part for pair in pairs if entries[pair[0]].waits_beyond(reason, until_us) for part in pair]
+
+
+def _deliveries(uid: str, item: str, raw: Sequence[Any]) -> list[Delivery]:
+    """The deliveries in a hash, in the order of their keys."""
+    found = []
+    for i in range(0, len(raw), 2):
+        kind, n, device, channel = raw[i].decode().split("/")
+        intent = Intent(uid, item, IntentKind(kind), channel, device, int(n))
+        found.append(read_entry(intent, raw[i + 1]))
+    return sorted(found, key=lambda delivery: (delivery.story.planned_us, key_of(delivery.intent)))

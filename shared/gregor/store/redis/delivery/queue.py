@@ -1,0 +1,205 @@
+"""The queue of a channel on the queue Redis: a stream with a consumer group, and a due set; see ``queue.Queue``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.times import MAX_TIME_US
+from gregor.redis.client import Argument, Link, ReplyError
+from gregor.store.contract.queue import Taken
+from gregor.store.contract.store import Unavailable
+from gregor.store.redis import scripts
+from gregor.store.redis.errors import answer, answers
+from gregor.store.redis.keys import Keys
+
+GROUP: Final = "delivery"
+SILENCE_S: Final = 10.0
+"""How long the server may be silent on the connection that waits; every wait is shorter."""
+LONGEST_WAIT_S: Final = 5.0
+MOST_ASIDE: Final = 10_000
+"""Entries that nobody could read are kept, about so many, for people to look at."""
+GONE_S: Final = 3_600.0
+"""How long a process was silent whose name the group forgets."""
+
+_BEGIN: Final = b"0-0"
+_FIELDS: Final = msgspec.json.Decoder(dict[str, str])
+_AT_ONCE: Final = 500
+"""Entries that are read in one go where all are looked at."""
+_log = logging.getLogger(__name__)
+
+
+class RedisQueue:
+    """``queue.Queue`` over two connections: one that waits, and one for all else."""
+
+    def __init__(self, url: str, namespace: str, channel: str) -> None:
+        keys = Keys(namespace)
+        self._channel = channel
+        self._stream, self._waiting, self._aside = keys.stream(channel), keys.waiting(channel), keys.aside(channel)
+        self._consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._reader = Link(url, name="gregor-reader", timeout_s=SILENCE_S)
+        self._link = Link(url)
+        self._put_off = scripts.load("put_off")
+        self._bring_back = scripts.load("bring_back")
+        self._set_aside = scripts.load("set_aside")
+        self._forget_consumers = scripts.load("forget_consumers")
+        self._reclaimed_to: bytes = _BEGIN
+        self._ended: list[bytes] = []
+        self._crossing_off: asyncio.Future[None] | None = None
+        self._forget_after_s = GONE_S
+
+    async def open(self) -> None:
+        """Connect, and make the group. Raises ``Unavailable``."""
+        try:
+            await self._link.open()
+            await self._reader.open()
+        except ConnectionError as trouble:
+            await self.close()
+            raise Unavailable(str(trouble)) from trouble
+        await self._make_group()
+
+    async def take(self, most: int, wait_s: float) -> list[Taken]:
+        """See ``queue.Queue.take``."""
+        wait_ms = max(1, round(min(wait_s, LONGEST_WAIT_S) * 1_000))
+        command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", most, "BLOCK", wait_ms)
+        reply = await self._of_group(self._reader, *command, "STREAMS", self._stream, ">")
+        return await self._read(reply[0][1]) if reply else []
+
+    async def reclaim(self, idle_s: float, most: int) -> list[Taken]:
+        """See ``queue.Queue.reclaim``. One call looks at ten times ``most``; the next one goes on from there."""
+        idle_ms = round(idle_s * 1_000)
+        command = ("XAUTOCLAIM", self._stream, GROUP, self._consumer, idle_ms, self._reclaimed_to, "COUNT", most)
+        reply = await self._of_group(self._link, *command)
+        if not reply:
+            self._reclaimed_to = _BEGIN
+            return []
+        self._reclaimed_to, entries, *deleted = reply
+        if deleted and deleted[0]:
+            _log.error("Somebody deleted %d entries of %s that were taken.", len(deleted[0]), self._stream)
+        if self._reclaimed_to == _BEGIN:
+            arguments = (GROUP, str(round(self._forget_after_s * 1_000)))
+            await answer(self._link.evalsha(self._forget_consumers, (self._stream,), arguments))
+        return await self._read(entries)
+
+    async def done(self, taken: Sequence[Taken]) -> None:
+        """See ``queue.Queue.done``. Those that end in one turn of the event loop are crossed off together."""
+        if not taken:
+            return
+        self._ended += [each.entry for each in taken]
+        if self._crossing_off is None:
+            self._crossing_off = asyncio.ensure_future(self._cross_off())
+        await asyncio.shield(self._crossing_off)
+
+    async def _cross_off(self) -> None:
+        entries, self._ended, self._crossing_off = self._ended, [], None
+        await answers(
+            (
+                self._link.call("XACK", self._stream, GROUP, *entries),
+                self._link.call("XDEL", self._stream, *entries),
+            )
+        )
+
+    async def put_off(self, taken: Taken, at_us: int) -> None:
+        """See ``queue.Queue.put_off``."""
+        arguments = (GROUP, taken.entry, str(at_us), waiting_text(taken.intent))
+        await answer(self._link.evalsha(self._put_off, (self._stream, self._waiting), arguments))
+
+    async def bring_back(self, now_us: int, most: int) -> int:
+        """See ``queue.Queue.bring_back``."""
+        arguments = (str(now_us), str(most), str(MOST_ASIDE))
+        keys = (self._stream, self._waiting, self._aside)
+        return int(await answer(self._link.evalsha(self._bring_back, keys, arguments)))
+
+    async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:
+        """See ``queue.Queue.prune``. What cannot be read stays for whoever takes it."""
+        dropped, start = 0, b"-"
+        while entries := await answer(self._link.call("XRANGE", self._stream, start, "+", "COUNT", _AT_ONCE)):
+            readable = [(entry, self._try(_named, raw)) for entry, raw in entries]
+            over = [Taken(entry, intent) for entry, intent in readable if intent is not None and await is_over(intent)]
+            await self.done(over)
+            dropped, start = dropped + len(over), b"(" + entries[-1][0]
+        cursor = b"0"
+        while True:
+            cursor, raw = await answer(self._link.call("ZSCAN", self._waiting, cursor, "COUNT", _AT_ONCE))
+            for member in raw[::2]:
+                intent = self._try(_FIELDS.decode, member)
+                if intent is not None and await is_over(intent):
+                    dropped += await answer(self._link.call("ZREM", self._waiting, member))
+            if cursor == b"0":
+                return dropped
+
+    def _try(self, fields_of: Callable[[Any], Mapping[str, str]], raw: Any) -> Intent | None:
+        """An intent, where it is one."""
+        try:
+            return _intent(self._channel, fields_of(raw))
+        except (KeyError, ValueError):
+            return None
+
+    async def close(self) -> None:
+        """Close both connections."""
+        await self._reader.close()
+        await self._link.close()
+
+    async def _of_group(self, link: Link, *command: Argument) -> Any:
+        """The reply; a group that is gone (a server that came back empty) is made again, and then there is nothing."""
+        try:
+            return await answer(link.call(*command))
+        except ReplyError as refusal:
+            if refusal.code not in ("NOGROUP", "UNBLOCKED"):
+                raise
+            await self._make_group()
+            return None
+
+    async def _make_group(self) -> None:
+        try:
+            await answer(self._link.call("XGROUP", "CREATE", self._stream, GROUP, "0", "MKSTREAM"))
+        except ReplyError as refusal:
+            if refusal.code != "BUSYGROUP":
+                raise
+
+    async def _read(self, entries: Sequence[Any]) -> list[Taken]:
+        """What can be read of these entries; the others are set aside, so that none of them stands in the way."""
+        found = []
+        for entry, raw in (each for each in entries if each and each[1]):
+            try:
+                found.append(Taken(bytes(entry), _intent(self._channel, _named(raw))))
+            except (KeyError, ValueError):
+                arguments = (GROUP, entry, str(MOST_ASIDE), *raw)
+                await answer(self._link.evalsha(self._set_aside, (self._stream, self._aside), arguments))
+                _log.error("Entry %s of %s is no intent; it is kept in %s.", entry, self._stream, self._aside)
+        return found
+
+
+async def open_queue(url: str, namespace: str, channel: str) -> RedisQueue:
+    """Connected. Raises ``Unavailable`` where the server cannot be reached."""
+    queue = RedisQueue(url, namespace, channel)
+    await queue.open()
+    return queue
+
+
+def waiting_text(intent: Intent) -> bytes:
+    """An intent as it waits for its time; one that waits twice is one."""
+    return msgspec.json.encode(intent.fields())
+
+
+def _named(raw: Sequence[bytes]) -> dict[str, str]:
+    """The fields of an entry of the stream. ValueError where they are no text."""
+    return {name.decode(): value.decode() for name, value in zip(raw[::2], raw[1::2], strict=True)}
+
+
+def _intent(channel: str, fields: Mapping[str, str]) -> Intent:
+    """An intent from the fields of its entry. KeyError or ValueError where it is none."""
+    uid, item, device = fields["uid"], fields["item"], fields["device"]
+    n, seq, at_us = int(fields["n"]), int(fields["seq"]), int(fields["at_us"])
+    # A slash parts the names in the keys of the ledger.
+    if not uid or not item or "/" in uid + item + device or min(n, seq, at_us) < 0 or at_us > MAX_TIME_US:
+        raise ValueError("no intent has such names or numbers")
+    return Intent(uid, item, IntentKind(fields["intent"]), channel, device, n, seq, at_us, fields.get("event", ""))

@@ -1,0 +1,1 @@
+"""Devices, sessions, presence and acknowledgements in Redis."""

@@ -1,0 +1,186 @@
+"""What is kept of a device and of a connection, as JSON: made and read here. PURE.
+
+The scripts find the first members by a pattern (``lua/presence.lua``), so their order here is part of the format.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gregor.core.ids import Prefixes
+from gregor.core.items.sync import View
+from gregor.core.notify.timeline import Acknowledged
+from gregor.store.contract.store import Presence, Registration, Session
+from gregor.store.redis.users.record_codec import read_limits
+
+FRONT: Final = b"front"
+"""The field of a user's presence that is no lease: until when somebody was in the foreground (µs)."""
+
+
+class Known(msgspec.Struct):
+    """A known device. ``last_seen_us`` is 0 for one never seen; while it is online its leases know better."""
+
+    first_seen_us: int
+    last_seen_us: int
+    platform: str | None = None
+    push: dict[str, Any] | None = None
+    locale: str | None = None
+    push_since_us: int = 0
+
+    @property
+    def registration(self) -> Registration:
+        """As readers get it."""
+        return Registration(self.platform, self.push, self.locale, self.push_since_us)
+
+
+class Lease(msgspec.Struct):
+    """A connection that is there until ``lease_until_us``; ``seen_us`` is its last heartbeat."""
+
+    lease_until_us: int
+    seen_us: int
+    opened_us: int
+    connection: str
+    session: str
+    gateway: str
+    foreground: bool = False
+    cats: Prefixes = None
+    systems: Prefixes = None
+
+    @property
+    def open(self) -> Session:
+        """As readers get it."""
+        return Session(
+            self.session, self.connection, self.gateway, self.opened_us, self.foreground, self.cats, self.systems
+        )
+
+
+_KNOWN: Final = msgspec.json.Decoder(Known)
+_TIMES: Final = re.compile(rb'\A\{"first_seen_us":\d+,"last_seen_us":\d+')
+_LEASE: Final = msgspec.json.Decoder(Lease)
+
+
+def read_known(raw: bytes) -> Known:
+    """A known device from its JSON."""
+    return _KNOWN.decode(raw)
+
+
+def read_lease(raw: bytes) -> Lease:
+    """A lease from its JSON."""
+    return _LEASE.decode(raw)
+
+
+def registration_tail(registration: Registration) -> bytes:
+    """A device's JSON after its times, with the comma before: what a registration sets."""
+    push = None if registration.push is None else dict(registration.push)
+    members: dict[str, Any] = {"platform": registration.platform, "push": push, "locale": registration.locale}
+    if push is not None and registration.push_since_us:
+        members["push_since_us"] = registration.push_since_us
+    return b"," + msgspec.json.encode(members)[1:]
+
+
+def tail_of(raw: bytes) -> bytes:
+    """What a registration set in the JSON of a device, as ``registration_tail`` made it."""
+    return _TIMES.sub(b"", raw, 1)
+
+
+def lease_json(session: Session, seen_us: int, until_us: int) -> bytes:
+    """The JSON of a session's lease."""
+    return msgspec.json.encode(
+        Lease(
+            until_us,
+            seen_us,
+            session.opened_us,
+            session.connection,
+            session.session,
+            session.gateway,
+            session.foreground,
+            session.cats,
+            session.systems,
+        )
+    )
+
+
+def push_token(push: Mapping[str, Any] | None) -> str | None:
+    """What tells push registrations apart: provider, and token or Web Push endpoint. ``None``: there is none."""
+    if not push:
+        return None
+    provider, token = push.get("provider"), push.get("token")
+    text = str(token.get("endpoint") if isinstance(token, Mapping) else token)
+    # A token of APNs is a number in hex: an app that writes it in capitals means the same device.
+    return f"{provider}:{text.lower() if provider == 'apns' else text}"
+
+
+def presence_of(known: Iterable[Known], leases: Iterable[Lease], now_us: int) -> Presence:
+    """Whether someone is there by these leases, and when last by these too and by what is kept of the devices."""
+    seen_us, is_online, is_foreground = 0, False, False
+    for lease in leases:
+        if lease.lease_until_us > now_us:
+            is_online, is_foreground = True, is_foreground or lease.foreground
+        seen_us = max(seen_us, lease.seen_us)
+    if is_online:
+        return Presence(True, is_foreground, now_us)
+    seen_us = max([seen_us, *(device.last_seen_us for device in known)])
+    return Presence(last_seen_us=seen_us or None)
+
+
+def longest_offline(known: Mapping[str, Known], leases: Mapping[str, Iterable[Lease]], now_us: int) -> str | None:
+    """The device that gives way to one more: longest offline, those without push first; ``None``: all are online.
+
+    One never seen counts from when it became known: it may be about to connect.
+    """
+    offline = []
+    for device, kept in known.items():
+        presence = presence_of([kept], leases.get(device, ()), now_us)
+        if not presence.online:
+            offline.append((kept.push is not None, presence.last_seen_us or kept.first_seen_us, device))
+    return min(offline)[2] if offline else None
+
+
+def foreground_until(leases: Iterable[Lease], told_us: Iterable[int], now_us: int) -> int | None:
+    """Until when somebody was in the foreground, by these leases and moments; now where somebody is. ``None``: never.
+
+    A lease that ran out says so for its last heartbeat alone.
+    """
+    moments = [now_us if lease.lease_until_us > now_us else lease.seen_us for lease in leases if lease.foreground]
+    return max([*moments, *told_us], default=None)
+
+
+def read_names(field: bytes) -> tuple[str, str]:
+    """Device and what else a field names: a session, or the limits of a view."""
+    device, _, name = field.decode().partition("\0")
+    return device, name
+
+
+def read_view(field: bytes) -> View:
+    """The view that a field of the acknowledgements names."""
+    device, cats = read_names(field)
+    return View(device, read_limits(cats))
+
+
+def read_acknowledged(raw: bytes) -> Acknowledged:
+    """An acknowledgement as the script notes it: from, to, when, and the field of its view."""
+    since, until, at_us, field = raw.split(b" ", 3)
+    return Acknowledged(read_view(field), int(since), int(until), int(at_us))
+
+
+def pairs(reply: Sequence[bytes]) -> zip[tuple[bytes, bytes]]:
+    """The fields and values of a hash."""
+    return zip(reply[::2], reply[1::2], strict=True)
+
+
+def leases_of(reply: Sequence[bytes]) -> dict[str, list[Lease]]:
+    """The leases of each device in a user's presence, lapsed ones too."""
+    leases: dict[str, list[Lease]] = {}
+    for field, raw in pairs(reply):
+        if field != FRONT:
+            leases.setdefault(read_names(field)[0], []).append(read_lease(raw))
+    return leases
+
+
+def every_lease(reply: Sequence[bytes]) -> list[Lease]:
+    """All leases in a user's presence."""
+    return [read_lease(raw) for field, raw in pairs(reply) if field != FRONT]

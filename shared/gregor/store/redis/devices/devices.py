@@ -1,0 +1,400 @@
+"""Registrations, presence, acknowledgements and revocations in Redis.
+
+What is read and written at once is one script. Across users (a push token changes hands) there are steps, ordered so
+that a crash between two of them leaves nobody, never two, who sends to a token: whoever sends looks at its owner first.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+from gregor.core.errors import Problem
+from gregor.core.items.sync import View
+from gregor.core.limits import DAY_US, SECOND_US, Limits
+from gregor.core.messages.model import Commit, Reason, Receipt
+from gregor.core.notify.timeline import MOST_ACKNOWLEDGEMENTS, Acknowledged
+from gregor.redis.client import Argument, Connection, Script
+from gregor.store.contract.store import Contended, Presence, Registration, Session
+from gregor.store.redis import scripts
+from gregor.store.redis.errors import answer, answers
+from gregor.store.redis.keys import Keys
+from gregor.store.redis.users.record_codec import pack_limits
+
+from .device_codec import (
+    FRONT,
+    Known,
+    Lease,
+    every_lease,
+    foreground_until,
+    lease_json,
+    leases_of,
+    longest_offline,
+    pairs,
+    presence_of,
+    push_token,
+    read_acknowledged,
+    read_known,
+    read_lease,
+    read_view,
+    registration_tail,
+    tail_of,
+)
+
+TOKEN_LIFE_US: Final = 30 * DAY_US
+"""How far ahead the ``exp`` of a device token may be, unless a setting says otherwise."""
+
+_LEEWAY_US: Final = 60 * SECOND_US
+"""Both leeways of a token: its ``exp`` may lie that much further ahead, and is good that much longer."""
+
+_REPLACED: Final = 4504
+_TOO_MANY: Final = 4505
+_FORGOTTEN: Final = 4003
+_REVOKED: Final = 4502
+
+_MOST_VIEWS: Final = 1_024
+"""That acknowledged, of a user: 64 devices with 16 views each. A client chooses its filter, so without a
+bound it could fill the store."""
+
+_TRIES: Final = 8
+"""How often a step starts anew because another came between."""
+
+_AT_ONCE: Final = 1_000
+"""Commands issued before their replies are awaited."""
+
+_NONE: Final = b"-"  # in place of what a registration must be: the device must not be known
+_NO_REGISTRATION: Final = registration_tail(Registration())
+
+
+class RedisDevices:
+    """``contract.Devices`` over one Redis-protocol server.
+
+    ``commit`` is ``Users.commit``. ``token_life_us``: how long a revocation must be kept. ``allow_oom``: whether the
+    server knows script flags (fakeredis does not): under ``maxmemory`` devices must still connect, to dismiss.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: Keys,
+        limits: Limits,
+        commit: Callable[[str, Commit], Awaitable[Receipt]],
+        *,
+        token_life_us: int = TOKEN_LIFE_US,
+        allow_oom: bool = True,
+    ) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._limits = limits
+        self._commit = commit
+        self._token_life_us = token_life_us + _LEEWAY_US
+        flags = "allow-oom" if allow_oom else ""
+        self._register = scripts.load("presence", "register")
+        self._strip = scripts.load("presence", "strip_push")
+        self._release = scripts.load("release_push", flags=flags)
+        self._open = scripts.load("presence", "open_session", flags=flags)
+        self._touch = scripts.load("presence", "touch_session", flags=flags)
+        self._close = scripts.load("presence", "close_session", flags=flags)
+        self._drop = scripts.load("drop_device", flags=flags)
+        self.is_watched = False
+        self._acknowledge = scripts.load("acknowledge", flags=flags)
+        self._revoke = scripts.load("revoke", flags=flags)
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        presence = (self._open, self._touch, self._close, self._acknowledge)
+        return (self._register, self._strip, self._release, *presence, self._drop, self._revoke)
+
+    # ---- registrations
+
+    async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
+        """See ``contract.Devices.put_device``. Repeatable."""
+        await self._put(uid, device, registration, now_us, b"")
+
+    async def change_device(
+        self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
+    ) -> None:
+        """See ``contract.Devices.change_device``."""
+        for _ in range(_TRIES):
+            raw = await self._call("HGET", self._keys.of_user(uid).devices, device)
+            registration = change(None if raw is None else read_known(raw).registration)
+            if await self._put(uid, device, registration, now_us, _NONE if raw is None else tail_of(raw)):
+                return
+        raise Contended("the device is being changed by others again and again")
+
+    async def _put(self, uid: str, device: str, registration: Registration, now_us: int, over: bytes) -> bool:
+        """Register where the registration is ``over`` (empty: whatever it is); false where it is another."""
+        tail = registration_tail(replace(registration, push_since_us=now_us))
+        what, before, _ = await self._admit(uid, device, now_us, tail, "1", over)
+        if what == b"changed":
+            return False
+        token, old = push_token(registration.push), push_token(before.push) if before else None
+        if token is not None:
+            owner = _owner(uid, device)
+            former = await self._call("SET", self._keys.push(token), owner, "GET")
+            if former is not None and former != owner:
+                await self._take_push(token, former)
+        if old is not None and old != token:
+            await self._release_push(old, uid, device)
+        return True
+
+    async def know_device(self, uid: str, device: str, now_us: int) -> str | None:
+        """See ``contract.Devices.know_device``."""
+        if await self._call("HEXISTS", self._keys.of_user(uid).devices, device):
+            return None  # the rule; and it must not need memory
+        *_, displaced = await self._admit(uid, device, now_us, _NO_REGISTRATION, "", b"")
+        return displaced
+
+    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, Presence]]:
+        """See ``contract.Devices.devices``."""
+        known, leases = await self._read(uid)
+        return {
+            device: (kept.registration, presence_of([kept], leases.get(device, ()), now_us))
+            for device, kept in sorted(known.items())
+        }
+
+    async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, Presence] | None:
+        """See ``contract.Devices.device``."""
+        keys = self._keys.of_user(uid)
+        raw, fields = await answers(
+            [self._connection.call("HGET", keys.devices, device), self._connection.call("HGETALL", keys.presence)]
+        )
+        if raw is None:
+            return None
+        known = read_known(raw)
+        return known.registration, presence_of([known], leases_of(fields).get(device, ()), now_us)
+
+    async def holds_push(self, uid: str, device: str, registration: Registration) -> bool:
+        """See ``contract.Devices.holds_push``."""
+        token = push_token(registration.push)
+        return token is not None and await self._call("GET", self._keys.push(token)) == _owner(uid, device)
+
+    async def forget_push(self, uid: str, device: str, registration: Registration) -> bool:
+        """See ``contract.Devices.forget_push``."""
+        token = push_token(registration.push)
+        if token is None:
+            return False
+        bare = Registration(registration.platform, None, registration.locale)
+        tails = [registration_tail(registration), registration_tail(bare)]
+        is_forgotten = bool(await self._run(self._strip, (self._keys.of_user(uid).devices,), (device, *tails)))
+        if is_forgotten:
+            await self._release_push(token, uid, device)
+        return is_forgotten
+
+    async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
+        """See ``contract.Devices.forget_device``. The commit removes the registration in the same step as the items."""
+        keys = self._keys.of_user(uid)
+        raw = await self._call("HGET", keys.devices, device)
+        token = push_token(read_known(raw).push) if raw is not None else None
+        if token is not None:
+            await self._release_push(token, uid, device)
+        await self._commit(uid, Commit(now_us, epoch_seed, reason=Reason.DISPLACED, forget_device=device))
+        told = _control({"close": {"device": device, "code": _FORGOTTEN}})
+        await self._run(self._drop, (keys.presence, keys.acks), (device, keys.channel, told))
+
+    async def forget_absent(self, uid: str, now_us: int) -> int | None:
+        """See ``contract.Devices.forget_absent``."""
+        known, leases = await self._read(uid)
+        looks = []
+        for device, kept in known.items():
+            presence = presence_of([kept], leases.get(device, ()), now_us)
+            dead_us = (presence.last_seen_us or kept.first_seen_us) + self._limits.retention_us
+            if kept.push is None and dead_us <= now_us:
+                await self.forget_device(uid, device, now_us, secrets.token_bytes(3))
+            else:
+                looks.append(max(dead_us, now_us + self._limits.retention_us) if kept.push is not None else dead_us)
+        return min(looks, default=None)
+
+    async def leave(self, uid: str, now_us: int) -> None:
+        """The first step of forgetting a user whole: tokens are void, connections closed, push tokens given up.
+
+        Repeatable. What is kept of the devices is left to the caller to delete.
+        """
+        await self._void(uid, None, now_us, now_us, {"close": {"device": None, "code": _REVOKED}})
+        known, _ = await self._read(uid)
+        for device, kept in known.items():
+            token = push_token(kept.push)
+            if token is not None:
+                await self._release_push(token, uid, device)
+
+    async def _admit(
+        self, uid: str, device: str, now_us: int, tail: bytes, replaces: str, over: bytes
+    ) -> tuple[bytes, Known | None, str | None]:
+        """Register, after making room where there is none: what came of it, what was there, whom it displaced."""
+        displaced: str | None = None
+        keys = self._keys.of_user(uid)
+        look_us = now_us + self._limits.retention_us
+        arguments = (device, now_us, self._limits.devices, tail, replaces, uid, look_us, over)
+        for _ in range(_TRIES):
+            what, *before = await self._run(self._register, (keys.devices, keys.agenda, keys.due), arguments)
+            if what != b"full":
+                return what, read_known(before[0]) if before else None, displaced
+            displaced = await self._displace(uid, now_us)
+        raise Contended("many devices of this user come at once")
+
+    async def _displace(self, uid: str, now_us: int) -> str:
+        """Forget the device that must give way; ``too_many_devices`` if all are online."""
+        device = longest_offline(*await self._read(uid), now_us)
+        if device is None:
+            raise Problem("too_many_devices", "The user has the most devices allowed, and all are online.")
+        await self.forget_device(uid, device, now_us, secrets.token_bytes(3))
+        return device
+
+    async def _take_push(self, token: str, former: bytes) -> None:
+        """Remove a token's registration from the device that held it, unless that got it back meanwhile."""
+        uid, _, device = former.decode().partition("\0")
+        keys = self._keys.of_user(uid)
+        for _ in range(_TRIES):
+            raw = await self._call("HGET", keys.devices, device)
+            known = read_known(raw) if raw is not None else None
+            if known is None or push_token(known.push) != token:
+                return
+            bare = Registration(known.platform, None, known.locale)
+            tails = [registration_tail(known.registration), registration_tail(bare)]
+            if await self._run(self._strip, (keys.devices,), (device, *tails)):
+                if await self._call("GET", self._keys.push(token)) == former:  # it came back meanwhile
+                    await self._run(self._strip, (keys.devices,), (device, *reversed(tails)))
+                return
+
+    async def _release_push(self, token: str, uid: str, device: str) -> None:
+        await self._run(self._release, (self._keys.push(token),), (_owner(uid, device),))
+
+    # ---- presence
+
+    async def open_session(
+        self, uid: str, device: str, session: Session, now_us: int, lease_us: int
+    ) -> list[tuple[Session, int]]:
+        """See ``contract.Devices.open_session``."""
+        keys = self._keys.of_user(uid)
+        lease = lease_json(session, now_us, now_us + lease_us)
+        bounds = (self._limits.connections, self._presence_ms(lease_us))
+        arguments = (device, session.session, lease, now_us, *bounds)
+        displaced = await self._run(self._open, (keys.presence, keys.devices), arguments)
+        gone = [read_lease(raw).open for raw in displaced]
+        return [(old, _REPLACED if old.session == session.session else _TOO_MANY) for old in gone]
+
+    async def touch(self, entries: Sequence[tuple[str, str, Session]], now_us: int, lease_us: int) -> None:
+        """See ``contract.Devices.touch``. A session that another connection holds is left to that."""
+        life_ms = self._presence_ms(lease_us)
+        for start in range(0, len(entries), _AT_ONCE):
+            await answers(
+                self._connection.evalsha(
+                    self._touch,
+                    (self._keys.of_user(uid).presence,),
+                    (_field(device, session.session), lease_json(session, now_us, now_us + lease_us), now_us, life_ms),
+                )
+                for uid, device, session in entries[start : start + _AT_ONCE]
+            )
+
+    async def close_session(self, uid: str, device: str, session: Session, now_us: int) -> None:
+        """See ``contract.Devices.close_session``."""
+        keys = self._keys.of_user(uid)
+        arguments = (device, session.session, lease_json(session, now_us, now_us), now_us)
+        await self._run(self._close, (keys.presence, keys.devices), arguments)
+
+    async def session(self, uid: str, device: str, session: str, now_us: int) -> Session | None:
+        """See ``contract.Devices.session``."""
+        raw = await self._call("HGET", self._keys.of_user(uid).presence, _field(device, session))
+        if raw is None:
+            return None
+        lease = read_lease(raw)
+        return lease.open if lease.lease_until_us > now_us else None
+
+    async def presence(self, uids: Sequence[str], now_us: int) -> list[Presence]:
+        """See ``contract.Devices.presence``."""
+        result: list[Presence] = []
+        for start in range(0, len(uids), _AT_ONCE):
+            keys = [self._keys.of_user(uid) for uid in uids[start : start + _AT_ONCE]]
+            replies = await answers(
+                command
+                for of_user in keys
+                for command in (
+                    self._connection.call("HVALS", of_user.devices),
+                    self._connection.call("HGETALL", of_user.presence),
+                )
+            )
+            for known, fields in zip(replies[::2], replies[1::2], strict=True):
+                result.append(presence_of(map(read_known, known), every_lease(fields), now_us))
+        return result
+
+    async def foreground_until(self, uid: str, now_us: int) -> int | None:
+        """See ``contract.Devices.foreground_until``."""
+        fields = await self._call("HGETALL", self._keys.of_user(uid).presence)
+        told = [int(raw) for field, raw in pairs(fields) if field == FRONT]
+        return foreground_until(every_lease(fields), told, now_us)
+
+    def _presence_ms(self, lease_us: int) -> int:
+        """How long presence is kept after its last heartbeat, ms; a lapsed lease still says when someone was there."""
+        return -(-max(self._limits.retention_us, lease_us) // 1_000)
+
+    # ---- acknowledgements, revocations, controls
+
+    async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
+        """See ``contract.Devices.acknowledge``."""
+        keys = self._keys.of_user(uid)
+        watched = (keys.agenda, keys.due) if self.is_watched else ()
+        bounds = (_MOST_VIEWS, now_us, MOST_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
+        arguments = (_field(view.device, pack_limits(view.cats)), seq, *bounds, uid)
+        await self._run(self._acknowledge, (keys.acks, keys.seen, *watched), arguments)
+
+    async def acknowledgements(self, uid: str) -> list[Acknowledged]:
+        """See ``contract.Devices.acknowledgements``."""
+        return [read_acknowledged(raw) for raw in await self._call("LRANGE", self._keys.of_user(uid).seen, 0, -1)]
+
+    async def acknowledged(self, uid: str) -> dict[View, int]:
+        """See ``contract.Devices.acknowledged``."""
+        fields = await self._call("HGETALL", self._keys.of_user(uid).acks)
+        return {read_view(field): int(seq) for field, seq in pairs(fields)}
+
+    async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
+        """See ``contract.Devices.revoke``. Repeatable."""
+        told = {"revoke": {"device": device, "issued_before_us": issued_before_us}}
+        await self._void(uid, device, issued_before_us, now_us, told)
+
+    async def _void(
+        self, uid: str, device: str | None, issued_before_us: int, now_us: int, told: Mapping[str, Any]
+    ) -> None:
+        """Void tokens, and tell the gateways so, in one step."""
+        keys = self._keys.of_user(uid)
+        life_ms = (max(issued_before_us - now_us, 0) + self._token_life_us) // 1_000
+        numbers = (issued_before_us, now_us - self._token_life_us, life_ms)
+        await self._run(self._revoke, (keys.revoked,), (device or "", *numbers, keys.channel, _control(told)))
+
+    async def revoked_before(self, uid: str, device: str) -> int | None:
+        """See ``contract.Devices.revoked_before``."""
+        moments = await self._call("HMGET", self._keys.of_user(uid).revoked, device, "")
+        return max((int(moment) for moment in moments if moment is not None), default=None)
+
+    async def control(self, uid: str, document: Mapping[str, Any]) -> None:
+        """See ``contract.Devices.control``."""
+        await self._call("SPUBLISH", self._keys.of_user(uid).channel, _control(document))
+
+    async def _read(self, uid: str) -> tuple[dict[str, Known], dict[str, list[Lease]]]:
+        """All known devices, and the leases of each, lapsed ones too."""
+        keys = self._keys.of_user(uid)
+        known, fields = await answers(self._connection.call("HGETALL", key) for key in (keys.devices, keys.presence))
+        return {device.decode(): read_known(raw) for device, raw in pairs(known)}, leases_of(fields)
+
+    async def _call(self, *command: Argument) -> Any:
+        return await answer(self._connection.call(*command))
+
+    async def _run(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
+        return await answer(self._connection.evalsha(script, keys, arguments))
+
+
+def _control(document: Mapping[str, Any]) -> bytes:
+    """A control as it travels on a user's channel (``core.announce``)."""
+    return b"K" + msgspec.json.encode(document)
+
+
+def _owner(uid: str, device: str) -> bytes:
+    return f"{uid}\0{device}".encode()
+
+
+def _field(device: str, name: str) -> str:
+    return f"{device}\0{name}"

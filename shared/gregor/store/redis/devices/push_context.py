@@ -1,0 +1,71 @@
+"""All that decides a push, read from Redis by one script; see ``scenes.Scenes``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from gregor.core.items.sync import StoredItem, View, cursor_for
+from gregor.redis.client import Connection, Script
+from gregor.store.contract.push_context import Scene
+from gregor.store.contract.store import Unavailable
+from gregor.store.redis import scripts
+from gregor.store.redis.contacts import read_contact, read_preferences
+from gregor.store.redis.delivery.ledger import read_withdrawals
+from gregor.store.redis.errors import answer
+from gregor.store.redis.keys import Keys
+from gregor.store.redis.users.record_codec import NO_HEAD, read_head, read_live
+
+from .device_codec import pairs, presence_of, read_known, read_lease, read_view
+
+_TRIES: Final = 8
+"""How often what is due is done first. Two are the rule; more means that a clock runs far ahead of the others."""
+
+
+class RedisScenes:
+    """``scenes.Scenes`` over one Redis-protocol server. ``settle``: commits all that is due of a user by a moment."""
+
+    def __init__(self, connection: Connection, keys: Keys, settle: Callable[[str, int], Awaitable[Any]]) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._settle = settle
+        self._scene = scripts.load(*scripts.SCENE)
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        return (self._scene,)
+
+    async def scene(self, uid: str, device: str, channel: str, item: str, now_us: int) -> Scene | None:
+        """See ``scenes.Scenes.scene``."""
+        keys, arguments = self._keys.of_user(uid).scene, (str(now_us), device, item)
+        for _ in range(_TRIES):
+            reply = await answer(self._connection.evalsha(self._scene, keys, arguments))
+            if not reply:
+                return None
+            if len(reply) > 1:
+                return _read(uid, device, channel, item, now_us, reply)
+            await self._settle(uid, now_us)
+        raise Unavailable("what is due keeps coming: do the clocks of this deployment agree?")
+
+
+def _read(uid: str, device: str, channel: str, item: str, now_us: int, reply: Sequence[Any]) -> Scene:
+    raw_known, presence, acks, contact, preferences, withdrawals, raw_head, counts, record, seq = reply
+    known, head = read_known(raw_known), read_head(raw_head) if raw_head else NO_HEAD
+    mine = f"{device}\0".encode()
+    leases = [read_lease(raw) for field, raw in pairs(presence) if field.startswith(mine)]
+    return Scene(
+        known.registration,
+        presence_of((known,), leases, now_us),
+        {read_view(field): int(acked) for field, acked in pairs(acks)},
+        read_contact(contact),
+        read_preferences(preferences),
+        read_withdrawals(uid, device, channel, withdrawals),
+        _item(item, int(seq), record) if record else None,
+        {counts[i].decode(): counts[i + 1] for i in range(0, len(counts), 2)},
+        cursor_for(head.epoch, View(device), head.seq),
+    )
+
+
+def _item(item: str, seq: int, record: bytes) -> StoredItem:
+    return read_live(item, seq, record).stored()

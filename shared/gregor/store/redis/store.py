@@ -1,0 +1,133 @@
+"""The store over one Redis-protocol server (Redis ≥ 7.2 or Valkey ≥ 8): connection, keys, and the three doors."""
+
+from __future__ import annotations
+
+from gregor.core.items.sync import View
+from gregor.core.limits import Limits
+from gregor.core.messages.model import Commit, Receipt
+from gregor.redis.client import Connection, Link
+from gregor.store.contract.store import Unavailable
+
+from .access import RedisAccess
+from .categories import RedisCategories
+from .contacts import RedisContacts
+from .delivery.agenda import RedisAgenda
+from .delivery.dead_letters import RedisDeadLetters
+from .delivery.ledger import RedisLedger
+from .devices.devices import TOKEN_LIFE_US, RedisDevices
+from .devices.push_context import RedisScenes
+from .errors import answer
+from .keys import PARTITIONS, Keys
+from .suppressions import RedisSuppressions
+from .users.users import RedisUsers
+from .webhooks import RedisWebhooks
+
+
+class RedisStore:
+    """``contract.Store`` over a ``Connection``. Services use ``open_store``; tests give a connection of their own."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        limits: Limits,
+        namespace: str = "gregor",
+        *,
+        token_life_us: int = TOKEN_LIFE_US,
+        allow_oom: bool = True,
+        general: bool = False,
+    ) -> None:
+        self._connection = connection
+        self.keys = Keys(namespace)
+        self.devices = RedisDevices(
+            connection, self.keys, limits, self._commit, token_life_us=token_life_us, allow_oom=allow_oom
+        )
+        self.users = RedisUsers(connection, self.keys, limits, self.devices.leave, allow_oom=allow_oom, general=general)
+        self.agenda = RedisAgenda(connection, self.keys, limits, allow_oom=allow_oom)
+        self.ledger = RedisLedger(connection, self.keys, limits, allow_oom=allow_oom)
+        self.dead_letters = RedisDeadLetters(connection, self.keys, limits, allow_oom=allow_oom)
+        self.suppressions = RedisSuppressions(connection, self.keys, allow_oom=allow_oom)
+        self.contacts = RedisContacts(connection, self.keys)
+        self.scenes = RedisScenes(connection, self.keys, self._settle)
+        self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)
+        self.categories = RedisCategories(connection, self.keys)
+        self.webhooks = RedisWebhooks(connection, self.keys)
+
+    async def _commit(self, uid: str, commit: Commit) -> Receipt:
+        return await self.users.commit(uid, commit)
+
+    async def _settle(self, uid: str, now_us: int) -> None:
+        await self.users.state(uid, View(), now_us)
+
+    def channel_of(self, uid: str) -> str:
+        """See ``contract.Store.channel_of``."""
+        return self.keys.of_user(uid).channel
+
+    @property
+    def flush_channel(self) -> str:
+        """See ``contract.Store.flush_channel``."""
+        return self.keys.flush_channel
+
+    @property
+    def categories_channel(self) -> str:
+        """See ``contract.Store.categories_channel``."""
+        return self.keys.categories_channel
+
+    @property
+    def webhooks_channel(self) -> str:
+        """See ``contract.Store.webhooks_channel``."""
+        return self.keys.webhooks_channel
+
+    async def prepare(self) -> None:
+        """Load the scripts, and agree with the deployment on the number of partitions, which can never change.
+
+        Raises ``Unavailable``, and ``ValueError`` where the deployment has another number.
+        """
+        scripts = (
+            *self.users.all_scripts,
+            *self.devices.all_scripts,
+            *self.access.all_scripts,
+            *self.categories.all_scripts,
+            *self.webhooks.all_scripts,
+            *self.agenda.all_scripts,
+            *self.ledger.all_scripts,
+            *self.dead_letters.all_scripts,
+            *self.suppressions.all_scripts,
+            *self.contacts.all_scripts,
+            *self.scenes.all_scripts,
+        )
+        await answer(self._connection.load(scripts))
+        await answer(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))
+        stored = int(await answer(self._connection.call("GET", self.keys.partitions)))
+        if stored != PARTITIONS:
+            raise ValueError(f"this deployment has {stored} partitions, this version of gregor {PARTITIONS}")
+
+    async def ping(self) -> None:
+        """See ``contract.Store.ping``."""
+        await answer(self._connection.call("PING"))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.close()
+
+
+async def open_store(
+    url: str, limits: Limits, namespace: str = "gregor", *, token_life_us: int = TOKEN_LIFE_US
+) -> RedisStore:
+    """A connected, prepared store. Raises ``Unavailable`` where the server cannot be reached.
+
+    ``token_life_us``: how far ahead the ``exp`` of a device token may be (setting ``TOKEN_MAX_AGE``); revocations are
+    kept that long.
+    """
+    link = Link(url)
+    try:
+        await link.open()
+    except ConnectionError as trouble:
+        await link.close()
+        raise Unavailable(str(trouble)) from trouble
+    store = RedisStore(link, limits, namespace, token_life_us=token_life_us)
+    try:
+        await store.prepare()
+    except BaseException:
+        await store.close()
+        raise
+    return store

@@ -1,0 +1,53 @@
+"""Addresses that get no more mail, in Redis: by a hash of the address, so that no key and no order shows one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from gregor.redis.client import Connection, Script
+from gregor.store.contract.suppressions import Suppression, hash_of
+
+from . import scripts
+from .errors import answer
+from .keys import Keys
+
+_KEPT: Final = msgspec.json.Decoder(Suppression)
+
+
+class RedisSuppressions:
+    """``suppressions.Suppressions`` over one Redis-protocol server."""
+
+    def __init__(self, connection: Connection, keys: Keys, *, allow_oom: bool = True) -> None:
+        self._connection = connection
+        self._keys = (keys.suppressed, keys.suppressed_order)
+        self._suppress = scripts.load("suppress", flags="allow-oom" if allow_oom else "")
+        self._list = scripts.load("suppressions", flags="allow-oom" if allow_oom else "")
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        return (self._suppress, self._list)
+
+    async def suppress(self, email: str, reason: str, now_us: int) -> Suppression:
+        """See ``suppressions.Suppressions.suppress``."""
+        made = Suppression(email, reason, now_us)
+        arguments = (hash_of(email), msgspec.json.encode(made), str(now_us))
+        await answer(self._connection.evalsha(self._suppress, self._keys, arguments))
+        return made
+
+    async def suppression(self, email: str) -> Suppression | None:
+        """See ``suppressions.Suppressions.suppression``."""
+        raw = await answer(self._connection.call("HGET", self._keys[0], hash_of(email)))
+        return None if raw is None else _KEPT.decode(raw)
+
+    async def listed(self, before: tuple[int, str] | None, limit: int) -> list[Suppression]:
+        """See ``suppressions.Suppressions.listed``."""
+        since, last = ("", "") if before is None else (str(before[0]), before[1])
+        found = await answer(self._connection.evalsha(self._list, self._keys, (str(limit), last, since)))
+        return [_KEPT.decode(raw) for raw in found if raw is not None]
+
+    async def release(self, email: str) -> bool:
+        """See ``suppressions.Suppressions.release``."""
+        return bool(await answer(self._connection.evalsha(self._suppress, self._keys, (hash_of(email), "", "0"))))

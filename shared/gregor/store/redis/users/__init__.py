@@ -1,0 +1,1 @@
+"""Items of users in Redis: commits, synchronization reads, history and deletion."""

@@ -1,0 +1,53 @@
+"""Forgetting a user whole, in Redis; see ``contract.Users.forget_user``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gregor.redis.client import Connection, Script
+from gregor.store.deleted_users import KNOWN_US, trace_of
+from gregor.store.redis import scripts
+from gregor.store.redis.errors import answer
+from gregor.store.redis.keys import Keys
+
+_AT_ONCE: Final = 500
+"""Items whose deliveries go in one step."""
+
+
+class RedisForgetting:
+    """What goes with a user, once it is disconnected."""
+
+    def __init__(self, connection: Connection, keys: Keys, *, allow_oom: bool = True) -> None:
+        self._connection = connection
+        self._keys = keys
+        flags = "allow-oom" if allow_oom else ""
+        self._drop_dead = scripts.load("dead_drop", flags=flags)
+        self._forget = scripts.load("forget", flags=flags)
+        self._trace = scripts.load("trace", flags=flags)
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        return (self._drop_dead, self._forget, self._trace)
+
+    async def forget(self, uid: str, now_us: int) -> None:
+        """The state goes first: without it nobody enters deliveries, so that those which are found are all.
+
+        Meanwhile the user may come anew: its timers and deliveries stay, and stay listed.
+        """
+        keys, call, evalsha = self._keys.of_user(uid), self._connection.call, self._connection.evalsha
+        await answer(evalsha(self._forget, (keys.due, *keys.every), (uid,)))
+        delivered = [item.decode() for item in await answer(call("ZRANGE", keys.delivered, 0, -1))]
+        for start in range(0, len(delivered), _AT_ONCE):
+            items = delivered[start : start + _AT_ONCE]
+            ledgers = (self._keys.deliveries(uid, item) for item in items)
+            await answer(evalsha(self._forget, (keys.delivered, *ledgers), items))
+        await answer(evalsha(self._drop_dead, (keys.dead,), ("+inf", f"{uid}/", "")))
+        # A script, not commands: a server that is full refuses a command that may grow, and forgetting makes room.
+        trace = (str(now_us), trace_of(uid), str(now_us - KNOWN_US), str(KNOWN_US // 1_000))
+        await answer(evalsha(self._trace, (self._keys.forgotten,), trace))
+
+    async def forgotten(self, since_us: int) -> frozenset[str]:
+        """See ``contract.Users.forgotten``."""
+        traces = await answer(self._connection.call("ZRANGEBYSCORE", self._keys.forgotten, since_us, "+inf"))
+        return frozenset(trace.decode() for trace in traces)

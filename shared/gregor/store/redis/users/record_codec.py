@@ -1,0 +1,317 @@
+"""The packed values that the scripts keep: made and read here, as ``lua/codec.lua`` lays them out. PURE."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from gregor.core.ids import BACKEND, EVERY_DEVICE, Prefixes, allowed
+from gregor.core.items.codec import PackedItem, pack_item, read_item
+from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, Cursor, Gone, HistoryEntry, StoredExternal, StoredItem, View
+from gregor.core.limits import Limits
+from gregor.core.messages.model import Commit, Creation, Reason, Span
+
+_COMMIT = struct.Struct(">Q8sHHHccB3s24sQ20sH")
+_LIVE, _AGES, _COUNTS = struct.Struct(">II"), struct.Struct(">QQQ"), struct.Struct(">IIIIHH")
+_SPAN = struct.Struct(">QQBHH")
+_READER = struct.Struct(">c?QQ3s")
+
+REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL, WATCHED = 1, 2, 4, 8, 16, 32, 64, 128
+"""Option bits of a commit: keep the message id; commit what is due; take the general path (tests send both ways); with
+category limits or a message id; with timers, or a reminder that is followed; only if all that is named is live; nothing
+is written; an entry for whatever leaves."""
+
+
+def _pack_timers(creation: Creation) -> bytes:
+    return b"".join(timer.kind.value.encode() + timer.at_us.to_bytes(7, "big") for timer in creation.timers)
+
+
+_REASON: Final = {reason: reason.value.encode() for reason in Reason}
+
+
+def _kind(commit: Commit) -> bytes:
+    """The letter of what a commit is, as the script knows it."""
+    if commit.creations:
+        return b"u"
+    if commit.external is not None:
+        return b"e"
+    if commit.is_flush:
+        return b"f"
+    if commit.forget_device is not None:
+        return b"d"
+    return b"r" if commit.remind is not None else b"k" if commit.keep is not None else b"u"
+
+
+def pack_limits(cats: Prefixes) -> str:
+    """A sender's category limits as the scripts compare them: ``""`` is none, ``","`` is nothing at all."""
+    return "" if cats is None else ",".join(cats) if cats else ","
+
+
+def read_limits(text: str) -> Prefixes:
+    """The category limits that ``pack_limits`` wrote."""
+    return None if text == "" else () if text == "," else tuple(text.split(","))
+
+
+def pack_span(span: Span) -> list[bytes | str]:
+    """The arguments of one interval."""
+    bits = (1 if span.is_open else 0) + (2 if span.is_prefix else 0)
+    skip = sorted(span.skip)
+    own = span.matches_own if span.is_open else ()
+    head = _SPAN.pack(span.begin_us, span.end_us, bits, len(skip), len(own))
+    return [head, span.category, *skip, *own]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitLimits:
+    """The bounds that a script needs, packed in its order: they are the same in every commit."""
+
+    live: bytes
+    ages: bytes
+    counts: bytes
+
+
+def commit_limits(limits: Limits) -> CommitLimits:
+    """The bounds of a deployment (semantics.md, "Bounds"), as a script is told them."""
+    return CommitLimits(
+        _LIVE.pack(limits.live, limits.live_bytes),
+        _AGES.pack(limits.retention_us, limits.history_body_age_us, limits.external_age_us),
+        _COUNTS.pack(
+            limits.tombstones,
+            limits.history_bodies,
+            limits.external_count,
+            limits.external_bytes,
+            limits.spans,
+            limits.spans_per_prefix,
+        ),
+    )
+
+
+def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> list[bytes | str]:
+    """ARGV of ``commit``: see ``lua/commit_fast.lua``."""
+    message_id = commit.message_id
+    if message_id is not None and message_id.is_remembered:
+        options |= REMEMBER
+    cats = commit.sender.cats if commit.ids or commit.spans else None
+    if message_id is not None or cats is not None:
+        options |= EXTRAS
+    has_timers = False
+    for creation in commit.creations:
+        if creation.timers:
+            has_timers = True
+            break
+    if has_timers or commit.is_followed:
+        options |= TIMERS
+    if commit.is_guarded:
+        options |= GUARDED
+    if commit.is_watched:
+        options |= WATCHED
+    packed = _COMMIT.pack(
+        commit.now_us,
+        limits.live,
+        len(commit.creations),
+        len(commit.ids),
+        len(commit.spans),
+        _kind(commit),
+        _REASON[commit.reason],
+        options,
+        commit.epoch_seed,
+        limits.ages,
+        message_id.keep_us if message_id else 0,
+        limits.counts,
+        commit.spread_s,
+    )
+    arguments: list[bytes | str] = [packed + commit.sender.device.encode()]
+    if options & EXTRAS:
+        arguments.append(pack_limits(cats))
+        arguments += (message_id.key, message_id.content) if message_id else ("", b"")
+    _add_content(arguments, commit, has_timers=has_timers)
+    return arguments
+
+
+def pack_bare(commit: Commit, limits: CommitLimits) -> bytes:
+    """The first argument of a commit that makes one item without timers, and says nothing else; the item follows."""
+    packed = _COMMIT.pack(
+        commit.now_us,
+        limits.live,
+        1,
+        0,
+        0,
+        b"u",
+        b"d",
+        0,
+        commit.epoch_seed,
+        limits.ages,
+        0,
+        limits.counts,
+        commit.spread_s,
+    )
+    return packed + commit.sender.device.encode()
+
+
+def _add_content(arguments: list[bytes | str], commit: Commit, *, has_timers: bool) -> None:
+    """What the message says, after what is said of it."""
+    for creation in commit.creations:
+        arguments += (creation.id, pack_item(creation))
+        if has_timers:
+            arguments.append(_pack_timers(creation))
+    arguments += commit.ids
+    for span in commit.spans:
+        arguments += pack_span(span)
+    if commit.external:
+        arguments += (commit.external.system, commit.external.body)
+    elif commit.forget_device is not None:
+        arguments.append(commit.forget_device)
+    elif commit.remind is not None or commit.keep is not None:
+        name, number = commit.remind or commit.keep or ("", 0)
+        arguments += (name, str(number))
+
+
+HEAD = ".h"
+"""The field of a user's state that holds the head."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserHead:
+    """The packed head of a user, read. ``wake_us``: when something is due (0: nothing); ``live_bytes`` is of JSON."""
+
+    epoch: bytes
+    seq: int
+    wake_us: int
+    live_bytes: int
+    digest: bytes
+
+
+NO_HEAD = UserHead(NO_EPOCH, 0, 0, 0, ZERO_DIGEST)
+"""The head of a user that was never seen."""
+
+
+def read_head(raw: bytes) -> UserHead:
+    """The head from its 62 bytes."""
+    return UserHead(
+        epoch=raw[:3],
+        seq=int.from_bytes(raw[3:8], "big"),
+        wake_us=_us(raw, 15),
+        live_bytes=int.from_bytes(raw[24:27], "big"),
+        digest=raw[30:62],
+    )
+
+
+def read_floors(raw: bytes) -> tuple[int, int]:
+    """Of a user's counts: from which seq deltas can be told, and up to which external messages are not kept."""
+    return int.from_bytes(raw[7:12], "big"), int.from_bytes(raw[17:22], "big")
+
+
+def pack_reader(mode: str, cursor: Cursor | None, epoch: bytes, device: str, now_us: int, *, is_quick: bool) -> bytes:
+    """ARGV of ``sync``: see ``lua/sync.lua``."""
+    seq = cursor.seq if cursor else 0
+    return _READER.pack(mode.encode(), is_quick, now_us, seq, epoch) + device.encode()
+
+
+def _us(raw: bytes, at: int) -> int:
+    return int.from_bytes(raw[at : at + 7], "big")
+
+
+# Not frozen: a full copy makes one for each item, and a frozen one costs twice as much to make.
+@dataclass(slots=True)
+class Live:
+    """A live record, read. ``hidings``: device → its hiding."""
+
+    id: str
+    seq: int
+    item: PackedItem
+    hidings: dict[str, Gone]
+
+    def is_for(self, view: View) -> bool:
+        """Whether the item concerns the view's device at all, hidden or not, and its categories."""
+        device = self.item.device
+        if device not in (BACKEND, EVERY_DEVICE, view.device) and view.device != BACKEND:
+            return False
+        return allowed(view.cats, self.item.category)
+
+    def is_in(self, view: View) -> bool:
+        """Whether the view shows the item."""
+        return self.is_for(view) and view.device not in self.hidings
+
+    def stored(self) -> StoredItem:
+        """The item as readers get it."""
+        item = self.item
+        return StoredItem(self.id, item.category, item.created_us, self.seq, item.json(), item.expires_us, item.leaf)
+
+    @property
+    def live(self) -> Live:
+        """Itself: a live and a gone record are asked the same."""
+        return self
+
+    def hidden(self, view: View) -> Gone | None:
+        """When and how the item left this device's view alone."""
+        return self.hidings.get(view.device)
+
+    def was_shown(self, view: View, at_us: int) -> bool:
+        """Whether the view held the item at that moment, from what is known now (semantics.md, "History")."""
+        hidden, expires_us = self.hidden(view), self.item.expires_us
+        is_over = (hidden is not None and hidden.at_us <= at_us) or (expires_us is not None and expires_us <= at_us)
+        return self.item.created_us <= at_us and not is_over
+
+    def entry(self, view: View) -> HistoryEntry:
+        """The history's entry, as this view has it."""
+        item = self.item
+        return HistoryEntry(self.id, item.category, item.created_us, self.seq, item.json(), self.hidden(view))
+
+
+def read_live(item_id: str, seq: int, raw: bytes, start: int = 0) -> Live:
+    """A live record that begins at ``start`` of ``raw``."""
+    item = read_item(raw, start)
+    return Live(item_id, seq, item, _hidings(item.hidings) if item.hidings else {})
+
+
+def _hidings(raw: bytes) -> dict[str, Gone]:
+    at = 0
+    hidings: dict[str, Gone] = {}
+    while at < len(raw):
+        who_end = at + 1 + raw[at]
+        who = raw[at + 1 : who_end].decode()
+        reason = Reason(chr(raw[who_end + 12]))
+        hidings[who] = Gone(_us(raw, who_end + 5), reason, who, int.from_bytes(raw[who_end : who_end + 5], "big"))
+        at = who_end + 13
+    return hidings
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """A gone record, read: the item as it was, and its end."""
+
+    live: Live
+    gone: Gone
+
+    def was_shown(self, view: View, at_us: int) -> bool:
+        """Whether the view held the item at that moment, from what is known now."""
+        return self.gone.at_us > at_us and self.live.was_shown(view, at_us)
+
+    def entry(self, view: View) -> HistoryEntry:
+        """The history's entry; its end is the hiding where the view lost the item earlier than all."""
+        live, item = self.live, self.live.item
+        gone = live.hidden(view) or self.gone
+        is_trimmed = not item.body
+        return HistoryEntry(live.id, item.category, item.created_us, live.seq, item.json(), gone, is_trimmed=is_trimmed)
+
+
+def read_gone(item_id: str, raw: bytes) -> Departed:
+    """A gone record."""
+    length = raw[19]
+    who = raw[20 : 20 + length].decode()
+    live = read_live(item_id, int.from_bytes(raw[6:11], "big"), raw, 20 + length)
+    gone = Gone(
+        at_us=_us(raw, 11),
+        reason=Reason(chr(raw[18])),
+        device=who or None,
+        seq=int.from_bytes(raw[1:6], "big"),
+    )
+    return Departed(live, gone)
+
+
+def read_external(raw: bytes) -> tuple[StoredExternal, int]:
+    """A kept external message and its time (µs)."""
+    length = raw[12]
+    external = StoredExternal(int.from_bytes(raw[:5], "big"), raw[13 : 13 + length].decode(), raw[13 + length :])
+    return external, int.from_bytes(raw[5:12], "big")

@@ -1,0 +1,138 @@
+"""What the script ``sync`` read, seen through one view: what an answer is chosen from (semantics.md L9). PURE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from gregor.core.ids import Prefixes, allowed
+from gregor.core.items.digest_lanes import add, total
+from gregor.core.items.sync import (
+    Cursor,
+    Full,
+    StoredExternal,
+    StoredItem,
+    View,
+    cursor_for,
+    is_full_shorter,
+    is_of_beginning,
+)
+
+from .record_codec import NO_HEAD, Live, UserHead, read_external, read_floors, read_gone, read_head, read_live
+
+Change = tuple[tuple[StoredItem, ...], tuple[str, ...]]
+"""The creations and the ids that left, netted."""
+
+
+class ViewRead:
+    """One reply of ``sync``. ``epoch`` is the cursor's where its tag is of this view, else empty."""
+
+    def __init__(self, reply: Sequence[Any], view: View, cursor: Cursor | None, epoch: bytes) -> None:
+        self._view = view
+        self._cursor = cursor
+        self.head: UserHead = NO_HEAD
+        self._floor = self._external_floor = 0
+        self._lanes = b""
+        self._raw: Sequence[Any] = ()
+        self._externals: Sequence[bytes] = ()
+        self._what = b"f"
+        if reply[0] != b"none":
+            self._what = reply[0]
+            self.head = read_head(reply[1])
+            self._lanes = reply[2]
+            self._floor, self._external_floor = read_floors(reply[3])
+            self._floor = max(self._floor, int(reply[4]))
+            self._externals = reply[5]
+            self._raw = reply[6:]
+        self.is_valid = cursor is not None and epoch == self.head.epoch and self._floor <= cursor.seq <= self.head.seq
+        if self.head is NO_HEAD and self.is_valid:
+            self._what = b"u"
+
+    @property
+    def beginning(self) -> Cursor | None:
+        """Where a copy of before the user was known stands: the read from there has the external messages since."""
+        if self.head is NO_HEAD or not is_of_beginning(self._cursor, self._view):
+            return None
+        return cursor_for(self.head.epoch, self._view, 0)
+
+    @cached_property
+    def is_unchanged(self) -> bool:
+        """Whether nothing in the view changed since the cursor."""
+        return self._what == b"u" or (self._what == b"d" and self.is_valid and self.change() is None)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every live item was read."""
+        return self._what == b"f" or (self._what == b"d" and self._view.cats is not None)
+
+    @cached_property
+    def _live(self) -> list[Live]:
+        """The live records that were read and are in the view."""
+        if not self._raw:
+            return []
+        ids, seqs, records, _, _ = self._raw
+        read = (read_live(i.decode(), int(s), r) for i, s, r in zip(ids, seqs, records, strict=True))
+        return [live for live in read if live.is_in(self._view)]
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The digest of the view; empty where it has a filter and was not asked for."""
+        if self._view.cats is None or self.head is NO_HEAD:
+            return add(self.head.digest, self._lanes) if self._lanes else self.head.digest
+        return total(live.item.leaf for live in self._live) if self.is_whole else b""
+
+    def change(self) -> Change | None:
+        """What leads from the cursor to now; ``None`` where there is no valid cursor or nothing changed."""
+        cursor = self._cursor
+        if cursor is None or not self.is_valid or self._what != b"d":
+            return None
+        create = tuple(live.stored() for live in self._live if live.seq > cursor.seq)
+        _, _, _, members, records = self._raw
+        dismiss = [
+            member.split(b"\0")[0].decode()
+            for member, raw in zip(members, records, strict=True)
+            if raw is not None and self._left(cursor.seq, member, raw)
+        ]
+        return (create, tuple(dismiss)) if create or dismiss else None
+
+    @cached_property
+    def _created_since(self) -> frozenset[str]:
+        """Ids of the live items that are newer than the cursor, in the view or not."""
+        since = self._cursor.seq if self._cursor else 0
+        return frozenset(i.decode() for i, s in zip(self._raw[0], self._raw[1], strict=True) if int(s) > since)
+
+    def _left(self, since: int, member: bytes, raw: bytes) -> bool:
+        """Whether the view held, at ``since``, the item that this entry of the log says is gone or hidden."""
+        item_id, is_hiding, device = member.decode().partition("\0")
+        view = self._view
+        if is_hiding:
+            if device != view.device or raw[:1] != b"L":
+                return False
+            live = read_live(item_id, 0, raw)
+            return live.is_for(view) and item_id not in self._created_since
+        if raw[:1] != b"G":
+            return False
+        live = read_gone(item_id, raw).live
+        hidden = live.hidings.get(view.device)
+        return live.seq <= since and live.is_for(view) and (hidden is None or hidden.seq > since)
+
+    def is_full_shorter(self, change: Change) -> bool:
+        """Whether the whole copy has fewer bytes than the change, by the user's count of live bytes."""
+        return is_full_shorter(*change, self.head.live_bytes)
+
+    def full(self, externals: tuple[StoredExternal, ...] = (), gap: bool = False) -> Full:
+        """The whole view."""
+        items = tuple(live.stored() for live in self._live)
+        return Full(self.head.epoch, self.head.seq, self.digest, items, externals, gap)
+
+    def externals(self, systems: Prefixes, oldest_us: int) -> tuple[tuple[StoredExternal, ...], bool]:
+        """The external messages since the cursor, and whether some are lost (L13). None without a cursor."""
+        if self._cursor is None:
+            return (), False
+        if not self.is_valid:
+            return (), True
+        read = [read_external(raw) for raw in self._externals]
+        kept = tuple(e for e, at_us in read if at_us > oldest_us and allowed(systems, e.system))
+        gap = self._cursor.seq < self._external_floor or any(at_us <= oldest_us for _, at_us in read)
+        return kept, gap

@@ -1,0 +1,381 @@
+"""The state of users in Redis: each method is a script or two; ``core`` decides, Lua commits (architecture: "Redis").
+
+A commit, sync or read that meets something due (an expiry, a flush of all, something to forget) is answered ``due`` or
+``generation`` with nothing changed; it is done first, as a commit of its own, and the call is repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from gregor.core.errors import Problem
+from gregor.core.ids import Prefixes
+from gregor.core.items.digest import leaf
+from gregor.core.items.digest_lanes import total
+from gregor.core.items.sync import NO_EPOCH, Answer, Cursor, Delta, Full, Head, HistoryEntry, Unchanged, View
+from gregor.core.limits import HOUR_US, Limits
+from gregor.core.messages.model import Commit, Reason, Receipt, displacing
+from gregor.redis.client import Connection, Script
+from gregor.store.contract.store import Unavailable
+from gregor.store.redis import scripts
+from gregor.store.redis.errors import answer, answers, value_of
+from gregor.store.redis.keys import PARTITIONS, Keys, UserKeys
+
+from .commit_command import CommitCalls, runs_of
+from .commit_reply import FAST_BYTES, fast_receipt, read_receipt, refusal
+from .forget_user import RedisForgetting
+from .record_codec import (
+    DRAIN,
+    GENERAL,
+    HEAD,
+    NO_HEAD,
+    REHEARSAL,
+    Departed,
+    Live,
+    UserHead,
+    pack_reader,
+    read_gone,
+    read_head,
+    read_live,
+)
+from .sync_reply import ViewRead
+
+_COLLECT_AT_ONCE: Final = 2_000
+"""Entries one run of ``collect`` looks at: some 2 ms of the server's time."""
+
+_TRIES: Final = 8
+"""How often a call does what is due first. Two are the rule; more means that a clock runs far ahead of the others."""
+
+_SPREAD_S: Final = 30
+"""That of a flush of all of which it is not known."""
+_FIRST: Final = (b"due", b"generation", b"keys")
+"""Replies of ``commit`` that ask for something else first: what is due, a flush, or all the keys."""
+
+
+class RedisUsers:
+    """``contract.Users`` over one Redis-protocol server.
+
+    ``leave`` is ``RedisDevices.leave``. ``allow_oom``: whether the server knows script flags (fakeredis does not).
+    ``general``: send every commit down the general path; the tests compare both.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: Keys,
+        limits: Limits,
+        leave: Callable[[str, int], Awaitable[None]],
+        *,
+        allow_oom: bool = True,
+        general: bool = False,
+    ) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._limits = limits
+        self._leave = leave
+        self.is_watched = False
+        self._calls = CommitCalls(keys, limits, allow_oom=allow_oom, general=general)
+        self._sync = scripts.load(*scripts.SYNC)
+        self._due = scripts.load(*scripts.DUE)
+        self._collect = scripts.load(*scripts.COLLECT)
+        self._history = scripts.load(*scripts.HISTORY)
+        self._forgetting = RedisForgetting(connection, keys, allow_oom=allow_oom)
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        own = (self._sync, self._due, self._collect, self._history)
+        return (*self._calls.scripts, *own, *self._forgetting.all_scripts)
+
+    # ---- writing
+
+    async def commit(self, uid: str, commit: Commit) -> Receipt:
+        """See ``contract.Users.commit``."""
+        return await self._settled(uid, commit, await answer(self._send(uid, commit)))
+
+    async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
+        """See ``contract.Users.commit_many``: all are sent before the first answer is awaited."""
+        results: list[Receipt | Problem] = []
+        for together in runs_of(commits):
+            calls = self._calls.of_many(together, is_watched=self.is_watched)
+            for (uid, commit), reply in zip(together, await self._connection.run_many(calls), strict=True):
+                if type(reply) is bytes and len(reply) == FAST_BYTES and not commit.max_live:
+                    results.append(fast_receipt(commit, reply))  # nothing is to be done after it
+                else:
+                    results.append(await self._result(uid, commit, reply))
+        return results
+
+    async def _result(self, uid: str, commit: Commit, reply: Any) -> Receipt | Problem:
+        """What became of one commit of many: its receipt, or why there is none."""
+        try:
+            return await self._settled(uid, commit, value_of(reply))
+        except Problem as problem:
+            return problem
+        except Unavailable as trouble:
+            return trouble.problem()
+
+    async def rehearse(self, uid: str, commit: Commit) -> Receipt:
+        """See ``contract.Users.rehearse``."""
+        commit = replace(commit, max_live=())
+        return await self._settled(uid, commit, await answer(self._send(uid, commit, REHEARSAL)), REHEARSAL)
+
+    def _send(self, uid: str, commit: Commit, options: int = 0) -> Awaitable[Any]:
+        return self._connection.run(self._calls.of(uid, commit, options, is_watched=self.is_watched))
+
+    async def _settled(self, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
+        """The receipt of a reply; what was due is done first, and the message sent again."""
+        for _ in range(_TRIES):
+            if isinstance(reply, bytes):
+                receipt = fast_receipt(commit, reply)
+                hint = reply[FAST_BYTES:]
+            elif reply[0] == b"moved":
+                return Receipt(reply[1], reply[2], is_unchanged=True)
+            elif reply[0] in (b"ok", b"same"):
+                receipt = read_receipt(reply)
+                hint = reply[6]
+            elif reply[0] in _FIRST:
+                if reply[0] == b"due":
+                    await self._drain(uid, commit.now_us)
+                elif reply[0] == b"generation":
+                    await self._flush_first(uid, commit.now_us, commit.epoch_seed)
+                else:
+                    options |= GENERAL
+                reply = await answer(self._send(uid, commit, options))
+                continue
+            else:
+                raise refusal(reply, self._limits)
+            if hint:
+                await self.collect(uid, commit.now_us)
+            for following in displacing(commit, receipt):
+                await self.commit(uid, following)
+            return receipt
+        raise _restless()
+
+    async def _drain(self, uid: str, now_us: int) -> None:
+        """Commit the expiries that are due as one message (L6), and forget what passed its retention."""
+        ids, forget = await answer(
+            self._connection.evalsha(self._due, (self._keys.of_user(uid).agenda,), (str(now_us),))
+        )
+        if forget:
+            await self.collect(uid, now_us)
+        expiry = Commit(
+            now_us=now_us,
+            epoch_seed=NO_EPOCH,
+            ids=tuple(item_id.decode() for item_id in ids),
+            reason=Reason.EXPIRED,
+        )
+        await answer(self._send(uid, expiry, DRAIN))
+
+    async def _flush_first(self, uid: str, now_us: int, epoch_seed: bytes) -> None:
+        spread_s = int(await answer(self._connection.call("GET", self._keys.flush_spread)) or _SPREAD_S)
+        flush = Commit(now_us=now_us, epoch_seed=epoch_seed, is_flush=True, spread_s=spread_s)
+        await answer(self._send(uid, flush, DRAIN))  # what has expired may be due as well: its turn comes next
+
+    async def flush_all(self, spread_s: int) -> None:
+        """See ``contract.Users.flush_all``: one increment a partition, then one publication.
+
+        The spread comes first: whoever meets the new generation tells it.
+        """
+        await answer(self._connection.call("SET", self._keys.flush_spread, spread_s))
+        await asyncio.gather(
+            *(answer(self._connection.call("INCR", self._keys.generation(i))) for i in range(PARTITIONS))
+        )
+        document = b"F" + b"\0\0" + spread_s.to_bytes(2, "big")
+        await answer(self._connection.call("PUBLISH", self._keys.flush_channel, document))
+
+    async def forget_user(self, uid: str, now_us: int) -> None:
+        """See ``contract.Users.forget_user``. What is connected is closed first, so that it writes nothing anew."""
+        await self._leave(uid, now_us)
+        await self._forgetting.forget(uid, now_us)
+
+    async def forgotten(self, since_us: int) -> frozenset[str]:
+        """See ``contract.Users.forgotten``."""
+        return await self._forgetting.forgotten(since_us)
+
+    async def collect(self, uid: str, now_us: int) -> int:
+        """See ``contract.Users.collect``."""
+        keys, limits, forgotten = self._keys.of_user(uid), self._limits, 0
+        numbers = (
+            now_us,
+            limits.retention_us,
+            limits.history,
+            limits.history_bodies,
+            limits.history_body_age_us,
+            limits.external_age_us,
+            _COLLECT_AT_ONCE,
+        )
+        arguments = [*map(str, numbers), uid, str(HOUR_US)]
+        while True:
+            count, more = await answer(self._connection.evalsha(self._collect, keys.collect, arguments))
+            forgotten += int(count)
+            if not more:
+                return forgotten
+
+    # ---- reading
+
+    async def sync(
+        self,
+        uid: str,
+        view: View,
+        cursor: Cursor | None,
+        digest: bytes | None,
+        now_us: int,
+        systems: Prefixes = None,
+        epoch_seed: bytes = b"\0\0\1",
+    ) -> Answer:
+        """See ``contract.Users.sync``."""
+        mode = "f" if cursor is None else "s" if view.cats is None else "a"
+        read = await self._read(uid, view, mode, cursor, digest, now_us)
+        if (start := read.beginning) is not None:
+            read = await self._read(uid, view, "f", start, None, now_us)
+            return read.full(*read.externals(systems, now_us - self._limits.external_age_us))
+        externals, gap = read.externals(systems, now_us - self._limits.external_age_us)
+        change = read.change()
+        is_equal = digest == read.digest
+        if (read.is_unchanged and (digest is None or is_equal)) or (cursor is None and is_equal):
+            return Unchanged(read.head.epoch, read.head.seq, read.digest, externals, gap)
+        if change is not None and not read.is_full_shorter(change):
+            create, dismiss = change
+            return Delta(read.head.epoch, read.head.seq, read.digest, create, dismiss, externals, gap)
+        if mode == "s" and not read.is_whole:
+            full = await self._read(uid, view, "f", cursor, digest, now_us)
+            externals, gap = full.externals(systems, now_us - self._limits.external_age_us)
+            return full.full(externals, gap)
+        return read.full(externals, gap)
+
+    async def state(self, uid: str, view: View, now_us: int) -> Full:
+        """See ``contract.Users.state``."""
+        return (await self._read(uid, view, "f", None, None, now_us)).full()
+
+    async def heads(self, uids: Sequence[str]) -> list[Head | None]:
+        """See ``contract.Users.heads``."""
+        raws = await answers(self._connection.call("HGET", self._keys.of_user(uid).state, HEAD) for uid in uids)
+        return [_head(raw) for raw in raws]
+
+    async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
+        """See ``contract.Users.item``."""
+        keys = self._keys.of_user(uid)
+        await self.settle(uid, now_us)
+        entries = await self._entries(keys, [(item_id, None)], view)
+        if entries and entries[0].gone and not entries[0].is_trimmed and await self._is_over(keys, entries[0].gone.seq):
+            await self.collect(uid, now_us)
+            entries = await self._entries(keys, [(item_id, None)], view)
+        return entries[0] if entries else None
+
+    async def _is_over(self, keys: UserKeys, seq: int) -> bool:
+        """Whether so much left at or after ``seq`` that a body of then may have to go."""
+        return int(await answer(self._connection.call("ZCOUNT", keys.gone, seq, "+inf"))) > self._limits.history_bodies
+
+    async def history(
+        self, uid: str, view: View, before: tuple[int, str] | None, limit: int, now_us: int
+    ) -> list[HistoryEntry]:
+        """See ``contract.Users.history``."""
+        keys = self._keys.of_user(uid)
+        index = await self._index(keys, uid, now_us)
+        wanted = [entry for entry in index if before is None or entry < before]
+        entries: list[HistoryEntry] = []
+        for start in range(0, len(wanted), limit):
+            page = [(item_id, seq) for seq, item_id in wanted[start : start + limit]]
+            entries += await self._entries(keys, page, view)
+            if len(entries) >= limit:
+                break
+        return entries[:limit]
+
+    async def state_at(self, uid: str, view: View, at_us: int, now_us: int) -> Full:
+        """See ``contract.Users.state_at``. The position is that of now."""
+        keys = self._keys.of_user(uid)
+        index = await self._index(keys, uid, now_us)
+        head = await self._head(keys)
+        records = await self._records(keys, [(item_id, seq) for seq, item_id in index])
+        items = [
+            record.live.stored() for record in records if record.live.is_for(view) and record.was_shown(view, at_us)
+        ]
+        digest = total(leaf(item.id, item.json) for item in items)
+        return Full(head.epoch, head.seq, digest, tuple(items))
+
+    async def _read(
+        self, uid: str, view: View, mode: str, cursor: Cursor | None, digest: bytes | None, now_us: int
+    ) -> ViewRead:
+        """What the script ``sync`` answers, with all that is due done first."""
+        keys = self._keys.of_user(uid)
+        tag = cursor.tag if cursor else ""
+        is_mine = tag[6:] == view.tag and len(tag) >= 6
+        epoch = bytes.fromhex(tag[:6]) if is_mine and _is_hex(tag[:6]) else b""
+        is_digest_cheap = view.cats is None or digest is None
+        arguments = (pack_reader(mode, cursor, epoch, view.device, now_us, is_quick=is_digest_cheap),)
+        for _ in range(_TRIES):
+            reply = await answer(self._connection.evalsha(self._sync, keys.sync, arguments))
+            if reply[0] == b"due":
+                await self._drain(uid, now_us)
+            elif reply[0] == b"generation":
+                await self._flush_first(uid, now_us, NO_EPOCH)
+            else:
+                return ViewRead(reply, view, cursor, epoch)
+        raise _restless()
+
+    async def settle(self, uid: str, now_us: int) -> None:
+        """See ``contract.Users.settle``; also for reads that do not go through ``sync`` (L6)."""
+        keys = self._keys.of_user(uid)
+        for _ in range(_TRIES):
+            head = await self._head(keys)
+            if not head.wake_us or head.wake_us > now_us:
+                return
+            await self._drain(uid, now_us)
+        raise _restless()
+
+    async def _head(self, keys: UserKeys) -> UserHead:
+        raw = await answer(self._connection.call("HGET", keys.state, HEAD))
+        return read_head(raw) if raw else NO_HEAD
+
+    async def _index(self, keys: UserKeys, uid: str, now_us: int) -> list[tuple[int, str]]:
+        """(created seq, id) of every item kept, the newest first."""
+        await self.settle(uid, now_us)
+        script_keys = (keys.state, keys.live, keys.gone)
+        bounds = (str(self._limits.history), str(self._limits.history_bodies))
+        ids, seqs, is_over = await answer(self._connection.evalsha(self._history, script_keys, bounds))
+        if is_over:
+            await self.collect(uid, now_us)
+            ids, seqs, _ = await answer(self._connection.evalsha(self._history, script_keys, bounds))
+        return sorted(((int(seq), item_id.decode()) for item_id, seq in zip(ids, seqs, strict=True)), reverse=True)
+
+    async def _records(self, keys: UserKeys, wanted: Sequence[tuple[str, int | None]]) -> list[Live | Departed]:
+        """The records of these (id, created seq), in order; what is not there, or is no item, is left out."""
+        if not wanted:
+            return []
+        raws = await answer(self._connection.call("HMGET", keys.state, *(item_id for item_id, _ in wanted)))
+        found: list[Live | Departed] = []
+        for (item_id, seq), raw in zip(wanted, raws, strict=True):
+            if raw is not None and raw[:1] == b"G":
+                found.append(read_gone(item_id, raw))
+            elif raw is not None and raw[:1] == b"L":
+                live = read_live(item_id, seq or 0, raw)
+                if seq is None:
+                    score = await answer(self._connection.call("ZSCORE", keys.live, f"{item_id}\0{live.item.category}"))
+                    live.seq = int(score or 0)
+                found.append(live)
+        return found
+
+    async def _entries(
+        self, keys: UserKeys, wanted: Sequence[tuple[str, int | None]], view: View
+    ) -> list[HistoryEntry]:
+        records = await self._records(keys, wanted)
+        return [record.entry(view) for record in records if record.live.is_for(view)]
+
+
+def _is_hex(text: str) -> bool:
+    return len(text) == 6 and all(c in "0123456789abcdef" for c in text)
+
+
+def _head(raw: bytes | None) -> Head | None:
+    if raw is None:
+        return None
+    head = read_head(raw)
+    return Head(head.epoch, head.seq, head.digest)
+
+
+def _restless() -> Unavailable:
+    return Unavailable("what is due keeps coming: do the clocks of this deployment agree?")

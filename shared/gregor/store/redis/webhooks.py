@@ -1,0 +1,60 @@
+"""Webhooks in Redis: one hash, id to webhook, with a version; and a word to all processes when something changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from gregor.core.notify.webhook_events import Webhook
+from gregor.redis.client import Connection, Script
+from gregor.store.contract.webhooks import MOST_WEBHOOKS, too_many
+
+from . import scripts
+from .errors import answer
+from .keys import Keys
+
+_WEBHOOK: Final = msgspec.json.Decoder(Webhook)
+_VERSION: Final = b"version"
+"""A field of the hash that is no webhook: ids have another form."""
+
+
+class RedisWebhooks:
+    """``webhooks.Webhooks`` over one Redis-protocol server."""
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._put = scripts.load("put_webhook")
+
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """Every script, for a process that loads them before it serves."""
+        return (self._put,)
+
+    async def version(self) -> int:
+        """See ``webhooks.Webhooks.version``."""
+        return int(await answer(self._connection.call("HGET", self._keys.webhooks, _VERSION)) or 0)
+
+    async def all(self) -> tuple[int, Sequence[Webhook]]:
+        """See ``webhooks.Webhooks.all``."""
+        raw = await answer(self._connection.call("HGETALL", self._keys.webhooks))
+        fields = {bytes(raw[i]): bytes(raw[i + 1]) for i in range(0, len(raw), 2)}
+        version = int(fields.pop(_VERSION, b"0"))
+        return version, tuple(_WEBHOOK.decode(kept) for _, kept in sorted(fields.items()))
+
+    async def put(self, webhook: Webhook, expected: int) -> bool:
+        """See ``webhooks.Webhooks.put``."""
+        written = await self._change(webhook.id, str(expected), msgspec.json.encode(webhook))
+        if written < 0:
+            raise too_many()
+        return written == 1
+
+    async def delete(self, webhook_id: str) -> bool:
+        """See ``webhooks.Webhooks.delete``."""
+        return await self._change(webhook_id, "", b"") == 1
+
+    async def _change(self, webhook_id: str, expected: str, after: bytes) -> int:
+        arguments = (webhook_id, expected, after, str(MOST_WEBHOOKS), self._keys.webhooks_channel)
+        return int(await answer(self._connection.evalsha(self._put, (self._keys.webhooks,), arguments)))

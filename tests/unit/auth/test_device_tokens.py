@@ -1,0 +1,327 @@
+"""Device tokens: all four algorithms, keys by `kid`, and the forgeries that are tried against JWTs."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from jwt.api_jws import PyJWS
+
+from gregor.auth.device_tokens import CACHED, Caller, Tokens, mint, parse_keys
+from gregor.config.settings import Settings
+from gregor.core.errors import Problem
+
+NOW_S = 1_457_056_447
+NOW_US = NOW_S * 1_000_000
+SECRET = "0123456789abcdef0123456789abcdef"
+GOOD: Mapping[str, Any] = {"sub": "alice", "device": "phone", "exp": NOW_S + 60}
+
+RSA_KEY = rsa.generate_private_key(65_537, 2_048)
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+ED_KEY = ed25519.Ed25519PrivateKey.generate()
+OCT = b"another secret of thirty-two byte"
+
+
+def jwks() -> bytes:
+    keys = [
+        json.loads(RSAAlgorithm.to_jwk(RSA_KEY.public_key())) | {"kid": "r", "alg": "RS256", "use": "sig"},
+        json.loads(ECAlgorithm.to_jwk(EC_KEY.public_key())) | {"kid": "e", "alg": "ES256"},
+        json.loads(OKPAlgorithm.to_jwk(ED_KEY.public_key())) | {"kid": "d", "alg": "EdDSA"},
+        {"kty": "oct", "kid": "h", "alg": "HS256", "k": base64.urlsafe_b64encode(OCT).decode().rstrip("=")},
+    ]
+    return json.dumps({"keys": keys}).encode()
+
+
+class Place:
+    """Where the keys are read: counts the readings."""
+
+    def __init__(self, document: bytes) -> None:
+        self.document = document
+        self.readings = 0
+        self.is_down = False
+
+    async def read(self, _place: str) -> bytes:
+        self.readings += 1
+        if self.is_down:
+            raise OSError("no route")
+        return self.document
+
+
+def by_secret(**settings: Any) -> Tokens:
+    return Tokens(Settings(token_secret=SECRET, **settings))
+
+
+def by_keys(place: Place, **settings: Any) -> Tokens:
+    return Tokens(Settings(token_jwks="https://login.example/keys", **settings), place.read)
+
+
+def signed(claims: Mapping[str, Any], key: Any = SECRET, alg: str = "HS256", **headers: Any) -> str:
+    return jwt.encode(dict(claims), key, alg, headers=headers)
+
+
+def forged(header: Mapping[str, Any], claims: Mapping[str, Any], signature: bytes = b"") -> str:
+    parts = (json.dumps(header).encode(), json.dumps(claims).encode(), signature)
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+
+
+async def refusal(tokens: Tokens, token: str, now_us: int = NOW_US) -> Problem:
+    with pytest.raises(Problem) as caught:
+        await tokens.verify(token, now_us)
+    return caught.value
+
+
+async def test_a_minted_token_speaks_for_its_user_and_device() -> None:
+    token = mint(SECRET, "alice", "phone", 60, ["user.", "user.joined"], ["kbfs"], now_us=NOW_US)
+
+    caller = await by_secret().verify(token, NOW_US)
+
+    assert caller == Caller("alice", "phone", (NOW_S + 60) * 1_000_000, NOW_US, ("user",), ("kbfs",))
+
+
+async def test_a_token_without_limits_may_see_everything_and_has_no_iat() -> None:
+    caller = await by_secret().verify(signed(GOOD), NOW_US)
+
+    assert (caller.iat_us, caller.cats, caller.systems) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("kid", "alg", "key"),
+    [("r", "RS256", RSA_KEY), ("e", "ES256", EC_KEY), ("d", "EdDSA", ED_KEY), ("h", "HS256", OCT)],
+)
+async def test_each_algorithm_is_accepted_with_the_key_that_its_kid_names(kid: str, alg: str, key: Any) -> None:
+    caller = await by_keys(Place(jwks())).verify(signed(GOOD, key, alg, kid=kid), NOW_US)
+
+    assert caller.uid == "alice"
+
+
+@pytest.mark.parametrize("kid", ["r", "e", "d", "h"])
+async def test_a_signature_of_another_key_is_refused_for_each_algorithm(kid: str) -> None:
+    others = {
+        "r": (rsa.generate_private_key(65_537, 2_048), "RS256"),
+        "e": (ec.generate_private_key(ec.SECP256R1()), "ES256"),
+        "d": (ed25519.Ed25519PrivateKey.generate(), "EdDSA"),
+        "h": (b"a third secret, of thirty-two bytes", "HS256"),
+    }
+    key, alg = others[kid]
+
+    assert (await refusal(by_keys(Place(jwks())), signed(GOOD, key, alg, kid=kid))).code == "unauthorised"
+
+
+async def test_a_token_without_a_signature_is_refused() -> None:
+    for header in ({"alg": "none"}, {"alg": "None", "kid": "r"}, {"typ": "JWT"}):
+        assert (await refusal(by_secret(), forged(header, GOOD))).code == "unauthorised"
+        assert (await refusal(by_keys(Place(jwks()), token_secret=SECRET), forged(header, GOOD))).code == "unauthorised"
+
+
+async def test_the_public_key_is_no_secret_to_sign_with() -> None:
+    public = RSA_KEY.public_key()
+    for encoding in (Encoding.PEM, Encoding.DER):
+        secret = public.public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
+        head = {"alg": "HS256", "kid": "r", "typ": "JWT"}
+        unsigned = forged(head, GOOD).rsplit(".", 1)[0]
+        signature = hmac.digest(secret, unsigned.encode(), hashlib.sha256)
+
+        problem = await refusal(by_keys(Place(jwks())), forged(head, GOOD, signature))
+
+        assert problem.detail == "The token's alg is not the one of its key."
+
+
+async def test_a_key_is_used_for_its_own_algorithm_only() -> None:
+    token = signed(GOOD, RSA_KEY, "RS512", kid="r")
+
+    assert (await refusal(by_keys(Place(jwks())), token)).detail == "The token's alg is not the one of its key."
+
+
+@pytest.mark.parametrize(
+    ("claims", "word"),
+    [
+        ({"exp": None}, "exp"),
+        ({"exp": str(NOW_S + 60)}, "exp"),
+        ({"exp": True}, "exp"),
+        ({"exp": 10**400}, "30 days"),
+        ({"exp": float("inf")}, "JSON"),
+        ({"exp": NOW_S - 31}, "expired"),
+        ({"exp": NOW_S + 31 * 86_400}, "30 days"),
+        ({"nbf": NOW_S + 31}, "nbf"),
+        ({"nbf": "0"}, "nbf"),
+        ({"iat": NOW_S + 31}, "iat"),
+        ({"iat": -1}, "iat"),
+        ({"sub": None}, "sub"),
+        ({"sub": "a b"}, "sub"),
+        ({"sub": 7}, "sub"),
+        ({"device": None}, "device"),
+        ({"device": "*"}, "device"),
+        ({"cats": "user"}, "cats"),
+        ({"cats": ["us er"]}, "cats"),
+        ({"systems": [1]}, "systems"),
+    ],
+)
+async def test_a_claim_that_is_absent_or_wrong_is_named(claims: Mapping[str, Any], word: str) -> None:
+    changed = {name: value for name, value in {**GOOD, **claims}.items() if value is not None}
+
+    problem = await refusal(by_secret(), forged_with_secret(changed))
+
+    assert problem.code == "unauthorised"
+    assert word in problem.detail
+
+
+def forged_with_secret(claims: Mapping[str, Any]) -> str:
+    """Signed with the right secret, whatever the claims: PyJWT's own encoder refuses some of them."""
+    return PyJWS().encode(json.dumps(claims).encode(), SECRET, "HS256")
+
+
+async def test_thirty_seconds_of_leeway_are_given_both_ways() -> None:
+    late, early = signed({**GOOD, "exp": NOW_S - 29}), signed({**GOOD, "nbf": NOW_S + 29, "iat": NOW_S + 29})
+
+    assert (await by_secret().verify(late, NOW_US)).uid == "alice"
+    assert (await by_secret().verify(early, NOW_US)).uid == "alice"
+
+
+async def test_audience_and_issuer_are_asked_for_where_they_are_set() -> None:
+    tokens = by_secret(token_aud="gregor", token_iss="login")
+    good = {**GOOD, "aud": ["other", "gregor"], "iss": "login"}
+
+    assert (await tokens.verify(signed(good), NOW_US)).uid == "alice"
+    assert "aud" in (await refusal(tokens, signed({**good, "aud": "other"}))).detail
+    assert "aud" in (await refusal(tokens, signed(GOOD))).detail
+    assert "iss" in (await refusal(tokens, signed({**good, "iss": "else"}))).detail
+
+
+@pytest.mark.parametrize("text", ["", "x", "a.b", "a.b.c", "é.é.é", "\udcff.a.b", "." * 3, "e" * 9_000, "gk_a_b"])
+async def test_what_is_no_jwt_is_refused(text: str) -> None:
+    assert (await refusal(by_secret(), text)).code == "unauthorised"
+
+
+async def test_critical_headers_that_are_not_understood_are_refused() -> None:
+    assert (await refusal(by_secret(), signed(GOOD, crit=["x"], x=1))).code == "unauthorised"
+
+
+async def test_without_any_key_no_token_is_good() -> None:
+    assert "No keys" in (await refusal(Tokens(Settings()), signed(GOOD))).detail
+
+
+async def test_a_token_without_kid_is_checked_with_the_secret_and_never_with_a_key_of_the_set() -> None:
+    both = by_keys(Place(jwks()), token_secret=SECRET)
+
+    assert (await both.verify(signed(GOOD), NOW_US)).uid == "alice"
+    assert (await refusal(both, signed(GOOD, RSA_KEY, "RS256"))).code == "unauthorised"
+    assert "names no key" in (await refusal(by_keys(Place(jwks())), signed(GOOD))).detail
+
+
+async def test_an_unknown_kid_reads_the_keys_again_but_at_most_once_a_minute() -> None:
+    place = Place(jwks())
+    tokens = by_keys(place, token_secret=SECRET)
+    unknown = signed(GOOD, kid="new")
+
+    for _ in range(3):
+        assert "not known" in (await refusal(tokens, unknown)).detail
+    assert place.readings == 1
+
+    assert "not known" in (await refusal(tokens, unknown, NOW_US + 60_000_000)).detail
+    assert place.readings == 2
+
+
+async def test_a_key_that_is_not_for_checking_signatures_checks_none() -> None:
+    public = json.loads(RSAAlgorithm.to_jwk(RSA_KEY.public_key()))
+    del public["key_ops"]
+    others = [{**public, "kid": "use", "use": "enc"}, {**public, "kid": "ops", "key_ops": ["encrypt"]}]
+    good = [{**public, "kid": "both", "use": "sig", "key_ops": ["sign", "verify"]}]
+    tokens = by_keys(Place(json.dumps({"keys": [*others, *good]}).encode()))
+
+    for kid in ("use", "ops"):
+        assert "not known" in (await refusal(tokens, signed(GOOD, RSA_KEY, "RS256", kid=kid))).detail
+    assert (await tokens.verify(signed(GOOD, RSA_KEY, "RS256", kid="both"), NOW_US)).uid == "alice"
+
+
+async def test_a_key_that_was_rotated_in_is_found() -> None:
+    place = Place(b'{"keys":[]}')
+    tokens = by_keys(place)
+    token = signed({**GOOD, "exp": NOW_S + 600}, ED_KEY, "EdDSA", kid="d")
+    assert (await refusal(tokens, token)).code == "unavailable"
+
+    place.document = jwks()
+
+    assert (await tokens.verify(token, NOW_US + 61_000_000)).uid == "alice"
+
+
+async def test_keys_that_cannot_be_read_leave_those_that_were_there() -> None:
+    place = Place(jwks())
+    tokens = by_keys(place)
+    token = signed({**GOOD, "exp": NOW_S + 6_000}, ED_KEY, "EdDSA", kid="d")
+    await tokens.verify(token, NOW_US)
+    place.is_down = True
+
+    await tokens.load(NOW_US + 700_000_000)
+
+    assert (await tokens.verify(token, NOW_US + 700_000_000)).uid == "alice"
+    other = signed({**GOOD, "exp": NOW_S + 6_000, "sub": "bob"}, ED_KEY, "EdDSA", kid="d")
+    assert (await tokens.verify(other, NOW_US + 700_000_000)).uid == "bob"
+
+
+async def test_a_token_of_a_key_that_was_taken_out_is_no_longer_good() -> None:
+    place = Place(jwks())
+    tokens = by_keys(place, token_secret=SECRET)
+    token = signed({**GOOD, "exp": NOW_S + 6_000}, ED_KEY, "EdDSA", kid="d")
+    await tokens.verify(token, NOW_US)
+    place.document = b'{"keys":[{"kty":"oct","kid":"h","k":"AAAA"}]}'
+
+    await tokens.load(NOW_US + 600_000_000)
+
+    assert "not known" in (await refusal(tokens, token, NOW_US + 600_000_000)).detail
+
+
+async def test_a_remembered_token_still_expires() -> None:
+    tokens = by_secret()
+    token = signed(GOOD)
+    await tokens.verify(token, NOW_US)
+
+    assert "expired" in (await refusal(tokens, token, NOW_US + 90_000_000)).detail
+
+
+async def test_a_remembered_token_costs_a_tenth_of_a_signature() -> None:
+    tokens = by_keys(Place(jwks()))
+    token = signed({**GOOD, "exp": NOW_S + 6_000}, RSA_KEY, "RS256", kid="r")
+    begin = time.perf_counter()
+    await tokens.verify(token, NOW_US)
+    first_s = time.perf_counter() - begin
+
+    begin = time.perf_counter()
+    for _ in range(100):
+        await tokens.verify(token, NOW_US)
+    later_s = (time.perf_counter() - begin) / 100
+
+    assert later_s < first_s / 10
+    assert CACHED < 100_000
+
+
+def test_keys_of_another_use_kind_or_strength_are_left_out() -> None:
+    weak = json.loads(RSAAlgorithm.to_jwk(rsa.generate_private_key(65_537, 1_024).public_key()))
+    p384 = json.loads(ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP384R1()).public_key()))
+    rsa_key = json.loads(RSAAlgorithm.to_jwk(RSA_KEY.public_key()))
+    entries = [
+        weak | {"kid": "weak"},
+        p384 | {"kid": "p384"},
+        rsa_key | {"kid": "enc", "use": "enc"},
+        rsa_key | {"kid": "swapped", "alg": "HS256"},
+        rsa_key | {"kid": "rs512", "alg": "RS512"},
+        {"kty": "RSA", "kid": "broken", "n": "?"},
+        rsa_key,
+        "no key",
+        rsa_key | {"kid": "good"},
+    ]
+
+    assert set(parse_keys(json.dumps({"keys": entries}).encode())) == {"good"}
+
+
+@pytest.mark.parametrize("document", [b"", b"[]", b'{"keys":{}}', b"\xff"])
+def test_what_is_no_key_set_is_an_error(document: bytes) -> None:
+    with pytest.raises(ValueError):
+        parse_keys(document)

@@ -1,0 +1,84 @@
+"""The key of Web Push: read in both forms, and the claims that it signs."""
+
+from pathlib import Path
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from gregor.auth.vapid import VapidKey, base64url, from_base64url
+from gregor.clock import ManualClock
+
+NOW_US = 1_457_056_447_000_000
+SUBJECT = "mailto:ops@example.com"
+
+
+def key_file(path: Path, curve: ec.EllipticCurve | None = None) -> ec.EllipticCurvePrivateKey:
+    key = ec.generate_private_key(curve or ec.SECP256R1())
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return key
+
+
+def claims(header: str) -> dict[str, object]:
+    token = header.removeprefix("vapid t=").partition(",")[0]
+    read: dict[str, object] = jwt.decode(token, options={"verify_signature": False})
+    return read
+
+
+def test_a_key_in_pem_and_the_same_in_base64url_are_one(tmp_path: Path) -> None:
+    key = key_file(tmp_path / "key.pem")
+    (tmp_path / "key.txt").write_text(base64url(key.private_numbers().private_value.to_bytes(32, "big")) + "\n")
+
+    read = [VapidKey.read(tmp_path / name, SUBJECT).public_key for name in ("key.pem", "key.txt")]
+
+    assert read[0] == read[1]
+    assert len(from_base64url(read[0])) == 65
+
+
+def test_a_claim_names_the_service_and_us_and_ends_within_a_day(tmp_path: Path) -> None:
+    key = key_file(tmp_path / "key.pem")
+    vapid = VapidKey.read(tmp_path / "key.pem", SUBJECT, ManualClock(NOW_US))
+
+    header = vapid.authorization("https://push.example")
+
+    assert claims(header) == {"aud": "https://push.example", "sub": SUBJECT, "exp": 1_457_056_447 + 12 * 3_600}
+    assert header.endswith(f", k={vapid.public_key}")
+    token = header.removeprefix("vapid t=").partition(",")[0]
+    assert jwt.decode(token, key.public_key(), algorithms=["ES256"], options={"verify_exp": False, "verify_aud": False})
+
+
+def test_a_claim_is_kept_until_it_nears_its_end_and_made_anew_for_another_service(tmp_path: Path) -> None:
+    key_file(tmp_path / "key.pem")
+    clock = ManualClock(NOW_US)
+    vapid = VapidKey.read(tmp_path / "key.pem", SUBJECT, clock)
+    first = vapid.authorization("https://push.example")
+
+    clock.advance(10 * 3_600)
+    assert vapid.authorization("https://push.example") == first
+    assert vapid.authorization("https://other.example") != first
+    clock.advance(2 * 3_600)
+    assert vapid.authorization("https://push.example") != first
+
+
+@pytest.mark.parametrize("content", ["", "nonsense", "-----BEGIN PRIVATE KEY-----", "AAAA", "\udcff"])
+def test_a_file_that_holds_no_key_is_told_with_its_setting(tmp_path: Path, content: str) -> None:
+    (tmp_path / "key").write_text(content, errors="surrogateescape")
+
+    with pytest.raises(ValueError, match="GREGOR_VAPID_KEY_FILE"):
+        VapidKey.read(tmp_path / "key", SUBJECT)
+
+
+def test_a_key_of_another_curve_or_none_at_all_is_refused(tmp_path: Path) -> None:
+    key_file(tmp_path / "key", ec.SECP384R1())
+
+    for name in ("key", "missing"):
+        with pytest.raises(ValueError, match="GREGOR_VAPID_KEY_FILE"):
+            VapidKey.read(tmp_path / name, SUBJECT)
+
+
+def test_a_subject_that_nobody_can_write_to_is_refused(tmp_path: Path) -> None:
+    key_file(tmp_path / "key")
+
+    with pytest.raises(ValueError, match="GREGOR_VAPID_SUBJECT"):
+        VapidKey.read(tmp_path / "key", "ops@example.com")

@@ -1,0 +1,193 @@
+"""Settings: names, defaults, forms, and what is said of a mistake."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gregor.config.settings import (
+    SETTINGS_OF_THE_CONTRACT,
+    VARIABLES,
+    Settings,
+    SettingsError,
+    load_settings,
+    masked,
+    parse_duration,
+    setting_rows,
+)
+from gregor.core.limits import Limits
+
+DOCS = Path(__file__).parents[3] / "docs" / "configuration.md"
+
+
+def refusal(environ: dict[str, str], toml: Path | None = None) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environ, toml)
+    return str(caught.value)
+
+
+def test_the_defaults_are_the_bounds_of_the_core() -> None:
+    assert load_settings({}).limits == Limits()
+
+
+def test_every_bound_but_the_nesting_follows_a_setting() -> None:
+    halved = {
+        variable: f"{int(default) // 2 or 2}" if default.isdigit() else "3d"
+        for variable, default, _ in setting_rows()
+        if re.match(r"GREGOR_(MAX|HISTORY|EXTERNAL|DEVICE|RESYNC|RETENTION)", variable)
+    }
+
+    limits = load_settings(halved).limits
+
+    untouched = [name for name in Limits.__slots__ if getattr(limits, name) == getattr(Limits(), name)]
+    assert untouched == ["nesting"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30d", 2_592_000), ("12h", 43_200), ("90s", 90), ("90", 90), ("1.5h", 5_400), ("-20", -20), ("2w", 1_209_600)],
+)
+def test_a_duration_has_a_unit_or_is_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "d", "3x", "1d12h", "1e3", "nan", "12 h", True, None])
+def test_what_is_no_duration_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="write 30d"):
+        parse_duration(text)
+
+
+def test_a_duration_reaches_the_limits_in_microseconds() -> None:
+    assert load_settings({"GREGOR_RETENTION": "12h"}).limits.retention_us == 43_200_000_000
+
+
+def test_lists_are_separated_by_commas() -> None:
+    settings = load_settings({"GREGOR_ORIGINS": "https://a.example, http://localhost:*"})
+
+    assert settings.origins == ("https://a.example", "http://localhost:*")
+
+
+def test_rates_are_channels_with_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "gregor.toml"
+    file.write_text("[delivery_rates]\nemail = 0.5\n")
+
+    assert load_settings({}).delivery_rates == {}
+    assert load_settings({"GREGOR_DELIVERY_RATES": "apns=500, email=0.5"}).delivery_rates == {"apns": 500, "email": 0.5}
+    assert load_settings({}, file).delivery_rates == {"email": 0.5}
+
+
+def test_an_empty_variable_is_one_that_is_not_set() -> None:
+    assert load_settings({"GREGOR_REDIS_URL": "", "GREGOR_RETENTION": ""}) == Settings()
+
+
+def test_the_queue_is_where_the_state_is_unless_it_is_named() -> None:
+    assert load_settings({"GREGOR_REDIS_URL": "redis://a:1/0"}).queue == "redis://a:1/0"
+    assert load_settings({"GREGOR_QUEUE_URL": "redis://b:2/0"}).queue == "redis://b:2/0"
+
+
+def test_variables_of_the_command_line_and_of_others_are_left_alone() -> None:
+    assert load_settings({"GREGOR_URL": "x", "GREGOR_KEY": "y", "PATH": "/bin"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"GREGOR_INGEST_PRT": "1"}, "GREGOR_INGEST_PRT is not a setting; do you mean GREGOR_INGEST_PORT?"),
+        ({"GREGOR_ZZZ": "1"}, "GREGOR_ZZZ is not a setting; docs/configuration.md lists them"),
+        (
+            {"GREGOR_RETENTION": "3x"},
+            "GREGOR_RETENTION: '3x' is refused: not a duration; write 30d, 12h, 90s, or seconds",
+        ),
+        ({"GREGOR_ADMIN_PORT": "70000"}, "GREGOR_ADMIN_PORT: '70000' is refused: write 65535 or less"),
+        ({"GREGOR_MAX_LIVE": "12h"}, "GREGOR_MAX_LIVE: '12h' is refused: write a whole number"),
+        ({"GREGOR_MAX_LIVE": "0"}, "GREGOR_MAX_LIVE: '0' is refused: write 1 or more"),
+        ({"GREGOR_DEVICE_RATE": "fast"}, "GREGOR_DEVICE_RATE: 'fast' is refused: write a number"),
+        ({"GREGOR_DEVICE_RATE": "0"}, "GREGOR_DEVICE_RATE: '0' is refused: write more than 0"),
+        ({"GREGOR_DELIVERY_CONSOLE": "maybe"}, "GREGOR_DELIVERY_CONSOLE: 'maybe' is refused: write true or false"),
+        ({"GREGOR_PUBLIC_URL": "me"}, "GREGOR_PUBLIC_URL: 'me' is refused: write what matches ^https?://"),
+        ({"GREGOR_INGEST_AUDIENCE": "x"}, "GREGOR_INGEST_AUDIENCE: 'x' is refused: write 'all' or 'devices'"),
+        (
+            {"GREGOR_WEBPUSH_HOSTS": "push.example,https://push.example"},
+            "GREGOR_WEBPUSH_HOSTS: 'push.example,https://push.example' is refused: a host is push.example",
+        ),
+        ({"GREGOR_WEBPUSH_HOSTS": "*"}, "GREGOR_WEBPUSH_HOSTS: '*' is refused: a host is push.example"),
+        ({"GREGOR_TOKEN_JWKS": "http://x"}, "keys are fetched over https only"),
+        ({"GREGOR_REDIS_URL": "redis+cluster://a:1"}, "GREGOR_REDIS_URL: redis+cluster:// is not supported yet"),
+        ({"GREGOR_REDIS_URL": "http://a"}, "GREGOR_REDIS_URL: not a Redis URL; write redis://host:6379/0"),
+        (
+            {"GREGOR_DELIVERY_RATES": "apns=fast"},
+            "'apns=fast' is refused: the rate of apns is a number above 0, as in apns=10",
+        ),
+        (
+            {"GREGOR_DELIVERY_RATES": "apns=0"},
+            "'apns=0' is refused: the rate of apns is a number above 0, as in apns=10",
+        ),
+        ({"GREGOR_DELIVERY_RATES": "pigeon=1"}, "channels are apns, fcm, webpush, email, webhook"),
+        ({"GREGOR_ORIGINS": "https://a.example, app.example"}, "an origin is https://app.example, with a port or :*"),
+        (
+            {"GREGOR_ORIGINS": "https://a.example/path"},
+            "GREGOR_ORIGINS: 'https://a.example/path' is refused: an origin",
+        ),
+        ({"GREGOR_CONFIG": "/nowhere.toml"}, "GREGOR_CONFIG: /nowhere.toml cannot be read: No such file or directory"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_its_mend(environ: dict[str, str], said: str) -> None:
+    line = refusal(environ)
+
+    assert said in line
+    assert "\n" not in line
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"GREGOR_RETENTION": "x", "GREGOR_ADMIN_PORT": "x", "GREGOR_NONE": "x"})
+
+    assert len(caught.value.problems) == 3
+
+
+def test_secrets_are_in_no_message_and_in_no_representation() -> None:
+    secret = "hunter2"
+    environ = {"GREGOR_TOKEN_SECRET": secret, "GREGOR_REDIS_URL": f"redis://:{secret}@h/0"}
+
+    shown = repr(load_settings(environ)) + refusal({"GREGOR_REDIS_URL": f"redis+cluster://:{secret}@h"})
+
+    assert secret not in shown + masked(environ["GREGOR_REDIS_URL"])
+
+
+def test_a_toml_file_is_read_and_a_variable_wins_over_it(tmp_path: Path) -> None:
+    file = tmp_path / "gregor.toml"
+    file.write_text('retention = "12h"\nmax_live = 5\norigins = ["https://a.example"]\n')
+
+    settings = load_settings({"GREGOR_MAX_LIVE": "7"}, file)
+
+    assert (settings.retention_s, settings.max_live, settings.origins) == (43_200, 7, ("https://a.example",))
+    assert load_settings({"GREGOR_CONFIG": str(file)}).max_live == 5
+
+
+def test_an_unknown_name_in_a_toml_file_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    file = tmp_path / "gregor.toml"
+    file.write_text("max_lives = 5\n")
+
+    assert refusal({}, file) == f"{file}: max_lives is not a setting; do you mean max_live?"
+
+
+def test_the_settings_of_the_contract_are_all_there() -> None:
+    assert not set(SETTINGS_OF_THE_CONTRACT) - set(VARIABLES)
+
+
+def test_every_setting_is_documented_with_its_default_and_its_sentence() -> None:
+    lines = DOCS.read_text("utf-8").splitlines()
+
+    rows = [
+        f"| `{variable}` | {f'`{default}`' if default else ''} | {sentence} |"
+        for variable, default, sentence in setting_rows()
+    ]
+
+    assert [row for row in rows if row not in lines] == []
+    assert [line for line in lines if line.startswith("| `GREGOR_") and line not in rows] == []
+
+
+def test_hosts_of_web_push_may_be_names_branches_and_places() -> None:
+    hosts = ("push.example", "*.push.example", "localhost:8443", "127.0.0.1:8443", "::1:8443")
+
+    assert load_settings({"GREGOR_WEBPUSH_HOSTS": ", ".join(hosts)}).webpush_hosts == hosts

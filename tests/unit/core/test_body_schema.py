@@ -1,0 +1,125 @@
+"""Schemas of bodies: what is held, what is kept out, and that none can burn a core."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from gregor.core.categories.body_schema import MOST_TOLD, BodySchema, SchemaError
+from gregor.core.json_text import canonical
+
+
+def pointers(schema: dict[str, Any], body: Any) -> list[str]:
+    return [fault.pointer for fault in BodySchema(schema).faults(canonical(body), "/b")]
+
+
+@pytest.mark.parametrize(
+    ("schema", "body", "expected"),
+    [
+        ({"type": "object"}, {}, []),
+        ({"type": "object"}, 1, ["/b"]),
+        ({"required": ["a/b"]}, {}, ["/b/a~1b"]),
+        ({"required": ["a", "c"]}, {}, ["/b/a", "/b/c"]),
+        ({"properties": {"a": {"items": {"type": "integer"}}}}, {"a": [1, "x", 2.5]}, ["/b/a/1", "/b/a/2"]),
+        ({"properties": {"a": {}}, "additionalProperties": False}, {"a": 1, "x": 1}, ["/b/x"]),
+        ({"$defs": {"n": {"type": "integer"}}, "properties": {"a": {"$ref": "#/$defs/n"}}}, {"a": "x"}, ["/b/a"]),
+        ({"properties": {"a": {"format": "email"}}}, {"a": "nobody"}, ["/b/a"]),
+        ({"pattern": "^a+$"}, "aab", ["/b"]),
+        ({"$schema": "https://json-schema.org/draft/2020-12/schema", "const": 1}, 1, []),
+    ],
+)
+def test_a_body_is_held_to_its_schema_with_a_pointer_to_the_wrong_field(
+    schema: dict[str, Any], body: Any, expected: list[str]
+) -> None:
+    assert pointers(schema, body) == expected
+
+
+def test_no_more_than_a_few_faults_of_a_body_are_told_in_short_sentences() -> None:
+    faults = BodySchema({"items": {"type": "string"}}).faults(canonical([9] * 50), "")
+    [long] = BodySchema({"type": "integer"}).faults(canonical("x" * 9_000), "")
+
+    assert len(faults) == MOST_TOLD
+    assert len(long.detail) <= 300
+
+
+@pytest.mark.parametrize(
+    ("schema", "pointer", "words"),
+    [
+        ({"tpe": "object"}, "/tpe", 'did you mean "type"?'),
+        ({"properties": {"a": {"maxlength": 5}}}, "/properties/a/maxlength", 'did you mean "maxLength"?'),
+        ({"type": "strin"}, "/type", 'did you mean "string"?'),
+        ({"minimum": "a"}, "/minimum", "number"),
+        ({"$ref": "https://example.com/s.json"}, "/$ref", "nothing is fetched"),
+        ({"$ref": "#/$defs/n"}, "/$ref", 'no "n" in $defs'),
+        ({"$defs": {"name": {}}, "$ref": "#/$defs/nam"}, "/$ref", "did you mean"),
+        ({"$defs": {"n": {"properties": {"x": {"$ref": "#/$defs/n"}}}}}, "/$defs/n/properties/x/$ref", "itself"),
+        ({"$id": "x"}, "/$id", "no keyword"),
+        ({"$dynamicRef": "#x"}, "/$dynamicRef", "no keyword"),
+        ({"properties": {"a": {"$defs": {}}}}, "/properties/a/$defs", "at the top"),
+        ({"$schema": "http://json-schema.org/draft-07/schema#"}, "/$schema", "2020-12"),
+        ({"format": "nope"}, "/format", "Unknown format: 'nope'."),
+        ({"pattern": "("}, "/pattern", "regex"),
+        ({"pattern": "(?=a)"}, "/pattern", "look-around"),
+        ({"pattern": "(a{1000}){1000}"}, "/pattern", "regex"),
+    ],
+)
+def test_what_is_no_good_schema_is_refused_with_its_place(schema: dict[str, Any], pointer: str, words: str) -> None:
+    with pytest.raises(SchemaError) as refused:
+        BodySchema(schema)
+
+    assert refused.value.pointer == pointer
+    assert words in refused.value.detail and "configuration" not in refused.value.detail
+
+
+def test_a_schema_that_doubles_with_each_reference_is_refused() -> None:
+    doubling: dict[str, Any] = {
+        f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}, {"$ref": f"#/$defs/d{n + 1}"}]} for n in range(12)
+    }
+
+    with pytest.raises(SchemaError) as refused:
+        BodySchema({"$ref": "#/$defs/d0", "$defs": {**doubling, "d12": {}}})
+
+    assert "over 500 parts" in refused.value.detail
+
+
+def test_a_schema_nested_beyond_reason_is_refused() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(5_000):
+        schema = {"not": schema}
+
+    with pytest.raises(SchemaError):
+        BodySchema(schema)
+
+
+def test_a_pattern_that_would_backtrack_for_ages_takes_no_time() -> None:
+    began = time.thread_time()
+
+    assert pointers({"pattern": "^(a+)+$"}, "a" * 16_000 + "b") == ["/b"]
+
+    assert time.thread_time() - began < 0.5
+
+
+ANY = [{"const": number} for number in range(10, 240)]
+
+
+@pytest.mark.parametrize(
+    ("schema", "pointer"),
+    [
+        ({"items": {"anyOf": ANY}}, "/b"),
+        ({"items": {"oneOf": ANY}}, "/b"),
+        ({"anyOf": [{"items": each} for each in ANY]}, "/b"),
+        ({"items": {"allOf": ANY}}, "/b/0"),
+        ({"allOf": [{"contains": each} for each in ANY]}, "/b"),
+        ({"items": {"not": {"const": 1}}}, "/b/0"),
+    ],
+)
+def test_a_large_body_that_fits_nowhere_is_refused_in_no_time(schema: dict[str, Any], pointer: str) -> None:
+    checked, body = BodySchema(schema), canonical([1] * 8_000)
+
+    began = time.thread_time()
+    faults = checked.faults(body, "/b")
+
+    assert [fault.pointer for fault in faults] == [pointer]
+    assert time.thread_time() - began < 1  # some milliseconds; the library takes from seconds to minutes for all faults

@@ -1,0 +1,68 @@
+"""The packed item: whatever an item is, what goes out of it is byte for byte what its digest was made of."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from gregor.core.items.codec import category_of, pack_item, read_item, shown
+from gregor.core.items.digest import leaf
+from gregor.core.messages.encode import without_body
+from gregor.core.messages.model import Creation, Timer, TimerKind
+from tests.support.builders import NOW_US, creating
+from tests.support.items import creations
+
+PUSH, MAIL, WINDOW = (Timer(kind, NOW_US) for kind in TimerKind)
+
+
+@given(creations(), st.binary(max_size=20))
+def test_an_item_is_read_as_it_was_packed(made: Creation, before: bytes) -> None:
+    packed = pack_item(made)
+
+    item = read_item(before + packed, len(before))
+
+    assert item.json() == made.json
+    assert leaf(made.id, item.json()) == item.leaf == made.leaf
+    assert (item.created_us, item.expires_us, item.remind_at_us) == (
+        made.created_us,
+        made.expires_us,
+        made.remind_at_us,
+    )
+    assert (item.category, item.device, item.hidings) == (made.category, made.for_device or "", b"")
+    assert category_of(packed) == made.category
+    assert shown(before + packed, len(before)) == (made.category.encode(), made.json)
+
+
+@given(creations())
+def test_it_says_how_long_its_json_is(made: Creation) -> None:
+    packed = pack_item(made)
+
+    rest = int.from_bytes(packed[17:19], "big")
+
+    assert len(read_item(packed).body) + rest == len(made.json)
+
+
+@given(creations())
+def test_without_body_and_leaf_it_is_what_history_shows(made: Creation) -> None:
+    packed = pack_item(made)
+    kept = b"l" + packed[1:30] + packed[62 : len(packed) - len(made.body)]
+
+    item = read_item(kept)
+
+    assert item.json() == without_body(made.json)
+    assert (item.leaf, item.body, item.created_us) == (b"", b"", made.created_us)
+
+
+def test_the_timers_that_a_dismissal_takes_away_are_flagged() -> None:
+    (plain,) = creating("a", created=1).creations
+
+    flags = [pack_item(replace(plain, timers=timers))[19] for timers in ((), (WINDOW,), (PUSH,), (MAIL, WINDOW, PUSH))]
+
+    assert flags == [0, 0, 32, 96]
+
+
+def test_an_expiry_at_the_beginning_of_time_is_not_none() -> None:
+    (made,) = creating("a", expires=0).creations
+
+    assert read_item(pack_item(made)).expires_us == 0

@@ -1,0 +1,179 @@
+"""Answers out, byte for byte as the protocol shows them."""
+
+import json
+from typing import Any
+
+from gregor.core.items.sync import (
+    ZERO_DIGEST,
+    Cursor,
+    Delta,
+    Full,
+    Gone,
+    HistoryEntry,
+    StoredExternal,
+    StoredItem,
+    Unchanged,
+    View,
+    cursor_for,
+    parse_cursor,
+)
+from gregor.core.messages.encode import (
+    encode_history,
+    encode_item,
+    encode_receipt,
+    encode_state,
+    encode_state_at,
+    encode_sync,
+    without_body,
+)
+from gregor.core.messages.model import Ignored, Reason, Receipt
+from gregor.core.notify.timeline import Event
+
+EPOCH = b"\xab\xcd\xef"
+BACKEND = View()
+PHONE = View("phone", ("user",))
+DIGEST = bytes(range(32))
+ITEM = b'{"body":{"a":1,"category":"c","for_device":null},"category":"c","for_device":null,"times":{"created":7}}'
+ITEM_TRIMMED = b'{"body":null,"category":"c","for_device":null,"times":{"created":7},"trimmed":true}'
+
+CREATED = Event(7_000_000, "created")
+
+
+def stored(item_id: str, created_us: int, body: int = 0) -> StoredItem:
+    return StoredItem(item_id, "c", created_us, 1, b'{"body":%d}' % body)
+
+
+def entry(gone: Gone | None, json: bytes = ITEM, is_trimmed: bool = False) -> HistoryEntry:
+    return HistoryEntry("aa", "c", 7_000_000, 12, json, gone, is_trimmed)
+
+
+def read(text: bytes) -> Any:
+    assert b" " not in text
+    return json.loads(text)
+
+
+def test_a_receipt_says_what_was_created_dismissed_and_ignored() -> None:
+    receipt = Receipt(EPOCH, 12, False, ("a", "b"), ("c",), (("d", Ignored.DUPLICATE), ("e", Ignored.STALE)))
+
+    assert encode_receipt(receipt, BACKEND, False) == (
+        b'{"cursor":"abcdef-12","seq":12,"created":["a","b"],"dismissed":["c"],"ignored":{"d":"duplicate","e":"stale"}}'
+    )
+
+
+def test_a_receipt_without_effect_says_unchanged() -> None:
+    assert encode_receipt(Receipt(EPOCH, 3, True), BACKEND, False) == (
+        b'{"cursor":"abcdef-3","seq":3,"created":[],"dismissed":[],"ignored":{},"unchanged":true}'
+    )
+
+
+def test_the_receipt_of_an_external_message_has_its_position_alone() -> None:
+    assert encode_receipt(Receipt(EPOCH, 3), BACKEND, True) == b'{"cursor":"abcdef-3","seq":3}'
+    assert encode_receipt(Receipt(EPOCH, 3, True), BACKEND, True) == b'{"cursor":"abcdef-3","seq":3,"unchanged":true}'
+
+
+def test_a_receipts_cursor_is_of_the_senders_view() -> None:
+    assert read(encode_receipt(Receipt(EPOCH, 3), PHONE, True))["cursor"] == str(cursor_for(EPOCH, PHONE, 3))
+
+
+def test_unchanged_is_at_most_100_bytes_for_the_longest_view_and_the_last_seq() -> None:
+    text = encode_sync(Unchanged(EPOCH, 2**40 - 1, DIGEST), View("d" * 128, ("user", "sys")))
+
+    assert len(text) <= 100
+    assert read(text)["sync"] == "unchanged"
+    assert parse_cursor(read(text)["cursor"]) == Cursor(EPOCH.hex() + View("d" * 128, ("user", "sys")).tag, 2**40 - 1)
+
+
+def test_unchanged_may_bring_external_messages() -> None:
+    external = (StoredExternal(10, "kbfs.favorites", b'{"a":1}'), StoredExternal(11, "s", b"null"))
+
+    assert encode_sync(Unchanged(EPOCH, 12, DIGEST, external), BACKEND) == (
+        b'{"system":"gregor","sync":"unchanged","seq":12,"cursor":"abcdef-12",'
+        b'"external":[{"system":"kbfs.favorites","seq":10,"body":{"a":1}},{"system":"s","seq":11,"body":null}]}'
+    )
+
+
+def test_a_delta_has_creations_and_dismissals() -> None:
+    delta = Delta(EPOCH, 12, DIGEST, (stored("b", 5), stored("a", 5, 1)), ("x", "y"), external_gap=True)
+
+    assert encode_sync(delta, BACKEND) == (
+        b'{"system":"gregor","sync":"delta","seq":12,"cursor":"abcdef-12","digest":"%s",'
+        b'"body":{"create":{"a":{"body":1},"b":{"body":0}},"dismiss":{"ids":["x","y"]}},"external_gap":true}'
+        % DIGEST.hex().encode()
+    )
+
+
+def test_a_delta_leaves_out_the_half_that_is_empty() -> None:
+    assert read(encode_sync(Delta(EPOCH, 2, DIGEST, (), ("x",)), BACKEND))["body"] == {"dismiss": {"ids": ["x"]}}
+    assert read(encode_sync(Delta(EPOCH, 2, DIGEST, (stored("a", 1),), ()), BACKEND))["body"] == {
+        "create": {"a": {"body": 0}}
+    }
+
+
+def test_a_full_copy_of_nothing_has_a_digest_and_no_body() -> None:
+    assert read(encode_sync(Full(EPOCH, 0, ZERO_DIGEST, ()), BACKEND)) == {
+        "system": "gregor",
+        "sync": "full",
+        "seq": 0,
+        "cursor": "abcdef-0",
+        "digest": "0" * 64,
+    }
+
+
+def test_a_state_is_ordered_by_created_then_id_and_tells_the_badge() -> None:
+    full = Full(EPOCH, 12, DIGEST, (stored("b", 9), stored("a", 9), stored("c", 8)))
+
+    text = encode_state(full, BACKEND, badge=2)
+
+    assert list(read(text)) == ["cursor", "digest", "badge", "items"]
+    assert read(text) | {"items": list(read(text)["items"])} == {
+        "cursor": "abcdef-12",
+        "digest": DIGEST.hex(),
+        "badge": 2,
+        "items": ["c", "a", "b"],
+    }
+
+
+def test_a_state_at_a_time_has_no_cursor_and_no_badge() -> None:
+    assert encode_state_at(Full(EPOCH, 12, ZERO_DIGEST, (stored("a", 9),))) == (
+        b'{"digest":"%s","items":{"a":{"body":0}}}' % (b"0" * 64)
+    )
+
+
+def test_an_item_has_its_timeline_beside_it() -> None:
+    assert read(encode_item(entry(None), [CREATED])) == {
+        "id": "aa",
+        "item": json.loads(ITEM),
+        "seq": 12,
+        "gone": None,
+        "timeline": [{"at": 7, "event": "created"}],
+    }
+
+
+def test_a_dismissed_item_says_when_why_and_by_whom() -> None:
+    answer = read(encode_item(entry(Gone(8_500_000, Reason.INTERVAL, "phone", 13)), []))
+
+    assert answer["gone"] == {"at": 8.5, "reason": "interval", "device": "phone", "seq": 13}
+
+
+def test_an_expired_item_and_one_dismissed_by_the_backend_name_no_device() -> None:
+    expired = read(encode_item(entry(Gone(8_000_000, Reason.EXPIRED, None, 13)), []))
+    dismissed = read(encode_item(entry(Gone(8_000_000, Reason.DISMISSED, "", 13)), []))
+
+    assert (expired["gone"]["reason"], expired["gone"]["device"]) == ("expired", None)
+    assert dismissed["gone"]["device"] is None
+
+
+def test_a_page_of_history_keeps_the_order_given() -> None:
+    entries = [entry(Gone(8_000_000, Reason.DISMISSED, None, 13)), entry(None)]
+
+    answer = read(encode_history(entries))
+
+    assert [each["gone"] is None for each in answer["entries"]] == [False, True]
+    assert list(answer["entries"][0]) == ["id", "item", "seq", "gone"]
+    assert encode_history([]) == b'{"entries":[]}'
+
+
+def test_a_trimmed_item_has_no_body_and_says_so_whatever_its_body_held() -> None:
+    assert without_body(ITEM) == ITEM_TRIMMED
+    assert without_body(ITEM_TRIMMED) == ITEM_TRIMMED
+    assert read(encode_item(entry(None, ITEM, is_trimmed=True), []))["item"] == json.loads(ITEM_TRIMMED)

@@ -1,0 +1,104 @@
+"""Content as sent: what is the same is equal however it is written, and what differs is not."""
+
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from gregor.core.limits import Limits
+from gregor.core.messages.fingerprint import content_hash, fingerprint
+from gregor.core.messages.model import Message, Update
+from gregor.core.messages.parse import parse_message
+
+ITEM = {"category": "c", "times": {"created": 5, "expires": "+9", "remind_at": [7, 6]}, "body": {"a": 1, "b": [2]}}
+
+
+def parsed(body: Any, system: str = "gregor", **more: Any) -> Message:
+    return parse_message({"system": system, "body": body, **more}, Limits())
+
+
+def printed(item: Any) -> bytes:
+    content = parsed({"create": {"x": item}}).content
+    assert isinstance(content, Update)
+    return fingerprint(content.create[0])
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {**ITEM, "for_device": None},
+        {**ITEM, "body": {"b": [2.0], "a": 1}},
+        {**ITEM, "times": {"created": 5.0, "expires": "+9.000", "remind_at": [6, 7, 6.0]}},
+    ],
+)
+def test_the_same_content_has_the_same_fingerprint(same: Any) -> None:
+    assert printed(same) == printed(ITEM)
+
+
+def test_null_absent_and_empty_have_the_same_fingerprint() -> None:
+    bare = {"category": "c"}
+
+    assert printed({**bare, "times": {"remind_at": []}, "body": None, "for_device": None}) == printed(bare)
+    assert printed({**bare, "times": None}) == printed({**bare, "times": {"created": None, "expires": None}})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**ITEM, "category": "d"},
+        {**ITEM, "for_device": "phone"},
+        {**ITEM, "for_device": "*"},
+        {**ITEM, "body": {"a": 1, "b": [3]}},
+        {**ITEM, "body": None},
+        {**ITEM, "times": {"created": 5.000001, "expires": "+9", "remind_at": [7, 6]}},
+        {**ITEM, "times": {"expires": "+9", "remind_at": [7, 6]}},
+        {**ITEM, "times": {"created": 5, "expires": 14, "remind_at": [7, 6]}},
+        {**ITEM, "times": {"created": 5, "expires": "+9", "remind_at": [7]}},
+        {**ITEM, "times": {"created": 5, "expires": "+9", "remind_at": [7, "+1"]}},
+    ],
+)
+def test_other_content_has_another_fingerprint(other: Any) -> None:
+    assert printed(other) != printed(ITEM)
+
+
+def test_a_fingerprint_never_changes_since_it_is_stored() -> None:
+    as_hashed = b'c  5000000 +9000000 6000000 7000000 {"a":1,"b":[2]}'
+
+    assert printed(ITEM) == sha256(as_hashed).digest()[:8] == bytes.fromhex("d767cfc4a3220a1b")
+
+
+BOTH: dict[str, Any] = {
+    "create": {"x": ITEM, "y": {"category": "d"}},
+    "dismiss": {"ids": ["p", "q"], "intervals": [{"category": "c", "skip": ["k", "l"]}, {"category_prefix": "c"}]},
+}
+
+
+def test_the_hash_of_a_message_is_of_what_it_says_in_any_order() -> None:
+    intervals = [{"category_prefix": "c."}, {"skip": ["l", "k"], "category": "c"}]
+    create = {"y": {"category": "d", "times": {}}, "x": ITEM}
+    turned = {"dismiss": {"intervals": intervals, "ids": ["q", "p", "q"]}, "create": create}
+
+    assert content_hash(parsed(turned, id="m", device="phone")) == content_hash(parsed(BOTH))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        parsed({**BOTH, "create": {"x": ITEM}}),
+        parsed({**BOTH, "create": {"z": ITEM, "y": {"category": "d"}}}),
+        parsed({"create": BOTH["create"]}),
+        parsed({**BOTH, "dismiss": {**BOTH["dismiss"], "ids": ["p"]}}),
+        parsed({**BOTH, "dismiss": {**BOTH["dismiss"], "intervals": [{"category": "c"}, {"category_prefix": "c"}]}}),
+        parsed({"flush": True}),
+        parsed(BOTH, "kbfs"),
+    ],
+)
+def test_messages_that_say_something_else_have_another_hash(other: Message) -> None:
+    assert content_hash(other) != content_hash(parsed(BOTH))
+
+
+def test_external_messages_differ_by_system_and_body() -> None:
+    said = {content_hash(parsed(body, system)) for system in ("a", "b") for body in (None, 1, "x")}
+
+    assert len(said) == 6
+    assert content_hash(parsed({"b": 1, "a": 2}, "a")) == content_hash(parsed({"a": 2.0, "b": 1}, "a"))

@@ -1,0 +1,203 @@
+"""JSON in is strict and says what is wrong; JSON out is RFC 8785."""
+
+import json
+from typing import Any
+
+import pytest
+import rfc8785
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gregor.core.errors import Problem
+from gregor.core.json_text import MAX_INTEGER, OUT_OF_RANGE, canonical, decode_json, out_of_range, pointer_to
+from gregor.core.limits import Limits
+
+LIMITS = Limits()
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+numbers = st.integers(-MAX_INTEGER, MAX_INTEGER) | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | texts,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(texts, inner, max_size=5),
+    max_leaves=20,
+)
+
+FRAGMENTS = [
+    *('"a"', '"a":', '"', ":", ",", "[", "]", "{", "}", " ", "\n", "\x01", "\\", "\\ud800", "é"),
+    *("1", "-", "1.5", "1e400", "9007199254740992", "true", "NaN"),
+]
+
+
+def decoded(raw: bytes) -> Any:
+    return decode_json(raw, LIMITS)
+
+
+def refused(raw: bytes) -> Problem:
+    with pytest.raises(Problem) as caught:
+        decoded(raw)
+    return caught.value
+
+
+def reference(raw: bytes) -> Any:
+    """The standard library, made strict in the plainest way. ``ValueError`` for all that must be refused."""
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("repeated key")
+        return dict(pairs)
+
+    def constant(word: str) -> None:
+        raise ValueError(word)
+
+    def number(value: float) -> float:
+        if value in (float("inf"), float("-inf")) or (isinstance(value, int) and abs(value) > MAX_INTEGER):
+            raise ValueError("range")
+        return value
+
+    value = json.loads(
+        raw.decode(),
+        object_pairs_hook=members,
+        parse_constant=constant,
+        parse_int=lambda digits: number(int(digits)),
+        parse_float=lambda digits: number(float(digits)),
+    )
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+@given(values, st.booleans(), st.sampled_from([None, 1, "\t"]), st.sampled_from([":", " : ", "\n:\t", ": "]))
+def test_what_is_json_is_read_whatever_its_layout(value: Any, is_ascii: bool, indent: Any, colon: str) -> None:
+    raw = json.dumps(value, ensure_ascii=is_ascii, indent=indent, separators=(",", colon)).encode()
+
+    assert decoded(raw) == value
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=9))
+@example(['{"a":', "1", ",", '"a"', " ", ":", "1", "}"])
+@example(['"', "\\ud800", '"'])
+@example(["[", "1e400", "]"])
+def test_a_text_is_accepted_exactly_where_the_plain_strict_reader_accepts_it(parts: list[str]) -> None:
+    raw = "".join(parts).encode()
+    try:
+        expected = reference(raw)
+    except ValueError:
+        assert refused(raw).code in ("malformed_json", "number_out_of_range")
+    else:
+        assert decoded(raw) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "empty"),
+        (b" \n", "empty"),
+        (b"[1,2", "character 4"),
+        (b'{"a":1,}', "byte 7"),
+        (b"nul", "no JSON"),
+        (b"NaN", "no JSON"),
+        (b"[1e400,Infinity]", "Infinity"),
+        (b"\xef\xbb\xbf{}", "byte order mark"),
+        (b'"\xff"', "UTF-8"),
+        (b'"\xed\xa0\x80"', "UTF-8"),
+        (b'[1e400,"\xff"]', "UTF-8"),
+        (b'{"a":1,"a":1}', 'key "a" stands twice'),
+        (b'{"x":{"a":"k\\":","a" :1}}', 'key "a" stands twice'),
+        (b'{"a":1,"\\u0061":2}', 'key "a" stands twice'),
+        (b'["\\ud800"]', "surrogate"),
+        (b'["\\udc00\\ud800"]', "surrogate"),
+        (b'{"\\udfff":1}', "surrogate"),
+        (b"[" * 65 + b"]" * 65, "nested over 64"),
+        (b'{"a":' * 65 + b"1" + b"}" * 65, "nested over 64"),
+    ],
+)
+def test_malformed_text_is_refused_in_words_that_say_where_or_why(raw: bytes, words: str) -> None:
+    problem = refused(raw)
+
+    assert problem.code == "malformed_json"
+    assert words in problem.detail
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":', b"[1e400,["])
+def test_a_hundred_thousand_open_brackets_are_refused_without_harm(opening: bytes) -> None:
+    assert refused(opening * 100_000).code == "malformed_json"
+
+
+def test_nesting_up_to_the_bound_is_accepted() -> None:
+    raw = b"[" * 64 + b"]" * 64
+
+    assert json.dumps(decoded(raw)).encode() == raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "pointer"),
+    [
+        (b"9007199254740992", ""),
+        (b"[-9007199254740992]", "/0"),
+        (b'{"a/b":[1,{"~":18446744073709551616}]}', "/a~1b/1/~0"),
+        (b'{"n":1e400}', "/n"),
+        (b'{"n":[0,-1e999999]}', "/n/1"),
+        (b'{"n":' + b"1" * 5000 + b"}", "/n"),
+    ],
+)
+def test_a_number_that_not_every_reader_holds_is_refused_by_its_pointer(raw: bytes, pointer: str) -> None:
+    problem = refused(raw)
+
+    assert problem.code == "number_out_of_range"
+    assert [error.pointer for error in problem.errors] == [pointer]
+    assert problem.detail.startswith(f"{pointer or 'The document'}: ")
+
+
+def test_a_number_out_of_range_may_stay_for_a_reader_that_refuses_it_where_it_stands() -> None:
+    value = decode_json(b'{"a":[1e999,2],"b":9007199254740992,"c":"9007199254740992"}', LIMITS, has_stand_ins=True)
+
+    assert value == {"a": [OUT_OF_RANGE, 2], "b": OUT_OF_RANGE, "c": "9007199254740992"}
+    assert out_of_range(value) == ["/a/0", "/b"]
+
+
+def test_numbers_at_the_bounds_and_huge_decimals_are_the_nearest_double() -> None:
+    assert decoded(b"[9007199254740991,-9007199254740991,1e300,1e-400,0.1,-0]") == [
+        MAX_INTEGER, -MAX_INTEGER, 1e300, 0.0, 0.1, 0,
+    ]  # fmt: skip
+
+
+@given(values)
+@example({"\ue000": 1, "😀": 2, "é": 3, "z": 4})
+@example({"a": "".join(map(chr, range(0x80))) + "\u2028\u2029"})
+@example([1.0, -0.0, 1e21, 1e20, 1e-7, 0.000001, 5e-324, 333333333.33333329])
+@example("5:1.5,[2.5")
+def test_canonical_equals_the_reference_implementation(value: Any) -> None:
+    assert canonical(value) == rfc8785.dumps(value)
+
+
+@given(values)
+def test_canonical_is_its_own_canonical_form_for_whoever_reads_it(value: Any) -> None:
+    text = canonical(value)
+
+    assert canonical(json.loads(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.0, b"1"),
+        (-0.0, b"0"),
+        (1e21, b"1e+21"),
+        (2**60 + 1, b"1152921504606847000"),
+        ({"b": 1, "a": [2**70]}, b'{"a":[1.1805916207174113e+21],"b":1}'),
+        ('\x00\x1f\b\t\n\f\r"\\/\x7f\u2028é', b'"\\u0000\\u001f\\b\\t\\n\\f\\r\\"\\\\/\x7f\xe2\x80\xa8\xc3\xa9"'),
+        ({"\ue000": 1, "😀": 2}, '{"😀":2,"\ue000":1}'.encode()),
+    ],
+)
+def test_canonical_writes_numbers_escapes_and_order_as_rfc_8785(value: Any, text: bytes) -> None:
+    assert canonical(value) == text
+
+
+@pytest.mark.parametrize("value", ["\ud800", ["\udfff"], float("nan"), {"a": float("inf")}])
+def test_what_no_json_can_say_has_no_canonical_form(value: Any) -> None:
+    with pytest.raises(ValueError):
+        canonical(value)
+
+
+def test_a_pointer_escapes_tilde_and_slash() -> None:
+    assert pointer_to(["a/b", 0, "m~n"]) == "/a~1b/0/m~0n"
+    assert pointer_to([]) == ""

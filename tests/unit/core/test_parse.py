@@ -1,0 +1,360 @@
+"""Messages in: the seed's own are taken as they are, and each fault has its code and pointer."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from gregor.core.errors import ERRORS, Problem
+from gregor.core.json_text import OUT_OF_RANGE, decode_json
+from gregor.core.limits import Limits
+from gregor.core.messages.model import External, Flush, Interval, Message, NewItem, Offset, Update
+from gregor.core.messages.parse import parse_message
+
+LIMITS = Limits()
+
+SEED_CREATION = b"""{
+    "system" : "gregor",
+    "body" : {
+        "create" : {
+            "5d44d2ad9aabab30" : {
+                "times" : {
+                    "created" : 1457056447,
+                    "expires" : 1488592477,
+                    "remind_at" : [ 1457402098 ] },
+                "for_device" : null,
+                "category" : "user.joined",
+                "body" : {
+                    "social_media_name" : "bob@twitter",
+                    "keybase" : "kbob",
+                    "uid" : "f8da58e5a6d0d0800f361bc139015a19"
+                }
+            }
+        }, "dismiss" : {}
+    }
+}"""
+
+
+def parse(text: bytes | dict[str, Any] | Any, limits: Limits = LIMITS) -> Message:
+    raw = text if isinstance(text, bytes) else json.dumps(text).encode()
+    return parse_message(decode_json(raw, limits), limits)
+
+
+def gregor(**body: Any) -> dict[str, Any]:
+    return {"system": "gregor", "body": body}
+
+
+def create(item: Any, item_id: str = "x") -> dict[str, Any]:
+    return gregor(create={item_id: item})
+
+
+def item(**members: Any) -> dict[str, Any]:
+    return create({"category": "a.b", **members})
+
+
+def timed(**times: Any) -> dict[str, Any]:
+    return item(times=times)
+
+
+def interval(**members: Any) -> dict[str, Any]:
+    return gregor(dismiss={"intervals": [members]})
+
+
+def update(text: bytes | dict[str, Any]) -> Update:
+    content = parse(text).content
+    assert isinstance(content, Update)
+    return content
+
+
+def only_item(text: dict[str, Any]) -> NewItem:
+    (made,) = update(text).create
+    return made
+
+
+def test_the_seeds_creation_is_taken_as_it_stands() -> None:
+    body = b'{"keybase":"kbob","social_media_name":"bob@twitter","uid":"f8da58e5a6d0d0800f361bc139015a19"}'
+
+    made = NewItem(
+        id="5d44d2ad9aabab30",
+        category="user.joined",
+        created_us=1457056447_000_000,
+        expires=1488592477_000_000,
+        remind_at=(1457402098_000_000,),
+        for_device=None,
+        body=body,
+    )
+    assert parse(SEED_CREATION) == Message(Update(create=(made,)))
+
+
+def test_the_seeds_dismissal_is_taken_as_it_stands() -> None:
+    text = b'{ "system" : "gregor", "body" : { "dismiss" : { "ids" : [ "5d44d2ad9aabab30" ] }  } }'
+
+    assert parse(text) == Message(Update(ids=("5d44d2ad9aabab30",)))
+
+
+def test_the_seeds_device_item_with_old_times_is_taken_as_it_stands() -> None:
+    text = b"""{"system":"gregor","body":{"create":{"aabbccee":{
+        "times":{"created":140000,"expires":150000,"remind_at":[142000,143000]},
+        "for_device":"33aabb","category":"user.joined","body":{"keybase":"kbob"}}}}}"""
+
+    (made,) = update(text).create
+
+    assert (made.for_device, made.remind_at) == ("33aabb", (142000_000_000, 143000_000_000))
+
+
+def test_the_seeds_flush_and_external_message_are_taken_as_they_stand() -> None:
+    external = b'{"system": "kbfs.favorites", "body": { "action": "delete", "tlf": "/private/alice,max" } }'
+
+    assert parse(b'{ "system": "gregor", "body" : { "flush": true } }') == Message(Flush())
+    assert parse(external).content == External("kbfs.favorites", b'{"action":"delete","tlf":"/private/alice,max"}')
+
+
+def test_a_message_may_name_itself_and_its_sender() -> None:
+    message = parse({**item(), "id": "m-1", "device": "phone"})
+
+    assert (message.id, message.device) == ("m-1", "phone")
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"times": None, "for_device": None, "body": None},
+        {"times": {}},
+        {"times": []},
+        {"times": {"created": None, "expires": None, "remind_at": None}},
+        {"times": {"remind_at": []}},
+    ],
+)
+def test_null_absent_and_empty_are_the_same_item(members: dict[str, Any]) -> None:
+    assert only_item(item(**members)) == NewItem("x", "a.b", None, None, (), None, b"null")
+
+
+@pytest.mark.parametrize(
+    "dismiss", [None, {}, [], {"ids": None, "intervals": None}, {"ids": [], "intervals": []}, "absent"]
+)
+def test_null_absent_and_empty_are_the_same_dismissal(dismiss: Any) -> None:
+    body: dict[str, Any] = {"create": {"x": {"category": "a.b"}}} | (
+        {} if dismiss == "absent" else {"dismiss": dismiss}
+    )
+
+    assert parse(gregor(**body)) == parse(item())
+    assert parse({**gregor(**body), "id": None, "device": None}) == parse(item())
+
+
+def test_reminders_are_sorted_without_repeats_and_offsets_stay_offsets() -> None:
+    made = only_item(timed(expires="+31536000", remind_at=["+10", 20, 100.5, "+10.0", 20.0, "+9"]))
+
+    assert made.expires == Offset(31536000_000_000)
+    assert made.remind_at == (20_000_000, 100_500_000, Offset(9_000_000), Offset(10_000_000))
+
+
+def test_an_external_body_may_be_any_json_null_too() -> None:
+    bodies: list[Any] = [None, 1.0, [], "é"]
+
+    assert [parse({"system": "s", "body": body}).content for body in bodies] == [
+        External("s", b"null"),
+        External("s", b"1"),
+        External("s", b"[]"),
+        External("s", '"é"'.encode()),
+    ]
+
+
+def test_an_interval_has_a_category_or_a_prefix_in_its_one_form() -> None:
+    said = [
+        {"category": "a.b", "begin": 1, "end": 2.5, "skip": ["k", "l", "k"]},
+        {"category_prefix": "a."},
+        {"category_prefix": "", "category": None, "begin": None, "skip": None},
+    ]
+
+    assert update(gregor(dismiss={"intervals": said})).intervals == (
+        Interval("a.b", False, 1_000_000, 2_500_000, frozenset({"k", "l"})),
+        Interval("a", True, None, None, frozenset()),
+        Interval("", True, None, None, frozenset()),
+    )
+
+
+def test_a_repeated_id_in_a_dismissal_counts_once() -> None:
+    assert update(gregor(dismiss={"ids": ["b", "a", "b"]})).ids == ("b", "a")
+
+
+BIG = "é" * 9_000
+BAD: list[tuple[Any, str, str]] = [
+    # the message
+    ([], "invalid", ""),
+    ("x", "invalid", ""),
+    (None, "invalid", ""),
+    ({}, "missing_field", "/system"),
+    ({"system": None, "body": {}}, "missing_field", "/system"),
+    ({"system": "gregor"}, "missing_field", "/body"),
+    ({"system": "gregor", "body": None}, "missing_field", "/body"),
+    ({"system": "kbfs"}, "missing_field", "/body"),
+    ({"system": 7, "body": {}}, "invalid_id", "/system"),
+    ({"system": "", "body": {}}, "invalid_id", "/system"),
+    ({"system": "a..b", "body": {}}, "invalid_id", "/system"),
+    ({"system": "gregor", "body": []}, "invalid", "/body"),
+    ({"system": "gregor", "body": "x"}, "invalid", "/body"),
+    ({"system": "gregor", "body": {}}, "invalid", "/body"),
+    (gregor(create={}, dismiss={}), "invalid", "/body"),
+    (gregor(create=None, dismiss={"ids": [], "intervals": None}), "invalid", "/body"),
+    ({**item(), "extra": 1}, "unknown_field", "/extra"),
+    ({**item(), "a/b~c": 1}, "unknown_field", "/a~1b~0c"),
+    ({**item(), "id": ""}, "invalid_id", "/id"),
+    ({**item(), "id": 5}, "invalid_id", "/id"),
+    ({**item(), "device": "a b"}, "invalid_id", "/device"),
+    ({**item(), "device": "*"}, "invalid_id", "/device"),
+    # flush
+    (gregor(flush=False), "invalid", "/body/flush"),
+    (gregor(flush=1), "invalid", "/body/flush"),
+    (gregor(flush=True, create={"x": {"category": "c"}}), "invalid", "/body/create"),
+    (gregor(flush=True, dismiss={"ids": ["x"]}), "invalid", "/body/dismiss"),
+    (gregor(flush=True, spread=3), "unknown_field", "/body/spread"),
+    # create
+    (gregor(create=[1]), "invalid", "/body/create"),
+    (gregor(create="x"), "invalid", "/body/create"),
+    (gregor(creates={}), "unknown_field", "/body/creates"),
+    (create(None), "invalid", "/body/create/x"),
+    (create([]), "invalid", "/body/create/x"),
+    (create({}), "missing_field", "/body/create/x/category"),
+    (create({"category": None}), "missing_field", "/body/create/x/category"),
+    (create({"category": ""}), "invalid_id", "/body/create/x/category"),
+    (create({"category": "a."}), "invalid_id", "/body/create/x/category"),
+    (create({"category": 3}), "invalid_id", "/body/create/x/category"),
+    (create({"category": "c" * 129}), "invalid_id", "/body/create/x/category"),
+    (create({"category": "c"}, ""), "invalid_id", "/body/create/"),
+    (create({"category": "c"}, "a/b"), "invalid_id", "/body/create/a~1b"),
+    (create({"category": "c"}, "a" * 129), "invalid_id", "/body/create/" + "a" * 129),
+    (create({"category": "c"}, "x\n"), "invalid_id", "/body/create/x\n"),
+    (item(expires=5), "unknown_field", "/body/create/x/expires"),
+    (item(for_device=""), "invalid_id", "/body/create/x/for_device"),
+    (item(for_device="**"), "invalid_id", "/body/create/x/for_device"),
+    (item(for_device=["a"]), "invalid_id", "/body/create/x/for_device"),
+    (item(body=BIG), "body_too_large", "/body/create/x/body"),
+    (gregor(create={str(n): {"category": "c"} for n in range(101)}), "too_many", "/body/create"),
+    # times
+    (item(times=5), "invalid", "/body/create/x/times"),
+    (item(times=0), "invalid", "/body/create/x/times"),
+    (timed(expire=5), "unknown_field", "/body/create/x/times/expire"),
+    (timed(created="+5"), "invalid", "/body/create/x/times/created"),
+    (timed(created=True), "invalid", "/body/create/x/times/created"),
+    (timed(created=-1), "time_out_of_range", "/body/create/x/times/created"),
+    (timed(expires="5"), "invalid", "/body/create/x/times/expires"),
+    (timed(expires=[]), "invalid", "/body/create/x/times/expires"),
+    (timed(expires=2**33), "time_out_of_range", "/body/create/x/times/expires"),
+    (timed(remind_at=5), "invalid", "/body/create/x/times/remind_at"),
+    (timed(remind_at={}), "invalid", "/body/create/x/times/remind_at"),
+    (timed(remind_at=[1, None]), "invalid", "/body/create/x/times/remind_at/1"),
+    (timed(remind_at=["+"]), "invalid", "/body/create/x/times/remind_at/0"),
+    (timed(remind_at=list(range(17))), "too_many", "/body/create/x/times/remind_at"),
+    # dismiss
+    (gregor(dismiss="x"), "invalid", "/body/dismiss"),
+    (gregor(dismiss={"id": ["x"]}), "unknown_field", "/body/dismiss/id"),
+    (gregor(dismiss={"ids": "x"}), "invalid", "/body/dismiss/ids"),
+    (gregor(dismiss={"ids": ["x", 5]}), "invalid_id", "/body/dismiss/ids/1"),
+    (gregor(dismiss={"ids": [["x"]]}), "invalid_id", "/body/dismiss/ids/0"),
+    (gregor(dismiss={"ids": [str(n) for n in range(1001)]}), "too_many", "/body/dismiss/ids"),
+    (gregor(create={"x": {"category": "c"}}, dismiss={"ids": ["y", "x"]}), "contradictory", "/body/dismiss/ids/1"),
+    (gregor(dismiss={"intervals": {}}), "invalid", "/body/dismiss/intervals"),
+    (gregor(dismiss={"intervals": [None]}), "invalid", "/body/dismiss/intervals/0"),
+    (gregor(dismiss={"intervals": [{"category": "c"}] * 33}), "too_many", "/body/dismiss/intervals"),
+    (interval(), "missing_field", "/body/dismiss/intervals/0/category"),
+    (interval(category=""), "invalid_id", "/body/dismiss/intervals/0/category"),
+    (interval(category="a."), "invalid_id", "/body/dismiss/intervals/0/category"),
+    (interval(category_prefix=".a"), "invalid_id", "/body/dismiss/intervals/0/category_prefix"),
+    (interval(category_prefix=5), "invalid_id", "/body/dismiss/intervals/0/category_prefix"),
+    (interval(category="a", category_prefix="a"), "invalid", "/body/dismiss/intervals/0/category_prefix"),
+    (interval(category="a", begin=2, end=1), "invalid", "/body/dismiss/intervals/0/begin"),
+    (interval(category="a", begin="+2"), "invalid", "/body/dismiss/intervals/0/begin"),
+    (interval(category="a", end=-1), "time_out_of_range", "/body/dismiss/intervals/0/end"),
+    (interval(category="a", until=1), "unknown_field", "/body/dismiss/intervals/0/until"),
+    (interval(category="a", skip="x"), "invalid", "/body/dismiss/intervals/0/skip"),
+    (interval(category="a", skip=["x", ""]), "invalid_id", "/body/dismiss/intervals/0/skip/1"),
+    (interval(category="a", skip=[str(n) for n in range(1001)]), "too_many", "/body/dismiss/intervals/0/skip"),
+]
+
+
+@pytest.mark.parametrize(("document", "code", "pointer"), BAD)
+def test_each_fault_alone_has_its_code_and_pointer(document: Any, code: str, pointer: str) -> None:
+    with pytest.raises(Problem) as caught:
+        parse(document)
+
+    problem = caught.value
+    assert (problem.code, [error.pointer for error in problem.errors]) == (code, [pointer])
+    assert ERRORS[code].status == 422
+    assert problem.errors[0].detail.strip()
+
+
+WHOLE = {
+    "system": "gregor",
+    "id": "m",
+    "device": "phone",
+    "not_before": 5,
+    "body": {
+        "create": {
+            "x": {
+                "category": "c",
+                "for_device": "phone",
+                "times": {"created": 1, "expires": 2, "remind_at": [3]},
+                "body": {"a": [1, {"b": 2}]},
+            }
+        },
+        "dismiss": {"ids": ["y"], "intervals": [{"category": "c", "begin": 1, "end": 2, "skip": ["z"]}]},
+    },
+}
+TIMES = ("/created", "/expires", "/remind_at/0", "/begin", "/end", "/not_before")
+
+
+def places(value: Any, path: str = "") -> list[str]:
+    """The pointer of everything in a document but itself."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, member in pairs for found in (f"{path}/{key}", *places(member, f"{path}/{key}"))]
+
+
+def with_stand_in(document: Any, pointer: str) -> Any:
+    document = copy.deepcopy(document)
+    *steps, last = pointer.split("/")[1:]
+    place = document
+    for step in steps:
+        place = place[int(step) if isinstance(place, list) else step]
+    place[int(last) if isinstance(place, list) else last] = OUT_OF_RANGE
+    return document
+
+
+@pytest.mark.parametrize("pointer", places(WHOLE))
+def test_a_number_out_of_range_is_refused_wherever_it_stands(pointer: str) -> None:
+    with pytest.raises(Problem) as caught:
+        parse_message(with_stand_in(WHOLE, pointer), LIMITS)
+
+    assert [error.pointer for error in caught.value.errors] == [pointer]
+    if pointer.endswith(TIMES):
+        assert caught.value.code == "time_out_of_range"
+    if pointer.startswith("/body/create/x/body"):
+        assert caught.value.code == "number_out_of_range"
+
+
+def test_each_number_out_of_range_of_a_body_is_named() -> None:
+    with pytest.raises(Problem) as caught:
+        parse_message({"system": "kbfs", "body": [OUT_OF_RANGE, {"a": OUT_OF_RANGE}]}, LIMITS)
+
+    assert caught.value.code == "number_out_of_range"
+    assert [error.pointer for error in caught.value.errors] == ["/body/0", "/body/1/a"]
+
+
+def test_what_is_exactly_at_a_bound_is_taken() -> None:
+    limits = Limits(creations=2, ids=2, intervals=2, skip=2, reminders=2, body_bytes=4)
+    many = {"x": {"category": "c", "body": "ab", "times": {"remind_at": [1, 2]}}, "y": {"category": "c"}}
+    dismiss = {"ids": ["a", "b"], "intervals": [{"category": "c", "begin": 1, "end": 1, "skip": ["k", "l"]}] * 2}
+
+    content = parse(gregor(create=many, dismiss=dismiss), limits).content
+
+    assert isinstance(content, Update)
+    assert (len(content.create), len(content.ids), len(content.intervals)) == (2, 2, 2)
+
+
+def test_the_size_of_a_body_is_that_of_its_canonical_form() -> None:
+    document = gregor(create={"x": {"category": "c", "body": [1.0, 2.0]}})
+
+    assert parse(document, Limits(body_bytes=5)).content == Update((NewItem("x", "c", None, None, (), None, b"[1,2]"),))
+    with pytest.raises(Problem):
+        parse(document, Limits(body_bytes=4))

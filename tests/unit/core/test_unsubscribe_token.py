@@ -1,0 +1,66 @@
+"""Tokens of unsubscribe links: who may make them, what they say, that nothing else passes."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gregor.core.notify.unsubscribe_token import EVERYTHING, MOST_CHARACTERS, derive_key, make_token, parse_token
+
+KEY, OTHER = derive_key("a secret"), derive_key("another")
+
+
+@pytest.mark.parametrize("categories", [["user.joined"], [EVERYTHING], ["c" * 128], ["a", "b.c", "a"]])
+def test_a_token_says_whom_it_is_for_and_what_it_ends(categories: list[str]) -> None:
+    uid = "u:" + "x" * 126
+    token = make_token(KEY, uid, categories)
+
+    assert parse_token([OTHER, KEY], token) == (uid, tuple(sorted(set(categories))))
+    assert set(token) <= set(string.ascii_letters + string.digits + "-_")
+
+
+@given(count=st.integers(1, 40), length=st.integers(1, 128))
+def test_a_token_fits_in_a_link_whatever_a_mail_is_about(count: int, length: int) -> None:
+    categories = [f"c{n}".ljust(length, "x") for n in range(count)]
+    token = make_token(KEY, "u" * 128, categories)
+
+    assert len(token) <= MOST_CHARACTERS
+    assert parse_token([KEY], token) in (("u" * 128, tuple(sorted(categories))), ("u" * 128, (EVERYTHING,)))
+
+
+def test_a_few_categories_are_named_and_too_many_are_everything() -> None:
+    assert parse_token([KEY], make_token(KEY, "alice", ["c" * 128] * 9)) == ("alice", ("c" * 128,))
+    assert parse_token([KEY], make_token(KEY, "alice", [f"{n}" * 128 for n in range(9)])) == ("alice", (EVERYTHING,))
+
+
+def test_a_token_of_another_key_says_nothing() -> None:
+    assert parse_token([OTHER], make_token(KEY, "alice", ["user"])) is None
+    assert parse_token([], make_token(KEY, "alice", ["user"])) is None
+
+
+def test_the_secret_itself_is_no_key_of_tokens() -> None:
+    assert derive_key("a secret") != b"a secret"
+    assert parse_token([b"a secret"], make_token(KEY, "alice", ["user"])) is None
+
+
+@given(at=st.integers(0, 40), letter=st.sampled_from(string.ascii_letters))
+def test_a_token_of_which_anything_was_changed_says_nothing(at: int, letter: str) -> None:
+    token = make_token(KEY, "alice", ["user.joined-here"])
+    changed = token[:at] + letter + token[at + 1 :]
+
+    assert changed == token or parse_token([KEY], changed) is None
+
+
+@pytest.mark.parametrize(
+    "token", ["", "x", "é", "!" * 20, "A" * 601, "A" * 30, " " + make_token(KEY, "alice", ["user"])]
+)
+def test_what_is_no_token_says_nothing(token: str) -> None:
+    assert parse_token([KEY], token) is None
+
+
+def test_a_signed_token_for_names_that_are_none_says_nothing() -> None:
+    assert parse_token([KEY], make_token(KEY, "al ice", ["user"])) is None
+    assert parse_token([KEY], make_token(KEY, "alice", ["user..x"])) is None

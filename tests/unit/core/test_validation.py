@@ -1,0 +1,69 @@
+"""All faults of a document are told at once, the first gives the code, and a typing error gets a hint."""
+
+from typing import Any
+
+import pytest
+
+from gregor.core.errors import Problem
+from gregor.core.limits import Limits
+from gregor.core.messages.parse import parse_message
+from gregor.core.validation import MOST_TOLD, Faults
+
+
+def refusal(document: Any) -> Problem:
+    with pytest.raises(Problem) as caught:
+        parse_message(document, Limits())
+    return caught.value
+
+
+def test_independent_faults_are_told_together_and_the_first_gives_the_code() -> None:
+    items = {"x": {"times": {"created": -1, "expires": "soon"}, "for_device": "a b"}}
+
+    problem = refusal(
+        {"system": "gregor", "body": {"create": items, "dismiss": {"intervals": [{"begin": 2, "end": 1}]}}}
+    )
+
+    assert problem.code == "missing_field"
+    assert [error.pointer for error in problem.errors] == [
+        "/body/create/x/category",
+        "/body/create/x/for_device",
+        "/body/create/x/times/created",
+        "/body/create/x/times/expires",
+        "/body/dismiss/intervals/0/category",
+        "/body/dismiss/intervals/0/begin",
+    ]
+    assert problem.detail.startswith("/body/create/x/category: ")
+
+
+def test_a_field_that_is_nearly_right_gets_the_right_one_named() -> None:
+    item = {"category": "c", "times": {"expire": 5}}
+
+    (error,) = refusal({"system": "gregor", "body": {"create": {"x": item}}}).errors
+
+    assert 'did you mean "expires"?' in error.detail
+
+
+def test_a_field_that_is_like_no_other_gets_the_known_ones_named() -> None:
+    (error,) = refusal({"system": "s", "body": 1, "zzz": 1}).errors
+
+    assert "body, device, id, not_before, system" in error.detail
+
+
+def test_no_more_faults_are_listed_than_one_can_read() -> None:
+    ids = ["a b"] * 1_000
+
+    assert len(refusal({"system": "gregor", "body": {"dismiss": {"ids": ids}}}).errors) == MOST_TOLD
+
+
+def test_unknown_fields_without_end_cost_no_more_than_those_that_are_told() -> None:
+    document = {"system": "s", "body": 1} | {f"{n}{'x' * 10_000}": n for n in range(25)}
+
+    assert len(refusal(document).errors) == MOST_TOLD
+
+
+def test_a_document_without_faults_passes() -> None:
+    faults = Faults()
+
+    faults.check()
+
+    assert not faults.found

@@ -1,0 +1,108 @@
+"""Events: who wants which, how one is put, by what it is known again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gregor.core.ids import is_name
+from gregor.core.notify.intents import WEBHOOK, IntentKind
+from gregor.core.notify.webhook_events import Event, EventType, Told, Webhook, addressee, intents_of
+
+NOW_US = 1_457_056_447_250_000
+ALL = Webhook("wh_all", "https://a.example/", (("whsec_A", None),))
+GONE = Event(EventType.DISMISSED, "alice", "aa", "user.joined", NOW_US, 7, device="phone", reason="dismissed")
+SENT = replace(GONE, type=EventType.SENT, reason=None, told=Told("apns", "item", 0, 1, "200"))
+
+
+def test_the_body_is_type_timestamp_and_data() -> None:
+    assert json.loads(GONE.body()) == {
+        "type": "item.dismissed",
+        "timestamp": "2016-03-04T01:54:07.250000Z",
+        "data": {
+            "uid": "alice",
+            "id": "aa",
+            "category": "user.joined",
+            "for_device": None,
+            "device": "phone",
+            "reason": "dismissed",
+            "seq": 7,
+        },
+    }
+
+
+def test_of_a_delivery_the_body_says_what_was_told_how() -> None:
+    data = json.loads(SENT.body())["data"]
+
+    assert {name: data[name] for name in ("channel", "intent", "n", "status")} == {
+        "channel": "apns",
+        "intent": "item",
+        "n": 0,
+        "status": "200",
+    }
+
+
+def test_one_intent_goes_to_each_webhook_that_wants_it() -> None:
+    webhooks = [
+        ALL,
+        replace(ALL, id="wh_acks", events=("item.acked",)),
+        replace(ALL, id="wh_user", events=("item.acked", "item.dismissed"), prefixes=("mail", "user")),
+        replace(ALL, id="wh_users", prefixes=("users", "user.joined.late")),
+        replace(ALL, id="wh_off", disabled_us=1),
+    ]
+
+    intents = intents_of([GONE], webhooks, NOW_US + 5)
+
+    assert [addressee(intent)[0] for intent in intents] == ["wh_all", "wh_user"]
+    for intent in intents:
+        assert (intent.uid, intent.item, intent.kind, intent.channel) == ("alice", "aa", IntentKind.EVENT, WEBHOOK)
+        assert (intent.seq, intent.at_us, intent.event) == (7, NOW_US + 5, GONE.body())
+        assert is_name(intent.device.replace("_", "-"))  # no slash, which parts the names in the ledger
+
+
+def test_what_is_of_no_known_category_goes_to_those_who_want_all() -> None:
+    unknown = replace(GONE, category=None)
+
+    assert [addressee(intent)[0] for intent in intents_of([unknown], [ALL, replace(ALL, prefixes=("user",))], 0)] == [
+        "wh_all"
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(GONE, type=EventType.EXPIRED),
+        replace(GONE, uid="bob"),
+        replace(GONE, item="bb"),
+        replace(GONE, device="tablet"),
+        replace(GONE, device=None),
+        replace(GONE, seq=8),
+        SENT,
+        replace(SENT, told=Told("apns", "remind", 0, 1, "200")),
+        replace(SENT, told=Told("apns", "item", 0, 2, "200")),
+    ],
+)
+def test_other_events_are_known_by_other_ids(other: Event) -> None:
+    assert other.key_for("wh_a") != GONE.key_for("wh_a")
+    assert other.key_for("wh_a") != other.key_for("wh_b")
+
+
+@given(st.integers(0, NOW_US * 2), st.sampled_from([None, "user.joined"]))
+def test_an_event_that_is_told_again_has_its_id_whatever_is_known_of_it_by_then(
+    at_us: int, category: str | None
+) -> None:
+    again = replace(GONE, at_us=at_us, category=category, for_device="phone")
+
+    assert again.key_for("wh_a") == GONE.key_for("wh_a")
+
+
+def test_secrets_sign_until_their_time_and_are_shown_nowhere() -> None:
+    rotated = replace(ALL, secrets=(("whsec_NEW", None), ("whsec_OLD", NOW_US)))
+
+    assert rotated.signing(NOW_US - 1) == ("whsec_NEW", "whsec_OLD")
+    assert rotated.signing(NOW_US) == ("whsec_NEW",)
+    assert "whsec" not in repr(rotated) and "a.example" not in repr(rotated)

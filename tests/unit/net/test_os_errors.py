@@ -1,0 +1,34 @@
+"""What the system says of an error, and nothing that a library added."""
+
+import asyncio
+import errno
+import socket
+import ssl
+
+import pytest
+
+from gregor.net.os_errors import reason_of
+from tests.support.ports import free_ports
+
+
+async def test_what_asyncio_says_of_a_port_that_nobody_has_is_one_plain_reason() -> None:
+    with pytest.raises(OSError) as refused:
+        await asyncio.open_connection("127.0.0.1", free_ports(1))
+
+    assert reason_of(refused.value) == "Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            OSError(errno.EADDRINUSE, "Address already in use (while attempting to bind on address x)"),
+            "Address already in use",
+        ),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (ssl.SSLError(1, "certificate verify failed"), "certificate verify failed"),
+        (OSError("Multiple exceptions: a, b"), "Multiple exceptions: a, b"),
+    ],
+)
+def test_of_each_error_the_plainest_words_are_told(error: OSError, reason: str) -> None:
+    assert reason_of(error) == reason

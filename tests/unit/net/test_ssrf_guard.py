@@ -1,0 +1,92 @@
+"""Calls to named addresses: never inside."""
+
+import socket
+
+import httpcore
+import pytest
+
+from gregor.net.ssrf_guard import AddressNotPublic, AllowedHosts, GuardedBackend, is_public
+
+LISTED = AllowedHosts(["push.example", "*.push.apple.com", "localhost:8443", "Upper.Example"])
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"])
+def test_addresses_of_the_internet_are_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
+        *("224.0.0.1", "255.255.255.255", "240.0.0.1", "192.0.2.1", "198.18.0.1"),
+        *("::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fec0::1", "ff02::1", "2001:db8::1", "64:ff9b:1::1"),
+        *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::"),
+        *("", "localhost", "127.1", "0x7f.1", "8.8.8.8.8"),
+    ],
+)
+def test_addresses_of_ours_and_what_is_no_address_are_not(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("https://push.example/a?b", ("push.example", 443)),
+        ("https://PUSH.example:443/", ("push.example", 443)),
+        ("https://push.example./a", ("push.example", 443)),
+        ("https://web.push.apple.com/a", ("web.push.apple.com", 443)),
+        ("https://a.b.push.apple.com/a", ("a.b.push.apple.com", 443)),
+        ("https://upper.example/", ("upper.example", 443)),
+        ("https://localhost:8443/a", ("localhost", 8443)),
+    ],
+)
+def test_a_listed_place_is_found(url: str, place: tuple[str, int]) -> None:
+    found = LISTED.place_of(url)
+
+    assert found is not None
+    assert (found.host, found.port) == place
+    assert found.is_private_allowed == (place[0] == "localhost")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "http://push.example/",
+            "https://push.example:444/",
+            "https://push.example.evil/",
+            "https://evilpush.example/",
+        ),
+        *("https://push.apple.com/", "https://.push.apple.com.evil/", "https://user@push.example/"),
+        *("https://push.example\\@evil/", "https://push.example\t/", "https://pu\u017fh.example/", "https://:443/"),
+        *("https://localhost/", "https://localhost:8444/", "https://127.0.0.1/", "https://[::1]/", "https://[x/", ""),
+        *("https://push.example:99999/", "//push.example/", "ftp://push.example/"),
+    ],
+)
+def test_what_is_not_listed_is_not_found(url: str) -> None:
+    assert LISTED.place_of(url) is None
+
+
+async def test_a_name_is_judged_by_the_address_that_is_called() -> None:
+    with pytest.raises(AddressNotPublic):
+        await GuardedBackend().connect_tcp("localhost", 443)
+
+
+async def test_an_address_inside_is_not_called_by_its_number() -> None:
+    for address in ("127.0.0.1", "::1", "2130706433"):
+        with pytest.raises(httpcore.ConnectError):
+            await GuardedBackend().connect_tcp(address, 443)
+
+
+async def test_a_place_that_the_operator_listed_with_its_port_is_called() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        backend = GuardedBackend(AllowedHosts([f"127.0.0.1:{port}"]).private_places())
+
+        await (await backend.connect_tcp("127.0.0.1", port, timeout=5)).aclose()
+
+
+async def test_a_socket_of_this_machine_is_never_called() -> None:
+    with pytest.raises(AddressNotPublic):
+        await GuardedBackend().connect_unix_socket("/run/docker.sock")

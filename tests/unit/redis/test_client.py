@@ -1,0 +1,206 @@
+"""The link to a Redis-protocol server: pipelined, in order, known to the server."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gregor.redis.client import Link, LinkDown, LinkLost, LinkRefused, ReplyError, Script
+from tests.support.servers import BINARIES, Relay, Server, linked, running
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.redis
+
+ECHO = Script("return {KEYS[1], ARGV[1]}")
+
+
+@pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A server of this test's own, of each kind."""
+    with running(request.param, tmp_path) as server:
+        yield server
+
+
+async def figure(link: Link, section: str, name: str) -> str:
+    """One line of INFO."""
+    text = (await link.call("INFO", section)).decode()
+    return next((line.partition(":")[2] for line in text.splitlines() if line.startswith(name + ":")), "")
+
+
+async def test_commands_of_one_turn_leave_in_one_write(server: Server) -> None:
+    async with linked(server.url) as link:
+        before = int(await figure(link, "stats", "total_reads_processed"))
+
+        await asyncio.gather(*(link.call("GET", f"key{n}") for n in range(300)))
+
+        after = int(await figure(link, "stats", "total_reads_processed"))
+        assert after - before == 2  # the 300, and the question itself
+
+
+async def test_every_reply_finds_its_command(server: Server) -> None:
+    async with linked(server.url) as link:
+        increments = [link.call("INCR", "counter") for _ in range(5_000)]
+        big = link.call("ECHO", b"x" * 1_000_000)
+        others = [link.call("ECHO", n) for n in range(5_000)]
+
+        assert await asyncio.gather(*increments) == list(range(1, 5_001))
+        assert await big == b"x" * 1_000_000
+        assert await asyncio.gather(*others) == [b"%d" % n for n in range(5_000)]
+
+
+async def test_replies_are_raw(server: Server) -> None:
+    async with linked(server.url) as link:
+        await link.call("HSET", "h", "name", "Grüße", b"\xff", 7)
+
+        assert await link.call("HGETALL", "h") == [b"name", "Grüße".encode(), b"\xff", b"7"]
+        assert await link.call("GET", "none") is None
+
+
+async def test_an_error_reply_is_for_its_caller_alone(server: Server) -> None:
+    async with linked(server.url) as link:
+        first, wrong, last = link.call("SET", "k", "v"), link.call("LPUSH", "k", "v"), link.call("GET", "k")
+
+        assert await first == b"OK"
+        with pytest.raises(ReplyError, match="wrong kind of value") as raised:
+            await wrong
+        assert raised.value.code == "WRONGTYPE"
+        assert await last == b"v"
+
+
+async def test_an_argument_of_another_type_is_refused_at_once(server: Server) -> None:
+    async with linked(server.url) as link:
+        with pytest.raises(TypeError):
+            link.call("SET", "k", None)  # type: ignore[arg-type]
+
+        assert await link.call("PING") == b"PONG"
+
+
+async def test_a_call_given_up_shifts_no_reply(server: Server) -> None:
+    async with linked(server.url) as link:
+        calls = [link.call("ECHO", n) for n in range(10)]
+        calls[3].cancel()
+
+        assert await asyncio.gather(*calls[:3], *calls[4:]) == [b"%d" % n for n in range(10) if n != 3]
+
+
+async def test_a_script_that_the_server_lacks_is_loaded_once_for_all_that_call_it(server: Server) -> None:
+    async with linked(server.url) as link:
+        answers = await asyncio.gather(*(link.evalsha(ECHO, ["k"], [n]) for n in range(50)))
+
+        assert answers == [[b"k", b"%d" % n] for n in range(50)]
+        assert (await figure(link, "commandstats", "cmdstat_script|load")).startswith("calls=1,")
+
+
+async def test_a_script_forgotten_by_the_server_is_loaded_again(server: Server) -> None:
+    async with linked(server.url) as link:
+        await link.evalsha(ECHO, ["k"], [1])
+        await link.call("SCRIPT", "FLUSH")
+
+        assert await link.evalsha(ECHO, ["k"], [2]) == [b"k", b"2"]
+
+
+async def test_a_server_has_the_scripts_again_before_anything_else_once_it_is_connected_to_anew(server: Server) -> None:
+    async with linked(server.url) as link:
+        await link.load([ECHO])
+        server.say("SCRIPT", "FLUSH")
+        server.say("CLIENT", "KILL", "TYPE", "normal")
+        await wait_until(lambda: link.reconnections, "it is connected to anew")
+
+        assert await link.call("EVALSHA", ECHO.sha, 1, "k", 1) == [b"k", b"1"]
+
+
+async def test_a_script_that_does_not_compile_ends_in_what_the_compiler_said(server: Server) -> None:
+    async with linked(server.url) as link:
+        with pytest.raises(ReplyError, match=r"compil.*near 'is'"):
+            await link.evalsha(Script("this is not Lua"), [], [])
+
+
+async def test_an_error_of_a_script_is_an_error_reply(server: Server) -> None:
+    async with linked(server.url) as link:
+        with pytest.raises(ReplyError, match=r"^DUE at 5") as raised:
+            await link.evalsha(Script("return redis.error_reply('DUE at ' .. ARGV[1])"), [], [5])
+
+        assert raised.value.code == "DUE"
+
+
+async def test_a_wrong_password_is_refused_at_once_and_never_shown(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.say("CONFIG", "SET", "requirepass", "right")
+    link = Link(f"redis://:very-secret@127.0.0.1:{server.port}/0", patience_s=60)
+
+    with pytest.raises(LinkRefused, match=f"127.0.0.1:{server.port} refused.*WRONGPASS") as raised:
+        await link.open()
+
+    assert "very-secret" not in f"{raised.value!r} {link.address} {link.address!r} {caplog.text}"
+
+
+async def test_a_missing_password_is_refused_at_once(server: Server) -> None:
+    server.say("CONFIG", "SET", "requirepass", "right")
+
+    with pytest.raises(LinkRefused, match="NOAUTH"):
+        await Link(server.url, patience_s=60).open()
+
+
+async def test_a_connection_is_authenticated_named_and_in_its_database(server: Server) -> None:
+    server.say("ACL", "SETUSER", "gregor", "on", ">p@ss/w:rd", "~*", "+@all")
+
+    async with linked(f"redis://gregor:p%40ss%2Fw%3Ard@127.0.0.1:{server.port}/3", name="gregor-test") as link:
+        shown = (await link.call("CLIENT", "INFO")).decode()
+
+        assert " name=gregor-test " in shown
+        assert " user=gregor " in shown
+        assert " db=3 " in shown
+
+
+async def test_a_database_that_does_not_exist_is_refused(server: Server) -> None:
+    with pytest.raises(LinkRefused, match="out of range"):
+        await Link(f"redis://127.0.0.1:{server.port}/99").open()
+
+
+async def test_a_server_that_is_full_is_tried_again(server: Server) -> None:
+    async with linked(server.url) as other:
+        await other.call("CONFIG", "SET", "maxclients", 1)
+        late = Link(server.url, patience_s=10)
+        opening = asyncio.create_task(late.open())
+        await wait_until(lambda: figure(other, "stats", "rejected_connections"), "it was sent away once")
+        await other.call("CONFIG", "SET", "maxclients", 100)
+
+        await opening
+
+        assert await late.call("PING") == b"PONG"
+        await late.close()
+
+
+async def test_closing_fails_what_is_outstanding_and_what_comes_later(server: Server) -> None:
+    link = Link(server.url)
+    await link.open()
+    stuck = link.call("BLPOP", "nothing", 0)
+    await asyncio.sleep(0)
+
+    await link.close()
+
+    with pytest.raises(LinkLost):
+        await stuck
+    with pytest.raises(LinkDown, match="is closed"):
+        await link.call("PING")
+
+
+async def test_closing_ends_the_attempts_to_reconnect(server: Server) -> None:
+    link = Link(server.url, patience_s=60)
+    await link.open()
+    server.kill()
+    await wait_until(lambda: not link.connected, "the link has noticed")
+    waiting = link.call("PING")
+
+    await link.close()
+
+    with pytest.raises(LinkDown, match="is closed"):
+        await waiting
+
+
+async def test_a_unix_socket_serves_as_well(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with Relay(server, path=path), linked(f"unix://{path}?db=2") as link:
+        assert " db=2 " in (await link.call("CLIENT", "INFO")).decode()

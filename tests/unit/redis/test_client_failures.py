@@ -1,0 +1,258 @@
+"""The link when the server is gone, silent, slow or something else: what a caller is told, and what is mended."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from gregor.redis.client import Link, LinkDown, LinkLost, Script
+from gregor.redis.connection import pack_script
+from tests.support.ports import free_port
+from tests.support.servers import BINARIES, Server, linked, running
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.redis
+
+ECHO = Script("return {KEYS[1], ARGV[1]}")
+
+
+@pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A server of this test's own, of each kind."""
+    with running(request.param, tmp_path) as server:
+        yield server
+
+
+Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def speaking(behaviour: Behaviour) -> AsyncIterator[str]:
+    """URL of a server that behaves as told, with each client until that goes."""
+    clients: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clients.add(cast("asyncio.Task[None]", asyncio.current_task()))
+        try:
+            await behaviour(reader, writer)
+            await reader.read()
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
+        yield f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        listener.close()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+
+async def test_calls_wait_for_a_server_that_restarts(server: Server) -> None:
+    async with linked(server.url, patience_s=10) as link:
+        await link.evalsha(ECHO, ["k"], [1])
+        server.kill()
+        await wait_until(lambda: not link.connected, "the link has noticed")
+        waiting = [link.call("ECHO", n) for n in range(3)]
+        script = link.evalsha(ECHO, ["k"], [2])
+
+        server.start()
+
+        assert await asyncio.gather(*waiting) == [b"0", b"1", b"2"]
+        assert await script == [b"k", b"2"]
+        assert link.reconnections == 1
+
+
+async def test_the_patience_of_each_outage_is_its_own(server: Server) -> None:
+    async def outage() -> None:
+        server.kill()
+        await wait_until(lambda: not link.connected, "the link has noticed")
+        waiting = link.call("PING")
+        server.start()
+        assert await waiting == b"PONG"
+
+    async with linked(server.url, patience_s=1.5) as link:
+        await outage()
+        since = asyncio.get_running_loop().time()
+        await wait_until(lambda: asyncio.get_running_loop().time() > since + 1.5, "the patience of the first is over")
+
+        await outage()
+
+
+async def test_a_call_given_up_while_it_waits_is_never_sent(server: Server) -> None:
+    async with linked(server.url, patience_s=10) as link:
+        server.kill()
+        await wait_until(lambda: not link.connected, "the link has noticed")
+        unwanted, wanted = link.call("SET", "unwanted", 1), link.call("SET", "wanted", 1)
+        unwanted.cancel()
+
+        server.start()
+
+        await wanted
+        assert await link.call("EXISTS", "unwanted") == 0
+
+
+async def test_a_call_that_no_server_comes_for_fails_as_not_done(server: Server) -> None:
+    async with linked(server.url, patience_s=0.1) as link:
+        server.kill()
+        await wait_until(lambda: not link.connected, "the link has noticed")
+
+        with pytest.raises(LinkDown, match=f"127.0.0.1:{server.port}") as raised:
+            await link.call("INCR", "counter")
+
+        assert not isinstance(raised.value, LinkLost)
+
+
+async def test_a_command_on_its_way_when_the_connection_is_killed_fails_as_unknown(server: Server) -> None:
+    async with linked(server.url) as link:
+        stuck = link.call("BLPOP", "nothing", 0)
+        await wait_until(lambda: "blocked_clients:1" in server.say("INFO", "clients"), "the command is carried out")
+
+        server.say("CLIENT", "KILL", "TYPE", "normal")
+
+        with pytest.raises(LinkLost, match="not known"):
+            await stuck
+        assert await link.call("PING") == b"PONG"
+
+
+async def test_commands_never_written_when_the_connection_breaks_wait_for_the_next_and_fail_as_not_done(
+    server: Server,
+) -> None:
+    async with linked(server.url, patience_s=0.2, timeout_s=30) as link:
+        server.suspend()
+        calls = []
+        for n in range(50):
+            calls.append(link.call("SET", n, b"x" * 1_000_000))
+            await asyncio.sleep(0)
+        server.kill()
+
+        outcomes = [type(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)]
+
+        lost = outcomes.count(LinkLost)
+        assert outcomes == [LinkLost] * lost + [LinkDown] * (50 - lost)
+        assert 0 < lost < 50
+
+
+async def test_of_scripts_sent_together_those_answered_before_the_connection_breaks_keep_their_replies() -> None:
+    async def answer_two(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"SETNAME")
+        writer.write(b"+PONG\r\n+OK\r\n")
+        await reader.readuntil(b"EVALSHA")
+        writer.write(b":1\r\n:2\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with speaking(answer_two) as url, linked(url, patience_s=0.1) as link:
+        replies = await link.run_many([(ECHO, pack_script(ECHO.sha, ["k"], [n])) for n in range(4)])
+
+    assert replies[:2] == [1, 2]
+    assert list(map(type, replies[2:])) == [LinkLost, LinkLost]
+
+
+async def test_a_server_that_stands_still_is_left_within_the_timeout(server: Server) -> None:
+    async with linked(server.url, timeout_s=0.2) as link:
+        server.suspend()
+        started = asyncio.get_running_loop().time()
+
+        with pytest.raises(LinkLost, match=r"was silent for 0\.2 s"):
+            await link.call("PING")
+
+        assert 0.2 <= asyncio.get_running_loop().time() - started < 2
+        server.resume()
+        await wait_until(lambda: link.connected, "connected again")
+        assert await link.call("PING") == b"PONG"
+
+
+async def test_a_link_without_calls_may_be_silent(server: Server) -> None:
+    async with linked(server.url, timeout_s=0.05) as link:
+        await link.call("PING")
+        since = asyncio.get_running_loop().time()
+        await wait_until(lambda: asyncio.get_running_loop().time() > since + 0.3, "six times the timeout has passed")
+
+        assert await link.call("PING") == b"PONG"
+        assert link.reconnections == 0
+
+
+async def test_silence_counts_from_the_question_not_from_the_last_reply(server: Server) -> None:
+    async with linked(server.url, timeout_s=1) as link:
+        await link.call("PING")
+        since = asyncio.get_running_loop().time()
+        await wait_until(lambda: asyncio.get_running_loop().time() > since + 0.8, "most of the timeout has passed")
+
+        assert await link.call("BLPOP", "nothing", "0.6") is None
+        assert link.reconnections == 0
+
+
+async def test_a_reply_that_arrives_slowly_is_not_silence() -> None:
+    async def dawdle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"SETNAME")
+        writer.write(b"+PONG\r\n+OK\r\n")
+        await reader.readuntil(b"GET")
+        for part in b"$", b"3\r", b"\na", b"bc", b"\r", b"\n":
+            since = asyncio.get_running_loop().time()
+            await wait_until(
+                lambda since=since: asyncio.get_running_loop().time() > since + 0.25, "a quarter of the timeout"
+            )
+            writer.write(part)
+
+    async with speaking(dawdle) as url, linked(url, timeout_s=1) as link:
+        assert await link.call("GET", "k") == b"abc"
+
+
+async def test_a_server_that_reads_slowly_gets_everything_in_order(server: Server) -> None:
+    async with linked(server.url, timeout_s=30) as link:
+        server.suspend()
+        calls = []
+        for n in range(200):
+            calls.append(link.call("RPUSH", "list", b"%d:" % n + b"x" * 100_000))
+            await asyncio.sleep(0)
+        held = link.call("LLEN", "list")
+        server.resume()
+
+        assert await asyncio.gather(*calls) == list(range(1, 201))
+        assert await held == 200
+
+
+async def test_more_bytes_than_may_wait_are_refused_as_not_done(server: Server) -> None:
+    async with linked(server.url, timeout_s=30) as link:
+        server.suspend()
+        calls = []
+        for _ in range(100):
+            calls.append(link.call("RPUSH", "list", b"x" * 1_000_000))
+            await asyncio.sleep(0)
+        server.resume()
+
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+
+        done = [outcome for outcome in outcomes if isinstance(outcome, int)]
+        assert done == list(range(1, len(done) + 1))
+        assert 60 < len(done) < 90
+        assert {type(outcome) for outcome in outcomes[len(done) :]} == {LinkDown}
+        assert await link.call("LLEN", "list") == len(done)
+
+
+async def test_more_commands_than_may_be_outstanding_are_refused_as_not_done(server: Server) -> None:
+    async with linked(server.url, most_outstanding=10) as link:
+        calls = [link.call("INCR", "counter") for _ in range(12)]
+
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+
+        assert outcomes[:10] == list(range(1, 11))
+        assert [type(outcome) for outcome in outcomes[10:]] == [LinkDown, LinkDown]
+        assert await link.call("GET", "counter") == b"10"
+
+
+async def test_nobody_there_is_said_with_host_and_port() -> None:
+    port = free_port()
+
+    with pytest.raises(LinkDown, match=f"cannot connect to 127.0.0.1:{port}: "):
+        await Link(f"redis://127.0.0.1:{port}", patience_s=0.1).open()
+
+
+async def test_a_server_of_another_protocol_is_said_so() -> None:
+    async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with speaking(web) as url:
+        with pytest.raises(LinkDown, match="does not speak the Redis protocol"):
+            await Link(url, patience_s=0.1).open()

@@ -1,0 +1,157 @@
+"""Dialling: through Sentinels to the primary, and over TLS."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from gregor.redis.client import Link, LinkDown, ReplyError
+from gregor.redis.pubsub import Feed
+from tests.support.ports import free_port
+from tests.support.servers import BINARIES, Relay, Server, linked, running
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.redis
+
+
+class Watched:
+    """A primary, its replica and a Sentinel that watches them as ``gregor``."""
+
+    def __init__(self, stack: ExitStack, binary: str, directory: Path) -> None:
+        quick = ("--repl-diskless-sync-delay", "0", "--replica-priority", "1")
+        self.primary = stack.enter_context(running(binary, directory, *quick))
+        self.replica = stack.enter_context(
+            running(binary, directory, *quick, "--replicaof", f"127.0.0.1 {self.primary.port}")
+        )
+        settings = directory / "sentinel.conf"
+        settings.write_text(f"sentinel monitor gregor 127.0.0.1 {self.primary.port} 1\n")
+        self.sentinel = Server(binary, directory)
+        self.sentinel.command[1:1] = [str(settings), "--sentinel"]
+        stack.callback(self.sentinel.kill)
+        self.sentinel.start()
+        # Else it asks for replicas each 10 s, and lets a primary that was one go on for 8 s.
+        self.sentinel.say("SENTINEL", "DEBUG", "info-period", "1000", "publish-period", "100")
+
+    @property
+    def url(self) -> str:
+        """Through a Sentinel that is not there, then the one that is."""
+        return f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{self.sentinel.port}/gregor/0"
+
+    def fail_over(self) -> bool:
+        """Ask for a failover, unless it has happened; whether it has."""
+        if "role:master" in self.replica.say("INFO", "replication"):
+            return True
+        self.sentinel.say("SENTINEL", "FAILOVER", "gregor")
+        return False
+
+
+@pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
+async def watched(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Watched]:
+    """The three, with the replica in step and known to the Sentinel."""
+    with ExitStack() as stack:
+        watched = Watched(stack, request.param, tmp_path)
+        await wait_until(
+            lambda: "master_link_status:up" in watched.replica.say("INFO", "replication"), "the replica is in step"
+        )
+        yield watched
+
+
+class Ear:
+    """Counts gaps, keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self.gaps = 0
+
+    def receive(self, payload: bytes) -> None:
+        self.heard.append(payload)
+
+    def gap(self) -> None:
+        self.gaps += 1
+
+
+async def test_sentinels_lead_to_the_primary_and_to_the_next_one_after_a_failover(watched: Watched) -> None:
+    async with linked(watched.url, patience_s=10) as link:
+        feed, ear = Feed(watched.url, link, probe_s=0.2), Ear()
+        await feed.open()
+        await feed.subscribe("a", ear)
+        await link.call("SET", "k", "before")
+        assert watched.primary.say("GET", "k") == "$6\r\nbefore\r\n"
+        await wait_until(watched.fail_over, "the replica is promoted", timeout_s=30)
+
+        async def written() -> bool:
+            try:
+                await link.call("SET", "k", "after")
+            except (LinkDown, ReplyError):
+                return False
+            return watched.replica.say("GET", "k") == "$5\r\nafter\r\n"
+
+        await wait_until(written, "the replica that was is written to", timeout_s=30)
+        await wait_until(lambda: ear.gaps > 0 and feed.status == "ok", "the feed has followed", timeout_s=30)
+        await link.call("SPUBLISH", "a", "1")
+        await wait_until(lambda: ear.heard == [b"1"], "the publication is heard")
+        await feed.close()
+
+
+async def test_a_primary_that_has_become_a_replica_is_left_for_what_the_sentinels_say(watched: Watched) -> None:
+    async with linked(watched.url, patience_s=10) as link:
+        watched.primary.say("REPLICAOF", "127.0.0.1", str(watched.replica.port))
+
+        with pytest.raises(ReplyError, match=r"^READONLY"):
+            await link.call("SET", "k", "v")
+
+        await wait_until(lambda: link.reconnections > 0, "the link asks again")
+
+
+async def test_a_service_that_no_sentinel_knows_is_said_so(watched: Watched) -> None:
+    url = watched.url.replace("/gregor/", "/other/")
+
+    with pytest.raises(LinkDown, match=r"no sentinel knows the primary: cannot connect .* knows no service other"):
+        await Link(url, patience_s=0.1).open()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate of 127.0.0.1 that signs itself, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gregor test")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    file = tmp_path / "certificate.pem"
+    file.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + signed.public_bytes(pem)
+    )
+    return file
+
+
+async def test_tls_is_verified_against_the_authorities_given(certificate: Path, tmp_path: Path) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with running(BINARIES[0], tmp_path) as server:
+        async with Relay(server, tls=tls) as relay:
+            url = f"rediss://127.0.0.1:{relay.port}/0"
+
+            async with linked(f"{url}?ssl_ca_certs={certificate}") as link:
+                assert await asyncio.gather(*(link.call("ECHO", n) for n in range(3))) == [b"0", b"1", b"2"]
+            with pytest.raises(LinkDown, match="certificate verify failed"):
+                await Link(url, patience_s=0.1).open()
+            async with linked(f"{url}?ssl_cert_reqs=none") as link:
+                assert await link.call("PING") == b"PONG"

@@ -1,0 +1,60 @@
+"""The link over fakeredis answers as the real one does: else the store's tests on it would prove nothing."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from gregor.redis.client import Connection, LinkDown, ReplyError, Script
+from tests.support.fake_link import RedisPyLink
+from tests.support.servers import BINARIES, linked, running
+
+COMMANDS: list[tuple[bytes | str | int, ...]] = [
+    ("SET", "text", "Grüße"),
+    ("SET", "text", "again", "NX"),
+    ("GET", "text"),
+    ("GET", "none"),
+    ("HSET", "hash", "a", 1, "b", b"\xff"),
+    ("HGETALL", "hash"),
+    ("HMGET", "hash", "a", "none"),
+    ("GET", "hash"),
+    ("ZADD", "zset", 1, "m", "2.5", "n"),
+    ("ZRANGE", "zset", 0, -1, "WITHSCORES"),
+    ("ZSCORE", "zset", "n"),
+    ("EXPIRE", "text", 100),
+    ("TTL", "text"),
+    ("SMEMBERS", "none"),
+    ("EVAL", "return {1, 'a', {ok='fine'}, false, {'x'}, 2.7}", 0),
+    ("EVAL", "return redis.error_reply('DUE at 5')", 0),
+]
+
+
+async def outcomes(link: Connection) -> list[Any]:
+    """Replies and errors, all commands at once."""
+    calls = [link.call(*command) for command in COMMANDS]
+    calls += [link.evalsha(Script("return {KEYS[1], ARGV[1]}"), ["k"], [n]) for n in range(3)]
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    return [str(outcome) if isinstance(outcome, ReplyError) else outcome for outcome in found]
+
+
+@pytest.mark.redis
+async def test_it_answers_as_a_server_does(tmp_path: Path) -> None:
+    fake = RedisPyLink(FakeAsyncRedis())
+    with running(BINARIES[0], tmp_path) as server:
+        async with linked(server.url) as link:
+            expected = await outcomes(link)
+
+    assert await outcomes(fake) == expected
+    await fake.close()
+
+
+async def test_closed_it_refuses() -> None:
+    fake = RedisPyLink(FakeAsyncRedis())
+    waiting = fake.call("PING")
+    await fake.close()
+
+    for future in waiting, fake.call("PING"):
+        with pytest.raises(LinkDown):
+            await future

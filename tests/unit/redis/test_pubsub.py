@@ -1,0 +1,172 @@
+"""Feeds: what is published reaches who subscribed. One test body for every feed that keeps the contract."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gregor.redis.client import LinkDown
+from gregor.redis.pubsub import MemoryFeed, Subscriptions
+from tests.support.ears import Deaf, Ear, Publish, fed, heard
+from tests.support.servers import BINARIES, running
+
+
+@pytest.fixture(params=["memory", *BINARIES], ids=lambda binary: Path(binary).name)
+async def twin(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Subscriptions, Publish]]:
+    """Each feed that keeps the contract, and a way to publish to it."""
+    if request.param == "memory":
+        feed = MemoryFeed()
+
+        async def publish(channel: str, payload: bytes, *, sharded: bool = True) -> None:
+            feed.publish(channel, payload, sharded=sharded)
+
+        yield feed, publish
+        await feed.close()
+        return
+    with running(request.param, tmp_path) as server:
+        async with fed(server) as pair:
+            yield pair
+
+
+Twin = tuple[Subscriptions, Publish]
+
+
+async def test_a_channel_reaches_all_its_receivers_in_order_and_no_other(twin: Twin) -> None:
+    feed, publish = twin
+    one, two, other = Ear(), Ear(), Ear()
+    await asyncio.gather(feed.subscribe("a", one), feed.subscribe(b"a", two), feed.subscribe("b", other))
+
+    await asyncio.gather(*(publish("a", b"%d" % n) for n in range(100)), publish("b", b"\xff"))
+
+    assert await heard(one, b"99") == [b"%d" % n for n in range(100)]
+    assert await heard(two, b"99") == one.heard
+    assert await heard(other, b"\xff") == [b"\xff"]
+
+
+async def test_a_receiver_that_raises_harms_no_other(twin: Twin, caplog: pytest.LogCaptureFixture) -> None:
+    feed, publish = twin
+    before, after = Ear(), Ear()
+    for receiver in before, Deaf(), after:
+        await feed.subscribe("a", receiver)
+
+    await publish("a", b"1")
+
+    assert await heard(after, b"1") == await heard(before, b"1") == [b"1"]
+    assert [record.levelno for record in caplog.records if "receiver" in record.message] == [logging.ERROR]
+
+
+async def test_who_unsubscribed_hears_nothing_more(twin: Twin) -> None:
+    feed, publish = twin
+    gone, stays = Ear(), Ear()
+    await feed.subscribe("a", gone)
+    await feed.subscribe("a", stays)
+    feed.unsubscribe("a", gone)
+    feed.unsubscribe("a", gone)
+    feed.unsubscribe("never", gone)
+
+    await publish("a", b"1")
+
+    assert await heard(stays, b"1") == [b"1"]
+    assert gone.heard == []
+
+
+async def test_unsubscribing_while_receiving_is_safe(twin: Twin) -> None:
+    feed, publish = twin
+    after = Ear()
+
+    class Once(Ear):
+        def receive(self, payload: bytes) -> None:
+            super().receive(payload)
+            feed.unsubscribe("a", self)
+
+    once = Once()
+    await feed.subscribe("a", once)
+    await feed.subscribe("a", after)
+
+    await publish("a", b"1")
+    await publish("a", b"2")
+
+    assert await heard(after, b"2") == [b"1", b"2"]
+    assert once.heard == [b"1"]
+
+
+async def test_subscribing_twice_hears_once(twin: Twin) -> None:
+    feed, publish = twin
+    ear = Ear()
+    await asyncio.gather(feed.subscribe("a", ear), feed.subscribe("a", ear))
+    await feed.subscribe("a", ear)
+
+    await publish("a", b"1")
+    await publish("a", b"2")
+
+    assert await heard(ear, b"2") == [b"1", b"2"]
+
+
+async def test_a_channel_left_and_taken_again_in_one_turn_is_confirmed_anew(twin: Twin) -> None:
+    feed, publish = twin
+    first, second = Ear(), Ear()
+    given_up = feed.subscribe("a", first)
+    feed.unsubscribe("a", first)
+    await feed.subscribe("a", second)
+
+    await publish("a", b"1")
+
+    assert given_up.cancelled()
+    assert await heard(second, b"1") == [b"1"]
+    assert first.heard == []
+
+
+async def test_sharded_and_plain_channels_of_one_name_are_two(twin: Twin) -> None:
+    feed, publish = twin
+    sharded, plain = Ear(), Ear()
+    await asyncio.gather(feed.subscribe("a", sharded), feed.subscribe("a", plain, sharded=False))
+
+    await publish("a", b"s")
+    await publish("a", b"p", sharded=False)
+
+    assert await heard(sharded, b"s") == [b"s"]
+    assert await heard(plain, b"p") == [b"p"]
+
+
+async def test_a_closed_feed_takes_no_subscription(twin: Twin) -> None:
+    feed, _ = twin
+    await feed.close()
+
+    with pytest.raises(LinkDown, match="closed"):
+        await feed.subscribe("a", Ear())
+
+
+async def test_a_feed_that_works_is_healthy(twin: Twin) -> None:
+    feed, _ = twin
+
+    assert (feed.status, feed.healthy) == ("ok", True)
+
+
+async def test_the_memory_feed_loses_what_it_is_told_to_lose() -> None:
+    feed, ear = MemoryFeed(), Ear()
+    await feed.subscribe("a", ear)
+
+    feed.drop_next(2)
+    for n in range(3):
+        feed.publish("a", b"%d" % n)
+    feed.publish("a", b"last")
+
+    assert await heard(ear, b"last") == [b"2", b"last"]
+
+
+async def test_the_memory_feed_cuts_a_channel_silently_until_it_heals_with_a_gap() -> None:
+    feed, cut, other = MemoryFeed(), Ear(), Ear()
+    await asyncio.gather(feed.subscribe("a", cut), feed.subscribe("b", other))
+
+    feed.cut("a")
+    feed.publish("a", b"1")
+    feed.publish("b", b"1")
+    await heard(other, b"1")
+    assert cut.heard == []
+    feed.heal()
+    feed.publish("a", b"2")
+
+    assert await heard(cut, b"2") == ["gap", b"2"]
+    assert other.heard == [b"1"]

@@ -1,0 +1,63 @@
+"""One subscription from the inside: who is told of a hole in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from gregor.redis.pubsub.channel import Channel
+from tests.support.ears import Ear
+
+
+def stands(channel: Channel, *ears: Ear) -> None:
+    for ear in ears:
+        channel.add(ear)
+    channel.confirm()
+
+
+async def test_who_had_a_channel_and_asks_again_in_a_hole_is_told_of_it() -> None:
+    """A second device of a user joins while the first one's subscription is broken: one receiver for both."""
+    channel, room, newcomer = Channel(b"a", True), Ear(), Ear()
+    stands(channel, room)
+    channel.confirmed = False
+
+    waits = [channel.add(room), channel.add(newcomer), channel.add(newcomer)]
+    channel.confirm()
+
+    assert (room.heard, newcomer.heard) == (["gap"], [])
+    assert all(future.done() for future in waits)
+
+
+@pytest.mark.parametrize("asks_again", [False, True])
+async def test_who_had_a_channel_is_told_of_each_hole(asks_again: bool) -> None:
+    channel, room = Channel(b"a", True), Ear()
+    stands(channel, room)
+
+    for _ in range(2):
+        channel.confirmed = False
+        if asks_again:
+            channel.add(room)
+        channel.confirm()
+
+    assert room.heard == ["gap", "gap"]
+
+
+async def test_who_had_a_channel_is_known_as_such_when_the_server_refuses_it() -> None:
+    channel, room, newcomer = Channel(b"a", True), Ear(), Ear()
+    stands(channel, room)
+    channel.confirmed = False
+    channel.add(room)
+    channel.add(newcomer)
+
+    assert channel.had_it == (room,)
+
+
+async def test_who_left_and_came_back_in_a_hole_has_none() -> None:
+    channel, room = Channel(b"a", True), Ear()
+    stands(channel, room, Ear())
+    channel.confirmed = False
+
+    channel.remove(room)
+    channel.add(room)
+    channel.confirm()
+
+    assert room.heard == []

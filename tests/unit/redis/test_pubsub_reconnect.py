@@ -1,0 +1,214 @@
+"""The feed of a server: every hole in its subscriptions is found, mended and told."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gregor.redis.client import LinkRefused, ReplyError
+from gregor.redis.pubsub import Feed
+from tests.support.ears import Deaf, Ear, fed, heard
+from tests.support.ports import free_port
+from tests.support.servers import BINARIES, Relay, Server, linked, running
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A server of this test's own, of each kind."""
+    with running(request.param, tmp_path) as server:
+        yield server
+
+
+async def test_a_channel_without_receivers_is_not_subscribed_any_more(server: Server) -> None:
+    async with fed(server) as (feed, _):
+        ears = Ear(), Ear()
+        for ear in ears:
+            await feed.subscribe("a", ear)
+
+        feed.unsubscribe("a", ears[0])
+        assert server.say("PUBSUB", "SHARDNUMSUB", "a").endswith(":1\r\n")
+        feed.unsubscribe("a", ears[1])
+        await wait_until(lambda: server.say("PUBSUB", "SHARDNUMSUB", "a").endswith(":0\r\n"), "the server knows")
+
+
+async def test_killed_subscriptions_stand_again_after_a_gap(server: Server) -> None:
+    async with fed(server) as (feed, publish):
+        ear, plain = Ear(), Ear()
+        await asyncio.gather(feed.subscribe("a", ear), feed.subscribe("all", plain, sharded=False))
+        await publish("a", b"1")
+        await heard(ear, b"1")
+
+        server.say("CLIENT", "KILL", "TYPE", "pubsub")
+        await heard(ear, "gap")
+        await heard(plain, "gap")
+        await publish("a", b"2")
+        await publish("all", b"2", sharded=False)
+
+        assert await heard(ear, b"2") == [b"1", "gap", b"2"]
+        assert await heard(plain, b"2") == ["gap", b"2"]
+        assert feed.reconnections == 1
+
+
+async def test_a_receiver_that_fails_at_its_gap_keeps_no_other_from_hearing_of_it(server: Server) -> None:
+    async with fed(server) as (feed, _):
+        ear = Ear()
+        for receiver in Deaf(), ear:
+            await feed.subscribe("a", receiver)
+
+        server.say("CLIENT", "KILL", "TYPE", "pubsub")
+
+        assert await heard(ear, "gap") == ["gap"]
+
+
+async def test_five_thousand_channels_stand_again_after_a_kill(server: Server) -> None:
+    async with fed(server) as (feed, publish):
+        ears = [Ear() for _ in range(5_000)]
+        await asyncio.gather(*(feed.subscribe(f"user:{n}", ear) for n, ear in enumerate(ears)))
+
+        server.say("CLIENT", "KILL", "TYPE", "pubsub")
+        await wait_until(lambda: all(ear.heard == ["gap"] for ear in ears), "all know of the gap")
+        await asyncio.gather(*(publish(f"user:{n}", b"%d" % n) for n in range(5_000)))
+
+        await wait_until(lambda: all(len(ear.heard) == 2 for ear in ears), "all hear again")
+        assert [ear.heard[1] for ear in ears] == [b"%d" % n for n in range(5_000)]
+        assert feed.reconnections == 1
+
+
+async def test_a_server_that_restarts_brings_a_gap(server: Server) -> None:
+    async with fed(server, probe_s=0.05) as (feed, publish):
+        ear = Ear()
+        await feed.subscribe("a", ear)
+        server.kill()
+        await wait_until(lambda: feed.status != "ok", "the probe says so")
+        server.start()
+
+        assert await heard(ear, "gap") == ["gap"]
+        await wait_until(lambda: feed.status == "ok", "the probe comes back")
+        await publish("a", b"1")
+        assert await heard(ear, b"1") == ["gap", b"1"]
+
+
+async def test_a_subscription_asked_for_without_connection_stands_later_without_a_gap(server: Server) -> None:
+    async with fed(server, probe_s=60) as (feed, publish):
+        early, late = Ear(), Ear()
+        await feed.subscribe("a", early)
+        server.kill()
+        await wait_until(lambda: not feed.connected, "the feed has noticed")
+        waiting = feed.subscribe("a", late)
+        server.start()
+
+        await asyncio.wait_for(waiting, 10)
+        await publish("a", b"1")
+
+        assert await heard(early, b"1") == ["gap", b"1"]
+        assert await heard(late, b"1") == [b"1"]
+
+
+async def test_a_connection_killed_for_its_output_buffer_stands_again_after_a_gap(server: Server) -> None:
+    async with fed(server) as (feed, publish):
+        ear = Ear()
+        await feed.subscribe("a", ear)
+        server.say("CONFIG", "SET", "client-output-buffer-limit", "pubsub 100kb 100kb 1")
+
+        await publish("a", b"x" * 1_000_000)
+
+        await heard(ear, "gap")
+        await publish("a", b"1")
+        assert await heard(ear, b"1") == ["gap", b"1"]
+
+
+async def test_a_network_that_swallows_is_found_by_the_probe(server: Server) -> None:
+    async with (
+        Relay(server) as relay,
+        fed(server, f"redis://127.0.0.1:{relay.port}", probe_s=0.02, probe_timeout_s=0.2) as (feed, publish),
+    ):
+        ear = Ear()
+        await feed.subscribe("a", ear)
+
+        relay.swallows = True
+        await publish("a", b"lost")
+        await wait_until(lambda: feed.status == "late", "the probe does not come back")
+        assert feed.healthy
+        relay.swallows = False
+
+        await heard(ear, "gap")
+        await publish("a", b"1")
+        assert await heard(ear, b"1") == ["gap", b"1"]
+        await wait_until(lambda: feed.status == "ok", "the probe comes back")
+
+
+async def test_three_probes_in_a_row_that_do_not_come_back_are_unhealthy_and_one_that_does_is_healthy(
+    server: Server,
+) -> None:
+    async with (
+        Relay(server) as relay,
+        fed(server, f"redis://127.0.0.1:{relay.port}", probe_s=60, probe_timeout_s=0.5, timeout_s=0.5) as (feed, _),
+    ):
+        relay.swallows = True
+        seen = []
+        for _ in range(3):
+            await feed.probe()
+            seen.append((feed.status, feed.healthy))
+        relay.swallows = False
+        await wait_until(lambda: feed.connected, "connected again")
+        await feed.probe()
+
+        assert seen == [("late", True), ("late", True), ("down", False)]
+        assert (feed.status, feed.healthy) == ("ok", True)
+
+
+async def test_a_probe_that_cannot_be_published_leaves_the_subscriptions_alone(server: Server) -> None:
+    async with linked(server.url) as link:
+        feed = Feed(server.url, link, probe_s=60)
+        await feed.open()
+        await link.close()
+
+        assert not await feed.probe()
+        assert (feed.status, feed.connected, feed.reconnections) == ("late", True, 0)
+        await feed.close()
+
+
+async def test_a_channel_that_the_server_refuses_fails_alone(server: Server) -> None:
+    server.say("ACL", "SETUSER", "default", "resetchannels", "&gregor:*", "&mine")
+    async with fed(server) as (feed, publish):
+        ear = Ear()
+        mine, secret = feed.subscribe("mine", ear), feed.subscribe("secret", Ear())
+
+        with pytest.raises(ReplyError, match="NOPERM"):
+            await secret
+        await mine
+        await publish("mine", b"1")
+
+        assert await heard(ear, b"1") == [b"1"]
+        assert feed.reconnections == 0
+
+
+async def test_a_channel_taken_back_by_its_server_stands_again_after_a_gap(tmp_path: Path, server: Server) -> None:
+    # The port of a cluster's bus is 10,000 higher if nothing is said, which may be none.
+    with running(server.binary, tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as node:
+        node.say("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        await wait_until(lambda: "cluster_state:ok" in node.say("CLUSTER", "INFO"), "the cluster stands")
+        slot = node.say("CLUSTER", "KEYSLOT", "a").strip()[1:]
+        async with fed(node, probe_s=60) as (feed, publish):
+            ear = Ear()
+            await feed.subscribe("a", ear)
+
+            node.say("CLUSTER", "DELSLOTS", slot)
+            await wait_until(lambda: feed.reconnections > 0, "the feed tries again")
+            node.say("CLUSTER", "ADDSLOTS", slot)
+
+            await heard(ear, "gap")
+            await wait_until(lambda: "cluster_state:ok" in node.say("CLUSTER", "INFO"), "the cluster stands")
+            await publish("a", b"1")
+            assert await heard(ear, b"1") == ["gap", b"1"]
+
+
+async def test_a_feed_without_rights_does_not_open(server: Server) -> None:
+    server.say("CONFIG", "SET", "requirepass", "right")
+    async with linked(f"redis://:right@127.0.0.1:{server.port}") as link:
+        with pytest.raises(LinkRefused, match="NOAUTH"):
+            await Feed(server.url, link, patience_s=60).open()

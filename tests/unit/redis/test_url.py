@@ -1,0 +1,71 @@
+"""Addresses: what a URL says, and what is never shown of it."""
+
+import pytest
+
+from gregor.redis.url import Address
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "db", "shown"),
+    [
+        ("redis://cache", (("cache", 6379),), 0, "cache:6379"),
+        ("redis://", (("localhost", 6379),), 0, "localhost:6379"),
+        ("redis://10.0.0.1:7000/12", (("10.0.0.1", 7000),), 12, "10.0.0.1:7000"),
+        ("redis://cache:1?db=3", (("cache", 1),), 3, "cache:1"),
+        ("redis://[::1]:7000/1", (("::1", 7000),), 1, "[::1]:7000"),
+        ("redis://[::1]", (("::1", 6379),), 0, "[::1]:6379"),
+        ("rediss://cache", (("cache", 6379),), 0, "cache:6379"),
+    ],
+)
+def test_a_url_names_a_server_and_a_database(url: str, hosts: object, db: int, shown: str) -> None:
+    address = Address.parse(url)
+
+    assert (address.hosts, address.db, str(address), address.service) == (hosts, db, shown, None)
+    assert (address.tls is not None) == url.startswith("rediss:")
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "password"),
+    [("unix:///run/redis.sock?db=2", "/run/redis.sock", None), ("unix://u:p%2F@/a%20b?db=2", "/a b", "p/")],
+)
+def test_a_url_names_a_unix_socket(url: str, path: str, password: str | None) -> None:
+    address = Address.parse(url)
+
+    assert (address.path, str(address), address.db, address.password) == (path, path, 2, password)
+
+
+def test_a_url_names_sentinels_and_the_service_that_they_watch() -> None:
+    address = Address.parse("redis+sentinel://:secret@one,two:5000/gregor/4")
+
+    assert address.hosts == (("one", 26379), ("two", 5000))
+    assert (address.service, address.db, address.password) == ("gregor", 4, "secret")
+    assert str(address) == "gregor of sentinels one:26379,two:5000"
+
+
+def test_credentials_are_read_and_never_shown() -> None:
+    address = Address.parse("redis://me:p%40ss@cache:1/0")
+
+    assert (address.username, address.password) == ("me", "p@ss")
+    assert "p@ss" not in repr(address) + str(address)
+    assert "me" not in repr(address) + str(address)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://u:hush@cache", "must begin with"),
+        ("cache:6379", "must begin with"),
+        ("redis://u:hush@cache:port", "no valid port"),
+        ("redis://u:hush@cache:99999", "no valid port"),
+        ("redis://u:hush@cache:1/db", "no valid database"),
+        ("redis://u:hush@cache:1/1/2", "no valid database"),
+        ("redis://u:hush@cache:1?ssl_ca_certs=x", "unknown option: ssl_ca_certs"),
+        ("redis://u:hush@one,two", "several servers"),
+        ("redis+sentinel://u:hush@one,two", "names no service"),
+    ],
+)
+def test_a_wrong_url_is_said_to_be_so_without_its_credentials(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as raised:
+        Address.parse(url)
+
+    assert "hush" not in str(raised.value)

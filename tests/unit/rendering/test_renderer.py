@@ -1,0 +1,204 @@
+"""Words for people: titles, texts, links, mails; what a failure leaves of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gregor.core.categories.parse import parse_entries
+from gregor.rendering.renderer import Mail, Renderer, Shown, check_templates, one_line
+
+ENTRY: dict[str, Any] = {"title": "{{ body.k }} joined", "text": "By {{ body.by }}.", "link": "app://{{ body.k }}"}
+SUMMARY = {
+    "summary": {"count": 7, "since": 5, "sample": [{"id": "x", "body": {"k": "a"}}, {"id": "y", "body": {"k": "b"}}]}
+}
+
+
+class Failures:
+    """What a renderer told of failures."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, str]] = []
+
+    def __call__(self, category: str, field: str, reason: str) -> None:
+        self.told.append((category, field, reason))
+
+
+def renderer(failures: Failures | None = None, **entry: Any) -> Renderer:
+    return Renderer(parse_entries({"user.joined": entry}), failures)
+
+
+def item(body: Any, category: str = "user.joined") -> Shown:
+    return Shown("aa", category, body, 1_457_056_447, None, "alice")
+
+
+def test_an_item_has_title_text_and_link() -> None:
+    assert renderer(**ENTRY).rendered(item({"k": "kb", "by": "Bob"})) == {
+        "title": "kb joined",
+        "text": "By Bob.",
+        "link": "app://kb",
+    }
+    assert renderer(title="x").rendered(item(None)) == {"title": "x", "text": None, "link": None}
+
+
+def test_a_category_without_a_title_has_no_words() -> None:
+    assert renderer(text="x").rendered(item({})) is None
+    assert renderer(**ENTRY).rendered(item({}, "other")) is None
+    assert renderer(**ENTRY).mail(item({})) is None
+    assert renderer(**ENTRY).collapse(item({})) is None
+
+
+def test_templates_see_the_whole_item_and_the_reader() -> None:
+    source = (
+        "{{ id }} {{ category }} {{ created }} {{ expires }} {{ uid }} {{ locale }} {{ count }} {{ items[0].body.k }}"
+    )
+    shown = Shown("aa", "user.joined", {"k": "kb"}, 5, 6, "alice")
+
+    assert renderer(title=source).rendered(shown, "it") == {
+        "title": "aa user.joined 5 6 alice it 1 kb",
+        "text": None,
+        "link": None,
+    }
+
+
+def test_an_item_is_read_as_it_goes_out() -> None:
+    raw = b'{"body":{"k":"kb"},"category":"user.joined","for_device":null,"times":{"created":5.5,"expires":6}}'
+
+    assert Shown.of_json("aa", raw, "alice") == Shown("aa", "user.joined", {"k": "kb"}, 5.5, 6, "alice")
+
+
+def test_words_of_many_items_are_spliced_by_id() -> None:
+    raw = b'{"body":{"k":"k\\"b"},"category":"%s","for_device":null,"times":{"created":5}}'
+    made = renderer(title="{{ body.k }}", locales={"it": {"title": "è"}})
+
+    text = made.spliced([("aa", raw % b"user.joined"), ("bb", raw % b"other")], "de", "alice")
+
+    assert text == b'{"aa":{"title":"k\\"b","text":null,"link":null}}'
+    assert made.spliced([], "it", "alice") == b"{}"
+
+
+async def test_many_items_are_rendered_in_turns_with_the_same_result() -> None:
+    raw = b'{"body":null,"category":"user.joined","for_device":null,"times":{"created":5}}'
+    items = [(f"i{n}", raw) for n in range(60)]
+    made = renderer(title="{{ id }}")
+
+    assert await made.spliced_slowly(items, "it", "alice") == made.spliced(items, "it", "alice")
+    assert await made.spliced_slowly([], "it", "alice") == b"{}"
+
+
+def test_titles_and_subjects_lose_control_characters_and_line_breaks_texts_keep_lines() -> None:
+    entry: dict[str, Any] = {
+        "title": "a\n{{ body.k }}\t\u202ebc\u2028d",
+        "text": "x\n{{ body.k }}\x07y",
+        "email": {"subject": "s\r\n{{ body.k }}"},
+    }
+    made = renderer(**entry)
+
+    assert made.rendered(item({"k": "k\r\nBcc: all"})) == {
+        "title": "a k Bcc: all bc d",
+        "text": "x\nk\r\nBcc: ally",
+        "link": None,
+    }
+    mail = made.mail(item({"k": "k\r\nBcc: all"}))
+    assert mail is not None and mail.subject == "s k Bcc: all"
+    assert one_line("\x00a\u00a0 b\u0085") == "a b"
+
+
+@pytest.mark.parametrize(
+    ("start", "link"),
+    [
+        ("javascript:", None),
+        ("\x01 JavaScript:", None),
+        ("data:", None),
+        ("vbscript:", None),
+        ("java\nscript:", "java script:x"),
+        ("https://example.com/javascript:", "https://example.com/javascript:x"),
+    ],
+)
+def test_a_link_leads_to_no_script(start: str, link: str | None) -> None:
+    rendered = renderer(title="x", link="{{ body.u }}").rendered(item({"u": start + "x"}))
+
+    assert rendered is not None and rendered["link"] == link
+
+
+def test_a_mail_has_the_subject_the_text_and_the_html_of_its_language() -> None:
+    entry = {**ENTRY, "email": {"html": "<p>{{ title }} {{ text }} {{ unsubscribe_url }}</p>"},
+             "locales": {"it": {"title": "ecco {{ body.k }}", "email": {"subject": "S {{ title }}"}}}}  # fmt: skip
+    made = renderer(**entry)
+
+    assert made.mail(item({"k": "<kb>", "by": "B"}), "it", "https://u/?a=1&b=2") == Mail(
+        "S ecco <kb>",
+        "ecco <kb>\n\nBy B.\n\napp://<kb>",
+        "<p>ecco &lt;kb&gt; By B. https://u/?a=1&amp;b=2</p>",
+    )
+    plain = renderer(title="x", email={}).mail(item({}))
+    assert plain == Mail("x", "x", None)
+
+
+def test_what_fails_at_send_time_is_told_and_gives_way_to_plain_words() -> None:
+    failures = Failures()
+    bad = "{{ 1 / body.n }}"
+    made = renderer(failures, title=bad, text=bad, link=bad, collapse=bad, email={"subject": bad, "html": bad})
+    shown = item({"n": 0})
+
+    assert made.rendered(shown) == {"title": "User joined", "text": None, "link": None}
+    assert made.mail(shown) == Mail("User joined", "User joined", None)
+    assert made.collapse(shown) is None
+    assert {(category, field) for category, field, _ in failures.told} == {
+        ("user.joined", field) for field in ("title", "text", "link", "subject", "html", "collapse")
+    }
+    assert all("division by zero" in reason for _, _, reason in failures.told)
+
+
+def test_a_title_that_comes_out_empty_gives_way_too() -> None:
+    assert renderer(title="{{ body.k }}").rendered(item({})) == {"title": "User joined", "text": None, "link": None}
+
+
+def test_a_summary_has_a_title_of_its_own_and_only_the_texts_that_speak_of_many() -> None:
+    aggregate = {"window": 1, "at_least": 2, "title": "{{ count }} joined"}
+    one = renderer(**ENTRY, email={"html": "{{ body.k }}"}, aggregate=aggregate)
+    many = renderer(
+        title="x",
+        text="{{ items | map(attribute='body.k') | join(', ') }} and {{ count - 2 }} more",
+        email={"subject": "{{ count }}!"},
+        aggregate={"window": 1, "at_least": 2},
+    )
+
+    assert one.rendered(item(SUMMARY)) == {"title": "7 joined", "text": None, "link": None}
+    assert one.mail(item(SUMMARY)) == Mail("7 joined", "7 joined", None)
+    assert many.rendered(item(SUMMARY)) == {"title": "User joined (7)", "text": "a, b and 5 more", "link": None}
+    mail = many.mail(item(SUMMARY))
+    assert mail is not None and mail.subject == "7!"
+
+
+def test_a_body_that_looks_like_a_summary_is_one_only_where_the_type_aggregates() -> None:
+    rendered = renderer(title="{{ count }} {{ body.summary.count }}").rendered(item(SUMMARY))
+
+    assert rendered is not None and rendered["title"] == "1 7"
+
+
+def test_what_collapses_is_one_line() -> None:
+    assert renderer(collapse="a-{{ body.k }}").collapse(item({"k": "k\nb"})) == "a-k b"
+
+
+def test_every_template_of_a_set_is_tried_where_it_is_written() -> None:
+    bad = "one\n{{ body.x | uper }}"
+    entry = {
+        "title": bad,
+        "text": bad,
+        "link": bad,
+        "collapse": bad,
+        "email": {"subject": bad, "html": bad},
+        "aggregate": {"title": bad},
+        "locales": {"it": {"title": bad, "email": {"html": bad}}},
+    }
+
+    faults = check_templates({"a.b": entry, "c": {"title": "fine"}, "d": 5})
+
+    assert [fault.pointer for fault in faults] == [
+        *("/a.b/title", "/a.b/text", "/a.b/link", "/a.b/collapse", "/a.b/email/subject", "/a.b/email/html"),
+        *("/a.b/aggregate/title", "/a.b/locales/it/title", "/a.b/locales/it/email/html"),
+    ]
+    assert {fault.detail for fault in faults} == {"line 2: There is no filter uper; did you mean upper?"}
+    assert check_templates([]) == check_templates({"a": {"title": 5, "locales": 7}}) == []

@@ -1,0 +1,201 @@
+"""The language of templates: what it can say, what it refuses, and that it always ends."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from gregor.rendering.sandbox import MOST_CHARS, TemplateFault, compile_template
+
+BODY = {"name": "Bob", "n": 10, "tags": ["b", "a"], "who": {"k": "kb"}, "items": [1, 2], "x": None, "yes": True}
+
+
+def rendered(source: str, *, is_html: bool = False, **variables: Any) -> str:
+    template = compile_template(source, is_html=is_html)
+    template.check()
+    return template.render({"body": BODY, "count": 1, "items": [{"id": "a", "body": BODY}], **variables})
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ body.name }} joined", "Bob joined"),
+        ("{{ body.who.k | upper }}", "KB"),
+        ("{{ body['name'] }}{{ body.tags[0] }}{{ body.name[:2] }}", "BobbBo"),
+        ("{{ body.nothing }}{{ body.nothing.at.all }}{{ body.x }}", ""),
+        ("{{ body.nothing | default('you') }}", "you"),
+        ("{{ body.items }} {{ body.yes }}", "[1, 2] true"),
+        ("{{ body.who }}", '{"k": "kb"}'),
+        ("{{ body.n * 2 + 1 }} {{ body.n / 4 }} {{ body.n // 4 }} {{ -body.n % 3 }}", "21 2.5 2 2"),
+        ("{{ (body.n / 3) | round(2) }} {{ (body.n / 3) | round }}", "3.33 3"),
+        ("{{ body.name ~ '!' ~ body.n }}", "Bob!10"),
+        ("{% if body.n > 5 and 'a' in body.tags %}much{% else %}little{% endif %}", "much"),
+        ("{{ 'many' if count > 1 else 'one' }}", "one"),
+        (
+            "{% for tag in body.tags | sort %}{{ loop.index }}{{ tag }}{% if not loop.last %},{% endif %}{% endfor %}",
+            "1a,2b",
+        ),
+        ("{% for key, value in body.who | items %}{{ key }}={{ value }}{% endfor %}", "k=kb"),
+        ("{% for x in body.nothing %}x{% else %}none{% endfor %}", "none"),
+        ("{% for t in body.tags if t != 'a' %}{{ t }}{% endfor %}", "b"),
+        ("{{ items | map(attribute='body.name') | join(', ') }}", "Bob"),
+        ("{{ body.tags | join('-') }} {{ body.items | sum }} {{ body.tags | length }}", "b-a 3 2"),
+        ("{{ body.name | replace('B', 'R') }} {{ body.name | truncate(2, true, '', 0) }}", "Rob Bo"),
+        ("{% set who = body.name | lower %}{{ who }}{{ who }}", "bobbob"),
+        ("{{ body.tags | first }}{{ body.tags | last }}{{ body.tags | max }}", "bab"),
+        ("{{ 1457056447 | date }} {{ 1457056447 | date('%d.%m.%y %') }}{{ body.x | date }}", "2016-03-04 04.03.16 %"),
+        ("{{ 'a b/ü' | urlencode }}", "a%20b/%C3%BC"),
+        ("{{ body.name is defined }}{{ body.n is divisibleby 5 }}", "truetrue"),
+        ("{# a comment #}{% raw %}{{ }}{% endraw %}", "{{ }}"),
+    ],
+)
+def test_a_template_says(source: str, text: str) -> None:
+    assert rendered(source) == text
+
+
+def test_html_escapes_what_it_shows_and_nothing_can_switch_that_off() -> None:
+    body = {"name": "<b>&", "list": ["<i>"]}
+    source = (
+        "<p>{{ body.name }}{{ body.list | join('<br>') }}{{ '<' ~ body.name }}{{ body.name | replace('&', '<') }}</p>"
+    )
+
+    html = compile_template(source, is_html=True).render({"body": body})
+
+    assert html == "<p>&lt;b&gt;&amp;&lt;i&gt;&lt;&lt;b&gt;&amp;&lt;b&gt;&lt;</p>"
+    for source in ("{{ body.name | safe }}", "{% autoescape false %}{{ body.name }}{% endautoescape %}"):
+        with pytest.raises(TemplateFault):
+            compile_template(source, is_html=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "words"),
+    [
+        ("{{ body.x", 1, "Unexpected end of template, expected '}}'."),
+        ("{{ body.x y }}", 1, "Expected token '}}', got 'y'."),
+        ("a\n{% if body.x }", 2, "Unexpected '}'."),
+        ("{% if body.x {{ y }}{% endif %}", 1, "Expected token '%}', got '{'."),
+        ("a\n{% autoescape false %}{{ body.x }}{% endautoescape %}", 2, "Escaping cannot be switched off"),
+        ("one\n{% if %}", 2, "Expected an expression"),
+        ("one\ntwo\n{{ bdy.x }}", 3, "no variable bdy; did you mean body?"),
+        ("{{ body.x | uper }}", 1, "no filter uper; did you mean upper?"),
+        ("{{ body.x | batch }}", 1, "no filter batch; there are abs"),
+        ("{{ body.x is oddd }}", 1, "no test oddd; did you mean odd?"),
+        ("\n{{ body.x.upper() }}", 2, "calls no functions"),
+        ("{{ range(10) }}", 1, "calls no functions"),
+        ("{{ 2 ** 9 }}", 1, "no power"),
+        ("{% include 'x' %}", 1, "not part of this language"),
+        ("{% import 'x' as y %}", 1, "not part of this language"),
+        ("{% macro a() %}{% endmacro %}", 1, "not part of this language"),
+        ("{% block a %}{% endblock %}", 1, "not part of this language"),
+        ("{% set a = [body, body] %}", 1, "constants only"),
+        ("{% set a, b = body %}", 1, "one value"),
+        ("{{ {'a': 1} }}", 1, "no dictionaries"),
+        ("{% for a in body recursive %}{% endfor %}", 1, "recursive"),
+        ("{{ self }}", 1, "no variable self"),
+        ("{{ cycler }}", 1, "no variable cycler"),
+        ("{{ body | attr('x') }}", 1, "no filter attr"),
+        ("{% do x %}", 1, "unknown tag"),
+        ("{{" + "(" * 3_000 + "1" + ")" * 3_000 + "}}", 0, "nested too deep"),
+        ("{{ body" + ".a" * 3_000 + " }}", 1, "over 2000 parts"),
+        ("{{ " + " or ".join(["body.a"] * 3_000) + " }}", 1, "over 2000 parts"),
+    ],
+)
+def test_what_is_not_of_the_language_is_refused_with_its_line(source: str, line: int, words: str) -> None:
+    with pytest.raises(TemplateFault) as refused:
+        compile_template(source)
+
+    assert refused.value.line == line
+    assert words in refused.value.reason
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ 1 // 0 }}", "{{ 'a' * 9 }}", "{{ 'a' + 'b' }}", "{{ '%s' % 1 }}", "{{ 'x' | truncate(-1) }}"]
+)
+def test_what_cannot_be_rendered_is_found_when_it_is_tried_with_its_line(source: str) -> None:
+    template = compile_template("one\n" + source)
+
+    with pytest.raises(TemplateFault) as refused:
+        template.check()
+
+    assert refused.value.line == 2
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__ }}",
+        "{{ body.__class__.__mro__ }}",
+        "{{ body.items.__self__ }}",
+        "{{ body.name.format }}{{ body.tags.append }}{{ body.keys }}",
+        "{{ loop }}",
+        "{% for x in body.tags %}{{ loop._iterator }}{{ loop.cycle }}{% endfor %}",
+        "{{ body['__class__'] }}{{ body.tags['append'] }}",
+        "{{ items | map(attribute='__class__') | join }}",
+        "{{ body.n.real }}",
+    ],
+)
+def test_nothing_of_python_is_reached(source: str) -> None:
+    try:
+        assert rendered(source) == ""
+    except TemplateFault as fault:
+        assert "no variable" in fault.reason
+
+
+MANY = [1] * 5_000
+LARGE = {"l": MANY, "m": list(MANY), "n": list(MANY), "s": "a" * 8_000, "d": [{"a": 1}] * 1_000, "lists": [[1]] * 100}
+DOUBLED = "{% set a = body.s %}" + "{% set a = a ~ a %}" * 30 + "{{ a }}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in body.l %}{% for b in body.l %}{% for c in body.l %}{% endfor %}{% endfor %}{% endfor %}",
+        "{% for a in body.s %}{% for b in body.s %}{{ '' }}{% endfor %}{% endfor %}",
+        "{% for a in body.l %}{% for b in body.l %}{% if body.m == body.n %}{% endif %}{% endfor %}{% endfor %}",
+        "{% for a in body.l %}{% if body | tojson == 'x' %}{% endif %}{% endfor %}",
+        "{% for a in body.l %}{% if body.l | sort | join(',') == '' %}{% endif %}{% endfor %}",
+        "{% for a in body.l %}{{ body.s | replace('a', 'b') | upper | lower | title | trim | first }}{% endfor %}",
+        "{% for a in body.l %}{{ body }}{% endfor %}",
+        "{{ body.s | replace('a', body.s) }}",
+        "{{ body.s | replace('', body.s) }}",
+        "{{ body.l | join(body.s) }}",
+        "{{ body.l | map('replace', '1', body.s) | list | length }}",
+        "{{ body.lists | map(' each', -999999) | map('list') | list }}"
+        "{% for a in body.l %}{% for b in body.l %}{% endfor %}{% endfor %}",
+        DOUBLED,
+        "{% set x = 99999999 %}" + "{% set x = x * x %}" * 20 + "{{ x }}",
+        "{{ body.s | replace('a', '<') | e | string | replace('<', '&&') | replace('&', body.s) }}",
+        "{% for a in body.l %}" + "{{ a }}x" * 20 + "{% endfor %}",
+    ],
+)
+def test_a_template_that_would_run_away_is_stopped_soon(source: str) -> None:
+    template = compile_template(source)
+    began = time.thread_time()
+
+    with pytest.raises(TemplateFault):
+        template.render({"body": LARGE})
+
+    assert time.thread_time() - began < 0.3
+
+
+def test_a_rendering_may_be_as_long_as_the_limit_and_no_longer() -> None:
+    template = compile_template("{% for a in body %}" + "x" * 64 + "{% endfor %}")
+
+    assert len(template.render({"body": [1] * (MOST_CHARS // 64)})) == MOST_CHARS
+    with pytest.raises(TemplateFault, match="characters"):
+        template.render({"body": [1] * (MOST_CHARS // 64 + 1)})
+
+
+def test_the_steps_of_one_rendering_are_not_those_of_the_next() -> None:
+    template = compile_template("{% for a in body %}{{ a }}{% endfor %}")
+
+    assert {len(template.render({"body": [1] * 5_000})) for _ in range(20)} == {5_000}
+
+
+def test_a_template_knows_the_variables_that_it_mentions() -> None:
+    assert compile_template("{% set x = count %}{{ x }}{% for i in items %}{{ i.id }}{% endfor %}").names == {
+        "count",
+        "items",
+    }

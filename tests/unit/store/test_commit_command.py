@@ -1,0 +1,75 @@
+"""The call of a bare commit is put together by hand: it must be, byte for byte, what the general way makes of it."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from gregor.core.messages.model import Commit, Reason, Sender, Timer, TimerKind
+from gregor.redis.connection import pack_script
+from gregor.store.redis import scripts
+from gregor.store.redis.keys import Keys
+from gregor.store.redis.users.commit_command import CommitCalls
+from gregor.store.redis.users.record_codec import GENERAL, WATCHED, commit_arguments, commit_limits
+from tests.support.builders import LIMITS, NOW_US, SEED, creating, dismissing, interval, planned, sweeping
+from tests.support.builders import item as an_item
+from tests.support.builders import message as a_message
+from tests.support.items import creations
+
+OF_ALL = Keys("gregor")
+CALLS = CommitCalls(OF_ALL, LIMITS, allow_oom=True, general=False)
+KEYS = OF_ALL.of_user("alice")
+GROW = scripts.load(*scripts.COMMIT)
+SHRINK = scripts.load(*scripts.COMMIT, flags="allow-oom")
+TIMER = Timer(TimerKind.PUSH, NOW_US + 1)
+
+
+def packed(commit: Commit, names: tuple[str, ...], options: int = 0, script: Any = GROW) -> tuple[Any, bytes]:
+    """The call by the general way."""
+    arguments = commit_arguments(commit, commit_limits(LIMITS), options)
+    return script, pack_script(script.sha, names, arguments)
+
+
+@given(creations(), st.sampled_from(["", "phone", "d" * 128]), st.integers(0, 2_000))
+def test_a_bare_commit_is_packed_as_any_other(creation: Any, device: str, size: int) -> None:
+    body = b'"%b"' % (b"x" * size)  # of all sizes around the one from which an argument's length is not at hand
+    commit = Commit(NOW_US, SEED, Sender(device), (replace(creation, body=body, json=creation.json + body),))
+    is_timed = creation.expires_us is not None or creation.remind_at_us
+    names = KEYS.commit.timed_creation if is_timed else KEYS.commit.creation
+
+    assert CALLS.of("alice", commit) == packed(commit, names)
+
+
+BARE = creating("a")
+FEW, SOME, ALL = KEYS.commit.timed_creation, KEYS.commit.dismissal, KEYS.commit.every
+
+
+@pytest.mark.parametrize(
+    ("commit", "names", "script"),
+    [
+        (replace(BARE, creations=(replace(BARE.creations[0], timers=(TIMER,)),)), FEW, GROW),
+        (creating("a", "b"), ALL, GROW),
+        (planned(a_message({"a": an_item()}, ["x"])), ALL, GROW),
+        (planned(a_message({"a": an_item()}, intervals=[interval("news")])), ALL, GROW),
+        (planned(a_message({"a": an_item()}, message_id="m")), ALL, GROW),
+        (replace(BARE, is_followed=True), KEYS.commit.creation, GROW),
+        (replace(BARE, is_guarded=True), KEYS.commit.creation, GROW),
+        (replace(BARE, is_watched=True), KEYS.commit.creation, GROW),
+        (replace(BARE, reason=Reason.AGGREGATED), KEYS.commit.creation, GROW),
+        (dismissing("a"), SOME, SHRINK),
+        (dismissing("a", "b"), ALL, SHRINK),
+        (dismissing("a", sender=Sender("phone", ("news",))), ALL, SHRINK),
+        (sweeping(interval("news")), ALL, SHRINK),
+    ],
+)
+def test_what_says_more_is_put_in_full(commit: Commit, names: tuple[str, ...], script: Any) -> None:
+    assert CALLS.of("alice", commit) == packed(commit, names, script=script)
+
+
+def test_options_and_watching_are_told() -> None:
+    every = CommitCalls(OF_ALL, LIMITS, allow_oom=True, general=True)
+
+    assert CALLS.of("alice", BARE, is_watched=True) == packed(BARE, KEYS.commit.creation, WATCHED)
+    assert every.of("alice", BARE) == packed(BARE, ALL, GENERAL)

@@ -1,0 +1,49 @@
+"""Replies of commands that were issued together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gregor.redis.client import LinkDown
+from gregor.store.contract.store import Unavailable
+from gregor.store.redis.errors import answers
+
+
+def issued(count: int) -> list[asyncio.Future[Any]]:
+    loop = asyncio.get_running_loop()
+    return [loop.create_future() for _ in range(count)]
+
+
+async def test_they_come_in_the_order_of_their_commands_whatever_ends_first() -> None:
+    first, second = replies = issued(2)
+    waiting = asyncio.create_task(answers(each for each in replies))
+    second.set_result(2)
+    first.set_result(1)
+
+    assert await waiting == [1, 2]
+
+
+async def test_a_failure_is_told_once_all_have_ended() -> None:
+    first, second = replies = issued(2)
+    waiting = asyncio.create_task(answers(replies))
+    first.set_exception(LinkDown("away"))
+    await asyncio.wait([waiting], timeout=0.01)
+    assert not waiting.done()
+
+    second.set_exception(LinkDown("away too"))
+    with pytest.raises(Unavailable, match=r"away$"):
+        await waiting
+
+
+async def test_who_gives_up_is_told_nothing_any_more() -> None:
+    """A reply that fails later, and that nobody waits for, would be an error in the log."""
+    first, second = replies = issued(2)
+    waiting = asyncio.create_task(answers(replies))
+    await asyncio.wait([waiting], timeout=0.01)
+
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert first.cancelled() and second.cancelled()
