@@ -12,13 +12,13 @@ import structlog
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings
 from gregor.core.notify.intents import EMAIL, PUSH_CHANNELS, WEBHOOK
-from gregor.registries.categories import Registry
+from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.store.redis.delivery.queue import open_queue
 from gregor.store.redis.store import open_store
 from gregor.telemetry import Metrics
-from gregor.web.process import Probes, calm_collector, on_stop, run
+from gregor.web.process import ProbeServer, on_stop_signal, run, tune_garbage_collector
 from gregor.web.readiness import Readiness
 
 from .attempt import Trade
@@ -70,7 +70,7 @@ async def serve(settings: Settings) -> None:
 async def _lookers(stack: AsyncExitStack, settings: Settings, store: Store, metrics: Metrics) -> dict[str, Looker]:
     """Who decides for each channel, with what they keep up with."""
     failures, clock = metrics.render_failures, SystemClock(settings.clock_offset_s)
-    registry = Registry(store, failed=lambda field: failures.labels(field).inc())
+    registry = CategoryRegistry(store, failed=lambda field: failures.labels(field).inc())
     await registry.open()
     stack.push_async_callback(registry.close)
     webhooks = WebhookRegistry(store)
@@ -86,10 +86,10 @@ async def _lookers(stack: AsyncExitStack, settings: Settings, store: Store, metr
 async def serve_with(settings: Settings, readiness: Readiness, metrics: Metrics, workers: Sequence[Worker]) -> None:
     """``serve`` with what somebody else closes."""
     await readiness.check()
-    calm_collector()
-    probes = Probes(settings, readiness, metrics, settings.delivery_port)
+    tune_garbage_collector()
+    probes = ProbeServer(settings, readiness, metrics, settings.delivery_port)
     told = asyncio.Event()
-    on_stop(told.set)
+    on_stop_signal(told.set)
     watching = asyncio.create_task(readiness.watch())
     working = [asyncio.create_task(worker.run()) for worker in workers]
     for task in working:

@@ -7,13 +7,13 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from gregor.auth.device_tokens import Tokens
+from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings
 from gregor.redis.client import Link
 from gregor.redis.pubsub import Feed
 from gregor.store.redis.store import open_store
-from gregor.web.process import calm_collector, on_stop, run
+from gregor.web.process import on_stop_signal, run, tune_garbage_collector
 
 from .context import Parts, build
 from .runtime.drain import Drain
@@ -47,7 +47,7 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(feed.close)
         await feed.open()
         clock = SystemClock(settings.clock_offset_s)
-        tokens = Tokens(settings)
+        tokens = TokenVerifier(settings)
         await tokens.load(clock.now_us())
         parts = build(settings, store, feed, tokens, clock)
         stack.push_async_callback(parts.background.close)
@@ -70,7 +70,7 @@ async def serve_with(parts: Parts) -> None:
     drain = Drain(parts, lambda: [*sockets.connections, *streams.connections])
     stopping = _stop_on_signals(drain)
     await parts.readiness.check()
-    calm_collector()
+    tune_garbage_collector()
     parts.background.start(parts.readiness.watch())
     parts.background.start(parts.wheel.run())
     parts.presence.begin()
@@ -98,7 +98,7 @@ def _stop_on_signals(drain: Drain) -> asyncio.Event:
             drain.hurry()
         told.set()
 
-    on_stop(stop)
+    on_stop_signal(stop)
     return told
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from gregor.auth.device_tokens import Tokens
+from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import Clock
 from gregor.config.settings import Settings
 from gregor.core.limits import Limits
 from gregor.net.origins import Origins
 from gregor.redis.pubsub import Subscriptions
-from gregor.registries.categories import Registry
+from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.telemetry import Metrics
@@ -52,7 +52,7 @@ class Parts:
     admission: Admission
     onlookers: Onlookers
     flush_of_all: FlushOfAll
-    registry: Registry
+    registry: CategoryRegistry
     webhooks: WebhookRegistry
 
     def rules(self, *, pings: bool, welcomes: bool, tells_unchanged: bool) -> Rules:
@@ -70,10 +70,10 @@ class Parts:
         )
 
 
-def build(settings: Settings, store: Store, feed: Subscriptions, tokens: Tokens, clock: Clock) -> Parts:
+def build(settings: Settings, store: Store, feed: Subscriptions, tokens: TokenVerifier, clock: Clock) -> Parts:
     """Everything, unconnected and not yet at work."""
     limits, metrics, background, wheel = settings.limits, Metrics(), Background(), Wheel(clock)
-    registry = Registry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
+    registry = CategoryRegistry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
     reads = Reads(store, clock, metrics, background, Words(registry))
     standing = Standing(store, clock, wheel, background)
     flusher = Flusher(clock, metrics)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import structlog
 
-from gregor.auth.device_tokens import Tokens
+from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings
 from gregor.registries.category_files import apply_first
 from gregor.store.contract.store import Store
 from gregor.store.redis.store import open_store
-from gregor.web.process import calm_collector, on_stop, run
-from gregor.web.serving import Server, listen, server_of
+from gregor.web.process import on_stop_signal, run, tune_garbage_collector
+from gregor.web.serving import EmbeddedServer, listen, make_server
 
 from .app import Application, create_app, create_figures
 
@@ -34,7 +34,7 @@ async def serve(settings: Settings) -> None:
         settings.namespace,
         token_life_us=round(settings.token_max_age_s * 1_000_000),
     )
-    calm_collector()
+    tune_garbage_collector()
     try:
         await serve_with(settings, store)
     finally:
@@ -46,14 +46,14 @@ async def serve_with(settings: Settings, store: Store) -> None:
     clock = SystemClock(settings.clock_offset_s)
     if settings.categories is not None:
         await apply_first(store.categories, Path(settings.categories), clock.now_us())
-    tokens = Tokens(settings)
+    tokens = TokenVerifier(settings)
     await tokens.load(clock.now_us())
     app = create_app(settings, store, clock, tokens)
-    servers = [server_of(app, settings.host, settings.ingest_port, settings.drain_seconds)]
+    servers = [make_server(app, settings.host, settings.ingest_port, settings.drain_seconds)]
     if settings.admin_port is not None:
         figures = create_figures(app)
         servers.append(
-            server_of(figures, settings.host, settings.admin_port, settings.drain_seconds, has_lifespan=False)
+            make_server(figures, settings.host, settings.admin_port, settings.drain_seconds, has_lifespan=False)
         )
     sockets = [listen(settings.host, server.config.port) for server in servers]
     _stop_on_signals(app, servers)
@@ -65,7 +65,7 @@ async def serve_with(settings: Settings, store: Store) -> None:
     log.info("Stopped.")
 
 
-def _stop_on_signals(app: Application, servers: list[Server]) -> None:
+def _stop_on_signals(app: Application, servers: list[EmbeddedServer]) -> None:
     def stop() -> None:
         if app.state.parts.readiness.draining:
             # Told twice: whoever waits is not willing to wait longer.
@@ -76,7 +76,7 @@ def _stop_on_signals(app: Application, servers: list[Server]) -> None:
         for server in servers:
             server.should_exit = True
 
-    on_stop(stop)
+    on_stop_signal(stop)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gregor.auth.device_tokens import Tokens
+from gregor.auth.device_tokens import TokenVerifier
 from gregor.auth.unsubscribe_links import PATH
 from gregor.auth.vapid import public_key_of
 from gregor.clock import Clock
@@ -22,11 +22,11 @@ from gregor.config.settings import Settings
 from gregor.core.errors import Problem
 from gregor.net.origins import Origins
 from gregor.redis.pubsub import Subscriptions
-from gregor.registries.categories import Registry
+from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.telemetry import Metrics
-from gregor.web.middleware import Front, methods_at
+from gregor.web.middleware import HttpMiddleware, methods_at
 from gregor.web.readiness import Readiness
 
 from .auth import Gate, Own, row_of
@@ -49,7 +49,7 @@ class Application(FastAPI):
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **options)
         self.state.parts = parts
         origins = Origins(parts.settings.origins)
-        self._front = Front(self._dispatch, origins, parts.metrics, self.methods_at, anywhere=PATH)
+        self._front = HttpMiddleware(self._dispatch, origins, parts.metrics, self.methods_at, anywhere=PATH)
         self._ordinary: ASGIApp = super().__call__
         self._document: dict[str, Any] | None = None
         self.hot: tuple[Route, ...] = ()
@@ -81,13 +81,13 @@ class Application(FastAPI):
 
 
 def create_app(
-    settings: Settings, store: Store, clock: Clock, tokens: Tokens, feed: Subscriptions | None = None
+    settings: Settings, store: Store, clock: Clock, tokens: TokenVerifier, feed: Subscriptions | None = None
 ) -> Application:
     """The application of one process. Nothing connects before it is started. ValueError: a file cannot be used."""
     metrics = Metrics()
     limits = settings.limits
     gate = Gate(store, tokens, clock, limits)
-    registry = Registry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
+    registry = CategoryRegistry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
     key = None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file)
     readiness, hooks = Readiness(store, metrics, feed), WebhookRegistry(store, feed)
     parts = Parts(settings, limits, store, clock, gate, metrics, readiness, registry, hooks, key)

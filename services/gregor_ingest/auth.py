@@ -13,7 +13,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Final
 
-from gregor.auth.device_tokens import Caller, Tokens
+from gregor.auth.device_tokens import Caller, TokenVerifier
 from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND, Prefixes, is_name
@@ -191,7 +191,7 @@ def _role(device: str, cats: Prefixes) -> tuple[Sender, View]:
 class Gate:
     """Turns the header ``Authorization`` into an actor, and holds the table and the rates."""
 
-    def __init__(self, store: Store, tokens: Tokens, clock: Clock, limits: Limits) -> None:
+    def __init__(self, store: Store, tokens: TokenVerifier, clock: Clock, limits: Limits) -> None:
         self._store = store
         self._tokens = tokens
         self._clock = clock

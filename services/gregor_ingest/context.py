@@ -11,7 +11,7 @@ from gregor.config.settings import Settings
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Receipt
-from gregor.registries.categories import Registry
+from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.telemetry import Metrics
@@ -31,7 +31,7 @@ class Parts:
     gate: Gate
     metrics: Metrics
     readiness: Readiness
-    registry: Registry
+    registry: CategoryRegistry
     webhooks: WebhookRegistry
     webpush_key: str | None = None
     """The public key of Web Push, as browsers take it; ``None`` where it is not set up."""

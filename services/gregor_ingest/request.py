@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from gregor.core.errors import Problem
 from gregor.core.json_text import decode_json
-from gregor.web.request import JSON, headers_of, media_type, message_too_large, whole
+from gregor.web.request import JSON, headers_of, media_type, message_too_large, read_body
 
 from .context import Parts
 from .problems import of_document
@@ -44,7 +44,7 @@ async def read_json(request: Request, parts: Parts, *allowed: str, empty: Any = 
     headers = headers_of(request.scope)
     media_type(headers, *(allowed or (JSON,)))
     most = most or parts.limits.message_bytes
-    raw = await whole(headers, request.receive, most, lambda: message_too_large(most))
+    raw = await read_body(headers, request.receive, most, lambda: message_too_large(most))
     return empty if not raw and empty is not None else decode_json(raw, parts.limits)
 
 

@@ -11,12 +11,12 @@ import structlog
 
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings
-from gregor.registries.categories import Registry
+from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.store.redis.store import open_store
 from gregor.telemetry import Metrics
-from gregor.web.process import Probes, on_stop, run
+from gregor.web.process import ProbeServer, on_stop_signal, run
 from gregor.web.readiness import Readiness
 
 from .aggregators import installed
@@ -45,7 +45,7 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(store.close)
         metrics = Metrics()
         failures = metrics.render_failures
-        registry = Registry(store, failed=lambda field: failures.labels(field).inc())
+        registry = CategoryRegistry(store, failed=lambda field: failures.labels(field).inc())
         await registry.open()
         stack.push_async_callback(registry.close)
         clock, figures = SystemClock(settings.clock_offset_s), Figures(metrics.registry)
@@ -68,9 +68,9 @@ async def serve_with(settings: Settings, store: Store, metrics: Metrics, drain: 
     """``serve`` with what somebody else closes."""
     readiness = Readiness(store, metrics)
     await readiness.check()
-    probes = Probes(settings, readiness, metrics, settings.scheduler_port)
+    probes = ProbeServer(settings, readiness, metrics, settings.scheduler_port)
     told = asyncio.Event()
-    on_stop(told.set)
+    on_stop_signal(told.set)
     working = [asyncio.create_task(host.run()), asyncio.create_task(readiness.watch())]
     probes.start()
     log.info("Ready.", probes=settings.scheduler_port)

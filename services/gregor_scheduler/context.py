@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gregor.clock import Clock
 from gregor.core.limits import Limits
-from gregor.registries.categories import Registry
+from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 
@@ -24,7 +24,7 @@ class Parts:
     handover: HandOver
     clock: Clock
     limits: Limits
-    registry: Registry
+    registry: CategoryRegistry
     webhooks: WebhookRegistry
     figures: Figures
     aggregators: Aggregators

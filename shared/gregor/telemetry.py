@@ -79,7 +79,7 @@ def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mu
     return event
 
 
-def set_up_logging(service: str, level: str = "info", form: Literal["json", "console"] = "json") -> None:
+def configure_logging(service: str, level: str = "info", form: Literal["json", "console"] = "json") -> None:
     """Send structlog and the standard library's log to stderr, one line an event; call once, at the start."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import httpx
 
-from gregor.auth.device_tokens import Tokens, mint
+from gregor.auth.device_tokens import TokenVerifier, mint
 from gregor.clock import ManualClock
 from gregor.config.settings import Settings
 from gregor.reference.store import MemoryStore
@@ -29,7 +29,7 @@ class Api:
         self.settings = Settings(token_secret=SECRET, **settings)
         self.clock = ManualClock(NOW_S * 1_000_000)
         self.store: Store = store or MemoryStore(self.settings.limits)
-        self.app: Application = create_app(self.settings, self.store, self.clock, Tokens(self.settings))
+        self.app: Application = create_app(self.settings, self.store, self.clock, TokenVerifier(self.settings))
         self.app.state.parts.webhooks.check_s = 0.0  # there is no other process that is to find a new webhook
         self.key = ""
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)

@@ -16,7 +16,7 @@ from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
 from gregor.core.notify.contact import Contact
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
-from gregor.registries.categories import Registry
+from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Registration, Unavailable
 from gregor.store.redis.store import RedisStore
 from tests.support.wait import wait_until
@@ -54,7 +54,7 @@ class Person:
 async def apply_types(store: RedisStore) -> Entries:
     """Make the types hold; what a process that follows them needs to make commits."""
     await store.categories.apply(TYPES, time.time_ns() // 1_000)
-    registry = Registry(store)
+    registry = CategoryRegistry(store)
     await registry.refresh()
     return registry.current
 

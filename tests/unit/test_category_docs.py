@@ -12,7 +12,7 @@ from gregor.core.categories.fields import ENTRY
 from gregor.core.json_text import canonical
 from gregor.registries.category_files import read_checked, read_file
 from gregor.rendering.filters import FILTERS
-from gregor.rendering.renderer import Renderer, Shown
+from gregor.rendering.renderer import Renderer, TemplateItem
 from gregor.rendering.sandbox import VARIABLES
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "categories.toml"
@@ -27,7 +27,7 @@ def test_the_newcomer_s_entry_has_ten_lines_and_holds_as_it_stands() -> None:
     assert len([line for line in EXAMPLE.splitlines() if line]) == 10
     assert policy.push is not None and policy.email is not None and policy.remind_after_us
     body = {"number": "7", "amount": "€ 20", "to": "Bob"}
-    assert Renderer(entries).rendered(Shown("aa", "invoice.due", body, 5), "it-IT") == {
+    assert Renderer(entries).rendered(TemplateItem("aa", "invoice.due", body, 5), "it-IT") == {
         "title": "La fattura 7 è in scadenza",
         "text": "€ 20 to Bob.",
         "link": "app://invoices/7",
@@ -51,7 +51,7 @@ def test_the_example_set_has_words_for_each_notification_of_the_design(
     entries = read_checked(read_file(EXAMPLES))
     schema = entries.resolve(category).body_schema
 
-    words = Renderer(entries).rendered(Shown("aa", category, body, 5))
+    words = Renderer(entries).rendered(TemplateItem("aa", category, body, 5))
 
     assert category in entries.named and words is not None and words["title"] == title
     assert schema is None or schema.faults(canonical(body), "/body") == []

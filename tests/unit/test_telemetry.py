@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 import gregor_delivery.metrics
 import gregor_scheduler.metrics
-from gregor.telemetry import Metrics, redact, request_id, set_up_logging
+from gregor.telemetry import Metrics, configure_logging, redact, request_id
 
 DOCS = Path(__file__).parents[2] / "docs"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2ln"
@@ -26,7 +26,7 @@ def log() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     with redirect_stderr(io.StringIO()) as written:
-        set_up_logging("ingest")
+        configure_logging("ingest")
         yield written
     root.handlers[:] = handlers
     root.setLevel(level)

@@ -14,7 +14,7 @@ import httpcore
 
 from gregor.clock import Clock
 from gregor.core.notify.webhook_signature import LOOPBACK, signed_headers, url_fault
-from gregor.net.ssrf_guard import AddressNotPublic, GuardedBackend, trouble_of
+from gregor.net.ssrf_guard import AddressNotPublic, GuardedBackend, connect_failure
 
 from .contract import Call
 from .http_pool import Exchange, HttpPool
@@ -77,7 +77,7 @@ class WebhookChannel:
         except TimeoutError:
             detail = "no answer before the deadline"
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            detail = f"not reached: {trouble_of(error)}"
+            detail = f"not reached: {connect_failure(error)}"
         if exchange.status is None:
             return Retry(None, None, detail)
         return self._verdict(exchange.status, exchange.retry_after)

@@ -22,8 +22,8 @@ from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, quiet_
 from gregor.core.notify.escalation import USER, Around, Occasion
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
 from gregor.core.notify.ledger import Delivery, State
-from gregor.registries.categories import Registry
-from gregor.rendering.renderer import Shown
+from gregor.registries.categories import CategoryRegistry
+from gregor.rendering.renderer import TemplateItem
 from gregor.store.audience import around
 from gregor.store.contract.store import Store
 from gregor_delivery.channels.contract import Mail
@@ -57,7 +57,7 @@ class _Scene:
 class MailLooker:
     """`look.Looker` of mail. `links`: how unsubscribe links are made. `host`: what Message-IDs end with."""
 
-    def __init__(self, store: Store, registry: Registry, links: UnsubscribeLinks | None, host: str) -> None:
+    def __init__(self, store: Store, registry: CategoryRegistry, links: UnsubscribeLinks | None, host: str) -> None:
         self._store = store
         self._registry = registry
         self._links = links
@@ -172,7 +172,7 @@ class MailLooker:
         items = [scene.items[item_id][0] for item_id in dict.fromkeys(each.item for each in (intent, *others))]
         items.sort(key=lambda item: (item.created_us, item.seq), reverse=True)
         link = "" if self._links is None else self._links.link(scene.uid, (item.category for item in items))
-        shown = [Shown.of_json(item.id, item.json, scene.uid) for item in items]
+        shown = [TemplateItem.of_json(item.id, item.json, scene.uid) for item in items]
         written = write(shown, self._registry.renderer, scene.contact.locale, link)
         return Mail(
             to=scene.contact.email or "",

@@ -10,8 +10,8 @@ from html import escape
 from importlib.resources import files
 from typing import Final
 
-from gregor.rendering.renderer import Renderer, Shown
-from gregor.rendering.translations import Words, direction_of, words_for
+from gregor.rendering.renderer import Renderer, TemplateItem
+from gregor.rendering.translations import Translation, direction_of, translation_for
 
 LONGEST_LISTED: Final = 1_000
 """Characters of the text of an item that is one of several; the rest is where its link leads."""
@@ -28,9 +28,9 @@ class Written:
     html: str
 
 
-def write(items: Sequence[Shown], renderer: Renderer, locale: str | None, unsubscribe_url: str) -> Written:
+def write(items: Sequence[TemplateItem], renderer: Renderer, locale: str | None, unsubscribe_url: str) -> Written:
     """One mail for these items, the first of them first. `unsubscribe_url`: "" where there is no such link."""
-    foot = words_for(locale)
+    foot = translation_for(locale)
     said = [renderer.rendered(item, locale) or {} for item in items]
     first = said[0].get("title") or ""
     if len(items) == 1:
@@ -47,7 +47,7 @@ def write(items: Sequence[Shown], renderer: Renderer, locale: str | None, unsubs
 
 
 def _together(
-    items: Sequence[Shown], renderer: Renderer, locale: str | None, unsubscribe_url: str, plain: str
+    items: Sequence[TemplateItem], renderer: Renderer, locale: str | None, unsubscribe_url: str, plain: str
 ) -> tuple[str, str | None]:
     """Subject and HTML of several items: of one category's own templates, where they speak of many."""
     if len({item.category for item in items}) > 1:
@@ -85,7 +85,7 @@ def _page(
     subject: str,
     first: Mapping[str, str | None],
     locale: str | None,
-    foot: Words,
+    foot: Translation,
     unsubscribe_url: str,
 ) -> str:
     """The content in its frame; a template that is a whole document stays as it is. Each says how to end it."""

@@ -13,8 +13,8 @@ from gregor.core.notify import escalation
 from gregor.core.notify.contact import QUIET_HOURS, quiet_until, wants
 from gregor.core.notify.escalation import Around, Occasion, Recipient
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.registries.categories import Registry
-from gregor.rendering.renderer import Shown
+from gregor.registries.categories import CategoryRegistry
+from gregor.rendering.renderer import TemplateItem
 from gregor.store.contract.push_context import Scene
 from gregor.store.contract.store import Registration, Store
 from gregor_delivery.channels.contract import Push
@@ -30,7 +30,7 @@ COLLAPSE_BYTES: Final = 18
 class PushLooker:
     """``look.Looker`` of pushes: the item as the device has it, acknowledgements, presence, registration."""
 
-    def __init__(self, store: Store, registry: Registry) -> None:
+    def __init__(self, store: Store, registry: CategoryRegistry) -> None:
         self._store = store
         self._registry = registry
 
@@ -95,7 +95,7 @@ class PushLooker:
     def _push(self, intent: Intent, item: StoredItem, scene: Scene) -> Push:
         entries, renderer = self._registry.current, self._registry.renderer
         policy = entries.resolve(item.category)
-        shown = Shown.of_json(item.id, item.json, intent.uid)
+        shown = TemplateItem.of_json(item.id, item.json, intent.uid)
         words = renderer.rendered(shown, scene.registration.locale or scene.contact.locale) or {}
         registered = scene.registration.push or {}
         badge = entries.badge(scene.counts)

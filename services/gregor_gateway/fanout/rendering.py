@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gregor.core.items.announcement import Announcement
 from gregor.core.items.sync import Answer, Delta, Full, View
-from gregor.registries.categories import Registry
+from gregor.registries.categories import CategoryRegistry
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Words:
     """What the categories of this process say of items."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: CategoryRegistry) -> None:
         self._registry = registry
 
     async def of_sync(self, answer: Answer, locale: str | None, uid: str) -> bytes:
@@ -23,20 +23,22 @@ class Words:
         if locale is None:
             return b"{}"
         items = answer.items if isinstance(answer, Full) else answer.create if isinstance(answer, Delta) else ()
-        return await self._registry.renderer.spliced_slowly([(item.id, item.json) for item in items], locale, uid)
+        return await self._registry.renderer.render_json_in_slices(
+            [(item.id, item.json) for item in items], locale, uid
+        )
 
     def beside(self, frame: bytes, announcement: Announcement, view: View, locale: str, uid: str) -> bytes:
         """The live frame of ``view``, with the words of the items that it creates."""
         entered = [each for each in announcement.entries if each.packed is not None and each.concerns(view)]
         items = [(each.id, each.json or b"") for each in entered]
-        words = self._registry.renderer.spliced(items, locale, uid) if items else b"{}"
+        words = self._registry.renderer.render_json(items, locale, uid) if items else b"{}"
         return frame if words == b"{}" else b'%s,"rendered":%s}' % (frame[:-1], words)
 
 
 class Recount:
     """Tells the connections when other items count in the badge."""
 
-    def __init__(self, registry: Registry, hub: Hub) -> None:
+    def __init__(self, registry: CategoryRegistry, hub: Hub) -> None:
         self._registry = registry
         self._hub = hub
         self._told = registry.current.uncounted

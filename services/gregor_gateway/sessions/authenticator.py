@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gregor.auth.device_tokens import Caller, TokenExpired, Tokens
+from gregor.auth.device_tokens import Caller, TokenExpired, TokenVerifier
 from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, normal_prefixes
@@ -44,7 +44,7 @@ class Admitted:
 class Admission:
     """Checks tokens and tickets against the keys and the store."""
 
-    def __init__(self, store: Store, tokens: Tokens, clock: Clock) -> None:
+    def __init__(self, store: Store, tokens: TokenVerifier, clock: Clock) -> None:
         self._store = store
         self._tokens = tokens
         self._clock = clock

@@ -18,7 +18,7 @@ from gregor.core.messages.model import External, Flush, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
 from gregor.core.rate_limit import messages_bucket
-from gregor.registries.categories import Registry
+from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Store
 from gregor.telemetry import Metrics
 
@@ -34,7 +34,9 @@ class Committed:
 class Inbox:
     """Where all transports bring messages of devices."""
 
-    def __init__(self, store: Store, clock: Clock, limits: Limits, metrics: Metrics, registry: Registry) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, limits: Limits, metrics: Metrics, registry: CategoryRegistry
+    ) -> None:
         self._store = store
         self._clock = clock
         self._limits = limits

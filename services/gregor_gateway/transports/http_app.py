@@ -12,8 +12,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gregor.core.errors import Problem
-from gregor.web.middleware import Front, methods_at
-from gregor.web.serving import server_of
+from gregor.web.middleware import HttpMiddleware, methods_at
+from gregor.web.serving import make_server
 from gregor_gateway.connection.connection import Connection
 from gregor_gateway.context import Parts
 
@@ -34,7 +34,7 @@ class Application(FastAPI):
     def __init__(self, streaming: Streaming) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
         parts = streaming.parts
-        self._front = Front(self._ordinary, parts.origins, parts.metrics, self.methods_at, has_cookies=True)
+        self._front = HttpMiddleware(self._ordinary, parts.origins, parts.metrics, self.methods_at, has_cookies=True)
         self.state.parts = parts
         self.router.routes[:] = [
             Route("/v1/stream", Stream(streaming), methods=["GET"]),
@@ -64,7 +64,7 @@ class StreamServer:
         self._streaming = Streaming(parts)
         self.app = Application(self._streaming)
         settings = parts.settings
-        self._server = server_of(self.app, settings.host, settings.stream_port, DRAIN_S, has_lifespan=False)
+        self._server = make_server(self.app, settings.host, settings.stream_port, DRAIN_S, has_lifespan=False)
 
     @property
     def connections(self) -> set[Connection]:

@@ -20,7 +20,7 @@ from gregor.core.ids import is_name
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
 from gregor.store.contract.store import Session, Unavailable
-from gregor.web.request import JSON, media_type, whole
+from gregor.web.request import JSON, media_type, read_body
 from gregor_gateway.connection.tasks import problem_of
 from gregor_gateway.fanout.subscriber import Member
 from gregor_gateway.protocol.client_frames import (
@@ -71,7 +71,7 @@ class PostFrames:
             raise Problem("invalid_id", "The query parameter session is no name.")
         headers: Mapping[bytes, bytes] = scope["gregor.headers"]
         media_type(headers, JSON)
-        raw = await whole(headers, receive, MOST_BYTES, _too_large)
+        raw = await read_body(headers, receive, MOST_BYTES, _too_large)
         document = decode_json(raw, self._parts.limits)
         frames = document if isinstance(document, list) else [document]
         if len(frames) > MOST_FRAMES:

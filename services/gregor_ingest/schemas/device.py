@@ -123,6 +123,6 @@ def merged(target: Any, patch: Any) -> Any:
 
 def check_endpoint(endpoint: str, hosts: Sequence[str]) -> None:
     """Raises ``push_endpoint_not_allowed`` but for https of a place in the list (``outbound.AllowedHosts``)."""
-    if AllowedHosts(hosts).place_of(endpoint) is None:
+    if AllowedHosts(hosts).destination_of(endpoint) is None:
         detail = "A Web Push endpoint is https, on port 443, of a host in the setting WEBPUSH_HOSTS."
         raise at("push_endpoint_not_allowed", "/push/token/endpoint", detail)

@@ -15,7 +15,7 @@ from gregor.core.ids import Prefixes, normal_prefixes
 from gregor.core.notify.webhook_events import EventType, Webhook
 from gregor.core.notify.webhook_signature import LOOPBACK, MOST_URL, url_fault
 from gregor.core.times import seconds
-from gregor.net.ssrf_guard import leads_inside
+from gregor.net.ssrf_guard import is_private_url
 
 from .requests import Document, OneOrMore
 
@@ -74,7 +74,7 @@ def check_url(url: str, *, is_loopback_allowed: bool) -> None:
     if fault is not None:
         raise at("invalid", "/url", fault)
     is_this_machine = urlsplit(url).hostname in LOOPBACK
-    if leads_inside(url) and not (is_this_machine and is_loopback_allowed):
+    if is_private_url(url) and not (is_this_machine and is_loopback_allowed):
         raise at("invalid", "/url", "A webhook's URL leads to a public address.")
 
 

@@ -90,7 +90,7 @@ def _jws() -> PyJWS:
 _JWS: Final = _jws()
 
 
-class Tokens:
+class TokenVerifier:
     """Checks device tokens against the keys of the settings; keeps the keys of TOKEN_JWKS fresh."""
 
     def __init__(self, settings: Settings, read: Callable[[str], Awaitable[bytes]] | None = None) -> None:
@@ -101,7 +101,7 @@ class Tokens:
         self._aud = settings.token_aud
         self._iss = settings.token_iss
         self._max_age_us = round(settings.token_max_age_s * 1_000_000)
-        self._read = read or read_keys
+        self._read = read or fetch_jwks
         self._keys: Mapping[str, _Key] = {}
         self._read_at_us: int | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -136,7 +136,7 @@ class Tokens:
             return
         self._read_at_us = now_us
         try:
-            keys = parse_keys(await self._read(self._jwks))
+            keys = parse_jwks(await self._read(self._jwks))
         except (OSError, httpx.HTTPError, ValueError) as error:
             log.warning("The keys of TOKEN_JWKS cannot be read.", reason=type(error).__name__, detail=str(error)[:200])
             return
@@ -210,7 +210,7 @@ class Tokens:
             raise _refused("The token's iss is not the one expected.")
 
 
-async def read_keys(place: str) -> bytes:
+async def fetch_jwks(place: str) -> bytes:
     """The bytes of a JWKS: of an https URL (5 s, no redirect, 1 MiB at most), or of a file."""
     if not place.startswith("https://"):
         return await asyncio.to_thread(Path(place).read_bytes)
@@ -224,7 +224,7 @@ async def read_keys(place: str) -> bytes:
         return read
 
 
-def parse_keys(raw: bytes) -> dict[str, _Key]:
+def parse_jwks(raw: bytes) -> dict[str, _Key]:
     """``kid`` -> key of a JWKS (RFC 7517). Keys that cannot be used here are left out; ``ValueError`` for no JWKS.
 
     A key without ``alg`` is for the one algorithm of its kind that there is; of a repeated ``kid`` the first counts.

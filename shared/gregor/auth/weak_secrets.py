@@ -13,7 +13,7 @@ LEAST_BYTES: Final = 32
 """As many as what HS256 makes of it (RFC 7518 §3.2): one token shows whether a guess of its secret is right."""
 LEAST_CHARACTERS: Final = 8
 """Different ones: 32 random bytes, however they are written, always have more."""
-MEND: Final = "take 32 random bytes: openssl rand -base64 32"
+FIX: Final = "take 32 random bytes: openssl rand -base64 32"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gregor.auth.weak_secrets import MEND, weak_secrets
+from gregor.auth.weak_secrets import FIX, weak_secrets
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings, load_settings
 from gregor.dev.embedded_redis import end_with_parent
@@ -79,7 +79,7 @@ def secrets_finding(settings: Settings) -> Finding:
     weak = weak_secrets(settings)
     if not weak:
         return Finding("secrets", "ok", "none is weak" if settings.token_secret is not None else "none is set")
-    return Finding("secrets", "warn", "; ".join(f"{each.variable} {each.why}" for each in weak), MEND)
+    return Finding("secrets", "warn", "; ".join(f"{each.variable} {each.why}" for each in weak), FIX)
 
 
 async def _examine_redis(settings: Settings) -> list[Finding]:

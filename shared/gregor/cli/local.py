@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gregor.config.settings import Settings, masked
+from gregor.config.settings import Settings, mask_password
 from gregor.store.contract.store import Store, Unavailable
 from gregor.store.redis.store import open_store
 
@@ -15,7 +15,7 @@ SCOPES = ("ingest", "read", "devices", "deliveries", "categories", "admin")
 
 def no_redis(settings: Settings, error: Exception) -> Failure:
     """What to say where the Redis of these settings cannot be used."""
-    where = f"Redis cannot be used at {masked(settings.redis_url)}: {error}"
+    where = f"Redis cannot be used at {mask_password(settings.redis_url)}: {error}"
     return Failure(f"{where}; GREGOR_REDIS_URL, or the option --redis of dev and doctor, says where it is")
 
 

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gregor.clock import Clock, SystemClock
-from gregor.net.os_errors import reason_of
+from gregor.net.os_errors import os_error_text
 
 from .changes import Change, Item, MessageRefused, Stopped, Synced
 from .connection import Closed, Connection
@@ -225,7 +225,7 @@ class Device:
             try:
                 closed, wait_s = await self._connect(self._urls[attempt % len(self._urls)])
             except OSError as error:
-                closed = Closed(1006, reason_of(error))
+                closed = Closed(1006, os_error_text(error))
             finally:
                 self._hang_up()
             if is_final(closed.code) or (closed.code == 4004 and isinstance(self._token, str)):

@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from gregor.core.limits import Limits
 
-from .values import HostEntries, OriginEntries, Rates, instead_of
+from .values import HostEntries, OriginEntries, Rates, fix_for
 
 PREFIX = "GREGOR_"
 NOT_SETTINGS = frozenset({"GREGOR_CONFIG", "GREGOR_URL", "GREGOR_KEY"})
@@ -304,12 +304,12 @@ def _to_us(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
-def variable_of(field: str) -> str:
+def variable_name(field: str) -> str:
     """The variable of a field: `retention_s` → `GREGOR_RETENTION`."""
     return PREFIX + field.removesuffix("_s").upper()
 
 
-VARIABLES: Mapping[str, str] = {variable_of(field): field for field in Settings.model_fields}
+VARIABLES: Mapping[str, str] = {variable_name(field): field for field in Settings.model_fields}
 """Every variable, and the field that it fills."""
 
 
@@ -362,10 +362,10 @@ def _bad_values(error: ValidationError, given: Mapping[str, Any]) -> Iterator[st
     for problem in error.errors(include_url=False):
         field = str(problem["loc"][0])
         shown = "" if field in SENSITIVE else f"{str(given[field])!r} is refused: "
-        yield f"{variable_of(field)}: {shown}{instead_of(problem)}"
+        yield f"{variable_name(field)}: {shown}{fix_for(problem)}"
 
 
-def masked(url: str) -> str:
+def mask_password(url: str) -> str:
     """A Redis URL that may be shown: without its password."""
     return re.sub(r"(?<=://)([^:@/]*):[^@]*@", r"\1:…@", url)
 

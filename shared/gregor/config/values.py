@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from gregor.core.notify.intents import CHANNELS
-from gregor.net.origins import is_entry
+from gregor.net.origins import is_origin_entry
 
 
 def _names(value: object) -> object:
@@ -22,7 +22,7 @@ def _origins(value: object) -> object:
     """As `_names`; an entry that no page can ever match is refused: it is a typing error."""
     entries = _names(value)
     for entry in entries if isinstance(entries, list | tuple) else ():
-        if not is_entry(str(entry)):
+        if not is_origin_entry(str(entry)):
             raise ValueError("an origin is https://app.example, with a port or :* where it needs one, and no path")
     return entries
 
@@ -77,7 +77,7 @@ _INSTEAD: Mapping[str, str] = {
 """What to write, by kind of problem as pydantic names them, with what it knows of the bound."""
 
 
-def instead_of(problem: Mapping[str, Any]) -> str:
+def fix_for(problem: Mapping[str, Any]) -> str:
     """The mend of a value that pydantic refuses; where one of our own functions refused it, what that said."""
     words = _INSTEAD.get(problem["type"])
     if words is not None:

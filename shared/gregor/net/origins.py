@@ -31,7 +31,7 @@ class Origins:
         return bool(host) and full == _with_port(f"{scheme}://{host.lower()}")
 
 
-def is_entry(text: str) -> bool:
+def is_origin_entry(text: str) -> bool:
     """Whether an entry may ever match a page."""
     return bool(_with_port(text.rstrip("/").removesuffix(":*").lower()))
 

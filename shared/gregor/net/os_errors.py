@@ -7,7 +7,7 @@ import socket
 import ssl
 
 
-def reason_of(error: OSError) -> str:
+def os_error_text(error: OSError) -> str:
     """`Connection refused` of ``[Errno 111] Connect call failed ('127.0.0.1', 8701)``: who tells it names the place.
 
     The numbers of TLS and of the resolver are none of the system's: these errors keep their own words.

@@ -39,7 +39,7 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
 
 
-def leads_inside(url: str) -> bool:
+def is_private_url(url: str) -> bool:
     """Whether the host of a URL is an address, or the name, of what is not public; a name is judged when called."""
     host = (urlsplit(url).hostname or "").rstrip(".")
     address = _address_of(host)
@@ -48,7 +48,7 @@ def leads_inside(url: str) -> bool:
     return host == "localhost" or host.endswith(".localhost")
 
 
-def trouble_of(error: BaseException) -> str:
+def connect_failure(error: BaseException) -> str:
     """Why a place was not reached, in a few words for whoever has to mend it; its address is not among them."""
     cause: BaseException | None = error
     while cause is not None:
@@ -59,7 +59,7 @@ def trouble_of(error: BaseException) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Destination:
     """Host and port of a URL. `is_private_allowed`: the operator listed this very place, with its port."""
 
     host: str
@@ -77,7 +77,7 @@ class AllowedHosts:
     def __init__(self, entries: Iterable[str]) -> None:
         self._entries = frozenset(entry.lower() for entry in entries)
 
-    def place_of(self, url: str) -> Place | None:
+    def destination_of(self, url: str) -> Destination | None:
         """Where `url` leads, None where that is not allowed."""
         if any(ord(letter) <= 32 or ord(letter) >= 127 for letter in url):
             return None
@@ -89,12 +89,12 @@ class AllowedHosts:
         if parts.scheme != "https" or not host or parts.username is not None or parts.password is not None:
             return None
         if f"{host}:{port}" in self._entries:
-            return Place(host, port, is_private_allowed=True)
+            return Destination(host, port, is_private_allowed=True)
         if port != 443 or _address_of(host) is not None or not self._is_listed(host):
             return None
-        return Place(host, port)
+        return Destination(host, port)
 
-    def private_places(self) -> frozenset[tuple[str, int]]:
+    def private_destinations(self) -> frozenset[tuple[str, int]]:
         """Entries with a port, as (host, port): what `GuardedBackend` lets through unjudged."""
         pairs = (entry.rpartition(":") for entry in self._entries if ":" in entry)
         return frozenset((host, int(port)) for host, _, port in pairs if port.isdigit())

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from gregor.net.os_errors import reason_of
+from gregor.net.os_errors import os_error_text
 
 from .connection import Backoff, Command, LinkDown, LinkRefused, Peer, ReplyError, Wire
 from .url import Address
@@ -67,7 +67,7 @@ def _named(address: Address, error: OSError, timeout_s: float) -> LinkDown:
         case TimeoutError():
             return LinkDown(f"{address} did not answer within {timeout_s:g} s")
         case _:
-            return LinkDown(f"cannot connect to {address}: {reason_of(error)}")
+            return LinkDown(f"cannot connect to {address}: {os_error_text(error)}")
 
 
 async def _introduce(wire: Wire, address: Address, client_name: str) -> None:

@@ -18,7 +18,7 @@ from gregor.rendering.renderer import Renderer
 from gregor.store.contract.store import Categories, CategorySet, Contended
 
 from .category_files import apply_first
-from .versioned_cache import CHECK_S, Follower
+from .versioned_cache import CHECK_S, VersionedCache
 
 _log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ class _Store(Protocol):
     def categories_channel(self) -> str: ...
 
 
-class Registry(Follower):
+class CategoryRegistry(VersionedCache):
     """What a process holds of the categories: ``current``, and the ``renderer`` of their templates.
 
     ``feed``: where new versions are heard of; without one they are found by looking. ``failed`` is told the field of
@@ -111,7 +111,7 @@ class Registry(Follower):
             _log.error("a template failed; plain words went out", category=category, field=field, reason=reason)
 
 
-class Editor:
+class CategoryEditor:
     """Changes of the categories: each makes a new version of the whole set, checked before, never half done.
 
     A call that changes nothing makes no version. The answers are versions.

@@ -18,7 +18,7 @@ CHECK_S: Final = 0.5
 _SUBSCRIBE_S: Final = 2.0
 
 
-class Follower:
+class VersionedCache:
     """What a process holds of something in the store. Whoever inherits says in ``refresh`` how it is taken over.
 
     ``feed``: where changes are heard of, on ``channel``; without one they are found by looking every ``check_s``.
@@ -60,7 +60,7 @@ class Follower:
         """Called by the feed: one may have been missed."""
         self._woken.set()
 
-    async def wait_known(self) -> None:
+    async def wait_until_known(self) -> None:
         """After a change: take it over here, and give every other process the time to find it."""
         await self.refresh()
         await asyncio.sleep(1.2 * self.check_s)

@@ -19,7 +19,7 @@ from gregor.store.contract.ledger import Ledger
 from gregor.store.contract.store import Devices, Unavailable, Users
 from gregor.store.contract.webhooks import Webhooks
 
-from .versioned_cache import CHECK_S, Follower
+from .versioned_cache import CHECK_S, VersionedCache
 
 _TRIES: Final = 8
 _ID_BYTES: Final = 6
@@ -40,7 +40,7 @@ class _Store(Protocol):
     def ledger(self) -> Ledger: ...
 
 
-class WebhookRegistry(Follower):
+class WebhookRegistry(VersionedCache):
     """What a process holds of the webhooks: ``current``; the store of the process notes what they want to hear of."""
 
     def __init__(self, store: _Store, feed: Subscriptions | None = None, *, check_s: float = CHECK_S) -> None:

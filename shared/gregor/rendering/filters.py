@@ -22,11 +22,11 @@ _MOST_DIGITS: Final = 15
 _DATE_PARTS: Final = re.compile(r"%[aAbBdHIjmMpSyYZ%]")
 
 
-class Spent(Exception):
+class LimitExceeded(Exception):
     """A rendering has passed a limit."""
 
 
-class Budget:
+class RenderBudget:
     """What one rendering may still do. Kept among the variables, under a name that no template can write.
 
     Its time counts from the first step that is charged: what only shows values is over before the clock is read.
@@ -43,21 +43,21 @@ class Budget:
         self._until_ns = 0
 
     def charge(self, steps: int) -> None:
-        """Take ``steps``, at least one; ``Spent`` where there are no more, or the time is over."""
+        """Take ``steps``, at least one; ``LimitExceeded`` where there are no more, or the time is over."""
         self._left -= max(1, steps)
         now_ns = time.thread_time_ns()
         self._until_ns = self._until_ns or now_ns + self._most_ns
         if self._left < 0 or now_ns > self._until_ns:
-            raise Spent("it takes too many steps")
+            raise LimitExceeded("it takes too many steps")
 
     def keep(self, value: Any) -> Any:
         """``value``, if it is not too large."""
         if isinstance(value, str) and len(value) > self._most_chars:
-            raise Spent(f"it makes a text of over {self._most_chars} characters")
+            raise LimitExceeded(f"it makes a text of over {self._most_chars} characters")
         return value
 
 
-class Sample:
+class SampleValue:
     """Stands for a body when a template is tried: any member, any kind of value."""
 
     def __init__(self, is_true: bool) -> None:
@@ -72,10 +72,10 @@ class Sample:
     def __len__(self) -> int:
         return 2
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[SampleValue]:
         return iter((self, self))
 
-    def __getitem__(self, _key: Any) -> Sample:
+    def __getitem__(self, _key: Any) -> SampleValue:
         return self
 
     def __contains__(self, _value: Any) -> bool:
@@ -90,7 +90,7 @@ class Sample:
     def __abs__(self) -> int:
         return 1
 
-    def __neg__(self) -> Sample:
+    def __neg__(self) -> SampleValue:
         return self
 
     __pos__ = __neg__
@@ -118,7 +118,7 @@ def _bounded(work: Callable[..., Any]) -> Callable[..., Any]:
 
     @pass_context
     def bounded(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
-        budget: Budget = context[Budget.NAME]
+        budget: RenderBudget = context[RenderBudget.NAME]
         if isinstance(value, Iterator):
             value = list(islice(value, _MOST_LISTED))
         budget.charge(_cost(value) + sum(map(_cost, args)))
@@ -147,7 +147,7 @@ def _listed(value: Any) -> list[Any]:
 @pass_context
 def _each(context: Context, value: Any, weight: int) -> Iterator[Any]:
     """What a loop goes over, charged ``weight`` for each turn."""
-    budget: Budget = context[Budget.NAME]
+    budget: RenderBudget = context[RenderBudget.NAME]
     for entry in _listed(value):
         budget.charge(weight)
         yield entry
@@ -162,7 +162,7 @@ def _join(context: Context, value: Any, separator: Any = "", attribute: str | No
     parts = _listed(filters.sync_do_map(context, value, attribute=attribute) if attribute else value)
     shown = [shown_text(part) for part in parts]
     length = sum(len(str(part)) for part in shown) + len(str(separator)) * len(shown)
-    context[Budget.NAME].charge(length // _CHARS_A_STEP)
+    context[RenderBudget.NAME].charge(length // _CHARS_A_STEP)
     if not context.eval_ctx.autoescape:
         return str(separator).join(map(str, shown))
     return escape(separator).join(shown)
@@ -173,7 +173,7 @@ def _replace(context: Context, value: Any, old: Any, new: Any, count: int = -1) 
     if isinstance(value, Markup):
         was, will = str(escape(old)), str(escape(new))
     found = text.count(was) if count < 0 else min(count, text.count(was))
-    context[Budget.NAME].charge((len(text) + found * len(will)) // _CHARS_A_STEP)
+    context[RenderBudget.NAME].charge((len(text) + found * len(will)) // _CHARS_A_STEP)
     made = text.replace(was, will, found)
     return Markup(made) if isinstance(value, Markup) else made  # noqa: S704
 

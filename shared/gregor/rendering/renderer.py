@@ -19,7 +19,7 @@ from gregor.core.categories.policy import Entries, Policy, Texts
 from gregor.core.errors import FieldError
 from gregor.core.json_text import pointer_to
 
-from .sandbox import Template, TemplateFault, compile_template
+from .sandbox import Template, TemplateError, compile_template
 
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
 _SPACE: Final = re.compile(r"[\s\u2028\u2029]+")
@@ -38,7 +38,7 @@ Failed = Callable[[str, str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class TemplateItem:
     """An item as its templates see it. ``body``: the decoded JSON; times in Unix seconds."""
 
     id: str
@@ -49,7 +49,7 @@ class Shown:
     uid: str = ""
 
     @classmethod
-    def of_json(cls, item_id: str, item_json: bytes, uid: str = "") -> Shown:
+    def of_json(cls, item_id: str, item_json: bytes, uid: str = "") -> TemplateItem:
         """An item from its JSON as it goes out."""
         item = _decode(item_json)
         times = item["times"]
@@ -64,7 +64,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Mail:
+class RenderedMail:
     """One mail. ``html`` is ``None`` where the entry has none."""
 
     subject: str
@@ -77,7 +77,7 @@ class _Reading:
     """One item for one reader: its words, and the variables of its templates."""
 
     texts: Texts
-    item: Shown
+    item: TemplateItem
     variables: dict[str, Any]
     is_summary: bool
 
@@ -93,7 +93,7 @@ class Renderer:
         self._failed = failed
         self._compiled: dict[tuple[str, bool], Template] = {}
 
-    def rendered(self, item: Shown, locale: str | None = None) -> dict[str, str | None] | None:
+    def rendered(self, item: TemplateItem, locale: str | None = None) -> dict[str, str | None] | None:
         """Title, text and link; ``None`` for a category without a title, which has no words."""
         policy = self._entries.resolve(item.category)
         if policy.title is None:
@@ -101,24 +101,24 @@ class Renderer:
         words = self._words(_reading(policy, item, locale))
         return {"title": words["title"], "text": words["text"] or None, "link": words["link"] or None}
 
-    def spliced(self, items: Iterable[tuple[str, bytes]], locale: str, uid: str) -> bytes:
+    def render_json(self, items: Iterable[tuple[str, bytes]], locale: str, uid: str) -> bytes:
         """``rendered`` of items by id, given as they go out: a JSON object, ready to be put beside them."""
         if not self._entries:
             return b"{}"
-        said = ((item_id, self.rendered(Shown.of_json(item_id, raw, uid), locale)) for item_id, raw in items)
+        said = ((item_id, self.rendered(TemplateItem.of_json(item_id, raw, uid), locale)) for item_id, raw in items)
         return b"{%s}" % b",".join(
             b'"%s":%s' % (item_id.encode(), _encode(words)) for item_id, words in said if words is not None
         )
 
-    async def spliced_slowly(self, items: Sequence[tuple[str, bytes]], locale: str, uid: str) -> bytes:
-        """``spliced`` of many items, so that others have their turn in between."""
+    async def render_json_in_slices(self, items: Sequence[tuple[str, bytes]], locale: str, uid: str) -> bytes:
+        """``render_json`` of many items, so that others have their turn in between."""
         parts = []
         for start in range(0, len(items) if self._entries else 0, _AT_ONCE):
-            parts.append(self.spliced(items[start : start + _AT_ONCE], locale, uid)[1:-1])
+            parts.append(self.render_json(items[start : start + _AT_ONCE], locale, uid)[1:-1])
             await asyncio.sleep(0)
         return b"{%s}" % b",".join(filter(None, parts))
 
-    def mail(self, item: Shown, locale: str | None = None, unsubscribe_url: str = "") -> Mail | None:
+    def mail(self, item: TemplateItem, locale: str | None = None, unsubscribe_url: str = "") -> RenderedMail | None:
         """The mail of an item; ``None`` for a category that sends none."""
         policy = self._entries.resolve(item.category)
         if policy.email is None:
@@ -129,10 +129,10 @@ class Renderer:
         subject = self._line(reading, "subject", reading.texts.subject, str(title)) or str(title)
         html = self._field(reading, "html", reading.texts.html, None, is_html=True)
         text = "\n\n".join(part for part in (title, words["text"], words["link"]) if part)
-        return Mail(subject, text, html)
+        return RenderedMail(subject, text, html)
 
     def together(
-        self, items: Sequence[Shown], locale: str | None, unsubscribe_url: str, title: str
+        self, items: Sequence[TemplateItem], locale: str | None, unsubscribe_url: str, title: str
     ) -> tuple[str | None, str | None]:
         """Subject and HTML of one mail for several items of one category, as far as its templates speak of many.
 
@@ -147,7 +147,7 @@ class Renderer:
         subject = self._line(reading, "subject", texts.subject, None) or said
         return subject, self._field(reading, "html", texts.html, None, is_html=True)
 
-    def collapse(self, item: Shown) -> str | None:
+    def collapse(self, item: TemplateItem) -> str | None:
         """What an item shares with those that its push replaces; ``None`` where it replaces none."""
         policy = self._entries.resolve(item.category)
         if policy.collapse is None:
@@ -193,7 +193,7 @@ class Renderer:
             if reading.is_summary and not is_about_items and not template.names & _SUMMARY:
                 return plain
             return template.render(reading.variables)
-        except TemplateFault as fault:
+        except TemplateError as fault:
             if self._failed is not None:
                 self._failed(reading.item.category, field, str(fault))
             return plain
@@ -229,14 +229,14 @@ def one_line(text: str) -> str:
     return _CONTROL.sub("", _SPACE.sub(" ", text)).strip()
 
 
-def plain_title(item: Shown) -> str:
+def plain_title(item: TemplateItem) -> str:
     """The words for an item whose template has none: its category, and how many a summary stands for."""
     words = re.sub(r"[._-]+", " ", item.category).strip().capitalize()
     summary = item.summary
     return words if summary is None else f"{words} ({summary['count']})"
 
 
-def _reading(policy: Policy, item: Shown, locale: str | None, unsubscribe_url: str = "") -> _Reading:
+def _reading(policy: Policy, item: TemplateItem, locale: str | None, unsubscribe_url: str = "") -> _Reading:
     summary = item.summary if policy.aggregate is not None else None
     variables = {
         "id": item.id,
@@ -255,7 +255,9 @@ def _reading(policy: Policy, item: Shown, locale: str | None, unsubscribe_url: s
     return _Reading(policy.texts_for(locale), item, variables, summary is not None)
 
 
-def _reading_together(policy: Policy, items: Sequence[Shown], locale: str | None, unsubscribe_url: str) -> _Reading:
+def _reading_together(
+    policy: Policy, items: Sequence[TemplateItem], locale: str | None, unsubscribe_url: str
+) -> _Reading:
     """Several items, as templates of summaries see what a summary folds."""
     each = [_reading(policy, item, locale, unsubscribe_url).variables for item in items]
     variables = {
@@ -293,6 +295,6 @@ _TEMPLATES: Final = (
 def _try(source: str, is_html: bool) -> str | None:
     try:
         compile_template(source, is_html=is_html).check()
-    except TemplateFault as fault:
+    except TemplateError as fault:
         return str(fault)
     return None

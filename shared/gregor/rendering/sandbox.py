@@ -20,7 +20,7 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from .filters import FILTERS, Budget, Sample, Spent, shown_text
+from .filters import FILTERS, LimitExceeded, RenderBudget, SampleValue, shown_text
 
 MOST_STEPS: Final = 50_000
 """Steps of one rendering: one is about the work of showing one value."""
@@ -103,7 +103,7 @@ _INSTEAD: Final = {
 }
 
 
-class TemplateFault(ValueError):
+class TemplateError(ValueError):
     """Why a template is refused, or why a rendering failed. ``line`` counts from 1; 0 where there is none."""
 
     def __init__(self, line: int, reason: str) -> None:
@@ -122,27 +122,27 @@ class Template:
         self.names = names
 
     def render(self, variables: Mapping[str, Any]) -> str:
-        """The text. Raises ``TemplateFault``, and nothing else, where it cannot be made or passes a limit."""
-        budget = Budget(MOST_STEPS, MOST_MS, MOST_CHARS)
-        context = self._compiled.new_context({**variables, Budget.NAME: budget})
+        """The text. Raises ``TemplateError``, and nothing else, where it cannot be made or passes a limit."""
+        budget = RenderBudget(MOST_STEPS, MOST_MS, MOST_CHARS)
+        context = self._compiled.new_context({**variables, RenderBudget.NAME: budget})
         chunks: list[str] = []
         length = 0
         try:
             for chunk in self._compiled.root_render_func(context):
                 length += len(chunk)
                 if length > MOST_CHARS:
-                    raise Spent(f"it makes over {MOST_CHARS} characters")
+                    raise LimitExceeded(f"it makes over {MOST_CHARS} characters")
                 chunks.append(chunk)
-        except Spent as error:
-            raise TemplateFault(0, f"{error}.") from None
+        except LimitExceeded as error:
+            raise TemplateError(0, f"{error}.") from None
         except Exception as error:
-            raise TemplateFault(_line_of(error, self._compiled), _sentence(error)) from None
+            raise TemplateError(_line_of(error, self._compiled), _sentence(error)) from None
         return "".join(chunks)
 
     def check(self) -> None:
         """Render with samples in place of the body: once where all of it is there and true, once where it is not."""
         for is_true in (True, False):
-            body = Sample(is_true)
+            body = SampleValue(is_true)
             sample = dict.fromkeys(VARIABLES, "sample")
             item = {"id": "sample", "body": body}
             self.render(
@@ -151,18 +151,18 @@ class Template:
 
 
 def compile_template(source: str, *, is_html: bool = False) -> Template:
-    """The template of ``source``; in HTML what it shows is escaped. Raises ``TemplateFault``."""
+    """The template of ``source``; in HTML what it shows is escaped. Raises ``TemplateError``."""
     language = _HTML if is_html else _TEXT
     try:
         tree = language.parse(source)
         names = _check(tree)
         code = language.compile(_Counted().visit(tree), filename=_FILE)
     except jinja2.TemplateSyntaxError as error:
-        raise TemplateFault(error.lineno, _signs(_sentence(error))) from None
+        raise TemplateError(error.lineno, _signs(_sentence(error))) from None
     except (RecursionError, SyntaxError, MemoryError):
-        raise TemplateFault(0, "It is nested too deep.") from None
+        raise TemplateError(0, "It is nested too deep.") from None
     if not isinstance(code, CodeType):
-        raise TemplateFault(0, "It cannot be compiled.")
+        raise TemplateError(0, "It cannot be compiled.")
     return Template(jinja2.Template.from_code(language, code, {}), names)
 
 
@@ -174,33 +174,33 @@ def _check(tree: nodes.Template) -> frozenset[str]:
         kind = type(node).__name__
         if kind not in _ALLOWED:
             line = node.lineno or next((each.lineno for each in node.find_all(nodes.Node) if each.lineno), 0)
-            raise TemplateFault(line, _INSTEAD.get(kind, f"{_words(kind)} is not part of this language."))
+            raise TemplateError(line, _INSTEAD.get(kind, f"{_words(kind)} is not part of this language."))
         if count > MOST_NODES or depth > MOST_NESTED:
-            raise TemplateFault(node.lineno, f"It has over {MOST_NODES} parts, or {MOST_NESTED} within each other.")
+            raise TemplateError(node.lineno, f"It has over {MOST_NODES} parts, or {MOST_NESTED} within each other.")
         _check_node(node)
         below += [(child, depth + 1) for child in node.iter_child_nodes()]
     unknown = sorted(find_undeclared_variables(tree) - VARIABLES)
     if unknown:
         line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == unknown[0]), 0)
-        raise TemplateFault(line, _unknown(unknown[0], VARIABLES, "variable"))
+        raise TemplateError(line, _unknown(unknown[0], VARIABLES, "variable"))
     return frozenset(find_undeclared_variables(tree))
 
 
 def _check_node(node: nodes.Node) -> None:
     if isinstance(node, nodes.Filter) and node.name not in FILTERS:
-        raise TemplateFault(node.lineno, _unknown(node.name, FILTERS, "filter"))
+        raise TemplateError(node.lineno, _unknown(node.name, FILTERS, "filter"))
     if isinstance(node, nodes.Test) and node.name not in _TESTS:
-        raise TemplateFault(node.lineno, _unknown(node.name, _TESTS, "test"))
+        raise TemplateError(node.lineno, _unknown(node.name, _TESTS, "test"))
     if isinstance(node, nodes.For) and node.recursive:
-        raise TemplateFault(node.lineno, "A loop cannot be recursive.")
+        raise TemplateError(node.lineno, "A loop cannot be recursive.")
     # A list of names could hold itself twice, and that one again: what shows it would never end.
     is_list = isinstance(node, nodes.List | nodes.Tuple) and getattr(node, "ctx", "load") == "load"
     if is_list and not all(isinstance(item, nodes.Const) for item in node.iter_child_nodes()):
-        raise TemplateFault(node.lineno, "A list holds constants only.")
+        raise TemplateError(node.lineno, "A list holds constants only.")
     if isinstance(node, nodes.Name) and node.name in ("caller", "self", "super"):
-        raise TemplateFault(node.lineno, _unknown(node.name, VARIABLES, "variable"))
+        raise TemplateError(node.lineno, _unknown(node.name, VARIABLES, "variable"))
     if isinstance(node, nodes.Assign) and not isinstance(node.target, nodes.Name):
-        raise TemplateFault(node.lineno, "set names one value.")
+        raise TemplateError(node.lineno, "set names one value.")
 
 
 def _unknown(name: str, known: Iterable[str], kind: str) -> str:
@@ -264,7 +264,7 @@ class _Language(ImmutableSandboxedEnvironment):
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """A member of a JSON object or array, or a part of a text."""
-        if isinstance(obj, Sample):
+        if isinstance(obj, SampleValue):
             return obj
         if isinstance(obj, ChainableUndefined):
             return obj[argument]
@@ -278,13 +278,13 @@ class _Language(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Computes with numbers alone, and none of more digits than anyone needs."""
-        if isinstance(left, Sample) or isinstance(right, Sample):
-            return left if isinstance(left, Sample) else right
+        if isinstance(left, SampleValue) or isinstance(right, SampleValue):
+            return left if isinstance(left, SampleValue) else right
         if not isinstance(left, _NUMBERS) or not isinstance(right, _NUMBERS):
             raise TypeError(f"{operator} computes with numbers; texts are joined with ~")
         result = super().call_binop(context, operator, left, right)
         if isinstance(result, int) and result.bit_length() > 256:
-            raise Spent("it computes a number of over 77 digits")
+            raise LimitExceeded("it computes a number of over 77 digits")
         return result
 
 

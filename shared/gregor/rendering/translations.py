@@ -13,7 +13,7 @@ from gregor.core.categories.policy import normal_locale
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class Translation:
     """One language. ``tag``: as HTML names it."""
 
     tag: str
@@ -32,137 +32,139 @@ _RIGHT_TO_LEFT: Final = frozenset(("ar", "arc", "ckb", "dv", "fa", "he", "ks", "
 _WEIGHTED: Final = re.compile(r"\s*([A-Za-z0-9*-]{1,35})\s*(?:;\s*q=([01](?:\.\d{0,3})?))?\s*\Z")
 
 _LISTED: Final = (
-    Words(
+    Translation(
         "en",
         "Unsubscribe",
         "No more mails of this kind?",
         "You will get no more mails of this kind.",
         "This link is not valid.",
     ),
-    Words(
+    Translation(
         "ar",
         "إلغاء الاشتراك",
         "هل تريد إيقاف هذا النوع من الرسائل؟",
         "لن تصلك رسائل من هذا النوع بعد الآن.",
         "هذا الرابط غير صالح.",
     ),
-    Words(
+    Translation(
         "de",
         "Abbestellen",
         "Keine E-Mails dieser Art mehr?",
         "Du bekommst keine E-Mails dieser Art mehr.",
         "Dieser Link ist nicht gültig.",
     ),
-    Words(
+    Translation(
         "es",
         "Cancelar la suscripción",
         "¿No quieres más correos de este tipo?",
         "Ya no recibirás correos de este tipo.",
         "Este enlace no es válido.",
     ),
-    Words(
+    Translation(
         "fa",
         "لغو اشتراک",
         "دیگر ایمیلی از این نوع نمی‌خواهید؟",
         "دیگر ایمیلی از این نوع دریافت نخواهید کرد.",
         "این پیوند معتبر نیست.",
     ),
-    Words(
+    Translation(
         "fr",
         "Se désabonner",
         "Ne plus recevoir ce type d’e-mails ?",
         "Vous ne recevrez plus ce type d’e-mails.",
         "Ce lien n’est pas valide.",
     ),
-    Words("he", "ביטול הרשמה", "להפסיק הודעות מסוג זה?", "לא יישלחו אליך עוד הודעות מסוג זה.", "הקישור אינו תקף."),
-    Words(
+    Translation(
+        "he", "ביטול הרשמה", "להפסיק הודעות מסוג זה?", "לא יישלחו אליך עוד הודעות מסוג זה.", "הקישור אינו תקף."
+    ),
+    Translation(
         "it",
         "Annulla l’iscrizione",
         "Non vuoi più e-mail di questo tipo?",
         "Non riceverai più e-mail di questo tipo.",
         "Questo link non è valido.",
     ),
-    Words(
+    Translation(
         "ja",
         "配信停止",
         "この種類のメールを停止しますか?",
         "この種類のメールは今後届きません。",
         "このリンクは無効です。",
     ),
-    Words(
+    Translation(
         "ko",
         "수신 거부",
         "이런 메일을 더 이상 받지 않을까요?",
         "이런 메일은 더 이상 발송되지 않습니다.",
         "유효하지 않은 링크입니다.",
     ),
-    Words(
+    Translation(
         "nl",
         "Afmelden",
         "Geen e-mails van dit soort meer?",
         "Je krijgt geen e-mails van dit soort meer.",
         "Deze link is niet geldig.",
     ),
-    Words(
+    Translation(
         "pl",
         "Wypisz się",
         "Nie chcesz już takich wiadomości?",
         "Nie będziesz już otrzymywać takich wiadomości.",
         "Ten link jest nieprawidłowy.",
     ),
-    Words(
+    Translation(
         "pt",
         "Cancelar a subscrição",
         "Não quer mais e-mails deste tipo?",
         "Não receberá mais e-mails deste tipo.",
         "Este link não é válido.",
     ),
-    Words(
+    Translation(
         "ru",
         "Отписаться",
         "Больше не присылать такие письма?",
         "Такие письма больше не будут приходить.",
         "Эта ссылка недействительна.",
     ),
-    Words(
+    Translation(
         "sv",
         "Avsluta prenumerationen",
         "Inga fler mejl av det här slaget?",
         "Du får inga fler mejl av det här slaget.",
         "Länken är inte giltig.",
     ),
-    Words(
+    Translation(
         "tr",
         "Abonelikten çık",
         "Bu tür e-postalar artık gelmesin mi?",
         "Bu tür e-postalar artık gönderilmeyecek.",
         "Bu bağlantı geçerli değil.",
     ),
-    Words(
+    Translation(
         "uk",
         "Відписатися",
         "Більше не надсилати такі листи?",
         "Такі листи більше не надходитимуть.",
         "Це посилання недійсне.",
     ),
-    Words("zh", "退订", "不再接收此类邮件?", "您将不再收到此类邮件。", "此链接无效。"),
+    Translation("zh", "退订", "不再接收此类邮件?", "您将不再收到此类邮件。", "此链接无效。"),
 )
 LANGUAGES: Final = {words.tag: words for words in _LISTED}
 
 
-def words_for(locale: str | None) -> Words:
+def translation_for(locale: str | None) -> Translation:
     """The words for a reader of ``locale``."""
     return LANGUAGES.get(normal_locale(locale or "").partition("-")[0], LANGUAGES["en"])
 
 
-def words_accepted(header: str) -> Words:
+def accepted_translation(header: str) -> Translation:
     """The words for a reader whose browser sends this ``Accept-Language``."""
     asked: list[tuple[float, str]] = []
     for part in header.split(",")[:20]:
         match = _WEIGHTED.match(part)
         if match is not None and match[1].lower().partition("-")[0] in LANGUAGES:
             asked.append((float(match[2] or 1), match[1]))
-    return words_for(max(asked, key=lambda each: each[0], default=(0.0, None))[1])
+    return translation_for(max(asked, key=lambda each: each[0], default=(0.0, None))[1])
 
 
 def direction_of(locale: str | None) -> str:

@@ -36,7 +36,7 @@ class _Part(Enum):
     NOTHING = "nothing: an answer is made, or the connection is kept for the next request"
 
 
-class Guarded(HttpToolsProtocol):
+class LimitedHttpProtocol(HttpToolsProtocol):
     """uvicorn's connection, with bounds. ``look`` is called about once a second."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -151,9 +151,9 @@ class Guarded(HttpToolsProtocol):
 _TOO_LARGE: Final = f"The head of a request has at most {MOST_HEAD_BYTES} bytes."
 
 
-def look_at(connections: Any, loop: asyncio.AbstractEventLoop) -> None:
+def check_timeouts(connections: Any, loop: asyncio.AbstractEventLoop) -> None:
     """Look at every connection of a server."""
     now = loop.time()
     for connection in tuple(connections):
-        if isinstance(connection, Guarded):
+        if isinstance(connection, LimitedHttpProtocol):
             connection.look(now)

@@ -15,7 +15,7 @@ from gregor.net.origins import Origins
 from gregor.store.contract.store import Unavailable
 from gregor.telemetry import Metrics, request_id
 
-from .problems import Disconnected, send_problem
+from .problems import ClientDisconnected, send_problem
 from .request import headers_of, path_of
 
 log = structlog.get_logger(__name__)
@@ -32,7 +32,7 @@ _PREFLIGHT: Final = (
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class Answer:
+class ResponseSender:
     """The sending side of one request: adds the headers of every answer, and knows whether one has begun."""
 
     __slots__ = ("_extra", "_is_head", "_send", "status")
@@ -52,7 +52,7 @@ class Answer:
         await self._send(message)
 
 
-class Front:
+class HttpMiddleware:
     """Wraps the application; the outermost thing that sees a request."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Front:
         extra = [(b"x-request-id", identity.encode()), (b"vary", b"Origin")]
         method = scope["method"]
         # Whoever may GET may HEAD: the same answer without its body.
-        answer = Answer(send, extra, method == "HEAD")
+        answer = ResponseSender(send, extra, method == "HEAD")
         inner = {
             **scope,
             "path": path_of(scope),
@@ -105,7 +105,7 @@ class Front:
                 await _options(answer, self._methods(inner["path"]))
             else:
                 await self._app(inner, receive, answer)
-        except Disconnected:
+        except ClientDisconnected:
             pass
         except Exception as error:
             await self._refuse(error, inner, identity, answer)
@@ -122,7 +122,7 @@ class Front:
         if self._has_cookies:
             extra.append((b"access-control-allow-credentials", b"true"))
 
-    async def _refuse(self, error: Exception, scope: Scope, identity: str, answer: Answer) -> None:
+    async def _refuse(self, error: Exception, scope: Scope, identity: str, answer: ResponseSender) -> None:
         if isinstance(error, Unavailable):
             problem = error.problem()
         elif isinstance(error, Problem):
@@ -154,7 +154,7 @@ def methods_at(routes: Iterable[BaseRoute], path: str) -> list[str]:
     return sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
 
 
-async def _options(answer: Answer, methods: Sequence[str]) -> None:
+async def _options(answer: ResponseSender, methods: Sequence[str]) -> None:
     headers = [(b"allow", ", ".join(methods or ["OPTIONS"]).encode()), *_PREFLIGHT]
     await answer({"type": "http.response.start", "status": 204, "headers": headers})
     await answer({"type": "http.response.body", "body": b""})

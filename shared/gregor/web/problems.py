@@ -15,7 +15,7 @@ PROBLEM_JSON: Final = b"application/problem+json"
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Disconnected(Exception):
+class ClientDisconnected(Exception):
     """The client hung up before its request was read: there is nobody to answer."""
 
 

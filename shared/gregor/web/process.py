@@ -13,16 +13,16 @@ from typing import Any
 import structlog
 import uvloop
 
-from gregor.auth.weak_secrets import MEND, weak_secrets
-from gregor.config.settings import Settings, SettingsError, load_settings, masked
+from gregor.auth.weak_secrets import FIX, weak_secrets
+from gregor.config.settings import Settings, SettingsError, load_settings, mask_password
 from gregor.core.errors import Problem
 from gregor.redis.client import LinkDown
 from gregor.store.contract.store import Unavailable
-from gregor.telemetry import Metrics, set_up_logging
+from gregor.telemetry import Metrics, configure_logging
 
 from .probes import probes_app
 from .readiness import Readiness
-from .serving import listen, server_of
+from .serving import listen, make_server
 
 log = structlog.get_logger(__name__)
 
@@ -38,15 +38,15 @@ def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *,
         settings = load_settings(os.environ)
     except SettingsError as error:
         sys.exit(f"gregor {service}: {error}")
-    set_up_logging(service, settings.log_level, settings.log_format)
+    configure_logging(service, settings.log_level, settings.log_format)
     for weak in weak_secrets(settings):
-        log.warning("A secret can be guessed.", setting=weak.variable, why=weak.why, mend=MEND)
+        log.warning("A secret can be guessed.", setting=weak.variable, why=weak.why, fix=FIX)
     try:
         uvloop.run(serve(settings))
     except Problem as problem:
         sys.exit(f"gregor {service}: GREGOR_CATEGORIES: {problem.detail}")
     except (LinkDown, Unavailable) as error:
-        urls = {masked(settings.redis_url)} | ({masked(settings.queue)} if has_queue else set())
+        urls = {mask_password(settings.redis_url)} | ({mask_password(settings.queue)} if has_queue else set())
         sys.exit(
             f"gregor {service}: Redis cannot be used at {' or '.join(sorted(urls))}: {error}; "
             f"GREGOR_REDIS_URL{' and GREGOR_QUEUE_URL say' if has_queue else ' says'} where it is"
@@ -57,28 +57,28 @@ def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *,
         sys.exit(f"gregor {service}: {error.strerror or error}")
 
 
-def on_stop(told: Callable[[], None]) -> None:
+def on_stop_signal(told: Callable[[], None]) -> None:
     """Call ``told`` at each SIGTERM and SIGINT: the first one asks for a good end, the second is in a hurry."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told)
 
 
-def calm_collector() -> None:
+def tune_garbage_collector() -> None:
     """Look for cycles seldom: what serves makes few, and a look at all that a process holds stops everybody in it."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
-class Probes:
+class ProbeServer:
     """The HTTP side of a service that has no other: its probes, and its figures where ``ADMIN_PORT`` is set on that."""
 
     def __init__(self, settings: Settings, readiness: Readiness, metrics: Metrics, port: int) -> None:
         probes = probes_app(readiness, metrics, has_figures=settings.admin_port is None)
-        self._servers = [server_of(probes, settings.host, port, PROBES_DRAIN_S)]
+        self._servers = [make_server(probes, settings.host, port, PROBES_DRAIN_S)]
         if settings.admin_port is not None:
             figures = probes_app(readiness, metrics)
-            self._servers.append(server_of(figures, settings.host, settings.admin_port, PROBES_DRAIN_S))
+            self._servers.append(make_server(figures, settings.host, settings.admin_port, PROBES_DRAIN_S))
         self._sockets = [listen(settings.host, server.config.port) for server in self._servers]
 
     def start(self) -> None:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope
 
 from gregor.core.errors import Problem
 
-from .problems import Disconnected
+from .problems import ClientDisconnected
 
 JSON: Final = "application/json"
 _SLASH: Final = re.compile(rb"%2[fF]")
@@ -53,7 +53,7 @@ def media_type(headers: Mapping[bytes, bytes], *allowed: str) -> str:
     return kind
 
 
-async def chunks(
+async def body_chunks(
     headers: Mapping[bytes, bytes], receive: Receive, most_bytes: int, too_large: Callable[[], Problem]
 ) -> AsyncIterator[tuple[bytes, bool]]:
     """The body as it comes in, each part with whether it is the last one.
@@ -67,7 +67,7 @@ async def chunks(
     while True:
         event = await receive()
         if event["type"] == "http.disconnect":
-            raise Disconnected
+            raise ClientDisconnected
         chunk: bytes = event.get("body", b"")
         read += len(chunk)
         if read > most_bytes:
@@ -79,11 +79,11 @@ async def chunks(
             return
 
 
-async def whole(
+async def read_body(
     headers: Mapping[bytes, bytes], receive: Receive, most_bytes: int, too_large: Callable[[], Problem]
 ) -> bytes:
     """The body in one piece; see ``chunks``."""
-    return b"".join([chunk async for chunk, _ in chunks(headers, receive, most_bytes, too_large)])
+    return b"".join([chunk async for chunk, _ in body_chunks(headers, receive, most_bytes, too_large)])
 
 
 def message_too_large(most_bytes: int) -> Problem:

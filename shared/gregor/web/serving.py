@@ -10,15 +10,15 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from gregor.net.os_errors import reason_of
+from gregor.net.os_errors import os_error_text
 
-from .http_limits import Guarded, look_at
+from .http_limits import LimitedHttpProtocol, check_timeouts
 
 KEEP_ALIVE_S = 75
 """Longer than balancers keep an idle connection (60 s): they close first, and no request meets a closing socket."""
 
 
-class Server(uvicorn.Server):
+class EmbeddedServer(uvicorn.Server):
     """uvicorn without its own handling of signals: after a graceful stop the process ends with status 0."""
 
     @contextlib.contextmanager
@@ -29,18 +29,18 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second: once in a second, look for clients that take too long."""
         if counter % 10 == 0:
-            look_at(self.server_state.connections, asyncio.get_running_loop())
+            check_timeouts(self.server_state.connections, asyncio.get_running_loop())
         return await super().on_tick(counter)
 
 
-def server_of(app: ASGIApp, host: str, port: int, drain_s: float, *, has_lifespan: bool = True) -> Server:
+def make_server(app: ASGIApp, host: str, port: int, drain_s: float, *, has_lifespan: bool = True) -> EmbeddedServer:
     """A server of ``app``, not started. ``drain_s``: how long requests under way may take when it is told to stop."""
-    return Server(
+    return EmbeddedServer(
         uvicorn.Config(
             app,
             host=host,
             port=port,
-            http=Guarded,
+            http=LimitedHttpProtocol,
             ws="none",
             lifespan="on" if has_lifespan else "off",
             log_config=None,
@@ -58,4 +58,4 @@ def listen(host: str, port: int, backlog: int = 2_048) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=backlog)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {reason_of(error)}") from error
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {os_error_text(error)}") from error

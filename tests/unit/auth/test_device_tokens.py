@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.api_jws import PyJWS
 
-from gregor.auth.device_tokens import CACHED, Caller, Tokens, mint, parse_keys
+from gregor.auth.device_tokens import CACHED, Caller, TokenVerifier, mint, parse_jwks
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
 
@@ -55,12 +55,12 @@ class Place:
         return self.document
 
 
-def by_secret(**settings: Any) -> Tokens:
-    return Tokens(Settings(token_secret=SECRET, **settings))
+def by_secret(**settings: Any) -> TokenVerifier:
+    return TokenVerifier(Settings(token_secret=SECRET, **settings))
 
 
-def by_keys(place: Place, **settings: Any) -> Tokens:
-    return Tokens(Settings(token_jwks="https://login.example/keys", **settings), place.read)
+def by_keys(place: Place, **settings: Any) -> TokenVerifier:
+    return TokenVerifier(Settings(token_jwks="https://login.example/keys", **settings), place.read)
 
 
 def signed(claims: Mapping[str, Any], key: Any = SECRET, alg: str = "HS256", **headers: Any) -> str:
@@ -72,7 +72,7 @@ def forged(header: Mapping[str, Any], claims: Mapping[str, Any], signature: byte
     return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
 
 
-async def refusal(tokens: Tokens, token: str, now_us: int = NOW_US) -> Problem:
+async def refusal(tokens: TokenVerifier, token: str, now_us: int = NOW_US) -> Problem:
     with pytest.raises(Problem) as caught:
         await tokens.verify(token, now_us)
     return caught.value
@@ -205,7 +205,7 @@ async def test_critical_headers_that_are_not_understood_are_refused() -> None:
 
 
 async def test_without_any_key_no_token_is_good() -> None:
-    assert "No keys" in (await refusal(Tokens(Settings()), signed(GOOD))).detail
+    assert "No keys" in (await refusal(TokenVerifier(Settings()), signed(GOOD))).detail
 
 
 async def test_a_token_without_kid_is_checked_with_the_secret_and_never_with_a_key_of_the_set() -> None:
@@ -318,10 +318,10 @@ def test_keys_of_another_use_kind_or_strength_are_left_out() -> None:
         rsa_key | {"kid": "good"},
     ]
 
-    assert set(parse_keys(json.dumps({"keys": entries}).encode())) == {"good"}
+    assert set(parse_jwks(json.dumps({"keys": entries}).encode())) == {"good"}
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b'{"keys":{}}', b"\xff"])
 def test_what_is_no_key_set_is_an_error(document: bytes) -> None:
     with pytest.raises(ValueError):
-        parse_keys(document)
+        parse_jwks(document)

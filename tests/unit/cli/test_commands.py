@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gregor.auth.device_tokens import Tokens
+from gregor.auth.device_tokens import TokenVerifier
 from gregor.cli import main
 from gregor.cli.commands.users import time_text
 from gregor.clock import SystemClock
@@ -341,7 +341,7 @@ async def test_a_minted_token_is_accepted_by_services_of_the_same_settings(
     run("token", "mint", "--user", "alice", "--device", "phone", "--expires-in", "2h", "--cat", "user")
 
     token = capsys.readouterr().out.strip()
-    caller = await Tokens(load_settings(environ)).verify(token, SystemClock(30 * 86_400).now_us())
+    caller = await TokenVerifier(load_settings(environ)).verify(token, SystemClock(30 * 86_400).now_us())
     assert (caller.uid, caller.device, caller.cats) == ("alice", "phone", ("user",))
     assert abs(caller.exp_us - SystemClock(30 * 86_400 + 7_200).now_us()) < 60_000_000
 

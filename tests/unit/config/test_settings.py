@@ -11,7 +11,7 @@ from gregor.config.settings import (
     Settings,
     SettingsError,
     load_settings,
-    masked,
+    mask_password,
     parse_duration,
     setting_rows,
 )
@@ -151,7 +151,7 @@ def test_secrets_are_in_no_message_and_in_no_representation() -> None:
 
     shown = repr(load_settings(environ)) + refusal({"GREGOR_REDIS_URL": f"redis+cluster://:{secret}@h"})
 
-    assert secret not in shown + masked(environ["GREGOR_REDIS_URL"])
+    assert secret not in shown + mask_password(environ["GREGOR_REDIS_URL"])
 
 
 def test_a_toml_file_is_read_and_a_variable_wins_over_it(tmp_path: Path) -> None:

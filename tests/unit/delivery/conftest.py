@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from gregor.clock import ManualClock
 from gregor.reference.store import MemoryStore
-from gregor.registries.categories import Registry
+from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Registration
 from gregor_delivery.attempt import Trade
 from gregor_delivery.channels.contract import Channel, Push
@@ -27,7 +27,7 @@ async def house() -> AsyncIterator[House]:
     store = MemoryStore(LIMITS, Nobody())
     await store.categories.apply(ENTRIES, NOW_US, 0)
     await store.devices.put_device("alice", "phone", Registration("ios", TOKEN, "it"), NOW_US)
-    registry = Registry(store)
+    registry = CategoryRegistry(store)
     await registry.refresh()
     channel: Channel[Push] = provider
     trade = Trade("apns", channel, store, PushLooker(store, registry), clock, Figures(CollectorRegistry()), Breaker())

@@ -12,7 +12,7 @@ from gregor.core.messages.plan import plan
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import Delivery, State
 from gregor.reference.store import MemoryStore
-from gregor.registries.categories import Registry
+from gregor.registries.categories import CategoryRegistry
 from gregor_delivery.attempt import Trade
 from gregor_delivery.channels.contract import Push
 from gregor_delivery.channels.verdict import Sent, Verdict
@@ -61,7 +61,7 @@ class House:
     clock: ManualClock
     provider: Provider
     trade: Trade
-    registry: Registry
+    registry: CategoryRegistry
 
     async def create(self, item_id: str, seq_of: str = "phone", **fields: Any) -> Intent:
         """An item, and the intent to tell the phone of it, as the scheduler plans it."""

@@ -16,7 +16,7 @@ from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import MOST_ATTEMPTS, Delivery, State, Story
 from gregor.reference.store import MemoryQueue
 from gregor.reference.store.ledger import MemoryLedger
-from gregor.registries.categories import Registry
+from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Registration, Unavailable
 from gregor.store.redis.store import RedisStore
 from gregor_delivery.attempt import BUDGET_US, FAILED_S, Trade, attempt
@@ -169,7 +169,7 @@ async def test_a_server_that_restarts_under_a_push_costs_no_second_copy(binary: 
             store = RedisStore(link, LIMITS)
             await store.categories.apply(ENTRIES, NOW_US, 0)
             await store.devices.put_device("alice", "phone", Registration("ios", TOKEN, "it"), NOW_US)
-            registry = Registry(store)
+            registry = CategoryRegistry(store)
             await registry.refresh()
             looker = PushLooker(store, registry)
             trade = Trade("apns", provider, store, looker, clock, Figures(CollectorRegistry()), Breaker())

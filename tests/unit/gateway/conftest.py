@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gregor.auth.device_tokens import Caller, Tokens, mint
+from gregor.auth.device_tokens import Caller, TokenVerifier, mint
 from gregor.clock import ManualClock
 from gregor.config.settings import Settings
 from gregor.core.items.announcement import Plain
@@ -185,7 +185,7 @@ async def open_house() -> AsyncIterator[House]:
     store = MemoryStore(Limits(), feed)
     clock = ManualClock(NOW_US)
     settings = Settings(token_secret=SECRET, origins=("http://localhost:*",))
-    parts = build(settings, store, feed, Tokens(settings), clock)
+    parts = build(settings, store, feed, TokenVerifier(settings), clock)
     await parts.readiness.check()
     sockets = WebSocketServer(parts)
     server = await asyncio.get_running_loop().create_server(sockets, "127.0.0.1", 0)

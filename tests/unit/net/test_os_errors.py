@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 
-from gregor.net.os_errors import reason_of
+from gregor.net.os_errors import os_error_text
 from tests.support.ports import free_ports
 
 
@@ -15,7 +15,7 @@ async def test_what_asyncio_says_of_a_port_that_nobody_has_is_one_plain_reason()
     with pytest.raises(OSError) as refused:
         await asyncio.open_connection("127.0.0.1", free_ports(1))
 
-    assert reason_of(refused.value) == "Connection refused"
+    assert os_error_text(refused.value) == "Connection refused"
 
 
 @pytest.mark.parametrize(
@@ -31,4 +31,4 @@ async def test_what_asyncio_says_of_a_port_that_nobody_has_is_one_plain_reason()
     ],
 )
 def test_of_each_error_the_plainest_words_are_told(error: OSError, reason: str) -> None:
-    assert reason_of(error) == reason
+    assert os_error_text(error) == reason

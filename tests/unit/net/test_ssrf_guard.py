@@ -42,7 +42,7 @@ def test_addresses_of_ours_and_what_is_no_address_are_not(address: str) -> None:
     ],
 )
 def test_a_listed_place_is_found(url: str, place: tuple[str, int]) -> None:
-    found = LISTED.place_of(url)
+    found = LISTED.destination_of(url)
 
     assert found is not None
     assert (found.host, found.port) == place
@@ -65,7 +65,7 @@ def test_a_listed_place_is_found(url: str, place: tuple[str, int]) -> None:
     ],
 )
 def test_what_is_not_listed_is_not_found(url: str) -> None:
-    assert LISTED.place_of(url) is None
+    assert LISTED.destination_of(url) is None
 
 
 async def test_a_name_is_judged_by_the_address_that_is_called() -> None:
@@ -82,7 +82,7 @@ async def test_an_address_inside_is_not_called_by_its_number() -> None:
 async def test_a_place_that_the_operator_listed_with_its_port_is_called() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        backend = GuardedBackend(AllowedHosts([f"127.0.0.1:{port}"]).private_places())
+        backend = GuardedBackend(AllowedHosts([f"127.0.0.1:{port}"]).private_destinations())
 
         await (await backend.connect_tcp("127.0.0.1", port, timeout=5)).aclose()
 

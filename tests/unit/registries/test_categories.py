@@ -14,9 +14,9 @@ from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.redis.pubsub import MemoryFeed
 from gregor.reference.store import MemoryStore
-from gregor.registries.categories import Editor, Registry
+from gregor.registries.categories import CategoryEditor, CategoryRegistry
 from gregor.registries.category_files import apply_first, check_file, read_checked, read_file
-from gregor.rendering.renderer import Shown
+from gregor.rendering.renderer import TemplateItem
 from gregor.store.contract.store import Contended, Unavailable
 from tests.support.builders import NOW_US
 from tests.support.wait import wait_until
@@ -33,10 +33,10 @@ class Ground:
         self.feed = MemoryFeed()
         self.store = MemoryStore(Limits(), self.feed)
         self.failures: list[str] = []
-        self.opened: list[Registry] = []
+        self.opened: list[CategoryRegistry] = []
 
-    async def registry(self, *, hears: bool = True, check_s: float = NEVER_S) -> Registry:
-        made = Registry(self.store, self.feed if hears else None, check_s=check_s, failed=self.failures.append)
+    async def registry(self, *, hears: bool = True, check_s: float = NEVER_S) -> CategoryRegistry:
+        made = CategoryRegistry(self.store, self.feed if hears else None, check_s=check_s, failed=self.failures.append)
         self.opened.append(made)
         await made.open()
         return made
@@ -61,7 +61,7 @@ async def test_a_process_begins_with_what_holds(ground: Ground) -> None:
 
     assert (empty.version, registry.version) == (0, 1)
     assert registry.current.resolve("a").title == "one"
-    assert registry.renderer.rendered(Shown("i", "a", None, 5)) == {"title": "one", "text": None, "link": None}
+    assert registry.renderer.rendered(TemplateItem("i", "a", None, 5)) == {"title": "one", "text": None, "link": None}
 
 
 async def test_a_new_set_is_taken_over_when_it_is_told(ground: Ground) -> None:
@@ -119,7 +119,7 @@ async def test_a_store_that_is_away_changes_nothing_and_ends_nothing(ground: Gro
 
     store = Away(Limits())
     await store.categories.apply(A, NOW_US)
-    registry = Registry(store, check_s=0.01)
+    registry = CategoryRegistry(store, check_s=0.01)
     await registry.open()
     store.is_away = True
     await wait_until(lambda: store.asked >= 2, "the registry has asked in vain")
@@ -147,14 +147,14 @@ async def test_failures_of_templates_are_counted(ground: Ground) -> None:
     registry = await ground.registry()
 
     for _ in range(3):
-        rendered = registry.renderer.rendered(Shown("i", "a", {"n": 0}, 5))
+        rendered = registry.renderer.rendered(TemplateItem("i", "a", {"n": 0}, 5))
         assert rendered is not None and rendered["title"] == "A"
 
     assert ground.failures == ["title"] * 3
 
 
 async def test_an_editor_makes_a_version_of_the_whole_set_for_each_change(ground: Ground) -> None:
-    editor = Editor(ground.store.categories, read_checked)
+    editor = CategoryEditor(ground.store.categories, read_checked)
 
     assert await editor.apply(A, NOW_US) == 1
     assert await editor.put("b", B["b"], NOW_US) == 2
@@ -165,7 +165,7 @@ async def test_an_editor_makes_a_version_of_the_whole_set_for_each_change(ground
 
 
 async def test_an_editor_makes_no_version_where_nothing_changes(ground: Ground) -> None:
-    editor = Editor(ground.store.categories, read_checked)
+    editor = CategoryEditor(ground.store.categories, read_checked)
     await editor.apply(A, NOW_US)
 
     assert (
@@ -174,7 +174,7 @@ async def test_an_editor_makes_no_version_where_nothing_changes(ground: Ground) 
 
 
 async def test_an_editor_refuses_what_is_wrong_and_what_is_not_kept(ground: Ground) -> None:
-    editor = Editor(ground.store.categories, read_checked)
+    editor = CategoryEditor(ground.store.categories, read_checked)
 
     with pytest.raises(Problem) as wrong:
         await editor.put("a", {"title": "{{ x }}"}, NOW_US)
@@ -186,7 +186,7 @@ async def test_an_editor_refuses_what_is_wrong_and_what_is_not_kept(ground: Grou
 
 
 async def test_editors_at_the_same_time_lose_nothing_of_each_other(ground: Ground) -> None:
-    editors = [Editor(ground.store.categories, read_checked) for _ in range(4)]
+    editors = [CategoryEditor(ground.store.categories, read_checked) for _ in range(4)]
 
     await asyncio.gather(*(editor.put(f"c{n}", {"title": "x"}, NOW_US) for n, editor in enumerate(editors)))
 
@@ -200,12 +200,12 @@ async def test_an_editor_that_never_comes_first_says_so_and_not_that_the_store_i
         asyncio.run(categories.apply({"a": {"title": f"{next(turns)}"}}, NOW_US))
 
     with pytest.raises(Contended) as refused:
-        await Editor(categories, overtaken).put("b", B["b"], NOW_US)
+        await CategoryEditor(categories, overtaken).put("b", B["b"], NOW_US)
 
     problem = refused.value.problem()
     assert (problem.code, problem.retry_after_s) == ("unavailable", 1.0)
     assert "Others" in problem.detail and "reached" not in problem.detail
-    assert set((await Editor(categories, read_checked).present()).entries) == {"a"}
+    assert set((await CategoryEditor(categories, read_checked).present()).entries) == {"a"}
 
 
 async def test_the_file_of_the_setting_is_applied_where_nothing_ever_was(ground: Ground, tmp_path: Path) -> None:

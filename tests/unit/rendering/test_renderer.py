@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gregor.core.categories.parse import parse_entries
-from gregor.rendering.renderer import Mail, Renderer, Shown, check_templates, one_line
+from gregor.rendering.renderer import RenderedMail, Renderer, TemplateItem, check_templates, one_line
 
 ENTRY: dict[str, Any] = {"title": "{{ body.k }} joined", "text": "By {{ body.by }}.", "link": "app://{{ body.k }}"}
 SUMMARY = {
@@ -29,8 +29,8 @@ def renderer(failures: Failures | None = None, **entry: Any) -> Renderer:
     return Renderer(parse_entries({"user.joined": entry}), failures)
 
 
-def item(body: Any, category: str = "user.joined") -> Shown:
-    return Shown("aa", category, body, 1_457_056_447, None, "alice")
+def item(body: Any, category: str = "user.joined") -> TemplateItem:
+    return TemplateItem("aa", category, body, 1_457_056_447, None, "alice")
 
 
 def test_an_item_has_title_text_and_link() -> None:
@@ -53,7 +53,7 @@ def test_templates_see_the_whole_item_and_the_reader() -> None:
     source = (
         "{{ id }} {{ category }} {{ created }} {{ expires }} {{ uid }} {{ locale }} {{ count }} {{ items[0].body.k }}"
     )
-    shown = Shown("aa", "user.joined", {"k": "kb"}, 5, 6, "alice")
+    shown = TemplateItem("aa", "user.joined", {"k": "kb"}, 5, 6, "alice")
 
     assert renderer(title=source).rendered(shown, "it") == {
         "title": "aa user.joined 5 6 alice it 1 kb",
@@ -65,17 +65,17 @@ def test_templates_see_the_whole_item_and_the_reader() -> None:
 def test_an_item_is_read_as_it_goes_out() -> None:
     raw = b'{"body":{"k":"kb"},"category":"user.joined","for_device":null,"times":{"created":5.5,"expires":6}}'
 
-    assert Shown.of_json("aa", raw, "alice") == Shown("aa", "user.joined", {"k": "kb"}, 5.5, 6, "alice")
+    assert TemplateItem.of_json("aa", raw, "alice") == TemplateItem("aa", "user.joined", {"k": "kb"}, 5.5, 6, "alice")
 
 
 def test_words_of_many_items_are_spliced_by_id() -> None:
     raw = b'{"body":{"k":"k\\"b"},"category":"%s","for_device":null,"times":{"created":5}}'
     made = renderer(title="{{ body.k }}", locales={"it": {"title": "è"}})
 
-    text = made.spliced([("aa", raw % b"user.joined"), ("bb", raw % b"other")], "de", "alice")
+    text = made.render_json([("aa", raw % b"user.joined"), ("bb", raw % b"other")], "de", "alice")
 
     assert text == b'{"aa":{"title":"k\\"b","text":null,"link":null}}'
-    assert made.spliced([], "it", "alice") == b"{}"
+    assert made.render_json([], "it", "alice") == b"{}"
 
 
 async def test_many_items_are_rendered_in_turns_with_the_same_result() -> None:
@@ -83,8 +83,8 @@ async def test_many_items_are_rendered_in_turns_with_the_same_result() -> None:
     items = [(f"i{n}", raw) for n in range(60)]
     made = renderer(title="{{ id }}")
 
-    assert await made.spliced_slowly(items, "it", "alice") == made.spliced(items, "it", "alice")
-    assert await made.spliced_slowly([], "it", "alice") == b"{}"
+    assert await made.render_json_in_slices(items, "it", "alice") == made.render_json(items, "it", "alice")
+    assert await made.render_json_in_slices([], "it", "alice") == b"{}"
 
 
 def test_titles_and_subjects_lose_control_characters_and_line_breaks_texts_keep_lines() -> None:
@@ -127,13 +127,13 @@ def test_a_mail_has_the_subject_the_text_and_the_html_of_its_language() -> None:
              "locales": {"it": {"title": "ecco {{ body.k }}", "email": {"subject": "S {{ title }}"}}}}  # fmt: skip
     made = renderer(**entry)
 
-    assert made.mail(item({"k": "<kb>", "by": "B"}), "it", "https://u/?a=1&b=2") == Mail(
+    assert made.mail(item({"k": "<kb>", "by": "B"}), "it", "https://u/?a=1&b=2") == RenderedMail(
         "S ecco <kb>",
         "ecco <kb>\n\nBy B.\n\napp://<kb>",
         "<p>ecco &lt;kb&gt; By B. https://u/?a=1&amp;b=2</p>",
     )
     plain = renderer(title="x", email={}).mail(item({}))
-    assert plain == Mail("x", "x", None)
+    assert plain == RenderedMail("x", "x", None)
 
 
 def test_what_fails_at_send_time_is_told_and_gives_way_to_plain_words() -> None:
@@ -143,7 +143,7 @@ def test_what_fails_at_send_time_is_told_and_gives_way_to_plain_words() -> None:
     shown = item({"n": 0})
 
     assert made.rendered(shown) == {"title": "User joined", "text": None, "link": None}
-    assert made.mail(shown) == Mail("User joined", "User joined", None)
+    assert made.mail(shown) == RenderedMail("User joined", "User joined", None)
     assert made.collapse(shown) is None
     assert {(category, field) for category, field, _ in failures.told} == {
         ("user.joined", field) for field in ("title", "text", "link", "subject", "html", "collapse")
@@ -166,7 +166,7 @@ def test_a_summary_has_a_title_of_its_own_and_only_the_texts_that_speak_of_many(
     )
 
     assert one.rendered(item(SUMMARY)) == {"title": "7 joined", "text": None, "link": None}
-    assert one.mail(item(SUMMARY)) == Mail("7 joined", "7 joined", None)
+    assert one.mail(item(SUMMARY)) == RenderedMail("7 joined", "7 joined", None)
     assert many.rendered(item(SUMMARY)) == {"title": "User joined (7)", "text": "a, b and 5 more", "link": None}
     mail = many.mail(item(SUMMARY))
     assert mail is not None and mail.subject == "7!"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gregor.rendering.sandbox import MOST_CHARS, TemplateFault, compile_template
+from gregor.rendering.sandbox import MOST_CHARS, TemplateError, compile_template
 
 BODY = {"name": "Bob", "n": 10, "tags": ["b", "a"], "who": {"k": "kb"}, "items": [1, 2], "x": None, "yes": True}
 
@@ -65,7 +65,7 @@ def test_html_escapes_what_it_shows_and_nothing_can_switch_that_off() -> None:
 
     assert html == "<p>&lt;b&gt;&amp;&lt;i&gt;&lt;&lt;b&gt;&amp;&lt;b&gt;&lt;</p>"
     for source in ("{{ body.name | safe }}", "{% autoescape false %}{{ body.name }}{% endautoescape %}"):
-        with pytest.raises(TemplateFault):
+        with pytest.raises(TemplateError):
             compile_template(source, is_html=True)
 
 
@@ -103,7 +103,7 @@ def test_html_escapes_what_it_shows_and_nothing_can_switch_that_off() -> None:
     ],
 )
 def test_what_is_not_of_the_language_is_refused_with_its_line(source: str, line: int, words: str) -> None:
-    with pytest.raises(TemplateFault) as refused:
+    with pytest.raises(TemplateError) as refused:
         compile_template(source)
 
     assert refused.value.line == line
@@ -116,7 +116,7 @@ def test_what_is_not_of_the_language_is_refused_with_its_line(source: str, line:
 def test_what_cannot_be_rendered_is_found_when_it_is_tried_with_its_line(source: str) -> None:
     template = compile_template("one\n" + source)
 
-    with pytest.raises(TemplateFault) as refused:
+    with pytest.raises(TemplateError) as refused:
         template.check()
 
     assert refused.value.line == 2
@@ -139,7 +139,7 @@ def test_what_cannot_be_rendered_is_found_when_it_is_tried_with_its_line(source:
 def test_nothing_of_python_is_reached(source: str) -> None:
     try:
         assert rendered(source) == ""
-    except TemplateFault as fault:
+    except TemplateError as fault:
         assert "no variable" in fault.reason
 
 
@@ -174,7 +174,7 @@ def test_a_template_that_would_run_away_is_stopped_soon(source: str) -> None:
     template = compile_template(source)
     began = time.thread_time()
 
-    with pytest.raises(TemplateFault):
+    with pytest.raises(TemplateError):
         template.render({"body": LARGE})
 
     assert time.thread_time() - began < 0.3
@@ -184,7 +184,7 @@ def test_a_rendering_may_be_as_long_as_the_limit_and_no_longer() -> None:
     template = compile_template("{% for a in body %}" + "x" * 64 + "{% endfor %}")
 
     assert len(template.render({"body": [1] * (MOST_CHARS // 64)})) == MOST_CHARS
-    with pytest.raises(TemplateFault, match="characters"):
+    with pytest.raises(TemplateError, match="characters"):
         template.render({"body": [1] * (MOST_CHARS // 64 + 1)})
 
 

@@ -15,7 +15,7 @@ from gregor.core.messages.model import Receipt, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
 from gregor.reference.store import MemoryDeliveries, MemoryStore
-from gregor.registries.categories import Registry
+from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor_scheduler.aggregators import Aggregator, Aggregators
@@ -39,7 +39,7 @@ class House:
     deliveries: MemoryDeliveries
     drain: Drain
     figures: Figures
-    registry: Registry
+    registry: CategoryRegistry
     payloads: list[bytes]
     parts: Parts
 
@@ -128,7 +128,7 @@ async def build(
     store, deliveries = MemoryStore(LIMITS, feed), deliveries or MemoryDeliveries()
     if entries is not None:
         await store.categories.apply(entries, NOW_US, 0)
-    registry = Registry(store)
+    registry = CategoryRegistry(store)
     await registry.refresh()
     handover, webhooks = HandOver(opening(deliveries), clock.monotonic), WebhookRegistry(store)
     parts = Parts(store, handover, clock, LIMITS, registry, webhooks, figures, Aggregators(aggregators, patience_s))

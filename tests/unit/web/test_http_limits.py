@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gregor.web.http_limits import HEAD_S, MOST_HEAD_BYTES, SILENCE_S, Guarded
-from gregor.web.serving import Server, server_of
+from gregor.web.http_limits import HEAD_S, MOST_HEAD_BYTES, SILENCE_S, LimitedHttpProtocol
+from gregor.web.serving import EmbeddedServer, make_server
 from tests.support.wait import wait_until
 
 HEAD = b"GET /quick HTTP/1.1\r\nHost: a\r\n"
@@ -25,7 +25,7 @@ POST = b"POST /quick HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
 class Site:
     """A server of an application that echoes; `/early` answers without reading, `/half` begins and waits."""
 
-    server: Server
+    server: EmbeddedServer
     port: int = 0
 
     async def dial(self, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -43,8 +43,8 @@ class Site:
         return heard
 
     @property
-    def connections(self) -> list[Guarded]:
-        return [each for each in self.server.server_state.connections if isinstance(each, Guarded)]
+    def connections(self) -> list[LimitedHttpProtocol]:
+        return [each for each in self.server.server_state.connections if isinstance(each, LimitedHttpProtocol)]
 
     def look(self, later_s: float) -> None:
         """What the server would do so much later, if nothing came."""
@@ -68,7 +68,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(application: ASGIApp) -> AsyncIterator[Site]:
-    server = server_of(application, "127.0.0.1", 0, 1, has_lifespan=False)
+    server = make_server(application, "127.0.0.1", 0, 1, has_lifespan=False)
     listening = socket.create_server(("127.0.0.1", 0))
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:

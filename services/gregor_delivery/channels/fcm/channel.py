@@ -15,7 +15,7 @@ import httpcore
 from pyfcm.baseapi import BaseAPI
 
 from gregor.clock import Clock
-from gregor.net.ssrf_guard import trouble_of
+from gregor.net.ssrf_guard import connect_failure
 from gregor_delivery.channels.contract import Push
 from gregor_delivery.channels.http_pool import Exchange, HttpPool
 from gregor_delivery.channels.push_payload import aps_of, fcm_parts
@@ -215,7 +215,7 @@ class FcmChannel:
         except TimeoutError:
             return "no answer before the deadline"
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            return trouble_of(error)
+            return connect_failure(error)
         return ""
 
     def _read(self, exchange: Exchange, status: int) -> Verdict:

@@ -14,7 +14,7 @@ import httpcore
 from gregor.auth.vapid import VapidKey
 from gregor.clock import Clock, SystemClock
 from gregor.config.settings import WEBPUSH_SERVICES
-from gregor.net.ssrf_guard import AddressNotPublic, AllowedHosts, GuardedBackend, Place, trouble_of
+from gregor.net.ssrf_guard import AddressNotPublic, AllowedHosts, Destination, GuardedBackend, connect_failure
 from gregor_delivery.channels.contract import Push
 from gregor_delivery.channels.http_pool import Exchange, HttpPool
 from gregor_delivery.channels.push_payload import webpush_payload
@@ -50,7 +50,7 @@ class WebPushConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    place: Place
+    place: Destination
     url: str
     keys: SubscriptionKeys
 
@@ -80,7 +80,7 @@ class WebPushChannel:
             tls = trusting(self._config.ca_file)
         except OSError as error:
             raise ValueError(f"{self._config.ca_file} holds no certificates that can be read") from error
-        backend = GuardedBackend(self._hosts.private_places())
+        backend = GuardedBackend(self._hosts.private_destinations())
         self._pool = HttpPool(self._config.most_connections, tls, backend)
 
     async def send(self, message: Push, deadline_s: float) -> Verdict:
@@ -102,7 +102,7 @@ class WebPushChannel:
         except AddressNotPublic:
             return Refused(None, "the endpoint has no public address")
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            detail = trouble_of(error)
+            detail = connect_failure(error)
         if exchange.status is not None:
             return self._verdict(exchange.status, exchange.retry_after, target)
         return Unknown(detail) if exchange.is_handed_over else Retry(None, None, f"cannot connect: {detail}")
@@ -130,7 +130,7 @@ class WebPushChannel:
             subscription = SubscriptionKeys.read(str(keys["p256dh"]), str(keys["auth"]))
         except (KeyError, TypeError, ValueError):
             return Refused(None, "not a Web Push subscription")
-        place = self._hosts.place_of(url)
+        place = self._hosts.destination_of(url)
         return _Target(place, url, subscription) if place else Refused(None, "the endpoint is of no allowed host")
 
     def _headers(self, push: Push, target: _Target) -> list[tuple[str, str]]:

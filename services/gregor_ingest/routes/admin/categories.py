@@ -11,9 +11,9 @@ from pydantic import Field
 from gregor.core.errors import FieldError, Problem, at
 from gregor.core.ids import is_dotted
 from gregor.core.json_text import canonical, escape
-from gregor.registries.categories import Editor
+from gregor.registries.categories import CategoryEditor
 from gregor.registries.category_files import read_checked
-from gregor.rendering.renderer import Renderer, Shown
+from gregor.rendering.renderer import Renderer, TemplateItem
 from gregor_ingest.context import Parts
 from gregor_ingest.guarded_route import GuardedRoute, Working
 from gregor_ingest.request import fit, read_document, read_json
@@ -184,7 +184,10 @@ async def preview(name: str, request: Request, parts: Working) -> Response:
     category = _category(name)
     await parts.registry.refresh()
     entries, faults = parts.registry.current, []
-    policy, item = entries.resolve(category), Shown("preview", category, asked.body, parts.clock.now_us() / 1_000_000)
+    policy, item = (
+        entries.resolve(category),
+        TemplateItem("preview", category, asked.body, parts.clock.now_us() / 1_000_000),
+    )
     is_summary = policy.aggregate is not None and item.summary is not None
     if policy.body_schema is not None and not is_summary:
         faults = policy.body_schema.faults(canonical(asked.body), "/body")
@@ -203,8 +206,8 @@ async def preview(name: str, request: Request, parts: Working) -> Response:
     )
 
 
-def _editor(parts: Parts) -> Editor:
-    return Editor(parts.store.categories, read_checked)
+def _editor(parts: Parts) -> CategoryEditor:
+    return CategoryEditor(parts.store.categories, read_checked)
 
 
 def _category(name: str) -> str:

@@ -43,7 +43,7 @@ async def create_webhook(request: Request, parts: Working) -> Response:
     check_url(asked.url, is_loopback_allowed=parts.settings.webhook_loopback)
     now_us = parts.clock.now_us()
     made = await _editor(parts).create(asked.url, asked.kinds, asked.prefixes, asked.name, now_us)
-    await parts.webhooks.wait_known()
+    await parts.webhooks.wait_until_known()
     return json_answer(shown_with_secret(made), 201, _SECRET)
 
 
@@ -93,7 +93,7 @@ async def patch_webhook(webhook: str, request: Request, parts: Working) -> Respo
     kept = await _editor(parts).change(webhook, lambda known: changed(known, patch, now_us))
     if kept is None:
         raise _no_webhook()
-    await parts.webhooks.wait_known()
+    await parts.webhooks.wait_until_known()
     return json_answer(shown(kept))
 
 

@@ -17,8 +17,8 @@ from fastapi import APIRouter, Path, Request, Response
 from gregor.auth.unsubscribe_links import link_keys
 from gregor.core.errors import Problem
 from gregor.core.notify.unsubscribe_token import EVERYTHING, MOST_CHARACTERS, parse_token
-from gregor.rendering.translations import Words, words_accepted
-from gregor.web.request import headers_of, whole
+from gregor.rendering.translations import Translation, accepted_translation
+from gregor.web.request import headers_of, read_body
 from gregor_ingest.context import Parts
 from gregor_ingest.guarded_route import OpenRoute, Working
 from gregor_ingest.responses import problems
@@ -110,18 +110,18 @@ async def _read_and_forget(request: Request) -> None:
     def too_large() -> Problem:
         return Problem("message_too_large", f"The body is over {MOST_BYTES} bytes.")
 
-    await whole(headers_of(request.scope), request.receive, MOST_BYTES, too_large)
+    await read_body(headers_of(request.scope), request.receive, MOST_BYTES, too_large)
 
 
-def _words(request: Request) -> Words:
-    return words_accepted(request.headers.get("accept-language", ""))
+def _words(request: Request) -> Translation:
+    return accepted_translation(request.headers.get("accept-language", ""))
 
 
-def _unknown(words: Words) -> Response:
+def _unknown(words: Translation) -> Response:
     return _page(words, words.unknown, status=404)
 
 
-def _page(words: Words, heading: str, rest: str = "", status: int = 200) -> Response:
+def _page(words: Translation, heading: str, rest: str = "", status: int = 200) -> Response:
     parts = {
         "lang": words.tag,
         "dir": words.direction,

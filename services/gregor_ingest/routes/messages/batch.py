@@ -11,7 +11,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from gregor.core.errors import Problem
-from gregor.web.request import JSON, chunks, media_type, whole
+from gregor.web.request import JSON, body_chunks, media_type, read_body
 from gregor_ingest.auth import Actor, row_of
 from gregor_ingest.context import Parts
 from gregor_ingest.request import NDJSON, check_query
@@ -49,10 +49,10 @@ class SendMessages:
             if name in headers:
                 raise Problem("invalid", f"The header {name.decode().title()} is for one message; give lines an id.")
         if kind == JSON:
-            raw = await whole(headers, receive, parts.limits.batch_bytes, self._too_many_bytes)
+            raw = await read_body(headers, receive, parts.limits.batch_bytes, self._too_many_bytes)
             await self._answer_array(raw, actor, send)
         else:
-            source = chunks(headers, receive, parts.limits.batch_bytes, self._too_many_bytes)
+            source = body_chunks(headers, receive, parts.limits.batch_bytes, self._too_many_bytes)
             await _Stream(parts, actor, send).run(lines_of(source))
 
     async def _answer_array(self, raw: bytes, actor: Actor, send: Send) -> None:

@@ -20,7 +20,7 @@ from gregor.core.messages.model import Commit, External, Flush, Message
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.parse_fast import read_plain
 from gregor.core.messages.plan import plan
-from gregor.web.request import JSON, media_type, message_too_large, whole
+from gregor.web.request import JSON, media_type, message_too_large, read_body
 from gregor_ingest.auth import Actor, check_wait, row_of
 from gregor_ingest.context import Parts
 from gregor_ingest.dry_run import is_rehearsal, rehearse
@@ -46,7 +46,7 @@ class SendMessage:
         media_type(headers, JSON)
         check_wait(await parts.gate.take(actor))
         most = parts.limits.message_bytes
-        raw = await whole(headers, receive, most, lambda: message_too_large(most))
+        raw = await read_body(headers, receive, most, lambda: message_too_large(most))
         document, message = _read(raw, parts.limits)
         message = named(message, headers)
         commit, view = planned(message, actor, parts)

@@ -169,7 +169,7 @@ async def _rendered(
     """The words of items, where the reader named a language."""
     if locale is None:
         return None
-    return await parts.registry.renderer.spliced_slowly([(item.id, item.json) for item in items], locale, uid)
+    return await parts.registry.renderer.render_json_in_slices([(item.id, item.json) for item in items], locale, uid)
 
 
 def _whole(entries: Sequence[HistoryEntry]) -> list[HistoryEntry]:

@@ -9,7 +9,7 @@ import typer
 from pydantic import SecretStr
 
 from gregor.cli.target import Json
-from gregor.config.settings import VARIABLES, Settings, load_settings, masked
+from gregor.config.settings import VARIABLES, Settings, load_settings, mask_password
 
 config = typer.Typer(help="Look at the settings.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -60,7 +60,7 @@ def _shown(settings: Settings, field: str) -> object:
         case tuple():
             return list(value)
         case str():
-            return masked(value) if field in ("redis_url", "queue_url") else value
+            return mask_password(value) if field in ("redis_url", "queue_url") else value
         case float() if value.is_integer():
             return int(value)
         case _:
