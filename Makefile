@@ -21,7 +21,7 @@ endif
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(VERSION)
 
-.PHONY: help install run test lint types bench lock fmt
+.PHONY: help install run test lint types bench docs lock fmt
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,10 @@ types: $(STAMP) ## mypy --strict
 
 bench: $(STAMP) ## run the benchmarks of tests/bench (ARGS=fanout for one)
 	$(BIN)/python -m tests.bench $(ARGS)
+
+docs: $(STAMP) ## build the documentation into site/ (strict: a dead link or anchor is an error)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'make: site/index.html' >&2
 
 fmt: $(STAMP) ## format, and mend what can be mended
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""An aggregator to start from: what an entry point of the group ``gregor.aggregators`` looks like (docs/time.md)."""
+"""An aggregator to start from: what an entry point of the group ``gregor.aggregators`` looks like (time.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A newcomer adds a notification type by following docs/categories.md to the letter."""
+"""A newcomer adds a notification type by following docs/how-to/notification-types.md to the letter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 
 from tests.support.cluster import ROOT, Cluster
 
-PAGE = (ROOT / "docs" / "categories.md").read_text("utf-8").partition("## Inheritance")[0]
+PAGE = (ROOT / "docs" / "how-to" / "notification-types.md").read_text("utf-8")
 ENTRY = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[0]
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line]
 

@@ -1,4 +1,4 @@
-"""The queue Redis is away, or stands still, while the state is well: only what is handed over waits (docs/time.md)."""
+"""The queue Redis is away, or stands still, while the state is well: only what is handed over waits (time.md)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ aggregate = { window = "1s", at_least = 2 }
 STREAM = "gregor:deliveries:fcm"
 LATE_S = 2.5
 """Half a second to notice that nobody tells the time, half a second between two looks, and the second and a half that a
-user waits for whom something is being handed over just then (docs/time.md)."""
+user waits for whom something is being handed over just then (docs/explanation/time.md)."""
 
 
 @pytest.fixture

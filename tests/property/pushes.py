@@ -118,7 +118,7 @@ class World:
     """``queue``: what is to be brought forward, and when. ``screens``: device to place to the item that is shown there.
 
     ``cleared``: what each device dismissed itself. ``given_up``: what could not be withdrawn, since the provider
-    refused for good (docs/delivery.md). ``raced``: items to which something happened between a look and its claim:
+    refused for good (delivery.md). ``raced``: items to which something happened between a look and its claim:
     then a push may be wrong for a moment, but not for good. ``in_flight``, ``after_look``: what happens there.
     """
 

@@ -16,8 +16,10 @@ from gregor.rendering.renderer import Renderer, TemplateItem
 from gregor.rendering.sandbox import VARIABLES
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "categories.toml"
-PAGE = (Path(__file__).parents[2] / "docs" / "categories.md").read_text("utf-8")
-EXAMPLE = PAGE.partition("```toml\n")[2].partition("```")[0]
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "reference" / "categories.md").read_text("utf-8")
+GUIDE = (DOCS / "how-to" / "notification-types.md").read_text("utf-8")
+EXAMPLE = GUIDE.partition("```toml\n")[2].partition("```")[0]
 
 
 def test_the_newcomer_s_entry_has_ten_lines_and_holds_as_it_stands() -> None:

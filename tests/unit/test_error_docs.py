@@ -1,10 +1,10 @@
-"""docs/errors.md lists every code and every close, as the code has them."""
+"""docs/reference/errors.md lists every code and every close, as the code has them."""
 
 from pathlib import Path
 
 from gregor.core.errors import CLOSES, ERRORS
 
-LINES = Path(__file__).parents[2].joinpath("docs", "errors.md").read_text("utf-8").splitlines()
+LINES = Path(__file__).parents[2].joinpath("docs", "reference", "errors.md").read_text("utf-8").splitlines()
 
 
 def rows(heading: str) -> list[list[str]]:

@@ -114,7 +114,7 @@ def test_each_figure_is_in_the_docs() -> None:
     registry = CollectorRegistry()
     gregor_scheduler.metrics.Figures(registry)
     gregor_delivery.metrics.Figures(registry)
-    told = set(re.findall(r"gregor_[a-z_]+", "".join(page.read_text() for page in DOCS.glob("*.md"))))
+    told = set(re.findall(r"gregor_[a-z_]+", "".join(page.read_text() for page in DOCS.rglob("*.md"))))
 
     kept = [figure for each in (registry, Metrics().registry) for figure in each.collect()]
     names = {f"{figure.name}_total" if figure.type == "counter" else figure.name for figure in kept}

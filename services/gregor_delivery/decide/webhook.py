@@ -1,4 +1,4 @@
-"""Whether a webhook is still to be called, and the call (docs/webhooks.md).
+"""Whether a webhook is still to be called, and the call (docs/how-to/webhooks.md).
 
 What happened stays true: nothing of the user's state is looked at, only the webhook itself and how its receiver does.
 """

@@ -214,7 +214,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "NewWebhook": _object({**_WEBHOOK, "secret": {"type": "string", "pattern": "^whsec_"}}),
     "Webhooks": _object({"webhooks": _array(_ref("Webhook"))}),
     "Categories": _object({"version": _SEQ, "categories": _map({"type": "object"})}),
-    "Category": {"type": "object", "description": "The fields of one entry: docs/categories.md."},
+    "Category": {"type": "object", "description": "The fields of one entry: docs/reference/categories.md."},
     "Preview": _object(dict.fromkeys(("title", "text", "link", "subject", "html"), _TEXT_OR_NULL)),
     "WebPushKey": _object({"public_key": _TEXT}),
     "Alive": _object({"alive": {"const": True}}),

@@ -1,4 +1,4 @@
-"""A webhook as backends write and read it (docs/webhooks.md)."""
+"""A webhook as backends write and read it (docs/how-to/webhooks.md)."""
 
 from __future__ import annotations
 

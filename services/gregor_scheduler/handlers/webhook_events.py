@@ -1,4 +1,4 @@
-"""What happened to items, handed over for the webhooks that want to hear of it (docs/webhooks.md)."""
+"""What happened to items, handed over for the webhooks that want to hear of it (docs/how-to/webhooks.md)."""
 
 from __future__ import annotations
 

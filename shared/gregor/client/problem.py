@@ -17,7 +17,7 @@ class MessageRejected(Exception):
 
     @property
     def code(self) -> str:
-        """The code, as in docs/errors.md."""
+        """The code, as in docs/reference/errors.md."""
         return str(self.document.get("code"))
 
     @property

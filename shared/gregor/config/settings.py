@@ -1,6 +1,6 @@
 """Settings of every process: `GREGOR_…` variables or a TOML file, read once at the start into one frozen value.
 
-The names are part of the contract (docs/configuration.md lists them; a test compares). A field's variable is its name
+The names are part of the contract (reference/settings.md lists them; a test compares). A field's variable is its name
 in capitals after `GREGOR_`, without the trailing `_s` of a duration: `retention_s` is `GREGOR_RETENTION`. Durations are
 seconds, or a number with a unit (`30d`, `12h`, `90s`). In a TOML file the names are the same in small letters, without
 `GREGOR_`. A variable wins over the file.
@@ -89,7 +89,7 @@ _BOUNDS = Limits()
 
 
 class Settings(BaseModel):
-    """Every setting with its default; the description of a field is its sentence in docs/configuration.md."""
+    """Every setting with its default; the description of a field is its sentence in docs/reference/settings.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -354,7 +354,7 @@ def _unknown(name: str, known: Mapping[str, str]) -> str:
     bare = {other.removeprefix(PREFIX): other for other in known}  # the prefix would make all names alike
     near = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
     return f"{name} is not a setting; " + (
-        f"do you mean {bare[near[0]]}?" if near else "docs/configuration.md lists them"
+        f"do you mean {bare[near[0]]}?" if near else "docs/reference/settings.md lists them"
     )
 
 

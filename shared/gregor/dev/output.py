@@ -71,7 +71,7 @@ def ready_words(plan: Plan, redis: str, key: str) -> str:
 
 
 def _words_of_fakes(ingest: str, key: str) -> list[str]:
-    """How to see a push arrive; docs/delivery.md goes through the rest of it."""
+    """How to see a push arrive; docs/explanation/delivery.md goes through the rest of it."""
     phone = json.dumps({"platform": "ios", "push": {"provider": "apns", "token": "a11ce0"}})
     return [
         f"A phone of alice, for pushes that arrive at the fake providers (lines that begin with {FAKES}):",

@@ -1,4 +1,4 @@
-"""docs/client.md speaks of what there is."""
+"""docs/reference/python-client.md speaks of what there is."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import gregor.client
 from gregor.client import Device, Producer
 
-TEXT = (Path(__file__).parents[3] / "docs" / "client.md").read_text("utf-8")
+TEXT = (Path(__file__).parents[3] / "docs" / "reference" / "python-client.md").read_text("utf-8")
 
 
 def test_every_example_is_python_that_compiles() -> None:
@@ -14,7 +14,7 @@ def test_every_example_is_python_that_compiles() -> None:
 
     assert len(examples) == 2
     for example in examples:
-        compile(example, "docs/client.md", "exec")
+        compile(example, "docs/reference/python-client.md", "exec")
 
 
 def test_every_call_and_name_of_the_page_exists() -> None:

@@ -17,7 +17,7 @@ from gregor.config.settings import (
 )
 from gregor.core.limits import Limits
 
-DOCS = Path(__file__).parents[3] / "docs" / "configuration.md"
+DOCS = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
 
 
 def refusal(environ: dict[str, str], toml: Path | None = None) -> str:
@@ -93,7 +93,7 @@ def test_variables_of_the_command_line_and_of_others_are_left_alone() -> None:
     ("environ", "said"),
     [
         ({"GREGOR_INGEST_PRT": "1"}, "GREGOR_INGEST_PRT is not a setting; do you mean GREGOR_INGEST_PORT?"),
-        ({"GREGOR_ZZZ": "1"}, "GREGOR_ZZZ is not a setting; docs/configuration.md lists them"),
+        ({"GREGOR_ZZZ": "1"}, "GREGOR_ZZZ is not a setting; docs/reference/settings.md lists them"),
         (
             {"GREGOR_RETENTION": "3x"},
             "GREGOR_RETENTION: '3x' is refused: not a duration; write 30d, 12h, 90s, or seconds",

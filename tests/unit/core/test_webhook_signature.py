@@ -19,10 +19,10 @@ OTHER = secret_of(bytes(range(32)))
 
 
 def test_the_check_in_the_documentation_takes_what_we_sign_and_nothing_else() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "webhooks.md").read_text("utf-8")
     [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(example, "docs/webhooks.md", "exec"), names)
+    exec(compile(example, "docs/how-to/webhooks.md", "exec"), names)
     old, new = secret_of(b"o" * 32), secret_of(b"n" * 32)
     headers = signed_headers((new, old), "evt_1", time.time_ns() // 1_000, b'{"a":1}')
 

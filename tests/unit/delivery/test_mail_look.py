@@ -1,4 +1,4 @@
-"""Who is told by mail, when, and who is not and why (semantics.md L15; docs/delivery.md), over a store in memory."""
+"""Who is told by mail, when, and who is not and why (semantics.md L15; delivery.md), over a store in memory."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["categories"])
 MOST_BYTES: Final = 1_048_576
 """Bytes of a whole set of entries, as JSON."""
 _BODY: Final = ("malformed_json", "message_too_large", "unsupported_media_type", "schema")
-_ENTRY_SCHEMA: Final = {"type": "object", "description": "The fields of one entry: docs/categories.md."}
+_ENTRY_SCHEMA: Final = {"type": "object", "description": "The fields of one entry: docs/reference/categories.md."}
 _SET_SCHEMA: Final = {
     "type": "object",
     "required": ["categories"],

@@ -1,4 +1,4 @@
-"""Webhooks: where backends are told what devices and time did (docs/webhooks.md)."""
+"""Webhooks: where backends are told what devices and time did (docs/how-to/webhooks.md)."""
 
 from __future__ import annotations
 
