@@ -21,14 +21,14 @@ from gregor.telemetry import Metrics
 from gregor.web.process import ProbeServer, on_stop_signal, run, tune_garbage_collector
 from gregor.web.readiness import Readiness
 
-from .attempt import Trade
+from .attempt import DeliveryContext
 from .channels.registry import channels, mail_host, mail_links
 from .channels.smtp.pool import CONNECTIONS
-from .decide.decision import Looker
-from .decide.mail import MailLooker
-from .decide.push import PushLooker
-from .decide.webhook import WebhookLooker
-from .metrics import Figures
+from .decide.decision import Decider
+from .decide.mail import MailDecider
+from .decide.push import PushDecider
+from .decide.webhook import WebhookDecider
+from .metrics import DeliveryMetrics
 from .throttle.breaker import Breaker
 from .throttle.pace import Pace
 from .worker import MOST_IN_FLIGHT, Worker
@@ -51,7 +51,7 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(store.close)
         metrics = Metrics()
         lookers, clock = await _lookers(stack, settings, store, metrics), SystemClock(settings.clock_offset_s)
-        figures, deadline_s = Figures(metrics.registry), settings.delivery_deadline_s
+        figures, deadline_s = DeliveryMetrics(metrics.registry), settings.delivery_deadline_s
         workers = []
         for name, channel in channels(settings, clock).items():
             if channel is None:
@@ -62,12 +62,12 @@ async def serve(settings: Settings) -> None:
             queue = await open_queue(settings.queue, settings.namespace, name)
             stack.push_async_callback(queue.close)
             pace, breaker = Pace(settings.delivery_rates.get(name)), Breaker(None) if name == WEBHOOK else Breaker()
-            trade = Trade(name, channel, store, lookers[name], clock, figures, breaker, deadline_s, pace)
+            trade = DeliveryContext(name, channel, store, lookers[name], clock, figures, breaker, deadline_s, pace)
             workers.append(Worker(trade, queue, MAILS_IN_FLIGHT if name == EMAIL else MOST_IN_FLIGHT))
         await serve_with(settings, Readiness(store, metrics), metrics, workers)
 
 
-async def _lookers(stack: AsyncExitStack, settings: Settings, store: Store, metrics: Metrics) -> dict[str, Looker]:
+async def _lookers(stack: AsyncExitStack, settings: Settings, store: Store, metrics: Metrics) -> dict[str, Decider]:
     """Who decides for each channel, with what they keep up with."""
     failures, clock = metrics.render_failures, SystemClock(settings.clock_offset_s)
     registry = CategoryRegistry(store, failed=lambda field: failures.labels(field).inc())
@@ -77,9 +77,9 @@ async def _lookers(stack: AsyncExitStack, settings: Settings, store: Store, metr
     await webhooks.follow()
     stack.push_async_callback(webhooks.close)
     return {
-        **dict.fromkeys(PUSH_CHANNELS, PushLooker(store, registry)),
-        EMAIL: MailLooker(store, registry, mail_links(settings), mail_host(settings)),
-        WEBHOOK: WebhookLooker(webhooks, WebhookEditor(store.webhooks), clock),
+        **dict.fromkeys(PUSH_CHANNELS, PushDecider(store, registry)),
+        EMAIL: MailDecider(store, registry, mail_links(settings), mail_host(settings)),
+        WEBHOOK: WebhookDecider(webhooks, WebhookEditor(store.webhooks), clock),
     }
 
 

@@ -17,14 +17,14 @@ import structlog
 from gregor.clock import Clock
 from gregor.core.limits import DAY_US, SECOND_US
 from gregor.core.notify.intents import EMAIL, WEBHOOK, Intent, IntentKind
-from gregor.core.notify.ledger import Attempt, Claimed, Delivery, NotClaimed, NotYet, State, Story
+from gregor.core.notify.ledger import Attempt, Claimed, DeliveryRecord, NotClaimed, NotYet, State, Story
 from gregor.store.contract.store import Store, Unavailable
 
-from .channels.contract import Channel, Message
-from .channels.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
-from .decide.decision import Look, Looker
-from .metrics import Figures
-from .throttle.breaker import Breaker, Turn
+from .channels.contract import DeliveryChannel, OutgoingMessage
+from .channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
+from .decide.decision import Decider, SendDecision
+from .metrics import DeliveryMetrics
+from .throttle.breaker import Breaker, Permit
 from .throttle.pace import Pace
 
 log = structlog.get_logger(__name__)
@@ -42,18 +42,18 @@ BUDGET_US: Final = DAY_US
 
 
 @dataclass(frozen=True, slots=True)
-class Trade:
+class DeliveryContext:
     """What one channel works with. ``channel`` is ``None`` where the provider is not set up.
 
     ``deadline_s``: how long a provider may take.
     """
 
     name: str
-    channel: Channel[Any] | None
+    channel: DeliveryChannel[Any] | None
     store: Store
-    looker: Looker
+    looker: Decider
     clock: Clock
-    figures: Figures
+    figures: DeliveryMetrics
     breaker: Breaker
     deadline_s: float = 15.0
     pace: Pace = field(default_factory=lambda: Pace(None))
@@ -64,7 +64,7 @@ class Trade:
         return 2 * self.deadline_s
 
 
-async def attempt(trade: Trade, intent: Intent, turn: Turn | None = None) -> int | None:
+async def attempt(trade: DeliveryContext, intent: Intent, turn: Permit | None = None) -> int | None:
     """Bring one intent forward. When to look again (µs), or ``None`` where nothing more is to be done for it.
 
     ``turn``: of the breaker, where it was taken already. Raises ``Unavailable``: then nothing is known to be done, and
@@ -77,7 +77,7 @@ async def attempt(trade: Trade, intent: Intent, turn: Turn | None = None) -> int
         turn.passed()
 
 
-async def _attempt(trade: Trade, intent: Intent, turn: Turn) -> int | None:
+async def _attempt(trade: DeliveryContext, intent: Intent, turn: Permit) -> int | None:
     now_us, since_s = trade.clock.now_us(), trade.clock.monotonic()
     look = await _look(trade, intent, now_us)
     try:
@@ -90,7 +90,7 @@ async def _attempt(trade: Trade, intent: Intent, turn: Turn) -> int | None:
             look.turn.passed()
 
 
-async def fail(trade: Trade, intent: Intent) -> int | None:
+async def fail(trade: DeliveryContext, intent: Intent) -> int | None:
     """An attempt failed by itself, before anything was handed over. When to try again; ``None`` where never."""
     now_us = trade.clock.now_us()
     claim = await _claim(trade, intent, "", now_us)
@@ -100,7 +100,7 @@ async def fail(trade: Trade, intent: Intent) -> int | None:
 
 
 async def _claim(
-    trade: Trade, intent: Intent, place: str, now_us: int, *, is_early: bool = False
+    trade: DeliveryContext, intent: Intent, place: str, now_us: int, *, is_early: bool = False
 ) -> Claimed | NotClaimed | NotYet:
     lease_until_us = now_us + round(trade.lease_s * SECOND_US)
     return await trade.store.ledger.claim(intent, place, now_us, lease_until_us, is_early=is_early)
@@ -113,13 +113,15 @@ def _when(claim: NotClaimed | NotYet, busy_us: int) -> int | None:
     return busy_us if claim is NotClaimed.BUSY else None
 
 
-async def _look(trade: Trade, intent: Intent, now_us: int) -> Look:
+async def _look(trade: DeliveryContext, intent: Intent, now_us: int) -> SendDecision:
     if trade.channel is None:
-        return Look(why_not="no_provider")
+        return SendDecision(why_not="no_provider")
     return await trade.looker.look(intent, now_us)
 
 
-async def _claimed(trade: Trade, delivery: Delivery, look: Look, since_s: float, turn: Turn) -> int | None:
+async def _claimed(
+    trade: DeliveryContext, delivery: DeliveryRecord, look: SendDecision, since_s: float, turn: Permit
+) -> int | None:
     if look.compose is None or trade.channel is None:
         return await _hold(trade, delivery, look)
     if trade.clock.monotonic() - since_s > trade.deadline_s:
@@ -142,7 +144,9 @@ async def _claimed(trade: Trade, delivery: Delivery, look: Look, since_s: float,
     return await _follow(trade, delivery, look, others, verdict, since_s)
 
 
-async def _send(trade: Trade, channel: Channel[Any], message: Message, turns: tuple[Turn, Turn | None]) -> Verdict:
+async def _send(
+    trade: DeliveryContext, channel: DeliveryChannel[Any], message: OutgoingMessage, turns: tuple[Permit, Permit | None]
+) -> Verdict:
     """Hand it over; what came of it, whatever happens."""
     began_s = trade.clock.monotonic()
     try:
@@ -160,13 +164,18 @@ async def _send(trade: Trade, channel: Channel[Any], message: Message, turns: tu
 
 
 async def _follow(
-    trade: Trade, delivery: Delivery, look: Look, others: list[Delivery], verdict: Verdict, since_s: float
+    trade: DeliveryContext,
+    delivery: DeliveryRecord,
+    look: SendDecision,
+    others: list[DeliveryRecord],
+    verdict: Verdict,
+    since_s: float,
 ) -> int | None:
     """Write the verdict, and do what follows from it."""
     age_us = trade.clock.now_us() - delivery.story.begun_us
     trade.figures.age_seconds.labels(trade.name).observe(max(0, age_us) / SECOND_US)
     until_s = since_s + trade.lease_s
-    if isinstance(verdict, Gone) and look.forget is not None and await look.forget(verdict):
+    if isinstance(verdict, RecipientGone) and look.forget is not None and await look.forget(verdict):
         trade.figures.tokens_forgotten.labels(trade.name).inc()
     settling = _settle(trade, delivery, look.place, verdict, look.expires_us, until_s)
     if others:
@@ -175,12 +184,14 @@ async def _follow(
         settled, _ = await asyncio.gather(settling, asyncio.gather(*along))
     else:
         settled = await settling
-    if isinstance(verdict, Misconfigured | Gone | Refused) or settled.state is State.DEAD:
+    if isinstance(verdict, Misconfigured | RecipientGone | Refused) or settled.state is State.DEAD:
         log.warning("It was not taken.", channel=trade.name, verdict=verdict.name, detail=verdict_detail(verdict))
     return settled.story.next_us
 
 
-async def _follow_along(trade: Trade, lead: IntentKind, other: Delivery, verdict: Verdict, until_s: float) -> None:
+async def _follow_along(
+    trade: DeliveryContext, lead: IntentKind, other: DeliveryRecord, verdict: Verdict, until_s: float
+) -> None:
     """Write the verdict for one that went along. That a push is refused for what it shows ends no withdrawal in it."""
     if isinstance(verdict, Refused) and lead is not other.intent.kind is IntentKind.WITHDRAW:
         await _put_back(trade, other, "")
@@ -188,7 +199,7 @@ async def _follow_along(trade: Trade, lead: IntentKind, other: Delivery, verdict
         await _settle(trade, other, "", verdict, None, until_s)
 
 
-async def _claim_others(trade: Trade, look: Look) -> list[Delivery]:
+async def _claim_others(trade: DeliveryContext, look: SendDecision) -> list[DeliveryRecord]:
     """Those deliveries that the same message tells, and that nobody else has."""
     if not look.also:
         return []
@@ -199,7 +210,9 @@ async def _claim_others(trade: Trade, look: Look) -> list[Delivery]:
     return [claim.delivery for claim in claims if isinstance(claim, Claimed)]
 
 
-async def _named(trade: Trade, look: Look, claimed: list[Delivery]) -> list[Delivery] | None:
+async def _named(
+    trade: DeliveryContext, look: SendDecision, claimed: list[DeliveryRecord]
+) -> list[DeliveryRecord] | None:
     """Write on each claim which message tells it: who dies after that leaves no doubt what may have gone out.
 
     ``None`` where a claim is ours no more: this process stood still for so long that another may be sending.
@@ -213,7 +226,12 @@ async def _named(trade: Trade, look: Look, claimed: list[Delivery]) -> list[Deli
 
 
 async def _settle(
-    trade: Trade, delivery: Delivery, place: str, verdict: Verdict, expires_us: int | None, until_s: float
+    trade: DeliveryContext,
+    delivery: DeliveryRecord,
+    place: str,
+    verdict: Verdict,
+    expires_us: int | None,
+    until_s: float,
 ) -> Settlement:
     """Write what a verdict makes of a claim; a set-up that is wrong burns no attempt.
 
@@ -233,7 +251,7 @@ async def _settle(
             return settled
 
 
-async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
+async def _hold(trade: DeliveryContext, delivery: DeliveryRecord, look: SendDecision) -> int | None:
     """Nothing goes out: say why. When to look again, where it only waits."""
     if look.is_told:
         story = delivery.story.ended(None, trade.clock.now_us())
@@ -252,7 +270,7 @@ async def _hold(trade: Trade, delivery: Delivery, look: Look) -> int | None:
     return look.until_us
 
 
-async def _put_back(trade: Trade, delivery: Delivery, place: str, after_s: float = 0.0) -> int | None:
+async def _put_back(trade: DeliveryContext, delivery: DeliveryRecord, place: str, after_s: float = 0.0) -> int | None:
     """Nothing was handed over: the claim goes back and counts for nothing. When to look again; ``None``: too late."""
     now_us = trade.clock.now_us()
     next_us = now_us + round(after_s * SECOND_US)
@@ -265,7 +283,7 @@ async def _put_back(trade: Trade, delivery: Delivery, place: str, after_s: float
     return story.next_us
 
 
-def _waits(delivery: Delivery, now_us: int) -> bool:
+def _waits(delivery: DeliveryRecord, now_us: int) -> bool:
     """Whether a claim was given before its time: it went along with something, and in the queue it waits still."""
     story = delivery.story
     return story.reason is not None and (story.next_us or 0) > now_us
@@ -282,14 +300,14 @@ class Settlement:
     story: Story
 
 
-def settlement(verdict: Verdict, delivery: Delivery, expires_us: int | None, now_us: int) -> Settlement:
+def settlement(verdict: Verdict, delivery: DeliveryRecord, expires_us: int | None, now_us: int) -> Settlement:
     """What follows from a verdict. PURE, but for the jitter."""
     story = _told(verdict, delivery, now_us)
     shows = delivery.intent.kind is not IntentKind.WITHDRAW  # what shows nothing may come twice, and must come
     match verdict:
         case Sent():
             return Settlement(State.SENT, msgspec.structs.replace(story, event=""))
-        case Gone():
+        case RecipientGone():
             reason = _WHY_GONE.get(delivery.intent.channel, "device_gone")
             return Settlement(State.DEAD, story.ended(reason, now_us))
         case Refused():
@@ -324,7 +342,7 @@ def verdict_detail(verdict: Verdict) -> str:
     return "" if isinstance(verdict, Sent) else verdict.detail
 
 
-def _told(verdict: Verdict, delivery: Delivery, now_us: int) -> Story:
+def _told(verdict: Verdict, delivery: DeliveryRecord, now_us: int) -> Story:
     """The story with one attempt more; a set-up that is wrong burns none."""
     if isinstance(verdict, Misconfigured):
         return msgspec.structs.replace(delivery.story, reason=None, next_us=None)

@@ -18,7 +18,7 @@ from gregor.clock import SystemClock
 from gregor.config.settings import Settings, SettingsError, load_settings
 from gregor.core.notify.intents import WEBHOOK
 
-from .channels.contract import Channel
+from .channels.contract import DeliveryChannel
 from .channels.registry import channels
 
 LONGEST_S = 30.0
@@ -43,14 +43,14 @@ async def check(settings: Settings) -> list[dict[str, str]]:
     return list(await asyncio.gather(*(_checked(name, channel) for name, channel in found.items())))
 
 
-async def _checked(name: str, channel: Channel[Any] | None) -> dict[str, str]:
+async def _checked(name: str, channel: DeliveryChannel[Any] | None) -> dict[str, str]:
     if channel is None:
         return {"provider": name, "state": "not set up"}
     mend = await _mend(channel)
     return {"provider": name, "state": "good"} if mend is None else {"provider": name, "state": "wrong", "mend": mend}
 
 
-async def _mend(channel: Channel[Any]) -> str | None:
+async def _mend(channel: DeliveryChannel[Any]) -> str | None:
     try:
         async with asyncio.timeout(LONGEST_S):
             await channel.open()

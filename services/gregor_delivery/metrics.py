@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
-class Figures:
+class DeliveryMetrics:
     """The figures of one delivery process, in the registry of its process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

@@ -17,7 +17,7 @@ LATE_US: Final = 90 * SECOND_US
 """So long after a user was forgotten somebody who still had one of its deliveries in hand may put it back."""
 
 
-class Sweeper:
+class ForgottenUserPurger:
     """Sweeps one queue."""
 
     def __init__(self, store: Store, queue: Queue, clock: Clock) -> None:

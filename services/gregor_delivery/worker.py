@@ -15,9 +15,9 @@ from gregor.core.limits import SECOND_US
 from gregor.store.contract.queue import Queue, Taken
 from gregor.store.contract.store import Unavailable
 
-from .attempt import BUDGET_US, FAILED_S, Trade, attempt, fail
-from .purge_forgotten import SWEEP_S, Sweeper
-from .throttle.breaker import Turn
+from .attempt import BUDGET_US, FAILED_S, DeliveryContext, attempt, fail
+from .purge_forgotten import SWEEP_S, ForgottenUserPurger
+from .throttle.breaker import Permit
 
 log = structlog.get_logger(__name__)
 
@@ -37,13 +37,13 @@ AWAY_S: Final = 1.0
 class Worker:
     """One channel of one process."""
 
-    def __init__(self, trade: Trade, queue: Queue, most_in_flight: int = MOST_IN_FLIGHT) -> None:
+    def __init__(self, trade: DeliveryContext, queue: Queue, most_in_flight: int = MOST_IN_FLIGHT) -> None:
         self._trade = trade
         self._queue = queue
         self._most = most_in_flight
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
-        self._sweeper = Sweeper(trade.store, queue, trade.clock)
+        self._sweeper = ForgottenUserPurger(trade.store, queue, trade.clock)
         self._reclaim_at_s = 0.0
         self._was_stopped = False
         self._is_stopping = False
@@ -142,7 +142,7 @@ class Worker:
         self._tasks.discard(task)
         self._ended.set()
 
-    async def _bring_forward(self, taken: Taken, turn: Turn) -> None:
+    async def _bring_forward(self, taken: Taken, turn: Permit) -> None:
         """One attempt; whatever happens, the intent stays in the queue or is over."""
         try:
             again_us = await self._attempt(taken, turn)
@@ -155,7 +155,7 @@ class Worker:
             self._trade.figures.failures.labels(self._trade.name).inc()
             log.warning("A delivery waits: a store cannot be reached.", channel=self._trade.name, reason=str(trouble))
 
-    async def _attempt(self, taken: Taken, turn: Turn) -> int | None:
+    async def _attempt(self, taken: Taken, turn: Permit) -> int | None:
         try:
             return await attempt(self._trade, taken.intent, turn)
         except Unavailable:

@@ -18,7 +18,7 @@ from typing import Any
 import uvloop
 
 from gregor.clock import SystemClock
-from gregor_delivery.channels.contract import Mail
+from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.fcm.channel import FcmChannel
 from gregor_delivery.channels.smtp.channel import EmailChannel
 from gregor_delivery.channels.verdict import Sent, Verdict
@@ -110,7 +110,7 @@ async def load_mail(directory: Path, url: str, count: int, provider: int) -> Run
     async def one(n: int) -> Verdict:
         link = f"https://gregor.example/v1/unsubscribe/{n:0200}"
         html = f"<p>{TEXT}</p>"
-        mail = Mail(f"u{n}@example.com", "en", "Bob joined", TEXT, html, f"<{n}@gregor.example>", link)
+        mail = MailMessage(f"u{n}@example.com", "en", "Bob joined", TEXT, html, f"<{n}@gregor.example>", link)
         return await channel.send(mail, 30)
 
     found = await load(one, count, MAIL_IN_FLIGHT, provider)

@@ -11,13 +11,15 @@ import uvloop
 
 from gregor.dev.fakes.fcm import FakeFcm
 from gregor.dev.fakes.smtp import FakeSmtp
-from gregor.dev.fakes.tls import Authority
+from gregor.dev.fakes.tls import CertificateAuthority
 
 
 async def serve(directory: Path) -> None:
     """Print where they are; then what they got."""
     fcm = FakeFcm(keeps=False)
-    relay = FakeSmtp(tls=Authority(directory).server_context(), user="gregor", password="password", keeps=False)
+    relay = FakeSmtp(
+        tls=CertificateAuthority(directory).server_context(), user="gregor", password="password", keeps=False
+    )
     await fcm.start()
     await relay.start()
     fcm.credentials_file(directory / "account.json")

@@ -11,13 +11,13 @@ import uvloop
 
 from gregor.dev.fakes.apns import FakeApns
 from gregor.dev.fakes.keys import write_key
-from gregor.dev.fakes.tls import Authority
+from gregor.dev.fakes.tls import CertificateAuthority
 
 
 async def serve(directory: Path) -> None:
     """Print where it is; keep nothing of what comes but its number."""
     public = write_key(directory / "key.p8")
-    fake = FakeApns(Authority(directory), keys={"KEY1": public}, team_id="TEAM", most_streams=1_000)
+    fake = FakeApns(CertificateAuthority(directory), keys={"KEY1": public}, team_id="TEAM", most_streams=1_000)
     fake.keeps_payloads = False
     await fake.start()
     print(json.dumps({"url": fake.url}), flush=True)

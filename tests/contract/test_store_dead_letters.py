@@ -9,7 +9,17 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.notify.intents import CHANNELS, EMAIL, WEBHOOK, Intent, IntentKind
-from gregor.core.notify.ledger import Attempt, Claimed, Delivery, NotClaimed, Replay, State, Story, key_of, path_of
+from gregor.core.notify.ledger import (
+    Attempt,
+    Claimed,
+    DeliveryRecord,
+    NotClaimed,
+    Replay,
+    State,
+    Story,
+    key_of,
+    path_of,
+)
 from gregor.store.contract.agenda import Done, WorkKind
 from gregor.store.contract.dead_letters import Place
 from gregor.store.contract.store import Store
@@ -30,7 +40,7 @@ async def users(store: Store) -> None:
         await store.users.commit(uid, creating("a", "b"))
 
 
-async def end(store: Store, intent: Intent, state: State = State.DEAD, at_us: int = NOW_US) -> Delivery:
+async def end(store: Store, intent: Intent, state: State = State.DEAD, at_us: int = NOW_US) -> DeliveryRecord:
     """Planned, claimed, and settled so at that moment; its claim."""
     await store.ledger.plan([intent], State.PLANNED, None, NOW_US)
     claim = await store.ledger.claim(intent, "", at_us, at_us + SECOND_US)

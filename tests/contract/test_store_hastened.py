@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import LONGEST_WAIT_US, Claimed, Delivery, State
+from gregor.core.notify.ledger import LONGEST_WAIT_US, Claimed, DeliveryRecord, State
 from gregor.store.contract.agenda import WorkKind
 from gregor.store.contract.store import Store
 from tests.support.agendas import entries
@@ -37,7 +37,7 @@ async def wait(store: Store, *intents: Intent, reason: str = "quiet_hours", unti
         await store.ledger.settle(claim.delivery, "", State.WAITING, story, counts=False)
 
 
-async def all_of(store: Store) -> list[Delivery]:
+async def all_of(store: Store) -> list[DeliveryRecord]:
     return await store.ledger.of_user("alice", 9)
 
 

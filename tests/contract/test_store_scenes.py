@@ -1,4 +1,4 @@
-"""All that decides a push, read at once: it is what the other reads say one by one (contract ``Scenes``)."""
+"""All that decides a push, read at once: it is what the other reads say one by one (contract ``PushContexts``)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gregor.core.messages.model import Sender
 from gregor.core.notify.contact import parse_contact, parse_preferences
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import State
-from gregor.store.contract.push_context import Scene
+from gregor.store.contract.push_context import PushContext
 from gregor.store.contract.store import Registration, Session, Store
 from tests.support.builders import LIMITS, NOW, NOW_US, SECOND_US, creating, dismissing
 
@@ -23,13 +23,13 @@ DEVICES = ("phone", "pho", "desk", "nobody")
 ITEMS = ("all", "once", "twice", "of-phone", "of-desk", "gone", "soon", "never")
 
 
-async def one_by_one(store: Store, uid: str, device: str, channel: str, item: str, now_us: int) -> Scene | None:
+async def one_by_one(store: Store, uid: str, device: str, channel: str, item: str, now_us: int) -> PushContext | None:
     """The same, by a read for each part."""
     known = await store.devices.device(uid, device, now_us)
     if known is None:
         return None
     copy = await store.users.state(uid, View(device), now_us)
-    return Scene(
+    return PushContext(
         *known,
         await store.devices.acknowledged(uid),
         await store.contacts.contact(uid),
@@ -73,7 +73,7 @@ async def test_a_scene_is_what_the_reads_say_one_by_one(store: Store) -> None:
     for later_s in (0, 31, 61):
         now_us = NOW_US + later_s * SECOND_US
         for device, item in product(DEVICES, ITEMS):
-            found = await store.scenes.scene("alice", device, "apns", item, now_us)
+            found = await store.push_contexts.read("alice", device, "apns", item, now_us)
             assert found == await one_by_one(store, "alice", device, "apns", item, now_us), (later_s, device, item)
 
 
@@ -83,7 +83,7 @@ async def test_what_a_device_does_not_see_is_not_in_its_scene(store: Store) -> N
     seen = {
         (device, item)
         for device, item in product(DEVICES[:-1], ITEMS)
-        if (scene := await store.scenes.scene("alice", device, "apns", item, NOW_US)) is not None
+        if (scene := await store.push_contexts.read("alice", device, "apns", item, NOW_US)) is not None
         if scene.item is not None
     }
 
@@ -92,30 +92,30 @@ async def test_what_a_device_does_not_see_is_not_in_its_scene(store: Store) -> N
         *(("phone", "once"), ("desk", "once"), ("desk", "twice")),
         *(("phone", "of-phone"), ("desk", "of-desk")),
     }
-    scene = await store.scenes.scene("alice", "desk", "apns", "all", NOW_US)
+    scene = await store.push_contexts.read("alice", "desk", "apns", "all", NOW_US)
     assert scene is not None and scene.counts == {"a.b": 1, "a": 3, "news": 1}
 
 
 async def test_what_is_due_is_done_before_it_is_read(store: Store) -> None:
     await settle_in(store)
-    before = await store.scenes.scene("alice", "phone", "apns", "soon", NOW_US)
+    before = await store.push_contexts.read("alice", "phone", "apns", "soon", NOW_US)
     later_us = NOW_US + 60 * SECOND_US
 
-    after = await store.scenes.scene("alice", "phone", "apns", "soon", later_us)
+    after = await store.push_contexts.read("alice", "phone", "apns", "soon", later_us)
 
     assert before is not None and after is not None
     assert before.item is not None and after.item is None
     assert after.cursor.seq == before.cursor.seq + 1
     await store.users.flush_all(30)
-    flushed = await store.scenes.scene("alice", "phone", "apns", "soon", later_us)
+    flushed = await store.push_contexts.read("alice", "phone", "apns", "soon", later_us)
     assert flushed is not None and flushed.cursor.tag[:6] != after.cursor.tag[:6]
 
 
 async def test_a_user_without_anything_but_a_device_has_an_empty_scene(store: Store) -> None:
-    assert await store.scenes.scene("alice", "phone", "apns", "a", NOW_US) is None
+    assert await store.push_contexts.read("alice", "phone", "apns", "a", NOW_US) is None
     await store.devices.put_device("alice", "phone", Registration("ios", PUSH), NOW_US)
 
-    scene = await store.scenes.scene("alice", "phone", "apns", "a", NOW_US)
+    scene = await store.push_contexts.read("alice", "phone", "apns", "a", NOW_US)
 
     assert scene is not None
     assert (scene.item, scene.counts, scene.cursor.seq) == (None, {}, 0)
@@ -128,7 +128,7 @@ async def test_all_live_items_are_counted_however_many_there_are(make_store: Mak
     for n in range(0, 2_400, 100):
         await store.users.commit("alice", creating(*(f"i{n + each}" for each in range(100)), category=f"c{n % 300}"))
 
-    scene = await store.scenes.scene("alice", "phone", "apns", "i2031", NOW_US)
+    scene = await store.push_contexts.read("alice", "phone", "apns", "i2031", NOW_US)
 
     assert scene == await one_by_one(store, "alice", "phone", "apns", "i2031", NOW_US)
     assert scene is not None and scene.item is not None

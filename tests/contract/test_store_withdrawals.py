@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import Attempt, Claimed, Delivery, NotYet, State, Story
+from gregor.core.notify.ledger import Attempt, Claimed, DeliveryRecord, NotYet, State, Story
 from gregor.store.contract.store import Store
 from tests.support.builders import HOUR_US, NOW_US, SECOND_US, creating
 
@@ -22,7 +22,7 @@ async def alice(store: Store) -> None:
     await store.users.commit("alice", creating("a", "b"))
 
 
-async def claimed(store: Store, intent: Intent, now_us: int = NOW_US, place: str = PLACE) -> Delivery:
+async def claimed(store: Store, intent: Intent, now_us: int = NOW_US, place: str = PLACE) -> DeliveryRecord:
     """Planned, and taken to be sent."""
     await store.ledger.plan([intent], State.PLANNED, None, intent.at_us)
     claim = await store.ledger.claim(intent, place, now_us, now_us + SECOND_US)

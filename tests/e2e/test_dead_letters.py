@@ -14,13 +14,13 @@ import httpx
 import pytest
 
 from gregor.dev.fakes.__main__ import Fakes
-from gregor.dev.fakes.apns_acts import Act
-from gregor.dev.fakes.webhook import FakeReceiver
+from gregor.dev.fakes.apns_actions import ApnsAction
+from gregor.dev.fakes.webhook import FakeWebhookReceiver
 from tests.support.cluster import Cluster
 from tests.support.wait import wait_until
 
 LONG_S = 40
-REFUSED = Act(400, "PayloadEmpty")
+REFUSED = ApnsAction(400, "PayloadEmpty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class House:
     cluster: Cluster
     api: httpx.AsyncClient
     fakes: Fakes
-    backend: FakeReceiver
+    backend: FakeWebhookReceiver
 
     async def push(self, user: str, *items: str, refused: bool = True) -> None:
         """Items of which the phone of a user is told, and what its provider says to that."""
@@ -97,7 +97,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
             )
         )
         api = await stack.enter_async_context(cluster.api())
-        backend = FakeReceiver("", lambda: time.time_ns() // 1_000)
+        backend = FakeWebhookReceiver("", lambda: time.time_ns() // 1_000)
         await backend.start()
         stack.push_async_callback(backend.close)
         wish = {"url": backend.url, "events": ["delivery.dead", "delivery.sent"]}

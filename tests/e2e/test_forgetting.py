@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from gregor.dev.fakes.__main__ import Fakes
-from gregor.dev.fakes.apns_acts import Act
+from gregor.dev.fakes.apns_actions import ApnsAction
 from gregor.redis.client import Link
 from tests.support.cluster import Cluster
 from tests.support.servers import linked
@@ -96,7 +96,9 @@ async def trace(link: Link, uid: str) -> set[str]:
 async def test_a_user_is_forgotten_whole_within_a_minute_and_nothing_is_sent_meanwhile(house: House) -> None:
     api = house.api
     await house.register("alice")
-    house.fakes.apns.script(TOKEN, Act(429, "TooManyRequests", retry_after="3600"), Act(400, "PayloadEmpty"))
+    house.fakes.apns.script(
+        TOKEN, ApnsAction(429, "TooManyRequests", retry_after="3600"), ApnsAction(400, "PayloadEmpty")
+    )
     await api.put("/v1/users/alice/contact", json={"email": "alice@example.com"})
     await api.post("/v1/contact/suppressions", json={"email": "alice@example.com"})
     for item, state in (("waits", "retry"), ("dead", "dead"), ("sent", "sent")):

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gregor.dev.fakes.http1 import Answer, Http1Server, Request
-from gregor.dev.fakes.smtp import FakeSmtp, Rule
+from gregor.dev.fakes.http1 import FakeRequest, FakeResponse, Http1Server
+from gregor.dev.fakes.smtp import FakeSmtp, RelayRule
 from tests.support.cluster import Cluster
 from tests.support.ports import free_port
 from tests.support.wait import wait_until
@@ -231,7 +231,7 @@ async def test_the_link_of_a_mail_ends_mails_by_a_post_alone(
 async def test_an_address_that_the_relay_calls_dead_gets_no_more_until_it_is_released(
     house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
 ) -> None:
-    relay.rules = [Rule("RCPT", "550 5.1.1 <moved@example.com>: no such user", None, "moved")]
+    relay.rules = [RelayRule("RCPT", "550 5.1.1 <moved@example.com>: no such user", None, "moved")]
     await known(api, "moved")
     became = []
     for item_id in ("a", "b"):
@@ -255,7 +255,7 @@ async def test_an_address_that_the_relay_calls_dead_gets_no_more_until_it_is_rel
     assert subjects(relay, "moved") == ["about c"]
 
 
-def is_signed(secret: str, call: Request) -> bool:
+def is_signed(secret: str, call: FakeRequest) -> bool:
     """As Standard Webhooks has it: HMAC-SHA256 of id, time and body, by the bytes behind the prefix of the secret."""
     id_, sent_at, given = (call.headers[f"webhook-{name}"] for name in ("id", "timestamp", "signature"))
     key = base64.b64decode(secret.removeprefix("whsec_"))
@@ -266,13 +266,13 @@ def is_signed(secret: str, call: Request) -> bool:
 async def test_a_backend_is_told_what_became_of_mails_until_it_wants_no_more(
     api: httpx.AsyncClient, relay: FakeSmtp
 ) -> None:
-    relay.rules = [Rule("RCPT", "554 5.7.1 refused", 1, "told")]
+    relay.rules = [RelayRule("RCPT", "554 5.7.1 refused", 1, "told")]
     await known(api, "told")
-    calls: list[Request] = []
+    calls: list[FakeRequest] = []
 
-    def take(call: Request) -> Answer:
+    def take(call: FakeRequest) -> FakeResponse:
         calls.append(call)
-        return Answer(204)
+        return FakeResponse(204)
 
     backend = Http1Server(take)
     await backend.start()

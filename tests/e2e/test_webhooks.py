@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gregor.dev.fakes.webhook import FakeReceiver
+from gregor.dev.fakes.webhook import FakeWebhookReceiver
 from tests.support.cluster import Cluster
 from tests.support.ports import free_port
 from tests.support.wait import wait_until
@@ -32,13 +32,13 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-def receiver() -> FakeReceiver:
+def receiver() -> FakeWebhookReceiver:
     """A backend that takes what is signed by its secret, and knows each event by its id."""
-    return FakeReceiver("", lambda: time.time_ns() // 1_000)
+    return FakeWebhookReceiver("", lambda: time.time_ns() // 1_000)
 
 
 @asynccontextmanager
-async def listening(house: Cluster, **wish: Any) -> AsyncIterator[FakeReceiver]:
+async def listening(house: Cluster, **wish: Any) -> AsyncIterator[FakeWebhookReceiver]:
     """A webhook of its own category, and its receiver; it is deleted in the end."""
     async with house.api() as api, AsyncExitStack() as stack:
         backend = receiver()
@@ -50,7 +50,7 @@ async def listening(house: Cluster, **wish: Any) -> AsyncIterator[FakeReceiver]:
         await api.delete(f"/v1/webhooks/{made['id']}")
 
 
-def told(backend: FakeReceiver) -> list[tuple[Any, ...]]:
+def told(backend: FakeWebhookReceiver) -> list[tuple[Any, ...]]:
     """What the backend knows of, in words; what it took twice it knows once."""
     return [
         (event["type"], data["id"], data["device"], data["reason"])

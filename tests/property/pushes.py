@@ -18,13 +18,13 @@ from gregor.core.notify.contact import parse_contact
 from gregor.core.notify.intents import EMAIL, Intent
 from gregor.reference.store import MemoryDeliveries
 from gregor.store.contract.store import Registration, Session, Unavailable
-from gregor_delivery.attempt import Trade, attempt
-from gregor_delivery.channels.contract import Mail, Push
+from gregor_delivery.attempt import DeliveryContext, attempt
+from gregor_delivery.channels.contract import MailMessage, PushMessage
 from gregor_delivery.channels.verdict import Refused, Retry, Sent, Unknown, Verdict
-from gregor_delivery.decide.decision import Look
-from gregor_delivery.decide.mail import MailLooker
-from gregor_delivery.decide.push import PushLooker
-from gregor_delivery.metrics import Figures
+from gregor_delivery.decide.decision import SendDecision
+from gregor_delivery.decide.mail import MailDecider
+from gregor_delivery.decide.push import PushDecider
+from gregor_delivery.metrics import DeliveryMetrics
 from gregor_delivery.throttle.breaker import Breaker
 from tests.support.builders import BACKEND, NOW_US, SECOND_US, message
 from tests.unit.delivery.mail_house import LINKS
@@ -61,18 +61,18 @@ class Watchful:
     async def open(self) -> None:
         """Nothing to open."""
 
-    async def send(self, said: Push | Mail, deadline_s: float) -> Verdict:
+    async def send(self, said: PushMessage | MailMessage, deadline_s: float) -> Verdict:
         """``arrives`` or not, and the verdict, or the death of who called."""
         world = self.world
-        await (world.check_mail(said) if isinstance(said, Mail) else world.check_push(said, self.name))
+        await (world.check_mail(said) if isinstance(said, MailMessage) else world.check_push(said, self.name))
         arrives, answer = world.answers.popleft() if world.answers else (True, "sent")
         if world.in_flight:
             await world.in_flight.popleft()()
-        if arrives and isinstance(said, Push):
+        if arrives and isinstance(said, PushMessage):
             world.arrive(said)
         if answer == "killed":
             raise Killed
-        if answer == "refused" and isinstance(said, Push) and said.kind == "background":
+        if answer == "refused" and isinstance(said, PushMessage) and said.kind == "background":
             world.given_up[said.device] |= set(said.data["withdraw"])
         return VERDICTS[answer]
 
@@ -88,10 +88,10 @@ class Watchful:
 class Interrupted:
     """A look, after which something happens before the delivery is claimed."""
 
-    looker: PushLooker | MailLooker
+    looker: PushDecider | MailDecider
     world: World
 
-    async def look(self, intent: Intent, now_us: int) -> Look:
+    async def look(self, intent: Intent, now_us: int) -> SendDecision:
         """As the other does."""
         look = await self.looker.look(intent, now_us)
         if look.compose is not None and self.world.after_look:
@@ -135,14 +135,14 @@ class World:
     reminded: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
-        store, registry, figures = self.due.store, self.due.registry, Figures(CollectorRegistry())
-        lookers = {EMAIL: MailLooker(store, registry, LINKS, "gregor.example")}
+        store, registry, figures = self.due.store, self.due.registry, DeliveryMetrics(CollectorRegistry())
+        lookers = {EMAIL: MailDecider(store, registry, LINKS, "gregor.example")}
         self.trades = {
-            channel: Trade(
+            channel: DeliveryContext(
                 channel,
                 Watchful(channel, self),
                 store,
-                Interrupted(lookers.get(channel) or PushLooker(store, registry), self),
+                Interrupted(lookers.get(channel) or PushDecider(store, registry), self),
                 self.due.clock,
                 figures,
                 Breaker(None),
@@ -233,7 +233,7 @@ class World:
 
     # ---- what providers see, and what screens show
 
-    async def check_push(self, push: Push, channel: str) -> None:
+    async def check_push(self, push: PushMessage, channel: str) -> None:
         """Nothing shows what is not live in the device's view, or what it acknowledged; nothing live is taken away."""
         assert PUSHED[push.device] == channel
         live, item_id = await self.view(push.device), push.data["id"]
@@ -246,7 +246,7 @@ class World:
         _, presence = (await self.due.store.devices.devices(UID, self.now_us))[push.device]
         assert not presence.foreground, "somebody looks"
 
-    async def check_mail(self, mail: Mail) -> None:
+    async def check_mail(self, mail: MailMessage) -> None:
         """No mail tells what is not live, or what any device showed, or dismissed for itself."""
         live = await self.view("")
         for item_id in set(re.findall(r"\bi\d+\b", f"{mail.subject} {mail.text}")) - self.raced:
@@ -269,7 +269,7 @@ class World:
             if announcement.kind is Kind.REMIND:
                 self.reminded[announcement.entries[0].id].append(announcement.seq)
 
-    def arrive(self, push: Push) -> None:
+    def arrive(self, push: PushMessage) -> None:
         """A device shows it, and takes away what it is told to."""
         self._clear(push.device, push.data["withdraw"])
         if push.kind == "alert":

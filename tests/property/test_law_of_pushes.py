@@ -30,7 +30,7 @@ DAY_S = 86_400
 
 
 @dataclass(frozen=True)
-class Step:
+class SmtpStep:
     """One thing that happens. ``when``: now, or in the midst of the next push or mail."""
 
     what: str
@@ -75,7 +75,7 @@ class Step:
                 world.streams.is_away = self.what == "away"
 
 
-def steps() -> st.SearchStrategy[Step]:
+def steps() -> st.SearchStrategy[SmtpStep]:
     """Items come, go and are shown; providers answer as they like; time passes."""
     who, items = st.sampled_from(("", *DEVICES)), st.sampled_from(IDS)
     fields = st.builds(
@@ -89,22 +89,22 @@ def steps() -> st.SearchStrategy[Step]:
     answers = st.builds(lambda answer, count: (answer,) * count, st.sampled_from(ANSWERS), st.integers(1, 4))
     waits = st.sampled_from((1, 10, 10, 35, 60, 600, 4_000))
     return st.one_of(
-        st.builds(Step, st.just("create"), item=items, fields=fields),
-        st.builds(Step, st.sampled_from(DEEDS), who, items, when=when),
-        st.builds(Step, st.just("answer"), answers=answers),
-        st.builds(Step, st.just("pass"), seconds=waits),
-        st.builds(Step, st.sampled_from(("pass", "lose", "lose", "away", "back")), seconds=waits),
+        st.builds(SmtpStep, st.just("create"), item=items, fields=fields),
+        st.builds(SmtpStep, st.sampled_from(DEEDS), who, items, when=when),
+        st.builds(SmtpStep, st.just("answer"), answers=answers),
+        st.builds(SmtpStep, st.just("pass"), seconds=waits),
+        st.builds(SmtpStep, st.sampled_from(("pass", "lose", "lose", "away", "back")), seconds=waits),
     )
 
 
-SHOWN = [*(Step("create", item=item_id, fields=item("news")) for item_id in IDS[:2]), Step("pass", seconds=10)]
+SHOWN = [*(SmtpStep("create", item=item_id, fields=item("news")) for item_id in IDS[:2]), SmtpStep("pass", seconds=10)]
 """How a story may begin: the screens show something that can be taken back."""
-LOST = [Step("sweep"), Step("lose")]
+LOST = [SmtpStep("sweep"), SmtpStep("lose")]
 REFUSED = [
-    Step("dismiss", item="i1"),
-    Step("create", item="i3", fields=item("count")),
-    Step("answer", answers=((False, "refused"),) * 2),
-    Step("pass", seconds=1),
+    SmtpStep("dismiss", item="i1"),
+    SmtpStep("create", item="i3", fields=item("count")),
+    SmtpStep("answer", answers=((False, "refused"),) * 2),
+    SmtpStep("pass", seconds=1),
 ]
 """What chance seldom finds: withdrawals that the queue loses, and that go along with what is refused."""
 
@@ -112,12 +112,12 @@ REFUSED = [
 @example(SHOWN, LOST)
 @example(SHOWN, REFUSED)
 @given(st.sampled_from((SHOWN, [])), st.lists(steps(), max_size=25))
-def test_push_follows_state(beginning: list[Step], story: list[Step]) -> None:
+def test_push_follows_state(beginning: list[SmtpStep], story: list[SmtpStep]) -> None:
     """L15. The providers hold each call to the state of its moment; in the end no screen shows what is gone."""
     asyncio.run(_told(beginning + story))
 
 
-async def _told(story: list[Step]) -> None:
+async def _told(story: list[SmtpStep]) -> None:
     world = await build()
     for step in story:
         await step.do(world)

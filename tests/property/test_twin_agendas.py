@@ -26,7 +26,7 @@ SENDERS = (Sender(), Sender("phone"))
 
 
 @dataclass(frozen=True)
-class Step:
+class SmtpStep:
     """What is done, with its parameters; times are seconds after the last step."""
 
     what: str
@@ -37,7 +37,7 @@ class Step:
     fields: Any = None
 
 
-def _steps() -> st.SearchStrategy[Step]:
+def _steps() -> st.SearchStrategy[SmtpStep]:
     times = st.lists(st.sampled_from(("+0", "+3", "+6", "+9")), max_size=3, unique=True)
     fields = st.fixed_dictionaries(
         {
@@ -50,7 +50,7 @@ def _steps() -> st.SearchStrategy[Step]:
     kinds = ("create", "create", "create", "dismiss", "hide", "sweep", "act", "act", "keep", "fold", "delay", "cancel")
     rare = ("leave", "watch", "ack")
     return st.builds(
-        Step,
+        SmtpStep,
         st.sampled_from(kinds + rare),
         st.sampled_from(IDS),
         st.sampled_from(CATEGORIES),
@@ -67,7 +67,7 @@ class Told:
         self.store = twin.store
         self.now_us = NOW_US
 
-    async def take(self, step: Step) -> object:
+    async def take(self, step: SmtpStep) -> object:
         """Do a step; what came of it."""
         self.now_us += step.wait_s * SECOND_US
         match step.what:
@@ -106,21 +106,21 @@ class Told:
         full = await self.store.users.state(UID, View(), self.now_us)
         return [kept, replace(full, items=tuple(sorted(full.items, key=lambda item: item.id)))]
 
-    def _creation(self, step: Step) -> Commit:
+    def _creation(self, step: SmtpStep) -> Commit:
         fields = dict(step.fields)
         kinds = sorted(fields.pop("timers"), key=lambda kind: kind.value)
         commit = creating(step.item, category=step.category, now_us=self.now_us, **fields)
         timers = tuple(Timer(kind, self.now_us + (3 + step.number) * SECOND_US) for kind in kinds)
         return structs.replace(commit, creations=(structs.replace(commit.creations[0], timers=timers),))
 
-    async def _fold(self, step: Step) -> object:
+    async def _fold(self, step: SmtpStep) -> object:
         seq, items = await self.store.agenda.group(UID, step.category, None)
         created = creating(f"sum{step.number}", category=step.category, now_us=self.now_us)
         ids = tuple(item.id for item in items[: step.number + 1]) or ("a",)
         fold = structs.replace(created, ids=ids, reason=Reason.AGGREGATED, is_guarded=True)
         return seq, items, await self.store.users.commit(UID, fold)
 
-    async def _act(self, step: Step) -> object:
+    async def _act(self, step: SmtpStep) -> object:
         """What a scheduler does: claim, the first thing that is due, settle."""
         claimed = await self.store.agenda.claim(HOME, self.now_us, self.now_us + 2 * SECOND_US, 5)
         if not claimed:
@@ -142,7 +142,7 @@ class Told:
 
 
 @given(st.lists(_steps(), min_size=3, max_size=16))
-async def test_L7_every_store_keeps_the_same_agenda_and_tells_the_same(steps: list[Step]) -> None:
+async def test_L7_every_store_keeps_the_same_agenda_and_tells_the_same(steps: list[SmtpStep]) -> None:
     async with FACTORIES["memory"](LIMITS) as first, FACTORIES["redis"](LIMITS) as second:
         heard = [await twin.hear(UID) for twin in (first, second)]
         one, other = Told(first), Told(second)

@@ -18,7 +18,7 @@ from typing import Any
 
 from gregor.core.categories.policy import Entries
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import Delivery, State
+from gregor.core.notify.ledger import DeliveryRecord, State
 from gregor.store.redis.store import RedisStore, open_store
 from tests.support.chaos_audit import Audit, Known, audit
 from tests.support.cluster import KEEP_ALL, Cluster
@@ -36,7 +36,7 @@ NEARLY_ALL = 0.1
 LATEST_DISMISSAL_S = 5.0
 LEASE_S = 3
 """Of the scheduler, which loses what it had in hand when the store dies."""
-Ledger = dict[tuple[str, str], list[Delivery]]
+Ledger = dict[tuple[str, str], list[DeliveryRecord]]
 _HAS_ALL, _HAS_TWO = ("apns", "fcm", "webpush", "email"), ("apns", "fcm")
 
 
@@ -71,7 +71,7 @@ class Outcome:
 
 
 @dataclass
-class _Scene:
+class _MailContext:
     plan: Plan
     cluster: Cluster
     providers: MoodyProviders
@@ -123,13 +123,13 @@ async def _act(plan: Plan, cluster: Cluster, providers: MoodyProviders, people: 
         entries = await apply_types(store)
         browsers = [each for each in providers.browsers if int(each["endpoint"].rpartition("/u")[2]) % 2 == 0]
         await settle_in(store, people, browsers)
-        scene = _Scene(plan, cluster, providers, store, people, entries, random.Random(plan.seed))
+        scene = _MailContext(plan, cluster, providers, store, people, entries, random.Random(plan.seed))
         return await _play(scene)
     finally:
         await store.close()
 
 
-async def _play(scene: _Scene) -> Outcome:
+async def _play(scene: _MailContext) -> Outcome:
     plan, outcome = scene.plan, scene.outcome
     providers = scene.providers
     providers.be(**dict.fromkeys(CHANNELS, MIXED))
@@ -152,7 +152,7 @@ def _items(person: Person) -> list[str]:
     return [f"{person.uid}-{n}" for n in range(EACH)]
 
 
-async def _load(scene: _Scene) -> None:
+async def _load(scene: _MailContext) -> None:
     """All items, in no order, over the time of the load; some of them are dismissed again."""
     dismissing = []
     work = [(person.uid, item) for person in scene.people for item in _items(person)]
@@ -169,14 +169,14 @@ async def _load(scene: _Scene) -> None:
     await asyncio.gather(*dismissing)
 
 
-async def _dismiss(scene: _Scene, uid: str, item: str) -> None:
+async def _dismiss(scene: _MailContext, uid: str, item: str) -> None:
     """A moment after it came: it is being told, waits to be tried again, or is on the screen."""
     await asyncio.sleep(scene.dice.random() * LATEST_DISMISSAL_S)
     commit = dismissal([item], scene.entries)
     await insist(lambda: scene.store.users.commit(uid, commit))
 
 
-async def _kill_workers(scene: _Scene) -> None:
+async def _kill_workers(scene: _MailContext) -> None:
     """One at a time, of those that work; it comes back after a moment."""
     while True:
         await asyncio.sleep(scene.dice.uniform(0.5, 1.5) * scene.plan.kill_every_s)
@@ -192,7 +192,7 @@ async def _kill_workers(scene: _Scene) -> None:
             await asyncio.to_thread(victim.wait_ready)
 
 
-async def _make_ill(scene: _Scene) -> None:
+async def _make_ill(scene: _MailContext) -> None:
     """One provider after the other is wholly ill for a while, in each way."""
     illnesses = [(channel, word) for channel in CHANNELS for word in ILL]
     scene.dice.shuffle(illnesses)
@@ -205,7 +205,7 @@ async def _make_ill(scene: _Scene) -> None:
         scene.providers.be(**{channel: MIXED})
 
 
-async def _kill_store(scene: _Scene) -> None:
+async def _kill_store(scene: _MailContext) -> None:
     """In the middle."""
     await asyncio.sleep(scene.plan.load_s / 2)
     async with scene.turn:
@@ -216,7 +216,7 @@ async def _kill_store(scene: _Scene) -> None:
         scene.deaths.append(time.time())
 
 
-async def _settled(scene: _Scene, intents: Sequence[Intent]) -> Ledger:
+async def _settled(scene: _MailContext, intents: Sequence[Intent]) -> Ledger:
     """The ledger, once all is over and nothing is due; or as it is when nothing comes to its end for so long."""
     fewest, since = len(intents), time.monotonic()
     places = list(dict.fromkeys((intent.uid, intent.item) for intent in intents))
@@ -256,7 +256,7 @@ async def _is_idle(store: RedisStore) -> bool:
     return all(at_us is None or at_us > soon_us for at_us in await store.agenda.firsts())
 
 
-def _is_settled(deliveries: Sequence[Delivery], is_dismissed: bool) -> bool:
+def _is_settled(deliveries: Sequence[DeliveryRecord], is_dismissed: bool) -> bool:
     """A withdrawal that waits for its hour, or for the next push, is as settled as it gets; so is an item that left
     before it was due to be told."""
     if not deliveries:
@@ -264,13 +264,13 @@ def _is_settled(deliveries: Sequence[Delivery], is_dismissed: bool) -> bool:
     return all(each.is_over or _waits_for_a_push(each) for each in deliveries)
 
 
-def _waits_for_a_push(delivery: Delivery) -> bool:
+def _waits_for_a_push(delivery: DeliveryRecord) -> bool:
     """A withdrawal that goes along with the next push."""
     is_withdrawal = delivery.intent.kind is IntentKind.WITHDRAW
     return is_withdrawal and delivery.state is State.WAITING and delivery.story.reason == "budget"
 
 
-def _left(scene: _Scene) -> int:
+def _left(scene: _MailContext) -> int:
     """Entries of the streams: what nobody will take up, or what was not crossed off."""
     streams = [f"gregor:deliveries:{channel}" for channel in CHANNELS]
     return sum(int(scene.cluster.server.say("XLEN", stream).strip()[1:]) for stream in streams)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
-from gregor.core.notify.ledger import Delivery, State
+from gregor.core.notify.ledger import DeliveryRecord, State
 from gregor_delivery.decide.push import _hashed
 from tests.support.moody import LATE_S, Seen
 
@@ -23,7 +23,7 @@ class Known:
     """
 
     intents: Sequence[Intent]
-    ledger: Mapping[tuple[str, str], list[Delivery]]
+    ledger: Mapping[tuple[str, str], list[DeliveryRecord]]
     seen: Sequence[Seen]
     dismissed: frozenset[tuple[str, str]]
     deaths: Sequence[float]
@@ -101,7 +101,7 @@ class _Judge:
     def arrived(self) -> list[Seen]:
         return [each for each in self.tried if each.fate in ("arrived", "unanswered")]
 
-    def fate(self, entry: Delivery | None) -> str:
+    def fate(self, entry: DeliveryRecord | None) -> str:
         """A word for what became of it; with an exclamation mark where nothing explains that."""
         is_dismissed = (self.intent.uid, self.intent.item) in self.known.dismissed
         if entry is None:
@@ -127,7 +127,7 @@ class _Judge:
     def _is_any(self, *fates: str) -> bool:
         return any(each.fate in fates for each in self.tried)
 
-    def _is_in_the_dark(self, entry: Delivery) -> bool:
+    def _is_in_the_dark(self, entry: DeliveryRecord) -> bool:
         """Whether no call that ended without an answer was answered in time."""
         ends = [each.at_us / 1e6 for each in entry.story.attempts if each.status == "unknown"]
         return len(ends) > 1 and not any(
@@ -137,7 +137,7 @@ class _Judge:
             if each.fate == "arrived"
         )
 
-    def _is_unheard(self, seen: Seen, entry: Delivery) -> bool:
+    def _is_unheard(self, seen: Seen, entry: DeliveryRecord) -> bool:
         """Whether the answer may be unknown to us: none was given, its way was cut, it came too late, or who waited
         for it died."""
         if seen.fate == "unanswered":

@@ -6,14 +6,14 @@ import ssl
 from dataclasses import dataclass, replace
 
 from gregor.clock import ManualClock
-from gregor.dev.fakes.smtp import FakeSmtp, Rule, Trouble
-from gregor_delivery.channels.contract import Mail
+from gregor.dev.fakes.smtp import FakeSmtp, RelayFault, RelayRule
+from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.smtp.channel import EmailChannel
 from gregor_delivery.channels.verdict import Verdict
 
 NOW_US = 1_457_056_447_000_000
 SENDER = "Gregor <no-reply@gregor.example>"
-MAIL = Mail(
+MAIL = MailMessage(
     to="alice@example.com",
     locale="it-IT",
     subject="Bob si è iscritto",
@@ -35,9 +35,9 @@ class World:
     async def send(self, to: str = "alice@example.com", deadline_s: float = 5.0) -> Verdict:
         return await self.channel.send(replace(MAIL, to=to), deadline_s)
 
-    async def ruled(self, step: str, said: str | Trouble, match: str = "", deadline_s: float = 5.0) -> Verdict:
+    async def ruled(self, step: str, said: str | RelayFault, match: str = "", deadline_s: float = 5.0) -> Verdict:
         """The verdict on one mail where the relay says this once, and on a line that is new."""
-        self.relay.rules = [Rule(step, said, 1, match)]
+        self.relay.rules = [RelayRule(step, said, 1, match)]
         return await self.send(deadline_s=deadline_s)
 
 

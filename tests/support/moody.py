@@ -13,14 +13,13 @@ from email import message_from_bytes
 from email.policy import default
 from typing import Any, Final
 
-from gregor.dev.fakes.apns import ANY_TOKEN, FakeApns, Received
-from gregor.dev.fakes.apns_acts import Act
+from gregor.dev.fakes.apns import ANY_TOKEN, FakeApns, ReceivedApnsPush
+from gregor.dev.fakes.apns_actions import ApnsAction
 from gregor.dev.fakes.apns_connection import FakeApnsConnection
 from gregor.dev.fakes.fcm import FakeFcm, error, quota_exceeded, unavailable, unregistered
-from gregor.dev.fakes.http1 import Answer, Fault, Request
-from gregor.dev.fakes.smtp import FakeSmtp, Trouble
-from gregor.dev.fakes.smtp import Received as Letter
-from gregor.dev.fakes.tls import Authority
+from gregor.dev.fakes.http1 import FakeRequest, FakeResponse, ServerFault
+from gregor.dev.fakes.smtp import FakeSmtp, ReceivedMail, RelayFault
+from gregor.dev.fakes.tls import CertificateAuthority
 from gregor.dev.fakes.webpush import FakeWebPush
 from tests.support.moods import Mood
 
@@ -48,37 +47,37 @@ class Seen:
 
 
 _APNS: Final = {
-    "take": Act(),
-    "ask": Act(429, "TooManyRequests", retry_after=SOON),
-    "busy": Act(503, "ServiceUnavailable"),
-    "hang": Act(is_silent=True),
-    "drop": Act(drops=True),
-    "reset": Act(reset=2),
-    "refuse stream": Act(reset=7),
-    "go": Act(goaway="taken"),
-    "go without": Act(goaway="refused"),
-    "late": Act(delay_s=LATE_S),
-    "gone": Act(410, "Unregistered", timestamp_ms=4_000_000_000_000),
-    "refuse": Act(400, "BadDeviceToken"),
+    "take": ApnsAction(),
+    "ask": ApnsAction(429, "TooManyRequests", retry_after=SOON),
+    "busy": ApnsAction(503, "ServiceUnavailable"),
+    "hang": ApnsAction(is_silent=True),
+    "drop": ApnsAction(drops=True),
+    "reset": ApnsAction(reset=2),
+    "refuse stream": ApnsAction(reset=7),
+    "go": ApnsAction(goaway="taken"),
+    "go without": ApnsAction(goaway="refused"),
+    "late": ApnsAction(delay_s=LATE_S),
+    "gone": ApnsAction(410, "Unregistered", timestamp_ms=4_000_000_000_000),
+    "refuse": ApnsAction(400, "BadDeviceToken"),
 }
 
 
 class MoodyApns(FakeApns):
     """`seen`: all that came. `keeps` is set with its mood."""
 
-    def __init__(self, authority: Authority, mood: Mood, **more: Any) -> None:
+    def __init__(self, authority: CertificateAuthority, mood: Mood, **more: Any) -> None:
         super().__init__(authority, most_streams=1_000, **more)
         self.mood = mood
         self.seen: list[Seen] = []
 
-    def judge(self, headers: dict[str, str], body: bytes, connection: FakeApnsConnection) -> Act:
+    def judge(self, headers: dict[str, str], body: bytes, connection: FakeApnsConnection) -> ApnsAction:
         """By Apple's rules, then by the mood."""
         self.script(ANY_TOKEN, _APNS[self.mood.act()])
         act = super().judge(headers, body, connection)
         self._scripts[ANY_TOKEN].clear()
         if act.drops:
             self.seen.append(cut("apns"))
-        received: Received = self.received.pop()
+        received: ReceivedApnsPush = self.received.pop()
         if received.payload is not None:
             self.seen.append(_push("apns", received.payload["gregor"], received.collapse_id, _fate_of(act)))
         return act
@@ -89,7 +88,7 @@ def cut(channel: str) -> Seen:
     return Seen(time.time(), channel, "", (), "", "cut")
 
 
-def _fate_of(act: Act) -> str:
+def _fate_of(act: ApnsAction) -> str:
     if not act.is_delivered:
         return {410: "gone", 400: "refused"}.get(act.status, "put off")
     return "unanswered" if act.is_silent or act.drops or act.reset is not None else "arrived"
@@ -101,16 +100,16 @@ def _push(channel: str, data: dict[str, Any], name: str | None, fate: str) -> Se
 
 
 _INVALID: Final = error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT")
-_FCM: Final[dict[str, tuple[Answer | Fault | None, str]]] = {
+_FCM: Final[dict[str, tuple[FakeResponse | ServerFault | None, str]]] = {
     "take": (None, "arrived"),
     "ask": (quota_exceeded(SOON), "put off"),
     "busy": (unavailable(), "put off"),
-    "hang": (Fault.HANG, "lost"),
-    "take and hang": (Fault.HANG, "unanswered"),
-    "drop": (Fault.DROP, "lost"),
-    "take and drop": (Fault.DROP, "unanswered"),
-    "half": (Fault.HALF, "unanswered"),
-    "late": (Answer(200, b'{"name":"projects/p/messages/late"}', delay_s=LATE_S), "arrived"),
+    "hang": (ServerFault.HANG, "lost"),
+    "take and hang": (ServerFault.HANG, "unanswered"),
+    "drop": (ServerFault.DROP, "lost"),
+    "take and drop": (ServerFault.DROP, "unanswered"),
+    "half": (ServerFault.HALF, "unanswered"),
+    "late": (FakeResponse(200, b'{"name":"projects/p/messages/late"}', delay_s=LATE_S), "arrived"),
     "gone": (unregistered(), "gone"),
     "refuse": (_INVALID, "refused"),
 }
@@ -124,35 +123,35 @@ class MoodyFcm(FakeFcm):
         self.mood = mood
         self.seen: list[Seen] = []
 
-    def _by_mood(self, message: dict[str, Any]) -> Answer | Fault | None:
+    def _by_mood(self, message: dict[str, Any]) -> FakeResponse | ServerFault | None:
         answer, fate = _FCM[self.mood.act()]
         tag = message.get("android", {}).get("notification", {}).get("tag")
         self.seen.append(_push("fcm", json.loads(message["data"]["gregor"]), tag, fate))
         return answer
 
 
-_WEBPUSH: Final[dict[str, tuple[Answer | Fault, str]]] = {
-    "take": (Answer(201), "arrived"),
-    "ask": (Answer(429, headers={"retry-after": SOON}), "put off"),
-    "busy": (Answer(503), "put off"),
-    "hang": (Fault.HANG, "unanswered"),
-    "drop": (Fault.DROP, "unanswered"),
-    "half": (Fault.HALF, "arrived"),
-    "late": (Answer(201, delay_s=LATE_S), "arrived"),
-    "gone": (Answer(410), "gone"),
-    "refuse": (Answer(400), "refused"),
+_WEBPUSH: Final[dict[str, tuple[FakeResponse | ServerFault, str]]] = {
+    "take": (FakeResponse(201), "arrived"),
+    "ask": (FakeResponse(429, headers={"retry-after": SOON}), "put off"),
+    "busy": (FakeResponse(503), "put off"),
+    "hang": (ServerFault.HANG, "unanswered"),
+    "drop": (ServerFault.DROP, "unanswered"),
+    "half": (ServerFault.HALF, "arrived"),
+    "late": (FakeResponse(201, delay_s=LATE_S), "arrived"),
+    "gone": (FakeResponse(410), "gone"),
+    "refuse": (FakeResponse(400), "refused"),
 }
 
 
 class MoodyWebPush(FakeWebPush):
     """`seen`: all that came. What is not taken is not decrypted, so its items are not known: the browser's name is."""
 
-    def __init__(self, authority: Authority, mood: Mood) -> None:
+    def __init__(self, authority: CertificateAuthority, mood: Mood) -> None:
         super().__init__(authority)
         self.mood = mood
         self.seen: list[Seen] = []
 
-    def _handle(self, request: Request) -> Answer | Fault:
+    def _handle(self, request: FakeRequest) -> FakeResponse | ServerFault:
         browser = request.target.removeprefix("/push/")
         scripted, fate = _WEBPUSH[self.mood.act()]
         self._scripts[browser].clear()
@@ -168,14 +167,14 @@ class MoodyWebPush(FakeWebPush):
         return answer
 
 
-_SMTP: Final[dict[str, tuple[tuple[str, ...], str | Trouble | None]]] = {
+_SMTP: Final[dict[str, tuple[tuple[str, ...], str | RelayFault | None]]] = {
     "take": ((), None),
     "ask": (("MAIL",), "451 4.3.0 Later"),
     "busy": (("CONNECT", "MAIL"), "421 4.3.2 Too many"),
-    "hang": (("RCPT",), Trouble.HANG),
-    "drop": (("DATA",), Trouble.DROP),
-    "take and hang": (("END",), Trouble.HANG),
-    "take and drop": (("END",), Trouble.DROP),
+    "hang": (("RCPT",), RelayFault.HANG),
+    "drop": (("DATA",), RelayFault.DROP),
+    "take and hang": (("END",), RelayFault.HANG),
+    "take and drop": (("END",), RelayFault.DROP),
     "gone": (("RCPT",), "550 5.1.1 No such user"),
     "refuse": (("RCPT",), "550 5.7.1 Not wanted"),
 }
@@ -197,7 +196,7 @@ class MoodySmtp(FakeSmtp):
             while kept:
                 self.seen.append(_mail(kept.pop(0), fate))
 
-    def ruled(self, step: str, words: str = "") -> str | Trouble | None:
+    def ruled(self, step: str, words: str = "") -> str | RelayFault | None:
         """The mood is asked at every step, and an act that is for another step is let go."""
         places, said = _SMTP[self.mood.act()]
         if step not in places:
@@ -208,7 +207,7 @@ class MoodySmtp(FakeSmtp):
         return said
 
 
-def _mail(received: Letter, fate: str) -> Seen:
+def _mail(received: ReceivedMail, fate: str) -> Seen:
     """Whom it went to, and the items that its words name: `told <item>.`"""
     document = message_from_bytes(received.content, policy=default)
     part = document.get_body(("plain",))

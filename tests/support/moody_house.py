@@ -25,7 +25,7 @@ from gregor.dev.fakes.apns import FakeApns
 from gregor.dev.fakes.http1 import Http1Server
 from gregor.dev.fakes.keys import write_key
 from gregor.dev.fakes.smtp import FakeSmtp
-from gregor.dev.fakes.tls import Authority
+from gregor.dev.fakes.tls import CertificateAuthority
 from tests.support.cluster import ROOT
 from tests.support.moods import DOWN, Mood
 from tests.support.moody import MoodyApns, MoodyFcm, MoodySmtp, MoodyWebPush, Seen, cut
@@ -84,7 +84,7 @@ class House:
     """The four of them, in their own process."""
 
     def __init__(self, directory: Path, seed: int) -> None:
-        authority = Authority(directory)
+        authority = CertificateAuthority(directory)
         self.moods = {channel: Mood(channel, seed) for channel in CHANNELS}
         keys = {KEY_ID: write_key(directory / "apns.p8")}
         self.apns = MoodyApns(authority, self.moods["apns"], keys=keys, team_id=TEAM_ID)

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from gregor_delivery.channels.contract import Push
+from gregor_delivery.channels.contract import PushMessage
 
 NOW_US = 1_457_056_447_000_000
 DATA = {"v": 1, "uid": "alice", "kind": "item", "id": "aa", "category": "user.joined", "badge": 3, "cursor": "k3f9-12"}
-_PUSH = Push(
+_PUSH = PushMessage(
     uid="alice",
     device="phone",
     token="a1b2c3",
@@ -25,12 +25,12 @@ _PUSH = Push(
 )
 
 
-def push(**changes: Any) -> Push:
+def push(**changes: Any) -> PushMessage:
     """An alert to alice's phone, but for `changes`."""
     return replace(_PUSH, **changes)
 
 
-def withdrawal(**changes: Any) -> Push:
+def withdrawal(**changes: Any) -> PushMessage:
     """A background push that withdraws two items, but for `changes`."""
     data = {**DATA, "kind": "withdraw", "id": None, "withdraw": ["aa", "bb"]}
     return push(**{"kind": "background", "title": "", "text": "", "sound": None, "data": data, **changes})

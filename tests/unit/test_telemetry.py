@@ -113,7 +113,7 @@ def test_a_request_keeps_the_id_of_its_caller_where_it_is_well_formed() -> None:
 def test_each_figure_is_in_the_docs() -> None:
     registry = CollectorRegistry()
     gregor_scheduler.metrics.Figures(registry)
-    gregor_delivery.metrics.Figures(registry)
+    gregor_delivery.metrics.DeliveryMetrics(registry)
     told = set(re.findall(r"gregor_[a-z_]+", "".join(page.read_text() for page in DOCS.rglob("*.md"))))
 
     kept = [figure for each in (registry, Metrics().registry) for figure in each.collect()]

@@ -1,1 +1,1 @@
-"""The ways out, one module a provider, all behind `contract.Channel`."""
+"""The ways out, one module a provider, all behind `contract.DeliveryChannel`."""

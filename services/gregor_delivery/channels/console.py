@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from .contract import Call, Mail, Message, Push
+from .contract import MailMessage, OutgoingMessage, PushMessage, WebhookCall
 from .verdict import Sent, Verdict
 
 log = structlog.get_logger(__name__)
@@ -30,7 +30,7 @@ class ConsoleChannel:
     async def open(self) -> None:
         """Nothing to open."""
 
-    async def send(self, message: Message, deadline_s: float) -> Verdict:
+    async def send(self, message: OutgoingMessage, deadline_s: float) -> Verdict:
         """Say it; always `Sent`."""
         self._count += 1
         log.info("Would be sent.", channel=self._name, **said_of(message))
@@ -44,17 +44,17 @@ class ConsoleChannel:
         return None
 
 
-def said_of(message: Message) -> dict[str, object]:
+def said_of(message: OutgoingMessage) -> dict[str, object]:
     """The fields of the line: what somebody would see, and where it would be seen."""
     match message:
-        case Push():
+        case PushMessage():
             shown = {"title": message.title, "text": _short(message.text)} if message.kind == "alert" else {}
             withdrawn = {"withdraw": message.data["withdraw"]} if message.data.get("withdraw") else {}
             where = {"user": message.uid, "device": message.device, "kind": message.kind, "badge": message.badge}
             return {**where, **shown, **withdrawn, "id": message.data.get("id"), "collapse_id": message.collapse_id}
-        case Mail():
+        case MailMessage():
             return {"subject": _short(message.subject), "text": _short(message.text), "message_id": message.message_id}
-        case Call():
+        case WebhookCall():
             return {
                 "webhook": message.webhook,
                 "id": message.call_id,

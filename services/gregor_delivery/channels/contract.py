@@ -14,7 +14,7 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Push:
+class PushMessage:
     """One push to one device, not yet shaped for its provider.
 
     `kind`: "alert" is shown, "background" only wakes the app. `title` and `text` are "" where there is nothing to show.
@@ -44,7 +44,7 @@ class Push:
 
 
 @dataclass(frozen=True, slots=True)
-class Mail:
+class MailMessage:
     """One mail to one address. `message_id` is stable over attempts, with its angle brackets; `text` is always there.
 
     `locale`: the language that it was asked for in, "" where nobody asked for one.
@@ -62,7 +62,7 @@ class Mail:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class WebhookCall:
     """One call to one webhook, of JSON. `call_id` is stable over attempts; `secrets`: two while one is rotated."""
 
     webhook: str
@@ -72,11 +72,11 @@ class Call:
     body: bytes
 
 
-Message = Push | Mail | Call
+OutgoingMessage = PushMessage | MailMessage | WebhookCall
 """Whatever a channel takes."""
 
 
-class Channel(Protocol[T_contra]):
+class DeliveryChannel(Protocol[T_contra]):
     """One provider. Its parameter is what it takes: Push, Mail or Call.
 
     A channel is used by one event loop, by many sends at a time; how many is the worker's to bound.

@@ -22,7 +22,7 @@ _HANDED_OVER: Final = "http11.send_request_headers.started"
 
 
 @dataclass(slots=True)
-class Exchange:
+class HttpExchange:
     """How far one request came. ``retry_after``: the header's value. ``body``: what was read of it."""
 
     is_handed_over: bool = False
@@ -53,7 +53,7 @@ class HttpPool:
         self._quiet = asyncio.Event()
         self._quiet.set()
 
-    async def post(self, url: str, headers: list[tuple[str, str]], content: bytes, exchange: Exchange) -> None:
+    async def post(self, url: str, headers: list[tuple[str, str]], content: bytes, exchange: HttpExchange) -> None:
         """Send once, and tell ``exchange`` what became of it, also where this raises or is cancelled.
 
         Raises what httpcore and the backend do. Cancelled, it closes its own connection, and no other.
@@ -105,7 +105,7 @@ async def _exchange(
     url: str,
     headers: list[tuple[str, str]],
     content: bytes,
-    exchange: Exchange,
+    exchange: HttpExchange,
 ) -> None:
     asked = connection.stream("POST", url, headers=headers, content=content, extensions={"trace": exchange.trace})
     async with asked as answer:

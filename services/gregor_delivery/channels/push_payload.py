@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from .contract import Push
+from .contract import PushMessage
 
 APNS_MOST_BYTES = 4_096
 FCM_MOST_BYTES = 4_096
@@ -27,7 +27,7 @@ _FLAG_LETTERS = range(0x1F1E6, 0x1F200)
 
 
 @dataclass(frozen=True, slots=True)
-class FcmParts:
+class FcmContent:
     """What of an FCM message is counted for its 4,096 bytes; the channel sets it into the message."""
 
     title: str
@@ -35,7 +35,7 @@ class FcmParts:
     data: Mapping[str, str]
 
 
-def apns_payload(push: Push) -> bytes:
+def apns_payload(push: PushMessage) -> bytes:
     """The JSON body for APNs: `aps`, and `gregor` beside it.
 
     `aps.badge` is absolute and stands in background pushes too: they put the icon right where the app may not run.
@@ -43,15 +43,15 @@ def apns_payload(push: Push) -> bytes:
     return _fitted(push, lambda cut: msgspec.json.encode(_apns(cut)), APNS_MOST_BYTES)
 
 
-def webpush_payload(push: Push) -> bytes:
+def webpush_payload(push: PushMessage) -> bytes:
     """The plaintext for a Web Push service: `{"title", "body", "gregor"}`."""
     return _fitted(push, lambda cut: msgspec.json.encode(_webpush(cut)), WEBPUSH_MOST_BYTES)
 
 
-def fcm_parts(push: Push) -> FcmParts:
+def fcm_parts(push: PushMessage) -> FcmContent:
     """Title, text and data for FCM, together within its bound; `data.gregor` is a JSON string."""
 
-    def size(cut: Push) -> int:
+    def size(cut: PushMessage) -> int:
         parts = _fcm(cut)
         texts = (parts.title, parts.text, *parts.data.keys(), *parts.data.values())
         return sum(len(text.encode()) for text in texts)
@@ -59,7 +59,7 @@ def fcm_parts(push: Push) -> FcmParts:
     return _fcm(_cut(push, lambda cut: size(cut) <= FCM_MOST_BYTES))
 
 
-def aps_of(push: Push) -> dict[str, Any]:
+def aps_of(push: PushMessage) -> dict[str, Any]:
     """What Apple's devices are told of a push beside its words, by whichever provider it comes."""
     aps: dict[str, Any] = {}
     if push.kind == "background":
@@ -76,29 +76,29 @@ def aps_of(push: Push) -> dict[str, Any]:
     return aps
 
 
-def _apns(push: Push) -> dict[str, Any]:
+def _apns(push: PushMessage) -> dict[str, Any]:
     aps = aps_of(push)
     if push.kind == "alert":
         aps["alert"] = {key: value for key, value in (("title", push.title), ("body", push.text)) if value}
     return {"aps": aps, "gregor": dict(push.data)}
 
 
-def _webpush(push: Push) -> dict[str, Any]:
+def _webpush(push: PushMessage) -> dict[str, Any]:
     return {"title": push.title, "body": push.text, "gregor": dict(push.data)}
 
 
-def _fcm(push: Push) -> FcmParts:
-    return FcmParts(push.title, push.text, {"gregor": msgspec.json.encode(dict(push.data)).decode()})
+def _fcm(push: PushMessage) -> FcmContent:
+    return FcmContent(push.title, push.text, {"gregor": msgspec.json.encode(dict(push.data)).decode()})
 
 
-def _fitted(push: Push, encode: Callable[[Push], bytes], most_bytes: int) -> bytes:
+def _fitted(push: PushMessage, encode: Callable[[PushMessage], bytes], most_bytes: int) -> bytes:
     whole = encode(push)
     if len(whole) <= most_bytes:
         return whole
     return encode(_cut(push, lambda cut: len(encode(cut)) <= most_bytes))
 
 
-def _cut(push: Push, fits: Callable[[Push], bool]) -> Push:
+def _cut(push: PushMessage, fits: Callable[[PushMessage], bool]) -> PushMessage:
     """The push with the least taken away that makes it fit, in the order that the module says."""
     if fits(push):
         return push
@@ -122,20 +122,20 @@ def _largest(most: int, fits: Callable[[int], bool]) -> int | None:
     return low
 
 
-def _with_text(push: Push, n: int | None) -> tuple[Push, int]:
+def _with_text(push: PushMessage, n: int | None) -> tuple[PushMessage, int]:
     return replace(push, text=shortened(push.text, n)), len(push.text)
 
 
-def _with_title(push: Push, n: int | None) -> tuple[Push, int]:
+def _with_title(push: PushMessage, n: int | None) -> tuple[PushMessage, int]:
     return replace(push, title=shortened(push.title, n)), len(push.title)
 
 
-def _with_withdrawn(push: Push, n: int | None) -> tuple[Push, int]:
+def _with_withdrawn(push: PushMessage, n: int | None) -> tuple[PushMessage, int]:
     withdrawn = push.data.get("withdraw") or []
     return replace(push, data={**push.data, "withdraw": withdrawn[:n]}), len(withdrawn)
 
 
-def _with_link(push: Push, n: int | None) -> tuple[Push, int]:
+def _with_link(push: PushMessage, n: int | None) -> tuple[PushMessage, int]:
     return replace(push, data={**push.data, "link": push.data.get("link") if n else None}), 1
 
 

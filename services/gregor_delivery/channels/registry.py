@@ -11,7 +11,7 @@ from gregor.core.notify.intents import EMAIL, WEBHOOK
 
 from .apns.channel import ApnsChannel, ApnsConfig
 from .console import ConsoleChannel
-from .contract import Channel, Mail, Push
+from .contract import DeliveryChannel, MailMessage, PushMessage
 from .fcm.channel import FcmChannel
 from .smtp.channel import EmailChannel
 from .smtp.mime import parse_address
@@ -22,12 +22,12 @@ NO_HOST: Final = "localhost"
 """What Message-IDs end with where nobody said whom mail comes from."""
 
 
-def channels(settings: Settings, clock: Clock) -> dict[str, Channel[Any] | None]:
+def channels(settings: Settings, clock: Clock) -> dict[str, DeliveryChannel[Any] | None]:
     """A channel for each provider, not yet opened; ``None`` where it has no credentials.
 
     With the setting DELIVERY_CONSOLE a provider without credentials is the console, which prints what would be sent.
     """
-    found: dict[str, Channel[Any] | None] = {
+    found: dict[str, DeliveryChannel[Any] | None] = {
         "apns": _apns(settings),
         "fcm": _fcm(settings, clock),
         "webpush": _webpush(settings, clock),
@@ -66,7 +66,7 @@ def mail_host(settings: Settings) -> str:
         return NO_HOST
 
 
-def _apns(settings: Settings) -> Channel[Push] | None:
+def _apns(settings: Settings) -> DeliveryChannel[PushMessage] | None:
     if settings.apns_key_file is None and settings.apns_cert_file is None:
         return None
     return ApnsChannel(
@@ -82,19 +82,19 @@ def _apns(settings: Settings) -> Channel[Push] | None:
     )
 
 
-def _fcm(settings: Settings, clock: Clock) -> Channel[Push] | None:
+def _fcm(settings: Settings, clock: Clock) -> DeliveryChannel[PushMessage] | None:
     if settings.fcm_credentials_file is None:
         return None
     return FcmChannel(settings.fcm_credentials_file, clock, settings.fcm_url)
 
 
-def _email(settings: Settings, clock: Clock) -> Channel[Mail] | None:
+def _email(settings: Settings, clock: Clock) -> DeliveryChannel[MailMessage] | None:
     if settings.smtp_url is None:
         return None
     return EmailChannel(settings.smtp_url.get_secret_value(), settings.mail_from or "", clock)
 
 
-def _webpush(settings: Settings, clock: Clock) -> Channel[Push] | None:
+def _webpush(settings: Settings, clock: Clock) -> DeliveryChannel[PushMessage] | None:
     if settings.vapid_key_file is None:
         return None
     config = WebPushConfig(

@@ -36,7 +36,7 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class RecipientGone:
     """This token or address is dead. `since_us`: since when, as the provider says; a registration after it stands."""
 
     name: ClassVar[str] = "gone"
@@ -74,7 +74,7 @@ class Unknown:
     detail: str
 
 
-Verdict = Sent | Retry | Gone | Refused | Misconfigured | Unknown
+Verdict = Sent | Retry | RecipientGone | Refused | Misconfigured | Unknown
 
 
 def parse_retry_after(value: str | None, now_us: int) -> float | None:

@@ -16,9 +16,9 @@ from gregor.clock import Clock
 from gregor.core.notify.webhook_signature import LOOPBACK, signed_headers, url_fault
 from gregor.net.ssrf_guard import AddressNotPublic, GuardedBackend, connect_failure
 
-from .contract import Call
-from .http_pool import Exchange, HttpPool
-from .verdict import Gone, Refused, Retry, Sent, Verdict, parse_retry_after
+from .contract import WebhookCall
+from .http_pool import HttpExchange, HttpPool
+from .verdict import RecipientGone, Refused, Retry, Sent, Verdict, parse_retry_after
 
 CONNECTIONS: Final = 100
 
@@ -42,8 +42,8 @@ class WebhookChannel:
         backend = _OrLoopback() if self._is_loopback_allowed else GuardedBackend()
         self._pool = HttpPool(CONNECTIONS, self._context, backend)
 
-    async def send(self, message: Call, deadline_s: float) -> Verdict:
-        """Make one call; see `contract.Channel.send`."""
+    async def send(self, message: WebhookCall, deadline_s: float) -> Verdict:
+        """Make one call; see `contract.DeliveryChannel.send`."""
         if self._pool is None:
             raise RuntimeError("the channel is not open")
         fault = url_fault(message.url, is_loopback_allowed=self._is_loopback_allowed)
@@ -65,9 +65,9 @@ class WebhookChannel:
         """Nothing to check: each webhook has its own receiver."""
         return None
 
-    async def _call(self, pool: HttpPool, call: Call, headers: dict[str, str], deadline_s: float) -> Verdict:
+    async def _call(self, pool: HttpPool, call: WebhookCall, headers: dict[str, str], deadline_s: float) -> Verdict:
         fields = [*headers.items(), ("content-type", "application/json"), ("user-agent", "gregor")]
-        exchange = Exchange()
+        exchange = HttpExchange()
         detail = ""
         try:
             async with asyncio.timeout(deadline_s):
@@ -91,7 +91,7 @@ class WebhookChannel:
         if 200 <= status < 300:
             return Sent(said)
         if status == 410:
-            return Gone(said, "the receiver wants no more calls")
+            return RecipientGone(said, "the receiver wants no more calls")
         return Retry(parse_retry_after(retry_after, self._clock.now_us()), said, f"answered {status}")
 
 

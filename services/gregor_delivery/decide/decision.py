@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gregor.core.notify.intents import Intent
-from gregor_delivery.channels.contract import Message
-from gregor_delivery.channels.verdict import Gone
-from gregor_delivery.throttle.breaker import Turn
+from gregor_delivery.channels.contract import OutgoingMessage
+from gregor_delivery.channels.verdict import RecipientGone
+from gregor_delivery.throttle.breaker import Permit
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class SendDecision:
     """What was seen. ``why_not``: the word of protocol.md where nothing goes out now; else ``compose`` makes what does.
 
     ``also``: other deliveries of this channel that the same message can tell, so that one message does for several;
     ``compose`` is given those of them that could be claimed with it.
     """
 
-    compose: Callable[[Sequence[Intent]], Message] | None = None
+    compose: Callable[[Sequence[Intent]], OutgoingMessage] | None = None
     also: tuple[Intent, ...] = ()
     name: Callable[[Sequence[Intent]], str] | None = None
     """What the message is called that tells these as well: written in the ledger of each before it goes out."""
@@ -35,15 +35,15 @@ class Look:
     """What is held while it is sent, so that nothing else goes there meanwhile: device and collapse id."""
     expires_us: int | None = None
     """When telling it is of no use any more; ``None``: never."""
-    forget: Callable[[Gone], Awaitable[bool]] | None = None
+    forget: Callable[[RecipientGone], Awaitable[bool]] | None = None
     """What is done where the provider says that token or address is dead; whether there was something to forget."""
-    turn: Turn | None = None
+    turn: Permit | None = None
     """Of a breaker beside that of the channel: is told what became of it, or that nothing went out."""
 
 
-class Looker(Protocol):
+class Decider(Protocol):
     """Decides, for one kind of channel, from the state of now."""
 
-    async def look(self, intent: Intent, now_us: int) -> Look:
+    async def look(self, intent: Intent, now_us: int) -> SendDecision:
         """What goes out for an intent, or why nothing does. Raises ``Unavailable``."""
         ...

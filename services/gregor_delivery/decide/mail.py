@@ -21,15 +21,15 @@ from gregor.core.notify.aggregation import is_summary
 from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, quiet_until, wants
 from gregor.core.notify.escalation import USER, Around, Occasion
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
-from gregor.core.notify.ledger import Delivery, State
+from gregor.core.notify.ledger import DeliveryRecord, State
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import TemplateItem
 from gregor.store.audience import around
 from gregor.store.contract.store import Store
-from gregor_delivery.channels.contract import Mail
-from gregor_delivery.channels.verdict import Gone
+from gregor_delivery.channels.contract import MailMessage
+from gregor_delivery.channels.verdict import RecipientGone
 
-from .decision import Look
+from .decision import SendDecision
 from .mail_rendering import write
 
 MOST_TOLD: Final = 100
@@ -42,20 +42,20 @@ _WAITS: Final = (State.PLANNED, State.WAITING, State.RETRY)
 
 
 @dataclass(frozen=True, slots=True)
-class _Scene:
+class _MailContext:
     """What is known of a user at the moment of a mail. `items`: what may be told, by id, with its mail timer (µs)."""
 
     uid: str
     items: dict[str, tuple[LiveItem, int | None]]
-    ledger: list[Delivery]
+    ledger: list[DeliveryRecord]
     contact: Contact
     preferences: Preferences
     around: Around
     now_us: int
 
 
-class MailLooker:
-    """`look.Looker` of mail. `links`: how unsubscribe links are made. `host`: what Message-IDs end with."""
+class MailDecider:
+    """`look.Decider` of mail. `links`: how unsubscribe links are made. `host`: what Message-IDs end with."""
 
     def __init__(self, store: Store, registry: CategoryRegistry, links: UnsubscribeLinks | None, host: str) -> None:
         self._store = store
@@ -63,7 +63,7 @@ class MailLooker:
         self._links = links
         self._host = host
 
-    async def look(self, intent: Intent, now_us: int) -> Look:
+    async def look(self, intent: Intent, now_us: int) -> SendDecision:
         """Decide from the state of now. Raises `Unavailable`."""
         scene = await self._scene(intent, now_us)
         mine = next((each for each in scene.ledger if each.intent.key == intent.key), None)
@@ -73,9 +73,9 @@ class MailLooker:
         item, _ = scene.items[intent.item]
         name = None if mine is None else _bound_to(mine)
         if name is not None and any(each.story.mail == name and each.state is State.SENT for each in scene.ledger):
-            return Look(is_told=True)
+            return SendDecision(is_told=True)
         also = self._also_bound(intent, name, scene) if name is not None else self._also_free(intent, scene)
-        return Look(
+        return SendDecision(
             compose=lambda others: self._mail(scene, intent, others, name or _name_of((intent, *others))),
             also=tuple(islice(also, MOST_TOLD - 1)),
             name=lambda others: name or _name_of((intent, *others)),
@@ -84,7 +84,7 @@ class MailLooker:
             forget=lambda gone: self._suppress(scene.contact, gone, now_us),
         )
 
-    async def _scene(self, intent: Intent, now_us: int) -> _Scene:
+    async def _scene(self, intent: Intent, now_us: int) -> _MailContext:
         uid, contacts = intent.uid, self._store.contacts
         listed = await self._mailable(intent)
         if intent.item not in {item.id for item, _ in listed}:
@@ -99,7 +99,7 @@ class MailLooker:
         )
         ledger = [each for entries in ledgers for each in entries if each.intent.channel == EMAIL]
         items = {item.id: (item, timer_us) for item, timer_us in listed}
-        return _Scene(uid, items, ledger, contact, preferences, there, now_us)
+        return _MailContext(uid, items, ledger, contact, preferences, there, now_us)
 
     async def _mailable(self, intent: Intent) -> list[tuple[LiveItem, int | None]]:
         entries = self._registry.current
@@ -107,18 +107,18 @@ class MailLooker:
             intent.uid, intent.item, lambda category: entries.resolve(category).email is not None, MOST_READ
         )
 
-    async def _held(self, intent: Intent, scene: _Scene) -> Look | None:
+    async def _held(self, intent: Intent, scene: _MailContext) -> SendDecision | None:
         """Why nothing goes out for this now; `None` where it does."""
         if intent.item not in scene.items:
-            return Look(why_not=await self._why_gone(intent, scene.now_us))
+            return SendDecision(why_not=await self._why_gone(intent, scene.now_us))
         why_not = self._why_not(intent, scene)
         if why_not is not None:
-            return Look(why_not=why_not)
+            return SendDecision(why_not=why_not)
         if await self._store.suppressions.suppression(scene.contact.email or "") is not None:
-            return Look(why_not="suppressed")
+            return SendDecision(why_not="suppressed")
         until_us = self._quiet_until(scene.items[intent.item][0], scene)
         if until_us > scene.now_us:
-            return Look(why_not=QUIET_HOURS, until_us=until_us)
+            return SendDecision(why_not=QUIET_HOURS, until_us=until_us)
         return None
 
     async def _why_gone(self, intent: Intent, now_us: int) -> str:
@@ -127,7 +127,7 @@ class MailLooker:
             return "no_provider"  # it is live, but its category sends no mail any more
         return "expired" if entry is not None and entry.gone and entry.gone.reason is Reason.EXPIRED else "dismissed"
 
-    def _why_not(self, intent: Intent, scene: _Scene) -> str | None:
+    def _why_not(self, intent: Intent, scene: _MailContext) -> str | None:
         """As `core.escalation` and the preferences say; `at_us` of the intent: until then nobody was there."""
         item, _ = scene.items[intent.item]
         policy = self._registry.current.resolve(item.category)
@@ -139,11 +139,11 @@ class MailLooker:
             return "no_provider"
         return None if wants(scene.preferences, item.category, "email") else "preference"
 
-    def _quiet_until(self, item: LiveItem, scene: _Scene) -> int:
+    def _quiet_until(self, item: LiveItem, scene: _MailContext) -> int:
         is_urgent = self._registry.current.resolve(item.category).urgent
         return scene.now_us if is_urgent else quiet_until(scene.contact, scene.now_us)
 
-    def _also_free(self, intent: Intent, scene: _Scene) -> Iterator[Intent]:
+    def _also_free(self, intent: Intent, scene: _MailContext) -> Iterator[Intent]:
         """All else that waits: what was handed over, and what would be soon, nobody having been there since."""
         known = {each.intent.key for each in scene.ledger}
         waiting = [_told_of(each) for each in scene.ledger if _is_free(each, scene.now_us)]
@@ -156,25 +156,25 @@ class MailLooker:
                     waiting.append(timed)
         return (each for each in waiting if each.key != intent.key and self._may_tell(each, scene))
 
-    def _also_bound(self, intent: Intent, name: str, scene: _Scene) -> Iterator[Intent]:
+    def _also_bound(self, intent: Intent, name: str, scene: _MailContext) -> Iterator[Intent]:
         """What the mail of that name told, as far as it is still to be told."""
         told = (each for each in scene.ledger if each.story.mail == name)
         return (
             _told_of(each) for each in told if each.intent.key != intent.key and self._may_tell(_told_of(each), scene)
         )
 
-    def _may_tell(self, intent: Intent, scene: _Scene) -> bool:
+    def _may_tell(self, intent: Intent, scene: _MailContext) -> bool:
         if intent.item not in scene.items or self._why_not(intent, scene) is not None:
             return False
         return self._quiet_until(scene.items[intent.item][0], scene) <= scene.now_us
 
-    def _mail(self, scene: _Scene, intent: Intent, others: Sequence[Intent], name: str) -> Mail:
+    def _mail(self, scene: _MailContext, intent: Intent, others: Sequence[Intent], name: str) -> MailMessage:
         items = [scene.items[item_id][0] for item_id in dict.fromkeys(each.item for each in (intent, *others))]
         items.sort(key=lambda item: (item.created_us, item.seq), reverse=True)
         link = "" if self._links is None else self._links.link(scene.uid, (item.category for item in items))
         shown = [TemplateItem.of_json(item.id, item.json, scene.uid) for item in items]
         written = write(shown, self._registry.renderer, scene.contact.locale, link)
-        return Mail(
+        return MailMessage(
             to=scene.contact.email or "",
             locale=scene.contact.locale or "",
             subject=written.subject,
@@ -184,7 +184,7 @@ class MailLooker:
             unsubscribe_url=link or None,
         )
 
-    async def _suppress(self, contact: Contact, gone: Gone, now_us: int) -> bool:
+    async def _suppress(self, contact: Contact, gone: RecipientGone, now_us: int) -> bool:
         """The relay says that there is no such mailbox: nothing goes there any more."""
         if contact.email is None:
             return False
@@ -192,18 +192,18 @@ class MailLooker:
         return True
 
 
-def _is_free(delivery: Delivery, now_us: int) -> bool:
+def _is_free(delivery: DeliveryRecord, now_us: int) -> bool:
     """Whether it waits, and any mail may tell it: none went out that did."""
     is_waiting = delivery.state in _WAITS or (delivery.state is State.CLAIMED and delivery.lease_until_us <= now_us)
     return is_waiting and _bound_to(delivery) is None
 
 
-def _bound_to(delivery: Delivery) -> str | None:
+def _bound_to(delivery: DeliveryRecord) -> str | None:
     """The mail that told it and may have arrived; `None` where there is none. A call that has no outcome may have."""
     return delivery.story.mail if delivery.is_unsure else None
 
 
-def _told_of(delivery: Delivery) -> Intent:
+def _told_of(delivery: DeliveryRecord) -> Intent:
     """The intent of a delivery, as of when nobody was known to be there last."""
     return replace(delivery.intent, at_us=delivery.story.planned_us)
 

@@ -20,7 +20,7 @@ _END: Final = re.compile(r"(?i)</body\s*>")
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class RenderedMail:
     """What the reader sees."""
 
     subject: str
@@ -28,7 +28,7 @@ class Written:
     html: str
 
 
-def write(items: Sequence[TemplateItem], renderer: Renderer, locale: str | None, unsubscribe_url: str) -> Written:
+def write(items: Sequence[TemplateItem], renderer: Renderer, locale: str | None, unsubscribe_url: str) -> RenderedMail:
     """One mail for these items, the first of them first. `unsubscribe_url`: "" where there is no such link."""
     foot = translation_for(locale)
     said = [renderer.rendered(item, locale) or {} for item in items]
@@ -43,7 +43,7 @@ def write(items: Sequence[TemplateItem], renderer: Renderer, locale: str | None,
     if unsubscribe_url:
         text = f"{text}\n\n-- \n{foot.unsubscribe}: {unsubscribe_url}"
     content = own if own is not None else "".join(_row(words, is_first=n == 0) for n, words in enumerate(said))
-    return Written(subject, text, _page(content, subject, said[0], locale, foot, unsubscribe_url))
+    return RenderedMail(subject, text, _page(content, subject, said[0], locale, foot, unsubscribe_url))
 
 
 def _together(

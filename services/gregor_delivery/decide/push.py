@@ -15,50 +15,50 @@ from gregor.core.notify.escalation import Around, Occasion, Recipient
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import TemplateItem
-from gregor.store.contract.push_context import Scene
+from gregor.store.contract.push_context import PushContext
 from gregor.store.contract.store import Registration, Store
-from gregor_delivery.channels.contract import Push
-from gregor_delivery.channels.verdict import Gone
+from gregor_delivery.channels.contract import PushMessage
+from gregor_delivery.channels.verdict import RecipientGone
 
-from .decision import Look
+from .decision import SendDecision
 from .withdrawals import USEFUL_US, carried, naming, taken_back
 
 COLLAPSE_BYTES: Final = 18
 """Of a hash: 24 characters, which every provider takes (Web Push: 32, APNs: 64 bytes)."""
 
 
-class PushLooker:
-    """``look.Looker`` of pushes: the item as the device has it, acknowledgements, presence, registration."""
+class PushDecider:
+    """``look.Decider`` of pushes: the item as the device has it, acknowledgements, presence, registration."""
 
     def __init__(self, store: Store, registry: CategoryRegistry) -> None:
         self._store = store
         self._registry = registry
 
-    async def look(self, intent: Intent, now_us: int) -> Look:
+    async def look(self, intent: Intent, now_us: int) -> SendDecision:
         """Decide from the state of now. Raises ``Unavailable``."""
-        scene = await self._store.scenes.scene(intent.uid, intent.device, intent.channel, intent.item, now_us)
+        scene = await self._store.push_contexts.read(intent.uid, intent.device, intent.channel, intent.item, now_us)
         if scene is None:
-            return Look(why_not="device_gone")
+            return SendDecision(why_not="device_gone")
         if not await self._is_reached(intent, scene.registration):
-            return Look(why_not="token_moved")
+            return SendDecision(why_not="token_moved")
         if intent.kind is IntentKind.WITHDRAW:
             look = taken_back(self._silent(intent, scene), intent, scene.withdrawals, now_us)
             return replace(look, forget=lambda gone: self._forget(intent, scene.registration, gone))
         item = scene.item
         if item is None:
-            return Look(why_not=await self._why_gone(intent, now_us))
+            return SendDecision(why_not=await self._why_gone(intent, now_us))
         if self._registry.current.resolve(item.category).push is None:
             await self._registry.refresh()  # who handed it over knew of a push: its categories may be newer than ours
         why_not = self._why_not(intent, item, scene, now_us)
         if why_not is not None:
-            return Look(why_not=why_not)
+            return SendDecision(why_not=why_not)
         if not wants(scene.preferences, item.category, "push"):
-            return Look(why_not="preference")
+            return SendDecision(why_not="preference")
         push_now = self._push(intent, item, scene)
         until_us = now_us if push_now.urgent else quiet_until(scene.contact, now_us)
         if until_us > now_us:
-            return Look(why_not=QUIET_HOURS, until_us=until_us)
-        return Look(
+            return SendDecision(why_not=QUIET_HOURS, until_us=until_us)
+        return SendDecision(
             compose=lambda others: naming(push_now, others),
             also=carried(scene.withdrawals, push_now.data["link"]),
             place=f"{push_now.device}/{push_now.collapse_id}",
@@ -73,7 +73,7 @@ class PushLooker:
             return False
         return await self._store.devices.holds_push(intent.uid, intent.device, registration)
 
-    async def _forget(self, intent: Intent, registration: Registration, gone: Gone) -> bool:
+    async def _forget(self, intent: Intent, registration: Registration, gone: RecipientGone) -> bool:
         """Forget a dead token; but not one that was registered after the provider saw it dead."""
         if gone.since_us is not None and registration.push_since_us >= gone.since_us:
             return False
@@ -84,7 +84,7 @@ class PushLooker:
         is_expired = entry is not None and entry.gone is not None and entry.gone.reason is Reason.EXPIRED
         return "expired" if is_expired else "dismissed"
 
-    def _why_not(self, intent: Intent, item: StoredItem, scene: Scene, now_us: int) -> str | None:
+    def _why_not(self, intent: Intent, item: StoredItem, scene: PushContext, now_us: int) -> str | None:
         """As ``core.escalation`` says; the copy is the device's own, so what is in it is for it, and not hidden."""
         policy = self._registry.current.resolve(item.category)
         around = Around({intent.device: Recipient(intent.channel, scene.presence.foreground)}, scene.acks)
@@ -92,14 +92,14 @@ class PushLooker:
         decision = escalation.pushes(intent.uid, _live(item), occasion, policy, around, now_us)
         return decision.why_not.get(intent.device)
 
-    def _push(self, intent: Intent, item: StoredItem, scene: Scene) -> Push:
+    def _push(self, intent: Intent, item: StoredItem, scene: PushContext) -> PushMessage:
         entries, renderer = self._registry.current, self._registry.renderer
         policy = entries.resolve(item.category)
         shown = TemplateItem.of_json(item.id, item.json, intent.uid)
         words = renderer.rendered(shown, scene.registration.locale or scene.contact.locale) or {}
         registered = scene.registration.push or {}
         badge = entries.badge(scene.counts)
-        return Push(
+        return PushMessage(
             uid=intent.uid,
             device=intent.device,
             token=registered.get("token") or "",
@@ -116,11 +116,11 @@ class PushLooker:
             data=_data(intent, item, scene, words.get("link"), badge),
         )
 
-    def _silent(self, intent: Intent, scene: Scene) -> Push:
+    def _silent(self, intent: Intent, scene: PushContext) -> PushMessage:
         """A push that shows nothing: it wakes the app, which takes away what is withdrawn."""
         registered = scene.registration.push or {}
         badge = self._registry.current.badge(scene.counts)
-        return Push(
+        return PushMessage(
             uid=intent.uid,
             device=intent.device,
             token=registered["token"],
@@ -147,7 +147,7 @@ def _hashed(name: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest()[:COLLAPSE_BYTES]).decode()
 
 
-def _data(intent: Intent, item: StoredItem | None, scene: Scene, link: str | None, badge: int) -> dict[str, Any]:
+def _data(intent: Intent, item: StoredItem | None, scene: PushContext, link: str | None, badge: int) -> dict[str, Any]:
     """The `gregor` object (protocol.md, "What a push carries"); without an item that of a withdrawal."""
     return {
         "v": 1,

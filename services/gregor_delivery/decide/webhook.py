@@ -13,28 +13,28 @@ from gregor.core.limits import DAY_US, SECOND_US
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.webhook_events import Webhook, addressee
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
-from gregor_delivery.channels.contract import Call
-from gregor_delivery.channels.verdict import Gone
-from gregor_delivery.throttle.webhook_endpoints import Receivers
+from gregor_delivery.channels.contract import WebhookCall
+from gregor_delivery.channels.verdict import RecipientGone
+from gregor_delivery.throttle.webhook_endpoints import WebhookEndpoints
 
-from .decision import Look
+from .decision import SendDecision
 
 USEFUL_US: Final = DAY_US
 """How long an event is tried to be told."""
 
 
-class WebhookLooker:
-    """`look.Looker` of webhooks. `editor` ends one whose receiver wants no more."""
+class WebhookDecider:
+    """`look.Decider` of webhooks. `editor` ends one whose receiver wants no more."""
 
     def __init__(
-        self, webhooks: WebhookRegistry, editor: WebhookEditor, clock: Clock, receivers: Receivers | None = None
+        self, webhooks: WebhookRegistry, editor: WebhookEditor, clock: Clock, receivers: WebhookEndpoints | None = None
     ) -> None:
         self._webhooks = webhooks
         self._editor = editor
         self._clock = clock
-        self._receivers = receivers or Receivers()
+        self._receivers = receivers or WebhookEndpoints()
 
-    async def look(self, intent: Intent, now_us: int) -> Look:
+    async def look(self, intent: Intent, now_us: int) -> SendDecision:
         """Decide from the webhooks of now, and from what became of the calls before. Raises `Unavailable`."""
         name, call_id = addressee(intent)
         webhook = self._webhooks.get(name)
@@ -43,30 +43,30 @@ class WebhookLooker:
             webhook = self._webhooks.get(name)
         if webhook is None or webhook.disabled_us is not None:
             self._receivers.keep({each.id for each in self._webhooks.current})
-            return Look(why_not="webhook_gone")
+            return SendDecision(why_not="webhook_gone")
         wait_s = self._receivers.wait_s(name, self._clock.monotonic())
         if wait_s > 0.0:
             return self._wait(intent, wait_s, now_us)
-        return Look(
+        return SendDecision(
             compose=lambda _: _call(webhook, call_id, intent, now_us),
             forget=lambda gone: self._disable(webhook, gone),
             turn=self._receivers.began(name),
         )
 
-    def _wait(self, intent: Intent, wait_s: float, now_us: int) -> Look:
+    def _wait(self, intent: Intent, wait_s: float, now_us: int) -> SendDecision:
         """Later; not all that waits at once. What has waited for too long is somebody's to look at."""
         name, _ = addressee(intent)
         reason = "receiver_down" if self._receivers.is_down(name) else "receiver_busy"
         until_us = now_us + round((wait_s + random.uniform(0.0, wait_s)) * SECOND_US)
         if until_us >= intent.at_us + USEFUL_US:
-            return Look(why_not="budget", is_dead=True)
-        return Look(why_not=reason, until_us=until_us)
+            return SendDecision(why_not="budget", is_dead=True)
+        return SendDecision(why_not=reason, until_us=until_us)
 
-    async def _disable(self, webhook: Webhook, gone: Gone) -> bool:
+    async def _disable(self, webhook: Webhook, gone: RecipientGone) -> bool:
         await self._editor.disable(webhook.id, self._clock.now_us(), gone.status)
         await self._webhooks.refresh()
         return True
 
 
-def _call(webhook: Webhook, call_id: str, intent: Intent, now_us: int) -> Call:
-    return Call(webhook.id, webhook.url, webhook.signing(now_us), call_id, intent.event.encode())
+def _call(webhook: Webhook, call_id: str, intent: Intent, now_us: int) -> WebhookCall:
+    return WebhookCall(webhook.id, webhook.url, webhook.signing(now_us), call_id, intent.event.encode())

@@ -13,9 +13,9 @@ from typing import Final
 from gregor.core.limits import DAY_US
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import WAKING_US, Withdrawals
-from gregor_delivery.channels.contract import Push
+from gregor_delivery.channels.contract import PushMessage
 
-from .decision import Look
+from .decision import SendDecision
 
 USEFUL_US: Final = DAY_US
 """How long a withdrawal is worth sending: by then the app was opened, or the screen cleared."""
@@ -27,16 +27,16 @@ BESIDE_BYTES: Final = 1_024
 """Ids and link of a push that shows something: they cost it no more than the end of a long text."""
 
 
-def taken_back(silent: Push, lead: Intent, known: Withdrawals, now_us: int) -> Look:
+def taken_back(silent: PushMessage, lead: Intent, known: Withdrawals, now_us: int) -> SendDecision:
     """The look at a withdrawal; ``silent`` is the push that will name what is withdrawn."""
     until_us = lead.at_us + USEFUL_US
     if now_us >= until_us:
-        return Look(why_not="budget")
+        return SendDecision(why_not="budget")
     free_us = _free_us(lead.channel, known.woken_us, now_us)
     if free_us is None or free_us > now_us:
         # It goes with the next push that shows something; where none comes in time it ends quietly.
-        return Look(why_not="budget", until_us=min(until_us, free_us or until_us))
-    return Look(
+        return SendDecision(why_not="budget", until_us=min(until_us, free_us or until_us))
+    return SendDecision(
         compose=lambda others: naming(silent, [lead, *others]),
         also=_fitting((each for each in known.waiting if each.key != lead.key), ALONE_BYTES - _bytes(lead)),
         place=f"{silent.device}/withdraw",
@@ -49,7 +49,7 @@ def carried(known: Withdrawals, link: str | None) -> tuple[Intent, ...]:
     return _fitting(known.waiting, BESIDE_BYTES - len((link or "").encode()))
 
 
-def naming(push: Push, withdrawals: Sequence[Intent]) -> Push:
+def naming(push: PushMessage, withdrawals: Sequence[Intent]) -> PushMessage:
     """The push, with the ids of what is withdrawn."""
     ids = list(dict.fromkeys(each.item for each in withdrawals))
     return replace(push, data={**push.data, "withdraw": ids}) if ids else push

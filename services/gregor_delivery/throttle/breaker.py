@@ -49,11 +49,11 @@ class Breaker:
         """Seconds until one may go out alone; 0 where it is not open, or one is out."""
         return 0.0 if self._open_until_s is None else max(0.0, self._open_until_s - now_s)
 
-    def began(self) -> Turn:
+    def began(self) -> Permit:
         """One goes out; its turn must be told how it ended."""
         is_probe = self.is_open and not self._is_probing
         self._is_probing = self._is_probing or is_probe
-        return Turn(partial(self._end, is_probe))
+        return Permit(partial(self._end, is_probe))
 
     def _end(self, is_probe: bool, verdict: Verdict | None, now_s: float) -> None:
         if is_probe:
@@ -74,7 +74,7 @@ class Breaker:
             self.is_stopped, self._open_until_s = False, None
 
 
-class Turn:
+class Permit:
     """One that went out. What it tells first holds; the rest is not heard."""
 
     __slots__ = ("_end",)

@@ -6,7 +6,7 @@ from typing import Final
 
 from gregor_delivery.channels.verdict import Verdict
 
-from .breaker import Breaker, Turn
+from .breaker import Breaker, Permit
 
 AT_ONCE: Final = 32
 """Calls of one webhook that are under way at once, of a process: an eighth of all that the channel may have."""
@@ -14,7 +14,7 @@ BUSY_S: Final = 0.5
 """When one looks again whether a place is free."""
 
 
-class Receivers:
+class WebhookEndpoints:
     """Of one process. Times are monotonic seconds."""
 
     def __init__(self, at_once: int = AT_ONCE) -> None:
@@ -36,7 +36,7 @@ class Receivers:
         """Whether it failed again and again, and has not proved itself since."""
         return self._of(webhook).breaker.is_open
 
-    def began(self, webhook: str) -> Turn:
+    def began(self, webhook: str) -> Permit:
         """A call is made; its turn must be told how it ended."""
         receiver = self._of(webhook)
         receiver.in_flight += 1
@@ -46,7 +46,7 @@ class Receivers:
             receiver.in_flight -= 1
             turn.passed() if verdict is None else turn.ended(verdict, now_s)
 
-        return Turn(ended)
+        return Permit(ended)
 
     def _of(self, webhook: str) -> _Receiver:
         return self._known.setdefault(webhook, _Receiver())

@@ -13,7 +13,7 @@ from gregor.core.items.sync import Gone, LiveItem
 from gregor.core.limits import SECOND_US
 from gregor.core.messages.model import Reason
 from gregor.core.notify.intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
-from gregor.core.notify.ledger import Delivery, State
+from gregor.core.notify.ledger import DeliveryRecord, State
 from gregor.store.contract.agenda import Done, Work
 from gregor_scheduler.context import Parts
 
@@ -40,7 +40,7 @@ async def take_back(parts: Parts, uid: str, work: Work) -> Done:
     return Done(work)
 
 
-async def _cancel(parts: Parts, deliveries: Iterable[Delivery], gone: Gone, now_us: int) -> bool:
+async def _cancel(parts: Parts, deliveries: Iterable[DeliveryRecord], gone: Gone, now_us: int) -> bool:
     """Whether all are cancelled. One that is claimed, also in this moment, may have been seen live and be sent."""
     reason = "expired" if gone.reason is Reason.EXPIRED else "dismissed"
     move = parts.store.ledger.move
@@ -62,13 +62,13 @@ def is_of_the_user(intent: Intent) -> bool:
     return intent.channel == EMAIL or intent.channel in PUSH_CHANNELS
 
 
-def withdrawals(uid: str, told: Sequence[Delivery], item: LiveItem, gone: Gone, now_us: int) -> list[Intent]:
+def withdrawals(uid: str, told: Sequence[DeliveryRecord], item: LiveItem, gone: Gone, now_us: int) -> list[Intent]:
     """PURE. One for each device and channel on whose screen a push of the item may be, and that is not under way.
 
     That is what was sent, and what may have arrived, whatever became of it since. A device that dismissed the item
     itself has its app awake, which clears its own screen; it is not woken for that.
     """
-    places: dict[tuple[str, str], tuple[list[Delivery], list[Delivery]]] = {}
+    places: dict[tuple[str, str], tuple[list[DeliveryRecord], list[DeliveryRecord]]] = {}
     for each in told:
         if each.intent.channel in PUSH_CHANNELS:
             shown, before = places.setdefault((each.intent.device, each.intent.channel), ([], []))
@@ -86,7 +86,7 @@ def withdrawals(uid: str, told: Sequence[Delivery], item: LiveItem, gone: Gone, 
     return found
 
 
-def _may_show(delivery: Delivery, withdrawn_us: int) -> bool:
+def _may_show(delivery: DeliveryRecord, withdrawn_us: int) -> bool:
     """Whether it may be on a screen from which the item was last withdrawn then. What is claimed is not known yet."""
     if delivery.state in (State.SENT, State.WITHDRAWN, State.CLAIMED):
         return delivery.state is State.SENT

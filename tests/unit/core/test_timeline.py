@@ -10,7 +10,7 @@ import pytest
 from gregor.core.items.sync import Gone, HistoryEntry, View
 from gregor.core.messages.model import Reason
 from gregor.core.notify.intents import EMAIL, FRAME, WEBHOOK, Intent, IntentKind
-from gregor.core.notify.ledger import MOST_REPLAYS, Attempt, Delivery, Replay, State, Story, Wait
+from gregor.core.notify.ledger import MOST_REPLAYS, Attempt, DeliveryRecord, Replay, State, Story, Wait
 from gregor.core.notify.timeline import Acknowledged, timeline
 
 SECOND_US = 1_000_000
@@ -35,14 +35,14 @@ def delivery(
     kind: IntentKind = IntentKind.ITEM,
     n: int = 0,
     **story: Any,
-) -> Delivery:
+) -> DeliveryRecord:
     """A delivery that was planned at 11 s."""
     told = Story(11 * SECOND_US, 5, attempts=attempts, **story)
-    return Delivery(Intent("alice", "a", kind, channel, device, n), state, len(attempts), 0, told)
+    return DeliveryRecord(Intent("alice", "a", kind, channel, device, n), state, len(attempts), 0, told)
 
 
 def words(
-    told: list[Delivery], shown: list[Acknowledged] | None = None, view: View = BACKEND, **of_entry: Any
+    told: list[DeliveryRecord], shown: list[Acknowledged] | None = None, view: View = BACKEND, **of_entry: Any
 ) -> list[str]:
     """The events, in words: the second, what, by which channel, of which device, and why."""
     events = [json.loads(event.json()) for event in timeline(entry(**of_entry), told, shown or [], view)]
@@ -155,12 +155,14 @@ def test_a_wait_says_until_when() -> None:
         (delivery(State.SENT, SENT, kind=IntentKind.EVENT, channel=WEBHOOK), []),
     ],
 )
-def test_each_end_of_a_delivery_is_told_with_its_reason(told: Delivery, expected: list[str]) -> None:
+def test_each_end_of_a_delivery_is_told_with_its_reason(told: DeliveryRecord, expected: list[str]) -> None:
     assert words([told]) == ["1 created", *expected]
 
 
 def test_a_reminder_that_fired_is_told_and_so_is_who_showed_it() -> None:
-    fired = Delivery(Intent("alice", "a", IntentKind.REMIND, FRAME, "", 1), State.SENT, 0, 0, Story(20 * SECOND_US, 9))
+    fired = DeliveryRecord(
+        Intent("alice", "a", IntentKind.REMIND, FRAME, "", 1), State.SENT, 0, 0, Story(20 * SECOND_US, 9)
+    )
     shown = [acked(PHONE, 0, 7, 3), acked(PHONE, 7, 9, 25)]
 
     events = [json.loads(event.json()) for event in timeline(entry(), [fired], shown, BACKEND)]

@@ -10,12 +10,12 @@ from typing import Any
 
 from gregor.clock import Clock
 from gregor.dev.fakes.apns import FakeApns
-from gregor.dev.fakes.apns_acts import Act
+from gregor.dev.fakes.apns_actions import ApnsAction
 from gregor.dev.fakes.keys import write_key
-from gregor.dev.fakes.tls import Authority
+from gregor.dev.fakes.tls import CertificateAuthority
 from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
 from gregor_delivery.channels.apns.connection import ApnsConnection
-from gregor_delivery.channels.contract import Push
+from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Verdict
 from tests.support.pushes import push
 
@@ -30,10 +30,10 @@ class World:
     fake: FakeApns
     config: ApnsConfig
 
-    async def send(self, message: Push | None = None, deadline_s: float = 5.0) -> Verdict:
+    async def send(self, message: PushMessage | None = None, deadline_s: float = 5.0) -> Verdict:
         return await self.channel.send(message or push(), deadline_s)
 
-    async def told(self, act: Act, message: Push | None = None, deadline_s: float = 5.0) -> Verdict:
+    async def told(self, act: ApnsAction, message: PushMessage | None = None, deadline_s: float = 5.0) -> Verdict:
         """The verdict on a push that the provider answers with `act`."""
         message = message or push()
         self.fake.script(str(message.token), act)
@@ -54,7 +54,7 @@ async def apns_world(
 ) -> AsyncIterator[World]:
     """A fake APNs that knows our key, and an open channel to it; `fake` and `config` change either."""
     public = write_key(directory / "key.p8")
-    server = FakeApns(Authority(directory), keys={"KEY1": public}, team_id="TEAM", **fake)
+    server = FakeApns(CertificateAuthority(directory), keys={"KEY1": public}, team_id="TEAM", **fake)
     await server.start()
     settings = ApnsConfig(
         key_file=directory / "key.p8",

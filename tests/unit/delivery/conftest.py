@@ -11,10 +11,10 @@ from gregor.clock import ManualClock
 from gregor.reference.store import MemoryStore
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Registration
-from gregor_delivery.attempt import Trade
-from gregor_delivery.channels.contract import Channel, Push
-from gregor_delivery.decide.push import PushLooker
-from gregor_delivery.metrics import Figures
+from gregor_delivery.attempt import DeliveryContext
+from gregor_delivery.channels.contract import DeliveryChannel, PushMessage
+from gregor_delivery.decide.push import PushDecider
+from gregor_delivery.metrics import DeliveryMetrics
 from gregor_delivery.throttle.breaker import Breaker
 from tests.support.builders import LIMITS, NOW_US
 from tests.unit.delivery.house import House, Nobody, Provider
@@ -29,6 +29,8 @@ async def house() -> AsyncIterator[House]:
     await store.devices.put_device("alice", "phone", Registration("ios", TOKEN, "it"), NOW_US)
     registry = CategoryRegistry(store)
     await registry.refresh()
-    channel: Channel[Push] = provider
-    trade = Trade("apns", channel, store, PushLooker(store, registry), clock, Figures(CollectorRegistry()), Breaker())
+    channel: DeliveryChannel[PushMessage] = provider
+    trade = DeliveryContext(
+        "apns", channel, store, PushDecider(store, registry), clock, DeliveryMetrics(CollectorRegistry()), Breaker()
+    )
     yield House(store, clock, provider, trade, registry)

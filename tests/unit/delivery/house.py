@@ -10,11 +10,11 @@ from gregor.clock import ManualClock
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import Delivery, State
+from gregor.core.notify.ledger import DeliveryRecord, State
 from gregor.reference.store import MemoryStore
 from gregor.registries.categories import CategoryRegistry
-from gregor_delivery.attempt import Trade
-from gregor_delivery.channels.contract import Push
+from gregor_delivery.attempt import DeliveryContext
+from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Sent, Verdict
 from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SEED, item, message
 
@@ -32,13 +32,13 @@ class Provider:
 
     name: str = "apns"
     verdicts: list[Verdict] = field(default_factory=list)
-    pushes: list[Push] = field(default_factory=list)
+    pushes: list[PushMessage] = field(default_factory=list)
     hold: asyncio.Event | None = None
 
     async def open(self) -> None:
         """Nothing to open."""
 
-    async def send(self, message: Push, deadline_s: float) -> Verdict:
+    async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
         """As told."""
         self.pushes.append(message)
         if self.hold is not None:
@@ -60,7 +60,7 @@ class House:
     store: MemoryStore
     clock: ManualClock
     provider: Provider
-    trade: Trade
+    trade: DeliveryContext
     registry: CategoryRegistry
 
     async def create(self, item_id: str, seq_of: str = "phone", **fields: Any) -> Intent:
@@ -77,7 +77,7 @@ class House:
         commit = plan(parse_message(message(ids=ids), LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS)
         await self.store.users.commit("alice", commit)
 
-    async def entry(self, item_id: str) -> Delivery:
+    async def entry(self, item_id: str) -> DeliveryRecord:
         """The one delivery of an item."""
         [found] = await self.store.ledger.of_item("alice", item_id)
         return found

@@ -13,14 +13,14 @@ from gregor.auth.unsubscribe_links import UnsubscribeLinks
 from gregor.core.messages.model import Receipt, Sender
 from gregor.core.notify.contact import parse_contact, parse_preferences
 from gregor.core.notify.intents import EMAIL, Intent
-from gregor.core.notify.ledger import Delivery
+from gregor.core.notify.ledger import DeliveryRecord
 from gregor.core.notify.unsubscribe_token import derive_key
 from gregor.store.contract.store import Registration, Session
-from gregor_delivery.attempt import Trade, attempt
-from gregor_delivery.channels.contract import Mail
+from gregor_delivery.attempt import DeliveryContext, attempt
+from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.verdict import Sent, Verdict
-from gregor_delivery.decide.mail import MailLooker
-from gregor_delivery.metrics import Figures
+from gregor_delivery.decide.mail import MailDecider
+from gregor_delivery.metrics import DeliveryMetrics
 from gregor_delivery.throttle.breaker import Breaker
 from tests.support.builders import NOW_US, SECOND_US, item, message
 from tests.unit.scheduler import conftest as scheduler
@@ -36,13 +36,13 @@ class Relay:
 
     name: str = EMAIL
     verdicts: list[Verdict] = field(default_factory=list)
-    mails: list[Mail] = field(default_factory=list)
+    mails: list[MailMessage] = field(default_factory=list)
     hold: asyncio.Event | None = None
 
     async def open(self) -> None:
         """Nothing to open."""
 
-    async def send(self, message: Mail, deadline_s: float) -> Verdict:
+    async def send(self, message: MailMessage, deadline_s: float) -> Verdict:
         """As told."""
         self.mails.append(message)
         if self.hold is not None:
@@ -65,9 +65,9 @@ class House:
         self.relay = Relay()
         self.queue: list[tuple[int, Intent]] = []
         self.due = due
-        looker = MailLooker(self.store, self.registry, LINKS, "gregor.example")
-        figures = Figures(CollectorRegistry())
-        self.trade = Trade(EMAIL, self.relay, self.store, looker, self.clock, figures, Breaker())
+        looker = MailDecider(self.store, self.registry, LINKS, "gregor.example")
+        figures = DeliveryMetrics(CollectorRegistry())
+        self.trade = DeliveryContext(EMAIL, self.relay, self.store, looker, self.clock, figures, Breaker())
 
     async def create(self, *ids: str, **fields: Any) -> Receipt:
         """Items that are all alike but for their title."""
@@ -128,7 +128,7 @@ class House:
         """Of all mails, in order."""
         return [mail.subject for mail in self.relay.mails]
 
-    async def entries(self, item_id: str) -> list[Delivery]:
+    async def entries(self, item_id: str) -> list[DeliveryRecord]:
         """The mails of an item."""
         return [each for each in await self.store.ledger.of_item("alice", item_id) if each.intent.channel == EMAIL]
 

@@ -15,11 +15,11 @@ import pytest
 
 from gregor.clock import ManualClock, SystemClock
 from gregor.dev.fakes.apns import ANY_TOKEN
-from gregor.dev.fakes.apns_acts import Act
+from gregor.dev.fakes.apns_actions import ApnsAction
 from gregor.dev.fakes.keys import write_key
 from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
 from gregor_delivery.channels.apns.token import TURN_S
-from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Sent
+from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent
 from tests.support.pushes import push, withdrawal
 from tests.unit.delivery.apns_world import TOPIC, World, apns_world
 
@@ -90,30 +90,33 @@ async def test_what_is_no_token_of_apns_is_refused_here(world: World, token: Any
 @pytest.mark.parametrize(
     ("act", "verdict"),
     [
-        (Act(410, "Unregistered", timestamp_ms=1_457_056_447_123), Gone("410", "Unregistered", 1_457_056_447_123_000)),
-        (Act(410, "ExpiredToken"), Gone("410", "ExpiredToken")),
-        (Act(400, "BadDeviceToken"), Refused("400", "BadDeviceToken")),
-        (Act(400, "DeviceTokenNotForTopic"), Refused("400", "DeviceTokenNotForTopic")),
-        (Act(413, "PayloadTooLarge"), Refused("413", "PayloadTooLarge")),
-        (Act(404, "BadPath"), Refused("404", "BadPath")),
-        (Act(405, is_empty=True), Refused("405", "405 without a reason")),
-        (Act(400, "IdleTimeout"), Retry(None, "400", "IdleTimeout")),
-        (Act(403, "InvalidProviderToken"), Misconfigured("403", "InvalidProviderToken")),
-        (Act(403, "ExpiredProviderToken"), Misconfigured("403", "ExpiredProviderToken")),
-        (Act(403, "BadCertificateEnvironment"), Misconfigured("403", "BadCertificateEnvironment")),
-        (Act(403, "Forbidden"), Misconfigured("403", "Forbidden")),
-        (Act(403, is_empty=True), Misconfigured("403", "403 without a reason")),
-        (Act(400, "TopicDisallowed"), Misconfigured("400", "TopicDisallowed")),
-        (Act(429, "TooManyRequests"), Retry(None, "429", "TooManyRequests")),
-        (Act(429, "TooManyRequests", retry_after="30"), Retry(30, "429", "TooManyRequests")),
-        (Act(429, "TooManyProviderTokenUpdates"), Retry(1_200, "429", "TooManyProviderTokenUpdates")),
-        (Act(500, "InternalServerError"), Retry(None, "500", "InternalServerError")),
-        (Act(503, "ServiceUnavailable", retry_after="120"), Retry(120, "503", "ServiceUnavailable")),
-        (Act(503, "Shutdown", retry_after="soon"), Retry(None, "503", "Shutdown")),
-        (Act(418, "Teapot"), Refused("418", "Teapot")),
+        (
+            ApnsAction(410, "Unregistered", timestamp_ms=1_457_056_447_123),
+            RecipientGone("410", "Unregistered", 1_457_056_447_123_000),
+        ),
+        (ApnsAction(410, "ExpiredToken"), RecipientGone("410", "ExpiredToken")),
+        (ApnsAction(400, "BadDeviceToken"), Refused("400", "BadDeviceToken")),
+        (ApnsAction(400, "DeviceTokenNotForTopic"), Refused("400", "DeviceTokenNotForTopic")),
+        (ApnsAction(413, "PayloadTooLarge"), Refused("413", "PayloadTooLarge")),
+        (ApnsAction(404, "BadPath"), Refused("404", "BadPath")),
+        (ApnsAction(405, is_empty=True), Refused("405", "405 without a reason")),
+        (ApnsAction(400, "IdleTimeout"), Retry(None, "400", "IdleTimeout")),
+        (ApnsAction(403, "InvalidProviderToken"), Misconfigured("403", "InvalidProviderToken")),
+        (ApnsAction(403, "ExpiredProviderToken"), Misconfigured("403", "ExpiredProviderToken")),
+        (ApnsAction(403, "BadCertificateEnvironment"), Misconfigured("403", "BadCertificateEnvironment")),
+        (ApnsAction(403, "Forbidden"), Misconfigured("403", "Forbidden")),
+        (ApnsAction(403, is_empty=True), Misconfigured("403", "403 without a reason")),
+        (ApnsAction(400, "TopicDisallowed"), Misconfigured("400", "TopicDisallowed")),
+        (ApnsAction(429, "TooManyRequests"), Retry(None, "429", "TooManyRequests")),
+        (ApnsAction(429, "TooManyRequests", retry_after="30"), Retry(30, "429", "TooManyRequests")),
+        (ApnsAction(429, "TooManyProviderTokenUpdates"), Retry(1_200, "429", "TooManyProviderTokenUpdates")),
+        (ApnsAction(500, "InternalServerError"), Retry(None, "500", "InternalServerError")),
+        (ApnsAction(503, "ServiceUnavailable", retry_after="120"), Retry(120, "503", "ServiceUnavailable")),
+        (ApnsAction(503, "Shutdown", retry_after="soon"), Retry(None, "503", "Shutdown")),
+        (ApnsAction(418, "Teapot"), Refused("418", "Teapot")),
     ],
 )
-async def test_each_answer_has_its_verdict_after_one_copy(world: World, act: Act, verdict: Any) -> None:
+async def test_each_answer_has_its_verdict_after_one_copy(world: World, act: ApnsAction, verdict: Any) -> None:
     assert await world.told(act) == verdict
     assert len(world.fake.received) == 1
 
@@ -121,7 +124,7 @@ async def test_each_answer_has_its_verdict_after_one_copy(world: World, act: Act
 async def test_retry_after_may_be_a_date(world: World) -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
 
-    verdict = await world.told(Act(503, "ServiceUnavailable", retry_after=later))
+    verdict = await world.told(ApnsAction(503, "ServiceUnavailable", retry_after=later))
 
     assert isinstance(verdict, Retry)
     assert verdict.after_s == pytest.approx(90, abs=5)
@@ -138,11 +141,11 @@ async def test_retry_after_may_be_a_date(world: World) -> None:
 async def test_a_device_that_registers_nonsense_stops_nobody_else(
     world: World, reason: str, change: dict[str, Any]
 ) -> None:
-    assert await world.told(Act(400, reason), push(**change)) == Refused("400", reason)
+    assert await world.told(ApnsAction(400, reason), push(**change)) == Refused("400", reason)
 
 
 async def test_a_shutdown_is_told_once_and_the_next_push_goes_elsewhere(world: World) -> None:
-    await world.told(Act(503, "Shutdown"))
+    await world.told(ApnsAction(503, "Shutdown"))
 
     assert isinstance(await world.send(), Sent)
     assert world.fake.connections == 2
@@ -182,7 +185,7 @@ async def test_a_token_that_apple_finds_expired_is_renewed_once_and_the_pushes_g
         await world.send()
         clock.advance(25 * 60)
         world.fake.clock_ahead_s = 25 * 60
-        world.fake.script(ANY_TOKEN, *[Act(403, "ExpiredProviderToken")] * 3)
+        world.fake.script(ANY_TOKEN, *[ApnsAction(403, "ExpiredProviderToken")] * 3)
 
         verdicts = await asyncio.gather(*(world.send() for _ in range(3)))
 

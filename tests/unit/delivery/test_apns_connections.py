@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from gregor.dev.fakes.apns import ANY_TOKEN
-from gregor.dev.fakes.apns_acts import Act
+from gregor.dev.fakes.apns_actions import ApnsAction
 from gregor_delivery.channels.apns.channel import ApnsChannel
-from gregor_delivery.channels.apns.exchange import Answer, Lost
-from gregor_delivery.channels.apns.pool import Address, ApnsPool
+from gregor_delivery.channels.apns.exchange import ApnsResponse, Lost
+from gregor_delivery.channels.apns.pool import ApnsEndpoint, ApnsPool
 from gregor_delivery.channels.apns.responses import spoils_connection
 from gregor_delivery.channels.verdict import Misconfigured, Retry, Sent, Unknown
 from tests.support.pushes import push
@@ -29,7 +29,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 async def test_all_connections_share_one_provider_token(tmp_path: Path) -> None:
     async with apns_world(tmp_path, most_streams=2) as world:
-        world.fake.script(ANY_TOKEN, *[Act(delay_s=0.1)] * 8)
+        world.fake.script(ANY_TOKEN, *[ApnsAction(delay_s=0.1)] * 8)
 
         await asyncio.gather(*(world.send() for _ in range(8)))
         world.fake.cut_connections()
@@ -42,8 +42,8 @@ async def test_all_connections_share_one_provider_token(tmp_path: Path) -> None:
 
 async def test_settings_that_shrink_are_obeyed(tmp_path: Path) -> None:
     async with apns_world(tmp_path, config={"most_connections": 1}) as world:
-        await world.told(Act(most_streams=3))
-        world.fake.script(ANY_TOKEN, *[Act(is_silent=True)] * 3)
+        await world.told(ApnsAction(most_streams=3))
+        world.fake.script(ANY_TOKEN, *[ApnsAction(is_silent=True)] * 3)
         sends = [asyncio.create_task(world.send(push(token=f"t{n}"), 30)) for n in range(10)]
         await wait_until(lambda: len(world.fake.received) == 4, "three are in flight")
         assert [each.in_flight for each in world.connections] == [3]
@@ -63,7 +63,7 @@ async def test_who_waits_for_a_connection_gets_its_turn_in_order(tmp_path: Path)
 
 async def test_no_more_connections_are_opened_than_allowed(tmp_path: Path) -> None:
     async with apns_world(tmp_path, most_streams=1, config={"most_connections": 3}) as world:
-        world.fake.script(ANY_TOKEN, *[Act(delay_s=0.02)] * 30)
+        world.fake.script(ANY_TOKEN, *[ApnsAction(delay_s=0.02)] * 30)
 
         verdicts = await asyncio.gather(*(world.send() for _ in range(30)))
 
@@ -120,10 +120,10 @@ async def test_a_server_that_cannot_prove_who_it_is_gets_nothing(world: World) -
 
 async def test_a_dead_connection_is_found_by_its_silence(world: World) -> None:
     host, _, port = world.fake.url.removeprefix("https://").rpartition(":")
-    pool = ApnsPool(Address(host, int(port), world.channel.tls), 1, spoils_connection, keepalive_s=0.05)
+    pool = ApnsPool(ApnsEndpoint(host, int(port), world.channel.tls), 1, spoils_connection, keepalive_s=0.05)
     loop = asyncio.get_running_loop()
     headers = [(b":method", b"POST"), (b":scheme", b"https"), (b":path", b"/3/device/a"), (b":authority", b"x")]
-    assert isinstance(await pool.exchange(headers, b"{}", loop.time() + 5), Answer)
+    assert isinstance(await pool.exchange(headers, b"{}", loop.time() + 5), ApnsResponse)
     world.fake.freeze()
 
     outcome = await pool.exchange(headers, b"{}", loop.time() + 5)
@@ -133,7 +133,7 @@ async def test_a_dead_connection_is_found_by_its_silence(world: World) -> None:
 
 
 async def test_closing_waits_for_what_is_in_flight(world: World) -> None:
-    world.fake.script("slow", Act(delay_s=0.1))
+    world.fake.script("slow", ApnsAction(delay_s=0.1))
     slow = asyncio.create_task(world.send(push(token="slow")))
     await wait_until(lambda: world.fake.received, "it is in flight")
 

@@ -12,10 +12,10 @@ from h2.connection import H2Connection
 from h2.events import StreamEnded
 
 from gregor.dev.fakes.apns import ANY_TOKEN
-from gregor.dev.fakes.apns_acts import Act
+from gregor.dev.fakes.apns_actions import ApnsAction
 from gregor_delivery.channels.apns.connection import ApnsConnection
-from gregor_delivery.channels.apns.exchange import Exchange
-from gregor_delivery.channels.verdict import Gone, Refused, Retry, Sent, Unknown
+from gregor_delivery.channels.apns.exchange import ApnsRequest
+from gregor_delivery.channels.verdict import RecipientGone, Refused, Retry, Sent, Unknown
 from tests.support.pushes import push
 from tests.support.wait import wait_until
 from tests.unit.delivery.apns_world import World, apns_world
@@ -30,8 +30,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def test_a_deadline_that_passes_leaves_all_other_pushes_alone(world: World) -> None:
-    world.fake.script("late", Act(delay_s=0.3))
-    world.fake.script("slow", Act(delay_s=0.4))
+    world.fake.script("late", ApnsAction(delay_s=0.3))
+    world.fake.script("slow", ApnsAction(delay_s=0.4))
 
     late, slow = await asyncio.gather(world.send(push(token="late"), 0.1), world.send(push(token="slow"), 5))
     after = await world.send(push(token="after"))
@@ -44,8 +44,8 @@ async def test_a_deadline_that_passes_leaves_all_other_pushes_alone(world: World
 
 
 async def test_an_answer_after_the_deadline_disturbs_nobody(world: World) -> None:
-    world.fake.script("late", Act(503, "ServiceUnavailable", delay_s=0.15, is_split=True))
-    world.fake.script("slow", Act(delay_s=0.3))
+    world.fake.script("late", ApnsAction(503, "ServiceUnavailable", delay_s=0.15, is_split=True))
+    world.fake.script("slow", ApnsAction(delay_s=0.3))
 
     late, slow = await asyncio.gather(world.send(push(token="late"), 0.1), world.send(push(token="slow"), 5))
 
@@ -55,8 +55,8 @@ async def test_an_answer_after_the_deadline_disturbs_nobody(world: World) -> Non
 
 
 async def test_a_sender_that_is_cancelled_takes_nobody_with_it(world: World) -> None:
-    world.fake.script("cancelled", Act(delay_s=0.1))
-    world.fake.script("slow", Act(delay_s=0.2))
+    world.fake.script("cancelled", ApnsAction(delay_s=0.1))
+    world.fake.script("slow", ApnsAction(delay_s=0.2))
     cancelled = asyncio.create_task(world.send(push(token="cancelled")))
     slow = asyncio.create_task(world.send(push(token="slow")))
     await wait_until(lambda: len(world.fake.received) == 2, "both are in flight")
@@ -69,7 +69,7 @@ async def test_a_sender_that_is_cancelled_takes_nobody_with_it(world: World) -> 
 
 
 async def test_a_provider_slower_than_a_library_would_wait_gets_one_copy(world: World) -> None:
-    verdict = await world.told(Act(delay_s=0.4))
+    verdict = await world.told(ApnsAction(delay_s=0.4))
 
     assert isinstance(verdict, Sent)
     assert len(world.fake.received) == 1
@@ -77,7 +77,7 @@ async def test_a_provider_slower_than_a_library_would_wait_gets_one_copy(world: 
 
 
 async def test_a_provider_that_never_answers_leaves_the_outcome_unknown(world: World) -> None:
-    verdict = await world.told(Act(is_silent=True), deadline_s=0.1)
+    verdict = await world.told(ApnsAction(is_silent=True), deadline_s=0.1)
 
     assert verdict == Unknown("no answer before the deadline")
     assert len(world.fake.received) == 1
@@ -94,7 +94,7 @@ async def test_a_connection_that_was_silent_all_along_is_not_trusted_again(world
 
 async def test_a_push_that_was_given_up_makes_room_at_the_provider_too(tmp_path: Path) -> None:
     async with apns_world(tmp_path, most_streams=1, config={"most_connections": 1}) as world:
-        await world.told(Act(is_silent=True), deadline_s=0.1)
+        await world.told(ApnsAction(is_silent=True), deadline_s=0.1)
         await wait_until(lambda: world.connections[0].has_room, "the ping was answered")
 
         assert isinstance(await world.send(), Sent)
@@ -106,20 +106,20 @@ async def test_a_push_that_began_just_before_goaway_came_still_leaves() -> None:
     connection = ApnsConnection(lambda: None, lambda _: None)
     server = H2Connection(H2Configuration(client_side=False))
     server.initiate_connection()
-    connection.connection_made(Written(written))
+    connection.connection_made(RenderedMail(written))
     connection.data_received(server.data_to_send())
     server.receive_data(b"".join(written))
     headers = [(b":method", b"POST"), (b":scheme", b"https"), (b":path", b"/3/device/a"), (b":authority", b"x")]
     written.clear()
 
-    connection.begin(Exchange(headers, b"{}", asyncio.get_running_loop().time() + 60))
+    connection.begin(ApnsRequest(headers, b"{}", asyncio.get_running_loop().time() + 60))
     connection.data_received(b"\x00\x00\x08\x07\x00\x00\x00\x00\x00" + b"\x7f\xff\xff\xff" + bytes(4))
 
     assert any(isinstance(event, StreamEnded) for event in server.receive_data(b"".join(written)))
     connection.end("over")
 
 
-class Written(asyncio.Transport):
+class RenderedMail(asyncio.Transport):
     """A transport that keeps what is written."""
 
     def __init__(self, written: list[bytes]) -> None:
@@ -134,7 +134,7 @@ class Written(asyncio.Transport):
 
 
 async def test_a_connection_that_gives_a_sign_of_life_is_used_again(world: World) -> None:
-    await world.told(Act(is_silent=True), deadline_s=0.1)
+    await world.told(ApnsAction(is_silent=True), deadline_s=0.1)
     await wait_until(lambda: world.connections[0].has_room, "the ping was answered")
 
     assert isinstance(await world.send(), Sent)
@@ -142,7 +142,7 @@ async def test_a_connection_that_gives_a_sign_of_life_is_used_again(world: World
 
 
 async def test_goaway_after_the_push_was_taken_waits_for_its_answer(world: World) -> None:
-    verdict = await world.told(Act(goaway="taken", delay_s=0.1))
+    verdict = await world.told(ApnsAction(goaway="taken", delay_s=0.1))
 
     assert isinstance(verdict, Sent)
     assert len(world.fake.received) == 1
@@ -151,14 +151,14 @@ async def test_goaway_after_the_push_was_taken_waits_for_its_answer(world: World
 
 
 async def test_goaway_after_the_push_was_taken_and_no_answer_is_unknown(world: World) -> None:
-    verdict = await world.told(Act(goaway="taken", is_silent=True), deadline_s=0.1)
+    verdict = await world.told(ApnsAction(goaway="taken", is_silent=True), deadline_s=0.1)
 
     assert isinstance(verdict, Unknown)
     assert len(world.fake.received) == 1
 
 
 async def test_goaway_before_the_push_was_taken_hands_it_to_another_connection(world: World) -> None:
-    verdict = await world.told(Act(goaway="refused"))
+    verdict = await world.told(ApnsAction(goaway="refused"))
 
     assert isinstance(verdict, Sent)
     assert len(world.fake.delivered()) == 1
@@ -166,7 +166,7 @@ async def test_goaway_before_the_push_was_taken_hands_it_to_another_connection(w
 
 
 async def test_what_was_written_behind_a_goaway_that_leaves_it_out_arrives_once(world: World) -> None:
-    world.fake.script(ANY_TOKEN, Act(), Act(goaway="refused"))
+    world.fake.script(ANY_TOKEN, ApnsAction(), ApnsAction(goaway="refused"))
     await world.send()
 
     verdicts = await asyncio.gather(*(world.send(push(token=f"t{n}")) for n in range(20)))
@@ -176,7 +176,7 @@ async def test_what_was_written_behind_a_goaway_that_leaves_it_out_arrives_once(
 
 
 async def test_goaway_lets_all_that_is_in_flight_end(world: World) -> None:
-    world.fake.script(ANY_TOKEN, *[Act(delay_s=0.1)] * 20, Act(goaway="taken", delay_s=0.1))
+    world.fake.script(ANY_TOKEN, *[ApnsAction(delay_s=0.1)] * 20, ApnsAction(goaway="taken", delay_s=0.1))
 
     verdicts = await asyncio.gather(*(world.send(push(token=f"t{n}")) for n in range(21)))
 
@@ -185,7 +185,7 @@ async def test_goaway_lets_all_that_is_in_flight_end(world: World) -> None:
 
 
 async def test_each_handover_has_a_name_of_its_own(world: World) -> None:
-    world.fake.script(ANY_TOKEN, *[Act(delay_s=0.05)] * 10)
+    world.fake.script(ANY_TOKEN, *[ApnsAction(delay_s=0.05)] * 10)
 
     verdicts = await asyncio.gather(*(world.send() for _ in range(10)))
 
@@ -195,14 +195,14 @@ async def test_each_handover_has_a_name_of_its_own(world: World) -> None:
 
 
 async def test_a_stream_that_is_refused_is_handed_over_once_more(world: World) -> None:
-    verdict = await world.told(Act(reset=REFUSED_STREAM))
+    verdict = await world.told(ApnsAction(reset=REFUSED_STREAM))
 
     assert isinstance(verdict, Sent)
     assert len(world.fake.delivered()) == 1
 
 
 async def test_a_provider_that_refuses_every_stream_is_left_alone_for_now(world: World) -> None:
-    world.fake.script("a1b2c3", *[Act(reset=REFUSED_STREAM)] * 10)
+    world.fake.script("a1b2c3", *[ApnsAction(reset=REFUSED_STREAM)] * 10)
 
     assert await world.send() == Retry(None, None, "stream refused")
     assert world.copies("a1b2c3") == 3
@@ -210,10 +210,10 @@ async def test_a_provider_that_refuses_every_stream_is_left_alone_for_now(world:
 
 @pytest.mark.parametrize("code", [INTERNAL_ERROR, ENHANCE_YOUR_CALM])
 async def test_a_stream_that_is_reset_ends_at_once_while_others_go_on(world: World, code: int) -> None:
-    world.fake.script("slow", Act(delay_s=0.2))
+    world.fake.script("slow", ApnsAction(delay_s=0.2))
     slow = asyncio.create_task(world.send(push(token="slow")))
 
-    verdict = await world.told(Act(reset=code))
+    verdict = await world.told(ApnsAction(reset=code))
 
     assert isinstance(verdict, Unknown)
     assert not slow.done()
@@ -223,28 +223,28 @@ async def test_a_stream_that_is_reset_ends_at_once_while_others_go_on(world: Wor
 
 @pytest.mark.parametrize("status", [500, 503])
 async def test_an_error_without_a_body_is_an_answer(world: World, status: int) -> None:
-    verdict = await world.told(Act(status, is_empty=True))
+    verdict = await world.told(ApnsAction(status, is_empty=True))
 
     assert verdict == Retry(None, str(status), f"{status} without a reason")
     assert len(world.fake.received) == 1
 
 
 async def test_a_body_in_two_frames_is_read_whole(world: World) -> None:
-    verdict = await world.told(Act(410, "Unregistered", timestamp_ms=1_457_056_447_001, is_split=True))
+    verdict = await world.told(ApnsAction(410, "Unregistered", timestamp_ms=1_457_056_447_001, is_split=True))
 
-    assert verdict == Gone("410", "Unregistered", since_us=1_457_056_447_001_000)
+    assert verdict == RecipientGone("410", "Unregistered", since_us=1_457_056_447_001_000)
     assert isinstance(await world.send(), Sent)
     assert (world.copies("a1b2c3"), world.fake.connections) == (2, 1)
 
 
 async def test_an_empty_frame_after_a_success_changes_nothing(world: World) -> None:
-    assert isinstance(await world.told(Act(trails=True)), Sent)
+    assert isinstance(await world.told(ApnsAction(trails=True)), Sent)
     assert isinstance(await world.send(), Sent)
     assert world.fake.connections == 1
 
 
 async def test_a_connection_that_breaks_tells_all_who_wait_even_beside_one_that_gave_up(world: World) -> None:
-    world.fake.script(ANY_TOKEN, *[Act(is_silent=True)] * 5)
+    world.fake.script(ANY_TOKEN, *[ApnsAction(is_silent=True)] * 5)
     waiting = [asyncio.create_task(world.send(push(token=f"t{n}"))) for n in range(5)]
     await wait_until(lambda: len(world.fake.received) == 5, "all are in flight")
 
@@ -256,7 +256,7 @@ async def test_a_connection_that_breaks_tells_all_who_wait_even_beside_one_that_
 
 
 async def test_a_connection_that_is_cut_under_a_push_leaves_the_outcome_unknown(world: World) -> None:
-    assert isinstance(await world.told(Act(drops=True)), Unknown)
+    assert isinstance(await world.told(ApnsAction(drops=True)), Unknown)
     assert isinstance(await world.send(), Sent)
     assert world.copies("a1b2c3") == 2
 
@@ -270,7 +270,7 @@ async def test_a_connection_keeps_nothing_of_what_is_over(world: World) -> None:
 
 
 async def test_many_errors_do_not_use_up_the_window_of_the_connection(world: World) -> None:
-    world.fake.script(ANY_TOKEN, *[Act(400, "BadDeviceToken" + "x" * 9_000)] * 20)
+    world.fake.script(ANY_TOKEN, *[ApnsAction(400, "BadDeviceToken" + "x" * 9_000)] * 20)
 
     verdicts = [await world.send(deadline_s=2) for _ in range(20)]
 

@@ -13,18 +13,18 @@ from prometheus_client import CollectorRegistry
 from gregor.clock import ManualClock
 from gregor.core.items.sync import View
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import MOST_ATTEMPTS, Delivery, State, Story
+from gregor.core.notify.ledger import MOST_ATTEMPTS, DeliveryRecord, State, Story
 from gregor.reference.store import MemoryQueue
 from gregor.reference.store.ledger import MemoryLedger
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Registration, Unavailable
 from gregor.store.redis.store import RedisStore
-from gregor_delivery.attempt import BUDGET_US, FAILED_S, Trade, attempt
-from gregor_delivery.channels.contract import Message, Push
+from gregor_delivery.attempt import BUDGET_US, FAILED_S, DeliveryContext, attempt
+from gregor_delivery.channels.contract import OutgoingMessage, PushMessage
 from gregor_delivery.channels.verdict import Refused, Retry, Verdict
-from gregor_delivery.decide.decision import Look, Looker
-from gregor_delivery.decide.push import PushLooker
-from gregor_delivery.metrics import Figures
+from gregor_delivery.decide.decision import Decider, SendDecision
+from gregor_delivery.decide.push import PushDecider
+from gregor_delivery.metrics import DeliveryMetrics
 from gregor_delivery.throttle.breaker import Breaker
 from gregor_delivery.worker import Worker
 from tests.support.builders import LIMITS, NOW_US, SECOND_US
@@ -123,7 +123,9 @@ class Away(MemoryLedger):
         self.__dict__.update(other.__dict__)
         self.is_away = False
 
-    async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
+    async def settle(
+        self, delivery: DeliveryRecord, place: str, state: State, story: Story, *, counts: bool = True
+    ) -> bool:
         if self.is_away:
             raise Unavailable("the ledger is away")
         return await super().settle(delivery, place, state, story, counts=counts)
@@ -171,8 +173,10 @@ async def test_a_server_that_restarts_under_a_push_costs_no_second_copy(binary: 
             await store.devices.put_device("alice", "phone", Registration("ios", TOKEN, "it"), NOW_US)
             registry = CategoryRegistry(store)
             await registry.refresh()
-            looker = PushLooker(store, registry)
-            trade = Trade("apns", provider, store, looker, clock, Figures(CollectorRegistry()), Breaker())
+            looker = PushDecider(store, registry)
+            trade = DeliveryContext(
+                "apns", provider, store, looker, clock, DeliveryMetrics(CollectorRegistry()), Breaker()
+            )
             house = House(store, clock, provider, trade, registry)  # type: ignore[arg-type]
             intent = await house.create("a")
             sending = asyncio.create_task(attempt(trade, intent))
@@ -194,11 +198,11 @@ async def test_a_server_that_restarts_under_a_push_costs_no_second_copy(binary: 
 class StandsStill:
     """A look after which the process stands still: stopped, swapped out, moved to another machine."""
 
-    looker: Looker
+    looker: Decider
     clock: ManualClock
     for_s: float
 
-    async def look(self, intent: Intent, now_us: int) -> Look:
+    async def look(self, intent: Intent, now_us: int) -> SendDecision:
         """As the other does, and then time passes."""
         look = await self.looker.look(intent, now_us)
         self.clock.advance(self.for_s)
@@ -222,14 +226,14 @@ class Broken:
     def __init__(self, *, looks: bool) -> None:
         self.looks = looks
 
-    async def look(self, intent: Intent, now_us: int) -> Look:
+    async def look(self, intent: Intent, now_us: int) -> SendDecision:
         """As told."""
         if not self.looks:
             raise RuntimeError("a bug")
-        return Look(compose=_fail)
+        return SendDecision(compose=_fail)
 
 
-def _fail(_: Sequence[Intent]) -> Message:
+def _fail(_: Sequence[Intent]) -> OutgoingMessage:
     raise RuntimeError("a bug")
 
 
@@ -260,7 +264,7 @@ async def test_a_bug_of_ours_burns_no_attempt_blames_no_provider_and_ends_among_
 class Raising(Provider):
     """A channel that breaks its promise."""
 
-    async def send(self, message: Push, deadline_s: float) -> Verdict:
+    async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
         await super().send(message, deadline_s)
         raise RuntimeError("a bug")
 

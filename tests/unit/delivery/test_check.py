@@ -12,9 +12,9 @@ from typing import Any
 from gregor.cli.doctor import provider_finding
 from gregor.config.settings import VARIABLES
 from gregor.dev.fakes.__main__ import Fakes
-from gregor.dev.fakes.http1 import Answer, Http1Server
+from gregor.dev.fakes.http1 import FakeResponse, Http1Server
 from gregor.dev.fakes.keys import write_key
-from gregor.dev.fakes.tls import Authority
+from gregor.dev.fakes.tls import CertificateAuthority
 
 KEPT = {name: value for name, value in os.environ.items() if not name.startswith("GREGOR_")}
 
@@ -81,7 +81,7 @@ async def test_a_provider_that_is_not_there_is_wrong(tmp_path: Path) -> None:
 async def test_a_provider_whose_certificate_is_not_trusted_is_told_as_that(tmp_path: Path) -> None:
     strange = tmp_path / "strange"
     strange.mkdir()
-    stranger = Http1Server(lambda _: Answer(200), Authority(strange).server_context())
+    stranger = Http1Server(lambda _: FakeResponse(200), CertificateAuthority(strange).server_context())
     await stranger.start()
 
     _, found, _ = await with_fakes(tmp_path, GREGOR_FCM_URL=stranger.url)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from structlog.testing import capture_logs
 
 from gregor_delivery.channels.console import ConsoleChannel
-from gregor_delivery.channels.contract import Call, Mail, Push
+from gregor_delivery.channels.contract import MailMessage, PushMessage, WebhookCall
 from gregor_delivery.channels.verdict import Sent
 
-PUSH = Push(
+PUSH = PushMessage(
     uid="alice",
     device="phone",
     token="the-token",
@@ -24,8 +24,8 @@ PUSH = Push(
     urgent=False,
     data={"id": "aa", "withdraw": ["bb"]},
 )
-MAIL = Mail("alice@example.com", "en", "Hello", "Text", None, "<m@x>", "https://x/unsubscribe/secret")
-CALL = Call("audit", "https://a.example/hook/secret", ("whsec_secret",), "evt-1", b'{"type":"x"}')
+MAIL = MailMessage("alice@example.com", "en", "Hello", "Text", None, "<m@x>", "https://x/unsubscribe/secret")
+CALL = WebhookCall("audit", "https://a.example/hook/secret", ("whsec_secret",), "evt-1", b'{"type":"x"}')
 
 
 async def test_what_would_be_sent_is_one_line_of_the_log() -> None:

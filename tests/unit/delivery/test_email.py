@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from gregor.clock import ManualClock, SystemClock
-from gregor.dev.fakes.smtp import FakeSmtp, Rule, Trouble
+from gregor.dev.fakes.smtp import FakeSmtp, RelayFault, RelayRule
 from gregor_delivery.channels.smtp.channel import EmailChannel
 from gregor_delivery.channels.smtp.pool import IDLE_S, MAILS_OF_A_CONNECTION
-from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from tests.support.mail import MAIL, NOW_US, SENDER, World, opened
 from tests.support.wait import wait_until
 
@@ -113,8 +113,8 @@ async def test_a_relay_that_says_goodbye_at_the_first_word_on_an_idle_connection
         ("RCPT", "450 4.2.0 greylisted", Retry(None, "450", "RCPT: 4.2.0 greylisted")),
         ("RCPT", "451 4.3.0 local error", Retry(None, "451", "RCPT: 4.3.0 local error")),
         ("RCPT", "421 4.3.2 shutting down", Retry(None, "421", "RCPT: 4.3.2 shutting down")),
-        ("RCPT", "550 5.1.1 <alice@example.com>: no such user", Gone("550", "RCPT: 5.1.1 … no such user")),
-        ("RCPT", "556 5.1.10 null MX", Gone("556", "RCPT: 5.1.10 null MX")),
+        ("RCPT", "550 5.1.1 <alice@example.com>: no such user", RecipientGone("550", "RCPT: 5.1.1 … no such user")),
+        ("RCPT", "556 5.1.10 null MX", RecipientGone("556", "RCPT: 5.1.10 null MX")),
         ("RCPT", "550 no", Refused("550", "RCPT: no")),
         ("RCPT", "554 5.7.1 relay access denied", Refused("554", "RCPT: 5.7.1 relay access denied")),
         ("RCPT", "552 5.2.2 mailbox full", Refused("552", "RCPT: 5.2.2 mailbox full")),
@@ -123,7 +123,7 @@ async def test_a_relay_that_says_goodbye_at_the_first_word_on_an_idle_connection
         ("END", "451 4.3.0 disk full", Retry(None, "451", "the mail: 4.3.0 disk full")),
         ("END", "421 4.3.2 shutting down", Retry(None, "421", "the mail: 4.3.2 shutting down")),
         ("END", "554 5.7.1 spam", Refused("554", "the mail: 5.7.1 spam")),
-        ("END", "550 5.1.1 no such user", Gone("550", "the mail: 5.1.1 no such user")),
+        ("END", "550 5.1.1 no such user", RecipientGone("550", "the mail: 5.1.1 no such user")),
     ],
 )
 async def test_a_reply_means_what_its_code_and_its_place_say_and_the_next_mail_goes_out(
@@ -137,8 +137,8 @@ async def test_a_reply_means_what_its_code_and_its_place_say_and_the_next_mail_g
 
 async def test_of_many_mails_only_the_refused_address_is_refused(world: World) -> None:
     world.relay.rules = [
-        Rule("RCPT", "550 5.1.1 no such user", None, "dead"),
-        Rule("RCPT", "450 4.2.0 later", 1, "grey"),
+        RelayRule("RCPT", "550 5.1.1 no such user", None, "dead"),
+        RelayRule("RCPT", "450 4.2.0 later", 1, "grey"),
     ]
 
     verdicts = await asyncio.gather(*(world.send(f"{n}@example.com") for n in ("a", "dead", "b", "grey", "c")))
@@ -150,10 +150,10 @@ async def test_of_many_mails_only_the_refused_address_is_refused(world: World) -
 # Silence and cuts: what was not handed over may go again, what was is unknown.
 
 
-@pytest.mark.parametrize("trouble", [Trouble.DROP, Trouble.HANG])
+@pytest.mark.parametrize("trouble", [RelayFault.DROP, RelayFault.HANG])
 @pytest.mark.parametrize("step", ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"])
 async def test_a_dialogue_that_breaks_before_the_mail_is_tried_again_later(
-    world: World, step: str, trouble: Trouble
+    world: World, step: str, trouble: RelayFault
 ) -> None:
     begun = time.monotonic()
 
@@ -165,8 +165,10 @@ async def test_a_dialogue_that_breaks_before_the_mail_is_tried_again_later(
     assert len(world.relay.mails) == 1
 
 
-@pytest.mark.parametrize("trouble", [Trouble.DROP, Trouble.HANG])
-async def test_a_dialogue_that_breaks_after_the_mail_leaves_its_outcome_unknown(world: World, trouble: Trouble) -> None:
+@pytest.mark.parametrize("trouble", [RelayFault.DROP, RelayFault.HANG])
+async def test_a_dialogue_that_breaks_after_the_mail_leaves_its_outcome_unknown(
+    world: World, trouble: RelayFault
+) -> None:
     verdict = await world.ruled("END", trouble, deadline_s=0.4)
 
     assert isinstance(verdict, Unknown)
@@ -176,7 +178,7 @@ async def test_a_dialogue_that_breaks_after_the_mail_leaves_its_outcome_unknown(
 
 async def test_a_send_that_is_cancelled_takes_its_connection_with_it_and_no_other(world: World) -> None:
     await world.send()
-    world.relay.rules = [Rule("RCPT", Trouble.HANG, 1, "slow")]
+    world.relay.rules = [RelayRule("RCPT", RelayFault.HANG, 1, "slow")]
     slow = asyncio.create_task(world.send("slow@example.com"))
     await wait_until(lambda: world.relay.commands["RCPT"] == 2, "the relay has the address")
 
@@ -191,7 +193,7 @@ async def test_a_send_that_is_cancelled_takes_its_connection_with_it_and_no_othe
 
 
 async def test_all_connections_busy_is_tried_later(world: World) -> None:
-    world.relay.rules = [Rule("RCPT", Trouble.HANG, 2)]
+    world.relay.rules = [RelayRule("RCPT", RelayFault.HANG, 2)]
 
     *slow, third = await asyncio.gather(*(world.send(deadline_s=0.6 if n < 2 else 0.2) for n in range(3)))
 
@@ -213,7 +215,7 @@ async def test_a_relay_that_is_not_there_is_tried_later_and_the_doctor_says_so()
 
 
 async def test_closing_lets_a_mail_on_its_way_end(world: World, tmp_path: Path) -> None:
-    world.relay.rules = [Rule("END", Trouble.HANG, 1)]
+    world.relay.rules = [RelayRule("END", RelayFault.HANG, 1)]
     sending = asyncio.create_task(world.send(deadline_s=0.5))
     await wait_until(lambda: world.relay.commands["END"], "the mail is on its way")
 

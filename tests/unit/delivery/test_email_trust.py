@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gregor.clock import ManualClock
-from gregor.dev.fakes.smtp import FakeSmtp, Rule
-from gregor.dev.fakes.tls import Authority
+from gregor.dev.fakes.smtp import FakeSmtp, RelayRule
+from gregor.dev.fakes.tls import CertificateAuthority
 from gregor_delivery.channels.smtp.channel import EmailChannel
 from gregor_delivery.channels.smtp.pool import Relay, parse_relay
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent
@@ -27,15 +27,15 @@ async def world() -> AsyncIterator[World]:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
+def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path_factory.mktemp("authority"))
 
 
 # TLS and login.
 
 
 @pytest.mark.parametrize("is_implicit", [False, True])
-async def test_mail_goes_out_secured_after_a_login(authority: Authority, is_implicit: bool) -> None:
+async def test_mail_goes_out_secured_after_a_login(authority: CertificateAuthority, is_implicit: bool) -> None:
     relay = FakeSmtp(tls=authority.server_context(), is_implicit=is_implicit, user="gregor", password="pass-word")
     await relay.start()
     context = ssl.create_default_context(cafile=authority.ca_file)
@@ -52,7 +52,7 @@ async def test_mail_goes_out_secured_after_a_login(authority: Authority, is_impl
     assert relay.commands["STARTTLS"] == (0 if is_implicit else 1)
 
 
-async def test_a_certificate_of_strangers_is_not_trusted(authority: Authority) -> None:
+async def test_a_certificate_of_strangers_is_not_trusted(authority: CertificateAuthority) -> None:
     relay = FakeSmtp(tls=authority.server_context())
     await relay.start()
     world = await opened(relay, ManualClock(NOW_US))
@@ -80,7 +80,7 @@ async def test_no_mail_goes_in_the_clear_unless_that_was_asked_for() -> None:
     assert relay.commands["MAIL"] == 0
 
 
-async def test_a_refused_login_stops_the_provider(authority: Authority) -> None:
+async def test_a_refused_login_stops_the_provider(authority: CertificateAuthority) -> None:
     relay = FakeSmtp(tls=authority.server_context(), user="gregor", password="right")
     await relay.start()
     channel = EmailChannel(
@@ -92,7 +92,7 @@ async def test_a_refused_login_stops_the_provider(authority: Authority) -> None:
     await channel.open()
 
     verdict = await channel.send(MAIL, 5.0)
-    relay.rules = [Rule("AUTH", "454 4.7.0 temporary failure")]
+    relay.rules = [RelayRule("AUTH", "454 4.7.0 temporary failure")]
     later = await channel.send(MAIL, 5.0)
     await channel.close()
     await relay.close()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from gregor.clock import SystemClock
 from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
-from gregor_delivery.channels.contract import Channel, Mail, Push
+from gregor_delivery.channels.contract import DeliveryChannel, MailMessage, PushMessage
 from gregor_delivery.channels.fcm.channel import FcmChannel
 from gregor_delivery.channels.smtp.channel import EmailChannel
 from gregor_delivery.channels.verdict import Sent
@@ -20,11 +20,11 @@ from gregor_delivery.channels.webpush.channel import WebPushChannel, WebPushConf
 from tests.support.pushes import push
 
 T = TypeVar("T")
-MAIL = Mail("alice@example.com", "en", "kbob just joined", "Hello", None, "<1@example.com>", None)
+MAIL = MailMessage("alice@example.com", "en", "kbob just joined", "Hello", None, "<1@example.com>", None)
 
 
 @asynccontextmanager
-async def opened(channel: Channel[T]) -> AsyncIterator[Channel[T]]:
+async def opened(channel: DeliveryChannel[T]) -> AsyncIterator[DeliveryChannel[T]]:
     await channel.open()
     yield channel
     await channel.close()
@@ -52,7 +52,7 @@ async def test_each_channel_reaches_its_fake_by_the_settings_that_were_printed(t
         assert fakes.stdout is not None
         told = json.loads(await fakes.stdout.readline())
         given = {name.removeprefix("GREGOR_"): value for name, value in told["settings"].items()}
-        pushes: list[tuple[Channel[Push], Any]] = [
+        pushes: list[tuple[DeliveryChannel[PushMessage], Any]] = [
             (apns_channel(given), "a1b2c3"),
             (FcmChannel(Path(given["FCM_CREDENTIALS_FILE"]), SystemClock(), given["FCM_URL"]), "registration"),
             (webpush_channel(given), told["subscription"]),

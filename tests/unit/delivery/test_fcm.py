@@ -16,16 +16,16 @@ import pytest
 
 from gregor.clock import ManualClock
 from gregor.dev.fakes.fcm import EMAIL, PROJECT, FakeFcm, error, quota_exceeded, unavailable, unregistered
-from gregor.dev.fakes.http1 import Answer, Fault
-from gregor_delivery.channels.contract import Push
+from gregor.dev.fakes.http1 import FakeResponse, ServerFault
+from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.fcm.channel import FcmChannel, apns_config, endpoint_of
 from gregor_delivery.channels.fcm.google_token import RENEW_BEFORE_S, read_credentials
-from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from tests.support.machine import Waiting
 from tests.support.wait import wait_until
 
 NOW_US = 1_457_056_447_000_000
-PUSH = Push(
+PUSH = PushMessage(
     uid="alice",
     device="phone",
     token="device-token-1",
@@ -52,10 +52,10 @@ class World:
     clock: ManualClock
     file: Path
 
-    async def send(self, push: Push = PUSH, deadline_s: float = 5.0) -> Verdict:
+    async def send(self, push: PushMessage = PUSH, deadline_s: float = 5.0) -> Verdict:
         return await self.channel.send(push, deadline_s)
 
-    async def told(self, *answers: Answer | Fault) -> Verdict:
+    async def told(self, *answers: FakeResponse | ServerFault) -> Verdict:
         self.fake.answers.extend(answers)
         return await self.send(deadline_s=1.0)
 
@@ -157,7 +157,7 @@ async def test_an_overload_that_lasts_is_one_attempt_each_time(world: World) -> 
 
 
 async def test_a_silent_server_leaves_the_outcome_unknown_and_gets_one_request(world: World) -> None:
-    world.fake.answers.append(Fault.HANG)
+    world.fake.answers.append(ServerFault.HANG)
 
     verdict = await world.send(deadline_s=0.3)
 
@@ -166,7 +166,7 @@ async def test_a_silent_server_leaves_the_outcome_unknown_and_gets_one_request(w
 
 
 async def test_an_answer_after_the_deadline_harms_no_other_send(world: World) -> None:
-    world.fake.script = lambda m: Answer(200, b'{"name":"x"}', delay_s=1.2 if m["token"] == "slow" else 0.0)
+    world.fake.script = lambda m: FakeResponse(200, b'{"name":"x"}', delay_s=1.2 if m["token"] == "slow" else 0.0)
 
     await world.send(replace(PUSH, token="first"))
 
@@ -180,9 +180,9 @@ async def test_an_answer_after_the_deadline_harms_no_other_send(world: World) ->
     assert len(world.fake.requests) == 22
 
 
-@pytest.mark.parametrize("fault", [Fault.DROP, Fault.HALF])
+@pytest.mark.parametrize("fault", [ServerFault.DROP, ServerFault.HALF])
 async def test_a_connection_that_breaks_after_the_request_leaves_the_outcome_unknown(
-    world: World, fault: Fault
+    world: World, fault: ServerFault
 ) -> None:
     assert isinstance(await world.told(fault), Unknown)
     assert len(world.fake.requests) == 1
@@ -190,9 +190,9 @@ async def test_a_connection_that_breaks_after_the_request_leaves_the_outcome_unk
 
 
 async def test_only_unregistered_is_a_dead_token(world: World) -> None:
-    assert await world.told(unregistered()) == Gone("404", "UNREGISTERED")
+    assert await world.told(unregistered()) == RecipientGone("404", "UNREGISTERED")
     assert await world.told(error(404, "NOT_FOUND")) == Misconfigured("404", "NOT_FOUND")
-    assert isinstance(await world.told(Answer(404, b"<html>")), Misconfigured)
+    assert isinstance(await world.told(FakeResponse(404, b"<html>")), Misconfigured)
 
 
 async def test_a_wrong_project_id_stops_the_provider_and_kills_no_token(world: World, tmp_path: Path) -> None:
@@ -230,16 +230,16 @@ async def test_an_invalid_argument_says_which_field_and_deletes_nothing(world: W
 
 
 async def test_no_answer_of_a_proxy_is_taken_for_a_receipt(world: World) -> None:
-    assert isinstance(await world.told(Answer(200, b"")), Unknown)
-    assert isinstance(await world.told(Answer(200, b"<html>")), Unknown)
-    assert isinstance(await world.told(Answer(502, b"<html>")), Unknown)
-    assert isinstance(await world.told(Answer(302, b"", {"location": "http://127.0.0.1:1/"})), Misconfigured)
+    assert isinstance(await world.told(FakeResponse(200, b"")), Unknown)
+    assert isinstance(await world.told(FakeResponse(200, b"<html>")), Unknown)
+    assert isinstance(await world.told(FakeResponse(502, b"<html>")), Unknown)
+    assert isinstance(await world.told(FakeResponse(302, b"", {"location": "http://127.0.0.1:1/"})), Misconfigured)
 
 
 async def test_the_answers_text_which_may_quote_the_token_stays_out_of_the_verdict(world: World) -> None:
     body = b'{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"device-token-1 is bad"}}'
 
-    assert "device-token-1" not in repr(await world.told(Answer(400, body)))
+    assert "device-token-1" not in repr(await world.told(FakeResponse(400, body)))
 
 
 async def test_nobody_listening_is_tried_later(world: World) -> None:
@@ -283,7 +283,7 @@ async def test_a_token_that_is_refused_again_stops_the_provider(world: World) ->
 
 async def test_a_token_near_its_end_is_renewed_while_sends_go_on_with_it(world: World) -> None:
     await world.send()
-    world.fake.token_script = lambda: Fault.HANG
+    world.fake.token_script = lambda: ServerFault.HANG
     world.clock.advance(world.fake.token_lifetime_s - RENEW_BEFORE_S + 2)
 
     assert isinstance(await world.send(), Sent)
@@ -292,7 +292,7 @@ async def test_a_token_near_its_end_is_renewed_while_sends_go_on_with_it(world: 
 
 
 async def test_a_token_endpoint_that_is_down_is_tried_later_without_sleeping(world: World) -> None:
-    world.fake.token_script = lambda: Answer(503, b"")
+    world.fake.token_script = lambda: FakeResponse(503, b"")
     waiting, begun = Waiting(), time.monotonic()
 
     verdict = await world.send()
@@ -303,7 +303,7 @@ async def test_a_token_endpoint_that_is_down_is_tried_later_without_sleeping(wor
 
 
 async def test_a_token_endpoint_that_hangs_holds_a_send_to_its_deadline_and_not_the_loop(world: World) -> None:
-    world.fake.token_script = lambda: Fault.HANG
+    world.fake.token_script = lambda: ServerFault.HANG
 
     sending = asyncio.create_task(world.send(deadline_s=0.3))
     ticks = 0
@@ -375,7 +375,7 @@ def test_the_address_of_fcm_may_be_given_with_or_without_its_path(url: str) -> N
 
 
 async def test_closing_lets_a_send_in_flight_end(world: World) -> None:
-    world.fake.script = lambda _message: Answer(200, b'{"name":"late"}', delay_s=0.2)
+    world.fake.script = lambda _message: FakeResponse(200, b'{"name":"late"}', delay_s=0.2)
     sending = asyncio.create_task(world.send())
     await wait_until(lambda: world.fake.count, "the push is on its way")
 

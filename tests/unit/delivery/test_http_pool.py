@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import httpcore
 import pytest
 
-from gregor.dev.fakes.http1 import Answer, Fault, Http1Server, Request
-from gregor_delivery.channels.http_pool import MOST_ANSWER_BYTES, Exchange, HttpPool
+from gregor.dev.fakes.http1 import FakeRequest, FakeResponse, Http1Server, ServerFault
+from gregor_delivery.channels.http_pool import MOST_ANSWER_BYTES, HttpExchange, HttpPool
 from tests.support.wait import wait_until
 
 
@@ -19,7 +19,7 @@ from tests.support.wait import wait_until
 class World:
     """A server with what it answers first, and a pool of two connections."""
 
-    answers: deque[Answer | Fault] = field(default_factory=deque)
+    answers: deque[FakeResponse | ServerFault] = field(default_factory=deque)
     asked: int = 0
     server: Http1Server = field(init=False)
     pool: HttpPool = field(default_factory=lambda: HttpPool(2))
@@ -27,14 +27,14 @@ class World:
     def __post_init__(self) -> None:
         self.server = Http1Server(self._handle)
 
-    async def post(self, to: Http1Server | None = None) -> Exchange:
-        exchange = Exchange()
+    async def post(self, to: Http1Server | None = None) -> HttpExchange:
+        exchange = HttpExchange()
         await self.pool.post(f"{(to or self.server).url}/push", [("User-Agent", "gregor")], b"{}", exchange)
         return exchange
 
-    def _handle(self, request: Request) -> Answer | Fault:
+    def _handle(self, request: FakeRequest) -> FakeResponse | ServerFault:
         self.asked += 1
-        return self.answers.popleft() if self.answers else Answer(200, b"taken", {"retry-after": "7"})
+        return self.answers.popleft() if self.answers else FakeResponse(200, b"taken", {"retry-after": "7"})
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ async def test_requests_one_after_another_go_over_one_connection(world: World) -
 
 
 async def test_no_more_requests_are_under_way_than_there_are_places(world: World) -> None:
-    world.answers.extend([Fault.HANG] * 2)
+    world.answers.extend([ServerFault.HANG] * 2)
     hanging = [asyncio.create_task(world.post()) for _ in range(2)]
     await wait_until(lambda: world.asked == 2, "both hang")
     waiting = asyncio.create_task(world.post())
@@ -69,7 +69,7 @@ async def test_no_more_requests_are_under_way_than_there_are_places(world: World
 
 async def test_a_request_that_is_cancelled_takes_its_own_connection_along_and_no_other(world: World) -> None:
     await asyncio.gather(world.post(), world.post())
-    world.answers.append(Fault.HANG)
+    world.answers.append(ServerFault.HANG)
     hanging = asyncio.create_task(world.post())
     await wait_until(lambda: world.asked == 3, "it hangs")
     hanging.cancel()
@@ -82,8 +82,8 @@ async def test_a_request_that_is_cancelled_takes_its_own_connection_along_and_no
 
 
 async def test_what_was_handed_over_is_told_where_no_answer_comes(world: World) -> None:
-    world.answers.append(Fault.DROP)
-    exchange, nobody = Exchange(), Exchange()
+    world.answers.append(ServerFault.DROP)
+    exchange, nobody = HttpExchange(), HttpExchange()
 
     with pytest.raises(httpcore.RemoteProtocolError):
         await world.pool.post(world.server.url, [], b"", exchange)
@@ -104,7 +104,7 @@ async def test_a_connection_that_its_server_closed_is_not_used_again(world: Worl
 
 
 async def test_of_a_long_answer_the_begin_is_read_and_its_connection_given_up(world: World) -> None:
-    world.answers.append(Answer(200, b"x" * (40 * MOST_ANSWER_BYTES)))
+    world.answers.append(FakeResponse(200, b"x" * (40 * MOST_ANSWER_BYTES)))
 
     exchange = await world.post()
 
@@ -115,7 +115,7 @@ async def test_of_a_long_answer_the_begin_is_read_and_its_connection_given_up(wo
 
 
 async def test_many_hosts_leave_no_more_connections_open_than_there_are_places(world: World) -> None:
-    others = [Http1Server(lambda _: Answer()) for _ in range(4)]
+    others = [Http1Server(lambda _: FakeResponse()) for _ in range(4)]
     for other in others:
         await other.start()
         await world.post(other)
@@ -126,7 +126,7 @@ async def test_many_hosts_leave_no_more_connections_open_than_there_are_places(w
 
 
 async def test_closing_waits_for_what_is_in_flight(world: World) -> None:
-    world.answers.append(Answer(200, delay_s=0.3))
+    world.answers.append(FakeResponse(200, delay_s=0.3))
     sending = asyncio.create_task(world.post())
     await wait_until(lambda: world.asked == 1, "it is under way")
 

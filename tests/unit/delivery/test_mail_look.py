@@ -8,7 +8,7 @@ import pytest
 
 from gregor.core.items.sync import View
 from gregor.core.notify.contact import NO_CONTACT
-from gregor_delivery.channels.verdict import Gone
+from gregor_delivery.channels.verdict import RecipientGone
 from tests.support.builders import NOW_US, SECOND_US
 from tests.unit.delivery.mail_house import ADDRESS, NEWS, House, build
 
@@ -186,7 +186,7 @@ async def test_nothing_goes_to_an_address_that_is_suppressed(house: House) -> No
 
 
 async def test_an_address_that_the_relay_calls_dead_is_suppressed_by_itself(house: House) -> None:
-    house.relay.verdicts = [Gone("550", "RCPT: 5.1.1 no such user")]
+    house.relay.verdicts = [RecipientGone("550", "RCPT: 5.1.1 no such user")]
     await house.create("a")
     await house.pass_time(60)
     assert await house.outcome("a") == ("dead", "suppressed")

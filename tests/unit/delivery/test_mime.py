@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor_delivery.channels.contract import Mail
+from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.smtp.mime import compose, parse_address
 
 NOW_US = 1_457_056_447_000_000
 SENDER = parse_address('"Gregor, the bug" <no-reply@gregor.example>')
 TO = parse_address("alice@example.com")
-MAIL = Mail(
+MAIL = MailMessage(
     to="alice@example.com",
     locale="it_IT",
     subject="Bob joined",
@@ -28,7 +28,7 @@ MAIL = Mail(
 )
 
 
-def read(mail: Mail) -> EmailMessage:
+def read(mail: MailMessage) -> EmailMessage:
     message = message_from_bytes(compose(mail, SENDER, TO, NOW_US), policy=policy.SMTP)
     assert isinstance(message, EmailMessage)
     assert not message.defects

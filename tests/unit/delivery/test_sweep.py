@@ -9,7 +9,7 @@ from gregor.core.notify.ledger import State
 from gregor.reference.store import MemoryQueue
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.verdict import Retry
-from gregor_delivery.purge_forgotten import LATE_US, Sweeper
+from gregor_delivery.purge_forgotten import LATE_US, ForgottenUserPurger
 from gregor_delivery.worker import Worker
 from tests.support.builders import HOUR_US, NOW_US, SECOND_US
 from tests.support.wait import wait_until
@@ -22,7 +22,7 @@ async def test_what_waits_of_a_forgotten_user_is_dropped_and_others_wait_on(hous
     of_bob = replace(intent, uid="bob")
     await queue.hand_over([intent, of_bob], NOW_US + HOUR_US)
     await queue.hand_over([intent])
-    sweeper = Sweeper(house.store, queue, house.clock)
+    sweeper = ForgottenUserPurger(house.store, queue, house.clock)
     assert await sweeper.sweep() == 0
 
     await house.store.users.forget_user("alice", NOW_US)
@@ -36,7 +36,7 @@ async def test_what_is_put_back_soon_after_is_found_again(house: House) -> None:
     """By a worker that had it in hand, with a verdict that says: later."""
     queue = MemoryQueue(lambda: 0.0)
     intent = await house.create("a")
-    sweeper = Sweeper(house.store, queue, house.clock)
+    sweeper = ForgottenUserPurger(house.store, queue, house.clock)
     await house.store.users.forget_user("alice", NOW_US)
     assert await sweeper.sweep() == 0
     await queue.hand_over([intent], NOW_US + HOUR_US)
@@ -54,7 +54,7 @@ async def test_a_sweeper_that_begins_looks_back_for_days(house: House) -> None:
     await house.store.users.forget_user("alice", NOW_US)
     house.clock.advance(47 * 3_600)
 
-    assert await Sweeper(house.store, queue, house.clock).sweep() == 1
+    assert await ForgottenUserPurger(house.store, queue, house.clock).sweep() == 1
 
 
 async def test_who_has_the_name_anew_keeps_what_is_its_own(house: House) -> None:
@@ -64,7 +64,7 @@ async def test_who_has_the_name_anew_keeps_what_is_its_own(house: House) -> None
     new = await house.create("new")
     await queue.hand_over([old, new], NOW_US + HOUR_US)
 
-    assert await Sweeper(house.store, queue, house.clock).sweep() == 1
+    assert await ForgottenUserPurger(house.store, queue, house.clock).sweep() == 1
     assert list(queue.waiting()) == [new]
     assert (await house.entry("new")).state is State.PLANNED
 

@@ -12,17 +12,17 @@ import pytest
 
 from gregor.clock import ManualClock
 from gregor.core.notify.webhook_signature import secret_of
-from gregor.dev.fakes.http1 import Answer, Fault
-from gregor.dev.fakes.tls import Authority
-from gregor.dev.fakes.webhook import FakeReceiver
-from gregor_delivery.channels.contract import Call
-from gregor_delivery.channels.verdict import Gone, Refused, Retry, Sent, Verdict
+from gregor.dev.fakes.http1 import FakeResponse, ServerFault
+from gregor.dev.fakes.tls import CertificateAuthority
+from gregor.dev.fakes.webhook import FakeWebhookReceiver
+from gregor_delivery.channels.contract import WebhookCall
+from gregor_delivery.channels.verdict import RecipientGone, Refused, Retry, Sent, Verdict
 from gregor_delivery.channels.webhook import WebhookChannel
 from tests.support.wait import wait_until
 
 NOW_US = 1_457_056_447_000_000
 SECRET, OLD = secret_of(b"s" * 32), secret_of(b"o" * 32)
-CALL = Call("audit", "", (SECRET,), "evt-1", b'{"type":"item.dismissed"}')
+CALL = WebhookCall("audit", "", (SECRET,), "evt-1", b'{"type":"item.dismissed"}')
 
 
 @dataclass
@@ -30,13 +30,13 @@ class World:
     """One channel that may call this machine, the receiver, and the clock of both."""
 
     channel: WebhookChannel
-    receiver: FakeReceiver
+    receiver: FakeWebhookReceiver
     clock: ManualClock
 
     async def call(self, call_id: str = "evt-1", deadline_s: float = 5.0) -> Verdict:
         return await self.channel.send(replace(CALL, url=self.receiver.url, call_id=call_id), deadline_s)
 
-    async def told(self, answer: Answer | Fault, deadline_s: float = 5.0) -> Verdict:
+    async def told(self, answer: FakeResponse | ServerFault, deadline_s: float = 5.0) -> Verdict:
         self.receiver.answers.append(answer)
         return await self.call(deadline_s=deadline_s)
 
@@ -44,7 +44,7 @@ class World:
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     clock = ManualClock(NOW_US)
-    receiver = FakeReceiver(SECRET, clock.now_us)
+    receiver = FakeWebhookReceiver(SECRET, clock.now_us)
     await receiver.start()
     channel = WebhookChannel(clock, is_loopback_allowed=True)
     await channel.open()
@@ -63,7 +63,7 @@ async def test_a_call_arrives_signed_and_its_connection_serves_the_next(world: W
 
 
 async def test_an_attempt_made_again_has_the_same_id_and_its_own_time(world: World) -> None:
-    await world.told(Answer(500))
+    await world.told(FakeResponse(500))
     world.clock.advance(3_600)
     await world.call()
 
@@ -85,26 +85,31 @@ async def test_while_its_secret_is_rotated_a_receiver_may_know_either(world: Wor
 @pytest.mark.parametrize(
     ("answer", "verdict"),
     [
-        (Answer(200, b"ok"), Sent("200")),
-        (Answer(202), Sent("202")),
-        (Answer(200, b"x" * 100_000), Sent("200")),
-        (Answer(410), Gone("410", "the receiver wants no more calls")),
-        (Answer(429, headers={"retry-after": "17"}), Retry(17.0, "429", "answered 429")),
-        (Answer(503, headers={"retry-after": "Fri, 04 Mar 2016 01:54:37 GMT"}), Retry(30.0, "503", "answered 503")),
-        (Answer(500), Retry(None, "500", "answered 500")),
-        (Answer(404), Retry(None, "404", "answered 404")),
-        (Answer(302, headers={"location": "http://127.0.0.1:1/"}), Retry(None, "302", "answered 302")),
-        (Fault.DROP, Retry(None, None, "not reached: RemoteProtocolError")),
-        (Fault.HALF, Sent("200")),
+        (FakeResponse(200, b"ok"), Sent("200")),
+        (FakeResponse(202), Sent("202")),
+        (FakeResponse(200, b"x" * 100_000), Sent("200")),
+        (FakeResponse(410), RecipientGone("410", "the receiver wants no more calls")),
+        (FakeResponse(429, headers={"retry-after": "17"}), Retry(17.0, "429", "answered 429")),
+        (
+            FakeResponse(503, headers={"retry-after": "Fri, 04 Mar 2016 01:54:37 GMT"}),
+            Retry(30.0, "503", "answered 503"),
+        ),
+        (FakeResponse(500), Retry(None, "500", "answered 500")),
+        (FakeResponse(404), Retry(None, "404", "answered 404")),
+        (FakeResponse(302, headers={"location": "http://127.0.0.1:1/"}), Retry(None, "302", "answered 302")),
+        (ServerFault.DROP, Retry(None, None, "not reached: RemoteProtocolError")),
+        (ServerFault.HALF, Sent("200")),
     ],
 )
-async def test_an_answer_means_what_the_standard_says(world: World, answer: Answer | Fault, verdict: Verdict) -> None:
+async def test_an_answer_means_what_the_standard_says(
+    world: World, answer: FakeResponse | ServerFault, verdict: Verdict
+) -> None:
     assert await world.told(answer) == verdict
     assert len(world.receiver.calls) == 1
 
 
 async def test_a_receiver_that_says_nothing_is_called_again_later_and_holds_up_no_other(world: World) -> None:
-    world.receiver.answers.append(Fault.HANG)
+    world.receiver.answers.append(ServerFault.HANG)
 
     slow = asyncio.create_task(world.call("slow", deadline_s=2))
     await wait_until(lambda: world.receiver.calls, "the call that gets no answer")
@@ -144,8 +149,8 @@ async def test_in_development_this_machine_alone_is_called_besides(world: World)
 
 
 async def test_a_certificate_of_strangers_is_not_trusted(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    receiver = FakeReceiver(SECRET, lambda: NOW_US, authority.server_context())
+    authority = CertificateAuthority(tmp_path)
+    receiver = FakeWebhookReceiver(SECRET, lambda: NOW_US, authority.server_context())
     await receiver.start()
     call = replace(CALL, url=receiver.url)
     verdicts = []
@@ -168,7 +173,7 @@ async def test_a_webhook_without_a_good_secret_is_refused_unsaid(world: World) -
 
 
 async def test_closing_lets_a_call_in_flight_end(world: World) -> None:
-    world.receiver.answers.append(Answer(200, delay_s=0.2))
+    world.receiver.answers.append(FakeResponse(200, delay_s=0.2))
     calling = asyncio.create_task(world.call())
     await wait_until(lambda: world.receiver.calls, "the call is on its way")
 

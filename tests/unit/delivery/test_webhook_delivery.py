@@ -14,18 +14,18 @@ from prometheus_client import CollectorRegistry
 from gregor.clock import ManualClock
 from gregor.core.limits import DAY_US, SECOND_US
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import Delivery, State
+from gregor.core.notify.ledger import DeliveryRecord, State
 from gregor.core.notify.webhook_events import Event, EventType, Webhook, addressee, intents_of
-from gregor.dev.fakes.http1 import Answer, Fault
-from gregor.dev.fakes.webhook import FakeReceiver
+from gregor.dev.fakes.http1 import FakeResponse, ServerFault
+from gregor.dev.fakes.webhook import FakeWebhookReceiver
 from gregor.reference.store import MemoryStore
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
-from gregor_delivery.attempt import Trade, attempt
+from gregor_delivery.attempt import DeliveryContext, attempt
 from gregor_delivery.channels.webhook import WebhookChannel
-from gregor_delivery.decide.webhook import WebhookLooker
-from gregor_delivery.metrics import Figures
+from gregor_delivery.decide.webhook import WebhookDecider
+from gregor_delivery.metrics import DeliveryMetrics
 from gregor_delivery.throttle.breaker import FAILURES, LONGEST_S, Breaker
-from gregor_delivery.throttle.webhook_endpoints import Receivers
+from gregor_delivery.throttle.webhook_endpoints import WebhookEndpoints
 from tests.support.builders import LIMITS, NOW_US, creating
 from tests.support.wait import wait_until
 
@@ -39,14 +39,14 @@ class House:
 
     store: MemoryStore
     clock: ManualClock
-    trade: Trade
+    trade: DeliveryContext
     editor: WebhookEditor
     stack: AsyncExitStack
-    receivers: dict[str, FakeReceiver] = field(default_factory=dict)
+    receivers: dict[str, FakeWebhookReceiver] = field(default_factory=dict)
 
-    async def webhook(self, *answers: Answer | Fault) -> Webhook:
+    async def webhook(self, *answers: FakeResponse | ServerFault) -> Webhook:
         """A new webhook, and its receiver, which answers so first."""
-        receiver = FakeReceiver("", self.clock.now_us)
+        receiver = FakeWebhookReceiver("", self.clock.now_us)
         await receiver.start()
         self.stack.push_async_callback(receiver.close)
         made = await self.editor.create(receiver.url, None, None, None, NOW_US)
@@ -67,7 +67,7 @@ class House:
         [intent] = intents_of([replace(GONE, item=item)], [webhook], NOW_US)
         return intent
 
-    async def entry(self, webhook: Webhook, item: str = "a") -> Delivery:
+    async def entry(self, webhook: Webhook, item: str = "a") -> DeliveryRecord:
         wanted = self.event(webhook, item).key
         [found] = [each for each in await self.store.ledger.of_item("alice", item) if each.intent.key == wanted]
         return found
@@ -86,9 +86,9 @@ async def house() -> AsyncIterator[House]:
     clock, store = ManualClock(NOW_US), MemoryStore(LIMITS)
     editor, registry = WebhookEditor(store.webhooks), WebhookRegistry(store)
     channel = WebhookChannel(clock, is_loopback_allowed=True)
-    looker = WebhookLooker(registry, editor, clock, Receivers(at_once=2))
-    figures = Figures(CollectorRegistry())
-    trade = Trade("webhook", channel, store, looker, clock, figures, Breaker(None), DEADLINE_S)
+    looker = WebhookDecider(registry, editor, clock, WebhookEndpoints(at_once=2))
+    figures = DeliveryMetrics(CollectorRegistry())
+    trade = DeliveryContext("webhook", channel, store, looker, clock, figures, Breaker(None), DEADLINE_S)
     async with AsyncExitStack() as stack:
         await store.users.commit("alice", creating("a"))
         await channel.open()
@@ -111,7 +111,7 @@ async def test_an_event_arrives_once_signed_and_is_known_by_its_id(house: House)
 
 
 async def test_one_that_fails_is_called_again_under_the_same_id_until_it_takes_it(house: House) -> None:
-    webhook = await house.webhook(Answer(500), Fault.DROP, Answer(429, headers={"retry-after": "30"}))
+    webhook = await house.webhook(FakeResponse(500), ServerFault.DROP, FakeResponse(429, headers={"retry-after": "30"}))
     receiver, retries = house.receivers[webhook.id], []
 
     for _ in range(3):
@@ -127,7 +127,7 @@ async def test_one_that_fails_is_called_again_under_the_same_id_until_it_takes_i
 
 
 async def test_after_a_day_it_is_a_dead_letter_with_all_that_is_needed_to_send_it_again(house: House) -> None:
-    webhook = await house.webhook(*[Answer(503)] * 2)
+    webhook = await house.webhook(*[FakeResponse(503)] * 2)
     house.wait_until(await house.tell(webhook))
     house.clock.advance(DAY_US / SECOND_US)
 
@@ -139,7 +139,7 @@ async def test_after_a_day_it_is_a_dead_letter_with_all_that_is_needed_to_send_i
 
 
 async def test_a_receiver_that_wants_no_more_ends_its_webhook(house: House) -> None:
-    webhook, other = await house.webhook(Answer(410)), await house.webhook()
+    webhook, other = await house.webhook(FakeResponse(410)), await house.webhook()
 
     for item in ("a", "b"):
         await house.tell(webhook, item)
@@ -154,7 +154,7 @@ async def test_a_receiver_that_wants_no_more_ends_its_webhook(house: House) -> N
 
 
 async def test_one_that_was_taken_up_again_is_called_again(house: House) -> None:
-    webhook = await house.webhook(Answer(410))
+    webhook = await house.webhook(FakeResponse(410))
     await house.tell(webhook, "a")
 
     await house.editor.change(webhook.id, lambda kept: replace(kept, disabled_us=None, why_disabled=None))
@@ -164,7 +164,7 @@ async def test_one_that_was_taken_up_again_is_called_again(house: House) -> None
 
 
 async def test_what_waits_for_a_webhook_that_is_deleted_goes_nowhere(house: House) -> None:
-    webhook = await house.webhook(Answer(500))
+    webhook = await house.webhook(FakeResponse(500))
     house.wait_until(await house.tell(webhook))
 
     await house.store.webhooks.delete(webhook.id)
@@ -191,7 +191,7 @@ async def test_while_its_secret_is_rotated_both_sign(house: House) -> None:
 
 
 async def test_a_receiver_that_fails_again_and_again_is_left_alone_and_burns_no_attempts(house: House) -> None:
-    down, well = await house.webhook(*[Answer(500)] * FAILURES), await house.webhook()
+    down, well = await house.webhook(*[FakeResponse(500)] * FAILURES), await house.webhook()
     for n in range(FAILURES):
         await house.tell(down, f"x{n}")
 
@@ -208,7 +208,7 @@ async def test_a_receiver_that_fails_again_and_again_is_left_alone_and_burns_no_
 
 
 async def test_what_waits_for_a_receiver_for_a_day_is_a_dead_letter(house: House) -> None:
-    down = await house.webhook(*[Answer(500)] * FAILURES)
+    down = await house.webhook(*[FakeResponse(500)] * FAILURES)
     for n in range(FAILURES):
         await house.tell(down, f"x{n}")
     late = replace(house.event(down), at_us=NOW_US - DAY_US + SECOND_US)
@@ -220,7 +220,7 @@ async def test_what_waits_for_a_receiver_for_a_day_is_a_dead_letter(house: House
 
 
 async def test_a_receiver_that_hangs_has_few_places_and_delays_no_other(house: House) -> None:
-    hanging, well = await house.webhook(*[Fault.HANG] * 2), await house.webhook()
+    hanging, well = await house.webhook(*[ServerFault.HANG] * 2), await house.webhook()
     calls = [asyncio.create_task(house.tell(hanging, f"x{n}")) for n in range(2)]
     await wait_until(lambda: len(house.receivers[hanging.id].calls) == 2, "both places are taken")
 
@@ -253,7 +253,7 @@ async def test_an_address_inside_is_never_called(house: House, url: str, monkeyp
 
 async def test_a_redirect_is_not_followed(house: House) -> None:
     inner = await house.webhook()
-    webhook = await house.webhook(Answer(302, headers={"location": house.receivers[inner.id].url}))
+    webhook = await house.webhook(FakeResponse(302, headers={"location": house.receivers[inner.id].url}))
 
     assert await house.tell(webhook) is not None
 
@@ -263,7 +263,7 @@ async def test_a_redirect_is_not_followed(house: House) -> None:
 
 async def test_a_call_that_died_is_made_after_a_replay_even_if_it_has_to_wait_first(house: House) -> None:
     """A day later: that it is of use yet is what the replay says."""
-    webhook = await house.webhook(*[Answer(500)] * 500)
+    webhook = await house.webhook(*[FakeResponse(500)] * 500)
     while (again_us := await house.tell(webhook)) is not None:
         house.wait_until(again_us)
     dead = await house.entry(webhook)

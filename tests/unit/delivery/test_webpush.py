@@ -12,11 +12,11 @@ import pytest
 
 from gregor.auth.vapid import VapidKey
 from gregor.clock import ManualClock, SystemClock
-from gregor.dev.fakes.http1 import Answer, Fault
+from gregor.dev.fakes.http1 import FakeResponse, ServerFault
 from gregor.dev.fakes.keys import write_key
-from gregor.dev.fakes.tls import Authority
+from gregor.dev.fakes.tls import CertificateAuthority
 from gregor.dev.fakes.webpush import FakeWebPush
-from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from gregor_delivery.channels.webpush.channel import LONGEST_TTL_S, WebPushChannel, WebPushConfig, topic_of
 from tests.support.pushes import NOW_US, push, withdrawal
 from tests.support.wait import wait_until
@@ -36,14 +36,14 @@ class World:
     async def send(self, deadline_s: float = 5.0, **changes: Any) -> Verdict:
         return await self.channel.send(push(**{"token": self.token, **changes}), deadline_s)
 
-    async def told(self, answer: Answer | Fault, deadline_s: float = 5.0) -> Verdict:
+    async def told(self, answer: FakeResponse | ServerFault, deadline_s: float = 5.0) -> Verdict:
         self.fake.script("firefox", answer)
         return await self.send(deadline_s)
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    fake = FakeWebPush(Authority(tmp_path))
+    fake = FakeWebPush(CertificateAuthority(tmp_path))
     await fake.start()
     write_key(tmp_path / "vapid.pem")
     config = WebPushConfig(tmp_path / "vapid.pem", SUBJECT, (fake.host,), fake.authority.ca_file)
@@ -116,27 +116,27 @@ async def test_a_later_push_of_the_same_collapse_id_replaces_the_former(world: W
 @pytest.mark.parametrize(
     ("answer", "verdict"),
     [
-        (Answer(200), Sent("200")),
-        (Answer(202), Sent("202")),
-        (Answer(404), Gone("404", "the subscription is gone")),
-        (Answer(410), Gone("410", "the subscription is gone")),
-        (Answer(413), Refused("413", "too large")),
-        (Answer(400), Refused("400", "answered 400")),
-        (Answer(401), Misconfigured("401", "localhost refuses the VAPID key")),
-        (Answer(403), Misconfigured("403", "localhost refuses the VAPID key")),
-        (Answer(429), Retry(None, "429", "asked to wait")),
-        (Answer(429, headers={"Retry-After": "7"}), Retry(7, "429", "asked to wait")),
-        (Answer(500, b"x" * 40_000), Retry(None, "500", "asked to wait")),
-        (Answer(503, headers={"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}), Retry(0, "503", "asked to wait")),
+        (FakeResponse(200), Sent("200")),
+        (FakeResponse(202), Sent("202")),
+        (FakeResponse(404), RecipientGone("404", "the subscription is gone")),
+        (FakeResponse(410), RecipientGone("410", "the subscription is gone")),
+        (FakeResponse(413), Refused("413", "too large")),
+        (FakeResponse(400), Refused("400", "answered 400")),
+        (FakeResponse(401), Misconfigured("401", "localhost refuses the VAPID key")),
+        (FakeResponse(403), Misconfigured("403", "localhost refuses the VAPID key")),
+        (FakeResponse(429), Retry(None, "429", "asked to wait")),
+        (FakeResponse(429, headers={"Retry-After": "7"}), Retry(7, "429", "asked to wait")),
+        (FakeResponse(500, b"x" * 40_000), Retry(None, "500", "asked to wait")),
+        (FakeResponse(503, headers={"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}), Retry(0, "503", "asked to wait")),
     ],
 )
-async def test_each_answer_has_its_verdict_after_one_copy(world: World, answer: Answer, verdict: Verdict) -> None:
+async def test_each_answer_has_its_verdict_after_one_copy(world: World, answer: FakeResponse, verdict: Verdict) -> None:
     assert await world.told(answer) == verdict
     assert len(world.fake.requests) == 1
 
 
 async def test_a_redirect_is_not_followed(world: World) -> None:
-    away = Answer(307, headers={"Location": world.token["endpoint"]})
+    away = FakeResponse(307, headers={"Location": world.token["endpoint"]})
 
     assert await world.told(away) == Refused("307", "answered 307")
     assert len(world.fake.requests) == 1
@@ -155,18 +155,18 @@ async def test_a_subscription_of_another_key_stops_nobody_else(world: World) -> 
 async def test_a_subscription_that_the_browser_forgot_is_gone(world: World) -> None:
     world.fake.unsubscribe("firefox")
 
-    assert isinstance(await world.send(), Gone)
+    assert isinstance(await world.send(), RecipientGone)
 
 
-@pytest.mark.parametrize("fault", [Fault.HANG, Fault.DROP])
-async def test_no_answer_after_the_push_left_is_an_unknown_outcome(world: World, fault: Fault) -> None:
+@pytest.mark.parametrize("fault", [ServerFault.HANG, ServerFault.DROP])
+async def test_no_answer_after_the_push_left_is_an_unknown_outcome(world: World, fault: ServerFault) -> None:
     assert isinstance(await world.told(fault, deadline_s=0.2), Unknown)
     assert len(world.fake.requests) == 1
     assert isinstance(await world.send(), Sent)
 
 
 async def test_an_answer_whose_body_breaks_off_is_an_answer(world: World) -> None:
-    assert isinstance(await world.told(Fault.HALF), Sent)
+    assert isinstance(await world.told(ServerFault.HALF), Sent)
 
 
 async def test_a_service_that_is_not_there_is_tried_again_later(world: World) -> None:
@@ -192,7 +192,7 @@ async def test_a_service_whose_certificate_is_not_trusted_gets_nothing_and_that_
 
 
 async def test_a_service_that_hangs_delays_nobody_else(world: World) -> None:
-    world.fake.script("firefox", *[Fault.HANG] * 20)
+    world.fake.script("firefox", *[ServerFault.HANG] * 20)
     other = world.fake.subscribe("chrome", world.key.public_key)
     hanging = [asyncio.create_task(world.send(4)) for _ in range(20)]
     await wait_until(lambda: len(world.fake.requests) == 20, "all hang")
@@ -248,7 +248,7 @@ async def test_what_is_no_subscription_is_refused_here(world: World, token: Any)
 
 
 async def test_closing_waits_for_what_is_in_flight(world: World) -> None:
-    world.fake.script("firefox", Answer(201, delay_s=0.1))
+    world.fake.script("firefox", FakeResponse(201, delay_s=0.1))
     slow = asyncio.create_task(world.send())
     await wait_until(lambda: world.fake.requests, "it is in flight")
 

@@ -13,9 +13,9 @@ from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import State, Withdrawals
 from gregor.store.contract.store import Registration
 from gregor_delivery.attempt import attempt
-from gregor_delivery.channels.contract import Push
+from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.push_payload import apns_payload, fcm_parts, webpush_payload
-from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Unknown, Verdict
+from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown, Verdict
 from gregor_delivery.decide.withdrawals import ALONE_BYTES, BESIDE_BYTES, carried, naming, taken_back
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
 from tests.support.pushes import push, withdrawal
@@ -217,7 +217,7 @@ async def test_nothing_goes_to_a_token_that_moved(house: House, how: str) -> Non
 
 async def test_a_dead_token_is_forgotten_by_a_withdrawal_too(house: House) -> None:
     [lead] = await told(house, "a")
-    house.provider.verdicts = [Gone("410", "Unregistered")]
+    house.provider.verdicts = [RecipientGone("410", "Unregistered")]
 
     assert await attempt(house.trade, lead) is None
 
@@ -361,7 +361,7 @@ def test_no_id_that_a_push_names_is_cut_off_it() -> None:
     }
     alert = naming(push(title="t" * 900, text="x" * 9_000, data=data), beside)
     silent = alone.compose(alone.also)
-    assert isinstance(silent, Push)
+    assert isinstance(silent, PushMessage)
 
     for made, count in ((alert, len(beside)), (silent, 1 + len(alone.also))):
         named = made.data["withdraw"]

@@ -13,7 +13,7 @@ from gregor.core.notify.ledger import State
 from gregor.reference.store import MemoryQueue
 from gregor.store.contract.store import Registration, Session
 from gregor_delivery.attempt import BUDGET_US, attempt
-from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Unknown
+from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown
 from gregor_delivery.throttle.breaker import Breaker
 from gregor_delivery.worker import Worker
 from tests.support.builders import NOW_US, SECOND_US, SEED
@@ -222,7 +222,7 @@ async def test_a_refused_message_is_dead_and_its_token_stays(house: House) -> No
 async def test_a_dead_token_is_forgotten_unless_it_was_registered_since(
     house: House, since_us: int | None, stays: bool
 ) -> None:
-    house.provider.verdicts = [Gone("410", "Unregistered", since_us)]
+    house.provider.verdicts = [RecipientGone("410", "Unregistered", since_us)]
     intent = await house.create("a")
 
     await attempt(house.trade, intent)

@@ -12,14 +12,14 @@ from urllib.parse import quote, urlsplit
 from hpack import NeverIndexedHeaderTuple
 
 from gregor.clock import Clock, SystemClock
-from gregor_delivery.channels.contract import Push
+from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.push_payload import apns_payload
 from gregor_delivery.channels.tls import trusting
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown, Verdict
 
 from .connection import ApnsConnection
-from .exchange import Answer, Headers, Lost, NotProcessed, Outcome, Untrusted
-from .pool import Address, ApnsPool
+from .exchange import ApnsResponse, Headers, Lost, NotProcessed, Outcome, Untrusted
+from .pool import ApnsEndpoint, ApnsPool
 from .responses import is_expired_token, spoils_connection, verdict_of
 from .token import ProviderToken
 
@@ -28,7 +28,7 @@ SANDBOX: Final = "https://api.sandbox.push.apple.com"
 MOST_HANDOVERS: Final = 3
 """How often one push is handed over where each time before it was surely not processed."""
 CHECK_S: Final = 10.0
-_TO_NOBODY: Final = Push(
+_TO_NOBODY: Final = PushMessage(
     uid="",
     device="",
     token="0" * 64,
@@ -97,11 +97,11 @@ class ApnsChannel:
             if url.scheme not in ("https", "http") or not url.hostname:
                 raise ValueError("GREGOR_APNS_URL: write https://host:port")
             port = url.port or (443 if url.scheme == "https" else 80)
-            address = Address(url.hostname, port, self.tls if url.scheme == "https" else None)
+            address = ApnsEndpoint(url.hostname, port, self.tls if url.scheme == "https" else None)
             self._pools[is_sandbox] = ApnsPool(address, config.most_connections, spoils_connection)
             self._authorities[is_sandbox] = url.netloc.encode()
 
-    async def send(self, message: Push, deadline_s: float) -> Verdict:
+    async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
         """One push, handed over once; again only where APNs surely did not process it."""
         try:
             body = apns_payload(message)
@@ -166,7 +166,7 @@ class ApnsChannel:
         tls.set_alpn_protocols(["h2"])
         return tls
 
-    def _headers(self, push: Push, provider_token: bytes) -> Headers | Refused:
+    def _headers(self, push: PushMessage, provider_token: bytes) -> Headers | Refused:
         topic = push.topic or self._config.topic
         if not isinstance(push.token, str) or not push.token:
             return Refused(None, "not a token of APNs")
@@ -193,13 +193,13 @@ class ApnsChannel:
         return headers
 
     def _may_go_again(self, outcome: Outcome, provider_token: bytes) -> bool:
-        if isinstance(outcome, Answer) and is_expired_token(outcome):
+        if isinstance(outcome, ApnsResponse) and is_expired_token(outcome):
             return self._token is not None and self._token.renew(provider_token)
         return isinstance(outcome, NotProcessed) and outcome.is_turned_away
 
-    def _verdict(self, outcome: Outcome, push: Push) -> Verdict:
+    def _verdict(self, outcome: Outcome, push: PushMessage) -> Verdict:
         match outcome:
-            case Answer():
+            case ApnsResponse():
                 return verdict_of(outcome, push, self._clock.now_us())
             case NotProcessed(detail):
                 return Retry(None, None, detail)

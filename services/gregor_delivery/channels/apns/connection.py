@@ -23,7 +23,7 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
-from .exchange import Exchange, NotProcessed
+from .exchange import ApnsRequest, NotProcessed
 from .headers import ApnsEncoder
 
 MOST_STREAMS = 1_000
@@ -89,8 +89,8 @@ class ApnsConnection(APNsTLSClientProtocol):
         self.ready: asyncio.Future[None] = self.loop.create_future()
         """Done when the provider has said how much it takes; fails where the connection ends before."""
         self._on_room, self._on_end = on_room, on_end
-        self._streams: dict[int, Exchange] = {}
-        self._unsent: dict[int, Exchange] = {}
+        self._streams: dict[int, ApnsRequest] = {}
+        self._unsent: dict[int, ApnsRequest] = {}
         self._is_flushing = self._is_paused = self._is_suspect = self._is_retired = self._is_gone = False
         self._heard_at = self.loop.time()
         self._pinged_at: float | None = None
@@ -118,7 +118,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         """Whether it counts: not retired, and not suspected to be dead."""
         return not self._is_retired and not self._is_suspect
 
-    def begin(self, exchange: Exchange) -> None:
+    def begin(self, exchange: ApnsRequest) -> None:
         """Put a request on its way; only where `has_room`."""
         stream_id = self.conn.get_next_available_stream_id()
         self.conn.send_headers(stream_id, exchange.headers)
@@ -132,7 +132,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         if stream_id >= LAST_STREAM_ID:
             self.retire()
 
-    def give_up(self, exchange: Exchange) -> None:
+    def give_up(self, exchange: ApnsRequest) -> None:
         """Free the stream of a request that is over.
 
         Where nothing came since it began, the connection may be dead: no other begins here before it gives a sign.
@@ -238,7 +238,7 @@ class ApnsConnection(APNsTLSClientProtocol):
             self._unsent.pop(stream_id, None)
             self._streams.pop(stream_id).finish(NotProcessed("connection going away", is_turned_away=True))
 
-    def _send_body(self, stream_id: int, exchange: Exchange) -> None:
+    def _send_body(self, stream_id: int, exchange: ApnsRequest) -> None:
         while exchange.rest:
             size = min(
                 self.conn.local_flow_control_window(stream_id), self.conn.max_outbound_frame_size, len(exchange.rest)

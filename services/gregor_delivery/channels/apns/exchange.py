@@ -9,7 +9,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApnsResponse:
     """The provider's whole answer."""
 
     status: int
@@ -39,20 +39,20 @@ class Lost:
     detail: str
 
 
-Outcome = Answer | NotProcessed | Untrusted | Lost
+Outcome = ApnsResponse | NotProcessed | Untrusted | Lost
 
 
-class Carrier(Protocol):
+class StreamOwner(Protocol):
     """What an exchange knows of the connection that it is on."""
 
-    def give_up(self, exchange: "Exchange") -> None:
+    def give_up(self, exchange: "ApnsRequest") -> None:
         """Free the stream of an exchange that nobody waits for any more."""
 
     def retire(self) -> None:
         """Begin nothing more there."""
 
 
-class Exchange:
+class ApnsRequest:
     """One request and what becomes of it: `outcome` is set once, and never by cancelling."""
 
     __slots__ = (
@@ -73,7 +73,7 @@ class Exchange:
         self.headers = headers
         self.rest = body
         self.outcome: asyncio.Future[Outcome] = loop.create_future()
-        self.connection: Carrier | None = None
+        self.connection: StreamOwner | None = None
         self.stream_id = 0
         self.begun_at = 0.0
         self.answer_headers: dict[bytes, bytes] | None = None
@@ -103,10 +103,10 @@ class Exchange:
             return self.answer()
         return Lost(detail) if not self.rest and self.stream_id else NotProcessed(detail)
 
-    def answer(self) -> Answer:
+    def answer(self) -> ApnsResponse:
         """What has come of the answer; only after its headers."""
         headers = self.answer_headers or {}
-        return Answer(int(headers.get(b":status", b"0")), headers, self.answer_body)
+        return ApnsResponse(int(headers.get(b":status", b"0")), headers, self.answer_body)
 
     def _expire(self) -> None:
         outcome = (

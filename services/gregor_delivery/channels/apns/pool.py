@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .connection import KEEPALIVE_S, ApnsConnection
-from .exchange import Answer, Exchange, Headers, NotProcessed, Outcome, Untrusted
+from .exchange import ApnsRequest, ApnsResponse, Headers, NotProcessed, Outcome, Untrusted
 
 CONNECT_S = 10.0
 """For TCP, TLS and the provider's settings together."""
@@ -16,7 +16,7 @@ PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ApnsEndpoint:
     """Where an environment of APNs is; `tls` None: HTTP/2 in the clear, for fakes alone."""
 
     host: str
@@ -29,9 +29,9 @@ class ApnsPool:
 
     def __init__(
         self,
-        address: Address,
+        address: ApnsEndpoint,
         most_connections: int,
-        spoils: Callable[[Answer], bool],
+        spoils: Callable[[ApnsResponse], bool],
         keepalive_s: float = KEEPALIVE_S,
     ) -> None:
         """`most_connections`: another one is opened when all are full; the first with the first request.
@@ -43,7 +43,7 @@ class ApnsPool:
         self._keepalive_s = keepalive_s
         self._most = most_connections
         self._connections: list[ApnsConnection] = []
-        self._waiting: deque[Exchange] = deque()
+        self._waiting: deque[ApnsRequest] = deque()
         self._connecting: asyncio.Task[None] | None = None
         self._no_growth_until = 0.0
         self._is_closed = False
@@ -58,7 +58,7 @@ class ApnsPool:
         """Hand over one request, and its outcome; at `deadline_at` (the loop's clock) at the latest."""
         if self._is_closed:
             return NotProcessed("closed")
-        exchange = Exchange(headers, body, deadline_at)
+        exchange = ApnsRequest(headers, body, deadline_at)
         self._waiting.append(exchange)
         self._pump()
         try:
@@ -66,7 +66,7 @@ class ApnsPool:
         except asyncio.CancelledError:
             exchange.abandon()
             raise
-        if exchange.connection is not None and isinstance(outcome, Answer) and self._spoils(outcome):
+        if exchange.connection is not None and isinstance(outcome, ApnsResponse) and self._spoils(outcome):
             exchange.connection.retire()
         return outcome
 

@@ -4,10 +4,18 @@ from typing import Final
 
 import msgspec
 
-from gregor_delivery.channels.contract import Push
-from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Sent, Verdict, parse_retry_after
+from gregor_delivery.channels.contract import PushMessage
+from gregor_delivery.channels.verdict import (
+    Misconfigured,
+    RecipientGone,
+    Refused,
+    Retry,
+    Sent,
+    Verdict,
+    parse_retry_after,
+)
 
-from .exchange import Answer
+from .exchange import ApnsResponse
 
 OURS: Final = frozenset(
     {
@@ -31,7 +39,7 @@ class _Body(msgspec.Struct):
     timestamp: float | None = None
 
 
-def verdict_of(answer: Answer, push: Push, now_us: int) -> Verdict:
+def verdict_of(answer: ApnsResponse, push: PushMessage, now_us: int) -> Verdict:
     """What `answer` to `push` means. Whatever the body is, or is not, the status alone gives a verdict.
 
     A device chooses the topic and the environment of its own registration, and must not be able to stop the provider
@@ -44,7 +52,7 @@ def verdict_of(answer: Answer, push: Push, now_us: int) -> Verdict:
         return Sent(status, answer.headers.get(b"apns-id", b"").decode("latin-1") or None)
     if answer.status == 410:
         since_us = None if body.timestamp is None else round(body.timestamp * 1_000)
-        return Gone(status, reason, since_us)
+        return RecipientGone(status, reason, since_us)
     if body.reason == "TooManyProviderTokenUpdates":
         return Retry(AFTER_TOO_MANY_TOKENS_S if after_s is None else after_s, status, reason)
     if answer.status == 429 or answer.status >= 500 or body.reason in FOR_A_WHILE:
@@ -57,12 +65,12 @@ def verdict_of(answer: Answer, push: Push, now_us: int) -> Verdict:
     return Refused(status, reason)
 
 
-def is_expired_token(answer: Answer) -> bool:
+def is_expired_token(answer: ApnsResponse) -> bool:
     """Whether APNs asks for a fresh provider token."""
     return answer.status == 403 and _read(answer.body).reason == "ExpiredProviderToken"
 
 
-def spoils_connection(answer: Answer) -> bool:
+def spoils_connection(answer: ApnsResponse) -> bool:
     """Whether the connection is better left: it is going down, or turned against the token that it knows."""
     return answer.status >= 400 and _read(answer.body).reason in {
         *("Shutdown", "TooManyProviderTokenUpdates", "UnrelatedKeyIdInToken", "IdleTimeout"),

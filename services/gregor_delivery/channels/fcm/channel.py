@@ -16,12 +16,12 @@ from pyfcm.baseapi import BaseAPI
 
 from gregor.clock import Clock
 from gregor.net.ssrf_guard import connect_failure
-from gregor_delivery.channels.contract import Push
-from gregor_delivery.channels.http_pool import Exchange, HttpPool
+from gregor_delivery.channels.contract import PushMessage
+from gregor_delivery.channels.http_pool import HttpExchange, HttpPool
 from gregor_delivery.channels.push_payload import aps_of, fcm_parts
 from gregor_delivery.channels.verdict import Misconfigured, Retry, Unknown, Verdict
 
-from .google_token import AccessToken, NoToken, read_credentials
+from .google_token import AccessToken, TokenUnavailable, read_credentials
 from .responses import is_token_refused, verdict_of
 
 FCM_URL: Final = "https://fcm.googleapis.com"
@@ -41,7 +41,7 @@ def endpoint_of(url: str, project: str) -> str:
     return f"{bare}/{quote(project, safe='')}/messages:send"
 
 
-def android_config(push: Push, now_us: int) -> dict[str, Any]:
+def android_config(push: PushMessage, now_us: int) -> dict[str, Any]:
     """The `android` member: what replaces what, until when, how soon.
 
     `collapse_key` replaces a push that has not arrived, the notification's `tag` one that is shown already. Only what
@@ -63,7 +63,7 @@ def android_config(push: Push, now_us: int) -> dict[str, Any]:
     return config
 
 
-def apns_config(push: Push) -> dict[str, Any]:
+def apns_config(push: PushMessage) -> dict[str, Any]:
     """The `apns` member, which FCM heeds for Apple's devices alone: as our own channel to APNs says it.
 
     The words come from the message's `notification`; without this FCM sets no badge, makes no sound, and wakes no app
@@ -119,8 +119,8 @@ class FcmChannel:
         self._token = AccessToken(credentials, self._clock)
         self._pool = HttpPool(CONNECTIONS)
 
-    async def send(self, message: Push, deadline_s: float) -> Verdict:
-        """Hand over one push; see `contract.Channel.send`."""
+    async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
+        """Hand over one push; see `contract.DeliveryChannel.send`."""
         if self._token is None:
             raise RuntimeError("the channel is not open")
         until = self._clock.monotonic() + deadline_s
@@ -151,9 +151,9 @@ class FcmChannel:
             await self.open()
         try:
             token = await self._tokens.get(10.0)
-        except NoToken as error:
+        except TokenUnavailable as error:
             return f"{error}; check GREGOR_FCM_CREDENTIALS_FILE."
-        exchange = Exchange()
+        exchange = HttpExchange()
         trouble = await self._post(b'{"validate_only":true,"message":{"token":"gregor-doctor"}}', token, 10.0, exchange)
         if trouble or exchange.status is None:
             return f"FCM cannot be reached: {trouble}; check GREGOR_FCM_URL and the way out."
@@ -168,7 +168,7 @@ class FcmChannel:
             raise RuntimeError("the channel is not open")
         return self._token
 
-    def _body(self, push: Push) -> bytes:
+    def _body(self, push: PushMessage) -> bytes:
         parts = fcm_parts(push)
         shown = push.kind == "alert"
         body: bytes = self._payloads.parse_payload(  # type: ignore[union-attr]
@@ -185,12 +185,12 @@ class FcmChannel:
         """One POST. None where the access token was refused, and this is not the last attempt."""
         try:
             token = await self._tokens.get(until - self._clock.monotonic())
-        except NoToken as error:
+        except TokenUnavailable as error:
             return Misconfigured(None, str(error)) if error.is_final else Retry(None, None, str(error))
         left_s = until - self._clock.monotonic()
         if left_s <= 0:
             return Retry(None, None, "no time was left to send")
-        exchange = Exchange()
+        exchange = HttpExchange()
         trouble = await self._post(body, token, left_s, exchange)
         if trouble or exchange.status is None:
             return Unknown(trouble) if exchange.is_handed_over else Retry(None, None, f"not reached: {trouble}")
@@ -200,7 +200,7 @@ class FcmChannel:
                 return None
         return self._read(exchange, exchange.status)
 
-    async def _post(self, body: bytes, token: str, left_s: float, exchange: Exchange) -> str:
+    async def _post(self, body: bytes, token: str, left_s: float, exchange: HttpExchange) -> str:
         """Send once; returns why there is no whole answer, in words, else nothing."""
         if self._pool is None:
             raise RuntimeError("the channel is not open")
@@ -218,5 +218,5 @@ class FcmChannel:
             return connect_failure(error)
         return ""
 
-    def _read(self, exchange: Exchange, status: int) -> Verdict:
+    def _read(self, exchange: HttpExchange, status: int) -> Verdict:
         return verdict_of(status, exchange.retry_after, exchange.body, self._clock.now_us())

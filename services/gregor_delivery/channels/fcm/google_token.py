@@ -34,7 +34,7 @@ LIFETIME_S: Final = 1_800.0
 Credentials = google.auth.credentials.Credentials
 
 
-class NoToken(Exception):
+class TokenUnavailable(Exception):
     """There is no token now. `is_final`: the key is refused, and trying again will not mend it."""
 
     def __init__(self, detail: str, *, is_final: bool) -> None:
@@ -99,7 +99,7 @@ class AccessToken:
             # Shielded: whoever stops waiting leaves the fetch to the others.
             return await asyncio.wait_for(asyncio.shield(self._start()), timeout_s)
         except TimeoutError:
-            raise NoToken("the token endpoint of Google did not answer in time", is_final=False) from None
+            raise TokenUnavailable("the token endpoint of Google did not answer in time", is_final=False) from None
 
     def reject(self, token: str) -> None:
         """This token was refused: the next `get` fetches a new one. Of many who say so, only the first is heard."""
@@ -125,10 +125,10 @@ class AccessToken:
         try:
             token, lifetime_s = await loop.run_in_executor(self._thread, self._refresh)
         except (_NotNow, google.auth.exceptions.TransportError) as error:
-            raise NoToken(f"the token endpoint of Google cannot be asked: {error}", is_final=False) from None
+            raise TokenUnavailable(f"the token endpoint of Google cannot be asked: {error}", is_final=False) from None
         except (google.auth.exceptions.GoogleAuthError, ValueError) as error:
             # Its text may quote the answer, but never the key: the first words say what is wrong.
-            raise NoToken(f"Google refuses the credentials: {str(error)[:160]}", is_final=True) from None
+            raise TokenUnavailable(f"Google refuses the credentials: {str(error)[:160]}", is_final=True) from None
         self._token = token
         self._ends_at = self._clock.monotonic() + lifetime_s
         return token

@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from gregor_delivery.channels.verdict import (
-    Gone,
     Misconfigured,
+    RecipientGone,
     Refused,
     Retry,
     Sent,
@@ -39,7 +39,7 @@ def verdict_of(status: int, retry_after: str | None, body: bytes, now_us: int) -
     error = _object(_object(body).get("error"))
     code, detail = error_code(error), _detail(error, status)
     if code == "UNREGISTERED":
-        return Gone(said, detail)
+        return RecipientGone(said, detail)
     if code in ("SENDER_ID_MISMATCH", "THIRD_PARTY_AUTH_ERROR", "INVALID_ARGUMENT"):
         return Refused(said, detail)
     after_s = parse_retry_after(retry_after, now_us)

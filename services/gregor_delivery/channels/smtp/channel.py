@@ -7,12 +7,12 @@ import ssl
 from typing import Final
 
 from gregor.clock import Clock
-from gregor_delivery.channels.contract import Mail
+from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.verdict import Refused, Verdict
 
-from .dialogue import Letter, Outcome, hand_over
-from .mime import Address, compose, parse_address
-from .pool import CONNECTIONS, IDLE_S, Line, NotConnected, Relay, SmtpPool, parse_relay
+from .dialogue import Envelope, TransactionResult, hand_over
+from .mime import MailAddress, compose, parse_address
+from .pool import CONNECTIONS, IDLE_S, ConnectFailed, Relay, SmtpConnection, SmtpPool, parse_relay
 
 _DOT: Final = re.compile(rb"(?m)^\.")
 
@@ -37,7 +37,7 @@ class EmailChannel:
         self._connections = connections
         self._idle_s = idle_s
         self._context = context
-        self._sender: Address | None = None
+        self._sender: MailAddress | None = None
         self._relay: Relay | None = None
         self._pool: SmtpPool | None = None
 
@@ -63,8 +63,8 @@ class EmailChannel:
             self._relay, hello, self._clock, connections=self._connections, idle_s=self._idle_s, context=context
         )
 
-    async def send(self, message: Mail, deadline_s: float) -> Verdict:
-        """Hand over one mail; see `contract.Channel.send`."""
+    async def send(self, message: MailMessage, deadline_s: float) -> Verdict:
+        """Hand over one mail; see `contract.DeliveryChannel.send`."""
         if self._pool is None or self._sender is None:
             raise RuntimeError("the channel is not open")
         until = self._clock.monotonic() + deadline_s
@@ -73,11 +73,11 @@ class EmailChannel:
             content = compose(message, self._sender, to, self._clock.now_us())
         except ValueError as error:
             return Refused(None, str(error))
-        letter = Letter(self._sender, to, _DOT.sub(b"..", content) + b".\r\n")
+        letter = Envelope(self._sender, to, _DOT.sub(b"..", content) + b".\r\n")
         for is_fresh in (False, True):
             try:
                 line = await self._pool.take((until - self._clock.monotonic()) / 2, is_fresh=is_fresh)
-            except NotConnected as failure:
+            except ConnectFailed as failure:
                 return failure.verdict
             outcome = await self._over(line, letter, until)
             if not outcome.was_given_up:
@@ -97,7 +97,7 @@ class EmailChannel:
         pool = self._open_pool()
         try:
             line = await pool.take(10.0)
-        except NotConnected as failure:
+        except ConnectFailed as failure:
             detail = getattr(failure.verdict, "detail", failure.verdict.name)
             return f"The relay does not take us: {detail}; check GREGOR_SMTP_URL."
         pool.give_back(line, is_well=True)
@@ -108,7 +108,7 @@ class EmailChannel:
             raise RuntimeError("the channel is not open")
         return self._pool
 
-    async def _over(self, line: Line, letter: Letter, until: float) -> Outcome:
+    async def _over(self, line: SmtpConnection, letter: Envelope, until: float) -> TransactionResult:
         """One mail over one line, which is given back whatever happens; a dialogue that is cancelled closes it."""
         is_well = False
         try:

@@ -14,9 +14,9 @@ import aiosmtplib
 
 from gregor_delivery.channels.verdict import Refused, Retry, Sent, Unknown, Verdict
 
-from .mime import Address
-from .pool import Line
-from .responses import Step, accepted, refused
+from .mime import MailAddress
+from .pool import SmtpConnection
+from .responses import SmtpStep, accepted, refused
 
 UNAVAILABLE: Final = 421
 """The relay closes the connection (RFC 5321)."""
@@ -24,16 +24,16 @@ _BROKEN: Final = (aiosmtplib.SMTPException, OSError)
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class Envelope:
     """A mail with its envelope. `content`: dots doubled, ended by the line with the dot."""
 
-    sender: Address
-    to: Address
+    sender: MailAddress
+    to: MailAddress
     content: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TransactionResult:
     """What became of the mail, and of the line. `was_given_up`: the relay had closed the idle line."""
 
     verdict: Verdict
@@ -50,22 +50,22 @@ class _Stop(Exception):
         self.is_well = is_well
 
 
-async def hand_over(line: Line, letter: Letter, left_s: Callable[[], float]) -> Outcome:
+async def hand_over(line: SmtpConnection, letter: Envelope, left_s: Callable[[], float]) -> TransactionResult:
     """Hand over one mail. `left_s`: seconds until its deadline. Raises nothing that the relay could cause."""
     try:
-        await _say(line, Step.SENDER, left_s(), b"MAIL", *_sender(line, letter))
+        await _say(line, SmtpStep.SENDER, left_s(), b"MAIL", *_sender(line, letter))
     except _Stop as stop:
         is_over = isinstance(stop.verdict, Retry) and not line.smtp.is_connected
-        return Outcome(stop.verdict, stop.is_well, was_given_up=is_over and line.mails > 0 and left_s() > 0)
+        return TransactionResult(stop.verdict, stop.is_well, was_given_up=is_over and line.mails > 0 and left_s() > 0)
     try:
-        await _say(line, Step.RECIPIENT, left_s(), b"RCPT", b"TO:<" + letter.to.smtp.encode() + b">")
-        await _say(line, Step.DATA, left_s(), b"DATA", good=(354,))
+        await _say(line, SmtpStep.RECIPIENT, left_s(), b"RCPT", b"TO:<" + letter.to.smtp.encode() + b">")
+        await _say(line, SmtpStep.DATA, left_s(), b"DATA", good=(354,))
     except _Stop as stop:
-        return Outcome(stop.verdict, stop.is_well)
+        return TransactionResult(stop.verdict, stop.is_well)
     return await _write(line, letter, left_s())
 
 
-def _sender(line: Line, letter: Letter) -> list[bytes]:
+def _sender(line: SmtpConnection, letter: Envelope) -> list[bytes]:
     words = [b"FROM:<" + letter.sender.smtp.encode() + b">"]
     if line.smtp.supports_extension("size"):
         words.append(b"SIZE=%d" % len(letter.content))
@@ -76,7 +76,9 @@ def _sender(line: Line, letter: Letter) -> list[bytes]:
     return words
 
 
-async def _say(line: Line, step: Step, left_s: float, *words: bytes, good: tuple[int, ...] = (250, 251, 252)) -> None:
+async def _say(
+    line: SmtpConnection, step: SmtpStep, left_s: float, *words: bytes, good: tuple[int, ...] = (250, 251, 252)
+) -> None:
     """One command; _Stop where its reply is not a good one, the envelope taken back first."""
     if left_s <= 0:
         raise _Stop(Retry(None, None, f"{step.value}: no time was left"), is_well=False)
@@ -88,30 +90,30 @@ async def _say(line: Line, step: Step, left_s: float, *words: bytes, good: tuple
         raise _Stop(refused(step, code, text), is_well=code != UNAVAILABLE and await _reset(line, left_s))
 
 
-async def _reset(line: Line, left_s: float) -> bool:
+async def _reset(line: SmtpConnection, left_s: float) -> bool:
     try:
         return (await line.smtp.execute_command(b"RSET", timeout=left_s)).code == 250
     except _BROKEN:
         return False
 
 
-async def _write(line: Line, letter: Letter, left_s: float) -> Outcome:
+async def _write(line: SmtpConnection, letter: Envelope, left_s: float) -> TransactionResult:
     """The mail itself. From the first byte on, silence means that nobody knows."""
     protocol = line.smtp.protocol
     if protocol is None or left_s <= 0:
-        return Outcome(Retry(None, None, "DATA: the connection was lost"), is_well=False)
+        return TransactionResult(Retry(None, None, "DATA: the connection was lost"), is_well=False)
     try:
         protocol.write(letter.content)
     except _BROKEN as error:
-        return Outcome(Retry(None, None, f"DATA: {type(error).__name__}"), is_well=False)
+        return TransactionResult(Retry(None, None, f"DATA: {type(error).__name__}"), is_well=False)
     try:
         code, text = await protocol.read_response(timeout=left_s)
     except _BROKEN as error:
-        return Outcome(
-            Unknown(f"{Step.END.value} was written, and not answered: {type(error).__name__}"), is_well=False
+        return TransactionResult(
+            Unknown(f"{SmtpStep.END.value} was written, and not answered: {type(error).__name__}"), is_well=False
         )
-    verdict = accepted(code, text) if code == 250 else refused(Step.END, code, text)
+    verdict = accepted(code, text) if code == 250 else refused(SmtpStep.END, code, text)
     # What is no reply at all leaves the dialogue nowhere, and the mail perhaps taken.
     if not 200 <= code < 600:
-        return Outcome(Unknown("the mail was written, and the answer is no reply of SMTP"), is_well=False)
-    return Outcome(verdict, is_well=isinstance(verdict, Sent) or code != UNAVAILABLE)
+        return TransactionResult(Unknown("the mail was written, and the answer is no reply of SMTP"), is_well=False)
+    return TransactionResult(verdict, is_well=isinstance(verdict, Sent) or code != UNAVAILABLE)

@@ -17,7 +17,7 @@ from email.utils import format_datetime
 from typing import Final
 
 from gregor.core.notify.email_address import parse_mailbox
-from gregor_delivery.channels.contract import Mail
+from gregor_delivery.channels.contract import MailMessage
 
 _ID: Final = re.compile(r"<[!-;=?A-~]+@[!-;=?A-~]+>\Z")
 _URL: Final = re.compile(r"https?://[!-;=?-~]{1,900}\Z")
@@ -29,7 +29,7 @@ _LONGEST_SUBJECT: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class MailAddress:
     """Where a mail goes or comes from: as SMTP names it, and as a header shows it. `is_utf8`: needs SMTPUTF8."""
 
     smtp: str
@@ -37,7 +37,7 @@ class Address:
     is_utf8: bool
 
 
-def parse_address(text: str) -> Address:
+def parse_address(text: str) -> MailAddress:
     """`alice@example.com`, or `Alice <alice@example.com>`. ValueError where it is none, without its text."""
     if _CONTROL.search(text):
         raise ValueError("an address holds a control character")
@@ -48,10 +48,10 @@ def parse_address(text: str) -> Address:
         raise ValueError("an address is not well formed")
     if name.startswith('"') and name.endswith('"') and len(name) > 1:
         name = re.sub(r"\\(.)", r"\1", name[1:-1])
-    return Address(mailbox.smtp, f"{_name(name)} <{mailbox.smtp}>" if name else mailbox.smtp, not mailbox.is_ascii)
+    return MailAddress(mailbox.smtp, f"{_name(name)} <{mailbox.smtp}>" if name else mailbox.smtp, not mailbox.is_ascii)
 
 
-def compose(mail: Mail, sender: Address, to: Address, now_us: int) -> bytes:
+def compose(mail: MailMessage, sender: MailAddress, to: MailAddress, now_us: int) -> bytes:
     """The whole message, lines ended by CR LF, dots not yet doubled. ValueError: an id, URL or locale has no good form.
 
     `now_us`: wall clock, for Date.
@@ -80,7 +80,7 @@ def compose(mail: Mail, sender: Address, to: Address, now_us: int) -> bytes:
     return head.encode("utf-8" if to.is_utf8 or sender.is_utf8 else "ascii") + _body(mail)
 
 
-def _body(mail: Mail) -> bytes:
+def _body(mail: MailMessage) -> bytes:
     """The rest of the headers, and the parts: text first, so that who can shows the last, the HTML."""
     if mail.html is None:
         return _part("text/plain", mail.text)

@@ -19,7 +19,7 @@ import aiosmtplib
 from gregor.clock import Clock
 from gregor_delivery.channels.verdict import Misconfigured, Retry, Verdict
 
-from .responses import Step, refused
+from .responses import SmtpStep, refused
 
 CONNECT_S: Final = 10.0
 IDLE_S: Final = 30.0
@@ -64,7 +64,7 @@ def parse_relay(url: str) -> Relay:
     return Relay(parts.hostname, port or _PORT[tls], tls, user, password)  # type: ignore[arg-type]
 
 
-class NotConnected(Exception):
+class ConnectFailed(Exception):
     """No connection could be had, so that no mail was on the way; `verdict` says why."""
 
     def __init__(self, verdict: Verdict) -> None:
@@ -73,7 +73,7 @@ class NotConnected(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Line:
+class SmtpConnection:
     """One connection, past greeting, TLS and login. `mails`: how many went through it; 0 is made for this very one."""
 
     smtp: aiosmtplib.SMTP
@@ -103,12 +103,12 @@ class SmtpPool:
         self._clock = clock
         self._context = context
         self._free = asyncio.Semaphore(connections)
-        self._idle: list[Line] = []
+        self._idle: list[SmtpConnection] = []
         self._taken = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
 
-    async def take(self, timeout_s: float, *, is_fresh: bool = False) -> Line:
+    async def take(self, timeout_s: float, *, is_fresh: bool = False) -> SmtpConnection:
         """A line, for one mail; it must be given back. NotConnected where none is to be had within `timeout_s`.
 
         `is_fresh`: none that was idle, since the relay has given up one of these, so probably all.
@@ -117,7 +117,7 @@ class SmtpPool:
             async with asyncio.timeout(timeout_s):  # cancels the waiting for a line only: no dialogue
                 await self._free.acquire()
         except TimeoutError:
-            raise NotConnected(Retry(None, None, "all connections to the relay are busy")) from None
+            raise ConnectFailed(Retry(None, None, "all connections to the relay are busy")) from None
         self._taken += 1
         self._quiet.clear()
         try:
@@ -127,7 +127,7 @@ class SmtpPool:
             self._release()
             raise
 
-    def give_back(self, line: Line, *, is_well: bool) -> None:
+    def give_back(self, line: SmtpConnection, *, is_well: bool) -> None:
         """The mail is through. `is_well`: the dialogue is where it began; else the line is closed."""
         line.mails += 1
         line.idle_since = self._clock.monotonic()
@@ -152,7 +152,7 @@ class SmtpPool:
         """Lines that wait for a mail."""
         return len(self._idle)
 
-    def _kept(self) -> Line | None:
+    def _kept(self) -> SmtpConnection | None:
         """The line used last, if it is still good: the others grow old and are closed."""
         while self._idle:
             line = self._idle.pop()
@@ -174,7 +174,7 @@ class SmtpPool:
         if self._idle:
             self._sweep_later()
 
-    def _say_goodbye(self, lines: list[Line]) -> None:
+    def _say_goodbye(self, lines: list[SmtpConnection]) -> None:
         for line in lines:
             goodbye = asyncio.create_task(_leave(line), name="smtp-goodbye")
             self._goodbyes.add(goodbye)
@@ -186,7 +186,7 @@ class SmtpPool:
             self._quiet.set()
         self._free.release()
 
-    async def _dial(self, timeout_s: float) -> Line:
+    async def _dial(self, timeout_s: float) -> SmtpConnection:
         relay = self._relay
         smtp = aiosmtplib.SMTP(
             hostname=relay.host,
@@ -202,44 +202,46 @@ class SmtpPool:
         except BaseException:
             smtp.close()
             raise
-        return Line(smtp)
+        return SmtpConnection(smtp)
 
     async def _greet(self, smtp: aiosmtplib.SMTP) -> None:
         """Connect, secure, log in: step by step, so that a failure has a place."""
-        step = Step.GREETING
+        step = SmtpStep.GREETING
         try:
             await smtp.connect()
-            step = Step.HELLO
+            step = SmtpStep.HELLO
             await smtp.ehlo()
             if self._relay.tls == "starttls":
-                step = Step.TLS
+                step = SmtpStep.TLS
                 if not smtp.supports_extension("starttls"):
-                    raise NotConnected(
+                    raise ConnectFailed(
                         Misconfigured(None, "the relay offers no STARTTLS; GREGOR_SMTP_URL may say tls=")
                     )
                 await smtp.starttls()
                 await smtp.ehlo()
             if self._relay.user is not None:
-                step = Step.LOGIN
+                step = SmtpStep.LOGIN
                 await smtp.login(self._relay.user, self._relay.password or "")
         except aiosmtplib.SMTPResponseException as error:
-            raise NotConnected(refused(step, error.code, error.message)) from None
+            raise ConnectFailed(refused(step, error.code, error.message)) from None
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise NotConnected(_unreached(step, error)) from None
+            raise ConnectFailed(_unreached(step, error)) from None
 
 
-def _unreached(step: Step, error: Exception) -> Verdict:
+def _unreached(step: SmtpStep, error: Exception) -> Verdict:
     """No reply, and why: a certificate that is not trusted and a login that is not known are ours to mend."""
     causes = (error, error.__cause__, error.__context__)
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return Misconfigured(None, "the certificate of the relay is not trusted")
-    if step is Step.LOGIN and not isinstance(error, aiosmtplib.SMTPTimeoutError | aiosmtplib.SMTPServerDisconnected):
+    if step is SmtpStep.LOGIN and not isinstance(
+        error, aiosmtplib.SMTPTimeoutError | aiosmtplib.SMTPServerDisconnected
+    ):
         return Misconfigured(None, "the relay offers no way to log in")
     said = re.sub(r" on port \d+.*", "", str(error)) if not isinstance(error, OSError) else error.strerror
     return Retry(None, None, f"{step.value}: {type(error).__name__} {said or ''}".strip()[:160])
 
 
-async def _leave(line: Line) -> None:
+async def _leave(line: SmtpConnection) -> None:
     with suppress(aiosmtplib.SMTPException, OSError):
         await line.smtp.quit(timeout=2.0)
     line.smtp.close()

@@ -10,7 +10,7 @@ import re
 from enum import Enum
 from typing import Final
 
-from gregor_delivery.channels.verdict import Gone, Misconfigured, Refused, Retry, Sent, Verdict
+from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Verdict
 
 _ENHANCED: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _ADDRESS: Final = re.compile(r"\S+@\S+")
@@ -23,7 +23,7 @@ _LOGIN: Final = frozenset({530, 534, 535, 538})
 _TOO_LARGE: Final = frozenset({552, 555})
 
 
-class Step(Enum):
+class SmtpStep(Enum):
     """Where in the dialogue a reply came."""
 
     GREETING = "greeting"
@@ -36,7 +36,9 @@ class Step(Enum):
     END = "the mail"
 
 
-BEFORE_THE_ADDRESSEE: Final = frozenset({Step.GREETING, Step.HELLO, Step.TLS, Step.LOGIN, Step.SENDER})
+BEFORE_THE_ADDRESSEE: Final = frozenset(
+    {SmtpStep.GREETING, SmtpStep.HELLO, SmtpStep.TLS, SmtpStep.LOGIN, SmtpStep.SENDER}
+)
 
 
 def accepted(code: int, text: str) -> Sent:
@@ -45,21 +47,21 @@ def accepted(code: int, text: str) -> Sent:
     return Sent(str(code), found[1] if found else None)
 
 
-def refused(step: Step, code: int, text: str) -> Verdict:
+def refused(step: SmtpStep, code: int, text: str) -> Verdict:
     """The verdict on a reply that is not a good one."""
     status, detail = str(code), detail_of(step, text)
-    if code in _LOGIN and step in (Step.SENDER, Step.RECIPIENT, Step.LOGIN, Step.HELLO, Step.TLS):
+    if code in _LOGIN and step in (SmtpStep.SENDER, SmtpStep.RECIPIENT, SmtpStep.LOGIN, SmtpStep.HELLO, SmtpStep.TLS):
         return Misconfigured(status, detail)
     if 400 <= code < 500:
         return Retry(None, status, detail)
     if not 500 <= code < 600:
         return Retry(None, status, f"{step.value}: no reply that SMTP has")
-    if step is Step.SENDER and code in _TOO_LARGE:
+    if step is SmtpStep.SENDER and code in _TOO_LARGE:
         return Refused(status, detail)
     if step in BEFORE_THE_ADDRESSEE:
         return Misconfigured(status, detail)
     if enhanced(text) in _DEAD:
-        return Gone(status, detail)
+        return RecipientGone(status, detail)
     return Refused(status, detail)
 
 
@@ -69,7 +71,7 @@ def enhanced(text: str) -> str:
     return found[0] if found else ""
 
 
-def detail_of(step: Step, text: str) -> str:
+def detail_of(step: SmtpStep, text: str) -> str:
     """What was said, where: without addresses, on one line, short."""
     said = _ADDRESS.sub("…", " ".join(text.split()))
     return f"{step.value}: {said}"[:_LONGEST_DETAIL]

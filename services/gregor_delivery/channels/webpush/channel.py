@@ -15,13 +15,13 @@ from gregor.auth.vapid import VapidKey
 from gregor.clock import Clock, SystemClock
 from gregor.config.settings import WEBPUSH_SERVICES
 from gregor.net.ssrf_guard import AddressNotPublic, AllowedHosts, Destination, GuardedBackend, connect_failure
-from gregor_delivery.channels.contract import Push
-from gregor_delivery.channels.http_pool import Exchange, HttpPool
+from gregor_delivery.channels.contract import PushMessage
+from gregor_delivery.channels.http_pool import HttpExchange, HttpPool
 from gregor_delivery.channels.push_payload import webpush_payload
 from gregor_delivery.channels.tls import trusting
 from gregor_delivery.channels.verdict import (
-    Gone,
     Misconfigured,
+    RecipientGone,
     Refused,
     Retry,
     Sent,
@@ -83,7 +83,7 @@ class WebPushChannel:
         backend = GuardedBackend(self._hosts.private_destinations())
         self._pool = HttpPool(self._config.most_connections, tls, backend)
 
-    async def send(self, message: Push, deadline_s: float) -> Verdict:
+    async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
         """One push, handed over once."""
         if self._pool is None:
             raise RuntimeError("the channel is not open")
@@ -94,7 +94,7 @@ class WebPushChannel:
             body = encrypt(webpush_payload(message), target.keys)
         except (TypeError, ValueError) as error:
             return Refused(None, f"no payload can be made: {type(error).__name__}")
-        exchange = Exchange()
+        exchange = HttpExchange()
         detail = ""
         try:
             async with asyncio.timeout(deadline_s):
@@ -133,7 +133,7 @@ class WebPushChannel:
         place = self._hosts.destination_of(url)
         return _Target(place, url, subscription) if place else Refused(None, "the endpoint is of no allowed host")
 
-    def _headers(self, push: Push, target: _Target) -> list[tuple[str, str]]:
+    def _headers(self, push: PushMessage, target: _Target) -> list[tuple[str, str]]:
         if self._key is None:
             raise RuntimeError("send before open")
         return [
@@ -146,7 +146,7 @@ class WebPushChannel:
             ("Topic", topic_of(push.collapse_id)),
         ]
 
-    def _ttl_s(self, push: Push) -> int:
+    def _ttl_s(self, push: PushMessage) -> int:
         if push.expires_us is None:
             return LONGEST_TTL_S
         return max(0, min((push.expires_us - self._clock.now_us()) // 1_000_000, LONGEST_TTL_S))
@@ -162,7 +162,7 @@ class WebPushChannel:
             self._trusting.add(target.origin)
             return Sent(said)
         if status in (404, 410):
-            return Gone(said, "the subscription is gone")
+            return RecipientGone(said, "the subscription is gone")
         if status in (401, 403):
             if target.origin in self._trusting:
                 return Refused(said, "the subscription was made for another key")

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from gregor.core.errors import Problem
 from gregor.core.notify.intents import CHANNELS
-from gregor.core.notify.ledger import Delivery, intent_at, intent_of, name_of, path_of
+from gregor.core.notify.ledger import DeliveryRecord, intent_at, intent_of, name_of, path_of
 from gregor.core.times import parse_time, seconds
 from gregor.store.contract.dead_letters import Place
 from gregor_ingest.guarded_route import GuardedRoute, Working
@@ -107,7 +107,7 @@ async def purge_dead_letter(delivery: str, parts: Working) -> Response:
     return Response(status_code=204)
 
 
-def _shown(letter: Delivery) -> dict[str, Any]:
+def _shown(letter: DeliveryRecord) -> dict[str, Any]:
     at = msgspec.Raw(seconds(letter.story.last_us))
     return {"uid": letter.intent.uid, **shown(letter), "at": at}
 

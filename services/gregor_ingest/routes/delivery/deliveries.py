@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Response
 from gregor.core.errors import Problem
 from gregor.core.ids import is_name
 from gregor.core.notify.intents import CHANNELS, IntentKind
-from gregor.core.notify.ledger import Attempt, Delivery, name_of
+from gregor.core.notify.ledger import Attempt, DeliveryRecord, name_of
 from gregor.core.notify.webhook_events import addressee
 from gregor.core.times import seconds
 from gregor_ingest.guarded_route import GuardedRoute, Working
@@ -45,7 +45,7 @@ async def list_deliveries(
     return json_answer({"entries": entries}, headers={"Cache-Control": "no-store"})
 
 
-def shown(delivery: Delivery) -> dict[str, Any]:
+def shown(delivery: DeliveryRecord) -> dict[str, Any]:
     """A delivery as it goes out."""
     intent, story = delivery.intent, delivery.story
     entry = {

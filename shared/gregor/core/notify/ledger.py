@@ -155,7 +155,7 @@ def story_of(intent: Intent, reason: str | None, now_us: int) -> Story:
     return Story(intent.at_us or now_us, intent.seq, reason, event=intent.event)
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class DeliveryRecord(msgspec.Struct, frozen=True):
     """One entry, read. ``n``: how often a provider was called for it, the call under way included.
 
     ``lease_until_us``: of a claim its end; of what waits the moment before which nobody gets it; else 0.
@@ -247,7 +247,7 @@ def intent_of(name: str) -> Intent | None:
     return intent if name_of(intent) == name else None
 
 
-def as_told(intent: Intent, story: Story) -> Intent:
+def rebuild_intent(intent: Intent, story: Story) -> Intent:
     """The intent of an entry with what its story keeps of it. What happened is decided to be told anew by a replay; of
     whom to tell it stays true since when they were not there."""
     at_us = story.begun_us if intent.kind is IntentKind.EVENT else story.planned_us
@@ -259,7 +259,7 @@ class Claimed(msgspec.Struct, frozen=True):
     """A claim that was given. ``before``: the state it was in (``CLAIMED``: a worker died over it, so that what it
     sent may have arrived)."""
 
-    delivery: Delivery
+    delivery: DeliveryRecord
     before: State
 
 

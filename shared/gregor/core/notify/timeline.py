@@ -17,7 +17,7 @@ from gregor.core.messages.model import Reason
 from gregor.core.times import seconds
 
 from .intents import EMAIL, FRAME, Intent, IntentKind
-from .ledger import Attempt, Delivery, State
+from .ledger import Attempt, DeliveryRecord, State
 
 MOST_ACKNOWLEDGEMENTS: Final = 500
 """Of a user so many acknowledgements are kept with their moment, the newest."""
@@ -53,7 +53,9 @@ class Event(msgspec.Struct, frozen=True):
         return msgspec.json.encode({"at": msgspec.Raw(seconds(self.at_us)), "event": self.word, **self.members})
 
 
-def timeline(entry: HistoryEntry, told: Sequence[Delivery], shown: Iterable[Acknowledged], view: View) -> list[Event]:
+def timeline(
+    entry: HistoryEntry, told: Sequence[DeliveryRecord], shown: Iterable[Acknowledged], view: View
+) -> list[Event]:
     """What ``view`` may know of an item that it holds or held, by time; of one moment causes come before effects."""
     events = [Event(entry.created_us, "created")]
     fired = [each for each in told if each.intent.channel == FRAME]
@@ -99,7 +101,7 @@ def _left(gone: Gone) -> Event:
     return Event(gone.at_us, "dismissed", {"device": gone.device or None, "detail": gone.reason.word})
 
 
-def _of_delivery(delivery: Delivery) -> Iterator[Event]:
+def _of_delivery(delivery: DeliveryRecord) -> Iterator[Event]:
     """What became of one delivery. A withdrawal is no news until something comes of it."""
     intent, state, story = delivery.intent, delivery.state, delivery.story
     where = {"channel": intent.channel, "device": intent.device or None, "n": intent.n, "intent": intent.kind.value}
@@ -122,7 +124,7 @@ def _of_delivery(delivery: Delivery) -> Iterator[Event]:
         yield Event(story.last_us, state.word, {**where, "detail": story.why})
 
 
-def _word(delivery: Delivery, attempt: Attempt) -> str | None:
+def _word(delivery: DeliveryRecord, attempt: Attempt) -> str | None:
     """What a call to a provider was; ``None`` where another event tells of it."""
     state, story = delivery.state, delivery.story
     if any(attempt.at_us == replay.dead_us for replay in story.replays):

@@ -23,7 +23,7 @@ from .apns import FakeApns
 from .fcm import FakeFcm
 from .keys import write_key
 from .smtp import FakeSmtp
-from .tls import Authority
+from .tls import CertificateAuthority
 from .webpush import FakeWebPush
 
 LOOK_EVERY_S = 0.1
@@ -44,7 +44,7 @@ class Fakes:
     @classmethod
     async def start(cls, directory: Path) -> "Fakes":
         """Start all four; their keys are in `directory`, which must exist."""
-        authority = Authority(directory)
+        authority = CertificateAuthority(directory)
         apns = FakeApns(authority, keys={KEY_ID: write_key(directory / "apns.p8")}, team_id=TEAM_ID)
         fakes = cls(directory, apns, FakeFcm(), FakeWebPush(authority), FakeSmtp())
         write_key(directory / "vapid.pem")

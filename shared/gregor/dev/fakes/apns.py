@@ -15,9 +15,9 @@ import jwt
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from .apns_acts import Act
+from .apns_actions import ApnsAction
 from .apns_connection import FakeApnsConnection
-from .tls import Authority
+from .tls import CertificateAuthority
 
 ANY_TOKEN = "*"  # noqa: S105 - the script for every device token that has none of its own
 NOBODYS_TOKEN = "0" * 64
@@ -29,7 +29,7 @@ PUSH_TYPES = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedApnsPush:
     """One request as it came, and whether the device got it."""
 
     token: str
@@ -37,7 +37,7 @@ class Received:
     payload: Any
     connection: int
     is_delivered: bool
-    act: Act
+    act: ApnsAction
 
     @property
     def collapse_id(self) -> str | None:
@@ -53,7 +53,7 @@ class FakeApns:
     SETTINGS.
     """
 
-    authority: Authority
+    authority: CertificateAuthority
     keys: dict[str, ec.EllipticCurvePublicKey] = field(default_factory=dict)
     team_id: str | None = None
     topics: frozenset[str] | None = None
@@ -61,13 +61,13 @@ class FakeApns:
     window_bytes: int = 65_535
     clock_ahead_s: float = 0.0
     keeps_payloads: bool = True
-    received: list[Received] = field(default_factory=list)
+    received: list[ReceivedApnsPush] = field(default_factory=list)
     connections: int = 0
     provider_tokens: set[str] = field(default_factory=set)
-    _scripts: dict[str, deque[Act]] = field(default_factory=lambda: defaultdict(deque))
+    _scripts: dict[str, deque[ApnsAction]] = field(default_factory=lambda: defaultdict(deque))
     _open: set[FakeApnsConnection] = field(default_factory=set)
     _server: asyncio.Server | None = None
-    _verified: dict[str, Act | None] = field(default_factory=dict)
+    _verified: dict[str, ApnsAction | None] = field(default_factory=dict)
 
     async def start(self, port: int = 0) -> None:
         """Listen on loopback; `port` 0 takes a free one."""
@@ -91,11 +91,11 @@ class FakeApns:
         assert self._server is not None  # noqa: S101 - a misuse of the fake, not of the product
         return f"https://localhost:{self._server.sockets[0].getsockname()[1]}"
 
-    def script(self, token: str, *acts: Act) -> None:
+    def script(self, token: str, *acts: ApnsAction) -> None:
         """What the next requests for `token` get, one after the other; `ANY_TOKEN`: those that have no script."""
         self._scripts[token].extend(acts)
 
-    def delivered(self) -> list[Received]:
+    def delivered(self) -> list[ReceivedApnsPush]:
         """What reached a device, in order."""
         return [each for each in self.received if each.is_delivered]
 
@@ -124,18 +124,18 @@ class FakeApns:
         """A connection went."""
         self._open.discard(connection)
 
-    def judge(self, headers: dict[str, str], body: bytes, connection: FakeApnsConnection) -> Act:
+    def judge(self, headers: dict[str, str], body: bytes, connection: FakeApnsConnection) -> ApnsAction:
         """What to do with a request: what Apple's rules say, else what the script says; and remember it."""
         token = headers.get(":path", "").removeprefix("/3/device/")
         act = self._judge_token(headers, connection) or self._judge_request(headers, body)
         if act is None:
             script = self._scripts.get(token) or self._scripts.get(ANY_TOKEN)
-            act = script.popleft() if script else Act()
+            act = script.popleft() if script else ApnsAction()
         payload = msgspec.json.decode(body) if self.keeps_payloads and body else None
-        self.received.append(Received(token, headers, payload, connection.number, act.is_delivered, act))
+        self.received.append(ReceivedApnsPush(token, headers, payload, connection.number, act.is_delivered, act))
         return act
 
-    def _judge_request(self, headers: dict[str, str], body: bytes) -> Act | None:
+    def _judge_request(self, headers: dict[str, str], body: bytes) -> ApnsAction | None:
         priority, push_type = headers.get("apns-priority", "10"), headers.get("apns-push-type", "alert")
         topic = headers.get("apns-topic")
         faults = (
@@ -153,14 +153,14 @@ class FakeApns:
             (push_type == "background" and priority == "10", 400, "BadPriority"),
             (not headers.get("apns-expiration", "0").isdigit(), 400, "BadExpirationDate"),
         )
-        return next((Act(status, reason) for is_wrong, status, reason in faults if is_wrong), None)
+        return next((ApnsAction(status, reason) for is_wrong, status, reason in faults if is_wrong), None)
 
-    def _judge_token(self, headers: dict[str, str], connection: FakeApnsConnection) -> Act | None:
+    def _judge_token(self, headers: dict[str, str], connection: FakeApnsConnection) -> ApnsAction | None:
         if connection.has_client_certificate or not self.keys:
             return None
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            return Act(403, "MissingProviderToken")
+            return ApnsAction(403, "MissingProviderToken")
         self.provider_tokens.add(token)
         now_s = time.time() + self.clock_ahead_s
         if token not in self._verified:
@@ -170,17 +170,17 @@ class FakeApns:
             return trouble
         issued_s = jwt.decode(token, options={"verify_signature": False})["iat"]
         if issued_s < now_s - TOKEN_AGE_S:
-            return Act(403, "ExpiredProviderToken")
+            return ApnsAction(403, "ExpiredProviderToken")
         if issued_s > now_s + 60:
-            return Act(403, "InvalidProviderToken")
+            return ApnsAction(403, "InvalidProviderToken")
         return connection.judge_renewal(token, now_s)
 
-    def _verify(self, token: str) -> Act | None:
+    def _verify(self, token: str) -> ApnsAction | None:
         try:
             key = self.keys[jwt.get_unverified_header(token)["kid"]]
             claims = jwt.decode(
                 token, key, algorithms=["ES256"], options={"verify_iat": False, "require": ["iat", "iss"]}
             )
         except (jwt.InvalidTokenError, KeyError):
-            return Act(403, "InvalidProviderToken")
-        return None if self.team_id in (None, claims["iss"]) else Act(403, "InvalidProviderToken")
+            return ApnsAction(403, "InvalidProviderToken")
+        return None if self.team_id in (None, claims["iss"]) else ApnsAction(403, "InvalidProviderToken")

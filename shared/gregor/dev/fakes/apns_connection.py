@@ -12,7 +12,7 @@ from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset
 from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 
-from .apns_acts import TOKEN_RENEWAL_S, Act
+from .apns_actions import TOKEN_RENEWAL_S, ApnsAction
 
 if TYPE_CHECKING:
     from .apns import FakeApns
@@ -91,12 +91,12 @@ class FakeApnsConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.pause_reading()
 
-    def judge_renewal(self, token: str, now_s: float) -> Act | None:
+    def judge_renewal(self, token: str, now_s: float) -> ApnsAction | None:
         """Apple takes a new provider token on a connection once in 20 minutes."""
         if token == self._token:
             return None
         if self._token is not None and now_s - self._token_since_s < TOKEN_RENEWAL_S:
-            return Act(429, "TooManyProviderTokenUpdates")
+            return ApnsAction(429, "TooManyProviderTokenUpdates")
         self._token, self._token_since_s = token, now_s
         return None
 
@@ -124,12 +124,12 @@ class FakeApnsConnection(asyncio.Protocol):
         elif not act.is_silent and act.goaway != "refused":
             self._answer(stream_id, headers, act)
 
-    def _answer_later(self, stream_id: int, headers: dict[str, str], act: Act) -> None:
+    def _answer_later(self, stream_id: int, headers: dict[str, str], act: ApnsAction) -> None:
         if self._transport is not None:
             self._answer(stream_id, headers, act)
             self._flush()
 
-    def _answer(self, stream_id: int, headers: dict[str, str], act: Act) -> None:
+    def _answer(self, stream_id: int, headers: dict[str, str], act: ApnsAction) -> None:
         try:
             if act.reset is not None:
                 self._h2.reset_stream(stream_id, ErrorCodes(act.reset))
@@ -138,7 +138,7 @@ class FakeApnsConnection(asyncio.Protocol):
         except (StreamClosedError, ProtocolError):
             return  # the client has given it up
 
-    def _send(self, stream_id: int, headers: dict[str, str], act: Act) -> None:
+    def _send(self, stream_id: int, headers: dict[str, str], act: ApnsAction) -> None:
         answer = [(":status", str(act.status)), ("apns-id", headers.get("apns-id", ""))]
         if act.retry_after is not None:
             answer.append(("retry-after", act.retry_after))
@@ -164,7 +164,7 @@ class FakeApnsConnection(asyncio.Protocol):
             self._transport.write(data)
 
 
-def _body_of(act: Act) -> bytes:
+def _body_of(act: ApnsAction) -> bytes:
     body: dict[str, object] = {"reason": act.reason} if act.reason is not None else {}
     if act.timestamp_ms is not None:
         body["timestamp"] = act.timestamp_ms

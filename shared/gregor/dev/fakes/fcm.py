@@ -20,7 +20,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from .http1 import Answer, Fault, Http1Server, Request
+from .http1 import FakeRequest, FakeResponse, Http1Server, ServerFault
 
 PROJECT: Final = "gregor-fake"
 EMAIL: Final = "gregor@gregor-fake.iam.gserviceaccount.com"
@@ -36,25 +36,25 @@ _RESERVED: Final = ("google", "gcm.")
 
 def error(
     status: int, name: str, code: str | None = None, headers: dict[str, str] | None = None, **reason: Any
-) -> Answer:
+) -> FakeResponse:
     """An error as Google words it: HTTP status, its canonical name, FCM's `errorCode` where there is one."""
     details: list[dict[str, Any]] = [{"@type": FCM_ERROR, "errorCode": code}] if code else []
     details += [{"@type": ERROR_INFO, **reason}] if reason else []
     document = {"error": {"code": status, "message": f"{name} (fake)", "status": name, "details": details}}
-    return Answer(status, json.dumps(document).encode(), {**JSON, **(headers or {})})
+    return FakeResponse(status, json.dumps(document).encode(), {**JSON, **(headers or {})})
 
 
-def unregistered() -> Answer:
+def unregistered() -> FakeResponse:
     """The token is dead."""
     return error(404, "NOT_FOUND", "UNREGISTERED")
 
 
-def quota_exceeded(retry_after: str | None = None) -> Answer:
+def quota_exceeded(retry_after: str | None = None) -> FakeResponse:
     """Too many messages; `retry_after` as the header has it: seconds or a date."""
     return error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", {"retry-after": retry_after} if retry_after else None)
 
 
-def unavailable(retry_after: str | None = None) -> Answer:
+def unavailable(retry_after: str | None = None) -> FakeResponse:
     """Overloaded."""
     return error(503, "UNAVAILABLE", "UNAVAILABLE", {"retry-after": retry_after} if retry_after else None)
 
@@ -63,11 +63,11 @@ def unavailable(retry_after: str | None = None) -> Answer:
 class FakeFcm:
     """`script`: asked for each well-formed message; None accepts it. `answers`: given first, one a message."""
 
-    script: Callable[[dict[str, Any]], Answer | Fault | None] = lambda _message: None
-    token_script: Callable[[], Answer | Fault | None] = lambda: None
+    script: Callable[[dict[str, Any]], FakeResponse | ServerFault | None] = lambda _message: None
+    token_script: Callable[[], FakeResponse | ServerFault | None] = lambda: None
     per_minute: int | None = None
     token_lifetime_s: int = 3_599
-    answers: deque[Answer | Fault] = field(default_factory=deque)
+    answers: deque[FakeResponse | ServerFault] = field(default_factory=deque)
     requests: list[dict[str, Any]] = field(default_factory=list)
     accepted: list[dict[str, Any]] = field(default_factory=list)
     token_fetches: int = 0
@@ -131,14 +131,14 @@ class FakeFcm:
             if "notification" in message
         }
 
-    def _handle(self, request: Request) -> Answer | Fault:
+    def _handle(self, request: FakeRequest) -> FakeResponse | ServerFault:
         if request.method == "POST" and request.target == "/token":
             return self._give_token(request)
         if request.method == "POST" and request.target.endswith("/messages:send"):
             return self._take_message(request)
-        return Answer(404, b"<html>Not Found</html>", {"content-type": "text/html"})
+        return FakeResponse(404, b"<html>Not Found</html>", {"content-type": "text/html"})
 
-    def _give_token(self, request: Request) -> Answer | Fault:
+    def _give_token(self, request: FakeRequest) -> FakeResponse | ServerFault:
         self.token_fetches += 1
         scripted = self.token_script()
         if scripted is not None:
@@ -148,15 +148,15 @@ class FakeFcm:
             claims = jwt.decode(assertion, self._key.public_key(), ["RS256"], audience=AUDIENCE)  # type: ignore[union-attr]
         except jwt.InvalidTokenError as refusal:
             document = {"error": "invalid_grant", "error_description": f"Invalid JWT: {refusal}"}
-            return Answer(400, json.dumps(document).encode(), JSON)
+            return FakeResponse(400, json.dumps(document).encode(), JSON)
         if claims.get("scope") != SCOPE or claims["exp"] - claims["iat"] > 3_600:
-            return Answer(400, b'{"error":"invalid_scope"}', JSON)
+            return FakeResponse(400, b'{"error":"invalid_scope"}', JSON)
         token = f"ya29.fake-{self.token_fetches}"
         self._good.add(token)
         grant = {"access_token": token, "expires_in": self.token_lifetime_s, "token_type": "Bearer"}
-        return Answer(200, json.dumps(grant).encode(), JSON)
+        return FakeResponse(200, json.dumps(grant).encode(), JSON)
 
-    def _take_message(self, request: Request) -> Answer | Fault:
+    def _take_message(self, request: FakeRequest) -> FakeResponse | ServerFault:
         self.count += 1
         if request.headers.get("authorization", "").removeprefix("Bearer ") not in self._good:
             return error(401, "UNAUTHENTICATED", reason="ACCESS_TOKEN_EXPIRED")
@@ -176,9 +176,9 @@ class FakeFcm:
         if self.keeps and not document.get("validate_only"):
             self.accepted.append(message)
         name = f"projects/{PROJECT}/messages/0:{self.count}"
-        return Answer(200, b'{"name":"%s"}' % name.encode(), JSON)
+        return FakeResponse(200, b'{"name":"%s"}' % name.encode(), JSON)
 
-    def _scripted(self, message: dict[str, Any]) -> Answer | Fault | None:
+    def _scripted(self, message: dict[str, Any]) -> FakeResponse | ServerFault | None:
         minute = int(time.monotonic() // 60)
         used = self._minute[1] + 1 if self._minute[0] == minute else 1
         self._minute = (minute, used)

@@ -15,7 +15,7 @@ REASONS: Final = {200: "OK", 201: "Created", 204: "No Content", 302: "Found", 40
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class FakeRequest:
     """A request as it came. `headers`: names in small letters. `target`: path and query."""
 
     method: str
@@ -25,7 +25,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class FakeResponse:
     """What to answer, `delay_s` later."""
 
     status: int = 200
@@ -40,7 +40,7 @@ class Answer:
         return f"HTTP/1.1 {self.status} {REASONS.get(self.status, 'Status')}\r\n{lines}\r\n".encode() + self.body
 
 
-class Fault(Enum):
+class ServerFault(Enum):
     """What a server may do in place of an answer."""
 
     HANG = "the request is read, and nothing is ever said"
@@ -48,7 +48,7 @@ class Fault(Enum):
     HALF = "the connection is closed within an answer"
 
 
-Handler = Callable[[Request], Answer | Fault]
+Handler = Callable[[FakeRequest], FakeResponse | ServerFault]
 
 
 class Http1Server:
@@ -136,17 +136,17 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         method = self._parser.get_method().decode()
-        request = Request(method, self._target.decode("latin-1"), self._headers, bytes(self._body))
+        request = FakeRequest(method, self._target.decode("latin-1"), self._headers, bytes(self._body))
         self._target, self._headers, self._body = b"", {}, bytearray()
         answer = self._server._handler(request)
-        if isinstance(answer, Answer) and answer.delay_s:
+        if isinstance(answer, FakeResponse) and answer.delay_s:
             asyncio.get_running_loop().call_later(answer.delay_s, self._write, answer.as_bytes())
-        elif isinstance(answer, Answer):
+        elif isinstance(answer, FakeResponse):
             self._write(answer.as_bytes())
-        elif answer is Fault.HALF:
+        elif answer is ServerFault.HALF:
             self._write(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{")
             self._leave()
-        elif answer is Fault.DROP:
+        elif answer is ServerFault.DROP:
             self._leave()
 
     def _write(self, data: bytes) -> None:

@@ -1,7 +1,7 @@
 """A fake relay: speaks SMTP as relays do (EHLO, STARTTLS, AUTH, pipelined or not), and fails where it is told.
 
-A `Rule` stands for one step of the dialogue, for all addresses or those that contain a word, for some times or always:
-with a reply in place of the good one, or with silence, or with the connection cut.
+A `RelayRule` applies to one step of the dialogue, for all addresses or for those that contain a word, a number of times
+or always: it replaces the success reply with another reply, with silence, or with a closed connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 SIZE: Final = 10_485_760
 
 
-class Trouble(Enum):
+class RelayFault(Enum):
     """What a relay may do in place of a reply."""
 
     HANG = "nothing is said"
@@ -25,14 +25,14 @@ class Trouble(Enum):
 
 
 @dataclass(slots=True)
-class Rule:
+class RelayRule:
     """`step`: CONNECT EHLO STARTTLS AUTH MAIL RCPT DATA END RSET. `said`: a reply, or trouble. `times`: None is always.
 
     `match`: a part of the command's words (an address), "" is any.
     """
 
     step: str
-    said: str | Trouble
+    said: str | RelayFault
     times: int | None = None
     match: str = ""
 
@@ -46,7 +46,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedMail:
     """A mail that the relay took: its envelope, and its content with single dots."""
 
     sender: str
@@ -63,9 +63,9 @@ class FakeSmtp:
     user: str | None = None
     password: str = ""
     keeps: bool = True
-    rules: list[Rule] = field(default_factory=list)
-    mails: list[Received] = field(default_factory=list)
-    unanswered: list[Received] = field(default_factory=list)
+    rules: list[RelayRule] = field(default_factory=list)
+    mails: list[ReceivedMail] = field(default_factory=list)
+    unanswered: list[ReceivedMail] = field(default_factory=list)
     """Mails that came whole, and whose sender never heard of it: a relay may have them in its queue."""
     commands: Counter[str] = field(default_factory=Counter)
     connections: int = 0
@@ -114,7 +114,7 @@ class FakeSmtp:
         for writer in list(self._open):
             writer.transport.abort() if self.tls else writer.close()
 
-    def ruled(self, step: str, words: str = "") -> str | Trouble | None:
+    def ruled(self, step: str, words: str = "") -> str | RelayFault | None:
         """What the first rule for this command says; None without one."""
         self.commands[step] += 1
         return next((rule.said for rule in self.rules if rule.applies(step, words)), None)
@@ -169,10 +169,10 @@ class _Dialogue:
         """Say what a rule says, else the good reply; whether it was the good one."""
         return await self._say(self._relay.ruled(step, words), good)
 
-    async def _say(self, said: str | Trouble | None, good: str) -> bool:
-        if said is Trouble.HANG:
+    async def _say(self, said: str | RelayFault | None, good: str) -> bool:
+        if said is RelayFault.HANG:
             await asyncio.Event().wait()
-        if said is Trouble.DROP:
+        if said is RelayFault.DROP:
             raise _Cut
         self._writer.write(f"{said or good}\r\n".encode())
         if isinstance(said, str) and said.startswith("421"):
@@ -235,10 +235,10 @@ class _Dialogue:
         while (line := await self._reader.readuntil(b"\r\n")) != b".\r\n":
             content += line[1:] if line.startswith(b".") else line
         self._relay.count += 1
-        received = Received(self._sender, tuple(self._recipients), bytes(content))
+        received = ReceivedMail(self._sender, tuple(self._recipients), bytes(content))
         good = f"250 2.0.0 Ok: queued as FAKE{self._relay.count}"
         said = self._relay.ruled("END", self._recipients[0])
-        if isinstance(said, Trouble) and self._relay.keeps:
+        if isinstance(said, RelayFault) and self._relay.keeps:
             self._relay.unanswered.append(received)
         if await self._say(said, good) and self._relay.keeps:
             self._relay.mails.append(received)

@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 _VALID = timedelta(days=30)
 
 
-class Authority:
+class CertificateAuthority:
     """Makes certificates in a directory: `ca.pem` is the file that others trust."""
 
     def __init__(self, directory: Path) -> None:

@@ -12,18 +12,18 @@ import msgspec
 
 from gregor.core.notify.webhook_signature import is_signed
 
-from .http1 import Answer, Fault, Http1Server, Request
+from .http1 import FakeRequest, FakeResponse, Http1Server, ServerFault
 
 
 @dataclass(slots=True)
-class FakeReceiver:
+class FakeWebhookReceiver:
     """`answers`: given first, one a call, in place of 204. `now_us`: its clock."""
 
     secret: str
     now_us: Callable[[], int]
     tls: ssl.SSLContext | None = None
-    answers: deque[Answer | Fault] = field(default_factory=deque)
-    calls: list[Request] = field(default_factory=list)
+    answers: deque[FakeResponse | ServerFault] = field(default_factory=deque)
+    calls: list[FakeRequest] = field(default_factory=list)
     events: dict[str, Any] = field(default_factory=dict)
     _server: Http1Server | None = None
 
@@ -48,11 +48,11 @@ class FakeReceiver:
         """What a webhook is registered with."""
         return f"{self.server.url}/hook"
 
-    def _handle(self, request: Request) -> Answer | Fault:
+    def _handle(self, request: FakeRequest) -> FakeResponse | ServerFault:
         self.calls.append(request)
         if not is_signed(self.secret, request.headers, request.body, self.now_us()):
-            return Answer(401)
+            return FakeResponse(401)
         if self.answers:
             return self.answers.popleft()
         self.events.setdefault(request.headers["webhook-id"], msgspec.json.decode(request.body))
-        return Answer(204)
+        return FakeResponse(204)

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gregor.auth.vapid import base64url, from_base64url
 
-from .http1 import Answer, Fault, Http1Server, Request
-from .tls import Authority
+from .http1 import FakeRequest, FakeResponse, Http1Server, ServerFault
+from .tls import CertificateAuthority
 
 MOST_BODY_BYTES = 4_096
 LONGEST_CLAIM_S = 24 * 3_600
@@ -30,7 +30,7 @@ _VAPID = re.compile(r"vapid t=([\w.-]+), ?k=([\w-]+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Browser:
+class FakeBrowser:
     """A subscription with its secrets, as only the browser has them."""
 
     name: str
@@ -77,11 +77,11 @@ class ReceivedPush:
 class FakeWebPush:
     """The service. `received`: what browsers got, in order; `requests`: whatever came, with its status or fault."""
 
-    authority: Authority
+    authority: CertificateAuthority
     received: list[ReceivedPush] = field(default_factory=list)
-    requests: list[tuple[Request, Answer | Fault]] = field(default_factory=list)
-    _browsers: dict[str, Browser] = field(default_factory=dict)
-    _scripts: dict[str, deque[Answer | Fault]] = field(default_factory=lambda: defaultdict(deque))
+    requests: list[tuple[FakeRequest, FakeResponse | ServerFault]] = field(default_factory=list)
+    _browsers: dict[str, FakeBrowser] = field(default_factory=dict)
+    _scripts: dict[str, deque[FakeResponse | ServerFault]] = field(default_factory=lambda: defaultdict(deque))
     _server: Http1Server | None = None
 
     async def start(self, port: int = 0) -> None:
@@ -108,7 +108,7 @@ class FakeWebPush:
 
     def subscribe(self, name: str, application_key: str) -> dict[str, Any]:
         """A new subscription of a browser, as `PushSubscription.toJSON()` gives it."""
-        browser = Browser(name, ec.generate_private_key(ec.SECP256R1()), os.urandom(16), application_key)
+        browser = FakeBrowser(name, ec.generate_private_key(ec.SECP256R1()), os.urandom(16), application_key)
         self._browsers[name] = browser
         keys = {"p256dh": base64url(browser.public), "auth": base64url(browser.secret)}
         return {"endpoint": f"https://{self.host}/push/{name}", "keys": keys}
@@ -117,7 +117,7 @@ class FakeWebPush:
         """The browser has forgotten its subscription: 410 from now on."""
         del self._browsers[name]
 
-    def script(self, name: str, *answers: Answer | Fault) -> None:
+    def script(self, name: str, *answers: FakeResponse | ServerFault) -> None:
         """What the next requests to this browser get, one after the other, once they are found right."""
         self._scripts[name].extend(answers)
 
@@ -125,36 +125,38 @@ class FakeWebPush:
         """What the browser shows: of each topic the last message."""
         return {each.topic or "": each.message for each in self.received if each.browser == name}
 
-    def _handle(self, request: Request) -> Answer | Fault:
+    def _handle(self, request: FakeRequest) -> FakeResponse | ServerFault:
         answer = self._judge(request)
         self.requests.append((request, answer))
         return answer
 
-    def _judge(self, request: Request) -> Answer | Fault:
+    def _judge(self, request: FakeRequest) -> FakeResponse | ServerFault:
         browser = self._browsers.get(request.target.removeprefix("/push/"))
         if browser is None:
-            return Answer(410)
+            return FakeResponse(410)
         if request.method != "POST" or request.headers.get("content-encoding") != "aes128gcm":
-            return Answer(400, b"not a message")
+            return FakeResponse(400, b"not a message")
         if not request.headers.get("ttl", "").isdigit():
-            return Answer(400, b"TTL is missing")
+            return FakeResponse(400, b"TTL is missing")
         if not re.fullmatch(r"[\w-]{0,32}", request.headers.get("topic", ""), re.ASCII):
-            return Answer(400, b"not a Topic")
+            return FakeResponse(400, b"not a Topic")
         if len(request.body) > MOST_BODY_BYTES:
-            return Answer(413)
+            return FakeResponse(413)
         if not self._is_vapid_right(request.headers.get("authorization", ""), browser):
-            return Answer(403, b"VAPID")
+            return FakeResponse(403, b"VAPID")
         script = self._scripts[browser.name]
-        answer = script.popleft() if script else Answer(201)
-        if answer in (Fault.HANG, Fault.DROP, Fault.HALF) or (isinstance(answer, Answer) and answer.status < 300):
+        answer = script.popleft() if script else FakeResponse(201)
+        if answer in (ServerFault.HANG, ServerFault.DROP, ServerFault.HALF) or (
+            isinstance(answer, FakeResponse) and answer.status < 300
+        ):
             try:
                 message = msgspec.json.decode(browser.decrypt(request.body))
             except (InvalidTag, ValueError, msgspec.DecodeError):
-                return Answer(400, b"cannot be decrypted")
+                return FakeResponse(400, b"cannot be decrypted")
             self.received.append(ReceivedPush(browser.name, dict(request.headers), message))
         return answer
 
-    def _is_vapid_right(self, authorization: str, browser: Browser) -> bool:
+    def _is_vapid_right(self, authorization: str, browser: FakeBrowser) -> bool:
         match = _VAPID.fullmatch(authorization)
         if match is None or match[2] != browser.application_key:
             return False

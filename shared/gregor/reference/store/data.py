@@ -12,7 +12,7 @@ from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import OPEN_US
 from gregor.core.notify.contact import NO_CONTACT, NO_PREFERENCES, Contact, Preferences
-from gregor.core.notify.ledger import Delivery
+from gregor.core.notify.ledger import DeliveryRecord
 from gregor.core.notify.timeline import Acknowledged
 from gregor.reference.model import User
 from gregor.store.contract.store import Registration, Session
@@ -60,7 +60,7 @@ class Owner:
     agenda: dict[str, int] = field(default_factory=dict)
     contact: Contact = NO_CONTACT
     preferences: Preferences = NO_PREFERENCES
-    deliveries: dict[DeliveryKey, Delivery] = field(default_factory=dict)
+    deliveries: dict[DeliveryKey, DeliveryRecord] = field(default_factory=dict)
     delivered: dict[str, int] = field(default_factory=dict)
     places: dict[str, tuple[int, DeliveryKey]] = field(default_factory=dict)
     woken: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import Delivery, State, as_told, intent_at, path_of
+from gregor.core.notify.ledger import DeliveryRecord, State, intent_at, path_of, rebuild_intent
 from gregor.reference.agenda import OVERDUE
 from gregor.store.contract.dead_letters import DeadPage, Place
 
@@ -31,7 +31,9 @@ class MemoryDeadLetters:
             return False
         dead, owner = self._kept(path_of(intent)), shelf.owner(intent.uid)
         story = dead.story.replayed(now_us)
-        owner.deliveries[intent.key] = Delivery(as_told(dead.intent, story), State.PLANNED, dead.n, 0, story)
+        owner.deliveries[intent.key] = DeliveryRecord(
+            rebuild_intent(dead.intent, story), State.PLANNED, dead.n, 0, story
+        )
         owner.delivered[intent.item] = now_us
         owner.agenda[OVERDUE + intent.item] = now_us
         shelf.note(intent.uid, [now_us])
@@ -49,7 +51,7 @@ class MemoryDeadLetters:
             del dead[path]
         return len(purged)
 
-    def _kept(self, path: str) -> Delivery:
+    def _kept(self, path: str) -> DeliveryRecord:
         intent = intent_at(path)
         return self._shelf.owner(intent.uid).deliveries[intent.key]
 

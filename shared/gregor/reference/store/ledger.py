@@ -12,7 +12,7 @@ from gregor.core.notify.ledger import (
     OVERDUE_US,
     WAKING_US,
     Claimed,
-    Delivery,
+    DeliveryRecord,
     NotClaimed,
     NotYet,
     State,
@@ -47,7 +47,9 @@ class MemoryLedger:
             if state is State.PLANNED:
                 look_us = shelf.owner(intent.uid).agenda.setdefault(OVERDUE + intent.item, now_us + OVERDUE_US)
                 shelf.note(intent.uid, [look_us])
-            self._entries(intent.uid)[intent.key] = Delivery(intent, state, 0, 0, story_of(intent, reason, now_us))
+            self._entries(intent.uid)[intent.key] = DeliveryRecord(
+                intent, state, 0, 0, story_of(intent, reason, now_us)
+            )
             shelf.owner(intent.uid).delivered[intent.item] = now_us
         return fresh
 
@@ -72,7 +74,7 @@ class MemoryLedger:
         taken = entries[intent.key] = msgspec.structs.replace(entry, **changes)
         return Claimed(taken, entry.state)
 
-    async def note(self, delivery: Delivery) -> bool:
+    async def note(self, delivery: DeliveryRecord) -> bool:
         """As ``Ledger`` says."""
         entries, key = self._entries(delivery.intent.uid), delivery.intent.key
         entry = entries.get(key)
@@ -81,7 +83,9 @@ class MemoryLedger:
         entries[key] = msgspec.structs.replace(entry, story=delivery.story)
         return True
 
-    async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
+    async def settle(
+        self, delivery: DeliveryRecord, place: str, state: State, story: Story, *, counts: bool = True
+    ) -> bool:
         """As ``Ledger`` says."""
         key, uid = delivery.intent.key, delivery.intent.uid
         entries, places = self._entries(uid), self._shelf.owner(uid).places
@@ -89,7 +93,7 @@ class MemoryLedger:
         if entry is None or entry.state is not State.CLAIMED or entry.n != delivery.n:
             return False
         n = entry.n if counts else entry.n - 1
-        entries[key] = Delivery(replace(entry.intent, event=story.event), state, n, story.next_us or 0, story)
+        entries[key] = DeliveryRecord(replace(entry.intent, event=story.event), state, n, story.next_us or 0, story)
         if self.is_watched and is_told_of(delivery.intent, state):
             entry_name = f"f{delivery.intent.item}\0{key_of(delivery.intent)}"
             self._shelf.owner(uid).agenda[entry_name] = story.last_us
@@ -108,7 +112,7 @@ class MemoryLedger:
         entry = entries.get(intent.key)
         if entry is None or entry.state not in sources:
             return False
-        entries[intent.key] = Delivery(entry.intent, state, entry.n, 0, story or entry.story)
+        entries[intent.key] = DeliveryRecord(entry.intent, state, entry.n, 0, story or entry.story)
         return True
 
     async def hasten(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
@@ -132,17 +136,17 @@ class MemoryLedger:
         waiting.sort(key=lambda each: (each.at_us, each.item, each.n))
         return Withdrawals(tuple(waiting), self._shelf.owner(uid).woken.get((device, channel), ()))
 
-    async def of_item(self, uid: str, item: str) -> list[Delivery]:
+    async def of_item(self, uid: str, item: str) -> list[DeliveryRecord]:
         """As ``Ledger`` says."""
         return self._sorted(entry for entry in self._entries(uid).values() if entry.intent.item == item)
 
-    async def of_user(self, uid: str, limit: int) -> list[Delivery]:
+    async def of_user(self, uid: str, limit: int) -> list[DeliveryRecord]:
         """As ``Ledger`` says."""
         newest = self._shelf.owner(uid).delivered
         items = sorted(newest, key=lambda item: (newest[item], item), reverse=True)[:limit]
         return [entry for item in items for entry in await self.of_item(uid, item)]
 
-    def _entries(self, uid: str) -> dict[DeliveryKey, Delivery]:
+    def _entries(self, uid: str) -> dict[DeliveryKey, DeliveryRecord]:
         return self._shelf.owner(uid).deliveries
 
     def _withdrawn(self, intent: Intent, woken_us: int | None) -> None:
@@ -160,5 +164,5 @@ class MemoryLedger:
             woken[where[1:]] = (woken_us, *recent)
 
     @staticmethod
-    def _sorted(entries: Iterable[Delivery]) -> list[Delivery]:
+    def _sorted(entries: Iterable[DeliveryRecord]) -> list[DeliveryRecord]:
         return sorted(entries, key=lambda entry: (entry.story.planned_us, entry.intent.key[2:]))

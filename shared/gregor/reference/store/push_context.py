@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from gregor.core.items.sync import View, cursor_for
-from gregor.store.contract.push_context import Scene
+from gregor.store.contract.push_context import PushContext
 
 from .contacts import MemoryContacts
 from .devices import MemoryDevices
@@ -13,8 +13,8 @@ from .ledger import MemoryLedger
 from .users import MemoryUsers
 
 
-class MemoryScenes:
-    """``scenes.Scenes`` over what the others hold; nothing else has its turn between two of these reads."""
+class MemoryPushContexts:
+    """``scenes.PushContexts`` over what the others hold; nothing else has its turn between two of these reads."""
 
     def __init__(
         self, users: MemoryUsers, devices: MemoryDevices, contacts: MemoryContacts, ledger: MemoryLedger
@@ -24,13 +24,13 @@ class MemoryScenes:
         self._contacts = contacts
         self._ledger = ledger
 
-    async def scene(self, uid: str, device: str, channel: str, item: str, now_us: int) -> Scene | None:
-        """As ``Scenes`` says."""
+    async def read(self, uid: str, device: str, channel: str, item: str, now_us: int) -> PushContext | None:
+        """As ``PushContexts`` says."""
         known = await self._devices.device(uid, device, now_us)
         if known is None:
             return None
         copy = await self._users.state(uid, View(device), now_us)
-        return Scene(
+        return PushContext(
             *known,
             await self._devices.acknowledged(uid),
             await self._contacts.contact(uid),

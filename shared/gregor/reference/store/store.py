@@ -12,7 +12,7 @@ from .data import Publisher, Shelf
 from .dead_letters import MemoryDeadLetters
 from .devices import MemoryDevices
 from .ledger import MemoryLedger
-from .push_context import MemoryScenes
+from .push_context import MemoryPushContexts
 from .suppressions import MemorySuppressions
 from .users import MemoryUsers
 from .webhooks import MemoryWebhooks
@@ -36,7 +36,7 @@ class MemoryStore:
         self._ledger = MemoryLedger(self._shelf)
         self._dead_letters = MemoryDeadLetters(self._shelf)
         self._suppressions = MemorySuppressions()
-        self._scenes = MemoryScenes(self._users, self._devices, self._contacts, self._ledger)
+        self._scenes = MemoryPushContexts(self._users, self._devices, self._contacts, self._ledger)
 
     @property
     def users(self) -> MemoryUsers:
@@ -89,7 +89,7 @@ class MemoryStore:
         return self._suppressions
 
     @property
-    def scenes(self) -> MemoryScenes:
+    def push_contexts(self) -> MemoryPushContexts:
         """All that decides a push."""
         return self._scenes
 

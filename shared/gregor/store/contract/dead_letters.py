@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import Delivery
+from gregor.core.notify.ledger import DeliveryRecord
 
 Place = tuple[int, str]
 """Where a dead letter stands in the order of all: when it was given up (µs), and ``ledger.path_of`` of it. With an
@@ -20,7 +20,7 @@ class DeadPage:
     A page may hold fewer than were asked for, though another follows.
     """
 
-    letters: tuple[Delivery, ...]
+    letters: tuple[DeliveryRecord, ...]
     after: Place | None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import Claimed, Delivery, NotClaimed, NotYet, State, Story, Withdrawals
+from gregor.core.notify.ledger import Claimed, DeliveryRecord, NotClaimed, NotYet, State, Story, Withdrawals
 
 
 class Ledger(Protocol):
@@ -37,11 +37,13 @@ class Ledger(Protocol):
         """
         ...
 
-    async def note(self, delivery: Delivery) -> bool:
+    async def note(self, delivery: DeliveryRecord) -> bool:
         """Write the story of a claim that goes on; false, and nothing written, where it passed to another."""
         ...
 
-    async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
+    async def settle(
+        self, delivery: DeliveryRecord, place: str, state: State, story: Story, *, counts: bool = True
+    ) -> bool:
         """Write what became of a claim; false where the lease passed to another. ``counts``: the attempt was one.
 
         With a withdrawal that is ``SENT`` go, in the same step, the sent deliveries of its item to its device and
@@ -69,10 +71,10 @@ class Ledger(Protocol):
         """What is to be withdrawn from a device, and when it was woken for that."""
         ...
 
-    async def of_item(self, uid: str, item: str) -> list[Delivery]:
+    async def of_item(self, uid: str, item: str) -> list[DeliveryRecord]:
         """The deliveries of one item, oldest first."""
         ...
 
-    async def of_user(self, uid: str, limit: int) -> list[Delivery]:
+    async def of_user(self, uid: str, limit: int) -> list[DeliveryRecord]:
         """The deliveries of the user's newest ``limit`` items with any, the newest item first."""
         ...

@@ -14,7 +14,7 @@ from gregor.core.notify.ledger import Withdrawals
 from .store import Presence, Registration
 
 
-class Scene(msgspec.Struct, frozen=True):
+class PushContext(msgspec.Struct, frozen=True):
     """All that decides whether a device is told of an item, as of one moment.
 
     ``item``: where the device sees it live. ``counts``: category → live items of it that the device sees. ``cursor``:
@@ -32,10 +32,10 @@ class Scene(msgspec.Struct, frozen=True):
     cursor: Cursor
 
 
-class Scenes(Protocol):
+class PushContexts(Protocol):
     """The state as one device has it, with all around it, read in one step (semantics.md L15)."""
 
-    async def scene(self, uid: str, device: str, channel: str, item: str, now_us: int) -> Scene | None:
+    async def read(self, uid: str, device: str, channel: str, item: str, now_us: int) -> PushContext | None:
         """``None`` where the user has no such device. What is due is committed first, as by any read.
 
         ``withdrawals`` are those of ``channel``.

@@ -26,7 +26,7 @@ from .suppressions import Suppressions
 from .webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from .push_context import Scenes
+    from .push_context import PushContexts
 
 KEPT_VERSIONS: Final = 50
 """Sets of categories that can be gone back to."""
@@ -329,7 +329,7 @@ class Store(Protocol):
     @property
     def suppressions(self) -> Suppressions: ...
     @property
-    def scenes(self) -> Scenes: ...
+    def push_contexts(self) -> PushContexts: ...
 
     def channel_of(self, uid: str) -> str:
         """The pub/sub channel of a user's announcements and controls."""

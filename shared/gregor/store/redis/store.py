@@ -15,7 +15,7 @@ from .delivery.agenda import RedisAgenda
 from .delivery.dead_letters import RedisDeadLetters
 from .delivery.ledger import RedisLedger
 from .devices.devices import TOKEN_LIFE_US, RedisDevices
-from .devices.push_context import RedisScenes
+from .devices.push_context import RedisPushContexts
 from .errors import answer
 from .keys import PARTITIONS, Keys
 from .suppressions import RedisSuppressions
@@ -47,7 +47,7 @@ class RedisStore:
         self.dead_letters = RedisDeadLetters(connection, self.keys, limits, allow_oom=allow_oom)
         self.suppressions = RedisSuppressions(connection, self.keys, allow_oom=allow_oom)
         self.contacts = RedisContacts(connection, self.keys)
-        self.scenes = RedisScenes(connection, self.keys, self._settle)
+        self.push_contexts = RedisPushContexts(connection, self.keys, self._settle)
         self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)
         self.categories = RedisCategories(connection, self.keys)
         self.webhooks = RedisWebhooks(connection, self.keys)
@@ -93,7 +93,7 @@ class RedisStore:
             *self.dead_letters.all_scripts,
             *self.suppressions.all_scripts,
             *self.contacts.all_scripts,
-            *self.scenes.all_scripts,
+            *self.push_contexts.all_scripts,
         )
         await answer(self._connection.load(scripts))
         await answer(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))

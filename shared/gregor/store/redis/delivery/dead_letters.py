@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import Delivery, State, intent_at, key_of, path_of
+from gregor.core.notify.ledger import DeliveryRecord, State, intent_at, key_of, path_of
 from gregor.redis.client import Connection, Script
 from gregor.store.contract.dead_letters import DeadPage, Place
 from gregor.store.redis import scripts
@@ -63,7 +63,7 @@ class RedisDeadLetters:
             for partition, raw in zip(asked, found, strict=True)
         }
 
-    async def _letters(self, places: Sequence[Place]) -> tuple[Delivery, ...]:
+    async def _letters(self, places: Sequence[Place]) -> tuple[DeliveryRecord, ...]:
         """What the ledger has of them; nothing where it forgot one."""
         intents = [intent_at(path) for _, path in places]
         raws = await answers(self._entry(intent) for intent in intents)
@@ -76,7 +76,7 @@ class RedisDeadLetters:
         if raw is None:
             return False
         dead = read_entry(intent, raw)
-        planned = write_entry(Delivery(intent, State.PLANNED, dead.n, 0, dead.story.replayed(now_us)))
+        planned = write_entry(DeliveryRecord(intent, State.PLANNED, dead.n, 0, dead.story.replayed(now_us)))
         names = (path_of(intent), str(now_us), str(self._life_us // 1_000), intent.uid, intent.item)
         arguments = (key_of(intent), raw, planned, *names, str(dead.story.planned_us))
         keys = (self._keys.deliveries(intent.uid, intent.item), *self._keys.of_user(intent.uid).replay)

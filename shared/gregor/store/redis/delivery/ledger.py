@@ -13,16 +13,16 @@ from gregor.core.notify.ledger import (
     LONGEST_WAIT_US,
     OVERDUE_US,
     Claimed,
-    Delivery,
+    DeliveryRecord,
     NotClaimed,
     NotYet,
     State,
     Story,
     Withdrawals,
-    as_told,
     is_told_of,
     key_of,
     path_of,
+    rebuild_intent,
     story_of,
 )
 from gregor.redis.client import Connection, Script
@@ -99,18 +99,20 @@ class RedisLedger:
                 return NotClaimed.OVER
         return NotClaimed.ABSENT
 
-    async def note(self, delivery: Delivery) -> bool:
+    async def note(self, delivery: DeliveryRecord) -> bool:
         """See ``contract.Ledger.note``."""
         lease_until_us = delivery.lease_until_us
         return await self._write(delivery, "", State.CLAIMED, delivery.story, delivery.n, lease_until_us)
 
-    async def settle(self, delivery: Delivery, place: str, state: State, story: Story, *, counts: bool = True) -> bool:
+    async def settle(
+        self, delivery: DeliveryRecord, place: str, state: State, story: Story, *, counts: bool = True
+    ) -> bool:
         """See ``contract.Ledger.settle``."""
         attempts = delivery.n if counts else delivery.n - 1
         return await self._write(delivery, place, state, story, attempts, story.next_us or 0)
 
     async def _write(
-        self, delivery: Delivery, place: str, state: State, story: Story, attempts: int, until_us: int
+        self, delivery: DeliveryRecord, place: str, state: State, story: Story, attempts: int, until_us: int
     ) -> bool:
         intent = delivery.intent
         of_user = self._keys.of_user(intent.uid)
@@ -152,12 +154,12 @@ class RedisLedger:
         raw = await answer(self._connection.call("HGETALL", self._keys.of_user(uid).withdrawals))
         return read_withdrawals(uid, device, channel, raw) if raw else Withdrawals()
 
-    async def of_item(self, uid: str, item: str) -> list[Delivery]:
+    async def of_item(self, uid: str, item: str) -> list[DeliveryRecord]:
         """See ``contract.Ledger.of_item``."""
         raw = await answer(self._connection.call("HGETALL", self._keys.deliveries(uid, item)))
         return _deliveries(uid, item, raw)
 
-    async def of_user(self, uid: str, limit: int) -> list[Delivery]:
+    async def of_user(self, uid: str, limit: int) -> list[DeliveryRecord]:
         """See ``contract.Ledger.of_user``."""
         items = await answer(self._connection.call("ZREVRANGE", self._keys.of_user(uid).delivered, 0, limit - 1))
         names = [item.decode() for item in items]
@@ -165,13 +167,13 @@ class RedisLedger:
         return [delivery for item, raw in zip(names, raws, strict=True) for delivery in _deliveries(uid, item, raw)]
 
 
-def read_entry(intent: Intent, raw: bytes) -> Delivery:
+def read_entry(intent: Intent, raw: bytes) -> DeliveryRecord:
     """An entry of the ledger."""
     story = _STORY.decode(raw[_HEAD:])
-    return Delivery(as_told(intent, story), _STATES[raw[0]], int(raw[1:5]), int(raw[5:_HEAD]), story)
+    return DeliveryRecord(rebuild_intent(intent, story), _STATES[raw[0]], int(raw[1:5]), int(raw[5:_HEAD]), story)
 
 
-def write_entry(delivery: Delivery) -> bytes:
+def write_entry(delivery: DeliveryRecord) -> bytes:
     """An entry of the ledger, as ``read_entry`` reads it."""
     head = f"{delivery.state.value}{delivery.n:04}{delivery.lease_until_us:017}"
     return head.encode() + msgspec.json.encode(delivery.story)
@@ -208,7 +210,7 @@ def _waiting(uid: str, item: str, raw: Sequence[Any], reason: str, until_us: int
     return [part for pair in pairs if entries[pair[0]].waits_beyond(reason, until_us) for part in pair]
 
 
-def _deliveries(uid: str, item: str, raw: Sequence[Any]) -> list[Delivery]:
+def _deliveries(uid: str, item: str, raw: Sequence[Any]) -> list[DeliveryRecord]:
     """The deliveries in a hash, in the order of their keys."""
     found = []
     for i in range(0, len(raw), 2):

@@ -1,4 +1,4 @@
-"""All that decides a push, read from Redis by one script; see ``scenes.Scenes``."""
+"""All that decides a push, read from Redis by one script; see ``scenes.PushContexts``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gregor.core.items.sync import StoredItem, View, cursor_for
 from gregor.redis.client import Connection, Script
-from gregor.store.contract.push_context import Scene
+from gregor.store.contract.push_context import PushContext
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
 from gregor.store.redis.contacts import read_contact, read_preferences
@@ -22,8 +22,8 @@ _TRIES: Final = 8
 """How often what is due is done first. Two are the rule; more means that a clock runs far ahead of the others."""
 
 
-class RedisScenes:
-    """``scenes.Scenes`` over one Redis-protocol server. ``settle``: commits all that is due of a user by a moment."""
+class RedisPushContexts:
+    """``PushContexts`` over one Redis-protocol server. ``settle``: commits all that is due of a user by a moment."""
 
     def __init__(self, connection: Connection, keys: Keys, settle: Callable[[str, int], Awaitable[Any]]) -> None:
         self._connection = connection
@@ -36,8 +36,8 @@ class RedisScenes:
         """Every script, for a process that loads them before it serves."""
         return (self._scene,)
 
-    async def scene(self, uid: str, device: str, channel: str, item: str, now_us: int) -> Scene | None:
-        """See ``scenes.Scenes.scene``."""
+    async def read(self, uid: str, device: str, channel: str, item: str, now_us: int) -> PushContext | None:
+        """See ``scenes.PushContexts.read``."""
         keys, arguments = self._keys.of_user(uid).scene, (str(now_us), device, item)
         for _ in range(_TRIES):
             reply = await answer(self._connection.evalsha(self._scene, keys, arguments))
@@ -49,12 +49,12 @@ class RedisScenes:
         raise Unavailable("what is due keeps coming: do the clocks of this deployment agree?")
 
 
-def _read(uid: str, device: str, channel: str, item: str, now_us: int, reply: Sequence[Any]) -> Scene:
+def _read(uid: str, device: str, channel: str, item: str, now_us: int, reply: Sequence[Any]) -> PushContext:
     raw_known, presence, acks, contact, preferences, withdrawals, raw_head, counts, record, seq = reply
     known, head = read_known(raw_known), read_head(raw_head) if raw_head else NO_HEAD
     mine = f"{device}\0".encode()
     leases = [read_lease(raw) for field, raw in pairs(presence) if field.startswith(mine)]
-    return Scene(
+    return PushContext(
         known.registration,
         presence_of((known,), leases, now_us),
         {read_view(field): int(acked) for field, acked in pairs(acks)},

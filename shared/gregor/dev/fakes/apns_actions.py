@@ -8,7 +8,7 @@ _REFUSED_STREAM = 7
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class ApnsAction:
     """What is done with one request.
 
     `status`, `reason`, `timestamp_ms`, `retry_after`: the answer. `delay_s`: before it. `is_silent`: none ever comes.
