@@ -16,7 +16,7 @@ from gregor.store.redis.store import open_store
 from gregor.web.process import on_stop_signal, run, tune_garbage_collector
 from gregor.web.serving import EmbeddedServer, listen, make_server
 
-from .app import Application, create_app, create_figures
+from .app import IngestApp, create_admin_app, create_app
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +51,7 @@ async def serve_with(settings: Settings, store: Store) -> None:
     app = create_app(settings, store, clock, tokens)
     servers = [make_server(app, settings.host, settings.ingest_port, settings.drain_seconds)]
     if settings.admin_port is not None:
-        figures = create_figures(app)
+        figures = create_admin_app(app)
         servers.append(
             make_server(figures, settings.host, settings.admin_port, settings.drain_seconds, has_lifespan=False)
         )
@@ -65,14 +65,14 @@ async def serve_with(settings: Settings, store: Store) -> None:
     log.info("Stopped.")
 
 
-def _stop_on_signals(app: Application, servers: list[EmbeddedServer]) -> None:
+def _stop_on_signals(app: IngestApp, servers: list[EmbeddedServer]) -> None:
     def stop() -> None:
-        if app.state.parts.readiness.draining:
+        if app.state.context.readiness.draining:
             # Told twice: whoever waits is not willing to wait longer.
             for server in servers:
                 server.force_exit = True
         log.info("Told to stop: requests under way are answered.")
-        app.state.parts.readiness.draining = True
+        app.state.context.readiness.draining = True
         for server in servers:
             server.should_exit = True
 

@@ -29,9 +29,9 @@ from gregor.telemetry import Metrics
 from gregor.web.middleware import HttpMiddleware, methods_at
 from gregor.web.readiness import Readiness
 
-from .auth import Gate, Own, row_of
-from .context import Parts
-from .problems import of_query
+from .auth import Authorizer, DeviceAccess, access_rule
+from .context import IngestContext
+from .problems import query_problem
 from .routes.admin import admin, categories, keys, tickets, webhooks
 from .routes.delivery import contact, dead_letters, deliveries, suppressions, unsubscribe
 from .routes.messages import batch, delayed, messages
@@ -42,14 +42,14 @@ from .schemas import openapi
 log = structlog.get_logger(__name__)
 
 
-class Application(FastAPI):
+class IngestApp(FastAPI):
     """FastAPI behind the front, which sees every request first and every answer last."""
 
-    def __init__(self, parts: Parts, **options: Any) -> None:
+    def __init__(self, context: IngestContext, **options: Any) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **options)
-        self.state.parts = parts
-        origins = Origins(parts.settings.origins)
-        self._front = HttpMiddleware(self._dispatch, origins, parts.metrics, self.methods_at, anywhere=PATH)
+        self.state.context = context
+        origins = Origins(context.settings.origins)
+        self._front = HttpMiddleware(self._dispatch, origins, context.metrics, self.methods_at, anywhere=PATH)
         self._ordinary: ASGIApp = super().__call__
         self._document: dict[str, Any] | None = None
         self.hot: tuple[Route, ...] = ()
@@ -82,34 +82,34 @@ class Application(FastAPI):
 
 def create_app(
     settings: Settings, store: Store, clock: Clock, tokens: TokenVerifier, feed: Subscriptions | None = None
-) -> Application:
+) -> IngestApp:
     """The application of one process. Nothing connects before it is started. ValueError: a file cannot be used."""
     metrics = Metrics()
     limits = settings.limits
-    gate = Gate(store, tokens, clock, limits)
+    gate = Authorizer(store, tokens, clock, limits)
     registry = CategoryRegistry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
     key = None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file)
     readiness, hooks = Readiness(store, metrics, feed), WebhookRegistry(store, feed)
-    parts = Parts(settings, limits, store, clock, gate, metrics, readiness, registry, hooks, key)
-    app = Application(parts, lifespan=_lifespan)
-    app.hot = _hot_routes(parts)
+    context = IngestContext(settings, limits, store, clock, gate, metrics, readiness, registry, hooks, key)
+    app = IngestApp(context, lifespan=_lifespan)
+    app.hot = _hot_routes(context)
     app.router.routes[:] = [*app.hot, *_ordinary_routes(settings)]
     app.exception_handlers.update({HTTPException: _on_http, RequestValidationError: _on_invalid, Exception: _on_any})
     return app
 
 
-def create_figures(app: Application) -> FastAPI:
+def create_admin_app(app: IngestApp) -> FastAPI:
     """The application of the port of the setting ADMIN_PORT: probes and figures."""
-    figures = Application(app.state.parts)
+    figures = IngestApp(app.state.context)
     figures.router.routes[:] = [*probes.router.routes, *probes.figures.routes]
     figures.exception_handlers.update(app.exception_handlers)
     return figures
 
 
-def _hot_routes(parts: Parts) -> tuple[Route, ...]:
+def _hot_routes(context: IngestContext) -> tuple[Route, ...]:
     return (
-        Route(messages.PATH, messages.SendMessage(parts), methods=["POST"], include_in_schema=False),
-        Route(batch.PATH, batch.SendMessages(parts), methods=["POST"], include_in_schema=False),
+        Route(messages.PATH, messages.SendMessage(context), methods=["POST"], include_in_schema=False),
+        Route(batch.PATH, batch.SendMessages(context), methods=["POST"], include_in_schema=False),
     )
 
 
@@ -130,25 +130,25 @@ def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
 def _is_for_devices(route: BaseRoute) -> bool:
     if not isinstance(route, Route) or not route.methods:
         return False
-    return row_of(next(iter(route.methods)), route.path).own is not Own.NOTHING
+    return access_rule(next(iter(route.methods)), route.path).device_access is not DeviceAccess.NOTHING
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    parts: Parts = app.state.parts
-    await parts.readiness.check()
-    await parts.registry.open()
-    await parts.webhooks.follow()
-    watching = asyncio.create_task(parts.readiness.watch())
-    log.info("Ready.", ingest=parts.settings.ingest_port)
+    context: IngestContext = app.state.context
+    await context.readiness.check()
+    await context.registry.open()
+    await context.webhooks.follow()
+    watching = asyncio.create_task(context.readiness.watch())
+    log.info("Ready.", ingest=context.settings.ingest_port)
     try:
         yield
     finally:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
-        await parts.webhooks.close()
-        await parts.registry.close()
+        await context.webhooks.close()
+        await context.registry.close()
 
 
 async def _on_http(request: Request, error: Exception) -> Never:
@@ -164,7 +164,7 @@ async def _on_http(request: Request, error: Exception) -> Never:
 async def _on_invalid(_request: Request, error: Exception) -> Never:
     """What FastAPI finds wrong with a parameter."""
     found = error.errors() if isinstance(error, RequestValidationError) else []
-    raise of_query(found) from None
+    raise query_problem(found) from None
 
 
 async def _on_any(_request: Request, error: Exception) -> Never:

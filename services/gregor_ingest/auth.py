@@ -29,12 +29,12 @@ SCOPES: Final = ("ingest", "read", "devices", "deliveries", "categories", "admin
 """What a service key may be allowed to do."""
 DELIVERY: Final = "delivery"
 """The parameter of a path that is no name, but made of several: one that is none is one that is not there."""
-KEY_FRESH_S: Final = 0.2
+KEY_CACHE_TTL_S: Final = 0.2
 """How long a key that was looked up is believed: a busy backend costs five look-ups a second, a deleted key 0.2 s."""
-KEYS_REMEMBERED: Final = 1_000
+KEY_CACHE_SIZE: Final = 1_000
 
 
-class Own(Enum):
+class DeviceAccess(Enum):
     """What a device token may do with an endpoint."""
 
     NOTHING = "no"
@@ -45,60 +45,60 @@ class Own(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AccessRule:
     """One endpoint of the table: the scopes, of which a key needs one, and what a device token may do."""
 
     method: str
     path: str
     scopes: frozenset[str]
-    own: Own
+    device_access: DeviceAccess
 
 
-def _rows(scope: str, own: Own, *endpoints: str) -> tuple[Row, ...]:
+def _rules(scope: str, device_access: DeviceAccess, *endpoints: str) -> tuple[AccessRule, ...]:
     pairs = (endpoint.split(" ") for endpoint in endpoints)
-    return tuple(Row(method, path, frozenset(scope.split("|")), own) for method, path in pairs)
+    return tuple(AccessRule(method, path, frozenset(scope.split("|")), device_access) for method, path in pairs)
 
 
 # Messages need `ingest`, and those that flush need `admin`: which one is seen when the message is read.
-TABLE: Final = (
-    *_rows("ingest|admin", Own.USER, "POST /v1/users/{uid}/messages"),
-    *_rows("ingest|admin", Own.YES, "POST /v1/messages"),
-    *_rows("ingest", Own.USER, "DELETE /v1/users/{uid}/messages/{id}"),
-    *_rows(
+ACCESS_RULES: Final = (
+    *_rules("ingest|admin", DeviceAccess.USER, "POST /v1/users/{uid}/messages"),
+    *_rules("ingest|admin", DeviceAccess.YES, "POST /v1/messages"),
+    *_rules("ingest", DeviceAccess.USER, "DELETE /v1/users/{uid}/messages/{id}"),
+    *_rules(
         "read",
-        Own.VIEW,
+        DeviceAccess.VIEW,
         "GET /v1/users/{uid}/state",
         "GET /v1/users/{uid}/sync",
         "GET /v1/users/{uid}/items/{id}",
         "GET /v1/users/{uid}/history",
     ),
-    *_rows("read", Own.YES, "POST /v1/tickets"),
-    *_rows(
+    *_rules("read", DeviceAccess.YES, "POST /v1/tickets"),
+    *_rules(
         "devices",
-        Own.DEVICE,
+        DeviceAccess.DEVICE,
         "PUT /v1/users/{uid}/devices/{device}",
         "PATCH /v1/users/{uid}/devices/{device}",
         "GET /v1/users/{uid}/devices/{device}",
         "DELETE /v1/users/{uid}/devices/{device}",
     ),
-    *_rows(
+    *_rules(
         "devices",
-        Own.USER,
+        DeviceAccess.USER,
         "PUT /v1/users/{uid}/preferences",
         "PATCH /v1/users/{uid}/preferences",
         "GET /v1/users/{uid}/preferences",
     ),
-    *_rows(
+    *_rules(
         "devices",
-        Own.NOTHING,
+        DeviceAccess.NOTHING,
         "PUT /v1/users/{uid}/contact",
         "PATCH /v1/users/{uid}/contact",
         "GET /v1/users/{uid}/contact",
         "DELETE /v1/users/{uid}/contact",
     ),
-    *_rows(
+    *_rules(
         "deliveries",
-        Own.NOTHING,
+        DeviceAccess.NOTHING,
         "GET /v1/users/{uid}/deliveries",
         "GET /v1/deliveries/dead",
         "DELETE /v1/deliveries/dead",
@@ -108,10 +108,16 @@ TABLE: Final = (
         "POST /v1/contact/suppressions",
         "DELETE /v1/contact/suppressions",
     ),
-    *_rows("devices", Own.NOTHING, "GET /v1/users/{uid}/devices", "POST /v1/presence", "POST /v1/users/{uid}/revoke"),
-    *_rows(
+    *_rules(
+        "devices",
+        DeviceAccess.NOTHING,
+        "GET /v1/users/{uid}/devices",
+        "POST /v1/presence",
+        "POST /v1/users/{uid}/revoke",
+    ),
+    *_rules(
         "categories",
-        Own.NOTHING,
+        DeviceAccess.NOTHING,
         "GET /v1/categories",
         "PUT /v1/categories",
         "POST /v1/categories/rollback",
@@ -120,9 +126,9 @@ TABLE: Final = (
         "DELETE /v1/categories/{name}",
         "POST /v1/categories/{name}/preview",
     ),
-    *_rows(
+    *_rules(
         "admin",
-        Own.NOTHING,
+        DeviceAccess.NOTHING,
         "POST /v1/users/{uid}/flush",
         "POST /v1/flush",
         "DELETE /v1/users/{uid}",
@@ -141,10 +147,10 @@ TABLE: Final = (
 )
 """Every endpoint that needs a token."""
 
-_BY_ENDPOINT: Final = {(row.method, row.path): row for row in TABLE}
+_BY_ENDPOINT: Final = {(rule.method, rule.path): rule for rule in ACCESS_RULES}
 
 
-def row_of(method: str, path: str) -> Row:
+def access_rule(method: str, path: str) -> AccessRule:
     """The row of an endpoint. ``KeyError``: nobody said who may call it, so it cannot be served."""
     return _BY_ENDPOINT[method, path]
 
@@ -165,30 +171,30 @@ class Actor:
         """The category prefixes that the caller is limited to."""
         return self.key.prefixes if self.key is not None else self.caller.cats if self.caller is not None else ()
 
-    def acts_as(self, device: str | None) -> tuple[Sender, View]:
+    def sender_and_view(self, device: str | None) -> tuple[Sender, View]:
         """The sender of a message that names ``device``, and its view. A device token names its own: ``forbidden``."""
         if self.caller is None:
-            return _role(device or BACKEND, self.cats)
+            return _sender_and_view(device or BACKEND, self.cats)
         if device is not None and device != self.caller.device:
             raise _forbidden("The token is of another device.")
-        return _role(self.caller.device, self.cats)
+        return _sender_and_view(self.caller.device, self.cats)
 
-    def may(self, scope: str) -> bool:
+    def has_scope(self, scope: str) -> bool:
         """Whether a key has this scope; a device token has none of them but ``ingest``."""
         return scope in self.key.scopes if self.key is not None else scope == "ingest"
 
-    def need(self, scope: str) -> None:
+    def require_scope(self, scope: str) -> None:
         """Raises ``forbidden`` where ``may`` does not hold."""
-        if not self.may(scope):
+        if not self.has_scope(scope):
             raise _forbidden(f"This needs a service key with the scope {scope}.")
 
 
 @lru_cache(1_024)
-def _role(device: str, cats: Prefixes) -> tuple[Sender, View]:
+def _sender_and_view(device: str, cats: Prefixes) -> tuple[Sender, View]:
     return Sender(device, cats), View(device, cats)
 
 
-class Gate:
+class Authorizer:
     """Turns the header ``Authorization`` into an actor, and holds the table and the rates."""
 
     def __init__(self, store: Store, tokens: TokenVerifier, clock: Clock, limits: Limits) -> None:
@@ -198,19 +204,21 @@ class Gate:
         self._limits = limits
         self._keys: dict[str, tuple[float, Actor]] = {}
 
-    async def admit(self, row: Row, authorization: bytes | None, names: Mapping[str, str], device: str | None) -> Actor:
+    async def authorize(
+        self, rule: AccessRule, authorization: bytes | None, names: Mapping[str, str], device: str | None
+    ) -> Actor:
         """Who calls, where the row lets them: ``unauthorised``, ``forbidden``, or ``invalid_id`` for names of the path.
 
         ``names``: the parameters of the path. ``device``: the one that the query names.
         """
         token = _bearer(authorization)
         if token.startswith("gk_"):
-            actor = await self._backend(token)
-            if actor.key is None or not row.scopes & actor.key.scopes:
-                raise _forbidden(f"The key lacks the scope {' or '.join(sorted(row.scopes))}.")
+            actor = await self._authenticate_key(token)
+            if actor.key is None or not rule.scopes & actor.key.scopes:
+                raise _forbidden(f"The key lacks the scope {' or '.join(sorted(rule.scopes))}.")
         else:
             caller = await self._tokens.verify(token, self._clock.now_us())
-            _check_own(row.own, caller, names, device)
+            _check_device_access(rule.device_access, caller, names, device)
             await self._check_revoked(caller)
             actor = Actor(caller=caller)
         for name, value in names.items():
@@ -235,24 +243,24 @@ class Gate:
         if actor.caller is not None:
             bucket = f"history/{actor.caller.uid}/{actor.caller.device}"
             wait_s = await self._store.access.take(bucket, self._limits.resync_rate, 1, 1, self._clock.now_us())
-            check_wait(wait_s)
+            check_rate(wait_s)
 
-    def forget_keys(self) -> None:
+    def invalidate_keys(self) -> None:
         """A key was changed or deleted here: look all of them up anew."""
         self._keys.clear()
 
-    async def _backend(self, token: str) -> Actor:
+    async def _authenticate_key(self, token: str) -> Actor:
         now_s = self._clock.monotonic()
         remembered = self._keys.get(token)
-        if remembered is not None and now_s - remembered[0] < KEY_FRESH_S:
+        if remembered is not None and now_s - remembered[0] < KEY_CACHE_TTL_S:
             return remembered[1]
-        parts = service_keys.parse(token)
-        found = await self._store.access.key(parts[0]) if parts else None
-        if parts is None or found is None or not service_keys.is_good(found, parts[1], self._clock.now_us()):
+        context = service_keys.parse(token)
+        found = await self._store.access.key(context[0]) if context else None
+        if context is None or found is None or not service_keys.is_good(found, context[1], self._clock.now_us()):
             raise _unauthorised("The service key is not known.")
-        if len(self._keys) >= KEYS_REMEMBERED:
+        if len(self._keys) >= KEY_CACHE_SIZE:
             self._keys.clear()
-        actor = Actor(key=found, secret_mark=service_keys.mark_of(parts[1]))
+        actor = Actor(key=found, secret_mark=service_keys.mark_of(context[1]))
         self._keys[token] = (now_s, actor)
         return actor
 
@@ -262,7 +270,7 @@ class Gate:
             raise _unauthorised("The token was revoked.")
 
 
-def check_wait(wait_s: float) -> None:
+def check_rate(wait_s: float) -> None:
     """Raises ``rate_limited`` where a bucket said to wait."""
     if wait_s > 0:
         raise Problem("rate_limited", f"Too many at once; wait {wait_s:.1f} s.", retry_after_s=wait_s)
@@ -275,12 +283,12 @@ def _bearer(authorization: bytes | None) -> str:
     return token.strip()
 
 
-def _check_own(own: Own, caller: Caller, names: Mapping[str, str], device: str | None) -> None:
-    if own is Own.NOTHING:
+def _check_device_access(access: DeviceAccess, caller: Caller, names: Mapping[str, str], device: str | None) -> None:
+    if access is DeviceAccess.NOTHING:
         raise _forbidden("This needs a service key; a device token may not.")
     if names.get("uid", caller.uid) != caller.uid:
         raise _forbidden("The token is of another user.")
-    named = names.get("device") if own is Own.DEVICE else device if own is Own.VIEW else None
+    named = names.get("device") if access is DeviceAccess.DEVICE else device if access is DeviceAccess.VIEW else None
     if named is not None and named != caller.device:
         raise _forbidden("The token is of another device.")
 

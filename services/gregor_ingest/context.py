@@ -17,18 +17,18 @@ from gregor.store.contract.store import Store
 from gregor.telemetry import Metrics
 from gregor.web.readiness import Readiness
 
-from .auth import Gate
+from .auth import Authorizer
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """Settings and the things built of them. ``app.state.parts`` of the application."""
+class IngestContext:
+    """Settings and the things built of them. ``app.state.context`` of the application."""
 
     settings: Settings
     limits: Limits
     store: Store
     clock: Clock
-    gate: Gate
+    authorizer: Authorizer
     metrics: Metrics
     readiness: Readiness
     registry: CategoryRegistry

@@ -26,12 +26,12 @@ from gregor.core.notify.intents import EMAIL, IntentKind
 from gregor.core.times import seconds
 from gregor.store.audience import around
 
-from .context import Parts
+from .context import IngestContext
 
 _PREFERENCE: Final[WhyNot] = "preference"
 
 
-def is_rehearsal(query: dict[str, str]) -> bool:
+def is_dry_run(query: dict[str, str]) -> bool:
     """Whether ``dry_run`` is asked for. ``invalid`` for anything but ``true`` and ``false``."""
     said = query.get("dry_run", "false")
     if said not in ("true", "false"):
@@ -39,15 +39,15 @@ def is_rehearsal(query: dict[str, str]) -> bool:
     return said == "true"
 
 
-async def rehearse(uid: str, commit: Commit, view: View, is_external: bool, parts: Parts) -> bytes:
+async def dry_run(uid: str, commit: Commit, view: View, is_external: bool, context: IngestContext) -> bytes:
     """The receipt as the message would have it, with ``dry_run`` and ``deliveries``."""
-    receipt = await parts.store.users.rehearse(uid, commit)
+    receipt = await context.store.users.rehearse(uid, commit)
     made = [creation for creation in commit.creations if creation.id in receipt.created]
     deliveries: list[dict[str, Any]] = []
-    if any(escalation.is_escalated(_policy(creation, parts)) for creation in made):
-        audience = await _audience(uid, commit.now_us, parts)
+    if any(escalation.is_escalated(_policy(creation, context)) for creation in made):
+        audience = await _audience(uid, commit.now_us, context)
         for creation in made:
-            deliveries += _deliveries(creation, receipt.seq + 1, audience, _policy(creation, parts))
+            deliveries += _deliveries(creation, receipt.seq + 1, audience, _policy(creation, context))
     told = msgspec.json.encode(deliveries)
     return encode_receipt(receipt, view, is_external)[:-1] + b',"dry_run":true,"deliveries":' + told + b"}"
 
@@ -64,18 +64,18 @@ class _Audience:
     is_suppressed: bool
 
 
-async def _audience(uid: str, now_us: int, parts: Parts) -> _Audience:
-    contacts = parts.store.contacts
+async def _audience(uid: str, now_us: int, context: IngestContext) -> _Audience:
+    contacts = context.store.contacts
     there, contact, preferences = await asyncio.gather(
-        around(parts.store.devices, uid, now_us), contacts.contact(uid), contacts.preferences(uid)
+        around(context.store.devices, uid, now_us), contacts.contact(uid), contacts.preferences(uid)
     )
     email = contact.email
-    is_suppressed = email is not None and await parts.store.suppressions.suppression(email) is not None
+    is_suppressed = email is not None and await context.store.suppressions.suppression(email) is not None
     return _Audience(uid, now_us, there, contact, preferences, is_suppressed)
 
 
-def _policy(creation: Creation, parts: Parts) -> Policy:
-    return parts.registry.current.resolve(creation.category)
+def _policy(creation: Creation, context: IngestContext) -> Policy:
+    return context.registry.current.resolve(creation.category)
 
 
 def _deliveries(creation: Creation, seq: int, audience: _Audience, policy: Policy) -> Iterator[dict[str, Any]]:

@@ -14,9 +14,9 @@ from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND, MOST_PREFIXES, Prefixes, intersect, is_name, normal_prefix, normal_prefixes
 from gregor.core.items.sync import View
 
-from .auth import Actor, Gate, row_of
-from .context import Parts
-from .request import check_query
+from .auth import Actor, Authorizer, access_rule
+from .context import IngestContext
+from .request import parse_query
 from .schemas.requests import NAME_SCHEMA, PREFIX_SCHEMA
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -28,17 +28,17 @@ class GuardedRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         """FastAPI's handler behind the gate."""
         handler = super().get_route_handler()
-        row = row_of(next(iter(self.methods or ())), self.path)
+        rule = access_rule(next(iter(self.methods or ())), self.path)
         parameters = dict(_query_parameters(self.dependant))
         repeatable = frozenset(name for name, is_list in parameters.items() if is_list)
 
         async def guarded(request: Request) -> Response:
             request.scope["gregor.operation"] = self.operation_id
-            gate: Gate = request.app.state.parts.gate
+            authorizer: Authorizer = request.app.state.context.authorizer
             authorization = request.scope["gregor.headers"].get(b"authorization")
             device = request.query_params.get("device")
-            request.state.actor = await gate.admit(row, authorization, request.path_params, device)
-            check_query(request.scope["query_string"], parameters, repeatable)
+            request.state.actor = await authorizer.authorize(rule, authorization, request.path_params, device)
+            parse_query(request.scope["query_string"], parameters, repeatable)
             return await handler(request)
 
         return guarded
@@ -71,14 +71,14 @@ async def _actor(request: Request) -> Actor:
     return actor
 
 
-async def _parts(request: Request) -> Parts:
-    parts: Parts = request.app.state.parts
-    return parts
+async def _parts(request: Request) -> IngestContext:
+    context: IngestContext = request.app.state.context
+    return context
 
 
-Acting = Annotated[Actor, Depends(_actor)]
+CurrentActor = Annotated[Actor, Depends(_actor)]
 """The caller, admitted."""
-Working = Annotated[Parts, Depends(_parts)]
+Context = Annotated[IngestContext, Depends(_parts)]
 """What the process works with."""
 
 
@@ -95,7 +95,7 @@ def prefixes_of(texts: list[str] | None) -> Prefixes:
 
 
 async def _view(
-    actor: Acting,
+    actor: CurrentActor,
     device: Annotated[
         str | None,
         Query(
@@ -131,8 +131,8 @@ async def _render(
     return render
 
 
-Rendering = Annotated[str | None, Depends(_render)]
+RenderLocale = Annotated[str | None, Depends(_render)]
 """The language that the reader's screen wants words in; none where it wants none."""
 
-Viewing = Annotated[View, Depends(_view)]
+CurrentView = Annotated[View, Depends(_view)]
 """The view that a read is of: of a device token its own, of a key the one it names; within its categories."""

@@ -49,13 +49,13 @@ _WORDS: Final = {
 """The words for each kind of fault; what has none here was refused by a check of ours, in words of its own."""
 
 
-def of_query(errors: Iterable[Mapping[str, Any]]) -> Problem:
+def query_problem(errors: Iterable[Mapping[str, Any]]) -> Problem:
     """The problem of query parameters that FastAPI refused."""
     error = next(iter(errors))
     return Problem(_code_of(error), f"The query parameter {error['loc'][-1]}: {_detail_of(error)}")
 
 
-def of_document(error: ValidationError, document: Any, known: Collection[str]) -> Problem:
+def document_problem(error: ValidationError, document: Any, known: Collection[str]) -> Problem:
     """The problem of a document that does not fit its model, with a pointer to each fault. ``known``: its fields."""
     found = error.errors(include_url=False)
     faults = tuple(FieldError(pointer_to(_path(each, document)), _detail_of(each, known)) for each in found[:MOST_TOLD])

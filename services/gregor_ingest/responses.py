@@ -16,7 +16,7 @@ EVERYWHERE: Final = ("rate_limited", "internal", "unavailable")
 GUARDED: Final = ("unauthorised", "forbidden", "origin_not_allowed")
 
 
-def json_answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer; ``body`` may be bytes that are JSON already."""
     raw = body if isinstance(body, bytes) else _encode(body)
     return Response(raw, status, headers, media_type="application/json")

@@ -13,7 +13,7 @@ from gregor.clock import ManualClock
 from gregor.config.settings import Settings
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Store
-from gregor_ingest.app import Application, create_app
+from gregor_ingest.app import IngestApp, create_app
 
 NOW_S = 1_457_056_500
 """What the clock of the tests says: 53 seconds after the friend of the design joined."""
@@ -29,8 +29,8 @@ class Api:
         self.settings = Settings(token_secret=SECRET, **settings)
         self.clock = ManualClock(NOW_S * 1_000_000)
         self.store: Store = store or MemoryStore(self.settings.limits)
-        self.app: Application = create_app(self.settings, self.store, self.clock, TokenVerifier(self.settings))
-        self.app.state.parts.webhooks.check_s = 0.0  # there is no other process that is to find a new webhook
+        self.app: IngestApp = create_app(self.settings, self.store, self.clock, TokenVerifier(self.settings))
+        self.app.state.context.webhooks.check_s = 0.0  # there is no other process that is to find a new webhook
         self.key = ""
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://gregor.test")

@@ -13,7 +13,7 @@ from gregor.core.times import seconds
 from gregor.net.ssrf_guard import AllowedHosts
 from gregor.store.contract.store import Presence, Registration
 
-from .requests import Document, Language, Platform
+from .requests import Language, Platform, RequestModel
 
 MOST_TOKEN = 4_096
 """Characters of a push token or an endpoint; FCM's, the longest, stay under 1,000."""
@@ -21,14 +21,14 @@ READ_ONLY = ("online", "foreground", "last_seen")
 """Fields that the server fills; ignored on the way in, so that what was read can be written back."""
 
 
-class WebPushKeys(Document):
+class WebPushKeys(RequestModel):
     """The keys of a Web Push subscription, base64url."""
 
     p256dh: str = Field(min_length=1, max_length=200)
     auth: str = Field(min_length=1, max_length=100)
 
 
-class WebPushToken(Document):
+class WebPushToken(RequestModel):
     """A Web Push subscription as the browser gives it."""
 
     endpoint: str = Field(min_length=1, max_length=MOST_TOKEN)
@@ -36,7 +36,7 @@ class WebPushToken(Document):
     expirationTime: Any = Field(None, exclude=True, description="As browsers add it; ignored.")
 
 
-class AppPush(Document):
+class AppPush(RequestModel):
     """Push by Apple or Google."""
 
     provider: Literal["apns", "fcm"]
@@ -45,7 +45,7 @@ class AppPush(Document):
     sandbox: bool = Field(False, description="Whether the token is of APNs' development environment.")
 
 
-class WebPush(Document):
+class WebPush(RequestModel):
     """Push by a browser's service. Where the token is the one that was shown, the stored one stays."""
 
     provider: Literal["webpush"]
@@ -54,7 +54,7 @@ class WebPush(Document):
     sandbox: bool = False
 
 
-class DeviceDocument(Document):
+class DeviceRegistration(RequestModel):
     """A device as it is registered."""
 
     platform: Platform | None = None
@@ -62,7 +62,7 @@ class DeviceDocument(Document):
     locale: Language | None = None
 
 
-def registration_of(document: DeviceDocument, hosts: Sequence[str]) -> Registration:
+def to_registration(document: DeviceRegistration, hosts: Sequence[str]) -> Registration:
     """What the store keeps. ``push_endpoint_not_allowed`` where a Web Push endpoint is of no host in ``hosts``."""
     push = document.push
     if isinstance(push, WebPush):

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 
 from gregor import __version__
 from gregor.core.errors import ERRORS
-from gregor_ingest.auth import DELIVERY, TABLE, Own
+from gregor_ingest.auth import ACCESS_RULES, DELIVERY, DeviceAccess
 from gregor_ingest.responses import documented, problems
 
 from .examples import BATCH, BATCH_ANSWER, MESSAGE, RECEIPT
@@ -256,13 +256,13 @@ def _as_written(app: FastAPI, paths: dict[str, Any]) -> None:
 
 def _complete(paths: dict[str, Any]) -> None:
     """What holds of every operation: who may call, names in the path, and no answer of FastAPI's own."""
-    rows = {(row.method.lower(), row.path): row for row in TABLE}
+    rows = {(row.method.lower(), row.path): row for row in ACCESS_RULES}
     for path, operations in paths.items():
         for method, operation in operations.items():
             row = rows.get((method, path))
             if row is not None:
                 operation["security"] = [{"serviceKey": sorted(row.scopes)}]
-                if row.own is not Own.NOTHING:
+                if row.device_access is not DeviceAccess.NOTHING:
                     operation["security"].append({"deviceToken": []})
             else:
                 operation["responses"] |= _texts(problems("origin_not_allowed", "internal"))

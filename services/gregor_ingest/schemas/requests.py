@@ -121,13 +121,13 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 Language = Annotated[str, BeforeValidator(_language), WithJsonSchema(dict(LANGUAGE_SCHEMA))]
 
 
-class Document(BaseModel):
+class RequestModel(BaseModel):
     """A request body: strict, and without unknown fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class NewKey(Document):
+class NewKey(RequestModel):
     """A service key to be made."""
 
     scopes: list[str] = Field(min_length=1, json_schema_extra={"items": {"type": "string", "enum": list(SCOPES)}})
@@ -144,7 +144,7 @@ class NewKey(Document):
         return sorted(set(scopes))
 
 
-class NewTicket(Document):
+class CreateTicket(RequestModel):
     """A ticket to be made: of a device token for its own stream, or of a key to observe."""
 
     category_prefix: OneOrMore | None = Field(None, description="Only categories under these prefixes.")
@@ -154,20 +154,20 @@ class NewTicket(Document):
     observe: bool = Field(False, description="A stream that is no presence and sends no ack (keys only).")
 
 
-class Revocation(Document):
+class RevokeTokens(RequestModel):
     """Which tokens of a user are void."""
 
     device: Name | None = Field(None, description="Of this device only; absent: of all.")
     issued_before: TimeUs | None = Field(None, description="Tokens with `iat` up to this moment; absent: up to now.")
 
 
-class PresenceQuestion(Document):
+class PresenceQuery(RequestModel):
     """Whose presence is asked for."""
 
     uids: list[Name] = Field(max_length=MOST_PRESENCES)
 
 
-class FlushAll(Document):
+class ResetAllUsers(RequestModel):
     """How a flush of all users is spread."""
 
     spread: Annotated[Whole, Field(ge=0, le=MOST_SPREAD_S)] | None = Field(
@@ -175,20 +175,20 @@ class FlushAll(Document):
     )
 
 
-class NewSuppression(Document):
+class SuppressAddress(RequestModel):
     """An address that is to get no more mail."""
 
     email: Email
     reason: Reason = Field("manual", description="A word: `bounce`, `complaint`, or one of your own.")
 
 
-class Release(Document):
+class ReleaseAddress(RequestModel):
     """The address that may get mail again."""
 
     email: Email | None = Field(None, description="Absent: the query names it.")
 
 
-class Nothing(Document):
+class EmptyBody(RequestModel):
     """A body that says nothing: `{}`, or none at all."""
 
 

@@ -17,13 +17,13 @@ from gregor.core.notify.webhook_signature import LOOPBACK, MOST_URL, url_fault
 from gregor.core.times import seconds
 from gregor.net.ssrf_guard import is_private_url
 
-from .requests import Document, OneOrMore
+from .requests import OneOrMore, RequestModel
 
 TYPES: Final = tuple(kind.value for kind in EventType)
 Url = Annotated[str, Field(min_length=1, max_length=MOST_URL)]
 
 
-class _Wish(Document):
+class _Wish(RequestModel):
     """What may be said of a webhook when it is made and later."""
 
     events: list[str] | None = Field(

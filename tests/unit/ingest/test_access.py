@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
-from gregor_ingest.auth import SCOPES, TABLE, Own, Row
+from gregor_ingest.auth import ACCESS_RULES, SCOPES, AccessRule, DeviceAccess
 from tests.support.api import SECRET, Api, code_of
 
 ALICE = {
@@ -32,65 +32,65 @@ BODIES: dict[str, Any] = {
 
 # protocol.md, "Who may call", once more and by hand: (endpoint, scopes, what a device token may do).
 EXPECTED = {
-    "POST /v1/users/{uid}/messages": ({"ingest", "admin"}, Own.USER),
-    "POST /v1/messages": ({"ingest", "admin"}, Own.YES),
-    "DELETE /v1/users/{uid}/messages/{id}": ({"ingest"}, Own.USER),
-    "GET /v1/users/{uid}/state": ({"read"}, Own.VIEW),
-    "GET /v1/users/{uid}/sync": ({"read"}, Own.VIEW),
-    "GET /v1/users/{uid}/items/{id}": ({"read"}, Own.VIEW),
-    "GET /v1/users/{uid}/history": ({"read"}, Own.VIEW),
-    "POST /v1/tickets": ({"read"}, Own.YES),
-    "PUT /v1/users/{uid}/devices/{device}": ({"devices"}, Own.DEVICE),
-    "PATCH /v1/users/{uid}/devices/{device}": ({"devices"}, Own.DEVICE),
-    "GET /v1/users/{uid}/devices/{device}": ({"devices"}, Own.DEVICE),
-    "DELETE /v1/users/{uid}/devices/{device}": ({"devices"}, Own.DEVICE),
-    "GET /v1/users/{uid}/devices": ({"devices"}, Own.NOTHING),
-    "PUT /v1/users/{uid}/contact": ({"devices"}, Own.NOTHING),
-    "PATCH /v1/users/{uid}/contact": ({"devices"}, Own.NOTHING),
-    "GET /v1/users/{uid}/contact": ({"devices"}, Own.NOTHING),
-    "DELETE /v1/users/{uid}/contact": ({"devices"}, Own.NOTHING),
-    "PUT /v1/users/{uid}/preferences": ({"devices"}, Own.USER),
-    "PATCH /v1/users/{uid}/preferences": ({"devices"}, Own.USER),
-    "GET /v1/users/{uid}/preferences": ({"devices"}, Own.USER),
-    "GET /v1/users/{uid}/deliveries": ({"deliveries"}, Own.NOTHING),
-    "GET /v1/deliveries/dead": ({"deliveries"}, Own.NOTHING),
-    "DELETE /v1/deliveries/dead": ({"deliveries"}, Own.NOTHING),
-    "POST /v1/deliveries/dead/{delivery}/replay": ({"deliveries"}, Own.NOTHING),
-    "DELETE /v1/deliveries/dead/{delivery}": ({"deliveries"}, Own.NOTHING),
-    "GET /v1/contact/suppressions": ({"deliveries"}, Own.NOTHING),
-    "POST /v1/contact/suppressions": ({"deliveries"}, Own.NOTHING),
-    "DELETE /v1/contact/suppressions": ({"deliveries"}, Own.NOTHING),
-    "POST /v1/presence": ({"devices"}, Own.NOTHING),
-    "POST /v1/users/{uid}/revoke": ({"devices"}, Own.NOTHING),
-    "GET /v1/categories": ({"categories"}, Own.NOTHING),
-    "PUT /v1/categories": ({"categories"}, Own.NOTHING),
-    "POST /v1/categories/rollback": ({"categories"}, Own.NOTHING),
-    "GET /v1/categories/{name}": ({"categories"}, Own.NOTHING),
-    "PUT /v1/categories/{name}": ({"categories"}, Own.NOTHING),
-    "DELETE /v1/categories/{name}": ({"categories"}, Own.NOTHING),
-    "POST /v1/categories/{name}/preview": ({"categories"}, Own.NOTHING),
-    "POST /v1/users/{uid}/flush": ({"admin"}, Own.NOTHING),
-    "POST /v1/flush": ({"admin"}, Own.NOTHING),
-    "DELETE /v1/users/{uid}": ({"admin"}, Own.NOTHING),
-    "POST /v1/keys": ({"admin"}, Own.NOTHING),
-    "GET /v1/keys": ({"admin"}, Own.NOTHING),
-    "GET /v1/keys/{key}": ({"admin"}, Own.NOTHING),
-    "DELETE /v1/keys/{key}": ({"admin"}, Own.NOTHING),
-    "POST /v1/keys/{key}/rotate": ({"admin"}, Own.NOTHING),
-    "POST /v1/webhooks": ({"admin"}, Own.NOTHING),
-    "GET /v1/webhooks": ({"admin"}, Own.NOTHING),
-    "GET /v1/webhooks/{webhook}": ({"admin"}, Own.NOTHING),
-    "PATCH /v1/webhooks/{webhook}": ({"admin"}, Own.NOTHING),
-    "DELETE /v1/webhooks/{webhook}": ({"admin"}, Own.NOTHING),
-    "POST /v1/webhooks/{webhook}/rotate": ({"admin"}, Own.NOTHING),
+    "POST /v1/users/{uid}/messages": ({"ingest", "admin"}, DeviceAccess.USER),
+    "POST /v1/messages": ({"ingest", "admin"}, DeviceAccess.YES),
+    "DELETE /v1/users/{uid}/messages/{id}": ({"ingest"}, DeviceAccess.USER),
+    "GET /v1/users/{uid}/state": ({"read"}, DeviceAccess.VIEW),
+    "GET /v1/users/{uid}/sync": ({"read"}, DeviceAccess.VIEW),
+    "GET /v1/users/{uid}/items/{id}": ({"read"}, DeviceAccess.VIEW),
+    "GET /v1/users/{uid}/history": ({"read"}, DeviceAccess.VIEW),
+    "POST /v1/tickets": ({"read"}, DeviceAccess.YES),
+    "PUT /v1/users/{uid}/devices/{device}": ({"devices"}, DeviceAccess.DEVICE),
+    "PATCH /v1/users/{uid}/devices/{device}": ({"devices"}, DeviceAccess.DEVICE),
+    "GET /v1/users/{uid}/devices/{device}": ({"devices"}, DeviceAccess.DEVICE),
+    "DELETE /v1/users/{uid}/devices/{device}": ({"devices"}, DeviceAccess.DEVICE),
+    "GET /v1/users/{uid}/devices": ({"devices"}, DeviceAccess.NOTHING),
+    "PUT /v1/users/{uid}/contact": ({"devices"}, DeviceAccess.NOTHING),
+    "PATCH /v1/users/{uid}/contact": ({"devices"}, DeviceAccess.NOTHING),
+    "GET /v1/users/{uid}/contact": ({"devices"}, DeviceAccess.NOTHING),
+    "DELETE /v1/users/{uid}/contact": ({"devices"}, DeviceAccess.NOTHING),
+    "PUT /v1/users/{uid}/preferences": ({"devices"}, DeviceAccess.USER),
+    "PATCH /v1/users/{uid}/preferences": ({"devices"}, DeviceAccess.USER),
+    "GET /v1/users/{uid}/preferences": ({"devices"}, DeviceAccess.USER),
+    "GET /v1/users/{uid}/deliveries": ({"deliveries"}, DeviceAccess.NOTHING),
+    "GET /v1/deliveries/dead": ({"deliveries"}, DeviceAccess.NOTHING),
+    "DELETE /v1/deliveries/dead": ({"deliveries"}, DeviceAccess.NOTHING),
+    "POST /v1/deliveries/dead/{delivery}/replay": ({"deliveries"}, DeviceAccess.NOTHING),
+    "DELETE /v1/deliveries/dead/{delivery}": ({"deliveries"}, DeviceAccess.NOTHING),
+    "GET /v1/contact/suppressions": ({"deliveries"}, DeviceAccess.NOTHING),
+    "POST /v1/contact/suppressions": ({"deliveries"}, DeviceAccess.NOTHING),
+    "DELETE /v1/contact/suppressions": ({"deliveries"}, DeviceAccess.NOTHING),
+    "POST /v1/presence": ({"devices"}, DeviceAccess.NOTHING),
+    "POST /v1/users/{uid}/revoke": ({"devices"}, DeviceAccess.NOTHING),
+    "GET /v1/categories": ({"categories"}, DeviceAccess.NOTHING),
+    "PUT /v1/categories": ({"categories"}, DeviceAccess.NOTHING),
+    "POST /v1/categories/rollback": ({"categories"}, DeviceAccess.NOTHING),
+    "GET /v1/categories/{name}": ({"categories"}, DeviceAccess.NOTHING),
+    "PUT /v1/categories/{name}": ({"categories"}, DeviceAccess.NOTHING),
+    "DELETE /v1/categories/{name}": ({"categories"}, DeviceAccess.NOTHING),
+    "POST /v1/categories/{name}/preview": ({"categories"}, DeviceAccess.NOTHING),
+    "POST /v1/users/{uid}/flush": ({"admin"}, DeviceAccess.NOTHING),
+    "POST /v1/flush": ({"admin"}, DeviceAccess.NOTHING),
+    "DELETE /v1/users/{uid}": ({"admin"}, DeviceAccess.NOTHING),
+    "POST /v1/keys": ({"admin"}, DeviceAccess.NOTHING),
+    "GET /v1/keys": ({"admin"}, DeviceAccess.NOTHING),
+    "GET /v1/keys/{key}": ({"admin"}, DeviceAccess.NOTHING),
+    "DELETE /v1/keys/{key}": ({"admin"}, DeviceAccess.NOTHING),
+    "POST /v1/keys/{key}/rotate": ({"admin"}, DeviceAccess.NOTHING),
+    "POST /v1/webhooks": ({"admin"}, DeviceAccess.NOTHING),
+    "GET /v1/webhooks": ({"admin"}, DeviceAccess.NOTHING),
+    "GET /v1/webhooks/{webhook}": ({"admin"}, DeviceAccess.NOTHING),
+    "PATCH /v1/webhooks/{webhook}": ({"admin"}, DeviceAccess.NOTHING),
+    "DELETE /v1/webhooks/{webhook}": ({"admin"}, DeviceAccess.NOTHING),
+    "POST /v1/webhooks/{webhook}/rotate": ({"admin"}, DeviceAccess.NOTHING),
 }
 OPEN = {"/healthz", "/readyz", "/metrics", "/errors", "/docs", "/docs.js", "/openapi.json", "/v1/push/webpush"}
 UNSUBSCRIBE = "/v1/unsubscribe/{token}"
 
-every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method} {row.path}")
+every_row = pytest.mark.parametrize("row", ACCESS_RULES, ids=lambda row: f"{row.method} {row.path}")
 
 
-async def ask(api: Api, row: Row, token: str, **names: str) -> tuple[int, str]:
+async def ask(api: Api, row: AccessRule, token: str, **names: str) -> tuple[int, str]:
     body = BODIES.get(row.path, {} if row.method != "GET" else None)
     if row.path == "/v1/tickets" and token.startswith("gk_"):
         body = {"uid": "alice", "observe": True}
@@ -100,7 +100,7 @@ async def ask(api: Api, row: Row, token: str, **names: str) -> tuple[int, str]:
 
 
 def test_the_table_is_that_of_the_contract() -> None:
-    assert {f"{row.method} {row.path}": (set(row.scopes), row.own) for row in TABLE} == EXPECTED
+    assert {f"{row.method} {row.path}": (set(row.scopes), row.device_access) for row in ACCESS_RULES} == EXPECTED
 
 
 def test_every_endpoint_is_in_the_table_or_named_as_open(api: Api) -> None:
@@ -109,13 +109,13 @@ def test_every_endpoint_is_in_the_table_or_named_as_open(api: Api) -> None:
 
     assert len(routes) == len(api.app.routes)
 
-    assert served == {(row.method, row.path) for row in TABLE} | {("GET", path) for path in OPEN} | {
+    assert served == {(row.method, row.path) for row in ACCESS_RULES} | {("GET", path) for path in OPEN} | {
         (method, UNSUBSCRIBE) for method in ("GET", "POST")
     }
 
 
 @every_row
-async def test_without_a_token_nothing_is_served(api: Api, row: Row) -> None:
+async def test_without_a_token_nothing_is_served(api: Api, row: AccessRule) -> None:
     for token in ("", "gk_aaaaaaaaaaaa_" + "b" * 43, "gk_", "no.jwt.here"):
         answer = await api.call(row.method, row.path.format(**ALICE), token)
 
@@ -124,7 +124,7 @@ async def test_without_a_token_nothing_is_served(api: Api, row: Row) -> None:
 
 
 @every_row
-async def test_a_key_with_the_scope_may_call_and_one_with_all_the_others_may_not(api: Api, row: Row) -> None:
+async def test_a_key_with_the_scope_may_call_and_one_with_all_the_others_may_not(api: Api, row: AccessRule) -> None:
     for scope in row.scopes - ({"admin"} if "ingest" in row.scopes else set()):
         assert await ask(api, row, await api.make_key(scope)) not in ((401, "unauthorised"), (403, "forbidden"))
 
@@ -134,27 +134,29 @@ async def test_a_key_with_the_scope_may_call_and_one_with_all_the_others_may_not
 
 
 @every_row
-async def test_a_device_token_may_do_what_the_row_says_for_its_own_user_and_device(api: Api, row: Row) -> None:
+async def test_a_device_token_may_do_what_the_row_says_for_its_own_user_and_device(api: Api, row: AccessRule) -> None:
     status, code = await ask(api, row, api.token())
 
-    if row.own is Own.NOTHING:
+    if row.device_access is DeviceAccess.NOTHING:
         assert (status, code) == (403, "forbidden")
     else:
         assert code in ("", "not_found")
 
 
 @every_row
-async def test_a_device_token_of_another_user_is_refused_before_anything_is_looked_up(api: Api, row: Row) -> None:
-    if "{uid}" in row.path or row.own is Own.NOTHING:
+async def test_a_device_token_of_another_user_is_refused_before_anything_is_looked_up(
+    api: Api, row: AccessRule
+) -> None:
+    if "{uid}" in row.path or row.device_access is DeviceAccess.NOTHING:
         assert await ask(api, row, api.token("mallory")) == (403, "forbidden")
 
 
 @every_row
-async def test_a_device_token_of_another_device_is_refused_where_a_device_is_named(api: Api, row: Row) -> None:
+async def test_a_device_token_of_another_device_is_refused_where_a_device_is_named(api: Api, row: AccessRule) -> None:
     other = api.token(device="laptop")
-    if row.own is Own.DEVICE:
+    if row.device_access is DeviceAccess.DEVICE:
         assert await ask(api, row, other) == (403, "forbidden")
-    if row.own is Own.VIEW:
+    if row.device_access is DeviceAccess.VIEW:
         answer = await api.call(row.method, row.path.format(**ALICE), other, params={"device": "phone"})
         assert code_of(answer) == (403, "forbidden")
 
@@ -184,9 +186,9 @@ async def test_a_path_with_a_name_that_is_none_is_refused(api: Api) -> None:
 
 async def test_the_audience_of_devices_is_served_what_device_tokens_may_call_and_no_more() -> None:
     async with Api(ingest_audience="devices") as api:
-        for row in TABLE:
+        for row in ACCESS_RULES:
             status, _ = await ask(api, row, api.key)
-            assert (status in (404, 405)) == (row.own is Own.NOTHING or row.path.endswith("/{id}"))
+            assert (status in (404, 405)) == (row.device_access is DeviceAccess.NOTHING or row.path.endswith("/{id}"))
         assert set((await api.call("GET", "/openapi.json")).json()["paths"]) >= {"/v1/messages", "/v1/tickets"}
         assert "/v1/keys" not in (await api.call("GET", "/openapi.json")).json()["paths"]
 

@@ -11,7 +11,7 @@ from gregor.redis.pubsub import MemoryFeed
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
 from gregor.web.readiness import Readiness
-from gregor_ingest.app import create_figures
+from gregor_ingest.app import create_admin_app
 from tests.support.api import Api, code_of
 from tests.support.wait import wait_until
 
@@ -158,7 +158,7 @@ class Mute(MemoryStore):
 async def test_readiness_goes_red_after_three_failures_and_green_after_one_answer() -> None:
     store = Mute(Api().settings.limits)
     async with Api(store) as api:
-        readiness: Readiness = api.app.state.parts.readiness
+        readiness: Readiness = api.app.state.context.readiness
 
         async def seen() -> tuple[int, str]:
             answer = await api.call("GET", "/readyz", "")
@@ -181,7 +181,7 @@ async def test_readiness_goes_red_after_three_failures_and_green_after_one_answe
 
 
 async def test_a_process_that_is_draining_is_alive_and_not_ready(api: Api) -> None:
-    readiness: Readiness = api.app.state.parts.readiness
+    readiness: Readiness = api.app.state.context.readiness
     await readiness.check()
     readiness.draining = True
 
@@ -193,7 +193,7 @@ async def test_a_process_that_is_draining_is_alive_and_not_ready(api: Api) -> No
 
 
 async def test_the_state_of_the_feed_is_told_where_there_is_one(api: Api) -> None:
-    parts = api.app.state.parts
+    parts = api.app.state.context
     readiness = Readiness(api.store, parts.metrics, MemoryFeed())
     await readiness.check()
 
@@ -222,7 +222,7 @@ async def test_the_store_is_watched_while_the_process_runs(api: Api) -> None:
 async def test_figures_move_to_the_port_of_administration_where_one_is_set() -> None:
     async with Api(admin_port=8790) as api:
         assert code_of(await api.call("GET", "/metrics", "")) == (404, "not_found")
-        transport = httpx.ASGITransport(create_figures(api.app))
+        transport = httpx.ASGITransport(create_admin_app(api.app))
         async with httpx.AsyncClient(transport=transport, base_url="http://gregor.test") as client:
             answer = await client.get("/metrics")
             assert answer.headers["content-type"].startswith("text/plain; version=")

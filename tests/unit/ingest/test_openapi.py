@@ -17,7 +17,7 @@ from schemathesis.checks import (
 )
 
 from gregor.core.errors import ERRORS
-from gregor_ingest.auth import TABLE
+from gregor_ingest.auth import ACCESS_RULES
 from gregor_ingest.schemas.examples import DEVICE, FRIEND, RECEIPT, STATE, SYNC
 from gregor_ingest.schemas.responses import ANSWERS, SCHEMAS
 from tests.support.api import EVERY_SCOPE, Api
@@ -49,10 +49,10 @@ async def test_every_endpoint_of_the_table_is_described_with_who_may_call_it(api
     described = {(method, path): operation for method, path, operation in operations(document)}
 
     assert document["openapi"] == "3.1.0"
-    for row in TABLE:
+    for row in ACCESS_RULES:
         security = described[row.method, row.path]["security"]
         assert {"serviceKey": sorted(row.scopes)} in security
-        assert ({"deviceToken": []} in security) == (row.own.value != "no")
+        assert ({"deviceToken": []} in security) == (row.device_access.value != "no")
 
 
 async def test_operations_have_an_id_of_their_own_a_tag_and_a_summary(api: Api) -> None:
@@ -164,7 +164,7 @@ async def test_schemas_of_answers_are_each_used_and_refuse_what_is_none(api: Api
         assert not jsonschema_rs.is_valid(schema, wrong), (name, wrong)
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method} {row.path}")
+@pytest.mark.parametrize("row", ACCESS_RULES, ids=lambda row: f"{row.method} {row.path}")
 def test_generated_requests_get_answers_that_are_described_and_never_a_fault(row: Any) -> None:
     api = Api()
     key = asyncio.run(api.make_key(*EVERY_SCOPE))

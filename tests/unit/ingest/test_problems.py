@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from gregor_ingest.schemas.requests import Document
+from gregor_ingest.schemas.requests import RequestModel
 from tests.support.api import Api, code_of
 
 JUNK: list[Any] = [5, -1, 1.5, True, "", "a b", "x" * 5_000, [], [5], [[]], ["read"] * 2_000, {}, {"a b": 1}]
@@ -34,7 +34,7 @@ ENDPOINTS = [
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
 async def test_every_refusal_is_in_our_words(api: Api, method: str, path: str) -> None:
-    fields = sorted({name for model in models(Document) for name in model.model_fields})
+    fields = sorted({name for model in models(RequestModel) for name in model.model_fields})
     documents = [*JUNK, *({name: junk} for name in fields for junk in JUNK)]
     documents += [{"push": {"provider": "webpush", name: junk}} for name in fields for junk in JUNK]
     refused = 0

@@ -18,7 +18,7 @@ def news(**times: Any) -> dict[str, Any]:
     return {"system": "gregor", "body": {"create": {"a": {"category": "news", "times": times}}}}
 
 
-async def rehearse(api: Api, message: dict[str, Any]) -> dict[str, Any]:
+async def dry_run(api: Api, message: dict[str, Any]) -> dict[str, Any]:
     answer = await api.call("POST", PATH, params={"dry_run": "true"}, json=message)
     assert answer.status_code == 200, answer.text
     document: dict[str, Any] = answer.json()
@@ -27,7 +27,7 @@ async def rehearse(api: Api, message: dict[str, Any]) -> dict[str, Any]:
 
 async def told(api: Api, message: dict[str, Any]) -> set[tuple[Any, ...]]:
     """Who would be told, as (intent, n, channel, device, seconds from now, reason)."""
-    deliveries = (await rehearse(api, message))["deliveries"]
+    deliveries = (await dry_run(api, message))["deliveries"]
     assert all(each.pop("item") == "a" for each in deliveries)
     return {(*list(each.values())[:4], each["at"] and each["at"] - NOW_S, each["reason"]) for each in deliveries}
 
@@ -40,7 +40,7 @@ async def live_here(api: Api, **more: Any) -> None:
 
 
 async def test_a_rehearsal_tells_the_receipt_and_does_nothing(api: Api) -> None:
-    answer = await rehearse(api, news())
+    answer = await dry_run(api, news())
 
     assert (answer["seq"], answer["created"], answer["dry_run"], answer["deliveries"]) == (0, ["a"], True, [])
     assert (await api.call("GET", "/v1/users/alice/state")).json()["items"] == {}
@@ -50,7 +50,7 @@ async def test_a_rehearsal_tells_who_would_be_told_when_or_why_not(api: Api) -> 
     await live_here(api)
     await api.call("PUT", "/v1/users/alice/devices/laptop", json={"platform": "desktop"})
 
-    (entry,) = [each for each in (await rehearse(api, news()))["deliveries"] if each["device"] == "phone"]
+    (entry,) = [each for each in (await dry_run(api, news()))["deliveries"] if each["device"] == "phone"]
 
     assert entry == {
         "item": "a", "intent": "item", "n": 0, "channel": "apns", "device": "phone", "at": NOW_S + 10, "reason": None,

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request, Response
 
 from gregor.core.items.sync import cursor_for
 from gregor.core.messages.model import Flush, Message
-from gregor_ingest.guarded_route import Acting, GuardedRoute, Working
-from gregor_ingest.request import read_document
-from gregor_ingest.responses import body_of, documented, json_answer
+from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
+from gregor_ingest.request import read_model
+from gregor_ingest.responses import body_of, documented, json_response
 from gregor_ingest.routes.messages.messages import named, planned
-from gregor_ingest.schemas.requests import FlushAll, Nothing
+from gregor_ingest.schemas.requests import EmptyBody, ResetAllUsers
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["administration"])
 
@@ -24,17 +24,17 @@ _BODY: Final = ("malformed_json", "message_too_large", "unsupported_media_type")
     operation_id="flushUser",
     summary="Start a new epoch of a user",
     responses=documented(200, "The position.", {"cursor": "77b2e4-3"}, *_BODY, "id_reused"),
-    openapi_extra=body_of(Nothing.model_json_schema(), {}, is_required=False),
+    openapi_extra=body_of(EmptyBody.model_json_schema(), {}, is_required=False),
     response_class=Response,
 )
-async def flush_user(uid: str, request: Request, parts: Working, actor: Acting) -> Response:
+async def reset_user(uid: str, request: Request, context: Context, actor: CurrentActor) -> Response:
     """Every device gets a full copy soon. Items, dismissals and history stay; seq goes on."""
-    await read_document(request, parts, Nothing, empty={})
+    await read_model(request, context, EmptyBody, empty={})
     message = named(Message(Flush()), request.scope["gregor.headers"])
-    commit, view = planned(message, actor, parts)
-    receipt = await parts.store.users.commit(uid, commit)
-    parts.count((receipt,))
-    return json_answer({"cursor": str(cursor_for(receipt.epoch, view, receipt.seq))})
+    commit, view = planned(message, actor, context)
+    receipt = await context.store.users.commit(uid, commit)
+    context.count((receipt,))
+    return json_response({"cursor": str(cursor_for(receipt.epoch, view, receipt.seq))})
 
 
 @router.post(
@@ -43,15 +43,15 @@ async def flush_user(uid: str, request: Request, parts: Working, actor: Acting) 
     summary="Start a new epoch of every user",
     status_code=202,
     responses=documented(202, "It has begun.", {"spread": 30}, *_BODY),
-    openapi_extra=body_of(FlushAll.model_json_schema(), {"spread": 30}, is_required=False),
+    openapi_extra=body_of(ResetAllUsers.model_json_schema(), {"spread": 30}, is_required=False),
     response_class=Response,
 )
-async def flush_all(request: Request, parts: Working) -> Response:
+async def flush_all(request: Request, context: Context) -> Response:
     """Connected devices get a full copy within the spread, in seconds; the others when they come back."""
-    asked = await read_document(request, parts, FlushAll, empty={})
-    spread_s = round(parts.settings.flush_spread_s) if asked.spread is None else asked.spread
-    await parts.store.users.flush_all(spread_s)
-    return json_answer({"spread": spread_s}, 202)
+    asked = await read_model(request, context, ResetAllUsers, empty={})
+    spread_s = round(context.settings.flush_spread_s) if asked.spread is None else asked.spread
+    await context.store.users.flush_all(spread_s)
+    return json_response({"spread": spread_s}, 202)
 
 
 @router.delete(
@@ -62,7 +62,7 @@ async def flush_all(request: Request, parts: Working) -> Response:
     responses=documented(204, "Forgotten, also where never seen."),
     response_class=Response,
 )
-async def delete_user(uid: str, parts: Working) -> Response:
+async def delete_user(uid: str, context: Context) -> Response:
     """State, history and devices go, tokens are void, connections closed. A later message starts a new epoch."""
-    await parts.store.users.forget_user(uid, parts.clock.now_us())
+    await context.store.users.forget_user(uid, context.clock.now_us())
     return Response(status_code=204)

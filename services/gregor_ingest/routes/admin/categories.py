@@ -14,12 +14,12 @@ from gregor.core.json_text import canonical, escape
 from gregor.registries.categories import CategoryEditor
 from gregor.registries.category_files import read_checked
 from gregor.rendering.renderer import Renderer, TemplateItem
-from gregor_ingest.context import Parts
-from gregor_ingest.guarded_route import GuardedRoute, Working
-from gregor_ingest.request import fit, read_document, read_json
-from gregor_ingest.responses import body_of, documented, json_answer
+from gregor_ingest.context import IngestContext
+from gregor_ingest.guarded_route import Context, GuardedRoute
+from gregor_ingest.request import read_json, read_model, validate_model
+from gregor_ingest.responses import body_of, documented, json_response
 from gregor_ingest.schemas.examples import CATEGORIES, ENTRY, PREVIEW
-from gregor_ingest.schemas.requests import Document, Flag, Language, Whole
+from gregor_ingest.schemas.requests import Flag, Language, RequestModel, Whole
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["categories"])
 
@@ -39,13 +39,13 @@ _SET_SCHEMA: Final = {
 DryRun = Annotated[Flag, Query(description="Only check: what is wrong is answered, nothing changes.")]
 
 
-class Rollback(Document):
+class Rollback(RequestModel):
     """Which version is to hold again."""
 
     version: Whole = Field(ge=1, description="One of the last 50.")
 
 
-class Preview(Document):
+class Preview(RequestModel):
     """What is to be rendered."""
 
     body: Any = Field(None, description="The body of an item of this category.")
@@ -59,10 +59,10 @@ class Preview(Document):
     responses=documented(200, "The entries as they were written, and their version.", CATEGORIES),
     response_class=Response,
 )
-async def list_categories(parts: Working) -> Response:
+async def list_categories(context: Context) -> Response:
     """The set that holds; version 0 and no entries where none was ever applied."""
-    present = await _editor(parts).present()
-    return json_answer({"version": present.version, "categories": present.entries})
+    present = await _editor(context).present()
+    return json_response({"version": present.version, "categories": present.entries})
 
 
 @router.put(
@@ -73,20 +73,20 @@ async def list_categories(parts: Working) -> Response:
     openapi_extra=body_of(_SET_SCHEMA, {"categories": CATEGORIES["categories"]}),
     response_class=Response,
 )
-async def apply_categories(request: Request, parts: Working, dry_run: DryRun = False) -> Response:
+async def apply_categories(request: Request, context: Context, dry_run: DryRun = False) -> Response:
     """Replaces all entries, in all processes within a second. Refused whole, with every mistake, where one is wrong."""
-    entries, pointer = _set_of(await read_json(request, parts, most=MOST_BYTES))
-    editor = _editor(parts)
+    entries, pointer = _set_of(await read_json(request, context, most=MOST_BYTES))
+    editor = _editor(context)
     try:
         if dry_run:
             await asyncio.to_thread(read_checked, entries)
             version = (await editor.present()).version
         else:
-            version = await editor.apply(entries, parts.clock.now_us())
+            version = await editor.apply(entries, context.clock.now_us())
     except Problem as problem:
         raise _moved(problem, "", pointer) from None
-    await parts.registry.refresh()
-    return json_answer({"version": version, "categories": entries})
+    await context.registry.refresh()
+    return json_response({"version": version, "categories": entries})
 
 
 @router.post(
@@ -97,18 +97,18 @@ async def apply_categories(request: Request, parts: Working, dry_run: DryRun = F
     openapi_extra=body_of(Rollback.model_json_schema(), {"version": 1}),
     response_class=Response,
 )
-async def roll_back(request: Request, parts: Working, dry_run: DryRun = False) -> Response:
+async def roll_back(request: Request, context: Context, dry_run: DryRun = False) -> Response:
     """The entries of one of the last 50 versions, as a new version."""
-    asked = await read_document(request, parts, Rollback)
-    editor = _editor(parts)
+    asked = await read_model(request, context, Rollback)
+    editor = _editor(context)
     if dry_run:
         kept = await editor.kept(asked.version)
         await asyncio.to_thread(read_checked, kept.entries)
-        return json_answer({"version": (await editor.present()).version, "categories": kept.entries})
-    await editor.roll_back(asked.version, parts.clock.now_us())
-    await parts.registry.refresh()
+        return json_response({"version": (await editor.present()).version, "categories": kept.entries})
+    await editor.roll_back(asked.version, context.clock.now_us())
+    await context.registry.refresh()
     present = await editor.present()
-    return json_answer({"version": present.version, "categories": present.entries})
+    return json_response({"version": present.version, "categories": present.entries})
 
 
 @router.get(
@@ -118,12 +118,12 @@ async def roll_back(request: Request, parts: Working, dry_run: DryRun = False) -
     responses=documented(200, "The entry as it was written.", ENTRY, "not_found"),
     response_class=Response,
 )
-async def read_category(name: str, parts: Working) -> Response:
+async def read_category(name: str, context: Context) -> Response:
     """What this entry says; what it inherits is in the entries above it."""
-    entry = (await _editor(parts).present()).entries.get(_category(name))
+    entry = (await _editor(context).present()).entries.get(_category(name))
     if entry is None:
         raise Problem("not_found", "There is no entry of this name.")
-    return json_answer(entry)
+    return json_response(entry)
 
 
 @router.put(
@@ -134,19 +134,19 @@ async def read_category(name: str, parts: Working) -> Response:
     openapi_extra=body_of(_ENTRY_SCHEMA, ENTRY),
     response_class=Response,
 )
-async def put_category(name: str, request: Request, parts: Working, dry_run: DryRun = False) -> Response:
+async def put_category(name: str, request: Request, context: Context, dry_run: DryRun = False) -> Response:
     """Makes or replaces this entry, in all processes within a second."""
-    entry = await read_json(request, parts)
-    editor, category = _editor(parts), _category(name)
+    entry = await read_json(request, context)
+    editor, category = _editor(context), _category(name)
     try:
         if dry_run:
             await asyncio.to_thread(read_checked, {**(await editor.present()).entries, category: entry})
         else:
-            await editor.put(category, entry, parts.clock.now_us())
+            await editor.put(category, entry, context.clock.now_us())
     except Problem as problem:
         raise _moved(problem, "/" + escape(category), "") from None
-    await parts.registry.refresh()
-    return json_answer(entry)
+    await context.registry.refresh()
+    return json_response(entry)
 
 
 @router.delete(
@@ -157,16 +157,16 @@ async def put_category(name: str, request: Request, parts: Working, dry_run: Dry
     responses=documented(204, "It is gone, also where there was none.", None, "schema"),
     response_class=Response,
 )
-async def delete_category(name: str, parts: Working, dry_run: DryRun = False) -> Response:
+async def delete_category(name: str, context: Context, dry_run: DryRun = False) -> Response:
     """Items of the category stay; they have what they inherit. Refused where an entry below needs what this says."""
-    editor, category = _editor(parts), _category(name)
+    editor, category = _editor(context), _category(name)
     if dry_run:
         present = await editor.present()
         left = {other: entry for other, entry in present.entries.items() if other != category}
         await asyncio.to_thread(read_checked, left)
     else:
-        await editor.delete(category, parts.clock.now_us())
-    await parts.registry.refresh()
+        await editor.delete(category, context.clock.now_us())
+    await context.registry.refresh()
     return Response(status_code=204)
 
 
@@ -178,15 +178,15 @@ async def delete_category(name: str, parts: Working, dry_run: DryRun = False) ->
     openapi_extra=body_of(Preview.model_json_schema(), {"body": {"keybase": "kbob"}, "locale": "it"}),
     response_class=Response,
 )
-async def preview(name: str, request: Request, parts: Working) -> Response:
+async def preview(name: str, request: Request, context: Context) -> Response:
     """Title, text, link, subject and HTML of an item (or a summary) with this body, by the entries that hold."""
-    asked = fit(Preview, await read_json(request, parts, empty={}))
+    asked = validate_model(Preview, await read_json(request, context, empty={}))
     category = _category(name)
-    await parts.registry.refresh()
-    entries, faults = parts.registry.current, []
+    await context.registry.refresh()
+    entries, faults = context.registry.current, []
     policy, item = (
         entries.resolve(category),
-        TemplateItem("preview", category, asked.body, parts.clock.now_us() / 1_000_000),
+        TemplateItem("preview", category, asked.body, context.clock.now_us() / 1_000_000),
     )
     is_summary = policy.aggregate is not None and item.summary is not None
     if policy.body_schema is not None and not is_summary:
@@ -195,7 +195,7 @@ async def preview(name: str, request: Request, parts: Working) -> Response:
     rendered, mail = renderer.rendered(item, asked.locale), renderer.mail(item, asked.locale)
     if faults:
         raise Problem("schema", f"{faults[0].pointer}: {faults[0].detail}", tuple(faults))
-    return json_answer(
+    return json_response(
         {
             "title": rendered and rendered["title"],
             "text": rendered and rendered["text"],
@@ -206,8 +206,8 @@ async def preview(name: str, request: Request, parts: Working) -> Response:
     )
 
 
-def _editor(parts: Parts) -> CategoryEditor:
-    return CategoryEditor(parts.store.categories, read_checked)
+def _editor(context: IngestContext) -> CategoryEditor:
+    return CategoryEditor(context.store.categories, read_checked)
 
 
 def _category(name: str) -> str:

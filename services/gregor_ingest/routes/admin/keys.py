@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request, Response
 from gregor.core.errors import Problem
 from gregor.core.times import seconds
 from gregor.store.contract.access import ServiceKey
-from gregor_ingest.guarded_route import GuardedRoute, Working
-from gregor_ingest.request import read_document
-from gregor_ingest.responses import body_of, documented, json_answer
+from gregor_ingest.guarded_route import Context, GuardedRoute
+from gregor_ingest.request import read_model
+from gregor_ingest.responses import body_of, documented, json_response
 from gregor_ingest.schemas.examples import KEY, NEW_KEY
 from gregor_ingest.schemas.requests import NewKey
 
@@ -33,12 +33,12 @@ _SECRET: Final = {"Cache-Control": "no-store"}
     openapi_extra=body_of(NewKey.model_json_schema(), {"scopes": ["ingest"], "prefixes": ["user"]}),
     response_class=Response,
 )
-async def create_key(request: Request, parts: Working) -> Response:
+async def create_key(request: Request, context: Context) -> Response:
     """A key with scopes, and optionally limits to category prefixes and a rate. Only a hash of it is stored."""
-    asked = await read_document(request, parts, NewKey)
-    now_us = parts.clock.now_us()
-    key, text = await parts.store.access.create_key(asked.scopes, asked.prefixes, asked.rate, asked.name, now_us)
-    return json_answer({**_shown(key), "key": text}, 201, _SECRET)
+    asked = await read_model(request, context, NewKey)
+    now_us = context.clock.now_us()
+    key, text = await context.store.access.create_key(asked.scopes, asked.prefixes, asked.rate, asked.name, now_us)
+    return json_response({**_shown(key), "key": text}, 201, _SECRET)
 
 
 @router.get(
@@ -48,9 +48,9 @@ async def create_key(request: Request, parts: Working) -> Response:
     responses=documented(200, "The keys, without their secrets.", {"keys": [KEY]}),
     response_class=Response,
 )
-async def list_keys(parts: Working) -> Response:
+async def list_keys(context: Context) -> Response:
     """Every key, by id."""
-    return json_answer({"keys": [_shown(key) for key in await parts.store.access.keys()]})
+    return json_response({"keys": [_shown(key) for key in await context.store.access.keys()]})
 
 
 @router.get(
@@ -60,12 +60,12 @@ async def list_keys(parts: Working) -> Response:
     responses=documented(200, "The key, without its secret.", KEY, "not_found"),
     response_class=Response,
 )
-async def get_key(key: str, parts: Working) -> Response:
+async def get_key(key: str, context: Context) -> Response:
     """What is stored of a key."""
-    found = await parts.store.access.key(key)
+    found = await context.store.access.key(key)
     if found is None:
         raise _no_key()
-    return json_answer(_shown(found))
+    return json_response(_shown(found))
 
 
 @router.delete(
@@ -76,10 +76,10 @@ async def get_key(key: str, parts: Working) -> Response:
     responses=documented(204, "It is gone, also where there was none."),
     response_class=Response,
 )
-async def delete_key(key: str, parts: Working) -> Response:
+async def delete_key(key: str, context: Context) -> Response:
     """The key is refused from now on."""
-    await parts.store.access.delete_key(key)
-    parts.gate.forget_keys()
+    await context.store.access.delete_key(key)
+    context.authorizer.invalidate_keys()
     return Response(status_code=204)
 
 
@@ -90,14 +90,14 @@ async def delete_key(key: str, parts: Working) -> Response:
     responses=documented(200, "The new text; the old one works for 24 hours more.", NEW_KEY, "not_found"),
     response_class=Response,
 )
-async def rotate_key(key: str, parts: Working) -> Response:
+async def rotate_key(key: str, context: Context) -> Response:
     """Both secrets work for 24 hours, so that no caller is shut out while they are changed."""
-    text = await parts.store.access.rotate_key(key, parts.clock.now_us(), KEEP_US)
-    parts.gate.forget_keys()
-    found = await parts.store.access.key(key)
+    text = await context.store.access.rotate_key(key, context.clock.now_us(), KEEP_US)
+    context.authorizer.invalidate_keys()
+    found = await context.store.access.key(key)
     if text is None or found is None:
         raise _no_key()
-    return json_answer({**_shown(found), "key": text}, headers=_SECRET)
+    return json_response({**_shown(found), "key": text}, headers=_SECRET)
 
 
 def _no_key() -> Problem:

@@ -12,10 +12,10 @@ from gregor.core.ids import BACKEND, intersect, normal_prefixes
 from gregor.core.times import seconds
 from gregor.store.contract.access import Ticket
 from gregor_ingest.auth import Actor
-from gregor_ingest.guarded_route import Acting, GuardedRoute, Working, prefixes_of
-from gregor_ingest.request import read_document
-from gregor_ingest.responses import body_of, documented, json_answer
-from gregor_ingest.schemas.requests import NewTicket
+from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute, prefixes_of
+from gregor_ingest.request import read_model
+from gregor_ingest.responses import body_of, documented, json_response
+from gregor_ingest.schemas.requests import CreateTicket
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["tickets"])
 
@@ -30,20 +30,20 @@ _BODY: Final = ("malformed_json", "message_too_large", "unsupported_media_type",
     summary="A ticket for a stream",
     status_code=201,
     responses=documented(201, "The ticket, for `?ticket=`.", {"ticket": "…", "expires": 1457056477}, *_BODY),
-    openapi_extra=body_of(NewTicket.model_json_schema(), {"category_prefix": "user"}, is_required=False),
+    openapi_extra=body_of(CreateTicket.model_json_schema(), {"category_prefix": "user"}, is_required=False),
     response_class=Response,
 )
-async def create_ticket(request: Request, parts: Working, actor: Acting) -> Response:
+async def create_ticket(request: Request, context: Context, actor: CurrentActor) -> Response:
     """Good for 30 seconds, once, for one user, device and view. A key gets one that observes only."""
-    asked = await read_document(request, parts, NewTicket, empty={})
-    now_us = parts.clock.now_us()
+    asked = await read_model(request, context, CreateTicket, empty={})
+    now_us = context.clock.now_us()
     ticket = _observing(asked, actor) if actor.caller is None else _own(asked, actor)
-    text = await parts.store.access.create_ticket(ticket, now_us, LIVES_US)
+    text = await context.store.access.create_ticket(ticket, now_us, LIVES_US)
     expires = msgspec.Raw(seconds(now_us + LIVES_US))
-    return json_answer({"ticket": text, "expires": expires}, 201, {"Cache-Control": "no-store"})
+    return json_response({"ticket": text, "expires": expires}, 201, {"Cache-Control": "no-store"})
 
 
-def _own(asked: NewTicket, actor: Actor) -> Ticket:
+def _own(asked: CreateTicket, actor: Actor) -> Ticket:
     caller = actor.caller
     if caller is None or asked.observe:
         raise Problem("forbidden", "Observing needs a service key with the scope read.")
@@ -60,7 +60,7 @@ def _own(asked: NewTicket, actor: Actor) -> Ticket:
     return Ticket(caller.uid, caller.device, False, view, systems, claims)
 
 
-def _observing(asked: NewTicket, actor: Actor) -> Ticket:
+def _observing(asked: CreateTicket, actor: Actor) -> Ticket:
     if not asked.observe:
         raise Problem("forbidden", "A service key gets observing tickets only: set observe.")
     if asked.uid is None:
@@ -71,5 +71,5 @@ def _observing(asked: NewTicket, actor: Actor) -> Ticket:
     return Ticket(asked.uid, asked.device or BACKEND, True, view, _systems(asked), claims)
 
 
-def _systems(asked: NewTicket) -> tuple[str, ...] | None:
+def _systems(asked: CreateTicket) -> tuple[str, ...] | None:
     return None if asked.systems is None else normal_prefixes(asked.systems)

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Request, Response
 from gregor.core.errors import Problem
 from gregor.registries.webhooks import WebhookEditor
 from gregor.web.request import JSON
-from gregor_ingest.context import Parts
-from gregor_ingest.guarded_route import GuardedRoute, Working
-from gregor_ingest.request import MERGE_PATCH, fit, read_document, read_json
-from gregor_ingest.responses import body_of, documented, json_answer
+from gregor_ingest.context import IngestContext
+from gregor_ingest.guarded_route import Context, GuardedRoute
+from gregor_ingest.request import MERGE_PATCH, read_json, read_model, validate_model
+from gregor_ingest.responses import body_of, documented, json_response
 from gregor_ingest.schemas.examples import NEW_WEBHOOK, WEBHOOK
 from gregor_ingest.schemas.webhook import NewWebhook, WebhookPatch, changed, check_url, shown, shown_with_secret
 
@@ -37,14 +37,14 @@ _WISH: Final = {"url": "https://example.com/gregor", "events": ["item.dismissed"
     openapi_extra=body_of(NewWebhook.model_json_schema(), _WISH),
     response_class=Response,
 )
-async def create_webhook(request: Request, parts: Working) -> Response:
+async def create_webhook(request: Request, context: Context) -> Response:
     """It is called for what happens from then on: the answer comes when every process knows of it (half a second)."""
-    asked = await read_document(request, parts, NewWebhook)
-    check_url(asked.url, is_loopback_allowed=parts.settings.webhook_loopback)
-    now_us = parts.clock.now_us()
-    made = await _editor(parts).create(asked.url, asked.kinds, asked.prefixes, asked.name, now_us)
-    await parts.webhooks.wait_until_known()
-    return json_answer(shown_with_secret(made), 201, _SECRET)
+    asked = await read_model(request, context, NewWebhook)
+    check_url(asked.url, is_loopback_allowed=context.settings.webhook_loopback)
+    now_us = context.clock.now_us()
+    made = await _editor(context).create(asked.url, asked.kinds, asked.prefixes, asked.name, now_us)
+    await context.webhooks.wait_until_known()
+    return json_response(shown_with_secret(made), 201, _SECRET)
 
 
 @router.get(
@@ -54,10 +54,10 @@ async def create_webhook(request: Request, parts: Working) -> Response:
     responses=documented(200, "The webhooks, without their secrets.", {"webhooks": [WEBHOOK]}),
     response_class=Response,
 )
-async def list_webhooks(parts: Working) -> Response:
+async def list_webhooks(context: Context) -> Response:
     """Every webhook, by id; also those that are not called any more."""
-    _, kept = await parts.store.webhooks.all()
-    return json_answer({"webhooks": [shown(webhook) for webhook in kept]})
+    _, kept = await context.store.webhooks.all()
+    return json_response({"webhooks": [shown(webhook) for webhook in kept]})
 
 
 @router.get(
@@ -67,12 +67,12 @@ async def list_webhooks(parts: Working) -> Response:
     responses=documented(200, "The webhook, without its secret.", WEBHOOK, "not_found"),
     response_class=Response,
 )
-async def get_webhook(webhook: str, parts: Working) -> Response:
+async def get_webhook(webhook: str, context: Context) -> Response:
     """What is kept of a webhook."""
-    _, kept = await parts.store.webhooks.all()
+    _, kept = await context.store.webhooks.all()
     for each in kept:
         if each.id == webhook:
-            return json_answer(shown(each))
+            return json_response(shown(each))
     raise _no_webhook()
 
 
@@ -84,17 +84,17 @@ async def get_webhook(webhook: str, parts: Working) -> Response:
     openapi_extra=body_of(WebhookPatch.model_json_schema(), {"enabled": True}),
     response_class=Response,
 )
-async def patch_webhook(webhook: str, request: Request, parts: Working) -> Response:
+async def patch_webhook(webhook: str, request: Request, context: Context) -> Response:
     """A merge patch (RFC 7396). The secret stays; `enabled: true` takes up one that a 410 ended."""
-    patch = fit(WebhookPatch, await read_json(request, parts, JSON, MERGE_PATCH))
+    patch = validate_model(WebhookPatch, await read_json(request, context, JSON, MERGE_PATCH))
     if patch.url is not None:
-        check_url(patch.url, is_loopback_allowed=parts.settings.webhook_loopback)
-    now_us = parts.clock.now_us()
-    kept = await _editor(parts).change(webhook, lambda known: changed(known, patch, now_us))
+        check_url(patch.url, is_loopback_allowed=context.settings.webhook_loopback)
+    now_us = context.clock.now_us()
+    kept = await _editor(context).change(webhook, lambda known: changed(known, patch, now_us))
     if kept is None:
         raise _no_webhook()
-    await parts.webhooks.wait_until_known()
-    return json_answer(shown(kept))
+    await context.webhooks.wait_until_known()
+    return json_response(shown(kept))
 
 
 @router.delete(
@@ -105,10 +105,10 @@ async def patch_webhook(webhook: str, request: Request, parts: Working) -> Respo
     responses=documented(204, "It is gone, also where there was none."),
     response_class=Response,
 )
-async def delete_webhook(webhook: str, parts: Working) -> Response:
+async def delete_webhook(webhook: str, context: Context) -> Response:
     """It is called no more; what waits for it is cancelled."""
-    await parts.store.webhooks.delete(webhook)
-    await parts.webhooks.refresh()
+    await context.store.webhooks.delete(webhook)
+    await context.webhooks.refresh()
     return Response(status_code=204)
 
 
@@ -119,16 +119,16 @@ async def delete_webhook(webhook: str, parts: Working) -> Response:
     responses=documented(200, "The new secret; the old one signs beside it for 24 hours.", NEW_WEBHOOK, "not_found"),
     response_class=Response,
 )
-async def rotate_webhook(webhook: str, parts: Working) -> Response:
+async def rotate_webhook(webhook: str, context: Context) -> Response:
     """Calls carry two signatures for 24 hours, so that the receiver may know either secret meanwhile."""
-    kept = await _editor(parts).rotate(webhook, parts.clock.now_us(), KEEP_US)
+    kept = await _editor(context).rotate(webhook, context.clock.now_us(), KEEP_US)
     if kept is None:
         raise _no_webhook()
-    return json_answer(shown_with_secret(kept), headers=_SECRET)
+    return json_response(shown_with_secret(kept), headers=_SECRET)
 
 
-def _editor(parts: Parts) -> WebhookEditor:
-    return WebhookEditor(parts.store.webhooks)
+def _editor(context: IngestContext) -> WebhookEditor:
+    return WebhookEditor(context.store.webhooks)
 
 
 def _no_webhook() -> Problem:

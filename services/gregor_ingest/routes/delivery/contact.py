@@ -20,10 +20,10 @@ from gregor.core.notify.contact import (
     quiet_until,
 )
 from gregor.web.request import JSON
-from gregor_ingest.context import Parts
-from gregor_ingest.guarded_route import GuardedRoute, Working
+from gregor_ingest.context import IngestContext
+from gregor_ingest.guarded_route import Context, GuardedRoute
 from gregor_ingest.request import MERGE_PATCH, read_json
-from gregor_ingest.responses import body_of, documented, json_answer
+from gregor_ingest.responses import body_of, documented, json_response
 from gregor_ingest.schemas.device import merged
 from gregor_ingest.schemas.examples import CONTACT, PREFERENCES
 
@@ -48,9 +48,9 @@ _PREFERENCES_KEPT: Final = documented(
     openapi_extra=_CONTACT_BODY,
     response_class=Response,
 )
-async def put_contact(uid: str, request: Request, parts: Working) -> Response:
+async def put_contact(uid: str, request: Request, context: Context) -> Response:
     """Replaces the contact. In quiet hours what is to be told waits until their end, but for urgent categories."""
-    return await _keep_contact(uid, await read_json(request, parts), parts)
+    return await _keep_contact(uid, await read_json(request, context), context)
 
 
 @router.patch(
@@ -61,13 +61,13 @@ async def put_contact(uid: str, request: Request, parts: Working) -> Response:
     openapi_extra=_CONTACT_BODY,
     response_class=Response,
 )
-async def patch_contact(uid: str, request: Request, parts: Working) -> Response:
+async def patch_contact(uid: str, request: Request, context: Context) -> Response:
     """A merge patch (RFC 7396) on the contact."""
-    patch = await _patch(request, parts)
-    contact = await parts.store.contacts.change_contact(
+    patch = await _patch(request, context)
+    contact = await context.store.contacts.change_contact(
         uid, lambda kept: parse_contact(merged(contact_document(kept), patch))
     )
-    return await _kept(uid, contact, parts)
+    return await _kept(uid, contact, context)
 
 
 @router.get(
@@ -77,9 +77,9 @@ async def patch_contact(uid: str, request: Request, parts: Working) -> Response:
     responses=documented(200, "The contact; empty where none is kept.", CONTACT),
     response_class=Response,
 )
-async def get_contact(uid: str, parts: Working) -> Response:
+async def get_contact(uid: str, context: Context) -> Response:
     """Address, language, zone and quiet hours, as far as they are known."""
-    return json_answer(contact_document(await parts.store.contacts.contact(uid)))
+    return json_response(contact_document(await context.store.contacts.contact(uid)))
 
 
 @router.delete(
@@ -90,10 +90,10 @@ async def get_contact(uid: str, parts: Working) -> Response:
     responses=documented(204, "There is none any more."),
     response_class=Response,
 )
-async def delete_contact(uid: str, parts: Working) -> Response:
+async def delete_contact(uid: str, context: Context) -> Response:
     """Quiet hours go with it."""
-    await parts.store.contacts.put_contact(uid, NO_CONTACT)
-    await _end_waits(uid, NO_CONTACT, parts)
+    await context.store.contacts.put_contact(uid, NO_CONTACT)
+    await _end_waits(uid, NO_CONTACT, context)
     return Response(status_code=204)
 
 
@@ -105,9 +105,9 @@ async def delete_contact(uid: str, parts: Working) -> Response:
     openapi_extra=_PREFERENCES_BODY,
     response_class=Response,
 )
-async def put_preferences(uid: str, request: Request, parts: Working) -> Response:
+async def put_preferences(uid: str, request: Request, context: Context) -> Response:
     """Replaces the preferences: of each category prefix, or `*`, which channels may be used. The longest wins."""
-    return await _keep_preferences(uid, await read_json(request, parts), parts)
+    return await _keep_preferences(uid, await read_json(request, context), context)
 
 
 @router.patch(
@@ -118,13 +118,13 @@ async def put_preferences(uid: str, request: Request, parts: Working) -> Respons
     openapi_extra=_PREFERENCES_BODY,
     response_class=Response,
 )
-async def patch_preferences(uid: str, request: Request, parts: Working) -> Response:
+async def patch_preferences(uid: str, request: Request, context: Context) -> Response:
     """A merge patch (RFC 7396) on the preferences."""
-    patch = await _patch(request, parts)
-    preferences = await parts.store.contacts.change_preferences(
+    patch = await _patch(request, context)
+    preferences = await context.store.contacts.change_preferences(
         uid, lambda kept: parse_preferences(merged(_as_named_in(patch, kept), patch))
     )
-    return json_answer(preferences_document(preferences))
+    return json_response(preferences_document(preferences))
 
 
 @router.get(
@@ -134,9 +134,9 @@ async def patch_preferences(uid: str, request: Request, parts: Working) -> Respo
     responses=documented(200, "The preferences; empty where none are kept.", PREFERENCES),
     response_class=Response,
 )
-async def get_preferences(uid: str, parts: Working) -> Response:
+async def get_preferences(uid: str, context: Context) -> Response:
     """What is not said here is told."""
-    return json_answer(preferences_document(await parts.store.contacts.preferences(uid)))
+    return json_response(preferences_document(await context.store.contacts.preferences(uid)))
 
 
 def _as_named_in(patch: dict[str, Any], kept: Preferences) -> dict[str, Any]:
@@ -145,32 +145,32 @@ def _as_named_in(patch: dict[str, Any], kept: Preferences) -> dict[str, Any]:
     return {named.get(prefix, prefix): said for prefix, said in preferences_document(kept).items()}
 
 
-async def _patch(request: Request, parts: Parts) -> dict[str, Any]:
-    patch = await read_json(request, parts, JSON, MERGE_PATCH)
+async def _patch(request: Request, context: IngestContext) -> dict[str, Any]:
+    patch = await read_json(request, context, JSON, MERGE_PATCH)
     if not isinstance(patch, dict):
         raise Problem("invalid", "A merge patch is an object.")
     return patch
 
 
-async def _keep_contact(uid: str, document: Any, parts: Parts) -> Response:
+async def _keep_contact(uid: str, document: Any, context: IngestContext) -> Response:
     contact = parse_contact(document)
-    await parts.store.contacts.put_contact(uid, contact)
-    return await _kept(uid, contact, parts)
+    await context.store.contacts.put_contact(uid, contact)
+    return await _kept(uid, contact, context)
 
 
-async def _kept(uid: str, contact: Contact, parts: Parts) -> Response:
-    await _end_waits(uid, contact, parts)
-    return json_answer(contact_document(contact))
+async def _kept(uid: str, contact: Contact, context: IngestContext) -> Response:
+    await _end_waits(uid, contact, context)
+    return json_response(contact_document(contact))
 
 
-async def _end_waits(uid: str, contact: Contact, parts: Parts) -> None:
+async def _end_waits(uid: str, contact: Contact, context: IngestContext) -> None:
     """What waits for quiet hours that end sooner now, or are none, is looked at again; also where the call is repeated
     that failed between the two steps."""
-    now_us = parts.clock.now_us()
-    await parts.store.ledger.hasten(uid, QUIET_HOURS, quiet_until(contact, now_us), now_us)
+    now_us = context.clock.now_us()
+    await context.store.ledger.hasten(uid, QUIET_HOURS, quiet_until(contact, now_us), now_us)
 
 
-async def _keep_preferences(uid: str, document: Any, parts: Parts) -> Response:
+async def _keep_preferences(uid: str, document: Any, context: IngestContext) -> Response:
     preferences: Preferences = parse_preferences(document)
-    await parts.store.contacts.put_preferences(uid, preferences)
-    return json_answer(preferences_document(preferences))
+    await context.store.contacts.put_preferences(uid, preferences)
+    return json_response(preferences_document(preferences))

@@ -13,8 +13,8 @@ from gregor.core.notify.intents import CHANNELS
 from gregor.core.notify.ledger import DeliveryRecord, intent_at, intent_of, name_of, path_of
 from gregor.core.times import parse_time, seconds
 from gregor.store.contract.dead_letters import Place
-from gregor_ingest.guarded_route import GuardedRoute, Working
-from gregor_ingest.responses import documented, json_answer
+from gregor_ingest.guarded_route import Context, GuardedRoute
+from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import DEAD_LETTER
 
 from .deliveries import shown
@@ -41,7 +41,7 @@ Channel = Annotated[str | None, Query(description="Only of this channel.", json_
 )
 async def list_dead_letters(
     request: Request,
-    parts: Working,
+    context: Context,
     channel: Channel = None,
     before: Annotated[
         str | None, Query(description="Given up before this time; or as a `Link` of an earlier page gave it.")
@@ -50,12 +50,12 @@ async def list_dead_letters(
 ) -> Response:
     """Of all users. Each is kept for the retention, unless it is sent again, purged, or its user forgotten."""
     channel, place = _channel(channel), _place(before)
-    page = await parts.store.dead_letters.page(place, limit, channel, parts.clock.now_us())
+    page = await context.store.dead_letters.page(place, limit, channel, context.clock.now_us())
     headers = {"Cache-Control": "no-store"}
     if page.after is not None:
         of_channel = "" if channel is None else f"channel={channel}&"
         headers["Link"] = f'<{request.url.path}?{of_channel}limit={limit}&before={_text(page.after)}>; rel="next"'
-    return json_answer({"entries": [_shown(each) for each in page.letters]}, headers=headers)
+    return json_response({"entries": [_shown(each) for each in page.letters]}, headers=headers)
 
 
 @router.delete(
@@ -66,13 +66,13 @@ async def list_dead_letters(
     response_class=Response,
 )
 async def purge_dead_letters(
-    parts: Working,
+    context: Context,
     channel: Channel = None,
     before: Annotated[str | None, Query(description="Only those given up before this time.")] = None,
 ) -> Response:
     """Of all users; without a filter all of them. The deliveries of a user go on telling that they are dead."""
     before_us = None if before is None else _time(before)
-    return json_answer({"purged": await parts.store.dead_letters.purge(_channel(channel), before_us)})
+    return json_response({"purged": await context.store.dead_letters.purge(_channel(channel), before_us)})
 
 
 @router.post(
@@ -83,12 +83,12 @@ async def purge_dead_letters(
     responses=documented(202, "It is planned anew.", {"id": DEAD_LETTER["id"]}, "not_found"),
     response_class=Response,
 )
-async def replay_dead_letter(delivery: str, parts: Working) -> Response:
+async def replay_dead_letter(delivery: str, context: Context) -> Response:
     """It is looked at like any other, and may be cancelled by that; it is tried for a day anew."""
     intent = intent_of(delivery)
-    if intent is None or not await parts.store.dead_letters.replay(intent, parts.clock.now_us()):
+    if intent is None or not await context.store.dead_letters.replay(intent, context.clock.now_us()):
         raise Problem("not_found", "There is no such dead letter: it was sent again or purged, or never was one.")
-    return json_answer({"id": delivery}, 202)
+    return json_response({"id": delivery}, 202)
 
 
 @router.delete(
@@ -99,11 +99,11 @@ async def replay_dead_letter(delivery: str, parts: Working) -> Response:
     responses=documented(204, "It is none any more, also where it never was one."),
     response_class=Response,
 )
-async def purge_dead_letter(delivery: str, parts: Working) -> Response:
+async def purge_dead_letter(delivery: str, context: Context) -> Response:
     """The deliveries of its user go on telling that it is dead."""
     intent = intent_of(delivery)
     if intent is not None:
-        await parts.store.dead_letters.drop(intent)
+        await context.store.dead_letters.drop(intent)
     return Response(status_code=204)
 
 

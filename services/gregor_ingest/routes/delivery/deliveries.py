@@ -13,8 +13,8 @@ from gregor.core.notify.intents import CHANNELS, IntentKind
 from gregor.core.notify.ledger import Attempt, DeliveryRecord, name_of
 from gregor.core.notify.webhook_events import addressee
 from gregor.core.times import seconds
-from gregor_ingest.guarded_route import GuardedRoute, Working
-from gregor_ingest.responses import documented, json_answer
+from gregor_ingest.guarded_route import Context, GuardedRoute
+from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import DELIVERY
 from gregor_ingest.schemas.requests import NAME_SCHEMA
 
@@ -33,16 +33,16 @@ MOST_ITEMS: Final = 100
 )
 async def list_deliveries(
     uid: str,
-    parts: Working,
+    context: Context,
     item: Annotated[str | None, Query(description="Only of this item.", json_schema_extra=NAME_SCHEMA)] = None,
 ) -> Response:
     """Of the newest 100 items that have any, or of one item. Neither tokens nor addresses are shown."""
     if item is not None and not is_name(item):
         raise Problem("invalid_id", "The query parameter item is no id.")
-    ledger = parts.store.ledger
+    ledger = context.store.ledger
     found = await (ledger.of_user(uid, MOST_ITEMS) if item is None else ledger.of_item(uid, item))
     entries = [shown(each) for each in found if each.intent.channel in CHANNELS]
-    return json_answer({"entries": entries}, headers={"Cache-Control": "no-store"})
+    return json_response({"entries": entries}, headers={"Cache-Control": "no-store"})
 
 
 def shown(delivery: DeliveryRecord) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from gregor.core.errors import Problem
 from gregor.core.notify.unsubscribe_token import EVERYTHING, MOST_CHARACTERS, parse_token
 from gregor.rendering.translations import Translation, accepted_translation
 from gregor.web.request import headers_of, read_body
-from gregor_ingest.context import Parts
-from gregor_ingest.guarded_route import OpenRoute, Working
+from gregor_ingest.context import IngestContext
+from gregor_ingest.guarded_route import Context, OpenRoute
 from gregor_ingest.responses import problems
 
 router: Final = APIRouter(route_class=OpenRoute, tags=["contact"])
@@ -56,10 +56,10 @@ _UNKNOWN: Final = _page_answer("The link is not valid; nothing was done.")
     responses={200: _page_answer("A page with one button, which sends the POST."), 404: _UNKNOWN},
     response_class=Response,
 )
-async def ask_unsubscribe(token: _Token, request: Request, parts: Working) -> Response:
+async def ask_unsubscribe(token: _Token, request: Request, context: Context) -> Response:
     """Asks, and changes nothing."""
     words = _words(request)
-    found = parse_token(link_keys(parts.settings), token)
+    found = parse_token(link_keys(context.settings), token)
     if found is None:
         return _unknown(words)
     _, categories = found
@@ -90,20 +90,20 @@ async def ask_unsubscribe(token: _Token, request: Request, parts: Working) -> Re
     },
     response_class=Response,
 )
-async def unsubscribe(token: _Token, request: Request, parts: Working) -> Response:
+async def unsubscribe(token: _Token, request: Request, context: Context) -> Response:
     """One click (RFC 8058), with a body of any type up to 1 KiB. Repeating it is safe."""
     await _read_and_forget(request)
     words = _words(request)
-    found = parse_token(link_keys(parts.settings), token)
+    found = parse_token(link_keys(context.settings), token)
     if found is None:
         return _unknown(words)
-    await _end(found, parts)
+    await _end(found, context)
     return _page(words, words.done)
 
 
-async def _end(found: tuple[str, tuple[str, ...]], parts: Parts) -> None:
+async def _end(found: tuple[str, tuple[str, ...]], context: IngestContext) -> None:
     uid, categories = found
-    await parts.store.contacts.end_mails(uid, categories)
+    await context.store.contacts.end_mails(uid, categories)
 
 
 async def _read_and_forget(request: Request) -> None:
@@ -122,14 +122,14 @@ def _unknown(words: Translation) -> Response:
 
 
 def _page(words: Translation, heading: str, rest: str = "", status: int = 200) -> Response:
-    parts = {
+    context = {
         "lang": words.tag,
         "dir": words.direction,
         "title": escape(words.unsubscribe),
         "heading": escape(heading),
         "rest": rest,
     }
-    html = re.sub(r"<!--(\w+)-->", lambda found: parts[found[1]], _frame())
+    html = re.sub(r"<!--(\w+)-->", lambda found: context[found[1]], _frame())
     return Response(html, status, _HEADERS, media_type="text/html")
 
 

@@ -12,11 +12,11 @@ from starlette.types import Receive, Scope, Send
 
 from gregor.core.errors import Problem
 from gregor.web.request import JSON, body_chunks, media_type, read_body
-from gregor_ingest.auth import Actor, row_of
-from gregor_ingest.context import Parts
-from gregor_ingest.request import NDJSON, check_query
+from gregor_ingest.auth import Actor, access_rule
+from gregor_ingest.context import IngestContext
+from gregor_ingest.request import NDJSON, parse_query
 
-from .lines import Entry, Reader, settle
+from .lines import BatchEntry, LineReader, commit_entries
 
 PATH: Final = "/v1/messages"
 CHUNK: Final = 200
@@ -27,7 +27,7 @@ Lines: TypeAlias = list[tuple[int, bytes]]
 Group: TypeAlias = tuple[Lines, bool]
 """Lines that came together, and whether they are the last ones."""
 
-_ROW: Final = row_of("POST", PATH)
+_RULE: Final = access_rule("POST", PATH)
 _elements: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
@@ -35,46 +35,46 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 class SendMessages:
     """The endpoint as an ASGI application."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, context: IngestContext) -> None:
+        self._parts = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer each (line, uid) with its receipt or its problem, in order."""
         scope["gregor.operation"] = "sendMessages"
-        parts, headers = self._parts, scope["gregor.headers"]
-        actor = await parts.gate.admit(_ROW, headers.get(b"authorization"), {}, None)
-        check_query(scope["query_string"])
+        context, headers = self._parts, scope["gregor.headers"]
+        actor = await context.authorizer.authorize(_RULE, headers.get(b"authorization"), {}, None)
+        parse_query(scope["query_string"])
         kind = media_type(headers, JSON, NDJSON)
         for name in (b"idempotency-key", b"gregor-durability"):
             if name in headers:
                 raise Problem("invalid", f"The header {name.decode().title()} is for one message; give lines an id.")
         if kind == JSON:
-            raw = await read_body(headers, receive, parts.limits.batch_bytes, self._too_many_bytes)
+            raw = await read_body(headers, receive, context.limits.batch_bytes, self._too_many_bytes)
             await self._answer_array(raw, actor, send)
         else:
-            source = body_chunks(headers, receive, parts.limits.batch_bytes, self._too_many_bytes)
-            await _Stream(parts, actor, send).run(lines_of(source))
+            source = body_chunks(headers, receive, context.limits.batch_bytes, self._too_many_bytes)
+            await _NdjsonBatch(context, actor, send).run(read_lines(source))
 
     async def _answer_array(self, raw: bytes, actor: Actor, send: Send) -> None:
-        parts = self._parts
+        context = self._parts
         lines = _split_array(raw)
-        if len(lines) > parts.limits.batch:
-            raise too_many_lines(parts)
-        entries: list[Entry] = []
-        reader = Reader(actor, parts)
+        if len(lines) > context.limits.batch:
+            raise too_many_lines(context)
+        entries: list[BatchEntry] = []
+        reader = LineReader(actor, context)
         for number, line in enumerate(lines):
             entries += reader.read(number, line)
-            if len(entries) > parts.limits.batch_fanout:
-                raise too_many_users(parts)
+            if len(entries) > context.limits.batch_fanout:
+                raise too_many_users(context)
         for start in range(0, len(entries), CHUNK):
-            await settle(entries[start : start + CHUNK], actor, parts, is_first=start == 0)
+            await commit_entries(entries[start : start + CHUNK], actor, context, is_first=start == 0)
         await _answer(send, JSON, b"[" + b",".join([entry.encode() for entry in entries]) + b"]")
 
     def _too_many_bytes(self) -> Problem:
         return Problem("batch_too_large", f"A batch has at most {self._parts.limits.batch_bytes} bytes. Split it.")
 
 
-class _Stream:
+class _NdjsonBatch:
     """One NDJSON batch: reads, commits and answers at once.
 
     The answer is written by a task of its own, from a queue that the bounds of a batch bound: a client that reads only
@@ -82,11 +82,11 @@ class _Stream:
     answer leaves in one piece.
     """
 
-    def __init__(self, parts: Parts, actor: Actor, send: Send) -> None:
-        self._parts = parts
+    def __init__(self, context: IngestContext, actor: Actor, send: Send) -> None:
+        self._parts = context
         self._actor = actor
         self._send = send
-        self._reader = Reader(actor, parts)
+        self._reader = LineReader(actor, context)
         self._lines = 0
         self._entries = 0
         self._next_line = 0
@@ -108,16 +108,16 @@ class _Stream:
         except Problem as problem:
             if not self._has_settled:
                 raise
-            self._last += Entry(self._next_line, None, problem=problem).encode() + b"\n"
+            self._last += BatchEntry(self._next_line, None, problem=problem).encode() + b"\n"
         except BaseException:
             if self._writer is not None:
                 self._writer.cancel()
             raise
         await self._finish()
 
-    def _read(self, group: Lines) -> tuple[list[Entry], Problem | None]:
+    def _read(self, group: Lines) -> tuple[list[BatchEntry], Problem | None]:
         """The entries of the lines, and why the one at ``_next_line`` is where the batch ends, if it does."""
-        entries: list[Entry] = []
+        entries: list[BatchEntry] = []
         limits = self._parts.limits
         for number, raw in group:
             self._next_line = number
@@ -132,10 +132,10 @@ class _Stream:
             self._next_line = number + 1
         return entries, None
 
-    async def _settle(self, entries: list[Entry], is_last: bool) -> None:
+    async def _settle(self, entries: list[BatchEntry], is_last: bool) -> None:
         for start in range(0, len(entries), CHUNK):
             piece = entries[start : start + CHUNK]
-            await settle(piece, self._actor, self._parts, is_first=not self._has_settled)
+            await commit_entries(piece, self._actor, self._parts, is_first=not self._has_settled)
             self._has_settled = True
             told = b"\n".join([entry.encode() for entry in piece]) + b"\n"
             if is_last and start + CHUNK >= len(entries):
@@ -164,7 +164,7 @@ class _Stream:
         await self._writer
 
 
-async def lines_of(source: AsyncIterator[tuple[bytes, bool]]) -> AsyncIterator[Group]:
+async def read_lines(source: AsyncIterator[tuple[bytes, bool]]) -> AsyncIterator[Group]:
     """The lines of a text as it comes in: as many at once as are there, and whether they are the last ones.
 
     Empty ones count, but are not given.
@@ -213,11 +213,11 @@ async def _start(send: Send, kind: str, *headers: tuple[bytes, bytes]) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind.encode()), *headers]})
 
 
-def too_many_lines(parts: Parts) -> Problem:
+def too_many_lines(context: IngestContext) -> Problem:
     """The batch has more messages than one call may have."""
-    return Problem("batch_too_large", f"A batch has at most {parts.limits.batch} messages. Send the rest in another.")
+    return Problem("batch_too_large", f"A batch has at most {context.limits.batch} messages. Send the rest in another.")
 
 
-def too_many_users(parts: Parts) -> Problem:
+def too_many_users(context: IngestContext) -> Problem:
     """The batch has more lines × uids than one call may have."""
-    return Problem("batch_too_large", f"A batch has at most {parts.limits.batch_fanout} lines × uids. Split it.")
+    return Problem("batch_too_large", f"A batch has at most {context.limits.batch_fanout} lines × uids. Split it.")

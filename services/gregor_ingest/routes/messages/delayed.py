@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Response
 
 from gregor.core.errors import Problem
 from gregor.core.messages.delayed import decode_delayed
-from gregor_ingest.guarded_route import Acting, GuardedRoute, Working
+from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
 from gregor_ingest.responses import documented
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["messages"])
@@ -25,11 +25,11 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["messages"])
 async def cancel(
     uid: str,
     message_id: Annotated[str, Path(alias="id", description="The message's id.")],
-    actor: Acting,
-    parts: Working,
+    actor: CurrentActor,
+    context: Context,
 ) -> Response:
     """Cancel a message sent with `not_before`. Once it is committed, or cancelled, there is none: 404."""
-    agenda = parts.store.agenda
+    agenda = context.store.agenda
     raw = await agenda.delayed(uid, message_id)
     if raw is None or not decode_delayed(raw).is_within(actor.cats) or not await agenda.cancel_delayed(uid, message_id):
         raise Problem("not_found", "No message waits under this id: it was committed, cancelled, or never sent.")

@@ -22,7 +22,7 @@ from gregor.core.messages.plan import plan
 from gregor.store.contract.store import Unavailable
 from gregor.web.request import message_too_large
 from gregor_ingest.auth import Actor
-from gregor_ingest.context import Parts
+from gregor_ingest.context import IngestContext
 
 from .messages import keep, planned
 
@@ -35,7 +35,7 @@ MOST_USERS_BYTES: Final = MOST_UIDS * 131 + 10
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Entry(msgspec.Struct):
+class BatchEntry(msgspec.Struct):
     """One (line, uid): its commit, or the problem that it ended in. ``uid`` is ``None`` where the line names none.
 
     ``later``: a message to be kept until a time (µs), in place of a commit; ``kept`` is the receipt of that.
@@ -67,18 +67,18 @@ class Entry(msgspec.Struct):
         return b'{"line":%d,"uid":%s,"problem":%s}' % (self.line, uid, _encode(problem.frame()))
 
 
-class Reader:
+class LineReader:
     """Reads the lines of one caller: what is the same in all of them is looked up once."""
 
-    def __init__(self, actor: Actor, parts: Parts) -> None:
+    def __init__(self, actor: Actor, context: IngestContext) -> None:
         self._actor = actor
-        self._parts = parts
-        self._limits = parts.limits
+        self._parts = context
+        self._limits = context.limits
         # Who may create for whomever it names: plain lines of others go the whole way.
-        may_all = actor.key is not None and actor.may("ingest")
-        self._role = actor.acts_as(None) if may_all else None
+        may_all = actor.key is not None and actor.has_scope("ingest")
+        self._role = actor.sender_and_view(None) if may_all else None
 
-    def read(self, number: int, raw: bytes) -> list[Entry]:
+    def read(self, number: int, raw: bytes) -> list[BatchEntry]:
         """The entries of a line, each planned or refused: one for each uid, or one where it names no users."""
         limits = self._limits
         if self._role is None or len(raw) > limits.message_bytes:
@@ -88,31 +88,31 @@ class Reader:
             return self._read_whole(number, raw)
         uid, message = plain
         sender, view = self._role
-        parts = self._parts
+        context = self._parts
         try:
-            entries = parts.registry.current
-            commit = plan(message, sender, parts.clock.now_us(), parts.epoch_seed(), limits, entries)
+            entries = context.registry.current
+            commit = plan(message, sender, context.clock.now_us(), context.epoch_seed(), limits, entries)
         except Problem as problem:
-            return [Entry(number, uid, problem=problem)]
-        return [Entry(number, uid, commit, view)]
+            return [BatchEntry(number, uid, problem=problem)]
+        return [BatchEntry(number, uid, commit, view)]
 
-    def _read_whole(self, number: int, raw: bytes) -> list[Entry]:
+    def _read_whole(self, number: int, raw: bytes) -> list[BatchEntry]:
         """``read`` of a line that may say anything."""
-        parts = self._parts
+        context = self._parts
         uids: Sequence[str | None] = (None,)
         try:
-            _check_size(len(raw) - MOST_USERS_BYTES, parts)
-            document = decode_json(raw, parts.limits, has_stand_ins=True)
+            _check_size(len(raw) - MOST_USERS_BYTES, context)
+            document = decode_json(raw, context.limits, has_stand_ins=True)
             uids = named = _users(document)
-            _check(raw, named, self._actor, parts)
-            message = parse_message(document, parts.limits)
-            commit, view = planned(message, self._actor, parts)
+            _check(raw, named, self._actor, context)
+            message = parse_message(document, context.limits)
+            commit, view = planned(message, self._actor, context)
         except Problem as problem:
-            return [Entry(number, uid, problem=problem) for uid in uids]
+            return [BatchEntry(number, uid, problem=problem) for uid in uids]
         if message.not_before_us is None:
-            return [Entry(number, uid, commit, view) for uid in uids]
+            return [BatchEntry(number, uid, commit, view) for uid in uids]
         kept = delayed(document, message, commit.sender, secrets.token_hex(16))
-        return [Entry(number, uid, later=(kept, message.not_before_us)) for uid in uids]
+        return [BatchEntry(number, uid, later=(kept, message.not_before_us)) for uid in uids]
 
 
 def _users(document: Any) -> list[str]:
@@ -140,32 +140,34 @@ def _users(document: Any) -> list[str]:
     return uids
 
 
-def _check_size(size: int, parts: Parts) -> None:
-    if size > parts.limits.message_bytes:
-        raise message_too_large(parts.limits.message_bytes)
+def _check_size(size: int, context: IngestContext) -> None:
+    if size > context.limits.message_bytes:
+        raise message_too_large(context.limits.message_bytes)
 
 
-def _check(raw: bytes, uids: Sequence[str], actor: Actor, parts: Parts) -> None:
+def _check(raw: bytes, uids: Sequence[str], actor: Actor, context: IngestContext) -> None:
     """The bound of bytes is the message's own: naming many users takes nothing from it."""
-    _check_size(len(raw) - sum(len(uid) + 3 for uid in uids) - len('"uids":[],'), parts)
+    _check_size(len(raw) - sum(len(uid) + 3 for uid in uids) - len('"uids":[],'), context)
     if actor.caller is not None and any(uid != actor.caller.uid for uid in uids):
         raise Problem("forbidden", "The token is of another user.")
 
 
-async def settle(entries: Sequence[Entry], actor: Actor, parts: Parts, *, is_first: bool) -> None:
+async def commit_entries(
+    entries: Sequence[BatchEntry], actor: Actor, context: IngestContext, *, is_first: bool
+) -> None:
     """Commit what is planned, in order; each entry then has its receipt or its problem.
 
     Where the store cannot be reached at the very first (``is_first``), nothing is known to be done and ``Unavailable``
     is raised; later each entry says so for itself.
     """
     planned_entries = [entry for entry in entries if entry.commit is not None or entry.later is not None]
-    granted, wait_s = await _granted(actor, len(planned_entries), parts)
+    granted, wait_s = await _granted(actor, len(planned_entries), context)
     for entry in planned_entries[granted:]:
         entry.problem = Problem("rate_limited", f"Too many at once; wait {wait_s:.1f} s.", retry_after_s=wait_s)
-    await asyncio.gather(*(_keep(entry, parts) for entry in planned_entries[:granted] if entry.later is not None))
+    await asyncio.gather(*(_keep(entry, context) for entry in planned_entries[:granted] if entry.later is not None))
     due = [entry for entry in planned_entries[:granted] if entry.commit is not None]
     try:
-        results = await parts.store.users.commit_many([(str(e.uid), e.commit) for e in due if e.commit is not None])
+        results = await context.store.users.commit_many([(str(e.uid), e.commit) for e in due if e.commit is not None])
     except Unavailable as trouble:
         if is_first:
             raise
@@ -177,22 +179,22 @@ async def settle(entries: Sequence[Entry], actor: Actor, parts: Parts, *, is_fir
             entry.problem = result
         else:
             entry.receipt = result
-    parts.count(results)
+    context.count(results)
 
 
-async def _keep(entry: Entry, parts: Parts) -> None:
+async def _keep(entry: BatchEntry, context: IngestContext) -> None:
     """Keep a delayed message; the entry then has its receipt or its problem."""
     if entry.later is None or entry.uid is None:
         return
     try:
-        entry.kept = await keep(entry.uid, *entry.later, parts)
+        entry.kept = await keep(entry.uid, *entry.later, context)
     except Problem as problem:
         entry.problem = problem
     except Unavailable as trouble:
         entry.problem = trouble.problem()
 
 
-async def _granted(actor: Actor, count: int, parts: Parts) -> tuple[int, float]:
+async def _granted(actor: Actor, count: int, context: IngestContext) -> tuple[int, float]:
     """How many of ``count`` messages the caller's rate lets through now, and how long the next one has to wait."""
     granted = 0
     wait_s = 0.0
@@ -200,7 +202,7 @@ async def _granted(actor: Actor, count: int, parts: Parts) -> tuple[int, float]:
     # Halving finds what fits in a few calls, whatever the burst is.
     while step and granted < count:
         step = min(step, count - granted)
-        wait_s = await parts.gate.take(actor, step)
+        wait_s = await context.authorizer.take(actor, step)
         if wait_s == 0:
             granted += step
         else:

@@ -21,43 +21,43 @@ from gregor.core.messages.parse import parse_message
 from gregor.core.messages.parse_fast import read_plain
 from gregor.core.messages.plan import plan
 from gregor.web.request import JSON, media_type, message_too_large, read_body
-from gregor_ingest.auth import Actor, check_wait, row_of
-from gregor_ingest.context import Parts
-from gregor_ingest.dry_run import is_rehearsal, rehearse
-from gregor_ingest.request import check_query
+from gregor_ingest.auth import Actor, access_rule, check_rate
+from gregor_ingest.context import IngestContext
+from gregor_ingest.dry_run import dry_run, is_dry_run
+from gregor_ingest.request import parse_query
 
 PATH: Final = "/v1/users/{uid}/messages"
-_ROW: Final = row_of("POST", PATH)
+_RULE: Final = access_rule("POST", PATH)
 _HEAD: Final = (b"content-type", b"application/json")
 
 
 class SendMessage:
     """The endpoint as an ASGI application: no request object, no model, one write."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, context: IngestContext) -> None:
+        self._parts = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a message with its receipt."""
         scope["gregor.operation"] = "sendMessage"
-        parts, headers, uid = self._parts, scope["gregor.headers"], scope["path_params"]["uid"]
-        actor = await parts.gate.admit(_ROW, headers.get(b"authorization"), scope["path_params"], None)
-        is_rehearsed = is_rehearsal(check_query(scope["query_string"], ("dry_run",)))
+        context, headers, uid = self._parts, scope["gregor.headers"], scope["path_params"]["uid"]
+        actor = await context.authorizer.authorize(_RULE, headers.get(b"authorization"), scope["path_params"], None)
+        is_rehearsed = is_dry_run(parse_query(scope["query_string"], ("dry_run",)))
         media_type(headers, JSON)
-        check_wait(await parts.gate.take(actor))
-        most = parts.limits.message_bytes
+        check_rate(await context.authorizer.take(actor))
+        most = context.limits.message_bytes
         raw = await read_body(headers, receive, most, lambda: message_too_large(most))
-        document, message = _read(raw, parts.limits)
+        document, message = _read(raw, context.limits)
         message = named(message, headers)
-        commit, view = planned(message, actor, parts)
+        commit, view = planned(message, actor, context)
         if is_rehearsed:
-            body = await rehearse(uid, commit, view, isinstance(message.content, External), parts)
+            body = await dry_run(uid, commit, view, isinstance(message.content, External), context)
         elif message.not_before_us is not None:
             kept = delayed(document, message, commit.sender, secrets.token_hex(16))
-            body = await keep(uid, kept, message.not_before_us, parts)
+            body = await keep(uid, kept, message.not_before_us, context)
         else:
-            receipt = await parts.store.users.commit(uid, commit)
-            parts.count((receipt,))
+            receipt = await context.store.users.commit(uid, commit)
+            context.count((receipt,))
             body = encode_receipt(receipt, view, isinstance(message.content, External))
         await send(
             {
@@ -78,10 +78,10 @@ def _read(raw: bytes, limits: Limits) -> tuple[Any, Message]:
     return document, parse_message(document, limits)
 
 
-async def keep(uid: str, kept: Delayed, not_before_us: int, parts: Parts) -> bytes:
+async def keep(uid: str, kept: Delayed, not_before_us: int, context: IngestContext) -> bytes:
     """Keep a message until its time; the receipt. ``id_reused``, ``state_full``."""
-    check_kept(await parts.store.agenda.delay(uid, kept.id, kept.encode(), not_before_us), kept, parts.limits)
-    parts.metrics.messages.labels("delayed").inc()
+    check_kept(await context.store.agenda.delay(uid, kept.id, kept.encode(), not_before_us), kept, context.limits)
+    context.metrics.messages.labels("delayed").inc()
     return kept.receipt(not_before_us)
 
 
@@ -102,16 +102,16 @@ def named(message: Message, headers: Mapping[bytes, bytes]) -> Message:
     return replace(message, id=key)
 
 
-def planned(message: Message, actor: Actor, parts: Parts) -> tuple[Commit, View]:
+def planned(message: Message, actor: Actor, context: IngestContext) -> tuple[Commit, View]:
     """The commit of a message of this actor, and the view that its receipt is told in. ``forbidden``.
 
     Of a delayed message it is what it would be in its time: whatever is refused then as now is refused now.
     """
-    actor.need("admin" if isinstance(message.content, Flush) else "ingest")
-    sender, view = actor.acts_as(message.device)
-    entries = parts.registry.current
-    now_us = max(parts.clock.now_us(), message.not_before_us or 0)
-    commit = plan(message, sender, now_us, parts.epoch_seed(), parts.limits, entries)
+    actor.require_scope("admin" if isinstance(message.content, Flush) else "ingest")
+    sender, view = actor.sender_and_view(message.device)
+    entries = context.registry.current
+    now_us = max(context.clock.now_us(), message.not_before_us or 0)
+    commit = plan(message, sender, now_us, context.epoch_seed(), context.limits, entries)
     if commit.is_flush:
-        commit = replace(commit, spread_s=round(parts.settings.flush_spread_s))
+        commit = replace(commit, spread_s=round(context.settings.flush_spread_s))
     return commit, view

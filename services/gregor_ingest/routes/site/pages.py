@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import CLOSES, ERRORS
 from gregor_ingest.guarded_route import OpenRoute
-from gregor_ingest.responses import json_answer
+from gregor_ingest.responses import json_response
 
 router: Final = APIRouter(route_class=OpenRoute, include_in_schema=False)
 
@@ -40,7 +40,7 @@ async def docs_script() -> Response:
 @router.get("/openapi.json", operation_id="openapi")
 async def openapi(request: Request) -> Response:
     """The OpenAPI 3.1 document of what this process serves."""
-    return json_answer(request.app.openapi())
+    return json_response(request.app.openapi())
 
 
 @cache

@@ -7,8 +7,8 @@ from typing import Final
 from fastapi import APIRouter, Response
 
 from gregor.telemetry import METRICS_CONTENT_TYPE
-from gregor_ingest.guarded_route import OpenRoute, Working
-from gregor_ingest.responses import json_answer
+from gregor_ingest.guarded_route import OpenRoute, Context
+from gregor_ingest.responses import json_response
 
 router: Final = APIRouter(route_class=OpenRoute, tags=["probes"])
 figures: Final = APIRouter(route_class=OpenRoute, tags=["probes"])
@@ -30,7 +30,7 @@ def _example(value: object) -> dict[str, object]:
 )
 async def health() -> Response:
     """The process answers: nothing more is looked at."""
-    return json_answer({"alive": True}, headers={"Cache-Control": "no-store"})
+    return json_response({"alive": True}, headers={"Cache-Control": "no-store"})
 
 
 @router.get(
@@ -43,10 +43,10 @@ async def health() -> Response:
     },
     response_class=Response,
 )
-async def ready(parts: Working) -> Response:
+async def ready(context: Context) -> Response:
     """Red after three failures of the store in a row, and while it is shutting down."""
-    document = parts.readiness.document()
-    return json_answer(document, 200 if document["ready"] else 503, {"Cache-Control": "no-store"})
+    document = context.readiness.document()
+    return json_response(document, 200 if document["ready"] else 503, {"Cache-Control": "no-store"})
 
 
 @figures.get(
@@ -56,6 +56,6 @@ async def ready(parts: Working) -> Response:
     responses={200: {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
     response_class=Response,
 )
-async def metrics(parts: Working) -> Response:
+async def metrics(context: Context) -> Response:
     """Counters and histograms of this process; no label ever names a user."""
-    return Response(parts.metrics.exposition(), headers={"Content-Type": METRICS_CONTENT_TYPE})
+    return Response(context.metrics.exposition(), headers={"Content-Type": METRICS_CONTENT_TYPE})

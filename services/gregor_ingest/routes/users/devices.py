@@ -11,19 +11,19 @@ from gregor.core.errors import Problem
 from gregor.core.times import seconds
 from gregor.store.contract.store import Presence, Registration
 from gregor.web.request import JSON
-from gregor_ingest.context import Parts
-from gregor_ingest.guarded_route import GuardedRoute, Working
-from gregor_ingest.request import MERGE_PATCH, fit, read_document, read_json
-from gregor_ingest.responses import body_of, documented, json_answer
-from gregor_ingest.schemas.device import DeviceDocument, as_sent, merged, registration_of, restored, shown
+from gregor_ingest.context import IngestContext
+from gregor_ingest.guarded_route import Context, GuardedRoute
+from gregor_ingest.request import MERGE_PATCH, read_json, read_model, validate_model
+from gregor_ingest.responses import body_of, documented, json_response
+from gregor_ingest.schemas.device import DeviceRegistration, as_sent, merged, restored, shown, to_registration
 from gregor_ingest.schemas.examples import DEVICE, PRESENCE, REGISTRATION
-from gregor_ingest.schemas.requests import PresenceQuestion, Revocation
+from gregor_ingest.schemas.requests import PresenceQuery, RevokeTokens
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["devices"])
 
 _PATH: Final = "/v1/users/{uid}/devices/{device}"
 _BODY: Final = ("malformed_json", "message_too_large", "unsupported_media_type", "missing_field")
-_DEVICE: Final = body_of(DeviceDocument.model_json_schema(), REGISTRATION)
+_DEVICE: Final = body_of(DeviceRegistration.model_json_schema(), REGISTRATION)
 _STORED: Final = documented(
     200, "The device as it is stored.", DEVICE, *_BODY, "too_many_devices", "push_endpoint_not_allowed"
 )
@@ -37,11 +37,11 @@ _STORED: Final = documented(
     openapi_extra=_DEVICE,
     response_class=Response,
 )
-async def put_device(uid: str, device: str, request: Request, parts: Working) -> Response:
+async def put_device(uid: str, device: str, request: Request, context: Context) -> Response:
     """Replaces the registration. A push token that another device holds is taken from it."""
-    known = await parts.store.devices.device(uid, device, parts.clock.now_us())
-    document = restored(await read_json(request, parts), known[0] if known else None)
-    return await _register(uid, device, document, parts)
+    known = await context.store.devices.device(uid, device, context.clock.now_us())
+    document = restored(await read_json(request, context), known[0] if known else None)
+    return await _register(uid, device, document, context)
 
 
 @router.patch(
@@ -52,18 +52,20 @@ async def put_device(uid: str, device: str, request: Request, parts: Working) ->
     openapi_extra=_DEVICE,
     response_class=Response,
 )
-async def patch_device(uid: str, device: str, request: Request, parts: Working) -> Response:
+async def patch_device(uid: str, device: str, request: Request, context: Context) -> Response:
     """A merge patch (RFC 7396) on the registration; of a device not known, on an empty one."""
-    patch = await read_json(request, parts, JSON, MERGE_PATCH)
+    patch = await read_json(request, context, JSON, MERGE_PATCH)
     if not isinstance(patch, dict):
         raise Problem("invalid", "A merge patch of a device is an object.")
 
     def changed(known: Registration | None) -> Registration:
         document = merged({} if known is None else as_sent(known), patch)
-        return registration_of(fit(DeviceDocument, restored(document, known)), parts.settings.webpush_hosts)
+        return to_registration(
+            validate_model(DeviceRegistration, restored(document, known)), context.settings.webpush_hosts
+        )
 
-    await parts.store.devices.change_device(uid, device, changed, parts.clock.now_us())
-    return await _show(uid, device, parts)
+    await context.store.devices.change_device(uid, device, changed, context.clock.now_us())
+    return await _show(uid, device, context)
 
 
 @router.get(
@@ -73,9 +75,9 @@ async def patch_device(uid: str, device: str, request: Request, parts: Working) 
     responses=documented(200, "The device.", DEVICE, "not_found"),
     response_class=Response,
 )
-async def get_device(uid: str, device: str, parts: Working) -> Response:
+async def get_device(uid: str, device: str, context: Context) -> Response:
     """The registration and presence of a device."""
-    return await _show(uid, device, parts)
+    return await _show(uid, device, context)
 
 
 @router.delete(
@@ -86,9 +88,9 @@ async def get_device(uid: str, device: str, parts: Working) -> Response:
     responses=documented(204, "It is forgotten, also where it was not known."),
     response_class=Response,
 )
-async def forget_device(uid: str, device: str, parts: Working) -> Response:
+async def forget_device(uid: str, device: str, context: Context) -> Response:
     """Ends the device's own items, voids its cursors, closes its connections. Clients do this on sign-out."""
-    await parts.store.devices.forget_device(uid, device, parts.clock.now_us(), parts.epoch_seed())
+    await context.store.devices.forget_device(uid, device, context.clock.now_us(), context.epoch_seed())
     return Response(status_code=204)
 
 
@@ -99,10 +101,10 @@ async def forget_device(uid: str, device: str, parts: Working) -> Response:
     responses=documented(200, "The devices by name.", {"devices": {"phone": DEVICE}}),
     response_class=Response,
 )
-async def list_devices(uid: str, parts: Working) -> Response:
+async def list_devices(uid: str, context: Context) -> Response:
     """Every device that is known: registered, or connected at some time."""
-    known = await parts.store.devices.devices(uid, parts.clock.now_us())
-    return json_answer({"devices": {name: shown(*found) for name, found in sorted(known.items())}})
+    known = await context.store.devices.devices(uid, context.clock.now_us())
+    return json_response({"devices": {name: shown(*found) for name, found in sorted(known.items())}})
 
 
 @router.post(
@@ -110,14 +112,14 @@ async def list_devices(uid: str, parts: Working) -> Response:
     operation_id="readPresence",
     summary="Who is there",
     responses=documented(200, "Presence by uid.", PRESENCE, *_BODY, "too_many"),
-    openapi_extra=body_of(PresenceQuestion.model_json_schema(), {"uids": ["alice"]}),
+    openapi_extra=body_of(PresenceQuery.model_json_schema(), {"uids": ["alice"]}),
     response_class=Response,
 )
-async def read_presence(request: Request, parts: Working) -> Response:
+async def read_presence(request: Request, context: Context) -> Response:
     """Online, in the foreground, last seen: of each user over all devices."""
-    uids = (await read_document(request, parts, PresenceQuestion)).uids
-    found = await parts.store.devices.presence(uids, parts.clock.now_us())
-    return json_answer({uid: _presence(each) for uid, each in zip(uids, found, strict=True)})
+    uids = (await read_model(request, context, PresenceQuery)).uids
+    found = await context.store.devices.presence(uids, context.clock.now_us())
+    return json_response({uid: _presence(each) for uid, each in zip(uids, found, strict=True)})
 
 
 @router.post(
@@ -127,29 +129,29 @@ async def read_presence(request: Request, parts: Working) -> Response:
     responses=documented(
         200, "What is void now.", {"device": None, "issued_before": 1457056500}, *_BODY, "time_out_of_range"
     ),
-    openapi_extra=body_of(Revocation.model_json_schema(), {"device": "phone"}, is_required=False),
+    openapi_extra=body_of(RevokeTokens.model_json_schema(), {"device": "phone"}, is_required=False),
     response_class=Response,
 )
-async def revoke_tokens(uid: str, request: Request, parts: Working) -> Response:
+async def revoke_tokens(uid: str, request: Request, context: Context) -> Response:
     """Tokens issued up to a moment are void, and their connections closed, at once."""
-    asked = await read_document(request, parts, Revocation, empty={})
-    now_us = parts.clock.now_us()
+    asked = await read_model(request, context, RevokeTokens, empty={})
+    now_us = context.clock.now_us()
     before_us = now_us if asked.issued_before is None else asked.issued_before
-    await parts.store.devices.revoke(uid, asked.device, before_us, now_us)
-    return json_answer({"device": asked.device, "issued_before": msgspec.Raw(seconds(before_us))})
+    await context.store.devices.revoke(uid, asked.device, before_us, now_us)
+    return json_response({"device": asked.device, "issued_before": msgspec.Raw(seconds(before_us))})
 
 
-async def _register(uid: str, device: str, document: Any, parts: Parts) -> Response:
-    registration = registration_of(fit(DeviceDocument, document), parts.settings.webpush_hosts)
-    await parts.store.devices.put_device(uid, device, registration, parts.clock.now_us())
-    return await _show(uid, device, parts)
+async def _register(uid: str, device: str, document: Any, context: IngestContext) -> Response:
+    registration = to_registration(validate_model(DeviceRegistration, document), context.settings.webpush_hosts)
+    await context.store.devices.put_device(uid, device, registration, context.clock.now_us())
+    return await _show(uid, device, context)
 
 
-async def _show(uid: str, device: str, parts: Parts) -> Response:
-    found = await parts.store.devices.device(uid, device, parts.clock.now_us())
+async def _show(uid: str, device: str, context: IngestContext) -> Response:
+    found = await context.store.devices.device(uid, device, context.clock.now_us())
     if found is None:
         raise Problem("not_found", "There is no such device.")
-    return json_answer(shown(*found))
+    return json_response(shown(*found))
 
 
 def _presence(presence: Presence) -> dict[str, Any]:

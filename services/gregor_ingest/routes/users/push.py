@@ -7,9 +7,9 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import Problem
-from gregor_ingest.guarded_route import OpenRoute, Working
-from gregor_ingest.request import check_query
-from gregor_ingest.responses import json_answer, problems
+from gregor_ingest.guarded_route import Context, OpenRoute
+from gregor_ingest.request import parse_query
+from gregor_ingest.responses import json_response, problems
 
 router: Final = APIRouter(route_class=OpenRoute, tags=["devices"])
 
@@ -32,9 +32,9 @@ _FRESH: Final = {"Cache-Control": "public, max-age=300"}
     },
     response_class=Response,
 )
-async def read_webpush_key(request: Request, parts: Working) -> Response:
+async def read_webpush_key(request: Request, context: Context) -> Response:
     """Our public key (VAPID, base64url): a browser lets pushes in from its owner alone. 404 where none is set up."""
-    check_query(request.scope["query_string"])
-    if parts.webpush_key is None:
+    parse_query(request.scope["query_string"])
+    if context.webpush_key is None:
         raise Problem("not_found", "Web Push is not set up here: GREGOR_VAPID_KEY_FILE names no key.")
-    return json_answer({"public_key": parts.webpush_key}, headers=_FRESH)
+    return json_response({"public_key": context.webpush_key}, headers=_FRESH)

@@ -20,9 +20,9 @@ from gregor.core.items.sync import Cursor, Delta, Full, HistoryEntry, StoredItem
 from gregor.core.messages.encode import encode_history, encode_item, encode_state, encode_state_at, encode_sync
 from gregor.core.notify.timeline import timeline
 from gregor.core.times import parse_time
-from gregor_ingest.context import Parts
-from gregor_ingest.guarded_route import Acting, GuardedRoute, Rendering, Viewing, Working
-from gregor_ingest.responses import documented, json_answer
+from gregor_ingest.context import IngestContext
+from gregor_ingest.guarded_route import Context, CurrentActor, CurrentView, GuardedRoute, RenderLocale
+from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import HISTORY, ITEM, STATE, SYNC
 from gregor_ingest.schemas.requests import CATEGORY_SCHEMA
 
@@ -58,32 +58,32 @@ _PAGE: Final = Query(
 async def read_state(
     uid: str,
     request: Request,
-    parts: Working,
-    view: Viewing,
+    context: Context,
+    view: CurrentView,
     category: Annotated[str | None, _EXACT] = None,
     at: Annotated[str | None, _AT] = None,
-    render: Rendering = None,
+    render: RenderLocale = None,
 ) -> Response:
     """All live items of the view. `ETag` and `If-None-Match` make an unchanged state cost nothing."""
     if category is not None and not is_dotted(category):
         raise Problem("invalid_id", "The query parameter category is no category.")
     read = view if category is None else replace(view, cats=intersect(view.cats, (category,)))
-    now_us = parts.clock.now_us()
+    now_us = context.clock.now_us()
     if at is not None:
-        past = _exactly(await parts.store.users.state_at(uid, read, _past_us(at, now_us, parts), now_us), category)
-        return json_answer(encode_state_at(past, await _rendered(past.items, uid, render, parts)), headers=_PRIVATE)
-    full = _exactly(await parts.store.users.state(uid, read, now_us), category)
+        past = _exactly(await context.store.users.state_at(uid, read, _past_us(at, now_us, context), now_us), category)
+        return json_response(encode_state_at(past, await _rendered(past.items, uid, render, context)), headers=_PRIVATE)
+    full = _exactly(await context.store.users.state(uid, read, now_us), category)
     # No filter can be spelled so: a cursor of an exact category is void everywhere, as a delta of it cannot be told.
     told = read if category is None else replace(read, cats=(f"={category}",))
     # Words change with the policy alone, and with the language: a copy with words is another copy.
-    words = "" if render is None else f".{parts.registry.version}.{render}"
+    words = "" if render is None else f".{context.registry.version}.{render}"
     etag = f'W/"{full.digest.hex()}{words}"'
     headers = {**_PRIVATE, "ETag": etag, "Gregor-Cursor": str(cursor_for(full.epoch, told, full.seq))}
     if _is_known(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    badge = parts.registry.current.badge(Counter(item.category for item in full.items))
-    rendered = await _rendered(full.items, uid, render, parts)
-    return json_answer(encode_state(full, told, badge, rendered), headers=headers)
+    badge = context.registry.current.badge(Counter(item.category for item in full.items))
+    rendered = await _rendered(full.items, uid, render, context)
+    return json_response(encode_state(full, told, badge, rendered), headers=headers)
 
 
 @router.get(
@@ -95,12 +95,12 @@ async def read_state(
 )
 async def read_sync(
     uid: str,
-    parts: Working,
-    actor: Acting,
-    view: Viewing,
+    context: Context,
+    actor: CurrentActor,
+    view: CurrentView,
     cursor: Annotated[str | None, Query(description="The position of the copy.")] = None,
     digest: Annotated[str | None, _DIGEST] = None,
-    render: Rendering = None,
+    render: RenderLocale = None,
 ) -> Response:
     """The shortest of: unchanged, the changes since the cursor, the whole view; with external messages since."""
     at = None if cursor is None else parse_cursor(cursor) or _VOID
@@ -108,11 +108,11 @@ async def read_sync(
     if digest is not None and proof is None:
         raise Problem("invalid", "The query parameter digest is 64 hex digits in small letters.")
     systems = None if actor.caller is None else actor.caller.systems
-    now_us = parts.clock.now_us()
-    answer = await parts.store.users.sync(uid, view, at, proof, now_us, systems, parts.epoch_seed())
+    now_us = context.clock.now_us()
+    answer = await context.store.users.sync(uid, view, at, proof, now_us, systems, context.epoch_seed())
     items = answer.items if isinstance(answer, Full) else answer.create if isinstance(answer, Delta) else ()
-    rendered = await _rendered(items, uid, render, parts) or b"{}"
-    return json_answer(encode_sync(answer, view, rendered), headers={"Cache-Control": "no-store"})
+    rendered = await _rendered(items, uid, render, context) or b"{}"
+    return json_response(encode_sync(answer, view, rendered), headers={"Cache-Control": "no-store"})
 
 
 @router.get(
@@ -122,15 +122,17 @@ async def read_sync(
     responses=documented(200, "The item and what happened to it.", ITEM, "not_found", "too_many"),
     response_class=Response,
 )
-async def read_item(uid: str, id: str, parts: Working, view: Viewing, render: Rendering = None) -> Response:
+async def read_item(uid: str, id: str, context: Context, view: CurrentView, render: RenderLocale = None) -> Response:
     """An item of the view, from the state or the history, with its timeline."""
-    entry = await parts.store.users.item(uid, id, view, parts.clock.now_us())
+    entry = await context.store.users.item(uid, id, view, context.clock.now_us())
     if entry is None:
         raise Problem("not_found", "There is no such item here, or it is forgotten, or not in the caller's view.")
-    told, shown = await asyncio.gather(parts.store.ledger.of_item(uid, id), parts.store.devices.acknowledgements(uid))
+    told, shown = await asyncio.gather(
+        context.store.ledger.of_item(uid, id), context.store.devices.acknowledgements(uid)
+    )
     events = timeline(entry, told, shown, view)
-    rendered = await _rendered(_whole([entry]), uid, render, parts)
-    return json_answer(encode_item(entry, events, rendered), headers=_PRIVATE)
+    rendered = await _rendered(_whole([entry]), uid, render, context)
+    return json_response(encode_item(entry, events, rendered), headers=_PRIVATE)
 
 
 @router.get(
@@ -145,31 +147,31 @@ async def read_item(uid: str, id: str, parts: Working, view: Viewing, render: Re
 async def read_history(
     uid: str,
     request: Request,
-    parts: Working,
-    actor: Acting,
-    view: Viewing,
+    context: Context,
+    actor: CurrentActor,
+    view: CurrentView,
     before: Annotated[str | None, _PAGE] = None,
     limit: Annotated[int, Query(ge=1, le=1_000, description="Entries of a page.")] = 100,
-    render: Rendering = None,
+    render: RenderLocale = None,
 ) -> Response:
     """The user's queue of notifications, newest first (seq, then id)."""
     below = _parse_before(before)
-    await parts.gate.take_history(actor)
-    found = await parts.store.users.history(uid, view, below, limit + 1, parts.clock.now_us())
+    await context.authorizer.take_history(actor)
+    found = await context.store.users.history(uid, view, below, limit + 1, context.clock.now_us())
     page = found[:limit]
     headers = dict(_PRIVATE)
     if len(found) > limit:
         headers["Link"] = f'<{_next(request, f"{page[-1].seq}.{page[-1].id}")}>; rel="next"'
-    return json_answer(encode_history(page, await _rendered(_whole(page), uid, render, parts)), headers=headers)
+    return json_response(encode_history(page, await _rendered(_whole(page), uid, render, context)), headers=headers)
 
 
 async def _rendered(
-    items: Sequence[StoredItem | HistoryEntry], uid: str, locale: str | None, parts: Parts
+    items: Sequence[StoredItem | HistoryEntry], uid: str, locale: str | None, context: IngestContext
 ) -> bytes | None:
     """The words of items, where the reader named a language."""
     if locale is None:
         return None
-    return await parts.registry.renderer.render_json_in_slices([(item.id, item.json) for item in items], locale, uid)
+    return await context.registry.renderer.render_json_in_slices([(item.id, item.json) for item in items], locale, uid)
 
 
 def _whole(entries: Sequence[HistoryEntry]) -> list[HistoryEntry]:
@@ -185,11 +187,11 @@ def _exactly(full: Full, category: str | None) -> Full:
     return replace(full, items=items, digest=lanes.total(item.leaf for item in items))
 
 
-def _past_us(text: str, now_us: int, parts: Parts) -> int:
+def _past_us(text: str, now_us: int, context: IngestContext) -> int:
     if not _NUMBER.match(text):
         raise Problem("invalid", "The query parameter at is a time: Unix seconds, whole or decimal.")
     at_us = parse_time(float(text) if "." in text else int(text), "")
-    if not now_us - parts.limits.retention_us <= at_us <= now_us:
+    if not now_us - context.limits.retention_us <= at_us <= now_us:
         raise Problem("time_out_of_range", "The query parameter at is after now, or older than the retention.")
     return at_us
 

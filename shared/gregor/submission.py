@@ -1,0 +1,116 @@
+"""The submission pipeline: a message is planned, then committed, or delayed until its time.
+
+Every way in uses the same ``Submitter``: one message over HTTP, a batch over HTTP, and the messages of devices at the
+gateway. Callers authenticate, apply the rate limit and parse; the rest happens here.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
+
+from gregor.clock import Clock
+from gregor.core.errors import Problem
+from gregor.core.items.sync import View
+from gregor.core.limits import Limits
+from gregor.core.messages.delayed import Delayed, check_kept, delayed
+from gregor.core.messages.encode import encode_receipt
+from gregor.core.messages.model import Commit, External, Message, Receipt, Sender
+from gregor.core.messages.plan import plan
+from gregor.registries.categories import CategoryRegistry
+from gregor.store.contract.store import Store
+from gregor.telemetry import Metrics
+
+
+class Submitted(NamedTuple):
+    """The user's seq after a submission (0 if the message is delayed), and its receipt as JSON."""
+
+    seq: int
+    receipt: bytes
+
+
+class Submitter:
+    """Plans messages and hands them to the store, and counts the accepted ones by outcome."""
+
+    def __init__(
+        self,
+        store: Store,
+        categories: CategoryRegistry,
+        clock: Clock,
+        limits: Limits,
+        metrics: Metrics,
+        reset_spread_s: int,
+    ) -> None:
+        """``reset_spread_s``: seconds over which the devices of a user get full copies after a reset."""
+        self._users = store.users
+        self._agenda = store.agenda
+        self._categories = categories
+        self._clock = clock
+        self._limits = limits
+        self._reset_spread_s = reset_spread_s
+        # ``labels()`` looks a child up under a lock: once here instead of once a message.
+        self._with_effect = metrics.messages.labels("effect")
+        self._without_effect = metrics.messages.labels("unchanged")
+        self._delayed = metrics.messages.labels("delayed")
+
+    def plan(self, message: Message, sender: Sender) -> Commit:
+        """Return the commit of a message. A delayed message is planned for its time, so errors show at once.
+
+        Raises ``Problem`` if the message breaks a rule that needs no state, such as a limit of its sender.
+        """
+        now_us = self._clock.now_us()
+        if message.not_before_us is not None:
+            now_us = max(now_us, message.not_before_us)
+        commit = plan(message, sender, now_us, random.randbytes(3), self._limits, self._categories.current)
+        return replace(commit, spread_s=self._reset_spread_s) if commit.is_flush else commit
+
+    async def submit(
+        self, uid: str, message: Message, document: Mapping[str, Any], sender: Sender, view: View
+    ) -> Submitted:
+        """Commit a message, or delay it if it has ``not_before``. Safe to repeat.
+
+        ``document``: the JSON that the message was parsed from; only read if the message is delayed. ``view``: the view
+        of the sender, in which the receipt is written. Raises ``Problem``, or ``Unavailable`` if the store cannot be
+        reached: then the message may or may not have been committed.
+        """
+        commit = self.plan(message, sender)
+        if message.not_before_us is not None:
+            return Submitted(0, await self.delay(uid, self.delayed(message, document, sender), message.not_before_us))
+        receipt = await self._users.commit(uid, commit)
+        (self._without_effect if receipt.is_unchanged else self._with_effect).inc()
+        return Submitted(receipt.seq, encode_receipt(receipt, view, isinstance(message.content, External)))
+
+    async def commit(self, uid: str, commit: Commit) -> Receipt:
+        """Commit a planned message; see ``submit``."""
+        receipt = await self._users.commit(uid, commit)
+        (self._without_effect if receipt.is_unchanged else self._with_effect).inc()
+        return receipt
+
+    async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
+        """Commit planned messages of several users, in order. A rejected message does not stop the others."""
+        results = await self._users.commit_many(commits)
+        effects = unchanged = 0
+        for result in results:
+            if isinstance(result, Receipt):
+                unchanged += result.is_unchanged
+                effects += not result.is_unchanged
+        if effects:
+            self._with_effect.inc(effects)
+        if unchanged:
+            self._without_effect.inc(unchanged)
+        return results
+
+    def delayed(self, message: Message, document: Mapping[str, Any], sender: Sender) -> Delayed:
+        """Return the delayed form of a message. It gets a random id if its sender gave none."""
+        return delayed(document, message, sender, secrets.token_hex(16))
+
+    async def delay(self, uid: str, message: Delayed, not_before_us: int) -> bytes:
+        """Keep a message until its time; returns the receipt. Raises ``Problem``: ``id_reused``, ``state_full``."""
+        kept = await self._agenda.delay(uid, message.id, message.encode(), not_before_us)
+        check_kept(kept, message, self._limits)
+        self._delayed.inc()
+        return message.receipt(not_before_us)
