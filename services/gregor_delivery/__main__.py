@@ -70,11 +70,11 @@ async def serve(settings: Settings) -> None:
 async def _lookers(stack: AsyncExitStack, settings: Settings, store: Store, metrics: Metrics) -> dict[str, Decider]:
     """Who decides for each channel, with what they keep up with."""
     failures, clock = metrics.render_failures, SystemClock(settings.clock_offset_s)
-    registry = CategoryRegistry(store, failed=lambda field: failures.labels(field).inc())
+    registry = CategoryRegistry(store, count_failure=lambda field: failures.labels(field).inc())
     await registry.open()
     stack.push_async_callback(registry.close)
     webhooks = WebhookRegistry(store)
-    await webhooks.follow()
+    await webhooks.start()
     stack.push_async_callback(webhooks.close)
     return {
         **dict.fromkeys(PUSH_CHANNELS, PushDecider(store, registry)),

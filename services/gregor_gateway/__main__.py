@@ -53,7 +53,7 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(parts.background.close)
         await parts.registry.open(settings.categories, clock.now_us())
         stack.push_async_callback(parts.registry.close)
-        await parts.webhooks.follow()
+        await parts.webhooks.start()
         stack.push_async_callback(parts.webhooks.close)
         await feed.subscribe(store.flush_channel, parts.flush_of_all, sharded=False)
         await serve_with(parts)

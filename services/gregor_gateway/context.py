@@ -73,7 +73,7 @@ class Parts:
 def build(settings: Settings, store: Store, feed: Subscriptions, tokens: TokenVerifier, clock: Clock) -> Parts:
     """Everything, unconnected and not yet at work."""
     limits, metrics, background, wheel = settings.limits, Metrics(), Background(), Wheel(clock)
-    registry = CategoryRegistry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
+    registry = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
     reads = Reads(store, clock, metrics, background, Words(registry))
     standing = Standing(store, clock, wheel, background)
     flusher = Flusher(clock, metrics)

@@ -10,7 +10,7 @@ import structlog
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings
-from gregor.registries.category_files import apply_first
+from gregor.registries.category_files import apply_initial_file
 from gregor.store.contract.store import Store
 from gregor.store.redis.store import open_store
 from gregor.web.process import on_stop_signal, run, tune_garbage_collector
@@ -45,7 +45,7 @@ async def serve_with(settings: Settings, store: Store) -> None:
     """``serve`` with a store that somebody else closes."""
     clock = SystemClock(settings.clock_offset_s)
     if settings.categories is not None:
-        await apply_first(store.categories, Path(settings.categories), clock.now_us())
+        await apply_initial_file(store.categories, Path(settings.categories), clock.now_us())
     tokens = TokenVerifier(settings)
     await tokens.load(clock.now_us())
     app = create_app(settings, store, clock, tokens)

@@ -87,7 +87,7 @@ def create_app(
     metrics = Metrics()
     limits = settings.limits
     gate = Authorizer(store, tokens, clock, limits)
-    registry = CategoryRegistry(store, feed, failed=lambda field: metrics.render_failures.labels(field).inc())
+    registry = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
     key = None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file)
     readiness, hooks = Readiness(store, metrics, feed), WebhookRegistry(store, feed)
     context = IngestContext(settings, limits, store, clock, gate, metrics, readiness, registry, hooks, key)
@@ -138,7 +138,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: IngestContext = app.state.context
     await context.readiness.check()
     await context.registry.open()
-    await context.webhooks.follow()
+    await context.webhooks.start()
     watching = asyncio.create_task(context.readiness.watch())
     log.info("Ready.", ingest=context.settings.ingest_port)
     try:

@@ -45,7 +45,7 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(store.close)
         metrics = Metrics()
         failures = metrics.render_failures
-        registry = CategoryRegistry(store, failed=lambda field: failures.labels(field).inc())
+        registry = CategoryRegistry(store, count_failure=lambda field: failures.labels(field).inc())
         await registry.open()
         stack.push_async_callback(registry.close)
         clock, figures = SystemClock(settings.clock_offset_s), Figures(metrics.registry)
@@ -53,7 +53,7 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(handover.close)
         await handover.open()
         webhooks = WebhookRegistry(store)
-        await webhooks.follow()
+        await webhooks.start()
         stack.push_async_callback(webhooks.close)
         parts = Parts(store, handover, clock, settings.limits, registry, webhooks, figures, installed())
         collecting = Allowance(settings.collect_rate, COLLECT_BURST)

@@ -30,7 +30,7 @@ class Api:
         self.clock = ManualClock(NOW_S * 1_000_000)
         self.store: Store = store or MemoryStore(self.settings.limits)
         self.app: IngestApp = create_app(self.settings, self.store, self.clock, TokenVerifier(self.settings))
-        self.app.state.context.webhooks.check_s = 0.0  # there is no other process that is to find a new webhook
+        self.app.state.context.webhooks.poll_s = 0.0  # there is no other process that is to find a new webhook
         self.key = ""
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://gregor.test")

@@ -42,7 +42,7 @@ class Recount:
         self._registry = registry
         self._hub = hub
         self._told = registry.current.uncounted
-        registry.listen(self._changed)
+        registry.on_change(self._changed)
 
     def _changed(self) -> None:
         uncounted = self._registry.current.uncounted

@@ -19,7 +19,7 @@ _OUTCOMES: Final = {State.SENT: EventType.SENT, State.WITHDRAWN: EventType.SENT,
 
 async def told(parts: Parts, uid: str, work: Work) -> list[Intent]:
     """What is to be handed over of something that left, was hidden, shown, sent or given up. Raises ``Unavailable``."""
-    await parts.webhooks.as_of(work.at_us, parts.clock.now_us())
+    await parts.webhooks.refresh_if_older_than(work.at_us, parts.clock.now_us())
     if not parts.webhooks.current:
         return []
     match work.kind:

@@ -1,9 +1,13 @@
-"""The notification types that hold now, in every process: heard of within a second, the last good set kept."""
+"""The notification types of a deployment: a cache in every process, and the editor that changes them.
+
+The cache keeps the last good set if a newer one cannot be parsed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -12,22 +16,23 @@ import structlog
 from gregor.core.categories.parse import parse_entries
 from gregor.core.categories.policy import NO_ENTRIES, Entries
 from gregor.core.errors import Problem
+from gregor.core.ids import prefixes_of
 from gregor.core.json_text import canonical
 from gregor.redis.pubsub.contract import Subscriptions
 from gregor.rendering.renderer import Renderer
 from gregor.store.contract.store import Categories, CategorySet, Contended
 
-from .category_files import apply_first
-from .versioned_cache import CHECK_S, VersionedCache
+from .category_files import apply_initial_file
+from .versioned_cache import POLL_S, VersionedCache
 
 _log = structlog.get_logger(__name__)
 
 _TRIES: Final = 8
-_MOST_LOGGED: Final = 1_000
+_MAX_LOGGED: Final = 1_000
 
 
-class _Store(Protocol):
-    """What the registry needs of a store."""
+class _CategoryStore(Protocol):
+    """The part of a store that the category registry uses."""
 
     @property
     def categories(self) -> Categories: ...
@@ -36,47 +41,47 @@ class _Store(Protocol):
 
 
 class CategoryRegistry(VersionedCache):
-    """What a process holds of the categories: ``current``, and the ``renderer`` of their templates.
+    """The notification types as this process knows them: ``current``, and the ``renderer`` of their templates.
 
-    ``feed``: where new versions are heard of; without one they are found by looking. ``failed`` is told the field of
-    each rendering that failed, for the figures; the log has the first of each category and field.
+    ``count_failure`` is called with the field of each rendering that failed. The log gets only the first failure of
+    each category and field.
     """
 
     def __init__(
         self,
-        store: _Store,
-        feed: Subscriptions | None = None,
+        store: _CategoryStore,
+        subscriptions: Subscriptions | None = None,
         *,
-        check_s: float = CHECK_S,
-        failed: Callable[[str], None] | None = None,
+        poll_s: float = POLL_S,
+        count_failure: Callable[[str], None] | None = None,
     ) -> None:
-        super().__init__(store.categories_channel, feed, check_s)
+        super().__init__(store.categories_channel, subscriptions, poll_s)
         self.version = 0
         self.current: Entries = NO_ENTRIES
         self.renderer = Renderer(NO_ENTRIES)
         self._store = store
-        self._failed = failed
-        self._refused = 0
+        self._count_failure = count_failure
+        self._unreadable_version = 0
         self._logged: set[tuple[str, str]] = set()
         self._listeners: list[Callable[[], None]] = []
 
-    async def open(self, first: str | None = None, now_us: int = 0) -> None:
-        """Load what holds, and keep up with it from now on. Raises ``Unavailable``.
+    async def open(self, initial_file: str | None = None, now_us: int = 0) -> None:
+        """Load the current set, then keep it up to date. Raises ``Unavailable``, or ``Problem`` for a bad file.
 
-        ``first``: the file of the setting CATEGORIES, applied where nothing ever was; ``Problem`` where it is bad.
+        ``initial_file`` is the setting CATEGORIES. It is applied if no set was ever applied to this deployment.
         """
-        if first is not None:
-            await apply_first(self._store.categories, Path(first), now_us)
-        await self.follow()
+        if initial_file is not None:
+            await apply_initial_file(self._store.categories, Path(initial_file), now_us)
+        await self.start()
 
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` each time another set holds."""
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` after each change of ``current``."""
         self._listeners.append(listener)
 
-    async def _refresh(self) -> None:
-        """Take over the set that holds; one that cannot be read changes nothing."""
+    async def _load_if_changed(self) -> None:
+        """Load the current set. A set that cannot be parsed, from a newer release for instance, changes nothing."""
         version = await self._store.categories.version()
-        if version in (self.version, self._refused):
+        if version in (self.version, self._unreadable_version):
             return
         found = await self._store.categories.load(version)
         if found is None:
@@ -84,78 +89,91 @@ class CategoryRegistry(VersionedCache):
         try:
             entries = parse_entries(found.entries)
         except Problem as problem:
-            self._refused = version
-            _log.error(
-                "categories that cannot be read; the last good ones are kept", version=version, reason=str(problem)
-            )
+            self._unreadable_version = version
+            _log.error("categories.unreadable", version=version, kept_version=self.version, reason=str(problem))
             return
-        self._take(version, entries)
+        self._replace(version, entries)
 
-    def _take(self, version: int, entries: Entries) -> None:
+    def _replace(self, version: int, entries: Entries) -> None:
         self.version, self.current = version, entries
-        self.renderer = Renderer(entries, self._alarm)
+        self.renderer = Renderer(entries, self._report_failure)
         self._logged.clear()
-        _log.info("categories taken over", version=version, entries=len(entries.named))
+        _log.info("categories.loaded", version=version, entries=len(entries.named))
         for listener in self._listeners:
             try:
                 listener()
             except Exception:
-                _log.exception("a listener to categories failed")
+                _log.exception("categories.listener_failed")
 
-    def _alarm(self, category: str, field: str, reason: str) -> None:
-        """Count each failure; log the first of a category and field, or a busy type would fill the log."""
-        if self._failed is not None:
-            self._failed(field)
-        if (category, field) not in self._logged and len(self._logged) < _MOST_LOGGED:
+    def _report_failure(self, category: str, field: str, reason: str) -> None:
+        if self._count_failure is not None:
+            self._count_failure(field)
+        # A type with many items would fill the log, hence one line for each category and field.
+        if (category, field) not in self._logged and len(self._logged) < _MAX_LOGGED:
             self._logged.add((category, field))
-            _log.error("a template failed; plain words went out", category=category, field=field, reason=reason)
+            _log.error("template.failed", category=category, field=field, reason=reason)
 
 
 class CategoryEditor:
-    """Changes of the categories: each makes a new version of the whole set, checked before, never half done.
+    """Changes the notification types. Each change is checked and stored as a new version of the whole set.
 
-    A call that changes nothing makes no version. The answers are versions.
+    A call that changes nothing stores no version. The methods that change something return the current version.
     """
 
     def __init__(self, categories: Categories, check: Callable[[Mapping[str, Any]], Any]) -> None:
         self._categories = categories
         self._check = check
 
-    async def present(self) -> CategorySet:
-        """The set that holds; version 0 with no entries where there is none."""
+    async def current(self) -> CategorySet:
+        """Return the current set; version 0 without entries if none was ever applied."""
         return await self._categories.load() or CategorySet(0, {}, 0)
 
     async def apply(self, entries: Mapping[str, Any], now_us: int) -> int:
-        """Put a whole set in the place of the one that holds. Raises ``Problem`` ``schema``."""
+        """Replace the whole set. Raises ``Problem`` ``schema``."""
         return await self._change(lambda _: entries, now_us)
 
     async def put(self, name: str, entry: Mapping[str, Any], now_us: int) -> int:
-        """Put one entry. Raises ``Problem`` ``schema``: of this entry, or of another that no longer fits."""
-        return await self._change(lambda present: {**present, name: entry}, now_us)
+        """Add or replace one entry. Raises ``Problem`` ``schema`` if this or another entry is then invalid."""
+        return await self._change(lambda current: {**current, name: entry}, now_us)
 
     async def delete(self, name: str, now_us: int) -> int:
-        """Take one entry away; not an error where there is none. Raises ``Problem`` ``schema``: others needed it."""
-        return await self._change(lambda present: {n: entry for n, entry in present.items() if n != name}, now_us)
+        """Delete one entry, if there is one. Raises ``Problem`` ``schema`` if another entry needs it."""
+        return await self._change(lambda current: {n: entry for n, entry in current.items() if n != name}, now_us)
 
-    async def kept(self, version: int) -> CategorySet:
-        """The set of an older version. Raises ``Problem`` ``not_found``."""
-        kept = await self._categories.load(version)
-        if kept is None:
+    async def at_version(self, version: int) -> CategorySet:
+        """Return the set of an older version. Raises ``Problem`` ``not_found``."""
+        found = await self._categories.load(version)
+        if found is None:
             raise Problem("not_found", f"Version {version} of the categories is not kept.")
-        return kept
+        return found
 
     async def roll_back(self, version: int, now_us: int) -> int:
-        """Make the set of an older version hold again, as a new one. Raises ``Problem`` ``not_found``, ``schema``."""
-        return await self.apply((await self.kept(version)).entries, now_us)
+        """Apply the set of an older version as a new version. Raises ``Problem`` ``not_found`` or ``schema``."""
+        return await self.apply((await self.at_version(version)).entries, now_us)
 
     async def _change(self, change: Callable[[Mapping[str, Any]], Mapping[str, Any]], now_us: int) -> int:
         for _ in range(_TRIES):
-            present = await self.present()
-            entries = change(present.entries)
-            if canonical(entries) == canonical(present.entries):  # (not ==: to Python 1 is true)
-                return present.version
+            current = await self.current()
+            entries = change(current.entries)
+            # Compared as canonical JSON, because in Python 1 == True.
+            if canonical(entries) == canonical(current.entries):
+                return current.version
             await asyncio.to_thread(self._check, entries)
-            version = await self._categories.apply(entries, now_us, present.version)
+            version = await self._categories.apply(entries, now_us, current.version)
             if version is not None:
                 return version
-        raise Contended("the categories are being changed by others again and again")
+        raise Contended(f"The categories were changed by other processes {_TRIES} times in a row; try again.")
+
+
+def unknown_type_note(entries: Entries, category: str) -> str | None:
+    """Say that no entry has the name ``category``, which entry it inherits from, and the nearest known name.
+
+    ``None`` if there is an entry of that name. Items of a category without an entry are valid, therefore this is a note
+    for previews and dry runs, and not an error.
+    """
+    if category in entries.named:
+        return None
+    parent = next((prefix for prefix in reversed(prefixes_of(category)) if prefix in entries.named), None)
+    inherited = "it has no title and no notifications" if parent is None else f"it inherits from {parent!r}"
+    near = get_close_matches(category, entries.named, 1)
+    return f"Unknown notification type {category!r}; {inherited}" + (f"; did you mean {near[0]!r}?" if near else ".")

@@ -1,4 +1,4 @@
-"""Entries of notification types from a file: TOML, or JSON with the same names; ``file:`` texts put in their place."""
+"""Files of notification types: TOML, or JSON with the same names. ``file:`` texts are replaced by their content."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gregor.core.limits import Limits
 from gregor.rendering.renderer import check_templates
 from gregor.store.contract.store import Categories
 
-_MARK: Final = "file:"
-_MOST_BYTES: Final = 1_048_576
+_FILE_PREFIX: Final = "file:"
+_MAX_BYTES: Final = 1_048_576
 
 
 def read_checked(document: Any) -> Entries:
-    """The entries of ``document``, templates tried. Raises ``Problem`` ``schema`` with every mistake.
+    """Parse ``document`` and try its templates. Raises ``Problem`` ``schema`` with every error.
 
-    ``number_out_of_range`` where that is all that is wrong.
+    If only a number cannot be represented in JSON, the code is ``number_out_of_range``.
     """
     faults: list[FieldError] = []
     entries = NO_ENTRIES
@@ -32,89 +32,90 @@ def read_checked(document: Any) -> Entries:
     except Problem as problem:
         faults += problem.errors
     faults += check_templates(document)
-    _refuse(faults)
-    # TOML has numbers that JSON cannot carry. What else it has (dates, infinities) was refused by now.
+    _raise_if_any(faults)
+    # TOML integers can exceed the range of JSON. Dates and infinities were refused above.
     decode_json(json.dumps(document).encode(), Limits())
     return entries
 
 
 def check_file(path: Path) -> list[FieldError]:
-    """Every mistake of a file; none where it can be applied. Raises ``Problem`` where it cannot be read at all."""
+    """Return every error of a file; none if it can be applied. Raises ``Problem`` if the file cannot be parsed."""
     faults: list[FieldError] = []
-    document = _filled(_document(path), (), path.parent, faults)
+    document = _resolve_texts(_document(path), (), path.parent, faults)
     try:
         read_checked(document)
     except Problem as problem:
-        # A file that is missing was told already, by its name.
-        missing = {fault.pointer for fault in faults}
-        faults += [fault for fault in problem.errors if fault.pointer not in missing]
+        # Errors of a missing ``file:`` text are already in the list.
+        reported = {fault.pointer for fault in faults}
+        faults += [fault for fault in problem.errors if fault.pointer not in reported]
     return faults
 
 
 def silent_reminders(document: Mapping[str, Any]) -> list[FieldError]:
-    """Reminders that never fire, since their items end before: no mistake, but hardly meant. ``document``: checked."""
-    found = []
+    """Return a warning for each reminder that never fires, because its item expires before. ``document`` is valid."""
+    warnings = []
     for name, policy in parse_entries(document).named.items():
         end_us = policy.expires_after_us
-        said = [field for field in ("remind_after", "expires_after") if document[name].get(field) is not None]
-        if end_us is not None and said and any(each >= end_us for each in policy.remind_after_us):
-            detail = "A reminder at or after expires_after never fires: the item has ended by then."
-            found.append(FieldError(pointer_to((name, said[0])), detail))
-    return found
+        # An entry that only inherits both fields is reported at its parent.
+        written = [field for field in ("remind_after", "expires_after") if document[name].get(field) is not None]
+        if end_us is not None and written and any(delay_us >= end_us for delay_us in policy.remind_after_us):
+            detail = "This reminder never fires: it is due at or after expires_after. Choose an earlier reminder."
+            warnings.append(FieldError(pointer_to((name, written[0])), detail))
+    return warnings
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The document of a file, with the texts of files that it names. Raises ``Problem`` with every mistake.
+    """Return the document of a file with its ``file:`` texts resolved. Raises ``Problem`` with every error.
 
-    A text is named relative to the file, in its directory or below: ``html = "file:joined.html"``.
+    A path is relative to the file and inside its directory: ``html = "file:joined.html"``.
     """
     document = _document(path)
     faults: list[FieldError] = []
-    filled = _filled(document, (), path.parent, faults)
-    _refuse(faults)
-    if not isinstance(filled, dict):
-        raise Problem("schema", f"{path} holds no table of entries.")
-    return filled
+    resolved = _resolve_texts(document, (), path.parent, faults)
+    _raise_if_any(faults)
+    if not isinstance(resolved, dict):
+        raise Problem("schema", f"{path} must contain a table of entries.")
+    return resolved
 
 
 def _document(path: Path) -> Any:
     try:
-        text = _text(path)
+        text = _read_text(path)
         return decode_json(text.encode(), Limits()) if path.suffix == ".json" else tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise Problem("schema", f"{path} is no TOML: {error}.") from None
+        raise Problem("schema", f"{path} is not valid TOML: {error}.") from None
     except Problem as problem:
-        raise Problem("schema", f"{path} is no JSON that is taken here: {problem.detail}") from None
+        raise Problem("schema", f"{path} is not valid JSON: {problem.detail}") from None
     except RecursionError:
-        raise Problem("schema", f"{path} is nested too deep.") from None
+        raise Problem("schema", f"{path} is nested too deeply.") from None
     except (OSError, ValueError) as error:
         raise Problem("schema", f"{path} cannot be read: {_reason(error)}.") from None
 
 
-def _filled(value: Any, path: tuple[str, ...], folder: Path, faults: list[FieldError]) -> Any:
-    """``value`` with the text of each file that the ``html`` of a mail names."""
+def _resolve_texts(value: Any, path: tuple[str, ...], folder: Path, faults: list[FieldError]) -> Any:
+    """Replace each ``file:`` path in the ``html`` of an e-mail by the content of that file."""
     if isinstance(value, dict):
-        return {name: _filled(member, (*path, name), folder, faults) for name, member in value.items()}
-    if not isinstance(value, str) or not value.startswith(_MARK) or path[-2:] != ("email", "html"):
+        return {name: _resolve_texts(member, (*path, name), folder, faults) for name, member in value.items()}
+    if not isinstance(value, str) or not value.startswith(_FILE_PREFIX) or path[-2:] != ("email", "html"):
         return value
-    named = value.removeprefix(_MARK).strip()
-    place = (folder / named).resolve()
-    if not place.is_relative_to(folder.resolve()):
-        faults.append(FieldError(pointer_to(path), f"{named} is outside the directory of the entries."))
+    named = value.removeprefix(_FILE_PREFIX).strip()
+    text_path = (folder / named).resolve()
+    # Without this check, `file:/etc/passwd` in an uploaded set would show the server's files to its author.
+    if not text_path.is_relative_to(folder.resolve()):
+        faults.append(FieldError(pointer_to(path), f"{named} is outside the directory of the file, {folder}."))
         return value
     try:
-        text = _text(place)
+        return _read_text(text_path)
     except (OSError, ValueError) as error:
-        faults.append(FieldError(pointer_to(path), f"{named} cannot be read: {_reason(error)}."))
+        faults.append(FieldError(pointer_to(path), f"{named} cannot be read: {_reason(error)} ({text_path})."))
         return value
-    return text
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     with path.open("rb") as file:
-        raw = file.read(_MOST_BYTES + 1)
-    if len(raw) > _MOST_BYTES:
-        raise ValueError(f"it has over {_MOST_BYTES} bytes")
+        raw = file.read(_MAX_BYTES + 1)
+    if len(raw) > _MAX_BYTES:
+        raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
     return raw.decode("utf-8")
 
 
@@ -124,13 +125,13 @@ def _reason(error: Exception) -> str:
     return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
-def _refuse(faults: Sequence[FieldError]) -> None:
+def _raise_if_any(faults: Sequence[FieldError]) -> None:
     if faults:
         raise Problem("schema", f"{faults[0].pointer or 'The document'}: {faults[0].detail}", tuple(faults))
 
 
-async def apply_first(categories: Categories, path: Path, now_us: int) -> None:
-    """Apply the file of the setting CATEGORIES where no categories were ever applied. Raises ``Problem``."""
+async def apply_initial_file(categories: Categories, path: Path, now_us: int) -> None:
+    """Apply the file of the setting CATEGORIES, unless some set was applied before. Raises ``Problem``."""
     if await categories.version() == 0:
         document = read_file(path)
         read_checked(document)

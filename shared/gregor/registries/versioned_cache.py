@@ -1,4 +1,7 @@
-"""Keeping up with what has a version in the store: told of a change at once, found within a second where it was not."""
+"""A cache that every process refreshes when the version in the store changes.
+
+A pub/sub message invalidates the cache at once. A poll of the version finds changes whose message was lost.
+"""
 
 from __future__ import annotations
 
@@ -13,39 +16,41 @@ from gregor.store.contract.store import Unavailable
 
 _log = structlog.get_logger(__name__)
 
-CHECK_S: Final = 0.5
-"""How often the version is looked at: one read of a number, so that no process is behind for longer than a second."""
+POLL_S: Final = 0.5
+"""Interval between two polls of the version. It bounds the staleness of a process to less than one second."""
 _SUBSCRIBE_S: Final = 2.0
 
 
 class VersionedCache:
-    """What a process holds of something in the store. Whoever inherits says in ``refresh`` how it is taken over.
+    """Base class of a cache with a version number in the store. A subclass implements ``_load_if_changed``.
 
-    ``feed``: where changes are heard of, on ``channel``; without one they are found by looking every ``check_s``.
+    If ``subscriptions`` is given, messages on ``channel`` invalidate the cache; otherwise only the poll every
+    ``poll_s`` seconds does.
     """
 
-    def __init__(self, channel: str, feed: Subscriptions | None = None, check_s: float = CHECK_S) -> None:
+    def __init__(self, channel: str, subscriptions: Subscriptions | None = None, poll_s: float = POLL_S) -> None:
         self._channel = channel
-        self._feed = feed
-        self.check_s = check_s
-        self._woken = asyncio.Event()
-        self._refreshing = asyncio.Lock()  # or an older state, read slowly, would follow a newer one
+        self._subscriptions = subscriptions
+        self.poll_s = poll_s
+        self._invalidated = asyncio.Event()
+        # Without the lock, a slow read of an older version could overwrite a newer one.
+        self._refreshing = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
 
-    async def follow(self) -> None:
-        """Take over what holds, and keep up with it from now on. Raises ``Unavailable``."""
+    async def start(self) -> None:
+        """Load the current version, then keep the cache up to date. Raises ``Unavailable``."""
         await self.refresh()
-        if self._feed is not None:
-            # Not waited for long: until it is confirmed, the version is looked at.
-            waiting = self._feed.subscribe(self._channel, self, sharded=False)
-            waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-            await asyncio.wait([waiting], timeout=_SUBSCRIBE_S)
+        if self._subscriptions is not None:
+            # A start does not wait long for the confirmation, because the poll covers the time before it.
+            confirmed = self._subscriptions.subscribe(self._channel, self, sharded=False)
+            confirmed.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            await asyncio.wait([confirmed], timeout=_SUBSCRIBE_S)
         self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        """Keep up no more."""
-        if self._feed is not None:
-            self._feed.unsubscribe(self._channel, self, sharded=False)
+        """Stop refreshing; the last loaded version remains readable."""
+        if self._subscriptions is not None:
+            self._subscriptions.unsubscribe(self._channel, self, sharded=False)
         if self._watching is not None:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
@@ -53,33 +58,33 @@ class VersionedCache:
             self._watching = None
 
     def receive(self, payload: bytes) -> None:
-        """Called by the feed: there is a new version."""
-        self._woken.set()
+        """Invalidate the cache. The subscriptions call this when another process published a new version."""
+        self._invalidated.set()
 
     def gap(self) -> None:
-        """Called by the feed: one may have been missed."""
-        self._woken.set()
+        """Invalidate the cache. The subscriptions call this if messages may have been lost."""
+        self._invalidated.set()
 
     async def wait_until_known(self) -> None:
-        """After a change: take it over here, and give every other process the time to find it."""
+        """Refresh this process after a change, then wait until the poll of every other process has found it too."""
         await self.refresh()
-        await asyncio.sleep(1.2 * self.check_s)
+        await asyncio.sleep(1.2 * self.poll_s)
 
     async def refresh(self) -> None:
-        """Take over what holds, if it is not what this process has. Raises ``Unavailable``."""
+        """Load the current version if this process has another one. Raises ``Unavailable``."""
         async with self._refreshing:
-            await self._refresh()
+            await self._load_if_changed()
 
-    async def _refresh(self) -> None:
+    async def _load_if_changed(self) -> None:
         raise NotImplementedError
 
     async def _watch(self) -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.check_s):
-                    await self._woken.wait()
-            self._woken.clear()
+                async with asyncio.timeout(self.poll_s):
+                    await self._invalidated.wait()
+            self._invalidated.clear()
             try:
                 await self.refresh()
-            except Unavailable as trouble:
-                _log.warning("what is followed cannot be read", of=self._channel, reason=str(trouble))
+            except Unavailable as error:
+                _log.warning("cache.refresh_failed", channel=self._channel, reason=str(error))

@@ -1,7 +1,6 @@
-"""The webhooks that hold now, in every process: heard of within a second. And how they are made and changed.
+"""The webhooks of a deployment: a cache in every process, and the editor that creates and changes them.
 
-Whoever commits asks the store to note what webhooks want to hear of; where nobody does, nothing is noted, and it costs
-nothing.
+A store records webhook events only if some webhook wants them. The cache therefore switches the recording on and off.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from gregor.core.notify.webhook_events import OF_DELIVERIES, OF_LEAVING, EventTy
 from gregor.core.notify.webhook_signature import SECRET_BYTES, secret_of
 from gregor.redis.pubsub.contract import Subscriptions
 from gregor.store.contract.ledger import Ledger
-from gregor.store.contract.store import Devices, Unavailable, Users
+from gregor.store.contract.store import Contended, Devices, Users
 from gregor.store.contract.webhooks import Webhooks
 
-from .versioned_cache import CHECK_S, VersionedCache
+from .versioned_cache import POLL_S, VersionedCache
 
 _TRIES: Final = 8
 _ID_BYTES: Final = 6
 
 
-class _Store(Protocol):
-    """What the registry needs of a store."""
+class _WebhookStore(Protocol):
+    """The part of a store that the webhook registry uses."""
 
     @property
     def webhooks(self) -> Webhooks: ...
@@ -41,33 +40,36 @@ class _Store(Protocol):
 
 
 class WebhookRegistry(VersionedCache):
-    """What a process holds of the webhooks: ``current``; the store of the process notes what they want to hear of."""
+    """The webhooks as this process knows them: ``current``. Switches the recording of webhook events in its store."""
 
-    def __init__(self, store: _Store, feed: Subscriptions | None = None, *, check_s: float = CHECK_S) -> None:
-        super().__init__(store.webhooks_channel, feed, check_s)
+    def __init__(
+        self, store: _WebhookStore, subscriptions: Subscriptions | None = None, *, poll_s: float = POLL_S
+    ) -> None:
+        super().__init__(store.webhooks_channel, subscriptions, poll_s)
         self.version = 0
         self.current: Sequence[Webhook] = ()
         self._store = store
-        self._looked_us = 0
+        self._refreshed_us = 0
 
-    async def as_of(self, at_us: int, now_us: int) -> None:
-        """Take over what held at ``at_us`` or later: of what happened then, some process knew who wants to hear of it.
+    async def refresh_if_older_than(self, at_us: int, now_us: int) -> None:
+        """Refresh unless the cache was refreshed after ``at_us``. Raises ``Unavailable``.
 
-        One look a moment, however much happened before it.
+        Call this before an event of time ``at_us`` is matched: the process that recorded it knew at least the webhooks
+        of that time. A refresh serves all events that happened before it.
         """
-        if at_us >= self._looked_us:
+        if at_us >= self._refreshed_us:
             await self.refresh()
-            self._looked_us = now_us
+            self._refreshed_us = now_us
 
     def get(self, webhook_id: str) -> Webhook | None:
-        """One of them."""
+        """Return the webhook with this id, or ``None`` if the id is unknown."""
         return next((webhook for webhook in self.current if webhook.id == webhook_id), None)
 
-    def wants(self, *kinds: EventType) -> bool:
-        """Whether any of them wants events of one of these types."""
-        return any(webhook.wants(kind) for webhook in self.current for kind in kinds)
+    def wants(self, *types: EventType) -> bool:
+        """Return whether at least one webhook wants events of at least one of these types."""
+        return any(webhook.wants(event_type) for webhook in self.current for event_type in types)
 
-    async def _refresh(self) -> None:
+    async def _load_if_changed(self) -> None:
         if await self._store.webhooks.version() == self.version:
             return
         self.version, self.current = await self._store.webhooks.all()
@@ -77,7 +79,7 @@ class WebhookRegistry(VersionedCache):
 
 
 class WebhookEditor:
-    """Changes of the webhooks. What a caller gets back is what is kept."""
+    """Creates and changes webhooks. Each method returns the webhook as it is stored afterwards."""
 
     def __init__(self, webhooks: Webhooks) -> None:
         self._webhooks = webhooks
@@ -85,8 +87,8 @@ class WebhookEditor:
     async def create(
         self, url: str, events: Sequence[str] | None, prefixes: Prefixes, name: str | None, now_us: int
     ) -> Webhook:
-        """A new webhook with a secret of its own. Raises ``Problem`` ``too_many``."""
-        made = Webhook(
+        """Store a new webhook with a fresh signing secret. Raises ``Problem`` ``too_many``."""
+        created = Webhook(
             id=f"wh_{secrets.token_hex(_ID_BYTES)}",
             url=url,
             secrets=((_new_secret(), None),),
@@ -96,24 +98,24 @@ class WebhookEditor:
             created_us=now_us,
         )
         for _ in range(_TRIES):
-            if await self._webhooks.put(made, await self._webhooks.version()):
-                return made
-        raise _restless()
+            if await self._webhooks.put(created, await self._webhooks.version()):
+                return created
+        raise _contended()
 
-    async def rotate(self, webhook_id: str, now_us: int, keep_us: int) -> Webhook | None:
-        """A new secret, the first of its secrets; the old one signs ``keep_us`` more. ``None``: no such webhook.
+    async def rotate(self, webhook_id: str, now_us: int, overlap_us: int) -> Webhook | None:
+        """Add a new signing secret; the old one continues to sign for ``overlap_us``. ``None``: unknown webhook.
 
-        A secret that is already on its way out goes at once.
+        A still older secret, from a rotation before this one, is removed at once.
         """
 
         def rotated(webhook: Webhook) -> Webhook:
-            old = tuple((known, now_us + keep_us) for known, until_us in webhook.secrets if until_us is None)
+            old = tuple((known, now_us + overlap_us) for known, until_us in webhook.secrets if until_us is None)
             return replace(webhook, secrets=((_new_secret(), None), *old))
 
         return await self.change(webhook_id, rotated)
 
     async def disable(self, webhook_id: str, now_us: int, why: str) -> Webhook | None:
-        """It is called no more. ``None``: no such webhook."""
+        """Stop the calls of a webhook. ``None``: unknown webhook."""
 
         def disabled(webhook: Webhook) -> Webhook:
             if webhook.disabled_us is not None:
@@ -123,21 +125,24 @@ class WebhookEditor:
         return await self.change(webhook_id, disabled)
 
     async def change(self, webhook_id: str, change: Callable[[Webhook], Webhook]) -> Webhook | None:
-        """Put what ``change`` makes of it in its place. ``None``: no such webhook."""
+        """Replace a webhook by the result of ``change``. ``None``: unknown webhook. Raises ``Unavailable``.
+
+        If another process changes the webhooks meanwhile, ``change`` is called again with the newer state.
+        """
         for _ in range(_TRIES):
-            version, kept = await self._webhooks.all()
-            known = next((webhook for webhook in kept if webhook.id == webhook_id), None)
+            version, stored = await self._webhooks.all()
+            known = next((webhook for webhook in stored if webhook.id == webhook_id), None)
             if known is None:
                 return None
             changed = change(known)
             if changed == known or await self._webhooks.put(changed, version):
                 return changed
-        raise _restless()
+        raise _contended()
 
 
 def _new_secret() -> str:
     return secret_of(secrets.token_bytes(SECRET_BYTES))
 
 
-def _restless() -> Unavailable:
-    return Unavailable("the webhooks are being changed by others again and again")
+def _contended() -> Contended:
+    return Contended(f"The webhooks were changed by other processes {_TRIES} times in a row; try again.")

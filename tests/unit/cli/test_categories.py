@@ -129,7 +129,8 @@ def test_check_tells_of_reminders_that_never_fire_and_takes_them(
 
     told = capsys.readouterr()
     lines = [
-        f"{place}: A reminder at or after expires_after never fires: the item has ended by then.\n" for place in places
+        f"{place}: This reminder never fires: it is due at or after expires_after. Choose an earlier reminder.\n"
+        for place in places
     ]
     assert told.err == "".join(lines)
     assert told.out.endswith("nothing wrong\n")

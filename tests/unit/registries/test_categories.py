@@ -1,4 +1,4 @@
-"""What a process holds of the categories: taken over when told, found when not told, kept when unreadable."""
+"""The category cache of a process, the editor of categories, and category files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from gregor.core.categories.parse import parse_entries
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.redis.pubsub import MemoryFeed
 from gregor.reference.store import MemoryStore
-from gregor.registries.categories import CategoryEditor, CategoryRegistry
-from gregor.registries.category_files import apply_first, check_file, read_checked, read_file
+from gregor.registries.categories import CategoryEditor, CategoryRegistry, unknown_type_note
+from gregor.registries.category_files import apply_initial_file, check_file, read_checked, read_file
 from gregor.rendering.renderer import TemplateItem
 from gregor.store.contract.store import Contended, Unavailable
 from tests.support.builders import NOW_US
@@ -26,8 +27,8 @@ B = {"b": {"title": "two"}}
 NEVER_S = 3_600.0
 
 
-class Ground:
-    """A store, its feed, and registries that are closed in the end."""
+class Deployment:
+    """A store, its pub/sub, and registries that the fixture closes."""
 
     def __init__(self) -> None:
         self.feed = MemoryFeed()
@@ -35,8 +36,10 @@ class Ground:
         self.failures: list[str] = []
         self.opened: list[CategoryRegistry] = []
 
-    async def registry(self, *, hears: bool = True, check_s: float = NEVER_S) -> CategoryRegistry:
-        made = CategoryRegistry(self.store, self.feed if hears else None, check_s=check_s, failed=self.failures.append)
+    async def registry(self, *, is_subscribed: bool = True, poll_s: float = NEVER_S) -> CategoryRegistry:
+        made = CategoryRegistry(
+            self.store, self.feed if is_subscribed else None, poll_s=poll_s, count_failure=self.failures.append
+        )
         self.opened.append(made)
         await made.open()
         return made
@@ -46,126 +49,126 @@ class Ground:
 
 
 @pytest.fixture
-async def ground() -> AsyncIterator[Ground]:
-    made = Ground()
+async def deployment() -> AsyncIterator[Deployment]:
+    made = Deployment()
     yield made
     for registry in made.opened:
         await registry.close()
     await made.feed.close()
 
 
-async def test_a_process_begins_with_what_holds(ground: Ground) -> None:
-    empty = await ground.registry(hears=False)
-    await ground.apply(A)
-    registry = await ground.registry()
+async def test_registry_loads_the_current_set(deployment: Deployment) -> None:
+    empty = await deployment.registry(is_subscribed=False)
+    await deployment.apply(A)
+    registry = await deployment.registry()
 
     assert (empty.version, registry.version) == (0, 1)
     assert registry.current.resolve("a").title == "one"
     assert registry.renderer.rendered(TemplateItem("i", "a", None, 5)) == {"title": "one", "text": None, "link": None}
 
 
-async def test_a_new_set_is_taken_over_when_it_is_told(ground: Ground) -> None:
-    registry = await ground.registry()
-    heard: list[int] = []
-    registry.listen(lambda: heard.append(registry.version))
+async def test_message_invalidates_the_cache(deployment: Deployment) -> None:
+    registry = await deployment.registry()
+    called_with: list[int] = []
+    registry.on_change(lambda: called_with.append(registry.version))
 
-    await ground.apply(A)
+    await deployment.apply(A)
 
-    await wait_until(lambda: registry.version == 1, "the new set holds")
-    assert heard == [1]
+    await wait_until(lambda: registry.version == 1, "the new set is loaded")
+    assert called_with == [1]
     assert registry.current.resolve("a").title == "one"
 
 
-async def test_a_new_set_is_found_where_it_was_not_told(ground: Ground) -> None:
-    deaf = await ground.registry(hears=False, check_s=0.01)
-    missed = await ground.registry()
-    ground.feed.drop_next()
+async def test_poll_or_gap_finds_a_lost_message(deployment: Deployment) -> None:
+    polling = await deployment.registry(is_subscribed=False, poll_s=0.01)
+    subscribed = await deployment.registry()
+    deployment.feed.drop_next()
 
-    await ground.apply(A)
+    await deployment.apply(A)
 
-    await wait_until(lambda: deaf.version == 1, "the new set is found by looking")
-    assert missed.version == 0
-    missed.gap()
-    await wait_until(lambda: missed.version == 1, "the new set is found after a gap")
+    await wait_until(lambda: polling.version == 1, "the poll finds the new set")
+    assert subscribed.version == 0
+    subscribed.gap()
+    await wait_until(lambda: subscribed.version == 1, "the gap invalidates the cache")
 
 
-async def test_a_set_that_cannot_be_read_leaves_the_last_good_one(ground: Ground) -> None:
-    await ground.apply(A)
-    registry = await ground.registry()
+async def test_unreadable_set_keeps_the_last_good_one(deployment: Deployment) -> None:
+    await deployment.apply(A)
+    registry = await deployment.registry()
 
-    await ground.apply({"a": {"field_of_a_later_version": 1}})
+    await deployment.apply({"a": {"field_of_a_later_version": 1}})
     await registry.refresh()
     await registry.refresh()
     assert (registry.version, registry.current.resolve("a").title) == (1, "one")
 
-    await ground.apply(B)
+    await deployment.apply(B)
     await registry.refresh()
     assert (registry.version, registry.current.resolve("b").title) == (3, "two")
 
 
-async def test_a_store_that_is_away_changes_nothing_and_ends_nothing(ground: Ground) -> None:
-    class Away(MemoryStore):
-        """A store whose categories can be cut off."""
+async def test_registry_survives_an_unavailable_store(deployment: Deployment) -> None:
+    class InterruptibleStore(MemoryStore):
+        """A store whose categories can be made unavailable."""
 
-        is_away = False
-        asked = 0
+        is_unavailable = False
+        reads = 0
 
         @property
         def categories(self) -> Any:
-            if self.is_away:
-                self.asked += 1
+            if self.is_unavailable:
+                self.reads += 1
                 raise Unavailable("away")
             return super().categories
 
-    store = Away(Limits())
+    store = InterruptibleStore(Limits())
     await store.categories.apply(A, NOW_US)
-    registry = CategoryRegistry(store, check_s=0.01)
+    registry = CategoryRegistry(store, poll_s=0.01)
     await registry.open()
-    store.is_away = True
-    await wait_until(lambda: store.asked >= 2, "the registry has asked in vain")
-    store.is_away = False
+    store.is_unavailable = True
+    await wait_until(lambda: store.reads >= 2, "two refreshes failed")
+    store.is_unavailable = False
     await store.categories.apply(B, NOW_US)
 
-    await wait_until(lambda: registry.version == 2, "the registry goes on")
+    await wait_until(lambda: registry.version == 2, "the registry recovers")
     await registry.close()
 
 
-async def test_a_listener_that_raises_harms_no_other(ground: Ground) -> None:
-    registry = await ground.registry()
-    heard: list[int] = []
-    registry.listen(lambda: heard.append(1 // 0))
-    registry.listen(lambda: heard.append(registry.version))
+async def test_failing_listener_does_not_stop_the_others(deployment: Deployment) -> None:
+    registry = await deployment.registry()
+    called_with: list[int] = []
+    registry.on_change(lambda: called_with.append(1 // 0))
+    registry.on_change(lambda: called_with.append(registry.version))
 
-    await ground.apply(A)
+    await deployment.apply(A)
     await registry.refresh()
 
-    assert heard == [1]
+    assert called_with == [1]
 
 
-async def test_failures_of_templates_are_counted(ground: Ground) -> None:
-    await ground.apply({"a": {"title": "{{ 1 / body.n }}"}})
-    registry = await ground.registry()
+async def test_template_failures_are_counted(deployment: Deployment) -> None:
+    await deployment.apply({"a": {"title": "{{ 1 / body.n }}"}})
+    registry = await deployment.registry()
 
     for _ in range(3):
         rendered = registry.renderer.rendered(TemplateItem("i", "a", {"n": 0}, 5))
         assert rendered is not None and rendered["title"] == "A"
 
-    assert ground.failures == ["title"] * 3
+    assert deployment.failures == ["title"] * 3
 
 
-async def test_an_editor_makes_a_version_of_the_whole_set_for_each_change(ground: Ground) -> None:
-    editor = CategoryEditor(ground.store.categories, read_checked)
+async def test_each_change_stores_a_new_version(deployment: Deployment) -> None:
+    editor = CategoryEditor(deployment.store.categories, read_checked)
 
     assert await editor.apply(A, NOW_US) == 1
     assert await editor.put("b", B["b"], NOW_US) == 2
     assert await editor.delete("a", NOW_US) == 3
-    assert (await editor.present()).entries == B
+    assert (await editor.current()).entries == B
     assert await editor.roll_back(1, NOW_US) == 4
-    assert (await editor.present()).entries == A
+    assert (await editor.current()).entries == A
 
 
-async def test_an_editor_makes_no_version_where_nothing_changes(ground: Ground) -> None:
-    editor = CategoryEditor(ground.store.categories, read_checked)
+async def test_unchanged_set_stores_no_version(deployment: Deployment) -> None:
+    editor = CategoryEditor(deployment.store.categories, read_checked)
     await editor.apply(A, NOW_US)
 
     assert (
@@ -173,8 +176,8 @@ async def test_an_editor_makes_no_version_where_nothing_changes(ground: Ground) 
     )
 
 
-async def test_an_editor_refuses_what_is_wrong_and_what_is_not_kept(ground: Ground) -> None:
-    editor = CategoryEditor(ground.store.categories, read_checked)
+async def test_editor_refuses_errors_and_unknown_versions(deployment: Deployment) -> None:
+    editor = CategoryEditor(deployment.store.categories, read_checked)
 
     with pytest.raises(Problem) as wrong:
         await editor.put("a", {"title": "{{ x }}"}, NOW_US)
@@ -182,19 +185,21 @@ async def test_an_editor_refuses_what_is_wrong_and_what_is_not_kept(ground: Grou
         await editor.roll_back(7, NOW_US)
 
     assert (wrong.value.code, missing.value.code) == ("schema", "not_found")
-    assert await ground.store.categories.version() == 0
+    assert await deployment.store.categories.version() == 0
 
 
-async def test_editors_at_the_same_time_lose_nothing_of_each_other(ground: Ground) -> None:
-    editors = [CategoryEditor(ground.store.categories, read_checked) for _ in range(4)]
+async def test_concurrent_edits_are_all_stored(deployment: Deployment) -> None:
+    editors = [CategoryEditor(deployment.store.categories, read_checked) for _ in range(4)]
 
     await asyncio.gather(*(editor.put(f"c{n}", {"title": "x"}, NOW_US) for n, editor in enumerate(editors)))
 
-    assert set((await editors[0].present()).entries) == {"c0", "c1", "c2", "c3"}
+    assert set((await editors[0].current()).entries) == {"c0", "c1", "c2", "c3"}
 
 
-async def test_an_editor_that_never_comes_first_says_so_and_not_that_the_store_is_away(ground: Ground) -> None:
-    categories, turns = ground.store.categories, count()
+async def test_contended_edit_is_not_reported_as_an_outage(
+    deployment: Deployment,
+) -> None:
+    categories, turns = deployment.store.categories, count()
 
     def overtaken(_: Any) -> None:
         asyncio.run(categories.apply({"a": {"title": f"{next(turns)}"}}, NOW_US))
@@ -205,31 +210,31 @@ async def test_an_editor_that_never_comes_first_says_so_and_not_that_the_store_i
     problem = refused.value.problem()
     assert (problem.code, problem.retry_after_s) == ("unavailable", 1.0)
     assert "Others" in problem.detail and "reached" not in problem.detail
-    assert set((await CategoryEditor(categories, read_checked).present()).entries) == {"a"}
+    assert set((await CategoryEditor(categories, read_checked).current()).entries) == {"a"}
 
 
-async def test_the_file_of_the_setting_is_applied_where_nothing_ever_was(ground: Ground, tmp_path: Path) -> None:
+async def test_initial_file_is_applied_once(deployment: Deployment, tmp_path: Path) -> None:
     file = tmp_path / "categories.toml"
     file.write_text('["a"]\ntitle = "one"')
 
-    await asyncio.gather(*(apply_first(ground.store.categories, file, NOW_US) for _ in range(3)))
-    registry = await ground.registry()
+    await asyncio.gather(*(apply_initial_file(deployment.store.categories, file, NOW_US) for _ in range(3)))
+    registry = await deployment.registry()
     assert (registry.version, registry.current.resolve("a").title) == (1, "one")
 
     file.write_text('["a"]\ntitle = "other"')
-    await apply_first(ground.store.categories, file, NOW_US)
-    assert await ground.store.categories.version() == 1
+    await apply_initial_file(deployment.store.categories, file, NOW_US)
+    assert await deployment.store.categories.version() == 1
 
 
-async def test_a_bad_file_of_the_setting_is_refused(ground: Ground, tmp_path: Path) -> None:
+async def test_invalid_initial_file_is_refused(deployment: Deployment, tmp_path: Path) -> None:
     file = tmp_path / "categories.toml"
     file.write_text('["a"]\ntitel = "one"')
 
     with pytest.raises(Problem, match="titel"):
-        await apply_first(ground.store.categories, file, NOW_US)
+        await apply_initial_file(deployment.store.categories, file, NOW_US)
 
 
-def test_a_file_brings_the_html_of_files_beside_it(tmp_path: Path) -> None:
+def test_file_texts_are_resolved(tmp_path: Path) -> None:
     (tmp_path / "mail").mkdir()
     (tmp_path / "mail" / "a.html").write_text("<p>è</p>", "utf-8")
     file = tmp_path / "categories.toml"
@@ -250,33 +255,33 @@ def test_a_file_brings_the_html_of_files_beside_it(tmp_path: Path) -> None:
         ("bad.html", "not UTF-8"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_told_once_by_its_name(tmp_path: Path, named: str, words: str) -> None:
+def test_unusable_file_text_is_reported_once(tmp_path: Path, named: str, words: str) -> None:
     (tmp_path / "bad.html").write_bytes(b"\xff")
     file = tmp_path / "categories.toml"
     file.write_text(f'["a"]\ntitle = "x"\nemail.html = "file:{named}"')
 
-    [mistake] = check_file(file)
+    [error] = check_file(file)
 
-    assert mistake.pointer == "/a/email/html"
-    assert words in mistake.detail and named in mistake.detail
+    assert error.pointer == "/a/email/html"
+    assert words in error.detail and named in error.detail
     with pytest.raises(Problem):
         read_file(file)
 
 
-def test_json_with_the_same_names_is_read_too(tmp_path: Path) -> None:
+def test_json_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "categories.json"
     file.write_text('{"a": {"title": "x"}}')
 
     assert read_file(file) == {"a": {"title": "x"}}
 
 
-def test_a_number_that_only_toml_can_carry_is_a_mistake_with_its_place(tmp_path: Path) -> None:
+def test_toml_integer_out_of_json_range_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text('["a"]\nbody_schema = { maximum = 99999999999999999999 }')
 
-    [mistake] = check_file(file)
+    [error] = check_file(file)
 
-    assert mistake.pointer == "/a/body_schema/maximum"
+    assert error.pointer == "/a/body_schema/maximum"
 
 
 @pytest.mark.parametrize(
@@ -291,7 +296,7 @@ def test_a_number_that_only_toml_can_carry_is_a_mistake_with_its_place(tmp_path:
         ("a.toml", "a = " + "[" * 100_000),
     ],
 )
-def test_what_is_no_toml_and_no_json_is_one_problem(tmp_path: Path, name: str, text: str | bytes) -> None:
+def test_malformed_file_is_one_problem(tmp_path: Path, name: str, text: str | bytes) -> None:
     file = tmp_path / name
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
 
@@ -299,3 +304,15 @@ def test_what_is_no_toml_and_no_json_is_one_problem(tmp_path: Path, name: str, t
         check_file(file)
 
     assert str(file) in refused.value.detail
+
+
+def test_unknown_type_note_names_parent_and_near_name() -> None:
+    entries = parse_entries({"user": {"title": "x"}, "user.joined": {"title": "y"}})
+
+    assert unknown_type_note(entries, "user.joined") is None
+    assert unknown_type_note(entries, "user.joind") == (
+        "Unknown notification type 'user.joind'; it inherits from 'user'; did you mean 'user.joined'?"
+    )
+    assert unknown_type_note(entries, "zzz") == (
+        "Unknown notification type 'zzz'; it has no title and no notifications."
+    )

@@ -1,4 +1,4 @@
-"""What a process holds of the webhooks, and how they are changed."""
+"""The webhook cache of a process, and the editor of webhooks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NEVER_S = 3_600.0
 DAY_US = 86_400_000_000
 
 
-class Ground:
-    """A store, its feed, an editor, and registries that are closed in the end."""
+class Deployment:
+    """A store, its pub/sub, an editor, and registries that the fixture closes."""
 
     def __init__(self) -> None:
         self.feed = MemoryFeed()
@@ -29,10 +29,10 @@ class Ground:
         self.editor = WebhookEditor(self.store.webhooks)
         self.opened: list[WebhookRegistry] = []
 
-    async def registry(self, *, hears: bool = True, check_s: float = NEVER_S) -> WebhookRegistry:
-        made = WebhookRegistry(self.store, self.feed if hears else None, check_s=check_s)
+    async def registry(self, *, is_subscribed: bool = True, poll_s: float = NEVER_S) -> WebhookRegistry:
+        made = WebhookRegistry(self.store, self.feed if is_subscribed else None, poll_s=poll_s)
         self.opened.append(made)
-        await made.follow()
+        await made.start()
         return made
 
     async def create(self, *events: str) -> Webhook:
@@ -40,102 +40,102 @@ class Ground:
 
 
 @pytest.fixture
-async def ground() -> AsyncIterator[Ground]:
-    made = Ground()
+async def deployment() -> AsyncIterator[Deployment]:
+    made = Deployment()
     yield made
     for registry in made.opened:
         await registry.close()
     await made.feed.close()
 
 
-async def test_a_process_begins_with_what_holds_and_hears_of_changes(ground: Ground) -> None:
-    first = await ground.create()
-    registry = await ground.registry()
+async def test_registry_loads_webhooks_and_follows_changes(deployment: Deployment) -> None:
+    first = await deployment.create()
+    registry = await deployment.registry()
     assert registry.get(first.id) == first
 
-    second = await ground.create()
-    await wait_until(lambda: registry.get(second.id) == second, "the new one is heard of")
-    await ground.store.webhooks.delete(first.id)
+    second = await deployment.create()
+    await wait_until(lambda: registry.get(second.id) == second, "the message invalidates the cache")
+    await deployment.store.webhooks.delete(first.id)
 
-    await wait_until(lambda: list(registry.current) == [second], "the deleted one is gone")
-
-
-async def test_one_that_was_not_told_is_found_by_looking(ground: Ground) -> None:
-    deaf = await ground.registry(hears=False, check_s=0.01)
-
-    made = await ground.create()
-
-    await wait_until(lambda: deaf.get(made.id) == made, "it is found")
+    await wait_until(lambda: list(registry.current) == [second], "the deleted webhook leaves the cache")
 
 
-async def test_the_store_notes_what_somebody_wants_to_hear_of_and_nothing_else(ground: Ground) -> None:
-    registry, store = await ground.registry(hears=False), ground.store
-    noted = []
+async def test_poll_finds_a_change_without_a_message(deployment: Deployment) -> None:
+    polling = await deployment.registry(is_subscribed=False, poll_s=0.01)
+
+    made = await deployment.create()
+
+    await wait_until(lambda: polling.get(made.id) == made, "the poll finds the webhook")
+
+
+async def test_store_records_only_wanted_events(deployment: Deployment) -> None:
+    registry, store = await deployment.registry(is_subscribed=False), deployment.store
+    recorded = []
 
     for events in ((), ("delivery.sent",), ("item.acked",), ("item.expired",)):
         if events:
-            await ground.create(*events)
+            await deployment.create(*events)
         await registry.refresh()
-        noted.append((store.users.is_watched, store.devices.is_watched))
+        recorded.append((store.users.is_watched, store.devices.is_watched))
     for webhook in registry.current:
-        await ground.editor.disable(webhook.id, NOW_US, "410")
+        await deployment.editor.disable(webhook.id, NOW_US, "410")
     await registry.refresh()
 
-    assert noted == [(False, False), (False, False), (False, True), (True, True)]
+    assert recorded == [(False, False), (False, False), (False, True), (True, True)]
     assert (store.users.is_watched, store.devices.is_watched) == (False, False)
     assert not registry.wants(*EventType)
 
 
-async def test_of_what_happened_it_knows_who_wanted_to_hear_then(ground: Ground) -> None:
-    registry = await ground.registry(hears=False)
-    made = await ground.create()
+async def test_cache_is_refreshed_for_events_newer_than_it(deployment: Deployment) -> None:
+    registry = await deployment.registry(is_subscribed=False)
+    made = await deployment.create()
 
-    await registry.as_of(NOW_US, NOW_US + 10)
+    await registry.refresh_if_older_than(NOW_US, NOW_US + 10)
     assert registry.get(made.id) is not None
-    await ground.store.webhooks.delete(made.id)
-    await registry.as_of(NOW_US + 9, NOW_US + 20)
-    assert registry.get(made.id) is not None  # it looked since then
-    await registry.as_of(NOW_US + 10, NOW_US + 20)
+    await deployment.store.webhooks.delete(made.id)
+    await registry.refresh_if_older_than(NOW_US + 9, NOW_US + 20)
+    assert registry.get(made.id) is not None  # the cache was refreshed after this event
+    await registry.refresh_if_older_than(NOW_US + 10, NOW_US + 20)
 
     assert registry.get(made.id) is None
 
 
-async def test_a_new_webhook_has_an_id_and_a_secret_of_its_own(ground: Ground) -> None:
-    made = [await ground.create("item.expired", "item.acked", "item.expired") for _ in range(2)]
+async def test_created_webhooks_have_unique_ids_and_secrets(deployment: Deployment) -> None:
+    made = [await deployment.create("item.expired", "item.acked", "item.expired") for _ in range(2)]
 
     assert len({each.id for each in made}) == len({each.secrets for each in made}) == 2
     assert made[0].events == ("item.acked", "item.expired")
     assert [len(key_of(secret)) for secret in made[0].signing(NOW_US)] == [32]
 
 
-async def test_a_rotated_secret_signs_for_its_time_beside_the_new_one(ground: Ground) -> None:
-    made = await ground.create()
+async def test_rotated_secret_signs_until_its_overlap_ends(deployment: Deployment) -> None:
+    made = await deployment.create()
     [(first, _)] = made.secrets
 
-    once = await ground.editor.rotate(made.id, NOW_US, DAY_US)
+    once = await deployment.editor.rotate(made.id, NOW_US, DAY_US)
     assert once is not None
     (second, _), old = once.secrets
-    twice = await ground.editor.rotate(made.id, NOW_US + 1, DAY_US)
+    twice = await deployment.editor.rotate(made.id, NOW_US + 1, DAY_US)
 
     assert second != first and old == (first, NOW_US + DAY_US)
     assert twice is not None and [until_us for _, until_us in twice.secrets] == [None, NOW_US + 1 + DAY_US]
     assert first not in twice.signing(NOW_US + 1)
-    assert await ground.editor.rotate("wh_none", NOW_US, DAY_US) is None
+    assert await deployment.editor.rotate("wh_none", NOW_US, DAY_US) is None
 
 
-async def test_a_webhook_is_disabled_once_and_says_why(ground: Ground) -> None:
-    made = await ground.create()
+async def test_disabling_twice_keeps_the_first_reason(deployment: Deployment) -> None:
+    made = await deployment.create()
 
-    await ground.editor.disable(made.id, NOW_US + 1, "410")
-    kept = await ground.editor.disable(made.id, NOW_US + 2, "later")
+    await deployment.editor.disable(made.id, NOW_US + 1, "410")
+    kept = await deployment.editor.disable(made.id, NOW_US + 2, "later")
 
     assert kept is not None and (kept.disabled_us, kept.why_disabled) == (NOW_US + 1, "410")
-    assert await ground.store.webhooks.version() == 2
-    assert await ground.editor.disable("wh_none", NOW_US, "410") is None
+    assert await deployment.store.webhooks.version() == 2
+    assert await deployment.editor.disable("wh_none", NOW_US, "410") is None
 
 
-async def test_changes_at_the_same_time_lose_nothing_of_each_other(ground: Ground) -> None:
-    await asyncio.gather(*(ground.create() for _ in range(6)))
+async def test_concurrent_changes_are_all_stored(deployment: Deployment) -> None:
+    await asyncio.gather(*(deployment.create() for _ in range(6)))
 
-    _, kept = await ground.store.webhooks.all()
+    _, kept = await deployment.store.webhooks.all()
     assert len(kept) == 6

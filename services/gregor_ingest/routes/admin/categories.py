@@ -61,7 +61,7 @@ class Preview(RequestModel):
 )
 async def list_categories(context: Context) -> Response:
     """The set that holds; version 0 and no entries where none was ever applied."""
-    present = await _editor(context).present()
+    present = await _editor(context).current()
     return json_response({"version": present.version, "categories": present.entries})
 
 
@@ -80,7 +80,7 @@ async def apply_categories(request: Request, context: Context, dry_run: DryRun =
     try:
         if dry_run:
             await asyncio.to_thread(read_checked, entries)
-            version = (await editor.present()).version
+            version = (await editor.current()).version
         else:
             version = await editor.apply(entries, context.clock.now_us())
     except Problem as problem:
@@ -102,12 +102,12 @@ async def roll_back(request: Request, context: Context, dry_run: DryRun = False)
     asked = await read_model(request, context, Rollback)
     editor = _editor(context)
     if dry_run:
-        kept = await editor.kept(asked.version)
+        kept = await editor.at_version(asked.version)
         await asyncio.to_thread(read_checked, kept.entries)
-        return json_response({"version": (await editor.present()).version, "categories": kept.entries})
+        return json_response({"version": (await editor.current()).version, "categories": kept.entries})
     await editor.roll_back(asked.version, context.clock.now_us())
     await context.registry.refresh()
-    present = await editor.present()
+    present = await editor.current()
     return json_response({"version": present.version, "categories": present.entries})
 
 
@@ -120,7 +120,7 @@ async def roll_back(request: Request, context: Context, dry_run: DryRun = False)
 )
 async def read_category(name: str, context: Context) -> Response:
     """What this entry says; what it inherits is in the entries above it."""
-    entry = (await _editor(context).present()).entries.get(_category(name))
+    entry = (await _editor(context).current()).entries.get(_category(name))
     if entry is None:
         raise Problem("not_found", "There is no entry of this name.")
     return json_response(entry)
@@ -140,7 +140,7 @@ async def put_category(name: str, request: Request, context: Context, dry_run: D
     editor, category = _editor(context), _category(name)
     try:
         if dry_run:
-            await asyncio.to_thread(read_checked, {**(await editor.present()).entries, category: entry})
+            await asyncio.to_thread(read_checked, {**(await editor.current()).entries, category: entry})
         else:
             await editor.put(category, entry, context.clock.now_us())
     except Problem as problem:
@@ -161,7 +161,7 @@ async def delete_category(name: str, context: Context, dry_run: DryRun = False) 
     """Items of the category stay; they have what they inherit. Refused where an entry below needs what this says."""
     editor, category = _editor(context), _category(name)
     if dry_run:
-        present = await editor.present()
+        present = await editor.current()
         left = {other: entry for other, entry in present.entries.items() if other != category}
         await asyncio.to_thread(read_checked, left)
     else:
