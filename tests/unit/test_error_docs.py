@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from gregor.core.errors import CLOSES, ERRORS
+from gregor.core.errors import ERRORS
+from tests.support.close_code_table import pages_with_table, with_current_table
 
 LINES = Path(__file__).parents[2].joinpath("docs", "reference", "errors.md").read_text("utf-8").splitlines()
 
@@ -24,10 +25,10 @@ def test_every_error_code_is_documented_as_it_is() -> None:
     assert rows("## Problems") == expected
 
 
-def test_every_close_is_documented_as_it_is() -> None:
-    expected = [
-        [str(number), f"`{close.reason}`", "no" if close.final else "yes", close.meaning]
-        for number, close in CLOSES.items()
-    ]
+def test_close_code_table_equals_the_enum() -> None:
+    pages = pages_with_table()
 
-    assert rows("## Closes of a WebSocket") == expected
+    assert pages, "the docs hold no block of generated close codes"
+    for page in pages:
+        text = page.read_text("utf-8")
+        assert with_current_table(text) == text, "run: python -m tests.support.close_code_table"

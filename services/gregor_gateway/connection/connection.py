@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.items.announcement import Plain
 from gregor.core.items.sync import Answer, cursor_for
 from gregor.store.contract import store as contract
@@ -197,7 +198,7 @@ class Connection:
     def unread(self, serial: int) -> None:
         """See ``Member.unread``. A first sync that cannot be had ends the connection; a later one is tried again."""
         if not self.session.base and not self.session.tag:
-            self.shut(4006)
+            self.shut(CloseCode.UNAVAILABLE)
         else:
             self.parts.wheel.after(RETRY_S * self.parts.reads.jitter(1.0, 2.0), partial(self._retry, serial))
 
@@ -227,7 +228,7 @@ class Connection:
     def _depart(self, until: float) -> None:
         is_answered = self._work is None and not self.session.awaits
         if is_answered or self.parts.wheel.now >= until:
-            self.shut(4001)
+            self.shut(CloseCode.SHUTDOWN)
         else:
             self.parts.wheel.after(LOOK_AGAIN_S, partial(self._depart, until))
 
@@ -243,7 +244,7 @@ class Connection:
         if now < self._wheel_at or self.is_over:
             return
         self._wheel_at = NEVER
-        self.run(self.session.close(4002) if now >= self._slow_at else self.session.tick(now))
+        self.run(self.session.close(CloseCode.SLOW_CONSUMER) if now >= self._slow_at else self.session.tick(now))
         self.put_on_wheel()
 
     def put_on_wheel(self) -> None:
@@ -298,7 +299,7 @@ class Connection:
         self.session.fall_behind()
         self._expect_taken()
         if put is Put.FULL:
-            self.shut(4002)
+            self.shut(CloseCode.SLOW_CONSUMER)
 
     def _expect_taken(self) -> None:
         """From now on the client must take what is written within the time for it, or is closed."""
@@ -362,7 +363,7 @@ class Connection:
         if self.is_over:
             return
         self.is_over = True
-        self.session.close(1001)
+        self.session.close(CloseCode.GOING_AWAY)
         self.parts.metrics.connections.labels(self._kind).dec()
         self.leave()
 

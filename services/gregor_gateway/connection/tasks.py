@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.store.contract.store import Unavailable
 from gregor_gateway.protocol.effects import Acknowledge, Commit, Foreground, Job, Join, Verify
@@ -112,7 +113,7 @@ class Work:
             # After the subscription: a revocation from here on is heard as a control.
             if session.caller is not None and not session.observes:
                 if await parts.admission.is_revoked(session.caller):
-                    connection.shut(4502)
+                    connection.shut(CloseCode.REVOKED)
                     return
                 if connection.is_over:
                     return  # who left meanwhile replaces nobody: its client may be back elsewhere already

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.ids import Prefixes, allowed
 from gregor.core.items.announcement import Announcement, Kind, Plain, decode, read_plain
 from gregor.core.items.sync import View
@@ -321,7 +322,7 @@ class Hub:
         close = document.get("close")
         revoke = document.get("revoke")
         if revoke is not None:
-            close = {"device": revoke["device"], "code": 4502, "before_us": revoke["issued_before_us"]}
+            close = {"device": revoke["device"], "code": CloseCode.REVOKED, "before_us": revoke["issued_before_us"]}
         if close is not None:
             for member in _meant(room.members, close):
                 member.shut(close["code"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from gregor.clock import Clock
+from gregor.core.close_codes import CloseCode
 from gregor.store.contract.store import Store, Unavailable
 from gregor_gateway.runtime.background import Background
 from gregor_gateway.runtime.timer_wheel import Wheel
@@ -69,14 +70,14 @@ class Standing:
         revoked_us = await self._devices.revoked_before(uid, member.device)
         if member.observes:
             # Its ticket is of no age: what was revoked since it is there is meant for it too.
-            return 4502 if revoked_us is not None and member.opened_us <= revoked_us else None
+            return CloseCode.REVOKED if revoked_us is not None and member.opened_us <= revoked_us else None
         if not member.is_present:
             return None  # about to join, and asks by itself
         if revoked_us is not None and member.issued_us <= revoked_us:
-            return 4502
+            return CloseCode.REVOKED
         if await self._devices.device(uid, member.device, now_us) is None:
-            return 4003
+            return CloseCode.STATE_INVALIDATED
         held = await self._devices.session(uid, member.device, member.session_name, now_us)
         if held is not None and held.connection != member.name and held.gateway != AT_REST:
-            return 4504
+            return CloseCode.REPLACED
         return None

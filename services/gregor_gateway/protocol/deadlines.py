@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.limits import Limits
 
 GRACE_S: Final = 25.0
@@ -101,18 +102,18 @@ class Deadlines:
     def tick(self, now: float) -> list[Ping | Refresh | Over]:
         """What is due now."""
         if now >= self._hello_at:
-            return [Over(4005)]
+            return [Over(CloseCode.HELLO_TIMEOUT)]
         if now >= self._expires_at + GRACE_S:
-            return [Over(4004)]
+            return [Over(CloseCode.TOKEN_EXPIRED)]
         if now >= self._age_at:
-            return [Over(4008)]
+            return [Over(CloseCode.MAX_AGE)]
         said: list[Ping | Refresh | Over] = []
         if now >= self._refresh_at:
             self._refresh_at = NEVER
             said.append(Refresh())
         if now >= self._ping_at:
             if self._unanswered >= MOST_UNANSWERED:
-                return [Over(4007)]
+                return [Over(CloseCode.PING_TIMEOUT)]
             self._last += 1
             self._unanswered += 1
             self._set_ping(now)

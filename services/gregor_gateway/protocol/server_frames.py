@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from gregor.core.errors import CLOSES, Problem
+from gregor.core.close_codes import CloseCode
+from gregor.core.errors import Problem
 
 from .client_frames import Ref
 
@@ -49,6 +50,6 @@ def close_frame(code: int, reason: str) -> bytes:
 
 
 def close_of(code: int) -> str:
-    """The reason that the table of closes gives for a code; nothing for codes of RFC 6455."""
-    row = CLOSES.get(code)
-    return row.reason if row else ""
+    """Return the reason of a close code; empty for codes of RFC 6455."""
+    known = CloseCode.find(code)
+    return known.reason if known is not None else ""

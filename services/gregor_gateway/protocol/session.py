@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Any
 
 from gregor.auth.device_tokens import Caller
+from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, intersect
 from gregor.core.items.sync import NO_EPOCH, Answer, Cursor, Unchanged, View, cursor_for
@@ -123,7 +124,7 @@ class Session:
             return self._begin(hello, self.caller)
         if self._is_offered:
             return []
-        return [effects.Verify(hello.token)] if hello.token is not None else self.close(4501)
+        return [effects.Verify(hello.token)] if hello.token is not None else self.close(CloseCode.UNAUTHORISED)
 
     def offered(self, token: str) -> list[Effect]:
         """A token came with the upgrade. The hello may come before it is known to be good."""
@@ -183,10 +184,10 @@ class Session:
             # "Not JSON" closes; JSON that we refuse (a repeated key, too deep) is a problem like any other.
             is_json, ref = read_loosely(raw)
             if self.state is State.GREETING or not is_json:
-                return self.close(4503)
+                return self.close(CloseCode.BAD_PROTOCOL)
             return self.refused(ref, problem)
         if self.state is State.GREETING and not (isinstance(document, dict) and "hello" in document):
-            return self.close(4503)
+            return self.close(CloseCode.BAD_PROTOCOL)
         return self.receive_document(document, now, len(raw))
 
     def receive_document(self, document: Any, now: float, size_bytes: int = 0) -> list[Effect]:
@@ -360,7 +361,7 @@ class Session:
         """A good new token: it must speak for the same device and the same categories."""
         old = self.caller
         if old is None or (caller.uid, caller.device, caller.cats) != (old.uid, old.device, old.cats):
-            return self.close(4003)
+            return self.close(CloseCode.STATE_INVALIDATED)
         self.caller = caller
         self._deadlines.expires(lives_s, now)
         self._deadlines.joined(now)

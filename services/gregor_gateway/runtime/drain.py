@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from gregor.core.close_codes import CloseCode
 from gregor_gateway.connection.connection import Connection
 from gregor_gateway.context import Parts
 
@@ -44,4 +45,4 @@ class Drain:
             except TimeoutError:
                 continue
         for connection in list(self._connections()):
-            connection.shut(4001)
+            connection.shut(CloseCode.SHUTDOWN)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from gregor.auth.device_tokens import Caller, TokenExpired, TokenVerifier
 from gregor.clock import Clock
+from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, normal_prefixes
 from gregor.store import service_keys
@@ -92,15 +93,22 @@ class Admission:
         return (caller.exp_us - self._clock.now_us()) / 1e6
 
 
-def close_for(error: Exception) -> int:
+_CLOSE_CODES: Final = {
+    "too_many_devices": CloseCode.TOO_MANY_CONNECTIONS,
+    "unavailable": CloseCode.UNAVAILABLE,
+}
+"""Close codes of problems; every other problem of an authentication is ``UNAUTHORISED``."""
+
+
+def close_for(error: Exception) -> CloseCode:
     """The close code for a connection that is refused."""
     if isinstance(error, TokenExpired):
-        return 4004
+        return CloseCode.TOKEN_EXPIRED
     if isinstance(error, Unavailable):
-        return 4006
+        return CloseCode.UNAVAILABLE
     if isinstance(error, Problem):
-        return {"unauthorised": 4501, "too_many_devices": 4505, "unavailable": 4006}.get(error.code, 4501)
-    return 1011
+        return _CLOSE_CODES.get(error.code, CloseCode.UNAUTHORISED)
+    return CloseCode.INTERNAL_ERROR
 
 
 def _moment_us(claims: Mapping[str, Any], name: str, absent_us: int) -> int:

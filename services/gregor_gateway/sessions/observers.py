@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from gregor.core.close_codes import CloseCode
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.store import Unavailable
 from gregor_gateway.runtime.background import Background
@@ -65,7 +66,7 @@ class Onlookers:
             for those in by_key.values():
                 if not await self._admission.key_stands(those[0][1]):
                     for onlooker, _ in those:
-                        onlooker.shut(4502)
+                        onlooker.shut(CloseCode.REVOKED)
         except Unavailable:
             pass  # the next look is not far
         finally:

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from gregor.clock import Clock
-from gregor.core.errors import CLOSES
+from gregor.core.close_codes import CloseCode
 from gregor.store.contract.access import FinalClose
 from gregor.store.contract.store import Store, Unavailable
 
@@ -20,8 +20,6 @@ from .presence import AT_REST
 
 log = structlog.get_logger(__name__)
 
-REPLACED: Final = 4504
-TOO_MANY: Final = 4505
 KEPT_US: Final = 3_600_000_000
 REPLACED_KEPT_US: Final = 15_000_000
 """A browser whose stream was replaced is back after `retry`, 1 to 5 s. Who comes later with the same token and session
@@ -53,11 +51,12 @@ class Finals:
 
     async def note(self, credential: Credential, close: FinalClose) -> None:
         """A connection was closed; remembered where that is final. Never raises."""
-        if close.code not in CLOSES or not CLOSES[close.code].final:
+        code = CloseCode.find(close.code)
+        if code is None or not code.is_final:
             return
-        if credential.session is None and close.code in (REPLACED, TOO_MANY):
+        if credential.session is None and code in (CloseCode.REPLACED, CloseCode.TOO_MANY_CONNECTIONS):
             return  # a fresh session each time: what comes next is another one
-        lives_us = REPLACED_KEPT_US if close.code == REPLACED else KEPT_US
+        lives_us = REPLACED_KEPT_US if code is CloseCode.REPLACED else KEPT_US
         try:
             await self._store.access.keep_close(str(credential), close, self._clock.now_us(), lives_us)
         except Unavailable:
@@ -72,8 +71,8 @@ class Finals:
         close = await self._store.access.kept_close(str(credential), now_us)
         if close is None:
             return None
-        if close.code != REPLACED or credential.session is None:
+        if close.code != CloseCode.REPLACED or credential.session is None:
             return close.code
         live = await self._store.devices.session(close.uid, close.device, credential.session, now_us)
         is_newer = live is not None and live.gateway != AT_REST and live.connection != close.connection
-        return REPLACED if is_newer else None
+        return CloseCode.REPLACED if is_newer else None

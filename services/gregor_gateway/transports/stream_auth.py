@@ -9,10 +9,11 @@ from typing import Final
 from starlette.requests import Request
 
 from gregor.auth.device_tokens import Caller
-from gregor.core.errors import CLOSES, Problem
+from gregor.core.errors import Problem
 from gregor.core.ids import intersect
 from gregor_gateway.context import Parts
 from gregor_gateway.protocol.hello import Hello, read_query
+from gregor_gateway.protocol.server_frames import close_of
 from gregor_gateway.sessions.authenticator import NO_END_US, Admitted
 from gregor_gateway.sessions.terminal_closes import Credential, Finals
 
@@ -39,7 +40,7 @@ class Ended(Exception):
     @property
     def reason(self) -> str:
         """The reason in the table of closes."""
-        return CLOSES[self.code].reason
+        return close_of(self.code)
 
 
 async def open_request(request: Request, parts: Parts, finals: Finals) -> Opening:

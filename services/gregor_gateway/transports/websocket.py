@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final, cast
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import Plain
 from gregor.telemetry import request_id
@@ -215,7 +216,7 @@ class WebSocket(asyncio.Protocol):
         self._connection = Connection(server.parts, self, server.rules, "websocket")
         server.connections.add(self._connection)
         if server.parts.readiness.draining:
-            self._connection.shut(4001)
+            self._connection.shut(CloseCode.SHUTDOWN)
             return
         scheme, _, token = request.header("authorization").partition(" ")
         others = [each for each in offered if each != SUBPROTOCOL]
@@ -256,7 +257,7 @@ class WebSocket(asyncio.Protocol):
             case Opcode.TEXT if not self._is_closing:
                 connection.receive(message.payload)
             case Opcode.BINARY if not self._is_closing:
-                connection.shut(4503)
+                connection.shut(CloseCode.BAD_PROTOCOL)
             case Opcode.PING:
                 self._answer_ping(message.payload)
             case Opcode.CLOSE:
@@ -273,7 +274,7 @@ class WebSocket(asyncio.Protocol):
         code = close_code(payload)
         if not self._is_closing and self._socket is not None:
             self._is_closing = True
-            self._socket.write(encode_close(1000 if code == 1005 else code, ""))
+            self._socket.write(encode_close(CloseCode.NORMAL if code == CloseCode.NO_STATUS else code, ""))
         if self._socket is not None:
             self._socket.close()
         self._forget()

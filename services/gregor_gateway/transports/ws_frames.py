@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from gregor.core.close_codes import CloseCode
+
 MOST_CONTROL: Final = 125
 """Bytes of a control frame (RFC 6455, 5.5)."""
 
@@ -60,14 +62,18 @@ def encode_close(code: int, reason: str) -> bytes:
 def close_code(payload: bytes) -> int:
     """The code in a peer's close frame; 1005 where it gave none. Raises ``BadFrame`` where it may not be sent."""
     if not payload:
-        return 1005
+        return CloseCode.NO_STATUS
     code = int.from_bytes(payload[:2], "big")
-    if len(payload) < 2 or not (1000 <= code <= 1014 or 3000 <= code <= 4999) or code in (1004, 1005, 1006):
-        raise BadFrame(1002, "close code")
+    if (
+        len(payload) < 2
+        or not (CloseCode.NORMAL <= code <= 1014 or 3000 <= code <= 4999)
+        or code in (1004, CloseCode.NO_STATUS, CloseCode.ABNORMAL)
+    ):
+        raise BadFrame(CloseCode.PROTOCOL_ERROR, "close code")
     try:
         payload[2:].decode()
     except UnicodeDecodeError:
-        raise BadFrame(1007, "close reason") from None
+        raise BadFrame(CloseCode.INVALID_UTF8, "close reason") from None
     return code
 
 
@@ -134,14 +140,14 @@ class Parser:
         first, second = data[at], data[at + 1]
         size, start = second & 0x7F, at + 2
         if first & 0x70 or not second & 0x80:
-            raise BadFrame(1002, "reserved bits, or not masked")
+            raise BadFrame(CloseCode.PROTOCOL_ERROR, "reserved bits, or not masked")
         try:
             opcode = Opcode(first & 0x0F)
         except ValueError:
-            raise BadFrame(1002, "opcode") from None
+            raise BadFrame(CloseCode.PROTOCOL_ERROR, "opcode") from None
         is_final = bool(first & 0x80)
         if opcode >= Opcode.CLOSE and (not is_final or size > MOST_CONTROL):
-            raise BadFrame(1002, "control frame")
+            raise BadFrame(CloseCode.PROTOCOL_ERROR, "control frame")
         if size > MOST_CONTROL:
             wide = 2 if size == 126 else 8
             if len(data) < start + wide:
@@ -149,14 +155,14 @@ class Parser:
             size = int.from_bytes(data[start : start + wide], "big")
             start += wide
         if opcode < Opcode.CLOSE and size + len(self._parts or b"") > self._most:
-            raise BadFrame(1009, "message too big")
+            raise BadFrame(CloseCode.MESSAGE_TOO_BIG, "message too big")
         return _Head(opcode, is_final, start + 4, size)
 
     def _join(self, head: _Head, payload: bytes) -> Incoming | None:
         if head.opcode >= Opcode.CLOSE:
             return Incoming(head.opcode, payload)
         if (head.opcode is Opcode.CONTINUATION) != (self._parts is not None):
-            raise BadFrame(1002, "fragments out of order")
+            raise BadFrame(CloseCode.PROTOCOL_ERROR, "fragments out of order")
         if self._parts is None:
             if head.is_final:
                 return Incoming(head.opcode, payload)

@@ -25,6 +25,7 @@ from gregor.client.changes import (
 from gregor.client.changes import Synced as SyncedChange
 from gregor.client.device import Device
 from gregor.client.mirror import Mirror
+from gregor.core.close_codes import CloseCode
 from gregor.core.ids import is_name
 
 from .commands.token import mint_token
@@ -87,7 +88,7 @@ async def _watch(url: str, token: str, name: str, as_json: bool) -> None:
 
 def _end_in_words(stopped: Stopped) -> str:
     words = f"the gateway closed for good: {stopped.code} {stopped.reason}"
-    if stopped.code not in (4004, 4501):
+    if stopped.code not in (CloseCode.TOKEN_EXPIRED, CloseCode.UNAUTHORISED):
         return words
     return words + "; it takes this token no more (a gregor dev that was started anew takes none of before): watch anew"
 

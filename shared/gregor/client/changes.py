@@ -82,7 +82,7 @@ class Overrun:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The server closed for good; the device does not reconnect. `code` and `reason` as in `core.errors.CLOSES`."""
+    """The server closed for good; the device does not reconnect. `code` and `reason` as in `core.close_codes`."""
 
     code: int
     reason: str

@@ -10,6 +10,8 @@ from typing import Any
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
+from gregor.core.close_codes import CloseCode
+
 SUBPROTOCOL = "gregor.v1"
 HANDSHAKE_S = 10.0
 MAX_FRAME_BYTES = 16 * 1_048_576
@@ -74,7 +76,7 @@ class Connection(WSListener):
         if self._transport is not None and self._closed is None:
             self._transport.send_close(WSCloseCode.OK)
             self._transport.disconnect()
-            self._end(Closed(1000))
+            self._end(Closed(CloseCode.NORMAL))
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Called by picows."""
@@ -84,7 +86,8 @@ class Connection(WSListener):
         """Called by picows for each frame; a proxy may have cut one message into several."""
         if frame.msg_type == WSMsgType.CLOSE:
             payload = frame.get_payload_as_bytes()
-            self._end(Closed(int.from_bytes(payload[:2], "big") or 1005, payload[2:].decode("utf-8", "replace")))
+            code = int.from_bytes(payload[:2], "big") or CloseCode.NO_STATUS
+            self._end(Closed(code, payload[2:].decode("utf-8", "replace")))
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
         elif frame.msg_type in (WSMsgType.TEXT, WSMsgType.CONTINUATION):
@@ -95,7 +98,7 @@ class Connection(WSListener):
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """Called by picows, after a close frame or without one."""
-        self._end(Closed(1006))
+        self._end(Closed(CloseCode.ABNORMAL))
 
     def _end(self, closed: Closed) -> None:
         if self._closed is None:

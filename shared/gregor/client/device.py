@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gregor.clock import Clock, SystemClock
+from gregor.core.close_codes import CloseCode
 from gregor.net.os_errors import os_error_text
 
 from .changes import Change, Item, MessageRefused, Stopped, Synced
@@ -221,14 +222,14 @@ class Device:
     async def _run(self) -> None:
         attempt = 0
         while self.stopped is None:
-            closed, wait_s = Closed(1006), None
+            closed, wait_s = Closed(CloseCode.ABNORMAL), None
             try:
                 closed, wait_s = await self._connect(self._urls[attempt % len(self._urls)])
             except OSError as error:
-                closed = Closed(1006, os_error_text(error))
+                closed = Closed(CloseCode.ABNORMAL, os_error_text(error))
             finally:
                 self._hang_up()
-            if is_final(closed.code) or (closed.code == 4004 and isinstance(self._token, str)):
+            if is_final(closed.code) or (closed.code == CloseCode.TOKEN_EXPIRED and isinstance(self._token, str)):
                 self._stop(Stopped(closed.code, closed.reason))
                 return
             attempt += 1
@@ -245,12 +246,12 @@ class Device:
             try:
                 frame = await connection.receive(self._patience.silence_s)
             except TimeoutError:
-                return Closed(1006, "silence"), None
+                return Closed(CloseCode.ABNORMAL, "silence"), None
             if isinstance(frame, Closed):
                 return frame, None
             if "reconnect" in frame:
                 await self._linger(connection, frame["reconnect"]["after_ms"] / 1_000)
-                return Closed(1000), 0.0
+                return Closed(CloseCode.NORMAL), 0.0
             if (ended := await self._receive(frame)) is not None:
                 return ended, None
             if self._clock.monotonic() >= check_at and self.is_synced:
@@ -288,8 +289,8 @@ class Device:
             asyncio.get_running_loop().call_later(retry_after_ms / 1_000, self._prove)
             return None
         if is_retryable(problem):
-            return Closed(4006, f"retry_after_ms={retry_after_ms}")
-        return Closed(4503, f"{problem.get('code')}: {problem.get('detail')}")
+            return Closed(CloseCode.UNAVAILABLE, f"retry_after_ms={retry_after_ms}")
+        return Closed(CloseCode.BAD_PROTOCOL, f"{problem.get('code')}: {problem.get('detail')}")
 
     def _apply(self, frame: Mapping[str, Any]) -> None:
         changes = self._mirror.apply(frame)
@@ -366,7 +367,7 @@ class Device:
     def _was_ended(self, task: asyncio.Task[None]) -> None:
         """The loop is over: where a fault of ours ended it, whoever waits must hear of it."""
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._stop(Stopped(1011, repr(error)))
+            self._stop(Stopped(CloseCode.INTERNAL_ERROR, repr(error)))
 
     def _stop(self, stopped: Stopped) -> None:
         self.stopped = stopped

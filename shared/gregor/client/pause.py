@@ -6,7 +6,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from gregor.core.errors import CLOSES
+from gregor.core.close_codes import CloseCode
 
 _RETRY_AFTER = re.compile(r"\bretry_after_ms=(\d{1,9})\b")
 
@@ -46,6 +46,6 @@ class Pauses:
 
 def is_final(code: int) -> bool:
     """Whether a device must not reconnect as it is after this close."""
-    close = CLOSES.get(code)
+    close = CloseCode.find(code)
     # An unknown code of the final range is final, too: the contract changes by addition.
-    return close.final if close is not None else 4500 <= code < 4600
+    return close.is_final if close is not None else 4500 <= code < 4600

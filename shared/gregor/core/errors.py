@@ -1,7 +1,6 @@
 """Every refusal a peer can see, in one table: code, HTTP status, meaning, whether to try again (protocol.md, "Errors").
 
-``Problem`` is how code refuses; services turn it into RFC 9457 JSON or a ``problem`` frame. ``CLOSES`` is the table of
-WebSocket close codes (also told in the last frame of a stream).
+``Problem`` is how code refuses; services turn it into RFC 9457 JSON or a ``problem`` frame.
 """
 
 from __future__ import annotations
@@ -136,34 +135,3 @@ class Problem(Exception):
 def at(code: str, pointer: str, detail: str) -> Problem:
     """A refusal of one field: ``pointer`` into the document sent, ``detail`` the mend."""
     return Problem(code, detail, (FieldError(pointer, detail),))
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """One row of the table of closes. ``final``: the client must not reconnect as it is."""
-
-    reason: str
-    meaning: str
-    final: bool = False
-
-
-CLOSES: Final[dict[int, Close]] = {
-    4001: Close("shutdown", "The server is going away; another takes over."),
-    4002: Close("slow", "The connection did not take what was sent in time."),
-    4003: Close("state_invalidated", "The device was forgotten, or its token now names something else."),
-    4004: Close("token_expired", "The token's time is over; get a new one first."),
-    4005: Close("hello_timeout", "No hello within 15 seconds."),
-    4006: Close("unavailable", "The store cannot be reached."),
-    4007: Close("ping_timeout", "Two pings were not answered."),
-    4008: Close("max_age", "The connection has reached its greatest age; connections are spread anew."),
-    4009: Close("rate_limited", "Too many connections at once."),
-    4501: Close("unauthorised", "A token that can never be good.", final=True),
-    4502: Close("revoked", "The token was revoked, the user forgotten, or the onlooker's key deleted.", final=True),
-    4503: Close("bad_protocol", "Not JSON, or a frame before hello.", final=True),
-    4504: Close("replaced", "A newer connection of the same device and session took over.", final=True),
-    4505: Close(
-        "too_many_connections",
-        "The device has as many newer connections as it may, or the user the most devices allowed, all online.",
-        final=True,
-    ),
-}

@@ -3,7 +3,7 @@
 import pytest
 
 from gregor.client.pause import Patience, Pauses, is_final
-from gregor.core.errors import CLOSES
+from gregor.core.close_codes import CloseCode
 
 
 def test_pauses_stay_below_a_bound_that_doubles_up_to_the_greatest() -> None:
@@ -30,9 +30,9 @@ def test_a_pause_is_at_least_what_the_server_asks_for() -> None:
     assert Pauses(Patience()).next_s("retry_after_ms=1800") >= 1.8
 
 
-@pytest.mark.parametrize("code", sorted(CLOSES))
-def test_finality_is_that_of_the_table(code: int) -> None:
-    assert is_final(code) is CLOSES[code].final
+@pytest.mark.parametrize("code", CloseCode)
+def test_finality_is_that_of_the_table(code: CloseCode) -> None:
+    assert is_final(int(code)) is code.is_final
 
 
 def test_codes_that_are_not_in_the_table_are_judged_by_their_range() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gregor.core.errors import CLOSES, ERRORS
+from gregor.core.close_codes import CloseCode
+from gregor.core.errors import ERRORS
 from gregor.redis.pubsub import MemoryFeed
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
@@ -234,7 +235,7 @@ async def test_the_page_of_errors_has_an_anchor_for_each_code(api: Api) -> None:
     answer = await api.call("GET", "/errors", "")
 
     assert answer.headers["content-type"].startswith("text/html")
-    for code in [*ERRORS, *map(str, CLOSES)]:
+    for code in [*ERRORS, *map(str, CloseCode)]:
         assert f'id="{code}"' in answer.text
 
 

@@ -9,7 +9,8 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from gregor.core.errors import CLOSES, ERRORS
+from gregor.core.close_codes import CloseCode
+from gregor.core.errors import ERRORS
 from gregor_ingest.guarded_route import OpenRoute
 from gregor_ingest.responses import json_response
 
@@ -56,8 +57,8 @@ def _errors_html() -> str:
         for code, refusal in ERRORS.items()
     )
     closes = "".join(
-        f'<tr id="{number}"><td><code>{number}</code></td><td><code>{close.reason}</code></td>'
-        f"<td>{'no' if close.final else 'yes'}</td><td>{escape(close.meaning)}</td></tr>\n"
-        for number, close in CLOSES.items()
+        f'<tr id="{code.value}"><td><code>{code.value}</code></td><td><code>{code.reason}</code></td>'
+        f"<td>{'no' if code.is_final else 'yes'}</td><td>{escape(code.meaning)}</td></tr>\n"
+        for code in CloseCode
     )
     return _file("errors.html").decode().replace("<!--errors-->", rows).replace("<!--closes-->", closes)

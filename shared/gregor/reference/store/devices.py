@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Commit, Reason
@@ -16,9 +17,6 @@ from gregor.store.redis.users.record_codec import pack_limits
 
 from .data import Lease, Shelf
 from .users import MemoryUsers
-
-REPLACED = 4504
-TOO_MANY = 4505
 
 
 class MemoryDevices:
@@ -106,10 +104,10 @@ class MemoryDevices:
         if old is not None:
             self._leave_front(uid, old, now_us)
             if old.session.connection != session.connection:
-                displaced.append((old.session, REPLACED))
+                displaced.append((old.session, CloseCode.REPLACED))
         oldest_first = sorted((lease.session for lease in live.values()), key=lambda s: (s.opened_us, s.session))
         for over in oldest_first[: max(0, len(oldest_first) + 1 - self._shelf.limits.connections)]:
-            displaced.append((over, TOO_MANY))
+            displaced.append((over, CloseCode.TOO_MANY_CONNECTIONS))
             self._leave_front(uid, live.pop(over.session), now_us)
         live[session.session] = Lease(session, now_us + lease_us, now_us)
         self._see(uid, device, now_us)
@@ -213,7 +211,7 @@ class MemoryDevices:
         for kept in (owner.registrations, owner.leases, owner.first_seen_us, owner.last_seen_us):
             kept.pop(device, None)
         owner.acknowledged = {key: seq for key, seq in owner.acknowledged.items() if key.device != device}
-        self._shelf.control(uid, {"close": {"device": device, "code": 4003}})
+        self._shelf.control(uid, {"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
 
     def _release_push(self, uid: str, device: str) -> None:
         kept = self._shelf.owner(uid).registrations.get(device)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import NO_EPOCH, Answer, Cursor, Full, Head, HistoryEntry, View
@@ -111,7 +112,7 @@ class MemoryUsers:
         shelf.push_holders = {token: holder for token, holder in shelf.push_holders.items() if holder[0] != uid}
         shelf.forgotten[trace_of(uid)] = now_us
         shelf.revoke(uid, None, now_us)
-        shelf.control(uid, {"close": {"device": None, "code": 4502}})
+        shelf.control(uid, {"close": {"device": None, "code": CloseCode.REVOKED}})
 
     async def forgotten(self, since_us: int) -> frozenset[str]:
         """As ``Users`` says."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import DAY_US, SECOND_US, Limits
@@ -50,11 +51,6 @@ TOKEN_LIFE_US: Final = 30 * DAY_US
 
 _LEEWAY_US: Final = 60 * SECOND_US
 """Both leeways of a token: its ``exp`` may lie that much further ahead, and is good that much longer."""
-
-_REPLACED: Final = 4504
-_TOO_MANY: Final = 4505
-_FORGOTTEN: Final = 4003
-_REVOKED: Final = 4502
 
 _MOST_VIEWS: Final = 1_024
 """That acknowledged, of a user: 64 devices with 16 views each. A client chooses its filter, so without a
@@ -194,7 +190,7 @@ class RedisDevices:
         if token is not None:
             await self._release_push(token, uid, device)
         await self._commit(uid, Commit(now_us, epoch_seed, reason=Reason.DISPLACED, forget_device=device))
-        told = _control({"close": {"device": device, "code": _FORGOTTEN}})
+        told = _control({"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
         await self._run(self._drop, (keys.presence, keys.acks), (device, keys.channel, told))
 
     async def forget_absent(self, uid: str, now_us: int) -> int | None:
@@ -215,7 +211,7 @@ class RedisDevices:
 
         Repeatable. What is kept of the devices is left to the caller to delete.
         """
-        await self._void(uid, None, now_us, now_us, {"close": {"device": None, "code": _REVOKED}})
+        await self._void(uid, None, now_us, now_us, {"close": {"device": None, "code": CloseCode.REVOKED}})
         known, _ = await self._read(uid)
         for device, kept in known.items():
             token = push_token(kept.push)
@@ -276,7 +272,10 @@ class RedisDevices:
         arguments = (device, session.session, lease, now_us, *bounds)
         displaced = await self._run(self._open, (keys.presence, keys.devices), arguments)
         gone = [read_lease(raw).open for raw in displaced]
-        return [(old, _REPLACED if old.session == session.session else _TOO_MANY) for old in gone]
+        return [
+            (old, CloseCode.REPLACED if old.session == session.session else CloseCode.TOO_MANY_CONNECTIONS)
+            for old in gone
+        ]
 
     async def touch(self, entries: Sequence[tuple[str, str, Session]], now_us: int, lease_us: int) -> None:
         """See ``contract.Devices.touch``. A session that another connection holds is left to that."""
