@@ -15,7 +15,7 @@ from gregor.core.notify.intents import EMAIL, PUSH_CHANNELS, WEBHOOK
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
 from gregor.store.contract.store import Store
-from gregor.store.redis.delivery.queue import open_queue
+from gregor.store.redis.delivery.queue_reader import open_queue_reader
 from gregor.store.redis.store import open_store
 from gregor.telemetry import Metrics
 from gregor.web.process import ProbeServer, on_stop_signal, run, tune_garbage_collector
@@ -59,7 +59,7 @@ async def serve(settings: Settings) -> None:
             else:
                 await channel.open()
                 stack.push_async_callback(channel.close)
-            queue = await open_queue(settings.queue, settings.namespace, name)
+            queue = await open_queue_reader(settings.queue, settings.namespace, name)
             stack.push_async_callback(queue.close)
             pace, breaker = Pace(settings.delivery_rates.get(name)), Breaker(None) if name == WEBHOOK else Breaker()
             trade = DeliveryContext(name, channel, store, lookers[name], clock, figures, breaker, deadline_s, pace)

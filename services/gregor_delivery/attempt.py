@@ -242,7 +242,7 @@ async def _settle(
     counts = not isinstance(verdict, Misconfigured)
     while True:
         try:
-            await trade.store.ledger.settle(delivery, place, settled.state, settled.story, counts=counts)
+            await trade.store.ledger.record_outcome(delivery, place, settled.state, settled.story, counts=counts)
         except Unavailable:
             if trade.clock.monotonic() >= until_s:
                 raise
@@ -255,7 +255,7 @@ async def _hold(trade: DeliveryContext, delivery: DeliveryRecord, look: SendDeci
     """Nothing goes out: say why. When to look again, where it only waits."""
     if look.is_told:
         story = delivery.story.ended(None, trade.clock.now_us())
-        await trade.store.ledger.settle(delivery, look.place, State.SENT, story, counts=False)
+        await trade.store.ledger.record_outcome(delivery, look.place, State.SENT, story, counts=False)
         return None
     reason = look.why_not or "dismissed"
     trade.figures.held.labels(trade.name, reason).inc()
@@ -266,7 +266,7 @@ async def _hold(trade: DeliveryContext, delivery: DeliveryRecord, look: SendDeci
         state, story = State.DEAD, delivery.story.ended(reason, now_us)
     else:
         state, story = State.CANCELLED, msgspec.structs.replace(delivery.story.ended(reason, now_us), event="")
-    await trade.store.ledger.settle(delivery, look.place, state, story, counts=False)
+    await trade.store.ledger.record_outcome(delivery, look.place, state, story, counts=False)
     return look.until_us
 
 
@@ -279,7 +279,7 @@ async def _put_back(trade: DeliveryContext, delivery: DeliveryRecord, place: str
         state, story = State.WAITING, delivery.story
     elif next_us >= story.begun_us + BUDGET_US:
         state, story = State.DEAD, story.ended("failed", next_us)
-    await trade.store.ledger.settle(delivery, place, state, story, counts=False)
+    await trade.store.ledger.record_outcome(delivery, place, state, story, counts=False)
     return story.next_us
 
 

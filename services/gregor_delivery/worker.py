@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from gregor.core.limits import SECOND_US
-from gregor.store.contract.queue import Queue, Taken
+from gregor.store.contract.queue import DeliveryQueueReader, QueuedIntent
 from gregor.store.contract.store import Unavailable
 
 from .attempt import BUDGET_US, FAILED_S, DeliveryContext, attempt, fail
@@ -37,7 +37,9 @@ AWAY_S: Final = 1.0
 class Worker:
     """One channel of one process."""
 
-    def __init__(self, trade: DeliveryContext, queue: Queue, most_in_flight: int = MOST_IN_FLIGHT) -> None:
+    def __init__(
+        self, trade: DeliveryContext, queue: DeliveryQueueReader, most_in_flight: int = MOST_IN_FLIGHT
+    ) -> None:
         self._trade = trade
         self._queue = queue
         self._most = most_in_flight
@@ -77,7 +79,7 @@ class Worker:
         if room == 0:
             await self._wait_for_room()
             return
-        for taken in await self._queue.take(min(room, AT_ONCE), WAIT_S):
+        for taken in await self._queue.claim(min(room, AT_ONCE), WAIT_S):
             await self._enter(taken)
 
     def _room(self) -> int:
@@ -101,7 +103,7 @@ class Worker:
         while True:
             await asyncio.sleep(UPKEEP_S)
             try:
-                await self._queue.bring_back(self._trade.clock.now_us(), 1_000)
+                await self._queue.enqueue_due(self._trade.clock.now_us(), 1_000)
                 await self._reclaim()
             except Unavailable:
                 await asyncio.sleep(AWAY_S)
@@ -128,10 +130,10 @@ class Worker:
         for taken in await self._queue.reclaim(self._trade.lease_s + RECLAIM_S, min(room, AT_ONCE)):
             await self._enter(taken)
 
-    async def _enter(self, taken: Taken) -> None:
+    async def _enter(self, taken: QueuedIntent) -> None:
         """Begin it; or put it off, where the provider came to be left alone while this waited for work."""
         if self._room() == 0:
-            await self._queue.put_off(taken, self._trade.clock.now_us() + round(PARKED_S * SECOND_US))
+            await self._queue.retry_later(taken, self._trade.clock.now_us() + round(PARKED_S * SECOND_US))
             return
         self._trade.pace.began(self._trade.clock.monotonic())
         task = asyncio.create_task(self._bring_forward(taken, self._trade.breaker.began()))
@@ -142,20 +144,20 @@ class Worker:
         self._tasks.discard(task)
         self._ended.set()
 
-    async def _bring_forward(self, taken: Taken, turn: Permit) -> None:
+    async def _bring_forward(self, taken: QueuedIntent, turn: Permit) -> None:
         """One attempt; whatever happens, the intent stays in the queue or is over."""
         try:
             again_us = await self._attempt(taken, turn)
             if again_us is None:
-                await self._queue.done([taken])
+                await self._queue.ack([taken])
             else:
-                await self._queue.put_off(taken, again_us)
+                await self._queue.retry_later(taken, again_us)
         except Unavailable as trouble:
             # It is left in the queue: whoever finds it idle takes it over.
             self._trade.figures.failures.labels(self._trade.name).inc()
             log.warning("A delivery waits: a store cannot be reached.", channel=self._trade.name, reason=str(trouble))
 
-    async def _attempt(self, taken: Taken, turn: Permit) -> int | None:
+    async def _attempt(self, taken: QueuedIntent, turn: Permit) -> int | None:
         try:
             return await attempt(self._trade, taken.intent, turn)
         except Unavailable:

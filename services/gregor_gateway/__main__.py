@@ -10,8 +10,8 @@ import structlog
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings
-from gregor.redis.client import Link
-from gregor.redis.pubsub import Feed
+from gregor.redis.client import RedisClient
+from gregor.redis.pubsub import RedisPubSub
 from gregor.store.redis.store import open_store
 from gregor.web.process import on_stop_signal, run, tune_garbage_collector
 
@@ -40,10 +40,10 @@ async def serve(settings: Settings) -> None:
             token_life_us=round(settings.token_max_age_s * 1_000_000),
         )
         stack.push_async_callback(store.close)
-        link = Link(settings.redis_url)
+        link = RedisClient(settings.redis_url)
         stack.push_async_callback(link.close)
         await link.open()
-        feed = Feed(settings.redis_url, link, namespace=settings.namespace)
+        feed = RedisPubSub(settings.redis_url, link, namespace=settings.namespace)
         stack.push_async_callback(feed.close)
         await feed.open()
         clock = SystemClock(settings.clock_offset_s)
@@ -55,7 +55,7 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(parts.registry.close)
         await parts.webhooks.start()
         stack.push_async_callback(parts.webhooks.close)
-        await feed.subscribe(store.flush_channel, parts.flush_of_all, sharded=False)
+        await feed.subscribe(store.reset_channel, parts.flush_of_all, sharded=False)
         await serve_with(parts)
 
 

@@ -10,7 +10,7 @@ from gregor.clock import Clock
 from gregor.config.settings import Settings
 from gregor.core.limits import Limits
 from gregor.net.origins import Origins
-from gregor.redis.pubsub import Subscriptions
+from gregor.redis.pubsub import PubSub
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
@@ -70,7 +70,7 @@ class Parts:
         )
 
 
-def build(settings: Settings, store: Store, feed: Subscriptions, tokens: TokenVerifier, clock: Clock) -> Parts:
+def build(settings: Settings, store: Store, feed: PubSub, tokens: TokenVerifier, clock: Clock) -> Parts:
     """Everything, unconnected and not yet at work."""
     limits, metrics, background, wheel = settings.limits, Metrics(), Background(), Wheel(clock)
     registry = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())

@@ -21,7 +21,7 @@ from gregor.clock import Clock
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
 from gregor.net.origins import Origins
-from gregor.redis.pubsub import Subscriptions
+from gregor.redis.pubsub import PubSub
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
@@ -81,7 +81,7 @@ class IngestApp(FastAPI):
 
 
 def create_app(
-    settings: Settings, store: Store, clock: Clock, tokens: TokenVerifier, feed: Subscriptions | None = None
+    settings: Settings, store: Store, clock: Clock, tokens: TokenVerifier, feed: PubSub | None = None
 ) -> IngestApp:
     """The application of one process. Nothing connects before it is started. ValueError: a file cannot be used."""
     metrics = Metrics()

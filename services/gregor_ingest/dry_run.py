@@ -21,10 +21,10 @@ from gregor.core.messages.encode import encode_receipt
 from gregor.core.messages.model import Commit, Creation, TimerKind
 from gregor.core.notify import escalation
 from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, quiet_until, wants
-from gregor.core.notify.escalation import USER, Around, Decision, Occasion, WhyNot
+from gregor.core.notify.escalation import USER, Audience, Decision, Occasion, WhyNot
 from gregor.core.notify.intents import EMAIL, IntentKind
 from gregor.core.times import seconds
-from gregor.store.audience import around
+from gregor.store.audience import load_audience
 
 from .context import IngestContext
 
@@ -58,7 +58,7 @@ class _Audience:
 
     uid: str
     now_us: int
-    there: Around
+    there: Audience
     contact: Contact
     preferences: Preferences
     is_suppressed: bool
@@ -67,7 +67,7 @@ class _Audience:
 async def _audience(uid: str, now_us: int, context: IngestContext) -> _Audience:
     contacts = context.store.contacts
     there, contact, preferences = await asyncio.gather(
-        around(context.store.devices, uid, now_us), contacts.contact(uid), contacts.preferences(uid)
+        load_audience(context.store.devices, uid, now_us), contacts.contact(uid), contacts.preferences(uid)
     )
     email = contact.email
     is_suppressed = email is not None and await context.store.suppressions.suppression(email) is not None

@@ -34,7 +34,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from gregor.redis.url import Address
+from gregor.redis.url import RedisUrl
 
 from .due_loop import Drain
 
@@ -75,7 +75,7 @@ async def tick(ctx: dict[str, Any]) -> None:
 
 def redis_settings(url: str) -> RedisSettings:
     """What arq needs to know of the queue Redis: a plain server, or the primary that Sentinels know."""
-    address = Address.parse(url)
+    address = RedisUrl.parse(url)
     options = {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items() if name.startswith("ssl_")}
     settings = RedisSettings(
         unix_socket_path=address.path,

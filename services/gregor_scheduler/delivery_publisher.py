@@ -10,10 +10,10 @@ import structlog
 
 from gregor.config.settings import Settings
 from gregor.core.notify.intents import Intent
-from gregor.redis.client import LinkRefused
-from gregor.store.contract.agenda import Deliveries
+from gregor.redis.client import RedisAccessRefused
+from gregor.store.contract.agenda import DeliveryQueueWriter
 from gregor.store.contract.store import Unavailable
-from gregor.store.redis.delivery.deliveries import open_deliveries
+from gregor.store.redis.delivery.queue_writer import open_queue_writer
 
 _log = structlog.get_logger(__name__)
 
@@ -32,10 +32,10 @@ class StreamsAway(Unavailable):
 class HandOver:
     """Gives intents to the streams. ``opening`` connects to them; ``monotonic``: seconds."""
 
-    def __init__(self, opening: Callable[[], Awaitable[Deliveries]], monotonic: Callable[[], float]) -> None:
+    def __init__(self, opening: Callable[[], Awaitable[DeliveryQueueWriter]], monotonic: Callable[[], float]) -> None:
         self._opening = opening
         self._monotonic = monotonic
-        self._deliveries: Deliveries | None = None
+        self._deliveries: DeliveryQueueWriter | None = None
         self._connecting = asyncio.Lock()
         self._closed_until_s = float("-inf")
 
@@ -44,7 +44,7 @@ class HandOver:
         try:
             await self._streams()
         except Unavailable as trouble:
-            if isinstance(trouble.__cause__, LinkRefused):
+            if isinstance(trouble.__cause__, RedisAccessRefused):
                 raise
             _log.warning("The queue cannot be reached; what is to be handed over waits.", reason=str(trouble))
 
@@ -60,7 +60,7 @@ class HandOver:
         """
         try:
             streams = await self._streams()
-            return await streams.hand_over(intents, at_us)
+            return await streams.enqueue(intents, at_us)
         except Unavailable as trouble:
             self._closed_until_s = self._monotonic() + CLOSED_S
             raise StreamsAway(str(trouble)) from trouble
@@ -70,7 +70,7 @@ class HandOver:
         if self._deliveries is not None:
             await self._deliveries.close()
 
-    async def _streams(self) -> Deliveries:
+    async def _streams(self) -> DeliveryQueueWriter:
         async with self._connecting:
             if self._deliveries is None:
                 self.check()
@@ -78,7 +78,7 @@ class HandOver:
             return self._deliveries
 
 
-def streams_of(settings: Settings) -> Callable[[], Awaitable[Deliveries]]:
+def streams_of(settings: Settings) -> Callable[[], Awaitable[DeliveryQueueWriter]]:
     """What connects to the streams of the setting QUEUE_URL."""
     url, namespace, most = settings.queue, settings.namespace, settings.stream_entries
-    return lambda: open_deliveries(url, namespace, most, patience_s=PATIENCE_S, timeout_s=SILENCE_S)
+    return lambda: open_queue_writer(url, namespace, most, patience_s=PATIENCE_S, timeout_s=SILENCE_S)

@@ -16,7 +16,7 @@ import structlog
 
 from gregor.clock import Clock
 from gregor.core.limits import SECOND_US
-from gregor.store.contract.agenda import Agenda, Done, Work
+from gregor.store.contract.agenda import Agenda, CompletedWork, DueWork
 from gregor.store.contract.store import Unavailable
 
 from .handlers.dispatch import Acts
@@ -111,7 +111,7 @@ class Drain:
     async def _take(self) -> tuple[int, float]:
         """Claim some of the users that are due, and act: how many, and how long until to look again (s)."""
         now_us = self._clock.now_us()
-        firsts = await self._agenda.firsts()
+        firsts = await self._agenda.next_due_times()
         due = [partition for partition, at_us in enumerate(firsts) if at_us is not None and at_us <= now_us]
         oldest_us = min((at_us for at_us in firsts if at_us is not None), default=None)
         lag_us = 0 if oldest_us is None else max(0, now_us - oldest_us)
@@ -155,18 +155,18 @@ class Drain:
     async def _serve(self, uid: str, lease_until_us: int) -> None:
         """Do what is due of one user. What is held stays for the next try, and keeps nothing else waiting."""
         now_us = self._clock.now_us()
-        done: list[Done] = []
-        held: list[Work] = []
+        done: list[CompletedWork] = []
+        held: list[DueWork] = []
         acted = 0
         while True:
-            works = await self._agenda.work(uid, now_us, MOST_WORKS, len(done) + len(held))
+            works = await self._agenda.due_work(uid, now_us, MOST_WORKS, len(done) + len(held))
             outcome = await self._acts.do(uid, works)
             done += outcome.done
             held += outcome.held
             acted += len(works) - len(outcome.held)
             if len(works) < MOST_WORKS or acted >= MOST_WORKS:
                 break
-        await self._agenda.settle(uid, lease_until_us, done, held, lease_until_us)
+        await self._agenda.complete(uid, lease_until_us, done, held, lease_until_us)
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:

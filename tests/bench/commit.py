@@ -24,7 +24,7 @@ from gregor.store.redis.store import RedisStore, open_store
 from tests.bench.machine import BESIDE, UNDER_TEST, pin
 from tests.bench.report import Result, tell
 from tests.bench.sockets import body_of, redis_cpu_s
-from tests.support.servers import BINARIES, Server, running
+from tests.support.servers import BINARIES, Server, running_server
 
 from . import seqzset
 
@@ -48,7 +48,7 @@ def run(quick: bool = False) -> list[Result]:
 
 async def measure(binary: str, rounds: int) -> list[Result]:
     least: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as directory, running(binary, Path(directory)) as server:
+    with tempfile.TemporaryDirectory() as directory, running_server(binary, Path(directory)) as server:
         pin(server.pid, UNDER_TEST)
         pin(os.getpid(), BESIDE)
         async with AsyncExitStack() as stack:

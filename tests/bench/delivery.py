@@ -70,10 +70,10 @@ async def _measure(cluster: Cluster, channel: str, people: list[Person], browser
         await settle_in(scheduler.store, people, browsers)
         await scheduler.create(people, "a")
         intents = await scheduler.plan(people, "a", channel)
-        await scheduler.hand_over(intents[:WARM])
+        await scheduler.enqueue(intents[:WARM])
         await _over(scheduler, channel)
         own_s, redis_s, began = cpu_s(delivery), redis_cpu_s(url), time.perf_counter()
-        await scheduler.hand_over(intents[WARM:])
+        await scheduler.enqueue(intents[WARM:])
         await _over(scheduler, channel)
         wall_s = time.perf_counter() - began
         return Run(len(intents) - WARM, wall_s, cpu_s(delivery) - own_s, redis_cpu_s(url) - redis_s)

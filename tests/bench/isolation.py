@@ -85,8 +85,8 @@ async def _step(scheduler: Scheduler, people: list[Person], item: str) -> list[I
     await scheduler.create(people, item)
     ill = await scheduler.plan(people, item, ILL)
     others = [each for channel in OTHERS for each in await scheduler.plan(people[:A_STEP], item, channel)]
-    await scheduler.hand_over(ill)
-    return await scheduler.hand_over(others)
+    await scheduler.enqueue(ill)
+    return await scheduler.enqueue(others)
 
 
 def _forget_the_ill(cluster: Cluster) -> None:

@@ -13,7 +13,7 @@ from gregor.store.redis.store import RedisStore, open_store
 from tests.bench.commit import NOW_US, creation, planned
 from tests.bench.report import Result, tell
 from tests.bench.sockets import info
-from tests.support.servers import BINARIES, Server, running
+from tests.support.servers import BINARIES, Server, running_server
 
 TIMES = {"expires": "+31536000", "remind_at": ["+345600", "+691200"]}
 NO_BODIES = Limits(history_bodies=0)
@@ -27,7 +27,7 @@ def run(quick: bool = False) -> list[Result]:
 async def measure(binary: str, users: int) -> list[Result]:
     name = Path(binary).name.split("-")[0]
     found = []
-    with tempfile.TemporaryDirectory() as directory, running(binary, Path(directory)) as server:
+    with tempfile.TemporaryDirectory() as directory, running_server(binary, Path(directory)) as server:
         for live in (1, 5, 20):
             cost = await live_items(server, users, live) / live
             target = "≤ 700 bytes" if live >= 5 else "-"

@@ -10,7 +10,7 @@ import pytest
 from gregor.core.limits import Limits
 from gregor.store.contract.store import Store
 from tests.support.builders import LIMITS
-from tests.support.twins import FACTORIES, Factory, Heard, Twin
+from tests.support.store_backends import FACTORIES, AnnouncementRecorder, Factory, StoreUnderTest
 
 MakeStore = Callable[[Limits], Awaitable[Store]]
 
@@ -23,20 +23,20 @@ def factory(request: pytest.FixtureRequest) -> Factory:
 
 
 @pytest.fixture
-async def twin(factory: Factory) -> AsyncIterator[Twin]:
+async def twin(factory: Factory) -> AsyncIterator[StoreUnderTest]:
     """A fresh store with the default bounds, and its feed."""
     async with factory(LIMITS) as made:
         yield made
 
 
 @pytest.fixture
-def store(twin: Twin) -> Store:
+def store(twin: StoreUnderTest) -> Store:
     """A fresh store with the default bounds."""
     return twin.store
 
 
 @pytest.fixture
-async def heard(twin: Twin) -> Heard:
+async def heard(twin: StoreUnderTest) -> AnnouncementRecorder:
     """What ``store`` tells of alice."""
     return await twin.hear("alice")
 

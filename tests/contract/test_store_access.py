@@ -7,7 +7,7 @@ import re
 
 from gregor.core.items.sync import View
 from gregor.store import service_keys
-from gregor.store.contract.access import FinalClose, Ticket
+from gregor.store.contract.access import TerminalClose, Ticket
 from gregor.store.contract.store import Store
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
 
@@ -93,10 +93,10 @@ async def test_a_ticket_is_spent_once(store: Store) -> None:
     ticket = Ticket("alice", "phone", False, ("user",), None, {"exp": 1_800_000_000, "cats": ["user"]})
     text = await store.access.create_ticket(ticket, NOW_US, 30 * SECOND_US)
 
-    spent = await asyncio.gather(*(store.access.spend_ticket(text, NOW_US) for _ in range(10)))
+    spent = await asyncio.gather(*(store.access.redeem_ticket(text, NOW_US) for _ in range(10)))
 
     assert [each for each in spent if each is not None] == [ticket]
-    assert await store.access.spend_ticket("nonsense", NOW_US) is None
+    assert await store.access.redeem_ticket("nonsense", NOW_US) is None
 
 
 async def test_a_ticket_lives_for_its_time(store: Store) -> None:
@@ -104,18 +104,18 @@ async def test_a_ticket_lives_for_its_time(store: Store) -> None:
     texts = [await store.access.create_ticket(ticket, NOW_US, 30 * SECOND_US) for _ in range(2)]
 
     assert texts[0] != texts[1]
-    assert await store.access.spend_ticket(texts[0], NOW_US + 30 * SECOND_US - 1) == ticket
-    assert await store.access.spend_ticket(texts[1], NOW_US + 30 * SECOND_US) is None
+    assert await store.access.redeem_ticket(texts[0], NOW_US + 30 * SECOND_US - 1) == ticket
+    assert await store.access.redeem_ticket(texts[1], NOW_US + 30 * SECOND_US) is None
 
 
 async def test_a_final_close_is_known_for_its_time_and_the_last_one_counts(store: Store) -> None:
-    first, last = FinalClose(4504, "alice", "phone", "c1"), FinalClose(4502, "alice", "phone", "c2")
-    await store.access.keep_close("hash/tab", first, NOW_US, 90 * SECOND_US)
-    await store.access.keep_close("hash/tab", last, NOW_US, 60 * SECOND_US)
+    first, last = TerminalClose(4504, "alice", "phone", "c1"), TerminalClose(4502, "alice", "phone", "c2")
+    await store.access.save_terminal_close("hash/tab", first, NOW_US, 90 * SECOND_US)
+    await store.access.save_terminal_close("hash/tab", last, NOW_US, 60 * SECOND_US)
 
-    assert await store.access.kept_close("hash/tab", NOW_US + 60 * SECOND_US - 1) == last
-    assert await store.access.kept_close("hash/tab", NOW_US + 60 * SECOND_US) is None
-    assert await store.access.kept_close("hash/", NOW_US) is None
+    assert await store.access.terminal_close("hash/tab", NOW_US + 60 * SECOND_US - 1) == last
+    assert await store.access.terminal_close("hash/tab", NOW_US + 60 * SECOND_US) is None
+    assert await store.access.terminal_close("hash/", NOW_US) is None
 
 
 async def test_a_bucket_gives_its_burst_and_then_its_rate(store: Store) -> None:

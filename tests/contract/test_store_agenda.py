@@ -8,13 +8,14 @@ from zlib import crc32
 import pytest
 
 from gregor.core.messages.model import Reason, Sender, Timer, TimerKind
-from gregor.store.contract.agenda import Done, WorkKind
-from gregor.store.contract.store import Registration, Store
+from gregor.store.contract.agenda import CompletedWork, WorkKind
+from gregor.store.contract.devices import Registration
+from gregor.store.contract.store import Store
 from gregor.store.redis.keys import PARTITIONS
 from tests.contract.conftest import MakeStore
 from tests.support.agendas import ALICE, FAR_US, LEASE_US, at, entries, remind, timed, work_of
 from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, SEED, creating, dismissing
-from tests.support.twins import Heard, Twin
+from tests.support.store_backends import AnnouncementRecorder, StoreUnderTest
 
 # ---- what waits for a mail
 
@@ -52,7 +53,7 @@ async def test_a_user_is_due_by_its_first_entry_and_one_claim_gets_it(store: Sto
     await store.users.commit("alice", creating("a", expires="+60"))
     await store.users.commit("alice", creating("b", remind_at=["+10"]))
 
-    assert (await store.agenda.firsts())[ALICE] == at(10)
+    assert (await store.agenda.next_due_times())[ALICE] == at(10)
     assert await store.agenda.claim(ALICE, at(9), at(40), 5) == []
     assert await store.agenda.claim(ALICE, at(10), at(40), 5) == ["alice"]
     assert await store.agenda.claim(ALICE, at(39), at(80), 5) == []
@@ -73,13 +74,13 @@ async def test_settled_work_is_gone_and_the_user_is_due_by_what_is_left(store: S
     await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(10)), Timer(TimerKind.MAIL, at(20))))
     await store.agenda.claim(ALICE, at(10), at(40), 5)
 
-    await store.agenda.settle("alice", at(40), [Done(await work_of(store, WorkKind.PUSH))])
+    await store.agenda.complete("alice", at(40), [CompletedWork(await work_of(store, WorkKind.PUSH))])
 
     assert await entries(store) == [(WorkKind.MAIL, "a", 20)]
-    assert (await store.agenda.firsts())[ALICE] == at(20)
+    assert (await store.agenda.next_due_times())[ALICE] == at(20)
     await store.agenda.claim(ALICE, at(20), at(50), 5)
-    await store.agenda.settle("alice", at(50), [Done(await work_of(store, WorkKind.MAIL))])
-    assert (await store.agenda.firsts())[ALICE] is None
+    await store.agenda.complete("alice", at(50), [CompletedWork(await work_of(store, WorkKind.MAIL))])
+    assert (await store.agenda.next_due_times())[ALICE] is None
 
 
 async def test_an_entry_that_moved_meanwhile_stays(store: Store) -> None:
@@ -88,10 +89,10 @@ async def test_an_entry_that_moved_meanwhile_stays(store: Store) -> None:
     work = await work_of(store, WorkKind.REMIND)
     await store.users.commit("alice", remind("a", 0, at(10)))
 
-    await store.agenda.settle("alice", at(40), [Done(work)])
+    await store.agenda.complete("alice", at(40), [CompletedWork(work)])
 
     assert await entries(store) == [(WorkKind.REMIND, "a", 20)]
-    assert (await store.agenda.firsts())[ALICE] == at(20)
+    assert (await store.agenda.next_due_times())[ALICE] == at(20)
 
 
 async def test_whoever_lost_the_lease_does_not_end_that_of_the_next(store: Store) -> None:
@@ -100,10 +101,10 @@ async def test_whoever_lost_the_lease_does_not_end_that_of_the_next(store: Store
     work = await work_of(store, WorkKind.PUSH)
     await store.agenda.claim(ALICE, at(41), at(80), 5)
 
-    await store.agenda.settle("alice", at(40), [Done(work)])
+    await store.agenda.complete("alice", at(40), [CompletedWork(work)])
 
     assert await entries(store) == []
-    assert (await store.agenda.firsts())[ALICE] == at(80)
+    assert (await store.agenda.next_due_times())[ALICE] == at(80)
 
 
 async def test_work_that_comes_during_a_lease_is_due_in_its_time(store: Store) -> None:
@@ -113,9 +114,9 @@ async def test_work_that_comes_during_a_lease_is_due_in_its_time(store: Store) -
 
     await store.users.commit("alice", timed("b", Timer(TimerKind.PUSH, at(15)), now_us=at(11)))
 
-    assert (await store.agenda.firsts())[ALICE] == at(15)
-    await store.agenda.settle("alice", at(40), [Done(work)])
-    assert (await store.agenda.firsts())[ALICE] == at(15)
+    assert (await store.agenda.next_due_times())[ALICE] == at(15)
+    await store.agenda.complete("alice", at(40), [CompletedWork(work)])
+    assert (await store.agenda.next_due_times())[ALICE] == at(15)
     assert await store.agenda.claim(ALICE, at(15), at(45), 5) == ["alice"]
 
 
@@ -123,10 +124,10 @@ async def test_work_is_put_off_to_another_time(store: Store) -> None:
     await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(10))))
     await store.agenda.claim(ALICE, at(10), at(40), 5)
 
-    await store.agenda.settle("alice", at(40), [Done(await work_of(store, WorkKind.PUSH), again_us=at(300))])
+    await store.agenda.complete("alice", at(40), [CompletedWork(await work_of(store, WorkKind.PUSH), again_us=at(300))])
 
     assert await entries(store) == [(WorkKind.PUSH, "a", 300)]
-    assert (await store.agenda.firsts())[ALICE] == at(300)
+    assert (await store.agenda.next_due_times())[ALICE] == at(300)
 
 
 async def test_what_is_held_waits_for_its_next_try_and_what_else_waits_keeps_its_time(store: Store) -> None:
@@ -135,16 +136,16 @@ async def test_what_is_held_waits_for_its_next_try_and_what_else_waits_keeps_its
     await store.agenda.claim(ALICE, at(10), at(40), 5)
     held = [await work_of(store, WorkKind.PUSH)]
 
-    await store.agenda.settle("alice", at(40), [], held, at(40))
-    assert (await store.agenda.firsts())[ALICE] == at(20)
+    await store.agenda.complete("alice", at(40), [], held, at(40))
+    assert (await store.agenda.next_due_times())[ALICE] == at(20)
     await store.agenda.claim(ALICE, at(20), at(50), 5)
-    await store.agenda.settle("alice", at(50), [Done(await work_of(store, WorkKind.MAIL))], held, at(50))
-    assert (await store.agenda.firsts())[ALICE] == at(50)
+    await store.agenda.complete("alice", at(50), [CompletedWork(await work_of(store, WorkKind.MAIL))], held, at(50))
+    assert (await store.agenda.next_due_times())[ALICE] == at(50)
     assert await entries(store) == [(WorkKind.PUSH, "a", 10), (WorkKind.REMIND, "b", 60)]
     await store.agenda.claim(ALICE, at(50), at(80), 5)
     await store.users.commit("alice", dismissing("a", now_us=at(90)))
-    await store.agenda.settle("alice", at(80), [], held, at(80))
-    assert (await store.agenda.firsts())[ALICE] == at(60)
+    await store.agenda.complete("alice", at(80), [], held, at(80))
+    assert (await store.agenda.next_due_times())[ALICE] == at(60)
 
 
 @pytest.mark.parametrize("is_new", [False, True])
@@ -152,11 +153,11 @@ async def test_a_window_goes_unless_something_came_since_its_items_were_read(sto
     await store.users.commit("alice", timed("a", Timer(TimerKind.WINDOW, at(10)), category="news"))
     await store.agenda.claim(ALICE, at(10), at(40), 5)
     work = await work_of(store, WorkKind.WINDOW)
-    seq, _ = await store.agenda.group("alice", "news", None)
+    seq, _ = await store.agenda.category_items("alice", "news", None)
     if is_new:
         await store.users.commit("alice", timed("b", Timer(TimerKind.WINDOW, at(21)), category="news", now_us=at(11)))
 
-    await store.agenda.settle("alice", at(40), [Done(work, again_us=at(21), seq=seq)])
+    await store.agenda.complete("alice", at(40), [CompletedWork(work, again_us=at(21), seq=seq)])
 
     assert await entries(store) == ([(WorkKind.WINDOW, "news\0", 21)] if is_new else [])
 
@@ -165,10 +166,10 @@ async def test_work_is_the_oldest_first_and_no_more_than_asked(store: Store) -> 
     await store.users.commit("alice", creating("a", remind_at=["+20"]))
     await store.users.commit("alice", creating("b", remind_at=["+10"], expires="+15"))
 
-    assert [work.name for work in await store.agenda.work("alice", at(19), 5)] == ["b", "b"]
-    assert [work.name for work in await store.agenda.work("alice", at(20), 1)] == ["b"]
-    assert [work.name for work in await store.agenda.work("alice", at(20), 5, 2)] == ["a"]
-    assert await store.agenda.work("nobody", at(20), 5) == []
+    assert [work.name for work in await store.agenda.due_work("alice", at(19), 5)] == ["b", "b"]
+    assert [work.name for work in await store.agenda.due_work("alice", at(20), 1)] == ["b"]
+    assert [work.name for work in await store.agenda.due_work("alice", at(20), 5, 2)] == ["a"]
+    assert await store.agenda.due_work("nobody", at(20), 5) == []
 
 
 async def test_a_push_names_the_event_that_caused_it_and_a_reminder_its_index(store: Store) -> None:
@@ -183,12 +184,12 @@ async def test_a_push_names_the_event_that_caused_it_and_a_reminder_its_index(st
     assert (await work_of(store, WorkKind.REMIND)).n == 1
 
 
-async def test_settling_a_user_commits_what_has_expired(store: Store, heard: Heard) -> None:
+async def test_settling_a_user_commits_what_has_expired(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a", "b", expires=NOW + 10))
 
-    await store.users.settle("alice", at(9))
-    await store.users.settle("alice", at(10))
-    await store.users.settle("alice", at(11))
+    await store.users.commit_due("alice", at(9))
+    await store.users.commit_due("alice", at(10))
+    await store.users.commit_due("alice", at(11))
 
     (_, told) = await heard.announcements(2)
     assert (told.seq, told.reason, [entry.id for entry in told.entries]) == (2, Reason.EXPIRED, ["a", "b"])
@@ -200,12 +201,12 @@ async def test_a_user_with_something_to_forget_is_due_then(make_store: MakeStore
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", dismissing("a"))
 
-    due_us = (await store.agenda.firsts())[ALICE]
+    due_us = (await store.agenda.next_due_times())[ALICE]
     assert due_us is not None and due_us <= NOW_US + DAY_US
     await store.agenda.claim(ALICE, NOW_US + DAY_US, NOW_US + DAY_US + LEASE_US, 1)
-    works = await store.agenda.work("alice", NOW_US + DAY_US, 5)
+    works = await store.agenda.due_work("alice", NOW_US + DAY_US, 5)
     assert {work.kind for work in works} == {WorkKind.FORGET}
-    await store.users.settle("alice", NOW_US + DAY_US)
+    await store.users.commit_due("alice", NOW_US + DAY_US)
     entry = await store.users.item("alice", "a", BACKEND, NOW_US + DAY_US)
     assert entry is not None and entry.is_trimmed
 
@@ -220,7 +221,7 @@ async def test_a_delayed_message_waits_until_its_time_and_the_first_content_wins
     assert await entries(store) == [(WorkKind.DELAYED, "m", 10)]
     assert await store.agenda.delayed("alice", "m") == b"one"
     await store.agenda.claim(ALICE, at(10), at(40), 5)
-    await store.agenda.settle("alice", at(40), [Done(await work_of(store, WorkKind.DELAYED))])
+    await store.agenda.complete("alice", at(40), [CompletedWork(await work_of(store, WorkKind.DELAYED))])
     assert await store.agenda.delayed("alice", "m") is None
     assert await entries(store) == []
 
@@ -237,34 +238,34 @@ async def test_a_delayed_message_is_cancelled_once(store: Store) -> None:
 async def test_a_user_that_is_forgotten_whole_leaves_no_work(store: Store) -> None:
     await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(5)), remind_at=["+9"], expires="+50"))
     await store.agenda.delay("alice", "m", b"one", at(10))
-    await store.devices.know_device("alice", "phone", NOW_US)
+    await store.devices.ensure_device("alice", "phone", NOW_US)
 
-    await store.users.forget_user("alice", at(1))
+    await store.users.delete_user("alice", at(1))
 
-    assert await store.agenda.work("alice", FAR_US, 9) == []
+    assert await store.agenda.due_work("alice", FAR_US, 9) == []
     assert await store.agenda.delayed("alice", "m") is None
-    assert (await store.agenda.firsts())[ALICE] is None
+    assert (await store.agenda.next_due_times())[ALICE] is None
 
 
 # ---- dead devices
 
 
-async def test_a_device_without_push_that_nobody_saw_for_the_retention_is_forgotten(twin: Twin) -> None:
+async def test_a_device_without_push_that_nobody_saw_for_the_retention_is_forgotten(twin: StoreUnderTest) -> None:
     store, retention_us = twin.store, LIMITS.retention_us
     push = {"provider": "apns", "token": "t"}
-    await store.devices.know_device("alice", "old", NOW_US)
+    await store.devices.ensure_device("alice", "old", NOW_US)
     await store.devices.put_device("alice", "pushed", Registration(push=push), NOW_US)
-    await store.devices.know_device("alice", "young", at(60))
+    await store.devices.ensure_device("alice", "young", at(60))
     await store.users.commit("alice", creating("a", for_device="old", now_us=at(61)))
 
-    assert (await store.agenda.firsts())[ALICE] == NOW_US + retention_us
+    assert (await store.agenda.next_due_times())[ALICE] == NOW_US + retention_us
     assert (await work_of(store, WorkKind.DEVICES)).at_us == NOW_US + retention_us
-    look_us = await store.devices.forget_absent("alice", NOW_US + retention_us)
+    look_us = await store.devices.forget_inactive("alice", NOW_US + retention_us)
 
     assert look_us == at(60) + retention_us
     assert set(await store.devices.devices("alice", NOW_US + retention_us)) == {"pushed", "young"}
     entry = await store.users.item("alice", "a", BACKEND, NOW_US + retention_us)
     assert entry is not None and entry.gone is not None and entry.gone.reason is Reason.DISPLACED
-    assert await store.devices.forget_absent("alice", at(60) + retention_us) == at(60) + 2 * retention_us
+    assert await store.devices.forget_inactive("alice", at(60) + retention_us) == at(60) + 2 * retention_us
     await store.devices.forget_device("alice", "pushed", at(60) + retention_us, SEED)
-    assert await store.devices.forget_absent("alice", at(60) + retention_us) is None
+    assert await store.devices.forget_inactive("alice", at(60) + retention_us) is None

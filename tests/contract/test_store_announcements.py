@@ -24,12 +24,14 @@ from tests.support.builders import (
     planned,
     sweeping,
 )
-from tests.support.twins import Heard
+from tests.support.store_backends import AnnouncementRecorder
 
 PHONE, LAPTOP = Sender("phone"), Sender("laptop")
 
 
-async def test_a_creation_is_told_with_the_very_bytes_that_reads_answer(store: Store, heard: Heard) -> None:
+async def test_a_creation_is_told_with_the_very_bytes_that_reads_answer(
+    store: Store, heard: AnnouncementRecorder
+) -> None:
     await store.users.commit("alice", creating("a", body={"n": 1.5, "ü": "€"}))
 
     (told,) = await heard.announcements(1)
@@ -39,7 +41,9 @@ async def test_a_creation_is_told_with_the_very_bytes_that_reads_answer(store: S
     assert (entry.id, entry.category, entry.json, entry.scope) == ("a", "news", stored.json, Scope.EVERY)
 
 
-async def test_creations_come_first_then_what_ended_then_what_was_hidden(store: Store, heard: Heard) -> None:
+async def test_creations_come_first_then_what_ended_then_what_was_hidden(
+    store: Store, heard: AnnouncementRecorder
+) -> None:
     await store.users.commit("alice", creating("x", "y", category="swept", created=NOW))
     await store.users.commit("alice", creating("each", for_device="*"))
     await store.users.commit("alice", creating("a"))
@@ -58,7 +62,7 @@ async def test_creations_come_first_then_what_ended_then_what_was_hidden(store: 
     assert told.sender == "phone"
 
 
-async def test_each_entry_says_whom_it_concerns(store: Store, heard: Heard) -> None:
+async def test_each_entry_says_whom_it_concerns(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", dismissing("each", sender=PHONE))
     await store.users.commit("alice", dismissing("each", sender=LAPTOP))
     create = message(
@@ -84,7 +88,7 @@ async def test_each_entry_says_whom_it_concerns(store: Store, heard: Heard) -> N
 
 
 async def test_an_onlooker_at_the_backends_view_is_told_of_items_of_one_device_but_of_no_hiding(
-    store: Store, heard: Heard
+    store: Store, heard: AnnouncementRecorder
 ) -> None:
     await store.users.commit("alice", planned(message({"each": item(for_device="*"), "own": item(for_device="tv")})))
     await store.users.commit("alice", dismissing("each", sender=PHONE))
@@ -96,7 +100,7 @@ async def test_an_onlooker_at_the_backends_view_is_told_of_items_of_one_device_b
     assert document_of(ended or b"")["body"] == {"dismiss": {"ids": ["own"]}}
 
 
-async def test_what_has_no_effect_is_not_told(store: Store, heard: Heard) -> None:
+async def test_what_has_no_effect_is_not_told(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", dismissing("unknown"))
     await store.users.commit("alice", sweeping(interval("news", end=NOW)))
     await store.users.commit("alice", creating("a"))
@@ -108,7 +112,9 @@ async def test_what_has_no_effect_is_not_told(store: Store, heard: Heard) -> Non
     assert len(heard.payloads) == 2
 
 
-async def test_an_item_that_is_dead_on_arrival_is_told_as_a_step_without_entries(store: Store, heard: Heard) -> None:
+async def test_an_item_that_is_dead_on_arrival_is_told_as_a_step_without_entries(
+    store: Store, heard: AnnouncementRecorder
+) -> None:
     await store.users.commit("alice", dismissing("a"))
     await store.users.commit("alice", creating("a"))
 
@@ -117,7 +123,7 @@ async def test_an_item_that_is_dead_on_arrival_is_told_as_a_step_without_entries
     assert told.frame(View("phone")) is None
 
 
-async def test_the_first_frame_of_an_epoch_carries_the_cursor(store: Store, heard: Heard) -> None:
+async def test_the_first_frame_of_an_epoch_carries_the_cursor(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", dismissing("unknown"))
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", creating("b"))
@@ -128,7 +134,9 @@ async def test_the_first_frame_of_an_epoch_carries_the_cursor(store: Store, hear
     assert frame["cursor"] == f"{SEED.hex()}{View('phone').tag}-1"
 
 
-async def test_an_external_message_that_makes_an_epoch_carries_the_cursor(store: Store, heard: Heard) -> None:
+async def test_an_external_message_that_makes_an_epoch_carries_the_cursor(
+    store: Store, heard: AnnouncementRecorder
+) -> None:
     await store.users.commit("alice", planned(external({}, "kbfs")))
 
     (told,) = await heard.announcements(1)
@@ -136,7 +144,9 @@ async def test_an_external_message_that_makes_an_epoch_carries_the_cursor(store:
     assert (frame["system"], frame["cursor"]) == ("kbfs", f"{SEED.hex()}{View('phone').tag}-1")
 
 
-async def test_before_and_after_link_the_announcements_by_what_every_device_sees(store: Store, heard: Heard) -> None:
+async def test_before_and_after_link_the_announcements_by_what_every_device_sees(
+    store: Store, heard: AnnouncementRecorder
+) -> None:
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", creating("own", for_device="phone"))
     await store.users.commit("alice", dismissing("a"))
@@ -147,7 +157,7 @@ async def test_before_and_after_link_the_announcements_by_what_every_device_sees
     assert ended.after == bytes(8)
 
 
-async def test_an_expiry_is_told_with_its_reason_by_time_then_id(store: Store, heard: Heard) -> None:
+async def test_an_expiry_is_told_with_its_reason_by_time_then_id(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("c", expires=NOW + 1))
     await store.users.commit("alice", creating("b", "a", expires=NOW + 2))
 
@@ -161,14 +171,14 @@ async def test_an_expiry_is_told_with_its_reason_by_time_then_id(store: Store, h
     }
 
 
-async def test_an_external_message_is_told_as_it_is(store: Store, heard: Heard) -> None:
+async def test_an_external_message_is_told_as_it_is(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", planned(external({"tlf": "/private/alice"}, "kbfs.favorites")))
 
     (told,) = await heard.announcements(1)
     assert (told.kind, told.system, told.body) == (Kind.EXTERNAL, "kbfs.favorites", b'{"tlf":"/private/alice"}')
 
 
-async def test_a_flush_is_told_with_the_new_epoch_and_its_spread(store: Store, heard: Heard) -> None:
+async def test_a_flush_is_told_with_the_new_epoch_and_its_spread(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a"))
     receipt = await store.users.commit("alice", planned(FLUSH))
 
@@ -177,7 +187,9 @@ async def test_a_flush_is_told_with_the_new_epoch_and_its_spread(store: Store, h
     assert told.before == told.after != bytes(8)
 
 
-async def test_a_forgotten_device_is_told_as_displaced_items_and_then_as_a_close(store: Store, heard: Heard) -> None:
+async def test_a_forgotten_device_is_told_as_displaced_items_and_then_as_a_close(
+    store: Store, heard: AnnouncementRecorder
+) -> None:
     await store.users.commit("alice", creating("own", for_device="phone"))
 
     await store.devices.forget_device("alice", "phone", NOW_US, SEED)
@@ -192,7 +204,7 @@ async def test_a_forgotten_device_is_told_as_displaced_items_and_then_as_a_close
     assert document_of(payloads[2][1:]) == {"close": {"device": "phone", "code": 4003}}
 
 
-async def test_announcements_are_the_same_bytes_from_every_store(store: Store, heard: Heard) -> None:
+async def test_announcements_are_the_same_bytes_from_every_store(store: Store, heard: AnnouncementRecorder) -> None:
     """Byte for byte: a gateway of any version reads what any store of this version told."""
     await store.users.commit("alice", creating("a", created=NOW, sender=PHONE))
     await store.users.commit("alice", dismissing("a", sender=LAPTOP))

@@ -6,7 +6,7 @@ import asyncio
 
 from gregor.store.contract.store import KEPT_VERSIONS, Store
 from tests.support.builders import NOW_US
-from tests.support.twins import Twin
+from tests.support.store_backends import StoreUnderTest
 
 JOINED = {"user.joined": {"title": "{{ body.who }} joined", "remind_after": ["4d"], "locales": {"it": {"title": "è"}}}}
 FOLLOW = {"follow": {"title": "Ünïcode", "push": {"after": 2.5}}}
@@ -68,7 +68,7 @@ async def test_a_version_that_was_never_applied_is_none(store: Store) -> None:
     assert await store.categories.load(0) is None
 
 
-async def test_every_process_is_told_of_a_new_version(twin: Twin) -> None:
+async def test_every_process_is_told_of_a_new_version(twin: StoreUnderTest) -> None:
     heard = await twin.hear_categories()
 
     await twin.store.categories.apply(JOINED, NOW_US)

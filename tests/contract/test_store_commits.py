@@ -313,7 +313,7 @@ async def test_commits_of_one_user_are_done_in_order_also_where_one_needs_more_t
 
 async def test_a_batch_that_meets_a_flush_of_all_flushes_once_and_keeps_its_order(store: Store) -> None:
     before = await store.users.commit("alice", creating("a"))
-    await store.users.flush_all(30)
+    await store.users.reset_all_users(30)
 
     results = await store.users.commit_many(
         [("alice", creating("b")), ("alice", creating("c")), ("alice", planned(FLUSH)), ("alice", creating("d"))]

@@ -57,7 +57,7 @@ async def test_no_contact_deletes_it_and_leaves_the_preferences(store: Store) ->
 async def test_both_go_with_the_user(store: Store) -> None:
     await store.contacts.put_contact("alice", CONTACT)
     await store.contacts.put_preferences("alice", PREFERENCES)
-    await store.users.forget_user("alice", NOW_US)
+    await store.users.delete_user("alice", NOW_US)
 
     assert await store.contacts.contact("alice") == NO_CONTACT
     assert await store.contacts.preferences("alice") == NO_PREFERENCES

@@ -20,7 +20,7 @@ from gregor.core.notify.ledger import (
     key_of,
     path_of,
 )
-from gregor.store.contract.agenda import Done, WorkKind
+from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.contract.dead_letters import Place
 from gregor.store.contract.store import Store
 from tests.contract.conftest import MakeStore
@@ -46,7 +46,7 @@ async def end(store: Store, intent: Intent, state: State = State.DEAD, at_us: in
     claim = await store.ledger.claim(intent, "", at_us, at_us + SECOND_US)
     assert isinstance(claim, Claimed), claim
     story = replace_story(claim.delivery.story, at_us)
-    assert await store.ledger.settle(claim.delivery, "", state, story)
+    assert await store.ledger.record_outcome(claim.delivery, "", state, story)
     return claim.delivery
 
 
@@ -131,7 +131,9 @@ async def test_a_replay_begins_anew_and_keeps_what_was_tried(store: Store) -> No
     assert (planned.state, planned.n, planned.tries, planned.intent) == (State.PLANNED, 1, 1, PHONE)
     assert planned.story == Story(NOW_US, 7, attempts=REFUSED, replays=(Replay(NOW_US, "400", later_us),))
     assert planned.story.begun_us == later_us
-    assert not await store.ledger.settle(old, "", State.SENT, NEVER_MIND), "a worker that woke up after its lease"
+    assert not await store.ledger.record_outcome(old, "", State.SENT, NEVER_MIND), (
+        "a worker that woke up after its lease"
+    )
     claim = await store.ledger.claim(PHONE, "", later_us, later_us + SECOND_US)
     assert isinstance(claim, Claimed) and (claim.before, claim.delivery.n) == (State.PLANNED, 2)
 
@@ -160,10 +162,10 @@ async def test_the_agenda_hears_of_a_replay_in_the_same_step_and_whatever_it_ask
     """A scheduler that looked a moment before the replay, and settles a moment after, does not take the entry away."""
     await end(store, PHONE)
     replayed_us = NOW_US + DAY_US
-    [work] = await store.agenda.work("alice", replayed_us, 9)
+    [work] = await store.agenda.due_work("alice", replayed_us, 9)
 
     assert await store.dead_letters.replay(PHONE, replayed_us)
-    await store.agenda.settle("alice", replayed_us, [Done(work)])
+    await store.agenda.complete("alice", replayed_us, [CompletedWork(work)])
 
     assert await entries(store) == [(WorkKind.OVERDUE, "a", DAY_US // SECOND_US)]
 
@@ -220,7 +222,7 @@ async def test_dead_letters_go_with_their_user(store: Store) -> None:
     for uid in ("alice", "bob"):
         await end(store, replace(PHONE, uid=uid))
 
-    await store.users.forget_user("alice", NOW_US)
+    await store.users.delete_user("alice", NOW_US)
 
     assert await listed(store) == ["bob/a/item/0/phone/apns"]
     assert not await store.dead_letters.replay(PHONE, NOW_US)

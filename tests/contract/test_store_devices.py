@@ -13,9 +13,10 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import Delta, Full, View, cursor_for
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender
-from gregor.store.contract.store import Presence, Registration, Session, Store
+from gregor.store.contract.devices import DeviceSession, Presence, Registration
+from gregor.store.contract.store import Store
 from tests.support.builders import LIMITS, NOW_US, SECOND_US, SEED, creating, dismissing, document_of, ids_of
-from tests.support.twins import Heard
+from tests.support.store_backends import AnnouncementRecorder
 
 MakeStore = Callable[[Limits], Awaitable[Store]]
 PUSH = {"provider": "apns", "token": "t1", "topic": "com.example", "sandbox": False}
@@ -86,8 +87,8 @@ async def test_a_changed_push_token_moves_as_a_registered_one_does(store: Store)
 async def test_a_connection_makes_a_device_known_and_changes_no_registration(store: Store) -> None:
     await store.devices.put_device("alice", "phone", Registration("ios", PUSH), NOW_US)
 
-    assert await store.devices.know_device("alice", "phone", NOW_US) is None
-    assert await store.devices.know_device("alice", "tablet", NOW_US) is None
+    assert await store.devices.ensure_device("alice", "phone", NOW_US) is None
+    assert await store.devices.ensure_device("alice", "tablet", NOW_US) is None
 
     devices = await store.devices.devices("alice", NOW_US)
     assert devices["phone"][0] == Registration("ios", PUSH)
@@ -122,32 +123,32 @@ async def test_past_the_bound_the_one_longest_offline_goes_those_without_push_fi
     store = await make_store(replace(LIMITS, devices=3))
     await store.devices.put_device("alice", "pushed", Registration("ios", PUSH), NOW_US)
     for at, device in enumerate(("older", "newer"), 1):
-        await store.devices.know_device("alice", device, NOW_US)
+        await store.devices.ensure_device("alice", device, NOW_US)
         await _come_and_go(store, device, NOW_US + at * MINUTE_US)
     await store.users.commit("alice", creating("own", for_device="older"))
 
-    displaced = await store.devices.know_device("alice", "next", NOW_US + 5 * MINUTE_US)
+    displaced = await store.devices.ensure_device("alice", "next", NOW_US + 5 * MINUTE_US)
 
     assert displaced == "older"
     assert list(await store.devices.devices("alice", NOW_US + 5 * MINUTE_US)) == ["newer", "next", "pushed"]
     assert ids_of(await store.users.state("alice", View("older"), NOW_US + 5 * MINUTE_US)) == []
-    assert await store.devices.know_device("alice", "again", NOW_US + 6 * MINUTE_US) == "newer"
+    assert await store.devices.ensure_device("alice", "again", NOW_US + 6 * MINUTE_US) == "newer"
 
 
 async def test_where_all_are_online_no_device_more_is_taken(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, devices=2))
     for device in ("phone", "laptop"):
-        await store.devices.know_device("alice", device, NOW_US)
+        await store.devices.ensure_device("alice", device, NOW_US)
         await store.devices.open_session("alice", device, _session(device), NOW_US, MINUTE_US)
 
     for outcome in (
-        store.devices.know_device("alice", "tablet", NOW_US),
+        store.devices.ensure_device("alice", "tablet", NOW_US),
         store.devices.put_device("alice", "tablet", Registration(), NOW_US),
     ):
         with pytest.raises(Problem) as refusal:
             await outcome
         assert refusal.value.code == "too_many_devices"
-    assert await store.devices.know_device("alice", "phone", NOW_US) is None
+    assert await store.devices.ensure_device("alice", "phone", NOW_US) is None
 
 
 async def test_a_forgotten_device_leaves_nothing_of_itself(store: Store) -> None:
@@ -220,9 +221,9 @@ async def test_a_revocation_of_all_or_of_one_device_never_becomes_weaker(store: 
     assert await store.devices.revoked_before("alice", "laptop") == NOW_US - SECOND_US
 
 
-async def test_revocations_and_controls_are_told_at_once(store: Store, heard: Heard) -> None:
+async def test_revocations_and_controls_are_told_at_once(store: Store, heard: AnnouncementRecorder) -> None:
     await store.devices.revoke("alice", "phone", NOW_US, NOW_US)
-    await store.devices.control("alice", {"frame": {"session": "s"}})
+    await store.devices.publish_control("alice", {"frame": {"session": "s"}})
 
     payloads = await heard.first(2)
     assert [payload[:1] for payload in payloads] == [b"K", b"K"]
@@ -232,8 +233,8 @@ async def test_revocations_and_controls_are_told_at_once(store: Store, heard: He
     ]
 
 
-def _session(device: str, opened_us: int = NOW_US) -> Session:
-    return Session(f"s-{device}", f"c-{device}", "gateway-1", opened_us)
+def _session(device: str, opened_us: int = NOW_US) -> DeviceSession:
+    return DeviceSession(f"s-{device}", f"c-{device}", "gateway-1", opened_us)
 
 
 async def _come_and_go(store: Store, device: str, at_us: int) -> None:
@@ -248,15 +249,15 @@ async def test_a_dead_push_token_is_forgotten_only_as_it_was_read(store: Store) 
     [(read, _)] = (await store.devices.devices("alice", NOW_US)).values()
     await store.devices.put_device("alice", "phone", Registration("ios", push, "it"), NOW_US + 1)
 
-    assert not await store.devices.forget_push("alice", "phone", read)
+    assert not await store.devices.remove_push("alice", "phone", read)
     [(again, _)] = (await store.devices.devices("alice", NOW_US)).values()
     assert (read.push_since_us, again.push_since_us) == (NOW_US, NOW_US + 1)
-    assert await store.devices.holds_push("alice", "phone", again)
-    assert await store.devices.forget_push("alice", "phone", again)
+    assert await store.devices.owns_push_token("alice", "phone", again)
+    assert await store.devices.remove_push("alice", "phone", again)
 
     [(bare, _)] = (await store.devices.devices("alice", NOW_US)).values()
     assert bare == Registration("ios", None, "it")
-    assert not await store.devices.holds_push("alice", "phone", again)
+    assert not await store.devices.owns_push_token("alice", "phone", again)
 
 
 async def test_a_push_token_is_held_by_the_device_that_registered_it_last(store: Store) -> None:
@@ -264,5 +265,5 @@ async def test_a_push_token_is_held_by_the_device_that_registered_it_last(store:
     await store.devices.put_device("alice", "phone", Registration("ios", push), NOW_US)
     await store.devices.put_device("bob", "phone", Registration("ios", push), NOW_US)
 
-    assert not await store.devices.holds_push("alice", "phone", Registration("ios", push))
-    assert await store.devices.holds_push("bob", "phone", Registration("ios", push))
+    assert not await store.devices.owns_push_token("alice", "phone", Registration("ios", push))
+    assert await store.devices.owns_push_token("bob", "phone", Registration("ios", push))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from gregor.core.items.announcement import Kind
 from gregor.core.items.sync import Full, Unchanged, View, cursor_for
-from gregor.store.contract.store import Registration, Store
-from gregor.store.deleted_users import KNOWN_US, trace_of
+from gregor.store.contract.devices import Registration
+from gregor.store.contract.store import Store
+from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from tests.support.builders import (
     BACKEND,
     FLUSH,
@@ -20,7 +21,7 @@ from tests.support.builders import (
     ids_of,
     planned,
 )
-from tests.support.twins import Heard, Twin
+from tests.support.store_backends import AnnouncementRecorder, StoreUnderTest
 
 NEXT = (int.from_bytes(SEED, "big") + 1).to_bytes(3, "big")
 
@@ -49,13 +50,13 @@ async def test_the_last_epoch_is_followed_by_the_first_that_is_one(store: Store)
     assert receipt.epoch == b"\0\0\1"
 
 
-async def test_a_flush_of_all_is_told_once_and_meets_each_user_at_its_next_call(twin: Twin) -> None:
+async def test_a_flush_of_all_is_told_once_and_meets_each_user_at_its_next_call(twin: StoreUnderTest) -> None:
     store = twin.store
     for uid in ("alice", "bob", "carol"):
         await store.users.commit(uid, creating("a"))
     everyone, alice, bob = await twin.hear_flushes(), await twin.hear("alice"), await twin.hear("bob")
 
-    await store.users.flush_all(7)
+    await store.users.reset_all_users(7)
 
     (told,) = await everyone.first(1)
     assert (told[:1], told[3:]) == (b"F", (7).to_bytes(2, "big"))
@@ -71,13 +72,13 @@ async def test_a_flush_of_all_is_told_once_and_meets_each_user_at_its_next_call(
 
 
 async def test_a_user_that_a_flush_of_all_meets_late_is_told_the_spread_of_the_last_one(
-    store: Store, heard: Heard
+    store: Store, heard: AnnouncementRecorder
 ) -> None:
     await store.users.commit("alice", creating("a"))
     for spread_s in (7, 3_600):
-        await store.users.flush_all(spread_s)
+        await store.users.reset_all_users(spread_s)
     await store.users.state("alice", BACKEND, NOW_US)
-    await store.users.flush_all(0)
+    await store.users.reset_all_users(0)
     await store.users.state("alice", BACKEND, NOW_US)
 
     flushes = [each for each in await heard.announcements(3) if each.kind is Kind.FLUSH]
@@ -86,8 +87,8 @@ async def test_a_user_that_a_flush_of_all_meets_late_is_told_the_spread_of_the_l
 
 async def test_a_flush_of_all_meets_a_user_once(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
-    await store.users.flush_all(30)
-    await store.users.flush_all(30)
+    await store.users.reset_all_users(30)
+    await store.users.reset_all_users(30)
 
     first = await store.users.state("alice", BACKEND, NOW_US)
     again = await store.users.state("alice", BACKEND, NOW_US)
@@ -96,7 +97,7 @@ async def test_a_flush_of_all_meets_a_user_once(store: Store) -> None:
 
 
 async def test_a_user_that_came_after_a_flush_of_all_is_not_met_by_it(store: Store) -> None:
-    await store.users.flush_all(30)
+    await store.users.reset_all_users(30)
 
     assert (await store.users.commit("alice", creating("a"))).epoch == SEED
     assert (await store.users.state("alice", BACKEND, NOW_US)).seq == 1
@@ -104,7 +105,7 @@ async def test_a_user_that_came_after_a_flush_of_all_is_not_met_by_it(store: Sto
 
 async def test_a_user_s_own_flush_counts_for_the_flush_of_all(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
-    await store.users.flush_all(30)
+    await store.users.reset_all_users(30)
 
     receipt = await store.users.commit("alice", planned(FLUSH))
 
@@ -116,7 +117,7 @@ async def test_a_flush_of_all_and_an_expiry_may_be_due_at_once(store: Store) -> 
     later_us = NOW_US + SECOND_US
     for uid in ("alice", "bob", "carol", "dave"):
         await store.users.commit(uid, creating("a", expires="+1"))
-    await store.users.flush_all(30)
+    await store.users.reset_all_users(30)
 
     state = await store.users.state("alice", BACKEND, later_us)
     entry = await store.users.item("bob", "a", BACKEND, later_us)
@@ -136,8 +137,8 @@ async def test_a_forgotten_user_is_empty_and_begins_anew(store: Store) -> None:
     await store.devices.put_device("alice", "phone", Registration(platform="ios"), NOW_US)
     await store.devices.acknowledge("alice", View("phone"), 1, NOW_US)
 
-    await store.users.forget_user("alice", NOW_US)
-    await store.users.forget_user("alice", NOW_US)
+    await store.users.delete_user("alice", NOW_US)
+    await store.users.delete_user("alice", NOW_US)
 
     assert await store.users.heads(["alice"]) == [None]
     assert await store.users.history("alice", BACKEND, None, 10, NOW_US) == []
@@ -150,16 +151,18 @@ async def test_a_forgotten_user_is_empty_and_begins_anew(store: Store) -> None:
 
 
 async def test_who_was_forgotten_is_known_by_its_trace_for_a_while(store: Store) -> None:
-    for uid, at_us in (("alice", NOW_US), ("bob", NOW_US + 1), ("carol", NOW_US + KNOWN_US)):
-        await store.users.forget_user(uid, at_us)
+    for uid, at_us in (("alice", NOW_US), ("bob", NOW_US + 1), ("carol", NOW_US + DELETED_USERS_KEPT_US)):
+        await store.users.delete_user(uid, at_us)
 
-    assert await store.users.forgotten(NOW_US + 1) == {trace_of("bob"), trace_of("carol")}
-    assert await store.users.forgotten(NOW_US + 2) == {trace_of("carol")}
-    assert "carol" not in trace_of("carol")
+    assert await store.users.deleted_since(NOW_US + 1) == {deleted_user_hash("bob"), deleted_user_hash("carol")}
+    assert await store.users.deleted_since(NOW_US + 2) == {deleted_user_hash("carol")}
+    assert "carol" not in deleted_user_hash("carol")
 
 
-async def test_a_forgotten_user_s_tokens_are_void_and_its_connections_are_closed(store: Store, heard: Heard) -> None:
-    await store.users.forget_user("alice", NOW_US)
+async def test_a_forgotten_user_s_tokens_are_void_and_its_connections_are_closed(
+    store: Store, heard: AnnouncementRecorder
+) -> None:
+    await store.users.delete_user("alice", NOW_US)
 
     (told,) = await heard.first(1)
     assert told[:1] == b"K"

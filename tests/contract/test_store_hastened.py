@@ -34,7 +34,7 @@ async def wait(store: Store, *intents: Intent, reason: str = "quiet_hours", unti
         claim = await store.ledger.claim(intent, "", NOW_US, NOW_US + SECOND_US)
         assert isinstance(claim, Claimed)
         story = claim.delivery.story.waiting(reason, NOW_US, until_us)
-        await store.ledger.settle(claim.delivery, "", State.WAITING, story, counts=False)
+        await store.ledger.record_outcome(claim.delivery, "", State.WAITING, story, counts=False)
 
 
 async def all_of(store: Store) -> list[DeliveryRecord]:
@@ -44,7 +44,7 @@ async def all_of(store: Store) -> list[DeliveryRecord]:
 async def test_what_waits_longer_than_it_must_is_had_at_once_and_the_agenda_asks_for_it(store: Store) -> None:
     await wait(store, PHONE, TABLET, MAIL)
 
-    assert await store.ledger.hasten("alice", "quiet_hours", LATER_US, LATER_US) == 3
+    assert await store.ledger.expedite("alice", "quiet_hours", LATER_US, LATER_US) == 3
 
     assert [(each.state, each.is_hastened, each.n) for each in await all_of(store)] == [(State.WAITING, True, 0)] * 3
     an_hour = HOUR_US // SECOND_US
@@ -56,16 +56,16 @@ async def test_what_waits_longer_than_it_must_is_had_at_once_and_the_agenda_asks
 
 async def test_one_that_waits_again_waits_for_the_new_time(store: Store) -> None:
     await wait(store, PHONE)
-    await store.ledger.hasten("alice", "quiet_hours", LATER_US, LATER_US)
+    await store.ledger.expedite("alice", "quiet_hours", LATER_US, LATER_US)
     claim = await store.ledger.claim(PHONE, "", LATER_US, LATER_US + SECOND_US)
     assert isinstance(claim, Claimed)
 
     story = claim.delivery.story.waiting("quiet_hours", LATER_US, LATER_US + HOUR_US)
-    await store.ledger.settle(claim.delivery, "", State.WAITING, story, counts=False)
+    await store.ledger.record_outcome(claim.delivery, "", State.WAITING, story, counts=False)
 
     [entry] = await all_of(store)
     assert (entry.is_hastened, entry.lease_until_us) == (False, LATER_US + HOUR_US)
-    assert await store.ledger.hasten("alice", "quiet_hours", LATER_US + HOUR_US, LATER_US) == 0
+    assert await store.ledger.expedite("alice", "quiet_hours", LATER_US + HOUR_US, LATER_US) == 0
 
 
 async def test_what_waits_for_something_else_or_no_longer_than_it_must_is_left_as_it_is(store: Store) -> None:
@@ -74,8 +74,8 @@ async def test_what_waits_for_something_else_or_no_longer_than_it_must_is_left_a
     await store.ledger.plan([MAIL], State.PLANNED, None, NOW_US)
     before = await all_of(store), await entries(store)
 
-    assert await store.ledger.hasten("alice", "quiet_hours", UNTIL_US, LATER_US) == 0
-    assert await store.ledger.hasten("bob", "quiet_hours", LATER_US, LATER_US) == 0
+    assert await store.ledger.expedite("alice", "quiet_hours", UNTIL_US, LATER_US) == 0
+    assert await store.ledger.expedite("bob", "quiet_hours", LATER_US, LATER_US) == 0
 
     assert (await all_of(store), await entries(store)) == before
 
@@ -85,16 +85,16 @@ async def test_what_somebody_has_in_hand_is_left_to_it(store: Store) -> None:
     claim = await store.ledger.claim(PHONE, "", UNTIL_US, UNTIL_US + SECOND_US)
     assert isinstance(claim, Claimed)
 
-    assert await store.ledger.hasten("alice", "quiet_hours", NOW_US, UNTIL_US) == 0
+    assert await store.ledger.expedite("alice", "quiet_hours", NOW_US, UNTIL_US) == 0
 
-    assert await store.ledger.settle(claim.delivery, "", State.SENT, claim.delivery.story)
+    assert await store.ledger.record_outcome(claim.delivery, "", State.SENT, claim.delivery.story)
 
 
 @pytest.mark.parametrize("turns", range(12))
 async def test_a_claim_that_comes_between_stands(store: Store, turns: int) -> None:
     """What waits is read, and then hastened: wherever in between somebody takes it, its claim is its own."""
     await wait(store, PHONE)
-    hastening = asyncio.create_task(store.ledger.hasten("alice", "quiet_hours", NOW_US, UNTIL_US))
+    hastening = asyncio.create_task(store.ledger.expedite("alice", "quiet_hours", NOW_US, UNTIL_US))
     for _ in range(turns):
         await asyncio.sleep(0)
 
@@ -102,7 +102,7 @@ async def test_a_claim_that_comes_between_stands(store: Store, turns: int) -> No
 
     await hastening
     assert isinstance(claim, Claimed)
-    assert await store.ledger.settle(claim.delivery, "", State.SENT, claim.delivery.story)
+    assert await store.ledger.record_outcome(claim.delivery, "", State.SENT, claim.delivery.story)
 
 
 async def test_what_was_planned_long_ago_and_waits_still_is_found(store: Store) -> None:
@@ -110,4 +110,4 @@ async def test_what_was_planned_long_ago_and_waits_still_is_found(store: Store) 
     await wait(store, PHONE, until_us=NOW_US + LONGEST_WAIT_US)
     now_us = NOW_US + LONGEST_WAIT_US - SECOND_US
 
-    assert await store.ledger.hasten("alice", "quiet_hours", now_us, now_us) == 1
+    assert await store.ledger.expedite("alice", "quiet_hours", now_us, now_us) == 1

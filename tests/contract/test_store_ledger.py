@@ -70,8 +70,8 @@ async def test_the_verdict_of_a_claim_that_was_lost_is_not_written(store: Store)
     old = await claimed(store, PHONE)
     new = await claimed(store, PHONE, NOW_US + 10 * SECOND_US)
 
-    assert not await store.ledger.settle(old.delivery, PLACE, State.SENT, old.delivery.story)
-    assert await store.ledger.settle(new.delivery, PLACE, State.SENT, new.delivery.story)
+    assert not await store.ledger.record_outcome(old.delivery, PLACE, State.SENT, old.delivery.story)
+    assert await store.ledger.record_outcome(new.delivery, PLACE, State.SENT, new.delivery.story)
 
 
 async def test_an_event_is_kept_with_its_delivery_until_its_story_ends_without_it(store: Store) -> None:
@@ -79,12 +79,12 @@ async def test_an_event_is_kept_with_its_delivery_until_its_story_ends_without_i
     await planned(store, event)
     claim = await claimed(store, replace(event, event=""))
     assert (claim.delivery.intent.event, claim.delivery.story.event) == (event.event, event.event)
-    await store.ledger.settle(claim.delivery, PLACE, State.DEAD, claim.delivery.story)
+    await store.ledger.record_outcome(claim.delivery, PLACE, State.DEAD, claim.delivery.story)
     [dead] = await store.ledger.of_item("alice", "a")
 
     await store.dead_letters.replay(event, NOW_US)
     claim = await claimed(store, event)
-    await store.ledger.settle(claim.delivery, PLACE, State.SENT, replace_story(claim.delivery.story, event=""))
+    await store.ledger.record_outcome(claim.delivery, PLACE, State.SENT, replace_story(claim.delivery.story, event=""))
 
     [sent] = await store.ledger.of_item("alice", "a")
     assert (dead.intent.event, sent.intent.event, sent.story.event) == (event.event, "", "")
@@ -93,7 +93,9 @@ async def test_an_event_is_kept_with_its_delivery_until_its_story_ends_without_i
 async def test_what_has_its_time_is_claimed_before_it_only_where_that_is_asked_for(store: Store) -> None:
     await planned(store, PHONE)
     claim = await claimed(store, PHONE)
-    await store.ledger.settle(claim.delivery, PLACE, State.RETRY, Story(NOW_US, 7, None, NOW_US + 60 * SECOND_US))
+    await store.ledger.record_outcome(
+        claim.delivery, PLACE, State.RETRY, Story(NOW_US, 7, None, NOW_US + 60 * SECOND_US)
+    )
     lease_us = NOW_US + 10 * SECOND_US
 
     assert await store.ledger.claim(PHONE, "", NOW_US, lease_us) == NotYet(NOW_US + 60 * SECOND_US)
@@ -123,7 +125,7 @@ async def test_what_is_over_is_not_claimed_again(store: Store) -> None:
     await planned(store, PHONE)
     claim = await claimed(store, PHONE)
     story = Story(NOW_US, 7, attempts=(Attempt(NOW_US, "200", "apns-1"),))
-    await store.ledger.settle(claim.delivery, PLACE, State.SENT, story)
+    await store.ledger.record_outcome(claim.delivery, PLACE, State.SENT, story)
 
     assert await store.ledger.claim(PHONE, PLACE, NOW_US, NOW_US + SECOND_US) is NotClaimed.OVER
     [entry] = await store.ledger.of_item("alice", "a")
@@ -136,7 +138,7 @@ async def test_nobody_gets_what_waits_before_its_time(store: Store) -> None:
     claim = await claimed(store, PHONE)
     again_us = NOW_US + 600 * SECOND_US
     story = Story(NOW_US, 7, None, again_us, (Attempt(NOW_US, "429"),))
-    await store.ledger.settle(claim.delivery, PLACE, State.RETRY, story)
+    await store.ledger.record_outcome(claim.delivery, PLACE, State.RETRY, story)
 
     early = await store.ledger.claim(PHONE, PLACE, again_us - 1, again_us + SECOND_US)
 
@@ -147,7 +149,7 @@ async def test_nobody_gets_what_waits_before_its_time(store: Store) -> None:
 async def test_what_nobody_will_ever_know_is_over(store: Store) -> None:
     await planned(store, PHONE)
     claim = await claimed(store, PHONE)
-    await store.ledger.settle(claim.delivery, PLACE, State.UNKNOWN, Story(NOW_US, 7))
+    await store.ledger.record_outcome(claim.delivery, PLACE, State.UNKNOWN, Story(NOW_US, 7))
 
     assert await store.ledger.claim(PHONE, PLACE, NOW_US, NOW_US + SECOND_US) is NotClaimed.OVER
 
@@ -159,7 +161,7 @@ async def test_claims_without_number_leave_the_entry_readable(store: Store) -> N
         claim = await store.ledger.claim(PHONE, "", NOW_US + 2 * number, NOW_US + 2 * number + 1)
     assert isinstance(claim, Claimed) and claim.delivery.n == 9_999
 
-    assert await store.ledger.settle(claim.delivery, "", State.SENT, Story(NOW_US, 7))
+    assert await store.ledger.record_outcome(claim.delivery, "", State.SENT, Story(NOW_US, 7))
     [entry] = await store.ledger.of_item("alice", "a")
     assert (entry.state, entry.n) == (State.SENT, 9_999)
 
@@ -176,7 +178,7 @@ async def test_one_place_on_a_screen_takes_one_delivery_at_a_time(store: Store) 
     claim = await claimed(store, PHONE)
 
     assert await store.ledger.claim(other, PLACE, NOW_US, NOW_US + SECOND_US) is NotClaimed.BUSY
-    await store.ledger.settle(claim.delivery, PLACE, State.SENT, claim.delivery.story)
+    await store.ledger.record_outcome(claim.delivery, PLACE, State.SENT, claim.delivery.story)
     assert isinstance(await store.ledger.claim(other, PLACE, NOW_US, NOW_US + SECOND_US), Claimed)
 
 
@@ -186,7 +188,7 @@ async def test_an_attempt_that_never_left_does_not_count(store: Store) -> None:
     claim = await claimed(store, PHONE)
     waits = Story(NOW_US, 7, "quiet_hours", NOW_US + SECOND_US)
 
-    await store.ledger.settle(claim.delivery, PLACE, State.WAITING, waits, counts=False)
+    await store.ledger.record_outcome(claim.delivery, PLACE, State.WAITING, waits, counts=False)
 
     [entry] = await store.ledger.of_item("alice", "a")
     assert (entry.state, entry.n, entry.story) == (State.WAITING, 0, waits)
@@ -215,7 +217,7 @@ async def test_of_a_user_that_is_forgotten_nothing_is_entered(store: Store) -> N
     """Who decided before it was forgotten, and plans after, leaves nothing of it behind."""
     bob = replace(PHONE, uid="bob")
     await planned(store, PHONE)
-    await store.users.forget_user("alice", NOW_US)
+    await store.users.delete_user("alice", NOW_US)
 
     assert await store.ledger.plan([PHONE, bob], State.PLANNED, None, NOW_US) == []
     assert await store.ledger.plan([TABLET], State.CANCELLED, "present", NOW_US) == []

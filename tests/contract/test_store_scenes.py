@@ -13,8 +13,9 @@ from gregor.core.messages.model import Sender
 from gregor.core.notify.contact import parse_contact, parse_preferences
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import State
+from gregor.store.contract.devices import DeviceSession, Registration
 from gregor.store.contract.push_context import PushContext
-from gregor.store.contract.store import Registration, Session, Store
+from gregor.store.contract.store import Store
 from tests.support.builders import LIMITS, NOW, NOW_US, SECOND_US, creating, dismissing
 
 PUSH = {"provider": "apns", "token": "t1"}
@@ -62,7 +63,7 @@ async def settle_in(store: Store) -> None:
     await store.contacts.put_contact("alice", parse_contact({"quiet_hours": {"from": "22:00", "to": "07:00"}}))
     await store.contacts.put_preferences("alice", parse_preferences({"a": {"push": False}}))
     for device, session, foreground in (("phone", "s", True), ("pho", "t", False)):
-        opened = Session(session, f"c-{session}", "g", NOW_US, foreground)
+        opened = DeviceSession(session, f"c-{session}", "g", NOW_US, foreground)
         await store.devices.open_session("alice", device, opened, NOW_US, 30 * SECOND_US)
     gone = [Intent("alice", "gone", IntentKind.WITHDRAW, "apns", device, at_us=NOW_US) for device in ("phone", "pho")]
     await store.ledger.plan(gone, State.PLANNED, None, NOW_US)
@@ -106,7 +107,7 @@ async def test_what_is_due_is_done_before_it_is_read(store: Store) -> None:
     assert before is not None and after is not None
     assert before.item is not None and after.item is None
     assert after.cursor.seq == before.cursor.seq + 1
-    await store.users.flush_all(30)
+    await store.users.reset_all_users(30)
     flushed = await store.push_contexts.read("alice", "phone", "apns", "soon", later_us)
     assert flushed is not None and flushed.cursor.tag[:6] != after.cursor.tag[:6]
 

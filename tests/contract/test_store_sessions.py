@@ -8,22 +8,25 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.limits import Limits
-from gregor.store.contract.store import Presence, Session, Store
+from gregor.store.contract.devices import DeviceSession, Presence
+from gregor.store.contract.store import Store
 from tests.support.builders import LIMITS, NOW_US, SECOND_US
 
 MakeStore = Callable[[Limits], Awaitable[Store]]
 MINUTE_US = 60 * SECOND_US
 
 
-def session(name: str = "tab", connection: str = "c1", opened_us: int = NOW_US, foreground: bool = False) -> Session:
-    return Session(name, connection, "gateway-1", opened_us, foreground, ("user",), None)
+def session(
+    name: str = "tab", connection: str = "c1", opened_us: int = NOW_US, foreground: bool = False
+) -> DeviceSession:
+    return DeviceSession(name, connection, "gateway-1", opened_us, foreground, ("user",), None)
 
 
 @pytest.fixture
 async def known(store: Store) -> Store:
     """A store in which alice's phone and laptop are known."""
     for device in ("phone", "laptop"):
-        await store.devices.know_device("alice", device, NOW_US)
+        await store.devices.ensure_device("alice", device, NOW_US)
     return store
 
 
@@ -64,7 +67,7 @@ async def test_a_heartbeat_prolongs_and_tells_the_foreground(known: Store) -> No
     await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
 
     entries = [("alice", "phone", session(foreground=True))]
-    await known.devices.touch(entries, NOW_US + MINUTE_US - 1, MINUTE_US)
+    await known.devices.renew_sessions(entries, NOW_US + MINUTE_US - 1, MINUTE_US)
 
     assert await alice(known, NOW_US + 2 * MINUTE_US - 2) == Presence(True, True, NOW_US + 2 * MINUTE_US - 2)
     assert (await alice(known, NOW_US + 2 * MINUTE_US)).online is False
@@ -87,7 +90,7 @@ async def test_a_newer_connection_takes_its_session_over(known: Store) -> None:
 
     assert displaced == [(first, 4504)]
     await known.devices.close_session("alice", "phone", first, NOW_US + 2)
-    await known.devices.touch([("alice", "phone", first)], NOW_US + 3, 10 * MINUTE_US)
+    await known.devices.renew_sessions([("alice", "phone", first)], NOW_US + 3, 10 * MINUTE_US)
     assert await known.devices.session("alice", "phone", "tab", NOW_US + 3) == second
     assert await known.devices.session("alice", "phone", "tab", NOW_US + 2 * MINUTE_US) is None
 
@@ -122,7 +125,7 @@ async def test_a_session_whose_lease_ran_out_displaces_and_is_displaced_by_nobod
 
 async def test_a_heartbeat_brings_back_a_session_that_was_lost(known: Store) -> None:
     """A store that came back without its last seconds learns again who is there."""
-    await known.devices.touch([("alice", "phone", session())], NOW_US, MINUTE_US)
+    await known.devices.renew_sessions([("alice", "phone", session())], NOW_US, MINUTE_US)
 
     assert await known.devices.session("alice", "phone", "tab", NOW_US) == session()
     assert (await alice(known, NOW_US)).online
@@ -135,9 +138,9 @@ async def test_the_foreground_is_told_until_the_last_connection_left_it(known: S
     assert await told(NOW_US) is None
     await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
     assert await told(NOW_US + 1) is None
-    await known.devices.touch([("alice", "phone", session(foreground=True))], NOW_US + 10, MINUTE_US)
+    await known.devices.renew_sessions([("alice", "phone", session(foreground=True))], NOW_US + 10, MINUTE_US)
     assert await told(NOW_US + 20) == NOW_US + 20
-    await known.devices.touch([("alice", "phone", session())], NOW_US + 30, MINUTE_US)
+    await known.devices.renew_sessions([("alice", "phone", session())], NOW_US + 30, MINUTE_US)
     assert await told(NOW_US + 40) == NOW_US + 30
     await known.devices.open_session("alice", "laptop", session("a", "c2", foreground=True), NOW_US + 50, MINUTE_US)
     await known.devices.close_session("alice", "laptop", session("a", "c2"), NOW_US + 60)

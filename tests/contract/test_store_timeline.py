@@ -47,11 +47,11 @@ async def test_a_timeline_is_made_of_what_is_kept(store: Store) -> None:
     claim = await store.ledger.claim(PHONE, "", at(11), at(20))
     assert isinstance(claim, Claimed)
     waiting = claim.delivery.story.waiting("quiet_hours", at(11), at(30))
-    await store.ledger.settle(claim.delivery, "", State.WAITING, waiting, counts=False)
+    await store.ledger.record_outcome(claim.delivery, "", State.WAITING, waiting, counts=False)
     claim = await store.ledger.claim(PHONE, "", at(30), at(40))
     assert isinstance(claim, Claimed)
     sent = claim.delivery.story.attempted(Attempt(at(31), "200"))
-    await store.ledger.settle(claim.delivery, "", State.SENT, sent)
+    await store.ledger.record_outcome(claim.delivery, "", State.SENT, sent)
     await store.users.commit("alice", dismissing("a", now_us=at(60), sender=Sender("desk")))
 
     entry = await store.users.item("alice", "a", BACKEND, at(61))

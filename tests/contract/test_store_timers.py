@@ -27,7 +27,7 @@ from tests.support.builders import (
     planned,
     sweeping,
 )
-from tests.support.twins import Heard
+from tests.support.store_backends import AnnouncementRecorder
 
 # ---- what a creation asks for
 
@@ -97,7 +97,7 @@ async def test_many_creations_of_one_message_each_ask_for_their_own(store: Store
 async def test_whatever_ends_an_item_takes_its_entries_away_and_no_others(store: Store, end: str) -> None:
     timers = (Timer(TimerKind.PUSH, at(10)), Timer(TimerKind.MAIL, at(20)), Timer(TimerKind.WINDOW, at(30)))
     for_device = "phone" if end == "device" else None
-    await store.devices.know_device("alice", "phone", NOW_US)
+    await store.devices.ensure_device("alice", "phone", NOW_US)
     await store.users.commit(
         "alice", timed("a", *timers, category="news", remind_at=["+5"], expires="+40", for_device=for_device)
     )
@@ -130,7 +130,9 @@ async def test_a_hiding_leaves_the_entries_of_the_item_that_others_still_see(sto
 # ---- reminders
 
 
-async def test_a_reminder_takes_a_seq_is_told_once_and_the_next_one_takes_its_place(store: Store, heard: Heard) -> None:
+async def test_a_reminder_takes_a_seq_is_told_once_and_the_next_one_takes_its_place(
+    store: Store, heard: AnnouncementRecorder
+) -> None:
     await store.users.commit("alice", creating("a", remind_at=["+10", "+20"]))
 
     first = await store.users.commit("alice", remind("a", 0, at(11)))
@@ -170,7 +172,7 @@ async def test_a_reminder_at_or_after_the_expiry_never_takes_the_place_of_the_on
     [("phone", Scope.ONLY, ("", "phone")), ("*", Scope.ALL_BUT, ("laptop", "phone")), (None, Scope.EVERY, ())],
 )
 async def test_a_reminder_is_told_to_the_devices_that_see_the_item(
-    store: Store, heard: Heard, for_device: str | None, scope: Scope, devices: tuple[str, ...]
+    store: Store, heard: AnnouncementRecorder, for_device: str | None, scope: Scope, devices: tuple[str, ...]
 ) -> None:
     await store.users.commit("alice", creating("a", remind_at=["+10"], for_device=for_device))
     if for_device == "*":
@@ -200,7 +202,9 @@ async def test_what_follows_a_reminder_stands_in_the_agenda_until_it_is_done(sto
 # ---- keeping so many, and folding
 
 
-async def test_the_oldest_of_exactly_one_category_leave_where_there_are_too_many(store: Store, heard: Heard) -> None:
+async def test_the_oldest_of_exactly_one_category_leave_where_there_are_too_many(
+    store: Store, heard: AnnouncementRecorder
+) -> None:
     for number, item_id in enumerate(("c", "a", "b")):
         await store.users.commit("alice", creating(item_id, category="news", created=NOW - number))
     await store.users.commit("alice", creating("z", category="news.local", created=NOW - 90))
@@ -234,7 +238,7 @@ async def test_the_oldest_of_a_category_leave_when_a_creation_makes_too_many(sto
     assert gone.gone.reason is Reason.DISPLACED
 
 
-async def test_a_fold_is_one_commit(store: Store, heard: Heard) -> None:
+async def test_a_fold_is_one_commit(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a", "b", "c"))
 
     receipt = await store.users.commit("alice", folding("a", "b"))
@@ -272,10 +276,10 @@ async def test_the_items_of_a_group_come_by_created_with_the_position_before_the
     await store.users.commit("alice", creating("c", category="news", for_device="phone"))
     await store.users.commit("alice", creating("d", category="news.local"))
 
-    seq, items = await store.agenda.group("alice", "news", None)
+    seq, items = await store.agenda.category_items("alice", "news", None)
 
     assert (seq, [each.id for each in items], [each.seq for each in items]) == (4, ["a", "b"], [2, 1])
     assert (items[0].expires_us, items[0].remind_at_us) == (at(88), (at(7),))
-    assert [each.id for each in (await store.agenda.group("alice", "news", "phone"))[1]] == ["c"]
-    assert await store.agenda.group("alice", "other", None) == (4, [])
-    assert await store.agenda.group("nobody", "news", None) == (0, [])
+    assert [each.id for each in (await store.agenda.category_items("alice", "news", "phone"))[1]] == ["c"]
+    assert await store.agenda.category_items("alice", "other", None) == (4, [])
+    assert await store.agenda.category_items("nobody", "news", None) == (0, [])

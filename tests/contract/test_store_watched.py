@@ -10,7 +10,7 @@ from gregor.core.items.sync import Gone, View
 from gregor.core.messages.model import Reason, Sender
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import Attempt, Claimed, State, Story, key_of
-from gregor.store.contract.agenda import Done, WorkKind
+from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.contract.store import Store
 from tests.support.agendas import ALICE, at, entries, work_of
 from tests.support.builders import SEED, creating, dismissing, interval, sweeping
@@ -27,7 +27,7 @@ async def test_what_a_device_hides_stands_there_for_each_device(store: Store) ->
 
     hidden = {
         (work.name, work.gone)
-        for work in await store.agenda.work("alice", at(3), 9)
+        for work in await store.agenda.due_work("alice", at(3), 9)
         if work.kind is WorkKind.HIDDEN and work.item is not None and work.seq == (work.gone.seq if work.gone else 0)
     }
     assert hidden == {
@@ -35,7 +35,7 @@ async def test_what_a_device_hides_stands_there_for_each_device(store: Store) ->
         ("a", Gone(at(2), Reason.INTERVAL, "tablet", 3)),
         ("b", Gone(at(2), Reason.INTERVAL, "tablet", 3)),
     }
-    first_us = (await store.agenda.firsts())[ALICE]
+    first_us = (await store.agenda.next_due_times())[ALICE]
     assert first_us is not None and first_us <= at(1)
 
 
@@ -56,7 +56,7 @@ async def test_what_was_hidden_is_known_also_when_it_has_left_for_all(store: Sto
 
 
 async def test_what_is_shown_again_meanwhile_says_nothing(store: Store) -> None:
-    await store.devices.know_device("alice", "phone", at(0))
+    await store.devices.ensure_device("alice", "phone", at(0))
     await store.users.commit("alice", creating("a", for_device="*"))
     store.users.is_watched = True
     await store.users.commit("alice", dismissing("a", now_us=at(1), sender=PHONE))
@@ -88,7 +88,7 @@ async def test_each_acknowledgement_says_what_was_shown_since_the_one_before(sto
 
     shown = [
         (work.at_us, work.name, work.view, work.n, work.seq)
-        for work in await store.agenda.work("alice", at(6), 9)
+        for work in await store.agenda.due_work("alice", at(6), 9)
         if work.kind is WorkKind.ACKED
     ]
     assert shown == [
@@ -104,11 +104,11 @@ async def test_an_acknowledgement_is_claimed_at_once_and_gone_when_it_is_settled
 
     assert await store.agenda.claim(ALICE, at(1), at(40), 5) == ["alice"]
     acked = await work_of(store, WorkKind.ACKED)
-    await store.agenda.settle("alice", at(40), [Done(acked)])
+    await store.agenda.complete("alice", at(40), [CompletedWork(acked)])
 
     assert acked.view == View("phone", ())
     assert await entries(store) == []
-    assert (await store.agenda.firsts())[ALICE] is None
+    assert (await store.agenda.next_due_times())[ALICE] is None
 
 
 PUSH = Intent("alice", "a", IntentKind.REMIND, "apns", "phone", n=1, seq=7, at_us=at(0))
@@ -119,7 +119,9 @@ async def _settle(store: Store, intent: Intent, state: State, seconds: float) ->
     await store.ledger.plan([intent], State.PLANNED, None, at(0))
     claim = await store.ledger.claim(intent, "", at(seconds), at(seconds + 30))
     assert isinstance(claim, Claimed)
-    await store.ledger.settle(claim.delivery, "", state, Story(at(0), 7, attempts=(Attempt(at(seconds), "200"),)))
+    await store.ledger.record_outcome(
+        claim.delivery, "", state, Story(at(0), 7, attempts=(Attempt(at(seconds), "200"),))
+    )
 
 
 async def test_what_was_sent_to_the_user_or_never_will_be_stands_there(store: Store) -> None:
@@ -133,12 +135,12 @@ async def test_what_was_sent_to_the_user_or_never_will_be_stands_there(store: St
     await _settle(store, replace(PUSH, kind=IntentKind.WITHDRAW), State.SENT, 5)
     await _settle(store, replace(PUSH, kind=IntentKind.EVENT, channel="webhook", device="wh_a:x"), State.SENT, 6)
 
-    works = [work for work in await store.agenda.work("alice", at(9), 9) if work.kind is not WorkKind.OVERDUE]
+    works = [work for work in await store.agenda.due_work("alice", at(9), 9) if work.kind is not WorkKind.OVERDUE]
     assert [(work.kind, work.name, work.delivery, work.at_us) for work in works] == [
         (WorkKind.SETTLED, "a", key_of(PUSH), at(2)),
         (WorkKind.SETTLED, "a", key_of(mail), at(3)),
     ]
-    assert (await store.agenda.firsts())[ALICE] == at(2)
+    assert (await store.agenda.next_due_times())[ALICE] == at(2)
 
 
 async def test_a_verdict_that_is_not_written_stands_nowhere(store: Store) -> None:
@@ -149,12 +151,12 @@ async def test_a_verdict_that_is_not_written_stands_nowhere(store: Store) -> Non
     assert isinstance(claim, Claimed)
     await store.ledger.claim(PUSH, "", at(2), at(30))
 
-    assert not await store.ledger.settle(claim.delivery, "", State.SENT, claim.delivery.story)
+    assert not await store.ledger.record_outcome(claim.delivery, "", State.SENT, claim.delivery.story)
 
-    assert await store.agenda.work("alice", at(9), 9) == []
+    assert await store.agenda.due_work("alice", at(9), 9) == []
 
 
 async def test_deliveries_stand_nowhere_where_nobody_watches(store: Store) -> None:
     await _settle(store, PUSH, State.SENT, 1)
 
-    assert await store.agenda.work("alice", at(9), 9) == []
+    assert await store.agenda.due_work("alice", at(9), 9) == []

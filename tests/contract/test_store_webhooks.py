@@ -12,7 +12,7 @@ from gregor.core.notify.webhook_events import Webhook
 from gregor.store.contract.store import Store
 from gregor.store.contract.webhooks import MOST_WEBHOOKS
 from tests.support.builders import NOW_US
-from tests.support.twins import Twin
+from tests.support.store_backends import StoreUnderTest
 
 A = Webhook("wh_a", "https://a.example/hook?x=1", (("whsec_AAAA", None),), created_us=NOW_US)
 B = Webhook(
@@ -87,7 +87,7 @@ async def test_one_more_than_may_be_is_refused_and_may_come_when_another_has_gon
     assert await store.webhooks.put(A, MOST_WEBHOOKS + 2)
 
 
-async def test_every_process_is_told_of_each_change_and_of_nothing_else(twin: Twin) -> None:
+async def test_every_process_is_told_of_each_change_and_of_nothing_else(twin: StoreUnderTest) -> None:
     heard = await twin.hear_webhooks()
 
     await twin.store.webhooks.put(A, 0)

@@ -34,7 +34,7 @@ async def ended(store: Store, intent: Intent, state: State = State.SENT, at_us: 
     """Claimed, and settled so."""
     delivery = await claimed(store, intent, at_us, place)
     story = Story(delivery.story.planned_us, intent.seq, attempts=(Attempt(at_us, "200"),))
-    assert await store.ledger.settle(delivery, place, state, story)
+    assert await store.ledger.record_outcome(delivery, place, state, story)
 
 
 async def states(store: Store, item: str = "a") -> dict[tuple[str, str, str], State]:
@@ -104,7 +104,7 @@ async def test_one_that_is_over_waits_no_more(store: Store, state: State) -> Non
 
 async def test_one_that_is_tried_again_goes_on_waiting(store: Store) -> None:
     delivery = await claimed(store, WITHDRAWAL)
-    await store.ledger.settle(delivery, PLACE, State.RETRY, Story(NOW_US, next_us=NOW_US + SECOND_US))
+    await store.ledger.record_outcome(delivery, PLACE, State.RETRY, Story(NOW_US, next_us=NOW_US + SECOND_US))
 
     assert len((await store.ledger.withdrawals("alice", "phone", "apns")).waiting) == 1
 
@@ -134,7 +134,7 @@ async def test_it_is_remembered_for_an_hour_that_a_device_was_woken(store: Store
 async def test_what_waits_for_its_time_can_be_taken_along_before_it(store: Store) -> None:
     delivery = await claimed(store, WITHDRAWAL)
     waits = Story(NOW_US, reason="budget", next_us=NOW_US + HOUR_US)
-    await store.ledger.settle(delivery, PLACE, State.WAITING, waits, counts=False)
+    await store.ledger.record_outcome(delivery, PLACE, State.WAITING, waits, counts=False)
 
     lease_us = NOW_US + SECOND_US
     assert await store.ledger.claim(WITHDRAWAL, "", NOW_US, lease_us) == NotYet(NOW_US + HOUR_US)
@@ -148,7 +148,7 @@ async def test_a_user_that_is_forgotten_has_no_withdrawals(store: Store) -> None
     await ended(store, replace(WITHDRAWAL, item="b"), place=PLACE)
     await store.ledger.plan([WITHDRAWAL], State.PLANNED, None, NOW_US)
 
-    await store.users.forget_user("alice", NOW_US)
+    await store.users.delete_user("alice", NOW_US)
 
     known = await store.ledger.withdrawals("alice", "phone", "apns")
     assert (known.waiting, known.woken_us) == ((), ())

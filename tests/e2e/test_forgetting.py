@@ -14,9 +14,9 @@ import pytest
 
 from gregor.dev.fakes.__main__ import Fakes
 from gregor.dev.fakes.apns_actions import ApnsAction
-from gregor.redis.client import Link
+from gregor.redis.client import RedisClient
 from tests.support.cluster import Cluster
-from tests.support.servers import linked
+from tests.support.servers import open_client
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
 
@@ -80,7 +80,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         yield House(cluster, await stack.enter_async_context(cluster.api()), fakes)
 
 
-async def trace(link: Link, uid: str) -> set[str]:
+async def trace(link: RedisClient, uid: str) -> set[str]:
     """The names of all keys in whose name or content a user is."""
     commands = {b"string": ("GET",), b"hash": ("HGETALL",), b"stream": ("XRANGE", "-", "+"), b"list": ("LRANGE", 0, -1)}
     found = set()
@@ -109,7 +109,7 @@ async def test_a_user_is_forgotten_whole_within_a_minute_and_nothing_is_sent_mea
 
         await wait_until(is_so, f"{item} is {state}", LONG_S)
     async with (
-        linked(house.cluster.server.url) as link,
+        open_client(house.cluster.server.url) as link,
         WireDevice(house.cluster.gateway_urls[0], house.cluster.token("alice", "laptop"), {}) as laptop,
     ):
         await laptop.synced()

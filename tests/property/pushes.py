@@ -16,8 +16,9 @@ from gregor.core.items.sync import StoredItem, View
 from gregor.core.messages.model import Sender
 from gregor.core.notify.contact import parse_contact
 from gregor.core.notify.intents import EMAIL, Intent
-from gregor.reference.store import MemoryDeliveries
-from gregor.store.contract.store import Registration, Session, Unavailable
+from gregor.reference.store import MemoryQueueWriter
+from gregor.store.contract.devices import DeviceSession, Registration
+from gregor.store.contract.store import Unavailable
 from gregor_delivery.attempt import DeliveryContext, attempt
 from gregor_delivery.channels.contract import MailMessage, PushMessage
 from gregor_delivery.channels.verdict import Refused, Retry, Sent, Unknown, Verdict
@@ -100,17 +101,17 @@ class Interrupted:
         return look
 
 
-class Streams(MemoryDeliveries):
+class Streams(MemoryQueueWriter):
     """What the scheduler hands over to; can be away."""
 
     is_away = False
 
-    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+    async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         """Half of it may have come before they were away."""
         if self.is_away:
-            await super().hand_over(intents[::2], at_us)
+            await super().enqueue(intents[::2], at_us)
             raise Unavailable("the streams are away")
-        return await super().hand_over(intents, at_us)
+        return await super().enqueue(intents, at_us)
 
 
 @dataclass
@@ -178,7 +179,7 @@ class World:
 
     async def come(self, device: str, *, foreground: bool) -> None:
         """Somebody comes to a device, or to its screen, or leaves that."""
-        session = Session("s", f"c-{device}", "g", self.now_us, foreground)
+        session = DeviceSession("s", f"c-{device}", "g", self.now_us, foreground)
         await self.due.store.devices.open_session(UID, device, session, self.now_us, 60 * SECOND_US)
 
     # ---- time
@@ -212,7 +213,7 @@ class World:
         self.queue.clear()
 
     async def _next_us(self) -> int:
-        firsts = [at_us for at_us in await self.due.store.agenda.firsts() if at_us is not None]
+        firsts = [at_us for at_us in await self.due.store.agenda.next_due_times() if at_us is not None]
         return min([*firsts, *(at_us for at_us, _ in self.queue)], default=1 << 60)
 
     async def _take_over(self) -> None:

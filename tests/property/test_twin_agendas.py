@@ -13,11 +13,11 @@ from msgspec import structs
 from gregor.core.ids import EVERY_DEVICE
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Commit, Reason, Sender, Timer, TimerKind
-from gregor.store.contract.agenda import Done, WorkKind
+from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.redis.keys import PARTITIONS
 from tests.property.conversations import IDS
 from tests.support.builders import LIMITS, NOW_US, SECOND_US, SEED, creating, dismissing, interval, sweeping
-from tests.support.twins import FACTORIES, Twin
+from tests.support.store_backends import FACTORIES, StoreUnderTest
 
 UID = "alice"
 HOME = crc32(UID.encode()) % PARTITIONS
@@ -63,7 +63,7 @@ def _steps() -> st.SearchStrategy[SmtpStep]:
 class Told:
     """One store, told step by step."""
 
-    def __init__(self, twin: Twin) -> None:
+    def __init__(self, twin: StoreUnderTest) -> None:
         self.store = twin.store
         self.now_us = NOW_US
 
@@ -101,7 +101,7 @@ class Told:
 
     async def look(self) -> list[object]:
         """All that the store shows of time and state."""
-        agenda = await self.store.agenda.work(UID, NOW_US + 10**15, 100)
+        agenda = await self.store.agenda.due_work(UID, NOW_US + 10**15, 100)
         kept = [work for work in agenda if work.kind is not WorkKind.FORGET]
         full = await self.store.users.state(UID, View(), self.now_us)
         return [kept, replace(full, items=tuple(sorted(full.items, key=lambda item: item.id)))]
@@ -114,7 +114,7 @@ class Told:
         return structs.replace(commit, creations=(structs.replace(commit.creations[0], timers=timers),))
 
     async def _fold(self, step: SmtpStep) -> object:
-        seq, items = await self.store.agenda.group(UID, step.category, None)
+        seq, items = await self.store.agenda.category_items(UID, step.category, None)
         created = creating(f"sum{step.number}", category=step.category, now_us=self.now_us)
         ids = tuple(item.id for item in items[: step.number + 1]) or ("a",)
         fold = structs.replace(created, ids=ids, reason=Reason.AGGREGATED, is_guarded=True)
@@ -125,19 +125,21 @@ class Told:
         claimed = await self.store.agenda.claim(HOME, self.now_us, self.now_us + 2 * SECOND_US, 5)
         if not claimed:
             return None
-        works = await self.store.agenda.work(UID, self.now_us, 1 + step.number)
+        works = await self.store.agenda.due_work(UID, self.now_us, 1 + step.number)
         receipts: list[object] = [[work for work in works if work.kind is not WorkKind.FORGET]]
         for work in works:
             if work.kind in (WorkKind.EXPIRE, WorkKind.FORGET):
-                await self.store.users.settle(UID, self.now_us)
+                await self.store.users.commit_due(UID, self.now_us)
             elif work.kind is WorkKind.REMIND:
                 remind = Commit(self.now_us, SEED, remind=(work.name, work.n), is_followed=step.number == 1)
                 receipts.append(await self.store.users.commit(UID, remind))
         again_us = self.now_us + 4 * SECOND_US if step.number == 2 else None
         held = [work for work in works[step.number :] if work.kind is WorkKind.PUSH]
-        done = [Done(work, again_us) for work in works if work.kind is not WorkKind.FORGET and work not in held]
+        done = [
+            CompletedWork(work, again_us) for work in works if work.kind is not WorkKind.FORGET and work not in held
+        ]
         lease_us = self.now_us + 2 * SECOND_US
-        await self.store.agenda.settle(UID, lease_us, done, held, lease_us + SECOND_US)
+        await self.store.agenda.complete(UID, lease_us, done, held, lease_us + SECOND_US)
         return receipts
 
 

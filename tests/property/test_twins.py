@@ -31,7 +31,7 @@ from gregor.store.redis.store import RedisStore
 from tests.property.conversations import IDS, SENDERS, VIEWS, Sent, World, updates, worlds
 from tests.support.builders import DAY_US, FLUSH, HOUR_US, LIMITS, NOW_US, SECOND_US, SEED, external
 from tests.support.replica import view_of
-from tests.support.twins import FACTORIES, Factory, Twin
+from tests.support.store_backends import FACTORIES, Factory, StoreUnderTest
 
 UID = "alice"
 SMALL = replace(LIMITS, live=6, tombstones=4, spans=6, spans_per_prefix=3, external_count=2)
@@ -54,7 +54,7 @@ class Twins(RuleBasedStateMachine):
         self._sent: list[Sent] = []
         self._cursors: list[tuple[View, Cursor]] = []
 
-    async def _open(self, factory: Factory) -> Twin:
+    async def _open(self, factory: Factory) -> StoreUnderTest:
         twin = await self._stack.enter_async_context(factory(SMALL))
         if isinstance(twin.store, RedisStore):
             await twin.store.prepare()  # as every process does: a script that has to be loaded first is late
@@ -122,9 +122,9 @@ class Twins(RuleBasedStateMachine):
         self._commit(Sent(SENDERS[0], FLUSH).at(self._now_us))
 
     @rule()
-    def flush_all(self) -> None:
+    def reset_all_users(self) -> None:
         """A new epoch of everyone."""
-        self._both(lambda store: store.users.flush_all(30))
+        self._both(lambda store: store.users.reset_all_users(30))
 
     @rule(device=st.sampled_from(("phone", "laptop")))
     def forget_device(self, device: str) -> None:
@@ -132,9 +132,9 @@ class Twins(RuleBasedStateMachine):
         self._both(lambda store: store.devices.forget_device(UID, device, self._now_us, SEED))
 
     @rule()
-    def forget_user(self) -> None:
+    def delete_user(self) -> None:
         """The user is forgotten."""
-        self._both(lambda store: store.users.forget_user(UID, self._now_us))
+        self._both(lambda store: store.users.delete_user(UID, self._now_us))
         self._cursors.clear()
 
     @rule(wait_us=st.sampled_from((1, SECOND_US, 20 * SECOND_US, HOUR_US, 8 * DAY_US, 31 * DAY_US)))

@@ -8,7 +8,7 @@ from zlib import crc32
 from msgspec.structs import replace
 
 from gregor.core.messages.model import Commit, Timer
-from gregor.store.contract.agenda import Work, WorkKind
+from gregor.store.contract.agenda import DueWork, WorkKind
 from gregor.store.contract.store import Store
 from gregor.store.redis.keys import PARTITIONS
 from tests.support.builders import DAY_US, NOW_US, SECOND_US, SEED, creating
@@ -36,12 +36,12 @@ def remind(item_id: str, index: int, now_us: int, *, is_followed: bool = False) 
 
 async def entries(store: Store, now_us: int = FAR_US) -> list[tuple[WorkKind, str, int]]:
     """What alice's agenda asks for up to a moment, but for what is to be forgotten."""
-    due = await store.agenda.work("alice", now_us, 1_000)
+    due = await store.agenda.due_work("alice", now_us, 1_000)
     kept = [work for work in due if work.kind not in (WorkKind.FORGET, WorkKind.DEVICES)]
     return [(work.kind, work.name, (work.at_us - NOW_US) // SECOND_US) for work in kept]
 
 
-async def work_of(store: Store, kind: WorkKind, now_us: int = FAR_US) -> Work:
+async def work_of(store: Store, kind: WorkKind, now_us: int = FAR_US) -> DueWork:
     """The one entry of a kind."""
-    (found,) = [work for work in await store.agenda.work("alice", now_us, 1_000) if work.kind is kind]
+    (found,) = [work for work in await store.agenda.due_work("alice", now_us, 1_000) if work.kind is kind]
     return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from gregor.core.categories.policy import Entries
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import State
-from gregor.store.redis.delivery.deliveries import RedisDeliveries, open_deliveries
+from gregor.store.redis.delivery.queue_writer import RedisQueueWriter, open_queue_writer
 from gregor.store.redis.store import RedisStore, open_store
 from tests.support.cluster import Cluster
 from tests.support.people import DEVICES, LIMITS, Person, apply_types, creation
@@ -24,7 +24,7 @@ class Scheduler:
 
     cluster: Cluster
     store: RedisStore
-    streams: RedisDeliveries
+    streams: RedisQueueWriter
     entries: Entries
 
     async def create(self, people: Sequence[Person], item: str) -> None:
@@ -43,12 +43,12 @@ class Scheduler:
             await self.store.ledger.plan(intents[start : start + AT_ONCE], State.PLANNED, None, now_us)
         return intents
 
-    async def hand_over(self, intents: Sequence[Intent]) -> list[Intent]:
+    async def enqueue(self, intents: Sequence[Intent]) -> list[Intent]:
         """Now; as they are then, with the time."""
         now_us = time.time_ns() // 1_000
         timed = [replace(intent, at_us=now_us) for intent in intents]
         for start in range(0, len(timed), AT_ONCE):
-            if await self.streams.hand_over(timed[start : start + AT_ONCE]):
+            if await self.streams.enqueue(timed[start : start + AT_ONCE]):
                 raise RuntimeError("a stream is full")
         return timed
 
@@ -61,7 +61,7 @@ class Scheduler:
 async def scheduling(cluster: Cluster) -> AsyncIterator[Scheduler]:
     """Connected, with the types applied."""
     store = await open_store(cluster.server.url, LIMITS)
-    streams = await open_deliveries(cluster.server.url, "gregor", 1_000_000)
+    streams = await open_queue_writer(cluster.server.url, "gregor", 1_000_000)
     try:
         yield Scheduler(cluster, store, streams, await apply_types(store))
     finally:

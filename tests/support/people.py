@@ -17,7 +17,8 @@ from gregor.core.messages.plan import plan
 from gregor.core.notify.contact import Contact
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
 from gregor.registries.categories import CategoryRegistry
-from gregor.store.contract.store import Registration, Unavailable
+from gregor.store.contract.devices import Registration
+from gregor.store.contract.store import Unavailable
 from gregor.store.redis.store import RedisStore
 from tests.support.wait import wait_until
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gregor.dev.embedded_redis import HOST, end_with_parent, find_server
-from gregor.redis.client import Link
+from gregor.redis.client import RedisClient
 from tests.support.ports import free_port
 from tests.support.wait import wait_until_sync
 
@@ -86,7 +86,7 @@ def exchange(port: int, *words: str) -> str:
 
 
 @contextmanager
-def running(binary: str, directory: Path, *options: str) -> Iterator[Server]:
+def running_server(binary: str, directory: Path, *options: str) -> Iterator[Server]:
     """A server for the length of a ``with``."""
     server = Server(binary, directory, *options).start()
     try:
@@ -96,9 +96,9 @@ def running(binary: str, directory: Path, *options: str) -> Iterator[Server]:
 
 
 @asynccontextmanager
-async def linked(url: str, **options: Any) -> AsyncIterator[Link]:
+async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
     """An open link for the length of an ``async with``."""
-    link = Link(url, **options)
+    link = RedisClient(url, **options)
     await link.open()
     try:
         yield link

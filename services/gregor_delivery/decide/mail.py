@@ -19,12 +19,12 @@ from gregor.core.messages.model import Reason
 from gregor.core.notify import escalation
 from gregor.core.notify.aggregation import is_summary
 from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, quiet_until, wants
-from gregor.core.notify.escalation import USER, Around, Occasion
+from gregor.core.notify.escalation import USER, Audience, Occasion
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryRecord, State
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import TemplateItem
-from gregor.store.audience import around
+from gregor.store.audience import load_audience
 from gregor.store.contract.store import Store
 from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.verdict import RecipientGone
@@ -50,7 +50,7 @@ class _MailContext:
     ledger: list[DeliveryRecord]
     contact: Contact
     preferences: Preferences
-    around: Around
+    audience: Audience
     now_us: int
 
 
@@ -94,7 +94,7 @@ class MailDecider:
         contact, preferences, there, ledgers = await asyncio.gather(
             contacts.contact(uid),
             contacts.preferences(uid),
-            around(self._store.devices, uid, now_us),
+            load_audience(self._store.devices, uid, now_us),
             asyncio.gather(*(self._store.ledger.of_item(uid, name) for name in names)),
         )
         ledger = [each for entries in ledgers for each in entries if each.intent.channel == EMAIL]
@@ -132,7 +132,7 @@ class MailDecider:
         item, _ = scene.items[intent.item]
         policy = self._registry.current.resolve(item.category)
         occasion = Occasion(intent.kind, intent.seq, intent.at_us, intent.n)
-        decision = escalation.mail(scene.uid, item, occasion, policy, scene.around, scene.now_us)
+        decision = escalation.mail(scene.uid, item, occasion, policy, scene.audience, scene.now_us)
         if decision.why_not:
             return decision.why_not[USER]
         if scene.contact.email is None:

@@ -11,12 +11,13 @@ from gregor.core.items.sync import LiveItem, StoredItem, View
 from gregor.core.messages.model import Reason
 from gregor.core.notify import escalation
 from gregor.core.notify.contact import QUIET_HOURS, quiet_until, wants
-from gregor.core.notify.escalation import Around, Occasion, Recipient
+from gregor.core.notify.escalation import Audience, Occasion, Recipient
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import TemplateItem
+from gregor.store.contract.devices import Registration
 from gregor.store.contract.push_context import PushContext
-from gregor.store.contract.store import Registration, Store
+from gregor.store.contract.store import Store
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import RecipientGone
 
@@ -71,13 +72,13 @@ class PushDecider:
         push = registration.push
         if push is None or push.get("provider") != intent.channel:
             return False
-        return await self._store.devices.holds_push(intent.uid, intent.device, registration)
+        return await self._store.devices.owns_push_token(intent.uid, intent.device, registration)
 
     async def _forget(self, intent: Intent, registration: Registration, gone: RecipientGone) -> bool:
         """Forget a dead token; but not one that was registered after the provider saw it dead."""
         if gone.since_us is not None and registration.push_since_us >= gone.since_us:
             return False
-        return await self._store.devices.forget_push(intent.uid, intent.device, registration)
+        return await self._store.devices.remove_push(intent.uid, intent.device, registration)
 
     async def _why_gone(self, intent: Intent, now_us: int) -> str:
         entry = await self._store.users.item(intent.uid, intent.item, View(intent.device), now_us)
@@ -87,9 +88,9 @@ class PushDecider:
     def _why_not(self, intent: Intent, item: StoredItem, scene: PushContext, now_us: int) -> str | None:
         """As ``core.escalation`` says; the copy is the device's own, so what is in it is for it, and not hidden."""
         policy = self._registry.current.resolve(item.category)
-        around = Around({intent.device: Recipient(intent.channel, scene.presence.foreground)}, scene.acks)
+        audience = Audience({intent.device: Recipient(intent.channel, scene.presence.foreground)}, scene.acks)
         occasion = Occasion(intent.kind, intent.seq, intent.at_us, intent.n)
-        decision = escalation.pushes(intent.uid, _live(item), occasion, policy, around, now_us)
+        decision = escalation.pushes(intent.uid, _live(item), occasion, policy, audience, now_us)
         return decision.why_not.get(intent.device)
 
     def _push(self, intent: Intent, item: StoredItem, scene: PushContext) -> PushMessage:

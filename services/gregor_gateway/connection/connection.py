@@ -10,8 +10,8 @@ from typing import Final
 from gregor.core.close_codes import CloseCode
 from gregor.core.items.announcement import Plain
 from gregor.core.items.sync import Answer, cursor_for
-from gregor.store.contract import store as contract
 from gregor.store.contract.access import Ticket
+from gregor.store.contract.devices import DeviceSession
 from gregor_gateway.context import Parts
 from gregor_gateway.fanout.hub import Room
 from gregor_gateway.fanout.sync_reader import Question
@@ -110,10 +110,10 @@ class Connection:
         """The cursor of what was written; empty where the client was told of none yet."""
         return f"{self._outlet.written_tag}-{self._outlet.written_seq}" if self._outlet.written_tag else ""
 
-    def lease(self, gateway: str) -> contract.Session:
+    def lease(self, gateway: str) -> DeviceSession:
         """See ``Present.lease``."""
         session = self.session
-        return contract.Session(
+        return DeviceSession(
             session.name,
             self.name,
             gateway,

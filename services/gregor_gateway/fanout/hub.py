@@ -20,8 +20,8 @@ from gregor.core.close_codes import CloseCode
 from gregor.core.ids import Prefixes, allowed
 from gregor.core.items.announcement import Announcement, Kind, Plain, decode, read_plain
 from gregor.core.items.sync import View
-from gregor.redis.connection import LinkDown
-from gregor.redis.pubsub import Subscriptions
+from gregor.redis.connection import RedisUnavailable
+from gregor.redis.pubsub import PubSub
 from gregor.store.contract.store import Store, Unavailable
 from gregor.telemetry import Metrics
 from gregor_gateway.connection.write_scheduler import Flusher
@@ -154,7 +154,7 @@ class Hub:
     def __init__(
         self,
         store: Store,
-        feed: Subscriptions,
+        feed: PubSub,
         wheel: Wheel,
         flusher: Flusher,
         metrics: Metrics,
@@ -182,7 +182,7 @@ class Hub:
         try:
             async with asyncio.timeout(SUBSCRIBED_S):
                 await self._feed.subscribe(self._store.channel_of(uid), room)
-        except (TimeoutError, LinkDown) as error:
+        except (TimeoutError, RedisUnavailable) as error:
             self.leave(room, member)
             raise Unavailable("the user's channel cannot be heard") from error
         except BaseException:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from gregor.core.items.announcement import Plain
 from gregor.core.items.sync import Answer
-from gregor.store.contract.store import Session
+from gregor.store.contract.devices import DeviceSession
 from gregor_gateway.protocol.hello import Position
 
 
@@ -93,7 +93,7 @@ class Member(Protocol):
         """A frame that came by `POST /v1/frames` here: what is answered there, if anything."""
         ...
 
-    def lease(self, gateway: str) -> Session:
+    def lease(self, gateway: str) -> DeviceSession:
         """Its session, as all gateways know it."""
         ...
 

@@ -61,7 +61,7 @@ class Admission:
 
     async def spend(self, ticket: str) -> Admitted:
         """What a ticket stands for; it is spent. ``Problem`` ``unauthorised``."""
-        spent = await self._store.access.spend_ticket(ticket, self._clock.now_us())
+        spent = await self._store.access.redeem_ticket(ticket, self._clock.now_us())
         if spent is None:
             raise Problem("unauthorised", "The ticket is spent, too old, or none.")
         claims = spent.claims

@@ -7,7 +7,8 @@ from typing import Final, Protocol
 import structlog
 
 from gregor.clock import Clock
-from gregor.store.contract.store import Session, Store, Unavailable
+from gregor.store.contract.devices import DeviceSession
+from gregor.store.contract.store import Store, Unavailable
 from gregor_gateway.runtime.background import Background
 from gregor_gateway.runtime.timer_wheel import Wheel
 
@@ -31,7 +32,7 @@ class Present(Protocol):
     @property
     def device(self) -> str: ...
 
-    def lease(self, gateway: str) -> Session:
+    def lease(self, gateway: str) -> DeviceSession:
         """Its session, as all gateways know it."""
         ...
 
@@ -58,7 +59,7 @@ class Presence:
         ``Problem``: ``too_many_devices``. ``Unavailable``.
         """
         now_us = self._clock.now_us()
-        await self._store.devices.know_device(present.uid, present.device, now_us)
+        await self._store.devices.ensure_device(present.uid, present.device, now_us)
         lease = present.lease(self.gateway)
         displaced = await self._store.devices.open_session(present.uid, present.device, lease, now_us, LEASE_US)
         self._turns[hash(lease.connection) % TURNS].add(present)
@@ -69,12 +70,12 @@ class Presence:
                 "connection": session.connection,
                 "code": code,
             }
-            await self._store.devices.control(present.uid, {"close": close})
+            await self._store.devices.publish_control(present.uid, {"close": close})
 
     async def refresh(self, present: Present) -> None:
         """Tell of a change (foreground) at once. Raises ``Unavailable``."""
         entry = (present.uid, present.device, present.lease(self.gateway))
-        await self._store.devices.touch([entry], self._clock.now_us(), LEASE_US)
+        await self._store.devices.renew_sessions([entry], self._clock.now_us(), LEASE_US)
 
     def forget(self, present: Present, *, is_over: bool = True) -> None:
         """A connection is gone. ``is_over=False``: its session stays until its lease ends (between two long polls)."""
@@ -87,11 +88,11 @@ class Presence:
         """Between two long polls its session is there, but no gateway holds it. Never raises."""
         entry = (present.uid, present.device, present.lease(AT_REST))
         try:
-            await self._store.devices.touch([entry], self._clock.now_us(), LEASE_US)
+            await self._store.devices.renew_sessions([entry], self._clock.now_us(), LEASE_US)
         except Unavailable:
             log.info("A session at rest could not be told from one that is held.")
 
-    async def _close(self, uid: str, device: str, lease: Session) -> None:
+    async def _close(self, uid: str, device: str, lease: DeviceSession) -> None:
         try:
             await self._store.devices.close_session(uid, device, lease, self._clock.now_us())
         except Unavailable:
@@ -107,6 +108,6 @@ class Presence:
         for at in range(0, len(present), AT_ONCE):
             entries = [(each.uid, each.device, each.lease(self.gateway)) for each in present[at : at + AT_ONCE]]
             try:
-                await self._store.devices.touch(entries, self._clock.now_us(), LEASE_US)
+                await self._store.devices.renew_sessions(entries, self._clock.now_us(), LEASE_US)
             except Unavailable:
                 log.info("Presence could not be refreshed; the next turn does so.")

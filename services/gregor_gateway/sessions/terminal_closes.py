@@ -13,7 +13,7 @@ import structlog
 
 from gregor.clock import Clock
 from gregor.core.close_codes import CloseCode
-from gregor.store.contract.access import FinalClose
+from gregor.store.contract.access import TerminalClose
 from gregor.store.contract.store import Store, Unavailable
 
 from .presence import AT_REST
@@ -49,7 +49,7 @@ class Finals:
         self._store = store
         self._clock = clock
 
-    async def note(self, credential: Credential, close: FinalClose) -> None:
+    async def note(self, credential: Credential, close: TerminalClose) -> None:
         """A connection was closed; remembered where that is final. Never raises."""
         code = CloseCode.find(close.code)
         if code is None or not code.is_final:
@@ -58,7 +58,7 @@ class Finals:
             return  # a fresh session each time: what comes next is another one
         lives_us = REPLACED_KEPT_US if code is CloseCode.REPLACED else KEPT_US
         try:
-            await self._store.access.keep_close(str(credential), close, self._clock.now_us(), lives_us)
+            await self._store.access.save_terminal_close(str(credential), close, self._clock.now_us(), lives_us)
         except Unavailable:
             log.info("A final close could not be kept: the stream may try again.")
 
@@ -68,7 +68,7 @@ class Finals:
         Raises ``Unavailable``.
         """
         now_us = self._clock.now_us()
-        close = await self._store.access.kept_close(str(credential), now_us)
+        close = await self._store.access.terminal_close(str(credential), now_us)
         if close is None:
             return None
         if close.code != CloseCode.REPLACED or credential.session is None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from starlette.types import Send
 
-from gregor.store.contract.access import FinalClose
+from gregor.store.contract.access import TerminalClose
 from gregor_gateway.connection.connection import Connection
 from gregor_gateway.context import Parts
 from gregor_gateway.sessions.terminal_closes import Finals
@@ -27,7 +27,7 @@ class Streaming:
         """A stream or poll ended, with this close code if it was closed. To be called before its client is told."""
         if code is not None:
             caller = opening.admitted.caller
-            close = FinalClose(code, caller.uid, caller.device, connection.name)
+            close = TerminalClose(code, caller.uid, caller.device, connection.name)
             await self.finals.note(opening.credential, close)
 
     @contextmanager

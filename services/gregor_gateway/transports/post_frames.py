@@ -19,7 +19,8 @@ from gregor.core.errors import Problem
 from gregor.core.ids import is_name
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
-from gregor.store.contract.store import Session, Unavailable
+from gregor.store.contract.devices import DeviceSession
+from gregor.store.contract.store import Unavailable
 from gregor.web.request import JSON, media_type, read_body
 from gregor_gateway.connection.tasks import problem_of
 from gregor_gateway.fanout.subscriber import Member
@@ -49,7 +50,7 @@ class Desk:
     """Whose frames are read, and where their session is held: ``member`` where that is here."""
 
     caller: Caller
-    session: Session
+    session: DeviceSession
     member: Member | None
 
 
@@ -85,7 +86,7 @@ class PostFrames:
                 answers.append(answer)
         if forwarded:
             control = {"session": name, "device": caller.device, "frames": forwarded}
-            await self._parts.store.devices.control(caller.uid, {"frames": control})
+            await self._parts.store.devices.publish_control(caller.uid, {"frames": control})
         await send_json(send, 200, b"[%s]" % b",".join(answers))
 
     async def _desk(self, caller: Caller, name: str) -> Desk:
@@ -119,7 +120,7 @@ class PostFrames:
                 return None
             case ForegroundChange(value) if desk.member is None:
                 entry = (caller.uid, caller.device, replace(desk.session, foreground=value))
-                await parts.store.devices.touch([entry], parts.clock.now_us(), LEASE_US)
+                await parts.store.devices.renew_sessions([entry], parts.clock.now_us(), LEASE_US)
             case NewToken(token):
                 await admit_token(token, parts)
             case Ack() | ForegroundChange() | Resync():

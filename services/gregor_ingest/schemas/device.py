@@ -11,7 +11,7 @@ from pydantic import Field
 from gregor.core.errors import at
 from gregor.core.times import seconds
 from gregor.net.ssrf_guard import AllowedHosts
-from gregor.store.contract.store import Presence, Registration
+from gregor.store.contract.devices import Presence, Registration
 
 from .requests import Language, Platform, RequestModel
 

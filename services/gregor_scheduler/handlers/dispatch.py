@@ -21,8 +21,8 @@ from gregor.core.notify.aggregation import is_summary
 from gregor.core.notify.escalation import Decision, Occasion
 from gregor.core.notify.intents import FRAME, Intent, IntentKind
 from gregor.core.notify.ledger import State
-from gregor.store.audience import around
-from gregor.store.contract.agenda import Done, Work, WorkKind
+from gregor.store.audience import load_audience
+from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind
 from gregor.store.contract.store import Unavailable
 from gregor_scheduler.allowance import Allowance
 from gregor_scheduler.context import Parts
@@ -43,8 +43,8 @@ PUT_OFF_US: Final = 600 * SECOND_US
 class Outcome:
     """What became of what was due. ``held``: what is to be tried again; all that is neither took itself away."""
 
-    done: list[Done] = field(default_factory=list)
-    held: list[Work] = field(default_factory=list)
+    done: list[CompletedWork] = field(default_factory=list)
+    held: list[DueWork] = field(default_factory=list)
 
 
 class Acts:
@@ -54,7 +54,7 @@ class Acts:
         self._parts = parts
         self._collecting = collecting
 
-    async def do(self, uid: str, works: Sequence[Work]) -> Outcome:
+    async def do(self, uid: str, works: Sequence[DueWork]) -> Outcome:
         """Do what is due of a user, oldest first.
 
         A reminder that comes to light when the one before it has fired takes its place in the order of time.
@@ -87,19 +87,21 @@ class Acts:
                 heapq.heappush(pending, _ranked(each))
         return outcome
 
-    def _count(self, work: Work, outcome: str) -> None:
+    def _count(self, work: DueWork, outcome: str) -> None:
         self._parts.figures.timers.labels(work.kind.name.lower(), outcome).inc()
 
-    async def _act(self, uid: str, work: Work) -> tuple[Done | None, list[Work]]:
+    async def _act(self, uid: str, work: DueWork) -> tuple[CompletedWork | None, list[DueWork]]:
         """What became of the work (``None``: the act itself took it off the agenda), and what it brought to light."""
         match work.kind:
             case WorkKind.EXPIRE:
-                await self._parts.store.users.settle(uid, self._parts.clock.now_us())
+                await self._parts.store.users.commit_due(uid, self._parts.clock.now_us())
                 return None, []
             case WorkKind.FORGET:
                 return await self._forget(uid, work), []
             case WorkKind.DEVICES:
-                return Done(work, await self._parts.store.devices.forget_absent(uid, self._parts.clock.now_us())), []
+                return CompletedWork(
+                    work, await self._parts.store.devices.forget_inactive(uid, self._parts.clock.now_us())
+                ), []
             case WorkKind.REMIND:
                 return await self._remind(uid, work)
             case WorkKind.FOLLOW | WorkKind.PUSH | WorkKind.MAIL:
@@ -108,7 +110,7 @@ class Acts:
                 return await end_window(self._parts, uid, work), []
             case WorkKind.LEFT:
                 again = [await take_back(self._parts, uid, work), await self._tell(uid, work)]
-                return Done(work, min((each.again_us for each in again if each.again_us), default=None)), []
+                return CompletedWork(work, min((each.again_us for each in again if each.again_us), default=None)), []
             case WorkKind.OVERDUE:
                 return await hand_over_again(self._parts, uid, work), []
             case WorkKind.HIDDEN | WorkKind.ACKED | WorkKind.SETTLED:
@@ -116,40 +118,40 @@ class Acts:
             case WorkKind.DELAYED:
                 return await self._commit_delayed(uid, work), []
 
-    async def _forget(self, uid: str, work: Work) -> Done | None:
+    async def _forget(self, uid: str, work: DueWork) -> CompletedWork | None:
         """Collect garbage, as long as not too much is due at once; the rest at some moment of the next minutes."""
         now_us = self._parts.clock.now_us()
         if not self._collecting.take(self._parts.clock.monotonic()):
-            return Done(work, self._some_time_later())
-        await self._parts.store.users.settle(uid, now_us)
+            return CompletedWork(work, self._some_time_later())
+        await self._parts.store.users.commit_due(uid, now_us)
         return None
 
-    async def _remind(self, uid: str, work: Work) -> tuple[Done | None, list[Work]]:
+    async def _remind(self, uid: str, work: DueWork) -> tuple[CompletedWork | None, list[DueWork]]:
         item, now_us = work.item, self._parts.clock.now_us()
         if item is None:
-            return Done(work), []
+            return CompletedWork(work), []
         is_followed = escalation.is_escalated(self._parts.registry.current.resolve(item.category))
         remind = Commit(now_us, self._parts.epoch_seed(), remind=(item.id, work.n), is_followed=is_followed)
         receipt = await self._parts.store.users.commit(uid, remind)
         if receipt.is_unchanged:
-            return Done(work), []
+            return CompletedWork(work), []
         await self._note_reminder(uid, work, receipt.seq)
-        more: list[Work] = []
+        more: list[DueWork] = []
         following = item.remind_at_us[work.n + 1 : work.n + 2]
         if following and following[0] <= now_us and (item.expires_us is None or following[0] < item.expires_us):
-            more.append(Work(work.kind, work.name, following[0], work.entry, item, work.n + 1))
+            more.append(DueWork(work.kind, work.name, following[0], work.entry, item, work.n + 1))
         if is_followed:
             entry = f"n{item.id}\0{work.n}\0{receipt.seq}".encode()
-            more.append(Work(WorkKind.FOLLOW, work.name, now_us, entry, item, work.n, receipt.seq))
+            more.append(DueWork(WorkKind.FOLLOW, work.name, now_us, entry, item, work.n, receipt.seq))
         return None, more
 
-    async def _note_reminder(self, uid: str, work: Work, seq: int) -> None:
+    async def _note_reminder(self, uid: str, work: DueWork, seq: int) -> None:
         """For the item's timeline. Who dies before this leaves the timeline alone without it: the reminder fired."""
         now_us = self._parts.clock.now_us()
         fired = Intent(uid, work.name, IntentKind.REMIND, FRAME, "", work.n, seq, now_us)
         await self._parts.store.ledger.plan([fired], State.SENT, None, now_us)
 
-    async def _escalate(self, uid: str, work: Work) -> Done:
+    async def _escalate(self, uid: str, work: DueWork) -> CompletedWork:
         """Decide from the state of now who is to be told, and hand that over."""
         self._parts.handover.check()
         decision = await self._decide(uid, work)
@@ -166,14 +168,14 @@ class Acts:
         fresh = [intent for intents in noted for intent in intents]
         return [intent for intent, _ in decision.refused if intent not in fresh]
 
-    async def _tell(self, uid: str, work: Work) -> Done:
+    async def _tell(self, uid: str, work: DueWork) -> CompletedWork:
         """Hand over for the webhooks what happened to an item; where none wants it, the streams may be away."""
         intents = await told(self._parts, uid, work)
         if intents:
             self._parts.handover.check()
         return await self._hand_over(work, intents)
 
-    async def _hand_over(self, work: Work, intents: Sequence[Intent]) -> Done:
+    async def _hand_over(self, work: DueWork, intents: Sequence[Intent]) -> CompletedWork:
         full: list[Intent] = []
         if intents:
             # The ledger has it before the queue: whoever takes it finds it there, a mail tells all that waits, and what
@@ -184,13 +186,13 @@ class Acts:
                 figure = self._parts.figures.put_off if intent in full else self._parts.figures.handed_over
                 figure.labels(intent.channel).inc()
         # Nothing is dropped: what finds no room stays on the agenda, where it is decided anew; of one key they are one.
-        return Done(work, self._some_time_later() if full else None)
+        return CompletedWork(work, self._some_time_later() if full else None)
 
     def _some_time_later(self) -> int:
         """A moment of the next minutes, so that what is put off does not come back all at once (µs)."""
         return self._parts.clock.now_us() + random.randrange(SECOND_US, PUT_OFF_US)
 
-    async def _decide(self, uid: str, work: Work) -> Decision:
+    async def _decide(self, uid: str, work: DueWork) -> Decision:
         item, now_us = work.item, self._parts.clock.now_us()
         if item is None:
             return Decision()
@@ -199,7 +201,7 @@ class Acts:
             # Who planned this knew of a channel: its categories may be newer than ours.
             await self._parts.registry.refresh()
             policy = self._parts.registry.current.resolve(item.category)
-        there = await around(self._parts.store.devices, uid, now_us)
+        there = await load_audience(self._parts.store.devices, uid, now_us)
         if work.kind is WorkKind.FOLLOW:
             occasion = Occasion(IntentKind.REMIND, work.seq, work.at_us, work.n)
             wanted = ((policy.push, escalation.pushes), (policy.email, escalation.mail))
@@ -212,12 +214,12 @@ class Acts:
         since_us = work.at_us - (channel.after_us if channel is not None else 0)
         return decide(uid, item, Occasion(kind, work.seq, since_us), policy, there, now_us)
 
-    async def _commit_delayed(self, uid: str, work: Work) -> Done:
+    async def _commit_delayed(self, uid: str, work: DueWork) -> CompletedWork:
         """Commit a message whose time has come; it is stamped now. A refusal is final: nobody is there to be told."""
         parts = self._parts
         raw = await parts.store.agenda.delayed(uid, work.name)
         if raw is None:
-            return Done(work)
+            return CompletedWork(work)
         kept = decode_delayed(raw)
         try:
             entries = parts.registry.current
@@ -227,9 +229,9 @@ class Acts:
         except Problem as problem:
             parts.figures.delayed_refused.labels(problem.code).inc()
             _log.error("A delayed message is refused at its time.", code=problem.code, reason=problem.detail)
-        return Done(work)
+        return CompletedWork(work)
 
 
-def _ranked(work: Work) -> tuple[bool, int, bytes, Work]:
+def _ranked(work: DueWork) -> tuple[bool, int, bytes, DueWork]:
     """The order of what is done: the oldest first; garbage last, since whoever collects it gives the lease away."""
     return work.kind is WorkKind.FORGET, work.at_us, work.entry, work

@@ -10,19 +10,19 @@ from typing import Final
 
 from gregor.core.limits import SECOND_US
 from gregor.core.notify.ledger import OVERDUE_US, DeliveryRecord, State
-from gregor.store.contract.agenda import Done, Work
+from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor_scheduler.context import Parts
 
 GRACE_US: Final = 600 * SECOND_US
 """How long something may be late, for a provider that is slow or a long queue, before it is handed over again."""
 
 
-async def hand_over_again(parts: Parts, uid: str, work: Work) -> Done:
+async def hand_over_again(parts: Parts, uid: str, work: DueWork) -> CompletedWork:
     """Hand over what is late; look again as long as anything is not over, the later the longer that lasts."""
     told = await parts.store.ledger.of_item(uid, work.name)
     left = [each for each in told if not each.is_over]
     if not left:
-        return Done(work)
+        return CompletedWork(work)
     now_us = parts.clock.now_us()
     late = [each.intent for each in left if due_us(each) + _grace_us(each) <= now_us]
     if late:
@@ -31,7 +31,7 @@ async def hand_over_again(parts: Parts, uid: str, work: Work) -> Done:
         for intent in late:
             parts.figures.handed_over_again.labels(intent.channel).inc()
     oldest_us = min(map(due_us, left))
-    return Done(work, max(now_us + max(OVERDUE_US, now_us - oldest_us), oldest_us + GRACE_US))
+    return CompletedWork(work, max(now_us + max(OVERDUE_US, now_us - oldest_us), oldest_us + GRACE_US))
 
 
 def due_us(delivery: DeliveryRecord) -> int:

@@ -11,13 +11,13 @@ from gregor.core.messages.model import Reason
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import State, key_of
 from gregor.core.notify.webhook_events import Event, EventType, Told, intents_of
-from gregor.store.contract.agenda import Work, WorkKind
+from gregor.store.contract.agenda import DueWork, WorkKind
 from gregor_scheduler.context import Parts
 
 _OUTCOMES: Final = {State.SENT: EventType.SENT, State.WITHDRAWN: EventType.SENT, State.DEAD: EventType.DEAD}
 
 
-async def told(parts: Parts, uid: str, work: Work) -> list[Intent]:
+async def told(parts: Parts, uid: str, work: DueWork) -> list[Intent]:
     """What is to be handed over of something that left, was hidden, shown, sent or given up. Raises ``Unavailable``."""
     await parts.webhooks.refresh_if_older_than(work.at_us, parts.clock.now_us())
     if not parts.webhooks.current:
@@ -32,7 +32,7 @@ async def told(parts: Parts, uid: str, work: Work) -> list[Intent]:
     return intents_of(events, parts.webhooks.current, parts.clock.now_us())
 
 
-def _gone(uid: str, work: Work) -> Sequence[Event]:
+def _gone(uid: str, work: DueWork) -> Sequence[Event]:
     """Of what left, for all or for the device that hid it; nothing where it is forgotten by now."""
     item, gone = work.item, work.gone
     if item is None or gone is None:
@@ -52,7 +52,7 @@ def _gone(uid: str, work: Work) -> Sequence[Event]:
     )
 
 
-async def _acked(parts: Parts, uid: str, work: Work) -> Sequence[Event]:
+async def _acked(parts: Parts, uid: str, work: DueWork) -> Sequence[Event]:
     """Of the items that a view showed its user: those that it still holds. Of one that left, its leaving is told."""
     if work.view is None or not parts.webhooks.wants(EventType.ACKED):
         return ()
@@ -64,7 +64,7 @@ async def _acked(parts: Parts, uid: str, work: Work) -> Sequence[Event]:
     ]
 
 
-async def _settled(parts: Parts, uid: str, work: Work) -> Sequence[Event]:
+async def _settled(parts: Parts, uid: str, work: DueWork) -> Sequence[Event]:
     """Of a delivery to the user that was sent, or never will be; nothing where it was taken up again since."""
     known = await parts.store.ledger.of_item(uid, work.name)
     delivery = next((each for each in known if key_of(each.intent) == work.delivery), None)

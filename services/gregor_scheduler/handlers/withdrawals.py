@@ -14,7 +14,7 @@ from gregor.core.limits import SECOND_US
 from gregor.core.messages.model import Reason
 from gregor.core.notify.intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryRecord, State
-from gregor.store.contract.agenda import Done, Work
+from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor_scheduler.context import Parts
 
 OPEN: Final = (State.PLANNED, State.WAITING, State.RETRY, State.UNKNOWN)
@@ -25,19 +25,19 @@ LOOK_AGAIN_US: Final = SECOND_US // 2
 """When one looks again at what was being sent; the later, the longer it lasts."""
 
 
-async def take_back(parts: Parts, uid: str, work: Work) -> Done:
+async def take_back(parts: Parts, uid: str, work: DueWork) -> CompletedWork:
     """Cancel what is on its way to be told of the item, withdraw what arrived; look again at what is being sent."""
     item, gone = work.item, work.gone
     if item is None or gone is None:
-        return Done(work)
+        return CompletedWork(work)
     told = await parts.store.ledger.of_item(uid, work.name)
     about = [each for each in told if each.intent.kind is not IntentKind.WITHDRAW and is_of_the_user(each.intent)]
     now_us = parts.clock.now_us()
     are_cancelled = await _cancel(parts, (each for each in about if not each.is_over), gone, now_us)
     await _withdraw(parts, withdrawals(uid, told, item, gone, now_us), now_us)
     if not are_cancelled:
-        return Done(work, now_us + max(LOOK_AGAIN_US, (now_us - gone.at_us) // 2))
-    return Done(work)
+        return CompletedWork(work, now_us + max(LOOK_AGAIN_US, (now_us - gone.at_us) // 2))
+    return CompletedWork(work)
 
 
 async def _cancel(parts: Parts, deliveries: Iterable[DeliveryRecord], gone: Gone, now_us: int) -> bool:

@@ -17,8 +17,8 @@ from gregor.auth.weak_secrets import FIX, weak_secrets
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings, load_settings
 from gregor.dev.embedded_redis import end_with_parent
-from gregor.redis.client import Connection, Link, LinkDown, ReplyError
-from gregor.redis.pubsub import Feed
+from gregor.redis.client import RedisClient, RedisCommands, RedisUnavailable, ReplyError
+from gregor.redis.pubsub import RedisPubSub
 from gregor.store.redis.keys import PARTITIONS, Keys
 
 from .local import no_redis
@@ -83,17 +83,17 @@ def secrets_finding(settings: Settings) -> Finding:
 
 
 async def _examine_redis(settings: Settings) -> list[Finding]:
-    link = Link(settings.redis_url, name=f"{settings.namespace}-doctor")
+    link = RedisClient(settings.redis_url, name=f"{settings.namespace}-doctor")
     try:
         await link.open()
         return [finding async for finding in _checks(settings, link)]
-    except (LinkDown, ReplyError) as error:
+    except (RedisUnavailable, ReplyError) as error:
         raise no_redis(settings, error) from error
     finally:
         await link.close()
 
 
-async def _checks(settings: Settings, link: Connection) -> AsyncIterator[Finding]:
+async def _checks(settings: Settings, link: RedisCommands) -> AsyncIterator[Finding]:
     info = parse_info(await link.call("INFO"))
     yield version_finding(info)
     yield eviction_finding(info)
@@ -173,7 +173,7 @@ def provider_finding(found: Mapping[str, str]) -> Finding:
     return Finding(found["provider"], "fail", "does not take us", found["mend"])
 
 
-async def _clock(settings: Settings, link: Connection) -> Finding:
+async def _clock(settings: Settings, link: RedisCommands) -> Finding:
     clock = SystemClock(settings.clock_offset_s)
     before_us = clock.now_us()
     seconds, micros = await link.call("TIME")
@@ -185,7 +185,7 @@ async def _clock(settings: Settings, link: Connection) -> Finding:
     return Finding("clock", "warn", found, "keep the hosts' clocks together (NTP), or look at GREGOR_CLOCK_OFFSET")
 
 
-async def _partitions(settings: Settings, link: Connection) -> Finding:
+async def _partitions(settings: Settings, link: RedisCommands) -> Finding:
     stored = await link.call("GET", Keys(settings.namespace).partitions)
     if stored is None:
         return Finding("partitions", "ok", f"{PARTITIONS} (this namespace is new)")
@@ -195,8 +195,8 @@ async def _partitions(settings: Settings, link: Connection) -> Finding:
     return Finding("partitions", "fail", f"the store has {int(stored)}, this version {PARTITIONS}", mend)
 
 
-async def _pubsub(settings: Settings, link: Connection) -> Finding:
-    feed = Feed(settings.redis_url, link, namespace=settings.namespace)
+async def _pubsub(settings: Settings, link: RedisCommands) -> Finding:
+    feed = RedisPubSub(settings.redis_url, link, namespace=settings.namespace)
     try:
         await feed.open()
         if feed.status == "ok":

@@ -14,12 +14,32 @@ from collections.abc import Sequence
 from itertools import repeat
 from typing import Any, Final, Literal
 
-from .connect import dial, dial_until
-from .connection import Argument, Backoff, LinkDown, LinkLost, LinkRefused, ReplyError, Wire, pack, pack_script
-from .contract import Call, Connection, Script
-from .url import Address
+from .commands import RedisCommands, Script, ScriptCall
+from .connect import connect, connect_with_retry
+from .connection import (
+    Argument,
+    Backoff,
+    RedisAccessRefused,
+    RedisConnection,
+    RedisConnectionLost,
+    RedisUnavailable,
+    ReplyError,
+    pack,
+    pack_script,
+)
+from .url import RedisUrl
 
-__all__ = ["Argument", "Call", "Connection", "Link", "LinkDown", "LinkLost", "LinkRefused", "ReplyError", "Script"]
+__all__ = [
+    "Argument",
+    "RedisAccessRefused",
+    "RedisClient",
+    "RedisCommands",
+    "RedisConnectionLost",
+    "RedisUnavailable",
+    "ReplyError",
+    "Script",
+    "ScriptCall",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -62,8 +82,8 @@ class _Many:
         self.set_result(error)
 
 
-class Link:
-    """``Connection`` over the wire. Mends itself; see the parameters for how long anything may take.
+class RedisClient:
+    """``RedisCommands`` over the wire. Mends itself; see the parameters for how long anything may take.
 
     ``patience_s``: how long a call waits for a connection. ``timeout_s``: how long the server may be silent while it
     owes replies, and how long a connection may take to make. ``most_outstanding``: commands without reply.
@@ -78,14 +98,14 @@ class Link:
         timeout_s: float = 5.0,
         most_outstanding: int = 100_000,
     ) -> None:
-        self.address = Address.parse(url)
+        self.address = RedisUrl.parse(url)
         self.reconnections = 0
         self._name = name
         self._patience_s = patience_s
         self._timeout_s = timeout_s
         self._most_outstanding = most_outstanding
         self._loop = asyncio.get_running_loop()
-        self._wire: Wire | None = None
+        self._wire: RedisConnection | None = None
         # Every command without reply, oldest first; the newest len(_unsent) of them were not written yet.
         self._outstanding: deque[asyncio.Future[Any] | _Many] = deque()
         self._unsent: deque[bytes] = deque()
@@ -110,8 +130,10 @@ class Link:
         return self._wire is not None
 
     async def open(self) -> None:
-        """Connect. ``LinkRefused`` at once where the server will not have us, ``LinkDown`` after ``patience_s``."""
-        self._established(await dial_until(self._dial, self._patience_s))
+        """Connect. ``RedisAccessRefused`` at once where the server will not have us, ``RedisUnavailable`` after
+        ``patience_s``.
+        """
+        self._established(await connect_with_retry(self._dial, self._patience_s))
 
     async def close(self) -> None:
         """Close for good. What is outstanding fails, and so does every later call."""
@@ -127,26 +149,26 @@ class Link:
         self._fail_unsent(len(self._unsent))
 
     def call(self, *args: Argument) -> asyncio.Future[Any]:
-        """As ``Connection`` says. ``TypeError`` at once for an argument of another type."""
+        """As ``RedisCommands`` says. ``TypeError`` at once for an argument of another type."""
         packed = pack(args)
         future = self._loop.create_future()
         self._issue(future, (packed,))
         return future
 
     def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> asyncio.Future[Any]:
-        """As ``Connection`` says. A script that the server cannot compile ends in the server's ``ReplyError``."""
+        """As ``RedisCommands`` says. A script that the server cannot compile ends in the server's ``ReplyError``."""
         return self.run((script, pack_script(script.sha, keys, args)))
 
-    def run(self, call: Call) -> asyncio.Future[Any]:
-        """As ``Connection`` says."""
+    def run(self, call: ScriptCall) -> asyncio.Future[Any]:
+        """As ``RedisCommands`` says."""
         future = _ScriptCall(loop=self._loop)
         future.script, future.packed = call
         future.load = None
         self._issue(future, (future.packed,))
         return future
 
-    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
-        """As ``Connection`` says."""
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """As ``RedisCommands`` says."""
         if not calls:
             return []
         many = _Many(len(calls), self._loop)
@@ -160,7 +182,7 @@ class Link:
         return replies
 
     async def load(self, scripts: Sequence[Script]) -> None:
-        """As ``Connection`` says. Raises what ``call`` does."""
+        """As ``RedisCommands`` says. Raises what ``call`` does."""
         await asyncio.gather(*(self.call("SCRIPT", "LOAD", script.source) for script in scripts))
         self._loads += [pack(("SCRIPT", "LOAD", script.source)) for script in scripts]
 
@@ -193,7 +215,7 @@ class Link:
             self._watching = None
         sentence = f"{self.address} {reason}; whether the command was done is not known"
         for _ in range(len(self._outstanding) - len(self._unsent)):
-            _fail(self._outstanding.popleft(), LinkLost(sentence))
+            _fail(self._outstanding.popleft(), RedisConnectionLost(sentence))
         if self._closed:
             return
         _log.warning("lost a connection: %s %s", self.address, reason)
@@ -242,7 +264,7 @@ class Link:
         wire.write(data)
         self._held = not wire.writable
 
-    def _watch(self, wire: Wire, suspected: float | None) -> None:
+    def _watch(self, wire: RedisConnection, suspected: float | None) -> None:
         """Drop a connection whose server owes replies and has been silent for ``timeout_s``.
 
         ``suspected``: what ``heard_at`` was when it first looked so. A second look follows, since a process that was
@@ -287,15 +309,15 @@ class Link:
         if self._wire is not None:
             self._wire.drop(reason)
 
-    async def _dial(self) -> Wire:
-        return await dial(self.address, self._name, self, self._timeout_s)
+    async def _dial(self) -> RedisConnection:
+        return await connect(self.address, self._name, self, self._timeout_s)
 
     async def _reconnect(self) -> None:
         while True:
             await asyncio.sleep(self._backoff.pause_s(self._loop.time()))
             try:
                 wire = await self._dial()
-            except LinkDown as error:
+            except RedisUnavailable as error:
                 self._trouble = str(error)
                 continue
             self.reconnections += 1
@@ -303,7 +325,7 @@ class Link:
             self._established(wire)
             return
 
-    def _established(self, wire: Wire) -> None:
+    def _established(self, wire: RedisConnection) -> None:
         """Send the scripts, and what waited, but for what its caller gave up."""
         self._wire = wire
         self._deadlines.clear()
@@ -333,12 +355,12 @@ class Link:
         """Fail the ``count`` oldest of the commands that wait for a connection."""
         for _ in range(count):
             self._held_bytes -= len(self._unsent.popleft())
-            _fail(self._outstanding.popleft(), LinkDown(self._trouble))
+            _fail(self._outstanding.popleft(), RedisUnavailable(self._trouble))
             if self._deadlines:
                 self._deadlines.popleft()
 
 
-def _fail(future: asyncio.Future[Any] | _Many, error: LinkDown) -> None:
+def _fail(future: asyncio.Future[Any] | _Many, error: RedisUnavailable) -> None:
     if not future.done():
         future.set_exception(error)
 
@@ -346,5 +368,5 @@ def _fail(future: asyncio.Future[Any] | _Many, error: LinkDown) -> None:
 def _refuse_all(future: asyncio.Future[Any] | _Many, packed: Sequence[bytes], why: str) -> Literal[False]:
     """Fail commands that were never sent."""
     for _ in packed:
-        future.set_exception(LinkDown(why))
+        future.set_exception(RedisUnavailable(why))
     return False

@@ -9,48 +9,61 @@ from typing import Any, Final
 
 from gregor.net.os_errors import os_error_text
 
-from .connection import Backoff, Command, LinkDown, LinkRefused, Peer, ReplyError, Wire
-from .url import Address
+from .connection import (
+    Backoff,
+    Command,
+    ConnectionListener,
+    RedisAccessRefused,
+    RedisConnection,
+    RedisUnavailable,
+    ReplyError,
+)
+from .url import RedisUrl
 
 # What a server answers while it is about to be fine: waiting helps. Any other refusal needs a person.
 _PASSING_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN"})
 
 
-async def dial(address: Address, client_name: str, peer: Peer, timeout_s: float) -> Wire:
+async def connect(address: RedisUrl, client_name: str, peer: ConnectionListener, timeout_s: float) -> RedisConnection:
     """A connection whose server is loaded, knows us and answers; ``peer`` is told what comes.
 
-    ``LinkRefused`` where the server will not have us, else ``LinkDown``; both name the server, never credentials.
+    ``RedisAccessRefused`` where the server will not have us, else ``RedisUnavailable``; both name the server, never
+    credentials.
     """
     if address.service is not None:
         address = await _primary(address, timeout_s)
     return await _reach(address, timeout_s, lambda wire: _introduce(wire, address, client_name), peer)
 
 
-async def dial_until(dial_once: Callable[[], Awaitable[Wire]], patience_s: float) -> Wire:
-    """Dial again and again, with back-off, for ``patience_s``; ``LinkRefused`` ends it at once. Else the last error."""
+async def connect_with_retry(dial_once: Callable[[], Awaitable[RedisConnection]], patience_s: float) -> RedisConnection:
+    """Dial again and again, with back-off, for ``patience_s``; ``RedisAccessRefused`` ends it at once. Else the
+    last error.
+    """
     loop = asyncio.get_running_loop()
     deadline, backoff = loop.time() + patience_s, Backoff()
     while True:
         try:
             return await dial_once()
-        except LinkRefused:
+        except RedisAccessRefused:
             raise
-        except LinkDown:
+        except RedisUnavailable:
             pause_s = backoff.pause_s(loop.time())
             if loop.time() + pause_s >= deadline:
                 raise
             await asyncio.sleep(pause_s)
 
 
-async def _reach(address: Address, timeout_s: float, greet: Callable[[Wire], Awaitable[None]], peer: Peer) -> Wire:
+async def _reach(
+    address: RedisUrl, timeout_s: float, greet: Callable[[RedisConnection], Awaitable[None]], peer: ConnectionListener
+) -> RedisConnection:
     """Connect, greet, attach, all within ``timeout_s``; whatever goes wrong leaves no connection behind."""
-    wire = Wire()
+    wire = RedisConnection()
     try:
         async with asyncio.timeout(timeout_s):
             await address.connect(lambda: wire)
             await greet(wire)
         wire.attach(peer)
-    except OSError as error:  # a time-out and LinkDown are among them
+    except OSError as error:  # a time-out and RedisUnavailable are among them
         wire.drop("was given up")
         raise _named(address, error, timeout_s) from None
     except asyncio.CancelledError:
@@ -59,18 +72,18 @@ async def _reach(address: Address, timeout_s: float, greet: Callable[[Wire], Awa
     return wire
 
 
-def _named(address: Address, error: OSError, timeout_s: float) -> LinkDown:
+def _named(address: RedisUrl, error: OSError, timeout_s: float) -> RedisUnavailable:
     """The error as a sentence about the server."""
     match error:
-        case LinkDown():
+        case RedisUnavailable():
             return type(error)(f"{address} {error}")
         case TimeoutError():
-            return LinkDown(f"{address} did not answer within {timeout_s:g} s")
+            return RedisUnavailable(f"{address} did not answer within {timeout_s:g} s")
         case _:
-            return LinkDown(f"cannot connect to {address}: {os_error_text(error)}")
+            return RedisUnavailable(f"cannot connect to {address}: {os_error_text(error)}")
 
 
-async def _introduce(wire: Wire, address: Address, client_name: str) -> None:
+async def _introduce(wire: RedisConnection, address: RedisUrl, client_name: str) -> None:
     """AUTH, SELECT, a name, and a PING, which a server that is still loading refuses."""
     needed: list[Command] = []
     if address.password is not None:
@@ -83,18 +96,18 @@ async def _introduce(wire: Wire, address: Address, client_name: str) -> None:
     for reply in replies[: len(needed)]:
         if isinstance(reply, ReplyError):
             passing = reply.code in _PASSING_CODES or "max number of clients" in str(reply)
-            raise (LinkDown if passing else LinkRefused)(f"refused the connection: {reply}")
+            raise (RedisUnavailable if passing else RedisAccessRefused)(f"refused the connection: {reply}")
 
 
-async def _primary(address: Address, timeout_s: float) -> Address:
-    """The address of the primary, from the first Sentinel that knows it. ``LinkDown`` where none does."""
+async def _primary(address: RedisUrl, timeout_s: float) -> RedisUrl:
+    """The address of the primary, from the first Sentinel that knows it. ``RedisUnavailable`` where none does."""
     problems = []
     for host in address.hosts:
-        sentinel = Address(hosts=(host,))
+        sentinel = RedisUrl(hosts=(host,))
         asking = _Question(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service or ""))
         try:
             wire = await _reach(sentinel, timeout_s, asking.put, asking)
-        except LinkDown as error:
+        except RedisUnavailable as error:
             problems.append(str(error))
             continue
         wire.drop("has answered")
@@ -105,7 +118,7 @@ async def _primary(address: Address, timeout_s: float) -> Address:
                 problems.append(f"{sentinel} refused the question: {refusal}")
             case _:
                 problems.append(f"{sentinel} knows no service {address.service}")
-    raise LinkDown("no sentinel knows the primary: " + "; ".join(problems))
+    raise RedisUnavailable("no sentinel knows the primary: " + "; ".join(problems))
 
 
 class _Question:
@@ -115,7 +128,7 @@ class _Question:
         self._command = command
         self.answer: Any = None
 
-    async def put(self, wire: Wire) -> None:
+    async def put(self, wire: RedisConnection) -> None:
         [self.answer] = await wire.ask([self._command])
 
     def replies(self, replies: list[Any]) -> None:

@@ -1,7 +1,7 @@
 """One connection to one Redis-protocol server, as it is on the wire: bytes out, whole chunks of replies in.
 
-``gregor.store.dial`` makes one; ``Link`` (commands) and ``Feed`` (subscriptions) stand on it. RESP2 only: subscriptions
-and commands never share a connection here, so the push types of RESP3 would add nothing.
+``gregor.store.dial`` makes one; ``RedisClient`` (commands) and ``Feed`` (subscriptions) stand on it. RESP2 only:
+subscriptions and commands never share a connection here, so the push types of RESP3 would add nothing.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ class ReplyError(Exception):
         return self.code == "NOSCRIPT"
 
 
-class LinkDown(ConnectionError):
+class RedisUnavailable(ConnectionError):
     """There is no connection, and the command was not sent: nothing was done."""
 
 
-class LinkLost(LinkDown):
+class RedisConnectionLost(RedisUnavailable):
     """The connection broke after the command was written: whether it was done is not known."""
 
 
-class LinkRefused(LinkDown):
+class RedisAccessRefused(RedisUnavailable):
     """The server refuses this client (password, rights, database): trying again changes nothing."""
 
 
-class Peer(Protocol):
+class ConnectionListener(Protocol):
     """Who a wire tells what happens. Called synchronously in the event loop; must not raise."""
 
     def replies(self, replies: list[Any]) -> None:
@@ -65,7 +65,7 @@ class Peer(Protocol):
         ...
 
     def resumed(self) -> None:
-        """What was written has drained: ``Wire.writable`` is true again."""
+        """What was written has drained: ``RedisConnection.writable`` is true again."""
         ...
 
 
@@ -109,20 +109,20 @@ class _Answers:
         if any(isinstance(reply, ReplyError) for reply in self._replies):
             self.complete.set_result(self._replies)
         else:
-            self.complete.set_exception(LinkDown(reason))
+            self.complete.set_exception(RedisUnavailable(reason))
 
     def resumed(self) -> None:
         pass
 
 
-class Wire(asyncio.Protocol):
+class RedisConnection(asyncio.Protocol):
     """The asyncio side of one connection: feeds the parser, hands whole chunks of replies to its peer."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
         self._transport: asyncio.Transport | None = None
-        self._peer: Peer | None = None
+        self._peer: ConnectionListener | None = None
         self.gone: asyncio.Event = asyncio.Event()
         self.lost_because: str | None = None
         self.writable = True
@@ -134,16 +134,18 @@ class Wire(asyncio.Protocol):
             self._transport.write(data)
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """Send a few commands and wait for as many replies; errors are among them. ``LinkDown`` where it breaks."""
+        """Send a few commands and wait for as many replies; errors are among them. ``RedisUnavailable`` where it
+        breaks.
+        """
         answers = _Answers(len(commands))
         self.attach(answers)
         self.write(b"".join(map(pack, commands)))
         return await answers.complete
 
-    def attach(self, peer: Peer) -> None:
-        """From now on ``peer`` is told. ``LinkDown`` where the connection is gone already."""
+    def attach(self, peer: ConnectionListener) -> None:
+        """From now on ``peer`` is told. ``RedisUnavailable`` where the connection is gone already."""
         if self.lost_because is not None:
-            raise LinkDown(self.lost_because)
+            raise RedisUnavailable(self.lost_because)
         self._peer = peer
 
     def drop(self, reason: str) -> None:

@@ -14,7 +14,7 @@ _TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", 
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class RedisUrl:
     """A server, or the Sentinels that know it.
 
     ``hosts`` has one entry, or all Sentinels, or none where there is a ``path``. ``service`` is what the Sentinels call
@@ -30,7 +30,7 @@ class Address:
     tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def parse(cls, url: str) -> Address:
+    def parse(cls, url: str) -> RedisUrl:
         """``redis://[user:pass@]host:port/db``, ``rediss://…`` (options as redis-py names them: ``ssl_ca_certs`` …),
         ``unix://[user:pass@]/path?db=0`` or ``redis+sentinel://[user:pass@]h1:p1,h2:p2/service/db``.
 

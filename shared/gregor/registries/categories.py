@@ -18,7 +18,7 @@ from gregor.core.categories.policy import NO_ENTRIES, Entries
 from gregor.core.errors import Problem
 from gregor.core.ids import prefixes_of
 from gregor.core.json_text import canonical
-from gregor.redis.pubsub.contract import Subscriptions
+from gregor.redis.pubsub.contract import PubSub
 from gregor.rendering.renderer import Renderer
 from gregor.store.contract.store import Categories, CategorySet, Contended
 
@@ -50,7 +50,7 @@ class CategoryRegistry(VersionedCache):
     def __init__(
         self,
         store: _CategoryStore,
-        subscriptions: Subscriptions | None = None,
+        subscriptions: PubSub | None = None,
         *,
         poll_s: float = POLL_S,
         count_failure: Callable[[str], None] | None = None,

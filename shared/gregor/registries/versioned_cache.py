@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from gregor.redis.pubsub.contract import Subscriptions
+from gregor.redis.pubsub.contract import PubSub
 from gregor.store.contract.store import Unavailable
 
 _log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ class VersionedCache:
     ``poll_s`` seconds does.
     """
 
-    def __init__(self, channel: str, subscriptions: Subscriptions | None = None, poll_s: float = POLL_S) -> None:
+    def __init__(self, channel: str, subscriptions: PubSub | None = None, poll_s: float = POLL_S) -> None:
         self._channel = channel
         self._subscriptions = subscriptions
         self.poll_s = poll_s

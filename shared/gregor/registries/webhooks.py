@@ -13,9 +13,10 @@ from typing import Final, Protocol
 from gregor.core.ids import Prefixes
 from gregor.core.notify.webhook_events import OF_DELIVERIES, OF_LEAVING, EventType, Webhook
 from gregor.core.notify.webhook_signature import SECRET_BYTES, secret_of
-from gregor.redis.pubsub.contract import Subscriptions
+from gregor.redis.pubsub.contract import PubSub
+from gregor.store.contract.devices import Devices
 from gregor.store.contract.ledger import Ledger
-from gregor.store.contract.store import Contended, Devices, Users
+from gregor.store.contract.store import Contended, Users
 from gregor.store.contract.webhooks import Webhooks
 
 from .versioned_cache import POLL_S, VersionedCache
@@ -42,9 +43,7 @@ class _WebhookStore(Protocol):
 class WebhookRegistry(VersionedCache):
     """The webhooks as this process knows them: ``current``. Switches the recording of webhook events in its store."""
 
-    def __init__(
-        self, store: _WebhookStore, subscriptions: Subscriptions | None = None, *, poll_s: float = POLL_S
-    ) -> None:
+    def __init__(self, store: _WebhookStore, subscriptions: PubSub | None = None, *, poll_s: float = POLL_S) -> None:
         super().__init__(store.webhooks_channel, subscriptions, poll_s)
         self.version = 0
         self.current: Sequence[Webhook] = ()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from gregor.core.notify.escalation import Around, Recipient
+from gregor.core.notify.escalation import Audience, Recipient
 
-from .contract.store import Devices
+from .contract.devices import Devices
 
 
-async def around(devices: Devices, uid: str, now_us: int) -> Around:
+async def load_audience(devices: Devices, uid: str, now_us: int) -> Audience:
     """The devices of a user, their acknowledgements and presence, as of now."""
     known, acks, foreground_us = await asyncio.gather(
         devices.devices(uid, now_us), devices.acknowledged(uid), devices.foreground_until(uid, now_us)
@@ -19,4 +19,4 @@ async def around(devices: Devices, uid: str, now_us: int) -> Around:
         for name, (kept, presence) in known.items()
     }
     seen_us = [presence.last_seen_us for _, presence in known.values() if presence.last_seen_us is not None]
-    return Around(recipients, acks, max(seen_us, default=None), foreground_us)
+    return Audience(recipients, acks, max(seen_us, default=None), foreground_us)

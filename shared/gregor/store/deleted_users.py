@@ -10,10 +10,10 @@ from typing import Final
 
 from gregor.core.limits import DAY_US
 
-KNOWN_US: Final = 2 * DAY_US
+DELETED_USERS_KEPT_US: Final = 2 * DAY_US
 """How long: nothing waits in a queue for so long without being looked at."""
 
 
-def trace_of(uid: str) -> str:
+def deleted_user_hash(uid: str) -> str:
     """The trace of a user."""
     return hashlib.sha256(uid.encode()).hexdigest()[:32]

@@ -16,7 +16,7 @@ import uvloop
 from gregor.auth.weak_secrets import FIX, weak_secrets
 from gregor.config.settings import Settings, SettingsError, load_settings, mask_password
 from gregor.core.errors import Problem
-from gregor.redis.client import LinkDown
+from gregor.redis.client import RedisUnavailable
 from gregor.store.contract.store import Unavailable
 from gregor.telemetry import Metrics, configure_logging
 
@@ -45,7 +45,7 @@ def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *,
         uvloop.run(serve(settings))
     except Problem as problem:
         sys.exit(f"gregor {service}: GREGOR_CATEGORIES: {problem.detail}")
-    except (LinkDown, Unavailable) as error:
+    except (RedisUnavailable, Unavailable) as error:
         urls = {mask_password(settings.redis_url)} | ({mask_password(settings.queue)} if has_queue else set())
         sys.exit(
             f"gregor {service}: Redis cannot be used at {' or '.join(sorted(urls))}: {error}; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from gregor.redis.pubsub import Subscriptions
+from gregor.redis.pubsub import PubSub
 from gregor.store.contract.store import Store, Unavailable
 from gregor.telemetry import Metrics
 
@@ -19,7 +19,7 @@ ANSWER_S: Final = 2.0
 class Readiness:
     """Pings the store each second; green after the first answer, red after three failures in a row or when draining."""
 
-    def __init__(self, store: Store, metrics: Metrics, feed: Subscriptions | None = None) -> None:
+    def __init__(self, store: Store, metrics: Metrics, feed: PubSub | None = None) -> None:
         self._store = store
         self._metrics = metrics
         self._feed = feed

@@ -10,7 +10,7 @@ import pytest
 from gregor.cli import main
 from gregor.cli.doctor import eviction_finding, parse_info, persistence_finding, version_finding
 from gregor.dev.embedded_redis import EmbeddedServer
-from gregor.redis.client import Link
+from gregor.redis.client import RedisClient
 from gregor.store.redis.keys import PARTITIONS, Keys
 
 
@@ -63,7 +63,7 @@ def test_a_clock_that_is_set_apart_is_warned_of(
 
 
 async def _store_partitions(url: str, namespace: str, count: int) -> None:
-    link = Link(url)
+    link = RedisClient(url)
     await link.open()
     await link.call("SET", Keys(namespace).partitions, count)
     await link.close()

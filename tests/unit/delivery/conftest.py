@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from gregor.clock import ManualClock
 from gregor.reference.store import MemoryStore
 from gregor.registries.categories import CategoryRegistry
-from gregor.store.contract.store import Registration
+from gregor.store.contract.devices import Registration
 from gregor_delivery.attempt import DeliveryContext
 from gregor_delivery.channels.contract import DeliveryChannel, PushMessage
 from gregor_delivery.decide.push import PushDecider

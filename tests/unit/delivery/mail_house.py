@@ -15,7 +15,7 @@ from gregor.core.notify.contact import parse_contact, parse_preferences
 from gregor.core.notify.intents import EMAIL, Intent
 from gregor.core.notify.ledger import DeliveryRecord
 from gregor.core.notify.unsubscribe_token import derive_key
-from gregor.store.contract.store import Registration, Session
+from gregor.store.contract.devices import DeviceSession, Registration
 from gregor_delivery.attempt import DeliveryContext, attempt
 from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.verdict import Sent, Verdict
@@ -78,14 +78,14 @@ class House:
         """By the backend, or by a device."""
         await self.due.say(message(ids=ids), Sender(device))
 
-    async def connect(self, *, foreground: bool) -> Session:
+    async def connect(self, *, foreground: bool) -> DeviceSession:
         """Somebody comes to the desk."""
         now_us = self.clock.now_us()
-        session = Session("s", f"c{now_us}", "g", now_us, foreground)
+        session = DeviceSession("s", f"c{now_us}", "g", now_us, foreground)
         await self.store.devices.open_session("alice", "desk", session, now_us, 86_400 * SECOND_US)
         return session
 
-    async def leave(self, session: Session) -> None:
+    async def leave(self, session: DeviceSession) -> None:
         """And goes."""
         await self.store.devices.close_session("alice", "desk", session, self.clock.now_us())
 

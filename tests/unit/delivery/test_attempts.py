@@ -14,10 +14,11 @@ from gregor.clock import ManualClock
 from gregor.core.items.sync import View
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import MOST_ATTEMPTS, DeliveryRecord, State, Story
-from gregor.reference.store import MemoryQueue
+from gregor.reference.store import MemoryQueueReader
 from gregor.reference.store.ledger import MemoryLedger
 from gregor.registries.categories import CategoryRegistry
-from gregor.store.contract.store import Registration, Unavailable
+from gregor.store.contract.devices import Registration
+from gregor.store.contract.store import Unavailable
 from gregor.store.redis.store import RedisStore
 from gregor_delivery.attempt import BUDGET_US, FAILED_S, DeliveryContext, attempt
 from gregor_delivery.channels.contract import OutgoingMessage, PushMessage
@@ -29,7 +30,7 @@ from gregor_delivery.throttle.breaker import Breaker
 from gregor_delivery.worker import Worker
 from tests.support.builders import LIMITS, NOW_US, SECOND_US
 from tests.support.cluster import KEEP_ALL
-from tests.support.servers import BINARIES, Server, linked
+from tests.support.servers import BINARIES, Server, open_client
 from tests.support.wait import wait_until
 from tests.unit.delivery.house import House, Provider
 from tests.unit.delivery.types_of_news import ENTRIES, TOKEN
@@ -123,12 +124,12 @@ class Away(MemoryLedger):
         self.__dict__.update(other.__dict__)
         self.is_away = False
 
-    async def settle(
+    async def record_outcome(
         self, delivery: DeliveryRecord, place: str, state: State, story: Story, *, counts: bool = True
     ) -> bool:
         if self.is_away:
             raise Unavailable("the ledger is away")
-        return await super().settle(delivery, place, state, story, counts=counts)
+        return await super().record_outcome(delivery, place, state, story, counts=counts)
 
 
 async def test_a_verdict_waits_for_a_store_that_is_away_and_nothing_is_sent_again(house: House) -> None:
@@ -167,7 +168,7 @@ async def test_a_server_that_restarts_under_a_push_costs_no_second_copy(binary: 
     server = Server(binary, tmp_path, *KEEP_ALL).start()
     clock, provider = ManualClock(NOW_US), Provider(hold=asyncio.Event())
     try:
-        async with linked(server.url) as link:
+        async with open_client(server.url) as link:
             store = RedisStore(link, LIMITS)
             await store.categories.apply(ENTRIES, NOW_US, 0)
             await store.devices.put_device("alice", "phone", Registration("ios", TOKEN, "it"), NOW_US)
@@ -241,10 +242,10 @@ def _fail(_: Sequence[Intent]) -> OutgoingMessage:
 async def test_a_bug_of_ours_burns_no_attempt_blames_no_provider_and_ends_among_the_dead(
     house: House, looks: bool
 ) -> None:
-    queue = MemoryQueue(house.clock.monotonic)
+    queue = MemoryQueueReader(house.clock.monotonic)
     worker = Worker(replace(house.trade, looker=Broken(looks=looks)), queue)
     running = asyncio.create_task(worker.run())
-    await queue.hand_over([await house.create("a")])
+    await queue.enqueue([await house.create("a")])
     await wait_until(lambda: queue.waiting(), "it is put off")
     entry = await house.entry("a")
     assert (entry.state, entry.n, entry.story.next_us) == (State.RETRY, 0, NOW_US + round(FAILED_S * SECOND_US))
@@ -287,7 +288,7 @@ async def test_of_a_user_that_was_forgotten_nothing_is_sent_or_kept(house: House
     flying = asyncio.create_task(attempt(house.trade, flies))
     await wait_until(lambda: house.provider.pushes, "one is on its way")
 
-    await house.store.users.forget_user("alice", NOW_US)
+    await house.store.users.delete_user("alice", NOW_US)
     house.provider.hold.set()
 
     assert await flying is None

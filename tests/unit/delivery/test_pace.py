@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.reference.store import MemoryQueue
+from gregor.reference.store import MemoryQueueReader
 from gregor_delivery.throttle.pace import BURST_S, Pace
 from gregor_delivery.worker import Worker
 from tests.support.wait import wait_until
@@ -54,9 +54,9 @@ def test_without_a_rate_there_is_no_bound() -> None:
 
 
 async def test_a_worker_takes_no_more_than_its_pace_and_leaves_the_rest_to_others(house: House) -> None:
-    queue = MemoryQueue(house.clock.monotonic)
+    queue = MemoryQueueReader(house.clock.monotonic)
     worker = Worker(replace(house.trade, pace=Pace(0.5)), queue)
-    await queue.hand_over([await house.create(f"i{n}") for n in range(3)])
+    await queue.enqueue([await house.create(f"i{n}") for n in range(3)])
     running = asyncio.create_task(worker.run())
     await wait_until(lambda: len(house.provider.pushes) == 1, "the first goes")
 
@@ -64,4 +64,4 @@ async def test_a_worker_takes_no_more_than_its_pace_and_leaves_the_rest_to_other
     await wait_until(lambda: len(house.provider.pushes) == 2, "the next goes")
     worker.stop()
     await running
-    assert [each.intent.item for each in await queue.take(10, 0.0)] == ["i2"]
+    assert [each.intent.item for each in await queue.claim(10, 0.0)] == ["i2"]

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from gregor.core.notify.ledger import State
-from gregor.reference.store import MemoryQueue
+from gregor.reference.store import MemoryQueueReader
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.verdict import Retry
 from gregor_delivery.purge_forgotten import LATE_US, ForgottenUserPurger
@@ -17,52 +17,52 @@ from tests.unit.delivery.house import House
 
 
 async def test_what_waits_of_a_forgotten_user_is_dropped_and_others_wait_on(house: House) -> None:
-    queue = MemoryQueue(lambda: 0.0)
+    queue = MemoryQueueReader(lambda: 0.0)
     intent = await house.create("a")
     of_bob = replace(intent, uid="bob")
-    await queue.hand_over([intent, of_bob], NOW_US + HOUR_US)
-    await queue.hand_over([intent])
+    await queue.enqueue([intent, of_bob], NOW_US + HOUR_US)
+    await queue.enqueue([intent])
     sweeper = ForgottenUserPurger(house.store, queue, house.clock)
     assert await sweeper.sweep() == 0
 
-    await house.store.users.forget_user("alice", NOW_US)
+    await house.store.users.delete_user("alice", NOW_US)
 
     assert await sweeper.sweep() == 2
     assert queue.waiting() == {of_bob: NOW_US + HOUR_US}
-    assert await queue.take(9, 0.01) == []
+    assert await queue.claim(9, 0.01) == []
 
 
 async def test_what_is_put_back_soon_after_is_found_again(house: House) -> None:
     """By a worker that had it in hand, with a verdict that says: later."""
-    queue = MemoryQueue(lambda: 0.0)
+    queue = MemoryQueueReader(lambda: 0.0)
     intent = await house.create("a")
     sweeper = ForgottenUserPurger(house.store, queue, house.clock)
-    await house.store.users.forget_user("alice", NOW_US)
+    await house.store.users.delete_user("alice", NOW_US)
     assert await sweeper.sweep() == 0
-    await queue.hand_over([intent], NOW_US + HOUR_US)
+    await queue.enqueue([intent], NOW_US + HOUR_US)
 
     house.clock.advance(LATE_US / SECOND_US)
     assert await sweeper.sweep() == 1
-    await queue.hand_over([intent], NOW_US + HOUR_US)
+    await queue.enqueue([intent], NOW_US + HOUR_US)
     house.clock.advance(1.0)
     assert await sweeper.sweep() == 0
 
 
 async def test_a_sweeper_that_begins_looks_back_for_days(house: House) -> None:
-    queue = MemoryQueue(lambda: 0.0)
-    await queue.hand_over([await house.create("a")], NOW_US + 100 * HOUR_US)
-    await house.store.users.forget_user("alice", NOW_US)
+    queue = MemoryQueueReader(lambda: 0.0)
+    await queue.enqueue([await house.create("a")], NOW_US + 100 * HOUR_US)
+    await house.store.users.delete_user("alice", NOW_US)
     house.clock.advance(47 * 3_600)
 
     assert await ForgottenUserPurger(house.store, queue, house.clock).sweep() == 1
 
 
 async def test_who_has_the_name_anew_keeps_what_is_its_own(house: House) -> None:
-    queue = MemoryQueue(lambda: 0.0)
+    queue = MemoryQueueReader(lambda: 0.0)
     old = await house.create("old")
-    await house.store.users.forget_user("alice", NOW_US)
+    await house.store.users.delete_user("alice", NOW_US)
     new = await house.create("new")
-    await queue.hand_over([old, new], NOW_US + HOUR_US)
+    await queue.enqueue([old, new], NOW_US + HOUR_US)
 
     assert await ForgottenUserPurger(house.store, queue, house.clock).sweep() == 1
     assert list(queue.waiting()) == [new]
@@ -71,11 +71,11 @@ async def test_who_has_the_name_anew_keeps_what_is_its_own(house: House) -> None
 
 async def test_a_worker_sweeps_its_queue(house: House) -> None:
     house.provider.verdicts = [Retry(600.0, "429", "TooManyRequests")]
-    queue = MemoryQueue(house.clock.monotonic)
+    queue = MemoryQueueReader(house.clock.monotonic)
     intent = await house.create("a")
     again_us = await attempt(house.trade, intent)
-    await queue.hand_over([intent], again_us or 0)
-    await house.store.users.forget_user("alice", NOW_US)
+    await queue.enqueue([intent], again_us or 0)
+    await house.store.users.delete_user("alice", NOW_US)
 
     worker = Worker(house.trade, queue)
     running = asyncio.create_task(worker.run())

@@ -11,7 +11,7 @@ import pytest
 from gregor.core.items.sync import View
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import State, Withdrawals
-from gregor.store.contract.store import Registration
+from gregor.store.contract.devices import Registration
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.push_payload import apns_payload, fcm_parts, webpush_payload

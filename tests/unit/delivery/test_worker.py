@@ -10,8 +10,8 @@ import pytest
 from gregor.core.items.sync import View
 from gregor.core.notify.contact import parse_contact, parse_preferences
 from gregor.core.notify.ledger import State
-from gregor.reference.store import MemoryQueue
-from gregor.store.contract.store import Registration, Session
+from gregor.reference.store import MemoryQueueReader
+from gregor.store.contract.devices import DeviceSession, Registration
 from gregor_delivery.attempt import BUDGET_US, attempt
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown
 from gregor_delivery.throttle.breaker import Breaker
@@ -130,7 +130,7 @@ async def test_in_quiet_hours_a_push_waits_for_their_end_unless_it_is_urgent(hou
 
 async def test_nothing_is_sent_to_a_device_in_the_foreground(house: House) -> None:
     intent = await house.create("a")
-    session = Session("s", "c", "g", NOW_US, foreground=True)
+    session = DeviceSession("s", "c", "g", NOW_US, foreground=True)
     await house.store.devices.open_session("alice", "phone", session, NOW_US, 60 * SECOND_US)
 
     await attempt(house.trade, intent)
@@ -269,11 +269,11 @@ async def test_what_a_dead_worker_had_claimed_goes_out_when_its_lease_is_over(ho
 
 
 async def test_a_worker_tells_what_is_handed_over_and_ends_with_what_it_took(house: House) -> None:
-    queue = MemoryQueue(house.clock.monotonic)
+    queue = MemoryQueueReader(house.clock.monotonic)
     worker = Worker(house.trade, queue)
     running = asyncio.create_task(worker.run())
     house.provider.hold = asyncio.Event()
-    await queue.hand_over([await house.create("a")])
+    await queue.enqueue([await house.create("a")])
     await wait_until(lambda: house.provider.pushes, "the push is on its way")
 
     worker.stop()
@@ -284,14 +284,14 @@ async def test_a_worker_tells_what_is_handed_over_and_ends_with_what_it_took(hou
 
 
 async def test_a_worker_tries_again_what_waits_and_burns_nothing_while_the_provider_is_down(house: House) -> None:
-    queue = MemoryQueue(house.clock.monotonic)
+    queue = MemoryQueueReader(house.clock.monotonic)
     worker = Worker(house.trade, queue)
     house.provider.verdicts = [Misconfigured("403", "InvalidProviderToken")]
     running = asyncio.create_task(worker.run())
     first = await house.create("a")
-    await queue.hand_over([first])
+    await queue.enqueue([first])
     await wait_until(lambda: queue.waiting(), "it is put off")
-    await queue.hand_over([await house.create("b")])
+    await queue.enqueue([await house.create("b")])
     await wait_until(lambda: len(queue.waiting()) == 2, "the next is put off too")
     assert len(house.provider.pushes) == 1
 
@@ -305,14 +305,14 @@ async def test_a_worker_tries_again_what_waits_and_burns_nothing_while_the_provi
 async def test_a_provider_that_hangs_keeps_no_place_and_no_time_of_another(house: House) -> None:
     hangs, well = asyncio.Event(), Provider("fcm")
     house.provider.hold = hangs
-    queues = [MemoryQueue(house.clock.monotonic) for _ in range(2)]
+    queues = [MemoryQueueReader(house.clock.monotonic) for _ in range(2)]
     other = replace(house.trade, name="fcm", channel=well, breaker=Breaker())
     workers = [Worker(house.trade, queues[0], 3), Worker(other, queues[1], 3)]
     running = [asyncio.create_task(worker.run()) for worker in workers]
-    await queues[0].hand_over([await house.create(f"a{n}") for n in range(6)])
+    await queues[0].enqueue([await house.create(f"a{n}") for n in range(6)])
     await wait_until(lambda: len(house.provider.pushes) == 3, "the one has all its places taken")
 
-    await queues[1].hand_over([await house.create(f"b{n}") for n in range(9)])
+    await queues[1].enqueue([await house.create(f"b{n}") for n in range(9)])
     await wait_until(lambda: len(well.pushes) == 9, "the other tells all")
 
     assert len(house.provider.pushes) == 3

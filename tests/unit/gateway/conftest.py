@@ -21,7 +21,7 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
-from gregor.redis.pubsub import MemoryFeed
+from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store.store import MemoryStore
 from gregor.store.contract.access import Ticket
 from gregor_gateway.connection.connection import Connection
@@ -44,7 +44,7 @@ class House:
 
     parts: Parts
     store: MemoryStore
-    feed: MemoryFeed
+    feed: MemoryPubSub
     clock: ManualClock
     sockets: WebSocketServer
     rules: Rules
@@ -181,7 +181,7 @@ async def house() -> AsyncIterator[House]:
 @asynccontextmanager
 async def open_house() -> AsyncIterator[House]:
     """A gateway that stands as long as the context does."""
-    feed = MemoryFeed()
+    feed = MemoryPubSub()
     store = MemoryStore(Limits(), feed)
     clock = ManualClock(NOW_US)
     settings = Settings(token_secret=SECRET, origins=("http://localhost:*",))
@@ -189,7 +189,7 @@ async def open_house() -> AsyncIterator[House]:
     await parts.readiness.check()
     sockets = WebSocketServer(parts)
     server = await asyncio.get_running_loop().create_server(sockets, "127.0.0.1", 0)
-    await feed.subscribe(store.flush_channel, parts.flush_of_all, sharded=False)
+    await feed.subscribe(store.reset_channel, parts.flush_of_all, sharded=False)
     rules = replace(parts.rules(pings=False, welcomes=False, tells_unchanged=True), queue_bytes=5_000)
     made = House(parts, store, feed, clock, sockets, rules, server.sockets[0].getsockname()[1])
     yield made

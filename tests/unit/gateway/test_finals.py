@@ -20,7 +20,7 @@ async def test_a_close_is_the_last_frame_and_a_final_one_is_remembered(house: Ho
     headers = auth(house)
     async with StreamDevice(streams, {"session": "one"}, headers) as stream:
         await stream.until('"sync"')
-        await house.store.devices.control("alice", {"close": {"device": "phone", "code": 4502}})
+        await house.store.devices.publish_control("alice", {"close": {"device": "phone", "code": 4502}})
         await wait_until(lambda: stream.is_ended, "the end")
         assert stream.frames[-1] == {"close": {"code": 4502, "reason": "revoked"}}
     async with StreamDevice(streams, {"session": "one"}, headers) as again, StreamDevice(streams, {}, headers) as other:

@@ -251,7 +251,7 @@ async def test_a_flush_of_all_reaches_each_connected_user_within_the_spread(hous
     await house.create("bb", uid="bob")
     phone, bob = await house.connect(), await house.connect(uid="bob")
 
-    await house.store.users.flush_all(10)
+    await house.store.users.reset_all_users(10)
     await settle()
     for _ in range(12):
         house.pass_time(1)
@@ -277,7 +277,7 @@ async def test_a_control_closes_who_is_meant(house: House) -> None:
     beside = await house.connect(hello=Hello(session="two"))
     laptop = await house.connect("laptop")
 
-    await house.store.devices.control("alice", {"close": {"device": "phone", "session": "one", "code": 4003}})
+    await house.store.devices.publish_control("alice", {"close": {"device": "phone", "session": "one", "code": 4003}})
     await settle()
 
     assert (phone.closed, beside.closed, laptop.closed) == (4003, None, None)
@@ -299,7 +299,7 @@ async def test_frames_for_a_session_held_here_come_by_the_channel(house: House) 
     phone = await house.connect(hello=Hello(session="one"))
     posted = {"session": "one", "device": "phone", "frames": [{"ping": 4}, {"foreground": True}]}
 
-    await house.store.devices.control("alice", {"frames": posted})
+    await house.store.devices.publish_control("alice", {"frames": posted})
     await phone.until("pong")
 
     assert phone.connection.session.foreground

@@ -20,15 +20,17 @@ async def forget_device(house: House) -> None:
     await house.store.devices.forget_device("alice", "phone", house.clock.now_us(), b"abc")
 
 
-async def forget_user(house: House) -> None:
-    await house.store.users.forget_user("alice", house.clock.now_us())
+async def delete_user(house: House) -> None:
+    await house.store.users.delete_user("alice", house.clock.now_us())
 
 
 async def replace(house: House) -> None:
     lease = house.parts.hub.rooms["alice"].members[0].lease("elsewhere")
     newer = type(lease)(lease.session, "newer", "elsewhere", lease.opened_us + 1, False, None, None)
     await house.store.devices.open_session("alice", "phone", newer, house.clock.now_us(), 60_000_000)
-    await house.store.devices.control("alice", {"close": {"device": "phone", "connection": "none", "code": 4504}})
+    await house.store.devices.publish_control(
+        "alice", {"close": {"device": "phone", "connection": "none", "code": 4504}}
+    )
 
 
 async def devices_of(house: House) -> tuple[Line, Line]:
@@ -60,7 +62,7 @@ async def test_a_close_that_a_hole_swallowed_is_found_after_it(
 
 async def test_a_user_that_was_forgotten_in_a_hole_is_closed_everywhere(house: House) -> None:
     phone, laptop = await devices_of(house)
-    await forget_user(house)
+    await delete_user(house)
     await settle()
 
     house.feed.heal()
@@ -80,7 +82,7 @@ async def test_who_looked_on_at_a_user_that_was_forgotten_in_a_hole_is_closed(ho
     assert watcher.closed is None, "what was revoked before does not concern it"
 
     house.feed.cut(house.store.channel_of("alice"))
-    await forget_user(house)
+    await delete_user(house)
     await settle()
     house.feed.heal()
     await wait_until(lambda: watcher.closed is not None, "the close")

@@ -10,7 +10,7 @@ import pytest
 
 from gregor.core.items.sync import View
 from gregor.store.contract.access import Ticket
-from gregor.store.contract.store import Session
+from gregor.store.contract.devices import DeviceSession
 from gregor_gateway.sessions.presence import LEASE_US
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
@@ -248,7 +248,7 @@ async def test_frames_for_a_session_held_elsewhere_travel_on_the_channel(house: 
 
     await settle()
     await house.feed.subscribe(house.store.channel_of("alice"), Ear())
-    elsewhere = Session("far", "c9", "another gateway", house.clock.now_us())
+    elsewhere = DeviceSession("far", "c9", "another gateway", house.clock.now_us())
     await house.store.devices.open_session("alice", "phone", elsewhere, house.clock.now_us(), LEASE_US)
 
     answer = await api.post("/v1/frames?session=far", json=[{"ack": 99}, {"foreground": True}, {"resync": True}])

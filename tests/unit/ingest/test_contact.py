@@ -80,7 +80,7 @@ async def sleeping(api: Api) -> None:
     assert isinstance(claim, Claimed)
     until_us = quiet_until(await api.store.contacts.contact("alice"), now_us)
     story = claim.delivery.story.waiting("quiet_hours", now_us, until_us)
-    await ledger.settle(claim.delivery, "", State.WAITING, story, counts=False)
+    await ledger.record_outcome(claim.delivery, "", State.WAITING, story, counts=False)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ async def die(api: Api, intent: Intent, reason: str | None = None) -> str:
     story = claim.delivery.story
     refused = (*story.attempts, Attempt(now_us, "400", None, "BadTopic"))
     ended = replace_story(story, refused).ended(reason, now_us)
-    await ledger.settle(claim.delivery, "", State.DEAD, ended)
+    await ledger.record_outcome(claim.delivery, "", State.DEAD, ended)
     return name_of(intent)
 
 

@@ -28,7 +28,7 @@ async def test_a_delivery_says_where_it_stands_and_what_the_provider_answered(ap
     claim = await ledger.claim(PHONE, "", NOW_US, NOW_US + 1)
     assert isinstance(claim, Claimed)
     story = Story(NOW_US, 7, next_us=NOW_US + 1_500_000, attempts=(Attempt(NOW_US, "503", None, "Shutdown"),))
-    await ledger.settle(claim.delivery, "", State.RETRY, story)
+    await ledger.record_outcome(claim.delivery, "", State.RETRY, story)
 
     [entry] = (await api.call("GET", PATH, await api.make_key("deliveries"))).json()["entries"]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gregor.store.contract.store import Session
+from gregor.store.contract.devices import DeviceSession
 from tests.support.api import NOW_S, Api, code_of
 
 PHONE = "/v1/users/alice/devices/phone"
@@ -156,8 +156,8 @@ async def test_the_hosts_of_web_push_are_a_setting() -> None:
 
 async def test_presence_is_told_of_many_users_at_once(api: Api) -> None:
     now_us = api.clock.now_us()
-    session = Session("tab", "c1", "gateway", now_us, foreground=True)
-    await api.store.devices.know_device("alice", "phone", now_us)
+    session = DeviceSession("tab", "c1", "gateway", now_us, foreground=True)
+    await api.store.devices.ensure_device("alice", "phone", now_us)
     await api.store.devices.open_session("alice", "phone", session, now_us, 60_000_000)
 
     answer = await api.call("POST", "/v1/presence", json={"uids": ["alice", "nobody"]})

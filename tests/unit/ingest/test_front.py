@@ -8,7 +8,7 @@ import pytest
 
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import ERRORS
-from gregor.redis.pubsub import MemoryFeed
+from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
 from gregor.web.readiness import Readiness
@@ -195,7 +195,7 @@ async def test_a_process_that_is_draining_is_alive_and_not_ready(api: Api) -> No
 
 async def test_the_state_of_the_feed_is_told_where_there_is_one(api: Api) -> None:
     parts = api.app.state.context
-    readiness = Readiness(api.store, parts.metrics, MemoryFeed())
+    readiness = Readiness(api.store, parts.metrics, MemoryPubSub())
     await readiness.check()
 
     assert readiness.document()["checks"]["probe"] == "ok"

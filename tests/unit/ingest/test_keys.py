@@ -76,7 +76,7 @@ async def test_a_device_gets_a_ticket_for_its_own_view(api: Api) -> None:
 
     assert answer.status_code == 201
     assert answer.json()["expires"] == NOW_S + 30
-    ticket = await api.store.access.spend_ticket(answer.json()["ticket"], api.clock.now_us())
+    ticket = await api.store.access.redeem_ticket(answer.json()["ticket"], api.clock.now_us())
     assert ticket is not None
     assert (ticket.uid, ticket.device, ticket.observe) == ("alice", "phone", False)
     assert (ticket.prefixes, ticket.systems) == (("user.joined",), ("kbfs",))
@@ -88,7 +88,7 @@ async def test_a_ticket_sees_and_hears_no_more_than_its_token(api: Api) -> None:
 
     async def ticket_of(**document: Any) -> tuple[Any, Any]:
         text = (await api.call("POST", "/v1/tickets", token, json=document)).json()["ticket"]
-        ticket = await api.store.access.spend_ticket(text, api.clock.now_us())
+        ticket = await api.store.access.redeem_ticket(text, api.clock.now_us())
         assert ticket is not None
         return ticket.prefixes, ticket.systems
 
@@ -104,7 +104,7 @@ async def test_a_ticket_needs_no_body(api: Api) -> None:
 async def test_a_key_gets_a_ticket_that_observes(api: Api) -> None:
     answer = await api.call("POST", "/v1/tickets", json={"uid": "alice", "device": "phone", "observe": True})
 
-    ticket = await api.store.access.spend_ticket(answer.json()["ticket"], api.clock.now_us())
+    ticket = await api.store.access.redeem_ticket(answer.json()["ticket"], api.clock.now_us())
     assert ticket is not None
     assert (ticket.uid, ticket.device, ticket.observe, ticket.prefixes) == ("alice", "phone", True, None)
 
@@ -175,7 +175,7 @@ async def test_a_ticket_tells_which_secret_of_its_key_asked_for_it(api: Api) -> 
     held = []
     for text in (made["key"], fresh):
         answer = await api.call("POST", "/v1/tickets", text, json={"uid": "alice", "observe": True})
-        ticket = await api.store.access.spend_ticket(answer.json()["ticket"], api.clock.now_us())
+        ticket = await api.store.access.redeem_ticket(answer.json()["ticket"], api.clock.now_us())
         assert ticket is not None
         held.append(ticket.claims["secret"])
     api.clock.advance(24 * 3_600)

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from gregor.redis.client import Link, LinkDown, LinkLost, LinkRefused, ReplyError, Script
-from tests.support.servers import BINARIES, Relay, Server, linked, running
+from gregor.redis.client import (
+    RedisAccessRefused,
+    RedisClient,
+    RedisConnectionLost,
+    RedisUnavailable,
+    ReplyError,
+    Script,
+)
+from tests.support.servers import BINARIES, Relay, Server, open_client, running_server
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
@@ -18,18 +25,18 @@ ECHO = Script("return {KEYS[1], ARGV[1]}")
 @pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """A server of this test's own, of each kind."""
-    with running(request.param, tmp_path) as server:
+    with running_server(request.param, tmp_path) as server:
         yield server
 
 
-async def figure(link: Link, section: str, name: str) -> str:
+async def figure(link: RedisClient, section: str, name: str) -> str:
     """One line of INFO."""
     text = (await link.call("INFO", section)).decode()
     return next((line.partition(":")[2] for line in text.splitlines() if line.startswith(name + ":")), "")
 
 
 async def test_commands_of_one_turn_leave_in_one_write(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         before = int(await figure(link, "stats", "total_reads_processed"))
 
         await asyncio.gather(*(link.call("GET", f"key{n}") for n in range(300)))
@@ -39,7 +46,7 @@ async def test_commands_of_one_turn_leave_in_one_write(server: Server) -> None:
 
 
 async def test_every_reply_finds_its_command(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         increments = [link.call("INCR", "counter") for _ in range(5_000)]
         big = link.call("ECHO", b"x" * 1_000_000)
         others = [link.call("ECHO", n) for n in range(5_000)]
@@ -50,7 +57,7 @@ async def test_every_reply_finds_its_command(server: Server) -> None:
 
 
 async def test_replies_are_raw(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         await link.call("HSET", "h", "name", "Grüße", b"\xff", 7)
 
         assert await link.call("HGETALL", "h") == [b"name", "Grüße".encode(), b"\xff", b"7"]
@@ -58,7 +65,7 @@ async def test_replies_are_raw(server: Server) -> None:
 
 
 async def test_an_error_reply_is_for_its_caller_alone(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         first, wrong, last = link.call("SET", "k", "v"), link.call("LPUSH", "k", "v"), link.call("GET", "k")
 
         assert await first == b"OK"
@@ -69,7 +76,7 @@ async def test_an_error_reply_is_for_its_caller_alone(server: Server) -> None:
 
 
 async def test_an_argument_of_another_type_is_refused_at_once(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         with pytest.raises(TypeError):
             link.call("SET", "k", None)  # type: ignore[arg-type]
 
@@ -77,7 +84,7 @@ async def test_an_argument_of_another_type_is_refused_at_once(server: Server) ->
 
 
 async def test_a_call_given_up_shifts_no_reply(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         calls = [link.call("ECHO", n) for n in range(10)]
         calls[3].cancel()
 
@@ -85,7 +92,7 @@ async def test_a_call_given_up_shifts_no_reply(server: Server) -> None:
 
 
 async def test_a_script_that_the_server_lacks_is_loaded_once_for_all_that_call_it(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         answers = await asyncio.gather(*(link.evalsha(ECHO, ["k"], [n]) for n in range(50)))
 
         assert answers == [[b"k", b"%d" % n] for n in range(50)]
@@ -93,7 +100,7 @@ async def test_a_script_that_the_server_lacks_is_loaded_once_for_all_that_call_i
 
 
 async def test_a_script_forgotten_by_the_server_is_loaded_again(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         await link.evalsha(ECHO, ["k"], [1])
         await link.call("SCRIPT", "FLUSH")
 
@@ -101,7 +108,7 @@ async def test_a_script_forgotten_by_the_server_is_loaded_again(server: Server) 
 
 
 async def test_a_server_has_the_scripts_again_before_anything_else_once_it_is_connected_to_anew(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         await link.load([ECHO])
         server.say("SCRIPT", "FLUSH")
         server.say("CLIENT", "KILL", "TYPE", "normal")
@@ -111,13 +118,13 @@ async def test_a_server_has_the_scripts_again_before_anything_else_once_it_is_co
 
 
 async def test_a_script_that_does_not_compile_ends_in_what_the_compiler_said(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         with pytest.raises(ReplyError, match=r"compil.*near 'is'"):
             await link.evalsha(Script("this is not Lua"), [], [])
 
 
 async def test_an_error_of_a_script_is_an_error_reply(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         with pytest.raises(ReplyError, match=r"^DUE at 5") as raised:
             await link.evalsha(Script("return redis.error_reply('DUE at ' .. ARGV[1])"), [], [5])
 
@@ -128,9 +135,9 @@ async def test_a_wrong_password_is_refused_at_once_and_never_shown(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.say("CONFIG", "SET", "requirepass", "right")
-    link = Link(f"redis://:very-secret@127.0.0.1:{server.port}/0", patience_s=60)
+    link = RedisClient(f"redis://:very-secret@127.0.0.1:{server.port}/0", patience_s=60)
 
-    with pytest.raises(LinkRefused, match=f"127.0.0.1:{server.port} refused.*WRONGPASS") as raised:
+    with pytest.raises(RedisAccessRefused, match=f"127.0.0.1:{server.port} refused.*WRONGPASS") as raised:
         await link.open()
 
     assert "very-secret" not in f"{raised.value!r} {link.address} {link.address!r} {caplog.text}"
@@ -139,14 +146,14 @@ async def test_a_wrong_password_is_refused_at_once_and_never_shown(
 async def test_a_missing_password_is_refused_at_once(server: Server) -> None:
     server.say("CONFIG", "SET", "requirepass", "right")
 
-    with pytest.raises(LinkRefused, match="NOAUTH"):
-        await Link(server.url, patience_s=60).open()
+    with pytest.raises(RedisAccessRefused, match="NOAUTH"):
+        await RedisClient(server.url, patience_s=60).open()
 
 
 async def test_a_connection_is_authenticated_named_and_in_its_database(server: Server) -> None:
     server.say("ACL", "SETUSER", "gregor", "on", ">p@ss/w:rd", "~*", "+@all")
 
-    async with linked(f"redis://gregor:p%40ss%2Fw%3Ard@127.0.0.1:{server.port}/3", name="gregor-test") as link:
+    async with open_client(f"redis://gregor:p%40ss%2Fw%3Ard@127.0.0.1:{server.port}/3", name="gregor-test") as link:
         shown = (await link.call("CLIENT", "INFO")).decode()
 
         assert " name=gregor-test " in shown
@@ -155,14 +162,14 @@ async def test_a_connection_is_authenticated_named_and_in_its_database(server: S
 
 
 async def test_a_database_that_does_not_exist_is_refused(server: Server) -> None:
-    with pytest.raises(LinkRefused, match="out of range"):
-        await Link(f"redis://127.0.0.1:{server.port}/99").open()
+    with pytest.raises(RedisAccessRefused, match="out of range"):
+        await RedisClient(f"redis://127.0.0.1:{server.port}/99").open()
 
 
 async def test_a_server_that_is_full_is_tried_again(server: Server) -> None:
-    async with linked(server.url) as other:
+    async with open_client(server.url) as other:
         await other.call("CONFIG", "SET", "maxclients", 1)
-        late = Link(server.url, patience_s=10)
+        late = RedisClient(server.url, patience_s=10)
         opening = asyncio.create_task(late.open())
         await wait_until(lambda: figure(other, "stats", "rejected_connections"), "it was sent away once")
         await other.call("CONFIG", "SET", "maxclients", 100)
@@ -174,21 +181,21 @@ async def test_a_server_that_is_full_is_tried_again(server: Server) -> None:
 
 
 async def test_closing_fails_what_is_outstanding_and_what_comes_later(server: Server) -> None:
-    link = Link(server.url)
+    link = RedisClient(server.url)
     await link.open()
     stuck = link.call("BLPOP", "nothing", 0)
     await asyncio.sleep(0)
 
     await link.close()
 
-    with pytest.raises(LinkLost):
+    with pytest.raises(RedisConnectionLost):
         await stuck
-    with pytest.raises(LinkDown, match="is closed"):
+    with pytest.raises(RedisUnavailable, match="is closed"):
         await link.call("PING")
 
 
 async def test_closing_ends_the_attempts_to_reconnect(server: Server) -> None:
-    link = Link(server.url, patience_s=60)
+    link = RedisClient(server.url, patience_s=60)
     await link.open()
     server.kill()
     await wait_until(lambda: not link.connected, "the link has noticed")
@@ -196,11 +203,11 @@ async def test_closing_ends_the_attempts_to_reconnect(server: Server) -> None:
 
     await link.close()
 
-    with pytest.raises(LinkDown, match="is closed"):
+    with pytest.raises(RedisUnavailable, match="is closed"):
         await waiting
 
 
 async def test_a_unix_socket_serves_as_well(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "s"
-    async with Relay(server, path=path), linked(f"unix://{path}?db=2") as link:
+    async with Relay(server, path=path), open_client(f"unix://{path}?db=2") as link:
         assert " db=2 " in (await link.call("CLIENT", "INFO")).decode()

@@ -8,10 +8,10 @@ from typing import cast
 
 import pytest
 
-from gregor.redis.client import Link, LinkDown, LinkLost, Script
+from gregor.redis.client import RedisClient, RedisConnectionLost, RedisUnavailable, Script
 from gregor.redis.connection import pack_script
 from tests.support.ports import free_port
-from tests.support.servers import BINARIES, Server, linked, running
+from tests.support.servers import BINARIES, Server, open_client, running_server
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
@@ -22,7 +22,7 @@ ECHO = Script("return {KEYS[1], ARGV[1]}")
 @pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """A server of this test's own, of each kind."""
-    with running(request.param, tmp_path) as server:
+    with running_server(request.param, tmp_path) as server:
         yield server
 
 
@@ -49,7 +49,7 @@ async def speaking(behaviour: Behaviour) -> AsyncIterator[str]:
 
 
 async def test_calls_wait_for_a_server_that_restarts(server: Server) -> None:
-    async with linked(server.url, patience_s=10) as link:
+    async with open_client(server.url, patience_s=10) as link:
         await link.evalsha(ECHO, ["k"], [1])
         server.kill()
         await wait_until(lambda: not link.connected, "the link has noticed")
@@ -71,7 +71,7 @@ async def test_the_patience_of_each_outage_is_its_own(server: Server) -> None:
         server.start()
         assert await waiting == b"PONG"
 
-    async with linked(server.url, patience_s=1.5) as link:
+    async with open_client(server.url, patience_s=1.5) as link:
         await outage()
         since = asyncio.get_running_loop().time()
         await wait_until(lambda: asyncio.get_running_loop().time() > since + 1.5, "the patience of the first is over")
@@ -80,7 +80,7 @@ async def test_the_patience_of_each_outage_is_its_own(server: Server) -> None:
 
 
 async def test_a_call_given_up_while_it_waits_is_never_sent(server: Server) -> None:
-    async with linked(server.url, patience_s=10) as link:
+    async with open_client(server.url, patience_s=10) as link:
         server.kill()
         await wait_until(lambda: not link.connected, "the link has noticed")
         unwanted, wanted = link.call("SET", "unwanted", 1), link.call("SET", "wanted", 1)
@@ -93,24 +93,24 @@ async def test_a_call_given_up_while_it_waits_is_never_sent(server: Server) -> N
 
 
 async def test_a_call_that_no_server_comes_for_fails_as_not_done(server: Server) -> None:
-    async with linked(server.url, patience_s=0.1) as link:
+    async with open_client(server.url, patience_s=0.1) as link:
         server.kill()
         await wait_until(lambda: not link.connected, "the link has noticed")
 
-        with pytest.raises(LinkDown, match=f"127.0.0.1:{server.port}") as raised:
+        with pytest.raises(RedisUnavailable, match=f"127.0.0.1:{server.port}") as raised:
             await link.call("INCR", "counter")
 
-        assert not isinstance(raised.value, LinkLost)
+        assert not isinstance(raised.value, RedisConnectionLost)
 
 
 async def test_a_command_on_its_way_when_the_connection_is_killed_fails_as_unknown(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         stuck = link.call("BLPOP", "nothing", 0)
         await wait_until(lambda: "blocked_clients:1" in server.say("INFO", "clients"), "the command is carried out")
 
         server.say("CLIENT", "KILL", "TYPE", "normal")
 
-        with pytest.raises(LinkLost, match="not known"):
+        with pytest.raises(RedisConnectionLost, match="not known"):
             await stuck
         assert await link.call("PING") == b"PONG"
 
@@ -118,7 +118,7 @@ async def test_a_command_on_its_way_when_the_connection_is_killed_fails_as_unkno
 async def test_commands_never_written_when_the_connection_breaks_wait_for_the_next_and_fail_as_not_done(
     server: Server,
 ) -> None:
-    async with linked(server.url, patience_s=0.2, timeout_s=30) as link:
+    async with open_client(server.url, patience_s=0.2, timeout_s=30) as link:
         server.suspend()
         calls = []
         for n in range(50):
@@ -128,8 +128,8 @@ async def test_commands_never_written_when_the_connection_breaks_wait_for_the_ne
 
         outcomes = [type(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)]
 
-        lost = outcomes.count(LinkLost)
-        assert outcomes == [LinkLost] * lost + [LinkDown] * (50 - lost)
+        lost = outcomes.count(RedisConnectionLost)
+        assert outcomes == [RedisConnectionLost] * lost + [RedisUnavailable] * (50 - lost)
         assert 0 < lost < 50
 
 
@@ -142,19 +142,19 @@ async def test_of_scripts_sent_together_those_answered_before_the_connection_bre
         await writer.drain()
         writer.close()
 
-    async with speaking(answer_two) as url, linked(url, patience_s=0.1) as link:
+    async with speaking(answer_two) as url, open_client(url, patience_s=0.1) as link:
         replies = await link.run_many([(ECHO, pack_script(ECHO.sha, ["k"], [n])) for n in range(4)])
 
     assert replies[:2] == [1, 2]
-    assert list(map(type, replies[2:])) == [LinkLost, LinkLost]
+    assert list(map(type, replies[2:])) == [RedisConnectionLost, RedisConnectionLost]
 
 
 async def test_a_server_that_stands_still_is_left_within_the_timeout(server: Server) -> None:
-    async with linked(server.url, timeout_s=0.2) as link:
+    async with open_client(server.url, timeout_s=0.2) as link:
         server.suspend()
         started = asyncio.get_running_loop().time()
 
-        with pytest.raises(LinkLost, match=r"was silent for 0\.2 s"):
+        with pytest.raises(RedisConnectionLost, match=r"was silent for 0\.2 s"):
             await link.call("PING")
 
         assert 0.2 <= asyncio.get_running_loop().time() - started < 2
@@ -164,7 +164,7 @@ async def test_a_server_that_stands_still_is_left_within_the_timeout(server: Ser
 
 
 async def test_a_link_without_calls_may_be_silent(server: Server) -> None:
-    async with linked(server.url, timeout_s=0.05) as link:
+    async with open_client(server.url, timeout_s=0.05) as link:
         await link.call("PING")
         since = asyncio.get_running_loop().time()
         await wait_until(lambda: asyncio.get_running_loop().time() > since + 0.3, "six times the timeout has passed")
@@ -174,7 +174,7 @@ async def test_a_link_without_calls_may_be_silent(server: Server) -> None:
 
 
 async def test_silence_counts_from_the_question_not_from_the_last_reply(server: Server) -> None:
-    async with linked(server.url, timeout_s=1) as link:
+    async with open_client(server.url, timeout_s=1) as link:
         await link.call("PING")
         since = asyncio.get_running_loop().time()
         await wait_until(lambda: asyncio.get_running_loop().time() > since + 0.8, "most of the timeout has passed")
@@ -195,12 +195,12 @@ async def test_a_reply_that_arrives_slowly_is_not_silence() -> None:
             )
             writer.write(part)
 
-    async with speaking(dawdle) as url, linked(url, timeout_s=1) as link:
+    async with speaking(dawdle) as url, open_client(url, timeout_s=1) as link:
         assert await link.call("GET", "k") == b"abc"
 
 
 async def test_a_server_that_reads_slowly_gets_everything_in_order(server: Server) -> None:
-    async with linked(server.url, timeout_s=30) as link:
+    async with open_client(server.url, timeout_s=30) as link:
         server.suspend()
         calls = []
         for n in range(200):
@@ -214,7 +214,7 @@ async def test_a_server_that_reads_slowly_gets_everything_in_order(server: Serve
 
 
 async def test_more_bytes_than_may_wait_are_refused_as_not_done(server: Server) -> None:
-    async with linked(server.url, timeout_s=30) as link:
+    async with open_client(server.url, timeout_s=30) as link:
         server.suspend()
         calls = []
         for _ in range(100):
@@ -227,26 +227,26 @@ async def test_more_bytes_than_may_wait_are_refused_as_not_done(server: Server) 
         done = [outcome for outcome in outcomes if isinstance(outcome, int)]
         assert done == list(range(1, len(done) + 1))
         assert 60 < len(done) < 90
-        assert {type(outcome) for outcome in outcomes[len(done) :]} == {LinkDown}
+        assert {type(outcome) for outcome in outcomes[len(done) :]} == {RedisUnavailable}
         assert await link.call("LLEN", "list") == len(done)
 
 
 async def test_more_commands_than_may_be_outstanding_are_refused_as_not_done(server: Server) -> None:
-    async with linked(server.url, most_outstanding=10) as link:
+    async with open_client(server.url, most_outstanding=10) as link:
         calls = [link.call("INCR", "counter") for _ in range(12)]
 
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
 
         assert outcomes[:10] == list(range(1, 11))
-        assert [type(outcome) for outcome in outcomes[10:]] == [LinkDown, LinkDown]
+        assert [type(outcome) for outcome in outcomes[10:]] == [RedisUnavailable, RedisUnavailable]
         assert await link.call("GET", "counter") == b"10"
 
 
 async def test_nobody_there_is_said_with_host_and_port() -> None:
     port = free_port()
 
-    with pytest.raises(LinkDown, match=f"cannot connect to 127.0.0.1:{port}: "):
-        await Link(f"redis://127.0.0.1:{port}", patience_s=0.1).open()
+    with pytest.raises(RedisUnavailable, match=f"cannot connect to 127.0.0.1:{port}: "):
+        await RedisClient(f"redis://127.0.0.1:{port}", patience_s=0.1).open()
 
 
 async def test_a_server_of_another_protocol_is_said_so() -> None:
@@ -254,5 +254,5 @@ async def test_a_server_of_another_protocol_is_said_so() -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     async with speaking(web) as url:
-        with pytest.raises(LinkDown, match="does not speak the Redis protocol"):
-            await Link(url, patience_s=0.1).open()
+        with pytest.raises(RedisUnavailable, match="does not speak the Redis protocol"):
+            await RedisClient(url, patience_s=0.1).open()

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from gregor.redis.client import Call, Connection, Link, LinkDown, ReplyError, Script
+from gregor.redis.client import RedisClient, RedisCommands, RedisUnavailable, ReplyError, Script, ScriptCall
 from gregor.redis.connection import pack_script
-from tests.support.fake_link import RedisPyLink
-from tests.support.servers import BINARIES, Server, linked, running
+from tests.support.redis_py_commands import RedisPyCommands
+from tests.support.servers import BINARIES, Server, open_client, running_server
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
@@ -25,11 +25,11 @@ PUSH = Script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
 @pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """A server of this test's own, of each kind."""
-    with running(request.param, tmp_path) as server:
+    with running_server(request.param, tmp_path) as server:
         yield server
 
 
-def call(script: Script, n: int, size: int = 0) -> Call:
+def call(script: Script, n: int, size: int = 0) -> ScriptCall:
     return script, pack_script(script.sha, ["k"], [n, b"x" * size])
 
 
@@ -37,14 +37,14 @@ def told(replies: Sequence[Any]) -> list[Any]:
     return [str(reply) if isinstance(reply, ReplyError) else reply for reply in replies]
 
 
-def mixed() -> list[Call]:
+def mixed() -> list[ScriptCall]:
     return [call((ECHO, REFUSING, OTHER)[n % 3], n) for n in range(90)]
 
 
 MIXED = [([b"k", b"%d" % n], f"DUE at {n}", b"%d!" % n)[n % 3] for n in range(90)]
 
 
-async def in_order(link: Connection) -> None:
+async def in_order(link: RedisCommands) -> None:
     """None of the scripts is there at first, and all of them are afterwards."""
     for _ in range(2):
         first, replies, last = await asyncio.gather(link.call("PING"), link.run_many(mixed()), link.call("ECHO", 1))
@@ -53,24 +53,24 @@ async def in_order(link: Connection) -> None:
 
 
 async def test_each_reply_is_in_the_place_of_its_call(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         await in_order(link)
 
 
 async def test_the_link_of_the_tests_does_the_same() -> None:
-    fake = RedisPyLink(FakeAsyncRedis())
+    fake = RedisPyCommands(FakeAsyncRedis())
     await in_order(fake)
     await fake.close()
 
 
 async def test_scripts_that_the_server_lacks_are_done_in_order_once_it_has_them(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         assert await link.run_many([call(PUSH, n) for n in range(50)]) == list(range(1, 51))
         assert await link.call("LRANGE", "k", 0, -1) == [b"%d" % n for n in range(50)]
 
 
 async def test_all_leave_in_one_write(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         await link.run_many([call(ECHO, 0)])
         before = await _reads(link)
 
@@ -80,7 +80,7 @@ async def test_all_leave_in_one_write(server: Server) -> None:
 
 
 async def test_what_was_given_up_shifts_no_reply(server: Server) -> None:
-    async with linked(server.url) as link:
+    async with open_client(server.url) as link:
         await link.run_many([call(ECHO, 0)])
         given_up = asyncio.ensure_future(link.run_many([call(ECHO, n) for n in range(10)]))
         await asyncio.sleep(0)
@@ -93,7 +93,7 @@ async def test_what_was_given_up_shifts_no_reply(server: Server) -> None:
 
 
 async def test_calls_wait_for_a_server_that_restarts(server: Server) -> None:
-    async with linked(server.url, patience_s=10) as link:
+    async with open_client(server.url, patience_s=10) as link:
         server.kill()
         await wait_until(lambda: not link.connected, "the link has noticed")
         unwanted = asyncio.ensure_future(link.run_many([call(PUSH, 7)] * 3))
@@ -107,17 +107,17 @@ async def test_calls_wait_for_a_server_that_restarts(server: Server) -> None:
 
 
 async def test_calls_that_no_server_comes_for_fail_as_not_done(server: Server) -> None:
-    async with linked(server.url, patience_s=0.1) as link:
+    async with open_client(server.url, patience_s=0.1) as link:
         server.kill()
         await wait_until(lambda: not link.connected, "the link has noticed")
 
-        assert list(map(type, await link.run_many([call(ECHO, n) for n in range(3)]))) == [LinkDown] * 3
+        assert list(map(type, await link.run_many([call(ECHO, n) for n in range(3)]))) == [RedisUnavailable] * 3
 
-    assert list(map(type, await link.run_many([call(ECHO, n) for n in range(3)]))) == [LinkDown] * 3
+    assert list(map(type, await link.run_many([call(ECHO, n) for n in range(3)]))) == [RedisUnavailable] * 3
 
 
 async def test_more_than_may_be_outstanding_is_refused_whole_as_not_done(server: Server) -> None:
-    async with linked(server.url, most_outstanding=10) as link:
+    async with open_client(server.url, most_outstanding=10) as link:
         await link.call("SCRIPT", "LOAD", PUSH.source)
         fits, over, last = await asyncio.gather(
             link.run_many([call(PUSH, n) for n in range(8)]),
@@ -125,9 +125,9 @@ async def test_more_than_may_be_outstanding_is_refused_whole_as_not_done(server:
             link.run_many([call(PUSH, n) for n in range(2)]),
         )
 
-        assert (fits, list(map(type, over)), last) == (list(range(1, 9)), [LinkDown] * 3, [9, 10])
+        assert (fits, list(map(type, over)), last) == (list(range(1, 9)), [RedisUnavailable] * 3, [9, 10])
 
 
-async def _reads(link: Link) -> int:
+async def _reads(link: RedisClient) -> int:
     text = (await link.call("INFO", "stats")).decode()
     return int(next(line for line in text.splitlines() if line.startswith("total_reads_processed:")).partition(":")[2])

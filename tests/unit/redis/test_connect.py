@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gregor.redis.client import Link, LinkDown, ReplyError
-from gregor.redis.pubsub import Feed
+from gregor.redis.client import RedisClient, RedisUnavailable, ReplyError
+from gregor.redis.pubsub import RedisPubSub
 from tests.support.ports import free_port
-from tests.support.servers import BINARIES, Relay, Server, linked, running
+from tests.support.servers import BINARIES, Relay, Server, open_client, running_server
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
@@ -28,9 +28,9 @@ class Watched:
 
     def __init__(self, stack: ExitStack, binary: str, directory: Path) -> None:
         quick = ("--repl-diskless-sync-delay", "0", "--replica-priority", "1")
-        self.primary = stack.enter_context(running(binary, directory, *quick))
+        self.primary = stack.enter_context(running_server(binary, directory, *quick))
         self.replica = stack.enter_context(
-            running(binary, directory, *quick, "--replicaof", f"127.0.0.1 {self.primary.port}")
+            running_server(binary, directory, *quick, "--replicaof", f"127.0.0.1 {self.primary.port}")
         )
         settings = directory / "sentinel.conf"
         settings.write_text(f"sentinel monitor gregor 127.0.0.1 {self.primary.port} 1\n")
@@ -80,8 +80,8 @@ class Ear:
 
 
 async def test_sentinels_lead_to_the_primary_and_to_the_next_one_after_a_failover(watched: Watched) -> None:
-    async with linked(watched.url, patience_s=10) as link:
-        feed, ear = Feed(watched.url, link, probe_s=0.2), Ear()
+    async with open_client(watched.url, patience_s=10) as link:
+        feed, ear = RedisPubSub(watched.url, link, probe_s=0.2), Ear()
         await feed.open()
         await feed.subscribe("a", ear)
         await link.call("SET", "k", "before")
@@ -91,7 +91,7 @@ async def test_sentinels_lead_to_the_primary_and_to_the_next_one_after_a_failove
         async def written() -> bool:
             try:
                 await link.call("SET", "k", "after")
-            except (LinkDown, ReplyError):
+            except (RedisUnavailable, ReplyError):
                 return False
             return watched.replica.say("GET", "k") == "$5\r\nafter\r\n"
 
@@ -103,7 +103,7 @@ async def test_sentinels_lead_to_the_primary_and_to_the_next_one_after_a_failove
 
 
 async def test_a_primary_that_has_become_a_replica_is_left_for_what_the_sentinels_say(watched: Watched) -> None:
-    async with linked(watched.url, patience_s=10) as link:
+    async with open_client(watched.url, patience_s=10) as link:
         watched.primary.say("REPLICAOF", "127.0.0.1", str(watched.replica.port))
 
         with pytest.raises(ReplyError, match=r"^READONLY"):
@@ -115,8 +115,10 @@ async def test_a_primary_that_has_become_a_replica_is_left_for_what_the_sentinel
 async def test_a_service_that_no_sentinel_knows_is_said_so(watched: Watched) -> None:
     url = watched.url.replace("/gregor/", "/other/")
 
-    with pytest.raises(LinkDown, match=r"no sentinel knows the primary: cannot connect .* knows no service other"):
-        await Link(url, patience_s=0.1).open()
+    with pytest.raises(
+        RedisUnavailable, match=r"no sentinel knows the primary: cannot connect .* knows no service other"
+    ):
+        await RedisClient(url, patience_s=0.1).open()
 
 
 @pytest.fixture
@@ -145,13 +147,13 @@ def certificate(tmp_path: Path) -> Path:
 async def test_tls_is_verified_against_the_authorities_given(certificate: Path, tmp_path: Path) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
-    with running(BINARIES[0], tmp_path) as server:
+    with running_server(BINARIES[0], tmp_path) as server:
         async with Relay(server, tls=tls) as relay:
             url = f"rediss://127.0.0.1:{relay.port}/0"
 
-            async with linked(f"{url}?ssl_ca_certs={certificate}") as link:
+            async with open_client(f"{url}?ssl_ca_certs={certificate}") as link:
                 assert await asyncio.gather(*(link.call("ECHO", n) for n in range(3))) == [b"0", b"1", b"2"]
-            with pytest.raises(LinkDown, match="certificate verify failed"):
-                await Link(url, patience_s=0.1).open()
-            async with linked(f"{url}?ssl_cert_reqs=none") as link:
+            with pytest.raises(RedisUnavailable, match="certificate verify failed"):
+                await RedisClient(url, patience_s=0.1).open()
+            async with open_client(f"{url}?ssl_cert_reqs=none") as link:
                 assert await link.call("PING") == b"PONG"

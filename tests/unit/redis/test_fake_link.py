@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from gregor.redis.client import Connection, LinkDown, ReplyError, Script
-from tests.support.fake_link import RedisPyLink
-from tests.support.servers import BINARIES, linked, running
+from gregor.redis.client import RedisCommands, RedisUnavailable, ReplyError, Script
+from tests.support.redis_py_commands import RedisPyCommands
+from tests.support.servers import BINARIES, open_client, running_server
 
 COMMANDS: list[tuple[bytes | str | int, ...]] = [
     ("SET", "text", "Grüße"),
@@ -31,7 +31,7 @@ COMMANDS: list[tuple[bytes | str | int, ...]] = [
 ]
 
 
-async def outcomes(link: Connection) -> list[Any]:
+async def outcomes(link: RedisCommands) -> list[Any]:
     """Replies and errors, all commands at once."""
     calls = [link.call(*command) for command in COMMANDS]
     calls += [link.evalsha(Script("return {KEYS[1], ARGV[1]}"), ["k"], [n]) for n in range(3)]
@@ -41,9 +41,9 @@ async def outcomes(link: Connection) -> list[Any]:
 
 @pytest.mark.redis
 async def test_it_answers_as_a_server_does(tmp_path: Path) -> None:
-    fake = RedisPyLink(FakeAsyncRedis())
-    with running(BINARIES[0], tmp_path) as server:
-        async with linked(server.url) as link:
+    fake = RedisPyCommands(FakeAsyncRedis())
+    with running_server(BINARIES[0], tmp_path) as server:
+        async with open_client(server.url) as link:
             expected = await outcomes(link)
 
     assert await outcomes(fake) == expected
@@ -51,10 +51,10 @@ async def test_it_answers_as_a_server_does(tmp_path: Path) -> None:
 
 
 async def test_closed_it_refuses() -> None:
-    fake = RedisPyLink(FakeAsyncRedis())
+    fake = RedisPyCommands(FakeAsyncRedis())
     waiting = fake.call("PING")
     await fake.close()
 
     for future in waiting, fake.call("PING"):
-        with pytest.raises(LinkDown):
+        with pytest.raises(RedisUnavailable):
             await future

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gregor.redis.pubsub.channel import Channel
-from tests.support.ears import Ear
+from gregor.redis.pubsub.channel import PubSubChannel
+from tests.support.receivers import RecordingReceiver
 
 
-def stands(channel: Channel, *ears: Ear) -> None:
+def stands(channel: PubSubChannel, *ears: RecordingReceiver) -> None:
     for ear in ears:
         channel.add(ear)
     channel.confirm()
@@ -16,7 +16,7 @@ def stands(channel: Channel, *ears: Ear) -> None:
 
 async def test_who_had_a_channel_and_asks_again_in_a_hole_is_told_of_it() -> None:
     """A second device of a user joins while the first one's subscription is broken: one receiver for both."""
-    channel, room, newcomer = Channel(b"a", True), Ear(), Ear()
+    channel, room, newcomer = PubSubChannel(b"a", True), RecordingReceiver(), RecordingReceiver()
     stands(channel, room)
     channel.confirmed = False
 
@@ -29,7 +29,7 @@ async def test_who_had_a_channel_and_asks_again_in_a_hole_is_told_of_it() -> Non
 
 @pytest.mark.parametrize("asks_again", [False, True])
 async def test_who_had_a_channel_is_told_of_each_hole(asks_again: bool) -> None:
-    channel, room = Channel(b"a", True), Ear()
+    channel, room = PubSubChannel(b"a", True), RecordingReceiver()
     stands(channel, room)
 
     for _ in range(2):
@@ -42,7 +42,7 @@ async def test_who_had_a_channel_is_told_of_each_hole(asks_again: bool) -> None:
 
 
 async def test_who_had_a_channel_is_known_as_such_when_the_server_refuses_it() -> None:
-    channel, room, newcomer = Channel(b"a", True), Ear(), Ear()
+    channel, room, newcomer = PubSubChannel(b"a", True), RecordingReceiver(), RecordingReceiver()
     stands(channel, room)
     channel.confirmed = False
     channel.add(room)
@@ -52,8 +52,8 @@ async def test_who_had_a_channel_is_known_as_such_when_the_server_refuses_it() -
 
 
 async def test_who_left_and_came_back_in_a_hole_has_none() -> None:
-    channel, room = Channel(b"a", True), Ear()
-    stands(channel, room, Ear())
+    channel, room = PubSubChannel(b"a", True), RecordingReceiver()
+    stands(channel, room, RecordingReceiver())
     channel.confirmed = False
 
     channel.remove(room)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from gregor.redis.client import LinkRefused, ReplyError
-from gregor.redis.pubsub import Feed
-from tests.support.ears import Deaf, Ear, fed, heard
+from gregor.redis.client import RedisAccessRefused, ReplyError
+from gregor.redis.pubsub import RedisPubSub
 from tests.support.ports import free_port
-from tests.support.servers import BINARIES, Relay, Server, linked, running
+from tests.support.receivers import FailingReceiver, RecordingReceiver, open_pubsub, wait_for_payload
+from tests.support.servers import BINARIES, Relay, Server, open_client, running_server
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.redis
 @pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """A server of this test's own, of each kind."""
-    with running(request.param, tmp_path) as server:
+    with running_server(request.param, tmp_path) as server:
         yield server
 
 
 async def test_a_channel_without_receivers_is_not_subscribed_any_more(server: Server) -> None:
-    async with fed(server) as (feed, _):
-        ears = Ear(), Ear()
+    async with open_pubsub(server) as (feed, _):
+        ears = RecordingReceiver(), RecordingReceiver()
         for ear in ears:
             await feed.subscribe("a", ear)
 
@@ -36,37 +36,37 @@ async def test_a_channel_without_receivers_is_not_subscribed_any_more(server: Se
 
 
 async def test_killed_subscriptions_stand_again_after_a_gap(server: Server) -> None:
-    async with fed(server) as (feed, publish):
-        ear, plain = Ear(), Ear()
+    async with open_pubsub(server) as (feed, publish):
+        ear, plain = RecordingReceiver(), RecordingReceiver()
         await asyncio.gather(feed.subscribe("a", ear), feed.subscribe("all", plain, sharded=False))
         await publish("a", b"1")
-        await heard(ear, b"1")
+        await wait_for_payload(ear, b"1")
 
         server.say("CLIENT", "KILL", "TYPE", "pubsub")
-        await heard(ear, "gap")
-        await heard(plain, "gap")
+        await wait_for_payload(ear, "gap")
+        await wait_for_payload(plain, "gap")
         await publish("a", b"2")
         await publish("all", b"2", sharded=False)
 
-        assert await heard(ear, b"2") == [b"1", "gap", b"2"]
-        assert await heard(plain, b"2") == ["gap", b"2"]
+        assert await wait_for_payload(ear, b"2") == [b"1", "gap", b"2"]
+        assert await wait_for_payload(plain, b"2") == ["gap", b"2"]
         assert feed.reconnections == 1
 
 
 async def test_a_receiver_that_fails_at_its_gap_keeps_no_other_from_hearing_of_it(server: Server) -> None:
-    async with fed(server) as (feed, _):
-        ear = Ear()
-        for receiver in Deaf(), ear:
+    async with open_pubsub(server) as (feed, _):
+        ear = RecordingReceiver()
+        for receiver in FailingReceiver(), ear:
             await feed.subscribe("a", receiver)
 
         server.say("CLIENT", "KILL", "TYPE", "pubsub")
 
-        assert await heard(ear, "gap") == ["gap"]
+        assert await wait_for_payload(ear, "gap") == ["gap"]
 
 
 async def test_five_thousand_channels_stand_again_after_a_kill(server: Server) -> None:
-    async with fed(server) as (feed, publish):
-        ears = [Ear() for _ in range(5_000)]
+    async with open_pubsub(server) as (feed, publish):
+        ears = [RecordingReceiver() for _ in range(5_000)]
         await asyncio.gather(*(feed.subscribe(f"user:{n}", ear) for n, ear in enumerate(ears)))
 
         server.say("CLIENT", "KILL", "TYPE", "pubsub")
@@ -79,22 +79,22 @@ async def test_five_thousand_channels_stand_again_after_a_kill(server: Server) -
 
 
 async def test_a_server_that_restarts_brings_a_gap(server: Server) -> None:
-    async with fed(server, probe_s=0.05) as (feed, publish):
-        ear = Ear()
+    async with open_pubsub(server, probe_s=0.05) as (feed, publish):
+        ear = RecordingReceiver()
         await feed.subscribe("a", ear)
         server.kill()
         await wait_until(lambda: feed.status != "ok", "the probe says so")
         server.start()
 
-        assert await heard(ear, "gap") == ["gap"]
+        assert await wait_for_payload(ear, "gap") == ["gap"]
         await wait_until(lambda: feed.status == "ok", "the probe comes back")
         await publish("a", b"1")
-        assert await heard(ear, b"1") == ["gap", b"1"]
+        assert await wait_for_payload(ear, b"1") == ["gap", b"1"]
 
 
 async def test_a_subscription_asked_for_without_connection_stands_later_without_a_gap(server: Server) -> None:
-    async with fed(server, probe_s=60) as (feed, publish):
-        early, late = Ear(), Ear()
+    async with open_pubsub(server, probe_s=60) as (feed, publish):
+        early, late = RecordingReceiver(), RecordingReceiver()
         await feed.subscribe("a", early)
         server.kill()
         await wait_until(lambda: not feed.connected, "the feed has noticed")
@@ -104,29 +104,29 @@ async def test_a_subscription_asked_for_without_connection_stands_later_without_
         await asyncio.wait_for(waiting, 10)
         await publish("a", b"1")
 
-        assert await heard(early, b"1") == ["gap", b"1"]
-        assert await heard(late, b"1") == [b"1"]
+        assert await wait_for_payload(early, b"1") == ["gap", b"1"]
+        assert await wait_for_payload(late, b"1") == [b"1"]
 
 
 async def test_a_connection_killed_for_its_output_buffer_stands_again_after_a_gap(server: Server) -> None:
-    async with fed(server) as (feed, publish):
-        ear = Ear()
+    async with open_pubsub(server) as (feed, publish):
+        ear = RecordingReceiver()
         await feed.subscribe("a", ear)
         server.say("CONFIG", "SET", "client-output-buffer-limit", "pubsub 100kb 100kb 1")
 
         await publish("a", b"x" * 1_000_000)
 
-        await heard(ear, "gap")
+        await wait_for_payload(ear, "gap")
         await publish("a", b"1")
-        assert await heard(ear, b"1") == ["gap", b"1"]
+        assert await wait_for_payload(ear, b"1") == ["gap", b"1"]
 
 
 async def test_a_network_that_swallows_is_found_by_the_probe(server: Server) -> None:
     async with (
         Relay(server) as relay,
-        fed(server, f"redis://127.0.0.1:{relay.port}", probe_s=0.02, probe_timeout_s=0.2) as (feed, publish),
+        open_pubsub(server, f"redis://127.0.0.1:{relay.port}", probe_s=0.02, probe_timeout_s=0.2) as (feed, publish),
     ):
-        ear = Ear()
+        ear = RecordingReceiver()
         await feed.subscribe("a", ear)
 
         relay.swallows = True
@@ -135,9 +135,9 @@ async def test_a_network_that_swallows_is_found_by_the_probe(server: Server) -> 
         assert feed.healthy
         relay.swallows = False
 
-        await heard(ear, "gap")
+        await wait_for_payload(ear, "gap")
         await publish("a", b"1")
-        assert await heard(ear, b"1") == ["gap", b"1"]
+        assert await wait_for_payload(ear, b"1") == ["gap", b"1"]
         await wait_until(lambda: feed.status == "ok", "the probe comes back")
 
 
@@ -146,7 +146,10 @@ async def test_three_probes_in_a_row_that_do_not_come_back_are_unhealthy_and_one
 ) -> None:
     async with (
         Relay(server) as relay,
-        fed(server, f"redis://127.0.0.1:{relay.port}", probe_s=60, probe_timeout_s=0.5, timeout_s=0.5) as (feed, _),
+        open_pubsub(server, f"redis://127.0.0.1:{relay.port}", probe_s=60, probe_timeout_s=0.5, timeout_s=0.5) as (
+            feed,
+            _,
+        ),
     ):
         relay.swallows = True
         seen = []
@@ -162,8 +165,8 @@ async def test_three_probes_in_a_row_that_do_not_come_back_are_unhealthy_and_one
 
 
 async def test_a_probe_that_cannot_be_published_leaves_the_subscriptions_alone(server: Server) -> None:
-    async with linked(server.url) as link:
-        feed = Feed(server.url, link, probe_s=60)
+    async with open_client(server.url) as link:
+        feed = RedisPubSub(server.url, link, probe_s=60)
         await feed.open()
         await link.close()
 
@@ -174,41 +177,43 @@ async def test_a_probe_that_cannot_be_published_leaves_the_subscriptions_alone(s
 
 async def test_a_channel_that_the_server_refuses_fails_alone(server: Server) -> None:
     server.say("ACL", "SETUSER", "default", "resetchannels", "&gregor:*", "&mine")
-    async with fed(server) as (feed, publish):
-        ear = Ear()
-        mine, secret = feed.subscribe("mine", ear), feed.subscribe("secret", Ear())
+    async with open_pubsub(server) as (feed, publish):
+        ear = RecordingReceiver()
+        mine, secret = feed.subscribe("mine", ear), feed.subscribe("secret", RecordingReceiver())
 
         with pytest.raises(ReplyError, match="NOPERM"):
             await secret
         await mine
         await publish("mine", b"1")
 
-        assert await heard(ear, b"1") == [b"1"]
+        assert await wait_for_payload(ear, b"1") == [b"1"]
         assert feed.reconnections == 0
 
 
 async def test_a_channel_taken_back_by_its_server_stands_again_after_a_gap(tmp_path: Path, server: Server) -> None:
     # The port of a cluster's bus is 10,000 higher if nothing is said, which may be none.
-    with running(server.binary, tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as node:
+    with running_server(
+        server.binary, tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port())
+    ) as node:
         node.say("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         await wait_until(lambda: "cluster_state:ok" in node.say("CLUSTER", "INFO"), "the cluster stands")
         slot = node.say("CLUSTER", "KEYSLOT", "a").strip()[1:]
-        async with fed(node, probe_s=60) as (feed, publish):
-            ear = Ear()
+        async with open_pubsub(node, probe_s=60) as (feed, publish):
+            ear = RecordingReceiver()
             await feed.subscribe("a", ear)
 
             node.say("CLUSTER", "DELSLOTS", slot)
             await wait_until(lambda: feed.reconnections > 0, "the feed tries again")
             node.say("CLUSTER", "ADDSLOTS", slot)
 
-            await heard(ear, "gap")
+            await wait_for_payload(ear, "gap")
             await wait_until(lambda: "cluster_state:ok" in node.say("CLUSTER", "INFO"), "the cluster stands")
             await publish("a", b"1")
-            assert await heard(ear, b"1") == ["gap", b"1"]
+            assert await wait_for_payload(ear, b"1") == ["gap", b"1"]
 
 
 async def test_a_feed_without_rights_does_not_open(server: Server) -> None:
     server.say("CONFIG", "SET", "requirepass", "right")
-    async with linked(f"redis://:right@127.0.0.1:{server.port}") as link:
-        with pytest.raises(LinkRefused, match="NOAUTH"):
-            await Feed(server.url, link, patience_s=60).open()
+    async with open_client(f"redis://:right@127.0.0.1:{server.port}") as link:
+        with pytest.raises(RedisAccessRefused, match="NOAUTH"):
+            await RedisPubSub(server.url, link, patience_s=60).open()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gregor.redis.url import Address
+from gregor.redis.url import RedisUrl
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from gregor.redis.url import Address
     ],
 )
 def test_a_url_names_a_server_and_a_database(url: str, hosts: object, db: int, shown: str) -> None:
-    address = Address.parse(url)
+    address = RedisUrl.parse(url)
 
     assert (address.hosts, address.db, str(address), address.service) == (hosts, db, shown, None)
     assert (address.tls is not None) == url.startswith("rediss:")
@@ -29,13 +29,13 @@ def test_a_url_names_a_server_and_a_database(url: str, hosts: object, db: int, s
     [("unix:///run/redis.sock?db=2", "/run/redis.sock", None), ("unix://u:p%2F@/a%20b?db=2", "/a b", "p/")],
 )
 def test_a_url_names_a_unix_socket(url: str, path: str, password: str | None) -> None:
-    address = Address.parse(url)
+    address = RedisUrl.parse(url)
 
     assert (address.path, str(address), address.db, address.password) == (path, path, 2, password)
 
 
 def test_a_url_names_sentinels_and_the_service_that_they_watch() -> None:
-    address = Address.parse("redis+sentinel://:secret@one,two:5000/gregor/4")
+    address = RedisUrl.parse("redis+sentinel://:secret@one,two:5000/gregor/4")
 
     assert address.hosts == (("one", 26379), ("two", 5000))
     assert (address.service, address.db, address.password) == ("gregor", 4, "secret")
@@ -43,7 +43,7 @@ def test_a_url_names_sentinels_and_the_service_that_they_watch() -> None:
 
 
 def test_credentials_are_read_and_never_shown() -> None:
-    address = Address.parse("redis://me:p%40ss@cache:1/0")
+    address = RedisUrl.parse("redis://me:p%40ss@cache:1/0")
 
     assert (address.username, address.password) == ("me", "p@ss")
     assert "p@ss" not in repr(address) + str(address)
@@ -66,6 +66,6 @@ def test_credentials_are_read_and_never_shown() -> None:
 )
 def test_a_wrong_url_is_said_to_be_so_without_its_credentials(url: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as raised:
-        Address.parse(url)
+        RedisUrl.parse(url)
 
     assert "hush" not in str(raised.value)

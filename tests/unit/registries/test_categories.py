@@ -13,7 +13,7 @@ import pytest
 from gregor.core.categories.parse import parse_entries
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
-from gregor.redis.pubsub import MemoryFeed
+from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
 from gregor.registries.categories import CategoryEditor, CategoryRegistry, unknown_type_note
 from gregor.registries.category_files import apply_initial_file, check_file, read_checked, read_file
@@ -31,7 +31,7 @@ class Deployment:
     """A store, its pub/sub, and registries that the fixture closes."""
 
     def __init__(self) -> None:
-        self.feed = MemoryFeed()
+        self.feed = MemoryPubSub()
         self.store = MemoryStore(Limits(), self.feed)
         self.failures: list[str] = []
         self.opened: list[CategoryRegistry] = []

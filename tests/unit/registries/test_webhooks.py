@@ -10,7 +10,7 @@ import pytest
 from gregor.core.limits import Limits
 from gregor.core.notify.webhook_events import EventType, Webhook
 from gregor.core.notify.webhook_signature import key_of
-from gregor.redis.pubsub import MemoryFeed
+from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
 from tests.support.builders import NOW_US
@@ -24,7 +24,7 @@ class Deployment:
     """A store, its pub/sub, an editor, and registries that the fixture closes."""
 
     def __init__(self) -> None:
-        self.feed = MemoryFeed()
+        self.feed = MemoryPubSub()
         self.store = MemoryStore(Limits(), self.feed)
         self.editor = WebhookEditor(self.store.webhooks)
         self.opened: list[WebhookRegistry] = []

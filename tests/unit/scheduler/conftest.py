@@ -14,7 +14,7 @@ from gregor.core.items.announcement import Announcement, Kind, decode
 from gregor.core.messages.model import Receipt, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
-from gregor.reference.store import MemoryDeliveries, MemoryStore
+from gregor.reference.store import MemoryQueueWriter, MemoryStore
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
@@ -36,7 +36,7 @@ class House:
 
     store: Store
     clock: ManualClock
-    deliveries: MemoryDeliveries
+    deliveries: MemoryQueueWriter
     drain: Drain
     figures: Figures
     registry: CategoryRegistry
@@ -109,8 +109,8 @@ class Feed:
         self.payloads.append(payload)
 
 
-def opening(deliveries: MemoryDeliveries) -> Callable[[], Awaitable[MemoryDeliveries]]:
-    async def opened() -> MemoryDeliveries:
+def opening(deliveries: MemoryQueueWriter) -> Callable[[], Awaitable[MemoryQueueWriter]]:
+    async def opened() -> MemoryQueueWriter:
         return deliveries
 
     return opened
@@ -119,13 +119,13 @@ def opening(deliveries: MemoryDeliveries) -> Callable[[], Awaitable[MemoryDelive
 async def build(
     entries: Mapping[str, Any] | None = None,
     aggregators: Mapping[str, Aggregator] | None = None,
-    deliveries: MemoryDeliveries | None = None,
+    deliveries: MemoryQueueWriter | None = None,
     collecting: Allowance | None = None,
     patience_s: float = 2.0,
 ) -> House:
     """A house in which these notification types hold."""
     feed, clock, figures = Feed(), ManualClock(NOW_US), Figures(CollectorRegistry())
-    store, deliveries = MemoryStore(LIMITS, feed), deliveries or MemoryDeliveries()
+    store, deliveries = MemoryStore(LIMITS, feed), deliveries or MemoryQueueWriter()
     if entries is not None:
         await store.categories.apply(entries, NOW_US, 0)
     registry = CategoryRegistry(store)

@@ -10,15 +10,16 @@ from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
 from gregor.core.notify.intents import FRAME, Intent
 from gregor.core.notify.ledger import Story
-from gregor.reference.store import MemoryDeliveries
-from gregor.store.contract.store import Registration, Session, Unavailable
+from gregor.reference.store import MemoryQueueWriter
+from gregor.store.contract.devices import DeviceSession, Registration
+from gregor.store.contract.store import Unavailable
 from tests.support.builders import NOW_US, SECOND_US, message
 from tests.unit.scheduler.conftest import House, build
 
 NEWS = {"news": {"title": "News", "push": {"after": "10s"}, "email": {"after": "60s"}}}
 
 
-async def furnished(deliveries: MemoryDeliveries | None = None) -> House:
+async def furnished(deliveries: MemoryQueueWriter | None = None) -> House:
     """A desk without push, a phone and a tablet with it; news are pushed and mailed."""
     made = await build(NEWS, deliveries=deliveries)
     for device, push in (("desk", None), ("phone", "apns"), ("tablet", "fcm")):
@@ -46,7 +47,7 @@ async def noted(house: House, item: str = "a") -> dict[str, tuple[str, str | Non
 
 async def look(house: House, device: str) -> None:
     """Somebody looks at a device for the next ten minutes."""
-    session = Session("s", f"c-{device}", "g", house.clock.now_us(), foreground=True)
+    session = DeviceSession("s", f"c-{device}", "g", house.clock.now_us(), foreground=True)
     await house.store.devices.open_session("alice", device, session, house.clock.now_us(), 600 * SECOND_US)
 
 
@@ -128,15 +129,15 @@ async def test_a_type_that_asks_for_no_push_any_more_says_so(house: House) -> No
     }
 
 
-class Broken(MemoryDeliveries):
+class Broken(MemoryQueueWriter):
     """Streams that are away until told otherwise."""
 
     is_away = True
 
-    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+    async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         if self.is_away:
             raise Unavailable("the streams are away")
-        return await super().hand_over(intents, at_us)
+        return await super().enqueue(intents, at_us)
 
 
 async def test_what_was_decided_for_stands_though_the_streams_were_away_and_somebody_came() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from gregor.core.messages.delayed import Delayed
 from gregor.core.messages.model import Sender
-from gregor.store.contract.store import Registration
+from gregor.store.contract.devices import Registration
 from gregor_scheduler.allowance import Allowance
 from gregor_scheduler.delivery_publisher import HandOver
 from gregor_scheduler.due_loop import Drain
@@ -106,7 +106,7 @@ async def outcome(house: House) -> dict[str, Any]:
         "live": await house.live(),
         "gone": {entry.id: entry.gone and entry.gone.reason for entry in entries},
         "devices": set(await house.store.devices.devices("alice", now_us(house))),
-        "agenda": [work.entry for work in await house.store.agenda.work("alice", now_us(house), 99)],
+        "agenda": [work.entry for work in await house.store.agenda.due_work("alice", now_us(house), 99)],
     }
 
 

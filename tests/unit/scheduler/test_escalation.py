@@ -10,8 +10,9 @@ import pytest
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.reference.store import MemoryDeliveries
-from gregor.store.contract.store import Registration, Session, Unavailable
+from gregor.reference.store import MemoryQueueWriter
+from gregor.store.contract.devices import DeviceSession, Registration
+from gregor.store.contract.store import Unavailable
 from gregor_scheduler.delivery_publisher import CLOSED_S
 from gregor_scheduler.handlers.dispatch import PUT_OFF_US
 from tests.support.builders import NOW_US, SECOND_US, message
@@ -36,8 +37,8 @@ async def house() -> House:
     return made
 
 
-async def connect(house: House, device: str, name: str = "s", *, foreground: bool = False) -> Session:
-    session = Session(name, f"c-{device}-{name}", "g", house.clock.now_us(), foreground)
+async def connect(house: House, device: str, name: str = "s", *, foreground: bool = False) -> DeviceSession:
+    session = DeviceSession(name, f"c-{device}-{name}", "g", house.clock.now_us(), foreground)
     await house.store.devices.open_session("alice", device, session, house.clock.now_us(), 10 * MINUTE_US)
     return session
 
@@ -93,7 +94,7 @@ async def test_a_category_without_channels_hands_nothing_over(house: House) -> N
     await house.pass_time(100)
 
     assert house.handed() == []
-    assert await house.store.agenda.work("alice", NOW_US + 10**12, 9) == []
+    assert await house.store.agenda.due_work("alice", NOW_US + 10**12, 9) == []
 
 
 async def test_categories_that_are_newer_than_this_process_knows_are_asked_for(house: House) -> None:
@@ -222,17 +223,17 @@ async def test_a_reminder_is_handed_over_at_its_time_to_those_who_are_not_there(
     assert house.deliveries.intents[0].n == 1
 
 
-class Broken(MemoryDeliveries):
+class Broken(MemoryQueueWriter):
     """Streams that are away until told otherwise."""
 
     is_away = True
     tries = 0
 
-    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+    async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         self.tries += 1
         if self.is_away:
             raise Unavailable("the streams are away")
-        return await super().hand_over(intents, at_us)
+        return await super().enqueue(intents, at_us)
 
 
 async def test_what_cannot_be_handed_over_is_tried_again_and_holds_nothing_else_up() -> None:
@@ -256,7 +257,7 @@ async def test_what_cannot_be_handed_over_is_tried_again_and_holds_nothing_else_
 
 async def test_what_finds_no_room_in_its_stream_waits_on_the_agenda_and_is_decided_anew() -> None:
     """A provider that is down for a day must not cost anybody a push, nor the scheduler its pace."""
-    deliveries = MemoryDeliveries(most=0)
+    deliveries = MemoryQueueWriter(most=0)
     house = await build(entry(push={"after": "10s"}), deliveries=deliveries)
     await house.store.devices.put_device("alice", "phone", Registration(push=APNS), NOW_US)
     await house.create("a", "b")

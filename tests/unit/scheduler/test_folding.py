@@ -14,7 +14,7 @@ from gregor.aggregators import comments_by_thread
 from gregor.core.messages.model import Reason, Sender
 from gregor.core.notify.aggregation import is_summary, summary_id
 from gregor.store.contract.agenda import WorkKind
-from gregor.store.contract.store import Registration
+from gregor.store.contract.devices import Registration
 from tests.support.builders import BACKEND, BY_BACKEND, NOW, NOW_US, interval, message
 from tests.support.wait import wait_until
 from tests.unit.scheduler.conftest import House, build
@@ -63,7 +63,7 @@ async def test_enough_items_become_one_at_the_end_of_the_window(house: House) ->
 
 async def windows(house: House) -> list[float]:
     """When alice's windows end, in seconds after the beginning."""
-    works = await house.store.agenda.work("alice", NOW_US + 10**12, 100)
+    works = await house.store.agenda.due_work("alice", NOW_US + 10**12, 100)
     return [(work.at_us - NOW_US) / 1e6 for work in works if work.kind is WorkKind.WINDOW]
 
 

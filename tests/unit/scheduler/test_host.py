@@ -43,9 +43,9 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._agenda, name)
 
-    async def firsts(self) -> Any:
+    async def next_due_times(self) -> Any:
         self.looks_s.append(time.monotonic())
-        return await self._agenda.firsts()
+        return await self._agenda.next_due_times()
 
 
 def watched(house: House) -> tuple[Drain, Watched]:
@@ -141,7 +141,7 @@ async def test_whoever_tells_the_time_lets_slow_ticks_come_to_their_end() -> Non
     """A store that comes back is slow, and ticks of arq are away: both turns of the drain are taken."""
     drain, agenda = watched(await build())
     is_quick = asyncio.Event()
-    looks, firsts = 0, agenda.firsts
+    looks, firsts = 0, agenda.next_due_times
 
     async def slow() -> Any:
         nonlocal looks
@@ -149,7 +149,7 @@ async def test_whoever_tells_the_time_lets_slow_ticks_come_to_their_end() -> Non
         await is_quick.wait()
         return await firsts()
 
-    agenda.firsts = slow  # type: ignore[method-assign]
+    agenda.next_due_times = slow  # type: ignore[method-assign]
     ticks = [asyncio.create_task(drain.tick()) for _ in range(2)]
     nobody = redis_settings("redis://127.0.0.1:1/0")
     seconds, began_s = count(step=10), time.monotonic()

@@ -13,7 +13,7 @@ from gregor.core.messages.model import Sender
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
 from gregor.core.notify.ledger import MOST_ATTEMPTS, Attempt, Claimed, State, Story
 from gregor.reference.store.ledger import MemoryLedger
-from gregor.store.contract.store import Registration
+from gregor.store.contract.devices import Registration
 from gregor_scheduler.handlers.withdrawals import GATHER_US
 from tests.support.builders import NOW_US, SECOND_US, interval, message
 from tests.unit.scheduler.conftest import House, build
@@ -51,7 +51,7 @@ async def bring(house: House, intent: Intent, state: State, lease_s: float = 30)
     if state is not State.CLAIMED:
         next_us = now_us + SECOND_US if state in (State.WAITING, State.RETRY, State.UNKNOWN) else None
         story = Story(intent.at_us, intent.seq, next_us=next_us, attempts=(Attempt(now_us, "200"),))
-        await ledger.settle(claim.delivery, "", state, story)
+        await ledger.record_outcome(claim.delivery, "", state, story)
 
 
 async def stands(house: House, item: str = "a") -> dict[str, tuple[State, str | None]]:
@@ -102,7 +102,7 @@ async def died_over(house: House, intent: Intent) -> None:
     claim = await ledger.claim(intent, "", now_us, now_us + 30 * SECOND_US)
     assert isinstance(claim, Claimed)
     story = claim.delivery.story.ended("acked", now_us)
-    assert await ledger.settle(claim.delivery, "", State.CANCELLED, story, counts=False)
+    assert await ledger.record_outcome(claim.delivery, "", State.CANCELLED, story, counts=False)
 
 
 async def left_unknown(house: House, intent: Intent, state: State, statuses: list[str]) -> None:
@@ -116,7 +116,7 @@ async def left_unknown(house: House, intent: Intent, state: State, statuses: lis
             story, counts = story.ended("acked", now_us), False
         else:
             story = replace_story(story.attempted(Attempt(now_us, status)), next_us=now_us)
-        await ledger.settle(claim.delivery, "", State.RETRY if counts else state, story, counts=counts)
+        await ledger.record_outcome(claim.delivery, "", State.RETRY if counts else state, story, counts=counts)
 
 
 @pytest.mark.parametrize("state", [State.CANCELLED, State.DEAD, State.UNKNOWN])
@@ -190,7 +190,7 @@ async def test_what_is_taken_to_be_sent_just_before_it_is_cancelled_is_looked_at
     assert house.handed() == []
 
     story = ledger.taken.delivery.story.attempted(Attempt(house.clock.now_us(), "200"))
-    assert await ledger.settle(ledger.taken.delivery, "", State.SENT, story)
+    assert await ledger.record_outcome(ledger.taken.delivery, "", State.SENT, story)
     await house.pass_time(1)
 
     assert house.handed() == ["withdraw a apns phone"]
@@ -246,7 +246,7 @@ async def bring_end(house: House, intent: Intent, state: State) -> None:
     """The end of what is claimed."""
     [claimed] = [each for each in await house.store.ledger.of_item("alice", intent.item) if each.state is State.CLAIMED]
     story = Story(intent.at_us, intent.seq, attempts=(Attempt(house.clock.now_us(), "200"),))
-    assert await house.store.ledger.settle(claimed, "", state, story)
+    assert await house.store.ledger.record_outcome(claimed, "", state, story)
 
 
 async def test_looks_at_what_somebody_died_over_become_rare(house: House) -> None:

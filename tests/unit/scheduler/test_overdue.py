@@ -6,7 +6,7 @@ import pytest
 
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import OVERDUE_US, Attempt, Claimed, State, Story
-from gregor.store.contract.store import Registration
+from gregor.store.contract.devices import Registration
 from gregor_scheduler.handlers.redelivery import GRACE_US
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
 from tests.unit.scheduler.conftest import House, build
@@ -41,7 +41,7 @@ async def becomes(house: House, intent: Intent, state: State, after_us: int | No
     if state is not State.CLAIMED:
         next_us = None if after_us is None else now_us + after_us
         story = Story(intent.at_us, intent.seq, next_us=next_us, attempts=(Attempt(now_us, "200"),))
-        await house.store.ledger.settle(claim.delivery, "", state, story)
+        await house.store.ledger.record_outcome(claim.delivery, "", state, story)
 
 
 async def test_what_the_queue_lost_is_handed_over_again_as_it_was(house: House) -> None:
@@ -72,7 +72,7 @@ async def test_of_what_is_over_nothing_is_asked(house: House, state: State) -> N
     await house.pass_time(LOOK_S + 1, MINUTE_S)
 
     assert house.handed() == []
-    assert await house.store.agenda.work("alice", house.clock.now_us() + DAY_US, 9) == []
+    assert await house.store.agenda.due_work("alice", house.clock.now_us() + DAY_US, 9) == []
 
 
 @pytest.mark.parametrize("state", [State.WAITING, State.RETRY, State.UNKNOWN])
@@ -101,7 +101,7 @@ async def test_what_somebody_died_over_is_late_after_its_lease(house: House) -> 
 async def test_of_a_user_that_is_forgotten_nothing_is_asked(house: House) -> None:
     await handed(house)
 
-    await house.store.users.forget_user("alice", house.clock.now_us())
+    await house.store.users.delete_user("alice", house.clock.now_us())
     await house.pass_time(2 * LOOK_S, MINUTE_S)
 
     assert house.handed() == []
@@ -163,12 +163,12 @@ async def test_what_is_to_wait_no_longer_is_handed_over_within_a_second_and_not_
     claim = await house.store.ledger.claim(intent, "", now_us, now_us + 30 * SECOND_US)
     assert isinstance(claim, Claimed)
     story = claim.delivery.story.waiting("quiet_hours", now_us, now_us + 6 * HOUR_US)
-    await house.store.ledger.settle(claim.delivery, "", State.WAITING, story, counts=False)
+    await house.store.ledger.record_outcome(claim.delivery, "", State.WAITING, story, counts=False)
     await house.pass_time(HOUR_US / SECOND_US, MINUTE_S)
     assert house.handed() == []
 
     now_us = house.clock.now_us()
-    assert await house.store.ledger.hasten("alice", "quiet_hours", now_us, now_us) == 1
+    assert await house.store.ledger.expedite("alice", "quiet_hours", now_us, now_us) == 1
     await house.pass_time(1)
 
     assert house.handed() == [PUSH]

@@ -11,7 +11,7 @@ from gregor.core.messages.model import Sender
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import Attempt, Claimed, State, Story
 from gregor.core.notify.webhook_events import Webhook, addressee
-from gregor.reference.store import MemoryDeliveries
+from gregor.reference.store import MemoryQueueWriter
 from tests.support.builders import NOW_US, item, message
 from tests.unit.scheduler.conftest import House, build
 
@@ -116,7 +116,7 @@ async def test_what_leaves_where_there_is_no_webhook_is_no_event() -> None:
 
 
 async def test_where_the_stream_is_full_it_is_told_later_and_nothing_is_lost() -> None:
-    house = await with_webhooks(ALL, deliveries=MemoryDeliveries(most=1))
+    house = await with_webhooks(ALL, deliveries=MemoryQueueWriter(most=1))
     await house.create("a", "b")
     await house.dismiss("a", "b")
 
@@ -131,7 +131,7 @@ async def test_a_scheduler_that_dies_after_it_handed_over_leaves_the_same_event_
     house = await with_webhooks(ALL)
     await house.create("a")
     await house.dismiss("a")
-    [left] = [work for work in await house.store.agenda.work("alice", house.clock.now_us(), 9) if work.name == "a"]
+    [left] = [work for work in await house.store.agenda.due_work("alice", house.clock.now_us(), 9) if work.name == "a"]
 
     first = await house.drain._acts.do("alice", [left])
     second = await house.drain._acts.do("alice", [left])
@@ -151,7 +151,7 @@ async def settle(house: House, intent: Intent, state: State, reason: str | None 
     claim = await ledger.claim(intent, "", now_us, now_us + 1)
     assert isinstance(claim, Claimed)
     attempts = (*claim.delivery.story.attempts, Attempt(now_us, "200"))
-    await ledger.settle(claim.delivery, "", state, Story(now_us, intent.seq, reason, attempts=attempts))
+    await ledger.record_outcome(claim.delivery, "", state, Story(now_us, intent.seq, reason, attempts=attempts))
 
 
 async def with_deliveries(*webhooks: Webhook) -> House:

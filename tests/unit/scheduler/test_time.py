@@ -94,7 +94,7 @@ async def test_a_reminder_whose_item_goes_between_claim_and_act_fires_for_nobody
     house = await build({"": {"title": "News", "push": {}}})
     await house.create("a", remind_at=["+5"])
     house.clock.advance(6)
-    works = await house.store.agenda.work("alice", house.clock.now_us(), 64, 0)
+    works = await house.store.agenda.due_work("alice", house.clock.now_us(), 64, 0)
     await house.dismiss("a")
     house.told()
 
@@ -155,7 +155,7 @@ async def test_a_delayed_message_acts_for_its_sender(house: House) -> None:
 
     entry = await house.store.users.item("alice", "a", BACKEND, house.clock.now_us())
     assert entry is not None and entry.gone is None
-    (record,) = (await house.store.agenda.group("alice", "news", "*"))[1]
+    (record,) = (await house.store.agenda.category_items("alice", "news", "*"))[1]
     assert record.hidden_by == {"phone"}
 
 
@@ -184,19 +184,19 @@ async def test_garbage_is_collected_and_a_burst_of_it_is_spread(house: House) ->
 
     entries = [await house.store.users.item(uid, "a", BACKEND, NOW_US) for uid in uids]
     assert sum(entry is not None and entry.is_trimmed for entry in entries) == 3
-    firsts = sorted(at_us for at_us in await house.store.agenda.firsts() if at_us is not None)
-    put_off = [at_us for at_us in firsts if at_us <= now_us + 600 * SECOND_US]
-    assert len(put_off) >= 30 and put_off[-1] - put_off[0] > 200 * SECOND_US
+    firsts = sorted(at_us for at_us in await house.store.agenda.next_due_times() if at_us is not None)
+    postponed = [at_us for at_us in firsts if at_us <= now_us + 600 * SECOND_US]
+    assert len(postponed) >= 30 and postponed[-1] - postponed[0] > 200 * SECOND_US
 
 
 async def test_a_device_that_nobody_saw_for_the_retention_is_forgotten(house: House) -> None:
-    await house.store.devices.know_device("alice", "old", NOW_US)
+    await house.store.devices.ensure_device("alice", "old", NOW_US)
 
     house.clock.advance(LIMITS.retention_us / SECOND_US)
     await house.drain.run_due()
 
     assert await house.store.devices.devices("alice", house.clock.now_us()) == {}
-    assert await house.store.agenda.work("alice", NOW_US + 10**15, 9) == []
+    assert await house.store.agenda.due_work("alice", NOW_US + 10**15, 9) == []
 
 
 @pytest.mark.parametrize("kind", ["remind", "expire"])

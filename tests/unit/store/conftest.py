@@ -8,8 +8,8 @@ from fakeredis import FakeAsyncRedis
 
 from gregor.store.redis.devices.devices import RedisDevices
 from gregor.store.redis.keys import Keys
-from tests.support.fake_link import RedisPyLink
-from tests.support.servers import linked
+from tests.support.redis_py_commands import RedisPyCommands
+from tests.support.servers import open_client
 from tests.unit.store.grounds import Ground, devices_on
 
 
@@ -25,20 +25,20 @@ async def ground(request: pytest.FixtureRequest) -> AsyncIterator[Ground]:
     keys = Keys(f"test-{secrets.token_hex(4)}")
     if request.param == "fakeredis":
         client = FakeAsyncRedis()
-        link = RedisPyLink(client)
+        link = RedisPyCommands(client)
         yield Ground(link, keys, None, allow_oom=False)
         await link.close()
         await client.aclose()
         return
     url = request.getfixturevalue(request.param)
-    async with linked(url) as connection:
+    async with open_client(url) as connection:
         yield Ground(connection, keys, url, allow_oom=True)
 
 
 @pytest.fixture
 async def real_ground(redis_server: str) -> AsyncIterator[Ground]:
     """A real Redis."""
-    async with linked(redis_server) as connection:
+    async with open_client(redis_server) as connection:
         yield Ground(connection, Keys(f"test-{secrets.token_hex(4)}"), redis_server, allow_oom=True)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gregor.core.limits import SECOND_US, Limits
-from gregor.redis.client import Connection
-from gregor.redis.pubsub import Feed
-from gregor.store.contract.store import Presence, Session
+from gregor.redis.client import RedisCommands
+from gregor.redis.pubsub import RedisPubSub
+from gregor.store.contract.devices import DeviceSession, Presence
 from gregor.store.redis.devices.devices import RedisDevices
 from gregor.store.redis.keys import Keys
 from gregor.store.redis.store import RedisStore
@@ -25,7 +25,7 @@ WEB = {"provider": "webpush", "token": {"endpoint": "https://push.example/1", "k
 class Ground:
     """Where a store of Redis can stand. ``url`` is ``None`` where nobody else can connect."""
 
-    connection: Connection
+    connection: RedisCommands
     keys: Keys
     url: str | None
     allow_oom: bool
@@ -45,9 +45,9 @@ def devices_on(ground: Ground, limits: Limits | None = None) -> RedisDevices:
     return store_on(ground, limits).devices
 
 
-def session(name: str, connection: str = "c1", opened_us: int = NOW_US, *, foreground: bool = False) -> Session:
+def session(name: str, connection: str = "c1", opened_us: int = NOW_US, *, foreground: bool = False) -> DeviceSession:
     """A session of gateway ``g1``."""
-    return Session(name, connection, "g1", opened_us, foreground, ("user",), None)
+    return DeviceSession(name, connection, "g1", opened_us, foreground, ("user",), None)
 
 
 async def presence_of(devices: RedisDevices, device: str, now_us: int) -> Presence | None:
@@ -74,7 +74,7 @@ class Ear:
 async def listening(ground: Ground, uid: str) -> AsyncIterator[list[Any]]:
     """The controls of a user, as they come."""
     assert ground.url is not None
-    feed, ear = Feed(ground.url, ground.connection), Ear()
+    feed, ear = RedisPubSub(ground.url, ground.connection), Ear()
     await feed.open()
     try:
         await feed.subscribe(ground.keys.of_user(uid).channel, ear)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gregor.redis.client import LinkDown
+from gregor.redis.client import RedisUnavailable
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.errors import answers
 
@@ -29,11 +29,11 @@ async def test_they_come_in_the_order_of_their_commands_whatever_ends_first() ->
 async def test_a_failure_is_told_once_all_have_ended() -> None:
     first, second = replies = issued(2)
     waiting = asyncio.create_task(answers(replies))
-    first.set_exception(LinkDown("away"))
+    first.set_exception(RedisUnavailable("away"))
     await asyncio.wait([waiting], timeout=0.01)
     assert not waiting.done()
 
-    second.set_exception(LinkDown("away too"))
+    second.set_exception(RedisUnavailable("away too"))
     with pytest.raises(Unavailable, match=r"away$"):
         await waiting
 

@@ -14,10 +14,10 @@ from gregor.core.limits import Limits
 from gregor.core.notify.contact import parse_contact, parse_preferences
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import Attempt, Claimed, State, Story
-from gregor.store.contract.store import Registration
-from gregor.store.deleted_users import KNOWN_US, trace_of
+from gregor.store.contract.devices import Registration
+from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from gregor.store.redis.store import RedisStore
-from gregor.store.redis.users.forget_user import RedisForgetting
+from gregor.store.redis.users.delete_user import RedisUserDeletion
 from tests.support.builders import SECOND_US, creating, dismissing, external, planned
 from tests.unit.store.grounds import APNS, LEASE_US, NOW_US, Ground, session, store_on
 
@@ -45,7 +45,7 @@ async def live_much(store: RedisStore, uid: str) -> None:
         assert isinstance(claim, Claimed)
         story = Story(NOW_US, attempts=(Attempt(NOW_US, "400"),), since_us=NOW_US)
         if device != "tablet":
-            await ledger.settle(claim.delivery, f"{device}/place", state, story)
+            await ledger.record_outcome(claim.delivery, f"{device}/place", state, story)
     await ledger.plan([replace(PHONE, uid=uid, kind=IntentKind.WITHDRAW)], State.PLANNED, None, NOW_US)
     await ledger.plan([replace(PHONE, uid=uid, item="c")], State.CANCELLED, "present", NOW_US)
 
@@ -74,13 +74,13 @@ async def test_a_user_who_is_forgotten_leaves_no_trace_and_others_keep_theirs(gr
     before = await trace(ground, "alicia")
     assert {"h", "a", "x", "led", "ledx", "wdr", "fly", "later", "dev", "on", "ack", "due", "dead"} <= before
 
-    await store.users.forget_user("alice", NOW_US)
+    await store.users.delete_user("alice", NOW_US)
 
     assert await trace(ground, "alice") == {"rev"}
     assert await trace(ground, "alicia") == before
     await store.devices.put_device("bob", "phone", Registration("ios", {**APNS, "token": "token-of-alice"}), NOW_US)
     registration, _ = (await store.devices.devices("bob", NOW_US))["phone"]
-    assert await store.devices.holds_push("bob", "phone", registration)
+    assert await store.devices.owns_push_token("bob", "phone", registration)
 
 
 async def test_who_is_forgotten_makes_room_where_memory_is_full(real_ground: Ground) -> None:
@@ -88,22 +88,22 @@ async def test_who_is_forgotten_makes_room_where_memory_is_full(real_ground: Gro
     await live_much(store, "alice")
     await call("CONFIG", "SET", "maxmemory", "1")
     try:
-        await store.users.forget_user("alice", NOW_US)
+        await store.users.delete_user("alice", NOW_US)
     finally:
         await call("CONFIG", "SET", "maxmemory", "0")
 
     assert await trace(real_ground, "alice") == {"rev"}
-    assert await store.users.forgotten(NOW_US) == {trace_of("alice")}
+    assert await store.users.deleted_since(NOW_US) == {deleted_user_hash("alice")}
 
 
 async def test_what_is_listed_and_remembered_for_a_while_has_an_end(ground: Ground) -> None:
     """Dead letters of a partition that is never written again, traces of users where no other is forgotten."""
     store = store_on(ground)
     await live_much(store, "alice")
-    retention_ms, known_ms = Limits().retention_us // 1_000, KNOWN_US // 1_000
+    retention_ms, known_ms = Limits().retention_us // 1_000, DELETED_USERS_KEPT_US // 1_000
 
     assert 0 < await ground.ttl_ms(ground.keys.of_user("alice").dead) <= retention_ms
-    await store.users.forget_user("alice", NOW_US)
+    await store.users.delete_user("alice", NOW_US)
     assert 0 < await ground.ttl_ms(ground.keys.forgotten) <= known_ms
 
 
@@ -139,7 +139,7 @@ async def test_who_comes_anew_while_it_is_forgotten_keeps_its_timers_and_deliver
         assert await store.ledger.plan([anew], State.PLANNED, None, NOW_US) == [anew]
 
     late: Any = Meanwhile(ground.connection, step, come_anew)
-    await RedisForgetting(late, ground.keys, allow_oom=ground.allow_oom).forget("alice", NOW_US)
+    await RedisUserDeletion(late, ground.keys, allow_oom=ground.allow_oom).forget("alice", NOW_US)
 
     assert await ground.connection.call("ZSCORE", ground.keys.of_user("alice").due, "alice") is not None
     kept, listed = (await store.ledger.of_item("alice", "anew"), await store.ledger.of_user("alice", 9))

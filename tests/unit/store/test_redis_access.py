@@ -105,14 +105,14 @@ async def test_no_secret_and_no_ticket_is_in_the_data(access: RedisAccess, groun
 async def test_a_ticket_is_good_once(access: RedisAccess) -> None:
     text = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
 
-    assert await access.spend_ticket(text, NOW_US + 29 * SECOND_US) == TICKET
-    assert await access.spend_ticket(text, NOW_US + 29 * SECOND_US) is None
+    assert await access.redeem_ticket(text, NOW_US + 29 * SECOND_US) == TICKET
+    assert await access.redeem_ticket(text, NOW_US + 29 * SECOND_US) is None
 
 
 async def test_of_many_who_spend_a_ticket_at_once_one_gets_it(access: RedisAccess) -> None:
     text = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
 
-    spent = await asyncio.gather(*(access.spend_ticket(text, NOW_US) for _ in range(20)))
+    spent = await asyncio.gather(*(access.redeem_ticket(text, NOW_US) for _ in range(20)))
 
     assert [ticket for ticket in spent if ticket] == [TICKET]
 
@@ -120,8 +120,8 @@ async def test_of_many_who_spend_a_ticket_at_once_one_gets_it(access: RedisAcces
 async def test_a_ticket_too_old_is_none_whatever_the_server_still_keeps(access: RedisAccess) -> None:
     text = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
 
-    assert await access.spend_ticket(text, NOW_US + 30 * SECOND_US) is None
-    assert await access.spend_ticket("never made", NOW_US) is None
+    assert await access.redeem_ticket(text, NOW_US + 30 * SECOND_US) is None
+    assert await access.redeem_ticket("never made", NOW_US) is None
 
 
 async def test_a_ticket_goes_by_itself(access: RedisAccess, ground: Ground) -> None:

@@ -10,7 +10,8 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Creation, Receipt
-from gregor.store.contract.store import Presence, Registration, Unavailable
+from gregor.store.contract.devices import Presence, Registration
+from gregor.store.contract.store import Unavailable
 from gregor.store.redis.devices.devices import RedisDevices
 from tests.support.wait import wait_until
 from tests.unit.store.grounds import APNS, LEASE_US, NOW_US, SEED, WEB, Ground, devices_on, listening, session, store_on
@@ -32,9 +33,9 @@ async def test_a_registration_comes_back_as_it_was_put(devices: RedisDevices) ->
 
 
 async def test_a_device_that_connects_is_known_and_keeps_what_was_registered(devices: RedisDevices) -> None:
-    assert await devices.know_device("alice", "desk", NOW_US) is None
+    assert await devices.ensure_device("alice", "desk", NOW_US) is None
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
-    assert await devices.know_device("alice", "phone", NOW_US) is None
+    assert await devices.ensure_device("alice", "phone", NOW_US) is None
 
     known = await devices.devices("alice", NOW_US)
     assert {name: kept for name, (kept, _) in known.items()} == {
@@ -44,7 +45,7 @@ async def test_a_device_that_connects_is_known_and_keeps_what_was_registered(dev
 
 
 async def test_replacing_a_registration_keeps_when_the_device_was_seen(devices: RedisDevices) -> None:
-    await devices.know_device("alice", "phone", NOW_US)
+    await devices.ensure_device("alice", "phone", NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
     await devices.close_session("alice", "phone", session("s"), NOW_US + 5)
 
@@ -155,7 +156,7 @@ async def test_a_push_token_registered_while_the_old_one_is_taken_stays(ground: 
 
 async def test_a_device_that_connects_while_it_is_registered_keeps_the_registration(devices: RedisDevices) -> None:
     await asyncio.gather(
-        devices.know_device("alice", "phone", NOW_US),
+        devices.ensure_device("alice", "phone", NOW_US),
         devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US),
     )
 
@@ -167,12 +168,12 @@ async def test_a_device_that_connects_while_it_is_registered_keeps_the_registrat
 
 async def test_the_65th_device_displaces_the_one_longest_offline(devices: RedisDevices) -> None:
     for n in range(64):
-        await devices.know_device("alice", f"d{n}", NOW_US + n)
+        await devices.ensure_device("alice", f"d{n}", NOW_US + n)
     # d0 was there last, so d1 is the one longest offline.
     await devices.open_session("alice", "d0", session("s"), NOW_US + 1_000, LEASE_US)
     await devices.close_session("alice", "d0", session("s"), NOW_US + 2_000)
 
-    assert await devices.know_device("alice", "new", NOW_US + 3_000) == "d1"
+    assert await devices.ensure_device("alice", "new", NOW_US + 3_000) == "d1"
 
     known = await devices.devices("alice", NOW_US + 3_000)
     assert len(known) == 64 and "d0" in known and "new" in known and "d1" not in known
@@ -181,8 +182,8 @@ async def test_the_65th_device_displaces_the_one_longest_offline(devices: RedisD
 async def test_devices_with_push_go_last(ground: Ground) -> None:
     devices = devices_on(ground, Limits(devices=3))
     await devices.put_device("alice", "old", Registration("ios", APNS), NOW_US)
-    await devices.know_device("alice", "young", NOW_US + 1)
-    await devices.know_device("alice", "younger", NOW_US + 2)
+    await devices.ensure_device("alice", "young", NOW_US + 1)
+    await devices.ensure_device("alice", "younger", NOW_US + 2)
 
     for name, left in (("a", ["a", "old", "younger"]), ("b", ["a", "b", "old"]), ("c", ["a", "b", "c"])):
         await devices.put_device("alice", name, Registration("ios", {**APNS, "token": name}), NOW_US + 3)
@@ -194,33 +195,33 @@ async def test_devices_with_push_go_last(ground: Ground) -> None:
 async def test_where_all_are_online_there_is_no_room_for_another(ground: Ground) -> None:
     devices = devices_on(ground, Limits(devices=2))
     for name in ("phone", "desk"):
-        await devices.know_device("alice", name, NOW_US)
+        await devices.ensure_device("alice", name, NOW_US)
         await devices.open_session("alice", name, session("s"), NOW_US, LEASE_US)
 
     tries: list[Awaitable[Any]] = [
-        devices.know_device("alice", "new", NOW_US + 1),
+        devices.ensure_device("alice", "new", NOW_US + 1),
         devices.put_device("alice", "new", Registration(), NOW_US + 1),
     ]
     for attempt in tries:
         with pytest.raises(Problem) as refusal:
             await attempt
         assert refusal.value.code == "too_many_devices"
-    assert await devices.know_device("alice", "desk", NOW_US + 1) is None
+    assert await devices.ensure_device("alice", "desk", NOW_US + 1) is None
     assert sorted(await devices.devices("alice", NOW_US)) == ["desk", "phone"]
 
 
 async def test_a_device_whose_lease_ran_out_counts_as_offline(ground: Ground) -> None:
     devices = devices_on(ground, Limits(devices=1))
-    await devices.know_device("alice", "phone", NOW_US)
+    await devices.ensure_device("alice", "phone", NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
 
-    assert await devices.know_device("alice", "new", NOW_US + LEASE_US) == "phone"
+    assert await devices.ensure_device("alice", "new", NOW_US + LEASE_US) == "phone"
 
 
 async def test_devices_that_come_at_once_never_exceed_the_bound(ground: Ground) -> None:
     devices = devices_on(ground, Limits(devices=4))
 
-    await asyncio.gather(*(devices.know_device("alice", f"d{n}", NOW_US + n) for n in range(8)))
+    await asyncio.gather(*(devices.ensure_device("alice", f"d{n}", NOW_US + n) for n in range(8)))
 
     assert len(await devices.devices("alice", NOW_US)) == 4
 
@@ -231,7 +232,7 @@ async def test_devices_that_come_at_once_never_exceed_the_bound(ground: Ground) 
 async def test_forgetting_a_device_leaves_nothing_of_it_and_all_of_the_others(ground: Ground) -> None:
     devices = devices_on(ground)
     for name in ("phone", "phone2"):
-        await devices.know_device("alice", name, NOW_US)
+        await devices.ensure_device("alice", name, NOW_US)
         await devices.open_session("alice", name, session("s"), NOW_US, LEASE_US)
         await devices.acknowledge("alice", View(name), 7, NOW_US)
 
@@ -293,7 +294,7 @@ async def test_forgetting_a_user_leaves_its_tokens_void_and_a_trace_for_the_queu
     await store.devices.acknowledge("alice", View("phone"), 3, NOW_US)
 
     for _ in range(2):
-        await store.users.forget_user("alice", NOW_US + 1)
+        await store.users.delete_user("alice", NOW_US + 1)
 
     found = await ground.connection.call("KEYS", f"{ground.keys.namespace}:*")
     assert {key.decode() for key in found} == {ground.keys.of_user("alice").revoked, ground.keys.forgotten}
@@ -302,7 +303,7 @@ async def test_forgetting_a_user_leaves_its_tokens_void_and_a_trace_for_the_queu
 
 async def test_gateways_are_told_to_close_a_forgotten_user(real_ground: Ground) -> None:
     async with listening(real_ground, "alice") as controls:
-        await store_on(real_ground).users.forget_user("alice", NOW_US)
+        await store_on(real_ground).users.delete_user("alice", NOW_US)
         await wait_until(lambda: controls, "the close is heard")
 
     assert controls == [{"close": {"device": None, "code": 4502}}]

@@ -7,7 +7,8 @@ import pytest
 
 from gregor.core.items.sync import View
 from gregor.core.limits import DAY_US
-from gregor.store.contract.store import Presence, Registration, Unavailable
+from gregor.store.contract.devices import Presence, Registration
+from gregor.store.contract.store import Unavailable
 from gregor.store.redis.devices.devices import RedisDevices
 from tests.support.wait import wait_until
 from tests.unit.store.grounds import APNS, LEASE_US, NOW_US, SEED, Ground, devices_on, listening, presence_of, session
@@ -76,11 +77,11 @@ async def test_leases_that_ran_out_are_dropped_and_count_for_no_bound(ground: Gr
 
 
 async def test_a_heartbeat_prolongs_and_tells_what_is_seen_now(devices: RedisDevices) -> None:
-    await devices.know_device("alice", "phone", NOW_US)
+    await devices.ensure_device("alice", "phone", NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
     later = NOW_US + LEASE_US - 1
 
-    await devices.touch([("alice", "phone", session("s", foreground=True))], later, LEASE_US)
+    await devices.renew_sessions([("alice", "phone", session("s", foreground=True))], later, LEASE_US)
 
     assert await presence_of(devices, "phone", later + LEASE_US - 1) == Presence(True, True, later + LEASE_US - 1)
     assert await presence_of(devices, "phone", later + LEASE_US) == Presence(False, False, later)
@@ -89,7 +90,7 @@ async def test_a_heartbeat_prolongs_and_tells_what_is_seen_now(devices: RedisDev
 async def test_a_heartbeat_brings_back_what_the_server_lost(devices: RedisDevices) -> None:
     entries = [(f"user{n}", "phone", session("s")) for n in range(1_500)]
 
-    await devices.touch(entries, NOW_US, LEASE_US)
+    await devices.renew_sessions(entries, NOW_US, LEASE_US)
 
     found = await devices.presence([uid for uid, _, _ in entries], NOW_US)
     assert found == [Presence(True, False, NOW_US)] * 1_500
@@ -99,7 +100,7 @@ async def test_a_heartbeat_of_a_displaced_connection_does_not_bring_it_back(devi
     await devices.open_session("alice", "phone", session("s", "c1"), NOW_US, LEASE_US)
     await devices.open_session("alice", "phone", session("s", "c2"), NOW_US, LEASE_US)
 
-    await devices.touch([("alice", "phone", session("s", "c1"))], NOW_US, LEASE_US)
+    await devices.renew_sessions([("alice", "phone", session("s", "c1"))], NOW_US, LEASE_US)
 
     assert await devices.session("alice", "phone", "s", NOW_US) == session("s", "c2")
 
@@ -117,10 +118,10 @@ async def test_closing_a_displaced_connection_leaves_the_newer_one(devices: Redi
 
 async def test_who_closed_was_last_seen_then_and_who_vanished_at_the_last_heartbeat(devices: RedisDevices) -> None:
     for name in ("phone", "desk"):
-        await devices.know_device("alice", name, NOW_US)
+        await devices.ensure_device("alice", name, NOW_US)
         await devices.open_session("alice", name, session("s"), NOW_US, LEASE_US)
     await devices.close_session("alice", "phone", session("s"), NOW_US + 10)
-    await devices.touch([("alice", "desk", session("s"))], NOW_US + 20, LEASE_US)
+    await devices.renew_sessions([("alice", "desk", session("s"))], NOW_US + 20, LEASE_US)
     # What is dropped leaves its time behind.
     late = NOW_US + 100 + LEASE_US
     await devices.open_session("alice", "third", session("s"), late, LEASE_US)
@@ -130,7 +131,7 @@ async def test_who_closed_was_last_seen_then_and_who_vanished_at_the_last_heartb
 
 
 async def test_closing_what_had_lapsed_tells_nothing_newer_than_its_last_heartbeat(devices: RedisDevices) -> None:
-    await devices.know_device("alice", "phone", NOW_US)
+    await devices.ensure_device("alice", "phone", NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
 
     await devices.close_session("alice", "phone", session("s"), NOW_US + LEASE_US)
@@ -139,10 +140,10 @@ async def test_closing_what_had_lapsed_tells_nothing_newer_than_its_last_heartbe
 
 
 async def test_presence_of_a_user_is_that_of_all_devices_together(devices: RedisDevices) -> None:
-    await devices.know_device("alice", "phone", NOW_US)
+    await devices.ensure_device("alice", "phone", NOW_US)
     await devices.open_session("alice", "phone", session("a"), NOW_US, LEASE_US)
     await devices.open_session("alice", "desk", session("b", foreground=True), NOW_US, LEASE_US)
-    await devices.know_device("bob", "phone", NOW_US)
+    await devices.ensure_device("bob", "phone", NOW_US)
     await devices.open_session("bob", "phone", session("s"), NOW_US, LEASE_US)
     await devices.close_session("bob", "phone", session("s"), NOW_US + 1)
 
@@ -160,7 +161,7 @@ async def test_presence_goes_by_itself_after_the_retention(ground: Ground) -> No
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
     assert retention_ms - 10_000 < await ground.ttl_ms(key) <= retention_ms
     await ground.connection.call("PERSIST", key)
-    await devices.touch([("alice", "phone", session("s"))], NOW_US, LEASE_US)
+    await devices.renew_sessions([("alice", "phone", session("s"))], NOW_US, LEASE_US)
     assert retention_ms - 10_000 < await ground.ttl_ms(key) <= retention_ms
 
 
@@ -232,8 +233,8 @@ async def test_gateways_are_told_of_revocations_and_controls(real_ground: Ground
     async with listening(real_ground, "alice") as controls:
         await devices.revoke("alice", "phone", NOW_US, NOW_US)
         await devices.revoke("alice", None, NOW_US, NOW_US)
-        await devices.control("bob", {"close": {"device": "phone", "code": 4504}})
-        await devices.control("alice", {"close": {"connection": "c1", "code": 4504}})
+        await devices.publish_control("bob", {"close": {"device": "phone", "code": 4504}})
+        await devices.publish_control("alice", {"close": {"connection": "c1", "code": 4504}})
         await wait_until(lambda: len(controls) == 3, "three controls are heard")
 
     assert controls == [
@@ -245,14 +246,14 @@ async def test_gateways_are_told_of_revocations_and_controls(real_ground: Ground
 
 async def test_where_memory_is_full_known_devices_still_connect_and_leave(real_ground: Ground) -> None:
     devices, connection = devices_on(real_ground), real_ground.connection
-    await devices.know_device("alice", "phone", NOW_US)
+    await devices.ensure_device("alice", "phone", NOW_US)
     await connection.call("CONFIG", "SET", "maxmemory", "1")
     try:
         with pytest.raises(Unavailable):
-            await devices.know_device("alice", "new", NOW_US)
-        assert await devices.know_device("alice", "phone", NOW_US) is None
+            await devices.ensure_device("alice", "new", NOW_US)
+        assert await devices.ensure_device("alice", "phone", NOW_US) is None
         assert await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US) == []
-        await devices.touch([("alice", "phone", session("s"))], NOW_US, LEASE_US)
+        await devices.renew_sessions([("alice", "phone", session("s"))], NOW_US, LEASE_US)
         await devices.acknowledge("alice", View("phone"), 3, NOW_US)
         await devices.revoke("alice", None, NOW_US, NOW_US)
         await devices.close_session("alice", "phone", session("s"), NOW_US)

@@ -19,7 +19,7 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
-from gregor.redis.client import Link
+from gregor.redis.client import RedisClient
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.errors import StoreFull
 from gregor.store.redis.keys import PARTITIONS, PERMANENT, Keys, tags
@@ -59,9 +59,9 @@ async def store(server: Server) -> AsyncIterator[RedisStore]:
 
 
 @pytest.fixture
-async def link(server: Server) -> AsyncIterator[Link]:
+async def link(server: Server) -> AsyncIterator[RedisClient]:
     """A connection beside the store's."""
-    opened = Link(server.url)
+    opened = RedisClient(server.url)
     await opened.open()
     yield opened
     await opened.close()
@@ -75,20 +75,20 @@ def kind_of(key: str, namespace: str) -> str:
     return rest.partition(":")[0]
 
 
-async def test_every_key_has_a_time_to_live_or_is_in_the_permanent_table(store: RedisStore, link: Link) -> None:
+async def test_every_key_has_a_time_to_live_or_is_in_the_permanent_table(store: RedisStore, link: RedisClient) -> None:
     """Nothing is kept for ever by accident: ``keys.py`` names what may be."""
     users, devices = store.users, store.devices
     await users.commit("alice", creation("a", times={"expires": "+60", "remind_at": ["+30"]}))
     await users.commit("alice", creation("b", for_device="*"))
     await users.commit("alice", committed({"dismiss": {"ids": ["b", "unknown"], "intervals": [{"category": "sys"}]}}))
     await users.commit("alice", committed({"x": 1}, system="kbfs"))
-    await devices.know_device("alice", "phone", NOW_US)
+    await devices.ensure_device("alice", "phone", NOW_US)
     await devices.acknowledge("alice", View("phone"), 1, NOW_US)
     await devices.revoke("alice", "phone", NOW_US, NOW_US)
     await store.access.create_key(["ingest"], now_us=NOW_US)
     await store.access.take("alice:phone", 10, 50, 1, NOW_US)
     await store.suppressions.suppress("alice@example.com", "bounce", NOW_US)
-    await users.flush_all(1)
+    await users.reset_all_users(1)
 
     keys = [key.decode() for key in await link.call("KEYS", "*")]
     endless = {kind_of(key, store.keys.namespace) for key in keys if await link.call("PTTL", key) == -1}
@@ -121,7 +121,7 @@ async def test_each_commit_of_many_is_told_that_the_server_is_away(store: RedisS
 
 
 async def test_commits_sent_at_once_are_in_order_where_the_server_lost_its_scripts(
-    store: RedisStore, link: Link
+    store: RedisStore, link: RedisClient
 ) -> None:
     await link.call("SCRIPT", "FLUSH")
     dismissal = committed({"dismiss": {"ids": ["a"]}})
@@ -159,7 +159,7 @@ def test_all_keys_of_a_user_lie_in_one_slot() -> None:
     assert len(slots) == 1
 
 
-async def test_a_full_server_refuses_creations_and_takes_dismissals(store: RedisStore, link: Link) -> None:
+async def test_a_full_server_refuses_creations_and_takes_dismissals(store: RedisStore, link: RedisClient) -> None:
     """Under maxmemory what shrinks must go on: nothing is half applied, and the user can make room."""
     await store.users.commit("alice", creation("first", 1_000))
     used = (await link.call("INFO", "memory")).decode()
@@ -179,7 +179,7 @@ async def test_a_full_server_refuses_creations_and_takes_dismissals(store: Redis
     assert "full" in told.detail and "OOM" not in told.detail
 
 
-async def test_a_deployment_of_another_number_of_partitions_is_refused(server: Server, link: Link) -> None:
+async def test_a_deployment_of_another_number_of_partitions_is_refused(server: Server, link: RedisClient) -> None:
     """The number can never change: users would be looked for where they are not."""
     await link.call("SET", "other:partitions", 256)
 
@@ -187,7 +187,7 @@ async def test_a_deployment_of_another_number_of_partitions_is_refused(server: S
         await open_store(server.url, LIMITS, "other")
 
 
-async def test_scripts_survive_a_flush_of_the_script_cache(store: RedisStore, link: Link) -> None:
+async def test_scripts_survive_a_flush_of_the_script_cache(store: RedisStore, link: RedisClient) -> None:
     """A restart or failover of the server empties its cache; nobody notices."""
     await store.users.commit("alice", creation("a"))
     await link.call("SCRIPT", "FLUSH")
@@ -197,18 +197,18 @@ async def test_scripts_survive_a_flush_of_the_script_cache(store: RedisStore, li
     assert receipt.created == ("b",)
 
 
-async def test_a_user_of_nothing_leaves_no_key(store: RedisStore, link: Link) -> None:
+async def test_a_user_of_nothing_leaves_no_key(store: RedisStore, link: RedisClient) -> None:
     """Reading creates nothing; forgetting a user takes every key of its state."""
     await store.users.state("nobody", View(), NOW_US)
     await store.users.commit("alice", creation("a", times={"expires": "+60"}))
-    await store.users.forget_user("alice", NOW_US)
+    await store.users.delete_user("alice", NOW_US)
 
     keys = {kind_of(key.decode(), store.keys.namespace) for key in await link.call("KEYS", "*")}
 
     assert keys <= {"partitions", "rev", "forgotten"}
 
 
-async def test_a_user_of_whom_only_facts_are_left_is_kept_small(store: RedisStore, link: Link) -> None:
+async def test_a_user_of_whom_only_facts_are_left_is_kept_small(store: RedisStore, link: RedisClient) -> None:
     state = store.keys.of_user("alice").state
     await store.users.commit("alice", creation("a", size=300))
     await store.users.commit("alice", committed({"dismiss": {"ids": ["a", "unknown"]}}))
@@ -224,7 +224,7 @@ async def test_a_user_of_whom_only_facts_are_left_is_kept_small(store: RedisStor
     assert [(item_id, why.value) for item_id, why in known.ignored] == [("a", "dismissed")]
 
 
-async def test_what_lives_is_not_written_anew_where_bodies_go(store: RedisStore, link: Link) -> None:
+async def test_what_lives_is_not_written_anew_where_bodies_go(store: RedisStore, link: RedisClient) -> None:
     await store.users.commit("alice", creation("a", size=300))
     await store.users.commit("alice", creation("b", size=1))
     await store.users.commit("alice", committed({"dismiss": {"ids": ["a"]}}))

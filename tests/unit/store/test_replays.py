@@ -39,7 +39,7 @@ async def die(store: RedisStore, status: str) -> None:
     claim = await store.ledger.claim(PHONE, "", NOW_US, NOW_US + SECOND_US)
     assert isinstance(claim, Claimed)
     story = msgspec.structs.replace(claim.delivery.story.attempted(Attempt(NOW_US, status)), since_us=NOW_US)
-    await store.ledger.settle(claim.delivery, "", State.DEAD, story)
+    await store.ledger.record_outcome(claim.delivery, "", State.DEAD, story)
 
 
 async def test_of_what_was_replayed_and_died_again_meanwhile_no_attempt_is_lost(ground: Ground) -> None:

@@ -46,11 +46,11 @@ async def reset_user(uid: str, request: Request, context: Context, actor: Curren
     openapi_extra=body_of(ResetAllUsers.model_json_schema(), {"spread": 30}, is_required=False),
     response_class=Response,
 )
-async def flush_all(request: Request, context: Context) -> Response:
+async def reset_all_users(request: Request, context: Context) -> Response:
     """Connected devices get a full copy within the spread, in seconds; the others when they come back."""
     asked = await read_model(request, context, ResetAllUsers, empty={})
     spread_s = round(context.settings.flush_spread_s) if asked.spread is None else asked.spread
-    await context.store.users.flush_all(spread_s)
+    await context.store.users.reset_all_users(spread_s)
     return json_response({"spread": spread_s}, 202)
 
 
@@ -64,5 +64,5 @@ async def flush_all(request: Request, context: Context) -> Response:
 )
 async def delete_user(uid: str, context: Context) -> Response:
     """State, history and devices go, tokens are void, connections closed. A later message starts a new epoch."""
-    await context.store.users.forget_user(uid, context.clock.now_us())
+    await context.store.users.delete_user(uid, context.clock.now_us())
     return Response(status_code=204)

@@ -167,7 +167,7 @@ async def _end_waits(uid: str, contact: Contact, context: IngestContext) -> None
     """What waits for quiet hours that end sooner now, or are none, is looked at again; also where the call is repeated
     that failed between the two steps."""
     now_us = context.clock.now_us()
-    await context.store.ledger.hasten(uid, QUIET_HOURS, quiet_until(contact, now_us), now_us)
+    await context.store.ledger.expedite(uid, QUIET_HOURS, quiet_until(contact, now_us), now_us)
 
 
 async def _keep_preferences(uid: str, document: Any, context: IngestContext) -> Response:

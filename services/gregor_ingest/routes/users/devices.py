@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import Problem
 from gregor.core.times import seconds
-from gregor.store.contract.store import Presence, Registration
+from gregor.store.contract.devices import Presence, Registration
 from gregor.web.request import JSON
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, GuardedRoute

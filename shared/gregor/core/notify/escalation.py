@@ -32,7 +32,7 @@ class Recipient:
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
+class Audience:
     """What is known of a user's devices at one moment.
 
     ``acks``: up to which seq each view showed its user everything. ``online_us`` and ``foreground_us``: until when a
@@ -85,19 +85,19 @@ def timers(policy: Policy, expires_us: int | None, now_us: int, *, is_summary: b
 
 
 def pushes(
-    uid: str, item: LiveItem | None, occasion: Occasion, policy: Policy, around: Around, now_us: int
+    uid: str, item: LiveItem | None, occasion: Occasion, policy: Policy, audience: Audience, now_us: int
 ) -> Decision:
     """A push to each device that the item is for, has push, has not shown this event, and is not in the foreground."""
     gone = _gone(item, now_us)
     if item is None or gone is not None:
-        return Decision(why_not=dict.fromkeys(around.devices, gone or "dismissed"))
+        return Decision(why_not=dict.fromkeys(audience.devices, gone or "dismissed"))
     intents: list[Intent] = []
     why_not: dict[str, WhyNot] = {}
     refused: list[tuple[Intent, WhyNot]] = []
-    for device, recipient in sorted(around.devices.items()):
+    for device, recipient in sorted(audience.devices.items()):
         if item.for_device not in (None, EVERY_DEVICE, device):
             continue
-        refusal = _push_refusal(item, device, recipient, occasion, policy, around)
+        refusal = _push_refusal(item, device, recipient, occasion, policy, audience)
         channel = recipient.provider or ""
         intent = Intent(uid, item.id, occasion.kind, channel, device, occasion.n, occasion.seq, now_us)
         if refusal is None:
@@ -109,12 +109,14 @@ def pushes(
     return Decision(tuple(intents), why_not, tuple(refused))
 
 
-def mail(uid: str, item: LiveItem | None, occasion: Occasion, policy: Policy, around: Around, now_us: int) -> Decision:
+def mail(
+    uid: str, item: LiveItem | None, occasion: Occasion, policy: Policy, audience: Audience, now_us: int
+) -> Decision:
     """A mail to the user, unless a device has shown this event, or somebody was there as the category says."""
     refusal = _gone(item, now_us)
     if item is None or refusal is not None:
         return Decision(why_not={USER: refusal or "dismissed"})
-    refusal = _mail_refusal(item, occasion, policy, around)
+    refusal = _mail_refusal(item, occasion, policy, audience)
     intent = Intent(uid, item.id, occasion.kind, EMAIL, USER, occasion.n, occasion.seq, now_us)
     return Decision((intent,)) if refusal is None else Decision((), {USER: refusal}, ((intent, refusal),))
 
@@ -130,24 +132,24 @@ def _gone(item: LiveItem | None, now_us: int) -> WhyNot | None:
     return "expired" if item.is_expired(now_us) else None
 
 
-def _mail_refusal(item: LiveItem, occasion: Occasion, policy: Policy, around: Around) -> WhyNot | None:
+def _mail_refusal(item: LiveItem, occasion: Occasion, policy: Policy, audience: Audience) -> WhyNot | None:
     if policy.email is None:
         return "no_provider"
     # Who dismissed it for one device has seen it.
-    if item.hidden_by or _is_acked(item, None, occasion.seq, around.acks):
+    if item.hidden_by or _is_acked(item, None, occasion.seq, audience.acks):
         return "acked"
-    seen_us = {"foreground": around.foreground_us, "online": around.online_us, "acked": None}[policy.email.unless]
+    seen_us = {"foreground": audience.foreground_us, "online": audience.online_us, "acked": None}[policy.email.unless]
     return "present" if seen_us is not None and seen_us >= occasion.since_us else None
 
 
 def _push_refusal(
-    item: LiveItem, device: str, recipient: Recipient, occasion: Occasion, policy: Policy, around: Around
+    item: LiveItem, device: str, recipient: Recipient, occasion: Occasion, policy: Policy, audience: Audience
 ) -> WhyNot | None:
     if policy.push is None or recipient.provider not in PUSH_CHANNELS:
         return "no_provider"
     if device in item.hidden_by:
         return "dismissed"
-    if _is_acked(item, device, occasion.seq, around.acks):
+    if _is_acked(item, device, occasion.seq, audience.acks):
         return "acked"
     return "present" if recipient.is_foreground else None
 

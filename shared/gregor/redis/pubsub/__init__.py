@@ -6,8 +6,8 @@ subscription each receiver's ``gap`` is called, once the subscription stands aga
 network that swallows) is found by a probe: a message to itself, on the way that all announcements take.
 """
 
-from .contract import Receiver, Status, Subscriptions
-from .memory import MemoryFeed
-from .subscriber import Feed
+from .contract import PubSub, PubSubStatus, Receiver
+from .memory import MemoryPubSub
+from .subscriber import RedisPubSub
 
-__all__ = ["Feed", "MemoryFeed", "Receiver", "Status", "Subscriptions"]
+__all__ = ["MemoryPubSub", "PubSub", "PubSubStatus", "Receiver", "RedisPubSub"]

@@ -10,7 +10,7 @@ from .contract import Receiver
 _log = logging.getLogger(__name__)
 
 
-class Channel:
+class PubSubChannel:
     """One subscription: who hears it, and who waits for its confirmation."""
 
     __slots__ = ("_fresh", "confirmed", "name", "receivers", "sharded", "waiting")

@@ -1,11 +1,11 @@
-"""What a feed promises. ``Feed`` and ``MemoryFeed`` are twins; one test body holds both to this page."""
+"""What a feed promises. ``RedisPubSub`` and ``MemoryPubSub`` are twins; one test body holds both to this page."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Literal, Protocol, TypeAlias
 
-Status: TypeAlias = Literal["ok", "late", "down"]
+PubSubStatus: TypeAlias = Literal["ok", "late", "down"]
 
 
 class Receiver(Protocol):
@@ -20,11 +20,11 @@ class Receiver(Protocol):
         ...
 
 
-class Subscriptions(Protocol):
-    """The contract of ``Feed`` and of its twin ``MemoryFeed``."""
+class PubSub(Protocol):
+    """The contract of ``RedisPubSub`` and of its twin ``MemoryPubSub``."""
 
     @property
-    def status(self) -> Status:
+    def status(self) -> PubSubStatus:
         """``ok``: the last probe came back; ``late``: it did not; ``down``: nor did the two before, or never any."""
         ...
 
@@ -38,8 +38,9 @@ class Subscriptions(Protocol):
 
         Every publication after that is received, or ``gap`` is called. The future waits as long as the server cannot be
         reached: bound it (``asyncio.timeout``), and ``unsubscribe`` on giving up. It fails with ``ReplyError`` where
-        the server refuses the channel, with ``LinkDown`` where the feed closes. Repeating for the same receiver adds
-        nothing. Where ``unsubscribe`` comes first it is cancelled. ``sharded=False``: a channel of the whole cluster.
+        the server refuses the channel, with ``RedisUnavailable`` where the feed closes. Repeating for the same
+        receiver adds nothing. Where ``unsubscribe`` comes first it is cancelled. ``sharded=False``: a channel of the
+        whole cluster.
         """
         ...
 

@@ -4,53 +4,53 @@ from __future__ import annotations
 
 import asyncio
 
-from gregor.redis.connection import LinkDown
+from gregor.redis.connection import RedisUnavailable
 
-from .channel import Channel
-from .contract import Receiver, Status
+from .channel import PubSubChannel
+from .contract import PubSubStatus, Receiver
 
 
-class MemoryFeed:
-    """``Subscriptions`` of what its own ``publish`` is given. Delivers in the next turn of the event loop."""
+class MemoryPubSub:
+    """``PubSub`` of what its own ``publish`` is given. Delivers in the next turn of the event loop."""
 
     def __init__(self) -> None:
-        self._channels: dict[tuple[bool, bytes], Channel] = {}
+        self._channels: dict[tuple[bool, bytes], PubSubChannel] = {}
         self._cut: set[bytes] = set()
         self._to_drop = 0
         self._closed = False
-        self.status: Status = "ok"
+        self.status: PubSubStatus = "ok"
 
     @property
     def healthy(self) -> bool:
-        """As ``Subscriptions`` says; ``status`` is what a test sets it to."""
+        """As ``PubSub`` says; ``status`` is what a test sets it to."""
         return self.status != "down"
 
     async def open(self) -> None:
         """Nothing to do: here so that both feeds open alike."""
 
     async def close(self) -> None:
-        """As ``Subscriptions`` says."""
+        """As ``PubSub`` says."""
         self._closed = True
         for channel in self._channels.values():
-            channel.fail(LinkDown("the feed is closed"))
+            channel.fail(RedisUnavailable("the feed is closed"))
         self._channels.clear()
 
     def subscribe(self, channel: bytes | str, receiver: Receiver, *, sharded: bool = True) -> asyncio.Future[None]:
-        """As ``Subscriptions`` says; confirmed in the next turn of the event loop."""
+        """As ``PubSub`` says; confirmed in the next turn of the event loop."""
         key = sharded, _name(channel)
         found = self._channels.get(key)
         if found is None:
-            found = Channel(key[1], sharded)
+            found = PubSubChannel(key[1], sharded)
             if not self._closed:
                 self._channels[key] = found
                 asyncio.get_running_loop().call_soon(self._confirm, found)
         future = found.add(receiver)
         if self._closed:
-            found.fail(LinkDown("the feed is closed"))
+            found.fail(RedisUnavailable("the feed is closed"))
         return future
 
     def unsubscribe(self, channel: bytes | str, receiver: Receiver, *, sharded: bool = True) -> None:
-        """As ``Subscriptions`` says."""
+        """As ``PubSub`` says."""
         key = sharded, _name(channel)
         found = self._channels.get(key)
         if found is not None:
@@ -80,7 +80,7 @@ class MemoryFeed:
             if name in cut:
                 channel.gap()
 
-    def _confirm(self, channel: Channel) -> None:
+    def _confirm(self, channel: PubSubChannel) -> None:
         if self._channels.get((channel.sharded, channel.name)) is channel:
             channel.confirm()
 

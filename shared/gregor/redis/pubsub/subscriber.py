@@ -8,13 +8,13 @@ import secrets
 from collections import deque
 from typing import Any, Final, Literal
 
-from gregor.redis.client import Connection
-from gregor.redis.connect import dial, dial_until
-from gregor.redis.connection import Backoff, LinkDown, ReplyError, Wire, pack
-from gregor.redis.url import Address
+from gregor.redis.client import RedisCommands
+from gregor.redis.connect import connect, connect_with_retry
+from gregor.redis.connection import Backoff, RedisConnection, RedisUnavailable, ReplyError, pack
+from gregor.redis.url import RedisUrl
 
-from .channel import Channel
-from .contract import Receiver, Status
+from .channel import PubSubChannel
+from .contract import PubSubStatus, Receiver
 
 _log = logging.getLogger(__name__)
 
@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 MOST_FAILURES: Final = 3
 
 
-class Feed:
-    """``Subscriptions`` of one server. ``link`` publishes the probes; it must lead to the same server.
+class RedisPubSub:
+    """``PubSub`` of one server. ``link`` publishes the probes; it must lead to the same server.
 
     ``patience_s``: how long ``open`` tries. ``timeout_s``: how long a connection may take to make. ``probe_s``: from
     one probe to the next. ``probe_timeout_s``: how long its way back may take.
@@ -32,7 +32,7 @@ class Feed:
     def __init__(
         self,
         url: str,
-        link: Connection,
+        link: RedisCommands,
         *,
         namespace: str = "gregor",
         patience_s: float = 2.0,
@@ -40,7 +40,7 @@ class Feed:
         probe_s: float = 5.0,
         probe_timeout_s: float = 2.0,
     ) -> None:
-        self.address = Address.parse(url)
+        self.address = RedisUrl.parse(url)
         self.reconnections = 0
         self._link = link
         self._name = f"{namespace}-feed"
@@ -51,10 +51,10 @@ class Feed:
         self._probe = _Probe(f"{namespace}:probe:{secrets.token_hex(8)}")
         self._failures = MOST_FAILURES
         self._loop = asyncio.get_running_loop()
-        self._wire: Wire | None = None
-        self._channels: dict[bool, dict[bytes, Channel]] = {True: {}, False: {}}
+        self._wire: RedisConnection | None = None
+        self._channels: dict[bool, dict[bytes, PubSubChannel]] = {True: {}, False: {}}
         # Commands without confirmation, oldest first: (kind of the confirmation, channel).
-        self._asked: deque[tuple[bytes, Channel]] = deque()
+        self._asked: deque[tuple[bytes, PubSubChannel]] = deque()
         self._unsent: list[bytes] = []
         self._flushing = False
         self._backoff = Backoff()
@@ -62,15 +62,15 @@ class Feed:
         self._closed = False
 
     @property
-    def status(self) -> Status:
-        """As ``Subscriptions`` says."""
+    def status(self) -> PubSubStatus:
+        """As ``PubSub`` says."""
         if self._failures == 0:
             return "ok"
         return "late" if self._failures < MOST_FAILURES else "down"
 
     @property
     def healthy(self) -> bool:
-        """As ``Subscriptions`` says."""
+        """As ``PubSub`` says."""
         return self._failures < MOST_FAILURES
 
     @property
@@ -79,13 +79,13 @@ class Feed:
         return self._wire is not None
 
     async def open(self) -> None:
-        """Connect and probe once. ``LinkRefused`` at once, ``LinkDown`` after ``patience_s``."""
-        self._established(await dial_until(self._dial, self._patience_s))
+        """Connect and probe once. ``RedisAccessRefused`` at once, ``RedisUnavailable`` after ``patience_s``."""
+        self._established(await connect_with_retry(self._dial, self._patience_s))
         await self.probe()
         self._start(self._keep_probing())
 
     async def close(self) -> None:
-        """As ``Subscriptions`` says."""
+        """As ``PubSub`` says."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -95,25 +95,25 @@ class Feed:
             wire.drop("was closed by this process")
             await wire.gone.wait()
         for channel in self._all():
-            channel.fail(LinkDown(f"the feed of {self.address} is closed"))
+            channel.fail(RedisUnavailable(f"the feed of {self.address} is closed"))
         self._channels = {True: {}, False: {}}
 
     def subscribe(self, channel: bytes | str, receiver: Receiver, *, sharded: bool = True) -> asyncio.Future[None]:
-        """As ``Subscriptions`` says."""
+        """As ``PubSub`` says."""
         name = channel.encode() if isinstance(channel, str) else channel
         found = self._channels[sharded].get(name)
         if found is None:
-            found = Channel(name, sharded)
+            found = PubSubChannel(name, sharded)
             if not self._closed:
                 self._channels[sharded][name] = found
                 self._ask("subscribe", found)
         future = found.add(receiver)
         if self._closed:
-            found.fail(LinkDown(f"the feed of {self.address} is closed"))
+            found.fail(RedisUnavailable(f"the feed of {self.address} is closed"))
         return future
 
     def unsubscribe(self, channel: bytes | str, receiver: Receiver, *, sharded: bool = True) -> None:
-        """As ``Subscriptions`` says."""
+        """As ``PubSub`` says."""
         name = channel.encode() if isinstance(channel, str) else channel
         found = self._channels[sharded].get(name)
         if found is None:
@@ -164,10 +164,10 @@ class Feed:
             _log.warning("lost the subscriptions: %s %s", self.address, reason)
             self._start(self._reconnect())
 
-    def _all(self) -> list[Channel]:
+    def _all(self) -> list[PubSubChannel]:
         return [channel for channels in self._channels.values() for channel in channels.values()]
 
-    def _ask(self, what: Literal["subscribe", "unsubscribe"], channel: Channel) -> None:
+    def _ask(self, what: Literal["subscribe", "unsubscribe"], channel: PubSubChannel) -> None:
         """Send one (S)SUBSCRIBE or (S)UNSUBSCRIBE with all others of this turn; without a connection there is no need.
 
         One channel a command: in a cluster, two channels of one command may belong to two slots.
@@ -224,22 +224,22 @@ class Feed:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _dial(self) -> Wire:
-        return await dial(self.address, self._name, self, self._timeout_s)
+    async def _dial(self) -> RedisConnection:
+        return await connect(self.address, self._name, self, self._timeout_s)
 
     async def _reconnect(self) -> None:
         while True:
             await asyncio.sleep(self._backoff.pause_s(self._loop.time()))
             try:
                 wire = await self._dial()
-            except LinkDown as error:
+            except RedisUnavailable as error:
                 _log.info("no subscriptions yet: %s", error)
                 continue
             self.reconnections += 1
             self._established(wire)
             return
 
-    def _established(self, wire: Wire) -> None:
+    def _established(self, wire: RedisConnection) -> None:
         """Subscribe to everything again, in one write; who had a channel hears of the gap as it is confirmed."""
         self._wire = wire
         channels = self._all()
@@ -266,7 +266,7 @@ class Feed:
         except TimeoutError:
             wire.drop(f"did not bring back a probe within {self._probe_timeout_s:g} s")
             return False
-        except (LinkDown, ReplyError) as error:
+        except (RedisUnavailable, ReplyError) as error:
             _log.warning("no probe could be published: %s", error)
             return False
         return True

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gregor.core import rate_limit as rates
 from gregor.core.ids import normal_prefixes
 from gregor.store import service_keys
-from gregor.store.contract.access import FinalClose, ServiceKey, Ticket
+from gregor.store.contract.access import ServiceKey, TerminalClose, Ticket
 
 
 class MemoryAccess:
@@ -17,7 +17,7 @@ class MemoryAccess:
     def __init__(self) -> None:
         self._keys: dict[str, ServiceKey] = {}
         self._tickets: dict[str, tuple[Ticket, int]] = {}
-        self._closes: dict[str, tuple[FinalClose, int]] = {}
+        self._closes: dict[str, tuple[TerminalClose, int]] = {}
         self._buckets: dict[str, int] = {}
 
     async def create_key(
@@ -69,17 +69,17 @@ class MemoryAccess:
         self._tickets[text] = (ticket, now_us + lives_us)
         return text
 
-    async def spend_ticket(self, text: str, now_us: int) -> Ticket | None:
+    async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:
         """As ``Access`` says."""
         ticket, until_us = self._tickets.pop(text, (None, 0))
         return ticket if now_us < until_us else None
 
-    async def keep_close(self, opened_with: str, close: FinalClose, now_us: int, lives_us: int) -> None:
+    async def save_terminal_close(self, opened_with: str, close: TerminalClose, now_us: int, lives_us: int) -> None:
         """As ``Access`` says."""
         self._closes = {name: kept for name, kept in self._closes.items() if now_us < kept[1]}
         self._closes[opened_with] = (close, now_us + lives_us)
 
-    async def kept_close(self, opened_with: str, now_us: int) -> FinalClose | None:
+    async def terminal_close(self, opened_with: str, now_us: int) -> TerminalClose | None:
         """As ``Access`` says."""
         close, until_us = self._closes.get(opened_with, (None, 0))
         return close if now_us < until_us else None

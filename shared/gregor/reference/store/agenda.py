@@ -9,7 +9,7 @@ from gregor.core.items.sync import LiveItem
 from gregor.reference import agenda
 from gregor.reference.agenda import MAIL
 from gregor.reference.model import Record
-from gregor.store.contract.agenda import Done, Work, WorkKind, acked, settled, too_many_delayed
+from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind, acked, settled, too_many_delayed
 from gregor.store.redis.keys import PARTITIONS
 
 from .data import Shelf
@@ -21,7 +21,7 @@ class MemoryAgenda:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
 
-    async def firsts(self) -> list[int | None]:
+    async def next_due_times(self) -> list[int | None]:
         """As ``Agenda`` says."""
         firsts: list[int | None] = [None] * PARTITIONS
         for uid, at_us in self._shelf.due.items():
@@ -37,13 +37,18 @@ class MemoryAgenda:
         due.update(dict.fromkeys(claimed, lease_until_us))
         return claimed
 
-    async def work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[Work]:
+    async def due_work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[DueWork]:
         """As ``Agenda`` says."""
         due = [(at_us, name.encode()) for name, at_us in self._shelf.agenda(uid).items() if at_us <= now_us]
         return [self._work(uid, entry, at_us) for at_us, entry in sorted(due)[skip : skip + most]]
 
-    async def settle(
-        self, uid: str, lease_until_us: int, done: Sequence[Done], held: Sequence[Work] = (), retry_us: int = 0
+    async def complete(
+        self,
+        uid: str,
+        lease_until_us: int,
+        done: Sequence[CompletedWork],
+        postponed: Sequence[DueWork] = (),
+        retry_us: int = 0,
     ) -> None:
         """As ``Agenda`` says."""
         is_ours = self._shelf.due.get(uid) == lease_until_us
@@ -59,9 +64,9 @@ class MemoryAgenda:
             if again_us is not None and not is_ours:
                 self._shelf.note(uid, [again_us])
         if is_ours:
-            self._shelf.reschedule(uid, held={work.entry.decode(): retry_us for work in held})
+            self._shelf.reschedule(uid, held={work.entry.decode(): retry_us for work in postponed})
 
-    async def group(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
+    async def category_items(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
         """As ``Agenda`` says."""
         user = self._shelf.users.get(uid)
         records = [] if user is None else user.live.values()
@@ -100,7 +105,7 @@ class MemoryAgenda:
         owner.agenda.pop("d" + message_id, None)
         return owner.later.pop(message_id, None) is not None
 
-    def _work(self, uid: str, entry: bytes, at_us: int) -> Work:
+    def _work(self, uid: str, entry: bytes, at_us: int) -> DueWork:
         kind, name = WorkKind(chr(entry[0])), entry[1:].decode()
         if kind is WorkKind.LEFT:
             return self._left(uid, name, entry, at_us)
@@ -119,23 +124,23 @@ class MemoryAgenda:
             n, cause = int(rest[0]), int(rest[1])
         elif kind is WorkKind.REMIND and item is not None and at_us in item.remind_at_us:
             n, cause = item.remind_at_us.index(at_us), 0
-        return Work(kind, item_id, at_us, entry, item, n, cause)
+        return DueWork(kind, item_id, at_us, entry, item, n, cause)
 
-    def _left(self, uid: str, name: str, entry: bytes, at_us: int) -> Work:
+    def _left(self, uid: str, name: str, entry: bytes, at_us: int) -> DueWork:
         user = self._shelf.users.get(uid)
         record = user.gone.get(name) if user is not None else None
         if record is None or record.gone is None:
-            return Work(WorkKind.LEFT, name, at_us, entry)
-        return Work(WorkKind.LEFT, name, at_us, entry, live_item(record), 0, record.gone.seq, record.gone)
+            return DueWork(WorkKind.LEFT, name, at_us, entry)
+        return DueWork(WorkKind.LEFT, name, at_us, entry, live_item(record), 0, record.gone.seq, record.gone)
 
-    def _hidden(self, uid: str, name: str, entry: bytes, at_us: int) -> Work:
+    def _hidden(self, uid: str, name: str, entry: bytes, at_us: int) -> DueWork:
         item_id, device = name.split("\0")
         user = self._shelf.users.get(uid)
         record = user.record(item_id) if user is not None else None
         gone = record.hidings.get(device) if record is not None else None
         if record is None or gone is None:
-            return Work(WorkKind.HIDDEN, item_id, at_us, entry)
-        return Work(WorkKind.HIDDEN, item_id, at_us, entry, live_item(record), 0, gone.seq, gone)
+            return DueWork(WorkKind.HIDDEN, item_id, at_us, entry)
+        return DueWork(WorkKind.HIDDEN, item_id, at_us, entry, live_item(record), 0, gone.seq, gone)
 
     def _seq(self, uid: str) -> int:
         user = self._shelf.users.get(uid)

@@ -15,7 +15,7 @@ from gregor.core.notify.contact import NO_CONTACT, NO_PREFERENCES, Contact, Pref
 from gregor.core.notify.ledger import DeliveryRecord
 from gregor.core.notify.timeline import Acknowledged
 from gregor.reference.model import User
-from gregor.store.contract.store import Registration, Session
+from gregor.store.contract.devices import DeviceSession, Registration
 
 DeliveryKey = tuple[str, str, str, int, str, str]
 """What a delivery is known by: ``Intent.key``."""
@@ -33,7 +33,7 @@ class Publisher(Protocol):
 class Lease:
     """A session, until when it is there without another heartbeat, and when the last one came."""
 
-    session: Session
+    session: DeviceSession
     until_us: int
     seen_us: int
 
@@ -102,7 +102,7 @@ class Shelf:
         return f"{self._namespace}:user:{uid}"
 
     @property
-    def flush_channel(self) -> str:
+    def reset_channel(self) -> str:
         """The channel of everyone."""
         return f"{self._namespace}:flush"
 
@@ -124,7 +124,7 @@ class Shelf:
     def announce_to_all(self, payload: bytes) -> None:
         """Tell every gateway."""
         if self._feed is not None:
-            self._feed.publish(self.flush_channel, payload, sharded=False)
+            self._feed.publish(self.reset_channel, payload, sharded=False)
 
     def announce_categories(self, version: int) -> None:
         """Tell every process of a new set of categories."""

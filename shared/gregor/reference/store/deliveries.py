@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gregor.core.notify.intents import Intent
 
 
-class MemoryDeliveries:
+class MemoryQueueWriter:
     """``agenda.Deliveries`` without a server: what was handed over is in ``intents``, in order; until when
     it is to wait in ``later``.
 
@@ -19,7 +19,7 @@ class MemoryDeliveries:
         self.later: dict[Intent, int] = {}
         self.most = most
 
-    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+    async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         """As ``Deliveries`` says."""
         refused = [intent for intent in intents if not at_us and not self._has_room(intent.channel)]
         self.intents.extend(intent for intent in intents if intent not in refused)

@@ -12,8 +12,8 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Commit, Reason
 from gregor.core.notify.timeline import MOST_ACKNOWLEDGEMENTS, Acknowledged
-from gregor.store.contract.store import Presence, Registration, Session
-from gregor.store.redis.users.record_codec import pack_limits
+from gregor.store.category_filter import pack_category_filter
+from gregor.store.contract.devices import DeviceSession, Presence, Registration
 
 from .data import Lease, Shelf
 from .users import MemoryUsers
@@ -47,7 +47,7 @@ class MemoryDevices:
         # Nothing is waited for in between.
         await self.put_device(uid, device, change(self._shelf.owner(uid).registrations.get(device)), now_us)
 
-    async def know_device(self, uid: str, device: str, now_us: int) -> str | None:
+    async def ensure_device(self, uid: str, device: str, now_us: int) -> str | None:
         """As ``Devices`` says."""
         displaced = self._admit(uid, device, now_us)
         self._shelf.owner(uid).registrations.setdefault(device, Registration())
@@ -63,12 +63,12 @@ class MemoryDevices:
         kept = self._shelf.owner(uid).registrations.get(device)
         return None if kept is None else (kept, self._presence(uid, device, now_us))
 
-    async def holds_push(self, uid: str, device: str, registration: Registration) -> bool:
+    async def owns_push_token(self, uid: str, device: str, registration: Registration) -> bool:
         """As ``Devices`` says."""
         token = _token(registration)
         return token is not None and self._shelf.push_holders.get(token) == (uid, device)
 
-    async def forget_push(self, uid: str, device: str, registration: Registration) -> bool:
+    async def remove_push(self, uid: str, device: str, registration: Registration) -> bool:
         """As ``Devices`` says."""
         kept = self._shelf.owner(uid).registrations.get(device)
         if kept is None or registration.push is None or kept != registration:
@@ -83,7 +83,7 @@ class MemoryDevices:
         """As ``Devices`` says."""
         self._forget(uid, device, now_us, epoch_seed)
 
-    async def forget_absent(self, uid: str, now_us: int) -> int | None:
+    async def forget_inactive(self, uid: str, now_us: int) -> int | None:
         """As ``Devices`` says."""
         owner, retention_us, looks = self._shelf.owner(uid), self._shelf.limits.retention_us, []
         for device, kept in sorted(owner.registrations.items()):
@@ -95,11 +95,11 @@ class MemoryDevices:
         return min(looks, default=None)
 
     async def open_session(
-        self, uid: str, device: str, session: Session, now_us: int, lease_us: int
-    ) -> list[tuple[Session, int]]:
+        self, uid: str, device: str, session: DeviceSession, now_us: int, lease_us: int
+    ) -> list[tuple[DeviceSession, int]]:
         """As ``Devices`` says."""
         live = self._leases(uid, device, now_us)
-        displaced: list[tuple[Session, int]] = []
+        displaced: list[tuple[DeviceSession, int]] = []
         old = live.pop(session.session, None)
         if old is not None:
             self._leave_front(uid, old, now_us)
@@ -113,7 +113,9 @@ class MemoryDevices:
         self._see(uid, device, now_us)
         return displaced
 
-    async def touch(self, entries: Sequence[tuple[str, str, Session]], now_us: int, lease_us: int) -> None:
+    async def renew_sessions(
+        self, entries: Sequence[tuple[str, str, DeviceSession]], now_us: int, lease_us: int
+    ) -> None:
         """As ``Devices`` says."""
         for uid, device, session in entries:
             live = self._leases(uid, device, now_us)
@@ -124,7 +126,7 @@ class MemoryDevices:
                 live[session.session] = Lease(session, now_us + lease_us, now_us)
                 self._see(uid, device, now_us)
 
-    async def close_session(self, uid: str, device: str, session: Session, now_us: int) -> None:
+    async def close_session(self, uid: str, device: str, session: DeviceSession, now_us: int) -> None:
         """As ``Devices`` says."""
         live = self._leases(uid, device, now_us)
         held = live.get(session.session)
@@ -132,7 +134,7 @@ class MemoryDevices:
             self._leave_front(uid, live.pop(session.session), now_us)
             self._see(uid, device, now_us)
 
-    async def session(self, uid: str, device: str, session: str, now_us: int) -> Session | None:
+    async def session(self, uid: str, device: str, session: str, now_us: int) -> DeviceSession | None:
         """As ``Devices`` says."""
         held = self._leases(uid, device, now_us).get(session)
         return held.session if held is not None else None
@@ -157,7 +159,7 @@ class MemoryDevices:
         owner.acknowledged[view] = seq
         owner.seen = [*owner.seen, Acknowledged(view, before, seq, now_us)][-MOST_ACKNOWLEDGEMENTS:]
         if self.is_watched:
-            owner.agenda[f"k{view.device}\0{pack_limits(view.cats)}\0{before}\0{seq}"] = now_us
+            owner.agenda[f"k{view.device}\0{pack_category_filter(view.cats)}\0{before}\0{seq}"] = now_us
             self._shelf.note(uid, [now_us])
 
     async def acknowledged(self, uid: str) -> dict[View, int]:
@@ -178,7 +180,7 @@ class MemoryDevices:
         revoked = self._shelf.owner(uid).revoked
         return max((revoked[name] for name in (None, device) if name in revoked), default=None)
 
-    async def control(self, uid: str, document: Mapping[str, Any]) -> None:
+    async def publish_control(self, uid: str, document: Mapping[str, Any]) -> None:
         """As ``Devices`` says."""
         self._shelf.control(uid, document)
 

@@ -83,7 +83,7 @@ class MemoryLedger:
         entries[key] = msgspec.structs.replace(entry, story=delivery.story)
         return True
 
-    async def settle(
+    async def record_outcome(
         self, delivery: DeliveryRecord, place: str, state: State, story: Story, *, counts: bool = True
     ) -> bool:
         """As ``Ledger`` says."""
@@ -115,7 +115,7 @@ class MemoryLedger:
         entries[intent.key] = DeliveryRecord(entry.intent, state, entry.n, 0, story or entry.story)
         return True
 
-    async def hasten(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
+    async def expedite(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
         """As ``Ledger`` says."""
         entries, owner = self._entries(uid), self._shelf.owner(uid)
         waiting = [key for key, entry in entries.items() if entry.waits_beyond(reason, until_us)]

@@ -9,26 +9,26 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from gregor.core.notify.intents import Intent
-from gregor.store.contract.queue import Taken
+from gregor.store.contract.queue import QueuedIntent
 
 
-class MemoryQueue:
+class MemoryQueueReader:
     """``queue.Queue`` without a server. ``monotonic``: seconds, by which what was taken grows idle."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._numbers = itertools.count(1)
-        self._fresh: deque[Taken] = deque()
-        self._taken: dict[bytes, tuple[float, Taken]] = {}
+        self._fresh: deque[QueuedIntent] = deque()
+        self._taken: dict[bytes, tuple[float, QueuedIntent]] = {}
         self._waiting: dict[Intent, int] = {}
         self._came = asyncio.Event()
 
-    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+    async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         """As ``agenda.Deliveries`` says, for this channel alone."""
         if at_us:
             self._waiting.update(dict.fromkeys(intents, at_us))
         else:
-            self._fresh.extend(Taken(str(next(self._numbers)).encode(), intent) for intent in intents)
+            self._fresh.extend(QueuedIntent(str(next(self._numbers)).encode(), intent) for intent in intents)
             self._came.set()
         return []
 
@@ -36,7 +36,7 @@ class MemoryQueue:
         """What is put off, and until when (µs)."""
         return dict(self._waiting)
 
-    async def take(self, most: int, wait_s: float) -> list[Taken]:
+    async def claim(self, most: int, wait_s: float) -> list[QueuedIntent]:
         """As ``Queue`` says."""
         if not self._fresh:
             self._came.clear()
@@ -45,27 +45,27 @@ class MemoryQueue:
                     await self._came.wait()
         return self._hold([self._fresh.popleft() for _ in range(min(most, len(self._fresh)))])
 
-    async def reclaim(self, idle_s: float, most: int) -> list[Taken]:
+    async def reclaim(self, idle_s: float, most: int) -> list[QueuedIntent]:
         """As ``Queue`` says."""
         since_s = self._monotonic() - idle_s
         return self._hold([taken for at_s, taken in self._taken.values() if at_s <= since_s][:most])
 
-    async def done(self, taken: Sequence[Taken]) -> None:
+    async def ack(self, taken: Sequence[QueuedIntent]) -> None:
         """As ``Queue`` says."""
         for each in taken:
             self._taken.pop(each.entry, None)
 
-    async def put_off(self, taken: Taken, at_us: int) -> None:
+    async def retry_later(self, taken: QueuedIntent, at_us: int) -> None:
         """As ``Queue`` says."""
         self._waiting[taken.intent] = at_us
-        await self.done([taken])
+        await self.ack([taken])
 
-    async def bring_back(self, now_us: int, most: int) -> int:
+    async def enqueue_due(self, now_us: int, most: int) -> int:
         """As ``Queue`` says."""
         due = sorted((at_us, n, intent) for n, (intent, at_us) in enumerate(self._waiting.items()) if at_us <= now_us)
         for _, _, intent in due[:most]:
             del self._waiting[intent]
-            await self.hand_over([intent])
+            await self.enqueue([intent])
         return len(due[:most])
 
     async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:
@@ -74,7 +74,7 @@ class MemoryQueue:
         over = [each for each in entries if await is_over(each.intent)]
         late = [intent for intent in list(self._waiting) if await is_over(intent)]
         self._fresh = deque(each for each in self._fresh if each not in over)
-        await self.done(over)
+        await self.ack(over)
         for intent in late:
             self._waiting.pop(intent, None)
         return len(over) + len(late)
@@ -82,7 +82,7 @@ class MemoryQueue:
     async def close(self) -> None:
         """Nothing to close."""
 
-    def _hold(self, taken: list[Taken]) -> list[Taken]:
+    def _hold(self, taken: list[QueuedIntent]) -> list[QueuedIntent]:
         now_s = self._monotonic()
         self._taken.update((each.entry, (now_s, each)) for each in taken)
         return taken

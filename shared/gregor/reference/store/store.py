@@ -36,7 +36,7 @@ class MemoryStore:
         self._ledger = MemoryLedger(self._shelf)
         self._dead_letters = MemoryDeadLetters(self._shelf)
         self._suppressions = MemorySuppressions()
-        self._scenes = MemoryPushContexts(self._users, self._devices, self._contacts, self._ledger)
+        self._push_contexts = MemoryPushContexts(self._users, self._devices, self._contacts, self._ledger)
 
     @property
     def users(self) -> MemoryUsers:
@@ -91,16 +91,16 @@ class MemoryStore:
     @property
     def push_contexts(self) -> MemoryPushContexts:
         """All that decides a push."""
-        return self._scenes
+        return self._push_contexts
 
     def channel_of(self, uid: str) -> str:
         """As ``Store`` says."""
         return self._shelf.channel_of(uid)
 
     @property
-    def flush_channel(self) -> str:
+    def reset_channel(self) -> str:
         """As ``Store`` says. It is a channel of the whole cluster: subscribe with ``sharded=False``."""
-        return self._shelf.flush_channel
+        return self._shelf.reset_channel
 
     @property
     def categories_channel(self) -> str:

@@ -15,7 +15,7 @@ from gregor.reference import agenda, retention
 from gregor.reference import commit as state
 from gregor.reference import queries as reading
 from gregor.reference.model import User
-from gregor.store.deleted_users import trace_of
+from gregor.store.deleted_users import deleted_user_hash
 
 from .data import Owner, Shelf, entries_of
 
@@ -94,14 +94,14 @@ class MemoryUsers:
         users = map(self._shelf.users.get, uids)
         return [None if user is None else user.head for user in users]
 
-    async def flush_all(self, spread_s: int) -> None:
+    async def reset_all_users(self, spread_s: int) -> None:
         """As ``Users`` says."""
         shelf = self._shelf
         shelf.generation = (shelf.generation + 1) % (1 << 16)
         shelf.spread_s = spread_s
         shelf.announce_to_all(b"F" + shelf.generation.to_bytes(2, "big") + spread_s.to_bytes(2, "big"))
 
-    async def forget_user(self, uid: str, now_us: int) -> None:
+    async def delete_user(self, uid: str, now_us: int) -> None:
         """As ``Users`` says."""
         shelf = self._shelf
         shelf.users.pop(uid, None)
@@ -110,15 +110,15 @@ class MemoryUsers:
         revoked = shelf.owner(uid).revoked
         shelf.owners[uid] = Owner(revoked=revoked)
         shelf.push_holders = {token: holder for token, holder in shelf.push_holders.items() if holder[0] != uid}
-        shelf.forgotten[trace_of(uid)] = now_us
+        shelf.forgotten[deleted_user_hash(uid)] = now_us
         shelf.revoke(uid, None, now_us)
         shelf.control(uid, {"close": {"device": None, "code": CloseCode.REVOKED}})
 
-    async def forgotten(self, since_us: int) -> frozenset[str]:
+    async def deleted_since(self, since_us: int) -> frozenset[str]:
         """As ``Users`` says."""
         return frozenset(trace for trace, at_us in self._shelf.forgotten.items() if at_us >= since_us)
 
-    async def settle(self, uid: str, now_us: int) -> None:
+    async def commit_due(self, uid: str, now_us: int) -> None:
         """As ``Users`` says."""
         self._settled(uid, now_us)
 

@@ -42,7 +42,7 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
-class FinalClose:
+class TerminalClose:
     """How a stream ended for good: the close code, and whose connection it was."""
 
     code: int
@@ -85,16 +85,16 @@ class Access(Protocol):
         """The text of a new ticket."""
         ...
 
-    async def spend_ticket(self, text: str, now_us: int) -> Ticket | None:
+    async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:
         """The ticket, once; ``None`` where it is spent, too old or none."""
         ...
 
-    async def keep_close(self, opened_with: str, close: FinalClose, now_us: int, lives_us: int) -> None:
+    async def save_terminal_close(self, opened_with: str, close: TerminalClose, now_us: int, lives_us: int) -> None:
         """A stream was closed for good; known for ``lives_us`` by what it was opened with, in all processes."""
         ...
 
-    async def kept_close(self, opened_with: str, now_us: int) -> FinalClose | None:
-        """The close of ``keep_close``, as long as it is kept."""
+    async def terminal_close(self, opened_with: str, now_us: int) -> TerminalClose | None:
+        """The close of ``save_terminal_close``, as long as it is kept."""
         ...
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:

@@ -11,7 +11,7 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import Gone, LiveItem, View
 from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent
-from gregor.store.redis.users.record_codec import read_limits
+from gregor.store.category_filter import unpack_category_filter
 
 
 class WorkKind(Enum):
@@ -34,7 +34,7 @@ class WorkKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class DueWork:
     """One entry of an agenda that is due.
 
     ``name``: the item; of a window ``category␀for_device`` (empty: all devices); of a delayed message its id; empty
@@ -59,11 +59,11 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class CompletedWork:
     """What became of a work. ``again_us``: it is moved to that time; with ``seq`` only where the user's position is
     another by now, else it goes. Without ``again_us`` it goes."""
 
-    work: Work
+    work: DueWork
     again_us: int | None = None
     seq: int | None = None
 
@@ -75,7 +75,7 @@ class Agenda(Protocol):
     lease is over, so every act must be safe to repeat.
     """
 
-    async def firsts(self) -> list[int | None]:
+    async def next_due_times(self) -> list[int | None]:
         """For each partition, when its first user is due (µs): plain reads, cheap where nothing is."""
         ...
 
@@ -83,21 +83,26 @@ class Agenda(Protocol):
         """Up to ``most`` users whose work is due, the longest due first; nobody else gets them until the lease ends."""
         ...
 
-    async def work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[Work]:
+    async def due_work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[DueWork]:
         """Up to ``most`` entries that are due, oldest first, but for the first ``skip``."""
         ...
 
-    async def settle(
-        self, uid: str, lease_until_us: int, done: Sequence[Done], held: Sequence[Work] = (), retry_us: int = 0
+    async def complete(
+        self,
+        uid: str,
+        lease_until_us: int,
+        done: Sequence[CompletedWork],
+        postponed: Sequence[DueWork] = (),
+        retry_us: int = 0,
     ) -> None:
         """Take what was done off the agenda (an entry that has moved since stays), and end the lease if it is ours.
 
-        ``held``: what could not be done now. It stays as it is, and makes the user due at ``retry_us``; what else waits
-        keeps its time.
+        ``postponed``: what could not be done now. It stays as it is, and makes the user due at ``retry_us``; what
+        else waits keeps its time.
         """
         ...
 
-    async def group(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
+    async def category_items(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
         """The live items of exactly this category and ``for_device``, by (created, id), and the user's seq before they
         were read."""
         ...
@@ -127,17 +132,17 @@ class Agenda(Protocol):
         ...
 
 
-def acked(entry: bytes, at_us: int) -> Work:
+def acked(entry: bytes, at_us: int) -> DueWork:
     """An acknowledgement, as its entry says it: device, limits, from, to."""
     device, limits, since, until = entry[1:].decode().split("\0")
-    view = View(device, read_limits(limits))
-    return Work(WorkKind.ACKED, device, at_us, entry, None, int(since), int(until), None, view)
+    view = View(device, unpack_category_filter(limits))
+    return DueWork(WorkKind.ACKED, device, at_us, entry, None, int(since), int(until), None, view)
 
 
-def settled(entry: bytes, at_us: int) -> Work:
+def settled(entry: bytes, at_us: int) -> DueWork:
     """A delivery that was sent or is dead, as its entry says it: item and key."""
     item, delivery = entry[1:].decode().split("\0")
-    return Work(WorkKind.SETTLED, item, at_us, entry, delivery=delivery)
+    return DueWork(WorkKind.SETTLED, item, at_us, entry, delivery=delivery)
 
 
 def too_many_delayed(limits: Limits) -> Problem:
@@ -145,13 +150,13 @@ def too_many_delayed(limits: Limits) -> Problem:
     return Problem("state_full", f"At most {limits.delayed} delayed messages of a user may wait; cancel some first.")
 
 
-class Deliveries(Protocol):
+class DeliveryQueueWriter(Protocol):
     """Where what is to leave the house is handed over: one stream a channel, read by the delivery service.
 
     An intent may come more than once (a scheduler died after it handed it over); its key tells that it is the same.
     """
 
-    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+    async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         """Append to the streams of their channels; returns those whose stream is full: they were not appended.
 
         With ``at_us`` they wait beside their streams until then, and none is refused. Raises ``Unavailable``: then

@@ -41,7 +41,7 @@ class Ledger(Protocol):
         """Write the story of a claim that goes on; false, and nothing written, where it passed to another."""
         ...
 
-    async def settle(
+    async def record_outcome(
         self, delivery: DeliveryRecord, place: str, state: State, story: Story, *, counts: bool = True
     ) -> bool:
         """Write what became of a claim; false where the lease passed to another. ``counts``: the attempt was one.
@@ -59,7 +59,7 @@ class Ledger(Protocol):
         """
         ...
 
-    async def hasten(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
+    async def expedite(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
         """Have what waits for ``reason``, and longer than ``until_us``, looked at now; how many there were. Repeatable.
 
         In the same step the agenda asks what became of them (``WorkKind.OVERDUE``): by that they are handed over. What

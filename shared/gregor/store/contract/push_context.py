@@ -11,7 +11,7 @@ from gregor.core.items.sync import Cursor, StoredItem, View
 from gregor.core.notify.contact import Contact, Preferences
 from gregor.core.notify.ledger import Withdrawals
 
-from .store import Presence, Registration
+from .devices import Presence, Registration
 
 
 class PushContext(msgspec.Struct, frozen=True):

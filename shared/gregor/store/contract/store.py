@@ -7,26 +7,24 @@ done), and repeating any call is safe where its docstring says so.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import Answer, Cursor, Full, Head, HistoryEntry, View
 from gregor.core.messages.model import Commit, Receipt
-from gregor.core.notify.timeline import Acknowledged
 
 from .access import Access
 from .agenda import Agenda
 from .contacts import Contacts
 from .dead_letters import DeadLetters
+from .devices import Devices
 from .ledger import Ledger
+from .push_context import PushContexts
 from .suppressions import Suppressions
 from .webhooks import Webhooks
-
-if TYPE_CHECKING:
-    from .push_context import PushContexts
 
 KEPT_VERSIONS: Final = 50
 """Sets of categories that can be gone back to."""
@@ -46,45 +44,6 @@ class Contended(Unavailable):
     def problem(self) -> Problem:
         """What a caller is told."""
         return Problem("unavailable", "Others change the same thing at this moment. Try again.", retry_after_s=1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """A device as its user's list shows it. ``push`` is the push registration as sent, or ``None``.
-
-    ``push_since_us``: when it was registered last; the store sets it, and it makes no registration another.
-    """
-
-    platform: str | None = None
-    push: Mapping[str, Any] | None = None
-    locale: str | None = None
-    push_since_us: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Presence:
-    """Whether someone is there. ``last_seen_us`` is ``None`` where never seen; for one online it is now."""
-
-    online: bool = False
-    foreground: bool = False
-    last_seen_us: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """One connection of a device, as all gateways know it: which gateway holds it, and what it sees.
-
-    ``session`` is the name the client gave (or a fresh one); ``connection`` is unique to the connection. A session is
-    there until it is opened elsewhere, closed, or its lease runs out.
-    """
-
-    session: str
-    connection: str
-    gateway: str
-    opened_us: int
-    foreground: bool = False
-    cats: Prefixes = None
-    systems: Prefixes = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,128 +120,24 @@ class Users(Protocol):
         """Position and digest (the view of all devices) of many users; ``None`` for a user never seen. Read only."""
         ...
 
-    async def flush_all(self, spread_s: int) -> None:
+    async def reset_all_users(self, spread_s: int) -> None:
         """Start a new epoch for every user, each at its next commit, sync or comparison (L14); tells all gateways."""
         ...
 
-    async def forget_user(self, uid: str, now_us: int) -> None:
+    async def delete_user(self, uid: str, now_us: int) -> None:
         """Drop all that is kept of a user, void its tokens issued up to now, close its connections. Repeatable."""
         ...
 
-    async def forgotten(self, since_us: int) -> frozenset[str]:
+    async def deleted_since(self, since_us: int) -> frozenset[str]:
         """Who was forgotten since that moment: the traces (``forgotten.trace_of``), known for ``KNOWN_US``."""
         ...
 
-    async def settle(self, uid: str, now_us: int) -> None:
+    async def commit_due(self, uid: str, now_us: int) -> None:
         """Commit what is due at ``now_us`` (expiries, as one message), forget what passed its retention (L4, L6)."""
         ...
 
     async def collect(self, uid: str, now_us: int) -> int:
         """Forget what passed its retention: history, dismissals, message ids, external messages. How many went."""
-        ...
-
-
-class Devices(Protocol):
-    """Registrations, presence, acknowledgements and revocations of a user's devices.
-
-    ``is_watched``: set while somebody wants to hear of acknowledgements; then each stands in the agenda
-    (``WorkKind.ACKED``).
-    """
-
-    is_watched: bool
-
-    async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
-        """Register, or replace. A push token that another device holds is taken from it. ``too_many_devices``."""
-        ...
-
-    async def change_device(
-        self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
-    ) -> None:
-        """Register ``change`` of what is registered (``None``: the device is not known); no other registration comes
-        between. ``change`` may be called again, and may raise: then nothing is changed. Raises as ``put_device`` does.
-        """
-        ...
-
-    async def know_device(self, uid: str, device: str, now_us: int) -> str | None:
-        """Make a device known (a connection does). Past the bound the one longest offline is forgotten, those without
-        push first, and returned; ``too_many_devices`` if all are online."""
-        ...
-
-    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, Presence]]:
-        """All known devices, by name."""
-        ...
-
-    async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, Presence] | None:
-        """One known device, or ``None``."""
-        ...
-
-    async def holds_push(self, uid: str, device: str, registration: Registration) -> bool:
-        """Whether the push token of this registration is (still) this device's own: whoever sends looks here first."""
-        ...
-
-    async def forget_push(self, uid: str, device: str, registration: Registration) -> bool:
-        """Take the push off a device whose registration is still as given: its provider says that it is dead."""
-        ...
-
-    async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
-        """End its own items and its hidings, void its cursors, close its connections (L8). Repeatable."""
-        ...
-
-    async def forget_absent(self, uid: str, now_us: int) -> int | None:
-        """Forget the devices without push that nobody saw for the retention. When to look again (µs); ``None``: no
-        device is left. Repeatable."""
-        ...
-
-    async def open_session(
-        self, uid: str, device: str, session: Session, now_us: int, lease_us: int
-    ) -> list[tuple[Session, int]]:
-        """A connection is there for ``lease_us``. Returns what it displaces, each with its close code: the connection
-        of the same session (4504), and the oldest past the bound of a device's connections (4505). The caller tells
-        their gateways (``control``)."""
-        ...
-
-    async def touch(self, entries: Sequence[tuple[str, str, Session]], now_us: int, lease_us: int) -> None:
-        """Heartbeats of one gateway: each (uid, device, session) is there for ``lease_us`` more, as given."""
-        ...
-
-    async def close_session(self, uid: str, device: str, session: Session, now_us: int) -> None:
-        """The connection is gone; does nothing where a newer connection holds the session. Sets ``last_seen``."""
-        ...
-
-    async def session(self, uid: str, device: str, session: str, now_us: int) -> Session | None:
-        """The live session of that name, wherever it is held."""
-        ...
-
-    async def presence(self, uids: Sequence[str], now_us: int) -> list[Presence]:
-        """The OR over each user's devices."""
-        ...
-
-    async def foreground_until(self, uid: str, now_us: int) -> int | None:
-        """Until when one of the user's connections was in the foreground (µs): now where one is; ``None``: never."""
-        ...
-
-    async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
-        """This view showed its user everything up to ``seq``. Never goes down."""
-        ...
-
-    async def acknowledgements(self, uid: str) -> list[Acknowledged]:
-        """When views showed what: the newest ``MOST_ACKNOWLEDGEMENTS`` of a user that raised anything, oldest first."""
-        ...
-
-    async def acknowledged(self, uid: str) -> dict[View, int]:
-        """View to acknowledged seq."""
-        ...
-
-    async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
-        """Void tokens issued at or before that moment, of one device or all; closes their connections at once."""
-        ...
-
-    async def revoked_before(self, uid: str, device: str) -> int | None:
-        """Tokens of this device issued at or before this moment (µs) are void; ``None``: none are."""
-        ...
-
-    async def control(self, uid: str, document: Mapping[str, Any]) -> None:
-        """Tell every gateway that holds a connection of ``uid`` (closes, frames for a session held elsewhere)."""
         ...
 
 
@@ -336,7 +191,7 @@ class Store(Protocol):
         ...
 
     @property
-    def flush_channel(self) -> str:
+    def reset_channel(self) -> str:
         """The one channel on which a flush of all is told."""
         ...
 

@@ -11,9 +11,9 @@ import msgspec
 from gregor.core import rate_limit as rates
 from gregor.core.ids import normal_prefixes
 from gregor.core.limits import SECOND_US
-from gregor.redis.client import Connection, Script
+from gregor.redis.client import RedisCommands, Script
 from gregor.store import service_keys
-from gregor.store.contract.access import FinalClose, ServiceKey, Ticket
+from gregor.store.contract.access import ServiceKey, TerminalClose, Ticket
 from gregor.store.contract.store import Contended
 
 from . import scripts
@@ -35,7 +35,7 @@ class _KeptClose(msgspec.Struct):
     """What the key of a final close holds."""
 
     expires_us: int
-    close: FinalClose
+    close: TerminalClose
 
 
 _SERVICE_KEY: Final = msgspec.json.Decoder(ServiceKey)
@@ -50,7 +50,7 @@ class RedisAccess:
     too, or a dismissal, which shrinks, would be refused for the sake of a number.
     """
 
-    def __init__(self, connection: Connection, keys: Keys, *, allow_oom: bool = True) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys, *, allow_oom: bool = True) -> None:
         self._connection = connection
         self._keys = keys
         self._rate = scripts.load("rate", flags="allow-oom" if allow_oom else "")
@@ -116,21 +116,21 @@ class RedisAccess:
         await self._call("SET", self._keys.ticket(text), kept, "PX", max(1, -(-lives_us // 1_000)))
         return text
 
-    async def spend_ticket(self, text: str, now_us: int) -> Ticket | None:
-        """See ``contract.Access.spend_ticket``."""
+    async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:
+        """See ``contract.Access.redeem_ticket``."""
         raw = await self._call("GETDEL", self._keys.ticket(text))
         if raw is None:
             return None
         kept = _TICKET.decode(raw)
         return kept.ticket if now_us < kept.expires_us else None
 
-    async def keep_close(self, opened_with: str, close: FinalClose, now_us: int, lives_us: int) -> None:
-        """See ``contract.Access.keep_close``. As with tickets, the time inside is what counts."""
+    async def save_terminal_close(self, opened_with: str, close: TerminalClose, now_us: int, lives_us: int) -> None:
+        """See ``contract.Access.save_terminal_close``. As with tickets, the time inside is what counts."""
         kept = msgspec.json.encode(_KeptClose(now_us + lives_us, close))
         await self._call("SET", self._keys.final(opened_with), kept, "PX", max(1, -(-lives_us // 1_000)))
 
-    async def kept_close(self, opened_with: str, now_us: int) -> FinalClose | None:
-        """See ``contract.Access.kept_close``."""
+    async def terminal_close(self, opened_with: str, now_us: int) -> TerminalClose | None:
+        """See ``contract.Access.terminal_close``."""
         raw = await self._call("GET", self._keys.final(opened_with))
         if raw is None:
             return None

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gregor.redis.client import Connection, Script
+from gregor.redis.client import RedisCommands, Script
 from gregor.store.contract.store import KEPT_VERSIONS, CategorySet
 
 from . import scripts
@@ -31,7 +31,7 @@ _KEPT: Final = msgspec.json.Decoder(_Kept)
 class RedisCategories:
     """``contract.Categories`` over one Redis-protocol server."""
 
-    def __init__(self, connection: Connection, keys: Keys) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys) -> None:
         self._connection = connection
         self._keys = keys
         self._apply = scripts.load("apply_categories")

@@ -18,7 +18,7 @@ from gregor.core.notify.contact import (
     preferences_document,
     without_mail,
 )
-from gregor.redis.client import Connection, Script
+from gregor.redis.client import RedisCommands, Script
 from gregor.store.contract.store import Contended
 
 from . import scripts
@@ -34,7 +34,7 @@ _TRIES: Final = 8
 class RedisContacts:
     """``contacts.Contacts`` over one Redis-protocol server."""
 
-    def __init__(self, connection: Connection, keys: Keys) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys) -> None:
         self._connection = connection
         self._keys = keys
         self._replace = scripts.load("replace_field")

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterable
 from typing import Any, Final
 
 from gregor.core.errors import Problem
-from gregor.redis.client import LinkDown, ReplyError
+from gregor.redis.client import RedisUnavailable, ReplyError
 from gregor.store.contract.store import Unavailable
 
 _NOT_NOW: Final = (
@@ -35,13 +35,13 @@ async def answer(reply: Awaitable[Any]) -> Any:
     """The reply. Raises ``Unavailable`` where the server is away, full, loading, or no primary; the rest are bugs."""
     try:
         return await reply
-    except (LinkDown, ReplyError) as trouble:
+    except (RedisUnavailable, ReplyError) as trouble:
         return value_of(trouble)
 
 
 def value_of(reply: Any) -> Any:
     """The reply of one of many commands: itself, or raised as ``answer`` does where it is a failure."""
-    if isinstance(reply, LinkDown):
+    if isinstance(reply, RedisUnavailable):
         raise Unavailable(str(reply)) from reply
     if isinstance(reply, ReplyError):
         text = str(reply)

@@ -186,7 +186,7 @@ class Keys:
         return f"{self.namespace}:spread"
 
     @property
-    def flush_channel(self) -> str:
+    def reset_channel(self) -> str:
         """The channel (not a key) on which a flush of all is told."""
         return f"{self.namespace}:flush"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Receipt
-from gregor.redis.client import Connection, Link
+from gregor.redis.client import RedisClient, RedisCommands
 from gregor.store.contract.store import Unavailable
 
 from .access import RedisAccess
@@ -24,11 +24,13 @@ from .webhooks import RedisWebhooks
 
 
 class RedisStore:
-    """``contract.Store`` over a ``Connection``. Services use ``open_store``; tests give a connection of their own."""
+    """``contract.Store`` over a ``RedisCommands``. Services use ``open_store``; tests give a connection of their
+    own.
+    """
 
     def __init__(
         self,
-        connection: Connection,
+        connection: RedisCommands,
         limits: Limits,
         namespace: str = "gregor",
         *,
@@ -63,9 +65,9 @@ class RedisStore:
         return self.keys.of_user(uid).channel
 
     @property
-    def flush_channel(self) -> str:
-        """See ``contract.Store.flush_channel``."""
-        return self.keys.flush_channel
+    def reset_channel(self) -> str:
+        """See ``contract.Store.reset_channel``."""
+        return self.keys.reset_channel
 
     @property
     def categories_channel(self) -> str:
@@ -118,7 +120,7 @@ async def open_store(
     ``token_life_us``: how far ahead the ``exp`` of a device token may be (setting ``TOKEN_MAX_AGE``); revocations are
     kept that long.
     """
-    link = Link(url)
+    link = RedisClient(url)
     try:
         await link.open()
     except ConnectionError as trouble:

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from gregor.redis.client import Connection, Script
+from gregor.redis.client import RedisCommands, Script
 from gregor.store.contract.suppressions import Suppression, hash_of
 
 from . import scripts
@@ -19,7 +19,7 @@ _KEPT: Final = msgspec.json.Decoder(Suppression)
 class RedisSuppressions:
     """``suppressions.Suppressions`` over one Redis-protocol server."""
 
-    def __init__(self, connection: Connection, keys: Keys, *, allow_oom: bool = True) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys, *, allow_oom: bool = True) -> None:
         self._connection = connection
         self._keys = (keys.suppressed, keys.suppressed_order)
         self._suppress = scripts.load("suppress", flags="allow-oom" if allow_oom else "")

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from gregor.core.notify.webhook_events import Webhook
-from gregor.redis.client import Connection, Script
+from gregor.redis.client import RedisCommands, Script
 from gregor.store.contract.webhooks import MOST_WEBHOOKS, too_many
 
 from . import scripts
@@ -23,7 +23,7 @@ _VERSION: Final = b"version"
 class RedisWebhooks:
     """``webhooks.Webhooks`` over one Redis-protocol server."""
 
-    def __init__(self, connection: Connection, keys: Keys) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys) -> None:
         self._connection = connection
         self._keys = keys
         self._put = scripts.load("put_webhook")

@@ -7,8 +7,8 @@ from typing import Final
 
 from gregor.core.items.sync import LiveItem
 from gregor.core.limits import Limits
-from gregor.redis.client import Connection, Script
-from gregor.store.contract.agenda import Done, Work, WorkKind, acked, settled, too_many_delayed
+from gregor.redis.client import RedisCommands, Script
+from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind, acked, settled, too_many_delayed
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer, answers
 from gregor.store.redis.keys import PARTITIONS, Keys
@@ -20,7 +20,7 @@ _KINDS: Final = {kind.value.encode(): kind for kind in WorkKind} | {b"m": WorkKi
 class RedisAgenda:
     """``agenda.Agenda`` over one Redis-protocol server."""
 
-    def __init__(self, connection: Connection, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
         flags = "allow-oom" if allow_oom else ""
         self._connection = connection
         self._keys = keys
@@ -38,7 +38,7 @@ class RedisAgenda:
         """Every script, for a process that loads them before it serves."""
         return (self._firsts, self._claim, self._work, self._settle, self._delay, self._cancel)
 
-    async def firsts(self) -> list[int | None]:
+    async def next_due_times(self) -> list[int | None]:
         """See ``agenda.Agenda.firsts``: one script over all partitions, less than a ms of the server's time."""
         times = await answer(self._connection.evalsha(self._firsts, self._dues, ()))
         return [int(float(at_us)) if at_us else None for at_us in times]
@@ -49,20 +49,25 @@ class RedisAgenda:
         claimed = await answer(self._connection.evalsha(self._claim, (self._keys.due(partition),), arguments))
         return [uid.decode() for uid in claimed]
 
-    async def work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[Work]:
+    async def due_work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[DueWork]:
         """See ``agenda.Agenda.work``."""
         keys = self._keys.of_user(uid)
         names = (keys.agenda, keys.state, keys.live)
         raw = await answer(self._connection.evalsha(self._work, names, (str(now_us), str(most), str(skip))))
         return [read_work(*raw[i : i + 4]) for i in range(0, len(raw), 4)]
 
-    async def settle(
-        self, uid: str, lease_until_us: int, done: Sequence[Done], held: Sequence[Work] = (), retry_us: int = 0
+    async def complete(
+        self,
+        uid: str,
+        lease_until_us: int,
+        done: Sequence[CompletedWork],
+        postponed: Sequence[DueWork] = (),
+        retry_us: int = 0,
     ) -> None:
         """See ``agenda.Agenda.settle``."""
         keys = self._keys.of_user(uid)
-        arguments: list[bytes | str] = [uid, str(lease_until_us), str(retry_us), str(len(held))]
-        arguments += (work.entry for work in held)
+        arguments: list[bytes | str] = [uid, str(lease_until_us), str(retry_us), str(len(postponed))]
+        arguments += (work.entry for work in postponed)
         for each in done:
             arguments += (each.work.entry, str(each.work.at_us), _text(each.seq), _text(each.again_us))
         await answer(self._connection.evalsha(self._settle, (keys.agenda, keys.due, keys.later, keys.state), arguments))
@@ -92,7 +97,7 @@ class RedisAgenda:
             if raw is not None and raw[:1] == b"L"
         ]
 
-    async def group(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
+    async def category_items(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
         """See ``agenda.Agenda.group``."""
         keys = self._keys.of_user(uid)
         raw_head, scored = await answers(
@@ -139,11 +144,11 @@ class RedisAgenda:
         return bool(await answer(self._connection.evalsha(self._cancel, (keys.later, keys.agenda), (message_id,))))
 
 
-def read_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> Work:
+def read_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> DueWork:
     """One entry as the script ``work`` gives it."""
     kind, at_us = _KINDS[entry[:1]], int(float(score))
     if kind in (WorkKind.FORGET, WorkKind.DEVICES):
-        return Work(kind, "", at_us, entry)
+        return DueWork(kind, "", at_us, entry)
     if kind is WorkKind.LEFT:
         return _left(entry, at_us, record)
     if kind is WorkKind.HIDDEN:
@@ -159,7 +164,7 @@ def read_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> Work:
         n, cause = int(rest[0]), int(rest[1])
     elif kind is WorkKind.REMIND and item is not None and at_us in item.remind_at_us:
         n, cause = item.remind_at_us.index(at_us), 0
-    return Work(kind, name.decode(), at_us, entry, item, n, cause)
+    return DueWork(kind, name.decode(), at_us, entry, item, n, cause)
 
 
 def live_item(item_id: bytes, seq: int, record: bytes) -> LiveItem:
@@ -168,24 +173,24 @@ def live_item(item_id: bytes, seq: int, record: bytes) -> LiveItem:
     return _item(live)
 
 
-def _left(entry: bytes, at_us: int, record: bytes) -> Work:
+def _left(entry: bytes, at_us: int, record: bytes) -> DueWork:
     name = entry[1:].decode()
     if not record:
-        return Work(WorkKind.LEFT, name, at_us, entry)
+        return DueWork(WorkKind.LEFT, name, at_us, entry)
     departed = read_gone(name, record)
     gone = departed.gone
-    return Work(WorkKind.LEFT, name, at_us, entry, _item(departed.live), 0, gone.seq, gone)
+    return DueWork(WorkKind.LEFT, name, at_us, entry, _item(departed.live), 0, gone.seq, gone)
 
 
-def _hidden(entry: bytes, at_us: int, record: bytes, seq: bytes) -> Work:
+def _hidden(entry: bytes, at_us: int, record: bytes, seq: bytes) -> DueWork:
     name, device = entry[1:].decode().split("\0")
     if not record:
-        return Work(WorkKind.HIDDEN, name, at_us, entry)
+        return DueWork(WorkKind.HIDDEN, name, at_us, entry)
     live = read_live(name, int(seq), record) if record[:1] == b"L" else read_gone(name, record).live
     gone = live.hidings.get(device)
     if gone is None:
-        return Work(WorkKind.HIDDEN, name, at_us, entry)
-    return Work(WorkKind.HIDDEN, name, at_us, entry, _item(live), 0, gone.seq, gone)
+        return DueWork(WorkKind.HIDDEN, name, at_us, entry)
+    return DueWork(WorkKind.HIDDEN, name, at_us, entry, _item(live), 0, gone.seq, gone)
 
 
 def _item(live: Live) -> LiveItem:

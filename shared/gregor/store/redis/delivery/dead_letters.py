@@ -10,7 +10,7 @@ from typing import Any, Final
 from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryRecord, State, intent_at, key_of, path_of
-from gregor.redis.client import Connection, Script
+from gregor.redis.client import RedisCommands, Script
 from gregor.store.contract.dead_letters import DeadPage, Place
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer, answers
@@ -25,7 +25,7 @@ AT_FIRST: Final = 2
 class RedisDeadLetters:
     """``dead_letters.DeadLetters`` over one Redis-protocol server."""
 
-    def __init__(self, connection: Connection, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
         flags = "allow-oom" if allow_oom else ""
         self._connection = connection
         self._keys = keys

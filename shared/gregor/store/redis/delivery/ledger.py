@@ -25,7 +25,7 @@ from gregor.core.notify.ledger import (
     rebuild_intent,
     story_of,
 )
-from gregor.redis.client import Connection, Script
+from gregor.redis.client import RedisCommands, Script
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer, answers
 from gregor.store.redis.keys import Keys
@@ -43,7 +43,7 @@ PLACE_LIFE_MS: Final = 600_000
 class RedisLedger:
     """``contract.Ledger`` over one Redis-protocol server."""
 
-    def __init__(self, connection: Connection, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
         flags = "allow-oom" if allow_oom else ""
         self._connection = connection
         self._keys = keys
@@ -104,7 +104,7 @@ class RedisLedger:
         lease_until_us = delivery.lease_until_us
         return await self._write(delivery, "", State.CLAIMED, delivery.story, delivery.n, lease_until_us)
 
-    async def settle(
+    async def record_outcome(
         self, delivery: DeliveryRecord, place: str, state: State, story: Story, *, counts: bool = True
     ) -> bool:
         """See ``contract.Ledger.settle``."""
@@ -133,7 +133,7 @@ class RedisLedger:
         keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).withdrawals)
         return bool(await answer(self._connection.evalsha(self._move, keys, arguments)))
 
-    async def hasten(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
+    async def expedite(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
         """See ``contract.Ledger.hasten``."""
         since_us = now_us - LONGEST_WAIT_US
         of_user, hastened = self._keys.of_user(uid), 0

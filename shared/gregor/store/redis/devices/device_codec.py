@@ -14,8 +14,8 @@ import msgspec
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
 from gregor.core.notify.timeline import Acknowledged
-from gregor.store.contract.store import Presence, Registration, Session
-from gregor.store.redis.users.record_codec import read_limits
+from gregor.store.category_filter import unpack_category_filter
+from gregor.store.contract.devices import DeviceSession, Presence, Registration
 
 FRONT: Final = b"front"
 """The field of a user's presence that is no lease: until when somebody was in the foreground (µs)."""
@@ -51,9 +51,9 @@ class Lease(msgspec.Struct):
     systems: Prefixes = None
 
     @property
-    def open(self) -> Session:
+    def open(self) -> DeviceSession:
         """As readers get it."""
-        return Session(
+        return DeviceSession(
             self.session, self.connection, self.gateway, self.opened_us, self.foreground, self.cats, self.systems
         )
 
@@ -87,7 +87,7 @@ def tail_of(raw: bytes) -> bytes:
     return _TIMES.sub(b"", raw, 1)
 
 
-def lease_json(session: Session, seen_us: int, until_us: int) -> bytes:
+def lease_json(session: DeviceSession, seen_us: int, until_us: int) -> bytes:
     """The JSON of a session's lease."""
     return msgspec.json.encode(
         Lease(
@@ -158,7 +158,7 @@ def read_names(field: bytes) -> tuple[str, str]:
 def read_view(field: bytes) -> View:
     """The view that a field of the acknowledgements names."""
     device, cats = read_names(field)
-    return View(device, read_limits(cats))
+    return View(device, unpack_category_filter(cats))
 
 
 def read_acknowledged(raw: bytes) -> Acknowledged:

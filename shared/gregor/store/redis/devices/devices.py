@@ -19,12 +19,13 @@ from gregor.core.items.sync import View
 from gregor.core.limits import DAY_US, SECOND_US, Limits
 from gregor.core.messages.model import Commit, Reason, Receipt
 from gregor.core.notify.timeline import MOST_ACKNOWLEDGEMENTS, Acknowledged
-from gregor.redis.client import Argument, Connection, Script
-from gregor.store.contract.store import Contended, Presence, Registration, Session
+from gregor.redis.client import Argument, RedisCommands, Script
+from gregor.store.category_filter import pack_category_filter
+from gregor.store.contract.devices import DeviceSession, Presence, Registration
+from gregor.store.contract.store import Contended
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer, answers
 from gregor.store.redis.keys import Keys
-from gregor.store.redis.users.record_codec import pack_limits
 
 from .device_codec import (
     FRONT,
@@ -75,7 +76,7 @@ class RedisDevices:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: RedisCommands,
         keys: Keys,
         limits: Limits,
         commit: Callable[[str, Commit], Awaitable[Receipt]],
@@ -139,8 +140,8 @@ class RedisDevices:
             await self._release_push(old, uid, device)
         return True
 
-    async def know_device(self, uid: str, device: str, now_us: int) -> str | None:
-        """See ``contract.Devices.know_device``."""
+    async def ensure_device(self, uid: str, device: str, now_us: int) -> str | None:
+        """See ``contract.Devices.ensure_device``."""
         if await self._call("HEXISTS", self._keys.of_user(uid).devices, device):
             return None  # the rule; and it must not need memory
         *_, displaced = await self._admit(uid, device, now_us, _NO_REGISTRATION, "", b"")
@@ -165,13 +166,13 @@ class RedisDevices:
         known = read_known(raw)
         return known.registration, presence_of([known], leases_of(fields).get(device, ()), now_us)
 
-    async def holds_push(self, uid: str, device: str, registration: Registration) -> bool:
-        """See ``contract.Devices.holds_push``."""
+    async def owns_push_token(self, uid: str, device: str, registration: Registration) -> bool:
+        """See ``contract.Devices.owns_push_token``."""
         token = push_token(registration.push)
         return token is not None and await self._call("GET", self._keys.push(token)) == _owner(uid, device)
 
-    async def forget_push(self, uid: str, device: str, registration: Registration) -> bool:
-        """See ``contract.Devices.forget_push``."""
+    async def remove_push(self, uid: str, device: str, registration: Registration) -> bool:
+        """See ``contract.Devices.remove_push``."""
         token = push_token(registration.push)
         if token is None:
             return False
@@ -193,8 +194,8 @@ class RedisDevices:
         told = _control({"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
         await self._run(self._drop, (keys.presence, keys.acks), (device, keys.channel, told))
 
-    async def forget_absent(self, uid: str, now_us: int) -> int | None:
-        """See ``contract.Devices.forget_absent``."""
+    async def forget_inactive(self, uid: str, now_us: int) -> int | None:
+        """See ``contract.Devices.forget_inactive``."""
         known, leases = await self._read(uid)
         looks = []
         for device, kept in known.items():
@@ -263,8 +264,8 @@ class RedisDevices:
     # ---- presence
 
     async def open_session(
-        self, uid: str, device: str, session: Session, now_us: int, lease_us: int
-    ) -> list[tuple[Session, int]]:
+        self, uid: str, device: str, session: DeviceSession, now_us: int, lease_us: int
+    ) -> list[tuple[DeviceSession, int]]:
         """See ``contract.Devices.open_session``."""
         keys = self._keys.of_user(uid)
         lease = lease_json(session, now_us, now_us + lease_us)
@@ -277,7 +278,9 @@ class RedisDevices:
             for old in gone
         ]
 
-    async def touch(self, entries: Sequence[tuple[str, str, Session]], now_us: int, lease_us: int) -> None:
+    async def renew_sessions(
+        self, entries: Sequence[tuple[str, str, DeviceSession]], now_us: int, lease_us: int
+    ) -> None:
         """See ``contract.Devices.touch``. A session that another connection holds is left to that."""
         life_ms = self._presence_ms(lease_us)
         for start in range(0, len(entries), _AT_ONCE):
@@ -290,13 +293,13 @@ class RedisDevices:
                 for uid, device, session in entries[start : start + _AT_ONCE]
             )
 
-    async def close_session(self, uid: str, device: str, session: Session, now_us: int) -> None:
+    async def close_session(self, uid: str, device: str, session: DeviceSession, now_us: int) -> None:
         """See ``contract.Devices.close_session``."""
         keys = self._keys.of_user(uid)
         arguments = (device, session.session, lease_json(session, now_us, now_us), now_us)
         await self._run(self._close, (keys.presence, keys.devices), arguments)
 
-    async def session(self, uid: str, device: str, session: str, now_us: int) -> Session | None:
+    async def session(self, uid: str, device: str, session: str, now_us: int) -> DeviceSession | None:
         """See ``contract.Devices.session``."""
         raw = await self._call("HGET", self._keys.of_user(uid).presence, _field(device, session))
         if raw is None:
@@ -338,7 +341,7 @@ class RedisDevices:
         keys = self._keys.of_user(uid)
         watched = (keys.agenda, keys.due) if self.is_watched else ()
         bounds = (_MOST_VIEWS, now_us, MOST_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
-        arguments = (_field(view.device, pack_limits(view.cats)), seq, *bounds, uid)
+        arguments = (_field(view.device, pack_category_filter(view.cats)), seq, *bounds, uid)
         await self._run(self._acknowledge, (keys.acks, keys.seen, *watched), arguments)
 
     async def acknowledgements(self, uid: str) -> list[Acknowledged]:
@@ -369,7 +372,7 @@ class RedisDevices:
         moments = await self._call("HMGET", self._keys.of_user(uid).revoked, device, "")
         return max((int(moment) for moment in moments if moment is not None), default=None)
 
-    async def control(self, uid: str, document: Mapping[str, Any]) -> None:
+    async def publish_control(self, uid: str, document: Mapping[str, Any]) -> None:
         """See ``contract.Devices.control``."""
         await self._call("SPUBLISH", self._keys.of_user(uid).channel, _control(document))
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from gregor.core.items.sync import StoredItem, View, cursor_for
-from gregor.redis.client import Connection, Script
+from gregor.redis.client import RedisCommands, Script
 from gregor.store.contract.push_context import PushContext
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
@@ -25,7 +25,7 @@ _TRIES: Final = 8
 class RedisPushContexts:
     """``PushContexts`` over one Redis-protocol server. ``settle``: commits all that is due of a user by a moment."""
 
-    def __init__(self, connection: Connection, keys: Keys, settle: Callable[[str, int], Awaitable[Any]]) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys, settle: Callable[[str, int], Awaitable[Any]]) -> None:
         self._connection = connection
         self._keys = keys
         self._settle = settle

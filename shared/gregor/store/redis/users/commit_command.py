@@ -10,7 +10,7 @@ from typing import Final
 from gregor.core.items.codec import pack_item
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Creation, Reason
-from gregor.redis.client import Call, Script
+from gregor.redis.client import Script, ScriptCall
 from gregor.redis.connection import pack_script
 from gregor.store.redis import scripts
 from gregor.store.redis.keys import CommitKeys, Keys
@@ -41,7 +41,7 @@ class CommitCalls:
 
     def of(
         self, uid: str, commit: Commit, options: int = 0, *, is_watched: bool = False, has_all_keys: bool = False
-    ) -> Call:
+    ) -> ScriptCall:
         """The call. ``options``: bits of ``records``; ``is_watched``: somebody hears of all that leaves.
 
         ``has_all_keys``: the script needs not ask for those of the general path, so that nothing overtakes the commit.
@@ -55,7 +55,7 @@ class CommitCalls:
         names = keys.every if has_all_keys else _names(keys, commit, options)
         return script, pack_script(script.sha, names, arguments)
 
-    def of_many(self, commits: Sequence[tuple[str, Commit]], *, is_watched: bool) -> list[Call]:
+    def of_many(self, commits: Sequence[tuple[str, Commit]], *, is_watched: bool) -> list[ScriptCall]:
         """The calls of commits that are sent at once.
 
         Those of a user with several have all keys: one that the script sent back for more would be done after the rest.

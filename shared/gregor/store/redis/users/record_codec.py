@@ -6,11 +6,12 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from gregor.core.ids import BACKEND, EVERY_DEVICE, Prefixes, allowed
+from gregor.core.ids import BACKEND, EVERY_DEVICE, allowed
 from gregor.core.items.codec import PackedItem, pack_item, read_item
 from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, Cursor, Gone, HistoryEntry, StoredExternal, StoredItem, View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Creation, Reason, Span
+from gregor.store.category_filter import pack_category_filter
 
 _COMMIT = struct.Struct(">Q8sHHHccB3s24sQ20sH")
 _LIVE, _AGES, _COUNTS = struct.Struct(">II"), struct.Struct(">QQQ"), struct.Struct(">IIIIHH")
@@ -41,16 +42,6 @@ def _kind(commit: Commit) -> bytes:
     if commit.forget_device is not None:
         return b"d"
     return b"r" if commit.remind is not None else b"k" if commit.keep is not None else b"u"
-
-
-def pack_limits(cats: Prefixes) -> str:
-    """A sender's category limits as the scripts compare them: ``""`` is none, ``","`` is nothing at all."""
-    return "" if cats is None else ",".join(cats) if cats else ","
-
-
-def read_limits(text: str) -> Prefixes:
-    """The category limits that ``pack_limits`` wrote."""
-    return None if text == "" else () if text == "," else tuple(text.split(","))
 
 
 def pack_span(span: Span) -> list[bytes | str]:
@@ -123,7 +114,7 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
     )
     arguments: list[bytes | str] = [packed + commit.sender.device.encode()]
     if options & EXTRAS:
-        arguments.append(pack_limits(cats))
+        arguments.append(pack_category_filter(cats))
         arguments += (message_id.key, message_id.content) if message_id else ("", b"")
     _add_content(arguments, commit, has_timers=has_timers)
     return arguments

@@ -19,7 +19,7 @@ from gregor.core.items.digest_lanes import total
 from gregor.core.items.sync import NO_EPOCH, Answer, Cursor, Delta, Full, Head, HistoryEntry, Unchanged, View
 from gregor.core.limits import HOUR_US, Limits
 from gregor.core.messages.model import Commit, Reason, Receipt, displacing
-from gregor.redis.client import Connection, Script
+from gregor.redis.client import RedisCommands, Script
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer, answers, value_of
@@ -27,7 +27,7 @@ from gregor.store.redis.keys import PARTITIONS, Keys, UserKeys
 
 from .commit_command import CommitCalls, runs_of
 from .commit_reply import FAST_BYTES, fast_receipt, read_receipt, refusal
-from .forget_user import RedisForgetting
+from .delete_user import RedisUserDeletion
 from .record_codec import (
     DRAIN,
     GENERAL,
@@ -65,7 +65,7 @@ class RedisUsers:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: RedisCommands,
         keys: Keys,
         limits: Limits,
         leave: Callable[[str, int], Awaitable[None]],
@@ -83,13 +83,13 @@ class RedisUsers:
         self._due = scripts.load(*scripts.DUE)
         self._collect = scripts.load(*scripts.COLLECT)
         self._history = scripts.load(*scripts.HISTORY)
-        self._forgetting = RedisForgetting(connection, keys, allow_oom=allow_oom)
+        self._deletion = RedisUserDeletion(connection, keys, allow_oom=allow_oom)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """Every script, for a process that loads them before it serves."""
         own = (self._sync, self._due, self._collect, self._history)
-        return (*self._calls.scripts, *own, *self._forgetting.all_scripts)
+        return (*self._calls.scripts, *own, *self._deletion.all_scripts)
 
     # ---- writing
 
@@ -141,7 +141,7 @@ class RedisUsers:
                 if reply[0] == b"due":
                     await self._drain(uid, commit.now_us)
                 elif reply[0] == b"generation":
-                    await self._flush_first(uid, commit.now_us, commit.epoch_seed)
+                    await self._reset_first(uid, commit.now_us, commit.epoch_seed)
                 else:
                     options |= GENERAL
                 reply = await answer(self._send(uid, commit, options))
@@ -170,13 +170,13 @@ class RedisUsers:
         )
         await answer(self._send(uid, expiry, DRAIN))
 
-    async def _flush_first(self, uid: str, now_us: int, epoch_seed: bytes) -> None:
+    async def _reset_first(self, uid: str, now_us: int, epoch_seed: bytes) -> None:
         spread_s = int(await answer(self._connection.call("GET", self._keys.flush_spread)) or _SPREAD_S)
         flush = Commit(now_us=now_us, epoch_seed=epoch_seed, is_flush=True, spread_s=spread_s)
         await answer(self._send(uid, flush, DRAIN))  # what has expired may be due as well: its turn comes next
 
-    async def flush_all(self, spread_s: int) -> None:
-        """See ``contract.Users.flush_all``: one increment a partition, then one publication.
+    async def reset_all_users(self, spread_s: int) -> None:
+        """See ``contract.Users.reset_all_users``: one increment a partition, then one publication.
 
         The spread comes first: whoever meets the new generation tells it.
         """
@@ -185,16 +185,16 @@ class RedisUsers:
             *(answer(self._connection.call("INCR", self._keys.generation(i))) for i in range(PARTITIONS))
         )
         document = b"F" + b"\0\0" + spread_s.to_bytes(2, "big")
-        await answer(self._connection.call("PUBLISH", self._keys.flush_channel, document))
+        await answer(self._connection.call("PUBLISH", self._keys.reset_channel, document))
 
-    async def forget_user(self, uid: str, now_us: int) -> None:
-        """See ``contract.Users.forget_user``. What is connected is closed first, so that it writes nothing anew."""
+    async def delete_user(self, uid: str, now_us: int) -> None:
+        """See ``contract.Users.delete_user``. What is connected is closed first, so that it writes nothing anew."""
         await self._leave(uid, now_us)
-        await self._forgetting.forget(uid, now_us)
+        await self._deletion.forget(uid, now_us)
 
-    async def forgotten(self, since_us: int) -> frozenset[str]:
+    async def deleted_since(self, since_us: int) -> frozenset[str]:
         """See ``contract.Users.forgotten``."""
-        return await self._forgetting.forgotten(since_us)
+        return await self._deletion.deleted_since(since_us)
 
     async def collect(self, uid: str, now_us: int) -> int:
         """See ``contract.Users.collect``."""
@@ -259,7 +259,7 @@ class RedisUsers:
     async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
         """See ``contract.Users.item``."""
         keys = self._keys.of_user(uid)
-        await self.settle(uid, now_us)
+        await self.commit_due(uid, now_us)
         entries = await self._entries(keys, [(item_id, None)], view)
         if entries and entries[0].gone and not entries[0].is_trimmed and await self._is_over(keys, entries[0].gone.seq):
             await self.collect(uid, now_us)
@@ -312,12 +312,12 @@ class RedisUsers:
             if reply[0] == b"due":
                 await self._drain(uid, now_us)
             elif reply[0] == b"generation":
-                await self._flush_first(uid, now_us, NO_EPOCH)
+                await self._reset_first(uid, now_us, NO_EPOCH)
             else:
                 return ViewRead(reply, view, cursor, epoch)
         raise _restless()
 
-    async def settle(self, uid: str, now_us: int) -> None:
+    async def commit_due(self, uid: str, now_us: int) -> None:
         """See ``contract.Users.settle``; also for reads that do not go through ``sync`` (L6)."""
         keys = self._keys.of_user(uid)
         for _ in range(_TRIES):
@@ -333,7 +333,7 @@ class RedisUsers:
 
     async def _index(self, keys: UserKeys, uid: str, now_us: int) -> list[tuple[int, str]]:
         """(created seq, id) of every item kept, the newest first."""
-        await self.settle(uid, now_us)
+        await self.commit_due(uid, now_us)
         script_keys = (keys.state, keys.live, keys.gone)
         bounds = (str(self._limits.history), str(self._limits.history_bodies))
         ids, seqs, is_over = await answer(self._connection.evalsha(self._history, script_keys, bounds))

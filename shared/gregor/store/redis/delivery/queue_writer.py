@@ -1,4 +1,4 @@
-"""What is to be told, in streams of the queue Redis: one a channel; see ``agenda.Deliveries``."""
+"""What is to be told, in streams of the queue Redis: one a channel; see ``agenda.DeliveryQueueWriter``."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Sequence
 from typing import Any
 
 from gregor.core.notify.intents import Intent
-from gregor.redis.client import Connection, Link
+from gregor.redis.client import RedisClient, RedisCommands
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answers
 from gregor.store.redis.keys import Keys
 
-from .queue import waiting_text
+from .queue_reader import waiting_text
 
 
-class RedisDeliveries:
-    """``agenda.Deliveries`` over one Redis-protocol server.
+class RedisQueueWriter:
+    """``agenda.DeliveryQueueWriter`` over one Redis-protocol server.
 
     An entry has the fields of ``Intent.fields``. ``most``: entries that a stream holds; a full one takes no more.
     """
 
-    def __init__(self, connection: Connection, keys: Keys, most: int) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys, most: int) -> None:
         self._connection = connection
         self._keys = keys
         self._most = most
-        self._hand_over = scripts.load("hand_over")
+        self._hand_over = scripts.load("enqueue")
 
-    async def hand_over(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
-        """See ``agenda.Deliveries.hand_over``: all leave in one write."""
+    async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+        """See ``agenda.DeliveryQueueWriter.enqueue``: all leave in one write."""
         if at_us:
             await answers(
                 self._connection.call("ZADD", self._keys.waiting(intent.channel), at_us, waiting_text(intent))
@@ -49,14 +49,14 @@ class RedisDeliveries:
         await self._connection.close()
 
 
-async def open_deliveries(
+async def open_queue_writer(
     url: str, namespace: str, most: int, *, patience_s: float = 2.0, timeout_s: float = 5.0
-) -> RedisDeliveries:
-    """Connected. Raises ``Unavailable`` where the server cannot be reached. The times are those of ``Link``."""
-    link = Link(url, patience_s=patience_s, timeout_s=timeout_s)
+) -> RedisQueueWriter:
+    """Connected. Raises ``Unavailable`` where the server cannot be reached. The times are those of ``RedisClient``."""
+    link = RedisClient(url, patience_s=patience_s, timeout_s=timeout_s)
     try:
         await link.open()
     except ConnectionError as trouble:
         await link.close()
         raise Unavailable(str(trouble)) from trouble
-    return RedisDeliveries(link, Keys(namespace), most)
+    return RedisQueueWriter(link, Keys(namespace), most)

@@ -1,4 +1,6 @@
-"""The queue of a channel on the queue Redis: a stream with a consumer group, and a due set; see ``queue.Queue``."""
+"""The queue of a channel on the queue Redis: a stream with a consumer group, and a due set; see
+``queue.DeliveryQueueReader``.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ import msgspec
 
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.times import MAX_TIME_US
-from gregor.redis.client import Argument, Link, ReplyError
-from gregor.store.contract.queue import Taken
+from gregor.redis.client import Argument, RedisClient, ReplyError
+from gregor.store.contract.queue import QueuedIntent
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer, answers
@@ -37,18 +39,18 @@ _AT_ONCE: Final = 500
 _log = logging.getLogger(__name__)
 
 
-class RedisQueue:
-    """``queue.Queue`` over two connections: one that waits, and one for all else."""
+class RedisQueueReader:
+    """``queue.DeliveryQueueReader`` over two connections: one that waits, and one for all else."""
 
     def __init__(self, url: str, namespace: str, channel: str) -> None:
         keys = Keys(namespace)
         self._channel = channel
         self._stream, self._waiting, self._aside = keys.stream(channel), keys.waiting(channel), keys.aside(channel)
         self._consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self._reader = Link(url, name="gregor-reader", timeout_s=SILENCE_S)
-        self._link = Link(url)
-        self._put_off = scripts.load("put_off")
-        self._bring_back = scripts.load("bring_back")
+        self._reader = RedisClient(url, name="gregor-reader", timeout_s=SILENCE_S)
+        self._link = RedisClient(url)
+        self._put_off = scripts.load("retry_later")
+        self._bring_back = scripts.load("enqueue_due")
         self._set_aside = scripts.load("set_aside")
         self._forget_consumers = scripts.load("forget_consumers")
         self._reclaimed_to: bytes = _BEGIN
@@ -66,15 +68,17 @@ class RedisQueue:
             raise Unavailable(str(trouble)) from trouble
         await self._make_group()
 
-    async def take(self, most: int, wait_s: float) -> list[Taken]:
-        """See ``queue.Queue.take``."""
+    async def claim(self, most: int, wait_s: float) -> list[QueuedIntent]:
+        """See ``queue.DeliveryQueueReader.take``."""
         wait_ms = max(1, round(min(wait_s, LONGEST_WAIT_S) * 1_000))
         command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", most, "BLOCK", wait_ms)
         reply = await self._of_group(self._reader, *command, "STREAMS", self._stream, ">")
         return await self._read(reply[0][1]) if reply else []
 
-    async def reclaim(self, idle_s: float, most: int) -> list[Taken]:
-        """See ``queue.Queue.reclaim``. One call looks at ten times ``most``; the next one goes on from there."""
+    async def reclaim(self, idle_s: float, most: int) -> list[QueuedIntent]:
+        """See ``queue.DeliveryQueueReader.reclaim``. One call looks at ten times ``most``; the next one goes on
+        from there.
+        """
         idle_ms = round(idle_s * 1_000)
         command = ("XAUTOCLAIM", self._stream, GROUP, self._consumer, idle_ms, self._reclaimed_to, "COUNT", most)
         reply = await self._of_group(self._link, *command)
@@ -89,8 +93,10 @@ class RedisQueue:
             await answer(self._link.evalsha(self._forget_consumers, (self._stream,), arguments))
         return await self._read(entries)
 
-    async def done(self, taken: Sequence[Taken]) -> None:
-        """See ``queue.Queue.done``. Those that end in one turn of the event loop are crossed off together."""
+    async def ack(self, taken: Sequence[QueuedIntent]) -> None:
+        """See ``queue.DeliveryQueueReader.done``. Those that end in one turn of the event loop are crossed off
+        together.
+        """
         if not taken:
             return
         self._ended += [each.entry for each in taken]
@@ -107,24 +113,28 @@ class RedisQueue:
             )
         )
 
-    async def put_off(self, taken: Taken, at_us: int) -> None:
-        """See ``queue.Queue.put_off``."""
+    async def retry_later(self, taken: QueuedIntent, at_us: int) -> None:
+        """See ``queue.DeliveryQueueReader.retry_later``."""
         arguments = (GROUP, taken.entry, str(at_us), waiting_text(taken.intent))
         await answer(self._link.evalsha(self._put_off, (self._stream, self._waiting), arguments))
 
-    async def bring_back(self, now_us: int, most: int) -> int:
-        """See ``queue.Queue.bring_back``."""
+    async def enqueue_due(self, now_us: int, most: int) -> int:
+        """See ``queue.DeliveryQueueReader.enqueue_due``."""
         arguments = (str(now_us), str(most), str(MOST_ASIDE))
         keys = (self._stream, self._waiting, self._aside)
         return int(await answer(self._link.evalsha(self._bring_back, keys, arguments)))
 
     async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:
-        """See ``queue.Queue.prune``. What cannot be read stays for whoever takes it."""
+        """See ``queue.DeliveryQueueReader.prune``. What cannot be read stays for whoever takes it."""
         dropped, start = 0, b"-"
         while entries := await answer(self._link.call("XRANGE", self._stream, start, "+", "COUNT", _AT_ONCE)):
             readable = [(entry, self._try(_named, raw)) for entry, raw in entries]
-            over = [Taken(entry, intent) for entry, intent in readable if intent is not None and await is_over(intent)]
-            await self.done(over)
+            over = [
+                QueuedIntent(entry, intent)
+                for entry, intent in readable
+                if intent is not None and await is_over(intent)
+            ]
+            await self.ack(over)
             dropped, start = dropped + len(over), b"(" + entries[-1][0]
         cursor = b"0"
         while True:
@@ -148,7 +158,7 @@ class RedisQueue:
         await self._reader.close()
         await self._link.close()
 
-    async def _of_group(self, link: Link, *command: Argument) -> Any:
+    async def _of_group(self, link: RedisClient, *command: Argument) -> Any:
         """The reply; a group that is gone (a server that came back empty) is made again, and then there is nothing."""
         try:
             return await answer(link.call(*command))
@@ -165,12 +175,12 @@ class RedisQueue:
             if refusal.code != "BUSYGROUP":
                 raise
 
-    async def _read(self, entries: Sequence[Any]) -> list[Taken]:
+    async def _read(self, entries: Sequence[Any]) -> list[QueuedIntent]:
         """What can be read of these entries; the others are set aside, so that none of them stands in the way."""
         found = []
         for entry, raw in (each for each in entries if each and each[1]):
             try:
-                found.append(Taken(bytes(entry), _intent(self._channel, _named(raw))))
+                found.append(QueuedIntent(bytes(entry), _intent(self._channel, _named(raw))))
             except (KeyError, ValueError):
                 arguments = (GROUP, entry, str(MOST_ASIDE), *raw)
                 await answer(self._link.evalsha(self._set_aside, (self._stream, self._aside), arguments))
@@ -178,9 +188,9 @@ class RedisQueue:
         return found
 
 
-async def open_queue(url: str, namespace: str, channel: str) -> RedisQueue:
+async def open_queue_reader(url: str, namespace: str, channel: str) -> RedisQueueReader:
     """Connected. Raises ``Unavailable`` where the server cannot be reached."""
-    queue = RedisQueue(url, namespace, channel)
+    queue = RedisQueueReader(url, namespace, channel)
     await queue.open()
     return queue
 

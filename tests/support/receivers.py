@@ -5,15 +5,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gregor.redis.pubsub import Feed
-from tests.support.servers import Server, linked
+from gregor.redis.pubsub import RedisPubSub
+from tests.support.servers import Server, open_client
 from tests.support.wait import wait_until
 
 Publish = Callable[..., Awaitable[None]]
 
 
 @dataclass(eq=False)
-class Ear:
+class RecordingReceiver:
     """Remembers what it hears; "gap" stands for a hole."""
 
     heard: list[bytes | str] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Ear:
         self.heard.append("gap")
 
 
-class Deaf(Ear):
+class FailingReceiver(RecordingReceiver):
     """Raises at everything."""
 
     def receive(self, payload: bytes) -> None:
@@ -36,10 +36,12 @@ class Deaf(Ear):
 
 
 @asynccontextmanager
-async def fed(server: Server, url: str | None = None, **options: Any) -> AsyncIterator[tuple[Feed, Publish]]:
+async def open_pubsub(
+    server: Server, url: str | None = None, **options: Any
+) -> AsyncIterator[tuple[RedisPubSub, Publish]]:
     """A feed and a way to publish to it."""
-    async with linked(server.url) as link:
-        feed = Feed(url or server.url, link, **options)
+    async with open_client(server.url) as link:
+        feed = RedisPubSub(url or server.url, link, **options)
         await feed.open()
 
         async def publish(channel: str, payload: bytes, *, sharded: bool = True) -> None:
@@ -51,7 +53,7 @@ async def fed(server: Server, url: str | None = None, **options: Any) -> AsyncIt
             await feed.close()
 
 
-async def heard(ear: Ear, last: bytes | str) -> list[bytes | str]:
+async def wait_for_payload(ear: RecordingReceiver, last: bytes | str) -> list[bytes | str]:
     """All that an ear has heard, once ``last`` has come."""
     await wait_until(lambda: last in ear.heard, f"{last!r} is heard")
     return ear.heard

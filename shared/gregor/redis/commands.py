@@ -22,18 +22,19 @@ class Script:
         object.__setattr__(self, "sha", hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest())
 
 
-Call: TypeAlias = tuple[Script, bytes]
+ScriptCall: TypeAlias = tuple[Script, bytes]
 """A script, and the whole command that runs it, as it goes over the wire."""
 
 
-class Connection(Protocol):
+class RedisCommands(Protocol):
     """What a store needs of a server. Replies are raw: ``bytes``, ``int``, ``None`` or a list of these."""
 
     def call(self, *args: Argument) -> asyncio.Future[Any]:
         """Issue a command and return at once. Commands are carried out in the order of their calls.
 
-        The future ends with the reply, or with ``ReplyError`` (the server refused), ``LinkDown`` (nothing was done) or
-        ``LinkLost`` (it is not known whether it was done). Cancelling it does not take back a command that was sent.
+        The future ends with the reply, or with ``ReplyError`` (the server refused), ``RedisUnavailable`` (nothing was
+        done) or ``RedisConnectionLost`` (it is not known whether it was done). Cancelling it does not take back a
+        command that was sent.
         """
         ...
 
@@ -44,11 +45,11 @@ class Connection(Protocol):
         """
         ...
 
-    def run(self, call: Call) -> asyncio.Future[Any]:
+    def run(self, call: ScriptCall) -> asyncio.Future[Any]:
         """``evalsha`` of a call that is packed already."""
         ...
 
-    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run scripts, all sent at once, in order; their replies. One that failed has its exception in the place.
 
         A server that lacks a script is given it, and the calls of it are repeated in order, after the others.

@@ -1,11 +1,11 @@
-"""Forgetting a user whole, in Redis; see ``contract.Users.forget_user``."""
+"""Forgetting a user whole, in Redis; see ``contract.Users.delete_user``."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from gregor.redis.client import Connection, Script
-from gregor.store.deleted_users import KNOWN_US, trace_of
+from gregor.redis.client import RedisCommands, Script
+from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer
 from gregor.store.redis.keys import Keys
@@ -14,10 +14,10 @@ _AT_ONCE: Final = 500
 """Items whose deliveries go in one step."""
 
 
-class RedisForgetting:
+class RedisUserDeletion:
     """What goes with a user, once it is disconnected."""
 
-    def __init__(self, connection: Connection, keys: Keys, *, allow_oom: bool = True) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys, *, allow_oom: bool = True) -> None:
         self._connection = connection
         self._keys = keys
         flags = "allow-oom" if allow_oom else ""
@@ -44,10 +44,15 @@ class RedisForgetting:
             await answer(evalsha(self._forget, (keys.delivered, *ledgers), items))
         await answer(evalsha(self._drop_dead, (keys.dead,), ("+inf", f"{uid}/", "")))
         # A script, not commands: a server that is full refuses a command that may grow, and forgetting makes room.
-        trace = (str(now_us), trace_of(uid), str(now_us - KNOWN_US), str(KNOWN_US // 1_000))
+        trace = (
+            str(now_us),
+            deleted_user_hash(uid),
+            str(now_us - DELETED_USERS_KEPT_US),
+            str(DELETED_USERS_KEPT_US // 1_000),
+        )
         await answer(evalsha(self._trace, (self._keys.forgotten,), trace))
 
-    async def forgotten(self, since_us: int) -> frozenset[str]:
+    async def deleted_since(self, since_us: int) -> frozenset[str]:
         """See ``contract.Users.forgotten``."""
         traces = await answer(self._connection.call("ZRANGEBYSCORE", self._keys.forgotten, since_us, "+inf"))
         return frozenset(trace.decode() for trace in traces)

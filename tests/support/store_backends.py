@@ -17,13 +17,13 @@ from redis.asyncio.client import PubSub
 from gregor.core.items.announcement import Announcement, decode
 from gregor.core.limits import Limits
 from gregor.dev.embedded_redis import EmbeddedServer, find_server
-from gregor.redis.pubsub import Feed, MemoryFeed
+from gregor.redis.pubsub import MemoryPubSub, RedisPubSub
 from gregor.redis.pubsub.contract import Receiver
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Store
 from gregor.store.redis.store import RedisStore
-from tests.support.fake_link import RedisPyLink
-from tests.support.servers import linked
+from tests.support.redis_py_commands import RedisPyCommands
+from tests.support.servers import open_client
 from tests.support.wait import wait_until
 
 
@@ -36,37 +36,37 @@ class Subscriber(Protocol):
 
 
 @dataclass(frozen=True)
-class Twin:
+class StoreUnderTest:
     """A fresh, empty store, and the way to hear what it tells."""
 
     store: Store
     subscriber: Subscriber
 
-    async def hear(self, uid: str) -> Heard:
+    async def hear(self, uid: str) -> AnnouncementRecorder:
         """Collect what is told of a user from now on."""
-        heard = Heard()
+        heard = AnnouncementRecorder()
         await self.subscriber.subscribe(self.store.channel_of(uid), heard)
         return heard
 
-    async def hear_flushes(self) -> Heard:
+    async def hear_flushes(self) -> AnnouncementRecorder:
         """Collect what is told to every gateway from now on."""
-        return await self._hear_all(self.store.flush_channel)
+        return await self._hear_all(self.store.reset_channel)
 
-    async def hear_categories(self) -> Heard:
+    async def hear_categories(self) -> AnnouncementRecorder:
         """Collect what is told of categories from now on."""
         return await self._hear_all(self.store.categories_channel)
 
-    async def hear_webhooks(self) -> Heard:
+    async def hear_webhooks(self) -> AnnouncementRecorder:
         """Collect what is told of webhooks from now on."""
         return await self._hear_all(self.store.webhooks_channel)
 
-    async def _hear_all(self, channel: str) -> Heard:
-        heard = Heard()
+    async def _hear_all(self, channel: str) -> AnnouncementRecorder:
+        heard = AnnouncementRecorder()
         await self.subscriber.subscribe(channel, heard, sharded=False)
         return heard
 
 
-class Heard:
+class AnnouncementRecorder:
     """The payloads of one channel, in order."""
 
     def __init__(self) -> None:
@@ -95,11 +95,11 @@ class Heard:
         return [decode(payload) for payload in told()[:count]]
 
 
-Factory = Callable[[Limits], AbstractAsyncContextManager[Twin]]
+Factory = Callable[[Limits], AbstractAsyncContextManager[StoreUnderTest]]
 
 
 class _MemorySubscriber:
-    def __init__(self, feed: MemoryFeed) -> None:
+    def __init__(self, feed: MemoryPubSub) -> None:
         self._feed = feed
 
     async def subscribe(self, channel: str, receiver: Receiver, *, sharded: bool = True) -> None:
@@ -107,11 +107,11 @@ class _MemorySubscriber:
 
 
 @asynccontextmanager
-async def memory_twin(limits: Limits) -> AsyncIterator[Twin]:
+async def memory_twin(limits: Limits) -> AsyncIterator[StoreUnderTest]:
     """The store without a server."""
-    feed = MemoryFeed()
+    feed = MemoryPubSub()
     store = MemoryStore(limits, feed)
-    yield Twin(store, _MemorySubscriber(feed))
+    yield StoreUnderTest(store, _MemorySubscriber(feed))
     await feed.close()
     await store.close()
 
@@ -141,11 +141,11 @@ class _FakeSubscriber:
 
 
 @asynccontextmanager
-async def fakeredis_twin(limits: Limits) -> AsyncIterator[Twin]:
+async def fakeredis_twin(limits: Limits) -> AsyncIterator[StoreUnderTest]:
     """The scripts of the Redis store on fakeredis."""
     client = FakeAsyncRedis()
-    link, subscriber = RedisPyLink(client), _FakeSubscriber(client)
-    yield Twin(RedisStore(link, limits, allow_oom=False), subscriber)
+    link, subscriber = RedisPyCommands(client), _FakeSubscriber(client)
+    yield StoreUnderTest(RedisStore(link, limits, allow_oom=False), subscriber)
     await subscriber.close()
     await link.close()
     await client.aclose()
@@ -155,14 +155,14 @@ def server_twin(*names: str, general: bool = False) -> Factory:
     """The Redis store on the first of these servers that is there. ``general``: every commit by the general path."""
 
     @asynccontextmanager
-    async def twin(limits: Limits) -> AsyncIterator[Twin]:
+    async def twin(limits: Limits) -> AsyncIterator[StoreUnderTest]:
         namespace = f"test-{secrets.token_hex(4)}"
         url = _server(names)
-        async with linked(url) as link:
-            feed = Feed(url, link, namespace=namespace)
+        async with open_client(url) as link:
+            feed = RedisPubSub(url, link, namespace=namespace)
             await feed.open()
             try:
-                yield Twin(RedisStore(link, limits, namespace, general=general), feed)
+                yield StoreUnderTest(RedisStore(link, limits, namespace, general=general), feed)
             finally:
                 await feed.close()
 

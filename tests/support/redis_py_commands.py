@@ -11,7 +11,7 @@ import hiredis
 import redis.exceptions
 from redis.asyncio import Redis
 
-from gregor.redis.client import Argument, Call, LinkDown, ReplyError, Script
+from gregor.redis.client import Argument, RedisUnavailable, ReplyError, Script, ScriptCall
 
 # redis-py takes the code off the text where it has a class for it.
 _CODES: dict[type[redis.exceptions.RedisError], str] = {
@@ -22,8 +22,8 @@ _CODES: dict[type[redis.exceptions.RedisError], str] = {
 }
 
 
-class RedisPyLink:
-    """``Connection`` over ``fakeredis.FakeAsyncRedis`` (or another client that does not decode replies).
+class RedisPyCommands:
+    """``RedisCommands`` over ``fakeredis.FakeAsyncRedis`` (or another client that does not decode replies).
 
     One command at a time, in the order of the calls, as one connection would.
     """
@@ -39,7 +39,7 @@ class RedisPyLink:
         """Nothing to do: the client connects by itself."""
 
     async def close(self) -> None:
-        """As ``Connection`` says; the client stays with whoever made it."""
+        """As ``RedisCommands`` says; the client stays with whoever made it."""
         self._closed = True
         if self._worker is not None:
             self._worker.cancel()
@@ -47,33 +47,33 @@ class RedisPyLink:
         while self._waiting:
             future, _, _ = self._waiting.popleft()
             if not future.done():
-                future.set_exception(LinkDown("the link is closed"))
+                future.set_exception(RedisUnavailable("the link is closed"))
 
     def call(self, *args: Argument) -> asyncio.Future[Any]:
-        """As ``Connection`` says."""
+        """As ``RedisCommands`` says."""
         return self._issue(args, None)
 
     def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> asyncio.Future[Any]:
-        """As ``Connection`` says."""
+        """As ``RedisCommands`` says."""
         return self._issue(("EVALSHA", script.sha, len(keys), *keys, *args), script)
 
-    def run(self, call: Call) -> asyncio.Future[Any]:
-        """As ``Connection`` says."""
+    def run(self, call: ScriptCall) -> asyncio.Future[Any]:
+        """As ``RedisCommands`` says."""
         script, packed = call
         return self._issue(_unpacked(packed), script)
 
-    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
-        """As ``Connection`` says."""
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """As ``RedisCommands`` says."""
         return await asyncio.gather(*map(self.run, calls), return_exceptions=True)
 
     async def load(self, scripts: Sequence[Script]) -> None:
-        """As ``Connection`` says; it is never connected anew."""
+        """As ``RedisCommands`` says; it is never connected anew."""
         await asyncio.gather(*(self.call("SCRIPT", "LOAD", script.source) for script in scripts))
 
     def _issue(self, args: tuple[Argument, ...], script: Script | None) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._closed:
-            future.set_exception(LinkDown("the link is closed"))
+            future.set_exception(RedisUnavailable("the link is closed"))
             return future
         self._waiting.append((future, args, script))
         if self._worker is None or self._worker.done():
@@ -87,7 +87,7 @@ class RedisPyLink:
             try:
                 reply, error = await self._carry_out(args, script), None
             except redis.exceptions.ConnectionError as failure:
-                reply, error = None, LinkDown(str(failure))
+                reply, error = None, RedisUnavailable(str(failure))
             except redis.exceptions.RedisError as failure:
                 reply, error = None, _reply_error(failure)
             self._waiting.popleft()
