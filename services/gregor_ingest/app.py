@@ -25,6 +25,7 @@ from gregor.redis.pubsub import PubSub
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
+from gregor.submission import Submitter
 from gregor.telemetry import Metrics
 from gregor.web.middleware import HttpMiddleware, methods_at
 from gregor.web.readiness import Readiness
@@ -32,7 +33,8 @@ from gregor.web.readiness import Readiness
 from .auth import Authorizer, DeviceAccess, access_rule
 from .context import IngestContext
 from .problems import query_problem
-from .routes.admin import admin, categories, keys, tickets, webhooks
+from .routes.admin import admin, keys, tickets, webhooks
+from .routes.admin import categories as category_routes
 from .routes.delivery import contact, dead_letters, deliveries, suppressions, unsubscribe
 from .routes.messages import batch, delayed, messages
 from .routes.site import pages, probes
@@ -86,11 +88,14 @@ def create_app(
     """The application of one process. Nothing connects before it is started. ValueError: a file cannot be used."""
     metrics = Metrics()
     limits = settings.limits
-    gate = Authorizer(store, tokens, clock, limits)
-    registry = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
+    authorizer = Authorizer(store, tokens, clock, limits)
+    categories = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
     key = None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file)
     readiness, hooks = Readiness(store, metrics, feed), WebhookRegistry(store, feed)
-    context = IngestContext(settings, limits, store, clock, gate, metrics, readiness, registry, hooks, key)
+    submitter = Submitter(store, categories, clock, limits, metrics, round(settings.flush_spread_s))
+    context = IngestContext(
+        settings, limits, store, clock, authorizer, submitter, metrics, readiness, categories, hooks, key
+    )
     app = IngestApp(context, lifespan=_lifespan)
     app.hot = _hot_routes(context)
     app.router.routes[:] = [*app.hot, *_ordinary_routes(settings)]
@@ -116,7 +121,7 @@ def _hot_routes(context: IngestContext) -> tuple[Route, ...]:
 def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     guarded: list[BaseRoute] = []
     told = (contact, deliveries, dead_letters, suppressions, webhooks)
-    sections = (reads, devices, *told, tickets, admin, keys, categories, delayed)
+    sections = (reads, devices, *told, tickets, admin, keys, category_routes, delayed)
     for part in sections:
         guarded += part.router.routes
     if settings.ingest_audience == "devices":
@@ -137,7 +142,7 @@ def _is_for_devices(route: BaseRoute) -> bool:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: IngestContext = app.state.context
     await context.readiness.check()
-    await context.registry.open()
+    await context.categories.open()
     await context.webhooks.start()
     watching = asyncio.create_task(context.readiness.watch())
     log.info("Ready.", ingest=context.settings.ingest_port)
@@ -148,7 +153,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         with suppress(asyncio.CancelledError):
             await watching
         await context.webhooks.close()
-        await context.registry.close()
+        await context.categories.close()
 
 
 async def _on_http(request: Request, error: Exception) -> Never:

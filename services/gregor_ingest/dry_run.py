@@ -18,7 +18,7 @@ from gregor.core.errors import Problem
 from gregor.core.items.reminders import firing_reminders
 from gregor.core.items.sync import LiveItem, View
 from gregor.core.messages.encode import encode_receipt
-from gregor.core.messages.model import Commit, Creation, TimerKind
+from gregor.core.messages.model import Creation, External, Message, Sender, TimerKind
 from gregor.core.notify import escalation
 from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, quiet_until, wants
 from gregor.core.notify.escalation import USER, Audience, Decision, Occasion, WhyNot
@@ -39,8 +39,9 @@ def is_dry_run(query: dict[str, str]) -> bool:
     return said == "true"
 
 
-async def dry_run(uid: str, commit: Commit, view: View, is_external: bool, context: IngestContext) -> bytes:
+async def dry_run(uid: str, message: Message, sender: Sender, view: View, context: IngestContext) -> bytes:
     """The receipt as the message would have it, with ``dry_run`` and ``deliveries``."""
+    commit = context.submitter.plan(message, sender)
     receipt = await context.store.users.rehearse(uid, commit)
     made = [creation for creation in commit.creations if creation.id in receipt.created]
     deliveries: list[dict[str, Any]] = []
@@ -49,7 +50,12 @@ async def dry_run(uid: str, commit: Commit, view: View, is_external: bool, conte
         for creation in made:
             deliveries += _deliveries(creation, receipt.seq + 1, audience, _policy(creation, context))
     told = msgspec.json.encode(deliveries)
-    return encode_receipt(receipt, view, is_external)[:-1] + b',"dry_run":true,"deliveries":' + told + b"}"
+    return (
+        encode_receipt(receipt, view, isinstance(message.content, External))[:-1]
+        + b',"dry_run":true,"deliveries":'
+        + told
+        + b"}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ async def _audience(uid: str, now_us: int, context: IngestContext) -> _Audience:
 
 
 def _policy(creation: Creation, context: IngestContext) -> Policy:
-    return context.registry.current.resolve(creation.category)
+    return context.categories.current.resolve(creation.category)
 
 
 def _deliveries(creation: Creation, seq: int, audience: _Audience, policy: Policy) -> Iterator[dict[str, Any]]:

@@ -46,8 +46,7 @@ class Submitter:
         reset_spread_s: int,
     ) -> None:
         """``reset_spread_s``: seconds over which the devices of a user get full copies after a reset."""
-        self._users = store.users
-        self._agenda = store.agenda
+        self._store = store
         self._categories = categories
         self._clock = clock
         self._limits = limits
@@ -80,19 +79,19 @@ class Submitter:
         commit = self.plan(message, sender)
         if message.not_before_us is not None:
             return Submitted(0, await self.delay(uid, self.delayed(message, document, sender), message.not_before_us))
-        receipt = await self._users.commit(uid, commit)
+        receipt = await self._store.users.commit(uid, commit)
         (self._without_effect if receipt.is_unchanged else self._with_effect).inc()
         return Submitted(receipt.seq, encode_receipt(receipt, view, isinstance(message.content, External)))
 
     async def commit(self, uid: str, commit: Commit) -> Receipt:
         """Commit a planned message; see ``submit``."""
-        receipt = await self._users.commit(uid, commit)
+        receipt = await self._store.users.commit(uid, commit)
         (self._without_effect if receipt.is_unchanged else self._with_effect).inc()
         return receipt
 
     async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
         """Commit planned messages of several users, in order. A rejected message does not stop the others."""
-        results = await self._users.commit_many(commits)
+        results = await self._store.users.commit_many(commits)
         effects = unchanged = 0
         for result in results:
             if isinstance(result, Receipt):
@@ -110,7 +109,7 @@ class Submitter:
 
     async def delay(self, uid: str, message: Delayed, not_before_us: int) -> bytes:
         """Keep a message until its time; returns the receipt. Raises ``Problem``: ``id_reused``, ``state_full``."""
-        kept = await self._agenda.delay(uid, message.id, message.encode(), not_before_us)
+        kept = await self._store.agenda.delay(uid, message.id, message.encode(), not_before_us)
         check_kept(kept, message, self._limits)
         self._delayed.inc()
         return message.receipt(not_before_us)

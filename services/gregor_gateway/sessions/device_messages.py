@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from gregor.auth.device_tokens import Caller
@@ -12,23 +10,13 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.core.messages.delayed import check_kept, delayed
-from gregor.core.messages.encode import encode_receipt
-from gregor.core.messages.model import External, Flush, Sender
+from gregor.core.messages.model import Flush, Sender
 from gregor.core.messages.parse import parse_message
-from gregor.core.messages.plan import plan
 from gregor.core.rate_limit import messages_bucket
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Store
+from gregor.submission import Submitted, Submitter
 from gregor.telemetry import Metrics
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """What a message did: the seq that tells of it, and the receipt as JSON."""
-
-    seq: int
-    receipt: bytes
 
 
 class Inbox:
@@ -41,9 +29,10 @@ class Inbox:
         self._clock = clock
         self._limits = limits
         self._messages = metrics.messages
-        self._registry = registry
+        # A device cannot reset its user, so there is no spread.
+        self._submitter = Submitter(store, registry, clock, limits, metrics, reset_spread_s=0)
 
-    async def commit(self, caller: Caller, document: Mapping[str, Any], size_bytes: int) -> Committed:
+    async def commit(self, caller: Caller, document: Mapping[str, Any], size_bytes: int) -> Submitted:
         """Commit a message of this device. ``Problem``, or ``Unavailable``: nothing is known to be done."""
         try:
             done = await self._commit(caller, document, size_bytes)
@@ -52,7 +41,7 @@ class Inbox:
             raise
         return done
 
-    async def _commit(self, caller: Caller, document: Mapping[str, Any], size_bytes: int) -> Committed:
+    async def _commit(self, caller: Caller, document: Mapping[str, Any], size_bytes: int) -> Submitted:
         limits = self._limits
         await self._take(caller)
         if size_bytes > limits.message_bytes:
@@ -62,20 +51,8 @@ class Inbox:
             raise Problem("forbidden", "The token is of another device.")
         if isinstance(message.content, Flush):
             raise Problem("forbidden", "A device may not flush; it may resync.")
-        sender = Sender(caller.device, caller.cats)
-        entries = self._registry.current
-        now_us = max(self._clock.now_us(), message.not_before_us or 0)
-        commit = plan(message, sender, now_us, secrets.token_bytes(3), limits, entries)
-        if message.not_before_us is not None:
-            kept = delayed(document, message, sender, secrets.token_hex(16))
-            waits = await self._store.agenda.delay(caller.uid, kept.id, kept.encode(), message.not_before_us)
-            check_kept(waits, kept, limits)
-            self._messages.labels("delayed").inc()
-            return Committed(0, kept.receipt(message.not_before_us))
-        receipt = await self._store.users.commit(caller.uid, commit)
-        self._messages.labels("unchanged" if receipt.is_unchanged else "effect").inc()
-        is_external = isinstance(message.content, External)
-        return Committed(receipt.seq, encode_receipt(receipt, View(caller.device, caller.cats), is_external))
+        view = View(caller.device, caller.cats)
+        return await self._submitter.submit(caller.uid, message, document, Sender(caller.device, caller.cats), view)
 
     async def _take(self, caller: Caller) -> None:
         limits = self._limits

@@ -11,7 +11,7 @@ import pytest
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
 from gregor_ingest.routes.messages.batch import CHUNK
-from gregor_ingest.routes.messages.lines import MOST_UIDS
+from gregor_ingest.routes.messages.lines import MAX_UIDS
 from tests.support.api import NDJSON, Api, code_of
 from tests.support.wait import wait_until
 
@@ -196,7 +196,7 @@ async def test_a_single_line_over_the_limit_of_a_message_is_its_own_problem() ->
         assert [outcome for _, _, outcome in outcomes(found)] == ["message_too_large"] * 2 + ["receipt"]
 
 
-@pytest.mark.parametrize("users", [{"uid": "a" * 128}, {"uids": [f"{n:0128}" for n in range(MOST_UIDS)]}])
+@pytest.mark.parametrize("users", [{"uid": "a" * 128}, {"uids": [f"{n:0128}" for n in range(MAX_UIDS)]}])
 async def test_naming_users_takes_nothing_from_the_bound_of_a_message(users: dict[str, Any]) -> None:
     message = {"system": "kbfs", "body": "x" * 470}
     room = len(json.dumps(message, separators=(",", ":")))

@@ -300,7 +300,7 @@ async def test_another_process_takes_over_what_was_applied() -> None:
     async with Api() as one, Api(store=one.store) as other:
         assert isinstance(one.store, MemoryStore)
         await apply(one)
-        await other.app.state.context.registry.refresh()
+        await other.app.state.context.categories.refresh()
         await other.create("alice", "aa", times={"created": NOW_S})
 
         assert (await state(other))["items"]["aa"]["times"]["expires"] == NOW_S + 365 * 86_400

@@ -11,7 +11,7 @@ from gregor.core.messages.model import Flush, Message
 from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
 from gregor_ingest.request import read_model
 from gregor_ingest.responses import body_of, documented, json_response
-from gregor_ingest.routes.messages.messages import named, planned
+from gregor_ingest.routes.messages.messages import authorize_message, with_idempotency_key
 from gregor_ingest.schemas.requests import EmptyBody, ResetAllUsers
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["administration"])
@@ -30,10 +30,9 @@ _BODY: Final = ("malformed_json", "message_too_large", "unsupported_media_type")
 async def reset_user(uid: str, request: Request, context: Context, actor: CurrentActor) -> Response:
     """Every device gets a full copy soon. Items, dismissals and history stay; seq goes on."""
     await read_model(request, context, EmptyBody, empty={})
-    message = named(Message(Flush()), request.scope["gregor.headers"])
-    commit, view = planned(message, actor, context)
-    receipt = await context.store.users.commit(uid, commit)
-    context.count((receipt,))
+    message = with_idempotency_key(Message(Flush()), request.scope["gregor.headers"])
+    sender, view = authorize_message(message, actor)
+    receipt = await context.submitter.commit(uid, context.submitter.plan(message, sender))
     return json_response({"cursor": str(cursor_for(receipt.epoch, view, receipt.seq))})
 
 

@@ -85,7 +85,7 @@ async def apply_categories(request: Request, context: Context, dry_run: DryRun =
             version = await editor.apply(entries, context.clock.now_us())
     except Problem as problem:
         raise _moved(problem, "", pointer) from None
-    await context.registry.refresh()
+    await context.categories.refresh()
     return json_response({"version": version, "categories": entries})
 
 
@@ -106,7 +106,7 @@ async def roll_back(request: Request, context: Context, dry_run: DryRun = False)
         await asyncio.to_thread(read_checked, kept.entries)
         return json_response({"version": (await editor.current()).version, "categories": kept.entries})
     await editor.roll_back(asked.version, context.clock.now_us())
-    await context.registry.refresh()
+    await context.categories.refresh()
     present = await editor.current()
     return json_response({"version": present.version, "categories": present.entries})
 
@@ -145,7 +145,7 @@ async def put_category(name: str, request: Request, context: Context, dry_run: D
             await editor.put(category, entry, context.clock.now_us())
     except Problem as problem:
         raise _moved(problem, "/" + escape(category), "") from None
-    await context.registry.refresh()
+    await context.categories.refresh()
     return json_response(entry)
 
 
@@ -166,7 +166,7 @@ async def delete_category(name: str, context: Context, dry_run: DryRun = False) 
         await asyncio.to_thread(read_checked, left)
     else:
         await editor.delete(category, context.clock.now_us())
-    await context.registry.refresh()
+    await context.categories.refresh()
     return Response(status_code=204)
 
 
@@ -182,8 +182,8 @@ async def preview(name: str, request: Request, context: Context) -> Response:
     """Title, text, link, subject and HTML of an item (or a summary) with this body, by the entries that hold."""
     asked = validate_model(Preview, await read_json(request, context, empty={}))
     category = _category(name)
-    await context.registry.refresh()
-    entries, faults = context.registry.current, []
+    await context.categories.refresh()
+    entries, faults = context.categories.current, []
     policy, item = (
         entries.resolve(category),
         TemplateItem("preview", category, asked.body, context.clock.now_us() / 1_000_000),

@@ -16,7 +16,7 @@ from gregor_ingest.auth import Actor, access_rule
 from gregor_ingest.context import IngestContext
 from gregor_ingest.request import NDJSON, parse_query
 
-from .lines import BatchEntry, LineReader, commit_entries
+from .lines import BatchEntry, LineReader, submit_entries
 
 PATH: Final = "/v1/messages"
 CHUNK: Final = 200
@@ -36,12 +36,12 @@ class SendMessages:
     """The endpoint as an ASGI application."""
 
     def __init__(self, context: IngestContext) -> None:
-        self._parts = context
+        self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer each (line, uid) with its receipt or its problem, in order."""
         scope["gregor.operation"] = "sendMessages"
-        context, headers = self._parts, scope["gregor.headers"]
+        context, headers = self._context, scope["gregor.headers"]
         actor = await context.authorizer.authorize(_RULE, headers.get(b"authorization"), {}, None)
         parse_query(scope["query_string"])
         kind = media_type(headers, JSON, NDJSON)
@@ -56,7 +56,7 @@ class SendMessages:
             await _NdjsonBatch(context, actor, send).run(read_lines(source))
 
     async def _answer_array(self, raw: bytes, actor: Actor, send: Send) -> None:
-        context = self._parts
+        context = self._context
         lines = _split_array(raw)
         if len(lines) > context.limits.batch:
             raise too_many_lines(context)
@@ -67,11 +67,13 @@ class SendMessages:
             if len(entries) > context.limits.batch_fanout:
                 raise too_many_users(context)
         for start in range(0, len(entries), CHUNK):
-            await commit_entries(entries[start : start + CHUNK], actor, context, is_first=start == 0)
+            await submit_entries(
+                entries[start : start + CHUNK], actor, context.authorizer, context.submitter, is_first=start == 0
+            )
         await _answer(send, JSON, b"[" + b",".join([entry.encode() for entry in entries]) + b"]")
 
     def _too_many_bytes(self) -> Problem:
-        return Problem("batch_too_large", f"A batch has at most {self._parts.limits.batch_bytes} bytes. Split it.")
+        return Problem("batch_too_large", f"A batch has at most {self._context.limits.batch_bytes} bytes. Split it.")
 
 
 class _NdjsonBatch:
@@ -83,7 +85,7 @@ class _NdjsonBatch:
     """
 
     def __init__(self, context: IngestContext, actor: Actor, send: Send) -> None:
-        self._parts = context
+        self._context = context
         self._actor = actor
         self._send = send
         self._reader = LineReader(actor, context)
@@ -108,7 +110,7 @@ class _NdjsonBatch:
         except Problem as problem:
             if not self._has_settled:
                 raise
-            self._last += BatchEntry(self._next_line, None, problem=problem).encode() + b"\n"
+            self._last += BatchEntry(self._next_line, None, result=problem).encode() + b"\n"
         except BaseException:
             if self._writer is not None:
                 self._writer.cancel()
@@ -118,16 +120,16 @@ class _NdjsonBatch:
     def _read(self, group: Lines) -> tuple[list[BatchEntry], Problem | None]:
         """The entries of the lines, and why the one at ``_next_line`` is where the batch ends, if it does."""
         entries: list[BatchEntry] = []
-        limits = self._parts.limits
+        limits = self._context.limits
         for number, raw in group:
             self._next_line = number
             self._lines += 1
             if self._lines > limits.batch:
-                return entries, too_many_lines(self._parts)
+                return entries, too_many_lines(self._context)
             found = self._reader.read(number, raw)
             self._entries += len(found)
             if self._entries > limits.batch_fanout:
-                return entries, too_many_users(self._parts)
+                return entries, too_many_users(self._context)
             entries += found
             self._next_line = number + 1
         return entries, None
@@ -135,7 +137,9 @@ class _NdjsonBatch:
     async def _settle(self, entries: list[BatchEntry], is_last: bool) -> None:
         for start in range(0, len(entries), CHUNK):
             piece = entries[start : start + CHUNK]
-            await commit_entries(piece, self._actor, self._parts, is_first=not self._has_settled)
+            await submit_entries(
+                piece, self._actor, self._context.authorizer, self._context.submitter, is_first=not self._has_settled
+            )
             self._has_settled = True
             told = b"\n".join([entry.encode() for entry in piece]) + b"\n"
             if is_last and start + CHUNK >= len(entries):

@@ -1,9 +1,8 @@
-"""The lines of a batch: what each says, to whom, and what became of it."""
+"""The lines of a batch: parsing, planning, committing and encoding, each with its own result."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -13,196 +12,181 @@ from gregor.core.errors import Problem, at
 from gregor.core.ids import is_name
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
-from gregor.core.messages.delayed import Delayed, delayed
+from gregor.core.limits import Limits
+from gregor.core.messages.delayed import Delayed
 from gregor.core.messages.encode import encode_receipt
-from gregor.core.messages.model import Commit, Receipt
+from gregor.core.messages.model import Commit, Message, Receipt, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.parse_fast import read_plain
-from gregor.core.messages.plan import plan
 from gregor.store.contract.store import Unavailable
+from gregor.submission import Submitter
 from gregor.web.request import message_too_large
-from gregor_ingest.auth import Actor
+from gregor_ingest.auth import Actor, Authorizer
 from gregor_ingest.context import IngestContext
 
-from .messages import keep, planned
+from .messages import authorize_message
 
-MOST_UIDS: Final = 1_000
-"""Users that one line may name (protocol.md, ``POST /v1/messages``)."""
-
-MOST_USERS_BYTES: Final = MOST_UIDS * 131 + 10
-"""What naming the users takes at most, beside the message: 128 letters, quotes and a comma each."""
+MAX_UIDS: Final = 1_000
+"""Users that one line may name."""
+MAX_UIDS_BYTES: Final = MAX_UIDS * 131 + 10
+"""Bytes that ``uids`` adds to a line at most: 128 letters, two quotes and a comma for each user."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
 
 class BatchEntry(msgspec.Struct):
-    """One (line, uid): its commit, or the problem that it ended in. ``uid`` is ``None`` where the line names none.
+    """One pair of line and uid. ``work`` is what to do; ``result`` is set when it is done, or at once if it is invalid.
 
-    ``later``: a message to be kept until a time (µs), in place of a commit; ``kept`` is the receipt of that.
+    ``uid`` is ``None`` if the line names no user. ``view``: the view of the sender, in which a receipt is written.
+    ``result``: the receipt of a commit, the encoded receipt of a delayed message, or the error.
     """
 
     line: int
     uid: str | None
-    commit: Commit | None = None
+    work: Commit | Delayed | None = None
     view: View | None = None
-    problem: Problem | None = None
-    receipt: Receipt | None = None
-    later: tuple[Delayed, int] | None = None
-    kept: bytes | None = None
-
-    @property
-    def is_external(self) -> bool:
-        """Whether it is a message of another system."""
-        return self.commit is not None and self.commit.external is not None
+    not_before_us: int | None = None
+    result: Receipt | bytes | Problem | None = None
 
     def encode(self) -> bytes:
-        """The entry of the answer."""
+        """Return the entry of the response as JSON."""
         uid = b"null" if self.uid is None else b'"%s"' % self.uid.encode()
-        if self.receipt is not None and self.view is not None:
-            receipt = encode_receipt(self.receipt, self.view, self.is_external)
+        result = self.result
+        if isinstance(result, Receipt) and isinstance(self.work, Commit) and self.view is not None:
+            receipt = encode_receipt(result, self.view, self.work.external is not None)
             return b'{"line":%d,"uid":%s,"receipt":%s}' % (self.line, uid, receipt)
-        if self.kept is not None:
-            return b'{"line":%d,"uid":%s,"receipt":%s}' % (self.line, uid, self.kept)
-        problem = self.problem or Problem("internal", "A fault of the server.")
+        if isinstance(result, bytes):
+            return b'{"line":%d,"uid":%s,"receipt":%s}' % (self.line, uid, result)
+        problem = result if isinstance(result, Problem) else Problem("internal", "The line was not processed.")
         return b'{"line":%d,"uid":%s,"problem":%s}' % (self.line, uid, _encode(problem.frame()))
 
 
 class LineReader:
-    """Reads the lines of one caller: what is the same in all of them is looked up once."""
+    """Turns the lines of one caller into entries, each planned or rejected."""
 
     def __init__(self, actor: Actor, context: IngestContext) -> None:
         self._actor = actor
-        self._parts = context
+        self._submitter = context.submitter
         self._limits = context.limits
-        # Who may create for whomever it names: plain lines of others go the whole way.
-        may_all = actor.key is not None and actor.has_scope("ingest")
-        self._role = actor.sender_and_view(None) if may_all else None
+        # The fast path skips the checks of the general one, so it is for keys that may create for every user.
+        is_unrestricted = actor.key is not None and actor.has_scope("ingest")
+        self._fast_role = actor.sender_and_view(None) if is_unrestricted else None
 
     def read(self, number: int, raw: bytes) -> list[BatchEntry]:
-        """The entries of a line, each planned or refused: one for each uid, or one where it names no users."""
-        limits = self._limits
-        if self._role is None or len(raw) > limits.message_bytes:
-            return self._read_whole(number, raw)
-        plain = read_plain(raw, limits)
-        if plain is None or plain[0] is None:
-            return self._read_whole(number, raw)
-        uid, message = plain
-        sender, view = self._role
-        context = self._parts
+        """Return the entries of a line: one for each uid, or a single one with an error if the line names no user."""
+        if self._fast_role is not None and len(raw) <= self._limits.message_bytes:
+            plain = read_plain(raw, self._limits)
+            if plain is not None and plain[0] is not None:
+                return self._plan(number, (plain[0],), plain[1], {}, *self._fast_role)
+        return self._read_general(number, raw)
+
+    def _read_general(self, number: int, raw: bytes) -> list[BatchEntry]:
+        named: list[str] = []
         try:
-            entries = context.registry.current
-            commit = plan(message, sender, context.clock.now_us(), context.epoch_seed(), limits, entries)
+            _check_size(len(raw) - MAX_UIDS_BYTES, self._limits)
+            document = decode_json(raw, self._limits, has_stand_ins=True)
+            named = _pop_uids(document)
+            _check_uids(raw, named, self._actor, self._limits)
+            message = parse_message(document, self._limits)
+            sender, view = authorize_message(message, self._actor)
         except Problem as problem:
-            return [BatchEntry(number, uid, problem=problem)]
-        return [BatchEntry(number, uid, commit, view)]
+            return [BatchEntry(number, uid, result=problem) for uid in named or (None,)]
+        return self._plan(number, named, message, document, sender, view)
 
-    def _read_whole(self, number: int, raw: bytes) -> list[BatchEntry]:
-        """``read`` of a line that may say anything."""
-        context = self._parts
-        uids: Sequence[str | None] = (None,)
+    def _plan(
+        self, number: int, uids: Sequence[str], message: Message, document: dict[str, Any], sender: Sender, view: View
+    ) -> list[BatchEntry]:
+        work: Commit | Delayed
         try:
-            _check_size(len(raw) - MOST_USERS_BYTES, context)
-            document = decode_json(raw, context.limits, has_stand_ins=True)
-            uids = named = _users(document)
-            _check(raw, named, self._actor, context)
-            message = parse_message(document, context.limits)
-            commit, view = planned(message, self._actor, context)
+            work = self._submitter.plan(message, sender)
         except Problem as problem:
-            return [BatchEntry(number, uid, problem=problem) for uid in uids]
-        if message.not_before_us is None:
-            return [BatchEntry(number, uid, commit, view) for uid in uids]
-        kept = delayed(document, message, commit.sender, secrets.token_hex(16))
-        return [BatchEntry(number, uid, later=(kept, message.not_before_us)) for uid in uids]
+            return [BatchEntry(number, uid, result=problem) for uid in uids]
+        if message.not_before_us is not None:
+            work = self._submitter.delayed(message, document, sender)
+        return [BatchEntry(number, uid, work, view, message.not_before_us) for uid in uids]
 
 
-def _users(document: Any) -> list[str]:
-    """The users that a line names; takes them out of it, so that what stays is a message."""
+def _pop_uids(document: Any) -> list[str]:
+    """Return the users that a line names, and remove them from it: the rest of the line is a message."""
     if not isinstance(document, dict):
         raise Problem("invalid", "A line must be an object.")
     uid, uids = document.pop("uid", None), document.pop("uids", None)
     if uid is not None and uids is not None:
-        raise at("invalid", "/uids", "A line has a uid or uids, never both.")
+        raise at("invalid", "/uids", "A line has either uid or uids. Remove one of them.")
     if uids is None:
         if uid is None:
-            raise at("missing_field", "/uid", "A line names its uid, or uids.")
+            raise at("missing_field", "/uid", "A line needs a uid, or uids.")
         uids = [uid]
-        pointer = "/uid"
     elif not isinstance(uids, list) or not uids:
-        raise at("invalid", "/uids", "uids is an array of at least one uid.")
-    elif len(uids) > MOST_UIDS:
-        raise at("too_many", "/uids", f"A line names at most {MOST_UIDS} users.")
-    else:
-        pointer = "/uids"
+        raise at("invalid", "/uids", "uids must be an array of at least one uid.")
+    elif len(uids) > MAX_UIDS:
+        raise at("too_many", "/uids", f"A line may name at most {MAX_UIDS} users. Split it.")
     for index, name in enumerate(uids):
         if not is_name(name):
-            where = pointer if pointer == "/uid" else f"{pointer}/{index}"
-            raise at("invalid_id", where, "A uid has 1 to 128 of A-Z a-z 0-9 . _ : @ -, the first a letter or digit.")
+            pointer = "/uid" if uid is not None else f"/uids/{index}"
+            raise at("invalid_id", pointer, "A uid has 1 to 128 of A-Z a-z 0-9 . _ : @ -, the first a letter or digit.")
     return uids
 
 
-def _check_size(size: int, context: IngestContext) -> None:
-    if size > context.limits.message_bytes:
-        raise message_too_large(context.limits.message_bytes)
+def _check_size(size: int, limits: Limits) -> None:
+    if size > limits.message_bytes:
+        raise message_too_large(limits.message_bytes)
 
 
-def _check(raw: bytes, uids: Sequence[str], actor: Actor, context: IngestContext) -> None:
-    """The bound of bytes is the message's own: naming many users takes nothing from it."""
-    _check_size(len(raw) - sum(len(uid) + 3 for uid in uids) - len('"uids":[],'), context)
+def _check_uids(raw: bytes, uids: Sequence[str], actor: Actor, limits: Limits) -> None:
+    """Check the size of the message, without its list of users, and that a device token names its own user."""
+    _check_size(len(raw) - sum(len(uid) + 3 for uid in uids) - len('"uids":[],'), limits)
     if actor.caller is not None and any(uid != actor.caller.uid for uid in uids):
-        raise Problem("forbidden", "The token is of another user.")
+        raise Problem("forbidden", "The device token belongs to another user.")
 
 
-async def commit_entries(
-    entries: Sequence[BatchEntry], actor: Actor, context: IngestContext, *, is_first: bool
+async def submit_entries(
+    entries: Sequence[BatchEntry], actor: Actor, authorizer: Authorizer, submitter: Submitter, *, is_first: bool
 ) -> None:
-    """Commit what is planned, in order; each entry then has its receipt or its problem.
+    """Submit planned entries in order; afterwards each one has its result.
 
-    Where the store cannot be reached at the very first (``is_first``), nothing is known to be done and ``Unavailable``
-    is raised; later each entry says so for itself.
+    ``is_first``: nothing of the batch was submitted before. Then ``Unavailable`` is raised if the store cannot be
+    reached, and the whole batch can be retried; later the error becomes the result of each entry.
     """
-    planned_entries = [entry for entry in entries if entry.commit is not None or entry.later is not None]
-    granted, wait_s = await _granted(actor, len(planned_entries), context)
-    for entry in planned_entries[granted:]:
-        entry.problem = Problem("rate_limited", f"Too many at once; wait {wait_s:.1f} s.", retry_after_s=wait_s)
-    await asyncio.gather(*(_keep(entry, context) for entry in planned_entries[:granted] if entry.later is not None))
-    due = [entry for entry in planned_entries[:granted] if entry.commit is not None]
+    pending = [entry for entry in entries if entry.work is not None]
+    granted, wait_s = await _take_as_many_as_possible(actor, len(pending), authorizer)
+    for entry in pending[granted:]:
+        entry.result = Problem("rate_limited", f"Too many messages; retry in {wait_s:.1f} s.", retry_after_s=wait_s)
+    await asyncio.gather(*[_delay(entry, submitter) for entry in pending[:granted] if isinstance(entry.work, Delayed)])
+    to_commit = [entry for entry in pending[:granted] if isinstance(entry.work, Commit)]
+    commits = [(str(entry.uid), entry.work) for entry in to_commit if isinstance(entry.work, Commit)]
     try:
-        results = await context.store.users.commit_many([(str(e.uid), e.commit) for e in due if e.commit is not None])
-    except Unavailable as trouble:
+        results = await submitter.commit_many(commits)
+    except Unavailable as error:
         if is_first:
             raise
-        for entry in due:
-            entry.problem = trouble.problem()
+        for entry in to_commit:
+            entry.result = error.problem()
         return
-    for entry, result in zip(due, results, strict=True):
-        if isinstance(result, Problem):
-            entry.problem = result
-        else:
-            entry.receipt = result
-    context.count(results)
+    for entry, result in zip(to_commit, results, strict=True):
+        entry.result = result
 
 
-async def _keep(entry: BatchEntry, context: IngestContext) -> None:
-    """Keep a delayed message; the entry then has its receipt or its problem."""
-    if entry.later is None or entry.uid is None:
+async def _delay(entry: BatchEntry, submitter: Submitter) -> None:
+    if not isinstance(entry.work, Delayed) or entry.uid is None or entry.not_before_us is None:
         return
     try:
-        entry.kept = await keep(entry.uid, *entry.later, context)
+        entry.result = await submitter.delay(entry.uid, entry.work, entry.not_before_us)
     except Problem as problem:
-        entry.problem = problem
-    except Unavailable as trouble:
-        entry.problem = trouble.problem()
+        entry.result = problem
+    except Unavailable as error:
+        entry.result = error.problem()
 
 
-async def _granted(actor: Actor, count: int, context: IngestContext) -> tuple[int, float]:
-    """How many of ``count`` messages the caller's rate lets through now, and how long the next one has to wait."""
+async def _take_as_many_as_possible(actor: Actor, count: int, authorizer: Authorizer) -> tuple[int, float]:
+    """Take up to ``count`` messages of the rate limit; returns how many, and the seconds until the next one."""
     granted = 0
     wait_s = 0.0
     step = count
-    # Halving finds what fits in a few calls, whatever the burst is.
+    # Halving finds the largest part that fits in a few calls, whatever the burst is.
     while step and granted < count:
         step = min(step, count - granted)
-        wait_s = await context.authorizer.take(actor, step)
+        wait_s = await authorizer.take(actor, step)
         if wait_s == 0:
             granted += step
         else:

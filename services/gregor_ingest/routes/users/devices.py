@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any, Final
 
 import msgspec
@@ -90,7 +91,7 @@ async def get_device(uid: str, device: str, context: Context) -> Response:
 )
 async def forget_device(uid: str, device: str, context: Context) -> Response:
     """Ends the device's own items, voids its cursors, closes its connections. Clients do this on sign-out."""
-    await context.store.devices.forget_device(uid, device, context.clock.now_us(), context.epoch_seed())
+    await context.store.devices.forget_device(uid, device, context.clock.now_us(), random.randbytes(3))
     return Response(status_code=204)
 
 

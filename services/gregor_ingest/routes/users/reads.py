@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -76,12 +77,12 @@ async def read_state(
     # No filter can be spelled so: a cursor of an exact category is void everywhere, as a delta of it cannot be told.
     told = read if category is None else replace(read, cats=(f"={category}",))
     # Words change with the policy alone, and with the language: a copy with words is another copy.
-    words = "" if render is None else f".{context.registry.version}.{render}"
+    words = "" if render is None else f".{context.categories.version}.{render}"
     etag = f'W/"{full.digest.hex()}{words}"'
     headers = {**_PRIVATE, "ETag": etag, "Gregor-Cursor": str(cursor_for(full.epoch, told, full.seq))}
     if _is_known(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    badge = context.registry.current.badge(Counter(item.category for item in full.items))
+    badge = context.categories.current.badge(Counter(item.category for item in full.items))
     rendered = await _rendered(full.items, uid, render, context)
     return json_response(encode_state(full, told, badge, rendered), headers=headers)
 
@@ -109,7 +110,7 @@ async def read_sync(
         raise Problem("invalid", "The query parameter digest is 64 hex digits in small letters.")
     systems = None if actor.caller is None else actor.caller.systems
     now_us = context.clock.now_us()
-    answer = await context.store.users.sync(uid, view, at, proof, now_us, systems, context.epoch_seed())
+    answer = await context.store.users.sync(uid, view, at, proof, now_us, systems, random.randbytes(3))
     items = answer.items if isinstance(answer, Full) else answer.create if isinstance(answer, Delta) else ()
     rendered = await _rendered(items, uid, render, context) or b"{}"
     return json_response(encode_sync(answer, view, rendered), headers={"Cache-Control": "no-store"})
@@ -171,7 +172,9 @@ async def _rendered(
     """The words of items, where the reader named a language."""
     if locale is None:
         return None
-    return await context.registry.renderer.render_json_in_slices([(item.id, item.json) for item in items], locale, uid)
+    return await context.categories.renderer.render_json_in_slices(
+        [(item.id, item.json) for item in items], locale, uid
+    )
 
 
 def _whole(entries: Sequence[HistoryEntry]) -> list[HistoryEntry]:
