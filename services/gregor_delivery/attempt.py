@@ -17,7 +17,15 @@ import structlog
 from gregor.clock import Clock
 from gregor.core.limits import DAY_US, SECOND_US
 from gregor.core.notify.intents import EMAIL, WEBHOOK, Intent, IntentKind
-from gregor.core.notify.ledger import Attempt, Claimed, DeliveryRecord, NotClaimed, NotYet, State, Story
+from gregor.core.notify.ledger import (
+    Claim,
+    DeliveryAttempt,
+    DeliveryHistory,
+    DeliveryRecord,
+    DeliveryState,
+    NotClaimed,
+    NotYet,
+)
 from gregor.store.contract.store import Store, Unavailable
 
 from .channels.contract import DeliveryChannel, OutgoingMessage
@@ -82,7 +90,7 @@ async def _attempt(trade: DeliveryContext, intent: Intent, turn: Permit) -> int 
     look = await _look(trade, intent, now_us)
     try:
         claim = await _claim(trade, intent, look.place, now_us)
-        if isinstance(claim, Claimed):
+        if isinstance(claim, Claim):
             return await _claimed(trade, claim.delivery, look, since_s, turn)
         return _when(claim, now_us + round(BUSY_S * SECOND_US))
     finally:
@@ -94,14 +102,14 @@ async def fail(trade: DeliveryContext, intent: Intent) -> int | None:
     """An attempt failed by itself, before anything was handed over. When to try again; ``None`` where never."""
     now_us = trade.clock.now_us()
     claim = await _claim(trade, intent, "", now_us)
-    if isinstance(claim, Claimed):
+    if isinstance(claim, Claim):
         return await _put_back(trade, claim.delivery, "", FAILED_S)
     return _when(claim, now_us + round(FAILED_S * SECOND_US))
 
 
 async def _claim(
     trade: DeliveryContext, intent: Intent, place: str, now_us: int, *, is_early: bool = False
-) -> Claimed | NotClaimed | NotYet:
+) -> Claim | NotClaimed | NotYet:
     lease_until_us = now_us + round(trade.lease_s * SECOND_US)
     return await trade.store.ledger.claim(intent, place, now_us, lease_until_us, is_early=is_early)
 
@@ -115,7 +123,7 @@ def _when(claim: NotClaimed | NotYet, busy_us: int) -> int | None:
 
 async def _look(trade: DeliveryContext, intent: Intent, now_us: int) -> SendDecision:
     if trade.channel is None:
-        return SendDecision(why_not="no_provider")
+        return SendDecision(skip_reasons="no_provider")
     return await trade.looker.look(intent, now_us)
 
 
@@ -172,7 +180,7 @@ async def _follow(
     since_s: float,
 ) -> int | None:
     """Write the verdict, and do what follows from it."""
-    age_us = trade.clock.now_us() - delivery.story.begun_us
+    age_us = trade.clock.now_us() - delivery.history.begun_us
     trade.figures.age_seconds.labels(trade.name).observe(max(0, age_us) / SECOND_US)
     until_s = since_s + trade.lease_s
     if isinstance(verdict, RecipientGone) and look.forget is not None and await look.forget(verdict):
@@ -184,9 +192,9 @@ async def _follow(
         settled, _ = await asyncio.gather(settling, asyncio.gather(*along))
     else:
         settled = await settling
-    if isinstance(verdict, Misconfigured | RecipientGone | Refused) or settled.state is State.DEAD:
+    if isinstance(verdict, Misconfigured | RecipientGone | Refused) or settled.state is DeliveryState.DEAD:
         log.warning("It was not taken.", channel=trade.name, verdict=verdict.name, detail=verdict_detail(verdict))
-    return settled.story.next_us
+    return settled.history.next_us
 
 
 async def _follow_along(
@@ -204,10 +212,10 @@ async def _claim_others(trade: DeliveryContext, look: SendDecision) -> list[Deli
     if not look.also:
         return []
     now_us = trade.clock.now_us()
-    await trade.store.ledger.plan(look.also, State.PLANNED, None, now_us)
+    await trade.store.ledger.plan(look.also, DeliveryState.PLANNED, None, now_us)
     # Before its time, too: a message goes there anyway.
     claims = await asyncio.gather(*(_claim(trade, each, "", now_us, is_early=True) for each in look.also))
-    return [claim.delivery for claim in claims if isinstance(claim, Claimed)]
+    return [claim.delivery for claim in claims if isinstance(claim, Claim)]
 
 
 async def _named(
@@ -220,7 +228,9 @@ async def _named(
     if look.name is None:
         return claimed
     name = look.name([each.intent for each in claimed[1:]])
-    named = [msgspec.structs.replace(each, story=msgspec.structs.replace(each.story, mail=name)) for each in claimed]
+    named = [
+        msgspec.structs.replace(each, history=msgspec.structs.replace(each.history, mail=name)) for each in claimed
+    ]
     are_ours = await asyncio.gather(*(trade.store.ledger.note(each) for each in named))
     return named if all(are_ours) else None
 
@@ -242,7 +252,7 @@ async def _settle(
     counts = not isinstance(verdict, Misconfigured)
     while True:
         try:
-            await trade.store.ledger.record_outcome(delivery, place, settled.state, settled.story, counts=counts)
+            await trade.store.ledger.record_outcome(delivery, place, settled.state, settled.history, counts=counts)
         except Unavailable:
             if trade.clock.monotonic() >= until_s:
                 raise
@@ -254,19 +264,22 @@ async def _settle(
 async def _hold(trade: DeliveryContext, delivery: DeliveryRecord, look: SendDecision) -> int | None:
     """Nothing goes out: say why. When to look again, where it only waits."""
     if look.is_told:
-        story = delivery.story.ended(None, trade.clock.now_us())
-        await trade.store.ledger.record_outcome(delivery, look.place, State.SENT, story, counts=False)
+        history = delivery.history.ended(None, trade.clock.now_us())
+        await trade.store.ledger.record_outcome(delivery, look.place, DeliveryState.SENT, history, counts=False)
         return None
-    reason = look.why_not or "dismissed"
+    reason = look.skip_reasons or "dismissed"
     trade.figures.held.labels(trade.name, reason).inc()
     now_us = trade.clock.now_us()
     if look.until_us is not None:
-        state, story = State.WAITING, delivery.story.waiting(reason, now_us, look.until_us)
+        state, history = DeliveryState.WAITING, delivery.history.waiting(reason, now_us, look.until_us)
     elif look.is_dead:
-        state, story = State.DEAD, delivery.story.ended(reason, now_us)
+        state, history = DeliveryState.DEAD, delivery.history.ended(reason, now_us)
     else:
-        state, story = State.CANCELLED, msgspec.structs.replace(delivery.story.ended(reason, now_us), event="")
-    await trade.store.ledger.record_outcome(delivery, look.place, state, story, counts=False)
+        state, history = (
+            DeliveryState.CANCELLED,
+            msgspec.structs.replace(delivery.history.ended(reason, now_us), event=""),
+        )
+    await trade.store.ledger.record_outcome(delivery, look.place, state, history, counts=False)
     return look.until_us
 
 
@@ -274,19 +287,19 @@ async def _put_back(trade: DeliveryContext, delivery: DeliveryRecord, place: str
     """Nothing was handed over: the claim goes back and counts for nothing. When to look again; ``None``: too late."""
     now_us = trade.clock.now_us()
     next_us = now_us + round(after_s * SECOND_US)
-    state, story = State.RETRY, msgspec.structs.replace(delivery.story, reason=None, next_us=next_us)
+    state, history = DeliveryState.RETRY, msgspec.structs.replace(delivery.history, reason=None, next_us=next_us)
     if _waits(delivery, now_us):
-        state, story = State.WAITING, delivery.story
-    elif next_us >= story.begun_us + BUDGET_US:
-        state, story = State.DEAD, story.ended("failed", next_us)
-    await trade.store.ledger.record_outcome(delivery, place, state, story, counts=False)
-    return story.next_us
+        state, history = DeliveryState.WAITING, delivery.history
+    elif next_us >= history.begun_us + BUDGET_US:
+        state, history = DeliveryState.DEAD, history.ended("failed", next_us)
+    await trade.store.ledger.record_outcome(delivery, place, state, history, counts=False)
+    return history.next_us
 
 
 def _waits(delivery: DeliveryRecord, now_us: int) -> bool:
     """Whether a claim was given before its time: it went along with something, and in the queue it waits still."""
-    story = delivery.story
-    return story.reason is not None and (story.next_us or 0) > now_us
+    history = delivery.history
+    return history.reason is not None and (history.next_us or 0) > now_us
 
 
 _WHY_GONE: Final = {EMAIL: "suppressed", WEBHOOK: "webhook_gone"}
@@ -296,35 +309,37 @@ _WHY_GONE: Final = {EMAIL: "suppressed", WEBHOOK: "webhook_gone"}
 class Settlement:
     """What a verdict makes of a delivery; ``story.next_us``: when it is tried again."""
 
-    state: State
-    story: Story
+    state: DeliveryState
+    history: DeliveryHistory
 
 
 def settlement(verdict: Verdict, delivery: DeliveryRecord, expires_us: int | None, now_us: int) -> Settlement:
     """What follows from a verdict. PURE, but for the jitter."""
-    story = _told(verdict, delivery, now_us)
+    history = _told(verdict, delivery, now_us)
     shows = delivery.intent.kind is not IntentKind.WITHDRAW  # what shows nothing may come twice, and must come
     match verdict:
         case Sent():
-            return Settlement(State.SENT, msgspec.structs.replace(story, event=""))
+            return Settlement(DeliveryState.SENT, msgspec.structs.replace(history, event=""))
         case RecipientGone():
             reason = _WHY_GONE.get(delivery.intent.channel, "device_gone")
-            return Settlement(State.DEAD, story.ended(reason, now_us))
+            return Settlement(DeliveryState.DEAD, history.ended(reason, now_us))
         case Refused():
-            return Settlement(State.DEAD, story.ended(None, now_us))
-        case Unknown() if shows and any(not each.has_outcome for each in delivery.story.attempts):
-            return Settlement(State.UNKNOWN, story)
+            return Settlement(DeliveryState.DEAD, history.ended(None, now_us))
+        case Unknown() if shows and any(not each.has_outcome for each in delivery.history.attempts):
+            return Settlement(DeliveryState.UNKNOWN, history)
     if not shows and _waits(delivery, now_us):
-        before = delivery.story
-        return Settlement(State.WAITING, msgspec.structs.replace(story, reason=before.reason, next_us=before.next_us))
+        before = delivery.history
+        return Settlement(
+            DeliveryState.WAITING, msgspec.structs.replace(history, reason=before.reason, next_us=before.next_us)
+        )
     next_us = now_us + round(pause_s(verdict, delivery.tries) * SECOND_US)
-    until_us = delivery.story.begun_us + BUDGET_US
+    until_us = delivery.history.begun_us + BUDGET_US
     if expires_us is not None:
         until_us = min(until_us, expires_us)
     if next_us >= until_us:
-        return Settlement(State.DEAD, story.ended("budget", now_us))
-    state = State.UNKNOWN if isinstance(verdict, Unknown) else State.RETRY
-    return Settlement(state, msgspec.structs.replace(story, next_us=next_us))
+        return Settlement(DeliveryState.DEAD, history.ended("budget", now_us))
+    state = DeliveryState.UNKNOWN if isinstance(verdict, Unknown) else DeliveryState.RETRY
+    return Settlement(state, msgspec.structs.replace(history, next_us=next_us))
 
 
 def pause_s(verdict: Verdict, n: int) -> float:
@@ -342,11 +357,11 @@ def verdict_detail(verdict: Verdict) -> str:
     return "" if isinstance(verdict, Sent) else verdict.detail
 
 
-def _told(verdict: Verdict, delivery: DeliveryRecord, now_us: int) -> Story:
+def _told(verdict: Verdict, delivery: DeliveryRecord, now_us: int) -> DeliveryHistory:
     """The story with one attempt more; a set-up that is wrong burns none."""
     if isinstance(verdict, Misconfigured):
-        return msgspec.structs.replace(delivery.story, reason=None, next_us=None)
+        return msgspec.structs.replace(delivery.history, reason=None, next_us=None)
     status = verdict.name if isinstance(verdict, Unknown) else verdict.status or verdict.name
     provider_id = verdict.provider_id if isinstance(verdict, Sent) else None
-    told = Attempt(now_us, status, provider_id, verdict_detail(verdict))
-    return delivery.story.attempted(told)
+    told = DeliveryAttempt(now_us, status, provider_id, verdict_detail(verdict))
+    return delivery.history.attempted(told)

@@ -167,17 +167,23 @@ class Actor:
     secret_mark: str | None = None
 
     @property
-    def cats(self) -> Prefixes:
+    def category_filter(self) -> Prefixes:
         """The category prefixes that the caller is limited to."""
-        return self.key.prefixes if self.key is not None else self.caller.cats if self.caller is not None else ()
+        return (
+            self.key.prefixes
+            if self.key is not None
+            else self.caller.category_filter
+            if self.caller is not None
+            else ()
+        )
 
     def sender_and_view(self, device: str | None) -> tuple[Sender, View]:
         """The sender of a message that names ``device``, and its view. A device token names its own: ``forbidden``."""
         if self.caller is None:
-            return _sender_and_view(device or BACKEND, self.cats)
+            return _sender_and_view(device or BACKEND, self.category_filter)
         if device is not None and device != self.caller.device:
             raise _forbidden("The token is of another device.")
-        return _sender_and_view(self.caller.device, self.cats)
+        return _sender_and_view(self.caller.device, self.category_filter)
 
     def has_scope(self, scope: str) -> bool:
         """Whether a key has this scope; a device token has none of them but ``ingest``."""
@@ -190,8 +196,8 @@ class Actor:
 
 
 @lru_cache(1_024)
-def _sender_and_view(device: str, cats: Prefixes) -> tuple[Sender, View]:
-    return Sender(device, cats), View(device, cats)
+def _sender_and_view(device: str, category_filter: Prefixes) -> tuple[Sender, View]:
+    return Sender(device, category_filter), View(device, category_filter)
 
 
 class Authorizer:

@@ -13,22 +13,22 @@ from typing import Any, Final
 
 import msgspec
 
-from gregor.core.categories.policy import Policy
+from gregor.core.categories.policy import CategoryPolicy
 from gregor.core.errors import Problem
 from gregor.core.items.reminders import firing_reminders
 from gregor.core.items.sync import LiveItem, View
 from gregor.core.messages.encode import encode_receipt
-from gregor.core.messages.model import Creation, External, Message, Sender, TimerKind
+from gregor.core.messages.model import Creation, ExternalMessage, ItemTimerKind, Message, Sender
 from gregor.core.notify import escalation
-from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, quiet_until, wants
-from gregor.core.notify.escalation import USER, Audience, Decision, Occasion, WhyNot
+from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, is_channel_allowed, quiet_until
+from gregor.core.notify.escalation import USER, Audience, EscalationDecision, NotificationCause, SkipReason
 from gregor.core.notify.intents import EMAIL, IntentKind
-from gregor.core.times import seconds
+from gregor.core.times import format_time
 from gregor.store.audience import load_audience
 
 from .context import IngestContext
 
-_PREFERENCE: Final[WhyNot] = "preference"
+_PREFERENCE: Final[SkipReason] = "preference"
 
 
 def is_dry_run(query: dict[str, str]) -> bool:
@@ -45,13 +45,13 @@ async def dry_run(uid: str, message: Message, sender: Sender, view: View, contex
     receipt = await context.store.users.rehearse(uid, commit)
     made = [creation for creation in commit.creations if creation.id in receipt.created]
     deliveries: list[dict[str, Any]] = []
-    if any(escalation.is_escalated(_policy(creation, context)) for creation in made):
+    if any(escalation.has_channels(_policy(creation, context)) for creation in made):
         audience = await _audience(uid, commit.now_us, context)
         for creation in made:
             deliveries += _deliveries(creation, receipt.seq + 1, audience, _policy(creation, context))
     told = msgspec.json.encode(deliveries)
     return (
-        encode_receipt(receipt, view, isinstance(message.content, External))[:-1]
+        encode_receipt(receipt, view, isinstance(message.content, ExternalMessage))[:-1]
         + b',"dry_run":true,"deliveries":'
         + told
         + b"}"
@@ -80,11 +80,11 @@ async def _audience(uid: str, now_us: int, context: IngestContext) -> _Audience:
     return _Audience(uid, now_us, there, contact, preferences, is_suppressed)
 
 
-def _policy(creation: Creation, context: IngestContext) -> Policy:
+def _policy(creation: Creation, context: IngestContext) -> CategoryPolicy:
     return context.categories.current.resolve(creation.category)
 
 
-def _deliveries(creation: Creation, seq: int, audience: _Audience, policy: Policy) -> Iterator[dict[str, Any]]:
+def _deliveries(creation: Creation, seq: int, audience: _Audience, policy: CategoryPolicy) -> Iterator[dict[str, Any]]:
     """One entry for each event of the item, device and channel that its type tells: when, or the reason why not."""
     item = LiveItem(
         creation.id,
@@ -96,15 +96,15 @@ def _deliveries(creation: Creation, seq: int, audience: _Audience, policy: Polic
         creation.remind_at_us,
         creation.json,
     )
-    event = Occasion(IntentKind.ITEM, seq, audience.now_us)
+    event = NotificationCause(IntentKind.ITEM, seq, audience.now_us)
     for timer in creation.timers:
-        if timer.kind is TimerKind.PUSH:
+        if timer.kind is ItemTimerKind.PUSH:
             yield from _pushes(item, event, timer.at_us, audience, policy)
-        elif timer.kind is TimerKind.MAIL:
+        elif timer.kind is ItemTimerKind.MAIL:
             yield from _mail(item, event, timer.at_us, audience, policy)
     for n in firing_reminders(creation, audience.now_us):
         at_us = max(audience.now_us, creation.remind_at_us[n])
-        reminder = Occasion(IntentKind.REMIND, seq, audience.now_us, n)
+        reminder = NotificationCause(IntentKind.REMIND, seq, audience.now_us, n)
         if policy.push is not None:
             yield from _pushes(item, reminder, at_us, audience, policy)
         if policy.email is not None:
@@ -112,25 +112,29 @@ def _deliveries(creation: Creation, seq: int, audience: _Audience, policy: Polic
 
 
 def _pushes(
-    item: LiveItem, event: Occasion, at_us: int, audience: _Audience, policy: Policy
+    item: LiveItem, event: NotificationCause, at_us: int, audience: _Audience, policy: CategoryPolicy
 ) -> Iterator[dict[str, Any]]:
-    decision = escalation.pushes(audience.uid, item, event, policy, audience.there, audience.now_us)
-    if not wants(audience.preferences, item.category, "push"):
-        decision = Decision(why_not={**{each.device: _PREFERENCE for each in decision.intents}, **decision.why_not})
+    decision = escalation.decide_pushes(audience.uid, item, event, policy, audience.there, audience.now_us)
+    if not is_channel_allowed(audience.preferences, item.category, "push"):
+        decision = EscalationDecision(
+            skip_reasons={**{each.device: _PREFERENCE for each in decision.intents}, **decision.skip_reasons}
+        )
     for intent in decision.intents:
         yield _told(item, event, intent.channel, intent.device, at_us, audience, policy)
-    for device, reason in decision.why_not.items():
+    for device, reason in decision.skip_reasons.items():
         yield _entry(item, event, None, device, None, reason)
-    if not decision.intents and not decision.why_not:
+    if not decision.intents and not decision.skip_reasons:
         yield _entry(item, event, None, None, None, "no_provider")  # there is no device at all
 
 
-def _mail(item: LiveItem, event: Occasion, at_us: int, audience: _Audience, policy: Policy) -> Iterator[dict[str, Any]]:
-    decision = escalation.mail(audience.uid, item, event, policy, audience.there, audience.now_us)
-    reason: str | None = decision.why_not.get(USER)
+def _mail(
+    item: LiveItem, event: NotificationCause, at_us: int, audience: _Audience, policy: CategoryPolicy
+) -> Iterator[dict[str, Any]]:
+    decision = escalation.decide_email(audience.uid, item, event, policy, audience.there, audience.now_us)
+    reason: str | None = decision.skip_reasons.get(USER)
     if reason is None and audience.contact.email is None:
         reason = "no_provider"
-    if reason is None and not wants(audience.preferences, item.category, "email"):
+    if reason is None and not is_channel_allowed(audience.preferences, item.category, "email"):
         reason = _PREFERENCE
     if reason is None and audience.is_suppressed:
         reason = "suppressed"
@@ -141,7 +145,13 @@ def _mail(item: LiveItem, event: Occasion, at_us: int, audience: _Audience, poli
 
 
 def _told(
-    item: LiveItem, event: Occasion, channel: str, device: str | None, at_us: int, audience: _Audience, policy: Policy
+    item: LiveItem,
+    event: NotificationCause,
+    channel: str,
+    device: str | None,
+    at_us: int,
+    audience: _Audience,
+    policy: CategoryPolicy,
 ) -> dict[str, Any]:
     """What goes out, in quiet hours only at their end; nothing does where the item has expired by then."""
     until_us = at_us if policy.urgent else quiet_until(audience.contact, at_us)
@@ -151,8 +161,13 @@ def _told(
 
 
 def _entry(
-    item: LiveItem, event: Occasion, channel: str | None, device: str | None, at_us: int | None, reason: str | None
+    item: LiveItem,
+    event: NotificationCause,
+    channel: str | None,
+    device: str | None,
+    at_us: int | None,
+    reason: str | None,
 ) -> dict[str, Any]:
-    at = None if at_us is None else msgspec.Raw(seconds(at_us))
+    at = None if at_us is None else msgspec.Raw(format_time(at_us))
     told = {"item": item.id, "intent": event.kind.value, "n": event.n, "channel": channel, "device": device}
     return {**told, "at": at, "reason": reason}

@@ -11,7 +11,15 @@ from fastapi.routing import APIRoute
 
 from gregor.core.categories.policy import is_locale
 from gregor.core.errors import Problem
-from gregor.core.ids import BACKEND, MOST_PREFIXES, Prefixes, intersect, is_name, normal_prefix, normal_prefixes
+from gregor.core.ids import (
+    BACKEND,
+    MAX_FILTER_PREFIXES,
+    Prefixes,
+    intersect,
+    is_name,
+    normalize_prefix,
+    normalize_prefixes,
+)
 from gregor.core.items.sync import View
 
 from .auth import Actor, Authorizer, access_rule
@@ -86,12 +94,12 @@ def prefixes_of(texts: list[str] | None) -> Prefixes:
     """A filter from the wire: ``None`` where there is none. ``invalid_id`` for what is no prefix; ``too_many``."""
     if not texts:
         return None
-    if len(texts) > MOST_PREFIXES:
-        raise Problem("too_many", f"A filter names at most {MOST_PREFIXES} prefixes.")
-    normal = [normal_prefix(text) for text in texts]
+    if len(texts) > MAX_FILTER_PREFIXES:
+        raise Problem("too_many", f"A filter names at most {MAX_FILTER_PREFIXES} prefixes.")
+    normal = [normalize_prefix(text) for text in texts]
     if None in normal:
         raise Problem("invalid_id", "A category_prefix is dotted segments, such as user.joined, or nothing for all.")
-    return normal_prefixes(prefix for prefix in normal if prefix is not None)
+    return normalize_prefixes(prefix for prefix in normal if prefix is not None)
 
 
 async def _view(
@@ -114,7 +122,7 @@ async def _view(
     if device is not None and not is_name(device):
         raise Problem("invalid_id", "The query parameter device is no name.")
     own = actor.caller.device if actor.caller is not None else device or BACKEND
-    return View(own, intersect(actor.cats, prefixes_of(category_prefix)))
+    return View(own, intersect(actor.category_filter, prefixes_of(category_prefix)))
 
 
 async def _render(

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from gregor.core.errors import FieldError, Problem
 from gregor.core.json_text import pointer_to
-from gregor.core.validation import MOST_TOLD, unknown
+from gregor.core.validation import MAX_ERRORS, unknown_field_detail
 
 _CODES: Final = {
     "missing": "missing_field",
@@ -23,7 +23,7 @@ _OWN_CODES: Final = frozenset(
 # What pydantic finds, as the mend: its own words speak of Python.
 _WORDS: Final = {
     "missing": "This field must be there.",
-    "extra_forbidden": "This field is not known here.",
+    "extra_forbidden": "Unknown field.",
     "model_type": "An object is expected here.",
     "model_attributes_type": "An object is expected here.",
     "dict_type": "An object is expected here.",
@@ -58,7 +58,9 @@ def query_problem(errors: Iterable[Mapping[str, Any]]) -> Problem:
 def document_problem(error: ValidationError, document: Any, known: Collection[str]) -> Problem:
     """The problem of a document that does not fit its model, with a pointer to each fault. ``known``: its fields."""
     found = error.errors(include_url=False)
-    faults = tuple(FieldError(pointer_to(_path(each, document)), _detail_of(each, known)) for each in found[:MOST_TOLD])
+    faults = tuple(
+        FieldError(pointer_to(_path(each, document)), _detail_of(each, known)) for each in found[:MAX_ERRORS]
+    )
     return Problem(_code_of(found[0]), f"{faults[0].pointer or 'The document'}: {faults[0].detail}", faults)
 
 
@@ -70,7 +72,7 @@ def _code_of(error: Mapping[str, Any]) -> str:
 def _detail_of(error: Mapping[str, Any], known: Collection[str] = ()) -> str:
     kind, place = str(error["type"]), error["loc"]
     if kind == "extra_forbidden" and len(place) == 1 and known:
-        return unknown(str(place[0]), known)
+        return unknown_field_detail(str(place[0]), known)
     words = _WORDS.get(kind)
     return str(error["msg"]).removeprefix("Value error, ") if words is None else words.format(**error.get("ctx", {}))
 

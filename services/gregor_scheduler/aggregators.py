@@ -16,12 +16,12 @@ from typing import Any, Final
 
 import structlog
 
-from gregor.core.categories.policy import Aggregate
+from gregor.core.categories.policy import AggregationPolicy
 from gregor.core.ids import covers, is_dotted
 from gregor.core.items.sync import LiveItem
 from gregor.core.limits import Limits
-from gregor.core.notify.aggregation import BadSummary, documents, made_body, summary_body
-from gregor.core.notify.contact import EVERYTHING
+from gregor.core.notify.aggregation import InvalidSummary, aggregator_input, summary_body, validate_summary_body
+from gregor.core.notify.contact import ALL_CATEGORIES
 
 _log = structlog.get_logger(__name__)
 
@@ -113,17 +113,17 @@ class Aggregators:
         """The prefixes that are served."""
         return tuple(self._known)
 
-    async def body(self, items: Sequence[LiveItem], aggregate: Aggregate, limits: Limits) -> bytes:
+    async def body(self, items: Sequence[LiveItem], aggregate: AggregationPolicy, limits: Limits) -> bytes:
         """The body of the summary of ``items``. Raises ``AggregatorFailed``: nothing is to be folded then."""
         category = items[0].category
         name = max((prefix for prefix in self._known if covers(prefix, category)), key=len, default=None)
         if name is None:
             return summary_body(items, aggregate.keep, limits)
         try:
-            return made_body(await self._known[name].call(documents(items)), limits)
+            return validate_summary_body(await self._known[name].call(aggregator_input(items)), limits)
         except TimeoutError as error:
             raise AggregatorFailed(name, f"it took longer than {self._patience_s:g} s") from error
-        except (AggregatorRaised, BadSummary, Busy) as error:
+        except (AggregatorRaised, InvalidSummary, Busy) as error:
             raise AggregatorFailed(name, str(error)) from error
 
 
@@ -131,7 +131,7 @@ def installed() -> Aggregators:
     """Those of all installed distributions; one that cannot be used is logged and left out."""
     known: dict[str, Aggregator] = {}
     for entry in entry_points(group=GROUP):
-        prefix = "" if entry.name == EVERYTHING else entry.name
+        prefix = "" if entry.name == ALL_CATEGORIES else entry.name
         try:
             aggregator = entry.load()
             if prefix and not is_dotted(prefix):

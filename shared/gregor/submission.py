@@ -17,9 +17,9 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.core.messages.delayed import Delayed, check_kept, delayed
+from gregor.core.messages.delayed import DelayedMessage, check_same_content, delay_message
 from gregor.core.messages.encode import encode_receipt
-from gregor.core.messages.model import Commit, External, Message, Receipt, Sender
+from gregor.core.messages.model import Commit, ExternalMessage, Message, Receipt, Sender
 from gregor.core.messages.plan import plan
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Store
@@ -65,7 +65,7 @@ class Submitter:
         if message.not_before_us is not None:
             now_us = max(now_us, message.not_before_us)
         commit = plan(message, sender, now_us, random.randbytes(3), self._limits, self._categories.current)
-        return replace(commit, spread_s=self._reset_spread_s) if commit.is_flush else commit
+        return replace(commit, spread_s=self._reset_spread_s) if commit.is_reset else commit
 
     async def submit(
         self, uid: str, message: Message, document: Mapping[str, Any], sender: Sender, view: View
@@ -78,10 +78,12 @@ class Submitter:
         """
         commit = self.plan(message, sender)
         if message.not_before_us is not None:
-            return Submitted(0, await self.delay(uid, self.delayed(message, document, sender), message.not_before_us))
+            return Submitted(
+                0, await self.delay(uid, self.delay_message(message, document, sender), message.not_before_us)
+            )
         receipt = await self._store.users.commit(uid, commit)
         (self._without_effect if receipt.is_unchanged else self._with_effect).inc()
-        return Submitted(receipt.seq, encode_receipt(receipt, view, isinstance(message.content, External)))
+        return Submitted(receipt.seq, encode_receipt(receipt, view, isinstance(message.content, ExternalMessage)))
 
     async def commit(self, uid: str, commit: Commit) -> Receipt:
         """Commit a planned message; see ``submit``."""
@@ -103,13 +105,13 @@ class Submitter:
             self._without_effect.inc(unchanged)
         return results
 
-    def delayed(self, message: Message, document: Mapping[str, Any], sender: Sender) -> Delayed:
+    def delay_message(self, message: Message, document: Mapping[str, Any], sender: Sender) -> DelayedMessage:
         """Return the delayed form of a message. It gets a random id if its sender gave none."""
-        return delayed(document, message, sender, secrets.token_hex(16))
+        return delay_message(document, message, sender, secrets.token_hex(16))
 
-    async def delay(self, uid: str, message: Delayed, not_before_us: int) -> bytes:
+    async def delay(self, uid: str, message: DelayedMessage, not_before_us: int) -> bytes:
         """Keep a message until its time; returns the receipt. Raises ``Problem``: ``id_reused``, ``state_full``."""
         kept = await self._store.agenda.delay(uid, message.id, message.encode(), not_before_us)
-        check_kept(kept, message, self._limits)
+        check_same_content(kept, message, self._limits)
         self._delayed.inc()
         return message.receipt(not_before_us)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gregor.core.items import digest as digests
-from gregor.core.items.announcement import Announcement, Entry, Kind
+from gregor.core.items.announcement import Announcement, AnnouncementEntry, AnnouncementKind
 from gregor.core.items.codec import pack_item
 from gregor.core.items.sync import View
 from tests.bench.commit import planned
@@ -35,8 +35,8 @@ def announcements(user: dict[str, Any], epoch: bytes, seq: int, digest: bytes, c
         id_ = f"{number:016x}"
         (item,) = planned({"create": {id_: sent}}).creations
         after = digests.add(digest, item.leaf)
-        entry = Entry(id_, item.category, pack_item(item))
-        made_one = Announcement(Kind.UPDATE, epoch, number, digest[:8], after[:8], entries=(entry,))
+        entry = AnnouncementEntry(id_, item.category, pack_item(item))
+        made_one = Announcement(AnnouncementKind.UPDATE, epoch, number, digest[:8], after[:8], entries=(entry,))
         frame = made_one.frame(View("d"))
         command = resp("SPUBLISH", user["channel"], made_one.encode())
         made.append((command, DEVICES_A_USER * (len(frame or b"") + HEAD_BYTES)))

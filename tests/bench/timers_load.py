@@ -10,7 +10,7 @@ from collections import Counter
 
 import hiredis
 
-from gregor.core.items.announcement import Kind, decode
+from gregor.core.items.announcement import AnnouncementKind, decode_announcement
 from gregor.store.redis.keys import Keys
 from tests.bench.sockets import address, resp
 
@@ -63,9 +63,9 @@ def hear(
         now = time.time()
         while (reply := reader.gets()) is not False:
             payload = reply[2]
-            if reply[0] != b"smessage" or payload[9:10] != Kind.REMIND.value:
+            if reply[0] != b"smessage" or payload[9:10] != AnnouncementKind.REMIND.value:
                 continue
-            announcement = decode(payload)
+            announcement = decode_announcement(payload)
             fired[announcement.entries[0].id] += 1
             late_s.append(now - announcement.remind_at_us / 1e6)
         if len(fired) == due:

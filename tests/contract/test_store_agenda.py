@@ -7,7 +7,7 @@ from zlib import crc32
 
 import pytest
 
-from gregor.core.messages.model import Reason, Sender, Timer, TimerKind
+from gregor.core.messages.model import ItemTimer, ItemTimerKind, RemovalReason, Sender
 from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.contract.devices import Registration
 from gregor.store.contract.store import Store
@@ -23,9 +23,9 @@ from tests.support.store_backends import AnnouncementRecorder, StoreUnderTest
 async def test_what_may_be_mailed_is_the_item_asked_for_then_the_newest_with_their_timers(store: Store) -> None:
     for n, item_id in enumerate(("a", "b", "c", "d")):
         await store.users.commit(
-            "alice", timed(item_id, Timer(TimerKind.MAIL, at(10 + n)), Timer(TimerKind.PUSH, at(1)))
+            "alice", timed(item_id, ItemTimer(ItemTimerKind.MAIL, at(10 + n)), ItemTimer(ItemTimerKind.PUSH, at(1)))
         )
-    await store.users.commit("alice", timed("quiet", Timer(TimerKind.MAIL, at(5)), category="other"))
+    await store.users.commit("alice", timed("quiet", ItemTimer(ItemTimerKind.MAIL, at(5)), category="other"))
     await store.users.commit("alice", creating("e"))
     await store.users.commit("alice", dismissing("c", sender=Sender("phone")))
     await store.users.commit("alice", creating("own", for_device="*"))
@@ -71,7 +71,9 @@ async def test_a_claim_takes_the_longest_due_first_and_no_more_than_asked(store:
 
 
 async def test_settled_work_is_gone_and_the_user_is_due_by_what_is_left(store: Store) -> None:
-    await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(10)), Timer(TimerKind.MAIL, at(20))))
+    await store.users.commit(
+        "alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(10)), ItemTimer(ItemTimerKind.MAIL, at(20)))
+    )
     await store.agenda.claim(ALICE, at(10), at(40), 5)
 
     await store.agenda.complete("alice", at(40), [CompletedWork(await work_of(store, WorkKind.PUSH))])
@@ -96,7 +98,7 @@ async def test_an_entry_that_moved_meanwhile_stays(store: Store) -> None:
 
 
 async def test_whoever_lost_the_lease_does_not_end_that_of_the_next(store: Store) -> None:
-    await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(10))))
+    await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(10))))
     await store.agenda.claim(ALICE, at(10), at(40), 5)
     work = await work_of(store, WorkKind.PUSH)
     await store.agenda.claim(ALICE, at(41), at(80), 5)
@@ -108,11 +110,11 @@ async def test_whoever_lost_the_lease_does_not_end_that_of_the_next(store: Store
 
 
 async def test_work_that_comes_during_a_lease_is_due_in_its_time(store: Store) -> None:
-    await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(10))))
+    await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(10))))
     await store.agenda.claim(ALICE, at(10), at(40), 5)
     work = await work_of(store, WorkKind.PUSH)
 
-    await store.users.commit("alice", timed("b", Timer(TimerKind.PUSH, at(15)), now_us=at(11)))
+    await store.users.commit("alice", timed("b", ItemTimer(ItemTimerKind.PUSH, at(15)), now_us=at(11)))
 
     assert (await store.agenda.next_due_times())[ALICE] == at(15)
     await store.agenda.complete("alice", at(40), [CompletedWork(work)])
@@ -121,7 +123,7 @@ async def test_work_that_comes_during_a_lease_is_due_in_its_time(store: Store) -
 
 
 async def test_work_is_put_off_to_another_time(store: Store) -> None:
-    await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(10))))
+    await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(10))))
     await store.agenda.claim(ALICE, at(10), at(40), 5)
 
     await store.agenda.complete("alice", at(40), [CompletedWork(await work_of(store, WorkKind.PUSH), again_us=at(300))])
@@ -131,7 +133,9 @@ async def test_work_is_put_off_to_another_time(store: Store) -> None:
 
 
 async def test_what_is_held_waits_for_its_next_try_and_what_else_waits_keeps_its_time(store: Store) -> None:
-    await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(10)), Timer(TimerKind.MAIL, at(20))))
+    await store.users.commit(
+        "alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(10)), ItemTimer(ItemTimerKind.MAIL, at(20)))
+    )
     await store.users.commit("alice", creating("b", remind_at=["+60"]))
     await store.agenda.claim(ALICE, at(10), at(40), 5)
     held = [await work_of(store, WorkKind.PUSH)]
@@ -150,12 +154,14 @@ async def test_what_is_held_waits_for_its_next_try_and_what_else_waits_keeps_its
 
 @pytest.mark.parametrize("is_new", [False, True])
 async def test_a_window_goes_unless_something_came_since_its_items_were_read(store: Store, is_new: bool) -> None:
-    await store.users.commit("alice", timed("a", Timer(TimerKind.WINDOW, at(10)), category="news"))
+    await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.WINDOW, at(10)), category="news"))
     await store.agenda.claim(ALICE, at(10), at(40), 5)
     work = await work_of(store, WorkKind.WINDOW)
     seq, _ = await store.agenda.category_items("alice", "news", None)
     if is_new:
-        await store.users.commit("alice", timed("b", Timer(TimerKind.WINDOW, at(21)), category="news", now_us=at(11)))
+        await store.users.commit(
+            "alice", timed("b", ItemTimer(ItemTimerKind.WINDOW, at(21)), category="news", now_us=at(11))
+        )
 
     await store.agenda.complete("alice", at(40), [CompletedWork(work, again_us=at(21), seq=seq)])
 
@@ -174,7 +180,9 @@ async def test_work_is_the_oldest_first_and_no_more_than_asked(store: Store) -> 
 
 async def test_a_push_names_the_event_that_caused_it_and_a_reminder_its_index(store: Store) -> None:
     await store.users.commit("alice", creating("z"))
-    await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(5)), created=NOW, remind_at=[NOW, NOW + 9]))
+    await store.users.commit(
+        "alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(5)), created=NOW, remind_at=[NOW, NOW + 9])
+    )
 
     push = await work_of(store, WorkKind.PUSH)
     assert (push.seq, push.n) == (2, 0)
@@ -192,7 +200,7 @@ async def test_settling_a_user_commits_what_has_expired(store: Store, heard: Ann
     await store.users.commit_due("alice", at(11))
 
     (_, told) = await heard.announcements(2)
-    assert (told.seq, told.reason, [entry.id for entry in told.entries]) == (2, Reason.EXPIRED, ["a", "b"])
+    assert (told.seq, told.reason, [entry.id for entry in told.entries]) == (2, RemovalReason.EXPIRED, ["a", "b"])
     assert await entries(store) == []
 
 
@@ -236,7 +244,7 @@ async def test_a_delayed_message_is_cancelled_once(store: Store) -> None:
 
 
 async def test_a_user_that_is_forgotten_whole_leaves_no_work(store: Store) -> None:
-    await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(5)), remind_at=["+9"], expires="+50"))
+    await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(5)), remind_at=["+9"], expires="+50"))
     await store.agenda.delay("alice", "m", b"one", at(10))
     await store.devices.ensure_device("alice", "phone", NOW_US)
 
@@ -265,7 +273,7 @@ async def test_a_device_without_push_that_nobody_saw_for_the_retention_is_forgot
     assert look_us == at(60) + retention_us
     assert set(await store.devices.devices("alice", NOW_US + retention_us)) == {"pushed", "young"}
     entry = await store.users.item("alice", "a", BACKEND, NOW_US + retention_us)
-    assert entry is not None and entry.gone is not None and entry.gone.reason is Reason.DISPLACED
+    assert entry is not None and entry.gone is not None and entry.gone.reason is RemovalReason.DISPLACED
     assert await store.devices.forget_inactive("alice", at(60) + retention_us) == at(60) + 2 * retention_us
     await store.devices.forget_device("alice", "pushed", at(60) + retention_us, SEED)
     assert await store.devices.forget_inactive("alice", at(60) + retention_us) is None

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from gregor.core.items.announcement import Entry, Kind, Scope
+from gregor.core.items.announcement import AnnouncementEntry, AnnouncementKind, DeviceScope
 from gregor.core.items.codec import pack_item
 from gregor.core.items.sync import View
-from gregor.core.messages.model import Reason, Sender
+from gregor.core.messages.model import RemovalReason, Sender
 from gregor.store.contract.store import Store
 from tests.support.builders import (
     BACKEND,
-    FLUSH,
     NOW,
     NOW_US,
+    RESET,
     SECOND_US,
     SEED,
     creating,
@@ -36,9 +36,9 @@ async def test_a_creation_is_told_with_the_very_bytes_that_reads_answer(
 
     (told,) = await heard.announcements(1)
     (stored,) = (await store.users.state("alice", BACKEND, NOW_US)).items
-    assert (told.kind, told.epoch, told.seq, told.sender) == (Kind.UPDATE, SEED, 1, "")
+    assert (told.kind, told.epoch, told.seq, told.sender) == (AnnouncementKind.UPDATE, SEED, 1, "")
     (entry,) = told.entries
-    assert (entry.id, entry.category, entry.json, entry.scope) == ("a", "news", stored.json, Scope.EVERY)
+    assert (entry.id, entry.category, entry.json, entry.scope) == ("a", "news", stored.json, DeviceScope.EVERY)
 
 
 async def test_creations_come_first_then_what_ended_then_what_was_hidden(
@@ -74,16 +74,16 @@ async def test_each_entry_says_whom_it_concerns(store: Store, heard: Announcemen
 
     created, hidden, ended = await heard.announcements(3)
     assert {entry.id: (entry.scope, entry.devices) for entry in created.entries} == {
-        "all": (Scope.EVERY, ()),
-        "each": (Scope.ALL_BUT, ("laptop", "phone")),
-        "free": (Scope.EVERY, ()),
-        "own": (Scope.ONLY, ("", "tv")),
+        "all": (DeviceScope.EVERY, ()),
+        "each": (DeviceScope.ALL_BUT, ("laptop", "phone")),
+        "free": (DeviceScope.EVERY, ()),
+        "own": (DeviceScope.ONLY, ("", "tv")),
     }
-    assert hidden.entries == (Entry("free", "news", None, Scope.ONLY, ("phone",)),)
+    assert hidden.entries == (AnnouncementEntry("free", "news", None, DeviceScope.ONLY, ("phone",)),)
     assert {entry.id: (entry.scope, entry.devices) for entry in ended.entries} == {
-        "each": (Scope.ALL_BUT, ("laptop", "phone")),
-        "free": (Scope.ALL_BUT, ("phone",)),
-        "own": (Scope.ONLY, ("", "tv")),
+        "each": (DeviceScope.ALL_BUT, ("laptop", "phone")),
+        "free": (DeviceScope.ALL_BUT, ("phone",)),
+        "own": (DeviceScope.ONLY, ("", "tv")),
     }
 
 
@@ -164,7 +164,7 @@ async def test_an_expiry_is_told_with_its_reason_by_time_then_id(store: Store, h
     await store.users.state("alice", BACKEND, NOW_US + 2 * SECOND_US)
 
     told = (await heard.announcements(3))[2]
-    assert told.reason is Reason.EXPIRED
+    assert told.reason is RemovalReason.EXPIRED
     assert [entry.id for entry in told.entries] == ["c", "a", "b"]
     assert document_of(told.frame(View("phone")) or b"")["body"] == {
         "dismiss": {"ids": ["c", "a", "b"], "reason": "expired"}
@@ -175,15 +175,19 @@ async def test_an_external_message_is_told_as_it_is(store: Store, heard: Announc
     await store.users.commit("alice", planned(external({"tlf": "/private/alice"}, "kbfs.favorites")))
 
     (told,) = await heard.announcements(1)
-    assert (told.kind, told.system, told.body) == (Kind.EXTERNAL, "kbfs.favorites", b'{"tlf":"/private/alice"}')
+    assert (told.kind, told.system, told.body) == (
+        AnnouncementKind.EXTERNAL,
+        "kbfs.favorites",
+        b'{"tlf":"/private/alice"}',
+    )
 
 
 async def test_a_flush_is_told_with_the_new_epoch_and_its_spread(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a"))
-    receipt = await store.users.commit("alice", planned(FLUSH))
+    receipt = await store.users.commit("alice", planned(RESET))
 
     told = (await heard.announcements(2))[1]
-    assert (told.kind, told.epoch, told.seq, told.spread_s) == (Kind.FLUSH, receipt.epoch, 2, 30)
+    assert (told.kind, told.epoch, told.seq, told.spread_s) == (AnnouncementKind.RESET, receipt.epoch, 2, 30)
     assert told.before == told.after != bytes(8)
 
 
@@ -197,8 +201,8 @@ async def test_a_forgotten_device_is_told_as_displaced_items_and_then_as_a_close
     payloads = await heard.first(3)
     told = (await heard.announcements(2))[1]
     assert (told.reason, told.entries) == (
-        Reason.DISPLACED,
-        (Entry("own", "news", None, Scope.ONLY, ("", "phone")),),
+        RemovalReason.DISPLACED,
+        (AnnouncementEntry("own", "news", None, DeviceScope.ONLY, ("", "phone")),),
     )
     assert payloads[2][:1] == b"K"
     assert document_of(payloads[2][1:]) == {"close": {"device": "phone", "code": 4003}}

@@ -11,7 +11,7 @@ from msgspec import structs
 from gregor.core.errors import Problem
 from gregor.core.items.sync import Delta, Full, Unchanged, cursor_for
 from gregor.core.limits import Limits
-from gregor.core.messages.model import Ignored, Sender
+from gregor.core.messages.model import IgnoredReason, Sender
 from gregor.store.contract.store import Store
 from tests.support.builders import (
     BACKEND,
@@ -70,7 +70,7 @@ async def test_a_full_state_takes_duplicates_the_dead_and_dismissals(make_store:
 
     receipt = await store.users.commit("alice", creating("a", "dead"))
 
-    assert dict(receipt.ignored) == {"a": Ignored.DUPLICATE, "dead": Ignored.DISMISSED}
+    assert dict(receipt.ignored) == {"a": IgnoredReason.DUPLICATE, "dead": IgnoredReason.DISMISSED}
     assert (await store.users.commit("alice", dismissing("a"))).dismissed == ("a",)
 
 
@@ -127,7 +127,7 @@ async def test_an_interval_that_says_nothing_new_takes_no_room(make_store: MakeS
         assert (await store.users.commit("alice", sweeping(inner, sender=Sender("phone")))).is_unchanged
     await store.users.commit("alice", sweeping(interval("news", end=NOW + 1)))
 
-    assert (await store.users.commit("alice", creating("a", created=NOW))).ignored == (("a", Ignored.DISMISSED),)
+    assert (await store.users.commit("alice", creating("a", created=NOW))).ignored == (("a", IgnoredReason.DISMISSED),)
 
 
 async def test_a_dismissed_item_is_known_for_the_retention_and_then_stale(store: Store) -> None:
@@ -138,8 +138,8 @@ async def test_a_dismissed_item_is_known_for_the_retention_and_then_stale(store:
     just_before = await store.users.commit("alice", structs.replace(again, now_us=NOW_US + MONTH_US - 1))
     after = await store.users.commit("alice", again)
 
-    assert just_before.ignored == (("a", Ignored.DISMISSED),)
-    assert after.ignored == (("a", Ignored.STALE),)
+    assert just_before.ignored == (("a", IgnoredReason.DISMISSED),)
+    assert after.ignored == (("a", IgnoredReason.STALE),)
     assert after.is_unchanged
 
 
@@ -152,7 +152,7 @@ async def test_the_horizon_is_the_created_of_what_was_forgotten(store: Store) ->
     receipt = await store.users.commit("alice", planned(_created_at(x=NOW - 60, y=NOW - 59), now_us=later_us))
     stamped = await store.users.commit("alice", creating("a", now_us=later_us))
 
-    assert (receipt.created, receipt.ignored) == (("y",), (("x", Ignored.STALE),))
+    assert (receipt.created, receipt.ignored) == (("y",), (("x", IgnoredReason.STALE),))
     assert stamped.created == ("a",)
 
 
@@ -165,7 +165,7 @@ async def test_a_forgotten_dismissal_of_an_unknown_id_moves_the_horizon_an_hour_
 
     receipt = await store.users.commit("alice", planned(_created_at(x=NOW + 3600, y=NOW + 3601), now_us=later_us))
 
-    assert (receipt.created, receipt.ignored) == (("y",), (("x", Ignored.STALE),))
+    assert (receipt.created, receipt.ignored) == (("y",), (("x", IgnoredReason.STALE),))
 
 
 async def test_a_forgotten_interval_moves_the_horizon_to_its_end(store: Store) -> None:
@@ -177,8 +177,8 @@ async def test_a_forgotten_interval_moves_the_horizon_to_its_end(store: Store) -
     kept = await store.users.commit("alice", creating("k", created=NOW - 60, now_us=later_us))
     gone = await store.users.commit("alice", planned(_created_at(g=NOW - 60, h=NOW - 59), now_us=later_us + 1))
 
-    assert kept.ignored == (("k", Ignored.DISMISSED),)
-    assert (gone.created, gone.ignored) == (("h",), (("g", Ignored.STALE),))
+    assert kept.ignored == (("k", IgnoredReason.DISMISSED),)
+    assert (gone.created, gone.ignored) == (("h",), (("g", IgnoredReason.STALE),))
 
 
 async def test_an_interval_whose_end_lies_before_the_retention_is_remembered_like_any_other(store: Store) -> None:
@@ -189,7 +189,7 @@ async def test_an_interval_whose_end_lies_before_the_retention_is_remembered_lik
     caught = await store.users.commit("alice", planned(_created_at(x=old, y=old + 1)))
     other = await store.users.commit("alice", creating("z", category="news", created=old - 1))
 
-    assert (caught.created, caught.ignored) == (("y",), (("x", Ignored.DISMISSED),))
+    assert (caught.created, caught.ignored) == (("y",), (("x", IgnoredReason.DISMISSED),))
     assert other.created == ("z",)
 
 
@@ -200,7 +200,7 @@ async def test_an_interval_said_again_is_remembered_from_then_on(store: Store) -
     kept = await store.users.commit("alice", creating("k", created=NOW - 60, now_us=NOW_US + MONTH_US + DAY_US))
     gone = await store.users.commit("alice", creating("g", created=NOW - 60, now_us=NOW_US + MONTH_US + DAY_US + 1))
 
-    assert (kept.ignored, gone.ignored) == ((("k", Ignored.DISMISSED),), (("g", Ignored.STALE),))
+    assert (kept.ignored, gone.ignored) == ((("k", IgnoredReason.DISMISSED),), (("g", IgnoredReason.STALE),))
 
 
 async def test_a_delta_is_never_told_from_before_what_was_forgotten(store: Store) -> None:
@@ -300,7 +300,7 @@ async def test_a_history_is_bounded_whatever_the_rhythm_of_its_writer(
 
     # What lies before the horizon was forgotten: nobody read, so it was the writer who collected.
     receipt = await store.users.commit("alice", creating("old", created=NOW - 1_000))
-    assert receipt.ignored == (("old", Ignored.STALE),)
+    assert receipt.ignored == (("old", IgnoredReason.STALE),)
 
 
 async def test_a_history_over_its_bound_loses_the_oldest_and_the_horizon_moves(make_store: MakeStore) -> None:
@@ -315,7 +315,7 @@ async def test_a_history_over_its_bound_loses_the_oldest_and_the_horizon_moves(m
     entries = await store.users.history("alice", BACKEND, None, 10, NOW_US)
     assert [entry.id for entry in entries] == ["d", "c", "b"]
     receipt = await store.users.commit("alice", planned(_created_at(x=NOW - 10, y=NOW - 9)))
-    assert (receipt.created, receipt.ignored) == (("y",), (("x", Ignored.STALE),))
+    assert (receipt.created, receipt.ignored) == (("y",), (("x", IgnoredReason.STALE),))
 
 
 @pytest.mark.parametrize("bound", [{"external_count": 2}, {"external_bytes": 2 * len("kbfs1")}])
@@ -371,4 +371,4 @@ async def test_a_history_over_its_bound_loses_no_dismissal_that_still_waits(make
     entries = await store.users.history("alice", BACKEND, None, 10, NOW_US)
     assert [(entry.id, entry.is_trimmed) for entry in entries] == [("b", False), ("a", False)]
     receipt = await store.users.commit("alice", creating("w1", "w2", "w3"))
-    assert {why for _, why in receipt.ignored} == {Ignored.DISMISSED}
+    assert {why for _, why in receipt.ignored} == {IgnoredReason.DISMISSED}

@@ -8,13 +8,13 @@ import pytest
 
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
-from gregor.core.messages.model import Ignored, Receipt, Sender
+from gregor.core.messages.model import IgnoredReason, Receipt, Sender
 from gregor.store.contract.store import Store
 from tests.support.builders import (
     BACKEND,
-    FLUSH,
     NOW,
     NOW_US,
+    RESET,
     SECOND_US,
     SEED,
     creating,
@@ -56,7 +56,7 @@ async def test_a_repeated_creation_is_a_duplicate_and_changes_nothing(store: Sto
 
     receipt = await store.users.commit("alice", creating("a", now_us=NOW_US + 5))
 
-    assert receipt == Receipt(SEED, 1, is_unchanged=True, ignored=(("a", Ignored.DUPLICATE),))
+    assert receipt == Receipt(SEED, 1, is_unchanged=True, ignored=(("a", IgnoredReason.DUPLICATE),))
 
 
 async def test_other_content_under_a_known_id_is_a_conflict_live_or_gone(store: Store) -> None:
@@ -67,7 +67,7 @@ async def test_other_content_under_a_known_id_is_a_conflict_live_or_gone(store: 
     await store.users.commit("alice", dismissing("a"))
     when_gone = await store.users.commit("alice", other)
 
-    assert while_live.ignored == when_gone.ignored == (("a", Ignored.CONFLICT),)
+    assert while_live.ignored == when_gone.ignored == (("a", IgnoredReason.CONFLICT),)
 
 
 async def test_a_creation_of_a_dismissed_item_is_answered_dismissed(store: Store) -> None:
@@ -76,7 +76,7 @@ async def test_a_creation_of_a_dismissed_item_is_answered_dismissed(store: Store
 
     receipt = await store.users.commit("alice", creating("a"))
 
-    assert receipt == Receipt(SEED, 2, is_unchanged=True, ignored=(("a", Ignored.DISMISSED),))
+    assert receipt == Receipt(SEED, 2, is_unchanged=True, ignored=(("a", IgnoredReason.DISMISSED),))
 
 
 async def test_an_id_dismissed_before_it_is_created_is_recorded_gone(store: Store) -> None:
@@ -85,7 +85,7 @@ async def test_an_id_dismissed_before_it_is_created_is_recorded_gone(store: Stor
     receipt = await store.users.commit("alice", creating("a"))
 
     assert before.is_unchanged and before.seq == 0
-    assert receipt == Receipt(SEED, 1, ignored=(("a", Ignored.DISMISSED),))
+    assert receipt == Receipt(SEED, 1, ignored=(("a", IgnoredReason.DISMISSED),))
     assert await live(store) == set()
 
 
@@ -93,7 +93,7 @@ async def test_an_id_dismissed_before_it_is_created_is_recorded_gone(store: Stor
 async def test_an_item_already_expired_is_recorded_and_never_live(store: Store, expires: int) -> None:
     receipt = await store.users.commit("alice", creating("a", created=NOW - 10, expires=expires))
 
-    assert receipt == Receipt(SEED, 1, ignored=(("a", Ignored.EXPIRED),))
+    assert receipt == Receipt(SEED, 1, ignored=(("a", IgnoredReason.EXPIRED),))
     assert await live(store) == set()
 
 
@@ -132,7 +132,7 @@ async def test_an_interval_catches_an_item_that_arrives_later(store: Store) -> N
 
     receipt = await store.users.commit("alice", creating("a", "kept", created=NOW))
 
-    assert receipt == Receipt(SEED, 1, created=("kept",), ignored=(("a", Ignored.DISMISSED),))
+    assert receipt == Receipt(SEED, 1, created=("kept",), ignored=(("a", IgnoredReason.DISMISSED),))
 
 
 async def test_an_interval_never_acts_on_what_its_own_message_creates(store: Store) -> None:
@@ -156,7 +156,7 @@ async def test_an_open_interval_spares_what_the_server_stamps_later(store: Store
 
     assert receipt.dismissed == ("known",)
     assert later.created == ("stamped",)
-    assert late.ignored == (("late", Ignored.DISMISSED),)
+    assert late.ignored == (("late", IgnoredReason.DISMISSED),)
 
 
 async def test_the_repeat_of_a_replace_takes_nothing_that_came_in_between(store: Store) -> None:
@@ -200,8 +200,8 @@ async def test_a_creation_of_an_item_hidden_from_its_sender_is_answered_dismisse
     by_phone = await store.users.commit("alice", creating("each", for_device="*", sender=PHONE))
     by_laptop = await store.users.commit("alice", creating("each", for_device="*", sender=LAPTOP))
 
-    assert by_phone.ignored == (("each", Ignored.DISMISSED),)
-    assert by_laptop.ignored == (("each", Ignored.DUPLICATE),)
+    assert by_phone.ignored == (("each", IgnoredReason.DISMISSED),)
+    assert by_laptop.ignored == (("each", IgnoredReason.DUPLICATE),)
 
 
 async def test_a_dismissal_by_id_keeps_to_its_sender_s_categories_whenever_the_item_comes(store: Store) -> None:
@@ -219,7 +219,7 @@ async def test_a_message_id_makes_the_repeat_of_a_dated_message_unchanged(store:
     for dated in (
         message(intervals=[interval("news")], message_id="m"),
         external({"n": 1}, message_id="m"),
-        FLUSH | {"id": "f"},
+        RESET | {"id": "f"},
     ):
         first = await store.users.commit("alice", planned(dated))
         await store.users.commit("alice", creating(f"a{first.seq}", now_us=NOW_US + 1))
@@ -316,7 +316,7 @@ async def test_a_batch_that_meets_a_flush_of_all_flushes_once_and_keeps_its_orde
     await store.users.reset_all_users(30)
 
     results = await store.users.commit_many(
-        [("alice", creating("b")), ("alice", creating("c")), ("alice", planned(FLUSH)), ("alice", creating("d"))]
+        [("alice", creating("b")), ("alice", creating("c")), ("alice", planned(RESET)), ("alice", creating("d"))]
     )
 
     receipts = [result for result in results if isinstance(result, Receipt)]

@@ -10,15 +10,15 @@ import pytest
 
 from gregor.core.notify.intents import CHANNELS, EMAIL, WEBHOOK, Intent, IntentKind
 from gregor.core.notify.ledger import (
-    Attempt,
-    Claimed,
+    Claim,
+    DeliveryAttempt,
+    DeliveryHistory,
     DeliveryRecord,
+    DeliveryReplay,
+    DeliveryState,
     NotClaimed,
-    Replay,
-    State,
-    Story,
-    key_of,
-    path_of,
+    delivery_key,
+    delivery_path,
 )
 from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.contract.dead_letters import Place
@@ -29,8 +29,8 @@ from tests.support.builders import DAY_US, LIMITS, NOW_US, SECOND_US, creating
 
 PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=7, at_us=NOW_US)
 EVENT = Intent("alice", "a", IntentKind.EVENT, WEBHOOK, "wh_a:b2c", at_us=NOW_US, event='{"type":"item.acked"}')
-REFUSED = (Attempt(NOW_US, "400", None, "BadDeviceToken"),)
-NEVER_MIND = Story(NOW_US, 7, attempts=REFUSED)
+REFUSED = (DeliveryAttempt(NOW_US, "400", None, "BadDeviceToken"),)
+NEVER_MIND = DeliveryHistory(NOW_US, 7, attempts=REFUSED)
 
 
 @pytest.fixture(autouse=True)
@@ -40,19 +40,21 @@ async def users(store: Store) -> None:
         await store.users.commit(uid, creating("a", "b"))
 
 
-async def end(store: Store, intent: Intent, state: State = State.DEAD, at_us: int = NOW_US) -> DeliveryRecord:
+async def end(
+    store: Store, intent: Intent, state: DeliveryState = DeliveryState.DEAD, at_us: int = NOW_US
+) -> DeliveryRecord:
     """Planned, claimed, and settled so at that moment; its claim."""
-    await store.ledger.plan([intent], State.PLANNED, None, NOW_US)
+    await store.ledger.plan([intent], DeliveryState.PLANNED, None, NOW_US)
     claim = await store.ledger.claim(intent, "", at_us, at_us + SECOND_US)
-    assert isinstance(claim, Claimed), claim
-    story = replace_story(claim.delivery.story, at_us)
-    assert await store.ledger.record_outcome(claim.delivery, "", state, story)
+    assert isinstance(claim, Claim), claim
+    history = replace_story(claim.delivery.history, at_us)
+    assert await store.ledger.record_outcome(claim.delivery, "", state, history)
     return claim.delivery
 
 
-def replace_story(story: Story, at_us: int) -> Story:
+def replace_story(history: DeliveryHistory, at_us: int) -> DeliveryHistory:
     """Refused at that moment."""
-    return Story(story.planned_us, story.seq, attempts=REFUSED, event=story.event, since_us=at_us)
+    return DeliveryHistory(history.planned_us, history.seq, attempts=REFUSED, event=history.event, since_us=at_us)
 
 
 async def listed(store: Store, channel: str | None = None, limit: int = 100, now_us: int = NOW_US) -> list[str]:
@@ -61,15 +63,17 @@ async def listed(store: Store, channel: str | None = None, limit: int = 100, now
     before: Place | None = None
     while True:
         page = await store.dead_letters.page(before, limit, channel, now_us)
-        found += [path_of(each.intent) for each in page.letters]
+        found += [delivery_path(each.intent) for each in page.letters]
         assert len(page.letters) <= limit
         if page.after is None:
             return found
         before = page.after
 
 
-@pytest.mark.parametrize("state", [state for state in State if state not in (State.CLAIMED, State.DEAD)])
-async def test_what_is_not_dead_is_no_dead_letter(store: Store, state: State) -> None:
+@pytest.mark.parametrize(
+    "state", [state for state in DeliveryState if state not in (DeliveryState.CLAIMED, DeliveryState.DEAD)]
+)
+async def test_what_is_not_dead_is_no_dead_letter(store: Store, state: DeliveryState) -> None:
     await end(store, PHONE, state)
 
     assert await listed(store) == []
@@ -82,10 +86,12 @@ async def test_a_dead_letter_is_listed_with_all_that_the_ledger_knows(store: Sto
 
     page = await store.dead_letters.page(None, 9, None, NOW_US + 1)
 
-    kept = {key_of(each.intent): each for each in await store.ledger.of_item("alice", "a")}
-    assert page.letters == (kept[key_of(EVENT)], kept[key_of(PHONE)])
-    assert [(each.state, each.n, each.story.attempts) for each in page.letters] == [(State.DEAD, 1, REFUSED)] * 2
-    assert [each.story.last_us for each in page.letters] == [NOW_US + 1, NOW_US]
+    kept = {delivery_key(each.intent): each for each in await store.ledger.of_item("alice", "a")}
+    assert page.letters == (kept[delivery_key(EVENT)], kept[delivery_key(PHONE)])
+    assert [(each.state, each.n, each.history.attempts) for each in page.letters] == [
+        (DeliveryState.DEAD, 1, REFUSED)
+    ] * 2
+    assert [each.history.last_us for each in page.letters] == [NOW_US + 1, NOW_US]
     assert page.letters[0].intent.event == EVENT.event
 
 
@@ -128,14 +134,16 @@ async def test_a_replay_begins_anew_and_keeps_what_was_tried(store: Store) -> No
 
     assert await listed(store) == []
     [planned] = await store.ledger.of_item("alice", "a")
-    assert (planned.state, planned.n, planned.tries, planned.intent) == (State.PLANNED, 1, 1, PHONE)
-    assert planned.story == Story(NOW_US, 7, attempts=REFUSED, replays=(Replay(NOW_US, "400", later_us),))
-    assert planned.story.begun_us == later_us
-    assert not await store.ledger.record_outcome(old, "", State.SENT, NEVER_MIND), (
+    assert (planned.state, planned.n, planned.tries, planned.intent) == (DeliveryState.PLANNED, 1, 1, PHONE)
+    assert planned.history == DeliveryHistory(
+        NOW_US, 7, attempts=REFUSED, replays=(DeliveryReplay(NOW_US, "400", later_us),)
+    )
+    assert planned.history.begun_us == later_us
+    assert not await store.ledger.record_outcome(old, "", DeliveryState.SENT, NEVER_MIND), (
         "a worker that woke up after its lease"
     )
     claim = await store.ledger.claim(PHONE, "", later_us, later_us + SECOND_US)
-    assert isinstance(claim, Claimed) and (claim.before, claim.delivery.n) == (State.PLANNED, 2)
+    assert isinstance(claim, Claim) and (claim.before, claim.delivery.n) == (DeliveryState.PLANNED, 2)
 
 
 async def test_an_event_that_is_replayed_is_decided_now(store: Store) -> None:
@@ -176,7 +184,7 @@ async def test_two_replays_at_the_same_moment_are_one(store: Store) -> None:
     done = await asyncio.gather(*(store.dead_letters.replay(PHONE, NOW_US + n) for n in range(5)))
 
     assert sorted(done) == [False] * 4 + [True]
-    assert isinstance(await store.ledger.claim(PHONE, "", NOW_US + 9, NOW_US + SECOND_US), Claimed)
+    assert isinstance(await store.ledger.claim(PHONE, "", NOW_US + 9, NOW_US + SECOND_US), Claim)
     assert await store.ledger.claim(PHONE, "", NOW_US + 9, NOW_US + SECOND_US) is NotClaimed.BUSY
 
 
@@ -199,7 +207,7 @@ async def test_what_is_dropped_is_no_dead_letter_and_stays_dead_in_the_ledger(st
 
     assert await listed(store) == ["alice/a/item/0/tablet/apns"]
     assert not await store.dead_letters.replay(PHONE, NOW_US)
-    assert [each.state for each in await store.ledger.of_item("alice", "a")] == [State.DEAD] * 2
+    assert [each.state for each in await store.ledger.of_item("alice", "a")] == [DeliveryState.DEAD] * 2
 
 
 async def test_a_purge_is_of_a_channel_and_of_what_was_given_up_before(store: Store) -> None:

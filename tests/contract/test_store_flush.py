@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from gregor.core.items.announcement import Kind
+from gregor.core.items.announcement import AnnouncementKind
 from gregor.core.items.sync import Full, Unchanged, View, cursor_for
 from gregor.store.contract.devices import Registration
 from gregor.store.contract.store import Store
 from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from tests.support.builders import (
     BACKEND,
-    FLUSH,
     NOW_US,
+    RESET,
     SECOND_US,
     SEED,
     creating,
@@ -31,7 +31,7 @@ async def test_a_flush_is_the_next_epoch_and_seq_and_keeps_all(store: Store) -> 
     await store.users.commit("alice", dismissing("b"))
     before = await store.users.state("alice", BACKEND, NOW_US)
 
-    receipt = await store.users.commit("alice", planned(FLUSH))
+    receipt = await store.users.commit("alice", planned(RESET))
 
     after = await store.users.state("alice", BACKEND, NOW_US)
     assert (receipt.epoch, receipt.seq, receipt.is_unchanged) == (NEXT, 3, False)
@@ -43,9 +43,9 @@ async def test_a_flush_is_the_next_epoch_and_seq_and_keeps_all(store: Store) -> 
 
 async def test_the_last_epoch_is_followed_by_the_first_that_is_one(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
-    await store.users.commit("bob", planned(FLUSH, seed=b"\xff\xff\xfe"))
+    await store.users.commit("bob", planned(RESET, seed=b"\xff\xff\xfe"))
 
-    receipt = await store.users.commit("bob", planned(FLUSH))
+    receipt = await store.users.commit("bob", planned(RESET))
 
     assert receipt.epoch == b"\0\0\1"
 
@@ -67,8 +67,8 @@ async def test_a_flush_of_all_is_told_once_and_meets_each_user_at_its_next_call(
     assert (receipt.epoch, receipt.seq) == (NEXT, 3)
     assert isinstance(synced, Full) and (synced.epoch, synced.seq, ids_of(synced)) == (NEXT, 2, ["a"])
     assert (state.epoch, state.seq) == (NEXT, 2)
-    assert [each.kind for each in await alice.announcements(2)] == [Kind.FLUSH, Kind.UPDATE]
-    assert [(each.kind, each.spread_s) for each in await bob.announcements(1)] == [(Kind.FLUSH, 7)]
+    assert [each.kind for each in await alice.announcements(2)] == [AnnouncementKind.RESET, AnnouncementKind.UPDATE]
+    assert [(each.kind, each.spread_s) for each in await bob.announcements(1)] == [(AnnouncementKind.RESET, 7)]
 
 
 async def test_a_user_that_a_flush_of_all_meets_late_is_told_the_spread_of_the_last_one(
@@ -81,7 +81,7 @@ async def test_a_user_that_a_flush_of_all_meets_late_is_told_the_spread_of_the_l
     await store.users.reset_all_users(0)
     await store.users.state("alice", BACKEND, NOW_US)
 
-    flushes = [each for each in await heard.announcements(3) if each.kind is Kind.FLUSH]
+    flushes = [each for each in await heard.announcements(3) if each.kind is AnnouncementKind.RESET]
     assert [each.spread_s for each in flushes] == [3_600, 0]
 
 
@@ -107,7 +107,7 @@ async def test_a_user_s_own_flush_counts_for_the_flush_of_all(store: Store) -> N
     await store.users.commit("alice", creating("a"))
     await store.users.reset_all_users(30)
 
-    receipt = await store.users.commit("alice", planned(FLUSH))
+    receipt = await store.users.commit("alice", planned(RESET))
 
     assert (receipt.epoch, receipt.seq) == (NEXT, 2)
     assert (await store.users.state("alice", BACKEND, NOW_US)).seq == 2
@@ -122,7 +122,7 @@ async def test_a_flush_of_all_and_an_expiry_may_be_due_at_once(store: Store) -> 
     state = await store.users.state("alice", BACKEND, later_us)
     entry = await store.users.item("bob", "a", BACKEND, later_us)
     receipt = await store.users.commit("carol", creating("b", now_us=later_us))
-    flushed = await store.users.commit("dave", planned(FLUSH, now_us=later_us))
+    flushed = await store.users.commit("dave", planned(RESET, now_us=later_us))
 
     assert (state.epoch, state.seq, state.items) == (NEXT, 3, ())
     assert entry is not None and entry.gone is not None and entry.gone.seq == 2

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import LONGEST_WAIT_US, Claimed, DeliveryRecord, State
+from gregor.core.notify.ledger import LONGEST_WAIT_US, Claim, DeliveryRecord, DeliveryState
 from gregor.store.contract.agenda import WorkKind
 from gregor.store.contract.store import Store
 from tests.support.agendas import entries
@@ -29,12 +29,12 @@ async def alice(store: Store) -> None:
 
 async def wait(store: Store, *intents: Intent, reason: str = "quiet_hours", until_us: int = UNTIL_US) -> None:
     """Enter these, and have them wait."""
-    await store.ledger.plan(intents, State.PLANNED, None, NOW_US)
+    await store.ledger.plan(intents, DeliveryState.PLANNED, None, NOW_US)
     for intent in intents:
         claim = await store.ledger.claim(intent, "", NOW_US, NOW_US + SECOND_US)
-        assert isinstance(claim, Claimed)
-        story = claim.delivery.story.waiting(reason, NOW_US, until_us)
-        await store.ledger.record_outcome(claim.delivery, "", State.WAITING, story, counts=False)
+        assert isinstance(claim, Claim)
+        history = claim.delivery.history.waiting(reason, NOW_US, until_us)
+        await store.ledger.record_outcome(claim.delivery, "", DeliveryState.WAITING, history, counts=False)
 
 
 async def all_of(store: Store) -> list[DeliveryRecord]:
@@ -46,22 +46,24 @@ async def test_what_waits_longer_than_it_must_is_had_at_once_and_the_agenda_asks
 
     assert await store.ledger.expedite("alice", "quiet_hours", LATER_US, LATER_US) == 3
 
-    assert [(each.state, each.is_hastened, each.n) for each in await all_of(store)] == [(State.WAITING, True, 0)] * 3
+    assert [(each.state, each.is_hastened, each.n) for each in await all_of(store)] == [
+        (DeliveryState.WAITING, True, 0)
+    ] * 3
     an_hour = HOUR_US // SECOND_US
     assert await entries(store) == [(WorkKind.OVERDUE, "a", an_hour), (WorkKind.OVERDUE, "b", an_hour)]
     for intent in (PHONE, TABLET, MAIL):
         claim = await store.ledger.claim(intent, "", LATER_US, LATER_US + SECOND_US)
-        assert isinstance(claim, Claimed) and not claim.delivery.is_hastened
+        assert isinstance(claim, Claim) and not claim.delivery.is_hastened
 
 
 async def test_one_that_waits_again_waits_for_the_new_time(store: Store) -> None:
     await wait(store, PHONE)
     await store.ledger.expedite("alice", "quiet_hours", LATER_US, LATER_US)
     claim = await store.ledger.claim(PHONE, "", LATER_US, LATER_US + SECOND_US)
-    assert isinstance(claim, Claimed)
+    assert isinstance(claim, Claim)
 
-    story = claim.delivery.story.waiting("quiet_hours", LATER_US, LATER_US + HOUR_US)
-    await store.ledger.record_outcome(claim.delivery, "", State.WAITING, story, counts=False)
+    history = claim.delivery.history.waiting("quiet_hours", LATER_US, LATER_US + HOUR_US)
+    await store.ledger.record_outcome(claim.delivery, "", DeliveryState.WAITING, history, counts=False)
 
     [entry] = await all_of(store)
     assert (entry.is_hastened, entry.lease_until_us) == (False, LATER_US + HOUR_US)
@@ -71,7 +73,7 @@ async def test_one_that_waits_again_waits_for_the_new_time(store: Store) -> None
 async def test_what_waits_for_something_else_or_no_longer_than_it_must_is_left_as_it_is(store: Store) -> None:
     await wait(store, PHONE)
     await wait(store, TABLET, reason="budget")
-    await store.ledger.plan([MAIL], State.PLANNED, None, NOW_US)
+    await store.ledger.plan([MAIL], DeliveryState.PLANNED, None, NOW_US)
     before = await all_of(store), await entries(store)
 
     assert await store.ledger.expedite("alice", "quiet_hours", UNTIL_US, LATER_US) == 0
@@ -83,11 +85,11 @@ async def test_what_waits_for_something_else_or_no_longer_than_it_must_is_left_a
 async def test_what_somebody_has_in_hand_is_left_to_it(store: Store) -> None:
     await wait(store, PHONE)
     claim = await store.ledger.claim(PHONE, "", UNTIL_US, UNTIL_US + SECOND_US)
-    assert isinstance(claim, Claimed)
+    assert isinstance(claim, Claim)
 
     assert await store.ledger.expedite("alice", "quiet_hours", NOW_US, UNTIL_US) == 0
 
-    assert await store.ledger.record_outcome(claim.delivery, "", State.SENT, claim.delivery.story)
+    assert await store.ledger.record_outcome(claim.delivery, "", DeliveryState.SENT, claim.delivery.history)
 
 
 @pytest.mark.parametrize("turns", range(12))
@@ -101,8 +103,8 @@ async def test_a_claim_that_comes_between_stands(store: Store, turns: int) -> No
     claim = await store.ledger.claim(PHONE, "", UNTIL_US, UNTIL_US + SECOND_US)
 
     await hastening
-    assert isinstance(claim, Claimed)
-    assert await store.ledger.record_outcome(claim.delivery, "", State.SENT, claim.delivery.story)
+    assert isinstance(claim, Claim)
+    assert await store.ledger.record_outcome(claim.delivery, "", DeliveryState.SENT, claim.delivery.history)
 
 
 async def test_what_was_planned_long_ago_and_waits_still_is_found(store: Store) -> None:

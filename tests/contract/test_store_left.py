@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable
 import pytest
 from msgspec.structs import replace
 
-from gregor.core.items.sync import Gone
-from gregor.core.messages.model import Commit, Reason, Sender, Timer, TimerKind
+from gregor.core.items.sync import Removal
+from gregor.core.messages.model import Commit, ItemTimer, ItemTimerKind, RemovalReason, Sender
 from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.contract.store import Store
 from tests.support.agendas import ALICE, at, entries, remind, timed, work_of
 from tests.support.builders import BACKEND, LIMITS, NOW_US, SEED, creating, dismissing, interval, sweeping
 
-PUSH, MAIL = Timer(TimerKind.PUSH, at(3)), Timer(TimerKind.MAIL, at(900))
+PUSH, MAIL = ItemTimer(ItemTimerKind.PUSH, at(3)), ItemTimer(ItemTimerKind.MAIL, at(900))
 PHONE = Sender("phone")
 
 Leaving = Callable[[Store], Awaitable[object]]
@@ -24,27 +24,34 @@ async def _expire_on_read(store: Store) -> None:
     await store.users.state("alice", BACKEND, at(60))
 
 
-WAYS: dict[str, tuple[Reason, float, Leaving]] = {
-    "dismissed": (Reason.DISMISSED, 5, lambda store: store.users.commit("alice", dismissing("a", now_us=at(5)))),
-    "swept": (Reason.INTERVAL, 5, lambda store: store.users.commit("alice", sweeping(interval("news"), now_us=at(5)))),
-    "expired at its time": (Reason.EXPIRED, 60, lambda store: store.users.commit_due("alice", at(60))),
-    "expired, found by a read": (Reason.EXPIRED, 60, _expire_on_read),
+WAYS: dict[str, tuple[RemovalReason, float, Leaving]] = {
+    "dismissed": (RemovalReason.DISMISSED, 5, lambda store: store.users.commit("alice", dismissing("a", now_us=at(5)))),
+    "swept": (
+        RemovalReason.INTERVAL,
+        5,
+        lambda store: store.users.commit("alice", sweeping(interval("news"), now_us=at(5))),
+    ),
+    "expired at its time": (RemovalReason.EXPIRED, 60, lambda store: store.users.commit_due("alice", at(60))),
+    "expired, found by a read": (RemovalReason.EXPIRED, 60, _expire_on_read),
     "expired, found by a commit": (
-        Reason.EXPIRED,
+        RemovalReason.EXPIRED,
         60,
         lambda store: store.users.commit("alice", creating("x", now_us=at(60))),
     ),
     "folded": (
-        Reason.AGGREGATED,
+        RemovalReason.AGGREGATED,
         5,
         lambda store: store.users.commit(
-            "alice", replace(creating("sum", now_us=at(5)), ids=("a",), reason=Reason.AGGREGATED, is_guarded=True)
+            "alice",
+            replace(creating("sum", now_us=at(5)), ids=("a",), reason=RemovalReason.AGGREGATED, is_conditional=True),
         ),
     ),
     "displaced": (
-        Reason.DISPLACED,
+        RemovalReason.DISPLACED,
         5,
-        lambda store: store.users.commit("alice", Commit(at(5), SEED, reason=Reason.DISPLACED, keep=("news", 0))),
+        lambda store: store.users.commit(
+            "alice", Commit(at(5), SEED, reason=RemovalReason.DISPLACED, keep=("news", 0))
+        ),
     ),
 }
 
@@ -52,7 +59,7 @@ WAYS: dict[str, tuple[Reason, float, Leaving]] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("timer", [PUSH, MAIL], ids=["push", "mail"])
 async def test_what_may_have_been_told_of_stands_in_the_agenda_when_it_leaves(
-    store: Store, way: str, timer: Timer
+    store: Store, way: str, timer: ItemTimer
 ) -> None:
     reason, seconds, leave = WAYS[way]
     await store.users.commit("alice", creating("first", category="other"))
@@ -63,7 +70,7 @@ async def test_what_may_have_been_told_of_stands_in_the_agenda_when_it_leaves(
     due = [work for work in await store.agenda.due_work("alice", at(seconds), 9) if work.kind is not WorkKind.FORGET]
     [left] = due
     assert (left.kind, left.name, left.at_us, left.seq) == (WorkKind.LEFT, "a", at(seconds), 3)
-    assert left.gone == Gone(at(seconds), reason, None, 3)
+    assert left.gone == Removal(at(seconds), reason, None, 3)
     assert left.item is not None and (left.item.id, left.item.category, left.item.seq) == ("a", "news", 2)
     first_us = (await store.agenda.next_due_times())[ALICE]
     assert first_us is not None and first_us <= at(seconds)
@@ -76,14 +83,16 @@ async def test_an_item_of_a_device_stands_there_when_the_device_is_forgotten(sto
     await store.devices.forget_device("alice", "phone", at(5), SEED)
 
     left = await work_of(store, WorkKind.LEFT)
-    assert left.gone is not None and left.gone.reason is Reason.DISPLACED
+    assert left.gone is not None and left.gone.reason is RemovalReason.DISPLACED
     assert left.item is not None and left.item.for_device == "phone"
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "folded"])
 async def test_what_nobody_is_told_of_leaves_nothing_behind(store: Store, way: str) -> None:
     await store.users.commit("alice", creating("first", category="other"))
-    await store.users.commit("alice", timed("a", Timer(TimerKind.WINDOW, at(300)), expires="+60", remind_at=["+30"]))
+    await store.users.commit(
+        "alice", timed("a", ItemTimer(ItemTimerKind.WINDOW, at(300)), expires="+60", remind_at=["+30"])
+    )
 
     await WAYS[way][2](store)
 
@@ -112,9 +121,9 @@ async def test_a_watched_commit_says_so_of_what_it_displaces(store: Store) -> No
 async def test_an_item_is_told_of_from_its_first_reminder_that_is_followed(store: Store) -> None:
     """Its type may have come to push after it was made."""
     await store.users.commit("alice", creating("a", "b", remind_at=["+1", "+30"]))
-    await store.users.commit("alice", remind("a", 0, at(1), is_followed=True))
+    await store.users.commit("alice", remind("a", 0, at(1), has_follow_up=True))
     await store.users.commit("alice", remind("b", 0, at(1)))
-    await store.users.commit("alice", remind("a", 1, at(30), is_followed=True))
+    await store.users.commit("alice", remind("a", 1, at(30), has_follow_up=True))
     before = await store.users.state("alice", BACKEND, at(31))
 
     await store.users.commit("alice", dismissing("a", "b", now_us=at(31)))
@@ -139,7 +148,7 @@ async def test_who_dismissed_it_is_named(store: Store) -> None:
 
     await store.users.commit("alice", dismissing("a", now_us=at(5), sender=PHONE))
 
-    assert (await work_of(store, WorkKind.LEFT)).gone == Gone(at(5), Reason.DISMISSED, "phone", 2)
+    assert (await work_of(store, WorkKind.LEFT)).gone == Removal(at(5), RemovalReason.DISMISSED, "phone", 2)
 
 
 async def test_it_is_claimed_at_once_and_gone_when_it_is_settled(store: Store) -> None:

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from gregor.core.items.digest import digest_of
-from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, Cursor, Delta, Full, Gone, Head, Unchanged, View, cursor_for
-from gregor.core.messages.model import Reason, Sender
+from gregor.core.items.digest import digest_items
+from gregor.core.items.sync import (
+    NO_EPOCH,
+    ZERO_DIGEST,
+    Cursor,
+    Delta,
+    Full,
+    Removal,
+    Unchanged,
+    UserPosition,
+    View,
+    cursor_for,
+)
+from gregor.core.messages.model import RemovalReason, Sender
 from gregor.store.contract.store import Store
 from tests.support.builders import (
     BACKEND,
@@ -73,7 +84,7 @@ async def test_the_digest_is_of_exactly_the_items_shown(store: Store, view: View
     state = await store.users.state("alice", view, NOW_US)
     synced = await store.users.sync("alice", view, None, None, NOW_US)
 
-    assert state.digest == synced.digest == digest_of((entry.id, entry.json) for entry in state.items)
+    assert state.digest == synced.digest == digest_items((entry.id, entry.json) for entry in state.items)
 
 
 async def test_a_delta_is_netted_and_in_order(store: Store) -> None:
@@ -173,7 +184,7 @@ async def test_heads_are_of_what_every_device_sees_in_the_order_asked(store: Sto
     await store.users.commit("alice", creating("own", for_device="phone"))
     await store.users.commit("alice", dismissing("a", sender=Sender("laptop")))
 
-    assert await store.users.heads(["nobody", "alice"]) == [None, Head(SEED, 3, shared)]
+    assert await store.users.heads(["nobody", "alice"]) == [None, UserPosition(SEED, 3, shared)]
 
 
 async def test_an_item_tells_when_why_and_by_whom_it_left(store: Store) -> None:
@@ -184,15 +195,15 @@ async def test_an_item_tells_when_why_and_by_whom_it_left(store: Store) -> None:
     await store.users.commit("alice", creating("x", category="x", created=NOW - 5, expires=NOW, now_us=at_us))
     await store.users.commit("alice", dismissing("d", now_us=at_us))
 
-    async def gone(item_id: str) -> Gone | None:
+    async def gone(item_id: str) -> Removal | None:
         entry = await store.users.item("alice", item_id, BACKEND, at_us)
         assert entry is not None
         return entry.gone
 
-    assert await gone("a") == Gone(at_us, Reason.DISMISSED, "phone", 2)
-    assert await gone("b") == Gone(at_us, Reason.INTERVAL, None, 3)
-    assert await gone("x") == Gone(at_us, Reason.EXPIRED, None, 4)
-    assert await gone("d") == Gone(at_us, Reason.DISMISSED, None, 5)
+    assert await gone("a") == Removal(at_us, RemovalReason.DISMISSED, "phone", 2)
+    assert await gone("b") == Removal(at_us, RemovalReason.INTERVAL, None, 3)
+    assert await gone("x") == Removal(at_us, RemovalReason.EXPIRED, None, 4)
+    assert await gone("d") == Removal(at_us, RemovalReason.DISMISSED, None, 5)
     assert await gone("e") is None
 
 
@@ -204,7 +215,7 @@ async def test_a_device_s_history_shows_its_own_hiding_and_nothing_of_others(sto
     mine = await store.users.item("alice", "each", PHONE, NOW_US + 5)
     theirs = await store.users.item("alice", "each", View("laptop"), NOW_US + 5)
 
-    assert mine is not None and mine.gone == Gone(NOW_US + 5, Reason.DISMISSED, "phone", 3)
+    assert mine is not None and mine.gone == Removal(NOW_US + 5, RemovalReason.DISMISSED, "phone", 3)
     assert theirs is not None and theirs.gone is None
     assert await store.users.item("alice", "own", PHONE, NOW_US + 5) is None
     assert await store.users.item("alice", "each", View("phone", ("other",)), NOW_US + 5) is None
@@ -234,7 +245,7 @@ async def test_the_state_at_a_time_is_answered_from_what_is_known_now(store: Sto
 
     async def shown(view: View, second: int) -> list[str]:
         full = await store.users.state_at("alice", view, second * SECOND_US, later_us)
-        assert full.digest == digest_of((entry.id, entry.json) for entry in full.items)
+        assert full.digest == digest_items((entry.id, entry.json) for entry in full.items)
         return sorted(ids_of(full))
 
     assert await shown(PHONE, NOW - 101) == []
@@ -252,7 +263,7 @@ async def test_reads_commit_what_has_expired(store: Store) -> None:
 
     entry = await store.users.item("alice", "a", BACKEND, now_us)
 
-    assert entry is not None and entry.gone == Gone(now_us, Reason.EXPIRED, None, 2)
+    assert entry is not None and entry.gone == Removal(now_us, RemovalReason.EXPIRED, None, 2)
     assert document_of(entry.json)["times"]["expires"] == NOW + 1
     (head,) = await store.users.heads(["alice"])
     assert head is not None and head.seq == 2

@@ -12,7 +12,7 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender
 from gregor.core.notify.contact import parse_contact, parse_preferences
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import State
+from gregor.core.notify.ledger import DeliveryState
 from gregor.store.contract.devices import DeviceSession, Registration
 from gregor.store.contract.push_context import PushContext
 from gregor.store.contract.store import Store
@@ -66,7 +66,7 @@ async def settle_in(store: Store) -> None:
         opened = DeviceSession(session, f"c-{session}", "g", NOW_US, foreground)
         await store.devices.open_session("alice", device, opened, NOW_US, 30 * SECOND_US)
     gone = [Intent("alice", "gone", IntentKind.WITHDRAW, "apns", device, at_us=NOW_US) for device in ("phone", "pho")]
-    await store.ledger.plan(gone, State.PLANNED, None, NOW_US)
+    await store.ledger.plan(gone, DeliveryState.PLANNED, None, NOW_US)
 
 
 async def test_a_scene_is_what_the_reads_say_one_by_one(store: Store) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
 from gregor.core.notify.intents import FRAME, Intent, IntentKind
-from gregor.core.notify.ledger import Attempt, Claimed, State
-from gregor.core.notify.timeline import MOST_ACKNOWLEDGEMENTS, Acknowledged, timeline
+from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryState
+from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement, build_timeline
 from gregor.store.contract.store import Store
 from tests.support.agendas import at
 from tests.support.builders import BACKEND, NOW_US, creating, dismissing
@@ -20,44 +20,44 @@ async def test_each_acknowledgement_that_raised_anything_is_kept_with_its_moment
         await store.devices.acknowledge("alice", view, seq, at(second))
 
     assert await store.devices.acknowledgements("alice") == [
-        Acknowledged(DESK, 0, 3, at(1)),
-        Acknowledged(View("phone"), 0, 2, at(2)),
-        Acknowledged(DESK, 3, 7, at(5)),
+        Acknowledgement(DESK, 0, 3, at(1)),
+        Acknowledgement(View("phone"), 0, 2, at(2)),
+        Acknowledgement(DESK, 3, 7, at(5)),
     ]
     assert await store.devices.acknowledgements("bob") == []
 
 
 async def test_the_newest_are_kept_and_what_was_acknowledged_stands(store: Store) -> None:
-    for seq in range(1, MOST_ACKNOWLEDGEMENTS + 3):
+    for seq in range(1, MAX_ACKNOWLEDGEMENTS + 3):
         await store.devices.acknowledge("alice", DESK, seq, at(seq))
 
     kept = await store.devices.acknowledgements("alice")
 
-    assert len(kept) == MOST_ACKNOWLEDGEMENTS
-    assert (kept[0].since, kept[-1].until) == (2, MOST_ACKNOWLEDGEMENTS + 2)
-    assert await store.devices.acknowledged("alice") == {DESK: MOST_ACKNOWLEDGEMENTS + 2}
+    assert len(kept) == MAX_ACKNOWLEDGEMENTS
+    assert (kept[0].since, kept[-1].until) == (2, MAX_ACKNOWLEDGEMENTS + 2)
+    assert await store.devices.acknowledged("alice") == {DESK: MAX_ACKNOWLEDGEMENTS + 2}
 
 
 async def test_a_timeline_is_made_of_what_is_kept(store: Store) -> None:
     await store.users.commit("alice", creating("a", now_us=at(0)))
     await store.devices.acknowledge("alice", DESK, 1, at(2))
     fired = Intent("alice", "a", IntentKind.REMIND, FRAME, "", 0, 2, at(5))
-    await store.ledger.plan([fired], State.SENT, None, at(5))
-    await store.ledger.plan([PHONE], State.PLANNED, None, at(10))
+    await store.ledger.plan([fired], DeliveryState.SENT, None, at(5))
+    await store.ledger.plan([PHONE], DeliveryState.PLANNED, None, at(10))
     claim = await store.ledger.claim(PHONE, "", at(11), at(20))
-    assert isinstance(claim, Claimed)
-    waiting = claim.delivery.story.waiting("quiet_hours", at(11), at(30))
-    await store.ledger.record_outcome(claim.delivery, "", State.WAITING, waiting, counts=False)
+    assert isinstance(claim, Claim)
+    waiting = claim.delivery.history.waiting("quiet_hours", at(11), at(30))
+    await store.ledger.record_outcome(claim.delivery, "", DeliveryState.WAITING, waiting, counts=False)
     claim = await store.ledger.claim(PHONE, "", at(30), at(40))
-    assert isinstance(claim, Claimed)
-    sent = claim.delivery.story.attempted(Attempt(at(31), "200"))
-    await store.ledger.record_outcome(claim.delivery, "", State.SENT, sent)
+    assert isinstance(claim, Claim)
+    sent = claim.delivery.history.attempted(DeliveryAttempt(at(31), "200"))
+    await store.ledger.record_outcome(claim.delivery, "", DeliveryState.SENT, sent)
     await store.users.commit("alice", dismissing("a", now_us=at(60), sender=Sender("desk")))
 
     entry = await store.users.item("alice", "a", BACKEND, at(61))
     told = await store.ledger.of_item("alice", "a")
     assert entry is not None
-    events = timeline(entry, told, await store.devices.acknowledgements("alice"), BACKEND)
+    events = build_timeline(entry, told, await store.devices.acknowledgements("alice"), BACKEND)
 
     assert [((event.at_us - NOW_US) // 1_000_000, event.word) for event in events] == [
         (0, "created"),

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gregor.core.items.announcement import Entry, Kind, Scope
-from gregor.core.messages.model import Commit, Reason, Receipt, Sender, Timer, TimerKind
+from gregor.core.items.announcement import AnnouncementEntry, AnnouncementKind, DeviceScope
+from gregor.core.messages.model import Commit, ItemTimer, ItemTimerKind, Receipt, RemovalReason, Sender
 from gregor.store.contract.agenda import WorkKind
 from gregor.store.contract.store import Store
 from tests.support.agendas import at, entries, remind, timed, work_of
@@ -60,17 +60,23 @@ async def test_of_reminders_past_on_arrival_only_the_latest_waits_and_none_at_or
 
 async def test_an_item_that_is_dead_on_arrival_asks_for_nothing(store: Store) -> None:
     await store.users.commit("alice", dismissing("a"))
-    await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(5)), remind_at=["+10"]))
-    await store.users.commit("alice", timed("b", Timer(TimerKind.WINDOW, at(5)), created=NOW - 9, expires=NOW))
+    await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(5)), remind_at=["+10"]))
+    await store.users.commit("alice", timed("b", ItemTimer(ItemTimerKind.WINDOW, at(5)), created=NOW - 9, expires=NOW))
 
     assert await entries(store) == []
 
 
 async def test_push_and_mail_are_of_the_item_and_a_window_is_of_its_category_and_device(store: Store) -> None:
-    timers = (Timer(TimerKind.PUSH, at(10)), Timer(TimerKind.MAIL, at(20)), Timer(TimerKind.WINDOW, at(30)))
+    timers = (
+        ItemTimer(ItemTimerKind.PUSH, at(10)),
+        ItemTimer(ItemTimerKind.MAIL, at(20)),
+        ItemTimer(ItemTimerKind.WINDOW, at(30)),
+    )
     await store.users.commit("alice", timed("a", *timers, category="news"))
-    await store.users.commit("alice", timed("b", Timer(TimerKind.WINDOW, at(40)), category="news"))
-    await store.users.commit("alice", timed("c", Timer(TimerKind.WINDOW, at(50)), category="news", for_device="phone"))
+    await store.users.commit("alice", timed("b", ItemTimer(ItemTimerKind.WINDOW, at(40)), category="news"))
+    await store.users.commit(
+        "alice", timed("c", ItemTimer(ItemTimerKind.WINDOW, at(50)), category="news", for_device="phone")
+    )
 
     assert await entries(store) == [
         (WorkKind.PUSH, "a", 10),
@@ -82,7 +88,7 @@ async def test_push_and_mail_are_of_the_item_and_a_window_is_of_its_category_and
 
 async def test_many_creations_of_one_message_each_ask_for_their_own(store: Store) -> None:
     commit = planned(message({"a": item(expires="+50"), "b": item(), "c": item()}))
-    timers = {"a": (), "b": (Timer(TimerKind.PUSH, at(7)),), "c": (Timer(TimerKind.WINDOW, at(8)),)}
+    timers = {"a": (), "b": (ItemTimer(ItemTimerKind.PUSH, at(7)),), "c": (ItemTimer(ItemTimerKind.WINDOW, at(8)),)}
     creations = tuple(replace(creation, timers=timers[creation.id]) for creation in commit.creations)
     await store.users.commit("alice", replace(commit, creations=creations))
 
@@ -95,13 +101,17 @@ async def test_many_creations_of_one_message_each_ask_for_their_own(store: Store
 
 @pytest.mark.parametrize("end", ["id", "interval", "device"])
 async def test_whatever_ends_an_item_takes_its_entries_away_and_no_others(store: Store, end: str) -> None:
-    timers = (Timer(TimerKind.PUSH, at(10)), Timer(TimerKind.MAIL, at(20)), Timer(TimerKind.WINDOW, at(30)))
+    timers = (
+        ItemTimer(ItemTimerKind.PUSH, at(10)),
+        ItemTimer(ItemTimerKind.MAIL, at(20)),
+        ItemTimer(ItemTimerKind.WINDOW, at(30)),
+    )
     for_device = "phone" if end == "device" else None
     await store.devices.ensure_device("alice", "phone", NOW_US)
     await store.users.commit(
         "alice", timed("a", *timers, category="news", remind_at=["+5"], expires="+40", for_device=for_device)
     )
-    await store.users.commit("alice", timed("b", Timer(TimerKind.PUSH, at(15)), category="mail", expires="+45"))
+    await store.users.commit("alice", timed("b", ItemTimer(ItemTimerKind.PUSH, at(15)), category="mail", expires="+45"))
     if end == "id":
         await store.users.commit("alice", dismissing("a", now_us=at(1)))
     elif end == "interval":
@@ -118,7 +128,9 @@ async def test_whatever_ends_an_item_takes_its_entries_away_and_no_others(store:
 
 
 async def test_a_hiding_leaves_the_entries_of_the_item_that_others_still_see(store: Store) -> None:
-    await store.users.commit("alice", timed("a", Timer(TimerKind.PUSH, at(9)), remind_at=["+5"], for_device="*"))
+    await store.users.commit(
+        "alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(9)), remind_at=["+5"], for_device="*")
+    )
 
     await store.users.commit("alice", dismissing("a", sender=Sender("phone")))
 
@@ -142,8 +154,8 @@ async def test_a_reminder_takes_a_seq_is_told_once_and_the_next_one_takes_its_pl
     assert again == Receipt(SEED, 2, is_unchanged=True)
     assert await entries(store) == [(WorkKind.REMIND, "a", 20)]
     told = (await heard.announcements(2))[1]
-    assert (told.kind, told.seq, told.remind_at_us) == (Kind.REMIND, 2, at(10))
-    assert (told.entries, told.before, told.after) == ((Entry("a", "news", None),), told.after, told.before)
+    assert (told.kind, told.seq, told.remind_at_us) == (AnnouncementKind.REMIND, 2, at(10))
+    assert (told.entries, told.before, told.after) == ((AnnouncementEntry("a", "news", None),), told.after, told.before)
     await store.users.commit("alice", remind("a", 1, at(21)))
     assert await entries(store) == []
 
@@ -169,10 +181,14 @@ async def test_a_reminder_at_or_after_the_expiry_never_takes_the_place_of_the_on
 
 @pytest.mark.parametrize(
     ("for_device", "scope", "devices"),
-    [("phone", Scope.ONLY, ("", "phone")), ("*", Scope.ALL_BUT, ("laptop", "phone")), (None, Scope.EVERY, ())],
+    [
+        ("phone", DeviceScope.ONLY, ("", "phone")),
+        ("*", DeviceScope.ALL_BUT, ("laptop", "phone")),
+        (None, DeviceScope.EVERY, ()),
+    ],
 )
 async def test_a_reminder_is_told_to_the_devices_that_see_the_item(
-    store: Store, heard: AnnouncementRecorder, for_device: str | None, scope: Scope, devices: tuple[str, ...]
+    store: Store, heard: AnnouncementRecorder, for_device: str | None, scope: DeviceScope, devices: tuple[str, ...]
 ) -> None:
     await store.users.commit("alice", creating("a", remind_at=["+10"], for_device=for_device))
     if for_device == "*":
@@ -182,14 +198,14 @@ async def test_a_reminder_is_told_to_the_devices_that_see_the_item(
     receipt = await store.users.commit("alice", remind("a", 0, at(10)))
 
     told = (await heard.announcements(receipt.seq))[-1]
-    assert told.entries == (Entry("a", "news", None, scope, devices),)
+    assert told.entries == (AnnouncementEntry("a", "news", None, scope, devices),)
 
 
 async def test_what_follows_a_reminder_stands_in_the_agenda_until_it_is_done(store: Store) -> None:
     await store.users.commit("alice", creating("a", remind_at=["+10", "+20"]))
 
-    await store.users.commit("alice", remind("a", 0, at(11), is_followed=True))
-    await store.users.commit("alice", remind("a", 0, at(12), is_followed=True))
+    await store.users.commit("alice", remind("a", 0, at(11), has_follow_up=True))
+    await store.users.commit("alice", remind("a", 0, at(12), has_follow_up=True))
 
     assert await entries(store) == [(WorkKind.FOLLOW, "a", 11), (WorkKind.REMIND, "a", 20)]
     follow = await work_of(store, WorkKind.FOLLOW)
@@ -209,19 +225,23 @@ async def test_the_oldest_of_exactly_one_category_leave_where_there_are_too_many
         await store.users.commit("alice", creating(item_id, category="news", created=NOW - number))
     await store.users.commit("alice", creating("z", category="news.local", created=NOW - 90))
 
-    keep = Commit(at(1), SEED, reason=Reason.DISPLACED, keep=("news", 1))
+    keep = Commit(at(1), SEED, reason=RemovalReason.DISPLACED, keep=("news", 1))
     receipt, again = await store.users.commit("alice", keep), await store.users.commit("alice", keep)
 
     assert receipt == Receipt(SEED, 5, dismissed=("b", "a"))
     assert again == Receipt(SEED, 5, is_unchanged=True)
     told = (await heard.announcements(5))[4]
-    assert (told.kind, told.reason, [entry.id for entry in told.entries]) == (Kind.UPDATE, Reason.DISPLACED, ["b", "a"])
+    assert (told.kind, told.reason, [entry.id for entry in told.entries]) == (
+        AnnouncementKind.UPDATE,
+        RemovalReason.DISPLACED,
+        ["b", "a"],
+    )
 
 
 def folding(*ids: str, into: str = "s", now_us: int = NOW_US + SECOND_US, **fields: Any) -> Commit:
     """The commit that puts one item in the place of others, if all are still there."""
     created = creating(into, now_us=now_us, **fields)
-    return replace(created, ids=ids, reason=Reason.AGGREGATED, is_guarded=True)
+    return replace(created, ids=ids, reason=RemovalReason.AGGREGATED, is_conditional=True)
 
 
 async def test_the_oldest_of_a_category_leave_when_a_creation_makes_too_many(store: Store) -> None:
@@ -235,7 +255,7 @@ async def test_the_oldest_of_a_category_leave_when_a_creation_makes_too_many(sto
     gone = await store.users.item("alice", "a", BACKEND, NOW_US)
     assert gone is not None
     assert gone.gone is not None
-    assert gone.gone.reason is Reason.DISPLACED
+    assert gone.gone.reason is RemovalReason.DISPLACED
 
 
 async def test_a_fold_is_one_commit(store: Store, heard: AnnouncementRecorder) -> None:
@@ -246,7 +266,7 @@ async def test_a_fold_is_one_commit(store: Store, heard: AnnouncementRecorder) -
     assert receipt == Receipt(SEED, 2, created=("s",), dismissed=("a", "b"))
     assert ids_of(await store.users.state("alice", BACKEND, at(1))) == ["c", "s"]
     told = (await heard.announcements(2))[1]
-    assert told.reason is Reason.AGGREGATED and [entry.id for entry in told.entries] == ["s", "a", "b"]
+    assert told.reason is RemovalReason.AGGREGATED and [entry.id for entry in told.entries] == ["s", "a", "b"]
 
 
 @pytest.mark.parametrize("change", ["dismissed", "hidden", "unknown", "taken", "caught"])

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from msgspec import structs
 
-from gregor.core.items.sync import Gone, View
-from gregor.core.messages.model import Reason, Sender
+from gregor.core.items.sync import Removal, View
+from gregor.core.messages.model import RemovalReason, Sender
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import Attempt, Claimed, State, Story, key_of
+from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryState, delivery_key
 from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.contract.store import Store
 from tests.support.agendas import ALICE, at, entries, work_of
@@ -31,9 +31,9 @@ async def test_what_a_device_hides_stands_there_for_each_device(store: Store) ->
         if work.kind is WorkKind.HIDDEN and work.item is not None and work.seq == (work.gone.seq if work.gone else 0)
     }
     assert hidden == {
-        ("a", Gone(at(1), Reason.DISMISSED, "phone", 2)),
-        ("a", Gone(at(2), Reason.INTERVAL, "tablet", 3)),
-        ("b", Gone(at(2), Reason.INTERVAL, "tablet", 3)),
+        ("a", Removal(at(1), RemovalReason.DISMISSED, "phone", 2)),
+        ("a", Removal(at(2), RemovalReason.INTERVAL, "tablet", 3)),
+        ("b", Removal(at(2), RemovalReason.INTERVAL, "tablet", 3)),
     }
     first_us = (await store.agenda.next_due_times())[ALICE]
     assert first_us is not None and first_us <= at(1)
@@ -50,8 +50,8 @@ async def test_what_was_hidden_is_known_also_when_it_has_left_for_all(store: Sto
     assert hidden.item == left.item
     assert hidden.item is not None and (hidden.item.seq, hidden.item.for_device) == (1, "*")
     assert (hidden.gone, left.gone) == (
-        Gone(at(1), Reason.DISMISSED, "phone", 2),
-        Gone(at(2), Reason.DISMISSED, None, 3),
+        Removal(at(1), RemovalReason.DISMISSED, "phone", 2),
+        Removal(at(2), RemovalReason.DISMISSED, None, 3),
     )
 
 
@@ -114,13 +114,13 @@ async def test_an_acknowledgement_is_claimed_at_once_and_gone_when_it_is_settled
 PUSH = Intent("alice", "a", IntentKind.REMIND, "apns", "phone", n=1, seq=7, at_us=at(0))
 
 
-async def _settle(store: Store, intent: Intent, state: State, seconds: float) -> None:
+async def _settle(store: Store, intent: Intent, state: DeliveryState, seconds: float) -> None:
     await store.users.commit("alice", creating("a"))
-    await store.ledger.plan([intent], State.PLANNED, None, at(0))
+    await store.ledger.plan([intent], DeliveryState.PLANNED, None, at(0))
     claim = await store.ledger.claim(intent, "", at(seconds), at(seconds + 30))
-    assert isinstance(claim, Claimed)
+    assert isinstance(claim, Claim)
     await store.ledger.record_outcome(
-        claim.delivery, "", state, Story(at(0), 7, attempts=(Attempt(at(seconds), "200"),))
+        claim.delivery, "", state, DeliveryHistory(at(0), 7, attempts=(DeliveryAttempt(at(seconds), "200"),))
     )
 
 
@@ -128,17 +128,19 @@ async def test_what_was_sent_to_the_user_or_never_will_be_stands_there(store: St
     store.ledger.is_watched = True
     mail = replace(PUSH, kind=IntentKind.ITEM, n=0, channel="email", device="")
 
-    await _settle(store, PUSH, State.RETRY, 1)
-    await _settle(store, PUSH, State.SENT, 2)
-    await _settle(store, mail, State.DEAD, 3)
-    await _settle(store, replace(PUSH, device="tablet"), State.CANCELLED, 4)
-    await _settle(store, replace(PUSH, kind=IntentKind.WITHDRAW), State.SENT, 5)
-    await _settle(store, replace(PUSH, kind=IntentKind.EVENT, channel="webhook", device="wh_a:x"), State.SENT, 6)
+    await _settle(store, PUSH, DeliveryState.RETRY, 1)
+    await _settle(store, PUSH, DeliveryState.SENT, 2)
+    await _settle(store, mail, DeliveryState.DEAD, 3)
+    await _settle(store, replace(PUSH, device="tablet"), DeliveryState.CANCELLED, 4)
+    await _settle(store, replace(PUSH, kind=IntentKind.WITHDRAW), DeliveryState.SENT, 5)
+    await _settle(
+        store, replace(PUSH, kind=IntentKind.EVENT, channel="webhook", device="wh_a:x"), DeliveryState.SENT, 6
+    )
 
     works = [work for work in await store.agenda.due_work("alice", at(9), 9) if work.kind is not WorkKind.OVERDUE]
     assert [(work.kind, work.name, work.delivery, work.at_us) for work in works] == [
-        (WorkKind.SETTLED, "a", key_of(PUSH), at(2)),
-        (WorkKind.SETTLED, "a", key_of(mail), at(3)),
+        (WorkKind.SETTLED, "a", delivery_key(PUSH), at(2)),
+        (WorkKind.SETTLED, "a", delivery_key(mail), at(3)),
     ]
     assert (await store.agenda.next_due_times())[ALICE] == at(2)
 
@@ -146,17 +148,17 @@ async def test_what_was_sent_to_the_user_or_never_will_be_stands_there(store: St
 async def test_a_verdict_that_is_not_written_stands_nowhere(store: Store) -> None:
     store.ledger.is_watched = True
     await store.users.commit("alice", creating("a"))
-    await store.ledger.plan([PUSH], State.PLANNED, None, at(0))
+    await store.ledger.plan([PUSH], DeliveryState.PLANNED, None, at(0))
     claim = await store.ledger.claim(PUSH, "", at(0), at(1))
-    assert isinstance(claim, Claimed)
+    assert isinstance(claim, Claim)
     await store.ledger.claim(PUSH, "", at(2), at(30))
 
-    assert not await store.ledger.record_outcome(claim.delivery, "", State.SENT, claim.delivery.story)
+    assert not await store.ledger.record_outcome(claim.delivery, "", DeliveryState.SENT, claim.delivery.history)
 
     assert await store.agenda.due_work("alice", at(9), 9) == []
 
 
 async def test_deliveries_stand_nowhere_where_nobody_watches(store: Store) -> None:
-    await _settle(store, PUSH, State.SENT, 1)
+    await _settle(store, PUSH, DeliveryState.SENT, 1)
 
     assert await store.agenda.due_work("alice", at(9), 9) == []

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import Attempt, Claimed, DeliveryRecord, NotYet, State, Story
+from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryRecord, DeliveryState, NotYet
 from gregor.store.contract.store import Store
 from tests.support.builders import HOUR_US, NOW_US, SECOND_US, creating
 
@@ -24,20 +24,22 @@ async def alice(store: Store) -> None:
 
 async def claimed(store: Store, intent: Intent, now_us: int = NOW_US, place: str = PLACE) -> DeliveryRecord:
     """Planned, and taken to be sent."""
-    await store.ledger.plan([intent], State.PLANNED, None, intent.at_us)
+    await store.ledger.plan([intent], DeliveryState.PLANNED, None, intent.at_us)
     claim = await store.ledger.claim(intent, place, now_us, now_us + SECOND_US)
-    assert isinstance(claim, Claimed), claim
+    assert isinstance(claim, Claim), claim
     return claim.delivery
 
 
-async def ended(store: Store, intent: Intent, state: State = State.SENT, at_us: int = NOW_US, place: str = "") -> None:
+async def ended(
+    store: Store, intent: Intent, state: DeliveryState = DeliveryState.SENT, at_us: int = NOW_US, place: str = ""
+) -> None:
     """Claimed, and settled so."""
     delivery = await claimed(store, intent, at_us, place)
-    story = Story(delivery.story.planned_us, intent.seq, attempts=(Attempt(at_us, "200"),))
-    assert await store.ledger.record_outcome(delivery, place, state, story)
+    history = DeliveryHistory(delivery.history.planned_us, intent.seq, attempts=(DeliveryAttempt(at_us, "200"),))
+    assert await store.ledger.record_outcome(delivery, place, state, history)
 
 
-async def states(store: Store, item: str = "a") -> dict[tuple[str, str, str], State]:
+async def states(store: Store, item: str = "a") -> dict[tuple[str, str, str], DeliveryState]:
     """Kind, device and channel to where it stands."""
     found = await store.ledger.of_item("alice", item)
     return {(each.intent.kind.value, each.intent.device, each.intent.channel): each.state for each in found}
@@ -48,30 +50,32 @@ async def test_a_withdrawal_that_is_sent_withdraws_what_was_sent_to_its_device_a
     reminder = replace(PUSH, kind=IntentKind.REMIND, n=1)
     for intent in (PUSH, reminder, *others):
         await ended(store, intent)
-    await store.ledger.plan([replace(PUSH, kind=IntentKind.SUMMARY)], State.PLANNED, None, NOW_US)
+    await store.ledger.plan([replace(PUSH, kind=IntentKind.SUMMARY)], DeliveryState.PLANNED, None, NOW_US)
 
     await ended(store, WITHDRAWAL, place=PLACE)
 
     assert await states(store) == {
-        ("item", "phone", "apns"): State.WITHDRAWN,
-        ("remind", "phone", "apns"): State.WITHDRAWN,
-        ("summary", "phone", "apns"): State.PLANNED,
-        ("item", "ph", "apns"): State.SENT,
-        ("item", "phone", "fcm"): State.SENT,
-        ("withdraw", "phone", "apns"): State.SENT,
+        ("item", "phone", "apns"): DeliveryState.WITHDRAWN,
+        ("remind", "phone", "apns"): DeliveryState.WITHDRAWN,
+        ("summary", "phone", "apns"): DeliveryState.PLANNED,
+        ("item", "ph", "apns"): DeliveryState.SENT,
+        ("item", "phone", "fcm"): DeliveryState.SENT,
+        ("withdraw", "phone", "apns"): DeliveryState.SENT,
     }
-    assert await states(store, "b") == {("item", "phone", "apns"): State.SENT}
+    assert await states(store, "b") == {("item", "phone", "apns"): DeliveryState.SENT}
     [told] = [each for each in await store.ledger.of_item("alice", "a") if each.intent.n == 1]
-    assert [attempt.status for attempt in told.story.attempts] == ["200"]
+    assert [attempt.status for attempt in told.history.attempts] == ["200"]
 
 
-@pytest.mark.parametrize("state", [State.CANCELLED, State.DEAD, State.RETRY, State.UNKNOWN])
-async def test_one_that_is_not_sent_withdraws_nothing(store: Store, state: State) -> None:
+@pytest.mark.parametrize(
+    "state", [DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.RETRY, DeliveryState.UNKNOWN]
+)
+async def test_one_that_is_not_sent_withdraws_nothing(store: Store, state: DeliveryState) -> None:
     await ended(store, PUSH)
 
     await ended(store, WITHDRAWAL, state)
 
-    assert (await states(store))["item", "phone", "apns"] is State.SENT
+    assert (await states(store))["item", "phone", "apns"] is DeliveryState.SENT
 
 
 async def test_those_that_are_not_over_wait_the_oldest_first(store: Store) -> None:
@@ -84,8 +88,8 @@ async def test_those_that_are_not_over_wait_the_oldest_first(store: Store) -> No
     ]
     await store.users.commit("bob", creating("a"))
     for intent in (once_more, later, WITHDRAWAL, *elsewhere):
-        await store.ledger.plan([intent], State.PLANNED, None, intent.at_us)
-    await store.ledger.plan([PUSH], State.PLANNED, None, NOW_US)
+        await store.ledger.plan([intent], DeliveryState.PLANNED, None, intent.at_us)
+    await store.ledger.plan([PUSH], DeliveryState.PLANNED, None, NOW_US)
 
     known = await store.ledger.withdrawals("alice", "phone", "apns")
 
@@ -95,8 +99,10 @@ async def test_those_that_are_not_over_wait_the_oldest_first(store: Store) -> No
     assert (await store.ledger.withdrawals("nobody", "phone", "apns")).waiting == ()
 
 
-@pytest.mark.parametrize("state", [State.SENT, State.CANCELLED, State.DEAD, State.UNKNOWN])
-async def test_one_that_is_over_waits_no_more(store: Store, state: State) -> None:
+@pytest.mark.parametrize(
+    "state", [DeliveryState.SENT, DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.UNKNOWN]
+)
+async def test_one_that_is_over_waits_no_more(store: Store, state: DeliveryState) -> None:
     await ended(store, WITHDRAWAL, state)
 
     assert (await store.ledger.withdrawals("alice", "phone", "apns")).waiting == ()
@@ -104,15 +110,19 @@ async def test_one_that_is_over_waits_no_more(store: Store, state: State) -> Non
 
 async def test_one_that_is_tried_again_goes_on_waiting(store: Store) -> None:
     delivery = await claimed(store, WITHDRAWAL)
-    await store.ledger.record_outcome(delivery, PLACE, State.RETRY, Story(NOW_US, next_us=NOW_US + SECOND_US))
+    await store.ledger.record_outcome(
+        delivery, PLACE, DeliveryState.RETRY, DeliveryHistory(NOW_US, next_us=NOW_US + SECOND_US)
+    )
 
     assert len((await store.ledger.withdrawals("alice", "phone", "apns")).waiting) == 1
 
 
 async def test_one_that_is_cancelled_without_a_claim_waits_no_more(store: Store) -> None:
-    await store.ledger.plan([WITHDRAWAL], State.PLANNED, None, NOW_US)
+    await store.ledger.plan([WITHDRAWAL], DeliveryState.PLANNED, None, NOW_US)
 
-    assert await store.ledger.move(WITHDRAWAL, [State.PLANNED], State.CANCELLED, Story(NOW_US, reason="device_gone"))
+    assert await store.ledger.move(
+        WITHDRAWAL, [DeliveryState.PLANNED], DeliveryState.CANCELLED, DeliveryHistory(NOW_US, reason="device_gone")
+    )
 
     assert (await store.ledger.withdrawals("alice", "phone", "apns")).waiting == ()
 
@@ -133,20 +143,20 @@ async def test_it_is_remembered_for_an_hour_that_a_device_was_woken(store: Store
 
 async def test_what_waits_for_its_time_can_be_taken_along_before_it(store: Store) -> None:
     delivery = await claimed(store, WITHDRAWAL)
-    waits = Story(NOW_US, reason="budget", next_us=NOW_US + HOUR_US)
-    await store.ledger.record_outcome(delivery, PLACE, State.WAITING, waits, counts=False)
+    waits = DeliveryHistory(NOW_US, reason="budget", next_us=NOW_US + HOUR_US)
+    await store.ledger.record_outcome(delivery, PLACE, DeliveryState.WAITING, waits, counts=False)
 
     lease_us = NOW_US + SECOND_US
     assert await store.ledger.claim(WITHDRAWAL, "", NOW_US, lease_us) == NotYet(NOW_US + HOUR_US)
     claim = await store.ledger.claim(WITHDRAWAL, "", NOW_US, lease_us, is_early=True)
 
-    assert isinstance(claim, Claimed) and claim.before is State.WAITING
-    assert not isinstance(await store.ledger.claim(WITHDRAWAL, "", NOW_US, lease_us, is_early=True), Claimed)
+    assert isinstance(claim, Claim) and claim.before is DeliveryState.WAITING
+    assert not isinstance(await store.ledger.claim(WITHDRAWAL, "", NOW_US, lease_us, is_early=True), Claim)
 
 
 async def test_a_user_that_is_forgotten_has_no_withdrawals(store: Store) -> None:
     await ended(store, replace(WITHDRAWAL, item="b"), place=PLACE)
-    await store.ledger.plan([WITHDRAWAL], State.PLANNED, None, NOW_US)
+    await store.ledger.plan([WITHDRAWAL], DeliveryState.PLANNED, None, NOW_US)
 
     await store.users.delete_user("alice", NOW_US)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from gregor.core.ids import EVERY_DEVICE, allowed
+from gregor.core.ids import EVERY_DEVICE, is_allowed
 from gregor.core.items.sync import View
-from gregor.core.messages.model import Commit, Creation, Sender, Span
-from gregor.reference.model import Remembered
-from tests.support.builders import FLUSH, NOW, Document, external, interval, item, message, planned
+from gregor.core.messages.model import Commit, Creation, ResolvedInterval, Sender
+from gregor.reference.model import StoredInterval
+from tests.support.builders import NOW, RESET, Document, external, interval, item, message, planned
 
 IDS = "abcd"
 CATEGORIES = ("user", "user.joined", "users")
@@ -73,7 +73,7 @@ def conversations(
     sent = [updates(world, is_explicit=is_explicit)]
     if not is_explicit:
         sent.append(_replacements(world))
-        sent.append(st.builds(Sent, st.just(SENDERS[0]), st.just(FLUSH)))
+        sent.append(st.builds(Sent, st.just(SENDERS[0]), st.just(RESET)))
         sent.append(st.builds(Sent, st.just(SENDERS[0]), st.builds(external, st.integers(0, 9), _systems())))
     messages = draw(st.lists(st.one_of(sent[0], *sent), min_size=min_size, max_size=max_size))
     # A message whose effect depends on when it arrives is known again by its id; on the others an id does no harm.
@@ -81,14 +81,14 @@ def conversations(
 
 
 @st.composite
-def spans_and_items(draw: st.DrawFn) -> tuple[list[Remembered], Creation]:
+def spans_and_items(draw: st.DrawFn) -> tuple[list[StoredInterval], Creation]:
     """Intervals of one branch in the order they were said, and an item that arrives after them."""
     said = []
     for _ in range(draw(st.integers(1, 6))):
         begin_us, end_us = sorted((draw(st.integers(0, 9)), draw(st.integers(0, 9))))
         skip = draw(st.frozensets(st.sampled_from("ab"), max_size=1))
-        span = Span("user", True, begin_us, end_us, draw(st.booleans()), skip)
-        said.append(Remembered(draw(st.sampled_from(("", "phone"))), span, draw(st.integers(0, 9))))
+        span = ResolvedInterval("user", True, begin_us, end_us, draw(st.booleans()), skip)
+        said.append(StoredInterval(draw(st.sampled_from(("", "phone"))), span, draw(st.integers(0, 9))))
     created_us, is_stamped = draw(st.integers(0, 9)), draw(st.booleans())
     item_id = draw(st.sampled_from("ab"))
     return said, Creation(item_id, "user", None, created_us, is_stamped, None, (), bytes(8), bytes(32), b"", b"{}")
@@ -127,16 +127,16 @@ def _replacements(draw: st.DrawFn, world: World) -> Sent:
 
 def _may_create(sender: Sender, content: Document) -> bool:
     is_for_me = content["for_device"] in (None, EVERY_DEVICE, sender.device)
-    return (not sender.device or is_for_me) and allowed(sender.cats, content["category"])
+    return (not sender.device or is_for_me) and is_allowed(sender.category_filter, content["category"])
 
 
 @st.composite
 def _intervals(draw: st.DrawFn, sender: Sender, *, is_explicit: bool) -> Document:
     if draw(st.booleans()):
-        prefixes = [prefix for prefix in ("", "user", "user.joined") if allowed(sender.cats, prefix)]
+        prefixes = [prefix for prefix in ("", "user", "user.joined") if is_allowed(sender.category_filter, prefix)]
         named = {"prefix": draw(st.sampled_from(prefixes))}
     else:
-        categories = [category for category in CATEGORIES if allowed(sender.cats, category)]
+        categories = [category for category in CATEGORIES if is_allowed(sender.category_filter, category)]
         named = {"category": draw(st.sampled_from(categories))}
     begin = draw(st.none() | _TIMES)
     end = draw(_TIMES if is_explicit else st.none() | _TIMES)

@@ -121,7 +121,9 @@ class _Sweep:
 
 def _takes(sender: Sender, content: Document, view: View) -> bool:
     """Whether a dismissal of the item by ``sender`` takes it out of ``view``."""
-    if sender.cats is not None and not any(_is_under(prefix, content["category"]) for prefix in sender.cats):
+    if sender.category_filter is not None and not any(
+        _is_under(prefix, content["category"]) for prefix in sender.category_filter
+    ):
         return False
     if not sender.device or content["for_device"] in (None, sender.device):
         return True
@@ -131,7 +133,9 @@ def _takes(sender: Sender, content: Document, view: View) -> bool:
 def _is_for(view: View, content: Document) -> bool:
     if view.device and content["for_device"] not in (None, "*", view.device):
         return False
-    return view.cats is None or any(_is_under(prefix, content["category"]) for prefix in view.cats)
+    return view.category_filter is None or any(
+        _is_under(prefix, content["category"]) for prefix in view.category_filter
+    )
 
 
 def _covers(span: Document, content: Document) -> bool:

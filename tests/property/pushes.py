@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
-from gregor.core.items.announcement import Kind
+from gregor.core.items.announcement import AnnouncementKind
 from gregor.core.items.sync import StoredItem, View
 from gregor.core.messages.model import Sender
 from gregor.core.notify.contact import parse_contact
@@ -267,7 +267,7 @@ class World:
 
     def _hear(self) -> None:
         for announcement in self.due.told():
-            if announcement.kind is Kind.REMIND:
+            if announcement.kind is AnnouncementKind.REMIND:
                 self.reminded[announcement.entries[0].id].append(announcement.seq)
 
     def arrive(self, push: PushMessage) -> None:

@@ -26,7 +26,7 @@ from gregor.core.messages.encode import encode_receipt, encode_sync
 from gregor.core.messages.model import Sender
 from tests.property.conversations import Sent
 from tests.property.world import UID, World
-from tests.support.builders import FLUSH, SECOND_US, item, message
+from tests.support.builders import RESET, SECOND_US, item, message
 from tests.support.builders import planned as planned_at
 
 VIEW = View("phone")
@@ -145,7 +145,7 @@ OTHERS = st.one_of(
         st.sampled_from(CATEGORIES),
     ),
     st.builds(lambda id_: Sent(Sender(), message(ids=[id_])), st.sampled_from(("x", "y", *IDS))),
-    st.just(Sent(Sender(), FLUSH | {"id": "flush"})),
+    st.just(Sent(Sender(), RESET | {"id": "flush"})),
 )
 STEPS = st.lists(
     st.one_of(

@@ -112,14 +112,14 @@ REFUSED = [
 @example(SHOWN, LOST)
 @example(SHOWN, REFUSED)
 @given(st.sampled_from((SHOWN, [])), st.lists(steps(), max_size=25))
-def test_push_follows_state(beginning: list[SmtpStep], story: list[SmtpStep]) -> None:
+def test_push_follows_state(beginning: list[SmtpStep], history: list[SmtpStep]) -> None:
     """L15. The providers hold each call to the state of its moment; in the end no screen shows what is gone."""
-    asyncio.run(_told(beginning + story))
+    asyncio.run(_told(beginning + history))
 
 
-async def _told(story: list[SmtpStep]) -> None:
+async def _told(history: list[SmtpStep]) -> None:
     world = await build()
-    for step in story:
+    for step in history:
         await step.do(world)
     world.answers.clear()
     world.streams.is_away = False

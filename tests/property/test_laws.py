@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from gregor.core.errors import Problem
 from gregor.core.items import digest_lanes as lanes
-from gregor.core.items.announcement import Kind
-from gregor.core.items.sync import Delta, Full, StoredItem, Unchanged, View, cursor_for, is_of_beginning
-from gregor.core.messages.model import Commit, Creation, Ignored, Reason
+from gregor.core.items.announcement import AnnouncementKind
+from gregor.core.items.sync import Delta, Full, StoredItem, Unchanged, View, cursor_for, is_initial_cursor
+from gregor.core.messages.model import Commit, Creation, IgnoredReason, RemovalReason
 from gregor.reference import commit as state
 from gregor.reference import intervals as spans
-from gregor.reference.model import Remembered, User
+from gregor.reference.model import StoredInterval, UserState
 from tests.property.conversations import IDS, VIEWS, Sent, conversations, spans_and_items
 from tests.property.facts import Facts, OrderedFacts
 from tests.property.world import UID, World, after, only, says_anything
@@ -88,7 +88,7 @@ async def test_L2_other_content_under_a_known_id_is_a_conflict(sent: list[Sent])
     if known:
         receipt = await world.send(Sent(BY_BACKEND, message(other)))
 
-        assert receipt.ignored == tuple((item_id, Ignored.CONFLICT) for item_id in known)
+        assert receipt.ignored == tuple((item_id, IgnoredReason.CONFLICT) for item_id in known)
         assert await world.look(BACKEND) == before
 
 
@@ -121,9 +121,9 @@ async def test_L8_a_dismissal_acts_for_its_sender_whether_the_item_came_before_o
 
 
 @given(spans_and_items())
-def test_L3_remembered_intervals_say_all_that_was_said_and_no_more(said: tuple[list[Remembered], Creation]) -> None:
+def test_L3_remembered_intervals_say_all_that_was_said_and_no_more(said: tuple[list[StoredInterval], Creation]) -> None:
     every, item = said
-    kept: tuple[Remembered, ...] = ()
+    kept: tuple[StoredInterval, ...] = ()
     for new in every:
         kept = spans.remember(kept, new)
 
@@ -205,7 +205,7 @@ async def test_L4_no_horizon_moves_before_something_was_forgotten(sent: list[Sen
 @given(conversations(is_explicit=False, expires=True, max_size=16))
 async def test_L5_a_message_is_applied_whole_or_not_at_all(sent: list[Sent]) -> None:
     limits = replace(LIMITS, live=3, tombstones=2, spans=2, spans_per_prefix=1)
-    user = User()
+    user = UserState()
     for each in sent:
         commit, before = each.at(NOW_US), copy.deepcopy(user)
         try:
@@ -215,7 +215,7 @@ async def test_L5_a_message_is_applied_whole_or_not_at_all(sent: list[Sent]) -> 
             continue
         finally:
             assert user == before
-        state.take(user, commit, outcome, limits)
+        state.apply_outcome(user, commit, outcome, limits)
 
         assert {creation.id for creation in commit.creations} == {
             *outcome.receipt.created,
@@ -243,7 +243,7 @@ async def test_L6_expiry_is_a_sequenced_dismissal_and_no_read_shows_what_has_exp
         assert set(ids_of(now)) == set(ids_of(before)) - left
         assert now.seq == before.seq + len(told)
         assert [{entry.id for entry in announcement.entries} for announcement in told] == ([left] if left else [])
-        assert all(announcement.reason is Reason.EXPIRED for announcement in told)
+        assert all(announcement.reason is RemovalReason.EXPIRED for announcement in told)
 
 
 # ---- L9: resync is exact
@@ -356,12 +356,12 @@ async def test_L13_external_messages_come_with_the_answer_while_they_are_kept(se
         await world.send(each)
         now = await world.look(BACKEND)
         cursors.append(cursor_for(now.epoch, BACKEND, now.seq))
-    every = [(said.seq, said.system, said.body) for said in world.told() if said.kind is Kind.EXTERNAL]
+    every = [(said.seq, said.system, said.body) for said in world.told() if said.kind is AnnouncementKind.EXTERNAL]
 
     for cursor in cursors:
         answer = await world.sync(BACKEND, cursor)
         since = [said for said in every if said[0] > cursor.seq]
-        is_void = cursor.tag != cursors[-1].tag and not is_of_beginning(cursor, BACKEND)
+        is_void = cursor.tag != cursors[-1].tag and not is_initial_cursor(cursor, BACKEND)
         assert [(said.seq, said.system, said.body) for said in answer.external] == ([] if is_void else since[-kept:])
         assert answer.external_gap == (is_void or len(since) > kept)
 
@@ -372,7 +372,7 @@ async def test_L14_a_flush_starts_a_new_epoch_and_nothing_else(sent: list[Sent])
     before = [await world.look(view) for view in VIEWS]
     history = await world.store.users.history(UID, BACKEND, None, 100, world.now_us)
 
-    receipt = await world.commit(Commit(world.now_us, SEED, is_flush=True))
+    receipt = await world.commit(Commit(world.now_us, SEED, is_reset=True))
 
     assert receipt.seq == before[0].seq + 1 and receipt.epoch != before[0].epoch
     for view, old in zip(VIEWS, before, strict=True):

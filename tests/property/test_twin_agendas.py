@@ -12,7 +12,7 @@ from msgspec import structs
 
 from gregor.core.ids import EVERY_DEVICE
 from gregor.core.items.sync import View
-from gregor.core.messages.model import Commit, Reason, Sender, Timer, TimerKind
+from gregor.core.messages.model import Commit, ItemTimer, ItemTimerKind, RemovalReason, Sender
 from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.redis.keys import PARTITIONS
 from tests.property.conversations import IDS
@@ -44,7 +44,7 @@ def _steps() -> st.SearchStrategy[SmtpStep]:
             "remind_at": times,
             "expires": st.sampled_from((None, None, "+5", "+12")),
             "for_device": st.sampled_from((None, None, EVERY_DEVICE, "phone")),
-            "timers": st.sets(st.sampled_from(list(TimerKind))),
+            "timers": st.sets(st.sampled_from(list(ItemTimerKind))),
         }
     )
     kinds = ("create", "create", "create", "dismiss", "hide", "sweep", "act", "act", "keep", "fold", "delay", "cancel")
@@ -79,7 +79,7 @@ class Told:
             case "sweep":
                 return await self.store.users.commit(UID, sweeping(interval(step.category), now_us=self.now_us))
             case "keep":
-                keep = Commit(self.now_us, SEED, reason=Reason.DISPLACED, keep=(step.category, step.number))
+                keep = Commit(self.now_us, SEED, reason=RemovalReason.DISPLACED, keep=(step.category, step.number))
                 return await self.store.users.commit(UID, keep)
             case "fold":
                 return await self._fold(step)
@@ -110,14 +110,14 @@ class Told:
         fields = dict(step.fields)
         kinds = sorted(fields.pop("timers"), key=lambda kind: kind.value)
         commit = creating(step.item, category=step.category, now_us=self.now_us, **fields)
-        timers = tuple(Timer(kind, self.now_us + (3 + step.number) * SECOND_US) for kind in kinds)
+        timers = tuple(ItemTimer(kind, self.now_us + (3 + step.number) * SECOND_US) for kind in kinds)
         return structs.replace(commit, creations=(structs.replace(commit.creations[0], timers=timers),))
 
     async def _fold(self, step: SmtpStep) -> object:
         seq, items = await self.store.agenda.category_items(UID, step.category, None)
         created = creating(f"sum{step.number}", category=step.category, now_us=self.now_us)
         ids = tuple(item.id for item in items[: step.number + 1]) or ("a",)
-        fold = structs.replace(created, ids=ids, reason=Reason.AGGREGATED, is_guarded=True)
+        fold = structs.replace(created, ids=ids, reason=RemovalReason.AGGREGATED, is_conditional=True)
         return seq, items, await self.store.users.commit(UID, fold)
 
     async def _act(self, step: SmtpStep) -> object:
@@ -131,7 +131,7 @@ class Told:
             if work.kind in (WorkKind.EXPIRE, WorkKind.FORGET):
                 await self.store.users.commit_due(UID, self.now_us)
             elif work.kind is WorkKind.REMIND:
-                remind = Commit(self.now_us, SEED, remind=(work.name, work.n), is_followed=step.number == 1)
+                remind = Commit(self.now_us, SEED, remind=(work.name, work.n), has_follow_up=step.number == 1)
                 receipts.append(await self.store.users.commit(UID, remind))
         again_us = self.now_us + 4 * SECOND_US if step.number == 2 else None
         held = [work for work in works[step.number :] if work.kind is WorkKind.PUSH]

@@ -24,12 +24,12 @@ from hypothesis.stateful import (
 )
 
 from gregor.core.errors import Problem
-from gregor.core.items.sync import Answer, Cursor, Delta, Full, Unchanged, View, cursor_for
+from gregor.core.items.sync import Cursor, Delta, Full, SyncResult, Unchanged, View, cursor_for
 from gregor.core.messages.model import Commit
 from gregor.store.contract.store import Store
 from gregor.store.redis.store import RedisStore
 from tests.property.conversations import IDS, SENDERS, VIEWS, Sent, World, updates, worlds
-from tests.support.builders import DAY_US, FLUSH, HOUR_US, LIMITS, NOW_US, SECOND_US, SEED, external
+from tests.support.builders import DAY_US, HOUR_US, LIMITS, NOW_US, RESET, SECOND_US, SEED, external
 from tests.support.replica import view_of
 from tests.support.store_backends import FACTORIES, Factory, StoreUnderTest
 
@@ -101,7 +101,7 @@ class Twins(RuleBasedStateMachine):
     @rule(data=st.data(), count=st.integers(2, 5))
     def send_many(self, data: st.DataObject, count: int) -> None:
         """Messages of a batch: in order, whatever each of them needs."""
-        others = st.sampled_from((external(1), FLUSH)).map(lambda document: Sent(SENDERS[0], document))
+        others = st.sampled_from((external(1), RESET)).map(lambda document: Sent(SENDERS[0], document))
         kinds = st.one_of(updates(self._world, is_explicit=False), others)
         sent = [data.draw(kinds) for _ in range(count)]
         self._sent += sent
@@ -119,7 +119,7 @@ class Twins(RuleBasedStateMachine):
     @rule()
     def flush(self) -> None:
         """A new epoch of the user."""
-        self._commit(Sent(SENDERS[0], FLUSH).at(self._now_us))
+        self._commit(Sent(SENDERS[0], RESET).at(self._now_us))
 
     @rule()
     def reset_all_users(self) -> None:
@@ -160,9 +160,9 @@ class Twins(RuleBasedStateMachine):
         view, cursor = data.draw(st.sampled_from(self._cursors))
         digest = bytes(32) if has_digest else None
 
-        def seen(answer: Answer) -> Any:
+        def seen(answer: SyncResult) -> Any:
             # The digest of a filtered view costs a sum over its items: who does not ask for it need not pay.
-            is_spared = isinstance(answer, Unchanged) and view.cats is not None
+            is_spared = isinstance(answer, Unchanged) and view.category_filter is not None
             return _seen(replace(answer, digest=b"") if is_spared else answer)
 
         self._both(lambda store: store.users.sync(UID, view, cursor, digest, self._now_us, systems), seen)
@@ -204,7 +204,7 @@ async def _outcome(asked: Awaitable[Any]) -> Any:
         return problem.code
 
 
-def _seen(answer: Answer) -> Any:
+def _seen(answer: SyncResult) -> Any:
     """An answer without what is the store's choice: the order of what is created."""
     match answer:
         case Full():

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from gregor.core.items.announcement import Announcement, Kind, decode
-from gregor.core.items.sync import Answer, Cursor, Full, View
+from gregor.core.items.announcement import Announcement, AnnouncementKind, decode_announcement
+from gregor.core.items.sync import Cursor, Full, SyncResult, View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Receipt
 from gregor.reference.store import MemoryStore
@@ -36,7 +36,7 @@ class World:
 
     def told(self) -> list[Announcement]:
         """The commits announced since the last call."""
-        announcements = [decode(payload) for payload in self.payloads if payload[:1] == b"C"]
+        announcements = [decode_announcement(payload) for payload in self.payloads if payload[:1] == b"C"]
         self.payloads.clear()
         return announcements
 
@@ -56,7 +56,7 @@ class World:
         """The ids of a view now."""
         return set(ids_of(await self.look(view)))
 
-    async def sync(self, view: View, cursor: Cursor | None, digest: bytes | None = None) -> Answer:
+    async def sync(self, view: View, cursor: Cursor | None, digest: bytes | None = None) -> SyncResult:
         """What leads a copy of the view to now."""
         return await self.store.users.sync(UID, view, cursor, digest, self.now_us)
 
@@ -74,9 +74,9 @@ class World:
     async def tell(self, replica: Replica, announcement: Announcement) -> None:
         """Give a connected client what an announcement means for its view, as a gateway does."""
         frame = announcement.frame(replica.view)
-        if announcement.kind is Kind.FLUSH:
+        if announcement.kind is AnnouncementKind.RESET:
             replica.apply(await self.sync(replica.view, replica.cursor))
-        elif announcement.kind is Kind.UPDATE and frame is not None:
+        elif announcement.kind is AnnouncementKind.UPDATE and frame is not None:
             replica.receive(frame)
 
 

@@ -7,7 +7,7 @@ from zlib import crc32
 
 from msgspec.structs import replace
 
-from gregor.core.messages.model import Commit, Timer
+from gregor.core.messages.model import Commit, ItemTimer
 from gregor.store.contract.agenda import DueWork, WorkKind
 from gregor.store.contract.store import Store
 from gregor.store.redis.keys import PARTITIONS
@@ -23,15 +23,15 @@ def at(seconds: float) -> int:
     return NOW_US + round(seconds * SECOND_US)
 
 
-def timed(item_id: str, *timers: Timer, now_us: int = NOW_US, **fields: Any) -> Commit:
+def timed(item_id: str, *timers: ItemTimer, now_us: int = NOW_US, **fields: Any) -> Commit:
     """The commit that creates an item which asks for timers."""
     commit = creating(item_id, now_us=now_us, **fields)
     return replace(commit, creations=(replace(commit.creations[0], timers=timers),))
 
 
-def remind(item_id: str, index: int, now_us: int, *, is_followed: bool = False) -> Commit:
+def remind(item_id: str, index: int, now_us: int, *, has_follow_up: bool = False) -> Commit:
     """The commit of a reminder."""
-    return Commit(now_us, SEED, remind=(item_id, index), is_followed=is_followed)
+    return Commit(now_us, SEED, remind=(item_id, index), has_follow_up=has_follow_up)
 
 
 async def entries(store: Store, now_us: int = FAR_US) -> list[tuple[WorkKind, str, int]]:

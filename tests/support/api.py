@@ -53,11 +53,11 @@ class Api:
         self,
         uid: str = "alice",
         device: str = "phone",
-        cats: Sequence[str] | None = None,
+        category_filter: Sequence[str] | None = None,
         systems: Sequence[str] | None = None,
     ) -> str:
         """A device token, good for an hour."""
-        return mint(SECRET, uid, device, 3_600, cats, systems, now_us=self.clock.now_us())
+        return mint(SECRET, uid, device, 3_600, category_filter, systems, now_us=self.clock.now_us())
 
     async def call(
         self, method: str, path: str, token: str | None = None, headers: dict[str, str] | None = None, **options: Any

@@ -72,7 +72,7 @@ def external(body: Any, system: str = "kbfs", message_id: str | None = None) -> 
     return {"system": system, "body": body} | ({"id": message_id} if message_id else {})
 
 
-FLUSH: Document = {"system": "gregor", "body": {"flush": True}}
+RESET: Document = {"system": "gregor", "body": {"flush": True}}
 
 
 def planned(

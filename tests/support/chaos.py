@@ -16,9 +16,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from gregor.core.categories.policy import Entries
+from gregor.core.categories.policy import CategoryPolicies
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import DeliveryRecord, State
+from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
 from gregor.store.redis.store import RedisStore, open_store
 from tests.support.chaos_audit import Audit, Known, audit
 from tests.support.cluster import KEEP_ALL, Cluster
@@ -77,7 +77,7 @@ class _MailContext:
     providers: MoodyProviders
     store: RedisStore
     people: Sequence[Person]
-    entries: Entries
+    entries: CategoryPolicies
     dice: random.Random
     outcome: Outcome = field(default_factory=Outcome)
     dismissed: set[tuple[str, str]] = field(default_factory=set)
@@ -267,7 +267,7 @@ def _is_settled(deliveries: Sequence[DeliveryRecord], is_dismissed: bool) -> boo
 def _waits_for_a_push(delivery: DeliveryRecord) -> bool:
     """A withdrawal that goes along with the next push."""
     is_withdrawal = delivery.intent.kind is IntentKind.WITHDRAW
-    return is_withdrawal and delivery.state is State.WAITING and delivery.story.reason == "budget"
+    return is_withdrawal and delivery.state is DeliveryState.WAITING and delivery.history.reason == "budget"
 
 
 def _left(scene: _MailContext) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
-from gregor.core.notify.ledger import DeliveryRecord, State
+from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
 from gregor_delivery.decide.push import _hashed
 from tests.support.moody import LATE_S, Seen
 
@@ -108,16 +108,16 @@ class _Judge:
             if self.arrived:
                 return "! arrived, and the ledger knows nothing of it"
             return "not planned" if self.is_gone or is_dismissed else "! lost before the ledger"
-        state, reason = entry.state, entry.story.reason
-        if state in (State.SENT, State.WITHDRAWN):
+        state, reason = entry.state, entry.history.reason
+        if state in (DeliveryState.SENT, DeliveryState.WITHDRAWN):
             return state.word if self.arrived else f"! {state.word}, and never arrived"
         if not entry.is_over:
             return f"! unfinished: {state.word}"
-        if state is State.UNKNOWN:
+        if state is DeliveryState.UNKNOWN:
             return "unknown" if self._is_in_the_dark(entry) else "! unknown, and its calls were answered"
         if not all(self._is_unheard(each, entry) for each in self.arrived):
             return f"! {state.word}, and arrived"
-        if state is State.DEAD:
+        if state is DeliveryState.DEAD:
             is_explained = self._is_any("refused", "gone") or self.is_gone
         else:
             is_explained = is_dismissed if reason == "dismissed" else self.is_gone
@@ -129,7 +129,7 @@ class _Judge:
 
     def _is_in_the_dark(self, entry: DeliveryRecord) -> bool:
         """Whether no call that ended without an answer was answered in time."""
-        ends = [each.at_us / 1e6 for each in entry.story.attempts if each.status == "unknown"]
+        ends = [each.at_us / 1e6 for each in entry.history.attempts if each.status == "unknown"]
         return len(ends) > 1 and not any(
             self.known.deadline_s > end - each.at > 0 and not self._is_unheard(each, entry)
             for end in ends
@@ -142,7 +142,7 @@ class _Judge:
         for it died."""
         if seen.fate == "unanswered":
             return True
-        late = (each.at_us / 1e6 for each in entry.story.attempts if each.status == "unknown")
+        late = (each.at_us / 1e6 for each in entry.history.attempts if each.status == "unknown")
         return (
             any(abs(death - seen.at) <= 2 * self.known.deadline_s + STALL_S for death in self.known.deaths)
             or any(abs(cut - seen.at) <= LATE_S + STALL_S for cut in self.cuts)
@@ -178,7 +178,8 @@ def _untold_withdrawals(known: Known) -> list[str]:
         f"! withdrawn, and the device was not told: {entry.intent.key}"
         for entries in known.ledger.values()
         for entry in entries
-        if entry.state is State.WITHDRAWN or (entry.intent.kind is IntentKind.WITHDRAW and entry.state is State.SENT)
+        if entry.state is DeliveryState.WITHDRAWN
+        or (entry.intent.kind is IntentKind.WITHDRAW and entry.state is DeliveryState.SENT)
         if (entry.intent.channel, entry.intent.uid, entry.intent.item) not in told
     ]
 

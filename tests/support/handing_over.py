@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from gregor.core.categories.policy import Entries
+from gregor.core.categories.policy import CategoryPolicies
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import State
+from gregor.core.notify.ledger import DeliveryState
 from gregor.store.redis.delivery.queue_writer import RedisQueueWriter, open_queue_writer
 from gregor.store.redis.store import RedisStore, open_store
 from tests.support.cluster import Cluster
@@ -25,7 +25,7 @@ class Scheduler:
     cluster: Cluster
     store: RedisStore
     streams: RedisQueueWriter
-    entries: Entries
+    entries: CategoryPolicies
 
     async def create(self, people: Sequence[Person], item: str) -> None:
         """An item of that name for each."""
@@ -40,7 +40,7 @@ class Scheduler:
             Intent(person.uid, item, IntentKind.ITEM, channel, DEVICES[channel], 0, 1, now_us) for person in people
         ]
         for start in range(0, len(intents), AT_ONCE):
-            await self.store.ledger.plan(intents[start : start + AT_ONCE], State.PLANNED, None, now_us)
+            await self.store.ledger.plan(intents[start : start + AT_ONCE], DeliveryState.PLANNED, None, now_us)
         return intents
 
     async def enqueue(self, intents: Sequence[Intent]) -> list[Intent]:

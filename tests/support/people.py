@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gregor.core.categories.policy import Entries
+from gregor.core.categories.policy import CategoryPolicies
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Sender
 from gregor.core.messages.parse import parse_message
@@ -52,7 +52,7 @@ class Person:
         return [Intent(self.uid, item, IntentKind.ITEM, channel, DEVICES[channel]) for channel in self.channels]
 
 
-async def apply_types(store: RedisStore) -> Entries:
+async def apply_types(store: RedisStore) -> CategoryPolicies:
     """Make the types hold; what a process that follows them needs to make commits."""
     await store.categories.apply(TYPES, time.time_ns() // 1_000)
     registry = CategoryRegistry(store)
@@ -78,18 +78,18 @@ async def settle_in(store: RedisStore, people: Sequence[Person], browsers: Seque
         await asyncio.gather(*map(one, people[start : start + AT_ONCE]))
 
 
-def creation(items: Sequence[str], entries: Entries, words: str = WORDS) -> Commit:
+def creation(items: Sequence[str], entries: CategoryPolicies, words: str = WORDS) -> Commit:
     """The commit that creates these."""
     create = {item: {"category": CATEGORY, "body": {"words": words}} for item in items}
     return _commit({"create": create}, entries)
 
 
-def dismissal(items: Sequence[str], entries: Entries) -> Commit:
+def dismissal(items: Sequence[str], entries: CategoryPolicies) -> Commit:
     """The commit that dismisses these."""
     return _commit({"dismiss": {"ids": list(items)}}, entries)
 
 
-def _commit(body: dict[str, Any], entries: Entries) -> Commit:
+def _commit(body: dict[str, Any], entries: CategoryPolicies) -> Commit:
     message = parse_message({"system": "gregor", "body": body}, LIMITS)
     return plan(message, Sender(), time.time_ns() // 1_000, random.randbytes(3), LIMITS, entries)
 

@@ -8,7 +8,17 @@ from typing import Any
 
 import rfc8785
 
-from gregor.core.items.sync import Answer, Cursor, Delta, Full, StoredExternal, StoredItem, Unchanged, View, cursor_for
+from gregor.core.items.sync import (
+    Cursor,
+    Delta,
+    Full,
+    StoredExternal,
+    StoredItem,
+    SyncResult,
+    Unchanged,
+    View,
+    cursor_for,
+)
 
 
 class Replica:
@@ -20,7 +30,7 @@ class Replica:
         self.cursor: Cursor | None = None
         self.external: list[StoredExternal] = []
 
-    def apply(self, answer: Answer) -> None:
+    def apply(self, answer: SyncResult) -> None:
         """Take over what the server answered."""
         match answer:
             case Full():

@@ -14,7 +14,7 @@ from typing import Protocol
 from fakeredis import FakeAsyncRedis
 from redis.asyncio.client import PubSub
 
-from gregor.core.items.announcement import Announcement, decode
+from gregor.core.items.announcement import Announcement, decode_announcement
 from gregor.core.limits import Limits
 from gregor.dev.embedded_redis import EmbeddedServer, find_server
 from gregor.redis.pubsub import MemoryPubSub, RedisPubSub
@@ -92,7 +92,7 @@ class AnnouncementRecorder:
             return [payload for payload in self.payloads if payload[:1] == b"C"]
 
         await wait_until(lambda: len(told()) >= count, f"{count} announcements of commits, not {len(told())}")
-        return [decode(payload) for payload in told()[:count]]
+        return [decode_announcement(payload) for payload in told()[:count]]
 
 
 Factory = Callable[[Limits], AbstractAsyncContextManager[StoreUnderTest]]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gregor.core.categories.fields import ENTRY
-from gregor.core.json_text import canonical
+from gregor.core.categories.fields import CATEGORY_FIELDS
+from gregor.core.json_text import canonical_json
 from gregor.registries.category_files import read_checked, read_file
 from gregor.rendering.filters import FILTERS
 from gregor.rendering.renderer import Renderer, TemplateItem
@@ -56,13 +56,13 @@ def test_the_example_set_has_words_for_each_notification_of_the_design(
     words = Renderer(entries).rendered(TemplateItem("aa", category, body, 5))
 
     assert category in entries.named and words is not None and words["title"] == title
-    assert schema is None or schema.faults(canonical(body), "/body") == []
+    assert schema is None or schema.errors(canonical_json(body), "/body") == []
 
 
 def test_every_field_has_its_row_and_every_row_its_field() -> None:
     table = PAGE.partition("## The fields")[2].partition("## Templates")[0]
 
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(ENTRY)
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(CATEGORY_FIELDS)
 
 
 def test_every_variable_and_filter_is_named_and_no_other() -> None:

@@ -13,7 +13,7 @@ from typing import Final
 import httpcore
 
 from gregor.clock import Clock
-from gregor.core.notify.webhook_signature import LOOPBACK, signed_headers, url_fault
+from gregor.core.notify.webhook_signature import LOOPBACK_HOSTS, signed_headers, webhook_url_error
 from gregor.net.ssrf_guard import AddressNotPublic, GuardedBackend, connect_failure
 
 from .contract import WebhookCall
@@ -46,7 +46,7 @@ class WebhookChannel:
         """Make one call; see `contract.DeliveryChannel.send`."""
         if self._pool is None:
             raise RuntimeError("the channel is not open")
-        fault = url_fault(message.url, is_loopback_allowed=self._is_loopback_allowed)
+        fault = webhook_url_error(message.url, is_loopback_allowed=self._is_loopback_allowed)
         if fault is not None:
             return Refused(None, fault)
         try:
@@ -106,6 +106,6 @@ class _OrLoopback(GuardedBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        if host in LOOPBACK:
+        if host in LOOPBACK_HOSTS:
             return await httpcore.AnyIOBackend().connect_tcp(host, port, timeout, local_address, socket_options)
         return await super().connect_tcp(host, port, timeout, local_address, socket_options)

@@ -24,7 +24,7 @@ class SendDecision:
     also: tuple[Intent, ...] = ()
     name: Callable[[Sequence[Intent]], str] | None = None
     """What the message is called that tells these as well: written in the ledger of each before it goes out."""
-    why_not: str | None = None
+    skip_reasons: str | None = None
     until_us: int | None = None
     """Where it only waits: until when."""
     is_dead: bool = False

@@ -15,13 +15,13 @@ from typing import Final
 
 from gregor.auth.unsubscribe_links import UnsubscribeLinks
 from gregor.core.items.sync import LiveItem, View
-from gregor.core.messages.model import Reason
+from gregor.core.messages.model import RemovalReason
 from gregor.core.notify import escalation
 from gregor.core.notify.aggregation import is_summary
-from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, quiet_until, wants
-from gregor.core.notify.escalation import USER, Audience, Occasion
+from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, is_channel_allowed, quiet_until
+from gregor.core.notify.escalation import USER, Audience, NotificationCause
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
-from gregor.core.notify.ledger import DeliveryRecord, State
+from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import TemplateItem
 from gregor.store.audience import load_audience
@@ -38,7 +38,7 @@ MOST_READ: Final = 1_000
 """Items that are looked at for one mail, the newest: most were told before."""
 PLACE: Final = "mail"
 """One mail to a user at a time: the second would tell what the first tells."""
-_WAITS: Final = (State.PLANNED, State.WAITING, State.RETRY)
+_WAITS: Final = (DeliveryState.PLANNED, DeliveryState.WAITING, DeliveryState.RETRY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,9 @@ class MailDecider:
             return held
         item, _ = scene.items[intent.item]
         name = None if mine is None else _bound_to(mine)
-        if name is not None and any(each.story.mail == name and each.state is State.SENT for each in scene.ledger):
+        if name is not None and any(
+            each.history.mail == name and each.state is DeliveryState.SENT for each in scene.ledger
+        ):
             return SendDecision(is_told=True)
         also = self._also_bound(intent, name, scene) if name is not None else self._also_free(intent, scene)
         return SendDecision(
@@ -110,34 +112,38 @@ class MailDecider:
     async def _held(self, intent: Intent, scene: _MailContext) -> SendDecision | None:
         """Why nothing goes out for this now; `None` where it does."""
         if intent.item not in scene.items:
-            return SendDecision(why_not=await self._why_gone(intent, scene.now_us))
-        why_not = self._why_not(intent, scene)
-        if why_not is not None:
-            return SendDecision(why_not=why_not)
+            return SendDecision(skip_reasons=await self._why_gone(intent, scene.now_us))
+        skip_reasons = self._why_not(intent, scene)
+        if skip_reasons is not None:
+            return SendDecision(skip_reasons=skip_reasons)
         if await self._store.suppressions.suppression(scene.contact.email or "") is not None:
-            return SendDecision(why_not="suppressed")
+            return SendDecision(skip_reasons="suppressed")
         until_us = self._quiet_until(scene.items[intent.item][0], scene)
         if until_us > scene.now_us:
-            return SendDecision(why_not=QUIET_HOURS, until_us=until_us)
+            return SendDecision(skip_reasons=QUIET_HOURS, until_us=until_us)
         return None
 
     async def _why_gone(self, intent: Intent, now_us: int) -> str:
         entry = await self._store.users.item(intent.uid, intent.item, View(), now_us)
         if entry is not None and entry.gone is None:
             return "no_provider"  # it is live, but its category sends no mail any more
-        return "expired" if entry is not None and entry.gone and entry.gone.reason is Reason.EXPIRED else "dismissed"
+        return (
+            "expired"
+            if entry is not None and entry.gone and entry.gone.reason is RemovalReason.EXPIRED
+            else "dismissed"
+        )
 
     def _why_not(self, intent: Intent, scene: _MailContext) -> str | None:
         """As `core.escalation` and the preferences say; `at_us` of the intent: until then nobody was there."""
         item, _ = scene.items[intent.item]
         policy = self._registry.current.resolve(item.category)
-        occasion = Occasion(intent.kind, intent.seq, intent.at_us, intent.n)
-        decision = escalation.mail(scene.uid, item, occasion, policy, scene.audience, scene.now_us)
-        if decision.why_not:
-            return decision.why_not[USER]
+        occasion = NotificationCause(intent.kind, intent.seq, intent.at_us, intent.n)
+        decision = escalation.decide_email(scene.uid, item, occasion, policy, scene.audience, scene.now_us)
+        if decision.skip_reasons:
+            return decision.skip_reasons[USER]
         if scene.contact.email is None:
             return "no_provider"
-        return None if wants(scene.preferences, item.category, "email") else "preference"
+        return None if is_channel_allowed(scene.preferences, item.category, "email") else "preference"
 
     def _quiet_until(self, item: LiveItem, scene: _MailContext) -> int:
         is_urgent = self._registry.current.resolve(item.category).urgent
@@ -158,7 +164,7 @@ class MailDecider:
 
     def _also_bound(self, intent: Intent, name: str, scene: _MailContext) -> Iterator[Intent]:
         """What the mail of that name told, as far as it is still to be told."""
-        told = (each for each in scene.ledger if each.story.mail == name)
+        told = (each for each in scene.ledger if each.history.mail == name)
         return (
             _told_of(each) for each in told if each.intent.key != intent.key and self._may_tell(_told_of(each), scene)
         )
@@ -194,18 +200,20 @@ class MailDecider:
 
 def _is_free(delivery: DeliveryRecord, now_us: int) -> bool:
     """Whether it waits, and any mail may tell it: none went out that did."""
-    is_waiting = delivery.state in _WAITS or (delivery.state is State.CLAIMED and delivery.lease_until_us <= now_us)
+    is_waiting = delivery.state in _WAITS or (
+        delivery.state is DeliveryState.CLAIMED and delivery.lease_until_us <= now_us
+    )
     return is_waiting and _bound_to(delivery) is None
 
 
 def _bound_to(delivery: DeliveryRecord) -> str | None:
     """The mail that told it and may have arrived; `None` where there is none. A call that has no outcome may have."""
-    return delivery.story.mail if delivery.is_unsure else None
+    return delivery.history.mail if delivery.is_unsure else None
 
 
 def _told_of(delivery: DeliveryRecord) -> Intent:
     """The intent of a delivery, as of when nobody was known to be there last."""
-    return replace(delivery.intent, at_us=delivery.story.planned_us)
+    return replace(delivery.intent, at_us=delivery.history.planned_us)
 
 
 def _name_of(intents: Sequence[Intent]) -> str:

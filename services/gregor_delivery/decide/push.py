@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from gregor.core.items.sync import LiveItem, StoredItem, View
-from gregor.core.messages.model import Reason
+from gregor.core.messages.model import RemovalReason
 from gregor.core.notify import escalation
-from gregor.core.notify.contact import QUIET_HOURS, quiet_until, wants
-from gregor.core.notify.escalation import Audience, Occasion, Recipient
+from gregor.core.notify.contact import QUIET_HOURS, is_channel_allowed, quiet_until
+from gregor.core.notify.escalation import Audience, AudienceDevice, NotificationCause
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import TemplateItem
@@ -39,26 +39,26 @@ class PushDecider:
         """Decide from the state of now. Raises ``Unavailable``."""
         scene = await self._store.push_contexts.read(intent.uid, intent.device, intent.channel, intent.item, now_us)
         if scene is None:
-            return SendDecision(why_not="device_gone")
+            return SendDecision(skip_reasons="device_gone")
         if not await self._is_reached(intent, scene.registration):
-            return SendDecision(why_not="token_moved")
+            return SendDecision(skip_reasons="token_moved")
         if intent.kind is IntentKind.WITHDRAW:
             look = taken_back(self._silent(intent, scene), intent, scene.withdrawals, now_us)
             return replace(look, forget=lambda gone: self._forget(intent, scene.registration, gone))
         item = scene.item
         if item is None:
-            return SendDecision(why_not=await self._why_gone(intent, now_us))
+            return SendDecision(skip_reasons=await self._why_gone(intent, now_us))
         if self._registry.current.resolve(item.category).push is None:
             await self._registry.refresh()  # who handed it over knew of a push: its categories may be newer than ours
-        why_not = self._why_not(intent, item, scene, now_us)
-        if why_not is not None:
-            return SendDecision(why_not=why_not)
-        if not wants(scene.preferences, item.category, "push"):
-            return SendDecision(why_not="preference")
+        skip_reasons = self._why_not(intent, item, scene, now_us)
+        if skip_reasons is not None:
+            return SendDecision(skip_reasons=skip_reasons)
+        if not is_channel_allowed(scene.preferences, item.category, "push"):
+            return SendDecision(skip_reasons="preference")
         push_now = self._push(intent, item, scene)
         until_us = now_us if push_now.urgent else quiet_until(scene.contact, now_us)
         if until_us > now_us:
-            return SendDecision(why_not=QUIET_HOURS, until_us=until_us)
+            return SendDecision(skip_reasons=QUIET_HOURS, until_us=until_us)
         return SendDecision(
             compose=lambda others: naming(push_now, others),
             also=carried(scene.withdrawals, push_now.data["link"]),
@@ -82,16 +82,16 @@ class PushDecider:
 
     async def _why_gone(self, intent: Intent, now_us: int) -> str:
         entry = await self._store.users.item(intent.uid, intent.item, View(intent.device), now_us)
-        is_expired = entry is not None and entry.gone is not None and entry.gone.reason is Reason.EXPIRED
+        is_expired = entry is not None and entry.gone is not None and entry.gone.reason is RemovalReason.EXPIRED
         return "expired" if is_expired else "dismissed"
 
     def _why_not(self, intent: Intent, item: StoredItem, scene: PushContext, now_us: int) -> str | None:
         """As ``core.escalation`` says; the copy is the device's own, so what is in it is for it, and not hidden."""
         policy = self._registry.current.resolve(item.category)
-        audience = Audience({intent.device: Recipient(intent.channel, scene.presence.foreground)}, scene.acks)
-        occasion = Occasion(intent.kind, intent.seq, intent.at_us, intent.n)
-        decision = escalation.pushes(intent.uid, _live(item), occasion, policy, audience, now_us)
-        return decision.why_not.get(intent.device)
+        audience = Audience({intent.device: AudienceDevice(intent.channel, scene.presence.foreground)}, scene.acks)
+        occasion = NotificationCause(intent.kind, intent.seq, intent.at_us, intent.n)
+        decision = escalation.decide_pushes(intent.uid, _live(item), occasion, policy, audience, now_us)
+        return decision.skip_reasons.get(intent.device)
 
     def _push(self, intent: Intent, item: StoredItem, scene: PushContext) -> PushMessage:
         entries, renderer = self._registry.current, self._registry.renderer

@@ -11,7 +11,7 @@ from typing import Final
 from gregor.clock import Clock
 from gregor.core.limits import DAY_US, SECOND_US
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.webhook_events import Webhook, addressee
+from gregor.core.notify.webhook_events import Webhook, webhook_and_call_id
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
 from gregor_delivery.channels.contract import WebhookCall
 from gregor_delivery.channels.verdict import RecipientGone
@@ -36,14 +36,14 @@ class WebhookDecider:
 
     async def look(self, intent: Intent, now_us: int) -> SendDecision:
         """Decide from the webhooks of now, and from what became of the calls before. Raises `Unavailable`."""
-        name, call_id = addressee(intent)
+        name, call_id = webhook_and_call_id(intent)
         webhook = self._webhooks.get(name)
         if webhook is None or webhook.disabled_us is not None:
             await self._webhooks.refresh()  # who handed it over knew of the webhook: it may be newer than ours
             webhook = self._webhooks.get(name)
         if webhook is None or webhook.disabled_us is not None:
             self._receivers.keep({each.id for each in self._webhooks.current})
-            return SendDecision(why_not="webhook_gone")
+            return SendDecision(skip_reasons="webhook_gone")
         wait_s = self._receivers.wait_s(name, self._clock.monotonic())
         if wait_s > 0.0:
             return self._wait(intent, wait_s, now_us)
@@ -55,12 +55,12 @@ class WebhookDecider:
 
     def _wait(self, intent: Intent, wait_s: float, now_us: int) -> SendDecision:
         """Later; not all that waits at once. What has waited for too long is somebody's to look at."""
-        name, _ = addressee(intent)
+        name, _ = webhook_and_call_id(intent)
         reason = "receiver_down" if self._receivers.is_down(name) else "receiver_busy"
         until_us = now_us + round((wait_s + random.uniform(0.0, wait_s)) * SECOND_US)
         if until_us >= intent.at_us + USEFUL_US:
-            return SendDecision(why_not="budget", is_dead=True)
-        return SendDecision(why_not=reason, until_us=until_us)
+            return SendDecision(skip_reasons="budget", is_dead=True)
+        return SendDecision(skip_reasons=reason, until_us=until_us)
 
     async def _disable(self, webhook: Webhook, gone: RecipientGone) -> bool:
         await self._editor.disable(webhook.id, self._clock.now_us(), gone.status)

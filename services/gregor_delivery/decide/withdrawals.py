@@ -12,7 +12,7 @@ from typing import Final
 
 from gregor.core.limits import DAY_US
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import WAKING_US, Withdrawals
+from gregor.core.notify.ledger import WAKING_US, PendingWithdrawals
 from gregor_delivery.channels.contract import PushMessage
 
 from .decision import SendDecision
@@ -27,15 +27,15 @@ BESIDE_BYTES: Final = 1_024
 """Ids and link of a push that shows something: they cost it no more than the end of a long text."""
 
 
-def taken_back(silent: PushMessage, lead: Intent, known: Withdrawals, now_us: int) -> SendDecision:
+def taken_back(silent: PushMessage, lead: Intent, known: PendingWithdrawals, now_us: int) -> SendDecision:
     """The look at a withdrawal; ``silent`` is the push that will name what is withdrawn."""
     until_us = lead.at_us + USEFUL_US
     if now_us >= until_us:
-        return SendDecision(why_not="budget")
+        return SendDecision(skip_reasons="budget")
     free_us = _free_us(lead.channel, known.woken_us, now_us)
     if free_us is None or free_us > now_us:
         # It goes with the next push that shows something; where none comes in time it ends quietly.
-        return SendDecision(why_not="budget", until_us=min(until_us, free_us or until_us))
+        return SendDecision(skip_reasons="budget", until_us=min(until_us, free_us or until_us))
     return SendDecision(
         compose=lambda others: naming(silent, [lead, *others]),
         also=_fitting((each for each in known.waiting if each.key != lead.key), ALONE_BYTES - _bytes(lead)),
@@ -44,7 +44,7 @@ def taken_back(silent: PushMessage, lead: Intent, known: Withdrawals, now_us: in
     )
 
 
-def carried(known: Withdrawals, link: str | None) -> tuple[Intent, ...]:
+def carried(known: PendingWithdrawals, link: str | None) -> tuple[Intent, ...]:
     """The withdrawals that a push takes along which shows something."""
     return _fitting(known.waiting, BESIDE_BYTES - len((link or "").encode()))
 

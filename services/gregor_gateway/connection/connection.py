@@ -8,8 +8,8 @@ from functools import partial
 from typing import Final
 
 from gregor.core.close_codes import CloseCode
-from gregor.core.items.announcement import Plain
-from gregor.core.items.sync import Answer, cursor_for
+from gregor.core.items.announcement import CreationFrame
+from gregor.core.items.sync import SyncResult, cursor_for
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
 from gregor_gateway.context import Parts
@@ -119,7 +119,7 @@ class Connection:
             gateway,
             self.opened_us,
             session.foreground,
-            session.view.cats,
+            session.view.category_filter,
             session.systems,
         )
 
@@ -161,7 +161,7 @@ class Connection:
             if not self._is_dirty:
                 self._mark()
 
-    def deliver_run(self, run: Sequence[Plain]) -> int:
+    def deliver_run(self, run: Sequence[CreationFrame]) -> int:
         """See ``Member.deliver_run``."""
         session, outlet = self.session, self._outlet
         if outlet.is_idle and not self._is_paused and session.deliver_run(run[0].seq, run[-1].seq):
@@ -190,7 +190,7 @@ class Connection:
         if self.session.base < seq:
             self.demand(Position(), 0)
 
-    def synced(self, serial: int, answer: Answer, frame: bytes) -> None:
+    def synced(self, serial: int, answer: SyncResult, frame: bytes) -> None:
         """See ``Member.synced``."""
         self.run(self.session.synced(serial, answer, frame))
         self.release(0)

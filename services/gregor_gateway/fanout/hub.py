@@ -17,8 +17,14 @@ import msgspec
 import structlog
 
 from gregor.core.close_codes import CloseCode
-from gregor.core.ids import Prefixes, allowed
-from gregor.core.items.announcement import Announcement, Kind, Plain, decode, read_plain
+from gregor.core.ids import Prefixes, is_allowed
+from gregor.core.items.announcement import (
+    Announcement,
+    AnnouncementKind,
+    CreationFrame,
+    decode_announcement,
+    decode_fast,
+)
 from gregor.core.items.sync import View
 from gregor.redis.connection import RedisUnavailable
 from gregor.redis.pubsub import PubSub
@@ -199,10 +205,10 @@ class Hub:
 
     def hear(self, room: Room, track: Track, payloads: Sequence[bytes]) -> None:
         """What was published on a user's channel, in order. Plain creations in a row are one run."""
-        run: list[Plain] = []
+        run: list[CreationFrame] = []
         for payload in payloads:
             try:
-                plain = read_plain(payload)
+                plain = decode_fast(payload)
                 if plain is not None and room.is_plain and track.steps(plain):
                     run.append(plain)
                     continue
@@ -219,7 +225,7 @@ class Hub:
 
     def _take(self, room: Room, payload: bytes) -> None:
         if payload[:1] == b"C":
-            self._announce(room, decode(payload))
+            self._announce(room, decode_announcement(payload))
         elif payload[:1] == b"K":
             self._control(room, payload[1:])
 
@@ -232,16 +238,20 @@ class Hub:
             self.mend(room, verdict, "gap" if verdict is Verdict.GAP else "fork")
         room.track.follow(announcement)
         self._deliver(room, announcement)
-        if announcement.kind is Kind.FLUSH:
+        if announcement.kind is AnnouncementKind.RESET:
             self._flush(room, announcement)
         if room.waiting:
             self._release(room, announcement.seq)
 
-    def _deliver_run(self, room: Room, run: list[Plain]) -> None:
+    def _deliver_run(self, room: Room, run: list[CreationFrame]) -> None:
         """The hot path of the process: creations for all devices."""
         for group in room.groups:
-            cats = group.view.cats
-            seen = run if cats is None else [plain for plain in run if allowed(cats, plain.category)]
+            category_filter = group.view.category_filter
+            seen = (
+                run
+                if category_filter is None
+                else [plain for plain in run if is_allowed(category_filter, plain.category)]
+            )
             if not seen:
                 continue
             writes = size = 0
@@ -284,7 +294,7 @@ class Hub:
         """What this group is told: a change of its view; or, where one of its device sent the message, that it was."""
         view, system = group.view, announcement.system
         frame = announcement.frame(view)
-        if frame is not None and (not system or allowed(group.systems, system)):
+        if frame is not None and (not system or is_allowed(group.systems, system)):
             locale = group.locale
             return frame if locale is None else self.reads.words.beside(frame, announcement, view, locale, uid)
         is_own = announcement.sender and announcement.sender == view.device

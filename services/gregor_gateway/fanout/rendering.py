@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gregor.core.items.announcement import Announcement
-from gregor.core.items.sync import Answer, Delta, Full, View
+from gregor.core.items.sync import Delta, Full, SyncResult, View
 from gregor.registries.categories import CategoryRegistry
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class Words:
     def __init__(self, registry: CategoryRegistry) -> None:
         self._registry = registry
 
-    async def of_sync(self, answer: Answer, locale: str | None, uid: str) -> bytes:
+    async def of_sync(self, answer: SyncResult, locale: str | None, uid: str) -> bytes:
         """The words of the items of a sync, as a JSON object; an empty one where nobody asked."""
         if locale is None:
             return b"{}"

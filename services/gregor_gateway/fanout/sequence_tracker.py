@@ -6,8 +6,8 @@ from enum import Enum
 
 from msgspec import Struct
 
-from gregor.core.items.announcement import Announcement, Kind, Plain
-from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, Head
+from gregor.core.items.announcement import Announcement, AnnouncementKind, CreationFrame
+from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, UserPosition
 
 LINK_BYTES = 8
 """The lanes of the digest that an announcement carries, from before and from after it."""
@@ -31,7 +31,7 @@ class Mark(Struct, frozen=True, gc=False):
     link: bytes | None = None
 
     @classmethod
-    def of(cls, head: Head | None) -> Mark:
+    def of(cls, head: UserPosition | None) -> Mark:
         """What the store says; a user never seen is an empty one."""
         if head is None:
             return cls(NO_EPOCH, 0, ZERO_DIGEST[:LINK_BYTES])
@@ -69,7 +69,7 @@ class Track:
         is_same_epoch = announcement.epoch == mark.epoch
         if announcement.seq > mark.seq + 1:
             return Verdict.GAP if is_same_epoch else Verdict.FORK
-        may_begin = announcement.kind is Kind.FLUSH or (announcement.is_new_epoch and mark.seq == 0)
+        may_begin = announcement.kind is AnnouncementKind.RESET or (announcement.is_new_epoch and mark.seq == 0)
         is_linked = mark.link is None or announcement.before == mark.link
         return Verdict.NEXT if is_linked and (is_same_epoch or may_begin) else Verdict.FORK
 
@@ -79,7 +79,7 @@ class Track:
             self.since = announcement.seq - 1
         self.mark = Mark(announcement.epoch, announcement.seq, announcement.after)
 
-    def steps(self, plain: Plain) -> bool:
+    def steps(self, plain: CreationFrame) -> bool:
         """Whether a plain announcement follows what is known; if so, it is taken. Else ``judge`` says what it is."""
         mark = self.mark
         if mark is None or plain.seq != mark.seq + 1 or plain.epoch != mark.epoch:

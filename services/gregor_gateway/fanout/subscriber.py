@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from gregor.core.items.announcement import Plain
-from gregor.core.items.sync import Answer
+from gregor.core.items.announcement import CreationFrame
+from gregor.core.items.sync import SyncResult
 from gregor.store.contract.devices import DeviceSession
 from gregor_gateway.protocol.hello import Position
 
@@ -53,7 +53,7 @@ class Member(Protocol):
         """A live frame of its view."""
         ...
 
-    def deliver_run(self, run: Sequence[Plain]) -> int:
+    def deliver_run(self, run: Sequence[CreationFrame]) -> int:
         """Live frames of its view, in order; how many bytes were written at once, 0 where they wait. The hot path."""
         ...
 
@@ -69,7 +69,7 @@ class Member(Protocol):
         """Send a full copy at a random moment of the spread, unless a sync above ``seq`` comes first."""
         ...
 
-    def synced(self, serial: int, answer: Answer, frame: bytes) -> None:
+    def synced(self, serial: int, answer: SyncResult, frame: bytes) -> None:
         """What a read gave."""
         ...
 

@@ -14,7 +14,7 @@ import structlog
 from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
-from gregor.core.items.sync import Answer, Delta, Full, View
+from gregor.core.items.sync import Delta, Full, SyncResult, View
 from gregor.core.messages.encode import encode_sync
 from gregor.store.contract.store import Store, Unavailable
 from gregor.telemetry import Metrics
@@ -99,7 +99,7 @@ class Reads:
         if verdict is Verdict.FORK:
             hub.comparison.ask(room)
 
-    async def sync(self, question: Question) -> Answer:
+    async def sync(self, question: Question) -> SyncResult:
         """The answer of the store. Raises ``Unavailable``."""
         answer = await self._store.users.sync(
             question.uid,

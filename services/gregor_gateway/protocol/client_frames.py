@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
-from gregor.core.errors import Problem, at
+from gregor.core.errors import Problem, field_problem
 from gregor.core.json_text import decode_json
 from gregor.core.limits import Limits
 
@@ -76,11 +76,11 @@ ClientFrame = Message | Hello | Ack | ForegroundChange | Resync | NewToken | Cli
 def read_ref(document: Any) -> Ref:
     """What the client calls this frame by. ``Problem`` ``invalid``: no object, or a ref too long to be given back."""
     if not isinstance(document, dict):
-        raise at("invalid", "", "A frame is one JSON object.")
+        raise field_problem("invalid", "", "A frame is one JSON object.")
     ref = document.get("ref")
     if type(ref) not in (dict, list, str) or _bytes_of(ref) <= _MOST_REF_BYTES:
         return ref
-    raise at("invalid", "/ref", f"Any JSON of up to {_MOST_REF_BYTES} bytes.")
+    raise field_problem("invalid", "/ref", f"Any JSON of up to {_MOST_REF_BYTES} bytes.")
 
 
 def _bytes_of(value: Any) -> int:
@@ -93,10 +93,10 @@ def read_frame(document: Mapping[str, Any]) -> ClientFrame:
     if not _MESSAGE.isdisjoint(frame):
         return Message(frame)
     if not frame:
-        raise at("missing_field", "", "A frame says one thing, such as ack, or system and body.")
+        raise field_problem("missing_field", "", "A frame says one thing, such as ack, or system and body.")
     (kind, value), *others = frame.items()
     if others:
-        raise at("unknown_field", f"/{others[0][0]}", f"No such field beside {kind}.")
+        raise field_problem("unknown_field", f"/{others[0][0]}", f"No such field beside {kind}.")
     return _of_kind(kind, value)
 
 
@@ -113,13 +113,13 @@ def _of_kind(kind: str, value: Any) -> ClientFrame:
         case "token" if isinstance(value, str):
             return NewToken(value)
         case "token":
-            raise at("invalid", "/token", "A device token, as text.")
+            raise field_problem("invalid", "/token", "A device token, as text.")
         case "ping":
             return ClientPing(read_number(value, "/ping"))
         case "pong":
             read_number(value, "/pong")
             return Pong()
-    raise at("unknown_field", f"/{kind}", "This frame is not known.")
+    raise field_problem("unknown_field", f"/{kind}", "This frame is not known.")
 
 
 def read_loosely(raw: bytes) -> tuple[bool, Ref]:
@@ -152,4 +152,4 @@ def _whole(digits: str) -> int | float:
 
 def not_here(what: str) -> Problem:
     """A frame that is known, but has no place where it was sent."""
-    return at("invalid", f"/{what}", f"A {what} has no place here.")
+    return field_problem("invalid", f"/{what}", f"A {what} has no place here.")

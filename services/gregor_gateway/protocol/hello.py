@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gregor.core.categories.policy import is_locale
-from gregor.core.errors import at
-from gregor.core.ids import MOST_PREFIXES, Prefixes, is_name, normal_prefix, normal_prefixes
+from gregor.core.errors import field_problem
+from gregor.core.ids import MAX_FILTER_PREFIXES, Prefixes, is_name, normalize_prefix, normalize_prefixes
 from gregor.core.items.sync import Cursor, parse_cursor
 
 VOID: Final = Cursor("", 0)
@@ -71,7 +71,7 @@ def read_query(pairs: Iterable[tuple[str, str]], last_event_id: str | None) -> H
     single = {name: values[-1] for name, values in query.items()}
     foreground = single.get("foreground", "false")
     if foreground not in ("true", "false"):
-        raise at("invalid", "/query/foreground", "true or false.")
+        raise field_problem("invalid", "/query/foreground", "true or false.")
     position = {"cursor": last_event_id} if last_event_id else single
     return Hello(
         position=_position(position, "/query"),
@@ -95,29 +95,29 @@ def read_flag(value: Any, pointer: str) -> bool:
     if value is None:
         return False
     if not isinstance(value, bool):
-        raise at("invalid", pointer, "true or false.")
+        raise field_problem("invalid", pointer, "true or false.")
     return value
 
 
 def read_number(value: Any, pointer: str) -> int:
     """A whole number from 0 up. ``Problem``: ``invalid``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise at("invalid", pointer, "A whole number, 0 or more.")
+        raise field_problem("invalid", pointer, "A whole number, 0 or more.")
     return value
 
 
 def _object(value: Any, pointer: str, known: frozenset[str]) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise at("invalid", pointer, "An object.")
+        raise field_problem("invalid", pointer, "An object.")
     for name in value:
         if name not in known:
-            raise at("unknown_field", f"{pointer}/{name}", "This field is not known.")
+            raise field_problem("unknown_field", f"{pointer}/{name}", "This field is not known.")
     return value
 
 
 def _text(value: Any, pointer: str) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise at("invalid", pointer, "Text.")
+        raise field_problem("invalid", pointer, "Text.")
     return value
 
 
@@ -125,7 +125,7 @@ def _position(members: Mapping[str, Any], pointer: str) -> Position:
     cursor = _text(members.get("cursor"), f"{pointer}/cursor")
     digest = _text(members.get("digest"), f"{pointer}/digest")
     if digest is not None and not _DIGEST.match(digest):
-        raise at("invalid", f"{pointer}/digest", "64 hex digits, in small letters.")
+        raise field_problem("invalid", f"{pointer}/digest", "64 hex digits, in small letters.")
     return Position(
         None if cursor is None else parse_cursor(cursor) or VOID, None if digest is None else bytes.fromhex(digest)
     )
@@ -135,23 +135,23 @@ def _prefixes(value: Any, pointer: str) -> Prefixes:
     if value is None:
         return None
     if not isinstance(value, list):
-        raise at("invalid", pointer, "A list of prefixes.")
-    if len(value) > MOST_PREFIXES:
-        raise at("too_many", pointer, f"A filter names at most {MOST_PREFIXES} prefixes.")
-    normal = [normal_prefix(entry) for entry in value]
+        raise field_problem("invalid", pointer, "A list of prefixes.")
+    if len(value) > MAX_FILTER_PREFIXES:
+        raise field_problem("too_many", pointer, f"A filter names at most {MAX_FILTER_PREFIXES} prefixes.")
+    normal = [normalize_prefix(entry) for entry in value]
     if None in normal:
-        raise at("invalid_id", f"{pointer}/{normal.index(None)}", "Not a prefix of dotted segments.")
-    return normal_prefixes(prefix for prefix in normal if prefix is not None)
+        raise field_problem("invalid_id", f"{pointer}/{normal.index(None)}", "Not a prefix of dotted segments.")
+    return normalize_prefixes(prefix for prefix in normal if prefix is not None)
 
 
 def _locale(value: Any, pointer: str) -> str | None:
     text = _text(value, pointer)
     if text is not None and not is_locale(text):
-        raise at("invalid", pointer, "A language, such as it-IT.")
+        raise field_problem("invalid", pointer, "A language, such as it-IT.")
     return text
 
 
 def _session(value: Any, pointer: str) -> str | None:
     if value is not None and not is_name(value):
-        raise at("invalid_id", pointer, "A session is a name: letters, digits and ._:@-, up to 128.")
+        raise field_problem("invalid_id", pointer, "A session is a name: letters, digits and ._:@-, up to 128.")
     return None if value is None else str(value)

@@ -21,7 +21,7 @@ from gregor.auth.device_tokens import Caller
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, intersect
-from gregor.core.items.sync import NO_EPOCH, Answer, Cursor, Unchanged, View, cursor_for
+from gregor.core.items.sync import NO_EPOCH, Cursor, SyncResult, Unchanged, View, cursor_for
 from gregor.core.json_text import decode_json
 
 from . import effects
@@ -139,7 +139,7 @@ class Session:
         return self._begin(self.hello, caller) if self.hello is not None else []
 
     def _begin(self, hello: Hello, caller: Caller) -> list[Effect]:
-        self.view = View(caller.device, intersect(caller.cats, hello.prefixes))
+        self.view = View(caller.device, intersect(caller.category_filter, hello.prefixes))
         self.systems = intersect(caller.systems, hello.systems)
         self._position = hello.position
         return [effects.Join()]
@@ -287,7 +287,7 @@ class Session:
         """The read of this serial failed: read again, if it is still wanted."""
         return [self._read()] if self.state is State.SYNCING and serial == self._serial else []
 
-    def synced(self, serial: int, answer: Answer, frame: bytes) -> list[Effect]:
+    def synced(self, serial: int, answer: SyncResult, frame: bytes) -> list[Effect]:
         """What the read of this serial gave. ``frame`` is ``answer`` as it goes out."""
         if self.state is not State.SYNCING or serial != self._serial:
             return []
@@ -360,7 +360,11 @@ class Session:
     def renewed(self, caller: Caller, lives_s: float, now: float) -> list[Effect]:
         """A good new token: it must speak for the same device and the same categories."""
         old = self.caller
-        if old is None or (caller.uid, caller.device, caller.cats) != (old.uid, old.device, old.cats):
+        if old is None or (caller.uid, caller.device, caller.category_filter) != (
+            old.uid,
+            old.device,
+            old.category_filter,
+        ):
             return self.close(CloseCode.STATE_INVALIDATED)
         self.caller = caller
         self._deadlines.expires(lives_s, now)

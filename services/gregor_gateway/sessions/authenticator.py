@@ -10,7 +10,7 @@ from gregor.auth.device_tokens import Caller, TokenExpired, TokenVerifier
 from gregor.clock import Clock
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
-from gregor.core.ids import Prefixes, normal_prefixes
+from gregor.core.ids import Prefixes, normalize_prefixes
 from gregor.store import service_keys
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.store import Store, Unavailable
@@ -118,4 +118,4 @@ def _moment_us(claims: Mapping[str, Any], name: str, absent_us: int) -> int:
 
 def _prefixes(claims: Mapping[str, Any], name: str) -> Prefixes:
     value = claims.get(name)
-    return None if value is None else normal_prefixes(value)
+    return None if value is None else normalize_prefixes(value)

@@ -10,7 +10,7 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.core.messages.model import Flush, Sender
+from gregor.core.messages.model import Sender, UserReset
 from gregor.core.messages.parse import parse_message
 from gregor.core.rate_limit import messages_bucket
 from gregor.registries.categories import CategoryRegistry
@@ -49,10 +49,12 @@ class Inbox:
         message = parse_message(dict(document), limits)
         if message.device not in (None, caller.device):
             raise Problem("forbidden", "The token is of another device.")
-        if isinstance(message.content, Flush):
+        if isinstance(message.content, UserReset):
             raise Problem("forbidden", "A device may not flush; it may resync.")
-        view = View(caller.device, caller.cats)
-        return await self._submitter.submit(caller.uid, message, document, Sender(caller.device, caller.cats), view)
+        view = View(caller.device, caller.category_filter)
+        return await self._submitter.submit(
+            caller.uid, message, document, Sender(caller.device, caller.category_filter), view
+        )
 
     async def _take(self, caller: Caller) -> None:
         limits = self._limits

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from gregor.core.errors import Problem
-from gregor.core.items.announcement import Plain
+from gregor.core.items.announcement import CreationFrame
 from gregor.store.contract.store import Unavailable
 from gregor_gateway.connection.connection import Connection
 from gregor_gateway.protocol.deadlines import REFRESH_S
@@ -46,7 +46,7 @@ class Basket:
         """See ``Transport.pack``."""
         return frame
 
-    def write_run(self, run: Sequence[Plain], tag: str) -> int:
+    def write_run(self, run: Sequence[CreationFrame], tag: str) -> int:
         """See ``Transport.write_run``."""
         return self.write([plain.frame for plain in run])
 

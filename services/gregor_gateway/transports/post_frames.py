@@ -137,7 +137,7 @@ class PostFrames:
         caller = desk.caller
         (head,) = await self._parts.store.users.heads([caller.uid])
         if head is not None:
-            view = View(caller.device, desk.session.cats)
+            view = View(caller.device, desk.session.category_filter)
             now_us = self._parts.clock.now_us()
             await self._parts.store.devices.acknowledge(caller.uid, view, min(seq, head.seq), now_us)
 

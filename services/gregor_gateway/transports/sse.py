@@ -10,7 +10,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from gregor.core.items.announcement import Plain
+from gregor.core.items.announcement import CreationFrame
 from gregor_gateway.connection.connection import Connection
 from gregor_gateway.protocol.server_frames import close_frame
 
@@ -45,7 +45,7 @@ class EventStream:
             return b"data: %s\n\n" % frame
         return b"id: %s-%d\ndata: %s\n\n" % (tag.encode(), seq, frame)
 
-    def write_run(self, run: Sequence[Plain], tag: str) -> int:
+    def write_run(self, run: Sequence[CreationFrame], tag: str) -> int:
         """See ``Transport.write_run``."""
         return self.write([self.pack(plain.frame, tag, plain.seq) for plain in run])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from gregor.core.items.announcement import Plain
+from gregor.core.items.announcement import CreationFrame
 
 
 class Transport(Protocol):
@@ -19,7 +19,7 @@ class Transport(Protocol):
         """Write these, in one go; how many bytes."""
         ...
 
-    def write_run(self, run: Sequence[Plain], tag: str) -> int:
+    def write_run(self, run: Sequence[CreationFrame], tag: str) -> int:
         """Pack and write the frames of a run, in one go; how many bytes. ``tag`` is that of their cursors."""
         ...
 

@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
-from gregor.core.items.announcement import Plain
+from gregor.core.items.announcement import CreationFrame
 from gregor.telemetry import request_id
 from gregor_gateway.connection.connection import Connection
 from gregor_gateway.context import Parts
@@ -45,7 +45,7 @@ class Packer:
     def __init__(self) -> None:
         self.frame: bytes | None = None
         self.packed = b""
-        self.run: Sequence[Plain] = ()
+        self.run: Sequence[CreationFrame] = ()
         self.packed_run = b""
 
     def pack(self, frame: bytes) -> bytes:
@@ -53,7 +53,7 @@ class Packer:
         self.frame, self.packed = frame, encode(frame)
         return self.packed
 
-    def pack_run(self, run: Sequence[Plain]) -> bytes:
+    def pack_run(self, run: Sequence[CreationFrame]) -> bytes:
         """The WebSocket frames of a run in one piece, remembered."""
         self.run, self.packed_run = run, b"".join([encode(plain.frame) for plain in run])
         return self.packed_run
@@ -156,7 +156,7 @@ class WebSocket(asyncio.Protocol):
             self._socket.write(data)
         return len(data)
 
-    def write_run(self, run: Sequence[Plain], tag: str) -> int:
+    def write_run(self, run: Sequence[CreationFrame], tag: str) -> int:
         """See ``Transport.write_run``."""
         packer = self._packer
         data = packer.packed_run if run is packer.run else packer.pack_run(run)

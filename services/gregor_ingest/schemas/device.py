@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import Field
 
-from gregor.core.errors import at
-from gregor.core.times import seconds
+from gregor.core.errors import field_problem
+from gregor.core.times import format_time
 from gregor.net.ssrf_guard import AllowedHosts
 from gregor.store.contract.devices import Presence, Registration
 
@@ -85,7 +85,7 @@ def shown(registration: Registration, presence: Presence) -> dict[str, Any]:
         "locale": registration.locale,
         "online": presence.online,
         "foreground": presence.foreground,
-        "last_seen": None if presence.last_seen_us is None else msgspec.Raw(seconds(presence.last_seen_us)),
+        "last_seen": None if presence.last_seen_us is None else msgspec.Raw(format_time(presence.last_seen_us)),
     }
 
 
@@ -103,7 +103,9 @@ def restored(document: Any, known: Registration | None) -> Any:
     push, stored = document.get("push"), known.push if known is not None else None
     if isinstance(push, dict) and isinstance(push.get("token"), str) and push["token"].startswith("…"):
         if stored is None or push["token"] != masked(stored["token"]) or push.get("provider") != stored["provider"]:
-            raise at("invalid", "/push/token", "This is a token as it is shown, not one that can be registered.")
+            raise field_problem(
+                "invalid", "/push/token", "This is a token as it is shown, not one that can be registered."
+            )
         return {**document, "push": {**push, "token": stored["token"]}}
     return document
 
@@ -125,4 +127,4 @@ def check_endpoint(endpoint: str, hosts: Sequence[str]) -> None:
     """Raises ``push_endpoint_not_allowed`` but for https of a place in the list (``outbound.AllowedHosts``)."""
     if AllowedHosts(hosts).destination_of(endpoint) is None:
         detail = "A Web Push endpoint is https, on port 443, of a host in the setting WEBPUSH_HOSTS."
-        raise at("push_endpoint_not_allowed", "/push/token/endpoint", detail)
+        raise field_problem("push_endpoint_not_allowed", "/push/token/endpoint", detail)

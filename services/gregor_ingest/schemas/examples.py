@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gregor.core.items.digest import digest_of
-from gregor.core.json_text import canonical
+from gregor.core.items.digest import digest_items
+from gregor.core.json_text import canonical_json
 
 ITEM_ID: Final = "5d44d2ad9aabab30"
 FRIEND: Final[dict[str, Any]] = {
@@ -18,7 +18,7 @@ FRIEND: Final[dict[str, Any]] = {
         "uid": "f8da58e5a6d0d0800f361bc139015a19",
     },
 }
-DIGEST: Final = digest_of([(ITEM_ID, canonical(FRIEND))]).hex()
+DIGEST: Final = digest_items([(ITEM_ID, canonical_json(FRIEND))]).hex()
 
 MESSAGE: Final = {"system": "gregor", "body": {"create": {ITEM_ID: FRIEND}}}
 RECEIPT: Final = {"cursor": "5f1c0a-1", "seq": 1, "created": [ITEM_ID], "dismissed": [], "ignored": {}}

@@ -9,9 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic_core import PydanticCustomError
 
 from gregor.core.errors import Problem
-from gregor.core.ids import DOTTED, MAX_DOTTED, MOST_PREFIXES, NAME, is_name, normal_prefix
+from gregor.core.ids import DOTTED, MAX_DOTTED_LENGTH, MAX_FILTER_PREFIXES, NAME, is_name, normalize_prefix
 from gregor.core.notify.contact import is_language_tag
-from gregor.core.notify.email_address import MOST_CHARACTERS, parse_mailbox
+from gregor.core.notify.email_address import MAX_ADDRESS_CHARACTERS, parse_mailbox
 from gregor.core.times import parse_time
 from gregor_ingest.auth import SCOPES
 
@@ -26,17 +26,17 @@ _WORD: Final = re.compile(r"^[a-z][a-z0-9_.-]{0,63}\Z")
 NAME_SCHEMA: Final = {"type": "string", "pattern": "^" + NAME.pattern.replace(r"\Z", "$")}
 CATEGORY_SCHEMA: Final = {
     "type": "string",
-    "maxLength": MAX_DOTTED,
+    "maxLength": MAX_DOTTED_LENGTH,
     "pattern": "^" + DOTTED.pattern.replace(r"\Z", "$"),
 }
 PREFIX_SCHEMA: Final = {
     "type": "string",
-    "maxLength": MAX_DOTTED,
+    "maxLength": MAX_DOTTED_LENGTH,
     "pattern": "^(" + DOTTED.pattern.replace(r"\Z", r"\.?") + ")?$",
 }
 
 PREFIXES_SCHEMA: Final = {
-    "anyOf": [PREFIX_SCHEMA, {"type": "array", "maxItems": MOST_PREFIXES, "items": PREFIX_SCHEMA}]
+    "anyOf": [PREFIX_SCHEMA, {"type": "array", "maxItems": MAX_FILTER_PREFIXES, "items": PREFIX_SCHEMA}]
 }
 LANGUAGE_SCHEMA: Final = {
     "type": "string",
@@ -55,7 +55,7 @@ def _name(value: Any) -> Any:
 
 
 def _prefix(value: Any) -> Any:
-    normal = normal_prefix(value)
+    normal = normalize_prefix(value)
     if normal is None:
         raise PydanticCustomError("invalid_id", 'A prefix is dotted segments, such as user.joined, or "" for all.')
     return normal
@@ -109,9 +109,9 @@ Prefix = Annotated[str, BeforeValidator(_prefix), WithJsonSchema(dict(PREFIX_SCH
 TimeUs = Annotated[
     int, BeforeValidator(_time_us), WithJsonSchema({"type": "number", "minimum": 0, "maximum": (1 << 33) - 1})
 ]
-Prefixes = Annotated[list[Prefix], Field(max_length=MOST_PREFIXES)]
+Prefixes = Annotated[list[Prefix], Field(max_length=MAX_FILTER_PREFIXES)]
 OneOrMore = Annotated[Prefixes, BeforeValidator(_listed), WithJsonSchema(dict(PREFIXES_SCHEMA))]
-Email = Annotated[str, BeforeValidator(_email), WithJsonSchema({"type": "string", "maxLength": MOST_CHARACTERS})]
+Email = Annotated[str, BeforeValidator(_email), WithJsonSchema({"type": "string", "maxLength": MAX_ADDRESS_CHARACTERS})]
 Reason = Annotated[
     str, BeforeValidator(_reason), WithJsonSchema({"type": "string", "pattern": _WORD.pattern.replace(r"\Z", "$")})
 ]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gregor.core.messages.model import Ignored, Reason
+from gregor.core.messages.model import IgnoredReason, RemovalReason
 from gregor.core.notify.intents import IntentKind
-from gregor.core.notify.ledger import State
+from gregor.core.notify.ledger import DeliveryState
 from gregor_ingest.auth import SCOPES
 
 from .requests import CATEGORY_SCHEMA, NAME_SCHEMA, PREFIX_SCHEMA
@@ -93,7 +93,7 @@ _ATTEMPT: Final = _object({"at": _TIME, "status": _TEXT, "provider_id": _TEXT_OR
 _DELIVERY: Final[Schema] = {
     "id": _TEXT,
     **_PLAN,
-    "state": {"enum": [state.word for state in State]},
+    "state": {"enum": [state.word for state in DeliveryState]},
     "next": _TIME_OR_NULL,
     "attempts": _array(_ATTEMPT),
 }
@@ -130,7 +130,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
             _object(
                 {
                     "at": _TIME,
-                    "reason": {"enum": [reason.word for reason in Reason]},
+                    "reason": {"enum": [reason.word for reason in RemovalReason]},
                     "device": _DEVICE_OR_NULL,
                     "seq": _SEQ,
                 }
@@ -142,7 +142,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         {
             "created": _array(NAME_SCHEMA),
             "dismissed": _array(NAME_SCHEMA),
-            "ignored": _map({"enum": [why.value for why in Ignored]}, NAME_SCHEMA),
+            "ignored": _map({"enum": [why.value for why in IgnoredReason]}, NAME_SCHEMA),
             "unchanged": {"const": True},
             "dry_run": {"const": True},
             "deliveries": _array(_object({**_PLAN, "at": _TIME_OR_NULL})),

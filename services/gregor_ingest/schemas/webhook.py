@@ -10,17 +10,17 @@ from urllib.parse import urlsplit
 import msgspec
 from pydantic import Field, field_validator
 
-from gregor.core.errors import at
-from gregor.core.ids import Prefixes, normal_prefixes
-from gregor.core.notify.webhook_events import EventType, Webhook
-from gregor.core.notify.webhook_signature import LOOPBACK, MOST_URL, url_fault
-from gregor.core.times import seconds
+from gregor.core.errors import field_problem
+from gregor.core.ids import Prefixes, normalize_prefixes
+from gregor.core.notify.webhook_events import Webhook, WebhookEventType
+from gregor.core.notify.webhook_signature import LOOPBACK_HOSTS, MAX_URL_CHARACTERS, webhook_url_error
+from gregor.core.times import format_time
 from gregor.net.ssrf_guard import is_private_url
 
 from .requests import OneOrMore, RequestModel
 
-TYPES: Final = tuple(kind.value for kind in EventType)
-Url = Annotated[str, Field(min_length=1, max_length=MOST_URL)]
+TYPES: Final = tuple(kind.value for kind in WebhookEventType)
+Url = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS)]
 
 
 class _Wish(RequestModel):
@@ -52,7 +52,7 @@ class _Wish(RequestModel):
     @property
     def prefixes(self) -> Prefixes:
         """``category_prefix`` in its one form."""
-        return None if self.category_prefix is None else normal_prefixes(self.category_prefix)
+        return None if self.category_prefix is None else normalize_prefixes(self.category_prefix)
 
 
 class NewWebhook(_Wish):
@@ -70,12 +70,12 @@ class WebhookPatch(_Wish):
 
 def check_url(url: str, *, is_loopback_allowed: bool) -> None:
     """Raises ``invalid`` for a URL that is never called. Where a name leads is judged at each call."""
-    fault = url_fault(url, is_loopback_allowed=is_loopback_allowed)
+    fault = webhook_url_error(url, is_loopback_allowed=is_loopback_allowed)
     if fault is not None:
-        raise at("invalid", "/url", fault)
-    is_this_machine = urlsplit(url).hostname in LOOPBACK
+        raise field_problem("invalid", "/url", fault)
+    is_this_machine = urlsplit(url).hostname in LOOPBACK_HOSTS
     if is_private_url(url) and not (is_this_machine and is_loopback_allowed):
-        raise at("invalid", "/url", "A webhook's URL leads to a public address.")
+        raise field_problem("invalid", "/url", "A webhook's URL leads to a public address.")
 
 
 def changed(webhook: Webhook, patch: WebhookPatch, now_us: int) -> Webhook:
@@ -104,11 +104,11 @@ def shown(webhook: Webhook) -> Mapping[str, Any]:
         "events": webhook.events,
         "category_prefix": webhook.prefixes,
         "name": webhook.name,
-        "created": msgspec.Raw(seconds(webhook.created_us)),
+        "created": msgspec.Raw(format_time(webhook.created_us)),
         "enabled": webhook.disabled_us is None,
         "disabled": None
         if webhook.disabled_us is None
-        else {"at": msgspec.Raw(seconds(webhook.disabled_us)), "reason": webhook.why_disabled},
+        else {"at": msgspec.Raw(format_time(webhook.disabled_us)), "reason": webhook.why_disabled},
     }
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from gregor.core.errors import Problem
-from gregor.core.notify.aggregation import fold, foldable
+from gregor.core.notify.aggregation import aggregatable_items, aggregation_commit
 from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor_scheduler.aggregators import AggregatorFailed
 from gregor_scheduler.context import Parts
@@ -29,12 +29,14 @@ async def end_window(parts: Parts, uid: str, work: DueWork) -> CompletedWork:
         now_us = parts.clock.now_us()
         again_us = now_us + aggregate.window_us
         seq, group = await parts.store.agenda.category_items(uid, category, device or None)
-        items = foldable(group, aggregate, now_us)
+        items = aggregatable_items(group, aggregate, now_us)
         if not items:
             return CompletedWork(work, again_us, seq)
         try:
             body = await parts.aggregators.body(items, aggregate, parts.limits)
-            receipt = await parts.store.users.commit(uid, fold(items, body, policy, now_us, parts.epoch_seed()))
+            receipt = await parts.store.users.commit(
+                uid, aggregation_commit(items, body, policy, now_us, parts.epoch_seed())
+            )
         except AggregatorFailed as failure:
             parts.figures.aggregator_failures.labels(failure.name).inc()
             _log.error("An aggregator failed; its items stay as they are.", category=category, reason=str(failure))

@@ -13,14 +13,14 @@ import structlog
 
 from gregor.core.errors import Problem
 from gregor.core.limits import SECOND_US
-from gregor.core.messages.delayed import decode_delayed
+from gregor.core.messages.delayed import decode_delayed_message
 from gregor.core.messages.model import Commit
 from gregor.core.messages.plan import plan
 from gregor.core.notify import escalation
 from gregor.core.notify.aggregation import is_summary
-from gregor.core.notify.escalation import Decision, Occasion
+from gregor.core.notify.escalation import EscalationDecision, NotificationCause
 from gregor.core.notify.intents import FRAME, Intent, IntentKind
-from gregor.core.notify.ledger import State
+from gregor.core.notify.ledger import DeliveryState
 from gregor.store.audience import load_audience
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind
 from gregor.store.contract.store import Unavailable
@@ -130,8 +130,8 @@ class Acts:
         item, now_us = work.item, self._parts.clock.now_us()
         if item is None:
             return CompletedWork(work), []
-        is_followed = escalation.is_escalated(self._parts.registry.current.resolve(item.category))
-        remind = Commit(now_us, self._parts.epoch_seed(), remind=(item.id, work.n), is_followed=is_followed)
+        has_follow_up = escalation.has_channels(self._parts.registry.current.resolve(item.category))
+        remind = Commit(now_us, self._parts.epoch_seed(), remind=(item.id, work.n), has_follow_up=has_follow_up)
         receipt = await self._parts.store.users.commit(uid, remind)
         if receipt.is_unchanged:
             return CompletedWork(work), []
@@ -140,7 +140,7 @@ class Acts:
         following = item.remind_at_us[work.n + 1 : work.n + 2]
         if following and following[0] <= now_us and (item.expires_us is None or following[0] < item.expires_us):
             more.append(DueWork(work.kind, work.name, following[0], work.entry, item, work.n + 1))
-        if is_followed:
+        if has_follow_up:
             entry = f"n{item.id}\0{work.n}\0{receipt.seq}".encode()
             more.append(DueWork(WorkKind.FOLLOW, work.name, now_us, entry, item, work.n, receipt.seq))
         return None, more
@@ -149,7 +149,7 @@ class Acts:
         """For the item's timeline. Who dies before this leaves the timeline alone without it: the reminder fired."""
         now_us = self._parts.clock.now_us()
         fired = Intent(uid, work.name, IntentKind.REMIND, FRAME, "", work.n, seq, now_us)
-        await self._parts.store.ledger.plan([fired], State.SENT, None, now_us)
+        await self._parts.store.ledger.plan([fired], DeliveryState.SENT, None, now_us)
 
     async def _escalate(self, uid: str, work: DueWork) -> CompletedWork:
         """Decide from the state of now who is to be told, and hand that over."""
@@ -157,14 +157,16 @@ class Acts:
         decision = await self._decide(uid, work)
         return await self._hand_over(work, (*decision.intents, *await self._refuse(decision)))
 
-    async def _refuse(self, decision: Decision) -> list[Intent]:
+    async def _refuse(self, decision: EscalationDecision) -> list[Intent]:
         """Note what was decided against. What an act that did not come to its end decided for is returned: that stands,
         and whoever sends it looks once more."""
         reasons: dict[str, list[Intent]] = {}
         for intent, reason in decision.refused:
             reasons.setdefault(reason, []).append(intent)
         plan, now_us = self._parts.store.ledger.plan, self._parts.clock.now_us()
-        noted = await asyncio.gather(*(plan(each, State.CANCELLED, why, now_us) for why, each in reasons.items()))
+        noted = await asyncio.gather(
+            *(plan(each, DeliveryState.CANCELLED, why, now_us) for why, each in reasons.items())
+        )
         fresh = [intent for intents in noted for intent in intents]
         return [intent for intent, _ in decision.refused if intent not in fresh]
 
@@ -180,7 +182,7 @@ class Acts:
         if intents:
             # The ledger has it before the queue: whoever takes it finds it there, a mail tells all that waits, and what
             # the queue loses is known.
-            await self._parts.store.ledger.plan(intents, State.PLANNED, None, self._parts.clock.now_us())
+            await self._parts.store.ledger.plan(intents, DeliveryState.PLANNED, None, self._parts.clock.now_us())
             full = await self._parts.handover.give(intents)
             for intent in intents:
                 figure = self._parts.figures.put_off if intent in full else self._parts.figures.handed_over
@@ -192,27 +194,29 @@ class Acts:
         """A moment of the next minutes, so that what is put off does not come back all at once (µs)."""
         return self._parts.clock.now_us() + random.randrange(SECOND_US, PUT_OFF_US)
 
-    async def _decide(self, uid: str, work: DueWork) -> Decision:
+    async def _decide(self, uid: str, work: DueWork) -> EscalationDecision:
         item, now_us = work.item, self._parts.clock.now_us()
         if item is None:
-            return Decision()
+            return EscalationDecision()
         policy = self._parts.registry.current.resolve(item.category)
-        if not escalation.is_escalated(policy):
+        if not escalation.has_channels(policy):
             # Who planned this knew of a channel: its categories may be newer than ours.
             await self._parts.registry.refresh()
             policy = self._parts.registry.current.resolve(item.category)
         there = await load_audience(self._parts.store.devices, uid, now_us)
         if work.kind is WorkKind.FOLLOW:
-            occasion = Occasion(IntentKind.REMIND, work.seq, work.at_us, work.n)
-            wanted = ((policy.push, escalation.pushes), (policy.email, escalation.mail))
+            occasion = NotificationCause(IntentKind.REMIND, work.seq, work.at_us, work.n)
+            wanted = ((policy.push, escalation.decide_pushes), (policy.email, escalation.decide_email))
             decided = [by(uid, item, occasion, policy, there, now_us) for channel, by in wanted if channel is not None]
-            return sum(decided, Decision())
+            return sum(decided, EscalationDecision())
         kind = IntentKind.SUMMARY if is_summary(item.id) else IntentKind.ITEM
         channel, decide = (
-            (policy.push, escalation.pushes) if work.kind is WorkKind.PUSH else (policy.email, escalation.mail)
+            (policy.push, escalation.decide_pushes)
+            if work.kind is WorkKind.PUSH
+            else (policy.email, escalation.decide_email)
         )
         since_us = work.at_us - (channel.after_us if channel is not None else 0)
-        return decide(uid, item, Occasion(kind, work.seq, since_us), policy, there, now_us)
+        return decide(uid, item, NotificationCause(kind, work.seq, since_us), policy, there, now_us)
 
     async def _commit_delayed(self, uid: str, work: DueWork) -> CompletedWork:
         """Commit a message whose time has come; it is stamped now. A refusal is final: nobody is there to be told."""
@@ -220,7 +224,7 @@ class Acts:
         raw = await parts.store.agenda.delayed(uid, work.name)
         if raw is None:
             return CompletedWork(work)
-        kept = decode_delayed(raw)
+        kept = decode_delayed_message(raw)
         try:
             entries = parts.registry.current
             message = kept.message(parts.limits)

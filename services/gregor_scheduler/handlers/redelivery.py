@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from gregor.core.limits import SECOND_US
-from gregor.core.notify.ledger import OVERDUE_US, DeliveryRecord, State
+from gregor.core.notify.ledger import OVERDUE_US, DeliveryRecord, DeliveryState
 from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor_scheduler.context import Parts
 
@@ -36,12 +36,12 @@ async def hand_over_again(parts: Parts, uid: str, work: DueWork) -> CompletedWor
 
 def due_us(delivery: DeliveryRecord) -> int:
     """When the delivery service has it in hand at the latest (µs)."""
-    if delivery.state is State.CLAIMED or delivery.is_hastened:
+    if delivery.state is DeliveryState.CLAIMED or delivery.is_hastened:
         return delivery.lease_until_us
-    return delivery.story.next_us or delivery.story.begun_us
+    return delivery.history.next_us or delivery.history.begun_us
 
 
 def _grace_us(delivery: DeliveryRecord) -> int:
     """None for a replay, and for what was to wait longer: whoever wanted it has not handed it over."""
-    is_replay = delivery.state is State.PLANNED and delivery.story.replayed_us is not None
+    is_replay = delivery.state is DeliveryState.PLANNED and delivery.history.replayed_us is not None
     return 0 if is_replay or delivery.is_hastened else GRACE_US

@@ -9,15 +9,15 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from gregor.core.items.sync import Gone, LiveItem
+from gregor.core.items.sync import LiveItem, Removal
 from gregor.core.limits import SECOND_US
-from gregor.core.messages.model import Reason
+from gregor.core.messages.model import RemovalReason
 from gregor.core.notify.intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
-from gregor.core.notify.ledger import DeliveryRecord, State
+from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
 from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor_scheduler.context import Parts
 
-OPEN: Final = (State.PLANNED, State.WAITING, State.RETRY, State.UNKNOWN)
+OPEN: Final = (DeliveryState.PLANNED, DeliveryState.WAITING, DeliveryState.RETRY, DeliveryState.UNKNOWN)
 """What is in nobody's hands, and would be sent."""
 GATHER_US: Final = SECOND_US // 5
 """How long withdrawals wait for others to the same device: what is swept away in one go is one push."""
@@ -40,18 +40,20 @@ async def take_back(parts: Parts, uid: str, work: DueWork) -> CompletedWork:
     return CompletedWork(work)
 
 
-async def _cancel(parts: Parts, deliveries: Iterable[DeliveryRecord], gone: Gone, now_us: int) -> bool:
+async def _cancel(parts: Parts, deliveries: Iterable[DeliveryRecord], gone: Removal, now_us: int) -> bool:
     """Whether all are cancelled. One that is claimed, also in this moment, may have been seen live and be sent."""
-    reason = "expired" if gone.reason is Reason.EXPIRED else "dismissed"
+    reason = "expired" if gone.reason is RemovalReason.EXPIRED else "dismissed"
     move = parts.store.ledger.move
-    moves = (move(each.intent, OPEN, State.CANCELLED, each.story.ended(reason, now_us)) for each in deliveries)
+    moves = (
+        move(each.intent, OPEN, DeliveryState.CANCELLED, each.history.ended(reason, now_us)) for each in deliveries
+    )
     return all(await asyncio.gather(*moves))
 
 
 async def _withdraw(parts: Parts, intents: Sequence[Intent], now_us: int) -> None:
     if not intents:
         return
-    await parts.store.ledger.plan(intents, State.PLANNED, None, now_us)
+    await parts.store.ledger.plan(intents, DeliveryState.PLANNED, None, now_us)
     await parts.handover.give(intents, now_us + GATHER_US)
     for intent in intents:
         parts.figures.handed_over.labels(intent.channel).inc()
@@ -62,7 +64,7 @@ def is_of_the_user(intent: Intent) -> bool:
     return intent.channel == EMAIL or intent.channel in PUSH_CHANNELS
 
 
-def withdrawals(uid: str, told: Sequence[DeliveryRecord], item: LiveItem, gone: Gone, now_us: int) -> list[Intent]:
+def withdrawals(uid: str, told: Sequence[DeliveryRecord], item: LiveItem, gone: Removal, now_us: int) -> list[Intent]:
     """PURE. One for each device and channel on whose screen a push of the item may be, and that is not under way.
 
     That is what was sent, and what may have arrived, whatever became of it since. A device that dismissed the item
@@ -75,19 +77,19 @@ def withdrawals(uid: str, told: Sequence[DeliveryRecord], item: LiveItem, gone: 
             (before if each.intent.kind is IntentKind.WITHDRAW else shown).append(each)
     found = []
     for (device, channel), (shown, before) in places.items():
-        since_us = max((each.story.last_us for each in before if each.state is State.SENT), default=0)
+        since_us = max((each.history.last_us for each in before if each.state is DeliveryState.SENT), default=0)
         if device == gone.device or device in item.hidden_by or not any(_may_show(each, since_us) for each in shown):
             continue
-        if any(each.state not in (State.SENT, State.PLANNED) for each in before):
+        if any(each.state not in (DeliveryState.SENT, DeliveryState.PLANNED) for each in before):
             continue  # it is in the delivery service's hands, or that has given it up
         # One that was planned may not have been handed over; one that was sent came before this push was.
-        n = sum(each.state is State.SENT for each in before)
+        n = sum(each.state is DeliveryState.SENT for each in before)
         found.append(Intent(uid, item.id, IntentKind.WITHDRAW, channel, device, n, gone.seq, now_us))
     return found
 
 
 def _may_show(delivery: DeliveryRecord, withdrawn_us: int) -> bool:
     """Whether it may be on a screen from which the item was last withdrawn then. What is claimed is not known yet."""
-    if delivery.state in (State.SENT, State.WITHDRAWN, State.CLAIMED):
-        return delivery.state is State.SENT
-    return delivery.is_unsure and delivery.story.last_us > withdrawn_us
+    if delivery.state in (DeliveryState.SENT, DeliveryState.WITHDRAWN, DeliveryState.CLAIMED):
+        return delivery.state is DeliveryState.SENT
+    return delivery.is_unsure and delivery.history.last_us > withdrawn_us

@@ -24,7 +24,7 @@ from jwt.api_jws import PyJWS
 
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
-from gregor.core.ids import Prefixes, is_name, normal_prefix, normal_prefixes
+from gregor.core.ids import Prefixes, is_name, normalize_prefix, normalize_prefixes
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +54,7 @@ class Caller:
     device: str
     exp_us: int
     iat_us: int = 0
-    cats: Prefixes = None
+    category_filter: Prefixes = None
     systems: Prefixes = None
 
 
@@ -262,7 +262,7 @@ def mint(
     uid: str,
     device: str,
     lives_s: int,
-    cats: Sequence[str] | None = None,
+    category_filter: Sequence[str] | None = None,
     systems: Sequence[str] | None = None,
     *,
     now_us: int,
@@ -279,8 +279,8 @@ def mint(
         claims["aud"] = aud
     if iss is not None:
         claims["iss"] = iss
-    if cats is not None:
-        claims["cats"] = list(cats)
+    if category_filter is not None:
+        claims["cats"] = list(category_filter)
     if systems is not None:
         claims["systems"] = list(systems)
     return _JWS.encode(msgspec.json.encode(claims), secret, "HS256")
@@ -313,10 +313,10 @@ def _prefixes(claims: Mapping[str, Any], name: str) -> Prefixes:
     value = claims.get(name)
     if value is None:
         return None
-    normal = [normal_prefix(entry) for entry in value] if isinstance(value, list) else [None]
+    normal = [normalize_prefix(entry) for entry in value] if isinstance(value, list) else [None]
     if None in normal:
         raise _refused(f"The token's {name} is no list of prefixes.")
-    return normal_prefixes(prefix for prefix in normal if prefix is not None)
+    return normalize_prefixes(prefix for prefix in normal if prefix is not None)
 
 
 def _refused(reason: str) -> Problem:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gregor.core.ids import allowed
+from gregor.core.ids import is_allowed
 
 from .changes import Change, Created, Dismissed, ExternalGap, ExternalReceived, FlushAnnounced, Item, Reminded, Synced
 from .proof import Digest
@@ -163,7 +163,7 @@ def is_expired(item: Item, now_us: int) -> bool:
 
 def count(items: Mapping[str, Item], uncounted: tuple[str, ...]) -> int:
     """The badge of these items: those of categories outside `uncounted`."""
-    return sum(1 for item in items.values() if not allowed(uncounted, item["category"]))
+    return sum(1 for item in items.values() if not is_allowed(uncounted, item["category"]))
 
 
 def _us(seconds: float) -> int:

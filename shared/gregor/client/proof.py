@@ -10,7 +10,7 @@ from typing import Any
 
 from gregor.core.items import digest as core
 from gregor.core.items.sync import ZERO_DIGEST
-from gregor.core.json_text import canonical
+from gregor.core.json_text import canonical_json
 
 
 class Digest:
@@ -35,9 +35,9 @@ class Digest:
 
 def leaf(id_: str, item: Mapping[str, Any]) -> bytes:
     """What one item adds, 32 bytes."""
-    return core.leaf(id_, canonical(item))
+    return core.leaf(id_, canonical_json(item))
 
 
 def digest_of(items: Mapping[str, Mapping[str, Any]]) -> str:
     """The digest of these items, as 64 hex digits."""
-    return core.digest_of((id_, canonical(item)) for id_, item in items.items()).hex()
+    return core.digest_items((id_, canonical_json(item)) for id_, item in items.items()).hex()

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ErrorDefinition:
     """One row of the table: what a code means to a peer."""
 
     status: int
@@ -19,59 +19,77 @@ class Refusal:
     retry: bool = False
 
 
-ERRORS: Final[dict[str, Refusal]] = {
-    "malformed_json": Refusal(
+ERRORS: Final[dict[str, ErrorDefinition]] = {
+    "malformed_json": ErrorDefinition(
         400, "Malformed JSON", "The body is no JSON: bad syntax, a repeated key, a lone surrogate, or nesting over 64."
     ),
-    "unauthorised": Refusal(401, "Unauthorised", "No token, or one that is not good: see detail."),
-    "forbidden": Refusal(403, "Forbidden", "The token is good, but not for this user, device or scope."),
-    "category_not_allowed": Refusal(
+    "unauthorised": ErrorDefinition(401, "Unauthorised", "No token, or one that is not good: see detail."),
+    "forbidden": ErrorDefinition(403, "Forbidden", "The token is good, but not for this user, device or scope."),
+    "category_not_allowed": ErrorDefinition(
         403, "Category not allowed", "The key or token is limited to category prefixes that do not cover this one."
     ),
-    "origin_not_allowed": Refusal(403, "Origin not allowed", "The page's origin is not in the setting ORIGINS."),
-    "not_found": Refusal(404, "Not found", "Nothing by this name, or nothing that the caller may see."),
-    "method_not_allowed": Refusal(405, "Method not allowed", "The path exists, but not with this method: see Allow."),
-    "state_full": Refusal(
+    "origin_not_allowed": ErrorDefinition(
+        403, "Origin not allowed", "The page's origin is not in the setting ORIGINS."
+    ),
+    "not_found": ErrorDefinition(404, "Not found", "Nothing by this name, or nothing that the caller may see."),
+    "method_not_allowed": ErrorDefinition(
+        405, "Method not allowed", "The path exists, but not with this method: see Allow."
+    ),
+    "state_full": ErrorDefinition(
         409, "State full", "The user would have too many live items, or too many bytes of them. Dismiss some first."
     ),
-    "too_many_dismissals": Refusal(
+    "too_many_dismissals": ErrorDefinition(
         409,
         "Too many remembered dismissals",
         "The user has too many dismissals of unknown ids, or remembered intervals. They are forgotten with time.",
     ),
-    "too_many_devices": Refusal(409, "Too many devices", "The user has the most devices allowed, and all are online."),
-    "id_reused": Refusal(409, "Message id reused", "This message id was used before, with other content."),
-    "message_too_large": Refusal(413, "Message too large", "The request body is over the limit. Send less, or batch."),
-    "batch_too_large": Refusal(413, "Batch too large", "Too many messages, bytes or users in one call. Split it."),
-    "unsupported_media_type": Refusal(
+    "too_many_devices": ErrorDefinition(
+        409, "Too many devices", "The user has the most devices allowed, and all are online."
+    ),
+    "id_reused": ErrorDefinition(409, "Message id reused", "This message id was used before, with other content."),
+    "message_too_large": ErrorDefinition(
+        413, "Message too large", "The request body is over the limit. Send less, or batch."
+    ),
+    "batch_too_large": ErrorDefinition(
+        413, "Batch too large", "Too many messages, bytes or users in one call. Split it."
+    ),
+    "unsupported_media_type": ErrorDefinition(
         415, "Unsupported media type", "The Content-Type is not one this endpoint reads, or a Content-Encoding is set."
     ),
-    "unknown_field": Refusal(422, "Unknown field", "A field or query parameter that is not known: a typing error?"),
-    "missing_field": Refusal(422, "Missing field", "A field that must be there is not."),
-    "invalid": Refusal(422, "Invalid", "A value that is not of the right kind: see detail."),
-    "invalid_id": Refusal(422, "Invalid name", "A uid, device, id, session, category, prefix or system is no name."),
-    "contradictory": Refusal(422, "Contradictory", "The message both creates and dismisses the same id."),
-    "schema": Refusal(422, "Schema", "The document does not fit its schema: see the pointer."),
-    "body_too_large": Refusal(422, "Body too large", "The body of one item is over the limit."),
-    "too_many": Refusal(
+    "unknown_field": ErrorDefinition(
+        422, "Unknown field", "A field or query parameter that is not known: a typing error?"
+    ),
+    "missing_field": ErrorDefinition(422, "Missing field", "A field that must be there is not."),
+    "invalid": ErrorDefinition(422, "Invalid", "A value that is not of the right kind: see detail."),
+    "invalid_id": ErrorDefinition(
+        422, "Invalid name", "A uid, device, id, session, category, prefix or system is no name."
+    ),
+    "contradictory": ErrorDefinition(422, "Contradictory", "The message both creates and dismisses the same id."),
+    "schema": ErrorDefinition(422, "Schema", "The document does not fit its schema: see the pointer."),
+    "body_too_large": ErrorDefinition(422, "Body too large", "The body of one item is over the limit."),
+    "too_many": ErrorDefinition(
         422,
         "Too many",
         "Too many creations, ids, intervals, skips or reminders in a message, or prefixes in a filter.",
     ),
-    "created_in_future": Refusal(422, "Created in the future", "An item's created is too far ahead of the server."),
-    "end_in_future": Refusal(422, "End in the future", "An interval's end is too far ahead of the server."),
-    "number_out_of_range": Refusal(
+    "created_in_future": ErrorDefinition(
+        422, "Created in the future", "An item's created is too far ahead of the server."
+    ),
+    "end_in_future": ErrorDefinition(422, "End in the future", "An interval's end is too far ahead of the server."),
+    "number_out_of_range": ErrorDefinition(
         422, "Number out of range", "A number is not finite as a double, or an integer is beyond ±(2^53−1)."
     ),
-    "time_out_of_range": Refusal(422, "Time out of range", "A time is outside 0 … 2^33−1, or outside what is kept."),
-    "push_endpoint_not_allowed": Refusal(
+    "time_out_of_range": ErrorDefinition(
+        422, "Time out of range", "A time is outside 0 … 2^33−1, or outside what is kept."
+    ),
+    "push_endpoint_not_allowed": ErrorDefinition(
         422, "Push endpoint not allowed", "The Web Push endpoint is not https on port 443 of an allowed host."
     ),
-    "rate_limited": Refusal(429, "Rate limited", "Too many at once. Wait as Retry-After says.", retry=True),
-    "internal": Refusal(
+    "rate_limited": ErrorDefinition(429, "Rate limited", "Too many at once. Wait as Retry-After says.", retry=True),
+    "internal": ErrorDefinition(
         500, "Internal error", "A fault of the server; the request id finds it in the logs.", retry=True
     ),
-    "unavailable": Refusal(
+    "unavailable": ErrorDefinition(
         503,
         "Unavailable",
         "The store cannot be reached or is full, or others change the same thing at once. Try again.",
@@ -132,6 +150,6 @@ class Problem(Exception):
         return document
 
 
-def at(code: str, pointer: str, detail: str) -> Problem:
+def field_problem(code: str, pointer: str, detail: str) -> Problem:
     """A refusal of one field: ``pointer`` into the document sent, ``detail`` the mend."""
     return Problem(code, detail, (FieldError(pointer, detail),))

@@ -12,8 +12,8 @@ from functools import lru_cache
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}\Z")
 DOTTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9][A-Za-z0-9_-]*)*\Z")
-MAX_DOTTED = 128
-MOST_PREFIXES = 100
+MAX_DOTTED_LENGTH = 128
+MAX_FILTER_PREFIXES = 100
 """Prefixes that one filter may name: each item of a view is held against all of them."""
 
 BACKEND = ""
@@ -36,7 +36,7 @@ def is_name(text: object) -> bool:
 
 def is_dotted(text: object) -> bool:
     """Whether ``text`` may be a category or an external system."""
-    return isinstance(text, str) and len(text) <= MAX_DOTTED and _is_dotted(text)
+    return isinstance(text, str) and len(text) <= MAX_DOTTED_LENGTH and _is_dotted(text)
 
 
 @lru_cache(4_096)  # a deployment has few categories, and each message names some
@@ -44,7 +44,7 @@ def _is_dotted(text: str) -> bool:
     return DOTTED.match(text) is not None
 
 
-def normal_prefix(text: object) -> str | None:
+def normalize_prefix(text: object) -> str | None:
     """A category prefix in its one form (no trailing dot; ``""`` is everything), or ``None`` if it is no prefix."""
     if text == "":
         return ""
@@ -59,12 +59,12 @@ def covers(prefix: str, name: str) -> bool:
     return not prefix or name == prefix or (name.startswith(prefix) and name[len(prefix)] == ".")
 
 
-def allowed(prefixes: Prefixes, name: str) -> bool:
+def is_allowed(prefixes: Prefixes, name: str) -> bool:
     """Whether the category or prefix ``name`` lies wholly under one of ``prefixes``."""
     return prefixes is None or any(covers(prefix, name) for prefix in prefixes)
 
 
-def normal_prefixes(prefixes: Iterable[str]) -> Prefixes:
+def normalize_prefixes(prefixes: Iterable[str]) -> Prefixes:
     """The smallest sorted set that covers the same categories; ``None`` where it covers everything.
 
     Time grows with their number, not its square: a token may name thousands.
@@ -81,7 +81,7 @@ def intersect(left: Prefixes, right: Prefixes) -> Prefixes:
         return right
     if right is None:
         return left
-    return normal_prefixes(
+    return normalize_prefixes(
         narrow for a in left for b in right for narrow in ((b,) if covers(a, b) else (a,) if covers(b, a) else ())
     )
 

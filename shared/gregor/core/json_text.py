@@ -25,7 +25,7 @@ MAX_INTEGER: Final = (1 << 53) - 1
 MIN_INTEGER: Final = -MAX_INTEGER
 """The smallest such integer."""
 
-OUT_OF_RANGE_WORDS: Final = (
+OUT_OF_RANGE_DETAIL: Final = (
     "Integers must lie within ±(2^53−1), and numbers must be finite as doubles; send others as strings."
 )
 """What is said to who sent a number that may not be there."""
@@ -69,7 +69,7 @@ def decode_json(raw: bytes, limits: Limits, *, has_stand_ins: bool = False) -> A
     return value if _is_proof(raw, _look(value, limits)[0]) else _decode_exactly(raw, limits, has_stand_ins)
 
 
-def canonical_at_a_glance(raw: bytes, value: Any, limits: Limits, *, beside: int, brackets: int) -> bytes | None:
+def canonical_fast(raw: bytes, value: Any, limits: Limits, *, beside: int, brackets: int) -> bytes | None:
     """The canonical JSON of a value that was read out of ``raw``; ``None`` where its text needs the exact look.
 
     ``beside``: the keys of the text that are not in it. ``brackets``: how many are open around it. Raises
@@ -81,7 +81,7 @@ def canonical_at_a_glance(raw: bytes, value: Any, limits: Limits, *, beside: int
     return _written(value, has_doubles)
 
 
-def canonical(value: Any) -> bytes:
+def canonical_json(value: Any) -> bytes:
     """The canonical JSON (RFC 8785) of a decoded value. Raises ``ValueError`` for a lone surrogate, NaN or infinity."""
     return _written(value, _has_doubles(value))
 
@@ -95,10 +95,10 @@ def _written(value: Any, has_doubles: bool) -> bytes:
 
 def pointer_to(path: Iterable[str | int]) -> str:
     """The JSON pointer (RFC 6901) of a path of keys and indexes; the empty path is the document itself."""
-    return "".join(f"/{escape(str(step))}" for step in path)
+    return "".join(f"/{escape_pointer(str(step))}" for step in path)
 
 
-def escape(key: str) -> str:
+def escape_pointer(key: str) -> str:
     """One key as a token of a JSON pointer."""
     return key.replace("~", "~0").replace("/", "~1") if "~" in key or "/" in key else key
 
@@ -150,7 +150,7 @@ def _is_proof(raw: bytes, keys: int) -> bool:
     return raw.count(b":") == keys or (raw.count(b'":') == keys and _SPACED_KEY_END.search(raw) is None)
 
 
-def out_of_range(value: Any) -> list[str]:
+def out_of_range_pointers(value: Any) -> list[str]:
     """The pointers of the stand-ins in a value."""
     return [pointer_to(path) for path, leaf in _leaves(value, ()) if leaf is OUT_OF_RANGE]
 
@@ -176,7 +176,7 @@ def _decode_exactly(raw: bytes, limits: Limits, has_stand_ins: bool) -> Any:
         if isinstance(leaf, str) and _LONE_SURROGATE.search(leaf):
             raise Problem("malformed_json", f"Half of a surrogate pair in the text at {pointer_to(path) or 'the top'}.")
         if leaf is OUT_OF_RANGE and not has_stand_ins:
-            pointer, words = pointer_to(path), OUT_OF_RANGE_WORDS
+            pointer, words = pointer_to(path), OUT_OF_RANGE_DETAIL
             raise Problem("number_out_of_range", f"{pointer or 'The document'}: {words}", (FieldError(pointer, words),))
     return value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from .errors import at
+from .errors import field_problem
 from .json_text import OUT_OF_RANGE
 from .limits import SECOND_US
 from .messages.model import Offset
@@ -29,11 +29,11 @@ def parse_time(value: Any, pointer: str) -> int:
         # The parts apart: above 2^32 s the product of the whole value is rounded in steps of 2 µs.
         at_us = whole * SECOND_US + round((value - whole) * SECOND_US)
     elif type(value) is float or value is OUT_OF_RANGE:
-        raise at("time_out_of_range", pointer, _RANGE)
+        raise field_problem("time_out_of_range", pointer, _RANGE)
     else:
-        raise at("invalid", pointer, "A time must be a number: Unix seconds.")
+        raise field_problem("invalid", pointer, "A time must be a number: Unix seconds.")
     if not 0 <= at_us <= MAX_TIME_US:
-        raise at("time_out_of_range", pointer, _RANGE)
+        raise field_problem("time_out_of_range", pointer, _RANGE)
     return at_us
 
 
@@ -42,9 +42,11 @@ def parse_time_or_offset(value: Any, pointer: str) -> int | Offset:
     if isinstance(value, str):
         offset = parse_offset(value)
         if offset is None:
-            raise at("invalid", pointer, 'A time must be Unix seconds, or an offset from created such as "+86400".')
+            raise field_problem(
+                "invalid", pointer, 'A time must be Unix seconds, or an offset from created such as "+86400".'
+            )
         if offset.us > MAX_TIME_US:
-            raise at("time_out_of_range", pointer, _RANGE)
+            raise field_problem("time_out_of_range", pointer, _RANGE)
         return offset
     return parse_time(value, pointer)
 
@@ -57,17 +59,17 @@ def parse_offset(text: str) -> Offset | None:
     return Offset(int(match[1]) * SECOND_US + int((match[2] or "").ljust(6, "0")))
 
 
-def resolve(when: int | Offset, created_us: int, pointer: str) -> int:
+def resolve_offset(when: int | Offset, created_us: int, pointer: str) -> int:
     """The time that was meant, in microseconds; ``time_out_of_range`` where an offset leads beyond the last time."""
     if isinstance(when, int):
         return when
     at_us = created_us + when.us
     if at_us > MAX_TIME_US:
-        raise at("time_out_of_range", pointer, _RANGE)
+        raise field_problem("time_out_of_range", pointer, _RANGE)
     return at_us
 
 
-def seconds(at_us: int) -> bytes:
+def format_time(at_us: int) -> bytes:
     """A time as it goes out: Unix seconds, whole where it is whole, else the shortest decimal (as RFC 8785)."""
     whole, rest = divmod(at_us, SECOND_US)
     return b"%d" % whole if not rest else (b"%d.%06d" % (whole, rest)).rstrip(b"0")

@@ -1,4 +1,4 @@
-"""Collects what is wrong with a document, so that its sender learns all of it at once (protocol.md, "Errors")."""
+"""Collector of validation errors: a response lists all errors of a document (protocol.md, "Errors")."""
 
 from __future__ import annotations
 
@@ -7,67 +7,68 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from .errors import FieldError, Problem
-from .json_text import escape
+from .json_text import escape_pointer
 
-MOST_TOLD: Final = 20
-"""Faults listed in one refusal: enough to mend a document by, few enough to read."""
+MAX_ERRORS: Final = 20
+"""Errors listed in one response: enough to fix a document with, few enough to read."""
 
-_LONGEST_NAME: Final = 64  # of an unknown field that is compared with the known ones: the search costs its square
-
-
-def unknown(name: str, known: Collection[str]) -> str:
-    """What to tell who wrote the field ``name`` where only the ``known`` ones are read."""
-    near = get_close_matches(name, known, 1) if len(name) <= _LONGEST_NAME else []
-    hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(sorted(known))}."
-    return f"This field is not known here; {hint}"
+# The search for similar names is quadratic in the length of the unknown name.
+_MAX_COMPARED_LENGTH: Final = 64
 
 
-class Faults:
-    """The faults of one document, in the order they were found; the first one's code is the refusal's.
+def unknown_field_detail(name: str, known: Collection[str]) -> str:
+    """Return the text for an unknown field: the most similar known field, or the list of all known ones."""
+    near = get_close_matches(name, known, 1) if len(name) <= _MAX_COMPARED_LENGTH else []
+    hint = f'did you mean "{near[0]}"?' if near else f"known fields are {', '.join(sorted(known))}."
+    return f"Unknown field; {hint}"
 
-    ``code``: the refusal's, whatever the faults' own are. ``most``: how many are told.
+
+class ValidationErrors:
+    """The errors of one document, in the order of their discovery.
+
+    ``code``: the code of the final ``Problem``; without it, the code of the first error. ``limit``: errors to keep.
     """
 
-    __slots__ = ("_code", "_errors", "_most")
+    __slots__ = ("_code", "_errors", "_limit")
 
-    def __init__(self, code: str = "", most: int = MOST_TOLD) -> None:
+    def __init__(self, code: str = "", limit: int = MAX_ERRORS) -> None:
         self._code = code
         self._errors: list[FieldError] = []
-        self._most = most
+        self._limit = limit
 
     @property
-    def found(self) -> bool:
-        """Whether anything is wrong so far."""
+    def has_errors(self) -> bool:
+        """Whether an error was added."""
         return bool(self._errors)
 
     @property
-    def errors(self) -> tuple[FieldError, ...]:
-        """The faults so far."""
+    def field_errors(self) -> tuple[FieldError, ...]:
+        """The errors added so far."""
         return tuple(self._errors)
 
-    def is_at(self, pointer: str) -> bool:
-        """Whether there is a fault at ``pointer`` or below it."""
+    def has_error_at(self, pointer: str) -> bool:
+        """Whether there is an error at ``pointer`` or below it."""
         return any(error.pointer == pointer or error.pointer.startswith(pointer + "/") for error in self._errors)
 
-    def note(self, code: str, pointer: str, detail: str) -> None:
-        """Remember one fault. Past the most that are told, they are dropped: the document is refused anyway."""
+    def add(self, code: str, pointer: str, detail: str) -> None:
+        """Add one error. Errors beyond the limit are dropped: the document is rejected anyway."""
         self._code = self._code or code
-        if len(self._errors) < self._most:
+        if len(self._errors) < self._limit:
             self._errors.append(FieldError(pointer, detail))
 
-    def take(self, problem: Problem) -> None:
-        """Remember the faults of a refusal that a reader of one field raised."""
+    def add_problem(self, problem: Problem) -> None:
+        """Add the errors of a ``Problem`` that the parser of one field raised."""
         for error in problem.errors:
-            self.note(problem.code, error.pointer, error.detail)
+            self.add(problem.code, error.pointer, error.detail)
 
-    def note_unknown(self, document: Mapping[str, Any], known: Collection[str], pointer: str) -> None:
-        """Remember each field of the object at ``pointer`` that is not among the ``known`` ones."""
+    def add_unknown_fields(self, document: Mapping[str, Any], known: Collection[str], pointer: str) -> None:
+        """Add an error for each field of the object at ``pointer`` that is not among the ``known`` ones."""
         for name in document:
-            if name not in known and len(self._errors) < self._most:
-                self.note("unknown_field", f"{pointer}/{escape(name)}", unknown(name, known))
+            if name not in known and len(self._errors) < self._limit:
+                self.add("unknown_field", f"{pointer}/{escape_pointer(name)}", unknown_field_detail(name, known))
 
-    def check(self) -> None:
-        """Raise the refusal, if there is a fault."""
+    def raise_if_any(self) -> None:
+        """Raise one ``Problem`` with all errors, if there are any."""
         if self._errors:
             first = self._errors[0]
             raise Problem(self._code, f"{first.pointer or 'The document'}: {first.detail}", tuple(self._errors))

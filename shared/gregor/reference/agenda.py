@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from gregor.core.items.reminders import first_reminder_us, is_before_expiry
-from gregor.core.messages.model import Commit, Creation, Reason, TimerKind
+from gregor.core.messages.model import Commit, Creation, ItemTimerKind, RemovalReason
 
-from .model import Record, User
+from .model import ItemRecord, UserState
 
 REMIND, FOLLOW, PUSH, MAIL, WINDOW, LEFT, HIDDEN, OVERDUE = "r", "n", "p", "q", "w", "z", "y", "o"
 
@@ -28,14 +28,14 @@ def opened(creation: Creation, now_us: int, standing: Mapping[str, int]) -> Chan
     if first_us is not None:
         changes[REMIND + creation.id] = first_us
     for timer in creation.timers:
-        if timer.kind is not TimerKind.WINDOW:
+        if timer.kind is not ItemTimerKind.WINDOW:
             changes[timer.kind.value + creation.id] = timer.at_us
         elif (window := window_of(creation.category, creation.for_device)) not in standing:
             changes[window] = timer.at_us
     return changes
 
 
-def closed(record: Record, now_us: int, *, is_watched: bool) -> Changes:
+def closed(record: ItemRecord, now_us: int, *, is_watched: bool) -> Changes:
     """The entries that go as an item leaves, and the one that comes: what was told of it is to be taken back."""
     changes: Changes = {kind + record.item.id: None for kind in (REMIND, PUSH, MAIL)}
     if record.is_timed or is_watched:
@@ -48,18 +48,18 @@ def hidden(item_ids: Iterable[str], device: str, now_us: int) -> Changes:
     return {f"{HIDDEN}{item_id}\0{device}": now_us for item_id in item_ids}
 
 
-def reminded(record: Record, index: int, seq: int, now_us: int, *, is_followed: bool) -> Changes:
+def reminded(record: ItemRecord, index: int, seq: int, now_us: int, *, has_follow_up: bool) -> Changes:
     """What becomes of the entry of a reminder that fires: the next one takes its place; something may follow it."""
     item = record.item
     following = item.remind_at_us[index + 1 : index + 2]
     at_us = following[0] if following and is_before_expiry(item, following[0]) else None
     changes: Changes = {REMIND + item.id: at_us}
-    if is_followed:
+    if has_follow_up:
         changes[f"{FOLLOW}{item.id}\0{index}\0{seq}"] = now_us
     return changes
 
 
-def is_standing(entries: Mapping[str, int], record: Record, index: int) -> bool:
+def is_standing(entries: Mapping[str, int], record: ItemRecord, index: int) -> bool:
     """Whether this reminder of a live item is the one that waits: each fires once, oldest first (L7)."""
     times = record.item.remind_at_us
     return index < len(times) and entries.get(REMIND + record.item.id) == times[index]
@@ -79,7 +79,7 @@ def apply(entries: dict[str, int], changes: Mapping[str, int | None]) -> None:
             entries[name] = at_us
 
 
-def surplus(records: Iterable[Record], category: str, most: int) -> list[Record]:
+def surplus(records: Iterable[ItemRecord], category: str, most: int) -> list[ItemRecord]:
     """The oldest live items of exactly this category, so that ``most`` of it stay."""
     mine = sorted(
         (record for record in records if record.item.category == category),
@@ -88,7 +88,7 @@ def surplus(records: Iterable[Record], category: str, most: int) -> list[Record]
     return mine[: max(0, len(mine) - most)]
 
 
-def expiry(user: User, now_us: int, epoch_seed: bytes) -> Commit | None:
+def expiry(user: UserState, now_us: int, epoch_seed: bytes) -> Commit | None:
     """The commit that ends the items that have expired by ``now_us``, the bound included; ``None`` for none (L6)."""
     expired = [
         (record.item.expires_us, item_id)
@@ -97,4 +97,6 @@ def expiry(user: User, now_us: int, epoch_seed: bytes) -> Commit | None:
     ]
     if not expired:
         return None
-    return Commit(now_us, epoch_seed, ids=tuple(item_id for _, item_id in sorted(expired)), reason=Reason.EXPIRED)
+    return Commit(
+        now_us, epoch_seed, ids=tuple(item_id for _, item_id in sorted(expired)), reason=RemovalReason.EXPIRED
+    )

@@ -12,40 +12,49 @@ from dataclasses import dataclass, field, replace
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND
 from gregor.core.items import digest_lanes as lanes
-from gregor.core.items.announcement import Announcement, Entry, Kind, Scope
+from gregor.core.items.announcement import Announcement, AnnouncementEntry, AnnouncementKind, DeviceScope
 from gregor.core.items.codec import pack_item
-from gregor.core.items.sync import NO_EPOCH, Gone, StoredExternal
+from gregor.core.items.sync import NO_EPOCH, Removal, StoredExternal
 from gregor.core.limits import Limits
-from gregor.core.messages.model import Commit, Creation, Ignored, Reason, Receipt, Sender, Span
+from gregor.core.messages.model import Commit, Creation, IgnoredReason, Receipt, RemovalReason, ResolvedInterval, Sender
 
 from . import agenda, retention
 from . import intervals as spans
-from .model import Branch, KeptExternal, Reach, Record, Remembered, Tombstone, User, reach
+from .model import (
+    Branch,
+    DismissalEffect,
+    ItemRecord,
+    KeptExternal,
+    StoredInterval,
+    Tombstone,
+    UserState,
+    dismissal_effect,
+)
 
 _FIRST_EPOCH = b"\0\0\1"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CommitOutcome:
     """All that one commit changes. ``announcement`` is ``None`` where it had no effect (receipt ``is_unchanged``)."""
 
     receipt: Receipt
     announcement: Announcement | None
-    records: Mapping[str, Record]
+    records: Mapping[str, ItemRecord]
     tombstones: Mapping[str, tuple[Tombstone, ...]]
-    spans: Mapping[Branch, tuple[Remembered, ...]]
+    spans: Mapping[Branch, tuple[StoredInterval, ...]]
     epoch: bytes
     agenda: Mapping[str, int | None] = field(default_factory=dict)
     external: KeptExternal | None = None
     followed: str | None = None
 
 
-def decide(user: User, commit: Commit, limits: Limits) -> Outcome:
+def decide(user: UserState, commit: Commit, limits: Limits) -> CommitOutcome:
     """What ``commit`` does to ``user``. Expiry that is due is not looked for here: see ``agenda.expiry``.
 
     Raises ``Problem``: ``id_reused``, ``state_full``, ``too_many_dismissals``.
     """
-    draft = _Draft(user, commit, limits)
+    draft = _CommitDraft(user, commit, limits)
     if _is_repeat(user, commit):
         return draft.outcome()
     if commit.forget_device is not None:
@@ -59,13 +68,13 @@ def decide(user: User, commit: Commit, limits: Limits) -> Outcome:
         draft.dismiss_span(span)
     for creation in commit.creations:
         draft.create(creation)
-    if commit.is_guarded and not draft.holds():
-        return _Draft(user, commit, limits).outcome()
+    if commit.is_conditional and not draft.holds():
+        return _CommitDraft(user, commit, limits).outcome()
     draft.check_bounds()
     return draft.outcome()
 
 
-def take(user: User, commit: Commit, outcome: Outcome, limits: Limits) -> None:
+def apply_outcome(user: UserState, commit: Commit, outcome: CommitOutcome, limits: Limits) -> None:
     """Put ``outcome``, decided on ``user`` as it is, in force."""
     user.epoch, user.seq = outcome.epoch, outcome.receipt.seq
     for item_id, record in outcome.records.items():
@@ -78,7 +87,7 @@ def take(user: User, commit: Commit, outcome: Outcome, limits: Limits) -> None:
     user.spans.update(outcome.spans)
     agenda.apply(user.agenda, outcome.agenda)
     if outcome.followed is not None:
-        user.live[outcome.followed] = replace(user.live[outcome.followed], is_followed=True)
+        user.live[outcome.followed] = replace(user.live[outcome.followed], has_follow_up=True)
     if outcome.external is not None:
         user.externals.append(outcome.external)
     if commit.forget_device is not None:
@@ -92,7 +101,7 @@ def take(user: User, commit: Commit, outcome: Outcome, limits: Limits) -> None:
     user.collect_at_us = min(user.collect_at_us, first_us)
 
 
-def _is_repeat(user: User, commit: Commit) -> bool:
+def _is_repeat(user: UserState, commit: Commit) -> bool:
     """Whether this message was accepted before, by its id. ``id_reused`` where the id was another message's (L2)."""
     if commit.message_id is None:
         return False
@@ -104,7 +113,7 @@ def _is_repeat(user: User, commit: Commit) -> bool:
     return True
 
 
-def _moved(digest: bytes, before: Record | None, after: Record) -> bytes:
+def _moved(digest: bytes, before: ItemRecord | None, after: ItemRecord) -> bytes:
     """The digest of what every device sees, when what is known of one id changes."""
     if before is not None and before.gone is None and before.is_shared:
         digest = lanes.subtract(digest, before.item.leaf)
@@ -114,21 +123,21 @@ def _moved(digest: bytes, before: Record | None, after: Record) -> bytes:
 
 
 @dataclass(slots=True)
-class _Draft:
+class _CommitDraft:
     """One commit while it is being decided. The order of the dictionaries is the order of what is announced."""
 
-    user: User
+    user: UserState
     commit: Commit
     limits: Limits
     seq: int = field(init=False)
-    born: dict[str, Record] = field(default_factory=dict)
-    ended: dict[str, Record] = field(default_factory=dict)
-    hidden: dict[str, Record] = field(default_factory=dict)
-    shown: dict[str, Record] = field(default_factory=dict)
-    ignored: dict[str, Ignored] = field(default_factory=dict)
+    born: dict[str, ItemRecord] = field(default_factory=dict)
+    ended: dict[str, ItemRecord] = field(default_factory=dict)
+    hidden: dict[str, ItemRecord] = field(default_factory=dict)
+    shown: dict[str, ItemRecord] = field(default_factory=dict)
+    ignored: dict[str, IgnoredReason] = field(default_factory=dict)
     tombstones: dict[str, tuple[Tombstone, ...]] = field(default_factory=dict)
-    spans: dict[Branch, tuple[Remembered, ...]] = field(default_factory=dict)
-    reminded: tuple[Record, int] | None = None
+    spans: dict[Branch, tuple[StoredInterval, ...]] = field(default_factory=dict)
+    reminded: tuple[ItemRecord, int] | None = None
 
     def __post_init__(self) -> None:
         self.seq = self.user.seq + 1
@@ -175,11 +184,11 @@ class _Draft:
                 stones = [old for old in self.user.tombstones.get(item_id, ()) if old.sender != new.sender]
                 self.tombstones[item_id] = (*stones, new)
 
-    def dismiss_span(self, span: Span) -> None:
+    def dismiss_span(self, span: ResolvedInterval) -> None:
         """Dismiss what an interval catches of what is known, and remember it for what arrives later (L3)."""
         span, newest_seq = spans.repeated(span, self.user)
         named = {creation.id for creation in self.commit.creations}
-        reason = Reason.INTERVAL if self.commit.reason is Reason.DISMISSED else self.commit.reason
+        reason = RemovalReason.INTERVAL if self.commit.reason is RemovalReason.DISMISSED else self.commit.reason
         for record in sorted(self.user.live.values(), key=_by_creation):
             if record.item.id not in named and spans.catches_known(span, record, newest_seq):
                 self.dismiss(record, reason)
@@ -188,21 +197,21 @@ class _Draft:
         where = spans.branch(span)
         known = self.spans.get(where, self.user.spans.get(where, ()))
         at_us = max(self.commit.now_us, span.end_us)
-        new = Remembered(self.commit.sender.device, replace(span, matches_own=()), at_us)
+        new = StoredInterval(self.commit.sender.device, replace(span, matches_own=()), at_us)
         self.spans[where] = spans.remember(known, new)
 
-    def dismiss(self, record: Record, reason: Reason) -> None:
+    def dismiss(self, record: ItemRecord, reason: RemovalReason) -> None:
         """Do to a live item what a dismissal by the sender does, unless this commit did it already."""
         item_id, sender = record.item.id, self.commit.sender
         if item_id in self.ended or item_id in self.hidden or sender.device in record.hidings:
             return
-        gone = Gone(self.commit.now_us, reason, sender.device or None, self.seq)
-        match reach(sender, record.item):
-            case Reach.ENDS:
+        gone = Removal(self.commit.now_us, reason, sender.device or None, self.seq)
+        match dismissal_effect(sender, record.item):
+            case DismissalEffect.ENDS:
                 self.ended[item_id] = replace(record, gone=gone)
-            case Reach.HIDES:
+            case DismissalEffect.HIDES:
                 self.hidden[item_id] = replace(record, hidings={**record.hidings, sender.device: gone})
-            case Reach.NOTHING:
+            case DismissalEffect.NOTHING:
                 pass
 
     # ---- creations
@@ -217,47 +226,51 @@ class _Draft:
         horizon_us = self.user.horizon_us
         is_old = not creation.is_stamped and horizon_us is not None and creation.created_us <= horizon_us
         if is_old and record.gone is None:
-            self.ignored[creation.id] = Ignored.STALE
+            self.ignored[creation.id] = IgnoredReason.STALE
             return
         self.born[creation.id] = record
         if record.gone is not None:
-            self.ignored[creation.id] = Ignored.EXPIRED if record.gone.reason is Reason.EXPIRED else Ignored.DISMISSED
+            self.ignored[creation.id] = (
+                IgnoredReason.EXPIRED if record.gone.reason is RemovalReason.EXPIRED else IgnoredReason.DISMISSED
+            )
 
-    def _answer_known(self, known: Record, creation: Creation) -> Ignored:
+    def _answer_known(self, known: ItemRecord, creation: Creation) -> IgnoredReason:
         if known.item.fingerprint != creation.fingerprint:
-            return Ignored.CONFLICT
-        if known.gone is not None and known.gone.reason is Reason.EXPIRED:
-            return Ignored.EXPIRED
+            return IgnoredReason.CONFLICT
+        if known.gone is not None and known.gone.reason is RemovalReason.EXPIRED:
+            return IgnoredReason.EXPIRED
         is_shown = known.gone is None and self.commit.sender.device not in known.hidings
-        return Ignored.DUPLICATE if is_shown else Ignored.DISMISSED
+        return IgnoredReason.DUPLICATE if is_shown else IgnoredReason.DISMISSED
 
-    def _on_arrival(self, creation: Creation) -> Record:
+    def _on_arrival(self, creation: Creation) -> ItemRecord:
         """The record of an item that arrives: what was dismissed before it came is dismissed as it comes (L3, L6)."""
-        hidings: dict[str, Gone] = {}
-        ends: list[Gone] = []
+        hidings: dict[str, Removal] = {}
+        ends: list[Removal] = []
         for device, reason, does in self._facts(creation):
-            gone = Gone(self.commit.now_us, reason, device or None, self.seq)
-            if does is Reach.ENDS:
+            gone = Removal(self.commit.now_us, reason, device or None, self.seq)
+            if does is DismissalEffect.ENDS:
                 ends.append(gone)
-            elif does is Reach.HIDES:
+            elif does is DismissalEffect.HIDES:
                 hidings.setdefault(device, gone)
         if ends:
-            return Record(creation, self.seq, ends[0], hidings)
+            return ItemRecord(creation, self.seq, ends[0], hidings)
         if creation.expires_us is not None and creation.expires_us <= self.commit.now_us:
-            return Record(creation, self.seq, Gone(self.commit.now_us, Reason.EXPIRED, None, self.seq), hidings)
-        return Record(creation, self.seq, None, hidings)
+            return ItemRecord(
+                creation, self.seq, Removal(self.commit.now_us, RemovalReason.EXPIRED, None, self.seq), hidings
+            )
+        return ItemRecord(creation, self.seq, None, hidings)
 
-    def _facts(self, creation: Creation) -> list[tuple[str, Reason, Reach]]:
+    def _facts(self, creation: Creation) -> list[tuple[str, RemovalReason, DismissalEffect]]:
         """What stands against an arriving item, the backend's facts first, then by device; ids before intervals."""
-        stones = [(stone.sender, Reason.DISMISSED) for stone in self.user.tombstones.get(creation.id, ())]
+        stones = [(stone.sender, RemovalReason.DISMISSED) for stone in self.user.tombstones.get(creation.id, ())]
         caught = [
-            (Sender(remembered.device), Reason.INTERVAL)
+            (Sender(remembered.device), RemovalReason.INTERVAL)
             for kept in self.user.spans.values()
             for remembered in kept
             if spans.catches_arrival(remembered.span, creation)
         ]
-        facts = sorted(stones + caught, key=lambda fact: (fact[0].device, fact[1] is Reason.INTERVAL))
-        return [(sender.device, reason, reach(sender, creation)) for sender, reason in facts]
+        facts = sorted(stones + caught, key=lambda fact: (fact[0].device, fact[1] is RemovalReason.INTERVAL))
+        return [(sender.device, reason, dismissal_effect(sender, creation)) for sender, reason in facts]
 
     # ---- the end
 
@@ -279,7 +292,7 @@ class _Draft:
         ):
             raise Problem("too_many_dismissals", f"At most {limits.spans} intervals are remembered.")
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> CommitOutcome:
         """What was decided. Records that change: those shown again, then hidden, ended, born (no id is in two)."""
         records = {**self.shown, **self.hidden, **self.ended, **self.born}
         announcement, external = None, None
@@ -288,7 +301,7 @@ class _Draft:
             if self.commit.external is not None:
                 said = self.commit.external
                 external = KeptExternal(self.commit.now_us, StoredExternal(self.seq, said.system, said.body))
-        return Outcome(
+        return CommitOutcome(
             receipt=self._receipt(announcement),
             announcement=announcement,
             records=records,
@@ -297,7 +310,7 @@ class _Draft:
             epoch=self._epoch(),
             agenda=self._agenda(),
             external=external,
-            followed=self.reminded[0].item.id if self.reminded and self.commit.is_followed else None,
+            followed=self.reminded[0].item.id if self.reminded and self.commit.has_follow_up else None,
         )
 
     def _agenda(self) -> agenda.Changes:
@@ -311,15 +324,15 @@ class _Draft:
         if self.commit.is_watched:
             changes |= agenda.hidden(self.hidden, self.commit.sender.device, self.commit.now_us)
         if self.reminded is not None:
-            is_followed = self.commit.is_followed
-            changes |= agenda.reminded(*self.reminded, self.seq, self.commit.now_us, is_followed=is_followed)
+            has_follow_up = self.commit.has_follow_up
+            changes |= agenda.reminded(*self.reminded, self.seq, self.commit.now_us, has_follow_up=has_follow_up)
         return changes
 
     def _has_effect(self) -> bool:
         commit = self.commit
         if _is_repeat(self.user, commit):
             return False
-        is_always = commit.external is not None or commit.is_flush or commit.forget_device is not None
+        is_always = commit.external is not None or commit.is_reset or commit.forget_device is not None
         return is_always or bool(self.born or self.ended or self.hidden or self.reminded)
 
     def _receipt(self, announcement: Announcement | None) -> Receipt:
@@ -334,7 +347,7 @@ class _Draft:
             ignored=ignored,
         )
 
-    def _announcement(self, records: Mapping[str, Record]) -> Announcement:
+    def _announcement(self, records: Mapping[str, ItemRecord]) -> Announcement:
         user, commit = self.user, self.commit
         digest = user.digest
         for item_id, record in records.items():
@@ -352,24 +365,30 @@ class _Draft:
             entries=tuple(self._entries()),
             system=external.system if external else "",
             body=external.body if external else b"",
-            spread_s=commit.spread_s if commit.is_flush else 0,
+            spread_s=commit.spread_s if commit.is_reset else 0,
             remind_at_us=self.reminded[0].item.remind_at_us[self.reminded[1]] if self.reminded else 0,
         )
 
-    def _kind(self) -> Kind:
+    def _kind(self) -> AnnouncementKind:
         if self.reminded is not None:
-            return Kind.REMIND
-        return Kind.EXTERNAL if self.commit.external else Kind.FLUSH if self.commit.is_flush else Kind.UPDATE
+            return AnnouncementKind.REMIND
+        return (
+            AnnouncementKind.EXTERNAL
+            if self.commit.external
+            else AnnouncementKind.RESET
+            if self.commit.is_reset
+            else AnnouncementKind.UPDATE
+        )
 
     def _epoch(self) -> bytes:
         seed = self.commit.epoch_seed if self.commit.epoch_seed != NO_EPOCH else _FIRST_EPOCH
         epoch = seed if self.user.epoch == NO_EPOCH else self.user.epoch
-        if not self.commit.is_flush or _is_repeat(self.user, self.commit):
+        if not self.commit.is_reset or _is_repeat(self.user, self.commit):
             return epoch
         following = int.from_bytes(epoch, "big") + 1
         return following.to_bytes(3, "big") if following < 1 << 24 else _FIRST_EPOCH
 
-    def _entries(self) -> Iterable[Entry]:
+    def _entries(self) -> Iterable[AnnouncementEntry]:
         if self.reminded is not None:
             yield _entry(self.reminded[0])
         for record in self.born.values():
@@ -378,22 +397,26 @@ class _Draft:
         for record in self.ended.values():
             yield _entry(record)
         for record in self.hidden.values():
-            yield Entry(record.item.id, record.item.category, None, Scope.ONLY, (self.commit.sender.device,))
+            yield AnnouncementEntry(
+                record.item.id, record.item.category, None, DeviceScope.ONLY, (self.commit.sender.device,)
+            )
 
 
-def _entry(record: Record, packed: bytes | None = None) -> Entry:
+def _entry(record: ItemRecord, packed: bytes | None = None) -> AnnouncementEntry:
     """An item that enters or leaves the views of the devices that see it."""
     item = record.item
     if not record.is_shared:
-        return Entry(item.id, item.category, packed, Scope.ONLY, (BACKEND, item.for_device or BACKEND))
+        return AnnouncementEntry(
+            item.id, item.category, packed, DeviceScope.ONLY, (BACKEND, item.for_device or BACKEND)
+        )
     if record.hidings:
-        return Entry(item.id, item.category, packed, Scope.ALL_BUT, tuple(sorted(record.hidings)))
-    return Entry(item.id, item.category, packed)
+        return AnnouncementEntry(item.id, item.category, packed, DeviceScope.ALL_BUT, tuple(sorted(record.hidings)))
+    return AnnouncementEntry(item.id, item.category, packed)
 
 
-def _by_creation(record: Record) -> tuple[int, str]:
+def _by_creation(record: ItemRecord) -> tuple[int, str]:
     return record.seq, record.item.id
 
 
-def _count(kept: Mapping[Branch, tuple[Remembered, ...]]) -> int:
+def _count(kept: Mapping[Branch, tuple[StoredInterval, ...]]) -> int:
     return sum(map(len, kept.values()))

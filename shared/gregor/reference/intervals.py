@@ -6,23 +6,23 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from gregor.core.ids import BACKEND, covers
-from gregor.core.messages.model import Creation, Span
+from gregor.core.messages.model import Creation, ResolvedInterval
 
-from .model import Branch, Record, Remembered, User
+from .model import Branch, ItemRecord, StoredInterval, UserState
 
 
-def branch(span: Span) -> Branch:
+def branch(span: ResolvedInterval) -> Branch:
     """What ``span`` is kept by."""
     return span.category, span.is_prefix
 
 
-def matches(span: Span, item: Creation) -> bool:
+def matches(span: ResolvedInterval, item: Creation) -> bool:
     """Whether ``span`` speaks of ``item``, but for time: by category, and not in its ``skip``."""
     is_inside = covers(span.category, item.category) if span.is_prefix else span.category == item.category
     return is_inside and item.id not in span.skip
 
 
-def catches_arrival(span: Span, item: Creation) -> bool:
+def catches_arrival(span: ResolvedInterval, item: Creation) -> bool:
     """Whether a remembered ``span`` catches an item that arrives after it.
 
     An open one spares what the server stamped: such an item came after the interval, whatever the clocks say.
@@ -32,7 +32,7 @@ def catches_arrival(span: Span, item: Creation) -> bool:
     return matches(span, item) and span.begin_us <= item.created_us <= span.end_us
 
 
-def catches_known(span: Span, record: Record, newest_seq: int | None) -> bool:
+def catches_known(span: ResolvedInterval, record: ItemRecord, newest_seq: int | None) -> bool:
     """Whether ``span``, committed now, catches a live item: all that match where it is open, else those inside it.
 
     ``newest_seq``: the creation seq that it stops at because it repeats an earlier commit (``repeated``).
@@ -43,7 +43,7 @@ def catches_known(span: Span, record: Record, newest_seq: int | None) -> bool:
     return is_inside and matches(span, record.item)
 
 
-def repeated(span: Span, user: User) -> tuple[Span, int | None]:
+def repeated(span: ResolvedInterval, user: UserState) -> tuple[ResolvedInterval, int | None]:
     """The span that acts, and the greatest creation seq that it may take (``None``: any).
 
     Where the message is the repeat of a replace (its creations are known already, stamped by the server), the span acts
@@ -57,7 +57,7 @@ def repeated(span: Span, user: User) -> tuple[Span, int | None]:
     return replace(span, end_us=end_us), max(record.seq for record in known)
 
 
-def absorbs(old: Remembered, new: Remembered) -> bool:
+def absorbs(old: StoredInterval, new: StoredInterval) -> bool:
     """Whether ``old`` says all that ``new`` (of the same branch) says, to the same senders' effect, and as long."""
     has_scope = old.device in (new.device, BACKEND)
     covers_range = old.span.begin_us <= new.span.begin_us and new.span.end_us <= old.span.end_us
@@ -66,7 +66,7 @@ def absorbs(old: Remembered, new: Remembered) -> bool:
     return has_scope and covers_range and is_as_strong and is_as_long and old.span.skip <= new.span.skip
 
 
-def remember(spans: Iterable[Remembered], new: Remembered) -> tuple[Remembered, ...]:
+def remember(spans: Iterable[StoredInterval], new: StoredInterval) -> tuple[StoredInterval, ...]:
     """The remembered intervals of one branch with ``new`` among them, none said twice, those that touch united."""
     kept = list(spans)
     if any(absorbs(old, new) for old in kept):
@@ -80,7 +80,7 @@ def remember(spans: Iterable[Remembered], new: Remembered) -> tuple[Remembered, 
     return (*(old for old in kept if not absorbs(new, old)), new)
 
 
-def _touches(old: Remembered, new: Remembered) -> bool:
+def _touches(old: StoredInterval, new: StoredInterval) -> bool:
     """Whether both are closed, of one scope and ``skip``, with no µs between them."""
     is_alike = old.device == new.device and old.span.skip == new.span.skip
     is_closed = not (old.span.is_open or new.span.is_open)

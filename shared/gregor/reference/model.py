@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from gregor.core.ids import BACKEND, EVERY_DEVICE, allowed
-from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, Gone, Head, StoredExternal, View
-from gregor.core.messages.model import OPEN_US, Creation, Sender, Span, TimerKind
+from gregor.core.ids import BACKEND, EVERY_DEVICE, is_allowed
+from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, Removal, StoredExternal, UserPosition, View
+from gregor.core.messages.model import OPEN_US, Creation, ItemTimerKind, ResolvedInterval, Sender
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ItemRecord:
     """A known item: live (``gone is None``) or gone. ``seq`` is that of its creation.
 
     ``hidings``: device to when and why it dismissed this ``"*"`` item for itself; kept when the item is gone, since
@@ -26,15 +26,15 @@ class Record:
 
     item: Creation
     seq: int
-    gone: Gone | None = None
-    hidings: Mapping[str, Gone] = field(default_factory=dict)
+    gone: Removal | None = None
+    hidings: Mapping[str, Removal] = field(default_factory=dict)
     is_trimmed: bool = False
-    is_followed: bool = False
+    has_follow_up: bool = False
 
     @property
     def is_timed(self) -> bool:
         """Whether somebody who was not looking may have been told of it, by push or mail."""
-        return self.is_followed or any(timer.kind is not TimerKind.WINDOW for timer in self.item.timers)
+        return self.has_follow_up or any(timer.kind is not ItemTimerKind.WINDOW for timer in self.item.timers)
 
     @property
     def is_shared(self) -> bool:
@@ -44,9 +44,9 @@ class Record:
     def is_of(self, view: View) -> bool:
         """Whether ``view`` is one that the item is for: by device and category, whatever became of the item."""
         is_for = view.device == BACKEND or self.is_shared or self.item.for_device == view.device
-        return is_for and allowed(view.cats, self.item.category)
+        return is_for and is_allowed(view.category_filter, self.item.category)
 
-    def left(self, view: View) -> Gone | None:
+    def left(self, view: View) -> Removal | None:
         """When and why the item left ``view``, one of those it is for; ``None`` while it is there.
 
         A hiding is always before the end for all; the backend's view knows no hidings.
@@ -58,7 +58,7 @@ class Record:
         return self.is_of(view) and self.left(view) is None
 
 
-class Reach(Enum):
+class DismissalEffect(Enum):
     """What a dismissal by some sender does to an item (semantics.md L8)."""
 
     NOTHING = 0
@@ -66,13 +66,13 @@ class Reach(Enum):
     ENDS = 2
 
 
-def reach(sender: Sender, item: Creation) -> Reach:
+def dismissal_effect(sender: Sender, item: Creation) -> DismissalEffect:
     """What a dismissal by ``sender`` that names ``item`` does to it, whenever the two meet (L8)."""
-    if not allowed(sender.cats, item.category):
-        return Reach.NOTHING
+    if not is_allowed(sender.category_filter, item.category):
+        return DismissalEffect.NOTHING
     if sender.device == BACKEND or item.for_device is None or item.for_device == sender.device:
-        return Reach.ENDS
-    return Reach.HIDES if item.for_device == EVERY_DEVICE else Reach.NOTHING
+        return DismissalEffect.ENDS
+    return DismissalEffect.HIDES if item.for_device == EVERY_DEVICE else DismissalEffect.NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Tombstone:
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class StoredInterval:
     """An interval that stands, and the device that set it (``""``: the backend).
 
     ``at_us``: what its retention counts from, its acceptance, or its end where that is later. The sender's category
@@ -92,7 +92,7 @@ class Remembered:
     """
 
     device: str
-    span: Span
+    span: ResolvedInterval
     at_us: int
 
 
@@ -109,7 +109,7 @@ class KeptExternal:
 
 
 @dataclass(slots=True)
-class User:
+class UserState:
     """All that the state of one user is made of.
 
     ``floor``: deltas from cursors below it cannot be told any more. ``horizon_us``: ``None`` where nothing was
@@ -125,10 +125,10 @@ class User:
     floor: int = 0
     horizon_us: int | None = None
     digest: bytes = ZERO_DIGEST
-    live: dict[str, Record] = field(default_factory=dict)
-    gone: dict[str, Record] = field(default_factory=dict)
+    live: dict[str, ItemRecord] = field(default_factory=dict)
+    gone: dict[str, ItemRecord] = field(default_factory=dict)
     tombstones: dict[str, tuple[Tombstone, ...]] = field(default_factory=dict)
-    spans: dict[Branch, tuple[Remembered, ...]] = field(default_factory=dict)
+    spans: dict[Branch, tuple[StoredInterval, ...]] = field(default_factory=dict)
     message_ids: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     externals: list[KeptExternal] = field(default_factory=list)
     external_floor: int = 0
@@ -136,7 +136,7 @@ class User:
     agenda: dict[str, int] = field(default_factory=dict)
     collect_at_us: int = OPEN_US
 
-    def record(self, item_id: str) -> Record | None:
+    def record(self, item_id: str) -> ItemRecord | None:
         """What is known of an id, live or gone."""
         return self.live.get(item_id) or self.gone.get(item_id)
 
@@ -152,6 +152,6 @@ class User:
         return sum(len(record.item.json) for record in self.live.values())
 
     @property
-    def head(self) -> Head:
+    def head(self) -> UserPosition:
         """Position and digest of what every device sees."""
-        return Head(self.epoch, self.seq, self.digest)
+        return UserPosition(self.epoch, self.seq, self.digest)

@@ -7,25 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gregor.core.ids import Prefixes, allowed
+from gregor.core.ids import Prefixes, is_allowed
 from gregor.core.items import digest_lanes as lanes
 from gregor.core.items.sync import (
-    Answer,
     Cursor,
     Delta,
     Full,
     HistoryEntry,
     StoredExternal,
     StoredItem,
+    SyncResult,
     Unchanged,
     View,
     cursor_for,
-    is_full_shorter,
-    is_of_beginning,
+    is_full_smaller,
+    is_initial_cursor,
 )
 from gregor.core.limits import Limits
 
-from .model import Record, User
+from .model import ItemRecord, UserState
 from .retention import aged_externals
 
 Missed = tuple[tuple[StoredExternal, ...], bool]
@@ -33,18 +33,18 @@ Missed = tuple[tuple[StoredExternal, ...], bool]
 
 
 def answer(
-    user: User,
+    user: UserState,
     view: View,
     cursor: Cursor | None,
     digest: bytes | None,
     systems: Prefixes,
     limits: Limits,
     now_us: int,
-) -> Answer:
+) -> SyncResult:
     """What leads the copy of ``view`` at ``cursor`` to now. The order of the tests is that of L9."""
     whole = state(user, view)
     is_valid = cursor is not None and is_known(user, view, cursor)
-    since = cursor_for(user.epoch, view, 0) if is_of_beginning(cursor, view) else cursor
+    since = cursor_for(user.epoch, view, 0) if is_initial_cursor(cursor, view) else cursor
     external, is_gap = _missed(user, view, since, systems, limits, now_us)
     full = Full(user.epoch, user.seq, whole.digest, whole.items, external, is_gap)
     if cursor is not None and not is_valid:
@@ -53,18 +53,18 @@ def answer(
     if not create and not dismiss:
         is_equal = whole.digest == digest if digest is not None else cursor is not None
         return Unchanged(user.epoch, user.seq, whole.digest, external, is_gap) if is_equal else full
-    if is_full_shorter(create, dismiss, user.live_bytes):
+    if is_full_smaller(create, dismiss, user.live_bytes):
         return full
     return Delta(user.epoch, user.seq, whole.digest, create, dismiss, external, is_gap)
 
 
-def is_known(user: User, view: View, cursor: Cursor) -> bool:
+def is_known(user: UserState, view: View, cursor: Cursor) -> bool:
     """Whether deltas from ``cursor`` can be told: same epoch and view, not ahead, not older than what is kept."""
     is_same = cursor.tag == cursor_for(user.epoch, view, 0).tag
     return is_same and max(user.floor, user.forgotten.get(view.device, 0)) <= cursor.seq <= user.seq
 
 
-def changes(user: User, view: View, seq: int) -> tuple[tuple[StoredItem, ...], tuple[str, ...]]:
+def changes(user: UserState, view: View, seq: int) -> tuple[tuple[StoredItem, ...], tuple[str, ...]]:
     """What entered ``view`` after ``seq`` and is there, by (created, id); what was there and left, by (seq, id)."""
     create = stored(record for record in user.live.values() if record.seq > seq and record.is_in(view))
     dismiss = sorted(
@@ -75,30 +75,30 @@ def changes(user: User, view: View, seq: int) -> tuple[tuple[StoredItem, ...], t
     return create, tuple(item_id for _, item_id in dismiss)
 
 
-def state(user: User, view: View) -> Full:
+def state(user: UserState, view: View) -> Full:
     """The whole view now."""
     return _full(user, (record for record in user.live.values() if record.is_in(view)))
 
 
-def state_at(user: User, view: View, at_us: int) -> Full:
+def state_at(user: UserState, view: View, at_us: int) -> Full:
     """The view as it was at ``at_us``, from what is known now (semantics.md, "History")."""
     return _full(user, (record for record in _of(user, view) if _was_in(record, view, at_us)))
 
 
-def item(user: User, item_id: str, view: View) -> HistoryEntry | None:
+def item(user: UserState, item_id: str, view: View) -> HistoryEntry | None:
     """One item, live or gone; ``None`` where it is not known, or ``view`` is none that it is for."""
     record = user.record(item_id)
     return _entry(record, view) if record is not None and record.is_of(view) else None
 
 
-def history(user: User, view: View, before: tuple[int, str] | None, limit: int) -> list[HistoryEntry]:
+def history(user: UserState, view: View, before: tuple[int, str] | None, limit: int) -> list[HistoryEntry]:
     """Up to ``limit`` items that ``view`` holds or held, newest first by (creation seq, id), those below ``before``."""
     entries = [_entry(record, view) for record in _of(user, view)]
     below = [entry for entry in entries if before is None or (entry.seq, entry.id) < before]
     return sorted(below, key=lambda entry: (entry.seq, entry.id), reverse=True)[:limit]
 
 
-def stored(records: Iterable[Record]) -> tuple[StoredItem, ...]:
+def stored(records: Iterable[ItemRecord]) -> tuple[StoredItem, ...]:
     """Items as readers get them, in order of created, then id."""
     items = (
         StoredItem(
@@ -115,22 +115,22 @@ def stored(records: Iterable[Record]) -> tuple[StoredItem, ...]:
     return tuple(sorted(items, key=lambda entry: (entry.created_us, entry.id)))
 
 
-def _full(user: User, records: Iterable[Record]) -> Full:
+def _full(user: UserState, records: Iterable[ItemRecord]) -> Full:
     items = stored(records)
     return Full(user.epoch, user.seq, lanes.total(entry.leaf for entry in items), items)
 
 
-def _of(user: User, view: View) -> list[Record]:
+def _of(user: UserState, view: View) -> list[ItemRecord]:
     return [record for record in (*user.live.values(), *user.gone.values()) if record.is_of(view)]
 
 
-def _was_in(record: Record, view: View, at_us: int) -> bool:
+def _was_in(record: ItemRecord, view: View, at_us: int) -> bool:
     gone, expires_us = record.left(view), record.item.expires_us
     is_there = record.item.created_us <= at_us and (gone is None or gone.at_us > at_us)
     return is_there and (expires_us is None or expires_us > at_us)
 
 
-def _entry(record: Record, view: View) -> HistoryEntry:
+def _entry(record: ItemRecord, view: View) -> HistoryEntry:
     return HistoryEntry(
         id=record.item.id,
         category=record.item.category,
@@ -142,7 +142,9 @@ def _entry(record: Record, view: View) -> HistoryEntry:
     )
 
 
-def _missed(user: User, view: View, cursor: Cursor | None, systems: Prefixes, limits: Limits, now_us: int) -> Missed:
+def _missed(
+    user: UserState, view: View, cursor: Cursor | None, systems: Prefixes, limits: Limits, now_us: int
+) -> Missed:
     """The external messages since a valid cursor; a gap where some went since, or the cursor is void (L13)."""
     if cursor is None:
         return (), False
@@ -151,5 +153,5 @@ def _missed(user: User, view: View, cursor: Cursor | None, systems: Prefixes, li
     aged = aged_externals(user, limits, now_us)
     floor = aged[-1].external.seq if aged else user.external_floor
     kept = (kept.external for kept in user.externals[len(aged) :])
-    since = tuple(said for said in kept if said.seq > cursor.seq and allowed(systems, said.system))
+    since = tuple(said for said in kept if said.seq > cursor.seq and is_allowed(systems, said.system))
     return since, cursor.seq < floor

@@ -13,25 +13,25 @@ from gregor.core.limits import Limits
 from gregor.core.messages.encode import without_body
 from gregor.core.messages.model import OPEN_US, Commit, Creation
 
-from .model import Branch, KeptExternal, Record, Remembered, User
+from .model import Branch, ItemRecord, KeptExternal, StoredInterval, UserState
 
 COLLECT_AT = 100
 """A commit that leaves more gone items than the history holds, and so many more, collects by itself."""
 
 
-def is_overfull(user: User, limits: Limits) -> bool:
+def is_overfull(user: UserState, limits: Limits) -> bool:
     """Whether a commit should collect at once."""
     return len(user.gone) > limits.history + COLLECT_AT
 
 
-def is_over(user: User, limits: Limits) -> bool:
+def is_over(user: UserState, limits: Limits) -> bool:
     """Whether more gone items, or more of their bodies, are kept than may be: who reads the history collects first."""
     oldest_first = sorted(user.gone.values(), key=_by_end)
     may_be_bare = oldest_first[: max(0, len(oldest_first) - limits.history_bodies)]
     return len(oldest_first) > limits.history or not all(record.is_trimmed for record in may_be_bare)
 
 
-def is_due(user: User, limits: Limits, now_us: int) -> bool:
+def is_due(user: UserState, limits: Limits, now_us: int) -> bool:
     """Whether something passed its time: then a commit or read forgets it first, as it commits what has expired."""
     if user.collect_at_us > now_us:
         return False
@@ -39,7 +39,7 @@ def is_due(user: User, limits: Limits, now_us: int) -> bool:
     return user.collect_at_us <= now_us
 
 
-def collect(user: User, limits: Limits, now_us: int) -> int:
+def collect(user: UserState, limits: Limits, now_us: int) -> int:
     """Forget what passed its retention or bound, in place. How many records went (bodies are not counted)."""
     cut_us = now_us - limits.retention_us
     count = _collect_history(user, limits, cut_us)
@@ -54,7 +54,7 @@ def collect(user: User, limits: Limits, now_us: int) -> int:
 
 
 def first_due(
-    commit: Commit, spans: Mapping[Branch, tuple[Remembered, ...]], limits: Limits, *, is_leaving: bool
+    commit: Commit, spans: Mapping[Branch, tuple[StoredInterval, ...]], limits: Limits, *, is_leaving: bool
 ) -> int:
     """A moment before which nothing that ``commit`` adds, ``spans`` among it, is to be forgotten for its age.
 
@@ -67,7 +67,7 @@ def first_due(
     return min([*ages, *ends, *keeps], default=OPEN_US)
 
 
-def _next_due(user: User, limits: Limits) -> int:
+def _next_due(user: UserState, limits: Limits) -> int:
     """The first moment at which something that is kept now is to be forgotten, or to lose its body."""
     retention_us = limits.retention_us
     moments = [max(stone.at_us for stone in stones) + retention_us for stones in user.tombstones.values()]
@@ -80,12 +80,12 @@ def _next_due(user: User, limits: Limits) -> int:
     return min(moments, default=OPEN_US)
 
 
-def aged_externals(user: User, limits: Limits, now_us: int) -> list[KeptExternal]:
+def aged_externals(user: UserState, limits: Limits, now_us: int) -> list[KeptExternal]:
     """The external messages, the oldest first, that are too old at ``now_us``, collected or not."""
     return list(takewhile(lambda kept: kept.at_us <= now_us - limits.external_age_us, user.externals))
 
 
-def trim_externals(user: User, limits: Limits, now_us: int) -> int:
+def trim_externals(user: UserState, limits: Limits, now_us: int) -> int:
     """Drop the external messages that are too old, then the oldest while there are too many or too large. How many."""
     kept = user.externals[len(aged_externals(user, limits, now_us)) :]
     while len(kept) > limits.external_count or _bytes(kept) > limits.external_bytes:
@@ -103,7 +103,7 @@ def trimmed(item: Creation) -> Creation:
     return structs.replace(item, json=json, leaf=leaf(item.id, json))
 
 
-def _collect_history(user: User, limits: Limits, cut_us: int) -> int:
+def _collect_history(user: UserState, limits: Limits, cut_us: int) -> int:
     oldest_first = sorted(user.gone.values(), key=_by_end)
     over = len(oldest_first) - limits.history
     went = [
@@ -118,7 +118,7 @@ def _collect_history(user: User, limits: Limits, cut_us: int) -> int:
     return len(went)
 
 
-def _collect_tombstones(user: User, limits: Limits, cut_us: int) -> int:
+def _collect_tombstones(user: UserState, limits: Limits, cut_us: int) -> int:
     """Those of an id go together, when the last has passed: by then none of them can be missed."""
     last_us = {item_id: max(stone.at_us for stone in stones) for item_id, stones in user.tombstones.items()}
     passed = [item_id for item_id, at_us in last_us.items() if at_us <= cut_us]
@@ -129,7 +129,7 @@ def _collect_tombstones(user: User, limits: Limits, cut_us: int) -> int:
     return len(passed)
 
 
-def _collect_spans(user: User, cut_us: int) -> int:
+def _collect_spans(user: UserState, cut_us: int) -> int:
     count = 0
     for where, spans in list(user.spans.items()):
         kept = tuple(remembered for remembered in spans if remembered.at_us >= cut_us)
@@ -144,14 +144,14 @@ def _collect_spans(user: User, cut_us: int) -> int:
     return count
 
 
-def _collect_message_ids(user: User, now_us: int) -> int:
+def _collect_message_ids(user: UserState, now_us: int) -> int:
     passed = [key for key, (_, until_us) in user.message_ids.items() if until_us <= now_us]
     for key in passed:
         del user.message_ids[key]
     return len(passed)
 
 
-def _trim_bodies(user: User, limits: Limits, now_us: int) -> None:
+def _trim_bodies(user: UserState, limits: Limits, now_us: int) -> None:
     newest_first = sorted(user.gone.values(), key=_by_end, reverse=True)
     for index, record in enumerate(newest_first):
         is_old = record.gone is not None and record.gone.at_us <= now_us - limits.history_body_age_us
@@ -159,11 +159,11 @@ def _trim_bodies(user: User, limits: Limits, now_us: int) -> None:
             user.gone[record.item.id] = replace(record, item=trimmed(record.item), is_trimmed=True)
 
 
-def _raise_horizon(user: User, at_us: int) -> None:
+def _raise_horizon(user: UserState, at_us: int) -> None:
     user.horizon_us = at_us if user.horizon_us is None else max(user.horizon_us, at_us)
 
 
-def _by_end(record: Record) -> tuple[int, str]:
+def _by_end(record: ItemRecord) -> tuple[int, str]:
     return record.gone.seq if record.gone else 0, record.item.id
 
 

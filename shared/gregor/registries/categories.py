@@ -13,11 +13,11 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from gregor.core.categories.parse import parse_entries
-from gregor.core.categories.policy import NO_ENTRIES, Entries
+from gregor.core.categories.parse import parse_categories
+from gregor.core.categories.policy import NO_POLICIES, CategoryPolicies
 from gregor.core.errors import Problem
 from gregor.core.ids import prefixes_of
-from gregor.core.json_text import canonical
+from gregor.core.json_text import canonical_json
 from gregor.redis.pubsub.contract import PubSub
 from gregor.rendering.renderer import Renderer
 from gregor.store.contract.store import Categories, CategorySet, Contended
@@ -57,8 +57,8 @@ class CategoryRegistry(VersionedCache):
     ) -> None:
         super().__init__(store.categories_channel, subscriptions, poll_s)
         self.version = 0
-        self.current: Entries = NO_ENTRIES
-        self.renderer = Renderer(NO_ENTRIES)
+        self.current: CategoryPolicies = NO_POLICIES
+        self.renderer = Renderer(NO_POLICIES)
         self._store = store
         self._count_failure = count_failure
         self._unreadable_version = 0
@@ -87,14 +87,14 @@ class CategoryRegistry(VersionedCache):
         if found is None:
             return
         try:
-            entries = parse_entries(found.entries)
+            entries = parse_categories(found.entries)
         except Problem as problem:
             self._unreadable_version = version
             _log.error("categories.unreadable", version=version, kept_version=self.version, reason=str(problem))
             return
         self._replace(version, entries)
 
-    def _replace(self, version: int, entries: Entries) -> None:
+    def _replace(self, version: int, entries: CategoryPolicies) -> None:
         self.version, self.current = version, entries
         self.renderer = Renderer(entries, self._report_failure)
         self._logged.clear()
@@ -156,7 +156,7 @@ class CategoryEditor:
             current = await self.current()
             entries = change(current.entries)
             # Compared as canonical JSON, because in Python 1 == True.
-            if canonical(entries) == canonical(current.entries):
+            if canonical_json(entries) == canonical_json(current.entries):
                 return current.version
             await asyncio.to_thread(self._check, entries)
             version = await self._categories.apply(entries, now_us, current.version)
@@ -165,7 +165,7 @@ class CategoryEditor:
         raise Contended(f"The categories were changed by other processes {_TRIES} times in a row; try again.")
 
 
-def unknown_type_note(entries: Entries, category: str) -> str | None:
+def unknown_type_note(entries: CategoryPolicies, category: str) -> str | None:
     """Say that no entry has the name ``category``, which entry it inherits from, and the nearest known name.
 
     ``None`` if there is an entry of that name. Items of a category without an entry are valid, therefore this is a note

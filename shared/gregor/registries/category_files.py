@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from gregor.core.categories.parse import parse_entries
-from gregor.core.categories.policy import NO_ENTRIES, Entries
+from gregor.core.categories.parse import parse_categories
+from gregor.core.categories.policy import NO_POLICIES, CategoryPolicies
 from gregor.core.errors import FieldError, Problem
 from gregor.core.json_text import decode_json, pointer_to
 from gregor.core.limits import Limits
@@ -20,15 +20,15 @@ _FILE_PREFIX: Final = "file:"
 _MAX_BYTES: Final = 1_048_576
 
 
-def read_checked(document: Any) -> Entries:
+def read_checked(document: Any) -> CategoryPolicies:
     """Parse ``document`` and try its templates. Raises ``Problem`` ``schema`` with every error.
 
     If only a number cannot be represented in JSON, the code is ``number_out_of_range``.
     """
     faults: list[FieldError] = []
-    entries = NO_ENTRIES
+    entries = NO_POLICIES
     try:
-        entries = parse_entries(document)
+        entries = parse_categories(document)
     except Problem as problem:
         faults += problem.errors
     faults += check_templates(document)
@@ -54,7 +54,7 @@ def check_file(path: Path) -> list[FieldError]:
 def silent_reminders(document: Mapping[str, Any]) -> list[FieldError]:
     """Return a warning for each reminder that never fires, because its item expires before. ``document`` is valid."""
     warnings = []
-    for name, policy in parse_entries(document).named.items():
+    for name, policy in parse_categories(document).named.items():
         end_us = policy.expires_after_us
         # An entry that only inherits both fields is reported at its parent.
         written = [field for field in ("remind_after", "expires_after") if document[name].get(field) is not None]

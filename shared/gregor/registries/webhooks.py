@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from gregor.core.ids import Prefixes
-from gregor.core.notify.webhook_events import OF_DELIVERIES, OF_LEAVING, EventType, Webhook
-from gregor.core.notify.webhook_signature import SECRET_BYTES, secret_of
+from gregor.core.notify.webhook_events import DELIVERY_EVENTS, REMOVAL_EVENTS, Webhook, WebhookEventType
+from gregor.core.notify.webhook_signature import SECRET_BYTES, encode_secret
 from gregor.redis.pubsub.contract import PubSub
 from gregor.store.contract.devices import Devices
 from gregor.store.contract.ledger import Ledger
@@ -64,7 +64,7 @@ class WebhookRegistry(VersionedCache):
         """Return the webhook with this id, or ``None`` if the id is unknown."""
         return next((webhook for webhook in self.current if webhook.id == webhook_id), None)
 
-    def wants(self, *types: EventType) -> bool:
+    def wants(self, *types: WebhookEventType) -> bool:
         """Return whether at least one webhook wants events of at least one of these types."""
         return any(webhook.wants(event_type) for webhook in self.current for event_type in types)
 
@@ -72,9 +72,9 @@ class WebhookRegistry(VersionedCache):
         if await self._store.webhooks.version() == self.version:
             return
         self.version, self.current = await self._store.webhooks.all()
-        self._store.users.is_watched = self.wants(*OF_LEAVING)
-        self._store.devices.is_watched = self.wants(EventType.ACKED)
-        self._store.ledger.is_watched = self.wants(*OF_DELIVERIES)
+        self._store.users.is_watched = self.wants(*REMOVAL_EVENTS)
+        self._store.devices.is_watched = self.wants(WebhookEventType.ACKED)
+        self._store.ledger.is_watched = self.wants(*DELIVERY_EVENTS)
 
 
 class WebhookEditor:
@@ -140,7 +140,7 @@ class WebhookEditor:
 
 
 def _new_secret() -> str:
-    return secret_of(secrets.token_bytes(SECRET_BYTES))
+    return encode_secret(secrets.token_bytes(SECRET_BYTES))
 
 
 def _contended() -> Contended:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gregor.core.categories.policy import Entries, Policy, Texts
+from gregor.core.categories.policy import CategoryPolicies, CategoryPolicy, CategoryTexts
 from gregor.core.errors import FieldError
 from gregor.core.json_text import pointer_to
 
@@ -76,7 +76,7 @@ class RenderedMail:
 class _Reading:
     """One item for one reader: its words, and the variables of its templates."""
 
-    texts: Texts
+    texts: CategoryTexts
     item: TemplateItem
     variables: dict[str, Any]
     is_summary: bool
@@ -88,7 +88,7 @@ class Renderer:
     ``failed`` is told category, field and reason of each rendering that failed.
     """
 
-    def __init__(self, entries: Entries, failed: Failed | None = None) -> None:
+    def __init__(self, entries: CategoryPolicies, failed: Failed | None = None) -> None:
         self._entries = entries
         self._failed = failed
         self._compiled: dict[tuple[str, bool], Template] = {}
@@ -236,7 +236,7 @@ def plain_title(item: TemplateItem) -> str:
     return words if summary is None else f"{words} ({summary['count']})"
 
 
-def _reading(policy: Policy, item: TemplateItem, locale: str | None, unsubscribe_url: str = "") -> _Reading:
+def _reading(policy: CategoryPolicy, item: TemplateItem, locale: str | None, unsubscribe_url: str = "") -> _Reading:
     summary = item.summary if policy.aggregate is not None else None
     variables = {
         "id": item.id,
@@ -256,7 +256,7 @@ def _reading(policy: Policy, item: TemplateItem, locale: str | None, unsubscribe
 
 
 def _reading_together(
-    policy: Policy, items: Sequence[TemplateItem], locale: str | None, unsubscribe_url: str
+    policy: CategoryPolicy, items: Sequence[TemplateItem], locale: str | None, unsubscribe_url: str
 ) -> _Reading:
     """Several items, as templates of summaries see what a summary folds."""
     each = [_reading(policy, item, locale, unsubscribe_url).variables for item in items]

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from gregor.core.categories.policy import normal_locale
+from gregor.core.categories.policy import normalize_locale
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ LANGUAGES: Final = {words.tag: words for words in _LISTED}
 
 def translation_for(locale: str | None) -> Translation:
     """The words for a reader of ``locale``."""
-    return LANGUAGES.get(normal_locale(locale or "").partition("-")[0], LANGUAGES["en"])
+    return LANGUAGES.get(normalize_locale(locale or "").partition("-")[0], LANGUAGES["en"])
 
 
 def accepted_translation(header: str) -> Translation:
@@ -169,5 +169,5 @@ def accepted_translation(header: str) -> Translation:
 
 def direction_of(locale: str | None) -> str:
     """How a language is written: ``ltr`` or ``rtl``."""
-    parts = normal_locale(locale or "").split("-")
+    parts = normalize_locale(locale or "").split("-")
     return "rtl" if parts[0] in _RIGHT_TO_LEFT or parts[1:2] == ["arab"] or parts[1:2] == ["hebr"] else "ltr"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gregor.core.notify.escalation import Audience, Recipient
+from gregor.core.notify.escalation import Audience, AudienceDevice
 
 from .contract.devices import Devices
 
@@ -15,7 +15,7 @@ async def load_audience(devices: Devices, uid: str, now_us: int) -> Audience:
         devices.devices(uid, now_us), devices.acknowledged(uid), devices.foreground_until(uid, now_us)
     )
     recipients = {
-        name: Recipient(str(kept.push["provider"]) if kept.push else None, presence.foreground)
+        name: AudienceDevice(str(kept.push["provider"]) if kept.push else None, presence.foreground)
         for name, (kept, presence) in known.items()
     }
     seen_us = [presence.last_seen_us for _, presence in known.values() if presence.last_seen_us is not None]

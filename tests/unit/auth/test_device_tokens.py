@@ -89,7 +89,7 @@ async def test_a_minted_token_speaks_for_its_user_and_device() -> None:
 async def test_a_token_without_limits_may_see_everything_and_has_no_iat() -> None:
     caller = await by_secret().verify(signed(GOOD), NOW_US)
 
-    assert (caller.iat_us, caller.cats, caller.systems) == (0, None, None)
+    assert (caller.iat_us, caller.category_filter, caller.systems) == (0, None, None)
 
 
 @pytest.mark.parametrize(

@@ -342,7 +342,7 @@ async def test_a_minted_token_is_accepted_by_services_of_the_same_settings(
 
     token = capsys.readouterr().out.strip()
     caller = await TokenVerifier(load_settings(environ)).verify(token, SystemClock(30 * 86_400).now_us())
-    assert (caller.uid, caller.device, caller.cats) == ("alice", "phone", ("user",))
+    assert (caller.uid, caller.device, caller.category_filter) == ("alice", "phone", ("user",))
     assert abs(caller.exp_us - SystemClock(30 * 86_400 + 7_200).now_us()) < 60_000_000
 
 

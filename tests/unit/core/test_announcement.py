@@ -9,10 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.core.items.announcement import Announcement, Entry, Kind, Scope, decode, read_plain
+from gregor.core.items.announcement import (
+    Announcement,
+    AnnouncementEntry,
+    AnnouncementKind,
+    DeviceScope,
+    decode_announcement,
+    decode_fast,
+)
 from gregor.core.items.codec import pack_item
 from gregor.core.items.sync import View
-from gregor.core.messages.model import Reason
+from gregor.core.messages.model import RemovalReason
 from tests.support.builders import creating
 from tests.support.items import creations
 
@@ -29,24 +36,26 @@ PACKED = pack_item(creating("aa", category="user").creations[0])
 
 
 @st.composite
-def entries(draw: st.DrawFn) -> Entry:
-    scope = draw(st.sampled_from(Scope))
-    devices = () if scope is Scope.EVERY else draw(DEVICES)
+def entries(draw: st.DrawFn) -> AnnouncementEntry:
+    scope = draw(st.sampled_from(DeviceScope))
+    devices = () if scope is DeviceScope.EVERY else draw(DEVICES)
     item_id, category = draw(NAMES), draw(DOTTED)
-    return Entry(item_id, category, draw(st.none() | creations(st.just(category)).map(pack_item)), scope, devices)
+    return AnnouncementEntry(
+        item_id, category, draw(st.none() | creations(st.just(category)).map(pack_item)), scope, devices
+    )
 
 
 @st.composite
 def announcements(draw: st.DrawFn) -> Announcement:
-    kind = draw(st.sampled_from(Kind))
+    kind = draw(st.sampled_from(AnnouncementKind))
     members: dict[str, Any] = {}
-    if kind is Kind.UPDATE:
+    if kind is AnnouncementKind.UPDATE:
         members["entries"] = tuple(draw(st.lists(entries(), max_size=4)))
-    elif kind is Kind.REMIND:
+    elif kind is AnnouncementKind.REMIND:
         entry = draw(entries())
-        members["entries"] = (Entry(entry.id, entry.category, None, entry.scope, entry.devices),)
+        members["entries"] = (AnnouncementEntry(entry.id, entry.category, None, entry.scope, entry.devices),)
         members["remind_at_us"] = draw(st.integers(0, 1 << 55))
-    elif kind is Kind.EXTERNAL:
+    elif kind is AnnouncementKind.EXTERNAL:
         members |= {"system": draw(DOTTED), "body": draw(BODIES)}
     else:
         members["spread_s"] = draw(st.integers(0, 65_535))
@@ -57,7 +66,7 @@ def announcements(draw: st.DrawFn) -> Announcement:
         draw(st.binary(min_size=8, max_size=8)),
         draw(st.binary(min_size=8, max_size=8)),
         draw(st.just("") | NAMES),
-        draw(st.sampled_from(Reason)),
+        draw(st.sampled_from(RemovalReason)),
         draw(st.booleans()),
         **members,
     )
@@ -65,12 +74,12 @@ def announcements(draw: st.DrawFn) -> Announcement:
 
 @given(announcements())
 def test_what_is_encoded_is_decoded_to_the_same(announcement: Announcement) -> None:
-    assert decode(announcement.encode()) == announcement
+    assert decode_announcement(announcement.encode()) == announcement
 
 
 @given(announcements(), st.lists(VIEWS, min_size=1, max_size=6))
 def test_a_frame_is_the_same_however_many_views_were_cut_before(announcement: Announcement, views: list[View]) -> None:
-    shared = decode(announcement.encode())
+    shared = decode_announcement(announcement.encode())
 
     assert [shared.frame(view) for view in views] == [announcement.frame(view) for view in views]
 
@@ -80,13 +89,13 @@ def test_a_frame_is_json_with_the_seq_and_only_what_concerns_the_view(announceme
     frame = announcement.frame(view)
     concerned = [entry for entry in announcement.entries if entry.concerns(view)]
 
-    if announcement.kind in (Kind.UPDATE, Kind.REMIND) and not concerned:
+    if announcement.kind in (AnnouncementKind.UPDATE, AnnouncementKind.REMIND) and not concerned:
         assert frame is None
         return
     assert frame is not None
     told = json.loads(frame)
     assert told["seq"] == announcement.seq
-    if announcement.kind is Kind.UPDATE:
+    if announcement.kind is AnnouncementKind.UPDATE:
         assert told["body"].get("create", {}) == {e.id: json.loads(e.json) for e in concerned if e.json is not None}
         assert told["body"].get("dismiss", {}).get("ids", []) == [e.id for e in concerned if e.json is None]
 
@@ -95,7 +104,7 @@ def test_a_frame_is_json_with_the_seq_and_only_what_concerns_the_view(announceme
 def test_the_short_way_of_a_plain_announcement_ends_where_the_long_one_does(
     announcement: Announcement, view: View
 ) -> None:
-    plain = read_plain(announcement.encode())
+    plain = decode_fast(announcement.encode())
 
     if plain is not None:
         assert (plain.epoch, plain.seq) == (announcement.epoch, announcement.seq)
@@ -109,33 +118,39 @@ def test_the_short_way_of_a_plain_announcement_ends_where_the_long_one_does(
 @pytest.mark.parametrize(
     ("sender", "entry", "is_new_epoch", "is_plain"),
     [
-        ("", Entry("aa", "user", PACKED), False, True),
-        ("phone", Entry("aa", "user", PACKED), False, False),
-        ("", Entry("aa", "user", None), False, False),
-        ("", Entry("aa", "user", PACKED, Scope.ONLY, ("phone",)), False, False),
-        ("", Entry("aa", "user", PACKED), True, False),
+        ("", AnnouncementEntry("aa", "user", PACKED), False, True),
+        ("phone", AnnouncementEntry("aa", "user", PACKED), False, False),
+        ("", AnnouncementEntry("aa", "user", None), False, False),
+        ("", AnnouncementEntry("aa", "user", PACKED, DeviceScope.ONLY, ("phone",)), False, False),
+        ("", AnnouncementEntry("aa", "user", PACKED), True, False),
     ],
 )
 def test_plain_is_one_creation_of_the_backend_for_every_device(
-    sender: str, entry: Entry, is_new_epoch: bool, is_plain: bool
+    sender: str, entry: AnnouncementEntry, is_new_epoch: bool, is_plain: bool
 ) -> None:
     announcement = Announcement(
-        Kind.UPDATE, b"abc", 7, bytes(8), bytes(8), sender, is_new_epoch=is_new_epoch, entries=(entry,)
+        AnnouncementKind.UPDATE, b"abc", 7, bytes(8), bytes(8), sender, is_new_epoch=is_new_epoch, entries=(entry,)
     )
 
-    assert (read_plain(announcement.encode()) is not None) is is_plain
+    assert (decode_fast(announcement.encode()) is not None) is is_plain
 
 
 @pytest.mark.parametrize("payload", [b"", b"K{}", b"C", b"C" * 28, b"C" + b"\1" * 40])
 def test_what_is_no_announcement_is_refused(payload: bytes) -> None:
     with pytest.raises(ValueError, match="announcement"):
-        decode(payload)
-    assert read_plain(payload) is None
+        decode_announcement(payload)
+    assert decode_fast(payload) is None
 
 
 def test_the_frame_of_an_epochs_first_commit_carries_each_views_own_cursor() -> None:
     first = Announcement(
-        Kind.UPDATE, b"abc", 1, bytes(8), bytes(8), is_new_epoch=True, entries=(Entry("aa", "user", PACKED),)
+        AnnouncementKind.UPDATE,
+        b"abc",
+        1,
+        bytes(8),
+        bytes(8),
+        is_new_epoch=True,
+        entries=(AnnouncementEntry("aa", "user", PACKED),),
     )
     frames = [json.loads(first.frame(View(device)) or b"") for device in ("phone", "laptop")]
 
@@ -144,9 +159,13 @@ def test_the_frame_of_an_epochs_first_commit_carries_each_views_own_cursor() -> 
 
 
 def test_the_server_says_why_where_it_dismissed_by_itself() -> None:
-    gone = (Entry("aa", "user", None),)
-    told = Announcement(Kind.UPDATE, b"abc", 1, bytes(8), bytes(8), reason=Reason.EXPIRED, entries=gone)
-    untold = Announcement(Kind.UPDATE, b"abc", 1, bytes(8), bytes(8), reason=Reason.INTERVAL, entries=gone)
+    gone = (AnnouncementEntry("aa", "user", None),)
+    told = Announcement(
+        AnnouncementKind.UPDATE, b"abc", 1, bytes(8), bytes(8), reason=RemovalReason.EXPIRED, entries=gone
+    )
+    untold = Announcement(
+        AnnouncementKind.UPDATE, b"abc", 1, bytes(8), bytes(8), reason=RemovalReason.INTERVAL, entries=gone
+    )
 
     assert json.loads(told.frame(View("phone")) or b"")["body"]["dismiss"] == {"ids": ["aa"], "reason": "expired"}
     assert json.loads(untold.frame(View("phone")) or b"")["body"]["dismiss"] == {"ids": ["aa"]}

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from gregor.core.categories.parse import MOST_ENTRIES, MOST_MISTAKES, parse_entries
+from gregor.core.categories.parse import MAX_CATEGORIES, MAX_CATEGORY_ERRORS, parse_categories
 from gregor.core.errors import Problem
 
 
 def mistakes(document: Any) -> list[tuple[str, str]]:
     """(pointer, detail) of each."""
     with pytest.raises(Problem) as refused:
-        parse_entries(document)
+        parse_categories(document)
     assert refused.value.code == "schema"
     return [(error.pointer, error.detail) for error in refused.value.errors]
 
@@ -23,7 +23,7 @@ def mistakes(document: Any) -> list[tuple[str, str]]:
     [
         ({"titel": "x"}, "/titel", 'did you mean "title"?'),
         ({"remind_at": ["4d"]}, "/remind_at", 'did you mean "remind_after"?'),
-        ({"zzz": 1}, "/zzz", "known are aggregate, body_schema, collapse"),
+        ({"zzz": 1}, "/zzz", "known fields are aggregate, body_schema, collapse"),
         ({"expires_after": "3 days"}, "/expires_after", "12h"),
         ({"expires_after": "0s"}, "/expires_after", "longer than nothing"),
         ({"expires_after": True}, "/expires_after", "duration"),
@@ -60,7 +60,7 @@ def mistakes(document: Any) -> list[tuple[str, str]]:
         ({"locales": {"it it": {}}}, "/locales/it it", "language tag"),
         ({"locales": {"it": "x"}}, "/locales/it", "texts"),
         ({"locales": {"it": {"titel": "x"}}}, "/locales/it/titel", 'did you mean "title"?'),
-        ({"locales": {"it": {"email": {"after": 1}}}}, "/locales/it/email/after", "known are html, subject"),
+        ({"locales": {"it": {"email": {"after": 1}}}}, "/locales/it/email/after", "known fields are html, subject"),
         ({"locales": {"pt-BR": {}, "pt_br": {}}}, "/locales/pt_br", "named twice"),
     ],
 )
@@ -101,7 +101,7 @@ def test_what_is_no_table_of_tables_is_refused() -> None:
     assert mistakes({"title": "x"}) == [
         ("/title", 'An entry is a table: put ["invoice.due"], the category in quotes, above its fields.')
     ]
-    assert "at most" in mistakes({f"a{n}": {} for n in range(MOST_ENTRIES + 1)})[0][1]
+    assert "at most" in mistakes({f"a{n}": {} for n in range(MAX_CATEGORIES + 1)})[0][1]
 
 
 def test_all_mistakes_are_told_at_once_up_to_a_bound() -> None:
@@ -110,7 +110,7 @@ def test_all_mistakes_are_told_at_once_up_to_a_bound() -> None:
         "/a/max_live",
         "/b/push",
     ]
-    assert len(mistakes({f"a{n}": {"x": 1} for n in range(200)})) == MOST_MISTAKES
+    assert len(mistakes({f"a{n}": {"x": 1} for n in range(200)})) == MAX_CATEGORY_ERRORS
 
 
 def test_a_mistake_draws_no_other_after_it() -> None:
@@ -119,12 +119,12 @@ def test_a_mistake_draws_no_other_after_it() -> None:
 
 
 def test_a_channel_may_have_its_title_from_above_or_below() -> None:
-    parse_entries({"a": {"title": "x"}, "a.b": {"push": {}}})
-    parse_entries({"": {"email": {}}, "a.b": {"title": "x"}})
+    parse_categories({"a": {"title": "x"}, "a.b": {"push": {}}})
+    parse_categories({"": {"email": {}}, "a.b": {"title": "x"}})
 
 
 def test_an_aggregate_is_whole_with_what_it_inherits() -> None:
-    parse_entries({"a": {"aggregate": {"window": 1, "at_least": 2}}, "a.b": {"aggregate": {"title": "x"}}})
+    parse_categories({"a": {"aggregate": {"window": 1, "at_least": 2}}, "a.b": {"aggregate": {"title": "x"}}})
 
     assert mistakes({"a": {"aggregate": False}, "a.b": {"aggregate": {"title": "x"}}})[0][0] == "/a.b/aggregate"
 

@@ -6,21 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gregor.core.items.codec import category_of, pack_item, read_item, shown
+from gregor.core.items.codec import item_json_fast, pack_item, packed_category, unpack_item
 from gregor.core.items.digest import leaf
 from gregor.core.messages.encode import without_body
-from gregor.core.messages.model import Creation, Timer, TimerKind
+from gregor.core.messages.model import Creation, ItemTimer, ItemTimerKind
 from tests.support.builders import NOW_US, creating
 from tests.support.items import creations
 
-PUSH, MAIL, WINDOW = (Timer(kind, NOW_US) for kind in TimerKind)
+PUSH, MAIL, WINDOW = (ItemTimer(kind, NOW_US) for kind in ItemTimerKind)
 
 
 @given(creations(), st.binary(max_size=20))
 def test_an_item_is_read_as_it_was_packed(made: Creation, before: bytes) -> None:
     packed = pack_item(made)
 
-    item = read_item(before + packed, len(before))
+    item = unpack_item(before + packed, len(before))
 
     assert item.json() == made.json
     assert leaf(made.id, item.json()) == item.leaf == made.leaf
@@ -30,8 +30,8 @@ def test_an_item_is_read_as_it_was_packed(made: Creation, before: bytes) -> None
         made.remind_at_us,
     )
     assert (item.category, item.device, item.hidings) == (made.category, made.for_device or "", b"")
-    assert category_of(packed) == made.category
-    assert shown(before + packed, len(before)) == (made.category.encode(), made.json)
+    assert packed_category(packed) == made.category
+    assert item_json_fast(before + packed, len(before)) == (made.category.encode(), made.json)
 
 
 @given(creations())
@@ -40,7 +40,7 @@ def test_it_says_how_long_its_json_is(made: Creation) -> None:
 
     rest = int.from_bytes(packed[17:19], "big")
 
-    assert len(read_item(packed).body) + rest == len(made.json)
+    assert len(unpack_item(packed).body) + rest == len(made.json)
 
 
 @given(creations())
@@ -48,7 +48,7 @@ def test_without_body_and_leaf_it_is_what_history_shows(made: Creation) -> None:
     packed = pack_item(made)
     kept = b"l" + packed[1:30] + packed[62 : len(packed) - len(made.body)]
 
-    item = read_item(kept)
+    item = unpack_item(kept)
 
     assert item.json() == without_body(made.json)
     assert (item.leaf, item.body, item.created_us) == (b"", b"", made.created_us)
@@ -65,4 +65,4 @@ def test_the_timers_that_a_dismissal_takes_away_are_flagged() -> None:
 def test_an_expiry_at_the_beginning_of_time_is_not_none() -> None:
     (made,) = creating("a", expires=0).creations
 
-    assert read_item(pack_item(made)).expires_us == 0
+    assert unpack_item(pack_item(made)).expires_us == 0

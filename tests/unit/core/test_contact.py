@@ -18,13 +18,13 @@ from gregor.core.notify.contact import (
     Contact,
     QuietHours,
     contact_document,
+    is_channel_allowed,
     is_quiet,
     parse_contact,
     parse_preferences,
     preferences_document,
     quiet_until,
-    wants,
-    without_mail,
+    without_email,
 )
 
 NIGHT = QuietHours(22 * 60, 7 * 60)
@@ -119,14 +119,14 @@ def test_the_longest_prefix_that_speaks_of_a_channel_decides_and_the_star_last()
         {"*": {"email": False}, "user": {"push": False, "email": True}, "user.joined": {"push": True}}
     )
 
-    assert [wants(said, name, "push") for name in ("user.joined.x", "user.joined", "user.left", "users", "sys")] == [
-        *(True, True, False, True, True)
-    ]
-    assert [wants(said, name, "email") for name in ("user.joined", "user", "users")] == [True, True, False]
+    assert [
+        is_channel_allowed(said, name, "push") for name in ("user.joined.x", "user.joined", "user.left", "users", "sys")
+    ] == [*(True, True, False, True, True)]
+    assert [is_channel_allowed(said, name, "email") for name in ("user.joined", "user", "users")] == [True, True, False]
 
 
 def test_nothing_said_is_a_yes() -> None:
-    assert wants(NO_PREFERENCES, "user.joined", "push")
+    assert is_channel_allowed(NO_PREFERENCES, "user.joined", "push")
 
 
 def test_a_prefix_has_one_form() -> None:
@@ -287,11 +287,11 @@ def test_who_ends_mails_of_a_category_gets_none_of_it_and_pushes_as_before(
     ended: list[str], said: dict[str, dict[str, bool]]
 ) -> None:
     before = parse_preferences(said)
-    after = without_mail(before, ended)
+    after = without_email(before, ended)
 
     for category in ("a", "a.b", "a.b.c", "b", "c"):
-        assert wants(after, category, "push") == wants(before, category, "push")
+        assert is_channel_allowed(after, category, "push") == is_channel_allowed(before, category, "push")
         if category in ended or "*" in ended:
-            assert not wants(after, category, "email")
+            assert not is_channel_allowed(after, category, "email")
         elif not any(covers(prefix, category) for prefix in ended):
-            assert wants(after, category, "email") == wants(before, category, "email")
+            assert is_channel_allowed(after, category, "email") == is_channel_allowed(before, category, "email")

@@ -7,7 +7,7 @@ import struct
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gregor.core.items.digest import add, digest_of, leaf, parse_digest, subtract, total
+from gregor.core.items.digest import add, digest_items, leaf, parse_digest, subtract, total
 from gregor.core.items.sync import ZERO_DIGEST
 
 digests = st.binary(min_size=32, max_size=32)
@@ -29,7 +29,7 @@ def test_a_leaf_is_the_hash_of_the_canonical_pair_of_id_and_item() -> None:
 
 def test_the_digest_of_one_item_is_fixed_for_all_time() -> None:
     assert (
-        digest_of([("5d44d2ad9aabab30", ITEM_JSON)]).hex()
+        digest_items([("5d44d2ad9aabab30", ITEM_JSON)]).hex()
         == "f7e59d58e37acd7c5de4edae236b7c685a469727c1acf5806d733d5ef2770c06"
     )
 
@@ -56,7 +56,7 @@ def test_order_does_not_matter_and_what_is_taken_out_is_gone(leaves: list[bytes]
 
 
 def test_the_empty_view_is_64_zeros() -> None:
-    assert digest_of([]).hex() == "0" * 64
+    assert digest_items([]).hex() == "0" * 64
 
 
 def test_only_64_lower_case_hex_digits_are_a_digest() -> None:

@@ -8,8 +8,8 @@ from gregor.core.items.sync import (
     Cursor,
     Delta,
     Full,
-    Gone,
     HistoryEntry,
+    Removal,
     StoredExternal,
     StoredItem,
     Unchanged,
@@ -26,8 +26,8 @@ from gregor.core.messages.encode import (
     encode_sync,
     without_body,
 )
-from gregor.core.messages.model import Ignored, Reason, Receipt
-from gregor.core.notify.timeline import Event
+from gregor.core.messages.model import IgnoredReason, Receipt, RemovalReason
+from gregor.core.notify.timeline import TimelineEvent
 
 EPOCH = b"\xab\xcd\xef"
 BACKEND = View()
@@ -36,14 +36,14 @@ DIGEST = bytes(range(32))
 ITEM = b'{"body":{"a":1,"category":"c","for_device":null},"category":"c","for_device":null,"times":{"created":7}}'
 ITEM_TRIMMED = b'{"body":null,"category":"c","for_device":null,"times":{"created":7},"trimmed":true}'
 
-CREATED = Event(7_000_000, "created")
+CREATED = TimelineEvent(7_000_000, "created")
 
 
 def stored(item_id: str, created_us: int, body: int = 0) -> StoredItem:
     return StoredItem(item_id, "c", created_us, 1, b'{"body":%d}' % body)
 
 
-def entry(gone: Gone | None, json: bytes = ITEM, is_trimmed: bool = False) -> HistoryEntry:
+def entry(gone: Removal | None, json: bytes = ITEM, is_trimmed: bool = False) -> HistoryEntry:
     return HistoryEntry("aa", "c", 7_000_000, 12, json, gone, is_trimmed)
 
 
@@ -53,7 +53,9 @@ def read(text: bytes) -> Any:
 
 
 def test_a_receipt_says_what_was_created_dismissed_and_ignored() -> None:
-    receipt = Receipt(EPOCH, 12, False, ("a", "b"), ("c",), (("d", Ignored.DUPLICATE), ("e", Ignored.STALE)))
+    receipt = Receipt(
+        EPOCH, 12, False, ("a", "b"), ("c",), (("d", IgnoredReason.DUPLICATE), ("e", IgnoredReason.STALE))
+    )
 
     assert encode_receipt(receipt, BACKEND, False) == (
         b'{"cursor":"abcdef-12","seq":12,"created":["a","b"],"dismissed":["c"],"ignored":{"d":"duplicate","e":"stale"}}'
@@ -150,21 +152,21 @@ def test_an_item_has_its_timeline_beside_it() -> None:
 
 
 def test_a_dismissed_item_says_when_why_and_by_whom() -> None:
-    answer = read(encode_item(entry(Gone(8_500_000, Reason.INTERVAL, "phone", 13)), []))
+    answer = read(encode_item(entry(Removal(8_500_000, RemovalReason.INTERVAL, "phone", 13)), []))
 
     assert answer["gone"] == {"at": 8.5, "reason": "interval", "device": "phone", "seq": 13}
 
 
 def test_an_expired_item_and_one_dismissed_by_the_backend_name_no_device() -> None:
-    expired = read(encode_item(entry(Gone(8_000_000, Reason.EXPIRED, None, 13)), []))
-    dismissed = read(encode_item(entry(Gone(8_000_000, Reason.DISMISSED, "", 13)), []))
+    expired = read(encode_item(entry(Removal(8_000_000, RemovalReason.EXPIRED, None, 13)), []))
+    dismissed = read(encode_item(entry(Removal(8_000_000, RemovalReason.DISMISSED, "", 13)), []))
 
     assert (expired["gone"]["reason"], expired["gone"]["device"]) == ("expired", None)
     assert dismissed["gone"]["device"] is None
 
 
 def test_a_page_of_history_keeps_the_order_given() -> None:
-    entries = [entry(Gone(8_000_000, Reason.DISMISSED, None, 13)), entry(None)]
+    entries = [entry(Removal(8_000_000, RemovalReason.DISMISSED, None, 13)), entry(None)]
 
     answer = read(encode_history(entries))
 

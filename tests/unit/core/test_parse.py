@@ -9,7 +9,7 @@ import pytest
 from gregor.core.errors import ERRORS, Problem
 from gregor.core.json_text import OUT_OF_RANGE, decode_json
 from gregor.core.limits import Limits
-from gregor.core.messages.model import External, Flush, Interval, Message, NewItem, Offset, Update
+from gregor.core.messages.model import ExternalMessage, Interval, Message, NewItem, Offset, Update, UserReset
 from gregor.core.messages.parse import parse_message
 
 LIMITS = Limits()
@@ -106,8 +106,10 @@ def test_the_seeds_device_item_with_old_times_is_taken_as_it_stands() -> None:
 def test_the_seeds_flush_and_external_message_are_taken_as_they_stand() -> None:
     external = b'{"system": "kbfs.favorites", "body": { "action": "delete", "tlf": "/private/alice,max" } }'
 
-    assert parse(b'{ "system": "gregor", "body" : { "flush": true } }') == Message(Flush())
-    assert parse(external).content == External("kbfs.favorites", b'{"action":"delete","tlf":"/private/alice,max"}')
+    assert parse(b'{ "system": "gregor", "body" : { "flush": true } }') == Message(UserReset())
+    assert parse(external).content == ExternalMessage(
+        "kbfs.favorites", b'{"action":"delete","tlf":"/private/alice,max"}'
+    )
 
 
 def test_a_message_may_name_itself_and_its_sender() -> None:
@@ -154,10 +156,10 @@ def test_an_external_body_may_be_any_json_null_too() -> None:
     bodies: list[Any] = [None, 1.0, [], "é"]
 
     assert [parse({"system": "s", "body": body}).content for body in bodies] == [
-        External("s", b"null"),
-        External("s", b"1"),
-        External("s", b"[]"),
-        External("s", '"é"'.encode()),
+        ExternalMessage("s", b"null"),
+        ExternalMessage("s", b"1"),
+        ExternalMessage("s", b"[]"),
+        ExternalMessage("s", '"é"'.encode()),
     ]
 
 

@@ -11,7 +11,7 @@ from gregor.core.json_text import decode_json
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Message
 from gregor.core.messages.parse import parse_message
-from gregor.core.messages.parse_fast import read_plain
+from gregor.core.messages.parse_fast import parse_fast
 
 LIMITS = Limits(body_bytes=60, nesting=7)
 
@@ -58,7 +58,7 @@ def texts(draw: st.DrawFn) -> bytes:
 
 @given(texts())
 def test_what_the_short_way_takes_the_whole_way_takes_as_the_same(raw: bytes) -> None:
-    taken = read_plain(raw, LIMITS)
+    taken = parse_fast(raw, LIMITS)
     if taken is not None:
         assert taken == whole_way(raw)
 
@@ -74,7 +74,7 @@ def test_what_the_short_way_takes_the_whole_way_takes_as_the_same(raw: bytes) ->
     ],
 )
 def test_plain_messages_take_the_short_way(raw: bytes) -> None:
-    assert read_plain(raw, LIMITS) == whole_way(raw)
+    assert parse_fast(raw, LIMITS) == whole_way(raw)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_plain_messages_take_the_short_way(raw: bytes) -> None:
     ],
 )
 def test_what_is_more_or_wrong_is_left_to_the_whole_way(raw: bytes) -> None:
-    assert read_plain(raw, LIMITS) is None
+    assert parse_fast(raw, LIMITS) is None
 
 
 @pytest.mark.parametrize("body", [b'{"t":"v"}', b"{}", b"[]", b'"v"'])
@@ -107,5 +107,5 @@ def test_brackets_around_a_body_count(body: bytes) -> None:
     raw = b'{"system":"gregor","body":{"create":{"x":{"category":"a","body":%b}}}}' % body
     fits = Limits(nesting=5 if body[:1] in b"{[" else 4)
 
-    assert read_plain(raw, fits) is not None
-    assert (read_plain(raw, Limits(nesting=4)) is None) is (body[:1] in b"{[")
+    assert parse_fast(raw, fits) is not None
+    assert (parse_fast(raw, Limits(nesting=4)) is None) is (body[:1] in b"{[")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gregor.core.errors import Problem
 from gregor.core.limits import DAY_US, HOUR_US, Limits
-from gregor.core.messages.model import Commit, Creation, External, Sender, Span
+from gregor.core.messages.model import Commit, Creation, ExternalMessage, ResolvedInterval, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
 
@@ -42,7 +42,7 @@ def refusal(document: dict[str, Any], sender: Sender = BACKEND) -> tuple[str, li
     return caught.value.code, [error.pointer for error in caught.value.errors]
 
 
-def spans(create: Any, *intervals: Any) -> tuple[Span, ...]:
+def spans(create: Any, *intervals: Any) -> tuple[ResolvedInterval, ...]:
     return planned(update(create, None, list(intervals))).spans
 
 
@@ -134,7 +134,7 @@ def test_a_device_may_not_create_for_another_but_the_backend_may() -> None:
 
 
 def test_a_limited_sender_creates_and_dismisses_only_inside_its_prefixes() -> None:
-    sender = Sender(cats=("user",))
+    sender = Sender(category_filter=("user",))
     inside = [{"category": "user"}, {"category_prefix": "user.joined."}, {"category_prefix": "user"}]
 
     commit = planned(update({"x": {"category": "user.joined"}}, ["anything"], inside), sender)
@@ -151,13 +151,13 @@ def test_a_limited_sender_creates_and_dismisses_only_inside_its_prefixes() -> No
     ],
 )
 def test_a_limited_sender_is_refused_outside_its_prefixes(create: Any, intervals: Any, pointer: str) -> None:
-    for sender in (Sender(cats=("user",)), Sender("phone", ("user",))):
+    for sender in (Sender(category_filter=("user",)), Sender("phone", ("user",))):
         assert refusal(update(create, None, intervals), sender) == ("category_not_allowed", [pointer])
 
 
 def test_an_interval_with_an_end_is_taken_as_sent_and_without_begin_is_since_ever() -> None:
     assert spans({"x": {"category": "c"}}, {"category": "c", "end": 9, "skip": ["k"]}) == (
-        Span("c", False, 0, 9_000_000, False, frozenset({"k"})),
+        ResolvedInterval("c", False, 0, 9_000_000, False, frozenset({"k"})),
     )
 
 
@@ -171,8 +171,8 @@ def test_an_interval_without_end_ends_at_the_latest_explicit_created_of_what_it_
     }
 
     assert spans(items, {"category_prefix": "c", "skip": ["skipped"]}, {"category": "c.d", "begin": 2}) == (
-        Span("c", True, 0, 9_000_000, False, frozenset({"skipped"})),
-        Span("c.d", False, 2_000_000, 7_000_000, False, frozenset()),
+        ResolvedInterval("c", True, 0, 9_000_000, False, frozenset({"skipped"})),
+        ResolvedInterval("c.d", False, 2_000_000, 7_000_000, False, frozenset()),
     )
 
 
@@ -180,7 +180,7 @@ def test_an_interval_that_matches_only_stamped_items_is_open_and_names_them() ->
     items = {"a": {"category": "c"}, "b": {"category": "c"}, "other": {"category": "d"}}
 
     assert spans(items, {"category": "c", "skip": ["b"]}) == (
-        Span("c", False, 0, NOW_US, True, frozenset({"b"}), matches_own=("a",)),
+        ResolvedInterval("c", False, 0, NOW_US, True, frozenset({"b"}), matches_own=("a",)),
     )
 
 
@@ -188,8 +188,8 @@ def test_an_interval_that_matches_none_of_the_items_is_open() -> None:
     items = {"a": {"category": "c", "times": {"created": 7}}}
 
     assert spans(items, {"category": "d"}, {"category": "c", "skip": ["a"]}) == (
-        Span("d", False, 0, NOW_US, True, frozenset()),
-        Span("c", False, 0, NOW_US, True, frozenset({"a"})),
+        ResolvedInterval("d", False, 0, NOW_US, True, frozenset()),
+        ResolvedInterval("c", False, 0, NOW_US, True, frozenset({"a"})),
     )
 
 
@@ -237,5 +237,9 @@ def test_an_external_message_and_a_flush_are_commits_of_their_own_kind() -> None
     external = planned({"system": "kbfs", "body": {"a": 1}}, PHONE)
     flush = planned({"system": "gregor", "body": {"flush": True}})
 
-    assert (external.external, external.is_flush, external.sender) == (External("kbfs", b'{"a":1}'), False, PHONE)
-    assert (flush.external, flush.is_flush, flush.creations) == (None, True, ())
+    assert (external.external, external.is_reset, external.sender) == (
+        ExternalMessage("kbfs", b'{"a":1}'),
+        False,
+        PHONE,
+    )
+    assert (flush.external, flush.is_reset, flush.creations) == (None, True, ())

@@ -6,8 +6,16 @@ from typing import Any
 
 import pytest
 
-from gregor.core.categories.parse import parse_entries
-from gregor.core.categories.policy import NO_ENTRIES, PLAIN, Aggregate, Email, Policy, Push, Texts
+from gregor.core.categories.parse import parse_categories
+from gregor.core.categories.policy import (
+    DEFAULT_POLICY,
+    NO_POLICIES,
+    AggregationPolicy,
+    CategoryPolicy,
+    CategoryTexts,
+    EmailPolicy,
+    PushPolicy,
+)
 from gregor.core.times import MAX_TIME_US
 from tests.support.builders import DAY_US, SECOND_US
 
@@ -17,17 +25,22 @@ REMOVABLE = (
 )
 
 
-def resolve(category: str, **entries: Any) -> Policy:
-    return parse_entries(
+def resolve(category: str, **entries: Any) -> CategoryPolicy:
+    return parse_categories(
         {name.replace("_", ".") if name != "root" else "": entry for name, entry in entries.items()}
     ).resolve(category)
 
 
 def test_a_category_without_any_entry_is_plain_state() -> None:
-    assert NO_ENTRIES.resolve("a.b") is PLAIN
-    assert resolve("b", a={"title": "x"}) is PLAIN
-    assert Policy() == PLAIN and not NO_ENTRIES
-    assert (PLAIN.push, PLAIN.email, PLAIN.title, PLAIN.counts_in_badge) == (None, None, None, True)
+    assert NO_POLICIES.resolve("a.b") is DEFAULT_POLICY
+    assert resolve("b", a={"title": "x"}) is DEFAULT_POLICY
+    assert CategoryPolicy() == DEFAULT_POLICY and not NO_POLICIES
+    assert (DEFAULT_POLICY.push, DEFAULT_POLICY.email, DEFAULT_POLICY.title, DEFAULT_POLICY.counts_in_badge) == (
+        None,
+        None,
+        None,
+        True,
+    )
 
 
 def test_every_field_of_an_entry_is_read() -> None:
@@ -55,9 +68,9 @@ def test_every_field_of_an_entry_is_read() -> None:
     assert policy.expires_after_us == 365 * DAY_US
     assert policy.remind_after_us == (60 * SECOND_US, 5_400 * SECOND_US, 4 * DAY_US)
     assert (policy.counts_in_badge, policy.urgent, policy.max_live) == (False, True, 200)
-    assert policy.push == Push(60 * SECOND_US, "ding")
-    assert policy.email == Email(0, "acked", "s", "<p>")
-    assert policy.aggregate == Aggregate(600 * SECOND_US, 3, "n", 5)
+    assert policy.push == PushPolicy(60 * SECOND_US, "ding")
+    assert policy.email == EmailPolicy(0, "acked", "s", "<p>")
+    assert policy.aggregate == AggregationPolicy(600 * SECOND_US, 3, "n", 5)
     assert policy.body_schema is not None and policy.body_schema.document == {"type": "object"}
     assert policy.texts_for("pt-br").title == "o"
 
@@ -65,9 +78,9 @@ def test_every_field_of_an_entry_is_read() -> None:
 def test_empty_tables_take_the_defaults() -> None:
     policy = resolve("a", a={"title": "t", "push": {}, "email": {}, "aggregate": {"window": 1, "at_least": 2}})
 
-    assert policy.push == Push(10 * SECOND_US, None)
-    assert policy.email == Email(900 * SECOND_US, "foreground", "{{ title }}", None)
-    assert policy.aggregate == Aggregate(SECOND_US, 2, None, 20)
+    assert policy.push == PushPolicy(10 * SECOND_US, None)
+    assert policy.email == EmailPolicy(900 * SECOND_US, "foreground", "{{ title }}", None)
+    assert policy.aggregate == AggregationPolicy(SECOND_US, 2, None, 20)
 
 
 def test_fields_are_inherited_one_by_one_along_the_dotted_prefix_from_the_root() -> None:
@@ -77,9 +90,9 @@ def test_fields_are_inherited_one_by_one_along_the_dotted_prefix_from_the_root()
         "a_b_c": {"title": "c", "push": {"sound": "c"}},
     }
 
-    assert resolve("a.b.c.d", **entries).push == Push(2 * SECOND_US, "c")
-    assert resolve("a.b", **entries).push == Push(2 * SECOND_US, "root")
-    assert resolve("x", **entries).push == Push(SECOND_US, "root")
+    assert resolve("a.b.c.d", **entries).push == PushPolicy(2 * SECOND_US, "c")
+    assert resolve("a.b", **entries).push == PushPolicy(2 * SECOND_US, "root")
+    assert resolve("x", **entries).push == PushPolicy(SECOND_US, "root")
     found = resolve("a.b.c", **entries)
     assert (found.title, found.text, found.expires_after_us) == ("c", "a", DAY_US)
     assert resolve("ab", **entries).text is None
@@ -94,8 +107,8 @@ def test_false_takes_away_what_is_inherited_and_what_is_set_below_begins_anew() 
         "a_b_c": {"push": {"sound": "c"}},
     }  # fmt: skip
 
-    assert resolve("a.b", **entries) == Policy(title="t")
-    assert resolve("a.b.c", **entries).push == Push(10 * SECOND_US, "c")
+    assert resolve("a.b", **entries) == CategoryPolicy(title="t")
+    assert resolve("a.b.c", **entries).push == PushPolicy(10 * SECOND_US, "c")
 
 
 def test_null_is_inherited_as_what_is_left_out() -> None:
@@ -103,13 +116,13 @@ def test_null_is_inherited_as_what_is_left_out() -> None:
         "a.b", a={"title": "t", "push": {"after": 5}}, a_b={"title": None, "push": {"after": None}, "text": None}
     )
 
-    assert found == Policy(title="t", push=Push(5 * SECOND_US))
+    assert found == CategoryPolicy(title="t", push=PushPolicy(5 * SECOND_US))
 
 
 def test_what_has_no_title_sends_nothing() -> None:
     entries = {"a": {"push": {}, "email": {}}, "a_b": {"title": "t"}, "a_c": {"text": "x"}}
 
-    assert resolve("a.b", **entries).push == Push()
+    assert resolve("a.b", **entries).push == PushPolicy()
     assert (resolve("a", **entries).push, resolve("a.c", **entries).email) == (None, None)
     assert resolve("a.b.c", a_b={"title": "t", "push": {}}, a_b_c={"title": False}).push is None
 
@@ -118,11 +131,11 @@ def test_a_language_falls_back_to_the_wider_one_and_to_the_entry_field_by_field(
     texts = {"it": {"title": "it", "text": "it"}, "it-CH": {"title": "ch", "email": {"subject": "s"}}}
     policy = resolve("a", a={"title": "en", "link": "en", "email": {}, "locales": texts})
 
-    assert policy.texts_for("it-CH") == Texts("ch", "it", "en", "s", None, None)
+    assert policy.texts_for("it-CH") == CategoryTexts("ch", "it", "en", "s", None, None)
     assert policy.texts_for("it-IT").title == policy.texts_for("IT_it").title == "it"
     assert policy.texts_for("it-CH-x").title == "ch"
     for other in ("de", "i", "italian", "", None):
-        assert policy.texts_for(other) == policy.texts == Texts("en", None, "en")
+        assert policy.texts_for(other) == policy.texts == CategoryTexts("en", None, "en")
 
 
 def test_a_translation_belongs_to_the_text_it_translates() -> None:
@@ -134,26 +147,26 @@ def test_a_translation_belongs_to_the_text_it_translates() -> None:
         "a_d": {"aggregate": {"title": "other"}},
     }  # fmt: skip
 
-    assert resolve("a.b", **entries).texts_for("it") == Texts("other", "it", summary="it")
+    assert resolve("a.b", **entries).texts_for("it") == CategoryTexts("other", "it", summary="it")
     assert resolve("a.c", **entries).texts_for("it").title == "altro"
     assert resolve("a.d", **entries).texts_for("it").summary == "other"
 
 
 def test_the_uncounted_prefixes_are_the_fewest() -> None:
     off = {"counts_in_badge": False}
-    entries = parse_entries({"sys": off, "sys.log": off, "sys.x": {}, "a.b": off, "system": {}})
+    entries = parse_categories({"sys": off, "sys.log": off, "sys.x": {}, "a.b": off, "system": {}})
 
     assert entries.uncounted == ("a.b", "sys")
-    assert parse_entries({"": {"counts_in_badge": False}, "a": {}}).uncounted == ("",)
-    assert NO_ENTRIES.uncounted == ()
+    assert parse_categories({"": {"counts_in_badge": False}, "a": {}}).uncounted == ("",)
+    assert NO_POLICIES.uncounted == ()
 
 
 def test_the_badge_counts_what_is_outside_them() -> None:
-    entries = parse_entries({"sys": {"counts_in_badge": False}})
+    entries = parse_categories({"sys": {"counts_in_badge": False}})
 
     assert entries.badge({"sys": 1, "sys.log": 2, "system": 3, "a": 1}) == 4
-    assert NO_ENTRIES.badge({"sys": 1, "a": 2}) == 3
-    assert parse_entries({"": {"counts_in_badge": False}}).badge({"a": 1}) == 0
+    assert NO_POLICIES.badge({"sys": 1, "a": 2}) == 3
+    assert parse_categories({"": {"counts_in_badge": False}}).badge({"a": 1}) == 0
 
 
 @pytest.mark.parametrize("created_us", [0, 1_457_056_447_000_000])
@@ -173,6 +186,6 @@ def test_default_times_beyond_the_last_one_are_none() -> None:
 
 
 def test_a_policy_that_was_found_is_the_same_one_for_all_that_share_it() -> None:
-    entries = parse_entries({"a": {"title": "t"}})
+    entries = parse_categories({"a": {"title": "t"}})
 
     assert entries.resolve("a.b") is entries.resolve("a.c") is entries.named["a"]

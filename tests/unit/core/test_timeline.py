@@ -7,55 +7,63 @@ from typing import Any
 
 import pytest
 
-from gregor.core.items.sync import Gone, HistoryEntry, View
-from gregor.core.messages.model import Reason
+from gregor.core.items.sync import HistoryEntry, Removal, View
+from gregor.core.messages.model import RemovalReason
 from gregor.core.notify.intents import EMAIL, FRAME, WEBHOOK, Intent, IntentKind
-from gregor.core.notify.ledger import MOST_REPLAYS, Attempt, DeliveryRecord, Replay, State, Story, Wait
-from gregor.core.notify.timeline import Acknowledged, timeline
+from gregor.core.notify.ledger import (
+    MAX_REPLAYS,
+    DeliveryAttempt,
+    DeliveryHistory,
+    DeliveryRecord,
+    DeliveryReplay,
+    DeliveryState,
+    DeliveryWait,
+)
+from gregor.core.notify.timeline import Acknowledgement, build_timeline
 
 SECOND_US = 1_000_000
 BACKEND, PHONE, TABLET = View(), View("phone"), View("tablet")
-SENT = (Attempt(12 * SECOND_US, "200", "id-1"),)
-REPLAYED = (Attempt(12 * SECOND_US, "400"), Attempt(21 * SECOND_US, "200"))
-UNKNOWN = (Attempt(12 * SECOND_US, "unknown"),)
+SENT = (DeliveryAttempt(12 * SECOND_US, "200", "id-1"),)
+REPLAYED = (DeliveryAttempt(12 * SECOND_US, "400"), DeliveryAttempt(21 * SECOND_US, "200"))
+UNKNOWN = (DeliveryAttempt(12 * SECOND_US, "unknown"),)
 
 
-def entry(gone: Gone | None = None, for_device: str | None = None) -> HistoryEntry:
+def entry(gone: Removal | None = None, for_device: str | None = None) -> HistoryEntry:
     """An item of category ``news``, created at 1 s by the event 5."""
     shown = {"body": None, "category": "news", "for_device": for_device, "times": {"created": 1}}
     return HistoryEntry("a", "news", SECOND_US, 5, json.dumps(shown).encode(), gone)
 
 
 def delivery(
-    state: State,
-    attempts: tuple[Attempt, ...] = (),
+    state: DeliveryState,
+    attempts: tuple[DeliveryAttempt, ...] = (),
     *,
     device: str = "phone",
     channel: str = "apns",
     kind: IntentKind = IntentKind.ITEM,
     n: int = 0,
-    **story: Any,
+    **history: Any,
 ) -> DeliveryRecord:
     """A delivery that was planned at 11 s."""
-    told = Story(11 * SECOND_US, 5, attempts=attempts, **story)
+    told = DeliveryHistory(11 * SECOND_US, 5, attempts=attempts, **history)
     return DeliveryRecord(Intent("alice", "a", kind, channel, device, n), state, len(attempts), 0, told)
 
 
 def words(
-    told: list[DeliveryRecord], shown: list[Acknowledged] | None = None, view: View = BACKEND, **of_entry: Any
+    told: list[DeliveryRecord], shown: list[Acknowledgement] | None = None, view: View = BACKEND, **of_entry: Any
 ) -> list[str]:
     """The events, in words: the second, what, by which channel, of which device, and why."""
-    events = [json.loads(event.json()) for event in timeline(entry(**of_entry), told, shown or [], view)]
+    events = [json.loads(event.json()) for event in build_timeline(entry(**of_entry), told, shown or [], view)]
     members = ("at", "event", "channel", "device", "detail")
     return [" ".join(str(event[name]) for name in members if event.get(name) is not None) for event in events]
 
 
-def acked(view: View, since: int, until: int, at_s: int) -> Acknowledged:
-    return Acknowledged(view, since, until, at_s * SECOND_US)
+def acked(view: View, since: int, until: int, at_s: int) -> Acknowledgement:
+    return Acknowledgement(view, since, until, at_s * SECOND_US)
 
 
 def test_an_event_of_a_delivery_says_where_it_was_and_what_came_of_it() -> None:
-    [_, planned, sent] = timeline(entry(), [delivery(State.SENT, SENT)], [], BACKEND)
+    [_, planned, sent] = build_timeline(entry(), [delivery(DeliveryState.SENT, SENT)], [], BACKEND)
 
     where = {"channel": "apns", "device": "phone", "n": 0, "intent": "item"}
     assert json.loads(planned.json()) == {"at": 11, "event": "planned", **where}
@@ -63,13 +71,17 @@ def test_an_event_of_a_delivery_says_where_it_was_and_what_came_of_it() -> None:
 
 
 def test_a_push_that_waited_and_was_tried_again_and_taken_back_is_told_from_its_beginning_to_its_end() -> None:
-    waits = (Wait(12 * SECOND_US, "quiet_hours", 20 * SECOND_US),)
-    attempts = (Attempt(20 * SECOND_US, "503"), Attempt(21 * SECOND_US, "unknown"), Attempt(25 * SECOND_US, "200"))
-    push = delivery(State.WITHDRAWN, attempts, waits=waits)
-    taken = (Attempt(31 * SECOND_US, "429"), Attempt(32 * SECOND_US, "200"))
-    back = delivery(State.SENT, taken, kind=IntentKind.WITHDRAW)
+    waits = (DeliveryWait(12 * SECOND_US, "quiet_hours", 20 * SECOND_US),)
+    attempts = (
+        DeliveryAttempt(20 * SECOND_US, "503"),
+        DeliveryAttempt(21 * SECOND_US, "unknown"),
+        DeliveryAttempt(25 * SECOND_US, "200"),
+    )
+    push = delivery(DeliveryState.WITHDRAWN, attempts, waits=waits)
+    taken = (DeliveryAttempt(31 * SECOND_US, "429"), DeliveryAttempt(32 * SECOND_US, "200"))
+    back = delivery(DeliveryState.SENT, taken, kind=IntentKind.WITHDRAW)
 
-    assert words([push, back], gone=Gone(30 * SECOND_US, Reason.INTERVAL, "tablet", 9)) == [
+    assert words([push, back], gone=Removal(30 * SECOND_US, RemovalReason.INTERVAL, "tablet", 9)) == [
         "1 created",
         "11 planned apns phone",
         "12 waiting apns phone quiet_hours",
@@ -83,8 +95,8 @@ def test_a_push_that_waited_and_was_tried_again_and_taken_back_is_told_from_its_
 
 
 def test_a_wait_says_until_when() -> None:
-    waits = (Wait(12 * SECOND_US, "quiet_hours", 20_500_000),)
-    [*_, waiting] = timeline(entry(), [delivery(State.WAITING, waits=waits)], [], BACKEND)
+    waits = (DeliveryWait(12 * SECOND_US, "quiet_hours", 20_500_000),)
+    [*_, waiting] = build_timeline(entry(), [delivery(DeliveryState.WAITING, waits=waits)], [], BACKEND)
 
     assert json.loads(waiting.json())["until"] == 20.5
 
@@ -92,56 +104,73 @@ def test_a_wait_says_until_when() -> None:
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        (delivery(State.CANCELLED, reason="present"), ["11 cancelled apns phone present"]),
+        (delivery(DeliveryState.CANCELLED, reason="present"), ["11 cancelled apns phone present"]),
         (
-            delivery(State.CANCELLED, reason="acked", since_us=13 * SECOND_US),
+            delivery(DeliveryState.CANCELLED, reason="acked", since_us=13 * SECOND_US),
             ["11 planned apns phone", "13 cancelled apns phone acked"],
         ),
         (
-            delivery(State.CANCELLED, (Attempt(12 * SECOND_US, "429"),), reason="dismissed", since_us=13 * SECOND_US),
+            delivery(
+                DeliveryState.CANCELLED,
+                (DeliveryAttempt(12 * SECOND_US, "429"),),
+                reason="dismissed",
+                since_us=13 * SECOND_US,
+            ),
             ["11 planned apns phone", "12 retry apns phone 429", "13 cancelled apns phone dismissed"],
         ),
         (
-            delivery(State.DEAD, (Attempt(12 * SECOND_US, "400"),), since_us=12 * SECOND_US),
+            delivery(DeliveryState.DEAD, (DeliveryAttempt(12 * SECOND_US, "400"),), since_us=12 * SECOND_US),
             ["11 planned apns phone", "12 dead apns phone 400"],
         ),
         (
-            delivery(State.DEAD, (Attempt(12 * SECOND_US, "503"),), reason="budget", since_us=12 * SECOND_US),
+            delivery(
+                DeliveryState.DEAD, (DeliveryAttempt(12 * SECOND_US, "503"),), reason="budget", since_us=12 * SECOND_US
+            ),
             ["11 planned apns phone", "12 dead apns phone budget"],
         ),
         (
-            delivery(State.DEAD, (Attempt(12 * SECOND_US, "503"),), reason="failed", since_us=13 * SECOND_US),
+            delivery(
+                DeliveryState.DEAD, (DeliveryAttempt(12 * SECOND_US, "503"),), reason="failed", since_us=13 * SECOND_US
+            ),
             ["11 planned apns phone", "12 retry apns phone 503", "13 dead apns phone failed"],
         ),
         (
-            delivery(State.UNKNOWN, UNKNOWN, next_us=15 * SECOND_US),
+            delivery(DeliveryState.UNKNOWN, UNKNOWN, next_us=15 * SECOND_US),
             ["11 planned apns phone", "12 retry apns phone unknown"],
         ),
         (
-            delivery(State.UNKNOWN, (*UNKNOWN, Attempt(13 * SECOND_US, "unknown"))),
+            delivery(DeliveryState.UNKNOWN, (*UNKNOWN, DeliveryAttempt(13 * SECOND_US, "unknown"))),
             ["11 planned apns phone", "12 retry apns phone unknown", "13 sent apns phone unknown"],
         ),
         (
             delivery(
-                State.SENT, (Attempt(12 * SECOND_US, "unknown"),), since_us=13 * SECOND_US, device="", channel=EMAIL
+                DeliveryState.SENT,
+                (DeliveryAttempt(12 * SECOND_US, "unknown"),),
+                since_us=13 * SECOND_US,
+                device="",
+                channel=EMAIL,
             ),
             ["11 planned email", "12 retry email unknown", "13 sent email"],
         ),
         (
-            delivery(State.CANCELLED, kind=IntentKind.WITHDRAW, reason="budget", since_us=13 * SECOND_US),
+            delivery(DeliveryState.CANCELLED, kind=IntentKind.WITHDRAW, reason="budget", since_us=13 * SECOND_US),
             ["13 cancelled apns phone budget"],
         ),
         (
-            delivery(State.SENT, REPLAYED, replays=(Replay(12 * SECOND_US, "400", 20 * SECOND_US),)),
+            delivery(DeliveryState.SENT, REPLAYED, replays=(DeliveryReplay(12 * SECOND_US, "400", 20 * SECOND_US),)),
             ["11 planned apns phone", "12 dead apns phone 400", "20 planned apns phone", "21 sent apns phone 200"],
         ),
         (
             delivery(
-                State.DEAD,
-                (Attempt(12 * SECOND_US, "503"), Attempt(22 * SECOND_US, "503"), Attempt(31 * SECOND_US, "400")),
+                DeliveryState.DEAD,
+                (
+                    DeliveryAttempt(12 * SECOND_US, "503"),
+                    DeliveryAttempt(22 * SECOND_US, "503"),
+                    DeliveryAttempt(31 * SECOND_US, "400"),
+                ),
                 replays=(
-                    Replay(13 * SECOND_US, "budget", 20 * SECOND_US),
-                    Replay(22 * SECOND_US, "device_gone", 30 * SECOND_US),
+                    DeliveryReplay(13 * SECOND_US, "budget", 20 * SECOND_US),
+                    DeliveryReplay(22 * SECOND_US, "device_gone", 30 * SECOND_US),
                 ),
                 since_us=31 * SECOND_US,
             ),
@@ -151,8 +180,8 @@ def test_a_wait_says_until_when() -> None:
                 *("30 planned apns phone", "31 dead apns phone 400"),
             ],
         ),
-        (delivery(State.PLANNED, kind=IntentKind.WITHDRAW), []),
-        (delivery(State.SENT, SENT, kind=IntentKind.EVENT, channel=WEBHOOK), []),
+        (delivery(DeliveryState.PLANNED, kind=IntentKind.WITHDRAW), []),
+        (delivery(DeliveryState.SENT, SENT, kind=IntentKind.EVENT, channel=WEBHOOK), []),
     ],
 )
 def test_each_end_of_a_delivery_is_told_with_its_reason(told: DeliveryRecord, expected: list[str]) -> None:
@@ -161,11 +190,15 @@ def test_each_end_of_a_delivery_is_told_with_its_reason(told: DeliveryRecord, ex
 
 def test_a_reminder_that_fired_is_told_and_so_is_who_showed_it() -> None:
     fired = DeliveryRecord(
-        Intent("alice", "a", IntentKind.REMIND, FRAME, "", 1), State.SENT, 0, 0, Story(20 * SECOND_US, 9)
+        Intent("alice", "a", IntentKind.REMIND, FRAME, "", 1),
+        DeliveryState.SENT,
+        0,
+        0,
+        DeliveryHistory(20 * SECOND_US, 9),
     )
     shown = [acked(PHONE, 0, 7, 3), acked(PHONE, 7, 9, 25)]
 
-    events = [json.loads(event.json()) for event in timeline(entry(), [fired], shown, BACKEND)]
+    events = [json.loads(event.json()) for event in build_timeline(entry(), [fired], shown, BACKEND)]
 
     assert events[1:] == [
         {"at": 3, "event": "acked", "device": "phone", "n": 0},
@@ -188,16 +221,16 @@ def test_a_device_acked_what_its_view_holds_and_when_it_showed_it_first() -> Non
 
 
 def test_what_is_shown_once_an_item_is_gone_shows_it_to_nobody() -> None:
-    gone = Gone(4 * SECOND_US, Reason.DISMISSED, None, 6)
+    gone = Removal(4 * SECOND_US, RemovalReason.DISMISSED, None, 6)
 
     assert words([], [acked(PHONE, 0, 9, 4)], gone=gone) == ["1 created", "4 dismissed dismissed"]
 
 
 def test_a_device_sees_its_own_pushes_and_acknowledgements_and_the_mails_of_its_user() -> None:
     told = [
-        delivery(State.SENT, SENT),
-        delivery(State.SENT, SENT, device="tablet"),
-        delivery(State.CANCELLED, device="", channel=EMAIL, reason="acked"),
+        delivery(DeliveryState.SENT, SENT),
+        delivery(DeliveryState.SENT, SENT, device="tablet"),
+        delivery(DeliveryState.CANCELLED, device="", channel=EMAIL, reason="acked"),
     ]
     shown = [acked(PHONE, 0, 5, 3), acked(TABLET, 0, 5, 4)]
 
@@ -213,20 +246,20 @@ def test_a_device_sees_its_own_pushes_and_acknowledgements_and_the_mails_of_its_
 
 
 def test_of_one_moment_causes_come_before_effects() -> None:
-    at_once = delivery(State.CANCELLED, reason="expired", since_us=30 * SECOND_US)
+    at_once = delivery(DeliveryState.CANCELLED, reason="expired", since_us=30 * SECOND_US)
 
-    assert words([at_once], gone=Gone(30 * SECOND_US, Reason.EXPIRED, None, 9))[-2:] == [
+    assert words([at_once], gone=Removal(30 * SECOND_US, RemovalReason.EXPIRED, None, 9))[-2:] == [
         "30 expired",
         "30 cancelled apns phone expired",
     ]
 
 
 def test_what_dies_over_and_over_stays_small_and_tells_its_newest_ends() -> None:
-    story = Story(0, 5)
-    for second in range(1, 2 * MOST_REPLAYS + 1):
-        story = story.ended("budget", second * SECOND_US).replayed(second * SECOND_US + 1)
+    history = DeliveryHistory(0, 5)
+    for second in range(1, 2 * MAX_REPLAYS + 1):
+        history = history.ended("budget", second * SECOND_US).replayed(second * SECOND_US + 1)
 
-    newest = range(MOST_REPLAYS + 1, 2 * MOST_REPLAYS + 1)
-    assert [each.dead_us for each in story.replays] == [second * SECOND_US for second in newest]
-    assert {each.why for each in story.replays} == {"budget"}
-    assert story.begun_us == story.replays[-1].at_us
+    newest = range(MAX_REPLAYS + 1, 2 * MAX_REPLAYS + 1)
+    assert [each.dead_us for each in history.replays] == [second * SECOND_US for second in newest]
+    assert {each.why for each in history.replays} == {"budget"}
+    assert history.begun_us == history.replays[-1].at_us

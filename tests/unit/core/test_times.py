@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gregor.core.errors import Problem
-from gregor.core.json_text import canonical
+from gregor.core.json_text import canonical_json
 from gregor.core.messages.model import Offset
-from gregor.core.times import MAX_TIME_US, parse_offset, parse_time, parse_time_or_offset, resolve, seconds
+from gregor.core.times import MAX_TIME_US, format_time, parse_offset, parse_time, parse_time_or_offset, resolve_offset
 
 moments = st.integers(0, MAX_TIME_US)
 
@@ -26,15 +26,15 @@ def refusal(value: Any) -> tuple[str, str]:
 @example(MAX_TIME_US - 1)
 @example(4_294_967_296_000_001)
 def test_every_microsecond_goes_out_and_comes_back_the_same(at_us: int) -> None:
-    assert parse_time(json.loads(seconds(at_us)), "") == at_us
+    assert parse_time(json.loads(format_time(at_us)), "") == at_us
 
 
 @given(moments)
 @example(1)
 def test_a_time_goes_out_as_canonical_json(at_us: int) -> None:
-    text = seconds(at_us)
+    text = format_time(at_us)
 
-    assert canonical(json.loads(text)) == text
+    assert canonical_json(json.loads(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_an_offset_is_no_time_where_only_a_time_may_stand() -> None:
 
 
 def test_an_offset_that_leads_beyond_the_last_time_is_out_of_range() -> None:
-    assert resolve(Offset(5), MAX_TIME_US - 5, "/t") == MAX_TIME_US
+    assert resolve_offset(Offset(5), MAX_TIME_US - 5, "/t") == MAX_TIME_US
 
     with pytest.raises(Problem) as caught:
-        resolve(Offset(6), MAX_TIME_US - 5, "/t")
+        resolve_offset(Offset(6), MAX_TIME_US - 5, "/t")
 
     assert caught.value.code == "time_out_of_range"

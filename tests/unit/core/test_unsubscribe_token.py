@@ -8,12 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.core.notify.unsubscribe_token import EVERYTHING, MOST_CHARACTERS, derive_key, make_token, parse_token
+from gregor.core.notify.unsubscribe_token import (
+    ALL_CATEGORIES,
+    MAX_TOKEN_CHARACTERS,
+    derive_key,
+    make_token,
+    parse_token,
+)
 
 KEY, OTHER = derive_key("a secret"), derive_key("another")
 
 
-@pytest.mark.parametrize("categories", [["user.joined"], [EVERYTHING], ["c" * 128], ["a", "b.c", "a"]])
+@pytest.mark.parametrize("categories", [["user.joined"], [ALL_CATEGORIES], ["c" * 128], ["a", "b.c", "a"]])
 def test_a_token_says_whom_it_is_for_and_what_it_ends(categories: list[str]) -> None:
     uid = "u:" + "x" * 126
     token = make_token(KEY, uid, categories)
@@ -27,13 +33,16 @@ def test_a_token_fits_in_a_link_whatever_a_mail_is_about(count: int, length: int
     categories = [f"c{n}".ljust(length, "x") for n in range(count)]
     token = make_token(KEY, "u" * 128, categories)
 
-    assert len(token) <= MOST_CHARACTERS
-    assert parse_token([KEY], token) in (("u" * 128, tuple(sorted(categories))), ("u" * 128, (EVERYTHING,)))
+    assert len(token) <= MAX_TOKEN_CHARACTERS
+    assert parse_token([KEY], token) in (("u" * 128, tuple(sorted(categories))), ("u" * 128, (ALL_CATEGORIES,)))
 
 
 def test_a_few_categories_are_named_and_too_many_are_everything() -> None:
     assert parse_token([KEY], make_token(KEY, "alice", ["c" * 128] * 9)) == ("alice", ("c" * 128,))
-    assert parse_token([KEY], make_token(KEY, "alice", [f"{n}" * 128 for n in range(9)])) == ("alice", (EVERYTHING,))
+    assert parse_token([KEY], make_token(KEY, "alice", [f"{n}" * 128 for n in range(9)])) == (
+        "alice",
+        (ALL_CATEGORIES,),
+    )
 
 
 def test_a_token_of_another_key_says_nothing() -> None:

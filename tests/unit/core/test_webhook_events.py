@@ -11,12 +11,21 @@ from hypothesis import strategies as st
 
 from gregor.core.ids import is_name
 from gregor.core.notify.intents import WEBHOOK, IntentKind
-from gregor.core.notify.webhook_events import Event, EventType, Told, Webhook, addressee, intents_of
+from gregor.core.notify.webhook_events import (
+    DeliveryReport,
+    Webhook,
+    WebhookEvent,
+    WebhookEventType,
+    webhook_and_call_id,
+    webhook_intents,
+)
 
 NOW_US = 1_457_056_447_250_000
 ALL = Webhook("wh_all", "https://a.example/", (("whsec_A", None),))
-GONE = Event(EventType.DISMISSED, "alice", "aa", "user.joined", NOW_US, 7, device="phone", reason="dismissed")
-SENT = replace(GONE, type=EventType.SENT, reason=None, told=Told("apns", "item", 0, 1, "200"))
+GONE = WebhookEvent(
+    WebhookEventType.DISMISSED, "alice", "aa", "user.joined", NOW_US, 7, device="phone", reason="dismissed"
+)
+SENT = replace(GONE, type=WebhookEventType.SENT, reason=None, told=DeliveryReport("apns", "item", 0, 1, "200"))
 
 
 def test_the_body_is_type_timestamp_and_data() -> None:
@@ -55,9 +64,9 @@ def test_one_intent_goes_to_each_webhook_that_wants_it() -> None:
         replace(ALL, id="wh_off", disabled_us=1),
     ]
 
-    intents = intents_of([GONE], webhooks, NOW_US + 5)
+    intents = webhook_intents([GONE], webhooks, NOW_US + 5)
 
-    assert [addressee(intent)[0] for intent in intents] == ["wh_all", "wh_user"]
+    assert [webhook_and_call_id(intent)[0] for intent in intents] == ["wh_all", "wh_user"]
     for intent in intents:
         assert (intent.uid, intent.item, intent.kind, intent.channel) == ("alice", "aa", IntentKind.EVENT, WEBHOOK)
         assert (intent.seq, intent.at_us, intent.event) == (7, NOW_US + 5, GONE.body())
@@ -67,26 +76,27 @@ def test_one_intent_goes_to_each_webhook_that_wants_it() -> None:
 def test_what_is_of_no_known_category_goes_to_those_who_want_all() -> None:
     unknown = replace(GONE, category=None)
 
-    assert [addressee(intent)[0] for intent in intents_of([unknown], [ALL, replace(ALL, prefixes=("user",))], 0)] == [
-        "wh_all"
-    ]
+    assert [
+        webhook_and_call_id(intent)[0]
+        for intent in webhook_intents([unknown], [ALL, replace(ALL, prefixes=("user",))], 0)
+    ] == ["wh_all"]
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        replace(GONE, type=EventType.EXPIRED),
+        replace(GONE, type=WebhookEventType.EXPIRED),
         replace(GONE, uid="bob"),
         replace(GONE, item="bb"),
         replace(GONE, device="tablet"),
         replace(GONE, device=None),
         replace(GONE, seq=8),
         SENT,
-        replace(SENT, told=Told("apns", "remind", 0, 1, "200")),
-        replace(SENT, told=Told("apns", "item", 0, 2, "200")),
+        replace(SENT, told=DeliveryReport("apns", "remind", 0, 1, "200")),
+        replace(SENT, told=DeliveryReport("apns", "item", 0, 2, "200")),
     ],
 )
-def test_other_events_are_known_by_other_ids(other: Event) -> None:
+def test_other_events_are_known_by_other_ids(other: WebhookEvent) -> None:
     assert other.key_for("wh_a") != GONE.key_for("wh_a")
     assert other.key_for("wh_a") != other.key_for("wh_b")
 

@@ -9,13 +9,20 @@ from typing import Any
 
 import pytest
 
-from gregor.core.notify.webhook_signature import TOLERANCE_US, is_signed, key_of, secret_of, signed_headers, url_fault
+from gregor.core.notify.webhook_signature import (
+    TOLERANCE_US,
+    decode_secret,
+    encode_secret,
+    is_signed,
+    signed_headers,
+    webhook_url_error,
+)
 
 # The example that the libraries of Standard Webhooks are tested with.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 AT_US = 1_614_265_330_000_000
 BODY = b'{"test": 2432232314}'
-OTHER = secret_of(bytes(range(32)))
+OTHER = encode_secret(bytes(range(32)))
 
 
 def test_the_check_in_the_documentation_takes_what_we_sign_and_nothing_else() -> None:
@@ -23,13 +30,13 @@ def test_the_check_in_the_documentation_takes_what_we_sign_and_nothing_else() ->
     [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(example, "docs/how-to/webhooks.md", "exec"), names)
-    old, new = secret_of(b"o" * 32), secret_of(b"n" * 32)
+    old, new = encode_secret(b"o" * 32), encode_secret(b"n" * 32)
     headers = signed_headers((new, old), "evt_1", time.time_ns() // 1_000, b'{"a":1}')
 
     assert names["is_from_gregor"](old, headers, b'{"a":1}')
     assert names["is_from_gregor"](new, headers, b'{"a":1}')
     assert not names["is_from_gregor"](new, headers, b'{"a":2}')
-    assert not names["is_from_gregor"](secret_of(b"x" * 32), headers, b'{"a":1}')
+    assert not names["is_from_gregor"](encode_secret(b"x" * 32), headers, b'{"a":1}')
     assert not names["is_from_gregor"](new, {**headers, "webhook-timestamp": "1457056500"}, b'{"a":1}')
 
 
@@ -48,7 +55,7 @@ def test_while_a_secret_is_rotated_either_is_good() -> None:
 
     assert is_signed(SECRET, headers, BODY, AT_US)
     assert is_signed(OTHER, headers, BODY, AT_US)
-    assert not is_signed(secret_of(b"x" * 32), headers, BODY, AT_US)
+    assert not is_signed(encode_secret(b"x" * 32), headers, BODY, AT_US)
 
 
 @pytest.mark.parametrize(
@@ -71,14 +78,14 @@ def test_an_old_call_and_one_of_the_future_are_not_taken() -> None:
 
 def test_a_secret_is_shown_with_its_prefix_and_read_with_or_without_it() -> None:
     assert OTHER.startswith("whsec_")
-    assert key_of(OTHER) == key_of(OTHER.removeprefix("whsec_")) == bytes(range(32))
+    assert decode_secret(OTHER) == decode_secret(OTHER.removeprefix("whsec_")) == bytes(range(32))
 
 
 def test_what_is_no_secret_is_refused_without_being_said() -> None:
     with pytest.raises(ValueError, match="24 to 64"):
-        secret_of(b"short")
+        encode_secret(b"short")
     with pytest.raises(ValueError, match="whsec_ and base64") as caught:
-        key_of("whsec_hunter2!")
+        decode_secret("whsec_hunter2!")
     with pytest.raises(ValueError, match="without a secret"):
         signed_headers([], "m", AT_US, BODY)
 
@@ -87,7 +94,7 @@ def test_what_is_no_secret_is_refused_without_being_said() -> None:
 
 @pytest.mark.parametrize("url", ["https://a.example/hook?x=1", "https://a.example:8443/", "https://[2001:db8::1]/"])
 def test_an_https_url_may_be_a_webhooks(url: str) -> None:
-    assert url_fault(url) is None
+    assert webhook_url_error(url) is None
 
 
 @pytest.mark.parametrize(
@@ -99,9 +106,9 @@ def test_an_https_url_may_be_a_webhooks(url: str) -> None:
     ],
 )
 def test_other_urls_may_not(url: str) -> None:
-    assert url_fault(url) is not None
+    assert webhook_url_error(url) is not None
 
 
 def test_in_development_this_machine_may_be_called_too() -> None:
-    assert url_fault("http://localhost:9000/hook", is_loopback_allowed=True) is None
-    assert url_fault("http://10.0.0.1/hook", is_loopback_allowed=True) is not None
+    assert webhook_url_error("http://localhost:9000/hook", is_loopback_allowed=True) is None
+    assert webhook_url_error("http://10.0.0.1/hook", is_loopback_allowed=True) is not None

@@ -10,7 +10,7 @@ from gregor.clock import ManualClock
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import DeliveryRecord, State
+from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
 from gregor.reference.store import MemoryStore
 from gregor.registries.categories import CategoryRegistry
 from gregor_delivery.attempt import DeliveryContext
@@ -69,7 +69,7 @@ class House:
         commit = plan(parse_message(document, LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS, self.registry.current)
         receipt = await self.store.users.commit("alice", commit)
         intent = Intent("alice", item_id, IntentKind.ITEM, "apns", seq_of, 0, receipt.seq, self.clock.now_us())
-        await self.store.ledger.plan([intent], State.PLANNED, None, intent.at_us)
+        await self.store.ledger.plan([intent], DeliveryState.PLANNED, None, intent.at_us)
         return intent
 
     async def dismiss(self, *ids: str) -> None:
@@ -82,7 +82,7 @@ class House:
         [found] = await self.store.ledger.of_item("alice", item_id)
         return found
 
-    async def outcome(self, item_id: str) -> tuple[State, str | None]:
+    async def outcome(self, item_id: str) -> tuple[DeliveryState, str | None]:
         """Where it stands, and why."""
         found = await self.entry(item_id)
-        return found.state, found.story.reason
+        return found.state, found.history.reason

@@ -135,7 +135,7 @@ class House:
     async def outcome(self, item_id: str) -> tuple[str, str | None]:
         """Where the one mail of an item stands, and why."""
         [found] = await self.entries(item_id)
-        return found.state.word, found.story.reason
+        return found.state.word, found.history.reason
 
 
 NEWS = {"title": "{{ body.title }}", "text": "read it", "email": {"after": "60s"}}

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from gregor.clock import ManualClock
 from gregor.core.items.sync import View
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import MOST_ATTEMPTS, DeliveryRecord, State, Story
+from gregor.core.notify.ledger import MAX_ATTEMPTS, DeliveryHistory, DeliveryRecord, DeliveryState
 from gregor.reference.store import MemoryQueueReader
 from gregor.reference.store.ledger import MemoryLedger
 from gregor.registries.categories import CategoryRegistry
@@ -53,9 +53,9 @@ async def test_a_day_of_being_asked_for_a_second_is_no_storm_and_no_long_story(h
         house.clock.advance((again_us - house.clock.now_us()) / SECOND_US)
 
     entry = await house.entry("a")
-    assert (entry.state, entry.story.reason) == (State.DEAD, "budget")
-    assert 100 < entry.n < 1_000 and len(entry.story.attempts) == MOST_ATTEMPTS
-    assert entry.story.attempts[-1].at_us > NOW_US + BUDGET_US - 1_200 * SECOND_US
+    assert (entry.state, entry.history.reason) == (DeliveryState.DEAD, "budget")
+    assert 100 < entry.n < 1_000 and len(entry.history.attempts) == MAX_ATTEMPTS
+    assert entry.history.attempts[-1].at_us > NOW_US + BUDGET_US - 1_200 * SECOND_US
 
 
 async def test_a_replay_has_a_day_of_its_own_and_begins_with_short_pauses(house: House) -> None:
@@ -76,9 +76,9 @@ async def test_a_replay_has_a_day_of_its_own_and_begins_with_short_pauses(house:
         house.clock.advance((again_us - house.clock.now_us()) / SECOND_US)
 
     entry = await house.entry("a")
-    assert (entry.state, entry.story.reason) == (State.DEAD, "budget")
-    assert entry.n > tried + 50 and len(entry.story.attempts) == MOST_ATTEMPTS
-    assert entry.story.last_us > replayed_us + BUDGET_US - 1_200 * SECOND_US
+    assert (entry.state, entry.history.reason) == (DeliveryState.DEAD, "budget")
+    assert entry.n > tried + 50 and len(entry.history.attempts) == MAX_ATTEMPTS
+    assert entry.history.last_us > replayed_us + BUDGET_US - 1_200 * SECOND_US
 
 
 @pytest.mark.parametrize("since", ["dismissed", "expired", "acked", "device_gone"])
@@ -99,7 +99,7 @@ async def test_a_replay_is_looked_at_like_any_other(house: House, since: str) ->
     assert await house.store.dead_letters.replay(intent, house.clock.now_us())
     assert await attempt(house.trade, intent) is None
 
-    assert await house.outcome("a") == (State.CANCELLED, since)
+    assert await house.outcome("a") == (DeliveryState.CANCELLED, since)
     assert len(house.provider.pushes) == 1
 
 
@@ -113,7 +113,7 @@ async def test_a_replay_arrives_once_however_often_it_is_handed_over(house: Hous
         assert await attempt(house.trade, intent) is None
 
     entry = await house.entry("a")
-    assert (entry.state, [each.status for each in entry.story.attempts]) == (State.SENT, ["400", "200"])
+    assert (entry.state, [each.status for each in entry.history.attempts]) == (DeliveryState.SENT, ["400", "200"])
     assert len(house.provider.pushes) == 2
 
 
@@ -125,11 +125,17 @@ class Away(MemoryLedger):
         self.is_away = False
 
     async def record_outcome(
-        self, delivery: DeliveryRecord, place: str, state: State, story: Story, *, counts: bool = True
+        self,
+        delivery: DeliveryRecord,
+        place: str,
+        state: DeliveryState,
+        history: DeliveryHistory,
+        *,
+        counts: bool = True,
     ) -> bool:
         if self.is_away:
             raise Unavailable("the ledger is away")
-        return await super().record_outcome(delivery, place, state, story, counts=counts)
+        return await super().record_outcome(delivery, place, state, history, counts=counts)
 
 
 async def test_a_verdict_waits_for_a_store_that_is_away_and_nothing_is_sent_again(house: House) -> None:
@@ -141,7 +147,7 @@ async def test_a_verdict_waits_for_a_store_that_is_away_and_nothing_is_sent_agai
     ledger.is_away = False
 
     assert await sending is None
-    assert ((await house.outcome("a"))[0], len(house.provider.pushes)) == (State.SENT, 1)
+    assert ((await house.outcome("a"))[0], len(house.provider.pushes)) == (DeliveryState.SENT, 1)
 
 
 async def test_a_verdict_that_cannot_be_written_before_its_lease_is_over_leaves_the_intent_to_others(
@@ -159,7 +165,7 @@ async def test_a_verdict_that_cannot_be_written_before_its_lease_is_over_leaves_
     ledger.is_away = False
     assert await attempt(house.trade, intent) is None
     assert len({push.collapse_id for push in house.provider.pushes}) == 1
-    assert ((await house.outcome("a"))[0], (await house.entry("a")).n) == (State.SENT, 2)
+    assert ((await house.outcome("a"))[0], (await house.entry("a")).n) == (DeliveryState.SENT, 2)
 
 
 @pytest.mark.parametrize("binary", BINARIES)
@@ -190,7 +196,7 @@ async def test_a_server_that_restarts_under_a_push_costs_no_second_copy(binary: 
             server.start()
 
             assert await sending is None
-            assert ((await house.entry("a")).state, len(provider.pushes)) == (State.SENT, 1)
+            assert ((await house.entry("a")).state, len(provider.pushes)) == (DeliveryState.SENT, 1)
     finally:
         server.kill()
 
@@ -218,7 +224,7 @@ async def test_what_was_seen_before_the_process_stood_still_is_looked_at_again(h
     assert (house.provider.pushes, (await house.entry("a")).n) == ([], 0)
     await house.dismiss("a")
     assert await attempt(house.trade, intent) is None
-    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "dismissed"))
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (DeliveryState.CANCELLED, "dismissed"))
 
 
 class Broken:
@@ -248,13 +254,17 @@ async def test_a_bug_of_ours_burns_no_attempt_blames_no_provider_and_ends_among_
     await queue.enqueue([await house.create("a")])
     await wait_until(lambda: queue.waiting(), "it is put off")
     entry = await house.entry("a")
-    assert (entry.state, entry.n, entry.story.next_us) == (State.RETRY, 0, NOW_US + round(FAILED_S * SECOND_US))
+    assert (entry.state, entry.n, entry.history.next_us) == (
+        DeliveryState.RETRY,
+        0,
+        NOW_US + round(FAILED_S * SECOND_US),
+    )
     assert not house.trade.breaker.is_open
 
     house.clock.advance(BUDGET_US / SECOND_US)
 
     async def is_dead() -> bool:
-        return await house.outcome("a") == (State.DEAD, "failed")
+        return await house.outcome("a") == (DeliveryState.DEAD, "failed")
 
     await wait_until(is_dead, "it is dead")
     worker.stop()
@@ -276,10 +286,10 @@ async def test_a_channel_that_raises_leaves_the_outcome_unknown(house: House) ->
     trade = replace(house.trade, channel=raising)
 
     assert await attempt(trade, intent) is not None
-    assert await house.outcome("a") == (State.UNKNOWN, None)
+    assert await house.outcome("a") == (DeliveryState.UNKNOWN, None)
     house.clock.advance(10.0)
     assert await attempt(trade, intent) is None
-    assert ((await house.outcome("a"))[0], len(raising.pushes)) == (State.UNKNOWN, 2)
+    assert ((await house.outcome("a"))[0], len(raising.pushes)) == (DeliveryState.UNKNOWN, 2)
 
 
 async def test_of_a_user_that_was_forgotten_nothing_is_sent_or_kept(house: House) -> None:

@@ -11,7 +11,7 @@ import pytest
 from gregor.core.items.sync import View
 from gregor.core.notify.contact import NO_CONTACT
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
-from gregor.core.notify.ledger import State
+from gregor.core.notify.ledger import DeliveryState
 from gregor.core.notify.unsubscribe_token import parse_token
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown
@@ -50,8 +50,8 @@ async def test_one_mail_tells_all_that_waits_the_newest_first(house: House) -> N
     await house.pass_time(7_200, 10)
 
     assert (house.subjects, told_in(house, 0)) == (["about c (+2)"], ["c", "b", "a"])
-    stories = [(await house.entries(name))[0].story for name in "abc"]
-    assert len({story.mail for story in stories}) == 1
+    stories = [(await house.entries(name))[0].history for name in "abc"]
+    assert len({history.mail for history in stories}) == 1
     assert [await house.outcome(name) for name in "abc"] == [("sent", None)] * 3
     assert house.relay.mails[0].message_id == f"<{stories[0].mail}@gregor.example>"
 
@@ -107,7 +107,7 @@ async def test_an_item_with_a_reminder_due_at_the_same_time_is_listed_once(house
 
     await house.pass_time(120)
     assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["a"]]
-    assert [each.state for each in await house.entries("a")] == [State.SENT, State.SENT]
+    assert [each.state for each in await house.entries("a")] == [DeliveryState.SENT, DeliveryState.SENT]
 
 
 async def test_the_link_ends_what_the_mail_was_about(house: House) -> None:
@@ -230,7 +230,7 @@ async def test_who_dies_between_claim_and_name_leaves_them_free(house: House) ->
     await house.create("a", "b")
     await house.pass_time(50)
     intents = [Intent("alice", name, IntentKind.ITEM, EMAIL, "", 0, 1, NOW_US) for name in "ab"]
-    await house.store.ledger.plan(intents, State.PLANNED, None, house.clock.now_us())
+    await house.store.ledger.plan(intents, DeliveryState.PLANNED, None, house.clock.now_us())
     for intent in intents:
         until_us = house.clock.now_us() + round(LEASE_S * SECOND_US)
         await house.store.ledger.claim(intent, "", house.clock.now_us(), until_us)
@@ -244,8 +244,8 @@ async def test_what_a_mail_told_that_is_known_to_have_arrived_is_sent(house: Hou
     await house.create("a", "b")
     await house.pass_time(60)
     [entry] = await house.entries("b")
-    unwritten = msgspec.structs.replace(entry.story, attempts=())
-    await house.store.ledger.move(entry.intent, [State.SENT], State.PLANNED, unwritten)
+    unwritten = msgspec.structs.replace(entry.history, attempts=())
+    await house.store.ledger.move(entry.intent, [DeliveryState.SENT], DeliveryState.PLANNED, unwritten)
     claim_us = house.clock.now_us()
     await house.store.ledger.claim(entry.intent, "", claim_us, claim_us + SECOND_US)
     house.queue.append((0, entry.intent))

@@ -107,7 +107,7 @@ async def test_in_quiet_hours_a_mail_waits_for_their_end() -> None:
     await house.pass_time(2)
     assert house.subjects == ["about a"]
     [entry] = await house.entries("a")
-    assert (entry.n, entry.story.attempts[0].at_us) == (1, NOW_US + QUIET_S * SECOND_US)
+    assert (entry.n, entry.history.attempts[0].at_us) == (1, NOW_US + QUIET_S * SECOND_US)
 
 
 async def test_an_urgent_category_does_not_wait() -> None:

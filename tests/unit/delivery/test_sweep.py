@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from gregor.core.notify.ledger import State
+from gregor.core.notify.ledger import DeliveryState
 from gregor.reference.store import MemoryQueueReader
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.verdict import Retry
@@ -66,7 +66,7 @@ async def test_who_has_the_name_anew_keeps_what_is_its_own(house: House) -> None
 
     assert await ForgottenUserPurger(house.store, queue, house.clock).sweep() == 1
     assert list(queue.waiting()) == [new]
-    assert (await house.entry("new")).state is State.PLANNED
+    assert (await house.entry("new")).state is DeliveryState.PLANNED
 
 
 async def test_a_worker_sweeps_its_queue(house: House) -> None:

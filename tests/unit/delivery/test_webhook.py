@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gregor.clock import ManualClock
-from gregor.core.notify.webhook_signature import secret_of
+from gregor.core.notify.webhook_signature import encode_secret
 from gregor.dev.fakes.http1 import FakeResponse, ServerFault
 from gregor.dev.fakes.tls import CertificateAuthority
 from gregor.dev.fakes.webhook import FakeWebhookReceiver
@@ -21,7 +21,7 @@ from gregor_delivery.channels.webhook import WebhookChannel
 from tests.support.wait import wait_until
 
 NOW_US = 1_457_056_447_000_000
-SECRET, OLD = secret_of(b"s" * 32), secret_of(b"o" * 32)
+SECRET, OLD = encode_secret(b"s" * 32), encode_secret(b"o" * 32)
 CALL = WebhookCall("audit", "", (SECRET,), "evt-1", b'{"type":"item.dismissed"}')
 
 

@@ -14,8 +14,14 @@ from prometheus_client import CollectorRegistry
 from gregor.clock import ManualClock
 from gregor.core.limits import DAY_US, SECOND_US
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import DeliveryRecord, State
-from gregor.core.notify.webhook_events import Event, EventType, Webhook, addressee, intents_of
+from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
+from gregor.core.notify.webhook_events import (
+    Webhook,
+    WebhookEvent,
+    WebhookEventType,
+    webhook_and_call_id,
+    webhook_intents,
+)
 from gregor.dev.fakes.http1 import FakeResponse, ServerFault
 from gregor.dev.fakes.webhook import FakeWebhookReceiver
 from gregor.reference.store import MemoryStore
@@ -29,7 +35,7 @@ from gregor_delivery.throttle.webhook_endpoints import WebhookEndpoints
 from tests.support.builders import LIMITS, NOW_US, creating
 from tests.support.wait import wait_until
 
-GONE = Event(EventType.DISMISSED, "alice", "a", "news", NOW_US, 7, device="phone", reason="dismissed")
+GONE = WebhookEvent(WebhookEventType.DISMISSED, "alice", "a", "news", NOW_US, 7, device="phone", reason="dismissed")
 DEADLINE_S = 5.0
 
 
@@ -60,11 +66,11 @@ class House:
         return await self.attempt(self.event(webhook, item))
 
     async def attempt(self, event: Intent) -> int | None:
-        await self.store.ledger.plan([event], State.PLANNED, None, NOW_US)
+        await self.store.ledger.plan([event], DeliveryState.PLANNED, None, NOW_US)
         return await attempt(self.trade, event)
 
     def event(self, webhook: Webhook, item: str = "a") -> Intent:
-        [intent] = intents_of([replace(GONE, item=item)], [webhook], NOW_US)
+        [intent] = webhook_intents([replace(GONE, item=item)], [webhook], NOW_US)
         return intent
 
     async def entry(self, webhook: Webhook, item: str = "a") -> DeliveryRecord:
@@ -72,9 +78,9 @@ class House:
         [found] = [each for each in await self.store.ledger.of_item("alice", item) if each.intent.key == wanted]
         return found
 
-    async def outcome(self, webhook: Webhook, item: str = "a") -> tuple[State, str | None]:
+    async def outcome(self, webhook: Webhook, item: str = "a") -> tuple[DeliveryState, str | None]:
         entry = await self.entry(webhook, item)
-        return entry.state, entry.story.reason
+        return entry.state, entry.history.reason
 
     def wait_until(self, at_us: int | None) -> None:
         assert at_us is not None
@@ -103,11 +109,11 @@ async def test_an_event_arrives_once_signed_and_is_known_by_its_id(house: House)
     assert await house.tell(webhook) is None
 
     [call] = house.receivers[webhook.id].calls
-    _, call_id = addressee(house.event(webhook))
+    _, call_id = webhook_and_call_id(house.event(webhook))
     assert (call.headers["webhook-id"], call.headers["content-type"]) == (call_id, "application/json")
     assert call.body.decode() == GONE.body()
     entry = await house.entry(webhook)
-    assert (entry.state, entry.story.attempts[0].status, entry.story.event) == (State.SENT, "204", "")
+    assert (entry.state, entry.history.attempts[0].status, entry.history.event) == (DeliveryState.SENT, "204", "")
 
 
 async def test_one_that_fails_is_called_again_under_the_same_id_until_it_takes_it(house: House) -> None:
@@ -120,9 +126,9 @@ async def test_one_that_fails_is_called_again_under_the_same_id_until_it_takes_i
         house.wait_until(again_us)
     assert await house.tell(webhook) is None
 
-    assert retries == [(State.RETRY, None)] * 3
+    assert retries == [(DeliveryState.RETRY, None)] * 3
     assert len({call.headers["webhook-id"] for call in receiver.calls}) == len(receiver.events) == 1
-    assert [each.status for each in (await house.entry(webhook)).story.attempts] == ["500", "retry", "429", "204"]
+    assert [each.status for each in (await house.entry(webhook)).history.attempts] == ["500", "retry", "429", "204"]
     assert house.clock.now_us() >= NOW_US + 30 * SECOND_US
 
 
@@ -134,7 +140,7 @@ async def test_after_a_day_it_is_a_dead_letter_with_all_that_is_needed_to_send_i
     assert await house.tell(webhook) is None
 
     entry = await house.entry(webhook)
-    assert (entry.state, entry.story.reason, len(entry.story.attempts)) == (State.DEAD, "budget", 2)
+    assert (entry.state, entry.history.reason, len(entry.history.attempts)) == (DeliveryState.DEAD, "budget", 2)
     assert entry.intent.event == GONE.body()
 
 
@@ -145,8 +151,8 @@ async def test_a_receiver_that_wants_no_more_ends_its_webhook(house: House) -> N
         await house.tell(webhook, item)
         await house.tell(other, item)
 
-    assert await house.outcome(webhook, "a") == (State.DEAD, "webhook_gone")
-    assert await house.outcome(webhook, "b") == (State.CANCELLED, "webhook_gone")
+    assert await house.outcome(webhook, "a") == (DeliveryState.DEAD, "webhook_gone")
+    assert await house.outcome(webhook, "b") == (DeliveryState.CANCELLED, "webhook_gone")
     assert [len(house.receivers[each.id].calls) for each in (webhook, other)] == [1, 2]
     _, kept = await house.store.webhooks.all()
     ended = {each.id: (each.disabled_us, each.why_disabled) for each in kept}
@@ -160,7 +166,7 @@ async def test_one_that_was_taken_up_again_is_called_again(house: House) -> None
     await house.editor.change(webhook.id, lambda kept: replace(kept, disabled_us=None, why_disabled=None))
 
     assert await house.tell(webhook, "b") is None
-    assert await house.outcome(webhook, "b") == (State.SENT, None)
+    assert await house.outcome(webhook, "b") == (DeliveryState.SENT, None)
 
 
 async def test_what_waits_for_a_webhook_that_is_deleted_goes_nowhere(house: House) -> None:
@@ -172,7 +178,7 @@ async def test_what_waits_for_a_webhook_that_is_deleted_goes_nowhere(house: Hous
     assert await house.tell(webhook) is None
 
     entry = await house.entry(webhook)
-    assert (entry.state, entry.story.reason, entry.intent.event) == (State.CANCELLED, "webhook_gone", "")
+    assert (entry.state, entry.history.reason, entry.intent.event) == (DeliveryState.CANCELLED, "webhook_gone", "")
     assert len(house.receivers[webhook.id].calls) == 1
 
 
@@ -198,12 +204,12 @@ async def test_a_receiver_that_fails_again_and_again_is_left_alone_and_burns_no_
     again_us = await house.tell(down)
     await house.tell(well)
 
-    assert await house.outcome(down) == (State.WAITING, "receiver_down")
+    assert await house.outcome(down) == (DeliveryState.WAITING, "receiver_down")
     assert (await house.entry(down)).n == 0
-    assert await house.outcome(well) == (State.SENT, None)
+    assert await house.outcome(well) == (DeliveryState.SENT, None)
     house.wait_until(again_us)
     assert await house.tell(down) is None
-    assert await house.outcome(down) == (State.SENT, None)
+    assert await house.outcome(down) == (DeliveryState.SENT, None)
     assert not house.trade.breaker.is_open
 
 
@@ -215,7 +221,7 @@ async def test_what_waits_for_a_receiver_for_a_day_is_a_dead_letter(house: House
 
     assert await house.attempt(late) is None
 
-    assert await house.outcome(down) == (State.DEAD, "budget")
+    assert await house.outcome(down) == (DeliveryState.DEAD, "budget")
     assert (await house.entry(down)).intent.event == GONE.body()
 
 
@@ -227,7 +233,7 @@ async def test_a_receiver_that_hangs_has_few_places_and_delays_no_other(house: H
     assert await house.tell(hanging) is not None
     assert await house.tell(well) is None
 
-    assert await house.outcome(hanging) == (State.WAITING, "receiver_busy")
+    assert await house.outcome(hanging) == (DeliveryState.WAITING, "receiver_busy")
     assert len(house.receivers[hanging.id].calls) == 2
     await house.receivers[hanging.id].close()
     await asyncio.gather(*calls)
@@ -247,8 +253,8 @@ async def test_an_address_inside_is_never_called(house: House, url: str, monkeyp
     assert await house.tell(webhook) is None
 
     entry = await house.entry(webhook)
-    assert entry.state is State.DEAD
-    assert [each.detail for each in entry.story.attempts] == ["the URL leads to no public address"]
+    assert entry.state is DeliveryState.DEAD
+    assert [each.detail for each in entry.history.attempts] == ["the URL leads to no public address"]
 
 
 async def test_a_redirect_is_not_followed(house: House) -> None:
@@ -258,7 +264,7 @@ async def test_a_redirect_is_not_followed(house: House) -> None:
     assert await house.tell(webhook) is not None
 
     assert house.receivers[inner.id].calls == []
-    assert (await house.entry(webhook)).story.attempts[0].status == "302"
+    assert (await house.entry(webhook)).history.attempts[0].status == "302"
 
 
 async def test_a_call_that_died_is_made_after_a_replay_even_if_it_has_to_wait_first(house: House) -> None:
@@ -267,7 +273,7 @@ async def test_a_call_that_died_is_made_after_a_replay_even_if_it_has_to_wait_fi
     while (again_us := await house.tell(webhook)) is not None:
         house.wait_until(again_us)
     dead = await house.entry(webhook)
-    assert (dead.state, dead.story.reason) == (State.DEAD, "budget")
+    assert (dead.state, dead.history.reason) == (DeliveryState.DEAD, "budget")
     receiver = house.receivers[webhook.id]
     receiver.answers.clear()
     receiver.calls.clear()
@@ -276,8 +282,8 @@ async def test_a_call_that_died_is_made_after_a_replay_even_if_it_has_to_wait_fi
     assert await house.store.dead_letters.replay(dead.intent, replayed_us)
     again = (await house.entry(webhook)).intent
     house.wait_until(await house.attempt(again))
-    assert (await house.outcome(webhook)) == (State.WAITING, "receiver_down")
+    assert (await house.outcome(webhook)) == (DeliveryState.WAITING, "receiver_down")
     assert await house.attempt(again) is None
 
-    assert (await house.outcome(webhook))[0] is State.SENT
+    assert (await house.outcome(webhook))[0] is DeliveryState.SENT
     assert len(receiver.calls) == 1 and again.at_us == replayed_us

@@ -10,7 +10,7 @@ import pytest
 
 from gregor.core.items.sync import View
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import State, Withdrawals
+from gregor.core.notify.ledger import DeliveryState, PendingWithdrawals
 from gregor.store.contract.devices import Registration
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.contract import PushMessage
@@ -38,14 +38,14 @@ async def told(house: House, *ids: str, **fields: Any) -> list[Intent]:
     house.provider.pushes.clear()
     found = [withdrawing(intent, at_us=house.clock.now_us()) for intent in intents]
     for intent in found:
-        await house.store.ledger.plan([intent], State.PLANNED, None, intent.at_us)
+        await house.store.ledger.plan([intent], DeliveryState.PLANNED, None, intent.at_us)
     return found
 
 
-async def state(house: House, item_id: str, kind: IntentKind = IntentKind.ITEM) -> tuple[State, str | None]:
+async def state(house: House, item_id: str, kind: IntentKind = IntentKind.ITEM) -> tuple[DeliveryState, str | None]:
     """Where the delivery of a kind stands, and why."""
     [found] = [each for each in await house.store.ledger.of_item("alice", item_id) if each.intent.kind is kind]
-    return found.state, found.story.reason
+    return found.state, found.history.reason
 
 
 async def test_a_withdrawal_shows_nothing_and_says_what_goes_and_what_is_left(house: House) -> None:
@@ -72,8 +72,8 @@ async def test_a_withdrawal_shows_nothing_and_says_what_goes_and_what_is_left(ho
         "cursor": silent.data["cursor"],
     }
     assert silent.data["cursor"].endswith(f"-{copy.seq}")
-    assert await state(house, "a") == (State.WITHDRAWN, None)
-    assert await state(house, "a", IntentKind.WITHDRAW) == (State.SENT, None)
+    assert await state(house, "a") == (DeliveryState.WITHDRAWN, None)
+    assert await state(house, "a", IntentKind.WITHDRAW) == (DeliveryState.SENT, None)
 
 
 async def test_all_that_waits_for_a_device_goes_in_one_push(house: House) -> None:
@@ -84,7 +84,7 @@ async def test_all_that_waits_for_a_device_goes_in_one_push(house: House) -> Non
 
     [silent] = house.provider.pushes
     assert silent.data["withdraw"] == ["b", "a", "c"]
-    assert [await state(house, each) for each in "abc"] == [(State.WITHDRAWN, None)] * 3
+    assert [await state(house, each) for each in "abc"] == [(DeliveryState.WITHDRAWN, None)] * 3
 
 
 async def test_the_next_push_that_shows_something_takes_the_withdrawals_along(house: House) -> None:
@@ -96,21 +96,21 @@ async def test_the_next_push_that_shows_something_takes_the_withdrawals_along(ho
 
     [alert] = house.provider.pushes
     assert (alert.kind, alert.data["id"], alert.data["withdraw"]) == ("alert", "news", ["a", "b"])
-    assert await state(house, "a") == (State.WITHDRAWN, None)
-    assert (await house.store.ledger.withdrawals("alice", "phone", "apns")) == Withdrawals()
+    assert await state(house, "a") == (DeliveryState.WITHDRAWN, None)
+    assert (await house.store.ledger.withdrawals("alice", "phone", "apns")) == PendingWithdrawals()
 
 
 async def test_what_could_not_be_told_along_is_tried_again(house: House) -> None:
     [lead] = await told(house, "a")
     house.provider.verdicts = [Retry(5.0, "503", "busy")]
     await attempt(house.trade, await house.create("news"))
-    assert (await state(house, "a", IntentKind.WITHDRAW))[0] is State.RETRY
-    assert (await state(house, "a"))[0] is State.SENT
+    assert (await state(house, "a", IntentKind.WITHDRAW))[0] is DeliveryState.RETRY
+    assert (await state(house, "a"))[0] is DeliveryState.SENT
 
     house.clock.advance(10)
     await attempt(house.trade, lead)
 
-    assert await state(house, "a") == (State.WITHDRAWN, None)
+    assert await state(house, "a") == (DeliveryState.WITHDRAWN, None)
     assert [each.kind for each in house.provider.pushes] == ["alert", "background"]
 
 
@@ -124,13 +124,13 @@ async def test_a_device_is_woken_three_times_an_hour_and_then_waits(house: House
     again_us = await attempt(house.trade, fourth)
 
     assert again_us == NOW_US + 60 * SECOND_US + HOUR_US
-    assert await state(house, "d", IntentKind.WITHDRAW) == (State.WAITING, "budget")
+    assert await state(house, "d", IntentKind.WITHDRAW) == (DeliveryState.WAITING, "budget")
     assert house.provider.pushes == []
     house.clock.advance((again_us - house.clock.now_us()) / SECOND_US)
     assert await attempt(house.trade, fifth) is None
     assert await attempt(house.trade, fourth) is None
     assert [each.data["withdraw"] for each in house.provider.pushes] == [["e", "d"]]
-    assert [await state(house, each) for each in "de"] == [(State.WITHDRAWN, None)] * 2
+    assert [await state(house, each) for each in "de"] == [(DeliveryState.WITHDRAWN, None)] * 2
 
 
 async def test_what_waits_to_wake_a_device_goes_along_before_its_time(house: House) -> None:
@@ -144,7 +144,7 @@ async def test_what_waits_to_wake_a_device_goes_along_before_its_time(house: Hou
 
     [alert] = house.provider.pushes
     assert alert.data["withdraw"] == ["d"]
-    assert await state(house, "d") == (State.WITHDRAWN, None)
+    assert await state(house, "d") == (DeliveryState.WITHDRAWN, None)
 
 
 async def test_going_along_wakes_nobody(house: House) -> None:
@@ -162,7 +162,7 @@ async def test_going_along_wakes_nobody(house: House) -> None:
     [("apns", True), ("fcm", False)],
 )
 async def test_systems_that_ration_nothing_are_told_at_once(house: House, channel: str, waits: bool) -> None:
-    known = Withdrawals((), (NOW_US, NOW_US - 1, NOW_US - 2))
+    known = PendingWithdrawals((), (NOW_US, NOW_US - 1, NOW_US - 2))
     lead = Intent("alice", "a", IntentKind.WITHDRAW, channel, "phone", at_us=NOW_US)
 
     look = taken_back(withdrawal(), lead, known, NOW_US)
@@ -174,13 +174,13 @@ async def test_systems_that_ration_nothing_are_told_at_once(house: House, channe
 async def test_browsers_are_told_with_the_next_push_or_quietly_never(house: House) -> None:
     """They let nobody push without showing something."""
     lead = Intent("alice", "a", IntentKind.WITHDRAW, "webpush", "phone", at_us=NOW_US)
-    known = Withdrawals((lead,), ())
+    known = PendingWithdrawals((lead,), ())
 
     early = taken_back(withdrawal(), lead, known, NOW_US)
     late = taken_back(withdrawal(), lead, known, NOW_US + DAY_US)
 
-    assert (early.compose, early.why_not, early.until_us) == (None, "budget", NOW_US + DAY_US)
-    assert (late.compose, late.why_not, late.until_us) == (None, "budget", None)
+    assert (early.compose, early.skip_reasons, early.until_us) == (None, "budget", NOW_US + DAY_US)
+    assert (late.compose, late.skip_reasons, late.until_us) == (None, "budget", None)
     assert carried(known, None) == (lead,)
 
 
@@ -190,8 +190,8 @@ async def test_a_withdrawal_that_came_too_late_ends_quietly(house: House) -> Non
 
     assert await attempt(house.trade, lead) is None
 
-    assert await state(house, "a", IntentKind.WITHDRAW) == (State.CANCELLED, "budget")
-    assert await state(house, "a") == (State.SENT, None)
+    assert await state(house, "a", IntentKind.WITHDRAW) == (DeliveryState.CANCELLED, "budget")
+    assert await state(house, "a") == (DeliveryState.SENT, None)
     assert house.provider.pushes == []
 
 
@@ -211,7 +211,7 @@ async def test_nothing_goes_to_a_token_that_moved(house: House, how: str) -> Non
     assert await attempt(house.trade, lead) is None
 
     reason = "device_gone" if how == "forgotten" else "token_moved"
-    assert await state(house, "a", IntentKind.WITHDRAW) == (State.CANCELLED, reason)
+    assert await state(house, "a", IntentKind.WITHDRAW) == (DeliveryState.CANCELLED, reason)
     assert house.provider.pushes == []
 
 
@@ -223,7 +223,7 @@ async def test_a_dead_token_is_forgotten_by_a_withdrawal_too(house: House) -> No
 
     known = await house.store.devices.device("alice", "phone", NOW_US)
     assert known is not None and known[0].push is None
-    assert (await state(house, "a", IntentKind.WITHDRAW))[0] is State.DEAD
+    assert (await state(house, "a", IntentKind.WITHDRAW))[0] is DeliveryState.DEAD
 
 
 async def test_one_withdrawal_at_a_time_is_on_its_way_to_a_device(house: House) -> None:
@@ -232,7 +232,7 @@ async def test_one_withdrawal_at_a_time_is_on_its_way_to_a_device(house: House) 
     sending = asyncio.create_task(attempt(house.trade, first))
     await wait_until(lambda: house.provider.pushes, "the first is on its way")
     second = withdrawing(first, item="b")
-    await house.store.ledger.plan([second], State.PLANNED, None, NOW_US)
+    await house.store.ledger.plan([second], DeliveryState.PLANNED, None, NOW_US)
 
     assert await attempt(house.trade, second) is not None
     assert len(house.provider.pushes) == 1
@@ -259,7 +259,7 @@ async def test_a_withdrawal_is_never_sent_twice_but_by_who_died_over_it(house: H
 
     assert len(house.provider.pushes) == 2
     assert len({each.collapse_id for each in house.provider.pushes}) == 1
-    assert await state(house, "a") == (State.WITHDRAWN, None)
+    assert await state(house, "a") == (DeliveryState.WITHDRAWN, None)
 
 
 async def test_a_push_that_is_refused_leaves_what_it_took_along_to_go_by_itself(house: House) -> None:
@@ -268,10 +268,10 @@ async def test_a_push_that_is_refused_leaves_what_it_took_along_to_go_by_itself(
     house.provider.verdicts = [Refused("400", "PayloadTooLarge")]
 
     await attempt(house.trade, await house.create("news"))
-    assert (await state(house, "a", IntentKind.WITHDRAW))[0] is State.RETRY
+    assert (await state(house, "a", IntentKind.WITHDRAW))[0] is DeliveryState.RETRY
     assert await attempt(house.trade, lead) is None
 
-    assert await state(house, "a") == (State.WITHDRAWN, None)
+    assert await state(house, "a") == (DeliveryState.WITHDRAWN, None)
 
 
 async def beyond_the_budget(house: House) -> tuple[Intent, int]:
@@ -299,10 +299,10 @@ async def test_what_went_along_before_its_time_waits_on_where_that_told_nothing(
     await attempt(house.trade, await house.create("news"))
 
     [entry] = [each for each in await house.store.ledger.of_item("alice", "d") if each.intent.key == fourth.key]
-    assert (entry.state, entry.story.reason, entry.story.next_us) == (State.WAITING, "budget", until_us)
+    assert (entry.state, entry.history.reason, entry.history.next_us) == (DeliveryState.WAITING, "budget", until_us)
     assert await attempt(house.trade, fourth) == until_us
     await attempt(house.trade, await house.create("more"))
-    assert await state(house, "d") == (State.WITHDRAWN, None)
+    assert await state(house, "d") == (DeliveryState.WITHDRAWN, None)
     assert [each.data["withdraw"] for each in house.provider.pushes] == [["d"], ["d"]]
 
 
@@ -314,7 +314,7 @@ async def test_what_has_waited_until_its_time_is_tried_again_as_anything_is(hous
     again_us = await attempt(house.trade, fourth)
 
     assert again_us is not None and again_us >= until_us + 5 * SECOND_US
-    assert await state(house, "d", IntentKind.WITHDRAW) == (State.RETRY, None)
+    assert await state(house, "d", IntentKind.WITHDRAW) == (DeliveryState.RETRY, None)
 
 
 async def test_a_withdrawal_that_is_refused_by_itself_is_dead_with_all_that_it_named(house: House) -> None:
@@ -323,8 +323,8 @@ async def test_a_withdrawal_that_is_refused_by_itself_is_dead_with_all_that_it_n
 
     assert await attempt(house.trade, first) is None
 
-    assert [(await state(house, each, IntentKind.WITHDRAW))[0] for each in "ab"] == [State.DEAD] * 2
-    assert (await state(house, "a"))[0] is State.SENT
+    assert [(await state(house, each, IntentKind.WITHDRAW))[0] for each in "ab"] == [DeliveryState.DEAD] * 2
+    assert (await state(house, "a"))[0] is DeliveryState.SENT
 
 
 async def test_a_withdrawal_that_may_not_have_come_is_tried_until_it_did(house: House) -> None:
@@ -338,7 +338,7 @@ async def test_a_withdrawal_that_may_not_have_come_is_tried_until_it_did(house: 
         again_us = await attempt(house.trade, lead)
 
     assert len(house.provider.pushes) == 5
-    assert await state(house, "a") == (State.WITHDRAWN, None)
+    assert await state(house, "a") == (DeliveryState.WITHDRAWN, None)
 
 
 def test_no_id_that_a_push_names_is_cut_off_it() -> None:
@@ -347,8 +347,8 @@ def test_no_id_that_a_push_names_is_cut_off_it() -> None:
         Intent("u" * 128, f"{n:03}{long[3:]}", IntentKind.WITHDRAW, "apns", "d" * 128, at_us=NOW_US) for n in range(99)
     )
     link = "https://example.com/" + "é" * 100
-    beside = carried(Withdrawals(many), link)
-    alone = taken_back(withdrawal(), many[5], Withdrawals(many), NOW_US)
+    beside = carried(PendingWithdrawals(many), link)
+    alone = taken_back(withdrawal(), many[5], PendingWithdrawals(many), NOW_US)
     assert alone.compose is not None
     data = {
         "v": 1,
@@ -371,4 +371,4 @@ def test_no_id_that_a_push_names_is_cut_off_it() -> None:
             assert len(wire) <= 4_096
     assert sum(len(each.item) + 3 for each in beside) + len(link.encode()) <= BESIDE_BYTES
     assert sum(len(each) + 3 for each in silent.data["withdraw"]) <= ALONE_BYTES
-    assert carried(Withdrawals(many), "l" * 2_000) == ()
+    assert carried(PendingWithdrawals(many), "l" * 2_000) == ()

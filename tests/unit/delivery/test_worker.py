@@ -9,7 +9,7 @@ import pytest
 
 from gregor.core.items.sync import View
 from gregor.core.notify.contact import parse_contact, parse_preferences
-from gregor.core.notify.ledger import State
+from gregor.core.notify.ledger import DeliveryState
 from gregor.reference.store import MemoryQueueReader
 from gregor.store.contract.devices import DeviceSession, Registration
 from gregor_delivery.attempt import BUDGET_US, attempt
@@ -47,7 +47,11 @@ async def test_a_push_says_what_the_item_is_and_where_the_device_stands(house: H
     }
     assert push.data["cursor"].endswith(f"-{copy.seq}")
     entry = await house.entry("a")
-    assert (entry.state, entry.n, [each.provider_id for each in entry.story.attempts]) == (State.SENT, 1, ["id-1"])
+    assert (entry.state, entry.n, [each.provider_id for each in entry.history.attempts]) == (
+        DeliveryState.SENT,
+        1,
+        ["id-1"],
+    )
 
 
 async def test_a_second_copy_of_an_intent_sends_nothing(house: House) -> None:
@@ -63,7 +67,7 @@ async def test_what_is_dismissed_before_it_is_sent_is_not_sent(house: House) -> 
     await house.dismiss("a")
 
     assert await attempt(house.trade, intent) is None
-    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "dismissed"))
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (DeliveryState.CANCELLED, "dismissed"))
 
 
 async def test_what_expired_before_it_is_sent_is_not_sent(house: House) -> None:
@@ -71,7 +75,7 @@ async def test_what_expired_before_it_is_sent_is_not_sent(house: House) -> None:
     house.clock.advance(30.0)
 
     assert await attempt(house.trade, intent) is None
-    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "expired"))
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (DeliveryState.CANCELLED, "expired"))
 
 
 async def test_what_the_device_has_shown_is_not_sent(house: House) -> None:
@@ -79,7 +83,7 @@ async def test_what_the_device_has_shown_is_not_sent(house: House) -> None:
     await house.store.devices.acknowledge("alice", View("phone"), intent.seq, NOW_US)
 
     await attempt(house.trade, intent)
-    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "acked"))
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (DeliveryState.CANCELLED, "acked"))
 
 
 async def test_categories_that_are_newer_than_this_process_knows_are_asked_for(house: House) -> None:
@@ -94,7 +98,7 @@ async def test_a_category_that_asks_for_no_push_any_more_gets_none(house: House)
     intent = await house.create("a", category="mute")
 
     await attempt(house.trade, intent)
-    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "no_provider"))
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (DeliveryState.CANCELLED, "no_provider"))
 
 
 async def test_what_the_user_does_not_want_is_not_sent(house: House) -> None:
@@ -102,7 +106,7 @@ async def test_what_the_user_does_not_want_is_not_sent(house: House) -> None:
     intent = await house.create("a")
 
     assert await attempt(house.trade, intent) is None
-    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "preference"))
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (DeliveryState.CANCELLED, "preference"))
 
 
 async def test_in_quiet_hours_a_push_waits_for_their_end_unless_it_is_urgent(house: House) -> None:
@@ -114,8 +118,8 @@ async def test_in_quiet_hours_a_push_waits_for_their_end_unless_it_is_urgent(hou
 
     assert await attempt(house.trade, intent) == until_us
     entry = await house.entry("a")
-    assert (entry.state, entry.story.reason, entry.story.next_us, entry.n) == (
-        State.WAITING,
+    assert (entry.state, entry.history.reason, entry.history.next_us, entry.n) == (
+        DeliveryState.WAITING,
         "quiet_hours",
         until_us,
         0,
@@ -125,7 +129,7 @@ async def test_in_quiet_hours_a_push_waits_for_their_end_unless_it_is_urgent(hou
 
     house.clock.advance((until_us - NOW_US) / SECOND_US)
     assert await attempt(house.trade, intent) is None
-    assert (await house.outcome("a")) == (State.SENT, None)
+    assert (await house.outcome("a")) == (DeliveryState.SENT, None)
 
 
 async def test_nothing_is_sent_to_a_device_in_the_foreground(house: House) -> None:
@@ -134,7 +138,7 @@ async def test_nothing_is_sent_to_a_device_in_the_foreground(house: House) -> No
     await house.store.devices.open_session("alice", "phone", session, NOW_US, 60 * SECOND_US)
 
     await attempt(house.trade, intent)
-    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "present"))
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (DeliveryState.CANCELLED, "present"))
 
 
 async def test_nothing_is_sent_to_a_token_that_is_another_devices_now(house: House) -> None:
@@ -142,7 +146,7 @@ async def test_nothing_is_sent_to_a_token_that_is_another_devices_now(house: Hou
     await house.store.devices.put_device("bob", "phone", Registration("ios", TOKEN), NOW_US)
 
     await attempt(house.trade, intent)
-    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "token_moved"))
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (DeliveryState.CANCELLED, "token_moved"))
 
 
 async def test_a_registration_whose_token_another_device_owns_already_is_not_used(house: House) -> None:
@@ -151,7 +155,7 @@ async def test_a_registration_whose_token_another_device_owns_already_is_not_use
     house.store._shelf.push_holders["apns:t1"] = ("bob", "phone")
 
     await attempt(house.trade, intent)
-    assert (house.provider.pushes, await house.outcome("a")) == ([], (State.CANCELLED, "token_moved"))
+    assert (house.provider.pushes, await house.outcome("a")) == ([], (DeliveryState.CANCELLED, "token_moved"))
 
 
 async def test_nothing_is_sent_to_a_device_that_is_gone(house: House) -> None:
@@ -159,14 +163,14 @@ async def test_nothing_is_sent_to_a_device_that_is_gone(house: House) -> None:
     await house.store.devices.forget_device("alice", "phone", NOW_US, SEED)
 
     await attempt(house.trade, intent)
-    assert await house.outcome("a") == (State.CANCELLED, "device_gone")
+    assert await house.outcome("a") == (DeliveryState.CANCELLED, "device_gone")
 
 
 async def test_a_provider_without_credentials_is_a_reason_and_no_crash(house: House) -> None:
     intent = await house.create("a")
 
     assert await attempt(replace(house.trade, channel=None), intent) is None
-    assert await house.outcome("a") == (State.CANCELLED, "no_provider")
+    assert await house.outcome("a") == (DeliveryState.CANCELLED, "no_provider")
 
 
 async def test_a_failure_that_passes_is_tried_again_when_the_provider_says(house: House) -> None:
@@ -176,12 +180,16 @@ async def test_a_failure_that_passes_is_tried_again_when_the_provider_says(house
     again_us = await attempt(house.trade, intent)
     assert again_us is not None and NOW_US + 30 * SECOND_US <= again_us <= NOW_US + 34 * SECOND_US
     entry = await house.entry("a")
-    assert (entry.state, entry.story.next_us, entry.story.attempts[0].status) == (State.RETRY, again_us, "429")
+    assert (entry.state, entry.history.next_us, entry.history.attempts[0].status) == (
+        DeliveryState.RETRY,
+        again_us,
+        "429",
+    )
 
     house.clock.advance((again_us - NOW_US) / SECOND_US)
     assert await attempt(house.trade, intent) is None
     entry = await house.entry("a")
-    assert (entry.state, entry.n, len(entry.story.attempts)) == (State.SENT, 2, 2)
+    assert (entry.state, entry.n, len(entry.history.attempts)) == (DeliveryState.SENT, 2, 2)
 
 
 async def test_what_is_of_no_use_any_more_is_dead(house: House) -> None:
@@ -189,10 +197,10 @@ async def test_what_is_of_no_use_any_more_is_dead(house: House) -> None:
     short, long = await house.create("a", expires="+30"), await house.create("b")
 
     assert await attempt(house.trade, short) is None
-    assert await house.outcome("a") == (State.DEAD, "budget")
+    assert await house.outcome("a") == (DeliveryState.DEAD, "budget")
     house.clock.advance(BUDGET_US / SECOND_US - 10)
     assert await attempt(house.trade, long) is None
-    assert await house.outcome("b") == (State.DEAD, "budget")
+    assert await house.outcome("b") == (DeliveryState.DEAD, "budget")
 
 
 async def test_an_alert_whose_fate_is_unknown_goes_out_once_more_in_the_same_place(house: House) -> None:
@@ -200,10 +208,10 @@ async def test_an_alert_whose_fate_is_unknown_goes_out_once_more_in_the_same_pla
     intent = await house.create("a")
 
     assert await attempt(house.trade, intent) is not None
-    assert await house.outcome("a") == (State.UNKNOWN, None)
+    assert await house.outcome("a") == (DeliveryState.UNKNOWN, None)
     house.clock.advance(10.0)
     assert await attempt(house.trade, intent) is None
-    assert await house.outcome("a") == (State.UNKNOWN, None)
+    assert await house.outcome("a") == (DeliveryState.UNKNOWN, None)
     assert await attempt(house.trade, intent) is None  # as a second copy of the intent asks for
     assert len({push.collapse_id for push in house.provider.pushes}) == 1
 
@@ -213,7 +221,7 @@ async def test_a_refused_message_is_dead_and_its_token_stays(house: House) -> No
     intent = await house.create("a")
 
     assert await attempt(house.trade, intent) is None
-    assert await house.outcome("a") == (State.DEAD, None)
+    assert await house.outcome("a") == (DeliveryState.DEAD, None)
     known = await house.store.devices.device("alice", "phone", NOW_US)
     assert known is not None and known[0].push == TOKEN
 
@@ -226,7 +234,7 @@ async def test_a_dead_token_is_forgotten_unless_it_was_registered_since(
     intent = await house.create("a")
 
     await attempt(house.trade, intent)
-    assert await house.outcome("a") == (State.DEAD, "device_gone")
+    assert await house.outcome("a") == (DeliveryState.DEAD, "device_gone")
     known = await house.store.devices.device("alice", "phone", NOW_US)
     assert known is not None and (known[0].push is not None) is stays
 
@@ -237,7 +245,7 @@ async def test_wrong_credentials_burn_no_attempt_and_stop_the_provider(house: Ho
 
     assert await attempt(house.trade, intent) is not None
     entry = await house.entry("a")
-    assert (entry.state, entry.n, entry.story.attempts) == (State.RETRY, 0, ())
+    assert (entry.state, entry.n, entry.history.attempts) == (DeliveryState.RETRY, 0, ())
     assert house.trade.breaker.is_stopped
 
 
@@ -258,7 +266,7 @@ async def test_two_pushes_for_one_place_never_go_out_side_by_side(house: House) 
 
 async def test_what_a_dead_worker_had_claimed_goes_out_when_its_lease_is_over(house: House) -> None:
     intent = await house.create("a")
-    await house.store.ledger.plan([intent], State.PLANNED, None, NOW_US)
+    await house.store.ledger.plan([intent], DeliveryState.PLANNED, None, NOW_US)
     await house.store.ledger.claim(intent, "", NOW_US, NOW_US + round(house.trade.lease_s * SECOND_US))
 
     assert await attempt(house.trade, intent) is not None
@@ -279,7 +287,7 @@ async def test_a_worker_tells_what_is_handed_over_and_ends_with_what_it_took(hou
     worker.stop()
     house.provider.hold.set()
     await running
-    assert (await house.outcome("a"))[0] is State.SENT
+    assert (await house.outcome("a"))[0] is DeliveryState.SENT
     assert await queue.reclaim(0.0, 10) == []
 
 
@@ -299,7 +307,7 @@ async def test_a_worker_tries_again_what_waits_and_burns_nothing_while_the_provi
     await wait_until(lambda: len(house.provider.pushes) == 3, "all go out")
     worker.stop()
     await running
-    assert {(await house.outcome(name))[0] for name in ("a", "b")} == {State.SENT}
+    assert {(await house.outcome(name))[0] for name in ("a", "b")} == {DeliveryState.SENT}
 
 
 async def test_a_provider_that_hangs_keeps_no_place_and_no_time_of_another(house: House) -> None:

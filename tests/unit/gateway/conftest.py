@@ -16,7 +16,7 @@ import pytest
 from gregor.auth.device_tokens import Caller, TokenVerifier, mint
 from gregor.clock import ManualClock
 from gregor.config.settings import Settings
-from gregor.core.items.announcement import Plain
+from gregor.core.items.announcement import CreationFrame
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender
 from gregor.core.messages.parse import parse_message
@@ -122,7 +122,7 @@ class Line:
     def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
         return frame
 
-    def write_run(self, run: Sequence[Plain], tag: str) -> int:
+    def write_run(self, run: Sequence[CreationFrame], tag: str) -> int:
         return self.write([plain.frame for plain in run])
 
     def write(self, packed: Sequence[bytes]) -> int:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from gregor.auth.device_tokens import Caller
-from gregor.core.items.sync import Answer, Full, View, cursor_for
+from gregor.core.items.sync import Full, SyncResult, View, cursor_for
 from gregor_gateway.protocol.deadlines import Rules
 from gregor_gateway.protocol.effects import Effect, Read, Send, SendLive, SendSync
 from gregor_gateway.protocol.hello import Hello
@@ -51,6 +51,6 @@ def live(seq: int = 10, rules: Rules = RULES) -> Session:
     return session
 
 
-def answer_to(session: Session, read: Effect, answer: Answer) -> list[Effect]:
+def answer_to(session: Session, read: Effect, answer: SyncResult) -> list[Effect]:
     assert isinstance(read, Read)
     return session.synced(read.serial, answer, b"{}")

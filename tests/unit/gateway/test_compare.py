@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from gregor.core.items.announcement import Announcement, Kind
-from gregor.core.items.sync import Head
+from gregor.core.items.announcement import Announcement, AnnouncementKind
+from gregor.core.items.sync import UserPosition
 from tests.unit.gateway.conftest import House, items, settle
 
 
@@ -46,7 +46,7 @@ async def test_news_that_are_under_way_at_every_look_of_the_comparison_are_no_lo
     phone = await house.connect()
     heads = house.store.users.heads
 
-    async def just_written(uids: Sequence[str]) -> Sequence[Head | None]:
+    async def just_written(uids: Sequence[str]) -> Sequence[UserPosition | None]:
         await house.create(f"n{house.seeds}")
         return await heads(uids)
 
@@ -80,7 +80,7 @@ async def test_a_store_that_lost_writes_has_everybody_copied_anew(house: House) 
     await settle()
     room = house.parts.hub.rooms["alice"]
     assert room.track.mark is not None
-    room.track.follow(Announcement(Kind.EXTERNAL, room.track.mark.epoch, 9, b"x" * 8, b"y" * 8))
+    room.track.follow(Announcement(AnnouncementKind.EXTERNAL, room.track.mark.epoch, 9, b"x" * 8, b"y" * 8))
 
     for _ in range(40):
         house.pass_time(1)

@@ -207,7 +207,7 @@ async def test_a_revoked_token_is_closed_after_it_is_subscribed(house: House) ->
 
 
 async def test_what_a_device_may_not_do_is_a_problem(house: House) -> None:
-    phone = await house.connect(cats=("mail",))
+    phone = await house.connect(category_filter=("mail",))
     phone.say(ref=1, system="gregor", body={"flush": True})
     phone.say(ref=2, system="gregor", device="laptop", body={"dismiss": {"ids": ["aa"]}})
     phone.say(ref=3, system="gregor", body={"create": {"aa": {"category": "web"}}})

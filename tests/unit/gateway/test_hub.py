@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gregor.core.items.announcement import Announcement, Kind
+from gregor.core.items.announcement import Announcement, AnnouncementKind
 from gregor.core.items.sync import Cursor
 from gregor.store.contract.store import Unavailable
 from gregor_gateway.protocol.hello import Hello, Position
@@ -40,7 +40,7 @@ async def test_the_same_bytes_go_to_every_connection_of_a_view(house: House) -> 
 
 async def test_a_view_gets_what_is_its_own(house: House) -> None:
     filtered = await house.connect(hello=Hello(prefixes=("mail",)))
-    limited = await house.connect("laptop", cats=("user",))
+    limited = await house.connect("laptop", category_filter=("user",))
 
     await house.create("aa", category="mail.new")
     await house.create("bb", category="user.joined")
@@ -145,7 +145,9 @@ async def test_a_receipt_whose_frame_was_lost_is_not_kept_waiting(house: House) 
 
 
 def forged(seq: int, before: bytes, epoch: bytes, **members: Any) -> bytes:
-    return Announcement(Kind.EXTERNAL, epoch, seq, before, before, system="kbfs", body=b"{}", **members).encode()
+    return Announcement(
+        AnnouncementKind.EXTERNAL, epoch, seq, before, before, system="kbfs", body=b"{}", **members
+    ).encode()
 
 
 async def test_an_announcement_of_another_history_has_everybody_copied_anew(house: House) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gregor.core.items.announcement import Announcement, Kind
+from gregor.core.items.announcement import Announcement, AnnouncementKind
 from gregor_gateway.fanout.hub import UNTOLD_BYTES
 from gregor_gateway.protocol.hello import Hello
 from tests.unit.gateway.conftest import House, Line, items, open_house, settle
@@ -168,7 +168,7 @@ async def test_much_that_is_published_does_not_wait_for_the_sweep(house: House) 
     mark = house.parts.hub.rooms["alice"].track.mark
     assert mark is not None
     large = json.dumps("x" * UNTOLD_BYTES).encode()
-    announcement = Announcement(Kind.EXTERNAL, mark.epoch, 2, bytes(8), bytes(8), system="kbfs", body=large)
+    announcement = Announcement(AnnouncementKind.EXTERNAL, mark.epoch, 2, bytes(8), bytes(8), system="kbfs", body=large)
 
     house.parts.hub.rooms["alice"].receive(announcement.encode())
 

@@ -65,7 +65,7 @@ def test_a_second_hello_is_a_problem() -> None:
 
 
 def test_a_view_is_what_the_token_allows_and_hello_asks_for() -> None:
-    caller = replace(PHONE, cats=("user", "mail"), systems=("kbfs",))
+    caller = replace(PHONE, category_filter=("user", "mail"), systems=("kbfs",))
     session = joined(caller=caller, hello=Hello(prefixes=("user.joined", "web"), systems=None, session="tab-1"))
 
     assert session.view == View("phone", ("user.joined",))

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from gregor.core.items.announcement import Announcement, Kind
-from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, Head
+from gregor.core.items.announcement import Announcement, AnnouncementKind
+from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, UserPosition
 from gregor_gateway.fanout.sequence_tracker import Mark, Track, Verdict
 
 EPOCH, OTHER = b"abc", b"xyz"
@@ -18,7 +18,7 @@ def link(n: int) -> bytes:
 
 
 def told(seq: int, epoch: bytes = EPOCH, **members: object) -> Announcement:
-    plain = Announcement(Kind.UPDATE, epoch, seq, link(seq - 1), link(seq))
+    plain = Announcement(AnnouncementKind.UPDATE, epoch, seq, link(seq - 1), link(seq))
     return replace(plain, **members)  # type: ignore[arg-type]
 
 
@@ -38,8 +38,8 @@ def track_at(seq: int, epoch: bytes = EPOCH, known: bool = True) -> Track:
         (told(11, before=link(99)), Verdict.FORK),
         (told(11, OTHER), Verdict.FORK),
         (told(12, OTHER), Verdict.FORK),
-        (told(11, OTHER, kind=Kind.FLUSH), Verdict.NEXT),
-        (told(11, OTHER, kind=Kind.FLUSH, before=link(99)), Verdict.FORK),
+        (told(11, OTHER, kind=AnnouncementKind.RESET), Verdict.NEXT),
+        (told(11, OTHER, kind=AnnouncementKind.RESET, before=link(99)), Verdict.FORK),
         (told(11, OTHER, is_new_epoch=True), Verdict.FORK),
     ],
 )
@@ -122,5 +122,5 @@ def test_a_comparison_learns_the_link() -> None:
     track = track_at(10, known=False)
     assert track.mark is not None
 
-    assert track.compare(Mark.of(Head(EPOCH, 10, link(10) + bytes(24))), track.mark) is Verdict.SAME
+    assert track.compare(Mark.of(UserPosition(EPOCH, 10, link(10) + bytes(24))), track.mark) is Verdict.SAME
     assert track.mark == THEN

@@ -230,8 +230,8 @@ async def test_a_device_token_sees_its_own_view_within_its_categories(api: Api) 
         return set((await api.call("GET", "/v1/users/alice/state", token, params=query)).json()["items"])
 
     assert await seen(api.token()) == {"all", "mine", "other"}
-    assert await seen(api.token(cats=["user"])) == {"all", "mine"}
-    assert await seen(api.token(cats=["user"]), category_prefix="chat") == set()
+    assert await seen(api.token(category_filter=["user"])) == {"all", "mine"}
+    assert await seen(api.token(category_filter=["user"]), category_prefix="chat") == set()
     assert await seen(api.token(), device="phone") == {"all", "mine", "other"}
     assert await seen(api.key) == {"all", "mine", "theirs", "other"}
     assert await seen(api.key, device="laptop") == {"all", "theirs", "other"}

@@ -68,7 +68,7 @@ async def test_what_is_wrong_is_told_with_pointers_into_what_was_sent_and_nothin
     bare = await api.call("PUT", "/v1/categories", json={"follow": bad})
 
     told = [
-        {"pointer": "/titel", "detail": 'This field is not known here; did you mean "title"?'},
+        {"pointer": "/titel", "detail": 'Unknown field; did you mean "title"?'},
         {"pointer": "/text", "detail": "line 2: There is no filter uper; did you mean upper?"},
     ]
     assert code_of(alone) == (422, "schema")

@@ -6,7 +6,7 @@ import pytest
 
 from gregor.core.notify.contact import quiet_until
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import Claimed, State
+from gregor.core.notify.ledger import Claim, DeliveryState
 from tests.support.api import NOW_S, Api, code_of
 from tests.support.builders import SECOND_US
 
@@ -75,12 +75,12 @@ async def sleeping(api: Api) -> None:
     body = {"create": {"a": {"category": "news"}}}
     await api.call("POST", "/v1/users/alice/messages", json={"system": "gregor", "body": body})
     now_us, ledger = api.clock.now_us(), api.store.ledger
-    await ledger.plan([PUSH], State.PLANNED, None, now_us)
+    await ledger.plan([PUSH], DeliveryState.PLANNED, None, now_us)
     claim = await ledger.claim(PUSH, "", now_us, now_us + SECOND_US)
-    assert isinstance(claim, Claimed)
+    assert isinstance(claim, Claim)
     until_us = quiet_until(await api.store.contacts.contact("alice"), now_us)
-    story = claim.delivery.story.waiting("quiet_hours", now_us, until_us)
-    await ledger.record_outcome(claim.delivery, "", State.WAITING, story, counts=False)
+    history = claim.delivery.history.waiting("quiet_hours", now_us, until_us)
+    await ledger.record_outcome(claim.delivery, "", DeliveryState.WAITING, history, counts=False)
 
 
 @pytest.mark.parametrize(

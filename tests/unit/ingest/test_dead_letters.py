@@ -9,8 +9,14 @@ import httpx
 import pytest
 
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import Attempt, Claimed, State, name_of
-from gregor.core.notify.webhook_events import Event, EventType, Webhook, addressee, intents_of
+from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryState, encode_delivery_id
+from gregor.core.notify.webhook_events import (
+    Webhook,
+    WebhookEvent,
+    WebhookEventType,
+    webhook_and_call_id,
+    webhook_intents,
+)
 from tests.support.api import NOW_S, Api, code_of
 from tests.support.builders import creating
 
@@ -29,18 +35,18 @@ async def users(api: Api) -> None:
 async def die(api: Api, intent: Intent, reason: str | None = None) -> str:
     """Given up now; its id."""
     ledger, now_us = api.store.ledger, api.clock.now_us()
-    await ledger.plan([intent], State.PLANNED, None, NOW_US)
+    await ledger.plan([intent], DeliveryState.PLANNED, None, NOW_US)
     claim = await ledger.claim(intent, "", now_us, now_us + 1)
-    assert isinstance(claim, Claimed)
-    story = claim.delivery.story
-    refused = (*story.attempts, Attempt(now_us, "400", None, "BadTopic"))
-    ended = replace_story(story, refused).ended(reason, now_us)
-    await ledger.record_outcome(claim.delivery, "", State.DEAD, ended)
-    return name_of(intent)
+    assert isinstance(claim, Claim)
+    history = claim.delivery.history
+    refused = (*history.attempts, DeliveryAttempt(now_us, "400", None, "BadTopic"))
+    ended = replace_story(history, refused).ended(reason, now_us)
+    await ledger.record_outcome(claim.delivery, "", DeliveryState.DEAD, ended)
+    return encode_delivery_id(intent)
 
 
-def replace_story(story: Any, attempts: tuple[Attempt, ...]) -> Any:
-    return type(story)(story.planned_us, story.seq, attempts=attempts, event=story.event)
+def replace_story(history: Any, attempts: tuple[DeliveryAttempt, ...]) -> Any:
+    return type(history)(history.planned_us, history.seq, attempts=attempts, event=history.event)
 
 
 async def call(api: Api, method: str, path: str = "", **options: Any) -> httpx.Response:
@@ -78,12 +84,14 @@ async def test_a_dead_letter_says_whose_it_is_when_it_was_given_up_and_all_of_a_
 
 async def test_a_dead_call_of_a_webhook_says_which(api: Api) -> None:
     webhook = Webhook("wh_a", "https://a.example/", (("whsec_A", None),))
-    [intent] = intents_of([Event(EventType.ACKED, "alice", "a", "news", NOW_US, 7)], [webhook], NOW_US)
+    [intent] = webhook_intents(
+        [WebhookEvent(WebhookEventType.ACKED, "alice", "a", "news", NOW_US, 7)], [webhook], NOW_US
+    )
     await die(api, intent, "budget")
 
     [entry] = await listed(api, channel="webhook")
 
-    assert (entry["webhook"], entry["webhook_id"]) == addressee(intent)
+    assert (entry["webhook"], entry["webhook_id"]) == webhook_and_call_id(intent)
     assert (entry["device"], entry["reason"]) == (None, "budget")
 
 
@@ -142,7 +150,9 @@ async def test_one_is_put_away_and_that_may_be_said_again(api: Api) -> None:
     assert [entry["id"] for entry in await listed(api)] == [other]
 
 
-@pytest.mark.parametrize("name", ["nope", "YQ", "a.b", name_of(PHONE), name_of(PHONE) + "=", "%C3%A9", "A" * 999])
+@pytest.mark.parametrize(
+    "name", ["nope", "YQ", "a.b", encode_delivery_id(PHONE), encode_delivery_id(PHONE) + "=", "%C3%A9", "A" * 999]
+)
 async def test_what_is_none_is_not_found_and_nothing_to_delete(api: Api, name: str) -> None:
     assert code_of(await call(api, "POST", f"/{name}/replay")) == (404, "not_found")
     assert (await call(api, "DELETE", f"/{name}")).status_code == 204

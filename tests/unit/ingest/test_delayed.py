@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gregor.core.limits import Limits
-from gregor.core.messages.delayed import decode_delayed
+from gregor.core.messages.delayed import decode_delayed_message
 from gregor.core.messages.model import Sender
 from gregor.reference.store import MemoryStore
 from tests.support.api import NOW_S, Api, code_of
@@ -34,7 +34,7 @@ async def test_a_delayed_message_is_answered_with_its_id_and_time_and_changes_no
     assert await live(api) == []
     raw = await api.store.agenda.delayed("alice", "m1")
     assert raw is not None
-    kept = decode_delayed(raw)
+    kept = decode_delayed_message(raw)
     assert kept.document["body"] == BODY and kept.sender == Sender()
 
 
@@ -139,11 +139,11 @@ async def test_a_device_delays_its_own_messages_and_takes_back_those_of_its_user
     answer = await api.send("alice", BODY, phone, id="m1", not_before=LATER)
     assert answer.json() == {"id": "m1", "not_before": LATER}
     raw = await api.store.agenda.delayed("alice", "m1")
-    assert raw is not None and decode_delayed(raw).sender.device == "phone"
+    assert raw is not None and decode_delayed_message(raw).sender.device == "phone"
 
     assert code_of(await api.send("bob", BODY, phone, not_before=LATER)) == (403, "forbidden")
     assert code_of(await cancel(api, "m1", other)) == (403, "forbidden")
-    assert code_of(await cancel(api, "m1", api.token(cats=["mail"]))) == (404, "not_found")
+    assert code_of(await cancel(api, "m1", api.token(category_filter=["mail"]))) == (404, "not_found")
     assert (await cancel(api, "m1", laptop)).status_code == 204
 
 

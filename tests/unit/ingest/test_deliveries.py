@@ -5,8 +5,14 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.notify.intents import EMAIL, FRAME, Intent, IntentKind
-from gregor.core.notify.ledger import Attempt, Claimed, State, Story
-from gregor.core.notify.webhook_events import Event, EventType, Webhook, addressee, intents_of
+from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
+from gregor.core.notify.webhook_events import (
+    Webhook,
+    WebhookEvent,
+    WebhookEventType,
+    webhook_and_call_id,
+    webhook_intents,
+)
 from tests.support.api import NOW_S, Api, code_of
 from tests.support.builders import creating
 
@@ -24,11 +30,13 @@ async def users(api: Api) -> None:
 
 async def test_a_delivery_says_where_it_stands_and_what_the_provider_answered(api: Api) -> None:
     ledger = api.store.ledger
-    await ledger.plan([PHONE], State.PLANNED, None, NOW_US)
+    await ledger.plan([PHONE], DeliveryState.PLANNED, None, NOW_US)
     claim = await ledger.claim(PHONE, "", NOW_US, NOW_US + 1)
-    assert isinstance(claim, Claimed)
-    story = Story(NOW_US, 7, next_us=NOW_US + 1_500_000, attempts=(Attempt(NOW_US, "503", None, "Shutdown"),))
-    await ledger.record_outcome(claim.delivery, "", State.RETRY, story)
+    assert isinstance(claim, Claim)
+    history = DeliveryHistory(
+        NOW_US, 7, next_us=NOW_US + 1_500_000, attempts=(DeliveryAttempt(NOW_US, "503", None, "Shutdown"),)
+    )
+    await ledger.record_outcome(claim.delivery, "", DeliveryState.RETRY, history)
 
     [entry] = (await api.call("GET", PATH, await api.make_key("deliveries"))).json()["entries"]
 
@@ -48,9 +56,9 @@ async def test_a_delivery_says_where_it_stands_and_what_the_provider_answered(ap
 
 async def test_deliveries_are_those_of_the_user_or_of_one_item_the_newest_item_first(api: Api) -> None:
     mail = replace(PHONE, item="b", channel=EMAIL, device="")
-    await api.store.ledger.plan([PHONE], State.CANCELLED, "acked", NOW_US)
-    await api.store.ledger.plan([mail], State.CANCELLED, "present", NOW_US + 1)
-    await api.store.ledger.plan([replace(PHONE, uid="bob")], State.PLANNED, None, NOW_US)
+    await api.store.ledger.plan([PHONE], DeliveryState.CANCELLED, "acked", NOW_US)
+    await api.store.ledger.plan([mail], DeliveryState.CANCELLED, "present", NOW_US + 1)
+    await api.store.ledger.plan([replace(PHONE, uid="bob")], DeliveryState.PLANNED, None, NOW_US)
 
     key = await api.make_key("deliveries")
     every = (await api.call("GET", PATH, key)).json()["entries"]
@@ -67,17 +75,19 @@ async def test_deliveries_are_those_of_the_user_or_of_one_item_the_newest_item_f
 
 async def test_an_event_says_which_webhook_is_called_and_by_which_id_its_receiver_knows_it(api: Api) -> None:
     webhook = Webhook("wh_a", "https://a.example/", (("whsec_A", None),))
-    [intent] = intents_of([Event(EventType.ACKED, "alice", "a", "news", NOW_US, 7)], [webhook], NOW_US)
-    await api.store.ledger.plan([intent], State.PLANNED, None, NOW_US)
+    [intent] = webhook_intents(
+        [WebhookEvent(WebhookEventType.ACKED, "alice", "a", "news", NOW_US, 7)], [webhook], NOW_US
+    )
+    await api.store.ledger.plan([intent], DeliveryState.PLANNED, None, NOW_US)
 
     [entry] = (await api.call("GET", PATH, await api.make_key("deliveries"))).json()["entries"]
 
     assert (entry["intent"], entry["channel"], entry["device"], entry["state"]) == ("event", "webhook", None, "planned")
-    assert (entry["webhook"], entry["webhook_id"]) == addressee(intent)
+    assert (entry["webhook"], entry["webhook_id"]) == webhook_and_call_id(intent)
 
 
 async def test_that_a_reminder_fired_is_no_delivery(api: Api) -> None:
-    await api.store.ledger.plan([replace(PHONE, channel=FRAME, device="")], State.SENT, None, NOW_US)
+    await api.store.ledger.plan([replace(PHONE, channel=FRAME, device="")], DeliveryState.SENT, None, NOW_US)
 
     assert (await api.call("GET", PATH, await api.make_key("deliveries"))).json() == {"entries": []}
 

@@ -70,7 +70,7 @@ async def test_a_key_that_cannot_be_is_refused(api: Api, document: Any, expected
 
 
 async def test_a_device_gets_a_ticket_for_its_own_view(api: Api) -> None:
-    token = api.token(cats=["user", "chat"])
+    token = api.token(category_filter=["user", "chat"])
 
     answer = await api.call("POST", "/v1/tickets", token, json={"category_prefix": "user.joined", "systems": ["kbfs"]})
 
@@ -84,7 +84,7 @@ async def test_a_device_gets_a_ticket_for_its_own_view(api: Api) -> None:
 
 
 async def test_a_ticket_sees_and_hears_no_more_than_its_token(api: Api) -> None:
-    token = api.token(cats=["user"], systems=["kbfs"])
+    token = api.token(category_filter=["user"], systems=["kbfs"])
 
     async def ticket_of(**document: Any) -> tuple[Any, Any]:
         text = (await api.call("POST", "/v1/tickets", token, json=document)).json()["ticket"]

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from gregor.core.items.digest import digest_of
+from gregor.core.items.digest import digest_items
 from gregor.core.items.sync import View
-from gregor.core.json_text import canonical
+from gregor.core.json_text import canonical_json
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import State
+from gregor.core.notify.ledger import DeliveryState
 from tests.support.api import NOW_S, Api, code_of
 
 STATE = "/v1/users/alice/state"
@@ -17,7 +17,7 @@ HISTORY = "/v1/users/alice/history"
 
 
 def proof(items: dict[str, Any]) -> str:
-    return digest_of((item_id, canonical(item)) for item_id, item in items.items()).hex()
+    return digest_items((item_id, canonical_json(item)) for item_id, item in items.items()).hex()
 
 
 async def test_the_digest_proves_exactly_the_items_answered(api: Api) -> None:
@@ -230,7 +230,7 @@ async def test_a_device_reads_in_a_timeline_what_concerns_it_and_a_backend_reads
     now_us = api.clock.now_us()
     for device, channel in (("phone", "apns"), ("tablet", "fcm"), ("", "email")):
         intent = Intent("alice", "aa", IntentKind.ITEM, channel, device, seq=1, at_us=now_us)
-        await api.store.ledger.plan([intent], State.CANCELLED, "present", now_us)
+        await api.store.ledger.plan([intent], DeliveryState.CANCELLED, "present", now_us)
         await api.store.devices.acknowledge("alice", View(device or "laptop"), 1, now_us)
 
     async def seen(token: str | None = None, **params: str) -> list[str]:
@@ -248,7 +248,7 @@ async def test_an_item_that_is_not_in_the_callers_view_is_not_found(api: Api) ->
     assert code_of(await api.call("GET", "/v1/users/alice/items/aa", api.token())) == (404, "not_found")
     assert code_of(await api.call("GET", "/v1/users/alice/items/zz")) == (404, "not_found")
     assert (await api.call("GET", "/v1/users/alice/items/aa", api.token(device="laptop"))).status_code == 200
-    limited = api.token(device="laptop", cats=["chat"])
+    limited = api.token(device="laptop", category_filter=["chat"])
     assert code_of(await api.call("GET", "/v1/users/alice/items/aa", limited)) == (404, "not_found")
 
 

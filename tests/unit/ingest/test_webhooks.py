@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gregor.core.notify.webhook_signature import key_of
+from gregor.core.notify.webhook_signature import decode_secret
 from tests.support.api import NOW_S, Api, code_of
 
 URL = "https://example.com/gregor?team=1"
@@ -24,7 +24,7 @@ async def test_a_webhook_is_made_listed_and_deleted(api: Api) -> None:
     made = await make(api, events=["item.expired", "item.acked", "item.acked"], category_prefix="user.", name="CRM")
     shown = {name: value for name, value in made.items() if name != "secret"}
 
-    assert len(key_of(made["secret"])) == 32
+    assert len(decode_secret(made["secret"])) == 32
     assert shown == {
         "id": made["id"], "url": URL, "events": ["item.acked", "item.expired"], "category_prefix": ["user"],
         "name": "CRM", "created": NOW_S, "enabled": True, "disabled": None,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gregor.core.categories.parse import parse_entries
+from gregor.core.categories.parse import parse_categories
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.redis.pubsub import MemoryPubSub
@@ -307,7 +307,7 @@ def test_malformed_file_is_one_problem(tmp_path: Path, name: str, text: str | by
 
 
 def test_unknown_type_note_names_parent_and_near_name() -> None:
-    entries = parse_entries({"user": {"title": "x"}, "user.joined": {"title": "y"}})
+    entries = parse_categories({"user": {"title": "x"}, "user.joined": {"title": "y"}})
 
     assert unknown_type_note(entries, "user.joined") is None
     assert unknown_type_note(entries, "user.joind") == (

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gregor.core.limits import Limits
-from gregor.core.notify.webhook_events import EventType, Webhook
-from gregor.core.notify.webhook_signature import key_of
+from gregor.core.notify.webhook_events import Webhook, WebhookEventType
+from gregor.core.notify.webhook_signature import decode_secret
 from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
@@ -83,7 +83,7 @@ async def test_store_records_only_wanted_events(deployment: Deployment) -> None:
 
     assert recorded == [(False, False), (False, False), (False, True), (True, True)]
     assert (store.users.is_watched, store.devices.is_watched) == (False, False)
-    assert not registry.wants(*EventType)
+    assert not registry.wants(*WebhookEventType)
 
 
 async def test_cache_is_refreshed_for_events_newer_than_it(deployment: Deployment) -> None:
@@ -105,7 +105,7 @@ async def test_created_webhooks_have_unique_ids_and_secrets(deployment: Deployme
 
     assert len({each.id for each in made}) == len({each.secrets for each in made}) == 2
     assert made[0].events == ("item.acked", "item.expired")
-    assert [len(key_of(secret)) for secret in made[0].signing(NOW_US)] == [32]
+    assert [len(decode_secret(secret)) for secret in made[0].signing(NOW_US)] == [32]
 
 
 async def test_rotated_secret_signs_until_its_overlap_ends(deployment: Deployment) -> None:

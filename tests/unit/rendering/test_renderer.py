@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gregor.core.categories.parse import parse_entries
+from gregor.core.categories.parse import parse_categories
 from gregor.rendering.renderer import RenderedMail, Renderer, TemplateItem, check_templates, one_line
 
 ENTRY: dict[str, Any] = {"title": "{{ body.k }} joined", "text": "By {{ body.by }}.", "link": "app://{{ body.k }}"}
@@ -26,7 +26,7 @@ class Failures:
 
 
 def renderer(failures: Failures | None = None, **entry: Any) -> Renderer:
-    return Renderer(parse_entries({"user.joined": entry}), failures)
+    return Renderer(parse_categories({"user.joined": entry}), failures)
 
 
 def item(body: Any, category: str = "user.joined") -> TemplateItem:

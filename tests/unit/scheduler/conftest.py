@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gregor.clock import ManualClock
-from gregor.core.items.announcement import Announcement, Kind, decode
+from gregor.core.items.announcement import Announcement, AnnouncementKind, decode_announcement
 from gregor.core.messages.model import Receipt, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
@@ -71,7 +71,7 @@ class House:
 
     def told(self) -> list[Announcement]:
         """What was announced since the last call."""
-        announcements = [decode(payload) for payload in self.payloads if payload[:1] == b"C"]
+        announcements = [decode_announcement(payload) for payload in self.payloads if payload[:1] == b"C"]
         self.payloads.clear()
         return announcements
 
@@ -80,7 +80,7 @@ class House:
         words = []
         for announcement in self.told():
             for entry in announcement.entries:
-                if announcement.kind is Kind.REMIND:
+                if announcement.kind is AnnouncementKind.REMIND:
                     words.append(f"remind {entry.id} +{(announcement.remind_at_us - NOW_US) / 1e6:g}")
                 elif entry.packed is None:
                     words.append(f"{announcement.reason.word} {entry.id}")

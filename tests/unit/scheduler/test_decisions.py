@@ -9,7 +9,7 @@ import pytest
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
 from gregor.core.notify.intents import FRAME, Intent
-from gregor.core.notify.ledger import Story
+from gregor.core.notify.ledger import DeliveryHistory
 from gregor.reference.store import MemoryQueueWriter
 from gregor.store.contract.devices import DeviceSession, Registration
 from gregor.store.contract.store import Unavailable
@@ -39,7 +39,7 @@ async def noted(house: House, item: str = "a") -> dict[str, tuple[str, str | Non
     return {
         f"{each.intent.kind.value} {each.intent.n} {each.intent.device or each.intent.channel}": (
             each.state.word,
-            each.story.reason,
+            each.history.reason,
         )
         for each in found
     }
@@ -64,7 +64,7 @@ async def test_what_goes_out_is_planned_and_what_does_not_says_why(house: House)
         "item 0 email": ("cancelled", "present"),
     }
     [phone] = [each for each in await house.store.ledger.of_item("alice", "a") if each.intent.device == "phone"]
-    assert phone.story == Story(NOW_US + 10 * SECOND_US, 1, "present")
+    assert phone.history == DeliveryHistory(NOW_US + 10 * SECOND_US, 1, "present")
 
 
 async def test_a_device_that_showed_it_or_dismissed_its_copy_says_so(house: House) -> None:
@@ -109,7 +109,7 @@ async def test_a_reminder_that_fired_is_noted_with_its_moment_and_its_cause_thou
     fired = await house.store.ledger.of_item("alice", "a")
 
     assert [(each.intent.channel, each.intent.n) for each in fired] == [(FRAME, 0), (FRAME, 1)]
-    assert [(each.story.planned_us - NOW_US, each.story.seq) for each in fired] == [
+    assert [(each.history.planned_us - NOW_US, each.history.seq) for each in fired] == [
         (20 * SECOND_US, 2),
         (30 * SECOND_US, 3),
     ]

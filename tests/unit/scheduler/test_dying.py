@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gregor.core.messages.delayed import Delayed
+from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.model import Sender
 from gregor.store.contract.devices import Registration
 from gregor_scheduler.allowance import Allowance
@@ -84,7 +84,7 @@ async def much_to_do() -> House:
     await house.create("b", category="told", remind_at=["+5"], expires="+15")
     await house.create("c", "d", "e", category="fold")
     await house.create("f", remind_at=["+1", "+2", "+3"])
-    later = Delayed(message({"late": item()}, message_id="m"), Sender())
+    later = DelayedMessage(message({"late": item()}, message_id="m"), Sender())
     await house.store.agenda.delay("alice", "m", later.encode(), now_us(house) + SECOND_US)
     house.told()
     house.clock.advance(35)

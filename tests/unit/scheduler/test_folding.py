@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gregor.aggregators import comments_by_thread
-from gregor.core.messages.model import Reason, Sender
+from gregor.core.messages.model import RemovalReason, Sender
 from gregor.core.notify.aggregation import is_summary, summary_id
 from gregor.store.contract.agenda import WorkKind
 from gregor.store.contract.devices import Registration
@@ -313,7 +313,7 @@ async def test_a_fold_holds_only_if_every_item_is_there_as_planned(ids: str, sen
     await folding
 
     assert planned == ([ids, left] if left else [ids])
-    folds = [announcement for announcement in house.told() if announcement.reason is Reason.AGGREGATED]
+    folds = [announcement for announcement in house.told() if announcement.reason is RemovalReason.AGGREGATED]
     gone = {entry.id for fold in folds for entry in fold.entries if entry.packed is None}
     assert len(folds) == bool(left) and gone == set(left)
     if left:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import OVERDUE_US, Attempt, Claimed, State, Story
+from gregor.core.notify.ledger import OVERDUE_US, Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
 from gregor.store.contract.devices import Registration
 from gregor_scheduler.handlers.redelivery import GRACE_US
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
@@ -33,15 +33,15 @@ async def handed(house: House) -> Intent:
     return intent
 
 
-async def becomes(house: House, intent: Intent, state: State, after_us: int | None = None) -> None:
+async def becomes(house: House, intent: Intent, state: DeliveryState, after_us: int | None = None) -> None:
     """What a worker makes of it."""
     now_us = house.clock.now_us()
     claim = await house.store.ledger.claim(intent, "", now_us, now_us + 30 * SECOND_US)
-    assert isinstance(claim, Claimed)
-    if state is not State.CLAIMED:
+    assert isinstance(claim, Claim)
+    if state is not DeliveryState.CLAIMED:
         next_us = None if after_us is None else now_us + after_us
-        story = Story(intent.at_us, intent.seq, next_us=next_us, attempts=(Attempt(now_us, "200"),))
-        await house.store.ledger.record_outcome(claim.delivery, "", state, story)
+        history = DeliveryHistory(intent.at_us, intent.seq, next_us=next_us, attempts=(DeliveryAttempt(now_us, "200"),))
+        await house.store.ledger.record_outcome(claim.delivery, "", state, history)
 
 
 async def test_what_the_queue_lost_is_handed_over_again_as_it_was(house: House) -> None:
@@ -65,8 +65,10 @@ async def test_it_is_asked_the_less_often_the_longer_nothing_becomes_of_it(house
     assert hours == [1, 1, 1, 2, 4, 8, 16]
 
 
-@pytest.mark.parametrize("state", [State.SENT, State.CANCELLED, State.DEAD, State.UNKNOWN])
-async def test_of_what_is_over_nothing_is_asked(house: House, state: State) -> None:
+@pytest.mark.parametrize(
+    "state", [DeliveryState.SENT, DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.UNKNOWN]
+)
+async def test_of_what_is_over_nothing_is_asked(house: House, state: DeliveryState) -> None:
     await becomes(house, await handed(house), state)
 
     await house.pass_time(LOOK_S + 1, MINUTE_S)
@@ -75,8 +77,8 @@ async def test_of_what_is_over_nothing_is_asked(house: House, state: State) -> N
     assert await house.store.agenda.due_work("alice", house.clock.now_us() + DAY_US, 9) == []
 
 
-@pytest.mark.parametrize("state", [State.WAITING, State.RETRY, State.UNKNOWN])
-async def test_what_waits_for_its_time_is_late_only_after_it(house: House, state: State) -> None:
+@pytest.mark.parametrize("state", [DeliveryState.WAITING, DeliveryState.RETRY, DeliveryState.UNKNOWN])
+async def test_what_waits_for_its_time_is_late_only_after_it(house: House, state: DeliveryState) -> None:
     intent = await handed(house)
     await becomes(house, intent, state, HOUR_US)
 
@@ -90,7 +92,7 @@ async def test_what_waits_for_its_time_is_late_only_after_it(house: House, state
 async def test_what_somebody_died_over_is_late_after_its_lease(house: House) -> None:
     """The queue gives it to another; where the queue lost it, this does."""
     intent = await handed(house)
-    await becomes(house, intent, State.CLAIMED)
+    await becomes(house, intent, DeliveryState.CLAIMED)
 
     await house.pass_time(LOOK_S + 1, MINUTE_S)
 
@@ -113,7 +115,7 @@ PUSH = "item a apns phone"
 async def dead(house: House) -> Intent:
     """Handed over, and given up."""
     intent = await handed(house)
-    await becomes(house, intent, State.DEAD)
+    await becomes(house, intent, DeliveryState.DEAD)
     return intent
 
 
@@ -149,7 +151,7 @@ async def test_a_replay_that_waits_for_its_next_attempt_is_not_hurried(house: Ho
     await house.pass_time(1)
     house.handed()
 
-    await becomes(house, intent, State.RETRY, HOUR_US)
+    await becomes(house, intent, DeliveryState.RETRY, HOUR_US)
     await house.pass_time(LOOK_S + MINUTE_S, MINUTE_S)
 
     assert house.handed() == []
@@ -161,9 +163,9 @@ async def test_what_is_to_wait_no_longer_is_handed_over_within_a_second_and_not_
     intent = await handed(house)
     now_us = house.clock.now_us()
     claim = await house.store.ledger.claim(intent, "", now_us, now_us + 30 * SECOND_US)
-    assert isinstance(claim, Claimed)
-    story = claim.delivery.story.waiting("quiet_hours", now_us, now_us + 6 * HOUR_US)
-    await house.store.ledger.record_outcome(claim.delivery, "", State.WAITING, story, counts=False)
+    assert isinstance(claim, Claim)
+    history = claim.delivery.history.waiting("quiet_hours", now_us, now_us + 6 * HOUR_US)
+    await house.store.ledger.record_outcome(claim.delivery, "", DeliveryState.WAITING, history, counts=False)
     await house.pass_time(HOUR_US / SECOND_US, MINUTE_S)
     assert house.handed() == []
 

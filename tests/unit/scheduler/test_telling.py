@@ -9,8 +9,8 @@ from typing import Any
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import Attempt, Claimed, State, Story
-from gregor.core.notify.webhook_events import Webhook, addressee
+from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
+from gregor.core.notify.webhook_events import Webhook, webhook_and_call_id
 from gregor.reference.store import MemoryQueueWriter
 from tests.support.builders import NOW_US, item, message
 from tests.unit.scheduler.conftest import House, build
@@ -33,7 +33,7 @@ async def with_webhooks(*webhooks: Webhook, **built: Any) -> House:
 def events(house: House) -> list[dict[str, Any]]:
     """What was handed over for webhooks since the last call, without what is told of it elsewhere."""
     found = [
-        {"to": addressee(intent)[0], "type": body["type"], **body["data"]}
+        {"to": webhook_and_call_id(intent)[0], "type": body["type"], **body["data"]}
         for intent in house.deliveries.intents
         if intent.channel == "webhook"
         for body in [json.loads(intent.event)]
@@ -144,14 +144,16 @@ async def test_a_scheduler_that_dies_after_it_handed_over_leaves_the_same_event_
 PUSH = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=1, at_us=NOW_US)
 
 
-async def settle(house: House, intent: Intent, state: State, reason: str | None = None) -> None:
+async def settle(house: House, intent: Intent, state: DeliveryState, reason: str | None = None) -> None:
     """What the delivery service does with one attempt."""
     ledger, now_us = house.store.ledger, house.clock.now_us()
-    await ledger.plan([intent], State.PLANNED, None, now_us)
+    await ledger.plan([intent], DeliveryState.PLANNED, None, now_us)
     claim = await ledger.claim(intent, "", now_us, now_us + 1)
-    assert isinstance(claim, Claimed)
-    attempts = (*claim.delivery.story.attempts, Attempt(now_us, "200"))
-    await ledger.record_outcome(claim.delivery, "", state, Story(now_us, intent.seq, reason, attempts=attempts))
+    assert isinstance(claim, Claim)
+    attempts = (*claim.delivery.history.attempts, DeliveryAttempt(now_us, "200"))
+    await ledger.record_outcome(
+        claim.delivery, "", state, DeliveryHistory(now_us, intent.seq, reason, attempts=attempts)
+    )
 
 
 async def with_deliveries(*webhooks: Webhook) -> House:
@@ -166,8 +168,8 @@ async def test_what_was_sent_and_what_is_dead_is_told_with_its_category() -> Non
     house = await with_deliveries(replace(ALL, prefixes=("news",)), replace(ALL, id="wh_mail", prefixes=("mail",)))
     await house.create("a")
 
-    await settle(house, PUSH, State.SENT)
-    await settle(house, replace(PUSH, device="tablet"), State.DEAD, "device_gone")
+    await settle(house, PUSH, DeliveryState.SENT)
+    await settle(house, replace(PUSH, device="tablet"), DeliveryState.DEAD, "device_gone")
     await house.drain.run_due()
 
     found = events(house)
@@ -188,12 +190,12 @@ async def test_what_was_sent_and_what_is_dead_is_told_with_its_category() -> Non
 async def test_one_that_dies_again_after_a_replay_is_told_again() -> None:
     house = await with_deliveries(ALL)
     await house.create("a")
-    await settle(house, PUSH, State.DEAD, "budget")
+    await settle(house, PUSH, DeliveryState.DEAD, "budget")
     await house.drain.run_due()
     first = list(house.deliveries.intents)
-    await house.store.ledger.move(PUSH, (State.DEAD,), State.PLANNED)
+    await house.store.ledger.move(PUSH, (DeliveryState.DEAD,), DeliveryState.PLANNED)
 
-    await settle(house, PUSH, State.DEAD, "budget")
+    await settle(house, PUSH, DeliveryState.DEAD, "budget")
     await house.drain.run_due()
 
     again = house.deliveries.intents[len(first) :]
@@ -203,8 +205,8 @@ async def test_one_that_dies_again_after_a_replay_is_told_again() -> None:
 
 async def test_one_that_was_taken_up_again_before_it_is_told_is_not() -> None:
     house = await with_deliveries(ALL)
-    await settle(house, PUSH, State.DEAD, "budget")
-    await house.store.ledger.move(PUSH, (State.DEAD,), State.PLANNED)
+    await settle(house, PUSH, DeliveryState.DEAD, "budget")
+    await house.store.ledger.move(PUSH, (DeliveryState.DEAD,), DeliveryState.PLANNED)
 
     await house.drain.run_due()
 
@@ -213,8 +215,8 @@ async def test_one_that_was_taken_up_again_before_it_is_told_is_not() -> None:
 
 async def test_one_that_was_withdrawn_since_was_sent_all_the_same() -> None:
     house = await with_deliveries(ALL)
-    await settle(house, PUSH, State.SENT)
-    await house.store.ledger.move(PUSH, (State.SENT,), State.WITHDRAWN)
+    await settle(house, PUSH, DeliveryState.SENT)
+    await house.store.ledger.move(PUSH, (DeliveryState.SENT,), DeliveryState.WITHDRAWN)
 
     await house.drain.run_due()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gregor.core.limits import SECOND_US
-from gregor.core.messages.delayed import Delayed
+from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.model import Sender
 from gregor_scheduler.allowance import Allowance
 from gregor_scheduler.handlers.dispatch import Acts
@@ -131,7 +131,7 @@ async def test_a_claim_that_died_is_served_when_its_lease_is_over(house: House) 
 
 
 async def delay(house: House, document: Document, seconds: float, sender: Sender | None = None) -> None:
-    kept = Delayed(document, sender or Sender())
+    kept = DelayedMessage(document, sender or Sender())
     await house.store.agenda.delay("alice", document["id"], kept.encode(), NOW_US + round(seconds * SECOND_US))
 
 

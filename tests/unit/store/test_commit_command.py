@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gregor.core.messages.model import Commit, Reason, Sender, Timer, TimerKind
+from gregor.core.messages.model import Commit, ItemTimer, ItemTimerKind, RemovalReason, Sender
 from gregor.redis.connection import pack_script
 from gregor.store.redis import scripts
 from gregor.store.redis.keys import Keys
@@ -23,7 +23,7 @@ CALLS = CommitCalls(OF_ALL, LIMITS, allow_oom=True, general=False)
 KEYS = OF_ALL.of_user("alice")
 GROW = scripts.load(*scripts.COMMIT)
 SHRINK = scripts.load(*scripts.COMMIT, flags="allow-oom")
-TIMER = Timer(TimerKind.PUSH, NOW_US + 1)
+TIMER = ItemTimer(ItemTimerKind.PUSH, NOW_US + 1)
 
 
 def packed(commit: Commit, names: tuple[str, ...], options: int = 0, script: Any = GROW) -> tuple[Any, bytes]:
@@ -54,10 +54,10 @@ FEW, SOME, ALL = KEYS.commit.timed_creation, KEYS.commit.dismissal, KEYS.commit.
         (planned(a_message({"a": an_item()}, ["x"])), ALL, GROW),
         (planned(a_message({"a": an_item()}, intervals=[interval("news")])), ALL, GROW),
         (planned(a_message({"a": an_item()}, message_id="m")), ALL, GROW),
-        (replace(BARE, is_followed=True), KEYS.commit.creation, GROW),
-        (replace(BARE, is_guarded=True), KEYS.commit.creation, GROW),
+        (replace(BARE, has_follow_up=True), KEYS.commit.creation, GROW),
+        (replace(BARE, is_conditional=True), KEYS.commit.creation, GROW),
         (replace(BARE, is_watched=True), KEYS.commit.creation, GROW),
-        (replace(BARE, reason=Reason.AGGREGATED), KEYS.commit.creation, GROW),
+        (replace(BARE, reason=RemovalReason.AGGREGATED), KEYS.commit.creation, GROW),
         (dismissing("a"), SOME, SHRINK),
         (dismissing("a", "b"), ALL, SHRINK),
         (dismissing("a", sender=Sender("phone", ("news",))), ALL, SHRINK),

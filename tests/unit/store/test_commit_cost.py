@@ -7,11 +7,11 @@ import re
 import pytest
 from msgspec.structs import replace
 
-from gregor.core.messages.model import Commit, Timer, TimerKind
+from gregor.core.messages.model import Commit, ItemTimer, ItemTimerKind
 from tests.support.builders import NOW, NOW_US, SECOND_US, creating, dismissing, interval, sweeping
 from tests.unit.store.grounds import Ground, store_on
 
-TIMERS = (Timer(TimerKind.PUSH, NOW_US + SECOND_US), Timer(TimerKind.MAIL, NOW_US + SECOND_US))
+TIMERS = (ItemTimer(ItemTimerKind.PUSH, NOW_US + SECOND_US), ItemTimer(ItemTimerKind.MAIL, NOW_US + SECOND_US))
 TIMED = creating("t")
 TIMED = replace(TIMED, creations=(replace(TIMED.creations[0], timers=TIMERS),))
 

@@ -13,7 +13,7 @@ from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.notify.contact import parse_contact, parse_preferences
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import Attempt, Claimed, State, Story
+from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
 from gregor.store.contract.devices import Registration
 from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from gregor.store.redis.store import RedisStore
@@ -37,17 +37,17 @@ async def live_much(store: RedisStore, uid: str) -> None:
     await store.agenda.delay(uid, "later", b"{}", NOW_US + SECOND_US)
     await store.contacts.put_contact(uid, parse_contact({"email": f"{uid}@example.com"}))
     await store.contacts.put_preferences(uid, parse_preferences({"*": {"push": False}}))
-    ends = {"phone": State.DEAD, "tv": State.SENT, "tablet": State.RETRY}
+    ends = {"phone": DeliveryState.DEAD, "tv": DeliveryState.SENT, "tablet": DeliveryState.RETRY}
     for device, state in ends.items():
         intent = replace(PHONE, uid=uid, device=device)
-        await ledger.plan([intent], State.PLANNED, None, NOW_US)
+        await ledger.plan([intent], DeliveryState.PLANNED, None, NOW_US)
         claim = await ledger.claim(intent, f"{device}/place", NOW_US, NOW_US + SECOND_US)
-        assert isinstance(claim, Claimed)
-        story = Story(NOW_US, attempts=(Attempt(NOW_US, "400"),), since_us=NOW_US)
+        assert isinstance(claim, Claim)
+        history = DeliveryHistory(NOW_US, attempts=(DeliveryAttempt(NOW_US, "400"),), since_us=NOW_US)
         if device != "tablet":
-            await ledger.record_outcome(claim.delivery, f"{device}/place", state, story)
-    await ledger.plan([replace(PHONE, uid=uid, kind=IntentKind.WITHDRAW)], State.PLANNED, None, NOW_US)
-    await ledger.plan([replace(PHONE, uid=uid, item="c")], State.CANCELLED, "present", NOW_US)
+            await ledger.record_outcome(claim.delivery, f"{device}/place", state, history)
+    await ledger.plan([replace(PHONE, uid=uid, kind=IntentKind.WITHDRAW)], DeliveryState.PLANNED, None, NOW_US)
+    await ledger.plan([replace(PHONE, uid=uid, item="c")], DeliveryState.CANCELLED, "present", NOW_US)
 
 
 async def trace(ground: Ground, uid: str) -> set[str]:
@@ -136,7 +136,7 @@ async def test_who_comes_anew_while_it_is_forgotten_keeps_its_timers_and_deliver
 
     async def come_anew() -> None:
         await store.users.commit("alice", creating("anew", remind_at=["+1"]))
-        assert await store.ledger.plan([anew], State.PLANNED, None, NOW_US) == [anew]
+        assert await store.ledger.plan([anew], DeliveryState.PLANNED, None, NOW_US) == [anew]
 
     late: Any = Meanwhile(ground.connection, step, come_anew)
     await RedisUserDeletion(late, ground.keys, allow_oom=ground.allow_oom).forget("alice", NOW_US)

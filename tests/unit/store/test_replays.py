@@ -9,7 +9,7 @@ import msgspec
 
 from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import Attempt, Claimed, State
+from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryState
 from gregor.store.redis.delivery.dead_letters import RedisDeadLetters
 from gregor.store.redis.store import RedisStore
 from tests.support.builders import SECOND_US, creating
@@ -37,15 +37,17 @@ class Between:
 async def die(store: RedisStore, status: str) -> None:
     """One more attempt, the last."""
     claim = await store.ledger.claim(PHONE, "", NOW_US, NOW_US + SECOND_US)
-    assert isinstance(claim, Claimed)
-    story = msgspec.structs.replace(claim.delivery.story.attempted(Attempt(NOW_US, status)), since_us=NOW_US)
-    await store.ledger.record_outcome(claim.delivery, "", State.DEAD, story)
+    assert isinstance(claim, Claim)
+    history = msgspec.structs.replace(
+        claim.delivery.history.attempted(DeliveryAttempt(NOW_US, status)), since_us=NOW_US
+    )
+    await store.ledger.record_outcome(claim.delivery, "", DeliveryState.DEAD, history)
 
 
 async def test_of_what_was_replayed_and_died_again_meanwhile_no_attempt_is_lost(ground: Ground) -> None:
     store = store_on(ground)
     await store.users.commit("alice", creating("a"))
-    await store.ledger.plan([PHONE], State.PLANNED, None, NOW_US)
+    await store.ledger.plan([PHONE], DeliveryState.PLANNED, None, NOW_US)
     await die(store, "400")
 
     async def another() -> None:
@@ -56,5 +58,5 @@ async def test_of_what_was_replayed_and_died_again_meanwhile_no_attempt_is_lost(
     assert not await RedisDeadLetters(late, ground.keys, Limits(), allow_oom=ground.allow_oom).replay(PHONE, NOW_US + 2)
 
     [letter] = (await store.dead_letters.page(None, 9, None, NOW_US)).letters
-    assert [each.status for each in letter.story.attempts] == ["400", "413"]
+    assert [each.status for each in letter.history.attempts] == ["400", "413"]
     assert await store.dead_letters.replay(PHONE, NOW_US + 3)

@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from gregor.core.items.sync import cursor_for
-from gregor.core.messages.model import Flush, Message
+from gregor.core.messages.model import Message, UserReset
 from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
 from gregor_ingest.request import read_model
 from gregor_ingest.responses import body_of, documented, json_response
@@ -30,7 +30,7 @@ _BODY: Final = ("malformed_json", "message_too_large", "unsupported_media_type")
 async def reset_user(uid: str, request: Request, context: Context, actor: CurrentActor) -> Response:
     """Every device gets a full copy soon. Items, dismissals and history stay; seq goes on."""
     await read_model(request, context, EmptyBody, empty={})
-    message = with_idempotency_key(Message(Flush()), request.scope["gregor.headers"])
+    message = with_idempotency_key(Message(UserReset()), request.scope["gregor.headers"])
     sender, view = authorize_message(message, actor)
     receipt = await context.submitter.commit(uid, context.submitter.plan(message, sender))
     return json_response({"cursor": str(cursor_for(receipt.epoch, view, receipt.seq))})

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from gregor.core.errors import FieldError, Problem, at
+from gregor.core.errors import FieldError, Problem, field_problem
 from gregor.core.ids import is_dotted
-from gregor.core.json_text import canonical, escape
+from gregor.core.json_text import canonical_json, escape_pointer
 from gregor.registries.categories import CategoryEditor
 from gregor.registries.category_files import read_checked
 from gregor.rendering.renderer import Renderer, TemplateItem
@@ -144,7 +144,7 @@ async def put_category(name: str, request: Request, context: Context, dry_run: D
         else:
             await editor.put(category, entry, context.clock.now_us())
     except Problem as problem:
-        raise _moved(problem, "/" + escape(category), "") from None
+        raise _moved(problem, "/" + escape_pointer(category), "") from None
     await context.categories.refresh()
     return json_response(entry)
 
@@ -190,7 +190,7 @@ async def preview(name: str, request: Request, context: Context) -> Response:
     )
     is_summary = policy.aggregate is not None and item.summary is not None
     if policy.body_schema is not None and not is_summary:
-        faults = policy.body_schema.faults(canonical(asked.body), "/body")
+        faults = policy.body_schema.errors(canonical_json(asked.body), "/body")
     renderer = Renderer(entries, lambda _, field, reason: faults.append(FieldError(f"/{field}", reason)))
     rendered, mail = renderer.rendered(item, asked.locale), renderer.mail(item, asked.locale)
     if faults:
@@ -221,7 +221,7 @@ def _set_of(document: Any) -> tuple[Any, str]:
     if isinstance(document, dict) and "categories" in document and document.keys() <= {"categories", "version"}:
         return document["categories"], "/categories"
     if not isinstance(document, dict) or not document:
-        raise at("schema", "", 'A whole set is {"categories": {…}}, with an entry for each name.')
+        raise field_problem("schema", "", 'A whole set is {"categories": {…}}, with an entry for each name.')
     return document, ""
 
 

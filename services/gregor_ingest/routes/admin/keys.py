@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import Problem
-from gregor.core.times import seconds
+from gregor.core.times import format_time
 from gregor.store.contract.access import ServiceKey
 from gregor_ingest.guarded_route import Context, GuardedRoute
 from gregor_ingest.request import read_model
@@ -110,6 +110,6 @@ def _shown(key: ServiceKey) -> dict[str, Any]:
         "scopes": sorted(key.scopes),
         "prefixes": key.prefixes,
         "rate": key.rate,
-        "created": msgspec.Raw(seconds(key.created_us)),
+        "created": msgspec.Raw(format_time(key.created_us)),
     }
     return shown if key.name is None else {**shown, "name": key.name}

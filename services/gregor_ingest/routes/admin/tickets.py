@@ -7,9 +7,9 @@ from typing import Final
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from gregor.core.errors import Problem, at
-from gregor.core.ids import BACKEND, intersect, normal_prefixes
-from gregor.core.times import seconds
+from gregor.core.errors import Problem, field_problem
+from gregor.core.ids import BACKEND, intersect, normalize_prefixes
+from gregor.core.times import format_time
 from gregor.store.contract.access import Ticket
 from gregor_ingest.auth import Actor
 from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute, prefixes_of
@@ -39,7 +39,7 @@ async def create_ticket(request: Request, context: Context, actor: CurrentActor)
     now_us = context.clock.now_us()
     ticket = _observing(asked, actor) if actor.caller is None else _own(asked, actor)
     text = await context.store.access.create_ticket(ticket, now_us, LIVES_US)
-    expires = msgspec.Raw(seconds(now_us + LIVES_US))
+    expires = msgspec.Raw(format_time(now_us + LIVES_US))
     return json_response({"ticket": text, "expires": expires}, 201, {"Cache-Control": "no-store"})
 
 
@@ -53,10 +53,10 @@ def _own(asked: CreateTicket, actor: Actor) -> Ticket:
     claims = {
         "exp": caller.exp_us / 1_000_000,
         "iat": caller.iat_us / 1_000_000,
-        "cats": caller.cats,
+        "cats": caller.category_filter,
         "systems": caller.systems,
     }
-    view = intersect(caller.cats, prefixes_of(asked.category_prefix))
+    view = intersect(caller.category_filter, prefixes_of(asked.category_prefix))
     return Ticket(caller.uid, caller.device, False, view, systems, claims)
 
 
@@ -64,12 +64,12 @@ def _observing(asked: CreateTicket, actor: Actor) -> Ticket:
     if not asked.observe:
         raise Problem("forbidden", "A service key gets observing tickets only: set observe.")
     if asked.uid is None:
-        raise at("missing_field", "/uid", "Name the user to observe.")
+        raise field_problem("missing_field", "/uid", "Name the user to observe.")
     key_id = actor.key.id if actor.key is not None else None
-    claims = {"key": key_id, "secret": actor.secret_mark, "cats": actor.cats}
-    view = intersect(actor.cats, prefixes_of(asked.category_prefix))
+    claims = {"key": key_id, "secret": actor.secret_mark, "cats": actor.category_filter}
+    view = intersect(actor.category_filter, prefixes_of(asked.category_prefix))
     return Ticket(asked.uid, asked.device or BACKEND, True, view, _systems(asked), claims)
 
 
 def _systems(asked: CreateTicket) -> tuple[str, ...] | None:
-    return None if asked.systems is None else normal_prefixes(asked.systems)
+    return None if asked.systems is None else normalize_prefixes(asked.systems)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import Problem
-from gregor.core.ids import normal_prefix
+from gregor.core.ids import normalize_prefix
 from gregor.core.notify.contact import (
     NO_CONTACT,
     QUIET_HOURS,
@@ -141,7 +141,7 @@ async def get_preferences(uid: str, context: Context) -> Response:
 
 def _as_named_in(patch: dict[str, Any], kept: Preferences) -> dict[str, Any]:
     """The preferences, each prefix as a patch names it: `user.` is `user`, and faults are told where they stand."""
-    named = {normal_prefix(name): name for name in patch}
+    named = {normalize_prefix(name): name for name in patch}
     return {named.get(prefix, prefix): said for prefix, said in preferences_document(kept).items()}
 
 

@@ -10,8 +10,14 @@ from fastapi import APIRouter, Query, Request, Response
 
 from gregor.core.errors import Problem
 from gregor.core.notify.intents import CHANNELS
-from gregor.core.notify.ledger import DeliveryRecord, intent_at, intent_of, name_of, path_of
-from gregor.core.times import parse_time, seconds
+from gregor.core.notify.ledger import (
+    DeliveryRecord,
+    decode_delivery_id,
+    delivery_path,
+    encode_delivery_id,
+    parse_delivery_path,
+)
+from gregor.core.times import format_time, parse_time
 from gregor.store.contract.dead_letters import Place
 from gregor_ingest.guarded_route import Context, GuardedRoute
 from gregor_ingest.responses import documented, json_response
@@ -85,7 +91,7 @@ async def purge_dead_letters(
 )
 async def replay_dead_letter(delivery: str, context: Context) -> Response:
     """It is looked at like any other, and may be cancelled by that; it is tried for a day anew."""
-    intent = intent_of(delivery)
+    intent = decode_delivery_id(delivery)
     if intent is None or not await context.store.dead_letters.replay(intent, context.clock.now_us()):
         raise Problem("not_found", "There is no such dead letter: it was sent again or purged, or never was one.")
     return json_response({"id": delivery}, 202)
@@ -101,14 +107,14 @@ async def replay_dead_letter(delivery: str, context: Context) -> Response:
 )
 async def purge_dead_letter(delivery: str, context: Context) -> Response:
     """The deliveries of its user go on telling that it is dead."""
-    intent = intent_of(delivery)
+    intent = decode_delivery_id(delivery)
     if intent is not None:
         await context.store.dead_letters.drop(intent)
     return Response(status_code=204)
 
 
 def _shown(letter: DeliveryRecord) -> dict[str, Any]:
-    at = msgspec.Raw(seconds(letter.story.last_us))
+    at = msgspec.Raw(format_time(letter.history.last_us))
     return {"uid": letter.intent.uid, **shown(letter), "at": at}
 
 
@@ -123,10 +129,10 @@ def _place(text: str | None) -> Place | None:
     if text is None:
         return None
     time, _, name = text.partition("_")
-    intent = intent_of(name) if name else None
+    intent = decode_delivery_id(name) if name else None
     if name and intent is None:
         raise Problem("invalid", "The query parameter before is a time, or as a Link of an earlier page gave it.")
-    return _time(time), "" if intent is None else path_of(intent)
+    return _time(time), "" if intent is None else delivery_path(intent)
 
 
 def _time(text: str) -> int:
@@ -137,4 +143,4 @@ def _time(text: str) -> int:
 
 def _text(place: Place) -> str:
     at_us, path = place
-    return f"{seconds(at_us).decode()}_{name_of(intent_at(path))}"
+    return f"{format_time(at_us).decode()}_{encode_delivery_id(parse_delivery_path(path))}"

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Query, Response
 from gregor.core.errors import Problem
 from gregor.core.ids import is_name
 from gregor.core.notify.intents import CHANNELS, IntentKind
-from gregor.core.notify.ledger import Attempt, DeliveryRecord, name_of
-from gregor.core.notify.webhook_events import addressee
-from gregor.core.times import seconds
+from gregor.core.notify.ledger import DeliveryAttempt, DeliveryRecord, encode_delivery_id
+from gregor.core.notify.webhook_events import webhook_and_call_id
+from gregor.core.times import format_time
 from gregor_ingest.guarded_route import Context, GuardedRoute
 from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import DELIVERY
@@ -47,28 +47,28 @@ async def list_deliveries(
 
 def shown(delivery: DeliveryRecord) -> dict[str, Any]:
     """A delivery as it goes out."""
-    intent, story = delivery.intent, delivery.story
+    intent, history = delivery.intent, delivery.history
     entry = {
-        "id": name_of(intent),
+        "id": encode_delivery_id(intent),
         "item": intent.item,
         "intent": intent.kind.value,
         "channel": intent.channel,
         "device": intent.device or None,
         "state": delivery.state.word,
-        "reason": story.reason,
+        "reason": history.reason,
         "n": intent.n,
-        "next": None if story.next_us is None else msgspec.Raw(seconds(story.next_us)),
-        "attempts": [_attempt(each) for each in story.attempts],
+        "next": None if history.next_us is None else msgspec.Raw(format_time(history.next_us)),
+        "attempts": [_attempt(each) for each in history.attempts],
     }
     if intent.kind is IntentKind.EVENT:
-        webhook, call_id = addressee(intent)
+        webhook, call_id = webhook_and_call_id(intent)
         entry |= {"device": None, "webhook": webhook, "webhook_id": call_id}
     return entry
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
+def _attempt(attempt: DeliveryAttempt) -> dict[str, Any]:
     return {
-        "at": msgspec.Raw(seconds(attempt.at_us)),
+        "at": msgspec.Raw(format_time(attempt.at_us)),
         "status": attempt.status,
         "provider_id": attempt.provider_id,
         "detail": attempt.detail,

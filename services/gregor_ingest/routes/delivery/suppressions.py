@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from gregor.core.errors import Problem
 from gregor.core.notify.email_address import parse_mailbox
-from gregor.core.times import seconds
+from gregor.core.times import format_time
 from gregor.store.contract.suppressions import Suppression
 from gregor_ingest.guarded_route import Context, GuardedRoute
 from gregor_ingest.request import read_model
@@ -98,5 +98,5 @@ def _parse_before(text: str | None) -> tuple[int, str] | None:
 
 
 def _shown(suppression: Suppression) -> dict[str, Any]:
-    since = msgspec.Raw(seconds(suppression.since_us))
+    since = msgspec.Raw(format_time(suppression.since_us))
     return {"email": suppression.email, "reason": suppression.reason, "since": since}

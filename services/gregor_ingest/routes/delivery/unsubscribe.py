@@ -16,7 +16,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from gregor.auth.unsubscribe_links import link_keys
 from gregor.core.errors import Problem
-from gregor.core.notify.unsubscribe_token import EVERYTHING, MOST_CHARACTERS, parse_token
+from gregor.core.notify.unsubscribe_token import ALL_CATEGORIES, MAX_TOKEN_CHARACTERS, parse_token
 from gregor.rendering.translations import Translation, accepted_translation
 from gregor.web.request import headers_of, read_body
 from gregor_ingest.context import IngestContext
@@ -28,7 +28,7 @@ router: Final = APIRouter(route_class=OpenRoute, tags=["contact"])
 _PATH: Final = "/v1/unsubscribe/{token}"
 MOST_BYTES: Final = 1_024
 """Of the body of a POST; what it says does not matter."""
-TOKEN_SCHEMA: Final = {"type": "string", "maxLength": MOST_CHARACTERS, "pattern": "^[A-Za-z0-9_-]+$"}
+TOKEN_SCHEMA: Final = {"type": "string", "maxLength": MAX_TOKEN_CHARACTERS, "pattern": "^[A-Za-z0-9_-]+$"}
 _HEADERS: Final = {
     # A form may lead nowhere else, the page be in no frame, and the link, which is a key, be told to nobody.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
@@ -63,7 +63,7 @@ async def ask_unsubscribe(token: _Token, request: Request, context: Context) -> 
     if found is None:
         return _unknown(words)
     _, categories = found
-    kinds = "" if categories == (EVERYTHING,) else f'<p dir="ltr">{escape(", ".join(categories))}</p>\n'
+    kinds = "" if categories == (ALL_CATEGORIES,) else f'<p dir="ltr">{escape(", ".join(categories))}</p>\n'
     button = f'<form method="post"><button>{escape(words.unsubscribe)}</button></form>'
     return _page(words, words.ask, kinds + button)
 

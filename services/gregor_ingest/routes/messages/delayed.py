@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Response
 
 from gregor.core.errors import Problem
-from gregor.core.messages.delayed import decode_delayed
+from gregor.core.messages.delayed import decode_delayed_message
 from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
 from gregor_ingest.responses import documented
 
@@ -31,6 +31,10 @@ async def cancel(
     """Cancel a message sent with `not_before`. Once it is committed, or cancelled, there is none: 404."""
     agenda = context.store.agenda
     raw = await agenda.delayed(uid, message_id)
-    if raw is None or not decode_delayed(raw).is_within(actor.cats) or not await agenda.cancel_delayed(uid, message_id):
+    if (
+        raw is None
+        or not decode_delayed_message(raw).is_within(actor.category_filter)
+        or not await agenda.cancel_delayed(uid, message_id)
+    ):
         raise Problem("not_found", "No message waits under this id: it was committed, cancelled, or never sent.")
     return Response(status_code=204)

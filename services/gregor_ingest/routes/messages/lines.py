@@ -8,16 +8,16 @@ from typing import Any, Final
 
 import msgspec
 
-from gregor.core.errors import Problem, at
+from gregor.core.errors import Problem, field_problem
 from gregor.core.ids import is_name
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
 from gregor.core.limits import Limits
-from gregor.core.messages.delayed import Delayed
+from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.encode import encode_receipt
 from gregor.core.messages.model import Commit, Message, Receipt, Sender
 from gregor.core.messages.parse import parse_message
-from gregor.core.messages.parse_fast import read_plain
+from gregor.core.messages.parse_fast import parse_fast
 from gregor.store.contract.store import Unavailable
 from gregor.submission import Submitter
 from gregor.web.request import message_too_large
@@ -43,7 +43,7 @@ class BatchEntry(msgspec.Struct):
 
     line: int
     uid: str | None
-    work: Commit | Delayed | None = None
+    work: Commit | DelayedMessage | None = None
     view: View | None = None
     not_before_us: int | None = None
     result: Receipt | bytes | Problem | None = None
@@ -75,7 +75,7 @@ class LineReader:
     def read(self, number: int, raw: bytes) -> list[BatchEntry]:
         """Return the entries of a line: one for each uid, or a single one with an error if the line names no user."""
         if self._fast_role is not None and len(raw) <= self._limits.message_bytes:
-            plain = read_plain(raw, self._limits)
+            plain = parse_fast(raw, self._limits)
             if plain is not None and plain[0] is not None:
                 return self._plan(number, (plain[0],), plain[1], {}, *self._fast_role)
         return self._read_general(number, raw)
@@ -96,13 +96,13 @@ class LineReader:
     def _plan(
         self, number: int, uids: Sequence[str], message: Message, document: dict[str, Any], sender: Sender, view: View
     ) -> list[BatchEntry]:
-        work: Commit | Delayed
+        work: Commit | DelayedMessage
         try:
             work = self._submitter.plan(message, sender)
         except Problem as problem:
             return [BatchEntry(number, uid, result=problem) for uid in uids]
         if message.not_before_us is not None:
-            work = self._submitter.delayed(message, document, sender)
+            work = self._submitter.delay_message(message, document, sender)
         return [BatchEntry(number, uid, work, view, message.not_before_us) for uid in uids]
 
 
@@ -112,19 +112,21 @@ def _pop_uids(document: Any) -> list[str]:
         raise Problem("invalid", "A line must be an object.")
     uid, uids = document.pop("uid", None), document.pop("uids", None)
     if uid is not None and uids is not None:
-        raise at("invalid", "/uids", "A line has either uid or uids. Remove one of them.")
+        raise field_problem("invalid", "/uids", "A line has either uid or uids. Remove one of them.")
     if uids is None:
         if uid is None:
-            raise at("missing_field", "/uid", "A line needs a uid, or uids.")
+            raise field_problem("missing_field", "/uid", "A line needs a uid, or uids.")
         uids = [uid]
     elif not isinstance(uids, list) or not uids:
-        raise at("invalid", "/uids", "uids must be an array of at least one uid.")
+        raise field_problem("invalid", "/uids", "uids must be an array of at least one uid.")
     elif len(uids) > MAX_UIDS:
-        raise at("too_many", "/uids", f"A line may name at most {MAX_UIDS} users. Split it.")
+        raise field_problem("too_many", "/uids", f"A line may name at most {MAX_UIDS} users. Split it.")
     for index, name in enumerate(uids):
         if not is_name(name):
             pointer = "/uid" if uid is not None else f"/uids/{index}"
-            raise at("invalid_id", pointer, "A uid has 1 to 128 of A-Z a-z 0-9 . _ : @ -, the first a letter or digit.")
+            raise field_problem(
+                "invalid_id", pointer, "A uid has 1 to 128 of A-Z a-z 0-9 . _ : @ -, the first a letter or digit."
+            )
     return uids
 
 
@@ -152,7 +154,9 @@ async def submit_entries(
     granted, wait_s = await _take_as_many_as_possible(actor, len(pending), authorizer)
     for entry in pending[granted:]:
         entry.result = Problem("rate_limited", f"Too many messages; retry in {wait_s:.1f} s.", retry_after_s=wait_s)
-    await asyncio.gather(*[_delay(entry, submitter) for entry in pending[:granted] if isinstance(entry.work, Delayed)])
+    await asyncio.gather(
+        *[_delay(entry, submitter) for entry in pending[:granted] if isinstance(entry.work, DelayedMessage)]
+    )
     to_commit = [entry for entry in pending[:granted] if isinstance(entry.work, Commit)]
     commits = [(str(entry.uid), entry.work) for entry in to_commit if isinstance(entry.work, Commit)]
     try:
@@ -168,7 +172,7 @@ async def submit_entries(
 
 
 async def _delay(entry: BatchEntry, submitter: Submitter) -> None:
-    if not isinstance(entry.work, Delayed) or entry.uid is None or entry.not_before_us is None:
+    if not isinstance(entry.work, DelayedMessage) or entry.uid is None or entry.not_before_us is None:
         return
     try:
         entry.result = await submitter.delay(entry.uid, entry.work, entry.not_before_us)

@@ -16,9 +16,9 @@ from gregor.core.ids import is_name
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
 from gregor.core.limits import Limits
-from gregor.core.messages.model import Flush, Message, Sender
+from gregor.core.messages.model import Message, Sender, UserReset
 from gregor.core.messages.parse import parse_message
-from gregor.core.messages.parse_fast import read_plain
+from gregor.core.messages.parse_fast import parse_fast
 from gregor.web.request import JSON, media_type, message_too_large, read_body
 from gregor_ingest.auth import Actor, access_rule, check_rate
 from gregor_ingest.context import IngestContext
@@ -64,7 +64,7 @@ class SendMessage:
 
 def _parse(raw: bytes, limits: Limits) -> tuple[Mapping[str, Any], Message]:
     """Return the decoded document and its message. The fast parser gives no document: its messages need none."""
-    plain = read_plain(raw, limits)
+    plain = parse_fast(raw, limits)
     if plain is not None and plain[0] is None:  # a uid in the body is an unknown field here: the general parser says so
         return _NO_DOCUMENT, plain[1]
     document = decode_json(raw, limits, has_stand_ins=True)
@@ -94,5 +94,5 @@ def with_idempotency_key(message: Message, headers: Mapping[bytes, bytes]) -> Me
 
 def authorize_message(message: Message, actor: Actor) -> tuple[Sender, View]:
     """Return the sender of a message and the view of its receipt. Raises ``forbidden`` without the scope it needs."""
-    actor.require_scope("admin" if isinstance(message.content, Flush) else "ingest")
+    actor.require_scope("admin" if isinstance(message.content, UserReset) else "ingest")
     return actor.sender_and_view(message.device)

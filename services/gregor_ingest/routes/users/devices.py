@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import Problem
-from gregor.core.times import seconds
+from gregor.core.times import format_time
 from gregor.store.contract.devices import Presence, Registration
 from gregor.web.request import JSON
 from gregor_ingest.context import IngestContext
@@ -139,7 +139,7 @@ async def revoke_tokens(uid: str, request: Request, context: Context) -> Respons
     now_us = context.clock.now_us()
     before_us = now_us if asked.issued_before is None else asked.issued_before
     await context.store.devices.revoke(uid, asked.device, before_us, now_us)
-    return json_response({"device": asked.device, "issued_before": msgspec.Raw(seconds(before_us))})
+    return json_response({"device": asked.device, "issued_before": msgspec.Raw(format_time(before_us))})
 
 
 async def _register(uid: str, device: str, document: Any, context: IngestContext) -> Response:
@@ -156,5 +156,5 @@ async def _show(uid: str, device: str, context: IngestContext) -> Response:
 
 
 def _presence(presence: Presence) -> dict[str, Any]:
-    seen = None if presence.last_seen_us is None else msgspec.Raw(seconds(presence.last_seen_us))
+    seen = None if presence.last_seen_us is None else msgspec.Raw(format_time(presence.last_seen_us))
     return {"online": presence.online, "foreground": presence.foreground, "last_seen": seen}

@@ -19,7 +19,7 @@ from gregor.core.items import digest_lanes as lanes
 from gregor.core.items.digest import parse_digest
 from gregor.core.items.sync import Cursor, Delta, Full, HistoryEntry, StoredItem, cursor_for, parse_cursor
 from gregor.core.messages.encode import encode_history, encode_item, encode_state, encode_state_at, encode_sync
-from gregor.core.notify.timeline import timeline
+from gregor.core.notify.timeline import build_timeline
 from gregor.core.times import parse_time
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, CurrentView, GuardedRoute, RenderLocale
@@ -68,14 +68,14 @@ async def read_state(
     """All live items of the view. `ETag` and `If-None-Match` make an unchanged state cost nothing."""
     if category is not None and not is_dotted(category):
         raise Problem("invalid_id", "The query parameter category is no category.")
-    read = view if category is None else replace(view, cats=intersect(view.cats, (category,)))
+    read = view if category is None else replace(view, category_filter=intersect(view.category_filter, (category,)))
     now_us = context.clock.now_us()
     if at is not None:
         past = _exactly(await context.store.users.state_at(uid, read, _past_us(at, now_us, context), now_us), category)
         return json_response(encode_state_at(past, await _rendered(past.items, uid, render, context)), headers=_PRIVATE)
     full = _exactly(await context.store.users.state(uid, read, now_us), category)
     # No filter can be spelled so: a cursor of an exact category is void everywhere, as a delta of it cannot be told.
-    told = read if category is None else replace(read, cats=(f"={category}",))
+    told = read if category is None else replace(read, category_filter=(f"={category}",))
     # Words change with the policy alone, and with the language: a copy with words is another copy.
     words = "" if render is None else f".{context.categories.version}.{render}"
     etag = f'W/"{full.digest.hex()}{words}"'
@@ -131,7 +131,7 @@ async def read_item(uid: str, id: str, context: Context, view: CurrentView, rend
     told, shown = await asyncio.gather(
         context.store.ledger.of_item(uid, id), context.store.devices.acknowledgements(uid)
     )
-    events = timeline(entry, told, shown, view)
+    events = build_timeline(entry, told, shown, view)
     rendered = await _rendered(_whole([entry]), uid, render, context)
     return json_response(encode_item(entry, events, rendered), headers=_PRIVATE)
 

@@ -8,8 +8,8 @@ import typer
 
 from gregor.cli.errors import Failure
 from gregor.cli.target import Json, Key, Url, find_target
-from gregor.core.categories.parse import parse_entries
-from gregor.core.categories.policy import Entries, Policy
+from gregor.core.categories.parse import parse_categories
+from gregor.core.categories.policy import CategoryPolicies, CategoryPolicy
 from gregor.core.errors import FieldError, Problem
 from gregor.core.ids import is_dotted
 from gregor.registries.category_files import check_file, read_file, silent_reminders
@@ -177,14 +177,14 @@ def _counted(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def _read(answer: dict[str, Any]) -> Entries:
+def _read(answer: dict[str, Any]) -> CategoryPolicies:
     try:
-        return parse_entries(answer["categories"])
+        return parse_categories(answer["categories"])
     except Problem as problem:
         raise Failure(f"these entries are of a newer Gregor than this command: {problem.detail}") from None
 
 
-def _described(policy: Policy) -> dict[str, Any]:
+def _described(policy: CategoryPolicy) -> dict[str, Any]:
     """All fields of a policy as an entry would say them."""
     push, email, aggregate = policy.push, policy.email, policy.aggregate
     said: dict[str, Any] = {

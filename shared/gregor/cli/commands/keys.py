@@ -19,7 +19,7 @@ from gregor.cli.state_file import read_running
 from gregor.cli.target import Json, Key, Target, Url, find_target
 from gregor.clock import SystemClock
 from gregor.config.settings import load_settings
-from gregor.core.ids import normal_prefix
+from gregor.core.ids import normalize_prefix
 from gregor.store.contract.access import ServiceKey
 from gregor.store.contract.store import Store
 
@@ -53,7 +53,7 @@ def create(
     unknown = [text for text in scope if text not in SCOPES]
     if unknown:
         raise typer.BadParameter(f"{unknown[0]} is no scope; there are {', '.join(SCOPES)}", param_hint="--scope")
-    prefixes = [normal_prefix(text) for text in prefix or ()]
+    prefixes = [normalize_prefix(text) for text in prefix or ()]
     if None in prefixes:
         raise typer.BadParameter("a prefix is dotted segments, such as user.joined", param_hint="--prefix")
     given = {"scopes": scope, "prefixes": prefixes or None, "rate": rate, "name": name}

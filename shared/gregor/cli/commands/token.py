@@ -11,7 +11,7 @@ from gregor.cli.errors import Failure
 from gregor.cli.state_file import read_running
 from gregor.clock import SystemClock
 from gregor.config.settings import load_settings, parse_duration
-from gregor.core.ids import is_name, normal_prefix
+from gregor.core.ids import is_name, normalize_prefix
 
 token = typer.Typer(help="Device tokens, for development.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -37,7 +37,7 @@ def mint(
         if not is_name(name):
             raise typer.BadParameter("no name: letters, digits and ._:@-, up to 128", param_hint=option)
     for option, prefixes in (("--cat", cat), ("--system", system)):
-        if any(normal_prefix(prefix) is None for prefix in prefixes or ()):
+        if any(normalize_prefix(prefix) is None for prefix in prefixes or ()):
             raise typer.BadParameter("dotted segments are expected, such as user.joined", param_hint=option)
     try:
         lives_s = round(parse_duration(expires_in))
@@ -46,11 +46,15 @@ def mint(
     if lives_s > (most_s := load_settings(os.environ).token_max_age_s):
         words = f"over the {most_s / 86_400:g} days of GREGOR_TOKEN_MAX_AGE: nobody would accept it"
         raise typer.BadParameter(words, param_hint="--expires-in")
-    typer.echo(mint_token(user, device, lives_s, cats=cat, systems=system))
+    typer.echo(mint_token(user, device, lives_s, category_filter=cat, systems=system))
 
 
 def mint_token(
-    user: str, device: str, lives_s: int, cats: Sequence[str] | None = None, systems: Sequence[str] | None = None
+    user: str,
+    device: str,
+    lives_s: int,
+    category_filter: Sequence[str] | None = None,
+    systems: Sequence[str] | None = None,
 ) -> str:
     """A device token that the services of this environment, or of the running `gregor dev`, accept."""
     settings = load_settings(os.environ)
@@ -63,4 +67,6 @@ def mint_token(
     else:
         raise Failure("no secret to sign with: set GREGOR_TOKEN_SECRET, or start `gregor dev`")
     now_us = SystemClock(offset_s).now_us()
-    return signed_token(secret, user, device, lives_s, cats or None, systems or None, now_us=now_us, aud=aud, iss=iss)
+    return signed_token(
+        secret, user, device, lives_s, category_filter or None, systems or None, now_us=now_us, aud=aud, iss=iss
+    )

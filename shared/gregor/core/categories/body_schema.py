@@ -17,13 +17,13 @@ import msgspec
 from gregor.core.errors import FieldError
 from gregor.core.json_text import pointer_to
 
-MOST_PARTS: Final = 500
+MAX_SUBSCHEMAS: Final = 500
 """Schemas within a schema, each reference counted as what it leads to."""
-MOST_NESTED: Final = 64
+MAX_NESTED_SCHEMAS: Final = 64
 """Schemas within each other, references followed."""
-MOST_TOLD: Final = 10
+MAX_BODY_ERRORS: Final = 10
 """Faults of one body that are told."""
-MOST_LOOKS: Final = 2_000
+MAX_VALIDATION_STEPS: Final = 2_000
 """Parts of a schema times values of a body up to which all faults are looked for; past it only the first.
 
 Whether a body is good takes microseconds. But the library collects all faults before it gives one, and all within a
@@ -134,22 +134,22 @@ class BodySchema:
         except ValueError as error:
             raise SchemaError("", _sentence(str(error).partition("\n")[0])) from None
 
-    def faults(self, body: bytes, pointer: str) -> list[FieldError]:
+    def errors(self, body: bytes, pointer: str) -> list[FieldError]:
         """What is wrong with a body, given as JSON that was checked; pointers begin with ``pointer``, the body's."""
         value = _decode(body)
         if self._validator.is_valid(value):
             return []
         values = 1 + sum(map(body.count, (b",", b"[", b"{")))
-        is_small = values * self._parts <= MOST_LOOKS
+        is_small = values * self._parts <= MAX_VALIDATION_STEPS
         if self._has_choices and not is_small:
             return [FieldError(pointer, _TOO_LARGE)]
         found: list[FieldError] = []
         for error in self._validator.iter_errors(value) if is_small else self._first(value):
             path = pointer + pointer_to(error.instance_path)
             found += [FieldError(path + step, _sentence(error.message)) for step in _steps(error)]
-            if len(found) >= MOST_TOLD:
+            if len(found) >= MAX_BODY_ERRORS:
                 break
-        return found[:MOST_TOLD]
+        return found[:MAX_BODY_ERRORS]
 
     def _first(self, value: Any) -> Iterable[jsonschema_rs.ValidationError]:
         try:
@@ -200,9 +200,9 @@ class _Walk:
     def through(self, schema: Any, path: _Path, within: tuple[str, ...]) -> None:
         """Look at a schema and at all in it. ``within``: the definitions that it is in."""
         self.parts += 1
-        if self.parts > MOST_PARTS or self._depth > MOST_NESTED:
-            detail = f"The schema has over {MOST_PARTS} parts, or {MOST_NESTED} within each other, references followed."
-            raise SchemaError("", detail)
+        if self.parts > MAX_SUBSCHEMAS or self._depth > MAX_NESTED_SCHEMAS:
+            limits = f"{MAX_SUBSCHEMAS} subschemas, or {MAX_NESTED_SCHEMAS} levels of nesting"
+            raise SchemaError("", f"The schema has more than {limits}, references followed.")
         if not isinstance(schema, Mapping):
             return
         for keyword in schema:

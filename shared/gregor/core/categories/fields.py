@@ -11,182 +11,184 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from gregor.core.ids import is_dotted
-from gregor.core.json_text import canonical, escape
+from gregor.core.json_text import canonical_json, escape_pointer
 from gregor.core.limits import KIB, Limits
 from gregor.core.times import parse_duration
-from gregor.core.validation import Faults
+from gregor.core.validation import ValidationErrors
 
 from .body_schema import BodySchema, SchemaError
-from .policy import normal_locale
+from .policy import normalize_locale
 
-MOST_TEMPLATE: Final = 2_000
+MAX_TEMPLATE: Final = 2_000
 """Characters of a short template."""
-MOST_TEXT: Final = 8_000
+MAX_TEXT: Final = 8_000
 """Characters of a text."""
-MOST_HTML: Final = 64_000
+MAX_HTML: Final = 64_000
 """Characters of the HTML of a mail."""
-MOST_SCHEMA_BYTES: Final = 16 * KIB
+MAX_SCHEMA_BYTES: Final = 16 * KIB
 """Bytes of a schema as JSON."""
-MOST_SAMPLES: Final = 100
-MOST_REMINDERS: Final = Limits().reminders
-MOST_LOCALES: Final = 100
+MAX_SAMPLES: Final = 100
+MAX_REMINDERS: Final = Limits().reminders
+MAX_LOCALES: Final = 100
 
-BAD: Final = object()
+INVALID: Final = object()
 """What a reader gives for a value that it refused."""
 
 _LOCALE: Final = re.compile(r"[A-Za-z]{2,8}([_-][A-Za-z0-9]{1,8}){0,4}\Z")
 _DURATION: Final = 'A duration is a number with a unit, such as "90s", "15m", "12h", "30d" or "2w".'
 
-Reader = Callable[[Any, str, Faults], Any]
-Fields = Mapping[str, Reader]
+FieldReader = Callable[[Any, str, ValidationErrors], Any]
+Fields = Mapping[str, FieldReader]
 
 
-def read_table(table: Mapping[str, Any], fields: Fields, at: str, faults: Faults, category: str = "") -> dict[str, Any]:
+def read_table(
+    table: Mapping[str, Any], fields: Fields, at: str, errors: ValidationErrors, category: str = ""
+) -> dict[str, Any]:
     """The good fields of a table, parsed. ``category``: the name of the entry, where the table is one."""
     tables = [name for name in table if name not in fields and isinstance(table[name], Mapping) and category]
     for name in tables:
         whole = f"{category}.{name}"
         if is_dotted(whole):
-            detail = f'This field is not known here; for the category, write its name in quotes: ["{whole}"].'
-            faults.note("schema", f"{at}/{escape(name)}", detail)
-    faults.note_unknown({name: None for name in table if name not in tables}, fields, at)
-    read = {name: fields[name](table[name], f"{at}/{name}", faults) for name in table if _is_said(table, name, fields)}
-    return {name: value for name, value in read.items() if value is not BAD}
+            detail = f'Unknown field; for the category, write its name in quotes: ["{whole}"].'
+            errors.add("schema", f"{at}/{escape_pointer(name)}", detail)
+    errors.add_unknown_fields({name: None for name in table if name not in tables}, fields, at)
+    read = {name: fields[name](table[name], f"{at}/{name}", errors) for name in table if _is_said(table, name, fields)}
+    return {name: value for name, value in read.items() if value is not INVALID}
 
 
 def _is_said(table: Mapping[str, Any], name: str, fields: Fields) -> bool:
     return name in fields and table[name] is not None
 
 
-def _bad(faults: Faults, at: str, detail: str) -> object:
-    faults.note("schema", at, detail)
-    return BAD
+def _bad(errors: ValidationErrors, at: str, detail: str) -> object:
+    errors.add("schema", at, detail)
+    return INVALID
 
 
-def _text(most: int, *, is_file: bool = False) -> Reader:
-    def read(value: Any, at: str, faults: Faults) -> Any:
+def _text(most: int, *, is_file: bool = False) -> FieldReader:
+    def read(value: Any, at: str, errors: ValidationErrors) -> Any:
         if value is False:
             return False
         if not isinstance(value, str) or not value.strip():
-            return _bad(faults, at, "A text in quotes is expected here, or false to take away an inherited one.")
+            return _bad(errors, at, "A text in quotes is expected here, or false to take away an inherited one.")
         if value.startswith("file:"):
             said = "is put in place by `gregor categories apply`; through the API, send the HTML itself"
-            return _bad(faults, at, f"A file: {said}." if is_file else "Only the html of a mail can be a file.")
+            return _bad(errors, at, f"A file: {said}." if is_file else "Only the html of a mail can be a file.")
         if len(value) > most:
-            return _bad(faults, at, f"This has {len(value)} characters; at most {most} are taken here.")
+            return _bad(errors, at, f"This has {len(value)} characters; at most {most} are taken here.")
         return value
 
     return read
 
 
-def _flag(value: Any, at: str, faults: Faults) -> Any:
-    return value if isinstance(value, bool) else _bad(faults, at, "Write true or false, without quotes.")
+def _flag(value: Any, at: str, errors: ValidationErrors) -> Any:
+    return value if isinstance(value, bool) else _bad(errors, at, "Write true or false, without quotes.")
 
 
-def _duration(least_us: int = 0, *, is_removable: bool = False) -> Reader:
-    def read(value: Any, at: str, faults: Faults) -> Any:
+def _duration(least_us: int = 0, *, is_removable: bool = False) -> FieldReader:
+    def read(value: Any, at: str, errors: ValidationErrors) -> Any:
         if value is False and is_removable:
             return False
         us = parse_duration(value)
         if us is None:
-            return _bad(faults, at, _DURATION)
-        return us if us >= least_us else _bad(faults, at, f"This must be longer than nothing. {_DURATION}")
+            return _bad(errors, at, _DURATION)
+        return us if us >= least_us else _bad(errors, at, f"This must be longer than nothing. {_DURATION}")
 
     return read
 
 
-def _durations(value: Any, at: str, faults: Faults) -> Any:
+def _durations(value: Any, at: str, errors: ValidationErrors) -> Any:
     if value is False:
         return ()
     if not isinstance(value, list | tuple):
-        return _bad(faults, at, 'A list is expected here, of one duration or several: ["4d"].')
-    if len(value) > MOST_REMINDERS:
-        return _bad(faults, at, f"At most {MOST_REMINDERS} reminders are taken.")
-    read = [_duration(1)(each, f"{at}/{index}", faults) for index, each in enumerate(value)]
-    return BAD if BAD in read else tuple(sorted(set(read)))
+        return _bad(errors, at, 'A list is expected here, of one duration or several: ["4d"].')
+    if len(value) > MAX_REMINDERS:
+        return _bad(errors, at, f"At most {MAX_REMINDERS} reminders are taken.")
+    read = [_duration(1)(each, f"{at}/{index}", errors) for index, each in enumerate(value)]
+    return INVALID if INVALID in read else tuple(sorted(set(read)))
 
 
-def _count(least: int, most: int, *, is_removable: bool = False) -> Reader:
-    def read(value: Any, at: str, faults: Faults) -> Any:
+def _count(least: int, most: int, *, is_removable: bool = False) -> FieldReader:
+    def read(value: Any, at: str, errors: ValidationErrors) -> Any:
         if value is False and is_removable:
             return False
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            return _bad(faults, at, f"A whole number from {least} to {most} is expected here.")
+            return _bad(errors, at, f"A whole number from {least} to {most} is expected here.")
         return value
 
     return read
 
 
-def _unless(value: Any, at: str, faults: Faults) -> Any:
+def _unless(value: Any, at: str, errors: ValidationErrors) -> Any:
     if value not in ("foreground", "online", "acked"):
-        return _bad(faults, at, 'Write "foreground", "online" or "acked": what keeps the mail from being sent.')
+        return _bad(errors, at, 'Write "foreground", "online" or "acked": what keeps the mail from being sent.')
     return value
 
 
-def _table(fields: Fields, *, is_removable: bool = True) -> Reader:
-    def read(value: Any, at: str, faults: Faults) -> Any:
+def _table(fields: Fields, *, is_removable: bool = True) -> FieldReader:
+    def read(value: Any, at: str, errors: ValidationErrors) -> Any:
         if value is False and is_removable:
             return False
         name = at.rpartition("/")[2]
         if not isinstance(value, Mapping):
             removal = ", or false to take away an inherited one" if is_removable else ""
-            return _bad(faults, at, f"A table is expected here: {name} = {{ … }}{removal}.")
-        return read_table(value, fields, at, faults)
+            return _bad(errors, at, f"A table is expected here: {name} = {{ … }}{removal}.")
+        return read_table(value, fields, at, errors)
 
     return read
 
 
-def _schema(value: Any, at: str, faults: Faults) -> Any:
+def _schema(value: Any, at: str, errors: ValidationErrors) -> Any:
     if value is False:
         return False
     if not isinstance(value, Mapping):
-        return _bad(faults, at, 'A JSON Schema is expected here: body_schema = { type = "object", … }.')
+        return _bad(errors, at, 'A JSON Schema is expected here: body_schema = { type = "object", … }.')
     try:
-        size = len(canonical(value))
+        size = len(canonical_json(value))
     except (TypeError, ValueError):
-        return _bad(faults, at, "This holds a value that JSON has not, such as a date or an infinite number.")
-    if size > MOST_SCHEMA_BYTES:
-        return _bad(faults, at, f"The schema has {size} bytes as JSON; at most {MOST_SCHEMA_BYTES} are taken.")
+        return _bad(errors, at, "This holds a value that JSON has not, such as a date or an infinite number.")
+    if size > MAX_SCHEMA_BYTES:
+        return _bad(errors, at, f"The schema has {size} bytes as JSON; at most {MAX_SCHEMA_BYTES} are taken.")
     try:
         return BodySchema(value)
     except SchemaError as error:
-        return _bad(faults, at + error.pointer, error.detail)
+        return _bad(errors, at + error.pointer, error.detail)
 
 
-def _locales(value: Any, at: str, faults: Faults) -> Any:
+def _locales(value: Any, at: str, errors: ValidationErrors) -> Any:
     if not isinstance(value, Mapping):
-        return _bad(faults, at, 'A table of languages is expected here: locales.it.title = "…".')
+        return _bad(errors, at, 'A table of languages is expected here: locales.it.title = "…".')
     read: dict[str, Any] = {}
-    for tag, table in list(value.items())[:MOST_LOCALES]:
-        place = f"{at}/{escape(tag)}"
+    for tag, table in list(value.items())[:MAX_LOCALES]:
+        place = f"{at}/{escape_pointer(tag)}"
         if not _LOCALE.match(tag):
-            faults.note("schema", place, 'This is no language tag, such as "it" or "pt-BR".')
+            errors.add("schema", place, 'This is no language tag, such as "it" or "pt-BR".')
         elif not isinstance(table, Mapping):
-            faults.note("schema", place, f'A table of texts is expected here: locales.{tag}.title = "…".')
-        elif normal_locale(tag) in read:
-            faults.note("schema", place, f"{normal_locale(tag)} is named twice.")
+            errors.add("schema", place, f'A table of texts is expected here: locales.{tag}.title = "…".')
+        elif normalize_locale(tag) in read:
+            errors.add("schema", place, f"{normalize_locale(tag)} is named twice.")
         else:
-            read[normal_locale(tag)] = read_table(table, LOCALE, place, faults)
-    if len(value) > MOST_LOCALES:
-        faults.note("schema", at, f"At most {MOST_LOCALES} languages are taken.")
+            read[normalize_locale(tag)] = read_table(table, LOCALE_FIELDS, place, errors)
+    if len(value) > MAX_LOCALES:
+        errors.add("schema", at, f"At most {MAX_LOCALES} languages are taken.")
     return read
 
 
-_short: Final = _text(MOST_TEMPLATE)
-_html: Final = _text(MOST_HTML, is_file=True)
+_short: Final = _text(MAX_TEMPLATE)
+_html: Final = _text(MAX_HTML, is_file=True)
 
-LOCALE: Final[Fields] = {
+LOCALE_FIELDS: Final[Fields] = {
     "title": _short,
-    "text": _text(MOST_TEXT),
+    "text": _text(MAX_TEXT),
     "link": _short,
     "email": _table({"subject": _short, "html": _html}, is_removable=False),
     "aggregate": _table({"title": _short}, is_removable=False),
 }
 """What a language may say otherwise: the texts, at the places they have in the entry."""
 
-ENTRY: Final[Fields] = {
+CATEGORY_FIELDS: Final[Fields] = {
     "title": _short,
-    "text": _text(MOST_TEXT),
+    "text": _text(MAX_TEXT),
     "link": _short,
     "collapse": _short,
     "expires_after": _duration(1, is_removable=True),
@@ -197,7 +199,7 @@ ENTRY: Final[Fields] = {
     "email": _table({"after": _duration(), "unless": _unless, "subject": _short, "html": _html}),
     "urgent": _flag,
     "aggregate": _table(
-        {"window": _duration(1), "at_least": _count(2, 1_000), "title": _short, "keep": _count(1, MOST_SAMPLES)}
+        {"window": _duration(1), "at_least": _count(2, 1_000), "title": _short, "keep": _count(1, MAX_SAMPLES)}
     ),
     "body_schema": _schema,
     "locales": _locales,

@@ -14,14 +14,22 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from gregor.core.ids import covers, is_dotted, prefixes_of
-from gregor.core.json_text import escape
-from gregor.core.validation import Faults
+from gregor.core.json_text import escape_pointer
+from gregor.core.validation import ValidationErrors
 
-from .fields import ENTRY, read_table
-from .policy import EMAIL_SUBJECT, Aggregate, Email, Entries, Policy, Push, Texts
+from .fields import CATEGORY_FIELDS, read_table
+from .policy import (
+    DEFAULT_EMAIL_SUBJECT,
+    AggregationPolicy,
+    CategoryPolicies,
+    CategoryPolicy,
+    CategoryTexts,
+    EmailPolicy,
+    PushPolicy,
+)
 
-MOST_ENTRIES: Final = 1_000
-MOST_MISTAKES: Final = 100
+MAX_CATEGORIES: Final = 1_000
+MAX_CATEGORY_ERRORS: Final = 100
 """Mistakes told at once."""
 
 _TABLES: Final = ("push", "email", "aggregate")
@@ -30,40 +38,40 @@ _EXAMPLE: Final = '["invoice.due"]'
 _Parsed = dict[str, Any]
 
 
-def parse_entries(document: Any) -> Entries:
+def parse_categories(document: Any) -> CategoryPolicies:
     """The entries of ``document``: name to entry. Raises ``Problem`` ``schema`` with all mistakes, each with its mend.
 
     Templates are not compiled here: ``gregor.render`` does that.
     """
-    faults = Faults("schema", MOST_MISTAKES)
-    parsed = _read_all(document, faults)
+    errors = ValidationErrors("schema", MAX_CATEGORY_ERRORS)
+    parsed = _read_all(document, errors)
     merged: dict[str, _Parsed] = {}
     for name in sorted(parsed):
         above = next((merged[prefix] for prefix in reversed(prefixes_of(name)[:-1]) if prefix in merged), {})
         merged[name] = _inherit(above if name else {}, parsed[name])
-        _check_whole(name, parsed[name], above if name else {}, merged[name], faults)
-    _check_titles(parsed, merged, faults)
-    faults.check()
-    return Entries(document, {name: _policy(whole) for name, whole in merged.items()})
+        _check_whole(name, parsed[name], above if name else {}, merged[name], errors)
+    _check_titles(parsed, merged, errors)
+    errors.raise_if_any()
+    return CategoryPolicies(document, {name: _policy(whole) for name, whole in merged.items()})
 
 
-def _read_all(document: Any, faults: Faults) -> dict[str, _Parsed]:
+def _read_all(document: Any, errors: ValidationErrors) -> dict[str, _Parsed]:
     if not isinstance(document, Mapping):
-        faults.note("schema", "", f"Categories are a table of entries, such as {_EXAMPLE}.")
+        errors.add("schema", "", f"Categories are a table of entries, such as {_EXAMPLE}.")
         return {}
-    if len(document) > MOST_ENTRIES:
-        faults.note("schema", "", f"There are {len(document)} entries; at most {MOST_ENTRIES} are taken.")
+    if len(document) > MAX_CATEGORIES:
+        errors.add("schema", "", f"There are {len(document)} entries; at most {MAX_CATEGORIES} are taken.")
         return {}
     parsed = {}
     for name, entry in document.items():
-        at = "/" + escape(name)
+        at = "/" + escape_pointer(name)
         if not isinstance(entry, Mapping):
             detail = f"An entry is a table: put {_EXAMPLE}, the category in quotes, above its fields."
-            faults.note("schema", at, detail)
+            errors.add("schema", at, detail)
             continue
         if name and not is_dotted(name):
-            faults.note("schema", at, _bad_name(name))
-        parsed[name] = read_table(entry, ENTRY, at, faults, name)
+            errors.add("schema", at, _bad_name(name))
+        parsed[name] = read_table(entry, CATEGORY_FIELDS, at, errors, name)
     return parsed
 
 
@@ -107,36 +115,36 @@ def _texts_of(table: _Parsed) -> _Parsed:
     return texts
 
 
-def _check_whole(name: str, own: _Parsed, above: _Parsed, whole: _Parsed, faults: Faults) -> None:
+def _check_whole(name: str, own: _Parsed, above: _Parsed, whole: _Parsed, errors: ValidationErrors) -> None:
     """What an entry must say together with those above it."""
-    at = "/" + escape(name)
-    if isinstance(own.get("aggregate"), dict) and not faults.is_at(at + "/aggregate"):
+    at = "/" + escape_pointer(name)
+    if isinstance(own.get("aggregate"), dict) and not errors.has_error_at(at + "/aggregate"):
         missing = [field for field in ("window", "at_least") if field not in whole["aggregate"]]
         if missing:
             detail = f'{" and ".join(missing)} must be named: aggregate = {{ window = "10m", at_least = 3 }}.'
-            faults.note("schema", f"{at}/aggregate", detail)
+            errors.add("schema", f"{at}/aggregate", detail)
     if own.get("counts_in_badge") is True and above.get("counts_in_badge") is False:
         detail = "An entry above does not count in the badge, and clients are told so for all below it: count it there."
-        faults.note("schema", f"{at}/counts_in_badge", detail)
+        errors.add("schema", f"{at}/counts_in_badge", detail)
 
 
-def _check_titles(parsed: Mapping[str, _Parsed], merged: Mapping[str, _Parsed], faults: Faults) -> None:
+def _check_titles(parsed: Mapping[str, _Parsed], merged: Mapping[str, _Parsed], errors: ValidationErrors) -> None:
     """A channel needs words: a title of the entry, of one above, or of one below. Not asked of an entry with faults."""
     titled = [name for name, own in parsed.items() if own.get("title")]
     for name, own in parsed.items():
         has_title = merged[name].get("title") or any(covers(name, other) for other in titled)
-        if has_title or faults.is_at("/" + escape(name)):
+        if has_title or errors.has_error_at("/" + escape_pointer(name)):
             continue
         for channel in ("push", "email"):
             if isinstance(own.get(channel), dict):
                 detail = f'{channel} needs a title: give this category one, or one above or below it (title = "…").'
-                faults.note("schema", f"/{escape(name)}/{channel}", detail)
+                errors.add("schema", f"/{escape_pointer(name)}/{channel}", detail)
 
 
-def _policy(whole: _Parsed) -> Policy:
+def _policy(whole: _Parsed) -> CategoryPolicy:
     said: _Parsed = {name: value for name, value in whole.items() if value is not False or name in _FLAGS}
     title = said.get("title")
-    policy = Policy(
+    policy = CategoryPolicy(
         title=title,
         text=said.get("text"),
         link=said.get("link"),
@@ -158,30 +166,32 @@ def _policy(whole: _Parsed) -> Policy:
 _FLAGS: Final[Collection[str]] = ("counts_in_badge", "urgent")
 
 
-def _texts(texts: Texts, locales: Mapping[str, _Parsed], tag: str) -> Texts:
+def _texts(texts: CategoryTexts, locales: Mapping[str, _Parsed], tag: str) -> CategoryTexts:
     """The texts of a language: its own over those of the wider one over the entry's."""
     wider = tag.rpartition("-")[0]
     base = _texts(texts, locales, wider) if wider else texts
     return replace(base, **{name: text for name, text in locales.get(tag, {}).items() if text is not False})
 
 
-def _push(table: _Parsed | None) -> Push | None:
+def _push(table: _Parsed | None) -> PushPolicy | None:
     if table is None:
         return None
-    return Push(table.get("after", Push().after_us), table.get("sound") or None)
+    return PushPolicy(table.get("after", PushPolicy().after_us), table.get("sound") or None)
 
 
-def _email(table: _Parsed | None) -> Email | None:
+def _email(table: _Parsed | None) -> EmailPolicy | None:
     if table is None:
         return None
-    default, subject = Email(), table.get("subject") or EMAIL_SUBJECT
-    return Email(
+    default, subject = EmailPolicy(), table.get("subject") or DEFAULT_EMAIL_SUBJECT
+    return EmailPolicy(
         table.get("after", default.after_us), table.get("unless", default.unless), subject, table.get("html") or None
     )
 
 
-def _aggregate(table: _Parsed | None) -> Aggregate | None:
+def _aggregate(table: _Parsed | None) -> AggregationPolicy | None:
     if table is None or not table.get("window") or not table.get("at_least"):
         return None
-    default = Aggregate(0, 0)
-    return Aggregate(table["window"], table["at_least"], table.get("title") or None, table.get("keep", default.keep))
+    default = AggregationPolicy(0, 0)
+    return AggregationPolicy(
+        table["window"], table["at_least"], table.get("title") or None, table.get("keep", default.keep)
+    )

@@ -19,63 +19,63 @@ from gregor.core.times import MAX_TIME_US
 
 from .body_schema import BodySchema
 
-PUSH_AFTER_US: Final = 10 * SECOND_US
+DEFAULT_PUSH_AFTER_US: Final = 10 * SECOND_US
 """The grace in which a device may show an item itself before a push goes out, where the entry names none."""
-EMAIL_AFTER_US: Final = 15 * 60 * SECOND_US
+DEFAULT_EMAIL_AFTER_US: Final = 15 * 60 * SECOND_US
 """How long a mail waits, where the entry does not say."""
-EMAIL_SUBJECT: Final = "{{ title }}"
+DEFAULT_EMAIL_SUBJECT: Final = "{{ title }}"
 """The subject of a mail, where the entry has none."""
-KEEP: Final = 20
+DEFAULT_SAMPLES: Final = 20
 """Samples that a summary keeps, where the entry does not say."""
 
 Unless = Literal["foreground", "online", "acked"]
 
 _TAG: Final = re.compile(r"[A-Za-z0-9_-]{1,35}\Z")
-_MOST_REMEMBERED: Final = 10_000  # categories whose policy was looked up: more than any deployment names
+_MAX_CACHED: Final = 10_000  # categories whose policy was looked up: more than any deployment names
 
 
 @dataclass(frozen=True, slots=True)
-class Push:
+class PushPolicy:
     """Push to devices that have not shown the item ``after_us`` from its creation. ``sound``: as the app names it."""
 
-    after_us: int = PUSH_AFTER_US
+    after_us: int = DEFAULT_PUSH_AFTER_US
     sound: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Email:
+class EmailPolicy:
     """Mail ``after_us`` from the creation, unless a device was there in that time, as ``unless`` says."""
 
-    after_us: int = EMAIL_AFTER_US
+    after_us: int = DEFAULT_EMAIL_AFTER_US
     unless: Unless = "foreground"
-    subject: str = EMAIL_SUBJECT
+    subject: str = DEFAULT_EMAIL_SUBJECT
     html: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Aggregate:
+class AggregationPolicy:
     """At least ``at_least`` items live at the end of a window become one, which keeps the ``keep`` newest of them."""
 
     window_us: int
     at_least: int
     title: str | None = None
-    keep: int = KEEP
+    keep: int = DEFAULT_SAMPLES
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class CategoryTexts:
     """The templates of one language, as written: what a locale may say otherwise than the entry."""
 
     title: str | None = None
     text: str | None = None
     link: str | None = None
-    subject: str = EMAIL_SUBJECT
+    subject: str = DEFAULT_EMAIL_SUBJECT
     html: str | None = None
     summary: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class CategoryPolicy:
     """All that is said of a category. The defaults are those of a category without any entry: plain state.
 
     ``push`` and ``email`` are ``None`` where the channel was not asked for, and where there is no title: what has no
@@ -90,12 +90,12 @@ class Policy:
     remind_after_us: tuple[int, ...] = ()
     counts_in_badge: bool = True
     max_live: int | None = None
-    push: Push | None = None
-    email: Email | None = None
+    push: PushPolicy | None = None
+    email: EmailPolicy | None = None
     urgent: bool = False
-    aggregate: Aggregate | None = None
+    aggregate: AggregationPolicy | None = None
     body_schema: BodySchema | None = None
-    locales: Mapping[str, Texts] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    locales: Mapping[str, CategoryTexts] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
     def expires_us(self, created_us: int) -> int | None:
         """When an item expires whose sender did not say; never where that is beyond the last time."""
@@ -115,16 +115,18 @@ class Policy:
         return self.push is not None or self.email is not None or self.aggregate is not None
 
     @property
-    def texts(self) -> Texts:
+    def texts(self) -> CategoryTexts:
         """The templates of the entry's own language."""
-        subject, html = (self.email.subject, self.email.html) if self.email is not None else (EMAIL_SUBJECT, None)
+        subject, html = (
+            (self.email.subject, self.email.html) if self.email is not None else (DEFAULT_EMAIL_SUBJECT, None)
+        )
         summary = self.aggregate.title if self.aggregate is not None else None
-        return Texts(self.title, self.text, self.link, subject, html, summary)
+        return CategoryTexts(self.title, self.text, self.link, subject, html, summary)
 
-    def texts_for(self, locale: str | None) -> Texts:
+    def texts_for(self, locale: str | None) -> CategoryTexts:
         """The templates for a reader of ``locale``: of ``it-IT``, else of ``it``, else those of the entry itself."""
         if locale is not None and self.locales:
-            tag = normal_locale(locale)
+            tag = normalize_locale(locale)
             while tag:
                 found = self.locales.get(tag)
                 if found is not None:
@@ -133,11 +135,11 @@ class Policy:
         return self.texts
 
 
-PLAIN: Final = Policy()
+DEFAULT_POLICY: Final = CategoryPolicy()
 """The policy of a category that no entry speaks of."""
 
 
-class Entries:
+class CategoryPolicies:
     """A checked set of entries. ``core.entries.parse_entries`` makes it; ``NO_ENTRIES`` is the one without any.
 
     ``document``: name to entry, as written. ``policies``: name to what holds from there downwards. ``has_bounds``:
@@ -146,10 +148,10 @@ class Entries:
 
     __slots__ = ("_found", "_policies", "_uncounted", "document", "has_bounds")
 
-    def __init__(self, document: Mapping[str, Mapping[str, Any]], policies: Mapping[str, Policy]) -> None:
+    def __init__(self, document: Mapping[str, Mapping[str, Any]], policies: Mapping[str, CategoryPolicy]) -> None:
         self.document = document
         self._policies = policies
-        self._found: dict[str, Policy] = {}
+        self._found: dict[str, CategoryPolicy] = {}
         self._uncounted = _uncounted(policies)
         self.has_bounds = any(policy.max_live is not None for policy in policies.values())
 
@@ -157,12 +159,12 @@ class Entries:
         """Whether there is any entry."""
         return bool(self._policies)
 
-    def resolve(self, category: str) -> Policy:
+    def resolve(self, category: str) -> CategoryPolicy:
         """What holds for ``category``: the policy of the nearest entry at or above it, ``PLAIN`` without one."""
         found = self._found.get(category)
         if found is None:
             if not self._policies:
-                return PLAIN
+                return DEFAULT_POLICY
             found = self._look_up(category)
         return found
 
@@ -172,7 +174,7 @@ class Entries:
         return self._uncounted
 
     @property
-    def named(self) -> Mapping[str, Policy]:
+    def named(self) -> Mapping[str, CategoryPolicy]:
         """The policy at each entry, by its name."""
         return self._policies
 
@@ -188,22 +190,22 @@ class Entries:
         bounded = ((category, self.resolve(category).max_live) for category in dict.fromkeys(categories))
         return tuple((category, most) for category, most in bounded if most is not None)
 
-    def _look_up(self, category: str) -> Policy:
+    def _look_up(self, category: str) -> CategoryPolicy:
         near = next((prefix for prefix in reversed(prefixes_of(category)) if prefix in self._policies), None)
-        found = PLAIN if near is None else self._policies[near]
-        if len(self._found) >= _MOST_REMEMBERED:
+        found = DEFAULT_POLICY if near is None else self._policies[near]
+        if len(self._found) >= _MAX_CACHED:
             self._found.clear()
         self._found[category] = found
         return found
 
 
-def _uncounted(policies: Mapping[str, Policy]) -> tuple[str, ...]:
+def _uncounted(policies: Mapping[str, CategoryPolicy]) -> tuple[str, ...]:
     """Names whose items do not count, without those below another of them: nothing below counts again (checked)."""
     names = sorted(name for name, policy in policies.items() if not policy.counts_in_badge)
     return tuple(name for name in names if not any(other != name and covers(other, name) for other in names))
 
 
-def normal_locale(text: str) -> str:
+def normalize_locale(text: str) -> str:
     """A language tag in the form it is compared in: small letters, parts joined by ``-``."""
     return text.replace("_", "-").lower()
 
@@ -213,5 +215,5 @@ def is_locale(text: str) -> bool:
     return _TAG.match(text) is not None
 
 
-NO_ENTRIES: Final = Entries({}, {})
+NO_POLICIES: Final = CategoryPolicies({}, {})
 """What holds where nothing was applied."""

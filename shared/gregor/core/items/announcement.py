@@ -25,24 +25,24 @@ from typing import Final
 
 from msgspec import Struct
 
-from gregor.core.ids import GREGOR, Prefixes, allowed
-from gregor.core.messages.model import Reason
-from gregor.core.times import seconds
+from gregor.core.ids import GREGOR, Prefixes, is_allowed
+from gregor.core.messages.model import RemovalReason
+from gregor.core.times import format_time
 
-from .codec import category_of, read_item, shown
+from .codec import item_json_fast, packed_category, unpack_item
 from .sync import View, cursor_for
 
 
-class Kind(Enum):
+class AnnouncementKind(Enum):
     """What a payload speaks of; the value is its letter."""
 
     UPDATE = b"u"
     EXTERNAL = b"e"
-    FLUSH = b"f"
+    RESET = b"f"
     REMIND = b"r"
 
 
-class Scope(Enum):
+class DeviceScope(Enum):
     """Which devices an entry concerns."""
 
     EVERY = 0
@@ -53,27 +53,27 @@ class Scope(Enum):
 # Entry and Announcement are values, too; they are not frozen because a gateway makes them for every message, and a
 # frozen one costs twice as much to make.
 @dataclass(slots=True)
-class Entry:
+class AnnouncementEntry:
     """One item that entered (``packed`` set) or left (``packed`` is ``None``) the views of the devices in scope."""
 
     id: str
     category: str
     packed: bytes | None
-    scope: Scope = Scope.EVERY
+    scope: DeviceScope = DeviceScope.EVERY
     devices: tuple[str, ...] = ()
 
     @property
     def json(self) -> bytes | None:
         """The item that entered as it goes out."""
-        return None if self.packed is None else read_item(self.packed).json()
+        return None if self.packed is None else unpack_item(self.packed).json()
 
     def concerns(self, view: View) -> bool:
         """Whether this entry changes ``view``. The backend's whole view sees no hiding, so it asks as device ``""``."""
-        if self.scope is Scope.ONLY and view.device not in self.devices:
+        if self.scope is DeviceScope.ONLY and view.device not in self.devices:
             return False
-        if self.scope is Scope.ALL_BUT and view.device in self.devices:
+        if self.scope is DeviceScope.ALL_BUT and view.device in self.devices:
             return False
-        return allowed(view.cats, self.category)
+        return is_allowed(view.category_filter, self.category)
 
 
 IS_NEW_EPOCH = 1
@@ -87,15 +87,15 @@ class Announcement:
     ``is_for_all``: every device is meant, so that those with the same categories get the same frame.
     """
 
-    kind: Kind
+    kind: AnnouncementKind
     epoch: bytes
     seq: int
     before: bytes
     after: bytes
     sender: str = ""
-    reason: Reason = Reason.DISMISSED
+    reason: RemovalReason = RemovalReason.DISMISSED
     is_new_epoch: bool = False
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[AnnouncementEntry, ...] = ()
     system: str = ""
     body: bytes = b""
     spread_s: int = 0
@@ -109,13 +109,13 @@ class Announcement:
         head = b"C" + self.epoch + self.seq.to_bytes(5, "big") + self.kind.value + bytes([flags])
         head += self.before + self.after + self.reason.value.encode() + _str8(self.sender)
         match self.kind:
-            case Kind.UPDATE:
+            case AnnouncementKind.UPDATE:
                 return head + len(self.entries).to_bytes(2, "big") + b"".join(map(_encode_entry, self.entries))
-            case Kind.EXTERNAL:
+            case AnnouncementKind.EXTERNAL:
                 return head + _str8(self.system) + self.body
-            case Kind.FLUSH:
+            case AnnouncementKind.RESET:
                 return head + self.spread_s.to_bytes(2, "big")
-            case Kind.REMIND:
+            case AnnouncementKind.REMIND:
                 entry = self.entries[0]
                 return (
                     head
@@ -127,7 +127,7 @@ class Announcement:
 
     def frame(self, view: View) -> bytes | None:
         """The live frame of ``view`` as JSON bytes, or ``None`` where the view did not change. Made once a view."""
-        key = view.cats if self.is_for_all else view
+        key = view.category_filter if self.is_for_all else view
         if key not in self._frames:
             self._frames[key] = self._make_frame(view)
         return self._frames[key]
@@ -141,17 +141,17 @@ class Announcement:
         return self._wrap(view, b"{}")
 
     def _make_frame(self, view: View) -> bytes | None:
-        if self.kind is Kind.EXTERNAL:
+        if self.kind is AnnouncementKind.EXTERNAL:
             return self._wrap(view, self.body, self.system)
-        if self.kind is Kind.FLUSH:
+        if self.kind is AnnouncementKind.RESET:
             return b'{"system":"gregor","seq":%d,"body":{"flush":true},"spread":%d}' % (self.seq, self.spread_s)
         mine = [entry for entry in self.entries if entry.concerns(view)]
         if not mine:
             return None
         if len(mine) == 1 and mine[0].packed is not None:  # by far the most: one creation
             return self._wrap(view, b'{"create":{"%s":%s}}' % (mine[0].id.encode(), mine[0].json))
-        if self.kind is Kind.REMIND:
-            return self._wrap(view, b'{"remind":{"%s":%s}}' % (mine[0].id.encode(), seconds(self.remind_at_us)))
+        if self.kind is AnnouncementKind.REMIND:
+            return self._wrap(view, b'{"remind":{"%s":%s}}' % (mine[0].id.encode(), format_time(self.remind_at_us)))
         parts = []
         created = [b'"%s":%s' % (e.id.encode(), e.json) for e in mine if e.packed is not None]
         gone = [b'"%s"' % e.id.encode() for e in mine if e.packed is None]
@@ -167,7 +167,7 @@ class Announcement:
         return b'{"system":"%s","seq":%d%s,"body":%s}' % (system.encode(), self.seq, cursor, body)
 
 
-def decode(payload: bytes) -> Announcement:
+def decode_announcement(payload: bytes) -> Announcement:
     """The announcement in a payload that begins with ``C``. Raises ``ValueError`` where it is none."""
     # Positional and flat: this and ``frame`` are what a gateway spends on a message beside its writes.
     if payload[:1] != b"C" or len(payload) < 29:
@@ -176,21 +176,21 @@ def decode(payload: bytes) -> Announcement:
     if letter not in _KINDS or reason not in _REASONS:
         raise ValueError("no announcement of a known kind")
     kind = _KINDS[letter]
-    reader = _Reader(payload, _HEAD.size)
+    reader = _AnnouncementReader(payload, _HEAD.size)
     sender = reader.str8()
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[AnnouncementEntry, ...] = ()
     system, body, spread_s, remind_at_us = "", b"", 0, 0
-    if kind is Kind.UPDATE:
+    if kind is AnnouncementKind.UPDATE:
         entries = tuple([reader.entry() for _ in range(reader.number(2))])
-    elif kind is Kind.EXTERNAL:
+    elif kind is AnnouncementKind.EXTERNAL:
         system, body = reader.str8(), reader.rest()
-    elif kind is Kind.FLUSH:
+    elif kind is AnnouncementKind.RESET:
         spread_s = reader.number(2)
     else:
         scope, devices = reader.scope()
-        entries = (Entry(reader.str8(), reader.str8(), None, scope, devices),)
+        entries = (AnnouncementEntry(reader.str8(), reader.str8(), None, scope, devices),)
         remind_at_us = reader.number(7)
-    is_for_all = not flags & IS_NEW_EPOCH and all(entry.scope is Scope.EVERY for entry in entries)
+    is_for_all = not flags & IS_NEW_EPOCH and all(entry.scope is DeviceScope.EVERY for entry in entries)
     return Announcement(
         kind,
         epoch,
@@ -210,12 +210,12 @@ def decode(payload: bytes) -> Announcement:
 
 
 _HEAD: Final = struct.Struct(">x3s5scB8s8sc")
-_KINDS: Final = {kind.value: kind for kind in Kind}
-_REASONS: Final = {reason.value.encode(): reason for reason in Reason}
-_SCOPES: Final = tuple(Scope)
+_KINDS: Final = {kind.value: kind for kind in AnnouncementKind}
+_REASONS: Final = {reason.value.encode(): reason for reason in RemovalReason}
+_SCOPES: Final = tuple(DeviceScope)
 
 
-class _Reader:
+class _AnnouncementReader:
     """Walks a payload from ``at``. The gateways' hot path: each message is read here once a process."""
 
     __slots__ = ("at", "payload")
@@ -236,14 +236,14 @@ class _Reader:
     def rest(self) -> bytes:
         return self.payload[self.at :]
 
-    def scope(self) -> tuple[Scope, tuple[str, ...]]:
+    def scope(self) -> tuple[DeviceScope, tuple[str, ...]]:
         number = self.payload[self.at]
         self.at += 1
         if number == 0:
-            return Scope.EVERY, ()
+            return DeviceScope.EVERY, ()
         return _SCOPES[number], tuple([self.str8() for _ in range(self.number(1))])
 
-    def entry(self) -> Entry:
+    def entry(self) -> AnnouncementEntry:
         is_new = self.payload[self.at] == _ENTERED
         self.at += 1
         scope, devices = self.scope()
@@ -253,14 +253,14 @@ class _Reader:
             raise ValueError("an announcement that was cut off")
         content = self.payload[begin : self.at]
         if is_new:
-            return Entry(item_id, category_of(content), content, scope, devices)
-        return Entry(item_id, content.decode(), None, scope, devices)
+            return AnnouncementEntry(item_id, packed_category(content), content, scope, devices)
+        return AnnouncementEntry(item_id, content.decode(), None, scope, devices)
 
 
 _ENTERED: Final = ord("+")
 
 
-class Plain(Struct, frozen=True, gc=False):
+class CreationFrame(Struct, frozen=True, gc=False):
     """The commonest announcement: the backend made one item, for every device. ``frame``: of all who may see it."""
 
     epoch: bytes
@@ -271,7 +271,7 @@ class Plain(Struct, frozen=True, gc=False):
     frame: bytes
 
 
-def read_plain(payload: bytes) -> Plain | None:
+def decode_fast(payload: bytes) -> CreationFrame | None:
     """``decode`` and ``frame`` in one, at a third of their cost, for the commonest announcement; else ``None``."""
     if len(payload) < _PLAIN.size:
         return None
@@ -279,10 +279,10 @@ def read_plain(payload: bytes) -> Plain | None:
     if shape != _ONE_FOR_ALL or kind != _OLD_EPOCH:
         return None
     seq, packed_at = seq_high << 32 | seq_low, _PLAIN.size + id_length + 3
-    category, json = shown(payload, packed_at)
+    category, json = item_json_fast(payload, packed_at)
     creation = seq, payload[_PLAIN.size : packed_at - 3], json
     frame = b'{"system":"gregor","seq":%d,"body":{"create":{"%b":%b}}}' % creation
-    return Plain(epoch, seq, before, after, category.decode(), frame)
+    return CreationFrame(epoch, seq, before, after, category.decode(), frame)
 
 
 # All that stands before the id: kind and flags, and what says that one item entered, for every device.
@@ -296,12 +296,12 @@ def _str8(text: str) -> bytes:
     return bytes([len(raw)]) + raw
 
 
-def _scope(entry: Entry) -> bytes:
-    if entry.scope is Scope.EVERY:
+def _scope(entry: AnnouncementEntry) -> bytes:
+    if entry.scope is DeviceScope.EVERY:
         return b"\0"
     return bytes([entry.scope.value, len(entry.devices)]) + b"".join(map(_str8, entry.devices))
 
 
-def _encode_entry(entry: Entry) -> bytes:
+def _encode_entry(entry: AnnouncementEntry) -> bytes:
     op, content = (b"-", entry.category.encode()) if entry.packed is None else (b"+", entry.packed)
     return op + _scope(entry) + _str8(entry.id) + len(content).to_bytes(3, "big") + content

@@ -18,8 +18,8 @@ from collections.abc import Iterable
 from struct import Struct
 from typing import Final, NamedTuple
 
-from gregor.core.messages.model import Creation, Timer, TimerKind
-from gregor.core.times import seconds
+from gregor.core.messages.model import Creation, ItemTimer, ItemTimerKind
+from gregor.core.times import format_time
 
 NEVER: Final = 1 << 53
 """Stands for no expiry: later than any time that can be said."""
@@ -85,15 +85,15 @@ def pack_item(creation: Creation) -> bytes:
     return b"%b%b%b%b%b" % (header, category, device, times, creation.body)
 
 
-def _flags(timers: Iterable[Timer]) -> int:
+def _flags(timers: Iterable[ItemTimer]) -> int:
     flags = 0
     for timer in timers:
-        if timer.kind is not TimerKind.WINDOW:
-            flags |= 32 if timer.kind is TimerKind.PUSH else 64
+        if timer.kind is not ItemTimerKind.WINDOW:
+            flags |= 32 if timer.kind is ItemTimerKind.PUSH else 64
     return flags
 
 
-def read_item(raw: bytes, start: int = 0) -> PackedItem:
+def unpack_item(raw: bytes, start: int = 0) -> PackedItem:
     """The packed item that begins at ``start`` and ends with ``raw``."""
     hidings_length, _, reminders, category_length, device_length = _LENGTHS.unpack_from(raw, start + 15)
     expires_us = _us(raw, start + 8)
@@ -118,7 +118,7 @@ def read_item(raw: bytes, start: int = 0) -> PackedItem:
     )
 
 
-def shown(raw: bytes, start: int) -> tuple[bytes, bytes]:
+def item_json_fast(raw: bytes, start: int) -> tuple[bytes, bytes]:
     """The category, and the JSON as ``PackedItem.json`` gives it, of the item at ``start`` that has leaf and body.
 
     For who shows an item and asks nothing else of it: this makes nothing else.
@@ -127,9 +127,9 @@ def shown(raw: bytes, start: int) -> tuple[bytes, bytes]:
     device_at = start + _HEADER + category_length
     at = device_at + device_length
     category = raw[start + _HEADER : device_at]
-    times = seconds(created_us & _TIME)
+    times = format_time(created_us & _TIME)
     if expires_us >> 8 != NEVER:
-        times += b',"expires":' + seconds(expires_us >> 8)
+        times += b',"expires":' + format_time(expires_us >> 8)
     if count := reminders & 31:
         times += _reminders([_us(raw, at + 7 * n) for n in range(count)])
         at += 7 * count
@@ -138,7 +138,7 @@ def shown(raw: bytes, start: int) -> tuple[bytes, bytes]:
     return category, _JSON % (raw[at + hidings_length :], category, device, times, b"")
 
 
-def category_of(raw: bytes) -> str:
+def packed_category(raw: bytes) -> str:
     """The category of a packed item that has its leaf."""
     return raw[_HEADER : _HEADER + raw[20]].decode()
 
@@ -157,9 +157,9 @@ def item_json(
 
     ``is_trimmed``: with ``"trimmed":true``, as history shows what lost its body.
     """
-    times = seconds(created_us)
+    times = format_time(created_us)
     if expires_us is not None:
-        times += b',"expires":' + seconds(expires_us)
+        times += b',"expires":' + format_time(expires_us)
     if remind_at_us:
         times += _reminders(remind_at_us)
     trimmed = b',"trimmed":true' if is_trimmed else b""
@@ -170,7 +170,7 @@ _JSON: Final = b'{"body":%b,"category":"%b","for_device":%b,"times":{"created":%
 
 
 def _reminders(at_us: Iterable[int]) -> bytes:
-    return b',"remind_at":[' + b",".join(map(seconds, at_us)) + b"]"
+    return b',"remind_at":[' + b",".join(map(format_time, at_us)) + b"]"
 
 
 def _us(raw: bytes, at: int) -> int:

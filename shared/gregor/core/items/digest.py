@@ -26,7 +26,7 @@ def leaf(item_id: str, item_json: bytes) -> bytes:
     return sha256(b'["%s",%s]' % (item_id.encode(), item_json)).digest()
 
 
-def digest_of(items: Iterable[tuple[str, bytes]]) -> bytes:
+def digest_items(items: Iterable[tuple[str, bytes]]) -> bytes:
     """The digest of items given as (id, canonical JSON)."""
     return total(leaf(item_id, item_json) for item_id, item_json in items)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from gregor.core.ids import BACKEND, Prefixes
-from gregor.core.messages.model import Reason
+from gregor.core.messages.model import RemovalReason
 
 _CURSOR = re.compile(r"([a-z0-9]{1,24})-(0|[1-9][0-9]{0,12})\Z")
 
@@ -27,14 +27,14 @@ class View:
     """What one reader may see: a device (``""``: the backend, every item) and categories (``None``: all)."""
 
     device: str = BACKEND
-    cats: Prefixes = None
+    category_filter: Prefixes = None
 
     @property
     def tag(self) -> str:
         """The view's part of a cursor tag: empty for the backend's whole view, else 10 characters."""
-        if self.device == BACKEND and self.cats is None:
+        if self.device == BACKEND and self.category_filter is None:
             return ""
-        text = self.device if self.cats is None else self.device + "\0" + "\0".join(self.cats)
+        text = self.device if self.category_filter is None else self.device + "\0" + "\0".join(self.category_filter)
         return b32encode(hashlib.sha256(text.encode()).digest()[:10])[:10].decode().lower()
 
 
@@ -63,7 +63,7 @@ def cursor_text(epoch: bytes, view: View, seq: int) -> str:
     return f"{epoch.hex()}{view.tag}-{seq}"
 
 
-def is_of_beginning(cursor: Cursor | None, view: View) -> bool:
+def is_initial_cursor(cursor: Cursor | None, view: View) -> bool:
     """Whether it was told while the user was not known yet: its copy is empty, and all that came since is news."""
     return cursor == cursor_for(NO_EPOCH, view, 0)
 
@@ -154,15 +154,15 @@ class Full:
     external_gap: bool = False
 
 
-Answer = Unchanged | Delta | Full
+SyncResult = Unchanged | Delta | Full
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class Removal:
     """When and why an item left: for all (``device`` of the dismissing sender, or the backend), or for the view."""
 
     at_us: int
-    reason: Reason
+    reason: RemovalReason
     device: str | None
     seq: int
 
@@ -176,12 +176,12 @@ class HistoryEntry:
     created_us: int
     seq: int
     json: bytes
-    gone: Gone | None
+    gone: Removal | None
     is_trimmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class UserPosition:
     """A user's position as the store has it: to compare with what a process believes (semantics.md L12)."""
 
     epoch: bytes
@@ -189,6 +189,6 @@ class Head:
     digest: bytes
 
 
-def is_full_shorter(create: Iterable[StoredItem], dismiss: Iterable[str], live_bytes: int) -> bool:
+def is_full_smaller(create: Iterable[StoredItem], dismiss: Iterable[str], live_bytes: int) -> bool:
     """Whether the whole copy is shorter than a delta, by the JSON of all live items: the rule of all stores (L9)."""
     return sum(len(item.json) for item in create) + sum(map(len, dismiss)) > live_bytes

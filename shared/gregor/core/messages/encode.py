@@ -10,19 +10,19 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from gregor.core.items.sync import (
-    Answer,
     Delta,
     Full,
-    Gone,
     HistoryEntry,
+    Removal,
     StoredExternal,
     StoredItem,
+    SyncResult,
     Unchanged,
     View,
     cursor_text,
 )
-from gregor.core.notify.timeline import Event
-from gregor.core.times import seconds
+from gregor.core.notify.timeline import TimelineEvent
+from gregor.core.times import format_time
 
 from .model import Receipt
 
@@ -41,7 +41,7 @@ def encode_receipt(receipt: Receipt, view: View, is_external: bool) -> bytes:
     return f'{position},"created":{created},"dismissed":{dismissed},"ignored":{{{ignored}}}{unchanged}'.encode()
 
 
-def encode_sync(answer: Answer, view: View, rendered: bytes = b"{}") -> bytes:
+def encode_sync(answer: SyncResult, view: View, rendered: bytes = b"{}") -> bytes:
     """The sync object (L9), the same on every way out. ``unchanged`` has no digest: the client's own was right.
 
     ``rendered``: the words of its items for the reader's screen, as JSON; beside the items, so that no digest knows.
@@ -87,7 +87,7 @@ def encode_history(entries: Iterable[HistoryEntry], rendered: bytes | None = Non
     return b'{"entries":[%s]%s}' % (b",".join(b"{%s}" % _entry(entry) for entry in entries), _beside(rendered))
 
 
-def encode_item(entry: HistoryEntry, timeline: Iterable[Event], rendered: bytes | None = None) -> bytes:
+def encode_item(entry: HistoryEntry, timeline: Iterable[TimelineEvent], rendered: bytes | None = None) -> bytes:
     """One item, live or gone, with what is known to have happened to it."""
     told = b",".join(event.json() for event in timeline)
     return b'{%s,"timeline":[%s]%s}' % (_entry(entry), told, _beside(rendered))
@@ -114,9 +114,9 @@ def _entry(entry: HistoryEntry) -> bytes:
     return b'"id":"%s","item":%s,"seq":%d,"gone":%s' % (entry.id.encode(), item, entry.seq, gone)
 
 
-def _gone(gone: Gone) -> bytes:
+def _gone(gone: Removal) -> bytes:
     return b'{"at":%s,"reason":"%s","device":%s,"seq":%d}' % (
-        seconds(gone.at_us),
+        format_time(gone.at_us),
         gone.reason.word.encode(),
         _name_or_null(gone.device),
         gone.seq,
@@ -160,5 +160,5 @@ def _name_or_null(name: str | None) -> bytes:
     return b'"%s"' % name.encode() if name else b"null"
 
 
-def _cursor(answer: Answer, view: View) -> bytes:
+def _cursor(answer: SyncResult, view: View) -> bytes:
     return cursor_text(answer.epoch, view, answer.seq).encode()

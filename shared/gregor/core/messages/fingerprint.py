@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from .model import External, Interval, Message, NewItem, Offset, Update
+from .model import ExternalMessage, Interval, Message, NewItem, Offset, Update
 
 FINGERPRINT_BYTES = 8
 
@@ -26,7 +26,7 @@ def content_hash(message: Message) -> bytes:
         ids = sorted(content.ids)
         intervals = sorted(map(_interval, content.intervals))
         parts = [b"update", *items, b"", " ".join(ids).encode(), *intervals]
-    elif isinstance(content, External):
+    elif isinstance(content, ExternalMessage):
         parts = [b"external", content.system.encode(), content.body]
     else:
         parts = [b"flush"]

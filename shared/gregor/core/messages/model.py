@@ -59,7 +59,7 @@ class Update(Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
-class External:
+class ExternalMessage:
     """A message of any other system: delivered, never part of the state. ``body`` is JSON as it goes out."""
 
     system: str
@@ -67,7 +67,7 @@ class External:
 
 
 @dataclass(frozen=True, slots=True)
-class Flush:
+class UserReset:
     """A message that starts a new epoch (semantics.md L14)."""
 
 
@@ -77,7 +77,7 @@ class Message(Struct, frozen=True, gc=False):
     ``not_before_us``: when it is to be committed; ``None``: now.
     """
 
-    content: Update | External | Flush
+    content: Update | ExternalMessage | UserReset
     id: str | None = None
     device: str | None = None
     not_before_us: int | None = None
@@ -88,10 +88,10 @@ class Sender:
     """Who acts: a device, or the backend (``device == ""``); and the category prefixes it is limited to."""
 
     device: str = BACKEND
-    cats: Prefixes = None
+    category_filter: Prefixes = None
 
 
-class Reason(Enum):
+class RemovalReason(Enum):
     """Why an item left the state (semantics.md, "History"); the value is the letter kept in records."""
 
     DISMISSED = "d"
@@ -108,10 +108,10 @@ class Reason(Enum):
     @property
     def is_told(self) -> bool:
         """Whether a frame names it: only where the server made the dismissal (protocol.md, "live frame")."""
-        return self in (Reason.EXPIRED, Reason.AGGREGATED, Reason.DISPLACED)
+        return self in (RemovalReason.EXPIRED, RemovalReason.AGGREGATED, RemovalReason.DISPLACED)
 
 
-class TimerKind(Enum):
+class ItemTimerKind(Enum):
     """What a timer of an item is for; the value begins its entry in the user's agenda."""
 
     PUSH = "p"
@@ -120,13 +120,13 @@ class TimerKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Timer:
+class ItemTimer:
     """Work that a creation asks for at a time, beside its expiry and reminders; a dismissal takes push and mail away.
 
     A window is one for all items of a category and ``for_device``: it opens with the first and is not moved by others.
     """
 
-    kind: TimerKind
+    kind: ItemTimerKind
     at_us: int
 
 
@@ -148,11 +148,11 @@ class Creation(Struct, frozen=True, gc=False):
     leaf: bytes
     body: bytes
     json: bytes
-    timers: tuple[Timer, ...] = ()
+    timers: tuple[ItemTimer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ResolvedInterval:
     """An interval ready to be committed. ``end_us`` is its end, or for an open one (``is_open``) the message's stamp.
 
     ``matches_own``: the message names creations that this interval matches but for time, all stamped by the server; if
@@ -200,32 +200,34 @@ class Commit(Struct, frozen=True, gc=False):
     sender: Sender = Sender()
     creations: tuple[Creation, ...] = ()
     ids: tuple[str, ...] = ()
-    spans: tuple[Span, ...] = ()
-    reason: Reason = Reason.DISMISSED
+    spans: tuple[ResolvedInterval, ...] = ()
+    reason: RemovalReason = RemovalReason.DISMISSED
     message_id: MessageId | None = None
-    external: External | None = None
-    is_flush: bool = False
+    external: ExternalMessage | None = None
+    is_reset: bool = False
     forget_device: str | None = None
     remind: tuple[str, int] | None = None
-    is_followed: bool = False
+    has_follow_up: bool = False
     keep: tuple[str, int] | None = None
-    is_guarded: bool = False
+    is_conditional: bool = False
     max_live: tuple[tuple[str, int], ...] = ()
     is_watched: bool = False
     spread_s: int = 30
 
 
-def displacing(commit: Commit, receipt: Receipt) -> tuple[Commit, ...]:
+def eviction_commits(commit: Commit, receipt: Receipt) -> tuple[Commit, ...]:
     """The commits by which the oldest leave where ``commit`` made more of a category than may live (``displaced``)."""
     if not commit.max_live or not receipt.created:
         return ()
     return tuple(
-        Commit(commit.now_us, commit.epoch_seed, reason=Reason.DISPLACED, keep=bound, is_watched=commit.is_watched)
+        Commit(
+            commit.now_us, commit.epoch_seed, reason=RemovalReason.DISPLACED, keep=bound, is_watched=commit.is_watched
+        )
         for bound in commit.max_live
     )
 
 
-class Ignored(Enum):
+class IgnoredReason(Enum):
     """Why a creation made nothing live (protocol.md, receipt); the first that applies."""
 
     CONFLICT = "conflict"
@@ -243,4 +245,4 @@ class Receipt(Struct, frozen=True, gc=False):
     is_unchanged: bool = False
     created: tuple[str, ...] = ()
     dismissed: tuple[str, ...] = ()
-    ignored: tuple[tuple[str, Ignored], ...] = ()
+    ignored: tuple[tuple[str, IgnoredReason], ...] = ()

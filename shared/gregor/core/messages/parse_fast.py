@@ -12,7 +12,7 @@ import msgspec
 
 from gregor.core.errors import Problem
 from gregor.core.ids import NAME, is_dotted
-from gregor.core.json_text import canonical_at_a_glance
+from gregor.core.json_text import canonical_fast
 from gregor.core.limits import Limits
 
 from .model import Message, NewItem, Update
@@ -21,26 +21,26 @@ _BRACKETS: Final = 4
 """Open where an item's body begins: the message's, its body's, those of ``create`` and of the item."""
 
 
-class _Item(msgspec.Struct, forbid_unknown_fields=True):
+class _FastItem(msgspec.Struct, forbid_unknown_fields=True):
     category: str
     body: Any = msgspec.UNSET
 
 
-class _Body(msgspec.Struct, forbid_unknown_fields=True):
-    create: dict[str, _Item]
+class _FastBody(msgspec.Struct, forbid_unknown_fields=True):
+    create: dict[str, _FastItem]
 
 
-class _Line(msgspec.Struct, forbid_unknown_fields=True):
+class _FastMessage(msgspec.Struct, forbid_unknown_fields=True):
     system: Literal["gregor"]
-    body: _Body
+    body: _FastBody
     uid: str | msgspec.UnsetType = msgspec.UNSET
 
 
-_decode: Final = msgspec.json.Decoder(_Line).decode
+_decode: Final = msgspec.json.Decoder(_FastMessage).decode
 _is_name: Final = NAME.match
 
 
-def read_plain(raw: bytes, limits: Limits) -> tuple[str | None, Message] | None:
+def parse_fast(raw: bytes, limits: Limits) -> tuple[str | None, Message] | None:
     """The uid that a JSON text names, if any, and its message; ``None`` where it is not so plain."""
     try:
         line = _decode(raw)
@@ -61,7 +61,7 @@ def read_plain(raw: bytes, limits: Limits) -> tuple[str | None, Message] | None:
     else:
         beside += 1
     try:
-        body = canonical_at_a_glance(raw, value, limits, beside=beside, brackets=_BRACKETS)
+        body = canonical_fast(raw, value, limits, beside=beside, brackets=_BRACKETS)
     except Problem:
         return None
     if body is None or len(body) > limits.body_bytes:

@@ -25,30 +25,30 @@ needs the state is decided inside the commit, by the store.
 
 from __future__ import annotations
 
-from gregor.core.categories.policy import NO_ENTRIES, PLAIN, Entries, Policy
+from gregor.core.categories.policy import DEFAULT_POLICY, NO_POLICIES, CategoryPolicies, CategoryPolicy
 from gregor.core.errors import Problem
-from gregor.core.ids import BACKEND, EVERY_DEVICE, GREGOR, allowed, covers
+from gregor.core.ids import BACKEND, EVERY_DEVICE, GREGOR, covers, is_allowed
 from gregor.core.items.codec import item_json
 from gregor.core.items.digest import leaf
-from gregor.core.json_text import escape
+from gregor.core.json_text import escape_pointer
 from gregor.core.limits import HOUR_US, Limits
 from gregor.core.notify import escalation
-from gregor.core.times import resolve
-from gregor.core.validation import Faults
+from gregor.core.times import resolve_offset
+from gregor.core.validation import ValidationErrors
 
 from .fingerprint import content_hash, fingerprint
 from .model import (
     Commit,
     Creation,
-    External,
+    ExternalMessage,
     Interval,
+    ItemTimer,
     Message,
     MessageId,
     NewItem,
     Offset,
+    ResolvedInterval,
     Sender,
-    Span,
-    Timer,
     Update,
 )
 
@@ -59,7 +59,7 @@ def plan(
     now_us: int,
     epoch_seed: bytes,
     limits: Limits,
-    entries: Entries = NO_ENTRIES,
+    entries: CategoryPolicies = NO_POLICIES,
 ) -> Commit:
     """The commit that a message asks for, at ``now_us`` by the clock of this process.
 
@@ -71,60 +71,67 @@ def plan(
     """
     content = message.content
     if not isinstance(content, Update):
-        external = content if isinstance(content, External) else None
+        external = content if isinstance(content, ExternalMessage) else None
         message_id = _message_id(message, sender, now_us, (), limits) if message.id is not None else None
-        return Commit(now_us, epoch_seed, sender, message_id=message_id, external=external, is_flush=external is None)
-    faults = Faults()
+        return Commit(now_us, epoch_seed, sender, message_id=message_id, external=external, is_reset=external is None)
+    errors = ValidationErrors()
     creations: tuple[Creation, ...] = ()
     if content.create:
-        creations = _creations(content.create, sender, now_us, limits, entries, faults)
-    spans: tuple[Span, ...] = ()
+        creations = _creations(content.create, sender, now_us, limits, entries, errors)
+    spans: tuple[ResolvedInterval, ...] = ()
     if content.intervals:
-        spans = _spans(content, sender, now_us, limits, faults)
-    faults.check()
+        spans = _spans(content, sender, now_us, limits, errors)
+    errors.raise_if_any()
     message_id = _message_id(message, sender, now_us, spans, limits) if message.id is not None else None
     max_live = entries.max_live(creation.category for creation in creations) if entries.has_bounds else ()
     return Commit(now_us, epoch_seed, sender, creations, content.ids, spans, message_id=message_id, max_live=max_live)
 
 
 def _creations(
-    items: tuple[NewItem, ...], sender: Sender, now_us: int, limits: Limits, entries: Entries, faults: Faults
+    items: tuple[NewItem, ...],
+    sender: Sender,
+    now_us: int,
+    limits: Limits,
+    entries: CategoryPolicies,
+    errors: ValidationErrors,
 ) -> tuple[Creation, ...]:
     """The items stamped, resolved and hashed, in the message's order."""
     made = []
     stamp_us = now_us
     for item in items:
         created_us = item.created_us
-        if sender.device != BACKEND or sender.cats is not None:
-            _check_rights(item, sender, faults)
+        if sender.device != BACKEND or sender.category_filter is not None:
+            _check_rights(item, sender, errors)
         if created_us is None:
             created_us = stamp_us
             stamp_us += 1
         elif created_us > now_us + limits.future_us:
             detail = f"created is over {limits.future_us // HOUR_US} h ahead of the server's clock."
-            faults.note("created_in_future", _at(item, "times/created"), detail)
+            errors.add("created_in_future", _at(item, "times/created"), detail)
         policy = entries.resolve(item.category)
         if policy.body_schema is not None:
             at = _at(item, "body")
-            for error in policy.body_schema.faults(item.body, at):
-                faults.note("schema", error.pointer, error.detail)
-        made.append(_creation(item, created_us, now_us, policy, faults))
+            for error in policy.body_schema.errors(item.body, at):
+                errors.add("schema", error.pointer, error.detail)
+        made.append(_creation(item, created_us, now_us, policy, errors))
     return tuple(made)
 
 
-def _creation(item: NewItem, created_us: int, now_us: int, policy: Policy, faults: Faults) -> Creation:
+def _creation(
+    item: NewItem, created_us: int, now_us: int, policy: CategoryPolicy, errors: ValidationErrors
+) -> Creation:
     expires_us: int | None = None
     remind_at_us: tuple[int, ...] = ()
-    timers: tuple[Timer, ...] = ()
-    if policy is not PLAIN:
+    timers: tuple[ItemTimer, ...] = ()
+    if policy is not DEFAULT_POLICY:
         expires_us, remind_at_us = policy.expires_us(created_us), policy.remind_at_us(created_us)
     if item.expires is not None:
-        expires_us = _resolve(item, item.expires, created_us, "times/expires", faults)
+        expires_us = _resolve(item, item.expires, created_us, "times/expires", errors)
     if item.remind_at:
-        resolved = {_resolve(item, each, created_us, "times/remind_at", faults) for each in item.remind_at}
+        resolved = {_resolve(item, each, created_us, "times/remind_at", errors) for each in item.remind_at}
         remind_at_us = tuple(sorted(resolved))
-    if policy is not PLAIN and policy.is_timed:
-        timers = escalation.timers(policy, expires_us, now_us)
+    if policy is not DEFAULT_POLICY and policy.is_timed:
+        timers = escalation.item_timers(policy, expires_us, now_us)
     json = item_json(item.body, item.category, item.for_device or "", created_us, expires_us, remind_at_us)
     return Creation(
         item.id,
@@ -142,44 +149,46 @@ def _creation(item: NewItem, created_us: int, now_us: int, policy: Policy, fault
     )
 
 
-def _check_rights(item: NewItem, sender: Sender, faults: Faults) -> None:
-    if not allowed(sender.cats, item.category):
-        faults.note("category_not_allowed", _at(item, "category"), f'The sender may not use "{item.category}".')
+def _check_rights(item: NewItem, sender: Sender, errors: ValidationErrors) -> None:
+    if not is_allowed(sender.category_filter, item.category):
+        errors.add("category_not_allowed", _at(item, "category"), f'The sender may not use "{item.category}".')
     if sender.device != BACKEND and item.for_device not in (None, EVERY_DEVICE, sender.device):
         detail = 'A device creates items for all devices (null), for each one ("*") or for itself.'
-        faults.note("forbidden", _at(item, "for_device"), detail)
+        errors.add("forbidden", _at(item, "for_device"), detail)
 
 
-def _resolve(item: NewItem, when: int | Offset, created_us: int, member: str, faults: Faults) -> int:
+def _resolve(item: NewItem, when: int | Offset, created_us: int, member: str, errors: ValidationErrors) -> int:
     try:
-        return resolve(when, created_us, _at(item, member)) if isinstance(when, Offset) else when
+        return resolve_offset(when, created_us, _at(item, member)) if isinstance(when, Offset) else when
     except Problem as problem:
-        faults.take(problem)
+        errors.add_problem(problem)
         return created_us
 
 
 def _at(item: NewItem, member: str) -> str:
-    return f"/body/create/{escape(item.id)}/{member}"
+    return f"/body/create/{escape_pointer(item.id)}/{member}"
 
 
-def _spans(update: Update, sender: Sender, now_us: int, limits: Limits, faults: Faults) -> tuple[Span, ...]:
+def _spans(
+    update: Update, sender: Sender, now_us: int, limits: Limits, errors: ValidationErrors
+) -> tuple[ResolvedInterval, ...]:
     spans = []
     for index, interval in enumerate(update.intervals):
         at = f"/body/dismiss/intervals/{index}"
-        if not allowed(sender.cats, interval.category):
+        if not is_allowed(sender.category_filter, interval.category):
             member = "category_prefix" if interval.is_prefix else "category"
             detail = f'The sender may not dismiss all of "{interval.category}".'
-            faults.note("category_not_allowed", f"{at}/{member}", detail)
+            errors.add("category_not_allowed", f"{at}/{member}", detail)
         if interval.end_us is not None and interval.end_us > now_us + limits.future_us:
             detail = f"The interval ends over {limits.future_us // HOUR_US} h ahead of the server's clock."
-            faults.note("end_in_future", at + "/end", detail)
+            errors.add("end_in_future", at + "/end", detail)
         span = _span(interval, update.create, now_us)
         if span.is_open or span.begin_us <= span.end_us:
             spans.append(span)
     return tuple(spans)
 
 
-def _span(interval: Interval, items: tuple[NewItem, ...], now_us: int) -> Span:
+def _span(interval: Interval, items: tuple[NewItem, ...], now_us: int) -> ResolvedInterval:
     """The interval with its end settled (L3): as sent, else the latest explicit ``created`` of its own, else open."""
     begin_us, end_us = interval.begin_us or 0, interval.end_us
     own: tuple[str, ...] = ()
@@ -188,7 +197,7 @@ def _span(interval: Interval, items: tuple[NewItem, ...], now_us: int) -> Span:
         end_us = max((item.created_us for item in matched if item.created_us is not None), default=None)
         own = tuple(item.id for item in matched) if end_us is None else ()
     is_open = end_us is None
-    return Span(
+    return ResolvedInterval(
         interval.category,
         interval.is_prefix,
         begin_us,
@@ -206,11 +215,13 @@ def _matches(interval: Interval, item: NewItem) -> bool:
     return covers(interval.category, item.category) if interval.is_prefix else interval.category == item.category
 
 
-def _message_id(message: Message, sender: Sender, now_us: int, spans: tuple[Span, ...], limits: Limits) -> MessageId:
+def _message_id(
+    message: Message, sender: Sender, now_us: int, spans: tuple[ResolvedInterval, ...], limits: Limits
+) -> MessageId:
     """How the message is known again. It is remembered only where its effect depends on when it arrives (L2)."""
     content = message.content
-    is_external = isinstance(content, External)
+    is_external = isinstance(content, ExternalMessage)
     is_dated = not isinstance(content, Update) or any(span.is_open and not span.matches_own for span in spans)
-    system = content.system if isinstance(content, External) else GREGOR
+    system = content.system if isinstance(content, ExternalMessage) else GREGOR
     keep_us = now_us + (limits.external_age_us if is_external else limits.retention_us)
     return MessageId(f"{sender.device}\0{system}\0{message.id}", content_hash(message), is_dated, keep_us)

@@ -14,15 +14,15 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from gregor.core.categories.policy import Aggregate, Policy
+from gregor.core.categories.policy import AggregationPolicy, CategoryPolicy
 from gregor.core.errors import Problem
 from gregor.core.items.codec import item_json
 from gregor.core.items.digest import leaf
 from gregor.core.items.sync import LiveItem
-from gregor.core.json_text import canonical, decode_json
+from gregor.core.json_text import canonical_json, decode_json
 from gregor.core.limits import SECOND_US, Limits
 from gregor.core.messages.fingerprint import fingerprint
-from gregor.core.messages.model import Commit, Creation, NewItem, Reason
+from gregor.core.messages.model import Commit, Creation, NewItem, RemovalReason
 
 from . import escalation
 
@@ -30,12 +30,12 @@ _PREFIX: Final = "summary:"
 _HEX_DIGITS: Final = 40
 
 
-class BadSummary(ValueError):
+class InvalidSummary(ValueError):
     """What an aggregator made is no body of an item."""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class SummaryPart:
     """What an item adds to a summary: how many it stands for, since when (µs), and its samples, the newest first."""
 
     count: int
@@ -53,7 +53,7 @@ def summary_id(ids: Iterable[str]) -> str:
     return _PREFIX + sha256("\0".join(sorted(ids)).encode()).hexdigest()[:_HEX_DIGITS]
 
 
-def foldable(items: Sequence[LiveItem], aggregate: Aggregate, now_us: int) -> list[LiveItem]:
+def aggregatable_items(items: Sequence[LiveItem], aggregate: AggregationPolicy, now_us: int) -> list[LiveItem]:
     """Those of a group that a window folds when it ends; none where they stand for too few, or nothing is new."""
     visible = [item for item in items if not item.hidden_by and not item.is_expired(now_us)]
     is_new = len(visible) > 1 and any(not is_summary(item.id) for item in visible)
@@ -61,7 +61,7 @@ def foldable(items: Sequence[LiveItem], aggregate: Aggregate, now_us: int) -> li
     return visible if is_new and weight >= aggregate.at_least else []
 
 
-def documents(items: Sequence[LiveItem]) -> list[dict[str, Any]]:
+def aggregator_input(items: Sequence[LiveItem]) -> list[dict[str, Any]]:
     """The items as an aggregator gets them: as they go out, with their ``id``; the oldest first."""
     return [{"id": item.id, **json.loads(item.json)} for item in _oldest_first(items)]
 
@@ -74,38 +74,40 @@ def summary_body(items: Sequence[LiveItem], keep: int, limits: Limits) -> bytes:
     sample = [*plain, *older][:keep]
     head = {"count": sum(each.count for each in said), "since": _seconds(min(each.since_us for each in said))}
     while True:
-        body = canonical({"summary": {**head, "sample": sample}})
+        body = canonical_json({"summary": {**head, "sample": sample}})
         if len(body) <= limits.body_bytes or not sample:
             return body
         sample.pop()
 
 
-def made_body(made: object, limits: Limits) -> bytes:
+def validate_summary_body(made: object, limits: Limits) -> bytes:
     """The body that an aggregator made. ``BadSummary`` where it is no object of JSON, or too large."""
     if not isinstance(made, dict):
-        raise BadSummary("it is no object")
+        raise InvalidSummary("it is no object")
     try:
-        body = canonical(decode_json(json.dumps(made).encode(), limits))
+        body = canonical_json(decode_json(json.dumps(made).encode(), limits))
     except (TypeError, ValueError, RecursionError, Problem) as error:
-        raise BadSummary(f"it is no JSON as bodies are: {error}") from error
+        raise InvalidSummary(f"it is no JSON as bodies are: {error}") from error
     if len(body) > limits.body_bytes:
-        raise BadSummary(f"it has {len(body)} bytes, more than {limits.body_bytes}")
+        raise InvalidSummary(f"it has {len(body)} bytes, more than {limits.body_bytes}")
     return body
 
 
-def fold(items: Sequence[LiveItem], body: bytes, policy: Policy, now_us: int, epoch_seed: bytes) -> Commit:
+def aggregation_commit(
+    items: Sequence[LiveItem], body: bytes, policy: CategoryPolicy, now_us: int, epoch_seed: bytes
+) -> Commit:
     """The commit that puts one summary in the place of ``items``, or changes nothing where one of them has gone."""
     return Commit(
         now_us,
         epoch_seed,
         creations=(_summary(items, body, policy, now_us),),
         ids=tuple(item.id for item in items),
-        reason=Reason.AGGREGATED,
-        is_guarded=True,
+        reason=RemovalReason.AGGREGATED,
+        is_conditional=True,
     )
 
 
-def _summary(items: Sequence[LiveItem], body: bytes, policy: Policy, now_us: int) -> Creation:
+def _summary(items: Sequence[LiveItem], body: bytes, policy: CategoryPolicy, now_us: int) -> Creation:
     first = items[0]
     created_us = max(item.created_us for item in items)
     ends = [item.expires_us for item in items if item.expires_us is not None]
@@ -128,17 +130,17 @@ def _summary(items: Sequence[LiveItem], body: bytes, policy: Policy, now_us: int
         body=body,
         json=text,
     )
-    return replace(creation, timers=escalation.timers(policy, expires_us, now_us, is_summary=True))
+    return replace(creation, timers=escalation.item_timers(policy, expires_us, now_us, is_summary=True))
 
 
-def _said(item: LiveItem) -> Said:
+def _said(item: LiveItem) -> SummaryPart:
     body = json.loads(item.json)["body"]
     told = body.get("summary") if is_summary(item.id) and isinstance(body, dict) else None
     if isinstance(told, dict) and isinstance(told.get("count"), int) and isinstance(told.get("sample"), list):
         since = told.get("since")
         since_us = round(since * SECOND_US) if isinstance(since, int | float) else item.created_us
-        return Said(max(2, told["count"]), since_us, tuple(told["sample"]))
-    return Said(1, item.created_us, ({"id": item.id, "body": body},))
+        return SummaryPart(max(2, told["count"]), since_us, tuple(told["sample"]))
+    return SummaryPart(1, item.created_us, ({"id": item.id, "body": body},))
 
 
 def _oldest_first(items: Sequence[LiveItem]) -> list[LiveItem]:

@@ -17,19 +17,19 @@ from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from gregor.core.errors import Problem
-from gregor.core.ids import normal_prefix, prefixes_of
-from gregor.core.json_text import escape
-from gregor.core.validation import Faults
+from gregor.core.ids import normalize_prefix, prefixes_of
+from gregor.core.json_text import escape_pointer
+from gregor.core.validation import ValidationErrors
 
 from .email_address import parse_mailbox
 
 Channel = Literal["push", "email"]
 CHANNELS: Final[tuple[Channel, ...]] = ("push", "email")
-EVERYTHING: Final = "*"
+ALL_CATEGORIES: Final = "*"
 """The least of prefixes, in preferences."""
 QUIET_HOURS: Final = "quiet_hours"
 """Why a delivery waits for their end (a word of protocol.md, "deliveries")."""
-MOST_PREFERENCES: Final = 1_000
+MAX_PREFERENCES: Final = 1_000
 """Prefixes that one user may have an opinion on."""
 
 _TIME: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])\Z")
@@ -76,16 +76,16 @@ NO_PREFERENCES: Final = Preferences(MappingProxyType({}))
 
 def parse_contact(document: Any) -> Contact:
     """The contact that a JSON document says; null is absent. Raises Problem with all that is wrong."""
-    faults = Faults()
-    given = _object(document, "", faults)
-    faults.note_unknown(given, _FIELDS, "")
+    errors = ValidationErrors()
+    given = _object(document, "", errors)
+    errors.add_unknown_fields(given, _FIELDS, "")
     contact = Contact(
-        _text(given, "email", faults, "This is no e-mail address.", lambda text: parse_mailbox(text) is not None),
-        _text(given, "locale", faults, "This is no BCP 47 language tag, such as it-IT.", is_language_tag),
-        _text(given, "timezone", faults, "This is no IANA time zone, such as Europe/Rome.", _is_zone),
-        _quiet_hours(given.get("quiet_hours"), faults),
+        _text(given, "email", errors, "This is no e-mail address.", lambda text: parse_mailbox(text) is not None),
+        _text(given, "locale", errors, "This is no BCP 47 language tag, such as it-IT.", is_language_tag),
+        _text(given, "timezone", errors, "This is no IANA time zone, such as Europe/Rome.", _is_zone),
+        _quiet_hours(given.get("quiet_hours"), errors),
     )
-    faults.check()
+    errors.raise_if_any()
     return contact
 
 
@@ -97,26 +97,26 @@ def contact_document(contact: Contact) -> dict[str, Any]:
     return {name: value for name, value in {**document, "quiet_hours": shown}.items() if value is not None}
 
 
-def parse_preferences(document: Any, most: int | None = MOST_PREFERENCES) -> Preferences:
+def parse_preferences(document: Any, most: int | None = MAX_PREFERENCES) -> Preferences:
     """The preferences that a JSON document says, prefixes in their one form. Raises Problem with all that is wrong.
 
     `most`: prefixes that it may name; None for what is kept already.
     """
-    faults = Faults()
+    errors = ValidationErrors()
     by_prefix: dict[str, Mapping[str, bool]] = {}
-    given = _object(document, "", faults)
+    given = _object(document, "", errors)
     if most is not None and len(given) > most:
         raise Problem("too_many", f"Preferences may name up to {most:,} prefixes.")
     for name, said in given.items():
-        pointer = f"/{escape(name)}"
-        prefix = EVERYTHING if name == EVERYTHING else normal_prefix(name) or None
+        pointer = f"/{escape_pointer(name)}"
+        prefix = ALL_CATEGORIES if name == ALL_CATEGORIES else normalize_prefix(name) or None
         if prefix is None:
-            faults.note("invalid_id", pointer, "This is no category prefix; * stands for all.")
+            errors.add("invalid_id", pointer, "This is no category prefix; * stands for all.")
         elif prefix in by_prefix:
-            faults.note("contradictory", pointer, "This prefix is named twice, with and without its dot.")
+            errors.add("contradictory", pointer, "This prefix is named twice, with and without its dot.")
         else:
-            by_prefix[prefix] = _channels(said, pointer, faults)
-    faults.check()
+            by_prefix[prefix] = _channels(said, pointer, errors)
+    errors.raise_if_any()
     return Preferences(MappingProxyType(by_prefix))
 
 
@@ -125,7 +125,7 @@ def preferences_document(preferences: Preferences) -> dict[str, dict[str, bool]]
     return {prefix: dict(said) for prefix, said in preferences.by_prefix.items()}
 
 
-def without_mail(preferences: Preferences, categories: Iterable[str]) -> Preferences:
+def without_email(preferences: Preferences, categories: Iterable[str]) -> Preferences:
     """The preferences of a user who wants no mail of these categories any more, or of any (`*`).
 
     Never too many: who does not want mail must be able to say so.
@@ -133,19 +133,19 @@ def without_mail(preferences: Preferences, categories: Iterable[str]) -> Prefere
     by_prefix = {prefix: dict(said) for prefix, said in preferences.by_prefix.items()}
     for category in categories:
         by_prefix.setdefault(category, {})["email"] = False
-        if category == EVERYTHING:
+        if category == ALL_CATEGORIES:
             for said in by_prefix.values():
                 if "email" in said:
                     said["email"] = False
     return Preferences(MappingProxyType(by_prefix))
 
 
-def wants(preferences: Preferences, category: str, channel: Channel) -> bool:
+def is_channel_allowed(preferences: Preferences, category: str, channel: Channel) -> bool:
     """Whether `channel` may be used for `category`: the longest prefix that speaks of it decides, `*` last."""
     by_prefix = preferences.by_prefix
     if by_prefix:
         for prefix in reversed(prefixes_of(category)):
-            said = by_prefix.get(prefix or EVERYTHING, {}).get(channel)
+            said = by_prefix.get(prefix or ALL_CATEGORIES, {}).get(channel)
             if said is not None:
                 return said
     return True
@@ -218,26 +218,26 @@ def _is_zone(name: str) -> bool:
     return True
 
 
-def _object(value: Any, pointer: str, faults: Faults) -> Mapping[str, Any]:
+def _object(value: Any, pointer: str, errors: ValidationErrors) -> Mapping[str, Any]:
     if isinstance(value, dict):
         return value
-    faults.note("invalid", pointer, "This must be an object.")
+    errors.add("invalid", pointer, "This must be an object.")
     return {}
 
 
-def _text(given: Mapping[str, Any], name: str, faults: Faults, detail: str, is_good: Any) -> str | None:
+def _text(given: Mapping[str, Any], name: str, errors: ValidationErrors, detail: str, is_good: Any) -> str | None:
     value = given.get(name)
     if value is not None and not (isinstance(value, str) and is_good(value)):
-        faults.note("invalid", f"/{name}", detail)
+        errors.add("invalid", f"/{name}", detail)
         return None
     return value
 
 
-def _quiet_hours(value: Any, faults: Faults) -> QuietHours | None:
+def _quiet_hours(value: Any, errors: ValidationErrors) -> QuietHours | None:
     if value is None:
         return None
-    given = _object(value, "/quiet_hours", faults)
-    faults.note_unknown(given, ("from", "to"), "/quiet_hours")
+    given = _object(value, "/quiet_hours", errors)
+    errors.add_unknown_fields(given, ("from", "to"), "/quiet_hours")
     minutes: list[int] = []
     for name in ("from", "to"):
         match = _TIME.match(given[name]) if isinstance(given.get(name), str) else None
@@ -245,18 +245,18 @@ def _quiet_hours(value: Any, faults: Faults) -> QuietHours | None:
             minutes.append(int(match[1]) * 60 + int(match[2]))
         elif isinstance(value, Mapping):
             code = "invalid" if name in given else "missing_field"
-            faults.note(code, f"/quiet_hours/{name}", "A time of the day is written as 22:00.")
+            errors.add(code, f"/quiet_hours/{name}", "A time of the day is written as 22:00.")
     if len(minutes) == 2 and minutes[0] == minutes[1]:
-        faults.note("invalid", "/quiet_hours/to", "From and to are the same: is that never, or always?")
+        errors.add("invalid", "/quiet_hours/to", "From and to are the same: is that never, or always?")
     return QuietHours(minutes[0], minutes[1]) if len(minutes) == 2 else None
 
 
-def _channels(said: Any, pointer: str, faults: Faults) -> dict[str, bool]:
-    given = _object(said, pointer, faults)
-    faults.note_unknown(given, CHANNELS, pointer)
+def _channels(said: Any, pointer: str, errors: ValidationErrors) -> dict[str, bool]:
+    given = _object(said, pointer, errors)
+    errors.add_unknown_fields(given, CHANNELS, pointer)
     for channel in CHANNELS:
         if channel in given and not isinstance(given[channel], bool):
-            faults.note("invalid", f"{pointer}/{channel}", "This must be true or false.")
+            errors.add("invalid", f"{pointer}/{channel}", "This must be true or false.")
     return {channel: given[channel] for channel in CHANNELS if isinstance(given.get(channel), bool)}
 
 

@@ -13,9 +13,9 @@ from typing import Final
 
 import idna
 
-MOST_CHARACTERS: Final = 254
+MAX_ADDRESS_CHARACTERS: Final = 254
 """Of an address (RFC 5321 §4.5.3.1.3, less the brackets)."""
-MOST_LOCAL_BYTES: Final = 64
+MAX_LOCAL_BYTES: Final = 64
 
 _ATOM: Final = re.compile(
     r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+)*\Z"
@@ -44,16 +44,16 @@ class Mailbox:
 def parse_mailbox(text: str) -> Mailbox | None:
     """The address that `text` is, or None where it is none."""
     local, at, domain = text.rpartition("@")
-    if not at or len(text) > MOST_CHARACTERS:
+    if not at or len(text) > MAX_ADDRESS_CHARACTERS:
         return None
     local = unicodedata.normalize("NFC", local)
-    if _ATOM.match(local) is None or len(local.encode("utf-8", "replace")) > MOST_LOCAL_BYTES or not _is_visible(local):
+    if _ATOM.match(local) is None or len(local.encode("utf-8", "replace")) > MAX_LOCAL_BYTES or not _is_visible(local):
         return None
     ascii_domain = _ascii_domain(domain)
     return Mailbox(local, ascii_domain) if ascii_domain else None
 
 
-def same_mailbox(text: str) -> str:
+def normalize_mailbox(text: str) -> str:
     """What two writings of one address have in common: by RFC 5321 letters big and small differ, by no mailbox."""
     mailbox = parse_mailbox(text)
     return (mailbox.smtp if mailbox is not None else text).casefold()

@@ -10,21 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from gregor.core.categories.policy import Policy
-from gregor.core.ids import EVERY_DEVICE, allowed
+from gregor.core.categories.policy import CategoryPolicy
+from gregor.core.ids import EVERY_DEVICE, is_allowed
 from gregor.core.items.sync import LiveItem, View
-from gregor.core.messages.model import Timer, TimerKind
+from gregor.core.messages.model import ItemTimer, ItemTimerKind
 
 from .intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
 
-WhyNot = Literal["dismissed", "expired", "acked", "present", "no_provider", "preference"]
+SkipReason = Literal["dismissed", "expired", "acked", "present", "no_provider", "preference"]
 
 USER: Final = ""
 """The recipient of a mail: no device."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recipient:
+class AudienceDevice:
     """A device as far as it matters here. ``provider``: of its push registration, or ``None`` without one."""
 
     provider: str | None = None
@@ -39,14 +39,14 @@ class Audience:
     device was online, in the foreground; now where one is, ``None`` where none ever was.
     """
 
-    devices: Mapping[str, Recipient]
+    devices: Mapping[str, AudienceDevice]
     acks: Mapping[View, int]
     online_us: int | None = None
     foreground_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Occasion:
+class NotificationCause:
     """What somebody is to be told of: a creation or a reminder (index ``n``), the ``seq`` that it took, and when."""
 
     kind: IntentKind
@@ -56,44 +56,51 @@ class Occasion:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class EscalationDecision:
     """What goes out. ``why_not``: device (``""``: the user, for mail) to why nothing goes to it.
 
     ``refused``: what would have gone out by a channel that there is, and why not; of an item that left, nothing.
     """
 
     intents: tuple[Intent, ...] = ()
-    why_not: Mapping[str, WhyNot] = field(default_factory=dict)
-    refused: tuple[tuple[Intent, WhyNot], ...] = ()
+    skip_reasons: Mapping[str, SkipReason] = field(default_factory=dict)
+    refused: tuple[tuple[Intent, SkipReason], ...] = ()
 
-    def __add__(self, other: Decision) -> Decision:
+    def __add__(self, other: EscalationDecision) -> EscalationDecision:
         """Both."""
-        why_not = {**self.why_not, **other.why_not}
-        return Decision(self.intents + other.intents, why_not, self.refused + other.refused)
+        skip_reasons = {**self.skip_reasons, **other.skip_reasons}
+        return EscalationDecision(self.intents + other.intents, skip_reasons, self.refused + other.refused)
 
 
-def timers(policy: Policy, expires_us: int | None, now_us: int, *, is_summary: bool = False) -> tuple[Timer, ...]:
+def item_timers(
+    policy: CategoryPolicy, expires_us: int | None, now_us: int, *, is_summary: bool = False
+) -> tuple[ItemTimer, ...]:
     """The timers of an item that is created now; none that its expiry would overtake. A summary opens no window."""
-    wanted: list[Timer] = []
+    wanted: list[ItemTimer] = []
     if policy.push is not None:
-        wanted.append(Timer(TimerKind.PUSH, now_us + policy.push.after_us))
+        wanted.append(ItemTimer(ItemTimerKind.PUSH, now_us + policy.push.after_us))
     if policy.email is not None:
-        wanted.append(Timer(TimerKind.MAIL, now_us + policy.email.after_us))
+        wanted.append(ItemTimer(ItemTimerKind.MAIL, now_us + policy.email.after_us))
     if policy.aggregate is not None and not is_summary:
-        wanted.append(Timer(TimerKind.WINDOW, now_us + policy.aggregate.window_us))
+        wanted.append(ItemTimer(ItemTimerKind.WINDOW, now_us + policy.aggregate.window_us))
     return tuple(timer for timer in wanted if expires_us is None or timer.at_us < expires_us)
 
 
-def pushes(
-    uid: str, item: LiveItem | None, occasion: Occasion, policy: Policy, audience: Audience, now_us: int
-) -> Decision:
+def decide_pushes(
+    uid: str,
+    item: LiveItem | None,
+    occasion: NotificationCause,
+    policy: CategoryPolicy,
+    audience: Audience,
+    now_us: int,
+) -> EscalationDecision:
     """A push to each device that the item is for, has push, has not shown this event, and is not in the foreground."""
     gone = _gone(item, now_us)
     if item is None or gone is not None:
-        return Decision(why_not=dict.fromkeys(audience.devices, gone or "dismissed"))
+        return EscalationDecision(skip_reasons=dict.fromkeys(audience.devices, gone or "dismissed"))
     intents: list[Intent] = []
-    why_not: dict[str, WhyNot] = {}
-    refused: list[tuple[Intent, WhyNot]] = []
+    skip_reasons: dict[str, SkipReason] = {}
+    refused: list[tuple[Intent, SkipReason]] = []
     for device, recipient in sorted(audience.devices.items()):
         if item.for_device not in (None, EVERY_DEVICE, device):
             continue
@@ -103,36 +110,47 @@ def pushes(
         if refusal is None:
             intents.append(intent)
             continue
-        why_not[device] = refusal
+        skip_reasons[device] = refusal
         if recipient.provider is not None:
             refused.append((intent, refusal))
-    return Decision(tuple(intents), why_not, tuple(refused))
+    return EscalationDecision(tuple(intents), skip_reasons, tuple(refused))
 
 
-def mail(
-    uid: str, item: LiveItem | None, occasion: Occasion, policy: Policy, audience: Audience, now_us: int
-) -> Decision:
+def decide_email(
+    uid: str,
+    item: LiveItem | None,
+    occasion: NotificationCause,
+    policy: CategoryPolicy,
+    audience: Audience,
+    now_us: int,
+) -> EscalationDecision:
     """A mail to the user, unless a device has shown this event, or somebody was there as the category says."""
     refusal = _gone(item, now_us)
     if item is None or refusal is not None:
-        return Decision(why_not={USER: refusal or "dismissed"})
+        return EscalationDecision(skip_reasons={USER: refusal or "dismissed"})
     refusal = _mail_refusal(item, occasion, policy, audience)
     intent = Intent(uid, item.id, occasion.kind, EMAIL, USER, occasion.n, occasion.seq, now_us)
-    return Decision((intent,)) if refusal is None else Decision((), {USER: refusal}, ((intent, refusal),))
+    return (
+        EscalationDecision((intent,))
+        if refusal is None
+        else EscalationDecision((), {USER: refusal}, ((intent, refusal),))
+    )
 
 
-def is_escalated(policy: Policy) -> bool:
+def has_channels(policy: CategoryPolicy) -> bool:
     """Whether any channel is to tell of a category's items."""
     return policy.push is not None or policy.email is not None
 
 
-def _gone(item: LiveItem | None, now_us: int) -> WhyNot | None:
+def _gone(item: LiveItem | None, now_us: int) -> SkipReason | None:
     if item is None:
         return "dismissed"
     return "expired" if item.is_expired(now_us) else None
 
 
-def _mail_refusal(item: LiveItem, occasion: Occasion, policy: Policy, audience: Audience) -> WhyNot | None:
+def _mail_refusal(
+    item: LiveItem, occasion: NotificationCause, policy: CategoryPolicy, audience: Audience
+) -> SkipReason | None:
     if policy.email is None:
         return "no_provider"
     # Who dismissed it for one device has seen it.
@@ -143,8 +161,13 @@ def _mail_refusal(item: LiveItem, occasion: Occasion, policy: Policy, audience: 
 
 
 def _push_refusal(
-    item: LiveItem, device: str, recipient: Recipient, occasion: Occasion, policy: Policy, audience: Audience
-) -> WhyNot | None:
+    item: LiveItem,
+    device: str,
+    recipient: AudienceDevice,
+    occasion: NotificationCause,
+    policy: CategoryPolicy,
+    audience: Audience,
+) -> SkipReason | None:
     if policy.push is None or recipient.provider not in PUSH_CHANNELS:
         return "no_provider"
     if device in item.hidden_by:
@@ -158,7 +181,7 @@ def _is_acked(item: LiveItem, device: str | None, seq: int, acks: Mapping[View, 
     """Whether a view that holds the item (of this device; ``None``: of any) was shown up to the event."""
     return any(
         acked >= seq
-        and allowed(view.cats, item.category)
+        and is_allowed(view.category_filter, item.category)
         and item.for_device in (None, EVERY_DEVICE, view.device)
         and (view.device == device if device is not None else True)
         for view, acked in acks.items()

@@ -17,7 +17,7 @@ from gregor.core.limits import DAY_US, HOUR_US, SECOND_US
 from .intents import Intent, IntentKind
 
 
-class State(Enum):
+class DeliveryState(Enum):
     """Where a delivery stands; the value is the letter that the store keeps, the name its word on the wire."""
 
     PLANNED = "p"
@@ -38,14 +38,14 @@ class State(Enum):
     @property
     def is_over(self) -> bool:
         """Whether nothing more will be sent for it."""
-        return self in (State.SENT, State.CANCELLED, State.WITHDRAWN, State.DEAD)
+        return self in (DeliveryState.SENT, DeliveryState.CANCELLED, DeliveryState.WITHDRAWN, DeliveryState.DEAD)
 
 
-MOST_ATTEMPTS = 20
+MAX_ATTEMPTS = 20
 """Of one delivery so many attempts are kept, so that what is tried for a day stays small."""
 
 
-class Attempt(msgspec.Struct, frozen=True, array_like=True):
+class DeliveryAttempt(msgspec.Struct, frozen=True, array_like=True):
     """One call to a provider. ``status``: its answer in words or digits; never holds a token or an address."""
 
     at_us: int
@@ -56,14 +56,14 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     @property
     def has_outcome(self) -> bool:
         """Whether the provider said what became of it; else it may have arrived."""
-        return self.status != State.UNKNOWN.word
+        return self.status != DeliveryState.UNKNOWN.word
 
 
-MOST_WAITS = 8
+MAX_WAITS = 8
 """Of one delivery so many waits are kept."""
 
 
-class Wait(msgspec.Struct, frozen=True, array_like=True):
+class DeliveryWait(msgspec.Struct, frozen=True, array_like=True):
     """Why it was not sent when it was looked at, and until when it waited."""
 
     at_us: int
@@ -71,11 +71,11 @@ class Wait(msgspec.Struct, frozen=True, array_like=True):
     until_us: int
 
 
-MOST_REPLAYS = 8
+MAX_REPLAYS = 8
 """Of one delivery so many replays are kept."""
 
 
-class Replay(msgspec.Struct, frozen=True, array_like=True):
+class DeliveryReplay(msgspec.Struct, frozen=True, array_like=True):
     """When it was dead, and why (a reason, or the provider's answer); and when somebody wanted it tried anew."""
 
     dead_us: int
@@ -83,7 +83,7 @@ class Replay(msgspec.Struct, frozen=True, array_like=True):
     at_us: int
 
 
-class Story(msgspec.Struct, frozen=True, omit_defaults=True):
+class DeliveryHistory(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is told of a delivery beside its state. ``planned_us``: when it was handed over; ``seq``: its cause.
 
     ``attempts``: the newest ``MOST_ATTEMPTS``. ``next_us``: when it is tried again, or looked at again. ``reason``: why
@@ -97,13 +97,13 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
     seq: int = 0
     reason: str | None = None
     next_us: int | None = None
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[DeliveryAttempt, ...] = ()
     event: str = ""
     mail: str | None = None
     since_us: int | None = None
-    waits: tuple[Wait, ...] = ()
+    waits: tuple[DeliveryWait, ...] = ()
     dropped: int = 0
-    replays: tuple[Replay, ...] = ()
+    replays: tuple[DeliveryReplay, ...] = ()
 
     @property
     def replayed_us(self) -> int | None:
@@ -125,34 +125,34 @@ class Story(msgspec.Struct, frozen=True, omit_defaults=True):
         """When something was done about it last."""
         return self.since_us or (self.attempts[-1].at_us if self.attempts else self.planned_us)
 
-    def waiting(self, reason: str, now_us: int, until_us: int) -> Story:
+    def waiting(self, reason: str, now_us: int, until_us: int) -> DeliveryHistory:
         """The story of one that waits. A reason that goes on is one wait."""
         at_us, waits = now_us, self.waits
         if waits and waits[-1].reason == reason:
             at_us, waits = waits[-1].at_us, waits[:-1]
-        waits = (*waits, Wait(at_us, reason, until_us))[-MOST_WAITS:]
+        waits = (*waits, DeliveryWait(at_us, reason, until_us))[-MAX_WAITS:]
         return msgspec.structs.replace(self, reason=reason, next_us=until_us, waits=waits)
 
-    def attempted(self, attempt: Attempt) -> Story:
+    def attempted(self, attempt: DeliveryAttempt) -> DeliveryHistory:
         """The story with one call more, of which nothing is known yet but its answer."""
         attempts = (*self.attempts, attempt)
-        dropped = self.dropped + sum(each.has_outcome for each in attempts[:-MOST_ATTEMPTS])
-        kept = attempts[-MOST_ATTEMPTS:]
+        dropped = self.dropped + sum(each.has_outcome for each in attempts[:-MAX_ATTEMPTS])
+        kept = attempts[-MAX_ATTEMPTS:]
         return msgspec.structs.replace(self, reason=None, next_us=None, attempts=kept, dropped=dropped)
 
-    def ended(self, reason: str | None, now_us: int) -> Story:
+    def ended(self, reason: str | None, now_us: int) -> DeliveryHistory:
         """The story of one that is cancelled or dead."""
         return msgspec.structs.replace(self, reason=reason, next_us=None, since_us=now_us)
 
-    def replayed(self, now_us: int) -> Story:
+    def replayed(self, now_us: int) -> DeliveryHistory:
         """The story of a dead one that is tried anew. Its attempts stay, and so does its end."""
-        replays = (*self.replays, Replay(self.last_us, self.why, now_us))[-MOST_REPLAYS:]
+        replays = (*self.replays, DeliveryReplay(self.last_us, self.why, now_us))[-MAX_REPLAYS:]
         return msgspec.structs.replace(self, reason=None, next_us=None, since_us=None, replays=replays)
 
 
-def story_of(intent: Intent, reason: str | None, now_us: int) -> Story:
+def new_history(intent: Intent, reason: str | None, now_us: int) -> DeliveryHistory:
     """The story of what enters the ledger."""
-    return Story(intent.at_us or now_us, intent.seq, reason, event=intent.event)
+    return DeliveryHistory(intent.at_us or now_us, intent.seq, reason, event=intent.event)
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True):
@@ -162,37 +162,37 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
     """
 
     intent: Intent
-    state: State
+    state: DeliveryState
     n: int
     lease_until_us: int
-    story: Story
+    history: DeliveryHistory
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more will be sent for it; also where nobody will ever know whether it arrived."""
-        return self.state.is_over or (self.state is State.UNKNOWN and self.story.next_us is None)
+        return self.state.is_over or (self.state is DeliveryState.UNKNOWN and self.history.next_us is None)
 
     @property
     def is_unsure(self) -> bool:
         """Whether a call to the provider has no outcome: it said nothing, who called died over it, or is calling."""
-        return self.n > self.story.dropped + sum(each.has_outcome for each in self.story.attempts)
+        return self.n > self.history.dropped + sum(each.has_outcome for each in self.history.attempts)
 
-    def waits_beyond(self, reason: str, until_us: int) -> bool:
+    def is_waiting_beyond(self, reason: str, until_us: int) -> bool:
         """Whether it waits for that, and longer."""
-        return self.state is State.WAITING and self.story.reason == reason and self.lease_until_us > until_us
+        return self.state is DeliveryState.WAITING and self.history.reason == reason and self.lease_until_us > until_us
 
     @property
     def is_hastened(self) -> bool:
         """Whether somebody wants that what waits is looked at before the time until which it was to wait."""
-        return self.state is State.WAITING and self.lease_until_us < (self.story.next_us or 0)
+        return self.state is DeliveryState.WAITING and self.lease_until_us < (self.history.next_us or 0)
 
     @property
     def tries(self) -> int:
         """As ``n``, since a replay began anew."""
-        replayed_us = self.story.replayed_us
+        replayed_us = self.history.replayed_us
         if replayed_us is None:
             return self.n
-        return 1 + sum(attempt.at_us >= replayed_us for attempt in self.story.attempts)
+        return 1 + sum(attempt.at_us >= replayed_us for attempt in self.history.attempts)
 
 
 LONGEST_WAIT_US = 2 * DAY_US
@@ -203,7 +203,7 @@ WAKING_US = HOUR_US
 """How long it is remembered that a device was woken for a withdrawal: systems ration that by the hour."""
 
 
-class Withdrawals(msgspec.Struct, frozen=True):
+class PendingWithdrawals(msgspec.Struct, frozen=True):
     """Of one device and channel. ``waiting``: those that are not over, the oldest first. ``woken_us``: when one was
     sent by itself in the last hour, not with something that is shown anyway."""
 
@@ -211,56 +211,56 @@ class Withdrawals(msgspec.Struct, frozen=True):
     woken_us: tuple[int, ...] = ()
 
 
-def is_told_of(intent: Intent, state: State) -> bool:
+def is_webhook_event(intent: Intent, state: DeliveryState) -> bool:
     """Whether backends may want to hear that a delivery came to this state: it told the user, or never will."""
     is_of_user = intent.kind not in (IntentKind.WITHDRAW, IntentKind.EVENT)
-    return is_of_user and state in (State.SENT, State.DEAD)
+    return is_of_user and state in (DeliveryState.SENT, DeliveryState.DEAD)
 
 
-def key_of(intent: Intent) -> str:
+def delivery_key(intent: Intent) -> str:
     """The key of a delivery within its item."""
     return f"{intent.kind.value}/{intent.n}/{intent.device}/{intent.channel}"
 
 
-def path_of(intent: Intent) -> str:
+def delivery_path(intent: Intent) -> str:
     """The key of a delivery among those of all users; no name holds a slash."""
-    return f"{intent.uid}/{intent.item}/{key_of(intent)}"
+    return f"{intent.uid}/{intent.item}/{delivery_key(intent)}"
 
 
-def intent_at(path: str) -> Intent:
+def parse_delivery_path(path: str) -> Intent:
     """The intent of a path, as far as its key says it. ``ValueError`` where it is none."""
     uid, item, kind, n, device, channel = path.split("/")
     return Intent(uid, item, IntentKind(kind), channel, device, int(n))
 
 
-def name_of(intent: Intent) -> str:
+def encode_delivery_id(intent: Intent) -> str:
     """The name of a delivery on the wire: opaque, the same for ever, one a key."""
-    return urlsafe_b64encode(path_of(intent).encode()).rstrip(b"=").decode()
+    return urlsafe_b64encode(delivery_path(intent).encode()).rstrip(b"=").decode()
 
 
-def intent_of(name: str) -> Intent | None:
+def decode_delivery_id(name: str) -> Intent | None:
     """The intent of a name, as far as its key says it; ``None`` where no delivery can have that name."""
     try:
-        intent = intent_at(urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode())
+        intent = parse_delivery_path(urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode())
     except ValueError:
         return None
-    return intent if name_of(intent) == name else None
+    return intent if encode_delivery_id(intent) == name else None
 
 
-def rebuild_intent(intent: Intent, story: Story) -> Intent:
+def rebuild_intent(intent: Intent, history: DeliveryHistory) -> Intent:
     """The intent of an entry with what its story keeps of it. What happened is decided to be told anew by a replay; of
     whom to tell it stays true since when they were not there."""
-    at_us = story.begun_us if intent.kind is IntentKind.EVENT else story.planned_us
+    at_us = history.begun_us if intent.kind is IntentKind.EVENT else history.planned_us
     it = intent  # (`replace` costs twice as much, and each claim makes one)
-    return Intent(it.uid, it.item, it.kind, it.channel, it.device, it.n, story.seq, at_us, story.event)
+    return Intent(it.uid, it.item, it.kind, it.channel, it.device, it.n, history.seq, at_us, history.event)
 
 
-class Claimed(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True):
     """A claim that was given. ``before``: the state it was in (``CLAIMED``: a worker died over it, so that what it
     sent may have arrived)."""
 
     delivery: DeliveryRecord
-    before: State
+    before: DeliveryState
 
 
 class NotYet(msgspec.Struct, frozen=True):

@@ -11,28 +11,28 @@ from typing import Any, Final
 
 import msgspec
 
-from gregor.core.ids import BACKEND, EVERY_DEVICE, allowed
-from gregor.core.items.sync import Gone, HistoryEntry, View
-from gregor.core.messages.model import Reason
-from gregor.core.times import seconds
+from gregor.core.ids import BACKEND, EVERY_DEVICE, is_allowed
+from gregor.core.items.sync import HistoryEntry, Removal, View
+from gregor.core.messages.model import RemovalReason
+from gregor.core.times import format_time
 
 from .intents import EMAIL, FRAME, Intent, IntentKind
-from .ledger import Attempt, DeliveryRecord, State
+from .ledger import DeliveryAttempt, DeliveryRecord, DeliveryState
 
-MOST_ACKNOWLEDGEMENTS: Final = 500
+MAX_ACKNOWLEDGEMENTS: Final = 500
 """Of a user so many acknowledgements are kept with their moment, the newest."""
 
 Members = dict[str, Any]
 
 
-class _Item(msgspec.Struct):
+class _TimelineItem(msgspec.Struct):
     for_device: str | None
 
 
-_item: Final = msgspec.json.Decoder(_Item).decode
+_item: Final = msgspec.json.Decoder(_TimelineItem).decode
 
 
-class Acknowledged(msgspec.Struct, frozen=True):
+class Acknowledgement(msgspec.Struct, frozen=True):
     """A view showed its user what came after ``since``, up to ``until``, at that moment."""
 
     view: View
@@ -41,7 +41,7 @@ class Acknowledged(msgspec.Struct, frozen=True):
     at_us: int
 
 
-class Event(msgspec.Struct, frozen=True):
+class TimelineEvent(msgspec.Struct, frozen=True):
     """One thing that happened. ``members``: what it says beside, as it goes out."""
 
     at_us: int
@@ -50,17 +50,17 @@ class Event(msgspec.Struct, frozen=True):
 
     def json(self) -> bytes:
         """As it goes out."""
-        return msgspec.json.encode({"at": msgspec.Raw(seconds(self.at_us)), "event": self.word, **self.members})
+        return msgspec.json.encode({"at": msgspec.Raw(format_time(self.at_us)), "event": self.word, **self.members})
 
 
-def timeline(
-    entry: HistoryEntry, told: Sequence[DeliveryRecord], shown: Iterable[Acknowledged], view: View
-) -> list[Event]:
+def build_timeline(
+    entry: HistoryEntry, told: Sequence[DeliveryRecord], shown: Iterable[Acknowledgement], view: View
+) -> list[TimelineEvent]:
     """What ``view`` may know of an item that it holds or held, by time; of one moment causes come before effects."""
-    events = [Event(entry.created_us, "created")]
+    events = [TimelineEvent(entry.created_us, "created")]
     fired = [each for each in told if each.intent.channel == FRAME]
-    events += [Event(each.story.planned_us, "reminded", {"n": each.intent.n}) for each in fired]
-    causes = [(entry.seq, 0), *((each.story.seq, each.intent.n) for each in fired)]
+    events += [TimelineEvent(each.history.planned_us, "reminded", {"n": each.intent.n}) for each in fired]
+    causes = [(entry.seq, 0), *((each.history.seq, each.intent.n) for each in fired)]
     events += _acked(entry, causes, shown, view)
     if entry.gone is not None:
         events.append(_left(entry.gone))
@@ -78,62 +78,62 @@ def _is_of(intent: Intent, view: View) -> bool:
 
 
 def _acked(
-    entry: HistoryEntry, causes: Sequence[tuple[int, int]], shown: Iterable[Acknowledged], view: View
-) -> Iterator[Event]:
+    entry: HistoryEntry, causes: Sequence[tuple[int, int]], shown: Iterable[Acknowledgement], view: View
+) -> Iterator[TimelineEvent]:
     """For each device, when it had shown the creation, or a reminder; not what it showed once the item was gone."""
     for_device = _item(entry.json).for_device
     known: set[tuple[int, str]] = set()
     for each in sorted(shown, key=lambda each: each.at_us):
         device = each.view.device
-        is_held = allowed(each.view.cats, entry.category) and for_device in (None, EVERY_DEVICE, device)
+        is_held = is_allowed(each.view.category_filter, entry.category) and for_device in (None, EVERY_DEVICE, device)
         is_late = entry.gone is not None and each.at_us >= entry.gone.at_us
         if not is_held or is_late or view.device not in (BACKEND, device):
             continue
         for seq, n in causes:
             if each.since < seq <= each.until and (seq, device) not in known:
                 known.add((seq, device))
-                yield Event(each.at_us, "acked", {"device": device, "n": n})
+                yield TimelineEvent(each.at_us, "acked", {"device": device, "n": n})
 
 
-def _left(gone: Gone) -> Event:
-    if gone.reason is Reason.EXPIRED:
-        return Event(gone.at_us, "expired")
-    return Event(gone.at_us, "dismissed", {"device": gone.device or None, "detail": gone.reason.word})
+def _left(gone: Removal) -> TimelineEvent:
+    if gone.reason is RemovalReason.EXPIRED:
+        return TimelineEvent(gone.at_us, "expired")
+    return TimelineEvent(gone.at_us, "dismissed", {"device": gone.device or None, "detail": gone.reason.word})
 
 
-def _of_delivery(delivery: DeliveryRecord) -> Iterator[Event]:
+def _of_delivery(delivery: DeliveryRecord) -> Iterator[TimelineEvent]:
     """What became of one delivery. A withdrawal is no news until something comes of it."""
-    intent, state, story = delivery.intent, delivery.state, delivery.story
+    intent, state, history = delivery.intent, delivery.state, delivery.history
     where = {"channel": intent.channel, "device": intent.device or None, "n": intent.n, "intent": intent.kind.value}
-    is_decided_against = state is State.CANCELLED and story.since_us is None
+    is_decided_against = state is DeliveryState.CANCELLED and history.since_us is None
     if not is_decided_against and intent.kind is not IntentKind.WITHDRAW:
-        yield Event(story.planned_us, "planned", where)
-    for replay in story.replays:
-        yield Event(replay.dead_us, "dead", {**where, "detail": replay.why})
-        yield Event(replay.at_us, "planned", where)
-    for wait in story.waits:
-        until = msgspec.Raw(seconds(wait.until_us))
-        yield Event(wait.at_us, "waiting", {**where, "detail": wait.reason, "until": until})
-    for attempt in story.attempts:
+        yield TimelineEvent(history.planned_us, "planned", where)
+    for replay in history.replays:
+        yield TimelineEvent(replay.dead_us, "dead", {**where, "detail": replay.why})
+        yield TimelineEvent(replay.at_us, "planned", where)
+    for wait in history.waits:
+        until = msgspec.Raw(format_time(wait.until_us))
+        yield TimelineEvent(wait.at_us, "waiting", {**where, "detail": wait.reason, "until": until})
+    for attempt in history.attempts:
         word = _word(delivery, attempt)
         if word is not None:
-            yield Event(attempt.at_us, word, {**where, "detail": attempt.status})
-    if state is State.SENT and story.since_us is not None:
-        yield Event(story.since_us, "sent", {**where, "detail": None})
-    if state in (State.CANCELLED, State.DEAD):
-        yield Event(story.last_us, state.word, {**where, "detail": story.why})
+            yield TimelineEvent(attempt.at_us, word, {**where, "detail": attempt.status})
+    if state is DeliveryState.SENT and history.since_us is not None:
+        yield TimelineEvent(history.since_us, "sent", {**where, "detail": None})
+    if state in (DeliveryState.CANCELLED, DeliveryState.DEAD):
+        yield TimelineEvent(history.last_us, state.word, {**where, "detail": history.why})
 
 
-def _word(delivery: DeliveryRecord, attempt: Attempt) -> str | None:
+def _word(delivery: DeliveryRecord, attempt: DeliveryAttempt) -> str | None:
     """What a call to a provider was; ``None`` where another event tells of it."""
-    state, story = delivery.state, delivery.story
-    if any(attempt.at_us == replay.dead_us for replay in story.replays):
+    state, history = delivery.state, delivery.history
+    if any(attempt.at_us == replay.dead_us for replay in history.replays):
         return None
-    if attempt is not story.attempts[-1]:
+    if attempt is not history.attempts[-1]:
         return "retry"
-    if state is State.DEAD and attempt.at_us == story.since_us:
+    if state is DeliveryState.DEAD and attempt.at_us == history.since_us:
         return None
-    is_taken = state in (State.SENT, State.WITHDRAWN) and attempt.has_outcome
-    if is_taken or (state is State.UNKNOWN and delivery.is_over):
+    is_taken = state in (DeliveryState.SENT, DeliveryState.WITHDRAWN) and attempt.has_outcome
+    if is_taken or (state is DeliveryState.UNKNOWN and delivery.is_over):
         return "withdrawn" if delivery.intent.kind is IntentKind.WITHDRAW else "sent"
     return "retry"

@@ -15,12 +15,12 @@ from typing import Final
 
 from gregor.core.ids import is_dotted, is_name
 
-EVERYTHING: Final = "*"
+ALL_CATEGORIES: Final = "*"
 """In place of a category: all mail."""
-MOST_CHARACTERS: Final = 600
+MAX_TOKEN_CHARACTERS: Final = 600
 """Of a token: a link must fit in a header of one line."""
 _MAC_BYTES: Final = 16
-_MOST_BYTES: Final = MOST_CHARACTERS * 3 // 4 - _MAC_BYTES
+_MAX_CONTENT_BYTES: Final = MAX_TOKEN_CHARACTERS * 3 // 4 - _MAC_BYTES
 _PURPOSE: Final = b"gregor unsubscribe 1"
 
 
@@ -35,14 +35,14 @@ def make_token(key: bytes, uid: str, categories: Iterable[str]) -> str:
     Where they are too many for a link it is for `*`, all mail.
     """
     content = f"{uid}\n{','.join(sorted(set(categories)))}".encode()
-    if len(content) > _MOST_BYTES:
-        content = f"{uid}\n{EVERYTHING}".encode()
+    if len(content) > _MAX_CONTENT_BYTES:
+        content = f"{uid}\n{ALL_CATEGORIES}".encode()
     return base64.urlsafe_b64encode(_mac(key, content) + content).rstrip(b"=").decode()
 
 
 def parse_token(keys: Sequence[bytes], token: str) -> tuple[str, tuple[str, ...]] | None:
     """(uid, categories) of a token that one of `keys` signed, else None."""
-    if len(token) > MOST_CHARACTERS or not token.isascii():
+    if len(token) > MAX_TOKEN_CHARACTERS or not token.isascii():
         return None
     try:
         raw = base64.b64decode(token.encode() + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
@@ -53,7 +53,7 @@ def parse_token(keys: Sequence[bytes], token: str) -> tuple[str, tuple[str, ...]
         return None
     uid, _, listed = content.decode("utf-8", "replace").partition("\n")
     categories = tuple(listed.split(","))
-    is_one = is_name(uid) and (categories == (EVERYTHING,) or all(map(is_dotted, categories)))
+    is_one = is_name(uid) and (categories == (ALL_CATEGORIES,) or all(map(is_dotted, categories)))
     return (uid, categories) if is_one else None
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from gregor.core.ids import Prefixes, allowed
+from gregor.core.ids import Prefixes, is_allowed
 
 from .intents import WEBHOOK, Intent, IntentKind
 
@@ -24,7 +24,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY_BYTES: Final = 15
 
 
-class EventType(Enum):
+class WebhookEventType(Enum):
     """What may happen; the value is the word on the wire."""
 
     DISMISSED = "item.dismissed"
@@ -34,8 +34,8 @@ class EventType(Enum):
     DEAD = "delivery.dead"
 
 
-OF_LEAVING: Final = frozenset({EventType.DISMISSED, EventType.EXPIRED})
-OF_DELIVERIES: Final = frozenset({EventType.SENT, EventType.DEAD})
+REMOVAL_EVENTS: Final = frozenset({WebhookEventType.DISMISSED, WebhookEventType.EXPIRED})
+DELIVERY_EVENTS: Final = frozenset({WebhookEventType.SENT, WebhookEventType.DEAD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Webhook:
     disabled_us: int | None = None
     why_disabled: str | None = None
 
-    def wants(self, kind: EventType) -> bool:
+    def wants(self, kind: WebhookEventType) -> bool:
         """Whether it is called for events of this type at all."""
         return self.disabled_us is None and (self.events is None or kind.value in self.events)
 
@@ -66,7 +66,7 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DeliveryReport:
     """Of a delivery: what was told by which channel (words of protocol.md, "deliveries"), at which attempt, and how the
     provider answered the last."""
 
@@ -78,12 +78,12 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class WebhookEvent:
     """One thing that happened to an item. ``category`` is ``None`` where it is not known any more; ``seq``: the event
     of the user's state; ``device``: who did it, or whom it concerns (``None``: nobody's own doing, or all devices).
     """
 
-    type: EventType
+    type: WebhookEventType
     uid: str
     item: str
     category: str | None
@@ -92,7 +92,7 @@ class Event:
     device: str | None = None
     reason: str | None = None
     for_device: str | None = None
-    told: Told | None = None
+    told: DeliveryReport | None = None
 
     def body(self) -> str:
         """The body of a call, as JSON."""
@@ -119,7 +119,7 @@ class Event:
         return b32encode(digest).decode().lower()
 
 
-def intents_of(events: Iterable[Event], webhooks: Iterable[Webhook], now_us: int) -> list[Intent]:
+def webhook_intents(events: Iterable[WebhookEvent], webhooks: Iterable[Webhook], now_us: int) -> list[Intent]:
     """What is to be handed over: one intent for each event and webhook that wants it."""
     known = tuple(webhooks)
     return [
@@ -139,14 +139,14 @@ def intents_of(events: Iterable[Event], webhooks: Iterable[Webhook], now_us: int
     ]
 
 
-def addressee(intent: Intent) -> tuple[str, str]:
+def webhook_and_call_id(intent: Intent) -> tuple[str, str]:
     """Of an intent of kind event: the webhook's id, and the id of the call, the same at each attempt."""
     webhook, _, key = intent.device.partition(":")
     return webhook, f"evt_{key}"
 
 
 def _is_of(prefixes: Prefixes, category: str | None) -> bool:
-    return prefixes is None if category is None else allowed(prefixes, category)
+    return prefixes is None if category is None else is_allowed(prefixes, category)
 
 
 def _iso(at_us: int) -> str:

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 
 from gregor.core import rate_limit as rates
-from gregor.core.ids import normal_prefixes
+from gregor.core.ids import normalize_prefixes
 from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey, TerminalClose, Ticket
 
@@ -33,7 +33,7 @@ class MemoryAccess:
         key = ServiceKey(
             id=key_id,
             scopes=frozenset(scopes),
-            prefixes=None if prefixes is None else normal_prefixes(prefixes),
+            prefixes=None if prefixes is None else normalize_prefixes(prefixes),
             rate=rate,
             hashes=((service_keys.hash_of(secret), None),),
             created_us=now_us,

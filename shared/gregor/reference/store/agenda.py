@@ -8,17 +8,17 @@ from zlib import crc32
 from gregor.core.items.sync import LiveItem
 from gregor.reference import agenda
 from gregor.reference.agenda import MAIL
-from gregor.reference.model import Record
+from gregor.reference.model import ItemRecord
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind, acked, settled, too_many_delayed
 from gregor.store.redis.keys import PARTITIONS
 
-from .data import Shelf
+from .data import MemoryData
 
 
 class MemoryAgenda:
     """``agenda.Agenda`` over dictionaries."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: MemoryData) -> None:
         self._shelf = shelf
 
     async def next_due_times(self) -> list[int | None]:
@@ -160,7 +160,7 @@ class MemoryAgenda:
             agenda.apply(user.agenda, {name: at_us})
 
 
-def live_item(record: Record) -> LiveItem:
+def live_item(record: ItemRecord) -> LiveItem:
     """A live record as those who act at a time need it."""
     item = record.item
     return LiveItem(

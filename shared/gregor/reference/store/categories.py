@@ -8,13 +8,13 @@ from typing import Any
 
 from gregor.store.contract.store import KEPT_VERSIONS, CategorySet
 
-from .data import Shelf
+from .data import MemoryData
 
 
 class MemoryCategories:
     """``contract.Categories`` over a dictionary."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: MemoryData) -> None:
         self._shelf = shelf
         self._version = 0
         self._sets: dict[int, CategorySet] = {}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gregor.core.notify.contact import Contact, Preferences, without_mail
+from gregor.core.notify.contact import Contact, Preferences, without_email
 
-from .data import Shelf
+from .data import MemoryData
 
 
 class MemoryContacts:
     """``contacts.Contacts`` over dictionaries."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: MemoryData) -> None:
         self._shelf = shelf
 
     async def contact(self, uid: str) -> Contact:
@@ -46,4 +46,4 @@ class MemoryContacts:
     async def end_mails(self, uid: str, categories: Sequence[str]) -> None:
         """As ``Contacts`` says."""
         owner = self._shelf.owner(uid)
-        owner.preferences = without_mail(owner.preferences, categories)
+        owner.preferences = without_email(owner.preferences, categories)

@@ -13,8 +13,8 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import OPEN_US
 from gregor.core.notify.contact import NO_CONTACT, NO_PREFERENCES, Contact, Preferences
 from gregor.core.notify.ledger import DeliveryRecord
-from gregor.core.notify.timeline import Acknowledged
-from gregor.reference.model import User
+from gregor.core.notify.timeline import Acknowledgement
+from gregor.reference.model import UserState
 from gregor.store.contract.devices import DeviceSession, Registration
 
 DeliveryKey = tuple[str, str, str, int, str, str]
@@ -30,7 +30,7 @@ class Publisher(Protocol):
 
 
 @dataclass(slots=True)
-class Lease:
+class MemoryLease:
     """A session, until when it is there without another heartbeat, and when the last one came."""
 
     session: DeviceSession
@@ -39,7 +39,7 @@ class Lease:
 
 
 @dataclass(slots=True)
-class Owner:
+class UserData:
     """All that is kept of one user beside its state. ``revoked``: device (``None``: all) to the moment, in µs.
 
     ``front_us``: until when somebody was in the foreground, by leases that are gone. ``later``: id to delayed message.
@@ -49,11 +49,11 @@ class Owner:
     """
 
     registrations: dict[str, Registration] = field(default_factory=dict)
-    leases: dict[str, dict[str, Lease]] = field(default_factory=dict)
+    leases: dict[str, dict[str, MemoryLease]] = field(default_factory=dict)
     first_seen_us: dict[str, int] = field(default_factory=dict)
     last_seen_us: dict[str, int] = field(default_factory=dict)
     acknowledged: dict[View, int] = field(default_factory=dict)
-    seen: list[Acknowledged] = field(default_factory=list)
+    seen: list[Acknowledgement] = field(default_factory=list)
     front_us: int | None = None
     revoked: dict[str | None, int] = field(default_factory=dict)
     later: dict[str, bytes] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Owner:
     woken: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
 
 
-def entries_of(user: User) -> dict[str, int]:
+def entries_of(user: UserState) -> dict[str, int]:
     """The entries of a user's agenda that its state makes: name to time (µs)."""
     expiries = {
         f"x{item_id}": record.item.expires_us
@@ -77,7 +77,7 @@ def entries_of(user: User) -> dict[str, int]:
     return expiries | garbage | user.agenda
 
 
-class Shelf:
+class MemoryData:
     """The dictionaries; ``dead``: dead letters, path to when they were given up (``ledger.path_of``);
     ``forgotten``: traces of users, to when they were.
 
@@ -86,8 +86,8 @@ class Shelf:
 
     def __init__(self, limits: Limits, feed: Publisher | None, namespace: str) -> None:
         self.limits = limits
-        self.users: dict[str, User] = {}
-        self.owners: dict[str, Owner] = {}
+        self.users: dict[str, UserState] = {}
+        self.owners: dict[str, UserData] = {}
         self.push_holders: dict[str, tuple[str, str]] = {}
         self.dead: dict[str, int] = {}
         self.forgotten: dict[str, int] = {}
@@ -140,9 +140,9 @@ class Shelf:
         """Tell the gateways of a user something that is no change of its state."""
         self.announce(uid, b"K" + msgspec.json.encode(document))
 
-    def owner(self, uid: str) -> Owner:
+    def owner(self, uid: str) -> UserData:
         """What is kept of a user beside its state; made where there is nothing yet."""
-        return self.owners.setdefault(uid, Owner())
+        return self.owners.setdefault(uid, UserData())
 
     def agenda(self, uid: str) -> dict[str, int]:
         """All entries of a user's agenda: name to time (µs)."""
@@ -155,7 +155,7 @@ class Shelf:
         if first_us is not None:
             self.due[uid] = min(first_us, self.due.get(uid, first_us))
 
-    def reschedule(self, uid: str, user: User | None = None, held: Mapping[str, int] | None = None) -> None:
+    def reschedule(self, uid: str, user: UserState | None = None, held: Mapping[str, int] | None = None) -> None:
         """The user is due at the first entry of its agenda, whatever was before; ``held``: at another time."""
         entries = self.agenda(uid) | ({} if user is None else entries_of(user))
         if entries:

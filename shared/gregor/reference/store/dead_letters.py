@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import DeliveryRecord, State, intent_at, path_of, rebuild_intent
+from gregor.core.notify.ledger import DeliveryRecord, DeliveryState, delivery_path, parse_delivery_path, rebuild_intent
 from gregor.reference.agenda import OVERDUE
 from gregor.store.contract.dead_letters import DeadPage, Place
 
-from .data import Shelf
+from .data import MemoryData
 
 
 class MemoryDeadLetters:
     """``dead_letters.DeadLetters`` over a dictionary."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: MemoryData) -> None:
         self._shelf = shelf
 
     async def page(self, before: Place | None, limit: int, channel: str | None, now_us: int) -> DeadPage:
@@ -27,12 +27,12 @@ class MemoryDeadLetters:
     async def replay(self, intent: Intent, now_us: int) -> bool:
         """As ``DeadLetters`` says."""
         shelf = self._shelf
-        if shelf.dead.pop(path_of(intent), None) is None:
+        if shelf.dead.pop(delivery_path(intent), None) is None:
             return False
-        dead, owner = self._kept(path_of(intent)), shelf.owner(intent.uid)
-        story = dead.story.replayed(now_us)
+        dead, owner = self._kept(delivery_path(intent)), shelf.owner(intent.uid)
+        history = dead.history.replayed(now_us)
         owner.deliveries[intent.key] = DeliveryRecord(
-            rebuild_intent(dead.intent, story), State.PLANNED, dead.n, 0, story
+            rebuild_intent(dead.intent, history), DeliveryState.PLANNED, dead.n, 0, history
         )
         owner.delivered[intent.item] = now_us
         owner.agenda[OVERDUE + intent.item] = now_us
@@ -41,7 +41,7 @@ class MemoryDeadLetters:
 
     async def drop(self, intent: Intent) -> None:
         """As ``DeadLetters`` says."""
-        self._shelf.dead.pop(path_of(intent), None)
+        self._shelf.dead.pop(delivery_path(intent), None)
 
     async def purge(self, channel: str | None, before_us: int | None) -> int:
         """As ``DeadLetters`` says."""
@@ -52,7 +52,7 @@ class MemoryDeadLetters:
         return len(purged)
 
     def _kept(self, path: str) -> DeliveryRecord:
-        intent = intent_at(path)
+        intent = parse_delivery_path(path)
         return self._shelf.owner(intent.uid).deliveries[intent.key]
 
 

@@ -10,19 +10,19 @@ from typing import Any
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
-from gregor.core.messages.model import Commit, Reason
-from gregor.core.notify.timeline import MOST_ACKNOWLEDGEMENTS, Acknowledged
+from gregor.core.messages.model import Commit, RemovalReason
+from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement
 from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.devices import DeviceSession, Presence, Registration
 
-from .data import Lease, Shelf
+from .data import MemoryData, MemoryLease
 from .users import MemoryUsers
 
 
 class MemoryDevices:
     """``contract.Devices`` over dictionaries."""
 
-    def __init__(self, shelf: Shelf, users: MemoryUsers) -> None:
+    def __init__(self, shelf: MemoryData, users: MemoryUsers) -> None:
         self._shelf = shelf
         self._users = users
         self.is_watched = False
@@ -109,7 +109,7 @@ class MemoryDevices:
         for over in oldest_first[: max(0, len(oldest_first) + 1 - self._shelf.limits.connections)]:
             displaced.append((over, CloseCode.TOO_MANY_CONNECTIONS))
             self._leave_front(uid, live.pop(over.session), now_us)
-        live[session.session] = Lease(session, now_us + lease_us, now_us)
+        live[session.session] = MemoryLease(session, now_us + lease_us, now_us)
         self._see(uid, device, now_us)
         return displaced
 
@@ -123,7 +123,7 @@ class MemoryDevices:
             if held is None or held.session.connection == session.connection:
                 if held is not None and not session.foreground:
                     self._leave_front(uid, held, now_us)
-                live[session.session] = Lease(session, now_us + lease_us, now_us)
+                live[session.session] = MemoryLease(session, now_us + lease_us, now_us)
                 self._see(uid, device, now_us)
 
     async def close_session(self, uid: str, device: str, session: DeviceSession, now_us: int) -> None:
@@ -157,16 +157,16 @@ class MemoryDevices:
         if view in owner.acknowledged and seq <= before:
             return
         owner.acknowledged[view] = seq
-        owner.seen = [*owner.seen, Acknowledged(view, before, seq, now_us)][-MOST_ACKNOWLEDGEMENTS:]
+        owner.seen = [*owner.seen, Acknowledgement(view, before, seq, now_us)][-MAX_ACKNOWLEDGEMENTS:]
         if self.is_watched:
-            owner.agenda[f"k{view.device}\0{pack_category_filter(view.cats)}\0{before}\0{seq}"] = now_us
+            owner.agenda[f"k{view.device}\0{pack_category_filter(view.category_filter)}\0{before}\0{seq}"] = now_us
             self._shelf.note(uid, [now_us])
 
     async def acknowledged(self, uid: str) -> dict[View, int]:
         """As ``Devices`` says."""
         return dict(self._shelf.owner(uid).acknowledged)
 
-    async def acknowledgements(self, uid: str) -> list[Acknowledged]:
+    async def acknowledgements(self, uid: str) -> list[Acknowledgement]:
         """As ``Devices`` says."""
         return list(self._shelf.owner(uid).seen)
 
@@ -207,7 +207,7 @@ class MemoryDevices:
         return displaced
 
     def _forget(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
-        self._users.commit_now(uid, Commit(now_us, epoch_seed, reason=Reason.DISPLACED, forget_device=device))
+        self._users.commit_now(uid, Commit(now_us, epoch_seed, reason=RemovalReason.DISPLACED, forget_device=device))
         self._release_push(uid, device)
         owner = self._shelf.owner(uid)
         for kept in (owner.registrations, owner.leases, owner.first_seen_us, owner.last_seen_us):
@@ -221,7 +221,7 @@ class MemoryDevices:
         if token is not None:
             self._shelf.push_holders.pop(token, None)
 
-    def _leases(self, uid: str, device: str, now_us: int) -> dict[str, Lease]:
+    def _leases(self, uid: str, device: str, now_us: int) -> dict[str, MemoryLease]:
         """The sessions of a device that are still there; those whose lease ran out are dropped."""
         leases = self._shelf.owner(uid).leases.setdefault(device, {})
         for name in [name for name, lease in leases.items() if lease.until_us <= now_us]:
@@ -229,7 +229,7 @@ class MemoryDevices:
             self._leave_front(uid, lapsed, lapsed.seen_us)
         return leases
 
-    def _leave_front(self, uid: str, lease: Lease, at_us: int) -> None:
+    def _leave_front(self, uid: str, lease: MemoryLease, at_us: int) -> None:
         """A connection is not in the foreground any more, if it was, since ``at_us``."""
         owner = self._shelf.owner(uid)
         if lease.session.foreground:

@@ -11,21 +11,21 @@ from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import (
     OVERDUE_US,
     WAKING_US,
-    Claimed,
+    Claim,
+    DeliveryHistory,
     DeliveryRecord,
+    DeliveryState,
     NotClaimed,
     NotYet,
-    State,
-    Story,
-    Withdrawals,
-    is_told_of,
-    key_of,
-    path_of,
-    story_of,
+    PendingWithdrawals,
+    delivery_key,
+    delivery_path,
+    is_webhook_event,
+    new_history,
 )
 from gregor.reference.agenda import OVERDUE
 
-from .data import DeliveryKey, Shelf
+from .data import DeliveryKey, MemoryData
 
 MOST_CLAIMS = 9_999
 """What the entry of an item's ledger in Redis has digits for."""
@@ -34,28 +34,30 @@ MOST_CLAIMS = 9_999
 class MemoryLedger:
     """``ledger.Ledger`` over dictionaries; nothing in it grows old."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: MemoryData) -> None:
         self._shelf = shelf
         self.is_watched = False
 
-    async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
+    async def plan(
+        self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
+    ) -> list[Intent]:
         """As ``Ledger`` says."""
         shelf = self._shelf
         known = [intent for intent in dict.fromkeys(intents) if intent.uid in shelf.users]
         fresh = [intent for intent in known if intent.key not in self._entries(intent.uid)]
         for intent in fresh:
-            if state is State.PLANNED:
+            if state is DeliveryState.PLANNED:
                 look_us = shelf.owner(intent.uid).agenda.setdefault(OVERDUE + intent.item, now_us + OVERDUE_US)
                 shelf.note(intent.uid, [look_us])
             self._entries(intent.uid)[intent.key] = DeliveryRecord(
-                intent, state, 0, 0, story_of(intent, reason, now_us)
+                intent, state, 0, 0, new_history(intent, reason, now_us)
             )
             shelf.owner(intent.uid).delivered[intent.item] = now_us
         return fresh
 
     async def claim(
         self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
-    ) -> Claimed | NotClaimed | NotYet:
+    ) -> Claim | NotClaimed | NotYet:
         """As ``Ledger`` says."""
         entries, places = self._entries(intent.uid), self._shelf.owner(intent.uid).places
         entry = entries.get(intent.key)
@@ -63,78 +65,92 @@ class MemoryLedger:
             return NotClaimed.ABSENT
         if entry.is_over:
             return NotClaimed.OVER
-        if entry.lease_until_us > now_us and (entry.state is State.CLAIMED or not is_early):
-            return NotClaimed.BUSY if entry.state is State.CLAIMED else NotYet(entry.lease_until_us)
+        if entry.lease_until_us > now_us and (entry.state is DeliveryState.CLAIMED or not is_early):
+            return NotClaimed.BUSY if entry.state is DeliveryState.CLAIMED else NotYet(entry.lease_until_us)
         until_us, holder = places.get(place, (0, intent.key))
         if place and until_us > now_us and holder != intent.key:
             return NotClaimed.BUSY
         if place:
             places[place] = (lease_until_us, intent.key)
-        changes = {"state": State.CLAIMED, "n": min(entry.n + 1, MOST_CLAIMS), "lease_until_us": lease_until_us}
+        changes = {"state": DeliveryState.CLAIMED, "n": min(entry.n + 1, MOST_CLAIMS), "lease_until_us": lease_until_us}
         taken = entries[intent.key] = msgspec.structs.replace(entry, **changes)
-        return Claimed(taken, entry.state)
+        return Claim(taken, entry.state)
 
     async def note(self, delivery: DeliveryRecord) -> bool:
         """As ``Ledger`` says."""
         entries, key = self._entries(delivery.intent.uid), delivery.intent.key
         entry = entries.get(key)
-        if entry is None or entry.state is not State.CLAIMED or entry.n != delivery.n:
+        if entry is None or entry.state is not DeliveryState.CLAIMED or entry.n != delivery.n:
             return False
-        entries[key] = msgspec.structs.replace(entry, story=delivery.story)
+        entries[key] = msgspec.structs.replace(entry, history=delivery.history)
         return True
 
     async def record_outcome(
-        self, delivery: DeliveryRecord, place: str, state: State, story: Story, *, counts: bool = True
+        self,
+        delivery: DeliveryRecord,
+        place: str,
+        state: DeliveryState,
+        history: DeliveryHistory,
+        *,
+        counts: bool = True,
     ) -> bool:
         """As ``Ledger`` says."""
         key, uid = delivery.intent.key, delivery.intent.uid
         entries, places = self._entries(uid), self._shelf.owner(uid).places
         entry = entries.get(key)
-        if entry is None or entry.state is not State.CLAIMED or entry.n != delivery.n:
+        if entry is None or entry.state is not DeliveryState.CLAIMED or entry.n != delivery.n:
             return False
         n = entry.n if counts else entry.n - 1
-        entries[key] = DeliveryRecord(replace(entry.intent, event=story.event), state, n, story.next_us or 0, story)
-        if self.is_watched and is_told_of(delivery.intent, state):
-            entry_name = f"f{delivery.intent.item}\0{key_of(delivery.intent)}"
-            self._shelf.owner(uid).agenda[entry_name] = story.last_us
-            self._shelf.note(uid, [story.last_us])
-        if state is State.DEAD:
-            self._shelf.dead[path_of(delivery.intent)] = story.last_us
+        entries[key] = DeliveryRecord(
+            replace(entry.intent, event=history.event), state, n, history.next_us or 0, history
+        )
+        if self.is_watched and is_webhook_event(delivery.intent, state):
+            entry_name = f"f{delivery.intent.item}\0{delivery_key(delivery.intent)}"
+            self._shelf.owner(uid).agenda[entry_name] = history.last_us
+            self._shelf.note(uid, [history.last_us])
+        if state is DeliveryState.DEAD:
+            self._shelf.dead[delivery_path(delivery.intent)] = history.last_us
         if places.get(place, (0, None))[1] == key:
             del places[place]
-        if delivery.intent.kind is IntentKind.WITHDRAW and state is State.SENT:
-            self._withdrawn(delivery.intent, story.attempts[-1].at_us if place else None)
+        if delivery.intent.kind is IntentKind.WITHDRAW and state is DeliveryState.SENT:
+            self._withdrawn(delivery.intent, history.attempts[-1].at_us if place else None)
         return True
 
-    async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:
+    async def move(
+        self,
+        intent: Intent,
+        sources: Sequence[DeliveryState],
+        state: DeliveryState,
+        history: DeliveryHistory | None = None,
+    ) -> bool:
         """As ``Ledger`` says."""
         entries = self._entries(intent.uid)
         entry = entries.get(intent.key)
         if entry is None or entry.state not in sources:
             return False
-        entries[intent.key] = DeliveryRecord(entry.intent, state, entry.n, 0, story or entry.story)
+        entries[intent.key] = DeliveryRecord(entry.intent, state, entry.n, 0, history or entry.history)
         return True
 
     async def expedite(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
         """As ``Ledger`` says."""
         entries, owner = self._entries(uid), self._shelf.owner(uid)
-        waiting = [key for key, entry in entries.items() if entry.waits_beyond(reason, until_us)]
+        waiting = [key for key, entry in entries.items() if entry.is_waiting_beyond(reason, until_us)]
         for key in waiting:
             entries[key] = msgspec.structs.replace(entries[key], lease_until_us=now_us)
             owner.agenda[OVERDUE + entries[key].intent.item] = now_us
             self._shelf.note(uid, [now_us])
         return len(waiting)
 
-    async def withdrawals(self, uid: str, device: str, channel: str) -> Withdrawals:
+    async def withdrawals(self, uid: str, device: str, channel: str) -> PendingWithdrawals:
         """As ``Ledger`` says."""
         waiting = [
-            replace(entry.intent, seq=0, at_us=entry.story.planned_us)
+            replace(entry.intent, seq=0, at_us=entry.history.planned_us)
             for entry in self._entries(uid).values()
             if entry.intent.kind is IntentKind.WITHDRAW and not entry.is_over
             if (entry.intent.device, entry.intent.channel) == (device, channel)
         ]
         waiting.sort(key=lambda each: (each.at_us, each.item, each.n))
-        return Withdrawals(tuple(waiting), self._shelf.owner(uid).woken.get((device, channel), ()))
+        return PendingWithdrawals(tuple(waiting), self._shelf.owner(uid).woken.get((device, channel), ()))
 
     async def of_item(self, uid: str, item: str) -> list[DeliveryRecord]:
         """As ``Ledger`` says."""
@@ -157,12 +173,12 @@ class MemoryLedger:
             other = entry.intent
             if (other.item, other.device, other.channel) != where or other.kind is IntentKind.WITHDRAW:
                 continue
-            if entry.state is State.SENT:
-                entries[key] = msgspec.structs.replace(entry, state=State.WITHDRAWN)
+            if entry.state is DeliveryState.SENT:
+                entries[key] = msgspec.structs.replace(entry, state=DeliveryState.WITHDRAWN)
         if woken_us is not None:
             recent = [past_us for past_us in woken.get(where[1:], ()) if past_us > woken_us - WAKING_US]
             woken[where[1:]] = (woken_us, *recent)
 
     @staticmethod
     def _sorted(entries: Iterable[DeliveryRecord]) -> list[DeliveryRecord]:
-        return sorted(entries, key=lambda entry: (entry.story.planned_us, entry.intent.key[2:]))
+        return sorted(entries, key=lambda entry: (entry.history.planned_us, entry.intent.key[2:]))

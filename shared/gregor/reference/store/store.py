@@ -8,7 +8,7 @@ from .access import MemoryAccess
 from .agenda import MemoryAgenda
 from .categories import MemoryCategories
 from .contacts import MemoryContacts
-from .data import Publisher, Shelf
+from .data import MemoryData, Publisher
 from .dead_letters import MemoryDeadLetters
 from .devices import MemoryDevices
 from .ledger import MemoryLedger
@@ -25,7 +25,7 @@ class MemoryStore:
     """
 
     def __init__(self, limits: Limits, feed: Publisher | None = None, namespace: str = "gregor") -> None:
-        self._shelf = Shelf(limits, feed, namespace)
+        self._shelf = MemoryData(limits, feed, namespace)
         self._users = MemoryUsers(self._shelf)
         self._devices = MemoryDevices(self._shelf, self._users)
         self._contacts = MemoryContacts(self._shelf)

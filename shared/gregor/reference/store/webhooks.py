@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from gregor.core.notify.webhook_events import Webhook
 from gregor.store.contract.webhooks import MOST_WEBHOOKS, too_many
 
-from .data import Shelf
+from .data import MemoryData
 
 
 class MemoryWebhooks:
     """``webhooks.Webhooks`` over a dictionary."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: MemoryData) -> None:
         self._shelf = shelf
         self._version = 0
         self._webhooks: dict[str, Webhook] = {}

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from gregor.core.errors import Problem
-from gregor.core.items.sync import Gone, LiveItem, View
+from gregor.core.items.sync import LiveItem, Removal, View
 from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent
 from gregor.store.category_filter import unpack_category_filter
@@ -53,7 +53,7 @@ class DueWork:
     item: LiveItem | None = None
     n: int = 0
     seq: int = 0
-    gone: Gone | None = None
+    gone: Removal | None = None
     view: View | None = None
     delivery: str = ""
 

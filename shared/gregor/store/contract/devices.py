@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
-from gregor.core.notify.timeline import Acknowledged
+from gregor.core.notify.timeline import Acknowledgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class DeviceSession:
     gateway: str
     opened_us: int
     foreground: bool = False
-    cats: Prefixes = None
+    category_filter: Prefixes = None
     systems: Prefixes = None
 
 
@@ -135,7 +135,7 @@ class Devices(Protocol):
         """This view showed its user everything up to ``seq``. Never goes down."""
         ...
 
-    async def acknowledgements(self, uid: str) -> list[Acknowledged]:
+    async def acknowledgements(self, uid: str) -> list[Acknowledgement]:
         """When views showed what: the newest ``MOST_ACKNOWLEDGEMENTS`` of a user that raised anything, oldest first."""
         ...
 

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import Claimed, DeliveryRecord, NotClaimed, NotYet, State, Story, Withdrawals
+from gregor.core.notify.ledger import (
+    Claim,
+    DeliveryHistory,
+    DeliveryRecord,
+    DeliveryState,
+    NotClaimed,
+    NotYet,
+    PendingWithdrawals,
+)
 
 
 class Ledger(Protocol):
@@ -18,7 +26,9 @@ class Ledger(Protocol):
 
     is_watched: bool
 
-    async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
+    async def plan(
+        self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
+    ) -> list[Intent]:
         """Enter deliveries in ``state`` (planned, or cancelled with its reason); returns those that were new.
 
         Repeatable: the first entry under a key stands. Of a user that is forgotten nothing is entered. What is planned
@@ -28,7 +38,7 @@ class Ledger(Protocol):
 
     async def claim(
         self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
-    ) -> Claimed | NotClaimed | NotYet:
+    ) -> Claim | NotClaimed | NotYet:
         """Take a delivery to send it. ``place`` (device and collapse id, or empty) is held with it: one at a time.
 
         ``NotYet`` before ``story.next_us`` of its last settlement: an intent that was handed over twice waits as one.
@@ -42,7 +52,13 @@ class Ledger(Protocol):
         ...
 
     async def record_outcome(
-        self, delivery: DeliveryRecord, place: str, state: State, story: Story, *, counts: bool = True
+        self,
+        delivery: DeliveryRecord,
+        place: str,
+        state: DeliveryState,
+        history: DeliveryHistory,
+        *,
+        counts: bool = True,
     ) -> bool:
         """Write what became of a claim; false where the lease passed to another. ``counts``: the attempt was one.
 
@@ -52,7 +68,13 @@ class Ledger(Protocol):
         """
         ...
 
-    async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:
+    async def move(
+        self,
+        intent: Intent,
+        sources: Sequence[DeliveryState],
+        state: DeliveryState,
+        history: DeliveryHistory | None = None,
+    ) -> bool:
         """From one of ``sources`` to ``state``, without a claim; false where it is in none of them.
 
         Neither from nor to ``DEAD``: what is dead is moved by ``dead_letters``.
@@ -67,7 +89,7 @@ class Ledger(Protocol):
         """
         ...
 
-    async def withdrawals(self, uid: str, device: str, channel: str) -> Withdrawals:
+    async def withdrawals(self, uid: str, device: str, channel: str) -> PendingWithdrawals:
         """What is to be withdrawn from a device, and when it was woken for that."""
         ...
 

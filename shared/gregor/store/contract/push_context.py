@@ -9,7 +9,7 @@ import msgspec
 
 from gregor.core.items.sync import Cursor, StoredItem, View
 from gregor.core.notify.contact import Contact, Preferences
-from gregor.core.notify.ledger import Withdrawals
+from gregor.core.notify.ledger import PendingWithdrawals
 
 from .devices import Presence, Registration
 
@@ -26,7 +26,7 @@ class PushContext(msgspec.Struct, frozen=True):
     acks: Mapping[View, int]
     contact: Contact
     preferences: Preferences
-    withdrawals: Withdrawals
+    withdrawals: PendingWithdrawals
     item: StoredItem | None
     counts: Mapping[str, int]
     cursor: Cursor

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
-from gregor.core.items.sync import Answer, Cursor, Full, Head, HistoryEntry, View
+from gregor.core.items.sync import Cursor, Full, HistoryEntry, SyncResult, UserPosition, View
 from gregor.core.messages.model import Commit, Receipt
 
 from .access import Access
@@ -94,7 +94,7 @@ class Users(Protocol):
         now_us: int,
         systems: Prefixes = None,
         epoch_seed: bytes = ...,
-    ) -> Answer:
+    ) -> SyncResult:
         """What leads ``view`` from ``cursor`` to now (L9), with the external messages of ``systems`` since (L13)."""
         ...
 
@@ -116,7 +116,7 @@ class Users(Protocol):
         """Up to ``limit`` items of the view, live and gone, newest first by (seq, id), those below ``before``."""
         ...
 
-    async def heads(self, uids: Sequence[str]) -> list[Head | None]:
+    async def heads(self, uids: Sequence[str]) -> list[UserPosition | None]:
         """Position and digest (the view of all devices) of many users; ``None`` for a user never seen. Read only."""
         ...
 

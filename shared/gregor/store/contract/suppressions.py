@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gregor.core.notify.email_address import same_mailbox
+from gregor.core.notify.email_address import normalize_mailbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Suppression:
 
 def hash_of(email: str) -> str:
     """What an address is kept under: the same for all its writings."""
-    return hashlib.sha256(same_mailbox(email).encode("utf-8", "replace")).hexdigest()
+    return hashlib.sha256(normalize_mailbox(email).encode("utf-8", "replace")).hexdigest()
 
 
 class Suppressions(Protocol):

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from gregor.core import rate_limit as rates
-from gregor.core.ids import normal_prefixes
+from gregor.core.ids import normalize_prefixes
 from gregor.core.limits import SECOND_US
 from gregor.redis.client import RedisCommands, Script
 from gregor.store import service_keys
@@ -74,7 +74,7 @@ class RedisAccess:
         key = ServiceKey(
             id=service_keys.new_id(),
             scopes=frozenset(scopes),
-            prefixes=None if prefixes is None else normal_prefixes(prefixes),
+            prefixes=None if prefixes is None else normalize_prefixes(prefixes),
             rate=rate,
             hashes=((service_keys.hash_of(secret), None),),
             created_us=now_us,

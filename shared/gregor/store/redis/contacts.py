@@ -16,7 +16,7 @@ from gregor.core.notify.contact import (
     parse_contact,
     parse_preferences,
     preferences_document,
-    without_mail,
+    without_email,
 )
 from gregor.redis.client import RedisCommands, Script
 from gregor.store.contract.store import Contended
@@ -74,7 +74,7 @@ class RedisContacts:
 
     async def end_mails(self, uid: str, categories: Sequence[str]) -> None:
         """See ``contacts.Contacts.end_mails``."""
-        await self.change_preferences(uid, lambda kept: without_mail(kept, categories))
+        await self.change_preferences(uid, lambda kept: without_email(kept, categories))
 
     async def _change(self, uid: str, field: str, change: Callable[[Any], Any]) -> Any:
         """Read, change and write back a document, until nobody wrote in between; empty ones are not kept."""

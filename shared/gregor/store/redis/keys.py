@@ -287,6 +287,6 @@ class UserKeys:
         self.replay = (self.dead, self.delivered, self.withdrawals, self.agenda, self.due)
         beside = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact)
         told = (self.places, self.withdrawals)
-        around = (self.devices, self.presence, self.acks, self.contact, self.withdrawals)
-        self.scene = (self.state, self.live, generation, *around)
+        audience = (self.devices, self.presence, self.acks, self.contact, self.withdrawals)
+        self.scene = (self.state, self.live, generation, *audience)
         self.every = (self.state, self.live, self.gone, intervals, self.agenda, external, *beside, *told)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import DeliveryRecord, State, intent_at, key_of, path_of
+from gregor.core.notify.ledger import DeliveryRecord, DeliveryState, delivery_key, delivery_path, parse_delivery_path
 from gregor.redis.client import RedisCommands, Script
 from gregor.store.contract.dead_letters import DeadPage, Place
 from gregor.store.redis import scripts
@@ -65,10 +65,10 @@ class RedisDeadLetters:
 
     async def _letters(self, places: Sequence[Place]) -> tuple[DeliveryRecord, ...]:
         """What the ledger has of them; nothing where it forgot one."""
-        intents = [intent_at(path) for _, path in places]
+        intents = [parse_delivery_path(path) for _, path in places]
         raws = await answers(self._entry(intent) for intent in intents)
         found = (read_entry(intent, raw) for intent, raw in zip(intents, raws, strict=True) if raw is not None)
-        return tuple(each for each in found if each.state is State.DEAD)
+        return tuple(each for each in found if each.state is DeliveryState.DEAD)
 
     async def replay(self, intent: Intent, now_us: int) -> bool:
         """See ``dead_letters.DeadLetters.replay``: written only where nothing has changed since it was read."""
@@ -76,15 +76,15 @@ class RedisDeadLetters:
         if raw is None:
             return False
         dead = read_entry(intent, raw)
-        planned = write_entry(DeliveryRecord(intent, State.PLANNED, dead.n, 0, dead.story.replayed(now_us)))
-        names = (path_of(intent), str(now_us), str(self._life_us // 1_000), intent.uid, intent.item)
-        arguments = (key_of(intent), raw, planned, *names, str(dead.story.planned_us))
+        planned = write_entry(DeliveryRecord(intent, DeliveryState.PLANNED, dead.n, 0, dead.history.replayed(now_us)))
+        names = (delivery_path(intent), str(now_us), str(self._life_us // 1_000), intent.uid, intent.item)
+        arguments = (delivery_key(intent), raw, planned, *names, str(dead.history.planned_us))
         keys = (self._keys.deliveries(intent.uid, intent.item), *self._keys.of_user(intent.uid).replay)
         return bool(await answer(self._connection.evalsha(self._replay, keys, arguments)))
 
     async def drop(self, intent: Intent) -> None:
         """See ``dead_letters.DeadLetters.drop``."""
-        await answer(self._connection.call("ZREM", self._keys.of_user(intent.uid).dead, path_of(intent)))
+        await answer(self._connection.call("ZREM", self._keys.of_user(intent.uid).dead, delivery_path(intent)))
 
     async def purge(self, channel: str | None, before_us: int | None) -> int:
         """See ``dead_letters.DeadLetters.purge``."""
@@ -96,7 +96,7 @@ class RedisDeadLetters:
         return sum(map(int, dropped))
 
     def _entry(self, intent: Intent) -> asyncio.Future[Any]:
-        return self._connection.call("HGET", self._keys.deliveries(intent.uid, intent.item), key_of(intent))
+        return self._connection.call("HGET", self._keys.deliveries(intent.uid, intent.item), delivery_key(intent))
 
 
 def _end(channel: str | None) -> str:

@@ -12,26 +12,26 @@ from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import (
     LONGEST_WAIT_US,
     OVERDUE_US,
-    Claimed,
+    Claim,
+    DeliveryHistory,
     DeliveryRecord,
+    DeliveryState,
     NotClaimed,
     NotYet,
-    State,
-    Story,
-    Withdrawals,
-    is_told_of,
-    key_of,
-    path_of,
+    PendingWithdrawals,
+    delivery_key,
+    delivery_path,
+    is_webhook_event,
+    new_history,
     rebuild_intent,
-    story_of,
 )
 from gregor.redis.client import RedisCommands, Script
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer, answers
 from gregor.store.redis.keys import Keys
 
-_STORY: Final = msgspec.json.Decoder(Story)
-_STATES: Final = {ord(state.value): state for state in State}
+_STORY: Final = msgspec.json.Decoder(DeliveryHistory)
+_STATES: Final = {ord(state.value): state for state in DeliveryState}
 _HEAD: Final = 22
 """Characters of an entry before its story: state, attempts, lease."""
 _AT_ONCE: Final = 500
@@ -60,7 +60,9 @@ class RedisLedger:
         """Every script, for a process that loads them before it serves."""
         return (self._plan, self._claim, self._settle, self._move, self._hasten)
 
-    async def plan(self, intents: Sequence[Intent], state: State, reason: str | None, now_us: int) -> list[Intent]:
+    async def plan(
+        self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
+    ) -> list[Intent]:
         """See ``contract.Ledger.plan``."""
         groups: dict[tuple[str, str], list[Intent]] = {}
         look_us = str(now_us + OVERDUE_US)
@@ -75,22 +77,22 @@ class RedisLedger:
             for (uid, item), group in groups.items()
         )
         fresh = {bytes(key) for reply in replies for key in reply}
-        return [intent for intent in intents if key_of(intent).encode() in fresh]
+        return [intent for intent in intents if delivery_key(intent).encode() in fresh]
 
     async def claim(
         self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
-    ) -> Claimed | NotClaimed | NotYet:
+    ) -> Claim | NotClaimed | NotYet:
         """See ``contract.Ledger.claim``."""
         keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).places)
-        arguments = (key_of(intent), str(now_us), str(lease_until_us), place, str(PLACE_LIFE_MS), _bit(is_early))
+        arguments = (delivery_key(intent), str(now_us), str(lease_until_us), place, str(PLACE_LIFE_MS), _bit(is_early))
         reply = await answer(self._connection.evalsha(self._claim, keys, arguments))
         match reply[0]:
             case b"claimed":
                 before = read_entry(intent, reply[1])
                 delivery = msgspec.structs.replace(
-                    before, state=State.CLAIMED, n=reply[2], lease_until_us=lease_until_us
+                    before, state=DeliveryState.CLAIMED, n=reply[2], lease_until_us=lease_until_us
                 )
-                return Claimed(delivery, before.state)
+                return Claim(delivery, before.state)
             case b"busy":
                 return NotClaimed.BUSY
             case b"early":
@@ -102,34 +104,52 @@ class RedisLedger:
     async def note(self, delivery: DeliveryRecord) -> bool:
         """See ``contract.Ledger.note``."""
         lease_until_us = delivery.lease_until_us
-        return await self._write(delivery, "", State.CLAIMED, delivery.story, delivery.n, lease_until_us)
+        return await self._write(delivery, "", DeliveryState.CLAIMED, delivery.history, delivery.n, lease_until_us)
 
     async def record_outcome(
-        self, delivery: DeliveryRecord, place: str, state: State, story: Story, *, counts: bool = True
+        self,
+        delivery: DeliveryRecord,
+        place: str,
+        state: DeliveryState,
+        history: DeliveryHistory,
+        *,
+        counts: bool = True,
     ) -> bool:
         """See ``contract.Ledger.settle``."""
         attempts = delivery.n if counts else delivery.n - 1
-        return await self._write(delivery, place, state, story, attempts, story.next_us or 0)
+        return await self._write(delivery, place, state, history, attempts, history.next_us or 0)
 
     async def _write(
-        self, delivery: DeliveryRecord, place: str, state: State, story: Story, attempts: int, until_us: int
+        self,
+        delivery: DeliveryRecord,
+        place: str,
+        state: DeliveryState,
+        history: DeliveryHistory,
+        attempts: int,
+        until_us: int,
     ) -> bool:
         intent = delivery.intent
         of_user = self._keys.of_user(intent.uid)
         keys = (self._keys.deliveries(intent.uid, intent.item), *of_user.settle)
-        told = msgspec.json.encode(story)
-        arguments = [key_of(intent), str(delivery.n), state.value, str(attempts), told, place, str(until_us)]
-        is_told = self.is_watched and is_told_of(intent, state)
-        arguments += (str(story.last_us), f"f{intent.item}\0{key_of(intent)}" if is_told else "", intent.uid)
-        if state is State.DEAD:
-            arguments += (path_of(intent), str(self._life_ms))
+        told = msgspec.json.encode(history)
+        arguments = [delivery_key(intent), str(delivery.n), state.value, str(attempts), told, place, str(until_us)]
+        is_told = self.is_watched and is_webhook_event(intent, state)
+        arguments += (str(history.last_us), f"f{intent.item}\0{delivery_key(intent)}" if is_told else "", intent.uid)
+        if state is DeliveryState.DEAD:
+            arguments += (delivery_path(intent), str(self._life_ms))
         return bool(await answer(self._connection.evalsha(self._settle, keys, arguments)))
 
-    async def move(self, intent: Intent, sources: Sequence[State], state: State, story: Story | None = None) -> bool:
+    async def move(
+        self,
+        intent: Intent,
+        sources: Sequence[DeliveryState],
+        state: DeliveryState,
+        history: DeliveryHistory | None = None,
+    ) -> bool:
         """See ``contract.Ledger.move``."""
         letters = "".join(source.value for source in sources)
-        told = msgspec.json.encode(story) if story is not None else b""
-        arguments = (key_of(intent), letters, state.value, told)
+        told = msgspec.json.encode(history) if history is not None else b""
+        arguments = (delivery_key(intent), letters, state.value, told)
         keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).withdrawals)
         return bool(await answer(self._connection.evalsha(self._move, keys, arguments)))
 
@@ -149,10 +169,10 @@ class RedisLedger:
             hastened += sum(map(int, await answers(calls)))
         return hastened
 
-    async def withdrawals(self, uid: str, device: str, channel: str) -> Withdrawals:
+    async def withdrawals(self, uid: str, device: str, channel: str) -> PendingWithdrawals:
         """See ``contract.Ledger.withdrawals``."""
         raw = await answer(self._connection.call("HGETALL", self._keys.of_user(uid).withdrawals))
-        return read_withdrawals(uid, device, channel, raw) if raw else Withdrawals()
+        return read_withdrawals(uid, device, channel, raw) if raw else PendingWithdrawals()
 
     async def of_item(self, uid: str, item: str) -> list[DeliveryRecord]:
         """See ``contract.Ledger.of_item``."""
@@ -169,21 +189,21 @@ class RedisLedger:
 
 def read_entry(intent: Intent, raw: bytes) -> DeliveryRecord:
     """An entry of the ledger."""
-    story = _STORY.decode(raw[_HEAD:])
-    return DeliveryRecord(rebuild_intent(intent, story), _STATES[raw[0]], int(raw[1:5]), int(raw[5:_HEAD]), story)
+    history = _STORY.decode(raw[_HEAD:])
+    return DeliveryRecord(rebuild_intent(intent, history), _STATES[raw[0]], int(raw[1:5]), int(raw[5:_HEAD]), history)
 
 
 def write_entry(delivery: DeliveryRecord) -> bytes:
     """An entry of the ledger, as ``read_entry`` reads it."""
     head = f"{delivery.state.value}{delivery.n:04}{delivery.lease_until_us:017}"
-    return head.encode() + msgspec.json.encode(delivery.story)
+    return head.encode() + msgspec.json.encode(delivery.history)
 
 
 def _bit(is_so: bool) -> str:
     return "1" if is_so else ""
 
 
-def read_withdrawals(uid: str, device: str, channel: str, raw: Sequence[Any]) -> Withdrawals:
+def read_withdrawals(uid: str, device: str, channel: str, raw: Sequence[Any]) -> PendingWithdrawals:
     """What is kept of a user's withdrawals, as far as it is of one device and channel."""
     waiting, woken_us = [], []
     for i in range(0, len(raw), 2):
@@ -193,21 +213,21 @@ def read_withdrawals(uid: str, device: str, channel: str, raw: Sequence[Any]) ->
         elif len(front) == 3 and front[1:] == [device, channel]:
             intent = Intent(uid, last, IntentKind.WITHDRAW, channel, device, int(front[0]), at_us=int(raw[i + 1]))
             waiting.append(intent)
-    return Withdrawals(tuple(sorted(waiting, key=lambda each: (each.at_us, each.item, each.n))), tuple(woken_us))
+    return PendingWithdrawals(tuple(sorted(waiting, key=lambda each: (each.at_us, each.item, each.n))), tuple(woken_us))
 
 
 def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list[bytes | str]:
     arguments: list[bytes | str] = []
     for intent in intents:
-        arguments += (key_of(intent), msgspec.json.encode(story_of(intent, reason, now_us)))
+        arguments += (delivery_key(intent), msgspec.json.encode(new_history(intent, reason, now_us)))
     return arguments
 
 
 def _waiting(uid: str, item: str, raw: Sequence[Any], reason: str, until_us: int) -> list[bytes]:
     """Key and entry of what waits for that, and longer, among the deliveries in a hash."""
-    entries = {key_of(each.intent).encode(): each for each in _deliveries(uid, item, raw)}
+    entries = {delivery_key(each.intent).encode(): each for each in _deliveries(uid, item, raw)}
     pairs = zip(raw[::2], raw[1::2], strict=True)
-    return [part for pair in pairs if entries[pair[0]].waits_beyond(reason, until_us) for part in pair]
+    return [part for pair in pairs if entries[pair[0]].is_waiting_beyond(reason, until_us) for part in pair]
 
 
 def _deliveries(uid: str, item: str, raw: Sequence[Any]) -> list[DeliveryRecord]:
@@ -217,4 +237,4 @@ def _deliveries(uid: str, item: str, raw: Sequence[Any]) -> list[DeliveryRecord]
         kind, n, device, channel = raw[i].decode().split("/")
         intent = Intent(uid, item, IntentKind(kind), channel, device, int(n))
         found.append(read_entry(intent, raw[i + 1]))
-    return sorted(found, key=lambda delivery: (delivery.story.planned_us, key_of(delivery.intent)))
+    return sorted(found, key=lambda delivery: (delivery.history.planned_us, delivery_key(delivery.intent)))

@@ -13,7 +13,7 @@ import msgspec
 
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
-from gregor.core.notify.timeline import Acknowledged
+from gregor.core.notify.timeline import Acknowledgement
 from gregor.store.category_filter import unpack_category_filter
 from gregor.store.contract.devices import DeviceSession, Presence, Registration
 
@@ -47,14 +47,20 @@ class Lease(msgspec.Struct):
     session: str
     gateway: str
     foreground: bool = False
-    cats: Prefixes = None
+    category_filter: Prefixes = msgspec.field(default=None, name="cats")
     systems: Prefixes = None
 
     @property
     def open(self) -> DeviceSession:
         """As readers get it."""
         return DeviceSession(
-            self.session, self.connection, self.gateway, self.opened_us, self.foreground, self.cats, self.systems
+            self.session,
+            self.connection,
+            self.gateway,
+            self.opened_us,
+            self.foreground,
+            self.category_filter,
+            self.systems,
         )
 
 
@@ -98,7 +104,7 @@ def lease_json(session: DeviceSession, seen_us: int, until_us: int) -> bytes:
             session.session,
             session.gateway,
             session.foreground,
-            session.cats,
+            session.category_filter,
             session.systems,
         )
     )
@@ -157,14 +163,14 @@ def read_names(field: bytes) -> tuple[str, str]:
 
 def read_view(field: bytes) -> View:
     """The view that a field of the acknowledgements names."""
-    device, cats = read_names(field)
-    return View(device, unpack_category_filter(cats))
+    device, category_filter = read_names(field)
+    return View(device, unpack_category_filter(category_filter))
 
 
-def read_acknowledged(raw: bytes) -> Acknowledged:
+def read_acknowledged(raw: bytes) -> Acknowledgement:
     """An acknowledgement as the script notes it: from, to, when, and the field of its view."""
     since, until, at_us, field = raw.split(b" ", 3)
-    return Acknowledged(read_view(field), int(since), int(until), int(at_us))
+    return Acknowledgement(read_view(field), int(since), int(until), int(at_us))
 
 
 def pairs(reply: Sequence[bytes]) -> zip[tuple[bytes, bytes]]:

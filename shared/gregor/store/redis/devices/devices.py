@@ -17,8 +17,8 @@ from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import DAY_US, SECOND_US, Limits
-from gregor.core.messages.model import Commit, Reason, Receipt
-from gregor.core.notify.timeline import MOST_ACKNOWLEDGEMENTS, Acknowledged
+from gregor.core.messages.model import Commit, Receipt, RemovalReason
+from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement
 from gregor.redis.client import Argument, RedisCommands, Script
 from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.devices import DeviceSession, Presence, Registration
@@ -190,7 +190,7 @@ class RedisDevices:
         token = push_token(read_known(raw).push) if raw is not None else None
         if token is not None:
             await self._release_push(token, uid, device)
-        await self._commit(uid, Commit(now_us, epoch_seed, reason=Reason.DISPLACED, forget_device=device))
+        await self._commit(uid, Commit(now_us, epoch_seed, reason=RemovalReason.DISPLACED, forget_device=device))
         told = _control({"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
         await self._run(self._drop, (keys.presence, keys.acks), (device, keys.channel, told))
 
@@ -340,11 +340,11 @@ class RedisDevices:
         """See ``contract.Devices.acknowledge``."""
         keys = self._keys.of_user(uid)
         watched = (keys.agenda, keys.due) if self.is_watched else ()
-        bounds = (_MOST_VIEWS, now_us, MOST_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
-        arguments = (_field(view.device, pack_category_filter(view.cats)), seq, *bounds, uid)
+        bounds = (_MOST_VIEWS, now_us, MAX_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
+        arguments = (_field(view.device, pack_category_filter(view.category_filter)), seq, *bounds, uid)
         await self._run(self._acknowledge, (keys.acks, keys.seen, *watched), arguments)
 
-    async def acknowledgements(self, uid: str) -> list[Acknowledged]:
+    async def acknowledgements(self, uid: str) -> list[Acknowledgement]:
         """See ``contract.Devices.acknowledgements``."""
         return [read_acknowledged(raw) for raw in await self._call("LRANGE", self._keys.of_user(uid).seen, 0, -1)]
 

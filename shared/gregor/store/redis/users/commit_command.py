@@ -9,7 +9,7 @@ from typing import Final
 
 from gregor.core.items.codec import pack_item
 from gregor.core.limits import Limits
-from gregor.core.messages.model import Commit, Creation, Reason
+from gregor.core.messages.model import Commit, Creation, RemovalReason
 from gregor.redis.client import Script, ScriptCall
 from gregor.redis.connection import pack_script
 from gregor.store.redis import scripts
@@ -87,7 +87,7 @@ def runs_of(commits: Sequence[tuple[str, Commit]]) -> Iterator[Sequence[tuple[st
     """
     start, seen = 0, set[str]()
     for place, (uid, commit) in enumerate(commits):
-        if commit.is_flush and uid in seen:
+        if commit.is_reset and uid in seen:
             yield commits[start:place]
             start, seen = place, set()
         seen.add(uid)
@@ -101,8 +101,8 @@ def _is_bare(commit: Commit) -> bool:
         and not commit.creations[0].timers
         and not (commit.ids or commit.spans)
         and commit.message_id is None
-        and not (commit.is_followed or commit.is_guarded or commit.is_watched)
-        and commit.reason is Reason.DISMISSED
+        and not (commit.has_follow_up or commit.is_conditional or commit.is_watched)
+        and commit.reason is RemovalReason.DISMISSED
     )
 
 
@@ -116,7 +116,7 @@ def _names(keys: CommitKeys, commit: Commit, options: int) -> tuple[str, ...]:
     if not is_short:
         return keys.every
     if commit.ids:
-        return keys.dismissal if commit.sender.cats is None else keys.every
+        return keys.dismissal if commit.sender.category_filter is None else keys.every
     return keys.timed_creation if _is_timed(commit.creations[0]) else keys.creation
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
-from gregor.core.messages.model import Commit, Ignored, Receipt
+from gregor.core.messages.model import Commit, IgnoredReason, Receipt
 
 FAST_BYTES: Final = 9
 """What a fast path answers: epoch 3, seq 5, a letter. More follows only where the history is over its bounds."""
@@ -24,7 +24,7 @@ def fast_receipt(commit: Commit, reply: bytes) -> Receipt:
         return Receipt(epoch, seq, False, (), commit.ids)
     if what == _NOTHING:
         return Receipt(epoch, seq, True)
-    why = Ignored.DUPLICATE if what == _DUPLICATE else Ignored.CONFLICT
+    why = IgnoredReason.DUPLICATE if what == _DUPLICATE else IgnoredReason.CONFLICT
     return Receipt(epoch, seq, is_unchanged=True, ignored=((commit.creations[0].id, why),))
 
 
@@ -38,7 +38,7 @@ def read_receipt(reply: Sequence[Any]) -> Receipt:
         is_unchanged=what == b"same",
         created=tuple(item_id.decode() for item_id in created),
         dismissed=tuple(item_id.decode() for item_id in dismissed),
-        ignored=tuple((words[i], Ignored(words[i + 1])) for i in range(0, len(words), 2)),
+        ignored=tuple((words[i], IgnoredReason(words[i + 1])) for i in range(0, len(words), 2)),
     )
 
 

@@ -6,11 +6,20 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from gregor.core.ids import BACKEND, EVERY_DEVICE, allowed
-from gregor.core.items.codec import PackedItem, pack_item, read_item
-from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, Cursor, Gone, HistoryEntry, StoredExternal, StoredItem, View
+from gregor.core.ids import BACKEND, EVERY_DEVICE, is_allowed
+from gregor.core.items.codec import PackedItem, pack_item, unpack_item
+from gregor.core.items.sync import (
+    NO_EPOCH,
+    ZERO_DIGEST,
+    Cursor,
+    HistoryEntry,
+    Removal,
+    StoredExternal,
+    StoredItem,
+    View,
+)
 from gregor.core.limits import Limits
-from gregor.core.messages.model import Commit, Creation, Reason, Span
+from gregor.core.messages.model import Commit, Creation, RemovalReason, ResolvedInterval
 from gregor.store.category_filter import pack_category_filter
 
 _COMMIT = struct.Struct(">Q8sHHHccB3s24sQ20sH")
@@ -28,7 +37,7 @@ def _pack_timers(creation: Creation) -> bytes:
     return b"".join(timer.kind.value.encode() + timer.at_us.to_bytes(7, "big") for timer in creation.timers)
 
 
-_REASON: Final = {reason: reason.value.encode() for reason in Reason}
+_REASON: Final = {reason: reason.value.encode() for reason in RemovalReason}
 
 
 def _kind(commit: Commit) -> bytes:
@@ -37,14 +46,14 @@ def _kind(commit: Commit) -> bytes:
         return b"u"
     if commit.external is not None:
         return b"e"
-    if commit.is_flush:
+    if commit.is_reset:
         return b"f"
     if commit.forget_device is not None:
         return b"d"
     return b"r" if commit.remind is not None else b"k" if commit.keep is not None else b"u"
 
 
-def pack_span(span: Span) -> list[bytes | str]:
+def pack_span(span: ResolvedInterval) -> list[bytes | str]:
     """The arguments of one interval."""
     bits = (1 if span.is_open else 0) + (2 if span.is_prefix else 0)
     skip = sorted(span.skip)
@@ -83,17 +92,17 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
     message_id = commit.message_id
     if message_id is not None and message_id.is_remembered:
         options |= REMEMBER
-    cats = commit.sender.cats if commit.ids or commit.spans else None
-    if message_id is not None or cats is not None:
+    category_filter = commit.sender.category_filter if commit.ids or commit.spans else None
+    if message_id is not None or category_filter is not None:
         options |= EXTRAS
     has_timers = False
     for creation in commit.creations:
         if creation.timers:
             has_timers = True
             break
-    if has_timers or commit.is_followed:
+    if has_timers or commit.has_follow_up:
         options |= TIMERS
-    if commit.is_guarded:
+    if commit.is_conditional:
         options |= GUARDED
     if commit.is_watched:
         options |= WATCHED
@@ -114,7 +123,7 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
     )
     arguments: list[bytes | str] = [packed + commit.sender.device.encode()]
     if options & EXTRAS:
-        arguments.append(pack_category_filter(cats))
+        arguments.append(pack_category_filter(category_filter))
         arguments += (message_id.key, message_id.content) if message_id else ("", b"")
     _add_content(arguments, commit, has_timers=has_timers)
     return arguments
@@ -211,14 +220,14 @@ class Live:
     id: str
     seq: int
     item: PackedItem
-    hidings: dict[str, Gone]
+    hidings: dict[str, Removal]
 
     def is_for(self, view: View) -> bool:
         """Whether the item concerns the view's device at all, hidden or not, and its categories."""
         device = self.item.device
         if device not in (BACKEND, EVERY_DEVICE, view.device) and view.device != BACKEND:
             return False
-        return allowed(view.cats, self.item.category)
+        return is_allowed(view.category_filter, self.item.category)
 
     def is_in(self, view: View) -> bool:
         """Whether the view shows the item."""
@@ -234,7 +243,7 @@ class Live:
         """Itself: a live and a gone record are asked the same."""
         return self
 
-    def hidden(self, view: View) -> Gone | None:
+    def hidden(self, view: View) -> Removal | None:
         """When and how the item left this device's view alone."""
         return self.hidings.get(view.device)
 
@@ -252,18 +261,18 @@ class Live:
 
 def read_live(item_id: str, seq: int, raw: bytes, start: int = 0) -> Live:
     """A live record that begins at ``start`` of ``raw``."""
-    item = read_item(raw, start)
+    item = unpack_item(raw, start)
     return Live(item_id, seq, item, _hidings(item.hidings) if item.hidings else {})
 
 
-def _hidings(raw: bytes) -> dict[str, Gone]:
+def _hidings(raw: bytes) -> dict[str, Removal]:
     at = 0
-    hidings: dict[str, Gone] = {}
+    hidings: dict[str, Removal] = {}
     while at < len(raw):
         who_end = at + 1 + raw[at]
         who = raw[at + 1 : who_end].decode()
-        reason = Reason(chr(raw[who_end + 12]))
-        hidings[who] = Gone(_us(raw, who_end + 5), reason, who, int.from_bytes(raw[who_end : who_end + 5], "big"))
+        reason = RemovalReason(chr(raw[who_end + 12]))
+        hidings[who] = Removal(_us(raw, who_end + 5), reason, who, int.from_bytes(raw[who_end : who_end + 5], "big"))
         at = who_end + 13
     return hidings
 
@@ -273,7 +282,7 @@ class Departed:
     """A gone record, read: the item as it was, and its end."""
 
     live: Live
-    gone: Gone
+    gone: Removal
 
     def was_shown(self, view: View, at_us: int) -> bool:
         """Whether the view held the item at that moment, from what is known now."""
@@ -292,9 +301,9 @@ def read_gone(item_id: str, raw: bytes) -> Departed:
     length = raw[19]
     who = raw[20 : 20 + length].decode()
     live = read_live(item_id, int.from_bytes(raw[6:11], "big"), raw, 20 + length)
-    gone = Gone(
+    gone = Removal(
         at_us=_us(raw, 11),
-        reason=Reason(chr(raw[18])),
+        reason=RemovalReason(chr(raw[18])),
         device=who or None,
         seq=int.from_bytes(raw[1:6], "big"),
     )

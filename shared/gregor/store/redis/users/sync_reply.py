@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from gregor.core.ids import Prefixes, allowed
+from gregor.core.ids import Prefixes, is_allowed
 from gregor.core.items.digest_lanes import add, total
 from gregor.core.items.sync import (
     Cursor,
@@ -15,8 +15,8 @@ from gregor.core.items.sync import (
     StoredItem,
     View,
     cursor_for,
-    is_full_shorter,
-    is_of_beginning,
+    is_full_smaller,
+    is_initial_cursor,
 )
 
 from .record_codec import NO_HEAD, Live, UserHead, read_external, read_floors, read_gone, read_head, read_live
@@ -52,7 +52,7 @@ class ViewRead:
     @property
     def beginning(self) -> Cursor | None:
         """Where a copy of before the user was known stands: the read from there has the external messages since."""
-        if self.head is NO_HEAD or not is_of_beginning(self._cursor, self._view):
+        if self.head is NO_HEAD or not is_initial_cursor(self._cursor, self._view):
             return None
         return cursor_for(self.head.epoch, self._view, 0)
 
@@ -64,7 +64,7 @@ class ViewRead:
     @property
     def is_whole(self) -> bool:
         """Whether every live item was read."""
-        return self._what == b"f" or (self._what == b"d" and self._view.cats is not None)
+        return self._what == b"f" or (self._what == b"d" and self._view.category_filter is not None)
 
     @cached_property
     def _live(self) -> list[Live]:
@@ -78,7 +78,7 @@ class ViewRead:
     @cached_property
     def digest(self) -> bytes:
         """The digest of the view; empty where it has a filter and was not asked for."""
-        if self._view.cats is None or self.head is NO_HEAD:
+        if self._view.category_filter is None or self.head is NO_HEAD:
             return add(self.head.digest, self._lanes) if self._lanes else self.head.digest
         return total(live.item.leaf for live in self._live) if self.is_whole else b""
 
@@ -117,9 +117,9 @@ class ViewRead:
         hidden = live.hidings.get(view.device)
         return live.seq <= since and live.is_for(view) and (hidden is None or hidden.seq > since)
 
-    def is_full_shorter(self, change: Change) -> bool:
+    def is_full_smaller(self, change: Change) -> bool:
         """Whether the whole copy has fewer bytes than the change, by the user's count of live bytes."""
-        return is_full_shorter(*change, self.head.live_bytes)
+        return is_full_smaller(*change, self.head.live_bytes)
 
     def full(self, externals: tuple[StoredExternal, ...] = (), gap: bool = False) -> Full:
         """The whole view."""
@@ -133,6 +133,6 @@ class ViewRead:
         if not self.is_valid:
             return (), True
         read = [read_external(raw) for raw in self._externals]
-        kept = tuple(e for e, at_us in read if at_us > oldest_us and allowed(systems, e.system))
+        kept = tuple(e for e, at_us in read if at_us > oldest_us and is_allowed(systems, e.system))
         gap = self._cursor.seq < self._external_floor or any(at_us <= oldest_us for _, at_us in read)
         return kept, gap

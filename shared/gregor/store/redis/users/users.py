@@ -16,9 +16,19 @@ from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.digest import leaf
 from gregor.core.items.digest_lanes import total
-from gregor.core.items.sync import NO_EPOCH, Answer, Cursor, Delta, Full, Head, HistoryEntry, Unchanged, View
+from gregor.core.items.sync import (
+    NO_EPOCH,
+    Cursor,
+    Delta,
+    Full,
+    HistoryEntry,
+    SyncResult,
+    Unchanged,
+    UserPosition,
+    View,
+)
 from gregor.core.limits import HOUR_US, Limits
-from gregor.core.messages.model import Commit, Reason, Receipt, displacing
+from gregor.core.messages.model import Commit, Receipt, RemovalReason, eviction_commits
 from gregor.redis.client import RedisCommands, Script
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
@@ -150,7 +160,7 @@ class RedisUsers:
                 raise refusal(reply, self._limits)
             if hint:
                 await self.collect(uid, commit.now_us)
-            for following in displacing(commit, receipt):
+            for following in eviction_commits(commit, receipt):
                 await self.commit(uid, following)
             return receipt
         raise _restless()
@@ -166,13 +176,13 @@ class RedisUsers:
             now_us=now_us,
             epoch_seed=NO_EPOCH,
             ids=tuple(item_id.decode() for item_id in ids),
-            reason=Reason.EXPIRED,
+            reason=RemovalReason.EXPIRED,
         )
         await answer(self._send(uid, expiry, DRAIN))
 
     async def _reset_first(self, uid: str, now_us: int, epoch_seed: bytes) -> None:
         spread_s = int(await answer(self._connection.call("GET", self._keys.flush_spread)) or _SPREAD_S)
-        flush = Commit(now_us=now_us, epoch_seed=epoch_seed, is_flush=True, spread_s=spread_s)
+        flush = Commit(now_us=now_us, epoch_seed=epoch_seed, is_reset=True, spread_s=spread_s)
         await answer(self._send(uid, flush, DRAIN))  # what has expired may be due as well: its turn comes next
 
     async def reset_all_users(self, spread_s: int) -> None:
@@ -226,9 +236,9 @@ class RedisUsers:
         now_us: int,
         systems: Prefixes = None,
         epoch_seed: bytes = b"\0\0\1",
-    ) -> Answer:
+    ) -> SyncResult:
         """See ``contract.Users.sync``."""
-        mode = "f" if cursor is None else "s" if view.cats is None else "a"
+        mode = "f" if cursor is None else "s" if view.category_filter is None else "a"
         read = await self._read(uid, view, mode, cursor, digest, now_us)
         if (start := read.beginning) is not None:
             read = await self._read(uid, view, "f", start, None, now_us)
@@ -238,7 +248,7 @@ class RedisUsers:
         is_equal = digest == read.digest
         if (read.is_unchanged and (digest is None or is_equal)) or (cursor is None and is_equal):
             return Unchanged(read.head.epoch, read.head.seq, read.digest, externals, gap)
-        if change is not None and not read.is_full_shorter(change):
+        if change is not None and not read.is_full_smaller(change):
             create, dismiss = change
             return Delta(read.head.epoch, read.head.seq, read.digest, create, dismiss, externals, gap)
         if mode == "s" and not read.is_whole:
@@ -251,7 +261,7 @@ class RedisUsers:
         """See ``contract.Users.state``."""
         return (await self._read(uid, view, "f", None, None, now_us)).full()
 
-    async def heads(self, uids: Sequence[str]) -> list[Head | None]:
+    async def heads(self, uids: Sequence[str]) -> list[UserPosition | None]:
         """See ``contract.Users.heads``."""
         raws = await answers(self._connection.call("HGET", self._keys.of_user(uid).state, HEAD) for uid in uids)
         return [_head(raw) for raw in raws]
@@ -305,7 +315,7 @@ class RedisUsers:
         tag = cursor.tag if cursor else ""
         is_mine = tag[6:] == view.tag and len(tag) >= 6
         epoch = bytes.fromhex(tag[:6]) if is_mine and _is_hex(tag[:6]) else b""
-        is_digest_cheap = view.cats is None or digest is None
+        is_digest_cheap = view.category_filter is None or digest is None
         arguments = (pack_reader(mode, cursor, epoch, view.device, now_us, is_quick=is_digest_cheap),)
         for _ in range(_TRIES):
             reply = await answer(self._connection.evalsha(self._sync, keys.sync, arguments))
@@ -370,11 +380,11 @@ def _is_hex(text: str) -> bool:
     return len(text) == 6 and all(c in "0123456789abcdef" for c in text)
 
 
-def _head(raw: bytes | None) -> Head | None:
+def _head(raw: bytes | None) -> UserPosition | None:
     if raw is None:
         return None
     head = read_head(raw)
-    return Head(head.epoch, head.seq, head.digest)
+    return UserPosition(head.epoch, head.seq, head.digest)
 
 
 def _restless() -> Unavailable:
