@@ -213,7 +213,7 @@ class Cluster:
             "GREGOR_REDIS_URL": self.server.url,
             "GREGOR_TOKEN_SECRET": self.secret,
             "XDG_STATE_HOME": str(self.directory / "state"),
-            "PYTHONPATH": f"{ROOT / 'shared'}{os.pathsep}{ROOT}",
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "shared", ROOT / "services", ROOT))),
         }
         return inherited | own | self._settings | more
 
