@@ -1,7 +1,7 @@
-# The commands of this project. `make` alone lists them.
+# The commands of this project. `make` without a target lists them.
 #
-# The virtual environment is made from requirements.lock, and again only when the lock or pyproject.toml changed.
-# PYTHON=python3.13 chooses the interpreter; an environment of another Python is then made anew.
+# The virtual environment is made from requirements.lock, and made again when the lock or pyproject.toml changes.
+# PYTHON=python3.13 chooses the interpreter; an environment of another Python is replaced.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,8 +12,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 TESTS ?= tests
+WORKERS ?= auto
 
-# Without PYTHON, the environment that is there is kept; where there is none, the first Python >= 3.11 makes it.
+# Without PYTHON an existing environment is kept; otherwise the first Python >= 3.11 makes it.
 ifndef PYTHON
 PYTHON := $(shell for python in $(BIN)/python python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -21,11 +22,11 @@ endif
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(VERSION)
 
-.PHONY: help install run test lint types bench docs lock fmt
+.PHONY: help install run test test-slow lint types bench docs hooks lock fmt
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo '  PYTHON=python3.13 chooses the interpreter, ARGS=... goes to the command, TESTS=... to pytest'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo '  PYTHON=python3.13 chooses the interpreter; ARGS=... goes to the command, TESTS=... and WORKERS=4 to pytest'
 
 install: $(STAMP) ## make .venv from requirements.lock (the command is then .venv/bin/gregor)
 
@@ -42,10 +43,14 @@ $(STAMP): requirements.lock pyproject.toml
 run: $(STAMP) ## run everything on this machine, with an embedded server (ARGS='--gateways 2')
 	@exec $(BIN)/gregor dev $(ARGS)
 
-test: $(STAMP) ## run the tests (TESTS=tests/unit ARGS='-x -k sync')
-	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+# Each worker starts its own servers on free ports, so tests of two workers never meet.
+test: $(STAMP) ## run the tests in parallel (TESTS=tests/unit ARGS='-x -k sync')
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' $(TESTS) $(ARGS)
 
-lint: $(STAMP) ## style, import contracts, sizes of files and functions
+test-slow: $(STAMP) ## run the slow suites: crashes, load, packaging, client generators
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow $(TESTS) $(ARGS)
+
+lint: $(STAMP) ## check style, language, import contracts, sizes of files and functions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -61,10 +66,13 @@ docs: $(STAMP) ## build the documentation into site/ (strict: a dead link or anc
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'make: site/index.html' >&2
 
-fmt: $(STAMP) ## format, and mend what can be mended
+hooks: ## turn on the git hooks of this repository (commit subjects)
+	git config core.hooksPath .githooks
+
+fmt: $(STAMP) ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(STAMP) ## resolve requirements.lock anew, without hosts in it
+lock: $(STAMP) ## resolve requirements.lock again, without hosts in it
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
 		--group dev --output-file requirements.lock pyproject.toml
