@@ -20,7 +20,7 @@ from gregor.core.ids import BACKEND, Prefixes, is_name
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender
-from gregor.core.rate_limit import messages_bucket
+from gregor.core.rate_limit import device_messages_bucket
 from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey
 from gregor.store.contract.store import Store
@@ -236,7 +236,7 @@ class Authorizer:
         """Take ``count`` messages of the caller's rate: 0.0 where there was room, else the seconds to wait."""
         if actor.caller is not None:
             rate, burst = self._limits.device_rate, self._limits.device_burst
-            bucket = messages_bucket(actor.caller.uid, actor.caller.device)
+            bucket = device_messages_bucket(actor.caller.uid, actor.caller.device)
         elif actor.key is not None and actor.key.rate is not None:
             # A second's worth at once: what a rate means to who set it.
             rate, burst, bucket = actor.key.rate, max(1, math.ceil(actor.key.rate)), f"key/{actor.key.id}"

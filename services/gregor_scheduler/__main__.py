@@ -11,6 +11,7 @@ import structlog
 
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings
+from gregor.core.rate_limit import RateLimiter
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
@@ -20,7 +21,6 @@ from gregor.web.process import ProbeServer, on_stop_signal, run
 from gregor.web.readiness import Readiness
 
 from .aggregators import installed
-from .allowance import Allowance
 from .arq_worker import Host, redis_settings
 from .context import Parts
 from .delivery_publisher import HandOver, streams_of
@@ -56,7 +56,7 @@ async def serve(settings: Settings) -> None:
         await webhooks.start()
         stack.push_async_callback(webhooks.close)
         parts = Parts(store, handover, clock, settings.limits, registry, webhooks, figures, installed())
-        collecting = Allowance(settings.collect_rate, COLLECT_BURST)
+        collecting = RateLimiter(settings.collect_rate, COLLECT_BURST)
         lease_us = round(settings.lease_s * 1e6)
         drain = Drain(store.agenda, Acts(parts, collecting), clock, figures, lease_us)
         queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"

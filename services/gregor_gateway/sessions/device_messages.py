@@ -12,7 +12,7 @@ from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender, UserReset
 from gregor.core.messages.parse import parse_message
-from gregor.core.rate_limit import messages_bucket
+from gregor.core.rate_limit import device_messages_bucket
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitted, Submitter
@@ -58,7 +58,7 @@ class Inbox:
 
     async def _take(self, caller: Caller) -> None:
         limits = self._limits
-        bucket = messages_bucket(caller.uid, caller.device)
+        bucket = device_messages_bucket(caller.uid, caller.device)
         now_us = self._clock.now_us()
         wait_s = await self._store.access.take(bucket, limits.device_rate, limits.device_burst, 1, now_us)
         if wait_s > 0:

@@ -21,10 +21,10 @@ from gregor.core.notify.aggregation import is_summary
 from gregor.core.notify.escalation import EscalationDecision, NotificationCause
 from gregor.core.notify.intents import FRAME, Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryState
+from gregor.core.rate_limit import RateLimiter
 from gregor.store.audience import load_audience
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind
 from gregor.store.contract.store import Unavailable
-from gregor_scheduler.allowance import Allowance
 from gregor_scheduler.context import Parts
 from gregor_scheduler.delivery_publisher import StreamsAway
 
@@ -50,7 +50,7 @@ class Outcome:
 class Acts:
     """What can be done. ``collecting``: how many users' garbage may be collected now."""
 
-    def __init__(self, parts: Parts, collecting: Allowance) -> None:
+    def __init__(self, parts: Parts, collecting: RateLimiter) -> None:
         self._parts = parts
         self._collecting = collecting
 
@@ -121,7 +121,7 @@ class Acts:
     async def _forget(self, uid: str, work: DueWork) -> CompletedWork | None:
         """Collect garbage, as long as not too much is due at once; the rest at some moment of the next minutes."""
         now_us = self._parts.clock.now_us()
-        if not self._collecting.take(self._parts.clock.monotonic()):
+        if not self._collecting.try_acquire(self._parts.clock.monotonic()):
             return CompletedWork(work, self._some_time_later())
         await self._parts.store.users.commit_due(uid, now_us)
         return None

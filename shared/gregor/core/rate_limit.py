@@ -1,20 +1,32 @@
-"""Rates as one number: the generic cell rate algorithm (GCRA). Whole microseconds, so that every store agrees."""
+"""Rate limits: the generic cell rate algorithm (GCRA), whose whole state is one number a bucket.
+
+``take`` is the arithmetic of the buckets in the store (``lua/rate.lua`` does the same sums; whole microseconds, so
+both agree exactly). ``RateLimiter`` is a bucket in this process.
+"""
 
 from __future__ import annotations
 
-SECOND_US = 1_000_000
+from typing import Final
+
+SECOND_US: Final = 1_000_000
+
+DEFAULT_BURST_S: Final = 0.1
+"""Tokens of this time may be used at once, if the burst is not given."""
+
+# Of one step: the rounding error of many sums of floats.
+_ROUNDING: Final = 1e-6
 
 
 def step_us(rate: float) -> int:
-    """The µs in which one comes back at ``rate`` a second."""
+    """Return the microseconds in which a bucket of ``rate`` a second gets one token back."""
     return max(1, int(SECOND_US / rate + 0.5))
 
 
 def take(full_at_us: int, rate: float, burst: int, count: int, now_us: int) -> tuple[int, float]:
-    """Take ``count`` at once from a bucket that refills at ``rate`` a second and holds ``burst``.
+    """Take ``count`` tokens at once from a bucket that refills at ``rate`` a second and holds ``burst``.
 
-    ``full_at_us``: when the bucket will be full again (0: it was never used). Returns that moment anew and 0.0, or the
-    old one and the seconds to wait.
+    ``full_at_us``: when the bucket will be full again (0: never used). Returns the new value of it and 0.0; if there
+    are too few tokens, the old value and the seconds to wait.
     """
     step = step_us(rate)
     next_us = max(full_at_us, now_us) + count * step
@@ -22,6 +34,43 @@ def take(full_at_us: int, rate: float, burst: int, count: int, now_us: int) -> t
     return (next_us, 0.0) if wait_us <= 0 else (full_at_us, wait_us / SECOND_US)
 
 
-def messages_bucket(uid: str, device: str) -> str:
-    """The bucket of a device's messages, the same on all ways in; no name holds a slash."""
+def device_messages_bucket(uid: str, device: str) -> str:
+    """Return the name of the bucket of a device's messages: one for HTTP and WebSocket. No name has a slash."""
     return f"messages/{uid}/{device}"
+
+
+class RateLimiter:
+    """A token bucket of this process: a client-side rate limit, or a throttle of background work.
+
+    ``rate``: tokens a second; ``None`` for no limit. ``burst``: tokens that a full bucket holds; by default those of
+    100 ms, and at least one. Times are monotonic seconds.
+    """
+
+    __slots__ = ("_burst", "_full_at_s", "_step_s")
+
+    def __init__(self, rate: float | None, burst: int | None = None) -> None:
+        self._step_s = 0.0 if rate is None else 1.0 / rate
+        self._burst = burst if burst is not None else max(1, int((rate or 0.0) * DEFAULT_BURST_S))
+        self._full_at_s = float("-inf")
+
+    def capacity(self, limit: int, now_s: float) -> int:
+        """Return how many tokens there are, at most ``limit``. It takes none: see ``acquire``."""
+        if not self._step_s:
+            return limit
+        used = max(0.0, self._full_at_s - now_s) / self._step_s
+        return max(0, min(limit, int(self._burst - used + _ROUNDING)))
+
+    def acquire(self, now_s: float) -> None:
+        """Take one token, even if there is none."""
+        self._full_at_s = max(self._full_at_s, now_s) + self._step_s
+
+    def try_acquire(self, now_s: float) -> bool:
+        """Take one token if there is one, and return whether there was."""
+        if not self.capacity(1, now_s):
+            return False
+        self.acquire(now_s)
+        return True
+
+    def wait_s(self, now_s: float) -> float:
+        """Return the seconds until there is a token."""
+        return max(0.0, self._full_at_s - now_s - (self._burst - 1) * self._step_s)

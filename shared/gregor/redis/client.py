@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import deque
 from collections.abc import Sequence
 from itertools import repeat
 from typing import Any, Final, Literal
 
+from gregor.core.backoff import Backoff
+
 from .commands import RedisCommands, Script, ScriptCall
-from .connect import connect, connect_with_retry
+from .connect import FIRST_RETRY_S, MAX_RETRY_S, connect, connect_with_retry
 from .connection import (
     Argument,
-    Backoff,
     RedisAccessRefused,
     RedisConnection,
     RedisConnectionLost,
@@ -119,7 +121,7 @@ class RedisClient:
         self._watching: asyncio.TimerHandle | None = None
         self._loading: dict[str, asyncio.Future[Any]] = {}
         self._loads: list[bytes] = []  # the commands that give the server the scripts of `load`
-        self._backoff = Backoff()
+        self._backoff = Backoff(FIRST_RETRY_S, MAX_RETRY_S, random.uniform)
         self._reconnecting: asyncio.Task[None] | None = None
         self._trouble = f"{self.address} is not connected"
         self._closed = False
@@ -314,7 +316,7 @@ class RedisClient:
 
     async def _reconnect(self) -> None:
         while True:
-            await asyncio.sleep(self._backoff.pause_s(self._loop.time()))
+            await asyncio.sleep(self._backoff.next_at(self._loop.time()))
             try:
                 wire = await self._dial()
             except RedisUnavailable as error:

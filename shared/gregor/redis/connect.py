@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from gregor.core.backoff import Backoff
 from gregor.net.os_errors import os_error_text
 
 from .connection import (
-    Backoff,
     Command,
     ConnectionListener,
     RedisAccessRefused,
@@ -19,6 +20,11 @@ from .connection import (
     ReplyError,
 )
 from .url import RedisUrl
+
+FIRST_RETRY_S: Final = 0.05
+"""Upper bound of the first delay before a connection is tried again; it doubles with each failure."""
+MAX_RETRY_S: Final = 2.0
+"""Upper bound of any such delay."""
 
 # What a server answers while it is about to be fine: waiting helps. Any other refusal needs a person.
 _PASSING_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN"})
@@ -40,14 +46,14 @@ async def connect_with_retry(dial_once: Callable[[], Awaitable[RedisConnection]]
     last error.
     """
     loop = asyncio.get_running_loop()
-    deadline, backoff = loop.time() + patience_s, Backoff()
+    deadline, backoff = loop.time() + patience_s, Backoff(FIRST_RETRY_S, MAX_RETRY_S, random.uniform)
     while True:
         try:
             return await dial_once()
         except RedisAccessRefused:
             raise
         except RedisUnavailable:
-            pause_s = backoff.pause_s(loop.time())
+            pause_s = backoff.next_at(loop.time())
             if loop.time() + pause_s >= deadline:
                 raise
             await asyncio.sleep(pause_s)

@@ -7,7 +7,6 @@ subscriptions and commands never share a connection here, so the push types of R
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeAlias, cast
 
@@ -67,26 +66,6 @@ class ConnectionListener(Protocol):
     def resumed(self) -> None:
         """What was written has drained: ``RedisConnection.writable`` is true again."""
         ...
-
-
-class Backoff:
-    """Full jitter: each pause is random below a cap that doubles. Starts afresh once no pause was asked for a while."""
-
-    def __init__(self, first_s: float = 0.05, most_s: float = 2.0) -> None:
-        self._first_s = first_s
-        self._most_s = most_s
-        self._cap_s = first_s
-        self._asked_at = float("-inf")
-
-    def pause_s(self, now_s: float) -> float:
-        """Seconds to wait before the next attempt; ``now_s`` is any monotonic time."""
-        # A connection that outlived two longest pauses was a good one; one that is killed on arrival never resets this.
-        if now_s - self._asked_at > 2 * self._most_s:
-            self._cap_s = self._first_s
-        pause_s = random.uniform(0, self._cap_s)
-        self._cap_s = min(self._most_s, 2 * self._cap_s)
-        self._asked_at = now_s + pause_s
-        return pause_s
 
 
 class _Answers:

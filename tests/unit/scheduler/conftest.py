@@ -14,12 +14,12 @@ from gregor.core.items.announcement import Announcement, AnnouncementKind, decod
 from gregor.core.messages.model import Receipt, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
+from gregor.core.rate_limit import RateLimiter
 from gregor.reference.store import MemoryQueueWriter, MemoryStore
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor_scheduler.aggregators import Aggregator, Aggregators
-from gregor_scheduler.allowance import Allowance
 from gregor_scheduler.context import Parts
 from gregor_scheduler.delivery_publisher import HandOver
 from gregor_scheduler.due_loop import Drain
@@ -120,7 +120,7 @@ async def build(
     entries: Mapping[str, Any] | None = None,
     aggregators: Mapping[str, Aggregator] | None = None,
     deliveries: MemoryQueueWriter | None = None,
-    collecting: Allowance | None = None,
+    collecting: RateLimiter | None = None,
     patience_s: float = 2.0,
 ) -> House:
     """A house in which these notification types hold."""
@@ -132,7 +132,7 @@ async def build(
     await registry.refresh()
     handover, webhooks = HandOver(opening(deliveries), clock.monotonic), WebhookRegistry(store)
     parts = Parts(store, handover, clock, LIMITS, registry, webhooks, figures, Aggregators(aggregators, patience_s))
-    acts = Acts(parts, collecting or Allowance(1e9, 1_000_000))
+    acts = Acts(parts, collecting or RateLimiter(1e9, 1_000_000))
     drain = Drain(store.agenda, acts, clock, figures, LEASE_US)
     return House(store, clock, deliveries, drain, figures, registry, feed.payloads, parts)
 

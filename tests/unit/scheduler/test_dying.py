@@ -11,8 +11,8 @@ import pytest
 
 from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.model import Sender
+from gregor.core.rate_limit import RateLimiter
 from gregor.store.contract.devices import Registration
-from gregor_scheduler.allowance import Allowance
 from gregor_scheduler.delivery_publisher import HandOver
 from gregor_scheduler.due_loop import Drain
 from gregor_scheduler.handlers.dispatch import Acts
@@ -68,7 +68,7 @@ def scheduler(house: House, life: Life) -> Drain:
     store = life.of(house.store)
     handover = HandOver(opening(life.of(house.deliveries)), house.clock.monotonic)
     parts = replace(house.parts, store=store, handover=handover)
-    return Drain(store.agenda, Acts(parts, Allowance(1e9, 1_000_000)), house.clock, house.figures, LEASE_US)
+    return Drain(store.agenda, Acts(parts, RateLimiter(1e9, 1_000_000)), house.clock, house.figures, LEASE_US)
 
 
 async def much_to_do() -> House:

@@ -15,8 +15,8 @@ import redis
 from arq.connections import ArqRedis
 
 from gregor.clock import SystemClock
+from gregor.core.rate_limit import RateLimiter
 from gregor.dev.embedded_redis import find_server
-from gregor_scheduler.allowance import Allowance
 from gregor_scheduler.arq_worker import Host, redis_settings, tick
 from gregor_scheduler.due_loop import Drain
 from gregor_scheduler.handlers.dispatch import Acts
@@ -51,7 +51,7 @@ class Watched:
 def watched(house: House) -> tuple[Drain, Watched]:
     """A drain on the clock of the system, and its looks."""
     agenda = Watched(house)
-    acts = Acts(house.parts, Allowance(1, 1))
+    acts = Acts(house.parts, RateLimiter(1, 1))
     return Drain(agenda, acts, SystemClock(), house.figures, LEASE_US), agenda
 
 

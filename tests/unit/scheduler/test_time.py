@@ -10,7 +10,7 @@ import pytest
 from gregor.core.limits import SECOND_US
 from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.model import Sender
-from gregor_scheduler.allowance import Allowance
+from gregor.core.rate_limit import RateLimiter
 from gregor_scheduler.handlers.dispatch import Acts
 from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, Document, item, message
 from tests.unit.scheduler.conftest import House, build
@@ -98,7 +98,7 @@ async def test_a_reminder_whose_item_goes_between_claim_and_act_fires_for_nobody
     await house.dismiss("a")
     house.told()
 
-    outcome = await Acts(house.parts, Allowance(1e9, 1)).do("alice", works)
+    outcome = await Acts(house.parts, RateLimiter(1e9, 1)).do("alice", works)
 
     assert [done.work for done in outcome.done] == works and outcome.held == []
     assert house.told() == [] and house.handed() == []
@@ -172,7 +172,7 @@ async def test_a_delayed_message_that_is_refused_in_its_time_is_counted_and_goes
 
 
 async def test_garbage_is_collected_and_a_burst_of_it_is_spread(house: House) -> None:
-    house = await build(collecting=Allowance(0.001, 3))
+    house = await build(collecting=RateLimiter(0.001, 3))
     uids = [f"user{n}" for n in range(40)]
     for uid in uids:
         await house.create("a", uid=uid, created=NOW)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 from collections import deque
 from typing import Any, Final, Literal
 
+from gregor.core.backoff import Backoff
 from gregor.redis.client import RedisCommands
-from gregor.redis.connect import connect, connect_with_retry
-from gregor.redis.connection import Backoff, RedisConnection, RedisUnavailable, ReplyError, pack
+from gregor.redis.connect import FIRST_RETRY_S, MAX_RETRY_S, connect, connect_with_retry
+from gregor.redis.connection import RedisConnection, RedisUnavailable, ReplyError, pack
 from gregor.redis.url import RedisUrl
 
 from .channel import PubSubChannel
@@ -57,7 +59,7 @@ class RedisPubSub:
         self._asked: deque[tuple[bytes, PubSubChannel]] = deque()
         self._unsent: list[bytes] = []
         self._flushing = False
-        self._backoff = Backoff()
+        self._backoff = Backoff(FIRST_RETRY_S, MAX_RETRY_S, random.uniform)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -229,7 +231,7 @@ class RedisPubSub:
 
     async def _reconnect(self) -> None:
         while True:
-            await asyncio.sleep(self._backoff.pause_s(self._loop.time()))
+            await asyncio.sleep(self._backoff.next_at(self._loop.time()))
             try:
                 wire = await self._dial()
             except RedisUnavailable as error:
