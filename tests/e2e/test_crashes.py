@@ -182,16 +182,16 @@ async def test_a_fork_of_the_store_is_found_and_every_device_gets_what_is_true_n
         ]
         for phone in phones:
             await phone.synced()
-        await producers[0].create(uid, "mail", id_="kept")
+        await producers[0].create(uid, "mail", item_id="kept")
         cluster.server.say("CONFIG", "SET", "appendonly", "no")
         for number in range(5):
-            await producers[0].create(uid, "mail", id_=f"lost-{number}")
+            await producers[0].create(uid, "mail", item_id=f"lost-{number}")
         for phone in phones:
             await phone.until(lambda _, phone=phone: len(phone.mirror.items) == 6, "all six")
         # What was written since is not in the file that it loads.
         cluster.server.kill()
         await asyncio.to_thread(cluster.server.start)
-        await producers[1].create(uid, "mail", id_="new")
+        await producers[1].create(uid, "mail", item_id="new")
 
         state = await producers[0].state(uid)
         assert sorted(state["items"]) == ["kept", "new"]

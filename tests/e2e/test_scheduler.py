@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gregor.client.producer import Producer
+from gregor.client import AsyncProducer
 from tests.support.cluster import Cluster
 from tests.support.machine import Waiting
 from tests.support.wait import wait_until
@@ -114,7 +114,7 @@ async def test_a_delayed_message_comes_in_its_time_and_one_that_was_taken_back_n
 async def test_a_snoozed_item_leaves_and_comes_back(
     cluster: Cluster, api: httpx.AsyncClient, uid: str, device_of: Callable[..., WireDevice]
 ) -> None:
-    async with device_of("phone") as phone, Producer(cluster.ingest_urls[0], cluster.key) as producer:
+    async with device_of("phone") as phone, AsyncProducer(cluster.ingest_urls[0], cluster.key) as producer:
         await phone.synced()
         await post(api, uid, created("a"))
         copy = await producer.snooze(uid, "a", round(cluster.now_s() + 1.5, 3))

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Self
 
-from gregor.client import Created, Device, ExternalReceived, Patience, Producer
+from gregor.client import AsyncProducer, Created, Device, DeviceTimings, ExternalReceived
 from gregor.client.changes import Dismissed, ExternalGap
 from gregor.client.messages import creation, dismissal
 from tests.support.cluster import Cluster
 from tests.support.wait import wait_until
 
-QUICK = Patience(first_s=0.05, most_s=0.5)
+QUICK = DeviceTimings(first_delay_s=0.05, max_delay_s=0.5)
 CATEGORIES = ("mail", "mail.spam", "user.joined")
 
 
@@ -23,7 +23,7 @@ class Watcher:
     """A live device and what it was told: how often each item came and went, each external message."""
 
     def __init__(self, urls: Sequence[str], token: str, **options: Any) -> None:
-        self.device = Device(urls, token, patience=QUICK, **options)
+        self.device = Device(urls, token, timings=QUICK, **options)
         self.created: Counter[str] = Counter()
         self.dismissed: Counter[str] = Counter()
         self.external: list[Any] = []
@@ -42,7 +42,7 @@ class Watcher:
         if self._task is not None:
             await self._task
 
-    async def converges(self, producer: Producer, uid: str, name: str, timeout_s: float = 30) -> None:
+    async def converges(self, producer: AsyncProducer, uid: str, name: str, timeout_s: float = 30) -> None:
         """Until its copy has the digest of the server's view, and has told all of it to its reader."""
 
         async def is_equal() -> bool:
@@ -75,7 +75,7 @@ class Traffic:
     `acknowledged`: what the server has said yes to; `dismissed`: ids that a writer has dismissed.
     """
 
-    def __init__(self, producers: Sequence[Producer], uid: str, writers: int = 4, external_every: int = 0) -> None:
+    def __init__(self, producers: Sequence[AsyncProducer], uid: str, writers: int = 4, external_every: int = 0) -> None:
         self.acknowledged: set[str] = set()
         self.dismissed: set[str] = set()
         self.external: list[int] = []
@@ -119,6 +119,6 @@ class Traffic:
                 self.external.append(number)
 
 
-def producers_of(cluster: Cluster) -> list[Producer]:
+def producers_of(cluster: Cluster) -> list[AsyncProducer]:
     """A backend for each ingest, patient enough for a restart of the store."""
-    return [Producer(url, cluster.key, tries=30) for url in cluster.ingest_urls]
+    return [AsyncProducer(url, cluster.key, timeout=120) for url in cluster.ingest_urls]

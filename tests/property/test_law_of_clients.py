@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from gregor.client.changes import Item
 from gregor.client.messages import Message, creation, dismissal
 from gregor.client.mirror import Mirror
-from gregor.client.outbox import Outbox, Settled
+from gregor.client.outbox import Completed, Outbox
 from gregor.core.errors import Problem
 from gregor.core.items.sync import Full, View, parse_cursor
 from gregor.core.limits import Limits
@@ -51,7 +51,7 @@ class Device:
     mirror: Mirror = field(default_factory=Mirror)
     line_there: deque[dict[str, Any]] = field(default_factory=deque)
     line_back: deque[dict[str, Any]] = field(default_factory=deque)
-    settled: list[Settled] = field(default_factory=list)
+    settled: list[Completed] = field(default_factory=list)
     truth: dict[int, dict[str, Item]] = field(default_factory=lambda: {0: {}})
     """The view at each seq that there was."""
 

@@ -98,7 +98,7 @@ async def _tell_trouble(device: Device, url: str) -> None:
     told: str | None = None
     while True:
         await asyncio.sleep(LOOK_S)
-        trouble = None if device.is_synced else device.trouble
+        trouble = None if device.is_synced else device.last_error
         if trouble is not None and trouble != told:
             typer.echo(f"gregor: no connection to {url} ({trouble}); trying again", err=True)
         told = trouble

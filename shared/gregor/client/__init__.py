@@ -1,8 +1,9 @@
-"""Clients in Python: `Producer` for backends, `Device` for whoever shows a user's state.
+"""Clients in Python: `Producer` and `AsyncProducer` for backends, `Device` for programs that show a user's state.
 
-`mirror` (the copy), `outbox` (what waits to be said), `messages` and `proof` are pure; `device` and `producer` move.
+`mirror`, `outbox`, `messages`, `digest` and `calls` are pure; `device`, `connection` and `producer` do the I/O.
 """
 
+from .calls import BatchEntry, ItemDocument, StateDocument
 from .changes import (
     Change,
     Created,
@@ -18,37 +19,67 @@ from .changes import (
     Synced,
 )
 from .device import Device
-from .messages import creation, dismissal, gregor
+from .digest import digest_of
+from .errors import (
+    Conflict,
+    DeviceStopped,
+    Forbidden,
+    GregorError,
+    Invalid,
+    ItemIgnored,
+    NotFound,
+    RateLimited,
+    Rejected,
+    ServiceUnavailable,
+    Unauthorized,
+    Unreachable,
+)
+from .messages import CreateReceipt, MessageReceipt, creation, dismissal, gregor
 from .mirror import Mirror
 from .outbox import Outbox
-from .pause import Patience
-from .problem import DeviceStopped, MessageRejected, Unreachable
-from .producer import Producer
-from .proof import digest_of
+from .producer import AsyncProducer, Producer
+from .reconnect import DeviceTimings
+from .tokens import mint_device_token
 
 __all__ = [
+    "AsyncProducer",
+    "BatchEntry",
     "Change",
+    "Conflict",
+    "CreateReceipt",
     "Created",
     "Device",
     "DeviceStopped",
+    "DeviceTimings",
     "Dismissed",
     "ExternalGap",
     "ExternalReceived",
     "FlushAnnounced",
+    "Forbidden",
+    "GregorError",
+    "Invalid",
     "Item",
+    "ItemDocument",
+    "ItemIgnored",
+    "MessageReceipt",
     "MessageRefused",
-    "MessageRejected",
     "Mirror",
+    "NotFound",
     "Outbox",
     "Overrun",
-    "Patience",
     "Producer",
+    "RateLimited",
+    "Rejected",
     "Reminded",
+    "ServiceUnavailable",
+    "StateDocument",
     "Stopped",
     "Synced",
+    "Unauthorized",
     "Unreachable",
     "creation",
     "digest_of",
     "dismissal",
     "gregor",
+    "mint_device_token",
 ]

@@ -1,4 +1,4 @@
-"""What happens to a device, told one value at a time: changes of its copy, external messages, the end of the line."""
+"""Changes that a device reports, one value at a time: items, external messages, and the end of the connection."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 Item = dict[str, Any]
-"""An item as it came: exactly `times`, `for_device`, `category`, `body`; never changed in place."""
+"""An item as received, with exactly `times`, `for_device`, `category` and `body`; never changed in place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """An item entered the copy."""
+    """An item was added to the copy."""
 
     id: str
     item: Item
@@ -19,7 +19,7 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Dismissed:
-    """An item left the copy. `reason` is told where the server made the dismissal: `expired`, `aggregated`, …"""
+    """An item was removed from the copy. `reason` is set if the server dismissed it: `expired`, `aggregated`, …"""
 
     id: str
     item: Item
@@ -28,7 +28,7 @@ class Dismissed:
 
 @dataclass(frozen=True, slots=True)
 class Reminded:
-    """One `remind_at` of an item came due; `at` is that time in Unix seconds."""
+    """One reminder of an item fired; `at` is its `remind_at` in Unix seconds."""
 
     id: str
     item: Item
@@ -37,7 +37,7 @@ class Reminded:
 
 @dataclass(frozen=True, slots=True)
 class ExternalReceived:
-    """A message of another system: to be handed to the subsystem of that name."""
+    """A message of another system, for the subsystem of that name."""
 
     system: str
     seq: int
@@ -46,21 +46,21 @@ class ExternalReceived:
 
 @dataclass(frozen=True, slots=True)
 class ExternalGap:
-    """External messages were missed for good: every subsystem reloads what it shows (semantics.md L13)."""
+    """External messages were lost for this device: every subsystem reloads its data (docs/semantics.md L13)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlushAnnounced:
-    """The server starts a new epoch; the full copy comes by itself within `spread_s`. Go on showing this one (L14)."""
+    """The server starts a new epoch; a full copy follows within `spread_s` seconds. Keep showing this one (L14)."""
 
     spread_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """A sync object was applied: `full`, `delta` or `unchanged`. Told after the changes that it made.
+    """A sync object was applied: `full`, `delta` or `unchanged`. It follows the changes that it made.
 
-    `is_proven` is false where the copy's digest is not the server's: the copy is then fetched anew (L10).
+    `is_proven` is false if the digest of the copy differs from the server's; the device then fetches a full copy (L10).
     """
 
     kind: str
@@ -69,7 +69,7 @@ class Synced:
 
 @dataclass(frozen=True, slots=True)
 class MessageRefused:
-    """A message of the outbox was refused for good; its pending overlay is gone. `problem` is the RFC 9457 document."""
+    """The server refused a message for good; `state` no longer shows its effect. `problem` is an RFC 9457 document."""
 
     ref: int
     problem: dict[str, Any]
@@ -77,12 +77,12 @@ class MessageRefused:
 
 @dataclass(frozen=True, slots=True)
 class Overrun:
-    """The reader of these changes was too slow and some were dropped: read the whole state again."""
+    """The reader was too slow and its pending changes were dropped: read the whole `state` again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The server closed for good; the device does not reconnect. `code` and `reason` as in `core.close_codes`."""
+    """The server closed for good; the device does not reconnect. Close codes: docs/protocol.md, "WebSocket closes"."""
 
     code: int
     reason: str

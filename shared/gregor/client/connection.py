@@ -1,4 +1,4 @@
-"""One WebSocket to a gateway: JSON values in and out, until it closes. Over picows; nothing is decided here."""
+"""One WebSocket to a gateway, over picows: JSON values in and out until it closes. It decides nothing."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from gregor.core.close_codes import CloseCode
 SUBPROTOCOL = "gregor.v1"
 HANDSHAKE_S = 10.0
 MAX_FRAME_BYTES = 16 * 1_048_576
-"""A full copy is at most 1 MiB of items and 256 KiB of external messages; the rest is room for a larger setting."""
+"""A full copy is at most 1 MiB of items and 256 KiB of external messages; the rest leaves room for larger limits."""
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
-    """The connection is over: the close code (1006: none came) and reason of the server."""
+class GatewayClosed:
+    """The connection is closed: the server's close code (1006: none arrived) and reason."""
 
     code: int
     reason: str = ""
 
 
-Received = dict[str, Any] | Closed
+Received = dict[str, Any] | GatewayClosed
 
 
-class Connection(WSListener):
-    """An open connection. `receive` gives what came, in order, `Closed` last; `send` never waits."""
+class GatewayConnection(WSListener):
+    """An open connection. `receive` returns frames in order, `GatewayClosed` last; `send` never blocks."""
 
     def __init__(self) -> None:
         self._transport: WSTransport | None = None
         self._received: asyncio.Queue[Received] = asyncio.Queue()
-        self._parts: list[bytes] = []
-        self._closed: Closed | None = None
+        self._fragments: list[bytes] = []
+        self._closed: GatewayClosed | None = None
 
     @classmethod
-    async def open(cls, url: str, token: str) -> Connection:
-        """Connect to `/v1/connect` of a gateway. Raises OSError where that fails, a refused upgrade included."""
+    async def open(cls, url: str, token: str) -> GatewayConnection:
+        """Connect to `/v1/connect` of a gateway. Raises OSError if that fails, also if the upgrade is refused."""
         headers = {"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": SUBPROTOCOL}
         try:
             connection = cls()
@@ -60,47 +60,47 @@ class Connection(WSListener):
         return connection
 
     def send(self, frame: Mapping[str, Any]) -> None:
-        """Write one frame; where the connection is gone, nothing happens: `receive` tells."""
+        """Write one frame; on a closed connection nothing happens, since `receive` reports the close."""
         if self._transport is not None and self._closed is None:
             text = json.dumps(frame, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
             self._transport.send(WSMsgType.TEXT, text.encode())
 
     async def receive(self, timeout_s: float) -> Received:
-        """The next frame, or `Closed`. TimeoutError where nothing comes for so long."""
-        # Not wait_for: before Python 3.12 that swallows a cancellation which meets a result.
+        """Return the next frame, or `GatewayClosed`. Raises TimeoutError if none arrives in time."""
+        # Not wait_for: before Python 3.12 it loses a cancellation that coincides with a result.
         async with asyncio.timeout(timeout_s):
             return await self._received.get()
 
     def close(self) -> None:
-        """Say goodbye and close; does nothing where it is closed."""
+        """Send a close frame and disconnect, unless the connection is closed already."""
         if self._transport is not None and self._closed is None:
             self._transport.send_close(WSCloseCode.OK)
             self._transport.disconnect()
-            self._end(Closed(CloseCode.NORMAL))
+            self._end(GatewayClosed(CloseCode.NORMAL))
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """Called by picows."""
+        """Callback of picows."""
         self._transport = transport
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Called by picows for each frame; a proxy may have cut one message into several."""
+        """Callback of picows for each frame; a proxy may have split one message into several."""
         if frame.msg_type == WSMsgType.CLOSE:
             payload = frame.get_payload_as_bytes()
             code = int.from_bytes(payload[:2], "big") or CloseCode.NO_STATUS
-            self._end(Closed(code, payload[2:].decode("utf-8", "replace")))
+            self._end(GatewayClosed(code, payload[2:].decode("utf-8", "replace")))
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
         elif frame.msg_type in (WSMsgType.TEXT, WSMsgType.CONTINUATION):
-            self._parts.append(frame.get_payload_as_bytes())
+            self._fragments.append(frame.get_payload_as_bytes())
             if frame.fin:
-                text, self._parts = b"".join(self._parts), []
+                text, self._fragments = b"".join(self._fragments), []
                 self._received.put_nowait(json.loads(text))
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        """Called by picows, after a close frame or without one."""
-        self._end(Closed(CloseCode.ABNORMAL))
+        """Callback of picows, with or without a close frame before."""
+        self._end(GatewayClosed(CloseCode.ABNORMAL))
 
-    def _end(self, closed: Closed) -> None:
+    def _end(self, closed: GatewayClosed) -> None:
         if self._closed is None:
             self._closed = closed
             self._received.put_nowait(closed)

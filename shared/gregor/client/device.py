@@ -1,4 +1,4 @@
-"""A live device: one copy of one view, kept in step with the server over WebSocket (semantics.md L9–L14).
+"""A live device: one copy of one view, synchronized with the server over WebSocket (docs/semantics.md L9-L14).
 
     async with Device("ws://127.0.0.1:8701", token) as device:
         await device.wait_until_synced()
@@ -6,8 +6,8 @@
         async for change in device.changes():
             ...
 
-It reconnects by itself, resumes where it was, proves its copy by the digest, and keeps what it has to say in an outbox
-until the server has taken it. `mirror` and `outbox` decide; this page moves.
+The device reconnects by itself, resumes from its cursor, proves its copy by the digest, and keeps messages in an outbox
+until the server has confirmed them. `mirror` and `outbox` decide; this module does the I/O.
 """
 
 from __future__ import annotations
@@ -25,20 +25,32 @@ from gregor.core.close_codes import CloseCode
 from gregor.net.os_errors import os_error_text
 
 from .changes import Change, Item, MessageRefused, Stopped, Synced
-from .connection import Closed, Connection
-from .messages import Message, creation, dismissal, snoozed
+from .connection import GatewayClosed, GatewayConnection
+from .errors import DeviceStopped, ItemIgnored, error_of
+from .messages import (
+    CreateReceipt,
+    Message,
+    MessageReceipt,
+    Time,
+    TimeOrOffset,
+    creation,
+    dismissal,
+    read_create_receipt,
+    read_receipt,
+    reason_not_created,
+    snoozed,
+)
 from .mirror import Mirror, count, is_expired
-from .outbox import Outbox, Settled, is_retryable
-from .pause import Patience, Pauses, is_final
-from .problem import DeviceStopped, MessageRejected
-from .readers import Readers
+from .outbox import Completed, Outbox, is_retryable
+from .reconnect import DeviceTimings, ReconnectDelays, is_final
+from .subscriptions import ChangeSubscriptions
 
 Token = str | Callable[[], str | Awaitable[str]]
-"""A device token, or what gets a fresh one (called for each connection and at each `refresh`)."""
+"""A device token, or a function (plain or async) that returns a fresh one for each connection and each `refresh`."""
 
 
 class Device:
-    """One device of one user. An async context manager: connected inside, gone outside."""
+    """One device of one user, as an async context manager: it is connected inside."""
 
     def __init__(
         self,
@@ -50,64 +62,65 @@ class Device:
         category_prefix: Sequence[str] | None = None,
         systems: Sequence[str] | None = None,
         session: str | None = None,
-        kept: Mapping[str, Any] | None = None,
+        restore: Mapping[str, Any] | None = None,
         clock: Clock | None = None,
-        patience: Patience | None = None,
+        timings: DeviceTimings | None = None,
     ) -> None:
-        """`url`: of a gateway (`ws://…`), or of several, tried in turn. `category_prefix`, `systems` narrow the view.
+        """Prepare a device; entering the context connects it.
 
-        `device`: a name for people and logs; what the server goes by stands in the token. `kept`: what `keep` gave an
-        earlier process, whose copy is resumed where it has the same filter; its waiting messages are sent in any case.
+        `url`: of one gateway (`ws://…`), or of several, which are tried in turn. `category_prefix` and `systems` narrow
+        the view. `device`: a name for logs; the server uses the name in the token. `restore`: the `snapshot` of an
+        earlier process. Its copy is resumed if it has the same filter; its pending messages are sent in any case.
         """
         self.name = device
         """The name given, if any."""
         self.stopped: Stopped | None = None
         """Why the device will not reconnect; None while it does."""
-        self.trouble: str | None = None
-        """Why the last connection ended or could not be made; None where nothing was wrong so far."""
+        self.last_error: str | None = None
+        """Why the last connection ended or could not be made; None if nothing has failed yet."""
         self._urls = [url] if isinstance(url, str) else list(url)
         self._token = token
         self._foreground = foreground
         self._filter = {"category_prefix": category_prefix, "systems": systems}
         self._session = session or secrets.token_hex(8)
         self._clock = clock or SystemClock()
-        self._patience = patience or Patience()
-        self._pauses = Pauses(self._patience)
+        self._timings = timings or DeviceTimings()
+        self._delays = ReconnectDelays(self._timings)
         self._mirror = Mirror()
         self._outbox = Outbox(lambda: secrets.token_hex(16))
-        if kept is not None:
-            self._take_up(kept)
+        if restore is not None:
+            self._restore(restore)
         self._receipts: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._readers = Readers()
+        self._subscriptions = ChangeSubscriptions()
         self._synced = asyncio.Event()
-        self._emptied = asyncio.Event()
-        self._connection: Connection | None = None
+        self._outbox_empty = asyncio.Event()
+        self._connection: GatewayConnection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._later: asyncio.TimerHandle | None = None
-        self._is_proving = False
+        self._send_timer: asyncio.TimerHandle | None = None
+        self._is_repairing = False
 
-    # What it shows.
+    # The state.
 
     @property
     def state(self) -> dict[str, Item]:
-        """What to show now: the copy, what waits in the outbox laid over it, without what has expired by our clock."""
+        """The items to show now: the copy with the outbox overlaid, without items that have expired locally."""
         now_us = self._clock.now_us()
         shown = self._outbox.overlay(self._mirror.items)
         return {id_: item for id_, item in shown.items() if not is_expired(item, now_us)}
 
     @property
     def items(self) -> Mapping[str, Item]:
-        """The copy alone, as the server has told it."""
+        """The copy alone, as the server sent it."""
         return self._mirror.items
 
     @property
     def badge(self) -> int:
-        """How many items of `state` count."""
+        """The number of items in `state` that count for the badge."""
         return count(self.state, self._mirror.uncounted)
 
     @property
     def due(self) -> dict[str, Item]:
-        """Items of the copy of which a reminder is past (L7)."""
+        """The items of the copy with a reminder in the past (L7)."""
         return self._mirror.due(self._clock.now_us())
 
     @property
@@ -121,46 +134,231 @@ class Device:
         return self._mirror.digest
 
     @property
-    def waiting(self) -> int:
-        """How many messages wait in the outbox."""
+    def pending(self) -> int:
+        """The number of messages in the outbox."""
         return len(self._outbox)
 
     @property
     def is_synced(self) -> bool:
-        """Whether it is connected and has had its sync object."""
+        """Whether the device is connected and has received its sync object."""
         return self._synced.is_set() and self.stopped is None
 
-    def keep(self) -> dict[str, Any]:
-        """Copy and outbox as JSON values, to be given to a later process as `kept`."""
-        return {"filter": self._filter, "mirror": self._mirror.dump(), "outbox": self._outbox.dump()}
+    def snapshot(self) -> dict[str, Any]:
+        """Copy and outbox as JSON values, for the argument `restore` of a later process."""
+        return {"filter": self._filter, "mirror": self._mirror.snapshot(), "outbox": self._outbox.snapshot()}
 
     def changes(self) -> AsyncIterator[Change]:
-        """Everything that happens from now on; ends after `Stopped`, or when the device is closed."""
-        return self._readers.subscribe()
+        """Iterate over all changes from now on, until `Stopped` or until the device is closed."""
+        return self._subscriptions.subscribe()
 
     async def wait_until_synced(self) -> None:
-        """Until it is connected and in step. Raises `DeviceStopped` where the server will not have it."""
-        await self._or_stopped(self._synced)
+        """Wait until the device is connected and synchronized. Raises `DeviceStopped`."""
+        await self._wait_for(self._synced)
 
     async def wait_until_sent(self) -> None:
-        """Until the outbox is empty: everything taken or refused. Raises `DeviceStopped`."""
+        """Wait until the outbox is empty: every message is confirmed or refused. Raises `DeviceStopped`."""
         if len(self._outbox):
-            self._emptied.clear()
-            await self._or_stopped(self._emptied)
+            self._outbox_empty.clear()
+            await self._wait_for(self._outbox_empty)
 
-    # What it says.
+    # Messages.
 
     def post(self, message: Message) -> int:
-        """Put a message in the outbox and go on; shown at once in `state`. Its ref, as in `MessageRefused`."""
+        """Enqueue a message and return its ref, as in `MessageRefused`. `state` shows its effect at once."""
         ref = self._outbox.put(message, self._mirror.items, self._clock.now_us())
-        self._pump()
+        self._send_pending()
         return ref
 
-    async def send(self, message: Message) -> dict[str, Any]:
-        """Put a message in the outbox and wait for its receipt; giving up waiting does not take it back.
+    async def send(self, message: Message) -> MessageReceipt:
+        """Enqueue a message and wait for its receipt. Cancelling the wait does not cancel the message.
 
-        Raises `MessageRejected` where the server refuses it for good, `DeviceStopped` where it will not have us.
+        Raises `Rejected` (see `errors`) if the server refuses it for good, and `DeviceStopped`.
         """
+        return read_receipt(await self._receipt_of(message))
+
+    async def create(
+        self,
+        category: str,
+        body: Any = None,
+        *,
+        item_id: str | None = None,
+        for_device: str | None = None,
+        created: Time | None = None,
+        expires: TimeOrOffset | None = None,
+        remind_at: Sequence[TimeOrOffset] = (),
+    ) -> CreateReceipt:
+        """Create an item and return the receipt with its `item_id` (random unless given).
+
+        Raises `ItemIgnored` if the item does not exist afterwards, and what `send` raises.
+        """
+        chosen = item_id or secrets.token_hex(8)
+        message = creation(
+            chosen, category, body, for_device=for_device, created=created, expires=expires, remind_at=remind_at
+        )
+        receipt = read_create_receipt(chosen, await self._receipt_of(message))
+        if (reason := reason_not_created(chosen, receipt)) is not None:
+            raise ItemIgnored(chosen, reason, receipt)
+        return receipt
+
+    async def dismiss(
+        self,
+        *item_ids: str,
+        category: str | None = None,
+        category_prefix: str | None = None,
+        end: Time | None = None,
+        skip: Iterable[str] = (),
+    ) -> MessageReceipt:
+        """Dismiss items by id, or the items of a category or under a prefix that this copy contains, except `skip`."""
+        return await self.send(
+            dismissal(item_ids, category=category, category_prefix=category_prefix, end=end, skip=skip)
+        )
+
+    async def snooze(self, item_id: str, until: Time) -> str:
+        """Dismiss an item of the copy now and create a copy of it at `until`. Return the message id of the copy.
+
+        The copy is accepted before the item is dismissed: a failure in between loses nothing, and the same call again
+        finishes it. Raises KeyError if there is no such item, ValueError if it expires before `until`.
+        """
+        receipt = await self.send(snoozed(item_id, self._mirror.items[item_id], until, self.name))
+        await self.dismiss(item_id)
+        return str(receipt.message_id)
+
+    def ack(self, seq: int | None = None) -> None:
+        """Report that the user has seen this view up to `seq` (default: all of it); this stops pushes for it."""
+        self._send_frame({"ack": self._mirror.seq if seq is None else seq})
+
+    def set_foreground(self, foreground: bool) -> None:
+        """Report whether the user is looking at this device."""
+        self._foreground = foreground
+        self._send_frame({"foreground": foreground})
+
+    # The connection loop.
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._run_ended)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+        self._subscriptions.end()
+
+    async def _run(self) -> None:
+        attempt = 0
+        while self.stopped is None:
+            closed, delay_s = GatewayClosed(CloseCode.ABNORMAL), None
+            try:
+                closed, delay_s = await self._connect(self._urls[attempt % len(self._urls)])
+            except OSError as error:
+                closed = GatewayClosed(CloseCode.ABNORMAL, os_error_text(error))
+            finally:
+                self._disconnect()
+            if is_final(closed.code) or (closed.code == CloseCode.TOKEN_EXPIRED and isinstance(self._token, str)):
+                self._stop(Stopped(closed.code, closed.reason))
+                return
+            attempt += 1
+            self.last_error = f"{closed.code} {closed.reason}".strip()
+            await asyncio.sleep(self._delays.next_s(closed.reason) if delay_s is None else delay_s)
+
+    async def _connect(self, url: str) -> tuple[GatewayClosed, float | None]:
+        """Hold one connection from hello to close; return how it ended, and the delay if the server set one."""
+        connection = self._connection = await GatewayConnection.open(url, await self._fresh_token())
+        self._outbox.reconnected()
+        connection.send({"hello": self._hello()})
+        check_at = self._clock.monotonic() + self._timings.check_s
+        while True:
+            try:
+                frame = await connection.receive(self._timings.silence_s)
+            except TimeoutError:
+                return GatewayClosed(CloseCode.ABNORMAL, "silence"), None
+            if isinstance(frame, GatewayClosed):
+                return frame, None
+            if "reconnect" in frame:
+                await self._receive_until_reconnect(connection, frame["reconnect"]["after_ms"] / 1_000)
+                return GatewayClosed(CloseCode.NORMAL), 0.0
+            if (ended := await self._receive(frame)) is not None:
+                return ended, None
+            if self._clock.monotonic() >= check_at and self.is_synced:
+                check_at = self._clock.monotonic() + self._timings.check_s
+                self._send_frame({"resync": {"cursor": self._mirror.cursor, "digest": self._mirror.digest}})
+
+    async def _receive_until_reconnect(self, connection: GatewayConnection, after_s: float) -> None:
+        """Process frames until the moment that the server named for the reconnect, or until it closes."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(after_s):
+                while not isinstance(frame := await connection.receive(after_s + 1), GatewayClosed):
+                    await self._receive(frame)
+
+    async def _receive(self, frame: Mapping[str, Any]) -> GatewayClosed | None:
+        """Process one frame; return a close if the connection cannot be used any longer."""
+        if "ping" in frame:
+            self._send_frame({"pong": frame["ping"]})
+        elif "refresh" in frame:
+            # If no fresh token is available now, the next connection asks for one again.
+            with suppress(OSError):
+                self._send_frame({"token": await self._fresh_token()})
+        elif "ref" in frame:
+            self._complete(self._outbox.answered(frame, self._mirror.seq, self._clock.now_us()))
+            self._send_pending()
+        elif "problem" in frame:
+            return self._on_problem(frame["problem"])
+        else:
+            self._apply(frame)
+        return None
+
+    def _on_problem(self, problem: Mapping[str, Any]) -> GatewayClosed | None:
+        """Process a problem without a ref: it answers the hello or a resync, not a message of the outbox."""
+        retry_after_ms = problem.get("retry_after_ms", 1_000)
+        if self.is_synced:
+            asyncio.get_running_loop().call_later(retry_after_ms / 1_000, self._request_full_copy)
+            return None
+        if is_retryable(problem):
+            return GatewayClosed(CloseCode.UNAVAILABLE, f"retry_after_ms={retry_after_ms}")
+        return GatewayClosed(CloseCode.BAD_PROTOCOL, f"{problem.get('code')}: {problem.get('detail')}")
+
+    # Synchronization and outbox.
+
+    def _apply(self, frame: Mapping[str, Any]) -> None:
+        changes = self._mirror.apply(frame)
+        self._subscriptions.publish(changes)
+        self._complete(self._outbox.reached(self._mirror.seq))
+        if any(isinstance(change, Synced) for change in changes):
+            self._on_synced()
+
+    def _on_synced(self) -> None:
+        self._delays.reset()
+        self._synced.set()
+        # Only once: if a full copy does not match its digest, the server is wrong, and asking again would never end.
+        if self._mirror.needs_full and not self._is_repairing:
+            self._request_full_copy()
+        self._is_repairing = self._mirror.needs_full
+        self._send_pending()
+
+    def _request_full_copy(self) -> None:
+        if self._mirror.needs_full:
+            self._send_frame({"resync": True})
+
+    def _send_pending(self) -> None:
+        """Send what the outbox allows, and set a timer if the server asked us to wait."""
+        if self._connection is None or not self.is_synced:
+            return
+        now_us = self._clock.now_us()
+        for frame in self._outbox.sendable(now_us):
+            self._connection.send(frame)
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+        if hold_s := self._outbox.hold_s(now_us):
+            self._send_timer = asyncio.get_running_loop().call_later(hold_s, self._send_pending)
+
+    async def _receipt_of(self, message: Message) -> dict[str, Any]:
         if self.stopped is not None:
             raise DeviceStopped(self.stopped)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -171,173 +369,18 @@ class Device:
         finally:
             self._receipts.pop(ref, None)
 
-    async def create(self, category: str, body: Any = None, *, id_: str | None = None, **fields: Any) -> str:
-        """Create an item (fields as in `messages.creation`); its id, random where not given."""
-        chosen = id_ or secrets.token_hex(8)
-        await self.send(creation(chosen, category, body, **fields))
-        return chosen
-
-    async def dismiss(self, *ids: str, **interval: Any) -> dict[str, Any]:
-        """Dismiss ids, or a `category` or `category_prefix` up to what this copy holds (but `skip`); the receipt."""
-        return await self.send(dismissal(ids, **interval))
-
-    async def snooze(self, id_: str, until: float) -> str:
-        """Put an item of the copy off: it leaves now, and a copy of it comes at `until` (Unix seconds).
-
-        The id of the message that waits. The copy is accepted before the item is dismissed: whatever fails between
-        loses nothing, and the same call again finishes it. `KeyError` where the copy has no such item, `ValueError`
-        where it expires before.
-        """
-        receipt = await self.send(snoozed(id_, self._mirror.items[id_], until, self.name))
-        await self.dismiss(id_)
-        return str(receipt["id"])
-
-    def ack(self, seq: int | None = None) -> None:
-        """The user has seen what this view showed up to `seq` (all, where not given): stops pushes for it."""
-        self._say({"ack": self._mirror.seq if seq is None else seq})
-
-    def set_foreground(self, foreground: bool) -> None:
-        """Tell whether the user looks at this device."""
-        self._foreground = foreground
-        self._say({"foreground": foreground})
-
-    # The loop.
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(self._was_ended)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-        if self._later is not None:
-            self._later.cancel()
-        self._readers.end()
-
-    async def _run(self) -> None:
-        attempt = 0
-        while self.stopped is None:
-            closed, wait_s = Closed(CloseCode.ABNORMAL), None
-            try:
-                closed, wait_s = await self._connect(self._urls[attempt % len(self._urls)])
-            except OSError as error:
-                closed = Closed(CloseCode.ABNORMAL, os_error_text(error))
-            finally:
-                self._hang_up()
-            if is_final(closed.code) or (closed.code == CloseCode.TOKEN_EXPIRED and isinstance(self._token, str)):
-                self._stop(Stopped(closed.code, closed.reason))
-                return
-            attempt += 1
-            self.trouble = f"{closed.code} {closed.reason}".strip()
-            await asyncio.sleep(self._pauses.next_s(closed.reason) if wait_s is None else wait_s)
-
-    async def _connect(self, url: str) -> tuple[Closed, float | None]:
-        """One connection from hello to close; how it ended, and the pause where the server set one."""
-        connection = self._connection = await Connection.open(url, await self._fresh_token())
-        self._outbox.reconnected()
-        connection.send({"hello": self._hello()})
-        check_at = self._clock.monotonic() + self._patience.check_s
-        while True:
-            try:
-                frame = await connection.receive(self._patience.silence_s)
-            except TimeoutError:
-                return Closed(CloseCode.ABNORMAL, "silence"), None
-            if isinstance(frame, Closed):
-                return frame, None
-            if "reconnect" in frame:
-                await self._linger(connection, frame["reconnect"]["after_ms"] / 1_000)
-                return Closed(CloseCode.NORMAL), 0.0
-            if (ended := await self._receive(frame)) is not None:
-                return ended, None
-            if self._clock.monotonic() >= check_at and self.is_synced:
-                check_at = self._clock.monotonic() + self._patience.check_s
-                self._say({"resync": {"cursor": self._mirror.cursor, "digest": self._mirror.digest}})
-
-    async def _linger(self, connection: Connection, after_s: float) -> None:
-        """Go on taking frames until the moment at which the server wants us elsewhere, or it closes."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(after_s):
-                while not isinstance(frame := await connection.receive(after_s + 1), Closed):
-                    await self._receive(frame)
-
-    async def _receive(self, frame: Mapping[str, Any]) -> Closed | None:
-        """Take one frame; a close of our own where it says that there is no going on."""
-        if "ping" in frame:
-            self._say({"pong": frame["ping"]})
-        elif "refresh" in frame:
-            # Where no fresh token is to be had now, the next connection asks again.
-            with suppress(OSError):
-                self._say({"token": await self._fresh_token()})
-        elif "ref" in frame:
-            self._settle(self._outbox.answered(frame, self._mirror.seq, self._clock.now_us()))
-            self._pump()
-        elif "problem" in frame:
-            return self._take_problem(frame["problem"])
-        else:
-            self._apply(frame)
-        return None
-
-    def _take_problem(self, problem: Mapping[str, Any]) -> Closed | None:
-        """A problem that answers no message of the outbox: of `hello`, or of a resync."""
-        retry_after_ms = problem.get("retry_after_ms", 1_000)
-        if self.is_synced:
-            asyncio.get_running_loop().call_later(retry_after_ms / 1_000, self._prove)
-            return None
-        if is_retryable(problem):
-            return Closed(CloseCode.UNAVAILABLE, f"retry_after_ms={retry_after_ms}")
-        return Closed(CloseCode.BAD_PROTOCOL, f"{problem.get('code')}: {problem.get('detail')}")
-
-    def _apply(self, frame: Mapping[str, Any]) -> None:
-        changes = self._mirror.apply(frame)
-        self._readers.tell(changes)
-        self._settle(self._outbox.reached(self._mirror.seq))
-        if any(isinstance(change, Synced) for change in changes):
-            self._was_synced()
-
-    def _was_synced(self) -> None:
-        self._pauses.reset()
-        self._synced.set()
-        # Asked once: a full copy that proves nothing either is the server's fault, and asking again would not end.
-        if self._mirror.needs_full and not self._is_proving:
-            self._prove()
-        self._is_proving = self._mirror.needs_full
-        self._pump()
-
-    def _prove(self) -> None:
-        """Ask for a full copy where ours is not the server's."""
-        if self._mirror.needs_full:
-            self._say({"resync": True})
-
-    def _pump(self) -> None:
-        """Send what may be sent, and look again when the server's wish to wait is over."""
-        if self._connection is None or not self.is_synced:
-            return
-        now_us = self._clock.now_us()
-        for frame in self._outbox.sendable(now_us):
-            self._connection.send(frame)
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
-        if hold_s := self._outbox.hold_s(now_us):
-            self._later = asyncio.get_running_loop().call_later(hold_s, self._pump)
-
-    def _settle(self, settled: Iterable[Settled]) -> None:
-        for one in settled:
-            future = self._receipts.pop(one.ref, None)
-            if one.problem is not None:
-                self._readers.tell([MessageRefused(one.ref, one.problem)])
+    def _complete(self, completed: Iterable[Completed]) -> None:
+        for entry in completed:
+            future = self._receipts.pop(entry.ref, None)
+            if entry.problem is not None:
+                self._subscriptions.publish([MessageRefused(entry.ref, entry.problem)])
             if future is not None and not future.done():
-                if one.receipt is not None:
-                    future.set_result(one.receipt)
+                if entry.receipt is not None:
+                    future.set_result(entry.receipt)
                 else:
-                    future.set_exception(MessageRejected(one.problem or {}))
+                    future.set_exception(error_of(entry.problem or {}))
         if not len(self._outbox):
-            self._emptied.set()
+            self._outbox_empty.set()
 
     def _hello(self) -> dict[str, Any]:
         hello = {"foreground": self._foreground, "session": self._session, **self._filter}
@@ -345,7 +388,7 @@ class Device:
             hello |= {"cursor": self._mirror.cursor, "digest": self._mirror.digest}
         return {name: value for name, value in hello.items() if value is not None}
 
-    def _say(self, frame: Mapping[str, Any]) -> None:
+    def _send_frame(self, frame: Mapping[str, Any]) -> None:
         if self._connection is not None:
             self._connection.send(frame)
 
@@ -356,35 +399,37 @@ class Device:
             token = self._token()
             return await token if inspect.isawaitable(token) else token
         except Exception as error:
-            raise OSError(f"no token: {error!r}") from error
+            raise OSError(f"no device token: {error!r}") from error
 
-    def _hang_up(self) -> None:
+    # The end.
+
+    def _disconnect(self) -> None:
         self._synced.clear()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    def _was_ended(self, task: asyncio.Task[None]) -> None:
-        """The loop is over: where a fault of ours ended it, whoever waits must hear of it."""
+    def _run_ended(self, task: asyncio.Task[None]) -> None:
+        """Report an unexpected exception of the loop to everybody that waits."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self._stop(Stopped(CloseCode.INTERNAL_ERROR, repr(error)))
 
     def _stop(self, stopped: Stopped) -> None:
         self.stopped = stopped
-        self._readers.tell([stopped])
-        self._readers.end()
+        self._subscriptions.publish([stopped])
+        self._subscriptions.end()
         for future in self._receipts.values():
             if not future.done():
                 future.set_exception(DeviceStopped(stopped))
         self._synced.set()
-        self._emptied.set()
+        self._outbox_empty.set()
 
-    async def _or_stopped(self, event: asyncio.Event) -> None:
+    async def _wait_for(self, event: asyncio.Event) -> None:
         await event.wait()
         if self.stopped is not None:
             raise DeviceStopped(self.stopped)
 
-    def _take_up(self, kept: Mapping[str, Any]) -> None:
-        self._outbox = Outbox.load(kept["outbox"], lambda: secrets.token_hex(16))
-        if kept["filter"] == self._filter:
-            self._mirror = Mirror.load(kept["mirror"])
+    def _restore(self, snapshot: Mapping[str, Any]) -> None:
+        self._outbox = Outbox.restore(snapshot["outbox"], lambda: secrets.token_hex(16))
+        if snapshot["filter"] == self._filter:
+            self._mirror = Mirror.restore(snapshot["mirror"])

@@ -1,7 +1,7 @@
-"""A device's copy of its view. PURE: sync objects and live frames go in, changes come out; time is an argument.
+"""A device's copy of its view. Pure: sync objects and live frames go in, changes come out; time is an argument.
 
-The copy follows the server alone (semantics.md L11): it holds what the server said and nothing else, and proves it by
-the digest (L10). What is not yet sent is shown over it by the outbox.
+The copy contains only items that the server sent (docs/semantics.md L11), and its digest proves it (L10). The outbox
+overlays the messages that the server has not confirmed yet.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 from gregor.core.ids import is_allowed
 
 from .changes import Change, Created, Dismissed, ExternalGap, ExternalReceived, FlushAnnounced, Item, Reminded, Synced
-from .proof import Digest
+from .digest import ItemDigest
 
 SYNC_KINDS = ("full", "delta", "unchanged")
 
 
 class Mirror:
-    """The items of one view, the position they stand at, and the digest that proves them."""
+    """The items of one view, their position (cursor), and the digest that proves them."""
 
     def __init__(self) -> None:
         self.cursor: str | None = None
@@ -27,13 +27,13 @@ class Mirror:
         self.uncounted: tuple[str, ...] = ()
         """Category prefixes whose items do not count for the badge."""
         self.needs_full = False
-        """Whether the digest did not match: only a full copy mends that."""
+        """Whether the digest did not match; only a full copy repairs that."""
         self._items: dict[str, Item] = {}
-        self._digest = Digest()
+        self._digest = ItemDigest()
 
     @property
     def items(self) -> Mapping[str, Item]:
-        """The copy as committed, items whose expiry has passed but was not yet told included."""
+        """The copy as the server sent it, including items that expired locally but not yet on the server."""
         return self._items
 
     @property
@@ -47,7 +47,7 @@ class Mirror:
         return int(self.cursor.rpartition("-")[2]) if self.cursor else 0
 
     def apply(self, frame: Mapping[str, Any]) -> list[Change]:
-        """Take one sync object or live frame of the server; what it changed, in order. Other frames change nothing."""
+        """Apply one sync object or live frame and return the changes, in order. Other frames change nothing."""
         if "sync" in frame:
             return list(self._sync(frame))
         if "system" in frame and "seq" in frame:
@@ -58,53 +58,53 @@ class Mirror:
         return []
 
     def visible(self, now_us: int) -> dict[str, Item]:
-        """What to show: the copy without what has expired by the local clock, bound included (L6)."""
+        """The items to show: the copy without items that have expired by the local clock, bound included (L6)."""
         return {id_: item for id_, item in self._items.items() if not is_expired(item, now_us)}
 
     def badge(self, now_us: int) -> int:
-        """How many visible items count (protocol.md, `uncounted`)."""
+        """The number of visible items, without those of the uncounted categories."""
         return count(self.visible(now_us), self.uncounted)
 
     def due(self, now_us: int) -> dict[str, Item]:
-        """Visible items of which a reminder is past: shown as due, also when the remind frame was missed (L7)."""
+        """Visible items with a reminder in the past, also if the remind frame was missed (L7)."""
         return {
             id_: item
             for id_, item in self.visible(now_us).items()
             if any(_us(at) <= now_us for at in item["times"].get("remind_at", ()))
         }
 
-    def dump(self) -> dict[str, Any]:
-        """The copy as JSON values, to be kept over a restart of the process."""
+    def snapshot(self) -> dict[str, Any]:
+        """The copy as JSON values, to keep over a restart of the process."""
         return {"cursor": self.cursor, "items": self._items, "uncounted": list(self.uncounted)}
 
     @classmethod
-    def load(cls, dumped: Mapping[str, Any]) -> Mirror:
-        """A copy from what `dump` gave; its digest is computed anew, so that the next sync finds a damaged one."""
+    def restore(cls, snapshot: Mapping[str, Any]) -> Mirror:
+        """A copy from a snapshot. Its digest is computed again, so the next sync detects a damaged snapshot."""
         mirror = cls()
-        mirror.cursor = dumped["cursor"]
-        mirror.uncounted = tuple(dumped["uncounted"])
-        for id_, item in dumped["items"].items():
+        mirror.cursor = snapshot["cursor"]
+        mirror.uncounted = tuple(snapshot["uncounted"])
+        for id_, item in snapshot["items"].items():
             mirror._put(id_, item)
         return mirror
 
-    def _sync(self, answer: Mapping[str, Any]) -> Iterator[Change]:
-        kind, body = answer["sync"], answer.get("body") or {}
+    def _sync(self, document: Mapping[str, Any]) -> Iterator[Change]:
+        kind, body = document["sync"], document.get("body") or {}
         if kind not in SYNC_KINDS:
-            raise ValueError(f"no sync object: {kind!r}")
+            raise ValueError(f"unknown kind of sync object: {kind!r}")
         create: Mapping[str, Item] = body.get("create") or {}
         if kind == "full":
             yield from self._replace(create)
         else:
             yield from self._patch(create, body.get("dismiss") or {})
-        self.cursor = answer["cursor"]
-        if "uncounted" in answer:
-            self.uncounted = tuple(answer["uncounted"])
-        if answer.get("external_gap"):
+        self.cursor = document["cursor"]
+        if "uncounted" in document:
+            self.uncounted = tuple(document["uncounted"])
+        if document.get("external_gap"):
             yield ExternalGap()
-        for external in answer.get("external", ()):
+        for external in document.get("external", ()):
             yield ExternalReceived(external["system"], external["seq"], external["body"])
-        is_proven = answer.get("digest", self.digest) == self.digest
-        # An unproven copy stays one until a full copy comes, also if a later answer carries no digest.
+        is_proven = document.get("digest", self.digest) == self.digest
+        # An unproven copy stays unproven until a full copy arrives, also if a later delta carries no digest.
         self.needs_full = not is_proven or (self.needs_full and kind != "full")
         yield Synced(kind, is_proven)
 
@@ -125,7 +125,7 @@ class Mirror:
         self._move(frame.get("cursor"), seq)
 
     def _move(self, cursor: str | None, seq: int) -> None:
-        """The cursor after a live frame: the frame's own, else the last one with its number replaced."""
+        """Move the cursor after a live frame: to the frame's own, else to the last one with its number replaced."""
         if cursor is not None:
             self.cursor = cursor
         elif self.cursor is not None:
@@ -162,7 +162,7 @@ def is_expired(item: Item, now_us: int) -> bool:
 
 
 def count(items: Mapping[str, Item], uncounted: tuple[str, ...]) -> int:
-    """The badge of these items: those of categories outside `uncounted`."""
+    """The badge of these items: the number of items outside of the uncounted categories."""
     return sum(1 for item in items.values() if not is_allowed(uncounted, item["category"]))
 
 

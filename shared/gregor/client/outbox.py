@@ -1,8 +1,8 @@
-"""What a device wants to say and the server has not yet taken. PURE: frames go out by `sendable`, answers come in.
+"""Messages of a device that the server has not confirmed yet. Pure: frames go out by `sendable`, answers come in.
 
-Laws (semantics.md L11): an entry goes when its receipt has come and the copy has reached its seq, or when the server
-refuses it for good; a refused message never blocks the next one; unanswered ones are sent again after a reconnect, and
-each is written so that the repeat changes nothing (L2); a full resync or a flush touches nothing here.
+Laws (docs/semantics.md L11): an entry leaves when its receipt has arrived and the copy has reached its seq, or when the
+server refuses it for good. A refused message never blocks the next one. Unanswered messages are sent again after a
+reconnect; a repeat changes nothing (L2). A full resync or a flush does not touch the outbox.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .changes import Item
 from .messages import Message, catches, intervals, is_loose, needs_id
 
 IN_FLIGHT = 32
-"""Messages that may be unanswered at once: under the burst of a device token (50), enough to hide a round trip."""
+"""Messages that may be unanswered at once: below the burst of a device token (50), enough to hide a round trip."""
 
 
 @dataclass(slots=True)
-class Entry:
-    """One message that waits: not sent, sent, or answered by a receipt whose seq the copy has not reached."""
+class OutboxEntry:
+    """A pending message: not sent, sent, or answered by a receipt whose seq the copy has not reached."""
 
     ref: int
     message: Message
@@ -33,8 +33,8 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """An entry that left the outbox: with the receipt, or with the problem for which the server refused it."""
+class Completed:
+    """An entry that left the outbox: with its receipt, or with the problem for which the server refused it."""
 
     ref: int
     receipt: dict[str, Any] | None = None
@@ -42,12 +42,12 @@ class Settled:
 
 
 class Outbox:
-    """Entries in the order in which they were put, and the overlay that they make."""
+    """Pending messages in the order in which they were put, and the overlay that they make."""
 
     def __init__(self, new_id: Callable[[], str]) -> None:
-        """`new_id` gives message ids that nobody else will ever give."""
+        """`new_id` returns a globally unique message id at each call."""
         self._new_id = new_id
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[int, OutboxEntry] = {}
         self._last_ref = 0
         self._hold_until_us = 0
 
@@ -55,14 +55,14 @@ class Outbox:
         return len(self._entries)
 
     def put(self, message: Message, copy: Mapping[str, Item], now_us: int) -> int:
-        """Take a message, made safe to repeat; its `ref`. `copy` is the device's copy at this moment."""
+        """Enqueue a message, made safe to repeat, and return its `ref`. `copy` is the device's copy at this moment."""
         self._last_ref += 1
         prepared = self._prepare(message, copy)
-        self._entries[self._last_ref] = Entry(self._last_ref, prepared, now_us)
+        self._entries[self._last_ref] = OutboxEntry(self._last_ref, prepared, now_us)
         return self._last_ref
 
     def sendable(self, now_us: int) -> list[dict[str, Any]]:
-        """The frames to send now, oldest first; each counts as sent from here on."""
+        """Return the frames to send now, oldest first, and mark them as sent."""
         if now_us < self._hold_until_us:
             return []
         waiting = [entry for entry in self._entries.values() if entry.receipt is None]
@@ -73,16 +73,16 @@ class Outbox:
         return [{"ref": entry.ref, **entry.message} for entry in chosen]
 
     def hold_s(self, now_us: int) -> float:
-        """Seconds until `sendable` may give more, as far as the server asked us to wait."""
+        """Seconds until the wait is over that the server asked for; 0 if it asked for none."""
         return max(0, self._hold_until_us - now_us) / 1_000_000
 
     def reconnected(self) -> None:
-        """The connection is a new one: what has no receipt counts as never sent."""
+        """Mark all messages without a receipt as not sent: the connection is new."""
         for entry in self._entries.values():
             entry.is_sent = False
 
-    def answered(self, frame: Mapping[str, Any], seq: int, now_us: int) -> list[Settled]:
-        """Take a `receipt` or `problem` frame; `seq` is where the copy stands. What left by it."""
+    def answered(self, frame: Mapping[str, Any], seq: int, now_us: int) -> list[Completed]:
+        """Process a `receipt` or `problem` frame and return the completed entries. `seq`: position of the copy."""
         entry = self._entries.get(frame["ref"])
         if entry is None:
             return []
@@ -95,10 +95,13 @@ class Outbox:
             self._hold_until_us = now_us + 1_000 * max(1, problem.get("retry_after_ms", 1_000))
             return []
         del self._entries[entry.ref]
-        return [Settled(entry.ref, problem=problem)]
+        return [Completed(entry.ref, problem=problem)]
 
-    def reached(self, seq: int) -> list[Settled]:
-        """The copy stands at `seq`: entries whose effect it shows go; one without effect has no frame to wait for."""
+    def reached(self, seq: int) -> list[Completed]:
+        """Remove and return the entries whose effect a copy at `seq` shows.
+
+        A message without effect has no frame to wait for: its entry is complete with the receipt.
+        """
         done = [
             entry
             for entry in self._entries.values()
@@ -106,27 +109,27 @@ class Outbox:
         ]
         for entry in done:
             del self._entries[entry.ref]
-        return [Settled(entry.ref, receipt=entry.receipt) for entry in done]
+        return [Completed(entry.ref, receipt=entry.receipt) for entry in done]
 
     def overlay(self, items: Mapping[str, Item]) -> dict[str, Item]:
-        """The items as they will be once all waiting messages are accepted, in the order in which they were put."""
+        """The items as they will be once all pending messages are accepted, in the order in which they were put."""
         shown = dict(items)
         for entry in self._entries.values():
             if entry.message["system"] == GREGOR:
-                _lay(entry, shown)
+                _overlay_one(entry, shown)
         return shown
 
-    def dump(self) -> list[dict[str, Any]]:
-        """The waiting messages as JSON values, to be kept over a restart of the process."""
+    def snapshot(self) -> list[dict[str, Any]]:
+        """The pending messages as JSON values, to keep over a restart of the process."""
         return [{"message": entry.message, "queued_us": entry.queued_us} for entry in self._entries.values()]
 
     @classmethod
-    def load(cls, dumped: list[dict[str, Any]], new_id: Callable[[], str]) -> Outbox:
-        """An outbox from what `dump` gave; everything in it is sent again."""
+    def restore(cls, snapshot: list[dict[str, Any]], new_id: Callable[[], str]) -> Outbox:
+        """An outbox from a snapshot; all its messages are sent again."""
         outbox = cls(new_id)
-        for ref, kept in enumerate(dumped, start=1):
-            outbox._entries[ref] = Entry(ref, kept["message"], kept["queued_us"])
-        outbox._last_ref = len(dumped)
+        for ref, kept in enumerate(snapshot, start=1):
+            outbox._entries[ref] = OutboxEntry(ref, kept["message"], kept["queued_us"])
+        outbox._last_ref = len(snapshot)
         return outbox
 
     def _prepare(self, message: Message, copy: Mapping[str, Item]) -> Message:
@@ -138,18 +141,18 @@ class Outbox:
         return prepared
 
     def _closed(self, body: Mapping[str, Any], copy: Mapping[str, Item]) -> dict[str, Any]:
-        """The body with an `end` for each loose interval that catches something of the copy.
+        """The body with an `end` for each loose interval that catches items of the copy.
 
-        Creations that wait here have no `created` that the interval could cover, so those it catches are named by id.
+        Pending creations have no `created` that the interval could cover, so the caught ones are dismissed by id.
         """
         dismiss = dict(body["dismiss"])
         pending = self.overlay({})
         ids, closed = list(dismiss.get("ids") or ()), []
-        taken = {*ids, *(body.get("create") or ())}
+        named = {*ids, *(body.get("create") or ())}
         for interval in intervals(body):
             if is_loose(interval, body):
-                ids += [id_ for id_, item in pending.items() if id_ not in taken and catches(interval, id_, item)]
-                taken.update(ids)
+                ids += [id_ for id_, item in pending.items() if id_ not in named and catches(interval, id_, item)]
+                named.update(ids)
                 ends = [item["times"]["created"] for id_, item in copy.items() if catches(interval, id_, item)]
                 closed.append({**interval, "end": max(ends)} if ends else interval)
             else:
@@ -158,15 +161,15 @@ class Outbox:
 
 
 def is_retryable(problem: Mapping[str, Any]) -> bool:
-    """Whether the same message may be accepted later: by the table, and by status for a code that it does not know."""
+    """Whether the same message may be accepted later: by the error table, or by the status for an unknown code."""
     refusal = ERRORS.get(problem.get("code", ""))
-    return refusal.retry if refusal else problem.get("status") in (429, 500, 503)
+    return refusal.retry if refusal else problem.get("status") in (429, 500, 502, 503, 504)
 
 
-def _lay(entry: Entry, shown: dict[str, Item]) -> None:
-    """Change `shown` as the message of `entry` will: its intervals never act on the ids that it names itself (L3)."""
+def _overlay_one(entry: OutboxEntry, shown: dict[str, Item]) -> None:
+    """Change `shown` as the message will; its intervals never dismiss the items that it creates itself (L3)."""
     if "not_before" in entry.message:
-        return  # it changes nothing yet
+        return  # it takes effect later
     body = entry.message["body"]
     create = body.get("create") or {}
     dismiss = body.get("dismiss") or {}
@@ -180,7 +183,7 @@ def _lay(entry: Entry, shown: dict[str, Item]) -> None:
 
 
 def _as_shown(item: Mapping[str, Any], queued_us: int) -> Item:
-    """A creation of ours in the shape of an item: stamped with the moment it was put, offsets resolved."""
+    """A pending creation in the form of an item: stamped with the moment it was put, with offsets resolved."""
     times = item.get("times") or {}
     created = times.get("created")
     created = queued_us / 1_000_000 if created is None else created

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.test_commands import Ingest, ingest, run
-
-__all__ = ["ingest"]
+from tests.support.scripted_ingest import ScriptedIngest
+from tests.unit.cli.running import run
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "categories.toml"
 ENTRIES = {
@@ -155,7 +154,7 @@ def test_a_file_that_is_not_there_or_no_toml_is_one_line(tmp_path: Path, capsys:
 
 
 def test_apply_sends_the_whole_set_with_its_files(
-    ingest: Ingest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ingest: ScriptedIngest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.html").write_text("<p>x</p>")
     toml = tmp_path / "categories.toml"
@@ -172,7 +171,7 @@ def test_apply_sends_the_whole_set_with_its_files(
 
 
 def test_apply_sends_nothing_of_a_file_with_a_mistake(
-    ingest: Ingest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ingest: ScriptedIngest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = tmp_path / "bad.toml"
     bad.write_text(TEN_MISTAKES)
@@ -183,7 +182,7 @@ def test_apply_sends_nothing_of_a_file_with_a_mistake(
     assert capsys.readouterr().err.startswith(EXPLAINED)
 
 
-def test_list_shows_what_each_entry_comes_to(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_what_each_entry_comes_to(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"version": 8, "categories": ENTRIES}
 
     assert run("categories", "list") == 0
@@ -199,14 +198,14 @@ def test_list_shows_what_each_entry_comes_to(ingest: Ingest, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out) == ingest.answer
 
 
-def test_list_says_where_there_are_none(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_says_where_there_are_none(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"version": 0, "categories": {}}
 
     assert run("categories", "list") == 0
     assert capsys.readouterr().out == "there are no entries\n"
 
 
-def test_show_tells_all_that_holds_for_a_category(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_tells_all_that_holds_for_a_category(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"version": 8, "categories": ENTRIES}
 
     assert run("categories", "show", "user.joined.late") == 0
@@ -226,7 +225,7 @@ def test_show_tells_all_that_holds_for_a_category(ingest: Ingest, capsys: pytest
     assert run("categories", "show", "a b") == 2
 
 
-def test_rollback_makes_an_older_version_hold(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rollback_makes_an_older_version_hold(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"version": 9, "categories": ENTRIES}
 
     assert run("categories", "rollback", "7") == 0
@@ -236,7 +235,7 @@ def test_rollback_makes_an_older_version_hold(ingest: Ingest, capsys: pytest.Cap
     assert run("categories", "rollback", "0") == 2
 
 
-def test_preview_says_what_an_item_would_say(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_preview_says_what_an_item_would_say(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"title": "Bob joined", "text": None, "link": "app://bob", "subject": "Bob joined", "html": None}
 
     assert run("categories", "preview", "user.joined", "--body", '{"k":1}', "--locale", "it") == 0

@@ -3,81 +3,24 @@
 import io
 import json
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gregor.auth.device_tokens import TokenVerifier
-from gregor.cli import main
 from gregor.cli.commands.users import time_text
 from gregor.clock import SystemClock
 from gregor.config.settings import load_settings
+from tests.support.scripted_ingest import ScriptedIngest
+from tests.unit.cli.running import run
 
 SECRET = "a-secret-of-at-least-32-bytes-for-hs256"
 ITEM = {"times": {"created": 1457056447}, "for_device": None, "category": "user.joined", "body": {"keybase": "kbob"}}
 
 
-class Ingest(ThreadingHTTPServer):
-    """Answers what it was told to, and keeps the requests."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked: list[tuple[str, str, Any]] = []
-        self.authorization: str | None = None
-        self.status = 200
-        self.answer: Any = {}
-        self.next: list[tuple[int, Any]] = []
-        """What the next requests get, in place of `status` and `answer`."""
-        self.links: list[str] = []
-        """Where the next answers lead on to, as far as they do."""
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Ingest
-
-    def _respond(self) -> None:
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.server.asked.append((self.command, self.path, json.loads(raw) if raw else None))
-        self.server.authorization = self.headers["Authorization"]
-        status, answer = self.server.next.pop(0) if self.server.next else (self.server.status, self.server.answer)
-        self.send_response(status)
-        if self.server.links:
-            self.send_header("Link", f'<{self.server.links.pop(0)}>; rel="next"')
-        self.end_headers()
-        self.wfile.write(b"" if status == 204 else json.dumps(answer).encode())
-
-    do_GET = do_POST = do_PUT = do_DELETE = _respond
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the tests look at what was asked."""
-
-
-@pytest.fixture
-def ingest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Ingest]:
-    with Ingest() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-        monkeypatch.setenv("GREGOR_URL", server.url)
-        monkeypatch.setenv("GREGOR_KEY", "gk_a_b")
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
-def test_send_creates_an_item_as_the_contract_has_it(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_send_creates_an_item_as_the_contract_has_it(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
+) -> None:
     ingest.answer = {"cursor": "k-1", "seq": 1, "created": ["aa"], "dismissed": [], "ignored": {}}
 
     status = run(
@@ -93,7 +36,7 @@ def test_send_creates_an_item_as_the_contract_has_it(ingest: Ingest, capsys: pyt
     assert (status, capsys.readouterr().out) == (0, "seq 1: created aa\n")
 
 
-def test_send_dismisses_by_id_and_by_category(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_send_dismisses_by_id_and_by_category(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"cursor": "k-2", "seq": 2, "created": [], "dismissed": ["aa"], "ignored": {}}
 
     run("send", "alice", "--dismiss", "aa", "--dismiss-category", "user", "--dismiss-prefix", "sys", "--json")
@@ -103,7 +46,7 @@ def test_send_dismisses_by_id_and_by_category(ingest: Ingest, capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out) == ingest.answer
 
 
-def test_send_tells_another_system(ingest: Ingest) -> None:
+def test_send_tells_another_system(ingest: ScriptedIngest) -> None:
     ingest.answer = {"cursor": "k-3", "seq": 3}
 
     run("send", "alice", "--system", "kbfs.favorites", "--body", '{"action":"delete"}')
@@ -111,7 +54,7 @@ def test_send_tells_another_system(ingest: Ingest) -> None:
     assert ingest.asked[0][2] == {"system": "kbfs.favorites", "body": {"action": "delete"}}
 
 
-def test_a_uid_is_quoted_in_the_path(ingest: Ingest) -> None:
+def test_a_uid_is_quoted_in_the_path(ingest: ScriptedIngest) -> None:
     ingest.answer = {"items": {}}
 
     run("state", "a/../b?x")
@@ -119,7 +62,7 @@ def test_a_uid_is_quoted_in_the_path(ingest: Ingest) -> None:
     assert ingest.asked[0][1] == "/v1/users/a%2F..%2Fb%3Fx/state"
 
 
-def test_state_shows_a_table_and_passes_its_filters(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_state_shows_a_table_and_passes_its_filters(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"cursor": "k-1", "digest": "0", "badge": 1, "items": {"aa": ITEM}}
 
     run("state", "alice", "--device", "phone", "--category-prefix", "user", "--category-prefix", "sys")
@@ -130,7 +73,7 @@ def test_state_shows_a_table_and_passes_its_filters(ingest: Ingest, capsys: pyte
     assert row == f"aa  {time_text(1457056447)}  user.joined  all  {json.dumps(ITEM['body'])}"
 
 
-def test_history_says_why_and_when_an_item_went(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_history_says_why_and_when_an_item_went(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     gone = {"at": 1457056500, "reason": "dismissed", "device": "phone", "seq": 2}
     ingest.answer = {"entries": [{"id": "aa", "item": ITEM, "seq": 1, "gone": gone}]}
 
@@ -142,7 +85,7 @@ def test_history_says_why_and_when_an_item_went(ingest: Ingest, capsys: pytest.C
     assert row.endswith(f"all  dismissed {time_text(1457056500)} by phone  {json.dumps(ITEM['body'])}")
 
 
-def test_devices_are_shown_with_their_presence(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_devices_are_shown_with_their_presence(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"devices": {"phone": {"platform": "ios", "online": True}, "tv": {"online": False}}}
 
     run("devices", "alice")
@@ -151,7 +94,7 @@ def test_devices_are_shown_with_their_presence(ingest: Ingest, capsys: pytest.Ca
     assert lines[1:] == [["phone", "ios", "online"], ["tv", "-", "-"]]
 
 
-def test_keys_are_made_through_the_api(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_are_made_through_the_api(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"id": "a", "key": "gk_a_secret"}
 
     run("keys", "create", "--scope", "ingest", "--scope", "read", "--prefix", "user", "--rate", "5")
@@ -160,7 +103,7 @@ def test_keys_are_made_through_the_api(ingest: Ingest, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == "gk_a_secret\n"
 
 
-def test_keys_are_listed_with_what_they_are_for(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_are_listed_with_what_they_are_for(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     named = {"id": "a", "scopes": ["ingest", "read"], "prefixes": ["user"], "rate": 5.0, "name": "billing"}
     plain = {"id": "b", "scopes": ["admin"], "prefixes": None, "rate": None}
     ingest.answer = {"keys": [named, plain]}
@@ -174,7 +117,9 @@ def test_keys_are_listed_with_what_they_are_for(ingest: Ingest, capsys: pytest.C
     ]
 
 
-def test_a_problem_is_one_line_with_its_code_and_places(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_problem_is_one_line_with_its_code_and_places(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
+) -> None:
     ingest.status = 422
     places = [{"pointer": "/body/create/aa/category", "detail": "is missing"}]
     ingest.answer = {"code": "missing_field", "title": "Missing", "detail": "A field is missing.", "errors": places}
@@ -251,7 +196,7 @@ def test_without_a_running_gregor_the_line_says_what_to_do(
     ],
 )
 def test_a_mistyped_command_is_one_line_and_status_2(
-    arguments: list[str], ingest: Ingest, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = run(*arguments)
 
@@ -262,7 +207,7 @@ def test_a_mistyped_command_is_one_line_and_status_2(
 
 @pytest.mark.parametrize("key", ["gk_é", "gk_a b", "gk_a\nb", "gk_\udcff", " "])
 def test_what_can_be_no_key_is_not_sent_and_not_shown(
-    key: str, ingest: Ingest, capsys: pytest.CaptureFixture[str]
+    key: str, ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("state", "alice", "--key", key) == 1
 
@@ -271,7 +216,7 @@ def test_what_can_be_no_key_is_not_sent_and_not_shown(
     assert ingest.asked == []
 
 
-def test_what_a_terminal_cannot_show_is_escaped(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_terminal_cannot_show_is_escaped(ingest: ScriptedIngest, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, encoding="latin-1"))
     ingest.answer = {"items": {"aa": ITEM | {"body": "é€"}}}
@@ -346,7 +291,7 @@ async def test_a_minted_token_is_accepted_by_services_of_the_same_settings(
     assert abs(caller.exp_us - SystemClock(30 * 86_400 + 7_200).now_us()) < 60_000_000
 
 
-def test_send_hands_over_what_is_to_wait(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_send_hands_over_what_is_to_wait(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"id": "m1", "not_before": 1457060000}
 
     assert run("send", "alice", "--category", "mail", "--not-before", "1457060000") == 0
@@ -358,7 +303,7 @@ def test_send_hands_over_what_is_to_wait(ingest: Ingest, capsys: pytest.CaptureF
     assert capsys.readouterr().out.splitlines()[0] == f"m1 waits until {time_text(1457060000)}"
 
 
-def test_a_rehearsal_says_who_would_be_told(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rehearsal_says_who_would_be_told(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     entry = {"item": "aa", "n": 0, "intent": "item", "channel": "apns", "device": "phone", "at": 5, "reason": None}
     held = {**entry, "intent": "remind", "n": 1, "channel": "email", "device": None, "at": None, "reason": "present"}
     receipt = {"cursor": "k-0", "seq": 0, "created": ["aa"], "dismissed": [], "ignored": {}, "dry_run": True}
@@ -378,7 +323,9 @@ def test_a_rehearsal_says_who_would_be_told(ingest: Ingest, capsys: pytest.Captu
     assert lines[5] == "nobody would be told"
 
 
-def test_a_snooze_that_cannot_be_finished_is_taken_back(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_snooze_that_cannot_be_finished_is_taken_back(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
+) -> None:
     problem = {"code": "unavailable", "title": "Unavailable", "detail": "no store"}
     live = {"id": "aa", "item": ITEM, "gone": None}
     ingest.next = [(200, live), (200, {"id": "snoozed:1", "not_before": 5}), (503, problem), (204, None)]

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from gregor.cli.commands.users import time_text
-from tests.unit.cli.test_commands import Ingest, ingest, run
-
-__all__ = ["ingest"]
+from tests.support.scripted_ingest import ScriptedIngest
+from tests.unit.cli.running import run
 
 PATH = "/v1/deliveries/dead"
 LETTER: dict[str, Any] = {
@@ -40,7 +39,7 @@ CALL = {
 }
 
 
-def test_the_list_says_when_whom_what_and_why(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_says_when_whom_what_and_why(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"entries": [LETTER, CALL]}
 
     status = run("dead", "list", "--channel", "apns", "--before", "1457056500.5", "--limit", "7")
@@ -54,7 +53,7 @@ def test_the_list_says_when_whom_what_and_why(ingest: Ingest, capsys: pytest.Cap
     assert status == 0
 
 
-def test_pages_are_followed_as_far_as_is_asked_for(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pages_are_followed_as_far_as_is_asked_for(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"entries": [LETTER, CALL]}
     ingest.links = [f"{PATH}?limit=4&before=3_b", f"{PATH}?limit=4&before=2_b"]
 
@@ -66,7 +65,7 @@ def test_pages_are_followed_as_far_as_is_asked_for(ingest: Ingest, capsys: pytes
     assert said.err == "there are more; --limit shows more than 3\n"
 
 
-def test_nothing_dead_is_said_in_words(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_dead_is_said_in_words(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"entries": []}
 
     run("dead", "list")
@@ -74,7 +73,7 @@ def test_nothing_dead_is_said_in_words(ingest: Ingest, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == "there are no dead letters\n"
 
 
-def test_a_time_may_be_said_from_now_backwards(ingest: Ingest) -> None:
+def test_a_time_may_be_said_from_now_backwards(ingest: ScriptedIngest) -> None:
     ingest.answer = {"purged": 0}
 
     run("dead", "purge", "--before", "-2h")
@@ -84,7 +83,7 @@ def test_a_time_may_be_said_from_now_backwards(ingest: Ingest) -> None:
 
 
 def test_those_that_are_named_are_replayed_and_one_that_is_none_is_told(
-    ingest: Ingest, capsys: pytest.CaptureFixture[str]
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     problem = {"code": "not_found", "detail": "There is no such dead letter.", "title": "", "status": 404}
     ingest.next = [(202, {"id": "YQ"}), (202, {"id": "Yg"}), (404, problem)]
@@ -99,7 +98,7 @@ def test_those_that_are_named_are_replayed_and_one_that_is_none_is_told(
 
 
 def test_a_channel_is_replayed_but_for_what_another_took_meanwhile(
-    ingest: Ingest, capsys: pytest.CaptureFixture[str]
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     problem = {"code": "not_found", "detail": "There is no such dead letter.", "title": "", "status": 404}
     ingest.next = [(200, {"entries": [LETTER, CALL]}), (404, problem), (202, {"id": "Yg"})]
@@ -110,7 +109,9 @@ def test_a_channel_is_replayed_but_for_what_another_took_meanwhile(
     assert ingest.asked[0][1] == f"{PATH}?channel=apns&limit=1000"
 
 
-def test_a_purge_is_of_ids_or_of_what_is_filtered_or_of_all(ingest: Ingest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_purge_is_of_ids_or_of_what_is_filtered_or_of_all(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
+) -> None:
     ingest.next = [(204, None), (204, None), (200, {"purged": 3}), (200, {"purged": 4})]
 
     run("dead", "purge", "YQ", "Yg")
@@ -142,7 +143,7 @@ def test_a_purge_is_of_ids_or_of_what_is_filtered_or_of_all(ingest: Ingest, caps
     ],
 )
 def test_what_is_mistyped_is_a_line_that_says_the_mend_and_nothing_is_asked(
-    ingest: Ingest, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], mend: str
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], mend: str
 ) -> None:
     assert run("dead", *words) == 2
 

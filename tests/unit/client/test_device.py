@@ -8,14 +8,14 @@ import pytest
 
 from gregor.client.changes import Created, Dismissed, FlushAnnounced, MessageRefused, Stopped, Synced
 from gregor.client.device import Device
+from gregor.client.digest import digest_of
+from gregor.client.errors import DeviceStopped, Rejected
 from gregor.client.messages import creation
-from gregor.client.pause import Patience
-from gregor.client.problem import DeviceStopped, MessageRejected
-from gregor.client.proof import digest_of
+from gregor.client.reconnect import DeviceTimings
 from tests.support.wait import wait_until
 from tests.unit.client.scripted_gateway import ScriptedGateway, Visit, scripted_gateway
 
-QUICK = Patience(first_s=0.01, most_s=0.02)
+QUICK = DeviceTimings(first_delay_s=0.01, max_delay_s=0.02)
 ITEM = {"times": {"created": 5}, "for_device": None, "category": "mail", "body": None}
 
 
@@ -26,7 +26,7 @@ async def gateway() -> AsyncIterator[ScriptedGateway]:
 
 
 def device_of(gateway: ScriptedGateway, **options: Any) -> Device:
-    return Device(gateway.url, "a.b.c", patience=QUICK, **options)
+    return Device(gateway.url, "a.b.c", timings=QUICK, **options)
 
 
 def live(seq: int, **body: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ async def test_it_stops_after_a_final_close_and_tells_everybody(gateway: Scripte
 
 async def test_an_expired_token_is_replaced_where_there_is_a_way_to_get_one(gateway: ScriptedGateway) -> None:
     tokens = iter(["t.1.x", "t.2.x"])
-    async with Device(gateway.url, lambda: next(tokens), patience=QUICK) as device:
+    async with Device(gateway.url, lambda: next(tokens), timings=QUICK) as device:
         visit = await synced(gateway, device)
         await visit.closes(4004, "token_expired")
 
@@ -122,7 +122,7 @@ async def test_a_refresh_is_answered_with_a_fresh_token(gateway: ScriptedGateway
     async def fresh() -> str:
         return "f.r.esh"
 
-    async with Device(gateway.url, fresh, patience=QUICK) as device:
+    async with Device(gateway.url, fresh, timings=QUICK) as device:
         visit = await synced(gateway, device)
         await visit.says({"refresh": {"expires_in": 60}})
 
@@ -138,7 +138,9 @@ async def test_a_ping_is_answered_with_its_number(gateway: ScriptedGateway) -> N
 
 
 async def test_a_silent_server_is_left(gateway: ScriptedGateway) -> None:
-    async with Device(gateway.url, "t", patience=Patience(first_s=0.01, most_s=0.02, silence_s=0.05)) as device:
+    async with Device(
+        gateway.url, "t", timings=DeviceTimings(first_delay_s=0.01, max_delay_s=0.02, silence_s=0.05)
+    ) as device:
         await synced(gateway, device)
 
         await gateway.next_visit()
@@ -157,10 +159,10 @@ async def test_it_goes_on_taking_frames_until_the_moment_at_which_it_is_to_recon
 
 
 async def test_of_several_urls_the_next_one_is_tried(gateway: ScriptedGateway) -> None:
-    async with Device(["ws://127.0.0.1:1", gateway.url], "t", patience=QUICK) as device:
+    async with Device(["ws://127.0.0.1:1", gateway.url], "t", timings=QUICK) as device:
         await synced(gateway, device)
 
-        assert device.trouble is not None
+        assert device.last_error is not None
 
 
 async def test_a_copy_that_is_not_proven_is_fetched_anew(gateway: ScriptedGateway) -> None:
@@ -196,8 +198,8 @@ async def test_a_message_is_shown_at_once_and_its_receipt_comes_back(gateway: Sc
 
         await visit.says(live(2, create={"a": ITEM}), {"ref": ref, "receipt": {"seq": 2, "created": ["a"]}})
 
-        assert (await waiting)["created"] == ["a"]
-        assert device.waiting == 0
+        assert (await waiting).created == ("a",)
+        assert device.pending == 0
         assert device.state == {"a": ITEM}
 
 
@@ -210,7 +212,7 @@ async def test_a_refused_message_is_told_and_leaves_the_state(gateway: ScriptedG
         problem = {"code": "state_full", "status": 409, "detail": "full"}
         await visit.says({"ref": ref, "problem": problem})
 
-        with pytest.raises(MessageRejected, match="state_full") as refused:
+        with pytest.raises(Rejected, match="state_full") as refused:
             await waiting
 
         assert (refused.value.code, refused.value.status) == ("state_full", 409)
@@ -258,9 +260,9 @@ async def test_what_was_kept_is_resumed_by_the_next_process_and_its_outbox_is_sa
         await visit.says(live(2, create={"a": ITEM}))
         await wait_until(lambda: device.items, "the item came")
         device.post(creation("mine", "mail"))
-        kept = device.keep()
+        kept = device.snapshot()
 
-    async with device_of(gateway, kept=kept) as device:
+    async with device_of(gateway, restore=kept) as device:
         visit = await gateway.next_visit()
         hello = await visit.greets(sync="unchanged", cursor="abcdef-2", digest=digest_of({"a": ITEM}))
 
@@ -271,9 +273,9 @@ async def test_what_was_kept_is_resumed_by_the_next_process_and_its_outbox_is_sa
 async def test_a_copy_kept_under_another_filter_is_not_resumed(gateway: ScriptedGateway) -> None:
     async with device_of(gateway) as device:
         await synced(gateway, device)
-        kept = device.keep()
+        kept = device.snapshot()
 
-    async with device_of(gateway, kept=kept, category_prefix=["user"]):
+    async with device_of(gateway, restore=kept, category_prefix=["user"]):
         assert "cursor" not in await (await gateway.next_visit()).greets()
 
 
@@ -330,6 +332,6 @@ async def test_a_snooze_that_is_refused_leaves_the_item(gateway: ScriptedGateway
         first = await visit.hears("ref")
         await visit.says({"ref": first["ref"], "problem": {"code": "state_full", "status": 409}})
 
-        with pytest.raises(MessageRejected):
+        with pytest.raises(Rejected):
             await snoozing
-        assert "a" in device.state and device.waiting == 0
+        assert "a" in device.state and device.pending == 0

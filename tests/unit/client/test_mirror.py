@@ -18,8 +18,8 @@ from gregor.client.changes import (
     Reminded,
     Synced,
 )
+from gregor.client.digest import digest_of
 from gregor.client.mirror import Mirror
-from gregor.client.proof import digest_of
 
 IDS = [f"i{number}" for number in range(8)]
 NUMBERS = st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -142,7 +142,7 @@ def test_a_kept_copy_is_the_same_copy(steps: list[tuple[str, list[str], Any]]) -
     for frame in [frame for step in steps for frame in view.step(*step)]:
         mirror.apply(frame)
 
-    again = Mirror.load(json.loads(json.dumps(mirror.dump())))
+    again = Mirror.restore(json.loads(json.dumps(mirror.snapshot())))
 
     assert (again.items, again.cursor, again.digest) == (mirror.items, mirror.cursor, mirror.digest)
 
@@ -261,6 +261,6 @@ def test_an_item_is_due_once_one_of_its_reminders_is_past() -> None:
 def test_a_sync_object_of_an_unknown_kind_is_an_error_and_not_an_empty_screen() -> None:
     mirror, _ = applied(full({"a": item_of(1)}))
 
-    with pytest.raises(ValueError, match="no sync object"):
+    with pytest.raises(ValueError, match="unknown kind of sync object"):
         mirror.apply({"system": "gregor", "sync": "partial", "cursor": "t-2"})
     assert mirror.items == {"a": item_of(1)}

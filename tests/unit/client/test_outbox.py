@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor.client.messages import creation, dismissal, gregor
-from gregor.client.outbox import IN_FLIGHT, Outbox, Settled
+from gregor.client.outbox import IN_FLIGHT, Completed, Outbox
 
 NOW_US = 1_700_000_000_000_000
 
@@ -44,7 +44,7 @@ def test_every_message_is_settled_once_or_still_waits(actions: list[str], dice: 
     outbox, now_us, seq = Outbox(ids()), NOW_US, 0
     put: set[int] = set()
     out: set[int] = set()
-    settled: list[Settled] = []
+    settled: list[Completed] = []
     for action in actions:
         now_us += 2_000_000
         chosen = dice.choice(sorted(out)) if out else None
@@ -86,7 +86,7 @@ def test_an_entry_goes_when_the_copy_has_reached_the_seq_of_its_receipt() -> Non
 
     assert outbox.answered({"ref": 1, "receipt": {"seq": 7}}, 6, NOW_US) == []
     assert list(outbox.overlay({})) == ["a"]
-    assert outbox.reached(7) == [Settled(1, receipt={"seq": 7})]
+    assert outbox.reached(7) == [Completed(1, receipt={"seq": 7})]
     assert outbox.overlay({}) == {}
 
 
@@ -237,7 +237,7 @@ def test_a_kept_outbox_says_the_same_again() -> None:
     outbox = outbox_with(creation("a", "mail"), {"system": "kbfs", "body": 1})
     said = outbox.sendable(NOW_US)
 
-    again = Outbox.load(json.loads(json.dumps(outbox.dump())), ids())
+    again = Outbox.restore(json.loads(json.dumps(outbox.snapshot())), ids())
 
     assert again.sendable(NOW_US) == said
     assert again.put(creation("b", "mail"), {}, NOW_US) == 3

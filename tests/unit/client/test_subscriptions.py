@@ -1,13 +1,13 @@
 """Readers of changes: each gets all, none waits for another, none grows without bound."""
 
 from gregor.client.changes import ExternalGap, Overrun
-from gregor.client.readers import MOST_WAITING, Readers
+from gregor.client.subscriptions import MAX_PENDING, ChangeSubscriptions
 
 
 async def test_every_reader_gets_what_comes_after_it() -> None:
-    readers = Readers()
+    readers = ChangeSubscriptions()
     early = readers.subscribe()
-    readers.tell([ExternalGap()])
+    readers.publish([ExternalGap()])
     late = readers.subscribe()
     readers.end()
 
@@ -16,17 +16,17 @@ async def test_every_reader_gets_what_comes_after_it() -> None:
 
 
 async def test_a_reader_that_does_not_keep_up_is_told_so_once() -> None:
-    readers = Readers()
+    readers = ChangeSubscriptions()
     reader = readers.subscribe()
-    readers.tell([ExternalGap()] * MOST_WAITING)
-    readers.tell([ExternalGap()])
+    readers.publish([ExternalGap()] * MAX_PENDING)
+    readers.publish([ExternalGap()])
     readers.end()
 
     assert [change async for change in reader] == [Overrun()]
 
 
 async def test_after_the_end_a_new_reader_ends_at_once() -> None:
-    readers = Readers()
+    readers = ChangeSubscriptions()
     readers.end()
 
     assert [change async for change in readers.subscribe()] == []

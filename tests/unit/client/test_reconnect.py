@@ -2,14 +2,14 @@
 
 import pytest
 
-from gregor.client.pause import Patience, Pauses, is_final
+from gregor.client.reconnect import DeviceTimings, ReconnectDelays, is_final
 from gregor.core.close_codes import CloseCode
 
 
 def test_pauses_stay_below_a_bound_that_doubles_up_to_the_greatest() -> None:
     longest = [0.0] * 8
     for _ in range(300):
-        pauses = Pauses(Patience(first_s=0.5, most_s=20))
+        pauses = ReconnectDelays(DeviceTimings(first_delay_s=0.5, max_delay_s=20))
         longest = [max(pause, pauses.next_s()) for pause in longest]
 
     for bound_s, pause_s in zip([0.5, 1, 2, 4, 8, 16, 20, 20], longest, strict=True):
@@ -17,7 +17,7 @@ def test_pauses_stay_below_a_bound_that_doubles_up_to_the_greatest() -> None:
 
 
 def test_a_good_connection_makes_the_next_pause_a_first_one() -> None:
-    pauses = Pauses(Patience(first_s=0.5))
+    pauses = ReconnectDelays(DeviceTimings(first_delay_s=0.5))
     for _ in range(9):
         pauses.next_s()
 
@@ -27,7 +27,7 @@ def test_a_good_connection_makes_the_next_pause_a_first_one() -> None:
 
 
 def test_a_pause_is_at_least_what_the_server_asks_for() -> None:
-    assert Pauses(Patience()).next_s("retry_after_ms=1800") >= 1.8
+    assert ReconnectDelays(DeviceTimings()).next_s("retry_after_ms=1800") >= 1.8
 
 
 @pytest.mark.parametrize("code", CloseCode)

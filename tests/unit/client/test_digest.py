@@ -6,7 +6,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.client.proof import Digest, digest_of
+from gregor.client.digest import ItemDigest, digest_of
 
 ITEM = {"times": {"created": 1}, "for_device": None, "category": "a", "body": {"b": 1, "a": "é"}}
 CANONICAL = '["x",{"body":{"a":"é","b":1},"category":"a","for_device":null,"times":{"created":1}}]'
@@ -38,7 +38,7 @@ def test_a_number_that_json_reads_as_a_long_integer_counts_as_the_double_that_wa
 
 @given(st.permutations([f"i{n}" for n in range(6)]), st.sets(st.sampled_from([f"i{n}" for n in range(6)])))
 def test_what_comes_and_goes_in_any_order_leaves_the_digest_of_what_is_there(order: list[str], gone: set[str]) -> None:
-    digest = Digest()
+    digest = ItemDigest()
     for id_ in order:
         digest.add(id_, ITEM)
     for id_ in gone:

@@ -1,0 +1,51 @@
+"""Timings of a device, and the delay before it reconnects (docs/protocol.md, "WebSocket closes")."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+from gregor.core.close_codes import CloseCode
+
+_RETRY_AFTER = re.compile(r"\bretry_after_ms=(\d{1,9})\b")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTimings:
+    """Timings of a device, in seconds. The defaults are those of the protocol; tests use shorter ones."""
+
+    first_delay_s: float = 0.5
+    """Upper bound of the first reconnect delay; the bound doubles with each failure."""
+    max_delay_s: float = 20.0
+    """Upper bound of any reconnect delay."""
+    silence_s: float = 60.0
+    """Without any frame for this long, the connection counts as dead, whatever TCP reports."""
+    check_s: float = 300.0
+    """Interval at which the device compares the digest of its copy with the server's."""
+
+
+class ReconnectDelays:
+    """Exponential backoff with full jitter: a random delay below a bound that doubles with each failure."""
+
+    def __init__(self, timings: DeviceTimings) -> None:
+        self._timings = timings
+        self._bound_s = timings.first_delay_s
+
+    def next_s(self, reason: str = "") -> float:
+        """The next delay in seconds; at least `retry_after_ms`, if the close reason of the server contains it."""
+        delay_s = random.uniform(0, self._bound_s)
+        self._bound_s = min(self._timings.max_delay_s, 2 * self._bound_s)
+        wanted = _RETRY_AFTER.search(reason)
+        return max(delay_s, int(wanted[1]) / 1_000) if wanted else delay_s
+
+    def reset(self) -> None:
+        """Start from the first bound again, after a successful connection."""
+        self._bound_s = self._timings.first_delay_s
+
+
+def is_final(code: int) -> bool:
+    """Whether a device must not reconnect with the same token after this close code."""
+    close = CloseCode.find(code)
+    # Newer servers may add codes: an unknown code of the final range is final as well.
+    return close.is_final if close is not None else 4500 <= code < 4600
