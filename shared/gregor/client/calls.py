@@ -1,4 +1,4 @@
-"""The calls of a backend without any I/O: requests are made and responses are read here (docs/protocol.md, "HTTP").
+"""The calls of a backend without any I/O: requests are made and responses are read here (docs/protocol.md).
 
 A call is a generator. It yields `ApiRequest`s, receives `ApiResponse`s, and returns its result. `with_retries` adds
 deadline and backoff. The two producers (`producer.py`) only perform what these generators ask for.

@@ -1,7 +1,7 @@
 """Exceptions of the client: one base class, and one class for each family of failures.
 
-The server refuses with an RFC 9457 problem; docs/reference/errors.md lists the codes. `error_of` turns such a problem into the
-class of its family, so that callers write `except RateLimited` instead of comparing codes.
+The server refuses with an RFC 9457 problem (docs/reference/errors.md lists the codes). `error_of` turns a problem into
+the class of its family: callers write `except RateLimited` instead of comparing codes.
 """
 
 from __future__ import annotations
