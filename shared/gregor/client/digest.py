@@ -40,4 +40,4 @@ def leaf(id_: str, item: Mapping[str, Any]) -> bytes:
 
 def digest_of(items: Mapping[str, Mapping[str, Any]]) -> str:
     """The digest of these items, as 64 hex digits."""
-    return core.digest_of((id_, canonical_json(item)) for id_, item in items.items()).hex()
+    return core.digest_items((id_, canonical_json(item)) for id_, item in items.items()).hex()

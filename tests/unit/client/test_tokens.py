@@ -19,7 +19,12 @@ async def test_minted_token_is_accepted_with_all_claims() -> None:
     )  # fmt: skip
 
     caller = await TokenVerifier(load_settings(environ)).verify(token, round(NOW_S * 1e6))
-    assert (caller.uid, caller.device, caller.cats, caller.systems) == ("alice", "phone", ("user",), ("kbfs",))
+    assert (caller.uid, caller.device, caller.category_filter, caller.systems) == (
+        "alice",
+        "phone",
+        ("user",),
+        ("kbfs",),
+    )
     assert (caller.iat_us, caller.exp_us) == (round(NOW_S * 1e6), 1_800_003_600_000_000)
 
 
@@ -28,4 +33,4 @@ async def test_token_without_limits_sees_everything() -> None:
 
     caller = await TokenVerifier(load_settings({"GREGOR_TOKEN_SECRET": SECRET})).verify(token, round(NOW_S * 1e6))
 
-    assert (caller.cats, caller.systems) == (None, None)
+    assert (caller.category_filter, caller.systems) == (None, None)
