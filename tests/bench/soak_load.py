@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from gregor.client.digest import digest_of
+from gregor.client.mirror import digest_of
 from tests.bench.ingest_load import Answers, request
 from tests.bench.report import percentile
 from tests.bench.sockets import Frames, address, body_of, client_frame, open_device

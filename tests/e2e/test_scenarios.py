@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gregor.client.digest import digest_of
+from gregor.client.mirror import digest_of
 from tests.support.cluster import Cluster
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice

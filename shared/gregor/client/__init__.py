@@ -1,6 +1,6 @@
 """Clients in Python: `Producer` and `AsyncProducer` for backends, `Device` for programs that show a user's state.
 
-`mirror`, `outbox`, `messages`, `digest` and `calls` are pure; `device`, `connection` and `producer` do the I/O.
+`mirror`, `outbox`, `messages` and `calls` are pure; `device`, `connection` and `producer` do the I/O.
 """
 
 from .calls import BatchEntry, ItemDocument, StateDocument
@@ -19,7 +19,6 @@ from .changes import (
     Synced,
 )
 from .device import Device
-from .digest import digest_of
 from .errors import (
     Conflict,
     DeviceStopped,
@@ -35,7 +34,7 @@ from .errors import (
     Unreachable,
 )
 from .messages import CreateReceipt, MessageReceipt, creation, dismissal, gregor
-from .mirror import Mirror
+from .mirror import Mirror, digest_of
 from .outbox import Outbox
 from .producer import AsyncProducer, Producer
 from .reconnect import DeviceTimings

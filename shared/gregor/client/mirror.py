@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gregor.core.ids import is_allowed
+from gregor.core.items import digest as core_digest
+from gregor.core.items.sync import ZERO_DIGEST
+from gregor.core.json_text import canonical_json
 
 from .changes import Change, Created, Dismissed, ExternalGap, ExternalReceived, FlushAnnounced, Item, Reminded, Synced
-from .digest import ItemDigest
 
 SYNC_KINDS = ("full", "delta", "unchanged")
 
@@ -169,3 +171,39 @@ def count(items: Mapping[str, Item], uncounted: tuple[str, ...]) -> int:
 def _us(seconds: float) -> int:
     """Unix seconds of the wire as µs, rounded to the nearest."""
     return math.floor(seconds * 1_000_000 + 0.5)
+
+
+# The digest.
+
+
+class ItemDigest:
+    """The digest of a set of items, updated as items come and go (docs/semantics.md L10).
+
+    It covers every field as received, including fields that this version of the client does not know.
+    """
+
+    def __init__(self) -> None:
+        self._sum = ZERO_DIGEST
+
+    @property
+    def hex(self) -> str:
+        """The digest as 64 hex digits; zeros for an empty set."""
+        return self._sum.hex()
+
+    def add(self, id_: str, item: Mapping[str, Any]) -> None:
+        """Add an item to the set."""
+        self._sum = core_digest.add(self._sum, leaf(id_, item))
+
+    def remove(self, id_: str, item: Mapping[str, Any]) -> None:
+        """Remove an item that was added before."""
+        self._sum = core_digest.subtract(self._sum, leaf(id_, item))
+
+
+def leaf(id_: str, item: Mapping[str, Any]) -> bytes:
+    """The 32 bytes that one item contributes."""
+    return core_digest.leaf(id_, canonical_json(item))
+
+
+def digest_of(items: Mapping[str, Mapping[str, Any]]) -> str:
+    """The digest of these items, as 64 hex digits."""
+    return core_digest.digest_items((id_, canonical_json(item)) for id_, item in items.items()).hex()

@@ -8,9 +8,9 @@ import pytest
 
 from gregor.client.changes import Created, Dismissed, FlushAnnounced, MessageRefused, Stopped, Synced
 from gregor.client.device import Device
-from gregor.client.digest import digest_of
 from gregor.client.errors import DeviceStopped, Rejected
 from gregor.client.messages import creation
+from gregor.client.mirror import digest_of
 from gregor.client.reconnect import DeviceTimings
 from tests.support.wait import wait_until
 from tests.unit.client.scripted_gateway import ScriptedGateway, Visit, scripted_gateway

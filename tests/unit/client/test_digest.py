@@ -6,7 +6,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.client.digest import ItemDigest, digest_of
+from gregor.client.mirror import ItemDigest, digest_of
 
 ITEM = {"times": {"created": 1}, "for_device": None, "category": "a", "body": {"b": 1, "a": "é"}}
 CANONICAL = '["x",{"body":{"a":"é","b":1},"category":"a","for_device":null,"times":{"created":1}}]'

@@ -18,8 +18,7 @@ from gregor.client.changes import (
     Reminded,
     Synced,
 )
-from gregor.client.digest import digest_of
-from gregor.client.mirror import Mirror
+from gregor.client.mirror import Mirror, digest_of
 
 IDS = [f"i{number}" for number in range(8)]
 NUMBERS = st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(allow_nan=False, allow_infinity=False)
