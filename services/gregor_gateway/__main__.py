@@ -15,10 +15,10 @@ from gregor.redis.pubsub import RedisPubSub
 from gregor.store.redis.store import open_store
 from gregor.web.process import on_stop_signal, run, tune_garbage_collector
 
-from .context import Parts, build
+from .context import GatewayContext, build
 from .runtime.drain import Drain
 from .runtime.sockets import BACKLOG, listen
-from .transports.admin_port import Figures
+from .transports.admin_port import AdminPort
 from .transports.http_app import StreamServer
 from .transports.websocket import WebSocketServer
 
@@ -49,34 +49,34 @@ async def serve(settings: Settings) -> None:
         clock = SystemClock(settings.clock_offset_s)
         tokens = TokenVerifier(settings)
         await tokens.load(clock.now_us())
-        parts = build(settings, store, feed, tokens, clock)
-        stack.push_async_callback(parts.background.close)
-        await parts.registry.open(settings.categories, clock.now_us())
-        stack.push_async_callback(parts.registry.close)
-        await parts.webhooks.start()
-        stack.push_async_callback(parts.webhooks.close)
-        await feed.subscribe(store.reset_channel, parts.flush_of_all, sharded=False)
-        await serve_with(parts)
+        context = build(settings, store, feed, tokens, clock)
+        stack.push_async_callback(context.background.close)
+        await context.registry.open(settings.categories, clock.now_us())
+        stack.push_async_callback(context.registry.close)
+        await context.webhooks.start()
+        stack.push_async_callback(context.webhooks.close)
+        await feed.subscribe(store.reset_channel, context.reset_all, sharded=False)
+        await serve_with(context)
 
 
-async def serve_with(parts: Parts) -> None:
+async def serve_with(context: GatewayContext) -> None:
     """Serve until SIGTERM or SIGINT; then drain."""
-    settings, loop = parts.settings, asyncio.get_running_loop()
-    sockets = WebSocketServer(parts)
-    streams = StreamServer(parts)
+    settings, loop = context.settings, asyncio.get_running_loop()
+    sockets = WebSocketServer(context)
+    streams = StreamServer(context)
     listening = [listen(settings.host, settings.gateway_port), listen(settings.host, settings.stream_port)]
     if settings.admin_port is not None:
         listening.append(listen(settings.host, settings.admin_port))
-    drain = Drain(parts, lambda: [*sockets.connections, *streams.connections])
+    drain = Drain(context, lambda: [*sockets.connections, *streams.connections])
     stopping = _stop_on_signals(drain)
-    await parts.readiness.check()
+    await context.readiness.check()
     tune_garbage_collector()
-    parts.background.start(parts.readiness.watch())
-    parts.background.start(parts.wheel.run())
-    parts.presence.begin()
+    context.background.start(context.readiness.watch())
+    context.background.start(context.timers.run())
+    context.presence.begin()
     servers = [await loop.create_server(sockets, sock=listening[0], backlog=BACKLOG)]
     if settings.admin_port is not None:
-        servers.append(await loop.create_server(lambda: Figures(parts), sock=listening[2]))
+        servers.append(await loop.create_server(lambda: AdminPort(context), sock=listening[2]))
     serving = asyncio.create_task(streams.serve(listening[1]))
     log.info("Ready.", gateway=settings.gateway_port, streams=settings.stream_port)
     await stopping.wait()

@@ -17,22 +17,22 @@ from gregor.store.contract.store import Store
 from gregor.telemetry import Metrics
 from gregor.web.readiness import Readiness
 
-from .connection.write_scheduler import Flusher
-from .fanout.hub import FlushOfAll, Hub
-from .fanout.rendering import Recount, Words
-from .fanout.revocation import Standing
-from .fanout.sync_reader import Reads
-from .protocol.deadlines import Rules
-from .runtime.background import Background
-from .runtime.timer_wheel import Wheel
-from .sessions.authenticator import Admission
-from .sessions.device_messages import Inbox
-from .sessions.observers import Onlookers
+from .connection.write_scheduler import WriteScheduler
+from .fanout.hub import Hub, ResetAllReceiver
+from .fanout.rendering import ItemRendering, Recount
+from .fanout.revocation import RevocationChecker
+from .fanout.sync_reader import SyncReader
+from .protocol.deadlines import SessionRules
+from .runtime.background import BackgroundTasks
+from .runtime.timer_wheel import TimerWheel
+from .sessions.authenticator import Authenticator
+from .sessions.device_messages import DeviceMessages
+from .sessions.observers import Observers
 from .sessions.presence import Presence
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class GatewayContext:
     """Settings and the things built of them."""
 
     settings: Settings
@@ -42,22 +42,22 @@ class Parts:
     metrics: Metrics
     origins: Origins
     readiness: Readiness
-    background: Background
-    wheel: Wheel
-    flusher: Flusher
-    reads: Reads
+    background: BackgroundTasks
+    timers: TimerWheel
+    write_scheduler: WriteScheduler
+    sync_reader: SyncReader
     hub: Hub
     presence: Presence
-    inbox: Inbox
-    admission: Admission
-    onlookers: Onlookers
-    flush_of_all: FlushOfAll
+    device_messages: DeviceMessages
+    authenticator: Authenticator
+    observers: Observers
+    reset_all: ResetAllReceiver
     registry: CategoryRegistry
     webhooks: WebhookRegistry
 
-    def rules(self, *, pings: bool, welcomes: bool, tells_unchanged: bool) -> Rules:
+    def rules(self, *, pings: bool, welcomes: bool, tells_unchanged: bool) -> SessionRules:
         """The rules of a transport."""
-        return Rules(
+        return SessionRules(
             limits=self.limits,
             hello_timeout_s=self.settings.hello_timeout_s,
             ping_interval_s=self.settings.ping_interval_s,
@@ -70,18 +70,20 @@ class Parts:
         )
 
 
-def build(settings: Settings, store: Store, feed: PubSub, tokens: TokenVerifier, clock: Clock) -> Parts:
+def build(settings: Settings, store: Store, feed: PubSub, tokens: TokenVerifier, clock: Clock) -> GatewayContext:
     """Everything, unconnected and not yet at work."""
-    limits, metrics, background, wheel = settings.limits, Metrics(), Background(), Wheel(clock)
+    limits, metrics, background, timers = settings.limits, Metrics(), BackgroundTasks(), TimerWheel(clock)
     registry = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
-    reads = Reads(store, clock, metrics, background, Words(registry))
-    standing = Standing(store, clock, wheel, background)
-    flusher = Flusher(clock, metrics)
-    hub = Hub(store, feed, wheel, flusher, metrics, reads, standing, settings.compare_interval_s)
+    sync_reader = SyncReader(store, clock, metrics, background, ItemRendering(registry))
+    revocation_checker = RevocationChecker(store, clock, timers, background)
+    write_scheduler = WriteScheduler(clock, metrics)
+    hub = Hub(
+        store, feed, timers, write_scheduler, metrics, sync_reader, revocation_checker, settings.compare_interval_s
+    )
     Recount(registry, hub)
-    admission = Admission(store, tokens, clock)
+    authenticator = Authenticator(store, tokens, clock)
     gateway = secrets.token_hex(6)
-    return Parts(
+    return GatewayContext(
         settings=settings,
         limits=limits,
         store=store,
@@ -90,15 +92,15 @@ def build(settings: Settings, store: Store, feed: PubSub, tokens: TokenVerifier,
         origins=Origins(settings.origins),
         readiness=Readiness(store, metrics, feed),
         background=background,
-        wheel=wheel,
-        flusher=flusher,
-        reads=reads,
+        timers=timers,
+        write_scheduler=write_scheduler,
+        sync_reader=sync_reader,
         hub=hub,
-        presence=Presence(store, clock, wheel, background, gateway),
-        inbox=Inbox(store, clock, limits, metrics, registry),
-        admission=admission,
-        onlookers=Onlookers(admission, wheel, background),
-        flush_of_all=FlushOfAll(hub, wheel, reads),
+        presence=Presence(store, clock, timers, background, gateway),
+        device_messages=DeviceMessages(store, clock, limits, metrics, registry),
+        authenticator=authenticator,
+        observers=Observers(authenticator, timers, background),
+        reset_all=ResetAllReceiver(hub, timers, sync_reader),
         registry=registry,
         webhooks=WebhookRegistry(store, feed),
     )

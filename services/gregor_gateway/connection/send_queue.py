@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final
 
 
-class Put(Enum):
+class EnqueueResult(Enum):
     """What became of something that was put in."""
 
     QUEUED = "waits"
@@ -25,7 +25,7 @@ _Entry = tuple[int, int, str | None, bytes]
 """Seq (or ``PLAIN``), bytes that count (none of a sync), tag where it is a new one, packed frame."""
 
 
-class Outlet:
+class SendQueue:
     """The queue of one connection. ``written_tag`` and ``written_seq``: the cursor that the client will have.
 
     ``entries``: what waits, ``None`` where nothing does.
@@ -48,7 +48,7 @@ class Outlet:
         """Whether what comes next may be written past it: nothing waits, and the cursor keeps its tag."""
         return self.entries is None and self._late is None and self._next_tag is None
 
-    def put(self, packed: bytes, seq: int = PLAIN) -> Put:
+    def put(self, packed: bytes, seq: int = PLAIN) -> EnqueueResult:
         """Queue a live frame (``seq``), or a frame that is never dropped."""
         if self.entries is None:
             self.entries = []
@@ -59,9 +59,9 @@ class Outlet:
             self._next_tag = None
         self._bytes += size
         if self._bytes <= self._most_bytes:
-            return Put.QUEUED
+            return EnqueueResult.QUEUED
         self._drop()
-        return Put.DROPPED if self._bytes <= self._most_bytes else Put.FULL
+        return EnqueueResult.DROPPED if self._bytes <= self._most_bytes else EnqueueResult.FULL
 
     def rename(self, tag: str) -> None:
         """The live frame that is put next carries a cursor of this tag."""

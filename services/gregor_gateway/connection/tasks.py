@@ -10,12 +10,12 @@ import structlog
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.store.contract.store import Unavailable
-from gregor_gateway.protocol.effects import Acknowledge, Commit, Foreground, Job, Join, Verify
+from gregor_gateway.protocol.effects import Acknowledge, CommitMessage, Job, JoinChannel, ReportForeground, VerifyToken
 from gregor_gateway.protocol.server_frames import receipt_frame
 from gregor_gateway.sessions.authenticator import close_for
 
 if TYPE_CHECKING:
-    from .connection import Connection
+    from .connection import DeviceConnection
 
 log = structlog.get_logger(__name__)
 
@@ -27,21 +27,21 @@ RETRY_S: Final = 1.0
 """What a client is told to wait where the store cannot be reached."""
 
 
-class Work:
+class TaskQueue:
     """The jobs of one connection; there for as long as there are some."""
 
     __slots__ = ("_bytes", "_connection", "_is_flooded", "_jobs")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: DeviceConnection) -> None:
         self._connection = connection
         self._jobs: deque[Job] = deque()
         self._bytes = 0
         self._is_flooded = False
-        connection.parts.background.start(self._run())
+        connection.context.background.start(self._run())
 
     def add(self, job: Job) -> None:
         """Do it after all others; to join comes first. An acknowledgement takes the place of one that waits."""
-        if isinstance(job, Join):
+        if isinstance(job, JoinChannel):
             # What the client said behind its hello, not waiting for the welcome, came while its token was checked.
             self._jobs.appendleft(job)
             return
@@ -81,82 +81,82 @@ class Work:
     async def _do(self, job: Job) -> None:
         connection = self._connection
         match job:
-            case Verify():
+            case VerifyToken():
                 await self._verify(job)
-            case Join() if not connection.is_over:
+            case JoinChannel() if not connection.is_over:
                 await self._join()
-            case Commit():
+            case CommitMessage():
                 await self._commit(job)
             case Acknowledge(seq) if connection.session.caller is not None:
                 seen = min(seq, max(connection.session.seq, connection.reached))
-                now_us = connection.parts.clock.now_us()
+                now_us = connection.context.clock.now_us()
                 view = connection.session.view
-                await connection.parts.store.devices.acknowledge(connection.uid, view, seen, now_us)
-            case Foreground() if connection.is_present:
-                await connection.parts.presence.refresh(connection)
+                await connection.context.store.devices.acknowledge(connection.uid, view, seen, now_us)
+            case ReportForeground() if connection.is_present:
+                await connection.context.presence.refresh(connection)
 
-    async def _verify(self, job: Verify) -> None:
-        connection, session, parts = self._connection, self._connection.session, self._connection.parts
-        caller = await parts.admission.verify(job.token)
-        if job.is_renewal and await parts.admission.is_revoked(caller):
+    async def _verify(self, job: VerifyToken) -> None:
+        connection, session, context = self._connection, self._connection.session, self._connection.context
+        caller = await context.authenticator.verify(job.token)
+        if job.is_renewal and await context.authenticator.is_revoked(caller):
             raise Problem("unauthorised", "The token was revoked.")
-        lives_s, now = parts.admission.lives_s(caller), parts.wheel.now
+        lives_s, now = context.authenticator.lives_s(caller), context.timers.now
         take = session.renewed if job.is_renewal else session.admitted
         connection.run(take(caller, lives_s, now))
-        connection.put_on_wheel()
+        connection.schedule_tick()
 
     async def _join(self) -> None:
-        connection, session, parts = self._connection, self._connection.session, self._connection.parts
+        connection, session, context = self._connection, self._connection.session, self._connection.context
         wanted = session.view, session.systems, session.locale
-        connection.room = await parts.hub.enter(connection.uid, connection, *wanted)
+        connection.channel = await context.hub.enter(connection.uid, connection, *wanted)
         try:
             # After the subscription: a revocation from here on is heard as a control.
             if session.caller is not None and not session.observes:
-                if await parts.admission.is_revoked(session.caller):
-                    connection.shut(CloseCode.REVOKED)
+                if await context.authenticator.is_revoked(session.caller):
+                    connection.close(CloseCode.REVOKED)
                     return
                 if connection.is_over:
                     return  # who left meanwhile replaces nobody: its client may be back elsewhere already
-                await parts.presence.open(connection)
+                await context.presence.open(connection)
                 connection.is_present = True
             if session.observes:
-                parts.onlookers.add(connection)
-            connection.run(session.joined(parts.wheel.now))
-            connection.put_on_wheel()
+                context.observers.add(connection)
+            connection.run(session.joined(context.timers.now))
+            connection.schedule_tick()
         finally:
             if connection.is_over:
                 connection.leave()
 
-    async def _commit(self, job: Commit) -> None:
+    async def _commit(self, job: CommitMessage) -> None:
         connection, session = self._connection, self._connection.session
         if session.caller is None or session.observes:
             raise Problem("forbidden", "Who looks on sends nothing.")
-        if connection.is_over and await connection.parts.admission.is_revoked(session.caller):
+        if connection.is_over and await connection.context.authenticator.is_revoked(session.caller):
             return  # nobody hears its user's channel any more, which would have told
-        done = await connection.parts.inbox.commit(session.caller, job.document, job.size_bytes)
-        room = connection.room
-        if job.ref is None or connection.is_over or room is None:
+        done = await connection.context.device_messages.commit(session.caller, job.document, job.size_bytes)
+        channel = connection.channel
+        if job.ref is None or connection.is_over or channel is None:
             return
         connection.run(session.committed(done.seq, receipt_frame(job.ref, done.receipt), connection.reached))
         if session.awaits:
-            room.waiting.add(connection)
-            connection.parts.hub.expect(room, done.seq)
+            channel.waiting.add(connection)
+            connection.context.hub.expect(channel, done.seq)
 
     def _failed(self, job: Job, error: Exception) -> None:
         if not isinstance(error, Problem | Unavailable):
             log.error("A frame could not be worked on.", exc_info=error)
         match job:
-            case Join() | Verify(is_renewal=False):
-                self._connection.shut(close_for(error))
-            case Commit(ref) | Verify(_, ref):
+            case JoinChannel() | VerifyToken(is_renewal=False):
+                self._connection.close(close_for(error))
+            case CommitMessage(ref) | VerifyToken(_, ref):
                 self._connection.run(self._connection.session.refused(ref, problem_of(error)))
 
 
 def _bytes_of(job: Job) -> int:
     match job:
-        case Commit():
+        case CommitMessage():
             return job.size_bytes
-        case Verify(token):
+        case VerifyToken(token):
             return len(token)
     return 0
 

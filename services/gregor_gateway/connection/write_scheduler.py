@@ -40,12 +40,12 @@ class Flushable(Protocol):
 class Expected(Protocol):
     """A room that something was published for."""
 
-    def tell(self) -> None:
+    def process_pending(self) -> None:
         """Tell its connections."""
         ...
 
 
-class Flusher:
+class WriteScheduler:
     """Sweeps over the rooms that have something to tell, and the connections that have something to write."""
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
@@ -60,9 +60,9 @@ class Flusher:
         self._since = 0.0
         self._writes = self._frames_written = self._bytes_written = 0
 
-    def expect(self, room: Expected) -> None:
+    def expect(self, channel: Expected) -> None:
         """Let it tell its connections with the next sweep."""
-        self._expected.append(room)
+        self._expected.append(channel)
         self._wake()
 
     def add(self, connection: Flushable) -> None:
@@ -91,9 +91,9 @@ class Flusher:
     def _sweep(self) -> None:
         begun = self._clock.monotonic()
         expected, self._expected = self._expected, []
-        for room in expected:
+        for channel in expected:
             try:
-                room.tell()
+                channel.process_pending()
             except Exception as error:
                 log.error("A user's connections could not be told.", exc_info=error)
         dirty, self._dirty = self._dirty, []

@@ -6,28 +6,28 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from gregor_gateway.runtime.background import Background
+from gregor_gateway.runtime.background import BackgroundTasks
 
 if TYPE_CHECKING:
-    from .hub import Room
+    from .hub import UserChannel
 
-Ask = Callable[[dict["Room", bool]], Awaitable[None]]
+Ask = Callable[[dict["UserChannel", bool]], Awaitable[None]]
 """Asks about some rooms; must not raise for what the store does."""
 
 
-class Turns:
+class Batcher:
     """Rooms that wait to be asked about, up to ``at_once`` a call; one that is wanted twice meanwhile is one."""
 
-    def __init__(self, background: Background, at_once: int, ask: Ask) -> None:
+    def __init__(self, background: BackgroundTasks, at_once: int, ask: Ask) -> None:
         self._background = background
         self._at_once = at_once
         self._ask = ask
-        self._wanted: dict[Room, bool] = {}
+        self._wanted: dict[UserChannel, bool] = {}
         self._is_running = False
 
-    def want(self, room: Room, *, is_sure: bool = False) -> None:
+    def want(self, channel: UserChannel, *, is_sure: bool = False) -> None:
         """Ask about it soon. ``is_sure`` is passed on: whether anybody who wanted it said so."""
-        self._wanted[room] = is_sure or self._wanted.get(room, False)
+        self._wanted[channel] = is_sure or self._wanted.get(channel, False)
         if not self._is_running:
             self._is_running = True
             self._background.start(self._run())
@@ -35,6 +35,7 @@ class Turns:
     async def _run(self) -> None:
         try:
             while self._wanted:
-                await self._ask({room: self._wanted.pop(room) for room in list(islice(self._wanted, self._at_once))})
+                some = list(islice(self._wanted, self._at_once))
+                await self._ask({channel: self._wanted.pop(channel) for channel in some})
         finally:
             self._is_running = False

@@ -30,15 +30,15 @@ from gregor.redis.connection import RedisUnavailable
 from gregor.redis.pubsub import PubSub
 from gregor.store.contract.store import Store, Unavailable
 from gregor.telemetry import Metrics
-from gregor_gateway.connection.write_scheduler import Flusher
+from gregor_gateway.connection.write_scheduler import WriteScheduler
 from gregor_gateway.protocol.hello import Position
-from gregor_gateway.runtime.timer_wheel import Wheel
+from gregor_gateway.runtime.timer_wheel import TimerWheel
 
-from .reconciler import Comparison
-from .revocation import Standing
-from .sequence_tracker import Track, Verdict
-from .subscriber import Member
-from .sync_reader import Reads
+from .reconciler import Reconciler
+from .revocation import RevocationChecker
+from .sequence_tracker import Continuity, SequenceTracker
+from .subscriber import Subscriber
+from .sync_reader import SyncReader
 
 log = structlog.get_logger(__name__)
 
@@ -57,77 +57,77 @@ MISSED_S: Final = 30.0
 """Over how long all users are looked at where the channel of flushes of all had a gap."""
 
 
-class Group:
+class ViewGroup:
     """Connections of one user that see the same: the same frames go to all of them.
 
     ``is_unnamed``: the user's epoch was made by a commit that they did not see, so their cursors are void.
     """
 
-    __slots__ = ("is_unnamed", "locale", "members", "systems", "view")
+    __slots__ = ("is_unnamed", "locale", "subscribers", "systems", "view")
 
     def __init__(self, view: View, systems: Prefixes, locale: str | None) -> None:
         self.view = view
         self.systems = systems
         self.locale = locale
         self.is_unnamed = False
-        self.members: list[Member] = []
+        self.subscribers: list[Subscriber] = []
 
 
-class Room:
+class UserChannel:
     """One user's connections here. A receiver of the user's channel.
 
     ``is_plain``: all may be told by the short way, for none wants words, and all have a cursor of the epoch.
     """
 
-    __slots__ = ("_hub", "_track", "_untold", "_untold_bytes", "flushes_all", "groups", "is_plain", "uid", "waiting")
+    __slots__ = ("_hub", "_tracker", "_untold", "_untold_bytes", "flushes_all", "groups", "is_plain", "uid", "waiting")
 
     def __init__(self, hub: Hub, uid: str) -> None:
         self._hub = hub
         self.uid = uid
-        self._track = Track()
+        self._tracker = SequenceTracker()
         self._untold: list[bytes] = []
         self._untold_bytes = 0
-        self.groups: list[Group] = []
-        self.waiting: set[Member] = set()
+        self.groups: list[ViewGroup] = []
+        self.waiting: set[Subscriber] = set()
         self.flushes_all = False
         self.is_plain = True
 
     @property
-    def members(self) -> list[Member]:
+    def subscribers(self) -> list[Subscriber]:
         """All connections."""
-        return [member for group in self.groups for member in group.members]
+        return [subscriber for group in self.groups for subscriber in group.subscribers]
 
     @property
-    def track(self) -> Track:
+    def tracker(self) -> SequenceTracker:
         """What is known of the user's history, and was told: all that came is in it."""
-        self.tell()
-        return self._track
+        self.process_pending()
+        return self._tracker
 
     def receive(self, payload: bytes) -> None:
         """One publication, an announcement or a control: it is told with the next sweep."""
         if not self._untold:
-            self._hub.flusher.expect(self)
+            self._hub.write_scheduler.expect(self)
         self._untold.append(payload)
         self._untold_bytes += len(payload)
         if self._untold_bytes > UNTOLD_BYTES:
-            self.tell()
+            self.process_pending()
 
-    def tell(self) -> None:
+    def process_pending(self) -> None:
         """Take what was published since the last time."""
         if self._untold:
             untold, self._untold, self._untold_bytes = self._untold, [], 0
-            self._hub.hear(self, self._track, untold)
+            self._hub.hear(self, self._tracker, untold)
 
     def gap(self) -> None:
         """The subscription was broken, and stands again."""
-        self._hub.comparison.ask(self, is_sure=True)
-        self._hub.standing.ask(self)
+        self._hub.reconciler.ask(self, is_sure=True)
+        self._hub.revocation_checker.ask(self)
 
     def tick(self, now: float) -> None:
         """Time to compare with the store."""
-        self._hub.comparison.due(self)
+        self._hub.reconciler.due(self)
 
-    def add(self, member: Member, view: View, systems: Prefixes, locale: str | None = None) -> None:
+    def add(self, subscriber: Subscriber, view: View, systems: Prefixes, locale: str | None = None) -> None:
         """Put a connection into the group of its view."""
         for group in self.groups:
             if group.view == view and group.systems == systems and group.locale == locale:
@@ -135,18 +135,18 @@ class Room:
         else:
             # The same view object for all: an announcement keeps the frames that it made by view.
             same = next((group.view for group in self.groups if group.view == view), view)
-            group = Group(same, systems, locale)
+            group = ViewGroup(same, systems, locale)
             self.groups.append(group)
             self.look()
-        group.members.append(member)
+        group.subscribers.append(subscriber)
 
-    def remove(self, member: Member) -> None:
+    def remove(self, subscriber: Subscriber) -> None:
         """Take a connection out, wherever it is."""
         for group in self.groups:
-            if member in group.members:
-                group.members.remove(member)
-        self.groups = [group for group in self.groups if group.members]
-        self.waiting.discard(member)
+            if subscriber in group.subscribers:
+                group.subscribers.remove(subscriber)
+        self.groups = [group for group in self.groups if group.subscribers]
+        self.waiting.discard(subscriber)
         self.look()
 
     def look(self) -> None:
@@ -161,91 +161,93 @@ class Hub:
         self,
         store: Store,
         feed: PubSub,
-        wheel: Wheel,
-        flusher: Flusher,
+        timers: TimerWheel,
+        write_scheduler: WriteScheduler,
         metrics: Metrics,
-        reads: Reads,
-        standing: Standing,
+        sync_reader: SyncReader,
+        revocation_checker: RevocationChecker,
         compare_interval_s: float = 30.0,
     ) -> None:
         self._store = store
         self._feed = feed
-        self._wheel = wheel
-        self.flusher = flusher
+        self._timers = timers
+        self.write_scheduler = write_scheduler
         self._gaps = metrics.gaps
-        self.reads = reads
-        self.standing = standing
-        self.rooms: dict[str, Room] = {}
-        self.comparison = Comparison(self, store, wheel, compare_interval_s)
+        self.sync_reader = sync_reader
+        self.revocation_checker = revocation_checker
+        self.channels: dict[str, UserChannel] = {}
+        self.reconciler = Reconciler(self, store, timers, compare_interval_s)
 
-    async def enter(self, uid: str, member: Member, view: View, systems: Prefixes, locale: str | None = None) -> Room:
+    async def enter(
+        self, uid: str, subscriber: Subscriber, view: View, systems: Prefixes, locale: str | None = None
+    ) -> UserChannel:
         """Hear the user's channel from now on. Returns when that is certain; ``Unavailable`` where it cannot be."""
-        room = self.rooms.get(uid)
-        if room is None:
-            room = self.rooms[uid] = Room(self, uid)
-            self.comparison.begin(room)
-        room.add(member, view, systems, locale)
+        channel = self.channels.get(uid)
+        if channel is None:
+            channel = self.channels[uid] = UserChannel(self, uid)
+            self.reconciler.begin(channel)
+        channel.add(subscriber, view, systems, locale)
         try:
             async with asyncio.timeout(SUBSCRIBED_S):
-                await self._feed.subscribe(self._store.channel_of(uid), room)
+                await self._feed.subscribe(self._store.channel_of(uid), channel)
         except (TimeoutError, RedisUnavailable) as error:
-            self.leave(room, member)
+            self.leave(channel, subscriber)
             raise Unavailable("the user's channel cannot be heard") from error
         except BaseException:
-            self.leave(room, member)
+            self.leave(channel, subscriber)
             raise
-        return room
+        return channel
 
-    def leave(self, room: Room, member: Member) -> None:
+    def leave(self, channel: UserChannel, subscriber: Subscriber) -> None:
         """A connection is gone; with the last one goes the room."""
-        room.remove(member)
-        if not room.groups and self.rooms.get(room.uid) is room:
-            del self.rooms[room.uid]
-            self._feed.unsubscribe(self._store.channel_of(room.uid), room)
+        channel.remove(subscriber)
+        if not channel.groups and self.channels.get(channel.uid) is channel:
+            del self.channels[channel.uid]
+            self._feed.unsubscribe(self._store.channel_of(channel.uid), channel)
 
-    def hear(self, room: Room, track: Track, payloads: Sequence[bytes]) -> None:
+    def hear(self, channel: UserChannel, tracker: SequenceTracker, payloads: Sequence[bytes]) -> None:
         """What was published on a user's channel, in order. Plain creations in a row are one run."""
         run: list[CreationFrame] = []
         for payload in payloads:
             try:
                 plain = decode_fast(payload)
-                if plain is not None and room.is_plain and track.steps(plain):
+                if plain is not None and channel.is_plain and tracker.advance_fast(plain):
                     run.append(plain)
                     continue
                 if run:
-                    self._deliver_run(room, run)
+                    self._deliver_run(channel, run)
                     run = []
-                self._take(room, payload)
+                self._take(channel, payload)
             except Exception as error:
                 # Whatever is wrong with it, those behind it must be told.
                 log.warning("A publication cannot be taken; comparing with the store.", exc_info=error)
-                self.comparison.ask(room, is_sure=True)
+                self.reconciler.ask(channel, is_sure=True)
         if run:
-            self._deliver_run(room, run)
+            self._deliver_run(channel, run)
 
-    def _take(self, room: Room, payload: bytes) -> None:
+    def _take(self, channel: UserChannel, payload: bytes) -> None:
         if payload[:1] == b"C":
-            self._announce(room, decode_announcement(payload))
+            self._announce(channel, decode_announcement(payload))
         elif payload[:1] == b"K":
-            self._control(room, payload[1:])
+            self._control(channel, payload[1:])
 
-    def _announce(self, room: Room, announcement: Announcement) -> None:
-        verdict = room.track.judge(announcement)
-        if verdict is Verdict.LATE:
-            self.comparison.ask(room)
+    def _announce(self, channel: UserChannel, announcement: Announcement) -> None:
+        continuity = channel.tracker.classify(announcement)
+        if continuity is Continuity.LATE:
+            self.reconciler.ask(channel)
             return
-        if verdict is not Verdict.NEXT:
-            self.mend(room, verdict, "gap" if verdict is Verdict.GAP else "fork")
-        room.track.follow(announcement)
-        self._deliver(room, announcement)
+        if continuity is not Continuity.NEXT:
+            self.repair(channel, continuity, "gap" if continuity is Continuity.GAP else "fork")
+        channel.tracker.advance(announcement)
+        self._deliver(channel, announcement)
         if announcement.kind is AnnouncementKind.RESET:
-            self._flush(room, announcement)
-        if room.waiting:
-            self._release(room, announcement.seq)
+            self._flush(channel, announcement)
+        if channel.waiting:
+            self._release(channel, announcement.seq)
 
-    def _deliver_run(self, room: Room, run: list[CreationFrame]) -> None:
+    def _deliver_run(self, channel: UserChannel, run: list[CreationFrame]) -> None:
         """The hot path of the process: creations for all devices."""
-        for group in room.groups:
+        for group in channel.groups:
             category_filter = group.view.category_filter
             seen = (
                 run
@@ -255,9 +257,9 @@ class Hub:
             if not seen:
                 continue
             writes = size = 0
-            for member in group.members:
+            for subscriber in group.subscribers:
                 try:
-                    written = member.deliver_run(seen)
+                    written = subscriber.deliver_run(seen)
                 except Exception as error:
                     # The fault of one must not silence the others.
                     log.error("A connection could not be written to.", exc_info=error)
@@ -265,115 +267,115 @@ class Hub:
                 if written:
                     writes += 1
                     size += written
-            self.flusher.wrote(writes, writes * len(seen), size)
-        if room.waiting:
-            self._release(room, run[-1].seq)
+            self.write_scheduler.wrote(writes, writes * len(seen), size)
+        if channel.waiting:
+            self._release(channel, run[-1].seq)
 
-    def _release(self, room: Room, seq: int) -> None:
-        for member in tuple(room.waiting):
-            member.release(seq)
+    def _release(self, channel: UserChannel, seq: int) -> None:
+        for subscriber in tuple(channel.waiting):
+            subscriber.release_receipts(seq)
 
-    def _deliver(self, room: Room, announcement: Announcement) -> None:
+    def _deliver(self, channel: UserChannel, announcement: Announcement) -> None:
         seq = announcement.seq
-        for group in room.groups:
+        for group in channel.groups:
             told = announcement.with_cursor() if group.is_unnamed else announcement
-            frame = self._frame_of(told, group, room.uid)
+            frame = self._frame_of(told, group, channel.uid)
             if told.is_new_epoch:
                 group.is_unnamed = frame is None
             if frame is None:
                 continue
             if told.is_new_epoch:
-                for member in group.members:
-                    member.renamed(told.epoch)
-            for member in group.members:
-                member.deliver(seq, frame)
-        if announcement.is_new_epoch or not room.is_plain:
-            room.look()
+                for subscriber in group.subscribers:
+                    subscriber.epoch_changed(told.epoch)
+            for subscriber in group.subscribers:
+                subscriber.deliver(seq, frame)
+        if announcement.is_new_epoch or not channel.is_plain:
+            channel.look()
 
-    def _frame_of(self, announcement: Announcement, group: Group, uid: str) -> bytes | None:
+    def _frame_of(self, announcement: Announcement, group: ViewGroup, uid: str) -> bytes | None:
         """What this group is told: a change of its view; or, where one of its device sent the message, that it was."""
         view, system = group.view, announcement.system
         frame = announcement.frame(view)
         if frame is not None and (not system or is_allowed(group.systems, system)):
             locale = group.locale
-            return frame if locale is None else self.reads.words.beside(frame, announcement, view, locale, uid)
+            return frame if locale is None else self.sync_reader.words.beside(frame, announcement, view, locale, uid)
         is_own = announcement.sender and announcement.sender == view.device
         return announcement.empty_frame(view) if is_own else None
 
-    def recount(self) -> None:
+    def announce_counting(self) -> None:
         """Other items count in the badge now: tell everybody, within a part of a second."""
-        for room in tuple(self.rooms.values()):
-            for member in room.members:
-                self._wheel.after(self.reads.jitter(0.0, RECOUNTED_S), member.recounted)
+        for channel in tuple(self.channels.values()):
+            for subscriber in channel.subscribers:
+                self._timers.after(self.sync_reader.jitter(0.0, RECOUNTED_S), subscriber.counting_changed)
 
-    def mend(self, room: Room, verdict: Verdict, found: str) -> None:
+    def repair(self, channel: UserChannel, continuity: Continuity, found: str) -> None:
         """Something was missed: what leads from what is known (``GAP``), or full copies (``FORK``), for everybody."""
         self._gaps.labels(found).inc()
-        for member in room.members:
-            member.demand(None if verdict is Verdict.GAP else Position(), room.track.seq)
+        for subscriber in channel.subscribers:
+            subscriber.resync(None if continuity is Continuity.GAP else Position(), channel.tracker.seq)
 
-    def _flush(self, room: Room, announcement: Announcement) -> None:
-        spread_s = 0 if room.flushes_all else announcement.spread_s
-        room.flushes_all = False
-        for member in room.members:
-            member.copy_within(spread_s, announcement.seq)
+    def _flush(self, channel: UserChannel, announcement: Announcement) -> None:
+        spread_s = 0 if channel.flushes_all else announcement.spread_s
+        channel.flushes_all = False
+        for subscriber in channel.subscribers:
+            subscriber.resync_within(spread_s, announcement.seq)
 
-    def expect(self, room: Room, seq: int) -> None:
+    def expect(self, channel: UserChannel, seq: int) -> None:
         """A commit of ours made this seq: if its announcement does not come, look for it."""
-        if seq > room.track.seq:
-            self._wheel.after(PATIENCE_S, partial(self._look_for, room, seq))
+        if seq > channel.tracker.seq:
+            self._timers.after(PATIENCE_S, partial(self._look_for, channel, seq))
 
-    def _look_for(self, room: Room, seq: int) -> None:
-        if seq > room.track.seq:
-            self.comparison.ask(room, is_sure=True)
+    def _look_for(self, channel: UserChannel, seq: int) -> None:
+        if seq > channel.tracker.seq:
+            self.reconciler.ask(channel, is_sure=True)
 
-    def _control(self, room: Room, text: bytes) -> None:
+    def _control(self, channel: UserChannel, text: bytes) -> None:
         document = msgspec.json.decode(text)
         close = document.get("close")
         revoke = document.get("revoke")
         if revoke is not None:
             close = {"device": revoke["device"], "code": CloseCode.REVOKED, "before_us": revoke["issued_before_us"]}
         if close is not None:
-            for member in _meant(room.members, close):
-                member.shut(close["code"])
+            for subscriber in _meant(channel.subscribers, close):
+                subscriber.close(close["code"])
         posted = document.get("frames")
         if posted is not None:
-            for member in _meant(room.members, posted):
+            for subscriber in _meant(channel.subscribers, posted):
                 for frame in posted["frames"]:
-                    member.receive_document(frame)
+                    subscriber.receive_document(frame)
 
 
-def _meant(members: Iterable[Member], control: dict[str, object]) -> list[Member]:
+def _meant(subscribers: Iterable[Subscriber], control: dict[str, object]) -> list[Subscriber]:
     """The connections that a control speaks of: those that fit every member of it."""
     before_us = control.get("before_us")
     return [
-        member
-        for member in members
-        if control.get("device") in (None, member.device)
-        and control.get("session") in (None, member.session_name)
-        and control.get("connection") in (None, member.name)
-        and (not isinstance(before_us, int) or member.issued_us <= before_us)
+        subscriber
+        for subscriber in subscribers
+        if control.get("device") in (None, subscriber.device)
+        and control.get("session") in (None, subscriber.session_name)
+        and control.get("connection") in (None, subscriber.name)
+        and (not isinstance(before_us, int) or subscriber.issued_us <= before_us)
     ]
 
 
-class FlushOfAll:
+class ResetAllReceiver:
     """The receiver of the channel on which a flush of all users is told (semantics.md L14)."""
 
-    def __init__(self, hub: Hub, wheel: Wheel, reads: Reads) -> None:
+    def __init__(self, hub: Hub, timers: TimerWheel, sync_reader: SyncReader) -> None:
         self._hub = hub
-        self._wheel = wheel
-        self._reads = reads
+        self._timers = timers
+        self._sync_reader = sync_reader
 
     def receive(self, payload: bytes) -> None:
         """Have each user that is connected here flushed within the spread: the read of a sync commits it."""
         if payload[:1] != b"F":
             return
         spread_s = int.from_bytes(payload[3:5], "big")
-        for room in tuple(self._hub.rooms.values()):
-            room.flushes_all = True
-            self._wheel.after(spread_s * self._reads.jitter(0.0, 1.0), partial(self._reads.touch, room))
+        for channel in tuple(self._hub.channels.values()):
+            channel.flushes_all = True
+            self._timers.after(spread_s * self._sync_reader.jitter(0.0, 1.0), partial(self._sync_reader.touch, channel))
 
     def gap(self) -> None:
         """A flush of all may have been missed: one that was committed shows in the comparison, by the epoch."""
-        for room in tuple(self._hub.rooms.values()):
-            self._wheel.after(self._reads.jitter(0.0, MISSED_S), partial(self._reads.touch, room))
+        for channel in tuple(self._hub.channels.values()):
+            self._timers.after(self._sync_reader.jitter(0.0, MISSED_S), partial(self._sync_reader.touch, channel))

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from gregor.store.contract.store import Store, Unavailable
-from gregor_gateway.runtime.timer_wheel import Wheel
+from gregor_gateway.runtime.timer_wheel import TimerWheel
 
-from .batch import Turns
-from .sequence_tracker import Mark, Verdict
+from .batch import Batcher
+from .sequence_tracker import Continuity, StreamPosition
 
 if TYPE_CHECKING:
-    from .hub import Hub, Room
+    from .hub import Hub, UserChannel
 
 log = structlog.get_logger(__name__)
 
@@ -24,60 +24,60 @@ SECOND_LOOK_S: Final = 1.0
 """An announcement may be under way when the store is asked: what is missing then is looked at again."""
 
 
-class Comparison:
+class Reconciler:
     """Asks the store for the positions of rooms, many at a time, and has mended what differs."""
 
-    def __init__(self, hub: Hub, store: Store, wheel: Wheel, interval_s: float) -> None:
+    def __init__(self, hub: Hub, store: Store, timers: TimerWheel, interval_s: float) -> None:
         self._hub = hub
         self._store = store
-        self._wheel = wheel
+        self._timers = timers
         self._interval_s = interval_s
-        self._turns = Turns(hub.reads.background, AT_ONCE, self._compare)
+        self._turns = Batcher(hub.sync_reader.background, AT_ONCE, self._compare)
 
-    def begin(self, room: Room) -> None:
+    def begin(self, channel: UserChannel) -> None:
         """A new room: compare it now and then. The first time soon: until then a fork could not be told."""
-        self._wheel.at(self._wheel.now + self._hub.reads.jitter(0.5, 1.5), room)
+        self._timers.at(self._timers.now + self._hub.sync_reader.jitter(0.5, 1.5), channel)
 
-    def due(self, room: Room) -> None:
+    def due(self, channel: UserChannel) -> None:
         """The time of a room has come, if it is still there."""
-        if self._hub.rooms.get(room.uid) is room:
-            self.ask(room)
-            self._wheel.at(self._wheel.now + self._interval_s * self._hub.reads.jitter(0.9, 1.1), room)
+        if self._hub.channels.get(channel.uid) is channel:
+            self.ask(channel)
+            self._timers.at(self._timers.now + self._interval_s * self._hub.sync_reader.jitter(0.9, 1.1), channel)
 
-    def ask(self, room: Room, *, is_sure: bool = False) -> None:
+    def ask(self, channel: UserChannel, *, is_sure: bool = False) -> None:
         """Compare soon. ``is_sure``: an announcement cannot be under way any more."""
-        self._turns.want(room, is_sure=is_sure)
+        self._turns.want(channel, is_sure=is_sure)
 
-    async def _compare(self, rooms: dict[Room, bool]) -> None:
+    async def _compare(self, channels: dict[UserChannel, bool]) -> None:
         """``rooms``: of each, whether what differs is mended at once."""
-        known = [(room, room.track.mark) for room in rooms]
-        asked = [(room, mark) for room, mark in known if mark is not None and room.groups]
+        known = [(channel, channel.tracker.mark) for channel in channels]
+        asked = [(channel, mark) for channel, mark in known if mark is not None and channel.groups]
         if not asked:
             return
         try:
-            heads = await self._store.users.heads([room.uid for room, _ in asked])
+            heads = await self._store.users.heads([channel.uid for channel, _ in asked])
         except Unavailable:
-            for room, _ in asked:
-                self._wheel.after(SECOND_LOOK_S, partial(self.ask, room, is_sure=rooms[room]))
+            for channel, _ in asked:
+                self._timers.after(SECOND_LOOK_S, partial(self.ask, channel, is_sure=channels[channel]))
             return
-        for (room, then), head in zip(asked, heads, strict=True):
-            self._judge(room, then, Mark.of(head), rooms[room])
+        for (channel, then), head in zip(asked, heads, strict=True):
+            self._judge(channel, then, StreamPosition.of(head), channels[channel])
 
-    def _judge(self, room: Room, then: Mark, there: Mark, is_sure: bool) -> None:
-        verdict = room.track.compare(there, then)
-        if verdict is Verdict.SAME:
+    def _judge(self, channel: UserChannel, then: StreamPosition, there: StreamPosition, is_sure: bool) -> None:
+        continuity = channel.tracker.compare(there, then)
+        if continuity is Continuity.SAME:
             return
-        is_behind = verdict is Verdict.GAP or there.epoch != then.epoch
+        is_behind = continuity is Continuity.GAP or there.epoch != then.epoch
         if is_behind and not is_sure:
-            self._wheel.after(SECOND_LOOK_S, partial(self._look_for, room, there))
+            self._timers.after(SECOND_LOOK_S, partial(self._look_for, channel, there))
             return
-        self._hub.mend(room, verdict, "compare")
-        room.track.mark = there
-        for member in tuple(room.waiting):
-            member.release(there.seq)
+        self._hub.repair(channel, continuity, "compare")
+        channel.tracker.mark = there
+        for subscriber in tuple(channel.waiting):
+            subscriber.release_receipts(there.seq)
 
-    def _look_for(self, room: Room, missed: Mark) -> None:
+    def _look_for(self, channel: UserChannel, missed: StreamPosition) -> None:
         """Ask again where this is not known yet. What is under way by now is not what was missed: a sync in its place
         would swallow the reminders among it."""
-        if not room.track.has(missed):
-            self.ask(room, is_sure=True)
+        if not channel.tracker.has(missed):
+            self.ask(channel, is_sure=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .hub import Hub
 
 
-class Words:
+class ItemRendering:
     """What the categories of this process say of items."""
 
     def __init__(self, registry: CategoryRegistry) -> None:
@@ -48,4 +48,4 @@ class Recount:
         uncounted = self._registry.current.uncounted
         if uncounted != self._told:
             self._told = uncounted
-            self._hub.recount()
+            self._hub.announce_counting()

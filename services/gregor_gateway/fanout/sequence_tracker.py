@@ -13,7 +13,7 @@ LINK_BYTES = 8
 """The lanes of the digest that an announcement carries, from before and from after it."""
 
 
-class Verdict(Enum):
+class Continuity(Enum):
     """How an announcement, or the store, stands to what is known."""
 
     NEXT = "follows what is known"
@@ -23,7 +23,7 @@ class Verdict(Enum):
     FORK = "another history: no copy can be trusted"
 
 
-class Mark(Struct, frozen=True, gc=False):
+class StreamPosition(Struct, frozen=True, gc=False):
     """What was known at a moment. ``link``: the first lanes of the digest, ``None`` where they are not known yet."""
 
     epoch: bytes
@@ -31,14 +31,14 @@ class Mark(Struct, frozen=True, gc=False):
     link: bytes | None = None
 
     @classmethod
-    def of(cls, head: UserPosition | None) -> Mark:
+    def of(cls, head: UserPosition | None) -> StreamPosition:
         """What the store says; a user never seen is an empty one."""
         if head is None:
             return cls(NO_EPOCH, 0, ZERO_DIGEST[:LINK_BYTES])
         return cls(head.epoch, head.seq, head.digest[:LINK_BYTES])
 
 
-class Track:
+class SequenceTracker:
     """The last known mark of one user; ``None`` before the first read or announcement.
 
     ``since``: everything that was announced above it has been heard.
@@ -47,7 +47,7 @@ class Track:
     __slots__ = ("mark", "since")
 
     def __init__(self) -> None:
-        self.mark: Mark | None = None
+        self.mark: StreamPosition | None = None
         self.since = 0
 
     @property
@@ -55,63 +55,63 @@ class Track:
         """Up to where the process has told its connections everything."""
         return self.mark.seq if self.mark is not None else 0
 
-    def has(self, mark: Mark) -> bool:
+    def has(self, mark: StreamPosition) -> bool:
         """Whether everything up to a mark of the store has been told."""
         return self.mark is not None and self.mark.epoch == mark.epoch and self.mark.seq >= mark.seq
 
-    def judge(self, announcement: Announcement) -> Verdict:
+    def classify(self, announcement: Announcement) -> Continuity:
         """What an announcement means; ``follow`` takes it."""
         mark = self.mark
         if mark is None:
-            return Verdict.NEXT
+            return Continuity.NEXT
         if announcement.seq <= mark.seq:
-            return Verdict.LATE
+            return Continuity.LATE
         is_same_epoch = announcement.epoch == mark.epoch
         if announcement.seq > mark.seq + 1:
-            return Verdict.GAP if is_same_epoch else Verdict.FORK
+            return Continuity.GAP if is_same_epoch else Continuity.FORK
         may_begin = announcement.kind is AnnouncementKind.RESET or (announcement.is_new_epoch and mark.seq == 0)
         is_linked = mark.link is None or announcement.before == mark.link
-        return Verdict.NEXT if is_linked and (is_same_epoch or may_begin) else Verdict.FORK
+        return Continuity.NEXT if is_linked and (is_same_epoch or may_begin) else Continuity.FORK
 
-    def follow(self, announcement: Announcement) -> None:
+    def advance(self, announcement: Announcement) -> None:
         """Everything up to this announcement is being told."""
         if self.mark is None:
             self.since = announcement.seq - 1
-        self.mark = Mark(announcement.epoch, announcement.seq, announcement.after)
+        self.mark = StreamPosition(announcement.epoch, announcement.seq, announcement.after)
 
-    def steps(self, plain: CreationFrame) -> bool:
+    def advance_fast(self, plain: CreationFrame) -> bool:
         """Whether a plain announcement follows what is known; if so, it is taken. Else ``judge`` says what it is."""
         mark = self.mark
         if mark is None or plain.seq != mark.seq + 1 or plain.epoch != mark.epoch:
             return False
         if mark.link is not None and plain.before != mark.link:
             return False
-        self.mark = Mark(plain.epoch, plain.seq, plain.after)
+        self.mark = StreamPosition(plain.epoch, plain.seq, plain.after)
         return True
 
-    def settle(self, epoch: bytes, seq: int, then: Mark | None) -> Verdict:
+    def settle(self, epoch: bytes, seq: int, then: StreamPosition | None) -> Continuity:
         """A sync was read. ``then``: what was known when the read began. The first one gives the mark."""
         if self.mark is None:
-            self.mark, self.since = Mark(epoch, seq), seq
-            return Verdict.SAME
+            self.mark, self.since = StreamPosition(epoch, seq), seq
+            return Continuity.SAME
         if then is None:
-            return Verdict.SAME if seq >= self.since else Verdict.GAP
+            return Continuity.SAME if seq >= self.since else Continuity.GAP
         is_fork = seq < then.seq or epoch not in (then.epoch, self.mark.epoch)
-        return Verdict.FORK if is_fork else Verdict.SAME
+        return Continuity.FORK if is_fork else Continuity.SAME
 
-    def compare(self, there: Mark, then: Mark) -> Verdict:
+    def compare(self, there: StreamPosition, then: StreamPosition) -> Continuity:
         """What the store said, against what was known when it was asked (announcements may have come since)."""
         now = self.mark or then
         if there.epoch != then.epoch:
             if now.epoch == there.epoch:
-                return Verdict.SAME
-            return Verdict.GAP if then.epoch == NO_EPOCH else Verdict.FORK
+                return Continuity.SAME
+            return Continuity.GAP if then.epoch == NO_EPOCH else Continuity.FORK
         if there.seq < then.seq:
-            return Verdict.FORK
+            return Continuity.FORK
         if there.seq > then.seq:
-            return Verdict.SAME if now.seq >= there.seq else Verdict.GAP
+            return Continuity.SAME if now.seq >= there.seq else Continuity.GAP
         if then.link is not None and then.link != there.link:
-            return Verdict.FORK
+            return Continuity.FORK
         if now == then:
             self.mark = there
-        return Verdict.SAME
+        return Continuity.SAME

@@ -11,7 +11,7 @@ from gregor.store.contract.devices import DeviceSession
 from gregor_gateway.protocol.hello import Position
 
 
-class Member(Protocol):
+class Subscriber(Protocol):
     """One connection in a room. Every method returns at once."""
 
     @property
@@ -57,15 +57,15 @@ class Member(Protocol):
         """Live frames of its view, in order; how many bytes were written at once, 0 where they wait. The hot path."""
         ...
 
-    def renamed(self, epoch: bytes) -> None:
+    def epoch_changed(self, epoch: bytes) -> None:
         """The next frame carries a cursor of this epoch."""
         ...
 
-    def demand(self, position: Position | None, reached: int) -> None:
+    def resync(self, position: Position | None, reached: int) -> None:
         """Sync anew: from what was sent and told (up to ``reached``), or from this position."""
         ...
 
-    def copy_within(self, spread_s: float, seq: int) -> None:
+    def resync_within(self, spread_s: float, seq: int) -> None:
         """Send a full copy at a random moment of the spread, unless a sync above ``seq`` comes first."""
         ...
 
@@ -73,15 +73,15 @@ class Member(Protocol):
         """What a read gave."""
         ...
 
-    def unread(self, serial: int) -> None:
+    def sync_failed(self, serial: int) -> None:
         """The store could not be read."""
         ...
 
-    def recounted(self) -> None:
+    def counting_changed(self) -> None:
         """Other items count in the badge now."""
         ...
 
-    def release(self, reached: int) -> None:
+    def release_receipts(self, reached: int) -> None:
         """The channel has told of everything up to ``reached``."""
         ...
 
@@ -97,6 +97,6 @@ class Member(Protocol):
         """Its session, as all gateways know it."""
         ...
 
-    def shut(self, code: int) -> None:
+    def close(self, code: int) -> None:
         """Close it."""
         ...

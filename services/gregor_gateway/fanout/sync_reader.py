@@ -19,14 +19,14 @@ from gregor.core.messages.encode import encode_sync
 from gregor.store.contract.store import Store, Unavailable
 from gregor.telemetry import Metrics
 from gregor_gateway.protocol.hello import Position
-from gregor_gateway.runtime.background import Background
+from gregor_gateway.runtime.background import BackgroundTasks
 
-from .rendering import Words
-from .sequence_tracker import Verdict
-from .subscriber import Member
+from .rendering import ItemRendering
+from .sequence_tracker import Continuity
+from .subscriber import Subscriber
 
 if TYPE_CHECKING:
-    from .hub import Hub, Room
+    from .hub import Hub, UserChannel
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ AT_ONCE: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SyncRequest:
     """What is read: the sync of one view from one position, with words in a language or without."""
 
     uid: str
@@ -45,7 +45,7 @@ class Question:
     locale: str | None = None
 
 
-class Reads:
+class SyncReader:
     """The readers of a process. ``jitter(low, high)``: a random number of seconds."""
 
     def __init__(
@@ -53,8 +53,8 @@ class Reads:
         store: Store,
         clock: Clock,
         metrics: Metrics,
-        background: Background,
-        words: Words,
+        background: BackgroundTasks,
+        words: ItemRendering,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._store = store
@@ -64,42 +64,42 @@ class Reads:
         self.words = words
         self.jitter = jitter
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._asked: dict[tuple[Room, Question], list[tuple[Member, int]]] = {}
+        self._asked: dict[tuple[UserChannel, SyncRequest], list[tuple[Subscriber, int]]] = {}
 
-    def ask(self, hub: Hub, room: Room, member: Member, serial: int, question: Question) -> None:
+    def ask(self, hub: Hub, channel: UserChannel, subscriber: Subscriber, serial: int, question: SyncRequest) -> None:
         """Read for a member; who asks the same in this turn of the event loop shares the answer."""
         # A user who left and came back has another room: its track must be settled by a read of its own.
-        waiting = self._asked.get((room, question))
+        waiting = self._asked.get((channel, question))
         if waiting is not None:
-            waiting.append((member, serial))
+            waiting.append((subscriber, serial))
             return
-        self._asked[room, question] = [(member, serial)]
-        self.background.start(self._read(hub, room, question))
+        self._asked[channel, question] = [(subscriber, serial)]
+        self.background.start(self._read(hub, channel, question))
 
-    async def _read(self, hub: Hub, room: Room, question: Question) -> None:
+    async def _read(self, hub: Hub, channel: UserChannel, question: SyncRequest) -> None:
         async with self._slots:
             # From here on nobody joins: what is announced from now on may not be in the answer.
-            asking = self._asked.pop((room, question))
-            then = room.track.mark
+            asking = self._asked.pop((channel, question))
+            then = channel.tracker.mark
             try:
                 answer = await self.sync(question)
                 words = await self.words.of_sync(answer, question.locale, question.uid)
             except Exception as error:
                 if not isinstance(error, Unavailable | Problem):
                     log.error("A sync could not be read.", exc_info=error)
-                for member, serial in asking:
-                    member.unread(serial)
+                for subscriber, serial in asking:
+                    subscriber.sync_failed(serial)
                 return
-        verdict = room.track.settle(answer.epoch, answer.seq, then)
+        continuity = channel.tracker.settle(answer.epoch, answer.seq, then)
         frame = encode_sync(answer, question.view, words)
-        for member, serial in asking:
-            member.synced(serial, answer, frame)
-            if verdict is Verdict.GAP:
-                member.demand(None, 0)
-        if verdict is Verdict.FORK:
-            hub.comparison.ask(room)
+        for subscriber, serial in asking:
+            subscriber.synced(serial, answer, frame)
+            if continuity is Continuity.GAP:
+                subscriber.resync(None, 0)
+        if continuity is Continuity.FORK:
+            hub.reconciler.ask(channel)
 
-    async def sync(self, question: Question) -> SyncResult:
+    async def sync(self, question: SyncRequest) -> SyncResult:
         """The answer of the store. Raises ``Unavailable``."""
         answer = await self._store.users.sync(
             question.uid,
@@ -114,16 +114,16 @@ class Reads:
         self._syncs.labels(kind).inc()
         return answer
 
-    def touch(self, room: Room) -> None:
+    def touch(self, channel: UserChannel) -> None:
         """Have whatever is due for a user committed (a flush of all, an expiry): any read does so."""
-        self.background.start(self._touch(room))
+        self.background.start(self._touch(channel))
 
-    async def _touch(self, room: Room) -> None:
-        if not room.groups:
+    async def _touch(self, channel: UserChannel) -> None:
+        if not channel.groups:
             return
-        view = room.groups[0].view
+        view = channel.groups[0].view
         async with self._slots:
             try:
-                await self.sync(Question(room.uid, view, (), Position(None, bytes(32))))
+                await self.sync(SyncRequest(channel.uid, view, (), Position(None, bytes(32))))
             except (Unavailable, Problem):
                 log.warning("A user could not be flushed now; its next read will do so.")

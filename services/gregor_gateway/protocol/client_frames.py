@@ -24,53 +24,53 @@ _EXACT: Final = 17
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class MessageFrame:
     """A message, as a document that is not looked at yet."""
 
     document: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Ack:
+class AckFrame:
     """The user has seen everything up to ``seq``."""
 
     seq: int
 
 
 @dataclass(frozen=True, slots=True)
-class ForegroundChange:
+class ForegroundFrame:
     """The device came to the foreground, or left it."""
 
     value: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Resync:
+class ResyncFrame:
     """Answer as to a hello with this position."""
 
     position: Position
 
 
 @dataclass(frozen=True, slots=True)
-class NewToken:
+class TokenFrame:
     """A fresh token."""
 
     token: str
 
 
 @dataclass(frozen=True, slots=True)
-class ClientPing:
+class PingFrame:
     """Wants a pong of the same number."""
 
     n: int
 
 
 @dataclass(frozen=True, slots=True)
-class Pong:
+class PongFrame:
     """The answer to a ping."""
 
 
-ClientFrame = Message | Hello | Ack | ForegroundChange | Resync | NewToken | ClientPing | Pong
+ClientFrame = MessageFrame | Hello | AckFrame | ForegroundFrame | ResyncFrame | TokenFrame | PingFrame | PongFrame
 
 
 def read_ref(document: Any) -> Ref:
@@ -91,7 +91,7 @@ def read_frame(document: Mapping[str, Any]) -> ClientFrame:
     """What a frame says. ``Problem``: ``invalid``, ``invalid_id``, ``unknown_field``, ``missing_field``."""
     frame = {name: value for name, value in document.items() if name != "ref"}
     if not _MESSAGE.isdisjoint(frame):
-        return Message(frame)
+        return MessageFrame(frame)
     if not frame:
         raise field_problem("missing_field", "", "A frame says one thing, such as ack, or system and body.")
     (kind, value), *others = frame.items()
@@ -105,20 +105,20 @@ def _of_kind(kind: str, value: Any) -> ClientFrame:
         case "hello":
             return read_hello(value)
         case "ack":
-            return Ack(read_number(value, "/ack"))
+            return AckFrame(read_number(value, "/ack"))
         case "foreground":
-            return ForegroundChange(read_flag(value, "/foreground"))
+            return ForegroundFrame(read_flag(value, "/foreground"))
         case "resync":
-            return Resync(read_resync(value))
+            return ResyncFrame(read_resync(value))
         case "token" if isinstance(value, str):
-            return NewToken(value)
+            return TokenFrame(value)
         case "token":
             raise field_problem("invalid", "/token", "A device token, as text.")
         case "ping":
-            return ClientPing(read_number(value, "/ping"))
+            return PingFrame(read_number(value, "/ping"))
         case "pong":
             read_number(value, "/pong")
-            return Pong()
+            return PongFrame()
     raise field_problem("unknown_field", f"/{kind}", "This frame is not known.")
 
 

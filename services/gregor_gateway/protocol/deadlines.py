@@ -20,7 +20,7 @@ NEVER: Final = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class SessionRules:
     """What is the same for all sessions of a transport. The flags: what its transport has.
 
     ``tells_unchanged``: whether a client that asks is told that nothing changed. ``uncounted``: the prefixes whose
@@ -53,7 +53,7 @@ class Refresh:
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
+class DeadlinePassed:
     """Close with this code."""
 
     code: int
@@ -64,7 +64,7 @@ class Deadlines:
 
     __slots__ = ("_age_at", "_expires_at", "_hello_at", "_last", "_ping_at", "_refresh_at", "_rules", "_unanswered")
 
-    def __init__(self, rules: Rules, now: float) -> None:
+    def __init__(self, rules: SessionRules, now: float) -> None:
         self._rules = rules
         self._hello_at = now + rules.hello_timeout_s
         # Half to all of it: connections that were opened together must not end together.
@@ -99,21 +99,21 @@ class Deadlines:
         """The earliest moment at which ``tick`` has something to say."""
         return min(self._hello_at, self._ping_at, self._refresh_at, self._expires_at + GRACE_S, self._age_at)
 
-    def tick(self, now: float) -> list[Ping | Refresh | Over]:
+    def tick(self, now: float) -> list[Ping | Refresh | DeadlinePassed]:
         """What is due now."""
         if now >= self._hello_at:
-            return [Over(CloseCode.HELLO_TIMEOUT)]
+            return [DeadlinePassed(CloseCode.HELLO_TIMEOUT)]
         if now >= self._expires_at + GRACE_S:
-            return [Over(CloseCode.TOKEN_EXPIRED)]
+            return [DeadlinePassed(CloseCode.TOKEN_EXPIRED)]
         if now >= self._age_at:
-            return [Over(CloseCode.MAX_AGE)]
-        said: list[Ping | Refresh | Over] = []
+            return [DeadlinePassed(CloseCode.MAX_AGE)]
+        said: list[Ping | Refresh | DeadlinePassed] = []
         if now >= self._refresh_at:
             self._refresh_at = NEVER
             said.append(Refresh())
         if now >= self._ping_at:
             if self._unanswered >= MOST_UNANSWERED:
-                return [Over(CloseCode.PING_TIMEOUT)]
+                return [DeadlinePassed(CloseCode.PING_TIMEOUT)]
             self._last += 1
             self._unanswered += 1
             self._set_ping(now)

@@ -35,7 +35,7 @@ class SendSync:
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
+class ConfirmCursor:
     """The client's copy is good at this cursor: nothing is to be sent."""
 
     tag: str
@@ -43,7 +43,7 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True)
-class Close:
+class CloseConnection:
     """End the connection with a code of ``gregor.core.errors.CLOSES``, or of RFC 6455."""
 
     code: int
@@ -51,7 +51,7 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
-class Verify:
+class VerifyToken:
     """Check a token. Ends in ``Session.admitted``, ``renewed``, a refusal of the frame, or a close."""
 
     token: str
@@ -60,12 +60,12 @@ class Verify:
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
+class JoinChannel:
     """Become known and present, and hear the user's channel. Ends in ``Session.joined`` or a close."""
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ReadSync:
     """Read the sync of the session's view from a position. Ends in ``Session.synced`` with the same ``serial``."""
 
     position: Position
@@ -73,7 +73,7 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class CommitMessage:
     """Plan and commit a message (``size_bytes`` of JSON). Ends in ``Session.committed`` or ``refused``."""
 
     ref: Ref
@@ -89,7 +89,7 @@ class Acknowledge:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreground:
+class ReportForeground:
     """The device came to the foreground, or left it."""
 
     value: bool
@@ -100,7 +100,7 @@ class Regroup:
     """The systems that this connection hears have changed."""
 
 
-Job = Verify | Join | Commit | Acknowledge | Foreground
+Job = VerifyToken | JoinChannel | CommitMessage | Acknowledge | ReportForeground
 """What waits for the world, one after the other."""
 
-Effect = Send | SendLive | SendSync | Settle | Close | Read | Regroup | Job
+Effect = Send | SendLive | SendSync | ConfirmCursor | CloseConnection | ReadSync | Regroup | Job

@@ -26,27 +26,27 @@ from gregor.core.json_text import decode_json
 
 from . import effects
 from .client_frames import (
-    Ack,
+    AckFrame,
     ClientFrame,
-    ClientPing,
-    ForegroundChange,
-    Message,
-    NewToken,
-    Pong,
+    ForegroundFrame,
+    MessageFrame,
+    PingFrame,
+    PongFrame,
     Ref,
-    Resync,
+    ResyncFrame,
+    TokenFrame,
     not_here,
     read_frame,
     read_loosely,
     read_ref,
 )
-from .deadlines import NEVER, Deadlines, Ping, Refresh, Rules
-from .effects import Close, Effect, Read, Send, SendLive, SendSync
+from .deadlines import NEVER, Deadlines, Ping, Refresh, SessionRules
+from .effects import CloseConnection, Effect, ReadSync, Send, SendLive, SendSync
 from .hello import Hello, Position
 from .server_frames import close_of, encode, problem_frame, refresh_frame, token_frame
 
 
-class State(Enum):
+class SessionState(Enum):
     """Where a connection is in its life."""
 
     GREETING = "waits for hello"
@@ -87,11 +87,11 @@ class Session:
         "view",
     )
 
-    def __init__(self, rules: Rules, now: float, name: str) -> None:
+    def __init__(self, rules: SessionRules, now: float, name: str) -> None:
         """``name``: what the session is called where the client does not say."""
         self._rules = rules
         self._deadlines = Deadlines(rules, now)
-        self.state = State.GREETING
+        self.state = SessionState.GREETING
         self.name = name
         self.caller: Caller | None = None
         self.hello: Hello | None = None
@@ -117,19 +117,19 @@ class Session:
         if hello.session is not None:
             self.name = hello.session
         self.hello = hello
-        self.state = State.JOINING
+        self.state = SessionState.JOINING
         self.foreground = hello.foreground
         self._deadlines.greeted()
         if self.caller is not None:
             return self._begin(hello, self.caller)
         if self._is_offered:
             return []
-        return [effects.Verify(hello.token)] if hello.token is not None else self.close(CloseCode.UNAUTHORISED)
+        return [effects.VerifyToken(hello.token)] if hello.token is not None else self.close(CloseCode.UNAUTHORISED)
 
     def offered(self, token: str) -> list[Effect]:
         """A token came with the upgrade. The hello may come before it is known to be good."""
         self._is_offered = True
-        return [effects.Verify(token)]
+        return [effects.VerifyToken(token)]
 
     def admitted(self, caller: Caller, lives_s: float, now: float, *, observes: bool = False) -> list[Effect]:
         """The token is good. Goes on where the client said hello already."""
@@ -142,11 +142,11 @@ class Session:
         self.view = View(caller.device, intersect(caller.category_filter, hello.prefixes))
         self.systems = intersect(caller.systems, hello.systems)
         self._position = hello.position
-        return [effects.Join()]
+        return [effects.JoinChannel()]
 
     def joined(self, now: float) -> list[Effect]:
         """The user's channel is heard: welcome the client, and read."""
-        if self.state is not State.JOINING:
+        if self.state is not SessionState.JOINING:
             return []
         self._deadlines.joined(now)
         out: list[Effect] = [Send(self._welcome(now))] if self._rules.welcomes else []
@@ -162,10 +162,10 @@ class Session:
             members["ticket"] = self.ticket
         return encode({"welcome": members})
 
-    def recounted(self, now: float) -> list[Effect]:
+    def counting_changed(self, now: float) -> list[Effect]:
         """Other items count in the badge now: who was welcomed is welcomed anew."""
-        is_welcomed = self._rules.welcomes and self.state in (State.SYNCING, State.LIVE, State.BEHIND)
-        return [Send(self._welcome(now))] if is_welcomed else []
+        has_joined = self.state in (SessionState.SYNCING, SessionState.LIVE, SessionState.BEHIND)
+        return [Send(self._welcome(now))] if self._rules.welcomes and has_joined else []
 
     @property
     def locale(self) -> str | None:
@@ -176,17 +176,17 @@ class Session:
 
     def receive(self, raw: bytes, now: float) -> list[Effect]:
         """One text frame."""
-        if self.state is State.CLOSED:
+        if self.state is SessionState.CLOSED:
             return []
         try:
             document = decode_json(raw, self._rules.limits)
         except Problem as problem:
             # "Not JSON" closes; JSON that we refuse (a repeated key, too deep) is a problem like any other.
             is_json, ref = read_loosely(raw)
-            if self.state is State.GREETING or not is_json:
+            if self.state is SessionState.GREETING or not is_json:
                 return self.close(CloseCode.BAD_PROTOCOL)
             return self.refused(ref, problem)
-        if self.state is State.GREETING and not (isinstance(document, dict) and "hello" in document):
+        if self.state is SessionState.GREETING and not (isinstance(document, dict) and "hello" in document):
             return self.close(CloseCode.BAD_PROTOCOL)
         return self.receive_document(document, now, len(raw))
 
@@ -201,31 +201,31 @@ class Session:
 
     def _take(self, ref: Ref, frame: ClientFrame, now: float, size_bytes: int) -> list[Effect]:
         match frame:
-            case Message(document):
-                return [effects.Commit(ref, document, size_bytes)]
-            case Hello() if self.state is State.GREETING:
+            case MessageFrame(document):
+                return [effects.CommitMessage(ref, document, size_bytes)]
+            case Hello() if self.state is SessionState.GREETING:
                 return self.greeted(frame)
             case Hello():
                 raise not_here("hello")
-            case Ack(seq):
+            case AckFrame(seq):
                 return self._acknowledge(seq)
-            case ForegroundChange(value):
+            case ForegroundFrame(value):
                 self.foreground = value
-                return [] if self.observes else [effects.Foreground(value)]
-            case Resync(position):
+                return [] if self.observes else [effects.ReportForeground(value)]
+            case ResyncFrame(position):
                 return self._resync(position, now)
-            case NewToken(token):
-                return [effects.Verify(token, ref, is_renewal=True)]
-            case ClientPing(n):
+            case TokenFrame(token):
+                return [effects.VerifyToken(token, ref, is_renewal=True)]
+            case PingFrame(n):
                 return [Send(b'{"pong":%d}' % n)]
-            case Pong():
+            case PongFrame():
                 self._deadlines.answered()
         return []
 
     def _acknowledge(self, seq: int) -> list[Effect]:
         if self.observes:
             return []
-        if self.state is State.LIVE or self.state is State.BEHIND:
+        if self.state is SessionState.LIVE or self.state is SessionState.BEHIND:
             return [effects.Acknowledge(seq)]
         self._seen = max(seq, self._seen or 0)
         return []
@@ -242,67 +242,67 @@ class Session:
     def _ask(self, position: Position) -> list[Effect]:
         """The client wants to know: it is told even that nothing changed. One that joins yet, once it has joined."""
         self._is_asked = True
-        if self.state is State.JOINING:
+        if self.state is SessionState.JOINING:
             self._position = position
-        return self.demand(position)
+        return self.resync(position)
 
-    def demand(self, position: Position | None = None, reached: int = 0) -> list[Effect]:
+    def resync(self, position: Position | None = None, reached: int = 0) -> list[Effect]:
         """Sync from a position, now or after the read that is under way.
 
         ``None``: from what was sent. ``reached``: the seq up to which the client has all that concerns its view.
         """
-        if self.state is State.LIVE:
+        if self.state is SessionState.LIVE:
             self.seq = max(self.seq, reached)
             self._position = position
             return [self._read()]
-        if self.state is State.SYNCING or self.state is State.BEHIND:
+        if self.state is SessionState.SYNCING or self.state is SessionState.BEHIND:
             self._position = position or self._position
             self._again = True
         return []
 
-    def _read(self) -> Read:
-        self.state = State.SYNCING
+    def _read(self) -> ReadSync:
+        self.state = SessionState.SYNCING
         self._again = False
         self._held, self._held_bytes = [], 0
         self._serial += 1
-        return Read(self._position or Position(Cursor(self.tag, self.seq)), self._serial)
+        return ReadSync(self._position or Position(Cursor(self.tag, self.seq)), self._serial)
 
     def fall_behind(self) -> None:
         """The queue overflowed: its live frames and syncs were dropped, and the next ones are not wanted."""
-        if self.state is State.LIVE:
+        if self.state is SessionState.LIVE:
             self._position = None
-        if self.state is State.LIVE or self.state is State.SYNCING:
-            self.state = State.BEHIND
+        if self.state is SessionState.LIVE or self.state is SessionState.SYNCING:
+            self.state = SessionState.BEHIND
             self._is_asked = True
             self._held = None
 
     def catch_up(self, tag: str, seq: int) -> list[Effect]:
         """The client took what was under way, up to this cursor: one sync instead of what was dropped."""
-        if self.state is not State.BEHIND:
+        if self.state is not SessionState.BEHIND:
             return []
         self.tag, self.seq = tag, seq
         return [self._read()]
 
     def retry(self, serial: int) -> list[Effect]:
         """The read of this serial failed: read again, if it is still wanted."""
-        return [self._read()] if self.state is State.SYNCING and serial == self._serial else []
+        return [self._read()] if self.state is SessionState.SYNCING and serial == self._serial else []
 
     def synced(self, serial: int, answer: SyncResult, frame: bytes) -> list[Effect]:
         """What the read of this serial gave. ``frame`` is ``answer`` as it goes out."""
-        if self.state is not State.SYNCING or serial != self._serial:
+        if self.state is not SessionState.SYNCING or serial != self._serial:
             return []
         # What is held for a user that was not there yet carries its first cursor: the read that knows it comes first.
         if self._again or (self._held and answer.epoch == NO_EPOCH):
             return [self._read()]
         # A frame that a receipt waits for was lost, and the view did not change: the client learns of the seq by this.
         owes = any(self.seq < seq <= answer.seq for seq, _ in self._receipts or ())
-        self.state = State.LIVE
+        self.state = SessionState.LIVE
         self.tag = cursor_for(answer.epoch, self.view, 0).tag
         self.seq = self.base = answer.seq
         is_news = not isinstance(answer, Unchanged) or bool(answer.external) or answer.external_gap
         is_told = is_news or ((self._is_asked or owes) and self._rules.tells_unchanged)
         position = self.tag, answer.seq
-        out: list[Effect] = [SendSync(*position, frame) if is_told else effects.Settle(*position)]
+        out: list[Effect] = [SendSync(*position, frame) if is_told else effects.ConfirmCursor(*position)]
         self._is_asked = False
         held, self._held = self._held or (), None
         out += [SendLive(seq, live) for seq, live in held if self.deliver(seq, live)]
@@ -313,7 +313,7 @@ class Session:
 
     def deliver(self, seq: int, frame: bytes) -> bool:
         """A live frame of the view: whether to send it now."""
-        if self.state is State.LIVE:
+        if self.state is SessionState.LIVE:
             return self.deliver_run(seq, seq)
         if self._held is not None:
             self._held.append((seq, frame))
@@ -325,7 +325,7 @@ class Session:
 
     def deliver_run(self, first: int, last: int) -> bool:
         """Live frames of the view: whether to send all of them now; else each is delivered by itself. The hot path."""
-        if self.state is not State.LIVE or first <= self.seq:
+        if self.state is not SessionState.LIVE or first <= self.seq:
             return False
         self.seq = last
         return True
@@ -335,11 +335,11 @@ class Session:
     def committed(self, seq: int, frame: bytes, reached: int) -> list[Effect]:
         """The receipt of a message, as a frame; it waits for its seq. ``reached``: what the channel has told of."""
         self._receipts = [*(self._receipts or ()), (seq, frame)]
-        return self.release(reached)
+        return self.release_receipts(reached)
 
-    def release(self, reached: int) -> list[Effect]:
+    def release_receipts(self, reached: int) -> list[Effect]:
         """The receipts whose seq was told of."""
-        if self._receipts is None or self.state is not State.LIVE:
+        if self._receipts is None or self.state is not SessionState.LIVE:
             return []
         reached = max(reached, self.seq)
         out: list[Effect] = [Send(frame) for seq, frame in self._receipts if seq <= reached]
@@ -378,11 +378,11 @@ class Session:
     @property
     def due(self) -> float:
         """When ``tick`` has something to do."""
-        return NEVER if self.state is State.CLOSED else self._deadlines.due
+        return NEVER if self.state is SessionState.CLOSED else self._deadlines.due
 
     def tick(self, now: float) -> list[Effect]:
         """What the passing of time asks for."""
-        if self.state is State.CLOSED:
+        if self.state is SessionState.CLOSED:
             return []
         out: list[Effect] = []
         for said in self._deadlines.tick(now):
@@ -397,8 +397,8 @@ class Session:
 
     def close(self, code: int, reason: str = "") -> list[Effect]:
         """End it, once."""
-        if self.state is State.CLOSED:
+        if self.state is SessionState.CLOSED:
             return []
-        self.state = State.CLOSED
+        self.state = SessionState.CLOSED
         self._held = self._receipts = None
-        return [Close(code, reason or close_of(code))]
+        return [CloseConnection(code, reason or close_of(code))]

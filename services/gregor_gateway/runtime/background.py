@@ -11,7 +11,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 
-class Background:
+class BackgroundTasks:
     """Tasks that nobody waits for, kept from being collected; what they raise is logged."""
 
     def __init__(self) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from gregor.core.close_codes import CloseCode
-from gregor_gateway.connection.connection import Connection
-from gregor_gateway.context import Parts
+from gregor_gateway.connection.connection import DeviceConnection
+from gregor_gateway.context import GatewayContext
 
 PER_SECOND: Final = 500
 """Connections a second that may be sent to other gateways: each costs there a handshake, a join and a read."""
@@ -20,8 +20,8 @@ STEP_S: Final = 0.05
 class Drain:
     """Empties a process. ``hurry`` ends the waiting."""
 
-    def __init__(self, parts: Parts, connections: Callable[[], Iterable[Connection]]) -> None:
-        self._parts = parts
+    def __init__(self, context: GatewayContext, connections: Callable[[], Iterable[DeviceConnection]]) -> None:
+        self._context = context
         self._connections = connections
         self._is_hurried = asyncio.Event()
 
@@ -31,13 +31,13 @@ class Drain:
 
     async def run(self, deadline_s: float) -> None:
         """Return when all connections are closed: after ``deadline_s`` at the latest."""
-        self._parts.readiness.draining = True
+        self._context.readiness.draining = True
         connections = list(self._connections())
         spread_s = min(len(connections) / PER_SECOND, max(0.0, deadline_s - LAST_S))
         for connection in connections:
-            connection.drain(round(1000 * self._parts.reads.jitter(0.0, spread_s)), "shutdown")
-        until = self._parts.wheel.now + deadline_s
-        while any(True for _ in self._connections()) and self._parts.wheel.now < until:
+            connection.drain(round(1000 * self._context.sync_reader.jitter(0.0, spread_s)), "shutdown")
+        until = self._context.timers.now + deadline_s
+        while any(True for _ in self._connections()) and self._context.timers.now < until:
             try:
                 async with asyncio.timeout(STEP_S):
                     await self._is_hurried.wait()
@@ -45,4 +45,4 @@ class Drain:
             except TimeoutError:
                 continue
         for connection in list(self._connections()):
-            connection.shut(CloseCode.SHUTDOWN)
+            connection.close(CloseCode.SHUTDOWN)

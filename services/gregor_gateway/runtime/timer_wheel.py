@@ -17,7 +17,7 @@ STEPS_A_SECOND: Final = 10
 _ROUNDING_S: Final = 1e-6
 
 
-class Ticking(Protocol):
+class Tickable(Protocol):
     """What can be put on the wheel."""
 
     def tick(self, now: float) -> None:
@@ -25,7 +25,7 @@ class Ticking(Protocol):
         ...
 
 
-class Later:
+class Timer:
     """A function, as something that ticks."""
 
     __slots__ = ("_act",)
@@ -38,12 +38,12 @@ class Later:
         self._act()
 
 
-class Wheel:
+class TimerWheel:
     """Buckets of a tenth of a second. Nothing is taken off it: what has ended ignores its tick."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._buckets: dict[int, list[Ticking]] = {}
+        self._buckets: dict[int, list[Tickable]] = {}
         self._turned = self._step(clock.monotonic())
 
     @property
@@ -51,13 +51,13 @@ class Wheel:
         """Seconds of the monotonic clock that the wheel goes by."""
         return self._clock.monotonic()
 
-    def at(self, when: float, item: Ticking) -> None:
+    def at(self, when: float, item: Tickable) -> None:
         """Let ``item`` tick at ``when`` or up to a step later; at the next turn where that is past."""
         self._buckets.setdefault(max(self._step(when) + 1, self._turned + 1), []).append(item)
 
     def after(self, delay_s: float, act: Callable[[], object]) -> None:
         """Call ``act`` in ``delay_s`` seconds, or up to a step later."""
-        self.at(self.now + delay_s, Later(act))
+        self.at(self.now + delay_s, Timer(act))
 
     def turn(self) -> None:
         """Let everything tick whose time has come."""

@@ -20,7 +20,7 @@ NO_END_US = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class AuthenticatedCaller:
     """Who opens a stream, and with which ticket, if with one."""
 
     caller: Caller
@@ -42,7 +42,7 @@ class Admitted:
         return self.ticket.systems if self.ticket is not None else None
 
 
-class Admission:
+class Authenticator:
     """Checks tokens and tickets against the keys and the store."""
 
     def __init__(self, store: Store, tokens: TokenVerifier, clock: Clock) -> None:
@@ -59,7 +59,7 @@ class Admission:
         revoked_us = await self._store.devices.revoked_before(caller.uid, caller.device)
         return revoked_us is not None and caller.iat_us <= revoked_us
 
-    async def spend(self, ticket: str) -> Admitted:
+    async def spend(self, ticket: str) -> AuthenticatedCaller:
         """What a ticket stands for; it is spent. ``Problem`` ``unauthorised``."""
         spent = await self._store.access.redeem_ticket(ticket, self._clock.now_us())
         if spent is None:
@@ -75,7 +75,7 @@ class Admission:
             _prefixes(claims, "cats"),
             _prefixes(claims, "systems"),
         )
-        return Admitted(caller, spent)
+        return AuthenticatedCaller(caller, spent)
 
     async def key_stands(self, ticket: Ticket) -> bool:
         """Whether the service key that a ticket was made with, if it was one, is there, and the secret that was shown

@@ -19,7 +19,7 @@ from gregor.submission import Submitted, Submitter
 from gregor.telemetry import Metrics
 
 
-class Inbox:
+class DeviceMessages:
     """Where all transports bring messages of devices."""
 
     def __init__(

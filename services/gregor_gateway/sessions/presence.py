@@ -9,8 +9,8 @@ import structlog
 from gregor.clock import Clock
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Store, Unavailable
-from gregor_gateway.runtime.background import Background
-from gregor_gateway.runtime.timer_wheel import Wheel
+from gregor_gateway.runtime.background import BackgroundTasks
+from gregor_gateway.runtime.timer_wheel import TimerWheel
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +23,7 @@ AT_REST: Final = ""
 """In place of the gateway of a session that none holds now."""
 
 
-class Present(Protocol):
+class PresentConnection(Protocol):
     """A connection that counts as presence."""
 
     @property
@@ -40,20 +40,22 @@ class Present(Protocol):
 class Presence:
     """The sessions of this gateway."""
 
-    def __init__(self, store: Store, clock: Clock, wheel: Wheel, background: Background, gateway: str) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, timers: TimerWheel, background: BackgroundTasks, gateway: str
+    ) -> None:
         self._store = store
         self._clock = clock
-        self._wheel = wheel
+        self._timers = timers
         self._background = background
         self._turn = 0
-        self._turns: tuple[set[Present], ...] = tuple(set() for _ in range(TURNS))
+        self._turns: tuple[set[PresentConnection], ...] = tuple(set() for _ in range(TURNS))
         self.gateway = gateway
 
     def begin(self) -> None:
         """Refresh from now on."""
-        self._wheel.after(1.0, self._refresh)
+        self._timers.after(1.0, self._refresh)
 
-    async def open(self, present: Present) -> None:
+    async def open(self, present: PresentConnection) -> None:
         """A connection is there: its device is known, and what it displaces is closed, wherever that is held.
 
         ``Problem``: ``too_many_devices``. ``Unavailable``.
@@ -72,19 +74,19 @@ class Presence:
             }
             await self._store.devices.publish_control(present.uid, {"close": close})
 
-    async def refresh(self, present: Present) -> None:
+    async def refresh(self, present: PresentConnection) -> None:
         """Tell of a change (foreground) at once. Raises ``Unavailable``."""
         entry = (present.uid, present.device, present.lease(self.gateway))
         await self._store.devices.renew_sessions([entry], self._clock.now_us(), LEASE_US)
 
-    def forget(self, present: Present, *, is_over: bool = True) -> None:
+    def forget(self, present: PresentConnection, *, is_over: bool = True) -> None:
         """A connection is gone. ``is_over=False``: its session stays until its lease ends (between two long polls)."""
         lease = present.lease(self.gateway)
         self._turns[hash(lease.connection) % TURNS].discard(present)
         if is_over:
             self._background.start(self._close(present.uid, present.device, lease))
 
-    async def rest(self, present: Present) -> None:
+    async def rest(self, present: PresentConnection) -> None:
         """Between two long polls its session is there, but no gateway holds it. Never raises."""
         entry = (present.uid, present.device, present.lease(AT_REST))
         try:
@@ -99,12 +101,12 @@ class Presence:
             log.info("A session could not be closed; its lease ends by itself.")
 
     def _refresh(self) -> None:
-        self._wheel.after(1.0, self._refresh)
+        self._timers.after(1.0, self._refresh)
         self._turn = (self._turn + 1) % TURNS
         if self._turns[self._turn]:
             self._background.start(self._touch(list(self._turns[self._turn])))
 
-    async def _touch(self, present: list[Present]) -> None:
+    async def _touch(self, present: list[PresentConnection]) -> None:
         for at in range(0, len(present), AT_ONCE):
             entries = [(each.uid, each.device, each.lease(self.gateway)) for each in present[at : at + AT_ONCE]]
             try:

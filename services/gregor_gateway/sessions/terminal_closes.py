@@ -27,14 +27,14 @@ is rather the newer one itself, whose network changed once more: to turn it away
 
 
 @dataclass(frozen=True, slots=True)
-class Credential:
+class StreamCredential:
     """What a stream was opened with: a hash of token or ticket, and the session that the client named."""
 
     hash: str
     session: str | None
 
     @classmethod
-    def of(cls, text: str, session: str | None) -> Credential:
+    def of(cls, text: str, session: str | None) -> StreamCredential:
         """Of a token or ticket."""
         return cls(hashlib.sha256(text.encode()).hexdigest(), session)
 
@@ -42,14 +42,14 @@ class Credential:
         return f"{self.hash}/{self.session or ''}"
 
 
-class Finals:
+class TerminalCloses:
     """The last final closes of streams and polls."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 
-    async def note(self, credential: Credential, close: TerminalClose) -> None:
+    async def note(self, credential: StreamCredential, close: TerminalClose) -> None:
         """A connection was closed; remembered where that is final. Never raises."""
         code = CloseCode.find(close.code)
         if code is None or not code.is_final:
@@ -62,7 +62,7 @@ class Finals:
         except Unavailable:
             log.info("A final close could not be kept: the stream may try again.")
 
-    async def hold(self, credential: Credential) -> int | None:
+    async def hold(self, credential: StreamCredential) -> int | None:
         """The code for which this may not come back, or ``None``. One that was replaced may, once the newer is gone.
 
         Raises ``Unavailable``.

@@ -18,7 +18,7 @@ _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\x
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RequestHead:
     """A request head. Names of ``headers`` are in small letters; values that were repeated are joined by commas."""
 
     method: str
@@ -36,7 +36,7 @@ class Request:
         return [part.strip() for part in self.header(name).split(",") if part.strip()]
 
 
-def read_head(head: bytes) -> Request:
+def parse_head(head: bytes) -> RequestHead:
     """The request that ``head`` (without its empty line) asks for. ``ValueError``: it is no HTTP/1 request."""
     first, *lines = head.decode("latin-1").split("\r\n")
     method, target, version = first.split(" ")
@@ -52,7 +52,7 @@ def read_head(head: bytes) -> Request:
     is_old = version == "HTTP/1.0"
     if not is_old and "host" not in headers:
         raise ValueError("no host")
-    return Request(method, urlsplit(target).path, headers, is_old)
+    return RequestHead(method, urlsplit(target).path, headers, is_old)
 
 
 def answer(

@@ -14,32 +14,34 @@ from starlette.types import Receive, Scope, Send
 from gregor.core.errors import Problem
 from gregor.web.middleware import HttpMiddleware, methods_at
 from gregor.web.serving import make_server
-from gregor_gateway.connection.connection import Connection
-from gregor_gateway.context import Parts
+from gregor_gateway.connection.connection import DeviceConnection
+from gregor_gateway.context import GatewayContext
 
-from .http_connections import Streaming
-from .long_poll import Poll
-from .post_frames import PostFrames
+from .http_connections import StreamConnections
+from .long_poll import PollEndpoint
+from .post_frames import FramesEndpoint
 from .probes import PATHS, probe
-from .sse import Stream
+from .sse import StreamEndpoint
 
 FRAMES: Final = ("/v1/stream", "/v1/poll")
 DRAIN_S: Final = 1.0
 """How long requests under way may take once all streams and polls were ended."""
 
 
-class Application(FastAPI):
+class StreamApplication(FastAPI):
     """FastAPI behind the front, which sees every request first and every answer last."""
 
-    def __init__(self, streaming: Streaming) -> None:
+    def __init__(self, streaming: StreamConnections) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-        parts = streaming.parts
-        self._front = HttpMiddleware(self._ordinary, parts.origins, parts.metrics, self.methods_at, has_cookies=True)
-        self.state.parts = parts
+        context = streaming.context
+        self._front = HttpMiddleware(
+            self._ordinary, context.origins, context.metrics, self.methods_at, has_cookies=True
+        )
+        self.state.context = context
         self.router.routes[:] = [
-            Route("/v1/stream", Stream(streaming), methods=["GET"]),
-            Route("/v1/poll", Poll(streaming), methods=["GET"]),
-            Route("/v1/frames", PostFrames(streaming), methods=["POST"]),
+            Route("/v1/stream", StreamEndpoint(streaming), methods=["GET"]),
+            Route("/v1/poll", PollEndpoint(streaming), methods=["GET"]),
+            Route("/v1/frames", FramesEndpoint(streaming), methods=["POST"]),
             *(Route(path, _probe, methods=["GET"]) for path in PATHS),
         ]
         self.exception_handlers.update({HTTPException: _on_http, Exception: _on_any})
@@ -60,14 +62,14 @@ class Application(FastAPI):
 class StreamServer:
     """The server of the stream port."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._streaming = Streaming(parts)
-        self.app = Application(self._streaming)
-        settings = parts.settings
+    def __init__(self, context: GatewayContext) -> None:
+        self._streaming = StreamConnections(context)
+        self.app = StreamApplication(self._streaming)
+        settings = context.settings
         self._server = make_server(self.app, settings.host, settings.stream_port, DRAIN_S, has_lifespan=False)
 
     @property
-    def connections(self) -> set[Connection]:
+    def connections(self) -> set[DeviceConnection]:
         """The streams and polls that are open."""
         return self._streaming.connections
 
@@ -82,7 +84,7 @@ class StreamServer:
 
 async def _probe(request: Request) -> Response:
     request.scope["gregor.operation"] = "probe"
-    found = probe(request.app.state.parts, request.url.path)
+    found = probe(request.app.state.context, request.url.path)
     if found is None:
         raise Problem("not_found", "The figures are on the port of the setting ADMIN_PORT.")
     status, body, media_type = found

@@ -8,30 +8,30 @@ from contextlib import contextmanager
 from starlette.types import Send
 
 from gregor.store.contract.access import TerminalClose
-from gregor_gateway.connection.connection import Connection
-from gregor_gateway.context import Parts
-from gregor_gateway.sessions.terminal_closes import Finals
+from gregor_gateway.connection.connection import DeviceConnection
+from gregor_gateway.context import GatewayContext
+from gregor_gateway.sessions.terminal_closes import TerminalCloses
 
-from .stream_auth import Opening
+from .stream_auth import StreamRequest
 
 
-class Streaming:
+class StreamConnections:
     """The connections of the stream port."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        self.finals = Finals(parts.store, parts.clock)
-        self.connections: set[Connection] = set()
+    def __init__(self, context: GatewayContext) -> None:
+        self.context = context
+        self.terminal_closes = TerminalCloses(context.store, context.clock)
+        self.connections: set[DeviceConnection] = set()
 
-    async def note(self, opening: Opening, code: int | None, connection: Connection) -> None:
+    async def note(self, stream_request: StreamRequest, code: int | None, connection: DeviceConnection) -> None:
         """A stream or poll ended, with this close code if it was closed. To be called before its client is told."""
         if code is not None:
-            caller = opening.admitted.caller
+            caller = stream_request.admitted.caller
             close = TerminalClose(code, caller.uid, caller.device, connection.name)
-            await self.finals.note(opening.credential, close)
+            await self.terminal_closes.note(stream_request.credential, close)
 
     @contextmanager
-    def holding(self, connection: Connection) -> Iterator[None]:
+    def holding(self, connection: DeviceConnection) -> Iterator[None]:
         """Count a connection while it is served; it is over afterwards."""
         self.connections.add(connection)
         try:

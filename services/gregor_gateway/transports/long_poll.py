@@ -15,13 +15,13 @@ from starlette.types import Receive, Scope, Send
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
 from gregor.store.contract.store import Unavailable
-from gregor_gateway.connection.connection import Connection
+from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.protocol.deadlines import REFRESH_S
 from gregor_gateway.protocol.hello import VOID, Hello
 from gregor_gateway.protocol.server_frames import REFRESH, close_frame, encode
 
-from .http_connections import Streaming, send_json
-from .stream_auth import Ended, Opening, next_ticket, open_request
+from .http_connections import StreamConnections, send_json
+from .stream_auth import StreamRejected, StreamRequest, next_ticket, open_request
 
 MOST_WAIT_S: Final = 55
 """Below the minute after which many proxies give up."""
@@ -31,14 +31,14 @@ JOIN_S: Final = 10.0
 """How long the first read may take."""
 
 
-class Basket:
+class PollTransport:
     """The transport of one poll: what was written until it is answered."""
 
     def __init__(self, *, is_late: bool = False) -> None:
         """``is_late``: the token ends soon, as the client has known since an earlier poll or from its start."""
         self.frames: list[bytes] = []
         self._is_late = is_late
-        self.is_settled = asyncio.Event()
+        self.is_confirmed = asyncio.Event()
         self.has_news = asyncio.Event()
         self.code: int | None = None
 
@@ -53,7 +53,7 @@ class Basket:
     def write(self, packed: Sequence[bytes]) -> int:
         """See ``Transport.write``."""
         self.frames += packed
-        self.is_settled.set()
+        self.is_confirmed.set()
         # That the token ends soon would else end each poll of its last minute at once: it goes along with the answer.
         if not self._is_late or any(not frame.startswith(REFRESH) for frame in packed):
             self.has_news.set()
@@ -64,56 +64,56 @@ class Basket:
         self.code = code
         self.write([close_frame(code, reason)])
 
-    def settled(self) -> None:
+    def confirmed(self) -> None:
         """See ``Transport.settled``."""
-        self.is_settled.set()
+        self.is_confirmed.set()
 
     def hold_reading(self, is_held: bool) -> None:
         """See ``Transport.hold_reading``: a poll sends nothing."""
 
 
-class Poll:
+class PollEndpoint:
     """The endpoint, as an ASGI application."""
 
-    def __init__(self, streaming: Streaming) -> None:
+    def __init__(self, streaming: StreamConnections) -> None:
         self._streaming = streaming
-        self._rules = streaming.parts.rules(pings=False, welcomes=False, tells_unchanged=False)
+        self._rules = streaming.context.rules(pings=False, welcomes=False, tells_unchanged=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as soon as there is a frame, or when the time is up."""
         scope["gregor.operation"] = "poll"
-        parts, request = self._streaming.parts, Request(scope, receive)
+        context, request = self._streaming.context, Request(scope, receive)
         wait_s = read_wait(request.query_params.get("wait"))
         try:
-            opening = await open_request(request, parts, self._streaming.finals)
-        except Ended as ended:
+            stream_request = await open_request(request, context, self._streaming.terminal_closes)
+        except StreamRejected as ended:
             await send_json(send, 410, close_frame(ended.code, ended.reason))
             return
-        hello = await self._as_before(opening, request.query_params)
-        basket = Basket(is_late=parts.admission.lives_s(opening.admitted.caller) < REFRESH_S)
-        connection = Connection(parts, basket, self._rules, "poll")
+        hello = await self._as_before(stream_request, request.query_params)
+        basket = PollTransport(is_late=context.authenticator.lives_s(stream_request.admitted.caller) < REFRESH_S)
+        connection = DeviceConnection(context, basket, self._rules, "poll")
         # Between two polls of a named session its device is still there: the lease ends by itself.
         connection.keeps_session = hello.session is not None
         with self._streaming.holding(connection):
-            connection.admit(opening.admitted)
+            connection.admit(stream_request.admitted)
             connection.greet(hello)
             await _wait(basket, wait_s, receive)
             # What is written from here on is not of this answer: its cursor would not know of it.
             frames, cursor = tuple(basket.frames), connection.cursor or _own(hello)
             rests = connection.keeps_session and connection.is_present and basket.code is None
-        uncounted = parts.registry.current.uncounted
+        uncounted = context.registry.current.uncounted
         if rests:
-            await parts.presence.rest(connection)
-        await self._streaming.note(opening, basket.code, connection)
-        ticket = await next_ticket(opening, parts)
+            await context.presence.rest(connection)
+        await self._streaming.note(stream_request, basket.code, connection)
+        ticket = await next_ticket(stream_request, context)
         await send_json(send, 200, _answer(frames, cursor, uncounted, ticket))
 
-    async def _as_before(self, opening: Opening, query: QueryParams) -> Hello:
+    async def _as_before(self, stream_request: StreamRequest, query: QueryParams) -> Hello:
         """A poll that does not say whether its device is in the foreground leaves that as it was."""
-        hello, caller = opening.hello, opening.admitted.caller
-        if hello.session is None or opening.admitted.observes or "foreground" in query:
+        hello, caller = stream_request.hello, stream_request.admitted.caller
+        if hello.session is None or stream_request.admitted.observes or "foreground" in query:
             return hello
-        devices, now_us = self._streaming.parts.store.devices, self._streaming.parts.clock.now_us()
+        devices, now_us = self._streaming.context.store.devices, self._streaming.context.clock.now_us()
         before = await devices.session(caller.uid, caller.device, hello.session, now_us)
         return hello if before is None else replace(hello, foreground=before.foreground)
 
@@ -133,11 +133,11 @@ def _own(hello: Hello) -> str:
     return str(given) if given not in (None, VOID) else ""
 
 
-async def _wait(basket: Basket, wait_s: float, receive: Receive) -> None:
+async def _wait(basket: PollTransport, wait_s: float, receive: Receive) -> None:
     """Until the copy is known to be good or not, then until there is a frame, the time is up, or nobody listens."""
     try:
         async with asyncio.timeout(JOIN_S):
-            await basket.is_settled.wait()
+            await basket.is_confirmed.wait()
     except TimeoutError:
         raise Unavailable("the first read takes too long") from None
     if basket.has_news.is_set() or not wait_s:
@@ -157,10 +157,10 @@ async def _gone(receive: Receive) -> None:
 
 
 def _answer(frames: Sequence[bytes], cursor: str, uncounted: Sequence[str], ticket: str | None) -> bytes:
-    parts = [b'{"frames":[%s]' % b",".join(frames)]
+    context = [b'{"frames":[%s]' % b",".join(frames)]
     if cursor:
-        parts.append(b',"cursor":"%s"' % cursor.encode())
-    parts.append(b',"uncounted":' + encode(uncounted))
+        context.append(b',"cursor":"%s"' % cursor.encode())
+    context.append(b',"uncounted":' + encode(uncounted))
     if ticket is not None:
-        parts.append(b',"ticket":"%s"' % ticket.encode())
-    return b"".join(parts) + b"}"
+        context.append(b',"ticket":"%s"' % ticket.encode())
+    return b"".join(context) + b"}"

@@ -23,14 +23,14 @@ from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
 from gregor.web.request import JSON, media_type, read_body
 from gregor_gateway.connection.tasks import problem_of
-from gregor_gateway.fanout.subscriber import Member
+from gregor_gateway.fanout.subscriber import Subscriber
 from gregor_gateway.protocol.client_frames import (
-    Ack,
-    ForegroundChange,
-    Message,
-    NewToken,
+    AckFrame,
+    ForegroundFrame,
+    MessageFrame,
     Ref,
-    Resync,
+    ResyncFrame,
+    TokenFrame,
     not_here,
     read_frame,
     read_ref,
@@ -38,7 +38,7 @@ from gregor_gateway.protocol.client_frames import (
 from gregor_gateway.protocol.server_frames import encode, problem_frame, receipt_frame
 from gregor_gateway.sessions.presence import LEASE_US
 
-from .http_connections import Streaming, send_json
+from .http_connections import StreamConnections, send_json
 from .stream_auth import admit_token, bearer
 
 MOST_BYTES: Final = 1 << 20
@@ -46,25 +46,25 @@ MOST_FRAMES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class FrameTarget:
     """Whose frames are read, and where their session is held: ``member`` where that is here."""
 
     caller: Caller
     session: DeviceSession
-    member: Member | None
+    subscriber: Subscriber | None
 
 
-class PostFrames:
+class FramesEndpoint:
     """The endpoint, as an ASGI application."""
 
-    def __init__(self, streaming: Streaming) -> None:
-        self._parts = streaming.parts
+    def __init__(self, streaming: StreamConnections) -> None:
+        self._context = streaming.context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a receipt or a problem for each frame that has one."""
         scope["gregor.operation"] = "postFrames"
         request = Request(scope, receive)
-        caller = await admit_token(bearer(request), self._parts)
+        caller = await admit_token(bearer(request), self._context)
         name = request.query_params.get("session")
         if name is None:
             raise Problem("missing_field", "Name the session: ?session=")
@@ -73,73 +73,73 @@ class PostFrames:
         headers: Mapping[bytes, bytes] = scope["gregor.headers"]
         media_type(headers, JSON)
         raw = await read_body(headers, receive, MOST_BYTES, _too_large)
-        document = decode_json(raw, self._parts.limits)
+        document = decode_json(raw, self._context.limits)
         frames = document if isinstance(document, list) else [document]
         if len(frames) > MOST_FRAMES:
             raise Problem("too_many", f"At most {MOST_FRAMES} frames at once.")
-        desk = await self._desk(caller, name)
+        target = await self._desk(caller, name)
         answers: list[bytes] = []
         forwarded: list[Any] = []
         for frame in frames:
-            answer = await self._take(desk, frame, forwarded)
+            answer = await self._take(target, frame, forwarded)
             if answer is not None:
                 answers.append(answer)
         if forwarded:
             control = {"session": name, "device": caller.device, "frames": forwarded}
-            await self._parts.store.devices.publish_control(caller.uid, {"frames": control})
+            await self._context.store.devices.publish_control(caller.uid, {"frames": control})
         await send_json(send, 200, b"[%s]" % b",".join(answers))
 
-    async def _desk(self, caller: Caller, name: str) -> Desk:
-        parts = self._parts
-        room = parts.hub.rooms.get(caller.uid)
-        for member in room.members if room is not None else ():
-            if (member.device, member.session_name) == (caller.device, name) and not member.observes:
-                return Desk(caller, member.lease(parts.presence.gateway), member)
-        held = await parts.store.devices.session(caller.uid, caller.device, name, parts.clock.now_us())
+    async def _desk(self, caller: Caller, name: str) -> FrameTarget:
+        context = self._context
+        channel = context.hub.channels.get(caller.uid)
+        for subscriber in channel.subscribers if channel is not None else ():
+            if (subscriber.device, subscriber.session_name) == (caller.device, name) and not subscriber.observes:
+                return FrameTarget(caller, subscriber.lease(context.presence.gateway), subscriber)
+        held = await context.store.devices.session(caller.uid, caller.device, name, context.clock.now_us())
         if held is None:
             raise Problem("not_found", "There is no such session of this device.")
-        return Desk(caller, held, None)
+        return FrameTarget(caller, held, None)
 
-    async def _take(self, desk: Desk, document: Any, forwarded: list[Any]) -> bytes | None:
+    async def _take(self, target: FrameTarget, document: Any, forwarded: list[Any]) -> bytes | None:
         """Work on one frame: its answer, if it has one. What another gateway must hear is added to ``forwarded``."""
         ref: Ref = None
         try:
             ref = read_ref(document)
-            return await self._understand(desk, ref, document, forwarded)
+            return await self._understand(target, ref, document, forwarded)
         except (Problem, Unavailable) as error:
             return problem_frame(ref, problem_of(error))
 
-    async def _understand(self, desk: Desk, ref: Ref, document: Any, forwarded: list[Any]) -> bytes | None:
-        parts, caller = self._parts, desk.caller
+    async def _understand(self, target: FrameTarget, ref: Ref, document: Any, forwarded: list[Any]) -> bytes | None:
+        context, caller = self._context, target.caller
         match read_frame(document):
-            case Message(message):
-                done = await parts.inbox.commit(caller, message, len(encode(message)))
+            case MessageFrame(message):
+                done = await context.device_messages.commit(caller, message, len(encode(message)))
                 return receipt_frame(ref, done.receipt)
-            case Ack(seq) if desk.member is None:
-                await self._acknowledge(desk, seq)
+            case AckFrame(seq) if target.subscriber is None:
+                await self._acknowledge(target, seq)
                 return None
-            case ForegroundChange(value) if desk.member is None:
-                entry = (caller.uid, caller.device, replace(desk.session, foreground=value))
-                await parts.store.devices.renew_sessions([entry], parts.clock.now_us(), LEASE_US)
-            case NewToken(token):
-                await admit_token(token, parts)
-            case Ack() | ForegroundChange() | Resync():
+            case ForegroundFrame(value) if target.subscriber is None:
+                entry = (caller.uid, caller.device, replace(target.session, foreground=value))
+                await context.store.devices.renew_sessions([entry], context.clock.now_us(), LEASE_US)
+            case TokenFrame(token):
+                await admit_token(token, context)
+            case AckFrame() | ForegroundFrame() | ResyncFrame():
                 pass
             case _:
                 raise not_here(next(name for name in document if name != "ref"))
-        if desk.member is None:
+        if target.subscriber is None:
             forwarded.append(document)
             return None
-        return desk.member.post(document)
+        return target.subscriber.post(document)
 
-    async def _acknowledge(self, desk: Desk, seq: int) -> None:
+    async def _acknowledge(self, target: FrameTarget, seq: int) -> None:
         """Keep it here: at most up to what there is."""
-        caller = desk.caller
-        (head,) = await self._parts.store.users.heads([caller.uid])
+        caller = target.caller
+        (head,) = await self._context.store.users.heads([caller.uid])
         if head is not None:
-            view = View(caller.device, desk.session.category_filter)
-            now_us = self._parts.clock.now_us()
-            await self._parts.store.devices.acknowledge(caller.uid, view, min(seq, head.seq), now_us)
+            view = View(caller.device, target.session.category_filter)
+            now_us = self._context.clock.now_us()
+            await self._context.store.devices.acknowledge(caller.uid, view, min(seq, head.seq), now_us)
 
 
 def _too_large() -> Problem:

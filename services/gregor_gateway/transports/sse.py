@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from gregor.core.items.announcement import CreationFrame
-from gregor_gateway.connection.connection import Connection
+from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.protocol.server_frames import close_frame
 
-from .http_connections import Streaming
-from .stream_auth import Ended, next_ticket, open_request
+from .http_connections import StreamConnections
+from .stream_auth import StreamRejected, next_ticket, open_request
 
 HEARTBEAT_S: Final = 25.0
 """Proxies end what is silent for 30–60 s."""
@@ -28,14 +28,14 @@ _HEADERS: Final = [
 ]
 
 
-class EventStream:
+class SseTransport:
     """One stream: a transport whose bytes are taken by the request that it answers."""
 
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
         self._size = 0
         self._news = asyncio.Event()
-        self.connection: Connection | None = None
+        self.connection: DeviceConnection | None = None
         self.is_over = False
         self.code: int | None = None
 
@@ -65,7 +65,7 @@ class EventStream:
         self._waiting.append(self.pack(close_frame(code, reason), "", 0))
         self.end()
 
-    def settled(self) -> None:
+    def confirmed(self) -> None:
         """See ``Transport.settled``: a stream is told that nothing changed."""
 
     def hold_reading(self, is_held: bool) -> None:
@@ -93,38 +93,38 @@ class EventStream:
         return data
 
 
-class Stream:
+class StreamEndpoint:
     """The endpoint, as an ASGI application."""
 
-    def __init__(self, streaming: Streaming) -> None:
+    def __init__(self, streaming: StreamConnections) -> None:
         self._streaming = streaming
-        self._rules = streaming.parts.rules(pings=False, welcomes=True, tells_unchanged=True)
+        self._rules = streaming.context.rules(pings=False, welcomes=True, tells_unchanged=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with frames for as long as both sides hold."""
         scope["gregor.operation"] = "stream"
-        parts = self._streaming.parts
+        context = self._streaming.context
         try:
-            opening = await open_request(Request(scope, receive), parts, self._streaming.finals)
-        except Ended:
+            stream_request = await open_request(Request(scope, receive), context, self._streaming.terminal_closes)
+        except StreamRejected:
             await send({"type": "http.response.start", "status": 204, "headers": [(b"cache-control", b"no-store")]})
             await send({"type": "http.response.body", "body": b""})
             return
-        stream = EventStream()
-        connection = Connection(parts, stream, self._rules, "sse")
+        stream = SseTransport()
+        connection = DeviceConnection(context, stream, self._rules, "sse")
         stream.connection = connection
-        connection.session.ticket = await next_ticket(opening, parts)
+        connection.session.ticket = await next_ticket(stream_request, context)
         with self._streaming.holding(connection):
-            connection.admit(opening.admitted)
-            connection.greet(opening.hello)
+            connection.admit(stream_request.admitted)
+            connection.greet(stream_request.hello)
             leaving = asyncio.ensure_future(_gone(receive, stream))
             try:
-                await _serve(stream, send, lambda: self._streaming.note(opening, stream.code, connection))
+                await _serve(stream, send, lambda: self._streaming.note(stream_request, stream.code, connection))
             finally:
                 leaving.cancel()
 
 
-async def _serve(stream: EventStream, send: Send, note: Callable[[], Awaitable[None]]) -> None:
+async def _serve(stream: SseTransport, send: Send, note: Callable[[], Awaitable[None]]) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
     first = b"retry: %d\n\n" % random.randint(*RETRY_MS)
     await send({"type": "http.response.body", "body": first, "more_body": True})
@@ -135,7 +135,7 @@ async def _serve(stream: EventStream, send: Send, note: Callable[[], Awaitable[N
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _gone(receive: Receive, stream: EventStream) -> None:
+async def _gone(receive: Receive, stream: SseTransport) -> None:
     """End the stream when the client has hung up."""
     while (await receive())["type"] != "http.disconnect":
         pass

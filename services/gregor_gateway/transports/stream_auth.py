@@ -11,26 +11,26 @@ from starlette.requests import Request
 from gregor.auth.device_tokens import Caller
 from gregor.core.errors import Problem
 from gregor.core.ids import intersect
-from gregor_gateway.context import Parts
+from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.hello import Hello, read_query
 from gregor_gateway.protocol.server_frames import close_of
-from gregor_gateway.sessions.authenticator import NO_END_US, Admitted
-from gregor_gateway.sessions.terminal_closes import Credential, Finals
+from gregor_gateway.sessions.authenticator import NO_END_US, AuthenticatedCaller
+from gregor_gateway.sessions.terminal_closes import StreamCredential, TerminalCloses
 
 COOKIE: Final = "gregor_token"
 HOUR_US: Final = 3_600_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class StreamRequest:
     """One request for frames, admitted."""
 
-    admitted: Admitted
+    admitted: AuthenticatedCaller
     hello: Hello
-    credential: Credential
+    credential: StreamCredential
 
 
-class Ended(Exception):
+class StreamRejected(Exception):
     """This credential and session were closed for good: ``code`` says why."""
 
     def __init__(self, code: int) -> None:
@@ -43,12 +43,12 @@ class Ended(Exception):
         return close_of(self.code)
 
 
-async def open_request(request: Request, parts: Parts, finals: Finals) -> Opening:
+async def open_request(request: Request, context: GatewayContext, terminal_closes: TerminalCloses) -> StreamRequest:
     """Read and admit it. ``Problem``; ``Ended``; ``Unavailable``."""
     if request.scope.get("gregor.is_head"):
         request.scope["gregor.refusal_headers"] = [(b"allow", b"GET, OPTIONS")]
         raise Problem("method_not_allowed", "Only GET: a stream has no head alone.")
-    if parts.readiness.draining:
+    if context.readiness.draining:
         raise Problem("unavailable", "This gateway is going away: ask another.", retry_after_s=1)
     query = request.query_params
     if "token" in query:
@@ -57,24 +57,24 @@ async def open_request(request: Request, parts: Parts, finals: Finals) -> Openin
     token, ticket = bearer(request), query.get("ticket")
     if token is None and ticket is None:
         token = _cookie(request)
-    credential = Credential.of(token or ticket or "", hello.session)
-    ended = await finals.hold(credential) if token or ticket else None
+    credential = StreamCredential.of(token or ticket or "", hello.session)
+    ended = await terminal_closes.hold(credential) if token or ticket else None
     if ended is not None:
-        raise Ended(ended)
+        raise StreamRejected(ended)
     if token is None and ticket is not None:
-        admitted = await parts.admission.spend(ticket)
-        return Opening(admitted, _narrowed(hello, admitted), credential)
-    return Opening(Admitted(await admit_token(token, parts)), hello, credential)
+        admitted = await context.authenticator.spend(ticket)
+        return StreamRequest(admitted, _narrowed(hello, admitted), credential)
+    return StreamRequest(AuthenticatedCaller(await admit_token(token, context)), hello, credential)
 
 
-async def admit_token(token: str | None, parts: Parts) -> Caller:
+async def admit_token(token: str | None, context: GatewayContext) -> Caller:
     """Who a device token speaks for, now. ``Problem``: ``unauthorised``, or ``forbidden`` for a service key."""
     if token is None:
         raise Problem("unauthorised", "Send a device token: Authorization: Bearer <token>, or a ticket.")
     if token.startswith("gk_"):
         raise Problem("forbidden", "A service key opens a stream with a ticket: POST /v1/tickets.")
-    caller = await parts.admission.verify(token)
-    if await parts.admission.is_revoked(caller):
+    caller = await context.authenticator.verify(token)
+    if await context.authenticator.is_revoked(caller):
         raise Problem("unauthorised", "The token was revoked.")
     return caller
 
@@ -90,15 +90,15 @@ def bearer(request: Request) -> str | None:
     return token.strip()
 
 
-async def next_ticket(opening: Opening, parts: Parts) -> str | None:
+async def next_ticket(stream_request: StreamRequest, context: GatewayContext) -> str | None:
     """The ticket that follows the one that was spent: good once, until the token ends."""
-    spent = opening.admitted.ticket
+    spent = stream_request.admitted.ticket
     if spent is None:
         return None
-    now_us = parts.clock.now_us()
-    exp_us = opening.admitted.caller.exp_us
+    now_us = context.clock.now_us()
+    exp_us = stream_request.admitted.caller.exp_us
     lives_us = HOUR_US if exp_us >= NO_END_US else max(1, exp_us - now_us)
-    return await parts.store.access.create_ticket(spent, now_us, lives_us)
+    return await context.store.access.create_ticket(spent, now_us, lives_us)
 
 
 def _cookie(request: Request) -> str | None:
@@ -110,7 +110,7 @@ def _cookie(request: Request) -> str | None:
     return jar[COOKIE].value if COOKIE in jar else None
 
 
-def _narrowed(hello: Hello, admitted: Admitted) -> Hello:
+def _narrowed(hello: Hello, admitted: AuthenticatedCaller) -> Hello:
     """A ticket stands for a view: what the query asks for can only narrow it."""
     return replace(
         hello,

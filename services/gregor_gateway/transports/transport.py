@@ -27,7 +27,7 @@ class Transport(Protocol):
         """Tell the client why, and end it."""
         ...
 
-    def settled(self) -> None:
+    def confirmed(self) -> None:
         """The client's copy is good, and nothing had to be sent for it."""
         ...
 

@@ -16,13 +16,13 @@ from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
 from gregor.telemetry import request_id
-from gregor_gateway.connection.connection import Connection
-from gregor_gateway.context import Parts
-from gregor_gateway.protocol.deadlines import Rules
+from gregor_gateway.connection.connection import DeviceConnection
+from gregor_gateway.context import GatewayContext
+from gregor_gateway.protocol.deadlines import SessionRules
 
-from .http1 import MOST_HEAD_BYTES, Request, answer, read_head, refusal, upgrade
+from .http1 import MOST_HEAD_BYTES, RequestHead, answer, parse_head, refusal, upgrade
 from .probes import probe
-from .ws_frames import BadFrame, Incoming, Opcode, Parser, close_code, encode, encode_close
+from .ws_frames import FrameError, FrameParser, IncomingMessage, Opcode, close_code, encode, encode_close
 
 PATH: Final = "/v1/connect"
 SUBPROTOCOL: Final = "gregor.v1"
@@ -37,7 +37,7 @@ MOST_FRAME_BYTES: Final = 1 << 20
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-class Packer:
+class FrameCache:
     """Frames once what goes to many: the last frame, and the last run, are remembered."""
 
     __slots__ = ("frame", "packed", "packed_run", "run")
@@ -62,17 +62,17 @@ class Packer:
 class WebSocketServer:
     """What all WebSockets of a process share. Call it for the protocol of a new connection."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        self.packer = Packer()
-        self.rules: Rules = parts.rules(pings=True, welcomes=True, tells_unchanged=True)
-        self.connections: set[Connection] = set()
+    def __init__(self, context: GatewayContext) -> None:
+        self.context = context
+        self.packer = FrameCache()
+        self.rules: SessionRules = context.rules(pings=True, welcomes=True, tells_unchanged=True)
+        self.connections: set[DeviceConnection] = set()
 
-    def __call__(self) -> WebSocket:
-        return WebSocket(self)
+    def __call__(self) -> WebSocketTransport:
+        return WebSocketTransport(self)
 
 
-class WebSocket(asyncio.Protocol):
+class WebSocketTransport(asyncio.Protocol):
     """One client: first a request, then frames."""
 
     __slots__ = (
@@ -92,8 +92,8 @@ class WebSocket(asyncio.Protocol):
         self._server = server
         self._packer = server.packer
         self._socket: asyncio.Transport | None = None
-        self._connection: Connection | None = None
-        self._parser: Parser | None = None
+        self._connection: DeviceConnection | None = None
+        self._parser: FrameParser | None = None
         self._pending = b""
         self._pong: bytes | None = None
         self._is_closing = self._is_deaf = self._is_full = False
@@ -104,7 +104,7 @@ class WebSocket(asyncio.Protocol):
         """A client dialled."""
         self._socket = cast("asyncio.Transport", transport)
         self._socket.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        self._server.parts.wheel.after(HEAD_S, self._expect_head)
+        self._server.context.timers.after(HEAD_S, self._expect_head)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client."""
@@ -171,9 +171,9 @@ class WebSocket(asyncio.Protocol):
         self._is_closing = True
         self._socket.resume_reading()
         self._socket.write(encode_close(code, reason))
-        self._server.parts.wheel.after(LINGER_S, self._abort)
+        self._server.context.timers.after(LINGER_S, self._abort)
 
-    def settled(self) -> None:
+    def confirmed(self) -> None:
         """See ``Transport.settled``: a client that asked was told."""
 
     def hold_reading(self, is_held: bool) -> None:
@@ -184,22 +184,22 @@ class WebSocket(asyncio.Protocol):
     # ---- the request
 
     def _request(self, head: bytes) -> None:
-        parts = self._server.parts
+        context = self._server.context
         try:
-            request = read_head(head)
+            request = parse_head(head)
         except ValueError:
             self._end(refusal(request_id(), Problem("invalid", "This is no HTTP/1 request."), status=400))
             return
         origin = request.headers.get("origin")
-        if origin is not None and not parts.origins.allows(origin, request.header("host")):
+        if origin is not None and not context.origins.allows(origin, request.header("host")):
             problem = Problem("origin_not_allowed", "This page's origin is not in the setting ORIGINS.")
             self._end(refusal(identity_of(request), problem, is_head=request.method == "HEAD"))
         elif request.path == PATH and request.method == "GET":
             self._upgrade(request)
         else:
-            self._end(plain(parts, request))
+            self._end(plain(context, request))
 
-    def _upgrade(self, request: Request) -> None:
+    def _upgrade(self, request: RequestHead) -> None:
         try:
             accept = accept_of(request)
         except ValueError as error:
@@ -212,11 +212,11 @@ class WebSocket(asyncio.Protocol):
         offered = request.listed("sec-websocket-protocol")
         chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
         socket.write(upgrade(accept, chosen))
-        self._parser = Parser(MOST_FRAME_BYTES)
-        self._connection = Connection(server.parts, self, server.rules, "websocket")
+        self._parser = FrameParser(MOST_FRAME_BYTES)
+        self._connection = DeviceConnection(server.context, self, server.rules, "websocket")
         server.connections.add(self._connection)
-        if server.parts.readiness.draining:
-            self._connection.shut(CloseCode.SHUTDOWN)
+        if server.context.readiness.draining:
+            self._connection.close(CloseCode.SHUTDOWN)
             return
         scheme, _, token = request.header("authorization").partition(" ")
         others = [each for each in offered if each != SUBPROTOCOL]
@@ -246,18 +246,18 @@ class WebSocket(asyncio.Protocol):
         try:
             for message in self._parser.feed(data):
                 self._take(self._connection, message)
-        except BadFrame as bad:
+        except FrameError as bad:
             # What follows cannot be understood: it is read away, so that the client gets to see the close.
             self._is_deaf = True
-            self._server.parts.wheel.after(DEAF_S, self._abort)
-            self._connection.shut(bad.code, bad.reason)
+            self._server.context.timers.after(DEAF_S, self._abort)
+            self._connection.close(bad.code, bad.reason)
 
-    def _take(self, connection: Connection, message: Incoming) -> None:
+    def _take(self, connection: DeviceConnection, message: IncomingMessage) -> None:
         match message.opcode:
             case Opcode.TEXT if not self._is_closing:
                 connection.receive(message.payload)
             case Opcode.BINARY if not self._is_closing:
-                connection.shut(CloseCode.BAD_PROTOCOL)
+                connection.close(CloseCode.BAD_PROTOCOL)
             case Opcode.PING:
                 self._answer_ping(message.payload)
             case Opcode.CLOSE:
@@ -286,7 +286,7 @@ class WebSocket(asyncio.Protocol):
             connection.ended()
 
 
-def accept_of(request: Request) -> str:
+def accept_of(request: RequestHead) -> str:
     """The proof that the request was understood (RFC 6455, 4.2.2). ``ValueError``: it asks for no WebSocket."""
     if request.is_old or "websocket" not in (word.lower() for word in request.listed("upgrade")):
         raise ValueError("This is the place of a WebSocket: ask for an upgrade.")
@@ -306,14 +306,14 @@ def accept_of(request: Request) -> str:
     return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
 
 
-def identity_of(request: Request) -> str:
+def identity_of(request: RequestHead) -> str:
     """The id of a request, by which a problem is found in the logs."""
     return request_id(request.header("x-request-id"))
 
 
-def plain(parts: Parts, request: Request, *, is_admin: bool = False) -> bytes:
+def plain(context: GatewayContext, request: RequestHead, *, is_admin: bool = False) -> bytes:
     """The answer to a plain request: a probe, or a refusal."""
-    found = probe(parts, request.path, is_admin=is_admin)
+    found = probe(context, request.path, is_admin=is_admin)
     identity, is_head = identity_of(request), request.method == "HEAD"
     if found is None and request.path != PATH:
         return refusal(identity, Problem("not_found", f"Here are {PATH} and the probes."), is_head=is_head)

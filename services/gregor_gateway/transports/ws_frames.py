@@ -28,7 +28,7 @@ class Opcode(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming:
+class IncomingMessage:
     """One whole message, or one control frame, unmasked."""
 
     opcode: Opcode
@@ -36,7 +36,7 @@ class Incoming:
 
 
 @dataclass(eq=False)
-class BadFrame(Exception):
+class FrameError(Exception):
     """The peer broke the protocol; ``code`` is the close code to tell it (RFC 6455, 7.4.1)."""
 
     code: int
@@ -69,11 +69,11 @@ def close_code(payload: bytes) -> int:
         or not (CloseCode.NORMAL <= code <= 1014 or 3000 <= code <= 4999)
         or code in (1004, CloseCode.NO_STATUS, CloseCode.ABNORMAL)
     ):
-        raise BadFrame(CloseCode.PROTOCOL_ERROR, "close code")
+        raise FrameError(CloseCode.PROTOCOL_ERROR, "close code")
     try:
         payload[2:].decode()
     except UnicodeDecodeError:
-        raise BadFrame(CloseCode.INVALID_UTF8, "close reason") from None
+        raise FrameError(CloseCode.INVALID_UTF8, "close reason") from None
     return code
 
 
@@ -98,7 +98,7 @@ class _Head:
         return self.start + self.size
 
 
-class Parser:
+class FrameParser:
     """Bytes of one client in, messages out. Fragments are joined; control frames may stand between them."""
 
     __slots__ = ("_kind", "_most", "_parts", "_pending")
@@ -110,7 +110,7 @@ class Parser:
         self._parts: bytearray | None = None
         self._kind = Opcode.TEXT
 
-    def feed(self, data: bytes) -> list[Incoming]:
+    def feed(self, data: bytes) -> list[IncomingMessage]:
         """The messages that are whole now. Raises ``BadFrame``; the connection is lost then."""
         if self._pending:
             # A large message comes in many pieces: grown in place, so that its cost stays linear.
@@ -119,7 +119,7 @@ class Parser:
             self._pending = pending
         else:
             self._pending = data
-        found: list[Incoming] = []
+        found: list[IncomingMessage] = []
         at = 0
         while (head := self._head(at)) is not None and head.end <= len(self._pending):
             payload = unmask(
@@ -140,14 +140,14 @@ class Parser:
         first, second = data[at], data[at + 1]
         size, start = second & 0x7F, at + 2
         if first & 0x70 or not second & 0x80:
-            raise BadFrame(CloseCode.PROTOCOL_ERROR, "reserved bits, or not masked")
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "reserved bits, or not masked")
         try:
             opcode = Opcode(first & 0x0F)
         except ValueError:
-            raise BadFrame(CloseCode.PROTOCOL_ERROR, "opcode") from None
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "opcode") from None
         is_final = bool(first & 0x80)
         if opcode >= Opcode.CLOSE and (not is_final or size > MOST_CONTROL):
-            raise BadFrame(CloseCode.PROTOCOL_ERROR, "control frame")
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "control frame")
         if size > MOST_CONTROL:
             wide = 2 if size == 126 else 8
             if len(data) < start + wide:
@@ -155,20 +155,20 @@ class Parser:
             size = int.from_bytes(data[start : start + wide], "big")
             start += wide
         if opcode < Opcode.CLOSE and size + len(self._parts or b"") > self._most:
-            raise BadFrame(CloseCode.MESSAGE_TOO_BIG, "message too big")
+            raise FrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
         return _Head(opcode, is_final, start + 4, size)
 
-    def _join(self, head: _Head, payload: bytes) -> Incoming | None:
+    def _join(self, head: _Head, payload: bytes) -> IncomingMessage | None:
         if head.opcode >= Opcode.CLOSE:
-            return Incoming(head.opcode, payload)
+            return IncomingMessage(head.opcode, payload)
         if (head.opcode is Opcode.CONTINUATION) != (self._parts is not None):
-            raise BadFrame(CloseCode.PROTOCOL_ERROR, "fragments out of order")
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "fragments out of order")
         if self._parts is None:
             if head.is_final:
-                return Incoming(head.opcode, payload)
+                return IncomingMessage(head.opcode, payload)
             self._kind, self._parts = head.opcode, bytearray()
         self._parts += payload
         if not head.is_final:
             return None
         whole, self._parts = bytes(self._parts), None
-        return Incoming(self._kind, whole)
+        return IncomingMessage(self._kind, whole)

@@ -24,12 +24,12 @@ from gregor.core.messages.plan import plan
 from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store.store import MemoryStore
 from gregor.store.contract.access import Ticket
-from gregor_gateway.connection.connection import Connection
-from gregor_gateway.context import Parts, build
-from gregor_gateway.protocol.deadlines import Rules
+from gregor_gateway.connection.connection import DeviceConnection
+from gregor_gateway.context import GatewayContext, build
+from gregor_gateway.protocol.deadlines import SessionRules
 from gregor_gateway.protocol.hello import Hello
-from gregor_gateway.protocol.session import State
-from gregor_gateway.sessions.authenticator import NO_END_US, Admitted
+from gregor_gateway.protocol.session import SessionState
+from gregor_gateway.sessions.authenticator import NO_END_US, AuthenticatedCaller
 from gregor_gateway.transports.http_app import StreamServer
 from gregor_gateway.transports.websocket import WebSocketServer
 from tests.support.wait import wait_until
@@ -39,15 +39,15 @@ SECRET = "a secret of thirty-two characters!"
 
 
 @dataclass
-class House:
+class Gateway:
     """The parts of one gateway, and the pieces of the world that a test moves."""
 
-    parts: Parts
+    context: GatewayContext
     store: MemoryStore
     feed: MemoryPubSub
     clock: ManualClock
     sockets: WebSocketServer
-    rules: Rules
+    rules: SessionRules
     port: int = 0
     seeds: int = field(default=0)
 
@@ -67,56 +67,57 @@ class House:
     async def dismiss(self, *ids: str, uid: str = "alice", device: str = "") -> int:
         return await self.send({"dismiss": {"ids": list(ids)}}, uid, device)
 
-    def dial(self, device: str = "phone", uid: str = "alice", hello: Hello | None = None, **claims: Any) -> Line:
+    def dial(self, device: str = "phone", uid: str = "alice", hello: Hello | None = None, **claims: Any) -> LocalDevice:
         """A device that is being connected."""
-        return Line(self, uid, device, hello or Hello(), self.rules, **claims)
+        return LocalDevice(self, uid, device, hello or Hello(), self.rules, **claims)
 
-    def look_on(self, device: str = "", uid: str = "alice", **claims: Any) -> Line:
+    def observe(self, device: str = "", uid: str = "alice", **claims: Any) -> LocalDevice:
         """Someone who looks on with a ticket (``claims``: those of a key): at a device's view, or at every item."""
         ticket = Ticket(uid, device, True, None, None, {"cats": None, **claims})
-        return Line(self, uid, device, Hello(), self.rules, Admitted(Caller(uid, device, NO_END_US), ticket))
+        caller = AuthenticatedCaller(Caller(uid, device, NO_END_US), ticket)
+        return LocalDevice(self, uid, device, Hello(), self.rules, caller)
 
     async def connect(
         self, device: str = "phone", uid: str = "alice", hello: Hello | None = None, **claims: Any
-    ) -> Line:
+    ) -> LocalDevice:
         """A device that has its first sync, told or not; what it heard so far is forgotten."""
         line = self.dial(device, uid, hello, **claims)
-        await wait_until(lambda: line.connection.session.state is State.LIVE, "the first sync")
+        await wait_until(lambda: line.connection.session.state is SessionState.LIVE, "the first sync")
         await settle()
         line.frames.clear()
         return line
 
     def closes(self, code: int) -> float:
         """How many connections were closed with this code."""
-        value: float = self.parts.metrics.closes.labels(str(code))._value.get()
+        value: float = self.context.metrics.closes.labels(str(code))._value.get()
         return value
 
     def pass_time(self, seconds: float) -> None:
         """Advance the clock, and let the wheel turn."""
         self.clock.advance(seconds)
-        self.parts.wheel.turn()
+        self.context.timers.turn()
 
 
-class Line:
+class LocalDevice:
     """A transport without a socket: a device in the same process. ``is_slow``: it takes nothing."""
 
     def __init__(
         self,
-        house: House,
+        gateway: Gateway,
         uid: str,
         device: str,
         hello: Hello,
-        rules: Rules,
-        admitted: Admitted | None = None,
+        rules: SessionRules,
+        admitted: AuthenticatedCaller | None = None,
         **claims: Any,
     ) -> None:
         self.frames: list[dict[str, Any]] = []
         self.writes: list[list[bytes]] = []
         self.closed: int | None = None
         self.is_held = False
-        self.connection = Connection(house.parts, self, rules, "test")
-        caller = Caller(uid, device, house.clock.now_us() + 3_600_000_000, iat_us=house.clock.now_us(), **claims)
-        self.connection.admit(admitted or Admitted(caller))
+        self.connection = DeviceConnection(gateway.context, self, rules, "test")
+        caller = Caller(uid, device, gateway.clock.now_us() + 3_600_000_000, iat_us=gateway.clock.now_us(), **claims)
+        self.connection.admit(admitted or AuthenticatedCaller(caller))
         self.connection.greet(hello)
 
     def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
@@ -133,7 +134,7 @@ class Line:
     def close(self, code: int, reason: str) -> None:
         self.closed = code
 
-    def settled(self) -> None:
+    def confirmed(self) -> None:
         """Nothing: the tests look at frames."""
 
     def hold_reading(self, is_held: bool) -> None:
@@ -173,49 +174,49 @@ async def settle(turns: int = 20) -> None:
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
-    async with open_house() as made:
+async def gateway() -> AsyncIterator[Gateway]:
+    async with open_gateway() as made:
         yield made
 
 
 @asynccontextmanager
-async def open_house() -> AsyncIterator[House]:
+async def open_gateway() -> AsyncIterator[Gateway]:
     """A gateway that stands as long as the context does."""
     feed = MemoryPubSub()
     store = MemoryStore(Limits(), feed)
     clock = ManualClock(NOW_US)
     settings = Settings(token_secret=SECRET, origins=("http://localhost:*",))
-    parts = build(settings, store, feed, TokenVerifier(settings), clock)
-    await parts.readiness.check()
-    sockets = WebSocketServer(parts)
+    context = build(settings, store, feed, TokenVerifier(settings), clock)
+    await context.readiness.check()
+    sockets = WebSocketServer(context)
     server = await asyncio.get_running_loop().create_server(sockets, "127.0.0.1", 0)
-    await feed.subscribe(store.reset_channel, parts.flush_of_all, sharded=False)
-    rules = replace(parts.rules(pings=False, welcomes=False, tells_unchanged=True), queue_bytes=5_000)
-    made = House(parts, store, feed, clock, sockets, rules, server.sockets[0].getsockname()[1])
+    await feed.subscribe(store.reset_channel, context.reset_all, sharded=False)
+    rules = replace(context.rules(pings=False, welcomes=False, tells_unchanged=True), queue_bytes=5_000)
+    made = Gateway(context, store, feed, clock, sockets, rules, server.sockets[0].getsockname()[1])
     yield made
     for connection in tuple(sockets.connections):
-        connection.shut(1001)
+        connection.close(1001)
     server.close()
-    await parts.background.close()
+    await context.background.close()
 
 
 @pytest.fixture
-async def streams(house: House) -> AsyncIterator[str]:
+async def streams(gateway: Gateway) -> AsyncIterator[str]:
     """The URL of the stream port."""
-    server = StreamServer(house.parts)
+    server = StreamServer(gateway.context)
     listening = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve(listening))
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     for connection in tuple(server.connections):
-        connection.shut(4001)
+        connection.close(4001)
     server.stop()
     await serving
     listening.close()
 
 
 @pytest.fixture
-async def api(house: House, streams: str) -> AsyncIterator[httpx.AsyncClient]:
+async def api(gateway: Gateway, streams: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client that is alice's phone."""
-    headers = {"Authorization": f"Bearer {house.token()}"}
+    headers = {"Authorization": f"Bearer {gateway.token()}"}
     async with httpx.AsyncClient(base_url=streams, headers=headers, trust_env=False) as client:
         yield client

@@ -7,12 +7,12 @@ from typing import Any
 
 from gregor.auth.device_tokens import Caller
 from gregor.core.items.sync import Full, SyncResult, View, cursor_for
-from gregor_gateway.protocol.deadlines import Rules
-from gregor_gateway.protocol.effects import Effect, Read, Send, SendLive, SendSync
+from gregor_gateway.protocol.deadlines import SessionRules
+from gregor_gateway.protocol.effects import Effect, ReadSync, Send, SendLive, SendSync
 from gregor_gateway.protocol.hello import Hello
 from gregor_gateway.protocol.session import Session
 
-RULES = Rules(jitter=lambda low, high: high, queue_bytes=100)
+RULES = SessionRules(jitter=lambda low, high: high, queue_bytes=100)
 PHONE = Caller("alice", "phone", exp_us=0)
 EPOCH = b"abc"
 VIEW = View("phone")
@@ -32,11 +32,11 @@ def heard(out: list[Effect]) -> list[dict[str, Any]]:
     return [json.loads(each.frame) for each in out if isinstance(each, Send | SendLive | SendSync)]
 
 
-def fresh(rules: Rules = RULES) -> Session:
+def fresh(rules: SessionRules = RULES) -> Session:
     return Session(rules, 0.0, "c1")
 
 
-def joined(rules: Rules = RULES, caller: Caller = PHONE, hello: Hello | None = None) -> Session:
+def joined(rules: SessionRules = RULES, caller: Caller = PHONE, hello: Hello | None = None) -> Session:
     """A session that waits for its first sync (its first read has the serial 1)."""
     session = fresh(rules)
     session.admitted(caller, 3_600.0, 0.0)
@@ -45,12 +45,12 @@ def joined(rules: Rules = RULES, caller: Caller = PHONE, hello: Hello | None = N
     return session
 
 
-def live(seq: int = 10, rules: Rules = RULES) -> Session:
+def live(seq: int = 10, rules: SessionRules = RULES) -> Session:
     session = joined(rules)
     session.synced(1, full(seq), b"{}")
     return session
 
 
-def answer_to(session: Session, read: Effect, answer: SyncResult) -> list[Effect]:
-    assert isinstance(read, Read)
+def answer(session: Session, read: Effect, answer: SyncResult) -> list[Effect]:
+    assert isinstance(read, ReadSync)
     return session.synced(read.serial, answer, b"{}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from gregor.core.errors import Problem
 from gregor_gateway.protocol.hello import Hello, read_hello, read_query
-from tests.unit.gateway.conftest import House, settle
+from tests.unit.gateway.conftest import Gateway, settle
 
 ENTRIES: dict[str, Any] = {
     "user.joined": {
@@ -22,15 +22,15 @@ ENGLISH = {"title": "kb joined", "text": None, "link": "app://kb"}
 ITALIAN = {**ENGLISH, "title": "ecco kb"}
 
 
-async def apply(house: House, entries: dict[str, Any] = ENTRIES) -> None:
-    assert await house.store.categories.apply(entries, house.clock.now_us())
-    await house.parts.registry.refresh()
+async def apply(gateway: Gateway, entries: dict[str, Any] = ENTRIES) -> None:
+    assert await gateway.store.categories.apply(entries, gateway.clock.now_us())
+    await gateway.context.registry.refresh()
 
 
-async def test_a_client_that_asks_for_words_has_them_beside_the_items_of_a_sync(house: House) -> None:
-    await apply(house)
-    await house.create("aa", body={"k": "kb"})
-    italian, plain = house.dial("phone", hello=Hello(render="it-IT")), house.dial("laptop")
+async def test_a_client_that_asks_for_words_has_them_beside_the_items_of_a_sync(gateway: Gateway) -> None:
+    await apply(gateway)
+    await gateway.create("aa", body={"k": "kb"})
+    italian, plain = gateway.dial("phone", hello=Hello(render="it-IT")), gateway.dial("laptop")
 
     full, bare = await italian.until("full"), await plain.until("full")
 
@@ -39,76 +39,76 @@ async def test_a_client_that_asks_for_words_has_them_beside_the_items_of_a_sync(
     assert (full["body"], full["digest"]) == (bare["body"], bare["digest"])
 
 
-async def test_live_frames_have_the_words_of_what_they_create_in_each_one_s_language(house: House) -> None:
-    await apply(house)
+async def test_live_frames_have_the_words_of_what_they_create_in_each_one_s_language(gateway: Gateway) -> None:
+    await apply(gateway)
     lines = [
-        await house.connect("phone", hello=Hello(render=locale, session=session))
+        await gateway.connect("phone", hello=Hello(render=locale, session=session))
         for session, locale in (("a", "it"), ("b", "en"), ("c", None))
     ]
 
-    await house.create("aa", body={"k": "kb"})
-    await house.create("bb", category="other")
-    await house.dismiss("aa")
-    await house.create("cc", body={"k": "kb"})
+    await gateway.create("aa", body={"k": "kb"})
+    await gateway.create("bb", category="other")
+    await gateway.dismiss("aa")
+    await gateway.create("cc", body={"k": "kb"})
 
-    for line, words in zip(lines, (ITALIAN, ENGLISH, None), strict=True):
-        made, other = await line.until("create"), await line.until("create", 2)
-        gone, again = await line.until("dismiss"), await line.until("create", 3)
+    for device, words in zip(lines, (ITALIAN, ENGLISH, None), strict=True):
+        made, other = await device.until("create"), await device.until("create", 2)
+        gone, again = await device.until("dismiss"), await device.until("create", 3)
         assert again.get("rendered") == (None if words is None else {"cc": words})
         assert made.get("rendered") == (None if words is None else {"aa": words})
         assert "rendered" not in other and "rendered" not in gone
 
 
-async def test_words_are_only_of_what_the_view_holds(house: House) -> None:
-    await apply(house)
-    line = await house.connect("phone", hello=Hello(render="en"))
+async def test_words_are_only_of_what_the_view_holds(gateway: Gateway) -> None:
+    await apply(gateway)
+    device = await gateway.connect("phone", hello=Hello(render="en"))
 
     item = {"category": "user.joined", "body": {"k": "kb"}}
-    await house.send({"create": {"mine": item, "yours": {**item, "for_device": "laptop"}}})
+    await gateway.send({"create": {"mine": item, "yours": {**item, "for_device": "laptop"}}})
 
-    assert (await line.until("create"))["rendered"] == {"mine": ENGLISH}
+    assert (await device.until("create"))["rendered"] == {"mine": ENGLISH}
 
 
-async def test_a_client_is_welcomed_with_what_does_not_count_and_anew_when_that_changes(house: House) -> None:
-    await apply(house)
-    house.rules = house.parts.rules(pings=False, welcomes=True, tells_unchanged=True)
-    line = house.dial()
-    assert (await line.until("welcome"))["welcome"]["uncounted"] == ["sys"]
-    await line.until("full")
+async def test_a_client_is_welcomed_with_what_does_not_count_and_anew_when_that_changes(gateway: Gateway) -> None:
+    await apply(gateway)
+    gateway.rules = gateway.context.rules(pings=False, welcomes=True, tells_unchanged=True)
+    device = gateway.dial()
+    assert (await device.until("welcome"))["welcome"]["uncounted"] == ["sys"]
+    await device.until("full")
 
-    await apply(house, {**ENTRIES, "follow": {"title": "x"}})
-    await apply(house, {**ENTRIES, "news": {"counts_in_badge": False}})
-    house.pass_time(1)
+    await apply(gateway, {**ENTRIES, "follow": {"title": "x"}})
+    await apply(gateway, {**ENTRIES, "news": {"counts_in_badge": False}})
+    gateway.pass_time(1)
 
-    again = await line.until("welcome", 2)
+    again = await device.until("welcome", 2)
     assert again["welcome"]["uncounted"] == ["news", "sys"]
-    assert again["welcome"].keys() == line.frames[0]["welcome"].keys()
-    house.pass_time(5)
+    assert again["welcome"].keys() == device.frames[0]["welcome"].keys()
+    gateway.pass_time(5)
     await settle()
-    assert line.kinds.count("welcome") == 2
+    assert device.kinds.count("welcome") == 2
 
 
-async def test_a_poll_is_told_what_does_not_count_and_not_welcomed(house: House) -> None:
-    await apply(house)
-    poll = await house.connect()
+async def test_a_poll_is_told_what_does_not_count_and_not_welcomed(gateway: Gateway) -> None:
+    await apply(gateway)
+    poll = await gateway.connect()
 
-    await apply(house, {})
-    house.pass_time(1)
+    await apply(gateway, {})
+    gateway.pass_time(1)
     await settle()
 
     assert "welcome" not in poll.kinds
 
 
-async def test_a_device_s_own_message_has_the_times_and_the_schema_of_its_type(house: House) -> None:
-    await apply(house)
-    line = await house.connect()
+async def test_a_device_s_own_message_has_the_times_and_the_schema_of_its_type(gateway: Gateway) -> None:
+    await apply(gateway)
+    device = await gateway.connect()
     item = {"category": "user.joined", "times": {"created": 1457056447}}
 
-    line.say(ref=1, system="gregor", body={"create": {"aa": {**item, "body": {}}}})
-    line.say(ref=2, system="gregor", body={"create": {"bb": {**item, "body": 5}}})
+    device.say(ref=1, system="gregor", body={"create": {"aa": {**item, "body": {}}}})
+    device.say(ref=2, system="gregor", body={"create": {"bb": {**item, "body": 5}}})
 
-    assert (await line.until("create"))["body"]["create"]["aa"]["times"]["expires"] == 1457056447 + 60
-    problem = (await line.until("problem"))["problem"]
+    assert (await device.until("create"))["body"]["create"]["aa"]["times"]["expires"] == 1457056447 + 60
+    problem = (await device.until("problem"))["problem"]
     assert (problem["code"], problem["errors"][0]["pointer"]) == ("schema", "/body/create/bb/body")
 
 

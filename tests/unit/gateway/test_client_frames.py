@@ -9,14 +9,14 @@ import pytest
 from gregor.core.errors import Problem
 from gregor.core.items.sync import Cursor
 from gregor_gateway.protocol.client_frames import (
-    Ack,
+    AckFrame,
     ClientFrame,
-    ClientPing,
-    ForegroundChange,
-    Message,
-    NewToken,
-    Pong,
-    Resync,
+    ForegroundFrame,
+    MessageFrame,
+    PingFrame,
+    PongFrame,
+    ResyncFrame,
+    TokenFrame,
     read_frame,
     read_loosely,
     read_ref,
@@ -29,16 +29,16 @@ DIGEST = "0f" * 32
 @pytest.mark.parametrize(
     ("document", "frame"),
     [
-        ({"ack": 12}, Ack(12)),
-        ({"foreground": True}, ForegroundChange(True)),
-        ({"resync": True}, Resync(Position())),
-        ({"resync": {"cursor": "k3f9-12", "digest": DIGEST}}, Resync(Position(Cursor("k3f9", 12), b"\x0f" * 32))),
-        ({"token": "x.y.z"}, NewToken("x.y.z")),
-        ({"ping": 1}, ClientPing(1)),
-        ({"pong": 7}, Pong()),
-        ({"ref": 1, "system": "a", "body": {}}, Message({"system": "a", "body": {}})),
-        ({"body": {}}, Message({"body": {}})),
-        ({"ref": "x", "ack": 3}, Ack(3)),
+        ({"ack": 12}, AckFrame(12)),
+        ({"foreground": True}, ForegroundFrame(True)),
+        ({"resync": True}, ResyncFrame(Position())),
+        ({"resync": {"cursor": "k3f9-12", "digest": DIGEST}}, ResyncFrame(Position(Cursor("k3f9", 12), b"\x0f" * 32))),
+        ({"token": "x.y.z"}, TokenFrame("x.y.z")),
+        ({"ping": 1}, PingFrame(1)),
+        ({"pong": 7}, PongFrame()),
+        ({"ref": 1, "system": "a", "body": {}}, MessageFrame({"system": "a", "body": {}})),
+        ({"body": {}}, MessageFrame({"body": {}})),
+        ({"ref": "x", "ack": 3}, AckFrame(3)),
     ],
 )
 def test_each_frame_of_the_protocol_is_read(document: dict[str, Any], frame: ClientFrame) -> None:

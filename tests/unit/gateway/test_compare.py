@@ -8,96 +8,98 @@ import pytest
 
 from gregor.core.items.announcement import Announcement, AnnouncementKind
 from gregor.core.items.sync import UserPosition
-from tests.unit.gateway.conftest import House, items, settle
+from tests.unit.gateway.conftest import Gateway, items, settle
 
 
-async def test_an_announcement_that_was_lost_is_found_by_the_comparison_where_no_other_follows(house: House) -> None:
-    await house.create("old")
-    phone = await house.connect()
-    house.feed.drop_next()
-    await house.create("aa")
+async def test_an_announcement_that_was_lost_is_found_by_the_comparison_where_no_other_follows(
+    gateway: Gateway,
+) -> None:
+    await gateway.create("old")
+    phone = await gateway.connect()
+    gateway.feed.drop_next()
+    await gateway.create("aa")
     await settle()
     assert phone.frames == []
 
     for _ in range(40):
-        house.pass_time(1)
+        gateway.pass_time(1)
         await settle()
 
     assert [items(frame) for frame in phone.frames] == [{"aa"}]
     assert phone.kinds == ["delta"]
-    assert house.parts.metrics.gaps.labels("compare")._value.get() == 1
+    assert gateway.context.metrics.gaps.labels("compare")._value.get() == 1
 
 
-async def test_a_comparison_that_finds_nothing_says_nothing(house: House) -> None:
-    phone = await house.connect()
-    await house.create("aa")
+async def test_a_comparison_that_finds_nothing_says_nothing(gateway: Gateway) -> None:
+    phone = await gateway.connect()
+    await gateway.create("aa")
 
     for _ in range(100):
-        house.pass_time(1)
+        gateway.pass_time(1)
         await settle(5)
 
     assert phone.kinds == ["create"]
 
 
 async def test_news_that_are_under_way_at_every_look_of_the_comparison_are_no_loss(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sync in place of live frames would swallow the reminders among them, which no sync has."""
-    phone = await house.connect()
-    heads = house.store.users.heads
+    phone = await gateway.connect()
+    heads = gateway.store.users.heads
 
     async def just_written(uids: Sequence[str]) -> Sequence[UserPosition | None]:
-        await house.create(f"n{house.seeds}")
+        await gateway.create(f"n{gateway.seeds}")
         return await heads(uids)
 
-    monkeypatch.setattr(house.store.users, "heads", just_written)
+    monkeypatch.setattr(gateway.store.users, "heads", just_written)
     for _ in range(100):
-        house.pass_time(1)
+        gateway.pass_time(1)
         await settle(5)
 
     assert len(phone.kinds) >= 3 and set(phone.kinds) == {"create"}
 
 
-async def test_a_gap_of_the_feed_is_compared_and_only_what_differs_is_sent(house: House) -> None:
-    await house.create("old")
-    phone, bob = await house.connect(), await house.connect(uid="bob")
-    for channel in (house.store.channel_of("alice"), house.store.channel_of("bob")):
-        house.feed.cut(channel)
-    await house.create("aa")
+async def test_a_gap_of_the_feed_is_compared_and_only_what_differs_is_sent(gateway: Gateway) -> None:
+    await gateway.create("old")
+    phone, bob = await gateway.connect(), await gateway.connect(uid="bob")
+    for channel in (gateway.store.channel_of("alice"), gateway.store.channel_of("bob")):
+        gateway.feed.cut(channel)
+    await gateway.create("aa")
     await settle()
 
-    house.feed.heal()
+    gateway.feed.heal()
     await phone.until("delta")
 
     assert items(phone.frames[0]) == {"aa"}
     assert bob.frames == []
 
 
-async def test_a_store_that_lost_writes_has_everybody_copied_anew(house: House) -> None:
-    await house.create("aa")
-    phone = await house.connect()
-    await house.create("bb")
+async def test_a_store_that_lost_writes_has_everybody_copied_anew(gateway: Gateway) -> None:
+    await gateway.create("aa")
+    phone = await gateway.connect()
+    await gateway.create("bb")
     await settle()
-    room = house.parts.hub.rooms["alice"]
-    assert room.track.mark is not None
-    room.track.follow(Announcement(AnnouncementKind.EXTERNAL, room.track.mark.epoch, 9, b"x" * 8, b"y" * 8))
+    channel = gateway.context.hub.channels["alice"]
+    assert channel.tracker.mark is not None
+    channel.tracker.advance(Announcement(AnnouncementKind.EXTERNAL, channel.tracker.mark.epoch, 9, b"x" * 8, b"y" * 8))
 
     for _ in range(40):
-        house.pass_time(1)
+        gateway.pass_time(1)
         await settle()
 
     assert phone.kinds == ["create", "full"]
     assert items(phone.frames[-1]) == {"aa", "bb"}
-    await house.create("cc")
+    await gateway.create("cc")
     await settle()
     assert items(phone.frames[-1]) == {"cc"}
 
 
-async def test_what_cannot_be_read_on_a_channel_is_compared(house: House) -> None:
-    await house.create("old")
-    phone = await house.connect()
-    house.feed.drop_next()
-    await house.create("aa")
+async def test_what_cannot_be_read_on_a_channel_is_compared(gateway: Gateway) -> None:
+    await gateway.create("old")
+    phone = await gateway.connect()
+    gateway.feed.drop_next()
+    await gateway.create("aa")
 
-    house.feed.publish(house.store.channel_of("alice"), b"C?")
+    gateway.feed.publish(gateway.store.channel_of("alice"), b"C?")
     await phone.until("delta")

@@ -9,28 +9,28 @@ import pytest
 from gregor.core.items.sync import View
 from gregor.store.contract.store import Unavailable
 from gregor_gateway.protocol.hello import Hello
-from gregor_gateway.protocol.session import State
+from gregor_gateway.protocol.session import SessionState
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import House, Line, settle
+from tests.unit.gateway.conftest import Gateway, LocalDevice, settle
 
 
-def in_order(line: Line) -> bool:
-    return line.seqs == sorted(set(line.seqs))
+def in_order(device: LocalDevice) -> bool:
+    return device.seqs == sorted(set(device.seqs))
 
 
-async def test_a_slow_device_gets_one_sync_instead_of_what_it_could_not_take(house: House) -> None:
-    await house.create("old")
-    slow, quick = await house.connect(), await house.connect()
-    await house.create("first")
+async def test_a_slow_device_gets_one_sync_instead_of_what_it_could_not_take(gateway: Gateway) -> None:
+    await gateway.create("old")
+    slow, quick = await gateway.connect(), await gateway.connect()
+    await gateway.create("first")
     await settle()
     slow.connection.pause()
     for number in range(100):
-        await house.create(f"i{number}")
+        await gateway.create(f"i{number}")
         await settle(3)
 
     assert slow.kinds == ["create"]
-    assert slow.connection.session.state is State.BEHIND
-    assert house.parts.metrics.overflows._value.get() == 1
+    assert slow.connection.session.state is SessionState.BEHIND
+    assert gateway.context.metrics.overflows._value.get() == 1
     slow.connection.resume()
     await slow.until("delta")
 
@@ -39,16 +39,16 @@ async def test_a_slow_device_gets_one_sync_instead_of_what_it_could_not_take(hou
     assert in_order(slow)
     assert in_order(quick)
     assert quick.seqs[-1] == slow.seqs[-1] == 102
-    await house.create("last")
+    await gateway.create("last")
     await settle()
     assert slow.kinds[-1] == "create"
 
 
-async def test_a_short_pause_costs_a_device_nothing(house: House) -> None:
-    slow = await house.connect()
+async def test_a_short_pause_costs_a_device_nothing(gateway: Gateway) -> None:
+    slow = await gateway.connect()
     slow.connection.pause()
     for number in range(5):
-        await house.create(f"i{number}")
+        await gateway.create(f"i{number}")
     await settle()
     slow.connection.resume()
     await settle()
@@ -56,12 +56,12 @@ async def test_a_short_pause_costs_a_device_nothing(house: House) -> None:
     assert slow.kinds == ["create"] * 5
 
 
-async def test_frames_wait_behind_a_sync_that_is_not_taken_yet(house: House) -> None:
-    slow = await house.connect()
+async def test_frames_wait_behind_a_sync_that_is_not_taken_yet(gateway: Gateway) -> None:
+    slow = await gateway.connect()
     slow.connection.pause()
     slow.say(resync=True)
     await settle()
-    await house.create("aa")
+    await gateway.create("aa")
     await settle()
     assert slow.frames == []
 
@@ -73,24 +73,24 @@ async def test_frames_wait_behind_a_sync_that_is_not_taken_yet(house: House) -> 
 
 
 @pytest.mark.parametrize("cause", ["overflow", "sync"])
-async def test_a_device_that_takes_nothing_for_30_seconds_is_closed(house: House, cause: str) -> None:
-    slow = await house.connect()
+async def test_a_device_that_takes_nothing_for_30_seconds_is_closed(gateway: Gateway, cause: str) -> None:
+    slow = await gateway.connect()
     slow.connection.pause()
     if cause == "sync":
         slow.say(resync=True)
     else:
         for number in range(100):
-            await house.create(f"i{number}")
+            await gateway.create(f"i{number}")
     await settle()
 
-    house.pass_time(29)
+    gateway.pass_time(29)
     assert slow.closed is None
-    house.pass_time(1.3)
+    gateway.pass_time(1.3)
     assert slow.closed == 4002
 
 
-async def test_what_cannot_be_dropped_ends_a_connection_that_takes_nothing(house: House) -> None:
-    slow = await house.connect()
+async def test_what_cannot_be_dropped_ends_a_connection_that_takes_nothing(gateway: Gateway) -> None:
+    slow = await gateway.connect()
     slow.connection.pause()
 
     for number in range(1_000):
@@ -99,20 +99,20 @@ async def test_what_cannot_be_dropped_ends_a_connection_that_takes_nothing(house
     assert slow.closed == 4002
 
 
-async def test_several_frames_leave_in_one_write(house: House) -> None:
-    phone = await house.connect()
+async def test_several_frames_leave_in_one_write(gateway: Gateway) -> None:
+    phone = await gateway.connect()
     phone.writes.clear()
 
     for number in range(4):
-        await house.create(f"i{number}")
+        await gateway.create(f"i{number}")
     await settle()
 
     assert [len(write) for write in phone.writes] == [4]
 
 
-async def test_a_device_that_floods_is_not_read_until_its_frames_are_worked_on(house: House) -> None:
-    house.rules = replace(house.rules, queue_bytes=100_000)
-    phone = await house.connect()
+async def test_a_device_that_floods_is_not_read_until_its_frames_are_worked_on(gateway: Gateway) -> None:
+    gateway.rules = replace(gateway.rules, queue_bytes=100_000)
+    phone = await gateway.connect()
     for number in range(100):
         phone.say(ref=number, system="gregor", body={"create": {f"i{number}": {"category": "mail"}}})
     assert phone.is_held
@@ -126,88 +126,88 @@ async def test_a_device_that_floods_is_not_read_until_its_frames_are_worked_on(h
     assert 0 < refused[0]["retry_after_ms"] <= 1_000
 
 
-async def test_a_device_is_there_while_it_is_connected(house: House) -> None:
-    one, two = await house.connect(), await house.connect(hello=Hello(foreground=True))
-    devices = house.store.devices
+async def test_a_device_is_there_while_it_is_connected(gateway: Gateway) -> None:
+    one, two = await gateway.connect(), await gateway.connect(hello=Hello(foreground=True))
+    devices = gateway.store.devices
 
     async def presence() -> tuple[bool, bool]:
-        (found,) = await devices.presence(["alice"], house.clock.now_us())
+        (found,) = await devices.presence(["alice"], gateway.clock.now_us())
         return found.online, found.foreground
 
     assert await presence() == (True, True)
     two.say(foreground=False)
     await settle()
     assert await presence() == (True, False)
-    one.connection.shut(4001)
-    two.connection.shut(4001)
+    one.connection.close(4001)
+    two.connection.close(4001)
     await settle()
     assert await presence() == (False, False)
 
 
-async def test_presence_is_refreshed_before_its_lease_ends(house: House) -> None:
-    house.parts.presence.begin()
-    await house.connect()
+async def test_presence_is_refreshed_before_its_lease_ends(gateway: Gateway) -> None:
+    gateway.context.presence.begin()
+    await gateway.connect()
 
     for _ in range(200):
-        house.pass_time(1)
+        gateway.pass_time(1)
         await settle(3)
 
-    (found,) = await house.store.devices.presence(["alice"], house.clock.now_us())
+    (found,) = await gateway.store.devices.presence(["alice"], gateway.clock.now_us())
     assert found.online
 
 
-async def test_an_acknowledgement_is_kept_and_never_goes_beyond_what_was_sent(house: House) -> None:
-    phone = await house.connect()
-    await house.create("aa")
+async def test_an_acknowledgement_is_kept_and_never_goes_beyond_what_was_sent(gateway: Gateway) -> None:
+    phone = await gateway.connect()
+    await gateway.create("aa")
     await settle()
     for seq in (1, 99):
         phone.say(ack=seq)
     await settle()
 
     view = View("phone")
-    assert await house.store.devices.acknowledged("alice") == {view: 1}
+    assert await gateway.store.devices.acknowledged("alice") == {view: 1}
 
 
-async def test_a_newer_connection_of_a_session_replaces_the_older_one(house: House) -> None:
-    old = await house.connect(hello=Hello(session="tab-1"))
-    beside = await house.connect(hello=Hello(session="tab-2"))
+async def test_a_newer_connection_of_a_session_replaces_the_older_one(gateway: Gateway) -> None:
+    old = await gateway.connect(hello=Hello(session="tab-1"))
+    beside = await gateway.connect(hello=Hello(session="tab-2"))
 
-    await house.connect(hello=Hello(session="tab-1"))
+    await gateway.connect(hello=Hello(session="tab-1"))
     await settle()
 
     assert (old.closed, beside.closed) == (4504, None)
 
 
-async def test_of_nine_connections_of_a_device_the_oldest_goes(house: House) -> None:
+async def test_of_nine_connections_of_a_device_the_oldest_goes(gateway: Gateway) -> None:
     lines = []
     for _ in range(9):
-        lines.append(await house.connect())
-        house.clock.advance(0.01)
+        lines.append(await gateway.connect())
+        gateway.clock.advance(0.01)
     await settle()
 
-    assert [line.closed for line in lines] == [4505] + [None] * 8
+    assert [device.closed for device in lines] == [4505] + [None] * 8
 
 
-async def test_a_device_too_many_is_told_so(house: House) -> None:
+async def test_a_device_too_many_is_told_so(gateway: Gateway) -> None:
     for number in range(64):
-        await house.connect(f"d{number}")
+        await gateway.connect(f"d{number}")
 
-    line = house.dial("one-more")
+    device = gateway.dial("one-more")
 
-    await wait_until(lambda: line.closed == 4505, "the close")
-
-
-async def test_a_revoked_token_is_closed_after_it_is_subscribed(house: House) -> None:
-    await house.store.devices.revoke("alice", None, house.clock.now_us() + 1, house.clock.now_us())
-
-    line = house.dial()
-
-    await wait_until(lambda: line.closed == 4502, "the close")
-    assert house.parts.hub.rooms == {}
+    await wait_until(lambda: device.closed == 4505, "the close")
 
 
-async def test_what_a_device_may_not_do_is_a_problem(house: House) -> None:
-    phone = await house.connect(category_filter=("mail",))
+async def test_a_revoked_token_is_closed_after_it_is_subscribed(gateway: Gateway) -> None:
+    await gateway.store.devices.revoke("alice", None, gateway.clock.now_us() + 1, gateway.clock.now_us())
+
+    device = gateway.dial()
+
+    await wait_until(lambda: device.closed == 4502, "the close")
+    assert gateway.context.hub.channels == {}
+
+
+async def test_what_a_device_may_not_do_is_a_problem(gateway: Gateway) -> None:
+    phone = await gateway.connect(category_filter=("mail",))
     phone.say(ref=1, system="gregor", body={"flush": True})
     phone.say(ref=2, system="gregor", device="laptop", body={"dismiss": {"ids": ["aa"]}})
     phone.say(ref=3, system="gregor", body={"create": {"aa": {"category": "web"}}})
@@ -237,26 +237,26 @@ class Failing:
         return getattr(self._users, name)
 
 
-async def test_without_a_store_a_new_device_is_sent_away_and_a_connected_one_is_kept(house: House) -> None:
-    await house.create("old")
-    kept = await house.connect()
-    house.feed.drop_next()
-    await house.create("missed")
-    users = house.store.users
+async def test_without_a_store_a_new_device_is_sent_away_and_a_connected_one_is_kept(gateway: Gateway) -> None:
+    await gateway.create("old")
+    kept = await gateway.connect()
+    gateway.feed.drop_next()
+    await gateway.create("missed")
+    users = gateway.store.users
     failing = Failing(users)
-    house.store._users = failing  # type: ignore[assignment]
+    gateway.store._users = failing  # type: ignore[assignment]
 
-    new = house.dial("laptop")
+    new = gateway.dial("laptop")
     await wait_until(lambda: new.closed == 4006, "the close")
     kept.say(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
     refusal = await kept.until("problem")
     kept.say(resync=True)
     await settle()
-    house.pass_time(3)
+    gateway.pass_time(3)
     await settle()
     failing.is_down = False
     for _ in range(3):
-        house.pass_time(3)
+        gateway.pass_time(3)
         await settle()
 
     assert refusal["problem"]["code"] == "unavailable"
@@ -265,12 +265,12 @@ async def test_without_a_store_a_new_device_is_sent_away_and_a_connected_one_is_
     assert kept.kinds[-1] == "full"
 
 
-async def test_what_is_over_leaves_the_wheel_within_a_minute(house: House) -> None:
-    line = await house.connect()
-    line.connection.shut(4001)
+async def test_what_is_over_leaves_the_wheel_within_a_minute(gateway: Gateway) -> None:
+    device = await gateway.connect()
+    device.connection.close(4001)
 
     for _ in range(70):
-        house.pass_time(1)
+        gateway.pass_time(1)
     await settle()
 
-    assert not any(item is line.connection for bucket in house.parts.wheel._buckets.values() for item in bucket)
+    assert not any(item is device.connection for bucket in gateway.context.timers._buckets.values() for item in bucket)

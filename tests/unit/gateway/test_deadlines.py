@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from gregor_gateway.protocol.deadlines import Deadlines, Over, Ping, Refresh, Rules
+from gregor_gateway.protocol.deadlines import DeadlinePassed, Deadlines, Ping, Refresh, SessionRules
 
-RULES = Rules(jitter=lambda low, high: high)
-SILENT = Rules(jitter=lambda low, high: high, pings=False)
+RULES = SessionRules(jitter=lambda low, high: high)
+SILENT = SessionRules(jitter=lambda low, high: high, pings=False)
 
 
-def joined(lives_s: float = 3_600, rules: Rules = RULES, now: float = 0.0) -> Deadlines:
+def joined(lives_s: float = 3_600, rules: SessionRules = RULES, now: float = 0.0) -> Deadlines:
     deadlines = Deadlines(rules, now)
     deadlines.greeted()
     deadlines.expires(lives_s, now)
@@ -23,11 +23,11 @@ def test_a_hello_that_does_not_come_ends_it_after_15_seconds() -> None:
 
     assert deadlines.due == 115.0
     assert deadlines.tick(114.9) == []
-    assert deadlines.tick(115.0) == [Over(4005)]
+    assert deadlines.tick(115.0) == [DeadlinePassed(4005)]
 
 
 def test_pings_come_every_25_seconds_give_or_take_a_tenth() -> None:
-    early = joined(rules=Rules(jitter=lambda low, high: low))
+    early = joined(rules=SessionRules(jitter=lambda low, high: low))
 
     assert joined().due == pytest.approx(27.5)
     assert early.due == pytest.approx(22.5)
@@ -42,7 +42,7 @@ def test_two_unanswered_pings_end_it_and_an_answer_does_not() -> None:
         assert lively.tick(27.6 * n) == [Ping(n)]
     lively.answered()
 
-    assert silent.tick(82.8) == [Over(4007)]
+    assert silent.tick(82.8) == [DeadlinePassed(4007)]
     assert lively.tick(82.8) == [Ping(3)]
 
 
@@ -69,7 +69,7 @@ def test_after_the_end_there_are_25_seconds_of_grace() -> None:
 
     assert deadlines.tick(3_624.9) == []
     assert deadlines.left_s(3_624.9) == 0
-    assert deadlines.tick(3_625.0) == [Over(4004)]
+    assert deadlines.tick(3_625.0) == [DeadlinePassed(4004)]
 
 
 def test_a_new_token_moves_the_end() -> None:
@@ -90,8 +90,8 @@ def test_what_never_ends_has_no_end_to_tell() -> None:
 
 
 def test_the_greatest_age_is_spread_over_half_of_it() -> None:
-    early = joined(lives_s=float("inf"), rules=Rules(jitter=lambda low, high: low, pings=False))
+    early = joined(lives_s=float("inf"), rules=SessionRules(jitter=lambda low, high: low, pings=False))
 
-    assert early.tick(10_800.0) == [Over(4008)]
+    assert early.tick(10_800.0) == [DeadlinePassed(4008)]
     assert joined(lives_s=float("inf"), rules=SILENT).tick(10_800.0) == []
-    assert joined(lives_s=float("inf"), rules=SILENT).tick(21_600.0) == [Over(4008)]
+    assert joined(lives_s=float("inf"), rules=SILENT).tick(21_600.0) == [DeadlinePassed(4008)]

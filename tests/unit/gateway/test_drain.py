@@ -6,60 +6,60 @@ import asyncio
 
 from gregor_gateway.runtime.drain import Drain
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import House, Line
+from tests.unit.gateway.conftest import Gateway, LocalDevice
 
 
 class Fleet:
     """Connected devices, as a drain sees them."""
 
-    def __init__(self, lines: list[Line]) -> None:
+    def __init__(self, lines: list[LocalDevice]) -> None:
         self.lines = lines
 
     def open(self) -> list[object]:
-        return [line.connection for line in self.lines if line.closed is None]
+        return [device.connection for device in self.lines if device.closed is None]
 
 
-async def test_devices_are_asked_to_go_elsewhere_and_then_closed(house: House) -> None:
-    lines = [await house.connect(f"d{number}") for number in range(10)]
+async def test_devices_are_asked_to_go_elsewhere_and_then_closed(gateway: Gateway) -> None:
+    lines = [await gateway.connect(f"d{number}") for number in range(10)]
     fleet = Fleet(lines)
-    drain = Drain(house.parts, fleet.open)  # type: ignore[arg-type]
+    drain = Drain(gateway.context, fleet.open)  # type: ignore[arg-type]
 
     draining = asyncio.create_task(drain.run(25))
-    await wait_until(lambda: all(line.frames for line in lines), "the hints")
-    hints = [line.frames[0]["reconnect"] for line in lines]
+    await wait_until(lambda: all(device.frames for device in lines), "the hints")
+    hints = [device.frames[0]["reconnect"] for device in lines]
     assert {hint["reason"] for hint in hints} == {"shutdown"}
     assert all(0 <= hint["after_ms"] <= 20 for hint in hints)
-    assert house.parts.readiness.draining
-    assert {line.closed for line in lines} == {None}
-    house.pass_time(0.3)
+    assert gateway.context.readiness.draining
+    assert {device.closed for device in lines} == {None}
+    gateway.pass_time(0.3)
     await draining
 
-    assert {line.closed for line in lines} == {4001}
+    assert {device.closed for device in lines} == {4001}
 
 
-async def test_at_the_deadline_the_rest_is_closed(house: House) -> None:
-    lines = [await house.connect(f"d{number}") for number in range(3)]
-    drain = Drain(house.parts, lambda: [line.connection for line in lines])
+async def test_at_the_deadline_the_rest_is_closed(gateway: Gateway) -> None:
+    lines = [await gateway.connect(f"d{number}") for number in range(3)]
+    drain = Drain(gateway.context, lambda: [device.connection for device in lines])
     draining = asyncio.create_task(drain.run(5))
-    await wait_until(lambda: all(line.frames for line in lines), "the hints")
+    await wait_until(lambda: all(device.frames for device in lines), "the hints")
 
-    house.clock.advance(5.1)
+    gateway.clock.advance(5.1)
     await draining
 
-    assert {line.closed for line in lines} == {4001}
+    assert {device.closed for device in lines} == {4001}
 
 
-async def test_told_twice_it_closes_at_once(house: House) -> None:
-    line = await house.connect()
-    drain = Drain(house.parts, Fleet([line]).open)  # type: ignore[arg-type]
+async def test_told_twice_it_closes_at_once(gateway: Gateway) -> None:
+    device = await gateway.connect()
+    drain = Drain(gateway.context, Fleet([device]).open)  # type: ignore[arg-type]
     draining = asyncio.create_task(drain.run(25))
-    await wait_until(lambda: line.frames, "the hint")
+    await wait_until(lambda: device.frames, "the hint")
 
     drain.hurry()
     await draining
 
-    assert line.closed == 4001
+    assert device.closed == 4001
 
 
-async def test_without_devices_it_is_over_at_once(house: House) -> None:
-    await Drain(house.parts, list).run(25)
+async def test_without_devices_it_is_over_at_once(gateway: Gateway) -> None:
+    await Drain(gateway.context, list).run(25)

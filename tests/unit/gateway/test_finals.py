@@ -9,18 +9,18 @@ import httpx
 from gregor_gateway.protocol.hello import Hello
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import House, settle
+from tests.unit.gateway.conftest import Gateway, settle
 
 
-def auth(house: House) -> dict[str, str]:
-    return {"Authorization": f"Bearer {house.token()}"}
+def auth(gateway: Gateway) -> dict[str, str]:
+    return {"Authorization": f"Bearer {gateway.token()}"}
 
 
-async def test_a_close_is_the_last_frame_and_a_final_one_is_remembered(house: House, streams: str) -> None:
-    headers = auth(house)
+async def test_a_close_is_the_last_frame_and_a_final_one_is_remembered(gateway: Gateway, streams: str) -> None:
+    headers = auth(gateway)
     async with StreamDevice(streams, {"session": "one"}, headers) as stream:
         await stream.until('"sync"')
-        await house.store.devices.publish_control("alice", {"close": {"device": "phone", "code": 4502}})
+        await gateway.store.devices.publish_control("alice", {"close": {"device": "phone", "code": 4502}})
         await wait_until(lambda: stream.is_ended, "the end")
         assert stream.frames[-1] == {"close": {"code": 4502, "reason": "revoked"}}
     async with StreamDevice(streams, {"session": "one"}, headers) as again, StreamDevice(streams, {}, headers) as other:
@@ -31,41 +31,45 @@ async def test_a_close_is_the_last_frame_and_a_final_one_is_remembered(house: Ho
     assert (answer.status_code, answer.json()) == (410, {"close": {"code": 4502, "reason": "revoked"}})
 
 
-async def test_a_stream_that_was_replaced_may_come_back_when_the_newer_one_is_gone(house: House, streams: str) -> None:
-    headers = auth(house)
+async def test_a_stream_that_was_replaced_may_come_back_when_the_newer_one_is_gone(
+    gateway: Gateway, streams: str
+) -> None:
+    headers = auth(gateway)
     async with StreamDevice(streams, {"session": "one"}, headers) as old:
         await old.until('"sync"')
-        newer = await house.connect(hello=Hello(session="one"))
+        newer = await gateway.connect(hello=Hello(session="one"))
         await old.until("4504")
         async with StreamDevice(streams, {"session": "one"}, headers) as again:
             assert again.status == 204
-        newer.connection.shut(4001)
+        newer.connection.close(4001)
         await settle()
         async with StreamDevice(streams, {"session": "one"}, headers) as again:
             assert again.status == 200
 
 
-async def test_a_replaced_stream_that_comes_late_is_taken_for_the_newer_one(house: House, streams: str) -> None:
-    headers = auth(house)
+async def test_a_replaced_stream_that_comes_late_is_taken_for_the_newer_one(gateway: Gateway, streams: str) -> None:
+    headers = auth(gateway)
     async with StreamDevice(streams, {"session": "one"}, headers) as old:
         await old.until('"sync"')
         async with StreamDevice(streams, {"session": "one"}, headers) as newer:
             await newer.until('"sync"')
             await old.until("4504")
-            house.clock.advance(15)
+            gateway.clock.advance(15)
             async with StreamDevice(streams, {"session": "one"}, headers) as newest:
                 assert newest.status == 200
                 await newer.until("4504")
 
 
-async def test_of_too_many_streams_the_oldest_is_final_where_its_session_has_a_name(house: House, streams: str) -> None:
-    headers = auth(house)
+async def test_of_too_many_streams_the_oldest_is_final_where_its_session_has_a_name(
+    gateway: Gateway, streams: str
+) -> None:
+    headers = auth(gateway)
     async with StreamDevice(streams, {"session": "one"}, headers) as named, StreamDevice(streams, {}, headers) as other:
         for stream in (named, other):
             await stream.until('"sync"')
         for _ in range(8):
-            house.clock.advance(0.001)
-            await house.connect()
+            gateway.clock.advance(0.001)
+            await gateway.connect()
         for stream in (named, other):
             await stream.until("4505")
         async with StreamDevice(streams, {"session": "one"}, headers) as again:
@@ -74,18 +78,18 @@ async def test_of_too_many_streams_the_oldest_is_final_where_its_session_has_a_n
             assert fresh.status == 200
 
 
-async def test_a_client_whose_next_poll_replaces_a_lost_one_goes_on(house: House, api: httpx.AsyncClient) -> None:
-    await house.create("aa")
+async def test_a_client_whose_next_poll_replaces_a_lost_one_goes_on(gateway: Gateway, api: httpx.AsyncClient) -> None:
+    await gateway.create("aa")
     cursor = (await api.get("/v1/poll", params={"session": "one"})).json()["cursor"]
     query = {"session": "one", "cursor": cursor}
     lost = asyncio.create_task(api.get("/v1/poll", params=query | {"wait": "30"}))
-    await wait_until(lambda: house.parts.hub.rooms, "the poll waits")
+    await wait_until(lambda: gateway.context.hub.channels, "the poll waits")
     await settle()
 
     following = asyncio.create_task(api.get("/v1/poll", params=query | {"wait": "30"}))
     assert (await lost).json()["frames"] == [{"close": {"code": 4504, "reason": "replaced"}}]
     while_it_waits = await api.get("/v1/poll", params=query)
-    await house.create("bb")
+    await gateway.create("bb")
 
     assert while_it_waits.status_code == 410
     assert list((await following).json()["frames"][0]["body"]["create"]) == ["bb"]

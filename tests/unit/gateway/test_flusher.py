@@ -6,7 +6,7 @@ import asyncio
 
 from gregor.clock import ManualClock
 from gregor.telemetry import Metrics
-from gregor_gateway.connection.write_scheduler import Flusher
+from gregor_gateway.connection.write_scheduler import WriteScheduler
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import settle
 
@@ -28,9 +28,9 @@ class Slowly:
 
 async def test_where_it_is_quiet_a_frame_leaves_with_this_turn_of_the_loop() -> None:
     clock, metrics = ManualClock(0), Metrics()
-    flusher, connection = Flusher(clock, metrics), Slowly(clock, 0)
+    write_scheduler, connection = WriteScheduler(clock, metrics), Slowly(clock, 0)
 
-    flusher.add(connection)
+    write_scheduler.add(connection)
     assert connection.flushes == 0
     await asyncio.sleep(0)
 
@@ -45,11 +45,11 @@ async def test_one_that_fails_silences_no_other() -> None:
             raise RuntimeError("the socket is in no state to be written to")
 
     clock, metrics = ManualClock(0), Metrics()
-    flusher, connection = Flusher(clock, metrics), Slowly(clock, 0)
-    flusher.add(Broken())
-    flusher.add(connection)
+    write_scheduler, connection = WriteScheduler(clock, metrics), Slowly(clock, 0)
+    write_scheduler.add(Broken())
+    write_scheduler.add(connection)
     await settle()
-    flusher.add(connection)
+    write_scheduler.add(connection)
     await settle()
 
     assert connection.flushes == 2
@@ -59,44 +59,44 @@ async def test_one_that_fails_silences_no_other() -> None:
 class Talking:
     """A room that writes past the queues of its connections, and is about to have one flushed."""
 
-    def __init__(self, flusher: Flusher, connection: Slowly) -> None:
-        self._flusher = flusher
+    def __init__(self, write_scheduler: WriteScheduler, connection: Slowly) -> None:
+        self._write_scheduler = write_scheduler
         self._connection = connection
 
-    def tell(self) -> None:
-        self._flusher.wrote(3, 6, 600)
-        self._flusher.add(self._connection)
+    def process_pending(self) -> None:
+        self._write_scheduler.wrote(3, 6, 600)
+        self._write_scheduler.add(self._connection)
 
 
 async def test_rooms_tell_before_connections_are_flushed_and_all_of_it_is_one_sweep() -> None:
     class Broken:
-        def tell(self) -> None:
+        def process_pending(self) -> None:
             raise RuntimeError("what was published cannot be told")
 
     clock, metrics = ManualClock(0), Metrics()
-    flusher = Flusher(clock, metrics)
+    write_scheduler = WriteScheduler(clock, metrics)
     connection = Slowly(clock, 0)
 
-    flusher.expect(Broken())
-    flusher.expect(Talking(flusher, connection))
+    write_scheduler.expect(Broken())
+    write_scheduler.expect(Talking(write_scheduler, connection))
     await asyncio.sleep(0)
 
     assert connection.flushes == 1
     assert metrics.frames_out._value.get() == 8
     assert metrics.bytes_out._value.get() == 700
-    flusher.add(connection)
+    write_scheduler.add(connection)
     await asyncio.sleep(0)
     assert connection.flushes == 2
 
 
 async def test_in_a_burst_the_next_sweep_waits_four_times_as_long_as_the_last_took() -> None:
     clock = ManualClock(0)
-    flusher, connection = Flusher(clock, Metrics()), Slowly(clock, 0.004)
-    flusher.add(connection)
+    write_scheduler, connection = WriteScheduler(clock, Metrics()), Slowly(clock, 0.004)
+    write_scheduler.add(connection)
     await asyncio.sleep(0)
 
-    flusher.add(connection)
-    flusher.add(Slowly(clock, 0))
+    write_scheduler.add(connection)
+    write_scheduler.add(Slowly(clock, 0))
     await settle()
     assert connection.flushes == 1
     clock.advance(0.017)
@@ -105,21 +105,21 @@ async def test_in_a_burst_the_next_sweep_waits_four_times_as_long_as_the_last_to
 
 async def test_with_one_frame_a_connection_nothing_waits() -> None:
     clock = ManualClock(0)
-    flusher, connection = Flusher(clock, Metrics()), Slowly(clock, 1.0, frames=1)
+    write_scheduler, connection = WriteScheduler(clock, Metrics()), Slowly(clock, 1.0, frames=1)
     for count in (1, 2, 3):
-        flusher.add(connection)
+        write_scheduler.add(connection)
         await asyncio.sleep(0)
         assert connection.flushes == count
 
 
 async def test_after_a_rest_a_frame_leaves_at_once_again() -> None:
     clock = ManualClock(0)
-    flusher, connection = Flusher(clock, Metrics()), Slowly(clock, 1.0)
-    flusher.add(connection)
+    write_scheduler, connection = WriteScheduler(clock, Metrics()), Slowly(clock, 1.0)
+    write_scheduler.add(connection)
     await asyncio.sleep(0)
     clock.advance(0.051)
 
-    flusher.add(connection)
+    write_scheduler.add(connection)
     await asyncio.sleep(0)
 
     assert connection.flushes == 2

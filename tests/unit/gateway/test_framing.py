@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor_gateway.transports.ws_frames import (
-    BadFrame,
-    Incoming,
+    FrameError,
+    FrameParser,
+    IncomingMessage,
     Opcode,
-    Parser,
     close_code,
     encode,
     encode_close,
@@ -55,19 +55,19 @@ def test_masking_twice_is_nothing(payload: bytes) -> None:
 @given(st.lists(st.binary(max_size=300), max_size=5), st.integers(1, 40))
 def test_messages_are_the_same_however_the_network_cuts_them(payloads: list[bytes], cut: int) -> None:
     stream = b"".join(masked(payload) for payload in payloads)
-    parser = Parser(MOST)
+    parser = FrameParser(MOST)
 
     found = [message for at in range(0, len(stream), cut) for message in parser.feed(stream[at : at + cut])]
 
-    assert found == [Incoming(Opcode.TEXT, payload) for payload in payloads]
+    assert found == [IncomingMessage(Opcode.TEXT, payload) for payload in payloads]
 
 
 def test_fragments_are_joined_and_control_frames_may_stand_between_them() -> None:
-    parser = Parser(MOST)
+    parser = FrameParser(MOST)
 
     found = parser.feed(masked(b"on", 0x01) + masked(b"?", 0x89) + masked(b"e", 0x00) + masked(b"!", 0x80))
 
-    assert found == [Incoming(Opcode.PING, b"?"), Incoming(Opcode.TEXT, b"one!")]
+    assert found == [IncomingMessage(Opcode.PING, b"?"), IncomingMessage(Opcode.TEXT, b"one!")]
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_fragments_are_joined_and_control_frames_may_stand_between_them() -> Non
     ],
 )
 def test_a_frame_that_breaks_the_protocol_has_a_code(data: bytes, code: int) -> None:
-    with pytest.raises(BadFrame) as refused:
-        Parser(MOST).feed(data)
+    with pytest.raises(FrameError) as refused:
+        FrameParser(MOST).feed(data)
 
     assert refused.value.code == code
 
 
 def test_a_message_of_just_the_bound_passes() -> None:
-    assert Parser(MOST).feed(masked(b"x" * MOST)) == [Incoming(Opcode.TEXT, b"x" * MOST)]
+    assert FrameParser(MOST).feed(masked(b"x" * MOST)) == [IncomingMessage(Opcode.TEXT, b"x" * MOST)]
 
 
 @pytest.mark.parametrize(("payload", "code"), [(b"", 1005), (b"\x03\xe8", 1000), (b"\x0f\xa1bye", 4001)])
@@ -103,14 +103,14 @@ def test_a_close_of_the_peer_is_read(payload: bytes, code: int) -> None:
 
 @pytest.mark.parametrize("payload", [b"\x03", b"\x03\xed", b"\x03\xee", b"\x00\x01", b"\x13\x88", b"\x03\xf7"])
 def test_a_close_code_that_may_not_be_sent_breaks_the_protocol(payload: bytes) -> None:
-    with pytest.raises(BadFrame) as refused:
+    with pytest.raises(FrameError) as refused:
         close_code(payload)
 
     assert refused.value.code == 1002
 
 
 def test_a_reason_of_a_close_that_is_no_utf_8_breaks_the_protocol() -> None:
-    with pytest.raises(BadFrame) as refused:
+    with pytest.raises(FrameError) as refused:
         close_code(b"\x03\xe8bye \xff")
 
     assert refused.value.code == 1007

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from gregor_gateway.transports.http1 import read_head
+from gregor_gateway.transports.http1 import parse_head
 from gregor_gateway.transports.websocket import accept_of
 from tests.unit.gateway.test_websocket import UPGRADE, head
 
 
 def test_the_proof_of_the_upgrade_is_that_of_the_rfc() -> None:
-    request = read_head(head(**UPGRADE).removesuffix(b"\r\n\r\n"))
+    request = parse_head(head(**UPGRADE).removesuffix(b"\r\n\r\n"))
 
     assert accept_of(request) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
 def test_a_target_may_be_a_whole_url() -> None:
-    assert read_head(b"GET http://gateway/readyz?x=1 HTTP/1.1\r\nHost: gateway").path == "/readyz"
+    assert parse_head(b"GET http://gateway/readyz?x=1 HTTP/1.1\r\nHost: gateway").path == "/readyz"
 
 
 def test_headers_that_repeat_are_one() -> None:
-    request = read_head(b"GET /a?b=c HTTP/1.1\r\nHost: a\r\nAccept: x\r\naccept: y")
+    request = parse_head(b"GET /a?b=c HTTP/1.1\r\nHost: a\r\nAccept: x\r\naccept: y")
 
     assert request.path == "/a"
     assert request.listed("accept") == ["x", "y"]
@@ -42,16 +42,16 @@ def test_headers_that_repeat_are_one() -> None:
 )
 def test_what_is_no_head_is_none(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"no|unpack"):
-        read_head(text)
+        parse_head(text)
 
 
 @pytest.mark.parametrize("words", ["WebSocket", "h2c, websocket"])
 def test_an_upgrade_may_be_asked_for_among_others(words: str) -> None:
-    assert accept_of(read_head(head(**UPGRADE | {"Upgrade": words}).removesuffix(b"\r\n\r\n")))
+    assert accept_of(parse_head(head(**UPGRADE | {"Upgrade": words}).removesuffix(b"\r\n\r\n")))
 
 
 def test_http_1_0_knows_no_upgrade() -> None:
     old = head(**UPGRADE).removesuffix(b"\r\n\r\n").replace(b"HTTP/1.1", b"HTTP/1.0")
 
     with pytest.raises(ValueError, match="upgrade"):
-        accept_of(read_head(old))
+        accept_of(parse_head(old))

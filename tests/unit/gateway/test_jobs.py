@@ -11,7 +11,7 @@ from gregor.core.items.sync import View
 from gregor_gateway.protocol.hello import Hello
 from gregor_gateway.transports.ws_frames import Opcode
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import House, settle
+from tests.unit.gateway.conftest import Gateway, settle
 from tests.unit.gateway.test_websocket import UPGRADE, head, masked, raw
 
 GOODBYE = masked(b"\x03\xe8", 0x80 | Opcode.CLOSE)
@@ -23,7 +23,7 @@ def message(*ids: str) -> bytes:
     return masked(b'{"ref":7,"system":"gregor","body":{"create":{%s}}}' % names.encode())
 
 
-def opening(token: str, place: str) -> bytes:
+def stream_request(token: str, place: str) -> bytes:
     """All that a client says until it is welcomed, in one write; its token is in the header or in `hello`."""
     if place == "header":
         return head(**UPGRADE, Authorization=f"Bearer {token}") + masked(b'{"hello":{}}')
@@ -31,14 +31,14 @@ def opening(token: str, place: str) -> bytes:
     return head(**UPGRADE) + bytes([0x81, 0xFE]) + len(hello).to_bytes(2, "big") + bytes(4) + hello
 
 
-async def ids_of(house: House) -> list[str]:
-    full = await house.store.users.state("alice", View(), house.clock.now_us())
+async def ids_of(gateway: Gateway) -> list[str]:
+    full = await gateway.store.users.state("alice", View(), gateway.clock.now_us())
     return sorted(item.id for item in full.items)
 
 
 @pytest.mark.parametrize("place", ["header", "hello"])
-async def test_a_message_right_behind_the_hello_is_answered_after_the_sync(house: House, place: str) -> None:
-    reader, writer = await raw(house, opening(house.token(), place) + message("aa"))
+async def test_a_message_right_behind_the_hello_is_answered_after_the_sync(gateway: Gateway, place: str) -> None:
+    reader, writer = await raw(gateway, stream_request(gateway.token(), place) + message("aa"))
 
     heard = b""
     async with asyncio.timeout(10):
@@ -52,22 +52,22 @@ async def test_a_message_right_behind_the_hello_is_answered_after_the_sync(house
 @pytest.mark.parametrize("place", ["header", "hello"])
 @pytest.mark.parametrize("is_gone", [False, True])
 async def test_a_message_right_behind_the_hello_of_a_revoked_token_does_nothing(
-    house: House, place: str, is_gone: bool
+    gateway: Gateway, place: str, is_gone: bool
 ) -> None:
-    await house.store.devices.revoke("alice", None, house.clock.now_us() + 1, house.clock.now_us())
+    await gateway.store.devices.revoke("alice", None, gateway.clock.now_us() + 1, gateway.clock.now_us())
 
-    said = opening(house.token(), place) + message("aa")
-    reader, writer = await raw(house, said + (GOODBYE if is_gone else b""))
+    said = stream_request(gateway.token(), place) + message("aa")
+    reader, writer = await raw(gateway, said + (GOODBYE if is_gone else b""))
     heard = await reader.readuntil(b"\x03\xe8" if is_gone else b"revoked")
     await settle(200)
     writer.close()
 
     assert b"receipt" not in heard
-    assert await ids_of(house) == []
+    assert await ids_of(gateway) == []
 
 
-async def test_what_a_client_says_before_it_leaves_is_done(house: House) -> None:
-    reader, writer = await raw(house, opening(house.token(), "header"))
+async def test_what_a_client_says_before_it_leaves_is_done(gateway: Gateway) -> None:
+    reader, writer = await raw(gateway, stream_request(gateway.token(), "header"))
     while b'"sync"' not in await reader.read(65_536):
         pass
 
@@ -76,38 +76,38 @@ async def test_what_a_client_says_before_it_leaves_is_done(house: House) -> None
     await settle(200)
     writer.close()
 
-    assert len(await ids_of(house)) == 20
+    assert len(await ids_of(gateway)) == 20
 
 
-async def test_what_a_client_says_after_it_was_sent_away_is_not_done(house: House) -> None:
-    phone = await house.connect()
+async def test_what_a_client_says_after_it_was_sent_away_is_not_done(gateway: Gateway) -> None:
+    phone = await gateway.connect()
     phone.say(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
 
-    phone.connection.shut(4502)
+    phone.connection.close(4502)
     await settle(200)
 
-    assert await ids_of(house) == []
+    assert await ids_of(gateway) == []
 
 
-async def test_a_receipt_whose_frame_was_lost_comes_after_a_position_though_nothing_changed(house: House) -> None:
-    await house.create("old")
-    phone = await house.connect(hello=Hello(prefixes=("user",)))
-    house.feed.drop_next()
+async def test_a_receipt_whose_frame_was_lost_comes_after_a_position_though_nothing_changed(gateway: Gateway) -> None:
+    await gateway.create("old")
+    phone = await gateway.connect(hello=Hello(prefixes=("user",)))
+    gateway.feed.drop_next()
     phone.say(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
     await settle()
     assert phone.frames == []
 
-    house.pass_time(1.2)
+    gateway.pass_time(1.2)
     receipt = await phone.until("receipt")
 
     assert phone.kinds == ["unchanged", "receipt"]
     assert phone.seqs == [receipt["receipt"]["seq"]]
 
 
-async def test_a_resync_right_behind_the_hello_is_answered_with_the_first_sync(house: House) -> None:
-    await house.create("aa")
+async def test_a_resync_right_behind_the_hello_is_answered_with_the_first_sync(gateway: Gateway) -> None:
+    await gateway.create("aa")
     resync = masked(b'{"resync":{"cursor":"none-1"}}')
-    reader, writer = await raw(house, opening(house.token(), "header") + resync + masked(b'{"ping":1}'))
+    reader, writer = await raw(gateway, stream_request(gateway.token(), "header") + resync + masked(b'{"ping":1}'))
 
     heard = b""
     async with asyncio.timeout(10):
@@ -121,17 +121,17 @@ async def test_a_resync_right_behind_the_hello_is_answered_with_the_first_sync(h
 
 @pytest.mark.parametrize(("size", "most"), [(300_000, 4), (20, 65)])
 async def test_what_waits_of_one_client_while_the_store_is_away_is_bounded_in_frames_and_bytes(
-    house: House, monkeypatch: pytest.MonkeyPatch, size: int, most: int
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, size: int, most: int
 ) -> None:
-    phone = await house.connect()
+    phone = await gateway.connect()
     is_back = asyncio.Event()
-    bucket = house.store.access.take
+    bucket = gateway.store.access.take
 
     async def away(*asked: Any) -> float:
         await is_back.wait()
         return await bucket(*asked)
 
-    monkeypatch.setattr(house.store.access, "take", away)
+    monkeypatch.setattr(gateway.store.access, "take", away)
     message = {"system": "gregor", "body": {"dismiss": {"ids": ["none"]}}, "id": "x" * size}
     phone.say(**message)
     await settle()
@@ -147,52 +147,52 @@ async def test_what_waits_of_one_client_while_the_store_is_away_is_bounded_in_fr
 
 
 async def test_a_client_that_left_before_it_joined_replaces_nobody(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subscribe, is_heard = house.feed.subscribe, asyncio.Event()
+    subscribe, is_heard = gateway.feed.subscribe, asyncio.Event()
 
     async def slow(*asked: Any) -> None:
         await is_heard.wait()
         await subscribe(*asked)
 
     with monkeypatch.context() as held:
-        held.setattr(house.feed, "subscribe", slow)
-        first = house.dial(hello=Hello(session="tab"))
+        held.setattr(gateway.feed, "subscribe", slow)
+        first = gateway.dial(hello=Hello(session="tab"))
         await settle()
     first.connection.ended()
-    second = await house.connect(hello=Hello(session="tab"))
+    second = await gateway.connect(hello=Hello(session="tab"))
 
     is_heard.set()
     await settle(200)
 
     assert second.closed is None
-    assert await house.store.devices.session("alice", "phone", "tab", house.clock.now_us()) is not None
+    assert await gateway.store.devices.session("alice", "phone", "tab", gateway.clock.now_us()) is not None
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
 async def test_who_is_asked_to_come_back_elsewhere_hears_the_answers_first_but_does_not_wait_for_ever(
-    house: House, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, comes_back: bool
 ) -> None:
-    phone, idle = await house.connect(), await house.connect("laptop")
-    commit, is_back = house.store.users.commit, asyncio.Event()
+    phone, idle = await gateway.connect(), await gateway.connect("laptop")
+    commit, is_back = gateway.store.users.commit, asyncio.Event()
 
     async def slow(*asked: Any) -> Any:
         await is_back.wait()
         return await commit(*asked)
 
-    monkeypatch.setattr(house.store.users, "commit", slow)
+    monkeypatch.setattr(gateway.store.users, "commit", slow)
     phone.say(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
     await settle()
-    for line in (phone, idle):
-        line.connection.drain(0, "shutdown")
-    house.pass_time(0.1)
+    for device in (phone, idle):
+        device.connection.drain(0, "shutdown")
+    gateway.pass_time(0.1)
     assert (phone.closed, idle.closed) == (None, 4001)
 
     if comes_back:
         is_back.set()
         await phone.until("receipt")
         await settle()
-    house.pass_time(0.1 if comes_back else 1.1)
+    gateway.pass_time(0.1 if comes_back else 1.1)
 
     assert phone.closed == 4001
     assert ("receipt" in phone.kinds) is comes_back

@@ -5,17 +5,17 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor_gateway.connection.send_queue import PLAIN, Outlet, Put
+from gregor_gateway.connection.send_queue import PLAIN, EnqueueResult, SendQueue
 
 
 def test_what_was_put_in_comes_out_in_order_and_moves_the_cursor() -> None:
-    outlet = Outlet(100)
-    outlet.put(b"plain")
-    outlet.put(b"live", 7)
+    queue = SendQueue(100)
+    queue.put(b"plain")
+    queue.put(b"live", 7)
 
-    assert outlet.take(1_000) == [b"plain", b"live"]
-    assert (outlet.written_seq, outlet.entries) == (7, None)
-    assert outlet.take(1_000) == []
+    assert queue.take(1_000) == [b"plain", b"live"]
+    assert (queue.written_seq, queue.entries) == (7, None)
+    assert queue.take(1_000) == []
 
 
 PUTS = st.tuples(st.just("put"), st.sampled_from(("live", "plain", "renamed", "sync")))
@@ -26,123 +26,123 @@ TAKES = st.tuples(st.just("take"), st.sampled_from((1, 8, 1_000)))
 def test_within_the_bound_all_comes_out_once_and_the_cursor_is_that_of_what_went(
     steps: list[tuple[str, str | int]],
 ) -> None:
-    outlet = Outlet(1_000)
+    queue = SendQueue(1_000)
     waiting: list[tuple[bytes, int, str | None]] = []
     tag, seq = "", 0
     for number, (step, what) in enumerate(steps, 1):
         packed = b"%04d" % number
         if step == "take":
-            taken = outlet.take(int(what))
+            taken = queue.take(int(what))
             assert taken == [frame for frame, _, _ in waiting[: len(taken)]]
             for _, position, name in waiting[: len(taken)]:
                 seq = seq if position == PLAIN else position
                 tag = name or tag
             waiting = waiting[len(taken) :]
             assert taken or not waiting
-            assert (outlet.written_tag, outlet.written_seq) == (tag, seq)
+            assert (queue.written_tag, queue.written_seq) == (tag, seq)
         elif what == "renamed":
-            outlet.rename(f"t{number}")
-            assert not outlet.is_idle
-            outlet.put(packed, number)
+            queue.rename(f"t{number}")
+            assert not queue.is_idle
+            queue.put(packed, number)
             waiting.append((packed, number, f"t{number}"))
         elif what == "sync":
-            outlet.put_sync(packed, f"t{number}", number)
+            queue.put_sync(packed, f"t{number}", number)
             waiting.append((packed, number, f"t{number}"))
         else:
-            outlet.put(packed, PLAIN if what == "plain" else number)
+            queue.put(packed, PLAIN if what == "plain" else number)
             waiting.append((packed, PLAIN if what == "plain" else number, None))
-        assert outlet.is_idle is (not waiting)
+        assert queue.is_idle is (not waiting)
 
 
 def test_a_live_frame_that_carries_a_cursor_moves_its_tag_too() -> None:
-    outlet = Outlet(100)
-    outlet.put_sync(b"sync", "none", 0)
-    outlet.rename("tag")
-    outlet.put(b"first", 1)
-    outlet.put(b"second", 2)
+    queue = SendQueue(100)
+    queue.put_sync(b"sync", "none", 0)
+    queue.rename("tag")
+    queue.put(b"first", 1)
+    queue.put(b"second", 2)
 
-    assert outlet.take(1_000) == [b"sync"]
-    assert (outlet.written_tag, outlet.written_seq) == ("none", 0)
-    assert outlet.take(1_000) == [b"first", b"second"]
-    assert (outlet.written_tag, outlet.written_seq) == ("tag", 2)
+    assert queue.take(1_000) == [b"sync"]
+    assert (queue.written_tag, queue.written_seq) == ("none", 0)
+    assert queue.take(1_000) == [b"first", b"second"]
+    assert (queue.written_tag, queue.written_seq) == ("tag", 2)
 
 
 def test_a_write_is_about_as_large_as_asked() -> None:
-    outlet = Outlet(1_000)
+    queue = SendQueue(1_000)
     for seq in range(5):
-        outlet.put(b"x" * 10, seq)
+        queue.put(b"x" * 10, seq)
 
-    assert [len(outlet.take(25)), len(outlet.take(25)), len(outlet.take(25))] == [3, 2, 0]
+    assert [len(queue.take(25)), len(queue.take(25)), len(queue.take(25))] == [3, 2, 0]
 
 
 def test_past_the_bound_live_frames_go_and_all_else_stays() -> None:
-    outlet = Outlet(20)
-    outlet.put(b"receipt")
-    outlet.put_sync(b"s" * 1_000, "tag", 5)
+    queue = SendQueue(20)
+    queue.put(b"receipt")
+    queue.put_sync(b"s" * 1_000, "tag", 5)
 
-    assert outlet.put(b"x" * 13, 6) is Put.QUEUED
-    assert outlet.put(b"y", 7) is Put.DROPPED
-    assert outlet.take(1_000) == [b"receipt"]
-    assert (outlet.written_tag, outlet.written_seq) == ("", 0)
+    assert queue.put(b"x" * 13, 6) is EnqueueResult.QUEUED
+    assert queue.put(b"y", 7) is EnqueueResult.DROPPED
+    assert queue.take(1_000) == [b"receipt"]
+    assert (queue.written_tag, queue.written_seq) == ("", 0)
 
 
 def test_a_receipt_behind_a_frame_that_was_dropped_waits_for_the_resync() -> None:
-    outlet = Outlet(20)
-    outlet.put(b"ping")
-    outlet.put(b"x" * 10, 6)
-    outlet.put(b"receipt")
-    assert outlet.put(b"y" * 10, 7) is Put.DROPPED
-    outlet.put(b"more")
-    assert outlet.take(100) == [b"ping", b"more"]
-    assert not outlet.is_idle
+    queue = SendQueue(20)
+    queue.put(b"ping")
+    queue.put(b"x" * 10, 6)
+    queue.put(b"receipt")
+    assert queue.put(b"y" * 10, 7) is EnqueueResult.DROPPED
+    queue.put(b"more")
+    assert queue.take(100) == [b"ping", b"more"]
+    assert not queue.is_idle
 
-    outlet.put_sync(b"sync", "tag", 7)
+    queue.put_sync(b"sync", "tag", 7)
 
-    assert [*outlet.take(100), *outlet.take(100)] == [b"sync", b"receipt"]
+    assert [*queue.take(100), *queue.take(100)] == [b"sync", b"receipt"]
 
 
 def test_where_no_resync_is_sent_they_come_without() -> None:
-    outlet = Outlet(20)
-    outlet.put(b"x" * 10, 6)
-    outlet.put(b"receipt")
-    outlet.put(b"y" * 10, 7)
+    queue = SendQueue(20)
+    queue.put(b"x" * 10, 6)
+    queue.put(b"receipt")
+    queue.put(b"y" * 10, 7)
 
-    outlet.settle("tag", 7)
+    queue.settle("tag", 7)
 
-    assert outlet.take(100) == [b"receipt"]
+    assert queue.take(100) == [b"receipt"]
 
 
 def test_what_may_not_be_dropped_can_be_too_much() -> None:
-    outlet = Outlet(10)
+    queue = SendQueue(10)
 
-    assert outlet.put(b"x" * 6) is Put.QUEUED
-    assert outlet.put(b"x" * 6) is Put.FULL
+    assert queue.put(b"x" * 6) is EnqueueResult.QUEUED
+    assert queue.put(b"x" * 6) is EnqueueResult.FULL
 
 
 def test_a_sync_is_outside_the_bound_and_goes_alone() -> None:
-    outlet = Outlet(10)
-    outlet.put_sync(b"s" * 1_000, "tag", 5)
-    assert outlet.put(b"x" * 10, 6) is Put.QUEUED
+    queue = SendQueue(10)
+    queue.put_sync(b"s" * 1_000, "tag", 5)
+    assert queue.put(b"x" * 10, 6) is EnqueueResult.QUEUED
 
-    assert outlet.take(1_000_000) == [b"s" * 1_000]
-    assert (outlet.written_tag, outlet.written_seq) == ("tag", 5)
-    assert outlet.take(1_000_000) == [b"x" * 10]
-    assert (outlet.written_tag, outlet.written_seq) == ("tag", 6)
+    assert queue.take(1_000_000) == [b"s" * 1_000]
+    assert (queue.written_tag, queue.written_seq) == ("tag", 5)
+    assert queue.take(1_000_000) == [b"x" * 10]
+    assert (queue.written_tag, queue.written_seq) == ("tag", 6)
 
 
 def test_the_bound_is_of_what_waits_not_of_what_went_through() -> None:
-    outlet = Outlet(10)
+    queue = SendQueue(10)
     for seq in range(20):
-        assert outlet.put(b"x" * 10, seq) is Put.QUEUED
-        outlet.take(1_000)
+        assert queue.put(b"x" * 10, seq) is EnqueueResult.QUEUED
+        queue.take(1_000)
 
 
 def test_a_copy_that_was_good_already_has_its_cursor_without_a_word() -> None:
-    outlet = Outlet(10)
-    outlet.settle("tag", 5)
-    outlet.put(b"x", 6)
-    outlet.take(10)
+    queue = SendQueue(10)
+    queue.settle("tag", 5)
+    queue.put(b"x", 6)
+    queue.take(10)
 
-    outlet.settle("other", 9)
+    queue.settle("other", 9)
 
-    assert (outlet.written_tag, outlet.written_seq) == ("tag", 6)
+    assert (queue.written_tag, queue.written_seq) == ("tag", 6)

@@ -9,13 +9,13 @@ import httpx
 import pytest
 
 from gregor.store.contract.store import Unavailable
-from gregor_gateway.connection.connection import Connection
+from gregor_gateway.connection.connection import DeviceConnection
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import House, settle
+from tests.unit.gateway.conftest import Gateway, settle
 
 
-async def test_a_poll_without_a_cursor_answers_at_once_with_a_copy(house: House, api: httpx.AsyncClient) -> None:
-    await house.create("aa")
+async def test_a_poll_without_a_cursor_answers_at_once_with_a_copy(gateway: Gateway, api: httpx.AsyncClient) -> None:
+    await gateway.create("aa")
 
     answer = (await api.get("/v1/poll")).json()
 
@@ -25,14 +25,14 @@ async def test_a_poll_without_a_cursor_answers_at_once_with_a_copy(house: House,
     assert answer["uncounted"] == []
 
 
-async def test_a_poll_that_knows_everything_waits_for_the_next_frame(house: House, api: httpx.AsyncClient) -> None:
-    await house.create("aa")
+async def test_a_poll_that_knows_everything_waits_for_the_next_frame(gateway: Gateway, api: httpx.AsyncClient) -> None:
+    await gateway.create("aa")
     cursor = (await api.get("/v1/poll")).json()["cursor"]
 
     waiting = asyncio.create_task(api.get("/v1/poll", params={"cursor": cursor, "wait": 30}))
-    await wait_until(lambda: house.parts.hub.rooms, "the poll is there")
+    await wait_until(lambda: gateway.context.hub.channels, "the poll is there")
     await settle()
-    await house.create("bb")
+    await gateway.create("bb")
     answer = (await waiting).json()
 
     assert [list(frame["body"]["create"]) for frame in answer["frames"]] == [["bb"]]
@@ -41,12 +41,14 @@ async def test_a_poll_that_knows_everything_waits_for_the_next_frame(house: Hous
     assert (nothing["frames"], nothing["cursor"]) == ([], answer["cursor"])
 
 
-async def test_a_poll_carries_what_does_not_count_and_words_for_who_asks(house: House, api: httpx.AsyncClient) -> None:
-    await house.create("aa")
+async def test_a_poll_carries_what_does_not_count_and_words_for_who_asks(
+    gateway: Gateway, api: httpx.AsyncClient
+) -> None:
+    await gateway.create("aa")
     assert (await api.get("/v1/poll")).json()["uncounted"] == []
     entries = {"user.joined": {"title": "{{ id }}", "counts_in_badge": False}}
-    await house.store.categories.apply(entries, house.clock.now_us())
-    await house.parts.registry.refresh()
+    await gateway.store.categories.apply(entries, gateway.clock.now_us())
+    await gateway.context.registry.refresh()
 
     answer = (await api.get("/v1/poll", params={"render": "it"})).json()
 
@@ -54,10 +56,10 @@ async def test_a_poll_carries_what_does_not_count_and_words_for_who_asks(house: 
     assert answer["frames"][0]["rendered"] == {"aa": {"title": "aa", "text": None, "link": None}}
 
 
-async def test_a_poll_with_an_old_cursor_answers_at_once(house: House, api: httpx.AsyncClient) -> None:
-    await house.create("aa", body="x" * 200)
+async def test_a_poll_with_an_old_cursor_answers_at_once(gateway: Gateway, api: httpx.AsyncClient) -> None:
+    await gateway.create("aa", body="x" * 200)
     cursor = (await api.get("/v1/poll")).json()["cursor"]
-    await house.create("bb")
+    await gateway.create("bb")
 
     delta = (await api.get("/v1/poll", params={"cursor": cursor, "wait": 30})).json()
     void = (await api.get("/v1/poll", params={"cursor": "nonsense", "wait": 30})).json()
@@ -78,24 +80,24 @@ async def test_a_poll_may_wait_for_a_part_of_a_second(api: httpx.AsyncClient) ->
     assert (answer.status_code, answer.json()["frames"]) == (200, [])
 
 
-async def test_that_a_token_ends_soon_ends_no_poll_of_its_last_minute(house: House, api: httpx.AsyncClient) -> None:
-    headers = {"Authorization": f"Bearer {house.token(lives_s=30)}"}
+async def test_that_a_token_ends_soon_ends_no_poll_of_its_last_minute(gateway: Gateway, api: httpx.AsyncClient) -> None:
+    headers = {"Authorization": f"Bearer {gateway.token(lives_s=30)}"}
     cursor = (await api.get("/v1/poll", headers=headers)).json()["cursor"]
 
     waiting = asyncio.create_task(api.get("/v1/poll", params={"cursor": cursor, "wait": 30}, headers=headers))
-    await wait_until(lambda: house.parts.hub.rooms, "the poll is there")
+    await wait_until(lambda: gateway.context.hub.channels, "the poll is there")
     await settle()
-    house.pass_time(1)
+    gateway.pass_time(1)
     await settle()
-    await house.create("aa")
+    await gateway.create("aa")
 
     said = [next(iter(frame)) for frame in (await waiting).json()["frames"]]
     assert said == ["refresh", "system"]
 
 
-async def test_a_poll_that_does_not_speak_of_the_foreground_leaves_it(house: House, api: httpx.AsyncClient) -> None:
+async def test_a_poll_that_does_not_speak_of_the_foreground_leaves_it(gateway: Gateway, api: httpx.AsyncClient) -> None:
     async def is_foreground() -> bool:
-        return (await house.store.devices.presence(["alice"], house.clock.now_us()))[0].foreground
+        return (await gateway.store.devices.presence(["alice"], gateway.clock.now_us()))[0].foreground
 
     query = {"wait": "0", "session": "one"}
     await api.get("/v1/poll", params=query)
@@ -107,9 +109,9 @@ async def test_a_poll_that_does_not_speak_of_the_foreground_leaves_it(house: Hou
     assert not await is_foreground()
 
 
-async def test_between_two_polls_of_a_session_its_device_is_there(house: House, api: httpx.AsyncClient) -> None:
+async def test_between_two_polls_of_a_session_its_device_is_there(gateway: Gateway, api: httpx.AsyncClient) -> None:
     async def is_online() -> bool:
-        return (await house.store.devices.presence(["alice"], house.clock.now_us()))[0].online
+        return (await gateway.store.devices.presence(["alice"], gateway.clock.now_us()))[0].online
 
     await api.get("/v1/poll", params={"wait": 0})
     await settle()
@@ -118,21 +120,21 @@ async def test_between_two_polls_of_a_session_its_device_is_there(house: House, 
     await settle()
     assert await is_online()
     await api.get("/v1/poll", params={"wait": 0, "session": "one"})
-    house.clock.advance(61)
+    gateway.clock.advance(61)
     assert not await is_online()
 
 
 async def test_what_comes_while_a_poll_is_answered_is_left_to_the_next(
-    house: House, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await house.create("aa")
-    rest = house.parts.presence.rest
+    await gateway.create("aa")
+    rest = gateway.context.presence.rest
 
-    async def rest_while_something_comes(connection: Connection) -> None:
+    async def rest_while_something_comes(connection: DeviceConnection) -> None:
         connection.transport.write([b'{"seq":2}'])
         await rest(connection)
 
-    monkeypatch.setattr(house.parts.presence, "rest", rest_while_something_comes)
+    monkeypatch.setattr(gateway.context.presence, "rest", rest_while_something_comes)
     answer = (await api.get("/v1/poll", params={"wait": 0, "session": "one"})).json()
 
     assert [frame["seq"] for frame in answer["frames"]] == [1]
@@ -140,15 +142,15 @@ async def test_what_comes_while_a_poll_is_answered_is_left_to_the_next(
 
 
 async def test_a_poll_that_is_sent_away_leaves_its_client_at_its_cursor(
-    house: House, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await house.create("aa")
+    await gateway.create("aa")
     cursor = (await api.get("/v1/poll")).json()["cursor"]
 
     async def away(*_: object, **__: object) -> Never:
         raise Unavailable("down")
 
-    monkeypatch.setattr(house.store.users, "sync", away)
+    monkeypatch.setattr(gateway.store.users, "sync", away)
     known = (await api.get("/v1/poll", params={"cursor": cursor})).json()
     void = (await api.get("/v1/poll", params={"cursor": "nonsense"})).json()
     new = (await api.get("/v1/poll")).json()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gregor.core.items.announcement import Announcement, AnnouncementKind
 from gregor_gateway.fanout.hub import UNTOLD_BYTES
 from gregor_gateway.protocol.hello import Hello
-from tests.unit.gateway.conftest import House, Line, items, open_house, settle
+from tests.unit.gateway.conftest import Gateway, LocalDevice, items, open_gateway, settle
 from tests.unit.gateway.test_websocket import Phone, dial
 
 CREATES = st.tuples(st.just("create"), st.sampled_from(("mail.new", "user.joined", "web")))
@@ -31,16 +31,16 @@ STEPS = CREATES | st.sampled_from(
 )
 
 
-async def take(house: House, phone: Line, number: int, step: str, category: str) -> None:
+async def take(gateway: Gateway, phone: LocalDevice, number: int, step: str, category: str) -> None:
     match step:
         case "create":
-            await house.create(f"i{number}", category=category)
+            await gateway.create(f"i{number}", category=category)
         case "own":
-            await house.create(f"i{number}", category="mail", for_device="laptop")
+            await gateway.create(f"i{number}", category="mail", for_device="laptop")
         case "dismiss":
-            await house.dismiss(f"i{number - 1}")
+            await gateway.dismiss(f"i{number - 1}")
         case "external":
-            await house.send({"n": number}, system="kbfs")
+            await gateway.send({"n": number}, system="kbfs")
         case "say":
             phone.say(ref=number, system="gregor", body={"create": {f"i{number}": {"category": "mail"}}})
             await settle()  # when it is committed is up to the loop
@@ -54,40 +54,44 @@ async def take(house: House, phone: Line, number: int, step: str, category: str)
             phone.say(resync=True)
             await settle()
         case "lose":
-            house.feed.drop_next()
-            await house.create(f"i{number}")
+            gateway.feed.drop_next()
+            await gateway.create(f"i{number}")
 
 
-async def play(steps: list[tuple[str, str]], *, one_by_one: bool) -> list[Line]:
+async def play(steps: list[tuple[str, str]], *, one_by_one: bool) -> list[LocalDevice]:
     """Devices that have heard everything: with each step told before the next one, or all that can be in one go."""
-    async with open_house() as house:
-        await house.create("aa")
-        phone = await house.connect()
-        lines = [phone, await house.connect("laptop", hello=Hello(prefixes=("mail",))), await house.connect("tablet")]
+    async with open_gateway() as gateway:
+        await gateway.create("aa")
+        phone = await gateway.connect()
+        lines = [
+            phone,
+            await gateway.connect("laptop", hello=Hello(prefixes=("mail",))),
+            await gateway.connect("tablet"),
+        ]
         for number, (step, category) in enumerate(steps):
-            await take(house, phone, number, step, category)
+            await take(gateway, phone, number, step, category)
             if one_by_one:
                 await settle()
-        await house.create("last", category="mail")
+        await gateway.create("last", category="mail")
         await settle()
         phone.connection.resume()
         await settle()
-        house.pass_time(1.2)
+        gateway.pass_time(1.2)
         await settle()
         return lines
 
 
-def copy_of(line: Line) -> set[str]:
+def copy_of(device: LocalDevice) -> set[str]:
     """The items that a device has, by what it heard since ``aa`` was made."""
     live = {"aa"}
-    for frame in line.frames:
+    for frame in device.frames:
         live = items(frame) if frame.get("sync") == "full" else live | items(frame)
         live -= set(frame.get("body", {}).get("dismiss", {}).get("ids", ()))
     return live
 
 
-def told(line: Line) -> list[dict[str, Any]]:
-    return [frame for frame in line.frames if "seq" in frame]
+def told(device: LocalDevice) -> list[dict[str, Any]]:
+    return [frame for frame in device.frames if "seq" in frame]
 
 
 @settings(max_examples=60, deadline=None)
@@ -113,14 +117,14 @@ def test_told_in_one_go_or_one_by_one_devices_hear_the_same_and_receipts_come_af
         assert frame["receipt"]["seq"] <= max(each["seq"] for each in before if "seq" in each)
 
 
-async def test_what_is_published_in_one_go_leaves_in_one_write_for_each_view(house: House) -> None:
-    await house.create("aa")
-    phone, filtered = await house.connect(), await house.connect(hello=Hello(prefixes=("mail",)))
+async def test_what_is_published_in_one_go_leaves_in_one_write_for_each_view(gateway: Gateway) -> None:
+    await gateway.create("aa")
+    phone, filtered = await gateway.connect(), await gateway.connect(hello=Hello(prefixes=("mail",)))
     phone.writes.clear()
     filtered.writes.clear()
 
     for name, category in (("bb", "mail"), ("cc", "web"), ("dd", "mail")):
-        await house.create(name, category=category)
+        await gateway.create(name, category=category)
     await settle()
 
     assert [len(write) for write in phone.writes] == [3]
@@ -129,10 +133,10 @@ async def test_what_is_published_in_one_go_leaves_in_one_write_for_each_view(hou
     assert filtered.connection.cursor.endswith("-4")
 
 
-async def test_users_of_one_sweep_are_told_their_own(house: House) -> None:
+async def test_users_of_one_sweep_are_told_their_own(gateway: Gateway) -> None:
     for uid in ("alice", "bob"):
-        await house.create("aa", uid=uid)
-    async with dial(house) as alice, dial(house, house.token("bob")) as bob, dial(house) as tablet:
+        await gateway.create("aa", uid=uid)
+    async with dial(gateway) as alice, dial(gateway, gateway.token("bob")) as bob, dial(gateway) as tablet:
         phones = [Phone(alice), Phone(bob), Phone(tablet)]
         for phone in phones:
             await phone.say(hello={})
@@ -140,48 +144,48 @@ async def test_users_of_one_sweep_are_told_their_own(house: House) -> None:
                 pass
 
         for number in range(3):
-            await house.create(f"a{number}")
-            await house.create(f"b{number}", uid="bob")
+            await gateway.create(f"a{number}")
+            await gateway.create(f"b{number}", uid="bob")
 
         heard = [[items(await phone.hear()) for _ in range(3)] for phone in phones]
     assert heard == [[{f"{name}{number}"} for number in range(3)] for name in "aba"]
 
 
-async def test_what_is_known_of_a_user_holds_what_was_published_and_not_told_yet(house: House) -> None:
-    await house.create("aa")
-    phone = await house.connect()
-    room = house.parts.hub.rooms["alice"]
+async def test_what_is_known_of_a_user_holds_what_was_published_and_not_told_yet(gateway: Gateway) -> None:
+    await gateway.create("aa")
+    phone = await gateway.connect()
+    channel = gateway.context.hub.channels["alice"]
 
-    await house.create("bb")
+    await gateway.create("bb")
     await asyncio.sleep(0)  # the feed delivers; the sweep comes in the next turn
     assert phone.frames == []
-    assert room.track.seq == 2
+    assert channel.tracker.seq == 2
 
     assert phone.kinds == ["create"]
     await settle()
     assert phone.kinds == ["create"]
 
 
-async def test_much_that_is_published_does_not_wait_for_the_sweep(house: House) -> None:
-    await house.create("aa")
-    phone = await house.connect()
-    mark = house.parts.hub.rooms["alice"].track.mark
+async def test_much_that_is_published_does_not_wait_for_the_sweep(gateway: Gateway) -> None:
+    await gateway.create("aa")
+    phone = await gateway.connect()
+    mark = gateway.context.hub.channels["alice"].tracker.mark
     assert mark is not None
     large = json.dumps("x" * UNTOLD_BYTES).encode()
     announcement = Announcement(AnnouncementKind.EXTERNAL, mark.epoch, 2, bytes(8), bytes(8), system="kbfs", body=large)
 
-    house.parts.hub.rooms["alice"].receive(announcement.encode())
+    gateway.context.hub.channels["alice"].receive(announcement.encode())
 
     assert phone.connection.session.seq == 2
 
 
-async def test_one_publication_that_cannot_be_taken_harms_no_other(house: House) -> None:
-    await house.create("aa")
-    phone = await house.connect()
+async def test_one_publication_that_cannot_be_taken_harms_no_other(gateway: Gateway) -> None:
+    await gateway.create("aa")
+    phone = await gateway.connect()
 
-    house.feed.publish(house.store.channel_of("alice"), b'K{"revoke":{}}')
-    house.feed.publish(house.store.channel_of("alice"), b"C" + bytes(8) + b"u\0" + bytes(17) + b"\0\0\1+\0\xff")
-    await house.create("bb")
+    gateway.feed.publish(gateway.store.channel_of("alice"), b'K{"revoke":{}}')
+    gateway.feed.publish(gateway.store.channel_of("alice"), b"C" + bytes(8) + b"u\0" + bytes(17) + b"\0\0\1+\0\xff")
+    await gateway.create("bb")
     await settle()
 
     assert items(phone.frames[-1]) == {"bb"}

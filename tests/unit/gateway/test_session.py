@@ -7,10 +7,18 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.items.sync import NO_EPOCH, Cursor, Delta, Full, StoredExternal, Unchanged, View
-from gregor_gateway.protocol.effects import Close, Join, Read, SendLive, SendSync, Settle, Verify
+from gregor_gateway.protocol.effects import (
+    CloseConnection,
+    ConfirmCursor,
+    JoinChannel,
+    ReadSync,
+    SendLive,
+    SendSync,
+    VerifyToken,
+)
 from gregor_gateway.protocol.hello import Hello, Position
-from gregor_gateway.protocol.session import State
-from tests.unit.gateway.sessions import EPOCH, PHONE, RULES, TAG, answer_to, frame, fresh, full, heard, joined, live
+from gregor_gateway.protocol.session import SessionState
+from tests.unit.gateway.sessions import EPOCH, PHONE, RULES, TAG, answer, frame, fresh, full, heard, joined, live
 
 # 1. Nothing is done for a client before its hello
 
@@ -21,7 +29,7 @@ from tests.unit.gateway.sessions import EPOCH, PHONE, RULES, TAG, answer_to, fra
 def test_what_is_no_json_or_no_hello_first_ends_the_connection(raw: bytes) -> None:
     session = fresh()
 
-    assert session.receive(raw, 0.0) == [Close(4503, "bad_protocol")]
+    assert session.receive(raw, 0.0) == [CloseConnection(4503, "bad_protocol")]
     assert session.receive(b'{"hello":{}}', 0.0) == []
 
 
@@ -30,32 +38,32 @@ def test_a_hello_that_is_wrong_may_be_said_again() -> None:
 
     (refusal,) = heard(session.receive(b'{"hello":{"curser":"x"}}', 0.0))
     assert refusal["problem"]["code"] == "unknown_field"
-    assert session.receive(b'{"hello":{"token":"t"}}', 1.0) == [Verify("t")]
+    assert session.receive(b'{"hello":{"token":"t"}}', 1.0) == [VerifyToken("t")]
 
 
 def test_a_silent_client_is_closed_after_15_seconds() -> None:
     assert fresh().tick(14.9) == []
-    assert fresh().tick(15.0) == [Close(4005, "hello_timeout")]
+    assert fresh().tick(15.0) == [CloseConnection(4005, "hello_timeout")]
     assert joined().tick(15.0) == []
 
 
 def test_a_client_without_any_token_is_closed() -> None:
-    assert fresh().receive(b'{"hello":{}}', 0.0) == [Close(4501, "unauthorised")]
+    assert fresh().receive(b'{"hello":{}}', 0.0) == [CloseConnection(4501, "unauthorised")]
 
 
 def test_hello_may_come_before_the_token_of_the_upgrade_is_known_to_be_good() -> None:
     session = fresh()
-    assert session.offered("t") == [Verify("t")]
+    assert session.offered("t") == [VerifyToken("t")]
 
     assert session.receive(b'{"hello":{}}', 0.0) == []
-    assert session.admitted(PHONE, 3_600.0, 0.1) == [Join()]
+    assert session.admitted(PHONE, 3_600.0, 0.1) == [JoinChannel()]
 
 
 def test_hello_may_come_after_it_and_its_own_token_does_not_count_then() -> None:
     session = fresh()
     assert session.admitted(PHONE, 3_600.0, 0.0) == []
 
-    assert session.receive(b'{"hello":{"token":"other"}}', 1.0) == [Join()]
+    assert session.receive(b'{"hello":{"token":"other"}}', 1.0) == [JoinChannel()]
 
 
 def test_a_second_hello_is_a_problem() -> None:
@@ -82,7 +90,7 @@ def test_welcome_comes_first_and_then_the_read() -> None:
     welcome, read = session.joined(0.0)
 
     assert heard([welcome]) == [{"welcome": {"expires_in": 3600, "ping": 25, "max_frame": 1_048_576, "uncounted": []}}]
-    assert read == Read(position, 1)
+    assert read == ReadSync(position, 1)
 
 
 def test_a_stream_that_never_ends_and_has_a_ticket_says_so() -> None:
@@ -99,9 +107,9 @@ def test_a_stream_that_never_ends_and_has_a_ticket_says_so() -> None:
 
 def test_a_poll_is_not_welcomed_and_not_told_that_nothing_changed() -> None:
     session = joined(replace(RULES, welcomes=False, tells_unchanged=False))
-    assert session.state is State.SYNCING
+    assert session.state is SessionState.SYNCING
 
-    assert session.synced(1, Unchanged(EPOCH, 7, bytes(32)), b"{}") == [Settle(TAG, 7)]
+    assert session.synced(1, Unchanged(EPOCH, 7, bytes(32)), b"{}") == [ConfirmCursor(TAG, 7)]
 
 
 # 2. What is committed between the subscription and the sync is held, and goes out after it
@@ -114,7 +122,7 @@ def test_frames_that_come_before_the_sync_go_out_after_it_in_order_where_it_lack
     out = session.synced(1, full(10), b"sync")
 
     assert out == [SendSync(TAG, 10, b"sync"), SendLive(11, frame(11)), SendLive(12, frame(12))]
-    assert (session.tag, session.seq, session.state) == (TAG, 12, State.LIVE)
+    assert (session.tag, session.seq, session.state) == (TAG, 12, SessionState.LIVE)
 
 
 def test_what_is_held_past_the_bound_is_forgotten_and_read_once_more() -> None:
@@ -124,7 +132,7 @@ def test_what_is_held_past_the_bound_is_forgotten_and_read_once_more() -> None:
 
     (read,) = session.synced(1, full(10), b"sync")
 
-    assert read == Read(Position(), 2)
+    assert read == ReadSync(Position(), 2)
     assert session.synced(2, full(39), b"sync") == [SendSync(TAG, 39, b"sync")]
 
 
@@ -134,7 +142,7 @@ def test_what_is_held_for_a_user_that_was_not_there_yet_waits_for_a_read_that_kn
 
     (read,) = session.synced(1, replace(full(0), epoch=NO_EPOCH), b"sync")
 
-    assert read == Read(Position(), 2)
+    assert read == ReadSync(Position(), 2)
     assert session.synced(2, full(1), b"sync") == [SendSync(TAG, 1, b"sync")]
 
 
@@ -157,12 +165,12 @@ def test_a_frame_goes_out_once_and_none_goes_back() -> None:
 
 def test_frames_up_to_a_later_sync_are_not_sent_after_it() -> None:
     session = live(10)
-    (read,) = session.demand()
-    assert read == Read(Position(Cursor(TAG, 10)), 2)
+    (read,) = session.resync()
+    assert read == ReadSync(Position(Cursor(TAG, 10)), 2)
     for seq in (11, 12, 13):
         session.deliver(seq, frame(seq))
 
-    out = answer_to(session, read, Delta(EPOCH, 12, bytes(32), (), ("aa",)))
+    out = answer(session, read, Delta(EPOCH, 12, bytes(32), (), ("aa",)))
 
     assert [type(each) for each in out] == [SendSync, SendLive]
     assert not session.deliver(12, b"")
@@ -171,20 +179,20 @@ def test_frames_up_to_a_later_sync_are_not_sent_after_it() -> None:
 
 def test_a_sync_asked_for_during_another_is_read_after_it() -> None:
     session = live(10)
-    (first,) = session.demand()
-    assert session.demand(Position()) == []
+    (first,) = session.resync()
+    assert session.resync(Position()) == []
 
-    (second,) = answer_to(session, first, full(12))
+    (second,) = answer(session, first, full(12))
 
-    assert second == Read(Position(), 3)
-    assert answer_to(session, second, full(13))[0] == SendSync(TAG, 13, b"{}")
+    assert second == ReadSync(Position(), 3)
+    assert answer(session, second, full(13))[0] == SendSync(TAG, 13, b"{}")
 
 
 def test_a_sync_may_take_the_position_back_where_the_history_is_another() -> None:
     session = live(10)
-    (read,) = session.demand(Position())
+    (read,) = session.resync(Position())
 
-    answer_to(session, read, Full(b"xyz", 4, bytes(32), ()))
+    answer(session, read, Full(b"xyz", 4, bytes(32), ()))
 
     assert session.seq == 4
     assert session.tag != TAG
@@ -192,42 +200,42 @@ def test_a_sync_may_take_the_position_back_where_the_history_is_another() -> Non
 
 
 def test_what_the_client_has_without_a_frame_of_its_own_counts_for_the_next_read() -> None:
-    assert live(10).demand(reached=17) == [Read(Position(Cursor(TAG, 17)), 2)]
-    assert live(10).demand(reached=3) == [Read(Position(Cursor(TAG, 10)), 2)]
+    assert live(10).resync(reached=17) == [ReadSync(Position(Cursor(TAG, 17)), 2)]
+    assert live(10).resync(reached=3) == [ReadSync(Position(Cursor(TAG, 10)), 2)]
 
 
 def test_a_client_is_told_that_nothing_changed_only_where_it_asked() -> None:
     unasked, asked = live(10), live(10)
-    (read,) = unasked.demand()
+    (read,) = unasked.resync()
     (question,) = asked.receive(b'{"resync":{"cursor":"k3f9-10"}}', 5.0)
 
-    assert answer_to(unasked, read, Unchanged(EPOCH, 12, bytes(32))) == [Settle(TAG, 12)]
-    assert answer_to(asked, question, Unchanged(EPOCH, 12, bytes(32))) == [SendSync(TAG, 12, b"{}")]
+    assert answer(unasked, read, Unchanged(EPOCH, 12, bytes(32))) == [ConfirmCursor(TAG, 12)]
+    assert answer(asked, question, Unchanged(EPOCH, 12, bytes(32))) == [SendSync(TAG, 12, b"{}")]
 
 
 def test_external_messages_are_news_though_the_view_did_not_change() -> None:
     session = live(10)
-    (read,) = session.demand()
+    (read,) = session.resync()
     news = Unchanged(EPOCH, 12, bytes(32), (StoredExternal(11, "kbfs", b"{}"),))
 
-    assert answer_to(session, read, news) == [SendSync(TAG, 12, b"{}")]
+    assert answer(session, read, news) == [SendSync(TAG, 12, b"{}")]
 
 
 def test_an_answer_to_an_older_question_is_not_taken() -> None:
     session = live(10)
-    (old,) = session.demand()
+    (old,) = session.resync()
     session.fall_behind()
     (new,) = session.catch_up(TAG, 10)
 
-    assert answer_to(session, old, full(11)) == []
-    assert answer_to(session, new, full(12)) == [SendSync(TAG, 12, b"{}")]
+    assert answer(session, old, full(11)) == []
+    assert answer(session, new, full(12)) == [SendSync(TAG, 12, b"{}")]
 
 
 def test_a_read_that_failed_is_repeated_while_it_is_wanted() -> None:
     session = live(10)
-    session.demand()
+    session.resync()
 
-    assert session.retry(2) == [Read(Position(Cursor(TAG, 10)), 3)]
+    assert session.retry(2) == [ReadSync(Position(Cursor(TAG, 10)), 3)]
     assert session.retry(2) == []
 
 
@@ -241,7 +249,7 @@ def test_a_slow_client_gets_one_sync_from_where_it_really_is() -> None:
     session.fall_behind()
     assert not session.deliver(14, frame(14))
 
-    assert session.catch_up(TAG, 11) == [Read(Position(Cursor(TAG, 11)), 2)]
+    assert session.catch_up(TAG, 11) == [ReadSync(Position(Cursor(TAG, 11)), 2)]
     assert not session.deliver(15, frame(15))
     assert session.synced(2, full(14), b"sync") == [SendSync(TAG, 14, b"sync"), SendLive(15, frame(15))]
     assert session.catch_up(TAG, 15) == []
@@ -251,8 +259,8 @@ def test_a_full_copy_asked_for_while_behind_is_what_is_read_then() -> None:
     session = live(10)
     session.fall_behind()
 
-    assert session.demand(Position()) == []
-    assert session.catch_up(TAG, 10) == [Read(Position(), 2)]
+    assert session.resync(Position()) == []
+    assert session.catch_up(TAG, 10) == [ReadSync(Position(), 2)]
 
 
 def test_a_client_that_was_too_slow_before_its_first_sync_still_gets_what_it_asked_for() -> None:
@@ -260,4 +268,4 @@ def test_a_client_that_was_too_slow_before_its_first_sync_still_gets_what_it_ask
     session = joined(hello=Hello(position))
     session.fall_behind()
 
-    assert session.catch_up("", 0) == [Read(position, 2)]
+    assert session.catch_up("", 0) == [ReadSync(position, 2)]

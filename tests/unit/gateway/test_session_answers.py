@@ -9,10 +9,10 @@ import pytest
 
 from gregor.core.errors import Problem
 from gregor_gateway.protocol import effects
-from gregor_gateway.protocol.effects import Close, Read, Send, Verify
+from gregor_gateway.protocol.effects import CloseConnection, ReadSync, Send, VerifyToken
 from gregor_gateway.protocol.hello import Hello, Position
-from gregor_gateway.protocol.session import State
-from tests.unit.gateway.sessions import PHONE, RULES, answer_to, frame, fresh, full, heard, joined, live
+from gregor_gateway.protocol.session import SessionState
+from tests.unit.gateway.sessions import PHONE, RULES, answer, frame, fresh, full, heard, joined, live
 
 # 4. The receipt of a message comes after the frame of its seq
 
@@ -22,12 +22,12 @@ def test_a_message_is_committed_and_its_receipt_follows_its_frame() -> None:
     message = b'{"ref":1,"system":"gregor","body":{"dismiss":{"ids":["aa"]}}}'
 
     (commit,) = session.receive(message, 1.0)
-    assert commit == effects.Commit(1, {"system": "gregor", "body": {"dismiss": {"ids": ["aa"]}}}, len(message))
+    assert commit == effects.CommitMessage(1, {"system": "gregor", "body": {"dismiss": {"ids": ["aa"]}}}, len(message))
     assert session.committed(11, b"receipt", reached=10) == []
     assert session.awaits
     session.deliver(11, frame(11))
 
-    assert session.release(11) == [Send(b"receipt")]
+    assert session.release_receipts(11) == [Send(b"receipt")]
     assert not session.awaits
 
 
@@ -42,18 +42,18 @@ def test_a_receipt_waits_for_the_channel_where_the_view_has_no_frame() -> None:
     session = live(10)
 
     assert session.committed(12, b"receipt", reached=10) == []
-    assert session.release(11) == []
-    assert session.release(12) == [Send(b"receipt")]
+    assert session.release_receipts(11) == []
+    assert session.release_receipts(12) == [Send(b"receipt")]
 
 
 def test_a_receipt_waits_for_the_sync_that_covers_its_frame() -> None:
     session = live(10)
-    (read,) = session.demand()
+    (read,) = session.resync()
     assert session.committed(12, b"receipt", reached=12) == []
 
-    answer_to(session, read, full(12))
+    answer(session, read, full(12))
 
-    assert session.release(0) == [Send(b"receipt")]
+    assert session.release_receipts(0) == [Send(b"receipt")]
 
 
 def test_a_refused_message_names_its_ref_and_one_without_is_a_problem_alone() -> None:
@@ -88,7 +88,7 @@ def test_what_a_client_does_wrong_is_a_problem_and_never_a_close(raw: bytes, cod
     (refusal,) = heard(session.receive(raw, 1.0))
 
     assert refusal["problem"]["code"] == code
-    assert session.state is State.LIVE
+    assert session.state is SessionState.LIVE
 
 
 def test_a_message_that_is_refused_before_it_is_read_is_refused_under_its_ref() -> None:
@@ -100,20 +100,20 @@ def test_a_message_that_is_refused_before_it_is_read_is_refused_under_its_ref() 
 
 
 def test_no_json_ends_even_a_good_connection() -> None:
-    assert live().receive(b"{", 1.0) == [Close(4503, "bad_protocol")]
+    assert live().receive(b"{", 1.0) == [CloseConnection(4503, "bad_protocol")]
 
 
 def test_a_resync_may_be_asked_for_once_a_second_and_hello_does_not_count() -> None:
     session = live()
 
     (read,) = session.receive(b'{"resync":true}', 0.5)
-    assert read == Read(Position(), 2)
+    assert read == ReadSync(Position(), 2)
     (refusal,) = heard(session.receive(b'{"ref":3,"resync":true}', 1.25))
     assert refusal["ref"] == 3
     assert refusal["problem"]["code"] == "rate_limited"
     assert refusal["problem"]["retry_after_ms"] == 250
-    answer_to(session, read, full(10))
-    assert isinstance(session.receive(b'{"resync":true}', 1.5)[0], Read)
+    answer(session, read, full(10))
+    assert isinstance(session.receive(b'{"resync":true}', 1.5)[0], ReadSync)
 
 
 def test_pings_are_answered_and_answers_keep_the_connection() -> None:
@@ -130,7 +130,7 @@ def test_two_unanswered_pings_end_it() -> None:
     session.tick(27.6)
     session.tick(55.2)
 
-    assert session.tick(82.8) == [Close(4007, "ping_timeout")]
+    assert session.tick(82.8) == [CloseConnection(4007, "ping_timeout")]
 
 
 def test_an_ack_before_the_sync_waits_for_it() -> None:
@@ -145,7 +145,7 @@ def test_an_ack_before_the_sync_waits_for_it() -> None:
 def test_foreground_is_told_on() -> None:
     session = live()
 
-    assert session.receive(b'{"foreground":true}', 1.0) == [effects.Foreground(True)]
+    assert session.receive(b'{"foreground":true}', 1.0) == [effects.ReportForeground(True)]
     assert session.foreground
 
 
@@ -168,22 +168,22 @@ def test_a_token_that_ends_is_asked_for_anew_and_tolerated_a_while() -> None:
 
     assert session.tick(3_540.0) == [Send(b'{"refresh":{"expires_in":60}}')]
     assert session.tick(3_624.0) == []
-    assert session.tick(3_625.0) == [Close(4004, "token_expired")]
+    assert session.tick(3_625.0) == [CloseConnection(4004, "token_expired")]
 
 
 def test_a_new_token_of_the_same_device_is_taken() -> None:
     session = live(rules=replace(RULES, pings=False))
-    assert session.receive(b'{"token":"t"}', 1.0) == [Verify("t", None, is_renewal=True)]
+    assert session.receive(b'{"token":"t"}', 1.0) == [VerifyToken("t", None, is_renewal=True)]
 
     assert session.renewed(PHONE, 7_200.0, 1.0) == [Send(b'{"token":{"expires_in":7200}}')]
     assert session.tick(3_700.0) == []
 
 
-@pytest.mark.parametrize("change", [{"uid": "bob"}, {"device": "laptop"}, {"cats": ("user",)}])
+@pytest.mark.parametrize("change", [{"uid": "bob"}, {"device": "laptop"}, {"category_filter": ("user",)}])
 def test_a_new_token_of_another_user_device_or_view_ends_the_connection(change: dict[str, Any]) -> None:
     session = live()
 
-    assert session.renewed(replace(PHONE, **change), 3_600.0, 1.0) == [Close(4003, "state_invalidated")]
+    assert session.renewed(replace(PHONE, **change), 3_600.0, 1.0) == [CloseConnection(4003, "state_invalidated")]
 
 
 def test_a_new_token_may_hear_other_systems() -> None:
@@ -199,17 +199,17 @@ def test_a_connection_does_not_grow_too_old() -> None:
     session = live(rules=replace(RULES, pings=False, max_age_s=100.0))
 
     assert session.tick(99.0) == []
-    assert session.tick(100.0) == [Close(4008, "max_age")]
+    assert session.tick(100.0) == [CloseConnection(4008, "max_age")]
 
 
 def test_what_is_over_does_nothing_any_more() -> None:
     session = live()
-    assert session.close(4502) == [Close(4502, "revoked")]
+    assert session.close(4502) == [CloseConnection(4502, "revoked")]
 
     assert session.close(4001) == []
     assert session.receive(b'{"ping":1}', 1.0) == []
     assert session.tick(1e9) == []
-    assert session.demand(Position()) == []
+    assert session.resync(Position()) == []
     assert session.synced(1, full(11), b"{}") == []
     assert not session.deliver(11, b"")
     assert session.due == float("inf")

@@ -9,34 +9,34 @@ import pytest
 from gregor.store.contract.store import Unavailable
 from gregor_gateway.protocol.hello import Hello
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import House, Line, settle
+from tests.unit.gateway.conftest import Gateway, LocalDevice, settle
 
 
-async def revoke(house: House) -> None:
-    await house.store.devices.revoke("alice", "phone", house.clock.now_us(), house.clock.now_us())
+async def revoke(gateway: Gateway) -> None:
+    await gateway.store.devices.revoke("alice", "phone", gateway.clock.now_us(), gateway.clock.now_us())
 
 
-async def forget_device(house: House) -> None:
-    await house.store.devices.forget_device("alice", "phone", house.clock.now_us(), b"abc")
+async def forget_device(gateway: Gateway) -> None:
+    await gateway.store.devices.forget_device("alice", "phone", gateway.clock.now_us(), b"abc")
 
 
-async def delete_user(house: House) -> None:
-    await house.store.users.delete_user("alice", house.clock.now_us())
+async def delete_user(gateway: Gateway) -> None:
+    await gateway.store.users.delete_user("alice", gateway.clock.now_us())
 
 
-async def replace(house: House) -> None:
-    lease = house.parts.hub.rooms["alice"].members[0].lease("elsewhere")
+async def replace(gateway: Gateway) -> None:
+    lease = gateway.context.hub.channels["alice"].subscribers[0].lease("elsewhere")
     newer = type(lease)(lease.session, "newer", "elsewhere", lease.opened_us + 1, False, None, None)
-    await house.store.devices.open_session("alice", "phone", newer, house.clock.now_us(), 60_000_000)
-    await house.store.devices.publish_control(
+    await gateway.store.devices.open_session("alice", "phone", newer, gateway.clock.now_us(), 60_000_000)
+    await gateway.store.devices.publish_control(
         "alice", {"close": {"device": "phone", "connection": "none", "code": 4504}}
     )
 
 
-async def devices_of(house: House) -> tuple[Line, Line]:
+async def devices_of(gateway: Gateway) -> tuple[LocalDevice, LocalDevice]:
     """The phone that is told to go, and the laptop that may stay; both are heard in a hole of the channel."""
-    phone, laptop = await house.connect(hello=Hello(session="one")), await house.connect("laptop")
-    house.feed.cut(house.store.channel_of("alice"))
+    phone, laptop = await gateway.connect(hello=Hello(session="one")), await gateway.connect("laptop")
+    gateway.feed.cut(gateway.store.channel_of("alice"))
     return phone, laptop
 
 
@@ -46,88 +46,88 @@ async def devices_of(house: House) -> tuple[Line, Line]:
     ids=["revoked", "forgotten", "replaced"],
 )
 async def test_a_close_that_a_hole_swallowed_is_found_after_it(
-    house: House, happens: Callable[[House], Awaitable[None]], code: int
+    gateway: Gateway, happens: Callable[[Gateway], Awaitable[None]], code: int
 ) -> None:
-    phone, laptop = await devices_of(house)
-    await happens(house)
+    phone, laptop = await devices_of(gateway)
+    await happens(gateway)
     await settle()
     before = phone.closed
 
-    house.feed.heal()
+    gateway.feed.heal()
     await wait_until(lambda: phone.closed is not None, "the close")
     await settle(100)
 
     assert [before, phone.closed, laptop.closed] == [None, code, None]
 
 
-async def test_a_user_that_was_forgotten_in_a_hole_is_closed_everywhere(house: House) -> None:
-    phone, laptop = await devices_of(house)
-    await delete_user(house)
+async def test_a_user_that_was_forgotten_in_a_hole_is_closed_everywhere(gateway: Gateway) -> None:
+    phone, laptop = await devices_of(gateway)
+    await delete_user(gateway)
     await settle()
 
-    house.feed.heal()
+    gateway.feed.heal()
     await wait_until(lambda: phone.closed and laptop.closed, "the closes")
 
     assert (phone.closed, laptop.closed) == (4502, 4502)
 
 
 @pytest.mark.parametrize("device", ["", "phone"])
-async def test_who_looked_on_at_a_user_that_was_forgotten_in_a_hole_is_closed(house: House, device: str) -> None:
-    await house.send({"create": {"aa": {"category": "mail"}}})
-    await revoke(house)
-    house.pass_time(1)
-    watcher = house.look_on(device)
+async def test_who_looked_on_at_a_user_that_was_forgotten_in_a_hole_is_closed(gateway: Gateway, device: str) -> None:
+    await gateway.send({"create": {"aa": {"category": "mail"}}})
+    await revoke(gateway)
+    gateway.pass_time(1)
+    watcher = gateway.observe(device)
     await wait_until(lambda: watcher.frames, "the sync")
-    await hole(house)
+    await hole(gateway)
     assert watcher.closed is None, "what was revoked before does not concern it"
 
-    house.feed.cut(house.store.channel_of("alice"))
-    await delete_user(house)
+    gateway.feed.cut(gateway.store.channel_of("alice"))
+    await delete_user(gateway)
     await settle()
-    house.feed.heal()
+    gateway.feed.heal()
     await wait_until(lambda: watcher.closed is not None, "the close")
 
     assert watcher.closed == 4502
 
 
-async def hole(house: House) -> None:
+async def hole(gateway: Gateway) -> None:
     """A hole in which nothing happened."""
-    house.feed.cut(house.store.channel_of("alice"))
-    house.feed.heal()
+    gateway.feed.cut(gateway.store.channel_of("alice"))
+    gateway.feed.heal()
     await settle(100)
 
 
-async def test_a_store_that_cannot_be_asked_is_asked_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    phone, _ = await devices_of(house)
-    await revoke(house)
+async def test_a_store_that_cannot_be_asked_is_asked_again(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    phone, _ = await devices_of(gateway)
+    await revoke(gateway)
     await settle()
-    devices = house.store.devices
+    devices = gateway.store.devices
 
     async def down(*_: object) -> None:
         raise Unavailable("down")
 
     with monkeypatch.context() as broken:
         broken.setattr(type(devices), "revoked_before", down)
-        house.feed.heal()
+        gateway.feed.heal()
         await settle(100)
     assert phone.closed is None
-    house.pass_time(1.2)
+    gateway.pass_time(1.2)
     await wait_until(lambda: phone.closed == 4502, "the close")
 
 
-async def test_who_is_about_to_join_and_who_looks_on_is_let_be(house: House) -> None:
-    phone = await house.connect()
+async def test_who_is_about_to_join_and_who_looks_on_is_let_be(gateway: Gateway) -> None:
+    phone = await gateway.connect()
     phone.connection.is_present = False  # as before it is told of, and as an onlooker
-    await forget_device_of(house, "phone")
+    await forget_device_of(gateway, "phone")
 
-    house.parts.hub.rooms["alice"].gap()
+    gateway.context.hub.channels["alice"].gap()
     await settle(100)
 
     assert phone.closed is None
 
 
-async def forget_device_of(house: House, device: str) -> None:
+async def forget_device_of(gateway: Gateway, device: str) -> None:
     """Forget it, with nobody told."""
-    house.feed.drop_next(10)
-    await house.store.devices.forget_device("alice", device, house.clock.now_us(), b"abc")
-    house.feed.drop_next(0)
+    gateway.feed.drop_next(10)
+    await gateway.store.devices.forget_device("alice", device, gateway.clock.now_us(), b"abc")
+    gateway.feed.drop_next(0)

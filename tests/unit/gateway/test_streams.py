@@ -14,27 +14,27 @@ from gregor.store.contract.devices import DeviceSession
 from gregor_gateway.sessions.presence import LEASE_US
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import House, settle
+from tests.unit.gateway.conftest import Gateway, settle
 
 
-def auth(house: House, device: str = "phone") -> dict[str, str]:
-    return {"Authorization": f"Bearer {house.token(device=device)}"}
+def auth(gateway: Gateway, device: str = "phone") -> dict[str, str]:
+    return {"Authorization": f"Bearer {gateway.token(device=device)}"}
 
 
-async def ticket(house: House, **members: Any) -> str:
+async def ticket(gateway: Gateway, **members: Any) -> str:
     """A ticket as ingest makes one."""
-    claims = {"exp": house.clock.now_us() / 1e6 + 3_600, "iat": house.clock.now_us() / 1e6}
+    claims = {"exp": gateway.clock.now_us() / 1e6 + 3_600, "iat": gateway.clock.now_us() / 1e6}
     made = Ticket(
         "alice", "phone", **({"observe": False, "prefixes": None, "systems": None, "claims": claims} | members)
     )
-    return await house.store.access.create_ticket(made, house.clock.now_us(), 30_000_000)
+    return await gateway.store.access.create_ticket(made, gateway.clock.now_us(), 30_000_000)
 
 
-async def test_a_stream_has_the_frames_with_their_positions(house: House, streams: str) -> None:
-    await house.create("aa")
-    async with StreamDevice(streams, headers=auth(house)) as stream:
+async def test_a_stream_has_the_frames_with_their_positions(gateway: Gateway, streams: str) -> None:
+    await gateway.create("aa")
+    async with StreamDevice(streams, headers=auth(gateway)) as stream:
         sync = await stream.until('"sync"')
-        await house.create("bb")
+        await gateway.create("bb")
         await stream.until('"bb"')
 
         assert stream.events[0] == (
@@ -48,12 +48,12 @@ async def test_a_stream_has_the_frames_with_their_positions(house: House, stream
         assert 1_000 <= stream.retry_ms <= 5_000
 
 
-async def test_what_comes_in_one_go_has_a_position_each(house: House, streams: str) -> None:
-    await house.create("aa")
-    async with StreamDevice(streams, headers=auth(house)) as stream:
+async def test_what_comes_in_one_go_has_a_position_each(gateway: Gateway, streams: str) -> None:
+    await gateway.create("aa")
+    async with StreamDevice(streams, headers=auth(gateway)) as stream:
         sync = await stream.until('"sync"')
-        await house.create("bb")
-        await house.create("cc")
+        await gateway.create("bb")
+        await gateway.create("cc")
         await stream.until('"cc"')
 
         tag, _, seq = sync["cursor"].partition("-")
@@ -61,14 +61,14 @@ async def test_what_comes_in_one_go_has_a_position_each(house: House, streams: s
 
 
 async def test_the_first_frame_of_a_user_has_its_position_under_the_new_epoch(
-    house: House, streams: str, api: httpx.AsyncClient
+    gateway: Gateway, streams: str, api: httpx.AsyncClient
 ) -> None:
     copy = (await api.get("/v1/poll")).json()
-    async with StreamDevice(streams, headers=auth(house)) as device:
+    async with StreamDevice(streams, headers=auth(gateway)) as device:
         await device.until("full")
         polling = asyncio.create_task(api.get("/v1/poll", params={"cursor": copy["cursor"], "wait": "10"}))
-        await wait_until(lambda: len(house.parts.hub.rooms["alice"].members) == 2, "the poll waits")
-        await house.create("aa")
+        await wait_until(lambda: len(gateway.context.hub.channels["alice"].subscribers) == 2, "the poll waits")
+        await gateway.create("aa")
         told = await device.until("create")
 
         answer = (await polling).json()
@@ -76,24 +76,24 @@ async def test_the_first_frame_of_a_user_has_its_position_under_the_new_epoch(
         assert device.events[-1] == (answer["cursor"], told) and told["cursor"] == answer["cursor"]
 
 
-async def test_a_stream_resumes_after_its_last_event(house: House, streams: str) -> None:
-    await house.create("aa", body="x" * 200)
-    async with StreamDevice(streams, headers=auth(house)) as stream:
+async def test_a_stream_resumes_after_its_last_event(gateway: Gateway, streams: str) -> None:
+    await gateway.create("aa", body="x" * 200)
+    async with StreamDevice(streams, headers=auth(gateway)) as stream:
         cursor = (await stream.until('"sync"'))["cursor"]
-    await house.create("bb")
+    await gateway.create("bb")
 
-    async with StreamDevice(streams, {"cursor": "void-1"}, auth(house) | {"Last-Event-ID": cursor}) as stream:
+    async with StreamDevice(streams, {"cursor": "void-1"}, auth(gateway) | {"Last-Event-ID": cursor}) as stream:
         sync = await stream.until('"sync"')
 
     assert (sync["sync"], list(sync["body"]["create"])) == ("delta", ["bb"])
 
 
-async def test_a_client_that_hung_up_is_gone(house: House, streams: str) -> None:
-    async with StreamDevice(streams, headers=auth(house)) as stream:
+async def test_a_client_that_hung_up_is_gone(gateway: Gateway, streams: str) -> None:
+    async with StreamDevice(streams, headers=auth(gateway)) as stream:
         await stream.until('"sync"')
-        assert house.parts.hub.rooms
+        assert gateway.context.hub.channels
 
-    await wait_until(lambda: not house.parts.hub.rooms, "the room is empty")
+    await wait_until(lambda: not gateway.context.hub.channels, "the room is empty")
 
 
 @pytest.mark.parametrize(
@@ -120,17 +120,17 @@ async def test_who_may_not_have_a_stream_is_told_so(
     assert ("www-authenticate" in answer.headers) == (status == 401)
 
 
-async def test_a_revoked_token_gets_no_stream(house: House, api: httpx.AsyncClient) -> None:
-    await house.store.devices.revoke("alice", None, house.clock.now_us() + 1, house.clock.now_us())
+async def test_a_revoked_token_gets_no_stream(gateway: Gateway, api: httpx.AsyncClient) -> None:
+    await gateway.store.devices.revoke("alice", None, gateway.clock.now_us() + 1, gateway.clock.now_us())
 
     assert (await api.get("/v1/stream")).status_code == 401
     assert (await api.post("/v1/frames?session=x", json={"ack": 1})).status_code == 401
 
 
-async def test_a_ticket_is_spent_and_the_welcome_brings_the_next(house: House, streams: str) -> None:
-    text = await ticket(house, prefixes=("mail",), systems=())
-    await house.create("aa", category="mail")
-    await house.create("bb", category="web")
+async def test_a_ticket_is_spent_and_the_welcome_brings_the_next(gateway: Gateway, streams: str) -> None:
+    text = await ticket(gateway, prefixes=("mail",), systems=())
+    await gateway.create("aa", category="mail")
+    await gateway.create("bb", category="web")
     async with StreamDevice(streams, {"ticket": text}) as stream:
         await stream.until('"sync"')
         following = stream.frames[0]["welcome"]["ticket"]
@@ -139,20 +139,22 @@ async def test_a_ticket_is_spent_and_the_welcome_brings_the_next(house: House, s
         assert (spent.status, second.status) == (401, 200)
 
 
-async def test_a_ticket_outlives_its_token_by_nothing(house: House, streams: str) -> None:
-    claims = {"exp": house.clock.now_us() / 1e6 + 100, "iat": 0, "cats": None, "systems": None}
-    async with StreamDevice(streams, {"ticket": await ticket(house, claims=claims)}) as stream:
+async def test_a_ticket_outlives_its_token_by_nothing(gateway: Gateway, streams: str) -> None:
+    claims = {"exp": gateway.clock.now_us() / 1e6 + 100, "iat": 0, "cats": None, "systems": None}
+    async with StreamDevice(streams, {"ticket": await ticket(gateway, claims=claims)}) as stream:
         await stream.until('"sync"')
-        house.pass_time(126)
+        gateway.pass_time(126)
         await stream.until("4004")
 
 
-async def test_who_looks_on_is_no_presence_and_its_stream_does_not_end_by_itself(house: House, streams: str) -> None:
-    await house.create("own", for_device="phone")
-    key, _ = await house.store.access.create_key(["read"])
-    text = await ticket(house, observe=True, claims={"key": key.id, "cats": None})
+async def test_who_looks_on_is_no_presence_and_its_stream_does_not_end_by_itself(
+    gateway: Gateway, streams: str
+) -> None:
+    await gateway.create("own", for_device="phone")
+    key, _ = await gateway.store.access.create_key(["read"])
+    text = await ticket(gateway, observe=True, claims={"key": key.id, "cats": None})
     house_ticket = Ticket("alice", "", True, None, None, {"key": key.id, "cats": None})
-    backend = await house.store.access.create_ticket(house_ticket, house.clock.now_us(), 30_000_000)
+    backend = await gateway.store.access.create_ticket(house_ticket, gateway.clock.now_us(), 30_000_000)
     async with (
         StreamDevice(streams, {"ticket": text}) as at_phone,
         StreamDevice(streams, {"ticket": backend}) as at_all,
@@ -162,27 +164,27 @@ async def test_who_looks_on_is_no_presence_and_its_stream_does_not_end_by_itself
             assert list(stream.mirror.items) == ["own"]
             assert "expires_in" not in stream.frames[0]["welcome"]
             assert "ticket" in stream.frames[0]["welcome"]
-        (found,) = await house.store.devices.presence(["alice"], house.clock.now_us())
+        (found,) = await gateway.store.devices.presence(["alice"], gateway.clock.now_us())
         assert not found.online
-        assert await house.store.devices.devices("alice", house.clock.now_us()) == {}
+        assert await gateway.store.devices.devices("alice", gateway.clock.now_us()) == {}
 
 
-async def test_with_a_key_go_the_tickets_that_it_made(house: House, streams: str) -> None:
+async def test_with_a_key_go_the_tickets_that_it_made(gateway: Gateway, streams: str) -> None:
     """Also the next ticket of a stream that is open: else who has one would look on for ever."""
-    key, _ = await house.store.access.create_key(["read"])
-    texts = [await ticket(house, observe=True, claims={"key": key.id, "cats": None}) for _ in range(2)]
+    key, _ = await gateway.store.access.create_key(["read"])
+    texts = [await ticket(gateway, observe=True, claims={"key": key.id, "cats": None}) for _ in range(2)]
     async with StreamDevice(streams, {"ticket": texts[0]}) as stream:
         await stream.until('"sync"')
         following = stream.frames[0]["welcome"]["ticket"]
-    await house.store.access.delete_key(key.id)
+    await gateway.store.access.delete_key(key.id)
 
     for text in (texts[1], following):
         async with StreamDevice(streams, {"ticket": text}) as refused:
             assert refused.status == 401
 
 
-async def test_the_cookie_counts_for_reading_alone(house: House, streams: str) -> None:
-    cookie = {"Cookie": f"other=1; gregor_token={house.token()}", "Origin": "http://localhost:3000"}
+async def test_the_cookie_counts_for_reading_alone(gateway: Gateway, streams: str) -> None:
+    cookie = {"Cookie": f"other=1; gregor_token={gateway.token()}", "Origin": "http://localhost:3000"}
     async with httpx.AsyncClient(base_url=streams, headers=cookie, trust_env=False) as client:
         poll = await client.get("/v1/poll", params={"wait": 0})
         posted = await client.post("/v1/frames?session=x", json={"ack": 1})
@@ -192,9 +194,9 @@ async def test_the_cookie_counts_for_reading_alone(house: House, streams: str) -
     assert poll.headers["access-control-allow-credentials"] == "true"
 
 
-async def test_posted_frames_are_answered_and_told(house: House, streams: str, api: httpx.AsyncClient) -> None:
-    await house.create("old")
-    async with StreamDevice(streams, {"session": "one"}, auth(house)) as stream:
+async def test_posted_frames_are_answered_and_told(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
+    await gateway.create("old")
+    async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:
         await stream.until('"sync"')
         frames = [
             {"ref": 1, "system": "gregor", "body": {"create": {"aa": {"category": "mail"}}}},
@@ -210,7 +212,7 @@ async def test_posted_frames_are_answered_and_told(house: House, streams: str, a
         answer = await api.post("/v1/frames?session=one", json=frames)
         await stream.until('"aa"')
         await wait_until(lambda: sum("sync" in frame for frame in stream.frames) == 2, "the resync")
-        (presence,) = await house.store.devices.presence(["alice"], house.clock.now_us())
+        (presence,) = await gateway.store.devices.presence(["alice"], gateway.clock.now_us())
     told = [(entry.get("ref"), entry.get("problem", {}).get("code")) for entry in answer.json()]
     assert told == [
         (1, None),
@@ -221,22 +223,24 @@ async def test_posted_frames_are_answered_and_told(house: House, streams: str, a
         (None, "invalid"),
     ]
     assert answer.json()[0]["receipt"]["created"] == ["aa"]
-    assert await house.store.devices.acknowledged("alice") == {View("phone"): 1}
+    assert await gateway.store.devices.acknowledged("alice") == {View("phone"): 1}
     assert presence.foreground
 
 
-async def test_one_frame_may_be_posted_alone(house: House, streams: str, api: httpx.AsyncClient) -> None:
-    async with StreamDevice(streams, {"session": "one"}, auth(house)) as stream:
+async def test_one_frame_may_be_posted_alone(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
+    async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:
         await stream.until('"sync"')
-        answer = await api.post("/v1/frames?session=one", json={"token": house.token()})
+        answer = await api.post("/v1/frames?session=one", json={"token": gateway.token()})
         assert (answer.status_code, answer.json()) == (200, [])
         assert (await stream.until('"token"'))["token"]["expires_in"] == 3600
         bad = await api.post("/v1/frames?session=one", json={"ref": 1, "token": "x"})
         assert bad.json()[0]["problem"]["code"] == "unauthorised"
 
 
-async def test_frames_for_a_session_held_elsewhere_travel_on_the_channel(house: House, api: httpx.AsyncClient) -> None:
-    await house.create("aa")
+async def test_frames_for_a_session_held_elsewhere_travel_on_the_channel(
+    gateway: Gateway, api: httpx.AsyncClient
+) -> None:
+    await gateway.create("aa")
     heard: list[bytes] = []
 
     class Ear:
@@ -247,18 +251,18 @@ async def test_frames_for_a_session_held_elsewhere_travel_on_the_channel(house: 
             raise AssertionError
 
     await settle()
-    await house.feed.subscribe(house.store.channel_of("alice"), Ear())
-    elsewhere = DeviceSession("far", "c9", "another gateway", house.clock.now_us())
-    await house.store.devices.open_session("alice", "phone", elsewhere, house.clock.now_us(), LEASE_US)
+    await gateway.feed.subscribe(gateway.store.channel_of("alice"), Ear())
+    elsewhere = DeviceSession("far", "c9", "another gateway", gateway.clock.now_us())
+    await gateway.store.devices.open_session("alice", "phone", elsewhere, gateway.clock.now_us(), LEASE_US)
 
     answer = await api.post("/v1/frames?session=far", json=[{"ack": 99}, {"foreground": True}, {"resync": True}])
     await settle()
 
-    (presence,) = await house.store.devices.presence(["alice"], house.clock.now_us())
+    (presence,) = await gateway.store.devices.presence(["alice"], gateway.clock.now_us())
     assert (answer.status_code, answer.json()) == (200, [])
     assert heard == [b'K{"frames":{"session":"far","device":"phone","frames":[{"foreground":true},{"resync":true}]}}']
     assert presence.foreground
-    assert await house.store.devices.acknowledged("alice") == {View("phone"): 1}
+    assert await gateway.store.devices.acknowledged("alice") == {View("phone"): 1}
 
 
 @pytest.mark.parametrize(
@@ -279,7 +283,7 @@ async def test_posted_frames_that_cannot_be_read_are_refused(
     assert (await api.post(path, **options)).status_code == status
 
 
-async def test_the_port_has_the_probes_and_nothing_else(house: House, api: httpx.AsyncClient) -> None:
+async def test_the_port_has_the_probes_and_nothing_else(gateway: Gateway, api: httpx.AsyncClient) -> None:
     for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/docs", 404)):
         assert (await api.get(path)).status_code == status
     for method, path in (("HEAD", "/v1/stream"), ("HEAD", "/v1/poll"), ("POST", "/v1/poll"), ("PUT", "/v1/stream")):
@@ -287,23 +291,23 @@ async def test_the_port_has_the_probes_and_nothing_else(house: House, api: httpx
         assert (refused.status_code, refused.headers["allow"]) == (405, "GET, OPTIONS")
     assert (await api.options("/v1/poll")).headers["allow"] == "GET, OPTIONS"
     assert (await api.post("/healthz")).headers["allow"] == "GET, HEAD, OPTIONS"
-    house.parts.readiness.draining = True
+    gateway.context.readiness.draining = True
     assert (await api.get("/v1/stream")).status_code == 503
     assert (await api.get("/readyz")).status_code == 503
 
 
-async def test_a_slow_reader_of_a_stream_gets_one_resync(house: House, streams: str) -> None:
-    await house.create("aa")
+async def test_a_slow_reader_of_a_stream_gets_one_resync(gateway: Gateway, streams: str) -> None:
+    await gateway.create("aa")
     reader, writer = await asyncio.open_connection("127.0.0.1", int(streams.rpartition(":")[2]), limit=1)
     writer.write(
-        f"GET /v1/stream HTTP/1.1\r\nHost: x\r\nAuthorization: {auth(house)['Authorization']}\r\n\r\n".encode()
+        f"GET /v1/stream HTTP/1.1\r\nHost: x\r\nAuthorization: {auth(gateway)['Authorization']}\r\n\r\n".encode()
     )
-    await wait_until(lambda: house.parts.hub.rooms, "the stream is there")
+    await wait_until(lambda: gateway.context.hub.channels, "the stream is there")
     for number in range(600):
-        await house.create(f"i{number}", body="x" * 15_000)
-        await house.dismiss(f"i{number}")
+        await gateway.create(f"i{number}", body="x" * 15_000)
+        await gateway.dismiss(f"i{number}")
         await settle(3)
 
-    assert house.parts.metrics.overflows._value.get() == 1
+    assert gateway.context.metrics.overflows._value.get() == 1
     writer.close()
     del reader

@@ -8,9 +8,9 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor_gateway.fanout.batch import Turns
-from gregor_gateway.fanout.hub import Hub, Room
-from gregor_gateway.runtime.background import Background
+from gregor_gateway.fanout.batch import Batcher
+from gregor_gateway.fanout.hub import Hub, UserChannel
+from gregor_gateway.runtime.background import BackgroundTasks
 from tests.support.wait import wait_until
 
 NO_HUB = cast(Hub, None)
@@ -29,15 +29,15 @@ def test_all_that_are_wanted_are_asked_about(
 
 
 async def _ask_all(wanted: list[tuple[int, bool]], later: list[tuple[int, bool]], at_once: int) -> None:
-    rooms = [Room(NO_HUB, str(number)) for number in range(21)]
-    asked: list[tuple[Room, bool]] = []
+    channels = [UserChannel(NO_HUB, str(number)) for number in range(21)]
+    asked: list[tuple[UserChannel, bool]] = []
     under_way = 0
 
     def want(part: list[tuple[int, bool]]) -> None:
         for number, is_sure in part:
-            turns.want(rooms[number], is_sure=is_sure)
+            turns.want(channels[number], is_sure=is_sure)
 
-    async def ask(some: dict[Room, bool]) -> None:
+    async def ask(some: dict[UserChannel, bool]) -> None:
         nonlocal under_way
         under_way += 1
         assert under_way == 1 and 0 < len(some) <= at_once
@@ -47,13 +47,13 @@ async def _ask_all(wanted: list[tuple[int, bool]], later: list[tuple[int, bool]]
         await asyncio.sleep(0)
         under_way -= 1
 
-    turns = Turns(Background(), at_once, ask)
+    turns = Batcher(BackgroundTasks(), at_once, ask)
     want(wanted)
     everyone = {number for number, _ in wanted + (later if wanted else [])}
     sure = {number for number, is_sure in wanted + (later if wanted else []) if is_sure}
 
     def found(of_the_sure: bool) -> set[int]:
-        return {int(room.uid) for room, is_sure in asked if is_sure or not of_the_sure}
+        return {int(channel.uid) for channel, is_sure in asked if is_sure or not of_the_sure}
 
     await wait_until(lambda: (found(False), found(True)) == (everyone, sure), "all are asked about")
     assert len(asked) <= len({number for number, _ in wanted}) + len({number for number, _ in later})

@@ -11,10 +11,10 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from gregor_gateway.transports.admin_port import Figures
+from gregor_gateway.transports.admin_port import AdminPort
 from gregor_gateway.transports.ws_frames import Opcode, encode, unmask
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import House, settle
+from tests.unit.gateway.conftest import Gateway, settle
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 UPGRADE = {
@@ -47,16 +47,16 @@ class Phone:
         return self.socket.close_code or 0, self.socket.close_reason or ""
 
 
-def dial(house: House, token: str | None = "", **options: Any) -> Any:
+def dial(gateway: Gateway, token: str | None = "", **options: Any) -> Any:
     """A connection; ``token``: the phone's where empty, none where ``None``."""
-    headers = {} if token is None else {"Authorization": f"Bearer {token or house.token()}"}
+    headers = {} if token is None else {"Authorization": f"Bearer {token or gateway.token()}"}
     options = {"subprotocols": ["gregor.v1"], "additional_headers": headers, "proxy": None} | options
-    return connect(f"ws://127.0.0.1:{house.port}/v1/connect", **options)
+    return connect(f"ws://127.0.0.1:{gateway.port}/v1/connect", **options)
 
 
-async def raw(house: House, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def raw(gateway: Gateway, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection by hand, on which ``data`` was sent."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(data)
     return reader, writer
 
@@ -71,14 +71,14 @@ def masked(frame: bytes, opcode: int = 0x81) -> bytes:
     return bytes([opcode, 0x80 | len(frame)]) + b"abcd" + unmask(frame, b"abcd")
 
 
-async def test_a_device_is_welcomed_synced_and_told_what_happens(house: House) -> None:
-    async with dial(house) as socket:
+async def test_a_device_is_welcomed_synced_and_told_what_happens(gateway: Gateway) -> None:
+    async with dial(gateway) as socket:
         phone = Phone(socket)
         await phone.say(hello={})
 
         assert (await phone.hear())["welcome"]["expires_in"] == 3600
         assert (await phone.hear())["sync"] == "full"
-        await house.create("aa")
+        await gateway.create("aa")
         assert "aa" in (await phone.hear())["body"]["create"]
         await phone.say(ref=1, system="gregor", body={"dismiss": {"ids": ["aa"]}})
         assert (await phone.hear())["body"] == {"dismiss": {"ids": ["aa"]}}
@@ -87,8 +87,8 @@ async def test_a_device_is_welcomed_synced_and_told_what_happens(house: House) -
         assert socket.subprotocol == "gregor.v1"
 
 
-async def test_the_token_may_come_as_the_second_subprotocol_and_is_never_echoed(house: House) -> None:
-    async with dial(house, None, subprotocols=["gregor.v1", house.token()]) as socket:
+async def test_the_token_may_come_as_the_second_subprotocol_and_is_never_echoed(gateway: Gateway) -> None:
+    async with dial(gateway, None, subprotocols=["gregor.v1", gateway.token()]) as socket:
         phone = Phone(socket)
         await phone.say(hello={})
 
@@ -96,94 +96,94 @@ async def test_the_token_may_come_as_the_second_subprotocol_and_is_never_echoed(
         assert socket.subprotocol == "gregor.v1"
 
 
-async def test_the_token_may_come_in_hello(house: House) -> None:
-    async with dial(house, None, subprotocols=None) as socket:
+async def test_the_token_may_come_in_hello(gateway: Gateway) -> None:
+    async with dial(gateway, None, subprotocols=None) as socket:
         phone = Phone(socket)
-        await phone.say(hello={"token": house.token()})
+        await phone.say(hello={"token": gateway.token()})
 
         assert "welcome" in await phone.hear()
         assert socket.subprotocol is None
 
 
 @pytest.mark.parametrize(("lives_s", "told"), [(-31, (4004, "token_expired")), (40 * 86_400, (4501, "unauthorised"))])
-async def test_a_bad_token_is_told_by_a_close_code(house: House, lives_s: int, told: tuple[int, str]) -> None:
-    async with dial(house, house.token(lives_s=lives_s)) as socket:
+async def test_a_bad_token_is_told_by_a_close_code(gateway: Gateway, lives_s: int, told: tuple[int, str]) -> None:
+    async with dial(gateway, gateway.token(lives_s=lives_s)) as socket:
         assert await Phone(socket).closed() == told
 
 
-async def test_a_token_that_has_just_ended_is_tolerated(house: House) -> None:
-    async with dial(house, house.token(lives_s=-20)) as socket:
+async def test_a_token_that_has_just_ended_is_tolerated(gateway: Gateway) -> None:
+    async with dial(gateway, gateway.token(lives_s=-20)) as socket:
         phone = Phone(socket)
         await phone.say(hello={})
 
         assert (await phone.hear())["welcome"]["expires_in"] == 0
-        house.pass_time(0.2)
+        gateway.pass_time(0.2)
         assert [await phone.hear(), await phone.hear()][1] == {"refresh": {"expires_in": 0}}
-        house.pass_time(5.2)
+        gateway.pass_time(5.2)
         assert await phone.closed() == (4004, "token_expired")
 
 
-async def test_an_authorization_of_another_kind_is_no_token(house: House) -> None:
-    async with dial(house, None, additional_headers={"Authorization": "Basic YTpi"}) as socket:
+async def test_an_authorization_of_another_kind_is_no_token(gateway: Gateway) -> None:
+    async with dial(gateway, None, additional_headers={"Authorization": "Basic YTpi"}) as socket:
         assert await Phone(socket).closed() == (4501, "unauthorised")
 
 
-async def test_a_revoked_token_is_told_so(house: House) -> None:
-    token = house.token()
-    await house.store.devices.revoke("alice", "phone", house.clock.now_us() + 1, house.clock.now_us())
+async def test_a_revoked_token_is_told_so(gateway: Gateway) -> None:
+    token = gateway.token()
+    await gateway.store.devices.revoke("alice", "phone", gateway.clock.now_us() + 1, gateway.clock.now_us())
 
-    async with dial(house, token) as socket:
+    async with dial(gateway, token) as socket:
         phone = Phone(socket)
         await phone.say(hello={})
         assert await phone.closed() == (4502, "revoked")
 
 
-async def test_a_new_token_is_answered_with_its_life_and_a_bad_one_is_a_problem(house: House) -> None:
-    async with dial(house) as socket:
+async def test_a_new_token_is_answered_with_its_life_and_a_bad_one_is_a_problem(gateway: Gateway) -> None:
+    async with dial(gateway) as socket:
         phone = Phone(socket)
         await phone.say(hello={})
         await phone.hear()
         await phone.hear()
-        house.clock.advance(100)
-        await phone.say(token=house.token())
+        gateway.clock.advance(100)
+        await phone.say(token=gateway.token())
         assert await phone.hear() == {"token": {"expires_in": 3600}}
         await phone.say(ref=1, token="nonsense")
         refusal = await phone.hear()
         assert (refusal["ref"], refusal["problem"]["code"]) == (1, "unauthorised")
-        await phone.say(token=house.token(device="laptop"))
+        await phone.say(token=gateway.token(device="laptop"))
         assert await phone.closed() == (4003, "state_invalidated")
 
 
-async def test_a_silent_client_is_closed_by_the_wheel(house: House) -> None:
-    async with dial(house) as socket:
-        house.pass_time(15.2)
+async def test_a_silent_client_is_closed_by_the_wheel(gateway: Gateway) -> None:
+    async with dial(gateway) as socket:
+        gateway.pass_time(15.2)
 
         assert await Phone(socket).closed() == (4005, "hello_timeout")
 
 
-async def test_a_client_that_answers_no_ping_is_closed(house: House) -> None:
-    async with dial(house) as socket:
+async def test_a_client_that_answers_no_ping_is_closed(gateway: Gateway) -> None:
+    async with dial(gateway) as socket:
         phone = Phone(socket)
         await phone.say(hello={})
         await phone.hear()
         await phone.hear()
         for n in (1, 2):
-            house.pass_time(28)
+            gateway.pass_time(28)
             assert await phone.hear() == {"ping": n}
-        house.pass_time(28)
+        gateway.pass_time(28)
 
         assert await phone.closed() == (4007, "ping_timeout")
 
 
-async def test_no_json_and_no_text_are_bad_protocol(house: House) -> None:
+async def test_no_json_and_no_text_are_bad_protocol(gateway: Gateway) -> None:
     for frame in ("no json", b"{}"):
-        async with dial(house) as socket:
+        async with dial(gateway) as socket:
             await socket.send(frame)
             assert await Phone(socket).closed() == (4503, "bad_protocol")
 
 
-async def test_a_frame_over_a_mebibyte_is_refused_and_one_of_just_that_is_read(house: House) -> None:
-    async with dial(house) as socket:
+async def test_a_frame_over_a_mebibyte_is_refused_and_one_of_just_that_is_read(gateway: Gateway) -> None:
+    async with dial(gateway) as socket:
         phone = Phone(socket)
         await phone.say(hello={})
         await phone.hear()
@@ -192,25 +192,25 @@ async def test_a_frame_over_a_mebibyte_is_refused_and_one_of_just_that_is_read(h
         await socket.send(frame[:-1] + " " * (2**20 - len(frame)) + "}")
         assert (await phone.hear())["problem"]["code"] == "message_too_large"
         await socket.send("x" * (2**20 + 1))
-        await wait_until(lambda: house.closes(1009), "the close")
-        house.pass_time(1.2)
+        await wait_until(lambda: gateway.closes(1009), "the close")
+        gateway.pass_time(1.2)
         assert (await phone.closed())[0] == 1009
 
 
-async def test_protocol_pings_are_answered_and_a_close_too(house: House) -> None:
-    async with dial(house) as socket:
+async def test_protocol_pings_are_answered_and_a_close_too(gateway: Gateway) -> None:
+    async with dial(gateway) as socket:
         await (await socket.ping())
         await socket.close(3001, "bye")
 
         assert socket.close_code == 3001
-    await wait_until(lambda: not house.sockets.connections, "the connection is forgotten")
+    await wait_until(lambda: not gateway.sockets.connections, "the connection is forgotten")
 
 
-async def test_a_client_that_pings_and_takes_no_answer_costs_no_memory(house: House) -> None:
-    reader, writer = await raw(house, head(**UPGRADE, Authorization=f"Bearer {house.token()}"))
+async def test_a_client_that_pings_and_takes_no_answer_costs_no_memory(gateway: Gateway) -> None:
+    reader, writer = await raw(gateway, head(**UPGRADE, Authorization=f"Bearer {gateway.token()}"))
     await reader.readuntil(b"\r\n\r\n")
-    await wait_until(lambda: house.sockets.connections, "the connection")
-    (connection,) = house.sockets.connections
+    await wait_until(lambda: gateway.sockets.connections, "the connection")
+    (connection,) = gateway.sockets.connections
     for number in range(100_000):
         writer.write(masked(b"%0100d" % number, 0x89))
     await writer.drain()
@@ -223,11 +223,11 @@ async def test_a_client_that_pings_and_takes_no_answer_costs_no_memory(house: Ho
     writer.close()
 
 
-async def test_hello_may_travel_with_the_upgrade_and_in_pieces(house: House) -> None:
-    request = head(**UPGRADE, Authorization=f"Bearer {house.token()}")
+async def test_hello_may_travel_with_the_upgrade_and_in_pieces(gateway: Gateway) -> None:
+    request = head(**UPGRADE, Authorization=f"Bearer {gateway.token()}")
     hello = b'{"hello":{}}'
     data = request + masked(hello[:5], 0x01) + masked(hello[5:], 0x80)
-    reader, writer = await raw(house, data[:30])
+    reader, writer = await raw(gateway, data[:30])
     await settle()
     writer.write(data[30:])
 
@@ -237,13 +237,13 @@ async def test_hello_may_travel_with_the_upgrade_and_in_pieces(house: House) -> 
     writer.close()
 
 
-async def test_a_frame_without_a_mask_breaks_the_protocol(house: House) -> None:
-    reader, writer = await raw(house, head(**UPGRADE) + encode(b"{}"))
+async def test_a_frame_without_a_mask_breaks_the_protocol(gateway: Gateway) -> None:
+    reader, writer = await raw(gateway, head(**UPGRADE) + encode(b"{}"))
     await reader.readuntil(b"\r\n\r\n")
 
     assert await reader.readexactly(4) == b"\x88" + bytes([2 + len("reserved bits, or not masked")]) + b"\x03\xea"
     writer.write(masked(b"whatever it says now"))
-    house.pass_time(1.2)
+    gateway.pass_time(1.2)
     with pytest.raises(ConnectionError):
         while await reader.read(1_000):
             pass
@@ -251,43 +251,43 @@ async def test_a_frame_without_a_mask_breaks_the_protocol(house: House) -> None:
     writer.close()
 
 
-async def test_a_client_that_does_not_answer_a_close_is_cut_off(house: House) -> None:
-    reader, writer = await raw(house, head(**UPGRADE) + masked(b"no json"))
+async def test_a_client_that_does_not_answer_a_close_is_cut_off(gateway: Gateway) -> None:
+    reader, writer = await raw(gateway, head(**UPGRADE) + masked(b"no json"))
     await reader.readuntil(b"bad_protocol")
-    house.pass_time(10.2)
+    gateway.pass_time(10.2)
     with pytest.raises(ConnectionError):
         await reader.read()
         raise ConnectionError
     writer.close()
 
 
-async def test_a_client_that_asks_for_nothing_is_cut_off(house: House) -> None:
-    reader, writer = await raw(house, b"GET /v1/conn")
+async def test_a_client_that_asks_for_nothing_is_cut_off(gateway: Gateway) -> None:
+    reader, writer = await raw(gateway, b"GET /v1/conn")
     await settle()
-    house.pass_time(10.2)
+    gateway.pass_time(10.2)
     with pytest.raises(ConnectionError):
         await reader.read()
         raise ConnectionError
     writer.close()
 
 
-async def get(house: House, path: str, method: str = "GET", port: int = 0, **headers: str) -> httpx.Response:
+async def get(gateway: Gateway, path: str, method: str = "GET", port: int = 0, **headers: str) -> httpx.Response:
     async with httpx.AsyncClient(trust_env=False) as client:
-        return await client.request(method, f"http://127.0.0.1:{port or house.port}{path}", headers=headers)
+        return await client.request(method, f"http://127.0.0.1:{port or gateway.port}{path}", headers=headers)
 
 
-async def test_the_probes_are_plain_answers(house: House) -> None:
-    alive, ready, figures = [await get(house, path) for path in ("/healthz", "/readyz", "/metrics")]
+async def test_the_probes_are_plain_answers(gateway: Gateway) -> None:
+    alive, ready, figures = [await get(gateway, path) for path in ("/healthz", "/readyz", "/metrics")]
 
     assert (alive.status_code, ready.status_code, figures.status_code) == (200, 200, 200)
     assert ready.json() == {"ready": True, "checks": {"redis": "ok", "probe": "ok", "draining": False}}
     assert "gregor_connections" in figures.text
-    assert (await get(house, "/healthz", "HEAD")).content == b""
+    assert (await get(gateway, "/healthz", "HEAD")).content == b""
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v2/connect", "/v1/connect"])
-async def test_the_answer_to_head_has_no_body(house: House, path: str) -> None:
-    reader, writer = await raw(house, head(path, "HEAD"))
+async def test_the_answer_to_head_has_no_body(gateway: Gateway, path: str) -> None:
+    reader, writer = await raw(gateway, head(path, "HEAD"))
     answer = await reader.read()
     writer.close()
 
@@ -295,10 +295,10 @@ async def test_the_answer_to_head_has_no_body(house: House, path: str) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
-async def test_readiness_is_red_while_no_probe_comes_back(house: House) -> None:
-    house.feed.status = "down"
+async def test_readiness_is_red_while_no_probe_comes_back(gateway: Gateway) -> None:
+    gateway.feed.status = "down"
 
-    answer = await get(house, "/readyz")
+    answer = await get(gateway, "/readyz")
 
     assert (answer.status_code, answer.json()["checks"]["probe"]) == (503, "down")
 
@@ -318,9 +318,9 @@ async def test_readiness_is_red_while_no_probe_comes_back(house: House) -> None:
     ],
 )
 async def test_what_is_no_upgrade_is_a_problem(
-    house: House, method: str, path: str, headers: dict[str, str], status: int, code: str
+    gateway: Gateway, method: str, path: str, headers: dict[str, str], status: int, code: str
 ) -> None:
-    reader, writer = await raw(house, head(path, method, **headers, **{"X-Request-Id": "known-by-this"}))
+    reader, writer = await raw(gateway, head(path, method, **headers, **{"X-Request-Id": "known-by-this"}))
     answer = await reader.read()
     writer.close()
 
@@ -335,36 +335,36 @@ async def test_what_is_no_upgrade_is_a_problem(
 @pytest.mark.parametrize(
     ("data", "status"), [(b"nonsense\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nx" + b"y" * 20_000, 431)]
 )
-async def test_what_is_no_request_is_refused(house: House, data: bytes, status: int) -> None:
-    reader, writer = await raw(house, data)
+async def test_what_is_no_request_is_refused(gateway: Gateway, data: bytes, status: int) -> None:
+    reader, writer = await raw(gateway, data)
 
     assert (await reader.readline()).split(b" ")[1] == str(status).encode()
     writer.close()
 
 
-async def test_an_allowed_page_may_connect_and_a_foreign_one_may_not(house: House) -> None:
-    async with dial(house, origin="http://localhost:3000"):
+async def test_an_allowed_page_may_connect_and_a_foreign_one_may_not(gateway: Gateway) -> None:
+    async with dial(gateway, origin="http://localhost:3000"):
         pass
     with pytest.raises(InvalidStatus) as refused:
-        await dial(house, origin="https://evil.example")
+        await dial(gateway, origin="https://evil.example")
 
     assert refused.value.response.status_code == 403
 
 
-async def test_who_comes_while_the_gateway_drains_is_sent_on(house: House) -> None:
-    house.parts.readiness.draining = True
+async def test_who_comes_while_the_gateway_drains_is_sent_on(gateway: Gateway) -> None:
+    gateway.context.readiness.draining = True
 
-    async with dial(house) as socket:
+    async with dial(gateway) as socket:
         assert await Phone(socket).closed() == (4001, "shutdown")
-    assert (await get(house, "/readyz")).json()["checks"]["draining"] is True
+    assert (await get(gateway, "/readyz")).json()["checks"]["draining"] is True
 
 
-async def test_the_admin_port_has_the_probes_and_nothing_else(house: House) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: Figures(house.parts), "127.0.0.1", 0)
+async def test_the_admin_port_has_the_probes_and_nothing_else(gateway: Gateway) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: AdminPort(gateway.context), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
 
-    assert "gregor_ready" in (await get(house, "/metrics", port=port)).text
-    assert (await get(house, "/v1/users", port=port)).status_code == 404
+    assert "gregor_ready" in (await get(gateway, "/metrics", port=port)).text
+    assert (await get(gateway, "/v1/users", port=port)).status_code == 404
     server.close()
 
 
