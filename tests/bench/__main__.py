@@ -1,4 +1,6 @@
-"""`python -m tests.bench [name …] [--quick]`: run all benchmarks, or those named; one result line a measurement."""
+"""`python -m tests.bench [name …] [--quick]`: run all benchmarks, or the named ones; print one line for each
+result.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ NAMES = (
 
 
 def main(words: list[str]) -> int:
-    """0; 2 where a name is not known. A missed target is a line, not a failure: machines differ."""
+    """Return the exit status: 0, or 2 for an unknown name. A missed target is reported but is not a failure:
+    machines differ.
+    """
     is_quick = "--quick" in words
     names = [word for word in words if word != "--quick"] or list(NAMES)
     if unknown := [name for name in names if name not in NAMES]:

@@ -1,4 +1,4 @@
-"""FCM and e-mail: how many a second one core hands over to providers in another process, and gets the answers of."""
+"""FCM and e-mail: messages per second that one core sends to providers in another process, answers included."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEXT = "You shared files with bob, and he has joined.\n" * 20
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run came to. `provider_s`: CPU of the fake."""
+    """The measurements of one run. `provider_s`: CPU seconds of the fake."""
 
     count: int
     wall_s: float
@@ -43,12 +43,12 @@ class Run:
 
     @property
     def a_core(self) -> float:
-        """Messages for each second of our CPU."""
+        """Messages for each CPU second of ours."""
         return self.count / self.own_s
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Results: messages for each second of our CPU, by channel, and their tails."""
+    """Return messages for each CPU second by channel, and the tail latencies."""
     counts = (1_000, 500) if quick else (5_000, 2_000)
     rounds = range(1 if quick else 3)
     os.sched_setaffinity(0, UNDER_TEST)
@@ -71,7 +71,7 @@ def run(quick: bool = False) -> list[Result]:
 
 
 def measure(pushes: int, mails: int) -> tuple[Run, Run]:
-    """One run of each channel against fresh fakes; RuntimeError where a message was lost or came twice."""
+    """Run each channel once against fresh fakes. Raises RuntimeError if a message was lost or arrived twice."""
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
         command = [sys.executable, "-m", "tests.bench.channels_fakes", place]
@@ -88,7 +88,7 @@ def measure(pushes: int, mails: int) -> tuple[Run, Run]:
 
 
 async def load_fcm(directory: Path, url: str, count: int, provider: int) -> Run:
-    """Send `count` pushes, each to a token of its own."""
+    """Send `count` pushes, each to another token."""
     channel = FcmChannel(directory / "account.json", SystemClock(), url)
     await channel.open()
 
@@ -101,7 +101,7 @@ async def load_fcm(directory: Path, url: str, count: int, provider: int) -> Run:
 
 
 async def load_mail(directory: Path, url: str, count: int, provider: int) -> Run:
-    """Send `count` mails of text and HTML, each to an address of its own."""
+    """Send `count` e-mails of text and HTML, each to another address."""
     context = ssl.create_default_context(cafile=directory / "ca.pem")
     sender = "Gregor <no-reply@gregor.example>"
     channel = EmailChannel(url, sender, SystemClock(), connections=MAIL_IN_FLIGHT, context=context)
@@ -119,7 +119,9 @@ async def load_mail(directory: Path, url: str, count: int, provider: int) -> Run
 
 
 async def load(one: Callable[[int], Awaitable[Verdict]], count: int, in_flight: int, provider: int) -> Run:
-    """Call `one` for 0 … count, `in_flight` at a time, after once to warm up; RuntimeError where one was not sent."""
+    """Call `one` for 0 to count, `in_flight` at a time, after one warm-up call. Raises RuntimeError if a send
+    failed.
+    """
     await one(count)
     left, delays_s = iter(range(count)), []
 

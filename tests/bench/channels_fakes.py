@@ -1,4 +1,4 @@
-"""FCM and a relay for the benchmark of channels: they serve until their standard input ends, and keep only numbers."""
+"""FCM and SMTP fakes for the channel benchmark: they serve until standard input ends, and keep only counters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gregor.dev.fakes.tls import CertificateAuthority
 
 
 async def serve(directory: Path) -> None:
-    """Print where they are; then what they got."""
+    """Print the addresses, then the counters."""
     fcm = FakeFcm(keeps=False)
     relay = FakeSmtp(
         tls=CertificateAuthority(directory).server_context(), user="gregor", password="password", keeps=False

@@ -1,4 +1,4 @@
-"""Chaos: 20,000 intents through two delivery processes while all fails; ledger and providers agree on every one."""
+"""Chaos: 20,000 intents through two delivery processes amid failures; ledger and providers agree on each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUICK = Plan(2_000, load_s=20, deadline_s=2, kill_every_s=3, ill_s=3, patience_s
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Results: what nothing explains, and how much went on."""
+    """Return the number of unexplained findings, and counts of the failures."""
     with tempfile.TemporaryDirectory() as directory:
         outcome = chaos(Path(directory), QUICK if quick else WHOLE)
     for finding in outcome.audit.findings[:20]:
@@ -22,7 +22,7 @@ def run(quick: bool = False) -> list[Result]:
 
 
 def results(outcome: Outcome) -> list[Result]:
-    """As lines."""
+    """Format an outcome as results."""
     findings, copies = len(outcome.audit.findings), outcome.audit.copies
     fates = ", ".join(f"{count:,} {fate}" for fate, count in outcome.audit.count.most_common())
     done = f"{outcome.kills} workers killed, {outcome.illnesses} illnesses of a provider, Redis once"

@@ -1,6 +1,6 @@
-"""The commit and the reads in Redis: CPU µs of its main thread an operation, beside seven plain calls in the same run.
+"""Commits and reads in Redis: CPU µs of its main thread for each operation, beside seven plain calls in the same run.
 
-Rounds of all shapes take turns, and the least of the rounds counts: noise only adds.
+The shapes take turns, and the minimum over the rounds counts, because noise only adds time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ids = (f"{number:016x}" for number in itertools.count(1))
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Results of every shape, on each kind of server that is here."""
+    """Return the results of every shape on each kind of server that is installed."""
     return [result for binary in BINARIES for result in asyncio.run(measure(binary, 1 if quick else 5))]
 
 
@@ -69,7 +69,7 @@ async def opened(stack: AsyncExitStack, server: Server) -> RedisStore:
 
 
 class Bench:
-    """A server, connections to it, and the meter on its CPU."""
+    """A server, connections to it, and a meter of its CPU."""
 
     def __init__(self, server: Server, stores: Sequence[RedisStore]) -> None:
         self.server = server
@@ -77,18 +77,18 @@ class Bench:
         self.users = [f"u{number:016x}" for number in range(USERS)]
 
     async def commits(self, jobs: Sequence[Job]) -> float:
-        """CPU µs of Redis for each commit."""
+        """Return CPU µs of Redis for each commit."""
         return await self.metered(len(jobs), lambda store, number: store.users.commit(*jobs[number]))
 
     async def metered(self, count: int, act: Act) -> float:
-        """CPU µs of Redis for each of `count` calls, so many in flight on each connection."""
+        """Return CPU µs of Redis for each of `count` calls, with a fixed number in flight on each connection."""
         numbers = iter(range(count))
         before = redis_cpu_s(self.server.url)
         await asyncio.gather(*(self._work(store, numbers, act) for store in self.stores))
         return 1e6 * (redis_cpu_s(self.server.url) - before) / count
 
     async def fill(self, live: int = LIVE, **members: Any) -> dict[str, list[str]]:
-        """So many live items for each user; their ids."""
+        """Create so many live items for each user, and return their ids."""
         ids: dict[str, list[str]] = {uid: [next(_ids) for _ in range(live)] for uid in self.users}
         jobs = [
             (uid, creation(*ids[uid][at : at + 100], **members)) for uid in self.users for at in range(0, live, 100)
@@ -108,7 +108,7 @@ def planned(body: dict[str, Any], sender: Sender | None = None) -> Commit:
 
 
 def creation(*ids: str, **members: Any) -> Commit:
-    """Items of 300 bytes, as they go out."""
+    """Return a creation of items of 300 bytes, as announced."""
     item: dict[str, Any] = {"category": "user.joined", "body": body_of(0), **members}
     bare = planned({"create": {"i": item}}).creations[0].json
     item["body"] = body_of(ITEM_BYTES - len(bare))
@@ -121,7 +121,7 @@ async def yardstick(bench: Bench) -> float:
     channels = [keys.of_user(uid).channel for uid in bench.users]
     calls = [([channel], [next(_ids), text, 1_800_000_000]) for _ in range(LIVE + 15) for channel in channels]
     before, measured = calls[: LIVE * USERS], calls[LIVE * USERS :]
-    # On the stores' own connections, so that the two are read and written alike.
+    # Both use the connections of the stores, which makes reading and writing cost the same.
     links = {id(store): store._connection for store in bench.stores}
     for chosen in (before, measured):
         cost = await bench.metered(
@@ -171,7 +171,7 @@ def interval(category: str) -> Commit:
 
 
 async def resumed(bench: Bench, changes: int | None) -> float:
-    """A sync of the backend's view after so many changes of 200 items; None: without a cursor, a full copy."""
+    """Sync the backend's view after so many changes of 200 items; with None, read a full copy without a cursor."""
     await bench.fill(200)
     cursors = await heads(bench) if changes is not None else {}
     for _ in range(changes or 0):

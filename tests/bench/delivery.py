@@ -1,4 +1,4 @@
-"""The whole way of a push or mail: from the stream over the ledger to a provider in another process, and back."""
+"""Delivery end to end: from the stream over the ledger to a provider in another process, and back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONGEST_S = 300
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Of one channel. `own_s`, `redis_s`: CPU of the delivery process and of Redis."""
+    """The measurements of one channel. `own_s`, `redis_s`: CPU seconds of the delivery process and of Redis."""
 
     count: int
     wall_s: float
@@ -35,7 +35,7 @@ class Run:
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Results: intents for each second of the delivery's CPU, by channel."""
+    """Return intents for each CPU second of delivery, by channel."""
     found = []
     for channel, target in TARGETS.items():
         count = COUNTS[channel] // (5 if quick else 1)
@@ -48,7 +48,7 @@ def run(quick: bool = False) -> list[Result]:
 
 
 def measure(channel: str, count: int) -> Run:
-    """One delivery process, one channel, so many users with an item each; RuntimeError where one did not arrive."""
+    """Run one process with one channel and one item for each user. Raises RuntimeError if a message did not arrive."""
     people = [Person(f"u{n}", (channel,)) for n in range(count + WARM)]
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)

@@ -1,7 +1,9 @@
-"""Fan-out: from a publication in Redis to the three devices of its user, against Redis's own pub/sub to raw clients.
+"""Fan-out: from a publication in Redis to the three devices of a user, against Redis's own pub/sub to raw clients.
 
-Ratios are of CPU: what a process delivers in a second of its own. By the clock they hold only where each had its core
-to itself and filled it, which the shares of the core beside the rates tell; else the load, or other work, limits them.
+Ratios compare CPU: what a process delivers in one CPU second. Ratios by the clock hold only if each process had its
+core
+to itself and filled it. The CPU shares printed beside the rates show whether it did; if not, the load limited the
+rate.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ from tests.support.cluster import Cluster
 CONNECTIONS = 2_001
 DEVICES = ("phone", "laptop", "tablet")
 SINGLE = 768
-"""Deliveries under way: about one frame a user."""
+"""Deliveries in flight: about one frame for each user."""
 BURST = 15_000
-"""Deliveries under way: seven frames a user."""
+"""Deliveries in flight: seven frames for each user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Deliveries a second by the clock, and CPU of the process under test for each."""
+    """Deliveries per second by the clock, and CPU of the process under test for each."""
 
     rate: float
     cpu_us: float
@@ -38,7 +40,7 @@ class Measured:
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Results: single frames, bursts, CPU a delivery."""
+    """Return the results for single frames, bursts, and CPU of a delivery."""
     seconds, rounds = (2.0, 1) if quick else (4.0, 3)
     allow_many_sockets()
     runs: dict[str, list[Measured]] = {"raw": [], "single": [], "burst": []}
@@ -73,7 +75,7 @@ def results(raw: list[Measured], single: list[Measured], burst: list[Measured]) 
 
 
 def measure(directory: Path, kind: str, seconds: float) -> Measured:
-    """Single frames, bursts, or raw pub/sub, for so long."""
+    """Measure single frames, bursts or raw pub/sub for a fixed time."""
     settings: dict[str, Any] = {"ping_interval": 3_600, "compare_interval": 3_600, "log_level": "warning"}
     with Cluster(directory, gateways=1, ingests=1, **settings) as cluster:
         cluster.ingests[0].stop()
@@ -102,7 +104,7 @@ def measure(directory: Path, kind: str, seconds: float) -> Measured:
 
 
 def users(cluster: Cluster) -> list[dict[str, Any]]:
-    """So many users that each has three devices: channel and tokens."""
+    """Return users with three devices each: channel and tokens."""
     from gregor.store.redis.keys import Keys
 
     keys = Keys("gregor")
@@ -114,7 +116,7 @@ def users(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 class Used:
-    """CPU of a process from the moment at which the load is ready: connecting does not count."""
+    """CPU of a process from the moment at which the load is ready. Connecting does not count."""
 
     def __init__(self, pid: int, ready: Path) -> None:
         self._pid = pid

@@ -1,7 +1,8 @@
-"""The load of the fan-out benchmark: all devices, and the publisher, in one loop that only counts bytes.
+"""The load of the fan-out benchmark: all devices and the publisher, in one loop that only counts bytes.
 
-Announcements are made before the clock starts, chained as the store's script chains them, and published straight to the
-users' channels, so that the gateway alone is measured. A closed loop keeps so many deliveries under way.
+Announcements are built before the clock starts, chained like those of the store's script, and published directly to
+the
+channels of the users, which measures the gateway alone. A closed loop keeps a fixed number of deliveries in flight.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from tests.bench.sockets import address, body_of, open_device, resp
 
 DEVICES_A_USER = 3
 HEAD_BYTES = 4
-"""Of a WebSocket frame of 126 to 65,535 bytes."""
+"""Header size of a WebSocket frame of 126 to 65,535 bytes."""
 SETTLED_S = 2.0
 
 
 def announcements(user: dict[str, Any], epoch: bytes, seq: int, digest: bytes, count: int) -> list[tuple[bytes, int]]:
-    """(the command that publishes it, bytes that all the user's devices then get) for so many creations."""
+    """Return, for each creation, the command that publishes it and the bytes that the user's devices then receive."""
     made = []
     sent = {"body": body_of(190), "category": "user.joined", "times": {"created": 1457056447}}
     for number in range(seq + 1, seq + 1 + count):
@@ -45,14 +46,14 @@ def announcements(user: dict[str, Any], epoch: bytes, seq: int, digest: bytes, c
 
 
 def plain(user: dict[str, Any], count: int) -> list[tuple[bytes, int]]:
-    """The same for raw subscribers: as many bytes of payload as a device's frame has."""
+    """Return the same for raw subscribers, with payloads of the size of a device's frame."""
     payload = b"x" * 300
     got = len(resp("smessage", user["channel"], payload)) + 0
     return [(resp("SPUBLISH", user["channel"], payload), DEVICES_A_USER * got)] * count
 
 
 def subscribers(redis: str, users: list[dict[str, Any]]) -> list[socket.socket]:
-    """Raw connections, three a user, each to the user's channel."""
+    """Open three raw connections for each user, subscribed to the user's channel."""
     opened = []
     for user in users:
         for _ in range(DEVICES_A_USER):
@@ -64,7 +65,7 @@ def subscribers(redis: str, users: list[dict[str, Any]]) -> list[socket.socket]:
 
 
 def devices(job: dict[str, Any]) -> tuple[list[socket.socket], list[list[tuple[bytes, int]]]]:
-    """Devices of a gateway with their tokens, and the announcements for each user."""
+    """Connect devices to a gateway with their tokens; return them and the announcements for each user."""
     opened, made = [], []
     for user in job["users"]:
         for token in user["tokens"]:
@@ -76,7 +77,7 @@ def devices(job: dict[str, Any]) -> tuple[list[socket.socket], list[list[tuple[b
 
 
 def drive(job: dict[str, Any], opened: list[socket.socket], queue: list[tuple[bytes, int]]) -> dict[str, Any]:
-    """Publish the queue with so many deliveries under way; what came, and how long it took."""
+    """Publish the queue with a fixed number of deliveries in flight; return their number and the time."""
     publisher = socket.create_connection(address(job["redis"]))
     publisher.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     poll = select.epoll()
@@ -123,9 +124,9 @@ def main() -> None:
         made = [plain(user, job["messages_a_user"]) for user in job["users"]]
     else:
         opened, made = devices(job)
-    # Round the users: the next message of a user goes out when all others have had theirs.
+    # Round robin over the users: the next message of a user goes out after one of every other user.
     queue = [one for turn in zip(*made, strict=True) for one in turn]
-    # A gateway looks at the store soon after a user came; it must not find there that nothing was committed.
+    # The reconciler compares with the store soon after a connect; it must find the commits there.
     time.sleep(SETTLED_S)
     Path(job["ready"]).touch()
     print(json.dumps(drive(job, opened, queue)))

@@ -1,4 +1,4 @@
-"""What a device costs a gateway that only keeps it: memory, and CPU for pings, presence and comparison."""
+"""Idle connections: memory of a gateway, and CPU for pings, presence and reconciliation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.cluster import Cluster
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Results: bytes and CPU of an idle connection, CPU of a connect."""
+    """Return bytes and CPU of an idle connection, and CPU of a connect."""
     most = allow_many_sockets()
     count, seconds = (1_000, 10.0) if quick else (min(10_000, most // 2 - 500), 60.0)
     with (
@@ -31,7 +31,7 @@ def measure(cluster: Cluster, count: int, seconds: float) -> list[Result]:
     cluster.ingests[0].stop()
     pin(pid, UNDER_TEST)
     tokens = [cluster.token(f"u{number // 3}", f"d{number % 3}") for number in range(count)]
-    # The first connections make the process what it is: caches, arenas, scripts.
+    # The first connections fill caches, arenas and scripts; they are not counted.
     with Idle(cluster, [cluster.token(f"warm{number}", "d") for number in range(100)]):
         pass
     before, cpu = rss_bytes(pid), cpu_s(pid)
@@ -49,7 +49,7 @@ def measure(cluster: Cluster, count: int, seconds: float) -> list[Result]:
 
 
 class Idle:
-    """The process of the devices; a context manager."""
+    """The process of the devices, as a context manager."""
 
     def __init__(self, cluster: Cluster, tokens: list[str]) -> None:
         self._job = {"gateway": cluster.gateway_urls[0], "tokens": tokens}

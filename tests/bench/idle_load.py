@@ -1,4 +1,4 @@
-"""Devices that are there and do nothing: connect, say so, stay until told to go."""
+"""Devices that connect, report it, and stay idle until they are stopped."""
 
 from __future__ import annotations
 

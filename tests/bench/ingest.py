@@ -1,4 +1,4 @@
-"""Ingest: one request a message, and batches; CPU of the process, its rate, and the wait of who asks."""
+"""Ingest: one message a request, and batches; CPU of the process, its rate, and the latency of its callers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BATCH = 100
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Results: single requests, their tail at half load, batches."""
+    """Return the results for single requests, their tail at half load, and batches."""
     rounds, singles, batches = (1, 3_000, 100) if quick else (5, 10_000, 400)
     found: dict[str, list[dict[str, float]]] = {"single": [], "batch": [], "half": []}
     with tempfile.TemporaryDirectory() as directory:
@@ -68,7 +68,7 @@ def results(found: dict[str, list[dict[str, float]]]) -> list[Result]:
 def measure(
     cluster: Cluster, run: str, batch: int, requests: int, connections: int, pace: float = 0
 ) -> dict[str, float]:
-    """CPU µs a message of ingest and of Redis, messages a second, p99 in ms."""
+    """Return CPU µs for each message of ingest and of Redis, messages per second, and p99 in ms."""
     job = {
         "url": cluster.ingest_urls[0],
         "key": cluster.key,

@@ -27,7 +27,7 @@ def request(key: str, path: str, kind: str, body: bytes) -> bytes:
 
 
 def requests(job: dict[str, Any]) -> list[bytes]:
-    """All requests, made before the clock starts: each item is new, users go round."""
+    """Build all requests before the clock starts; each item is new, and users take turns."""
     made = []
     text = body_of(190)
     for number in range(job["requests"]):
@@ -51,7 +51,7 @@ def requests(job: dict[str, Any]) -> list[bytes]:
 
 
 class Answers:
-    """Counts whole answers on one connection; remembers when the request went."""
+    """Counts complete responses on one connection, and remembers when the request was sent."""
 
     def __init__(self, place: tuple[str, int]) -> None:
         self.socket = socket.create_connection(place)
@@ -64,7 +64,9 @@ class Answers:
         self.socket.sendall(text)
 
     def is_whole(self) -> bool:
-        """Read what is there; whether the answer is complete now. RuntimeError for anything but 200."""
+        """Read available bytes; return whether the response is complete. Raises RuntimeError for a status other
+        than 200.
+        """
         self._got += self.socket.recv(1 << 20)
         head, separator, body = self._got.partition(b"\r\n\r\n")
         if not separator:
@@ -83,7 +85,7 @@ class Answers:
 
 
 def drive(job: dict[str, Any], queue: list[bytes]) -> dict[str, Any]:
-    """Send all; how long it took, and the latencies in seconds, sorted. `pace`: requests a second (0: closed loop)."""
+    """Send all; return the time and the sorted latencies in seconds. `pace`: requests per second (0: closed loop)."""
     connections = [Answers(address(job["url"])) for _ in range(job["connections"])]
     poll = select.epoll()
     by_number = {one.socket.fileno(): one for one in connections}

@@ -1,4 +1,4 @@
-"""One provider hangs, is down or asks for patience: how long the others take meanwhile, in one run."""
+"""Isolation: while one provider hangs, is down or throttles, how long the others take, in one run."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ ILL, OTHERS = "apns", ("fcm", "webpush")
 MOODS = (WELL, HANGING, DOWN, ASKING)
 STEP_S = 0.25
 PEOPLE = 400
-"""Each step has some of them, in turn: nobody comes to have many items."""
+"""Users take turns over the steps, which keeps the number of items of each small."""
 AN_ILL_STEP, A_STEP = 20, 4
-"""Intents handed over each step: of the ill channel more than it has places in flight, of the others a few."""
+"""Intents published in a step: more than its places in flight for the failing channel, a few for the others."""
 NOISE = 1.5
-"""p99s of one run differ by so much though nothing is ill."""
+"""Spread of the p99s of one run while all providers are healthy."""
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Results: the p99 from handing over to arrival, of two other channels, in each mood of the first."""
+    """Return the p99 from publishing to arrival for two other channels, in each failure mode of the first."""
     rounds, seconds = (2, 5) if quick else (4, 10)
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
@@ -63,7 +63,7 @@ def _results(channel: str, found: dict[tuple[str, str], list[float]]) -> list[Re
 async def _measure(
     cluster: Cluster, providers: MoodyProviders, rounds: int, seconds: float
 ) -> dict[tuple[str, str, str], tuple[str, float]]:
-    """Channel, user and item to the mood of then, and when it was handed over (wall clock, seconds)."""
+    """Map channel, user and item to the failure mode and the time of publishing (wall-clock seconds)."""
     handed: dict[tuple[str, str, str], tuple[str, float]] = {}
     people = [Person(f"u{n}", (ILL, *OTHERS)) for n in range(PEOPLE)]
     async with scheduling(cluster) as scheduler:
@@ -90,6 +90,6 @@ async def _step(scheduler: Scheduler, people: list[Person], item: str) -> list[I
 
 
 def _forget_the_ill(cluster: Cluster) -> None:
-    """What waits for the ill one must not come all at once when it is well."""
+    """Drop the backlog of the failing provider, which would otherwise arrive at once when it recovers."""
     cluster.server.say("XTRIM", f"gregor:deliveries:{ILL}", "MAXLEN", "0")
     cluster.server.say("DEL", f"gregor:deliveries:retry:{ILL}")

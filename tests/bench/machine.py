@@ -1,4 +1,4 @@
-"""The machine under a benchmark: which core does what, and what a process has used of it (/proc)."""
+"""The machine under a benchmark: which core runs which process, and how much CPU and memory it used (/proc)."""
 
 from __future__ import annotations
 
@@ -15,38 +15,40 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 CORES = sorted(os.sched_getaffinity(0))
 UNDER_TEST = {CORES[0]}
-"""Where the process under test runs, alone as far as that can be had."""
+"""The core of the process under test, alone if possible."""
 BESIDE = {CORES[-1]}
-"""Where the load, and whatever else the test needs, runs."""
+"""The core of the load and of everything else."""
 
 
 def pin(pid: int, cores: set[int]) -> None:
-    """Bind a process, all its threads, to cores."""
+    """Bind a process with all its threads to cores."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
         with suppress(ProcessLookupError):
             os.sched_setaffinity(int(thread.name), cores)
 
 
 def cpu_s(pid: int) -> float:
-    """Seconds of CPU that a process has used so far, in user and kernel mode; in steps of 10 ms."""
+    """Return CPU seconds of a process so far, user and kernel mode, in steps of 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
 def rss_bytes(pid: int) -> int:
-    """Bytes of memory that a process holds."""
+    """Return the resident memory of a process in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
 def allow_many_sockets() -> int:
-    """Raise the number of open files to what the system allows, for us and our children; that number."""
+    """Raise the limit of open files to the hard limit, also for child processes; return it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return most
 
 
 def run_load(module: str, job: dict[str, Any], timeout_s: float = 600) -> dict[str, Any]:
-    """Run `python -m <module>` on the core of the load, the job on its standard input; the JSON that it prints."""
+    """Run `python -m <module>` on the core of the load, with the job on standard input; return the JSON that it
+    prints.
+    """
     done = subprocess.run(
         [sys.executable, "-m", module],
         input=json.dumps(job),

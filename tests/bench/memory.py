@@ -1,4 +1,4 @@
-"""What an item costs in Redis: live with its timers, gone without its body, and a user with nothing live."""
+"""Memory of items in Redis: live with timers, gone without a body, and a user without live items."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_BODIES = Limits(history_bodies=0)
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Results for each kind of server that is here."""
+    """Return the results for each kind of server that is installed."""
     return [result for binary in BINARIES for result in asyncio.run(measure(binary, 2_000 if quick else 5_000))]
 
 
@@ -40,7 +40,7 @@ async def measure(binary: str, users: int) -> list[Result]:
 
 
 async def live_items(server: Server, users: int, live: int) -> float:
-    """Bytes a user with so many live items of 300 bytes, each with an expiry and two reminders."""
+    """Return bytes of a user with so many live items of 300 bytes, each with an expiry and two reminders."""
     async with AsyncExitStack() as stack:
         store, before = await fresh(stack, server)
         for first in range(0, users, 100):
@@ -55,7 +55,7 @@ async def live_items(server: Server, users: int, live: int) -> float:
 
 
 async def gone_items(server: Server, users: int) -> tuple[float, float]:
-    """Bytes of each further gone item without body, and of a user who has one gone item and nothing live."""
+    """Return bytes of each further gone item without a body, and of a user with one gone item and no live item."""
     sizes = []
     for gone in (1, 41):
         async with AsyncExitStack() as stack:
@@ -67,22 +67,22 @@ async def gone_items(server: Server, users: int) -> tuple[float, float]:
 
 
 async def leave(store: RedisStore, uid: str, gone: int) -> None:
-    """Create so many items for a user, dismiss them all, and let their bodies go."""
+    """Create so many items for a user, dismiss them all, and let their bodies be collected."""
     ids = [os.urandom(8).hex() for _ in range(gone)]
     await store.users.commit_many([(uid, creation(*ids)), (uid, planned({"dismiss": {"ids": ids}}))])
     await store.users.collect(uid, NOW_US + 8 * 86_400_000_000)
 
 
 async def fresh(stack: AsyncExitStack, server: Server) -> tuple[RedisStore, int]:
-    """A store over an empty server, and the bytes that this holds already.
+    """Return a store over an empty server, and the bytes that the server already uses.
 
-    Each command was used once before they are counted: with the first use of one the server makes a histogram of its
-    latency, some 20 KiB (without `latency-tracking` it does not), which is no user's.
+    Each command runs once before the measurement: at its first use, the server allocates a latency histogram of about
+    20 KiB (unless `latency-tracking` is off), which does not belong to a user.
     """
     server.say("FLUSHALL", "SYNC")
     store = await open_store(server.url, NO_BODIES)
     stack.push_async_callback(store.close)
-    for gone in (1, 2):  # the short way of a commit and the long one
+    for gone in (1, 2):  # The fast path and the general path of a commit.
         await leave(store, f"warm{gone}", gone)
     await store.users.commit("warm", creation("warm", times=TIMES))
     return store, used(server)

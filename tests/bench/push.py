@@ -1,4 +1,4 @@
-"""Pushes to APNs: how many a second one core hands over to a provider in another process, and gets the answers of."""
+"""Pushes to APNs: how many per second one core sends to a provider in another process, answers included."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IN_FLIGHT = 500
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run came to. `provider_s`: CPU of the fake."""
+    """The measurements of one run. `provider_s`: CPU seconds of the fake."""
 
     pushes: int
     wall_s: float
@@ -37,7 +37,7 @@ class Run:
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Results: pushes for each second of our CPU, and for each second."""
+    """Return pushes for each CPU second of ours, and for each second."""
     count = 5_000 if quick else 20_000
     with tempfile.TemporaryDirectory() as directory:
         os.sched_setaffinity(0, UNDER_TEST)
@@ -54,7 +54,7 @@ def run(quick: bool = False) -> list[Result]:
 
 
 def measure(directory: Path, count: int) -> Run:
-    """One run against a fresh fake; RuntimeError where a push was lost or came twice."""
+    """Run once against a fresh fake. Raises RuntimeError if a push was lost or arrived twice."""
     fake = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.push_fake", str(directory)],
         stdin=subprocess.PIPE,
@@ -74,7 +74,7 @@ def measure(directory: Path, count: int) -> Run:
 
 
 async def load(directory: Path, url: str, count: int) -> tuple[int, float, float, list[float]]:
-    """Pushes sent, seconds, seconds of CPU, and the time of each."""
+    """Return pushes sent, seconds, CPU seconds, and the latency of each push."""
     config = ApnsConfig(directory / "key.p8", None, "KEY1", "TEAM", "com.example.app", url, directory / "ca.pem")
     channel = ApnsChannel(config)
     await channel.open()

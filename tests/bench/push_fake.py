@@ -1,4 +1,4 @@
-"""The provider of the push benchmark: a fake APNs that serves until its standard input ends."""
+"""The provider of the push benchmark: an APNs fake that serves until standard input ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gregor.dev.fakes.tls import CertificateAuthority
 
 
 async def serve(directory: Path) -> None:
-    """Print where it is; keep nothing of what comes but its number."""
+    """Print the address; keep only the number of requests."""
     public = write_key(directory / "key.p8")
     fake = FakeApns(CertificateAuthority(directory), keys={"KEY1": public}, team_id="TEAM", most_streams=1_000)
     fake.keeps_payloads = False

@@ -1,4 +1,4 @@
-"""One result line a measurement: what was measured, the figure, the target, and the limit of the same run."""
+"""Result lines: what was measured, the value, the target, and the limit of the same run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`figure` in `unit`; `target` and `limit` (what was measured beside it) in words. `is_met`: None where open."""
+    """A value with its unit; `target` and `limit` (measured beside it) as text. `is_met`: None if there is no
+    target.
+    """
 
     name: str
     figure: float
@@ -23,16 +25,16 @@ class Result:
 
 
 def number(figure: float) -> str:
-    """A figure with three digits that mean something."""
+    """Format a value with three significant digits."""
     return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
 
 
 def tell(result: Result) -> Result:
-    """Print it at once: a long run shows where it is."""
+    """Print a result at once, which shows the progress of a long run."""
     print(result, flush=True)
     return result
 
 
 def percentile(sorted_values: list[float], share: float) -> float:
-    """The value below which `share` of the values lie; they are sorted."""
+    """Return the value below which `share` of the sorted values lie."""
     return sorted_values[min(len(sorted_values) - 1, int(share * len(sorted_values)))]

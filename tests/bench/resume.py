@@ -1,4 +1,4 @@
-"""Coming back: the bytes of an answer that finds nothing, ten changes, or everything of 200 items."""
+"""Resume: the bytes of a sync object without changes, with ten changes, and with all of 200 items."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHANGES = 10
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Results: bytes of the three answers, and what each costs Redis."""
+    """Return the bytes of the three responses, and their cost in Redis."""
     with (
         tempfile.TemporaryDirectory() as directory,
         Cluster(Path(directory) / "c", gateways=0, ingests=1, log_level="warning") as cluster,
@@ -49,7 +49,7 @@ async def measure(cluster: Cluster, repeats: int) -> list[Result]:
 
 
 async def cost(cluster: Cluster, api: httpx.AsyncClient, repeats: int, **query: Any) -> tuple[bytes, float]:
-    """The answer, and CPU µs of Redis for it."""
+    """Return the response, and CPU µs of Redis for it."""
     before = redis_cpu_s(cluster.server.url)
     for _ in range(repeats):
         got = await api.get("/v1/users/alice/sync", params=query)

@@ -1,6 +1,6 @@
-"""The yardstick of the commit benchmark: seven calls that any such store makes, and nothing else of what Gregor does.
+"""The yardstick of the commit benchmark: seven calls that any such store makes, and nothing else.
 
-Is it dismissed? Is it known? Count, keep, index by seq, index by expiry, publish.
+Check dismissed, check known, count, write, index by seq, index by expiry, publish.
 """
 
 from __future__ import annotations

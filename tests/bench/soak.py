@@ -1,4 +1,4 @@
-"""A crowd for a minute: every device of one gateway ends with the server's digest, and nobody waited long."""
+"""Soak: for a minute, every device of one gateway receives changes, and ends with the server's digest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEVICES = ("phone", "laptop", "tablet")
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Results: digests that are equal, the tail from acceptance to device, what it cost."""
+    """Return the number of different digests, the tail latency from acceptance to device, and the cost."""
     most = allow_many_sockets()
     count, seconds, rate = (1_500, 10, 1_000) if quick else (min(10_000, most - 1_000), 60, 2_000)
     with (
@@ -58,7 +58,7 @@ def measure(cluster: Cluster, count: int, seconds: int, rate: int) -> list[Resul
 
 
 async def wrong_devices(cluster: Cluster, digests: dict[str, list[str]]) -> int:
-    """How many devices hold something else than the server has for them."""
+    """Count the devices whose copy differs from the server's state."""
     async with cluster.api() as api:
 
         async def wrong_of(uid: str) -> int:

@@ -1,4 +1,4 @@
-"""The load of the soak: all devices with their copies, and the backend that writes, in one process."""
+"""The load of the soak benchmark: all devices with their copies, and the backend that writes, in one process."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.bench.report import percentile
 from tests.bench.sockets import Frames, address, body_of, client_frame, open_device
 
 TURN_S = 0.01
-"""One batch a turn: what came up in so long a time."""
+"""Interval between two batches."""
 DISMISS_EVERY = 4
 
 
 class Copy:
-    """One device: its socket, and the items that it was told of."""
+    """One device: its socket, and its copy of the items."""
 
     __slots__ = ("frames", "items", "socket", "uid")
 
@@ -31,7 +31,9 @@ class Copy:
         self.frames = Frames()
 
     def read(self, latencies: list[float]) -> bool:
-        """Take what came; note how long ago each item was stamped by ingest. Whether it was more than pings."""
+        """Apply received frames and note the age of each item since ingest. Return whether there was more than a
+        ping.
+        """
         now, has_news = time.time(), False
         for text in self.frames.feed(self.socket.recv(1 << 20)):
             frame = json.loads(text)
@@ -67,13 +69,13 @@ class Writer:
         self.sockets = {one.socket.fileno(): one for one in self._connections}
 
     def write(self, count: int) -> None:
-        """One batch of so many messages."""
+        """Send one batch of so many messages."""
         lines = b"\n".join(self._line(number) for number in range(self.sent, self.sent + count))
         self.sent += count
         self.idle.pop().send(request(self._key, "/v1/messages", "application/x-ndjson", lines))
 
     def answered(self, number: int) -> None:
-        """Something came on one of our connections."""
+        """Read a response on one of the connections."""
         one = self.sockets[number]
         if one.is_whole():
             self.idle.append(one)
@@ -89,7 +91,7 @@ class Writer:
 
 
 def connect(job: dict[str, Any], poll: select.epoll) -> dict[int, Copy]:
-    """All devices, by the number of their socket. Those that are there answer pings while the others come."""
+    """Connect all devices, by the number of their socket. Connected ones answer pings while the others connect."""
     by_number: dict[int, Copy] = {}
     for uid, token in job["devices"]:
         copy = Copy(uid, open_device(job["gateway"], token))
@@ -102,7 +104,7 @@ def connect(job: dict[str, Any], poll: select.epoll) -> dict[int, Copy]:
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Connect, write for so long, wait until nothing more comes; latencies, and the digest of each device."""
+    """Connect, write for a fixed time, wait for silence; return latencies, and the digest of each device."""
     poll = select.epoll()
     by_number = connect(job, poll)
     copies = list(by_number.values())

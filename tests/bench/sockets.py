@@ -1,4 +1,4 @@
-"""Sockets for a load that must cost little: plain blocking set-up, then bytes."""
+"""Sockets for a load that must cost little CPU: blocking set-up, then bytes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 MASKED = b"\0\0\0\0"
-"""A mask that changes nothing: legal, and free."""
+"""A mask of zeros: legal, and free of charge."""
 
 
 def address(url: str) -> tuple[str, int]:
-    """Host and port of a URL."""
+    """Return host and port of a URL."""
     place = urlsplit(url)
     return str(place.hostname), int(place.port or 80)
 
 
 def open_device(url: str, token: str, hello: dict[str, Any] | None = None) -> tuple[socket.socket, dict[str, Any]]:
-    """A device that has said hello and had its sync object; the socket, and that object."""
+    """Connect a device, send hello, and read its sync object; return the socket and that object."""
     device = socket.create_connection(address(url), timeout=30)
     device.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     request = (
@@ -46,7 +46,7 @@ def open_device(url: str, token: str, hello: dict[str, Any] | None = None) -> tu
 
 
 def client_frame(document: dict[str, Any]) -> bytes:
-    """A text frame of a client."""
+    """Return a text frame as a client sends it."""
     text = json.dumps(document, separators=(",", ":")).encode()
     if len(text) < 126:
         return bytes([0x81, 0x80 | len(text)]) + MASKED + text
@@ -54,13 +54,13 @@ def client_frame(document: dict[str, Any]) -> bytes:
 
 
 class Frames:
-    """Cuts what a server sends into frames."""
+    """Parser that cuts the bytes of a server into frames."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The payloads of the frames that are whole now. ConnectionError at a close frame."""
+        """Return the payloads of the complete frames. Raises ConnectionError at a close frame."""
         data = self._rest + data if self._rest else data
         at, end = 0, len(data)
         while end - at >= 2:
@@ -79,13 +79,13 @@ class Frames:
 
 
 def resp(*words: bytes | str | int) -> bytes:
-    """A command in the Redis protocol."""
+    """Encode a command in the Redis protocol."""
     raw = [word if isinstance(word, bytes) else str(word).encode() for word in words]
     return b"*%d\r\n" % len(raw) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in raw)
 
 
 def info(url: str, section: str) -> dict[str, str]:
-    """A section of INFO."""
+    """Read a section of INFO."""
     with socket.create_connection(address(url), timeout=10) as connection:
         connection.sendall(resp("INFO", section))
         text = _more(connection)
@@ -101,13 +101,13 @@ def info(url: str, section: str) -> dict[str, str]:
 
 
 def redis_cpu_s(url: str) -> float:
-    """Seconds of CPU of the main thread of a Redis."""
+    """Return CPU seconds of the main thread of a Redis."""
     used = info(url, "cpu")
     return float(used["used_cpu_user_main_thread"]) + float(used["used_cpu_sys_main_thread"])
 
 
 def body_of(size_bytes: int) -> dict[str, str]:
-    """A body with that many characters of text that no one can compress away."""
+    """Return a body with that many characters of incompressible text."""
     return {"t": os.urandom(size_bytes).hex()[:size_bytes]}
 
 

@@ -1,4 +1,4 @@
-"""Timers: a million wait; a thousand a second are due; two schedulers, one killed -9 in the middle. Each fires once."""
+"""Timers: a million wait, a thousand a second are due, and one of two schedulers is killed. Each timer fires once."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tests.support.cluster import Cluster
 LIMITS = Limits()
 AT_ONCE = 500
 LEAD_S = 5.0
-"""From the end of the filling to the first timer that is due."""
+"""Seconds between the end of the filling and the first due timer."""
 LEASE_S = 15.0
-"""The setting LEASE, as it is by default."""
+"""The default of the setting LEASE."""
 LATE_S = 40.0
-"""How long after the last due time is waited for what is missing: more than two leases."""
+"""Seconds after the last due time for which the listener waits: more than two leases."""
 
 
 def run(quick: bool = False) -> list[Result]:
-    """Results: exactly once, lateness, CPU of Redis and of the schedulers a timer."""
+    """Return exactly-once counts, lateness, and CPU of Redis and of the schedulers for each timer."""
     users, each, rate, seconds = (5_000, 10, 300, 15) if quick else (100_000, 10, 1_000, 120)
     with tempfile.TemporaryDirectory() as directory:
         settings: dict[str, Any] = {"log_level": "warning"}
@@ -58,7 +58,7 @@ def results(found: dict[str, Any], rate: int) -> list[Result]:
 
 
 async def measure(cluster: Cluster, users: int, each: int, rate: int, seconds: int) -> dict[str, Any]:
-    """Fill, listen, let time pass, kill one in the middle, count."""
+    """Fill the agendas, listen, let time pass, kill one scheduler in the middle, and count."""
     store = await open_store(cluster.server.url, LIMITS)
     try:
         await fill_waiting(store, users, each)
@@ -93,12 +93,12 @@ async def measure(cluster: Cluster, users: int, each: int, rate: int, seconds: i
 
 
 def _cpu_s(cluster: Cluster) -> float:
-    """Of the schedulers that run. (That of the one that is killed is lost with it: its share is not counted.)"""
+    """Return CPU seconds of the running schedulers; the share of the killed one is lost."""
     return sum(cpu_s(scheduler.pid) for scheduler in cluster.schedulers if scheduler.is_running)
 
 
 def creating(items: dict[str, list[float]]) -> Commit:
-    """The commit that creates items with these reminders."""
+    """Return the commit that creates items with these reminders."""
     create = {
         id_: {"category": "user.joined", "times": {"remind_at": times}, "body": {"keybase": id_}}
         for id_, times in items.items()
@@ -108,7 +108,7 @@ def creating(items: dict[str, list[float]]) -> Commit:
 
 
 async def fill_waiting(store: RedisStore, users: int, each: int) -> None:
-    """So many timers a user that are due in a year."""
+    """Create so many timers for each user that are due in a year."""
     year = time.time() + 365 * 86_400
     for start in range(0, users, AT_ONCE):
         uids = [f"u{number}" for number in range(start, min(users, start + AT_ONCE))]
@@ -117,7 +117,7 @@ async def fill_waiting(store: RedisStore, users: int, each: int) -> None:
 
 
 async def fill_due(store: RedisStore, users: int, due: int, begin: float, seconds: int) -> None:
-    """Timers that are due evenly over the time, of users in no order."""
+    """Create timers that are due evenly over the run, for users in random order."""
     order = random.Random(1).sample(range(users), users)
     for start in range(0, due, AT_ONCE):
         numbers = range(start, min(due, start + AT_ONCE))
@@ -128,7 +128,7 @@ async def fill_due(store: RedisStore, users: int, due: int, begin: float, second
 
 
 def listen(url: str, users: int, due: int, at_least_until: float, until: float) -> subprocess.Popen[str]:
-    """The listener, ready."""
+    """Start the listener and wait until it is ready."""
     job = {"url": url, "users": users, "due": due, "at_least_until": at_least_until, "until": until}
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.timers_load", json.dumps(job)], stdout=subprocess.PIPE, text=True

@@ -1,4 +1,6 @@
-"""Hears every reminder of every user, as gateways would, and says how late each came. One raw connection."""
+"""The listener of the timer benchmark: receives every reminder of every user as gateways do, over one raw
+connection.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,11 @@ from tests.bench.sockets import address, resp
 
 AT_ONCE = 2_000
 LEASE_S = 10.0
-"""Who came later than this waited for the lease of the scheduler that was killed."""
+"""A timer later than this waited for the lease of the killed scheduler."""
 
 
 def main() -> None:
-    """The job is the one argument; a line when all is subscribed, then the result."""
+    """Read the job from the only argument; print a line when all channels are subscribed, then the result."""
     job = json.loads(sys.argv[1])
     keys = Keys("gregor")
     reader = hiredis.Reader()
@@ -48,9 +50,9 @@ def main() -> None:
 def hear(
     connection: socket.socket, reader: hiredis.Reader, due: int, at_least_until: float, until: float
 ) -> tuple[Counter[str], list[float]]:
-    """Which timers fired, how often, how late: until all have and a moment more for doubles, or the time is over.
+    """Record which timers fired, how often and how late, until all have fired and some time for doubles has passed.
 
-    ``at_least_until``: when the lease of who was killed has long passed on, and with it whatever it might do twice.
+    ``at_least_until``: when the lease of the killed scheduler has passed, and with it any repeat.
     """
     fired: Counter[str] = Counter()
     late_s: list[float] = []

@@ -1,4 +1,4 @@
-"""A cluster of two ingests and two gateways that the tests share, and fresh users in it."""
+"""A shared cluster of two ingests and two gateways, and a fresh user for each test."""
 
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,26 +29,26 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
 
 @pytest.fixture
 def cluster(shared_cluster: Cluster, request: pytest.FixtureRequest) -> Cluster:
-    """The shared one: a test that hurts a process makes its own."""
+    """Return the shared cluster. A test that kills a process starts its own."""
     return shared_cluster
 
 
 @pytest.fixture
 async def api(cluster: Cluster) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the first ingest, with a key that may do everything."""
+    """Yield a client of the first ingest, with a key that has every scope."""
     async with cluster.api() as client:
         yield client
 
 
 @pytest.fixture
 def uid() -> str:
-    """A user that nobody else has."""
+    """Return a user that no other test has."""
     return f"alice-{next(_users)}"
 
 
 @pytest.fixture
 def device_of(cluster: Cluster, uid: str) -> Callable[..., WireDevice]:
-    """`device_of("phone", gateway=1, hello={…})`: a device of the user, not yet connected."""
+    """Return a factory: `device_of("phone", gateway=1, hello={…})` is a device of the user, not yet connected."""
 
     def make(name: str, gateway: int = 0, hello: dict[str, Any] | None = None, **claims: Any) -> WireDevice:
         token = cluster.token(uid, name, **claims)

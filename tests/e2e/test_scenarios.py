@@ -1,4 +1,4 @@
-"""What a user of the original would expect, and what the seed asks beyond it, over the wire."""
+"""Scenarios of the original system and of the seed document, over the wire."""
 
 import itertools
 import random
@@ -16,7 +16,7 @@ from tests.support.wire_device import WireDevice
 
 DeviceOf = Callable[..., WireDevice]
 SEED_TIME = int(time.time()) - 86_400
-"""A moment well within the retention."""
+"""A time well within the retention, in Unix seconds."""
 
 
 def item(category: str = "mail", **members: Any) -> dict[str, Any]:
@@ -42,9 +42,7 @@ async def live_ids(api: httpx.AsyncClient, uid: str, **query: Any) -> list[str]:
     return sorted((await state(api, uid, **query))["items"])
 
 
-async def test_several_items_of_one_message_come_in_one_frame(
-    api: httpx.AsyncClient, uid: str, device_of: DeviceOf
-) -> None:
+async def test_items_of_one_message_share_one_frame(api: httpx.AsyncClient, uid: str, device_of: DeviceOf) -> None:
     async with device_of("phone") as phone:
         await phone.synced()
         await send(api, uid, {"create": {"a": item(), "b": item(), "c": item()}})
@@ -54,9 +52,7 @@ async def test_several_items_of_one_message_come_in_one_frame(
         assert sorted(frame["body"]["create"]) == ["a", "b", "c"]
 
 
-async def test_an_interval_dismisses_its_category_from_begin_to_end_both_included(
-    api: httpx.AsyncClient, uid: str
-) -> None:
+async def test_interval_includes_begin_and_end(api: httpx.AsyncClient, uid: str) -> None:
     create = {f"i{n}": item(times={"created": SEED_TIME + n}) for n in range(5)}
     await send(api, uid, {"create": create | {"other": item("post", times={"created": SEED_TIME + 2})}})
 
@@ -67,9 +63,7 @@ async def test_an_interval_dismisses_its_category_from_begin_to_end_both_include
     assert await live_ids(api, uid) == ["i0", "i2", "i4", "other"]
 
 
-async def test_a_summary_replaces_what_it_folds_in_one_frame(
-    api: httpx.AsyncClient, uid: str, device_of: DeviceOf
-) -> None:
+async def test_summary_replaces_items_in_one_frame(api: httpx.AsyncClient, uid: str, device_of: DeviceOf) -> None:
     async with device_of("phone") as phone:
         await phone.synced()
         await send(api, uid, {"create": {"a": item(), "b": item()}})
@@ -81,7 +75,7 @@ async def test_a_summary_replaces_what_it_folds_in_one_frame(
         assert sorted(frame["body"]["dismiss"]["ids"]) == ["a", "b"]
 
 
-async def test_a_replace_leaves_only_its_own_item_also_when_it_is_said_again(api: httpx.AsyncClient, uid: str) -> None:
+async def test_repeated_replacement_leaves_one_item(api: httpx.AsyncClient, uid: str) -> None:
     await send(api, uid, {"create": {"old": item()}})
     replace = {"create": {"new": item()}, "dismiss": {"intervals": [{"category": "mail"}]}}
 
@@ -94,7 +88,7 @@ async def test_a_replace_leaves_only_its_own_item_also_when_it_is_said_again(api
     assert await live_ids(api, uid) == ["new", "newer"]
 
 
-async def test_a_flush_brings_a_full_copy_and_never_an_empty_screen(
+async def test_reset_sends_full_copy_without_empty_screen(
     api: httpx.AsyncClient, uid: str, device_of: DeviceOf
 ) -> None:
     async with device_of("phone") as phone:
@@ -115,7 +109,7 @@ async def test_a_flush_brings_a_full_copy_and_never_an_empty_screen(
         assert list(phone.mirror.items) == ["a"]
 
 
-async def test_the_state_is_sent_again_only_where_the_hash_differs(api: httpx.AsyncClient, uid: str) -> None:
+async def test_state_with_current_etag_is_304(api: httpx.AsyncClient, uid: str) -> None:
     await send(api, uid, {"create": {"a": item()}})
     first = await api.get(f"/v1/users/{uid}/state")
     etag = first.headers["ETag"]
@@ -131,7 +125,7 @@ async def test_the_state_is_sent_again_only_where_the_hash_differs(api: httpx.As
     assert sorted(other.json()["items"]) == ["a", "b"]
 
 
-async def test_one_item_a_device_dismissing_one_leaves_the_others(api: httpx.AsyncClient, uid: str) -> None:
+async def test_items_of_one_device_are_dismissed_separately(api: httpx.AsyncClient, uid: str) -> None:
     devices = ["phone", "laptop", "tablet"]
     await send(api, uid, {"create": {f"for-{name}": item(for_device=name) for name in devices}})
 
@@ -142,7 +136,7 @@ async def test_one_item_a_device_dismissing_one_leaves_the_others(api: httpx.Asy
     assert await live_ids(api, uid) == ["for-laptop", "for-tablet"]
 
 
-async def test_an_item_for_each_device_is_there_for_a_device_added_later(
+async def test_item_for_each_device_reaches_later_devices(
     api: httpx.AsyncClient, uid: str, device_of: DeviceOf
 ) -> None:
     await send(api, uid, {"create": {"a": item(for_device="*")}})
@@ -163,7 +157,7 @@ async def test_an_item_for_each_device_is_there_for_a_device_added_later(
     assert await live_ids(api, uid) == []
 
 
-async def test_a_message_said_again_wakes_nobody(api: httpx.AsyncClient, uid: str, device_of: DeviceOf) -> None:
+async def test_repeated_message_sends_no_frame(api: httpx.AsyncClient, uid: str, device_of: DeviceOf) -> None:
     async with device_of("phone") as phone:
         await phone.synced()
         message = {"create": {"a": item(body={"n": 1})}}
@@ -181,7 +175,7 @@ async def test_a_message_said_again_wakes_nobody(api: httpx.AsyncClient, uid: st
         assert phone.mirror.items["a"]["body"] == {"n": 1}
 
 
-async def test_every_order_of_the_same_messages_ends_in_the_same_state(api: httpx.AsyncClient, uid: str) -> None:
+async def test_message_order_does_not_matter(api: httpx.AsyncClient, uid: str) -> None:
     messages: list[dict[str, Any]] = [
         {"create": {"a": item(times={"created": SEED_TIME + 1})}},
         {"create": {"b": item(times={"created": SEED_TIME + 2}), "c": item("post", times={"created": SEED_TIME + 3})}},
@@ -201,7 +195,7 @@ async def test_every_order_of_the_same_messages_ends_in_the_same_state(api: http
     assert len(seen) == 1
 
 
-async def test_a_dismissal_before_its_creation_stands(api: httpx.AsyncClient, uid: str, device_of: DeviceOf) -> None:
+async def test_dismissal_before_creation_holds(api: httpx.AsyncClient, uid: str, device_of: DeviceOf) -> None:
     async with device_of("phone") as phone:
         await phone.synced()
         early = await send(api, uid, {"dismiss": {"ids": ["x"]}})
@@ -213,7 +207,7 @@ async def test_a_dismissal_before_its_creation_stands(api: httpx.AsyncClient, ui
         assert phone.live == []
 
 
-async def test_an_interval_catches_a_late_creation_inside_it_and_no_other(api: httpx.AsyncClient, uid: str) -> None:
+async def test_interval_dismisses_late_creations(api: httpx.AsyncClient, uid: str) -> None:
     await send(api, uid, {"dismiss": {"intervals": [{"category": "mail", "end": SEED_TIME + 5}]}})
 
     receipt = await send(
@@ -231,7 +225,7 @@ async def test_an_interval_catches_a_late_creation_inside_it_and_no_other(api: h
     assert receipt["ignored"] == {"in": "dismissed"}
 
 
-async def test_two_devices_that_replace_the_same_category_leave_the_later_one(
+async def test_concurrent_replacements_leave_the_later_item(
     api: httpx.AsyncClient, uid: str, device_of: DeviceOf
 ) -> None:
     def replace(id_: str, created: int) -> dict[str, Any]:
@@ -246,9 +240,7 @@ async def test_two_devices_that_replace_the_same_category_leave_the_later_one(
         assert await live_ids(api, f"{uid}.{number}") == ["b"]
 
 
-async def test_an_item_with_its_times_comes_whole_through_a_resync(
-    api: httpx.AsyncClient, uid: str, device_of: DeviceOf
-) -> None:
+async def test_resync_keeps_item_times(api: httpx.AsyncClient, uid: str, device_of: DeviceOf) -> None:
     async with device_of("phone") as phone:
         await phone.synced()
         cursor, digest = phone.mirror.cursor, phone.mirror.digest
@@ -266,9 +258,7 @@ async def test_an_item_with_its_times_comes_whole_through_a_resync(
         assert phone.syncs[0]["digest"] == phone.mirror.digest
 
 
-async def test_what_was_made_and_ended_in_between_is_in_no_delta(
-    api: httpx.AsyncClient, uid: str, device_of: DeviceOf
-) -> None:
+async def test_delta_omits_items_created_and_dismissed(api: httpx.AsyncClient, uid: str, device_of: DeviceOf) -> None:
     await send(api, uid, {"create": {f"old{n}": item(body="x" * 300) for n in range(30)}})
     async with device_of("phone") as phone:
         await phone.synced()
@@ -287,7 +277,7 @@ async def test_what_was_made_and_ended_in_between_is_in_no_delta(
         assert kept.digest == sync["digest"]
 
 
-async def test_a_past_state_shows_what_was_dismissed_later(cluster: Cluster, api: httpx.AsyncClient, uid: str) -> None:
+async def test_past_state_shows_later_dismissed_items(cluster: Cluster, api: httpx.AsyncClient, uid: str) -> None:
     await send(api, uid, {"create": {"a": item()}})
     created = (await state(api, uid))["items"]["a"]["times"]["created"]
     await wait_until(lambda: cluster.now_s() > created + 0.02, "a moment in between")
@@ -301,7 +291,7 @@ async def test_a_past_state_shows_what_was_dismissed_later(cluster: Cluster, api
     assert [(entry["id"], entry["gone"]["reason"]) for entry in history] == [("a", "dismissed")]
 
 
-async def test_a_replayed_creation_of_a_dismissed_item_brings_nothing_back(
+async def test_repeated_creation_of_dismissed_item_is_ignored(
     api: httpx.AsyncClient, uid: str, device_of: DeviceOf
 ) -> None:
     message = {"create": {"a": item()}}
@@ -316,7 +306,7 @@ async def test_a_replayed_creation_of_a_dismissed_item_brings_nothing_back(
         assert phone.live == []
 
 
-async def test_a_device_message_that_is_refused_does_not_block_the_next(uid: str, device_of: DeviceOf) -> None:
+async def test_refused_device_message_blocks_nothing(uid: str, device_of: DeviceOf) -> None:
     async with device_of("phone") as phone:
         await phone.synced()
         await phone.say({"ref": 1, "system": "gregor", "body": {"create": {"a": {"body": 1}}}})
@@ -331,7 +321,7 @@ async def test_a_device_message_that_is_refused_does_not_block_the_next(uid: str
 
 
 @pytest.mark.parametrize("prefix", ["a_", "a%", "us", "a"])
-async def test_a_prefix_matches_whole_segments_and_no_wildcards(api: httpx.AsyncClient, uid: str, prefix: str) -> None:
+async def test_prefix_matches_whole_segments(api: httpx.AsyncClient, uid: str, prefix: str) -> None:
     categories = ["ab", "user.joined", "a_.b", "a.b", "a"]
     await send(api, uid, {"create": {f"i{n}": item(category) for n, category in enumerate(categories)}})
     answer = await api.get(f"/v1/users/{uid}/state", params={"category_prefix": prefix})
@@ -343,9 +333,7 @@ async def test_a_prefix_matches_whole_segments_and_no_wildcards(api: httpx.Async
         assert sorted(found["category"] for found in answer.json()["items"].values()) == expected
 
 
-async def test_a_view_gets_only_its_categories_and_a_cursor_of_its_own(
-    api: httpx.AsyncClient, uid: str, device_of: DeviceOf
-) -> None:
+async def test_view_has_its_categories_and_cursor(api: httpx.AsyncClient, uid: str, device_of: DeviceOf) -> None:
     async with device_of("phone", hello={"category_prefix": ["user"]}) as phone, device_of("laptop") as laptop:
         await phone.synced()
         await laptop.synced()
@@ -365,9 +353,7 @@ async def test_a_view_gets_only_its_categories_and_a_cursor_of_its_own(
         assert phone.mirror.digest == filtered["digest"]
 
 
-async def test_an_external_message_reaches_who_resumes_from_before_it(
-    api: httpx.AsyncClient, uid: str, device_of: DeviceOf
-) -> None:
+async def test_resume_delivers_missed_external_messages(api: httpx.AsyncClient, uid: str, device_of: DeviceOf) -> None:
     await send(api, uid, {"create": {"a": item()}})
     async with device_of("phone") as phone:
         await phone.synced()
@@ -383,9 +369,7 @@ async def test_an_external_message_reaches_who_resumes_from_before_it(
         assert "external_gap" not in phone.syncs[0]
 
 
-async def test_the_frame_that_makes_a_users_epoch_carries_the_cursor(
-    api: httpx.AsyncClient, uid: str, device_of: DeviceOf
-) -> None:
+async def test_first_frame_of_an_epoch_has_the_cursor(api: httpx.AsyncClient, uid: str, device_of: DeviceOf) -> None:
     unseen = await state(api, uid)
     assert unseen["cursor"].endswith("-0")
     async with device_of("phone") as phone:

@@ -1,4 +1,4 @@
-"""Writers that never stop, and devices that note what they were told: for tests in which something breaks meanwhile."""
+"""Continuous writers, and devices that record their changes, for tests that break something meanwhile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CATEGORIES = ("mail", "mail.spam", "user.joined")
 
 
 class Watcher:
-    """A live device and what it was told: how often each item came and went, each external message."""
+    """A live device that counts how often each item came and went, and each external message."""
 
     def __init__(self, urls: Sequence[str], token: str, **options: Any) -> None:
         self.device = Device(urls, token, timings=QUICK, **options)
@@ -43,7 +43,7 @@ class Watcher:
             await self._task
 
     async def converges(self, producer: AsyncProducer, uid: str, name: str, timeout_s: float = 30) -> None:
-        """Until its copy has the digest of the server's view, and has told all of it to its reader."""
+        """Wait until its copy has the server's digest and its reader has received every change."""
 
         async def is_equal() -> bool:
             state = await producer.state(uid, device=name)
@@ -53,7 +53,7 @@ class Watcher:
 
     @property
     def told(self) -> set[str]:
-        """The ids that a reader of the changes holds."""
+        """Return the item ids according to the changes that the reader received."""
         return set((self.created - self.dismissed).keys())
 
     async def _watch(self) -> None:
@@ -70,9 +70,9 @@ class Watcher:
 
 
 class Traffic:
-    """Creations, dismissals and external messages for one user, by several writers at once, until told to stop.
+    """Creations, dismissals and external messages for one user by several concurrent writers, until `stop`.
 
-    `acknowledged`: what the server has said yes to; `dismissed`: ids that a writer has dismissed.
+    `acknowledged`: messages that the server accepted. `dismissed`: item ids that a writer has dismissed.
     """
 
     def __init__(self, producers: Sequence[AsyncProducer], uid: str, writers: int = 4, external_every: int = 0) -> None:
@@ -96,7 +96,7 @@ class Traffic:
         await asyncio.gather(*self._tasks)
 
     async def go_on(self, messages: int) -> None:
-        """Until so many more messages were acknowledged."""
+        """Wait until so many more messages are acknowledged."""
         goal = len(self.acknowledged) + messages
         await wait_until(lambda: len(self.acknowledged) >= goal, f"{messages} more messages are taken", 60)
 

@@ -1,4 +1,4 @@
-"""Messages as a backend writes them, and the commits they become: the shortest way to say what a test is about."""
+"""Builders of messages and of the commits that are planned from them, for short test bodies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOUR_US = 3_600 * SECOND_US
 DAY_US = 24 * HOUR_US
 
 NOW = 1_700_000_000
-"""The moment, in seconds, at which tests begin."""
+"""The time at which tests begin, in Unix seconds."""
 NOW_US = NOW * SECOND_US
 SEED = b"\x12\x34\x56"
 LIMITS = Limits()
@@ -37,7 +37,7 @@ def item(
     for_device: str | None = None,
     body: Any = None,
 ) -> Document:
-    """One entry of ``create``; times in seconds."""
+    """Return one entry of ``create``; times are in seconds."""
     given = {"created": created, "expires": expires, "remind_at": None if remind_at is None else list(remind_at)}
     times = {name: value for name, value in given.items() if value is not None}
     return {"category": category, "times": times, "for_device": for_device, "body": body}
@@ -51,7 +51,7 @@ def interval(
     end: float | None = None,
     skip: Iterable[str] = (),
 ) -> Document:
-    """One entry of ``dismiss.intervals``; times in seconds."""
+    """Return one entry of ``dismiss.intervals``; times are in seconds."""
     entry = {"category": category, "category_prefix": prefix, "begin": begin, "end": end, "skip": list(skip)}
     return {name: value for name, value in entry.items() if value is not None}
 
@@ -62,13 +62,13 @@ def message(
     intervals: Iterable[Document] = (),
     message_id: str | None = None,
 ) -> Document:
-    """A message of system ``gregor`` that creates and dismisses."""
+    """Return a message of the system ``gregor`` that creates and dismisses."""
     body = {"create": dict(create or {}), "dismiss": {"ids": list(ids), "intervals": list(intervals)}}
     return {"system": "gregor", "body": body} | ({"id": message_id} if message_id else {})
 
 
 def external(body: Any, system: str = "kbfs", message_id: str | None = None) -> Document:
-    """A message of another system."""
+    """Return a message of another system."""
     return {"system": system, "body": body} | ({"id": message_id} if message_id else {})
 
 
@@ -82,36 +82,36 @@ def planned(
     limits: Limits = LIMITS,
     seed: bytes = SEED,
 ) -> Commit:
-    """What a message sent by ``sender`` at ``now_us`` asks the store for. Raises ``Problem`` as ingest would."""
+    """Plan a message of ``sender`` at ``now_us`` and return the commit. Raises ``Problem`` as ingest does."""
     return plan(parse_message(document, limits), sender, now_us, seed, limits)
 
 
 def creating(*ids: str, now_us: int = NOW_US, sender: Sender = BY_BACKEND, **fields: Any) -> Commit:
-    """The commit that creates ``ids``, all with the same ``fields`` of ``item``."""
+    """Return the commit that creates ``ids``, all with the same ``fields`` of ``item``."""
     return planned(message({item_id: item(**fields) for item_id in ids}), sender, now_us)
 
 
 def dismissing(*ids: str, now_us: int = NOW_US, sender: Sender = BY_BACKEND) -> Commit:
-    """The commit that dismisses ``ids``."""
+    """Return the commit that dismisses ``ids``."""
     return planned(message(ids=ids), sender, now_us)
 
 
 def sweeping(*intervals: Document, now_us: int = NOW_US, sender: Sender = BY_BACKEND) -> Commit:
-    """The commit that dismisses ``intervals``."""
+    """Return the commit that dismisses ``intervals``."""
     return planned(message(intervals=intervals), sender, now_us)
 
 
 def ids_of(full: Full) -> list[str]:
-    """The ids of a whole view, in its order."""
+    """Return the ids of a full view, in its order."""
     return [entry.id for entry in full.items]
 
 
 def cursor_of(full: Full, view: View = BACKEND) -> Cursor:
-    """The cursor that a reader of ``view`` holds after ``full``."""
+    """Return the cursor that a reader of ``view`` holds after ``full``."""
     return cursor_for(full.epoch, view, full.seq)
 
 
 def document_of(raw: bytes) -> Document:
-    """A JSON document from the store or a frame."""
+    """Parse a JSON document from the store or a frame."""
     document: Document = json.loads(raw)
     return document

@@ -1,7 +1,9 @@
-"""Chaos: intents go out through two delivery processes while everything fails that can; then all is compared.
+"""Chaos test of delivery: two delivery processes send while workers, providers and Redis fail; then the audit
+compares.
 
-Workers are killed -9 at random, providers answer 429, 503, GOAWAY and RST, hang, hang up, take a push and say nothing,
-are down for a while, and Redis dies once and comes back with what it had on disk.
+Workers are killed with SIGKILL at random. Providers answer 429, 503, GOAWAY and RST, hang, hang up, accept a push
+without
+an answer, or are down for a while. Redis is killed once and comes back with its append-only file.
 """
 
 from __future__ import annotations
@@ -29,22 +31,24 @@ from tests.support.wait import wait_until
 
 ILL = (ASKING, BUSY, DOWN, HANGING)
 EACH = 3
-"""Items a user."""
+"""Items of each user."""
 DISMISSED = 0.05
 NEARLY_ALL = 0.1
-"""Of the items so many may be unsettled when havoc ends."""
+"""Share of the deliveries that must have ended before the failures stop."""
 LATEST_DISMISSAL_S = 5.0
 LEASE_S = 3
-"""Of the scheduler, which loses what it had in hand when the store dies."""
+"""Lease of the scheduler, which loses its claimed work when Redis is killed."""
 Ledger = dict[tuple[str, str], list[DeliveryRecord]]
 _HAS_ALL, _HAS_TWO = ("apns", "fcm", "webpush", "email"), ("apns", "fcm")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of it. `kill_every_s`: on the average; `ill_s`: how long a provider is wholly ill at a time.
+    """The load and the failures of one run.
 
-    `patience_s`: so long nothing may come to its end before it is called stuck; pauses between attempts are shorter.
+    `kill_every_s`: mean time between two kills. `ill_s`: duration of one provider outage. `patience_s`: if no delivery
+    ends
+    for this long, the run counts as stuck; pauses between attempts are shorter.
     """
 
     intents: int
@@ -58,7 +62,7 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What was done, and what was found."""
+    """The result of a run: counts, and the findings of the audit."""
 
     audit: Audit = field(default_factory=Audit)
     intents: int = 0
@@ -83,13 +87,13 @@ class _MailContext:
     dismissed: set[tuple[str, str]] = field(default_factory=set)
     deaths: list[float] = field(default_factory=list)
     is_calm: bool = False
-    """The load is over, and most of it is settled: havoc ends."""
+    """Set when the load is over and most deliveries have ended: the failures stop."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Of a worker that starts, or the store that dies: who starts without a store ends at once, for its supervisor."""
+    """Held by a worker that starts, or by the kill of Redis: a worker that starts without Redis exits at once."""
 
 
 def people_of(intents: int) -> list[Person]:
-    """So many that ``EACH`` items of each make so many intents, or a few more."""
+    """Return enough users for ``EACH`` items of each to make at least this many intents."""
     found: list[Person] = []
     while intents > 0:
         channels = _HAS_ALL if len(found) % 2 == 0 else _HAS_TWO
@@ -99,7 +103,7 @@ def people_of(intents: int) -> list[Person]:
 
 
 def chaos(directory: Path, plan: Plan) -> Outcome:
-    """All of it, in processes of its own."""
+    """Run the load and the failures with real processes, and audit the result."""
     people = people_of(plan.intents)
     browsers = sum("webpush" in person.channels for person in people)
     with running(directory / "providers", 2 * browsers, plan.seed) as providers:
@@ -153,7 +157,7 @@ def _items(person: Person) -> list[str]:
 
 
 async def _load(scene: _MailContext) -> None:
-    """All items, in no order, over the time of the load; some of them are dismissed again."""
+    """Create all items in random order, spread over the time of the load, and dismiss some of them again."""
     dismissing = []
     work = [(person.uid, item) for person in scene.people for item in _items(person)]
     scene.dice.shuffle(work)
@@ -170,14 +174,14 @@ async def _load(scene: _MailContext) -> None:
 
 
 async def _dismiss(scene: _MailContext, uid: str, item: str) -> None:
-    """A moment after it came: it is being told, waits to be tried again, or is on the screen."""
+    """Dismiss an item shortly after its creation: its delivery is running, waits for a retry, or has ended."""
     await asyncio.sleep(scene.dice.random() * LATEST_DISMISSAL_S)
     commit = dismissal([item], scene.entries)
     await insist(lambda: scene.store.users.commit(uid, commit))
 
 
 async def _kill_workers(scene: _MailContext) -> None:
-    """One at a time, of those that work; it comes back after a moment."""
+    """Kill one running worker after the other, and start each again after a moment."""
     while True:
         await asyncio.sleep(scene.dice.uniform(0.5, 1.5) * scene.plan.kill_every_s)
         if scene.is_calm:
@@ -193,7 +197,7 @@ async def _kill_workers(scene: _MailContext) -> None:
 
 
 async def _make_ill(scene: _MailContext) -> None:
-    """One provider after the other is wholly ill for a while, in each way."""
+    """Make one provider after the other fail in each way for a while."""
     illnesses = [(channel, word) for channel in CHANNELS for word in ILL]
     scene.dice.shuffle(illnesses)
     for channel, word in cycle(illnesses):
@@ -206,7 +210,7 @@ async def _make_ill(scene: _MailContext) -> None:
 
 
 async def _kill_store(scene: _MailContext) -> None:
-    """In the middle."""
+    """Kill Redis in the middle of the load."""
     await asyncio.sleep(scene.plan.load_s / 2)
     async with scene.turn:
         scene.cluster.server.kill()
@@ -217,7 +221,7 @@ async def _kill_store(scene: _MailContext) -> None:
 
 
 async def _settled(scene: _MailContext, intents: Sequence[Intent]) -> Ledger:
-    """The ledger, once all is over and nothing is due; or as it is when nothing comes to its end for so long."""
+    """Return the ledger when every delivery has ended and no work is due, or when nothing has ended for too long."""
     fewest, since = len(intents), time.monotonic()
     places = list(dict.fromkeys((intent.uid, intent.item) for intent in intents))
     left = places
@@ -228,7 +232,7 @@ async def _settled(scene: _MailContext, intents: Sequence[Intent]) -> Ledger:
         left = [place for place in left if not _is_settled(ledger[place], place in scene.dismissed)]
         scene.is_calm = scene.is_calm or len(left) <= NEARLY_ALL * len(places)
         if not left and await _is_idle(scene.store):
-            ledger = await _read(scene.store, places)  # since it was read, more may have been planned
+            ledger = await _read(scene.store, places)  # more deliveries may be planned by now
             left = [place for place in places if not _is_settled(ledger[place], place in scene.dismissed)]
             if not left:
                 return ledger
@@ -251,26 +255,29 @@ async def _read(store: RedisStore, places: Sequence[tuple[str, str]]) -> Ledger:
 
 
 async def _is_idle(store: RedisStore) -> bool:
-    """Whether the schedulers have nothing to do, nor did one take something that it has not ended."""
+    """Return whether the schedulers have no due work and hold no lease."""
     soon_us = time.time_ns() // 1_000 + round((LEASE_S + 1) * 1e6)
     return all(at_us is None or at_us > soon_us for at_us in await store.agenda.next_due_times())
 
 
 def _is_settled(deliveries: Sequence[DeliveryRecord], is_dismissed: bool) -> bool:
-    """A withdrawal that waits for its hour, or for the next push, is as settled as it gets; so is an item that left
-    before it was due to be told."""
+    """Return whether a delivery has reached its last state.
+
+    A withdrawal that waits for its time or for the next push counts, and so does an item that left before its
+    delivery.
+    """
     if not deliveries:
         return is_dismissed
     return all(each.is_over or _waits_for_a_push(each) for each in deliveries)
 
 
 def _waits_for_a_push(delivery: DeliveryRecord) -> bool:
-    """A withdrawal that goes along with the next push."""
+    """Return whether a withdrawal is to be sent along with the next push."""
     is_withdrawal = delivery.intent.kind is IntentKind.WITHDRAW
     return is_withdrawal and delivery.state is DeliveryState.WAITING and delivery.history.reason == "budget"
 
 
 def _left(scene: _MailContext) -> int:
-    """Entries of the streams: what nobody will take up, or what was not crossed off."""
+    """Count the stream entries that were neither claimed nor acknowledged."""
     streams = [f"gregor:deliveries:{channel}" for channel in CHANNELS]
     return sum(int(scene.cluster.server.say("XLEN", stream).strip()[1:]) for stream in streams)

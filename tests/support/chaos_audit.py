@@ -1,4 +1,4 @@
-"""After the chaos: whether the ledger and the providers tell the same of every intent, and nothing shows twice."""
+"""Audit after a chaos run: ledger and providers must agree on every intent, and no notification may show twice."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gregor_delivery.decide.push import _hashed
 from tests.support.moody import LATE_S, Seen
 
 STALL_S = 1.0
-"""How late an answer may be taken note of, on a machine that has much to do."""
+"""Delay after which a worker on a busy machine may record a response."""
 
 
 @dataclass
 class Known:
-    """What is known in the end. `deaths`: when a process or the store was killed or came back (wall clock, seconds).
+    """The facts of a run. `deaths`: wall-clock seconds at which a process or Redis was killed or came back.
 
-    `deadline_s`: how long a provider might take.
+    `deadline_s`: the timeout of one provider request.
     """
 
     intents: Sequence[Intent]
@@ -32,16 +32,16 @@ class Known:
 
 @dataclass
 class Audit:
-    """`findings`: what nothing explains; empty is good. `count`: of each fate so many."""
+    """`findings`: facts without an explanation; empty if all is well. `count`: the number of intents by fate."""
 
     findings: list[str] = field(default_factory=list)
     count: Counter[str] = field(default_factory=Counter)
     copies: int = 0
-    """Arrivals beyond the first of an intent: they replaced it."""
+    """Arrivals of an intent beyond the first; each replaced the one before."""
 
 
 def audit(known: Known) -> Audit:
-    """Look at every intent."""
+    """Judge every intent and return the findings."""
     found = Audit()
     requests = _by_intent(known.seen)
     gone = {(each.uid, each.channel) for each in known.seen if each.fate == "gone"}
@@ -70,7 +70,7 @@ Requests = Mapping[tuple[str, str, str], Sequence[Seen]]
 
 
 def _by_intent(seen: Iterable[Seen]) -> dict[tuple[str, str, str], list[Seen]]:
-    """What came by channel, user and name (of a push), or item (of a mail: "" where it came no further than RCPT)."""
+    """Group arrivals by channel, user and collapse id (push) or item (e-mail; "" if it did not get past RCPT)."""
     found: dict[tuple[str, str, str], list[Seen]] = defaultdict(list)
     for each in seen:
         for name in (each.items or ("",)) if each.channel == EMAIL else (each.name,):
@@ -79,13 +79,13 @@ def _by_intent(seen: Iterable[Seen]) -> dict[tuple[str, str, str], list[Seen]]:
 
 
 def _of(intent: Intent, requests: Requests) -> list[Seen]:
-    """The requests that told an intent, or tried to."""
+    """Return the provider requests of an intent."""
     names = (intent.item, "") if intent.channel == EMAIL else (_name(intent.uid, intent.item),)
     return [each for name in names for each in requests.get((intent.channel, intent.uid, name), ())]
 
 
 def _name(uid: str, item: str) -> str:
-    """The collapse id of an item."""
+    """Return the collapse id of an item."""
     return _hashed(f"i\0{uid}\0{item}")
 
 
@@ -102,7 +102,7 @@ class _Judge:
         return [each for each in self.tried if each.fate in ("arrived", "unanswered")]
 
     def fate(self, entry: DeliveryRecord | None) -> str:
-        """A word for what became of it; with an exclamation mark where nothing explains that."""
+        """Return a word for the end of an intent, with an exclamation mark if nothing explains it."""
         is_dismissed = (self.intent.uid, self.intent.item) in self.known.dismissed
         if entry is None:
             if self.arrived:
@@ -128,7 +128,7 @@ class _Judge:
         return any(each.fate in fates for each in self.tried)
 
     def _is_in_the_dark(self, entry: DeliveryRecord) -> bool:
-        """Whether no call that ended without an answer was answered in time."""
+        """Return whether no request that ended without a response could have been answered in time."""
         ends = [each.at_us / 1e6 for each in entry.history.attempts if each.status == "unknown"]
         return len(ends) > 1 and not any(
             self.known.deadline_s > end - each.at > 0 and not self._is_unheard(each, entry)
@@ -138,8 +138,10 @@ class _Judge:
         )
 
     def _is_unheard(self, seen: Seen, entry: DeliveryRecord) -> bool:
-        """Whether the answer may be unknown to us: none was given, its way was cut, it came too late, or who waited
-        for it died."""
+        """Return whether the worker may not know the response: none was sent, the connection was cut, it came too
+        late, or the
+        worker died.
+        """
         if seen.fate == "unanswered":
             return True
         late = (each.at_us / 1e6 for each in entry.history.attempts if each.status == "unknown")
@@ -151,7 +153,7 @@ class _Judge:
 
 
 def _doubles(known: Known) -> list[str]:
-    """What is on a screen twice: an item under two names; or a mail of one name that says more the second time."""
+    """Find items on a screen under two collapse ids, and e-mails of one Message-ID with different contents."""
     findings, names = [], defaultdict(set)
     for each in known.seen:
         for item in each.items if each.fate in ("arrived", "unanswered") else ():
@@ -167,7 +169,7 @@ def _doubles(known: Known) -> list[str]:
 
 
 def _untold_withdrawals(known: Known) -> list[str]:
-    """What the ledger calls withdrawn, though its device was never told so."""
+    """Find ledger entries that are withdrawn although the device never received a withdrawal."""
     told = {
         (each.channel, each.uid, item)
         for each in known.seen
@@ -185,7 +187,7 @@ def _untold_withdrawals(known: Known) -> list[str]:
 
 
 def _left_on_screens(known: Known, gone: Collection[tuple[str, str]]) -> list[str]:
-    """What is dismissed and may be on a screen, with nothing under way to take it off."""
+    """Find dismissed items that may still be on a screen, with no withdrawal planned."""
     findings = []
     for each in known.seen:
         is_shown = each.fate in ("arrived", "unanswered") and each.channel != EMAIL

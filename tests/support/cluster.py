@@ -1,4 +1,4 @@
-"""A whole Gregor of real processes, each started by itself, so that a test may kill any one of them."""
+"""A cluster of real processes, started one by one, of which a test may kill any."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ READY_S = 60
 SCOPES = ("ingest", "read", "devices", "deliveries", "categories", "admin")
 DAY_S = 86_400
 KEEP_ALL = ("--appendonly", "yes", "--appendfsync", "always")
-"""Options of a Redis that has on disk what it acknowledged."""
+"""Options of a Redis that has every acknowledged write on disk."""
 
 
 @dataclass(slots=True)
 class Service:
-    """One process of a service, on ports that stay the same over restarts; what it says goes to a file."""
+    """One process of a service. Its ports stay the same over restarts; its output goes to a file."""
 
     name: str
     module: str
@@ -66,7 +66,7 @@ class Service:
         wait_until_sync(lambda: all(map(self._answers, self.probes)), f"{self.name} is ready", READY_S)
 
     def kill(self) -> None:
-        """As a crash would."""
+        """Kill the process with SIGKILL and wait for its end."""
         self.signal(signal.SIGKILL)
         self.wait()
 
@@ -87,7 +87,7 @@ class Service:
                 self.kill()
 
     def said(self) -> str:
-        """The last of its log."""
+        """Return the end of its log."""
         return self.log.read_text("utf-8", "replace")[-4_000:] if self.log.exists() else ""
 
     def _answers(self, probe: str) -> bool:
@@ -100,7 +100,7 @@ class Service:
 
 
 class Cluster:
-    """A server, ingests, gateways, and as asked for schedulers and deliveries. A context manager; it leaves nothing."""
+    """A Redis server, ingests, gateways, and optionally schedulers and delivery workers, as a context manager."""
 
     def __init__(
         self,
@@ -114,7 +114,9 @@ class Cluster:
         server_options: Sequence[str] = (),
         **settings: Any,
     ) -> None:
-        """`settings`: by their name without `GREGOR_`, in any case. `server`: the binary of the Redis or Valkey."""
+        """Prepare the processes. `settings`: names without `GREGOR_`, in any case. `server`: the Redis or Valkey
+        binary.
+        """
         binary = server or str(find_server())
         data = directory / "data"
         data.mkdir(parents=True)
@@ -156,7 +158,7 @@ class Cluster:
 
     @property
     def pids(self) -> list[int]:
-        """All that a message may pass on its way."""
+        """Return the process ids of everything that a message passes."""
         return [self.server.pid, *(service.pid for service in self.services)]
 
     @property
@@ -172,26 +174,26 @@ class Cluster:
         return [service.probes[1].removesuffix("/readyz") for service in self.gateways]
 
     def now_s(self) -> float:
-        """The wall clock of the services."""
+        """Return the wall clock of the services, in Unix seconds."""
         return time.time() + self.clock_offset_s
 
     def token(self, uid: str, device: str, lives_s: int = DAY_S, **claims: Any) -> str:
-        """A device token as an application's login service would mint it."""
+        """Mint a device token as an application's login service does."""
         return mint(self.secret, uid, device, lives_s, **claims, now_us=round(self.now_s() * 1e6))
 
     def api(self, token: str | None = None, ingest: int = 0) -> httpx.AsyncClient:
-        """A client of one ingest, with the service key (or a token)."""
+        """Return a client of one ingest, with the service key or the given token."""
         headers = {"Authorization": f"Bearer {self.key if token is None else token}"}
         return httpx.AsyncClient(base_url=self.ingest_urls[ingest], headers=headers, timeout=30, trust_env=False)
 
     def create_key(self, *scopes: str) -> str:
-        """A service key, made as an operator makes the first one."""
+        """Create a service key as an operator creates the first one."""
         words = ["keys", "create", "--json", *(word for scope in scopes for word in ("--scope", scope))]
         key: str = json.loads(self.gregor(*words))["key"]
         return key
 
     def gregor(self, *words: str) -> str:
-        """What the command says on standard output."""
+        """Run a `gregor` command and return its standard output."""
         program = "from gregor.cli import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", program, *words], env=self._environ(), cwd=ROOT, capture_output=True, text=True
@@ -200,11 +202,11 @@ class Cluster:
         return done.stdout
 
     def logs(self) -> str:
-        """All that every service has said so far."""
+        """Return the complete logs of all services."""
         return "\n".join(service.log.read_text("utf-8", "replace") for service in self.services)
 
     def said(self) -> str:
-        """The last of every log: for a failing test."""
+        """Return the end of every log, for the message of a failing test."""
         return "\n".join(f"--- {service.name}\n{service.said()}" for service in self.services)
 
     def _environ(self, **more: str) -> dict[str, str]:

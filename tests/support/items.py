@@ -1,4 +1,4 @@
-"""Items of every shape, for property tests: as ``machine.plan`` makes them of what a backend may send."""
+"""Hypothesis strategies for items of every shape, as the planner makes them from backend messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SAID: list[Any] = [None, "", "€", "\U0001f389", 1.5, 0, [], {}, {"b": [1, {"a
 
 @st.composite
 def creations(draw: st.DrawFn, categories: st.SearchStrategy[str] = CATEGORIES) -> Creation:
-    """A creation at ``NOW``."""
+    """Generate a creation at ``NOW``."""
     sent = item(
         draw(categories),
         created=draw(st.none() | st.integers(0, NOW) | st.floats(0, NOW)),

@@ -1,4 +1,4 @@
-"""What the machine took from processes, so that a bound in real seconds holds where others use it, too."""
+"""CPU time that other processes took, which keeps bounds in real seconds fair on a busy machine."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 
 class Waiting:
-    """How long processes, and this one, waited for a core since this was made: what nobody can promise, and no more."""
+    """The time for which processes, this one included, waited for a core since the object was made."""
 
     def __init__(self, pids: Iterable[int] = ()) -> None:
         self._before_ns = {pid: _waited_ns(pid) for pid in {os.getpid(), *pids}}
 
     def lost_s(self) -> float:
-        """Seconds in which they were ready to run and did not, one after the other: the most that it made them late."""
+        """Return the seconds in which the processes were runnable but did not run: an upper bound of their delay."""
         return sum(max(0, _waited_ns(pid) - before) for pid, before in self._before_ns.items()) / 1e9
 
 
 def _waited_ns(pid: int) -> int:
-    """The second field of schedstat, of the thread that the event loop runs in; 0 where the kernel does not count."""
+    """Return the second field of schedstat for the event loop's thread, or 0 if the kernel does not count it."""
     with suppress(OSError):
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
     return 0

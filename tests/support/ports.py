@@ -1,8 +1,10 @@
-"""Ports for servers that the tests start: nobody else takes them before the server does.
+"""Free ports for servers that the tests start. No other process takes them before the server binds them.
 
-The kernel's own choice (port 0) comes from the range of outgoing connections: by the time a server binds it, a client,
-or another test process, may have it. These lie below that range. A process holds a block of them by its first port,
-bound for as long as the process lives, and gives out each of the others once.
+The kernel's own choice (port 0) comes from the range of outgoing connections. By the time a server binds it, a client
+or
+another test process may have it. These ports lie below that range. Each process reserves a block of them by binding
+its
+first port for as long as it lives, and gives out each of the others once.
 """
 
 from __future__ import annotations
@@ -16,18 +18,18 @@ from gregor.dev.embedded_redis import HOST
 
 FIRST: Final = 10_000
 PAST: Final = 32_000
-"""Linux gives 32768 and up to outgoing connections, others 49152 and up."""
+"""Linux uses ports from 32768 for outgoing connections, other systems from 49152."""
 BLOCK: Final = 100
 _held: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that no other test gets."""
+    """Return a port without a listener that no other test gets."""
     return free_ports(1)
 
 
 def free_ports(count: int) -> int:
-    """The first of so many ports in a row."""
+    """Return the first of so many consecutive ports."""
     ports: list[int] = []
     for port in _ports:
         if ports and port != ports[-1] + 1:

@@ -1,4 +1,4 @@
-"""A client's copy of one view, as any client keeps it: by applying sync answers and live frames."""
+"""A client's copy of one view, kept by applying sync objects and live frames."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gregor.core.items.sync import (
 
 
 class Replica:
-    """The items that the view shows by id, the cursor that they are at, and the external messages that came."""
+    """The items of the view by id, the cursor, and the external messages received so far."""
 
     def __init__(self, view: View) -> None:
         self.view = view
@@ -31,7 +31,7 @@ class Replica:
         self.external: list[StoredExternal] = []
 
     def apply(self, answer: SyncResult) -> None:
-        """Take over what the server answered."""
+        """Apply a sync object."""
         match answer:
             case Full():
                 self.items = {entry.id: json.loads(entry.json) for entry in answer.items}
@@ -43,7 +43,7 @@ class Replica:
         self.external += answer.external
 
     def receive(self, frame: bytes) -> None:
-        """Take over a live frame of the system ``gregor``; its order is the caller's to keep."""
+        """Apply a live frame of the system ``gregor``. The caller keeps the order."""
         document = json.loads(frame)
         body = document["body"]
         self._change(body.get("create", {}), body.get("dismiss", {}).get("ids", ()))
@@ -54,14 +54,14 @@ class Replica:
             self.cursor = Cursor(self.cursor.tag, document["seq"])
 
     def copy(self) -> Replica:
-        """The same copy, kept by another client."""
+        """Return an equal, independent copy."""
         other = Replica(self.view)
         other.items, other.cursor, other.external = dict(self.items), self.cursor, list(self.external)
         return other
 
     @property
     def digest(self) -> bytes:
-        """The digest as a client in any language computes it (semantics.md L10)."""
+        """Return the digest as a client in any language computes it (semantics.md L10)."""
         lanes = [0] * 8
         for item_id, item in self.items.items():
             leaf = sha256(rfc8785.dumps([item_id, item])).digest()
@@ -70,7 +70,7 @@ class Replica:
         return b"".join(lane.to_bytes(4, "big") for lane in lanes)
 
     def _change(self, create: dict[str, Any], dismiss: Any) -> None:
-        # Each entry must say something new: a frame or delta that repeats itself is a fault, too.
+        # Every entry must change the copy: a frame or delta that repeats an earlier one is a defect, too.
         assert not create.keys() & self.items.keys()
         assert set(dismiss) <= self.items.keys()
         self.items.update(create)
@@ -79,5 +79,5 @@ class Replica:
 
 
 def view_of(items: tuple[StoredItem, ...]) -> dict[str, Any]:
-    """A whole view as a replica holds it."""
+    """Return a full view as a replica holds it."""
     return {entry.id: json.loads(entry.json) for entry in items}

@@ -1,4 +1,4 @@
-"""Waiting for what will be true soon, in place of sleeps: the only place of the tests that lets time pass."""
+"""Polling for a condition instead of sleeping: the only place in the tests that lets time pass."""
 
 import asyncio
 import inspect
@@ -15,9 +15,10 @@ async def wait_until(
     timeout_s: float = 10,
     step_s: float = _STEP_S,
 ) -> Any:
-    """The first true value of `predicate` (plain or async); AssertionError with the description where none comes.
+    """Return the first true value of `predicate` (plain or async). Raises AssertionError with the description on
+    timeout.
 
-    `step_s`: between two looks; more than a little only where a look is work for what is looked at.
+    `step_s`: the polling interval; raise it only if the predicate itself puts load on the system.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -33,7 +34,7 @@ async def wait_until(
 
 
 def wait_until_sync(predicate: Callable[[], object], description: str, timeout_s: float = 10) -> Any:
-    """`wait_until` for tests without an event loop."""
+    """Do the same as `wait_until`, without an event loop."""
     deadline = time.monotonic() + timeout_s
     while not (value := predicate()):
         if time.monotonic() >= deadline:
