@@ -1,27 +1,34 @@
--- Part of every script: layouts of what is kept, and the packing where the server has none (fakeredis lacks `struct`).
+-- codec: The part that every script on a user's state begins with: the layouts of stored values, and a struct library for
+-- servers without one (fakeredis). Python reads and writes the same layouts in `gregor/store/redis/users/record_codec.py`;
+-- tests/unit/store/test_lua_codes.py compares the letter codes below with those of Python.
 --
--- state   one hash a user; a name that begins with no letter or digit is no item's:
---   .h           the head: epoch c3, seq I5, clear I7 µs, wake I7 µs, live count I2, live bytes I3, flags B (1 intervals are
---                remembered, 2 something is to be forgotten in time), generation I2, 8 digest lanes I4: 62 bytes.
---                clear: what is created from here on is caught by no interval, and is not stale; wake: 0 none
---   .c           counts, where any is not 0: horizon + 1 I7 µs, floor of deltas I5, bodies trimmed up to seq I5, floor of external
---                messages I5, their bytes I4, unknown ids I4, remembered intervals I2
---   .d:<device>  8 lanes to add for a device whose view differs; of the device "": for the backend
---   .f:<device>  the seq at which a device was forgotten
+-- state   A hash for each user. A field that begins with a letter or digit is an item id; the others are:
+--   .h           head: epoch c3, seq I5, clear_from I7 µs (no remembered interval matches an item created later, and it
+-- is not
+--                stale), housekeeping_at I7 µs (0: never), live items I2, live bytes I3, flags B (1 intervals are remembered,
+--                2 `collect` is scheduled), generation I2, 8 digest lanes I4: 62 bytes
+--   .c           counts, if any is not 0: horizon + 1 I7 µs, lowest cursor for deltas I5, bodies trimmed up to seq I5, lowest
+--                cursor for external messages I5, their bytes I4, unknown ids I4, remembered intervals I2
+--   .d:<device>  8 lanes: the difference of this device's view from the shared digest; device "" is the backend's view
+--   .f:<device>  the seq at which a device was removed
 --   \0<key>      a message id: the hash of its content
---   <id>         a record: live, gone or tomb
--- live    a packed item (core/packed.py): "L" created I7, expires I7 (NEVER), hidings length I2, bytes of JSON beside the
---         body I2, reminders B (count; +32 push timer, or one of its reminders was followed, +64 mail timer, +128
---         stamped by the server), category length B, device length B, fingerprint c8, 8 leaf lanes I4 (62 bytes so far), category, device, reminders I7 each, hidings
---         (device str8, seq I5, at I7, reason c1 each), the JSON of the body
--- gone    "G" gone seq I5, created seq I5, at I7, reason c1, by str8, then the live record; once its body was dropped, that
---         begins with "l" and has no leaf
--- tomb    "T" then for each sender: at I7, by str8, category limits str16 ("" none; prefixes joined by ",")
--- spans   one hash a user, one field a prefix (s:) or category (s=). Each: open B, by str8, begin I7, end I7, at I7
---         (accepted, or its end where that is later), skips I2, skip str8 each
--- agenda  housekeeping, done by whoever meets it: x<id> expiry, m<key> message id, e external messages, g garbage; the
---         scheduler's: r<id> the next reminder, n<id>\0<index>\0<seq> what follows one, p<id> push, q<id> mail,
---         z<id> it left: what was told of it, o<id> its deliveries should be over, w<category>\0<for_device> aggregation window, d<id> delayed message, v look for dead devices; score µs
+--   <id>         a record: live, gone or tombstone
+-- live    A packed item (core/items/codec.py): "L", created I7, expires I7 (NEVER), length of hidings I2, bytes of JSON
+--         beside the body I2, reminders B (count; +32 has timers or followed a reminder, +64 mail timer, +128 stamped by the
+--         server), length of category B, of device B, fingerprint c8, 8 leaf lanes I4 (62 bytes so far), category, device,
+--         reminders I7 each, hidings (device str8, seq I5, at I7, cause c1 each), JSON of the body
+-- gone    "G", gone seq I5, created seq I5, at I7, cause c1, sender str8, then the live record. A record whose body was
+--         trimmed begins with "l" and has no leaf.
+-- tomb    "T", then for each sender that dismissed the unknown id: at I7, sender str8, category filter str16 ("" none)
+-- intervals  A hash for each user, one field for each prefix (s:) or category (s=). Each interval: open B, sender str8, begin
+--         I7, end I7, at I7 (accepted, or its end if that is later), number of skipped ids I2, skipped ids str8 each
+-- agenda  A sorted set for each user, by µs. Each member begins with the letter of its kind:
+--   x EXPIRE <id>                   g COLLECT history           m COLLECT <message id>       e COLLECT external messages
+--   r REMIND <id>, the next one     n FOLLOW <id>\0<index>\0<seq>, work after a reminder
+--   p PUSH <id>                     q MAIL <id>                 w WINDOW <category>\0<for_device>, aggregation
+--   z LEFT <id>, withdraw its notifications                     y HIDDEN <id>\0<device>
+--   o OVERDUE <id>, check its deliveries                        f SETTLED <id>\0<delivery>, webhook event
+--   d DELAYED <message id>          k ACKED device\0filter\0from\0to, webhook event            v DEVICES, inactive ones
 local struct = struct or (function()
   local byte, char, sub, floor = string.byte, string.char, string.sub, math.floor
   local function tokens(format)
@@ -62,10 +69,11 @@ local struct = struct or (function()
   end
   return {pack = pack, unpack = unpack_}
 end)()
-local call, pack, upk, sub = redis.call, struct.pack, struct.unpack, string.sub
-local HEAD = '>c3I5I7I7I2I3BI2I4I4I4I4I4I4I4I4'
-local ITEM = '>I7I7I2I2BBBc8I4I4I4I4I4I4I4I4'  -- from byte 2 of a live record
-local COUNTS, NO_COUNTS = '>I7I5I5I5I4I4I2', '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
-local LANES, NEVER = '>I4I4I4I4I4I4I4I4', 9007199254740992
-local M = 4294967296
+local call, pack, unpack_struct, sub = redis.call, struct.pack, struct.unpack, string.sub
+local HEAD_FORMAT = '>c3I5I7I7I2I3BI2I4I4I4I4I4I4I4I4'
+local ITEM_FORMAT = '>I7I7I2I2BBBc8I4I4I4I4I4I4I4I4'  -- of a live record, from its byte 2
+local COUNTS_FORMAT, ZEROS = '>I7I5I5I5I4I4I2', '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+local LANES_FORMAT, NEVER = '>I4I4I4I4I4I4I4I4', 9007199254740992
+local LANE_MODULUS = 4294967296
+local HOUSEKEEPING_KINDS = 'xmeg'  -- agenda kinds that the store handles itself; the scheduler handles the others
 local _

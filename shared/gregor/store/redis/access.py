@@ -53,8 +53,8 @@ class RedisAccess:
     def __init__(self, connection: RedisCommands, keys: Keys, *, allow_oom: bool = True) -> None:
         self._connection = connection
         self._keys = keys
-        self._rate = scripts.load("rate", flags="allow-oom" if allow_oom else "")
-        self._replace = scripts.load("replace_field")
+        self._rate = scripts.load("deployment/rate_limit", flags="allow-oom" if allow_oom else "")
+        self._replace = scripts.load("users/replace_field")
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:

@@ -34,7 +34,7 @@ class RedisCategories:
     def __init__(self, connection: RedisCommands, keys: Keys) -> None:
         self._connection = connection
         self._keys = keys
-        self._apply = scripts.load("apply_categories")
+        self._apply = scripts.load("deployment/apply_categories")
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:

@@ -37,7 +37,7 @@ class RedisContacts:
     def __init__(self, connection: RedisCommands, keys: Keys) -> None:
         self._connection = connection
         self._keys = keys
-        self._replace = scripts.load("replace_field")
+        self._replace = scripts.load("users/replace_field")
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:

@@ -1,7 +1,10 @@
-"""The Lua scripts, read once from package data. One file is one step; a script is the parts it names, joined.
+"""The Lua scripts of the store, read once from package data.
 
-``COMMIT`` is loaded a second time under ``#!lua flags=allow-oom`` for messages without creations: under ``maxmemory`` a
-script that may grow is refused whole, and dismissals, which shrink, must not be.
+One file in `gregor/store/lua` is one atomic step. A script may be made of several files, joined: `codec.lua` and
+`devices/lease_codec.lua` are prefixes that several scripts share.
+
+``COMMIT`` is loaded a second time with ``#!lua flags=allow-oom`` for messages without creations. A server at its
+``maxmemory`` refuses every script that may write, unless this flag is set, and dismissals must work then too.
 """
 
 from __future__ import annotations
@@ -12,17 +15,22 @@ from typing import Final
 
 from gregor.redis.client import Script
 
-COMMIT: Final = ("codec", "commit_fast", "commit_general", "commit_write")
-SYNC: Final = ("codec", "sync")
-DUE: Final = ("codec", "due")
-COLLECT: Final = ("codec", "collect")
-HISTORY: Final = ("codec", "history")
-SCENE: Final = ("codec", "scene")
+COMMIT: Final = ("codec", "commit/commit")
+SYNC: Final = ("codec", "commit/sync")
+DUE_HOUSEKEEPING: Final = ("codec", "commit/due_housekeeping")
+COLLECT: Final = ("codec", "commit/collect")
+HISTORY: Final = ("codec", "commit/history")
+PUSH_CONTEXT: Final = ("codec", "devices/push_context")
 
 
 @cache
 def load(*parts: str, flags: str = "") -> Script:
-    """The script of these parts (file names without ``.lua``). ``flags``: as in the first line ``#!lua flags=…``."""
+    """Return the script made of these files, joined in order.
+
+    Args:
+        parts: Paths below `gregor/store/lua`, without ``.lua``.
+        flags: Redis script flags for the first line, ``#!lua flags=…``.
+    """
     folder = files("gregor.store").joinpath("lua")
-    source = "".join(folder.joinpath(f"{part}.lua").read_text() for part in parts)
+    source = "".join(folder.joinpath(*f"{part}.lua".split("/")).read_text("utf-8") for part in parts)
     return Script(f"#!lua flags={flags}\n{source}" if flags else source)

@@ -22,8 +22,8 @@ class RedisSuppressions:
     def __init__(self, connection: RedisCommands, keys: Keys, *, allow_oom: bool = True) -> None:
         self._connection = connection
         self._keys = (keys.suppressed, keys.suppressed_order)
-        self._suppress = scripts.load("suppress", flags="allow-oom" if allow_oom else "")
-        self._list = scripts.load("suppressions", flags="allow-oom" if allow_oom else "")
+        self._suppress = scripts.load("deployment/suppress", flags="allow-oom" if allow_oom else "")
+        self._list = scripts.load("deployment/list_suppressions", flags="allow-oom" if allow_oom else "")
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:

@@ -26,7 +26,7 @@ class RedisWebhooks:
     def __init__(self, connection: RedisCommands, keys: Keys) -> None:
         self._connection = connection
         self._keys = keys
-        self._put = scripts.load("put_webhook")
+        self._put = scripts.load("deployment/put_webhook")
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:

@@ -26,12 +26,12 @@ class RedisAgenda:
         self._keys = keys
         self._limits = limits
         self._dues = tuple(keys.due(partition) for partition in range(PARTITIONS))
-        self._firsts = scripts.load("firsts", flags=flags)
-        self._claim = scripts.load("claim", flags=flags)
-        self._work = scripts.load("codec", "work", flags=flags)
-        self._settle = scripts.load("codec", "settle", flags=flags)
-        self._delay = scripts.load("delay")
-        self._cancel = scripts.load("cancel_delayed", flags=flags)
+        self._firsts = scripts.load("agenda/next_due_times", flags=flags)
+        self._claim = scripts.load("agenda/claim_users", flags=flags)
+        self._work = scripts.load("codec", "agenda/due_work", flags=flags)
+        self._settle = scripts.load("codec", "agenda/complete", flags=flags)
+        self._delay = scripts.load("agenda/delay_message")
+        self._cancel = scripts.load("agenda/cancel_delayed", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:

@@ -30,9 +30,9 @@ class RedisDeadLetters:
         self._connection = connection
         self._keys = keys
         self._life_us = limits.retention_us
-        self._page = scripts.load("dead_page", flags=flags)
-        self._drop = scripts.load("dead_drop", flags=flags)
-        self._replay = scripts.load("ledger_replay", flags=flags)
+        self._page = scripts.load("ledger/dead_letter_page", flags=flags)
+        self._drop = scripts.load("ledger/drop_dead_letters", flags=flags)
+        self._replay = scripts.load("ledger/replay_dead", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:

@@ -48,12 +48,12 @@ class RedisLedger:
         self._connection = connection
         self._keys = keys
         self._life_ms = limits.retention_us // 1_000
-        self._plan = scripts.load("ledger_plan")
-        self._claim = scripts.load("ledger_claim", flags=flags)
+        self._plan = scripts.load("ledger/plan")
+        self._claim = scripts.load("ledger/claim", flags=flags)
         self.is_watched = False
-        self._settle = scripts.load("ledger_settle", flags=flags)
-        self._move = scripts.load("ledger_move", flags=flags)
-        self._hasten = scripts.load("ledger_hasten", flags=flags)
+        self._settle = scripts.load("ledger/record_outcome", flags=flags)
+        self._move = scripts.load("ledger/move", flags=flags)
+        self._hasten = scripts.load("ledger/expedite", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:

@@ -49,10 +49,10 @@ class RedisQueueReader:
         self._consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._reader = RedisClient(url, name="gregor-reader", timeout_s=SILENCE_S)
         self._link = RedisClient(url)
-        self._put_off = scripts.load("retry_later")
-        self._bring_back = scripts.load("enqueue_due")
-        self._set_aside = scripts.load("set_aside")
-        self._forget_consumers = scripts.load("forget_consumers")
+        self._put_off = scripts.load("queue/retry_later")
+        self._bring_back = scripts.load("queue/enqueue_due")
+        self._set_aside = scripts.load("queue/quarantine")
+        self._forget_consumers = scripts.load("queue/remove_idle_consumers")
         self._reclaimed_to: bytes = _BEGIN
         self._ended: list[bytes] = []
         self._crossing_off: asyncio.Future[None] | None = None

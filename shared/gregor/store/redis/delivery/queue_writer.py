@@ -26,7 +26,7 @@ class RedisQueueWriter:
         self._connection = connection
         self._keys = keys
         self._most = most
-        self._hand_over = scripts.load("enqueue")
+        self._hand_over = scripts.load("queue/enqueue")
 
     async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         """See ``agenda.DeliveryQueueWriter.enqueue``: all leave in one write."""

@@ -90,16 +90,16 @@ class RedisDevices:
         self._commit = commit
         self._token_life_us = token_life_us + _LEEWAY_US
         flags = "allow-oom" if allow_oom else ""
-        self._register = scripts.load("presence", "register")
-        self._strip = scripts.load("presence", "strip_push")
-        self._release = scripts.load("release_push", flags=flags)
-        self._open = scripts.load("presence", "open_session", flags=flags)
-        self._touch = scripts.load("presence", "touch_session", flags=flags)
-        self._close = scripts.load("presence", "close_session", flags=flags)
-        self._drop = scripts.load("drop_device", flags=flags)
+        self._register = scripts.load("devices/lease_codec", "devices/register")
+        self._strip = scripts.load("devices/lease_codec", "devices/replace_registration")
+        self._release = scripts.load("devices/release_push_token", flags=flags)
+        self._open = scripts.load("devices/lease_codec", "devices/open_session", flags=flags)
+        self._touch = scripts.load("devices/lease_codec", "devices/renew_session", flags=flags)
+        self._close = scripts.load("devices/lease_codec", "devices/close_session", flags=flags)
+        self._drop = scripts.load("devices/remove_device", flags=flags)
         self.is_watched = False
-        self._acknowledge = scripts.load("acknowledge", flags=flags)
-        self._revoke = scripts.load("revoke", flags=flags)
+        self._acknowledge = scripts.load("devices/acknowledge", flags=flags)
+        self._revoke = scripts.load("devices/revoke", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:

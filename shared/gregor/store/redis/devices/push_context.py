@@ -29,7 +29,7 @@ class RedisPushContexts:
         self._connection = connection
         self._keys = keys
         self._settle = settle
-        self._scene = scripts.load(*scripts.SCENE)
+        self._scene = scripts.load(*scripts.PUSH_CONTEXT)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:

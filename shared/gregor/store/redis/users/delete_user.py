@@ -21,9 +21,9 @@ class RedisUserDeletion:
         self._connection = connection
         self._keys = keys
         flags = "allow-oom" if allow_oom else ""
-        self._drop_dead = scripts.load("dead_drop", flags=flags)
-        self._forget = scripts.load("forget", flags=flags)
-        self._trace = scripts.load("trace", flags=flags)
+        self._drop_dead = scripts.load("ledger/drop_dead_letters", flags=flags)
+        self._forget = scripts.load("users/delete_keys", flags=flags)
+        self._trace = scripts.load("users/remember_deleted_user", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:

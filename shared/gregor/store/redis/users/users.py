@@ -90,7 +90,7 @@ class RedisUsers:
         self.is_watched = False
         self._calls = CommitCalls(keys, limits, allow_oom=allow_oom, general=general)
         self._sync = scripts.load(*scripts.SYNC)
-        self._due = scripts.load(*scripts.DUE)
+        self._due = scripts.load(*scripts.DUE_HOUSEKEEPING)
         self._collect = scripts.load(*scripts.COLLECT)
         self._history = scripts.load(*scripts.HISTORY)
         self._deletion = RedisUserDeletion(connection, keys, allow_oom=allow_oom)

@@ -1,0 +1,9 @@
+-- cancel_delayed: Remove a delayed message that is not due yet.
+-- KEYS    1 delayed messages  2 agenda
+-- ARGV    1 message id
+-- Returns 1 if the message was waiting, else 0.
+-- Cost    O(log agenda)
+local delayed_key, agenda_key = KEYS[1], KEYS[2]
+local id = ARGV[1]
+redis.call('ZREM', agenda_key, 'd' .. id)
+return redis.call('HDEL', delayed_key, id)

@@ -1,0 +1,868 @@
+-- commit: Apply one message of one user, whole or not at all, and publish it in the same step (semantics.md L1-L5).
+-- The file has two parts. The fast path handles the commonest messages (one item created; one live item dismissed) without
+-- closures and almost without tables. The general path handles every message, at two to three times the cost. They must
+-- give the same results: tests/property/test_twins.py compares both; tests/unit/store/test_commit_cost.py bounds the calls.
+--
+-- KEYS    1 state; its name is also the channel  2 live items by seq  3 generation of the partition  4 agenda
+--         5 due users of the partition  6 gone items by seq  7 remembered intervals  8 external messages  9 registrations
+--         A key costs 0.2 µs, so the caller sends only the keys that its message needs: a creation the first 3, a creation
+--         with timers 5, a dismissal 6. The script answers {"keys"} if it needs all of them.
+-- ARGV    1 packed values: now I8 µs, most live items I4, most live bytes I4, number of creations I2, of ids I2, of
+--           intervals I2, kind c1, reason c1, options B, epoch seed c3; from byte 29 (BOUNDS_FORMAT): retention I8 µs, body
+--           age I8 µs, external age I8 µs, message id kept until I8 µs, and the most tombstones I4, bodies I4, external
+--           messages I4, external bytes I4, intervals I2, intervals of a prefix I2; reset spread I2 s; then the sender's
+--           device to the end. An argument costs 0.15 µs, so these share one.
+--         with option 8:  2 category filter of the sender  3 message id ("": none)  4 its content hash
+--         then: creations (id, record, with option 16 its timers: kind c1, at I7 µs each) · ids · intervals (packed: begin
+--           I8, end I8, flags B (1 open, 2 prefix), number of skipped ids I2, of own ids I2; category; skipped ids; own ids)
+--         kind e: system, body · kind d: device · kind r: item id, index of the reminder · kind k: category, most live items
+-- Kinds   u items  e external message  f reset to a new epoch  d removed device  r reminder  k displacement
+-- Options 1 REMEMBER keep the message id · 2 DRAIN what is due is being committed · 4 GENERAL always take the general path
+--         8 EXTRAS a category filter or a message id follows · 16 TIMERS creations have timers, or work follows a reminder
+--         32 GUARDED only if every id is live and not hidden, and every creation becomes live · 64 REHEARSAL write nothing
+--         128 WATCHED an agenda entry z for each item that leaves, and y for each that a device hides
+-- Returns for the fast path a string: epoch c3, seq I5, result c1 (c created, d dismissed, p duplicate, f conflict,
+--           s nothing to dismiss), then "h" if `collect` must run
+--         for the general path {"ok"|"same", epoch, seq, created ids, dismissed ids, ignored (id, cause…), "h" or ""}
+--         or, with nothing changed: {"keys"} send all keys | {"due"} | {"generation"} | {"reused"} | {"full", count, bytes}
+--           | {"tombs", what, count} | {"moved", epoch, seq}
+-- Cost    fast path O(1); general path O(ids + creations, and the live items if there is an interval)
+local state_key, live_key, generation_key, agenda_key, due_key, gone_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5],
+  KEYS[6]
+local packed_args = ARGV[1]
+local BOUNDS_FORMAT = '>I8I8I8I8I4I4I4I4I2I2I2'
+local now, most_live, most_live_bytes, creation_count, id_count, interval_count, kind, reason, options, epoch_seed =
+  unpack_struct('>I8I4I4I2I2I2c1c1Bc3', packed_args)
+local sender = sub(packed_args, 83)
+local is_watched = options >= 128
+if is_watched then options = options - 128 end
+local is_drain = options % 4 >= 2
+local is_plain = creation_count + id_count == 1 and interval_count == 0 and kind == 'u' and (options == 0 or options == 16)
+-- The uid is `sub(state_key, #due_key)`: the keys are "<prefix>h:<uid>" and "<prefix>due".
+local stored_head, stored
+if is_plain then
+  local fields = call('HMGET', state_key, '.h', ARGV[2])
+  stored_head, stored = fields[1], fields[2]
+else stored_head = call('HGET', state_key, '.h') end
+local partition_generation = tonumber(call('GET', generation_key) or 0)
+-- A … H are the 8 lanes of the user's digest, a … h those of one item (its leaf).
+local epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, user_generation, A, B, C, D, E, F, G, H
+if stored_head then
+  epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, user_generation, A, B, C, D, E, F, G, H =
+    unpack_struct(HEAD_FORMAT, stored_head)
+  if user_generation ~= partition_generation and kind ~= 'f' and not is_drain then return {'generation'} end
+  -- several commits may find an older generation: only the first one resets the user
+  if user_generation == partition_generation and kind == 'f' and is_drain then return {'same', epoch, seq, {}, {}, {}, ''} end
+  if housekeeping_at > 0 and housekeeping_at <= now and not is_drain then return {'due'} end
+else
+  epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, user_generation =
+    epoch_seed, 0, 0, 0, 0, 0, 0, partition_generation
+  A, B, C, D, E, F, G, H = 0, 0, 0, 0, 0, 0, 0, 0
+end
+-- the first announcement of a user carries the epoch: devices that connected earlier hold a cursor without one
+local is_new = seq == 0 and 1 or 0
+
+-- ==== fast path: one item created, or one live item dismissed; without a message id
+if is_plain then
+  local id, record, state = ARGV[2], creation_count == 1 and ARGV[3] or stored, stored and sub(stored, 1, 1)
+  if creation_count == 0 and state == 'G' then return pack('>c3I5c1', epoch, seq, 's') end
+  if creation_count == 1 or state == 'L' then
+    local created, expires, hidings_length, json_overhead, reminder_count, category_length, device_length, fingerprint,
+      a, b, c, d, e, f, g, h = unpack_struct(ITEM_FORMAT, record, 2)
+    local is_stamped, has_timers = reminder_count > 127, reminder_count % 128 > 31
+    reminder_count = reminder_count % 32
+    local category, device = sub(record, 63, 62 + category_length), sub(record, 63 + category_length,
+      62 + category_length + device_length)
+    local is_shared = device_length == 0 or device == '*'
+    local size = #record - 62 - category_length - device_length - 7 * reminder_count - hidings_length + json_overhead
+    local member = id .. '\0' .. category
+    -- sign: 1 the item is created, -1 it is dismissed, 0 nothing changes
+    local new_record, sign = record, 0
+    if creation_count == 0 then
+      if device_length == 0 or (hidings_length == 0 and (sender == '' or sender == device)) then
+        sign, seq = -1, seq + 1
+        new_record = pack('>c1I5I5I7c1Bc0', 'G', seq, tonumber(call('ZSCORE', live_key, member)), now, reason, #sender,
+          sender) .. stored
+        call('ZREM', live_key, member)
+        call('ZADD', gone_key, seq, id)
+        if expires < NEVER then call('ZREM', agenda_key, 'x' .. id) end
+        if reminder_count > 0 then call('ZREM', agenda_key, 'r' .. id) end
+        if has_timers then call('ZREM', agenda_key, 'p' .. id, 'q' .. id) end
+        if has_timers or is_watched then
+          -- notifications of the item must be withdrawn
+          call('ZADD', agenda_key, now, 'z' .. id)
+          call('ZADD', due_key, 'LT', now, sub(state_key, #due_key))
+        end
+        if flags % 4 < 2 then
+          flags = flags + 2
+          local retention, body_age = unpack_struct(BOUNDS_FORMAT, packed_args, 29)
+          local at = now + (body_age < retention and body_age or retention)
+          call('ZADD', agenda_key, at, 'g')
+          call('ZADD', due_key, 'LT', at, sub(state_key, #due_key))
+          if housekeeping_at == 0 or at < housekeeping_at then housekeeping_at = at end
+        end
+      end
+    elseif state == 'L' and sub(stored, 16, 17) == '\0\0' then
+      return pack('>c3I5c1', epoch, seq, sub(stored, 23, 30) == fingerprint and 'p' or 'f')
+    elseif not stored and (created >= clear_from or (is_stamped and flags % 2 == 0)) and expires > now
+      and live_count < most_live and live_bytes + size <= most_live_bytes then
+      sign, seq = 1, seq + 1
+      call('ZADD', live_key, seq, member)
+      if expires < NEVER or reminder_count > 0 or options == 16 then
+        local first = NEVER
+        if expires < NEVER then
+          first = expires
+          call('ZADD', agenda_key, expires, 'x' .. id)
+          if housekeeping_at == 0 or expires < housekeeping_at then housekeeping_at = expires end
+        end
+        local next_reminder
+        for j = reminder_count, 1, -1 do
+          local at = unpack_struct('>I7', record, 63 + category_length + device_length + 7 * (j - 1))
+          -- of several reminders in the past only the latest fires; none fires after the item expires (L7)
+          if at < expires then
+            next_reminder = at
+            if at <= now then break end
+          end
+        end
+        if next_reminder then
+          call('ZADD', agenda_key, next_reminder, 'r' .. id)
+          if next_reminder < first then first = next_reminder end
+        end
+        if options == 16 then
+          local timers_packed = ARGV[4]
+          for o = 1, #timers_packed, 8 do
+            local timer_kind, at = unpack_struct('>c1I7', timers_packed, o)
+            if timer_kind == 'w' then call('ZADD', agenda_key, 'NX', at, 'w' .. category .. '\0' .. device)
+            else call('ZADD', agenda_key, at, timer_kind .. id) end
+            if at < first then first = at end
+          end
+        end
+        if first < NEVER then call('ZADD', due_key, 'LT', first, sub(state_key, #due_key)) end
+      end
+    end
+    if sign ~= 0 then
+      local after_A, after_B, scope = A, B, '\0'
+      live_count, live_bytes = live_count + sign, live_bytes + sign * size
+      if is_shared then
+        after_A, after_B = (A + sign * a) % LANE_MODULUS, (B + sign * b) % LANE_MODULUS
+        call('HSET', state_key, id, new_record, '.h', pack(HEAD_FORMAT, epoch, seq, clear_from, housekeeping_at,
+          live_count, live_bytes, flags, user_generation, after_A, after_B,
+          (C + sign * c) % LANE_MODULUS, (D + sign * d) % LANE_MODULUS, (E + sign * e) % LANE_MODULUS,
+            (F + sign * f) % LANE_MODULUS, (G + sign * g) % LANE_MODULUS, (H + sign * h) % LANE_MODULUS))
+      else
+        -- an item for one device counts in the view of that device and of the backend (device "")
+        scope = pack('>BBBBc0', 1, 2, 0, device_length, device)
+        local fields = {id, new_record, '.h', pack(HEAD_FORMAT, epoch, seq, clear_from, housekeeping_at, live_count,
+          live_bytes, flags, user_generation, A, B, C, D, E, F, G, H)}
+        local lane_fields = {'.d:', '.d:' .. device}
+        local lanes = call('HMGET', state_key, lane_fields[1], lane_fields[2])
+        for i = 1, 2 do
+          local p, q, r, s, t, u, v, w = unpack_struct(LANES_FORMAT, lanes[i] or ZEROS)
+          local sum = pack(LANES_FORMAT, (p + sign * a) % LANE_MODULUS, (q + sign * b) % LANE_MODULUS,
+            (r + sign * c) % LANE_MODULUS, (s + sign * d) % LANE_MODULUS,
+            (t + sign * e) % LANE_MODULUS, (u + sign * f) % LANE_MODULUS, (v + sign * g) % LANE_MODULUS,
+              (w + sign * h) % LANE_MODULUS)
+          if sum == ZEROS then call('HDEL', state_key, lane_fields[i])
+          else fields[#fields+1] = lane_fields[i]; fields[#fields+1] = sum end
+        end
+        call('HSET', state_key, unpack(fields))
+      end
+      local announced, change_sign = record, '+'
+      if sign < 0 then announced, change_sign = category, '-' end
+      call('SPUBLISH', state_key, pack('>c1c3I5c1BI4I4I4I4c1Bc0I2c1c0Bc0I3', 'C', epoch, seq, 'u', is_new, A, B, after_A,
+        after_B,
+        reason, #sender, sender, 1, change_sign, scope, #id, id, #announced) .. announced)
+      if sign > 0 then return pack('>c3I5c1', epoch, seq, 'c') end
+      -- one dismissal in 64 checks the bound, chosen by the item's hash: choosing by seq could miss every turn of a
+      -- user whose messages come in a regular pattern
+      if a % 64 > 0 then return pack('>c3I5c1', epoch, seq, 'd') end
+      local _, _, _, _, _, most_bodies = unpack_struct(BOUNDS_FORMAT, packed_args, 29)
+      return pack('>c3I5c1', epoch, seq, 'd') .. (call('ZCARD', gone_key) > most_bodies and 'h' or '')
+    end
+  end
+end
+-- ==== general path
+if not KEYS[7] then return {'keys'} end
+local retention, body_age, external_age, message_id_until, most_tombs, most_bodies, most_external, most_external_bytes,
+  most_intervals,
+  most_prefix_intervals, spread = unpack_struct(BOUNDS_FORMAT, packed_args, 29)
+local concat, tonumber, find = table.concat, tonumber, string.find
+local intervals_key, external_key, registrations_key = KEYS[7], KEYS[8], KEYS[9]
+local has_intervals = flags % 2 == 1
+local raw_counts = call('HGET', state_key, '.c') or ZEROS
+local horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total = unpack_struct(COUNTS_FORMAT,
+  raw_counts)
+
+-- ---- deduplicate: was this message id used before? (L2)
+local arg, sender_filter, message_id, message_hash = 2, '', '', ''
+if options % 16 >= 8 then
+  sender_filter, message_id, message_hash = ARGV[2], ARGV[3], ARGV[4]
+  arg = 5
+end
+if message_id ~= '' then
+  local known = call('HGET', state_key, '\0' .. message_id)
+  if known then
+    if known ~= message_hash then return {'reused'} end
+    return {'same', epoch, seq, {}, {}, {}, ''}
+  end
+end
+local remembers_message_id = message_id ~= '' and options % 2 == 1
+
+-- ---- read the arguments
+local content_arg = arg
+local creations, own_ids = {}, {}
+if kind == 'u' then
+  for i = 1, creation_count do
+    local creation = {id = ARGV[arg], record = ARGV[arg+1]}
+    creation.category = sub(creation.record, 63, 62 + unpack_struct('B', creation.record, 21))
+    if options % 32 >= 16 then creation.timers = ARGV[arg+2]; arg = arg + 1 end
+    creations[i] = creation; own_ids[creation.id] = creation
+    arg = arg + 2
+  end
+end
+local first_id = arg
+arg = arg + id_count
+local intervals = {}
+for i = 1, interval_count do
+  local begin, stop, bits, skip_count, own_count = unpack_struct('>I8I8BI2I2', ARGV[arg])
+  local interval = {begin = begin, stop = stop, is_open = bits % 2 == 1, is_prefix = bits >= 2, category = ARGV[arg+1],
+    skipped = {}, own = {}, sender = sender}
+  arg = arg + 2
+  for j = 1, skip_count do interval.skipped[ARGV[arg]] = true; arg = arg + 1 end
+  for j = 1, own_count do interval.own[j] = ARGV[arg]; arg = arg + 1 end
+  interval.field = (interval.is_prefix and 's:' or 's=') .. interval.category
+  intervals[i] = interval
+end
+
+-- ---- helpers: many keys or members in one call, in chunks that fit Lua's stack
+local function call_chunked(command, key, list, chunk)
+  for a = 1, #list, chunk do call(command, key, unpack(list, a, math.min(a + chunk - 1, #list))) end
+end
+local function fetch(command, key, list)
+  local values = {}
+  for a = 1, #list, 2000 do
+    local chunk = call(command, key, unpack(list, a, math.min(a + 1999, #list)))
+    for j = 1, #chunk do values[a + j - 1] = chunk[j] end
+  end
+  return values
+end
+
+-- ---- helpers: category prefixes match whole segments (semantics.md, "Names")
+local function covered(prefix, category)
+  return prefix == '' or prefix == category or sub(category, 1, #prefix + 1) == prefix .. '.'
+end
+local function is_allowed(filter, category)
+  if filter == '' then return true end
+  for prefix in string.gmatch(filter, '([^,]+)') do
+    if covered(prefix == '*' and '' or prefix, category) then return true end
+  end
+  return false
+end
+
+-- ---- helpers: parsed records of this message
+local parsed = {}
+local function parse(id, raw)
+  local item = parsed[id]
+  if item then return item end
+  local created, expires, hidings_length, rest_bytes, reminder_count, category_length, device_length, fingerprint, leaf =
+    unpack_struct('>I7I7I2I2BBBc8c32', raw, 2)
+  local pos = 63 + category_length + device_length
+  item = {id = id, raw = raw, created = created, expires = expires, hidings_length = hidings_length, is_stamped =
+    reminder_count > 127,
+       reminder_count = reminder_count % 32, is_timed = reminder_count % 128 >= 32,
+       fingerprint = fingerprint, leaf = leaf, category = sub(raw, 63, 62 + category_length), device = sub(raw,
+         63 + category_length, pos - 1), reminders_pos = pos, hidings = {}}
+  pos = pos + 7 * item.reminder_count
+  item.hidings_pos = pos
+  item.body_pos = pos + hidings_length
+  while pos < item.body_pos do
+    local hiding_device, hiding
+    hiding_device, hiding, pos = unpack_struct('>Bc0c13', raw, pos)
+    item.hidings[hiding_device] = hiding
+  end
+  item.size = #raw - item.body_pos + 1 + rest_bytes
+  parsed[id] = item
+  return item
+end
+-- The effect of a dismissal by one device on an item for `item_device` (L8): 'gone', 'hide' or nil.
+local function dismissal_effect(item_device, by_device)
+  if by_device == '' or item_device == '' or item_device == by_device then return 'gone' end
+  if item_device == '*' then return 'hide' end
+end
+local removed, hidden, dismissed_unknown, ignored = {}, {}, {}, {}
+local function dismiss(item, cause)
+  if not is_allowed(sender_filter, item.category) then return end
+  local e = dismissal_effect(item.device, sender)
+  if e == 'gone' then
+    if not item.cause then item.cause = cause; removed[#removed+1] = item end
+  elseif e == 'hide' and not item.hidings[sender] and not item.hiding then
+    item.hiding = cause; hidden[#hidden+1] = item
+  end
+end
+local function ignore(id, cause) ignored[#ignored+1] = id; ignored[#ignored+1] = cause end
+
+-- ---- dismiss by id; the dismissal of an unknown id is remembered as a tombstone (L3)
+local new_tombs = 0
+if id_count > 0 then
+  local ids = {}
+  for i = 1, id_count do ids[i] = ARGV[first_id + i - 1] end
+  local raws = fetch('HMGET', state_key, ids)
+  for i = 1, id_count do
+    local id, raw = ids[i], raws[i]
+    local state = raw and sub(raw, 1, 1)
+    if state == 'L' then
+      local item = parse(id, raw)
+      if reason ~= 'x' or item.expires <= now then dismiss(item, reason) end
+    elseif state ~= 'G' and not dismissed_unknown[id] then
+      -- a repeated dismissal of the same sender replaces the earlier one and restarts its retention
+      local pos, others = 2, ''
+      while raw and pos <= #raw do
+        local start, device, filter = pos, nil, nil
+        _, device, filter, pos = unpack_struct('>I7Bc0I2c0', raw, pos)
+        if device ~= sender or filter ~= sender_filter then others = others .. sub(raw, start, pos - 1) end
+      end
+      if not raw then new_tombs = new_tombs + 1 end
+      dismissed_unknown[id] = 'T' .. others .. pack('>I7Bc0I2c0', now, #sender, sender, #sender_filter, sender_filter)
+      dismissed_unknown[#dismissed_unknown+1] = id
+    end
+  end
+end
+
+-- ---- an aggregation is valid only if every item that it replaces is live and not hidden (semantics.md, "Aggregation")
+local is_guarded = options % 64 >= 32
+if is_guarded then
+  if #removed ~= id_count then return {'moved', epoch, seq} end
+  for i = 1, id_count do if next(removed[i].hidings) then return {'moved', epoch, seq} end end
+end
+-- ---- displace the oldest items of a category that has too many
+if kind == 'k' then
+  local category, most, members = ARGV[content_arg], tonumber(ARGV[content_arg+1]), {}
+  for _, member in ipairs(call('ZRANGE', live_key, 0, -1)) do
+    local z = string.find(member, '\0', 1, true)
+    if sub(member, z + 1) == category then members[#members+1] = sub(member, 1, z - 1) end
+  end
+  local surplus = #members - most
+  if surplus > 0 then
+    local raws = fetch('HMGET', state_key, members)
+    for i = 1, #members do members[i] = parse(members[i], raws[i]) end
+    table.sort(members, function(a, b) return a.created < b.created or (a.created == b.created and a.id < b.id) end)
+    for i = 1, surplus do dismiss(members[i], reason) end
+  end
+end
+
+-- ---- dismiss by interval: items that are known now, but not the ids that this message creates (L3)
+if interval_count > 0 then
+  local members, seqs = call('ZRANGE', live_key, 0, -1), nil
+  for i = 1, interval_count do
+    local interval = intervals[i]
+    -- a repeated replace acts as the open interval of its first commit
+    local seq_limit
+    if interval.is_open and #interval.own > 0 then
+      local top_seq, top_created = -1, -1
+      local raws = call('HMGET', state_key, unpack(interval.own))
+      for j = 1, #interval.own do
+        local raw = raws[j]
+        local state = raw and sub(raw, 1, 1)
+        local cs, created
+        if state == 'L' then
+          local item = parse(interval.own[j], raw)
+          cs, created = tonumber(call('ZSCORE', live_key, item.id .. '\0' .. item.category)), item.created
+        elseif state == 'G' then
+          local _, c, _, _, wlen = unpack_struct('>I5I5I7c1B', raw, 2)
+          cs, created = c, (unpack_struct('>I7', raw, 22 + wlen))
+        end
+        if not cs then top_seq = nil; break end
+        if cs > top_seq then top_seq = cs end
+        if created > top_created then top_created = created end
+      end
+      if top_seq then seq_limit = top_seq; interval.stop = top_created end
+    end
+    if seq_limit and not seqs then seqs = fetch('ZMSCORE', live_key, members) end
+    local want = {}
+    -- a plain search for NUL and category is the cheapest way to skip members that do not match
+    local pattern = interval.category == '' and '\0' or '\0' .. interval.category
+    for j = 1, #members do
+      local member = members[j]
+      local z, stop = find(member, pattern, 1, true)
+      if z and (stop == #member or (interval.is_prefix and (interval.category == '' or sub(member, stop + 1,
+          stop + 1) == '.')))
+        and (not seq_limit or tonumber(seqs[j]) <= seq_limit) then
+        local id = sub(member, 1, z - 1)
+        if not interval.skipped[id] and not own_ids[id] then want[#want+1] = id end
+      end
+    end
+    local raws = fetch('HMGET', state_key, want)
+    for j = 1, #want do
+      -- an open interval dismisses every matching item known at this commit, regardless of its `created`
+      local created = unpack_struct('>I7', raws[j], 2)
+      if created >= interval.begin and (interval.is_open or created <= interval.stop) then dismiss(parse(want[j], raws[j]),
+          reason == 'd' and 'i' or reason) end
+    end
+  end
+end
+
+-- ---- read the remembered intervals of the message's own prefixes, and of the prefixes of its creations
+local remembered, wanted_fields = {}, {}
+local function want_field(field) if remembered[field] == nil then remembered[field] =
+  false; wanted_fields[#wanted_fields+1] = field end end
+for i = 1, interval_count do want_field(intervals[i].field) end
+if has_intervals then
+  for i = 1, #creations do
+    local category = creations[i].category
+    want_field('s:'); want_field('s=' .. category)
+    local at = 0
+    while at do
+      at = string.find(category, '.', at + 1, true)
+      local field = 's:' .. (at and sub(category, 1, at - 1) or category)
+      creations[i][#creations[i]+1] = field
+      want_field(field)
+    end
+    creations[i][#creations[i]+1] = 's:'; creations[i][#creations[i]+1] = 's=' .. category
+  end
+end
+local function unpack_intervals(raw)
+  local list, pos = {}, 1
+  while raw and pos <= #raw do
+    local open, sender_device, begin, stop, at, skip_count
+    open, sender_device, begin, stop, at, skip_count, pos = unpack_struct('>BBc0I7I7I7I2', raw, pos)
+    local interval = {is_open = open == 1, sender = sender_device, begin = begin, stop = stop, at = at, skipped = {}}
+    for _ = 1, skip_count do
+      local id
+      id, pos = unpack_struct('>Bc0', raw, pos)
+      interval.skipped[id] = true
+    end
+    list[#list+1] = interval
+  end
+  return list
+end
+if #wanted_fields > 0 and has_intervals then
+  local raws = fetch('HMGET', intervals_key, wanted_fields)
+  for i = 1, #wanted_fields do remembered[wanted_fields[i]] = unpack_intervals(raws[i]) end
+else
+  for i = 1, #wanted_fields do remembered[wanted_fields[i]] = {} end
+end
+
+-- ---- create: decide by what was stored before this message
+local created_items, dead_on_arrival = {}, {}
+if #creations > 0 then
+  local ids = {}
+  for i = 1, #creations do ids[i] = creations[i].id end
+  local raws = fetch('HMGET', state_key, ids)
+  for i = 1, #creations do
+    local creation, raw = creations[i], raws[i]
+    local state = raw and sub(raw, 1, 1)
+    if state == 'L' then
+      local item = parse(creation.id, raw)
+      ignore(creation.id, item.fingerprint ~= sub(creation.record, 23, 30) and 'conflict' or item.hidings[sender]
+        and 'dismissed' or 'duplicate')
+    elseif state == 'G' then
+      local _, _, _, cause, wlen = unpack_struct('>I5I5I7c1B', raw, 2)
+      local fingerprint = sub(raw, 43 + wlen, 50 + wlen)
+      ignore(creation.id, fingerprint ~= sub(creation.record, 23, 30) and 'conflict' or cause == 'x' and 'expired'
+        or 'dismissed')
+    else
+      parsed[creation.id] = nil
+      local item = parse(creation.id, creation.record)
+      parsed[creation.id] = nil
+      item.timers = creation.timers
+      -- dismissals by the backend win over those by devices, ids over intervals
+      local function apply_dismissal(device, cause)
+        local e = dismissal_effect(item.device, device)
+        if e == 'gone' then
+          if not item.cause or device < item.by_device or (device == item.by_device and cause == 'd') then item.cause,
+              item.by_device = cause, device end
+        elseif e == 'hide' and item.hidings[device] ~= 'd' then item.hidings[device] = cause end
+      end
+      local pos = 2
+      while raw and pos <= #raw do
+        local at, device, filter
+        at, device, filter, pos = unpack_struct('>I7Bc0I2c0', raw, pos)
+        if is_allowed(filter, creation.category) then apply_dismissal(device, 'd') end
+      end
+      item.was_tomb = state == 'T'
+      for j = 1, #creation do
+        for _, interval in ipairs(remembered[creation[j]]) do
+          if item.created >= interval.begin and item.created <= interval.stop and not interval.skipped[creation.id]
+              and not (interval.is_open and item.is_stamped) then
+            apply_dismissal(interval.sender, 'i')
+          end
+        end
+      end
+      if not item.cause and item.expires <= now then item.cause, item.by_device = 'x', '' end
+      if item.cause then
+        dead_on_arrival[#dead_on_arrival+1] = item
+        ignore(creation.id, item.cause == 'x' and 'expired' or 'dismissed')
+      elseif not item.is_stamped and item.created < horizon then ignore(creation.id, 'stale')
+      else created_items[#created_items+1] = item end
+    end
+  end
+end
+-- … and only if the summary itself becomes live: a remembered interval may dismiss the summary though not its items
+if is_guarded and #created_items ~= creation_count then return {'moved', epoch, seq} end
+
+-- ---- remove a device: its items are dismissed, its hidings deleted, its cursors invalid (L8)
+local removed_device = kind == 'd' and ARGV[content_arg] or nil
+local unhidden = {}
+if removed_device then
+  local members = call('ZRANGE', live_key, 0, -1)
+  for i = 1, #members do members[i] = sub(members[i], 1, string.find(members[i], '\0', 1, true) - 1) end
+  local raws = fetch('HMGET', state_key, members)
+  for i = 1, #members do
+    local item = parse(members[i], raws[i])
+    if item.device == removed_device then item.cause = 'p'; removed[#removed+1] = item
+    elseif item.hidings[removed_device] then item.hidings[removed_device] = nil; unhidden[#unhidden+1] = item end
+  end
+end
+
+-- ---- remind: each index fires once, and never for an item that is gone (L7)
+local reminded, remind_index
+if kind == 'r' then
+  local raw = call('HGET', state_key, ARGV[content_arg])
+  if not raw or sub(raw, 1, 1) ~= 'L' then return {'same', epoch, seq, {}, {}, {}, ''} end
+  reminded, remind_index = parse(ARGV[content_arg], raw), tonumber(ARGV[content_arg+1])
+  reminded.at = remind_index < reminded.reminder_count and unpack_struct('>I7', raw,
+    reminded.reminders_pos + 7 * remind_index) or -1
+  if tonumber(call('ZSCORE', agenda_key, 'r' .. reminded.id) or -2) ~= reminded.at then
+    return {'same', epoch, seq, {}, {}, {}, ''}
+  end
+end
+
+-- ---- check the bounds on the net result (semantics.md, "Bounds")
+local count_change, bytes_change = #created_items - #removed, 0
+for i = 1, #created_items do bytes_change = bytes_change + created_items[i].size end
+for i = 1, #removed do bytes_change = bytes_change - removed[i].size end
+if #created_items > 0 and (live_count + count_change > most_live or live_bytes + bytes_change > most_live_bytes) then
+  return {'full', live_count + count_change, live_bytes + bytes_change}
+end
+local was_tombs = 0
+for i = 1, #created_items do if created_items[i].was_tomb then was_tombs = was_tombs + 1 end end
+for i = 1, #dead_on_arrival do if dead_on_arrival[i].was_tomb then was_tombs = was_tombs + 1 end end
+local tombs_before, intervals_before = tomb_total, interval_total
+tomb_total = tomb_total + new_tombs - was_tombs
+if tomb_total > most_tombs and tomb_total > tombs_before then return {'tombs', 'ids', tomb_total} end
+
+-- ---- merge the new intervals with the remembered ones (L3)
+local function subset(a, b) for id in pairs(a) do if not b[id] then return false end end return true end
+local function absorbs(wider, interval)
+  return (wider.sender == interval.sender or wider.sender == '') and wider.begin <= interval.begin
+    and wider.stop >= interval.stop and wider.at >= interval.at and (interval.is_open or not wider.is_open)
+    and subset(wider.skipped, interval.skipped)
+end
+local function adjoins(other, interval)
+  return not other.is_open and not interval.is_open and other.sender == interval.sender
+    and other.begin <= interval.stop + 1 and interval.begin <= other.stop + 1
+    and subset(other.skipped, interval.skipped) and subset(interval.skipped, other.skipped)
+end
+local changed_intervals, first_interval_end = {}, nil
+for i = 1, interval_count do
+  local interval = intervals[i]
+  -- an open interval that begins after its stamp dismisses only items known now, so it is not remembered
+  if interval.begin <= interval.stop then
+    interval.at = interval.stop > now and interval.stop or now
+    local list, absorbed = remembered[interval.field], false
+    for _, other in ipairs(list) do if absorbs(other, interval) then absorbed = true; break end end
+    if not absorbed then
+      local k = 1
+      while k <= #list do
+        local other = list[k]
+        if absorbs(interval, other) then table.remove(list, k)
+        elseif adjoins(other, interval) then
+          if other.begin < interval.begin then interval.begin = other.begin end
+          if other.stop > interval.stop then interval.stop = other.stop end
+          if other.at > interval.at then interval.at = other.at end
+          table.remove(list, k)
+          k = 1
+        else k = k + 1 end
+      end
+      list[#list+1] = interval
+      changed_intervals[interval.field] = list
+      if interval.stop >= clear_from then clear_from = interval.stop + 1 end
+      if not first_interval_end or interval.at < first_interval_end then first_interval_end = interval.at end
+    end
+  end
+end
+for field, list in pairs(changed_intervals) do
+  local before = #unpack_intervals(has_intervals and call('HGET', intervals_key, field))
+  interval_total = interval_total + #list - before
+  if #list > most_prefix_intervals and #list > before then return {'tombs', 'prefix', #list} end
+end
+if interval_total > most_intervals and interval_total > intervals_before then
+  return {'tombs', 'intervals', interval_total}
+end
+
+-- ---- decide whether the message changes anything
+local is_effective = #created_items + #dead_on_arrival + #removed + #hidden > 0 or (kind ~= 'u' and kind ~= 'k')
+-- a dry run ends here: nothing was written
+local is_rehearsal = options >= 64
+if is_rehearsal then
+  local created_ids, dismissed_ids = {}, {}
+  for i = 1, #created_items do created_ids[i] = created_items[i].id end
+  for i = 1, #removed do dismissed_ids[i] = removed[i].id end
+  for i = 1, #hidden do if not hidden[i].cause then dismissed_ids[#dismissed_ids+1] = hidden[i].id end end
+  return {is_effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, ''}
+end
+local before_a, before_b = A, B
+if is_effective then seq = seq + 1 end
+if kind == 'f' then
+  local e1, e2, e3 = string.byte(epoch, 1, 3)
+  local v = (e1 * 65536 + e2 * 256 + e3 + 1) % 16777216
+  epoch = pack('>I3', v == 0 and 1 or v)
+  user_generation = partition_generation
+end
+
+-- ---- digests: the shared view (.h), and the difference of each device's view (.d:<device>)
+local sums = {}
+local function add_leaf(view, leaf, sign)
+  local sum = sums[view]
+  if not sum then sum = {0, 0, 0, 0, 0, 0, 0, 0}; sums[view] = sum end
+  local a, b, c, d, e, f, g, h = unpack_struct(LANES_FORMAT, leaf)
+  sum[1] = sum[1] + sign * a; sum[2] = sum[2] + sign * b; sum[3] = sum[3] + sign * c; sum[4] = sum[4] + sign * d
+  sum[5] = sum[5] + sign * e; sum[6] = sum[6] + sign * f; sum[7] = sum[7] + sign * g; sum[8] = sum[8] + sign * h
+end
+local function count_item(item, sign)
+  if item.device == '' or item.device == '*' then
+    add_leaf('.h', item.leaf, sign)
+    for d in pairs(item.hidings) do add_leaf('.d:' .. d, item.leaf, -sign) end
+  else
+    add_leaf('.d:' .. item.device, item.leaf, sign)
+    add_leaf('.d:', item.leaf, sign)
+  end
+end
+
+-- ---- collect the writes
+local state_fields, live_entries, gone_entries, agenda_entries, live_removed, agenda_removed = {}, {}, {}, {}, {}, {}
+local first_due
+local function add_due(at, member)
+  agenda_entries[#agenda_entries+1] = at; agenda_entries[#agenda_entries+1] = member
+  if not first_due or at < first_due then first_due = at end
+  if string.find(HOUSEKEEPING_KINDS, sub(member, 1, 1), 1, true) and (housekeeping_at == 0
+      or at < housekeeping_at) then housekeeping_at = at end
+end
+local function set_field(key, value) state_fields[#state_fields+1] = key; state_fields[#state_fields+1] = value end
+local hiding_now = pack('>I5I7', seq, now)
+local function with_hidings(item)
+  local h = ''
+  -- a new hiding is still its cause alone, one letter
+  for device, hiding in pairs(item.hidings) do
+    h = h .. pack('>Bc0', #device, device) .. (#hiding == 1 and hiding_now .. hiding or hiding)
+  end
+  if h == '' and item.hidings_length == 0 then return item.raw end
+  return sub(item.raw, 1, 15) .. pack('>I2', #h) .. sub(item.raw, 18, item.hidings_pos - 1) .. h .. sub(item.raw,
+    item.body_pos)
+end
+for i = 1, #created_items do
+  local item = created_items[i]
+  set_field(item.id, with_hidings(item))
+  live_entries[#live_entries+1] = seq; live_entries[#live_entries+1] = item.id .. '\0' .. item.category
+  count_item(item, 1)
+  if item.expires < NEVER then add_due(item.expires, 'x' .. item.id) end
+  local next_reminder
+  for j = item.reminder_count, 1, -1 do
+    local at = unpack_struct('>I7', item.raw, item.reminders_pos + 7 * (j - 1))
+    if at < item.expires then
+      next_reminder = at
+      if at <= now then break end
+    end
+  end
+  if next_reminder then add_due(next_reminder, 'r' .. item.id) end
+  for pos = 1, #(item.timers or ''), 8 do
+    local what, at = unpack_struct('>c1I7', item.timers, pos)
+    if what ~= 'w' then add_due(at, what .. item.id)
+    else
+      local window = 'w' .. item.category .. '\0' .. item.device
+      if not call('ZSCORE', agenda_key, window) then add_due(at, window) end
+    end
+  end
+  if item.was_tomb then call('ZREM', gone_key, item.id) end
+end
+for i = 1, #dead_on_arrival do
+  local item = dead_on_arrival[i]
+  set_field(item.id, pack('>c1I5I5I7c1Bc0', 'G', seq, seq, now, item.cause, #item.by_device, item.by_device)
+    .. with_hidings(item))
+  gone_entries[#gone_entries+1] = seq; gone_entries[#gone_entries+1] = item.id
+end
+if #removed > 0 then
+  for i = 1, #removed do live_removed[i] = removed[i].id .. '\0' .. removed[i].category end
+  local scores = fetch('ZMSCORE', live_key, live_removed)
+  for i = 1, #removed do
+    local item = removed[i]
+    count_item(item, -1)
+    set_field(item.id, pack('>c1I5I5I7c1Bc0', 'G', seq, tonumber(scores[i]), now, item.cause, #sender, sender)
+      .. with_hidings(item))
+    gone_entries[#gone_entries+1] = seq; gone_entries[#gone_entries+1] = item.id
+    if item.expires < NEVER then agenda_removed[#agenda_removed+1] = 'x' .. item.id end
+    if item.reminder_count > 0 then agenda_removed[#agenda_removed+1] = 'r' .. item.id end
+    if item.is_timed then agenda_removed[#agenda_removed+1] = 'p' .. item.id; agenda_removed[#agenda_removed+1] = 'q'
+        .. item.id end
+    -- notifications of the item must be withdrawn
+    if item.is_timed or is_watched then add_due(now, 'z' .. item.id) end
+  end
+end
+local hidden_count = 0
+for i = 1, #hidden do
+  local item = hidden[i]
+  if not item.cause then
+    hidden_count = hidden_count + 1; hidden[hidden_count] = item
+    item.hidings[sender] = item.hiding
+    set_field(item.id, with_hidings(item))
+    gone_entries[#gone_entries+1] = seq; gone_entries[#gone_entries+1] = item.id .. '\0' .. sender
+    add_leaf('.d:' .. sender, item.leaf, -1)
+    if is_watched then add_due(now, 'y' .. item.id .. '\0' .. sender) end
+  end
+end
+for i = hidden_count + 1, #hidden do hidden[i] = nil end
+for i = 1, #unhidden do
+  local item = unhidden[i]
+  set_field(item.id, with_hidings(item))
+  add_leaf('.d:' .. removed_device, item.leaf, 1)
+  call('ZREM', gone_key, item.id .. '\0' .. removed_device)
+end
+for i = 1, #dismissed_unknown do
+  set_field(dismissed_unknown[i], dismissed_unknown[dismissed_unknown[i]])
+  gone_entries[#gone_entries+1] = seq; gone_entries[#gone_entries+1] = dismissed_unknown[i]
+end
+if reminded then
+  local at = remind_index + 1 < reminded.reminder_count and unpack_struct('>I7', reminded.raw,
+    reminded.reminders_pos + 7 * (remind_index + 1))
+  if at and at < reminded.expires then add_due(at, 'r' .. reminded.id)
+  else agenda_removed[#agenda_removed+1] = 'r' .. reminded.id end
+  -- the agenda entry makes the next scheduler enqueue the pushes if this one dies before it does
+  if options % 32 >= 16 then
+    add_due(now, 'n' .. reminded.id .. '\0' .. remind_index .. '\0' .. seq)
+    -- mark the item as timed: notifications of it may be sent from now on
+    local raw = reminded.raw
+    if not reminded.is_timed then set_field(reminded.id, sub(raw, 1, 19) .. string.char(unpack_struct('B', raw,
+        20) + 32) .. sub(raw, 21)) end
+  end
+end
+if remembers_message_id then set_field('\0' .. message_id, message_hash); add_due(message_id_until, 'm' .. message_id) end
+
+-- ---- keep an external message, within its bounds (L13)
+local fields = {}
+if kind == 'e' then
+  local system, body = ARGV[content_arg], ARGV[content_arg + 1]
+  call('ZADD', external_key, seq, pack('>I5I7Bc0', seq, now, #system, system) .. body)
+  external_bytes = external_bytes + #system + #body
+  while call('ZCARD', external_key) > most_external or external_bytes > most_external_bytes do
+    local oldest = call('ZRANGE', external_key, 0, 0)[1]
+    if not oldest then break end
+    call('ZREM', external_key, oldest)
+    external_bytes = external_bytes - (#oldest - 13)
+    external_floor = unpack_struct('>I5', oldest)
+  end
+  if call('ZCARD', external_key) == 1 then add_due(now + external_age, 'e') end
+end
+
+local is_changed = is_effective or #state_fields > 0 or next(changed_intervals) ~= nil or is_drain
+if not is_changed then return {'same', epoch, seq, {}, {}, ignored, ''} end
+if #removed + #dead_on_arrival + #dismissed_unknown > 0 or first_interval_end then
+  local at = now + (body_age < retention and body_age or retention)
+  if first_interval_end and first_interval_end + retention < at then at = first_interval_end + retention end
+  if flags % 4 < 2 or not call('ZSCORE', agenda_key, 'g') or tonumber(call('ZSCORE', agenda_key, 'g')) > at then
+    add_due(at, 'g')
+    if flags % 4 < 2 then flags = flags + 2 end
+  end
+end
+call_chunked('HSET', state_key, state_fields, 2000)
+call_chunked('ZREM', live_key, live_removed, 2000)
+call_chunked('ZADD', live_key, live_entries, 2000)
+call_chunked('ZADD', gone_key, gone_entries, 2000)
+call_chunked('ZREM', agenda_key, agenda_removed, 2000)
+call_chunked('ZADD', agenda_key, agenda_entries, 2000)
+if first_due then call('ZADD', due_key, 'LT', first_due, sub(state_key, #due_key)) end
+
+-- ---- write digests, intervals, counts and the head
+for view, sum in pairs(sums) do
+  local old = view == '.h' and pack(LANES_FORMAT, A, B, C, D, E, F, G, H) or call('HGET', state_key, view) or ZEROS
+  local a, b, c, d, e, f, g, h = unpack_struct(LANES_FORMAT, old)
+  a, b, c, d = (a + sum[1]) % LANE_MODULUS, (b + sum[2]) % LANE_MODULUS, (c + sum[3]) % LANE_MODULUS,
+    (d + sum[4]) % LANE_MODULUS
+  e, f, g, h = (e + sum[5]) % LANE_MODULUS, (f + sum[6]) % LANE_MODULUS, (g + sum[7]) % LANE_MODULUS,
+    (h + sum[8]) % LANE_MODULUS
+  if view == '.h' then A, B, C, D, E, F, G, H = a, b, c, d, e, f, g, h
+  else
+    local v = pack(LANES_FORMAT, a, b, c, d, e, f, g, h)
+    if v == ZEROS then call('HDEL', state_key, view) else fields[#fields+1] = view; fields[#fields+1] = v end
+  end
+end
+for field, list in pairs(changed_intervals) do
+  local parts = {}
+  for i, interval in ipairs(list) do
+    local skips, k = {}, 0
+    for id in pairs(interval.skipped) do k = k + 1; skips[k] = pack('>Bc0', #id, id) end
+    parts[i] = pack('>BBc0I7I7I7I2', interval.is_open and 1 or 0, #interval.sender, interval.sender, interval.begin,
+      interval.stop, interval.at, k) .. concat(skips)
+  end
+  call('HSET', intervals_key, field, concat(parts))
+  if flags % 2 == 0 then flags = flags + 1 end
+end
+if removed_device then
+  fields[#fields+1] = '.f:' .. removed_device; fields[#fields+1] = seq
+  call('HDEL', registrations_key, removed_device)
+end
+local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total)
+if counts ~= raw_counts then fields[#fields+1] = '.c'; fields[#fields+1] = counts end
+live_count, live_bytes = live_count + count_change, live_bytes + bytes_change
+if is_drain then
+  -- what was due is committed now: the next housekeeping is the first agenda entry of a housekeeping kind
+  housekeeping_at = 0
+  local at = 0
+  while housekeeping_at == 0 do
+    local page = call('ZRANGE', agenda_key, at, at + 63, 'WITHSCORES')
+    if #page == 0 then break end
+    for j = 1, #page, 2 do
+      if string.find(HOUSEKEEPING_KINDS, sub(page[j], 1, 1), 1, true) then housekeeping_at = tonumber(page[j+1]); break end
+    end
+    at = at + 64
+  end
+end
+fields[#fields+1] = '.h'
+fields[#fields+1] = pack(HEAD_FORMAT, epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags,
+  user_generation, A, B, C, D, E, F, G, H)
+call_chunked('HSET', state_key, fields, 2000)
+
+-- ---- publish the announcement, return the receipt
+local created_ids, dismissed_ids = {}, {}
+for i = 1, #created_items do created_ids[i] = created_items[i].id end
+for i = 1, #removed do dismissed_ids[i] = removed[i].id end
+for i = 1, #hidden do dismissed_ids[#dismissed_ids+1] = hidden[i].id end
+if is_effective then
+  local function listed(kind_of_scope, devices)
+    local names, s = {}, ''
+    for d in pairs(devices) do names[#names+1] = d end
+    table.sort(names)
+    for i = 1, #names do s = s .. pack('>Bc0', #names[i], names[i]) end
+    return #names == 0 and '\0' or pack('>BB', kind_of_scope, #names) .. s
+  end
+  local function scope(item)
+    if item.device == '' then return '\0' end
+    if item.device == '*' then return listed(2, item.hidings) end
+    return listed(1, {[item.device] = true, [''] = true})  -- '': the view of the backend and of observers
+  end
+  local parts = {}
+  for i = 1, #created_items do
+    local item = created_items[i]
+    parts[i] = '+' .. scope(item) .. pack('>Bc0I3', #item.id, item.id, #item.raw) .. item.raw
+  end
+  for i = 1, #removed do
+    local item = removed[i]
+    parts[#parts+1] = '-' .. scope(item) .. pack('>Bc0I3', #item.id, item.id, #item.category) .. item.category
+  end
+  for i = 1, #hidden do
+    local item = hidden[i]
+    parts[#parts+1] = '-' .. listed(1, {[sender] = true}) .. pack('>Bc0I3', #item.id, item.id, #item.category)
+      .. item.category
+  end
+  local content
+  if kind == 'e' then content = pack('>Bc0', #ARGV[content_arg], ARGV[content_arg]) .. ARGV[content_arg + 1]
+  elseif kind == 'f' then content = pack('>I2', spread)
+  elseif reminded then
+    content = scope(reminded) .. pack('>Bc0Bc0I7', #reminded.id, reminded.id, #reminded.category, reminded.category,
+      reminded.at)
+  else content = pack('>I2', #parts) .. concat(parts) end
+  call('SPUBLISH', state_key, pack('>c1c3I5c1BI4I4I4I4c1Bc0', 'C', epoch, seq, (kind == 'd' or kind == 'k') and 'u' or kind,
+    is_new, before_a, before_b, A, B, removed_device and 'p' or reason, #sender, sender) .. content)
+end
+local hint, total = '', #gone_entries > 0 and call('ZCARD', gone_key) or 0
+if total > most_bodies and total % 64 < #gone_entries / 2 then hint = 'h' end
+return {is_effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, hint}

@@ -1,0 +1,42 @@
+-- history: Return the created seq and id of every stored item, live and gone; the process sorts, pages and reads them.
+-- Read only.
+-- KEYS    1 state  2 live items by seq  3 gone items by seq
+-- ARGV    1 the most gone items kept  2 the most bodies kept
+-- Returns {ids, created seqs, "1" if more gone items or bodies are stored than the bounds allow: run `collect`}, ids
+-- unordered.
+-- Cost    O(stored items), at most 10,000 by the bound
+local state_key, live_key, gone_key = KEYS[1], KEYS[2], KEYS[3]
+local most_items, most_bodies = ARGV[1], ARGV[2]
+local ids, seqs, gone = {}, {}, {}
+local live = call('ZRANGE', live_key, 0, -1, 'WITHSCORES')
+for i = 1, #live, 2 do
+  local k = #ids + 1
+  ids[k], seqs[k] = sub(live[i], 1, string.find(live[i], '\0', 1, true) - 1), live[i+1]
+end
+local gone_entries = call('ZRANGE', gone_key, 0, -1)
+for a = 1, #gone_entries, 2000 do
+  local want = {}
+  for i = a, math.min(a + 1999, #gone_entries) do
+    if not string.find(gone_entries[i], '\0', 1, true) then want[#want+1] = gone_entries[i] end
+  end
+  if #want > 0 then
+    local raws = call('HMGET', state_key, unpack(want))
+    for j = 1, #want do
+      if raws[j] and sub(raws[j], 1, 1) == 'G' then
+        local k = #ids + 1
+        local _, created = unpack_struct('>I5I5', raws[j], 2)
+        ids[k], seqs[k] = want[j], string.format('%.0f', created)
+        gone[#gone+1] = want[j]
+      end
+    end
+  end
+end
+-- bodies are trimmed oldest first: if the newest item beyond the bound has none, all older ones have none
+local is_over = #gone > tonumber(most_items)
+local newest_without_body = gone[#gone - tonumber(most_bodies)]
+if newest_without_body and not is_over then
+  local raw = call('HGET', state_key, newest_without_body)
+  local at = 21 + unpack_struct('B', raw, 20)
+  is_over = sub(raw, at, at) == 'L'
+end
+return {ids, seqs, is_over and '1' or ''}

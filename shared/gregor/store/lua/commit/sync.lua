@@ -1,0 +1,57 @@
+-- sync: Return what a reader needs to get from its cursor to the present. Read only; the process parses the records.
+-- KEYS    1 state  2 live items by seq  3 gone items by seq  4 generation of the partition  5 external messages
+-- ARGV    1 packed values: mode c1 ("s" since a cursor, "a" since a cursor with all live items, "f" full), is_quick B (1: the
+--         digest is not needed, or known without records), now I8 µs, cursor's seq I8, its epoch c3 (NUL: none), device to
+--         the end ("": the backend)
+-- Returns {"none"} | {"generation"} | {"due"}, or {what, head, lanes of the device, counts, seq at which the device was
+--         removed, external messages}. what is "u": unchanged, except for external messages; else "d" (delta) or "f" (full),
+--         followed by: ids, seqs, records, gone members, gone records
+-- Cost    unchanged O(1); delta O(changes); full O(live items)
+local state_key, live_key, gone_key, generation_key, external_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local mode, is_quick, now, cursor, cursor_epoch = unpack_struct('>c1BI8I8c3', ARGV[1])
+local device = sub(ARGV[1], 22)
+local fields = call('HMGET', state_key, '.h', '.d:' .. device, '.c', '.f:' .. device)
+local head, counts = fields[1], fields[3] or ZEROS
+if not head then return {'none'} end
+local epoch, seq, _, housekeeping_at, live_count, _, _, user_generation = unpack_struct(HEAD_FORMAT, head)
+if user_generation ~= tonumber(call('GET', generation_key) or 0) then return {'generation'} end
+if housekeeping_at > 0 and housekeeping_at <= now then return {'due'} end
+local _, floor = unpack_struct(COUNTS_FORMAT, counts)
+local valid = cursor_epoch == epoch and cursor <= seq and cursor >= floor and cursor >= tonumber(fields[4] or 0)
+local from, externals = string.format('(%.0f', cursor), {}
+if valid and cursor < seq then externals = call('ZRANGEBYSCORE', external_key, from, '+inf') end
+if valid and cursor == seq and is_quick == 1 and mode ~= 'f' then
+  return {'u', head, fields[2] or '', counts, fields[4] or '0', externals}
+end
+local function fetch(ids)
+  local records = {}
+  for a = 1, #ids, 2000 do
+    local part = call('HMGET', state_key, unpack(ids, a, math.min(a + 1999, #ids)))
+    for j = 1, #part do records[a + j - 1] = part[j] end
+  end
+  return records
+end
+local function view_reply(what, scored, gone_members, out_ids)
+  local ids, seqs = {}, {}
+  for i = 1, #scored, 2 do
+    ids[#ids+1] = sub(scored[i], 1, string.find(scored[i], '\0', 1, true) - 1)
+    seqs[#seqs+1] = scored[i+1]
+  end
+  return {what, head, fields[2] or '', counts, fields[4] or '0', externals, ids, seqs, fetch(ids), gone_members,
+    fetch(out_ids)}
+end
+if valid and mode ~= 'f' then
+  -- with more gone items than this the full copy is shorter; the bound also limits the work of a delta
+  local most_gone = 2 * live_count + 64
+  local gone_members = call('ZRANGEBYSCORE', gone_key, from, '+inf', 'LIMIT', 0, most_gone + 1)
+  if #gone_members <= most_gone then
+    local out_ids = {}
+    for i = 1, #gone_members do
+      local z = string.find(gone_members[i], '\0', 1, true)
+      out_ids[i] = z and sub(gone_members[i], 1, z - 1) or gone_members[i]
+    end
+    return view_reply('d', call('ZRANGEBYSCORE', live_key, mode == 'a' and '-inf' or from, '+inf', 'WITHSCORES'),
+      gone_members, out_ids)
+  end
+end
+return view_reply('f', call('ZRANGE', live_key, 0, -1, 'WITHSCORES'), {}, {})

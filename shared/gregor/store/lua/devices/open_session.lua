@@ -1,0 +1,40 @@
+-- open_session: Record a connection; remove the sessions it displaces and every expired lease of the user.
+-- KEYS    1 presence  2 registrations
+-- ARGV    1 device  2 session  3 JSON of the lease  4 now µs  5 the most connections of a device  6 lifetime of presence ms
+-- Returns the JSON of the displaced leases: the one of the same session first, then the oldest beyond the bound.
+-- Cost    O(leases of the user)
+local presence_key, registrations_key = KEYS[1], KEYS[2]
+local own_device, session, own_lease, now_text, most, lifetime_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local now, own_field = tonumber(now_text), own_device .. '\0' .. session
+local _, _, _, connection = match(own_lease, LEASE_PATTERN)
+local displaced, siblings = {}, {}
+local fields = call('HGETALL', presence_key)
+for i = 1, #fields, 2 do
+  local field, lease = fields[i], fields[i+1]
+  local device = sub(field, 1, (string.find(field, '\0', 1, true) or 1) - 1)
+  local lease_until, seen, opened, holder = match(lease, LEASE_PATTERN)
+  if not lease_until then -- the field of the last foreground time
+  elseif tonumber(lease_until) <= now then
+    call('HDEL', presence_key, field)
+    record_seen(registrations_key, device, seen)
+    record_foreground(presence_key, lease, seen)
+  elseif field == own_field then
+    record_foreground(presence_key, lease, now_text)
+    if holder ~= connection then displaced[1] = lease end
+  elseif device == own_device then
+    siblings[#siblings+1] = {opened = tonumber(opened), field = field, lease = lease}
+  end
+end
+table.sort(siblings, function(a, b)
+  if a.opened ~= b.opened then return a.opened < b.opened end
+  return a.field < b.field
+end)
+for i = 1, #siblings + 1 - tonumber(most) do
+  call('HDEL', presence_key, siblings[i].field)
+  record_foreground(presence_key, siblings[i].lease, now_text)
+  displaced[#displaced+1] = siblings[i].lease
+end
+call('HSET', presence_key, own_field, own_lease)
+call('PEXPIRE', presence_key, lifetime_ms)
+record_seen(registrations_key, own_device, now_text)
+return displaced

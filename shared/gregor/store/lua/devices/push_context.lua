@@ -1,0 +1,62 @@
+-- push_context: Read everything that decides whether a device gets a push for an item, as of one moment. Read only.
+-- KEYS    1 state  2 live items by seq  3 generation of the partition  4 registrations  5 presence  6 acknowledgements
+--         7 contact and preferences  8 withdrawals
+-- ARGV    1 now µs  2 device  3 item
+-- Returns {} if the device is unknown, {"generation"} | {"due"} if something must be committed first, else {registration,
+--         presence, acknowledgements, contact, preferences, withdrawals, head, counts, record, seq}. Hashes come as name,
+--         value…; counts as category, number of its live items that the device sees…; record and seq are those of the item,
+--         "" and "0" if the device does not see it.
+-- Cost    O(live items + stored values of the user's devices)
+local state_key, live_key, generation_key, registrations_key, presence_key, acks_key, contact_key, withdrawals_key =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local now, device, id = ARGV[1], ARGV[2], ARGV[3]
+local registration = call('HGET', registrations_key, device)
+if not registration then return {} end
+local head = call('HGET', state_key, '.h')
+if head then
+  local _, _, _, housekeeping_at, _, _, _, user_generation = unpack_struct(HEAD_FORMAT, head)
+  if user_generation ~= tonumber(call('GET', generation_key) or 0) then return {'generation'} end
+  if housekeeping_at > 0 and housekeeping_at <= tonumber(now) then return {'due'} end
+end
+-- return whether the device sees a live item
+local function sees(raw)
+  local hidings, _, reminders, category, owner = unpack_struct('>I2I2BBB', raw, 16)
+  local at = 63 + category
+  if owner > 0 then
+    local item_device = sub(raw, at, at + owner - 1)
+    if item_device ~= '*' and item_device ~= device then return false end
+  end
+  at = at + owner + 7 * (reminders % 32)
+  local stop = at + hidings
+  while at < stop do
+    local n = unpack_struct('B', raw, at)
+    if sub(raw, at + 1, at + n) == device then return false end
+    at = at + n + 14
+  end
+  return true
+end
+local counts, position, record, seq = {}, {}, '', '0'
+local members = call('ZRANGE', live_key, 0, -1)
+for a = 1, #members, 2000 do
+  local ids, categories, last = {}, {}, math.min(a + 1999, #members)
+  for i = a, last do
+    local z = string.find(members[i], '\0', 1, true)
+    ids[#ids+1] = sub(members[i], 1, z - 1); categories[#ids] = sub(members[i], z + 1)
+  end
+  for i, raw in ipairs(call('HMGET', state_key, unpack(ids))) do
+    if raw and sees(raw) then
+      local category = categories[i]
+      local at = position[category]
+      if not at then
+        at = #counts + 2; position[category] = at
+        counts[at - 1] = category; counts[at] = 0
+      end
+      counts[at] = counts[at] + 1
+      if ids[i] == id then record, seq = raw, call('ZSCORE', live_key, members[a + i - 1]) end
+    end
+  end
+end
+local contact = call('HMGET', contact_key, 'contact', 'preferences')
+return {registration, call('HGETALL', presence_key), call('HGETALL', acks_key), contact[1], contact[2], call('HGETALL',
+  withdrawals_key), head or '',
+  counts, record, seq}

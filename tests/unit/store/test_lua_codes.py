@@ -1,0 +1,60 @@
+"""The letter codes and option bits that Lua and Python share: both sides name the same ones."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+from gregor.core.notify.ledger import State
+from gregor.store.contract.agenda import WorkKind
+from gregor.store.redis.users import record_codec
+
+LUA = files("gregor.store").joinpath("lua")
+
+
+def source(path: str) -> str:
+    """The text of one script file."""
+    return LUA.joinpath(*path.split("/")).read_text("utf-8")
+
+
+def test_agenda_kinds_of_lua_are_those_of_python() -> None:
+    table = source("codec.lua").partition("-- agenda")[2].partition("local struct")[0]
+
+    documented = set(re.findall(r"\b([a-z]) ([A-Z]+)\b", table))
+
+    stored = {(kind.value, kind.name) for kind in WorkKind if kind.name != "FORGET"}
+    assert documented == stored | {(letter, "COLLECT") for letter in "gme"}
+
+
+def test_housekeeping_kinds_are_not_the_scheduler_s() -> None:
+    [letters] = re.findall(r"HOUSEKEEPING_KINDS = '(\w+)'", source("codec.lua"))
+
+    assert set(letters) == {WorkKind.EXPIRE.value, WorkKind.FORGET.value, "m", "e"}
+
+
+def test_option_bits_of_a_commit_are_those_of_python() -> None:
+    options = source("commit/commit.lua").partition("-- Options")[2].partition("-- Returns")[0]
+
+    documented = {name: int(bit) for bit, name in re.findall(r"\b(\d+) ([A-Z]+)\b", options)}
+
+    assert documented == {name: getattr(record_codec, name) for name in documented}
+    assert sorted(documented.values()) == [2**n for n in range(8)]
+
+
+def test_final_delivery_states_are_those_of_python() -> None:
+    final = {State.SENT, State.CANCELLED, State.WITHDRAWN, State.DEAD}
+
+    for path in ("ledger/claim.lua", "ledger/record_outcome.lua", "ledger/move.lua"):
+        [letters] = re.findall(r"FINAL_STATES = '(\w+)'", source(path))
+        assert {State(letter) for letter in letters} == final
+
+
+def test_every_script_says_what_it_does_and_returns() -> None:
+    scripts = [path for folder in LUA.iterdir() if folder.is_dir() for path in folder.iterdir()]
+
+    assert len(scripts) > 30
+    for path in scripts:
+        head = path.read_text("utf-8").partition("\nlocal ")[0]
+        assert head.startswith(f"-- {path.name.removesuffix('.lua')}: "), path.name
+        if path.name != "lease_codec.lua":
+            assert {"KEYS", "ARGV", "Returns", "Cost"} <= set(re.findall(r"\n-- (\w+)", head)), path.name
