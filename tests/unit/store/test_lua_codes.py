@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-from gregor.core.notify.ledger import State
+from gregor.core.notify.ledger import DeliveryState
 from gregor.store.contract.agenda import WorkKind
 from gregor.store.redis.users import record_codec
 
@@ -42,11 +42,11 @@ def test_option_bits_of_a_commit_are_those_of_python() -> None:
 
 
 def test_final_delivery_states_are_those_of_python() -> None:
-    final = {State.SENT, State.CANCELLED, State.WITHDRAWN, State.DEAD}
+    final = {DeliveryState.SENT, DeliveryState.CANCELLED, DeliveryState.WITHDRAWN, DeliveryState.DEAD}
 
     for path in ("ledger/claim.lua", "ledger/record_outcome.lua", "ledger/move.lua"):
         [letters] = re.findall(r"FINAL_STATES = '(\w+)'", source(path))
-        assert {State(letter) for letter in letters} == final
+        assert {DeliveryState(letter) for letter in letters} == final
 
 
 def test_every_script_says_what_it_does_and_returns() -> None:
