@@ -11,13 +11,13 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
-from gregor.core.limits import Limits
+from gregor.core import times
+from gregor.core.limits import SECOND_US, Limits
 
 from .values import HostEntries, OriginEntries, Rates, fix_for
 
@@ -35,7 +35,6 @@ SETTINGS_OF_THE_CONTRACT = tuple(
     )
 )
 """Names that once published change only by addition (docs/protocol.md)."""
-UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 WEBPUSH_SERVICES = (
     "fcm.googleapis.com",
     "updates.push.services.mozilla.com",
@@ -53,11 +52,12 @@ class SettingsError(ValueError):
 
 
 def parse_duration(value: object) -> float:
-    """Seconds of `30d`, `12h`, `90s` or a plain number; ValueError for anything else."""
-    match = re.fullmatch(r"(-?\d+(?:\.\d+)?)([smhdw]?)", str(value).strip()) if not isinstance(value, bool) else None
-    if match is None or not isfinite(seconds := float(match[1]) * UNIT_S[match[2]]):
+    """Return the seconds of `30d`, `12h`, `90s` or a number, each also negative. Raises ValueError for other values."""
+    text = "" if isinstance(value, bool) else str(value).strip()
+    us = times.parse_duration(text.removeprefix("-"))
+    if us is None or text.startswith("-+"):
         raise ValueError("not a duration; write 30d, 12h, 90s, or seconds")
-    return seconds
+    return (-us if text.startswith("-") else us) / SECOND_US
 
 
 def _redis_url(value: object) -> object:
@@ -384,5 +384,5 @@ def _as_written(field: str) -> str:
         return ",".join(default)
     if field.endswith("_s") and default >= 3_600:
         unit = "d" if default % 86_400 == 0 else "h"
-        return f"{default / UNIT_S[unit]:g}{unit}"
+        return f"{default / times.UNIT_S[unit]:g}{unit}"
     return "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
