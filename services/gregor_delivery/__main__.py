@@ -1,4 +1,4 @@
-"""The process: `python -m gregor_delivery`. Settings, stores, channels, probes, until it is told to stop."""
+"""Entry point of the delivery service: `python -m gregor_delivery`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import structlog
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings
 from gregor.core.notify.intents import EMAIL, PUSH_CHANNELS, WEBHOOK
+from gregor.core.rate_limit import RateLimiter
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
 from gregor.store.contract.store import Store
@@ -30,13 +31,12 @@ from .decide.push import PushDecider
 from .decide.webhook import WebhookDecider
 from .metrics import DeliveryMetrics
 from .throttle.breaker import Breaker
-from .throttle.pace import Pace
-from .worker import MOST_IN_FLIGHT, Worker
+from .worker import MAX_IN_FLIGHT, Worker
 
 log = structlog.get_logger(__name__)
 
 MAILS_IN_FLIGHT: Final = 4 * CONNECTIONS
-"""Of one process: few, since each waits for one of the connections to the relay while its time runs."""
+"""Concurrent mails of one process: few, because each waits for one of the relay connections while its deadline runs."""
 
 
 def main() -> None:
@@ -45,30 +45,39 @@ def main() -> None:
 
 
 async def serve(settings: Settings) -> None:
-    """Open what is needed, tell what is to be told until SIGTERM or SIGINT, finish what was begun, and close."""
+    """Open stores and channels, deliver until SIGTERM or SIGINT, drain the attempts in flight, and close."""
     async with AsyncExitStack() as stack:
         store = await open_store(settings.redis_url, settings.limits, settings.namespace)
         stack.push_async_callback(store.close)
-        metrics = Metrics()
-        lookers, clock = await _lookers(stack, settings, store, metrics), SystemClock(settings.clock_offset_s)
-        figures, deadline_s = DeliveryMetrics(metrics.registry), settings.delivery_deadline_s
+        process_metrics = Metrics()
+        deciders = await _deciders(stack, settings, store, process_metrics)
+        metrics, clock = DeliveryMetrics(process_metrics.registry), SystemClock(settings.clock_offset_s)
         workers = []
         for name, channel in channels(settings, clock).items():
             if channel is None:
-                log.warning("A provider has no credentials: nothing is sent by it.", channel=name)
+                log.warning("delivery.no_credentials", channel=name)
             else:
                 await channel.open()
                 stack.push_async_callback(channel.close)
             queue = await open_queue_reader(settings.queue, settings.namespace, name)
             stack.push_async_callback(queue.close)
-            pace, breaker = Pace(settings.delivery_rates.get(name)), Breaker(None) if name == WEBHOOK else Breaker()
-            trade = DeliveryContext(name, channel, store, lookers[name], clock, figures, breaker, deadline_s, pace)
-            workers.append(Worker(trade, queue, MAILS_IN_FLIGHT if name == EMAIL else MOST_IN_FLIGHT))
-        await serve_with(settings, Readiness(store, metrics), metrics, workers)
+            context = DeliveryContext(
+                name,
+                channel,
+                store,
+                deciders[name],
+                clock,
+                metrics,
+                Breaker(None) if name == WEBHOOK else Breaker(),
+                settings.delivery_deadline_s,
+                rate_limiter=RateLimiter(settings.delivery_rates.get(name)),
+            )
+            workers.append(Worker(context, queue, MAILS_IN_FLIGHT if name == EMAIL else MAX_IN_FLIGHT))
+        await serve_with(settings, Readiness(store, process_metrics), process_metrics, workers)
 
 
-async def _lookers(stack: AsyncExitStack, settings: Settings, store: Store, metrics: Metrics) -> dict[str, Decider]:
-    """Who decides for each channel, with what they keep up with."""
+async def _deciders(stack: AsyncExitStack, settings: Settings, store: Store, metrics: Metrics) -> dict[str, Decider]:
+    """Return the decider of each channel, over registries that follow their stored versions."""
     failures, clock = metrics.render_failures, SystemClock(settings.clock_offset_s)
     registry = CategoryRegistry(store, count_failure=lambda field: failures.labels(field).inc())
     await registry.open()
@@ -84,20 +93,20 @@ async def _lookers(stack: AsyncExitStack, settings: Settings, store: Store, metr
 
 
 async def serve_with(settings: Settings, readiness: Readiness, metrics: Metrics, workers: Sequence[Worker]) -> None:
-    """``serve`` with what somebody else closes."""
+    """Run `workers` and the admin port until the process is stopped; the caller closes what it opened."""
     await readiness.check()
     tune_garbage_collector()
     probes = ProbeServer(settings, readiness, metrics, settings.delivery_port)
-    told = asyncio.Event()
-    on_stop_signal(told.set)
+    stopping = asyncio.Event()
+    on_stop_signal(stopping.set)
     watching = asyncio.create_task(readiness.watch())
     working = [asyncio.create_task(worker.run()) for worker in workers]
     for task in working:
-        task.add_done_callback(lambda _: told.set())  # a worker that ends by itself is a bug: the process goes with it
+        task.add_done_callback(lambda _: stopping.set())  # a worker that ends by itself is a bug: stop the process
     probes.start()
-    log.info("Ready.", probes=settings.delivery_port)
-    await told.wait()
-    log.info("Told to stop: what was begun is finished.")
+    log.info("service.ready", probes=settings.delivery_port)
+    await stopping.wait()
+    log.info("service.draining")
     readiness.draining = True
     for worker in workers:
         worker.stop()
@@ -107,7 +116,7 @@ async def serve_with(settings: Settings, readiness: Readiness, metrics: Metrics,
     watching.cancel()
     await asyncio.gather(watching, *working, return_exceptions=True)
     await probes.close()
-    log.info("Stopped.")
+    log.info("service.stopped")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""`python -m gregor_delivery.check`: are the providers of the settings fit to send by? For `gregor doctor`.
+"""`python -m gregor_delivery.credential_check`: check the providers' credentials, for `gregor doctor`.
 
-Prints a JSON array with one object a provider: `provider`, `state` (`good`, `not set up` or `wrong`) and, where it is
-wrong, `mend`: one sentence. Sends nothing to anybody. Settings that are bad: exit status 1, and one line on stderr.
+Prints a JSON array with one object per provider: `provider`, `state` (`good`, `not set up` or `wrong`) and, if wrong,
+`mend`: a sentence that says how to fix it. Sends no notification. Exits with status 1 and one line on stderr if the
+settings are invalid.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -21,13 +22,13 @@ from gregor.core.notify.intents import WEBHOOK
 from .channels.contract import DeliveryChannel
 from .channels.registry import channels
 
-LONGEST_S = 30.0
-"""How long one provider may take in all; its own deadlines are shorter."""
+TIMEOUT_S: Final = 30.0
+"""Time limit of the whole check of one provider; the steps within have shorter limits."""
 
 
 def main() -> None:
-    """Check all of them at once, and print what was found."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is the answer's
+    """Check all providers at once and print the result."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output carries the JSON
     try:
         settings = load_settings(os.environ)
     except SettingsError as error:
@@ -36,23 +37,23 @@ def main() -> None:
 
 
 async def check(settings: Settings) -> list[dict[str, str]]:
-    """What is found of each provider, in the order of the documentation."""
-    real = settings.model_copy(update={"delivery_console": False})
-    found = channels(real, SystemClock(settings.clock_offset_s))
-    del found[WEBHOOK]  # each has a receiver of its own
-    return list(await asyncio.gather(*(_checked(name, channel) for name, channel in found.items())))
+    """Return the result for each provider, in the order of the documentation."""
+    without_console = settings.model_copy(update={"delivery_console": False})
+    found = channels(without_console, SystemClock(settings.clock_offset_s))
+    del found[WEBHOOK]  # webhooks have no shared credentials: each has its own endpoint and secret
+    return list(await asyncio.gather(*(_check_one(name, channel) for name, channel in found.items())))
 
 
-async def _checked(name: str, channel: DeliveryChannel[Any] | None) -> dict[str, str]:
+async def _check_one(name: str, channel: DeliveryChannel[Any] | None) -> dict[str, str]:
     if channel is None:
         return {"provider": name, "state": "not set up"}
-    mend = await _mend(channel)
-    return {"provider": name, "state": "good"} if mend is None else {"provider": name, "state": "wrong", "mend": mend}
+    fix = await _problem(channel)
+    return {"provider": name, "state": "good"} if fix is None else {"provider": name, "state": "wrong", "mend": fix}
 
 
-async def _mend(channel: DeliveryChannel[Any]) -> str | None:
+async def _problem(channel: DeliveryChannel[Any]) -> str | None:
     try:
-        async with asyncio.timeout(LONGEST_S):
+        async with asyncio.timeout(TIMEOUT_S):
             await channel.open()
             try:
                 return await channel.check()
@@ -61,7 +62,7 @@ async def _mend(channel: DeliveryChannel[Any]) -> str | None:
     except ValueError as error:
         return str(error)
     except TimeoutError:
-        return f"no answer within {LONGEST_S:g} s"
+        return f"no response within {TIMEOUT_S:g} s"
 
 
 if __name__ == "__main__":

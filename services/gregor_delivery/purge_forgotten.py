@@ -1,4 +1,4 @@
-"""Users who were forgotten leave the queue too, whatever it is that what names them there waits for."""
+"""Removes the intents of deleted users from a delivery queue, including those that wait for a retry."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from gregor.store.contract.queue import DeliveryQueueReader
 from gregor.store.contract.store import Store
 from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 
-SWEEP_S: Final = 20.0
-"""How often it is looked; a user is out of the queues within a minute."""
+PURGE_INTERVAL_S: Final = 20.0
+"""Pause between two purges: a deleted user leaves the queues within a minute."""
 LATE_US: Final = 90 * SECOND_US
-"""So long after a user was forgotten somebody who still had one of its deliveries in hand may put it back."""
+"""How long after a deletion a worker with an intent of that user in flight may still put it back into the queue."""
 
 
 class ForgottenUserPurger:
-    """Sweeps one queue."""
+    """Purges one queue."""
 
     def __init__(self, store: Store, queue: DeliveryQueueReader, clock: Clock) -> None:
         self._store = store
         self._queue = queue
         self._clock = clock
-        self._since_us = DELETED_USERS_KEPT_US
-        """How far back it is looked: at first as far as can be, for who was forgotten while nobody swept."""
+        # The first purge covers every deletion on record: no worker may have run since.
+        self._window_us = DELETED_USERS_KEPT_US
 
-    async def sweep(self) -> int:
-        """Drop what is of users who were forgotten lately; how much. Raises ``Unavailable``."""
-        forgotten = await self._store.users.deleted_since(self._clock.now_us() - self._since_us)
-        dropped = 0
-        if forgotten:
+    async def purge(self) -> int:
+        """Remove the intents of users deleted lately and return how many were removed. Raises `Unavailable`."""
+        deleted = await self._store.users.deleted_since(self._clock.now_us() - self._window_us)
+        removed = 0
+        if deleted:
 
-            async def is_over(intent: Intent) -> bool:
-                return deleted_user_hash(intent.uid) in forgotten and not await self._is_known(intent)
+            async def is_of_deleted_user(intent: Intent) -> bool:
+                return deleted_user_hash(intent.uid) in deleted and not await self._is_in_ledger(intent)
 
-            dropped = await self._queue.prune(is_over)
-        self._since_us = LATE_US
-        return dropped
+            removed = await self._queue.prune(is_of_deleted_user)
+        self._window_us = LATE_US
+        return removed
 
-    async def _is_known(self, intent: Intent) -> bool:
-        """Whether the ledger knows it: then it is of one who has that name anew."""
-        entries = await self._store.ledger.of_item(intent.uid, intent.item)
-        return any(each.intent.key == intent.key for each in entries)
+    async def _is_in_ledger(self, intent: Intent) -> bool:
+        """Return whether the ledger has the intent: it then belongs to a new user with the same id."""
+        records = await self._store.ledger.of_item(intent.uid, intent.item)
+        return any(each.intent.key == intent.key for each in records)

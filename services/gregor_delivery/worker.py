@@ -1,7 +1,7 @@
-"""The worker of one channel: takes what is to be told, many at a time, as long as its provider is well.
+"""The delivery worker of one channel: takes intents from the queue and attempts many of them concurrently.
 
-Nothing waits in a worker's hands: what is to be tried later goes to the due set of the queue. While the provider is
-down nothing is taken, and so no attempt is burnt; another channel does not notice.
+A worker keeps nothing for later: an intent that must wait goes back to the queue's due set. While the circuit breaker
+is open the worker takes nothing, so no attempt is wasted, and the other channels are not affected.
 """
 
 from __future__ import annotations
@@ -15,176 +15,183 @@ from gregor.core.limits import SECOND_US
 from gregor.store.contract.queue import DeliveryQueueReader, QueuedIntent
 from gregor.store.contract.store import Unavailable
 
-from .attempt import BUDGET_US, FAILED_S, DeliveryContext, attempt, fail
-from .purge_forgotten import SWEEP_S, ForgottenUserPurger
+from .attempt import INTERNAL_ERROR_RETRY_S, RETRY_BUDGET_US, DeliveryContext, attempt, fail
+from .purge_forgotten import PURGE_INTERVAL_S, ForgottenUserPurger
 from .throttle.breaker import Permit
 
 log = structlog.get_logger(__name__)
 
-MOST_IN_FLIGHT: Final = 250
-"""Of one channel and process; providers take far more, but what is taken here is not taken by another process."""
-AT_ONCE: Final = 100
-WAIT_S: Final = 0.5
-"""How long one read waits for work; the longest that the end of a process waits for it."""
-UPKEEP_S: Final = 0.25
-"""How often it is looked whether something has waited long enough."""
-RECLAIM_S: Final = 5.0
-PARKED_S: Final = 2.0
-"""When one looks again at what came while the provider was down."""
-AWAY_S: Final = 1.0
+MAX_IN_FLIGHT: Final = 250
+"""Concurrent attempts of one channel in one process. Providers accept far more, but an intent that waits here cannot be
+taken by another process."""
+BATCH_SIZE: Final = 100
+POLL_TIMEOUT_S: Final = 0.5
+"""How long one read of the queue waits; also the longest delay of a shutdown by an idle worker."""
+MAINTENANCE_INTERVAL_S: Final = 0.25
+"""Pause between two checks for due retries."""
+RECLAIM_INTERVAL_S: Final = 5.0
+PARKED_RETRY_S: Final = 2.0
+"""Delay of an intent that was taken while the breaker opened."""
+STORE_RETRY_S: Final = 1.0
 
 
 class Worker:
-    """One channel of one process."""
+    """Worker of one channel in one process."""
 
     def __init__(
-        self, trade: DeliveryContext, queue: DeliveryQueueReader, most_in_flight: int = MOST_IN_FLIGHT
+        self, context: DeliveryContext, queue: DeliveryQueueReader, max_in_flight: int = MAX_IN_FLIGHT
     ) -> None:
-        self._trade = trade
+        self._context = context
         self._queue = queue
-        self._most = most_in_flight
+        self._max_in_flight = max_in_flight
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ended = asyncio.Event()
-        self._sweeper = ForgottenUserPurger(trade.store, queue, trade.clock)
+        self._attempt_ended = asyncio.Event()
+        self._purger = ForgottenUserPurger(context.store, queue, context.clock)
         self._reclaim_at_s = 0.0
         self._was_stopped = False
         self._is_stopping = False
 
+    # --- main loop ---
+
     async def run(self) -> None:
-        """Take and tell until ``stop``; returns when what was taken has ended."""
-        beside = [asyncio.create_task(self._keep_up()), asyncio.create_task(self._sweep())]
+        """Work until `stop` is called; returns when all attempts in flight have ended."""
+        background = [asyncio.create_task(self._maintain_queue()), asyncio.create_task(self._purge_forgotten())]
         try:
             while not self._is_stopping:
                 try:
-                    await self._round()
-                except Unavailable as trouble:
-                    log.warning("The queue cannot be reached.", channel=self._trade.name, reason=str(trouble))
-                    await asyncio.sleep(AWAY_S)
+                    await self._take_batch()
+                except Unavailable as error:
+                    log.warning("delivery.queue_unavailable", channel=self._context.name, reason=str(error))
+                    await asyncio.sleep(STORE_RETRY_S)
         finally:
-            for task in beside:
+            for task in background:
                 task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await asyncio.gather(*background, return_exceptions=True)
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     def stop(self) -> None:
-        """Take nothing more: ``run`` comes to its end."""
+        """Take no further intents: `run` drains and returns."""
         self._is_stopping = True
 
-    async def _round(self) -> None:
-        """Take as many as there is room for, and begin them."""
-        self._ended.clear()
-        self._show()
-        room = self._room()
-        if room == 0:
-            await self._wait_for_room()
+    async def _take_batch(self) -> None:
+        """Take as many intents as there is capacity for, and start their attempts."""
+        self._attempt_ended.clear()
+        self._update_metrics()
+        capacity = self._capacity()
+        if capacity == 0:
+            await self._wait_for_capacity()
             return
-        for taken in await self._queue.claim(min(room, AT_ONCE), WAIT_S):
-            await self._enter(taken)
+        for taken in await self._queue.claim(min(capacity, BATCH_SIZE), POLL_TIMEOUT_S):
+            await self._start(taken)
 
-    def _room(self) -> int:
-        now_s = self._trade.clock.monotonic()
-        return self._trade.pace.room(self._trade.breaker.room(self._most - len(self._tasks), now_s), now_s)
+    def _capacity(self) -> int:
+        now_s = self._context.clock.monotonic()
+        free = self._context.breaker.capacity(self._max_in_flight - len(self._tasks), now_s)
+        return self._context.rate_limiter.capacity(free, now_s)
 
-    async def _wait_for_room(self) -> None:
-        """Until something in flight ends, or the pace lets one go; or for a little, where the breaker is open."""
-        wait_s = self._trade.pace.wait_s(self._trade.clock.monotonic())
+    async def _wait_for_capacity(self) -> None:
+        """Wait until an attempt ends or the rate limiter refills; at most `MAINTENANCE_INTERVAL_S`."""
+        wait_s = self._context.rate_limiter.wait_s(self._context.clock.monotonic())
         if wait_s > 0:
-            await asyncio.sleep(min(wait_s, UPKEEP_S))
+            await asyncio.sleep(min(wait_s, MAINTENANCE_INTERVAL_S))
             return
         try:
-            async with asyncio.timeout(UPKEEP_S):
-                await self._ended.wait()
+            async with asyncio.timeout(MAINTENANCE_INTERVAL_S):
+                await self._attempt_ended.wait()
         except TimeoutError:
             pass
 
-    async def _keep_up(self) -> None:
-        """Bring back what has waited, and take over what the dead left."""
-        while True:
-            await asyncio.sleep(UPKEEP_S)
-            try:
-                await self._queue.enqueue_due(self._trade.clock.now_us(), 1_000)
-                await self._reclaim()
-            except Unavailable:
-                await asyncio.sleep(AWAY_S)
-            except Exception:
-                log.exception("The upkeep of a queue failed.", channel=self._trade.name)
+    # --- one intent ---
 
-    async def _sweep(self) -> None:
-        """Take out of the queue what is of users who were forgotten."""
-        while True:
-            try:
-                await self._sweeper.sweep()
-            except Unavailable:
-                pass  # the next time
-            except Exception:
-                log.exception("The sweep of a queue failed.", channel=self._trade.name)
-            await asyncio.sleep(SWEEP_S)
-
-    async def _reclaim(self) -> None:
-        now_s = self._trade.clock.monotonic()
-        room = self._room()
-        if now_s < self._reclaim_at_s or room == 0 or self._is_stopping:
+    async def _start(self, taken: QueuedIntent) -> None:
+        """Start an attempt, or postpone it if the breaker opened while the read waited."""
+        if self._capacity() == 0:
+            await self._queue.retry_later(taken, self._context.clock.now_us() + round(PARKED_RETRY_S * SECOND_US))
             return
-        self._reclaim_at_s = now_s + RECLAIM_S
-        for taken in await self._queue.reclaim(self._trade.lease_s + RECLAIM_S, min(room, AT_ONCE)):
-            await self._enter(taken)
-
-    async def _enter(self, taken: QueuedIntent) -> None:
-        """Begin it; or put it off, where the provider came to be left alone while this waited for work."""
-        if self._room() == 0:
-            await self._queue.retry_later(taken, self._trade.clock.now_us() + round(PARKED_S * SECOND_US))
-            return
-        self._trade.pace.began(self._trade.clock.monotonic())
-        task = asyncio.create_task(self._bring_forward(taken, self._trade.breaker.began()))
+        self._context.rate_limiter.acquire(self._context.clock.monotonic())
+        task = asyncio.create_task(self._process(taken, self._context.breaker.acquire()))
         self._tasks.add(task)
-        task.add_done_callback(self._end)
+        task.add_done_callback(self._on_done)
 
-    def _end(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._ended.set()
+        self._attempt_ended.set()
 
-    async def _bring_forward(self, taken: QueuedIntent, turn: Permit) -> None:
-        """One attempt; whatever happens, the intent stays in the queue or is over."""
+    async def _process(self, taken: QueuedIntent, permit: Permit) -> None:
+        """Attempt the delivery once; the intent then leaves the queue or waits in it."""
         try:
-            again_us = await self._attempt(taken, turn)
+            again_us = await self._attempt(taken, permit)
             if again_us is None:
                 await self._queue.ack([taken])
             else:
                 await self._queue.retry_later(taken, again_us)
-        except Unavailable as trouble:
-            # It is left in the queue: whoever finds it idle takes it over.
-            self._trade.figures.failures.labels(self._trade.name).inc()
-            log.warning("A delivery waits: a store cannot be reached.", channel=self._trade.name, reason=str(trouble))
+        except Unavailable as error:
+            # The intent stays in the queue: a worker reclaims it when its lease has expired.
+            self._context.metrics.failures.labels(self._context.name).inc()
+            log.warning("delivery.store_unavailable", channel=self._context.name, reason=str(error))
 
-    async def _attempt(self, taken: QueuedIntent, turn: Permit) -> int | None:
+    async def _attempt(self, taken: QueuedIntent, permit: Permit) -> int | None:
         try:
-            return await attempt(self._trade, taken.intent, turn)
+            return await attempt(self._context, taken.intent, permit)
         except Unavailable:
             raise
         except Exception:
-            self._trade.figures.failures.labels(self._trade.name).inc()
-            log.exception("A delivery failed by itself; it is tried again.", channel=self._trade.name)
+            self._context.metrics.failures.labels(self._context.name).inc()
+            log.exception("delivery.attempt_failed", channel=self._context.name, retry_s=INTERNAL_ERROR_RETRY_S)
         try:
-            return await fail(self._trade, taken.intent)
+            return await fail(self._context, taken.intent)
         except Unavailable:
             raise
         except Exception:
-            # Not even the ledger can be written: nobody will ever be told more of this one than the log says.
-            log.exception("What became of a delivery cannot be written down.", channel=self._trade.name)
-            now_us = self._trade.clock.now_us()
-            return now_us + round(FAILED_S * SECOND_US) if now_us < taken.intent.at_us + BUDGET_US else None
+            # The ledger cannot record this delivery: the log is the only trace of it.
+            log.exception("delivery.record_failed", channel=self._context.name)
+            now_us = self._context.clock.now_us()
+            is_over = now_us >= taken.intent.at_us + RETRY_BUDGET_US
+            return None if is_over else now_us + round(INTERNAL_ERROR_RETRY_S * SECOND_US)
 
-    def _show(self) -> None:
-        """The state of the provider, as figures; and in the log where somebody must do something."""
-        name, breaker = self._trade.name, self._trade.breaker
-        self._trade.figures.parked.labels(name).set(breaker.is_open)
-        self._trade.figures.stopped.labels(name).set(breaker.is_stopped)
+    # --- background tasks ---
+
+    async def _maintain_queue(self) -> None:
+        """Requeue due retries and reclaim the intents of dead workers."""
+        while True:
+            await asyncio.sleep(MAINTENANCE_INTERVAL_S)
+            try:
+                await self._queue.enqueue_due(self._context.clock.now_us(), 1_000)
+                await self._reclaim()
+            except Unavailable:
+                await asyncio.sleep(STORE_RETRY_S)
+            except Exception:
+                log.exception("delivery.maintenance_failed", channel=self._context.name)
+
+    async def _reclaim(self) -> None:
+        now_s = self._context.clock.monotonic()
+        capacity = self._capacity()
+        if now_s < self._reclaim_at_s or capacity == 0 or self._is_stopping:
+            return
+        self._reclaim_at_s = now_s + RECLAIM_INTERVAL_S
+        idle_s = self._context.lease_s + RECLAIM_INTERVAL_S
+        for taken in await self._queue.reclaim(idle_s, min(capacity, BATCH_SIZE)):
+            await self._start(taken)
+
+    async def _purge_forgotten(self) -> None:
+        while True:
+            try:
+                await self._purger.purge()
+            except Unavailable:
+                pass  # the next purge covers the same time
+            except Exception:
+                log.exception("delivery.purge_failed", channel=self._context.name)
+            await asyncio.sleep(PURGE_INTERVAL_S)
+
+    def _update_metrics(self) -> None:
+        """Publish the breaker's state, and log when the provider starts or stops rejecting our credentials."""
+        name, breaker = self._context.name, self._context.breaker
+        self._context.metrics.parked.labels(name).set(breaker.is_open)
+        self._context.metrics.stopped.labels(name).set(breaker.is_stopped)
         if breaker.is_stopped != self._was_stopped:
             self._was_stopped = breaker.is_stopped
             if breaker.is_stopped:
-                log.error(
-                    "A provider refuses our credentials or set-up: nothing is sent until that is mended.", channel=name
-                )
+                log.error("delivery.channel_stopped", channel=name, fix="correct the credentials or the settings")
             else:
-                log.info("A provider takes us again.", channel=name)
+                log.info("delivery.channel_resumed", channel=name)

@@ -124,7 +124,7 @@ def _pushes(
     for device, reason in decision.skip_reasons.items():
         yield _entry(item, event, None, device, None, reason)
     if not decision.intents and not decision.skip_reasons:
-        yield _entry(item, event, None, None, None, "no_provider")  # there is no device at all
+        yield _entry(item, event, None, None, None, "no_device")  # there is no device at all
 
 
 def _mail(
@@ -133,7 +133,7 @@ def _mail(
     decision = escalation.decide_email(audience.uid, item, event, policy, audience.there, audience.now_us)
     reason: str | None = decision.skip_reasons.get(USER)
     if reason is None and audience.contact.email is None:
-        reason = "no_provider"
+        reason = "no_address"
     if reason is None and not is_channel_allowed(audience.preferences, item.category, "email"):
         reason = _PREFERENCE
     if reason is None and audience.is_suppressed:

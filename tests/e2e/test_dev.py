@@ -98,7 +98,7 @@ def is_ready(url: str) -> bool:
 
 def ready_ones(dev: Dev) -> set[str]:
     lines = (line.partition("|") for line in dev.log.read_text().splitlines())
-    return {name.strip() for name, _, said in lines if "Ready." in said}
+    return {name.strip() for name, _, said in lines if "Ready." in said or "service.ready" in said}
 
 
 def test_once_the_line_is_printed_every_service_is_ready_and_the_commands_find_it(start: Callable[..., Dev]) -> None:

@@ -22,13 +22,13 @@ from gregor.store.contract.store import Unavailable
 from gregor_delivery.attempt import DeliveryContext, attempt
 from gregor_delivery.channels.contract import MailMessage, PushMessage
 from gregor_delivery.channels.verdict import Refused, Retry, Sent, Unknown, Verdict
-from gregor_delivery.decide.decision import SendDecision
+from gregor_delivery.decide.decision import SendDecision, SendNow
 from gregor_delivery.decide.mail import MailDecider
 from gregor_delivery.decide.push import PushDecider
 from gregor_delivery.metrics import DeliveryMetrics
 from gregor_delivery.throttle.breaker import Breaker
 from tests.support.builders import BACKEND, NOW_US, SECOND_US, message
-from tests.unit.delivery.mail_house import LINKS
+from tests.unit.delivery.mail_harness import LINKS
 from tests.unit.scheduler import conftest as scheduler
 
 UID: Final = "alice"
@@ -86,19 +86,19 @@ class Watchful:
 
 
 @dataclass
-class Interrupted:
-    """A look, after which something happens before the delivery is claimed."""
+class InterruptedDecider:
+    """A decider; after its decision something happens, before the delivery is claimed."""
 
-    looker: PushDecider | MailDecider
+    decider: PushDecider | MailDecider
     world: World
 
-    async def look(self, intent: Intent, now_us: int) -> SendDecision:
-        """As the other does."""
-        look = await self.looker.look(intent, now_us)
-        if look.compose is not None and self.world.after_look:
+    async def decide(self, intent: Intent, now_us: int) -> SendDecision:
+        """Return the other decider's decision."""
+        decision = await self.decider.decide(intent, now_us)
+        if isinstance(decision, SendNow) and self.world.after_decision:
             self.world.raced.add(intent.item)
-            await self.world.after_look.popleft()()
-        return look
+            await self.world.after_decision.popleft()()
+        return decision
 
 
 class Streams(MemoryQueueWriter):
@@ -120,7 +120,7 @@ class World:
 
     ``cleared``: what each device dismissed itself. ``given_up``: what could not be withdrawn, since the provider
     refused for good (delivery.md). ``raced``: items to which something happened between a look and its claim:
-    then a push may be wrong for a moment, but not for good. ``in_flight``, ``after_look``: what happens there.
+    then a push may be wrong for a moment, but not for good. ``in_flight``, ``after_decision``: what happens there.
     """
 
     due: scheduler.House
@@ -128,7 +128,7 @@ class World:
     queue: list[tuple[int, Intent]] = field(default_factory=list)
     answers: deque[tuple[bool, str]] = field(default_factory=deque)
     in_flight: deque[Meanwhile] = field(default_factory=deque)
-    after_look: deque[Meanwhile] = field(default_factory=deque)
+    after_decision: deque[Meanwhile] = field(default_factory=deque)
     screens: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     cleared: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     given_up: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -136,16 +136,16 @@ class World:
     reminded: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
-        store, registry, figures = self.due.store, self.due.registry, DeliveryMetrics(CollectorRegistry())
-        lookers = {EMAIL: MailDecider(store, registry, LINKS, "gregor.example")}
-        self.trades = {
+        store, registry, metrics = self.due.store, self.due.registry, DeliveryMetrics(CollectorRegistry())
+        deciders = {EMAIL: MailDecider(store, registry, LINKS, "gregor.example")}
+        self.contexts = {
             channel: DeliveryContext(
                 channel,
                 Watchful(channel, self),
                 store,
-                Interrupted(lookers.get(channel) or PushDecider(store, registry), self),
+                InterruptedDecider(deciders.get(channel) or PushDecider(store, registry), self),
                 self.due.clock,
-                figures,
+                metrics,
                 Breaker(None),
             )
             for channel in (*PUSHED.values(), EMAIL)
@@ -224,7 +224,7 @@ class World:
         handed.later.clear()
 
     async def _bring_forward(self, intent: Intent) -> None:
-        trade = self.trades[intent.channel]
+        trade = self.contexts[intent.channel]
         try:
             again_us = await attempt(trade, intent)
         except Killed:

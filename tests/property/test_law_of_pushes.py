@@ -46,7 +46,7 @@ class SmtpStep:
         if self.when == "now":
             await self._act(world)
         else:
-            (world.in_flight if self.when == "in flight" else world.after_look).append(partial(self._amid, world))
+            (world.in_flight if self.when == "in flight" else world.after_decision).append(partial(self._amid, world))
 
     async def _amid(self, world: World) -> None:
         """A scheduler sees it at once."""

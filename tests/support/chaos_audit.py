@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
-from gregor_delivery.decide.push import _hashed
+from gregor_delivery.decide.push import collapse_hash
 from tests.support.moody import LATE_S, Seen
 
 STALL_S = 1.0
@@ -86,7 +86,7 @@ def _of(intent: Intent, requests: Requests) -> list[Seen]:
 
 def _name(uid: str, item: str) -> str:
     """Return the collapse id of an item."""
-    return _hashed(f"i\0{uid}\0{item}")
+    return collapse_hash(f"i\0{uid}\0{item}")
 
 
 @dataclass

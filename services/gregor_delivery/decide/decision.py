@@ -1,4 +1,4 @@
-"""The state at the moment of a send (semantics.md L15): what a look at it tells whoever brings an intent forward."""
+"""The decision just before sending: send now, postpone, skip, or already covered (semantics.md L15)."""
 
 from __future__ import annotations
 
@@ -13,37 +13,54 @@ from gregor_delivery.throttle.breaker import Permit
 
 
 @dataclass(frozen=True, slots=True)
-class SendDecision:
-    """What was seen. ``why_not``: the word of protocol.md where nothing goes out now; else ``compose`` makes what does.
+class SendNow:
+    """Send the message that `compose` builds.
 
-    ``also``: other deliveries of this channel that the same message can tell, so that one message does for several;
-    ``compose`` is given those of them that could be claimed with it.
+    `companions` are other deliveries of the same channel that the same message can cover. `compose` receives those
+    companions that could be claimed together with the intent.
     """
 
-    compose: Callable[[Sequence[Intent]], OutgoingMessage] | None = None
-    also: tuple[Intent, ...] = ()
-    name: Callable[[Sequence[Intent]], str] | None = None
-    """What the message is called that tells these as well: written in the ledger of each before it goes out."""
-    skip_reasons: str | None = None
-    until_us: int | None = None
-    """Where it only waits: until when."""
-    is_dead: bool = False
-    """Nothing will go out, and somebody should look at it: a dead letter."""
-    is_told: bool = False
-    """It was told already, by a message that told others too: ``sent``, and nothing goes out."""
-    place: str = ""
-    """What is held while it is sent, so that nothing else goes there meanwhile: device and collapse id."""
+    compose: Callable[[Sequence[Intent]], OutgoingMessage]
+    companions: tuple[Intent, ...] = ()
+    message_name: Callable[[Sequence[Intent]], str] | None = None
+    """Name of the message that covers these companions too. It is written to each record before the message is sent."""
+    lock: str = ""
+    """Lock held during the send (device and collapse id): no second message goes to the same place meanwhile."""
     expires_us: int | None = None
-    """When telling it is of no use any more; ``None``: never."""
-    forget: Callable[[RecipientGone], Awaitable[bool]] | None = None
-    """What is done where the provider says that token or address is dead; whether there was something to forget."""
-    turn: Permit | None = None
-    """Of a breaker beside that of the channel: is told what became of it, or that nothing went out."""
+    """Wall clock after which the message is useless; `None`: never."""
+    on_gone: Callable[[RecipientGone], Awaitable[bool]] | None = None
+    """Deletes a token or address that the provider reports as dead; returns whether there was one to delete."""
+    permit: Permit | None = None
+    """Permit of the endpoint's circuit breaker, beside the permit of the channel's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Send nothing. `skip_reason`: a word of protocol.md ("deliveries"). `is_dead_letter`: an operator should look."""
+
+    skip_reason: str
+    is_dead_letter: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Postpone:
+    """Send nothing before `until_us`, then decide again."""
+
+    skip_reason: str
+    until_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadySent:
+    """An earlier message covered this intent: record it as sent."""
+
+
+SendDecision = SendNow | Skip | Postpone | AlreadySent
 
 
 class Decider(Protocol):
-    """Decides, for one kind of channel, from the state of now."""
+    """Decides for one kind of channel, from the current state."""
 
-    async def look(self, intent: Intent, now_us: int) -> SendDecision:
-        """What goes out for an intent, or why nothing does. Raises ``Unavailable``."""
+    async def decide(self, intent: Intent, now_us: int) -> SendDecision:
+        """Return whether and what to send for `intent`. Raises `Unavailable`."""
         ...

@@ -1,7 +1,7 @@
-"""Whether a user is still to be told by mail, of what else at once, and the mail that tells it (semantics.md L15).
+"""Decides whether a user gets an e-mail, which waiting items it covers, and builds it (semantics.md L15).
 
-One mail tells all that waits. Which deliveries it told stands in the ledger before it goes out, under its name, so that
-one that may have arrived is only ever sent again under that name, with nothing in it that was not there before.
+One mail covers everything that waits. Its name is written to the record of each covered delivery before the mail is
+sent. A mail that may have arrived is sent again only under the same name, with nothing in it that was not there before.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from gregor.store.contract.store import Store
 from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.verdict import RecipientGone
 
-from .decision import SendDecision
-from .mail_rendering import write
+from .decision import AlreadySent, Postpone, SendDecision, SendNow, Skip
+from .mail_rendering import render_mail
 
-MOST_TOLD: Final = 100
-"""Deliveries that one mail tells; what is over waits for the next."""
-MOST_READ: Final = 1_000
-"""Items that are looked at for one mail, the newest: most were told before."""
-PLACE: Final = "mail"
-"""One mail to a user at a time: the second would tell what the first tells."""
-_WAITS: Final = (DeliveryState.PLANNED, DeliveryState.WAITING, DeliveryState.RETRY)
+MAX_DELIVERIES: Final = 100
+"""Deliveries that one mail covers; the rest waits for the next mail."""
+MAX_ITEMS_READ: Final = 1_000
+"""Newest items that are considered for one mail; most of them were covered by an earlier one."""
+LOCK: Final = "mail"
+"""One mail to a user at a time: a concurrent one would cover the same items."""
+_WAITING: Final = (DeliveryState.PLANNED, DeliveryState.WAITING, DeliveryState.RETRY)
 
 
 @dataclass(frozen=True, slots=True)
 class _MailContext:
-    """What is known of a user at the moment of a mail. `items`: what may be told, by id, with its mail timer (µs)."""
+    """State of a user when a mail is decided. `items`: items a mail may cover, by id, with their mail timers (µs)."""
 
     uid: str
     items: dict[str, tuple[LiveItem, int | None]]
-    ledger: list[DeliveryRecord]
+    records: list[DeliveryRecord]
     contact: Contact
     preferences: Preferences
     audience: Audience
@@ -55,7 +55,7 @@ class _MailContext:
 
 
 class MailDecider:
-    """`look.Decider` of mail. `links`: how unsubscribe links are made. `host`: what Message-IDs end with."""
+    """`Decider` of e-mails. `links`: makes the unsubscribe links. `host`: the domain of Message-IDs."""
 
     def __init__(self, store: Store, registry: CategoryRegistry, links: UnsubscribeLinks | None, host: str) -> None:
         self._store = store
@@ -63,160 +63,163 @@ class MailDecider:
         self._links = links
         self._host = host
 
-    async def look(self, intent: Intent, now_us: int) -> SendDecision:
-        """Decide from the state of now. Raises `Unavailable`."""
-        scene = await self._scene(intent, now_us)
-        mine = next((each for each in scene.ledger if each.intent.key == intent.key), None)
-        held = await self._held(intent, scene)
+    # --- the decision ---
+
+    async def decide(self, intent: Intent, now_us: int) -> SendDecision:
+        """Decide from the current state. Raises `Unavailable`."""
+        context = await self._read_context(intent, now_us)
+        held = await self._skip_or_postpone(intent, context)
         if held is not None:
             return held
-        item, _ = scene.items[intent.item]
-        name = None if mine is None else _bound_to(mine)
+        own = next((each for each in context.records if each.intent.key == intent.key), None)
+        name = None if own is None else _unsure_mail(own)
         if name is not None and any(
-            each.history.mail == name and each.state is DeliveryState.SENT for each in scene.ledger
+            each.history.mail == name and each.state is DeliveryState.SENT for each in context.records
         ):
-            return SendDecision(is_told=True)
-        also = self._also_bound(intent, name, scene) if name is not None else self._also_free(intent, scene)
-        return SendDecision(
-            compose=lambda others: self._mail(scene, intent, others, name or _name_of((intent, *others))),
-            also=tuple(islice(also, MOST_TOLD - 1)),
-            name=lambda others: name or _name_of((intent, *others)),
-            place=PLACE,
+            return AlreadySent()
+        if name is not None:
+            companions = self._companions_of_mail(intent, name, context)
+        else:
+            companions = self._waiting_companions(intent, context)
+        item, _ = context.items[intent.item]
+        return SendNow(
+            compose=lambda others: self._build(context, intent, others, name or _mail_name((intent, *others))),
+            companions=tuple(islice(companions, MAX_DELIVERIES - 1)),
+            message_name=lambda others: name or _mail_name((intent, *others)),
+            lock=LOCK,
             expires_us=item.expires_us,
-            forget=lambda gone: self._suppress(scene.contact, gone, now_us),
+            on_gone=lambda gone: self._suppress(context.contact, gone, now_us),
         )
 
-    async def _scene(self, intent: Intent, now_us: int) -> _MailContext:
+    async def _read_context(self, intent: Intent, now_us: int) -> _MailContext:
         uid, contacts = intent.uid, self._store.contacts
-        listed = await self._mailable(intent)
+        listed = await self._mailable_items(intent)
         if intent.item not in {item.id for item, _ in listed}:
-            await self._registry.refresh()  # who handed it over knew of a mail: its categories may be newer than ours
-            listed = await self._mailable(intent)
-        names = {intent.item, *(item.id for item, _ in listed)}
-        contact, preferences, there, ledgers = await asyncio.gather(
+            await self._registry.refresh()  # the scheduler may know a newer policy than this process
+            listed = await self._mailable_items(intent)
+        ids = {intent.item, *(item.id for item, _ in listed)}
+        contact, preferences, present, ledgers = await asyncio.gather(
             contacts.contact(uid),
             contacts.preferences(uid),
             load_audience(self._store.devices, uid, now_us),
-            asyncio.gather(*(self._store.ledger.of_item(uid, name) for name in names)),
+            asyncio.gather(*(self._store.ledger.of_item(uid, item_id) for item_id in ids)),
         )
-        ledger = [each for entries in ledgers for each in entries if each.intent.channel == EMAIL]
+        records = [each for entries in ledgers for each in entries if each.intent.channel == EMAIL]
         items = {item.id: (item, timer_us) for item, timer_us in listed}
-        return _MailContext(uid, items, ledger, contact, preferences, there, now_us)
+        return _MailContext(uid, items, records, contact, preferences, present, now_us)
 
-    async def _mailable(self, intent: Intent) -> list[tuple[LiveItem, int | None]]:
-        entries = self._registry.current
+    async def _mailable_items(self, intent: Intent) -> list[tuple[LiveItem, int | None]]:
+        categories = self._registry.current
         return await self._store.agenda.mailable(
-            intent.uid, intent.item, lambda category: entries.resolve(category).email is not None, MOST_READ
+            intent.uid, intent.item, lambda category: categories.resolve(category).email is not None, MAX_ITEMS_READ
         )
 
-    async def _held(self, intent: Intent, scene: _MailContext) -> SendDecision | None:
-        """Why nothing goes out for this now; `None` where it does."""
-        if intent.item not in scene.items:
-            return SendDecision(skip_reasons=await self._why_gone(intent, scene.now_us))
-        skip_reasons = self._why_not(intent, scene)
-        if skip_reasons is not None:
-            return SendDecision(skip_reasons=skip_reasons)
-        if await self._store.suppressions.suppression(scene.contact.email or "") is not None:
-            return SendDecision(skip_reasons="suppressed")
-        until_us = self._quiet_until(scene.items[intent.item][0], scene)
-        if until_us > scene.now_us:
-            return SendDecision(skip_reasons=QUIET_HOURS, until_us=until_us)
-        return None
+    async def _skip_or_postpone(self, intent: Intent, context: _MailContext) -> Skip | Postpone | None:
+        """Return why no mail is sent for the intent now; `None` if one is."""
+        if intent.item not in context.items:
+            return Skip(await self._removal_reason(intent, context.now_us))
+        skip_reason = self._skip_reason(intent, context)
+        if skip_reason is not None:
+            return Skip(skip_reason)
+        if await self._store.suppressions.suppression(context.contact.email or "") is not None:
+            return Skip("suppressed")
+        until_us = self._quiet_until(context.items[intent.item][0], context)
+        return Postpone(QUIET_HOURS, until_us) if until_us > context.now_us else None
 
-    async def _why_gone(self, intent: Intent, now_us: int) -> str:
+    async def _removal_reason(self, intent: Intent, now_us: int) -> str:
         entry = await self._store.users.item(intent.uid, intent.item, View(), now_us)
         if entry is not None and entry.gone is None:
-            return "no_provider"  # it is live, but its category sends no mail any more
+            return "no_channel"  # the item is live, but its category has no e-mail any more
         return (
             "expired"
             if entry is not None and entry.gone and entry.gone.reason is RemovalReason.EXPIRED
             else "dismissed"
         )
 
-    def _why_not(self, intent: Intent, scene: _MailContext) -> str | None:
-        """As `core.escalation` and the preferences say; `at_us` of the intent: until then nobody was there."""
-        item, _ = scene.items[intent.item]
+    def _skip_reason(self, intent: Intent, context: _MailContext) -> str | None:
+        """Apply the rules of `core.notify.escalation` (absence counts from `intent.at_us`), then the preferences."""
+        item, _ = context.items[intent.item]
         policy = self._registry.current.resolve(item.category)
-        occasion = NotificationCause(intent.kind, intent.seq, intent.at_us, intent.n)
-        decision = escalation.decide_email(scene.uid, item, occasion, policy, scene.audience, scene.now_us)
+        cause = NotificationCause(intent.kind, intent.seq, intent.at_us, intent.n)
+        decision = escalation.decide_email(context.uid, item, cause, policy, context.audience, context.now_us)
         if decision.skip_reasons:
             return decision.skip_reasons[USER]
-        if scene.contact.email is None:
-            return "no_provider"
-        return None if is_channel_allowed(scene.preferences, item.category, "email") else "preference"
+        if context.contact.email is None:
+            return "no_address"
+        return None if is_channel_allowed(context.preferences, item.category, "email") else "preference"
 
-    def _quiet_until(self, item: LiveItem, scene: _MailContext) -> int:
+    def _quiet_until(self, item: LiveItem, context: _MailContext) -> int:
         is_urgent = self._registry.current.resolve(item.category).urgent
-        return scene.now_us if is_urgent else quiet_until(scene.contact, scene.now_us)
+        return context.now_us if is_urgent else quiet_until(context.contact, context.now_us)
 
-    def _also_free(self, intent: Intent, scene: _MailContext) -> Iterator[Intent]:
-        """All else that waits: what was handed over, and what would be soon, nobody having been there since."""
-        known = {each.intent.key for each in scene.ledger}
-        waiting = [_told_of(each) for each in scene.ledger if _is_free(each, scene.now_us)]
-        for item, timer_us in scene.items.values():
+    # --- companions: other deliveries that the same mail covers ---
+
+    def _waiting_companions(self, intent: Intent, context: _MailContext) -> Iterator[Intent]:
+        """Yield everything else that waits: queued deliveries, and items whose mail timer has not fired yet."""
+        known = {each.intent.key for each in context.records}
+        waiting = [_since_planned(each) for each in context.records if _is_free(each, context.now_us)]
+        for item, timer_us in context.items.values():
             kind = IntentKind.SUMMARY if is_summary(item.id) else IntentKind.ITEM
             email = self._registry.current.resolve(item.category).email
             if timer_us is not None and email is not None:
-                timed = Intent(scene.uid, item.id, kind, EMAIL, USER, 0, item.seq, timer_us - email.after_us)
+                timed = Intent(context.uid, item.id, kind, EMAIL, USER, 0, item.seq, timer_us - email.after_us)
                 if timed.key not in known:
                     waiting.append(timed)
-        return (each for each in waiting if each.key != intent.key and self._may_tell(each, scene))
+        return (each for each in waiting if each.key != intent.key and self._may_cover(each, context))
 
-    def _also_bound(self, intent: Intent, name: str, scene: _MailContext) -> Iterator[Intent]:
-        """What the mail of that name told, as far as it is still to be told."""
-        told = (each for each in scene.ledger if each.history.mail == name)
-        return (
-            _told_of(each) for each in told if each.intent.key != intent.key and self._may_tell(_told_of(each), scene)
-        )
+    def _companions_of_mail(self, intent: Intent, name: str, context: _MailContext) -> Iterator[Intent]:
+        """Yield the deliveries that the mail of that name covered and that are still to be delivered."""
+        covered = (_since_planned(each) for each in context.records if each.history.mail == name)
+        return (each for each in covered if each.key != intent.key and self._may_cover(each, context))
 
-    def _may_tell(self, intent: Intent, scene: _MailContext) -> bool:
-        if intent.item not in scene.items or self._why_not(intent, scene) is not None:
+    def _may_cover(self, intent: Intent, context: _MailContext) -> bool:
+        if intent.item not in context.items or self._skip_reason(intent, context) is not None:
             return False
-        return self._quiet_until(scene.items[intent.item][0], scene) <= scene.now_us
+        return self._quiet_until(context.items[intent.item][0], context) <= context.now_us
 
-    def _mail(self, scene: _MailContext, intent: Intent, others: Sequence[Intent], name: str) -> MailMessage:
-        items = [scene.items[item_id][0] for item_id in dict.fromkeys(each.item for each in (intent, *others))]
+    # --- the message ---
+
+    def _build(self, context: _MailContext, intent: Intent, others: Sequence[Intent], name: str) -> MailMessage:
+        items = [context.items[item_id][0] for item_id in dict.fromkeys(each.item for each in (intent, *others))]
         items.sort(key=lambda item: (item.created_us, item.seq), reverse=True)
-        link = "" if self._links is None else self._links.link(scene.uid, (item.category for item in items))
-        shown = [TemplateItem.of_json(item.id, item.json, scene.uid) for item in items]
-        written = write(shown, self._registry.renderer, scene.contact.locale, link)
+        link = "" if self._links is None else self._links.link(context.uid, (item.category for item in items))
+        template_items = [TemplateItem.of_json(item.id, item.json, context.uid) for item in items]
+        rendered = render_mail(template_items, self._registry.renderer, context.contact.locale, link)
         return MailMessage(
-            to=scene.contact.email or "",
-            locale=scene.contact.locale or "",
-            subject=written.subject,
-            text=written.text,
-            html=written.html,
+            to=context.contact.email or "",
+            locale=context.contact.locale or "",
+            subject=rendered.subject,
+            text=rendered.text,
+            html=rendered.html,
             message_id=f"<{name}@{self._host}>",
             unsubscribe_url=link or None,
         )
 
     async def _suppress(self, contact: Contact, gone: RecipientGone, now_us: int) -> bool:
-        """The relay says that there is no such mailbox: nothing goes there any more."""
+        """Suppress an address whose mailbox does not exist: no mail goes there again."""
         if contact.email is None:
             return False
         await self._store.suppressions.suppress(contact.email, "bounce", now_us)
         return True
 
 
-def _is_free(delivery: DeliveryRecord, now_us: int) -> bool:
-    """Whether it waits, and any mail may tell it: none went out that did."""
-    is_waiting = delivery.state in _WAITS or (
-        delivery.state is DeliveryState.CLAIMED and delivery.lease_until_us <= now_us
-    )
-    return is_waiting and _bound_to(delivery) is None
+def _is_free(record: DeliveryRecord, now_us: int) -> bool:
+    """Return whether the delivery waits and no mail that covered it may have arrived."""
+    is_waiting = record.state in _WAITING or (record.state is DeliveryState.CLAIMED and record.lease_until_us <= now_us)
+    return is_waiting and _unsure_mail(record) is None
 
 
-def _bound_to(delivery: DeliveryRecord) -> str | None:
-    """The mail that told it and may have arrived; `None` where there is none. A call that has no outcome may have."""
-    return delivery.history.mail if delivery.is_unsure else None
+def _unsure_mail(record: DeliveryRecord) -> str | None:
+    """Return the name of the mail that covered the delivery and may have arrived; `None` if there is none."""
+    return record.history.mail if record.is_unsure else None
 
 
-def _told_of(delivery: DeliveryRecord) -> Intent:
-    """The intent of a delivery, as of when nobody was known to be there last."""
-    return replace(delivery.intent, at_us=delivery.history.planned_us)
+def _since_planned(record: DeliveryRecord) -> Intent:
+    """Return the intent, dated by when it was planned: presence counts from then."""
+    return replace(record.intent, at_us=record.history.planned_us)
 
 
-def _name_of(intents: Sequence[Intent]) -> str:
-    """The name of the mail that tells exactly these: the same at each attempt."""
+def _mail_name(intents: Sequence[Intent]) -> str:
+    """Return the name of the mail that covers exactly these intents: the same for every attempt."""
     keys = sorted("/".join(map(str, intent.key)) for intent in intents)
     return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:40]

@@ -1,4 +1,4 @@
-"""The words of one mail for one or more items: the category's own where it has them, else a plain list in a frame."""
+"""Renders one mail for one or more items: by the category's own templates, else as a plain list in our frame."""
 
 from __future__ import annotations
 
@@ -13,66 +13,68 @@ from typing import Final
 from gregor.rendering.renderer import Renderer, TemplateItem
 from gregor.rendering.translations import Translation, direction_of, translation_for
 
-LONGEST_LISTED: Final = 1_000
-"""Characters of the text of an item that is one of several; the rest is where its link leads."""
-_WHOLE: Final = re.compile(r"(?i)\A\s*(<!doctype|<html)")
-_END: Final = re.compile(r"(?i)</body\s*>")
+MAX_LISTED_TEXT: Final = 1_000
+"""Characters of an item's text in a list of several items; the full text is behind its link."""
+_WHOLE_DOCUMENT: Final = re.compile(r"(?i)\A\s*(<!doctype|<html)")
+_BODY_END: Final = re.compile(r"(?i)</body\s*>")
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedMail:
-    """What the reader sees."""
+    """Subject, plain text and HTML of a mail."""
 
     subject: str
     text: str
     html: str
 
 
-def write(items: Sequence[TemplateItem], renderer: Renderer, locale: str | None, unsubscribe_url: str) -> RenderedMail:
-    """One mail for these items, the first of them first. `unsubscribe_url`: "" where there is no such link."""
-    foot = translation_for(locale)
-    said = [renderer.rendered(item, locale) or {} for item in items]
-    first = said[0].get("title") or ""
+def render_mail(
+    items: Sequence[TemplateItem], renderer: Renderer, locale: str | None, unsubscribe_url: str
+) -> RenderedMail:
+    """Render one mail for `items`, in that order. `unsubscribe_url`: empty if there is no link."""
+    translation = translation_for(locale)
+    rendered = [renderer.rendered(item, locale) or {} for item in items]
+    first = rendered[0].get("title") or ""
     if len(items) == 1:
         mail = renderer.mail(items[0], locale, unsubscribe_url)
         subject, text, own = (mail.subject, mail.text, mail.html) if mail is not None else (first, first, None)
     else:
         plain = f"{first} (+{len(items) - 1})"
-        subject, own = _together(items, renderer, locale, unsubscribe_url, plain)
-        text = "\n\n".join(_listed(words) for words in said)
+        subject, own = _subject_and_html(items, renderer, locale, unsubscribe_url, plain)
+        text = "\n\n".join(_list_entry(texts) for texts in rendered)
     if unsubscribe_url:
-        text = f"{text}\n\n-- \n{foot.unsubscribe}: {unsubscribe_url}"
-    content = own if own is not None else "".join(_row(words, is_first=n == 0) for n, words in enumerate(said))
-    return RenderedMail(subject, text, _page(content, subject, said[0], locale, foot, unsubscribe_url))
+        text = f"{text}\n\n-- \n{translation.unsubscribe}: {unsubscribe_url}"
+    content = own if own is not None else "".join(_list_row(texts, is_first=n == 0) for n, texts in enumerate(rendered))
+    return RenderedMail(subject, text, _page(content, subject, rendered[0], locale, translation, unsubscribe_url))
 
 
-def _together(
+def _subject_and_html(
     items: Sequence[TemplateItem], renderer: Renderer, locale: str | None, unsubscribe_url: str, plain: str
 ) -> tuple[str, str | None]:
-    """Subject and HTML of several items: of one category's own templates, where they speak of many."""
+    """Return subject and HTML for several items; by the templates of their category if all have the same one."""
     if len({item.category for item in items}) > 1:
         return plain, None
     subject, html = renderer.together(items, locale, unsubscribe_url, plain)
     return subject or plain, html
 
 
-def _listed(words: Mapping[str, str | None]) -> str:
-    lines = (f"* {words.get('title') or ''}", _short(words.get("text")), words.get("link"))
+def _list_entry(texts: Mapping[str, str | None]) -> str:
+    lines = (f"* {texts.get('title') or ''}", _shorten(texts.get("text")), texts.get("link"))
     return "\n  ".join(line.replace("\n", "\n  ") for line in lines if line)
 
 
-def _short(text: str | None) -> str:
+def _shorten(text: str | None) -> str:
     text = text or ""
-    return text if len(text) <= LONGEST_LISTED else text[: LONGEST_LISTED - 1].rstrip() + "…"
+    return text if len(text) <= MAX_LISTED_TEXT else text[: MAX_LISTED_TEXT - 1].rstrip() + "…"
 
 
-def _row(words: Mapping[str, str | None], *, is_first: bool) -> str:
-    """One item of the list: its title, which is its link where it has one, and its text."""
-    title, link = escape(words.get("title") or ""), words.get("link")
+def _list_row(texts: Mapping[str, str | None], *, is_first: bool) -> str:
+    """Return one item of the list: its title (with its link, if any) and its text."""
+    title, link = escape(texts.get("title") or ""), texts.get("link")
     if link:
         title = f'<a href="{escape(link)}" style="color:#1d2129;text-decoration:underline">{title}</a>'
     line = "" if is_first else "border-top:1px solid #e8ebf0;"
-    text = escape(_short(words.get("text"))).replace("\n", "<br>\n")
+    text = escape(_shorten(texts.get("text"))).replace("\n", "<br>\n")
     shown = f'<div class="text" dir="auto" style="color:#4c5361;font-size:15px">{text}</div>' if text else ""
     return (
         f'<div class="line" style="{line}padding:16px 0"><div class="title" dir="auto" '
@@ -85,17 +87,17 @@ def _page(
     subject: str,
     first: Mapping[str, str | None],
     locale: str | None,
-    foot: Translation,
+    translation: Translation,
     unsubscribe_url: str,
 ) -> str:
-    """The content in its frame; a template that is a whole document stays as it is. Each says how to end it."""
+    """Put the content into our frame, unless it is a whole document, and add an unsubscribe link if it has none."""
     url = escape(unsubscribe_url)
-    needs_foot = bool(url) and url not in content
+    needs_link = bool(url) and url not in content
     direction = direction_of(locale)
-    link = f'<a href="{url}" style="color:#6b7280" lang="{foot.tag}">{escape(foot.unsubscribe)}</a>'
-    if _WHOLE.match(content):
-        end = f'<p style="font:13px sans-serif;text-align:center">{link}</p>' if needs_foot else ""
-        found = list(_END.finditer(content))
+    link = f'<a href="{url}" style="color:#6b7280" lang="{translation.tag}">{escape(translation.unsubscribe)}</a>'
+    if _WHOLE_DOCUMENT.match(content):
+        end = f'<p style="font:13px sans-serif;text-align:center">{link}</p>' if needs_link else ""
+        found = list(_BODY_END.finditer(content))
         at = found[-1].start() if found else len(content)
         return content[:at] + end + content[at:]
     row = (
@@ -106,11 +108,11 @@ def _page(
         "lang": f' lang="{escape(locale.replace("_", "-"))}"' if locale else "",
         "dir": direction,
         "subject": escape(subject),
-        "preview": escape(_short(first.get("text")) or first.get("title") or ""),
+        "preview": escape(_shorten(first.get("text")) or first.get("title") or ""),
         "content": content,
-        "foot": row if needs_foot else "",
+        "foot": row if needs_link else "",
     }
-    # One pass: what is put in is not looked through again.
+    # One pass: a marker inside of an inserted value is not replaced.
     return re.sub(r"<!--(\w+)-->", lambda found: parts.get(found[1], found[0]), _frame())
 
 

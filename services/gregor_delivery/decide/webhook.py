@@ -1,6 +1,7 @@
-"""Whether a webhook is still to be called, and the call (docs/how-to/webhooks.md).
+"""Decides whether a webhook is called for an event, and builds the call (docs/webhooks.md).
 
-What happened stays true: nothing of the user's state is looked at, only the webhook itself and how its receiver does.
+An event stays true whatever becomes of the item, so the user's state is not read: only the webhook and the health of
+its endpoint count.
 """
 
 from __future__ import annotations
@@ -17,50 +18,48 @@ from gregor_delivery.channels.contract import WebhookCall
 from gregor_delivery.channels.verdict import RecipientGone
 from gregor_delivery.throttle.webhook_endpoints import WebhookEndpoints
 
-from .decision import SendDecision
+from .decision import Postpone, SendDecision, SendNow, Skip
 
-USEFUL_US: Final = DAY_US
-"""How long an event is tried to be told."""
+RETRY_BUDGET_US: Final = DAY_US
+"""How long an event waits for an endpoint that is down."""
 
 
 class WebhookDecider:
-    """`look.Decider` of webhooks. `editor` ends one whose receiver wants no more."""
+    """`Decider` of webhook calls. `editor` disables a webhook whose endpoint answers 410."""
 
     def __init__(
-        self, webhooks: WebhookRegistry, editor: WebhookEditor, clock: Clock, receivers: WebhookEndpoints | None = None
+        self, webhooks: WebhookRegistry, editor: WebhookEditor, clock: Clock, endpoints: WebhookEndpoints | None = None
     ) -> None:
         self._webhooks = webhooks
         self._editor = editor
         self._clock = clock
-        self._receivers = receivers or WebhookEndpoints()
+        self._endpoints = endpoints or WebhookEndpoints()
 
-    async def look(self, intent: Intent, now_us: int) -> SendDecision:
-        """Decide from the webhooks of now, and from what became of the calls before. Raises `Unavailable`."""
+    async def decide(self, intent: Intent, now_us: int) -> SendDecision:
+        """Decide from the registered webhooks and from the endpoint's recent responses. Raises `Unavailable`."""
         name, call_id = webhook_and_call_id(intent)
         webhook = self._webhooks.get(name)
         if webhook is None or webhook.disabled_us is not None:
-            await self._webhooks.refresh()  # who handed it over knew of the webhook: it may be newer than ours
+            await self._webhooks.refresh()  # the scheduler may know a newer webhook than this process
             webhook = self._webhooks.get(name)
         if webhook is None or webhook.disabled_us is not None:
-            self._receivers.keep({each.id for each in self._webhooks.current})
-            return SendDecision(skip_reasons="webhook_gone")
-        wait_s = self._receivers.wait_s(name, self._clock.monotonic())
+            self._endpoints.retain({each.id for each in self._webhooks.current})
+            return Skip("webhook_gone")
+        wait_s = self._endpoints.wait_s(name, self._clock.monotonic())
         if wait_s > 0.0:
-            return self._wait(intent, wait_s, now_us)
-        return SendDecision(
+            return self._postpone(name, intent, wait_s, now_us)
+        return SendNow(
             compose=lambda _: _call(webhook, call_id, intent, now_us),
-            forget=lambda gone: self._disable(webhook, gone),
-            turn=self._receivers.began(name),
+            on_gone=lambda gone: self._disable(webhook, gone),
+            permit=self._endpoints.acquire(name),
         )
 
-    def _wait(self, intent: Intent, wait_s: float, now_us: int) -> SendDecision:
-        """Later; not all that waits at once. What has waited for too long is somebody's to look at."""
-        name, _ = webhook_and_call_id(intent)
-        reason = "receiver_down" if self._receivers.is_down(name) else "receiver_busy"
+    def _postpone(self, name: str, intent: Intent, wait_s: float, now_us: int) -> SendDecision:
+        # Jitter: the calls that wait for one endpoint must not all return at once.
         until_us = now_us + round((wait_s + random.uniform(0.0, wait_s)) * SECOND_US)
-        if until_us >= intent.at_us + USEFUL_US:
-            return SendDecision(skip_reasons="budget", is_dead=True)
-        return SendDecision(skip_reasons=reason, until_us=until_us)
+        if until_us >= intent.at_us + RETRY_BUDGET_US:
+            return Skip("budget", is_dead_letter=True)
+        return Postpone("receiver_down" if self._endpoints.is_down(name) else "receiver_busy", until_us)
 
     async def _disable(self, webhook: Webhook, gone: RecipientGone) -> bool:
         await self._editor.disable(webhook.id, self._clock.now_us(), gone.status)

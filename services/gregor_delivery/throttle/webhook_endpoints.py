@@ -1,4 +1,4 @@
-"""PURE. The receivers of webhooks, each with a breaker and places of its own: one that hangs slows no other."""
+"""PURE. Circuit breaker and concurrency limit of each webhook endpoint: a slow endpoint does not delay the others."""
 
 from __future__ import annotations
 
@@ -8,51 +8,51 @@ from gregor_delivery.channels.verdict import Verdict
 
 from .breaker import Breaker, Permit
 
-AT_ONCE: Final = 32
-"""Calls of one webhook that are under way at once, of a process: an eighth of all that the channel may have."""
-BUSY_S: Final = 0.5
-"""When one looks again whether a place is free."""
+MAX_CONCURRENT: Final = 32
+"""Concurrent calls to one webhook from one process: an eighth of the channel's limit."""
+BUSY_RETRY_S: Final = 0.5
+"""Pause before a call to an endpoint at its concurrency limit is decided again."""
 
 
 class WebhookEndpoints:
-    """Of one process. Times are monotonic seconds."""
+    """The endpoints that one process calls. Times are monotonic seconds."""
 
-    def __init__(self, at_once: int = AT_ONCE) -> None:
-        self._at_once = at_once
-        self._known: dict[str, _Receiver] = {}
+    def __init__(self, max_concurrent: int = MAX_CONCURRENT) -> None:
+        self._max_concurrent = max_concurrent
+        self._endpoints: dict[str, _Endpoint] = {}
 
-    def keep(self, webhooks: set[str]) -> None:
-        """Know no others than these any more."""
-        self._known = {name: receiver for name, receiver in self._known.items() if name in webhooks}
+    def retain(self, webhooks: set[str]) -> None:
+        """Forget all endpoints except those of `webhooks`."""
+        self._endpoints = {name: endpoint for name, endpoint in self._endpoints.items() if name in webhooks}
 
     def wait_s(self, webhook: str, now_s: float) -> float:
-        """How long a call to it has to wait; 0 where it may be made, which ``began`` must be told of."""
-        receiver = self._of(webhook)
-        if receiver.breaker.room(1, now_s) == 0:
-            return max(BUSY_S, receiver.breaker.wait_s(now_s))
-        return BUSY_S if receiver.in_flight >= self._at_once else 0.0
+        """Return how long a call has to wait; 0 if it may start now, by `acquire`."""
+        endpoint = self._endpoint(webhook)
+        if endpoint.breaker.capacity(1, now_s) == 0:
+            return max(BUSY_RETRY_S, endpoint.breaker.wait_s(now_s))
+        return BUSY_RETRY_S if endpoint.in_flight >= self._max_concurrent else 0.0
 
     def is_down(self, webhook: str) -> bool:
-        """Whether it failed again and again, and has not proved itself since."""
-        return self._of(webhook).breaker.is_open
+        """Return whether the circuit breaker of the endpoint is open."""
+        return self._endpoint(webhook).breaker.is_open
 
-    def began(self, webhook: str) -> Permit:
-        """A call is made; its turn must be told how it ended."""
-        receiver = self._of(webhook)
-        receiver.in_flight += 1
-        turn = receiver.breaker.began()
+    def acquire(self, webhook: str) -> Permit:
+        """Start a call. The caller must finish the permit with `record` or `release`."""
+        endpoint = self._endpoint(webhook)
+        endpoint.in_flight += 1
+        permit = endpoint.breaker.acquire()
 
-        def ended(verdict: Verdict | None, now_s: float) -> None:
-            receiver.in_flight -= 1
-            turn.passed() if verdict is None else turn.ended(verdict, now_s)
+        def finish(verdict: Verdict | None, now_s: float) -> None:
+            endpoint.in_flight -= 1
+            permit.release() if verdict is None else permit.record(verdict, now_s)
 
-        return Permit(ended)
+        return Permit(finish)
 
-    def _of(self, webhook: str) -> _Receiver:
-        return self._known.setdefault(webhook, _Receiver())
+    def _endpoint(self, webhook: str) -> _Endpoint:
+        return self._endpoints.setdefault(webhook, _Endpoint())
 
 
-class _Receiver:
+class _Endpoint:
     __slots__ = ("breaker", "in_flight")
 
     def __init__(self) -> None:

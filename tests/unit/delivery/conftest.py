@@ -17,20 +17,20 @@ from gregor_delivery.decide.push import PushDecider
 from gregor_delivery.metrics import DeliveryMetrics
 from gregor_delivery.throttle.breaker import Breaker
 from tests.support.builders import LIMITS, NOW_US
-from tests.unit.delivery.house import House, Nobody, Provider
-from tests.unit.delivery.types_of_news import ENTRIES, TOKEN
+from tests.unit.delivery.harness import DeliveryHarness, FakeChannel, NullPublisher
+from tests.unit.delivery.sample_categories import ENTRIES, TOKEN
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
-    clock, provider = ManualClock(NOW_US), Provider()
-    store = MemoryStore(LIMITS, Nobody())
+async def harness() -> AsyncIterator[DeliveryHarness]:
+    clock, provider = ManualClock(NOW_US), FakeChannel()
+    store = MemoryStore(LIMITS, NullPublisher())
     await store.categories.apply(ENTRIES, NOW_US, 0)
     await store.devices.put_device("alice", "phone", Registration("ios", TOKEN, "it"), NOW_US)
     registry = CategoryRegistry(store)
     await registry.refresh()
     channel: DeliveryChannel[PushMessage] = provider
-    trade = DeliveryContext(
+    context = DeliveryContext(
         "apns", channel, store, PushDecider(store, registry), clock, DeliveryMetrics(CollectorRegistry()), Breaker()
     )
-    yield House(store, clock, provider, trade, registry)
+    yield DeliveryHarness(store, clock, provider, context, registry)

@@ -21,12 +21,12 @@ from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
 from gregor_delivery.channels.apns.token import TURN_S
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent
 from tests.support.pushes import push, withdrawal
-from tests.unit.delivery.apns_world import TOPIC, World, apns_world
+from tests.unit.delivery.apns_harness import TOPIC, World, apns_harness
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with apns_world(tmp_path) as each:
+    async with apns_harness(tmp_path) as each:
         yield each
 
 
@@ -167,7 +167,7 @@ def turn_begun() -> ManualClock:
 
 async def test_the_token_is_renewed_before_apple_takes_it_no_more(tmp_path: Path) -> None:
     clock = turn_begun()
-    async with apns_world(tmp_path, clock) as world:
+    async with apns_harness(tmp_path, clock) as world:
         await world.send()
         clock.advance(44 * 60)
         await world.send()
@@ -181,7 +181,7 @@ async def test_the_token_is_renewed_before_apple_takes_it_no_more(tmp_path: Path
 
 async def test_a_token_that_apple_finds_expired_is_renewed_once_and_the_pushes_go_again(tmp_path: Path) -> None:
     clock = turn_begun()
-    async with apns_world(tmp_path, clock) as world:
+    async with apns_harness(tmp_path, clock) as world:
         await world.send()
         clock.advance(25 * 60)
         world.fake.clock_ahead_s = 25 * 60
@@ -195,18 +195,18 @@ async def test_a_token_that_apple_finds_expired_is_renewed_once_and_the_pushes_g
 
 
 async def test_a_fresh_token_that_is_found_expired_speaks_of_our_clock_and_is_not_renewed(tmp_path: Path) -> None:
-    async with apns_world(tmp_path, clock_ahead_s=2 * 3_600.0) as world:
+    async with apns_harness(tmp_path, clock_ahead_s=2 * 3_600.0) as world:
         assert await world.send() == Misconfigured("403", "ExpiredProviderToken")
         assert len(world.fake.provider_tokens) == 1
 
 
 async def test_a_key_that_apple_does_not_know_stops_the_provider(tmp_path: Path) -> None:
-    async with apns_world(tmp_path, config={"key_id": "OTHER"}) as world:
+    async with apns_harness(tmp_path, config={"key_id": "OTHER"}) as world:
         assert await world.send() == Misconfigured("403", "InvalidProviderToken")
 
 
 async def test_a_certificate_stands_in_for_the_token(tmp_path: Path) -> None:
-    async with apns_world(tmp_path) as world:
+    async with apns_harness(tmp_path) as world:
         certificate = world.fake.authority.issue("push-client")
         config = replace(world.config, key_file=None, key_id=None, team_id=None, cert_file=certificate)
         channel = ApnsChannel(config)

@@ -18,17 +18,17 @@ from gregor_delivery.channels.apns.responses import spoils_connection
 from gregor_delivery.channels.verdict import Misconfigured, Retry, Sent, Unknown
 from tests.support.pushes import push
 from tests.support.wait import wait_until
-from tests.unit.delivery.apns_world import World, apns_world
+from tests.unit.delivery.apns_harness import World, apns_harness
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with apns_world(tmp_path) as each:
+    async with apns_harness(tmp_path) as each:
         yield each
 
 
 async def test_all_connections_share_one_provider_token(tmp_path: Path) -> None:
-    async with apns_world(tmp_path, most_streams=2) as world:
+    async with apns_harness(tmp_path, most_streams=2) as world:
         world.fake.script(ANY_TOKEN, *[ApnsAction(delay_s=0.1)] * 8)
 
         await asyncio.gather(*(world.send() for _ in range(8)))
@@ -41,7 +41,7 @@ async def test_all_connections_share_one_provider_token(tmp_path: Path) -> None:
 
 
 async def test_settings_that_shrink_are_obeyed(tmp_path: Path) -> None:
-    async with apns_world(tmp_path, config={"most_connections": 1}) as world:
+    async with apns_harness(tmp_path, config={"most_connections": 1}) as world:
         await world.told(ApnsAction(most_streams=3))
         world.fake.script(ANY_TOKEN, *[ApnsAction(is_silent=True)] * 3)
         sends = [asyncio.create_task(world.send(push(token=f"t{n}"), 30)) for n in range(10)]
@@ -55,14 +55,14 @@ async def test_settings_that_shrink_are_obeyed(tmp_path: Path) -> None:
 
 
 async def test_who_waits_for_a_connection_gets_its_turn_in_order(tmp_path: Path) -> None:
-    async with apns_world(tmp_path, most_streams=1, config={"most_connections": 1}) as world:
+    async with apns_harness(tmp_path, most_streams=1, config={"most_connections": 1}) as world:
         await asyncio.gather(*(world.send(push(token=f"t{n}")) for n in range(20)))
 
         assert [each.token for each in world.fake.received] == [f"t{n}" for n in range(20)]
 
 
 async def test_no_more_connections_are_opened_than_allowed(tmp_path: Path) -> None:
-    async with apns_world(tmp_path, most_streams=1, config={"most_connections": 3}) as world:
+    async with apns_harness(tmp_path, most_streams=1, config={"most_connections": 3}) as world:
         world.fake.script(ANY_TOKEN, *[ApnsAction(delay_s=0.02)] * 30)
 
         verdicts = await asyncio.gather(*(world.send() for _ in range(30)))
@@ -72,7 +72,7 @@ async def test_no_more_connections_are_opened_than_allowed(tmp_path: Path) -> No
 
 
 async def test_a_provider_that_is_not_there_is_tried_again_later(tmp_path: Path) -> None:
-    async with apns_world(tmp_path) as world:
+    async with apns_harness(tmp_path) as world:
         await world.fake.close()
 
         verdict = await world.send()
@@ -83,7 +83,7 @@ async def test_a_provider_that_is_not_there_is_tried_again_later(tmp_path: Path)
 
 
 async def test_a_sender_that_is_cancelled_while_there_is_no_connection_harms_nobody(tmp_path: Path) -> None:
-    async with apns_world(tmp_path) as world:
+    async with apns_harness(tmp_path) as world:
         await world.fake.close()
         cancelled, other = asyncio.create_task(world.send()), asyncio.create_task(world.send())
         await asyncio.sleep(0)
@@ -95,7 +95,7 @@ async def test_a_sender_that_is_cancelled_while_there_is_no_connection_harms_nob
 
 
 async def test_a_provider_that_comes_back_is_found_again(tmp_path: Path) -> None:
-    async with apns_world(tmp_path) as world:
+    async with apns_harness(tmp_path) as world:
         await world.send()
         port = int(world.fake.url.rpartition(":")[2])
         await world.fake.close()

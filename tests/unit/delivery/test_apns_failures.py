@@ -18,14 +18,14 @@ from gregor_delivery.channels.apns.exchange import ApnsRequest
 from gregor_delivery.channels.verdict import RecipientGone, Refused, Retry, Sent, Unknown
 from tests.support.pushes import push
 from tests.support.wait import wait_until
-from tests.unit.delivery.apns_world import World, apns_world
+from tests.unit.delivery.apns_harness import World, apns_harness
 
 INTERNAL_ERROR, REFUSED_STREAM, ENHANCE_YOUR_CALM = 2, 7, 11
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with apns_world(tmp_path) as each:
+    async with apns_harness(tmp_path) as each:
         yield each
 
 
@@ -93,7 +93,7 @@ async def test_a_connection_that_was_silent_all_along_is_not_trusted_again(world
 
 
 async def test_a_push_that_was_given_up_makes_room_at_the_provider_too(tmp_path: Path) -> None:
-    async with apns_world(tmp_path, most_streams=1, config={"most_connections": 1}) as world:
+    async with apns_harness(tmp_path, most_streams=1, config={"most_connections": 1}) as world:
         await world.told(ApnsAction(is_silent=True), deadline_s=0.1)
         await wait_until(lambda: world.connections[0].has_room, "the ping was answered")
 
@@ -279,7 +279,7 @@ async def test_many_errors_do_not_use_up_the_window_of_the_connection(world: Wor
 
 
 async def test_a_narrow_window_makes_a_push_slower_and_not_lost(tmp_path: Path) -> None:
-    async with apns_world(tmp_path, window_bytes=100) as world:
+    async with apns_harness(tmp_path, window_bytes=100) as world:
         verdicts = await asyncio.gather(*(world.send(push(text="x" * 3_000)) for _ in range(30)))
 
         assert {type(each) for each in verdicts} == {Sent}
@@ -287,6 +287,6 @@ async def test_a_narrow_window_makes_a_push_slower_and_not_lost(tmp_path: Path) 
 
 
 async def test_a_push_that_never_left_whole_was_not_delivered(tmp_path: Path) -> None:
-    async with apns_world(tmp_path, window_bytes=0) as world:
+    async with apns_harness(tmp_path, window_bytes=0) as world:
         assert isinstance(await world.send(deadline_s=0.1), Retry)
         assert world.fake.received == []

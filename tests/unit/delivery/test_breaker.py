@@ -1,7 +1,7 @@
 """When a provider is left alone."""
 
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent, Unknown, Verdict
-from gregor_delivery.throttle.breaker import FAILURES, FIRST_S, LONGEST_S, STOPPED_S, Breaker
+from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, FIRST_PAUSE_S, LONGEST_PAUSE_S, STOPPED_S, Breaker
 
 DOWN = Retry(None, "503", "down")
 
@@ -10,83 +10,83 @@ def after(*verdicts: Verdict) -> Breaker:
     """One that has seen these, all at 0 s."""
     breaker = Breaker()
     for verdict in verdicts:
-        breaker.began().ended(verdict, 0.0)
+        breaker.acquire().record(verdict, 0.0)
     return breaker
 
 
 def test_a_provider_that_fails_again_and_again_is_left_alone() -> None:
-    assert after(*[DOWN] * (FAILURES - 1)).room(5, 0.0) == 5
-    assert after(*[Unknown("silent")] * FAILURES).room(5, 0.0) == 0
-    assert after(*[DOWN] * FAILURES, Sent("200")).room(5, 0.0) == 5
+    assert after(*[DOWN] * (FAILURE_THRESHOLD - 1)).capacity(5, 0.0) == 5
+    assert after(*[Unknown("silent")] * FAILURE_THRESHOLD).capacity(5, 0.0) == 0
+    assert after(*[DOWN] * FAILURE_THRESHOLD, Sent("200")).capacity(5, 0.0) == 5
 
 
 def test_what_a_device_or_a_message_did_wrong_opens_nothing() -> None:
     faults: list[Verdict] = [Refused("400", "BadDeviceToken"), Retry(None, "429", "TooManyRequests")]
-    breaker = after(*faults * FAILURES)
+    breaker = after(*faults * FAILURE_THRESHOLD)
 
-    assert breaker.room(5, 0.0) == 5
+    assert breaker.capacity(5, 0.0) == 5
 
 
 def test_a_provider_that_asks_everybody_for_patience_gets_it() -> None:
     """Without an attempt burnt of each one that waits."""
     patience = Retry(30.0, "429", "QUOTA_EXCEEDED")
 
-    assert after(*[patience] * (FAILURES - 1)).room(5, 0.0) == 5
-    assert after(*[patience] * FAILURES).room(5, 29.9) == 0
-    assert after(*[patience] * FAILURES).room(5, 30.0) == 1
-    assert after(*[Retry(3_600.0, "429", "")] * FAILURES).room(5, LONGEST_S) == 1
+    assert after(*[patience] * (FAILURE_THRESHOLD - 1)).capacity(5, 0.0) == 5
+    assert after(*[patience] * FAILURE_THRESHOLD).capacity(5, 29.9) == 0
+    assert after(*[patience] * FAILURE_THRESHOLD).capacity(5, 30.0) == 1
+    assert after(*[Retry(3_600.0, "429", "")] * FAILURE_THRESHOLD).capacity(5, LONGEST_PAUSE_S) == 1
     between: list[Verdict] = [patience, Sent("200")]
-    assert after(*between * FAILURES).room(5, 0.0) == 5
+    assert after(*between * FAILURE_THRESHOLD).capacity(5, 0.0) == 5
 
 
 def test_what_a_turn_tells_first_holds() -> None:
-    breaker = after(*[DOWN] * (FAILURES - 1))
-    turn = breaker.began()
-    turn.ended(Sent("200"), 0.0)
-    turn.ended(DOWN, 0.0)
-    turn.passed()
+    breaker = after(*[DOWN] * (FAILURE_THRESHOLD - 1))
+    turn = breaker.acquire()
+    turn.record(Sent("200"), 0.0)
+    turn.record(DOWN, 0.0)
+    turn.release()
 
     assert not breaker.is_open
 
 
 def test_then_one_goes_out_alone_and_decides() -> None:
-    breaker = after(*[DOWN] * FAILURES)
-    assert breaker.room(5, FIRST_S) == 1
-    probe = breaker.began()
-    assert breaker.room(5, FIRST_S) == 0
-    probe.ended(DOWN, FIRST_S)
+    breaker = after(*[DOWN] * FAILURE_THRESHOLD)
+    assert breaker.capacity(5, FIRST_PAUSE_S) == 1
+    probe = breaker.acquire()
+    assert breaker.capacity(5, FIRST_PAUSE_S) == 0
+    probe.record(DOWN, FIRST_PAUSE_S)
 
-    assert breaker.room(5, 2 * FIRST_S) == 0  # twice as long as before
-    assert breaker.room(5, 3 * FIRST_S) == 1
-    breaker.began().ended(Sent("200"), 3 * FIRST_S)
-    assert (breaker.room(5, 3 * FIRST_S), breaker.is_open) == (5, False)
+    assert breaker.capacity(5, 2 * FIRST_PAUSE_S) == 0  # twice as long as before
+    assert breaker.capacity(5, 3 * FIRST_PAUSE_S) == 1
+    breaker.acquire().record(Sent("200"), 3 * FIRST_PAUSE_S)
+    assert (breaker.capacity(5, 3 * FIRST_PAUSE_S), breaker.is_open) == (5, False)
 
 
 def test_a_probe_that_was_not_sent_after_all_leaves_the_place_to_another() -> None:
-    breaker = after(*[DOWN] * FAILURES)
-    breaker.began().passed()
+    breaker = after(*[DOWN] * FAILURE_THRESHOLD)
+    breaker.acquire().release()
 
-    assert breaker.room(5, FIRST_S) == 1
+    assert breaker.capacity(5, FIRST_PAUSE_S) == 1
 
 
 def test_what_was_in_flight_when_it_opened_makes_the_pause_no_longer() -> None:
     breaker = Breaker()
-    turns = [breaker.began() for _ in range(FAILURES + 50)]
+    turns = [breaker.acquire() for _ in range(FAILURE_THRESHOLD + 50)]
     for turn in turns[:-25]:
-        turn.ended(DOWN, 0.0)
-    assert breaker.room(5, FIRST_S) == 1
+        turn.record(DOWN, 0.0)
+    assert breaker.capacity(5, FIRST_PAUSE_S) == 1
 
-    probe = breaker.began()
+    probe = breaker.acquire()
     for turn in turns[-25:]:
-        turn.ended(DOWN, FIRST_S)
-    assert breaker.room(5, 2 * FIRST_S) == 0  # the probe is out still, and decides alone
-    probe.ended(DOWN, 2 * FIRST_S)
-    assert (breaker.room(5, 4 * FIRST_S - 0.1), breaker.room(5, 4 * FIRST_S)) == (0, 1)
+        turn.record(DOWN, FIRST_PAUSE_S)
+    assert breaker.capacity(5, 2 * FIRST_PAUSE_S) == 0  # the probe is out still, and decides alone
+    probe.record(DOWN, 2 * FIRST_PAUSE_S)
+    assert (breaker.capacity(5, 4 * FIRST_PAUSE_S - 0.1), breaker.capacity(5, 4 * FIRST_PAUSE_S)) == (0, 1)
 
 
 def test_wrong_credentials_stop_the_provider_at_once_until_they_are_mended() -> None:
     breaker = after(Misconfigured("403", "InvalidProviderToken"))
-    assert (breaker.is_stopped, breaker.room(5, STOPPED_S - 1)) == (True, 0)
+    assert (breaker.is_stopped, breaker.capacity(5, STOPPED_S - 1)) == (True, 0)
 
-    breaker.began().ended(Sent("200"), STOPPED_S)
-    assert (breaker.is_stopped, breaker.room(5, STOPPED_S)) == (False, 5)
+    breaker.acquire().record(Sent("200"), STOPPED_S)
+    assert (breaker.is_stopped, breaker.capacity(5, STOPPED_S)) == (False, 5)

@@ -17,13 +17,13 @@ from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown
 from tests.support.builders import NOW_US, SECOND_US
 from tests.support.wait import wait_until
-from tests.unit.delivery.mail_house import KEY, NEWS, House, build
+from tests.unit.delivery.mail_harness import KEY, NEWS, DeliveryHarness, build
 
 LEASE_S = 30.0
 
 
 @pytest.fixture
-async def house() -> House:
+async def harness() -> DeliveryHarness:
     """News are mailed after a minute, bills after an hour, alarms at once and in quiet hours."""
     return await build(
         {
@@ -34,88 +34,88 @@ async def house() -> House:
     )
 
 
-def told_in(house: House, n: int) -> list[str]:
+def told_in(harness: DeliveryHarness, n: int) -> list[str]:
     """The items of the n-th mail, in its order."""
-    lines = house.relay.mails[n].text.splitlines()
+    lines = harness.relay.mails[n].text.splitlines()
     return [line.rpartition(" ")[2] for line in lines if line.startswith(("* about ", "about "))]
 
 
-async def test_one_mail_tells_all_that_waits_the_newest_first(house: House) -> None:
-    await house.create("a")
-    await house.pass_time(10)
-    await house.create("b", category="bill")
-    await house.pass_time(10)
-    await house.create("c")
+async def test_one_mail_tells_all_that_waits_the_newest_first(harness: DeliveryHarness) -> None:
+    await harness.create("a")
+    await harness.pass_time(10)
+    await harness.create("b", category="bill")
+    await harness.pass_time(10)
+    await harness.create("c")
 
-    await house.pass_time(7_200, 10)
+    await harness.pass_time(7_200, 10)
 
-    assert (house.subjects, told_in(house, 0)) == (["about c (+2)"], ["c", "b", "a"])
-    stories = [(await house.entries(name))[0].history for name in "abc"]
+    assert (harness.subjects, told_in(harness, 0)) == (["about c (+2)"], ["c", "b", "a"])
+    stories = [(await harness.entries(name))[0].history for name in "abc"]
     assert len({history.mail for history in stories}) == 1
-    assert [await house.outcome(name) for name in "abc"] == [("sent", None)] * 3
-    assert house.relay.mails[0].message_id == f"<{stories[0].mail}@gregor.example>"
+    assert [await harness.outcome(name) for name in "abc"] == [("sent", None)] * 3
+    assert harness.relay.mails[0].message_id == f"<{stories[0].mail}@gregor.example>"
 
 
-async def test_what_comes_after_a_mail_is_told_by_the_next(house: House) -> None:
-    await house.create("a")
-    await house.pass_time(61)
-    await house.create("b")
-    await house.pass_time(120)
+async def test_what_comes_after_a_mail_is_told_by_the_next(harness: DeliveryHarness) -> None:
+    await harness.create("a")
+    await harness.pass_time(61)
+    await harness.create("b")
+    await harness.pass_time(120)
 
-    assert house.subjects == ["about a", "about b"]
-    assert len({mail.message_id for mail in house.relay.mails}) == 2
-
-
-async def test_what_somebody_saw_is_not_told_with_the_rest(house: House) -> None:
-    seen = await house.create("seen")
-    await house.store.devices.acknowledge("alice", View("desk"), seen.seq, NOW_US)
-    await house.leave(await house.connect(foreground=True))
-    await house.pass_time(5)
-    await house.create("gone")
-    await house.create("off", category="bill")
-    await house.create("a")
-    await house.dismiss("gone")
-    await house.prefer({"bill": {"email": False}})
-
-    await house.pass_time(60)
-    assert told_in(house, 0) == ["a"]
+    assert harness.subjects == ["about a", "about b"]
+    assert len({mail.message_id for mail in harness.relay.mails}) == 2
 
 
-async def test_in_quiet_hours_an_urgent_mail_leaves_the_rest_for_later(house: House) -> None:
-    await house.contact(quiet_hours={"from": "22:00", "to": "07:00"})
-    await house.create("a")
-    await house.create("b", category="alarm")
+async def test_what_somebody_saw_is_not_told_with_the_rest(harness: DeliveryHarness) -> None:
+    seen = await harness.create("seen")
+    await harness.store.devices.acknowledge("alice", View("desk"), seen.seq, NOW_US)
+    await harness.leave(await harness.connect(foreground=True))
+    await harness.pass_time(5)
+    await harness.create("gone")
+    await harness.create("off", category="bill")
+    await harness.create("a")
+    await harness.dismiss("gone")
+    await harness.prefer({"bill": {"email": False}})
 
-    await house.pass_time(120)
-    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["b"]]
-    await house.pass_time(9 * 3_600, 60)
-    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["b"], ["a"]]
+    await harness.pass_time(60)
+    assert told_in(harness, 0) == ["a"]
 
 
-async def test_a_mail_holds_a_hundred_items_and_the_rest_comes_in_the_next(house: House) -> None:
+async def test_in_quiet_hours_an_urgent_mail_leaves_the_rest_for_later(harness: DeliveryHarness) -> None:
+    await harness.contact(quiet_hours={"from": "22:00", "to": "07:00"})
+    await harness.create("a")
+    await harness.create("b", category="alarm")
+
+    await harness.pass_time(120)
+    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["b"]]
+    await harness.pass_time(9 * 3_600, 60)
+    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["b"], ["a"]]
+
+
+async def test_a_mail_holds_a_hundred_items_and_the_rest_comes_in_the_next(harness: DeliveryHarness) -> None:
     for start in range(0, 130, 65):
-        await house.create(*(f"i{n:03}" for n in range(start, start + 65)))
+        await harness.create(*(f"i{n:03}" for n in range(start, start + 65)))
 
-    await house.pass_time(60)
-    assert sorted(len(told_in(house, n)) for n in range(2)) == [30, 100]
-    assert len(house.relay.mails) == 2
-    assert len({*told_in(house, 0), *told_in(house, 1)}) == 130
-
-
-async def test_an_item_with_a_reminder_due_at_the_same_time_is_listed_once(house: House) -> None:
-    await house.create("a", remind_at=["+60"])
-
-    await house.pass_time(120)
-    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["a"]]
-    assert [each.state for each in await house.entries("a")] == [DeliveryState.SENT, DeliveryState.SENT]
+    await harness.pass_time(60)
+    assert sorted(len(told_in(harness, n)) for n in range(2)) == [30, 100]
+    assert len(harness.relay.mails) == 2
+    assert len({*told_in(harness, 0), *told_in(harness, 1)}) == 130
 
 
-async def test_the_link_ends_what_the_mail_was_about(house: House) -> None:
-    await house.create("a")
-    await house.create("b", category="bill")
-    await house.pass_time(60)
+async def test_an_item_with_a_reminder_due_at_the_same_time_is_listed_once(harness: DeliveryHarness) -> None:
+    await harness.create("a", remind_at=["+60"])
 
-    [mail] = house.relay.mails
+    await harness.pass_time(120)
+    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["a"]]
+    assert [each.state for each in await harness.entries("a")] == [DeliveryState.SENT, DeliveryState.SENT]
+
+
+async def test_the_link_ends_what_the_mail_was_about(harness: DeliveryHarness) -> None:
+    await harness.create("a")
+    await harness.create("b", category="bill")
+    await harness.pass_time(60)
+
+    [mail] = harness.relay.mails
     assert mail.unsubscribe_url is not None and mail.unsubscribe_url.startswith(
         "https://gregor.example/v1/unsubscribe/"
     )
@@ -127,189 +127,193 @@ async def test_the_link_ends_what_the_mail_was_about(house: House) -> None:
 # Tried again.
 
 
-async def test_a_mail_that_was_not_taken_is_tried_again_under_its_name_with_all(house: House) -> None:
-    house.relay.verdicts = [Retry(30.0, "451", "END: 4.3.0 try later")]
-    await house.create("a", "b")
+async def test_a_mail_that_was_not_taken_is_tried_again_under_its_name_with_all(harness: DeliveryHarness) -> None:
+    harness.relay.verdicts = [Retry(30.0, "451", "END: 4.3.0 try later")]
+    await harness.create("a", "b")
 
-    await house.pass_time(120)
-    first, second = house.relay.mails
+    await harness.pass_time(120)
+    first, second = harness.relay.mails
     assert (first.message_id, first.text) == (second.message_id, second.text)
-    assert [await house.outcome(name) for name in "ab"] == [("sent", None)] * 2
+    assert [await harness.outcome(name) for name in "ab"] == [("sent", None)] * 2
 
 
-async def test_what_comes_while_the_relay_is_away_goes_with_what_waits(house: House) -> None:
-    house.relay.verdicts = [Retry(600.0, "421", "greeting: 4.3.2 down")]
-    await house.create("a")
-    await house.pass_time(60)
-    await house.create("b")
+async def test_what_comes_while_the_relay_is_away_goes_with_what_waits(harness: DeliveryHarness) -> None:
+    harness.relay.verdicts = [Retry(600.0, "421", "greeting: 4.3.2 down")]
+    await harness.create("a")
+    await harness.pass_time(60)
+    await harness.create("b")
 
-    await house.pass_time(1_200, 10)
-    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["a"], ["b", "a"]]
-    assert house.relay.mails[0].message_id != house.relay.mails[1].message_id, "another mail has another name"
+    await harness.pass_time(1_200, 10)
+    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["a"], ["b", "a"]]
+    assert harness.relay.mails[0].message_id != harness.relay.mails[1].message_id, "another mail has another name"
 
 
-async def test_a_mail_of_unknown_fate_goes_once_more_under_its_name_without_what_came_since(house: House) -> None:
-    house.relay.verdicts = [Unknown("the mail was written, and not answered"), Unknown("nor this time")]
-    await house.create("a", "b")
-    await house.pass_time(60)
-    await house.dismiss("b")
-    await house.create("c")
+async def test_a_mail_of_unknown_fate_goes_once_more_under_its_name_without_what_came_since(
+    harness: DeliveryHarness,
+) -> None:
+    harness.relay.verdicts = [Unknown("the mail was written, and not answered"), Unknown("nor this time")]
+    await harness.create("a", "b")
+    await harness.pass_time(60)
+    await harness.dismiss("b")
+    await harness.create("c")
 
-    await house.pass_time(3_600, 10)
-    first, second, third = house.relay.mails
+    await harness.pass_time(3_600, 10)
+    first, second, third = harness.relay.mails
     assert first.message_id == second.message_id != third.message_id
-    assert [told_in(house, n) for n in range(3)] == [["b", "a"], ["a"], ["c"]]
-    assert await house.outcome("a") == ("unknown", None)
-    assert await house.outcome("c") == ("sent", None)
+    assert [told_in(harness, n) for n in range(3)] == [["b", "a"], ["a"], ["c"]]
+    assert await harness.outcome("a") == ("unknown", None)
+    assert await harness.outcome("c") == ("sent", None)
 
 
-async def test_what_may_have_arrived_is_in_no_other_mail_though_its_own_time_is_still_to_come(house: House) -> None:
-    house.relay.verdicts = [Unknown("dropped"), Retry(600.0, "421", "down")]
-    await house.create("a")
-    await house.create("b", category="bill")
-    await house.pass_time(65)
-    await house.create("c", category="alarm")
-    await house.pass_time(60)
+async def test_what_may_have_arrived_is_in_no_other_mail_though_its_own_time_is_still_to_come(
+    harness: DeliveryHarness,
+) -> None:
+    harness.relay.verdicts = [Unknown("dropped"), Retry(600.0, "421", "down")]
+    await harness.create("a")
+    await harness.create("b", category="bill")
+    await harness.pass_time(65)
+    await harness.create("c", category="alarm")
+    await harness.pass_time(60)
 
-    await house.pass_time(4_000, 10)
-    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["b", "a"], ["b", "a"], ["c"], ["b", "a"]]
-    assert await house.outcome("b") == ("sent", None)
-
-
-async def test_what_a_mail_took_along_before_its_time_shares_its_fate(house: House) -> None:
-    house.relay.verdicts = [Unknown("dropped")]
-    await house.contact(quiet_hours={"from": "22:00", "to": "07:00"})
-    await house.create("a")
-    await house.pass_time(120)
-    assert await house.outcome("a") == ("waiting", "quiet_hours")
-    await house.contact()
-
-    await house.create("b", category="alarm")
-    await house.pass_time(1)
-
-    assert told_in(house, 0) == ["b", "a"]
-    assert [await house.outcome(name) for name in "ab"] == [("unknown", None)] * 2
+    await harness.pass_time(4_000, 10)
+    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["b", "a"], ["b", "a"], ["c"], ["b", "a"]]
+    assert await harness.outcome("b") == ("sent", None)
 
 
-async def test_unknown_then_refused_for_now_stays_bound_to_its_name(house: House) -> None:
-    house.relay.verdicts = [Unknown("dropped"), Retry(30.0, "451", "try later")]
-    await house.create("a")
-    await house.pass_time(65)
-    await house.create("b")
+async def test_what_a_mail_took_along_before_its_time_shares_its_fate(harness: DeliveryHarness) -> None:
+    harness.relay.verdicts = [Unknown("dropped")]
+    await harness.contact(quiet_hours={"from": "22:00", "to": "07:00"})
+    await harness.create("a")
+    await harness.pass_time(120)
+    assert await harness.outcome("a") == ("waiting", "quiet_hours")
+    await harness.contact()
 
-    await house.pass_time(600)
-    names = [mail.message_id for mail in house.relay.mails]
+    await harness.create("b", category="alarm")
+    await harness.pass_time(1)
+
+    assert told_in(harness, 0) == ["b", "a"]
+    assert [await harness.outcome(name) for name in "ab"] == [("unknown", None)] * 2
+
+
+async def test_unknown_then_refused_for_now_stays_bound_to_its_name(harness: DeliveryHarness) -> None:
+    harness.relay.verdicts = [Unknown("dropped"), Retry(30.0, "451", "try later")]
+    await harness.create("a")
+    await harness.pass_time(65)
+    await harness.create("b")
+
+    await harness.pass_time(600)
+    names = [mail.message_id for mail in harness.relay.mails]
     assert len(names) == 4 and len(set(names[:2])) == 1
-    assert sorted(told_in(house, n) for n in range(4)) == [["a"], ["a"], ["a"], ["b"]]
-    assert len({mail.message_id for mail in house.relay.mails if "about a" in mail.text}) == 1
+    assert sorted(told_in(harness, n) for n in range(4)) == [["a"], ["a"], ["a"], ["b"]]
+    assert len({mail.message_id for mail in harness.relay.mails if "about a" in mail.text}) == 1
 
 
-async def test_who_dies_after_the_mail_went_out_leaves_no_second_name(house: House) -> None:
+async def test_who_dies_after_the_mail_went_out_leaves_no_second_name(harness: DeliveryHarness) -> None:
     """The claims stand, with the name of the mail; whoever takes them over sends that mail, and no other."""
-    await house.create("a", "b")
-    house.relay.hold = asyncio.Event()
-    house.clock.advance(60)
-    await house.due.drain.run_due()
-    handed = house.handed()
-    house.queue += [(0, intent) for intent in handed]
-    dying = asyncio.create_task(attempt(house.trade, handed[0]))
-    await wait_until(lambda: house.relay.mails, "the mail is on its way")
+    await harness.create("a", "b")
+    harness.relay.hold = asyncio.Event()
+    harness.clock.advance(60)
+    await harness.due.drain.run_due()
+    handed = harness.handed()
+    harness.queue += [(0, intent) for intent in handed]
+    dying = asyncio.create_task(attempt(harness.context, handed[0]))
+    await wait_until(lambda: harness.relay.mails, "the mail is on its way")
     dying.cancel()
     await asyncio.gather(dying, return_exceptions=True)
-    house.relay.hold = None
-    await house.create("c")
+    harness.relay.hold = None
+    await harness.create("c")
 
-    await house.pass_time(300)
-    first, *others = house.relay.mails
+    await harness.pass_time(300)
+    first, *others = harness.relay.mails
     assert [mail.message_id for mail in others].count(first.message_id) == 1
-    assert sorted(map(tuple, (told_in(house, n) for n in range(3)))) == [("b", "a"), ("b", "a"), ("c",)]
-    assert [await house.outcome(name) for name in "abc"] == [("sent", None)] * 3
+    assert sorted(map(tuple, (told_in(harness, n) for n in range(3)))) == [("b", "a"), ("b", "a"), ("c",)]
+    assert [await harness.outcome(name) for name in "abc"] == [("sent", None)] * 3
 
 
-async def test_who_dies_between_claim_and_name_leaves_them_free(house: House) -> None:
-    await house.create("a", "b")
-    await house.pass_time(50)
+async def test_who_dies_between_claim_and_name_leaves_them_free(harness: DeliveryHarness) -> None:
+    await harness.create("a", "b")
+    await harness.pass_time(50)
     intents = [Intent("alice", name, IntentKind.ITEM, EMAIL, "", 0, 1, NOW_US) for name in "ab"]
-    await house.store.ledger.plan(intents, DeliveryState.PLANNED, None, house.clock.now_us())
+    await harness.store.ledger.plan(intents, DeliveryState.PLANNED, None, harness.clock.now_us())
     for intent in intents:
-        until_us = house.clock.now_us() + round(LEASE_S * SECOND_US)
-        await house.store.ledger.claim(intent, "", house.clock.now_us(), until_us)
+        until_us = harness.clock.now_us() + round(LEASE_S * SECOND_US)
+        await harness.store.ledger.claim(intent, "", harness.clock.now_us(), until_us)
 
-    await house.pass_time(300)
-    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["b", "a"]]
+    await harness.pass_time(300)
+    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["b", "a"]]
 
 
-async def test_what_a_mail_told_that_is_known_to_have_arrived_is_sent(house: House) -> None:
+async def test_what_a_mail_told_that_is_known_to_have_arrived_is_sent(harness: DeliveryHarness) -> None:
     """Half of the verdicts were written when the store went away."""
-    await house.create("a", "b")
-    await house.pass_time(60)
-    [entry] = await house.entries("b")
+    await harness.create("a", "b")
+    await harness.pass_time(60)
+    [entry] = await harness.entries("b")
     unwritten = msgspec.structs.replace(entry.history, attempts=())
-    await house.store.ledger.move(entry.intent, [DeliveryState.SENT], DeliveryState.PLANNED, unwritten)
-    claim_us = house.clock.now_us()
-    await house.store.ledger.claim(entry.intent, "", claim_us, claim_us + SECOND_US)
-    house.queue.append((0, entry.intent))
+    await harness.store.ledger.move(entry.intent, [DeliveryState.SENT], DeliveryState.PLANNED, unwritten)
+    claim_us = harness.clock.now_us()
+    await harness.store.ledger.claim(entry.intent, "", claim_us, claim_us + SECOND_US)
+    harness.queue.append((0, entry.intent))
 
-    await house.pass_time(60)
-    assert (len(house.relay.mails), await house.outcome("b")) == (1, ("sent", None))
+    await harness.pass_time(60)
+    assert (len(harness.relay.mails), await harness.outcome("b")) == (1, ("sent", None))
 
 
 @pytest.mark.parametrize(
     ("verdict", "outcome"), [(Refused("554", "spam"), ("dead", None)), (Misconfigured("535", "login"), ("retry", None))]
 )
 async def test_what_becomes_of_a_mail_becomes_of_all_that_it_told(
-    house: House, verdict: Refused | Misconfigured, outcome: tuple[str, str | None]
+    harness: DeliveryHarness, verdict: Refused | Misconfigured, outcome: tuple[str, str | None]
 ) -> None:
-    house.relay.verdicts = [verdict]
-    await house.create("a")
-    await house.create("b", category="bill")
-    await house.pass_time(60)
+    harness.relay.verdicts = [verdict]
+    await harness.create("a")
+    await harness.create("b", category="bill")
+    await harness.pass_time(60)
 
-    assert [await house.outcome(name) for name in "ab"] == [outcome] * 2
-    assert house.trade.breaker.is_stopped is isinstance(verdict, Misconfigured)
+    assert [await harness.outcome(name) for name in "ab"] == [outcome] * 2
+    assert harness.context.breaker.is_stopped is isinstance(verdict, Misconfigured)
 
 
-async def test_two_workers_at_once_send_one_mail(house: House) -> None:
-    await house.create("a", "b")
-    house.clock.advance(60)
-    await house.due.drain.run_due()
-    intents = house.handed()
-    house.relay.hold = asyncio.Event()
-    working = [asyncio.create_task(attempt(house.trade, intent)) for intent in intents]
-    await wait_until(lambda: house.relay.mails, "one mail is on its way")
+async def test_two_workers_at_once_send_one_mail(harness: DeliveryHarness) -> None:
+    await harness.create("a", "b")
+    harness.clock.advance(60)
+    await harness.due.drain.run_due()
+    intents = harness.handed()
+    harness.relay.hold = asyncio.Event()
+    working = [asyncio.create_task(attempt(harness.context, intent)) for intent in intents]
+    await wait_until(lambda: harness.relay.mails, "one mail is on its way")
     await wait_until(lambda: sum(task.done() for task in working) == 1, "the other came to nothing")
-    house.relay.hold.set()
+    harness.relay.hold.set()
 
     again_us = sorted(await asyncio.gather(*working), key=lambda each: each or 0)
-    assert (len(house.relay.mails), again_us[0]) == (1, None)
-    assert again_us[1] == house.clock.now_us() + SECOND_US
-    assert await attempt(house.trade, intents[1]) is None and await attempt(house.trade, intents[0]) is None
-    assert len(house.relay.mails) == 1
+    assert (len(harness.relay.mails), again_us[0]) == (1, None)
+    assert again_us[1] == harness.clock.now_us() + SECOND_US
+    assert await attempt(harness.context, intents[1]) is None and await attempt(harness.context, intents[0]) is None
+    assert len(harness.relay.mails) == 1
 
 
-async def test_an_intent_that_is_handed_over_twice_sends_nothing_more(house: House) -> None:
-    await house.create("a")
-    await house.pass_time(60)
-    [entry] = await house.entries("a")
+async def test_an_intent_that_is_handed_over_twice_sends_nothing_more(harness: DeliveryHarness) -> None:
+    await harness.create("a")
+    await harness.pass_time(60)
+    [entry] = await harness.entries("a")
 
-    assert await attempt(house.trade, replace(entry.intent, at_us=house.clock.now_us())) is None
-    assert len(house.relay.mails) == 1
-
-
-async def test_a_lead_that_is_gone_leaves_the_others_to_their_own_time(house: House) -> None:
-    house.relay.verdicts = [Retry(600.0, "421", "down")]
-    await house.create("a")
-    await house.create("b", category="bill")
-    await house.pass_time(60)
-    await house.dismiss("a")
-
-    await house.pass_time(3_600, 10)
-    assert [told_in(house, n) for n in range(len(house.relay.mails))] == [["b", "a"], ["b"]]
+    assert await attempt(harness.context, replace(entry.intent, at_us=harness.clock.now_us())) is None
+    assert len(harness.relay.mails) == 1
 
 
-async def test_without_an_address_nobody_is_told_of_anything(house: House) -> None:
-    await house.create("a", "b")
-    await house.store.contacts.put_contact("alice", NO_CONTACT)
+async def test_a_lead_that_is_gone_leaves_the_others_to_their_own_time(harness: DeliveryHarness) -> None:
+    harness.relay.verdicts = [Retry(600.0, "421", "down")]
+    await harness.create("a")
+    await harness.create("b", category="bill")
+    await harness.pass_time(60)
+    await harness.dismiss("a")
 
-    await house.pass_time(60)
-    assert [await house.outcome(name) for name in "ab"] == [("cancelled", "no_provider")] * 2
+    await harness.pass_time(3_600, 10)
+    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["b", "a"], ["b"]]
+
+
+async def test_without_an_address_nobody_is_told_of_anything(harness: DeliveryHarness) -> None:
+    await harness.create("a", "b")
+    await harness.store.contacts.put_contact("alice", NO_CONTACT)
+
+    await harness.pass_time(60)
+    assert [await harness.outcome(name) for name in "ab"] == [("cancelled", "no_address")] * 2

@@ -30,7 +30,7 @@ from gregor_delivery.attempt import DeliveryContext, attempt
 from gregor_delivery.channels.webhook import WebhookChannel
 from gregor_delivery.decide.webhook import WebhookDecider
 from gregor_delivery.metrics import DeliveryMetrics
-from gregor_delivery.throttle.breaker import FAILURES, LONGEST_S, Breaker
+from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, LONGEST_PAUSE_S, Breaker
 from gregor_delivery.throttle.webhook_endpoints import WebhookEndpoints
 from tests.support.builders import LIMITS, NOW_US, creating
 from tests.support.wait import wait_until
@@ -40,12 +40,12 @@ DEADLINE_S = 5.0
 
 
 @dataclass
-class House:
+class DeliveryHarness:
     """Webhooks with their receivers, and what a delivery process makes of their events."""
 
     store: MemoryStore
     clock: ManualClock
-    trade: DeliveryContext
+    context: DeliveryContext
     editor: WebhookEditor
     stack: AsyncExitStack
     receivers: dict[str, FakeWebhookReceiver] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class House:
 
     async def attempt(self, event: Intent) -> int | None:
         await self.store.ledger.plan([event], DeliveryState.PLANNED, None, NOW_US)
-        return await attempt(self.trade, event)
+        return await attempt(self.context, event)
 
     def event(self, webhook: Webhook, item: str = "a") -> Intent:
         [intent] = webhook_intents([replace(GONE, item=item)], [webhook], NOW_US)
@@ -88,202 +88,210 @@ class House:
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
+async def harness() -> AsyncIterator[DeliveryHarness]:
     clock, store = ManualClock(NOW_US), MemoryStore(LIMITS)
     editor, registry = WebhookEditor(store.webhooks), WebhookRegistry(store)
     channel = WebhookChannel(clock, is_loopback_allowed=True)
-    looker = WebhookDecider(registry, editor, clock, WebhookEndpoints(at_once=2))
-    figures = DeliveryMetrics(CollectorRegistry())
-    trade = DeliveryContext("webhook", channel, store, looker, clock, figures, Breaker(None), DEADLINE_S)
+    decider = WebhookDecider(registry, editor, clock, WebhookEndpoints(max_concurrent=2))
+    metrics = DeliveryMetrics(CollectorRegistry())
+    context = DeliveryContext("webhook", channel, store, decider, clock, metrics, Breaker(None), DEADLINE_S)
     async with AsyncExitStack() as stack:
         await store.users.commit("alice", creating("a"))
         await channel.open()
         stack.push_async_callback(channel.close)
-        yield House(store, clock, trade, editor, stack)
+        yield DeliveryHarness(store, clock, context, editor, stack)
 
 
-async def test_an_event_arrives_once_signed_and_is_known_by_its_id(house: House) -> None:
-    webhook = await house.webhook()
+async def test_an_event_arrives_once_signed_and_is_known_by_its_id(harness: DeliveryHarness) -> None:
+    webhook = await harness.webhook()
 
-    assert await house.tell(webhook) is None
-    assert await house.tell(webhook) is None
+    assert await harness.tell(webhook) is None
+    assert await harness.tell(webhook) is None
 
-    [call] = house.receivers[webhook.id].calls
-    _, call_id = webhook_and_call_id(house.event(webhook))
+    [call] = harness.receivers[webhook.id].calls
+    _, call_id = webhook_and_call_id(harness.event(webhook))
     assert (call.headers["webhook-id"], call.headers["content-type"]) == (call_id, "application/json")
     assert call.body.decode() == GONE.body()
-    entry = await house.entry(webhook)
+    entry = await harness.entry(webhook)
     assert (entry.state, entry.history.attempts[0].status, entry.history.event) == (DeliveryState.SENT, "204", "")
 
 
-async def test_one_that_fails_is_called_again_under_the_same_id_until_it_takes_it(house: House) -> None:
-    webhook = await house.webhook(FakeResponse(500), ServerFault.DROP, FakeResponse(429, headers={"retry-after": "30"}))
-    receiver, retries = house.receivers[webhook.id], []
+async def test_one_that_fails_is_called_again_under_the_same_id_until_it_takes_it(harness: DeliveryHarness) -> None:
+    webhook = await harness.webhook(
+        FakeResponse(500), ServerFault.DROP, FakeResponse(429, headers={"retry-after": "30"})
+    )
+    receiver, retries = harness.receivers[webhook.id], []
 
     for _ in range(3):
-        again_us = await house.tell(webhook)
-        retries.append(await house.outcome(webhook))
-        house.wait_until(again_us)
-    assert await house.tell(webhook) is None
+        again_us = await harness.tell(webhook)
+        retries.append(await harness.outcome(webhook))
+        harness.wait_until(again_us)
+    assert await harness.tell(webhook) is None
 
     assert retries == [(DeliveryState.RETRY, None)] * 3
     assert len({call.headers["webhook-id"] for call in receiver.calls}) == len(receiver.events) == 1
-    assert [each.status for each in (await house.entry(webhook)).history.attempts] == ["500", "retry", "429", "204"]
-    assert house.clock.now_us() >= NOW_US + 30 * SECOND_US
+    assert [each.status for each in (await harness.entry(webhook)).history.attempts] == ["500", "retry", "429", "204"]
+    assert harness.clock.now_us() >= NOW_US + 30 * SECOND_US
 
 
-async def test_after_a_day_it_is_a_dead_letter_with_all_that_is_needed_to_send_it_again(house: House) -> None:
-    webhook = await house.webhook(*[FakeResponse(503)] * 2)
-    house.wait_until(await house.tell(webhook))
-    house.clock.advance(DAY_US / SECOND_US)
+async def test_after_a_day_it_is_a_dead_letter_with_all_that_is_needed_to_send_it_again(
+    harness: DeliveryHarness,
+) -> None:
+    webhook = await harness.webhook(*[FakeResponse(503)] * 2)
+    harness.wait_until(await harness.tell(webhook))
+    harness.clock.advance(DAY_US / SECOND_US)
 
-    assert await house.tell(webhook) is None
+    assert await harness.tell(webhook) is None
 
-    entry = await house.entry(webhook)
+    entry = await harness.entry(webhook)
     assert (entry.state, entry.history.reason, len(entry.history.attempts)) == (DeliveryState.DEAD, "budget", 2)
     assert entry.intent.event == GONE.body()
 
 
-async def test_a_receiver_that_wants_no_more_ends_its_webhook(house: House) -> None:
-    webhook, other = await house.webhook(FakeResponse(410)), await house.webhook()
+async def test_a_receiver_that_wants_no_more_ends_its_webhook(harness: DeliveryHarness) -> None:
+    webhook, other = await harness.webhook(FakeResponse(410)), await harness.webhook()
 
     for item in ("a", "b"):
-        await house.tell(webhook, item)
-        await house.tell(other, item)
+        await harness.tell(webhook, item)
+        await harness.tell(other, item)
 
-    assert await house.outcome(webhook, "a") == (DeliveryState.DEAD, "webhook_gone")
-    assert await house.outcome(webhook, "b") == (DeliveryState.CANCELLED, "webhook_gone")
-    assert [len(house.receivers[each.id].calls) for each in (webhook, other)] == [1, 2]
-    _, kept = await house.store.webhooks.all()
-    ended = {each.id: (each.disabled_us, each.why_disabled) for each in kept}
-    assert ended == {webhook.id: (NOW_US, "410"), other.id: (None, None)}
-
-
-async def test_one_that_was_taken_up_again_is_called_again(house: House) -> None:
-    webhook = await house.webhook(FakeResponse(410))
-    await house.tell(webhook, "a")
-
-    await house.editor.change(webhook.id, lambda kept: replace(kept, disabled_us=None, why_disabled=None))
-
-    assert await house.tell(webhook, "b") is None
-    assert await house.outcome(webhook, "b") == (DeliveryState.SENT, None)
+    assert await harness.outcome(webhook, "a") == (DeliveryState.DEAD, "webhook_gone")
+    assert await harness.outcome(webhook, "b") == (DeliveryState.CANCELLED, "webhook_gone")
+    assert [len(harness.receivers[each.id].calls) for each in (webhook, other)] == [1, 2]
+    _, kept = await harness.store.webhooks.all()
+    record = {each.id: (each.disabled_us, each.why_disabled) for each in kept}
+    assert record == {webhook.id: (NOW_US, "410"), other.id: (None, None)}
 
 
-async def test_what_waits_for_a_webhook_that_is_deleted_goes_nowhere(house: House) -> None:
-    webhook = await house.webhook(FakeResponse(500))
-    house.wait_until(await house.tell(webhook))
+async def test_one_that_was_taken_up_again_is_called_again(harness: DeliveryHarness) -> None:
+    webhook = await harness.webhook(FakeResponse(410))
+    await harness.tell(webhook, "a")
 
-    await house.store.webhooks.delete(webhook.id)
-    await house.trade.looker._webhooks.refresh()  # type: ignore[attr-defined]
-    assert await house.tell(webhook) is None
+    await harness.editor.change(webhook.id, lambda kept: replace(kept, disabled_us=None, why_disabled=None))
 
-    entry = await house.entry(webhook)
+    assert await harness.tell(webhook, "b") is None
+    assert await harness.outcome(webhook, "b") == (DeliveryState.SENT, None)
+
+
+async def test_what_waits_for_a_webhook_that_is_deleted_goes_nowhere(harness: DeliveryHarness) -> None:
+    webhook = await harness.webhook(FakeResponse(500))
+    harness.wait_until(await harness.tell(webhook))
+
+    await harness.store.webhooks.delete(webhook.id)
+    await harness.context.decider._webhooks.refresh()  # type: ignore[attr-defined]
+    assert await harness.tell(webhook) is None
+
+    entry = await harness.entry(webhook)
     assert (entry.state, entry.history.reason, entry.intent.event) == (DeliveryState.CANCELLED, "webhook_gone", "")
-    assert len(house.receivers[webhook.id].calls) == 1
+    assert len(harness.receivers[webhook.id].calls) == 1
 
 
-async def test_while_its_secret_is_rotated_both_sign(house: House) -> None:
-    webhook = await house.webhook()
-    await house.editor.rotate(webhook.id, NOW_US, DAY_US)
-    await house.tell(webhook, "a")  # the receiver knows the old secret
+async def test_while_its_secret_is_rotated_both_sign(harness: DeliveryHarness) -> None:
+    webhook = await harness.webhook()
+    await harness.editor.rotate(webhook.id, NOW_US, DAY_US)
+    await harness.tell(webhook, "a")  # the receiver knows the old secret
 
-    house.clock.advance(DAY_US / SECOND_US)
-    await house.tell(webhook, "b")
+    harness.clock.advance(DAY_US / SECOND_US)
+    await harness.tell(webhook, "b")
 
-    [first, second] = house.receivers[webhook.id].calls
+    [first, second] = harness.receivers[webhook.id].calls
     assert len(first.headers["webhook-signature"].split()) == 2
     assert len(second.headers["webhook-signature"].split()) == 1
-    assert [event["data"]["id"] for event in house.receivers[webhook.id].events.values()] == ["a"]
+    assert [event["data"]["id"] for event in harness.receivers[webhook.id].events.values()] == ["a"]
 
 
-async def test_a_receiver_that_fails_again_and_again_is_left_alone_and_burns_no_attempts(house: House) -> None:
-    down, well = await house.webhook(*[FakeResponse(500)] * FAILURES), await house.webhook()
-    for n in range(FAILURES):
-        await house.tell(down, f"x{n}")
+async def test_a_receiver_that_fails_again_and_again_is_left_alone_and_burns_no_attempts(
+    harness: DeliveryHarness,
+) -> None:
+    down, well = await harness.webhook(*[FakeResponse(500)] * FAILURE_THRESHOLD), await harness.webhook()
+    for n in range(FAILURE_THRESHOLD):
+        await harness.tell(down, f"x{n}")
 
-    again_us = await house.tell(down)
-    await house.tell(well)
+    again_us = await harness.tell(down)
+    await harness.tell(well)
 
-    assert await house.outcome(down) == (DeliveryState.WAITING, "receiver_down")
-    assert (await house.entry(down)).n == 0
-    assert await house.outcome(well) == (DeliveryState.SENT, None)
-    house.wait_until(again_us)
-    assert await house.tell(down) is None
-    assert await house.outcome(down) == (DeliveryState.SENT, None)
-    assert not house.trade.breaker.is_open
-
-
-async def test_what_waits_for_a_receiver_for_a_day_is_a_dead_letter(house: House) -> None:
-    down = await house.webhook(*[FakeResponse(500)] * FAILURES)
-    for n in range(FAILURES):
-        await house.tell(down, f"x{n}")
-    late = replace(house.event(down), at_us=NOW_US - DAY_US + SECOND_US)
-
-    assert await house.attempt(late) is None
-
-    assert await house.outcome(down) == (DeliveryState.DEAD, "budget")
-    assert (await house.entry(down)).intent.event == GONE.body()
+    assert await harness.outcome(down) == (DeliveryState.WAITING, "receiver_down")
+    assert (await harness.entry(down)).n == 0
+    assert await harness.outcome(well) == (DeliveryState.SENT, None)
+    harness.wait_until(again_us)
+    assert await harness.tell(down) is None
+    assert await harness.outcome(down) == (DeliveryState.SENT, None)
+    assert not harness.context.breaker.is_open
 
 
-async def test_a_receiver_that_hangs_has_few_places_and_delays_no_other(house: House) -> None:
-    hanging, well = await house.webhook(*[ServerFault.HANG] * 2), await house.webhook()
-    calls = [asyncio.create_task(house.tell(hanging, f"x{n}")) for n in range(2)]
-    await wait_until(lambda: len(house.receivers[hanging.id].calls) == 2, "both places are taken")
+async def test_what_waits_for_a_receiver_for_a_day_is_a_dead_letter(harness: DeliveryHarness) -> None:
+    down = await harness.webhook(*[FakeResponse(500)] * FAILURE_THRESHOLD)
+    for n in range(FAILURE_THRESHOLD):
+        await harness.tell(down, f"x{n}")
+    late = replace(harness.event(down), at_us=NOW_US - DAY_US + SECOND_US)
 
-    assert await house.tell(hanging) is not None
-    assert await house.tell(well) is None
+    assert await harness.attempt(late) is None
 
-    assert await house.outcome(hanging) == (DeliveryState.WAITING, "receiver_busy")
-    assert len(house.receivers[hanging.id].calls) == 2
-    await house.receivers[hanging.id].close()
+    assert await harness.outcome(down) == (DeliveryState.DEAD, "budget")
+    assert (await harness.entry(down)).intent.event == GONE.body()
+
+
+async def test_a_receiver_that_hangs_has_few_places_and_delays_no_other(harness: DeliveryHarness) -> None:
+    hanging, well = await harness.webhook(*[ServerFault.HANG] * 2), await harness.webhook()
+    calls = [asyncio.create_task(harness.tell(hanging, f"x{n}")) for n in range(2)]
+    await wait_until(lambda: len(harness.receivers[hanging.id].calls) == 2, "both places are taken")
+
+    assert await harness.tell(hanging) is not None
+    assert await harness.tell(well) is None
+
+    assert await harness.outcome(hanging) == (DeliveryState.WAITING, "receiver_busy")
+    assert len(harness.receivers[hanging.id].calls) == 2
+    await harness.receivers[hanging.id].close()
     await asyncio.gather(*calls)
-    house.clock.advance(LONGEST_S)
-    await house.tell(hanging)
-    assert (await house.entry(hanging)).n == 1  # its places are free again
+    harness.clock.advance(LONGEST_PAUSE_S)
+    await harness.tell(hanging)
+    assert (await harness.entry(hanging)).n == 1  # its places are free again
 
 
 @pytest.mark.parametrize("url", ["https://10.0.0.8/hook", "https://localhost.localdomain/hook"])
-async def test_an_address_inside_is_never_called(house: House, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_address_inside_is_never_called(
+    harness: DeliveryHarness, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def inside(*_: Any, **__: Any) -> list[Any]:
         return [(2, 1, 6, "", ("10.0.0.8", 443))]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", inside, raising=False)
-    webhook = await house.editor.create(url, None, None, None, NOW_US)
+    webhook = await harness.editor.create(url, None, None, None, NOW_US)
 
-    assert await house.tell(webhook) is None
+    assert await harness.tell(webhook) is None
 
-    entry = await house.entry(webhook)
+    entry = await harness.entry(webhook)
     assert entry.state is DeliveryState.DEAD
     assert [each.detail for each in entry.history.attempts] == ["the URL leads to no public address"]
 
 
-async def test_a_redirect_is_not_followed(house: House) -> None:
-    inner = await house.webhook()
-    webhook = await house.webhook(FakeResponse(302, headers={"location": house.receivers[inner.id].url}))
+async def test_a_redirect_is_not_followed(harness: DeliveryHarness) -> None:
+    inner = await harness.webhook()
+    webhook = await harness.webhook(FakeResponse(302, headers={"location": harness.receivers[inner.id].url}))
 
-    assert await house.tell(webhook) is not None
+    assert await harness.tell(webhook) is not None
 
-    assert house.receivers[inner.id].calls == []
-    assert (await house.entry(webhook)).history.attempts[0].status == "302"
+    assert harness.receivers[inner.id].calls == []
+    assert (await harness.entry(webhook)).history.attempts[0].status == "302"
 
 
-async def test_a_call_that_died_is_made_after_a_replay_even_if_it_has_to_wait_first(house: House) -> None:
+async def test_a_call_that_died_is_made_after_a_replay_even_if_it_has_to_wait_first(harness: DeliveryHarness) -> None:
     """A day later: that it is of use yet is what the replay says."""
-    webhook = await house.webhook(*[FakeResponse(500)] * 500)
-    while (again_us := await house.tell(webhook)) is not None:
-        house.wait_until(again_us)
-    dead = await house.entry(webhook)
+    webhook = await harness.webhook(*[FakeResponse(500)] * 500)
+    while (again_us := await harness.tell(webhook)) is not None:
+        harness.wait_until(again_us)
+    dead = await harness.entry(webhook)
     assert (dead.state, dead.history.reason) == (DeliveryState.DEAD, "budget")
-    receiver = house.receivers[webhook.id]
+    receiver = harness.receivers[webhook.id]
     receiver.answers.clear()
     receiver.calls.clear()
 
-    replayed_us = house.clock.now_us()
-    assert await house.store.dead_letters.replay(dead.intent, replayed_us)
-    again = (await house.entry(webhook)).intent
-    house.wait_until(await house.attempt(again))
-    assert (await house.outcome(webhook)) == (DeliveryState.WAITING, "receiver_down")
-    assert await house.attempt(again) is None
+    replayed_us = harness.clock.now_us()
+    assert await harness.store.dead_letters.replay(dead.intent, replayed_us)
+    again = (await harness.entry(webhook)).intent
+    harness.wait_until(await harness.attempt(again))
+    assert (await harness.outcome(webhook)) == (DeliveryState.WAITING, "receiver_down")
+    assert await harness.attempt(again) is None
 
-    assert (await house.outcome(webhook))[0] is DeliveryState.SENT
+    assert (await harness.outcome(webhook))[0] is DeliveryState.SENT
     assert len(receiver.calls) == 1 and again.at_us == replayed_us

@@ -57,7 +57,7 @@ async def test_a_rehearsal_tells_who_would_be_told_when_or_why_not(api: Api) -> 
     }  # fmt: skip
     assert await told(api, news()) == {
         ("item", 0, "apns", "phone", 10, None),
-        ("item", 0, None, "laptop", None, "no_provider"),
+        ("item", 0, None, "laptop", None, "no_device"),
         ("item", 0, "email", None, 900, None),
     }
 
@@ -112,7 +112,7 @@ async def test_preferences_and_a_missing_address_are_reasons(api: Api) -> None:
 
     assert await told(api, news()) == {
         ("item", 0, None, "phone", None, "preference"),
-        ("item", 0, "email", None, None, "no_provider"),
+        ("item", 0, "email", None, None, "no_address"),
     }
     await live_here(api)
     await api.call("PUT", "/v1/users/alice/preferences", json={"*": {"email": False}})
@@ -130,7 +130,7 @@ async def test_a_user_without_devices_is_told_of_as_one(api: Api) -> None:
     await live_here(api)
     await api.call("DELETE", "/v1/users/alice/devices/phone")
 
-    assert ("item", 0, None, None, None, "no_provider") in await told(api, news())
+    assert ("item", 0, None, None, None, "no_device") in await told(api, news())
 
 
 async def test_a_delayed_message_is_rehearsed_for_its_time_and_not_kept(api: Api) -> None:

@@ -124,8 +124,8 @@ async def test_a_type_that_asks_for_no_push_any_more_says_so(house: House) -> No
     await house.pass_time(10)
 
     assert await noted(house) == {
-        "item 0 phone": ("cancelled", "no_provider"),
-        "item 0 tablet": ("cancelled", "no_provider"),
+        "item 0 phone": ("cancelled", "no_channel"),
+        "item 0 tablet": ("cancelled", "no_channel"),
     }
 
 

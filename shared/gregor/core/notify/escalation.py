@@ -17,7 +17,7 @@ from gregor.core.messages.model import ItemTimer, ItemTimerKind
 
 from .intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
 
-SkipReason = Literal["dismissed", "expired", "acked", "present", "no_provider", "preference"]
+SkipReason = Literal["dismissed", "expired", "acked", "present", "no_channel", "no_device", "preference"]
 
 USER: Final = ""
 """The recipient of a mail: no device."""
@@ -152,7 +152,7 @@ def _mail_refusal(
     item: LiveItem, occasion: NotificationCause, policy: CategoryPolicy, audience: Audience
 ) -> SkipReason | None:
     if policy.email is None:
-        return "no_provider"
+        return "no_channel"
     # Who dismissed it for one device has seen it.
     if item.hidden_by or _is_acked(item, None, occasion.seq, audience.acks):
         return "acked"
@@ -168,8 +168,10 @@ def _push_refusal(
     policy: CategoryPolicy,
     audience: Audience,
 ) -> SkipReason | None:
-    if policy.push is None or recipient.provider not in PUSH_CHANNELS:
-        return "no_provider"
+    if policy.push is None:
+        return "no_channel"
+    if recipient.provider not in PUSH_CHANNELS:
+        return "no_device"
     if device in item.hidden_by:
         return "dismissed"
     if _is_acked(item, device, occasion.seq, audience.acks):

@@ -19,7 +19,7 @@ from gregor_delivery.channels.verdict import Sent, Verdict
 from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SEED, item, message
 
 
-class Nobody:
+class NullPublisher:
     """Takes what the store announces."""
 
     def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
@@ -27,7 +27,7 @@ class Nobody:
 
 
 @dataclass
-class Provider:
+class FakeChannel:
     """A channel that answers as it is told, and ``Sent`` when it was told nothing more."""
 
     name: str = "apns"
@@ -54,13 +54,13 @@ class Provider:
 
 
 @dataclass
-class House:
+class DeliveryHarness:
     """A user with a phone, items, and the delivery of one channel."""
 
     store: MemoryStore
     clock: ManualClock
-    provider: Provider
-    trade: DeliveryContext
+    provider: FakeChannel
+    context: DeliveryContext
     registry: CategoryRegistry
 
     async def create(self, item_id: str, seq_of: str = "phone", **fields: Any) -> Intent:

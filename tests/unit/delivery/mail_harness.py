@@ -31,7 +31,7 @@ LINKS = UnsubscribeLinks("https://gregor.example/", KEY)
 
 
 @dataclass
-class Relay:
+class FakeMailChannel:
     """A channel of mail that answers as it is told, and ``Sent`` when it was told nothing more."""
 
     name: str = EMAIL
@@ -57,17 +57,17 @@ class Relay:
         return None
 
 
-class House:
+class DeliveryHarness:
     """Alice, who has an address and a desk. ``queue``: what is to be told by mail, and when it is looked at (µs)."""
 
     def __init__(self, due: scheduler.House) -> None:
         self.store, self.clock, self.registry = due.store, due.clock, due.registry
-        self.relay = Relay()
+        self.relay = FakeMailChannel()
         self.queue: list[tuple[int, Intent]] = []
         self.due = due
-        looker = MailDecider(self.store, self.registry, LINKS, "gregor.example")
-        figures = DeliveryMetrics(CollectorRegistry())
-        self.trade = DeliveryContext(EMAIL, self.relay, self.store, looker, self.clock, figures, Breaker())
+        decider = MailDecider(self.store, self.registry, LINKS, "gregor.example")
+        metrics = DeliveryMetrics(CollectorRegistry())
+        self.context = DeliveryContext(EMAIL, self.relay, self.store, decider, self.clock, metrics, Breaker())
 
     async def create(self, *ids: str, **fields: Any) -> Receipt:
         """Items that are all alike but for their title."""
@@ -113,7 +113,7 @@ class House:
         due = [intent for at_us, intent in self.queue if at_us <= now_us]
         self.queue = [(at_us, intent) for at_us, intent in self.queue if at_us > now_us]
         for intent in due:
-            again_us = await attempt(self.trade, intent)
+            again_us = await attempt(self.context, intent)
             if again_us is not None:
                 self.queue.append((again_us, intent))
 
@@ -141,9 +141,9 @@ class House:
 NEWS = {"title": "{{ body.title }}", "text": "read it", "email": {"after": "60s"}}
 
 
-async def build(entries: Mapping[str, Any] | None = None) -> House:
+async def build(entries: Mapping[str, Any] | None = None) -> DeliveryHarness:
     """A house in which these notification types hold; news are mailed after a minute where none are given."""
-    house = House(await scheduler.build(entries or {"news": NEWS}))
-    await house.store.devices.put_device("alice", "desk", Registration(), NOW_US)
-    await house.contact()
-    return house
+    harness = DeliveryHarness(await scheduler.build(entries or {"news": NEWS}))
+    await harness.store.devices.put_device("alice", "desk", Registration(), NOW_US)
+    await harness.contact()
+    return harness

@@ -49,7 +49,7 @@ class World:
 
 
 @asynccontextmanager
-async def apns_world(
+async def apns_harness(
     directory: Path, clock: Clock | None = None, config: dict[str, Any] | None = None, **fake: Any
 ) -> AsyncIterator[World]:
     """A fake APNs that knows our key, and an open channel to it; `fake` and `config` change either."""

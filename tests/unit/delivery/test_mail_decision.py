@@ -1,0 +1,222 @@
+"""Who is told by mail, when, and who is not and why (semantics.md L15; delivery.md), over a store in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gregor.core.items.sync import View
+from gregor.core.notify.contact import NO_CONTACT
+from gregor_delivery.channels.verdict import RecipientGone
+from tests.support.builders import NOW_US, SECOND_US
+from tests.unit.delivery.mail_harness import ADDRESS, NEWS, DeliveryHarness, build
+
+
+@pytest.fixture
+async def harness() -> DeliveryHarness:
+    """Alice is away; news are mailed after a minute."""
+    return await build()
+
+
+async def test_a_user_who_is_away_gets_one_mail_at_its_time(harness: DeliveryHarness) -> None:
+    await harness.create("a")
+
+    await harness.pass_time(59)
+    assert harness.relay.mails == []
+    await harness.pass_time(600)
+    [mail] = harness.relay.mails
+    assert (mail.to, mail.subject) == (ADDRESS, "about a")
+    assert await harness.outcome("a") == ("sent", None)
+
+
+@pytest.mark.parametrize(
+    ("unless", "was_there", "is_told"),
+    [
+        ("foreground", "foreground", False),
+        ("foreground", "online", True),
+        ("online", "online", False),
+        ("acked", "foreground", True),
+        ("acked", "acked", False),
+        ("foreground", "acked", False),
+    ],
+)
+async def test_a_mail_goes_unless_somebody_was_there_in_the_window(unless: str, was_there: str, is_told: bool) -> None:
+    harness = await build({"news": {**NEWS, "email": {"after": "60s", "unless": unless}}})
+    receipt = await harness.create("a")
+    await harness.pass_time(20)
+    if was_there == "acked":
+        await harness.store.devices.acknowledge("alice", View("desk"), receipt.seq, NOW_US)
+    else:
+        session = await harness.connect(foreground=was_there == "foreground")
+        await harness.pass_time(5)
+        await harness.leave(session)
+
+    await harness.pass_time(120)
+
+    assert bool(harness.relay.mails) is is_told
+
+
+async def test_what_is_dismissed_one_second_before_is_not_told(harness: DeliveryHarness) -> None:
+    await harness.create("a")
+    await harness.pass_time(59)
+    await harness.dismiss("a")
+
+    await harness.pass_time(120)
+    assert harness.relay.mails == []
+
+
+async def test_a_device_that_hid_its_copy_has_seen_it(harness: DeliveryHarness) -> None:
+    await harness.create("a", for_device="*")
+    await harness.dismiss("a", device="desk")
+
+    await harness.pass_time(120)
+    assert harness.relay.mails == []
+
+
+@pytest.mark.parametrize(("expires", "is_told"), [("+59", False), ("+60", False), ("+61", True)])
+async def test_what_expires_before_its_mail_is_not_told(harness: DeliveryHarness, expires: str, is_told: bool) -> None:
+    await harness.create("a", expires=expires)
+
+    await harness.pass_time(300)
+    assert bool(harness.relay.mails) is is_told
+
+
+# What happens between the hand-over and the sending: the queue was long, or quiet hours passed.
+
+
+async def waiting(**fields: Any) -> DeliveryHarness:
+    """A mail that waits for the end of quiet hours. NOW is 22:13:20 UTC."""
+    harness = await build({"news": NEWS, "alarm": {**NEWS, "urgent": True}})
+    await harness.contact(quiet_hours={"from": "22:00", "to": "23:00"})
+    await harness.create("a", **fields)
+    await harness.pass_time(60)
+    assert await harness.outcome("a") == ("waiting", "quiet_hours")
+    return harness
+
+
+QUIET_S = 46 * 60 + 40
+"""From NOW to 23:00."""
+
+
+async def test_in_quiet_hours_a_mail_waits_for_their_end() -> None:
+    harness = await waiting()
+
+    await harness.pass_time(QUIET_S - 61, 60)
+    assert harness.relay.mails == []
+    await harness.pass_time(2)
+    assert harness.subjects == ["about a"]
+    [entry] = await harness.entries("a")
+    assert (entry.n, entry.history.attempts[0].at_us) == (1, NOW_US + QUIET_S * SECOND_US)
+
+
+async def test_an_urgent_category_does_not_wait() -> None:
+    harness = await waiting()
+    await harness.create("b", category="alarm")
+
+    await harness.pass_time(60)
+    assert harness.subjects == ["about b"]
+    await harness.pass_time(QUIET_S, 60)
+    assert harness.subjects == ["about b", "about a"]
+
+
+@pytest.mark.parametrize("what", ["dismissed", "expired", "acked", "present", "preference", "no_address"])
+async def test_what_is_seen_or_not_wanted_while_it_waits_is_cancelled_with_the_reason(what: str) -> None:
+    harness = await waiting(**({"expires": "+120"} if what == "expired" else {}))
+    if what == "dismissed":
+        await harness.dismiss("a")
+    elif what == "acked":
+        await harness.store.devices.acknowledge("alice", View("desk"), 1, NOW_US)
+    elif what == "present":
+        await harness.leave(await harness.connect(foreground=True))
+    elif what == "preference":
+        await harness.prefer({"news": {"email": False}})
+    elif what == "no_address":
+        await harness.store.contacts.put_contact("alice", NO_CONTACT)
+
+    await harness.pass_time(QUIET_S, 60)
+    assert (harness.relay.mails, await harness.outcome("a")) == ([], ("cancelled", what))
+
+
+async def test_who_was_there_before_the_item_came_is_not_there(harness: DeliveryHarness) -> None:
+    await harness.leave(await harness.connect(foreground=True))
+    await harness.pass_time(5)
+    await harness.create("a")
+
+    await harness.pass_time(60)
+    assert harness.subjects == ["about a"]
+
+
+async def test_preferences_decide_by_the_longest_prefix(harness: DeliveryHarness) -> None:
+    await harness.prefer({"*": {"email": False}, "news.good": {"email": True}})
+    await harness.create("a")
+    await harness.create("b", category="news.good")
+
+    await harness.pass_time(60)
+    assert harness.subjects == ["about b"]
+    assert await harness.outcome("a") == ("cancelled", "preference")
+
+
+async def test_a_user_without_an_address_is_a_reason(harness: DeliveryHarness) -> None:
+    await harness.store.contacts.put_contact("alice", NO_CONTACT)
+    await harness.create("a")
+
+    await harness.pass_time(60)
+    assert (harness.relay.mails, await harness.outcome("a")) == ([], ("cancelled", "no_address"))
+
+
+async def test_a_category_that_sends_no_mail_any_more_is_a_reason(harness: DeliveryHarness) -> None:
+    await harness.create("a")
+    await harness.pass_time(59)
+    harness.clock.advance(1)
+    await harness.due.drain.run_due()
+    await harness.store.categories.apply({"news": {"title": "x"}}, NOW_US, 1)
+    await harness.registry.refresh()
+
+    await harness.deliver()
+    assert (harness.relay.mails, await harness.outcome("a")) == ([], ("cancelled", "no_channel"))
+
+
+async def test_nothing_goes_to_an_address_that_is_suppressed(harness: DeliveryHarness) -> None:
+    await harness.store.suppressions.suppress("Alice@example.com", "complaint", NOW_US)
+    await harness.create("a")
+
+    await harness.pass_time(60)
+    assert (harness.relay.mails, await harness.outcome("a")) == ([], ("cancelled", "suppressed"))
+
+
+async def test_an_address_that_the_relay_calls_dead_is_suppressed_by_itself(harness: DeliveryHarness) -> None:
+    harness.relay.verdicts = [RecipientGone("550", "RCPT: 5.1.1 no such user")]
+    await harness.create("a")
+    await harness.pass_time(60)
+    assert await harness.outcome("a") == ("dead", "suppressed")
+
+    await harness.create("b")
+    await harness.pass_time(60)
+    assert (len(harness.relay.mails), await harness.outcome("b")) == (1, ("cancelled", "suppressed"))
+    kept = await harness.store.suppressions.suppression(ADDRESS)
+    assert kept is not None and (kept.reason, kept.email) == ("bounce", ADDRESS)
+
+
+async def test_categories_that_are_newer_than_this_process_knows_are_asked_for(harness: DeliveryHarness) -> None:
+    await harness.create("a")
+    await harness.pass_time(59)
+    harness.registry.current = type(harness.registry.current)({}, {})
+    harness.registry.version = 0
+
+    await harness.pass_time(1)
+    assert harness.subjects == ["about a"]
+
+
+async def test_a_reminder_is_mailed_at_its_time_and_a_summary_as_its_category_says() -> None:
+    harness = await build(
+        {"news": {**NEWS, "aggregate": {"window": "30s", "at_least": 2, "title": "{{ count }} news"}}, "bill": NEWS}
+    )
+    await harness.create("a", "b")
+    await harness.create("c", category="bill", remind_at=["+300"])
+
+    await harness.pass_time(89)
+    assert harness.subjects == ["2 news (+1)"], "the summary waited already when the bill was due"
+    await harness.pass_time(211)
+    assert harness.subjects == ["2 news (+1)", "about c"]
+    assert [each.intent.kind.value for each in await harness.entries("c")] == ["item", "remind"]

@@ -1,0 +1,84 @@
+"""What the queue holds of users who were forgotten goes, whatever it waits for; and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from gregor.core.notify.ledger import DeliveryState
+from gregor.reference.store import MemoryQueueReader
+from gregor_delivery.attempt import attempt
+from gregor_delivery.channels.verdict import Retry
+from gregor_delivery.purge_forgotten import LATE_US, ForgottenUserPurger
+from gregor_delivery.worker import Worker
+from tests.support.builders import HOUR_US, NOW_US, SECOND_US
+from tests.support.wait import wait_until
+from tests.unit.delivery.harness import DeliveryHarness
+
+
+async def test_what_waits_of_a_forgotten_user_is_dropped_and_others_wait_on(harness: DeliveryHarness) -> None:
+    queue = MemoryQueueReader(lambda: 0.0)
+    intent = await harness.create("a")
+    of_bob = replace(intent, uid="bob")
+    await queue.enqueue([intent, of_bob], NOW_US + HOUR_US)
+    await queue.enqueue([intent])
+    purger = ForgottenUserPurger(harness.store, queue, harness.clock)
+    assert await purger.purge() == 0
+
+    await harness.store.users.delete_user("alice", NOW_US)
+
+    assert await purger.purge() == 2
+    assert queue.waiting() == {of_bob: NOW_US + HOUR_US}
+    assert await queue.claim(9, 0.01) == []
+
+
+async def test_what_is_put_back_soon_after_is_found_again(harness: DeliveryHarness) -> None:
+    """By a worker that had it in hand, with a verdict that says: later."""
+    queue = MemoryQueueReader(lambda: 0.0)
+    intent = await harness.create("a")
+    purger = ForgottenUserPurger(harness.store, queue, harness.clock)
+    await harness.store.users.delete_user("alice", NOW_US)
+    assert await purger.purge() == 0
+    await queue.enqueue([intent], NOW_US + HOUR_US)
+
+    harness.clock.advance(LATE_US / SECOND_US)
+    assert await purger.purge() == 1
+    await queue.enqueue([intent], NOW_US + HOUR_US)
+    harness.clock.advance(1.0)
+    assert await purger.purge() == 0
+
+
+async def test_a_sweeper_that_begins_looks_back_for_days(harness: DeliveryHarness) -> None:
+    queue = MemoryQueueReader(lambda: 0.0)
+    await queue.enqueue([await harness.create("a")], NOW_US + 100 * HOUR_US)
+    await harness.store.users.delete_user("alice", NOW_US)
+    harness.clock.advance(47 * 3_600)
+
+    assert await ForgottenUserPurger(harness.store, queue, harness.clock).purge() == 1
+
+
+async def test_who_has_the_name_anew_keeps_what_is_its_own(harness: DeliveryHarness) -> None:
+    queue = MemoryQueueReader(lambda: 0.0)
+    old = await harness.create("old")
+    await harness.store.users.delete_user("alice", NOW_US)
+    new = await harness.create("new")
+    await queue.enqueue([old, new], NOW_US + HOUR_US)
+
+    assert await ForgottenUserPurger(harness.store, queue, harness.clock).purge() == 1
+    assert list(queue.waiting()) == [new]
+    assert (await harness.entry("new")).state is DeliveryState.PLANNED
+
+
+async def test_a_worker_sweeps_its_queue(harness: DeliveryHarness) -> None:
+    harness.provider.verdicts = [Retry(600.0, "429", "TooManyRequests")]
+    queue = MemoryQueueReader(harness.clock.monotonic)
+    intent = await harness.create("a")
+    again_us = await attempt(harness.context, intent)
+    await queue.enqueue([intent], again_us or 0)
+    await harness.store.users.delete_user("alice", NOW_US)
+
+    worker = Worker(harness.context, queue)
+    running = asyncio.create_task(worker.run())
+    await wait_until(lambda: queue.waiting() == {}, "it is swept")
+    worker.stop()
+    await running
