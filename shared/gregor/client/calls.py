@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict, TypeVar
 from urllib.parse import quote, urlsplit
 
+from gregor.core.backoff import backoff_s
 from gregor.core.limits import Limits
 
 from .changes import Item
@@ -198,15 +199,15 @@ def _response_of(request: ApiRequest, deadline_s: float, monotonic: Callable[[],
         else:
             reason = outcome.reason if outcome is not None else "no response"
             error = Unreachable(f"{request.method} {request.path}: {reason} ({attempt} attempts)")
-        delay_s = max(retry_after_s, backoff_s(attempt))
+        delay_s = max(retry_after_s, _delay_s(attempt))
         if monotonic() + delay_s >= deadline_s:
             raise error
         yield Wait(delay_s)
 
 
-def backoff_s(attempt: int) -> float:
+def _delay_s(attempt: int) -> float:
     """Exponential backoff with full jitter, in seconds; `attempt` counts from 1."""
-    return random.uniform(0, min(MAX_DELAY_S, FIRST_DELAY_S * 2**attempt))
+    return backoff_s(attempt, FIRST_DELAY_S, MAX_DELAY_S, random.uniform)
 
 
 def _problem_of(response: ApiResponse) -> dict[str, Any]:
@@ -327,7 +328,7 @@ def send_many(lines: Iterable[Line]) -> ApiCall[list[BatchEntry]]:
     entries: list[BatchEntry | None] = [None] * len(jobs)
     attempt = 0
     while pending := [place for place, entry in enumerate(entries) if entry is None or _is_retryable(entry)]:
-        if attempt and not (yield Wait(backoff_s(attempt))):
+        if attempt and not (yield Wait(_delay_s(attempt))):
             break
         attempt += 1
         for group in _groups([(place, _dump(jobs[place][1])) for place in pending]):

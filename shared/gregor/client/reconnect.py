@@ -6,6 +6,7 @@ import random
 import re
 from dataclasses import dataclass
 
+from gregor.core.backoff import Backoff
 from gregor.core.close_codes import CloseCode
 
 _RETRY_AFTER = re.compile(r"\bretry_after_ms=(\d{1,9})\b")
@@ -29,19 +30,17 @@ class ReconnectDelays:
     """Exponential backoff with full jitter: a random delay below a bound that doubles with each failure."""
 
     def __init__(self, timings: DeviceTimings) -> None:
-        self._timings = timings
-        self._bound_s = timings.first_delay_s
+        self._backoff = Backoff(timings.first_delay_s, timings.max_delay_s, random.uniform)
 
     def next_s(self, reason: str = "") -> float:
         """The next delay in seconds; at least `retry_after_ms`, if the close reason of the server contains it."""
-        delay_s = random.uniform(0, self._bound_s)
-        self._bound_s = min(self._timings.max_delay_s, 2 * self._bound_s)
+        delay_s = self._backoff.next_s()
         wanted = _RETRY_AFTER.search(reason)
         return max(delay_s, int(wanted[1]) / 1_000) if wanted else delay_s
 
     def reset(self) -> None:
         """Start from the first bound again, after a successful connection."""
-        self._bound_s = self._timings.first_delay_s
+        self._backoff.reset()
 
 
 def is_final(code: int) -> bool:

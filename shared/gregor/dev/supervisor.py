@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from gregor.cli.errors import Failure
+from gregor.core.backoff import Backoff, no_jitter
 
 from .embedded_redis import end_with_parent
 
@@ -48,7 +49,7 @@ class Child:
     async def run(self) -> None:
         """Keep it running until `stop`."""
         loop = asyncio.get_running_loop()
-        pause_s = FIRST_PAUSE_S
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, no_jitter)
         while not self._stopping.is_set():
             started_s = loop.time()
             status = await self._run_once()
@@ -56,11 +57,11 @@ class Child:
                 return
             self.crashes += 1
             if loop.time() - started_s >= STEADY_S:
-                pause_s = FIRST_PAUSE_S
+                backoff.reset()
+            pause_s = backoff.next_s()
             self._tell(self.service.name, f"ended ({_status_text(status)}); starts again in {pause_s:g} s")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     async def _run_once(self) -> int:
         process = self._process = await asyncio.create_subprocess_exec(
