@@ -102,7 +102,7 @@ async def test_what_nobody_is_told_of_leaves_nothing_behind(store: Store, way: s
 @pytest.mark.parametrize("way", WAYS)
 async def test_whatever_leaves_stands_there_while_somebody_watches(store: Store, way: str) -> None:
     await store.users.commit("alice", creating("a", expires="+60"))
-    store.users.is_watched = True
+    store.recorded_events.removals = True
 
     await WAYS[way][2](store)
 

@@ -20,7 +20,7 @@ PHONE, TABLET = Sender("phone"), Sender("tablet")
 
 async def test_what_a_device_hides_stands_there_for_each_device(store: Store) -> None:
     await store.users.commit("alice", creating("a", "b", for_device="*"))
-    store.users.is_watched = True
+    store.recorded_events.removals = True
 
     await store.users.commit("alice", dismissing("a", now_us=at(1), sender=PHONE))
     await store.users.commit("alice", structs.replace(sweeping(interval("news"), now_us=at(2)), sender=TABLET))
@@ -41,7 +41,7 @@ async def test_what_a_device_hides_stands_there_for_each_device(store: Store) ->
 
 async def test_what_was_hidden_is_known_also_when_it_has_left_for_all(store: Store) -> None:
     await store.users.commit("alice", creating("a", for_device="*"))
-    store.users.is_watched = True
+    store.recorded_events.removals = True
     await store.users.commit("alice", dismissing("a", now_us=at(1), sender=PHONE))
     await store.users.commit("alice", dismissing("a", now_us=at(2)))
 
@@ -58,7 +58,7 @@ async def test_what_was_hidden_is_known_also_when_it_has_left_for_all(store: Sto
 async def test_what_is_shown_again_meanwhile_says_nothing(store: Store) -> None:
     await store.devices.ensure_device("alice", "phone", at(0))
     await store.users.commit("alice", creating("a", for_device="*"))
-    store.users.is_watched = True
+    store.recorded_events.removals = True
     await store.users.commit("alice", dismissing("a", now_us=at(1), sender=PHONE))
 
     await store.devices.forget_device("alice", "phone", at(2), SEED)
@@ -80,7 +80,7 @@ async def test_each_acknowledgement_says_what_was_shown_since_the_one_before(sto
     view = View("phone", ("mail", "news"))
     await store.users.commit("alice", creating("a", "b"))
     await store.devices.acknowledge("alice", view, 3, at(0))
-    store.devices.is_watched = True
+    store.recorded_events.acknowledgements = True
 
     for seq, seconds in ((5, 1), (4, 2), (5, 3), (9, 4)):
         await store.devices.acknowledge("alice", view, seq, at(seconds))
@@ -99,7 +99,7 @@ async def test_each_acknowledgement_says_what_was_shown_since_the_one_before(sto
 
 
 async def test_an_acknowledgement_is_claimed_at_once_and_gone_when_it_is_settled(store: Store) -> None:
-    store.devices.is_watched = True
+    store.recorded_events.acknowledgements = True
     await store.devices.acknowledge("alice", View("phone", ()), 2, at(1))
 
     assert await store.agenda.claim(ALICE, at(1), at(40), 5) == ["alice"]
@@ -125,7 +125,7 @@ async def _settle(store: Store, intent: Intent, state: DeliveryState, seconds: f
 
 
 async def test_what_was_sent_to_the_user_or_never_will_be_stands_there(store: Store) -> None:
-    store.ledger.is_watched = True
+    store.recorded_events.deliveries = True
     mail = replace(PUSH, kind=IntentKind.ITEM, n=0, channel="email", device="")
 
     await _settle(store, PUSH, DeliveryState.RETRY, 1)
@@ -146,7 +146,7 @@ async def test_what_was_sent_to_the_user_or_never_will_be_stands_there(store: St
 
 
 async def test_a_verdict_that_is_not_written_stands_nowhere(store: Store) -> None:
-    store.ledger.is_watched = True
+    store.recorded_events.deliveries = True
     await store.users.commit("alice", creating("a"))
     await store.ledger.plan([PUSH], DeliveryState.PLANNED, None, at(0))
     claim = await store.ledger.claim(PUSH, "", at(0), at(1))

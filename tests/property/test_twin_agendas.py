@@ -86,7 +86,7 @@ class Told:
             case "leave":
                 await self.store.devices.forget_device(UID, "phone", self.now_us, SEED)
             case "watch":
-                self.store.users.is_watched = self.store.devices.is_watched = step.number == 0
+                self.store.recorded_events.removals = self.store.recorded_events.acknowledgements = step.number == 0
             case "ack":
                 shown = (await self.store.users.state(UID, View("phone"), self.now_us)).seq - step.number
                 await self.store.devices.acknowledge(UID, View("phone"), max(0, shown), self.now_us)

@@ -14,10 +14,8 @@ from gregor.core.ids import Prefixes
 from gregor.core.notify.webhook_events import DELIVERY_EVENTS, REMOVAL_EVENTS, Webhook, WebhookEventType
 from gregor.core.notify.webhook_signature import SECRET_BYTES, encode_secret
 from gregor.redis.pubsub.contract import PubSub
-from gregor.store.contract.devices import Devices
-from gregor.store.contract.ledger import Ledger
-from gregor.store.contract.store import Contended, Users
-from gregor.store.contract.webhooks import Webhooks
+from gregor.store.contract.store import Contended
+from gregor.store.contract.webhooks import RecordedEvents, Webhooks
 
 from .versioned_cache import POLL_S, VersionedCache
 
@@ -33,11 +31,7 @@ class _WebhookStore(Protocol):
     @property
     def webhooks_channel(self) -> str: ...
     @property
-    def users(self) -> Users: ...
-    @property
-    def devices(self) -> Devices: ...
-    @property
-    def ledger(self) -> Ledger: ...
+    def recorded_events(self) -> RecordedEvents: ...
 
 
 class WebhookRegistry(VersionedCache):
@@ -72,9 +66,10 @@ class WebhookRegistry(VersionedCache):
         if await self._store.webhooks.version() == self.version:
             return
         self.version, self.current = await self._store.webhooks.all()
-        self._store.users.is_watched = self.wants(*REMOVAL_EVENTS)
-        self._store.devices.is_watched = self.wants(WebhookEventType.ACKED)
-        self._store.ledger.is_watched = self.wants(*DELIVERY_EVENTS)
+        recorded = self._store.recorded_events
+        recorded.removals = self.wants(*REMOVAL_EVENTS)
+        recorded.acknowledgements = self.wants(WebhookEventType.ACKED)
+        recorded.deliveries = self.wants(*DELIVERY_EVENTS)
 
 
 class WebhookEditor:

@@ -47,13 +47,13 @@ async def test_one_that_says_nothing_more_hears_of_everything(api: Api) -> None:
 
 async def test_the_process_that_made_it_notes_from_then_on_what_it_wants(api: Api) -> None:
     made = await make(api, events=["item.dismissed"])
-    noted = api.store.users.is_watched
+    noted = api.store.recorded_events.removals
     await api.call("PATCH", f"/v1/webhooks/{made['id']}", json={"events": ["delivery.dead"]})
-    changed = api.store.users.is_watched
+    changed = api.store.recorded_events.removals
     await api.call("PATCH", f"/v1/webhooks/{made['id']}", json={"events": None})
     await api.call("DELETE", f"/v1/webhooks/{made['id']}")
 
-    assert (noted, changed, api.store.users.is_watched) == (True, False, False)
+    assert (noted, changed, api.store.recorded_events.removals) == (True, False, False)
 
 
 async def test_a_patch_changes_what_it_names_and_keeps_the_secret(api: Api) -> None:

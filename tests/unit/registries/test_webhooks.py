@@ -76,13 +76,13 @@ async def test_store_records_only_wanted_events(deployment: Deployment) -> None:
         if events:
             await deployment.create(*events)
         await registry.refresh()
-        recorded.append((store.users.is_watched, store.devices.is_watched))
+        recorded.append((store.recorded_events.removals, store.recorded_events.acknowledgements))
     for webhook in registry.current:
         await deployment.editor.disable(webhook.id, NOW_US, "410")
     await registry.refresh()
 
     assert recorded == [(False, False), (False, False), (False, True), (True, True)]
-    assert (store.users.is_watched, store.devices.is_watched) == (False, False)
+    assert (store.recorded_events.removals, store.recorded_events.acknowledgements) == (False, False)
     assert not registry.wants(*WebhookEventType)
 
 

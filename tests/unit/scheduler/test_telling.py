@@ -26,7 +26,7 @@ async def with_webhooks(*webhooks: Webhook, **built: Any) -> House:
     house = await build(**built)
     for webhook in webhooks:
         await house.store.webhooks.put(webhook, await house.store.webhooks.version())
-    house.store.users.is_watched = house.store.devices.is_watched = bool(webhooks)
+    house.store.recorded_events.removals = house.store.recorded_events.acknowledgements = bool(webhooks)
     return house
 
 
@@ -158,8 +158,8 @@ async def settle(house: House, intent: Intent, state: DeliveryState, reason: str
 
 async def with_deliveries(*webhooks: Webhook) -> House:
     house = await with_webhooks(*webhooks)
-    house.store.users.is_watched = house.store.devices.is_watched = False
-    house.store.ledger.is_watched = True
+    house.store.recorded_events.removals = house.store.recorded_events.acknowledgements = False
+    house.store.recorded_events.deliveries = True
     await house.create("other")
     return house
 

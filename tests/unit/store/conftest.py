@@ -10,7 +10,7 @@ from gregor.store.redis.devices.devices import RedisDevices
 from gregor.store.redis.keys import Keys
 from tests.support.redis_py_commands import RedisPyCommands
 from tests.support.servers import open_client
-from tests.unit.store.grounds import Ground, devices_on
+from tests.unit.store.redis_setup import RedisSetup, make_devices
 
 
 @pytest.fixture(
@@ -20,29 +20,29 @@ from tests.unit.store.grounds import Ground, devices_on
         "fakeredis",
     ]
 )
-async def ground(request: pytest.FixtureRequest) -> AsyncIterator[Ground]:
+async def setup(request: pytest.FixtureRequest) -> AsyncIterator[RedisSetup]:
     """A server of each kind that the scripts must run on."""
     keys = Keys(f"test-{secrets.token_hex(4)}")
     if request.param == "fakeredis":
         client = FakeAsyncRedis()
         link = RedisPyCommands(client)
-        yield Ground(link, keys, None, allow_oom=False)
+        yield RedisSetup(link, keys, None, allow_oom=False)
         await link.close()
         await client.aclose()
         return
     url = request.getfixturevalue(request.param)
     async with open_client(url) as connection:
-        yield Ground(connection, keys, url, allow_oom=True)
+        yield RedisSetup(connection, keys, url, allow_oom=True)
 
 
 @pytest.fixture
-async def real_ground(redis_server: str) -> AsyncIterator[Ground]:
+async def real_setup(redis_server: str) -> AsyncIterator[RedisSetup]:
     """A real Redis."""
     async with open_client(redis_server) as connection:
-        yield Ground(connection, Keys(f"test-{secrets.token_hex(4)}"), redis_server, allow_oom=True)
+        yield RedisSetup(connection, Keys(f"test-{secrets.token_hex(4)}"), redis_server, allow_oom=True)
 
 
 @pytest.fixture
-def devices(ground: Ground) -> RedisDevices:
+def devices(setup: RedisSetup) -> RedisDevices:
     """Devices over each kind of server."""
-    return devices_on(ground)
+    return make_devices(setup)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gregor.core.messages.model import Commit, ItemTimer, ItemTimerKind
 from tests.support.builders import NOW, NOW_US, SECOND_US, creating, dismissing, interval, sweeping
-from tests.unit.store.grounds import Ground, store_on
+from tests.unit.store.redis_setup import RedisSetup, make_store
 
 TIMERS = (ItemTimer(ItemTimerKind.PUSH, NOW_US + SECOND_US), ItemTimer(ItemTimerKind.MAIL, NOW_US + SECOND_US))
 TIMED = creating("t")
@@ -38,39 +38,39 @@ DISMISSAL = {"get": 1, "hmget": 1, "hset": 1, "zadd": 1, "zrem": 1, "zscore": 1,
     ],
 )
 async def test_a_commit_on_a_fast_path_takes_so_many_calls(
-    real_ground: Ground, commit: Commit, calls: dict[str, int]
+    real_setup: RedisSetup, commit: Commit, calls: dict[str, int]
 ) -> None:
-    users = store_on(real_ground).users
+    users = make_store(real_setup).users
     full = creating("timed", expires="+60", remind_at=["+5"])
     full = replace(full, creations=(replace(full.creations[0], timers=TIMERS),))
     for made in (creating("first"), dismissing("first"), creating("plain"), full, creating("own", for_device="phone")):
         await users.commit("alice", made)
     await users.commit("bob", replace(commit, now_us=NOW_US))  # the script is loaded
-    await real_ground.connection.call("CONFIG", "RESETSTAT")
+    await real_setup.connection.call("CONFIG", "RESETSTAT")
 
     await users.commit("alice", commit)
 
-    assert await _calls(real_ground) == calls
+    assert await _calls(real_setup) == calls
 
 
-async def test_remembered_intervals_do_not_slow_down_what_is_created_after_they_end(real_ground: Ground) -> None:
-    users = store_on(real_ground).users
+async def test_remembered_intervals_do_not_slow_down_what_is_created_after_they_end(real_setup: RedisSetup) -> None:
+    users = make_store(real_setup).users
     await users.commit("alice", creating("a"))
     await users.commit("alice", sweeping(interval("news", end=NOW), interval("mail", end=NOW - 60)))
-    await real_ground.connection.call("CONFIG", "RESETSTAT")
+    await real_setup.connection.call("CONFIG", "RESETSTAT")
 
     later = [creating("b", now_us=NOW_US + 1), creating("c", created=NOW + 1)]
     caught = [creating("d"), creating("e", created=NOW), creating("f", created=NOW - 60)]
     for commit in later:
         assert (await users.commit("alice", commit)).created
-    assert await _calls(real_ground) == {name: 2 * count for name, count in PLAIN.items()}
+    assert await _calls(real_setup) == {name: 2 * count for name, count in PLAIN.items()}
     for commit in caught:
         assert not (await users.commit("alice", commit)).created
 
 
-async def _calls(ground: Ground) -> dict[str, int]:
+async def _calls(setup: RedisSetup) -> dict[str, int]:
     """How often each command was called inside scripts since the statistics were reset."""
-    stats = (await ground.connection.call("INFO", "commandstats")).decode()
+    stats = (await setup.connection.call("INFO", "commandstats")).decode()
     counted = {name: int(count) for name, count in re.findall(r"cmdstat_(\w+):calls=(\d+)", stats)}
     beside = {"evalsha", "info", "config|resetstat", "config"}
     return {name: count for name, count in counted.items() if name not in beside}

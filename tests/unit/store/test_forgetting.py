@@ -19,15 +19,15 @@ from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from gregor.store.redis.store import RedisStore
 from gregor.store.redis.users.delete_user import RedisUserDeletion
 from tests.support.builders import SECOND_US, creating, dismissing, external, planned
-from tests.unit.store.grounds import APNS, LEASE_US, NOW_US, Ground, session, store_on
+from tests.unit.store.redis_setup import APNS, LEASE_US, NOW_US, RedisSetup, make_store, session
 
 PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", at_us=NOW_US)
 
 
-async def live_much(store: RedisStore, uid: str) -> None:
+async def store_everything(store: RedisStore, uid: str) -> None:
     """Leave something in every corner of what is kept of a user."""
     users, devices, ledger = store.users, store.devices, store.ledger
-    users.is_watched = devices.is_watched = ledger.is_watched = True
+    store.recorded_events.removals = store.recorded_events.acknowledgements = store.recorded_events.deliveries = True
     await devices.put_device(uid, "phone", Registration("ios", {**APNS, "token": f"token-of-{uid}"}), NOW_US)
     await devices.open_session(uid, "phone", session("s"), NOW_US, LEASE_US)
     await users.commit(uid, creating("a", "b", "c"))
@@ -50,10 +50,10 @@ async def live_much(store: RedisStore, uid: str) -> None:
     await ledger.plan([replace(PHONE, uid=uid, item="c")], DeliveryState.CANCELLED, "present", NOW_US)
 
 
-async def trace(ground: Ground, uid: str) -> set[str]:
+async def trace(setup: RedisSetup, uid: str) -> set[str]:
     """The kinds of keys in whose name or content a user is."""
-    found, call = set(), ground.connection.call
-    for key in await call("KEYS", f"{ground.keys.namespace}:*"):
+    found, call = set(), setup.connection.call
+    for key in await call("KEYS", f"{setup.keys.namespace}:*"):
         commands: dict[bytes, tuple[Any, ...]] = {
             b"string": ("GET", key),
             b"hash": ("HGETALL", key),
@@ -63,48 +63,48 @@ async def trace(ground: Ground, uid: str) -> set[str]:
         content = await call(*commands[bytes(await call("TYPE", key))])
         texts = [content] if isinstance(content, bytes) else content
         if any(uid.encode() in bytes(text) for text in (key, *texts)):
-            found.add(key.decode().removeprefix(f"{ground.keys.namespace}:").partition(":")[2].partition(":")[0])
+            found.add(key.decode().removeprefix(f"{setup.keys.namespace}:").partition(":")[2].partition(":")[0])
     return found
 
 
-async def test_a_user_who_is_forgotten_leaves_no_trace_and_others_keep_theirs(ground: Ground) -> None:
-    store = store_on(ground)
+async def test_a_user_who_is_forgotten_leaves_no_trace_and_others_keep_theirs(setup: RedisSetup) -> None:
+    store = make_store(setup)
     for uid in ("alice", "alicia"):
-        await live_much(store, uid)
-    before = await trace(ground, "alicia")
+        await store_everything(store, uid)
+    before = await trace(setup, "alicia")
     assert {"h", "a", "x", "led", "ledx", "wdr", "fly", "later", "dev", "on", "ack", "due", "dead"} <= before
 
     await store.users.delete_user("alice", NOW_US)
 
-    assert await trace(ground, "alice") == {"rev"}
-    assert await trace(ground, "alicia") == before
+    assert await trace(setup, "alice") == {"rev"}
+    assert await trace(setup, "alicia") == before
     await store.devices.put_device("bob", "phone", Registration("ios", {**APNS, "token": "token-of-alice"}), NOW_US)
     registration, _ = (await store.devices.devices("bob", NOW_US))["phone"]
     assert await store.devices.owns_push_token("bob", "phone", registration)
 
 
-async def test_who_is_forgotten_makes_room_where_memory_is_full(real_ground: Ground) -> None:
-    store, call = store_on(real_ground), real_ground.connection.call
-    await live_much(store, "alice")
+async def test_who_is_forgotten_makes_room_where_memory_is_full(real_setup: RedisSetup) -> None:
+    store, call = make_store(real_setup), real_setup.connection.call
+    await store_everything(store, "alice")
     await call("CONFIG", "SET", "maxmemory", "1")
     try:
         await store.users.delete_user("alice", NOW_US)
     finally:
         await call("CONFIG", "SET", "maxmemory", "0")
 
-    assert await trace(real_ground, "alice") == {"rev"}
+    assert await trace(real_setup, "alice") == {"rev"}
     assert await store.users.deleted_since(NOW_US) == {deleted_user_hash("alice")}
 
 
-async def test_what_is_listed_and_remembered_for_a_while_has_an_end(ground: Ground) -> None:
+async def test_what_is_listed_and_remembered_for_a_while_has_an_end(setup: RedisSetup) -> None:
     """Dead letters of a partition that is never written again, traces of users where no other is forgotten."""
-    store = store_on(ground)
-    await live_much(store, "alice")
+    store = make_store(setup)
+    await store_everything(store, "alice")
     retention_ms, known_ms = Limits().retention_us // 1_000, DELETED_USERS_KEPT_US // 1_000
 
-    assert 0 < await ground.ttl_ms(ground.keys.of_user("alice").dead) <= retention_ms
+    assert 0 < await setup.ttl_ms(setup.keys.of_user("alice").dead) <= retention_ms
     await store.users.delete_user("alice", NOW_US)
-    assert 0 < await ground.ttl_ms(ground.keys.forgotten) <= known_ms
+    assert 0 < await setup.ttl_ms(setup.keys.forgotten) <= known_ms
 
 
 class Meanwhile:
@@ -130,17 +130,19 @@ class Meanwhile:
 
 
 @pytest.mark.parametrize("step", range(1, 5))
-async def test_who_comes_anew_while_it_is_forgotten_keeps_its_timers_and_deliveries(ground: Ground, step: int) -> None:
-    store, anew = store_on(ground), replace(PHONE, item="anew")
-    await live_much(store, "alice")
+async def test_who_comes_anew_while_it_is_forgotten_keeps_its_timers_and_deliveries(
+    setup: RedisSetup, step: int
+) -> None:
+    store, anew = make_store(setup), replace(PHONE, item="anew")
+    await store_everything(store, "alice")
 
     async def come_anew() -> None:
         await store.users.commit("alice", creating("anew", remind_at=["+1"]))
         assert await store.ledger.plan([anew], DeliveryState.PLANNED, None, NOW_US) == [anew]
 
-    late: Any = Meanwhile(ground.connection, step, come_anew)
-    await RedisUserDeletion(late, ground.keys, allow_oom=ground.allow_oom).forget("alice", NOW_US)
+    late: Any = Meanwhile(setup.connection, step, come_anew)
+    await RedisUserDeletion(late, setup.keys, allow_oom=setup.allow_oom).forget("alice", NOW_US)
 
-    assert await ground.connection.call("ZSCORE", ground.keys.of_user("alice").due, "alice") is not None
+    assert await setup.connection.call("ZSCORE", setup.keys.of_user("alice").due, "alice") is not None
     kept, listed = (await store.ledger.of_item("alice", "anew"), await store.ledger.of_user("alice", 9))
     assert [each.intent.item for each in listed] == [each.intent.item for each in kept]

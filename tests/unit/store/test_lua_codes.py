@@ -35,7 +35,7 @@ def test_housekeeping_kinds_are_not_the_scheduler_s() -> None:
 def test_option_bits_of_a_commit_are_those_of_python() -> None:
     options = source("commit/commit.lua").partition("-- Options")[2].partition("-- Returns")[0]
 
-    documented = {name: int(bit) for bit, name in re.findall(r"\b(\d+) ([A-Z]+)\b", options)}
+    documented = {name: int(bit) for bit, name in re.findall(r"\b(\d+) ([A-Z_]+)\b", options)}
 
     assert documented == {name: getattr(record_codec, name) for name in documented}
     assert sorted(documented.values()) == [2**n for n in range(8)]

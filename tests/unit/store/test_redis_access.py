@@ -12,16 +12,16 @@ from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey, Ticket
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.access import RedisAccess
-from tests.unit.store.grounds import Ground
+from tests.unit.store.redis_setup import RedisSetup
 
 NOW_US = 1_800_000_000 * SECOND_US
 TICKET = Ticket("alice", "phone", False, ("user",), None, {"exp": 1_800_003_600, "cats": ["user"]})
 
 
 @pytest.fixture
-def access(ground: Ground) -> RedisAccess:
+def access(setup: RedisSetup) -> RedisAccess:
     """Access over each kind of server."""
-    return RedisAccess(ground.connection, ground.keys, allow_oom=ground.allow_oom)
+    return RedisAccess(setup.connection, setup.keys, allow_oom=setup.allow_oom)
 
 
 def secret_of(text: str) -> str:
@@ -91,12 +91,12 @@ async def test_a_key_that_is_not_there_cannot_be_rotated(access: RedisAccess) ->
     assert await access.rotate_key("none", NOW_US, DAY_US) is None
 
 
-async def test_no_secret_and_no_ticket_is_in_the_data(access: RedisAccess, ground: Ground) -> None:
+async def test_no_secret_and_no_ticket_is_in_the_data(access: RedisAccess, setup: RedisSetup) -> None:
     _, text = await access.create_key(["ingest"])
     ticket = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
 
-    found = await ground.connection.call("KEYS", f"{ground.keys.namespace}:*")
-    values = await ground.connection.call("HVALS", ground.keys.service_keys)
+    found = await setup.connection.call("KEYS", f"{setup.keys.namespace}:*")
+    values = await setup.connection.call("HVALS", setup.keys.service_keys)
     assert found and values
     assert not any(secret_of(text).encode() in value for value in values)
     assert not any(ticket.encode() in key for key in found)
@@ -124,10 +124,10 @@ async def test_a_ticket_too_old_is_none_whatever_the_server_still_keeps(access: 
     assert await access.redeem_ticket("never made", NOW_US) is None
 
 
-async def test_a_ticket_goes_by_itself(access: RedisAccess, ground: Ground) -> None:
+async def test_a_ticket_goes_by_itself(access: RedisAccess, setup: RedisSetup) -> None:
     text = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
 
-    assert 0 < await ground.ttl_ms(ground.keys.ticket(text)) <= 30_000
+    assert 0 < await setup.ttl_ms(setup.keys.ticket(text)) <= 30_000
 
 
 async def test_a_bucket_gives_its_burst_and_then_its_rate(access: RedisAccess) -> None:
@@ -169,15 +169,15 @@ async def test_every_wait_is_that_of_the_rule_to_the_microsecond(access: RedisAc
         assert await access.take("b", rate, 5, count, now_us) == wait_s
 
 
-async def test_a_bucket_goes_some_seconds_after_it_is_full_again(access: RedisAccess, ground: Ground) -> None:
+async def test_a_bucket_goes_some_seconds_after_it_is_full_again(access: RedisAccess, setup: RedisSetup) -> None:
     await access.take("b", 10, 50, 30, NOW_US)
 
-    assert 12_000 < await ground.ttl_ms(ground.keys.rate("b")) <= 13_000
+    assert 12_000 < await setup.ttl_ms(setup.keys.rate("b")) <= 13_000
 
 
-async def test_rates_are_counted_and_keys_refused_where_memory_is_full(real_ground: Ground) -> None:
-    connection = real_ground.connection
-    access = RedisAccess(connection, real_ground.keys)
+async def test_rates_are_counted_and_keys_refused_where_memory_is_full(real_setup: RedisSetup) -> None:
+    connection = real_setup.connection
+    access = RedisAccess(connection, real_setup.keys)
     await connection.call("CONFIG", "SET", "maxmemory", "1")
     try:
         with pytest.raises(Unavailable):

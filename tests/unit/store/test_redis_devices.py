@@ -12,9 +12,21 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Creation, Receipt
 from gregor.store.contract.devices import Presence, Registration
 from gregor.store.contract.store import Unavailable
+from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis.devices.devices import RedisDevices
 from tests.support.wait import wait_until
-from tests.unit.store.grounds import APNS, LEASE_US, NOW_US, SEED, WEB, Ground, devices_on, listening, session, store_on
+from tests.unit.store.redis_setup import (
+    APNS,
+    LEASE_US,
+    NOW_US,
+    SEED,
+    WEB,
+    RedisSetup,
+    make_devices,
+    make_store,
+    recorded_controls,
+    session,
+)
 
 # ---- registrations
 
@@ -74,11 +86,11 @@ async def test_registering_a_push_token_again_changes_nothing(devices: RedisDevi
 
 
 @pytest.mark.parametrize("ending", ["replace", "remove", "forget", "forget the user"])
-async def test_a_push_token_that_is_given_up_has_no_owner(ground: Ground, ending: str) -> None:
-    devices = devices_on(ground)
+async def test_a_push_token_that_is_given_up_has_no_owner(setup: RedisSetup, ending: str) -> None:
+    devices = make_devices(setup)
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
-    owner = ground.keys.push("apns:a1b2c3")
-    assert await ground.connection.call("GET", owner) == b"alice\0phone"
+    owner = setup.keys.push("apns:a1b2c3")
+    assert await setup.connection.call("GET", owner) == b"alice\0phone"
 
     match ending:
         case "replace":
@@ -90,47 +102,49 @@ async def test_a_push_token_that_is_given_up_has_no_owner(ground: Ground, ending
         case _:
             await devices.leave("alice", NOW_US)
 
-    assert await ground.connection.call("EXISTS", owner) == 0
+    assert await setup.connection.call("EXISTS", owner) == 0
 
 
-async def test_giving_up_a_push_token_that_another_took_leaves_it_there(ground: Ground) -> None:
-    devices = devices_on(ground)
+async def test_giving_up_a_push_token_that_another_took_leaves_it_there(setup: RedisSetup) -> None:
+    devices = make_devices(setup)
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
     # As after a crash between taking the token and removing it from the former holder.
-    await ground.connection.call("SET", ground.keys.push("apns:a1b2c3"), b"bob\0tablet")
+    await setup.connection.call("SET", setup.keys.push("apns:a1b2c3"), b"bob\0tablet")
 
     await devices.forget_device("alice", "phone", NOW_US, SEED)
 
-    assert await ground.connection.call("GET", ground.keys.push("apns:a1b2c3")) == b"bob\0tablet"
+    assert await setup.connection.call("GET", setup.keys.push("apns:a1b2c3")) == b"bob\0tablet"
 
 
-async def test_of_many_who_register_a_push_token_at_once_only_its_owner_keeps_it(ground: Ground) -> None:
-    devices = devices_on(ground)
+async def test_of_many_who_register_a_push_token_at_once_only_its_owner_keeps_it(setup: RedisSetup) -> None:
+    devices = make_devices(setup)
     uids = [f"user{n}" for n in range(8)]
 
     await asyncio.gather(*(devices.put_device(uid, "phone", Registration("ios", APNS), NOW_US) for uid in uids))
 
-    owner = (await ground.connection.call("GET", ground.keys.push("apns:a1b2c3"))).decode().split("\0")[0]
+    owner = (await setup.connection.call("GET", setup.keys.push("apns:a1b2c3"))).decode().split("\0")[0]
     holders = [uid for uid in uids if (await devices.devices(uid, NOW_US))["phone"][0].push]
     assert holders == [owner]
 
 
-async def after_turns(ground: Ground, turns: int, action: Awaitable[None]) -> None:
+async def after_turns(setup: RedisSetup, turns: int, action: Awaitable[None]) -> None:
     """Do it so many round trips from now."""
     for _ in range(turns):
-        await ground.connection.call("PING")
+        await setup.connection.call("PING")
     await action
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_a_push_token_that_goes_and_comes_back_at_once_stays_with_its_owner(ground: Ground, turns: int) -> None:
-    devices, registration = devices_on(ground), Registration("ios", APNS)
+async def test_a_push_token_that_goes_and_comes_back_at_once_stays_with_its_owner(
+    setup: RedisSetup, turns: int
+) -> None:
+    devices, registration = make_devices(setup), Registration("ios", APNS)
     await devices.put_device("alice", "phone", registration, NOW_US)
 
     back = devices.put_device("alice", "phone", registration, NOW_US)
-    await asyncio.gather(devices.put_device("bob", "tablet", registration, NOW_US), after_turns(ground, turns, back))
+    await asyncio.gather(devices.put_device("bob", "tablet", registration, NOW_US), after_turns(setup, turns, back))
 
-    owner = (await ground.connection.call("GET", ground.keys.push("apns:a1b2c3"))).decode().split("\0")
+    owner = (await setup.connection.call("GET", setup.keys.push("apns:a1b2c3"))).decode().split("\0")
     holders = {
         uid: found[0].push
         for uid, name in (("alice", "phone"), ("bob", "tablet"))
@@ -140,18 +154,18 @@ async def test_a_push_token_that_goes_and_comes_back_at_once_stays_with_its_owne
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_a_push_token_registered_while_the_old_one_is_taken_stays(ground: Ground, turns: int) -> None:
-    devices, fresh = devices_on(ground), {**APNS, "token": "fresh"}
+async def test_a_push_token_registered_while_the_old_one_is_taken_stays(setup: RedisSetup, turns: int) -> None:
+    devices, fresh = make_devices(setup), {**APNS, "token": "fresh"}
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
 
     anew = devices.put_device("alice", "phone", Registration("ios", fresh), NOW_US)
     await asyncio.gather(
-        devices.put_device("bob", "tablet", Registration("ios", APNS), NOW_US), after_turns(ground, turns, anew)
+        devices.put_device("bob", "tablet", Registration("ios", APNS), NOW_US), after_turns(setup, turns, anew)
     )
 
     assert (await devices.devices("alice", NOW_US))["phone"][0].push == fresh
     assert (await devices.devices("bob", NOW_US))["tablet"][0].push == APNS
-    assert await ground.connection.call("GET", ground.keys.push("apns:fresh")) == b"alice\0phone"
+    assert await setup.connection.call("GET", setup.keys.push("apns:fresh")) == b"alice\0phone"
 
 
 async def test_a_device_that_connects_while_it_is_registered_keeps_the_registration(devices: RedisDevices) -> None:
@@ -179,8 +193,8 @@ async def test_the_65th_device_displaces_the_one_longest_offline(devices: RedisD
     assert len(known) == 64 and "d0" in known and "new" in known and "d1" not in known
 
 
-async def test_devices_with_push_go_last(ground: Ground) -> None:
-    devices = devices_on(ground, Limits(devices=3))
+async def test_devices_with_push_go_last(setup: RedisSetup) -> None:
+    devices = make_devices(setup, Limits(devices=3))
     await devices.put_device("alice", "old", Registration("ios", APNS), NOW_US)
     await devices.ensure_device("alice", "young", NOW_US + 1)
     await devices.ensure_device("alice", "younger", NOW_US + 2)
@@ -189,11 +203,11 @@ async def test_devices_with_push_go_last(ground: Ground) -> None:
         await devices.put_device("alice", name, Registration("ios", {**APNS, "token": name}), NOW_US + 3)
         assert sorted(await devices.devices("alice", NOW_US)) == left
 
-    assert await ground.connection.call("EXISTS", ground.keys.push("apns:a1b2c3")) == 0
+    assert await setup.connection.call("EXISTS", setup.keys.push("apns:a1b2c3")) == 0
 
 
-async def test_where_all_are_online_there_is_no_room_for_another(ground: Ground) -> None:
-    devices = devices_on(ground, Limits(devices=2))
+async def test_where_all_are_online_there_is_no_room_for_another(setup: RedisSetup) -> None:
+    devices = make_devices(setup, Limits(devices=2))
     for name in ("phone", "desk"):
         await devices.ensure_device("alice", name, NOW_US)
         await devices.open_session("alice", name, session("s"), NOW_US, LEASE_US)
@@ -210,16 +224,16 @@ async def test_where_all_are_online_there_is_no_room_for_another(ground: Ground)
     assert sorted(await devices.devices("alice", NOW_US)) == ["desk", "phone"]
 
 
-async def test_a_device_whose_lease_ran_out_counts_as_offline(ground: Ground) -> None:
-    devices = devices_on(ground, Limits(devices=1))
+async def test_a_device_whose_lease_ran_out_counts_as_offline(setup: RedisSetup) -> None:
+    devices = make_devices(setup, Limits(devices=1))
     await devices.ensure_device("alice", "phone", NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
 
     assert await devices.ensure_device("alice", "new", NOW_US + LEASE_US) == "phone"
 
 
-async def test_devices_that_come_at_once_never_exceed_the_bound(ground: Ground) -> None:
-    devices = devices_on(ground, Limits(devices=4))
+async def test_devices_that_come_at_once_never_exceed_the_bound(setup: RedisSetup) -> None:
+    devices = make_devices(setup, Limits(devices=4))
 
     await asyncio.gather(*(devices.ensure_device("alice", f"d{n}", NOW_US + n) for n in range(8)))
 
@@ -229,8 +243,8 @@ async def test_devices_that_come_at_once_never_exceed_the_bound(ground: Ground) 
 # ---- forgetting a device
 
 
-async def test_forgetting_a_device_leaves_nothing_of_it_and_all_of_the_others(ground: Ground) -> None:
-    devices = devices_on(ground)
+async def test_forgetting_a_device_leaves_nothing_of_it_and_all_of_the_others(setup: RedisSetup) -> None:
+    devices = make_devices(setup)
     for name in ("phone", "phone2"):
         await devices.ensure_device("alice", name, NOW_US)
         await devices.open_session("alice", name, session("s"), NOW_US, LEASE_US)
@@ -244,8 +258,8 @@ async def test_forgetting_a_device_leaves_nothing_of_it_and_all_of_the_others(gr
     assert await devices.acknowledged("alice") == {View("phone2"): 7}
 
 
-async def test_forgetting_a_device_ends_its_items(ground: Ground) -> None:
-    store = store_on(ground)
+async def test_forgetting_a_device_ends_its_items(setup: RedisSetup) -> None:
+    store = make_store(setup)
     item = Creation("aa", "user", "phone", NOW_US, True, None, (), b"f" * 8, b"l" * 32, b"null", b'{"body":null}')
     await store.users.commit("alice", Commit(NOW_US, SEED, creations=(item,)))
 
@@ -261,34 +275,36 @@ async def test_forgetting_a_device_that_nobody_knows_is_harmless(devices: RedisD
     assert await devices.devices("nobody", NOW_US) == {}
 
 
-async def test_forgetting_again_after_a_crash_in_between_finishes_it(ground: Ground) -> None:
-    devices, limits = devices_on(ground), Limits()
+async def test_forgetting_again_after_a_crash_in_between_finishes_it(setup: RedisSetup) -> None:
+    devices, limits = make_devices(setup), Limits()
 
     async def crash(uid: str, commit: Commit) -> Receipt:
         raise Unavailable("gone")
 
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
-    broken = RedisDevices(ground.connection, ground.keys, limits, crash, allow_oom=ground.allow_oom)
+    broken = RedisDevices(
+        setup.connection, setup.keys, limits, crash, recorded_events=RecordedEvents(), allow_oom=setup.allow_oom
+    )
     with pytest.raises(Unavailable):
         await broken.forget_device("alice", "phone", NOW_US, SEED)
 
     await devices.forget_device("alice", "phone", NOW_US, SEED)
 
     assert await devices.devices("alice", NOW_US) == {}
-    assert await ground.connection.call("EXISTS", ground.keys.push("apns:a1b2c3")) == 0
+    assert await setup.connection.call("EXISTS", setup.keys.push("apns:a1b2c3")) == 0
 
 
-async def test_gateways_are_told_to_close_a_forgotten_device(real_ground: Ground) -> None:
-    devices = devices_on(real_ground)
-    async with listening(real_ground, "alice") as controls:
+async def test_gateways_are_told_to_close_a_forgotten_device(real_setup: RedisSetup) -> None:
+    devices = make_devices(real_setup)
+    async with recorded_controls(real_setup, "alice") as controls:
         await devices.forget_device("alice", "phone", NOW_US, SEED)
         await wait_until(lambda: controls, "the close is heard")
 
     assert controls == [{"close": {"device": "phone", "code": 4003}}]
 
 
-async def test_forgetting_a_user_leaves_its_tokens_void_and_a_trace_for_the_queues(ground: Ground) -> None:
-    store = store_on(ground)
+async def test_forgetting_a_user_leaves_its_tokens_void_and_a_trace_for_the_queues(setup: RedisSetup) -> None:
+    store = make_store(setup)
     await store.devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
     await store.devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
     await store.devices.acknowledge("alice", View("phone"), 3, NOW_US)
@@ -296,14 +312,14 @@ async def test_forgetting_a_user_leaves_its_tokens_void_and_a_trace_for_the_queu
     for _ in range(2):
         await store.users.delete_user("alice", NOW_US + 1)
 
-    found = await ground.connection.call("KEYS", f"{ground.keys.namespace}:*")
-    assert {key.decode() for key in found} == {ground.keys.of_user("alice").revoked, ground.keys.forgotten}
+    found = await setup.connection.call("KEYS", f"{setup.keys.namespace}:*")
+    assert {key.decode() for key in found} == {setup.keys.of_user("alice").revoked, setup.keys.forgotten}
     assert await store.devices.revoked_before("alice", "phone") == NOW_US + 1
 
 
-async def test_gateways_are_told_to_close_a_forgotten_user(real_ground: Ground) -> None:
-    async with listening(real_ground, "alice") as controls:
-        await store_on(real_ground).users.delete_user("alice", NOW_US)
+async def test_gateways_are_told_to_close_a_forgotten_user(real_setup: RedisSetup) -> None:
+    async with recorded_controls(real_setup, "alice") as controls:
+        await make_store(real_setup).users.delete_user("alice", NOW_US)
         await wait_until(lambda: controls, "the close is heard")
 
     assert controls == [{"close": {"device": None, "code": 4502}}]

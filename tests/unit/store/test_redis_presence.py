@@ -11,7 +11,17 @@ from gregor.store.contract.devices import Presence, Registration
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.devices.devices import RedisDevices
 from tests.support.wait import wait_until
-from tests.unit.store.grounds import APNS, LEASE_US, NOW_US, SEED, Ground, devices_on, listening, presence_of, session
+from tests.unit.store.redis_setup import (
+    APNS,
+    LEASE_US,
+    NOW_US,
+    SEED,
+    RedisSetup,
+    make_devices,
+    presence_of,
+    recorded_controls,
+    session,
+)
 
 # ---- sessions and presence
 
@@ -67,13 +77,13 @@ async def test_the_ninth_connection_of_a_device_displaces_the_oldest(devices: Re
     assert await devices.session("alice", "phone", "s1", NOW_US + 200) is None
 
 
-async def test_leases_that_ran_out_are_dropped_and_count_for_no_bound(ground: Ground) -> None:
-    devices = devices_on(ground)
+async def test_leases_that_ran_out_are_dropped_and_count_for_no_bound(setup: RedisSetup) -> None:
+    devices = make_devices(setup)
     for n in range(8):
         await devices.open_session("alice", "phone", session(f"s{n}"), NOW_US, LEASE_US)
 
     assert await devices.open_session("alice", "phone", session("new"), NOW_US + LEASE_US, LEASE_US) == []
-    assert await ground.connection.call("HLEN", ground.keys.of_user("alice").presence) == 1
+    assert await setup.connection.call("HLEN", setup.keys.of_user("alice").presence) == 1
 
 
 async def test_a_heartbeat_prolongs_and_tells_what_is_seen_now(devices: RedisDevices) -> None:
@@ -154,15 +164,15 @@ async def test_presence_of_a_user_is_that_of_all_devices_together(devices: Redis
     ]
 
 
-async def test_presence_goes_by_itself_after_the_retention(ground: Ground) -> None:
-    devices, key = devices_on(ground), ground.keys.of_user("alice").presence
+async def test_presence_goes_by_itself_after_the_retention(setup: RedisSetup) -> None:
+    devices, key = make_devices(setup), setup.keys.of_user("alice").presence
     retention_ms = 30 * DAY_US // 1_000
 
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
-    assert retention_ms - 10_000 < await ground.ttl_ms(key) <= retention_ms
-    await ground.connection.call("PERSIST", key)
+    assert retention_ms - 10_000 < await setup.ttl_ms(key) <= retention_ms
+    await setup.connection.call("PERSIST", key)
     await devices.renew_sessions([("alice", "phone", session("s"))], NOW_US, LEASE_US)
-    assert retention_ms - 10_000 < await ground.ttl_ms(key) <= retention_ms
+    assert retention_ms - 10_000 < await setup.ttl_ms(key) <= retention_ms
 
 
 # ---- acknowledgements, revocations, controls
@@ -209,18 +219,18 @@ async def test_a_revocation_never_becomes_weaker(devices: RedisDevices) -> None:
     assert await devices.revoked_before("alice", "phone") == NOW_US
 
 
-async def test_a_revocation_is_kept_as_long_as_a_token_it_voids_could_live(ground: Ground) -> None:
-    devices, key = devices_on(ground), ground.keys.of_user("alice").revoked
+async def test_a_revocation_is_kept_as_long_as_a_token_it_voids_could_live(setup: RedisSetup) -> None:
+    devices, key = make_devices(setup), setup.keys.of_user("alice").revoked
     life_ms = 30 * DAY_US // 1_000 + 60_000
 
     await devices.revoke("alice", "phone", NOW_US + DAY_US, NOW_US)
-    assert life_ms + 86_390_000 < await ground.ttl_ms(key) <= life_ms + 86_400_000
+    assert life_ms + 86_390_000 < await setup.ttl_ms(key) <= life_ms + 86_400_000
     await devices.revoke("alice", "desk", NOW_US, NOW_US)
-    assert life_ms + 86_390_000 < await ground.ttl_ms(key) <= life_ms + 86_400_000
+    assert life_ms + 86_390_000 < await setup.ttl_ms(key) <= life_ms + 86_400_000
 
 
-async def test_revocations_that_matter_no_more_are_dropped(ground: Ground) -> None:
-    devices = devices_on(ground)
+async def test_revocations_that_matter_no_more_are_dropped(setup: RedisSetup) -> None:
+    devices = make_devices(setup)
     await devices.revoke("alice", "old", NOW_US, NOW_US)
     await devices.revoke("alice", "phone", NOW_US + 31 * DAY_US, NOW_US + 31 * DAY_US)
 
@@ -228,9 +238,9 @@ async def test_revocations_that_matter_no_more_are_dropped(ground: Ground) -> No
     assert await devices.revoked_before("alice", "phone") == NOW_US + 31 * DAY_US
 
 
-async def test_gateways_are_told_of_revocations_and_controls(real_ground: Ground) -> None:
-    devices = devices_on(real_ground)
-    async with listening(real_ground, "alice") as controls:
+async def test_gateways_are_told_of_revocations_and_controls(real_setup: RedisSetup) -> None:
+    devices = make_devices(real_setup)
+    async with recorded_controls(real_setup, "alice") as controls:
         await devices.revoke("alice", "phone", NOW_US, NOW_US)
         await devices.revoke("alice", None, NOW_US, NOW_US)
         await devices.publish_control("bob", {"close": {"device": "phone", "code": 4504}})
@@ -244,8 +254,8 @@ async def test_gateways_are_told_of_revocations_and_controls(real_ground: Ground
     ]
 
 
-async def test_where_memory_is_full_known_devices_still_connect_and_leave(real_ground: Ground) -> None:
-    devices, connection = devices_on(real_ground), real_ground.connection
+async def test_where_memory_is_full_known_devices_still_connect_and_leave(real_setup: RedisSetup) -> None:
+    devices, connection = make_devices(real_setup), real_setup.connection
     await devices.ensure_device("alice", "phone", NOW_US)
     await connection.call("CONFIG", "SET", "maxmemory", "1")
     try:
@@ -262,15 +272,15 @@ async def test_where_memory_is_full_known_devices_still_connect_and_leave(real_g
         await connection.call("CONFIG", "SET", "maxmemory", "0")
 
 
-async def test_only_kinds_meant_to_stay_have_no_time_to_live(ground: Ground) -> None:
-    devices = devices_on(ground)
+async def test_only_kinds_meant_to_stay_have_no_time_to_live(setup: RedisSetup) -> None:
+    devices = make_devices(setup)
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
     await devices.acknowledge("alice", View("phone"), 3, NOW_US)
     await devices.revoke("alice", None, NOW_US, NOW_US)
 
-    of_user, found = ground.keys.of_user("alice"), await ground.connection.call("KEYS", f"{ground.keys.namespace}:*")
-    staying = {key.decode() for key in found if await ground.ttl_ms(key.decode()) == -1}
+    of_user, found = setup.keys.of_user("alice"), await setup.connection.call("KEYS", f"{setup.keys.namespace}:*")
+    staying = {key.decode() for key in found if await setup.ttl_ms(key.decode()) == -1}
     when_dead = {of_user.agenda, of_user.due}
-    assert staying == {of_user.devices, of_user.acks, ground.keys.push("apns:a1b2c3")} | when_dead
+    assert staying == {of_user.devices, of_user.acks, setup.keys.push("apns:a1b2c3")} | when_dead
     assert {key.decode() for key in found} - staying == {of_user.presence, of_user.revoked, of_user.seen}

@@ -13,7 +13,7 @@ from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryState
 from gregor.store.redis.delivery.dead_letters import RedisDeadLetters
 from gregor.store.redis.store import RedisStore
 from tests.support.builders import SECOND_US, creating
-from tests.unit.store.grounds import NOW_US, Ground, store_on
+from tests.unit.store.redis_setup import NOW_US, RedisSetup, make_store
 
 PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", at_us=NOW_US)
 
@@ -44,8 +44,8 @@ async def die(store: RedisStore, status: str) -> None:
     await store.ledger.record_outcome(claim.delivery, "", DeliveryState.DEAD, history)
 
 
-async def test_of_what_was_replayed_and_died_again_meanwhile_no_attempt_is_lost(ground: Ground) -> None:
-    store = store_on(ground)
+async def test_of_what_was_replayed_and_died_again_meanwhile_no_attempt_is_lost(setup: RedisSetup) -> None:
+    store = make_store(setup)
     await store.users.commit("alice", creating("a"))
     await store.ledger.plan([PHONE], DeliveryState.PLANNED, None, NOW_US)
     await die(store, "400")
@@ -54,8 +54,8 @@ async def test_of_what_was_replayed_and_died_again_meanwhile_no_attempt_is_lost(
         assert await store.dead_letters.replay(PHONE, NOW_US + 1)
         await die(store, "413")
 
-    late: Any = Between(ground.connection, another)
-    assert not await RedisDeadLetters(late, ground.keys, Limits(), allow_oom=ground.allow_oom).replay(PHONE, NOW_US + 2)
+    late: Any = Between(setup.connection, another)
+    assert not await RedisDeadLetters(late, setup.keys, Limits(), allow_oom=setup.allow_oom).replay(PHONE, NOW_US + 2)
 
     [letter] = (await store.dead_letters.page(None, 9, None, NOW_US)).letters
     assert [each.status for each in letter.history.attempts] == ["400", "413"]

@@ -16,6 +16,7 @@ from gregor.core.notify.ledger import DeliveryRecord
 from gregor.core.notify.timeline import Acknowledgement
 from gregor.reference.model import UserState
 from gregor.store.contract.devices import DeviceSession, Registration
+from gregor.store.contract.webhooks import RecordedEvents
 
 DeliveryKey = tuple[str, str, str, int, str, str]
 """What a delivery is known by: ``Intent.key``."""
@@ -85,6 +86,7 @@ class MemoryData:
     """
 
     def __init__(self, limits: Limits, feed: Publisher | None, namespace: str) -> None:
+        self.recorded_events = RecordedEvents()
         self.limits = limits
         self.users: dict[str, UserState] = {}
         self.owners: dict[str, UserData] = {}

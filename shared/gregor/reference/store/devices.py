@@ -25,7 +25,6 @@ class MemoryDevices:
     def __init__(self, shelf: MemoryData, users: MemoryUsers) -> None:
         self._shelf = shelf
         self._users = users
-        self.is_watched = False
 
     async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
         """As ``Devices`` says."""
@@ -158,7 +157,7 @@ class MemoryDevices:
             return
         owner.acknowledged[view] = seq
         owner.seen = [*owner.seen, Acknowledgement(view, before, seq, now_us)][-MAX_ACKNOWLEDGEMENTS:]
-        if self.is_watched:
+        if self._shelf.recorded_events.acknowledgements:
             owner.agenda[f"k{view.device}\0{pack_category_filter(view.category_filter)}\0{before}\0{seq}"] = now_us
             self._shelf.note(uid, [now_us])
 

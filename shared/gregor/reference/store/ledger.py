@@ -36,7 +36,6 @@ class MemoryLedger:
 
     def __init__(self, shelf: MemoryData) -> None:
         self._shelf = shelf
-        self.is_watched = False
 
     async def plan(
         self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
@@ -104,7 +103,7 @@ class MemoryLedger:
         entries[key] = DeliveryRecord(
             replace(entry.intent, event=history.event), state, n, history.next_us or 0, history
         )
-        if self.is_watched and is_webhook_event(delivery.intent, state):
+        if self._shelf.recorded_events.deliveries and is_webhook_event(delivery.intent, state):
             entry_name = f"f{delivery.intent.item}\0{delivery_key(delivery.intent)}"
             self._shelf.owner(uid).agenda[entry_name] = history.last_us
             self._shelf.note(uid, [history.last_us])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gregor.core.limits import Limits
+from gregor.store.contract.webhooks import RecordedEvents
 
 from .access import MemoryAccess
 from .agenda import MemoryAgenda
@@ -37,6 +38,11 @@ class MemoryStore:
         self._dead_letters = MemoryDeadLetters(self._shelf)
         self._suppressions = MemorySuppressions()
         self._push_contexts = MemoryPushContexts(self._users, self._devices, self._contacts, self._ledger)
+
+    @property
+    def recorded_events(self) -> RecordedEvents:
+        """The webhook events that commits of this store record."""
+        return self._shelf.recorded_events
 
     @property
     def users(self) -> MemoryUsers:

@@ -25,7 +25,6 @@ class MemoryUsers:
 
     def __init__(self, shelf: MemoryData) -> None:
         self._shelf = shelf
-        self.is_watched = False
 
     async def commit(self, uid: str, commit: Commit) -> Receipt:
         """As ``Users`` says."""
@@ -159,7 +158,7 @@ class MemoryUsers:
 
     def _apply(self, uid: str, user: UserState, commit: Commit) -> Receipt:
         limits = self._shelf.limits
-        commit = replace(commit, is_watched=True) if self.is_watched else commit
+        commit = replace(commit, is_watched=True) if self._shelf.recorded_events.removals else commit
         before = entries_of(user)
         outcome = state.decide(user, commit, limits)
         state.apply_outcome(user, commit, outcome, limits)

@@ -51,13 +51,7 @@ class DeviceSession:
 
 
 class Devices(Protocol):
-    """Registrations, presence, acknowledgements and revocations of a user's devices.
-
-    ``is_watched``: set while somebody wants to hear of acknowledgements; then each stands in the agenda
-    (``WorkKind.ACKED``).
-    """
-
-    is_watched: bool
+    """Registrations, presence, acknowledgements and revocations of a user's devices."""
 
     async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
         """Register, or replace. A push token that another device holds is taken from it. ``too_many_devices``."""

@@ -18,13 +18,7 @@ from gregor.core.notify.ledger import (
 
 
 class Ledger(Protocol):
-    """What became of each thing that was to be told; see ``core.ledger``. Lives beside the user's state.
-
-    ``is_watched``: set while somebody wants to hear of it; then what was sent to the user, or never will be, stands in
-    the agenda (``WorkKind.SETTLED``) from the step that writes it.
-    """
-
-    is_watched: bool
+    """What became of each thing that was to be told; see ``core.ledger``. Lives beside the user's state."""
 
     async def plan(
         self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int

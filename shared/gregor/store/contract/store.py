@@ -24,7 +24,7 @@ from .devices import Devices
 from .ledger import Ledger
 from .push_context import PushContexts
 from .suppressions import Suppressions
-from .webhooks import Webhooks
+from .webhooks import RecordedEvents, Webhooks
 
 KEPT_VERSIONS: Final = 50
 """Sets of categories that can be gone back to."""
@@ -56,14 +56,7 @@ class CategorySet:
 
 
 class Users(Protocol):
-    """The state of users: one order, whole commits, exact reads.
-
-    ``is_watched``: set by whoever holds the store while somebody wants to hear of all that leaves; then whatever leaves
-    by this process's commits, its housekeeping included, stands in the agenda (``WorkKind.LEFT``), and so does what a
-    device hides (``WorkKind.HIDDEN``). What somebody may have been told of does the former always.
-    """
-
-    is_watched: bool
+    """The state of users: commits in one order for each user, each whole or not at all, and consistent reads."""
 
     def commit(self, uid: str, commit: Commit) -> Awaitable[Receipt]:
         """Apply one message, whole or not at all, and announce it in the same step (L1–L5).
@@ -183,6 +176,8 @@ class Store(Protocol):
     def dead_letters(self) -> DeadLetters: ...
     @property
     def suppressions(self) -> Suppressions: ...
+    @property
+    def recorded_events(self) -> RecordedEvents: ...
     @property
     def push_contexts(self) -> PushContexts: ...
 

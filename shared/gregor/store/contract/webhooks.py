@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from gregor.core.errors import Problem
@@ -10,6 +11,25 @@ from gregor.core.notify.webhook_events import Webhook
 
 MOST_WEBHOOKS: Final = 100
 """Of a deployment: each event costs a look at each of them."""
+
+
+@dataclass(slots=True)
+class RecordedEvents:
+    """Which events the commits of this process record in users' agendas, for the scheduler to send to webhooks.
+
+    The webhook registry sets these flags by the webhooks that exist; the parts of the store read them. An event that no
+    webhook wants would only cost memory.
+
+    Attributes:
+        removals: Items that leave a user's state (``WorkKind.LEFT``) or that a device hides (``WorkKind.HIDDEN``).
+            Removals of items with timers are always recorded, because their notifications must be withdrawn.
+        acknowledgements: Acknowledgements of views (``WorkKind.ACKED``).
+        deliveries: Deliveries that were sent or failed for good (``WorkKind.SETTLED``).
+    """
+
+    removals: bool = False
+    acknowledgements: bool = False
+    deliveries: bool = False
 
 
 class Webhooks(Protocol):

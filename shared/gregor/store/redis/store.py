@@ -7,6 +7,7 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Receipt
 from gregor.redis.client import RedisClient, RedisCommands
 from gregor.store.contract.store import Unavailable
+from gregor.store.contract.webhooks import RecordedEvents
 
 from .access import RedisAccess
 from .categories import RedisCategories
@@ -40,12 +41,29 @@ class RedisStore:
     ) -> None:
         self._connection = connection
         self.keys = Keys(namespace)
+        self.recorded_events = RecordedEvents()
         self.devices = RedisDevices(
-            connection, self.keys, limits, self._commit, token_life_us=token_life_us, allow_oom=allow_oom
+            connection,
+            self.keys,
+            limits,
+            self._commit,
+            recorded_events=self.recorded_events,
+            token_life_us=token_life_us,
+            allow_oom=allow_oom,
         )
-        self.users = RedisUsers(connection, self.keys, limits, self.devices.leave, allow_oom=allow_oom, general=general)
+        self.users = RedisUsers(
+            connection,
+            self.keys,
+            limits,
+            self.devices.leave,
+            recorded_events=self.recorded_events,
+            allow_oom=allow_oom,
+            general=general,
+        )
         self.agenda = RedisAgenda(connection, self.keys, limits, allow_oom=allow_oom)
-        self.ledger = RedisLedger(connection, self.keys, limits, allow_oom=allow_oom)
+        self.ledger = RedisLedger(
+            connection, self.keys, limits, recorded_events=self.recorded_events, allow_oom=allow_oom
+        )
         self.dead_letters = RedisDeadLetters(connection, self.keys, limits, allow_oom=allow_oom)
         self.suppressions = RedisSuppressions(connection, self.keys, allow_oom=allow_oom)
         self.contacts = RedisContacts(connection, self.keys)

@@ -20,7 +20,7 @@
 -- Options 1 REMEMBER keep the message id · 2 DRAIN what is due is being committed · 4 GENERAL always take the general path
 --         8 EXTRAS a category filter or a message id follows · 16 TIMERS creations have timers, or work follows a reminder
 --         32 GUARDED only if every id is live and not hidden, and every creation becomes live · 64 REHEARSAL write nothing
---         128 WATCHED an agenda entry z for each item that leaves, and y for each that a device hides
+--         128 RECORD_REMOVALS an agenda entry z for each item that leaves, and y for each that a device hides
 -- Returns for the fast path a string: epoch c3, seq I5, result c1 (c created, d dismissed, p duplicate, f conflict,
 --           s nothing to dismiss), then "h" if `collect` must run
 --         for the general path {"ok"|"same", epoch, seq, created ids, dismissed ids, ignored (id, cause…), "h" or ""}
@@ -34,8 +34,8 @@ local BOUNDS_FORMAT = '>I8I8I8I8I4I4I4I4I2I2I2'
 local now, most_live, most_live_bytes, creation_count, id_count, interval_count, kind, reason, options, epoch_seed =
   unpack_struct('>I8I4I4I2I2I2c1c1Bc3', packed_args)
 local sender = sub(packed_args, 83)
-local is_watched = options >= 128
-if is_watched then options = options - 128 end
+local records_removals = options >= 128
+if records_removals then options = options - 128 end
 local is_drain = options % 4 >= 2
 local is_plain = creation_count + id_count == 1 and interval_count == 0 and kind == 'u' and (options == 0 or options == 16)
 -- The uid is `sub(state_key, #due_key)`: the keys are "<prefix>h:<uid>" and "<prefix>due".
@@ -88,7 +88,7 @@ if is_plain then
         if expires < NEVER then call('ZREM', agenda_key, 'x' .. id) end
         if reminder_count > 0 then call('ZREM', agenda_key, 'r' .. id) end
         if has_timers then call('ZREM', agenda_key, 'p' .. id, 'q' .. id) end
-        if has_timers or is_watched then
+        if has_timers or records_removals then
           -- notifications of the item must be withdrawn
           call('ZADD', agenda_key, now, 'z' .. id)
           call('ZADD', due_key, 'LT', now, sub(state_key, #due_key))
@@ -695,7 +695,7 @@ if #removed > 0 then
     if item.is_timed then agenda_removed[#agenda_removed+1] = 'p' .. item.id; agenda_removed[#agenda_removed+1] = 'q'
         .. item.id end
     -- notifications of the item must be withdrawn
-    if item.is_timed or is_watched then add_due(now, 'z' .. item.id) end
+    if item.is_timed or records_removals then add_due(now, 'z' .. item.id) end
   end
 end
 local hidden_count = 0
@@ -707,7 +707,7 @@ for i = 1, #hidden do
     set_field(item.id, with_hidings(item))
     gone_entries[#gone_entries+1] = seq; gone_entries[#gone_entries+1] = item.id .. '\0' .. sender
     add_leaf('.d:' .. sender, item.leaf, -1)
-    if is_watched then add_due(now, 'y' .. item.id .. '\0' .. sender) end
+    if records_removals then add_due(now, 'y' .. item.id .. '\0' .. sender) end
   end
 end
 for i = hidden_count + 1, #hidden do hidden[i] = nil end

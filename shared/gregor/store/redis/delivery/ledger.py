@@ -26,6 +26,7 @@ from gregor.core.notify.ledger import (
     rebuild_intent,
 )
 from gregor.redis.client import RedisCommands, Script
+from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer, answers
 from gregor.store.redis.keys import Keys
@@ -43,14 +44,22 @@ PLACE_LIFE_MS: Final = 600_000
 class RedisLedger:
     """``contract.Ledger`` over one Redis-protocol server."""
 
-    def __init__(self, connection: RedisCommands, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
+    def __init__(
+        self,
+        connection: RedisCommands,
+        keys: Keys,
+        limits: Limits,
+        *,
+        recorded_events: RecordedEvents,
+        allow_oom: bool = True,
+    ) -> None:
+        self._recorded_events = recorded_events
         flags = "allow-oom" if allow_oom else ""
         self._connection = connection
         self._keys = keys
         self._life_ms = limits.retention_us // 1_000
         self._plan = scripts.load("ledger/plan")
         self._claim = scripts.load("ledger/claim", flags=flags)
-        self.is_watched = False
         self._settle = scripts.load("ledger/record_outcome", flags=flags)
         self._move = scripts.load("ledger/move", flags=flags)
         self._hasten = scripts.load("ledger/expedite", flags=flags)
@@ -133,7 +142,7 @@ class RedisLedger:
         keys = (self._keys.deliveries(intent.uid, intent.item), *of_user.settle)
         told = msgspec.json.encode(history)
         arguments = [delivery_key(intent), str(delivery.n), state.value, str(attempts), told, place, str(until_us)]
-        is_told = self.is_watched and is_webhook_event(intent, state)
+        is_told = self._recorded_events.deliveries and is_webhook_event(intent, state)
         arguments += (str(history.last_us), f"f{intent.item}\0{delivery_key(intent)}" if is_told else "", intent.uid)
         if state is DeliveryState.DEAD:
             arguments += (delivery_path(intent), str(self._life_ms))

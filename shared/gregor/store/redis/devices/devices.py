@@ -23,6 +23,7 @@ from gregor.redis.client import Argument, RedisCommands, Script
 from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.devices import DeviceSession, Presence, Registration
 from gregor.store.contract.store import Contended
+from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer, answers
 from gregor.store.redis.keys import Keys
@@ -81,10 +82,12 @@ class RedisDevices:
         limits: Limits,
         commit: Callable[[str, Commit], Awaitable[Receipt]],
         *,
+        recorded_events: RecordedEvents,
         token_life_us: int = TOKEN_LIFE_US,
         allow_oom: bool = True,
     ) -> None:
         self._connection = connection
+        self._recorded_events = recorded_events
         self._keys = keys
         self._limits = limits
         self._commit = commit
@@ -97,7 +100,6 @@ class RedisDevices:
         self._touch = scripts.load("devices/lease_codec", "devices/renew_session", flags=flags)
         self._close = scripts.load("devices/lease_codec", "devices/close_session", flags=flags)
         self._drop = scripts.load("devices/remove_device", flags=flags)
-        self.is_watched = False
         self._acknowledge = scripts.load("devices/acknowledge", flags=flags)
         self._revoke = scripts.load("devices/revoke", flags=flags)
 
@@ -339,7 +341,7 @@ class RedisDevices:
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """See ``contract.Devices.acknowledge``."""
         keys = self._keys.of_user(uid)
-        watched = (keys.agenda, keys.due) if self.is_watched else ()
+        watched = (keys.agenda, keys.due) if self._recorded_events.acknowledgements else ()
         bounds = (_MOST_VIEWS, now_us, MAX_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
         arguments = (_field(view.device, pack_category_filter(view.category_filter)), seq, *bounds, uid)
         await self._run(self._acknowledge, (keys.acks, keys.seen, *watched), arguments)

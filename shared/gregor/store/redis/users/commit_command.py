@@ -15,7 +15,7 @@ from gregor.redis.connection import pack_script
 from gregor.store.redis import scripts
 from gregor.store.redis.keys import CommitKeys, Keys
 
-from .record_codec import GENERAL, WATCHED, commit_arguments, commit_limits, pack_bare
+from .record_codec import GENERAL, RECORD_REMOVALS, commit_arguments, commit_limits, pack_bare
 
 _EMPTY: Final = len(b"$0\r\n\r\n")
 _SIZES: Final = tuple(b"\r\n$%d\r\n" % size for size in range(1_024))
@@ -40,28 +40,28 @@ class CommitCalls:
         return (self._grow, self._shrink)
 
     def of(
-        self, uid: str, commit: Commit, options: int = 0, *, is_watched: bool = False, has_all_keys: bool = False
+        self, uid: str, commit: Commit, options: int = 0, *, records_removals: bool = False, has_all_keys: bool = False
     ) -> ScriptCall:
-        """The call. ``options``: bits of ``records``; ``is_watched``: somebody hears of all that leaves.
+        """The call. ``options``: bits of ``records``; ``records_removals``: somebody hears of all that leaves.
 
         ``has_all_keys``: the script needs not ask for those of the general path, so that nothing overtakes the commit.
         """
         options |= self._options
-        if not (options or is_watched or has_all_keys) and _is_bare(commit):
+        if not (options or records_removals or has_all_keys) and _is_bare(commit):
             return self._grow, self._bare(uid, commit)
         keys = self._keys.of_user(uid).commit
-        arguments = commit_arguments(commit, self._bounds, options | (WATCHED if is_watched else 0))
+        arguments = commit_arguments(commit, self._bounds, options | (RECORD_REMOVALS if records_removals else 0))
         script = self._grow if commit.creations or commit.external else self._shrink
         names = keys.every if has_all_keys else _names(keys, commit, options)
         return script, pack_script(script.sha, names, arguments)
 
-    def of_many(self, commits: Sequence[tuple[str, Commit]], *, is_watched: bool) -> list[ScriptCall]:
+    def of_many(self, commits: Sequence[tuple[str, Commit]], *, records_removals: bool) -> list[ScriptCall]:
         """The calls of commits that are sent at once.
 
         Those of a user with several have all keys: one that the script sent back for more would be done after the rest.
         """
         times, of = Counter([uid for uid, _ in commits]), self.of
-        return [of(uid, each, is_watched=is_watched, has_all_keys=times[uid] > 1) for uid, each in commits]
+        return [of(uid, each, records_removals=records_removals, has_all_keys=times[uid] > 1) for uid, each in commits]
 
     def _bare(self, uid: str, commit: Commit) -> bytes:
         """What ``of`` packs for a bare commit, put together by hand: in a third of the time."""

@@ -27,7 +27,7 @@ _LIVE, _AGES, _COUNTS = struct.Struct(">II"), struct.Struct(">QQQ"), struct.Stru
 _SPAN = struct.Struct(">QQBHH")
 _READER = struct.Struct(">c?QQ3s")
 
-REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL, WATCHED = 1, 2, 4, 8, 16, 32, 64, 128
+REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL, RECORD_REMOVALS = 1, 2, 4, 8, 16, 32, 64, 128
 """Option bits of a commit: keep the message id; commit what is due; take the general path (tests send both ways); with
 category limits or a message id; with timers, or a reminder that is followed; only if all that is named is live; nothing
 is written; an entry for whatever leaves."""
@@ -105,7 +105,7 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
     if commit.is_conditional:
         options |= GUARDED
     if commit.is_watched:
-        options |= WATCHED
+        options |= RECORD_REMOVALS
     packed = _COMMIT.pack(
         commit.now_us,
         limits.live,

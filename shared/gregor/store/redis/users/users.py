@@ -31,6 +31,7 @@ from gregor.core.limits import HOUR_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason, eviction_commits
 from gregor.redis.client import RedisCommands, Script
 from gregor.store.contract.store import Unavailable
+from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer, answers, value_of
 from gregor.store.redis.keys import PARTITIONS, Keys, UserKeys
@@ -81,13 +82,14 @@ class RedisUsers:
         leave: Callable[[str, int], Awaitable[None]],
         *,
         allow_oom: bool = True,
+        recorded_events: RecordedEvents,
         general: bool = False,
     ) -> None:
         self._connection = connection
         self._keys = keys
         self._limits = limits
         self._leave = leave
-        self.is_watched = False
+        self._recorded_events = recorded_events
         self._calls = CommitCalls(keys, limits, allow_oom=allow_oom, general=general)
         self._sync = scripts.load(*scripts.SYNC)
         self._due = scripts.load(*scripts.DUE_HOUSEKEEPING)
@@ -111,7 +113,7 @@ class RedisUsers:
         """See ``contract.Users.commit_many``: all are sent before the first answer is awaited."""
         results: list[Receipt | Problem] = []
         for together in runs_of(commits):
-            calls = self._calls.of_many(together, is_watched=self.is_watched)
+            calls = self._calls.of_many(together, records_removals=self._recorded_events.removals)
             for (uid, commit), reply in zip(together, await self._connection.run_many(calls), strict=True):
                 if type(reply) is bytes and len(reply) == FAST_BYTES and not commit.max_live:
                     results.append(fast_receipt(commit, reply))  # nothing is to be done after it
@@ -134,7 +136,9 @@ class RedisUsers:
         return await self._settled(uid, commit, await answer(self._send(uid, commit, REHEARSAL)), REHEARSAL)
 
     def _send(self, uid: str, commit: Commit, options: int = 0) -> Awaitable[Any]:
-        return self._connection.run(self._calls.of(uid, commit, options, is_watched=self.is_watched))
+        return self._connection.run(
+            self._calls.of(uid, commit, options, records_removals=self._recorded_events.removals)
+        )
 
     async def _settled(self, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
         """The receipt of a reply; what was due is done first, and the message sent again."""

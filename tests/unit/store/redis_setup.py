@@ -1,4 +1,4 @@
-"""What the tests of devices share: stores on a ground, sessions to open, controls as they are heard."""
+"""What the tests of devices share: stores on a setup, sessions to open, controls as they are heard."""
 
 import json
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ WEB = {"provider": "webpush", "token": {"endpoint": "https://push.example/1", "k
 
 
 @dataclass(frozen=True)
-class Ground:
+class RedisSetup:
     """Where a store of Redis can stand. ``url`` is ``None`` where nobody else can connect."""
 
     connection: RedisCommands
@@ -35,14 +35,14 @@ class Ground:
         return int(await self.connection.call("PTTL", key))
 
 
-def store_on(ground: Ground, limits: Limits | None = None) -> RedisStore:
+def make_store(setup: RedisSetup, limits: Limits | None = None) -> RedisStore:
     """A whole store, in the namespace of the test."""
-    return RedisStore(ground.connection, limits or Limits(), ground.keys.namespace, allow_oom=ground.allow_oom)
+    return RedisStore(setup.connection, limits or Limits(), setup.keys.namespace, allow_oom=setup.allow_oom)
 
 
-def devices_on(ground: Ground, limits: Limits | None = None) -> RedisDevices:
+def make_devices(setup: RedisSetup, limits: Limits | None = None) -> RedisDevices:
     """The devices of a whole store."""
-    return store_on(ground, limits).devices
+    return make_store(setup, limits).devices
 
 
 def session(name: str, connection: str = "c1", opened_us: int = NOW_US, *, foreground: bool = False) -> DeviceSession:
@@ -56,7 +56,7 @@ async def presence_of(devices: RedisDevices, device: str, now_us: int) -> Presen
     return found[1] if found else None
 
 
-class Ear:
+class ControlRecorder:
     """Remembers the controls that it hears."""
 
     def __init__(self) -> None:
@@ -71,13 +71,13 @@ class Ear:
 
 
 @asynccontextmanager
-async def listening(ground: Ground, uid: str) -> AsyncIterator[list[Any]]:
+async def recorded_controls(setup: RedisSetup, uid: str) -> AsyncIterator[list[Any]]:
     """The controls of a user, as they come."""
-    assert ground.url is not None
-    feed, ear = RedisPubSub(ground.url, ground.connection), Ear()
+    assert setup.url is not None
+    feed, recorder = RedisPubSub(setup.url, setup.connection), ControlRecorder()
     await feed.open()
     try:
-        await feed.subscribe(ground.keys.of_user(uid).channel, ear)
-        yield ear.controls
+        await feed.subscribe(setup.keys.of_user(uid).channel, recorder)
+        yield recorder.controls
     finally:
         await feed.close()
