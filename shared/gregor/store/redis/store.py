@@ -40,37 +40,29 @@ class RedisStore:
         general: bool = False,
     ) -> None:
         self._connection = connection
-        self.keys = Keys(namespace)
-        self.recorded_events = RecordedEvents()
+        self.keys = keys = Keys(namespace)
+        self.recorded_events = recorded = RecordedEvents()
         self.devices = RedisDevices(
             connection,
-            self.keys,
+            keys,
             limits,
             self._commit,
-            recorded_events=self.recorded_events,
+            recorded_events=recorded,
             token_life_us=token_life_us,
             allow_oom=allow_oom,
         )
         self.users = RedisUsers(
-            connection,
-            self.keys,
-            limits,
-            self.devices.leave,
-            recorded_events=self.recorded_events,
-            allow_oom=allow_oom,
-            general=general,
+            connection, keys, limits, self.devices.leave, recorded_events=recorded, allow_oom=allow_oom, general=general
         )
-        self.agenda = RedisAgenda(connection, self.keys, limits, allow_oom=allow_oom)
-        self.ledger = RedisLedger(
-            connection, self.keys, limits, recorded_events=self.recorded_events, allow_oom=allow_oom
-        )
-        self.dead_letters = RedisDeadLetters(connection, self.keys, limits, allow_oom=allow_oom)
-        self.suppressions = RedisSuppressions(connection, self.keys, allow_oom=allow_oom)
-        self.contacts = RedisContacts(connection, self.keys)
-        self.push_contexts = RedisPushContexts(connection, self.keys, self._settle)
-        self.access = RedisAccess(connection, self.keys, allow_oom=allow_oom)
-        self.categories = RedisCategories(connection, self.keys)
-        self.webhooks = RedisWebhooks(connection, self.keys)
+        self.agenda = RedisAgenda(connection, keys, limits, allow_oom=allow_oom)
+        self.ledger = RedisLedger(connection, keys, limits, recorded_events=recorded, allow_oom=allow_oom)
+        self.dead_letters = RedisDeadLetters(connection, keys, limits, allow_oom=allow_oom)
+        self.suppressions = RedisSuppressions(connection, keys, allow_oom=allow_oom)
+        self.contacts = RedisContacts(connection, keys)
+        self.push_contexts = RedisPushContexts(connection, keys, self._settle)
+        self.access = RedisAccess(connection, keys, allow_oom=allow_oom)
+        self.categories = RedisCategories(connection, keys)
+        self.webhooks = RedisWebhooks(connection, keys)
 
     async def _commit(self, uid: str, commit: Commit) -> Receipt:
         return await self.users.commit(uid, commit)
