@@ -115,6 +115,8 @@ class Relay:
         self._tls = tls
         self.port = free_port()
         self.swallows = False
+        self._flows = asyncio.Event()
+        self._flows.set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -131,6 +133,14 @@ class Relay:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._listener.wait_closed()
 
+    def stall(self) -> None:
+        """Stop reading from both sides, as a slow client does: what the server sends piles up there."""
+        self._flows.clear()
+
+    def resume(self) -> None:
+        """Read again, beginning with what piled up."""
+        self._flows.set()
+
     async def _join(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
         server_in, server_out = await asyncio.open_connection(HOST, self._server.port)
         for source, sink in ((client_in, server_out), (server_in, client_out)):
@@ -141,6 +151,7 @@ class Relay:
     async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
             while data := await source.read(65536):
+                await self._flows.wait()
                 if not self.swallows:
                     sink.write(data)
                     await sink.drain()
