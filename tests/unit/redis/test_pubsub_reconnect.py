@@ -109,8 +109,8 @@ async def test_a_subscription_asked_for_without_connection_stands_later_without_
 
 
 async def test_output_buffer_overflow_causes_a_gap(server: Server) -> None:
-    # A subscriber that reads in time is not enough: Valkey 9.1 writes a message to the socket before it checks the limit.
-    # Small messages, because it counts large ones by reference.
+    # One large message is not enough: Valkey 9.1 writes it to the socket before it checks the limit. So the subscriber
+    # stops reading. The messages are small, because Valkey does not copy large ones into the output buffer.
     server.say("CONFIG", "SET", "client-output-buffer-limit", "pubsub 100kb 100kb 1")
     async with (
         Relay(server) as relay,
