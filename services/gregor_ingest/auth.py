@@ -16,7 +16,7 @@ from typing import Final
 from gregor.auth.device_tokens import Caller, TokenVerifier
 from gregor.clock import Clock
 from gregor.core.errors import Problem
-from gregor.core.ids import BACKEND, Prefixes, is_name
+from gregor.core.ids import BACKEND, Prefixes, is_name, is_user_id, name_error, user_id_error
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender
@@ -228,8 +228,11 @@ class Authorizer:
             await self._check_revoked(caller)
             actor = Actor(caller=caller)
         for name, value in names.items():
-            if name != DELIVERY and not is_name(value):
-                raise Problem("invalid_id", f"The {name} in the path is no name: letters, digits and ._:@-, up to 128.")
+            if name == "uid":
+                if not is_user_id(value):
+                    raise Problem("invalid_id", f"The uid in the path is not valid. {user_id_error(value)}")
+            elif name != DELIVERY and not is_name(value):
+                raise Problem("invalid_id", f"The {name} in the path is not a valid name. {name_error(value)}")
         return actor
 
     async def take(self, actor: Actor, count: int = 1) -> float:

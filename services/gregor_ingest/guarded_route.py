@@ -17,6 +17,7 @@ from gregor.core.ids import (
     Prefixes,
     intersect,
     is_name,
+    name_error,
     normalize_prefix,
     normalize_prefixes,
 )
@@ -120,7 +121,7 @@ async def _view(
     ] = None,
 ) -> View:
     if device is not None and not is_name(device):
-        raise Problem("invalid_id", "The query parameter device is no name.")
+        raise Problem("invalid_id", f"The query parameter device is not a valid name. {name_error(device)}")
     own = actor.caller.device if actor.caller is not None else device or BACKEND
     return View(own, intersect(actor.category_filter, prefixes_of(category_prefix)))
 

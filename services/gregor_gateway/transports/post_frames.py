@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from gregor.auth.device_tokens import Caller
 from gregor.core.errors import Problem
-from gregor.core.ids import is_name
+from gregor.core.ids import is_name, name_error
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
 from gregor.store.contract.devices import DeviceSession
@@ -69,7 +69,7 @@ class FramesEndpoint:
         if name is None:
             raise Problem("missing_field", "Name the session: ?session=")
         if not is_name(name):
-            raise Problem("invalid_id", "The query parameter session is no name.")
+            raise Problem("invalid_id", f"The query parameter session is not a valid name. {name_error(name)}")
         headers: Mapping[bytes, bytes] = scope["gregor.headers"]
         media_type(headers, JSON)
         raw = await read_body(headers, receive, MOST_BYTES, _too_large)

@@ -15,7 +15,7 @@ from gregor_ingest.auth import ACCESS_RULES, DELIVERY, DeviceAccess
 from gregor_ingest.responses import documented, problems
 
 from .examples import BATCH, BATCH_ANSWER, MESSAGE, RECEIPT
-from .requests import CATEGORY_SCHEMA, NAME_SCHEMA, PREFIX_SCHEMA
+from .requests import CATEGORY_SCHEMA, NAME_SCHEMA, PREFIX_SCHEMA, USER_ID_SCHEMA
 from .responses import ANSWERS, SCHEMAS
 
 DESCRIPTION: Final = (
@@ -50,7 +50,7 @@ _IDEMPOTENCY: Final = {
     "description": "The message's id, in place of the field `id`.",
     "schema": NAME_SCHEMA,
 }
-_UID: Final = {"name": "uid", "in": "path", "required": True, "schema": NAME_SCHEMA}
+_UID: Final = {"name": "uid", "in": "path", "required": True, "schema": USER_ID_SCHEMA}
 
 PROBLEM_SCHEMA: Final = {
     "type": "object",
@@ -150,8 +150,8 @@ _LINE_SCHEMA: Final = {
     "additionalProperties": False,
     "properties": {
         **_MEMBERS,
-        "uid": NAME_SCHEMA,
-        "uids": {"type": "array", "minItems": 1, "maxItems": 1_000, "items": NAME_SCHEMA},
+        "uid": USER_ID_SCHEMA,
+        "uids": {"type": "array", "minItems": 1, "maxItems": 1_000, "items": USER_ID_SCHEMA},
     },
 }
 _DRY_RUN: Final = {
@@ -269,7 +269,7 @@ def _complete(paths: dict[str, Any]) -> None:
             operation["responses"] = _shaped(_texts(operation["responses"]), ANSWERS.get(operation["operationId"]))
             for parameter in operation.get("parameters", ()):
                 if parameter["in"] == "path" and parameter["name"] not in ("token", DELIVERY):
-                    parameter["schema"] = NAME_SCHEMA
+                    parameter["schema"] = USER_ID_SCHEMA if parameter["name"] == "uid" else NAME_SCHEMA
                 elif parameter["in"] == "query":
                     parameter["schema"] = _plain(parameter["schema"])
 

@@ -9,7 +9,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic_core import PydanticCustomError
 
 from gregor.core.errors import Problem
-from gregor.core.ids import DOTTED, MAX_DOTTED_LENGTH, MAX_FILTER_PREFIXES, NAME, is_name, normalize_prefix
+from gregor.core.ids import (
+    DOTTED,
+    MAX_DOTTED_LENGTH,
+    MAX_FILTER_PREFIXES,
+    NAME,
+    USER_ID,
+    is_name,
+    is_user_id,
+    name_error,
+    normalize_prefix,
+    user_id_error,
+)
 from gregor.core.notify.contact import is_language_tag
 from gregor.core.notify.email_address import MAX_ADDRESS_CHARACTERS, parse_mailbox
 from gregor.core.times import parse_time
@@ -24,6 +35,7 @@ NO_ADDRESS: Final = "An e-mail address is expected here, such as alice@example.c
 _WORD: Final = re.compile(r"^[a-z][a-z0-9_.-]{0,63}\Z")
 
 NAME_SCHEMA: Final = {"type": "string", "pattern": "^" + NAME.pattern.replace(r"\Z", "$")}
+USER_ID_SCHEMA: Final = {"type": "string", "pattern": "^" + USER_ID.pattern.replace(r"\Z", "$")}
 CATEGORY_SCHEMA: Final = {
     "type": "string",
     "maxLength": MAX_DOTTED_LENGTH,
@@ -48,9 +60,13 @@ LANGUAGE_SCHEMA: Final = {
 
 def _name(value: Any) -> Any:
     if not is_name(value):
-        raise PydanticCustomError(
-            "invalid_id", "A name has 1 to 128 of A-Z a-z 0-9 . _ : @ -, first a letter or digit."
-        )
+        raise PydanticCustomError("invalid_id", "{reason}", {"reason": name_error(value)})
+    return value
+
+
+def _user_id(value: Any) -> Any:
+    if not is_user_id(value):
+        raise PydanticCustomError("invalid_id", "{reason}", {"reason": user_id_error(value)})
     return value
 
 
@@ -105,6 +121,7 @@ def _whole(value: Any) -> Any:
 
 
 Name = Annotated[str, BeforeValidator(_name), WithJsonSchema(dict(NAME_SCHEMA))]
+UserId = Annotated[str, BeforeValidator(_user_id), WithJsonSchema(dict(USER_ID_SCHEMA))]
 Prefix = Annotated[str, BeforeValidator(_prefix), WithJsonSchema(dict(PREFIX_SCHEMA))]
 TimeUs = Annotated[
     int, BeforeValidator(_time_us), WithJsonSchema({"type": "number", "minimum": 0, "maximum": (1 << 33) - 1})
@@ -149,7 +166,7 @@ class CreateTicket(RequestModel):
 
     category_prefix: OneOrMore | None = Field(None, description="Only categories under these prefixes.")
     systems: Prefixes | None = Field(None, description="Only external messages of these systems.")
-    uid: Name | None = Field(None, description="Whom to observe (keys only).")
+    uid: UserId | None = Field(None, description="Whom to observe (keys only).")
     device: Name | None = Field(None, description="Whose view to observe (keys only); absent: every item.")
     observe: bool = Field(False, description="A stream that is no presence and sends no ack (keys only).")
 
@@ -164,7 +181,7 @@ class RevokeTokens(RequestModel):
 class PresenceQuery(RequestModel):
     """Whose presence is asked for."""
 
-    uids: list[Name] = Field(max_length=MOST_PRESENCES)
+    uids: list[UserId] = Field(max_length=MOST_PRESENCES)
 
 
 class ResetAllUsers(RequestModel):

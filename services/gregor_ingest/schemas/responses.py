@@ -12,7 +12,7 @@ from gregor.core.notify.intents import IntentKind
 from gregor.core.notify.ledger import DeliveryState
 from gregor_ingest.auth import SCOPES
 
-from .requests import CATEGORY_SCHEMA, NAME_SCHEMA, PREFIX_SCHEMA
+from .requests import CATEGORY_SCHEMA, NAME_SCHEMA, PREFIX_SCHEMA, USER_ID_SCHEMA
 
 Schema = dict[str, Any]
 
@@ -185,7 +185,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         }
     ),
     "Devices": _object({"devices": _map(_ref("Device"), NAME_SCHEMA)}),
-    "Presences": _map(_object(_PRESENCE), NAME_SCHEMA),
+    "Presences": _map(_object(_PRESENCE), USER_ID_SCHEMA),
     "Revoked": _object({"device": _DEVICE_OR_NULL, "issued_before": _TIME}),
     "Contact": _object(
         {},
@@ -201,7 +201,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "Suppressions": _object({"entries": _array(_ref("Suppression"))}),
     "Delivery": _object(_DELIVERY),
     "Deliveries": _object({"entries": _array(_ref("Delivery"))}),
-    "DeadLetters": _object({"entries": _array(_object({"uid": NAME_SCHEMA, **_DELIVERY, "at": _TIME}))}),
+    "DeadLetters": _object({"entries": _array(_object({"uid": USER_ID_SCHEMA, **_DELIVERY, "at": _TIME}))}),
     "Purged": _object({"purged": _SEQ}),
     "Replayed": _object({"id": _TEXT}),
     "Ticket": _object({"ticket": _TEXT, "expires": _TIME}),

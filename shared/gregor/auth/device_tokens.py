@@ -24,7 +24,15 @@ from jwt.api_jws import PyJWS
 
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
-from gregor.core.ids import Prefixes, is_name, normalize_prefix, normalize_prefixes
+from gregor.core.ids import (
+    Prefixes,
+    is_name,
+    is_user_id,
+    name_error,
+    normalize_prefix,
+    normalize_prefixes,
+    user_id_error,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -198,8 +206,10 @@ class TokenVerifier:
             raise _refused(f"The token lives longer than {self._max_age_us / 86_400e6:g} days, from iat to exp.")
         self._check_addressee(claims)
         uid, device = claims.get("sub"), claims.get("device")
-        if not is_name(uid) or not is_name(device):
-            raise _refused("The token's sub or device is absent, or no name.")
+        if not is_user_id(uid):
+            raise _refused(f"The token's sub is not a valid uid. {user_id_error(uid)}")
+        if not is_name(device):
+            raise _refused(f"The token's device is not a valid name. {name_error(device)}")
         return Caller(str(uid), str(device), exp_us, iat_us, _prefixes(claims, "cats"), _prefixes(claims, "systems"))
 
     def _check_addressee(self, claims: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from gregor.client.changes import Synced as SyncedChange
 from gregor.client.device import Device
 from gregor.client.mirror import Mirror
 from gregor.core.close_codes import CloseCode
-from gregor.core.ids import is_name
+from gregor.core.ids import is_name, is_user_id, name_error, user_id_error
 
 from .commands.token import mint_token
 from .commands.users import User, item_row
@@ -59,9 +59,10 @@ def watch(
     """
     _check_url("--gateway", gateway, "ws")
     _check_url("--stream", stream, "http")
-    for what, name in (("USER", user), ("--device", device)):
-        if not is_name(name):
-            raise typer.BadParameter("no name: letters, digits and ._:@-, up to 128", param_hint=what)
+    if not is_user_id(user):
+        raise typer.BadParameter(user_id_error(user), param_hint="USER")
+    if not is_name(device):
+        raise typer.BadParameter(name_error(device), param_hint="--device")
     if token is not None and not is_header_text(token):
         raise typer.BadParameter("a token is letters, digits, _ - and dots", param_hint="--token")
     if observe:

@@ -1,7 +1,7 @@
 """Names: users, devices, items, messages, sessions; categories and systems (semantics.md, "Names").
 
-A name is one token that needs no escaping in JSON, in a URL path or in a Redis key. Categories and systems are dotted
-segments, so that a prefix is a branch of a tree: ``user`` covers ``user`` and ``user.joined``, never ``users``.
+A name is one token that needs no escaping in JSON or in a Redis key. A category or system consists of dotted segments,
+so a prefix is a branch of a tree: ``user`` covers ``user`` and ``user.joined``, but not ``users``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}\Z")
+# "+" and "|" for the ids of identity providers ("auth0|123") and e-mail addresses ("alice+test@example.com").
+USER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+|-]{0,127}\Z")
 DOTTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9][A-Za-z0-9_-]*)*\Z")
+MAX_NAME_LENGTH = 128
 MAX_DOTTED_LENGTH = 128
 MAX_FILTER_PREFIXES = 100
-"""Prefixes that one filter may name: each item of a view is held against all of them."""
+"""Prefixes in one filter: each item of a view is compared with all of them."""
 
 BACKEND = ""
-"""The sender that is no device: a backend, or the server itself."""
+"""The sender that is not a device: a backend, or the server itself."""
 
 GREGOR = "gregor"
 """The reserved system whose messages change the state; every other system is external."""
@@ -26,16 +29,49 @@ EVERY_DEVICE = "*"
 """``for_device`` of an item that each device dismisses for itself (semantics.md L8)."""
 
 Prefixes = tuple[str, ...] | None
-"""A set of category prefixes; ``None`` is no limit, ``()`` is nothing at all, ``""`` inside covers everything."""
+"""A set of prefixes: a category filter. ``None`` covers everything, ``()`` nothing, a ``""`` inside everything."""
+
+# ---- names
 
 
 def is_name(text: object) -> bool:
-    """Whether ``text`` may name a user, device, item, message or session."""
+    """Return whether ``text`` is a valid device, item, message or session name."""
     return isinstance(text, str) and NAME.match(text) is not None
 
 
+def is_user_id(text: object) -> bool:
+    """Return whether ``text`` is a valid uid."""
+    return isinstance(text, str) and USER_ID.match(text) is not None
+
+
+def name_error(text: object) -> str:
+    """Return why ``text`` is not a valid name, and which characters are allowed."""
+    return _explain(text, "A-Z a-z 0-9 . _ : @ -", r"[^A-Za-z0-9._:@-]")
+
+
+def user_id_error(text: object) -> str:
+    """Return why ``text`` is not a valid uid, and which characters are allowed."""
+    return _explain(text, "A-Z a-z 0-9 . _ : @ + | -", r"[^A-Za-z0-9._:@+|-]")
+
+
+def _explain(text: object, allowed: str, other: str) -> str:
+    rule = f"Allowed are 1 to {MAX_NAME_LENGTH} of the characters {allowed}, the first a letter or digit."
+    if not isinstance(text, str):
+        return f"This must be a string. {rule}"
+    if not text:
+        return f"This must not be empty. {rule}"
+    if (found := re.search(other, text)) is not None:
+        return f"The character {found[0]!r} (at position {found.start() + 1}) is not allowed here. {rule}"
+    if len(text) > MAX_NAME_LENGTH:
+        return f"This has {len(text)} characters. {rule}"
+    return f"This begins with {text[0]!r}. {rule}"
+
+
+# ---- dotted names and prefixes
+
+
 def is_dotted(text: object) -> bool:
-    """Whether ``text`` may be a category or an external system."""
+    """Return whether ``text`` is a valid category or external system."""
     return isinstance(text, str) and len(text) <= MAX_DOTTED_LENGTH and _is_dotted(text)
 
 
@@ -45,7 +81,7 @@ def _is_dotted(text: str) -> bool:
 
 
 def normalize_prefix(text: object) -> str | None:
-    """A category prefix in its one form (no trailing dot; ``""`` is everything), or ``None`` if it is no prefix."""
+    """Return a prefix without its trailing dot (``""`` is everything), or None if it is not a valid prefix."""
     if text == "":
         return ""
     if not isinstance(text, str):
@@ -55,19 +91,19 @@ def normalize_prefix(text: object) -> str | None:
 
 
 def covers(prefix: str, name: str) -> bool:
-    """Whether the category or prefix ``name`` lies wholly under ``prefix``; whole segments only."""
+    """Return whether the category or prefix ``name`` is below ``prefix``; only whole segments count."""
     return not prefix or name == prefix or (name.startswith(prefix) and name[len(prefix)] == ".")
 
 
 def is_allowed(prefixes: Prefixes, name: str) -> bool:
-    """Whether the category or prefix ``name`` lies wholly under one of ``prefixes``."""
+    """Return whether the category or prefix ``name`` is below one of ``prefixes``."""
     return prefixes is None or any(covers(prefix, name) for prefix in prefixes)
 
 
 def normalize_prefixes(prefixes: Iterable[str]) -> Prefixes:
-    """The smallest sorted set that covers the same categories; ``None`` where it covers everything.
+    """Return the smallest sorted set that covers the same names; ``None`` if it covers everything.
 
-    Time grows with their number, not its square: a token may name thousands.
+    Time grows with their number, not with its square: a token may have thousands.
     """
     given = set(prefixes)
     if "" in given:
@@ -76,7 +112,7 @@ def normalize_prefixes(prefixes: Iterable[str]) -> Prefixes:
 
 
 def intersect(left: Prefixes, right: Prefixes) -> Prefixes:
-    """The categories that both sets cover (a token's limits and a reader's filter)."""
+    """Return the names that both sets cover: a token's limits and a reader's filter."""
     if left is None:
         return right
     if right is None:
@@ -87,6 +123,6 @@ def intersect(left: Prefixes, right: Prefixes) -> Prefixes:
 
 
 def prefixes_of(category: str) -> list[str]:
-    """Every prefix that covers ``category``, the widest (``""``) first."""
+    """Return every prefix that covers ``category``, the widest (``""``) first."""
     parts = category.split(".")
     return ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]

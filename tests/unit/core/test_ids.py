@@ -1,20 +1,106 @@
-"""Sets of category prefixes: the fewest that cover the same, found in time that grows with their number."""
+"""Names, uids and sets of category prefixes."""
 
 from __future__ import annotations
 
 import time
+from urllib.parse import quote, unquote
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.core.ids import covers, is_allowed, normalize_prefixes
+from gregor.core.ids import (
+    covers,
+    is_allowed,
+    is_name,
+    is_user_id,
+    name_error,
+    normalize_prefixes,
+    user_id_error,
+)
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import decode_delivery_id, encode_delivery_id
+from gregor.core.notify.unsubscribe_token import make_token, parse_token
+from gregor.store.redis.keys import Keys
+from tests.support.names import USER_IDS
 
 SEGMENTS = st.lists(st.sampled_from(["a", "b", "ab", "a-b", "0"]), min_size=1, max_size=4)
 PREFIXES = st.lists(SEGMENTS.map(".".join), max_size=12)
+KEYS = Keys("gregor")
+
+# ---- names
+
+
+@pytest.mark.parametrize("uid", ["alice", "auth0|123", "a+b@c.d", "google-oauth2|1", "a", "9:x", "a" * 128])
+def test_uid_of_an_identity_provider_is_valid(uid: str) -> None:
+    assert is_user_id(uid)
+
+
+@pytest.mark.parametrize("name", ["auth0|123", "a+b@c.d"])
+def test_other_names_allow_no_plus_and_no_bar(name: str) -> None:
+    assert not is_name(name)
+
+
+@given(st.text(max_size=130) | st.none() | st.integers())
+def test_every_name_is_a_valid_uid(text: object) -> None:
+    assert is_user_id(text) or not is_name(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a/b", "The character '/' (at position 2) is not allowed here."),
+        ("ünal", "The character 'ü' (at position 1) is not allowed here."),
+        ("a b", "The character ' ' (at position 2) is not allowed here."),
+        ("a\n", "The character '\\n' (at position 2) is not allowed here."),
+        ("|a", "This begins with '|'."),
+        ("", "This must not be empty."),
+        ("a" * 129, "This has 129 characters."),
+        (7, "This must be a string."),
+    ],
+)
+def test_error_of_a_uid_names_the_character(text: object, reason: str) -> None:
+    assert not is_user_id(text)
+    assert user_id_error(text).startswith(reason + " Allowed are 1 to 128 of the characters")
+
+
+def test_error_of_a_name_names_the_character() -> None:
+    assert name_error("a|b").startswith("The character '|' (at position 2)")
+
+
+# ---- uids in keys, paths and tokens
+
+
+@given(USER_IDS, USER_IDS, st.sampled_from(["a", "a:b", "x@y"]), st.sampled_from(["a", "b", "a:b"]))
+def test_different_uids_share_no_redis_key(left: str, right: str, item: str, other: str) -> None:
+    if left != right:
+        assert KEYS.of_user(left) != KEYS.of_user(right)
+    if (left, item) != (right, other):
+        assert KEYS.deliveries(left, item) != KEYS.deliveries(right, other)
+
+
+@given(USER_IDS)
+def test_uid_does_not_change_the_hash_tag_of_its_keys(uid: str) -> None:
+    key = KEYS.deliveries(uid, "a")
+
+    assert key.startswith(KEYS.prefix(uid))
+    assert key.count("{") == key.count("}") == 1
+
+
+@given(USER_IDS)
+def test_uid_survives_path_delivery_id_and_token(uid: str) -> None:
+    intent = Intent(uid, "a", IntentKind.ITEM, "apns", "phone")
+
+    assert unquote(quote(uid, safe="")) == unquote(quote(uid, safe="|+")) == uid
+    assert decode_delivery_id(encode_delivery_id(intent)) == intent
+    assert parse_token([b"key"], make_token(b"key", uid, ["news"])) == (uid, ("news",))
+
+
+# ---- prefixes
 
 
 @given(PREFIXES, SEGMENTS.map(".".join))
-def test_the_fewest_prefixes_cover_the_same_and_none_covers_another(prefixes: list[str], name: str) -> None:
+def test_normal_prefixes_are_the_fewest(prefixes: list[str], name: str) -> None:
     fewest = normalize_prefixes(prefixes)
 
     assert fewest is not None
@@ -24,8 +110,8 @@ def test_the_fewest_prefixes_cover_the_same_and_none_covers_another(prefixes: li
     assert normalize_prefixes([*prefixes, ""]) is None
 
 
-def test_many_prefixes_take_no_time_that_grows_with_their_square() -> None:
-    """A token may name thousands: each pair of these would be 200 million comparisons, half a minute at the least."""
+def test_many_prefixes_take_no_quadratic_time() -> None:
+    """A token may have thousands: each pair of these would be 200 million comparisons, half a minute at the least."""
     many = [f"a{n}.b" for n in range(20_000)]
     began_s = time.process_time()
 

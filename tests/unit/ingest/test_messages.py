@@ -195,3 +195,19 @@ async def test_outcomes_are_counted_without_naming_anybody(api: Api) -> None:
 
 def test_the_code_of_a_problem_decides_its_status() -> None:
     assert Problem("state_full", "").status == 409
+
+
+@pytest.mark.parametrize("path", ["auth0%7C123", "auth0|123", "alice+test@example.com", "alice%2Btest%40example.com"])
+async def test_uid_of_an_identity_provider_is_accepted(api: Api, path: str) -> None:
+    answer = await api.call("POST", f"/v1/users/{path}/messages", content=GOOD, headers=JSON)
+
+    assert answer.status_code == 200
+    assert (await api.call("GET", f"/v1/users/{path}/state")).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "character"), [("a%20b", "' '"), ("a*b", "'*'"), ("%C3%BC", "'ü'")])
+async def test_error_of_a_uid_names_the_character(api: Api, path: str, character: str) -> None:
+    answer = await api.call("POST", f"/v1/users/{path}/messages", content=GOOD, headers=JSON)
+
+    assert code_of(answer) == (422, "invalid_id")
+    assert f"The character {character}" in answer.json()["detail"]

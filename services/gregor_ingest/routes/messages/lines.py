@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from gregor.core.errors import Problem, field_problem
-from gregor.core.ids import is_name
+from gregor.core.ids import is_user_id, user_id_error
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
 from gregor.core.limits import Limits
@@ -122,11 +122,9 @@ def _pop_uids(document: Any) -> list[str]:
     elif len(uids) > MAX_UIDS:
         raise field_problem("too_many", "/uids", f"A line may name at most {MAX_UIDS} users. Split it.")
     for index, name in enumerate(uids):
-        if not is_name(name):
+        if not is_user_id(name):
             pointer = "/uid" if uid is not None else f"/uids/{index}"
-            raise field_problem(
-                "invalid_id", pointer, "A uid has 1 to 128 of A-Z a-z 0-9 . _ : @ -, the first a letter or digit."
-            )
+            raise field_problem("invalid_id", pointer, user_id_error(name))
     return uids
 
 

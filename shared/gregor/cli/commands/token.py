@@ -11,7 +11,7 @@ from gregor.cli.errors import Failure
 from gregor.cli.state_file import read_running
 from gregor.clock import SystemClock
 from gregor.config.settings import load_settings, parse_duration
-from gregor.core.ids import is_name, normalize_prefix
+from gregor.core.ids import is_name, is_user_id, name_error, normalize_prefix, user_id_error
 
 token = typer.Typer(help="Device tokens, for development.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -33,9 +33,10 @@ def mint(
 
     Signed with GREGOR_TOKEN_SECRET, else with the secret of the running gregor dev.
     """
-    for option, name in (("--user", user), ("--device", device)):
-        if not is_name(name):
-            raise typer.BadParameter("no name: letters, digits and ._:@-, up to 128", param_hint=option)
+    if not is_user_id(user):
+        raise typer.BadParameter(user_id_error(user), param_hint="--user")
+    if not is_name(device):
+        raise typer.BadParameter(name_error(device), param_hint="--device")
     for option, prefixes in (("--cat", cat), ("--system", system)):
         if any(normalize_prefix(prefix) is None for prefix in prefixes or ()):
             raise typer.BadParameter("dotted segments are expected, such as user.joined", param_hint=option)

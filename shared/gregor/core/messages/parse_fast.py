@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from gregor.core.errors import Problem
-from gregor.core.ids import NAME, is_dotted
+from gregor.core.ids import NAME, USER_ID, is_dotted
 from gregor.core.json_text import canonical_fast
 from gregor.core.limits import Limits
 
@@ -38,6 +38,7 @@ class _FastMessage(msgspec.Struct, forbid_unknown_fields=True):
 
 _decode: Final = msgspec.json.Decoder(_FastMessage).decode
 _is_name: Final = NAME.match
+_is_user_id: Final = USER_ID.match
 
 
 def parse_fast(raw: bytes, limits: Limits) -> tuple[str | None, Message] | None:
@@ -50,7 +51,7 @@ def parse_fast(raw: bytes, limits: Limits) -> tuple[str | None, Message] | None:
     if line.uid is not msgspec.UNSET:
         uid = line.uid
         beside += 1
-    if len(create) != 1 or (uid is not None and not _is_name(uid)):
+    if len(create) != 1 or (uid is not None and not _is_user_id(uid)):
         return None
     ((item_id, item),) = create.items()
     if not (_is_name(item_id) and is_dotted(item.category)):

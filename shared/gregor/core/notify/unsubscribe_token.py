@@ -13,7 +13,7 @@ import hmac
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from gregor.core.ids import is_dotted, is_name
+from gregor.core.ids import is_dotted, is_user_id
 
 ALL_CATEGORIES: Final = "*"
 """In place of a category: all mail."""
@@ -53,7 +53,7 @@ def parse_token(keys: Sequence[bytes], token: str) -> tuple[str, tuple[str, ...]
         return None
     uid, _, listed = content.decode("utf-8", "replace").partition("\n")
     categories = tuple(listed.split(","))
-    is_one = is_name(uid) and (categories == (ALL_CATEGORIES,) or all(map(is_dotted, categories)))
+    is_one = is_user_id(uid) and (categories == (ALL_CATEGORIES,) or all(map(is_dotted, categories)))
     return (uid, categories) if is_one else None
 
 
