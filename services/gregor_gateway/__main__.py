@@ -73,7 +73,7 @@ async def serve_with(context: GatewayContext) -> None:
     tune_garbage_collector()
     context.background.start(context.readiness.watch())
     context.background.start(context.timers.run())
-    context.presence.begin()
+    context.presence.start()
     servers = [await loop.create_server(sockets, sock=listening[0], backlog=BACKLOG)]
     if settings.admin_port is not None:
         servers.append(await loop.create_server(lambda: AdminPort(context), sock=listening[2]))

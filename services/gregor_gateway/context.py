@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gregor.auth.device_tokens import TokenVerifier
@@ -18,10 +20,12 @@ from gregor.telemetry import Metrics
 from gregor.web.readiness import Readiness
 
 from .connection.write_scheduler import WriteScheduler
-from .fanout.hub import Hub, ResetAllReceiver
-from .fanout.rendering import ItemRendering, Recount
+from .fanout.hub import CountingWatcher, Hub, ResetAllReceiver
+from .fanout.reconciler import Reconciler
+from .fanout.rendering import ItemRendering
 from .fanout.revocation import RevocationChecker
 from .fanout.sync_reader import SyncReader
+from .fanout.user_channel import ChannelServices
 from .protocol.deadlines import SessionRules
 from .runtime.background import BackgroundTasks
 from .runtime.timer_wheel import TimerWheel
@@ -54,6 +58,7 @@ class GatewayContext:
     reset_all: ResetAllReceiver
     registry: CategoryRegistry
     webhooks: WebhookRegistry
+    jitter: Callable[[float, float], float] = random.uniform
 
     def rules(self, *, pings: bool, welcomes: bool, tells_unchanged: bool) -> SessionRules:
         """The rules of a transport."""
@@ -74,13 +79,20 @@ def build(settings: Settings, store: Store, feed: PubSub, tokens: TokenVerifier,
     """Everything, unconnected and not yet at work."""
     limits, metrics, background, timers = settings.limits, Metrics(), BackgroundTasks(), TimerWheel(clock)
     registry = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
-    sync_reader = SyncReader(store, clock, metrics, background, ItemRendering(registry))
-    revocation_checker = RevocationChecker(store, clock, timers, background)
+    rendering = ItemRendering(registry)
     write_scheduler = WriteScheduler(clock, metrics)
-    hub = Hub(
-        store, feed, timers, write_scheduler, metrics, sync_reader, revocation_checker, settings.compare_interval_s
+    services = ChannelServices(
+        scheduler=write_scheduler,
+        timers=timers,
+        rendering=rendering,
+        reconciliations=Reconciler(store, timers, background).queue,
+        revocation_checks=RevocationChecker(store, clock, timers, background).queue,
+        gaps=metrics.gaps,
+        compare_interval_s=settings.compare_interval_s,
     )
-    Recount(registry, hub)
+    hub = Hub(store, feed, services)
+    sync_reader = SyncReader(store, clock, metrics, background, rendering)
+    CountingWatcher(registry, hub)
     authenticator = Authenticator(store, tokens, clock)
     gateway = secrets.token_hex(6)
     return GatewayContext(
@@ -100,7 +112,7 @@ def build(settings: Settings, store: Store, feed: PubSub, tokens: TokenVerifier,
         device_messages=DeviceMessages(store, clock, limits, metrics, registry),
         authenticator=authenticator,
         observers=Observers(authenticator, timers, background),
-        reset_all=ResetAllReceiver(hub, timers, sync_reader),
+        reset_all=ResetAllReceiver(hub, sync_reader),
         registry=registry,
         webhooks=WebhookRegistry(store, feed),
     )

@@ -1,4 +1,4 @@
-"""One connection: carries out what its session asks for. All transports have the same; they differ in bytes alone."""
+"""One client's connection: applies the effects of its protocol session. Transports differ only in bytes."""
 
 from __future__ import annotations
 
@@ -7,79 +7,81 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
+import structlog
+
 from gregor.core.close_codes import CloseCode
+from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
 from gregor.core.items.sync import SyncResult, cursor_for
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
+from gregor.store.contract.store import Unavailable
 from gregor_gateway.context import GatewayContext
-from gregor_gateway.fanout.hub import UserChannel
 from gregor_gateway.fanout.sync_reader import SyncRequest
+from gregor_gateway.fanout.user_channel import UserChannel
 from gregor_gateway.protocol.deadlines import NEVER, SessionRules
 from gregor_gateway.protocol.effects import (
+    Acknowledge,
     CloseConnection,
+    CommitMessage,
     ConfirmCursor,
     Effect,
-    Job,
+    JoinChannel,
     ReadSync,
     Regroup,
+    ReportForeground,
     Send,
     SendLive,
     SendSync,
+    Task,
+    VerifyToken,
 )
 from gregor_gateway.protocol.hello import Hello, Position
-from gregor_gateway.protocol.server_frames import reconnect_frame
+from gregor_gateway.protocol.server_frames import problem_of, receipt_frame, reconnect_frame
 from gregor_gateway.protocol.session import Session, SessionState
-from gregor_gateway.sessions.authenticator import AuthenticatedCaller
+from gregor_gateway.sessions.authenticator import AuthenticatedCaller, close_for
 from gregor_gateway.transports.transport import Transport
 
-from .send_queue import PLAIN, EnqueueResult, SendQueue
+from .frame_writer import FrameWriter
+from .send_queue import EnqueueResult
 from .tasks import TaskQueue
 
-BATCH_BYTES: Final = 65_536
-"""About what one write takes: the high-water mark of a socket's buffer."""
-TAKEN_S: Final = 30.0
-"""How long a slow client may take for what must go out before its queue moves on (protocol.md, 4002)."""
-ANSWERED_S: Final = 1.0
-"""How much longer a client that is asked to come back elsewhere may stay to hear the answers to what it said."""
-LOOK_AGAIN_S: Final = 0.05
-RETRY_S: Final = 1.0
-LONGEST_REST_S: Final = 60.0
+log = structlog.get_logger(__name__)
+
+DRAIN_GRACE_S: Final = 1.0
+"""How much longer a client that was asked to reconnect elsewhere may stay to receive pending answers."""
+DRAIN_POLL_S: Final = 0.05
+SYNC_RETRY_S: Final = 1.0
+MAX_TICK_INTERVAL_S: Final = 60.0
+"""A closed connection leaves the timer wheel with its next tick, so it is freed within a minute."""
 
 
-class DeviceConnection:
-    """The glue of one client. A member of its user's room, on the wheel, and flushed by the flusher."""
+class DeviceConnection(FrameWriter):
+    """One client. It is a ``Subscriber``, ``Tickable``, ``Flushable``, ``PresentConnection`` and ``Observer``."""
 
     __slots__ = (
-        "_is_dirty",
-        "_is_paused",
         "_kind",
-        "_queue",
-        "_slow_at",
+        "_tasks",
         "_tick_at",
-        "_work",
         "channel",
         "context",
-        "is_over",
         "is_present",
         "keeps_session",
         "name",
         "opened_us",
         "session",
         "ticket",
-        "transport",
     )
 
     def __init__(self, context: GatewayContext, transport: Transport, rules: SessionRules, kind: str) -> None:
-        """``kind``: the transport's name in the figures."""
+        """``kind``: the name of the transport in the metrics."""
+        super().__init__(transport, context.write_scheduler, context.timers, rules.queue_bytes)
         self.context = context
-        self.transport = transport
         self._kind = kind
-        self._queue = SendQueue(rules.queue_bytes)
         self.channel: UserChannel | None = None
-        self._work: TaskQueue | None = None
-        self._is_dirty = self._is_paused = self.is_over = self.is_present = False
-        self._slow_at = self._tick_at = NEVER
+        self._tasks: TaskQueue | None = None
+        self.is_present = False
+        self._tick_at = NEVER
         self.keeps_session = False
         self.ticket: Ticket | None = None
         self.name = secrets.token_hex(8)
@@ -88,40 +90,35 @@ class DeviceConnection:
         context.metrics.connections.labels(kind).inc()
         self.schedule_tick()
 
-    # ---- what others ask: the hub, presence, the transport
+    # ---- identity
 
     @property
     def uid(self) -> str:
-        """The user, once the token is known."""
+        """The user; empty until the token is verified."""
         return self.session.caller.uid if self.session.caller is not None else ""
 
     @property
     def device(self) -> str:
-        """See ``Member.device``."""
+        """See ``Subscriber.device``."""
         return self.session.view.device
 
     @property
     def session_name(self) -> str:
-        """See ``Member.session_name``."""
+        """See ``Subscriber.session_name``."""
         return self.session.name
 
     @property
     def observes(self) -> bool:
-        """See ``Member.observes``."""
+        """See ``Subscriber.observes``."""
         return self.session.observes
 
     @property
     def issued_us(self) -> int:
-        """See ``Member.issued_us``."""
+        """See ``Subscriber.issued_us``."""
         return self.session.caller.iat_us if self.session.caller is not None else 0
 
-    @property
-    def cursor(self) -> str:
-        """The cursor of what was written; empty where the client was told of none yet."""
-        return f"{self._queue.written_tag}-{self._queue.written_seq}" if self._queue.written_tag else ""
-
     def lease(self, gateway: str) -> DeviceSession:
-        """See ``Present.lease``."""
+        """See ``PresentConnection.lease``."""
         session = self.session
         return DeviceSession(
             session.name,
@@ -133,207 +130,150 @@ class DeviceConnection:
             session.systems,
         )
 
-    def admit(self, admitted: AuthenticatedCaller) -> None:
-        """Its token or ticket was good."""
-        self.ticket = admitted.ticket
-        lives_s = self.context.authenticator.lives_s(admitted.caller)
-        self.run(self.session.admitted(admitted.caller, lives_s, self.context.timers.now, observes=admitted.observes))
+    # ---- input of the client
 
-    def greet(self, hello: Hello) -> None:
-        """The client said what it wants, in the query of its URL."""
-        self.run(self.session.greeted(hello))
+    def open(self, authenticated: AuthenticatedCaller, hello: Hello) -> None:
+        """Start a connection whose credentials were verified, with a hello from the query of its URL."""
+        self.ticket = authenticated.ticket
+        caller = authenticated.caller
+        lives_s = self.context.authenticator.lives_s(caller)
+        self.apply(self.session.admitted(caller, lives_s, self.context.timers.now, observes=authenticated.observes))
+        self.apply(self.session.greeted(hello))
 
     def verify(self, token: str) -> None:
-        """Check the token that came with the upgrade."""
-        self.run(self.session.offered(token))
+        """Verify a token that came with the WebSocket upgrade."""
+        self.apply(self.session.offered(token))
 
     def receive(self, raw: bytes) -> None:
-        """A frame of the client."""
-        self.run(self.session.receive(raw, self.context.timers.now))
+        """Handle a frame of the client, as JSON text."""
+        self.apply(self.session.receive(raw, self.context.timers.now))
 
     def receive_document(self, document: object) -> None:
-        """See ``Member.receive_document``."""
-        self.run(self.session.receive_document(document, self.context.timers.now))
+        """See ``Subscriber.receive_document``."""
+        self.apply(self.session.receive_document(document, self.context.timers.now))
 
     def post(self, document: object) -> bytes | None:
-        """A frame that came by `POST /v1/frames`: what is answered there, if anything."""
+        """See ``Subscriber.post``."""
         effects = self.session.receive_document(document, self.context.timers.now)
-        self.run(effect for effect in effects if not isinstance(effect, Send))
+        self.apply(effect for effect in effects if not isinstance(effect, Send))
         return next((effect.frame for effect in effects if isinstance(effect, Send)), None)
 
+    # ---- fan-out
+
     def deliver(self, seq: int, frame: bytes) -> None:
-        """See ``Member.deliver``."""
+        """See ``Subscriber.deliver``."""
         session = self.session
         if session.deliver(seq, frame):
-            put = self._queue.put(self.transport.pack(frame, session.tag, seq), seq)
-            if put is not EnqueueResult.QUEUED:
-                self._overflow(put)
-            if not self._is_dirty:
-                self._mark()
+            result = self._queue.put(self.transport.pack(frame, session.tag, seq), seq)
+            if result is not EnqueueResult.QUEUED:
+                self._on_overflow(result)
+            if not self._is_scheduled:
+                self._schedule_flush()
 
     def deliver_run(self, run: Sequence[CreationFrame]) -> int:
-        """See ``Member.deliver_run``."""
+        """See ``Subscriber.deliver_run``. General twin: ``deliver``, which takes over unless the queue is idle."""
         session, queue = self.session, self._queue
         if queue.is_idle and not self._is_paused and session.deliver_run(run[0].seq, run[-1].seq):
             queue.written_seq = session.seq
             return self.transport.write_run(run, session.tag)
-        for plain in run:
-            self.deliver(plain.seq, plain.frame)
+        for creation in run:
+            self.deliver(creation.seq, creation.frame)
         return 0
 
     def epoch_changed(self, epoch: bytes) -> None:
-        """See ``Member.renamed``."""
+        """See ``Subscriber.epoch_changed``."""
         if self.session.state is SessionState.LIVE:
             self.session.tag = cursor_for(epoch, self.session.view, 0).tag
-            self._queue.rename(self.session.tag)
+            self._queue.set_next_tag(self.session.tag)
 
     def resync(self, position: Position | None, reached: int) -> None:
-        """See ``Member.demand``."""
-        self.run(self.session.resync(position, reached))
+        """See ``Subscriber.resync``."""
+        self.apply(self.session.resync(position, reached))
 
     def resync_within(self, spread_s: float, seq: int) -> None:
-        """See ``Member.copy_within``."""
-        delay_s = spread_s * self.context.sync_reader.jitter(0.0, 1.0)
-        self.context.timers.after(delay_s, partial(self._copy, seq))
+        """See ``Subscriber.resync_within``."""
+        self.context.timers.after(spread_s * self.context.jitter(0.0, 1.0), partial(self._send_full_copy, seq))
 
-    def _copy(self, seq: int) -> None:
+    def _send_full_copy(self, seq: int) -> None:
         if self.session.base < seq:
             self.resync(Position(), 0)
 
-    def synced(self, serial: int, answer: SyncResult, frame: bytes) -> None:
-        """See ``Member.synced``."""
-        self.run(self.session.synced(serial, answer, frame))
+    def synced(self, serial: int, result: SyncResult, frame: bytes) -> None:
+        """See ``Subscriber.synced``."""
+        self.apply(self.session.synced(serial, result, frame))
         self.release_receipts(0)
 
     def sync_failed(self, serial: int) -> None:
-        """See ``Member.unread``. A first sync that cannot be had ends the connection; a later one is tried again."""
+        """See ``Subscriber.sync_failed``: close if it was the first sync, retry a later one."""
         if not self.session.base and not self.session.tag:
             self.close(CloseCode.UNAVAILABLE)
         else:
-            self.context.timers.after(RETRY_S * self.context.sync_reader.jitter(1.0, 2.0), partial(self._retry, serial))
-
-    def _retry(self, serial: int) -> None:
-        self.run(self.session.retry(serial))
+            delay_s = SYNC_RETRY_S * self.context.jitter(1.0, 2.0)
+            self.context.timers.after(delay_s, lambda: self.apply(self.session.retry(serial)))
 
     def counting_changed(self) -> None:
-        """See ``Member.recounted``."""
-        self.run(self.session.counting_changed(self.context.timers.now))
+        """See ``Subscriber.counting_changed``."""
+        self.apply(self.session.counting_changed(self.context.timers.now))
 
     def release_receipts(self, reached: int) -> None:
-        """See ``Member.release``."""
-        self.run(self.session.release_receipts(max(reached, self.reached)))
+        """See ``Subscriber.release_receipts``."""
+        self.apply(self.session.release_receipts(max(reached, self._processed_seq())))
         if self.channel is not None and not self.session.awaits:
             self.channel.waiting.discard(self)
 
-    def close(self, code: int, reason: str = "") -> None:
-        """See ``Member.shut``."""
-        self.run(self.session.close(code, reason))
-
-    def drain(self, after_ms: int, reason: str) -> None:
-        """Ask the client to come back elsewhere, and close once what it said is answered, or soon after."""
-        self.run([Send(reconnect_frame(after_ms, reason))])
-        at = self.context.timers.now + after_ms / 1000
-        self.context.timers.after(after_ms / 1000, partial(self._depart, at + ANSWERED_S))
-
-    def _depart(self, until: float) -> None:
-        is_answered = self._work is None and not self.session.awaits
-        if is_answered or self.context.timers.now >= until:
-            self.close(CloseCode.SHUTDOWN)
-        else:
-            self.context.timers.after(LOOK_AGAIN_S, partial(self._depart, until))
-
-    @property
-    def reached(self) -> int:
-        """Up to which seq the channel has told everything."""
-        return self.channel.tracker.seq if self.channel is not None else 0
+    def _processed_seq(self) -> int:
+        """Process pending publications, and return the seq up to which all of them are processed."""
+        return self.channel.process_pending().seq if self.channel is not None else 0
 
     # ---- time
 
     def tick(self, now: float) -> None:
-        """See ``Ticking.tick``."""
+        """See ``Tickable.tick``."""
         if now < self._tick_at or self.is_over:
             return
         self._tick_at = NEVER
-        self.run(self.session.close(CloseCode.SLOW_CONSUMER) if now >= self._slow_at else self.session.tick(now))
+        self.apply(self.session.close(CloseCode.SLOW_CONSUMER) if now >= self._slow_at else self.session.tick(now))
         self.schedule_tick()
 
     def schedule_tick(self) -> None:
-        """Tick when the next thing is due."""
-        # At least once a minute: what is over leaves the wheel with its next tick.
-        due = min(self.session.due, self._slow_at, self.context.timers.now + LONGEST_REST_S)
+        """Tick at the next deadline."""
+        due = min(self.session.due, self._slow_at, self.context.timers.now + MAX_TICK_INTERVAL_S)
         if due < self._tick_at and not self.is_over:
             self._tick_at = due
             self.context.timers.at(due, self)
 
-    # ---- the way out
+    # ---- backpressure
 
-    def flush(self) -> tuple[int, int]:
-        """See ``Flushable.flush``."""
-        self._is_dirty = False
-        frames = total = 0
-        queue = self._queue
-        while queue.entries is not None and not self._is_paused:
-            batch = queue.take(BATCH_BYTES)
-            frames += len(batch)
-            total += self.transport.write(batch)
-        if not self._is_paused:
-            self._slow_at = NEVER
-            if self.session.state is SessionState.BEHIND:
-                self.run(self.session.catch_up(self._queue.written_tag, self._queue.written_seq))
-        elif self._slow_at != NEVER:
-            self.schedule_tick()
-        return frames, total
+    def _on_drained(self) -> None:
+        """See ``FrameWriter``: read the sync that replaces the dropped frames."""
+        if self.session.state is SessionState.BEHIND:
+            self.apply(self.session.catch_up(self._queue.written_tag, self._queue.written_seq))
 
-    def pause(self) -> None:
-        """The client does not take what is written."""
-        self._is_paused = True
-
-    def resume(self) -> None:
-        """It took most of it."""
-        self._is_paused = False
-        self._mark()
-
-    def _mark(self) -> None:
-        if not self._is_dirty and not self.is_over:
-            self._is_dirty = True
-            self.context.write_scheduler.add(self)
-
-    def _put(self, packed: bytes, seq: int) -> None:
-        put = self._queue.put(packed, seq)
-        if put is not EnqueueResult.QUEUED:
-            self._overflow(put)
-        self._mark()
-
-    def _overflow(self, put: EnqueueResult) -> None:
+    def _on_overflow(self, result: EnqueueResult) -> None:
+        """See ``FrameWriter``: a slow consumer gets one sync instead of the dropped frames, or is closed."""
         self.context.metrics.overflows.inc()
         self.session.fall_behind()
-        self._expect_taken()
-        if put is EnqueueResult.FULL:
+        self._start_slow_deadline()
+        if result is EnqueueResult.FULL:
             self.close(CloseCode.SLOW_CONSUMER)
 
-    def _expect_taken(self) -> None:
-        """From now on the client must take what is written within the time for it, or is closed."""
-        self._slow_at = min(self._slow_at, self.context.timers.now + TAKEN_S)
+    # ---- effects of the session
 
-    # ---- effects
-
-    def run(self, effects: Iterable[Effect]) -> None:
-        """Carry them out, in order."""
+    def apply(self, effects: Iterable[Effect]) -> None:
+        """Apply effects in order."""
         for effect in effects:
             match effect:
                 case SendLive(seq, frame):
-                    self._put(self.transport.pack(frame, self.session.tag, seq), seq)
+                    self._enqueue(self.transport.pack(frame, self.session.tag, seq), seq)
                 case Send(frame):
-                    self._put(self.transport.pack(frame, "", 0), PLAIN)
+                    self._enqueue(self.transport.pack(frame, "", 0))
                 case SendSync(tag, seq, frame):
-                    self._queue.put_sync(self.transport.pack(frame, tag, seq), tag, seq)
-                    self._expect_taken()
-                    self._mark()
+                    self._enqueue_sync(self.transport.pack(frame, tag, seq), tag, seq)
                 case ConfirmCursor(tag, seq):
-                    self._queue.settle(tag, seq)
+                    self._queue.confirm_cursor(tag, seq)
                     self.transport.confirmed()
                 case ReadSync(position, serial):
-                    self._read(position, serial)
+                    self._request_sync(position, serial)
                 case CloseConnection(code, reason):
                     self._close(code, reason)
                 case Regroup():
@@ -341,48 +281,139 @@ class DeviceConnection:
                         self.channel.remove(self)
                         self.channel.add(self, self.session.view, self.session.systems, self.session.locale)
                 case _:
-                    self._wait_for(effect)
+                    self._add_task(effect)
 
-    def _wait_for(self, job: Job) -> None:
-        if self.is_over:
-            return
-        if self._work is None:
-            self._work = TaskQueue(self)
-        self._work.add(job)
-
-    def rested(self) -> None:
-        """All work is done."""
-        self._work = None
-
-    def _read(self, position: Position, serial: int) -> None:
+    def _request_sync(self, position: Position, serial: int) -> None:
         if self.channel is not None:
             session = self.session
-            question = SyncRequest(self.channel.uid, session.view, session.systems, position, session.locale)
-            self.context.sync_reader.ask(self.context.hub, self.channel, self, serial, question)
+            request = SyncRequest(self.channel.uid, session.view, session.systems, position, session.locale)
+            self.context.sync_reader.request(self.channel, self, serial, request)
+
+    # ---- tasks
+
+    def _add_task(self, task: Task) -> None:
+        if self.is_over:
+            return
+        if self._tasks is None:
+            self._tasks = TaskQueue(self.context.background, self.transport, self._perform, self._on_idle)
+        self._tasks.add(task)
+
+    def _on_idle(self) -> None:
+        self._tasks = None
+
+    async def _perform(self, task: Task) -> None:
+        session, context = self.session, self.context
+        try:
+            match task:
+                case VerifyToken():
+                    await self._verify(task)
+                case JoinChannel() if not self.is_over:
+                    await self._join()
+                case CommitMessage():
+                    await self._commit(task)
+                case Acknowledge(seq) if session.caller is not None:
+                    seen = min(seq, max(session.seq, self._processed_seq()))
+                    await context.store.devices.acknowledge(self.uid, session.view, seen, context.clock.now_us())
+                case ReportForeground() if self.is_present:
+                    await context.presence.renew(self)
+        except Exception as error:
+            self._on_task_error(task, error)
+
+    async def _verify(self, task: VerifyToken) -> None:
+        authenticator = self.context.authenticator
+        caller = await authenticator.verify(task.token)
+        if task.is_renewal and await authenticator.is_revoked(caller):
+            raise Problem("unauthorised", "The token was revoked.")
+        accept = self.session.renewed if task.is_renewal else self.session.admitted
+        self.apply(accept(caller, authenticator.lives_s(caller), self.context.timers.now))
+        self.schedule_tick()
+
+    async def _join(self) -> None:
+        session, context = self.session, self.context
+        self.channel = await context.hub.enter(self.uid, self, session.view, session.systems, session.locale)
+        try:
+            # Checked after the subscription: a later revocation arrives as a control message.
+            if session.caller is not None and not session.observes:
+                if await context.authenticator.is_revoked(session.caller):
+                    self.close(CloseCode.REVOKED)
+                    return
+                if self.is_over:
+                    return  # the client left, and may be connected elsewhere: it must not replace that connection
+                await context.presence.open(self)
+                self.is_present = True
+            if session.observes:
+                context.observers.add(self)
+            self.apply(session.joined(context.timers.now))
+            self.schedule_tick()
+        finally:
+            if self.is_over:
+                self._leave()
+
+    async def _commit(self, task: CommitMessage) -> None:
+        session, context = self.session, self.context
+        if session.caller is None or session.observes:
+            raise Problem("forbidden", "Observers cannot send messages.")
+        if self.is_over and await context.authenticator.is_revoked(session.caller):
+            return  # the connection left its channel, so no control message would have closed it
+        done = await context.device_messages.commit(session.caller, task.document, task.size_bytes)
+        channel = self.channel
+        if task.ref is None or self.is_over or channel is None:
+            return
+        self.apply(session.committed(done.seq, receipt_frame(task.ref, done.receipt), self._processed_seq()))
+        if session.awaits:
+            channel.waiting.add(self)
+            channel.expect(done.seq)
+
+    def _on_task_error(self, task: Task, error: Exception) -> None:
+        if not isinstance(error, Problem | Unavailable):
+            log.error("task.failed", task=type(task).__name__, exc_info=error)
+        match task:
+            case JoinChannel() | VerifyToken(is_renewal=False):
+                self.close(close_for(error))
+            case CommitMessage(ref) | VerifyToken(_, ref):
+                self.apply(self.session.refused(ref, problem_of(error)))
+
+    # ---- end
+
+    def close(self, code: int, reason: str = "") -> None:
+        """See ``Subscriber.close``."""
+        self.apply(self.session.close(code, reason))
+
+    def drain(self, after_ms: int, reason: str) -> None:
+        """Ask the client to reconnect elsewhere after a delay; close once its messages are answered, or soon after."""
+        self.apply([Send(reconnect_frame(after_ms, reason))])
+        deadline = self.context.timers.now + after_ms / 1000 + DRAIN_GRACE_S
+        self.context.timers.after(after_ms / 1000, partial(self._close_when_idle, deadline))
+
+    def _close_when_idle(self, deadline: float) -> None:
+        is_idle = self._tasks is None and not self.session.awaits
+        if is_idle or self.context.timers.now >= deadline:
+            self.close(CloseCode.SHUTDOWN)
+        else:
+            self.context.timers.after(DRAIN_POLL_S, partial(self._close_when_idle, deadline))
 
     def _close(self, code: int, reason: str) -> None:
-        self.context.metrics.closes.labels(str(code)).inc()
-        if self._work is not None:
-            self._work.drop()
+        self.context.metrics.closes.labels(str(int(code))).inc()
+        if self._tasks is not None:
+            self._tasks.clear()
         self.flush()
         self.transport.close(code, reason)
-        self.ended()
+        self.end()
 
-    def ended(self) -> None:
-        """The client is gone, or sent away. Repeatable."""
+    def end(self) -> None:
+        """Release everything after the client left or was closed. Idempotent."""
         if self.is_over:
             return
         self.is_over = True
         self.session.close(CloseCode.GOING_AWAY)
         self.context.metrics.connections.labels(self._kind).dec()
-        self.leave()
+        self._leave()
 
-    def leave(self) -> None:
-        """Hear the channel no more, and be absent."""
+    def _leave(self) -> None:
         channel, self.channel = self.channel, None
         if channel is not None:
             self.context.hub.leave(channel, self)
             self.context.observers.discard(self)
         if self.is_present:
             self.is_present = False
-            self.context.presence.forget(self, is_over=not self.keeps_session)
+            self.context.presence.remove(self, is_over=not self.keeps_session)

@@ -63,7 +63,7 @@ class SendQueue:
         self._drop()
         return EnqueueResult.DROPPED if self._bytes <= self._most_bytes else EnqueueResult.FULL
 
-    def rename(self, tag: str) -> None:
+    def set_next_tag(self, tag: str) -> None:
         """The live frame that is put next carries a cursor of this tag."""
         self._next_tag = tag
 
@@ -76,7 +76,7 @@ class SendQueue:
         self.entries += self._late or ()
         self._late = None
 
-    def settle(self, tag: str, seq: int) -> None:
+    def confirm_cursor(self, tag: str, seq: int) -> None:
         """The client has this cursor already, without a sync."""
         if self._late is not None:
             self.entries, self._late = [*(self.entries or ()), *self._late], None

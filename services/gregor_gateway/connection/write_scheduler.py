@@ -37,10 +37,10 @@ class Flushable(Protocol):
         ...
 
 
-class Expected(Protocol):
+class PendingChannel(Protocol):
     """A room that something was published for."""
 
-    def process_pending(self) -> None:
+    def process_pending(self) -> object:
         """Tell its connections."""
         ...
 
@@ -53,24 +53,24 @@ class WriteScheduler:
         self._frames = metrics.frames_out
         self._bytes = metrics.bytes_out
         self._seconds = metrics.deliver_seconds
-        self._expected: list[Expected] = []
-        self._dirty: list[Flushable] = []
+        self._channels: list[PendingChannel] = []
+        self._connections: list[Flushable] = []
         self._is_due = False
         self._not_before = 0.0
         self._since = 0.0
         self._writes = self._frames_written = self._bytes_written = 0
 
-    def expect(self, channel: Expected) -> None:
+    def add_channel(self, channel: PendingChannel) -> None:
         """Let it tell its connections with the next sweep."""
-        self._expected.append(channel)
+        self._channels.append(channel)
         self._wake()
 
     def add(self, connection: Flushable) -> None:
         """Flush it with the next sweep. Called once a connection and sweep."""
-        self._dirty.append(connection)
+        self._connections.append(connection)
         self._wake()
 
-    def wrote(self, connections: int, frames: int, size: int) -> None:
+    def count(self, connections: int, frames: int, size: int) -> None:
         """So many frames, of so many bytes, were written past the queues of so many connections."""
         self._writes += connections
         self._frames_written += frames
@@ -90,17 +90,17 @@ class WriteScheduler:
 
     def _sweep(self) -> None:
         begun = self._clock.monotonic()
-        expected, self._expected = self._expected, []
-        for channel in expected:
+        channels, self._channels = self._channels, []
+        for channel in channels:
             try:
                 channel.process_pending()
             except Exception as error:
                 log.error("A user's connections could not be told.", exc_info=error)
-        dirty, self._dirty = self._dirty, []
+        connections, self._connections = self._connections, []
         self._is_due = False
-        for connection in dirty:
+        for connection in connections:
             try:
-                self.wrote(1, *connection.flush())
+                self.count(1, *connection.flush())
             except Exception as error:
                 # The fault of one must not silence the others of this sweep.
                 log.error("A connection could not be written to.", exc_info=error)

@@ -1,41 +1,43 @@
-"""Asking the store about many rooms: so many a call, and one call at a time."""
+"""Batching of store reads: many keys in one call, one call at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 from gregor_gateway.runtime.background import BackgroundTasks
 
-if TYPE_CHECKING:
-    from .hub import UserChannel
-
-Ask = Callable[[dict["UserChannel", bool]], Awaitable[None]]
-"""Asks about some rooms; must not raise for what the store does."""
+Key = TypeVar("Key", bound=Hashable)
 
 
-class Batcher:
-    """Rooms that wait to be asked about, up to ``at_once`` a call; one that is wanted twice meanwhile is one."""
+class Batcher(Generic[Key]):
+    """A queue of keys that are processed in batches of at most ``batch_size``.
 
-    def __init__(self, background: BackgroundTasks, at_once: int, ask: Ask) -> None:
+    A key that is added again before its batch starts is processed once. ``process`` gets each key with its flag, and
+    must not raise ``Unavailable``.
+    """
+
+    def __init__(
+        self, background: BackgroundTasks, batch_size: int, process: Callable[[dict[Key, bool]], Awaitable[None]]
+    ) -> None:
         self._background = background
-        self._at_once = at_once
-        self._ask = ask
-        self._wanted: dict[UserChannel, bool] = {}
+        self._batch_size = batch_size
+        self._process = process
+        self._queued: dict[Key, bool] = {}
         self._is_running = False
 
-    def want(self, channel: UserChannel, *, is_sure: bool = False) -> None:
-        """Ask about it soon. ``is_sure`` is passed on: whether anybody who wanted it said so."""
-        self._wanted[channel] = is_sure or self._wanted.get(channel, False)
+    def add(self, key: Key, *, flag: bool = False) -> None:
+        """Process a key soon. The flag is set if any caller sets it before the batch starts."""
+        self._queued[key] = flag or self._queued.get(key, False)
         if not self._is_running:
             self._is_running = True
             self._background.start(self._run())
 
     async def _run(self) -> None:
         try:
-            while self._wanted:
-                some = list(islice(self._wanted, self._at_once))
-                await self._ask({channel: self._wanted.pop(channel) for channel in some})
+            while self._queued:
+                keys = list(islice(self._queued, self._batch_size))
+                await self._process({key: self._queued.pop(key) for key in keys})
         finally:
             self._is_running = False

@@ -1,83 +1,67 @@
-"""The periodic comparison with the store: what announcements did not tell is found here (semantics.md L12)."""
+"""Reconciliation with the store: finds announcements that were lost without a later one to show the gap (L12)."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
-
-import structlog
+from typing import Final
 
 from gregor.store.contract.store import Store, Unavailable
+from gregor_gateway.runtime.background import BackgroundTasks
 from gregor_gateway.runtime.timer_wheel import TimerWheel
 
 from .batch import Batcher
 from .sequence_tracker import Continuity, StreamPosition
+from .user_channel import UserChannel
 
-if TYPE_CHECKING:
-    from .hub import Hub, UserChannel
-
-log = structlog.get_logger(__name__)
-
-AT_ONCE: Final = 500
-"""Users a call: one pipelined read each, so that one call takes a few milliseconds of the store."""
-SECOND_LOOK_S: Final = 1.0
-"""An announcement may be under way when the store is asked: what is missing then is looked at again."""
+USERS_PER_CALL: Final = 500
+"""Users in one pipelined call, so that a call takes the store a few milliseconds."""
+RECHECK_S: Final = 1.0
+"""Delay of the second comparison: an announcement that seems missing may still be in flight at the first one."""
 
 
 class Reconciler:
-    """Asks the store for the positions of rooms, many at a time, and has mended what differs."""
+    """Compares the positions of user channels with the store, and resynchronises the channels that differ.
 
-    def __init__(self, hub: Hub, store: Store, timers: TimerWheel, interval_s: float) -> None:
-        self._hub = hub
+    ``queue``: the channels to compare; their flag says that no announcement can be in flight, so repair at once.
+    """
+
+    def __init__(self, store: Store, timers: TimerWheel, background: BackgroundTasks) -> None:
         self._store = store
         self._timers = timers
-        self._interval_s = interval_s
-        self._turns = Batcher(hub.sync_reader.background, AT_ONCE, self._compare)
-
-    def begin(self, channel: UserChannel) -> None:
-        """A new room: compare it now and then. The first time soon: until then a fork could not be told."""
-        self._timers.at(self._timers.now + self._hub.sync_reader.jitter(0.5, 1.5), channel)
-
-    def due(self, channel: UserChannel) -> None:
-        """The time of a room has come, if it is still there."""
-        if self._hub.channels.get(channel.uid) is channel:
-            self.ask(channel)
-            self._timers.at(self._timers.now + self._interval_s * self._hub.sync_reader.jitter(0.9, 1.1), channel)
-
-    def ask(self, channel: UserChannel, *, is_sure: bool = False) -> None:
-        """Compare soon. ``is_sure``: an announcement cannot be under way any more."""
-        self._turns.want(channel, is_sure=is_sure)
+        self.queue: Batcher[UserChannel] = Batcher(background, USERS_PER_CALL, self._compare)
 
     async def _compare(self, channels: dict[UserChannel, bool]) -> None:
-        """``rooms``: of each, whether what differs is mended at once."""
-        known = [(channel, channel.tracker.mark) for channel in channels]
-        asked = [(channel, mark) for channel, mark in known if mark is not None and channel.groups]
+        known = [(channel, channel.process_pending().position) for channel in channels]
+        asked = [(channel, position) for channel, position in known if position is not None and channel.groups]
         if not asked:
             return
         try:
-            heads = await self._store.users.heads([channel.uid for channel, _ in asked])
+            stored = await self._store.users.heads([channel.uid for channel, _ in asked])
         except Unavailable:
             for channel, _ in asked:
-                self._timers.after(SECOND_LOOK_S, partial(self.ask, channel, is_sure=channels[channel]))
+                self._timers.after(RECHECK_S, partial(channel.reconcile, is_certain=channels[channel]))
             return
-        for (channel, then), head in zip(asked, heads, strict=True):
-            self._judge(channel, then, StreamPosition.of(head), channels[channel])
+        for (channel, then), position in zip(asked, stored, strict=True):
+            self._judge(channel, then, StreamPosition.of(position), channels[channel])
 
-    def _judge(self, channel: UserChannel, then: StreamPosition, there: StreamPosition, is_sure: bool) -> None:
-        continuity = channel.tracker.compare(there, then)
+    def _judge(self, channel: UserChannel, then: StreamPosition, stored: StreamPosition, is_certain: bool) -> None:
+        """Repair a channel that differs from the store. ``then``: its position when the store was asked."""
+        tracker = channel.process_pending()
+        continuity = tracker.compare(stored, then)
         if continuity is Continuity.SAME:
             return
-        is_behind = continuity is Continuity.GAP or there.epoch != then.epoch
-        if is_behind and not is_sure:
-            self._timers.after(SECOND_LOOK_S, partial(self._look_for, channel, there))
+        is_behind = continuity is Continuity.GAP or stored.epoch != then.epoch
+        if is_behind and not is_certain:
+            self._timers.after(RECHECK_S, partial(self._recheck, channel, stored))
             return
-        self._hub.repair(channel, continuity, "compare")
-        channel.tracker.mark = there
-        for subscriber in tuple(channel.waiting):
-            subscriber.release_receipts(there.seq)
+        channel.repair(continuity, "compare")
+        tracker.position = stored
+        channel.release_receipts(stored.seq)
 
-    def _look_for(self, channel: UserChannel, missed: StreamPosition) -> None:
-        """Ask again where this is not known yet. What is under way by now is not what was missed: a sync in its place
-        would swallow the reminders among it."""
-        if not channel.tracker.has(missed):
-            self.ask(channel, is_sure=True)
+    def _recheck(self, channel: UserChannel, missed: StreamPosition) -> None:
+        """Compare again if the announcements are still missing.
+
+        An announcement that arrived meanwhile is not lost. A sync in its place would swallow its reminders.
+        """
+        if not channel.process_pending().covers(missed):
+            channel.reconcile(is_certain=True)

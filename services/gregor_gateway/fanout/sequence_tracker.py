@@ -1,4 +1,7 @@
-"""PURE: what a process knows of one user's history, and how it finds that something was missed (semantics.md L12)."""
+"""Sequence tracking: the position of one user's history in this process, and the detection of gaps and forks (L12).
+
+Pure: no I/O, no clock.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,23 @@ from gregor.core.items.announcement import Announcement, AnnouncementKind, Creat
 from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, UserPosition
 
 LINK_BYTES = 8
-"""The lanes of the digest that an announcement carries, from before and from after it."""
+"""Bytes of the digest, before and after it, that an announcement carries."""
 
 
 class Continuity(Enum):
-    """How an announcement, or the store, stands to what is known."""
+    """How an announcement, or the store, relates to the known position."""
 
-    NEXT = "follows what is known"
-    SAME = "nothing is missing"
-    LATE = "not above what is known: read in flight, or another history"
-    GAP = "something between is missing"
-    FORK = "another history: no copy can be trusted"
+    NEXT = "follows the known position"
+    SAME = "equal"
+    LATE = "not above the known position: already covered by a sync, or another history"
+    GAP = "announcements are missing"
+    FORK = "another history: every copy is invalid"
 
 
 class StreamPosition(Struct, frozen=True, gc=False):
-    """What was known at a moment. ``link``: the first lanes of the digest, ``None`` where they are not known yet."""
+    """A position in a user's history. ``link``: the first lanes of the digest there; ``None`` if they are not known
+    yet.
+    """
 
     epoch: bytes
     seq: int
@@ -32,86 +37,95 @@ class StreamPosition(Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, head: UserPosition | None) -> StreamPosition:
-        """What the store says; a user never seen is an empty one."""
+        """Return the position that the store reports; an unknown user has the empty one."""
         if head is None:
             return cls(NO_EPOCH, 0, ZERO_DIGEST[:LINK_BYTES])
         return cls(head.epoch, head.seq, head.digest[:LINK_BYTES])
 
 
 class SequenceTracker:
-    """The last known mark of one user; ``None`` before the first read or announcement.
+    """The last known position of one user; ``None`` before the first read or announcement.
 
-    ``since``: everything that was announced above it has been heard.
+    ``since``: the seq above which every announcement was received.
     """
 
-    __slots__ = ("mark", "since")
+    __slots__ = ("position", "since")
 
     def __init__(self) -> None:
-        self.mark: StreamPosition | None = None
+        self.position: StreamPosition | None = None
         self.since = 0
 
     @property
     def seq(self) -> int:
-        """Up to where the process has told its connections everything."""
-        return self.mark.seq if self.mark is not None else 0
+        """The seq up to which announcements were delivered to the connections."""
+        return self.position.seq if self.position is not None else 0
 
-    def has(self, mark: StreamPosition) -> bool:
-        """Whether everything up to a mark of the store has been told."""
-        return self.mark is not None and self.mark.epoch == mark.epoch and self.mark.seq >= mark.seq
+    def covers(self, position: StreamPosition) -> bool:
+        """Return whether announcements were delivered up to a position of the store."""
+        return self.position is not None and self.position.epoch == position.epoch and self.position.seq >= position.seq
 
     def classify(self, announcement: Announcement) -> Continuity:
-        """What an announcement means; ``follow`` takes it."""
-        mark = self.mark
-        if mark is None:
+        """Return how an announcement relates to the known position. ``advance`` accepts it."""
+        position = self.position
+        if position is None:
             return Continuity.NEXT
-        if announcement.seq <= mark.seq:
+        if announcement.seq <= position.seq:
             return Continuity.LATE
-        is_same_epoch = announcement.epoch == mark.epoch
-        if announcement.seq > mark.seq + 1:
+        is_same_epoch = announcement.epoch == position.epoch
+        if announcement.seq > position.seq + 1:
             return Continuity.GAP if is_same_epoch else Continuity.FORK
-        may_begin = announcement.kind is AnnouncementKind.RESET or (announcement.is_new_epoch and mark.seq == 0)
-        is_linked = mark.link is None or announcement.before == mark.link
+        may_begin = announcement.kind is AnnouncementKind.RESET or (announcement.is_new_epoch and position.seq == 0)
+        is_linked = position.link is None or announcement.before == position.link
         return Continuity.NEXT if is_linked and (is_same_epoch or may_begin) else Continuity.FORK
 
     def advance(self, announcement: Announcement) -> None:
-        """Everything up to this announcement is being told."""
-        if self.mark is None:
+        """Move to the position of an announcement that is being delivered."""
+        if self.position is None:
             self.since = announcement.seq - 1
-        self.mark = StreamPosition(announcement.epoch, announcement.seq, announcement.after)
+        self.position = StreamPosition(announcement.epoch, announcement.seq, announcement.after)
 
-    def advance_fast(self, plain: CreationFrame) -> bool:
-        """Whether a plain announcement follows what is known; if so, it is taken. Else ``judge`` says what it is."""
-        mark = self.mark
-        if mark is None or plain.seq != mark.seq + 1 or plain.epoch != mark.epoch:
+    def advance_fast(self, creation: CreationFrame) -> bool:
+        """Advance if a creation follows the known position; return whether it does. Hot path.
+
+        General twin: ``classify`` with ``advance``. Benchmark, test and condition: see ``UserChannel._deliver_fast``.
+        """
+        position = self.position
+        if position is None or creation.seq != position.seq + 1 or creation.epoch != position.epoch:
             return False
-        if mark.link is not None and plain.before != mark.link:
+        if position.link is not None and creation.before != position.link:
             return False
-        self.mark = StreamPosition(plain.epoch, plain.seq, plain.after)
+        self.position = StreamPosition(creation.epoch, creation.seq, creation.after)
         return True
 
-    def settle(self, epoch: bytes, seq: int, then: StreamPosition | None) -> Continuity:
-        """A sync was read. ``then``: what was known when the read began. The first one gives the mark."""
-        if self.mark is None:
-            self.mark, self.since = StreamPosition(epoch, seq), seq
+    def confirm_sync(self, epoch: bytes, seq: int, then: StreamPosition | None) -> Continuity:
+        """Compare with a sync that was read. ``then``: the known position when the read began.
+
+        The first sync sets the position.
+        """
+        if self.position is None:
+            self.position, self.since = StreamPosition(epoch, seq), seq
             return Continuity.SAME
         if then is None:
             return Continuity.SAME if seq >= self.since else Continuity.GAP
-        is_fork = seq < then.seq or epoch not in (then.epoch, self.mark.epoch)
+        is_fork = seq < then.seq or epoch not in (then.epoch, self.position.epoch)
         return Continuity.FORK if is_fork else Continuity.SAME
 
-    def compare(self, there: StreamPosition, then: StreamPosition) -> Continuity:
-        """What the store said, against what was known when it was asked (announcements may have come since)."""
-        now = self.mark or then
-        if there.epoch != then.epoch:
-            if now.epoch == there.epoch:
+    def compare(self, stored: StreamPosition, then: StreamPosition) -> Continuity:
+        """Compare with the position of the store. ``then``: the known position when the store was asked.
+
+        Announcements may have arrived since.
+        """
+        now = self.position or then
+        if stored.epoch != then.epoch:
+            if now.epoch == stored.epoch:
                 return Continuity.SAME
             return Continuity.GAP if then.epoch == NO_EPOCH else Continuity.FORK
-        if there.seq < then.seq:
+        if stored.seq < then.seq:
             return Continuity.FORK
-        if there.seq > then.seq:
-            return Continuity.SAME if now.seq >= there.seq else Continuity.GAP
-        if then.link is not None and then.link != there.link:
+        if stored.seq > then.seq:
+            return Continuity.SAME if now.seq >= stored.seq else Continuity.GAP
+        if then.link is not None and then.link != stored.link:
             return Continuity.FORK
         if now == then:
-            self.mark = there
+            self.position = stored
         return Continuity.SAME

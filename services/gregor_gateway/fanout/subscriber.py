@@ -1,4 +1,4 @@
-"""What the hub asks of a connection."""
+"""The interface of a connection to the fan-out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gregor_gateway.protocol.hello import Position
 
 
 class Subscriber(Protocol):
-    """One connection in a room. Every method returns at once."""
+    """One connection on a user channel. No method blocks."""
 
     @property
     def device(self) -> str:
-        """The device, or empty for an onlooker at the backend's view."""
+        """The device; empty for an observer that sees every item of the user."""
         ...
 
     @property
@@ -26,77 +26,77 @@ class Subscriber(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the connection, unique."""
+        """The unique name of the connection."""
         ...
 
     @property
     def observes(self) -> bool:
-        """Whether it only looks on."""
+        """Whether the connection is an observer: it reads, but has no presence and sends nothing."""
         ...
 
     @property
     def is_present(self) -> bool:
-        """Whether the store was told that it is there: it is no onlooker, and has joined."""
+        """Whether its presence is in the store: it has joined, and is not an observer."""
         ...
 
     @property
     def issued_us(self) -> int:
-        """When its token was issued; 0 where that is not known."""
+        """When its token was issued; 0 if unknown."""
         ...
 
     @property
     def opened_us(self) -> int:
-        """When it was opened, by the clock of this gateway."""
+        """When the connection was opened, by the clock of this gateway."""
         ...
 
     def deliver(self, seq: int, frame: bytes) -> None:
-        """A live frame of its view."""
+        """Deliver a live frame of its view."""
         ...
 
     def deliver_run(self, run: Sequence[CreationFrame]) -> int:
-        """Live frames of its view, in order; how many bytes were written at once, 0 where they wait. The hot path."""
+        """Deliver consecutive live frames; return the bytes written at once, 0 if they were queued. Hot path."""
         ...
 
     def epoch_changed(self, epoch: bytes) -> None:
-        """The next frame carries a cursor of this epoch."""
+        """Give the next live frame a cursor of this epoch."""
         ...
 
     def resync(self, position: Position | None, reached: int) -> None:
-        """Sync anew: from what was sent and told (up to ``reached``), or from this position."""
+        """Send a sync from this position; ``None``: from what was delivered, with announcements up to ``reached``."""
         ...
 
     def resync_within(self, spread_s: float, seq: int) -> None:
         """Send a full copy at a random moment of the spread, unless a sync above ``seq`` comes first."""
         ...
 
-    def synced(self, serial: int, answer: SyncResult, frame: bytes) -> None:
-        """What a read gave."""
+    def synced(self, serial: int, result: SyncResult, frame: bytes) -> None:
+        """Accept the result of the read with this serial; ``frame`` is its encoded sync object."""
         ...
 
     def sync_failed(self, serial: int) -> None:
-        """The store could not be read."""
+        """Handle the failure of the read with this serial."""
         ...
 
     def counting_changed(self) -> None:
-        """Other items count in the badge now."""
+        """Send a new welcome: other categories count in the badge."""
         ...
 
     def release_receipts(self, reached: int) -> None:
-        """The channel has told of everything up to ``reached``."""
+        """Send the receipts that waited for announcements up to ``reached``."""
         ...
 
     def receive_document(self, document: object) -> None:
-        """A frame that came another way (`POST /v1/frames` at another gateway)."""
+        """Handle a client frame that was posted to another gateway (``POST /v1/frames``)."""
         ...
 
     def post(self, document: object) -> bytes | None:
-        """A frame that came by `POST /v1/frames` here: what is answered there, if anything."""
+        """Handle a client frame that was posted to this gateway; return the frame to answer with, if any."""
         ...
 
     def lease(self, gateway: str) -> DeviceSession:
-        """Its session, as all gateways know it."""
+        """Return its session as the store keeps it, held by ``gateway``."""
         ...
 
     def close(self, code: int) -> None:
-        """Close it."""
+        """Close the connection."""
         ...

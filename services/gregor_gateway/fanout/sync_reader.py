@@ -1,13 +1,11 @@
-"""Reading syncs from the store: once for all that ask for the same, and not too many at a time."""
+"""Single-flight reads of syncs: connections that need the same sync share one store read."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
@@ -24,19 +22,17 @@ from gregor_gateway.runtime.background import BackgroundTasks
 from .rendering import ItemRendering
 from .sequence_tracker import Continuity
 from .subscriber import Subscriber
-
-if TYPE_CHECKING:
-    from .hub import Hub, UserChannel
+from .user_channel import UserChannel
 
 log = structlog.get_logger(__name__)
 
-AT_ONCE: Final = 128
-"""Reads in flight: enough to keep the store busy, few enough that a storm of reconnects does not hold all answers."""
+CONCURRENT_READS: Final = 128
+"""Reads in flight: enough to keep the store busy, few enough that a storm of reconnects does not exhaust memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """What is read: the sync of one view from one position, with words in a language or without."""
+    """A sync to read: one view from one position, rendered in a locale or not at all."""
 
     uid: str
     view: View
@@ -46,79 +42,72 @@ class SyncRequest:
 
 
 class SyncReader:
-    """The readers of a process. ``jitter(low, high)``: a random number of seconds."""
+    """Reads syncs from the store for the connections of a process."""
 
     def __init__(
-        self,
-        store: Store,
-        clock: Clock,
-        metrics: Metrics,
-        background: BackgroundTasks,
-        words: ItemRendering,
-        jitter: Callable[[float, float], float] = random.uniform,
+        self, store: Store, clock: Clock, metrics: Metrics, background: BackgroundTasks, rendering: ItemRendering
     ) -> None:
         self._store = store
         self._clock = clock
         self._syncs = metrics.syncs
-        self.background = background
-        self.words = words
-        self.jitter = jitter
-        self._slots = asyncio.Semaphore(AT_ONCE)
-        self._asked: dict[tuple[UserChannel, SyncRequest], list[tuple[Subscriber, int]]] = {}
+        self._background = background
+        self._rendering = rendering
+        self._slots = asyncio.Semaphore(CONCURRENT_READS)
+        # By channel, not by user: if a user leaves and returns, the new channel needs a read for its own tracker.
+        self._queued: dict[tuple[UserChannel, SyncRequest], list[tuple[Subscriber, int]]] = {}
 
-    def ask(self, hub: Hub, channel: UserChannel, subscriber: Subscriber, serial: int, question: SyncRequest) -> None:
-        """Read for a member; who asks the same in this turn of the event loop shares the answer."""
-        # A user who left and came back has another room: its track must be settled by a read of its own.
-        waiting = self._asked.get((channel, question))
+    def request(self, channel: UserChannel, subscriber: Subscriber, serial: int, request: SyncRequest) -> None:
+        """Read a sync and pass it to ``subscriber.synced`` with ``serial``. Equal requests share one read."""
+        waiting = self._queued.get((channel, request))
         if waiting is not None:
             waiting.append((subscriber, serial))
             return
-        self._asked[channel, question] = [(subscriber, serial)]
-        self.background.start(self._read(hub, channel, question))
+        self._queued[channel, request] = [(subscriber, serial)]
+        self._background.start(self._read(channel, request))
 
-    async def _read(self, hub: Hub, channel: UserChannel, question: SyncRequest) -> None:
+    async def _read(self, channel: UserChannel, request: SyncRequest) -> None:
         async with self._slots:
-            # From here on nobody joins: what is announced from now on may not be in the answer.
-            asking = self._asked.pop((channel, question))
-            then = channel.tracker.mark
+            # Later requests need a read of their own: this one may miss announcements published from now on.
+            waiting = self._queued.pop((channel, request))
+            then = channel.process_pending().position
             try:
-                answer = await self.sync(question)
-                words = await self.words.of_sync(answer, question.locale, question.uid)
+                result = await self.sync(request)
+                rendered = await self._rendering.of_sync(result, request.locale, request.uid)
             except Exception as error:
                 if not isinstance(error, Unavailable | Problem):
-                    log.error("A sync could not be read.", exc_info=error)
-                for subscriber, serial in asking:
+                    log.error("sync.failed", uid=request.uid, exc_info=error)
+                for subscriber, serial in waiting:
                     subscriber.sync_failed(serial)
                 return
-        continuity = channel.tracker.settle(answer.epoch, answer.seq, then)
-        frame = encode_sync(answer, question.view, words)
-        for subscriber, serial in asking:
-            subscriber.synced(serial, answer, frame)
+        continuity = channel.process_pending().confirm_sync(result.epoch, result.seq, then)
+        frame = encode_sync(result, request.view, rendered)
+        for subscriber, serial in waiting:
+            subscriber.synced(serial, result, frame)
             if continuity is Continuity.GAP:
                 subscriber.resync(None, 0)
         if continuity is Continuity.FORK:
-            hub.reconciler.ask(channel)
+            channel.reconcile()
 
-    async def sync(self, question: SyncRequest) -> SyncResult:
-        """The answer of the store. Raises ``Unavailable``."""
-        answer = await self._store.users.sync(
-            question.uid,
-            question.view,
-            question.position.cursor,
-            question.position.digest,
+    async def sync(self, request: SyncRequest) -> SyncResult:
+        """Return the sync as the store reads it now. Raises ``Unavailable``."""
+        result = await self._store.users.sync(
+            request.uid,
+            request.view,
+            request.position.cursor,
+            request.position.digest,
             self._clock.now_us(),
-            question.systems,
+            request.systems,
             secrets.token_bytes(3),
         )
-        kind = "full" if isinstance(answer, Full) else "delta" if isinstance(answer, Delta) else "unchanged"
+        kind = "full" if isinstance(result, Full) else "delta" if isinstance(result, Delta) else "unchanged"
         self._syncs.labels(kind).inc()
-        return answer
+        return result
 
-    def touch(self, channel: UserChannel) -> None:
-        """Have whatever is due for a user committed (a flush of all, an expiry): any read does so."""
-        self.background.start(self._touch(channel))
+    def read_for_commit(self, channel: UserChannel) -> None:
+        """Read a user's state and drop it: any read commits a pending reset or expiry of the user."""
+        self._background.start(self._read_for_commit(channel))
 
-    async def _touch(self, channel: UserChannel) -> None:
+    async def _read_for_commit(self, channel: UserChannel) -> None:
         if not channel.groups:
             return
         view = channel.groups[0].view
@@ -126,4 +115,4 @@ class SyncReader:
             try:
                 await self.sync(SyncRequest(channel.uid, view, (), Position(None, bytes(32))))
             except (Unavailable, Problem):
-                log.warning("A user could not be flushed now; its next read will do so.")
+                log.warning("reset.postponed", uid=channel.uid)

@@ -100,7 +100,7 @@ class Regroup:
     """The systems that this connection hears have changed."""
 
 
-Job = VerifyToken | JoinChannel | CommitMessage | Acknowledge | ReportForeground
+Task = VerifyToken | JoinChannel | CommitMessage | Acknowledge | ReportForeground
 """What waits for the world, one after the other."""
 
-Effect = Send | SendLive | SendSync | ConfirmCursor | CloseConnection | ReadSync | Regroup | Job
+Effect = Send | SendLive | SendSync | ConfirmCursor | CloseConnection | ReadSync | Regroup | Task

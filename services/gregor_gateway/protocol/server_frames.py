@@ -8,8 +8,12 @@ import msgspec
 
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
+from gregor.store.contract.store import Unavailable
 
 from .client_frames import Ref
+
+RETRY_S: Final = 1.0
+"""When a client may retry after a fault of the server."""
 
 encode: Final = msgspec.json.Encoder().encode
 """Compact JSON."""
@@ -19,6 +23,15 @@ def problem_frame(ref: Ref, problem: Problem) -> bytes:
     """A refusal, under the name that the client gave its frame, if it gave one."""
     document: dict[str, Any] = {} if ref is None else {"ref": ref}
     return encode(document | {"problem": problem.frame()})
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return the problem that a client gets for an error of its task."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, Unavailable):
+        return error.problem()
+    return Problem("internal", "A fault of the server. Try again.", retry_after_s=RETRY_S)
 
 
 def receipt_frame(ref: Ref, receipt: bytes) -> bytes:

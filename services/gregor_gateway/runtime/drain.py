@@ -35,7 +35,7 @@ class Drain:
         connections = list(self._connections())
         spread_s = min(len(connections) / PER_SECOND, max(0.0, deadline_s - LAST_S))
         for connection in connections:
-            connection.drain(round(1000 * self._context.sync_reader.jitter(0.0, spread_s)), "shutdown")
+            connection.drain(round(1000 * self._context.jitter(0.0, spread_s)), "shutdown")
         until = self._context.timers.now + deadline_s
         while any(True for _ in self._connections()) and self._context.timers.now < until:
             try:

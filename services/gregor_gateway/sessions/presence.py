@@ -19,7 +19,7 @@ LEASE_US: Final = 60_000_000
 TURNS: Final = 20
 """Each second one twentieth of the connections is refreshed."""
 AT_ONCE: Final = 500
-AT_REST: Final = ""
+NO_GATEWAY: Final = ""
 """In place of the gateway of a session that none holds now."""
 
 
@@ -51,7 +51,7 @@ class Presence:
         self._turns: tuple[set[PresentConnection], ...] = tuple(set() for _ in range(TURNS))
         self.gateway = gateway
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Refresh from now on."""
         self._timers.after(1.0, self._refresh)
 
@@ -74,21 +74,21 @@ class Presence:
             }
             await self._store.devices.publish_control(present.uid, {"close": close})
 
-    async def refresh(self, present: PresentConnection) -> None:
+    async def renew(self, present: PresentConnection) -> None:
         """Tell of a change (foreground) at once. Raises ``Unavailable``."""
         entry = (present.uid, present.device, present.lease(self.gateway))
         await self._store.devices.renew_sessions([entry], self._clock.now_us(), LEASE_US)
 
-    def forget(self, present: PresentConnection, *, is_over: bool = True) -> None:
+    def remove(self, present: PresentConnection, *, is_over: bool = True) -> None:
         """A connection is gone. ``is_over=False``: its session stays until its lease ends (between two long polls)."""
         lease = present.lease(self.gateway)
         self._turns[hash(lease.connection) % TURNS].discard(present)
         if is_over:
             self._background.start(self._close(present.uid, present.device, lease))
 
-    async def rest(self, present: PresentConnection) -> None:
+    async def park(self, present: PresentConnection) -> None:
         """Between two long polls its session is there, but no gateway holds it. Never raises."""
-        entry = (present.uid, present.device, present.lease(AT_REST))
+        entry = (present.uid, present.device, present.lease(NO_GATEWAY))
         try:
             await self._store.devices.renew_sessions([entry], self._clock.now_us(), LEASE_US)
         except Unavailable:

@@ -16,7 +16,7 @@ from gregor.core.close_codes import CloseCode
 from gregor.store.contract.access import TerminalClose
 from gregor.store.contract.store import Store, Unavailable
 
-from .presence import AT_REST
+from .presence import NO_GATEWAY
 
 log = structlog.get_logger(__name__)
 
@@ -74,5 +74,5 @@ class TerminalCloses:
         if close.code != CloseCode.REPLACED or credential.session is None:
             return close.code
         live = await self._store.devices.session(close.uid, close.device, credential.session, now_us)
-        is_newer = live is not None and live.gateway != AT_REST and live.connection != close.connection
+        is_newer = live is not None and live.gateway != NO_GATEWAY and live.connection != close.connection
         return CloseCode.REPLACED if is_newer else None

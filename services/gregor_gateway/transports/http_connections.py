@@ -38,7 +38,7 @@ class StreamConnections:
             yield
         finally:
             self.connections.discard(connection)
-            connection.ended()
+            connection.end()
 
 
 async def send_json(send: Send, status: int, body: bytes) -> None:

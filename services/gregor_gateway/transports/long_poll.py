@@ -95,15 +95,14 @@ class PollEndpoint:
         # Between two polls of a named session its device is still there: the lease ends by itself.
         connection.keeps_session = hello.session is not None
         with self._streaming.holding(connection):
-            connection.admit(stream_request.admitted)
-            connection.greet(hello)
+            connection.open(stream_request.admitted, hello)
             await _wait(basket, wait_s, receive)
             # What is written from here on is not of this answer: its cursor would not know of it.
             frames, cursor = tuple(basket.frames), connection.cursor or _own(hello)
             rests = connection.keeps_session and connection.is_present and basket.code is None
         uncounted = context.registry.current.uncounted
         if rests:
-            await context.presence.rest(connection)
+            await context.presence.park(connection)
         await self._streaming.note(stream_request, basket.code, connection)
         ticket = await next_ticket(stream_request, context)
         await send_json(send, 200, _answer(frames, cursor, uncounted, ticket))

@@ -22,7 +22,6 @@ from gregor.core.json_text import decode_json
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
 from gregor.web.request import JSON, media_type, read_body
-from gregor_gateway.connection.tasks import problem_of
 from gregor_gateway.fanout.subscriber import Subscriber
 from gregor_gateway.protocol.client_frames import (
     AckFrame,
@@ -35,7 +34,7 @@ from gregor_gateway.protocol.client_frames import (
     read_frame,
     read_ref,
 )
-from gregor_gateway.protocol.server_frames import encode, problem_frame, receipt_frame
+from gregor_gateway.protocol.server_frames import encode, problem_frame, problem_of, receipt_frame
 from gregor_gateway.sessions.presence import LEASE_US
 
 from .http_connections import StreamConnections, send_json

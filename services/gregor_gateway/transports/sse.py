@@ -115,8 +115,7 @@ class StreamEndpoint:
         stream.connection = connection
         connection.session.ticket = await next_ticket(stream_request, context)
         with self._streaming.holding(connection):
-            connection.admit(stream_request.admitted)
-            connection.greet(stream_request.hello)
+            connection.open(stream_request.admitted, stream_request.hello)
             leaving = asyncio.ensure_future(_gone(receive, stream))
             try:
                 await _serve(stream, send, lambda: self._streaming.note(stream_request, stream.code, connection))

@@ -283,7 +283,7 @@ class WebSocketTransport(asyncio.Protocol):
         connection, self._connection = self._connection, None
         if connection is not None:
             self._server.connections.discard(connection)
-            connection.ended()
+            connection.end()
 
 
 def accept_of(request: RequestHead) -> str:

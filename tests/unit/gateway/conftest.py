@@ -117,8 +117,7 @@ class LocalDevice:
         self.is_held = False
         self.connection = DeviceConnection(gateway.context, self, rules, "test")
         caller = Caller(uid, device, gateway.clock.now_us() + 3_600_000_000, iat_us=gateway.clock.now_us(), **claims)
-        self.connection.admit(admitted or AuthenticatedCaller(caller))
-        self.connection.greet(hello)
+        self.connection.open(admitted or AuthenticatedCaller(caller), hello)
 
     def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
         return frame

@@ -145,7 +145,7 @@ async def test_a_device_is_there_while_it_is_connected(gateway: Gateway) -> None
 
 
 async def test_presence_is_refreshed_before_its_lease_ends(gateway: Gateway) -> None:
-    gateway.context.presence.begin()
+    gateway.context.presence.start()
     await gateway.connect()
 
     for _ in range(200):

@@ -155,7 +155,7 @@ async def test_an_announcement_of_another_history_has_everybody_copied_anew(gate
     phone, filtered = await gateway.connect(), await gateway.connect(hello=Hello(prefixes=("mail",)))
     await gateway.create("bb")
     await settle()
-    mark = gateway.context.hub.channels["alice"].tracker.mark
+    mark = gateway.context.hub.channels["alice"].tracker.position
     assert mark is not None
 
     gateway.feed.publish(gateway.store.channel_of("alice"), forged(mark.seq + 1, b"otherway", mark.epoch))
@@ -170,7 +170,7 @@ async def test_a_seq_that_went_back_is_verified_and_late_news_are_none(gateway: 
     await gateway.create("aa")
     await gateway.create("bb")
     await settle()
-    mark = gateway.context.hub.channels["alice"].tracker.mark
+    mark = gateway.context.hub.channels["alice"].tracker.position
     assert mark is not None
 
     gateway.feed.publish(gateway.store.channel_of("alice"), forged(mark.seq, b"otherway", mark.epoch))

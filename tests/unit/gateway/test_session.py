@@ -18,7 +18,19 @@ from gregor_gateway.protocol.effects import (
 )
 from gregor_gateway.protocol.hello import Hello, Position
 from gregor_gateway.protocol.session import SessionState
-from tests.unit.gateway.sessions import EPOCH, PHONE, RULES, TAG, answer, frame, fresh, full, heard, joined, live
+from tests.unit.gateway.session_builders import (
+    EPOCH,
+    PHONE,
+    RULES,
+    TAG,
+    answer,
+    frame,
+    fresh,
+    full,
+    heard,
+    joined,
+    live,
+)
 
 # 1. Nothing is done for a client before its hello
 

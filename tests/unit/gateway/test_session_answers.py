@@ -12,7 +12,7 @@ from gregor_gateway.protocol import effects
 from gregor_gateway.protocol.effects import CloseConnection, ReadSync, Send, VerifyToken
 from gregor_gateway.protocol.hello import Hello, Position
 from gregor_gateway.protocol.session import SessionState
-from tests.unit.gateway.sessions import PHONE, RULES, answer, frame, fresh, full, heard, joined, live
+from tests.unit.gateway.session_builders import PHONE, RULES, answer, frame, fresh, full, heard, joined, live
 
 # 4. The receipt of a message comes after the frame of its seq
 

@@ -81,8 +81,10 @@ async def test_a_store_that_lost_writes_has_everybody_copied_anew(gateway: Gatew
     await gateway.create("bb")
     await settle()
     channel = gateway.context.hub.channels["alice"]
-    assert channel.tracker.mark is not None
-    channel.tracker.advance(Announcement(AnnouncementKind.EXTERNAL, channel.tracker.mark.epoch, 9, b"x" * 8, b"y" * 8))
+    assert channel.tracker.position is not None
+    channel.tracker.advance(
+        Announcement(AnnouncementKind.EXTERNAL, channel.tracker.position.epoch, 9, b"x" * 8, b"y" * 8)
+    )
 
     for _ in range(40):
         gateway.pass_time(1)

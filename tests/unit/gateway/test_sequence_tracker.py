@@ -24,7 +24,7 @@ def told(seq: int, epoch: bytes = EPOCH, **members: object) -> Announcement:
 
 def track_at(seq: int, epoch: bytes = EPOCH, known: bool = True) -> SequenceTracker:
     tracker = SequenceTracker()
-    tracker.mark = StreamPosition(epoch, seq, link(seq) if known else None)
+    tracker.position = StreamPosition(epoch, seq, link(seq) if known else None)
     return tracker
 
 
@@ -49,7 +49,7 @@ def test_an_announcement_is_judged_by_seq_epoch_and_link(announcement: Announcem
 
 def test_the_first_message_of_a_user_makes_its_epoch() -> None:
     tracker = SequenceTracker()
-    tracker.mark = StreamPosition.of(None)
+    tracker.position = StreamPosition.of(None)
 
     assert tracker.classify(told(1, is_new_epoch=True, before=ZERO_DIGEST[:8])) is Continuity.NEXT
 
@@ -60,9 +60,9 @@ def test_where_nothing_is_known_the_first_announcement_begins() -> None:
 
     tracker.advance(told(7))
 
-    assert tracker.mark == StreamPosition(EPOCH, 7, link(7))
-    assert tracker.settle(EPOCH, 6, None) is Continuity.SAME
-    assert tracker.settle(EPOCH, 5, None) is Continuity.GAP
+    assert tracker.position == StreamPosition(EPOCH, 7, link(7))
+    assert tracker.confirm_sync(EPOCH, 6, None) is Continuity.SAME
+    assert tracker.confirm_sync(EPOCH, 5, None) is Continuity.GAP
 
 
 def test_without_a_link_the_seq_alone_is_judged() -> None:
@@ -72,8 +72,8 @@ def test_without_a_link_the_seq_alone_is_judged() -> None:
 def test_the_first_read_is_where_a_track_begins() -> None:
     tracker = SequenceTracker()
 
-    assert tracker.settle(EPOCH, 10, None) is Continuity.SAME
-    assert tracker.mark == StreamPosition(EPOCH, 10)
+    assert tracker.confirm_sync(EPOCH, 10, None) is Continuity.SAME
+    assert tracker.position == StreamPosition(EPOCH, 10)
     assert tracker.seq == 10
 
 
@@ -89,7 +89,7 @@ def test_the_first_read_is_where_a_track_begins() -> None:
 def test_a_later_read_must_not_be_of_another_history(epoch: bytes, seq: int, continuity: Continuity) -> None:
     tracker = track_at(10)
 
-    assert tracker.settle(epoch, seq, tracker.mark) is continuity
+    assert tracker.confirm_sync(epoch, seq, tracker.position) is continuity
 
 
 THEN = StreamPosition(EPOCH, 10, link(10))
@@ -121,24 +121,24 @@ def test_the_store_is_compared_with_what_was_known_when_it_was_asked(
     there: StreamPosition, now: StreamPosition, continuity: Continuity
 ) -> None:
     tracker = SequenceTracker()
-    tracker.mark = now
+    tracker.position = now
 
     assert tracker.compare(there, THEN) is continuity
 
 
 def test_a_user_that_came_to_be_unheard_is_a_gap() -> None:
     tracker = SequenceTracker()
-    tracker.mark = StreamPosition(NO_EPOCH, 0, ZERO_DIGEST[:8])
+    tracker.position = StreamPosition(NO_EPOCH, 0, ZERO_DIGEST[:8])
 
-    assert tracker.compare(StreamPosition(EPOCH, 1, link(1)), tracker.mark) is Continuity.GAP
+    assert tracker.compare(StreamPosition(EPOCH, 1, link(1)), tracker.position) is Continuity.GAP
 
 
 def test_a_comparison_learns_the_link() -> None:
     tracker = track_at(10, known=False)
-    assert tracker.mark is not None
+    assert tracker.position is not None
 
     assert (
-        tracker.compare(StreamPosition.of(UserPosition(EPOCH, 10, link(10) + bytes(24))), tracker.mark)
+        tracker.compare(StreamPosition.of(UserPosition(EPOCH, 10, link(10) + bytes(24))), tracker.position)
         is Continuity.SAME
     )
-    assert tracker.mark == THEN
+    assert tracker.position == THEN

@@ -159,7 +159,7 @@ async def test_a_client_that_left_before_it_joined_replaces_nobody(
         held.setattr(gateway.feed, "subscribe", slow)
         first = gateway.dial(hello=Hello(session="tab"))
         await settle()
-    first.connection.ended()
+    first.connection.end()
     second = await gateway.connect(hello=Hello(session="tab"))
 
     is_heard.set()

@@ -128,13 +128,13 @@ async def test_what_comes_while_a_poll_is_answered_is_left_to_the_next(
     gateway: Gateway, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await gateway.create("aa")
-    rest = gateway.context.presence.rest
+    rest = gateway.context.presence.park
 
     async def rest_while_something_comes(connection: DeviceConnection) -> None:
         connection.transport.write([b'{"seq":2}'])
         await rest(connection)
 
-    monkeypatch.setattr(gateway.context.presence, "rest", rest_while_something_comes)
+    monkeypatch.setattr(gateway.context.presence, "park", rest_while_something_comes)
     answer = (await api.get("/v1/poll", params={"wait": 0, "session": "one"})).json()
 
     assert [frame["seq"] for frame in answer["frames"]] == [1]

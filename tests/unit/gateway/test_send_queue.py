@@ -41,7 +41,7 @@ def test_within_the_bound_all_comes_out_once_and_the_cursor_is_that_of_what_went
             assert taken or not waiting
             assert (queue.written_tag, queue.written_seq) == (tag, seq)
         elif what == "renamed":
-            queue.rename(f"t{number}")
+            queue.set_next_tag(f"t{number}")
             assert not queue.is_idle
             queue.put(packed, number)
             waiting.append((packed, number, f"t{number}"))
@@ -57,7 +57,7 @@ def test_within_the_bound_all_comes_out_once_and_the_cursor_is_that_of_what_went
 def test_a_live_frame_that_carries_a_cursor_moves_its_tag_too() -> None:
     queue = SendQueue(100)
     queue.put_sync(b"sync", "none", 0)
-    queue.rename("tag")
+    queue.set_next_tag("tag")
     queue.put(b"first", 1)
     queue.put(b"second", 2)
 
@@ -107,7 +107,7 @@ def test_where_no_resync_is_sent_they_come_without() -> None:
     queue.put(b"receipt")
     queue.put(b"y" * 10, 7)
 
-    queue.settle("tag", 7)
+    queue.confirm_cursor("tag", 7)
 
     assert queue.take(100) == [b"receipt"]
 
@@ -139,10 +139,10 @@ def test_the_bound_is_of_what_waits_not_of_what_went_through() -> None:
 
 def test_a_copy_that_was_good_already_has_its_cursor_without_a_word() -> None:
     queue = SendQueue(10)
-    queue.settle("tag", 5)
+    queue.confirm_cursor("tag", 5)
     queue.put(b"x", 6)
     queue.take(10)
 
-    queue.settle("other", 9)
+    queue.confirm_cursor("other", 9)
 
     assert (queue.written_tag, queue.written_seq) == ("tag", 6)

@@ -64,7 +64,7 @@ class Talking:
         self._connection = connection
 
     def process_pending(self) -> None:
-        self._write_scheduler.wrote(3, 6, 600)
+        self._write_scheduler.count(3, 6, 600)
         self._write_scheduler.add(self._connection)
 
 
@@ -77,8 +77,8 @@ async def test_rooms_tell_before_connections_are_flushed_and_all_of_it_is_one_sw
     write_scheduler = WriteScheduler(clock, metrics)
     connection = Slowly(clock, 0)
 
-    write_scheduler.expect(Broken())
-    write_scheduler.expect(Talking(write_scheduler, connection))
+    write_scheduler.add_channel(Broken())
+    write_scheduler.add_channel(Talking(write_scheduler, connection))
     await asyncio.sleep(0)
 
     assert connection.flushes == 1

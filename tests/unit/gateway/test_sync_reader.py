@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gregor_gateway.fanout.sync_reader import AT_ONCE
+from gregor_gateway.fanout.sync_reader import CONCURRENT_READS
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, settle
 
@@ -10,14 +10,14 @@ from tests.unit.gateway.conftest import Gateway, settle
 async def test_who_comes_back_while_a_read_waits_its_turn_is_compared_too(gateway: Gateway) -> None:
     await gateway.create("aa")
     slots = gateway.context.sync_reader._slots
-    for _ in range(AT_ONCE):
+    for _ in range(CONCURRENT_READS):
         await slots.acquire()
     gone = gateway.dial()
     await settle(100)
-    gone.connection.ended()
+    gone.connection.end()
     back = gateway.dial()
     await settle(100)
-    for _ in range(AT_ONCE):
+    for _ in range(CONCURRENT_READS):
         slots.release()
     await back.until("full")
 

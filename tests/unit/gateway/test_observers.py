@@ -92,7 +92,7 @@ async def test_nothing_is_asked_for_who_left(gateway: Gateway, monkeypatch: pyte
     async def listen(_: object, key_id: str) -> None:
         asked.append(key_id)
 
-    device.connection.ended()
+    device.connection.end()
     with monkeypatch.context() as heard:
         heard.setattr(type(gateway.store.access), "key", listen)
         for _ in range(3):
