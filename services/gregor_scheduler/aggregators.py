@@ -55,9 +55,9 @@ class _Worker:
     aggregator is not called again before it has ended: it costs one thread, however many windows end meanwhile.
     """
 
-    def __init__(self, aggregator: Aggregator, patience_s: float) -> None:
+    def __init__(self, aggregator: Aggregator, max_wait_s: float) -> None:
         self._aggregator = aggregator
-        self._patience_s = patience_s
+        self._patience_s = max_wait_s
         self._turn = asyncio.Lock()
         self._left_behind: threading.Thread | None = None
 
@@ -104,9 +104,9 @@ class _Worker:
 class Aggregators:
     """The aggregators of a process. Without one for a category, the summary counts and keeps samples."""
 
-    def __init__(self, known: Mapping[str, Aggregator] | None = None, patience_s: float = PATIENCE_S) -> None:
-        self._patience_s = patience_s
-        self._known = {name: _Worker(aggregator, patience_s) for name, aggregator in (known or {}).items()}
+    def __init__(self, known: Mapping[str, Aggregator] | None = None, max_wait_s: float = PATIENCE_S) -> None:
+        self._patience_s = max_wait_s
+        self._known = {name: _Worker(aggregator, max_wait_s) for name, aggregator in (known or {}).items()}
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -171,9 +171,9 @@ class Host:
     async def _tick_where_none_does(self) -> None:
         """The state Redis may be well while the queue is not: what is due goes on, until the drain is told to stop."""
         while not self._drain.is_stopping:
-            patience_s = QUIET_S - self._silence_s()
-            if patience_s > 0:
-                await asyncio.sleep(patience_s)
+            max_wait_s = QUIET_S - self._silence_s()
+            if max_wait_s > 0:
+                await asyncio.sleep(max_wait_s)
                 continue
             try:
                 if not await self._drain.tick():

@@ -10,7 +10,7 @@ import structlog
 
 from gregor.config.settings import Settings
 from gregor.core.notify.intents import Intent
-from gregor.redis.client import RedisAccessRefused
+from gregor.redis.errors import RedisAccessRefused
 from gregor.store.contract.agenda import DeliveryQueueWriter
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.delivery.queue_writer import open_queue_writer
@@ -81,4 +81,4 @@ class HandOver:
 def streams_of(settings: Settings) -> Callable[[], Awaitable[DeliveryQueueWriter]]:
     """What connects to the streams of the setting QUEUE_URL."""
     url, namespace, most = settings.queue, settings.namespace, settings.stream_entries
-    return lambda: open_queue_writer(url, namespace, most, patience_s=PATIENCE_S, timeout_s=SILENCE_S)
+    return lambda: open_queue_writer(url, namespace, most, max_wait_s=PATIENCE_S, timeout_s=SILENCE_S)

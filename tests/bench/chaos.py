@@ -8,8 +8,8 @@ from pathlib import Path
 from tests.bench.report import Result, tell
 from tests.support.chaos import Outcome, Plan, chaos
 
-WHOLE = Plan(20_000, load_s=120, deadline_s=3, kill_every_s=5, ill_s=4, patience_s=240)
-QUICK = Plan(2_000, load_s=20, deadline_s=2, kill_every_s=3, ill_s=3, patience_s=120)
+WHOLE = Plan(20_000, load_s=120, deadline_s=3, kill_every_s=5, ill_s=4, max_wait_s=240)
+QUICK = Plan(2_000, load_s=20, deadline_s=2, kill_every_s=3, ill_s=3, max_wait_s=120)
 
 
 def run(quick: bool = False) -> list[Result]:

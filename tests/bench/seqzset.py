@@ -5,7 +5,7 @@ Check dismissed, check known, count, write, index by seq, index by expiry, publi
 
 from __future__ import annotations
 
-from gregor.redis.client import Script
+from gregor.redis.commands import Script
 
 SOURCE = """
 local user = KEYS[1]

@@ -46,7 +46,7 @@ _HAS_ALL, _HAS_TWO = ("apns", "fcm", "webpush", "email"), ("apns", "fcm")
 class Plan:
     """The load and the failures of one run.
 
-    `kill_every_s`: mean time between two kills. `ill_s`: duration of one provider outage. `patience_s`: if no delivery
+    `kill_every_s`: mean time between two kills. `ill_s`: duration of one provider outage. `max_wait_s`: if no delivery
     ends
     for this long, the run counts as stuck; pauses between attempts are shorter.
     """
@@ -56,7 +56,7 @@ class Plan:
     deadline_s: float
     kill_every_s: float
     ill_s: float
-    patience_s: float
+    max_wait_s: float
     seed: int = 1
 
 
@@ -238,7 +238,7 @@ async def _settled(scene: _MailContext, intents: Sequence[Intent]) -> Ledger:
                 return ledger
         if len(left) < fewest:
             fewest, since = len(left), time.monotonic()
-        is_stuck = time.monotonic() > since + scene.plan.patience_s
+        is_stuck = time.monotonic() > since + scene.plan.max_wait_s
         return await _read(scene.store, places) if is_stuck else None
 
     found: Ledger = await wait_until(is_over, "all is over, or stuck", math.inf, step_s=0.5)

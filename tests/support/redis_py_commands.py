@@ -11,7 +11,9 @@ import hiredis
 import redis.exceptions
 from redis.asyncio import Redis
 
-from gregor.redis.client import Argument, RedisUnavailable, ReplyError, Script, ScriptCall
+from gregor.redis.commands import Script, ScriptCall
+from gregor.redis.connection import Argument
+from gregor.redis.errors import RedisUnavailable, ReplyError
 
 # redis-py takes the code off the text where it has a class for it.
 _CODES: dict[type[redis.exceptions.RedisError], str] = {

@@ -8,7 +8,7 @@ from typing import Final
 
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
-from gregor.redis.connection import RedisUnavailable
+from gregor.redis.errors import RedisUnavailable
 from gregor.redis.pubsub import PubSub
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Store, Unavailable

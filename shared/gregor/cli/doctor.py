@@ -17,7 +17,9 @@ from gregor.auth.weak_secrets import FIX, weak_secrets
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings, load_settings
 from gregor.dev.embedded_redis import end_with_parent
-from gregor.redis.client import RedisClient, RedisCommands, RedisUnavailable, ReplyError
+from gregor.redis.client import RedisClient
+from gregor.redis.commands import RedisCommands
+from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.pubsub import RedisPubSub
 from gregor.store.redis.keys import PARTITIONS, Keys
 

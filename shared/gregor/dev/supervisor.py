@@ -129,13 +129,13 @@ class Supervisor:
                             raise Failure(f"{child.service.name} is not ready after {READY_S:g} s ({probe})")
                         await asyncio.sleep(0.05)
 
-    async def stop(self, patience_s: float) -> None:
-        """End all: SIGTERM, `patience_s` to drain, then SIGKILL. Returns when none is left."""
+    async def stop(self, max_wait_s: float) -> None:
+        """End all: SIGTERM, `max_wait_s` to drain, then SIGKILL. Returns when none is left."""
         for child in self.children:
             child.signal_end()
         if not self._tasks:
             return
-        _, pending = await asyncio.wait(self._tasks, timeout=patience_s)
+        _, pending = await asyncio.wait(self._tasks, timeout=max_wait_s)
         if pending:
             self.kill()
             await asyncio.wait(pending)

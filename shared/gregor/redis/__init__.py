@@ -1,1 +1,1 @@
-"""Our pipelining Redis client: one connection per process and server."""
+"""Our pipelining Redis client: one connection for the commands of a process, one for its subscriptions."""

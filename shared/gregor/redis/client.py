@@ -1,8 +1,14 @@
-"""The commands of a process on one connection to one Redis-protocol server, pipelined without being asked.
+"""The Redis client: all commands of a process share one connection and are pipelined automatically.
 
-Commands issued in one turn of the event loop leave in one socket write; replies come back in order. That is what makes
-concurrent requests cheap, for this process and for the server. Nothing that blocks (``XREADGROUP BLOCK``) and no
-transaction of several calls (``WATCH``) belongs here: all callers share the connection.
+Why an own client: commands issued in one iteration of the event loop leave in one socket write, without an await, a
+lock
+or a pooled connection for each. With concurrent requests this saves most of the CPU that a general client spends in
+this
+process and in the server. The decision record "own Redis client" in `docs/decisions/` has the figures.
+
+Replies come back in order. Blocking commands (``XREADGROUP BLOCK``) need a client of their own. Transactions of
+several
+calls (``WATCH``) are not supported, because all callers share the connection.
 """
 
 from __future__ import annotations
@@ -17,40 +23,20 @@ from typing import Any, Final, Literal
 
 from gregor.core.backoff import Backoff
 
-from .commands import RedisCommands, Script, ScriptCall
+from .commands import Script, ScriptCall
 from .connect import FIRST_RETRY_S, MAX_RETRY_S, connect, connect_with_retry
-from .connection import (
-    Argument,
-    RedisAccessRefused,
-    RedisConnection,
-    RedisConnectionLost,
-    RedisUnavailable,
-    ReplyError,
-    pack,
-    pack_script,
-)
+from .connection import Argument, RedisConnection, pack, pack_script
+from .errors import RedisConnectionLost, RedisUnavailable, ReplyError
 from .url import RedisUrl
-
-__all__ = [
-    "Argument",
-    "RedisAccessRefused",
-    "RedisClient",
-    "RedisCommands",
-    "RedisConnectionLost",
-    "RedisUnavailable",
-    "ReplyError",
-    "Script",
-    "ScriptCall",
-]
 
 _log = logging.getLogger(__name__)
 
-# What may wait for the server to read again, or to come back, before new commands are refused.
-_MOST_HELD_BYTES: Final = 64 * 1024 * 1024
+# The most bytes that may wait for a slow or absent server; then new commands are refused.
+_MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
 
 
-class _ScriptCall(asyncio.Future[Any]):
-    """An EVALSHA on its way, with what it takes to repeat it."""
+class _PendingScript(asyncio.Future[Any]):
+    """An EVALSHA without a reply yet, with everything needed to repeat it."""
 
     __slots__ = ("load", "packed", "script")
 
@@ -59,8 +45,10 @@ class _ScriptCall(asyncio.Future[Any]):
     load: asyncio.Future[Any] | None
 
 
-class _Many:
-    """Commands issued together: stands for each of them in the queue, and collects the replies in order."""
+class _Batch:
+    """Commands issued together. It takes the place of each of them in the queue and collects their replies in
+    order.
+    """
 
     __slots__ = ("_missing", "_replies", "has_errors", "replies")
 
@@ -85,10 +73,18 @@ class _Many:
 
 
 class RedisClient:
-    """``RedisCommands`` over the wire. Mends itself; see the parameters for how long anything may take.
+    """``RedisCommands`` over one connection, which reconnects automatically with exponential backoff.
 
-    ``patience_s``: how long a call waits for a connection. ``timeout_s``: how long the server may be silent while it
-    owes replies, and how long a connection may take to make. ``most_outstanding``: commands without reply.
+    A command that was written when the connection breaks fails with ``RedisConnectionLost``. A command that was not
+    written
+    waits for the next connection.
+
+    Args:
+        url: See ``RedisUrl.parse``.
+        name: Name of the connection in ``CLIENT LIST``.
+        max_wait_s: How long a command waits for a connection before it fails with ``RedisUnavailable``.
+        timeout_s: How long the server may be silent while replies are missing; also the timeout of connecting.
+        max_in_flight: The most commands without a reply; more are refused (backpressure).
     """
 
     def __init__(
@@ -96,196 +92,207 @@ class RedisClient:
         url: str,
         *,
         name: str = "gregor",
-        patience_s: float = 2.0,
+        max_wait_s: float = 2.0,
         timeout_s: float = 5.0,
-        most_outstanding: int = 100_000,
+        max_in_flight: int = 100_000,
     ) -> None:
         self.address = RedisUrl.parse(url)
         self.reconnections = 0
         self._name = name
-        self._patience_s = patience_s
+        self._max_wait_s = max_wait_s
         self._timeout_s = timeout_s
-        self._most_outstanding = most_outstanding
+        self._max_in_flight = max_in_flight
         self._loop = asyncio.get_running_loop()
-        self._wire: RedisConnection | None = None
-        # Every command without reply, oldest first; the newest len(_unsent) of them were not written yet.
-        self._outstanding: deque[asyncio.Future[Any] | _Many] = deque()
+        self._connection: RedisConnection | None = None
+        # Every command without a reply, oldest first. The newest len(_unsent) of them were not written yet.
+        self._in_flight: deque[asyncio.Future[Any] | _Batch] = deque()
         self._unsent: deque[bytes] = deque()
-        self._flushing = False
-        # True while commands cannot be written: no connection, or the server does not read.
-        self._held = True
-        self._held_bytes = 0
-        # While there is no connection: until when each command of _unsent waits for one.
+        self._is_flush_scheduled = False
+        # True while nothing can be written: there is no connection, or the server does not read.
+        self._is_paused = True
+        self._queued_bytes = 0
+        # While there is no connection: the time at which each command of _unsent fails.
         self._deadlines: deque[float] = deque()
-        self._giving_up: asyncio.TimerHandle | None = None
-        self._watching: asyncio.TimerHandle | None = None
+        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._silence_timer: asyncio.TimerHandle | None = None
         self._loading: dict[str, asyncio.Future[Any]] = {}
-        self._loads: list[bytes] = []  # the commands that give the server the scripts of `load`
+        self._load_commands: list[bytes] = []  # SCRIPT LOAD commands to repeat on every new connection
         self._backoff = Backoff(FIRST_RETRY_S, MAX_RETRY_S, random.uniform)
         self._reconnecting: asyncio.Task[None] | None = None
-        self._trouble = f"{self.address} is not connected"
+        self._down_reason = f"{self.address} is not connected"
         self._closed = False
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection now."""
-        return self._wire is not None
+        """Whether the client is connected now."""
+        return self._connection is not None
 
     async def open(self) -> None:
-        """Connect. ``RedisAccessRefused`` at once where the server will not have us, ``RedisUnavailable`` after
-        ``patience_s``.
-        """
-        self._established(await connect_with_retry(self._dial, self._patience_s))
+        """Connect. Raises ``RedisAccessRefused`` at once, ``RedisUnavailable`` after ``max_wait_s``."""
+        self._attach(await connect_with_retry(self._connect, self._max_wait_s))
 
     async def close(self) -> None:
-        """Close for good. What is outstanding fails, and so does every later call."""
+        """Close for good. Commands without a reply fail, and so does every later call."""
         self._closed = True
-        self._trouble = f"the link to {self.address} is closed"
+        self._down_reason = f"the client of {self.address} is closed"
         if self._reconnecting is not None:
             self._reconnecting.cancel()
             await asyncio.gather(self._reconnecting, return_exceptions=True)
-        wire = self._wire
-        if wire is not None:
-            wire.drop("was closed by this process")
-            await wire.gone.wait()
+        connection = self._connection
+        if connection is not None:
+            connection.abort("was closed by this process")
+            await connection.closed.wait()
         self._fail_unsent(len(self._unsent))
 
+    # ---- commands
+
     def call(self, *args: Argument) -> asyncio.Future[Any]:
-        """As ``RedisCommands`` says. ``TypeError`` at once for an argument of another type."""
+        """See ``RedisCommands.call``. Raises ``TypeError`` at once for an argument of another type."""
         packed = pack(args)
         future = self._loop.create_future()
-        self._issue(future, (packed,))
+        self._enqueue(future, (packed,))
         return future
 
     def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> asyncio.Future[Any]:
-        """As ``RedisCommands`` says. A script that the server cannot compile ends in the server's ``ReplyError``."""
+        """See ``RedisCommands.evalsha``. A script that does not compile fails with the server's ``ReplyError``."""
         return self.run((script, pack_script(script.sha, keys, args)))
 
     def run(self, call: ScriptCall) -> asyncio.Future[Any]:
-        """As ``RedisCommands`` says."""
-        future = _ScriptCall(loop=self._loop)
+        """See ``RedisCommands.run``."""
+        future = _PendingScript(loop=self._loop)
         future.script, future.packed = call
         future.load = None
-        self._issue(future, (future.packed,))
+        self._enqueue(future, (future.packed,))
         return future
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """As ``RedisCommands`` says."""
+        """See ``RedisCommands.run_many``."""
         if not calls:
             return []
-        many = _Many(len(calls), self._loop)
-        self._issue(many, [packed for _, packed in calls])
-        replies = await many.replies
-        if many.has_errors:
-            missed = [n for n, reply in enumerate(replies) if isinstance(reply, ReplyError) and reply.is_missing_script]
-            again = await asyncio.gather(*(self.run(calls[n]) for n in missed), return_exceptions=True)
-            for n, reply in zip(missed, again, strict=True):
+        batch = _Batch(len(calls), self._loop)
+        self._enqueue(batch, [packed for _, packed in calls])
+        replies = await batch.replies
+        if batch.has_errors:
+            missing = [
+                n for n, reply in enumerate(replies) if isinstance(reply, ReplyError) and reply.is_missing_script
+            ]
+            retried = await asyncio.gather(*(self.run(calls[n]) for n in missing), return_exceptions=True)
+            for n, reply in zip(missing, retried, strict=True):
                 replies[n] = reply
         return replies
 
     async def load(self, scripts: Sequence[Script]) -> None:
-        """As ``RedisCommands`` says. Raises what ``call`` does."""
+        """See ``RedisCommands.load``. Raises the same errors as ``call``."""
         await asyncio.gather(*(self.call("SCRIPT", "LOAD", script.source) for script in scripts))
-        self._loads += [pack(("SCRIPT", "LOAD", script.source)) for script in scripts]
+        self._load_commands += [pack(("SCRIPT", "LOAD", script.source)) for script in scripts]
 
-    def replies(self, replies: list[Any]) -> None:
-        """Called by the wire: give each reply to the oldest command without one."""
-        outstanding = self._outstanding
-        if len(replies) > len(outstanding) - len(self._unsent):
-            self._drop("answered what was not asked")
+    # ---- events of the connection
+
+    def on_replies(self, replies: list[Any]) -> None:
+        """Give each reply to the oldest command without one. Called by the connection."""
+        in_flight = self._in_flight
+        if len(replies) > len(in_flight) - len(self._unsent):
+            self._abort("sent a reply without a request")
             return
         for reply in replies:
-            future = outstanding.popleft()
-            if future.done():  # its caller gave up
+            future = in_flight.popleft()
+            if future.done():  # its caller cancelled it
                 continue
             if isinstance(reply, ReplyError):
-                self._refuse(future, reply)
+                self._deliver_error(future, reply)
             else:
                 future.set_result(reply)
 
-    def resumed(self) -> None:
-        """Called by the wire: the server reads again."""
-        self._held = False
+    def on_resumed(self) -> None:
+        """Write what was queued: the server reads again. Called by the connection."""
+        self._is_paused = False
         self._flush()
 
-    def lost(self, reason: str) -> None:
-        """Called by the wire: fail what was written, keep the rest for the next connection."""
-        self._wire = None
-        self._held = True
-        if self._watching is not None:
-            self._watching.cancel()
-            self._watching = None
-        sentence = f"{self.address} {reason}; whether the command was done is not known"
-        for _ in range(len(self._outstanding) - len(self._unsent)):
-            _fail(self._outstanding.popleft(), RedisConnectionLost(sentence))
+    def on_lost(self, reason: str) -> None:
+        """Fail the commands that were written; keep the others for the next connection. Called by the connection."""
+        self._connection = None
+        self._is_paused = True
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
+            self._silence_timer = None
+        message = f"{self.address} {reason}; it is unknown whether the command was executed"
+        for _ in range(len(self._in_flight) - len(self._unsent)):
+            _fail(self._in_flight.popleft(), RedisConnectionLost(message))
         if self._closed:
             return
-        _log.warning("lost a connection: %s %s", self.address, reason)
-        self._trouble = f"{self.address} {reason}"
-        self._held_bytes = sum(map(len, self._unsent))
-        self._deadlines.extend([self._loop.time() + self._patience_s] * len(self._unsent))
-        self._give_up_in_time()
+        _log.warning("redis.disconnected server=%s reason=%s", self.address, reason)
+        self._down_reason = f"{self.address} {reason}"
+        self._queued_bytes = sum(map(len, self._unsent))
+        self._deadlines.extend([self._loop.time() + self._max_wait_s] * len(self._unsent))
+        self._arm_expiry_timer()
         self._reconnecting = self._loop.create_task(self._reconnect())
 
-    def _issue(self, future: asyncio.Future[Any] | _Many, packed: Sequence[bytes]) -> None:
-        """Send one command or many; ``future`` stands for each of them."""
-        is_much = len(self._outstanding) + len(packed) > self._most_outstanding
-        if (self._held or is_much) and not self._may_wait(future, packed, is_much):
+    # ---- queueing and writing
+
+    def _enqueue(self, future: asyncio.Future[Any] | _Batch, packed: Sequence[bytes]) -> None:
+        """Send one command or many in the next write. ``future`` takes the reply of each of them."""
+        is_over_limit = len(self._in_flight) + len(packed) > self._max_in_flight
+        if (self._is_paused or is_over_limit) and not self._admit(future, packed, is_over_limit):
             return
-        self._outstanding.extend(repeat(future, len(packed)))
+        self._in_flight.extend(repeat(future, len(packed)))
         self._unsent.extend(packed)
-        if not self._flushing:
-            self._flushing = True
+        if not self._is_flush_scheduled:
+            self._is_flush_scheduled = True
             self._loop.call_soon(self._flush)
 
-    def _may_wait(self, future: asyncio.Future[Any] | _Many, packed: Sequence[bytes], is_much: bool) -> bool:
-        """Whether commands that cannot leave now are kept; where not, they have failed."""
+    def _admit(self, future: asyncio.Future[Any] | _Batch, packed: Sequence[bytes], is_over_limit: bool) -> bool:
+        """Return whether commands that cannot be written now may wait. If not, they have failed already."""
         if self._closed:
-            return _refuse_all(future, packed, self._trouble)
-        if is_much or self._held_bytes > _MOST_HELD_BYTES:
-            return _refuse_all(future, packed, f"the link to {self.address} is overloaded")
-        self._held_bytes += sum(map(len, packed))
-        if self._wire is None:
-            self._deadlines.extend([self._loop.time() + self._patience_s] * len(packed))
-            self._give_up_in_time()
+            return _reject(future, packed, self._down_reason)
+        if is_over_limit or self._queued_bytes > _MAX_QUEUED_BYTES:
+            return _reject(future, packed, f"the client of {self.address} is overloaded: too many commands wait")
+        self._queued_bytes += sum(map(len, packed))
+        if self._connection is None:
+            self._deadlines.extend([self._loop.time() + self._max_wait_s] * len(packed))
+            self._arm_expiry_timer()
         return True
 
     def _flush(self) -> None:
-        """Write all that waits, in one write."""
-        self._flushing = False
-        wire, unsent = self._wire, self._unsent
-        if wire is None or self._held or not unsent:
+        """Write all queued commands in one socket write."""
+        self._is_flush_scheduled = False
+        connection, unsent = self._connection, self._unsent
+        if connection is None or self._is_paused or not unsent:
             return
-        if len(self._outstanding) == len(unsent):
-            wire.heard_at = self._loop.time()  # the server owed nothing: its silence starts to count now
-        if self._watching is None:
-            self._watching = self._loop.call_later(self._timeout_s, self._watch, wire, None)
+        if len(self._in_flight) == len(unsent):
+            connection.last_received_at = self._loop.time()  # no reply was missing: the silence starts now
+        if self._silence_timer is None:
+            self._silence_timer = self._loop.call_later(self._timeout_s, self._check_silence, connection, None)
         data = b"".join(unsent)
         unsent.clear()
-        self._held_bytes = 0
-        wire.write(data)
-        self._held = not wire.writable
+        self._queued_bytes = 0
+        connection.write(data)
+        self._is_paused = not connection.writable
 
-    def _watch(self, wire: RedisConnection, suspected: float | None) -> None:
-        """Drop a connection whose server owes replies and has been silent for ``timeout_s``.
+    # ---- failures: silence, error replies, reconnecting, expiry
 
-        ``suspected``: what ``heard_at`` was when it first looked so. A second look follows, since a process that was
-        itself suspended finds its timers due before it has read what arrived.
+    def _check_silence(self, connection: RedisConnection, suspect_since: float | None) -> None:
+        """Abort the connection if the server owes replies and was silent for ``timeout_s``.
+
+        A suspended process finds this timer due before it has read what arrived. Therefore a second check follows
+        shortly after
+        the first; ``suspect_since`` is the time of the last data that the first check saw.
         """
-        self._watching = None
-        if len(self._outstanding) == len(self._unsent):
-            return  # armed again by the next flush
-        rest_s = wire.heard_at + self._timeout_s - self._loop.time()
+        self._silence_timer = None
+        if len(self._in_flight) == len(self._unsent):
+            return  # the next flush starts the timer again
+        rest_s = connection.last_received_at + self._timeout_s - self._loop.time()
         if rest_s > 0:
-            self._watching = self._loop.call_later(rest_s, self._watch, wire, None)
-        elif suspected != wire.heard_at:
-            self._watching = self._loop.call_later(min(0.1, self._timeout_s / 10), self._watch, wire, wire.heard_at)
+            self._silence_timer = self._loop.call_later(rest_s, self._check_silence, connection, None)
+        elif suspect_since != connection.last_received_at:
+            self._silence_timer = self._loop.call_later(
+                min(0.1, self._timeout_s / 10), self._check_silence, connection, connection.last_received_at
+            )
         else:
-            wire.drop(f"was silent for {self._timeout_s:g} s")
+            connection.abort(f"was silent for {self._timeout_s:g} s")
 
-    def _refuse(self, future: asyncio.Future[Any] | _Many, error: ReplyError) -> None:
-        """An error reply: for the caller, unless the script was all that was missing."""
-        if error.is_missing_script and isinstance(future, _ScriptCall):
+    def _deliver_error(self, future: asyncio.Future[Any] | _Batch, error: ReplyError) -> None:
+        """Pass an error reply to its caller, unless the script was only missing: then load it and repeat the call."""
+        if error.is_missing_script and isinstance(future, _PendingScript):
             if future.load is None:
                 self._load_and_repeat(future)
                 return
@@ -294,80 +301,82 @@ class RedisClient:
             return
         future.set_exception(error)
         if error.code == "READONLY" and self.address.service is not None:
-            # The Sentinels have moved the primary, and nobody has closed the connection to the old one.
-            self._drop("is not the primary any more")
+            # The Sentinels moved the primary, but the connection to the old one is still open.
+            self._abort("is no longer the primary")
 
-    def _load_and_repeat(self, future: _ScriptCall) -> None:
-        """Send the script once however many calls miss it, and each call again behind it."""
+    def _load_and_repeat(self, future: _PendingScript) -> None:
+        """Load the script once for all calls that miss it, and repeat each call behind the load."""
         script = future.script
         load = self._loading.get(script.sha)
         if load is None or load.done():
             load = self._loading[script.sha] = self.call("SCRIPT", "LOAD", script.source)
-            load.add_done_callback(lambda done: done.exception())  # told by the calls that need it
+            load.add_done_callback(lambda done: done.exception())  # its error is reported by the calls that need it
         future.load = load
-        self._issue(future, (future.packed,))
+        self._enqueue(future, (future.packed,))
 
-    def _drop(self, reason: str) -> None:
-        if self._wire is not None:
-            self._wire.drop(reason)
+    def _abort(self, reason: str) -> None:
+        if self._connection is not None:
+            self._connection.abort(reason)
 
-    async def _dial(self) -> RedisConnection:
+    async def _connect(self) -> RedisConnection:
         return await connect(self.address, self._name, self, self._timeout_s)
 
     async def _reconnect(self) -> None:
         while True:
             await asyncio.sleep(self._backoff.next_at(self._loop.time()))
             try:
-                wire = await self._dial()
+                connection = await self._connect()
             except RedisUnavailable as error:
-                self._trouble = str(error)
+                self._down_reason = str(error)
                 continue
             self.reconnections += 1
-            _log.info("connected again: %s", self.address)
-            self._established(wire)
+            _log.info("redis.reconnected server=%s", self.address)
+            self._attach(connection)
             return
 
-    def _established(self, wire: RedisConnection) -> None:
-        """Send the scripts, and what waited, but for what its caller gave up."""
-        self._wire = wire
+    def _attach(self, connection: RedisConnection) -> None:
+        """Use a new connection: load the scripts, then send the waiting commands except those that their callers
+        cancelled.
+        """
+        self._connection = connection
         self._deadlines.clear()
-        if self._giving_up is not None:
-            self._giving_up.cancel()
-            self._giving_up = None
-        wanted = [(f, packed) for f, packed in zip(self._outstanding, self._unsent, strict=True) if not f.done()]
-        # Nobody asks what became of the loads: a call that misses its script brings it.
-        loads = _Many(len(self._loads), self._loop)
-        self._outstanding = deque([*repeat(loads, len(self._loads)), *(future for future, _ in wanted)])
-        self._unsent = deque([*self._loads, *(packed for _, packed in wanted)])
-        self._held = not wire.writable
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+            self._expiry_timer = None
+        waiting = [(f, packed) for f, packed in zip(self._in_flight, self._unsent, strict=True) if not f.done()]
+        # Nobody awaits these loads: a call whose script is missing loads it again.
+        loading = _Batch(len(self._load_commands), self._loop)
+        self._in_flight = deque([*repeat(loading, len(self._load_commands)), *(future for future, _ in waiting)])
+        self._unsent = deque([*self._load_commands, *(packed for _, packed in waiting)])
+        self._is_paused = not connection.writable
         self._flush()
 
-    def _give_up_in_time(self) -> None:
-        if self._giving_up is None and self._deadlines:
-            self._giving_up = self._loop.call_at(self._deadlines[0], self._give_up)
+    def _arm_expiry_timer(self) -> None:
+        if self._expiry_timer is None and self._deadlines:
+            self._expiry_timer = self._loop.call_at(self._deadlines[0], self._expire_waiting)
 
-    def _give_up(self) -> None:
-        """Fail what has waited for a connection long enough."""
-        self._giving_up = None
+    def _expire_waiting(self) -> None:
+        """Fail the commands that have waited too long for a connection."""
+        self._expiry_timer = None
         now = self._loop.time()
         self._fail_unsent(sum(1 for deadline in self._deadlines if deadline <= now))
-        self._give_up_in_time()
+        self._arm_expiry_timer()
 
     def _fail_unsent(self, count: int) -> None:
         """Fail the ``count`` oldest of the commands that wait for a connection."""
         for _ in range(count):
-            self._held_bytes -= len(self._unsent.popleft())
-            _fail(self._outstanding.popleft(), RedisUnavailable(self._trouble))
+            self._queued_bytes -= len(self._unsent.popleft())
+            _fail(self._in_flight.popleft(), RedisUnavailable(self._down_reason))
             if self._deadlines:
                 self._deadlines.popleft()
 
 
-def _fail(future: asyncio.Future[Any] | _Many, error: RedisUnavailable) -> None:
+def _fail(future: asyncio.Future[Any] | _Batch, error: RedisUnavailable) -> None:
     if not future.done():
         future.set_exception(error)
 
 
-def _refuse_all(future: asyncio.Future[Any] | _Many, packed: Sequence[bytes], why: str) -> Literal[False]:
+def _reject(future: asyncio.Future[Any] | _Batch, packed: Sequence[bytes], why: str) -> Literal[False]:
     """Fail commands that were never sent."""
     for _ in packed:
         future.set_exception(RedisUnavailable(why))

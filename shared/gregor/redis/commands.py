@@ -1,4 +1,4 @@
-"""What a store needs of a server: commands, and scripts by their name. ``link`` does it over the wire."""
+"""The commands that a store needs of a Redis-protocol server. ``RedisClient`` implements them over a connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .connection import Argument
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script and the name under which servers cache it."""
+    """A Lua script and its SHA-1 digest, by which servers cache it."""
 
     source: str = field(repr=False)
     sha: str = field(init=False)
@@ -23,46 +23,47 @@ class Script:
 
 
 ScriptCall: TypeAlias = tuple[Script, bytes]
-"""A script, and the whole command that runs it, as it goes over the wire."""
+"""A script, and the whole packed command that runs it."""
 
 
 class RedisCommands(Protocol):
-    """What a store needs of a server. Replies are raw: ``bytes``, ``int``, ``None`` or a list of these."""
+    """Asynchronous commands. Replies are raw: ``bytes``, ``int``, ``None`` or a list of these."""
 
     def call(self, *args: Argument) -> asyncio.Future[Any]:
-        """Issue a command and return at once. Commands are carried out in the order of their calls.
+        """Issue a command and return at once. Commands are executed in the order of their calls.
 
-        The future ends with the reply, or with ``ReplyError`` (the server refused), ``RedisUnavailable`` (nothing was
-        done) or ``RedisConnectionLost`` (it is not known whether it was done). Cancelling it does not take back a
-        command that was sent.
+        The future ends with the reply, or with ``ReplyError`` (the server refused it), ``RedisUnavailable`` (it was
+        not executed)
+        or ``RedisConnectionLost`` (unknown). Cancelling the future does not cancel a command that was sent.
         """
         ...
 
     def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> asyncio.Future[Any]:
-        """Run a script; as ``call``, but a server that lacks the script is given it and asked again.
+        """Run a script, as ``call``. If the server has not loaded the script, load it and repeat the call.
 
-        Commands called between the first attempt and the second may be carried out before the script.
+        Commands called between the first attempt and the repetition may be executed before the script.
         """
         ...
 
     def run(self, call: ScriptCall) -> asyncio.Future[Any]:
-        """``evalsha`` of a call that is packed already."""
+        """Run a script call that is packed already; see ``evalsha``."""
         ...
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Run scripts, all sent at once, in order; their replies. One that failed has its exception in the place.
+        """Send script calls in one write and return their replies in order. A failed call has its exception in its
+        place.
 
-        A server that lacks a script is given it, and the calls of it are repeated in order, after the others.
+        If the server has not loaded a script, it is loaded, and its calls are repeated in order after the others.
         """
         ...
 
     async def load(self, scripts: Sequence[Script]) -> None:
-        """Give the server scripts: now, and before anything else when it is connected to anew.
+        """Load scripts now, and first of all on every new connection.
 
-        So of the calls of ``run_many`` to a server that came back without them none is behind its turn.
+        Therefore the calls of ``run_many`` keep their order even if the server lost its scripts in a restart.
         """
         ...
 
     async def close(self) -> None:
-        """Close for good. What is outstanding fails."""
+        """Close for good. Commands without a reply fail."""
         ...

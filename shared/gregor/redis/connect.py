@@ -1,4 +1,4 @@
-"""From an address to a connection that is ready for commands: authenticated, in its database, loaded."""
+"""Opening a connection that is ready for commands: authenticated, in its database, with all data loaded."""
 
 from __future__ import annotations
 
@@ -11,75 +11,78 @@ from typing import Any, Final
 from gregor.core.backoff import Backoff
 from gregor.net.os_errors import os_error_text
 
-from .connection import (
-    Command,
-    ConnectionListener,
-    RedisAccessRefused,
-    RedisConnection,
-    RedisUnavailable,
-    ReplyError,
-)
+from .connection import Command, ConnectionListener, RedisConnection
+from .errors import RedisAccessRefused, RedisUnavailable, ReplyError
 from .url import RedisUrl
 
 FIRST_RETRY_S: Final = 0.05
-"""Upper bound of the first delay before a connection is tried again; it doubles with each failure."""
+"""Upper bound of the first delay before a retry; it doubles with each failure."""
 MAX_RETRY_S: Final = 2.0
-"""Upper bound of any such delay."""
+"""Upper bound of every such delay."""
 
-# What a server answers while it is about to be fine: waiting helps. Any other refusal needs a person.
-_PASSING_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN"})
+# Errors of a server that will soon be ready: retry. Any other refusal needs an operator.
+_TEMPORARY_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN"})
 
 
-async def connect(address: RedisUrl, client_name: str, peer: ConnectionListener, timeout_s: float) -> RedisConnection:
-    """A connection whose server is loaded, knows us and answers; ``peer`` is told what comes.
+async def connect(
+    address: RedisUrl, client_name: str, listener: ConnectionListener, timeout_s: float
+) -> RedisConnection:
+    """Return a connection to a server that is ready; ``listener`` gets its replies.
 
-    ``RedisAccessRefused`` where the server will not have us, else ``RedisUnavailable``; both name the server, never
-    credentials.
+    Raises ``RedisAccessRefused`` if the server refuses this client, otherwise ``RedisUnavailable``. The messages name
+    the
+    server, never the credentials.
     """
     if address.service is not None:
-        address = await _primary(address, timeout_s)
-    return await _reach(address, timeout_s, lambda wire: _introduce(wire, address, client_name), peer)
+        address = await _find_primary(address, timeout_s)
+    return await _open(address, timeout_s, lambda connection: _handshake(connection, address, client_name), listener)
 
 
-async def connect_with_retry(dial_once: Callable[[], Awaitable[RedisConnection]], patience_s: float) -> RedisConnection:
-    """Dial again and again, with back-off, for ``patience_s``; ``RedisAccessRefused`` ends it at once. Else the
-    last error.
+async def connect_with_retry(
+    connect_once: Callable[[], Awaitable[RedisConnection]], max_wait_s: float
+) -> RedisConnection:
+    """Connect with exponential backoff for at most ``max_wait_s``, then raise the last error.
+
+    ``RedisAccessRefused`` is raised at once.
     """
     loop = asyncio.get_running_loop()
-    deadline, backoff = loop.time() + patience_s, Backoff(FIRST_RETRY_S, MAX_RETRY_S, random.uniform)
+    deadline, backoff = loop.time() + max_wait_s, Backoff(FIRST_RETRY_S, MAX_RETRY_S, random.uniform)
     while True:
         try:
-            return await dial_once()
+            return await connect_once()
         except RedisAccessRefused:
             raise
         except RedisUnavailable:
-            pause_s = backoff.next_at(loop.time())
-            if loop.time() + pause_s >= deadline:
+            delay_s = backoff.next_at(loop.time())
+            if loop.time() + delay_s >= deadline:
                 raise
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(delay_s)
 
 
-async def _reach(
-    address: RedisUrl, timeout_s: float, greet: Callable[[RedisConnection], Awaitable[None]], peer: ConnectionListener
+async def _open(
+    address: RedisUrl,
+    timeout_s: float,
+    handshake: Callable[[RedisConnection], Awaitable[None]],
+    listener: ConnectionListener,
 ) -> RedisConnection:
-    """Connect, greet, attach, all within ``timeout_s``; whatever goes wrong leaves no connection behind."""
-    wire = RedisConnection()
+    """Connect, run the handshake and set the listener within ``timeout_s``. A failure leaves no connection open."""
+    connection = RedisConnection()
     try:
         async with asyncio.timeout(timeout_s):
-            await address.connect(lambda: wire)
-            await greet(wire)
-        wire.attach(peer)
-    except OSError as error:  # a time-out and RedisUnavailable are among them
-        wire.drop("was given up")
-        raise _named(address, error, timeout_s) from None
+            await address.connect(lambda: connection)
+            await handshake(connection)
+        connection.set_listener(listener)
+    except OSError as error:  # includes TimeoutError and RedisUnavailable
+        connection.abort("was given up")
+        raise _with_address(address, error, timeout_s) from None
     except asyncio.CancelledError:
-        wire.drop("was given up")
+        connection.abort("was given up")
         raise
-    return wire
+    return connection
 
 
-def _named(address: RedisUrl, error: OSError, timeout_s: float) -> RedisUnavailable:
-    """The error as a sentence about the server."""
+def _with_address(address: RedisUrl, error: OSError, timeout_s: float) -> RedisUnavailable:
+    """Return the error as a sentence that names the server."""
     match error:
         case RedisUnavailable():
             return type(error)(f"{address} {error}")
@@ -89,59 +92,61 @@ def _named(address: RedisUrl, error: OSError, timeout_s: float) -> RedisUnavaila
             return RedisUnavailable(f"cannot connect to {address}: {os_error_text(error)}")
 
 
-async def _introduce(wire: RedisConnection, address: RedisUrl, client_name: str) -> None:
-    """AUTH, SELECT, a name, and a PING, which a server that is still loading refuses."""
-    needed: list[Command] = []
+async def _handshake(connection: RedisConnection, address: RedisUrl, client_name: str) -> None:
+    """Send AUTH, SELECT, a name, and PING, which a server that is still loading refuses."""
+    required: list[Command] = []
     if address.password is not None:
-        needed.append(("AUTH", *([address.username] if address.username else []), address.password))
+        required.append(("AUTH", *([address.username] if address.username else []), address.password))
     if address.db:
-        needed.append(("SELECT", address.db))
-    needed.append(("PING",))
-    replies = await wire.ask([*needed, ("CLIENT", "SETNAME", client_name)])
-    # The name serves whoever looks at CLIENT LIST; a server or a right that lacks the command is no obstacle.
-    for reply in replies[: len(needed)]:
+        required.append(("SELECT", address.db))
+    required.append(("PING",))
+    replies = await connection.request([*required, ("CLIENT", "SETNAME", client_name)])
+    # The name only helps a reader of CLIENT LIST, so a server without the command or the permission is accepted.
+    for reply in replies[: len(required)]:
         if isinstance(reply, ReplyError):
-            passing = reply.code in _PASSING_CODES or "max number of clients" in str(reply)
-            raise (RedisUnavailable if passing else RedisAccessRefused)(f"refused the connection: {reply}")
+            is_temporary = reply.code in _TEMPORARY_CODES or "max number of clients" in str(reply)
+            raise (RedisUnavailable if is_temporary else RedisAccessRefused)(f"refused the connection: {reply}")
 
 
-async def _primary(address: RedisUrl, timeout_s: float) -> RedisUrl:
-    """The address of the primary, from the first Sentinel that knows it. ``RedisUnavailable`` where none does."""
-    problems = []
+async def _find_primary(address: RedisUrl, timeout_s: float) -> RedisUrl:
+    """Return the address of the primary, from the first Sentinel that knows it. Raises ``RedisUnavailable`` if none
+    does.
+    """
+    failures = []
     for host in address.hosts:
         sentinel = RedisUrl(hosts=(host,))
-        asking = _Question(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service or ""))
+        query = _SentinelQuery(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service or ""))
         try:
-            wire = await _reach(sentinel, timeout_s, asking.put, asking)
+            connection = await _open(sentinel, timeout_s, query.send, query)
         except RedisUnavailable as error:
-            problems.append(str(error))
+            failures.append(str(error))
             continue
-        wire.drop("has answered")
-        match asking.answer:
+        connection.abort("is no longer needed")
+        match query.answer:
             case [bytes(primary), bytes(port)]:
                 return replace(address, hosts=((primary.decode(), int(port)),), service=None)
             case ReplyError() as refusal:
-                problems.append(f"{sentinel} refused the question: {refusal}")
+                failures.append(f"{sentinel} refused the query: {refusal}")
             case _:
-                problems.append(f"{sentinel} knows no service {address.service}")
-    raise RedisUnavailable("no sentinel knows the primary: " + "; ".join(problems))
+                failures.append(f"{sentinel} does not know the service {address.service}")
+    raise RedisUnavailable("no sentinel knows the primary: " + "; ".join(failures))
 
 
-class _Question:
-    """One command put to a server, for its answer alone."""
+class _SentinelQuery:
+    """One command to a Sentinel, and its reply."""
 
     def __init__(self, command: Command) -> None:
         self._command = command
         self.answer: Any = None
 
-    async def put(self, wire: RedisConnection) -> None:
-        [self.answer] = await wire.ask([self._command])
+    async def send(self, connection: RedisConnection) -> None:
+        [self.answer] = await connection.request([self._command])
 
-    def replies(self, replies: list[Any]) -> None:
+    def on_replies(self, replies: list[Any]) -> None:
         pass
 
-    def lost(self, reason: str) -> None:
+    def on_lost(self, reason: str) -> None:
         pass
 
-    def resumed(self) -> None:
+    def on_resumed(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Where a Redis-protocol server is, read from a URL. Shows itself as ``host:port``: never with credentials."""
+"""The address of a Redis-protocol server, read from a URL. Printed as ``host:port``, never with credentials."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ _TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", 
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A server, or the Sentinels that know it.
+    """A server, or the Sentinels that know its address.
 
-    ``hosts`` has one entry, or all Sentinels, or none where there is a ``path``. ``service`` is what the Sentinels call
-    the primary, and ``None`` for a plain server.
+    Attributes:
+        hosts: One server, or all Sentinels, or empty if there is a ``path``.
+        path: Path of a Unix socket.
+        service: Name of the primary in the Sentinels; ``None`` for a plain server.
     """
 
     hosts: tuple[tuple[str, int], ...] = ()
@@ -31,39 +33,40 @@ class RedisUrl:
 
     @classmethod
     def parse(cls, url: str) -> RedisUrl:
-        """``redis://[user:pass@]host:port/db``, ``rediss://…`` (options as redis-py names them: ``ssl_ca_certs`` …),
-        ``unix://[user:pass@]/path?db=0`` or ``redis+sentinel://[user:pass@]h1:p1,h2:p2/service/db``.
+        """Parse a URL. Raises ``ValueError`` without the URL in its message, because that may contain a password.
 
-        ``ValueError`` says what is wrong without repeating the URL, which may hold a password.
+        Accepted are ``redis://[user:pass@]host:port/db``, ``rediss://…`` (with the options of redis-py:
+        ``ssl_ca_certs`` …),
+        ``unix://[user:pass@]/path?db=0`` and ``redis+sentinel://[user:pass@]h1:p1,h2:p2/service/db``.
         """
         parts = urlsplit(url)
         options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        credentials, _, place = parts.netloc.rpartition("@")
+        credentials, _, location = parts.netloc.rpartition("@")
         username, _, password = credentials.partition(":")
         unknown = set(options) - {"db"} - (_TLS_OPTIONS if parts.scheme == "rediss" else set())
         if unknown:
             raise ValueError(f"the Redis URL has an unknown option: {min(unknown)}")
         known = cls(username=unquote(username) or None, password=unquote(password) or None)
         if parts.scheme == "unix":
-            return replace(known, path=unquote(place + parts.path), db=_database(options.get("db", "")))
+            return replace(known, path=unquote(location + parts.path), db=_database(options.get("db", "")))
         if parts.scheme not in _DEFAULT_PORTS:
             raise ValueError("the Redis URL must begin with redis://, rediss://, unix:// or redis+sentinel://")
-        hosts = tuple(_host(text, _DEFAULT_PORTS[parts.scheme]) for text in place.split(","))
-        service, database = _way(parts)
+        hosts = tuple(_host(text, _DEFAULT_PORTS[parts.scheme]) for text in location.split(","))
+        service, database = _service_and_database(parts)
         if service is None and len(hosts) > 1:
-            raise ValueError("the Redis URL names several servers; only redis+sentinel:// may")
+            raise ValueError("the Redis URL names several servers; only redis+sentinel:// allows that")
         tls = _tls(options) if parts.scheme == "rediss" else None
         return replace(known, hosts=hosts, service=service, db=_database(options.get("db", database)), tls=tls)
 
     def __str__(self) -> str:
-        """The place alone: ``host:port``, the socket's path, or the service with its Sentinels."""
+        """Return ``host:port``, the path of the socket, or the service with its Sentinels."""
         if self.path is not None:
             return self.path
         hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
         return hosts if self.service is None else f"{self.service} of sentinels {hosts}"
 
     async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> None:
-        """Open a connection to the (first) server for what ``protocol`` makes. ``OSError`` where it cannot."""
+        """Open a connection to the (first) server for the result of ``protocol``. Raises ``OSError``."""
         loop = asyncio.get_running_loop()
         if self.path is not None:
             await loop.create_unix_connection(protocol, self.path)
@@ -72,18 +75,18 @@ class RedisUrl:
         await loop.create_connection(protocol, host, port, ssl=self.tls)
 
 
-def _way(parts: SplitResult) -> tuple[str | None, str]:
-    """(service, database) of the path of the URL."""
-    steps = [unquote(step) for step in parts.path.split("/")[1:]]
+def _service_and_database(parts: SplitResult) -> tuple[str | None, str]:
+    """Return service and database from the path of the URL."""
+    segments = [unquote(segment) for segment in parts.path.split("/")[1:]]
     if parts.scheme != "redis+sentinel":
-        return None, "/".join(steps)
-    if not steps or not steps[0]:
-        raise ValueError("the Redis URL names no service: redis+sentinel://host:port/<service>/<db>")
-    return steps[0], "/".join(steps[1:])
+        return None, "/".join(segments)
+    if not segments or not segments[0]:
+        raise ValueError("the Redis URL lacks a service name: redis+sentinel://host:port/<service>/<db>")
+    return segments[0], "/".join(segments[1:])
 
 
 def _host(text: str, default_port: int) -> tuple[str, int]:
-    """``host``, ``host:port``, ``[v6]:port``; an empty host is this machine."""
+    """Parse ``host``, ``host:port`` or ``[v6]:port``. An empty host means localhost."""
     host, colon, port = text.rpartition(":")
     if not colon or port.endswith("]"):
         host, port = text, ""
@@ -99,7 +102,9 @@ def _database(text: str) -> int:
 
 
 def _tls(options: dict[str, str]) -> ssl.SSLContext:
-    """Verified against the system's authorities, or those given. ``ssl_cert_reqs=none`` verifies nothing."""
+    """Return a context that verifies against the system's or the given authorities; ``ssl_cert_reqs=none`` verifies
+    nothing.
+    """
     context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
     if "ssl_certfile" in options:
         context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))

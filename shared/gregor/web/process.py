@@ -16,7 +16,7 @@ import uvloop
 from gregor.auth.weak_secrets import FIX, weak_secrets
 from gregor.config.settings import Settings, SettingsError, load_settings, mask_password
 from gregor.core.errors import Problem
-from gregor.redis.client import RedisUnavailable
+from gregor.redis.errors import RedisUnavailable
 from gregor.store.contract.store import Unavailable
 from gregor.telemetry import Metrics, configure_logging
 

@@ -6,14 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gregor.redis.client import (
-    RedisAccessRefused,
-    RedisClient,
-    RedisConnectionLost,
-    RedisUnavailable,
-    ReplyError,
-    Script,
-)
+from gregor.redis.client import RedisClient
+from gregor.redis.commands import Script
+from gregor.redis.errors import RedisAccessRefused, RedisConnectionLost, RedisUnavailable, ReplyError
 from tests.support.servers import BINARIES, Relay, Server, open_client, running_server
 from tests.support.wait import wait_until
 
@@ -135,7 +130,7 @@ async def test_a_wrong_password_is_refused_at_once_and_never_shown(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.say("CONFIG", "SET", "requirepass", "right")
-    link = RedisClient(f"redis://:very-secret@127.0.0.1:{server.port}/0", patience_s=60)
+    link = RedisClient(f"redis://:very-secret@127.0.0.1:{server.port}/0", max_wait_s=60)
 
     with pytest.raises(RedisAccessRefused, match=f"127.0.0.1:{server.port} refused.*WRONGPASS") as raised:
         await link.open()
@@ -147,7 +142,7 @@ async def test_a_missing_password_is_refused_at_once(server: Server) -> None:
     server.say("CONFIG", "SET", "requirepass", "right")
 
     with pytest.raises(RedisAccessRefused, match="NOAUTH"):
-        await RedisClient(server.url, patience_s=60).open()
+        await RedisClient(server.url, max_wait_s=60).open()
 
 
 async def test_a_connection_is_authenticated_named_and_in_its_database(server: Server) -> None:
@@ -169,7 +164,7 @@ async def test_a_database_that_does_not_exist_is_refused(server: Server) -> None
 async def test_a_server_that_is_full_is_tried_again(server: Server) -> None:
     async with open_client(server.url) as other:
         await other.call("CONFIG", "SET", "maxclients", 1)
-        late = RedisClient(server.url, patience_s=10)
+        late = RedisClient(server.url, max_wait_s=10)
         opening = asyncio.create_task(late.open())
         await wait_until(lambda: figure(other, "stats", "rejected_connections"), "it was sent away once")
         await other.call("CONFIG", "SET", "maxclients", 100)
@@ -195,7 +190,7 @@ async def test_closing_fails_what_is_outstanding_and_what_comes_later(server: Se
 
 
 async def test_closing_ends_the_attempts_to_reconnect(server: Server) -> None:
-    link = RedisClient(server.url, patience_s=60)
+    link = RedisClient(server.url, max_wait_s=60)
     await link.open()
     server.kill()
     await wait_until(lambda: not link.connected, "the link has noticed")

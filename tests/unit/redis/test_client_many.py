@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from gregor.redis.client import RedisClient, RedisCommands, RedisUnavailable, ReplyError, Script, ScriptCall
+from gregor.redis.client import RedisClient
+from gregor.redis.commands import RedisCommands, Script, ScriptCall
 from gregor.redis.connection import pack_script
+from gregor.redis.errors import RedisUnavailable, ReplyError
 from tests.support.redis_py_commands import RedisPyCommands
 from tests.support.servers import BINARIES, Server, open_client, running_server
 from tests.support.wait import wait_until
@@ -93,7 +95,7 @@ async def test_what_was_given_up_shifts_no_reply(server: Server) -> None:
 
 
 async def test_calls_wait_for_a_server_that_restarts(server: Server) -> None:
-    async with open_client(server.url, patience_s=10) as link:
+    async with open_client(server.url, max_wait_s=10) as link:
         server.kill()
         await wait_until(lambda: not link.connected, "the link has noticed")
         unwanted = asyncio.ensure_future(link.run_many([call(PUSH, 7)] * 3))
@@ -107,7 +109,7 @@ async def test_calls_wait_for_a_server_that_restarts(server: Server) -> None:
 
 
 async def test_calls_that_no_server_comes_for_fail_as_not_done(server: Server) -> None:
-    async with open_client(server.url, patience_s=0.1) as link:
+    async with open_client(server.url, max_wait_s=0.1) as link:
         server.kill()
         await wait_until(lambda: not link.connected, "the link has noticed")
 
@@ -117,7 +119,7 @@ async def test_calls_that_no_server_comes_for_fail_as_not_done(server: Server) -
 
 
 async def test_more_than_may_be_outstanding_is_refused_whole_as_not_done(server: Server) -> None:
-    async with open_client(server.url, most_outstanding=10) as link:
+    async with open_client(server.url, max_in_flight=10) as link:
         await link.call("SCRIPT", "LOAD", PUSH.source)
         fits, over, last = await asyncio.gather(
             link.run_many([call(PUSH, n) for n in range(8)]),

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gregor.redis.client import RedisClient, RedisUnavailable, ReplyError
+from gregor.redis.client import RedisClient
+from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.pubsub import RedisPubSub
 from tests.support.ports import free_port
 from tests.support.servers import BINARIES, Relay, Server, open_client, running_server
@@ -80,7 +81,7 @@ class Ear:
 
 
 async def test_sentinels_lead_to_the_primary_and_to_the_next_one_after_a_failover(watched: Watched) -> None:
-    async with open_client(watched.url, patience_s=10) as link:
+    async with open_client(watched.url, max_wait_s=10) as link:
         feed, ear = RedisPubSub(watched.url, link, probe_s=0.2), Ear()
         await feed.open()
         await feed.subscribe("a", ear)
@@ -103,7 +104,7 @@ async def test_sentinels_lead_to_the_primary_and_to_the_next_one_after_a_failove
 
 
 async def test_a_primary_that_has_become_a_replica_is_left_for_what_the_sentinels_say(watched: Watched) -> None:
-    async with open_client(watched.url, patience_s=10) as link:
+    async with open_client(watched.url, max_wait_s=10) as link:
         watched.primary.say("REPLICAOF", "127.0.0.1", str(watched.replica.port))
 
         with pytest.raises(ReplyError, match=r"^READONLY"):
@@ -116,9 +117,9 @@ async def test_a_service_that_no_sentinel_knows_is_said_so(watched: Watched) -> 
     url = watched.url.replace("/gregor/", "/other/")
 
     with pytest.raises(
-        RedisUnavailable, match=r"no sentinel knows the primary: cannot connect .* knows no service other"
+        RedisUnavailable, match=r"no sentinel knows the primary: cannot connect .* does not know the service other"
     ):
-        await RedisClient(url, patience_s=0.1).open()
+        await RedisClient(url, max_wait_s=0.1).open()
 
 
 @pytest.fixture
@@ -154,6 +155,6 @@ async def test_tls_is_verified_against_the_authorities_given(certificate: Path, 
             async with open_client(f"{url}?ssl_ca_certs={certificate}") as link:
                 assert await asyncio.gather(*(link.call("ECHO", n) for n in range(3))) == [b"0", b"1", b"2"]
             with pytest.raises(RedisUnavailable, match="certificate verify failed"):
-                await RedisClient(url, patience_s=0.1).open()
+                await RedisClient(url, max_wait_s=0.1).open()
             async with open_client(f"{url}?ssl_cert_reqs=none") as link:
                 assert await link.call("PING") == b"PONG"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from gregor.redis.client import RedisCommands, RedisUnavailable, ReplyError, Script
+from gregor.redis.commands import RedisCommands, Script
+from gregor.redis.errors import RedisUnavailable, ReplyError
 from tests.support.redis_py_commands import RedisPyCommands
 from tests.support.servers import BINARIES, open_client, running_server
 

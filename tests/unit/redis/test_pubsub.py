@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gregor.redis.client import RedisUnavailable
+from gregor.redis.errors import RedisUnavailable
 from gregor.redis.pubsub import MemoryPubSub, PubSub
 from tests.support.receivers import FailingReceiver, Publish, RecordingReceiver, open_pubsub, wait_for_payload
 from tests.support.servers import BINARIES, running_server

@@ -48,7 +48,7 @@ async def test_who_had_a_channel_is_known_as_such_when_the_server_refuses_it() -
     channel.add(room)
     channel.add(newcomer)
 
-    assert channel.had_it == (room,)
+    assert channel.interrupted == (room,)
 
 
 async def test_who_left_and_came_back_in_a_hole_has_none() -> None:

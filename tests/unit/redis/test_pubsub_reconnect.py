@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gregor.redis.client import RedisAccessRefused, ReplyError
+from gregor.redis.errors import RedisAccessRefused, ReplyError
 from gregor.redis.pubsub import RedisPubSub
 from tests.support.ports import free_port
 from tests.support.receivers import FailingReceiver, RecordingReceiver, open_pubsub, wait_for_payload
@@ -231,4 +231,4 @@ async def test_a_feed_without_rights_does_not_open(server: Server) -> None:
     server.say("CONFIG", "SET", "requirepass", "right")
     async with open_client(f"redis://:right@127.0.0.1:{server.port}") as link:
         with pytest.raises(RedisAccessRefused, match="NOAUTH"):
-            await RedisPubSub(server.url, link, patience_s=60).open()
+            await RedisPubSub(server.url, link, max_wait_s=60).open()

@@ -61,7 +61,7 @@ def test_credentials_are_read_and_never_shown() -> None:
         ("redis://u:hush@cache:1/1/2", "no valid database"),
         ("redis://u:hush@cache:1?ssl_ca_certs=x", "unknown option: ssl_ca_certs"),
         ("redis://u:hush@one,two", "several servers"),
-        ("redis+sentinel://u:hush@one,two", "names no service"),
+        ("redis+sentinel://u:hush@one,two", "lacks a service name"),
     ],
 )
 def test_a_wrong_url_is_said_to_be_so_without_its_credentials(url: str, reason: str) -> None:

@@ -121,7 +121,7 @@ async def build(
     aggregators: Mapping[str, Aggregator] | None = None,
     deliveries: MemoryQueueWriter | None = None,
     collecting: RateLimiter | None = None,
-    patience_s: float = 2.0,
+    max_wait_s: float = 2.0,
 ) -> House:
     """A house in which these notification types hold."""
     feed, clock, figures = Feed(), ManualClock(NOW_US), Figures(CollectorRegistry())
@@ -131,7 +131,7 @@ async def build(
     registry = CategoryRegistry(store)
     await registry.refresh()
     handover, webhooks = HandOver(opening(deliveries), clock.monotonic), WebhookRegistry(store)
-    parts = Parts(store, handover, clock, LIMITS, registry, webhooks, figures, Aggregators(aggregators, patience_s))
+    parts = Parts(store, handover, clock, LIMITS, registry, webhooks, figures, Aggregators(aggregators, max_wait_s))
     acts = Acts(parts, collecting or RateLimiter(1e9, 1_000_000))
     drain = Drain(store.agenda, acts, clock, figures, LEASE_US)
     return House(store, clock, deliveries, drain, figures, registry, feed.payloads, parts)

@@ -270,7 +270,7 @@ async def test_an_aggregator_that_hangs_loses_nothing_costs_one_thread_and_keeps
         release.wait()
         return {"fine": True}
 
-    house = await build({"": WINDOW, "news": {}}, {"slow": hanging}, patience_s=0.05)
+    house = await build({"": WINDOW, "news": {}}, {"slow": hanging}, max_wait_s=0.05)
     for uid in ("alice", "bob"):
         await house.create("a", "b", "c", uid=uid, category="slow")
         await house.create("x", "y", "z", uid=uid, category="news")
@@ -302,7 +302,7 @@ async def test_a_fold_holds_only_if_every_item_is_there_as_planned(ids: str, sen
         answer.wait()
         return {"of": planned[-1]}
 
-    house = await build({"news": WINDOW}, {"": thinking}, patience_s=60)
+    house = await build({"news": WINDOW}, {"": thinking}, max_wait_s=60)
     await house.create(*ids, for_device="*")
     house.told()
     house.clock.advance(60)
@@ -327,7 +327,7 @@ async def test_a_round_does_not_wait_for_a_user_who_takes_long(house: House) -> 
         release.wait()
         return {}
 
-    house = await build({"news": WINDOW}, {"": hanging}, patience_s=60)
+    house = await build({"news": WINDOW}, {"": hanging}, max_wait_s=60)
     await house.create("a", "b", "c")
     await house.create("r", uid="bob", category="plain", remind_at=["+61"])
     house.told()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gregor.core.limits import SECOND_US, Limits
-from gregor.redis.client import RedisCommands
+from gregor.redis.commands import RedisCommands
 from gregor.redis.pubsub import RedisPubSub
 from gregor.store.contract.devices import DeviceSession, Presence
 from gregor.store.redis.devices.devices import RedisDevices

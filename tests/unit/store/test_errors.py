@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gregor.redis.client import RedisUnavailable
+from gregor.redis.errors import RedisUnavailable
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.errors import answers
 

@@ -1,9 +1,12 @@
-"""What is published, brought to who asked for it: one subscription connection a process, routed in memory.
+"""Publish/subscribe: one subscription connection for a process, and routing of messages to receivers in memory.
 
-Sharded channels (``SSUBSCRIBE``), one connection a primary: here the one primary of a standalone or Sentinel set-up.
-The feed promises no delivery. It promises to say where it may have failed (semantics.md L12): after every hole in a
-subscription each receiver's ``gap`` is called, once the subscription stands again. A hole that nobody reports (a
-network that swallows) is found by a probe: a message to itself, on the way that all announcements take.
+Channels are sharded (``SSUBSCRIBE``), with one connection to the primary of a standalone or Sentinel deployment.
+Delivery
+is not guaranteed, but losses are detected (semantics.md L12): after every interruption of a subscription, ``gap`` of
+each
+receiver is called once the subscription is confirmed again. A heartbeat finds interruptions that no error reports,
+such
+as a network that drops packets: the process publishes a probe to itself, on the path of all announcements.
 """
 
 from .contract import PubSub, PubSubStatus, Receiver

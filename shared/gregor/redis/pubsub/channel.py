@@ -1,4 +1,4 @@
-"""One subscription, from the inside: its receivers, its confirmation, its holes. Both feeds are made of these."""
+"""One subscription: its receivers, its confirmation, its interruptions. Both pub/sub implementations use it."""
 
 from __future__ import annotations
 
@@ -11,80 +11,83 @@ _log = logging.getLogger(__name__)
 
 
 class PubSubChannel:
-    """One subscription: who hears it, and who waits for its confirmation."""
+    """One channel: the receivers of its messages, and those that wait for the confirmation of the subscription."""
 
-    __slots__ = ("_fresh", "confirmed", "name", "receivers", "sharded", "waiting")
+    __slots__ = ("_new_receivers", "confirmed", "name", "receivers", "sharded", "waiters")
 
     def __init__(self, name: bytes, sharded: bool) -> None:
         self.name = name
         self.sharded = sharded
         self.confirmed = False
-        # Replaced, never changed: a receiver may unsubscribe while it receives.
+        # Replaced, never modified: a receiver may unsubscribe while it receives.
         self.receivers: tuple[Receiver, ...] = ()
-        self.waiting: list[tuple[Receiver, asyncio.Future[None]]] = []
-        # Those that never had it: for them there was no hole. One that had it and asks once more is none of them.
-        self._fresh: tuple[Receiver, ...] = ()
+        self.waiters: list[tuple[Receiver, asyncio.Future[None]]] = []
+        # Receivers whose first subscription is not confirmed yet: they have missed nothing. A receiver that subscribes
+        # again during an interruption is not one of them.
+        self._new_receivers: tuple[Receiver, ...] = ()
 
     def add(self, receiver: Receiver) -> asyncio.Future[None]:
-        """The future of its confirmation."""
+        """Add a receiver. Returns a future that ends when the subscription is confirmed."""
         if not any(known is receiver for known in self.receivers):
             self.receivers = (*self.receivers, receiver)
             if not self.confirmed:
-                self._fresh = (*self._fresh, receiver)
+                self._new_receivers = (*self._new_receivers, receiver)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.confirmed:
             future.set_result(None)
         else:
-            self.waiting.append((receiver, future))
+            self.waiters.append((receiver, future))
         return future
 
     def remove(self, receiver: Receiver) -> None:
-        """Forget a receiver; who waits for its confirmation is told that there will be none."""
+        """Remove a receiver, and cancel the future that waits for its confirmation."""
         self.receivers = tuple(known for known in self.receivers if known is not receiver)
-        self._fresh = tuple(known for known in self._fresh if known is not receiver)
-        for known, future in self.waiting:
+        self._new_receivers = tuple(known for known in self._new_receivers if known is not receiver)
+        for known, future in self.waiters:
             if known is receiver:
                 future.cancel()
-        self.waiting = [(known, future) for known, future in self.waiting if known is not receiver]
+        self.waiters = [(known, future) for known, future in self.waiters if known is not receiver]
 
     def confirm(self) -> None:
-        """The subscription stands. Who had it before learns of the hole; who waited for it had none."""
+        """Mark the subscription as confirmed. Receivers that were subscribed before a reconnect get ``gap``; new
+        ones missed nothing.
+        """
         self.confirmed = True
-        waiting, self.waiting = self.waiting, []
-        had_it, self._fresh = self.had_it, ()
-        for _, future in waiting:
+        waiters, self.waiters = self.waiters, []
+        interrupted, self._new_receivers = self.interrupted, ()
+        for _, future in waiters:
             if not future.done():
                 future.set_result(None)
-        for receiver in had_it:
-            self._tell_gap(receiver)
+        for receiver in interrupted:
+            self._notify_gap(receiver)
 
     @property
-    def had_it(self) -> tuple[Receiver, ...]:
-        """The receivers for whom the subscription stood before."""
-        return tuple(each for each in self.receivers if not any(fresh is each for fresh in self._fresh))
+    def interrupted(self) -> tuple[Receiver, ...]:
+        """The receivers that were subscribed before the current interruption."""
+        return tuple(each for each in self.receivers if not any(new is each for new in self._new_receivers))
 
     def fail(self, error: Exception) -> None:
-        """There will be no subscription."""
-        for _, future in self.waiting:
+        """Fail all receivers that wait for a confirmation."""
+        for _, future in self.waiters:
             if not future.done():
                 future.set_exception(error)
-        self.waiting = []
+        self.waiters = []
 
     def deliver(self, payload: bytes) -> None:
-        """Give a publication to all receivers; one that raises harms no other."""
+        """Pass a message to all receivers. An exception of one does not affect the others."""
         for receiver in self.receivers:
             try:
                 receiver.receive(payload)
             except Exception:
-                _log.exception("a receiver of a channel failed")
+                _log.exception("pubsub.receiver_failed")
 
     def gap(self) -> None:
-        """Tell all receivers of a hole."""
+        """Notify all receivers that messages may have been lost."""
         for receiver in self.receivers:
-            self._tell_gap(receiver)
+            self._notify_gap(receiver)
 
-    def _tell_gap(self, receiver: Receiver) -> None:
+    def _notify_gap(self, receiver: Receiver) -> None:
         try:
             receiver.gap()
         except Exception:
-            _log.exception("a receiver failed to hear of a gap")
+            _log.exception("pubsub.gap_receiver_failed")

@@ -1,4 +1,4 @@
-"""What a feed promises. ``RedisPubSub`` and ``MemoryPubSub`` are twins; one test body holds both to this page."""
+"""The pub/sub contract. ``RedisPubSub`` and ``MemoryPubSub`` implement it and pass the same tests."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ PubSubStatus: TypeAlias = Literal["ok", "late", "down"]
 
 
 class Receiver(Protocol):
-    """Who hears a channel. Both are called in the event loop, in the order of publication, and must return soon."""
+    """Receives the messages of a channel. Both methods are called in the event loop, in order, and must return
+    quickly.
+    """
 
     def receive(self, payload: bytes) -> None:
-        """One publication. May come before the awaitable of ``subscribe`` has been resumed."""
+        """Receive one message. The first may come before the awaitable of ``subscribe`` resumes."""
         ...
 
     def gap(self) -> None:
-        """Publications may have been missed since the last one; the subscription stands again. Read what is so now."""
+        """Learn that messages may have been lost since the last one. The subscription is active again: read the
+        current state.
+        """
         ...
 
 
 class PubSub(Protocol):
-    """The contract of ``RedisPubSub`` and of its twin ``MemoryPubSub``."""
+    """Subscriptions of a process."""
 
     @property
     def status(self) -> PubSubStatus:
-        """``ok``: the last probe came back; ``late``: it did not; ``down``: nor did the two before, or never any."""
+        """``ok``: the last probe came back. ``late``: it did not. ``down``: the last three did not, or none ever
+        did.
+        """
         ...
 
     @property
@@ -34,18 +40,23 @@ class PubSub(Protocol):
         ...
 
     def subscribe(self, channel: bytes | str, receiver: Receiver, *, sharded: bool = True) -> asyncio.Future[None]:
-        """Route a channel to a receiver too. Done at once; the future ends when the server has confirmed.
+        """Subscribe a receiver to a channel. Takes effect at once; the future ends when the server has confirmed.
 
-        Every publication after that is received, or ``gap`` is called. The future waits as long as the server cannot be
-        reached: bound it (``asyncio.timeout``), and ``unsubscribe`` on giving up. It fails with ``ReplyError`` where
-        the server refuses the channel, with ``RedisUnavailable`` where the feed closes. Repeating for the same
-        receiver adds nothing. Where ``unsubscribe`` comes first it is cancelled. ``sharded=False``: a channel of the
-        whole cluster.
+        Every later message is received, or ``gap`` is called. Subscribing the same receiver again adds nothing.
+
+        The future waits as long as the server is unreachable: bound it with ``asyncio.timeout``, and call
+        ``unsubscribe`` on a
+        timeout. It fails with ``ReplyError`` if the server refuses the channel, and with ``RedisUnavailable`` if the
+        pub/sub is
+        closed. ``unsubscribe`` cancels it.
+
+        Args:
+            sharded: Use a sharded channel; otherwise a channel of the whole cluster.
         """
         ...
 
     def unsubscribe(self, channel: bytes | str, receiver: Receiver, *, sharded: bool = True) -> None:
-        """Route a channel to this receiver no more; not an error where it was not. Nothing is received afterwards."""
+        """Remove a receiver from a channel; it receives nothing afterwards. Does nothing if it was not subscribed."""
         ...
 
     async def close(self) -> None:

@@ -1,17 +1,17 @@
-"""The feed without a server: for the memory store and for tests, which can also make it lose what is published."""
+"""Pub/sub without a server: for the memory store, and for tests, which can make it lose messages."""
 
 from __future__ import annotations
 
 import asyncio
 
-from gregor.redis.connection import RedisUnavailable
+from gregor.redis.errors import RedisUnavailable
 
 from .channel import PubSubChannel
 from .contract import PubSubStatus, Receiver
 
 
 class MemoryPubSub:
-    """``PubSub`` of what its own ``publish`` is given. Delivers in the next turn of the event loop."""
+    """``PubSub`` for the messages of its own ``publish``. Delivers in the next iteration of the event loop."""
 
     def __init__(self) -> None:
         self._channels: dict[tuple[bool, bytes], PubSubChannel] = {}
@@ -22,21 +22,21 @@ class MemoryPubSub:
 
     @property
     def healthy(self) -> bool:
-        """As ``PubSub`` says; ``status`` is what a test sets it to."""
+        """See ``PubSub.healthy``; a test sets ``status``."""
         return self.status != "down"
 
     async def open(self) -> None:
-        """Nothing to do: here so that both feeds open alike."""
+        """Do nothing: both implementations have this method."""
 
     async def close(self) -> None:
-        """As ``PubSub`` says."""
+        """See ``PubSub.close``."""
         self._closed = True
         for channel in self._channels.values():
-            channel.fail(RedisUnavailable("the feed is closed"))
+            channel.fail(RedisUnavailable("the pub/sub is closed"))
         self._channels.clear()
 
     def subscribe(self, channel: bytes | str, receiver: Receiver, *, sharded: bool = True) -> asyncio.Future[None]:
-        """As ``PubSub`` says; confirmed in the next turn of the event loop."""
+        """See ``PubSub.subscribe``. Confirmed in the next iteration of the event loop."""
         key = sharded, _name(channel)
         found = self._channels.get(key)
         if found is None:
@@ -46,11 +46,11 @@ class MemoryPubSub:
                 asyncio.get_running_loop().call_soon(self._confirm, found)
         future = found.add(receiver)
         if self._closed:
-            found.fail(RedisUnavailable("the feed is closed"))
+            found.fail(RedisUnavailable("the pub/sub is closed"))
         return future
 
     def unsubscribe(self, channel: bytes | str, receiver: Receiver, *, sharded: bool = True) -> None:
-        """As ``PubSub`` says."""
+        """See ``PubSub.unsubscribe``."""
         key = sharded, _name(channel)
         found = self._channels.get(key)
         if found is not None:
@@ -59,22 +59,24 @@ class MemoryPubSub:
                 del self._channels[key]
 
     def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
-        """Deliver to who is subscribed in the next turn of the event loop, unless it is to be lost."""
+        """Deliver a message to the subscribed receivers in the next iteration of the event loop, unless it is to be
+        lost.
+        """
         if self._to_drop:
             self._to_drop -= 1
             return
         asyncio.get_running_loop().call_soon(self._deliver, (sharded, _name(channel)), payload)
 
     def drop_next(self, count: int = 1) -> None:
-        """Lose the next ``count`` publications, whatever their channel; nobody is told."""
+        """Lose the next ``count`` messages of any channel without notice."""
         self._to_drop += count
 
     def cut(self, channel: bytes | str) -> None:
-        """Lose what is published on a channel from now on, silently; ``heal`` ends it."""
+        """Lose all messages of a channel without notice, until ``heal`` is called."""
         self._cut.add(_name(channel))
 
     def heal(self) -> None:
-        """Let every channel that was cut deliver again, and tell its receivers of the gap."""
+        """Deliver again on every channel that was cut, and notify its receivers of the gap."""
         cut, self._cut = self._cut, set()
         for (_, name), channel in list(self._channels.items()):
             if name in cut:

@@ -11,7 +11,7 @@ import msgspec
 from gregor.core import rate_limit as rates
 from gregor.core.ids import normalize_prefixes
 from gregor.core.limits import SECOND_US
-from gregor.redis.client import RedisCommands, Script
+from gregor.redis.commands import RedisCommands, Script
 from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey, TerminalClose, Ticket
 from gregor.store.contract.store import Contended

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gregor.redis.client import RedisCommands, Script
+from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import KEPT_VERSIONS, CategorySet
 
 from . import scripts

@@ -18,7 +18,7 @@ from gregor.core.notify.contact import (
     preferences_document,
     without_email,
 )
-from gregor.redis.client import RedisCommands, Script
+from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import Contended
 
 from . import scripts

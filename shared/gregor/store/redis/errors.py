@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterable
 from typing import Any, Final
 
 from gregor.core.errors import Problem
-from gregor.redis.client import RedisUnavailable, ReplyError
+from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.store.contract.store import Unavailable
 
 _NOT_NOW: Final = (

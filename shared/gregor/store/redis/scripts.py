@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from gregor.redis.client import Script
+from gregor.redis.commands import Script
 
 COMMIT: Final = ("codec", "commit/commit")
 SYNC: Final = ("codec", "commit/sync")

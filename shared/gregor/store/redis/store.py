@@ -5,7 +5,8 @@ from __future__ import annotations
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Receipt
-from gregor.redis.client import RedisClient, RedisCommands
+from gregor.redis.client import RedisClient
+from gregor.redis.commands import RedisCommands
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from gregor.redis.client import RedisCommands, Script
+from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.suppressions import Suppression, hash_of
 
 from . import scripts

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from gregor.core.notify.webhook_events import Webhook
-from gregor.redis.client import RedisCommands, Script
+from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.webhooks import MOST_WEBHOOKS, too_many
 
 from . import scripts

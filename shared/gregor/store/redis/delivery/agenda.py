@@ -7,7 +7,7 @@ from typing import Final
 
 from gregor.core.items.sync import LiveItem
 from gregor.core.limits import Limits
-from gregor.redis.client import RedisCommands, Script
+from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind, acked, settled, too_many_delayed
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer, answers

@@ -10,7 +10,7 @@ from typing import Any, Final
 from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryRecord, DeliveryState, delivery_key, delivery_path, parse_delivery_path
-from gregor.redis.client import RedisCommands, Script
+from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.dead_letters import DeadPage, Place
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer, answers

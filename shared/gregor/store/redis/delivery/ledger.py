@@ -25,7 +25,7 @@ from gregor.core.notify.ledger import (
     new_history,
     rebuild_intent,
 )
-from gregor.redis.client import RedisCommands, Script
+from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer, answers

@@ -16,7 +16,9 @@ import msgspec
 
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.times import MAX_TIME_US
-from gregor.redis.client import Argument, RedisClient, ReplyError
+from gregor.redis.client import RedisClient
+from gregor.redis.connection import Argument
+from gregor.redis.errors import ReplyError
 from gregor.store.contract.queue import QueuedIntent
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gregor.core.notify.intents import Intent
-from gregor.redis.client import RedisClient, RedisCommands
+from gregor.redis.client import RedisClient
+from gregor.redis.commands import RedisCommands
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answers
@@ -50,10 +51,10 @@ class RedisQueueWriter:
 
 
 async def open_queue_writer(
-    url: str, namespace: str, most: int, *, patience_s: float = 2.0, timeout_s: float = 5.0
+    url: str, namespace: str, most: int, *, max_wait_s: float = 2.0, timeout_s: float = 5.0
 ) -> RedisQueueWriter:
     """Connected. Raises ``Unavailable`` where the server cannot be reached. The times are those of ``RedisClient``."""
-    link = RedisClient(url, patience_s=patience_s, timeout_s=timeout_s)
+    link = RedisClient(url, max_wait_s=max_wait_s, timeout_s=timeout_s)
     try:
         await link.open()
     except ConnectionError as trouble:

@@ -19,7 +19,8 @@ from gregor.core.items.sync import View
 from gregor.core.limits import DAY_US, SECOND_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason
 from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement
-from gregor.redis.client import Argument, RedisCommands, Script
+from gregor.redis.commands import RedisCommands, Script
+from gregor.redis.connection import Argument
 from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.devices import DeviceSession, Presence, Registration
 from gregor.store.contract.store import Contended

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from gregor.core.items.sync import StoredItem, View, cursor_for
-from gregor.redis.client import RedisCommands, Script
+from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.push_context import PushContext
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts

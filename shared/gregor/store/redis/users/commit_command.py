@@ -10,7 +10,7 @@ from typing import Final
 from gregor.core.items.codec import pack_item
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Creation, RemovalReason
-from gregor.redis.client import Script, ScriptCall
+from gregor.redis.commands import Script, ScriptCall
 from gregor.redis.connection import pack_script
 from gregor.store.redis import scripts
 from gregor.store.redis.keys import CommitKeys, Keys

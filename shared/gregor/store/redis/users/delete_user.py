@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gregor.redis.client import RedisCommands, Script
+from gregor.redis.commands import RedisCommands, Script
 from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import answer

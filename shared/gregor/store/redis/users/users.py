@@ -29,7 +29,7 @@ from gregor.core.items.sync import (
 )
 from gregor.core.limits import HOUR_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason, eviction_commits
-from gregor.redis.client import RedisCommands, Script
+from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis import scripts
