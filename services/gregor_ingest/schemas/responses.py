@@ -151,7 +151,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "Waiting": _object({"id": NAME_SCHEMA, "not_before": _TIME}),
     "Accepted": {"anyOf": [_ref("Receipt"), _ref("Waiting")]},
     "Outcome": _object(
-        {"line": {"type": "integer", "minimum": 0}, "uid": _DEVICE_OR_NULL},
+        {"line": {"type": "integer", "minimum": 0}, "uid": {**USER_ID_SCHEMA, "type": ["string", "null"]}},
         {"receipt": _ref("Accepted"), "problem": {"type": "object", "required": ["type", "status", "code", "detail"]}},
     ),
     "Outcomes": _array(_ref("Outcome")),
