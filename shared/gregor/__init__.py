@@ -9,8 +9,8 @@ The packages, from the bottom up. Import contracts in pyproject.toml enforce the
 - ``cli``, ``dev``: the command line, and ``gregor dev`` with its embedded Redis and fake providers.
 - ``reference``: the executable specification. It runs only in tests.
 
-The services ``gregor_ingest``, ``gregor_gateway``, ``gregor_scheduler`` and ``gregor_delivery`` import this library, but
-never each other.
+The services ``gregor_ingest``, ``gregor_gateway``, ``gregor_scheduler`` and ``gregor_delivery`` import this library,
+but never each other.
 """
 
 __version__ = "0.1.0"

@@ -112,7 +112,7 @@ def test_well_formed_request_id_of_the_caller_is_kept() -> None:
 
 def test_each_metric_is_documented() -> None:
     registry = CollectorRegistry()
-    gregor_scheduler.metrics.Figures(registry)
+    gregor_scheduler.metrics.SchedulerMetrics(registry)
     gregor_delivery.metrics.DeliveryMetrics(registry)
     documented = set(re.findall(r"gregor_[a-z_]+", "".join(page.read_text() for page in DOCS.rglob("*.md"))))
 
