@@ -1,4 +1,4 @@
-"""An example aggregator: summarises the comments of each thread (docs/how-to/delay-and-summarise.md, "Write an aggregator").
+"""An example aggregator: summarises the comments of each thread (docs/how-to/delay-and-summarise.md).
 
 Install it beside the scheduler with ``pip install ./examples/comment_aggregator`` and restart the scheduler. It serves
 the categories below ``example.comments``, the name of its entry point. Run this file to see what it returns.
