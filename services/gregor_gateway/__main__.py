@@ -1,4 +1,4 @@
-"""The process: `python -m gregor_gateway`. Settings, store and feed, two ports, until it is told to stop."""
+"""The gateway process (`python -m gregor_gateway`): serves devices on two ports until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ def main() -> None:
 
 
 async def serve(settings: Settings) -> None:
-    """Open store and feed, serve, and close them."""
+    """Open the store and pub/sub, serve, and close them."""
+    if settings.token_secret is None and settings.token_jwks is None:
+        log.warning(
+            "gateway.no_token_keys",
+            effect="every device token is refused",
+            fix="set GREGOR_TOKEN_SECRET or GREGOR_TOKEN_JWKS",
+        )
     async with AsyncExitStack() as stack:
         store = await open_store(
             settings.redis_url,
@@ -78,28 +84,28 @@ async def serve_with(context: GatewayContext) -> None:
     if settings.admin_port is not None:
         servers.append(await loop.create_server(lambda: AdminPort(context), sock=listening[2]))
     serving = asyncio.create_task(streams.serve(listening[1]))
-    log.info("Ready.", gateway=settings.gateway_port, streams=settings.stream_port)
+    log.info("service.ready", gateway=settings.gateway_port, streams=settings.stream_port)
     await stopping.wait()
-    log.info("Told to stop: devices are sent elsewhere.")
+    log.info("service.stopping", connections=len(sockets.connections) + len(streams.connections))
     await drain.run(settings.drain_seconds)
     for server in servers:
         server.close()
     streams.stop()
     await serving
-    log.info("Stopped.")
+    log.info("service.stopped")
 
 
 def _stop_on_signals(drain: Drain) -> asyncio.Event:
-    """The event of the first signal; the second one hurries."""
-    told = asyncio.Event()
+    """Return an event that the first stop signal sets. A second signal ends the drain at once."""
+    stopping = asyncio.Event()
 
     def stop() -> None:
-        if told.is_set():
+        if stopping.is_set():
             drain.hurry()
-        told.set()
+        stopping.set()
 
     on_stop_signal(stop)
-    return told
+    return stopping
 
 
 if __name__ == "__main__":

@@ -181,14 +181,21 @@ class Session:
         try:
             document = decode_json(raw, self._rules.limits)
         except Problem as problem:
-            # "Not JSON" closes; JSON that we refuse (a repeated key, too deep) is a problem like any other.
-            is_json, ref = read_loosely(raw)
-            if self.state is SessionState.GREETING or not is_json:
-                return self.close(CloseCode.BAD_PROTOCOL)
-            return self.refused(ref, problem)
+            return self._refuse_text(raw, problem)
         if self.state is SessionState.GREETING and not (isinstance(document, dict) and "hello" in document):
             return self.close(CloseCode.BAD_PROTOCOL)
         return self.receive_document(document, now, len(raw))
+
+    def _refuse_text(self, raw: bytes, problem: Problem) -> list[Effect]:
+        """Close after text that is not UTF-8 or not JSON; answer other JSON (a repeated key) with a problem."""
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            return self.close(CloseCode.INVALID_UTF8, "invalid UTF-8")  # RFC 6455, 8.1
+        is_json, ref = read_loosely(raw)
+        if self.state is SessionState.GREETING or not is_json:
+            return self.close(CloseCode.BAD_PROTOCOL)
+        return self.refused(ref, problem)
 
     def receive_document(self, document: Any, now: float, size_bytes: int = 0) -> list[Effect]:
         """One frame that was read already, of so many bytes of JSON (also one of `POST /v1/frames`)."""

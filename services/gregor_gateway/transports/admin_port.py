@@ -1,41 +1,43 @@
-"""The port of the setting ADMIN_PORT: the probes, with the figures, and nothing else."""
+"""The admin port (setting GREGOR_ADMIN_PORT): the probes with the metrics, and nothing else."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Final, cast
 
-from gregor.core.errors import Problem
-from gregor.telemetry import request_id
 from gregor_gateway.context import GatewayContext
 
-from .http1 import MOST_HEAD_BYTES, parse_head, refusal
-from .websocket import HEAD_S, plain
+from .http1 import RequestRefused, split_head
+from .probes import probe_response
+
+REQUEST_TIMEOUT_S: Final = 10.0
 
 
 class AdminPort(asyncio.Protocol):
-    """One request, one answer."""
+    """One connection to the admin port: one request, one response."""
 
-    __slots__ = ("_context", "_head", "_socket")
+    __slots__ = ("_context", "_received", "_socket")
 
     def __init__(self, context: GatewayContext) -> None:
         self._context = context
-        self._head = b""
+        self._received = b""
         self._socket: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A scraper dialled."""
+        """Start the timeout of the request."""
         self._socket = cast("asyncio.Transport", transport)
-        self._context.timers.after(HEAD_S, self._socket.close)
+        self._context.timers.after(REQUEST_TIMEOUT_S, self._socket.close)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of its request."""
-        self._head += data
-        head, found, _ = self._head.partition(b"\r\n\r\n")
-        if self._socket is None or self._socket.is_closing() or not (found or len(head) > MOST_HEAD_BYTES):
+        """Answer once the request head is complete."""
+        self._received += data
+        if self._socket is None or self._socket.is_closing():
             return
         try:
-            self._socket.write(plain(self._context, parse_head(head), is_admin=True))
-        except ValueError:
-            self._socket.write(refusal(request_id(), Problem("invalid", "This is no HTTP/1 request."), status=400))
+            split = split_head(self._received)
+            if split is None:
+                return
+            self._socket.write(probe_response(self._context, split[0], is_admin=True))
+        except RequestRefused as refused:
+            self._socket.write(refused.response)
         self._socket.close()

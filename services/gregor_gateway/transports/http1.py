@@ -1,4 +1,8 @@
-"""PURE: the little of HTTP/1.1 that the WebSocket port speaks: one request head in, one answer out."""
+"""The subset of HTTP/1.1 that the WebSocket port and the admin port need: one request head in, one response out. Pure.
+
+Requests with a body are never read here, so uvicorn and its parser would only add a task and buffers a connection. The
+fakes of ``gregor.dev`` parse bodies with httptools instead.
+"""
 
 from __future__ import annotations
 
@@ -10,55 +14,87 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gregor.core.errors import Problem
+from gregor.telemetry import request_id
 from gregor_gateway.protocol.server_frames import encode
 
-MOST_HEAD_BYTES: Final = 16_384
-"""The largest request head: a token of 8 KiB and a browser's cookies fit."""
+MAX_HEAD_BYTES: Final = 16_384
+"""Largest request head: it holds a token of 8 KiB and the cookies of a browser."""
 _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)")
 
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """A request head. Names of ``headers`` are in small letters; values that were repeated are joined by commas."""
+    """A request head. Header names are lower case; the values of a repeated header are joined by commas."""
 
     method: str
     path: str
     headers: Mapping[str, str]
-    is_old: bool = False
-    """Whether it is of HTTP/1.0, which knows no upgrade."""
+    is_http10: bool = False
+
+    @property
+    def request_id(self) -> str:
+        """The id of the request: the one of its header ``X-Request-Id`` if that is valid, else a new one."""
+        return request_id(self.header("x-request-id"))
 
     def header(self, name: str) -> str:
-        """The value of a header, or nothing."""
+        """Return the value of a header; empty if absent."""
         return self.headers.get(name, "")
 
     def listed(self, name: str) -> list[str]:
-        """The members of a comma-separated header."""
+        """Return the members of a comma-separated header."""
         return [part.strip() for part in self.header(name).split(",") if part.strip()]
 
 
+class RequestRefused(Exception):
+    """The request cannot be parsed. ``response`` is the answer to send."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.response = problem_response(request_id(), Problem("invalid", detail), status=status)
+
+
+def split_head(received: bytes) -> tuple[RequestHead, bytes] | None:
+    """Return the request head and the bytes behind it; ``None`` if it is incomplete. Raises ``RequestRefused``.
+
+    Empty lines before the request line are ignored (RFC 9112, 2.2).
+    """
+    head, found, rest = received.lstrip(b"\r\n").partition(b"\r\n\r\n")
+    if len(received) - len(rest) > MAX_HEAD_BYTES + 4:
+        raise RequestRefused(431, f"The request head is larger than {MAX_HEAD_BYTES} bytes.")
+    if not found:
+        return None
+    try:
+        return parse_head(head), rest
+    except ValueError as error:
+        raise RequestRefused(400, f"Not a valid HTTP/1.1 request: {error}.") from error
+
+
 def parse_head(head: bytes) -> RequestHead:
-    """The request that ``head`` (without its empty line) asks for. ``ValueError``: it is no HTTP/1 request."""
+    """Parse a request head without its final empty line. Raises ``ValueError`` if it is not valid HTTP/1."""
     first, *lines = head.decode("latin-1").split("\r\n")
-    method, target, version = first.split(" ")
+    method, _, rest = first.partition(" ")
+    target, _, version = rest.partition(" ")
     if version not in ("HTTP/1.1", "HTTP/1.0") or not target.startswith(("/", "http://", "https://")):
-        raise ValueError("no HTTP/1 request")
+        raise ValueError("invalid request line")
     headers: dict[str, str] = {}
     for line in lines:
         found = _HEADER.fullmatch(line)
-        if found is None or (found[1].lower() == "host" and "host" in headers):
-            raise ValueError("no header")
+        if found is None:
+            raise ValueError("invalid header line")
         key, value = found[1].lower(), found[2].strip(" \t")
+        if key == "host" and key in headers:
+            raise ValueError("more than one Host header")
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
-    is_old = version == "HTTP/1.0"
-    if not is_old and "host" not in headers:
-        raise ValueError("no host")
-    return RequestHead(method, urlsplit(target).path, headers, is_old)
+    is_http10 = version == "HTTP/1.0"
+    if not is_http10 and "host" not in headers:
+        raise ValueError("missing Host header")
+    return RequestHead(method, urlsplit(target).path, headers, is_http10)
 
 
-def answer(
+def response(
     status: int, body: bytes, media_type: str, extra: Mapping[str, str] | None = None, *, is_head: bool = False
 ) -> bytes:
-    """A whole answer, after which the connection ends."""
+    """Return a complete response; the connection closes after it."""
     fields = {
         "Content-Type": media_type,
         "Content-Length": str(len(body)),
@@ -71,7 +107,7 @@ def answer(
     return head.encode("latin-1") + (b"" if is_head else body)
 
 
-def refusal(
+def problem_response(
     identity: str,
     problem: Problem,
     extra: Mapping[str, str] | None = None,
@@ -79,16 +115,16 @@ def refusal(
     *,
     is_head: bool = False,
 ) -> bytes:
-    """The answer to the request of that id that is a problem; ``status`` where it is not that of its code (426)."""
+    """Return a problem as the response to the request with that id. ``status`` replaces the one of its code (426)."""
     document = problem.document(identity)
     if status is not None:
         document["status"] = status
     headers = {"X-Request-Id": identity, **(extra or {})}
-    return answer(document["status"], encode(document), "application/problem+json", headers, is_head=is_head)
+    return response(document["status"], encode(document), "application/problem+json", headers, is_head=is_head)
 
 
-def upgrade(accept: str, subprotocol: str | None) -> bytes:
-    """The answer that makes the connection a WebSocket."""
+def upgrade_response(accept: str, subprotocol: str | None) -> bytes:
+    """Return the response that switches the connection to WebSocket."""
     chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
     return (
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

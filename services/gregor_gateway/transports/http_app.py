@@ -20,7 +20,7 @@ from gregor_gateway.context import GatewayContext
 from .http_connections import StreamConnections
 from .long_poll import PollEndpoint
 from .post_frames import FramesEndpoint
-from .probes import PATHS, probe
+from .probes import PROBE_PATHS, not_found, probe
 from .sse import StreamEndpoint
 
 FRAMES: Final = ("/v1/stream", "/v1/poll")
@@ -42,7 +42,7 @@ class StreamApplication(FastAPI):
             Route("/v1/stream", StreamEndpoint(streaming), methods=["GET"]),
             Route("/v1/poll", PollEndpoint(streaming), methods=["GET"]),
             Route("/v1/frames", FramesEndpoint(streaming), methods=["POST"]),
-            *(Route(path, _probe, methods=["GET"]) for path in PATHS),
+            *(Route(path, _probe, methods=["GET"]) for path in PROBE_PATHS),
         ]
         self.exception_handlers.update({HTTPException: _on_http, Exception: _on_any})
 
@@ -86,7 +86,7 @@ async def _probe(request: Request) -> Response:
     request.scope["gregor.operation"] = "probe"
     found = probe(request.app.state.context, request.url.path)
     if found is None:
-        raise Problem("not_found", "The figures are on the port of the setting ADMIN_PORT.")
+        raise not_found(request.app.state.context, request.url.path)
     status, body, media_type = found
     return Response(body, status, media_type=media_type, headers={"Cache-Control": "no-store"})
 
@@ -98,7 +98,7 @@ async def _on_http(request: Request, error: Exception) -> Any:
         methods = ", ".join(request.app.methods_at(request.scope["path"]))
         request.scope["gregor.refusal_headers"] = [(b"allow", methods.encode())]
         raise Problem("method_not_allowed", f"This path takes {methods}.") from error
-    raise Problem("not_found", "There is nothing here.") from error
+    raise not_found(request.app.state.context, request.scope["path"]) from error
 
 
 async def _on_any(_request: Request, error: Exception) -> Any:

@@ -1,19 +1,27 @@
-"""The probes as plain answers: whether the process lives, whether it can do its job, and its figures."""
+"""Probes of the gateway: liveness, readiness and metrics, on the gateway port, the stream port and the admin port."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from gregor.core.errors import Problem
 from gregor.telemetry import METRICS_CONTENT_TYPE
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.server_frames import encode
 
-PATHS: Final = ("/healthz", "/readyz", "/metrics")
+from .http1 import RequestHead, problem_response, response
+
+CONNECT_PATH: Final = "/v1/connect"
+STREAM_PATHS: Final = ("/v1/stream", "/v1/poll", "/v1/frames")
+PROBE_PATHS: Final = ("/healthz", "/readyz", "/metrics")
 JSON: Final = "application/json"
 
 
 def probe(context: GatewayContext, path: str, *, is_admin: bool = False) -> tuple[int, bytes, str] | None:
-    """Status, body and type of a probe; ``None`` where the path is none here. Figures are told on one port only."""
+    """Return status, body and media type of a probe; ``None`` if the path is not a probe of this port.
+
+    If there is an admin port, only that one has the metrics.
+    """
     if path == "/healthz":
         return 200, b'{"alive":true}', JSON
     if path == "/readyz":
@@ -21,3 +29,30 @@ def probe(context: GatewayContext, path: str, *, is_admin: bool = False) -> tupl
     if path == "/metrics" and (is_admin or context.settings.admin_port is None):
         return 200, context.metrics.exposition(), METRICS_CONTENT_TYPE
     return None
+
+
+def probe_response(context: GatewayContext, request: RequestHead, *, is_admin: bool = False) -> bytes:
+    """Return the response to a request that is not a WebSocket upgrade: a probe, or a problem."""
+    found = probe(context, request.path, is_admin=is_admin)
+    identity, is_head = request.request_id, request.method == "HEAD"
+    if found is None and request.path != CONNECT_PATH:
+        return problem_response(identity, not_found(context, request.path), is_head=is_head)
+    if found is None or request.method not in ("GET", "HEAD"):
+        allow = {"Allow": "GET" if found is None else "GET, HEAD"}
+        problem = Problem("method_not_allowed", f"{request.path} supports only {allow['Allow']}.")
+        return problem_response(identity, problem, allow, is_head=is_head)
+    status, body, media_type = found
+    return response(status, body, media_type, is_head=is_head)
+
+
+def not_found(context: GatewayContext, path: str) -> Problem:
+    """Return the problem for an unknown path; it names the other port if the path exists there."""
+    settings = context.settings
+    detail = f"Unknown path {path[:100]}."
+    if path in STREAM_PATHS:
+        detail = f"{path} is on the stream port: GREGOR_STREAM_PORT, {settings.stream_port}."
+    elif path == CONNECT_PATH:
+        detail = f"WebSockets are on the gateway port: GREGOR_GATEWAY_PORT, {settings.gateway_port}."
+    elif path == "/metrics" and settings.admin_port is not None:
+        detail = f"The metrics are on the admin port: GREGOR_ADMIN_PORT, {settings.admin_port}."
+    return Problem("not_found", detail)

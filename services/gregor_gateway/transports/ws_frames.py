@@ -1,23 +1,24 @@
-"""PURE: WebSocket frames (RFC 6455) as bytes in and messages out. No socket, no clock.
+"""WebSocket frames (RFC 6455): bytes in, messages out. Pure: no socket, no clock.
 
-Written by hand, because the buffers of a ready-made server cost 9 KB a connection, and never shrink again after one
-large frame; this holds nothing between two frames. docs/performance.md has the figures.
+Written by hand because the buffers of a library cost 9 KB a connection, and keep the size of the largest frame. This
+parser holds nothing between two frames (docs/performance.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
 from gregor.core.close_codes import CloseCode
 
-MOST_CONTROL: Final = 125
-"""Bytes of a control frame (RFC 6455, 5.5)."""
+MAX_CONTROL_BYTES: Final = 125
+"""Largest payload of a control frame (RFC 6455, 5.5)."""
 
 
 class Opcode(IntEnum):
-    """The kinds of frames (RFC 6455, 5.2)."""
+    """Kinds of frames (RFC 6455, 5.2)."""
 
     CONTINUATION = 0
     TEXT = 1
@@ -29,7 +30,7 @@ class Opcode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
-    """One whole message, or one control frame, unmasked."""
+    """A complete message or a control frame, unmasked."""
 
     opcode: Opcode
     payload: bytes
@@ -37,14 +38,14 @@ class IncomingMessage:
 
 @dataclass(eq=False)
 class FrameError(Exception):
-    """The peer broke the protocol; ``code`` is the close code to tell it (RFC 6455, 7.4.1)."""
+    """The peer violated the protocol; ``code`` is the close code to send (RFC 6455, 7.4.1)."""
 
-    code: int
+    code: CloseCode
     reason: str
 
 
 def encode(payload: bytes, opcode: Opcode = Opcode.TEXT) -> bytes:
-    """One whole server frame: final, not masked."""
+    """Return a complete server frame: final and not masked."""
     size = len(payload)
     head = 0x80 | opcode
     if size < 126:
@@ -55,38 +56,35 @@ def encode(payload: bytes, opcode: Opcode = Opcode.TEXT) -> bytes:
 
 
 def encode_close(code: int, reason: str) -> bytes:
-    """A close frame; the reason is cut to what fits."""
-    return encode(code.to_bytes(2, "big") + reason.encode()[: MOST_CONTROL - 2], Opcode.CLOSE)
+    """Return a close frame; a reason that is too long is cut."""
+    return encode(code.to_bytes(2, "big") + reason.encode()[: MAX_CONTROL_BYTES - 2], Opcode.CLOSE)
 
 
 def close_code(payload: bytes) -> int:
-    """The code in a peer's close frame; 1005 where it gave none. Raises ``BadFrame`` where it may not be sent."""
+    """Return the code in the close frame of a peer; 1005 if there is none. Raises ``FrameError`` if it is not valid."""
     if not payload:
         return CloseCode.NO_STATUS
     code = int.from_bytes(payload[:2], "big")
-    if (
-        len(payload) < 2
-        or not (CloseCode.NORMAL <= code <= 1014 or 3000 <= code <= 4999)
-        or code in (1004, CloseCode.NO_STATUS, CloseCode.ABNORMAL)
-    ):
-        raise FrameError(CloseCode.PROTOCOL_ERROR, "close code")
+    is_allowed = 1000 <= code <= 1014 or 3000 <= code <= 4999
+    if len(payload) < 2 or not is_allowed or code in (1004, CloseCode.NO_STATUS, CloseCode.ABNORMAL):
+        raise FrameError(CloseCode.PROTOCOL_ERROR, "invalid close code")
     try:
         payload[2:].decode()
     except UnicodeDecodeError:
-        raise FrameError(CloseCode.INVALID_UTF8, "close reason") from None
+        raise FrameError(CloseCode.INVALID_UTF8, "close reason is not UTF-8") from None
     return code
 
 
 def unmask(payload: bytes, key: bytes) -> bytes:
-    """The payload as it was before masking: an exclusive or with the key, repeated."""
+    """Return the payload XOR the repeated key (RFC 6455, 5.3)."""
     size = len(payload)
     stream = (key * (size // 4 + 1))[:size]
     return (int.from_bytes(payload, "big") ^ int.from_bytes(stream, "big")).to_bytes(size, "big")
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
-    """What the first bytes of a frame say."""
+class _FrameHead:
+    """The decoded header of a frame; the payload begins at ``start``."""
 
     opcode: Opcode
     is_final: bool
@@ -99,76 +97,84 @@ class _Head:
 
 
 class FrameParser:
-    """Bytes of one client in, messages out. Fragments are joined; control frames may stand between them."""
+    """Parses the byte stream of one client. Joins fragments; control frames may come between them."""
 
-    __slots__ = ("_kind", "_most", "_parts", "_pending")
+    __slots__ = ("_fragments", "_max_bytes", "_opcode", "_pending")
 
-    def __init__(self, most_bytes: int) -> None:
-        """``most_bytes``: the largest message; over it ``BadFrame`` 1009, before it is read."""
-        self._most = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        """``max_bytes``: the largest message. A larger one raises 1009 before it is read."""
+        self._max_bytes = max_bytes
         self._pending: bytes | bytearray = b""
-        self._parts: bytearray | None = None
-        self._kind = Opcode.TEXT
+        self._fragments: bytearray | None = None
+        self._opcode = Opcode.TEXT
 
-    def feed(self, data: bytes) -> list[IncomingMessage]:
-        """The messages that are whole now. Raises ``BadFrame``; the connection is lost then."""
+    def feed(self, data: bytes) -> Iterator[IncomingMessage]:
+        """Yield the messages that ``data`` completes; iterate to the end.
+
+        Raises ``FrameError`` at the first invalid frame, after the messages before it. The parser is then unusable.
+        """
         if self._pending:
-            # A large message comes in many pieces: grown in place, so that its cost stays linear.
+            # A large message arrives in many pieces: growing the buffer in place keeps the cost linear.
             pending = self._pending if isinstance(self._pending, bytearray) else bytearray(self._pending)
             pending += data
             self._pending = pending
         else:
             self._pending = data
-        found: list[IncomingMessage] = []
         at = 0
         while (head := self._head(at)) is not None and head.end <= len(self._pending):
             payload = unmask(
                 bytes(self._pending[head.start : head.end]), bytes(self._pending[head.start - 4 : head.start])
             )
+            at = head.end
             message = self._join(head, payload)
             if message is not None:
-                found.append(message)
-            at = head.end
+                yield message
         if at:
             self._pending = bytes(self._pending[at:])
-        return found
 
-    def _head(self, at: int) -> _Head | None:
+    def _head(self, at: int) -> _FrameHead | None:
         data = self._pending
         if len(data) < at + 2:
             return None
         first, second = data[at], data[at + 1]
-        size, start = second & 0x7F, at + 2
         if first & 0x70 or not second & 0x80:
             raise FrameError(CloseCode.PROTOCOL_ERROR, "reserved bits, or not masked")
         try:
             opcode = Opcode(first & 0x0F)
         except ValueError:
-            raise FrameError(CloseCode.PROTOCOL_ERROR, "opcode") from None
-        is_final = bool(first & 0x80)
-        if opcode >= Opcode.CLOSE and (not is_final or size > MOST_CONTROL):
-            raise FrameError(CloseCode.PROTOCOL_ERROR, "control frame")
-        if size > MOST_CONTROL:
-            wide = 2 if size == 126 else 8
-            if len(data) < start + wide:
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "unknown opcode") from None
+        is_final, size, start = bool(first & 0x80), second & 0x7F, at + 2
+        if opcode >= Opcode.CLOSE and (not is_final or size > MAX_CONTROL_BYTES):
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "control frame fragmented or too long")
+        if size > MAX_CONTROL_BYTES:
+            extra = 2 if size == 126 else 8
+            if len(data) < start + extra:
                 return None
-            size = int.from_bytes(data[start : start + wide], "big")
-            start += wide
-        if opcode < Opcode.CLOSE and size + len(self._parts or b"") > self._most:
+            size = _extended_size(bytes(data[start : start + extra]))
+            start += extra
+        if opcode < Opcode.CLOSE and size + len(self._fragments or b"") > self._max_bytes:
             raise FrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
-        return _Head(opcode, is_final, start + 4, size)
+        return _FrameHead(opcode, is_final, start + 4, size)
 
-    def _join(self, head: _Head, payload: bytes) -> IncomingMessage | None:
+    def _join(self, head: _FrameHead, payload: bytes) -> IncomingMessage | None:
         if head.opcode >= Opcode.CLOSE:
             return IncomingMessage(head.opcode, payload)
-        if (head.opcode is Opcode.CONTINUATION) != (self._parts is not None):
+        if (head.opcode is Opcode.CONTINUATION) != (self._fragments is not None):
             raise FrameError(CloseCode.PROTOCOL_ERROR, "fragments out of order")
-        if self._parts is None:
+        if self._fragments is None:
             if head.is_final:
                 return IncomingMessage(head.opcode, payload)
-            self._kind, self._parts = head.opcode, bytearray()
-        self._parts += payload
+            self._opcode, self._fragments = head.opcode, bytearray()
+        self._fragments += payload
         if not head.is_final:
             return None
-        whole, self._parts = bytes(self._parts), None
-        return IncomingMessage(self._kind, whole)
+        message, self._fragments = bytes(self._fragments), None
+        return IncomingMessage(self._opcode, message)
+
+
+def _extended_size(field: bytes) -> int:
+    """Return an extended payload length; it must be the shortest encoding (RFC 6455, 5.2)."""
+    size = int.from_bytes(field, "big")
+    if size < (126 if len(field) == 2 else 65_536) or size >> 63:
+        raise FrameError(CloseCode.PROTOCOL_ERROR, "length not minimal")
+    return size

@@ -311,3 +311,10 @@ async def test_a_slow_reader_of_a_stream_gets_one_resync(gateway: Gateway, strea
     assert gateway.context.metrics.overflows._value.get() == 1
     writer.close()
     del reader
+
+
+async def test_websocket_path_names_the_other_port(api: httpx.AsyncClient) -> None:
+    answer = await api.get("/v1/connect", headers={"Connection": "Upgrade", "Upgrade": "websocket"})
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert "GREGOR_GATEWAY_PORT" in answer.json()["detail"]

@@ -251,6 +251,54 @@ async def test_a_frame_without_a_mask_breaks_the_protocol(gateway: Gateway) -> N
     writer.close()
 
 
+async def test_message_before_a_bad_frame_is_answered(gateway: Gateway) -> None:
+    request = head(**UPGRADE, Authorization=f"Bearer {gateway.token()}")
+    reader, writer = await raw(gateway, request + masked(b'{"hello":{}}') + masked(b'{"ping":3}') + masked(b"", 0xC1))
+
+    answer = await reader.read()
+
+    assert b'{"pong":3}' in answer
+    assert b"\x03\xea" in answer  # 1002
+    writer.close()
+
+
+@pytest.mark.parametrize("data", [masked(b"", 0xC1), masked(b"x" * 126, 0x89), masked(b"\x03\xe8\xff", 0x88)])
+async def test_server_ends_tcp_at_once_after_a_bad_frame(gateway: Gateway, data: bytes) -> None:
+    """The server shuts down its direction, and reads on until the client closes (RFC 6455, 7.1.1)."""
+    reader, writer = await raw(gateway, head(**UPGRADE) + data)
+
+    async with asyncio.timeout(5):
+        assert b"\x88" in await reader.read()  # ends without a turn of the clock
+    writer.write(masked(b"\x03\xea", 0x88))
+    writer.close()
+    await writer.wait_closed()
+    await wait_until(lambda: not gateway.sockets.connections, "the end of the connection")
+
+
+async def test_text_that_is_not_utf8_is_closed_with_1007(gateway: Gateway) -> None:
+    hello = masked(b'{"hello":{}}')
+    for greeting in (b"", hello):
+        request = head(**UPGRADE, Authorization=f"Bearer {gateway.token()}")
+        reader, writer = await raw(gateway, request + greeting + masked(b'{"ack":"\xff"}'))
+        await reader.readuntil(b"\x03\xef")  # 1007
+        writer.write(masked(b"\x03\xef", 0x88))
+        async with asyncio.timeout(5):
+            assert await reader.read() in (b"", b"invalid UTF-8")
+        writer.close()
+
+
+async def test_empty_lines_before_a_request_are_ignored(gateway: Gateway) -> None:
+    reader, writer = await raw(gateway, b"\r\n\r\n" + head("/healthz"))
+
+    assert b" 200 " in await reader.readline()  # RFC 9112, 2.2
+    writer.close()
+
+
+async def test_stream_path_on_this_port_names_the_other_port(gateway: Gateway) -> None:
+    for path in ("/v1/stream", "/v1/poll", "/v1/frames"):
+        assert "GREGOR_STREAM_PORT" in (await get(gateway, path)).json()["detail"]
+
+
 async def test_a_client_that_does_not_answer_a_close_is_cut_off(gateway: Gateway) -> None:
     reader, writer = await raw(gateway, head(**UPGRADE) + masked(b"no json"))
     await reader.readuntil(b"bad_protocol")

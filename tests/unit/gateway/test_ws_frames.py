@@ -65,7 +65,7 @@ def test_messages_are_the_same_however_the_network_cuts_them(payloads: list[byte
 def test_fragments_are_joined_and_control_frames_may_stand_between_them() -> None:
     parser = FrameParser(MOST)
 
-    found = parser.feed(masked(b"on", 0x01) + masked(b"?", 0x89) + masked(b"e", 0x00) + masked(b"!", 0x80))
+    found = list(parser.feed(masked(b"on", 0x01) + masked(b"?", 0x89) + masked(b"e", 0x00) + masked(b"!", 0x80)))
 
     assert found == [IncomingMessage(Opcode.PING, b"?"), IncomingMessage(Opcode.TEXT, b"one!")]
 
@@ -83,17 +83,29 @@ def test_fragments_are_joined_and_control_frames_may_stand_between_them() -> Non
         (masked(b"x" * (MOST + 1))[:8], 1009),  # too long, told by its head alone
         (masked(b"x" * 600, 0x01) + masked(b"y" * 600, 0x80), 1009),  # too long in pieces
         (b"\x81\xff" + (1 << 62).to_bytes(8, "big"), 1009),
+        (b"\x81\xff" + (1 << 63).to_bytes(8, "big"), 1002),  # the most significant bit must be 0
+        (masked(b"x", size=b"\xfe\x00\x01"), 1002),  # not the minimal length (RFC 6455, 5.2)
+        (masked(b"x" * 126, size=b"\xff" + (126).to_bytes(8, "big")), 1002),
     ],
 )
 def test_a_frame_that_breaks_the_protocol_has_a_code(data: bytes, code: int) -> None:
     with pytest.raises(FrameError) as refused:
-        FrameParser(MOST).feed(data)
+        list(FrameParser(MOST).feed(data))
 
     assert refused.value.code == code
 
 
+def test_messages_before_a_bad_frame_are_found() -> None:
+    found: list[IncomingMessage] = []
+
+    with pytest.raises(FrameError):
+        found.extend(FrameParser(MOST).feed(masked(b"good") + masked(b"bad", 0xC1)))
+
+    assert found == [IncomingMessage(Opcode.TEXT, b"good")]
+
+
 def test_a_message_of_just_the_bound_passes() -> None:
-    assert FrameParser(MOST).feed(masked(b"x" * MOST)) == [IncomingMessage(Opcode.TEXT, b"x" * MOST)]
+    assert list(FrameParser(MOST).feed(masked(b"x" * MOST))) == [IncomingMessage(Opcode.TEXT, b"x" * MOST)]
 
 
 @pytest.mark.parametrize(("payload", "code"), [(b"", 1005), (b"\x03\xe8", 1000), (b"\x0f\xa1bye", 4001)])
