@@ -24,6 +24,7 @@ from gregor.web.readiness import Readiness
 
 from .attempt import DeliveryContext
 from .channels.registry import channels, mail_host, mail_links
+from .channels.smtp.channel import mail_deadline_s
 from .channels.smtp.pool import CONNECTIONS
 from .decide.decision import Decider
 from .decide.mail import MailDecider
@@ -70,6 +71,7 @@ async def serve(settings: Settings) -> None:
                 metrics,
                 Breaker(None) if name == WEBHOOK else Breaker(),
                 settings.delivery_deadline_s,
+                mail_deadline_s(settings.smtp_timeout_s) if name == EMAIL else None,
                 rate_limiter=RateLimiter(settings.delivery_rates.get(name)),
             )
             workers.append(Worker(context, queue, MAILS_IN_FLIGHT if name == EMAIL else MAX_IN_FLIGHT))

@@ -53,7 +53,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Clust
         directory / "c", ingests=1, gateways=1, schedulers=2, deliveries=2, categories=str(entries),
         smtp_url=f"smtp://127.0.0.1:{port}?tls=none", mail_from="Gregor <gregor@example.com>", public_url=PUBLIC,
         clock_offset=round(20 - time.time() % 60), log_level="debug",
-        webhook_loopback="true",
+        webhook_loopback="true", delivery_deadline="2",
     ) as cluster:  # fmt: skip
         yield cluster
 
@@ -253,6 +253,19 @@ async def test_an_address_that_the_relay_calls_dead_gets_no_more_until_it_is_rel
     assert "no such user" in logs, "the log tells what the relay said"
     assert "moved@" not in logs
     assert subjects(relay, "moved") == ["about c"]
+
+
+async def test_mail_that_the_relay_scans_for_long_arrives_once(
+    house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
+) -> None:
+    """The relay replies long after the deadline of a push (RFC 5321 gives it 10 minutes)."""
+    relay.rules = [RelayRule("END", delay_s=6.0, match="scanned")]
+    await known(api, "scanned")
+
+    await api.post("/v1/users/scanned/messages", json=creating("a"))
+
+    assert await settled(api, "scanned", "a") == ("sent", None)
+    assert (len(mails(relay, "scanned")), relay.unanswered) == (1, [])
 
 
 def is_signed(secret: str, call: FakeRequest) -> bool:

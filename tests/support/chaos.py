@@ -107,7 +107,12 @@ def chaos(directory: Path, plan: Plan) -> Outcome:
     people = people_of(plan.intents)
     browsers = sum("webpush" in person.channels for person in people)
     with running(directory / "providers", 2 * browsers, plan.seed) as providers:
-        settings: dict[str, Any] = {**providers.settings, "delivery_deadline": plan.deadline_s, "lease": LEASE_S}
+        settings: dict[str, Any] = {
+            **providers.settings,
+            "delivery_deadline": plan.deadline_s,
+            "smtp_timeout": plan.deadline_s / 1.5,
+            "lease": LEASE_S,
+        }
         with Cluster(
             directory / "c",
             gateways=0,

@@ -1,4 +1,4 @@
-"""A mail channel with the relay that it sends to, for its tests."""
+"""A mail channel and the fake relay that it sends to."""
 
 from __future__ import annotations
 
@@ -25,23 +25,29 @@ MAIL = MailMessage(
 
 
 @dataclass
-class World:
-    """One channel, the relay that it sends to, and the clock."""
+class MailChannelHarness:
+    """A channel, its relay and its clock."""
 
     channel: EmailChannel
     relay: FakeSmtp
     clock: ManualClock
 
     async def send(self, to: str = "alice@example.com", deadline_s: float = 5.0) -> Verdict:
+        """Send the sample mail to `to`."""
         return await self.channel.send(replace(MAIL, to=to), deadline_s)
 
-    async def ruled(self, step: str, said: str | RelayFault, match: str = "", deadline_s: float = 5.0) -> Verdict:
-        """The verdict on one mail where the relay says this once, and on a line that is new."""
-        self.relay.rules = [RelayRule(step, said, 1, match)]
+    async def send_with_reply(
+        self, step: str, reply: str | RelayFault, match: str = "", deadline_s: float = 5.0
+    ) -> Verdict:
+        """Send the sample mail; the relay gives `reply` at `step`, once."""
+        self.relay.rules = [RelayRule(step, reply, 1, match)]
         return await self.send(deadline_s=deadline_s)
 
 
-async def opened(relay: FakeSmtp, clock: ManualClock, context: ssl.SSLContext | None = None, **more: int) -> World:
-    channel = EmailChannel(relay.url, SENDER, clock, context=context, **more)
+async def open_mail_channel(
+    relay: FakeSmtp, clock: ManualClock, context: ssl.SSLContext | None = None, connections: int = 8
+) -> MailChannelHarness:
+    """Open a channel to a relay that is started."""
+    channel = EmailChannel(relay.url, SENDER, clock, context=context, connections=connections)
     await channel.open()
-    return World(channel, relay, clock)
+    return MailChannelHarness(channel, relay, clock)

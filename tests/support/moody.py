@@ -18,7 +18,7 @@ from gregor.dev.fakes.apns_actions import ApnsAction
 from gregor.dev.fakes.apns_connection import FakeApnsConnection
 from gregor.dev.fakes.fcm import FakeFcm, error, quota_exceeded, unavailable, unregistered
 from gregor.dev.fakes.http1 import FakeRequest, FakeResponse, ServerFault
-from gregor.dev.fakes.smtp import FakeSmtp, ReceivedMail, RelayFault
+from gregor.dev.fakes.smtp import FakeSmtp, ReceivedMail, RelayFault, RelayRule
 from gregor.dev.fakes.tls import CertificateAuthority
 from gregor.dev.fakes.webpush import FakeWebPush
 from tests.support.moods import Mood
@@ -196,15 +196,15 @@ class MoodySmtp(FakeSmtp):
             while kept:
                 self.seen.append(_mail(kept.pop(0), fate))
 
-    def ruled(self, step: str, words: str = "") -> str | RelayFault | None:
-        """The mood is asked at every step, and an act that is for another step is let go."""
-        places, said = _SMTP[self.mood.act()]
-        if step not in places:
+    def match_rule(self, step: str, arguments: str = "") -> RelayRule | None:
+        """Choose an action at every step; an action that belongs to another step has no effect."""
+        steps, reply = _SMTP[self.mood.act()]
+        if step not in steps or reply is None:
             return None
-        if isinstance(said, str) and said in _FINAL:
-            uid = words.partition("<")[2].partition("@")[0]
-            self.seen.append(Seen(time.time(), "email", uid, (), "", _FINAL[said]))
-        return said
+        if isinstance(reply, str) and reply in _FINAL:
+            uid = arguments.partition("<")[2].partition("@")[0]
+            self.seen.append(Seen(time.time(), "email", uid, (), "", _FINAL[reply]))
+        return RelayRule(step, reply)
 
 
 def _mail(received: ReceivedMail, fate: str) -> Seen:

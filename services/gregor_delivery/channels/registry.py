@@ -91,7 +91,9 @@ def _fcm(settings: Settings, clock: Clock) -> DeliveryChannel[PushMessage] | Non
 def _email(settings: Settings, clock: Clock) -> DeliveryChannel[MailMessage] | None:
     if settings.smtp_url is None:
         return None
-    return EmailChannel(settings.smtp_url.get_secret_value(), settings.mail_from or "", clock)
+    return EmailChannel(
+        settings.smtp_url.get_secret_value(), settings.mail_from or "", clock, hostname=settings.smtp_hostname
+    )
 
 
 def _webpush(settings: Settings, clock: Clock) -> DeliveryChannel[PushMessage] | None:

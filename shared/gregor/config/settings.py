@@ -169,6 +169,14 @@ class Settings(BaseModel):
     smtp_url: SecretStr | None = Field(
         None, description="The relay for mail: `smtp://user:pass@host:port?tls=starttls` (or `implicit`, `none`)."
     )
+    smtp_timeout_s: Seconds = Field(
+        600.0,
+        gt=0,
+        description="Longest wait for a relay's reply to a mail (RFC 5321: 10 minutes); half of it for all before.",
+    )
+    smtp_hostname: str | None = Field(
+        None, min_length=1, description="Name that mail introduces itself with (EHLO); by default this host's own."
+    )
     mail_from: str | None = Field(
         None, description="Whom mail comes from: `Name <name@example.com>`; needed with SMTP_URL."
     )

@@ -1,4 +1,4 @@
-"""E-mail against a fake relay: what arrives, what each failure means, and that no connection loses its place."""
+"""The e-mail channel against a fake relay: delivery, the verdict of each failure, and connection reuse."""
 
 from __future__ import annotations
 
@@ -12,96 +12,97 @@ import pytest
 from gregor.clock import ManualClock, SystemClock
 from gregor.dev.fakes.smtp import FakeSmtp, RelayFault, RelayRule
 from gregor_delivery.channels.smtp.channel import EmailChannel
-from gregor_delivery.channels.smtp.pool import IDLE_S, MAILS_OF_A_CONNECTION
+from gregor_delivery.channels.smtp.pool import IDLE_S, MAX_MAILS
+from gregor_delivery.channels.smtp.responses import GREYLIST_RETRY_S
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
-from tests.support.mail import MAIL, NOW_US, SENDER, World, opened
+from tests.support.mail import MAIL, NOW_US, SENDER, MailChannelHarness, open_mail_channel
 from tests.support.wait import wait_until
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def harness() -> AsyncIterator[MailChannelHarness]:
     relay = FakeSmtp()
     await relay.start()
-    made = await opened(relay, ManualClock(NOW_US), connections=2)
+    made = await open_mail_channel(relay, ManualClock(NOW_US), connections=2)
     yield made
     await made.channel.close()
     await relay.close()
 
 
-async def test_a_mail_arrives_as_it_was_written(world: World) -> None:
-    verdict = await world.send()
+async def test_mail_arrives_unchanged(harness: MailChannelHarness) -> None:
+    verdict = await harness.send()
 
     assert verdict == Sent("250", "FAKE1")
-    (mail,) = world.relay.mails
+    (mail,) = harness.relay.mails
     assert (mail.sender, mail.recipients) == ("no-reply@gregor.example", ("alice@example.com",))
     assert b"\r\n.Questa riga" in mail.content
     assert b"Message-ID: <abc123@gregor.example>\r\n" in mail.content
 
 
-async def test_one_connection_serves_one_mail_after_another(world: World) -> None:
+async def test_connection_is_reused(harness: MailChannelHarness) -> None:
     for _ in range(5):
-        await world.send()
+        await harness.send()
 
-    assert (world.relay.connections, world.relay.commands["EHLO"], len(world.relay.mails)) == (1, 1, 5)
+    assert (harness.relay.connections, harness.relay.commands["EHLO"], len(harness.relay.mails)) == (1, 1, 5)
 
 
-async def test_no_more_connections_are_open_than_were_allowed(world: World) -> None:
-    verdicts = await asyncio.gather(*(world.send(f"u{n}@example.com") for n in range(30)))
+async def test_connection_limit(harness: MailChannelHarness) -> None:
+    verdicts = await asyncio.gather(*(harness.send(f"u{n}@example.com") for n in range(30)))
 
     assert all(isinstance(verdict, Sent) for verdict in verdicts)
-    assert world.relay.most_at_once == 2
-    assert sorted(mail.recipients[0] for mail in world.relay.mails) == sorted(f"u{n}@example.com" for n in range(30))
+    assert harness.relay.most_at_once == 2
+    assert sorted(mail.recipients[0] for mail in harness.relay.mails) == sorted(f"u{n}@example.com" for n in range(30))
 
 
-async def test_a_connection_is_left_after_many_mails(world: World) -> None:
-    for _ in range(MAILS_OF_A_CONNECTION + 1):
-        await world.send()
+async def test_connection_is_replaced_after_max_mails(harness: MailChannelHarness) -> None:
+    for _ in range(MAX_MAILS + 1):
+        await harness.send()
 
-    assert world.relay.connections == 2
-
-
-async def test_a_connection_that_was_idle_for_long_is_not_used_again(world: World) -> None:
-    await world.send()
-    world.clock.advance(IDLE_S)
-
-    await world.send()
-
-    assert world.relay.connections == 2
+    assert harness.relay.connections == 2
 
 
-async def test_idle_connections_are_given_up_with_a_goodbye(world: World) -> None:
-    channel = EmailChannel(world.relay.url, SENDER, SystemClock(), idle_s=0.05)
+async def test_idle_connection_expires(harness: MailChannelHarness) -> None:
+    await harness.send()
+    harness.clock.advance(IDLE_S)
+
+    await harness.send()
+
+    assert harness.relay.connections == 2
+
+
+async def test_idle_connections_are_quit(harness: MailChannelHarness) -> None:
+    channel = EmailChannel(harness.relay.url, SENDER, SystemClock(), idle_s=0.05)
     await channel.open()
 
     await asyncio.gather(*(channel.send(MAIL, 5.0) for _ in range(3)))
 
-    await wait_until(lambda: world.relay.commands["QUIT"] == 3, "the relay was told goodbye on each")
-    await wait_until(lambda: not world.relay.open_connections, "no connection is left")
+    await wait_until(lambda: harness.relay.commands["QUIT"] == 3, "the relay was told goodbye on each")
+    await wait_until(lambda: not harness.relay.open_connections, "no connection is left")
     await channel.close()
 
 
-async def test_a_relay_that_hung_up_on_an_idle_connection_costs_no_attempt(world: World) -> None:
-    await world.send()
-    world.relay.drop_all()
+async def test_stale_connection_costs_no_attempt(harness: MailChannelHarness) -> None:
+    await harness.send()
+    harness.relay.drop_all()
 
-    assert isinstance(await world.send(), Sent)
-    assert len(world.relay.mails) == 2
+    assert isinstance(await harness.send(), Sent)
+    assert len(harness.relay.mails) == 2
 
 
-async def test_a_relay_that_says_goodbye_at_the_first_word_on_an_idle_connection_is_dialled_again(world: World) -> None:
-    await world.send()
+async def test_421_on_idle_connection_reconnects(harness: MailChannelHarness) -> None:
+    await harness.send()
 
-    verdict = await world.ruled("MAIL", "421 4.4.2 idle for too long")
+    verdict = await harness.send_with_reply("MAIL", "421 4.4.2 idle for too long")
 
     assert isinstance(verdict, Sent)
-    assert (world.relay.connections, len(world.relay.mails)) == (2, 2)
+    assert (harness.relay.connections, len(harness.relay.mails)) == (2, 2)
 
 
-# Replies, by step.
+# --- replies, by step ---
 
 
 @pytest.mark.parametrize(
-    ("step", "said", "verdict"),
+    ("step", "reply", "verdict"),
     [
         ("CONNECT", "421 4.7.0 too many connections", Retry(None, "421", "greeting: 4.7.0 too many connections")),
         ("CONNECT", "554 no SMTP service here", Misconfigured("554", "greeting: no SMTP service here")),
@@ -110,8 +111,8 @@ async def test_a_relay_that_says_goodbye_at_the_first_word_on_an_idle_connection
         ("MAIL", "530 5.7.0 log in first", Misconfigured("530", "MAIL: 5.7.0 log in first")),
         ("MAIL", "550 5.7.1 sender not allowed", Misconfigured("550", "MAIL: 5.7.1 sender not allowed")),
         ("MAIL", "552 5.3.4 too large", Refused("552", "MAIL: 5.3.4 too large")),
-        ("RCPT", "450 4.2.0 greylisted", Retry(None, "450", "RCPT: 4.2.0 greylisted")),
-        ("RCPT", "451 4.3.0 local error", Retry(None, "451", "RCPT: 4.3.0 local error")),
+        ("RCPT", "450 4.2.0 greylisted", Retry(GREYLIST_RETRY_S, "450", "RCPT: 4.2.0 greylisted")),
+        ("RCPT", "451 4.3.0 local error", Retry(GREYLIST_RETRY_S, "451", "RCPT: 4.3.0 local error")),
         ("RCPT", "421 4.3.2 shutting down", Retry(None, "421", "RCPT: 4.3.2 shutting down")),
         ("RCPT", "550 5.1.1 <alice@example.com>: no such user", RecipientGone("550", "RCPT: 5.1.1 … no such user")),
         ("RCPT", "556 5.1.10 null MX", RecipientGone("556", "RCPT: 5.1.10 null MX")),
@@ -126,82 +127,119 @@ async def test_a_relay_that_says_goodbye_at_the_first_word_on_an_idle_connection
         ("END", "550 5.1.1 no such user", RecipientGone("550", "the mail: 5.1.1 no such user")),
     ],
 )
-async def test_a_reply_means_what_its_code_and_its_place_say_and_the_next_mail_goes_out(
-    world: World, step: str, said: str, verdict: Verdict
-) -> None:
-    assert await world.ruled(step, said) == verdict
+async def test_verdict_of_each_reply(harness: MailChannelHarness, step: str, reply: str, verdict: Verdict) -> None:
+    assert await harness.send_with_reply(step, reply) == verdict
 
-    assert await world.send("bob@example.com") == Sent("250", f"FAKE{world.relay.count}")
-    assert world.relay.mails[-1].recipients == ("bob@example.com",)
+    assert await harness.send("bob@example.com") == Sent("250", f"FAKE{harness.relay.count}")
+    assert harness.relay.mails[-1].recipients == ("bob@example.com",)
 
 
-async def test_of_many_mails_only_the_refused_address_is_refused(world: World) -> None:
-    world.relay.rules = [
+async def test_rejected_recipient_does_not_affect_others(harness: MailChannelHarness) -> None:
+    harness.relay.rules = [
         RelayRule("RCPT", "550 5.1.1 no such user", None, "dead"),
         RelayRule("RCPT", "450 4.2.0 later", 1, "grey"),
     ]
 
-    verdicts = await asyncio.gather(*(world.send(f"{n}@example.com") for n in ("a", "dead", "b", "grey", "c")))
+    verdicts = await asyncio.gather(*(harness.send(f"{n}@example.com") for n in ("a", "dead", "b", "grey", "c")))
 
     assert [verdict.name for verdict in verdicts] == ["sent", "gone", "sent", "retry", "sent"]
-    assert sorted(mail.recipients for mail in world.relay.mails) == [(f"{n}@example.com",) for n in "abc"]
+    assert sorted(mail.recipients for mail in harness.relay.mails) == [(f"{n}@example.com",) for n in "abc"]
 
 
-# Silence and cuts: what was not handed over may go again, what was is unknown.
+# --- rejections that are about us ---
 
 
-@pytest.mark.parametrize("trouble", [RelayFault.DROP, RelayFault.HANG])
+DENIED = RelayRule("RCPT", "554 5.7.1 <localhost>: Client host rejected: Access denied", None)
+
+
+async def test_relay_denying_several_recipients_is_misconfigured(harness: MailChannelHarness) -> None:
+    harness.relay.rules = [DENIED]
+
+    verdicts = [await harness.send(f"u{n}@example.com") for n in range(5)]
+
+    assert [verdict.name for verdict in verdicts] == ["refused"] * 2 + ["misconfigured"] * 3
+    assert verdicts[-1] == Misconfigured("554", "RCPT: 5.7.1 <localhost>: Client host rejected: Access denied")
+
+
+async def test_one_denied_recipient_never_stops_the_channel(harness: MailChannelHarness) -> None:
+    harness.relay.rules = [DENIED]
+
+    assert [(await harness.send()).name for _ in range(5)] == ["refused"] * 5
+
+
+async def test_accepted_recipient_resets_relay_denials(harness: MailChannelHarness) -> None:
+    harness.relay.rules = [RelayRule("RCPT", "550 5.7.1 Not wanted", None, "no")]
+
+    names = [(await harness.send(f"{name}@example.com")).name for name in ("no1", "no2", "yes", "no3", "no4")]
+
+    assert names == ["refused", "refused", "sent", "refused", "refused"]
+
+
+async def test_unknown_mailboxes_are_not_relay_denials(harness: MailChannelHarness) -> None:
+    harness.relay.rules = [RelayRule("RCPT", "550 5.1.1 no such user", None)]
+
+    assert {(await harness.send(f"u{n}@example.com")).name for n in range(5)} == {"gone"}
+
+
+# --- timeouts and dropped connections ---
+
+
+async def test_most_of_the_deadline_is_for_the_reply_to_the_mail(harness: MailChannelHarness) -> None:
+    harness.relay.rules = [RelayRule("RCPT", delay_s=0.3, match="slow"), RelayRule("END", delay_s=0.3)]
+
+    assert isinstance(await harness.send(deadline_s=0.6), Sent)
+    assert isinstance(await harness.send("slow@example.com", deadline_s=0.6), Retry)
+    assert harness.relay.unanswered == []
+
+
+@pytest.mark.parametrize("fault", [RelayFault.DROP, RelayFault.HANG])
 @pytest.mark.parametrize("step", ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"])
-async def test_a_dialogue_that_breaks_before_the_mail_is_tried_again_later(
-    world: World, step: str, trouble: RelayFault
-) -> None:
+async def test_failure_before_the_mail_is_retried(harness: MailChannelHarness, step: str, fault: RelayFault) -> None:
     begun = time.monotonic()
 
-    verdict = await world.ruled(step, trouble, deadline_s=0.4)
+    verdict = await harness.send_with_reply(step, fault, deadline_s=0.4)
 
     assert isinstance(verdict, Retry)
     assert time.monotonic() - begun < 3
-    assert isinstance(await world.send(), Sent)
-    assert len(world.relay.mails) == 1
+    assert isinstance(await harness.send(), Sent)
+    assert len(harness.relay.mails) == 1
 
 
-@pytest.mark.parametrize("trouble", [RelayFault.DROP, RelayFault.HANG])
-async def test_a_dialogue_that_breaks_after_the_mail_leaves_its_outcome_unknown(
-    world: World, trouble: RelayFault
-) -> None:
-    verdict = await world.ruled("END", trouble, deadline_s=0.4)
+@pytest.mark.parametrize("fault", [RelayFault.DROP, RelayFault.HANG])
+async def test_failure_after_the_mail_is_unknown(harness: MailChannelHarness, fault: RelayFault) -> None:
+    verdict = await harness.send_with_reply("END", fault, deadline_s=0.4)
 
     assert isinstance(verdict, Unknown)
-    assert world.relay.count == 1
-    assert isinstance(await world.send("bob@example.com"), Sent)
+    assert harness.relay.count == 1
+    assert isinstance(await harness.send("bob@example.com"), Sent)
 
 
-async def test_a_send_that_is_cancelled_takes_its_connection_with_it_and_no_other(world: World) -> None:
-    await world.send()
-    world.relay.rules = [RelayRule("RCPT", RelayFault.HANG, 1, "slow")]
-    slow = asyncio.create_task(world.send("slow@example.com"))
-    await wait_until(lambda: world.relay.commands["RCPT"] == 2, "the relay has the address")
+async def test_cancelled_send_closes_only_its_connection(harness: MailChannelHarness) -> None:
+    await harness.send()
+    harness.relay.rules = [RelayRule("RCPT", RelayFault.HANG, 1, "slow")]
+    slow = asyncio.create_task(harness.send("slow@example.com"))
+    await wait_until(lambda: harness.relay.commands["RCPT"] == 2, "the relay has the address")
 
     slow.cancel()
     await asyncio.wait([slow])
 
     begun = time.monotonic()
-    verdicts = [await world.send(f"after{n}@example.com") for n in range(3)]
+    verdicts = [await harness.send(f"after{n}@example.com") for n in range(3)]
     assert time.monotonic() - begun < 3, "a mail waited on the connection that was left in the middle"
     assert [verdict.name for verdict in verdicts] == ["sent"] * 3
-    assert [mail.recipients[0] for mail in world.relay.mails[1:]] == [f"after{n}@example.com" for n in range(3)]
+    assert [mail.recipients[0] for mail in harness.relay.mails[1:]] == [f"after{n}@example.com" for n in range(3)]
 
 
-async def test_all_connections_busy_is_tried_later(world: World) -> None:
-    world.relay.rules = [RelayRule("RCPT", RelayFault.HANG, 2)]
+async def test_busy_pool_is_retried(harness: MailChannelHarness) -> None:
+    harness.relay.rules = [RelayRule("RCPT", RelayFault.HANG, 2)]
 
-    *slow, third = await asyncio.gather(*(world.send(deadline_s=0.6 if n < 2 else 0.2) for n in range(3)))
+    *slow, third = await asyncio.gather(*(harness.send(deadline_s=0.6 if n < 2 else 0.2) for n in range(3)))
 
     assert third == Retry(None, None, "all connections to the relay are busy")
     assert [verdict.name for verdict in slow] == ["retry", "retry"]
 
 
-async def test_a_relay_that_is_not_there_is_tried_later_and_the_doctor_says_so() -> None:
+async def test_unreachable_relay_is_retried() -> None:
     channel = EmailChannel("smtp://127.0.0.1:1?tls=none", SENDER, ManualClock(NOW_US))
     await channel.open()
 
@@ -214,13 +252,13 @@ async def test_a_relay_that_is_not_there_is_tried_later_and_the_doctor_says_so()
     assert told is not None and told.endswith("check GREGOR_SMTP_URL.")
 
 
-async def test_closing_lets_a_mail_on_its_way_end(world: World, tmp_path: Path) -> None:
-    world.relay.rules = [RelayRule("END", RelayFault.HANG, 1)]
-    sending = asyncio.create_task(world.send(deadline_s=0.5))
-    await wait_until(lambda: world.relay.commands["END"], "the mail is on its way")
+async def test_close_waits_for_mail_in_flight(harness: MailChannelHarness, tmp_path: Path) -> None:
+    harness.relay.rules = [RelayRule("END", RelayFault.HANG, 1)]
+    sending = asyncio.create_task(harness.send(deadline_s=0.5))
+    await wait_until(lambda: harness.relay.commands["END"], "the mail is on its way")
 
-    await world.channel.close()
+    await harness.channel.close()
 
     assert sending.done()
     assert isinstance(sending.result(), Unknown)
-    await world.channel.open()
+    await harness.channel.open()

@@ -1,7 +1,8 @@
-"""E-mail: who is trusted, what goes in the clear (nothing unless asked), which settings and addresses are good."""
+"""The e-mail channel: TLS, login, EHLO, and the validation of settings and addresses."""
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import AsyncIterator
 
@@ -13,14 +14,14 @@ from gregor.dev.fakes.tls import CertificateAuthority
 from gregor_delivery.channels.smtp.channel import EmailChannel
 from gregor_delivery.channels.smtp.pool import Relay, parse_relay
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent
-from tests.support.mail import MAIL, NOW_US, SENDER, World, opened
+from tests.support.mail import MAIL, NOW_US, SENDER, MailChannelHarness, open_mail_channel
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def harness() -> AsyncIterator[MailChannelHarness]:
     relay = FakeSmtp()
     await relay.start()
-    made = await opened(relay, ManualClock(NOW_US), connections=2)
+    made = await open_mail_channel(relay, ManualClock(NOW_US), connections=2)
     yield made
     await made.channel.close()
     await relay.close()
@@ -31,19 +32,19 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
     return CertificateAuthority(tmp_path_factory.mktemp("authority"))
 
 
-# TLS and login.
+# --- TLS and login ---
 
 
 @pytest.mark.parametrize("is_implicit", [False, True])
-async def test_mail_goes_out_secured_after_a_login(authority: CertificateAuthority, is_implicit: bool) -> None:
+async def test_login_over_tls(authority: CertificateAuthority, is_implicit: bool) -> None:
     relay = FakeSmtp(tls=authority.server_context(), is_implicit=is_implicit, user="gregor", password="pass-word")
     await relay.start()
     context = ssl.create_default_context(cafile=authority.ca_file)
-    world = await opened(relay, ManualClock(NOW_US), context)
+    harness = await open_mail_channel(relay, ManualClock(NOW_US), context)
 
-    verdicts = [await world.send(), await world.send()]
-    told = await world.channel.check()
-    await world.channel.close()
+    verdicts = [await harness.send(), await harness.send()]
+    told = await harness.channel.check()
+    await harness.channel.close()
     await relay.close()
 
     assert [verdict.name for verdict in verdicts] == ["sent", "sent"]
@@ -52,20 +53,20 @@ async def test_mail_goes_out_secured_after_a_login(authority: CertificateAuthori
     assert relay.commands["STARTTLS"] == (0 if is_implicit else 1)
 
 
-async def test_a_certificate_of_strangers_is_not_trusted(authority: CertificateAuthority) -> None:
+async def test_untrusted_certificate_is_misconfigured(authority: CertificateAuthority) -> None:
     relay = FakeSmtp(tls=authority.server_context())
     await relay.start()
-    world = await opened(relay, ManualClock(NOW_US))
+    harness = await open_mail_channel(relay, ManualClock(NOW_US))
 
-    verdict = await world.send()
-    await world.channel.close()
+    verdict = await harness.send()
+    await harness.channel.close()
     await relay.close()
 
-    assert verdict == Misconfigured(None, "the certificate of the relay is not trusted")
+    assert verdict == Misconfigured(None, "the relay's certificate is not trusted")
     assert relay.commands["MAIL"] == 0
 
 
-async def test_no_mail_goes_in_the_clear_unless_that_was_asked_for() -> None:
+async def test_missing_starttls_is_misconfigured() -> None:
     relay = FakeSmtp()
     await relay.start()
     channel = EmailChannel(f"smtp://127.0.0.1:{relay.port}", SENDER, ManualClock(NOW_US))
@@ -80,7 +81,7 @@ async def test_no_mail_goes_in_the_clear_unless_that_was_asked_for() -> None:
     assert relay.commands["MAIL"] == 0
 
 
-async def test_a_refused_login_stops_the_provider(authority: CertificateAuthority) -> None:
+async def test_rejected_login_is_misconfigured(authority: CertificateAuthority) -> None:
     relay = FakeSmtp(tls=authority.server_context(), user="gregor", password="right")
     await relay.start()
     channel = EmailChannel(
@@ -101,17 +102,76 @@ async def test_a_refused_login_stops_the_provider(authority: CertificateAuthorit
     assert later == Retry(None, "454", "AUTH: 4.7.0 temporary failure")
 
 
-async def test_a_login_that_the_relay_does_not_offer_is_a_misconfiguration(world: World) -> None:
-    channel = EmailChannel(f"smtp://u:p@127.0.0.1:{world.relay.port}?tls=none", SENDER, world.clock)
+async def test_missing_auth_is_misconfigured(harness: MailChannelHarness) -> None:
+    channel = EmailChannel(f"smtp://u:p@127.0.0.1:{harness.relay.port}?tls=none", SENDER, harness.clock)
     await channel.open()
 
     verdict = await channel.send(MAIL, 5.0)
     await channel.close()
 
-    assert verdict == Misconfigured(None, "the relay offers no way to log in")
+    assert verdict == Misconfigured(
+        None, "the relay offers no AUTH mechanism that is supported (PLAIN, LOGIN, CRAM-MD5)"
+    )
 
 
-# Settings and addresses.
+async def test_wrong_password_is_tried_once(authority: CertificateAuthority) -> None:
+    """Each further try would count as a failed login; the relay delays its reply, as Dovecot does."""
+    relay = FakeSmtp(tls=authority.server_context(), user="gregor", password="right")
+    relay.rules = [RelayRule("AUTH", delay_s=0.4)]
+    await relay.start()
+    channel = EmailChannel(
+        relay.url.replace("right", "wrong"),
+        SENDER,
+        ManualClock(NOW_US),
+        context=ssl.create_default_context(cafile=authority.ca_file),
+    )
+    await channel.open()
+
+    verdict = await channel.send(MAIL, 5.0)
+    await channel.close()
+    await relay.close()
+
+    assert verdict == Misconfigured("535", "AUTH: 5.7.8 Authentication failed")
+    assert relay.commands["AUTH"] == 1
+
+
+async def test_rejected_mechanism_falls_back_to_the_next(authority: CertificateAuthority) -> None:
+    relay = FakeSmtp(tls=authority.server_context(), user="gregor", password="right")
+    relay.rules = [RelayRule("AUTH", "504 5.5.4 Unrecognized authentication type", 1, "PLAIN")]
+    await relay.start()
+    harness = await open_mail_channel(relay, ManualClock(NOW_US), ssl.create_default_context(cafile=authority.ca_file))
+
+    verdict = await harness.send()
+    await harness.channel.close()
+    await relay.close()
+
+    assert isinstance(verdict, Sent)
+    assert relay.commands["AUTH"] == 2
+
+
+@pytest.mark.parametrize(
+    ("hostname", "own", "ehlo"),
+    [
+        ("mail.example.org", "host.example.net", "mail.example.org"),
+        (None, "host.example.net", "host.example.net"),
+        (None, "localhost", "[127.0.0.1]"),
+    ],
+)
+async def test_ehlo_names_the_host(monkeypatch: pytest.MonkeyPatch, hostname: str | None, own: str, ehlo: str) -> None:
+    monkeypatch.setattr(socket, "getfqdn", lambda: own)
+    relay = FakeSmtp()
+    await relay.start()
+    channel = EmailChannel(relay.url, SENDER, ManualClock(NOW_US), hostname=hostname)
+    await channel.open()
+
+    await channel.send(MAIL, 5.0)
+    await channel.close()
+    await relay.close()
+
+    assert relay.hostnames == [ehlo]
+
+
+# --- settings and addresses ---
 
 
 @pytest.mark.parametrize(
@@ -124,7 +184,7 @@ async def test_a_login_that_the_relay_does_not_offer_is_a_misconfiguration(world
         ("smtp://[::1]:25?tls=none", Relay("::1", 25, "none", None, None)),
     ],
 )
-def test_the_relay_is_read_from_its_url(url: str, relay: Relay) -> None:
+def test_relay_url_is_parsed(url: str, relay: Relay) -> None:
     assert parse_relay(url) == relay
 
 
@@ -142,14 +202,14 @@ def test_the_relay_is_read_from_its_url(url: str, relay: Relay) -> None:
         "smtp://h:x",
     ],
 )
-async def test_a_url_that_is_none_is_told_with_its_setting_and_without_a_password(url: str) -> None:
+async def test_invalid_relay_url_hides_the_password(url: str) -> None:
     with pytest.raises(ValueError, match="GREGOR_SMTP_URL: ") as caught:
         await EmailChannel(url.replace("smtp://h", "smtp://u:hunter2@h"), SENDER, ManualClock(NOW_US)).open()
 
     assert "hunter2" not in str(caught.value)
 
 
-async def test_a_sender_that_is_none_is_told_with_its_setting() -> None:
+async def test_invalid_sender_names_its_setting() -> None:
     with pytest.raises(ValueError, match=r"GREGOR_MAIL_FROM: .*write Name <name@example.com>"):
         await EmailChannel("smtp://h", "nobody", ManualClock(NOW_US)).open()
 
@@ -165,19 +225,19 @@ async def test_a_sender_that_is_none_is_told_with_its_setting() -> None:
         "a b@c.d",
     ],
 )
-async def test_an_address_that_is_none_is_refused_before_a_word_is_said(world: World, to: str) -> None:
-    verdict = await world.send(to)
+async def test_invalid_address_is_refused_offline(harness: MailChannelHarness, to: str) -> None:
+    verdict = await harness.send(to)
 
     assert isinstance(verdict, Refused)
     assert "eve" not in verdict.detail
-    assert world.relay.connections == 0
+    assert harness.relay.connections == 0
 
 
-async def test_an_international_address_goes_out_as_its_relay_takes_it(world: World) -> None:
-    assert isinstance(await world.send("bücher@bücher.example"), Sent)
-    assert isinstance(await world.send("books@bücher.example"), Sent)
+async def test_international_address(harness: MailChannelHarness) -> None:
+    assert isinstance(await harness.send("bücher@bücher.example"), Sent)
+    assert isinstance(await harness.send("books@bücher.example"), Sent)
 
-    assert [mail.recipients[0] for mail in world.relay.mails] == [
+    assert [mail.recipients[0] for mail in harness.relay.mails] == [
         "bücher@xn--bcher-kva.example",
         "books@xn--bcher-kva.example",
     ]

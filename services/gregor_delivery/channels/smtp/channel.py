@@ -1,4 +1,4 @@
-"""E-mail by SMTP: one mail to one address over a pool of connections, each reply read where it was given."""
+"""E-mail by SMTP: one mail to one recipient, over a pool of connections to the configured relay."""
 
 from __future__ import annotations
 
@@ -10,15 +10,28 @@ from gregor.clock import Clock
 from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.verdict import Refused, Verdict
 
-from .dialogue import Envelope, TransactionResult, hand_over
 from .mime import MailAddress, compose, parse_address
-from .pool import CONNECTIONS, IDLE_S, ConnectFailed, Relay, SmtpConnection, SmtpPool, parse_relay
+from .pool import CONNECTIONS, IDLE_S, ConnectFailed, SmtpConnection, SmtpPool, parse_relay
+from .responses import RelayDenials
+from .transaction import Envelope, TransactionResult, run_transaction
 
-_DOT: Final = re.compile(rb"(?m)^\.")
+COMMANDS_SHARE: Final = 1 / 3
+"""Share of a mail's deadline for the commands up to DATA; the rest is for the relay's reply to the mail. RFC 5321
+§4.5.3.2 recommends 5 minutes and 10."""
+CHECK_TIMEOUT_S: Final = 25.0
+"""Timeout of `check`: servers delay the answer to a failed login."""
+_LEADING_DOT: Final = re.compile(rb"(?m)^\.")
+
+
+def mail_deadline_s(reply_timeout_s: float) -> float:
+    """Return the deadline of one mail whose relay may take `reply_timeout_s` to accept it: see `EmailChannel.send`."""
+    return reply_timeout_s / (1 - COMMANDS_SHARE)
 
 
 class EmailChannel:
-    """Mail behind the contract of channels. `url`: GREGOR_SMTP_URL; `sender`: GREGOR_MAIL_FROM."""
+    """The channel `email`. `url`: GREGOR_SMTP_URL; `sender`: GREGOR_MAIL_FROM."""
+
+    name: Final = "email"
 
     def __init__(
         self,
@@ -26,81 +39,85 @@ class EmailChannel:
         sender: str,
         clock: Clock,
         *,
+        hostname: str | None = None,
         connections: int = CONNECTIONS,
         idle_s: float = IDLE_S,
         context: ssl.SSLContext | None = None,
     ) -> None:
-        """`connections`: most at once; each is kept `idle_s` unused. `context`: whom to trust, else the system's."""
+        """`hostname`: for EHLO, by default the host's own. `connections`: limit; each is kept `idle_s` unused.
+
+        `context`: trusted authorities, by default the system's.
+        """
         self._url = url
         self._from = sender
         self._clock = clock
+        self._hostname = hostname
         self._connections = connections
         self._idle_s = idle_s
         self._context = context
+        self._denials = RelayDenials()
         self._sender: MailAddress | None = None
-        self._relay: Relay | None = None
         self._pool: SmtpPool | None = None
 
-    @property
-    def name(self) -> str:
-        """`email`."""
-        return "email"
-
     async def open(self) -> None:
-        """Read the settings. ValueError with the one to mend; the network is not touched."""
+        """Read the settings, without network access. Raises ValueError that names the setting to correct."""
         try:
-            self._relay = parse_relay(self._url)
+            relay = parse_relay(self._url)
         except ValueError as error:
             raise ValueError(f"GREGOR_SMTP_URL: {error}") from None
         try:
             self._sender = parse_address(self._from)
         except ValueError as error:
             raise ValueError(f"GREGOR_MAIL_FROM: {error}; write Name <name@example.com>") from None
-        # The domain of the sender is a full name on every machine, where the host's own may be none, or slow to find.
-        hello = self._sender.smtp.rpartition("@")[2]
-        context = self._context or ssl.create_default_context()
         self._pool = SmtpPool(
-            self._relay, hello, self._clock, connections=self._connections, idle_s=self._idle_s, context=context
+            relay,
+            self._hostname,
+            self._clock,
+            connections=self._connections,
+            idle_s=self._idle_s,
+            context=self._context or ssl.create_default_context(),
         )
 
     async def send(self, message: MailMessage, deadline_s: float) -> Verdict:
-        """Hand over one mail; see `contract.DeliveryChannel.send`."""
+        """Send one mail; see `DeliveryChannel.send`."""
         if self._pool is None or self._sender is None:
             raise RuntimeError("the channel is not open")
-        until = self._clock.monotonic() + deadline_s
+        commands_until = self._clock.monotonic() + deadline_s * COMMANDS_SHARE
         try:
             to = parse_address(message.to)
             content = compose(message, self._sender, to, self._clock.now_us())
         except ValueError as error:
             return Refused(None, str(error))
-        letter = Envelope(self._sender, to, _DOT.sub(b"..", content) + b".\r\n")
+        envelope = Envelope(self._sender, to, _LEADING_DOT.sub(b"..", content) + b".\r\n")
         for is_fresh in (False, True):
             try:
-                line = await self._pool.take((until - self._clock.monotonic()) / 2, is_fresh=is_fresh)
+                connection = await self._pool.acquire((commands_until - self._clock.monotonic()) / 2, is_fresh=is_fresh)
             except ConnectFailed as failure:
                 return failure.verdict
-            outcome = await self._over(line, letter, until)
-            if not outcome.was_given_up:
-                return outcome.verdict
-        return outcome.verdict
+            result = await self._run(connection, envelope, commands_until, deadline_s * (1 - COMMANDS_SHARE))
+            if not result.was_stale:
+                break
+        if result.is_recipient_accepted:
+            self._denials.accept()
+        return self._denials.deny(to.smtp, result.verdict) if result.is_relay_denied else result.verdict
 
     async def close(self) -> None:
-        """Wait for the mails on their way, then say goodbye to the relay."""
+        """Wait for the mails in flight, then quit all connections."""
         if self._pool is not None:
             await self._pool.close()
         self._pool = None
 
     async def check(self) -> str | None:
-        """Whether the relay can be reached, secured and logged in to."""
+        """Connect, secure the connection and log in, for `gregor doctor`."""
         if self._pool is None:
             await self.open()
         pool = self._open_pool()
         try:
-            line = await pool.take(10.0)
+            connection = await pool.acquire(CHECK_TIMEOUT_S)
         except ConnectFailed as failure:
             detail = getattr(failure.verdict, "detail", failure.verdict.name)
-            return f"The relay does not take us: {detail}; check GREGOR_SMTP_URL."
-        pool.give_back(line, is_well=True)
+            return f"The relay rejects the connection: {detail}; check GREGOR_SMTP_URL."
+        pool.release(connection, is_reusable=True)
         return None
 
     def _open_pool(self) -> SmtpPool:
@@ -108,12 +125,16 @@ class EmailChannel:
             raise RuntimeError("the channel is not open")
         return self._pool
 
-    async def _over(self, line: SmtpConnection, letter: Envelope, until: float) -> TransactionResult:
-        """One mail over one line, which is given back whatever happens; a dialogue that is cancelled closes it."""
-        is_well = False
+    async def _run(
+        self, connection: SmtpConnection, envelope: Envelope, commands_until: float, reply_timeout_s: float
+    ) -> TransactionResult:
+        """Run one transaction and release the connection; a cancelled transaction closes it."""
+        is_reusable = False
         try:
-            outcome = await hand_over(line, letter, lambda: until - self._clock.monotonic())
-            is_well = outcome.is_well
-            return outcome
+            result = await run_transaction(
+                connection, envelope, lambda: commands_until - self._clock.monotonic(), reply_timeout_s
+            )
+            is_reusable = result.is_reusable
+            return result
         finally:
-            self._open_pool().give_back(line, is_well=is_well)
+            self._open_pool().release(connection, is_reusable=is_reusable)

@@ -1,13 +1,14 @@
-"""Connections to one relay. aiosmtplib gives one, serial, and loses its place when a send is cancelled.
+"""Connection pool for one SMTP relay. aiosmtplib offers one serial connection that a cancelled command desynchronizes.
 
-So: a connection is used by one mail at a time; only one that ended its dialogue well goes back; whatever else happens
-(a time-out, a cancellation, a strange reply) closes it. Each step has its own time-out, and nothing is cancelled.
+A connection therefore serves one transaction at a time, and returns to the pool only if its transaction ended at a
+known point. A timeout, a cancellation or a malformed reply closes it. Each command has its own timeout.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,23 +20,30 @@ import aiosmtplib
 from gregor.clock import Clock
 from gregor_delivery.channels.verdict import Misconfigured, Retry, Verdict
 
-from .responses import SmtpStep, refused
+from .responses import SmtpStep, rejected
 
-CONNECT_S: Final = 10.0
+CONNECT_S: Final = 30.0
+"""Timeout of the TCP connection, and of the greeting: some relays delay it to unmask spammers."""
 IDLE_S: Final = 30.0
-"""How long a connection is kept for the next mail; relays hang up after one to five minutes."""
-MAILS_OF_A_CONNECTION: Final = 100
-"""Then a new one is made: many relays have such a bound, and behind a balancer the load moves on."""
+"""How long an idle connection is kept; relays close it after one to five minutes."""
+MAX_MAILS: Final = 100
+"""Mails over one connection. Many relays have such a limit, and behind a load balancer a new one spreads the load."""
 CONNECTIONS: Final = 8
-"""At once; many relays take ten of one client."""
-_PORT: Final = {"starttls": 587, "implicit": 465, "none": 25}
+"""Concurrent connections; many relays accept ten of one client."""
+MECHANISM_REJECTED: Final = frozenset({502, 504, 534, 538})
+"""Replies to AUTH that reject the mechanism: another may work. 535 rejects the credentials: each further try would
+count as a failed login and may lock the account."""
+_DEFAULT_PORT: Final = {"starttls": 587, "implicit": 465, "none": 25}
 
 Tls = Literal["starttls", "implicit", "none"]
 
 
+# --- the relay ---
+
+
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """Where mail goes, and how: from GREGOR_SMTP_URL."""
+    """The relay of GREGOR_SMTP_URL."""
 
     host: str
     port: int
@@ -45,7 +53,7 @@ class Relay:
 
 
 def parse_relay(url: str) -> Relay:
-    """`smtp://user:pass@host:port?tls=starttls|implicit|none`. ValueError with the mend, without the password."""
+    """Parse `smtp://user:pass@host:port?tls=starttls|implicit|none`. The text of a ValueError omits the password."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -55,17 +63,17 @@ def parse_relay(url: str) -> Relay:
     tls = query.pop("tls", "starttls")
     if parts.scheme != "smtp" or not parts.hostname or parts.path not in ("", "/"):
         raise ValueError("not an SMTP URL; write smtp://user:password@host:587?tls=starttls")
-    if tls not in _PORT or query:
-        raise ValueError("after the host only ?tls=starttls, ?tls=implicit or ?tls=none may stand")
+    if tls not in _DEFAULT_PORT or query:
+        raise ValueError("the only option after the host is ?tls=starttls, ?tls=implicit or ?tls=none")
     user = unquote(parts.username) if parts.username else None
     password = unquote(parts.password) if parts.password else None
     if (user is None) != (password is None):
-        raise ValueError("a user and a password go together")
-    return Relay(parts.hostname, port or _PORT[tls], tls, user, password)  # type: ignore[arg-type]
+        raise ValueError("give both a user and a password, or neither")
+    return Relay(parts.hostname, port or _DEFAULT_PORT[tls], tls, user, password)  # type: ignore[arg-type]
 
 
 class ConnectFailed(Exception):
-    """No connection could be had, so that no mail was on the way; `verdict` says why."""
+    """No connection is available, so no mail was sent; `verdict` says why."""
 
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict.name)
@@ -74,174 +82,207 @@ class ConnectFailed(Exception):
 
 @dataclass(slots=True, eq=False)
 class SmtpConnection:
-    """One connection, past greeting, TLS and login. `mails`: how many went through it; 0 is made for this very one."""
+    """A connection after greeting, TLS and login. `mails`: transactions so far; 0 if it was opened for this one."""
 
     smtp: aiosmtplib.SMTP
     mails: int = 0
     idle_since: float = 0.0
 
 
+# --- the pool ---
+
+
 class SmtpPool:
-    """Up to `connections` lines to one relay."""
+    """Up to `connections` connections to one relay."""
 
     def __init__(
         self,
         relay: Relay,
-        hello: str,
+        hostname: str | None,
         clock: Clock,
         *,
         connections: int = CONNECTIONS,
         idle_s: float = IDLE_S,
         context: ssl.SSLContext | None = None,
     ) -> None:
-        """`hello`: the name that we say in EHLO. `context`: whom to trust; the system's where it is not given."""
+        """`hostname`: for EHLO, by default the host's own. `context`: trusted authorities, by default the system's."""
         self._idle_s = idle_s
         self._sweep: asyncio.TimerHandle | None = None
-        self._goodbyes: set[asyncio.Task[None]] = set()
+        self._quitting: set[asyncio.Task[None]] = set()
         self._relay = relay
-        self._hello = hello
+        self._hostname = hostname
         self._clock = clock
         self._context = context
         self._free = asyncio.Semaphore(connections)
         self._idle: list[SmtpConnection] = []
-        self._taken = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
-
-    async def take(self, timeout_s: float, *, is_fresh: bool = False) -> SmtpConnection:
-        """A line, for one mail; it must be given back. NotConnected where none is to be had within `timeout_s`.
-
-        `is_fresh`: none that was idle, since the relay has given up one of these, so probably all.
-        """
-        try:
-            async with asyncio.timeout(timeout_s):  # cancels the waiting for a line only: no dialogue
-                await self._free.acquire()
-        except TimeoutError:
-            raise ConnectFailed(Retry(None, None, "all connections to the relay are busy")) from None
-        self._taken += 1
-        self._quiet.clear()
-        try:
-            kept = None if is_fresh else self._kept()
-            return kept or await self._dial(min(CONNECT_S, timeout_s))
-        except BaseException:
-            self._release()
-            raise
-
-    def give_back(self, line: SmtpConnection, *, is_well: bool) -> None:
-        """The mail is through. `is_well`: the dialogue is where it began; else the line is closed."""
-        line.mails += 1
-        line.idle_since = self._clock.monotonic()
-        if is_well and line.smtp.is_connected and line.mails < MAILS_OF_A_CONNECTION:
-            self._idle.append(line)
-            self._sweep_later()
-        else:
-            line.smtp.close()
-        self._release()
-
-    async def close(self) -> None:
-        """Wait for the mails on their way, then say goodbye on all lines."""
-        await self._quiet.wait()
-        if self._sweep is not None:
-            self._sweep.cancel()
-        lines, self._idle = self._idle, []
-        self._say_goodbye(lines)
-        await asyncio.gather(*self._goodbyes)
+        self._in_use = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
 
     @property
     def idle(self) -> int:
-        """Lines that wait for a mail."""
+        """Number of idle connections."""
         return len(self._idle)
 
-    def _kept(self) -> SmtpConnection | None:
-        """The line used last, if it is still good: the others grow old and are closed."""
-        while self._idle:
-            line = self._idle.pop()
-            if line.smtp.is_connected and self._clock.monotonic() - line.idle_since < self._idle_s:
-                return line
-            line.smtp.close()
-        return None
+    async def acquire(self, timeout_s: float, *, is_fresh: bool = False) -> SmtpConnection:
+        """Return a connection for one transaction; the caller must `release` it. Raises `ConnectFailed`.
 
-    def _sweep_later(self) -> None:
-        if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(self._idle_s, self._give_up_old)
+        `is_fresh`: open a new one, because the relay has closed an idle one and so probably all.
+        """
+        until = self._clock.monotonic() + timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):  # cancels only the wait for the semaphore, never a command
+                await self._free.acquire()
+        except TimeoutError:
+            raise ConnectFailed(Retry(None, None, "all connections to the relay are busy")) from None
+        self._in_use += 1
+        self._unused.clear()
+        try:
+            kept = None if is_fresh else self._take_idle()
+            return kept or await self._connect(max(0.01, until - self._clock.monotonic()))
+        except BaseException:
+            self._leave()
+            raise
 
-    def _give_up_old(self) -> None:
-        """Leave the lines that were not used for long: the relay may want them for others."""
-        self._sweep, now = None, self._clock.monotonic()
-        old = [line for line in self._idle if now - line.idle_since >= self._idle_s]
-        self._idle = [line for line in self._idle if line not in old]
-        self._say_goodbye(old)
-        if self._idle:
-            self._sweep_later()
+    def release(self, connection: SmtpConnection, *, is_reusable: bool) -> None:
+        """Return a connection to the pool, or close it."""
+        connection.mails += 1
+        connection.idle_since = self._clock.monotonic()
+        if is_reusable and connection.smtp.is_connected and connection.mails < MAX_MAILS:
+            self._idle.append(connection)
+            self._schedule_sweep()
+        else:
+            connection.smtp.close()
+        self._leave()
 
-    def _say_goodbye(self, lines: list[SmtpConnection]) -> None:
-        for line in lines:
-            goodbye = asyncio.create_task(_leave(line), name="smtp-goodbye")
-            self._goodbyes.add(goodbye)
-            goodbye.add_done_callback(self._goodbyes.discard)
+    async def close(self) -> None:
+        """Wait until all connections are released, then quit them."""
+        await self._unused.wait()
+        if self._sweep is not None:
+            self._sweep.cancel()
+        idle, self._idle = self._idle, []
+        self._quit(idle)
+        await asyncio.gather(*self._quitting)
 
-    def _release(self) -> None:
-        self._taken -= 1
-        if not self._taken:
-            self._quiet.set()
+    def _leave(self) -> None:
+        self._in_use -= 1
+        if not self._in_use:
+            self._unused.set()
         self._free.release()
 
-    async def _dial(self, timeout_s: float) -> SmtpConnection:
+    # --- idle connections ---
+
+    def _take_idle(self) -> SmtpConnection | None:
+        """Return the connection used last, so that surplus ones stay idle and are closed."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.smtp.is_connected and self._clock.monotonic() - connection.idle_since < self._idle_s:
+                return connection
+            connection.smtp.close()
+        return None
+
+    def _schedule_sweep(self) -> None:
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(self._idle_s, self._quit_idle)
+
+    def _quit_idle(self) -> None:
+        self._sweep, now = None, self._clock.monotonic()
+        old = [connection for connection in self._idle if now - connection.idle_since >= self._idle_s]
+        self._idle = [connection for connection in self._idle if connection not in old]
+        self._quit(old)
+        if self._idle:
+            self._schedule_sweep()
+
+    def _quit(self, connections: list[SmtpConnection]) -> None:
+        for connection in connections:
+            task = asyncio.create_task(_quit(connection), name="smtp-quit")
+            self._quitting.add(task)
+            task.add_done_callback(self._quitting.discard)
+
+    # --- new connections ---
+
+    async def _connect(self, timeout_s: float) -> SmtpConnection:
         relay = self._relay
         smtp = aiosmtplib.SMTP(
             hostname=relay.host,
             port=relay.port,
-            local_hostname=self._hello,
+            local_hostname="localhost",  # never sent: `_ehlo` gives the name
             timeout=timeout_s,
             use_tls=relay.tls == "implicit",
             start_tls=False,
             tls_context=None if relay.tls == "none" else self._context,
         )
         try:
-            await self._greet(smtp)
+            await self._handshake(smtp, min(CONNECT_S, timeout_s))
         except BaseException:
             smtp.close()
             raise
         return SmtpConnection(smtp)
 
-    async def _greet(self, smtp: aiosmtplib.SMTP) -> None:
-        """Connect, secure, log in: step by step, so that a failure has a place."""
+    async def _handshake(self, smtp: aiosmtplib.SMTP, connect_timeout_s: float) -> None:
+        """Connect, secure the connection and log in; a failure is classified by its step."""
         step = SmtpStep.GREETING
         try:
-            await smtp.connect()
+            await smtp.connect(timeout=connect_timeout_s)
             step = SmtpStep.HELLO
-            await smtp.ehlo()
+            await self._ehlo(smtp)
             if self._relay.tls == "starttls":
                 step = SmtpStep.TLS
                 if not smtp.supports_extension("starttls"):
                     raise ConnectFailed(
-                        Misconfigured(None, "the relay offers no STARTTLS; GREGOR_SMTP_URL may say tls=")
+                        Misconfigured(None, "the relay does not offer STARTTLS; set tls= in GREGOR_SMTP_URL")
                     )
                 await smtp.starttls()
-                await smtp.ehlo()
+                await self._ehlo(smtp)
             if self._relay.user is not None:
                 step = SmtpStep.LOGIN
-                await smtp.login(self._relay.user, self._relay.password or "")
+                await self._log_in(smtp, self._relay.user, self._relay.password or "")
         except aiosmtplib.SMTPResponseException as error:
-            raise ConnectFailed(refused(step, error.code, error.message)) from None
+            raise ConnectFailed(rejected(step, error.code, error.message)) from None
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise ConnectFailed(_unreached(step, error)) from None
+            raise ConnectFailed(_connect_verdict(step, error)) from None
+
+    async def _ehlo(self, smtp: aiosmtplib.SMTP) -> None:
+        if self._hostname is None:
+            self._hostname = await asyncio.to_thread(socket.getfqdn)  # may ask DNS
+        hostname = self._hostname
+        if "." not in hostname and not hostname.startswith("["):
+            # RFC 5321 §4.1.4: a client without a full domain name sends its address.
+            address = str(smtp.get_transport_info("sockname")[0])
+            hostname = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+        await smtp.ehlo(hostname=hostname)
+
+    async def _log_in(self, smtp: aiosmtplib.SMTP, user: str, password: str) -> None:
+        """Log in with the first mechanism that the relay accepts; aiosmtplib's `login` repeats a wrong password."""
+        mechanisms = {"plain": smtp.auth_plain, "login": smtp.auth_login, "cram-md5": smtp.auth_crammd5}
+        names = ["cram-md5", "plain", "login"] if self._relay.tls == "none" else ["plain", "login", "cram-md5"]
+        offered = [mechanisms[name] for name in names if name in smtp.server_auth_methods]
+        rejection: aiosmtplib.SMTPAuthenticationError | None = None
+        for log_in in offered:
+            try:
+                await log_in(user, password)
+            except aiosmtplib.SMTPAuthenticationError as error:
+                rejection = error
+                if error.code not in MECHANISM_REJECTED:
+                    break
+            else:
+                return
+        raise rejection or aiosmtplib.SMTPException("no mechanism in common")
 
 
-def _unreached(step: SmtpStep, error: Exception) -> Verdict:
-    """No reply, and why: a certificate that is not trusted and a login that is not known are ours to mend."""
+def _connect_verdict(step: SmtpStep, error: Exception) -> Verdict:
+    """Classify a failure without a reply: an untrusted certificate or a missing AUTH is a misconfiguration."""
     causes = (error, error.__cause__, error.__context__)
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return Misconfigured(None, "the certificate of the relay is not trusted")
-    if step is SmtpStep.LOGIN and not isinstance(
-        error, aiosmtplib.SMTPTimeoutError | aiosmtplib.SMTPServerDisconnected
-    ):
-        return Misconfigured(None, "the relay offers no way to log in")
-    said = re.sub(r" on port \d+.*", "", str(error)) if not isinstance(error, OSError) else error.strerror
-    return Retry(None, None, f"{step.value}: {type(error).__name__} {said or ''}".strip()[:160])
+        return Misconfigured(None, "the relay's certificate is not trusted")
+    is_connection_lost = isinstance(error, aiosmtplib.SMTPTimeoutError | aiosmtplib.SMTPServerDisconnected | OSError)
+    if step is SmtpStep.LOGIN and not is_connection_lost:
+        return Misconfigured(None, "the relay offers no AUTH mechanism that is supported (PLAIN, LOGIN, CRAM-MD5)")
+    words = re.sub(r" on port \d+.*", "", str(error)) if not isinstance(error, OSError) else error.strerror
+    return Retry(None, None, f"{step.value}: {type(error).__name__} {words or ''}".strip()[:160])
 
 
-async def _leave(line: SmtpConnection) -> None:
+async def _quit(connection: SmtpConnection) -> None:
     with suppress(aiosmtplib.SMTPException, OSError):
-        await line.smtp.quit(timeout=2.0)
-    line.smtp.close()
+        await connection.smtp.quit(timeout=2.0)
+    connection.smtp.close()

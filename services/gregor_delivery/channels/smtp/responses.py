@@ -1,7 +1,8 @@
-"""PURE. What a reply of a relay means, by where in the dialogue it came and what its codes say.
+"""PURE. Classification of a relay's replies, by the SMTP step and by what the codes say.
 
-The same number means different things: 550 to RCPT speaks of the addressee, to MAIL of us. What one addressee's server
-can cause never stops the relay for all: only what is said before RCPT, or of our login, is our set-up.
+The same code means different things: 550 at RCPT is about the recipient, at MAIL about us. A single recipient's server
+must not be able to stop the channel for everybody: only replies before RCPT, or about our login, count as
+misconfiguration. If the relay denies several different recipients in a row, `RelayDenials` concludes the same.
 """
 
 from __future__ import annotations
@@ -15,16 +16,24 @@ from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refus
 _ENHANCED: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _ADDRESS: Final = re.compile(r"\S+@\S+")
 _QUEUED: Final = re.compile(r"queued as ([A-Za-z0-9._-]{1,64})")
-_LONGEST_DETAIL: Final = 160
-_DEAD: Final = frozenset({"5.1.1", "5.1.10"})
-"""No such mailbox; the domain takes no mail. Others (a policy, a full mailbox, a moved one) may pass again one day."""
+_RELAY_DENIED: Final = re.compile(r"(?i)relay(ing)?\b.*(denied|not (permitted|allowed))|client host (rejected|blocked)")
+_MAX_DETAIL: Final = 160
+_DEAD_MAILBOX: Final = frozenset({"5.1.1", "5.1.10"})
+"""Unknown mailbox; domain without mail. Other codes (policy, mailbox full or moved) may be temporary."""
 _LOGIN: Final = frozenset({530, 534, 535, 538})
-"""Authentication wanted, or refused (RFC 4954)."""
+"""Authentication required or rejected (RFC 4954)."""
 _TOO_LARGE: Final = frozenset({552, 555})
+SERVICE_CLOSING: Final = 421
+"""The relay closes the connection (RFC 5321 §3.8)."""
+GREYLIST_RETRY_S: Final = 60.0
+"""Shortest delay after a temporary rejection of a recipient. Greylisting relays penalize quick retries, and RFC 5321
+§4.5.4.1 speaks of 30 minutes; backoff adds to it."""
+DENIED_RECIPIENTS: Final = 3
+"""Different recipients in a row that the relay denies before the channel stops."""
 
 
 class SmtpStep(Enum):
-    """Where in the dialogue a reply came."""
+    """The step of the dialogue that a reply answers."""
 
     GREETING = "greeting"
     HELLO = "EHLO"
@@ -36,42 +45,70 @@ class SmtpStep(Enum):
     END = "the mail"
 
 
-BEFORE_THE_ADDRESSEE: Final = frozenset(
-    {SmtpStep.GREETING, SmtpStep.HELLO, SmtpStep.TLS, SmtpStep.LOGIN, SmtpStep.SENDER}
-)
+_BEFORE_RECIPIENT: Final = frozenset({SmtpStep.GREETING, SmtpStep.HELLO, SmtpStep.TLS, SmtpStep.LOGIN, SmtpStep.SENDER})
 
 
 def accepted(code: int, text: str) -> Sent:
-    """The relay has the mail; `provider_id` is the name of its queue entry, where it says one."""
+    """Return the verdict on an accepted mail; `provider_id` is the relay's queue id, if the reply names one."""
     found = _QUEUED.search(text)
     return Sent(str(code), found[1] if found else None)
 
 
-def refused(step: SmtpStep, code: int, text: str) -> Verdict:
-    """The verdict on a reply that is not a good one."""
-    status, detail = str(code), detail_of(step, text)
-    if code in _LOGIN and step in (SmtpStep.SENDER, SmtpStep.RECIPIENT, SmtpStep.LOGIN, SmtpStep.HELLO, SmtpStep.TLS):
+def rejected(step: SmtpStep, code: int, text: str) -> Verdict:
+    """Return the verdict on a reply that is not a success."""
+    status, detail = str(code), reply_detail(step, text)
+    if code in _LOGIN and step is not SmtpStep.DATA and step is not SmtpStep.END:
         return Misconfigured(status, detail)
     if 400 <= code < 500:
-        return Retry(None, status, detail)
+        is_greylisted = step is SmtpStep.RECIPIENT and code != SERVICE_CLOSING
+        return Retry(GREYLIST_RETRY_S if is_greylisted else None, status, detail)
     if not 500 <= code < 600:
-        return Retry(None, status, f"{step.value}: no reply that SMTP has")
+        return Retry(None, status, f"{step.value}: not an SMTP reply code")
     if step is SmtpStep.SENDER and code in _TOO_LARGE:
         return Refused(status, detail)
-    if step in BEFORE_THE_ADDRESSEE:
+    if step in _BEFORE_RECIPIENT:
         return Misconfigured(status, detail)
-    if enhanced(text) in _DEAD:
+    if enhanced_code(text) in _DEAD_MAILBOX:
         return RecipientGone(status, detail)
     return Refused(status, detail)
 
 
-def enhanced(text: str) -> str:
-    """The enhanced status code at the beginning of a reply's text (RFC 3463): `5.1.1`; "" where there is none."""
+def is_relay_denied(step: SmtpStep, code: int, text: str) -> bool:
+    """Return whether a permanent rejection of a recipient may be about us: by policy (5.7.x), or relaying denied.
+
+    Postfix reports a missing login and a forbidden client here, too (`smtpd_delay_reject`).
+    """
+    if step is not SmtpStep.RECIPIENT or not 500 <= code < 600:
+        return False
+    return enhanced_code(text).startswith("5.7.") or _RELAY_DENIED.search(text) is not None
+
+
+class RelayDenials:
+    """Counts the different recipients that the relay denied since it last accepted one."""
+
+    def __init__(self) -> None:
+        self._recipients: set[str] = set()
+
+    def accept(self) -> None:
+        """Record that the relay accepted a recipient: it does relay for us."""
+        self._recipients.clear()
+
+    def deny(self, recipient: str, verdict: Verdict) -> Verdict:
+        """Record a denial. Returns `verdict`, or `Misconfigured` once several different recipients were denied."""
+        if len(self._recipients) < DENIED_RECIPIENTS:
+            self._recipients.add(recipient)
+        if isinstance(verdict, Refused) and len(self._recipients) >= DENIED_RECIPIENTS:
+            return Misconfigured(verdict.status, verdict.detail)
+        return verdict
+
+
+def enhanced_code(text: str) -> str:
+    """Return the enhanced status code that a reply begins with (RFC 3463), such as `5.1.1`; empty without one."""
     found = _ENHANCED.match(text)
     return found[0] if found else ""
 
 
-def detail_of(step: SmtpStep, text: str) -> str:
-    """What was said, where: without addresses, on one line, short."""
-    said = _ADDRESS.sub("…", " ".join(text.split()))
-    return f"{step.value}: {said}"[:_LONGEST_DETAIL]
+def reply_detail(step: SmtpStep, text: str) -> str:
+    """Return the step and the relay's words: one short line without addresses."""
+    words = _ADDRESS.sub("…", " ".join(text.split()))
+    return f"{step.value}: {words}"[:_MAX_DETAIL]
