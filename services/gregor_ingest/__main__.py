@@ -1,4 +1,4 @@
-"""The process: `python -m gregor_ingest`. Reads settings, opens the store, serves until it is told to stop."""
+"""The ingest process (``python -m gregor_ingest``): reads the settings, opens the store, serves until a signal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT: readiness goes red, requests under way are answered, then it ends."""
+    """Serve until SIGTERM or SIGINT. Then readiness fails, and requests in progress are completed."""
     store = await open_store(
         settings.redis_url,
         settings.limits,
@@ -42,7 +42,7 @@ async def serve(settings: Settings) -> None:
 
 
 async def serve_with(settings: Settings, store: Store) -> None:
-    """``serve`` with a store that somebody else closes."""
+    """Serve with a store that the caller closes."""
     clock = SystemClock(settings.clock_offset_s)
     if settings.categories is not None:
         await apply_initial_file(store.categories, Path(settings.categories), clock.now_us())
@@ -51,9 +51,9 @@ async def serve_with(settings: Settings, store: Store) -> None:
     app = create_app(settings, store, clock, tokens)
     servers = [make_server(app, settings.host, settings.ingest_port, settings.drain_seconds)]
     if settings.admin_port is not None:
-        figures = create_admin_app(app)
+        admin_app = create_admin_app(app)
         servers.append(
-            make_server(figures, settings.host, settings.admin_port, settings.drain_seconds, has_lifespan=False)
+            make_server(admin_app, settings.host, settings.admin_port, settings.drain_seconds, has_lifespan=False)
         )
     sockets = [listen(settings.host, server.config.port) for server in servers]
     _stop_on_signals(app, servers)
@@ -62,16 +62,16 @@ async def serve_with(settings: Settings, store: Store) -> None:
     finally:
         for listening in sockets:
             listening.close()
-    log.info("Stopped.")
+    log.info("service.stopped")
 
 
 def _stop_on_signals(app: IngestApp, servers: list[EmbeddedServer]) -> None:
     def stop() -> None:
         if app.state.context.readiness.draining:
-            # Told twice: whoever waits is not willing to wait longer.
+            # A second signal: the operator does not want to wait for requests in progress.
             for server in servers:
                 server.force_exit = True
-        log.info("Told to stop: requests under way are answered.")
+        log.info("service.draining")
         app.state.context.readiness.draining = True
         for server in servers:
             server.should_exit = True

@@ -1,4 +1,4 @@
-"""The application: routes behind the gate, behind the front."""
+"""The ASGI application: middleware around hot and ordinary routes, and its startup and shutdown."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ from gregor.store.contract.store import Store
 from gregor.submission import Submitter
 from gregor.telemetry import Metrics
 from gregor.web.middleware import HttpMiddleware, methods_at
+from gregor.web.problems import HttpProblem
 from gregor.web.readiness import Readiness
 
 from .auth import Authorizer, DeviceAccess, access_rule
 from .context import IngestContext
 from .problems import query_problem
-from .routes.admin import admin, keys, tickets, webhooks
+from .rate_limits import CallerRateLimiter
 from .routes.admin import categories as category_routes
+from .routes.admin import keys, tickets, users, webhooks
 from .routes.delivery import contact, dead_letters, deliveries, suppressions, unsubscribe
 from .routes.messages import batch, delayed, messages
 from .routes.site import pages, probes
@@ -45,70 +47,82 @@ log = structlog.get_logger(__name__)
 
 
 class IngestApp(FastAPI):
-    """FastAPI behind the front, which sees every request first and every answer last."""
+    """FastAPI inside the HTTP middleware, with a shortcut to the hot routes."""
 
     def __init__(self, context: IngestContext, **options: Any) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **options)
         self.state.context = context
         origins = Origins(context.settings.origins)
-        self._front = HttpMiddleware(self._dispatch, origins, context.metrics, self.methods_at, anywhere=PATH)
-        self._ordinary: ASGIApp = super().__call__
+        self._middleware = HttpMiddleware(self._dispatch, origins, context.metrics, self.methods_at, anywhere=PATH)
+        self._fastapi: ASGIApp = super().__call__
         self._document: dict[str, Any] | None = None
-        self.hot: tuple[Route, ...] = ()
+        self.hot_routes: tuple[Route, ...] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection of the server."""
-        await self._front(scope, receive, send)
+        """Serve one request, or the lifespan."""
+        await self._middleware(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lead messages straight to their route: what FastAPI puts around a route costs as much as the message."""
+        """Call a hot route directly: FastAPI's layers around a route cost as much as the message."""
         if scope["type"] == "http" and scope["method"] == "POST":
-            for route in self.hot:
+            for route in self.hot_routes:
                 if (match := route.path_regex.match(scope["path"])) is not None:
                     scope["path_params"] = match.groupdict()
                     await route.app(scope, receive, send)
                     return
-        await self._ordinary(scope, receive, send)
+        await self._fastapi(scope, receive, send)
 
     def methods_at(self, path: str) -> list[str]:
-        """What a path takes."""
+        """Return the allowed methods of a path."""
         return methods_at(self.routes, path)
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document, made once."""
+        """Return the OpenAPI document of the served routes; built once."""
         if self._document is None:
             paths = {route.path for route in self.routes if isinstance(route, Route)}
-            self._document = openapi.document_of(self, paths)
+            self._document = openapi.build_document(self, paths)
         return self._document
 
 
 def create_app(
     settings: Settings, store: Store, clock: Clock, tokens: TokenVerifier, feed: PubSub | None = None
 ) -> IngestApp:
-    """The application of one process. Nothing connects before it is started. ValueError: a file cannot be used."""
+    """Build the application of one process. It connects to nothing before startup.
+
+    Raises ``ValueError`` if a file of the settings cannot be used.
+    """
     metrics = Metrics()
     limits = settings.limits
-    authorizer = Authorizer(store, tokens, clock, limits)
     categories = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
-    key = None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file)
-    readiness, hooks = Readiness(store, metrics, feed), WebhookRegistry(store, feed)
-    submitter = Submitter(store, categories, clock, limits, metrics, round(settings.flush_spread_s))
     context = IngestContext(
-        settings, limits, store, clock, authorizer, submitter, metrics, readiness, categories, hooks, key
+        settings=settings,
+        limits=limits,
+        store=store,
+        clock=clock,
+        authorizer=Authorizer(store, tokens, clock),
+        rate_limiter=CallerRateLimiter(store, clock, limits),
+        submitter=Submitter(store, categories, clock, limits, metrics, round(settings.flush_spread_s)),
+        metrics=metrics,
+        readiness=Readiness(store, metrics, feed),
+        categories=categories,
+        webhooks=WebhookRegistry(store, feed),
+        webpush_key=None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file),
     )
     app = IngestApp(context, lifespan=_lifespan)
-    app.hot = _hot_routes(context)
-    app.router.routes[:] = [*app.hot, *_ordinary_routes(settings)]
-    app.exception_handlers.update({HTTPException: _on_http, RequestValidationError: _on_invalid, Exception: _on_any})
+    app.hot_routes = _hot_routes(context)
+    app.router.routes[:] = [*app.hot_routes, *_ordinary_routes(settings)]
+    app.exception_handlers.update(
+        {HTTPException: _on_routing_error, RequestValidationError: _on_invalid_parameter, Exception: _on_error}
+    )
     return app
 
 
 def create_admin_app(app: IngestApp) -> FastAPI:
-    """The application of the port of the setting ADMIN_PORT: probes and figures."""
-    figures = IngestApp(app.state.context)
-    figures.router.routes[:] = [*probes.router.routes, *probes.figures.routes]
-    figures.exception_handlers.update(app.exception_handlers)
-    return figures
+    """Build the application of the admin port (setting ADMIN_PORT): probes and metrics."""
+    admin = IngestApp(app.state.context)
+    admin.router.routes[:] = [*probes.router.routes, *probes.metrics_router.routes]
+    admin.exception_handlers.update(app.exception_handlers)
+    return admin
 
 
 def _hot_routes(context: IngestContext) -> tuple[Route, ...]:
@@ -120,15 +134,14 @@ def _hot_routes(context: IngestContext) -> tuple[Route, ...]:
 
 def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     guarded: list[BaseRoute] = []
-    told = (contact, deliveries, dead_letters, suppressions, webhooks)
-    sections = (reads, devices, *told, tickets, admin, keys, category_routes, delayed)
-    for part in sections:
-        guarded += part.router.routes
+    notifications = (contact, deliveries, dead_letters, suppressions, webhooks)
+    for module in (reads, devices, *notifications, tickets, users, keys, category_routes, delayed):
+        guarded += module.router.routes
     if settings.ingest_audience == "devices":
         guarded = [route for route in guarded if _is_for_devices(route)]
     open_routes = [*push.router.routes, *probes.router.routes, *unsubscribe.router.routes, *pages.router.routes]
     if settings.admin_port is None:
-        open_routes += probes.figures.routes
+        open_routes += probes.metrics_router.routes
     return guarded + open_routes
 
 
@@ -145,7 +158,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await context.categories.open()
     await context.webhooks.start()
     watching = asyncio.create_task(context.readiness.watch())
-    log.info("Ready.", ingest=context.settings.ingest_port)
+    log.info("service.ready", ingest=context.settings.ingest_port)
     try:
         yield
     finally:
@@ -156,22 +169,22 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await context.categories.close()
 
 
-async def _on_http(request: Request, error: Exception) -> Never:
-    """What the router refuses: a path or a method that is not there."""
+async def _on_routing_error(request: Request, error: Exception) -> Never:
+    """Turn the router's error for an unknown path or method into a problem."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status != 405:
-        raise Problem("not_found", "There is nothing at this path.") from None
+        raise Problem("not_found", "There is nothing at this path; / has links to the documentation.") from None
     methods = ", ".join(request.app.methods_at(request.scope["path"]))
-    request.scope["gregor.refusal_headers"] = [(b"allow", methods.encode())]
-    raise Problem("method_not_allowed", f"This path takes {methods}.") from None
+    headers = ((b"allow", methods.encode()),)
+    raise HttpProblem("method_not_allowed", f"This path allows {methods}.", headers=headers) from None
 
 
-async def _on_invalid(_request: Request, error: Exception) -> Never:
-    """What FastAPI finds wrong with a parameter."""
+async def _on_invalid_parameter(_request: Request, error: Exception) -> Never:
+    """Turn FastAPI's error for a query parameter into a problem."""
     found = error.errors() if isinstance(error, RequestValidationError) else []
     raise query_problem(found) from None
 
 
-async def _on_any(_request: Request, error: Exception) -> Never:
-    """Everything else goes on to the front, which answers it."""
+async def _on_error(_request: Request, error: Exception) -> Never:
+    """Pass every other error on to the middleware, which responds."""
     raise error

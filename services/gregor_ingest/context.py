@@ -15,6 +15,7 @@ from gregor.telemetry import Metrics
 from gregor.web.readiness import Readiness
 
 from .auth import Authorizer
+from .rate_limits import CallerRateLimiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class IngestContext:
     store: Store
     clock: Clock
     authorizer: Authorizer
+    rate_limiter: CallerRateLimiter
     submitter: Submitter
     metrics: Metrics
     readiness: Readiness

@@ -1,4 +1,4 @@
-"""Ordinary routes, guarded: the table decides before FastAPI reads anything; unknown query parameters are refused."""
+"""Route classes and dependencies: authorization before anything else, strict query parameters, the view of a read."""
 
 from __future__ import annotations
 
@@ -23,19 +23,22 @@ from gregor.core.ids import (
 )
 from gregor.core.items.sync import View
 
-from .auth import Actor, Authorizer, access_rule
+from .auth import Actor, access_rule
 from .context import IngestContext
 from .request import parse_query
-from .schemas.requests import NAME_SCHEMA, PREFIX_SCHEMA
+from .schemas.fields import NAME_SCHEMA, PREFIX_SCHEMA
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class GuardedRoute(APIRoute):
-    """A route of the table. It cannot be built without a row (``KeyError``)."""
+    """A route that authorizes the caller first, and refuses unknown query parameters.
+
+    Building one raises ``KeyError`` if the endpoint has no access rule.
+    """
 
     def get_route_handler(self) -> Handler:
-        """FastAPI's handler behind the gate."""
+        """Return FastAPI's handler, after the checks."""
         handler = super().get_route_handler()
         rule = access_rule(next(iter(self.methods or ())), self.path)
         parameters = dict(_query_parameters(self.dependant))
@@ -43,10 +46,10 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             request.scope["gregor.operation"] = self.operation_id
-            authorizer: Authorizer = request.app.state.context.authorizer
+            context: IngestContext = request.app.state.context
             authorization = request.scope["gregor.headers"].get(b"authorization")
             device = request.query_params.get("device")
-            request.state.actor = await authorizer.authorize(rule, authorization, request.path_params, device)
+            request.state.actor = await context.authorizer.authorize(rule, authorization, request.path_params, device)
             parse_query(request.scope["query_string"], parameters, repeatable)
             return await handler(request)
 
@@ -54,7 +57,7 @@ class GuardedRoute(APIRoute):
 
 
 def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
-    """The query parameters of a route and all it depends on, and whether each is a list."""
+    """Yield the query parameters of a route and its dependencies, each with whether it is a list."""
     for field in dependant.query_params:
         yield field.alias, "list[" in str(field.field_info.annotation)
     for dependency in dependant.dependencies:
@@ -62,10 +65,10 @@ def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
 
 
 class OpenRoute(APIRoute):
-    """A route that needs no token; unknown query parameters are its own affair: probes and mail clients add some."""
+    """A route that needs no token. It ignores unknown query parameters: probes and mail clients add some."""
 
     def get_route_handler(self) -> Handler:
-        """FastAPI's handler, named for the figures."""
+        """Return FastAPI's handler, with the operation's name for the metrics."""
         handler = super().get_route_handler()
 
         async def named(request: Request) -> Response:
@@ -80,27 +83,27 @@ async def _actor(request: Request) -> Actor:
     return actor
 
 
-async def _parts(request: Request) -> IngestContext:
+async def _context(request: Request) -> IngestContext:
     context: IngestContext = request.app.state.context
     return context
 
 
 CurrentActor = Annotated[Actor, Depends(_actor)]
-"""The caller, admitted."""
-Context = Annotated[IngestContext, Depends(_parts)]
-"""What the process works with."""
+"""The authorized caller."""
+Context = Annotated[IngestContext, Depends(_context)]
+"""The shared objects of the process."""
 
 
-def prefixes_of(texts: list[str] | None) -> Prefixes:
-    """A filter from the wire: ``None`` where there is none. ``invalid_id`` for what is no prefix; ``too_many``."""
-    if not texts:
+def parse_category_filter(prefixes: list[str] | None) -> Prefixes:
+    """Return category prefixes in normal form; ``None``: no filter. Raises ``invalid_id`` or ``too_many``."""
+    if not prefixes:
         return None
-    if len(texts) > MAX_FILTER_PREFIXES:
-        raise Problem("too_many", f"A filter names at most {MAX_FILTER_PREFIXES} prefixes.")
-    normal = [normalize_prefix(text) for text in texts]
-    if None in normal:
-        raise Problem("invalid_id", "A category_prefix is dotted segments, such as user.joined, or nothing for all.")
-    return normalize_prefixes(prefix for prefix in normal if prefix is not None)
+    if len(prefixes) > MAX_FILTER_PREFIXES:
+        raise Problem("too_many", f"A filter has at most {MAX_FILTER_PREFIXES} category prefixes.")
+    normalized = [normalize_prefix(text) for text in prefixes]
+    if None in normalized:
+        raise Problem("invalid_id", "A category_prefix has dotted segments, such as user.joined, or is empty for all.")
+    return normalize_prefixes(prefix for prefix in normalized if prefix is not None)
 
 
 async def _view(
@@ -108,7 +111,7 @@ async def _view(
     device: Annotated[
         str | None,
         Query(
-            description="Whose view: for a device token its own; for a key any, or none for every item.",
+            description="Read the view of this device. Default: that of the device token, or all items for a key.",
             json_schema_extra=NAME_SCHEMA,
         ),
     ] = None,
@@ -123,25 +126,24 @@ async def _view(
     if device is not None and not is_name(device):
         raise Problem("invalid_id", f"The query parameter device is not a valid name. {name_error(device)}")
     own = actor.caller.device if actor.caller is not None else device or BACKEND
-    return View(own, intersect(actor.category_filter, prefixes_of(category_prefix)))
+    return View(own, intersect(actor.category_filter, parse_category_filter(category_prefix)))
 
 
 async def _render(
     render: Annotated[
         str | None,
         Query(
-            description="A language, such as it-IT: title, text and link of each item come beside the items.",
+            description="A language, such as it-IT. Adds the rendered title, text and link of each item.",
             json_schema_extra={"pattern": "^[A-Za-z0-9_-]{1,35}$"},
         ),
     ] = None,
 ) -> str | None:
     if render is not None and not is_locale(render):
-        raise Problem("invalid", "The query parameter render is a language, such as it-IT.")
+        raise Problem("invalid", "The query parameter render must be a language, such as it-IT.")
     return render
 
 
 RenderLocale = Annotated[str | None, Depends(_render)]
-"""The language that the reader's screen wants words in; none where it wants none."""
-
+"""The language of rendered texts, or ``None`` if the reader wants none."""
 CurrentView = Annotated[View, Depends(_view)]
-"""The view that a read is of: of a device token its own, of a key the one it names; within its categories."""
+"""The view of a read: a device and the category filter of caller and query."""

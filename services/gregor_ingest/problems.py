@@ -1,4 +1,4 @@
-"""Refusals of documents: what pydantic found, in the words of the one table of errors."""
+"""Validation errors of pydantic, as problems with our codes, texts and JSON Pointers."""
 
 from __future__ import annotations
 
@@ -20,48 +20,50 @@ _CODES: Final = {
 _OWN_CODES: Final = frozenset(
     {"invalid_id", "too_many", "time_out_of_range", "number_out_of_range", "push_endpoint_not_allowed"}
 )
-# What pydantic finds, as the mend: its own words speak of Python.
-_WORDS: Final = {
-    "missing": "This field must be there.",
+# The texts of pydantic use Python terms, so common errors get texts that say how to fix the JSON.
+_DETAILS: Final = {
+    "missing": "This field is missing.",
     "extra_forbidden": "Unknown field.",
-    "model_type": "An object is expected here.",
-    "model_attributes_type": "An object is expected here.",
-    "dict_type": "An object is expected here.",
-    "list_type": "An array is expected here.",
-    "string_type": "A string is expected here.",
-    "bool_type": "true or false is expected here.",
-    "bool_parsing": "true or false is expected here.",
-    "float_type": "A number is expected here.",
-    "int_type": "A whole number is expected here.",
-    "int_parsing": "A whole number is expected here.",
-    "int_from_float": "A whole number is expected here.",
+    "model_type": "This must be an object.",
+    "model_attributes_type": "This must be an object.",
+    "dict_type": "This must be an object.",
+    "list_type": "This must be an array.",
+    "string_type": "This must be a string.",
+    "bool_type": "This must be true or false.",
+    "bool_parsing": "This must be true or false.",
+    "float_type": "This must be a number.",
+    "int_type": "This must be a whole number.",
+    "int_parsing": "This must be a whole number.",
+    "int_from_float": "This must be a whole number.",
     "greater_than": "This must be more than {gt:g}.",
     "greater_than_equal": "This must be at least {ge}.",
     "less_than_equal": "This must be at most {le:.0f}.",
-    "too_short": "This may not be empty.",
-    "too_long": "At most {max_length} are taken here.",
-    "string_too_short": "This may not be empty.",
-    "string_too_long": "At most {max_length} characters are taken here.",
-    "literal_error": "One of {expected} is expected here.",
-    "union_tag_not_found": "This field must be there.",
-    "union_tag_invalid": "One of {expected_tags} is expected here.",
+    "too_short": "This must not be empty.",
+    "too_long": "This may have at most {max_length} elements.",
+    "string_too_short": "This must not be empty.",
+    "string_too_long": "This may have at most {max_length} characters.",
+    "literal_error": "This must be one of {expected}.",
+    "union_tag_not_found": "This field is missing.",
+    "union_tag_invalid": "This must be one of {expected_tags}.",
 }
-"""The words for each kind of fault; what has none here was refused by a check of ours, in words of its own."""
+"""The text for each type of error. Other types come from our own validators, with their own texts."""
 
 
 def query_problem(errors: Iterable[Mapping[str, Any]]) -> Problem:
-    """The problem of query parameters that FastAPI refused."""
+    """Return the problem for query parameters that FastAPI refused."""
     error = next(iter(errors))
     return Problem(_code_of(error), f"The query parameter {error['loc'][-1]}: {_detail_of(error)}")
 
 
 def document_problem(error: ValidationError, document: Any, known: Collection[str]) -> Problem:
-    """The problem of a document that does not fit its model, with a pointer to each fault. ``known``: its fields."""
+    """Return the problem for an invalid document, with a pointer to each error. ``known``: the fields of its model."""
     found = error.errors(include_url=False)
-    faults = tuple(
+    field_errors = tuple(
         FieldError(pointer_to(_path(each, document)), _detail_of(each, known)) for each in found[:MAX_ERRORS]
     )
-    return Problem(_code_of(found[0]), f"{faults[0].pointer or 'The document'}: {faults[0].detail}", faults)
+    return Problem(
+        _code_of(found[0]), f"{field_errors[0].pointer or 'The document'}: {field_errors[0].detail}", field_errors
+    )
 
 
 def _code_of(error: Mapping[str, Any]) -> str:
@@ -73,12 +75,12 @@ def _detail_of(error: Mapping[str, Any], known: Collection[str] = ()) -> str:
     kind, place = str(error["type"]), error["loc"]
     if kind == "extra_forbidden" and len(place) == 1 and known:
         return unknown_field_detail(str(place[0]), known)
-    words = _WORDS.get(kind)
-    return str(error["msg"]).removeprefix("Value error, ") if words is None else words.format(**error.get("ctx", {}))
+    text = _DETAILS.get(kind)
+    return str(error["msg"]).removeprefix("Value error, ") if text is None else text.format(**error.get("ctx", {}))
 
 
 def _path(error: Mapping[str, Any], document: Any) -> list[str | int]:
-    """Where in the document a fault is. Of a union it is the member that says which model is meant."""
+    """Return the path of an error. For a union, it ends with the discriminator."""
     path = _place(error["loc"], document)
     if str(error["type"]).startswith("union_tag_"):
         return [*path, str(error["ctx"]["discriminator"]).strip("'")]
@@ -86,7 +88,7 @@ def _path(error: Mapping[str, Any], document: Any) -> list[str | int]:
 
 
 def _place(steps: Sequence[str | int], document: Any) -> list[str | int]:
-    """Where in the document a fault is: pydantic's path without the names of the models that it tried."""
+    """Return pydantic's path of an error without the names of models, which are not in the document."""
     path: list[str | int] = []
     *inner, last = steps or ("",)
     for step in inner:

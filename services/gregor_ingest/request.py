@@ -1,8 +1,8 @@
-"""Requests on their way in: query parameters and documents, read strictly."""
+"""Incoming requests: query parameters, JSON bodies and merge patches, validated strictly."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -18,46 +18,62 @@ from .problems import document_problem
 
 NDJSON: Final = "application/x-ndjson"
 MERGE_PATCH: Final = "application/merge-patch+json"
+BODY_ERRORS: Final = ("malformed_json", "message_too_large", "unsupported_media_type")
+"""Error codes of every operation with a JSON body."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse_query(raw: bytes, known: Container[str] = (), repeatable: Container[str] = ()) -> dict[str, str]:
-    """The query parameters (of repeatable ones the last value). ``unknown_field`` for one not known, or given twice."""
-    found: dict[str, str] = {}
+    """Return the query parameters. Raise ``unknown_field`` if one is unknown, or repeated and not ``repeatable``."""
+    parameters: dict[str, str] = {}
     if not raw:
-        return found
+        return parameters
     for name, value in parse_qsl(raw.decode("latin-1"), keep_blank_values=True):
         if name not in known:
-            raise Problem("unknown_field", f"There is no query parameter {name[:64]!r} here.")
-        if name in found and name not in repeatable:
-            raise Problem("unknown_field", f"The query parameter {name} may be given once only.")
-        found[name] = value
-    return found
+            raise Problem("unknown_field", f"Unknown query parameter {name[:64]!r}.")
+        if name in parameters and name not in repeatable:
+            raise Problem("unknown_field", f"The query parameter {name} may be given only once.")
+        parameters[name] = value
+    return parameters
 
 
 async def read_json(
-    request: Request, context: IngestContext, *allowed: str, empty: Any = None, most: int | None = None
+    request: Request, context: IngestContext, *allowed: str, empty: Any = None, max_bytes: int | None = None
 ) -> Any:
-    """The body of an ordinary request, decoded strictly. ``empty``: what a body without a byte stands for.
+    """Return the decoded body of a request.
 
-    ``most``: bytes that are read; those of one message where it is not given.
+    ``allowed``: media types (default: JSON). ``empty``: the value of an empty body, if one is allowed. ``max_bytes``:
+    the size limit (default: that of one message).
     """
     headers = headers_of(request.scope)
     media_type(headers, *(allowed or (JSON,)))
-    most = most or context.limits.message_bytes
-    raw = await read_body(headers, request.receive, most, lambda: message_too_large(most))
+    limit = max_bytes or context.limits.message_bytes
+    raw = await read_body(headers, request.receive, limit, lambda: message_too_large(limit))
     return empty if not raw and empty is not None else decode_json(raw, context.limits)
 
 
 async def read_model(request: Request, context: IngestContext, model: type[Model], empty: Any = None) -> Model:
-    """The body of an ordinary request as a ``model``; a problem with pointers where it does not fit."""
+    """Return the body of a request as a ``model``; see ``read_json`` and ``validate_model``."""
     return validate_model(model, await read_json(request, context, empty=empty))
 
 
 def validate_model(model: type[Model], document: Any) -> Model:
-    """A decoded document as a ``model``; a problem with pointers where it does not fit."""
+    """Return a decoded document as a ``model``. Raise ``Problem`` with a pointer to each error if it is invalid."""
     try:
         return model.model_validate(document)
     except ValidationError as error:
         raise document_problem(error, document, model.model_fields) from None
+
+
+def apply_merge_patch(target: Any, patch: Any) -> Any:
+    """Apply a merge patch (RFC 7396) to a document; null removes a member."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = apply_merge_patch(result.get(name), value)
+    return result

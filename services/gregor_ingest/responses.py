@@ -1,4 +1,4 @@
-"""Answers of ordinary routes, and how each is documented: statuses, headers, problems, examples."""
+"""JSON responses of ordinary routes, and the documentation of operations: responses, errors and request bodies."""
 
 from __future__ import annotations
 
@@ -7,32 +7,65 @@ from typing import Any, Final
 
 import msgspec
 from fastapi import Response
+from pydantic import BaseModel
 
 from gregor.core.errors import ERRORS, Problem
 
 _encode: Final = msgspec.json.Encoder().encode
 
 EVERYWHERE: Final = ("rate_limited", "internal", "unavailable")
+"""Errors that every operation may return."""
 GUARDED: Final = ("unauthorised", "forbidden", "origin_not_allowed")
+"""Errors of every operation that needs a token."""
+
+ResponseModel = type[msgspec.Struct] | str
+"""The model of a response; a string names a composed component, such as a union."""
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer; ``body`` may be bytes that are JSON already."""
+    """Return a JSON response. ``body``: a struct, or bytes that are already JSON."""
     raw = body if isinstance(body, bytes) else _encode(body)
     return Response(raw, status, headers, media_type="application/json")
 
 
-def documented(status: int, description: str, example: Any = None, *codes: str) -> dict[int | str, dict[str, Any]]:
-    """``responses`` of a route: the good answer, and a problem for each status of ``codes`` and of every route."""
-    good: dict[str, Any] = {"description": description}
-    if example is not None:
-        kind = "array" if isinstance(example, list) else "object"
-        good["content"] = {"application/json": {"schema": {"type": kind}, "example": example}}
-    return {status: good, **problems(*GUARDED, "unknown_field", "invalid", "invalid_id", *codes, *EVERYWHERE)}
+def component_name(model: type | str) -> str:
+    """Return the name that a model has in the OpenAPI document."""
+    name = model if isinstance(model, str) else model.__name__
+    return name.removesuffix("Response").removesuffix("Schema")
+
+
+def component_reference(model: type | str) -> dict[str, str]:
+    """Return a reference to a component of the OpenAPI document."""
+    return {"$ref": f"#/components/schemas/{component_name(model)}"}
+
+
+def documented(
+    status: int,
+    description: str,
+    model: ResponseModel | None = None,
+    example: Any = None,
+    *codes: str,
+    location: str | None = None,
+) -> dict[int | str, dict[str, Any]]:
+    """Return ``responses`` of a guarded route: the success, and one error response for each status of ``codes``.
+
+    ``location``: the description of the header ``Location``, if the response has one.
+    """
+    success: dict[str, Any] = {"description": description}
+    if model is not None:
+        success["content"] = json_content(model, example)
+    if location is not None:
+        success["headers"] = {"Location": {"description": location, "schema": {"type": "string"}}}
+    return {status: success, **problems(*GUARDED, "unknown_field", "invalid", "invalid_id", *codes, *EVERYWHERE)}
+
+
+def json_content(model: ResponseModel, example: Any) -> dict[str, Any]:
+    """Return the OpenAPI content of a JSON response."""
+    return {"application/json": {"schema": component_reference(model), "example": example}}
 
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The documented problems of these codes, one response a status, one example a code."""
+    """Return the error responses of these codes: one for each status, with an example for each code."""
     by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys(codes):
         by_status.setdefault(ERRORS[code].status, []).append(code)
@@ -44,27 +77,19 @@ def _problem(codes: list[str]) -> dict[str, Any]:
         code: {"summary": ERRORS[code].title, "value": Problem(code, ERRORS[code].meaning).document("5d44d2ad9aabab30")}
         for code in codes
     }
-    schema = {"$ref": "#/components/schemas/Problem"}
     return {
         "description": " · ".join(ERRORS[code].title for code in codes),
-        "content": {"application/problem+json": {"schema": schema, "examples": examples}},
+        "content": {"application/problem+json": {"schema": component_reference("Problem"), "examples": examples}},
     }
 
 
-def body_of(schema: Mapping[str, Any], example: Any, *, is_required: bool = True) -> dict[str, Any]:
-    """``openapi_extra`` of a route that reads its own body; ``schema`` may have definitions under ``$defs``."""
-    # A reference to #/$defs would be looked for at the root of the document, where nothing is.
-    whole = {name: _whole(part, schema.get("$defs", {})) for name, part in schema.items() if name != "$defs"}
-    content = {"application/json": {"schema": whole, "example": example}}
+def request_body(
+    model: type[BaseModel] | type[msgspec.Struct] | str,
+    example: Any,
+    *,
+    is_required: bool = True,
+    media_types: tuple[str, ...] = ("application/json",),
+) -> dict[str, Any]:
+    """Return ``openapi_extra`` of a route that reads its own body."""
+    content = {kind: {"schema": component_reference(model), "example": example} for kind in media_types}
     return {"requestBody": {"required": is_required, "content": content}}
-
-
-def _whole(schema: Any, definitions: Mapping[str, Any]) -> Any:
-    """A schema with each of its references replaced by what it names."""
-    if isinstance(schema, list):
-        return [_whole(part, definitions) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    if "$ref" in schema:
-        return _whole(definitions[str(schema["$ref"]).removeprefix("#/$defs/")], definitions)
-    return {name: _whole(part, definitions) for name, part in schema.items()}

@@ -1,4 +1,4 @@
-"""The long-lived objects that the handlers of a scheduler process share."""
+"""What the acts of one process work with, made once at the start."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 
 from .aggregators import Aggregators
-from .delivery_publisher import DeliveryPublisher
-from .metrics import SchedulerMetrics
+from .delivery_publisher import HandOver
+from .metrics import Figures
 
 
 @dataclass(frozen=True, slots=True)
-class SchedulerContext:
-    """Everything that a handler of due work may use."""
+class Parts:
+    """Settings and the things built of them."""
 
     store: Store
-    publisher: DeliveryPublisher
+    handover: HandOver
     clock: Clock
     limits: Limits
-    categories: CategoryRegistry
+    registry: CategoryRegistry
     webhooks: WebhookRegistry
-    metrics: SchedulerMetrics
+    figures: Figures
     aggregators: Aggregators
 
     def epoch_seed(self) -> bytes:
-        """Return three random bytes: the name of the user's epoch, if the next commit starts one."""
+        """Three random bytes: the name of an epoch, should a commit make one."""
         return random.randbytes(3)

@@ -1,6 +1,6 @@
-"""The clock of a process, passed as an argument: wall time for timestamps, monotonic time for deadlines.
+"""The two clocks of the house, as one thing that is passed in: wall time for stamps, monotonic time for deadlines.
 
-No other module of the library or of a service asks the operating system for the time.
+Nothing else in the library or in a service asks the operating system what time it is.
 """
 
 import time
@@ -8,51 +8,51 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """A source of wall time and of monotonic time."""
+    """What a process may know of time."""
 
     def now_us(self) -> int:
-        """Return the wall time in Unix µs, as it is stamped on items. It may jump in both directions."""
+        """Wall time: Unix µs, as it is stamped on items. It may jump, back too."""
         ...
 
     def monotonic(self) -> float:
-        """Return seconds since an arbitrary moment. Never decreases; use it for deadlines and durations."""
+        """Seconds since some moment; never goes back. For deadlines and durations only."""
         ...
 
 
 class SystemClock:
-    """The clock of the operating system. ``offset_s`` shifts the wall time (setting ``GREGOR_CLOCK_OFFSET``)."""
+    """The clock of the operating system; `offset_s` is added to wall time (setting `GREGOR_CLOCK_OFFSET`)."""
 
     def __init__(self, offset_s: float = 0) -> None:
         self._offset_us = round(offset_s * 1_000_000)
 
     def now_us(self) -> int:
-        """Return the wall time in Unix µs, shifted by the offset."""
+        """Unix µs of the operating system plus the offset."""
         return time.time_ns() // 1_000 + self._offset_us
 
     def monotonic(self) -> float:
-        """Return the monotonic seconds of the operating system. The offset does not affect them."""
+        """Seconds of the monotonic clock of the operating system; the offset does not touch it."""
         return time.monotonic()
 
 
 class ManualClock:
-    """A clock for tests: time advances only by ``advance``."""
+    """A clock that stands still until it is told to advance: for tests."""
 
     def __init__(self, now_us: int) -> None:
         self._now_us = now_us
         self._monotonic_us = 0
 
     def now_us(self) -> int:
-        """Return the initial time plus everything advanced, in Unix µs."""
+        """Unix µs as given, plus what was advanced."""
         return self._now_us
 
     def monotonic(self) -> float:
-        """Return the seconds advanced since construction."""
+        """Seconds advanced since the clock was made."""
         return self._monotonic_us / 1_000_000
 
     def advance(self, seconds: float) -> None:
-        """Advance both clocks by ``seconds``. Raises ``ValueError`` if ``seconds`` is negative."""
+        """Let `seconds` pass, on both clocks."""
         step_us = round(seconds * 1_000_000)
         if step_us < 0:
-            raise ValueError("a clock cannot go back; create a new ManualClock with an earlier time")
+            raise ValueError("a clock advances; for a clock that was set back make a new one")
         self._now_us += step_us
         self._monotonic_us += step_us

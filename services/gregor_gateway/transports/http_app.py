@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from gregor.core.errors import Problem
 from gregor.web.middleware import HttpMiddleware, methods_at
+from gregor.web.problems import HttpProblem
 from gregor.web.serving import make_server
 from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.context import GatewayContext
@@ -96,8 +97,8 @@ async def _on_http(request: Request, error: Exception) -> Any:
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
         methods = ", ".join(request.app.methods_at(request.scope["path"]))
-        request.scope["gregor.refusal_headers"] = [(b"allow", methods.encode())]
-        raise Problem("method_not_allowed", f"This path takes {methods}.") from error
+        headers = ((b"allow", methods.encode()),)
+        raise HttpProblem("method_not_allowed", f"This path allows {methods}.", headers=headers) from error
     raise not_found(request.app.state.context, request.scope["path"]) from error
 
 

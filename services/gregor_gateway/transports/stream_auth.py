@@ -11,6 +11,7 @@ from starlette.requests import Request
 from gregor.auth.device_tokens import Caller
 from gregor.core.errors import Problem
 from gregor.core.ids import intersect
+from gregor.web.problems import HttpProblem
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.hello import Hello, read_query
 from gregor_gateway.protocol.server_frames import close_of
@@ -46,8 +47,8 @@ class StreamRejected(Exception):
 async def open_request(request: Request, context: GatewayContext, terminal_closes: TerminalCloses) -> StreamRequest:
     """Read and admit it. ``Problem``; ``Ended``; ``Unavailable``."""
     if request.scope.get("gregor.is_head"):
-        request.scope["gregor.refusal_headers"] = [(b"allow", b"GET, OPTIONS")]
-        raise Problem("method_not_allowed", "Only GET: a stream has no head alone.")
+        detail = "A stream has no HEAD; use GET."
+        raise HttpProblem("method_not_allowed", detail, headers=((b"allow", b"GET, OPTIONS"),))
     if context.readiness.draining:
         raise Problem("unavailable", "This gateway is going away: ask another.", retry_after_s=1)
     query = request.query_params

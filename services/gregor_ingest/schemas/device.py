@@ -1,24 +1,24 @@
-"""A device's registration: what may be registered for push, and how it is shown again, without its token."""
+"""The registration of a device: its request models, its merge patch, and its response without the push token."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-import msgspec
 from pydantic import Field
 
 from gregor.core.errors import field_problem
-from gregor.core.times import format_time
 from gregor.net.ssrf_guard import AllowedHosts
 from gregor.store.contract.devices import Presence, Registration
 
-from .requests import Language, Platform, RequestModel
+from .fields import Language, Platform, json_time_or_null
+from .requests import RequestModel
+from .responses import DevicePushResponse, DeviceResponse, PresenceResponse
 
-MOST_TOKEN = 4_096
-"""Characters of a push token or an endpoint; FCM's, the longest, stay under 1,000."""
+MAX_TOKEN_CHARACTERS = 4_096
+"""Limit of push tokens and endpoints; FCM has the longest tokens, under 1,000 characters."""
 READ_ONLY = ("online", "foreground", "last_seen")
-"""Fields that the server fills; ignored on the way in, so that what was read can be written back."""
+"""Fields that the server sets. Requests may contain them, so a client can write back a device that it read."""
 
 
 class WebPushKeys(RequestModel):
@@ -29,24 +29,24 @@ class WebPushKeys(RequestModel):
 
 
 class WebPushToken(RequestModel):
-    """A Web Push subscription as the browser gives it."""
+    """A Web Push subscription, as the browser creates it."""
 
-    endpoint: str = Field(min_length=1, max_length=MOST_TOKEN)
+    endpoint: str = Field(min_length=1, max_length=MAX_TOKEN_CHARACTERS)
     keys: WebPushKeys
-    expirationTime: Any = Field(None, exclude=True, description="As browsers add it; ignored.")
+    expirationTime: Any = Field(None, exclude=True, description="Ignored; browsers add it.")
 
 
 class AppPush(RequestModel):
-    """Push by Apple or Google."""
+    """Push through Apple (APNs) or Google (FCM)."""
 
     provider: Literal["apns", "fcm"]
-    token: str = Field(min_length=1, max_length=MOST_TOKEN)
+    token: str = Field(min_length=1, max_length=MAX_TOKEN_CHARACTERS)
     topic: str | None = Field(None, min_length=1, max_length=256, description="The app's bundle id (APNs).")
-    sandbox: bool = Field(False, description="Whether the token is of APNs' development environment.")
+    sandbox: bool = Field(False, description="Whether the token belongs to the development environment of APNs.")
 
 
 class WebPush(RequestModel):
-    """Push by a browser's service. Where the token is the one that was shown, the stored one stays."""
+    """Push through the service of a browser. A masked token keeps the stored one."""
 
     provider: Literal["webpush"]
     token: WebPushToken
@@ -55,76 +55,87 @@ class WebPush(RequestModel):
 
 
 class DeviceRegistration(RequestModel):
-    """A device as it is registered."""
+    """The registration of a device."""
 
     platform: Platform | None = None
     push: Annotated[AppPush | WebPush, Field(discriminator="provider")] | None = None
     locale: Language | None = None
 
 
+class PushPatch(RequestModel):
+    """Changes of the push registration."""
+
+    provider: Literal["apns", "fcm", "webpush"] | None = None
+    token: Annotated[str, Field(min_length=1, max_length=MAX_TOKEN_CHARACTERS)] | WebPushToken | None = None
+    topic: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    sandbox: bool | None = None
+
+
+class DevicePatch(RequestModel):
+    """A merge patch (RFC 7396) of the registration: null removes a member. The merged result is validated."""
+
+    platform: Platform | None = None
+    push: PushPatch | None = None
+    locale: Language | None = None
+
+
 def to_registration(document: DeviceRegistration, hosts: Sequence[str]) -> Registration:
-    """What the store keeps. ``push_endpoint_not_allowed`` where a Web Push endpoint is of no host in ``hosts``."""
+    """Return the registration to store. Raise ``push_endpoint_not_allowed`` unless ``hosts`` has the Web Push host."""
     push = document.push
     if isinstance(push, WebPush):
-        check_endpoint(push.token.endpoint, hosts)
+        _check_endpoint(push.token.endpoint, hosts)
     kept = push.model_dump(exclude_none=True) if push is not None else None
     return Registration(document.platform, kept, document.locale)
 
 
-def as_sent(registration: Registration) -> dict[str, Any]:
-    """The registration as a client would send it: what a merge patch is applied to."""
+def registration_document(registration: Registration) -> dict[str, Any]:
+    """Return the registration as a request document, to which a merge patch can be applied."""
     return {"platform": registration.platform, "push": registration.push, "locale": registration.locale}
 
 
-def shown(registration: Registration, presence: Presence) -> dict[str, Any]:
-    """The device as the API shows it: the token cut to its last four characters."""
+def device_response(registration: Registration, presence: Presence) -> DeviceResponse:
+    """Return a device as the API shows it: of the push token only the last four characters."""
     push = registration.push
-    return {
-        "platform": registration.platform,
-        "push": None if push is None else {**push, "token": masked(push["token"])},
-        "locale": registration.locale,
-        "online": presence.online,
-        "foreground": presence.foreground,
-        "last_seen": None if presence.last_seen_us is None else msgspec.Raw(format_time(presence.last_seen_us)),
-    }
+    shown = presence_response(presence)
+    return DeviceResponse(
+        platform=registration.platform,
+        push=None if push is None else DevicePushResponse(**{**push, "token": _masked(push["token"])}),
+        locale=registration.locale,
+        online=shown.online,
+        foreground=shown.foreground,
+        last_seen=shown.last_seen,
+    )
 
 
-def masked(token: Any) -> str:
-    """A push token as it may be shown."""
+def presence_response(presence: Presence) -> PresenceResponse:
+    """Return a presence as the API shows it."""
+    last_seen = json_time_or_null(presence.last_seen_us)
+    return PresenceResponse(online=presence.online, foreground=presence.foreground, last_seen=last_seen)
+
+
+def _masked(token: Any) -> str:
+    """Return the last four characters of a push token, after an ellipsis."""
     text = token["endpoint"] if isinstance(token, Mapping) else str(token)
     return "…" + str(text)[-4:]
 
 
-def restored(document: Any, known: Registration | None) -> Any:
-    """The document without read-only fields, and with the stored token where it has the one that was shown."""
+def restore_read_values(document: Any, stored_registration: Registration | None) -> Any:
+    """Return the document without read-only fields, and with the stored token in place of a masked one."""
     if not isinstance(document, dict):
         return document
     document = {name: value for name, value in document.items() if name not in READ_ONLY}
-    push, stored = document.get("push"), known.push if known is not None else None
+    push, stored = document.get("push"), stored_registration.push if stored_registration is not None else None
     if isinstance(push, dict) and isinstance(push.get("token"), str) and push["token"].startswith("…"):
-        if stored is None or push["token"] != masked(stored["token"]) or push.get("provider") != stored["provider"]:
+        if stored is None or push["token"] != _masked(stored["token"]) or push.get("provider") != stored["provider"]:
             raise field_problem(
-                "invalid", "/push/token", "This is a token as it is shown, not one that can be registered."
+                "invalid", "/push/token", "This is a masked token of a response. Send the complete token."
             )
         return {**document, "push": {**push, "token": stored["token"]}}
     return document
 
 
-def merged(target: Any, patch: Any) -> Any:
-    """RFC 7396: ``patch`` applied to ``target``; null takes a member out."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, Mapping) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = merged(result.get(name), value)
-    return result
-
-
-def check_endpoint(endpoint: str, hosts: Sequence[str]) -> None:
-    """Raises ``push_endpoint_not_allowed`` but for https of a place in the list (``outbound.AllowedHosts``)."""
+def _check_endpoint(endpoint: str, hosts: Sequence[str]) -> None:
+    """Raise ``push_endpoint_not_allowed`` unless the endpoint is https, with an allowed host and port 443."""
     if AllowedHosts(hosts).destination_of(endpoint) is None:
-        detail = "A Web Push endpoint is https, on port 443, of a host in the setting WEBPUSH_HOSTS."
+        detail = "A Web Push endpoint must be https, on port 443 of a host in the setting WEBPUSH_HOSTS."
         raise field_problem("push_endpoint_not_allowed", "/push/token/endpoint", detail)

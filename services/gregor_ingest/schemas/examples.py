@@ -1,4 +1,7 @@
-"""The examples of the API's documentation: the friend who joins, as the design tells it."""
+"""The examples of the OpenAPI document: a friend joins.
+
+Requests have relative times, so that they work whenever they are sent. Responses have fixed ones.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,12 @@ FRIEND: Final[dict[str, Any]] = {
 }
 DIGEST: Final = digest_items([(ITEM_ID, canonical_json(FRIEND))]).hex()
 
-MESSAGE: Final = {"system": "gregor", "body": {"create": {ITEM_ID: FRIEND}}}
+NEW_FRIEND: Final[dict[str, Any]] = {
+    "times": {"expires": "+2592000", "remind_at": ["+345600"]},
+    "category": "user.joined",
+    "body": FRIEND["body"],
+}
+MESSAGE: Final = {"system": "gregor", "body": {"create": {ITEM_ID: NEW_FRIEND}}}
 RECEIPT: Final = {"cursor": "5f1c0a-1", "seq": 1, "created": [ITEM_ID], "dismissed": [], "ignored": {}}
 BATCH: Final = [
     {"uid": "alice", **MESSAGE},

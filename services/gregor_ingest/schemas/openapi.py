@@ -1,203 +1,106 @@
-"""The OpenAPI document: what FastAPI derives of the ordinary routes, and by hand the two hot ones."""
+"""The OpenAPI document: FastAPI describes the ordinary routes, the models give the schemas, hot routes are added.
+
+Clients are generated from it (tests/generators), so operation ids and component names are part of the API.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any, Final
 
+import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from gregor import __version__
-from gregor.core.errors import ERRORS
-from gregor_ingest.auth import ACCESS_RULES, DELIVERY, DeviceAccess
-from gregor_ingest.responses import documented, problems
+from gregor_ingest.auth import ACCESS_RULES, DELIVERY_ID, DeviceAccess
+from gregor_ingest.responses import component_name, component_reference, documented, problems
 
+from . import device, documents, requests, responses, webhook
 from .examples import BATCH, BATCH_ANSWER, MESSAGE, RECEIPT
-from .requests import CATEGORY_SCHEMA, NAME_SCHEMA, PREFIX_SCHEMA, USER_ID_SCHEMA
-from .responses import ANSWERS, SCHEMAS
+from .fields import NAME_SCHEMA, USER_ID_SCHEMA
 
 DESCRIPTION: Final = (
     "Keeps one JSON blob of badge-like state per user in sync over all devices and the server. "
-    "Every endpoint but the probes needs Authorization: Bearer, a service key or a device token."
+    "Send `Authorization: Bearer` with a service key or a device token. Only probes and public keys need no token."
 )
-
-SECTIONS: Final = {
-    "messages": "What backends and devices send.",
-    "reads": "What a user has, and had.",
-    "devices": "Who is there, and whose tokens hold.",
-    "contact": "How a user may be reached, when, and what about.",
-    "deliveries": "What was told to who was not looking, and why not.",
-    "tickets": "Streams for pages that cannot set a header.",
+TAGS: Final = {
+    "messages": "Create and dismiss items, and send messages of other systems.",
+    "reads": "State, sync and history of a user.",
+    "devices": "Registration of devices, presence, and revocation of device tokens.",
+    "contact": "E-mail address, quiet hours, preferences, suppressed addresses, and unsubscribe links.",
+    "deliveries": "Push notifications and e-mails: states, reasons and dead letters.",
+    "tickets": "Tickets for streams of pages that cannot set a header.",
     "categories": "Notification types.",
-    "webhooks": "What happened, to backends.",
+    "webhooks": "Calls to backends after events.",
     "keys": "Service keys.",
-    "administration": "Flush and forget.",
-    "probes": "For those who run it.",
+    "administration": "Reset and delete users.",
+    "probes": "Health and metrics, for operators.",
 }
-"""The tags in the order in which somebody new needs them; `/docs` follows it."""
+"""The tags, in the order in which a new user needs them."""
 
-_MESSAGE_CODES: Final = (
+_MESSAGE_ERRORS: Final = (
     "malformed_json", "category_not_allowed", "state_full", "too_many_dismissals", "id_reused", "message_too_large",
     "unsupported_media_type", "missing_field", "contradictory", "schema", "body_too_large", "too_many",
     "created_in_future", "end_in_future", "number_out_of_range", "time_out_of_range",
 )  # fmt: skip
-_IDEMPOTENCY: Final = {
+_IDEMPOTENCY_KEY: Final = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "The message's id, in place of the field `id`.",
+    "description": "The id of the message, instead of the field `id`.",
     "schema": NAME_SCHEMA,
 }
 _UID: Final = {"name": "uid", "in": "path", "required": True, "schema": USER_ID_SCHEMA}
-
-PROBLEM_SCHEMA: Final = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "code", "request_id"],
-    "properties": {
-        "type": {"type": "string", "description": "Where the code is explained: /errors#<code>."},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "code": {"type": "string", "enum": list(ERRORS)},
-        "request_id": {"type": "string"},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["pointer", "detail"],
-                "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}},
-            },
-        },
-    },
-}
-_TIME: Final = {"type": ["number", "null"], "minimum": 0, "maximum": (1 << 33) - 1}
-_TIME_OR_OFFSET: Final = {
-    "anyOf": [_TIME, {"type": "string", "pattern": r"^\+[0-9]{1,10}(\.[0-9]{1,6})?$"}],
-}
-_ITEM_SCHEMA: Final = {
-    "type": "object",
-    "required": ["category"],
-    "additionalProperties": False,
-    "properties": {
-        "times": {
-            "type": ["object", "null"],
-            "additionalProperties": False,
-            "properties": {
-                "created": _TIME,
-                "expires": _TIME_OR_OFFSET,
-                "remind_at": {"type": ["array", "null"], "maxItems": 16, "items": _TIME_OR_OFFSET},
-            },
-        },
-        "for_device": {"type": ["string", "null"], "description": "A device, `*` for each device, null for all."},
-        "category": CATEGORY_SCHEMA,
-        "body": {"description": "Any JSON, up to 16 KiB."},
-    },
-}
-_DISMISS_SCHEMA: Final = {
-    "type": ["object", "null"],
-    "additionalProperties": False,
-    "properties": {
-        "ids": {"type": ["array", "null"], "items": NAME_SCHEMA},
-        "intervals": {
-            "type": ["array", "null"],
-            "items": {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {
-                    "category": {**CATEGORY_SCHEMA, "type": ["string", "null"]},
-                    "category_prefix": {**PREFIX_SCHEMA, "type": ["string", "null"]},
-                    "begin": _TIME,
-                    "end": _TIME,
-                    "skip": {"type": ["array", "null"], "items": NAME_SCHEMA},
-                },
-            },
-        },
-    },
-}
-_BODY: Final = {
-    "description": "For `gregor`: create, dismiss or flush. For any other system: any JSON.",
-    "anyOf": [
-        {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {
-                "create": {"type": ["object", "null"], "additionalProperties": {"$ref": "#/components/schemas/Item"}},
-                "dismiss": {"$ref": "#/components/schemas/Dismissal"},
-                "flush": {"type": ["boolean", "null"], "description": "`true`, alone in its message."},
-            },
-        },
-        {},
-    ],
-}
-_MEMBERS: Final = {
-    "system": {**CATEGORY_SCHEMA, "description": "`gregor`, or an external system."},
-    "body": _BODY,
-    "id": {**NAME_SCHEMA, "type": ["string", "null"], "description": "The message's id: it is idempotent by it."},
-    "device": {**NAME_SCHEMA, "type": ["string", "null"], "description": "Who sends (service keys)."},
-    "not_before": {**_TIME, "description": "Accepted now, committed then: the answer is its `id` and this time."},
-}
-_MESSAGE_SCHEMA: Final = {
-    "type": "object",
-    "required": ["system", "body"],
-    "additionalProperties": False,
-    "properties": _MEMBERS,
-}
-_LINE_SCHEMA: Final = {
-    "type": "object",
-    "required": ["system", "body"],
-    "additionalProperties": False,
-    "properties": {
-        **_MEMBERS,
-        "uid": USER_ID_SCHEMA,
-        "uids": {"type": "array", "minItems": 1, "maxItems": 1_000, "items": USER_ID_SCHEMA},
-    },
-}
 _DRY_RUN: Final = {
     "name": "dry_run",
     "in": "query",
-    "description": "`true`: tell what the message would do, and who would be told of it; do nothing.",
+    "description": "`true`: change nothing, and return what the message would do and whom it would notify.",
     "schema": {"type": "boolean", "default": False},
 }
 
 
-def _lines(values: list[Any]) -> str:
-    """The same as NDJSON."""
+def _ndjson(values: list[Any]) -> str:
     return "".join(f"{json.dumps(value, ensure_ascii=False)}\n" for value in values)
 
 
-_HOT: Final[dict[str, dict[str, Any]]] = {
+_HOT_ROUTES: Final[dict[str, dict[str, Any]]] = {
     "/v1/users/{uid}/messages": {
         "operationId": "sendMessage",
-        "summary": "Send one message",
-        "description": "Creates, dismisses, flushes, or tells an external system. Repeating it is safe.",
+        "summary": "Send a message",
+        "description": "Create and dismiss items, reset the user, or send a message of another system. Safe to repeat.",
         "tags": ["messages"],
-        "parameters": [_UID, _IDEMPOTENCY, _DRY_RUN],
+        "parameters": [_UID, _IDEMPOTENCY_KEY, _DRY_RUN],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Message"}, "example": MESSAGE}},
+            "content": {"application/json": {"schema": component_reference("Message"), "example": MESSAGE}},
         },
-        "responses": documented(200, "The receipt: what it did.", RECEIPT, *_MESSAGE_CODES),
+        "responses": documented(200, "The receipt: what the message did.", "Accepted", RECEIPT, *_MESSAGE_ERRORS),
     },
     "/v1/messages": {
         "operationId": "sendMessages",
-        "summary": "Send many messages",
-        "description": "Each to one user or several. NDJSON is processed as it is read; a bad line spoils no other.",
+        "summary": "Send a batch of messages",
+        "description": "Each line goes to one or several users. An invalid line does not affect the others.",
         "tags": ["messages"],
         "requestBody": {
             "required": True,
             "content": {
                 "application/json": {
-                    "schema": {"type": "array", "items": {"$ref": "#/components/schemas/Line"}},
+                    "schema": {"type": "array", "items": component_reference("Line")},
                     "example": BATCH,
                 },
-                "application/x-ndjson": {"schema": {"type": "string"}, "example": _lines(BATCH)},
+                "application/x-ndjson": {"schema": {"type": "string"}, "example": _ndjson(BATCH)},
             },
         },
         "responses": documented(
             200,
-            "In the request's type: for each (line, uid), in order, its receipt or its problem.",
+            "The receipt or the error of each pair of line and uid, in order, in the media type of the request.",
+            "Outcomes",
             BATCH_ANSWER,
             "malformed_json",
             "batch_too_large",
@@ -207,96 +110,135 @@ _HOT: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-def document_of(app: FastAPI, paths: set[str]) -> dict[str, Any]:
-    """The whole document, of the endpoints at ``paths``."""
+def build_document(app: FastAPI, paths: set[str]) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of the endpoints at ``paths``."""
     document = get_openapi(
         title="Gregor", version=__version__, description=DESCRIPTION, openapi_version="3.1.0", routes=app.routes
     )
-    _as_written(app, document["paths"])
-    described = document["paths"] | {path: {"post": operation} for path, operation in _HOT.items() if path in paths}
+    document["info"]["license"] = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
+    document["servers"] = [{"url": "/", "description": "The server of this document."}]
+    _restore_nulls(app, document["paths"])
+    described = document["paths"] | {
+        path: {"post": operation} for path, operation in _HOT_ROUTES.items() if path in paths
+    }
     document["paths"] = dict(sorted(described.items()))
     used = {tag for operations in described.values() for operation in operations.values() for tag in operation["tags"]}
-    document["tags"] = [{"name": name, "description": words} for name, words in SECTIONS.items() if name in used]
-    components = document.setdefault("components", {})
-    components["schemas"] = {
-        "Problem": PROBLEM_SCHEMA,
-        "Item": _ITEM_SCHEMA,
-        "Dismissal": _DISMISS_SCHEMA,
-        "Message": _MESSAGE_SCHEMA,
-        "Line": _LINE_SCHEMA,
-        **SCHEMAS,
-    }
-    components["securitySchemes"] = {
-        "serviceKey": {"type": "http", "scheme": "bearer", "bearerFormat": "gk_<id>_<secret>"},
-        "deviceToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-    }
+    document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items() if name in used]
+    document["components"] = {"schemas": dict(sorted(_schemas().items())), "securitySchemes": _SECURITY_SCHEMES}
     _complete(document["paths"])
     if "/v1/messages" in document["paths"]:
-        _with_lines(document["paths"]["/v1/messages"]["post"])
+        content = document["paths"]["/v1/messages"]["post"]["responses"]["200"]["content"]
+        content["application/x-ndjson"] = {"schema": {"type": "string"}, "example": _ndjson(BATCH_ANSWER)}
     return document
 
 
-def _with_lines(operation: dict[str, Any]) -> None:
-    """A batch is answered as NDJSON where it came as NDJSON."""
-    operation["responses"]["200"]["content"]["application/x-ndjson"] = {
-        "schema": {"type": "string"},
-        "example": _lines(BATCH_ANSWER),
+_SECURITY_SCHEMES: Final = {
+    "serviceKey": {"type": "http", "scheme": "bearer", "bearerFormat": "gk_<id>_<secret>"},
+    "deviceToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+}
+
+
+# --- Components: the JSON Schemas of all models
+
+
+def _schemas() -> dict[str, Any]:
+    _, generated = msgspec.json.schema_components(
+        [*_classes(documents, msgspec.Struct), *_classes(responses, msgspec.Struct)],
+        ref_template="#/components/schemas/{name}",
+    )
+    models = [model for module in (requests, device, webhook) for model in _classes(module, BaseModel)]
+    _, bodies = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    named = {component_name(name): _with_component_names(schema) for name, schema in generated.items()}
+    schemas: dict[str, Any] = _without_titles(bodies["$defs"])
+    return named | schemas | documents.COMPOSED | responses.COMPOSED
+
+
+def _classes(module: ModuleType, base: type) -> Iterator[Any]:
+    for value in vars(module).values():
+        is_own = isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+        if is_own and not value.__name__.startswith("_") and value is not requests.RequestModel:
+            yield value
+
+
+def _with_component_names(schema: Any) -> Any:
+    """Return a schema whose references use component names, without titles: these are class names."""
+    if isinstance(schema, list):
+        return [_with_component_names(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    renamed = {name: _with_component_names(part) for name, part in schema.items()}
+    if isinstance(schema.get("$ref"), str):
+        renamed["$ref"] = component_reference(schema["$ref"].rpartition("/")[2])["$ref"]
+    if isinstance(schema.get("title"), str):
+        del renamed["title"]
+    if renamed.get("required") == []:
+        del renamed["required"]
+    return renamed
+
+
+def _without_titles(schema: Any) -> Any:
+    """Return a schema without the titles that pydantic makes from field names."""
+    if isinstance(schema, list):
+        return [_without_titles(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: _without_titles(part) for name, part in schema.items() if not (name == "title" and isinstance(part, str))
     }
 
 
-def _as_written(app: FastAPI, paths: dict[str, Any]) -> None:
-    """Put answers and requests back as their routes have them: FastAPI takes every null out of the examples."""
+# --- Operations
+
+
+def _restore_nulls(app: FastAPI, paths: dict[str, Any]) -> None:
+    """Put responses and request bodies back as the routes declare them: FastAPI removes null from examples."""
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for method in route.methods or ():
                 operation = paths[route.path_format][method.lower()]
-                operation["responses"] |= {str(status): answer for status, answer in route.responses.items()}
+                operation["responses"] |= {str(status): response for status, response in route.responses.items()}
                 operation |= route.openapi_extra or {}
 
 
 def _complete(paths: dict[str, Any]) -> None:
-    """What holds of every operation: who may call, names in the path, and no answer of FastAPI's own."""
-    rows = {(row.method.lower(), row.path): row for row in ACCESS_RULES}
+    """Add the security of every operation, complete its errors, and simplify its parameters."""
+    rules = {(rule.method.lower(), rule.path): rule for rule in ACCESS_RULES}
     for path, operations in paths.items():
         for method, operation in operations.items():
-            row = rows.get((method, path))
-            if row is not None:
-                operation["security"] = [{"serviceKey": sorted(row.scopes)}]
-                if row.device_access is not DeviceAccess.NOTHING:
+            rule = rules.get((method, path))
+            operation["security"] = []
+            if rule is not None:
+                operation["security"].append({"serviceKey": sorted(rule.scopes)})
+                scopes = " or ".join(f"`{scope}`" for scope in sorted(rule.scopes))
+                access = f"Service keys need the scope {scopes}."
+                if rule.device_access is not DeviceAccess.NOTHING:
                     operation["security"].append({"deviceToken": []})
+                    access += f" Device tokens: {rule.device_access.value}."
+                operation["description"] = f"{operation['description']}\n\n{access}"
             else:
-                operation["responses"] |= _texts(problems("origin_not_allowed", "internal"))
-            operation["responses"] = _shaped(_texts(operation["responses"]), ANSWERS.get(operation["operationId"]))
+                operation["responses"] |= _by_status(problems("origin_not_allowed", "internal"))
+            operation["responses"] = _by_status(operation["responses"])
             for parameter in operation.get("parameters", ()):
-                if parameter["in"] == "path" and parameter["name"] not in ("token", DELIVERY):
+                if parameter["in"] == "path" and parameter["name"] not in ("token", DELIVERY_ID):
                     parameter["schema"] = USER_ID_SCHEMA if parameter["name"] == "uid" else NAME_SCHEMA
                 elif parameter["in"] == "query":
-                    parameter["schema"] = _plain(parameter["schema"])
+                    parameter["schema"] = _without_null(parameter["schema"])
 
 
-def _plain(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a query parameter without its null, which no query can say."""
-    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a query parameter without null, which a query cannot express."""
+    types = [part for part in schema.get("anyOf", ()) if part != {"type": "null"}]
     kept = {name: value for name, value in schema.items() if name not in ("anyOf", "title", "description", "default")}
-    return {**(kinds[0] if kinds else {}), **kept} | ({"default": schema["default"]} if "default" in schema else {})
+    return {**(types[0] if types else {}), **kept} | ({"default": schema["default"]} if "default" in schema else {})
 
 
-def _shaped(responses: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """The responses, where each that is JSON and no problem has the schema ``name``."""
-    if name is None:
-        return responses
-    shaped = {}
-    for status, answer in responses.items():
-        content = {**answer.get("content", {})}
-        if "application/json" in content:
-            content["application/json"] = {
-                **content["application/json"],
-                "schema": {"$ref": f"#/components/schemas/{name}"},
-            }
-        shaped[status] = {**answer, "content": content} if content else answer
-    return shaped
-
-
-def _texts(responses: dict[Any, Any]) -> dict[str, Any]:
-    kept = {str(status): answer for status, answer in responses.items() if "HTTPValidationError" not in str(answer)}
+def _by_status(responses_by_status: dict[Any, Any]) -> dict[str, Any]:
+    """Return the responses sorted by status, without FastAPI's own validation error."""
+    kept = {
+        str(status): response
+        for status, response in responses_by_status.items()
+        if "HTTPValidationError" not in str(response)
+    }
     return {status: kept[status] for status in sorted(kept)}

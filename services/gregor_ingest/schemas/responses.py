@@ -1,271 +1,545 @@
-"""What the good answers look like, as JSON Schema (2020-12): by name, and which operation answers with which.
+"""The responses of the API. Routes return these objects; their JSON Schemas go into the OpenAPI document.
 
-A client ignores members that it does not know (protocol.md), so no schema here is closed.
+The name of a component is the class name without ``Response``. Clients ignore unknown members, so the schemas allow
+them. Hot responses (receipts, state, sync, history) are encoded by ``gregor.core.messages.encode`` instead: here only
+their shape is declared, and a test decodes real responses with it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from gregor.core.errors import ERRORS
 from gregor.core.messages.model import IgnoredReason, RemovalReason
 from gregor.core.notify.intents import IntentKind
 from gregor.core.notify.ledger import DeliveryState
 from gregor_ingest.auth import SCOPES
 
-from .requests import CATEGORY_SCHEMA, NAME_SCHEMA, PREFIX_SCHEMA, USER_ID_SCHEMA
-
-Schema = dict[str, Any]
-
-_TIMELINE: Final = (
-    "created", "reminded", "acked", "planned", "waiting", "sent", "retry", "withdrawn", "cancelled", "dead",
-    "dismissed", "expired",
-)  # fmt: skip
-_TEXT: Final[Schema] = {"type": "string"}
-_TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
-_FLAG: Final[Schema] = {"type": "boolean"}
-_SEQ: Final[Schema] = {"type": "integer", "minimum": 0}
-_TIME: Final[Schema] = {
-    "type": "number",
-    "minimum": 0,
-    "maximum": (1 << 33) - 1,
-    "description": "Unix seconds, whole or decimal.",
-}
-_TIME_OR_NULL: Final[Schema] = {**_TIME, "type": ["number", "null"]}
-_DEVICE_OR_NULL: Final[Schema] = {**NAME_SCHEMA, "type": ["string", "null"]}
-_CURSOR: Final[Schema] = {
-    "type": "string",
-    "pattern": "^[^-]{1,24}-[0-9]+$",
-    "description": "A position: send it back as it is.",
-}
-_DIGEST: Final[Schema] = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "The proof of these items."}
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _object(needed: Schema, more: Schema | None = None) -> Schema:
-    """An object that has ``needed``, and may have ``more``."""
-    return {"type": "object", "required": list(needed), "properties": {**needed, **(more or {})}}
-
-
-def _array(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
-
-def _map(values: Schema, names: Schema | None = None) -> Schema:
-    schema = {"type": "object", "additionalProperties": values}
-    return schema if names is None else {**schema, "propertyNames": names}
-
-
-_ITEMS: Final = _map(_ref("StoredItem"), NAME_SCHEMA)
-_WORDS: Final = _map(_object({"title": _TEXT, "text": _TEXT_OR_NULL, "link": _TEXT_OR_NULL}), NAME_SCHEMA)
-_RENDERED: Final[Schema] = {"rendered": {**_WORDS, "description": "With `render`: words of items that have any."}}
-_ENTRY: Final = {"id": NAME_SCHEMA, "item": _ref("StoredItem"), "seq": _SEQ, "gone": _ref("Gone")}
-_PRESENCE: Final = {"online": _FLAG, "foreground": _FLAG, "last_seen": _TIME_OR_NULL}
-_KEY: Final[Schema] = {
-    "id": _TEXT,
-    "scopes": _array({"enum": list(SCOPES)}),
-    "prefixes": {"type": ["array", "null"], "items": PREFIX_SCHEMA},
-    "rate": {"type": ["number", "null"]},
-    "created": _TIME,
-}
-_WEBHOOK: Final[Schema] = {
-    "id": _TEXT,
-    "url": _TEXT,
-    "events": {"type": ["array", "null"], "items": _TEXT},
-    "category_prefix": {"type": ["array", "null"], "items": PREFIX_SCHEMA},
-    "name": _TEXT_OR_NULL,
-    "created": _TIME,
-    "enabled": _FLAG,
-    "disabled": {"anyOf": [{"type": "null"}, _object({"at": _TIME, "reason": _TEXT_OR_NULL})]},
-}
-_INTENTS: Final = [kind.value for kind in IntentKind]
-_PLAN: Final[Schema] = {
-    "item": NAME_SCHEMA,
-    "intent": {"enum": _INTENTS},
-    "n": {"type": "integer", "minimum": 0},
-    "channel": _TEXT,
-    "device": _DEVICE_OR_NULL,
-    "reason": _TEXT_OR_NULL,
-}
-_ATTEMPT: Final = _object({"at": _TIME, "status": _TEXT, "provider_id": _TEXT_OR_NULL, "detail": _TEXT})
-_DELIVERY: Final[Schema] = {
-    "id": _TEXT,
-    **_PLAN,
-    "state": {"enum": [state.word for state in DeliveryState]},
-    "next": _TIME_OR_NULL,
-    "attempts": _array(_ATTEMPT),
-}
-_EVENT: Final = _object(
-    {"at": _TIME, "event": {"enum": list(_TIMELINE)}},
-    {
-        "channel": _TEXT,
-        "device": _DEVICE_OR_NULL,
-        "n": {"type": "integer", "minimum": 0},
-        "intent": {"enum": _INTENTS},
-        "detail": _TEXT_OR_NULL,
-        "until": _TIME,
-    },
+from .documents import True_
+from .fields import (
+    CategoryText,
+    Count,
+    CursorText,
+    DigestText,
+    JsonTime,
+    NameText,
+    PrefixText,
+    UserIdText,
 )
-_TOKEN: Final[Schema] = {"type": "string", "pattern": "^…", "description": "Its last four characters."}
-_PUSH: Final = _object(
-    {"provider": {"enum": ["apns", "fcm", "webpush"]}, "token": _TOKEN, "sandbox": _FLAG}, {"topic": _TEXT}
-)
-_CHECKS: Final = {"redis": _TEXT, "probe": _TEXT, "draining": _FLAG}
 
-SCHEMAS: Final[dict[str, Schema]] = {
-    "StoredItem": _object(
-        {
-            "times": _object({"created": _TIME}, {"expires": _TIME, "remind_at": {**_array(_TIME), "minItems": 1}}),
-            "for_device": {"type": ["string", "null"]},
-            "category": CATEGORY_SCHEMA,
-            "body": {"description": "Any JSON; null where unset, or where it is no longer kept."},
-        },
-        {"trimmed": {"const": True, "description": "The body is no longer kept."}},
-    ),
-    "Gone": {
-        "anyOf": [
-            {"type": "null"},
-            _object(
-                {
-                    "at": _TIME,
-                    "reason": {"enum": [reason.word for reason in RemovalReason]},
-                    "device": _DEVICE_OR_NULL,
-                    "seq": _SEQ,
-                }
-            ),
-        ]
-    },
-    "Receipt": _object(
-        {"cursor": _CURSOR, "seq": _SEQ},
-        {
-            "created": _array(NAME_SCHEMA),
-            "dismissed": _array(NAME_SCHEMA),
-            "ignored": _map({"enum": [why.value for why in IgnoredReason]}, NAME_SCHEMA),
-            "unchanged": {"const": True},
-            "dry_run": {"const": True},
-            "deliveries": _array(_object({**_PLAN, "at": _TIME_OR_NULL})),
-        },
-    ),
-    "Waiting": _object({"id": NAME_SCHEMA, "not_before": _TIME}),
-    "Accepted": {"anyOf": [_ref("Receipt"), _ref("Waiting")]},
-    "Outcome": _object(
-        {"line": {"type": "integer", "minimum": 0}, "uid": {**USER_ID_SCHEMA, "type": ["string", "null"]}},
-        {"receipt": _ref("Accepted"), "problem": {"type": "object", "required": ["type", "status", "code", "detail"]}},
-    ),
-    "Outcomes": _array(_ref("Outcome")),
-    "State": _object(
-        {"digest": _DIGEST, "items": _ITEMS},
-        {"cursor": {**_CURSOR, "description": "Not with `at`."}, "badge": _SEQ, **_RENDERED},
-    ),
-    "Sync": _object(
-        {
-            "system": {"const": "gregor"},
-            "sync": {"enum": ["full", "delta", "unchanged"]},
-            "seq": _SEQ,
-            "cursor": _CURSOR,
-        },
-        {
-            "digest": _DIGEST,
-            "body": _object({}, {"create": _ITEMS, "dismiss": _object({"ids": _array(NAME_SCHEMA)})}),
-            "external": _array(_object({"system": CATEGORY_SCHEMA, "seq": _SEQ, "body": {}})),
-            "external_gap": {"const": True},
-            **_RENDERED,
-        },
-    ),
-    "ItemStory": _object({**_ENTRY, "timeline": _array(_EVENT)}, _RENDERED),
-    "History": _object({"entries": _array(_object(_ENTRY))}, _RENDERED),
-    "Device": _object(
-        {
-            "platform": _TEXT_OR_NULL,
-            "push": {"anyOf": [{"type": "null"}, _PUSH]},
-            "locale": _TEXT_OR_NULL,
-            **_PRESENCE,
+ScopeText = Annotated[str, Meta(extra_json_schema={"enum": list(SCOPES)})]
+IgnoredReasonText = Annotated[str, Meta(extra_json_schema={"enum": [reason.value for reason in IgnoredReason]})]
+RemovalReasonText = Annotated[str, Meta(extra_json_schema={"enum": [reason.word for reason in RemovalReason]})]
+IntentText = Annotated[str, Meta(extra_json_schema={"enum": [kind.value for kind in IntentKind]})]
+DeliveryStateText = Annotated[str, Meta(extra_json_schema={"enum": [state.word for state in DeliveryState]})]
+TimelineEventText = Annotated[
+    str,
+    Meta(
+        extra_json_schema={
+            "enum": [
+                "created", "reminded", "acked", "planned", "waiting", "sent", "retry", "withdrawn", "cancelled",
+                "dead", "dismissed", "expired",
+            ]
         }
     ),
-    "Devices": _object({"devices": _map(_ref("Device"), NAME_SCHEMA)}),
-    "Presences": _map(_object(_PRESENCE), USER_ID_SCHEMA),
-    "Revoked": _object({"device": _DEVICE_OR_NULL, "issued_before": _TIME}),
-    "Contact": _object(
-        {},
-        {
-            "email": _TEXT,
-            "locale": _TEXT,
-            "timezone": _TEXT,
-            "quiet_hours": _object({"from": _TEXT, "to": _TEXT}),
-        },
-    ),
-    "Preferences": _map(_object({}, {"push": _FLAG, "email": _FLAG})),
-    "Suppression": _object({"email": _TEXT, "reason": _TEXT, "since": _TIME}),
-    "Suppressions": _object({"entries": _array(_ref("Suppression"))}),
-    "Delivery": _object(_DELIVERY),
-    "Deliveries": _object({"entries": _array(_ref("Delivery"))}),
-    "DeadLetters": _object({"entries": _array(_object({"uid": USER_ID_SCHEMA, **_DELIVERY, "at": _TIME}))}),
-    "Purged": _object({"purged": _SEQ}),
-    "Replayed": _object({"id": _TEXT}),
-    "Ticket": _object({"ticket": _TEXT, "expires": _TIME}),
-    "Position": _object({"cursor": _CURSOR}),
-    "Spread": _object({"spread": _SEQ}),
-    "Key": _object(_KEY, {"name": _TEXT}),
-    "NewKey": _object({**_KEY, "key": {"type": "string", "pattern": "^gk_"}}, {"name": _TEXT}),
-    "Keys": _object({"keys": _array(_ref("Key"))}),
-    "Webhook": _object(_WEBHOOK),
-    "NewWebhook": _object({**_WEBHOOK, "secret": {"type": "string", "pattern": "^whsec_"}}),
-    "Webhooks": _object({"webhooks": _array(_ref("Webhook"))}),
-    "Categories": _object({"version": _SEQ, "categories": _map({"type": "object"})}),
-    "Category": {"type": "object", "description": "The fields of one entry: docs/reference/categories.md."},
-    "Preview": _object(dict.fromkeys(("title", "text", "link", "subject", "html"), _TEXT_OR_NULL)),
-    "WebPushKey": _object({"public_key": _TEXT}),
-    "Alive": _object({"alive": {"const": True}}),
-    "Ready": _object({"ready": _FLAG, "checks": _object(_CHECKS)}),
-}
+]  # fmt: skip
+ErrorCodeText = Annotated[str, Meta(extra_json_schema={"enum": list(ERRORS)})]
 
-ANSWERS: Final[dict[str, str]] = {
-    "sendMessage": "Accepted",
-    "sendMessages": "Outcomes",
-    "readState": "State",
-    "sync": "Sync",
-    "readItem": "ItemStory",
-    "readHistory": "History",
-    "putDevice": "Device",
-    "patchDevice": "Device",
-    "getDevice": "Device",
-    "listDevices": "Devices",
-    "readPresence": "Presences",
-    "revokeTokens": "Revoked",
-    "putContact": "Contact",
-    "patchContact": "Contact",
-    "getContact": "Contact",
-    "putPreferences": "Preferences",
-    "patchPreferences": "Preferences",
-    "getPreferences": "Preferences",
-    "listSuppressions": "Suppressions",
-    "suppressAddress": "Suppression",
-    "listDeliveries": "Deliveries",
-    "listDeadLetters": "DeadLetters",
-    "purgeDeadLetters": "Purged",
-    "replayDeadLetter": "Replayed",
-    "createTicket": "Ticket",
-    "flushUser": "Position",
-    "flushAll": "Spread",
-    "createKey": "NewKey",
-    "listKeys": "Keys",
-    "getKey": "Key",
-    "rotateKey": "NewKey",
-    "createWebhook": "NewWebhook",
-    "listWebhooks": "Webhooks",
-    "getWebhook": "Webhook",
-    "patchWebhook": "Webhook",
-    "rotateWebhook": "NewWebhook",
-    "listCategories": "Categories",
-    "applyCategories": "Categories",
-    "rollBackCategories": "Categories",
-    "readCategory": "Category",
-    "putCategory": "Category",
-    "previewCategory": "Preview",
-    "readWebPushKey": "WebPushKey",
-    "health": "Alive",
-    "ready": "Ready",
+# --- Errors
+
+
+class FieldErrorResponse(Struct):
+    """One invalid field of a request."""
+
+    pointer: Annotated[str, Meta(description="A JSON Pointer (RFC 6901) into the request body.")]
+    detail: str
+
+
+class ProblemResponse(Struct, kw_only=True):
+    """An error, as RFC 9457 problem details."""
+
+    type: Annotated[str, Meta(description="The page that explains the code: /errors#<code>.")]
+    title: str
+    status: int
+    detail: str
+    code: ErrorCodeText
+    request_id: str
+    errors: list[FieldErrorResponse] | UnsetType = UNSET
+
+
+class LineProblemResponse(Struct, kw_only=True):
+    """The error of one line of a batch."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: ErrorCodeText
+    errors: list[FieldErrorResponse] | UnsetType = UNSET
+    retry_after_ms: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+
+
+# --- Items, as they are stored
+
+
+class StoredTimesResponse(Struct, kw_only=True):
+    """The times of an item."""
+
+    created: JsonTime
+    expires: JsonTime | UnsetType = UNSET
+    remind_at: Annotated[list[JsonTime], Meta(min_length=1)] | UnsetType = UNSET
+
+
+class StoredItemResponse(Struct, kw_only=True):
+    """An item of the state or the history."""
+
+    times: StoredTimesResponse
+    for_device: Annotated[str | None, Meta(description="A device, `*` for each device, null for all.")]
+    category: CategoryText
+    body: Annotated[Any, Meta(description="Any JSON; null if it was not set, or is no longer kept.")]
+    trimmed: Annotated[True_, Meta(description="The body is no longer kept.")] | UnsetType = UNSET
+
+
+class GoneResponse(Struct, kw_only=True):
+    """When and why an item left the state."""
+
+    at: JsonTime
+    reason: RemovalReasonText
+    device: NameText | None
+    seq: Count
+
+
+class RenderingResponse(Struct, kw_only=True):
+    """The rendered texts of an item."""
+
+    title: str
+    text: str | None
+    link: str | None
+
+
+Items = dict[NameText, StoredItemResponse]
+Renderings = Annotated[
+    dict[NameText, RenderingResponse], Meta(description="With `render`: texts of the items that have any.")
+]
+
+
+# --- Receipts
+
+
+class PlannedDeliveryResponse(Struct, kw_only=True):
+    """A delivery that a dry run predicts, or the reason why there is none."""
+
+    item: NameText
+    intent: IntentText
+    n: Count
+    channel: str | None
+    device: NameText | None
+    at: JsonTime | None
+    reason: str | None
+    hint: Annotated[str, Meta(description="How to fix the reason, if that is known.")] | UnsetType = UNSET
+
+
+class ReceiptResponse(Struct, kw_only=True):
+    """What a message did."""
+
+    cursor: CursorText
+    seq: Count
+    created: list[NameText] | UnsetType = UNSET
+    dismissed: list[NameText] | UnsetType = UNSET
+    ignored: dict[NameText, IgnoredReasonText] | UnsetType = UNSET
+    unchanged: True_ | UnsetType = UNSET
+    dry_run: True_ | UnsetType = UNSET
+    deliveries: list[PlannedDeliveryResponse] | UnsetType = UNSET
+
+
+class WaitingResponse(Struct, kw_only=True):
+    """The receipt of a delayed message."""
+
+    id: NameText
+    not_before: JsonTime
+
+
+class OutcomeResponse(Struct, kw_only=True):
+    """The result of one pair of line and uid of a batch: `receipt` or `problem`."""
+
+    line: Count
+    uid: UserIdText | None
+    receipt: Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/Accepted"})] | UnsetType = UNSET
+    problem: LineProblemResponse | UnsetType = UNSET
+
+
+# --- Reads
+
+
+class StateResponse(Struct, kw_only=True):
+    """The live items of a view."""
+
+    cursor: Annotated[CursorText, Meta(description="Missing if the query had `at`.")] | UnsetType = UNSET
+    digest: DigestText
+    badge: Annotated[Count, Meta(description="Items that count in the badge.")] | UnsetType = UNSET
+    items: Items
+    rendered: Renderings | UnsetType = UNSET
+
+
+class SyncDismissalResponse(Struct):
+    """Items that left the view."""
+
+    ids: list[NameText]
+
+
+class SyncBodyResponse(Struct, kw_only=True):
+    """The changes to apply to the copy."""
+
+    create: Items | UnsetType = UNSET
+    dismiss: SyncDismissalResponse | UnsetType = UNSET
+
+
+class ExternalResponse(Struct, kw_only=True):
+    """A message of another system."""
+
+    system: CategoryText
+    seq: Count
+    body: Any
+
+
+class SyncResponse(Struct, kw_only=True):
+    """The changes that bring a copy up to date."""
+
+    system: Annotated[str, Meta(extra_json_schema={"const": "gregor"})]
+    sync: Annotated[str, Meta(extra_json_schema={"enum": ["full", "delta", "unchanged"]})]
+    seq: Count
+    cursor: CursorText
+    digest: DigestText | UnsetType = UNSET
+    body: SyncBodyResponse | UnsetType = UNSET
+    external: list[ExternalResponse] | UnsetType = UNSET
+    external_gap: Annotated[True_, Meta(description="Older external messages were lost.")] | UnsetType = UNSET
+    rendered: Renderings | UnsetType = UNSET
+
+
+class TimelineEntryResponse(Struct, kw_only=True):
+    """One event in the life of an item."""
+
+    at: JsonTime
+    event: TimelineEventText
+    channel: str | UnsetType = UNSET
+    device: NameText | UnsetType | None = UNSET
+    n: Count | UnsetType = UNSET
+    intent: IntentText | UnsetType = UNSET
+    detail: str | UnsetType | None = UNSET
+    until: JsonTime | UnsetType = UNSET
+
+
+class HistoryEntryResponse(Struct, kw_only=True):
+    """An item, live or gone."""
+
+    id: NameText
+    item: StoredItemResponse
+    seq: Count
+    gone: GoneResponse | None
+
+
+class ItemStoryResponse(Struct, kw_only=True):
+    """An item, live or gone, with its timeline."""
+
+    id: NameText
+    item: StoredItemResponse
+    seq: Count
+    gone: GoneResponse | None
+    timeline: list[TimelineEntryResponse]
+    rendered: Renderings | UnsetType = UNSET
+
+
+class HistoryResponse(Struct, kw_only=True):
+    """One page of the history, newest first."""
+
+    entries: list[HistoryEntryResponse]
+    rendered: Renderings | UnsetType = UNSET
+
+
+# --- Devices
+
+
+class DevicePushResponse(Struct, kw_only=True):
+    """The push registration of a device."""
+
+    provider: Annotated[str, Meta(extra_json_schema={"enum": ["apns", "fcm", "webpush"]})]
+    token: Annotated[str, Meta(pattern="^…", description="The last four characters of the token.")]
+    topic: str | UnsetType = UNSET
+    sandbox: bool
+
+
+class PresenceResponse(Struct, kw_only=True):
+    """Whether a device, or any device of a user, is connected."""
+
+    online: bool
+    foreground: bool
+    last_seen: JsonTime | None
+
+
+class DeviceResponse(PresenceResponse, kw_only=True):
+    """A device: its registration and its presence."""
+
+    platform: str | None
+    push: DevicePushResponse | None
+    locale: str | None
+
+
+class DevicesResponse(Struct):
+    """The devices of a user, by name."""
+
+    devices: dict[NameText, DeviceResponse]
+
+
+class RevokedResponse(Struct, kw_only=True):
+    """The tokens that are revoked now."""
+
+    device: NameText | None
+    issued_before: JsonTime
+
+
+# --- Contact
+
+
+class QuietHoursResponse(Struct, rename={"from_": "from"}):
+    """The daily hours without notifications, by the user's clock."""
+
+    from_: str
+    to: str
+
+
+class ContactResponse(Struct, kw_only=True):
+    """How a user can be reached."""
+
+    email: str | UnsetType = UNSET
+    locale: str | UnsetType = UNSET
+    timezone: str | UnsetType = UNSET
+    quiet_hours: QuietHoursResponse | UnsetType = UNSET
+
+
+class ChannelsResponse(Struct, kw_only=True):
+    """Which channels may be used."""
+
+    push: bool | UnsetType = UNSET
+    email: bool | UnsetType = UNSET
+
+
+class SuppressionResponse(Struct, kw_only=True):
+    """An address that gets no e-mail."""
+
+    email: str
+    reason: str
+    since: JsonTime
+
+
+class SuppressionsResponse(Struct):
+    """One page of suppressed addresses, newest first."""
+
+    entries: list[SuppressionResponse]
+
+
+# --- Deliveries
+
+
+class AttemptResponse(Struct, kw_only=True):
+    """One request to a provider."""
+
+    at: JsonTime
+    status: str
+    provider_id: str | None
+    detail: str
+
+
+class DeliveryResponse(Struct, kw_only=True):
+    """A delivery: one item, one channel, one device or address."""
+
+    id: str
+    item: NameText
+    intent: IntentText
+    channel: str
+    device: NameText | None
+    state: DeliveryStateText
+    reason: str | None
+    n: Count
+    next: Annotated[JsonTime | None, Meta(description="When it is tried again.")]
+    attempts: list[AttemptResponse]
+    webhook: str | UnsetType = UNSET
+    webhook_id: str | UnsetType = UNSET
+
+
+class DeliveriesResponse(Struct):
+    """The deliveries of a user."""
+
+    entries: list[DeliveryResponse]
+
+
+class DeadLetterResponse(DeliveryResponse, kw_only=True):
+    """A delivery that failed for good."""
+
+    uid: UserIdText
+    at: JsonTime
+
+
+class DeadLettersResponse(Struct):
+    """One page of dead letters, newest first."""
+
+    entries: list[DeadLetterResponse]
+
+
+class PurgedResponse(Struct):
+    """How many dead letters were removed."""
+
+    purged: Count
+
+
+class ReplayedResponse(Struct):
+    """The delivery that is tried again."""
+
+    id: str
+
+
+# --- Administration
+
+
+class TicketResponse(Struct, kw_only=True):
+    """A ticket for one stream."""
+
+    ticket: str
+    expires: JsonTime
+
+
+class PositionResponse(Struct):
+    """The position of a user after a reset."""
+
+    cursor: CursorText
+
+
+class SpreadResponse(Struct):
+    """The seconds over which devices get full copies."""
+
+    spread: Count
+
+
+class KeyResponse(Struct, kw_only=True):
+    """A service key, without its secret."""
+
+    id: str
+    scopes: list[ScopeText]
+    prefixes: list[PrefixText] | None
+    rate: float | None
+    created: JsonTime
+    name: str | UnsetType = UNSET
+
+
+class NewKeyResponse(KeyResponse, kw_only=True):
+    """A service key with its secret, which is never shown again."""
+
+    key: Annotated[str, Meta(pattern="^gk_")]
+
+
+class KeysResponse(Struct):
+    """All service keys, by id."""
+
+    keys: list[KeyResponse]
+
+
+class DisabledResponse(Struct, kw_only=True):
+    """When and why a webhook was disabled."""
+
+    at: JsonTime
+    reason: str | None
+
+
+class WebhookResponse(Struct, kw_only=True):
+    """A webhook, without its secrets."""
+
+    id: str
+    url: str
+    events: list[str] | None
+    category_prefix: list[PrefixText] | None
+    name: str | None
+    created: JsonTime
+    enabled: bool
+    disabled: DisabledResponse | None
+
+
+class NewWebhookResponse(WebhookResponse, kw_only=True):
+    """A webhook with its newest secret, which is never shown again."""
+
+    secret: Annotated[str, Meta(pattern="^whsec_")]
+
+
+class WebhooksResponse(Struct):
+    """All webhooks, by id."""
+
+    webhooks: list[WebhookResponse]
+
+
+class CategoriesResponse(Struct):
+    """All category entries, and their version."""
+
+    version: Count
+    categories: Annotated[Mapping[str, Any], Meta(extra_json_schema={"additionalProperties": {"type": "object"}})]
+
+
+class PreviewResponse(Struct, kw_only=True):
+    """The rendered texts of an item; null if the category has no such text."""
+
+    title: str | None
+    text: str | None
+    link: str | None
+    subject: str | None
+    html: str | None
+
+
+class WebPushKeyResponse(Struct):
+    """The public VAPID key."""
+
+    public_key: str
+
+
+# --- Probes
+
+
+class AliveResponse(Struct):
+    """The process runs."""
+
+    alive: True_
+
+
+class ReadinessChecksResponse(Struct, kw_only=True):
+    """The single checks of the readiness probe."""
+
+    redis: str
+    probe: str
+    draining: bool
+
+
+class ReadyResponse(Struct):
+    """Whether the process can serve requests."""
+
+    ready: bool
+    checks: ReadinessChecksResponse
+
+
+COMPOSED: Final[dict[str, dict[str, Any]]] = {
+    "Accepted": {
+        "description": "The receipt of a message, or of a delayed one.",
+        "anyOf": [{"$ref": "#/components/schemas/Receipt"}, {"$ref": "#/components/schemas/Waiting"}],
+    },
+    "Outcomes": {"type": "array", "items": {"$ref": "#/components/schemas/Outcome"}},
+    "Presences": {
+        "type": "object",
+        "description": "The presence of users, by uid.",
+        "additionalProperties": {"$ref": "#/components/schemas/Presence"},
+    },
+    "Preferences": {
+        "type": "object",
+        "description": "Which channels may be used, by category prefix, or `*`.",
+        "additionalProperties": {"$ref": "#/components/schemas/Channels"},
+    },
+    "Category": {"type": "object", "description": "The fields of one category entry.", "additionalProperties": True},
 }
-"""Which schema the good answer of an operation has."""
+"""Responses that are a union, an array or a map, which a struct cannot be."""

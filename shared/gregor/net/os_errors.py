@@ -1,4 +1,4 @@
-"""The operating system's own text of an error, without the additions of libraries."""
+"""What the system says of an error, in its own words and no others."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import ssl
 
 
 def os_error_text(error: OSError) -> str:
-    """Return ``Connection refused`` for ``[Errno 111] Connect call failed ('127.0.0.1', 8701)``.
+    """`Connection refused` of ``[Errno 111] Connect call failed ('127.0.0.1', 8701)``: who tells it names the place.
 
-    The caller adds the address. Errors of TLS and of name resolution keep their text, because their numbers are not
-    errnos.
+    The numbers of TLS and of the resolver are none of the system's: these errors keep their own words.
     """
     if isinstance(error, ssl.SSLError | socket.gaierror) or not error.errno:
         return error.strerror or str(error)

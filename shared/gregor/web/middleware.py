@@ -133,7 +133,7 @@ class HttpMiddleware:
         if answer.status:
             # Half an answer is out: all that is left is to break it off, so that nobody takes it for whole.
             raise ConnectionAbortedError("the answer was broken off")
-        await send_problem(answer, problem, identity, scope.get("gregor.refusal_headers", ()))
+        await send_problem(answer, problem, identity, has_token=b"authorization" in scope["gregor.headers"])
 
     def _count(self, operation: str, method: str, status: int, seconds: float) -> None:
         method = method if method in METHODS else "other"
@@ -148,6 +148,8 @@ class HttpMiddleware:
 def methods_at(routes: Iterable[BaseRoute], path: str) -> list[str]:
     """What a path takes, sorted, ``HEAD`` and ``OPTIONS`` among it; nothing where no route has it."""
     matching = [route for route in routes if isinstance(route, Route) and route.path_regex.match(path)]
+    # A path of its own, such as /v1/categories/rollback, hides the pattern {name} beside it.
+    matching = [route for route in matching if route.path == path] or matching
     methods = {method for route in matching for method in route.methods or ()}
     if not methods:
         return []

@@ -11,9 +11,10 @@ from starlette.types import Receive, Scope
 
 from gregor.core.errors import Problem
 
-from .problems import ClientDisconnected
+from .problems import ClientDisconnected, HttpProblem
 
 JSON: Final = "application/json"
+_IDENTITY_ONLY: Final = ((b"accept-encoding", b"identity"),)
 _SLASH: Final = re.compile(rb"%2[fF]")
 
 
@@ -41,11 +42,13 @@ def path_of(scope: Scope) -> str:
 def media_type(headers: Mapping[bytes, bytes], *allowed: str) -> str:
     """The media type of the body, one of ``allowed``; JSON where none is named. ``unsupported_media_type``."""
     if headers.get(b"content-encoding", b"").strip():
-        raise Problem("unsupported_media_type", "Send the body as it is: no Content-Encoding is read here.")
+        raise HttpProblem("unsupported_media_type", "Content-Encoding is not supported.", headers=_IDENTITY_ONLY)
     named, *parameters = headers.get(b"content-type", b"").decode("latin-1").lower().split(";")
     kind = named.strip() or JSON
     if kind not in allowed:
-        raise Problem("unsupported_media_type", f"The Content-Type must be {' or '.join(allowed)}.")
+        accepted = ((b"accept", ", ".join(allowed).encode()),)
+        detail = f"The Content-Type must be {' or '.join(allowed)}."
+        raise HttpProblem("unsupported_media_type", detail, headers=accepted)
     for parameter in parameters:
         name, _, value = parameter.strip().partition("=")
         if name == "charset" and value.strip('"') not in ("utf-8", "utf8"):

@@ -33,13 +33,13 @@ BODIES: dict[str, Any] = {
 # protocol.md, "Who may call", once more and by hand: (endpoint, scopes, what a device token may do).
 EXPECTED = {
     "POST /v1/users/{uid}/messages": ({"ingest", "admin"}, DeviceAccess.USER),
-    "POST /v1/messages": ({"ingest", "admin"}, DeviceAccess.YES),
+    "POST /v1/messages": ({"ingest", "admin"}, DeviceAccess.ANY),
     "DELETE /v1/users/{uid}/messages/{id}": ({"ingest"}, DeviceAccess.USER),
     "GET /v1/users/{uid}/state": ({"read"}, DeviceAccess.VIEW),
     "GET /v1/users/{uid}/sync": ({"read"}, DeviceAccess.VIEW),
     "GET /v1/users/{uid}/items/{id}": ({"read"}, DeviceAccess.VIEW),
     "GET /v1/users/{uid}/history": ({"read"}, DeviceAccess.VIEW),
-    "POST /v1/tickets": ({"read"}, DeviceAccess.YES),
+    "POST /v1/tickets": ({"read"}, DeviceAccess.ANY),
     "PUT /v1/users/{uid}/devices/{device}": ({"devices"}, DeviceAccess.DEVICE),
     "PATCH /v1/users/{uid}/devices/{device}": ({"devices"}, DeviceAccess.DEVICE),
     "GET /v1/users/{uid}/devices/{device}": ({"devices"}, DeviceAccess.DEVICE),
@@ -120,7 +120,8 @@ async def test_without_a_token_nothing_is_served(api: Api, row: AccessRule) -> N
         answer = await api.call(row.method, row.path.format(**ALICE), token)
 
         assert code_of(answer) == (401, "unauthorised")
-        assert answer.headers["www-authenticate"] == 'Bearer realm="gregor"'
+        challenge = 'Bearer realm="gregor"' + (', error="invalid_token"' if token else "")
+        assert answer.headers["www-authenticate"] == challenge
 
 
 @every_row
@@ -201,7 +202,7 @@ async def test_a_revoked_token_is_refused_and_one_issued_later_is_not(api: Api) 
     answer = await api.call("GET", "/v1/users/alice/state", old)
 
     assert code_of(answer) == (401, "unauthorised")
-    assert answer.json()["detail"] == "The token was revoked."
+    assert answer.json()["detail"] == "The device token was revoked."
     assert (await api.call("GET", "/v1/users/alice/state", api.token())).status_code == 200
     assert (await api.call("GET", "/v1/users/alice/state", api.token(device="laptop"))).status_code == 200
 

@@ -10,7 +10,7 @@ import pytest
 
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
-from gregor_ingest.routes.messages.batch import CHUNK
+from gregor_ingest.routes.messages.batch import CHUNK_ENTRIES
 from gregor_ingest.routes.messages.lines import MAX_UIDS
 from tests.support.api import NDJSON, Api, code_of
 from tests.support.wait import wait_until
@@ -244,7 +244,11 @@ async def test_the_first_answers_to_a_large_batch_do_not_wait_for_the_last_commi
     outgoing: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": lines(*(line(f"u{n}") for n in range(CHUNK + 1))), "more_body": False}
+        return {
+            "type": "http.request",
+            "body": lines(*(line(f"u{n}") for n in range(CHUNK_ENTRIES + 1))),
+            "more_body": False,
+        }
 
     async def send(message: Any) -> None:
         outgoing.append(message)
@@ -384,6 +388,6 @@ async def test_an_array_that_was_done_in_part_says_so_for_each_of_its_lines() ->
     store = Flickering(Api().settings.limits)
     store.good_calls = 1
     async with Api(store) as api:
-        found = (await api.call("POST", PATH, json=[line(f"u{n}") for n in range(CHUNK + 1)])).json()
+        found = (await api.call("POST", PATH, json=[line(f"u{n}") for n in range(CHUNK_ENTRIES + 1)])).json()
 
-    assert [code for _, _, code in outcomes(found)] == ["receipt"] * CHUNK + ["unavailable"]
+    assert [code for _, _, code in outcomes(found)] == ["receipt"] * CHUNK_ENTRIES + ["unavailable"]

@@ -1,4 +1,4 @@
-"""Notification types: entries read, changed, rolled back and tried (architecture.md §8)."""
+"""Categories: read, replace, roll back and preview their entries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field
 
 from gregor.core.errors import FieldError, Problem, field_problem
 from gregor.core.ids import is_dotted
@@ -16,66 +15,47 @@ from gregor.registries.category_files import read_checked
 from gregor.rendering.renderer import Renderer, TemplateItem
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, GuardedRoute
-from gregor_ingest.request import read_json, read_model, validate_model
-from gregor_ingest.responses import body_of, documented, json_response
+from gregor_ingest.request import BODY_ERRORS, read_json, read_model
+from gregor_ingest.responses import documented, json_response, request_body
+from gregor_ingest.schemas.documents import CategoryEntrySchema, CategorySetSchema
 from gregor_ingest.schemas.examples import CATEGORIES, ENTRY, PREVIEW
-from gregor_ingest.schemas.requests import Flag, Language, RequestModel, Whole
+from gregor_ingest.schemas.fields import Flag
+from gregor_ingest.schemas.requests import PreviewItem, RollbackCategories
+from gregor_ingest.schemas.responses import CategoriesResponse, PreviewResponse
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["categories"])
 
-MOST_BYTES: Final = 1_048_576
-"""Bytes of a whole set of entries, as JSON."""
-_BODY: Final = ("malformed_json", "message_too_large", "unsupported_media_type", "schema")
-_ENTRY_SCHEMA: Final = {"type": "object", "description": "The fields of one entry: docs/reference/categories.md."}
-_SET_SCHEMA: Final = {
-    "type": "object",
-    "required": ["categories"],
-    "properties": {
-        "version": {"type": "integer", "description": "Ignored on the way in."},
-        "categories": {"type": "object", "additionalProperties": _ENTRY_SCHEMA},
-    },
-}
+MAX_SET_BYTES: Final = 1_048_576
+"""Size limit of a whole set of entries, as JSON."""
+_PATH: Final = "/v1/categories/{name}"
 
-DryRun = Annotated[Flag, Query(description="Only check: what is wrong is answered, nothing changes.")]
-
-
-class Rollback(RequestModel):
-    """Which version is to hold again."""
-
-    version: Whole = Field(ge=1, description="One of the last 50.")
-
-
-class Preview(RequestModel):
-    """What is to be rendered."""
-
-    body: Any = Field(None, description="The body of an item of this category.")
-    locale: Language | None = None
+DryRun = Annotated[Flag, Query(description="Only validate: report errors, and change nothing.")]
 
 
 @router.get(
     "/v1/categories",
     operation_id="listCategories",
-    summary="All entries",
-    responses=documented(200, "The entries as they were written, and their version.", CATEGORIES),
+    summary="List the category entries",
+    responses=documented(200, "The entries as they were written, and their version.", CategoriesResponse, CATEGORIES),
     response_class=Response,
 )
 async def list_categories(context: Context) -> Response:
-    """The set that holds; version 0 and no entries where none was ever applied."""
-    present = await _editor(context).current()
-    return json_response({"version": present.version, "categories": present.entries})
+    """Return the current set. It has version 0 and no entries if none was ever applied."""
+    current = await _editor(context).current()
+    return json_response(CategoriesResponse(current.version, current.entries))
 
 
 @router.put(
     "/v1/categories",
     operation_id="applyCategories",
-    summary="Apply a whole set of entries",
-    responses=documented(200, "What holds now.", CATEGORIES, *_BODY),
-    openapi_extra=body_of(_SET_SCHEMA, {"categories": CATEGORIES["categories"]}),
+    summary="Replace all category entries",
+    responses=documented(200, "The current set.", CategoriesResponse, CATEGORIES, *BODY_ERRORS, "schema"),
+    openapi_extra=request_body(CategorySetSchema, {"categories": CATEGORIES["categories"]}),
     response_class=Response,
 )
 async def apply_categories(request: Request, context: Context, dry_run: DryRun = False) -> Response:
-    """Replaces all entries, in all processes within a second. Refused whole, with every mistake, where one is wrong."""
-    entries, pointer = _set_of(await read_json(request, context, most=MOST_BYTES))
+    """Replace all entries, in all processes within a second. If one is invalid, nothing changes."""
+    entries, pointer = _entries_of(await read_json(request, context, max_bytes=MAX_SET_BYTES))
     editor = _editor(context)
     try:
         if dry_run:
@@ -84,58 +64,67 @@ async def apply_categories(request: Request, context: Context, dry_run: DryRun =
         else:
             version = await editor.apply(entries, context.clock.now_us())
     except Problem as problem:
-        raise _moved(problem, "", pointer) from None
+        raise _with_pointers(problem, "", pointer) from None
     await context.categories.refresh()
-    return json_response({"version": version, "categories": entries})
+    return json_response(CategoriesResponse(version, entries))
 
 
 @router.post(
     "/v1/categories/rollback",
     operation_id="rollBackCategories",
-    summary="Make an older version hold again",
-    responses=documented(200, "What holds now: a new version.", CATEGORIES, *_BODY, "missing_field", "not_found"),
-    openapi_extra=body_of(Rollback.model_json_schema(), {"version": 1}),
+    summary="Restore an earlier version",
+    responses=documented(
+        200,
+        "The current set: a new version.",
+        CategoriesResponse,
+        CATEGORIES,
+        *BODY_ERRORS,
+        "schema",
+        "missing_field",
+        "not_found",
+    ),
+    openapi_extra=request_body(RollbackCategories, {"version": 1}),
     response_class=Response,
 )
 async def roll_back(request: Request, context: Context, dry_run: DryRun = False) -> Response:
-    """The entries of one of the last 50 versions, as a new version."""
-    asked = await read_model(request, context, Rollback)
+    """Apply the entries of one of the last 50 versions again, as a new version."""
+    body = await read_model(request, context, RollbackCategories)
     editor = _editor(context)
     if dry_run:
-        kept = await editor.at_version(asked.version)
-        await asyncio.to_thread(read_checked, kept.entries)
-        return json_response({"version": (await editor.current()).version, "categories": kept.entries})
-    await editor.roll_back(asked.version, context.clock.now_us())
+        earlier = await editor.at_version(body.version)
+        await asyncio.to_thread(read_checked, earlier.entries)
+        return json_response(CategoriesResponse((await editor.current()).version, earlier.entries))
+    await editor.roll_back(body.version, context.clock.now_us())
     await context.categories.refresh()
-    present = await editor.current()
-    return json_response({"version": present.version, "categories": present.entries})
+    current = await editor.current()
+    return json_response(CategoriesResponse(current.version, current.entries))
 
 
 @router.get(
-    "/v1/categories/{name}",
+    _PATH,
     operation_id="readCategory",
-    summary="One entry",
-    responses=documented(200, "The entry as it was written.", ENTRY, "not_found"),
+    summary="Get a category entry",
+    responses=documented(200, "The entry as it was written.", "Category", ENTRY, "not_found"),
     response_class=Response,
 )
 async def read_category(name: str, context: Context) -> Response:
-    """What this entry says; what it inherits is in the entries above it."""
+    """Return the entry itself. Inherited values are in the entries above it."""
     entry = (await _editor(context).current()).entries.get(_category(name))
     if entry is None:
-        raise Problem("not_found", "There is no entry of this name.")
+        raise Problem("not_found", "There is no entry with this name; the category inherits all values.")
     return json_response(entry)
 
 
 @router.put(
-    "/v1/categories/{name}",
+    _PATH,
     operation_id="putCategory",
-    summary="Put one entry",
-    responses=documented(200, "The entry.", ENTRY, *_BODY),
-    openapi_extra=body_of(_ENTRY_SCHEMA, ENTRY),
+    summary="Put a category entry",
+    responses=documented(200, "The entry.", "Category", ENTRY, *BODY_ERRORS, "schema"),
+    openapi_extra=request_body(CategoryEntrySchema, ENTRY),
     response_class=Response,
 )
 async def put_category(name: str, request: Request, context: Context, dry_run: DryRun = False) -> Response:
-    """Makes or replaces this entry, in all processes within a second."""
+    """Create or replace an entry, in all processes within a second."""
     entry = await read_json(request, context)
     editor, category = _editor(context), _category(name)
     try:
@@ -144,26 +133,26 @@ async def put_category(name: str, request: Request, context: Context, dry_run: D
         else:
             await editor.put(category, entry, context.clock.now_us())
     except Problem as problem:
-        raise _moved(problem, "/" + escape_pointer(category), "") from None
+        raise _with_pointers(problem, "/" + escape_pointer(category), "") from None
     await context.categories.refresh()
     return json_response(entry)
 
 
 @router.delete(
-    "/v1/categories/{name}",
+    _PATH,
     operation_id="deleteCategory",
-    summary="Delete one entry",
+    summary="Delete a category entry",
     status_code=204,
-    responses=documented(204, "It is gone, also where there was none.", None, "schema"),
+    responses=documented(204, "The entry is deleted, or never existed.", None, None, "schema"),
     response_class=Response,
 )
 async def delete_category(name: str, context: Context, dry_run: DryRun = False) -> Response:
-    """Items of the category stay; they have what they inherit. Refused where an entry below needs what this says."""
+    """Delete an entry. Items of the category stay. Refused if an entry below needs a value of this one."""
     editor, category = _editor(context), _category(name)
     if dry_run:
-        present = await editor.current()
-        left = {other: entry for other, entry in present.entries.items() if other != category}
-        await asyncio.to_thread(read_checked, left)
+        current = await editor.current()
+        remaining = {other: entry for other, entry in current.entries.items() if other != category}
+        await asyncio.to_thread(read_checked, remaining)
     else:
         await editor.delete(category, context.clock.now_us())
     await context.categories.refresh()
@@ -171,38 +160,45 @@ async def delete_category(name: str, context: Context, dry_run: DryRun = False) 
 
 
 @router.post(
-    "/v1/categories/{name}/preview",
+    f"{_PATH}/preview",
     operation_id="previewCategory",
-    summary="See what an item would say",
-    responses=documented(200, "The words; null for what the category has not.", PREVIEW, *_BODY, "missing_field"),
-    openapi_extra=body_of(Preview.model_json_schema(), {"body": {"keybase": "kbob"}, "locale": "it"}),
+    summary="Preview the texts of an item",
+    responses=documented(
+        200,
+        "The texts; null if the category has no such text.",
+        PreviewResponse,
+        PREVIEW,
+        *BODY_ERRORS,
+        "schema",
+        "missing_field",
+    ),
+    openapi_extra=request_body(PreviewItem, {"body": {"keybase": "kbob"}, "locale": "it"}),
     response_class=Response,
 )
 async def preview(name: str, request: Request, context: Context) -> Response:
-    """Title, text, link, subject and HTML of an item (or a summary) with this body, by the entries that hold."""
-    asked = validate_model(Preview, await read_json(request, context, empty={}))
+    """Render title, text, link, subject and HTML of an item, or a summary, with this body."""
+    body = await read_model(request, context, PreviewItem, empty={})
     category = _category(name)
     await context.categories.refresh()
-    entries, faults = context.categories.current, []
-    policy, item = (
-        entries.resolve(category),
-        TemplateItem("preview", category, asked.body, context.clock.now_us() / 1_000_000),
-    )
+    policies = context.categories.current
+    policy = policies.resolve(category)
+    item = TemplateItem("preview", category, body.body, context.clock.now_us() / 1_000_000)
+    errors: list[FieldError] = []
     is_summary = policy.aggregate is not None and item.summary is not None
     if policy.body_schema is not None and not is_summary:
-        faults = policy.body_schema.errors(canonical_json(asked.body), "/body")
-    renderer = Renderer(entries, lambda _, field, reason: faults.append(FieldError(f"/{field}", reason)))
-    rendered, mail = renderer.rendered(item, asked.locale), renderer.mail(item, asked.locale)
-    if faults:
-        raise Problem("schema", f"{faults[0].pointer}: {faults[0].detail}", tuple(faults))
+        errors = policy.body_schema.errors(canonical_json(body.body), "/body")
+    renderer = Renderer(policies, lambda _, field, reason: errors.append(FieldError(f"/{field}", reason)))
+    texts, mail = renderer.rendered(item, body.locale), renderer.mail(item, body.locale)
+    if errors:
+        raise Problem("schema", f"{errors[0].pointer}: {errors[0].detail}", tuple(errors))
     return json_response(
-        {
-            "title": rendered and rendered["title"],
-            "text": rendered and rendered["text"],
-            "link": rendered and rendered["link"],
-            "subject": mail and mail.subject,
-            "html": mail and mail.html,
-        }
+        PreviewResponse(
+            title=texts["title"] if texts else None,
+            text=texts["text"] if texts else None,
+            link=texts["link"] if texts else None,
+            subject=mail.subject if mail else None,
+            html=mail.html if mail else None,
+        )
     )
 
 
@@ -212,21 +208,23 @@ def _editor(context: IngestContext) -> CategoryEditor:
 
 def _category(name: str) -> str:
     if not is_dotted(name):
-        raise Problem("invalid_id", "The name in the path is no category: dotted segments, such as user.joined.")
+        raise Problem(
+            "invalid_id", "The name in the path is not a valid category: use dotted segments, such as user.joined."
+        )
     return name
 
 
-def _set_of(document: Any) -> tuple[Any, str]:
-    """The entries of a request, with or without ``categories`` around them, and the pointer to them."""
+def _entries_of(document: Any) -> tuple[Any, str]:
+    """Return the entries of a request body, and the JSON Pointer to them. ``categories`` around them is optional."""
     if isinstance(document, dict) and "categories" in document and document.keys() <= {"categories", "version"}:
         return document["categories"], "/categories"
     if not isinstance(document, dict) or not document:
-        raise field_problem("schema", "", 'A whole set is {"categories": {…}}, with an entry for each name.')
+        raise field_problem("schema", "", 'The body must be {"categories": {…}}, with an entry for each category.')
     return document, ""
 
 
-def _moved(problem: Problem, inside: str, to: str) -> Problem:
-    """The problem with pointers into what was sent; of what was not sent, the detail says where it is."""
+def _with_pointers(problem: Problem, inside: str, to: str) -> Problem:
+    """Return the problem with pointers into the request body; an error in another entry is named in the detail."""
     errors = []
     for error in problem.errors:
         is_inside = error.pointer == inside or error.pointer.startswith(inside + "/")

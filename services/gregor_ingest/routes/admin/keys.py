@@ -1,115 +1,127 @@
-"""Service keys: made, listed, rotated, deleted."""
+"""Service keys: create, list, rotate, delete."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
 from fastapi import APIRouter, Request, Response
+from msgspec import UNSET
 
 from gregor.core.errors import Problem
-from gregor.core.times import format_time
 from gregor.store.contract.access import ServiceKey
 from gregor_ingest.guarded_route import Context, GuardedRoute
-from gregor_ingest.request import read_model
-from gregor_ingest.responses import body_of, documented, json_response
+from gregor_ingest.request import BODY_ERRORS, read_model
+from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.schemas.examples import KEY, NEW_KEY
-from gregor_ingest.schemas.requests import NewKey
+from gregor_ingest.schemas.fields import json_time
+from gregor_ingest.schemas.requests import CreateKey
+from gregor_ingest.schemas.responses import KeyResponse, KeysResponse, NewKeyResponse
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["keys"])
 
-KEEP_US: Final = 24 * 3_600 * 1_000_000
-"""How long the old secret of a rotated key is good (protocol.md, "Who may call")."""
-_BODY: Final = ("malformed_json", "message_too_large", "unsupported_media_type", "missing_field")
-_SECRET: Final = {"Cache-Control": "no-store"}
+ROTATION_OVERLAP_US: Final = 24 * 3_600 * 1_000_000
+"""How long the old secret of a rotated key stays valid."""
+_PATH: Final = "/v1/keys/{key}"
+_NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 @router.post(
     "/v1/keys",
     operation_id="createKey",
-    summary="Make a service key",
+    summary="Create a service key",
     status_code=201,
-    responses=documented(201, "The key; its text is never shown again.", NEW_KEY, *_BODY),
-    openapi_extra=body_of(NewKey.model_json_schema(), {"scopes": ["ingest"], "prefixes": ["user"]}),
+    responses=documented(
+        201,
+        "The key. Its secret is never shown again.",
+        NewKeyResponse,
+        NEW_KEY,
+        *BODY_ERRORS,
+        "missing_field",
+        location="The address of the new key.",
+    ),
+    openapi_extra=request_body(CreateKey, {"scopes": ["ingest"], "prefixes": ["user"]}),
     response_class=Response,
 )
 async def create_key(request: Request, context: Context) -> Response:
-    """A key with scopes, and optionally limits to category prefixes and a rate. Only a hash of it is stored."""
-    asked = await read_model(request, context, NewKey)
+    """Create a key with scopes, and optionally with category prefixes and a rate limit. Only a hash is stored."""
+    body = await read_model(request, context, CreateKey)
     now_us = context.clock.now_us()
-    key, text = await context.store.access.create_key(asked.scopes, asked.prefixes, asked.rate, asked.name, now_us)
-    return json_response({**_shown(key), "key": text}, 201, _SECRET)
+    key, text = await context.store.access.create_key(body.scopes, body.prefixes, body.rate, body.name, now_us)
+    headers = {**_NO_STORE, "Location": _PATH.format(key=key.id)}
+    return json_response(NewKeyResponse(**_members(key), key=text), 201, headers)
 
 
 @router.get(
     "/v1/keys",
     operation_id="listKeys",
-    summary="All service keys",
-    responses=documented(200, "The keys, without their secrets.", {"keys": [KEY]}),
+    summary="List the service keys",
+    responses=documented(200, "The keys, without their secrets.", KeysResponse, {"keys": [KEY]}),
     response_class=Response,
 )
 async def list_keys(context: Context) -> Response:
-    """Every key, by id."""
-    return json_response({"keys": [_shown(key) for key in await context.store.access.keys()]})
+    """Return every key, by id."""
+    return json_response(KeysResponse([KeyResponse(**_members(key)) for key in await context.store.access.keys()]))
 
 
 @router.get(
-    "/v1/keys/{key}",
+    _PATH,
     operation_id="getKey",
-    summary="One service key",
-    responses=documented(200, "The key, without its secret.", KEY, "not_found"),
+    summary="Get a service key",
+    responses=documented(200, "The key, without its secret.", KeyResponse, KEY, "not_found"),
     response_class=Response,
 )
 async def get_key(key: str, context: Context) -> Response:
-    """What is stored of a key."""
+    """Return the scopes and limits of a key."""
     found = await context.store.access.key(key)
     if found is None:
-        raise _no_key()
-    return json_response(_shown(found))
+        raise _unknown_key()
+    return json_response(KeyResponse(**_members(found)))
 
 
 @router.delete(
-    "/v1/keys/{key}",
+    _PATH,
     operation_id="deleteKey",
     summary="Delete a service key",
     status_code=204,
-    responses=documented(204, "It is gone, also where there was none."),
+    responses=documented(204, "The key is deleted, or never existed."),
     response_class=Response,
 )
 async def delete_key(key: str, context: Context) -> Response:
-    """The key is refused from now on."""
+    """Delete a key. Requests with it fail from now on."""
     await context.store.access.delete_key(key)
     context.authorizer.invalidate_keys()
     return Response(status_code=204)
 
 
 @router.post(
-    "/v1/keys/{key}/rotate",
+    f"{_PATH}/rotate",
     operation_id="rotateKey",
-    summary="Give a service key a new secret",
-    responses=documented(200, "The new text; the old one works for 24 hours more.", NEW_KEY, "not_found"),
+    summary="Rotate the secret of a service key",
+    responses=documented(
+        200, "The new secret; the old one works for 24 more hours.", NewKeyResponse, NEW_KEY, "not_found"
+    ),
     response_class=Response,
 )
 async def rotate_key(key: str, context: Context) -> Response:
-    """Both secrets work for 24 hours, so that no caller is shut out while they are changed."""
-    text = await context.store.access.rotate_key(key, context.clock.now_us(), KEEP_US)
+    """Create a new secret. Both secrets work for 24 hours, so clients can switch one after the other."""
+    text = await context.store.access.rotate_key(key, context.clock.now_us(), ROTATION_OVERLAP_US)
     context.authorizer.invalidate_keys()
     found = await context.store.access.key(key)
     if text is None or found is None:
-        raise _no_key()
-    return json_response({**_shown(found), "key": text}, headers=_SECRET)
+        raise _unknown_key()
+    return json_response(NewKeyResponse(**_members(found), key=text), headers=_NO_STORE)
 
 
-def _no_key() -> Problem:
-    return Problem("not_found", "There is no such key.")
+def _unknown_key() -> Problem:
+    return Problem("not_found", "There is no service key with this id.")
 
 
-def _shown(key: ServiceKey) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+def _members(key: ServiceKey) -> dict[str, Any]:
+    return {
         "id": key.id,
         "scopes": sorted(key.scopes),
         "prefixes": key.prefixes,
         "rate": key.rate,
-        "created": msgspec.Raw(format_time(key.created_us)),
+        "created": json_time(key.created_us),
+        "name": UNSET if key.name is None else key.name,
     }
-    return shown if key.name is None else {**shown, "name": key.name}

@@ -1,4 +1,4 @@
-"""How a user may be reached, and what about: contact, quiet hours, preferences."""
+"""Contact and preferences of users: addresses, quiet hours, and which channels may be used for which category."""
 
 from __future__ import annotations
 
@@ -22,107 +22,110 @@ from gregor.core.notify.contact import (
 from gregor.web.request import JSON
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, GuardedRoute
-from gregor_ingest.request import MERGE_PATCH, read_json
-from gregor_ingest.responses import body_of, documented, json_response
-from gregor_ingest.schemas.device import merged
+from gregor_ingest.request import BODY_ERRORS, MERGE_PATCH, apply_merge_patch, read_json
+from gregor_ingest.responses import documented, json_response, request_body
+from gregor_ingest.schemas.documents import ContactDocumentSchema, ContactPatchSchema
 from gregor_ingest.schemas.examples import CONTACT, PREFERENCES
+from gregor_ingest.schemas.responses import ContactResponse
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["contact"])
 
 _CONTACT: Final = "/v1/users/{uid}/contact"
 _PREFERENCES: Final = "/v1/users/{uid}/preferences"
-_BODY: Final = ("malformed_json", "message_too_large", "unsupported_media_type")
-_CONTACT_BODY: Final = body_of({"type": "object"}, CONTACT)
-_PREFERENCES_BODY: Final = body_of({"type": "object"}, PREFERENCES)
-_CONTACT_KEPT: Final = documented(200, "The contact as it is kept.", CONTACT, *_BODY, "missing_field")
-_PREFERENCES_KEPT: Final = documented(
-    200, "The preferences as they are kept.", PREFERENCES, *_BODY, "too_many", "contradictory"
+_PATCH_TYPES: Final = (JSON, MERGE_PATCH)
+_CONTACT_STORED: Final = documented(200, "The stored contact.", ContactResponse, CONTACT, *BODY_ERRORS, "missing_field")
+_PREFERENCES_STORED: Final = documented(
+    200, "The stored preferences.", "Preferences", PREFERENCES, *BODY_ERRORS, "too_many", "contradictory"
 )
 
 
 @router.put(
     _CONTACT,
     operation_id="putContact",
-    summary="Say how a user may be reached",
-    responses=_CONTACT_KEPT,
-    openapi_extra=_CONTACT_BODY,
+    summary="Set the contact of a user",
+    responses=_CONTACT_STORED,
+    openapi_extra=request_body(ContactDocumentSchema, CONTACT),
     response_class=Response,
 )
 async def put_contact(uid: str, request: Request, context: Context) -> Response:
-    """Replaces the contact. In quiet hours what is to be told waits until their end, but for urgent categories."""
-    return await _keep_contact(uid, await read_json(request, context), context)
+    """Replace the contact. During quiet hours, notifications wait until the end, except for urgent categories."""
+    contact = parse_contact(await read_json(request, context))
+    await context.store.contacts.put_contact(uid, contact)
+    return await _respond_contact(uid, contact, context)
 
 
 @router.patch(
     _CONTACT,
     operation_id="patchContact",
-    summary="Change how a user may be reached",
-    responses=_CONTACT_KEPT,
-    openapi_extra=_CONTACT_BODY,
+    summary="Change the contact of a user",
+    responses=_CONTACT_STORED,
+    openapi_extra=request_body(ContactPatchSchema, {"locale": "it-IT"}, media_types=_PATCH_TYPES),
     response_class=Response,
 )
 async def patch_contact(uid: str, request: Request, context: Context) -> Response:
-    """A merge patch (RFC 7396) on the contact."""
-    patch = await _patch(request, context)
+    """Apply a merge patch (RFC 7396) to the contact."""
+    patch = await _read_patch(request, context)
     contact = await context.store.contacts.change_contact(
-        uid, lambda kept: parse_contact(merged(contact_document(kept), patch))
+        uid, lambda stored: parse_contact(apply_merge_patch(contact_document(stored), patch))
     )
-    return await _kept(uid, contact, context)
+    return await _respond_contact(uid, contact, context)
 
 
 @router.get(
     _CONTACT,
     operation_id="getContact",
-    summary="How a user may be reached",
-    responses=documented(200, "The contact; empty where none is kept.", CONTACT),
+    summary="Get the contact of a user",
+    responses=documented(200, "The contact; empty if none is stored.", ContactResponse, CONTACT),
     response_class=Response,
 )
 async def get_contact(uid: str, context: Context) -> Response:
-    """Address, language, zone and quiet hours, as far as they are known."""
+    """Return e-mail address, language, time zone and quiet hours, as far as they are known."""
     return json_response(contact_document(await context.store.contacts.contact(uid)))
 
 
 @router.delete(
     _CONTACT,
     operation_id="deleteContact",
-    summary="Delete how a user may be reached",
+    summary="Delete the contact of a user",
     status_code=204,
-    responses=documented(204, "There is none any more."),
+    responses=documented(204, "The contact is deleted, or never existed."),
     response_class=Response,
 )
 async def delete_contact(uid: str, context: Context) -> Response:
-    """Quiet hours go with it."""
+    """Delete the contact, including the quiet hours."""
     await context.store.contacts.put_contact(uid, NO_CONTACT)
-    await _end_waits(uid, NO_CONTACT, context)
+    await _expedite_waiting_deliveries(uid, NO_CONTACT, context)
     return Response(status_code=204)
 
 
 @router.put(
     _PREFERENCES,
     operation_id="putPreferences",
-    summary="Say what a user is told of",
-    responses=_PREFERENCES_KEPT,
-    openapi_extra=_PREFERENCES_BODY,
+    summary="Set the preferences of a user",
+    responses=_PREFERENCES_STORED,
+    openapi_extra=request_body("PreferencesDocument", PREFERENCES),
     response_class=Response,
 )
 async def put_preferences(uid: str, request: Request, context: Context) -> Response:
-    """Replaces the preferences: of each category prefix, or `*`, which channels may be used. The longest wins."""
-    return await _keep_preferences(uid, await read_json(request, context), context)
+    """Replace the preferences: which channels may be used for a category prefix, or `*`. The longest prefix wins."""
+    preferences = parse_preferences(await read_json(request, context))
+    await context.store.contacts.put_preferences(uid, preferences)
+    return json_response(preferences_document(preferences))
 
 
 @router.patch(
     _PREFERENCES,
     operation_id="patchPreferences",
-    summary="Change what a user is told of",
-    responses=_PREFERENCES_KEPT,
-    openapi_extra=_PREFERENCES_BODY,
+    summary="Change the preferences of a user",
+    responses=_PREFERENCES_STORED,
+    openapi_extra=request_body("PreferencesPatch", PREFERENCES, media_types=_PATCH_TYPES),
     response_class=Response,
 )
 async def patch_preferences(uid: str, request: Request, context: Context) -> Response:
-    """A merge patch (RFC 7396) on the preferences."""
-    patch = await _patch(request, context)
+    """Apply a merge patch (RFC 7396) to the preferences."""
+    patch = await _read_patch(request, context)
     preferences = await context.store.contacts.change_preferences(
-        uid, lambda kept: parse_preferences(merged(_as_named_in(patch, kept), patch))
+        uid, lambda stored: parse_preferences(apply_merge_patch(_named_as_in(patch, stored), patch))
     )
     return json_response(preferences_document(preferences))
 
@@ -130,47 +133,34 @@ async def patch_preferences(uid: str, request: Request, context: Context) -> Res
 @router.get(
     _PREFERENCES,
     operation_id="getPreferences",
-    summary="What a user is told of",
-    responses=documented(200, "The preferences; empty where none are kept.", PREFERENCES),
+    summary="Get the preferences of a user",
+    responses=documented(200, "The preferences; empty if none are stored.", "Preferences", PREFERENCES),
     response_class=Response,
 )
 async def get_preferences(uid: str, context: Context) -> Response:
-    """What is not said here is told."""
+    """Return the preferences. A channel without a preference may be used."""
     return json_response(preferences_document(await context.store.contacts.preferences(uid)))
 
 
-def _as_named_in(patch: dict[str, Any], kept: Preferences) -> dict[str, Any]:
-    """The preferences, each prefix as a patch names it: `user.` is `user`, and faults are told where they stand."""
-    named = {normalize_prefix(name): name for name in patch}
-    return {named.get(prefix, prefix): said for prefix, said in preferences_document(kept).items()}
+def _named_as_in(patch: dict[str, Any], preferences: Preferences) -> dict[str, Any]:
+    """Return the preferences with prefixes spelled as in the patch: `user.` equals `user`, and errors point to it."""
+    spelling = {normalize_prefix(name): name for name in patch}
+    return {spelling.get(prefix, prefix): channels for prefix, channels in preferences_document(preferences).items()}
 
 
-async def _patch(request: Request, context: IngestContext) -> dict[str, Any]:
+async def _read_patch(request: Request, context: IngestContext) -> dict[str, Any]:
     patch = await read_json(request, context, JSON, MERGE_PATCH)
     if not isinstance(patch, dict):
-        raise Problem("invalid", "A merge patch is an object.")
+        raise Problem("invalid", "A merge patch must be an object.")
     return patch
 
 
-async def _keep_contact(uid: str, document: Any, context: IngestContext) -> Response:
-    contact = parse_contact(document)
-    await context.store.contacts.put_contact(uid, contact)
-    return await _kept(uid, contact, context)
-
-
-async def _kept(uid: str, contact: Contact, context: IngestContext) -> Response:
-    await _end_waits(uid, contact, context)
+async def _respond_contact(uid: str, contact: Contact, context: IngestContext) -> Response:
+    await _expedite_waiting_deliveries(uid, contact, context)
     return json_response(contact_document(contact))
 
 
-async def _end_waits(uid: str, contact: Contact, context: IngestContext) -> None:
-    """What waits for quiet hours that end sooner now, or are none, is looked at again; also where the call is repeated
-    that failed between the two steps."""
+async def _expedite_waiting_deliveries(uid: str, contact: Contact, context: IngestContext) -> None:
+    """Reschedule deliveries that wait for quiet hours, in case these end sooner now. Safe to repeat."""
     now_us = context.clock.now_us()
     await context.store.ledger.expedite(uid, QUIET_HOURS, quiet_until(contact, now_us), now_us)
-
-
-async def _keep_preferences(uid: str, document: Any, context: IngestContext) -> Response:
-    preferences: Preferences = parse_preferences(document)
-    await context.store.contacts.put_preferences(uid, preferences)
-    return json_response(preferences_document(preferences))

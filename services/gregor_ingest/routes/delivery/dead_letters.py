@@ -1,29 +1,25 @@
-"""Dead letters: deliveries that were given up; seen, sent again, or put away."""
+"""Dead letters: deliveries that failed for good. List them, replay them, purge them."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from gregor.core.errors import Problem
 from gregor.core.notify.intents import CHANNELS
-from gregor.core.notify.ledger import (
-    DeliveryRecord,
-    decode_delivery_id,
-    delivery_path,
-    encode_delivery_id,
-    parse_delivery_path,
-)
+from gregor.core.notify.ledger import decode_delivery_id, delivery_path, encode_delivery_id, parse_delivery_path
 from gregor.core.times import format_time, parse_time
 from gregor.store.contract.dead_letters import Place
 from gregor_ingest.guarded_route import Context, GuardedRoute
+from gregor_ingest.pagination import BEFORE_DESCRIPTION, DEFAULT_LIMIT, Limit, invalid_before, next_link
 from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import DEAD_LETTER
+from gregor_ingest.schemas.fields import json_time
+from gregor_ingest.schemas.responses import DeadLetterResponse, DeadLettersResponse, PurgedResponse, ReplayedResponse
 
-from .deliveries import shown
+from .deliveries import delivery_members
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["deliveries"])
 
@@ -36,10 +32,11 @@ Channel = Annotated[str | None, Query(description="Only of this channel.", json_
 @router.get(
     _PATH,
     operation_id="listDeadLetters",
-    summary="Dead letters",
+    summary="List dead letters",
     responses=documented(
         200,
-        "A page, the latest first; `Link` with `rel=next` leads on. `at`: when it was given up.",
+        "A page, newest first; the header `Link` has the next one. `at`: when the delivery failed for good.",
+        DeadLettersResponse,
         {"entries": [DEAD_LETTER]},
         "time_out_of_range",
     ),
@@ -50,97 +47,96 @@ async def list_dead_letters(
     context: Context,
     channel: Channel = None,
     before: Annotated[
-        str | None, Query(description="Given up before this time; or as a `Link` of an earlier page gave it.")
+        str | None,
+        Query(description=f"Only older than this time. Or: {BEFORE_DESCRIPTION}", min_length=1),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000, description="Entries of a page, at most.")] = 100,
+    limit: Limit = DEFAULT_LIMIT,
 ) -> Response:
-    """Of all users. Each is kept for the retention, unless it is sent again, purged, or its user forgotten."""
-    channel, place = _channel(channel), _place(before)
-    page = await context.store.dead_letters.page(place, limit, channel, context.clock.now_us())
+    """Return dead letters of all users. Each is kept for the retention, unless it is replayed or purged."""
+    place = None if before is None else _parse_before(before)
+    page = await context.store.dead_letters.page(place, limit, _parse_channel(channel), context.clock.now_us())
     headers = {"Cache-Control": "no-store"}
     if page.after is not None:
-        of_channel = "" if channel is None else f"channel={channel}&"
-        headers["Link"] = f'<{request.url.path}?{of_channel}limit={limit}&before={_text(page.after)}>; rel="next"'
-    return json_response({"entries": [_shown(each) for each in page.letters]}, headers=headers)
+        headers |= next_link(request, _format_before(page.after))
+    entries = [
+        DeadLetterResponse(uid=each.intent.uid, at=json_time(each.history.last_us), **delivery_members(each))
+        for each in page.letters
+    ]
+    return json_response(DeadLettersResponse(entries), headers=headers)
 
 
 @router.delete(
     _PATH,
     operation_id="purgeDeadLetters",
-    summary="Put dead letters away",
-    responses=documented(200, "How many.", {"purged": 3}, "time_out_of_range"),
+    summary="Purge dead letters",
+    responses=documented(200, "How many dead letters were purged.", PurgedResponse, {"purged": 3}, "time_out_of_range"),
     response_class=Response,
 )
 async def purge_dead_letters(
     context: Context,
     channel: Channel = None,
-    before: Annotated[str | None, Query(description="Only those given up before this time.")] = None,
+    before: Annotated[str | None, Query(description="Only older than this time.", min_length=1)] = None,
 ) -> Response:
-    """Of all users; without a filter all of them. The deliveries of a user go on telling that they are dead."""
-    before_us = None if before is None else _time(before)
-    return json_response({"purged": await context.store.dead_letters.purge(_channel(channel), before_us)})
+    """Purge dead letters of all users; without a filter, all of them. The deliveries of the users stay `dead`."""
+    before_us = None if before is None else _parse_time(before)
+    return json_response(PurgedResponse(await context.store.dead_letters.purge(_parse_channel(channel), before_us)))
 
 
 @router.post(
     f"{_PATH}/{{delivery}}/replay",
     operation_id="replayDeadLetter",
-    summary="Send a dead letter again",
+    summary="Replay a dead letter",
     status_code=202,
-    responses=documented(202, "It is planned anew.", {"id": DEAD_LETTER["id"]}, "not_found"),
+    responses=documented(
+        202, "The delivery is planned again.", ReplayedResponse, {"id": DEAD_LETTER["id"]}, "not_found"
+    ),
     response_class=Response,
 )
 async def replay_dead_letter(delivery: str, context: Context) -> Response:
-    """It is looked at like any other, and may be cancelled by that; it is tried for a day anew."""
+    """Deliver a dead letter again: it is retried for a day, and may be cancelled like any other delivery."""
     intent = decode_delivery_id(delivery)
     if intent is None or not await context.store.dead_letters.replay(intent, context.clock.now_us()):
-        raise Problem("not_found", "There is no such dead letter: it was sent again or purged, or never was one.")
-    return json_response({"id": delivery}, 202)
+        raise Problem("not_found", "There is no dead letter with this id; it may have been replayed or purged.")
+    return json_response(ReplayedResponse(delivery), 202)
 
 
 @router.delete(
     f"{_PATH}/{{delivery}}",
     operation_id="purgeDeadLetter",
-    summary="Put a dead letter away",
+    summary="Purge a dead letter",
     status_code=204,
-    responses=documented(204, "It is none any more, also where it never was one."),
+    responses=documented(204, "The dead letter is purged, or never existed."),
     response_class=Response,
 )
 async def purge_dead_letter(delivery: str, context: Context) -> Response:
-    """The deliveries of its user go on telling that it is dead."""
+    """Purge one dead letter. The delivery of the user stays `dead`."""
     intent = decode_delivery_id(delivery)
     if intent is not None:
         await context.store.dead_letters.drop(intent)
     return Response(status_code=204)
 
 
-def _shown(letter: DeliveryRecord) -> dict[str, Any]:
-    at = msgspec.Raw(format_time(letter.history.last_us))
-    return {"uid": letter.intent.uid, **shown(letter), "at": at}
-
-
-def _channel(text: str | None) -> str | None:
+def _parse_channel(text: str | None) -> str | None:
     if text is not None and text not in CHANNELS:
-        raise Problem("invalid", f"The query parameter channel is one of {', '.join(CHANNELS)}.")
+        raise Problem("invalid", f"The query parameter channel must be one of {', '.join(CHANNELS)}.")
     return text
 
 
-def _place(text: str | None) -> Place | None:
-    """A time, or the place that a link names: a time, and the name of the delivery that the page ended with."""
-    if text is None:
-        return None
-    time, _, name = text.partition("_")
-    intent = decode_delivery_id(name) if name else None
-    if name and intent is None:
-        raise Problem("invalid", "The query parameter before is a time, or as a Link of an earlier page gave it.")
-    return _time(time), "" if intent is None else delivery_path(intent)
+def _parse_before(text: str) -> Place:
+    """Return the place of a time, or of ``<time>_<delivery id>`` from the ``Link`` of a page."""
+    time, _, delivery_id = text.partition("_")
+    intent = decode_delivery_id(delivery_id) if delivery_id else None
+    if delivery_id and intent is None:
+        raise invalid_before()
+    return _parse_time(time), "" if intent is None else delivery_path(intent)
 
 
-def _time(text: str) -> int:
+def _parse_time(text: str) -> int:
     if _TIME.match(text) is None:
-        raise Problem("invalid", "The query parameter before is a time, in Unix seconds.")
+        raise Problem("invalid", "The query parameter before must be a time in Unix seconds.")
     return parse_time(float(text) if "." in text else int(text), "/query/before")
 
 
-def _text(place: Place) -> str:
+def _format_before(place: Place) -> str:
     at_us, path = place
     return f"{format_time(at_us).decode()}_{encode_delivery_id(parse_delivery_path(path))}"

@@ -1,10 +1,9 @@
-"""What was told to a user who was not looking: each delivery, where it stands, and why."""
+"""Deliveries of a user: push notifications, e-mails and webhook calls, with state and reason."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-import msgspec
 from fastapi import APIRouter, Query, Response
 
 from gregor.core.errors import Problem
@@ -12,23 +11,28 @@ from gregor.core.ids import is_name
 from gregor.core.notify.intents import CHANNELS, IntentKind
 from gregor.core.notify.ledger import DeliveryAttempt, DeliveryRecord, encode_delivery_id
 from gregor.core.notify.webhook_events import webhook_and_call_id
-from gregor.core.times import format_time
 from gregor_ingest.guarded_route import Context, GuardedRoute
 from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import DELIVERY
-from gregor_ingest.schemas.requests import NAME_SCHEMA
+from gregor_ingest.schemas.fields import NAME_SCHEMA, json_time, json_time_or_null
+from gregor_ingest.schemas.responses import AttemptResponse, DeliveriesResponse, DeliveryResponse
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["deliveries"])
 
-MOST_ITEMS: Final = 100
-"""Items whose deliveries one answer has."""
+MAX_ITEMS: Final = 100
+"""Items whose deliveries one response contains."""
 
 
 @router.get(
     "/v1/users/{uid}/deliveries",
     operation_id="listDeliveries",
-    summary="Deliveries of a user",
-    responses=documented(200, "The newest item first; of an item the oldest delivery first.", {"entries": [DELIVERY]}),
+    summary="List the deliveries of a user",
+    responses=documented(
+        200,
+        "Deliveries of the newest item first; of an item, the oldest delivery first.",
+        DeliveriesResponse,
+        {"entries": [DELIVERY]},
+    ),
     response_class=Response,
 )
 async def list_deliveries(
@@ -36,19 +40,19 @@ async def list_deliveries(
     context: Context,
     item: Annotated[str | None, Query(description="Only of this item.", json_schema_extra=NAME_SCHEMA)] = None,
 ) -> Response:
-    """Of the newest 100 items that have any, or of one item. Neither tokens nor addresses are shown."""
+    """Return the deliveries of the newest 100 items, or of one item, without push tokens and addresses."""
     if item is not None and not is_name(item):
-        raise Problem("invalid_id", "The query parameter item is no id.")
+        raise Problem("invalid_id", "The query parameter item is not a valid item id.")
     ledger = context.store.ledger
-    found = await (ledger.of_user(uid, MOST_ITEMS) if item is None else ledger.of_item(uid, item))
-    entries = [shown(each) for each in found if each.intent.channel in CHANNELS]
-    return json_response({"entries": entries}, headers={"Cache-Control": "no-store"})
+    records = await (ledger.of_user(uid, MAX_ITEMS) if item is None else ledger.of_item(uid, item))
+    entries = [DeliveryResponse(**delivery_members(each)) for each in records if each.intent.channel in CHANNELS]
+    return json_response(DeliveriesResponse(entries), headers={"Cache-Control": "no-store"})
 
 
-def shown(delivery: DeliveryRecord) -> dict[str, Any]:
-    """A delivery as it goes out."""
+def delivery_members(delivery: DeliveryRecord) -> dict[str, Any]:
+    """Return the members of ``DeliveryResponse``."""
     intent, history = delivery.intent, delivery.history
-    entry = {
+    members = {
         "id": encode_delivery_id(intent),
         "item": intent.item,
         "intent": intent.kind.value,
@@ -57,19 +61,15 @@ def shown(delivery: DeliveryRecord) -> dict[str, Any]:
         "state": delivery.state.word,
         "reason": history.reason,
         "n": intent.n,
-        "next": None if history.next_us is None else msgspec.Raw(format_time(history.next_us)),
+        "next": json_time_or_null(history.next_us),
         "attempts": [_attempt(each) for each in history.attempts],
     }
     if intent.kind is IntentKind.EVENT:
         webhook, call_id = webhook_and_call_id(intent)
-        entry |= {"device": None, "webhook": webhook, "webhook_id": call_id}
-    return entry
+        members |= {"device": None, "webhook": webhook, "webhook_id": call_id}
+    return members
 
 
-def _attempt(attempt: DeliveryAttempt) -> dict[str, Any]:
-    return {
-        "at": msgspec.Raw(format_time(attempt.at_us)),
-        "status": attempt.status,
-        "provider_id": attempt.provider_id,
-        "detail": attempt.detail,
-    }
+def _attempt(attempt: DeliveryAttempt) -> AttemptResponse:
+    at = json_time(attempt.at_us)
+    return AttemptResponse(at=at, status=attempt.status, provider_id=attempt.provider_id, detail=attempt.detail)

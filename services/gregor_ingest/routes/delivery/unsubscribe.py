@@ -1,7 +1,7 @@
-"""The links under mails: a page that asks, and the one POST that ends the mails. Open: who has the link may.
+"""Unsubscribe links of e-mails: a confirmation page, and the POST that unsubscribes. The link itself is the credential.
 
-Mail clients send the POST by themselves when their user asks for it (RFC 8058), with any body, without login, cookie or
-origin. A GET ends nothing: programs that look for harm open every link of a mail.
+Mail clients send the POST for their user (RFC 8058), with any body, and without login, cookie or origin. A GET changes
+nothing, because virus scanners open every link of an e-mail.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from gregor.core.errors import Problem
 from gregor.core.notify.unsubscribe_token import ALL_CATEGORIES, MAX_TOKEN_CHARACTERS, parse_token
 from gregor.rendering.translations import Translation, accepted_translation
 from gregor.web.request import headers_of, read_body
-from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, OpenRoute
 from gregor_ingest.responses import problems
 
 router: Final = APIRouter(route_class=OpenRoute, tags=["contact"])
 
 _PATH: Final = "/v1/unsubscribe/{token}"
-MOST_BYTES: Final = 1_024
-"""Of the body of a POST; what it says does not matter."""
+MAX_BODY_BYTES: Final = 1_024
+"""Size limit of the body of a POST. The content is ignored."""
 TOKEN_SCHEMA: Final = {"type": "string", "maxLength": MAX_TOKEN_CHARACTERS, "pattern": "^[A-Za-z0-9_-]+$"}
 _HEADERS: Final = {
-    # A form may lead nowhere else, the page be in no frame, and the link, which is a key, be told to nobody.
+    # The link is a credential: no Referer may leak it, no frame may hold the page, the form posts only to this origin.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -39,41 +38,41 @@ _HEADERS: Final = {
     "X-Robots-Tag": "noindex",
     "Vary": "Accept-Language",
 }
-_Token = Annotated[str, Path(description="As a mail has it.", json_schema_extra=dict(TOKEN_SCHEMA))]
+_Token = Annotated[str, Path(description="The token of the link.", json_schema_extra=dict(TOKEN_SCHEMA))]
 
 
-def _page_answer(description: str) -> dict[str, object]:
+def _html_response(description: str) -> dict[str, object]:
     return {"description": description, "content": {"text/html": {"schema": {"type": "string"}}}}
 
 
-_UNKNOWN: Final = _page_answer("The link is not valid; nothing was done.")
+_UNKNOWN: Final = _html_response("The link is invalid. Nothing was changed.")
 
 
 @router.get(
     _PATH,
     operation_id="askUnsubscribe",
-    summary="The page of an unsubscribe link",
-    responses={200: _page_answer("A page with one button, which sends the POST."), 404: _UNKNOWN},
+    summary="Show the unsubscribe page",
+    responses={200: _html_response("A page with a button that sends the POST."), 404: _UNKNOWN},
     response_class=Response,
 )
 async def ask_unsubscribe(token: _Token, request: Request, context: Context) -> Response:
-    """Asks, and changes nothing."""
-    words = _words(request)
+    """Ask for confirmation. Changes nothing."""
+    texts = _translation(request)
     found = parse_token(link_keys(context.settings), token)
     if found is None:
-        return _unknown(words)
+        return _invalid_link(texts)
     _, categories = found
-    kinds = "" if categories == (ALL_CATEGORIES,) else f'<p dir="ltr">{escape(", ".join(categories))}</p>\n'
-    button = f'<form method="post"><button>{escape(words.unsubscribe)}</button></form>'
-    return _page(words, words.ask, kinds + button)
+    listed = "" if categories == (ALL_CATEGORIES,) else f'<p dir="ltr">{escape(", ".join(categories))}</p>\n'
+    button = f'<form method="post"><button>{escape(texts.unsubscribe)}</button></form>'
+    return _page(texts, texts.ask, listed + button)
 
 
 @router.post(
     _PATH,
     operation_id="unsubscribe",
-    summary="End mails",
+    summary="Unsubscribe",
     responses={
-        200: _page_answer("No more mails of the categories that the link is for."),
+        200: _html_response("The user gets no more e-mail of the categories of the link."),
         404: _UNKNOWN,
         **problems("message_too_large", "unavailable"),
     },
@@ -91,48 +90,44 @@ async def ask_unsubscribe(token: _Token, request: Request, context: Context) -> 
     response_class=Response,
 )
 async def unsubscribe(token: _Token, request: Request, context: Context) -> Response:
-    """One click (RFC 8058), with a body of any type up to 1 KiB. Repeating it is safe."""
-    await _read_and_forget(request)
-    words = _words(request)
+    """Unsubscribe with one click (RFC 8058). The body may have any type, up to 1 KiB. Safe to repeat."""
+    await _discard_body(request)
+    texts = _translation(request)
     found = parse_token(link_keys(context.settings), token)
     if found is None:
-        return _unknown(words)
-    await _end(found, context)
-    return _page(words, words.done)
-
-
-async def _end(found: tuple[str, tuple[str, ...]], context: IngestContext) -> None:
+        return _invalid_link(texts)
     uid, categories = found
     await context.store.contacts.end_mails(uid, categories)
+    return _page(texts, texts.done)
 
 
-async def _read_and_forget(request: Request) -> None:
+async def _discard_body(request: Request) -> None:
     def too_large() -> Problem:
-        return Problem("message_too_large", f"The body is over {MOST_BYTES} bytes.")
+        return Problem("message_too_large", f"The body has more than {MAX_BODY_BYTES} bytes.")
 
-    await read_body(headers_of(request.scope), request.receive, MOST_BYTES, too_large)
+    await read_body(headers_of(request.scope), request.receive, MAX_BODY_BYTES, too_large)
 
 
-def _words(request: Request) -> Translation:
+def _translation(request: Request) -> Translation:
     return accepted_translation(request.headers.get("accept-language", ""))
 
 
-def _unknown(words: Translation) -> Response:
-    return _page(words, words.unknown, status=404)
+def _invalid_link(texts: Translation) -> Response:
+    return _page(texts, texts.unknown, status=404)
 
 
-def _page(words: Translation, heading: str, rest: str = "", status: int = 200) -> Response:
-    context = {
-        "lang": words.tag,
-        "dir": words.direction,
-        "title": escape(words.unsubscribe),
+def _page(texts: Translation, heading: str, rest: str = "", status: int = 200) -> Response:
+    placeholders = {
+        "lang": texts.tag,
+        "dir": texts.direction,
+        "title": escape(texts.unsubscribe),
         "heading": escape(heading),
         "rest": rest,
     }
-    html = re.sub(r"<!--(\w+)-->", lambda found: context[found[1]], _frame())
+    html = re.sub(r"<!--(\w+)-->", lambda found: placeholders[found[1]], _template())
     return Response(html, status, _HEADERS, media_type="text/html")
 
 
 @cache
-def _frame() -> str:
+def _template() -> str:
     return files("gregor_ingest").joinpath("pages", "unsubscribe.html").read_text("utf-8")

@@ -1,4 +1,7 @@
-"""``POST /v1/messages``: many messages, as a JSON array or streamed as NDJSON; one bad line never spoils another."""
+"""``POST /v1/messages``: a batch of messages, as a JSON array or as an NDJSON stream.
+
+Each line has its own result: an invalid line does not affect the others.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ from gregor_ingest.request import NDJSON, parse_query
 from .lines import BatchEntry, LineReader, submit_entries
 
 PATH: Final = "/v1/messages"
-CHUNK: Final = 200
-"""Entries committed at once: enough to share a round trip among, few enough that the first answers come soon."""
+CHUNK_ENTRIES: Final = 200
+"""Entries committed in one round trip: many enough to amortize it, few enough that the first results come soon."""
 
 Lines: TypeAlias = list[tuple[int, bytes]]
-"""Lines of a text with their numbers, from 0."""
-Group: TypeAlias = tuple[Lines, bool]
-"""Lines that came together, and whether they are the last ones."""
+"""Lines with their numbers, from 0."""
+LineGroup: TypeAlias = tuple[Lines, bool]
+"""Lines that arrived together, and whether they are the last ones."""
 
 _RULE: Final = access_rule("POST", PATH)
 _elements: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -33,13 +36,13 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 class SendMessages:
-    """The endpoint as an ASGI application."""
+    """The endpoint ``sendMessages`` as an ASGI application."""
 
     def __init__(self, context: IngestContext) -> None:
         self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer each (line, uid) with its receipt or its problem, in order."""
+        """Respond with the receipt or the error of each pair of line and uid, in order."""
         scope["gregor.operation"] = "sendMessages"
         context, headers = self._context, scope["gregor.headers"]
         actor = await context.authorizer.authorize(_RULE, headers.get(b"authorization"), {}, None)
@@ -47,41 +50,41 @@ class SendMessages:
         kind = media_type(headers, JSON, NDJSON)
         for name in (b"idempotency-key", b"gregor-durability"):
             if name in headers:
-                raise Problem("invalid", f"The header {name.decode().title()} is for one message; give lines an id.")
+                raise Problem(
+                    "invalid", f"The header {name.decode().title()} is for single messages; give each line an id."
+                )
         if kind == JSON:
-            raw = await read_body(headers, receive, context.limits.batch_bytes, self._too_many_bytes)
-            await self._answer_array(raw, actor, send)
+            raw = await read_body(headers, receive, context.limits.batch_bytes, self._batch_too_large)
+            await self._respond_to_array(raw, actor, send)
         else:
-            source = body_chunks(headers, receive, context.limits.batch_bytes, self._too_many_bytes)
+            source = body_chunks(headers, receive, context.limits.batch_bytes, self._batch_too_large)
             await _NdjsonBatch(context, actor, send).run(read_lines(source))
 
-    async def _answer_array(self, raw: bytes, actor: Actor, send: Send) -> None:
+    async def _respond_to_array(self, raw: bytes, actor: Actor, send: Send) -> None:
         context = self._context
         lines = _split_array(raw)
         if len(lines) > context.limits.batch:
-            raise too_many_lines(context)
+            raise batch_has_too_many_lines(context)
         entries: list[BatchEntry] = []
         reader = LineReader(actor, context)
         for number, line in enumerate(lines):
             entries += reader.read(number, line)
             if len(entries) > context.limits.batch_fanout:
-                raise too_many_users(context)
-        for start in range(0, len(entries), CHUNK):
-            await submit_entries(
-                entries[start : start + CHUNK], actor, context.authorizer, context.submitter, is_first=start == 0
-            )
-        await _answer(send, JSON, b"[" + b",".join([entry.encode() for entry in entries]) + b"]")
+                raise batch_has_too_many_users(context)
+        for start in range(0, len(entries), CHUNK_ENTRIES):
+            chunk = entries[start : start + CHUNK_ENTRIES]
+            await submit_entries(chunk, actor, context.rate_limiter, context.submitter, is_first=start == 0)
+        await _respond(send, JSON, b"[" + b",".join([entry.encode() for entry in entries]) + b"]")
 
-    def _too_many_bytes(self) -> Problem:
+    def _batch_too_large(self) -> Problem:
         return Problem("batch_too_large", f"A batch has at most {self._context.limits.batch_bytes} bytes. Split it.")
 
 
 class _NdjsonBatch:
-    """One NDJSON batch: reads, commits and answers at once.
+    """One NDJSON batch: reads, commits and responds at the same time.
 
-    The answer is written by a task of its own, from a queue that the bounds of a batch bound: a client that reads only
-    when it has sent everything must not stop the reading. Where all was read at once, there is nothing to stop, and the
-    answer leaves in one piece.
+    A separate task writes the response from a queue, because some clients read nothing until they have sent everything.
+    The limits of a batch bound the queue. A batch that arrives in one piece is answered in one piece, without the task.
     """
 
     def __init__(self, context: IngestContext, actor: Actor, send: Send) -> None:
@@ -92,23 +95,23 @@ class _NdjsonBatch:
         self._lines = 0
         self._entries = 0
         self._next_line = 0
-        self._has_settled = False
+        self._has_submitted = False
         self._out: asyncio.Queue[bytes] = asyncio.Queue()
         self._last = b""
         self._writer: asyncio.Task[None] | None = None
 
-    async def run(self, groups: AsyncIterator[Group]) -> None:
-        """Serve the batch. A refusal of the whole before anything was done is raised; later it is the last entry."""
+    async def run(self, groups: AsyncIterator[LineGroup]) -> None:
+        """Process the batch. An error of the whole batch is raised before the first commit; later it is an entry."""
         try:
             async for group, is_last in groups:
-                entries, refusal = self._read(group)
-                if refusal is not None and not self._has_settled:
-                    raise refusal
-                await self._settle(entries, is_last)
-                if refusal is not None:
-                    raise refusal
+                entries, problem = self._read(group)
+                if problem is not None and not self._has_submitted:
+                    raise problem
+                await self._submit(entries, is_last)
+                if problem is not None:
+                    raise problem
         except Problem as problem:
-            if not self._has_settled:
+            if not self._has_submitted:
                 raise
             self._last += BatchEntry(self._next_line, None, result=problem).encode() + b"\n"
         except BaseException:
@@ -118,41 +121,41 @@ class _NdjsonBatch:
         await self._finish()
 
     def _read(self, group: Lines) -> tuple[list[BatchEntry], Problem | None]:
-        """The entries of the lines, and why the one at ``_next_line`` is where the batch ends, if it does."""
+        """Return the entries of the lines, and the error that ends the batch at ``_next_line``, if there is one."""
         entries: list[BatchEntry] = []
         limits = self._context.limits
         for number, raw in group:
             self._next_line = number
             self._lines += 1
             if self._lines > limits.batch:
-                return entries, too_many_lines(self._context)
+                return entries, batch_has_too_many_lines(self._context)
             found = self._reader.read(number, raw)
             self._entries += len(found)
             if self._entries > limits.batch_fanout:
-                return entries, too_many_users(self._context)
+                return entries, batch_has_too_many_users(self._context)
             entries += found
             self._next_line = number + 1
         return entries, None
 
-    async def _settle(self, entries: list[BatchEntry], is_last: bool) -> None:
-        for start in range(0, len(entries), CHUNK):
-            piece = entries[start : start + CHUNK]
-            await submit_entries(
-                piece, self._actor, self._context.authorizer, self._context.submitter, is_first=not self._has_settled
-            )
-            self._has_settled = True
-            told = b"\n".join([entry.encode() for entry in piece]) + b"\n"
-            if is_last and start + CHUNK >= len(entries):
-                self._last = told
+    async def _submit(self, entries: list[BatchEntry], is_last: bool) -> None:
+        context = self._context
+        for start in range(0, len(entries), CHUNK_ENTRIES):
+            piece = entries[start : start + CHUNK_ENTRIES]
+            is_first = not self._has_submitted
+            await submit_entries(piece, self._actor, context.rate_limiter, context.submitter, is_first=is_first)
+            self._has_submitted = True
+            encoded = b"\n".join([entry.encode() for entry in piece]) + b"\n"
+            if is_last and start + CHUNK_ENTRIES >= len(entries):
+                self._last = encoded
             else:
-                self._write(told)
+                self._write(encoded)
 
     def _write(self, data: bytes) -> None:
         if self._writer is None:
-            self._writer = asyncio.create_task(self._drain())
+            self._writer = asyncio.create_task(self._write_response())
         self._out.put_nowait(data)
 
-    async def _drain(self) -> None:
+    async def _write_response(self) -> None:
         await _start(self._send, NDJSON)
         while data := await self._out.get():
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
@@ -160,7 +163,7 @@ class _NdjsonBatch:
 
     async def _finish(self) -> None:
         if self._writer is None:
-            await _answer(self._send, NDJSON, self._last)
+            await _respond(self._send, NDJSON, self._last)
             return
         if self._last:
             self._out.put_nowait(self._last)
@@ -168,18 +171,15 @@ class _NdjsonBatch:
         await self._writer
 
 
-async def read_lines(source: AsyncIterator[tuple[bytes, bool]]) -> AsyncIterator[Group]:
-    """The lines of a text as it comes in: as many at once as are there, and whether they are the last ones.
-
-    Empty ones count, but are not given.
-    """
+async def read_lines(source: AsyncIterator[tuple[bytes, bool]]) -> AsyncIterator[LineGroup]:
+    """Yield the complete lines of each chunk, and whether they are the last ones. Empty lines only count."""
     number = 0
     unfinished: list[bytes] = []
     async for chunk, is_last in source:
         first, *others = chunk.split(b"\n")
         unfinished.append(first)
         if is_last:
-            others.append(b"")  # the last line needs no end of its own
+            others.append(b"")  # the last line may lack a line break
         elif not others:
             continue
         complete = [b"".join(unfinished), *others[:-1]]
@@ -190,16 +190,16 @@ async def read_lines(source: AsyncIterator[tuple[bytes, bool]]) -> AsyncIterator
 
 
 def _split_array(raw: bytes) -> list[bytes]:
-    """The elements of a JSON array, undecoded: what is wrong inside one is that one's problem."""
+    """Return the elements of a JSON array, not decoded: an error inside one must not affect the others."""
     try:
         return [bytes(element) for element in _elements(raw)]
     except msgspec.ValidationError:
-        raise Problem("invalid", "A batch is a JSON array of messages, or NDJSON with its own Content-Type.") from None
+        raise Problem("invalid", f"A batch must be a JSON array of messages, or {NDJSON}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         masked = _SURROGATE.sub(rb"\\u0000", raw)
         if masked == raw:
-            raise Problem("malformed_json", f"The body is no JSON array: {error}.") from None
-    # Half a surrogate pair stops the splitter: it is led past all of them, and the text cut as it came.
+            raise Problem("malformed_json", f"The body is not a valid JSON array: {error}.") from None
+    # The splitter refuses a lone surrogate, but that is an error of one line: mask all of them, then cut the original.
     elements, end = [], 0
     for element in _split_array(masked):
         begin = masked.index(element, end)
@@ -208,7 +208,7 @@ def _split_array(raw: bytes) -> list[bytes]:
     return elements
 
 
-async def _answer(send: Send, kind: str, body: bytes) -> None:
+async def _respond(send: Send, kind: str, body: bytes) -> None:
     await _start(send, kind, (b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.body", "body": body})
 
@@ -217,11 +217,11 @@ async def _start(send: Send, kind: str, *headers: tuple[bytes, bytes]) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind.encode()), *headers]})
 
 
-def too_many_lines(context: IngestContext) -> Problem:
-    """The batch has more messages than one call may have."""
+def batch_has_too_many_lines(context: IngestContext) -> Problem:
+    """Return the error for a batch with too many messages."""
     return Problem("batch_too_large", f"A batch has at most {context.limits.batch} messages. Send the rest in another.")
 
 
-def too_many_users(context: IngestContext) -> Problem:
-    """The batch has more lines × uids than one call may have."""
+def batch_has_too_many_users(context: IngestContext) -> Problem:
+    """Return the error for a batch with too many pairs of line and uid."""
     return Problem("batch_too_large", f"A batch has at most {context.limits.batch_fanout} lines × uids. Split it.")

@@ -1,4 +1,4 @@
-"""``DELETE /v1/users/{uid}/messages/{id}``: take back a message that waits for its time."""
+"""``DELETE /v1/users/{uid}/messages/{id}``: cancel a delayed message."""
 
 from __future__ import annotations
 
@@ -17,24 +17,22 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["messages"])
 @router.delete(
     "/v1/users/{uid}/messages/{id}",
     operation_id="cancelMessage",
-    summary="Take back a delayed message",
+    summary="Cancel a delayed message",
     status_code=204,
-    responses=documented(204, "It is cancelled.", None, "not_found"),
+    responses=documented(204, "The message is cancelled.", None, None, "not_found"),
     response_class=Response,
 )
-async def cancel(
+async def cancel_message(
     uid: str,
-    message_id: Annotated[str, Path(alias="id", description="The message's id.")],
+    message_id: Annotated[str, Path(alias="id", description="The id of the message.")],
     actor: CurrentActor,
     context: Context,
 ) -> Response:
-    """Cancel a message sent with `not_before`. Once it is committed, or cancelled, there is none: 404."""
+    """Cancel a message that was sent with `not_before`, unless it is already committed or cancelled."""
     agenda = context.store.agenda
     raw = await agenda.delayed(uid, message_id)
-    if (
-        raw is None
-        or not decode_delayed_message(raw).is_within(actor.category_filter)
-        or not await agenda.cancel_delayed(uid, message_id)
-    ):
-        raise Problem("not_found", "No message waits under this id: it was committed, cancelled, or never sent.")
+    is_within_filter = raw is not None and decode_delayed_message(raw).is_within(actor.category_filter)
+    if not is_within_filter or not await agenda.cancel_delayed(uid, message_id):
+        detail = "No delayed message has this id: it was committed or cancelled, or never sent."
+        raise Problem("not_found", detail)
     return Response(status_code=204)

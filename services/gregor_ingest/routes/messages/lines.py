@@ -21,8 +21,9 @@ from gregor.core.messages.parse_fast import parse_fast
 from gregor.store.contract.store import Unavailable
 from gregor.submission import Submitter
 from gregor.web.request import message_too_large
-from gregor_ingest.auth import Actor, Authorizer
+from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
+from gregor_ingest.rate_limits import CallerRateLimiter, rate_limited
 
 from .messages import authorize_message
 
@@ -141,7 +142,12 @@ def _check_uids(raw: bytes, uids: Sequence[str], actor: Actor, limits: Limits) -
 
 
 async def submit_entries(
-    entries: Sequence[BatchEntry], actor: Actor, authorizer: Authorizer, submitter: Submitter, *, is_first: bool
+    entries: Sequence[BatchEntry],
+    actor: Actor,
+    rate_limiter: CallerRateLimiter,
+    submitter: Submitter,
+    *,
+    is_first: bool,
 ) -> None:
     """Submit planned entries in order; afterwards each one has its result.
 
@@ -149,9 +155,9 @@ async def submit_entries(
     reached, and the whole batch can be retried; later the error becomes the result of each entry.
     """
     pending = [entry for entry in entries if entry.work is not None]
-    granted, wait_s = await _take_as_many_as_possible(actor, len(pending), authorizer)
+    granted, wait_s = await _take_as_many_as_possible(actor, len(pending), rate_limiter)
     for entry in pending[granted:]:
-        entry.result = Problem("rate_limited", f"Too many messages; retry in {wait_s:.1f} s.", retry_after_s=wait_s)
+        entry.result = rate_limited(wait_s)
     await asyncio.gather(
         *[_delay(entry, submitter) for entry in pending[:granted] if isinstance(entry.work, DelayedMessage)]
     )
@@ -180,7 +186,7 @@ async def _delay(entry: BatchEntry, submitter: Submitter) -> None:
         entry.result = error.problem()
 
 
-async def _take_as_many_as_possible(actor: Actor, count: int, authorizer: Authorizer) -> tuple[int, float]:
+async def _take_as_many_as_possible(actor: Actor, count: int, rate_limiter: CallerRateLimiter) -> tuple[int, float]:
     """Take up to ``count`` messages of the rate limit; returns how many, and the seconds until the next one."""
     granted = 0
     wait_s = 0.0
@@ -188,7 +194,7 @@ async def _take_as_many_as_possible(actor: Actor, count: int, authorizer: Author
     # Halving finds the largest part that fits in a few calls, whatever the burst is.
     while step and granted < count:
         step = min(step, count - granted)
-        wait_s = await authorizer.take(actor, step)
+        wait_s = await rate_limiter.take(actor, step)
         if wait_s == 0:
             granted += step
         else:

@@ -20,7 +20,7 @@ from gregor.core.messages.model import Message, Sender, UserReset
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.parse_fast import parse_fast
 from gregor.web.request import JSON, media_type, message_too_large, read_body
-from gregor_ingest.auth import Actor, access_rule, check_rate
+from gregor_ingest.auth import Actor, access_rule
 from gregor_ingest.context import IngestContext
 from gregor_ingest.dry_run import dry_run, is_dry_run
 from gregor_ingest.request import parse_query
@@ -37,6 +37,7 @@ class SendMessage:
     def __init__(self, context: IngestContext) -> None:
         self._context = context
         self._authorizer = context.authorizer
+        self._rate_limiter = context.rate_limiter
         self._submitter = context.submitter
         self._limits = context.limits
 
@@ -47,7 +48,7 @@ class SendMessage:
         actor = await self._authorizer.authorize(_RULE, headers.get(b"authorization"), scope["path_params"], None)
         dry = is_dry_run(parse_query(scope["query_string"], ("dry_run",)))
         media_type(headers, JSON)
-        check_rate(await self._authorizer.take(actor))
+        await self._rate_limiter.check_message(actor)
         most = self._limits.message_bytes
         raw = await read_body(headers, receive, most, lambda: message_too_large(most))
         document, message = _parse(raw, self._limits)

@@ -1,4 +1,4 @@
-"""Probes and figures: for balancers, supervisors and Prometheus. They need no token."""
+"""Health probes and metrics: for load balancers, supervisors and Prometheus. They need no token."""
 
 from __future__ import annotations
 
@@ -8,54 +8,51 @@ from fastapi import APIRouter, Response
 
 from gregor.telemetry import METRICS_CONTENT_TYPE
 from gregor_ingest.guarded_route import OpenRoute, Context
-from gregor_ingest.responses import json_response
+from gregor_ingest.responses import json_content, json_response
+from gregor_ingest.schemas.responses import AliveResponse, ReadyResponse
 
 router: Final = APIRouter(route_class=OpenRoute, tags=["probes"])
-figures: Final = APIRouter(route_class=OpenRoute, tags=["probes"])
+metrics_router: Final = APIRouter(route_class=OpenRoute, tags=["probes"])
 
 _READY: Final = {"ready": True, "checks": {"redis": "ok", "probe": "ok", "draining": False}}
 _NOT_READY: Final = {"ready": False, "checks": {"redis": "down", "probe": "ok", "draining": False}}
 
 
-def _example(value: object) -> dict[str, object]:
-    return {"application/json": {"schema": {"type": "object"}, "example": value}}
-
-
 @router.get(
     "/healthz",
     operation_id="health",
-    summary="Is the process alive",
-    responses={200: {"description": "It is.", "content": _example({"alive": True})}},
+    summary="Liveness probe",
+    responses={200: {"description": "The process runs.", "content": json_content(AliveResponse, {"alive": True})}},
     response_class=Response,
 )
 async def health() -> Response:
-    """The process answers: nothing more is looked at."""
-    return json_response({"alive": True}, headers={"Cache-Control": "no-store"})
+    """Return 200 while the process runs; nothing else is checked."""
+    return json_response(AliveResponse(True), headers={"Cache-Control": "no-store"})
 
 
 @router.get(
     "/readyz",
     operation_id="ready",
-    summary="Can it do its job now",
+    summary="Readiness probe",
     responses={
-        200: {"description": "It can.", "content": _example(_READY)},
-        503: {"description": "It cannot: send requests elsewhere.", "content": _example(_NOT_READY)},
+        200: {"description": "The process is ready.", "content": json_content(ReadyResponse, _READY)},
+        503: {"description": "The process is not ready: route requests to another one.", "content": json_content(ReadyResponse, _NOT_READY)},
     },
     response_class=Response,
 )
 async def ready(context: Context) -> Response:
-    """Red after three failures of the store in a row, and while it is shutting down."""
+    """Return 503 after three failed checks of the store in a row, and during shutdown."""
     document = context.readiness.document()
     return json_response(document, 200 if document["ready"] else 503, {"Cache-Control": "no-store"})
 
 
-@figures.get(
+@metrics_router.get(
     "/metrics",
     operation_id="metrics",
-    summary="Figures for Prometheus",
-    responses={200: {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+    summary="Prometheus metrics",
+    responses={200: {"description": "Metrics in the Prometheus text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
     response_class=Response,
 )
 async def metrics(context: Context) -> Response:
-    """Counters and histograms of this process; no label ever names a user."""
+    """Return counters and histograms of this process. No label names a user."""
     return Response(context.metrics.exposition(), headers={"Content-Type": METRICS_CONTENT_TYPE})

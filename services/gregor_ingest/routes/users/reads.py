@@ -1,4 +1,4 @@
-"""Reads of a user: state, sync, one item, history. Reading creates nothing; a uid never seen is an empty user."""
+"""Reads of a user: state, sync, one item, history. A read creates nothing; an unknown uid is a user without items."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Final
-from urllib.parse import urlencode
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -23,27 +22,31 @@ from gregor.core.notify.timeline import build_timeline
 from gregor.core.times import parse_time
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, CurrentView, GuardedRoute, RenderLocale
+from gregor_ingest.pagination import BEFORE_DESCRIPTION, DEFAULT_LIMIT, Limit, invalid_before, next_link
 from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import HISTORY, ITEM, STATE, SYNC
-from gregor_ingest.schemas.requests import CATEGORY_SCHEMA
+from gregor_ingest.schemas.fields import CATEGORY_SCHEMA
+from gregor_ingest.schemas.responses import HistoryResponse, ItemStoryResponse, StateResponse, SyncResponse
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["reads"])
 
-_VOID: Final = Cursor("", 0)
+_INVALID_CURSOR: Final = Cursor("", 0)
+"""Belongs to no epoch, so sync responds with a full copy."""
 _BEFORE: Final = re.compile(r"(0|[1-9][0-9]{0,12})\.(.+)\Z")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?\Z")
 _PRIVATE: Final = {"Cache-Control": "private, no-cache"}
 
-_EXACT: Final = Query(
-    description="Only this very category; the copy cannot be resumed from by `sync`.", json_schema_extra=CATEGORY_SCHEMA
+_CATEGORY: Final = Query(
+    description="Only this category, without those below it. Such a copy cannot be continued with `sync`.",
+    json_schema_extra=CATEGORY_SCHEMA,
 )
 _AT: Final = Query(
     description="The state as it was at this time (Unix seconds), within the retention.",
     json_schema_extra={"pattern": r"^-?[0-9]{1,20}(\.[0-9]{1,20})?$"},
 )
 _DIGEST: Final = Query(description="The digest of the copy.", json_schema_extra={"pattern": "^[0-9a-f]{64}$"})
-_PAGE: Final = Query(
-    description="As `Link` gives it.",
+_HISTORY_BEFORE: Final = Query(
+    description=BEFORE_DESCRIPTION,
     json_schema_extra={"pattern": r"^(0|[1-9][0-9]{0,12})\.[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$"},
 )
 
@@ -51,9 +54,9 @@ _PAGE: Final = Query(
 @router.get(
     "/v1/users/{uid}/state",
     operation_id="readState",
-    summary="The state of a user",
-    responses=documented(200, "The state, or as it was `at` a time.", STATE, "time_out_of_range", "too_many")
-    | {304: {"description": "Not modified: the digest is the one of If-None-Match."}},
+    summary="Read the state of a user",
+    responses=documented(200, "The state now, or `at` a time.", StateResponse, STATE, "time_out_of_range", "too_many")
+    | {304: {"description": "Not modified: the ETag is in If-None-Match."}},
     response_class=Response,
 )
 async def read_state(
@@ -61,37 +64,43 @@ async def read_state(
     request: Request,
     context: Context,
     view: CurrentView,
-    category: Annotated[str | None, _EXACT] = None,
+    category: Annotated[str | None, _CATEGORY] = None,
     at: Annotated[str | None, _AT] = None,
     render: RenderLocale = None,
 ) -> Response:
-    """All live items of the view. `ETag` and `If-None-Match` make an unchanged state cost nothing."""
+    """Return the live items of the view. With `If-None-Match`, an unchanged state has no body."""
     if category is not None and not is_dotted(category):
-        raise Problem("invalid_id", "The query parameter category is no category.")
-    read = view if category is None else replace(view, category_filter=intersect(view.category_filter, (category,)))
+        raise Problem(
+            "invalid_id", "The query parameter category is not valid: use dotted segments, such as user.joined."
+        )
+    read_view = (
+        view if category is None else replace(view, category_filter=intersect(view.category_filter, (category,)))
+    )
     now_us = context.clock.now_us()
     if at is not None:
-        past = _exactly(await context.store.users.state_at(uid, read, _past_us(at, now_us, context), now_us), category)
+        past = _only_category(
+            await context.store.users.state_at(uid, read_view, _past_us(at, now_us, context), now_us), category
+        )
         return json_response(encode_state_at(past, await _rendered(past.items, uid, render, context)), headers=_PRIVATE)
-    full = _exactly(await context.store.users.state(uid, read, now_us), category)
-    # No filter can be spelled so: a cursor of an exact category is void everywhere, as a delta of it cannot be told.
-    told = read if category is None else replace(read, category_filter=(f"={category}",))
-    # Words change with the policy alone, and with the language: a copy with words is another copy.
-    words = "" if render is None else f".{context.categories.version}.{render}"
-    etag = f'W/"{full.digest.hex()}{words}"'
-    headers = {**_PRIVATE, "ETag": etag, "Gregor-Cursor": str(cursor_for(full.epoch, told, full.seq))}
-    if _is_known(request.headers.getlist("if-none-match"), etag):
+    full = _only_category(await context.store.users.state(uid, read_view, now_us), category)
+    # "=" is in no valid filter: a cursor of an exact category must not be accepted by sync, which knows only prefixes.
+    cursor_view = read_view if category is None else replace(read_view, category_filter=(f"={category}",))
+    # Rendered texts also depend on the category entries and the language.
+    rendering = "" if render is None else f".{context.categories.version}.{render}"
+    etag = f'W/"{full.digest.hex()}{rendering}"'
+    headers = {**_PRIVATE, "ETag": etag, "Gregor-Cursor": str(cursor_for(full.epoch, cursor_view, full.seq))}
+    if _matches_etag(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     badge = context.categories.current.badge(Counter(item.category for item in full.items))
     rendered = await _rendered(full.items, uid, render, context)
-    return json_response(encode_state(full, told, badge, rendered), headers=headers)
+    return json_response(encode_state(full, cursor_view, badge, rendered), headers=headers)
 
 
 @router.get(
     "/v1/users/{uid}/sync",
     operation_id="sync",
-    summary="What leads a copy to now",
-    responses=documented(200, "A sync object: full, delta or unchanged.", SYNC, "too_many"),
+    summary="Bring a copy up to date",
+    responses=documented(200, "A sync object: full, delta or unchanged.", SyncResponse, SYNC, "too_many"),
     response_class=Response,
 )
 async def read_sync(
@@ -103,45 +112,45 @@ async def read_sync(
     digest: Annotated[str | None, _DIGEST] = None,
     render: RenderLocale = None,
 ) -> Response:
-    """The shortest of: unchanged, the changes since the cursor, the whole view; with external messages since."""
-    at = None if cursor is None else parse_cursor(cursor) or _VOID
-    proof = None if digest is None else parse_digest(digest)
-    if digest is not None and proof is None:
-        raise Problem("invalid", "The query parameter digest is 64 hex digits in small letters.")
+    """Return the shortest of: nothing, the changes since the cursor, or all items; and external messages since then."""
+    at = None if cursor is None else parse_cursor(cursor) or _INVALID_CURSOR
+    known_digest = None if digest is None else parse_digest(digest)
+    if digest is not None and known_digest is None:
+        raise Problem("invalid", "The query parameter digest must be 64 hex digits in lower case.")
     systems = None if actor.caller is None else actor.caller.systems
     now_us = context.clock.now_us()
-    answer = await context.store.users.sync(uid, view, at, proof, now_us, systems, random.randbytes(3))
-    items = answer.items if isinstance(answer, Full) else answer.create if isinstance(answer, Delta) else ()
+    result = await context.store.users.sync(uid, view, at, known_digest, now_us, systems, random.randbytes(3))
+    items = result.items if isinstance(result, Full) else result.create if isinstance(result, Delta) else ()
     rendered = await _rendered(items, uid, render, context) or b"{}"
-    return json_response(encode_sync(answer, view, rendered), headers={"Cache-Control": "no-store"})
+    return json_response(encode_sync(result, view, rendered), headers={"Cache-Control": "no-store"})
 
 
 @router.get(
     "/v1/users/{uid}/items/{id}",
     operation_id="readItem",
-    summary="One item, live or gone",
-    responses=documented(200, "The item and what happened to it.", ITEM, "not_found", "too_many"),
+    summary="Read an item",
+    responses=documented(200, "The item with its timeline.", ItemStoryResponse, ITEM, "not_found", "too_many"),
     response_class=Response,
 )
 async def read_item(uid: str, id: str, context: Context, view: CurrentView, render: RenderLocale = None) -> Response:
-    """An item of the view, from the state or the history, with its timeline."""
+    """Return an item of the state or the history, with its timeline."""
     entry = await context.store.users.item(uid, id, view, context.clock.now_us())
     if entry is None:
-        raise Problem("not_found", "There is no such item here, or it is forgotten, or not in the caller's view.")
-    told, shown = await asyncio.gather(
+        raise Problem("not_found", "The view has no item with this id, or it is no longer kept.")
+    deliveries, acknowledgements = await asyncio.gather(
         context.store.ledger.of_item(uid, id), context.store.devices.acknowledgements(uid)
     )
-    events = build_timeline(entry, told, shown, view)
-    rendered = await _rendered(_whole([entry]), uid, render, context)
+    events = build_timeline(entry, deliveries, acknowledgements, view)
+    rendered = await _rendered(_with_body([entry]), uid, render, context)
     return json_response(encode_item(entry, events, rendered), headers=_PRIVATE)
 
 
 @router.get(
     "/v1/users/{uid}/history",
     operation_id="readHistory",
-    summary="Items, live and gone",
+    summary="Read the history",
     responses=documented(
-        200, "A page; `Link` with `rel=next` leads to the one before it in time.", HISTORY, "too_many"
+        200, "A page, newest first; the header `Link` has the next one.", HistoryResponse, HISTORY, "too_many"
     ),
     response_class=Response,
 )
@@ -151,25 +160,25 @@ async def read_history(
     context: Context,
     actor: CurrentActor,
     view: CurrentView,
-    before: Annotated[str | None, _PAGE] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000, description="Entries of a page.")] = 100,
+    before: Annotated[str | None, _HISTORY_BEFORE] = None,
+    limit: Limit = DEFAULT_LIMIT,
     render: RenderLocale = None,
 ) -> Response:
-    """The user's queue of notifications, newest first (seq, then id)."""
-    below = _parse_before(before)
-    await context.authorizer.take_history(actor)
-    found = await context.store.users.history(uid, view, below, limit + 1, context.clock.now_us())
+    """Return live and removed items, newest first (by seq, then id)."""
+    position = _parse_before(before)
+    await context.rate_limiter.check_history(actor)
+    found = await context.store.users.history(uid, view, position, limit + 1, context.clock.now_us())
     page = found[:limit]
     headers = dict(_PRIVATE)
     if len(found) > limit:
-        headers["Link"] = f'<{_next(request, f"{page[-1].seq}.{page[-1].id}")}>; rel="next"'
-    return json_response(encode_history(page, await _rendered(_whole(page), uid, render, context)), headers=headers)
+        headers |= next_link(request, f"{page[-1].seq}.{page[-1].id}")
+    return json_response(encode_history(page, await _rendered(_with_body(page), uid, render, context)), headers=headers)
 
 
 async def _rendered(
     items: Sequence[StoredItem | HistoryEntry], uid: str, locale: str | None, context: IngestContext
 ) -> bytes | None:
-    """The words of items, where the reader named a language."""
+    """Return the rendered texts of the items as JSON, or ``None`` without a language."""
     if locale is None:
         return None
     return await context.categories.renderer.render_json_in_slices(
@@ -177,13 +186,13 @@ async def _rendered(
     )
 
 
-def _whole(entries: Sequence[HistoryEntry]) -> list[HistoryEntry]:
-    """Those whose body is still there to make words of."""
+def _with_body(entries: Sequence[HistoryEntry]) -> list[HistoryEntry]:
+    """Return the entries whose body is still kept: the others cannot be rendered."""
     return [entry for entry in entries if not entry.is_trimmed]
 
 
-def _exactly(full: Full, category: str | None) -> Full:
-    """The items of that very category, with the digest of exactly these."""
+def _only_category(full: Full, category: str | None) -> Full:
+    """Return only the items of exactly this category, with their digest."""
     if category is None:
         return full
     items = tuple(item for item in full.items if item.category == category)
@@ -192,15 +201,15 @@ def _exactly(full: Full, category: str | None) -> Full:
 
 def _past_us(text: str, now_us: int, context: IngestContext) -> int:
     if not _NUMBER.match(text):
-        raise Problem("invalid", "The query parameter at is a time: Unix seconds, whole or decimal.")
+        raise Problem("invalid", "The query parameter at must be a time in Unix seconds.")
     at_us = parse_time(float(text) if "." in text else int(text), "")
     if not now_us - context.limits.retention_us <= at_us <= now_us:
-        raise Problem("time_out_of_range", "The query parameter at is after now, or older than the retention.")
+        raise Problem("time_out_of_range", "The query parameter at is in the future, or older than the retention.")
     return at_us
 
 
-def _is_known(headers: list[str], etag: str) -> bool:
-    """Whether If-None-Match names the tag (weak comparison, RFC 9110 §13.1.2)."""
+def _matches_etag(headers: list[str], etag: str) -> bool:
+    """Return whether If-None-Match has the ETag (weak comparison, RFC 9110, section 13.1.2)."""
     opaque = etag.removeprefix("W/")
     tags = [tag.strip() for header in headers for tag in header.split(",")]
     return any(tag == "*" or tag.removeprefix("W/") == opaque for tag in tags)
@@ -211,10 +220,5 @@ def _parse_before(text: str | None) -> tuple[int, str] | None:
         return None
     match = _BEFORE.match(text)
     if match is None or not is_name(match[2]):
-        raise Problem("invalid", "The query parameter before is as a Link of an earlier page gave it.")
+        raise invalid_before()
     return int(match[1]), match[2]
-
-
-def _next(request: Request, before: str) -> str:
-    query: list[tuple[str, Any]] = [pair for pair in request.query_params.multi_items() if pair[0] != "before"]
-    return f"{request.url.path}?{urlencode([*query, ('before', before)])}"
