@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from gregor.core.errors import Problem
 from gregor.web.middleware import HttpMiddleware, methods_at
 from gregor.web.problems import HttpProblem
 from gregor.web.serving import make_server

@@ -133,7 +133,8 @@ class HttpMiddleware:
         if answer.status:
             # Half an answer is out: all that is left is to break it off, so that nobody takes it for whole.
             raise ConnectionAbortedError("the answer was broken off")
-        await send_problem(answer, problem, identity, has_token=b"authorization" in scope["gregor.headers"])
+        has_token = scope["gregor.headers"].get(b"authorization", b"").lower().startswith(b"bearer ")
+        await send_problem(answer, problem, identity, has_token=has_token)
 
     def _count(self, operation: str, method: str, status: int, seconds: float) -> None:
         method = method if method in METHODS else "other"
