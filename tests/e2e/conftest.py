@@ -13,12 +13,16 @@ from tests.support.wire_device import WireDevice
 
 _users = itertools.count(1)
 HERE = Path(__file__).parent
+SLOW = ("test_crashes", "test_delivery_chaos", "test_openapi", "test_queue_away", "test_scheduler_crashes")
+"""Modules that take half a minute or more; `make test-slow` and CI run them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+            if item.path.stem in SLOW:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
