@@ -1,6 +1,6 @@
-"""Every refusal a peer can see, in one table: code, HTTP status, meaning, whether to try again (protocol.md, "Errors").
+"""Error codes: for each its HTTP status, its meaning, and whether a retry helps (protocol.md, "Errors").
 
-``Problem`` is how code refuses; services turn it into RFC 9457 JSON or a ``problem`` frame.
+Code raises ``Problem``; the services turn it into RFC 9457 JSON or into a ``problem`` frame.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class ErrorDefinition:
-    """One row of the table: what a code means to a peer."""
+    """One row of the table: what an error code means to a client. ``retry``: the same request may succeed later."""
 
     status: int
     title: str
@@ -20,52 +20,60 @@ class ErrorDefinition:
 
 
 ERRORS: Final[dict[str, ErrorDefinition]] = {
+    # ---- the request as a whole
     "malformed_json": ErrorDefinition(
-        400, "Malformed JSON", "The body is no JSON: bad syntax, a repeated key, a lone surrogate, or nesting over 64."
+        400,
+        "Malformed JSON",
+        "The body is not valid JSON: syntax error, repeated key, lone surrogate, or nesting over 64 levels.",
     ),
-    "unauthorised": ErrorDefinition(401, "Unauthorised", "No token, or one that is not good: see detail."),
-    "forbidden": ErrorDefinition(403, "Forbidden", "The token is good, but not for this user, device or scope."),
+    "unauthorised": ErrorDefinition(
+        401, "Unauthorised", "The token is missing, malformed, expired or not valid: see detail."
+    ),
+    "forbidden": ErrorDefinition(403, "Forbidden", "The token is valid, but not for this user, device or scope."),
     "category_not_allowed": ErrorDefinition(
         403, "Category not allowed", "The key or token is limited to category prefixes that do not cover this one."
     ),
     "origin_not_allowed": ErrorDefinition(
         403, "Origin not allowed", "The page's origin is not in the setting ORIGINS."
     ),
-    "not_found": ErrorDefinition(404, "Not found", "Nothing by this name, or nothing that the caller may see."),
+    "not_found": ErrorDefinition(404, "Not found", "The resource does not exist, or the caller may not see it."),
     "method_not_allowed": ErrorDefinition(
         405, "Method not allowed", "The path exists, but not with this method: see Allow."
     ),
+    # ---- the state of the user
     "state_full": ErrorDefinition(
         409, "State full", "The user would have too many live items, or too many bytes of them. Dismiss some first."
     ),
     "too_many_dismissals": ErrorDefinition(
         409,
         "Too many remembered dismissals",
-        "The user has too many dismissals of unknown ids, or remembered intervals. They are forgotten with time.",
+        "The user has too many stored dismissals of unknown ids, or stored intervals. They expire with the retention.",
     ),
     "too_many_devices": ErrorDefinition(
-        409, "Too many devices", "The user has the most devices allowed, and all are online."
+        409, "Too many devices", "The user has as many devices as allowed, and all are online."
     ),
     "id_reused": ErrorDefinition(409, "Message id reused", "This message id was used before, with other content."),
+    # ---- the size of the request
     "message_too_large": ErrorDefinition(
-        413, "Message too large", "The request body is over the limit. Send less, or batch."
+        413, "Message too large", "The request body is over the limit. Send less, or use a batch."
     ),
     "batch_too_large": ErrorDefinition(
         413, "Batch too large", "Too many messages, bytes or users in one call. Split it."
     ),
     "unsupported_media_type": ErrorDefinition(
-        415, "Unsupported media type", "The Content-Type is not one this endpoint reads, or a Content-Encoding is set."
+        415, "Unsupported media type", "This endpoint does not read this Content-Type, or a Content-Encoding is set."
     ),
-    "unknown_field": ErrorDefinition(
-        422, "Unknown field", "A field or query parameter that is not known: a typing error?"
-    ),
-    "missing_field": ErrorDefinition(422, "Missing field", "A field that must be there is not."),
-    "invalid": ErrorDefinition(422, "Invalid", "A value that is not of the right kind: see detail."),
+    # ---- the content of the request
+    "unknown_field": ErrorDefinition(422, "Unknown field", "A field or query parameter is unknown: a typing error?"),
+    "missing_field": ErrorDefinition(422, "Missing field", "A required field is missing."),
+    "invalid": ErrorDefinition(422, "Invalid", "A value has the wrong type or form: see detail."),
     "invalid_id": ErrorDefinition(
-        422, "Invalid name", "A uid, device, id, session, category, prefix or system is no name."
+        422,
+        "Invalid name",
+        "A uid, device, id, session, category, prefix or system has a forbidden character, or a wrong length.",
     ),
     "contradictory": ErrorDefinition(422, "Contradictory", "The message both creates and dismisses the same id."),
-    "schema": ErrorDefinition(422, "Schema", "The document does not fit its schema: see the pointer."),
+    "schema": ErrorDefinition(422, "Schema", "The document does not match its schema: see the pointer."),
     "body_too_large": ErrorDefinition(422, "Body too large", "The body of one item is over the limit."),
     "too_many": ErrorDefinition(
         422,
@@ -80,28 +88,31 @@ ERRORS: Final[dict[str, ErrorDefinition]] = {
         422, "Number out of range", "A number is not finite as a double, or an integer is beyond ±(2^53−1)."
     ),
     "time_out_of_range": ErrorDefinition(
-        422, "Time out of range", "A time is outside 0 … 2^33−1, or outside what is kept."
+        422, "Time out of range", "A time is outside 0 … 2^33−1, or outside the retention."
     ),
     "push_endpoint_not_allowed": ErrorDefinition(
         422, "Push endpoint not allowed", "The Web Push endpoint is not https on port 443 of an allowed host."
     ),
-    "rate_limited": ErrorDefinition(429, "Rate limited", "Too many at once. Wait as Retry-After says.", retry=True),
+    # ---- a later retry may succeed
+    "rate_limited": ErrorDefinition(
+        429, "Rate limited", "Too many requests. Retry after the time in Retry-After.", retry=True
+    ),
     "internal": ErrorDefinition(
-        500, "Internal error", "A fault of the server; the request id finds it in the logs.", retry=True
+        500, "Internal error", "An error in the server. Search the logs for the request id.", retry=True
     ),
     "unavailable": ErrorDefinition(
         503,
         "Unavailable",
-        "The store cannot be reached or is full, or others change the same thing at once. Try again.",
+        "The store cannot be reached or is full, or others change the same resource at once. Retry.",
         retry=True,
     ),
 }
-"""``code -> Refusal``. The order is the order of the documentation."""
+"""Error code to its definition, in the order of the documentation."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One fault of a document: a JSON pointer (RFC 6901) into what was sent, and the mend in words."""
+    """One error in a document: a JSON pointer (RFC 6901) into the request, and how to fix it."""
 
     pointer: str
     detail: str
@@ -109,7 +120,9 @@ class FieldError:
 
 @dataclass(eq=False)
 class Problem(Exception):
-    """A refusal. ``code`` is a key of ``ERRORS``; ``detail`` names the field and the mend; never holds a secret."""
+    """An error response. ``code``: a key of ``ERRORS``. ``detail``: the field, the value and the fix; never a
+    secret.
+    """
 
     code: str
     detail: str
@@ -122,11 +135,11 @@ class Problem(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status of this refusal."""
+        """The HTTP status of this error."""
         return ERRORS[self.code].status
 
     def document(self, request_id: str | None = None) -> dict[str, Any]:
-        """The RFC 9457 document (protocol.md, "Errors")."""
+        """Return the RFC 9457 document (protocol.md, "Errors")."""
         refusal = ERRORS[self.code]
         document: dict[str, Any] = {
             "type": f"/errors#{self.code}",
@@ -143,7 +156,7 @@ class Problem(Exception):
         return document
 
     def frame(self) -> dict[str, Any]:
-        """The same document for a ``problem`` frame, with ``retry_after_ms`` in place of the header."""
+        """Return the document of a ``problem`` frame: ``retry_after_ms`` replaces the header ``Retry-After``."""
         document = self.document()
         if self.retry_after_s is not None:
             document["retry_after_ms"] = max(1, round(self.retry_after_s * 1000))
@@ -151,5 +164,5 @@ class Problem(Exception):
 
 
 def field_problem(code: str, pointer: str, detail: str) -> Problem:
-    """A refusal of one field: ``pointer`` into the document sent, ``detail`` the mend."""
+    """Return the error of one field. ``pointer``: into the request. ``detail``: what is wrong, and how to fix it."""
     return Problem(code, detail, (FieldError(pointer, detail),))

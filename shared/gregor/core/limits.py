@@ -1,7 +1,6 @@
-"""The bounds of semantics.md, "Bounds": pure numbers that the core checks against; the settings fill them.
+"""Limits of a deployment (semantics.md, "Bounds"): numbers that core compares with; the settings provide them.
 
-Every integer carries its unit in its name, or counts things. What is over a bound is a clear error, and nothing is half
-applied.
+Each integer is a count, or has its unit in its name. If a limit is exceeded, the request fails as a whole.
 """
 
 from dataclasses import dataclass
@@ -15,65 +14,67 @@ MIB = 1_024 * KIB
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one deployment; the defaults are those of semantics.md."""
+    """The limits of one deployment; the defaults are those of semantics.md."""
 
     message_bytes: int = 256 * KIB
-    """JSON of one message; over it 413 `message_too_large`."""
+    """JSON of one message; else 413 `message_too_large`."""
     body_bytes: int = 16 * KIB
-    """JSON of one item's body; over it 422 `body_too_large`."""
+    """JSON of one item's body; else 422 `body_too_large`."""
     creations: int = 100
-    """Creations in one message; over it 422 `too_many`."""
+    """Creations in one message; else 422 `too_many`."""
     ids: int = 1_000
-    """Ids in one dismissal; over it 422 `too_many`."""
+    """Ids in one dismissal; else 422 `too_many`."""
     intervals: int = 32
-    """Intervals in one dismissal; over it 422 `too_many`."""
+    """Intervals in one dismissal; else 422 `too_many`."""
     skip: int = 1_000
-    """Ids in the `skip` of one interval; over it 422 `too_many`."""
+    """Ids in the `skip` of one interval; else 422 `too_many`."""
     reminders: int = 16
-    """Entries in `remind_at` of one item; over it 422 `too_many`."""
+    """Entries in `remind_at` of one item; else 422 `too_many`."""
     nesting: int = 64
-    """Levels of nesting in a JSON text; over it 400 `malformed_json`."""
+    """Levels of nesting in a JSON text; else 400 `malformed_json`."""
     live: int = 2_000
-    """Live items of a user, all devices; over it 409 `state_full`."""
+    """Live items of a user, all devices; else 409 `state_full`."""
     live_bytes: int = MIB
-    """JSON of a user's live items; over it 409 `state_full`."""
+    """JSON of a user's live items; else 409 `state_full`."""
     batch: int = 1_000
-    """Messages in one batch call; over it 413 `batch_too_large`."""
+    """Messages in one batch request; else 413 `batch_too_large`."""
     batch_bytes: int = 8 * MIB
-    """JSON of one batch call; over it 413 `batch_too_large`."""
+    """JSON of one batch request; else 413 `batch_too_large`."""
     batch_fanout: int = 10_000
-    """Lines × uids of one batch call; over it 413 `batch_too_large`."""
+    """Lines × uids of one batch request; else 413 `batch_too_large`."""
     devices: int = 64
-    """Devices of a user; over it the one longest offline goes, or 409 `too_many_devices`."""
+    """Devices of a user; one more evicts the device that is offline for longest, or fails with 409
+    `too_many_devices`.
+    """
     connections: int = 8
-    """Connections of a device; over it the oldest is closed."""
+    """Connections of a device; one more closes the oldest."""
     tombstones: int = 10_000
-    """Remembered dismissals of unknown ids of a user; over it 409 `too_many_dismissals`."""
+    """Stored dismissals of unknown ids of a user; else 409 `too_many_dismissals`."""
     spans: int = 1_000
-    """Remembered intervals of a user; over it 409 `too_many_dismissals`."""
+    """Stored intervals of a user; else 409 `too_many_dismissals`."""
     spans_per_prefix: int = 64
-    """Remembered intervals of a user for one category or prefix; over it 409 `too_many_dismissals`."""
+    """Stored intervals of a user for one category or prefix; else 409 `too_many_dismissals`."""
     delayed: int = 1_000
-    """Delayed messages of a user that wait; over it 409 `state_full`."""
+    """Delayed messages of a user; else 409 `state_full`."""
     history: int = 10_000
-    """Entries of a user's history; over it the oldest go and the horizon moves up."""
+    """Entries of a user's history; beyond it the oldest are deleted, and the horizon moves up."""
     history_bodies: int = 200
     """Newest gone items of a user that keep their body."""
     history_body_age_us: int = 7 * DAY_US
-    """How long a gone item keeps its body."""
+    """Time for which a gone item keeps its body."""
     external_age_us: int = DAY_US
-    """How long an external message is kept."""
+    """Time for which an external message is kept."""
     external_count: int = 100
-    """External messages kept for a user; over it the oldest go (`external_gap`)."""
+    """External messages kept for a user; beyond it the oldest are deleted (`external_gap`)."""
     external_bytes: int = 256 * KIB
-    """JSON of the external messages kept for a user; over it the oldest go (`external_gap`)."""
+    """JSON of the external messages kept for a user; beyond it the oldest are deleted (`external_gap`)."""
     future_us: int = HOUR_US
-    """How far ahead `created` and `end` may be; over it 422 `created_in_future` or `end_in_future`."""
+    """Time by which `created` and `end` may be ahead of the clock; else 422 `created_in_future` or `end_in_future`."""
     retention_us: int = 30 * DAY_US
-    """How long dismissals are remembered and history is kept."""
+    """Time for which dismissals are remembered and history is kept."""
     device_rate: float = 10.0
-    """Messages a second of one device token; over it 429 `rate_limited`."""
+    """Messages a second of one device token; else 429 `rate_limited`."""
     device_burst: int = 50
     """Messages that a device token may send at once."""
     resync_rate: float = 1.0
-    """`resync` and `history` calls a second of one device; over it 429 `rate_limited`."""
+    """`resync` and `history` requests a second of one device; else 429 `rate_limited`."""

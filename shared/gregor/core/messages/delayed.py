@@ -1,4 +1,4 @@
-"""A message that waits for its time: as it is kept from its acceptance until a scheduler commits it."""
+"""Delayed messages: a message with ``not_before`` as it is stored until a scheduler commits it."""
 
 from __future__ import annotations
 
@@ -29,23 +29,25 @@ _decode = msgspec.json.Decoder(_StoredDelayedMessage).decode
 
 @dataclass(frozen=True, slots=True)
 class DelayedMessage:
-    """A message and who sent it. ``document`` is the message as it came, its id in it."""
+    """A message and its sender. ``document`` is the message as received, with its id."""
 
     document: dict[str, Any]
     sender: Sender
 
     def encode(self) -> bytes:
-        """As it is kept; the same document is the same bytes."""
+        """Return the stored form. The same document gives the same bytes."""
         kept = _StoredDelayedMessage(self.document, self.sender.device, self.sender.category_filter)
         return msgspec.json.encode(kept, order="deterministic")
 
     @property
     def id(self) -> str:
-        """What it is cancelled by."""
+        """The id by which it can be cancelled."""
         return str(self.document["id"])
 
     def is_within(self, category_filter: Prefixes) -> bool:
-        """Whether all that it creates lies in these categories: who may not create it may not cancel it."""
+        """Return whether all its creations are in these categories: only a caller who could create it may cancel
+        it.
+        """
         body = self.document.get("body")
         create = body.get("create") if self.document.get("system") == GREGOR and isinstance(body, dict) else None
         return category_filter is None or all(
@@ -53,30 +55,30 @@ class DelayedMessage:
         )
 
     def receipt(self, not_before_us: int) -> bytes:
-        """The answer to whoever sent it: ``{"id", "not_before"}``."""
+        """Return the response to its sender: ``{"id", "not_before"}``."""
         return b'{"id":"%s","not_before":%s}' % (self.id.encode(), format_time(not_before_us))
 
     def message(self, limits: Limits) -> Message:
-        """The message. ``Problem`` where it is none by the bounds of now."""
+        """Return the message. Raises ``Problem`` if it exceeds the current limits."""
         return parse_message(dict(self.document), limits)
 
 
 def delay_message(document: Mapping[str, Any], message: Message, sender: Sender, new_id: str) -> DelayedMessage:
-    """A message with ``not_before``, to be kept; ``new_id`` names it where it has no id of its own."""
+    """Return a message with ``not_before`` in its stored form. It gets ``new_id`` if it has no id."""
     return DelayedMessage({**document, "id": message.id or new_id}, sender)
 
 
 def check_same_content(kept: bytes, asked: DelayedMessage, limits: Limits) -> None:
-    """The first content under an id wins: ``id_reused`` where another message waits under it.
+    """Raise ``id_reused`` if the stored message under an id is not the requested one: the first content wins.
 
-    The same content may be written otherwise (semantics.md L2): it is compared as that of messages of now is.
+    The same content may be written differently (semantics.md L2), so parsed messages are compared.
     """
     if kept != asked.encode() and _comparable(decode_delayed_message(kept), limits) != _comparable(asked, limits):
         raise Problem("id_reused", "Another message waits under this id; send a fresh one, or cancel that first.")
 
 
 def _comparable(message: DelayedMessage, limits: Limits) -> tuple[str, int | None, bytes] | None:
-    """Who says what for when; ``None`` where it is no message by the bounds of now."""
+    """Return sender, time and content hash; None if the message exceeds the current limits."""
     try:
         read = message.message(limits)
     except Problem:
@@ -85,6 +87,6 @@ def _comparable(message: DelayedMessage, limits: Limits) -> tuple[str, int | Non
 
 
 def decode_delayed_message(raw: bytes) -> DelayedMessage:
-    """The inverse of ``encode``."""
+    """Return the message of its stored form."""
     kept = _decode(raw)
     return DelayedMessage(kept.message, Sender(kept.device, kept.category_filter))

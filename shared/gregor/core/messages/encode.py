@@ -1,7 +1,7 @@
-"""Answers out: receipts, sync objects, states and history as the bytes that go to the peer (protocol.md).
+"""Responses as JSON: receipts, sync objects, states and history (protocol.md).
 
-Stored JSON is spliced in as it is, never parsed; names need no escape. Members that are empty or false are left out of
-sync objects, as protocol.md says; the other answers always have all of theirs.
+Stored JSON is inserted as it is, without parsing; names need no escape. Sync objects omit empty and false members, as
+protocol.md says. All other responses have all their members.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ _TRIMMED: Final = b',"trimmed":true}'
 
 
 def encode_receipt(receipt: Receipt, view: View, is_external: bool) -> bytes:
-    """What a commit did, for its sender, who sees ``view``. That of an external message has the position alone."""
+    """Return the receipt for a sender whose view is ``view``. The receipt of an external message has only the
+    position.
+    """
     seq = receipt.seq
     position = f'{{"cursor":"{cursor_text(receipt.epoch, view, seq)}","seq":{seq}'
     unchanged = ',"unchanged":true}' if receipt.is_unchanged else "}"
@@ -42,9 +44,10 @@ def encode_receipt(receipt: Receipt, view: View, is_external: bool) -> bytes:
 
 
 def encode_sync(answer: SyncResult, view: View, rendered: bytes = b"{}") -> bytes:
-    """The sync object (L9), the same on every way out. ``unchanged`` has no digest: the client's own was right.
+    """Return the sync object (L9), the same on every transport. If it is ``unchanged``, the client's own digest is
+    right.
 
-    ``rendered``: the words of its items for the reader's screen, as JSON; beside the items, so that no digest knows.
+    ``rendered``: titles and texts of its items as JSON. They are not part of an item, so digests do not include them.
     """
     word = b"unchanged" if isinstance(answer, Unchanged) else b"delta" if isinstance(answer, Delta) else b"full"
     parts = [b'{"system":"gregor","sync":"%s","seq":%d,"cursor":"%s"' % (word, answer.seq, _cursor(answer, view))]
@@ -64,9 +67,9 @@ def encode_sync(answer: SyncResult, view: View, rendered: bytes = b"{}") -> byte
 
 
 def encode_state(full: Full, view: View, badge: int, rendered: bytes | None = None) -> bytes:
-    """The view now: position, digest, how many items count on a badge, and the items by ``created``, then id.
+    """Return the current view: position, digest, badge count, and items ordered by ``created``, then id.
 
-    ``rendered``: the words of the items, as JSON, where the reader asks for them.
+    ``rendered``: titles and texts of the items as JSON, if the reader asks for them.
     """
     return b'{"cursor":"%s","digest":"%s","badge":%d,"items":{%s}%s}' % (
         _cursor(full, view),
@@ -78,26 +81,25 @@ def encode_state(full: Full, view: View, badge: int, rendered: bytes | None = No
 
 
 def encode_state_at(full: Full, rendered: bytes | None = None) -> bytes:
-    """The view as it was at a time: no position, for nothing can be resumed from there."""
+    """Return the view at an earlier time. It has no position: nothing can be resumed from there."""
     return b'{"digest":"%s","items":{%s}%s}' % (full.digest.hex().encode(), _items(full.items), _beside(rendered))
 
 
 def encode_history(entries: Iterable[HistoryEntry], rendered: bytes | None = None) -> bytes:
-    """A page of the history, in the order given."""
+    """Return a page of the history, in the given order."""
     return b'{"entries":[%s]%s}' % (b",".join(b"{%s}" % _entry(entry) for entry in entries), _beside(rendered))
 
 
 def encode_item(entry: HistoryEntry, timeline: Iterable[TimelineEvent], rendered: bytes | None = None) -> bytes:
-    """One item, live or gone, with what is known to have happened to it."""
+    """Return one item, live or gone, with its timeline."""
     told = b",".join(event.json() for event in timeline)
     return b'{%s,"timeline":[%s]%s}' % (_entry(entry), told, _beside(rendered))
 
 
 def without_body(item_json: bytes) -> bytes:
-    """An item's JSON once its body went, everywhere it is shown: ``body`` null and ``trimmed`` true, canonical again.
+    """Return an item's JSON after its body was deleted: ``body`` null and ``trimmed`` true, canonical again.
 
-    ``item_json`` is as ``packed.item_json`` makes it: what follows the body holds names and numbers only. What is
-    trimmed already stays as it is.
+    ``item_json`` is from ``codec.item_json``: only names and numbers follow the body. A trimmed item stays as it is.
     """
     if item_json.endswith(_TRIMMED):
         return item_json
@@ -124,7 +126,7 @@ def _gone(gone: Removal) -> bytes:
 
 
 def _body(answer: Delta | Full) -> bytes:
-    """The members of a sync object's body; empty where there is nothing to tell."""
+    """Return the members of a sync object's body; empty if there are no changes."""
     created, dismissed = (answer.create, answer.dismiss) if isinstance(answer, Delta) else (answer.items, ())
     parts = []
     if created:
@@ -156,7 +158,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _name_or_null(name: str | None) -> bytes:
-    """A device, or null where nobody or no device did it (the backend is no device)."""
+    """Return a device; null for the backend and for the server, which are not devices."""
     return b'"%s"' % name.encode() if name else b"null"
 
 

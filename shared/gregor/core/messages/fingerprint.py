@@ -1,7 +1,9 @@
-"""What a message says, as sent, in one form: to tell a repeat from other content under the same id (semantics.md L2).
+"""Hashes of the content of a message as sent: they tell a repeat from other content under the same id (semantics.md
+L2).
 
-"As sent" is before stamps and category defaults, and with offsets as offsets; null, absent and ``[]`` are alike, and so
-are other orders of what has no order. Hashes of this are stored: another form would make every repeat a conflict.
+"As sent" is without server timestamps and category defaults, and with offsets as offsets. Null, absent and ``[]`` are
+equal, and so are other orders of unordered members. The hashes are stored: a change of their form would turn every
+repeat into a conflict.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ FINGERPRINT_BYTES = 8
 
 
 def fingerprint(item: NewItem) -> bytes:
-    """Eight bytes of a hash of an item's content as sent. Its id is not in it: repeats are compared by id."""
+    """Return eight bytes of a hash of an item's content as sent. Its id is not included: repeats are compared by
+    id.
+    """
     return sha256(_item(item)).digest()[:FINGERPRINT_BYTES]
 
 
 def content_hash(message: Message) -> bytes:
-    """32 bytes over everything a message says, but for its own id and who sends it."""
+    """Return 32 bytes of a hash of a message's content, without its own id and sender."""
     content = message.content
     if isinstance(content, Update):
         items = sorted(b'"%s":%s' % (item.id.encode(), _item(item)) for item in content.create)
@@ -51,7 +55,7 @@ def _interval(interval: Interval) -> bytes:
 
 
 def _time(when: int | Offset | None) -> str:
-    """Microseconds, ``+`` and microseconds for an offset, ``-`` for none."""
+    """Return microseconds; ``+`` and microseconds for an offset; ``-`` if absent."""
     if when is None:
         return "-"
     return f"{when}" if isinstance(when, int) else f"+{when.us}"

@@ -1,7 +1,6 @@
-"""What enters the system and what it becomes: messages, items, commits, receipts. Frozen values, checked once.
+"""Messages, items, commits and receipts: frozen values, checked once.
 
-Times are Unix microseconds (``_us``); an offset is microseconds after ``created``. JSON is made in ``wire``. What is
-made for each message is out of the collector's sight (``gc=False``): frozen, and of parts that lead nowhere back.
+Times are Unix microseconds (``_us``); an offset is microseconds after ``created``. ``encode`` makes JSON of them.
 """
 
 from __future__ import annotations
@@ -14,20 +13,20 @@ from msgspec import Struct
 from gregor.core.ids import BACKEND, Prefixes
 
 OPEN_US = (1 << 56) - 1
-"""An interval's end or an item's expiry that is not set: above every time that can be (7 bytes)."""
+"""The end of an open interval, and the expiry of an item without one: above every valid time (7 bytes)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """A time given as ``"+<seconds>"``: so many microseconds after the item's ``created``."""
+    """A time given as ``+`` and a duration: microseconds after the item's ``created``."""
 
     us: int
 
 
 class NewItem(Struct, frozen=True, gc=False):
-    """One entry of ``create``, as sent: nothing stamped, offsets not resolved.
+    """One entry of ``create`` as sent: without server timestamp, and its offsets not resolved.
 
-    ``body`` is the body's canonical JSON (RFC 8785; ``b"null"`` where unset). ``remind_at`` is sorted, without repeats.
+    ``body`` is the body's canonical JSON (RFC 8785; ``b"null"`` if absent). ``remind_at`` is sorted, without repeats.
     """
 
     id: str
@@ -41,7 +40,7 @@ class NewItem(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """One entry of ``dismiss.intervals``, as sent. ``is_prefix``: ``category`` is a prefix (``""``: everything)."""
+    """One entry of ``dismiss.intervals`` as sent. ``is_prefix``: ``category`` is a prefix (``""``: everything)."""
 
     category: str
     is_prefix: bool
@@ -60,7 +59,7 @@ class Update(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class ExternalMessage:
-    """A message of any other system: delivered, never part of the state. ``body`` is JSON as it goes out."""
+    """A message of any other system: delivered, never part of the state. ``body`` is the JSON that clients get."""
 
     system: str
     body: bytes
@@ -68,13 +67,13 @@ class ExternalMessage:
 
 @dataclass(frozen=True, slots=True)
 class UserReset:
-    """A message that starts a new epoch (semantics.md L14)."""
+    """A message that starts a new epoch: ``flush`` on the wire (semantics.md L14)."""
 
 
 class Message(Struct, frozen=True, gc=False):
-    """One message: what it says, the id it is idempotent by (or none), the device it names as its sender (or none).
+    """One message: its content, its idempotency id if any, and the device that it names as its sender if any.
 
-    ``not_before_us``: when it is to be committed; ``None``: now.
+    ``not_before_us``: when it is to be committed; ``None`` for now.
     """
 
     content: Update | ExternalMessage | UserReset
@@ -85,14 +84,14 @@ class Message(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who acts: a device, or the backend (``device == ""``); and the category prefixes it is limited to."""
+    """A device, or the backend (``device == ""``), and the category prefixes it is limited to."""
 
     device: str = BACKEND
     category_filter: Prefixes = None
 
 
 class RemovalReason(Enum):
-    """Why an item left the state (semantics.md, "History"); the value is the letter kept in records."""
+    """Why an item left the state (semantics.md, "History"). The value is the letter in the store."""
 
     DISMISSED = "d"
     INTERVAL = "i"
@@ -102,17 +101,17 @@ class RemovalReason(Enum):
 
     @property
     def word(self) -> str:
-        """The word on the wire."""
+        """The value on the wire."""
         return self.name.lower()
 
     @property
     def is_told(self) -> bool:
-        """Whether a frame names it: only where the server made the dismissal (protocol.md, "live frame")."""
+        """Whether live frames contain the reason: only if the server removed the item (protocol.md, "live frame")."""
         return self in (RemovalReason.EXPIRED, RemovalReason.AGGREGATED, RemovalReason.DISPLACED)
 
 
 class ItemTimerKind(Enum):
-    """What a timer of an item is for; the value begins its entry in the user's agenda."""
+    """The work that a timer of an item starts. The value is the first letter of its entry in the user's agenda."""
 
     PUSH = "p"
     MAIL = "q"
@@ -121,9 +120,10 @@ class ItemTimerKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ItemTimer:
-    """Work that a creation asks for at a time, beside its expiry and reminders; a dismissal takes push and mail away.
+    """Work that a creation schedules, beside its expiry and reminders. A dismissal removes push and mail timers.
 
-    A window is one for all items of a category and ``for_device``: it opens with the first and is not moved by others.
+    A window is shared by all items of a category and ``for_device``: the first item opens it, later ones do not move
+    it.
     """
 
     kind: ItemTimerKind
@@ -131,10 +131,11 @@ class ItemTimer:
 
 
 class Creation(Struct, frozen=True, gc=False):
-    """An item ready to be committed: stamped, resolved, hashed. No byte of it changes any more.
+    """An item ready to be committed: with timestamp, times and hashes. No byte of it changes after this.
 
-    ``fingerprint`` (8 bytes) is of the content as sent and tells a duplicate from a conflict (L2); ``leaf`` (32 bytes)
-    is the item's share of the digest (L10); ``json`` is the item exactly as it goes out, ``body`` its body alone.
+    ``fingerprint`` (8 bytes) hashes the content as sent: it tells a duplicate from a conflict (L2). ``leaf`` (32
+    bytes) is
+    the item's share of the digest (L10). ``json`` is the item that clients get, ``body`` its body alone.
     """
 
     id: str
@@ -153,10 +154,11 @@ class Creation(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class ResolvedInterval:
-    """An interval ready to be committed. ``end_us`` is its end, or for an open one (``is_open``) the message's stamp.
+    """An interval ready to be committed. ``end_us``: its end; for an open one (``is_open``), the time of the message.
 
-    ``matches_own``: the message names creations that this interval matches but for time, all stamped by the server; if
-    every one of them is known already, the message is a repeat and acts as its first commit did (L3).
+    ``matches_own``: creations of the same message that this interval matches except by time, if the server sets the
+    times of
+    all of them. If all of them are known already, the message is a repeat and acts as its first commit did (L3).
     """
 
     category: str
@@ -170,9 +172,9 @@ class ResolvedInterval:
 
 @dataclass(frozen=True, slots=True)
 class MessageId:
-    """How a message is known again: key of (sender, system, id), hash of its content, and until when it is kept.
+    """How a repeated message is recognised: a key of (sender, system, id), a hash of its content, and its expiry.
 
-    ``is_remembered`` is false for messages that are idempotent by their content: their id is only compared.
+    ``is_remembered`` is false if the content alone makes the message idempotent: then its id is only compared.
     """
 
     key: str
@@ -182,17 +184,21 @@ class MessageId:
 
 
 class Commit(Struct, frozen=True, gc=False):
-    """One message of one user, planned: what the store applies whole or not at all.
+    """One message of one user, planned: the store applies it as a whole or not at all.
 
-    ``now_us`` is the clock of the process that planned it. ``reason`` is why its dismissals by id dismiss; intervals
-    say ``interval`` where that is ``dismissed``. ``epoch_seed`` (3 bytes) names the epoch if this makes the user.
-    Exactly one of the groups (creations, ids, spans), ``external``, ``is_flush``, ``forget_device``, ``remind`` (item
-    and index of the reminder) and ``keep`` (category and how many of it may live) is used. ``is_followed``: somebody is
-    to be told of this reminder who may not be online; that stands in the agenda until it is done. ``is_guarded``: holds
-    only if every one of ``ids`` is live and hidden by none, and every creation becomes live; else nothing changes.
-    ``max_live``: categories of its creations, and how many live items each may have; the store follows a commit that
-    made any with a ``keep`` for each. ``is_watched``: what leaves by it stands in the agenda as having left, even where
-    it had no timers (see ``Users.is_watched``).
+    ``now_us``: the clock of the process that planned it. ``epoch_seed``: 3 bytes that name the epoch if this creates
+    the
+    user. Exactly one of these groups is used: creations, ids and spans (intervals); ``external``; ``is_reset``;
+    ``forget_device``; ``remind`` (item, index of the reminder); ``keep`` (category, live items that may stay).
+
+    ``reason``: why its dismissals by id happen; if it is ``DISMISSED``, intervals use ``INTERVAL``. ``has_follow_up``:
+    the
+    reminder also goes to devices that are offline, so the agenda keeps work for it. ``is_conditional``: nothing
+    changes
+    unless all of ``ids`` are live and hidden by no device, and all creations become live. ``max_live``: limits of the
+    categories of its creations; the store then commits one ``keep`` for each. ``is_watched``: the agenda records each
+    item
+    that leaves, even without timers (see ``Users.is_watched``).
     """
 
     now_us: int
@@ -216,7 +222,9 @@ class Commit(Struct, frozen=True, gc=False):
 
 
 def eviction_commits(commit: Commit, receipt: Receipt) -> tuple[Commit, ...]:
-    """The commits by which the oldest leave where ``commit`` made more of a category than may live (``displaced``)."""
+    """Return the commits that remove the oldest items if ``commit`` exceeds the ``max_live`` of a category
+    (``displaced``).
+    """
     if not commit.max_live or not receipt.created:
         return ()
     return tuple(
@@ -228,7 +236,7 @@ def eviction_commits(commit: Commit, receipt: Receipt) -> tuple[Commit, ...]:
 
 
 class IgnoredReason(Enum):
-    """Why a creation made nothing live (protocol.md, receipt); the first that applies."""
+    """Why a creation made nothing live (protocol.md, receipt): the first cause that applies."""
 
     CONFLICT = "conflict"
     DISMISSED = "dismissed"
@@ -238,7 +246,7 @@ class IgnoredReason(Enum):
 
 
 class Receipt(Struct, frozen=True, gc=False):
-    """What a commit did. ``dismissed``: ids that left the sender's view. ``is_unchanged``: it had no effect."""
+    """The effect of a commit. ``dismissed``: ids that left the sender's view. ``is_unchanged``: it had no effect."""
 
     epoch: bytes
     seq: int

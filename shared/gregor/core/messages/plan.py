@@ -1,26 +1,26 @@
-"""From a message to a commit: what is decided before the store is asked (semantics.md, "Laws").
+"""Planning: from a message to a commit, before the store is asked (semantics.md, "Laws").
 
-The laws. The property test of each is in tests/property/test_laws.py, and its name begins with ``test_L<n>_``; L7, L11
-and L15 are kept by who carries them out (timers, clients, delivery), and tested there:
+The laws. The property test of each is in ``tests/property/test_laws.py``, and its name begins with ``test_L<n>_``. L7,
+L11 and L15 are kept by timers, clients and delivery, and are tested there:
 
-L1   One order: each message with an effect gets the next seq; no clock decides who wins, a stamp only orders the sight.
+L1   One order: each message with an effect gets the next seq. Clocks decide nothing; times only order the display.
 L2   Idempotent: applying a message again changes nothing; other content under a known id is a conflict.
-L3   Order-free: dismissals are facts that stand, for ids and intervals, whenever the item arrives.
-L4   Bounded memory, honest horizon: what was forgotten is told as ``stale``, and never comes back.
-L5   Atomic: a message is applied whole or not at all, and announced in the same step.
-L6   Expiry is an event: at ``expires`` (included) an item is shown no more, and leaves by a normal dismissal.
+L3   Order-free: dismissals are stored facts, for ids and intervals, and apply whenever the item arrives.
+L4   Bounded memory, honest horizon: what was forgotten is reported as ``stale``, and never comes back.
+L5   Atomic: a message is applied as a whole or not at all, and announced in the same step.
+L6   Expiry is an event: from ``expires`` on an item is not shown, and it leaves by a normal dismissal.
 L7   Reminders: each fires once, oldest first, never for an item that is gone.
 L8   Devices: ``null`` for all, an id for one, ``"*"`` dismissed by each for itself; a dismissal acts for its sender.
 L9   Resync is exact and cheap: unchanged, delta or full; ``apply(answer, copy) == view``.
 L10  The digest proves it: a lane-wise sum over exactly what was sent.
 L11  One way: a client changes state by sending, and by applying what comes back.
-L12  No silent loss: gaps and forks are found, and healed by resync.
+L12  No silent loss: gaps and forks are found, and repaired by resync.
 L13  Late devices: external messages come with the sync answer while they are kept, else ``external_gap``.
 L14  Flush: a new epoch and nothing else.
 L15  Push follows state: decided when it is sent.
 
-``plan`` decides what needs no state: stamps, offsets, bounds in time, limits of the sender, hashes. What
-needs the state is decided inside the commit, by the store.
+``plan`` decides everything that needs no state: timestamps, offsets, limits in time, rights of the sender, hashes. The
+store decides the rest inside the commit.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def plan(
     limits: Limits,
     entries: CategoryPolicies = NO_POLICIES,
 ) -> Commit:
-    """The commit that a message asks for, at ``now_us`` by the clock of this process.
+    """Return the commit of a message, at ``now_us`` by the clock of this process.
 
     Raises ``Problem``: ``forbidden``, ``category_not_allowed``, ``created_in_future``, ``end_in_future``,
-    ``time_out_of_range``, ``schema``. ``epoch_seed`` is 3 random bytes. ``sender.device`` is who acts;
-    ``message.device`` is not looked at: whether the caller may name it is the service's to say. ``entries`` give
-    creations the times that their sender left out, and the timers of their type, and hold their bodies to a schema;
-    they change nothing of what a repeat is known by.
+    ``time_out_of_range``, ``schema``. ``epoch_seed``: 3 random bytes. ``sender``: the authenticated sender; the caller
+    checks ``message.device``. ``entries``: the categories; they add default times and timers to creations, and
+    validate
+    bodies. They do not change the fingerprints by which repeats are recognised.
     """
     content = message.content
     if not isinstance(content, Update):
@@ -95,7 +95,7 @@ def _creations(
     entries: CategoryPolicies,
     errors: ValidationErrors,
 ) -> tuple[Creation, ...]:
-    """The items stamped, resolved and hashed, in the message's order."""
+    """Return the items with times and hashes, in the order of the message."""
     made = []
     stamp_us = now_us
     for item in items:
@@ -189,7 +189,11 @@ def _spans(
 
 
 def _span(interval: Interval, items: tuple[NewItem, ...], now_us: int) -> ResolvedInterval:
-    """The interval with its end settled (L3): as sent, else the latest explicit ``created`` of its own, else open."""
+    """Return the interval with its end resolved (L3).
+
+    The end is the one in the message; else the latest explicit ``created`` of the creations it matches; else it is
+    open.
+    """
     begin_us, end_us = interval.begin_us or 0, interval.end_us
     own: tuple[str, ...] = ()
     if end_us is None:
@@ -209,7 +213,7 @@ def _span(interval: Interval, items: tuple[NewItem, ...], now_us: int) -> Resolv
 
 
 def _matches(interval: Interval, item: NewItem) -> bool:
-    """Whether the interval speaks of the item, but for time."""
+    """Return whether the interval matches the item, except by time."""
     if item.id in interval.skip:
         return False
     return covers(interval.category, item.category) if interval.is_prefix else interval.category == item.category
@@ -218,7 +222,7 @@ def _matches(interval: Interval, item: NewItem) -> bool:
 def _message_id(
     message: Message, sender: Sender, now_us: int, spans: tuple[ResolvedInterval, ...], limits: Limits
 ) -> MessageId:
-    """How the message is known again. It is remembered only where its effect depends on when it arrives (L2)."""
+    """Return how the message is recognised. It is remembered only if its effect depends on when it arrives (L2)."""
     content = message.content
     is_external = isinstance(content, ExternalMessage)
     is_dated = not isinstance(content, Update) or any(span.is_open and not span.matches_own for span in spans)

@@ -196,7 +196,7 @@ class MemoryDevices:
                 if not (presence := self._presence(uid, name, now_us)).online
             ]
             if not offline:
-                raise Problem("too_many_devices", "The user has the most devices allowed, and all are online.")
+                raise Problem("too_many_devices", "The user has as many devices as allowed, and all are online.")
             *_, displaced = min(offline)
             self._forget(uid, displaced, now_us, secrets.token_bytes(3))
         owner.first_seen_us[device] = now_us
