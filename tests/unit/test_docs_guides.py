@@ -1,0 +1,73 @@
+"""Commands and programs in the tutorials and guides are valid as they are written."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from gregor.auth.device_tokens import TokenVerifier
+from gregor.cli.app import app
+from gregor.clock import SystemClock
+from gregor.config.settings import load_settings
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks_of(page: Path, language: str) -> list[str]:
+    """The code blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+
+
+def command_lines() -> Iterator[tuple[str, str]]:
+    """Yield page and line of each call of ``gregor`` in a shell block."""
+    for page in PAGES:
+        for line in "".join(blocks_of(page, "sh")).replace("\\\n", " ").splitlines():
+            if re.match(r"(\.venv/bin/)?gregor ", line):
+                yield str(page.relative_to(ROOT)), line
+
+
+def arguments_of(line: str) -> list[str]:
+    """The words after ``gregor``, without a comment and without ``&``."""
+    return [word for word in shlex.split(line, comments=True)[1:] if word != "&"]
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(command_lines())))
+def test_every_command_line_can_be_parsed(
+    page: str, line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "deploy").mkdir()
+    for name in ("categories.toml", "deploy/categories.toml"):
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    command: Any = typer.main.get_command(app)
+    words = arguments_of(line)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+
+    command.make_context("gregor", words)  # raises UsageError for an unknown option or a missing argument
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_python_block_compiles(page: Path) -> None:
+    for block in blocks_of(page, "python"):
+        compile(block, str(page), "exec")
+
+
+async def test_the_token_of_the_guide_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environ = {"GREGOR_TOKEN_SECRET": "a-secret-of-the-login-service-0123456789"}
+    monkeypatch.setenv("GREGOR_TOKEN_SECRET", environ["GREGOR_TOKEN_SECRET"])
+    blocks = blocks_of(ROOT / "docs" / "how-to" / "integrate-a-backend.md", "python")
+    [signing] = [block for block in blocks if "import jwt" in block]
+
+    exec(compile(signing, "integrate-a-backend.md", "exec"), {})
+
+    verifier = TokenVerifier(load_settings(environ))
+    caller = await verifier.verify(capsys.readouterr().out.strip(), SystemClock().now_us())
+    assert (caller.uid, caller.device) == ("alice", "phone")
