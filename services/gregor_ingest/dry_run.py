@@ -1,7 +1,7 @@
-"""``?dry_run=true``: what a message would do, and who would be told of what it creates, when, or why not (protocol.md).
+"""``?dry_run=true``: what a message would do, and whom it would notify, when, or why not. Nothing is changed.
 
-Nothing is done. What would go out is decided from the state of now, by the same pure rules as when it is due: who is in
-the foreground now is told nothing in three days either. Of a delayed message "now" is its time.
+Deliveries are decided for the present state by the same pure rules as at their time: a user who is in the foreground
+now gets no e-mail in three days either. A delayed message is decided for its own time.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Final
 
 import msgspec
 
 from gregor.core.categories.policy import CategoryPolicy
 from gregor.core.errors import Problem
+from gregor.core.ids import prefixes_of
 from gregor.core.items.reminders import firing_reminders
 from gregor.core.items.sync import LiveItem, View
 from gregor.core.messages.encode import encode_receipt
@@ -29,63 +31,75 @@ from gregor.store.audience import load_audience
 from .context import IngestContext
 
 _PREFERENCE: Final[SkipReason] = "preference"
+_NO_DEVICE: Final = "no_device"
+_NO_ADDRESS: Final = "no_address"
 
 
 def is_dry_run(query: dict[str, str]) -> bool:
-    """Whether ``dry_run`` is asked for. ``invalid`` for anything but ``true`` and ``false``."""
-    said = query.get("dry_run", "false")
-    if said not in ("true", "false"):
-        raise Problem("invalid", "dry_run is true or false.")
-    return said == "true"
+    """Return whether the query asks for a dry run. Raise ``invalid`` for a value other than ``true`` and ``false``."""
+    value = query.get("dry_run", "false")
+    if value not in ("true", "false"):
+        raise Problem("invalid", "The query parameter dry_run must be true or false.")
+    return value == "true"
 
 
 async def dry_run(uid: str, message: Message, sender: Sender, view: View, context: IngestContext) -> bytes:
-    """The receipt as the message would have it, with ``dry_run`` and ``deliveries``."""
+    """Return the receipt that the message would get, with ``dry_run``, ``deliveries`` and ``warnings``."""
     commit = context.submitter.plan(message, sender)
     receipt = await context.store.users.rehearse(uid, commit)
-    made = [creation for creation in commit.creations if creation.id in receipt.created]
+    created = [creation for creation in commit.creations if creation.id in receipt.created]
     deliveries: list[dict[str, Any]] = []
-    if any(escalation.has_channels(_policy(creation, context)) for creation in made):
-        audience = await _audience(uid, commit.now_us, context)
-        for creation in made:
-            deliveries += _deliveries(creation, receipt.seq + 1, audience, _policy(creation, context))
-    told = msgspec.json.encode(deliveries)
-    return (
-        encode_receipt(receipt, view, isinstance(message.content, ExternalMessage))[:-1]
-        + b',"dry_run":true,"deliveries":'
-        + told
-        + b"}"
-    )
+    if any(escalation.has_channels(_policy(creation, context)) for creation in created):
+        recipient = await _load_recipient(uid, commit.now_us, context)
+        for creation in created:
+            deliveries += _deliveries(creation, receipt.seq + 1, recipient, _policy(creation, context))
+    extra: dict[str, Any] = {"dry_run": True, "deliveries": deliveries}
+    warnings = [warning for creation in created if (warning := _category_warning(creation.category, context))]
+    if warnings:
+        extra["warnings"] = list(dict.fromkeys(warnings))
+    encoded = encode_receipt(receipt, view, isinstance(message.content, ExternalMessage))
+    return encoded[:-1] + b"," + msgspec.json.encode(extra)[1:]
+
+
+def _category_warning(category: str, context: IngestContext) -> str | None:
+    """Return a warning if there is no entry for the category but one for a similar name: probably a typo."""
+    names = context.categories.current.named
+    if any(prefix in names for prefix in prefixes_of(category) if prefix):
+        return None
+    similar = get_close_matches(category, [name for name in names if name], 1, cutoff=0.7)
+    return f'There is no entry for the category "{category}"; did you mean "{similar[0]}"?' if similar else None
 
 
 @dataclass(frozen=True, slots=True)
-class _Audience:
-    """Who could be told, at the moment of the rehearsal."""
+class _Recipient:
+    """The user to notify: devices, contact and preferences at the time of the dry run."""
 
     uid: str
     now_us: int
-    there: Audience
+    audience: Audience
     contact: Contact
     preferences: Preferences
     is_suppressed: bool
 
 
-async def _audience(uid: str, now_us: int, context: IngestContext) -> _Audience:
+async def _load_recipient(uid: str, now_us: int, context: IngestContext) -> _Recipient:
     contacts = context.store.contacts
-    there, contact, preferences = await asyncio.gather(
+    audience, contact, preferences = await asyncio.gather(
         load_audience(context.store.devices, uid, now_us), contacts.contact(uid), contacts.preferences(uid)
     )
     email = contact.email
     is_suppressed = email is not None and await context.store.suppressions.suppression(email) is not None
-    return _Audience(uid, now_us, there, contact, preferences, is_suppressed)
+    return _Recipient(uid, now_us, audience, contact, preferences, is_suppressed)
 
 
 def _policy(creation: Creation, context: IngestContext) -> CategoryPolicy:
     return context.categories.current.resolve(creation.category)
 
 
-def _deliveries(creation: Creation, seq: int, audience: _Audience, policy: CategoryPolicy) -> Iterator[dict[str, Any]]:
-    """One entry for each event of the item, device and channel that its type tells: when, or the reason why not."""
+def _deliveries(
+    creation: Creation, seq: int, recipient: _Recipient, policy: CategoryPolicy
+) -> Iterator[dict[str, Any]]:
+    """Yield an entry for each event of the item, device and channel: when it is delivered, or the reason why not."""
     item = LiveItem(
         creation.id,
         creation.category,
@@ -96,31 +110,31 @@ def _deliveries(creation: Creation, seq: int, audience: _Audience, policy: Categ
         creation.remind_at_us,
         creation.json,
     )
-    event = NotificationCause(IntentKind.ITEM, seq, audience.now_us)
+    event = NotificationCause(IntentKind.ITEM, seq, recipient.now_us)
     for timer in creation.timers:
         if timer.kind is ItemTimerKind.PUSH:
-            yield from _pushes(item, event, timer.at_us, audience, policy)
+            yield from _pushes(item, event, timer.at_us, recipient, policy)
         elif timer.kind is ItemTimerKind.MAIL:
-            yield from _mail(item, event, timer.at_us, audience, policy)
-    for n in firing_reminders(creation, audience.now_us):
-        at_us = max(audience.now_us, creation.remind_at_us[n])
-        reminder = NotificationCause(IntentKind.REMIND, seq, audience.now_us, n)
+            yield from _mail(item, event, timer.at_us, recipient, policy)
+    for n in firing_reminders(creation, recipient.now_us):
+        at_us = max(recipient.now_us, creation.remind_at_us[n])
+        reminder = NotificationCause(IntentKind.REMIND, seq, recipient.now_us, n)
         if policy.push is not None:
-            yield from _pushes(item, reminder, at_us, audience, policy)
+            yield from _pushes(item, reminder, at_us, recipient, policy)
         if policy.email is not None:
-            yield from _mail(item, reminder, at_us, audience, policy)
+            yield from _mail(item, reminder, at_us, recipient, policy)
 
 
 def _pushes(
-    item: LiveItem, event: NotificationCause, at_us: int, audience: _Audience, policy: CategoryPolicy
+    item: LiveItem, event: NotificationCause, at_us: int, recipient: _Recipient, policy: CategoryPolicy
 ) -> Iterator[dict[str, Any]]:
-    decision = escalation.decide_pushes(audience.uid, item, event, policy, audience.there, audience.now_us)
-    if not is_channel_allowed(audience.preferences, item.category, "push"):
+    decision = escalation.decide_pushes(recipient.uid, item, event, policy, recipient.audience, recipient.now_us)
+    if not is_channel_allowed(recipient.preferences, item.category, "push"):
         decision = EscalationDecision(
             skip_reasons={**{each.device: _PREFERENCE for each in decision.intents}, **decision.skip_reasons}
         )
     for intent in decision.intents:
-        yield _told(item, event, intent.channel, intent.device, at_us, audience, policy)
+        yield _planned(item, event, intent.channel, intent.device, at_us, recipient, policy)
     for device, reason in decision.skip_reasons.items():
         yield _entry(item, event, None, device, None, reason)
     if not decision.intents and not decision.skip_reasons:
@@ -128,33 +142,33 @@ def _pushes(
 
 
 def _mail(
-    item: LiveItem, event: NotificationCause, at_us: int, audience: _Audience, policy: CategoryPolicy
+    item: LiveItem, event: NotificationCause, at_us: int, recipient: _Recipient, policy: CategoryPolicy
 ) -> Iterator[dict[str, Any]]:
-    decision = escalation.decide_email(audience.uid, item, event, policy, audience.there, audience.now_us)
+    decision = escalation.decide_email(recipient.uid, item, event, policy, recipient.audience, recipient.now_us)
     reason: str | None = decision.skip_reasons.get(USER)
-    if reason is None and audience.contact.email is None:
+    if reason is None and recipient.contact.email is None:
         reason = "no_address"
-    if reason is None and not is_channel_allowed(audience.preferences, item.category, "email"):
+    if reason is None and not is_channel_allowed(recipient.preferences, item.category, "email"):
         reason = _PREFERENCE
-    if reason is None and audience.is_suppressed:
+    if reason is None and recipient.is_suppressed:
         reason = "suppressed"
     if reason is None:
-        yield _told(item, event, EMAIL, None, at_us, audience, policy)
+        yield _planned(item, event, EMAIL, None, at_us, recipient, policy)
     else:
         yield _entry(item, event, EMAIL, None, None, reason)
 
 
-def _told(
+def _planned(
     item: LiveItem,
     event: NotificationCause,
     channel: str,
     device: str | None,
     at_us: int,
-    audience: _Audience,
+    recipient: _Recipient,
     policy: CategoryPolicy,
 ) -> dict[str, Any]:
-    """What goes out, in quiet hours only at their end; nothing does where the item has expired by then."""
-    until_us = at_us if policy.urgent else quiet_until(audience.contact, at_us)
+    """Return the entry of a delivery. Quiet hours postpone it to their end; an item that expires before is skipped."""
+    until_us = at_us if policy.urgent else quiet_until(recipient.contact, at_us)
     if item.is_expired(until_us):
         return _entry(item, event, channel, device, None, "expired")
     return _entry(item, event, channel, device, until_us, QUIET_HOURS if until_us > at_us else None)
@@ -169,5 +183,5 @@ def _entry(
     reason: str | None,
 ) -> dict[str, Any]:
     at = None if at_us is None else msgspec.Raw(format_time(at_us))
-    told = {"item": item.id, "intent": event.kind.value, "n": event.n, "channel": channel, "device": device}
-    return {**told, "at": at, "reason": reason}
+    entry = {"item": item.id, "intent": event.kind.value, "n": event.n, "channel": channel, "device": device}
+    return {**entry, "at": at, "reason": reason}

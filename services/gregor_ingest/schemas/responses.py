@@ -139,7 +139,6 @@ class PlannedDeliveryResponse(Struct, kw_only=True):
     device: NameText | None
     at: JsonTime | None
     reason: str | None
-    hint: Annotated[str, Meta(description="How to fix the reason, if that is known.")] | UnsetType = UNSET
 
 
 class ReceiptResponse(Struct, kw_only=True):
@@ -153,6 +152,7 @@ class ReceiptResponse(Struct, kw_only=True):
     unchanged: True_ | UnsetType = UNSET
     dry_run: True_ | UnsetType = UNSET
     deliveries: list[PlannedDeliveryResponse] | UnsetType = UNSET
+    warnings: Annotated[list[str], Meta(description="With `dry_run`: probable mistakes.")] | UnsetType = UNSET
 
 
 class WaitingResponse(Struct, kw_only=True):

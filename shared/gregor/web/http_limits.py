@@ -6,10 +6,13 @@ uvicorn waits for both for ever, and keeps a head of any size: whoever can dial,
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from enum import Enum
 from typing import Any, Final
 
 import msgspec
+from httptools import HttpParserInvalidMethodError
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gregor.core.errors import Problem
@@ -43,6 +46,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._part = _Part.HEAD
         self._head_bytes = 0
+        self._latest = b""
         self._since = self.loop.time()
         self._is_refused = False
         self._answering: Any = None
@@ -58,6 +62,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Bytes of the client."""
         if self._is_refused:
             return
+        self._latest = data
         super().data_received(data)
         if self._part is _Part.BODY:
             self._since = self.loop.time()
@@ -102,8 +107,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
-        """What was sent is no HTTP."""
-        self._refuse(400, "This is no HTTP/1 request.")
+        """Refuse bytes that are not HTTP/1 with 400, and a method that the parser does not know with 501."""
+        if isinstance(sys.exception(), HttpParserInvalidMethodError) and _REQUEST_LINE.match(self._latest):
+            self._refuse(501, "This method is not implemented.")
+        else:
+            self._refuse(400, "This is not an HTTP/1 request.")
 
     def look(self, now: float) -> None:
         """End what has taken too long. ``now``: seconds of the event loop."""
@@ -148,6 +156,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return cycle.response_started if is_of_this else not cycle.response_complete
 
 
+_REQUEST_LINE: Final = re.compile(rb"[A-Z-]{1,40} \S+ HTTP/1\.[01]\r\n")
 _TOO_LARGE: Final = f"The head of a request has at most {MOST_HEAD_BYTES} bytes."
 
 

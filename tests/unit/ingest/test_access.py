@@ -194,6 +194,23 @@ async def test_the_audience_of_devices_is_served_what_device_tokens_may_call_and
         assert "/v1/keys" not in (await api.call("GET", "/openapi.json")).json()["paths"]
 
 
+@pytest.mark.parametrize("header", ["Bearer", "Bearer ", "bearer   "])
+async def test_an_empty_token_is_named(api: Api, header: str) -> None:
+    answer = await api.call("GET", "/v1/users/alice/state", "", headers={"Authorization": header})
+
+    assert code_of(answer) == (401, "unauthorised")
+    assert answer.json()["detail"].startswith("The token is empty: ")
+
+
+async def test_403_says_that_the_scope_is_insufficient(api: Api) -> None:
+    reader = await api.make_key("read")
+
+    answer = await api.send("alice", {"create": {"aa": {"category": "mail"}}}, reader)
+
+    assert code_of(answer) == (403, "forbidden")
+    assert answer.headers["www-authenticate"] == 'Bearer realm="gregor", error="insufficient_scope"'
+
+
 async def test_a_revoked_token_is_refused_and_one_issued_later_is_not(api: Api) -> None:
     old = api.token()
     await api.call("POST", "/v1/users/alice/revoke", json={"device": "phone"})

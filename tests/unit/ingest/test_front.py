@@ -70,6 +70,7 @@ async def test_what_is_not_there_is_a_problem_too(api: Api) -> None:
         ("POST", STATE, "GET, HEAD, OPTIONS"),
         ("POST", "/v1/users/alice/devices/phone", "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
         ("PUT", "/v1/keys", "GET, HEAD, OPTIONS, POST"),
+        ("PATCH", "/v1/categories/rollback", "OPTIONS, POST"),
         ("TRACE", "/healthz", "GET, HEAD, OPTIONS"),
     ],
 )
@@ -80,6 +81,29 @@ async def test_another_method_is_refused_with_those_that_are_taken(
 
     assert code_of(answer) == (405, "method_not_allowed")
     assert answer.headers["allow"] == allow
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "accepted"),
+    [
+        ("POST", "/v1/users/alice/messages", {"Content-Type": "text/plain"}, ("accept", "application/json")),
+        ("POST", "/v1/messages", {"Content-Type": "a/b"}, ("accept", "application/json, application/x-ndjson")),
+        (
+            "PATCH",
+            "/v1/users/alice/contact",
+            {"Content-Type": "a/b"},
+            ("accept", "application/json, application/merge-patch+json"),
+        ),
+        ("POST", "/v1/keys", {"Content-Encoding": "gzip"}, ("accept-encoding", "identity")),
+    ],
+)
+async def test_415_names_what_is_accepted(
+    api: Api, method: str, path: str, headers: dict[str, str], accepted: tuple[str, str]
+) -> None:
+    answer = await api.call(method, path, headers=headers, content=b"{}")
+
+    assert code_of(answer) == (415, "unsupported_media_type")
+    assert answer.headers[accepted[0]] == accepted[1]
 
 
 async def test_a_page_of_a_listed_origin_may_call_and_read_the_answer() -> None:
@@ -129,6 +153,7 @@ async def test_a_preflight_needs_no_token() -> None:
     [
         ("/v1/users/alice/devices/phone", "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
         ("/v1/messages", "OPTIONS, POST"),
+        ("/v1/categories/rollback", "OPTIONS, POST"),
         ("/nowhere", "OPTIONS"),
     ],
 )

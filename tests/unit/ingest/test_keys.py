@@ -183,3 +183,10 @@ async def test_a_ticket_tells_which_secret_of_its_key_asked_for_it(api: Api) -> 
     key = await api.store.access.key(made["id"])
 
     assert [service_keys.stands(key, mark, api.clock.now_us()) for mark in held] == [False, True]
+
+
+async def test_a_new_key_is_at_its_location(api: Api) -> None:
+    made = await api.call("POST", "/v1/keys", json={"scopes": ["read"]})
+
+    assert made.headers["location"] == f"/v1/keys/{made.json()['id']}"
+    assert (await api.call("GET", made.headers["location"])).json()["scopes"] == ["read"]

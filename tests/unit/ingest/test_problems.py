@@ -98,6 +98,13 @@ async def test_every_refusal_is_in_our_words(api: Api, method: str, path: str) -
         ),
         (
             "GET",
+            "/v1/users/alice/history?limit=01",
+            None,
+            "invalid",
+            "The query parameter limit: This must be a whole number without leading zeros.",
+        ),
+        (
+            "GET",
             "/v1/users/alice/history?limit=x",
             None,
             "invalid",

@@ -169,3 +169,10 @@ async def test_webhooks_are_an_administrators_alone(api: Api) -> None:
         assert code_of(await api.call("GET", "/v1/webhooks", key)) == (403, "forbidden")
     assert code_of(await api.call("POST", "/v1/webhooks", api.token(), json={"url": URL})) == (403, "forbidden")
     assert code_of(await api.call("GET", "/v1/webhooks", "")) == (401, "unauthorised")
+
+
+async def test_a_new_webhook_is_at_its_location(api: Api) -> None:
+    made = await api.call("POST", "/v1/webhooks", json={"url": "https://example.com/"})
+
+    assert made.headers["location"] == f"/v1/webhooks/{made.json()['id']}"
+    assert (await api.call("GET", made.headers["location"])).json()["url"] == "https://example.com/"

@@ -122,6 +122,11 @@ async def test_what_is_no_request_is_a_problem(site: Site, data: bytes) -> None:
     assert refusal(await site.said(data))[0] == 400
 
 
+async def test_unknown_method_is_501(site: Site) -> None:
+    assert refusal(await site.said(b"FOO / HTTP/1.1\r\nHost: a\r\n\r\n"))[0] == 501
+    assert refusal(await site.said(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 TLS\r\n\r\n"))[0] == 400
+
+
 async def test_who_says_nothing_or_half_a_head_is_sent_away_in_time(site: Site) -> None:
     silent, silent_writer = await site.dial(b"")
     half, half_writer = await site.dial(HEAD)

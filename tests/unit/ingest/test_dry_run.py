@@ -151,3 +151,16 @@ async def test_a_rehearsal_is_refused_as_the_message_would_be(api: Api) -> None:
 
     assert code_of(await api.call("POST", PATH, params={"dry_run": "true"}, json=bad)) == (422, "missing_field")
     assert code_of(await api.call("POST", PATH, params={"dry_run": "maybe"}, json=news())) == (422, "invalid")
+
+
+async def test_a_similar_category_entry_is_suggested(api: Api) -> None:
+    await live_here(api)
+
+    async def warnings(category: str) -> list[str] | None:
+        message = {"system": "gregor", "body": {"create": {"a": {"category": category}}}}
+        return (await dry_run(api, message)).get("warnings")
+
+    assert await warnings("newz") == ['There is no entry for the category "newz"; did you mean "news"?']
+    assert await warnings("news") is None
+    assert await warnings("news.sport") is None
+    assert await warnings("invoice.due") is None
