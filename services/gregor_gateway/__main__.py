@@ -86,7 +86,7 @@ async def serve_with(context: GatewayContext) -> None:
     serving = asyncio.create_task(streams.serve(listening[1]))
     log.info("service.ready", gateway=settings.gateway_port, streams=settings.stream_port)
     await stopping.wait()
-    log.info("service.stopping", connections=len(sockets.connections) + len(streams.connections))
+    log.info("service.draining", connections=len(sockets.connections) + len(streams.connections))
     await drain.run(settings.drain_seconds)
     for server in servers:
         server.close()
@@ -101,7 +101,7 @@ def _stop_on_signals(drain: Drain) -> asyncio.Event:
 
     def stop() -> None:
         if stopping.is_set():
-            drain.hurry()
+            drain.close_now()
         stopping.set()
 
     on_stop_signal(stop)

@@ -1,4 +1,4 @@
-"""What the connections of one process work with, made once at the start."""
+"""The long-lived objects of a gateway process, and how they are built."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from .sessions.presence import Presence
 
 @dataclass(frozen=True, slots=True)
 class GatewayContext:
-    """Settings and the things built of them."""
+    """Settings and shared objects. Connections hold one reference to it instead of nineteen."""
 
     settings: Settings
     limits: Limits
@@ -60,8 +60,8 @@ class GatewayContext:
     webhooks: WebhookRegistry
     jitter: Callable[[float, float], float] = random.uniform
 
-    def rules(self, *, pings: bool, welcomes: bool, tells_unchanged: bool) -> SessionRules:
-        """The rules of a transport."""
+    def rules(self, *, pings: bool, welcomes: bool, sends_unchanged: bool) -> SessionRules:
+        """Return the session rules of a transport."""
         return SessionRules(
             limits=self.limits,
             hello_timeout_s=self.settings.hello_timeout_s,
@@ -70,13 +70,13 @@ class GatewayContext:
             queue_bytes=self.settings.queue_bytes,
             pings=pings,
             welcomes=welcomes,
-            tells_unchanged=tells_unchanged,
+            sends_unchanged=sends_unchanged,
             uncounted=lambda: self.registry.current.uncounted,
         )
 
 
 def build(settings: Settings, store: Store, feed: PubSub, tokens: TokenVerifier, clock: Clock) -> GatewayContext:
-    """Everything, unconnected and not yet at work."""
+    """Build the context. Nothing is connected or started yet."""
     limits, metrics, background, timers = settings.limits, Metrics(), BackgroundTasks(), TimerWheel(clock)
     registry = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
     rendering = ItemRendering(registry)

@@ -1,8 +1,9 @@
-"""PURE: what waits to be written to one connection, in order and within a bound.
+"""The bounded send queue of one connection: backpressure for slow consumers. Pure.
 
-Live frames count against the bound, and are dropped past it: one resync replaces them. A sync object is outside the
-bound and goes alone. Everything else (receipts, problems, pings) counts, but is never dropped; what stood behind
-something that was dropped waits for the resync, for it may speak of it.
+Live frames count against the bound and are dropped beyond it; one sync replaces them. A sync object does not count,
+and
+is written alone. Other frames (receipts, problems, pings) count but are never dropped. If they were queued behind a
+dropped frame, they wait for the sync, because they may refer to that frame.
 """
 
 from __future__ import annotations
@@ -12,90 +13,100 @@ from typing import Final
 
 
 class EnqueueResult(Enum):
-    """What became of something that was put in."""
+    """The result of adding a frame."""
 
-    QUEUED = "waits"
-    DROPPED = "live frames and syncs were dropped: a resync must follow"
-    FULL = "over the bound with what may not be dropped"
+    QUEUED = "queued"
+    DROPPED = "live frames and syncs were dropped; a sync must follow"
+    FULL = "frames that cannot be dropped exceed the bound"
 
 
 PLAIN: Final = -1
-"""In place of the seq of a frame that is no change of the view."""
+"""Marks a frame that does not change the view, in place of its seq."""
 _Entry = tuple[int, int, str | None, bytes]
-"""Seq (or ``PLAIN``), bytes that count (none of a sync), tag where it is a new one, packed frame."""
+"""Seq or ``PLAIN``, bytes that count against the bound, tag if it changes, packed frame."""
 
 
 class SendQueue:
-    """The queue of one connection. ``written_tag`` and ``written_seq``: the cursor that the client will have.
+    """The send queue. ``written_tag`` and ``written_seq``: the cursor that the client has after the frames written
+    so far.
 
-    ``entries``: what waits, ``None`` where nothing does.
+    ``entries``: the queued frames; ``None`` if there are none, which saves an empty list for each idle connection.
     """
 
-    __slots__ = ("_bytes", "_is_plain", "_late", "_most_bytes", "_next_tag", "entries", "written_seq", "written_tag")
+    __slots__ = (
+        "_after_sync",
+        "_bytes",
+        "_is_uniform",
+        "_max_bytes",
+        "_next_tag",
+        "entries",
+        "written_seq",
+        "written_tag",
+    )
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._bytes = 0
-        self._is_plain = True
+        self._is_uniform = True
         self.entries: list[_Entry] | None = None
-        self._late: list[_Entry] | None = None
+        self._after_sync: list[_Entry] | None = None
         self._next_tag: str | None = None
         self.written_tag = ""
         self.written_seq = 0
 
     @property
     def is_idle(self) -> bool:
-        """Whether what comes next may be written past it: nothing waits, and the cursor keeps its tag."""
-        return self.entries is None and self._late is None and self._next_tag is None
+        """Whether the next live frame may bypass the queue: it is empty, and the tag of the cursor does not change."""
+        return self.entries is None and self._after_sync is None and self._next_tag is None
 
     def put(self, packed: bytes, seq: int = PLAIN) -> EnqueueResult:
-        """Queue a live frame (``seq``), or a frame that is never dropped."""
+        """Queue a live frame with its seq, or a frame that is never dropped (``PLAIN``)."""
         if self.entries is None:
             self.entries = []
         size = len(packed)
         self.entries.append((seq, size, self._next_tag, packed))
         if seq == PLAIN or self._next_tag is not None:
-            self._is_plain = False
+            self._is_uniform = False
             self._next_tag = None
         self._bytes += size
-        if self._bytes <= self._most_bytes:
+        if self._bytes <= self._max_bytes:
             return EnqueueResult.QUEUED
-        self._drop()
-        return EnqueueResult.DROPPED if self._bytes <= self._most_bytes else EnqueueResult.FULL
+        self._drop_live()
+        return EnqueueResult.DROPPED if self._bytes <= self._max_bytes else EnqueueResult.FULL
 
     def set_next_tag(self, tag: str) -> None:
-        """The live frame that is put next carries a cursor of this tag."""
+        """Give the next live frame a cursor with this tag."""
         self._next_tag = tag
 
     def put_sync(self, packed: bytes, tag: str, seq: int) -> None:
-        """Queue a sync object."""
+        """Queue a sync object and the frames that waited for it. ``tag`` and ``seq``: its cursor."""
         if self.entries is None:
             self.entries = []
         self.entries.append((seq, 0, tag, packed))
-        self._is_plain = False
-        self.entries += self._late or ()
-        self._late = None
+        self._is_uniform = False
+        self.entries += self._after_sync or ()
+        self._after_sync = None
 
     def confirm_cursor(self, tag: str, seq: int) -> None:
-        """The client has this cursor already, without a sync."""
-        if self._late is not None:
-            self.entries, self._late = [*(self.entries or ()), *self._late], None
+        """Record that the client already has this cursor, so no sync object is sent."""
+        if self._after_sync is not None:
+            self.entries, self._after_sync = [*(self.entries or ()), *self._after_sync], None
         elif not self.written_tag and self.entries is None:
             self.written_tag, self.written_seq = tag, seq
 
-    def take(self, most_bytes: int) -> list[bytes]:
-        """What to write next: up to a sync object, or to about ``most_bytes``; empty where nothing waits."""
+    def take(self, max_bytes: int) -> list[bytes]:
+        """Remove and return the frames of the next write: up to a sync object, or about ``max_bytes``."""
         entries = self.entries
         if entries is None:
             return []
         if len(entries) == 1:
             seq, size, tag, packed = entries[0]
             self.entries = None
-            self._is_plain = self._late is None
+            self._is_uniform = self._after_sync is None
             self._bytes -= size
-            self._note(seq, tag)
+            self._record(seq, tag)
             return [packed]
-        if self._is_plain and self._bytes <= most_bytes:
+        if self._is_uniform and self._bytes <= max_bytes:
             self.written_seq, self._bytes, self.entries = entries[-1][0], 0, None
             return [entry[3] for entry in entries]
         taken: list[bytes] = []
@@ -104,24 +115,24 @@ class SendQueue:
             taken.append(packed)
             total += len(packed)
             self._bytes -= size
-            self._note(seq, tag)
-            if not size or total >= most_bytes:
+            self._record(seq, tag)
+            if not size or total >= max_bytes:
                 break
         self.entries = entries[len(taken) :] or None
-        self._is_plain = self.entries is None and self._late is None
+        self._is_uniform = self.entries is None and self._after_sync is None
         return taken
 
-    def _note(self, seq: int, tag: str | None) -> None:
+    def _record(self, seq: int, tag: str | None) -> None:
         if seq != PLAIN:
             self.written_seq = seq
             if tag is not None:
                 self.written_tag = tag
 
-    def _drop(self) -> None:
+    def _drop_live(self) -> None:
         entries = self.entries or []
-        self._is_plain = False
+        self._is_uniform = False
         first = next((at for at, entry in enumerate(entries) if entry[0] != PLAIN), len(entries))
         plain = [entry for entry in entries[first:] if entry[0] == PLAIN]
-        self._late = [*(self._late or ()), *plain] or None
+        self._after_sync = [*(self._after_sync or ()), *plain] or None
         self.entries = entries[:first] or None
-        self._bytes = sum(entry[1] for entry in (*entries[:first], *(self._late or ())))
+        self._bytes = sum(entry[1] for entry in (*entries[:first], *(self._after_sync or ())))

@@ -1,11 +1,13 @@
-"""When frames leave: at once where it is quiet, several in one write where it is not.
+"""Scheduling of writes: coalesces frames into fewer socket writes when the process is busy.
 
-A sweep over all rooms with something to tell, and all connections with something to write, begins at the end of the
-turn of the event loop. What comes in while it writes is read in the next turn, so that frames share writes by
-themselves where the process is busy. Where they do (a burst: several frames a connection), the next sweep waits four
-times as long as the last one took, but begins within 20 ms of it, and still more of them share one: a write costs
-several times what a frame does. Where there is one frame a connection, waiting would only delay it.
-docs/performance.md has the figures.
+A sweep processes all channels with pending publications and flushes all connections with queued frames. It starts at
+the end of the event-loop iteration. Publications that arrive during a sweep belong to the next one, so a busy process
+coalesces writes without a timer.
+
+If a sweep wrote several frames a connection (a burst), the next one waits four times as long as the sweep took, at
+most
+20 ms. More frames then share a write, which costs several times as much as a frame. With one frame a connection a wait
+would only add latency (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -20,33 +22,33 @@ from gregor.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 
-REST: Final = 4.0
-MOST_S: Final = 0.02
-"""Of the 25 ms that a message may take from acceptance to device."""
-BURST: Final = 1.5
-"""Frames a connection in one sweep from which on waiting pays."""
-LEAST_S: Final = 0.001
-"""The finest timer of the event loop; a shorter wait is none."""
+WAIT_FACTOR: Final = 4.0
+MAX_WAIT_S: Final = 0.02
+"""Longest wait: most of the 25 ms that a message may take from acceptance to the device."""
+BURST_FRAMES: Final = 1.5
+"""Frames a connection in one sweep above which waiting pays."""
+MIN_WAIT_S: Final = 0.001
+"""Resolution of the event loop's timers; a shorter wait is skipped."""
 
 
 class Flushable(Protocol):
-    """A connection with something to write."""
+    """A connection with queued frames."""
 
     def flush(self) -> tuple[int, int]:
-        """Write what waits; how many frames and bytes went."""
+        """Write the queued frames; return the numbers of frames and bytes written."""
         ...
 
 
 class PendingChannel(Protocol):
-    """A room that something was published for."""
+    """A user channel with pending publications."""
 
     def process_pending(self) -> object:
-        """Tell its connections."""
+        """Process the publications."""
         ...
 
 
 class WriteScheduler:
-    """Sweeps over the rooms that have something to tell, and the connections that have something to write."""
+    """Runs the sweeps, and counts what they write."""
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
@@ -61,17 +63,17 @@ class WriteScheduler:
         self._writes = self._frames_written = self._bytes_written = 0
 
     def add_channel(self, channel: PendingChannel) -> None:
-        """Let it tell its connections with the next sweep."""
+        """Process the publications of a channel in the next sweep."""
         self._channels.append(channel)
         self._wake()
 
     def add(self, connection: Flushable) -> None:
-        """Flush it with the next sweep. Called once a connection and sweep."""
+        """Flush a connection in the next sweep. Call it once a sweep."""
         self._connections.append(connection)
         self._wake()
 
     def count(self, connections: int, frames: int, size: int) -> None:
-        """So many frames, of so many bytes, were written past the queues of so many connections."""
+        """Count frames that were written past the send queues."""
         self._writes += connections
         self._frames_written += frames
         self._bytes_written += size
@@ -83,7 +85,7 @@ class WriteScheduler:
         self._since = self._clock.monotonic()
         wait_s = self._not_before - self._since
         loop = asyncio.get_running_loop()
-        if wait_s < LEAST_S:
+        if wait_s < MIN_WAIT_S:
             loop.call_soon(self._sweep)
         else:
             loop.call_later(wait_s, self._sweep)
@@ -95,18 +97,18 @@ class WriteScheduler:
             try:
                 channel.process_pending()
             except Exception as error:
-                log.error("A user's connections could not be told.", exc_info=error)
+                log.error("channel.failed", exc_info=error)
         connections, self._connections = self._connections, []
         self._is_due = False
         for connection in connections:
             try:
                 self.count(1, *connection.flush())
             except Exception as error:
-                # The fault of one must not silence the others of this sweep.
-                log.error("A connection could not be written to.", exc_info=error)
+                # One broken connection must not stop the flush of the others.
+                log.error("connection.write_failed", exc_info=error)
         ended = self._clock.monotonic()
-        if self._frames_written >= BURST * self._writes:
-            self._not_before = begun + min(MOST_S, (1 + REST) * (ended - begun))
+        if self._frames_written >= BURST_FRAMES * self._writes:
+            self._not_before = begun + min(MAX_WAIT_S, (1 + WAIT_FACTOR) * (ended - begun))
         self._frames.inc(self._frames_written)
         self._bytes.inc(self._bytes_written)
         self._writes = self._frames_written = self._bytes_written = 0

@@ -67,7 +67,7 @@ class SyncReader:
 
     async def _read(self, channel: UserChannel, request: SyncRequest) -> None:
         async with self._slots:
-            # Later requests need a read of their own: this one may miss announcements published from now on.
+            # Later requests need another read: this one may miss announcements published from now on.
             waiting = self._queued.pop((channel, request))
             then = channel.process_pending().position
             try:

@@ -1,4 +1,4 @@
-"""PURE: what a client says, read strictly (protocol.md, "Client → server"). One frame says one thing."""
+"""Frames from the client, parsed strictly (docs/reference/websocket.md). Each frame does one thing. Pure."""
 
 from __future__ import annotations
 
@@ -15,72 +15,74 @@ from gregor.core.limits import Limits
 from .hello import Hello, Position, read_flag, read_hello, read_number, read_resync
 
 Ref = Any
-"""What a client calls its frame by: any JSON, given back as it is; ``None``: it wants no receipt."""
+"""The client's name for a frame: any JSON, echoed in the answer. ``None``: the client wants no receipt."""
 
 _MESSAGE: Final = frozenset({"system", "body", "id", "device", "not_before"})
-_MOST_REF_BYTES: Final = 512
-_EXACT: Final = 17
-"""Characters of an integer that may be within the bounds of ours; what is longer is refused, whatever it is."""
+_MAX_REF_BYTES: Final = 512
+_MAX_DIGITS: Final = 17
+"""Longest integer, in characters, that can be in range."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageFrame:
-    """A message, as a document that is not looked at yet."""
+    """A message, not validated yet."""
 
     document: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class AckFrame:
-    """The user has seen everything up to ``seq``."""
+    """The user has seen every item up to ``seq``."""
 
     seq: int
 
 
 @dataclass(frozen=True, slots=True)
 class ForegroundFrame:
-    """The device came to the foreground, or left it."""
+    """The device entered the foreground, or left it."""
 
     value: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ResyncFrame:
-    """Answer as to a hello with this position."""
+    """A request for a sync from this position."""
 
     position: Position
 
 
 @dataclass(frozen=True, slots=True)
 class TokenFrame:
-    """A fresh token."""
+    """A new device token."""
 
     token: str
 
 
 @dataclass(frozen=True, slots=True)
 class PingFrame:
-    """Wants a pong of the same number."""
+    """A heartbeat of the client; the answer is a pong with the same number."""
 
     n: int
 
 
 @dataclass(frozen=True, slots=True)
 class PongFrame:
-    """The answer to a ping."""
+    """The answer to a heartbeat of the server."""
 
 
 ClientFrame = MessageFrame | Hello | AckFrame | ForegroundFrame | ResyncFrame | TokenFrame | PingFrame | PongFrame
 
 
 def read_ref(document: Any) -> Ref:
-    """What the client calls this frame by. ``Problem`` ``invalid``: no object, or a ref too long to be given back."""
+    """Return the ``ref`` of a frame. Raises ``Problem`` ``invalid`` if the frame is not an object, or the ref is
+    too long.
+    """
     if not isinstance(document, dict):
-        raise field_problem("invalid", "", "A frame is one JSON object.")
+        raise field_problem("invalid", "", "A frame must be one JSON object.")
     ref = document.get("ref")
-    if type(ref) not in (dict, list, str) or _bytes_of(ref) <= _MOST_REF_BYTES:
+    if type(ref) not in (dict, list, str) or _bytes_of(ref) <= _MAX_REF_BYTES:
         return ref
-    raise field_problem("invalid", "/ref", f"Any JSON of up to {_MOST_REF_BYTES} bytes.")
+    raise field_problem("invalid", "/ref", f"ref must be JSON of at most {_MAX_REF_BYTES} bytes.")
 
 
 def _bytes_of(value: Any) -> int:
@@ -88,15 +90,15 @@ def _bytes_of(value: Any) -> int:
 
 
 def read_frame(document: Mapping[str, Any]) -> ClientFrame:
-    """What a frame says. ``Problem``: ``invalid``, ``invalid_id``, ``unknown_field``, ``missing_field``."""
+    """Parse a frame. Raises ``Problem``: ``invalid``, ``invalid_id``, ``unknown_field`` or ``missing_field``."""
     frame = {name: value for name, value in document.items() if name != "ref"}
     if not _MESSAGE.isdisjoint(frame):
         return MessageFrame(frame)
     if not frame:
-        raise field_problem("missing_field", "", "A frame says one thing, such as ack, or system and body.")
+        raise field_problem("missing_field", "", "A frame must have a member, such as ack, or be a message.")
     (kind, value), *others = frame.items()
     if others:
-        raise field_problem("unknown_field", f"/{others[0][0]}", f"No such field beside {kind}.")
+        raise field_problem("unknown_field", f"/{others[0][0]}", f"Unknown field beside {kind}.")
     return _of_kind(kind, value)
 
 
@@ -113,22 +115,22 @@ def _of_kind(kind: str, value: Any) -> ClientFrame:
         case "token" if isinstance(value, str):
             return TokenFrame(value)
         case "token":
-            raise field_problem("invalid", "/token", "A device token, as text.")
+            raise field_problem("invalid", "/token", "token must be a device token, as a string.")
         case "ping":
             return PingFrame(read_number(value, "/ping"))
         case "pong":
             read_number(value, "/pong")
             return PongFrame()
-    raise field_problem("unknown_field", f"/{kind}", "This frame is not known.")
+    raise field_problem("unknown_field", f"/{kind}", f"Unknown frame {kind[:50]}.")
 
 
 def read_loosely(raw: bytes) -> tuple[bool, Ref]:
-    """Whether a text that was refused is JSON at all, by RFC 8259 and nothing more, and the ref that it carries.
+    """Return whether a refused text is valid JSON by RFC 8259, and its ref.
 
-    A message that breaks our own rules (a number too large, a repeated key) is answered under its name like any other.
+    If a message breaks a rule of this project (a number too large, a repeated key), the problem still carries its ref.
     """
     try:
-        # From text: json would read the bytes of UTF-16 as well.
+        # Decoded first: json.loads would accept bytes in UTF-16 as well.
         document = json.loads(raw.decode(), parse_constant=_no_constant, parse_int=_whole)
     except RecursionError:
         return True, None
@@ -146,10 +148,12 @@ def _no_constant(word: str) -> Any:
 
 
 def _whole(digits: str) -> int | float:
-    """Of any length: Python reads no integer of thousands of digits. What is out of bounds is no ref either."""
-    return int(digits) if len(digits) <= _EXACT else inf
+    """Parse an integer of any length: Python refuses thousands of digits. Infinity stands for every integer out of
+    range.
+    """
+    return int(digits) if len(digits) <= _MAX_DIGITS else inf
 
 
-def not_here(what: str) -> Problem:
-    """A frame that is known, but has no place where it was sent."""
-    return field_problem("invalid", f"/{what}", f"A {what} has no place here.")
+def misplaced(name: str) -> Problem:
+    """Return the problem for a known frame that is not allowed in this place."""
+    return field_problem("invalid", f"/{name}", f"A {name} frame is not allowed here.")

@@ -1,4 +1,4 @@
-"""PURE: the moments of one connection: hello, pings, the end of its token, its greatest age."""
+"""Deadlines of one connection: hello, heartbeat (pings), token expiry, maximum age. Pure."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from gregor.core.close_codes import CloseCode
 from gregor.core.limits import Limits
 
 GRACE_S: Final = 25.0
-"""How long a connection outlives its token (protocol.md, "Gateway")."""
+"""How long a connection outlives its token."""
 REFRESH_S: Final = 60.0
-"""How long before the end of its token a client is asked for a new one."""
-MOST_UNANSWERED: Final = 2
-"""Pings without an answer that end a connection."""
+"""How long before its expiry a client is asked for a new token."""
+MAX_UNANSWERED_PINGS: Final = 2
+"""Unanswered pings after which the connection is closed."""
 NEVER: Final = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRules:
-    """What is the same for all sessions of a transport. The flags: what its transport has.
+    """Limits and features that all sessions of a transport share.
 
-    ``tells_unchanged``: whether a client that asks is told that nothing changed. ``uncounted``: the prefixes whose
-    items do not count in the badge, as they are now.
+    ``pings``, ``welcomes``: whether the transport sends these frames. ``tells_unchanged``: whether a client that asks
+    gets
+    an ``unchanged`` frame. ``uncounted``: returns the category prefixes that do not count in the badge now.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -35,14 +36,14 @@ class SessionRules:
     max_frame_bytes: int = 1 << 20
     pings: bool = True
     welcomes: bool = True
-    tells_unchanged: bool = True
+    sends_unchanged: bool = True
     uncounted: Callable[[], tuple[str, ...]] = tuple
     jitter: Callable[[float, float], float] = random.uniform
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Send ``{"ping": n}``."""
+    """Send ``{"ping": n}``, a heartbeat."""
 
     n: int
 
@@ -60,47 +61,47 @@ class DeadlinePassed:
 
 
 class Deadlines:
-    """Says what is due. Times are seconds of a monotonic clock."""
+    """The deadlines. Times are seconds of a monotonic clock."""
 
     __slots__ = ("_age_at", "_expires_at", "_hello_at", "_last", "_ping_at", "_refresh_at", "_rules", "_unanswered")
 
     def __init__(self, rules: SessionRules, now: float) -> None:
         self._rules = rules
         self._hello_at = now + rules.hello_timeout_s
-        # Half to all of it: connections that were opened together must not end together.
+        # Half to all of the age: connections that were opened together must not close together.
         self._age_at = now + rules.max_age_s * rules.jitter(0.5, 1.0)
         self._ping_at = self._refresh_at = self._expires_at = NEVER
         self._last = self._unanswered = 0
 
     def greeted(self) -> None:
-        """The hello came."""
+        """Clear the deadline of the hello."""
         self._hello_at = NEVER
 
     def joined(self, now: float) -> None:
-        """The connection is at work: pings and the refresh of its token begin."""
+        """Start the pings and the deadline of the token refresh."""
         self._refresh_at = self._expires_at - REFRESH_S
         if self._rules.pings:
             self._set_ping(now)
 
     def expires(self, lives_s: float, now: float) -> None:
-        """A token is good for so long."""
+        """Set the expiry of a verified token."""
         self._expires_at = now + lives_s
 
     def answered(self) -> None:
-        """The client answered a ping."""
+        """Reset the number of unanswered pings."""
         self._unanswered = 0
 
     def left_s(self, now: float) -> int | None:
-        """Whole seconds until the token ends; ``None``: there is none that ends."""
+        """Return the seconds until the token expires; ``None`` if it does not."""
         return None if self._expires_at == NEVER else max(0, round(self._expires_at - now))
 
     @property
     def due(self) -> float:
-        """The earliest moment at which ``tick`` has something to say."""
+        """The earliest deadline."""
         return min(self._hello_at, self._ping_at, self._refresh_at, self._expires_at + GRACE_S, self._age_at)
 
     def tick(self, now: float) -> list[Ping | Refresh | DeadlinePassed]:
-        """What is due now."""
+        """Return the actions of all deadlines that have passed."""
         if now >= self._hello_at:
             return [DeadlinePassed(CloseCode.HELLO_TIMEOUT)]
         if now >= self._expires_at + GRACE_S:
@@ -112,7 +113,7 @@ class Deadlines:
             self._refresh_at = NEVER
             said.append(Refresh())
         if now >= self._ping_at:
-            if self._unanswered >= MOST_UNANSWERED:
+            if self._unanswered >= MAX_UNANSWERED_PINGS:
                 return [DeadlinePassed(CloseCode.PING_TIMEOUT)]
             self._last += 1
             self._unanswered += 1

@@ -1,4 +1,4 @@
-"""PURE: what a session asks of the world. ``Connection`` carries each of them out."""
+"""Effects that a session requests. ``DeviceConnection`` applies them. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .hello import Position
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Queue a frame that is no change of the view: never dropped for a slow device."""
+    """Queue a frame that is not part of the view (receipt, problem, ping): it is never dropped."""
 
     frame: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class SendLive:
-    """Queue a live frame; past the bound it is dropped for a resync."""
+    """Queue a live frame; if the queue overflows, it is dropped in favour of a resync."""
 
     seq: int
     frame: bytes
@@ -27,7 +27,7 @@ class SendLive:
 
 @dataclass(frozen=True, slots=True)
 class SendSync:
-    """Queue a sync object: outside the bound, alone. ``tag`` and ``seq``: its cursor."""
+    """Queue a sync object, which does not count against the bound. ``tag`` and ``seq``: its cursor."""
 
     tag: str
     seq: int
@@ -36,7 +36,7 @@ class SendSync:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmCursor:
-    """The client's copy is good at this cursor: nothing is to be sent."""
+    """Record that the client's copy is current at this cursor; nothing is sent."""
 
     tag: str
     seq: int
@@ -44,7 +44,7 @@ class ConfirmCursor:
 
 @dataclass(frozen=True, slots=True)
 class CloseConnection:
-    """End the connection with a code of ``gregor.core.errors.CLOSES``, or of RFC 6455."""
+    """Close the connection with this ``CloseCode``."""
 
     code: int
     reason: str = ""
@@ -52,7 +52,7 @@ class CloseConnection:
 
 @dataclass(frozen=True, slots=True)
 class VerifyToken:
-    """Check a token. Ends in ``Session.admitted``, ``renewed``, a refusal of the frame, or a close."""
+    """Verify a token. Leads to ``Session.admitted``, ``renewed``, ``refused``, or a close."""
 
     token: str
     ref: Ref = None
@@ -61,12 +61,12 @@ class VerifyToken:
 
 @dataclass(frozen=True, slots=True)
 class JoinChannel:
-    """Become known and present, and hear the user's channel. Ends in ``Session.joined`` or a close."""
+    """Subscribe to the user's channel and register the presence. Leads to ``Session.joined`` or a close."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadSync:
-    """Read the sync of the session's view from a position. Ends in ``Session.synced`` with the same ``serial``."""
+    """Read the sync of the session's view from a position. Leads to ``Session.synced`` with the same ``serial``."""
 
     position: Position
     serial: int
@@ -74,7 +74,7 @@ class ReadSync:
 
 @dataclass(frozen=True, slots=True)
 class CommitMessage:
-    """Plan and commit a message (``size_bytes`` of JSON). Ends in ``Session.committed`` or ``refused``."""
+    """Plan and commit a message of ``size_bytes`` of JSON. Leads to ``Session.committed`` or ``refused``."""
 
     ref: Ref
     document: Mapping[str, Any]
@@ -83,24 +83,24 @@ class CommitMessage:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledge:
-    """The user has seen everything up to ``seq`` in this view."""
+    """Record that the user has seen every item up to ``seq`` in this view."""
 
     seq: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReportForeground:
-    """The device came to the foreground, or left it."""
+    """Report that the device entered or left the foreground."""
 
     value: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Regroup:
-    """The systems that this connection hears have changed."""
+    """Move the connection to the view group of its new systems."""
 
 
 Task = VerifyToken | JoinChannel | CommitMessage | Acknowledge | ReportForeground
-"""What waits for the world, one after the other."""
+"""Effects that await the store; they run one at a time."""
 
 Effect = Send | SendLive | SendSync | ConfirmCursor | CloseConnection | ReadSync | Regroup | Task

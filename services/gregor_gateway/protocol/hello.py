@@ -1,4 +1,4 @@
-"""PURE: what a connection asks for, from the `hello` frame or from the query of a stream (protocol.md, "Gateway")."""
+"""What a connection requests: the ``hello`` frame of a WebSocket, or the query of a stream. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gregor.core.ids import MAX_FILTER_PREFIXES, Prefixes, is_name, normalize_pr
 from gregor.core.items.sync import Cursor, parse_cursor
 
 VOID: Final = Cursor("", 0)
-"""A position that no view has: what a cursor that cannot be read is taken for; it is answered by a full copy."""
+"""Replaces a cursor that cannot be parsed: no view has it, so the answer is a full copy."""
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
 _MEMBERS: Final = frozenset(
@@ -23,7 +23,7 @@ _MEMBERS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the client's copy stands. ``cursor`` is ``None`` where it has none."""
+    """The position of the client's copy. ``cursor`` is ``None`` if the client has no copy."""
 
     cursor: Cursor | None = None
     digest: bytes | None = None
@@ -31,9 +31,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What one connection wants. ``prefixes`` and ``systems`` narrow what its token allows; ``None``: all of that.
+    """The request of one connection. ``prefixes`` and ``systems`` narrow the permission of its token; ``None``: all
+    of it.
 
-    ``render``: the language that it wants the words of items in; ``None``: it wants none.
+    ``render``: the locale in which the client wants rendered texts; ``None``: it wants none.
     """
 
     position: Position = Position()
@@ -46,7 +47,9 @@ class Hello:
 
 
 def read_hello(members: Any) -> Hello:
-    """The `hello` of a frame. ``Problem``: ``unknown_field``, ``invalid``, ``invalid_id``. Null is absent."""
+    """Parse a ``hello`` frame; null counts as absent. Raises ``Problem``: ``unknown_field``, ``invalid`` or
+    ``invalid_id``.
+    """
     members = _object(members, "/hello", _MEMBERS)
     return Hello(
         position=_position(members, "/hello"),
@@ -60,10 +63,11 @@ def read_hello(members: Any) -> Hello:
 
 
 def read_query(pairs: Iterable[tuple[str, str]], last_event_id: str | None) -> Hello:
-    """The same members as query parameters; lists repeat theirs.
+    """Parse the same members from query parameters; lists repeat their parameter.
 
-    `Last-Event-ID` is newer than the URL that a browser sends again: the copy is at that, and no longer what the URL's
-    digest proves.
+    A browser that reconnects repeats the URL and adds ``Last-Event-ID``. That position is newer than the cursor and
+    digest
+    of the URL, so it replaces both.
     """
     query: dict[str, list[str]] = {}
     for name, value in pairs:
@@ -71,7 +75,7 @@ def read_query(pairs: Iterable[tuple[str, str]], last_event_id: str | None) -> H
     single = {name: values[-1] for name, values in query.items()}
     foreground = single.get("foreground", "false")
     if foreground not in ("true", "false"):
-        raise field_problem("invalid", "/query/foreground", "true or false.")
+        raise field_problem("invalid", "/query/foreground", "Must be true or false.")
     position = {"cursor": last_event_id} if last_event_id else single
     return Hello(
         position=_position(position, "/query"),
@@ -84,40 +88,40 @@ def read_query(pairs: Iterable[tuple[str, str]], last_event_id: str | None) -> H
 
 
 def read_resync(value: Any) -> Position:
-    """The position of a `resync` frame; ``true`` asks for a full copy."""
+    """Parse the position of a ``resync`` frame; ``true`` asks for a full copy."""
     if value is True:
         return Position()
     return _position(_object(value, "/resync", frozenset({"cursor", "digest"})), "/resync")
 
 
 def read_flag(value: Any, pointer: str) -> bool:
-    """A boolean; absent is false. ``Problem``: ``invalid``."""
+    """Parse a boolean; absent is false. Raises ``Problem`` ``invalid``."""
     if value is None:
         return False
     if not isinstance(value, bool):
-        raise field_problem("invalid", pointer, "true or false.")
+        raise field_problem("invalid", pointer, "Must be true or false.")
     return value
 
 
 def read_number(value: Any, pointer: str) -> int:
-    """A whole number from 0 up. ``Problem``: ``invalid``."""
+    """Parse an integer of at least 0. Raises ``Problem`` ``invalid``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise field_problem("invalid", pointer, "A whole number, 0 or more.")
+        raise field_problem("invalid", pointer, "Must be an integer of at least 0.")
     return value
 
 
 def _object(value: Any, pointer: str, known: frozenset[str]) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise field_problem("invalid", pointer, "An object.")
+        raise field_problem("invalid", pointer, "Must be an object.")
     for name in value:
         if name not in known:
-            raise field_problem("unknown_field", f"{pointer}/{name}", "This field is not known.")
+            raise field_problem("unknown_field", f"{pointer}/{name}", "Unknown field.")
     return value
 
 
 def _text(value: Any, pointer: str) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise field_problem("invalid", pointer, "Text.")
+        raise field_problem("invalid", pointer, "Must be a string.")
     return value
 
 
@@ -125,7 +129,7 @@ def _position(members: Mapping[str, Any], pointer: str) -> Position:
     cursor = _text(members.get("cursor"), f"{pointer}/cursor")
     digest = _text(members.get("digest"), f"{pointer}/digest")
     if digest is not None and not _DIGEST.match(digest):
-        raise field_problem("invalid", f"{pointer}/digest", "64 hex digits, in small letters.")
+        raise field_problem("invalid", f"{pointer}/digest", "A digest must be 64 lower-case hex digits.")
     return Position(
         None if cursor is None else parse_cursor(cursor) or VOID, None if digest is None else bytes.fromhex(digest)
     )
@@ -135,23 +139,27 @@ def _prefixes(value: Any, pointer: str) -> Prefixes:
     if value is None:
         return None
     if not isinstance(value, list):
-        raise field_problem("invalid", pointer, "A list of prefixes.")
+        raise field_problem("invalid", pointer, "Must be a list of prefixes.")
     if len(value) > MAX_FILTER_PREFIXES:
         raise field_problem("too_many", pointer, f"A filter names at most {MAX_FILTER_PREFIXES} prefixes.")
     normal = [normalize_prefix(entry) for entry in value]
     if None in normal:
-        raise field_problem("invalid_id", f"{pointer}/{normal.index(None)}", "Not a prefix of dotted segments.")
+        raise field_problem(
+            "invalid_id", f"{pointer}/{normal.index(None)}", "Not a valid prefix: dotted segments, such as user.joined."
+        )
     return normalize_prefixes(prefix for prefix in normal if prefix is not None)
 
 
 def _locale(value: Any, pointer: str) -> str | None:
     text = _text(value, pointer)
     if text is not None and not is_locale(text):
-        raise field_problem("invalid", pointer, "A language, such as it-IT.")
+        raise field_problem("invalid", pointer, "Must be a locale, such as it-IT.")
     return text
 
 
 def _session(value: Any, pointer: str) -> str | None:
     if value is not None and not is_name(value):
-        raise field_problem("invalid_id", pointer, "A session is a name: letters, digits and ._:@-, up to 128.")
+        raise field_problem(
+            "invalid_id", pointer, "Not a valid session name: 1 to 128 letters, digits or ._:@- characters."
+        )
     return None if value is None else str(value)

@@ -1,4 +1,4 @@
-"""PURE: the server's frames that are no change of a view: welcome, problems, receipts, closes."""
+"""Server frames that do not change a view: problems, receipts, tokens, closes. Pure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ RETRY_S: Final = 1.0
 """When a client may retry after a fault of the server."""
 
 encode: Final = msgspec.json.Encoder().encode
-"""Compact JSON."""
+"""Encodes compact JSON."""
 
 
 def problem_frame(ref: Ref, problem: Problem) -> bytes:
-    """A refusal, under the name that the client gave its frame, if it gave one."""
+    """Return a ``problem`` frame, with the ref of the client's frame if it had one."""
     document: dict[str, Any] = {} if ref is None else {"ref": ref}
     return encode(document | {"problem": problem.frame()})
 
@@ -35,12 +35,12 @@ def problem_of(error: Exception) -> Problem:
 
 
 def receipt_frame(ref: Ref, receipt: bytes) -> bytes:
-    """A receipt, already JSON, under the name of the frame."""
+    """Return a ``receipt`` frame; ``receipt`` is JSON already."""
     return b'{"receipt":%s}' % receipt if ref is None else b'{"ref":%s,"receipt":%s}' % (encode(ref), receipt)
 
 
 def token_frame(expires_in_s: int) -> bytes:
-    """A new token was taken."""
+    """Return the answer to a new token."""
     return b'{"token":{"expires_in":%d}}' % expires_in_s
 
 
@@ -48,17 +48,17 @@ REFRESH: Final = b'{"refresh":'
 
 
 def refresh_frame(expires_in_s: int) -> bytes:
-    """The token ends soon."""
+    """Return the request for a new token."""
     return REFRESH + b'{"expires_in":%d}}' % expires_in_s
 
 
 def reconnect_frame(after_ms: int, reason: str) -> bytes:
-    """The server asks the client to come back later, elsewhere."""
+    """Return the request to reconnect to another gateway after a delay."""
     return encode({"reconnect": {"after_ms": after_ms, "reason": reason}})
 
 
 def close_frame(code: int, reason: str) -> bytes:
-    """A close, as the last frame of a stream."""
+    """Return a close as the last frame of a stream."""
     return encode({"close": {"code": code, "reason": reason}})
 
 

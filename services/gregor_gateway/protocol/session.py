@@ -1,15 +1,16 @@
-"""PURE: the life of one connection. Frames and events in, effects out; no await, no clock, no I/O.
+"""The protocol session of one connection: frames and events in, effects out. Pure: no await, no clock, no I/O.
 
-Laws held here, each by a test of its name in tests/unit/gateway/test_session.py (protocol.md, "Gateway"):
+Laws, tested in tests/unit/gateway/test_session.py and test_session_answers.py:
 
-1. Nothing is done for a client before its `hello`, and one that is silent for 15 s is closed.
-2. What is committed between the subscription and the sync is held, and goes out after the sync, in order.
-3. A live frame up to the seq of a sync object is never sent after it; each live frame goes out at most once.
-4. The receipt of a message comes after the frame of its seq, whichever of the two arrives first.
-5. What a client does wrong is answered by a `problem`; only no JSON, and no `hello` first, end the connection.
-6. A token that ends is asked for anew 60 s before, and tolerated 25 s after.
+1. The server does nothing for a client before its ``hello``. A client that sends none is closed after 15 s.
+2. Frames committed between the subscription and the sync are held, and sent after the sync, in order.
+3. After a sync object, no live frame up to its seq is sent. Each live frame is sent at most once.
+4. The receipt of a message follows the frame of its seq, whichever of the two arrives first.
+5. A mistake of the client is answered with a ``problem``. Only malformed text, or a first frame that is not ``hello``,
+   closes the connection.
+6. A client is asked for a new token 60 s before the old one expires, and closed 25 s after that.
 
-Every ``now`` is in seconds of a monotonic clock; ``lives_s`` is how long a token is still good.
+``now`` is in seconds of a monotonic clock. ``lives_s`` is the time until a token expires.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from .client_frames import (
     Ref,
     ResyncFrame,
     TokenFrame,
-    not_here,
+    misplaced,
     read_frame,
     read_loosely,
     read_ref,
@@ -47,31 +48,33 @@ from .server_frames import close_of, encode, problem_frame, refresh_frame, token
 
 
 class SessionState(Enum):
-    """Where a connection is in its life."""
+    """The state of a session."""
 
-    GREETING = "waits for hello"
-    JOINING = "waits for token, subscription and presence"
-    SYNCING = "waits for a sync; live frames are held"
-    LIVE = "live frames go out"
-    BEHIND = "too slow: waits until it may be synced; live frames are dropped"
-    CLOSED = "over"
+    GREETING = "waiting for the hello"
+    JOINING = "waiting for token, subscription and presence"
+    SYNCING = "waiting for a sync; live frames are held"
+    LIVE = "live frames are sent"
+    BEHIND = "slow consumer: live frames are dropped until it can be synced"
+    CLOSED = "closed"
 
 
 class Session:
-    """One connection. ``seq`` is the position up to which frames were sent; ``tag`` the cursor's other half."""
+    """One session. ``seq`` and ``tag``: the cursor after the live frames sent so far. ``base``: the seq of the last
+    sync.
+    """
 
     __slots__ = (
-        "_again",
         "_deadlines",
+        "_has_upgrade_token",
         "_held",
         "_held_bytes",
-        "_is_asked",
-        "_is_offered",
+        "_is_requested",
         "_last_resync",
+        "_must_repeat",
+        "_pending_ack",
         "_position",
         "_receipts",
         "_rules",
-        "_seen",
         "_serial",
         "base",
         "caller",
@@ -88,7 +91,7 @@ class Session:
     )
 
     def __init__(self, rules: SessionRules, now: float, name: str) -> None:
-        """``name``: what the session is called where the client does not say."""
+        """``name``: the name of the session unless the client gives one."""
         self._rules = rules
         self._deadlines = Deadlines(rules, now)
         self.state = SessionState.GREETING
@@ -103,17 +106,17 @@ class Session:
         self.seq = self.base = 0
         self._serial = 0
         self._position: Position | None = None
-        self._is_asked = self._is_offered = self._again = False
+        self._is_requested = self._has_upgrade_token = self._must_repeat = False
         self._held: list[tuple[int, bytes]] | None = None
         self._held_bytes = 0
         self._receipts: list[tuple[int, bytes]] | None = None
-        self._seen: int | None = None
+        self._pending_ack: int | None = None
         self._last_resync = -NEVER
 
-    # ---- the way in: hello, token, presence, subscription
+    # ---- joining: hello, token, subscription, presence
 
     def greeted(self, hello: Hello) -> list[Effect]:
-        """The client said what it wants. Its token counts where none came with the upgrade."""
+        """Handle the hello. Its token is used only if none came with the upgrade."""
         if hello.session is not None:
             self.name = hello.session
         self.hello = hello
@@ -122,17 +125,17 @@ class Session:
         self._deadlines.greeted()
         if self.caller is not None:
             return self._begin(hello, self.caller)
-        if self._is_offered:
+        if self._has_upgrade_token:
             return []
         return [effects.VerifyToken(hello.token)] if hello.token is not None else self.close(CloseCode.UNAUTHORISED)
 
     def offered(self, token: str) -> list[Effect]:
-        """A token came with the upgrade. The hello may come before it is known to be good."""
-        self._is_offered = True
+        """Handle a token that came with the upgrade. The hello may arrive before it is verified."""
+        self._has_upgrade_token = True
         return [effects.VerifyToken(token)]
 
     def admitted(self, caller: Caller, lives_s: float, now: float, *, observes: bool = False) -> list[Effect]:
-        """The token is good. Goes on where the client said hello already."""
+        """Handle a verified token; join if the hello has arrived."""
         self.caller = caller
         self.observes = observes
         self._deadlines.expires(lives_s, now)
@@ -145,12 +148,12 @@ class Session:
         return [effects.JoinChannel()]
 
     def joined(self, now: float) -> list[Effect]:
-        """The user's channel is heard: welcome the client, and read."""
+        """Handle the confirmed subscription: welcome the client, and read its first sync."""
         if self.state is not SessionState.JOINING:
             return []
         self._deadlines.joined(now)
         out: list[Effect] = [Send(self._welcome(now))] if self._rules.welcomes else []
-        self._is_asked, self._position = True, self._position or Position()
+        self._is_requested, self._position = True, self._position or Position()
         return [*out, self._read()]
 
     def _welcome(self, now: float) -> bytes:
@@ -163,19 +166,19 @@ class Session:
         return encode({"welcome": members})
 
     def counting_changed(self, now: float) -> list[Effect]:
-        """Other items count in the badge now: who was welcomed is welcomed anew."""
+        """Send a new welcome if the client has joined: other categories count in the badge."""
         has_joined = self.state in (SessionState.SYNCING, SessionState.LIVE, SessionState.BEHIND)
         return [Send(self._welcome(now))] if self._rules.welcomes and has_joined else []
 
     @property
     def locale(self) -> str | None:
-        """The language that the client wants words in; ``None``: it wants none."""
+        """The locale for rendered texts; ``None`` if the client wants none."""
         return self.hello.render if self.hello is not None else None
 
-    # ---- what the client sends
+    # ---- frames of the client
 
     def receive(self, raw: bytes, now: float) -> list[Effect]:
-        """One text frame."""
+        """Handle one text message."""
         if self.state is SessionState.CLOSED:
             return []
         try:
@@ -198,7 +201,7 @@ class Session:
         return self.refused(ref, problem)
 
     def receive_document(self, document: Any, now: float, size_bytes: int = 0) -> list[Effect]:
-        """One frame that was read already, of so many bytes of JSON (also one of `POST /v1/frames`)."""
+        """Handle one parsed frame of ``size_bytes`` of JSON (also one of ``POST /v1/frames``)."""
         ref: Ref = None
         try:
             ref = read_ref(document)
@@ -213,7 +216,7 @@ class Session:
             case Hello() if self.state is SessionState.GREETING:
                 return self.greeted(frame)
             case Hello():
-                raise not_here("hello")
+                raise misplaced("hello")
             case AckFrame(seq):
                 return self._acknowledge(seq)
             case ForegroundFrame(value):
@@ -234,29 +237,31 @@ class Session:
             return []
         if self.state is SessionState.LIVE or self.state is SessionState.BEHIND:
             return [effects.Acknowledge(seq)]
-        self._seen = max(seq, self._seen or 0)
+        self._pending_ack = max(seq, self._pending_ack or 0)
         return []
 
     def _resync(self, position: Position, now: float) -> list[Effect]:
         wait_s = self._last_resync + 1 / self._rules.limits.resync_rate - now
         if wait_s > 0:
-            raise Problem("rate_limited", "A resync once a second is enough.", retry_after_s=wait_s)
+            raise Problem("rate_limited", "At most one resync a second.", retry_after_s=wait_s)
         self._last_resync = now
-        return self._ask(position)
+        return self._resync_on_request(position)
 
     # ---- sync and live frames
 
-    def _ask(self, position: Position) -> list[Effect]:
-        """The client wants to know: it is told even that nothing changed. One that joins yet, once it has joined."""
-        self._is_asked = True
+    def _resync_on_request(self, position: Position) -> list[Effect]:
+        """Sync because the client asks, and answer even if nothing changed. While joining, this replaces the first
+        position.
+        """
+        self._is_requested = True
         if self.state is SessionState.JOINING:
             self._position = position
         return self.resync(position)
 
     def resync(self, position: Position | None = None, reached: int = 0) -> list[Effect]:
-        """Sync from a position, now or after the read that is under way.
+        """Sync from a position, now or after the read in flight.
 
-        ``None``: from what was sent. ``reached``: the seq up to which the client has all that concerns its view.
+        ``None``: from the last frame sent. ``reached``: the seq up to which the client has every frame of its view.
         """
         if self.state is SessionState.LIVE:
             self.seq = max(self.seq, reached)
@@ -264,88 +269,92 @@ class Session:
             return [self._read()]
         if self.state is SessionState.SYNCING or self.state is SessionState.BEHIND:
             self._position = position or self._position
-            self._again = True
+            self._must_repeat = True
         return []
 
     def _read(self) -> ReadSync:
         self.state = SessionState.SYNCING
-        self._again = False
+        self._must_repeat = False
         self._held, self._held_bytes = [], 0
         self._serial += 1
         return ReadSync(self._position or Position(Cursor(self.tag, self.seq)), self._serial)
 
     def fall_behind(self) -> None:
-        """The queue overflowed: its live frames and syncs were dropped, and the next ones are not wanted."""
+        """Stop live frames: the send queue of a slow consumer overflowed, and dropped its live frames and syncs."""
         if self.state is SessionState.LIVE:
             self._position = None
         if self.state is SessionState.LIVE or self.state is SessionState.SYNCING:
             self.state = SessionState.BEHIND
-            self._is_asked = True
+            self._is_requested = True
             self._held = None
 
     def catch_up(self, tag: str, seq: int) -> list[Effect]:
-        """The client took what was under way, up to this cursor: one sync instead of what was dropped."""
+        """Read one sync in place of the dropped frames, once the client has read up to this cursor."""
         if self.state is not SessionState.BEHIND:
             return []
         self.tag, self.seq = tag, seq
         return [self._read()]
 
     def retry(self, serial: int) -> list[Effect]:
-        """The read of this serial failed: read again, if it is still wanted."""
+        """Read again after the read of this serial failed, if its result is still needed."""
         return [self._read()] if self.state is SessionState.SYNCING and serial == self._serial else []
 
     def synced(self, serial: int, answer: SyncResult, frame: bytes) -> list[Effect]:
-        """What the read of this serial gave. ``frame`` is ``answer`` as it goes out."""
+        """Handle the result of the read with this serial; ``frame`` is its encoded sync object."""
         if self.state is not SessionState.SYNCING or serial != self._serial:
             return []
-        # What is held for a user that was not there yet carries its first cursor: the read that knows it comes first.
-        if self._again or (self._held and answer.epoch == NO_EPOCH):
+        # Held frames of a new user carry its first cursor, so a read that knows the epoch must come first.
+        if self._must_repeat or (self._held and answer.epoch == NO_EPOCH):
             return [self._read()]
-        # A frame that a receipt waits for was lost, and the view did not change: the client learns of the seq by this.
-        owes = any(self.seq < seq <= answer.seq for seq, _ in self._receipts or ())
+        # The frame that a receipt waits for was lost, and the view is unchanged: the sync must show its seq.
+        owes_seq = any(self.seq < seq <= answer.seq for seq, _ in self._receipts or ())
         self.state = SessionState.LIVE
         self.tag = cursor_for(answer.epoch, self.view, 0).tag
         self.seq = self.base = answer.seq
         is_news = not isinstance(answer, Unchanged) or bool(answer.external) or answer.external_gap
-        is_told = is_news or ((self._is_asked or owes) and self._rules.tells_unchanged)
+        is_sent = is_news or ((self._is_requested or owes_seq) and self._rules.sends_unchanged)
         position = self.tag, answer.seq
-        out: list[Effect] = [SendSync(*position, frame) if is_told else effects.ConfirmCursor(*position)]
-        self._is_asked = False
+        out: list[Effect] = [SendSync(*position, frame) if is_sent else effects.ConfirmCursor(*position)]
+        self._is_requested = False
         held, self._held = self._held or (), None
         out += [SendLive(seq, live) for seq, live in held if self.deliver(seq, live)]
-        if self._seen is not None:
-            out.append(effects.Acknowledge(self._seen))
-            self._seen = None
+        if self._pending_ack is not None:
+            out.append(effects.Acknowledge(self._pending_ack))
+            self._pending_ack = None
         return out
 
     def deliver(self, seq: int, frame: bytes) -> bool:
-        """A live frame of the view: whether to send it now."""
+        """Return whether to send a live frame of the view now. A frame that comes during a read is held."""
         if self.state is SessionState.LIVE:
             return self.deliver_run(seq, seq)
         if self._held is not None:
             self._held.append((seq, frame))
             self._held_bytes += len(frame)
             if self._held_bytes > self._rules.queue_bytes:
-                # Past the bound they are forgotten, and what is read is read once more.
-                self._held, self._held_bytes, self._again = [], 0, True
+                # Beyond the bound the held frames are dropped, and the read is repeated.
+                self._held, self._held_bytes, self._must_repeat = [], 0, True
         return False
 
     def deliver_run(self, first: int, last: int) -> bool:
-        """Live frames of the view: whether to send all of them now; else each is delivered by itself. The hot path."""
+        """Return whether to send the live frames from ``first`` to ``last`` now; otherwise call ``deliver`` for
+        each. Hot path.
+        """
         if self.state is not SessionState.LIVE or first <= self.seq:
             return False
         self.seq = last
         return True
 
-    # ---- answers to messages
+    # ---- receipts
 
     def committed(self, seq: int, frame: bytes, reached: int) -> list[Effect]:
-        """The receipt of a message, as a frame; it waits for its seq. ``reached``: what the channel has told of."""
+        """Handle a committed message: its receipt waits for its seq. ``reached``: the seq that the channel has
+        processed.
+        """
         self._receipts = [*(self._receipts or ()), (seq, frame)]
         return self.release_receipts(reached)
 
     def release_receipts(self, reached: int) -> list[Effect]:
-        """The receipts whose seq was told of."""
+        """Send the receipts up to the seq that the channel has processed."""
         if self._receipts is None or self.state is not SessionState.LIVE:
             return []
         reached = max(reached, self.seq)
@@ -359,13 +368,13 @@ class Session:
         return self._receipts is not None
 
     def refused(self, ref: Ref, problem: Problem) -> list[Effect]:
-        """A message, or a renewal, was refused."""
+        """Answer a refused message or token."""
         return [Send(problem_frame(ref, problem))]
 
-    # ---- time and tokens
+    # ---- deadlines and tokens
 
     def renewed(self, caller: Caller, lives_s: float, now: float) -> list[Effect]:
-        """A good new token: it must speak for the same device and the same categories."""
+        """Handle a verified new token; it must name the same user, device and categories."""
         old = self.caller
         if old is None or (caller.uid, caller.device, caller.category_filter) != (
             old.uid,
@@ -384,11 +393,11 @@ class Session:
 
     @property
     def due(self) -> float:
-        """When ``tick`` has something to do."""
+        """The time of the next deadline."""
         return NEVER if self.state is SessionState.CLOSED else self._deadlines.due
 
     def tick(self, now: float) -> list[Effect]:
-        """What the passing of time asks for."""
+        """Handle all deadlines that have passed."""
         if self.state is SessionState.CLOSED:
             return []
         out: list[Effect] = []
@@ -403,7 +412,7 @@ class Session:
         return out
 
     def close(self, code: int, reason: str = "") -> list[Effect]:
-        """End it, once."""
+        """Close the session. Idempotent."""
         if self.state is SessionState.CLOSED:
             return []
         self.state = SessionState.CLOSED

@@ -1,4 +1,4 @@
-"""Work that nobody waits for."""
+"""Background tasks of a process."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ log = structlog.get_logger(__name__)
 
 
 class BackgroundTasks:
-    """Tasks that nobody waits for, kept from being collected; what they raise is logged."""
+    """Holds references to tasks that run unawaited, and logs their exceptions."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run it."""
+        """Run a coroutine in the background."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -26,10 +26,10 @@ class BackgroundTasks:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("A task failed.", exc_info=error)
+            log.error("background_task.failed", exc_info=error)
 
     async def close(self) -> None:
-        """End them all."""
+        """Cancel all tasks."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()

@@ -1,4 +1,6 @@
-"""The end of a process: its devices are asked to go elsewhere, spread over time, before it closes (SIGTERM)."""
+"""Draining a gateway on SIGTERM: clients are asked to reconnect elsewhere, spread over time, before the process
+ends.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +12,37 @@ from gregor.core.close_codes import CloseCode
 from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.context import GatewayContext
 
-PER_SECOND: Final = 500
-"""Connections a second that may be sent to other gateways: each costs there a handshake, a join and a read."""
-LAST_S: Final = 1.0
-"""Left of the deadline for the last closes to be written."""
-STEP_S: Final = 0.05
+RECONNECTS_PER_SECOND: Final = 500
+"""Connections a second that reconnect to other gateways: each costs them a handshake, a join and a read."""
+CLOSE_RESERVE_S: Final = 1.0
+"""Part of the deadline that is reserved for writing the last close frames."""
+POLL_INTERVAL_S: Final = 0.05
 
 
 class Drain:
-    """Empties a process. ``hurry`` ends the waiting."""
+    """Drains a process. Unlike the other services, a gateway must ask its clients to leave before it may stop."""
 
     def __init__(self, context: GatewayContext, connections: Callable[[], Iterable[DeviceConnection]]) -> None:
         self._context = context
         self._connections = connections
-        self._is_hurried = asyncio.Event()
+        self._must_close = asyncio.Event()
 
-    def hurry(self) -> None:
-        """Close everything now."""
-        self._is_hurried.set()
+    def close_now(self) -> None:
+        """Close all connections now."""
+        self._must_close.set()
 
     async def run(self, deadline_s: float) -> None:
-        """Return when all connections are closed: after ``deadline_s`` at the latest."""
+        """Return when all connections are closed, at the latest after ``deadline_s``."""
         self._context.readiness.draining = True
         connections = list(self._connections())
-        spread_s = min(len(connections) / PER_SECOND, max(0.0, deadline_s - LAST_S))
+        spread_s = min(len(connections) / RECONNECTS_PER_SECOND, max(0.0, deadline_s - CLOSE_RESERVE_S))
         for connection in connections:
             connection.drain(round(1000 * self._context.jitter(0.0, spread_s)), "shutdown")
         until = self._context.timers.now + deadline_s
         while any(True for _ in self._connections()) and self._context.timers.now < until:
             try:
-                async with asyncio.timeout(STEP_S):
-                    await self._is_hurried.wait()
+                async with asyncio.timeout(POLL_INTERVAL_S):
+                    await self._must_close.wait()
                 break
             except TimeoutError:
                 continue

@@ -1,4 +1,4 @@
-"""One timing wheel for all that a process has to do later: no task and no timer a connection."""
+"""A timer wheel for all timers of a process: connections need no task and no timer of the event loop."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from gregor.clock import Clock
 
 log = structlog.get_logger(__name__)
 
-STEPS_A_SECOND: Final = 10
-"""How fine the wheel is, and how often the process wakes for it, whatever the number of connections."""
+STEPS_PER_SECOND: Final = 10
+"""Resolution of the wheel, and wake-ups of the process a second, whatever the number of connections."""
 _ROUNDING_S: Final = 1e-6
 
 
 class Tickable(Protocol):
-    """What can be put on the wheel."""
+    """An object that can be scheduled."""
 
     def tick(self, now: float) -> None:
-        """Its time has come. Must return soon, and not raise."""
+        """Handle the time. Must not block or raise."""
         ...
 
 
 class Timer:
-    """A function, as something that ticks."""
+    """A function that is called once."""
 
     __slots__ = ("_act",)
 
@@ -34,12 +34,12 @@ class Timer:
         self._act = act
 
     def tick(self, now: float) -> None:
-        """Call it."""
+        """Call the function."""
         self._act()
 
 
 class TimerWheel:
-    """Buckets of a tenth of a second. Nothing is taken off it: what has ended ignores its tick."""
+    """Buckets of a tenth of a second. Timers cannot be cancelled; an object that has ended ignores its tick."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -48,19 +48,19 @@ class TimerWheel:
 
     @property
     def now(self) -> float:
-        """Seconds of the monotonic clock that the wheel goes by."""
+        """Seconds of the monotonic clock."""
         return self._clock.monotonic()
 
     def at(self, when: float, item: Tickable) -> None:
-        """Let ``item`` tick at ``when`` or up to a step later; at the next turn where that is past."""
+        """Call ``item.tick`` at ``when`` or up to a step later; in the next step if ``when`` has passed."""
         self._buckets.setdefault(max(self._step(when) + 1, self._turned + 1), []).append(item)
 
     def after(self, delay_s: float, act: Callable[[], object]) -> None:
-        """Call ``act`` in ``delay_s`` seconds, or up to a step later."""
+        """Call ``act`` after ``delay_s`` seconds or up to a step later."""
         self.at(self.now + delay_s, Timer(act))
 
     def turn(self) -> None:
-        """Let everything tick whose time has come."""
+        """Run all timers that are due."""
         now = self.now
         last = self._step(now)
         if last - self._turned > len(self._buckets):
@@ -73,15 +73,15 @@ class TimerWheel:
                 try:
                     item.tick(now)
                 except Exception as error:
-                    # The fault of one must not stop the clock of all.
-                    log.error("Something that was due failed.", exc_info=error)
+                    # One failing timer must not stop the others.
+                    log.error("timer.failed", exc_info=error)
 
     async def run(self) -> None:
-        """Turn, for as long as the task runs."""
+        """Run due timers until the task is cancelled."""
         while True:
-            await asyncio.sleep(1 / STEPS_A_SECOND)
+            await asyncio.sleep(1 / STEPS_PER_SECOND)
             self.turn()
 
     @staticmethod
     def _step(when: float) -> int:
-        return int((when + _ROUNDING_S) * STEPS_A_SECOND)
+        return int((when + _ROUNDING_S) * STEPS_PER_SECOND)

@@ -1,1 +1,1 @@
-"""Authentication, presence and device messages of sessions."""
+"""Authentication, presence, observers and messages of devices."""

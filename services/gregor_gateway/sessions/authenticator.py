@@ -1,4 +1,4 @@
-"""Who may connect: device tokens, tickets, and what a refusal is called on a WebSocket (protocol.md)."""
+"""Authentication of connections: device tokens, tickets, and the close codes of their refusals."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from gregor.store.contract.access import Ticket
 from gregor.store.contract.store import Store, Unavailable
 
 NO_END_US = 1 << 62
-"""The end of what does not end: a key's ticket for looking on."""
+"""The expiry of a ticket that does not expire: one for an observer, created with a service key."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedCaller:
-    """Who opens a stream, and with which ticket, if with one."""
+    """A caller whose credentials were verified, and the ticket that it used, if any."""
 
     caller: Caller
     ticket: Ticket | None = None
 
     @property
     def observes(self) -> bool:
-        """Whether it only looks on: no presence, no ack."""
+        """Whether it is an observer: it has no presence and acknowledges nothing."""
         return self.ticket is not None and self.ticket.observe
 
     @property
     def prefixes(self) -> Prefixes:
-        """The categories that a ticket is for."""
+        """The category prefixes of the ticket."""
         return self.ticket.prefixes if self.ticket is not None else None
 
     @property
     def systems(self) -> Prefixes:
-        """The external systems that a ticket is for."""
+        """The external systems of the ticket."""
         return self.ticket.systems if self.ticket is not None else None
 
 
 class Authenticator:
-    """Checks tokens and tickets against the keys and the store."""
+    """Verifies tokens and tickets."""
 
     def __init__(self, store: Store, tokens: TokenVerifier, clock: Clock) -> None:
         self._store = store
@@ -51,22 +51,24 @@ class Authenticator:
         self._clock = clock
 
     async def verify(self, token: str) -> Caller:
-        """Who a token speaks for. ``Problem`` ``unauthorised`` (``TokenExpired`` where it was good once)."""
+        """Return the caller of a device token. Raises ``Problem`` ``unauthorised``, or ``TokenExpired`` if it was
+        valid.
+        """
         return await self._tokens.verify(token, self._clock.now_us())
 
     async def is_revoked(self, caller: Caller) -> bool:
-        """Whether tokens of this age are void. Raises ``Unavailable``."""
+        """Return whether the caller's tokens of this age were revoked. Raises ``Unavailable``."""
         revoked_us = await self._store.devices.revoked_before(caller.uid, caller.device)
         return revoked_us is not None and caller.iat_us <= revoked_us
 
     async def spend(self, ticket: str) -> AuthenticatedCaller:
-        """What a ticket stands for; it is spent. ``Problem`` ``unauthorised``."""
+        """Return the caller of a ticket, which can be used once. Raises ``Problem`` ``unauthorised``."""
         spent = await self._store.access.redeem_ticket(ticket, self._clock.now_us())
         if spent is None:
-            raise Problem("unauthorised", "The ticket is spent, too old, or none.")
+            raise Problem("unauthorised", "The ticket is invalid, expired or already used.")
         claims = spent.claims
-        if not await self.key_stands(spent):
-            raise Problem("unauthorised", "The service key that the ticket was made with is no more.")
+        if not await self.is_key_valid(spent):
+            raise Problem("unauthorised", "The service key that created the ticket was deleted or rotated out.")
         caller = Caller(
             spent.uid,
             spent.device,
@@ -77,9 +79,12 @@ class Authenticator:
         )
         return AuthenticatedCaller(caller, spent)
 
-    async def key_stands(self, ticket: Ticket) -> bool:
-        """Whether the service key that a ticket was made with, if it was one, is there, and the secret that was shown
-        for it still works. Raises ``Unavailable``."""
+    async def is_key_valid(self, ticket: Ticket) -> bool:
+        """Return whether the service key that created a ticket still exists with the same secret. Raises
+        ``Unavailable``.
+
+        A ticket that was created with a device token has no key, and is valid.
+        """
         key_id = ticket.claims.get("key")
         if key_id is None:
             return True
@@ -87,7 +92,7 @@ class Authenticator:
         return service_keys.stands(key, ticket.claims.get("secret"), self._clock.now_us())
 
     def lives_s(self, caller: Caller) -> float:
-        """How long the token is still good; infinite where it does not end."""
+        """Return the seconds until the token expires; infinity if it does not."""
         if caller.exp_us >= NO_END_US:
             return float("inf")
         return (caller.exp_us - self._clock.now_us()) / 1e6
@@ -97,11 +102,11 @@ _CLOSE_CODES: Final = {
     "too_many_devices": CloseCode.TOO_MANY_CONNECTIONS,
     "unavailable": CloseCode.UNAVAILABLE,
 }
-"""Close codes of problems; every other problem of an authentication is ``UNAUTHORISED``."""
+"""Close codes by problem code; the default is ``UNAUTHORISED``."""
 
 
 def close_for(error: Exception) -> CloseCode:
-    """The close code for a connection that is refused."""
+    """Return the close code for an error during authentication or joining."""
     if isinstance(error, TokenExpired):
         return CloseCode.TOKEN_EXPIRED
     if isinstance(error, Unavailable):

@@ -1,4 +1,4 @@
-"""A device's own messages: the same rules, plan and commit as at ingest (protocol.md, "Gateway")."""
+"""Messages from devices: the same validation, plan and commit as at ingest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gregor.telemetry import Metrics
 
 
 class DeviceMessages:
-    """Where all transports bring messages of devices."""
+    """Commits the messages of devices, from all transports."""
 
     def __init__(
         self, store: Store, clock: Clock, limits: Limits, metrics: Metrics, registry: CategoryRegistry
@@ -29,11 +29,13 @@ class DeviceMessages:
         self._clock = clock
         self._limits = limits
         self._messages = metrics.messages
-        # A device cannot reset its user, so there is no spread.
+        # A device cannot reset its user: a spread is never needed.
         self._submitter = Submitter(store, registry, clock, limits, metrics, reset_spread_s=0)
 
     async def commit(self, caller: Caller, document: Mapping[str, Any], size_bytes: int) -> Submitted:
-        """Commit a message of this device. ``Problem``, or ``Unavailable``: nothing is known to be done."""
+        """Commit a message of a device. Raises ``Problem``, or ``Unavailable`` if it is unknown whether it was
+        committed.
+        """
         try:
             done = await self._commit(caller, document, size_bytes)
         except Problem as problem:
@@ -45,12 +47,12 @@ class DeviceMessages:
         limits = self._limits
         await self._take(caller)
         if size_bytes > limits.message_bytes:
-            raise Problem("message_too_large", f"A message has at most {limits.message_bytes} bytes.")
+            raise Problem("message_too_large", f"A message may have {limits.message_bytes} bytes at most.")
         message = parse_message(dict(document), limits)
         if message.device not in (None, caller.device):
-            raise Problem("forbidden", "The token is of another device.")
+            raise Problem("forbidden", "The message names another device than the token.")
         if isinstance(message.content, UserReset):
-            raise Problem("forbidden", "A device may not flush; it may resync.")
+            raise Problem("forbidden", "A device cannot reset its user (flush); it can send resync.")
         view = View(caller.device, caller.category_filter)
         return await self._submitter.submit(
             caller.uid, message, document, Sender(caller.device, caller.category_filter), view
@@ -62,4 +64,4 @@ class DeviceMessages:
         now_us = self._clock.now_us()
         wait_s = await self._store.access.take(bucket, limits.device_rate, limits.device_burst, 1, now_us)
         if wait_s > 0:
-            raise Problem("rate_limited", f"Too many at once; wait {wait_s:.1f} s.", retry_after_s=wait_s)
+            raise Problem("rate_limited", f"Too many messages; retry in {wait_s:.1f} s.", retry_after_s=wait_s)

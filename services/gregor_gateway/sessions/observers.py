@@ -1,6 +1,7 @@
-"""Who looks on with a service key, and may no more: the key was deleted, or its secret rotated out.
+"""Observers: connections that inspect a user with a service key, and are closed when the key is deleted or rotated
+out.
 
-A key is no user's, so no channel tells of its end; the keys of those who look on are looked at every few seconds.
+A key belongs to no user, so no user channel announces its end. The keys of observers are checked every few seconds.
 """
 
 from __future__ import annotations
@@ -16,59 +17,59 @@ from gregor_gateway.runtime.timer_wheel import TimerWheel
 from .authenticator import Authenticator
 
 EVERY_S: Final = 5.0
-"""How often: one read a key then, however many look on with it."""
+"""Interval of the check. It costs one read a key, however many observers use it."""
 
 
 class Observer(Protocol):
-    """A connection that only looks on."""
+    """A connection that reads a user's items, without presence."""
 
     @property
     def ticket(self) -> Ticket | None:
-        """The ticket that it was opened with."""
+        """The ticket that opened it."""
         ...
 
     def close(self, code: int) -> None:
-        """Close it."""
+        """Close the connection."""
         ...
 
 
 class Observers:
-    """Those of this process. Costs nothing while there are none."""
+    """The observers of this process."""
 
     def __init__(self, authenticator: Authenticator, timers: TimerWheel, background: BackgroundTasks) -> None:
         self._authenticator = authenticator
         self._timers = timers
         self._background = background
-        self._here: set[Observer] = set()
+        self._observers: set[Observer] = set()
         self._is_watched = False
 
     def add(self, observer: Observer) -> None:
-        """Look at its key now and then, from now on."""
-        self._here.add(observer)
+        """Check the key of an observer from now on."""
+        self._observers.add(observer)
         self._watch()
 
     def discard(self, observer: Observer) -> None:
-        """It left. Repeatable."""
-        self._here.discard(observer)
+        """Remove an observer. Idempotent."""
+        self._observers.discard(observer)
 
     def _watch(self) -> None:
-        if self._here and not self._is_watched:
+        if self._observers and not self._is_watched:
             self._is_watched = True
-            self._timers.after(EVERY_S, lambda: self._background.start(self._look()))
+            self._timers.after(EVERY_S, lambda: self._background.start(self._check_keys()))
 
-    async def _look(self) -> None:
+    async def _check_keys(self) -> None:
         by_key: dict[tuple[str | None, str | None], list[tuple[Observer, Ticket]]] = {}
-        for observer in self._here:
+        for observer in self._observers:
             if (ticket := observer.ticket) is not None:
                 name = ticket.claims.get("key"), ticket.claims.get("secret")
                 by_key.setdefault(name, []).append((observer, ticket))
         try:
-            for those in by_key.values():
-                if not await self._authenticator.key_stands(those[0][1]):
-                    for observer, _ in those:
+            for users in by_key.values():
+                if not await self._authenticator.is_key_valid(users[0][1]):
+                    for observer, _ in users:
                         observer.close(CloseCode.REVOKED)
         except Unavailable:
-            pass  # the next look is not far
+            pass  # the next check is near
         finally:
             self._is_watched = False
             self._watch()

@@ -1,4 +1,6 @@
-"""Who is there: leases of sessions in the store, refreshed for all connections of a process in batches."""
+"""Presence of devices: each session has a lease in the store, renewed by a heartbeat for many connections at a
+time.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,12 @@ from gregor_gateway.runtime.timer_wheel import TimerWheel
 log = structlog.get_logger(__name__)
 
 LEASE_US: Final = 60_000_000
-"""How long a session is there without a sign: three refreshes, so that two may be lost."""
+"""Lease of a session: three heartbeats, so that two may be lost."""
 TURNS: Final = 20
-"""Each second one twentieth of the connections is refreshed."""
+"""Each second one twentieth of the connections is renewed."""
 AT_ONCE: Final = 500
 NO_GATEWAY: Final = ""
-"""In place of the gateway of a session that none holds now."""
+"""Marks a session that no gateway holds at the moment."""
 
 
 class PresentConnection(Protocol):
@@ -33,12 +35,12 @@ class PresentConnection(Protocol):
     def device(self) -> str: ...
 
     def lease(self, gateway: str) -> DeviceSession:
-        """Its session, as all gateways know it."""
+        """Return its session as the store keeps it, held by ``gateway``."""
         ...
 
 
 class Presence:
-    """The sessions of this gateway."""
+    """The presence of the connections of this gateway."""
 
     def __init__(
         self, store: Store, clock: Clock, timers: TimerWheel, background: BackgroundTasks, gateway: str
@@ -52,13 +54,13 @@ class Presence:
         self.gateway = gateway
 
     def start(self) -> None:
-        """Refresh from now on."""
-        self._timers.after(1.0, self._refresh)
+        """Start the heartbeat."""
+        self._timers.after(1.0, self._renew_next)
 
     async def open(self, present: PresentConnection) -> None:
-        """A connection is there: its device is known, and what it displaces is closed, wherever that is held.
+        """Register a connection and its device; close the connections that it replaces, at any gateway.
 
-        ``Problem``: ``too_many_devices``. ``Unavailable``.
+        Raises ``Problem`` ``too_many_devices`` or ``Unavailable``.
         """
         now_us = self._clock.now_us()
         await self._store.devices.ensure_device(present.uid, present.device, now_us)
@@ -75,41 +77,43 @@ class Presence:
             await self._store.devices.publish_control(present.uid, {"close": close})
 
     async def renew(self, present: PresentConnection) -> None:
-        """Tell of a change (foreground) at once. Raises ``Unavailable``."""
+        """Store a changed lease (foreground) at once. Raises ``Unavailable``."""
         entry = (present.uid, present.device, present.lease(self.gateway))
         await self._store.devices.renew_sessions([entry], self._clock.now_us(), LEASE_US)
 
     def remove(self, present: PresentConnection, *, is_over: bool = True) -> None:
-        """A connection is gone. ``is_over=False``: its session stays until its lease ends (between two long polls)."""
+        """Remove a connection. Unless ``is_over``, its session stays until its lease expires (between two long
+        polls).
+        """
         lease = present.lease(self.gateway)
         self._turns[hash(lease.connection) % TURNS].discard(present)
         if is_over:
             self._background.start(self._close(present.uid, present.device, lease))
 
     async def park(self, present: PresentConnection) -> None:
-        """Between two long polls its session is there, but no gateway holds it. Never raises."""
+        """Keep a session between two long polls, held by no gateway. Never raises."""
         entry = (present.uid, present.device, present.lease(NO_GATEWAY))
         try:
             await self._store.devices.renew_sessions([entry], self._clock.now_us(), LEASE_US)
         except Unavailable:
-            log.info("A session at rest could not be told from one that is held.")
+            log.info("presence.park_failed", uid=present.uid)
 
     async def _close(self, uid: str, device: str, lease: DeviceSession) -> None:
         try:
             await self._store.devices.close_session(uid, device, lease, self._clock.now_us())
         except Unavailable:
-            log.info("A session could not be closed; its lease ends by itself.")
+            log.info("presence.close_failed", uid=uid)
 
-    def _refresh(self) -> None:
-        self._timers.after(1.0, self._refresh)
+    def _renew_next(self) -> None:
+        self._timers.after(1.0, self._renew_next)
         self._turn = (self._turn + 1) % TURNS
         if self._turns[self._turn]:
-            self._background.start(self._touch(list(self._turns[self._turn])))
+            self._background.start(self._renew_all(list(self._turns[self._turn])))
 
-    async def _touch(self, present: list[PresentConnection]) -> None:
+    async def _renew_all(self, present: list[PresentConnection]) -> None:
         for at in range(0, len(present), AT_ONCE):
             entries = [(each.uid, each.device, each.lease(self.gateway)) for each in present[at : at + AT_ONCE]]
             try:
                 await self._store.devices.renew_sessions(entries, self._clock.now_us(), LEASE_US)
             except Unavailable:
-                log.info("Presence could not be refreshed; the next turn does so.")
+                log.info("presence.renew_failed", sessions=len(entries))

@@ -1,6 +1,6 @@
-"""What was closed for good: a stream that comes back by itself must not be opened again (protocol.md, "SSE").
+"""Memory of terminal close codes: a stream that was closed for good is not opened again when a browser reconnects.
 
-All gateways know it, for the next try may reach another one.
+It is kept in the store, because the next attempt may reach another gateway.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ log = structlog.get_logger(__name__)
 
 KEPT_US: Final = 3_600_000_000
 REPLACED_KEPT_US: Final = 15_000_000
-"""A browser whose stream was replaced is back after `retry`, 1 to 5 s. Who comes later with the same token and session
-is rather the newer one itself, whose network changed once more: to turn it away would end it for good."""
+"""How long a replaced stream is remembered. A browser reconnects after ``retry``, 1 to 5 s.
+
+A later request with the same token and session probably comes from the newer client, whose network changed again.
+Refusing it would end that client for good.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamCredential:
-    """What a stream was opened with: a hash of token or ticket, and the session that the client named."""
+    """The hash of the token or ticket that opened a stream, and the session that the client named."""
 
     hash: str
     session: str | None
 
     @classmethod
     def of(cls, text: str, session: str | None) -> StreamCredential:
-        """Of a token or ticket."""
+        """Return the credential of a token or ticket."""
         return cls(hashlib.sha256(text.encode()).hexdigest(), session)
 
     def __str__(self) -> str:
@@ -43,29 +46,29 @@ class StreamCredential:
 
 
 class TerminalCloses:
-    """The last final closes of streams and polls."""
+    """Terminal closes of streams and long polls."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 
     async def note(self, credential: StreamCredential, close: TerminalClose) -> None:
-        """A connection was closed; remembered where that is final. Never raises."""
+        """Remember a close if its code is final. Never raises."""
         code = CloseCode.find(close.code)
         if code is None or not code.is_final:
             return
         if credential.session is None and code in (CloseCode.REPLACED, CloseCode.TOO_MANY_CONNECTIONS):
-            return  # a fresh session each time: what comes next is another one
+            return  # a session without a name is new each time: the next request is another client
         lives_us = REPLACED_KEPT_US if code is CloseCode.REPLACED else KEPT_US
         try:
             await self._store.access.save_terminal_close(str(credential), close, self._clock.now_us(), lives_us)
         except Unavailable:
-            log.info("A final close could not be kept: the stream may try again.")
+            log.info("terminal_close.not_stored", code=close.code)
 
-    async def hold(self, credential: StreamCredential) -> int | None:
-        """The code for which this may not come back, or ``None``. One that was replaced may, once the newer is gone.
+    async def find(self, credential: StreamCredential) -> int | None:
+        """Return the code with which a credential was closed for good, or ``None``. Raises ``Unavailable``.
 
-        Raises ``Unavailable``.
+        A stream that was replaced may return when the newer connection of its session is gone.
         """
         now_us = self._clock.now_us()
         close = await self._store.access.terminal_close(str(credential), now_us)

@@ -1,4 +1,4 @@
-"""The stream port: SSE, long poll, posted frames and the probes, on FastAPI and uvicorn."""
+"""The stream port: SSE, long poll, posted frames and probes, on FastAPI and uvicorn."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .sse import StreamEndpoint
 
 FRAMES: Final = ("/v1/stream", "/v1/poll")
 DRAIN_S: Final = 1.0
-"""How long requests under way may take once all streams and polls were ended."""
+"""How long requests in flight may take after all streams and polls were closed."""
 
 
 class StreamApplication(FastAPI):
-    """FastAPI behind the front, which sees every request first and every answer last."""
+    """The application of the stream port, behind the HTTP middleware."""
 
     def __init__(self, streaming: StreamConnections) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -47,11 +47,11 @@ class StreamApplication(FastAPI):
         self.exception_handlers.update({HTTPException: _on_http, Exception: _on_any})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection of the server."""
+        """Serve one request."""
         await self._front(scope, receive, send)
 
     def methods_at(self, path: str) -> list[str]:
-        """What a path takes. Frames have no head alone: ``HEAD`` is refused where they come."""
+        """Return the methods of a path. Streams and polls do not support ``HEAD``."""
         methods = methods_at(self.routes, path)
         return [method for method in methods if method != "HEAD" or path not in FRAMES]
 
@@ -70,15 +70,15 @@ class StreamServer:
 
     @property
     def connections(self) -> set[DeviceConnection]:
-        """The streams and polls that are open."""
+        """The open streams and polls."""
         return self._streaming.connections
 
     async def serve(self, listening: socket.socket) -> None:
-        """Serve until ``stop``."""
+        """Serve until ``stop`` is called."""
         await self._server.serve(sockets=[listening])
 
     def stop(self) -> None:
-        """Take no more requests, and end."""
+        """Accept no more requests, and end."""
         self._server.should_exit = True
 
 
@@ -92,12 +92,14 @@ async def _probe(request: Request) -> Response:
 
 
 async def _on_http(request: Request, error: Exception) -> Any:
-    """What the router says, as a problem."""
+    """Turn an error of the router into a problem."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
         methods = ", ".join(request.app.methods_at(request.scope["path"]))
         headers = ((b"allow", methods.encode()),)
-        raise HttpProblem("method_not_allowed", f"This path allows {methods}.", headers=headers) from error
+        raise HttpProblem(
+            "method_not_allowed", f"{request.scope['path']} supports {methods}.", headers=headers
+        ) from error
     raise not_found(request.app.state.context, request.scope["path"]) from error
 
 

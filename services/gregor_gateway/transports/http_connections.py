@@ -1,4 +1,4 @@
-"""What SSE, long poll and posted frames of one process share."""
+"""Connections of the stream port: the state that SSE, long poll and posted frames share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .stream_auth import StreamRequest
 
 
 class StreamConnections:
-    """The connections of the stream port."""
+    """The open streams and polls, and the memory of their terminal closes."""
 
     def __init__(self, context: GatewayContext) -> None:
         self.context = context
@@ -24,15 +24,15 @@ class StreamConnections:
         self.connections: set[DeviceConnection] = set()
 
     async def note(self, stream_request: StreamRequest, code: int | None, connection: DeviceConnection) -> None:
-        """A stream or poll ended, with this close code if it was closed. To be called before its client is told."""
+        """Remember the close code of a stream or poll, if any. Call it before the code is sent to the client."""
         if code is not None:
-            caller = stream_request.admitted.caller
+            caller = stream_request.authenticated.caller
             close = TerminalClose(code, caller.uid, caller.device, connection.name)
             await self.terminal_closes.note(stream_request.credential, close)
 
     @contextmanager
     def holding(self, connection: DeviceConnection) -> Iterator[None]:
-        """Count a connection while it is served; it is over afterwards."""
+        """Count a connection while it is served, and end it afterwards."""
         self.connections.add(connection)
         try:
             yield
@@ -42,7 +42,7 @@ class StreamConnections:
 
 
 async def send_json(send: Send, status: int, body: bytes) -> None:
-    """One whole answer of JSON."""
+    """Send a complete JSON response."""
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),

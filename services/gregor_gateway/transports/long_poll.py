@@ -1,4 +1,4 @@
-"""`GET /v1/poll`: the frames of a session, one answer at a time (protocol.md, "Gateway: SSE … and long poll")."""
+"""Long poll, ``GET /v1/poll``: the frames of a session, one response at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .http_connections import StreamConnections, send_json
 from .stream_auth import StreamRejected, StreamRequest, next_ticket, open_request
 
 MOST_WAIT_S: Final = 55
-"""Below the minute after which many proxies give up."""
+"""Below the timeout of one minute that many proxies have."""
 WAIT_S: Final = 25
 _NUMBER: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?")
 JOIN_S: Final = 10.0
@@ -32,14 +32,14 @@ JOIN_S: Final = 10.0
 
 
 class PollTransport:
-    """The transport of one poll: what was written until it is answered."""
+    """The transport of one poll: collects frames until the response is sent."""
 
     def __init__(self, *, is_late: bool = False) -> None:
-        """``is_late``: the token ends soon, as the client has known since an earlier poll or from its start."""
+        """``is_late``: the token expires soon, which the client has learned from an earlier poll."""
         self.frames: list[bytes] = []
         self._is_late = is_late
         self.is_confirmed = asyncio.Event()
-        self.has_news = asyncio.Event()
+        self.has_frames = asyncio.Event()
         self.code: int | None = None
 
     def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
@@ -54,9 +54,9 @@ class PollTransport:
         """See ``Transport.write``."""
         self.frames += packed
         self.is_confirmed.set()
-        # That the token ends soon would else end each poll of its last minute at once: it goes along with the answer.
+        # A refresh alone does not end the wait: otherwise every poll of the token's last minute would return at once.
         if not self._is_late or any(not frame.startswith(REFRESH) for frame in packed):
-            self.has_news.set()
+            self.has_frames.set()
         return sum(map(len, packed))
 
     def close(self, code: int, reason: str) -> None:
@@ -65,11 +65,11 @@ class PollTransport:
         self.write([close_frame(code, reason)])
 
     def confirmed(self) -> None:
-        """See ``Transport.settled``."""
+        """See ``Transport.confirmed``."""
         self.is_confirmed.set()
 
     def hold_reading(self, is_held: bool) -> None:
-        """See ``Transport.hold_reading``: a poll sends nothing."""
+        """See ``Transport.hold_reading``: a poll sends no frames."""
 
 
 class PollEndpoint:
@@ -77,10 +77,10 @@ class PollEndpoint:
 
     def __init__(self, streaming: StreamConnections) -> None:
         self._streaming = streaming
-        self._rules = streaming.context.rules(pings=False, welcomes=False, tells_unchanged=False)
+        self._rules = streaming.context.rules(pings=False, welcomes=False, sends_unchanged=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as soon as there is a frame, or when the time is up."""
+        """Respond when there is a frame or the wait has passed."""
         scope["gregor.operation"] = "poll"
         context, request = self._streaming.context, Request(scope, receive)
         wait_s = read_wait(request.query_params.get("wait"))
@@ -89,28 +89,30 @@ class PollEndpoint:
         except StreamRejected as ended:
             await send_json(send, 410, close_frame(ended.code, ended.reason))
             return
-        hello = await self._as_before(stream_request, request.query_params)
-        basket = PollTransport(is_late=context.authenticator.lives_s(stream_request.admitted.caller) < REFRESH_S)
-        connection = DeviceConnection(context, basket, self._rules, "poll")
-        # Between two polls of a named session its device is still there: the lease ends by itself.
+        hello = await self._with_stored_foreground(stream_request, request.query_params)
+        transport = PollTransport(
+            is_late=context.authenticator.lives_s(stream_request.authenticated.caller) < REFRESH_S
+        )
+        connection = DeviceConnection(context, transport, self._rules, "poll")
+        # The session of a named poll stays present until its lease expires.
         connection.keeps_session = hello.session is not None
         with self._streaming.holding(connection):
-            connection.open(stream_request.admitted, hello)
-            await _wait(basket, wait_s, receive)
-            # What is written from here on is not of this answer: its cursor would not know of it.
-            frames, cursor = tuple(basket.frames), connection.cursor or _own(hello)
-            rests = connection.keeps_session and connection.is_present and basket.code is None
+            connection.open(stream_request.authenticated, hello)
+            await _wait(transport, wait_s, receive)
+            # Frames written from here on belong to the next response: the cursor of this one does not cover them.
+            frames, cursor = tuple(transport.frames), connection.cursor or _requested_cursor(hello)
+            rests = connection.keeps_session and connection.is_present and transport.code is None
         uncounted = context.registry.current.uncounted
         if rests:
             await context.presence.park(connection)
-        await self._streaming.note(stream_request, basket.code, connection)
+        await self._streaming.note(stream_request, transport.code, connection)
         ticket = await next_ticket(stream_request, context)
-        await send_json(send, 200, _answer(frames, cursor, uncounted, ticket))
+        await send_json(send, 200, _response_body(frames, cursor, uncounted, ticket))
 
-    async def _as_before(self, stream_request: StreamRequest, query: QueryParams) -> Hello:
-        """A poll that does not say whether its device is in the foreground leaves that as it was."""
-        hello, caller = stream_request.hello, stream_request.admitted.caller
-        if hello.session is None or stream_request.admitted.observes or "foreground" in query:
+    async def _with_stored_foreground(self, stream_request: StreamRequest, query: QueryParams) -> Hello:
+        """Keep the foreground flag of the session if the poll does not give one."""
+        hello, caller = stream_request.hello, stream_request.authenticated.caller
+        if hello.session is None or stream_request.authenticated.observes or "foreground" in query:
             return hello
         devices, now_us = self._streaming.context.store.devices, self._streaming.context.clock.now_us()
         before = await devices.session(caller.uid, caller.device, hello.session, now_us)
@@ -118,44 +120,44 @@ class PollEndpoint:
 
 
 def read_wait(text: str | None) -> float:
-    """Seconds to wait, 0 to 55. ``Problem`` ``invalid``."""
+    """Return the seconds to wait, 0 to 55. Raises ``Problem`` ``invalid``."""
     if text is None:
         return WAIT_S
     if _NUMBER.fullmatch(text) is None or float(text) > MOST_WAIT_S:
-        raise Problem("invalid", f"wait is a number of seconds, 0 to {MOST_WAIT_S}.")
+        raise Problem("invalid", f"wait must be a number of seconds from 0 to {MOST_WAIT_S}.")
     return float(text)
 
 
-def _own(hello: Hello) -> str:
-    """Where the client stands by its own word: it stays there where the answer is a close alone."""
+def _requested_cursor(hello: Hello) -> str:
+    """Return the cursor of the request: a response with only a close leaves the client there."""
     given = hello.position.cursor
     return str(given) if given not in (None, VOID) else ""
 
 
-async def _wait(basket: PollTransport, wait_s: float, receive: Receive) -> None:
-    """Until the copy is known to be good or not, then until there is a frame, the time is up, or nobody listens."""
+async def _wait(transport: PollTransport, wait_s: float, receive: Receive) -> None:
+    """Wait for the sync, then until there is a frame, the time has passed, or the client disconnects."""
     try:
         async with asyncio.timeout(JOIN_S):
-            await basket.is_confirmed.wait()
+            await transport.is_confirmed.wait()
     except TimeoutError:
-        raise Unavailable("the first read takes too long") from None
-    if basket.has_news.is_set() or not wait_s:
+        raise Unavailable("the first read took too long") from None
+    if transport.has_frames.is_set() or not wait_s:
         return
-    gone = asyncio.ensure_future(_gone(receive))
-    news = asyncio.ensure_future(basket.has_news.wait())
+    disconnected = asyncio.ensure_future(_disconnected(receive))
+    frames_written = asyncio.ensure_future(transport.has_frames.wait())
     try:
-        await asyncio.wait((gone, news), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((disconnected, frames_written), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        gone.cancel()
-        news.cancel()
+        disconnected.cancel()
+        frames_written.cancel()
 
 
-async def _gone(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-def _answer(frames: Sequence[bytes], cursor: str, uncounted: Sequence[str], ticket: str | None) -> bytes:
+def _response_body(frames: Sequence[bytes], cursor: str, uncounted: Sequence[str], ticket: str | None) -> bytes:
     context = [b'{"frames":[%s]' % b",".join(frames)]
     if cursor:
         context.append(b',"cursor":"%s"' % cursor.encode())

@@ -1,8 +1,8 @@
-"""`POST /v1/frames?session=`: what a client of a stream or poll says (protocol.md, "Gateway: SSE …").
+"""Posted frames, ``POST /v1/frames?session=``: what a client of a stream or poll sends.
 
-A message is committed here. Everything else is for the connection that holds the session: here, or at another gateway,
-which hears of it on the user's channel. Acknowledgements and presence are kept here at once, for between two long polls
-no gateway holds the session.
+Messages are committed here. Other frames go to the connection that holds the session; if another gateway has it, they
+travel on the user's channel. Acknowledgements and presence are stored here at once if this gateway does not have the
+connection, because between two long polls no gateway has it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gregor_gateway.protocol.client_frames import (
     Ref,
     ResyncFrame,
     TokenFrame,
-    not_here,
+    misplaced,
     read_frame,
     read_ref,
 )
@@ -46,7 +46,7 @@ MOST_FRAMES: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class FrameTarget:
-    """Whose frames are read, and where their session is held: ``member`` where that is here."""
+    """The sender of posted frames and its session; ``subscriber`` is the connection if this gateway has it."""
 
     caller: Caller
     session: DeviceSession
@@ -60,13 +60,13 @@ class FramesEndpoint:
         self._context = streaming.context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with a receipt or a problem for each frame that has one."""
+        """Respond with the receipts and problems of the frames."""
         scope["gregor.operation"] = "postFrames"
         request = Request(scope, receive)
         caller = await admit_token(bearer(request), self._context)
         name = request.query_params.get("session")
         if name is None:
-            raise Problem("missing_field", "Name the session: ?session=")
+            raise Problem("missing_field", "The query parameter session is missing: ?session=<name>.")
         if not is_name(name):
             raise Problem("invalid_id", f"The query parameter session is not a valid name. {name_error(name)}")
         headers: Mapping[bytes, bytes] = scope["gregor.headers"]
@@ -75,12 +75,12 @@ class FramesEndpoint:
         document = decode_json(raw, self._context.limits)
         frames = document if isinstance(document, list) else [document]
         if len(frames) > MOST_FRAMES:
-            raise Problem("too_many", f"At most {MOST_FRAMES} frames at once.")
-        target = await self._desk(caller, name)
+            raise Problem("too_many", f"{len(frames)} frames; the limit of one request is {MOST_FRAMES}.")
+        target = await self._target(caller, name)
         answers: list[bytes] = []
         forwarded: list[Any] = []
         for frame in frames:
-            answer = await self._take(target, frame, forwarded)
+            answer = await self._handle(target, frame, forwarded)
             if answer is not None:
                 answers.append(answer)
         if forwarded:
@@ -88,7 +88,7 @@ class FramesEndpoint:
             await self._context.store.devices.publish_control(caller.uid, {"frames": control})
         await send_json(send, 200, b"[%s]" % b",".join(answers))
 
-    async def _desk(self, caller: Caller, name: str) -> FrameTarget:
+    async def _target(self, caller: Caller, name: str) -> FrameTarget:
         context = self._context
         channel = context.hub.channels.get(caller.uid)
         for subscriber in channel.subscribers if channel is not None else ():
@@ -96,19 +96,19 @@ class FramesEndpoint:
                 return FrameTarget(caller, subscriber.lease(context.presence.gateway), subscriber)
         held = await context.store.devices.session(caller.uid, caller.device, name, context.clock.now_us())
         if held is None:
-            raise Problem("not_found", "There is no such session of this device.")
+            raise Problem("not_found", "This device has no session of that name.")
         return FrameTarget(caller, held, None)
 
-    async def _take(self, target: FrameTarget, document: Any, forwarded: list[Any]) -> bytes | None:
-        """Work on one frame: its answer, if it has one. What another gateway must hear is added to ``forwarded``."""
+    async def _handle(self, target: FrameTarget, document: Any, forwarded: list[Any]) -> bytes | None:
+        """Handle one frame; return its answer, if any. Frames for another gateway are added to ``forwarded``."""
         ref: Ref = None
         try:
             ref = read_ref(document)
-            return await self._understand(target, ref, document, forwarded)
+            return await self._dispatch(target, ref, document, forwarded)
         except (Problem, Unavailable) as error:
             return problem_frame(ref, problem_of(error))
 
-    async def _understand(self, target: FrameTarget, ref: Ref, document: Any, forwarded: list[Any]) -> bytes | None:
+    async def _dispatch(self, target: FrameTarget, ref: Ref, document: Any, forwarded: list[Any]) -> bytes | None:
         context, caller = self._context, target.caller
         match read_frame(document):
             case MessageFrame(message):
@@ -125,14 +125,14 @@ class FramesEndpoint:
             case AckFrame() | ForegroundFrame() | ResyncFrame():
                 pass
             case _:
-                raise not_here(next(name for name in document if name != "ref"))
+                raise misplaced(next(name for name in document if name != "ref"))
         if target.subscriber is None:
             forwarded.append(document)
             return None
         return target.subscriber.post(document)
 
     async def _acknowledge(self, target: FrameTarget, seq: int) -> None:
-        """Keep it here: at most up to what there is."""
+        """Store an acknowledgement, at most up to the user's seq."""
         caller = target.caller
         (head,) = await self._context.store.users.heads([caller.uid])
         if head is not None:
@@ -142,4 +142,4 @@ class FramesEndpoint:
 
 
 def _too_large() -> Problem:
-    return Problem("message_too_large", f"At most {MOST_BYTES} bytes at once.")
+    return Problem("message_too_large", f"The limit of one request is {MOST_BYTES} bytes.")

@@ -1,4 +1,4 @@
-"""`GET /v1/stream`: the frames of a session as server-sent events (protocol.md, "Gateway: SSE")."""
+"""Server-sent events, ``GET /v1/stream``: the frames of a session as a stream of events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .http_connections import StreamConnections
 from .stream_auth import StreamRejected, next_ticket, open_request
 
 HEARTBEAT_S: Final = 25.0
-"""Proxies end what is silent for 30–60 s."""
+"""Heartbeat interval: proxies close connections that are silent for 30 to 60 s."""
 HIGH_WATER_BYTES: Final = 65_536
 RETRY_MS: Final = (1_000, 5_000)
 _HEADERS: Final = [
@@ -29,12 +29,12 @@ _HEADERS: Final = [
 
 
 class SseTransport:
-    """One stream: a transport whose bytes are taken by the request that it answers."""
+    """The transport of one stream: buffers events until the request sends them."""
 
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
         self._size = 0
-        self._news = asyncio.Event()
+        self._has_events = asyncio.Event()
         self.connection: DeviceConnection | None = None
         self.is_over = False
         self.code: int | None = None
@@ -54,35 +54,37 @@ class SseTransport:
         size = sum(map(len, packed))
         self._waiting += packed
         self._size += size
-        self._news.set()
+        self._has_events.set()
         if self._size > HIGH_WATER_BYTES and self.connection is not None:
             self.connection.pause()
         return size
 
     def close(self, code: int, reason: str) -> None:
-        """See ``Transport.close``: the last frame of the stream."""
+        """See ``Transport.close``: the close is the last event of the stream."""
         self.code = code
         self._waiting.append(self.pack(close_frame(code, reason), "", 0))
         self.end()
 
     def confirmed(self) -> None:
-        """See ``Transport.settled``: a stream is told that nothing changed."""
+        """See ``Transport.confirmed``: a stream gets an ``unchanged`` event."""
 
     def hold_reading(self, is_held: bool) -> None:
-        """See ``Transport.hold_reading``: a stream sends nothing."""
+        """See ``Transport.hold_reading``: a stream sends no frames."""
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """End the stream after the buffered events."""
         self.is_over = True
-        self._news.set()
+        self._has_events.set()
 
     async def take(self) -> bytes:
-        """What is to be sent next; a comment where nothing was for a while; nothing at the end."""
+        """Return the next bytes to send: events, a comment as heartbeat if there were none for a while, or nothing
+        at the end.
+        """
         if not self._waiting and not self.is_over:
-            self._news.clear()
+            self._has_events.clear()
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
-                    await self._news.wait()
+                    await self._has_events.wait()
             except TimeoutError:
                 return b":\n\n"
         data = b"".join(self._waiting)
@@ -98,10 +100,10 @@ class StreamEndpoint:
 
     def __init__(self, streaming: StreamConnections) -> None:
         self._streaming = streaming
-        self._rules = streaming.context.rules(pings=False, welcomes=True, tells_unchanged=True)
+        self._rules = streaming.context.rules(pings=False, welcomes=True, sends_unchanged=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with frames for as long as both sides hold."""
+        """Send events until either side ends the stream."""
         scope["gregor.operation"] = "stream"
         context = self._streaming.context
         try:
@@ -115,8 +117,8 @@ class StreamEndpoint:
         stream.connection = connection
         connection.session.ticket = await next_ticket(stream_request, context)
         with self._streaming.holding(connection):
-            connection.open(stream_request.admitted, stream_request.hello)
-            leaving = asyncio.ensure_future(_gone(receive, stream))
+            connection.open(stream_request.authenticated, stream_request.hello)
+            leaving = asyncio.ensure_future(_end_on_disconnect(receive, stream))
             try:
                 await _serve(stream, send, lambda: self._streaming.note(stream_request, stream.code, connection))
             finally:
@@ -134,8 +136,8 @@ async def _serve(stream: SseTransport, send: Send, note: Callable[[], Awaitable[
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _gone(receive: Receive, stream: SseTransport) -> None:
-    """End the stream when the client has hung up."""
+async def _end_on_disconnect(receive: Receive, stream: SseTransport) -> None:
+    """End the stream when the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
     stream.end()

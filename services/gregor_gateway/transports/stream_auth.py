@@ -1,4 +1,4 @@
-"""Who opens a stream or a poll, and with what: header, ticket or cookie (protocol.md, "Who may call")."""
+"""Authentication of streams and polls: bearer token, ticket or cookie."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ HOUR_US: Final = 3_600_000_000
 
 @dataclass(frozen=True, slots=True)
 class StreamRequest:
-    """One request for frames, admitted."""
+    """An authenticated request for a stream or poll."""
 
-    admitted: AuthenticatedCaller
+    authenticated: AuthenticatedCaller
     hello: Hello
     credential: StreamCredential
 
 
 class StreamRejected(Exception):
-    """This credential and session were closed for good: ``code`` says why."""
+    """The credential and session were closed for good with ``code``: the stream is not opened again."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -40,36 +40,40 @@ class StreamRejected(Exception):
 
     @property
     def reason(self) -> str:
-        """The reason in the table of closes."""
+        """The reason of the close code."""
         return close_of(self.code)
 
 
 async def open_request(request: Request, context: GatewayContext, terminal_closes: TerminalCloses) -> StreamRequest:
-    """Read and admit it. ``Problem``; ``Ended``; ``Unavailable``."""
+    """Parse and authenticate a request. Raises ``Problem``, ``StreamRejected`` or ``Unavailable``."""
     if request.scope.get("gregor.is_head"):
-        detail = "A stream has no HEAD; use GET."
+        detail = "Streams support only GET, not HEAD."
         raise HttpProblem("method_not_allowed", detail, headers=((b"allow", b"GET, OPTIONS"),))
     if context.readiness.draining:
-        raise Problem("unavailable", "This gateway is going away: ask another.", retry_after_s=1)
+        raise Problem("unavailable", "This gateway is shutting down; retry to reach another one.", retry_after_s=1)
     query = request.query_params
     if "token" in query:
-        raise Problem("unauthorised", "A token has no place in a URL: use the header, the cookie, or a ticket.")
+        raise Problem(
+            "unauthorised", "Do not send a token in a URL: use the header Authorization, the cookie, or a ticket."
+        )
     hello = read_query(query.multi_items(), request.headers.get("last-event-id"))
     token, ticket = bearer(request), query.get("ticket")
     if token is None and ticket is None:
         token = _cookie(request)
     credential = StreamCredential.of(token or ticket or "", hello.session)
-    ended = await terminal_closes.hold(credential) if token or ticket else None
+    ended = await terminal_closes.find(credential) if token or ticket else None
     if ended is not None:
         raise StreamRejected(ended)
     if token is None and ticket is not None:
-        admitted = await context.authenticator.spend(ticket)
-        return StreamRequest(admitted, _narrowed(hello, admitted), credential)
+        authenticated = await context.authenticator.spend(ticket)
+        return StreamRequest(authenticated, _narrowed(hello, authenticated), credential)
     return StreamRequest(AuthenticatedCaller(await admit_token(token, context)), hello, credential)
 
 
 async def admit_token(token: str | None, context: GatewayContext) -> Caller:
-    """Who a device token speaks for, now. ``Problem``: ``unauthorised``, or ``forbidden`` for a service key."""
+    """Return the caller of a device token. Raises ``Problem``: ``unauthorised``, or ``forbidden`` for a service
+    key.
+    """
     if token is None:
         raise Problem("unauthorised", "Send a device token: Authorization: Bearer <token>, or a ticket.")
     if token.startswith("gk_"):
@@ -81,7 +85,7 @@ async def admit_token(token: str | None, context: GatewayContext) -> Caller:
 
 
 def bearer(request: Request) -> str | None:
-    """The token of the header; ``Problem`` where the header is no bearer token."""
+    """Return the bearer token, ``None`` without the header. Raises ``Problem`` if the header is not a bearer token."""
     header: bytes | None = request.scope["gregor.headers"].get(b"authorization")
     if header is None:
         return None
@@ -92,12 +96,12 @@ def bearer(request: Request) -> str | None:
 
 
 async def next_ticket(stream_request: StreamRequest, context: GatewayContext) -> str | None:
-    """The ticket that follows the one that was spent: good once, until the token ends."""
-    spent = stream_request.admitted.ticket
+    """Return the ticket that replaces the spent one: it can be used once, until the token expires."""
+    spent = stream_request.authenticated.ticket
     if spent is None:
         return None
     now_us = context.clock.now_us()
-    exp_us = stream_request.admitted.caller.exp_us
+    exp_us = stream_request.authenticated.caller.exp_us
     lives_us = HOUR_US if exp_us >= NO_END_US else max(1, exp_us - now_us)
     return await context.store.access.create_ticket(spent, now_us, lives_us)
 
@@ -111,10 +115,10 @@ def _cookie(request: Request) -> str | None:
     return jar[COOKIE].value if COOKIE in jar else None
 
 
-def _narrowed(hello: Hello, admitted: AuthenticatedCaller) -> Hello:
-    """A ticket stands for a view: what the query asks for can only narrow it."""
+def _narrowed(hello: Hello, authenticated: AuthenticatedCaller) -> Hello:
+    """Narrow the view of a ticket by the query."""
     return replace(
         hello,
-        prefixes=intersect(admitted.prefixes, hello.prefixes),
-        systems=intersect(admitted.systems, hello.systems),
+        prefixes=intersect(authenticated.prefixes, hello.prefixes),
+        systems=intersect(authenticated.systems, hello.systems),
     )

@@ -1,4 +1,4 @@
-"""What a connection asks of the way to its client: WebSocket, SSE and poll differ in this alone."""
+"""The interface of a connection to its transport: WebSocket, SSE and long poll differ only in this."""
 
 from __future__ import annotations
 
@@ -9,28 +9,32 @@ from gregor.core.items.announcement import CreationFrame
 
 
 class Transport(Protocol):
-    """The way to one client. None of it waits; a full buffer is told by ``Connection.pause`` and ``resume``."""
+    """The way to one client. No method blocks; a full buffer calls ``pause`` and ``resume`` of the connection."""
 
     def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
-        """A frame as it is written. ``seq`` is 0 where the frame has no position, else ``tag`` is its cursor's."""
+        """Return a frame as it is written. ``seq`` is 0 for a frame without a position; otherwise ``tag`` is its
+        cursor's.
+        """
         ...
 
     def write(self, packed: Sequence[bytes]) -> int:
-        """Write these, in one go; how many bytes."""
+        """Write packed frames together; return the number of bytes."""
         ...
 
     def write_run(self, run: Sequence[CreationFrame], tag: str) -> int:
-        """Pack and write the frames of a run, in one go; how many bytes. ``tag`` is that of their cursors."""
+        """Pack and write the frames of a run together; return the number of bytes. ``tag``: the tag of their
+        cursors.
+        """
         ...
 
     def close(self, code: int, reason: str) -> None:
-        """Tell the client why, and end it."""
+        """Send the close code and end the transport."""
         ...
 
     def confirmed(self) -> None:
-        """The client's copy is good, and nothing had to be sent for it."""
+        """Note that the client's copy is current, and no frame was sent for it."""
         ...
 
     def hold_reading(self, is_held: bool) -> None:
-        """Read no more from the client, or again."""
+        """Stop reading from the client, or continue (backpressure on the client)."""
         ...

@@ -63,7 +63,7 @@ class WebSocketServer:
     def __init__(self, context: GatewayContext) -> None:
         self.context = context
         self.cache = FrameCache()
-        self.rules: SessionRules = context.rules(pings=True, welcomes=True, tells_unchanged=True)
+        self.rules: SessionRules = context.rules(pings=True, welcomes=True, sends_unchanged=True)
         self.connections: set[DeviceConnection] = set()
 
     def __call__(self) -> WebSocketTransport:

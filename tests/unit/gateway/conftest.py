@@ -190,7 +190,7 @@ async def open_gateway() -> AsyncIterator[Gateway]:
     sockets = WebSocketServer(context)
     server = await asyncio.get_running_loop().create_server(sockets, "127.0.0.1", 0)
     await feed.subscribe(store.reset_channel, context.reset_all, sharded=False)
-    rules = replace(context.rules(pings=False, welcomes=False, tells_unchanged=True), queue_bytes=5_000)
+    rules = replace(context.rules(pings=False, welcomes=False, sends_unchanged=True), queue_bytes=5_000)
     made = Gateway(context, store, feed, clock, sockets, rules, server.sockets[0].getsockname()[1])
     yield made
     for connection in tuple(sockets.connections):

@@ -55,7 +55,7 @@ async def test_told_twice_it_closes_at_once(gateway: Gateway) -> None:
     draining = asyncio.create_task(drain.run(25))
     await wait_until(lambda: device.frames, "the hint")
 
-    drain.hurry()
+    drain.close_now()
     await draining
 
     assert device.closed == 4001

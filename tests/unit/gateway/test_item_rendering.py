@@ -71,7 +71,7 @@ async def test_words_are_only_of_what_the_view_holds(gateway: Gateway) -> None:
 
 async def test_a_client_is_welcomed_with_what_does_not_count_and_anew_when_that_changes(gateway: Gateway) -> None:
     await apply(gateway)
-    gateway.rules = gateway.context.rules(pings=False, welcomes=True, tells_unchanged=True)
+    gateway.rules = gateway.context.rules(pings=False, welcomes=True, sends_unchanged=True)
     device = gateway.dial()
     assert (await device.until("welcome"))["welcome"]["uncounted"] == ["sys"]
     await device.until("full")

@@ -118,7 +118,7 @@ def test_a_stream_that_never_ends_and_has_a_ticket_says_so() -> None:
 
 
 def test_a_poll_is_not_welcomed_and_not_told_that_nothing_changed() -> None:
-    session = joined(replace(RULES, welcomes=False, tells_unchanged=False))
+    session = joined(replace(RULES, welcomes=False, sends_unchanged=False))
     assert session.state is SessionState.SYNCING
 
     assert session.synced(1, Unchanged(EPOCH, 7, bytes(32)), b"{}") == [ConfirmCursor(TAG, 7)]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gregor_gateway.runtime.sockets import UNHEARD_MS, listen
+from gregor_gateway.runtime.sockets import TCP_USER_TIMEOUT_MS, listen
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how long it waits for a sign of the other side")
@@ -15,4 +15,4 @@ def test_who_is_accepted_is_given_up_when_nothing_is_heard_of_it() -> None:
     with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
         accepted, _ = listening.accept()
         with accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNHEARD_MS
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == TCP_USER_TIMEOUT_MS
