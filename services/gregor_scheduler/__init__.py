@@ -1,4 +1,5 @@
-"""The scheduler: does what is due when it is due. Any number of them share the users without electing anyone.
+"""Executes due work: expiries, reminders, pushes, e-mails, aggregation windows, delayed messages and cleanup.
 
-``drain`` finds and leases what is due, ``acts`` does it, ``worker`` lets arq say each second that it is time.
+``due_loop`` finds due work and leases it, ``handlers`` execute it, ``arq_worker`` triggers the loop every second. Any
+number of schedulers share the users without leader election.
 """

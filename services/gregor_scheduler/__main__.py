@@ -1,4 +1,4 @@
-"""The process: `python -m gregor_scheduler`. Settings, stores, probes, the drain, until it is told to stop."""
+"""The process ``python -m gregor_scheduler``: opens stores and probes, runs the due loop until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from gregor.telemetry import Metrics
 from gregor.web.process import ProbeServer, on_stop_signal, run
 from gregor.web.readiness import Readiness
 
-from .aggregators import installed
-from .arq_worker import Host, redis_settings
-from .context import Parts
-from .delivery_publisher import HandOver, streams_of
-from .due_loop import Drain
-from .handlers.dispatch import Acts
-from .metrics import Figures
+from .aggregators import load_aggregators
+from .arq_worker import ArqHost
+from .context import SchedulerContext
+from .delivery_publisher import DeliveryPublisher, queue_connector
+from .due_loop import DueLoop
+from .handlers.dispatch import DueHandlers
+from .metrics import SchedulerMetrics
 
 log = structlog.get_logger(__name__)
 
-COLLECT_BURST: Final = 50
+CLEANUP_BURST: Final = 50
 
 
 def main() -> None:
@@ -39,52 +39,55 @@ def main() -> None:
 
 
 async def serve(settings: Settings) -> None:
-    """Open what is needed, do what is due until SIGTERM or SIGINT, finish what was begun, and close."""
+    """Open stores and registries, execute due work until SIGTERM or SIGINT, complete it, and close everything."""
     async with AsyncExitStack() as stack:
         store = await open_store(settings.redis_url, settings.limits, settings.namespace)
         stack.push_async_callback(store.close)
         metrics = Metrics()
         failures = metrics.render_failures
-        registry = CategoryRegistry(store, count_failure=lambda field: failures.labels(field).inc())
-        await registry.open()
-        stack.push_async_callback(registry.close)
-        clock, figures = SystemClock(settings.clock_offset_s), Figures(metrics.registry)
-        handover = HandOver(streams_of(settings), clock.monotonic)
-        stack.push_async_callback(handover.close)
-        await handover.open()
+        categories = CategoryRegistry(store, count_failure=lambda field: failures.labels(field).inc())
+        await categories.open()
+        stack.push_async_callback(categories.close)
+        clock, own_metrics = SystemClock(settings.clock_offset_s), SchedulerMetrics(metrics.registry)
+        publisher = DeliveryPublisher(queue_connector(settings), clock.monotonic)
+        stack.push_async_callback(publisher.close)
+        await publisher.open()
         webhooks = WebhookRegistry(store)
         await webhooks.start()
         stack.push_async_callback(webhooks.close)
-        parts = Parts(store, handover, clock, settings.limits, registry, webhooks, figures, installed())
-        collecting = RateLimiter(settings.collect_rate, COLLECT_BURST)
-        lease_us = round(settings.lease_s * 1e6)
-        drain = Drain(store.agenda, Acts(parts, collecting), clock, figures, lease_us)
+        context = SchedulerContext(
+            store, publisher, clock, settings.limits, categories, webhooks, own_metrics, load_aggregators()
+        )
+        handlers = DueHandlers(context, RateLimiter(settings.collect_rate, CLEANUP_BURST))
+        due_loop = DueLoop(store.agenda, handlers, clock, own_metrics, round(settings.lease_s * 1e6))
         queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"
-        host = Host(redis_settings(settings.queue), drain, queue, clock.monotonic)
-        await serve_with(settings, store, metrics, drain, host)
+        await _run_until_stopped(
+            settings, store, metrics, due_loop, ArqHost(settings.queue, due_loop, queue, clock.monotonic)
+        )
 
 
-async def serve_with(settings: Settings, store: Store, metrics: Metrics, drain: Drain, host: Host) -> None:
-    """``serve`` with what somebody else closes."""
+async def _run_until_stopped(
+    settings: Settings, store: Store, metrics: Metrics, due_loop: DueLoop, host: ArqHost
+) -> None:
     readiness = Readiness(store, metrics)
     await readiness.check()
     probes = ProbeServer(settings, readiness, metrics, settings.scheduler_port)
-    told = asyncio.Event()
-    on_stop_signal(told.set)
-    working = [asyncio.create_task(host.run()), asyncio.create_task(readiness.watch())]
+    stop = asyncio.Event()
+    on_stop_signal(stop.set)
+    tasks = [asyncio.create_task(host.run()), asyncio.create_task(readiness.watch())]
     probes.start()
-    log.info("Ready.", probes=settings.scheduler_port)
-    await told.wait()
-    log.info("Told to stop: what was begun is finished.")
+    log.info("service.ready", probes_port=settings.scheduler_port)
+    await stop.wait()
+    log.info("service.stopping", timeout_s=settings.drain_seconds)
     readiness.draining = True
     with suppress(TimeoutError):
         async with asyncio.timeout(settings.drain_seconds):
-            await drain.stop()
-    for task in working:
+            await due_loop.stop()
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*working, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
     await probes.close()
-    log.info("Stopped.")
+    log.info("service.stopped")
 
 
 if __name__ == "__main__":

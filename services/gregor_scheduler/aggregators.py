@@ -1,8 +1,8 @@
-"""Python that makes the body of a summary (entry point group ``gregor.aggregators``), by the categories it serves.
+"""Loads and calls aggregators: plugins that build the body of a summary (entry point group ``gregor.aggregators``).
 
-The name of an entry point is a category prefix, or ``*`` for all; the longest that covers a category wins. It is called
-with the items that are folded, the oldest first, each as it goes out and with its ``id``, and returns the body, a JSON
-object.
+The name of an entry point is the category prefix that it serves, or ``*`` for all. The longest prefix of a category
+wins. An aggregator gets the items of the summary, oldest first, each as JSON object with its ``id``, and returns the
+body as a JSON object.
 """
 
 from __future__ import annotations
@@ -26,57 +26,57 @@ from gregor.core.notify.contact import ALL_CATEGORIES
 _log = structlog.get_logger(__name__)
 
 GROUP: Final = "gregor.aggregators"
-PATIENCE_S: Final = 2.0
-"""How long an aggregator may take, and how long a call waits for those before it."""
+TIMEOUT_S: Final = 2.0
+"""Timeout of one call, and of the wait for the calls before it."""
 
 Aggregator = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
 
 
 class AggregatorFailed(Exception):
-    """An aggregator raised, took too long, or made no body; ``name`` is its entry point."""
+    """An aggregator raised, timed out or returned an invalid body. ``name`` is its entry point."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name}: {reason}")
+        super().__init__(f"aggregator {name!r}: {reason}")
         self.name = name
 
 
 class AggregatorRaised(Exception):
-    """Whatever an aggregator raised, as an ordinary exception."""
+    """The exception of an aggregator, wrapped: plugins may raise even a ``BaseException``."""
 
 
-class Busy(Exception):
-    """An aggregator has no time: calls before this one take long, or one of them never ended."""
+class AggregatorBusy(Exception):
+    """The aggregator is still executing earlier calls."""
 
 
-class _Worker:
-    """One aggregator, called in a thread, once at a time.
+class _AggregatorThread:
+    """Calls one aggregator in a daemon thread, one call at a time.
 
-    No thread can be ended from outside. One that hangs is left behind (a daemon, so that the process can end), and the
-    aggregator is not called again before it has ended: it costs one thread, however many windows end meanwhile.
+    Python cannot stop a thread. A call that hangs keeps its thread, and the aggregator is not called again before that
+    thread has ended. A hanging aggregator therefore costs one thread, however many windows end.
     """
 
-    def __init__(self, aggregator: Aggregator, max_wait_s: float) -> None:
+    def __init__(self, aggregator: Aggregator, timeout_s: float) -> None:
         self._aggregator = aggregator
-        self._patience_s = max_wait_s
+        self._timeout_s = timeout_s
         self._turn = asyncio.Lock()
-        self._left_behind: threading.Thread | None = None
+        self._abandoned: threading.Thread | None = None
 
     async def call(self, items: Sequence[Mapping[str, Any]]) -> Any:
-        """What the aggregator returns. Raises what it raises, ``TimeoutError``, or ``Busy``."""
+        """Return the result of the aggregator. Raises ``AggregatorRaised``, ``TimeoutError`` or ``AggregatorBusy``."""
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self._timeout_s):
                 await self._turn.acquire()
         except TimeoutError:
-            raise Busy("it is busy with other summaries") from None
+            raise AggregatorBusy("busy with other summaries") from None
         try:
-            if self._left_behind is not None and self._left_behind.is_alive():
-                raise Busy("a call before this one has not ended")
+            if self._abandoned is not None and self._abandoned.is_alive():
+                raise AggregatorBusy("an earlier call has not returned yet")
             return await self._run(items)
         finally:
             self._turn.release()
 
     async def _run(self, items: Sequence[Mapping[str, Any]]) -> Any:
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop, finished = asyncio.get_running_loop(), asyncio.Event()
         results: list[tuple[Any, BaseException | None]] = []
 
         def run() -> None:
@@ -84,61 +84,63 @@ class _Worker:
                 results.append((self._aggregator(items), None))
             except BaseException as error:
                 results.append((None, error))
-            with suppress(RuntimeError):  # the loop may be closed by now
-                loop.call_soon_threadsafe(ended.set)
+            with suppress(RuntimeError):  # the event loop is closed if the process stops meanwhile
+                loop.call_soon_threadsafe(finished.set)
 
         thread = threading.Thread(target=run, daemon=True, name="aggregator")
         thread.start()
         try:
-            async with asyncio.timeout(self._patience_s):
-                await ended.wait()
+            async with asyncio.timeout(self._timeout_s):
+                await finished.wait()
         except (TimeoutError, asyncio.CancelledError):
-            self._left_behind = thread
+            self._abandoned = thread
             raise
-        made, error = results[0]
+        result, error = results[0]
         if error is not None:
             raise AggregatorRaised(repr(error)) from error
-        return made
+        return result
 
 
 class Aggregators:
-    """The aggregators of a process. Without one for a category, the summary counts and keeps samples."""
+    """The aggregators of a process. A category without one gets a summary with a count and samples."""
 
-    def __init__(self, known: Mapping[str, Aggregator] | None = None, max_wait_s: float = PATIENCE_S) -> None:
-        self._patience_s = max_wait_s
-        self._known = {name: _Worker(aggregator, max_wait_s) for name, aggregator in (known or {}).items()}
+    def __init__(self, aggregators: Mapping[str, Aggregator] | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._threads = {
+            prefix: _AggregatorThread(aggregator, timeout_s) for prefix, aggregator in (aggregators or {}).items()
+        }
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The prefixes that are served."""
-        return tuple(self._known)
+    def prefixes(self) -> tuple[str, ...]:
+        """The category prefixes that have an aggregator."""
+        return tuple(self._threads)
 
     async def body(self, items: Sequence[LiveItem], aggregate: AggregationPolicy, limits: Limits) -> bytes:
-        """The body of the summary of ``items``. Raises ``AggregatorFailed``: nothing is to be folded then."""
+        """Return the body of the summary of ``items``. Raises ``AggregatorFailed``; then nothing may be aggregated."""
         category = items[0].category
-        name = max((prefix for prefix in self._known if covers(prefix, category)), key=len, default=None)
-        if name is None:
+        prefix = max((prefix for prefix in self._threads if covers(prefix, category)), key=len, default=None)
+        if prefix is None:
             return summary_body(items, aggregate.keep, limits)
         try:
-            return validate_summary_body(await self._known[name].call(aggregator_input(items)), limits)
+            return validate_summary_body(await self._threads[prefix].call(aggregator_input(items)), limits)
         except TimeoutError as error:
-            raise AggregatorFailed(name, f"it took longer than {self._patience_s:g} s") from error
-        except (AggregatorRaised, InvalidSummary, Busy) as error:
-            raise AggregatorFailed(name, str(error)) from error
+            raise AggregatorFailed(prefix, f"no result within {self._timeout_s:g} s") from error
+        except (AggregatorRaised, InvalidSummary, AggregatorBusy) as error:
+            raise AggregatorFailed(prefix, str(error)) from error
 
 
-def installed() -> Aggregators:
-    """Those of all installed distributions; one that cannot be used is logged and left out."""
-    known: dict[str, Aggregator] = {}
+def load_aggregators() -> Aggregators:
+    """Load the aggregators of all installed distributions. An invalid one is logged and skipped."""
+    loaded: dict[str, Aggregator] = {}
     for entry in entry_points(group=GROUP):
         prefix = "" if entry.name == ALL_CATEGORIES else entry.name
         try:
             aggregator = entry.load()
             if prefix and not is_dotted(prefix):
-                raise ValueError("its name is no category prefix")
+                raise ValueError("the name of the entry point is not a valid category")
             if not callable(aggregator):
-                raise TypeError("it cannot be called")
-            known[prefix] = aggregator
+                raise TypeError("the entry point is not callable")
+            loaded[prefix] = aggregator
         except Exception as error:
-            _log.error("An aggregator cannot be loaded.", aggregator=entry.name, reason=repr(error))
-    return Aggregators(known)
+            _log.error("aggregator.not_loaded", aggregator=entry.name, reason=repr(error))
+    return Aggregators(loaded)

@@ -1,4 +1,4 @@
-"""What the acts of one process work with, made once at the start."""
+"""The long-lived objects that the handlers of a scheduler process share."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 
 from .aggregators import Aggregators
-from .delivery_publisher import HandOver
-from .metrics import Figures
+from .delivery_publisher import DeliveryPublisher
+from .metrics import SchedulerMetrics
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """Settings and the things built of them."""
+class SchedulerContext:
+    """Everything that a handler of due work may use."""
 
     store: Store
-    handover: HandOver
+    publisher: DeliveryPublisher
     clock: Clock
     limits: Limits
-    registry: CategoryRegistry
+    categories: CategoryRegistry
     webhooks: WebhookRegistry
-    figures: Figures
+    metrics: SchedulerMetrics
     aggregators: Aggregators
 
     def epoch_seed(self) -> bytes:
-        """Three random bytes: the name of an epoch, should a commit make one."""
+        """Return three random bytes: the name of the user's epoch, if the next commit starts one."""
         return random.randbytes(3)

@@ -1,4 +1,4 @@
-"""The way to the streams of the queue Redis. Where it is closed nobody tries it for a while, so nothing else waits."""
+"""Publishes intents to the delivery queue (Redis streams), with a circuit breaker for outages of the queue Redis."""
 
 from __future__ import annotations
 
@@ -17,68 +17,69 @@ from gregor.store.redis.delivery.queue_writer import open_queue_writer
 
 _log = structlog.get_logger(__name__)
 
-CLOSED_S: Final = 5.0
-"""After a failure, so long nothing is tried."""
-PATIENCE_S: Final = 0.5
-"""How long a hand-over waits for a connection."""
-SILENCE_S: Final = 1.5
-"""How long the queue Redis may be silent: what is due elsewhere waits for it so long, once in ``CLOSED_S``."""
+PAUSE_S: Final = 5.0
+"""After a failure, every attempt within this time fails at once, without a request."""
+CONNECT_TIMEOUT_S: Final = 0.5
+RESPONSE_TIMEOUT_S: Final = 1.5
+"""Timeout of one request. Other due work waits this long at most, once every ``PAUSE_S``."""
 
 
-class StreamsAway(Unavailable):
-    """The queue Redis cannot be reached; the state may well be."""
+class QueueUnavailable(Unavailable):
+    """The queue Redis is unavailable; the state Redis may be available."""
 
 
-class HandOver:
-    """Gives intents to the streams. ``opening`` connects to them; ``monotonic``: seconds."""
+class DeliveryPublisher:
+    """Appends intents to the delivery queue. ``connect`` opens the queue; ``monotonic`` returns seconds."""
 
-    def __init__(self, opening: Callable[[], Awaitable[DeliveryQueueWriter]], monotonic: Callable[[], float]) -> None:
-        self._opening = opening
+    def __init__(self, connect: Callable[[], Awaitable[DeliveryQueueWriter]], monotonic: Callable[[], float]) -> None:
+        self._connect = connect
         self._monotonic = monotonic
-        self._deliveries: DeliveryQueueWriter | None = None
+        self._writer: DeliveryQueueWriter | None = None
         self._connecting = asyncio.Lock()
-        self._closed_until_s = float("-inf")
+        self._paused_until_s = float("-inf")
 
     async def open(self) -> None:
-        """Connect now, or later where the queue is away. Raises ``Unavailable`` where it will never have us."""
+        """Connect now, or on a later use if the queue is unavailable. Raises ``Unavailable`` if access is refused."""
         try:
-            await self._streams()
-        except Unavailable as trouble:
-            if isinstance(trouble.__cause__, RedisAccessRefused):
+            await self._open_writer()
+        except Unavailable as error:
+            if isinstance(error.__cause__, RedisAccessRefused):
                 raise
-            _log.warning("The queue cannot be reached; what is to be handed over waits.", reason=str(trouble))
+            _log.warning("queue.unavailable", reason=str(error), effect="due pushes and e-mails are retried later")
 
-    def check(self) -> None:
-        """Raises ``StreamsAway`` where the way is known to be closed: then nothing needs to be decided either."""
-        if self._monotonic() < self._closed_until_s:
-            raise StreamsAway("the queue could not be reached a moment ago")
+    def raise_if_paused(self) -> None:
+        """Raise ``QueueUnavailable`` if a request failed recently. Call it before an expensive decision."""
+        if self._monotonic() < self._paused_until_s:
+            raise QueueUnavailable(f"the delivery queue was unavailable less than {PAUSE_S:g} s ago")
 
-    async def give(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
-        """Append to the streams, now or at ``at_us``; those that found no room.
+    async def publish(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+        """Append intents, visible to consumers now or from ``at_us`` on; return those whose stream was full.
 
-        Raises ``StreamsAway``: then some may have been appended.
+        Raises ``QueueUnavailable``; some intents may then have been appended.
         """
         try:
-            streams = await self._streams()
-            return await streams.enqueue(intents, at_us)
-        except Unavailable as trouble:
-            self._closed_until_s = self._monotonic() + CLOSED_S
-            raise StreamsAway(str(trouble)) from trouble
+            writer = await self._open_writer()
+            return await writer.enqueue(intents, at_us)
+        except Unavailable as error:
+            self._paused_until_s = self._monotonic() + PAUSE_S
+            raise QueueUnavailable(str(error)) from error
 
     async def close(self) -> None:
         """Close the connection."""
-        if self._deliveries is not None:
-            await self._deliveries.close()
+        if self._writer is not None:
+            await self._writer.close()
 
-    async def _streams(self) -> DeliveryQueueWriter:
+    async def _open_writer(self) -> DeliveryQueueWriter:
         async with self._connecting:
-            if self._deliveries is None:
-                self.check()
-                self._deliveries = await self._opening()
-            return self._deliveries
+            if self._writer is None:
+                self.raise_if_paused()
+                self._writer = await self._connect()
+            return self._writer
 
 
-def streams_of(settings: Settings) -> Callable[[], Awaitable[DeliveryQueueWriter]]:
-    """What connects to the streams of the setting QUEUE_URL."""
-    url, namespace, most = settings.queue, settings.namespace, settings.stream_entries
-    return lambda: open_queue_writer(url, namespace, most, max_wait_s=PATIENCE_S, timeout_s=SILENCE_S)
+def queue_connector(settings: Settings) -> Callable[[], Awaitable[DeliveryQueueWriter]]:
+    """Return the function that connects to the queue Redis of the settings."""
+    url, namespace, capacity = settings.queue, settings.namespace, settings.stream_entries
+    return lambda: open_queue_writer(
+        url, namespace, capacity, max_wait_s=CONNECT_TIMEOUT_S, timeout_s=RESPONSE_TIMEOUT_S
+    )

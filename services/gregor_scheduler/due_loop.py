@@ -1,8 +1,7 @@
-"""Finds what is due, takes it with a lease, has it done, takes it off the agenda: claim, act, settle.
+"""The loop over due work: claim users with a lease, execute their due work, complete it.
 
-Partitions are visited in a random order, so that schedulers side by side seldom meet; where they do, a claim gives each
-user to one of them. Whoever dies leaves its users to the others when the lease is over. A user who takes long (an
-aggregator that hangs, a queue that does not answer) is served to the end beside the next rounds: nobody waits for it.
+Each scheduler visits the partitions of the due set in random order, which keeps schedulers apart. A claim gives a user
+to exactly one of them. If a scheduler dies, its users become due again when their lease expires.
 """
 
 from __future__ import annotations
@@ -19,158 +18,166 @@ from gregor.core.limits import SECOND_US
 from gregor.store.contract.agenda import Agenda, CompletedWork, DueWork
 from gregor.store.contract.store import Unavailable
 
-from .handlers.dispatch import Acts
-from .metrics import Figures
+from .handlers.dispatch import DueHandlers
+from .metrics import SchedulerMetrics
 
 _log = structlog.get_logger(__name__)
 
-MOST_USERS: Final = 500
-"""Users served at a time: what is done in a fraction of a lease even where Redis is slow."""
-MOST_WORKS: Final = 64
-"""Entries of a user's agenda done under one lease; the rest at the next claim."""
-SIDE_BY_SIDE: Final = 32
-"""Partitions claimed from, and users acted on, in one write."""
-QUANTUM_S: Final = 0.1
-"""The shortest between two looks, where nobody waits: a look costs the server a ms, whatever is due."""
-SLOW_S: Final = 0.5
-"""How long a round waits for the users that it serves."""
-POLL_S: Final = 0.5
-"""The longest between two looks: work that comes meanwhile may be due before all that was known."""
-PAUSE_S: Final = 1.0
-"""The pause after a store could not be reached."""
+# --- Batch sizes: a round stays within a fraction of the lease, even with a slow Redis ---
+
+MAX_USERS: Final = 500
+"""Users that are served at the same time."""
+MAX_WORK: Final = 64
+"""Agenda entries of one user that are executed under one lease; the rest waits for the next claim."""
+MAX_PARTITIONS: Final = 32
+"""Partitions from which one batch of users is claimed."""
+
+# --- Pauses between two rounds ---
+
+MIN_PAUSE_S: Final = 0.1
+"""One round costs the Redis server about a millisecond, even if nothing is due."""
+MAX_PAUSE_S: Final = 0.5
+"""New work may become due before all work that this process knows of."""
+ERROR_PAUSE_S: Final = 1.0
+"""Pause after the store was unavailable."""
+SLOW_USER_S: Final = 0.5
+"""A round waits this long for its users. Slower ones (a hanging aggregator, a slow queue) finish in the background."""
 
 
-class Drain:
-    """The loop over what is due, a slice of time for each tick.
+class DueLoop:
+    """Executes due work in slices, one slice a tick.
 
-    ``lease_us``: how long a claimed user is left to who claimed it; also how long what is held waits for the next try.
+    ``lease_us`` is the duration of a claim. It is also the delay before postponed work is tried again.
     """
 
-    def __init__(self, agenda: Agenda, acts: Acts, clock: Clock, figures: Figures, lease_us: int) -> None:
+    def __init__(
+        self, agenda: Agenda, handlers: DueHandlers, clock: Clock, metrics: SchedulerMetrics, lease_us: int
+    ) -> None:
         self._agenda = agenda
         self._lease_us = lease_us
-        self._acts = acts
+        self._handlers = handlers
         self._clock = clock
-        self._figures = figures
-        self._turn = asyncio.Lock()
+        self._metrics = metrics
+        self._slice = asyncio.Lock()
         self._serving: set[asyncio.Task[None]] = set()
-        self._is_awaited = False
+        self._is_next_waiting = False
         self.is_stopping = False
 
     async def tick(self, for_s: float = 1.0) -> bool:
-        """Do what is due, and what becomes due, for so many seconds; a tick that was slow never piles up others.
+        """Execute work that is due now, or becomes due within ``for_s`` seconds.
 
-        The next tick takes over without a gap; where one waits for that already, a further one does nothing: ``False``,
-        at once.
+        At most one further tick waits for a running one, and continues without a gap. Returns ``False`` at once if a
+        tick waits already, which prevents a backlog of ticks when the store is slow.
         """
-        if self._is_awaited:
+        if self._is_next_waiting:
             return False
-        self._is_awaited = True
+        self._is_next_waiting = True
         try:
-            await self._turn.acquire()
+            await self._slice.acquire()
         finally:
-            self._is_awaited = False
+            self._is_next_waiting = False
         try:
             until_s = self._clock.monotonic() + for_s
             while not self.is_stopping:
-                wait_s = await self._round()
+                pause_s = await self._round()
                 left_s = until_s - self._clock.monotonic()
                 if left_s <= 0:
                     break
-                await asyncio.sleep(min(wait_s, left_s))
+                await asyncio.sleep(min(pause_s, left_s))
         finally:
-            self._turn.release()
+            self._slice.release()
         return True
 
     async def stop(self) -> None:
-        """Take nothing more; returns when what was taken is done."""
+        """Claim no more users; return when the work of all claimed users is completed."""
         self.is_stopping = True
-        async with self._turn:
-            await self._end_serving()
+        async with self._slice:
+            await self._finish_serving()
 
     async def run_due(self) -> int:
-        """Do all that is due now. How many users were due."""
+        """Execute all work that is due now. Returns the number of users that were claimed."""
         count = 0
         while True:
-            taken, _ = await self._take()
-            await self._end_serving()
-            if not taken:
+            claimed, _ = await self._claim_and_serve()
+            await self._finish_serving()
+            if not claimed:
                 return count
-            count += taken
+            count += claimed
+
+    # --- One round: find due partitions, claim users, serve them ---
 
     async def _round(self) -> float:
-        """Do what is due now; how long to wait for the next (s)."""
+        """Run one round and return the pause before the next one, in seconds."""
         try:
-            with self._figures.tick_seconds.time():
-                taken, wait_s = await self._take()
-            return 0.0 if taken >= MOST_USERS else wait_s
-        except Unavailable as trouble:
-            _log.warning("The store cannot be reached; what is due waits.", reason=str(trouble))
-            return PAUSE_S
+            with self._metrics.tick_seconds.time():
+                claimed, pause_s = await self._claim_and_serve()
+            return 0.0 if claimed >= MAX_USERS else pause_s
+        except Unavailable as error:
+            _log.warning("due_work.store_unavailable", reason=str(error), retry_in_s=ERROR_PAUSE_S)
+            return ERROR_PAUSE_S
 
-    async def _take(self) -> tuple[int, float]:
-        """Claim some of the users that are due, and act: how many, and how long until to look again (s)."""
+    async def _claim_and_serve(self) -> tuple[int, float]:
+        """Claim and serve a batch of users. Returns their number, and the pause before the next round in seconds."""
         now_us = self._clock.now_us()
-        firsts = await self._agenda.next_due_times()
-        due = [partition for partition, at_us in enumerate(firsts) if at_us is not None and at_us <= now_us]
-        oldest_us = min((at_us for at_us in firsts if at_us is not None), default=None)
+        due_times = await self._agenda.next_due_times()
+        due = [partition for partition, at_us in enumerate(due_times) if at_us is not None and at_us <= now_us]
+        oldest_us = min((at_us for at_us in due_times if at_us is not None), default=None)
         lag_us = 0 if oldest_us is None else max(0, now_us - oldest_us)
-        self._figures.due_lag.set(lag_us / SECOND_US)
+        self._metrics.due_lag.set(lag_us / SECOND_US)
         if not due:
-            next_s = POLL_S if oldest_us is None else (oldest_us - now_us) / SECOND_US
-            return 0, min(POLL_S, max(QUANTUM_S, next_s))
+            next_s = MAX_PAUSE_S if oldest_us is None else (oldest_us - now_us) / SECOND_US
+            return 0, min(MAX_PAUSE_S, max(MIN_PAUSE_S, next_s))
         random.shuffle(due)
-        taken = 0
-        for start in range(0, len(due), SIDE_BY_SIDE):
-            if self.is_stopping or taken >= MOST_USERS or len(self._serving) >= MOST_USERS:
+        claimed = 0
+        for start in range(0, len(due), MAX_PARTITIONS):
+            if self.is_stopping or claimed >= MAX_USERS or len(self._serving) >= MAX_USERS:
                 break
-            taken += await self._visit(due[start : start + SIDE_BY_SIDE])
-        return taken, QUANTUM_S
+            claimed += await self._serve_partitions(due[start : start + MAX_PARTITIONS])
+        return claimed, MIN_PAUSE_S
 
-    async def _visit(self, partitions: Sequence[int]) -> int:
-        """Claim from these partitions, and do what is due of who was claimed."""
+    async def _serve_partitions(self, partitions: Sequence[int]) -> int:
+        """Claim users of these partitions and serve them. Returns the number of claimed users."""
         now_us = self._clock.now_us()
         lease_until_us = now_us + self._lease_us
-        most = max(1, (MOST_USERS - len(self._serving)) // len(partitions))
-        claims = (self._agenda.claim(partition, now_us, lease_until_us, most) for partition in partitions)
+        limit = max(1, (MAX_USERS - len(self._serving)) // len(partitions))
+        claims = (self._agenda.claim(partition, now_us, lease_until_us, limit) for partition in partitions)
         uids = [uid for claimed in await asyncio.gather(*claims) for uid in claimed]
-        tasks = [asyncio.create_task(self._serve(uid, lease_until_us)) for uid in uids]
+        tasks = [asyncio.create_task(self._serve_user(uid, lease_until_us)) for uid in uids]
         for task in tasks:
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
         if tasks:
-            ended, slow = await asyncio.wait(tasks, timeout=SLOW_S)
+            finished, slow = await asyncio.wait(tasks, timeout=SLOW_USER_S)
             for task in slow:
-                task.add_done_callback(_tell_failure)
-            errors = [error for task in ended if (error := task.exception()) is not None]
+                task.add_done_callback(_log_failure)
+            errors = [error for task in finished if (error := task.exception()) is not None]
             if errors:
                 raise errors[0]
         return len(uids)
 
-    async def _end_serving(self) -> None:
-        """Wait for whoever is being served."""
+    async def _finish_serving(self) -> None:
         while self._serving:
             await asyncio.wait(self._serving)
 
-    async def _serve(self, uid: str, lease_until_us: int) -> None:
-        """Do what is due of one user. What is held stays for the next try, and keeps nothing else waiting."""
+    async def _serve_user(self, uid: str, lease_until_us: int) -> None:
+        """Execute the due work of one user under the lease. Postponed work does not delay other work."""
         now_us = self._clock.now_us()
-        done: list[CompletedWork] = []
-        held: list[DueWork] = []
-        acted = 0
+        completed: list[CompletedWork] = []
+        postponed: list[DueWork] = []
+        executed = 0
         while True:
-            works = await self._agenda.due_work(uid, now_us, MOST_WORKS, len(done) + len(held))
-            outcome = await self._acts.do(uid, works)
-            done += outcome.done
-            held += outcome.held
-            acted += len(works) - len(outcome.held)
-            if len(works) < MOST_WORKS or acted >= MOST_WORKS:
+            batch = await self._agenda.due_work(uid, now_us, MAX_WORK, len(completed) + len(postponed))
+            outcome = await self._handlers.handle(uid, batch)
+            completed += outcome.completed
+            postponed += outcome.postponed
+            executed += len(batch) - len(outcome.postponed)
+            if len(batch) < MAX_WORK or executed >= MAX_WORK:
                 break
-        await self._agenda.complete(uid, lease_until_us, done, held, lease_until_us)
+        await self._agenda.complete(uid, lease_until_us, completed, postponed, lease_until_us)
 
 
-def _tell_failure(task: asyncio.Task[None]) -> None:
-    """What went wrong with a user for whom no round waited; the lease brings it back."""
+def _log_failure(task: asyncio.Task[None]) -> None:
+    """Log the failure of a user whose round did not wait. The user becomes due again when the lease expires."""
     error = None if task.cancelled() else task.exception()
     if error is not None:
-        _log.warning("Something due waits.", reason=f"{type(error).__name__}: {error}")
+        _log.warning("due_work.user_failed", reason=f"{type(error).__name__}: {error}")

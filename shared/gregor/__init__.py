@@ -1,14 +1,16 @@
-"""Gregor keeps one JSON blob of badge-like UX state per user in sync over all the user's devices and the server.
+"""Gregor keeps one JSON blob of badge-like UX state per user in sync over all devices of the user and the server.
 
-Rooms and who may enter which, held by the import contracts in pyproject.toml:
+The packages, from the bottom up. Import contracts in pyproject.toml enforce the direction:
 
-- `gregor.core` decides. It is pure: no clock, no I/O, no asyncio, no logging; it knows no other room.
-- `gregor.store` and `gregor.feed` are the doors to Redis. They use `core`; keys are built in `gregor.store.keys` alone.
-- `gregor.client` is what backends (`Producer`) and devices (`Device`) use; it knows `core`, and no server.
-- `gregor.embedded` starts a Redis-protocol server of one's own.
-- `gregor.clock`, `gregor.settings` and `gregor.telemetry` serve all of the above but `core`.
-- `gregor.cli` stands over the library. It starts services as processes of their own and imports none of them.
-- `services.*` stand over everything. A service uses relative imports inside itself and never imports another.
+- ``core``: pure decisions, without clock, I/O, asyncio or logging.
+- ``redis``, ``store``: the Redis client, and everything that is stored in Redis.
+- ``auth``, ``net``, ``rendering``, ``registries``, ``config``, ``web``: what all services share.
+- ``client``: ``Producer`` for backends and ``Device`` for devices; needs only ``core``.
+- ``cli``, ``dev``: the command line, and ``gregor dev`` with its embedded Redis and fake providers.
+- ``reference``: the executable specification. It runs only in tests.
+
+The services ``gregor_ingest``, ``gregor_gateway``, ``gregor_scheduler`` and ``gregor_delivery`` import this library,
+but never each other.
 """
 
 __version__ = "0.1.0"

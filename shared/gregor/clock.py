@@ -1,6 +1,6 @@
-"""The two clocks of the house, as one thing that is passed in: wall time for stamps, monotonic time for deadlines.
+"""The clock of a process, passed as an argument: wall time for timestamps, monotonic time for deadlines.
 
-Nothing else in the library or in a service asks the operating system what time it is.
+No other module of the library or of a service asks the operating system for the time.
 """
 
 import time
@@ -8,51 +8,51 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What a process may know of time."""
+    """A source of wall time and of monotonic time."""
 
     def now_us(self) -> int:
-        """Wall time: Unix µs, as it is stamped on items. It may jump, back too."""
+        """Return the wall time in Unix µs, as it is stamped on items. It may jump in both directions."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back. For deadlines and durations only."""
+        """Return seconds since an arbitrary moment. Never decreases; use it for deadlines and durations."""
         ...
 
 
 class SystemClock:
-    """The clock of the operating system; `offset_s` is added to wall time (setting `GREGOR_CLOCK_OFFSET`)."""
+    """The clock of the operating system. ``offset_s`` shifts the wall time (setting ``GREGOR_CLOCK_OFFSET``)."""
 
     def __init__(self, offset_s: float = 0) -> None:
         self._offset_us = round(offset_s * 1_000_000)
 
     def now_us(self) -> int:
-        """Unix µs of the operating system plus the offset."""
+        """Return the wall time in Unix µs, shifted by the offset."""
         return time.time_ns() // 1_000 + self._offset_us
 
     def monotonic(self) -> float:
-        """Seconds of the monotonic clock of the operating system; the offset does not touch it."""
+        """Return the monotonic seconds of the operating system. The offset does not affect them."""
         return time.monotonic()
 
 
 class ManualClock:
-    """A clock that stands still until it is told to advance: for tests."""
+    """A clock for tests: time advances only by ``advance``."""
 
     def __init__(self, now_us: int) -> None:
         self._now_us = now_us
         self._monotonic_us = 0
 
     def now_us(self) -> int:
-        """Unix µs as given, plus what was advanced."""
+        """Return the initial time plus everything advanced, in Unix µs."""
         return self._now_us
 
     def monotonic(self) -> float:
-        """Seconds advanced since the clock was made."""
+        """Return the seconds advanced since construction."""
         return self._monotonic_us / 1_000_000
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` pass, on both clocks."""
+        """Advance both clocks by ``seconds``. Raises ``ValueError`` if ``seconds`` is negative."""
         step_us = round(seconds * 1_000_000)
         if step_us < 0:
-            raise ValueError("a clock advances; for a clock that was set back make a new one")
+            raise ValueError("a clock cannot go back; create a new ManualClock with an earlier time")
         self._now_us += step_us
         self._monotonic_us += step_us

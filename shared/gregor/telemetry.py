@@ -1,6 +1,6 @@
-"""What a process says of itself: a log without secrets, Prometheus figures without user ids, an id for each request.
+"""Logging without secrets, Prometheus metrics without user ids, and the request id of each HTTP request.
 
-Labels have few values each: never a uid, a device or an item id, so that a million users make no million series.
+Every label has a small, fixed set of values. A label with user, device or item ids would create millions of series.
 """
 
 import logging
@@ -17,7 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 REDACTED = "…"
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-# A service key, a JWT, or a token or ticket in a query: whatever lets somebody in, wherever it stands in a line.
+# Matches service keys, JWTs, tokens and tickets in query strings, and passwords in URLs.
 _SECRET_VALUE = re.compile(
     r"gk_[A-Za-z0-9]+_[A-Za-z0-9_-]+|eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=[?&]token=)[^&\s\"]+|(?<=[?&]ticket=)[^&\s\"]+"
     r"|(?<=://)[^/@\s]*:[^/@\s]*(?=@)"
@@ -25,30 +25,36 @@ _SECRET_VALUE = re.compile(
 _SECRET_NAME = re.compile(r"(?i)token|secret|password|authorization|ticket|cookie|^key$")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-# Upper bounds in seconds: a commit takes 0.2 ms, the contract's tail is 25 ms (p99 from acceptance to device).
+# In seconds: a commit takes 0.2 ms; the documented p99 from the HTTP request to the device is 25 ms.
 _FAST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
 class Metrics:
-    """The figures of one process, in a registry of its own, so that tests and processes never share one."""
+    """The metrics that all services share, in their own registry, which keeps processes and tests apart."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = self._counter("http_requests", "HTTP requests answered.", "route", "method", "status")
-        self.request_seconds = self._histogram("http_request_seconds", "Time to answer a request.", "route")
+        self.requests = self._counter("http_requests", "HTTP requests.", "route", "method", "status")
+        self.request_seconds = self._histogram("http_request_seconds", "Duration of a request.", "route")
         self.messages = self._counter(
-            "messages", "Messages, by outcome: effect, unchanged, delayed, a problem's code.", "outcome"
+            "messages", "Messages, by outcome: effect, unchanged, delayed, or a problem code.", "outcome"
         )
-        self.connections = self._gauge("connections", "Devices connected now.", "transport")
+        self.connections = self._gauge("connections", "Connected devices.", "transport")
         self.closes = self._counter("closes", "Connections closed, by close code.", "code")
         self.frames_out = self._counter("frames_out", "Frames written to devices.")
         self.bytes_out = self._counter("bytes_out", "Bytes written to devices.")
         self.syncs = self._counter("syncs", "Sync objects sent, by kind: full, delta, unchanged.", "kind")
-        self.overflows = self._counter("queue_overflows", "Queues of slow devices that one resync replaced.")
-        self.gaps = self._counter("gaps", "Announcements missed, by how it was found: gap, fork, compare.", "found")
-        self.deliver_seconds = self._histogram("deliver_seconds", "From an announcement's arrival to the last write.")
-        self.render_failures = self._counter("render_failures", "Templates that failed for an item, by field.", "field")
-        self.ready = self._gauge("ready", "1 where the process can do its job now.")
+        self.overflows = self._counter(
+            "queue_overflows", "Send queues of slow consumers replaced by a resync (backpressure)."
+        )
+        self.gaps = self._counter(
+            "gaps", "Missed announcements, by how the gap was detected: gap, fork, compare.", "found"
+        )
+        self.deliver_seconds = self._histogram(
+            "deliver_seconds", "Time from the arrival of an announcement to the last write."
+        )
+        self.render_failures = self._counter("render_failures", "Failed renderings, by template field.", "field")
+        self.ready = self._gauge("ready", "1 if the process is ready.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"gregor_{name}", text, labels, registry=self.registry)
@@ -60,17 +66,17 @@ class Metrics:
         return Histogram(f"gregor_{name}", text, labels, buckets=_FAST_S, registry=self.registry)
 
     def exposition(self) -> bytes:
-        """All figures as Prometheus text; its type is METRICS_CONTENT_TYPE."""
+        """Return all metrics in the Prometheus text format. The media type is ``METRICS_CONTENT_TYPE``."""
         return generate_latest(self.registry)
 
 
 def request_id(offered: str | None = None) -> str:
-    """The id of a request: the caller's `X-Request-Id` where it is well formed, else 16 random hex digits."""
+    """Return the ``X-Request-Id`` of the caller if it is well formed; otherwise 16 random hex digits."""
     return offered if offered and _REQUEST_ID.fullmatch(offered) else secrets.token_hex(8)
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: what lets somebody in never leaves, by the name of its field or by its form."""
+    """Replace secrets in a log event, by field name and by value. This is a structlog processor."""
     for name, value in event.items():
         if _SECRET_NAME.search(name) and value is not None:
             event[name] = REDACTED
@@ -80,7 +86,9 @@ def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mu
 
 
 def configure_logging(service: str, level: str = "info", form: Literal["json", "console"] = "json") -> None:
-    """Send structlog and the standard library's log to stderr, one line an event; call once, at the start."""
+    """Write the events of structlog and of the standard library to stderr, one line each. Call it once, at the
+    start.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -93,7 +101,7 @@ def configure_logging(service: str, level: str = "info", form: Literal["json", "
         if form == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
-    # After the traceback is text, so that a secret in an exception's message goes too.
+    # Redaction runs after the traceback is rendered, because an exception message may hold a secret.
     closing: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, redact, last]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -110,8 +118,8 @@ def configure_logging(service: str, level: str = "info", form: Literal["json", "
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # The services say themselves when they start and stop; lines of HTTP clients hold URLs, and those hold tokens; a
-    # line for each tick of arq says nothing.
+    # The URLs that HTTP clients log contain tokens, and arq logs a line for every tick.
+    # Services log their own start and stop.
     for noisy in ("httpx", "httpcore", "hpack", "h2", "uvicorn", "arq"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -123,7 +123,7 @@ class World:
     then a push may be wrong for a moment, but not for good. ``in_flight``, ``after_decision``: what happens there.
     """
 
-    due: scheduler.House
+    due: scheduler.SchedulerHarness
     streams: Streams
     queue: list[tuple[int, Intent]] = field(default_factory=list)
     answers: deque[tuple[bool, str]] = field(default_factory=deque)
@@ -136,7 +136,7 @@ class World:
     reminded: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
-        store, registry, metrics = self.due.store, self.due.registry, DeliveryMetrics(CollectorRegistry())
+        store, registry, metrics = self.due.store, self.due.categories, DeliveryMetrics(CollectorRegistry())
         deciders = {EMAIL: MailDecider(store, registry, LINKS, "gregor.example")}
         self.contexts = {
             channel: DeliveryContext(
@@ -159,7 +159,7 @@ class World:
     # ---- what people do
 
     async def create(self, item_id: str, fields: dict[str, Any]) -> None:
-        await self.due.say(message({item_id: fields}))
+        await self.due.submit(message({item_id: fields}))
 
     async def dismiss(self, sender: str, item_id: str | None = None) -> None:
         """One item, or all of them."""
@@ -169,7 +169,7 @@ class World:
         for shown in self.cleared[sender] & set(self.screens[sender].values()):
             self._clear(sender, [shown])
         if ids:
-            await self.due.say(message(ids=ids), Sender(sender))
+            await self.due.submit(message(ids=ids), Sender(sender))
 
     async def show(self, device: str) -> None:
         """A device shows its user all that there is."""
@@ -186,7 +186,7 @@ class World:
 
     async def settle(self) -> None:
         """All that is due now is done."""
-        await self.due.drain.run_due()
+        await self.due.due_loop.run_due()
         while True:
             await self._take_over()
             due = [each for each in self.queue if each[0] <= self.now_us]
@@ -208,7 +208,7 @@ class World:
 
     async def lose(self) -> None:
         """What is due is handed over, and then the queue comes back empty."""
-        await self.due.drain.run_due()
+        await self.due.due_loop.run_due()
         await self._take_over()
         self.queue.clear()
 
@@ -266,7 +266,7 @@ class World:
         return all(any(acked >= seq for acked in held) for seq in causes)
 
     def _hear(self) -> None:
-        for announcement in self.due.told():
+        for announcement in self.due.announcements():
             if announcement.kind is AnnouncementKind.REMIND:
                 self.reminded[announcement.entries[0].id].append(announcement.seq)
 
@@ -289,7 +289,7 @@ class World:
 async def build() -> World:
     """Nobody is there, and there is nothing yet."""
     streams = Streams()
-    house = await scheduler.build(ENTRIES, deliveries=streams)
+    house = await scheduler.build(ENTRIES, queue=streams)
     for device in DEVICES:
         push = {"provider": PUSHED[device], "token": device} if device in PUSHED else None
         await house.store.devices.put_device(UID, device, Registration(push=push), NOW_US)

@@ -51,7 +51,7 @@ class SmtpStep:
     async def _amid(self, world: World) -> None:
         """A scheduler sees it at once."""
         await self._act(world)
-        await world.due.drain.run_due()
+        await world.due.due_loop.run_due()
 
     async def _act(self, world: World) -> None:
         match self.what:

@@ -1,4 +1,4 @@
-"""The log lets no secret out, figures know no user, each request has an id."""
+"""Logs without secrets, metrics without user ids, and request ids."""
 
 import io
 import json
@@ -22,7 +22,7 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2ln"
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """What a process that set up its log writes to stderr; afterwards logging is as it was."""
+    """The stderr of a process with configured logging; restores the logging configuration afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     with redirect_stderr(io.StringIO()) as written:
@@ -37,7 +37,7 @@ def lines_of(written: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in written.getvalue().splitlines()]
 
 
-def test_our_events_and_those_of_libraries_are_json_lines_of_one_form(log: io.StringIO) -> None:
+def test_own_and_library_events_share_one_json_form(log: io.StringIO) -> None:
     structlog.get_logger().info("started", port=8700)
     logging.getLogger("uvicorn.error").warning("slow %s", "client")
 
@@ -47,7 +47,7 @@ def test_our_events_and_those_of_libraries_are_json_lines_of_one_form(log: io.St
     assert (theirs["event"], theirs["service"], theirs["level"]) == ("slow client", "ingest", "warning")
 
 
-def test_what_is_below_the_level_is_not_written(log: io.StringIO) -> None:
+def test_events_below_the_level_are_dropped(log: io.StringIO) -> None:
     structlog.get_logger().debug("detail")
 
     assert log.getvalue() == ""
@@ -63,7 +63,7 @@ def test_what_is_below_the_level_is_not_written(log: io.StringIO) -> None:
         "redis://user:abcdef@host:6379/0",
     ],
 )
-def test_a_secret_is_taken_out_wherever_it_stands(log: io.StringIO, text: str) -> None:
+def test_secret_values_are_redacted_anywhere(log: io.StringIO, text: str) -> None:
     structlog.get_logger().info(text, path=text)
     logging.getLogger("other").warning("%s", text)
     try:
@@ -77,13 +77,13 @@ def test_a_secret_is_taken_out_wherever_it_stands(log: io.StringIO, text: str) -
     assert not any(secret in written for secret in (JWT, "c2VjcmV0", "abcdef"))
 
 
-def test_a_field_that_is_named_as_a_secret_is_taken_out_whatever_it_holds() -> None:
+def test_fields_with_secret_names_are_redacted() -> None:
     event = redact(None, "info", {"token": "x", "Authorization": "y", "key": 3, "keys": 3, "password": None})
 
     assert event == {"token": "…", "Authorization": "…", "key": "…", "keys": 3, "password": None}
 
 
-def test_no_figure_has_a_label_for_a_user() -> None:
+def test_no_metric_has_a_user_label() -> None:
     metrics = Metrics()
 
     labels = {name for metric in vars(metrics).values() for name in getattr(metric, "_labelnames", ())}
@@ -91,7 +91,7 @@ def test_no_figure_has_a_label_for_a_user() -> None:
     assert labels == {"route", "method", "status", "outcome", "transport", "code", "kind", "found", "field"}
 
 
-def test_every_figure_begins_with_the_name_of_the_house() -> None:
+def test_every_metric_name_starts_with_gregor() -> None:
     metrics = Metrics()
     metrics.messages.labels("effect").inc()
 
@@ -103,20 +103,20 @@ def test_every_figure_begins_with_the_name_of_the_house() -> None:
     }
 
 
-def test_a_request_keeps_the_id_of_its_caller_where_it_is_well_formed() -> None:
+def test_well_formed_request_id_of_the_caller_is_kept() -> None:
     assert request_id("abc-1.2_3") == "abc-1.2_3"
     assert request_id("a b") != "a b"
     assert request_id(None) != request_id(None)
     assert len(request_id("x" * 65)) == 16
 
 
-def test_each_figure_is_in_the_docs() -> None:
+def test_each_metric_is_documented() -> None:
     registry = CollectorRegistry()
-    gregor_scheduler.metrics.Figures(registry)
+    gregor_scheduler.metrics.SchedulerMetrics(registry)
     gregor_delivery.metrics.DeliveryMetrics(registry)
-    told = set(re.findall(r"gregor_[a-z_]+", "".join(page.read_text() for page in DOCS.rglob("*.md"))))
+    documented = set(re.findall(r"gregor_[a-z_]+", "".join(page.read_text() for page in DOCS.rglob("*.md"))))
 
-    kept = [figure for each in (registry, Metrics().registry) for figure in each.collect()]
-    names = {f"{figure.name}_total" if figure.type == "counter" else figure.name for figure in kept}
+    metrics = [metric for each in (registry, Metrics().registry) for metric in each.collect()]
+    names = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in metrics}
 
-    assert names - told == set()
+    assert names - documented == set()

@@ -1,1 +1,1 @@
-"""Handlers of due work. Each is safe to repeat."""
+"""Handlers of due work, one module for each kind. ``dispatch`` calls them."""

@@ -1,7 +1,7 @@
-"""Deliveries that should be over and are not: the queue may have lost them, so they are handed over again.
+"""Publishes overdue deliveries again, because the queue may have lost them.
 
-The ledger is beside the user's state, the queue elsewhere: it may be restored from an older copy, or come back empty.
-What is in the queue all the same is known again by its key, and sent once.
+The ledger is stored beside the user's state, and the queue in another Redis. That Redis may be restored from an older
+backup, or restart empty. An intent that is still queued is deduplicated by its key and sent once.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ from typing import Final
 from gregor.core.limits import SECOND_US
 from gregor.core.notify.ledger import OVERDUE_US, DeliveryRecord, DeliveryState
 from gregor.store.contract.agenda import CompletedWork, DueWork
-from gregor_scheduler.context import Parts
+from gregor_scheduler.context import SchedulerContext
 
 GRACE_US: Final = 600 * SECOND_US
-"""How long something may be late, for a provider that is slow or a long queue, before it is handed over again."""
+"""Tolerated delay of a delivery, for a slow provider or a long queue, before it is published again."""
 
 
-async def hand_over_again(parts: Parts, uid: str, work: DueWork) -> CompletedWork:
-    """Hand over what is late; look again as long as anything is not over, the later the longer that lasts."""
-    told = await parts.store.ledger.of_item(uid, work.name)
-    left = [each for each in told if not each.is_over]
-    if not left:
+async def republish_overdue(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork:
+    """Publish the overdue deliveries of an item again. Check again, with growing intervals, until all are final."""
+    records = await context.store.ledger.of_item(uid, work.name)
+    unfinished = [record for record in records if not record.is_over]
+    if not unfinished:
         return CompletedWork(work)
-    now_us = parts.clock.now_us()
-    late = [each.intent for each in left if due_us(each) + _grace_us(each) <= now_us]
-    if late:
-        parts.handover.check()
-        await parts.handover.give(late)
-        for intent in late:
-            parts.figures.handed_over_again.labels(intent.channel).inc()
-    oldest_us = min(map(due_us, left))
+    now_us = context.clock.now_us()
+    overdue = [record.intent for record in unfinished if due_us(record) + _grace_us(record) <= now_us]
+    if overdue:
+        context.publisher.raise_if_paused()
+        await context.publisher.publish(overdue)
+        for intent in overdue:
+            context.metrics.republished.labels(intent.channel).inc()
+    oldest_us = min(map(due_us, unfinished))
     return CompletedWork(work, max(now_us + max(OVERDUE_US, now_us - oldest_us), oldest_us + GRACE_US))
 
 
-def due_us(delivery: DeliveryRecord) -> int:
-    """When the delivery service has it in hand at the latest (µs)."""
-    if delivery.state is DeliveryState.CLAIMED or delivery.is_hastened:
-        return delivery.lease_until_us
-    return delivery.history.next_us or delivery.history.begun_us
+def due_us(record: DeliveryRecord) -> int:
+    """Return the time at which the delivery service should have started the next attempt (µs)."""
+    if record.state is DeliveryState.CLAIMED or record.is_hastened:
+        return record.lease_until_us
+    return record.history.next_us or record.history.begun_us
 
 
-def _grace_us(delivery: DeliveryRecord) -> int:
-    """None for a replay, and for what was to wait longer: whoever wanted it has not handed it over."""
-    is_replay = delivery.state is DeliveryState.PLANNED and delivery.history.replayed_us is not None
-    return 0 if is_replay or delivery.is_hastened else GRACE_US
+def _grace_us(record: DeliveryRecord) -> int:
+    """Return the tolerated delay: none for replays and expedited deliveries, which are not published yet."""
+    is_replay = record.state is DeliveryState.PLANNED and record.history.replayed_us is not None
+    return 0 if is_replay or record.is_hastened else GRACE_US

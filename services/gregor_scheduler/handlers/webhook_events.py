@@ -1,4 +1,4 @@
-"""What happened to items, handed over for the webhooks that want to hear of it (docs/how-to/webhooks.md)."""
+"""Publishes webhook events: items that were removed, hidden or acknowledged, and outcomes of deliveries."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from gregor.core.messages.model import RemovalReason
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryState, delivery_key
 from gregor.core.notify.webhook_events import DeliveryReport, WebhookEvent, WebhookEventType, webhook_intents
-from gregor.store.contract.agenda import DueWork, WorkKind
-from gregor_scheduler.context import Parts
+from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind
+from gregor_scheduler.context import SchedulerContext
+
+from .publishing import publish_intents
 
 _OUTCOMES: Final = {
     DeliveryState.SENT: WebhookEventType.SENT,
@@ -21,66 +23,73 @@ _OUTCOMES: Final = {
 }
 
 
-async def told(parts: Parts, uid: str, work: DueWork) -> list[Intent]:
-    """What is to be handed over of something that left, was hidden, shown, sent or given up. Raises ``Unavailable``."""
-    await parts.webhooks.refresh_if_older_than(work.at_us, parts.clock.now_us())
-    if not parts.webhooks.current:
+async def publish_webhook_events(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork:
+    """Publish the events of this work for all webhooks that want them. Needs no queue if no webhook does."""
+    intents = await _intents(context, uid, work)
+    if intents:
+        context.publisher.raise_if_paused()
+    return await publish_intents(context, work, intents)
+
+
+async def _intents(context: SchedulerContext, uid: str, work: DueWork) -> list[Intent]:
+    await context.webhooks.refresh_if_older_than(work.at_us, context.clock.now_us())
+    if not context.webhooks.current:
         return []
     match work.kind:
         case WorkKind.ACKED:
-            events = await _acked(parts, uid, work)
+            events = await _acknowledged(context, uid, work)
         case WorkKind.SETTLED:
-            events = await _settled(parts, uid, work)
+            events = await _delivered(context, uid, work)
         case _:
-            events = _gone(uid, work)
-    return webhook_intents(events, parts.webhooks.current, parts.clock.now_us())
+            events = _removed(uid, work)
+    return webhook_intents(events, context.webhooks.current, context.clock.now_us())
 
 
-def _gone(uid: str, work: DueWork) -> Sequence[WebhookEvent]:
-    """Of what left, for all or for the device that hid it; nothing where it is forgotten by now."""
-    item, gone = work.item, work.gone
-    if item is None or gone is None:
+def _removed(uid: str, work: DueWork) -> Sequence[WebhookEvent]:
+    """Return the event of an item that was removed, or hidden by a device. Empty if its history is deleted already."""
+    item, removal = work.item, work.gone
+    if item is None or removal is None:
         return ()
     return (
         WebhookEvent(
-            WebhookEventType.EXPIRED if gone.reason is RemovalReason.EXPIRED else WebhookEventType.DISMISSED,
+            WebhookEventType.EXPIRED if removal.reason is RemovalReason.EXPIRED else WebhookEventType.DISMISSED,
             uid,
             item.id,
             item.category,
-            gone.at_us,
-            gone.seq,
-            device=gone.device,
-            reason=gone.reason.word,
+            removal.at_us,
+            removal.seq,
+            device=removal.device,
+            reason=removal.reason.word,
             for_device=item.for_device,
         ),
     )
 
 
-async def _acked(parts: Parts, uid: str, work: DueWork) -> Sequence[WebhookEvent]:
-    """Of the items that a view showed its user: those that it still holds. Of one that left, its leaving is told."""
-    if work.view is None or not parts.webhooks.wants(WebhookEventType.ACKED):
+async def _acknowledged(context: SchedulerContext, uid: str, work: DueWork) -> Sequence[WebhookEvent]:
+    """Return an event for each acknowledged item that is still live. The others have their removal event."""
+    if work.view is None or not context.webhooks.wants(WebhookEventType.ACKED):
         return ()
-    copy = await parts.store.users.state(uid, work.view, parts.clock.now_us())
+    state = await context.store.users.state(uid, work.view, context.clock.now_us())
     return [
         WebhookEvent(WebhookEventType.ACKED, uid, item.id, item.category, work.at_us, item.seq, device=work.view.device)
-        for item in copy.items
+        for item in state.items
         if work.n < item.seq <= work.seq
     ]
 
 
-async def _settled(parts: Parts, uid: str, work: DueWork) -> Sequence[WebhookEvent]:
-    """Of a delivery to the user that was sent, or never will be; nothing where it was taken up again since."""
-    known = await parts.store.ledger.of_item(uid, work.name)
-    delivery = next((each for each in known if delivery_key(each.intent) == work.delivery), None)
-    kind = None if delivery is None else _OUTCOMES.get(delivery.state)
-    if delivery is None or kind is None or not parts.webhooks.wants(kind):
+async def _delivered(context: SchedulerContext, uid: str, work: DueWork) -> Sequence[WebhookEvent]:
+    """Return the event of a delivery that was sent or is dead. Empty if the delivery was replayed since."""
+    records = await context.store.ledger.of_item(uid, work.name)
+    record = next((record for record in records if delivery_key(record.intent) == work.delivery), None)
+    event_type = None if record is None else _OUTCOMES.get(record.state)
+    if record is None or event_type is None or not context.webhooks.wants(event_type):
         return ()
-    entry = await parts.store.users.item(uid, work.name, View(BACKEND), parts.clock.now_us())
-    intent, history = delivery.intent, delivery.history
+    entry = await context.store.users.item(uid, work.name, View(BACKEND), context.clock.now_us())
+    intent, history = record.intent, record.history
     status = history.attempts[-1].status if history.attempts else None
     return (
         WebhookEvent(
-            kind,
+            event_type,
             uid,
             work.name,
             None if entry is None else entry.category,
@@ -88,6 +97,6 @@ async def _settled(parts: Parts, uid: str, work: DueWork) -> Sequence[WebhookEve
             intent.seq,
             device=intent.device or None,
             reason=history.reason,
-            told=DeliveryReport(intent.channel, intent.kind.value, intent.n, delivery.n, status),
+            told=DeliveryReport(intent.channel, intent.kind.value, intent.n, record.n, status),
         ),
     )

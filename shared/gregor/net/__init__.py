@@ -1,1 +1,1 @@
-"""Network safety: the guard against requests into our own network, origins of web pages, texts of OS errors."""
+"""Network safety: the SSRF guard, allowed web origins, and the texts of operating system errors."""

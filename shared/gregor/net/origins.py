@@ -1,4 +1,4 @@
-"""Which web pages may call: the setting ORIGINS, and the service's own host (protocol.md, "Origins")."""
+"""Allowed web origins: the setting ORIGINS and the service's own host (protocol.md, "Origins")."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 class Origins:
-    """The origins of one deployment. An entry is ``https://app.example``, with a port, or with ``:*`` for any port."""
+    """The allowed origins of a deployment. An entry is ``https://app.example``, with a port, or with ``:*`` for any
+    port.
+    """
 
     def __init__(self, entries: Iterable[str]) -> None:
         parts = [entry.rstrip("/").lower() for entry in entries]
@@ -18,9 +20,9 @@ class Origins:
         self._origins = frozenset(_with_port(entry) for entry in parts if not entry.endswith(":*"))
 
     def allows(self, origin: str, host: str) -> bool:
-        """Whether a request with these headers ``Origin`` and ``Host`` may pass. ``null`` never may.
+        """Return whether a request with these ``Origin`` and ``Host`` headers is allowed. ``null`` never is.
 
-        Its own host is compared without the scheme, which a proxy that ends TLS does not tell.
+        The service's own host is compared without the scheme, because a proxy that terminates TLS does not forward it.
         """
         full = _with_port(origin.lower())
         if full == "":
@@ -32,12 +34,12 @@ class Origins:
 
 
 def is_origin_entry(text: str) -> bool:
-    """Whether an entry may ever match a page."""
+    """Return whether an entry can match the origin of any page."""
     return bool(_with_port(text.rstrip("/").removesuffix(":*").lower()))
 
 
 def _with_port(origin: str) -> str:
-    """``scheme://host:port``, or nothing where it is no origin of a page."""
+    """Return ``scheme://host:port``, or an empty string if ``origin`` is not the origin of a page."""
     try:
         parts = urlsplit(origin)
         port = parts.port or _PORTS[parts.scheme]

@@ -1,4 +1,4 @@
-"""What the system says of an error, in its own words and no others."""
+"""The operating system's own text of an error, without the additions of libraries."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import ssl
 
 
 def os_error_text(error: OSError) -> str:
-    """`Connection refused` of ``[Errno 111] Connect call failed ('127.0.0.1', 8701)``: who tells it names the place.
+    """Return ``Connection refused`` for ``[Errno 111] Connect call failed ('127.0.0.1', 8701)``.
 
-    The numbers of TLS and of the resolver are none of the system's: these errors keep their own words.
+    The caller adds the address. Errors of TLS and of name resolution keep their text, because their numbers are not
+    errnos.
     """
     if isinstance(error, ssl.SSLError | socket.gaierror) or not error.errno:
         return error.strerror or str(error)

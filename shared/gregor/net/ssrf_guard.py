@@ -1,7 +1,7 @@
-"""Calls to addresses that users or backends named: never into our own network (server-side request forgery).
+"""The guard against server-side request forgery: URLs of users and backends never reach our own network.
 
-A name is resolved when the connection is made, its addresses are judged, and the connection goes to one that passed,
-so that a name cannot point elsewhere between the judgement and the call.
+The guard resolves the host name, checks its addresses, and connects to an address that passed. A name whose DNS entry
+changes between check and connection (DNS rebinding) therefore gains nothing.
 """
 
 import asyncio
@@ -15,20 +15,24 @@ from urllib.parse import urlsplit
 import httpcore
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Local-use NAT64 (RFC 8215) and site-local addresses, which `is_global` of older Pythons accepts.
 _NOT_GLOBAL = (ipaddress.ip_network("64:ff9b:1::/48"), ipaddress.ip_network("fec0::/10"))
 
 
 class AddressNotPublic(httpcore.ConnectError):
-    """The name has no address that may be called."""
+    """The host has no public address."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is of the public internet, also an IPv4 one inside one of IPv6."""
+    """Return whether an IP address belongs to the public internet. An IPv4 address inside an IPv6 address is
+    checked as IPv4.
+    """
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
+        # Mapped, 6to4, Teredo and NAT64 addresses all lead to the IPv4 address that they embed.
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if inner is None and ip in _NAT64:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
@@ -40,7 +44,10 @@ def is_public(address: str) -> bool:
 
 
 def is_private_url(url: str) -> bool:
-    """Whether the host of a URL is an address, or the name, of what is not public; a name is judged when called."""
+    """Return whether the host of a URL is visibly private: a private address or ``localhost``.
+
+    Other host names are checked when a connection is opened.
+    """
     host = (urlsplit(url).hostname or "").rstrip(".")
     address = _address_of(host)
     if address is not None:
@@ -49,18 +56,18 @@ def is_private_url(url: str) -> bool:
 
 
 def connect_failure(error: BaseException) -> str:
-    """Why a place was not reached, in a few words for whoever has to mend it; its address is not among them."""
+    """Describe a failed connection for its operator, without the address."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return "its certificate is not trusted"
+            return "the certificate is not trusted"
         cause = cause.__cause__ or cause.__context__
     return type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Host and port of a URL. `is_private_allowed`: the operator listed this very place, with its port."""
+    """Host and port of a URL. ``is_private_allowed``: the operator listed this host with this port."""
 
     host: str
     port: int
@@ -68,17 +75,19 @@ class Destination:
 
 
 class AllowedHosts:
-    """A list of hosts as the setting WEBPUSH_HOSTS has it.
+    """A list of hosts, as in the setting WEBPUSH_HOSTS.
 
-    `push.example`: https on port 443 of that name; `*.example`: of any name below; `localhost:8443`: https on that port
-    of that host, which may be an address and may be private: for fakes and for services of one's own.
+    ``push.example`` allows https on port 443 of that host; ``*.example`` of any host below it. ``localhost:8443``
+    allows
+    https on that port of that host, which may be an address and may be private, for fakes and own services.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
         self._entries = frozenset(entry.lower() for entry in entries)
 
     def destination_of(self, url: str) -> Destination | None:
-        """Where `url` leads, None where that is not allowed."""
+        """Return the destination of ``url``, or ``None`` if it is not allowed."""
+        # URL parsers disagree about control and non-ASCII characters; such URLs could pass here and lead elsewhere.
         if any(ord(letter) <= 32 or ord(letter) >= 127 for letter in url):
             return None
         try:
@@ -95,7 +104,7 @@ class AllowedHosts:
         return Destination(host, port)
 
     def private_destinations(self) -> frozenset[tuple[str, int]]:
-        """Entries with a port, as (host, port): what `GuardedBackend` lets through unjudged."""
+        """Return the entries with a port as (host, port). ``GuardedBackend`` connects to them without a check."""
         pairs = (entry.rpartition(":") for entry in self._entries if ":" in entry)
         return frozenset((host, int(port)) for host, _, port in pairs if port.isdigit())
 
@@ -105,7 +114,7 @@ class AllowedHosts:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections to public addresses alone, and to the places that the operator listed with their port."""
+    """An httpcore network backend that connects only to public addresses and to listed private destinations."""
 
     def __init__(self, private_places: frozenset[tuple[str, int]] = frozenset()) -> None:
         self._private_places = private_places
@@ -119,7 +128,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address of `host` that may be called; AddressNotPublic where there is none."""
+        """Connect to the first public address of ``host``. Raises ``AddressNotPublic`` if there is none."""
         address = host if (host, port) in self._private_places else await self._public_address(host, port)
         return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
 
@@ -129,11 +138,11 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Never: a socket of this machine is not public."""
-        raise AddressNotPublic("a local socket")
+        """Raise ``AddressNotPublic``: a Unix socket is local to this machine."""
+        raise AddressNotPublic("Unix sockets are not public")
 
     async def sleep(self, seconds: float) -> None:
-        """As httpcore asks."""
+        """Sleep; httpcore requires this method."""
         await self._inner.sleep(seconds)
 
     async def _public_address(self, host: str, port: int) -> str:
@@ -149,7 +158,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
 
 def _address_of(host: str) -> str | None:
-    """The IP address that a host is, also in the short forms that a resolver reads (127.1, 2130706433, 0x7f000001)."""
+    """Return the IP address that a host is, including the short forms of resolvers (127.1, 2130706433, 0x7f000001)."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:

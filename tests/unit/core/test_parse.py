@@ -187,7 +187,8 @@ BAD: list[tuple[Any, str, str]] = [
     ([], "invalid", ""),
     ("x", "invalid", ""),
     (None, "invalid", ""),
-    ({}, "missing_field", "/system"),
+    ({"system": "Gregor", "body": {"create": {}}}, "invalid_id", "/system"),
+    ({"system": "GREGOR", "body": 1}, "invalid_id", "/system"),
     ({"system": None, "body": {}}, "missing_field", "/system"),
     ({"system": "gregor"}, "missing_field", "/body"),
     ({"system": "gregor", "body": None}, "missing_field", "/body"),
@@ -360,3 +361,50 @@ def test_the_size_of_a_body_is_that_of_its_canonical_form() -> None:
     assert parse(document, Limits(body_bytes=5)).content == Update((NewItem("x", "c", None, None, (), None, b"[1,2]"),))
     with pytest.raises(Problem):
         parse(document, Limits(body_bytes=4))
+
+
+def details(document: Any) -> dict[str, str]:
+    """Return the errors of a document: pointer to detail."""
+    with pytest.raises(Problem) as caught:
+        parse(document)
+    return {error.pointer: error.detail for error in caught.value.errors}
+
+
+def test_empty_message_lacks_both_system_and_body() -> None:
+    assert details({}).keys() == {"/system", "/body"}
+
+
+@pytest.mark.parametrize("member", ["create", "dismiss", "flush"])
+def test_member_of_the_body_beside_system_gets_a_hint(member: str) -> None:
+    expected = {f"/{member}": f'"{member}" belongs into "body"; did you mean body.{member}?'}
+
+    assert details({"system": "gregor", member: {}}) == expected
+
+
+def test_member_of_the_body_alone_gets_the_hint_and_the_missing_system() -> None:
+    assert details({"create": {"x": {"category": "c"}}}).keys() == {"/create", "/system"}
+
+
+@pytest.mark.parametrize("member", ["created", "expires", "remind_at"])
+def test_time_beside_category_gets_a_hint(member: str) -> None:
+    assert f"did you mean times.{member}?" in details(item(**{member: 5}))[f"/body/create/x/{member}"]
+
+
+@pytest.mark.parametrize(
+    ("document", "pointer", "shape"),
+    [
+        ([], "", '{"system": "gregor", "body": {…}}'),
+        (gregor(create=[{"category": "c"}]), "/body/create", '{"<id>": {"category": "…", "body": …}}'),
+        (gregor(dismiss=["a"]), "/body/dismiss", '{"ids": ["…"]} or {"intervals": [{"category": "…"}]}'),
+        ({"system": "gregor", "body": ["a"]}, "/body", '{"create": {"<id>": {"category": "…"}}} or {"dismiss"'),
+        (item(times=["+5"]), "/body/create/x/times", '{"expires": "+1d"}'),
+        (create("c"), "/body/create/x", '{"category": "…", "body": …}'),
+    ],
+)
+def test_value_of_the_wrong_type_gets_an_example(document: Any, pointer: str, shape: str) -> None:
+    assert shape in details(document)[pointer]
+
+
+@pytest.mark.parametrize("system", ["Gregor", "GREGOR", "gREGOR"])
+def test_other_spelling_of_gregor_gets_a_hint(system: str) -> None:
+    assert 'did you mean "gregor"?' in details({"system": system, "body": {"create": {}}})["/system"]

@@ -60,8 +60,8 @@ class FakeMailChannel:
 class DeliveryHarness:
     """Alice, who has an address and a desk. ``queue``: what is to be told by mail, and when it is looked at (µs)."""
 
-    def __init__(self, due: scheduler.House) -> None:
-        self.store, self.clock, self.registry = due.store, due.clock, due.registry
+    def __init__(self, due: scheduler.SchedulerHarness) -> None:
+        self.store, self.clock, self.registry = due.store, due.clock, due.categories
         self.relay = FakeMailChannel()
         self.queue: list[tuple[int, Intent]] = []
         self.due = due
@@ -72,11 +72,11 @@ class DeliveryHarness:
     async def create(self, *ids: str, **fields: Any) -> Receipt:
         """Items that are all alike but for their title."""
         made = {each: item(**{"category": "news", "body": {"title": f"about {each}"}, **fields}) for each in ids}
-        return await self.due.say(message(made))
+        return await self.due.submit(message(made))
 
     async def dismiss(self, *ids: str, device: str = "") -> None:
         """By the backend, or by a device."""
-        await self.due.say(message(ids=ids), Sender(device))
+        await self.due.submit(message(ids=ids), Sender(device))
 
     async def connect(self, *, foreground: bool) -> DeviceSession:
         """Somebody comes to the desk."""
@@ -103,7 +103,7 @@ class DeliveryHarness:
         while left_s > 0:
             self.clock.advance(min(step_s, left_s))
             left_s -= step_s
-            await self.due.drain.run_due()
+            await self.due.due_loop.run_due()
             await self.deliver()
 
     async def deliver(self) -> None:
@@ -119,8 +119,8 @@ class DeliveryHarness:
 
     def handed(self) -> list[Intent]:
         """The mails that were handed over since the last call."""
-        intents = [intent for intent in self.due.deliveries.intents if intent.channel == EMAIL]
-        self.due.deliveries.intents.clear()
+        intents = [intent for intent in self.due.queue.intents if intent.channel == EMAIL]
+        self.due.queue.intents.clear()
         return intents
 
     @property

@@ -213,7 +213,7 @@ async def test_who_dies_after_the_mail_went_out_leaves_no_second_name(harness: D
     await harness.create("a", "b")
     harness.relay.hold = asyncio.Event()
     harness.clock.advance(60)
-    await harness.due.drain.run_due()
+    await harness.due.due_loop.run_due()
     handed = harness.handed()
     harness.queue += [(0, intent) for intent in handed]
     dying = asyncio.create_task(attempt(harness.context, handed[0]))
@@ -276,7 +276,7 @@ async def test_what_becomes_of_a_mail_becomes_of_all_that_it_told(
 async def test_two_workers_at_once_send_one_mail(harness: DeliveryHarness) -> None:
     await harness.create("a", "b")
     harness.clock.advance(60)
-    await harness.due.drain.run_due()
+    await harness.due.due_loop.run_due()
     intents = harness.handed()
     harness.relay.hold = asyncio.Event()
     working = [asyncio.create_task(attempt(harness.context, intent)) for intent in intents]

@@ -169,7 +169,7 @@ async def test_a_category_that_sends_no_mail_any_more_is_a_reason(harness: Deliv
     await harness.create("a")
     await harness.pass_time(59)
     harness.clock.advance(1)
-    await harness.due.drain.run_due()
+    await harness.due.due_loop.run_due()
     await harness.store.categories.apply({"news": {"title": "x"}}, NOW_US, 1)
     await harness.registry.refresh()
 

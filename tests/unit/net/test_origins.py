@@ -1,4 +1,4 @@
-"""Which pages may call: listed origins, any port where a star says so, and the service's own host."""
+"""Allowed web origins: listed ones, any port for ``:*``, and the own host of the service."""
 
 import pytest
 
@@ -19,7 +19,7 @@ ORIGINS = Origins(["https://app.example", "http://localhost:*", "https://other.e
         "https://other.example:8443",
     ],
 )
-def test_a_listed_origin_may_call(origin: str) -> None:
+def test_listed_origin_is_allowed(origin: str) -> None:
     assert ORIGINS.allows(origin, "gregor.example")
 
 
@@ -42,7 +42,7 @@ def test_a_listed_origin_may_call(origin: str) -> None:
         "https://",
     ],
 )
-def test_any_other_may_not(origin: str) -> None:
+def test_other_origin_is_refused(origin: str) -> None:
     assert not ORIGINS.allows(origin, "gregor.example")
 
 
@@ -57,5 +57,5 @@ def test_any_other_may_not(origin: str) -> None:
         ("null", "null", False),
     ],
 )
-def test_a_page_of_the_services_own_host_may_call(origin: str, host: str, is_allowed: bool) -> None:
+def test_own_host_is_allowed(origin: str, host: str, is_allowed: bool) -> None:
     assert Origins([]).allows(origin, host) is is_allowed

@@ -1,4 +1,4 @@
-"""What the system says of an error, and nothing that a library added."""
+"""The operating system text of an error, without the additions of libraries."""
 
 import asyncio
 import errno
@@ -11,7 +11,7 @@ from gregor.net.os_errors import os_error_text
 from tests.support.ports import free_ports
 
 
-async def test_what_asyncio_says_of_a_port_that_nobody_has_is_one_plain_reason() -> None:
+async def test_refused_connection_has_the_plain_system_text() -> None:
     with pytest.raises(OSError) as refused:
         await asyncio.open_connection("127.0.0.1", free_ports(1))
 
@@ -30,5 +30,5 @@ async def test_what_asyncio_says_of_a_port_that_nobody_has_is_one_plain_reason()
         (OSError("Multiple exceptions: a, b"), "Multiple exceptions: a, b"),
     ],
 )
-def test_of_each_error_the_plainest_words_are_told(error: OSError, reason: str) -> None:
+def test_os_error_text(error: OSError, reason: str) -> None:
     assert os_error_text(error) == reason

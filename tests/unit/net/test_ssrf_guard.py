@@ -1,4 +1,4 @@
-"""Calls to named addresses: never inside."""
+"""The SSRF guard: requests never reach our own network."""
 
 import socket
 
@@ -11,7 +11,7 @@ LISTED = AllowedHosts(["push.example", "*.push.apple.com", "localhost:8443", "Up
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"])
-def test_addresses_of_the_internet_are_public(address: str) -> None:
+def test_internet_addresses_are_public(address: str) -> None:
     assert is_public(address)
 
 
@@ -25,12 +25,12 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
         *("", "localhost", "127.1", "0x7f.1", "8.8.8.8.8"),
     ],
 )
-def test_addresses_of_ours_and_what_is_no_address_are_not(address: str) -> None:
+def test_internal_and_malformed_addresses_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
 @pytest.mark.parametrize(
-    ("url", "place"),
+    ("url", "destination"),
     [
         ("https://push.example/a?b", ("push.example", 443)),
         ("https://PUSH.example:443/", ("push.example", 443)),
@@ -41,12 +41,12 @@ def test_addresses_of_ours_and_what_is_no_address_are_not(address: str) -> None:
         ("https://localhost:8443/a", ("localhost", 8443)),
     ],
 )
-def test_a_listed_place_is_found(url: str, place: tuple[str, int]) -> None:
+def test_listed_host_is_allowed(url: str, destination: tuple[str, int]) -> None:
     found = LISTED.destination_of(url)
 
     assert found is not None
-    assert (found.host, found.port) == place
-    assert found.is_private_allowed == (place[0] == "localhost")
+    assert (found.host, found.port) == destination
+    assert found.is_private_allowed == (destination[0] == "localhost")
 
 
 @pytest.mark.parametrize(
@@ -64,22 +64,22 @@ def test_a_listed_place_is_found(url: str, place: tuple[str, int]) -> None:
         *("https://push.example:99999/", "//push.example/", "ftp://push.example/"),
     ],
 )
-def test_what_is_not_listed_is_not_found(url: str) -> None:
+def test_unlisted_url_is_refused(url: str) -> None:
     assert LISTED.destination_of(url) is None
 
 
-async def test_a_name_is_judged_by_the_address_that_is_called() -> None:
+async def test_name_is_checked_by_its_resolved_address() -> None:
     with pytest.raises(AddressNotPublic):
         await GuardedBackend().connect_tcp("localhost", 443)
 
 
-async def test_an_address_inside_is_not_called_by_its_number() -> None:
+async def test_private_address_is_refused_in_any_notation() -> None:
     for address in ("127.0.0.1", "::1", "2130706433"):
         with pytest.raises(httpcore.ConnectError):
             await GuardedBackend().connect_tcp(address, 443)
 
 
-async def test_a_place_that_the_operator_listed_with_its_port_is_called() -> None:
+async def test_listed_private_port_is_allowed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         backend = GuardedBackend(AllowedHosts([f"127.0.0.1:{port}"]).private_destinations())
@@ -87,6 +87,6 @@ async def test_a_place_that_the_operator_listed_with_its_port_is_called() -> Non
         await (await backend.connect_tcp("127.0.0.1", port, timeout=5)).aclose()
 
 
-async def test_a_socket_of_this_machine_is_never_called() -> None:
+async def test_unix_socket_is_refused() -> None:
     with pytest.raises(AddressNotPublic):
         await GuardedBackend().connect_unix_socket("/run/docker.sock")

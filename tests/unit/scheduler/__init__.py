@@ -1,1 +1,1 @@
-"""The scheduler with a clock that stands still until it is told to go on."""
+"""The scheduler over a memory store and a manual clock."""

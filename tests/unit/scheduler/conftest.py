@@ -1,4 +1,4 @@
-"""A scheduler over a store in memory: what is due is done when a test says so."""
+"""A scheduler over a memory store with a manual clock: due work runs only on request."""
 
 from __future__ import annotations
 
@@ -20,65 +20,65 @@ from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor_scheduler.aggregators import Aggregator, Aggregators
-from gregor_scheduler.context import Parts
-from gregor_scheduler.delivery_publisher import HandOver
-from gregor_scheduler.due_loop import Drain
-from gregor_scheduler.handlers.dispatch import Acts
-from gregor_scheduler.metrics import Figures
+from gregor_scheduler.context import SchedulerContext
+from gregor_scheduler.delivery_publisher import DeliveryPublisher
+from gregor_scheduler.due_loop import DueLoop
+from gregor_scheduler.handlers.dispatch import DueHandlers
+from gregor_scheduler.metrics import SchedulerMetrics
 from tests.support.builders import BACKEND, BY_BACKEND, LIMITS, NOW_US, SECOND_US, SEED, Document, ids_of, item, message
 
 LEASE_US = 15 * SECOND_US
 
 
 @dataclass
-class House:
-    """One user's items, a clock, and a scheduler that is asked to look."""
+class SchedulerHarness:
+    """A scheduler, its store, clock and delivery queue; most methods act for the user alice."""
 
     store: Store
     clock: ManualClock
-    deliveries: MemoryQueueWriter
-    drain: Drain
-    figures: Figures
-    registry: CategoryRegistry
+    queue: MemoryQueueWriter
+    due_loop: DueLoop
+    metrics: SchedulerMetrics
+    categories: CategoryRegistry
     payloads: list[bytes]
-    parts: Parts
+    context: SchedulerContext
 
-    async def say(self, document: Document, sender: Sender = BY_BACKEND, uid: str = "alice") -> Receipt:
-        """A message, as ingest commits it."""
-        entries, now_us = self.registry.current, self.clock.now_us()
+    async def submit(self, document: Document, sender: Sender = BY_BACKEND, uid: str = "alice") -> Receipt:
+        """Commit a message, as ingest does."""
+        entries, now_us = self.categories.current, self.clock.now_us()
         commit = plan(parse_message(document, LIMITS), sender, now_us, SEED, LIMITS, entries)
         return await self.store.users.commit(uid, commit)
 
     async def create(self, *ids: str, uid: str = "alice", **fields: Any) -> Receipt:
-        """Items that are all alike."""
-        return await self.say(message({item_id: item(**fields) for item_id in ids}), uid=uid)
+        """Create items that differ only in their id."""
+        return await self.submit(message({item_id: item(**fields) for item_id in ids}), uid=uid)
 
     async def dismiss(self, *ids: str) -> Receipt:
-        """By the backend."""
-        return await self.say(message(ids=ids))
+        """Dismiss items, as the backend."""
+        return await self.submit(message(ids=ids))
 
-    async def pass_time(self, seconds: float, step_s: float = 1.0) -> None:
-        """Let time pass; the scheduler looks after each step."""
+    async def advance(self, seconds: float, step_s: float = 1.0) -> None:
+        """Advance the clock in steps, and execute due work after each step."""
         left_s = seconds
         while left_s > 0:
             self.clock.advance(min(step_s, left_s))
             left_s -= step_s
-            await self.drain.run_due()
+            await self.due_loop.run_due()
 
-    async def live(self) -> list[str]:
-        """The ids that are live now."""
+    async def live_ids(self) -> list[str]:
+        """Return the ids of the live items."""
         return ids_of(await self.store.users.state("alice", BACKEND, self.clock.now_us()))
 
-    def told(self) -> list[Announcement]:
-        """What was announced since the last call."""
+    def announcements(self) -> list[Announcement]:
+        """Return the announcements since the last call."""
         announcements = [decode_announcement(payload) for payload in self.payloads if payload[:1] == b"C"]
         self.payloads.clear()
         return announcements
 
-    def happened(self) -> list[str]:
-        """What was announced since the last call, in words."""
+    def announced(self) -> list[str]:
+        """Return the announcements since the last call as text, such as ``created a``."""
         words = []
-        for announcement in self.told():
+        for announcement in self.announcements():
             for entry in announcement.entries:
                 if announcement.kind is AnnouncementKind.REMIND:
                     words.append(f"remind {entry.id} +{(announcement.remind_at_us - NOW_US) / 1e6:g}")
@@ -88,56 +88,57 @@ class House:
                     words.append(f"created {entry.id}")
         return words
 
-    def handed(self) -> list[str]:
-        """What was handed over since the last call, in words."""
+    def published(self) -> list[str]:
+        """Return the intents published since the last call as text, such as ``item a apns phone``."""
         words = [
             f"{intent.kind.value} {intent.item} {intent.channel} {intent.device}".strip()
-            for intent in self.deliveries.intents
+            for intent in self.queue.intents
         ]
-        self.deliveries.intents.clear()
+        self.queue.intents.clear()
         return words
 
 
-class Feed:
-    """Keeps what the store announces."""
+class RecordingPublisher:
+    """Records the payloads that the store publishes."""
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
 
     def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
-        """Called by the store."""
+        """Record a payload; the store calls this."""
         self.payloads.append(payload)
 
 
-def opening(deliveries: MemoryQueueWriter) -> Callable[[], Awaitable[MemoryQueueWriter]]:
-    async def opened() -> MemoryQueueWriter:
-        return deliveries
+def queue_connector(queue: MemoryQueueWriter) -> Callable[[], Awaitable[MemoryQueueWriter]]:
+    async def connect() -> MemoryQueueWriter:
+        return queue
 
-    return opened
+    return connect
 
 
 async def build(
     entries: Mapping[str, Any] | None = None,
     aggregators: Mapping[str, Aggregator] | None = None,
-    deliveries: MemoryQueueWriter | None = None,
-    collecting: RateLimiter | None = None,
-    max_wait_s: float = 2.0,
-) -> House:
-    """A house in which these notification types hold."""
-    feed, clock, figures = Feed(), ManualClock(NOW_US), Figures(CollectorRegistry())
-    store, deliveries = MemoryStore(LIMITS, feed), deliveries or MemoryQueueWriter()
+    queue: MemoryQueueWriter | None = None,
+    cleanup_limit: RateLimiter | None = None,
+    timeout_s: float = 2.0,
+) -> SchedulerHarness:
+    """Return a harness with these notification types."""
+    pubsub, clock, metrics = RecordingPublisher(), ManualClock(NOW_US), SchedulerMetrics(CollectorRegistry())
+    store, queue = MemoryStore(LIMITS, pubsub), queue or MemoryQueueWriter()
     if entries is not None:
         await store.categories.apply(entries, NOW_US, 0)
-    registry = CategoryRegistry(store)
-    await registry.refresh()
-    handover, webhooks = HandOver(opening(deliveries), clock.monotonic), WebhookRegistry(store)
-    parts = Parts(store, handover, clock, LIMITS, registry, webhooks, figures, Aggregators(aggregators, max_wait_s))
-    acts = Acts(parts, collecting or RateLimiter(1e9, 1_000_000))
-    drain = Drain(store.agenda, acts, clock, figures, LEASE_US)
-    return House(store, clock, deliveries, drain, figures, registry, feed.payloads, parts)
+    categories = CategoryRegistry(store)
+    await categories.refresh()
+    publisher, webhooks = DeliveryPublisher(queue_connector(queue), clock.monotonic), WebhookRegistry(store)
+    plugins = Aggregators(aggregators, timeout_s)
+    context = SchedulerContext(store, publisher, clock, LIMITS, categories, webhooks, metrics, plugins)
+    handlers = DueHandlers(context, cleanup_limit or RateLimiter(1e9, 1_000_000))
+    due_loop = DueLoop(store.agenda, handlers, clock, metrics, LEASE_US)
+    return SchedulerHarness(store, clock, queue, due_loop, metrics, categories, pubsub.payloads, context)
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
-    """A house without notification types."""
+async def harness() -> AsyncIterator[SchedulerHarness]:
+    """A harness without notification types."""
     yield await build()

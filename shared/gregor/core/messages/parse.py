@@ -1,7 +1,8 @@
-"""Messages in: from a decoded JSON document to a ``Message``, every rule checked once (semantics.md "Words", L2, L3).
+"""Parser of messages: from a decoded JSON document to a ``Message`` (semantics.md "Words", L2, L3).
 
-A field that may be left out may also be null, and a container also ``[]``: these mean the same. What is unknown is
-refused, so that a typing error never passes; all faults of a document are told at once.
+An optional field may also be null, and an optional container also ``[]``: all three are the same content. Unknown
+fields are rejected, so a typing error never passes. All errors of a document are reported at once. ``parse_fast`` reads
+the commonest message without this module.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from gregor.core.errors import Problem
-from gregor.core.ids import EVERY_DEVICE, GREGOR, is_dotted, is_name, normalize_prefix
+from gregor.core.ids import EVERY_DEVICE, GREGOR, is_dotted, is_name, name_error, normalize_prefix
 from gregor.core.json_text import OUT_OF_RANGE_DETAIL, canonical_json, escape_pointer, out_of_range_pointers
 from gregor.core.limits import Limits
 from gregor.core.times import parse_time, parse_time_or_offset
@@ -25,28 +26,42 @@ _TIMES: Final = frozenset({"created", "expires", "remind_at"})
 _DISMISS: Final = frozenset({"ids", "intervals"})
 _INTERVAL: Final = frozenset({"category", "category_prefix", "begin", "end", "skip"})
 
-_NAME: Final = "A name has 1 to 128 of the characters A-Z a-z 0-9 . _ : @ -, the first a letter or digit."
-_DOTTED: Final = "Dotted segments of A-Z a-z 0-9 _ -, each beginning with a letter or digit, 128 characters at most."
-_SAYS_NOTHING: Final = "A message must say something: create, dismiss or flush."
+_DOTTED: Final = (
+    'This must be dotted segments, such as "invoice.due": A-Z a-z 0-9 _ -, each beginning with a letter or digit, '
+    "128 characters at most."
+)
+_NO_SYSTEM: Final = 'A message needs a system: "gregor", or the name of one of your systems.'
+_EMPTY_BODY: Final = 'The body of a gregor message needs "create", "dismiss" or "flush".'
+
+# Examples in errors about a value of the wrong type.
+_MESSAGE_SHAPE: Final = '{"system": "gregor", "body": {…}}'
+_BODY_SHAPE: Final = '{"create": {"<id>": {"category": "…"}}} or {"dismiss": {"ids": ["…"]}}'
+_CREATE_SHAPE: Final = '{"<id>": {"category": "…", "body": …}}'
+_ITEM_SHAPE: Final = '{"category": "…", "body": …}'
+_TIMES_SHAPE: Final = '{"expires": "+1d"}'
+_DISMISS_SHAPE: Final = '{"ids": ["…"]} or {"intervals": [{"category": "…"}]}'
+_INTERVAL_SHAPE: Final = '{"category": "…", "end": 1700000000}'
 
 _Time = TypeVar("_Time", int, int | Offset)
 
 _EMPTY: Final[dict[str, Any]] = {}
 _NONE: Final[list[Any]] = []
 
+# ---- messages
+
 
 def parse_message(document: Any, limits: Limits) -> Message:
-    """The message of ``{"system", "body", "id"?, "device"?, "not_before"?}``. Raises ``Problem``, with pointers.
+    """Return the message of ``{"system", "body", "id"?, "device"?, "not_before"?}``. Raises ``Problem`` with pointers.
 
-    ``document`` comes from ``decode_json``, and may have stand-ins. What depends on who sends and when is checked by
-    ``machine.plan``.
+    ``document`` is from ``decode_json`` and may have stand-ins.
+    ``plan`` checks what depends on the sender and the clock.
     """
     errors = ValidationErrors()
     if type(document) is not dict:
-        errors.add("invalid", "", "A message must be an object.")
+        errors.add("invalid", "", f"A message must be an object: {_MESSAGE_SHAPE}.")
         errors.raise_if_any()
     if not _MESSAGE.issuperset(document):
-        errors.add_unknown_fields(document, _MESSAGE, "")
+        _add_unknown(document, _MESSAGE, "", dict.fromkeys(_BODY, "body"), errors)
     content = _content(document, limits, errors)
     message_id = _optional_name(document.get("id"), "/id", errors)
     device = _optional_name(document.get("device"), "/device", errors)
@@ -60,52 +75,57 @@ def _content(
 ) -> Update | ExternalMessage | UserReset:
     system, body = document.get("system"), document.get("body")
     if system == GREGOR:
-        return _state_body(body, limits, errors)
+        if body is None and not _BODY.isdisjoint(document):
+            return UserReset()  # reported already: create, dismiss or flush beside system
+        return _gregor_body(body, limits, errors)
     if system is None:
-        errors.add("missing_field", "/system", 'A message names its system: "gregor", or one of your own.')
+        errors.add("missing_field", "/system", _NO_SYSTEM)
     elif not is_dotted(system):
         errors.add("invalid_id", "/system", _DOTTED)
-    elif "body" not in document:
-        errors.add("missing_field", "/body", "A message has a body.")
-    else:
+    elif system.lower() == GREGOR:
+        errors.add("invalid_id", "/system", f'"{system}" is not a valid system; did you mean "{GREGOR}"?')
+    elif "body" in document:
         return ExternalMessage(system, _canonical(body, "/body", errors))
+    if "body" not in document and _BODY.isdisjoint(document):
+        errors.add("missing_field", "/body", "A message needs a body.")
     return UserReset()
 
 
-def _state_body(body: Any, limits: Limits, errors: ValidationErrors) -> Update | UserReset:
-    """The body of a message of the system ``gregor``."""
+def _gregor_body(body: Any, limits: Limits, errors: ValidationErrors) -> Update | UserReset:
+    """Return the content of a message of the system ``gregor``."""
     if body is None:
-        errors.add("missing_field", "/body", _SAYS_NOTHING)
+        errors.add("missing_field", "/body", _EMPTY_BODY)
         return UserReset()
     if type(body) is not dict:
-        errors.add("invalid", "/body", "The body of a gregor message must be an object.")
+        errors.add("invalid", "/body", f"The body of a gregor message must be an object: {_BODY_SHAPE}.")
         return UserReset()
     if not _BODY.issuperset(body):
         errors.add_unknown_fields(body, _BODY, "/body")
     if body.get("flush") is not None:
-        return _flush(body, errors)
+        return _reset(body, errors)
     update = _update(body, limits, errors)
     if not (update.create or update.ids or update.intervals or errors.has_errors):
-        errors.add("invalid", "/body", _SAYS_NOTHING)
+        errors.add("invalid", "/body", _EMPTY_BODY)
     return update
 
 
-def _flush(body: dict[str, Any], errors: ValidationErrors) -> UserReset:
+def _reset(body: dict[str, Any], errors: ValidationErrors) -> UserReset:
     if body["flush"] is not True:
-        errors.add("invalid", "/body/flush", "flush can only be true.")
+        errors.add("invalid", "/body/flush", "flush must be true.")
     for other in ("create", "dismiss"):
         if body.get(other):
-            errors.add("invalid", f"/body/{other}", "A flush stands alone in its message.")
+            errors.add("invalid", f"/body/{other}", "flush must be the only member of its body.")
     return UserReset()
 
 
 def _update(body: dict[str, Any], limits: Limits, errors: ValidationErrors) -> Update:
-    create = _object(body.get("create"), "/body/create", errors)
+    create = _object(body.get("create"), "/body/create", _CREATE_SHAPE, errors)
     if len(create) > limits.creations:
-        errors.add("too_many", "/body/create", f"A message creates at most {limits.creations} items.")
+        detail = f"A message may create up to {limits.creations} items; this one has {len(create)}. Split it."
+        errors.add("too_many", "/body/create", detail)
         create = _EMPTY
     items = tuple([_item(item_id, item, limits, errors) for item_id, item in create.items()])
-    dismiss = _object(body.get("dismiss"), "/body/dismiss", errors)
+    dismiss = _object(body.get("dismiss"), "/body/dismiss", _DISMISS_SHAPE, errors)
     if not dismiss:
         return Update(items)
     if not _DISMISS.issuperset(dismiss):
@@ -113,40 +133,45 @@ def _update(body: dict[str, Any], limits: Limits, errors: ValidationErrors) -> U
     ids = _names(dismiss.get("ids"), limits.ids, "/body/dismiss/ids", errors)
     for index, item_id in enumerate(ids if create else ()):
         if item_id in create:
-            errors.add("contradictory", f"/body/dismiss/ids/{index}", f'The message also creates "{item_id}".')
+            detail = f'The message both creates and dismisses "{item_id}". Remove one of them.'
+            errors.add("contradictory", f"/body/dismiss/ids/{index}", detail)
     at = "/body/dismiss/intervals"
     intervals = _array(dismiss.get("intervals"), limits.intervals, at, errors)
-    spans = [_interval(each, f"{at}/{index}", limits, errors) for index, each in enumerate(intervals)]
-    return Update(items, tuple(dict.fromkeys(ids)), tuple(spans))
+    parsed = [_interval(each, f"{at}/{index}", limits, errors) for index, each in enumerate(intervals)]
+    return Update(items, tuple(dict.fromkeys(ids)), tuple(parsed))
+
+
+# ---- items
 
 
 def _item(item_id: str, item: Any, limits: Limits, errors: ValidationErrors) -> NewItem:
     at = "/body/create/" + escape_pointer(item_id)
     if not is_name(item_id):
-        errors.add("invalid_id", at, _NAME)
+        errors.add("invalid_id", at, name_error(item_id))
     if type(item) is not dict:
-        errors.add("invalid", at, "An item must be an object.")
+        errors.add("invalid", at, f"An item must be an object: {_ITEM_SHAPE}.")
         item = {"category": "none"}
     if not _ITEM.issuperset(item):
-        errors.add_unknown_fields(item, _ITEM, at)
+        _add_unknown(item, _ITEM, at, dict.fromkeys(_TIMES, "times"), errors)
     category, for_device = item.get("category"), item.get("for_device")
     if not is_dotted(category):
-        _note_category(category, at + "/category", errors)
+        _add_category_error(category, at + "/category", errors)
     if for_device is not None and for_device != EVERY_DEVICE and not is_name(for_device):
-        errors.add("invalid_id", at + "/for_device", f'A device, "*" for each device, or null for all. {_NAME}')
+        detail = f'This must be a device, "*" (each device for itself) or null (all devices). {name_error(for_device)}'
+        errors.add("invalid_id", at + "/for_device", detail)
     body = _canonical(item.get("body"), at + "/body", errors)
     if len(body) > limits.body_bytes:
-        detail = f"The body has {len(body)} bytes as canonical JSON; at most {limits.body_bytes} are taken."
+        detail = f"The body has {len(body)} bytes as canonical JSON; at most {limits.body_bytes} are allowed."
         errors.add("body_too_large", at + "/body", detail)
     created, expires, remind_at = _times(item.get("times"), at + "/times", limits, errors)
     return NewItem(item_id, category, created, expires, remind_at, for_device, body)
 
 
 def _canonical(body: Any, at: str, errors: ValidationErrors) -> bytes:
-    """A body as canonical JSON; a fault for each number in it that is out of range."""
+    """Return a body as canonical JSON. Each number in it that is out of range is an error."""
     try:
         return canonical_json(body)
-    except TypeError:  # a stand-in is no JSON
+    except TypeError:  # a stand-in is not JSON
         for pointer in out_of_range_pointers(body):
             errors.add("number_out_of_range", at + pointer, OUT_OF_RANGE_DETAIL)
         return b"null"
@@ -156,11 +181,11 @@ _Times = tuple[int | None, int | Offset | None, tuple[int | Offset, ...]]
 
 
 def _times(times: Any, at: str, limits: Limits, errors: ValidationErrors) -> _Times:
-    """``created``, ``expires`` and ``remind_at`` (sorted, without repeats) as sent."""
+    """Return ``created``, ``expires`` and ``remind_at`` (sorted, without repeats) as sent."""
     if not times:
-        _object(times, at, errors)
+        _object(times, at, _TIMES_SHAPE, errors)
         return None, None, ()
-    times = _object(times, at, errors)
+    times = _object(times, at, _TIMES_SHAPE, errors)
     if not _TIMES.issuperset(times):
         errors.add_unknown_fields(times, _TIMES, at)
     created = _time(times.get("created"), at + "/created", parse_time, errors)
@@ -179,9 +204,12 @@ def _by_time(when: int | Offset) -> tuple[bool, int]:
     return (False, when) if isinstance(when, int) else (True, when.us)
 
 
+# ---- intervals
+
+
 def _interval(interval: Any, at: str, limits: Limits, errors: ValidationErrors) -> Interval:
     if type(interval) is not dict:
-        errors.add("invalid", at, "An interval must be an object.")
+        errors.add("invalid", at, f"An interval must be an object: {_INTERVAL_SHAPE}.")
         return Interval("", True, None, None, frozenset())
     if not _INTERVAL.issuperset(interval):
         errors.add_unknown_fields(interval, _INTERVAL, at)
@@ -189,61 +217,80 @@ def _interval(interval: Any, at: str, limits: Limits, errors: ValidationErrors) 
     begin_us = _time(interval.get("begin"), at + "/begin", parse_time, errors)
     end_us = _time(interval.get("end"), at + "/end", parse_time, errors)
     if begin_us is not None and end_us is not None and begin_us > end_us:
-        errors.add("invalid", at + "/begin", "An interval begins no later than it ends.")
+        errors.add("invalid", at + "/begin", "begin must not be later than end.")
     skip = _names(interval.get("skip"), limits.skip, at + "/skip", errors)
     return Interval(category, is_prefix, begin_us, end_us, frozenset(skip))
 
 
 def _interval_category(interval: dict[str, Any], at: str, errors: ValidationErrors) -> tuple[str, bool]:
-    """The category or prefix of an interval, and whether it is a prefix."""
+    """Return the category or prefix of an interval, and whether it is a prefix."""
     category, prefix = interval.get("category"), interval.get("category_prefix")
     if prefix is None:
         if not is_dotted(category):
-            _note_category(category, at + "/category", errors)
+            _add_category_error(category, at + "/category", errors)
             return "", False
         return str(category), False
     normal = normalize_prefix(prefix)
     if normal is None:
-        errors.add("invalid_id", at + "/category_prefix", f'A prefix is a category, or "" for all. {_DOTTED}')
+        errors.add("invalid_id", at + "/category_prefix", f'This must be a category, or "" for all. {_DOTTED}')
     if category is not None:
-        errors.add("invalid", at + "/category_prefix", "An interval has a category or a category_prefix, never both.")
+        detail = "An interval has either a category or a category_prefix. Remove one of them."
+        errors.add("invalid", at + "/category_prefix", detail)
     return normal or "", True
 
 
-def _note_category(category: Any, at: str, errors: ValidationErrors) -> None:
+# ---- fields of any object
+
+
+def _add_unknown(
+    document: dict[str, Any], known: frozenset[str], at: str, homes: dict[str, str], errors: ValidationErrors
+) -> None:
+    """Add an error for each unknown field. ``homes``: a field that is one level too high, and where it belongs."""
+    for name in document:
+        home = homes.get(name)
+        if name in known:
+            continue
+        if home is None:
+            errors.add_unknown_fields({name: None}, known, at)
+        else:
+            detail = f'"{name}" belongs into "{home}"; did you mean {home}.{name}?'
+            errors.add("unknown_field", f"{at}/{name}", detail)
+
+
+def _add_category_error(category: Any, at: str, errors: ValidationErrors) -> None:
     if category is None:
-        errors.add("missing_field", at, "The category must be named.")
+        errors.add("missing_field", at, 'The category is missing, such as "invoice.due".')
     else:
         errors.add("invalid_id", at, _DOTTED)
 
 
-def _object(value: Any, at: str, errors: ValidationErrors) -> dict[str, Any]:
-    """An object that may be left out; empty where it is, or where it is none."""
+def _object(value: Any, at: str, shape: str, errors: ValidationErrors) -> dict[str, Any]:
+    """Return an optional object; an empty one if it is absent or of another type. ``shape``: an example of it."""
     if type(value) is dict:
         return value
     if value is not None and value != _NONE:
-        errors.add("invalid", at, "An object is expected here.")
+        errors.add("invalid", at, f"This must be an object: {shape}.")
     return _EMPTY
 
 
-def _array(value: Any, most: int, at: str, errors: ValidationErrors) -> list[Any]:
-    """An array that may be left out; empty where it is, where it is none, or where it has too many members."""
+def _array(value: Any, limit: int, at: str, errors: ValidationErrors) -> list[Any]:
+    """Return an optional array; an empty one if it is absent, of another type, or too long."""
     if value is None:
         return _NONE
     if type(value) is not list:
-        errors.add("invalid", at, "An array is expected here.")
+        errors.add("invalid", at, "This must be an array.")
         return _NONE
-    if len(value) > most:
-        errors.add("too_many", at, f"At most {most} are taken here.")
+    if len(value) > limit:
+        errors.add("too_many", at, f"This has {len(value)} members; at most {limit} are allowed.")
         return _NONE
     return value
 
 
-def _names(value: Any, most: int, at: str, errors: ValidationErrors) -> list[str]:
-    names = _array(value, most, at, errors)
+def _names(value: Any, limit: int, at: str, errors: ValidationErrors) -> list[str]:
+    names = _array(value, limit, at, errors)
     bad = [index for index, name in enumerate(names) if not is_name(name)]
     for index in bad:
-        errors.add("invalid_id", f"{at}/{index}", _NAME)
+        errors.add("invalid_id", f"{at}/{index}", name_error(names[index]))
     return _NONE if bad else names
 
 
@@ -251,7 +298,7 @@ def _optional_name(value: Any, at: str, errors: ValidationErrors) -> str | None:
     if value is None:
         return None
     if not is_name(value):
-        errors.add("invalid_id", at, _NAME)
+        errors.add("invalid_id", at, name_error(value))
     return str(value)
 
 

@@ -1,0 +1,66 @@
+"""Decides which pushes and e-mails of an item are sent, from the state at this moment (semantics.md L15)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gregor.core.notify import escalation
+from gregor.core.notify.aggregation import is_summary
+from gregor.core.notify.escalation import EscalationDecision, NotificationCause
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import DeliveryState
+from gregor.store.audience import load_audience
+from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind
+from gregor_scheduler.context import SchedulerContext
+
+from .publishing import publish_intents
+
+
+async def escalate(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork:
+    """Decide which devices and addresses are notified, record the skipped ones, and publish the others."""
+    context.publisher.raise_if_paused()
+    decision = await _decide(context, uid, work)
+    return await publish_intents(context, work, (*decision.intents, *await _record_skipped(context, decision)))
+
+
+async def _decide(context: SchedulerContext, uid: str, work: DueWork) -> EscalationDecision:
+    item, now_us = work.item, context.clock.now_us()
+    if item is None:
+        return EscalationDecision()
+    policy = context.categories.current.resolve(item.category)
+    if not escalation.has_channels(policy):
+        # The process that scheduled this knew of a channel: its categories may be newer than ours.
+        await context.categories.refresh()
+        policy = context.categories.current.resolve(item.category)
+    audience = await load_audience(context.store.devices, uid, now_us)
+    if work.kind is WorkKind.FOLLOW:
+        cause = NotificationCause(IntentKind.REMIND, work.seq, work.at_us, work.n)
+        wanted = ((policy.push, escalation.decide_pushes), (policy.email, escalation.decide_email))
+        decisions = [
+            decide(uid, item, cause, policy, audience, now_us) for channel, decide in wanted if channel is not None
+        ]
+        return sum(decisions, EscalationDecision())
+    kind = IntentKind.SUMMARY if is_summary(item.id) else IntentKind.ITEM
+    channel, decide = (
+        (policy.push, escalation.decide_pushes)
+        if work.kind is WorkKind.PUSH
+        else (policy.email, escalation.decide_email)
+    )
+    since_us = work.at_us - (channel.after_us if channel is not None else 0)
+    return decide(uid, item, NotificationCause(kind, work.seq, since_us), policy, audience, now_us)
+
+
+async def _record_skipped(context: SchedulerContext, decision: EscalationDecision) -> list[Intent]:
+    """Record skipped notifications with their reasons. Returns those that an interrupted attempt planned before.
+
+    A planned delivery stays planned: the delivery service decides again just before sending.
+    """
+    by_reason: dict[str, list[Intent]] = {}
+    for intent, reason in decision.refused:
+        by_reason.setdefault(reason, []).append(intent)
+    plan, now_us = context.store.ledger.plan, context.clock.now_us()
+    recorded = await asyncio.gather(
+        *(plan(intents, DeliveryState.CANCELLED, reason, now_us) for reason, intents in by_reason.items())
+    )
+    new = [intent for intents in recorded for intent in intents]
+    return [intent for intent, _ in decision.refused if intent not in new]

@@ -1,0 +1,35 @@
+"""Records intents in the delivery ledger and publishes them to the delivery queue."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Final
+
+from gregor.core.limits import SECOND_US
+from gregor.core.notify.intents import Intent
+from gregor.core.notify.ledger import DeliveryState
+from gregor.store.contract.agenda import CompletedWork, DueWork
+from gregor_scheduler.context import SchedulerContext
+
+SPREAD_US: Final = 600 * SECOND_US
+"""Postponed work is retried at a random moment within this time."""
+
+
+async def publish_intents(context: SchedulerContext, work: DueWork, intents: Sequence[Intent]) -> CompletedWork:
+    """Record and publish intents. If a stream is full, the work is retried later, and decided again then."""
+    if not intents:
+        return CompletedWork(work)
+    # The ledger comes first: a worker must find the record of an intent, and a lost queue can be restored from it.
+    await context.store.ledger.plan(intents, DeliveryState.PLANNED, None, context.clock.now_us())
+    full = await context.publisher.publish(intents)
+    for intent in intents:
+        counter = context.metrics.postponed if intent in full else context.metrics.published
+        counter.labels(intent.channel).inc()
+    # Publishing the others again is harmless: the delivery service deduplicates intents by key.
+    return CompletedWork(work, later_us(context.clock.now_us()) if full else None)
+
+
+def later_us(now_us: int) -> int:
+    """Return a random time within ``SPREAD_US``, which spreads the retries of a backlog."""
+    return now_us + random.randrange(SECOND_US, SPREAD_US)

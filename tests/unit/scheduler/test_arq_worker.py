@@ -1,0 +1,181 @@
+"""The arq host: due work runs every second, whatever the queue Redis does."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from gregor.clock import SystemClock
+from gregor.core.rate_limit import RateLimiter
+from gregor.dev.embedded_redis import find_server
+from gregor_scheduler.arq_worker import ArqHost
+from gregor_scheduler.due_loop import DueLoop
+from gregor_scheduler.handlers.dispatch import DueHandlers
+from tests.support.machine import Waiting
+from tests.support.servers import Server
+from tests.support.wait import wait_until
+from tests.unit.scheduler.conftest import LEASE_US, SchedulerHarness, build
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:(?i)unclosed:ResourceWarning",
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning",
+)
+"""A command of arq that is cancelled leaves its connection to the garbage collector."""
+WATCHED_S = 4.0
+"""Long enough for a tick to end, and for the missing next one to be noticed."""
+MAX_GAP_S = 0.5 + 0.3
+"""Pause between two rounds, or until a tick counts as missing; plus the delays of an event loop and its timers."""
+
+
+class RecordingAgenda:
+    """Records the times at which the due loop looks for due work."""
+
+    def __init__(self, harness: SchedulerHarness) -> None:
+        self._agenda = harness.store.agenda
+        self.rounds_s: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._agenda, name)
+
+    async def next_due_times(self) -> Any:
+        self.rounds_s.append(time.monotonic())
+        return await self._agenda.next_due_times()
+
+
+def recorded(harness: SchedulerHarness) -> tuple[DueLoop, RecordingAgenda]:
+    """Return a due loop on the system clock, and its recording agenda."""
+    agenda = RecordingAgenda(harness)
+    handlers = DueHandlers(harness.context, RateLimiter(1, 1))
+    return DueLoop(agenda, handlers, SystemClock(), harness.metrics, LEASE_US), agenda
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Server]:
+    server = Server(str(find_server()), tmp_path).start()
+    yield server
+    server.kill()
+
+
+def arq_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "arq"]
+
+
+@pytest.fixture(autouse=True)
+async def no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Wait for the end of arq's thread, and collect its connections here instead of in a later test."""
+    monkeypatch.setattr("gregor_scheduler.arq_worker.RESTART_S", 0.2)
+    yield
+    await wait_until(lambda: not arq_threads(), "the thread of arq ends", 20)
+    gc.collect()
+
+
+async def stop(due_loop: DueLoop, running: asyncio.Task[None]) -> None:
+    """Stop as the process does; neither may wait for the queue Redis."""
+    await asyncio.wait_for(due_loop.stop(), 10)
+    await asyncio.wait_for(running, 10)
+
+
+@pytest.mark.parametrize("trouble", ["none", "killed", "suspended"])
+async def test_due_work_runs_while_the_queue_is(queue: Server, trouble: str) -> None:
+    due_loop, agenda = recorded(await build())
+    # arq ticks at once and at each whole second: here the second tick finds the first one nearly finished.
+    await wait_until(lambda: time.time() % 1 < 0.1, "a second begins")
+    running = asyncio.create_task(ArqHost(queue.url, due_loop, "q", time.monotonic).run())
+    try:
+        await wait_until(lambda: len(agenda.rounds_s) > 2, "arq ticks")
+        waiting = Waiting()
+        began_s = agenda.rounds_s[-1]
+        if trouble == "killed":
+            queue.kill()
+        elif trouble == "suspended":
+            queue.suspend()
+        await wait_until(lambda: agenda.rounds_s[-1] > began_s + WATCHED_S, "rounds continue", 20)
+        longest_s = max(after - before for before, after in pairwise(s for s in agenda.rounds_s if s >= began_s))
+        assert longest_s < MAX_GAP_S + waiting.lost_s()
+    finally:
+        await stop(due_loop, running)
+        if trouble == "suspended":
+            queue.resume()
+
+
+async def test_arq_ticks_again_after_a_queue_restart(queue: Server) -> None:
+    due_loop, _ = recorded(await build())
+    host = ArqHost(queue.url, due_loop, "q", time.monotonic)
+    running = asyncio.create_task(host.run())
+    await wait_until(lambda: queue.say("EXISTS", "q:health-check") == ":1\r\n", "arq runs")
+    queue.kill()
+    queue.start()
+    restarted_s = time.monotonic()
+    await wait_until(lambda: host._last_tick_s > restarted_s + 2, "arq ticks again", 20)
+    await stop(due_loop, running)
+
+
+async def test_all_keys_of_arq_are_in_the_namespace(queue: Server) -> None:
+    due_loop, _ = recorded(await build())
+    running = asyncio.create_task(ArqHost(queue.url, due_loop, "ours:q", time.monotonic).run())
+    names: set[str] = set()
+    with redis.Redis.from_url(queue.url, decode_responses=True) as client:
+
+        def seen() -> set[str]:
+            names.update(client.keys())
+            return names
+
+        await wait_until(lambda: any("in-progress" in name for name in seen()), "arq has started a job")
+        await wait_until(lambda: any("retry" in name or "job" in name for name in seen()), "arq has enqueued a job")
+    await stop(due_loop, running)
+
+    assert {name for name in names if not name.startswith("ours:q")} == set()
+
+
+async def test_restart_logs_no_exceeded_retries(queue: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """A killed scheduler leaves a started job in its queue."""
+    job = "cron:tick:1"
+    with redis.Redis.from_url(queue.url) as client:
+        client.zadd("q", {job: time.time() * 1_000 - 60_000})
+        client.set(f"q:retry:{job}", 1)
+        client.set(f"q:job:{job}", '{"t":1,"f":"tick","a":[],"k":{},"et":1}')
+    due_loop, _ = recorded(await build())
+    host = ArqHost(queue.url, due_loop, "q", time.monotonic)
+    running = asyncio.create_task(host.run())
+    began_s = time.monotonic()
+
+    await wait_until(lambda: host._last_tick_s > began_s + 1.2, "arq ticks twice")
+    await stop(due_loop, running)
+
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("arq")] == []
+
+
+@pytest.mark.timeout(30)
+async def test_slow_ticks_finish_while_arq_is_silent() -> None:
+    """The store recovers slowly while two ticks are pending: polling for a third one must not starve them."""
+    due_loop, agenda = recorded(await build())
+    is_quick = asyncio.Event()
+    rounds, next_due_times = 0, agenda.next_due_times
+
+    async def slow() -> Any:
+        nonlocal rounds
+        rounds += 1
+        await is_quick.wait()
+        return await next_due_times()
+
+    agenda.next_due_times = slow  # type: ignore[method-assign]
+    ticks = [asyncio.create_task(due_loop.tick()) for _ in range(2)]
+    seconds, began_s = count(step=10), time.monotonic()
+    host = ArqHost("redis://127.0.0.1:1/0", due_loop, "q", lambda: float(next(seconds)))
+    running = asyncio.create_task(host.run())
+    try:
+        await wait_until(lambda: rounds, "the first tick runs")
+        is_quick.set()
+        await asyncio.wait_for(asyncio.gather(*ticks), 10)
+    finally:
+        await stop(due_loop, running)
+    assert time.monotonic() - began_s < 20, "the event loop was blocked until the test timeout"

@@ -1,0 +1,221 @@
+"""Expiries, reminders, delayed messages and cleanup run at their time (semantics.md L6, L7)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gregor.core.limits import SECOND_US
+from gregor.core.messages.delayed import DelayedMessage
+from gregor.core.messages.model import Sender
+from gregor.core.rate_limit import RateLimiter
+from gregor_scheduler.handlers.dispatch import DueHandlers
+from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, Document, item, message
+from tests.unit.scheduler.conftest import SchedulerHarness, build
+
+
+async def test_item_expires_at_its_time(harness: SchedulerHarness) -> None:
+    await harness.create("a", expires="+10")
+    harness.announcements()
+
+    await harness.advance(9)
+    assert harness.announcements() == []
+    await harness.advance(1)
+    assert harness.announced() == ["expired a"]
+
+
+async def test_reminder_fires_at_its_time(harness: SchedulerHarness) -> None:
+    await harness.create("a", remind_at=["+5", "+8"])
+    harness.announcements()
+
+    await harness.advance(4)
+    assert harness.announcements() == []
+    await harness.advance(1)
+    assert harness.announced() == ["remind a +5"]
+    await harness.advance(20)
+    assert harness.announced() == ["remind a +8"]
+
+
+async def test_reminder_fires_before_expiry(harness: SchedulerHarness) -> None:
+    await harness.create("a", remind_at=["+5"], expires="+6")
+    harness.announcements()
+
+    await harness.advance(10)
+
+    assert harness.announced() == ["remind a +5", "expired a"]
+
+
+async def test_dismissed_item_has_no_due_work(harness: SchedulerHarness) -> None:
+    await harness.create("a", remind_at=["+5"], expires="+6")
+    await harness.advance(4)
+    await harness.dismiss("a")
+    harness.announcements()
+
+    await harness.advance(10)
+
+    assert harness.announcements() == [] and harness.queue.intents == []
+
+
+async def test_missed_work_runs_once_in_order_after_outage(harness: SchedulerHarness) -> None:
+    await harness.create("a", remind_at=["+5", "+10", "+30", "+50"])
+    await harness.create("b", remind_at=["+20", "+40"])
+    await harness.create("c", expires="+35")
+    harness.announcements()
+
+    harness.clock.advance(45)
+    await harness.due_loop.run_due()
+
+    # Expired items are removed before any other work of the user is executed (L6).
+    assert sorted(harness.announced(), key=lambda said: said != "expired c") == [
+        "expired c",
+        "remind a +5",
+        "remind a +10",
+        "remind b +20",
+        "remind a +30",
+        "remind b +40",
+    ]
+    await harness.due_loop.run_due()
+    assert harness.announcements() == []
+
+
+async def test_missed_reminder_of_an_expired_item_is_skipped(harness: SchedulerHarness) -> None:
+    await harness.create("a", remind_at=["+5"], expires="+10")
+    harness.announcements()
+
+    harness.clock.advance(60)
+    await harness.due_loop.run_due()
+
+    assert harness.announced() == ["expired a"]
+
+
+async def test_reminder_of_an_item_removed_after_claim() -> None:
+    harness = await build({"": {"title": "News", "push": {}}})
+    await harness.create("a", remind_at=["+5"])
+    harness.clock.advance(6)
+    works = await harness.store.agenda.due_work("alice", harness.clock.now_us(), 64, 0)
+    await harness.dismiss("a")
+    harness.announcements()
+
+    outcome = await DueHandlers(harness.context, RateLimiter(1e9, 1)).handle("alice", works)
+
+    assert [completed.work for completed in outcome.completed] == works and outcome.postponed == []
+    assert harness.announcements() == [] and harness.published() == []
+    assert await harness.store.ledger.of_item("alice", "a") == []
+
+
+async def test_user_with_more_work_than_one_lease(harness: SchedulerHarness) -> None:
+    for start in range(0, 200, 100):
+        await harness.create(*(f"i{n}" for n in range(start, start + 100)), remind_at=[NOW + 5])
+    harness.announcements()
+
+    harness.clock.advance(6)
+    await harness.due_loop.run_due()
+
+    assert len(harness.announcements()) == 200
+    assert harness.metrics.timers.labels("remind", "done")._value.get() == 200
+
+
+async def test_expired_lease_is_claimed_again(harness: SchedulerHarness) -> None:
+    await harness.create("a", remind_at=["+5"])
+    harness.announcements()
+    harness.clock.advance(6)
+    for partition in range(1_024):
+        await harness.store.agenda.claim(partition, harness.clock.now_us(), harness.clock.now_us() + 15 * SECOND_US, 9)
+
+    await harness.advance(14)
+    assert harness.announcements() == []
+    await harness.advance(1)
+    assert harness.announced() == ["remind a +5"]
+
+
+async def delay(harness: SchedulerHarness, document: Document, seconds: float, sender: Sender | None = None) -> None:
+    kept = DelayedMessage(document, sender or Sender())
+    await harness.store.agenda.delay("alice", document["id"], kept.encode(), NOW_US + round(seconds * SECOND_US))
+
+
+async def test_delayed_message_is_stamped_when_committed(harness: SchedulerHarness) -> None:
+    await delay(harness, message({"a": item(expires="+60")}, message_id="m"), 10)
+
+    await harness.advance(9)
+    assert await harness.live_ids() == []
+    await harness.advance(1)
+    assert await harness.live_ids() == ["a"]
+    (entry,) = (await harness.store.users.state("alice", BACKEND, harness.clock.now_us())).items
+    assert (entry.created_us, entry.expires_us) == (NOW_US + 10 * SECOND_US, NOW_US + 70 * SECOND_US)
+    assert await harness.store.agenda.delayed("alice", "m") is None
+
+
+async def test_delayed_message_keeps_its_sender(harness: SchedulerHarness) -> None:
+    await harness.create("a", for_device="*")
+    await delay(harness, message(ids=["a"], message_id="m"), 5, Sender("phone"))
+
+    await harness.advance(6)
+
+    entry = await harness.store.users.item("alice", "a", BACKEND, harness.clock.now_us())
+    assert entry is not None and entry.gone is None
+    (record,) = (await harness.store.agenda.category_items("alice", "news", "*"))[1]
+    assert record.hidden_by == {"phone"}
+
+
+async def test_rejected_delayed_message_is_counted_and_removed(harness: SchedulerHarness) -> None:
+    await delay(harness, message({"a": item(created=NOW + 9_000)}, message_id="m"), 5)
+    await delay(harness, {"system": "gregor", "body": {}, "id": "n"}, 5)
+
+    await harness.advance(6)
+
+    assert await harness.live_ids() == []
+    assert harness.metrics.delayed_refused.labels("created_in_future")._value.get() == 1
+    assert await harness.store.agenda.delayed("alice", "m") is None
+    assert await harness.store.agenda.delayed("alice", "n") is None
+
+
+async def test_cleanup_is_throttled_and_spread(harness: SchedulerHarness) -> None:
+    harness = await build(cleanup_limit=RateLimiter(0.001, 3))
+    uids = [f"user{n}" for n in range(40)]
+    for uid in uids:
+        await harness.create("a", uid=uid, created=NOW)
+        await harness.submit(message(ids=["a"]), uid=uid)
+    harness.clock.advance(8 * DAY_US / SECOND_US)
+    now_us = harness.clock.now_us()
+
+    await harness.due_loop.run_due()
+
+    entries = [await harness.store.users.item(uid, "a", BACKEND, NOW_US) for uid in uids]
+    assert sum(entry is not None and entry.is_trimmed for entry in entries) == 3
+    firsts = sorted(at_us for at_us in await harness.store.agenda.next_due_times() if at_us is not None)
+    postponed = [at_us for at_us in firsts if at_us <= now_us + 600 * SECOND_US]
+    assert len(postponed) >= 30 and postponed[-1] - postponed[0] > 200 * SECOND_US
+
+
+async def test_absent_device_is_deleted_after_retention(harness: SchedulerHarness) -> None:
+    await harness.store.devices.ensure_device("alice", "old", NOW_US)
+
+    harness.clock.advance(LIMITS.retention_us / SECOND_US)
+    await harness.due_loop.run_due()
+
+    assert await harness.store.devices.devices("alice", harness.clock.now_us()) == {}
+    assert await harness.store.agenda.due_work("alice", NOW_US + 10**15, 9) == []
+
+
+@pytest.mark.parametrize("kind", ["remind", "expire"])
+async def test_lateness_is_measured_from_due_time(harness: SchedulerHarness, kind: str) -> None:
+    times: dict[str, Any] = {"remind": {"remind_at": ["+5"]}, "expire": {"expires": "+5"}}
+    await harness.create("a", **times[kind])
+
+    harness.clock.advance(7)
+    await harness.due_loop.run_due()
+
+    assert harness.metrics.lateness.labels(kind)._sum.get() == 2
+
+
+async def test_concurrent_schedulers_execute_work_once(harness: SchedulerHarness) -> None:
+    for n in range(30):
+        await harness.create("a", uid=f"u{n}", remind_at=[NOW + 5])
+    harness.announcements()
+    harness.clock.advance(6)
+
+    await asyncio.gather(harness.due_loop.run_due(), harness.due_loop.run_due())
+
+    assert len(harness.announcements()) == 30

@@ -1,0 +1,230 @@
+"""Webhook events: removed, hidden and acknowledged items, and outcomes of deliveries."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from gregor.core.items.sync import View
+from gregor.core.messages.model import Sender
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
+from gregor.core.notify.webhook_events import Webhook, webhook_and_call_id
+from gregor.reference.store import MemoryQueueWriter
+from tests.support.builders import NOW_US, item, message
+from tests.unit.scheduler.conftest import SchedulerHarness, build
+
+PUSHED = {"news": {"title": "x", "push": {"after": 1}}}
+ALL = Webhook("wh_all", "https://a.example/", (("whsec_A", None),))
+ACKS = replace(ALL, id="wh_acks", events=("item.acked",))
+PHONE = Sender("phone")
+
+
+async def with_webhooks(*webhooks: Webhook, **built: Any) -> SchedulerHarness:
+    """Return a harness whose processes know these webhooks."""
+    harness = await build(**built)
+    for webhook in webhooks:
+        await harness.store.webhooks.put(webhook, await harness.store.webhooks.version())
+    harness.store.recorded_events.removals = harness.store.recorded_events.acknowledgements = bool(webhooks)
+    return harness
+
+
+def events(harness: SchedulerHarness) -> list[dict[str, Any]]:
+    """Return the data of the events published since the last call."""
+    found = [
+        {"to": webhook_and_call_id(intent)[0], "type": body["type"], **body["data"]}
+        for intent in harness.queue.intents
+        if intent.channel == "webhook"
+        for body in [json.loads(intent.event)]
+    ]
+    harness.queue.intents.clear()
+    return found
+
+
+def event_lines(harness: SchedulerHarness) -> list[str]:
+    return [
+        f"{each['to']} {each['type']} {each['id']} {each['device']} {each['reason']} {each['seq']}"
+        for each in events(harness)
+    ]
+
+
+async def test_removals_are_published_once() -> None:
+    harness = await with_webhooks(ALL, ACKS)
+    await harness.create("a", "b", "c", expires="+5")
+    await harness.submit(message(ids=["a"]), PHONE)
+    await harness.dismiss("b")
+    await harness.due_loop.run_due()
+    assert event_lines(harness) == [
+        "wh_all item.dismissed a phone dismissed 2",
+        "wh_all item.dismissed b None dismissed 3",
+    ]
+
+    await harness.advance(6)
+
+    assert event_lines(harness) == ["wh_all item.expired c None expired 4"]
+    await harness.advance(60)
+    assert event_lines(harness) == []
+
+
+async def test_hidden_copy_and_final_removal_are_events() -> None:
+    harness = await with_webhooks(ALL)
+    await harness.create("a", for_device="*")
+
+    await harness.submit(message(ids=["a"]), PHONE)
+    await harness.dismiss("a")
+    await harness.due_loop.run_due()
+
+    assert [(each["device"], each["for_device"], each["seq"]) for each in events(harness)] == [
+        ("phone", "*", 2),
+        (None, "*", 3),
+    ]
+
+
+async def test_ack_events_cover_live_items_only() -> None:
+    harness = await with_webhooks(ACKS)
+    for item_id in ("a", "b", "c"):
+        await harness.create(item_id)
+    await harness.submit(message({"mine": item(for_device="tablet")}))
+    await harness.store.devices.acknowledge("alice", View("phone"), 1, NOW_US)
+    await harness.dismiss("b")
+    await harness.store.devices.acknowledge("alice", View("phone"), 4, NOW_US)
+    await harness.store.devices.acknowledge("alice", View("desk", ("mail",)), 4, NOW_US)
+
+    await harness.due_loop.run_due()
+
+    assert event_lines(harness) == ["wh_acks item.acked a phone None 1", "wh_acks item.acked c phone None 3"]
+
+
+async def test_category_prefix_filters_events() -> None:
+    of_mail = replace(ALL, id="wh_mail", prefixes=("mail",))
+    harness = await with_webhooks(of_mail)
+    await harness.create("a")
+    await harness.create("m", category="mail.new")
+
+    await harness.dismiss("a", "m")
+    await harness.due_loop.run_due()
+
+    assert event_lines(harness) == ["wh_mail item.dismissed m None dismissed 3"]
+
+
+async def test_no_webhook_no_event() -> None:
+    harness = await build(PUSHED)
+    await harness.create("a")
+
+    await harness.dismiss("a")
+    await harness.due_loop.run_due()
+
+    assert events(harness) == []
+
+
+async def test_full_stream_delays_events() -> None:
+    harness = await with_webhooks(ALL, queue=MemoryQueueWriter(most=1))
+    await harness.create("a", "b")
+    await harness.dismiss("a", "b")
+
+    await harness.due_loop.run_due()
+    assert [line.split()[2] for line in event_lines(harness)] == ["a"]
+    await harness.advance(601, step_s=60.0)
+
+    assert [line.split()[2] for line in event_lines(harness)] == ["b"]
+
+
+async def test_repeated_event_has_the_same_key() -> None:
+    harness = await with_webhooks(ALL)
+    await harness.create("a")
+    await harness.dismiss("a")
+    [left] = [
+        work for work in await harness.store.agenda.due_work("alice", harness.clock.now_us(), 9) if work.name == "a"
+    ]
+
+    first = await harness.due_loop._handlers.handle("alice", [left])
+    second = await harness.due_loop._handlers.handle("alice", [left])
+
+    assert first.completed == second.completed
+    one, other = (replace(intent, at_us=0) for intent in harness.queue.intents)
+    assert one == other
+
+
+PUSH = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=1, at_us=NOW_US)
+
+
+async def record_outcome(
+    harness: SchedulerHarness, intent: Intent, state: DeliveryState, reason: str | None = None
+) -> None:
+    """Claim a delivery and record its outcome, as a delivery worker does."""
+    ledger, now_us = harness.store.ledger, harness.clock.now_us()
+    await ledger.plan([intent], DeliveryState.PLANNED, None, now_us)
+    claim = await ledger.claim(intent, "", now_us, now_us + 1)
+    assert isinstance(claim, Claim)
+    attempts = (*claim.delivery.history.attempts, DeliveryAttempt(now_us, "200"))
+    await ledger.record_outcome(
+        claim.delivery, "", state, DeliveryHistory(now_us, intent.seq, reason, attempts=attempts)
+    )
+
+
+async def with_deliveries(*webhooks: Webhook) -> SchedulerHarness:
+    harness = await with_webhooks(*webhooks)
+    harness.store.recorded_events.removals = harness.store.recorded_events.acknowledgements = False
+    harness.store.recorded_events.deliveries = True
+    await harness.create("other")
+    return harness
+
+
+async def test_sent_and_dead_deliveries_are_events() -> None:
+    harness = await with_deliveries(replace(ALL, prefixes=("news",)), replace(ALL, id="wh_mail", prefixes=("mail",)))
+    await harness.create("a")
+
+    await record_outcome(harness, PUSH, DeliveryState.SENT)
+    await record_outcome(harness, replace(PUSH, device="tablet"), DeliveryState.DEAD, "device_gone")
+    await harness.due_loop.run_due()
+
+    found = events(harness)
+    assert [(each["to"], each["type"], each["device"], each["reason"]) for each in found] == [
+        ("wh_all", "delivery.sent", "phone", None),
+        ("wh_all", "delivery.dead", "tablet", "device_gone"),
+    ]
+    assert {name: found[0][name] for name in ("category", "channel", "intent", "n", "status", "seq")} == {
+        "category": "news",
+        "channel": "apns",
+        "intent": "item",
+        "n": 0,
+        "status": "200",
+        "seq": 1,
+    }
+
+
+async def test_second_death_after_replay_is_a_new_event() -> None:
+    harness = await with_deliveries(ALL)
+    await harness.create("a")
+    await record_outcome(harness, PUSH, DeliveryState.DEAD, "budget")
+    await harness.due_loop.run_due()
+    first = list(harness.queue.intents)
+    await harness.store.ledger.move(PUSH, (DeliveryState.DEAD,), DeliveryState.PLANNED)
+
+    await record_outcome(harness, PUSH, DeliveryState.DEAD, "budget")
+    await harness.due_loop.run_due()
+
+    again = harness.queue.intents[len(first) :]
+    assert len(first) == len(again) == 1
+    assert first[0].key != again[0].key
+
+
+async def test_replayed_delivery_is_no_event() -> None:
+    harness = await with_deliveries(ALL)
+    await record_outcome(harness, PUSH, DeliveryState.DEAD, "budget")
+    await harness.store.ledger.move(PUSH, (DeliveryState.DEAD,), DeliveryState.PLANNED)
+
+    await harness.due_loop.run_due()
+
+    assert events(harness) == []
+
+
+async def test_withdrawn_push_counts_as_sent() -> None:
+    harness = await with_deliveries(ALL)
+    await record_outcome(harness, PUSH, DeliveryState.SENT)
+    await harness.store.ledger.move(PUSH, (DeliveryState.SENT,), DeliveryState.WITHDRAWN)
+
+    await harness.due_loop.run_due()
+
+    assert [(each["type"], each["category"]) for each in events(harness)] == [("delivery.sent", None)]

@@ -1,0 +1,358 @@
+"""A removed item: pending notifications are cancelled, sent pushes are withdrawn (semantics.md L15)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from msgspec.structs import replace as replace_story
+
+from gregor.core.messages.model import Sender
+from gregor.core.notify.intents import EMAIL, Intent, IntentKind
+from gregor.core.notify.ledger import MAX_ATTEMPTS, Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
+from gregor.reference.store.ledger import MemoryLedger
+from gregor.store.contract.devices import Registration
+from gregor_scheduler.handlers.withdrawals import COALESCE_US
+from tests.support.builders import NOW_US, SECOND_US, interval, message
+from tests.unit.scheduler.conftest import SchedulerHarness, build
+
+PUSHES = {"news": {"title": "News", "push": {"after": "10s"}, "email": {"after": "60s"}}}
+WITHDRAW = IntentKind.WITHDRAW
+
+
+@pytest.fixture
+async def harness() -> SchedulerHarness:
+    """Alice has a phone and a tablet with push."""
+    made = await build(PUSHES)
+    await made.store.devices.put_device("alice", "phone", Registration(push={"provider": "apns", "token": "1"}), NOW_US)
+    await made.store.devices.put_device("alice", "tablet", Registration(push={"provider": "fcm", "token": "2"}), NOW_US)
+    return made
+
+
+async def pushed(harness: SchedulerHarness, item: str = "a", **fields: Any) -> list[Intent]:
+    """Create an item and return its pushes after they were published."""
+    await harness.create(item, **fields)
+    await harness.advance(10)
+    intents = [intent for intent in harness.queue.intents if intent.channel != EMAIL]
+    harness.published()
+    return intents
+
+
+async def set_state(harness: SchedulerHarness, intent: Intent, state: DeliveryState, lease_s: float = 30) -> None:
+    """Bring a delivery into a state, as a delivery worker does."""
+    ledger, now_us = harness.store.ledger, harness.clock.now_us()
+    await ledger.plan([intent], DeliveryState.PLANNED, None, intent.at_us)
+    if state is DeliveryState.PLANNED:
+        return
+    claim = await ledger.claim(intent, "", now_us, now_us + round(lease_s * SECOND_US))
+    assert isinstance(claim, Claim)
+    if state is not DeliveryState.CLAIMED:
+        next_us = (
+            now_us + SECOND_US if state in (DeliveryState.WAITING, DeliveryState.RETRY, DeliveryState.UNKNOWN) else None
+        )
+        history = DeliveryHistory(intent.at_us, intent.seq, next_us=next_us, attempts=(DeliveryAttempt(now_us, "200"),))
+        await ledger.record_outcome(claim.delivery, "", state, history)
+
+
+async def states(harness: SchedulerHarness, item: str = "a") -> dict[str, tuple[DeliveryState, str | None]]:
+    """Return state and reason of each delivery, by kind and device."""
+    found = await harness.store.ledger.of_item("alice", item)
+    return {f"{each.intent.kind.value} {each.intent.device}": (each.state, each.history.reason) for each in found}
+
+
+@pytest.mark.parametrize(
+    "state", [DeliveryState.PLANNED, DeliveryState.WAITING, DeliveryState.RETRY, DeliveryState.UNKNOWN]
+)
+@pytest.mark.parametrize(("way", "reason"), [("dismiss", "dismissed"), ("sweep", "dismissed"), ("expire", "expired")])
+async def test_pending_deliveries_are_cancelled(
+    harness: SchedulerHarness, state: DeliveryState, way: str, reason: str
+) -> None:
+    for intent in await pushed(harness, expires="+30"):
+        await set_state(harness, intent, state)
+
+    if way == "expire":
+        await harness.advance(20)
+    else:
+        await harness.submit(
+            message(ids=["a"] if way == "dismiss" else (), intervals=[interval("news")] * (way == "sweep"))
+        )
+        await harness.advance(0.1)
+
+    assert await states(harness) == {
+        "item phone": (DeliveryState.CANCELLED, reason),
+        "item tablet": (DeliveryState.CANCELLED, reason),
+    }
+    assert harness.published() == []
+
+
+async def test_sent_push_is_withdrawn(harness: SchedulerHarness) -> None:
+    phone, tablet = await pushed(harness)
+    await set_state(harness, phone, DeliveryState.SENT)
+    await set_state(harness, tablet, DeliveryState.DEAD)
+
+    await harness.dismiss("a")
+    await harness.advance(0.1)
+
+    [withdrawal] = harness.queue.intents
+    assert withdrawal == Intent("alice", "a", WITHDRAW, "apns", "phone", 0, 2, harness.clock.now_us())
+    assert harness.queue.later[withdrawal] == harness.clock.now_us() + COALESCE_US
+    assert await states(harness) == {
+        "item phone": (DeliveryState.SENT, None),
+        "item tablet": (DeliveryState.DEAD, None),
+        "withdraw phone": (DeliveryState.PLANNED, None),
+    }
+
+
+async def crash_during(harness: SchedulerHarness, intent: Intent) -> None:
+    """A worker claims a delivery and dies; the next one finds the item acknowledged."""
+    ledger = harness.store.ledger
+    await set_state(harness, intent, DeliveryState.CLAIMED, lease_s=0)
+    now_us = harness.clock.now_us()
+    claim = await ledger.claim(intent, "", now_us, now_us + 30 * SECOND_US)
+    assert isinstance(claim, Claim)
+    history = claim.delivery.history.ended("acked", now_us)
+    assert await ledger.record_outcome(claim.delivery, "", DeliveryState.CANCELLED, history, counts=False)
+
+
+async def record_attempts(harness: SchedulerHarness, intent: Intent, state: DeliveryState, statuses: list[str]) -> None:
+    """Record attempts with these statuses, then the final state."""
+    ledger, history, counts = harness.store.ledger, DeliveryHistory(intent.at_us, intent.seq), True
+    for status in [*statuses, None]:
+        now_us = harness.clock.now_us()
+        claim = await ledger.claim(intent, "", now_us, now_us + 30 * SECOND_US, is_early=True)
+        assert isinstance(claim, Claim)
+        if status is None:
+            history, counts = history.ended("acked", now_us), False
+        else:
+            history = replace_story(history.attempted(DeliveryAttempt(now_us, status)), next_us=now_us)
+        await ledger.record_outcome(
+            claim.delivery, "", DeliveryState.RETRY if counts else state, history, counts=counts
+        )
+
+
+@pytest.mark.parametrize("state", [DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.UNKNOWN])
+async def test_push_with_unknown_outcome_is_withdrawn(harness: SchedulerHarness, state: DeliveryState) -> None:
+    phone, tablet = await pushed(harness)
+    await record_attempts(harness, phone, state, ["unknown", "503"])
+    await record_attempts(harness, tablet, state, ["503", "429"])
+
+    await harness.dismiss("a")
+    await harness.advance(0.1)
+
+    assert harness.published() == ["withdraw a apns phone"]
+
+
+async def test_push_of_a_dead_worker_is_withdrawn(harness: SchedulerHarness) -> None:
+    phone, _ = await pushed(harness)
+    await crash_during(harness, phone)
+
+    await harness.dismiss("a")
+    await harness.advance(0.1)
+
+    assert harness.published() == ["withdraw a apns phone"]
+
+
+@pytest.mark.parametrize(("last", "expected"), [("503", []), ("unknown", ["withdraw a apns phone"])])
+async def test_dropped_attempts_still_count_as_unknown(
+    harness: SchedulerHarness, last: str, expected: list[str]
+) -> None:
+    phone, _ = await pushed(harness)
+    await record_attempts(harness, phone, DeliveryState.CANCELLED, [last, *["503"] * (MAX_ATTEMPTS + 5)])
+
+    await harness.dismiss("a")
+    await harness.advance(0.1)
+
+    assert harness.published() == expected
+
+
+async def test_unknown_push_is_withdrawn_once(harness: SchedulerHarness) -> None:
+    phone, tablet = await pushed(harness)
+    await crash_during(harness, phone)
+    await set_state(harness, tablet, DeliveryState.CLAIMED)  # a claimed delivery makes the scheduler check again
+    await harness.dismiss("a")
+    await harness.advance(0.1)
+    assert harness.published() == ["withdraw a apns phone"]
+
+    await set_state(harness, replace(phone, kind=WITHDRAW), DeliveryState.SENT)
+    await harness.advance(60)
+
+    assert harness.published() == []
+
+
+class ClaimingLedger(MemoryLedger):
+    """A ledger in which a worker claims each delivery just before it is cancelled."""
+
+    def __init__(self, other: MemoryLedger) -> None:
+        self.__dict__.update(other.__dict__)
+
+    async def move(
+        self,
+        intent: Intent,
+        sources: Sequence[DeliveryState],
+        state: DeliveryState,
+        history: DeliveryHistory | None = None,
+    ) -> bool:
+        now_us = history.last_us if history is not None else 0
+        claim = await self.claim(intent, "", now_us, now_us + 30 * SECOND_US)
+        if isinstance(claim, Claim):
+            self.taken = claim
+        return await super().move(intent, sources, state, history)
+
+
+async def test_push_claimed_before_cancel_is_rechecked(harness: SchedulerHarness) -> None:
+    await pushed(harness, for_device="phone")
+    ledger = harness.store._ledger = ClaimingLedger(harness.store._ledger)  # type: ignore[attr-defined]
+    await harness.dismiss("a")
+    await harness.advance(0.1)
+    assert harness.published() == []
+
+    history = ledger.taken.delivery.history.attempted(DeliveryAttempt(harness.clock.now_us(), "200"))
+    assert await ledger.record_outcome(ledger.taken.delivery, "", DeliveryState.SENT, history)
+    await harness.advance(1)
+
+    assert harness.published() == ["withdraw a apns phone"]
+
+
+async def test_one_withdrawal_covers_all_pushes_of_an_item(harness: SchedulerHarness) -> None:
+    [phone, _] = await pushed(harness)
+    await set_state(harness, phone, DeliveryState.SENT)
+    await set_state(harness, replace(phone, kind=IntentKind.REMIND, n=3), DeliveryState.SENT)
+    await set_state(harness, replace(phone, channel=EMAIL, device=""), DeliveryState.SENT)
+
+    await harness.dismiss("a")
+    await harness.advance(0.1)
+
+    assert harness.published() == ["withdraw a apns phone"]
+
+
+@pytest.mark.parametrize("for_device", [None, "*"])
+async def test_dismissing_device_gets_no_withdrawal(harness: SchedulerHarness, for_device: str | None) -> None:
+    for intent in await pushed(harness, for_device=for_device):
+        await set_state(harness, intent, DeliveryState.SENT)
+
+    await harness.submit(message(ids=["a"]), Sender("phone"))
+    await harness.advance(0.1)
+
+    assert harness.published() == (["withdraw a fcm tablet"] if for_device is None else [])
+    if for_device == "*":
+        await harness.dismiss("a")
+        await harness.advance(0.1)
+        assert harness.published() == ["withdraw a fcm tablet"]
+
+
+async def test_push_in_flight_is_rechecked_until_final(harness: SchedulerHarness) -> None:
+    phone, tablet = await pushed(harness)
+    await set_state(harness, phone, DeliveryState.SENT)
+    await set_state(harness, tablet, DeliveryState.CLAIMED)
+
+    await harness.dismiss("a")
+    await harness.advance(0.1)
+    assert harness.published() == ["withdraw a apns phone"]
+    await record_outcome(harness, tablet, DeliveryState.SENT)
+    await set_state(harness, replace(phone, kind=WITHDRAW), DeliveryState.SENT)
+    await harness.advance(1)
+
+    assert harness.published() == ["withdraw a fcm tablet"]
+    await set_state(harness, replace(tablet, kind=WITHDRAW), DeliveryState.SENT)
+    await harness.advance(3_600)
+    assert harness.published() == []
+    assert (await states(harness))["item phone"][0] is DeliveryState.WITHDRAWN
+
+
+async def record_outcome(harness: SchedulerHarness, intent: Intent, state: DeliveryState) -> None:
+    """Record the outcome of the claimed delivery."""
+    [claimed] = [
+        each for each in await harness.store.ledger.of_item("alice", intent.item) if each.state is DeliveryState.CLAIMED
+    ]
+    history = DeliveryHistory(intent.at_us, intent.seq, attempts=(DeliveryAttempt(harness.clock.now_us(), "200"),))
+    assert await harness.store.ledger.record_outcome(claimed, "", state, history)
+
+
+async def test_rechecks_become_rare(harness: SchedulerHarness) -> None:
+    [phone, _] = await pushed(harness)
+    await set_state(harness, phone, DeliveryState.CLAIMED)
+    await harness.dismiss("a")
+    looks = harness.metrics.timers.labels("left", "done")
+
+    await harness.advance(3_600, 0.5)
+    assert 10 < looks._value.get() < 40
+    await set_state(harness, phone, DeliveryState.CANCELLED)
+    await harness.advance(3_600)
+    looked = looks._value.get()
+    await harness.advance(3_600)
+    assert looks._value.get() == looked
+
+
+async def test_push_after_a_withdrawal_is_withdrawn_again(harness: SchedulerHarness) -> None:
+    phone, _ = await pushed(harness)
+    await set_state(harness, phone, DeliveryState.SENT)
+    await set_state(harness, replace(phone, kind=IntentKind.REMIND), DeliveryState.CLAIMED)
+    await harness.dismiss("a")
+    await harness.advance(0.1)
+    await set_state(harness, replace(phone, kind=WITHDRAW), DeliveryState.SENT)
+    assert harness.published() == ["withdraw a apns phone"]
+
+    await record_outcome(harness, replace(phone, kind=IntentKind.REMIND), DeliveryState.SENT)
+    await harness.advance(1)
+
+    [again] = harness.queue.intents
+    assert (again.kind, again.n) == (WITHDRAW, 1)
+
+
+async def test_summary_withdraws_aggregated_pushes() -> None:
+    folding = {"title": "{{ count }}", "push": {"after": "10s"}, "aggregate": {"window": "20s", "at_least": 2}}
+    harness = await build({"news": folding})
+    await harness.store.devices.put_device(
+        "alice", "phone", Registration(push={"provider": "apns", "token": "1"}), NOW_US
+    )
+    await harness.create("a", "b")
+    await harness.advance(10)
+    for intent in harness.queue.intents:
+        await set_state(harness, intent, DeliveryState.SENT)
+    harness.published()
+
+    await harness.advance(10)
+
+    assert harness.published() == ["withdraw a apns phone", "withdraw b apns phone"]
+
+
+async def test_unpublished_withdrawal_is_published_again(harness: SchedulerHarness) -> None:
+    """The scheduler died between ledger and queue; the same key is published again."""
+    [phone, _] = await pushed(harness)
+    await set_state(harness, phone, DeliveryState.SENT)
+    await harness.dismiss("a")
+    await harness.store.ledger.plan(
+        [replace(phone, kind=WITHDRAW, seq=2)], DeliveryState.PLANNED, None, harness.clock.now_us()
+    )
+
+    await harness.advance(1)
+
+    assert harness.published() == ["withdraw a apns phone"]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [DeliveryState.WAITING, DeliveryState.RETRY, DeliveryState.CLAIMED, DeliveryState.CANCELLED, DeliveryState.DEAD],
+)
+async def test_withdrawal_in_progress_is_not_repeated(harness: SchedulerHarness, state: DeliveryState) -> None:
+    [phone, _] = await pushed(harness)
+    await set_state(harness, phone, DeliveryState.SENT)
+    await set_state(harness, replace(phone, kind=WITHDRAW), state)
+
+    await harness.dismiss("a")
+    await harness.advance(1)
+
+    assert harness.published() == []
+
+
+async def test_dismissal_before_push_delay_needs_nothing(harness: SchedulerHarness) -> None:
+    await harness.create("a")
+    await harness.advance(5)
+
+    await harness.dismiss("a")
+    await harness.advance(100)
+
+    assert harness.published() == []
+    assert await states(harness) == {}
