@@ -21,7 +21,7 @@ from gregor.core.notify.ledger import (
     delivery_path,
 )
 from gregor.store.contract.agenda import CompletedWork, WorkKind
-from gregor.store.contract.dead_letters import Place
+from gregor.store.contract.dead_letters import DeadLetterPosition
 from gregor.store.contract.store import Store
 from tests.contract.conftest import MakeStore
 from tests.support.agendas import entries
@@ -60,7 +60,7 @@ def replace_story(history: DeliveryHistory, at_us: int) -> DeliveryHistory:
 async def listed(store: Store, channel: str | None = None, limit: int = 100, now_us: int = NOW_US) -> list[str]:
     """The paths of all dead letters, page by page."""
     found: list[str] = []
-    before: Place | None = None
+    before: DeadLetterPosition | None = None
     while True:
         page = await store.dead_letters.page(before, limit, channel, now_us)
         found += [delivery_path(each.intent) for each in page.letters]

@@ -13,7 +13,7 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import Delta, Full, View, cursor_for
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender
-from gregor.store.contract.devices import DeviceSession, Presence, Registration
+from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 from gregor.store.contract.store import Store
 from tests.support.builders import LIMITS, NOW_US, SECOND_US, SEED, creating, dismissing, document_of, ids_of
 from tests.support.store_backends import AnnouncementRecorder
@@ -30,11 +30,11 @@ async def test_a_device_is_listed_as_it_was_registered(store: Store) -> None:
     await store.devices.put_device("alice", "browser", Registration("web", WEB), NOW_US)
 
     assert await store.devices.devices("alice", NOW_US) == {
-        "browser": (Registration("web", WEB), Presence()),
-        "phone": (registration, Presence()),
+        "browser": (Registration("web", WEB), PresenceStatus()),
+        "phone": (registration, PresenceStatus()),
     }
     assert list(await store.devices.devices("alice", NOW_US)) == ["browser", "phone"]
-    assert await store.devices.device("alice", "phone", NOW_US) == (registration, Presence())
+    assert await store.devices.device("alice", "phone", NOW_US) == (registration, PresenceStatus())
     assert await store.devices.device("alice", "tablet", NOW_US) is None
     assert await store.devices.devices("bob", NOW_US) == {}
 
@@ -44,7 +44,7 @@ async def test_registering_again_replaces(store: Store) -> None:
 
     await store.devices.put_device("alice", "phone", Registration("android"), NOW_US)
 
-    assert await store.devices.device("alice", "phone", NOW_US) == (Registration("android"), Presence())
+    assert await store.devices.device("alice", "phone", NOW_US) == (Registration("android"), PresenceStatus())
 
 
 async def test_changes_by_many_at_once_are_all_kept(store: Store) -> None:
@@ -55,7 +55,7 @@ async def test_changes_by_many_at_once_are_all_kept(store: Store) -> None:
 
     await asyncio.gather(change(platform="ios"), change(push=PUSH), change(locale="it"))
 
-    assert await store.devices.device("alice", "phone", NOW_US) == (Registration("ios", PUSH, "it"), Presence())
+    assert await store.devices.device("alice", "phone", NOW_US) == (Registration("ios", PUSH, "it"), PresenceStatus())
 
 
 async def test_a_change_sees_what_is_registered_and_one_that_is_refused_changes_nothing(store: Store) -> None:
@@ -70,7 +70,7 @@ async def test_a_change_sees_what_is_registered_and_one_that_is_refused_changes_
             await store.devices.put_device("alice", "phone", known, NOW_US)
         with pytest.raises(Problem):
             await store.devices.change_device("alice", "phone", refuse, NOW_US)
-        assert await store.devices.device("alice", "phone", NOW_US) == (known and (known, Presence()))
+        assert await store.devices.device("alice", "phone", NOW_US) == (known and (known, PresenceStatus()))
         assert seen.pop() == known
 
 
@@ -80,8 +80,8 @@ async def test_a_changed_push_token_moves_as_a_registered_one_does(store: Store)
     await store.devices.change_device("alice", "phone", lambda _: Registration("ios", PUSH), NOW_US)
     await store.devices.change_device("alice", "phone", lambda _: Registration("ios"), NOW_US)
 
-    assert await store.devices.device("bob", "tablet", NOW_US) == (Registration("ios"), Presence())
-    assert await store.devices.device("alice", "phone", NOW_US) == (Registration("ios"), Presence())
+    assert await store.devices.device("bob", "tablet", NOW_US) == (Registration("ios"), PresenceStatus())
+    assert await store.devices.device("alice", "phone", NOW_US) == (Registration("ios"), PresenceStatus())
 
 
 async def test_a_connection_makes_a_device_known_and_changes_no_registration(store: Store) -> None:

@@ -232,7 +232,7 @@ async def test_names_of_processes_that_are_long_gone_are_forgotten_but_never_wha
     [mine] = await taken(house.queue, 1)
     [other] = await taken(house.other, 1)
     await house.other.ack([other])
-    house.queue._forget_after_s = 0.0  # type: ignore[attr-defined]
+    house.queue._consumer_expiry_s = 0.0  # type: ignore[attr-defined]
     async with open_client(house.url) as link:
         assert len(await link.call("XINFO", "CONSUMERS", house.stream, "delivery")) == 2
         await house.queue.reclaim(60.0, 10)

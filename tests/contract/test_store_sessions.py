@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.limits import Limits
-from gregor.store.contract.devices import DeviceSession, Presence
+from gregor.store.contract.devices import DeviceSession, PresenceStatus
 from gregor.store.contract.store import Store
 from tests.support.builders import LIMITS, NOW_US, SECOND_US
 
@@ -30,7 +30,7 @@ async def known(store: Store) -> Store:
     return store
 
 
-async def alice(store: Store, now_us: int) -> Presence:
+async def alice(store: Store, now_us: int) -> PresenceStatus:
     (presence,) = await store.devices.presence(["alice"], now_us)
     return presence
 
@@ -45,21 +45,21 @@ async def test_a_session_is_there_until_its_lease_runs_out(known: Store) -> None
 
 
 async def test_presence_is_the_or_over_all_devices_and_their_sessions(known: Store) -> None:
-    assert await alice(known, NOW_US) == Presence()
+    assert await alice(known, NOW_US) == PresenceStatus()
 
     await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
-    assert await alice(known, NOW_US + 5) == Presence(True, False, NOW_US + 5)
+    assert await alice(known, NOW_US + 5) == PresenceStatus(True, False, NOW_US + 5)
 
     await known.devices.open_session("alice", "laptop", session("a", foreground=True), NOW_US, MINUTE_US)
     await known.devices.open_session("alice", "laptop", session("b", "c2"), NOW_US, MINUTE_US)
-    assert await alice(known, NOW_US + 6) == Presence(True, True, NOW_US + 6)
+    assert await alice(known, NOW_US + 6) == PresenceStatus(True, True, NOW_US + 6)
     laptop = await known.devices.device("alice", "laptop", NOW_US + 6)
     phone = await known.devices.device("alice", "phone", NOW_US + 6)
-    assert laptop is not None and laptop[1] == Presence(True, True, NOW_US + 6)
-    assert phone is not None and phone[1] == Presence(True, False, NOW_US + 6)
+    assert laptop is not None and laptop[1] == PresenceStatus(True, True, NOW_US + 6)
+    assert phone is not None and phone[1] == PresenceStatus(True, False, NOW_US + 6)
     assert await known.devices.presence(["nobody", "alice"], NOW_US + 6) == [
-        Presence(),
-        Presence(True, True, NOW_US + 6),
+        PresenceStatus(),
+        PresenceStatus(True, True, NOW_US + 6),
     ]
 
 
@@ -69,17 +69,17 @@ async def test_a_heartbeat_prolongs_and_tells_the_foreground(known: Store) -> No
     entries = [("alice", "phone", session(foreground=True))]
     await known.devices.renew_sessions(entries, NOW_US + MINUTE_US - 1, MINUTE_US)
 
-    assert await alice(known, NOW_US + 2 * MINUTE_US - 2) == Presence(True, True, NOW_US + 2 * MINUTE_US - 2)
+    assert await alice(known, NOW_US + 2 * MINUTE_US - 2) == PresenceStatus(True, True, NOW_US + 2 * MINUTE_US - 2)
     assert (await alice(known, NOW_US + 2 * MINUTE_US)).online is False
 
 
 async def test_last_seen_is_when_the_last_connection_closed_or_was_last_heard_of(known: Store) -> None:
     await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
     await known.devices.close_session("alice", "phone", session(), NOW_US + 10)
-    assert await alice(known, NOW_US + 20) == Presence(False, False, NOW_US + 10)
+    assert await alice(known, NOW_US + 20) == PresenceStatus(False, False, NOW_US + 10)
 
     await known.devices.open_session("alice", "laptop", session(), NOW_US + 30, MINUTE_US)
-    assert await alice(known, NOW_US + 10 * MINUTE_US) == Presence(False, False, NOW_US + 30)
+    assert await alice(known, NOW_US + 10 * MINUTE_US) == PresenceStatus(False, False, NOW_US + 30)
 
 
 async def test_a_newer_connection_takes_its_session_over(known: Store) -> None:

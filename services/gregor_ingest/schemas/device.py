@@ -9,7 +9,7 @@ from pydantic import Field
 
 from gregor.core.errors import field_problem
 from gregor.net.ssrf_guard import AllowedHosts
-from gregor.store.contract.devices import Presence, Registration
+from gregor.store.contract.devices import PresenceStatus, Registration
 
 from .fields import Language, Platform, json_time_or_null
 from .requests import RequestModel
@@ -93,7 +93,7 @@ def registration_document(registration: Registration) -> dict[str, Any]:
     return {"platform": registration.platform, "push": registration.push, "locale": registration.locale}
 
 
-def device_response(registration: Registration, presence: Presence) -> DeviceResponse:
+def device_response(registration: Registration, presence: PresenceStatus) -> DeviceResponse:
     """Return a device as the API shows it: of the push token only the last four characters."""
     push = registration.push
     shown = presence_response(presence)
@@ -107,7 +107,7 @@ def device_response(registration: Registration, presence: Presence) -> DeviceRes
     )
 
 
-def presence_response(presence: Presence) -> PresenceResponse:
+def presence_response(presence: PresenceStatus) -> PresenceResponse:
     """Return a presence as the API shows it."""
     last_seen = json_time_or_null(presence.last_seen_us)
     return PresenceResponse(online=presence.online, foreground=presence.foreground, last_seen=last_seen)

@@ -9,7 +9,7 @@ from typing import Any
 from gregor.core.limits import SECOND_US, Limits
 from gregor.redis.commands import RedisCommands
 from gregor.redis.pubsub import RedisPubSub
-from gregor.store.contract.devices import DeviceSession, Presence
+from gregor.store.contract.devices import DeviceSession, PresenceStatus
 from gregor.store.redis.devices.devices import RedisDevices
 from gregor.store.redis.keys import Keys
 from gregor.store.redis.store import RedisStore
@@ -50,7 +50,7 @@ def session(name: str, connection: str = "c1", opened_us: int = NOW_US, *, foreg
     return DeviceSession(name, connection, "g1", opened_us, foreground, ("user",), None)
 
 
-async def presence_of(devices: RedisDevices, device: str, now_us: int) -> Presence | None:
+async def presence_of(devices: RedisDevices, device: str, now_us: int) -> PresenceStatus | None:
     """The presence of one of alice's devices."""
     found = await devices.device("alice", device, now_us)
     return found[1] if found else None

@@ -11,7 +11,7 @@ from gregor.core.messages.model import Commit, ItemTimer, ItemTimerKind, Removal
 from gregor.redis.connection import pack_script
 from gregor.store.redis import scripts
 from gregor.store.redis.keys import Keys
-from gregor.store.redis.users.commit_command import CommitCalls
+from gregor.store.redis.users.commit_command import CommitCommands
 from gregor.store.redis.users.record_codec import GENERAL, RECORD_REMOVALS, commit_arguments, commit_limits
 from tests.support.builders import LIMITS, NOW_US, SEED, creating, dismissing, interval, planned, sweeping
 from tests.support.builders import item as an_item
@@ -19,7 +19,7 @@ from tests.support.builders import message as a_message
 from tests.support.items import creations
 
 OF_ALL = Keys("gregor")
-CALLS = CommitCalls(OF_ALL, LIMITS, allow_oom=True, general=False)
+CALLS = CommitCommands(OF_ALL, LIMITS, allow_oom=True, general=False)
 KEYS = OF_ALL.of_user("alice")
 GROW = scripts.load(*scripts.COMMIT)
 SHRINK = scripts.load(*scripts.COMMIT, flags="allow-oom")
@@ -69,7 +69,7 @@ def test_what_says_more_is_put_in_full(commit: Commit, names: tuple[str, ...], s
 
 
 def test_options_and_watching_are_told() -> None:
-    every = CommitCalls(OF_ALL, LIMITS, allow_oom=True, general=True)
+    every = CommitCommands(OF_ALL, LIMITS, allow_oom=True, general=True)
 
     assert CALLS.of("alice", BARE, records_removals=True) == packed(BARE, KEYS.commit.creation, RECORD_REMOVALS)
     assert every.of("alice", BARE) == packed(BARE, ALL, GENERAL)

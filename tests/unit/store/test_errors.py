@@ -9,7 +9,7 @@ import pytest
 
 from gregor.redis.errors import RedisUnavailable
 from gregor.store.contract.store import Unavailable
-from gregor.store.redis.errors import answers
+from gregor.store.redis.errors import results_of
 
 
 def issued(count: int) -> list[asyncio.Future[Any]]:
@@ -19,7 +19,7 @@ def issued(count: int) -> list[asyncio.Future[Any]]:
 
 async def test_they_come_in_the_order_of_their_commands_whatever_ends_first() -> None:
     first, second = replies = issued(2)
-    waiting = asyncio.create_task(answers(each for each in replies))
+    waiting = asyncio.create_task(results_of(each for each in replies))
     second.set_result(2)
     first.set_result(1)
 
@@ -28,7 +28,7 @@ async def test_they_come_in_the_order_of_their_commands_whatever_ends_first() ->
 
 async def test_a_failure_is_told_once_all_have_ended() -> None:
     first, second = replies = issued(2)
-    waiting = asyncio.create_task(answers(replies))
+    waiting = asyncio.create_task(results_of(replies))
     first.set_exception(RedisUnavailable("away"))
     await asyncio.wait([waiting], timeout=0.01)
     assert not waiting.done()
@@ -41,7 +41,7 @@ async def test_a_failure_is_told_once_all_have_ended() -> None:
 async def test_who_gives_up_is_told_nothing_any_more() -> None:
     """A reply that fails later, and that nobody waits for, would be an error in the log."""
     first, second = replies = issued(2)
-    waiting = asyncio.create_task(answers(replies))
+    waiting = asyncio.create_task(results_of(replies))
     await asyncio.wait([waiting], timeout=0.01)
 
     waiting.cancel()

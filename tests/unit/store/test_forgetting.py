@@ -104,7 +104,7 @@ async def test_what_is_listed_and_remembered_for_a_while_has_an_end(setup: Redis
 
     assert 0 < await setup.ttl_ms(setup.keys.of_user("alice").dead) <= retention_ms
     await store.users.delete_user("alice", NOW_US)
-    assert 0 < await setup.ttl_ms(setup.keys.forgotten) <= known_ms
+    assert 0 < await setup.ttl_ms(setup.keys.deleted_users) <= known_ms
 
 
 class Meanwhile:

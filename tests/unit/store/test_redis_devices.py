@@ -10,7 +10,7 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Creation, Receipt
-from gregor.store.contract.devices import Presence, Registration
+from gregor.store.contract.devices import PresenceStatus, Registration
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis.devices.devices import RedisDevices
@@ -36,10 +36,10 @@ async def test_a_registration_comes_back_as_it_was_put(devices: RedisDevices) ->
     await devices.put_device("alice", "web", Registration("web", WEB, None), NOW_US)
 
     assert await devices.devices("alice", NOW_US) == {
-        "phone": (Registration("ios", APNS, "it"), Presence()),
-        "web": (Registration("web", WEB, None), Presence()),
+        "phone": (Registration("ios", APNS, "it"), PresenceStatus()),
+        "web": (Registration("web", WEB, None), PresenceStatus()),
     }
-    assert await devices.device("alice", "phone", NOW_US) == (Registration("ios", APNS, "it"), Presence())
+    assert await devices.device("alice", "phone", NOW_US) == (Registration("ios", APNS, "it"), PresenceStatus())
     assert await devices.device("alice", "none", NOW_US) is None
     assert await devices.devices("bob", NOW_US) == {}
 
@@ -64,7 +64,7 @@ async def test_replacing_a_registration_keeps_when_the_device_was_seen(devices: 
     await devices.put_device("alice", "phone", Registration("ios", None, 'a "quoted"\nlocale'), NOW_US + 100)
 
     found = await devices.device("alice", "phone", NOW_US + 200)
-    assert found == (Registration("ios", None, 'a "quoted"\nlocale'), Presence(last_seen_us=NOW_US + 5))
+    assert found == (Registration("ios", None, 'a "quoted"\nlocale'), PresenceStatus(last_seen_us=NOW_US + 5))
 
 
 @pytest.mark.parametrize("push", [APNS, WEB], ids=["token", "endpoint"])
@@ -100,7 +100,7 @@ async def test_a_push_token_that_is_given_up_has_no_owner(setup: RedisSetup, end
         case "forget":
             await devices.forget_device("alice", "phone", NOW_US, SEED)
         case _:
-            await devices.leave("alice", NOW_US)
+            await devices.disconnect_user("alice", NOW_US)
 
     assert await setup.connection.call("EXISTS", owner) == 0
 
@@ -313,7 +313,7 @@ async def test_forgetting_a_user_leaves_its_tokens_void_and_a_trace_for_the_queu
         await store.users.delete_user("alice", NOW_US + 1)
 
     found = await setup.connection.call("KEYS", f"{setup.keys.namespace}:*")
-    assert {key.decode() for key in found} == {setup.keys.of_user("alice").revoked, setup.keys.forgotten}
+    assert {key.decode() for key in found} == {setup.keys.of_user("alice").revoked, setup.keys.deleted_users}
     assert await store.devices.revoked_before("alice", "phone") == NOW_US + 1
 
 

@@ -1,4 +1,6 @@
-"""Presence in Redis: there as long as a heartbeat says so; what was acknowledged; what was revoked, and how long."""
+"""PresenceStatus in Redis: there as long as a heartbeat says so; what was acknowledged; what was revoked, and how
+long.
+"""
 
 import asyncio
 from dataclasses import replace
@@ -7,7 +9,7 @@ import pytest
 
 from gregor.core.items.sync import View
 from gregor.core.limits import DAY_US
-from gregor.store.contract.devices import Presence, Registration
+from gregor.store.contract.devices import PresenceStatus, Registration
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.devices.devices import RedisDevices
 from tests.support.wait import wait_until
@@ -93,8 +95,8 @@ async def test_a_heartbeat_prolongs_and_tells_what_is_seen_now(devices: RedisDev
 
     await devices.renew_sessions([("alice", "phone", session("s", foreground=True))], later, LEASE_US)
 
-    assert await presence_of(devices, "phone", later + LEASE_US - 1) == Presence(True, True, later + LEASE_US - 1)
-    assert await presence_of(devices, "phone", later + LEASE_US) == Presence(False, False, later)
+    assert await presence_of(devices, "phone", later + LEASE_US - 1) == PresenceStatus(True, True, later + LEASE_US - 1)
+    assert await presence_of(devices, "phone", later + LEASE_US) == PresenceStatus(False, False, later)
 
 
 async def test_a_heartbeat_brings_back_what_the_server_lost(devices: RedisDevices) -> None:
@@ -103,7 +105,7 @@ async def test_a_heartbeat_brings_back_what_the_server_lost(devices: RedisDevice
     await devices.renew_sessions(entries, NOW_US, LEASE_US)
 
     found = await devices.presence([uid for uid, _, _ in entries], NOW_US)
-    assert found == [Presence(True, False, NOW_US)] * 1_500
+    assert found == [PresenceStatus(True, False, NOW_US)] * 1_500
 
 
 async def test_a_heartbeat_of_a_displaced_connection_does_not_bring_it_back(devices: RedisDevices) -> None:
@@ -136,8 +138,8 @@ async def test_who_closed_was_last_seen_then_and_who_vanished_at_the_last_heartb
     late = NOW_US + 100 + LEASE_US
     await devices.open_session("alice", "third", session("s"), late, LEASE_US)
 
-    assert await presence_of(devices, "phone", late) == Presence(last_seen_us=NOW_US + 10)
-    assert await presence_of(devices, "desk", late) == Presence(last_seen_us=NOW_US + 20)
+    assert await presence_of(devices, "phone", late) == PresenceStatus(last_seen_us=NOW_US + 10)
+    assert await presence_of(devices, "desk", late) == PresenceStatus(last_seen_us=NOW_US + 20)
 
 
 async def test_closing_what_had_lapsed_tells_nothing_newer_than_its_last_heartbeat(devices: RedisDevices) -> None:
@@ -146,7 +148,7 @@ async def test_closing_what_had_lapsed_tells_nothing_newer_than_its_last_heartbe
 
     await devices.close_session("alice", "phone", session("s"), NOW_US + LEASE_US)
 
-    assert await presence_of(devices, "phone", NOW_US + LEASE_US) == Presence(last_seen_us=NOW_US)
+    assert await presence_of(devices, "phone", NOW_US + LEASE_US) == PresenceStatus(last_seen_us=NOW_US)
 
 
 async def test_presence_of_a_user_is_that_of_all_devices_together(devices: RedisDevices) -> None:
@@ -158,9 +160,9 @@ async def test_presence_of_a_user_is_that_of_all_devices_together(devices: Redis
     await devices.close_session("bob", "phone", session("s"), NOW_US + 1)
 
     assert await devices.presence(["alice", "bob", "nobody"], NOW_US + 5) == [
-        Presence(True, True, NOW_US + 5),
-        Presence(False, False, NOW_US + 1),
-        Presence(),
+        PresenceStatus(True, True, NOW_US + 5),
+        PresenceStatus(False, False, NOW_US + 1),
+        PresenceStatus(),
     ]
 
 

@@ -11,7 +11,7 @@ from gregor.core.errors import Problem
 from gregor.core.notify.intents import CHANNELS
 from gregor.core.notify.ledger import decode_delivery_id, delivery_path, encode_delivery_id, parse_delivery_path
 from gregor.core.times import format_time, parse_time
-from gregor.store.contract.dead_letters import Place
+from gregor.store.contract.dead_letters import DeadLetterPosition
 from gregor_ingest.guarded_route import Context, GuardedRoute
 from gregor_ingest.pagination import BEFORE_DESCRIPTION, DEFAULT_LIMIT, Limit, invalid_before, next_link
 from gregor_ingest.responses import documented, json_response
@@ -122,7 +122,7 @@ def _parse_channel(text: str | None) -> str | None:
     return text
 
 
-def _parse_before(text: str) -> Place:
+def _parse_before(text: str) -> DeadLetterPosition:
     """Return the place of a time, or of ``<time>_<delivery id>`` from the ``Link`` of a page."""
     time, _, delivery_id = text.partition("_")
     intent = decode_delivery_id(delivery_id) if delivery_id else None
@@ -137,6 +137,6 @@ def _parse_time(text: str) -> int:
     return parse_time(float(text) if "." in text else int(text), "/query/before")
 
 
-def _format_before(place: Place) -> str:
+def _format_before(place: DeadLetterPosition) -> str:
     at_us, path = place
     return f"{format_time(at_us).decode()}_{encode_delivery_id(parse_delivery_path(path))}"

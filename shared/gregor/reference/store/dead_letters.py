@@ -5,7 +5,7 @@ from __future__ import annotations
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryRecord, DeliveryState, delivery_path, parse_delivery_path, rebuild_intent
 from gregor.reference.agenda import OVERDUE
-from gregor.store.contract.dead_letters import DeadPage, Place
+from gregor.store.contract.dead_letters import DeadLetterPage, DeadLetterPosition
 
 from .data import MemoryData
 
@@ -16,13 +16,15 @@ class MemoryDeadLetters:
     def __init__(self, shelf: MemoryData) -> None:
         self._shelf = shelf
 
-    async def page(self, before: Place | None, limit: int, channel: str | None, now_us: int) -> DeadPage:
+    async def page(
+        self, before: DeadLetterPosition | None, limit: int, channel: str | None, now_us: int
+    ) -> DeadLetterPage:
         """As ``DeadLetters`` says."""
         since_us = now_us - self._shelf.limits.retention_us
         places = sorted(((at_us, path) for path, at_us in self._shelf.dead.items() if at_us > since_us), reverse=True)
         found = [place for place in places if _is_of(channel, place[1]) and (before is None or place < before)]
         letters = (self._kept(path) for _, path in found[:limit])
-        return DeadPage(tuple(letters), found[limit - 1] if len(found) > limit else None)
+        return DeadLetterPage(tuple(letters), found[limit - 1] if len(found) > limit else None)
 
     async def replay(self, intent: Intent, now_us: int) -> bool:
         """As ``DeadLetters`` says."""

@@ -13,7 +13,7 @@ from gregor.core.items.sync import View
 from gregor.core.messages.model import Commit, RemovalReason
 from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement
 from gregor.store.category_filter import pack_category_filter
-from gregor.store.contract.devices import DeviceSession, Presence, Registration
+from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 
 from .data import MemoryData, MemoryLease
 from .users import MemoryUsers
@@ -52,12 +52,12 @@ class MemoryDevices:
         self._shelf.owner(uid).registrations.setdefault(device, Registration())
         return displaced
 
-    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, Presence]]:
+    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, PresenceStatus]]:
         """As ``Devices`` says."""
         registrations = sorted(self._shelf.owner(uid).registrations.items())
         return {device: (kept, self._presence(uid, device, now_us)) for device, kept in registrations}
 
-    async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, Presence] | None:
+    async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, PresenceStatus] | None:
         """As ``Devices`` says."""
         kept = self._shelf.owner(uid).registrations.get(device)
         return None if kept is None else (kept, self._presence(uid, device, now_us))
@@ -138,7 +138,7 @@ class MemoryDevices:
         held = self._leases(uid, device, now_us).get(session)
         return held.session if held is not None else None
 
-    async def presence(self, uids: Sequence[str], now_us: int) -> list[Presence]:
+    async def presence(self, uids: Sequence[str], now_us: int) -> list[PresenceStatus]:
         """As ``Devices`` says."""
         return [self._presence_of_all(uid, now_us) for uid in uids]
 
@@ -238,17 +238,17 @@ class MemoryDevices:
         seen = self._shelf.owner(uid).last_seen_us
         seen[device] = max(now_us, seen.get(device, 0))
 
-    def _presence(self, uid: str, device: str, now_us: int) -> Presence:
+    def _presence(self, uid: str, device: str, now_us: int) -> PresenceStatus:
         sessions = [lease.session for lease in self._leases(uid, device, now_us).values()]
         last_seen_us = now_us if sessions else self._shelf.owner(uid).last_seen_us.get(device)
-        return Presence(bool(sessions), any(session.foreground for session in sessions), last_seen_us)
+        return PresenceStatus(bool(sessions), any(session.foreground for session in sessions), last_seen_us)
 
-    def _presence_of_all(self, uid: str, now_us: int) -> Presence:
+    def _presence_of_all(self, uid: str, now_us: int) -> PresenceStatus:
         owner = self._shelf.owner(uid)
         every = [self._presence(uid, device, now_us) for device in owner.last_seen_us]
         seen = [presence.last_seen_us for presence in every if presence.last_seen_us is not None]
         is_online, is_foreground = any(p.online for p in every), any(p.foreground for p in every)
-        return Presence(is_online, is_foreground, now_us if is_online else max(seen, default=None))
+        return PresenceStatus(is_online, is_foreground, now_us if is_online else max(seen, default=None))
 
 
 def _token(registration: Registration) -> str | None:

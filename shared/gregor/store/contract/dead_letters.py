@@ -8,27 +8,29 @@ from typing import Protocol
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryRecord
 
-Place = tuple[int, str]
+DeadLetterPosition = tuple[int, str]
 """Where a dead letter stands in the order of all: when it was given up (µs), and ``ledger.path_of`` of it. With an
 empty path: before all of that moment."""
 
 
 @dataclass(frozen=True, slots=True)
-class DeadPage:
+class DeadLetterPage:
     """Some dead letters, the latest first. ``after``: the place from which the next page goes on; ``None``: no more.
 
     A page may hold fewer than were asked for, though another follows.
     """
 
     letters: tuple[DeliveryRecord, ...]
-    after: Place | None
+    after: DeadLetterPosition | None
 
 
 class DeadLetters(Protocol):
     """A delivery is one from the step in which the ledger says ``DEAD``, until it is replayed, purged, or forgotten:
     with its user, or after the retention. What is purged stays ``DEAD`` in the ledger."""
 
-    async def page(self, before: Place | None, limit: int, channel: str | None, now_us: int) -> DeadPage:
+    async def page(
+        self, before: DeadLetterPosition | None, limit: int, channel: str | None, now_us: int
+    ) -> DeadLetterPage:
         """Up to ``limit`` of one channel, or of all; those that stand behind ``before``."""
         ...
 

@@ -25,7 +25,7 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True)
-class Presence:
+class PresenceStatus:
     """Whether someone is there. ``last_seen_us`` is ``None`` where never seen; for one online it is now."""
 
     online: bool = False
@@ -70,11 +70,11 @@ class Devices(Protocol):
         push first, and returned; ``too_many_devices`` if all are online."""
         ...
 
-    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, Presence]]:
+    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, PresenceStatus]]:
         """All known devices, by name."""
         ...
 
-    async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, Presence] | None:
+    async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, PresenceStatus] | None:
         """One known device, or ``None``."""
         ...
 
@@ -117,7 +117,7 @@ class Devices(Protocol):
         """The live session of that name, wherever it is held."""
         ...
 
-    async def presence(self, uids: Sequence[str], now_us: int) -> list[Presence]:
+    async def presence(self, uids: Sequence[str], now_us: int) -> list[PresenceStatus]:
         """The OR over each user's devices."""
         ...
 

@@ -11,7 +11,7 @@ from gregor.core.items.sync import Cursor, StoredItem, View
 from gregor.core.notify.contact import Contact, Preferences
 from gregor.core.notify.ledger import PendingWithdrawals
 
-from .devices import Presence, Registration
+from .devices import PresenceStatus, Registration
 
 
 class PushContext(msgspec.Struct, frozen=True):
@@ -22,7 +22,7 @@ class PushContext(msgspec.Struct, frozen=True):
     """
 
     registration: Registration
-    presence: Presence
+    presence: PresenceStatus
     acks: Mapping[View, int]
     contact: Contact
     preferences: Preferences

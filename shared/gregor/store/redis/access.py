@@ -17,21 +17,21 @@ from gregor.store.contract.access import ServiceKey, TerminalClose, Ticket
 from gregor.store.contract.store import Contended
 
 from . import scripts
-from .errors import answer
+from .errors import result_of
 from .keys import Keys
 
-_TRIES: Final = 8
+_MAX_ATTEMPTS: Final = 8
 """How often a change starts anew because another came between; two rotations of one key at once are rare already."""
 
 
-class _KeptTicket(msgspec.Struct):
+class _StoredTicket(msgspec.Struct):
     """What a ticket's key holds."""
 
     expires_us: int
     ticket: Ticket
 
 
-class _KeptClose(msgspec.Struct):
+class _StoredClose(msgspec.Struct):
     """What the key of a final close holds."""
 
     expires_us: int
@@ -39,8 +39,8 @@ class _KeptClose(msgspec.Struct):
 
 
 _SERVICE_KEY: Final = msgspec.json.Decoder(ServiceKey)
-_TICKET: Final = msgspec.json.Decoder(_KeptTicket)
-_CLOSE: Final = msgspec.json.Decoder(_KeptClose)
+_TICKET: Final = msgspec.json.Decoder(_StoredTicket)
+_CLOSE: Final = msgspec.json.Decoder(_StoredClose)
 
 
 class RedisAccess:
@@ -95,13 +95,13 @@ class RedisAccess:
 
     async def rotate_key(self, key_id: str, now_us: int, keep_us: int) -> str | None:
         """See ``contract.Access.rotate_key``."""
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             raw = await self._call("HGET", self._keys.service_keys, key_id)
             if raw is None:
                 return None
             key, secret = service_keys.rotated(_SERVICE_KEY.decode(raw), now_us, keep_us)
             sent = self._connection.evalsha(self._replace, (self._keys.service_keys,), (key_id, raw, _encoded(key)))
-            if await answer(sent):
+            if await result_of(sent):
                 return service_keys.text_of(key_id, secret)
         raise Contended("the key is being changed by others again and again")
 
@@ -112,7 +112,7 @@ class RedisAccess:
     async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
         """See ``contract.Access.create_ticket``. The key's lifetime only tidies up; the time inside is what counts."""
         text = secrets.token_urlsafe(32)
-        kept = msgspec.json.encode(_KeptTicket(now_us + lives_us, ticket))
+        kept = msgspec.json.encode(_StoredTicket(now_us + lives_us, ticket))
         await self._call("SET", self._keys.ticket(text), kept, "PX", max(1, -(-lives_us // 1_000)))
         return text
 
@@ -126,7 +126,7 @@ class RedisAccess:
 
     async def save_terminal_close(self, opened_with: str, close: TerminalClose, now_us: int, lives_us: int) -> None:
         """See ``contract.Access.save_terminal_close``. As with tickets, the time inside is what counts."""
-        kept = msgspec.json.encode(_KeptClose(now_us + lives_us, close))
+        kept = msgspec.json.encode(_StoredClose(now_us + lives_us, close))
         await self._call("SET", self._keys.final(opened_with), kept, "PX", max(1, -(-lives_us // 1_000)))
 
     async def terminal_close(self, opened_with: str, now_us: int) -> TerminalClose | None:
@@ -141,11 +141,11 @@ class RedisAccess:
         """See ``contract.Access.take``. ``core.rates`` says how; the script does the same sums, atomically."""
         step_us = rates.step_us(rate)
         arguments = (now_us, count * step_us, burst * step_us)
-        wait_us = await answer(self._connection.evalsha(self._rate, (self._keys.rate(bucket),), arguments))
+        wait_us = await result_of(self._connection.evalsha(self._rate, (self._keys.rate(bucket),), arguments))
         return int(wait_us) / SECOND_US
 
     async def _call(self, *command: bytes | str | int) -> Any:
-        return await answer(self._connection.call(*command))
+        return await result_of(self._connection.call(*command))
 
 
 def _encoded(key: ServiceKey) -> bytes:

@@ -14,18 +14,18 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import KEPT_VERSIONS, CategorySet
 
 from . import scripts
-from .errors import answer
+from .errors import result_of
 from .keys import Keys
 
 
-class _Kept(msgspec.Struct):
+class _StoredCategories(msgspec.Struct):
     """What the field of a version holds."""
 
     applied_us: int
     entries: dict[str, Any]
 
 
-_KEPT: Final = msgspec.json.Decoder(_Kept)
+_DECODER: Final = msgspec.json.Decoder(_StoredCategories)
 
 
 class RedisCategories:
@@ -43,20 +43,20 @@ class RedisCategories:
 
     async def version(self) -> int:
         """See ``contract.Categories.version``."""
-        return int(await answer(self._connection.call("HGET", self._keys.categories, "version")) or 0)
+        return int(await result_of(self._connection.call("HGET", self._keys.categories, "version")) or 0)
 
     async def load(self, version: int | None = None) -> CategorySet | None:
         """See ``contract.Categories.load``."""
         wanted = await self.version() if version is None else version
-        raw = await answer(self._connection.call("HGET", self._keys.categories, wanted))
+        raw = await result_of(self._connection.call("HGET", self._keys.categories, wanted))
         if raw is None:
             return None
-        kept = _KEPT.decode(raw)
+        kept = _DECODER.decode(raw)
         return CategorySet(wanted, kept.entries, kept.applied_us)
 
     async def apply(self, entries: Mapping[str, Any], now_us: int, expected: int | None = None) -> int | None:
         """See ``contract.Categories.apply``."""
-        kept = msgspec.json.encode(_Kept(now_us, dict(entries)))
+        kept = msgspec.json.encode(_StoredCategories(now_us, dict(entries)))
         arguments = ("" if expected is None else expected, kept, KEPT_VERSIONS, self._keys.categories_channel)
-        version = int(await answer(self._connection.evalsha(self._apply, (self._keys.categories,), arguments)))
+        version = int(await result_of(self._connection.evalsha(self._apply, (self._keys.categories,), arguments)))
         return version or None

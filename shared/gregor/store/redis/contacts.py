@@ -22,12 +22,12 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import Contended
 
 from . import scripts
-from .errors import answer
+from .errors import result_of
 from .keys import Keys
 
 _CONTACT: Final = "contact"
 _PREFERENCES: Final = "preferences"
-_TRIES: Final = 8
+_MAX_ATTEMPTS: Final = 8
 """How often a change starts anew because another came between."""
 
 
@@ -46,7 +46,7 @@ class RedisContacts:
 
     async def contact(self, uid: str) -> Contact:
         """See ``contacts.Contacts.contact``."""
-        return read_contact(await self._read(uid, _CONTACT))
+        return decode_contact(await self._read(uid, _CONTACT))
 
     async def put_contact(self, uid: str, contact: Contact) -> None:
         """See ``contacts.Contacts.put_contact``."""
@@ -59,7 +59,7 @@ class RedisContacts:
 
     async def preferences(self, uid: str) -> Preferences:
         """See ``contacts.Contacts.preferences``."""
-        return read_preferences(await self._read(uid, _PREFERENCES))
+        return decode_preferences(await self._read(uid, _PREFERENCES))
 
     async def put_preferences(self, uid: str, preferences: Preferences) -> None:
         """See ``contacts.Contacts.put_preferences``."""
@@ -79,31 +79,31 @@ class RedisContacts:
     async def _change(self, uid: str, field: str, change: Callable[[Any], Any]) -> Any:
         """Read, change and write back a document, until nobody wrote in between; empty ones are not kept."""
         key = self._keys.of_user(uid).contact
-        for _ in range(_TRIES):
-            raw = await answer(self._connection.call("HGET", key, field)) or b""
+        for _ in range(_MAX_ATTEMPTS):
+            raw = await result_of(self._connection.call("HGET", key, field)) or b""
             document = change(msgspec.json.decode(raw) if raw else None)
             wanted = msgspec.json.encode(document) if document else b""
-            if await answer(self._connection.evalsha(self._replace, (key,), (field, raw, wanted))):
+            if await result_of(self._connection.evalsha(self._replace, (key,), (field, raw, wanted))):
                 return document
         raise Contended(f"the {field} of a user is being changed by others again and again")
 
     async def _read(self, uid: str, field: str) -> Any:
-        return await answer(self._connection.call("HGET", self._keys.of_user(uid).contact, field))
+        return await result_of(self._connection.call("HGET", self._keys.of_user(uid).contact, field))
 
     async def _write(self, uid: str, field: str, document: Any) -> None:
         key = self._keys.of_user(uid).contact
         if document:
-            await answer(self._connection.call("HSET", key, field, msgspec.json.encode(document)))
+            await result_of(self._connection.call("HSET", key, field, msgspec.json.encode(document)))
         else:
-            await answer(self._connection.call("HDEL", key, field))
+            await result_of(self._connection.call("HDEL", key, field))
 
 
-def read_contact(raw: bytes | None) -> Contact:
+def decode_contact(raw: bytes | None) -> Contact:
     """A contact from what is kept of it."""
     return NO_CONTACT if raw is None else parse_contact(msgspec.json.decode(raw))
 
 
-def read_preferences(raw: bytes | None) -> Preferences:
+def decode_preferences(raw: bytes | None) -> Preferences:
     """Preferences from what is kept of them."""
     return NO_PREFERENCES if raw is None else _preferences_of(msgspec.json.decode(raw))
 

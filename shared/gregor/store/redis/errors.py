@@ -31,15 +31,15 @@ class StoreFull(Unavailable):
         return Problem("unavailable", words, retry_after_s=1.0)
 
 
-async def answer(reply: Awaitable[Any]) -> Any:
+async def result_of(reply: Awaitable[Any]) -> Any:
     """The reply. Raises ``Unavailable`` where the server is away, full, loading, or no primary; the rest are bugs."""
     try:
         return await reply
-    except (RedisUnavailable, ReplyError) as trouble:
-        return value_of(trouble)
+    except (RedisUnavailable, ReplyError) as error:
+        return result_or_raise(error)
 
 
-def value_of(reply: Any) -> Any:
+def result_or_raise(reply: Any) -> Any:
     """The reply of one of many commands: itself, or raised as ``answer`` does where it is a failure."""
     if isinstance(reply, RedisUnavailable):
         raise Unavailable(str(reply)) from reply
@@ -53,7 +53,7 @@ def value_of(reply: Any) -> Any:
     return reply
 
 
-async def answers(replies: Iterable[asyncio.Future[Any]]) -> list[Any]:
+async def results_of(replies: Iterable[asyncio.Future[Any]]) -> list[Any]:
     """The replies of commands that were issued together. Raises the first failure, once all have ended.
 
     They are on their way already: who waits for one after the other loses nothing, and makes no task for each.
@@ -63,9 +63,9 @@ async def answers(replies: Iterable[asyncio.Future[Any]]) -> list[Any]:
     try:
         for reply in issued:
             try:
-                ended.append(await answer(reply))
-            except Exception as trouble:
-                failure = failure or trouble
+                ended.append(await result_of(reply))
+            except Exception as error:
+                failure = failure or error
     finally:
         for reply in issued:
             reply.cancel()  # only where the caller gave up: nobody is to hear of them then

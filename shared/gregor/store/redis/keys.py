@@ -24,7 +24,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:wdr:<uid>``      hash   retention withdrawals that wait; when a device was woken ledger
 ``{tag}:fly:<uid>``      hash   minutes   place on a device's screen → delivery       ledger
 ``{tag}:due``            zset   permanent uid by its earliest work                    commit, collect
-``{tag}:dead``           zset   retention dead letters of the partition, by time      ledger, dead letters
+``{tag}:dead``           zset   retention dead states of the partition, by time      ledger, dead states
 ``{tag}:gen``            string permanent flush generation of the partition           flush of all
 ``{tag}:rate:<bucket>``  string seconds   GCRA: theoretical arrival time              access
 ``spread``               string permanent that of the last flush of all, seconds      flush of all
@@ -126,11 +126,11 @@ class Keys:
         return self._prefixes[partition] + "due"
 
     def dead(self, partition: int) -> str:
-        """The dead letters of a partition's users."""
+        """The dead states of a partition's users."""
         return self._prefixes[partition] + "dead"
 
     def deliveries(self, uid: str, item: str) -> str:
-        """The ledger of one item's deliveries; ``/`` is in no name, so that no two pairs share a key."""
+        """The ledger of one item's deliveries; ``/`` is in no name, so that no two field_pairs share a key."""
         return f"{self.prefix(uid)}led:{uid}/{item}"
 
     def rate(self, bucket: str) -> str:
@@ -142,7 +142,7 @@ class Keys:
         return f"{self.namespace}:partitions"
 
     @property
-    def forgotten(self) -> str:
+    def deleted_users(self) -> str:
         """Traces of users who were forgotten, by time."""
         return f"{self.namespace}:forgotten"
 
@@ -206,7 +206,7 @@ class Keys:
         """What a channel is to tell later, by time; beside its stream."""
         return f"{self.namespace}:deliveries:retry:{channel}"
 
-    def aside(self, channel: str) -> str:
+    def quarantine(self, channel: str) -> str:
         """Entries of a channel's queue that nobody could read; beside its stream."""
         return f"{self.namespace}:deliveries:aside:{channel}"
 

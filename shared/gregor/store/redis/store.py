@@ -18,7 +18,7 @@ from .delivery.dead_letters import RedisDeadLetters
 from .delivery.ledger import RedisLedger
 from .devices.devices import TOKEN_LIFE_US, RedisDevices
 from .devices.push_context import RedisPushContexts
-from .errors import answer
+from .errors import result_of
 from .keys import PARTITIONS, Keys
 from .suppressions import RedisSuppressions
 from .users.users import RedisUsers
@@ -53,7 +53,13 @@ class RedisStore:
             allow_oom=allow_oom,
         )
         self.users = RedisUsers(
-            connection, keys, limits, self.devices.leave, recorded_events=recorded, allow_oom=allow_oom, general=general
+            connection,
+            keys,
+            limits,
+            self.devices.disconnect_user,
+            recorded_events=recorded,
+            allow_oom=allow_oom,
+            general=general,
         )
         self.agenda = RedisAgenda(connection, keys, limits, allow_oom=allow_oom)
         self.ledger = RedisLedger(connection, keys, limits, recorded_events=recorded, allow_oom=allow_oom)
@@ -108,15 +114,15 @@ class RedisStore:
             *self.contacts.all_scripts,
             *self.push_contexts.all_scripts,
         )
-        await answer(self._connection.load(scripts))
-        await answer(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))
-        stored = int(await answer(self._connection.call("GET", self.keys.partitions)))
+        await result_of(self._connection.load(scripts))
+        await result_of(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))
+        stored = int(await result_of(self._connection.call("GET", self.keys.partitions)))
         if stored != PARTITIONS:
             raise ValueError(f"this deployment has {stored} partitions, this version of gregor {PARTITIONS}")
 
     async def ping(self) -> None:
         """See ``contract.Store.ping``."""
-        await answer(self._connection.call("PING"))
+        await result_of(self._connection.call("PING"))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -134,9 +140,9 @@ async def open_store(
     link = RedisClient(url)
     try:
         await link.open()
-    except ConnectionError as trouble:
+    except ConnectionError as error:
         await link.close()
-        raise Unavailable(str(trouble)) from trouble
+        raise Unavailable(str(error)) from error
     store = RedisStore(link, limits, namespace, token_life_us=token_life_us)
     try:
         await store.prepare()

@@ -10,10 +10,10 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.suppressions import Suppression, hash_of
 
 from . import scripts
-from .errors import answer
+from .errors import result_of
 from .keys import Keys
 
-_KEPT: Final = msgspec.json.Decoder(Suppression)
+_DECODER: Final = msgspec.json.Decoder(Suppression)
 
 
 class RedisSuppressions:
@@ -34,20 +34,20 @@ class RedisSuppressions:
         """See ``suppressions.Suppressions.suppress``."""
         made = Suppression(email, reason, now_us)
         arguments = (hash_of(email), msgspec.json.encode(made), str(now_us))
-        await answer(self._connection.evalsha(self._suppress, self._keys, arguments))
+        await result_of(self._connection.evalsha(self._suppress, self._keys, arguments))
         return made
 
     async def suppression(self, email: str) -> Suppression | None:
         """See ``suppressions.Suppressions.suppression``."""
-        raw = await answer(self._connection.call("HGET", self._keys[0], hash_of(email)))
-        return None if raw is None else _KEPT.decode(raw)
+        raw = await result_of(self._connection.call("HGET", self._keys[0], hash_of(email)))
+        return None if raw is None else _DECODER.decode(raw)
 
     async def listed(self, before: tuple[int, str] | None, limit: int) -> list[Suppression]:
         """See ``suppressions.Suppressions.listed``."""
         since, last = ("", "") if before is None else (str(before[0]), before[1])
-        found = await answer(self._connection.evalsha(self._list, self._keys, (str(limit), last, since)))
-        return [_KEPT.decode(raw) for raw in found if raw is not None]
+        found = await result_of(self._connection.evalsha(self._list, self._keys, (str(limit), last, since)))
+        return [_DECODER.decode(raw) for raw in found if raw is not None]
 
     async def release(self, email: str) -> bool:
         """See ``suppressions.Suppressions.release``."""
-        return bool(await answer(self._connection.evalsha(self._suppress, self._keys, (hash_of(email), "", "0"))))
+        return bool(await result_of(self._connection.evalsha(self._suppress, self._keys, (hash_of(email), "", "0"))))

@@ -12,7 +12,7 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.webhooks import MOST_WEBHOOKS, too_many
 
 from . import scripts
-from .errors import answer
+from .errors import result_of
 from .keys import Keys
 
 _WEBHOOK: Final = msgspec.json.Decoder(Webhook)
@@ -35,11 +35,11 @@ class RedisWebhooks:
 
     async def version(self) -> int:
         """See ``webhooks.Webhooks.version``."""
-        return int(await answer(self._connection.call("HGET", self._keys.webhooks, _VERSION)) or 0)
+        return int(await result_of(self._connection.call("HGET", self._keys.webhooks, _VERSION)) or 0)
 
     async def all(self) -> tuple[int, Sequence[Webhook]]:
         """See ``webhooks.Webhooks.all``."""
-        raw = await answer(self._connection.call("HGETALL", self._keys.webhooks))
+        raw = await result_of(self._connection.call("HGETALL", self._keys.webhooks))
         fields = {bytes(raw[i]): bytes(raw[i + 1]) for i in range(0, len(raw), 2)}
         version = int(fields.pop(_VERSION, b"0"))
         return version, tuple(_WEBHOOK.decode(kept) for _, kept in sorted(fields.items()))
@@ -57,4 +57,4 @@ class RedisWebhooks:
 
     async def _change(self, webhook_id: str, expected: str, after: bytes) -> int:
         arguments = (webhook_id, expected, after, str(MOST_WEBHOOKS), self._keys.webhooks_channel)
-        return int(await answer(self._connection.evalsha(self._put, (self._keys.webhooks,), arguments)))
+        return int(await result_of(self._connection.evalsha(self._put, (self._keys.webhooks,), arguments)))

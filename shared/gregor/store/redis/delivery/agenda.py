@@ -10,9 +10,9 @@ from gregor.core.limits import Limits
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind, acked, settled, too_many_delayed
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import answer, answers
+from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import PARTITIONS, Keys
-from gregor.store.redis.users.record_codec import HEAD, Live, read_gone, read_head, read_live
+from gregor.store.redis.users.record_codec import HEAD, LiveRecord, decode_gone, decode_head, decode_live
 
 _KINDS: Final = {kind.value.encode(): kind for kind in WorkKind} | {b"m": WorkKind.FORGET, b"e": WorkKind.FORGET}
 
@@ -40,21 +40,21 @@ class RedisAgenda:
 
     async def next_due_times(self) -> list[int | None]:
         """See ``agenda.Agenda.firsts``: one script over all partitions, less than a ms of the server's time."""
-        times = await answer(self._connection.evalsha(self._firsts, self._dues, ()))
+        times = await result_of(self._connection.evalsha(self._firsts, self._dues, ()))
         return [int(float(at_us)) if at_us else None for at_us in times]
 
     async def claim(self, partition: int, now_us: int, lease_until_us: int, most: int) -> list[str]:
         """See ``agenda.Agenda.claim``."""
         arguments = (str(now_us), str(lease_until_us), str(most))
-        claimed = await answer(self._connection.evalsha(self._claim, (self._keys.due(partition),), arguments))
+        claimed = await result_of(self._connection.evalsha(self._claim, (self._keys.due(partition),), arguments))
         return [uid.decode() for uid in claimed]
 
     async def due_work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[DueWork]:
         """See ``agenda.Agenda.work``."""
         keys = self._keys.of_user(uid)
         names = (keys.agenda, keys.state, keys.live)
-        raw = await answer(self._connection.evalsha(self._work, names, (str(now_us), str(most), str(skip))))
-        return [read_work(*raw[i : i + 4]) for i in range(0, len(raw), 4)]
+        raw = await result_of(self._connection.evalsha(self._work, names, (str(now_us), str(most), str(skip))))
+        return [decode_work(*raw[i : i + 4]) for i in range(0, len(raw), 4)]
 
     async def complete(
         self,
@@ -70,14 +70,16 @@ class RedisAgenda:
         arguments += (work.entry for work in postponed)
         for each in done:
             arguments += (each.work.entry, str(each.work.at_us), _text(each.seq), _text(each.again_us))
-        await answer(self._connection.evalsha(self._settle, (keys.agenda, keys.due, keys.later, keys.state), arguments))
+        await result_of(
+            self._connection.evalsha(self._settle, (keys.agenda, keys.due, keys.later, keys.state), arguments)
+        )
 
     async def mailable(
         self, uid: str, item: str, is_wanted: Callable[[str], bool], most: int
     ) -> list[tuple[LiveItem, int | None]]:
         """See ``agenda.Agenda.mailable``."""
         keys = self._keys.of_user(uid)
-        scored = await answer(self._connection.call("ZRANGE", keys.live, 0, -1, "WITHSCORES"))
+        scored = await result_of(self._connection.call("ZRANGE", keys.live, 0, -1, "WITHSCORES"))
         named = [(*scored[i].split(b"\0"), int(scored[i + 1])) for i in range(0, len(scored), 2)]
         wanted = [(item_id, seq) for item_id, category, seq in named if is_wanted(category.decode())]
         first = item.encode()
@@ -85,7 +87,7 @@ class RedisAgenda:
         if not wanted:
             return []
         ids = [item_id for item_id, _ in wanted[:most]]
-        records, timers = await answers(
+        records, timers = await results_of(
             (
                 self._connection.call("HMGET", keys.state, *ids),
                 self._connection.call("ZMSCORE", keys.agenda, *(b"q" + item_id for item_id in ids)),
@@ -100,7 +102,7 @@ class RedisAgenda:
     async def category_items(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
         """See ``agenda.Agenda.group``."""
         keys = self._keys.of_user(uid)
-        raw_head, scored = await answers(
+        raw_head, scored = await results_of(
             (
                 self._connection.call("HGET", keys.state, HEAD),
                 self._connection.call("ZRANGE", keys.live, 0, -1, "WITHSCORES"),
@@ -112,10 +114,10 @@ class RedisAgenda:
             for i in range(0, len(scored), 2)
             if scored[i].endswith(wanted)
         ]
-        seq = read_head(raw_head).seq if raw_head else 0
+        seq = decode_head(raw_head).seq if raw_head else 0
         if not found:
             return seq, []
-        records = await answer(self._connection.call("HMGET", keys.state, *(item_id for item_id, _ in found)))
+        records = await result_of(self._connection.call("HMGET", keys.state, *(item_id for item_id, _ in found)))
         items = [
             live_item(item_id, seq, raw)
             for (item_id, seq), raw in zip(found, records, strict=True)
@@ -128,23 +130,23 @@ class RedisAgenda:
         """See ``agenda.Agenda.delay``."""
         keys = self._keys.of_user(uid)
         arguments = (message_id, document, str(not_before_us), uid, str(self._limits.delayed))
-        kept = await answer(self._connection.evalsha(self._delay, (keys.later, keys.agenda, keys.due), arguments))
+        kept = await result_of(self._connection.evalsha(self._delay, (keys.later, keys.agenda, keys.due), arguments))
         if not kept:
             raise too_many_delayed(self._limits)
         return bytes(kept)
 
     async def delayed(self, uid: str, message_id: str) -> bytes | None:
         """See ``agenda.Agenda.delayed``."""
-        kept = await answer(self._connection.call("HGET", self._keys.of_user(uid).later, message_id))
+        kept = await result_of(self._connection.call("HGET", self._keys.of_user(uid).later, message_id))
         return None if kept is None else bytes(kept)
 
     async def cancel_delayed(self, uid: str, message_id: str) -> bool:
         """See ``agenda.Agenda.cancel_delayed``."""
         keys = self._keys.of_user(uid)
-        return bool(await answer(self._connection.evalsha(self._cancel, (keys.later, keys.agenda), (message_id,))))
+        return bool(await result_of(self._connection.evalsha(self._cancel, (keys.later, keys.agenda), (message_id,))))
 
 
-def read_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> DueWork:
+def decode_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> DueWork:
     """One entry as the script ``work`` gives it."""
     kind, at_us = _KINDS[entry[:1]], int(float(score))
     if kind in (WorkKind.FORGET, WorkKind.DEVICES):
@@ -169,7 +171,7 @@ def read_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> DueWork:
 
 def live_item(item_id: bytes, seq: int, record: bytes) -> LiveItem:
     """A live record as those who act at a time need it."""
-    live = read_live(item_id.decode(), seq, record)
+    live = decode_live(item_id.decode(), seq, record)
     return _item(live)
 
 
@@ -177,7 +179,7 @@ def _left(entry: bytes, at_us: int, record: bytes) -> DueWork:
     name = entry[1:].decode()
     if not record:
         return DueWork(WorkKind.LEFT, name, at_us, entry)
-    departed = read_gone(name, record)
+    departed = decode_gone(name, record)
     gone = departed.gone
     return DueWork(WorkKind.LEFT, name, at_us, entry, _item(departed.live), 0, gone.seq, gone)
 
@@ -186,14 +188,14 @@ def _hidden(entry: bytes, at_us: int, record: bytes, seq: bytes) -> DueWork:
     name, device = entry[1:].decode().split("\0")
     if not record:
         return DueWork(WorkKind.HIDDEN, name, at_us, entry)
-    live = read_live(name, int(seq), record) if record[:1] == b"L" else read_gone(name, record).live
+    live = decode_live(name, int(seq), record) if record[:1] == b"L" else decode_gone(name, record).live
     gone = live.hidings.get(device)
     if gone is None:
         return DueWork(WorkKind.HIDDEN, name, at_us, entry)
     return DueWork(WorkKind.HIDDEN, name, at_us, entry, _item(live), 0, gone.seq, gone)
 
 
-def _item(live: Live) -> LiveItem:
+def _item(live: LiveRecord) -> LiveItem:
     return LiveItem(
         live.id,
         live.item.category,

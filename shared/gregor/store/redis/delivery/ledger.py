@@ -28,14 +28,14 @@ from gregor.core.notify.ledger import (
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import answer, answers
+from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
 
 _STORY: Final = msgspec.json.Decoder(DeliveryHistory)
 _STATES: Final = {ord(state.value): state for state in DeliveryState}
 _HEAD: Final = 22
 """Characters of an entry before its story: state, attempts, lease."""
-_AT_ONCE: Final = 500
+_BATCH_SIZE: Final = 500
 """Items whose deliveries are read in one go."""
 PLACE_LIFE_MS: Final = 600_000
 """How long a place on a device's screen may be held at most: longer than any lease."""
@@ -57,7 +57,7 @@ class RedisLedger:
         flags = "allow-oom" if allow_oom else ""
         self._connection = connection
         self._keys = keys
-        self._life_ms = limits.retention_us // 1_000
+        self._lifetime_ms = limits.retention_us // 1_000
         self._plan = scripts.load("ledger/plan")
         self._claim = scripts.load("ledger/claim", flags=flags)
         self._settle = scripts.load("ledger/record_outcome", flags=flags)
@@ -74,14 +74,14 @@ class RedisLedger:
     ) -> list[Intent]:
         """See ``contract.Ledger.plan``."""
         groups: dict[tuple[str, str], list[Intent]] = {}
-        look_us = str(now_us + OVERDUE_US)
+        check_us = str(now_us + OVERDUE_US)
         for intent in intents:
             groups.setdefault((intent.uid, intent.item), []).append(intent)
-        replies = await answers(
+        replies = await results_of(
             self._connection.evalsha(
                 self._plan,
                 (self._keys.deliveries(uid, item), *self._keys.of_user(uid).plan),
-                [str(now_us), str(self._life_ms), item, state.value, look_us, *_planned(group, reason, now_us)],
+                [str(now_us), str(self._lifetime_ms), item, state.value, check_us, *_planned(group, reason, now_us)],
             )
             for (uid, item), group in groups.items()
         )
@@ -93,11 +93,11 @@ class RedisLedger:
     ) -> Claim | NotClaimed | NotYet:
         """See ``contract.Ledger.claim``."""
         keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).places)
-        arguments = (delivery_key(intent), str(now_us), str(lease_until_us), place, str(PLACE_LIFE_MS), _bit(is_early))
-        reply = await answer(self._connection.evalsha(self._claim, keys, arguments))
+        arguments = (delivery_key(intent), str(now_us), str(lease_until_us), place, str(PLACE_LIFE_MS), _flag(is_early))
+        reply = await result_of(self._connection.evalsha(self._claim, keys, arguments))
         match reply[0]:
             case b"claimed":
-                before = read_entry(intent, reply[1])
+                before = decode_delivery(intent, reply[1])
                 delivery = msgspec.structs.replace(
                     before, state=DeliveryState.CLAIMED, n=reply[2], lease_until_us=lease_until_us
                 )
@@ -140,13 +140,25 @@ class RedisLedger:
         intent = delivery.intent
         of_user = self._keys.of_user(intent.uid)
         keys = (self._keys.deliveries(intent.uid, intent.item), *of_user.settle)
-        told = msgspec.json.encode(history)
-        arguments = [delivery_key(intent), str(delivery.n), state.value, str(attempts), told, place, str(until_us)]
-        is_told = self._recorded_events.deliveries and is_webhook_event(intent, state)
-        arguments += (str(history.last_us), f"f{intent.item}\0{delivery_key(intent)}" if is_told else "", intent.uid)
+        encoded_story = msgspec.json.encode(history)
+        arguments = [
+            delivery_key(intent),
+            str(delivery.n),
+            state.value,
+            str(attempts),
+            encoded_story,
+            place,
+            str(until_us),
+        ]
+        is_recorded = self._recorded_events.deliveries and is_webhook_event(intent, state)
+        arguments += (
+            str(history.last_us),
+            f"f{intent.item}\0{delivery_key(intent)}" if is_recorded else "",
+            intent.uid,
+        )
         if state is DeliveryState.DEAD:
-            arguments += (delivery_path(intent), str(self._life_ms))
-        return bool(await answer(self._connection.evalsha(self._settle, keys, arguments)))
+            arguments += (delivery_path(intent), str(self._lifetime_ms))
+        return bool(await result_of(self._connection.evalsha(self._settle, keys, arguments)))
 
     async def move(
         self,
@@ -156,63 +168,65 @@ class RedisLedger:
         history: DeliveryHistory | None = None,
     ) -> bool:
         """See ``contract.Ledger.move``."""
-        letters = "".join(source.value for source in sources)
-        told = msgspec.json.encode(history) if history is not None else b""
-        arguments = (delivery_key(intent), letters, state.value, told)
+        states = "".join(source.value for source in sources)
+        encoded_story = msgspec.json.encode(history) if history is not None else b""
+        arguments = (delivery_key(intent), states, state.value, encoded_story)
         keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).withdrawals)
-        return bool(await answer(self._connection.evalsha(self._move, keys, arguments)))
+        return bool(await result_of(self._connection.evalsha(self._move, keys, arguments)))
 
     async def expedite(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
         """See ``contract.Ledger.hasten``."""
         since_us = now_us - LONGEST_WAIT_US
         of_user, hastened = self._keys.of_user(uid), 0
-        items = await answer(self._connection.call("ZRANGEBYSCORE", of_user.delivered, since_us, "+inf"))
-        for at in range(0, len(items), _AT_ONCE):
-            names = [item.decode() for item in items[at : at + _AT_ONCE]]
-            raws = await answers(self._connection.call("HGETALL", self._keys.deliveries(uid, each)) for each in names)
+        items = await result_of(self._connection.call("ZRANGEBYSCORE", of_user.delivered, since_us, "+inf"))
+        for at in range(0, len(items), _BATCH_SIZE):
+            names = [item.decode() for item in items[at : at + _BATCH_SIZE]]
+            raws = await results_of(
+                self._connection.call("HGETALL", self._keys.deliveries(uid, each)) for each in names
+            )
             calls = []
             for item, raw in zip(names, raws, strict=True):
                 if waiting := _waiting(uid, item, raw, reason, until_us):
                     keys = (self._keys.deliveries(uid, item), *of_user.hasten)
                     calls.append(self._connection.evalsha(self._hasten, keys, [str(now_us), uid, item, *waiting]))
-            hastened += sum(map(int, await answers(calls)))
+            hastened += sum(map(int, await results_of(calls)))
         return hastened
 
     async def withdrawals(self, uid: str, device: str, channel: str) -> PendingWithdrawals:
         """See ``contract.Ledger.withdrawals``."""
-        raw = await answer(self._connection.call("HGETALL", self._keys.of_user(uid).withdrawals))
-        return read_withdrawals(uid, device, channel, raw) if raw else PendingWithdrawals()
+        raw = await result_of(self._connection.call("HGETALL", self._keys.of_user(uid).withdrawals))
+        return decode_withdrawals(uid, device, channel, raw) if raw else PendingWithdrawals()
 
     async def of_item(self, uid: str, item: str) -> list[DeliveryRecord]:
         """See ``contract.Ledger.of_item``."""
-        raw = await answer(self._connection.call("HGETALL", self._keys.deliveries(uid, item)))
+        raw = await result_of(self._connection.call("HGETALL", self._keys.deliveries(uid, item)))
         return _deliveries(uid, item, raw)
 
     async def of_user(self, uid: str, limit: int) -> list[DeliveryRecord]:
         """See ``contract.Ledger.of_user``."""
-        items = await answer(self._connection.call("ZREVRANGE", self._keys.of_user(uid).delivered, 0, limit - 1))
+        items = await result_of(self._connection.call("ZREVRANGE", self._keys.of_user(uid).delivered, 0, limit - 1))
         names = [item.decode() for item in items]
-        raws = await answers(self._connection.call("HGETALL", self._keys.deliveries(uid, item)) for item in names)
+        raws = await results_of(self._connection.call("HGETALL", self._keys.deliveries(uid, item)) for item in names)
         return [delivery for item, raw in zip(names, raws, strict=True) for delivery in _deliveries(uid, item, raw)]
 
 
-def read_entry(intent: Intent, raw: bytes) -> DeliveryRecord:
+def decode_delivery(intent: Intent, raw: bytes) -> DeliveryRecord:
     """An entry of the ledger."""
     history = _STORY.decode(raw[_HEAD:])
     return DeliveryRecord(rebuild_intent(intent, history), _STATES[raw[0]], int(raw[1:5]), int(raw[5:_HEAD]), history)
 
 
-def write_entry(delivery: DeliveryRecord) -> bytes:
-    """An entry of the ledger, as ``read_entry`` reads it."""
+def encode_delivery(delivery: DeliveryRecord) -> bytes:
+    """An entry of the ledger, as ``decode_delivery`` reads it."""
     head = f"{delivery.state.value}{delivery.n:04}{delivery.lease_until_us:017}"
     return head.encode() + msgspec.json.encode(delivery.history)
 
 
-def _bit(is_so: bool) -> str:
+def _flag(is_so: bool) -> str:
     return "1" if is_so else ""
 
 
-def read_withdrawals(uid: str, device: str, channel: str, raw: Sequence[Any]) -> PendingWithdrawals:
+def decode_withdrawals(uid: str, device: str, channel: str, raw: Sequence[Any]) -> PendingWithdrawals:
     """What is kept of a user's withdrawals, as far as it is of one device and channel."""
     waiting, woken_us = [], []
     for i in range(0, len(raw), 2):
@@ -235,8 +249,8 @@ def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list
 def _waiting(uid: str, item: str, raw: Sequence[Any], reason: str, until_us: int) -> list[bytes]:
     """Key and entry of what waits for that, and longer, among the deliveries in a hash."""
     entries = {delivery_key(each.intent).encode(): each for each in _deliveries(uid, item, raw)}
-    pairs = zip(raw[::2], raw[1::2], strict=True)
-    return [part for pair in pairs if entries[pair[0]].is_waiting_beyond(reason, until_us) for part in pair]
+    field_pairs = zip(raw[::2], raw[1::2], strict=True)
+    return [part for pair in field_pairs if entries[pair[0]].is_waiting_beyond(reason, until_us) for part in pair]
 
 
 def _deliveries(uid: str, item: str, raw: Sequence[Any]) -> list[DeliveryRecord]:
@@ -245,5 +259,5 @@ def _deliveries(uid: str, item: str, raw: Sequence[Any]) -> list[DeliveryRecord]
     for i in range(0, len(raw), 2):
         kind, n, device, channel = raw[i].decode().split("/")
         intent = Intent(uid, item, IntentKind(kind), channel, device, int(n))
-        found.append(read_entry(intent, raw[i + 1]))
+        found.append(decode_delivery(intent, raw[i + 1]))
     return sorted(found, key=lambda delivery: (delivery.history.planned_us, delivery_key(delivery.intent)))

@@ -11,10 +11,10 @@ from gregor.redis.client import RedisClient
 from gregor.redis.commands import RedisCommands
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import answers
+from gregor.store.redis.errors import results_of
 from gregor.store.redis.keys import Keys
 
-from .queue_reader import waiting_text
+from .queue_reader import encode_intent
 
 
 class RedisQueueWriter:
@@ -27,23 +27,23 @@ class RedisQueueWriter:
         self._connection = connection
         self._keys = keys
         self._most = most
-        self._hand_over = scripts.load("queue/enqueue")
+        self._enqueue_script = scripts.load("queue/enqueue")
 
     async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         """See ``agenda.DeliveryQueueWriter.enqueue``: all leave in one write."""
         if at_us:
-            await answers(
-                self._connection.call("ZADD", self._keys.waiting(intent.channel), at_us, waiting_text(intent))
+            await results_of(
+                self._connection.call("ZADD", self._keys.waiting(intent.channel), at_us, encode_intent(intent))
                 for intent in intents
             )
             return []
-        taken = await answers(self._append(intent) for intent in intents)
-        return [intent for intent, is_taken in zip(intents, taken, strict=True) if not is_taken]
+        appended = await results_of(self._append(intent) for intent in intents)
+        return [intent for intent, is_appended in zip(intents, appended, strict=True) if not is_appended]
 
     def _append(self, intent: Intent) -> asyncio.Future[Any]:
         fields = [part for pair in intent.fields().items() for part in pair]
         stream = self._keys.stream(intent.channel)
-        return self._connection.evalsha(self._hand_over, (stream,), (str(self._most), *fields))
+        return self._connection.evalsha(self._enqueue_script, (stream,), (str(self._most), *fields))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -54,10 +54,10 @@ async def open_queue_writer(
     url: str, namespace: str, most: int, *, max_wait_s: float = 2.0, timeout_s: float = 5.0
 ) -> RedisQueueWriter:
     """Connected. Raises ``Unavailable`` where the server cannot be reached. The times are those of ``RedisClient``."""
-    link = RedisClient(url, max_wait_s=max_wait_s, timeout_s=timeout_s)
+    client = RedisClient(url, max_wait_s=max_wait_s, timeout_s=timeout_s)
     try:
-        await link.open()
-    except ConnectionError as trouble:
-        await link.close()
-        raise Unavailable(str(trouble)) from trouble
-    return RedisQueueWriter(link, Keys(namespace), most)
+        await client.open()
+    except ConnectionError as error:
+        await client.close()
+        raise Unavailable(str(error)) from error
+    return RedisQueueWriter(client, Keys(namespace), most)

@@ -15,13 +15,13 @@ from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
 from gregor.core.notify.timeline import Acknowledgement
 from gregor.store.category_filter import unpack_category_filter
-from gregor.store.contract.devices import DeviceSession, Presence, Registration
+from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 
-FRONT: Final = b"front"
+FOREGROUND_FIELD: Final = b"front"
 """The field of a user's presence that is no lease: until when somebody was in the foreground (µs)."""
 
 
-class Known(msgspec.Struct):
+class StoredRegistration(msgspec.Struct):
     """A known device. ``last_seen_us`` is 0 for one never seen; while it is online its leases know better."""
 
     first_seen_us: int
@@ -37,7 +37,7 @@ class Known(msgspec.Struct):
         return Registration(self.platform, self.push, self.locale, self.push_since_us)
 
 
-class Lease(msgspec.Struct):
+class SessionLease(msgspec.Struct):
     """A connection that is there until ``lease_until_us``; ``seen_us`` is its last heartbeat."""
 
     lease_until_us: int
@@ -64,22 +64,22 @@ class Lease(msgspec.Struct):
         )
 
 
-_KNOWN: Final = msgspec.json.Decoder(Known)
+_KNOWN: Final = msgspec.json.Decoder(StoredRegistration)
 _TIMES: Final = re.compile(rb'\A\{"first_seen_us":\d+,"last_seen_us":\d+')
-_LEASE: Final = msgspec.json.Decoder(Lease)
+_LEASE: Final = msgspec.json.Decoder(SessionLease)
 
 
-def read_known(raw: bytes) -> Known:
+def decode_registration(raw: bytes) -> StoredRegistration:
     """A known device from its JSON."""
     return _KNOWN.decode(raw)
 
 
-def read_lease(raw: bytes) -> Lease:
+def decode_lease(raw: bytes) -> SessionLease:
     """A lease from its JSON."""
     return _LEASE.decode(raw)
 
 
-def registration_tail(registration: Registration) -> bytes:
+def encode_registration(registration: Registration) -> bytes:
     """A device's JSON after its times, with the comma before: what a registration sets."""
     push = None if registration.push is None else dict(registration.push)
     members: dict[str, Any] = {"platform": registration.platform, "push": push, "locale": registration.locale}
@@ -88,15 +88,15 @@ def registration_tail(registration: Registration) -> bytes:
     return b"," + msgspec.json.encode(members)[1:]
 
 
-def tail_of(raw: bytes) -> bytes:
-    """What a registration set in the JSON of a device, as ``registration_tail`` made it."""
+def registration_part(raw: bytes) -> bytes:
+    """What a registration set in the JSON of a device, as ``encode_registration`` made it."""
     return _TIMES.sub(b"", raw, 1)
 
 
-def lease_json(session: DeviceSession, seen_us: int, until_us: int) -> bytes:
+def encode_lease(session: DeviceSession, seen_us: int, until_us: int) -> bytes:
     """The JSON of a session's lease."""
     return msgspec.json.encode(
-        Lease(
+        SessionLease(
             until_us,
             seen_us,
             session.opened_us,
@@ -120,7 +120,7 @@ def push_token(push: Mapping[str, Any] | None) -> str | None:
     return f"{provider}:{text.lower() if provider == 'apns' else text}"
 
 
-def presence_of(known: Iterable[Known], leases: Iterable[Lease], now_us: int) -> Presence:
+def presence_of(known: Iterable[StoredRegistration], leases: Iterable[SessionLease], now_us: int) -> PresenceStatus:
     """Whether someone is there by these leases, and when last by these too and by what is kept of the devices."""
     seen_us, is_online, is_foreground = 0, False, False
     for lease in leases:
@@ -128,12 +128,14 @@ def presence_of(known: Iterable[Known], leases: Iterable[Lease], now_us: int) ->
             is_online, is_foreground = True, is_foreground or lease.foreground
         seen_us = max(seen_us, lease.seen_us)
     if is_online:
-        return Presence(True, is_foreground, now_us)
+        return PresenceStatus(True, is_foreground, now_us)
     seen_us = max([seen_us, *(device.last_seen_us for device in known)])
-    return Presence(last_seen_us=seen_us or None)
+    return PresenceStatus(last_seen_us=seen_us or None)
 
 
-def longest_offline(known: Mapping[str, Known], leases: Mapping[str, Iterable[Lease]], now_us: int) -> str | None:
+def longest_offline(
+    known: Mapping[str, StoredRegistration], leases: Mapping[str, Iterable[SessionLease]], now_us: int
+) -> str | None:
     """The device that gives way to one more: longest offline, those without push first; ``None``: all are online.
 
     One never seen counts from when it became known: it may be about to connect.
@@ -146,7 +148,7 @@ def longest_offline(known: Mapping[str, Known], leases: Mapping[str, Iterable[Le
     return min(offline)[2] if offline else None
 
 
-def foreground_until(leases: Iterable[Lease], told_us: Iterable[int], now_us: int) -> int | None:
+def foreground_until(leases: Iterable[SessionLease], told_us: Iterable[int], now_us: int) -> int | None:
     """Until when somebody was in the foreground, by these leases and moments; now where somebody is. ``None``: never.
 
     A lease that ran out says so for its last heartbeat alone.
@@ -155,38 +157,38 @@ def foreground_until(leases: Iterable[Lease], told_us: Iterable[int], now_us: in
     return max([*moments, *told_us], default=None)
 
 
-def read_names(field: bytes) -> tuple[str, str]:
+def split_field(field: bytes) -> tuple[str, str]:
     """Device and what else a field names: a session, or the limits of a view."""
     device, _, name = field.decode().partition("\0")
     return device, name
 
 
-def read_view(field: bytes) -> View:
+def decode_view(field: bytes) -> View:
     """The view that a field of the acknowledgements names."""
-    device, category_filter = read_names(field)
+    device, category_filter = split_field(field)
     return View(device, unpack_category_filter(category_filter))
 
 
-def read_acknowledged(raw: bytes) -> Acknowledgement:
+def decode_acknowledgement(raw: bytes) -> Acknowledgement:
     """An acknowledgement as the script notes it: from, to, when, and the field of its view."""
     since, until, at_us, field = raw.split(b" ", 3)
-    return Acknowledgement(read_view(field), int(since), int(until), int(at_us))
+    return Acknowledgement(decode_view(field), int(since), int(until), int(at_us))
 
 
-def pairs(reply: Sequence[bytes]) -> zip[tuple[bytes, bytes]]:
+def field_pairs(reply: Sequence[bytes]) -> zip[tuple[bytes, bytes]]:
     """The fields and values of a hash."""
     return zip(reply[::2], reply[1::2], strict=True)
 
 
-def leases_of(reply: Sequence[bytes]) -> dict[str, list[Lease]]:
+def leases_of(reply: Sequence[bytes]) -> dict[str, list[SessionLease]]:
     """The leases of each device in a user's presence, lapsed ones too."""
-    leases: dict[str, list[Lease]] = {}
-    for field, raw in pairs(reply):
-        if field != FRONT:
-            leases.setdefault(read_names(field)[0], []).append(read_lease(raw))
+    leases: dict[str, list[SessionLease]] = {}
+    for field, raw in field_pairs(reply):
+        if field != FOREGROUND_FIELD:
+            leases.setdefault(split_field(field)[0], []).append(decode_lease(raw))
     return leases
 
 
-def every_lease(reply: Sequence[bytes]) -> list[Lease]:
+def every_lease(reply: Sequence[bytes]) -> list[SessionLease]:
     """All leases in a user's presence."""
-    return [read_lease(raw) for field, raw in pairs(reply) if field != FRONT]
+    return [decode_lease(raw) for field, raw in field_pairs(reply) if field != FOREGROUND_FIELD]

@@ -1,7 +1,8 @@
 """Registrations, presence, acknowledgements and revocations in Redis.
 
 What is read and written at once is one script. Across users (a push token changes hands) there are steps, ordered so
-that a crash between two of them leaves nobody, never two, who sends to a token: whoever sends looks at its owner first.
+that a crash between two of them leaves nobody, never two, who sends to a token: whoever sends check_times at its
+owner first.
 """
 
 from __future__ import annotations
@@ -22,31 +23,31 @@ from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import Argument
 from gregor.store.category_filter import pack_category_filter
-from gregor.store.contract.devices import DeviceSession, Presence, Registration
+from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 from gregor.store.contract.store import Contended
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import answer, answers
+from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
 
 from .device_codec import (
-    FRONT,
-    Known,
-    Lease,
+    FOREGROUND_FIELD,
+    SessionLease,
+    StoredRegistration,
+    decode_acknowledgement,
+    decode_lease,
+    decode_registration,
+    decode_view,
+    encode_lease,
+    encode_registration,
     every_lease,
+    field_pairs,
     foreground_until,
-    lease_json,
     leases_of,
     longest_offline,
-    pairs,
     presence_of,
     push_token,
-    read_acknowledged,
-    read_known,
-    read_lease,
-    read_view,
-    registration_tail,
-    tail_of,
+    registration_part,
 )
 
 TOKEN_LIFE_US: Final = 30 * DAY_US
@@ -55,22 +56,22 @@ TOKEN_LIFE_US: Final = 30 * DAY_US
 _LEEWAY_US: Final = 60 * SECOND_US
 """Both leeways of a token: its ``exp`` may lie that much further ahead, and is good that much longer."""
 
-_MOST_VIEWS: Final = 1_024
+_MAX_VIEWS: Final = 1_024
 """That acknowledged, of a user: 64 devices with 16 views each. A client chooses its filter, so without a
 bound it could fill the store."""
 
-_TRIES: Final = 8
+_MAX_ATTEMPTS: Final = 8
 """How often a step starts anew because another came between."""
 
-_AT_ONCE: Final = 1_000
+_BATCH_SIZE: Final = 1_000
 """Commands issued before their replies are awaited."""
 
-_NONE: Final = b"-"  # in place of what a registration must be: the device must not be known
-_NO_REGISTRATION: Final = registration_tail(Registration())
+_UNKNOWN_DEVICE: Final = b"-"  # in place of what a registration must be: the device must not be known
+_NO_REGISTRATION: Final = encode_registration(Registration())
 
 
 class RedisDevices:
-    """``contract.Devices`` over one Redis-protocol server.
+    """``contract.Devices`` expected one Redis-protocol server.
 
     ``commit`` is ``Users.commit``. ``token_life_us``: how long a revocation must be kept. ``allow_oom``: whether the
     server knows script flags (fakeredis does not): under ``maxmemory`` devices must still connect, to dismiss.
@@ -92,23 +93,30 @@ class RedisDevices:
         self._keys = keys
         self._limits = limits
         self._commit = commit
-        self._token_life_us = token_life_us + _LEEWAY_US
+        self._token_lifetime_us = token_life_us + _LEEWAY_US
         flags = "allow-oom" if allow_oom else ""
         self._register = scripts.load("devices/lease_codec", "devices/register")
-        self._strip = scripts.load("devices/lease_codec", "devices/replace_registration")
-        self._release = scripts.load("devices/release_push_token", flags=flags)
-        self._open = scripts.load("devices/lease_codec", "devices/open_session", flags=flags)
-        self._touch = scripts.load("devices/lease_codec", "devices/renew_session", flags=flags)
-        self._close = scripts.load("devices/lease_codec", "devices/close_session", flags=flags)
-        self._drop = scripts.load("devices/remove_device", flags=flags)
+        self._replace_registration = scripts.load("devices/lease_codec", "devices/replace_registration")
+        self._release_token = scripts.load("devices/release_push_token", flags=flags)
+        self._open_session = scripts.load("devices/lease_codec", "devices/open_session", flags=flags)
+        self._renew_session = scripts.load("devices/lease_codec", "devices/renew_session", flags=flags)
+        self._close_session = scripts.load("devices/lease_codec", "devices/close_session", flags=flags)
+        self._remove_device = scripts.load("devices/remove_device", flags=flags)
         self._acknowledge = scripts.load("devices/acknowledge", flags=flags)
         self._revoke = scripts.load("devices/revoke", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """Every script, for a process that loads them before it serves."""
-        presence = (self._open, self._touch, self._close, self._acknowledge)
-        return (self._register, self._strip, self._release, *presence, self._drop, self._revoke)
+        presence = (self._open_session, self._renew_session, self._close_session, self._acknowledge)
+        return (
+            self._register,
+            self._replace_registration,
+            self._release_token,
+            *presence,
+            self._remove_device,
+            self._revoke,
+        )
 
     # ---- registrations
 
@@ -120,25 +128,27 @@ class RedisDevices:
         self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
     ) -> None:
         """See ``contract.Devices.change_device``."""
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             raw = await self._call("HGET", self._keys.of_user(uid).devices, device)
-            registration = change(None if raw is None else read_known(raw).registration)
-            if await self._put(uid, device, registration, now_us, _NONE if raw is None else tail_of(raw)):
+            registration = change(None if raw is None else decode_registration(raw).registration)
+            if await self._put(
+                uid, device, registration, now_us, _UNKNOWN_DEVICE if raw is None else registration_part(raw)
+            ):
                 return
         raise Contended("the device is being changed by others again and again")
 
-    async def _put(self, uid: str, device: str, registration: Registration, now_us: int, over: bytes) -> bool:
-        """Register where the registration is ``over`` (empty: whatever it is); false where it is another."""
-        tail = registration_tail(replace(registration, push_since_us=now_us))
-        what, before, _ = await self._admit(uid, device, now_us, tail, "1", over)
+    async def _put(self, uid: str, device: str, registration: Registration, now_us: int, expected: bytes) -> bool:
+        """Register where the registration is ``expected`` (empty: whatever it is); false where it is another."""
+        encoded = encode_registration(replace(registration, push_since_us=now_us))
+        what, before, _ = await self._admit(uid, device, now_us, encoded, "1", expected)
         if what == b"changed":
             return False
         token, old = push_token(registration.push), push_token(before.push) if before else None
         if token is not None:
-            owner = _owner(uid, device)
+            owner = _owner_name(uid, device)
             former = await self._call("SET", self._keys.push(token), owner, "GET")
             if former is not None and former != owner:
-                await self._take_push(token, former)
+                await self._remove_former_push(token, former)
         if old is not None and old != token:
             await self._release_push(old, uid, device)
         return True
@@ -150,7 +160,7 @@ class RedisDevices:
         *_, displaced = await self._admit(uid, device, now_us, _NO_REGISTRATION, "", b"")
         return displaced
 
-    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, Presence]]:
+    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, PresenceStatus]]:
         """See ``contract.Devices.devices``."""
         known, leases = await self._read(uid)
         return {
@@ -158,30 +168,32 @@ class RedisDevices:
             for device, kept in sorted(known.items())
         }
 
-    async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, Presence] | None:
+    async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, PresenceStatus] | None:
         """See ``contract.Devices.device``."""
         keys = self._keys.of_user(uid)
-        raw, fields = await answers(
+        raw, fields = await results_of(
             [self._connection.call("HGET", keys.devices, device), self._connection.call("HGETALL", keys.presence)]
         )
         if raw is None:
             return None
-        known = read_known(raw)
+        known = decode_registration(raw)
         return known.registration, presence_of([known], leases_of(fields).get(device, ()), now_us)
 
     async def owns_push_token(self, uid: str, device: str, registration: Registration) -> bool:
         """See ``contract.Devices.owns_push_token``."""
         token = push_token(registration.push)
-        return token is not None and await self._call("GET", self._keys.push(token)) == _owner(uid, device)
+        return token is not None and await self._call("GET", self._keys.push(token)) == _owner_name(uid, device)
 
     async def remove_push(self, uid: str, device: str, registration: Registration) -> bool:
         """See ``contract.Devices.remove_push``."""
         token = push_token(registration.push)
         if token is None:
             return False
-        bare = Registration(registration.platform, None, registration.locale)
-        tails = [registration_tail(registration), registration_tail(bare)]
-        is_forgotten = bool(await self._run(self._strip, (self._keys.of_user(uid).devices,), (device, *tails)))
+        without_push = Registration(registration.platform, None, registration.locale)
+        encodings = [encode_registration(registration), encode_registration(without_push)]
+        is_forgotten = bool(
+            await self._run(self._replace_registration, (self._keys.of_user(uid).devices,), (device, *encodings))
+        )
         if is_forgotten:
             await self._release_push(token, uid, device)
         return is_forgotten
@@ -190,32 +202,36 @@ class RedisDevices:
         """See ``contract.Devices.forget_device``. The commit removes the registration in the same step as the items."""
         keys = self._keys.of_user(uid)
         raw = await self._call("HGET", keys.devices, device)
-        token = push_token(read_known(raw).push) if raw is not None else None
+        token = push_token(decode_registration(raw).push) if raw is not None else None
         if token is not None:
             await self._release_push(token, uid, device)
         await self._commit(uid, Commit(now_us, epoch_seed, reason=RemovalReason.DISPLACED, forget_device=device))
-        told = _control({"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
-        await self._run(self._drop, (keys.presence, keys.acks), (device, keys.channel, told))
+        message = _control_message({"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
+        await self._run(self._remove_device, (keys.presence, keys.acks), (device, keys.channel, message))
 
     async def forget_inactive(self, uid: str, now_us: int) -> int | None:
         """See ``contract.Devices.forget_inactive``."""
         known, leases = await self._read(uid)
-        looks = []
+        check_times = []
         for device, kept in known.items():
             presence = presence_of([kept], leases.get(device, ()), now_us)
-            dead_us = (presence.last_seen_us or kept.first_seen_us) + self._limits.retention_us
-            if kept.push is None and dead_us <= now_us:
+            inactive_us = (presence.last_seen_us or kept.first_seen_us) + self._limits.retention_us
+            if kept.push is None and inactive_us <= now_us:
                 await self.forget_device(uid, device, now_us, secrets.token_bytes(3))
             else:
-                looks.append(max(dead_us, now_us + self._limits.retention_us) if kept.push is not None else dead_us)
-        return min(looks, default=None)
+                check_times.append(
+                    max(inactive_us, now_us + self._limits.retention_us) if kept.push is not None else inactive_us
+                )
+        return min(check_times, default=None)
 
-    async def leave(self, uid: str, now_us: int) -> None:
+    async def disconnect_user(self, uid: str, now_us: int) -> None:
         """The first step of forgetting a user whole: tokens are void, connections closed, push tokens given up.
 
         Repeatable. What is kept of the devices is left to the caller to delete.
         """
-        await self._void(uid, None, now_us, now_us, {"close": {"device": None, "code": CloseCode.REVOKED}})
+        await self._revoke_and_publish(
+            uid, None, now_us, now_us, {"close": {"device": None, "code": CloseCode.REVOKED}}
+        )
         known, _ = await self._read(uid)
         for device, kept in known.items():
             token = push_token(kept.push)
@@ -223,17 +239,17 @@ class RedisDevices:
                 await self._release_push(token, uid, device)
 
     async def _admit(
-        self, uid: str, device: str, now_us: int, tail: bytes, replaces: str, over: bytes
-    ) -> tuple[bytes, Known | None, str | None]:
+        self, uid: str, device: str, now_us: int, encoded: bytes, replaces: str, expected: bytes
+    ) -> tuple[bytes, StoredRegistration | None, str | None]:
         """Register, after making room where there is none: what came of it, what was there, whom it displaced."""
         displaced: str | None = None
         keys = self._keys.of_user(uid)
-        look_us = now_us + self._limits.retention_us
-        arguments = (device, now_us, self._limits.devices, tail, replaces, uid, look_us, over)
-        for _ in range(_TRIES):
+        check_us = now_us + self._limits.retention_us
+        arguments = (device, now_us, self._limits.devices, encoded, replaces, uid, check_us, expected)
+        for _ in range(_MAX_ATTEMPTS):
             what, *before = await self._run(self._register, (keys.devices, keys.agenda, keys.due), arguments)
             if what != b"full":
-                return what, read_known(before[0]) if before else None, displaced
+                return what, decode_registration(before[0]) if before else None, displaced
             displaced = await self._displace(uid, now_us)
         raise Contended("many devices of this user come at once")
 
@@ -245,24 +261,24 @@ class RedisDevices:
         await self.forget_device(uid, device, now_us, secrets.token_bytes(3))
         return device
 
-    async def _take_push(self, token: str, former: bytes) -> None:
+    async def _remove_former_push(self, token: str, former: bytes) -> None:
         """Remove a token's registration from the device that held it, unless that got it back meanwhile."""
         uid, _, device = former.decode().partition("\0")
         keys = self._keys.of_user(uid)
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             raw = await self._call("HGET", keys.devices, device)
-            known = read_known(raw) if raw is not None else None
+            known = decode_registration(raw) if raw is not None else None
             if known is None or push_token(known.push) != token:
                 return
-            bare = Registration(known.platform, None, known.locale)
-            tails = [registration_tail(known.registration), registration_tail(bare)]
-            if await self._run(self._strip, (keys.devices,), (device, *tails)):
+            without_push = Registration(known.platform, None, known.locale)
+            encodings = [encode_registration(known.registration), encode_registration(without_push)]
+            if await self._run(self._replace_registration, (keys.devices,), (device, *encodings)):
                 if await self._call("GET", self._keys.push(token)) == former:  # it came back meanwhile
-                    await self._run(self._strip, (keys.devices,), (device, *reversed(tails)))
+                    await self._run(self._replace_registration, (keys.devices,), (device, *reversed(encodings)))
                 return
 
     async def _release_push(self, token: str, uid: str, device: str) -> None:
-        await self._run(self._release, (self._keys.push(token),), (_owner(uid, device),))
+        await self._run(self._release_token, (self._keys.push(token),), (_owner_name(uid, device),))
 
     # ---- presence
 
@@ -271,11 +287,11 @@ class RedisDevices:
     ) -> list[tuple[DeviceSession, int]]:
         """See ``contract.Devices.open_session``."""
         keys = self._keys.of_user(uid)
-        lease = lease_json(session, now_us, now_us + lease_us)
+        lease = encode_lease(session, now_us, now_us + lease_us)
         bounds = (self._limits.connections, self._presence_ms(lease_us))
         arguments = (device, session.session, lease, now_us, *bounds)
-        displaced = await self._run(self._open, (keys.presence, keys.devices), arguments)
-        gone = [read_lease(raw).open for raw in displaced]
+        displaced = await self._run(self._open_session, (keys.presence, keys.devices), arguments)
+        gone = [decode_lease(raw).open for raw in displaced]
         return [
             (old, CloseCode.REPLACED if old.session == session.session else CloseCode.TOO_MANY_CONNECTIONS)
             for old in gone
@@ -285,37 +301,42 @@ class RedisDevices:
         self, entries: Sequence[tuple[str, str, DeviceSession]], now_us: int, lease_us: int
     ) -> None:
         """See ``contract.Devices.touch``. A session that another connection holds is left to that."""
-        life_ms = self._presence_ms(lease_us)
-        for start in range(0, len(entries), _AT_ONCE):
-            await answers(
+        lifetime_ms = self._presence_ms(lease_us)
+        for start in range(0, len(entries), _BATCH_SIZE):
+            await results_of(
                 self._connection.evalsha(
-                    self._touch,
+                    self._renew_session,
                     (self._keys.of_user(uid).presence,),
-                    (_field(device, session.session), lease_json(session, now_us, now_us + lease_us), now_us, life_ms),
+                    (
+                        _field(device, session.session),
+                        encode_lease(session, now_us, now_us + lease_us),
+                        now_us,
+                        lifetime_ms,
+                    ),
                 )
-                for uid, device, session in entries[start : start + _AT_ONCE]
+                for uid, device, session in entries[start : start + _BATCH_SIZE]
             )
 
     async def close_session(self, uid: str, device: str, session: DeviceSession, now_us: int) -> None:
         """See ``contract.Devices.close_session``."""
         keys = self._keys.of_user(uid)
-        arguments = (device, session.session, lease_json(session, now_us, now_us), now_us)
-        await self._run(self._close, (keys.presence, keys.devices), arguments)
+        arguments = (device, session.session, encode_lease(session, now_us, now_us), now_us)
+        await self._run(self._close_session, (keys.presence, keys.devices), arguments)
 
     async def session(self, uid: str, device: str, session: str, now_us: int) -> DeviceSession | None:
         """See ``contract.Devices.session``."""
         raw = await self._call("HGET", self._keys.of_user(uid).presence, _field(device, session))
         if raw is None:
             return None
-        lease = read_lease(raw)
+        lease = decode_lease(raw)
         return lease.open if lease.lease_until_us > now_us else None
 
-    async def presence(self, uids: Sequence[str], now_us: int) -> list[Presence]:
+    async def presence(self, uids: Sequence[str], now_us: int) -> list[PresenceStatus]:
         """See ``contract.Devices.presence``."""
-        result: list[Presence] = []
-        for start in range(0, len(uids), _AT_ONCE):
-            keys = [self._keys.of_user(uid) for uid in uids[start : start + _AT_ONCE]]
-            replies = await answers(
+        result: list[PresenceStatus] = []
+        for start in range(0, len(uids), _BATCH_SIZE):
+            keys = [self._keys.of_user(uid) for uid in uids[start : start + _BATCH_SIZE]]
+            replies = await results_of(
                 command
                 for of_user in keys
                 for command in (
@@ -324,14 +345,14 @@ class RedisDevices:
                 )
             )
             for known, fields in zip(replies[::2], replies[1::2], strict=True):
-                result.append(presence_of(map(read_known, known), every_lease(fields), now_us))
+                result.append(presence_of(map(decode_registration, known), every_lease(fields), now_us))
         return result
 
     async def foreground_until(self, uid: str, now_us: int) -> int | None:
         """See ``contract.Devices.foreground_until``."""
         fields = await self._call("HGETALL", self._keys.of_user(uid).presence)
-        told = [int(raw) for field, raw in pairs(fields) if field == FRONT]
-        return foreground_until(every_lease(fields), told, now_us)
+        message = [int(raw) for field, raw in field_pairs(fields) if field == FOREGROUND_FIELD]
+        return foreground_until(every_lease(fields), message, now_us)
 
     def _presence_ms(self, lease_us: int) -> int:
         """How long presence is kept after its last heartbeat, ms; a lapsed lease still says when someone was there."""
@@ -342,33 +363,33 @@ class RedisDevices:
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """See ``contract.Devices.acknowledge``."""
         keys = self._keys.of_user(uid)
-        watched = (keys.agenda, keys.due) if self._recorded_events.acknowledgements else ()
-        bounds = (_MOST_VIEWS, now_us, MAX_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
+        webhook_keys = (keys.agenda, keys.due) if self._recorded_events.acknowledgements else ()
+        bounds = (_MAX_VIEWS, now_us, MAX_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
         arguments = (_field(view.device, pack_category_filter(view.category_filter)), seq, *bounds, uid)
-        await self._run(self._acknowledge, (keys.acks, keys.seen, *watched), arguments)
+        await self._run(self._acknowledge, (keys.acks, keys.seen, *webhook_keys), arguments)
 
     async def acknowledgements(self, uid: str) -> list[Acknowledgement]:
         """See ``contract.Devices.acknowledgements``."""
-        return [read_acknowledged(raw) for raw in await self._call("LRANGE", self._keys.of_user(uid).seen, 0, -1)]
+        return [decode_acknowledgement(raw) for raw in await self._call("LRANGE", self._keys.of_user(uid).seen, 0, -1)]
 
     async def acknowledged(self, uid: str) -> dict[View, int]:
         """See ``contract.Devices.acknowledged``."""
         fields = await self._call("HGETALL", self._keys.of_user(uid).acks)
-        return {read_view(field): int(seq) for field, seq in pairs(fields)}
+        return {decode_view(field): int(seq) for field, seq in field_pairs(fields)}
 
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
         """See ``contract.Devices.revoke``. Repeatable."""
-        told = {"revoke": {"device": device, "issued_before_us": issued_before_us}}
-        await self._void(uid, device, issued_before_us, now_us, told)
+        message = {"revoke": {"device": device, "issued_before_us": issued_before_us}}
+        await self._revoke_and_publish(uid, device, issued_before_us, now_us, message)
 
-    async def _void(
-        self, uid: str, device: str | None, issued_before_us: int, now_us: int, told: Mapping[str, Any]
+    async def _revoke_and_publish(
+        self, uid: str, device: str | None, issued_before_us: int, now_us: int, message: Mapping[str, Any]
     ) -> None:
         """Void tokens, and tell the gateways so, in one step."""
         keys = self._keys.of_user(uid)
-        life_ms = (max(issued_before_us - now_us, 0) + self._token_life_us) // 1_000
-        numbers = (issued_before_us, now_us - self._token_life_us, life_ms)
-        await self._run(self._revoke, (keys.revoked,), (device or "", *numbers, keys.channel, _control(told)))
+        lifetime_ms = (max(issued_before_us - now_us, 0) + self._token_lifetime_us) // 1_000
+        times = (issued_before_us, now_us - self._token_lifetime_us, lifetime_ms)
+        await self._run(self._revoke, (keys.revoked,), (device or "", *times, keys.channel, _control_message(message)))
 
     async def revoked_before(self, uid: str, device: str) -> int | None:
         """See ``contract.Devices.revoked_before``."""
@@ -377,27 +398,27 @@ class RedisDevices:
 
     async def publish_control(self, uid: str, document: Mapping[str, Any]) -> None:
         """See ``contract.Devices.control``."""
-        await self._call("SPUBLISH", self._keys.of_user(uid).channel, _control(document))
+        await self._call("SPUBLISH", self._keys.of_user(uid).channel, _control_message(document))
 
-    async def _read(self, uid: str) -> tuple[dict[str, Known], dict[str, list[Lease]]]:
+    async def _read(self, uid: str) -> tuple[dict[str, StoredRegistration], dict[str, list[SessionLease]]]:
         """All known devices, and the leases of each, lapsed ones too."""
         keys = self._keys.of_user(uid)
-        known, fields = await answers(self._connection.call("HGETALL", key) for key in (keys.devices, keys.presence))
-        return {device.decode(): read_known(raw) for device, raw in pairs(known)}, leases_of(fields)
+        known, fields = await results_of(self._connection.call("HGETALL", key) for key in (keys.devices, keys.presence))
+        return {device.decode(): decode_registration(raw) for device, raw in field_pairs(known)}, leases_of(fields)
 
     async def _call(self, *command: Argument) -> Any:
-        return await answer(self._connection.call(*command))
+        return await result_of(self._connection.call(*command))
 
     async def _run(self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
-        return await answer(self._connection.evalsha(script, keys, arguments))
+        return await result_of(self._connection.evalsha(script, keys, arguments))
 
 
-def _control(document: Mapping[str, Any]) -> bytes:
+def _control_message(document: Mapping[str, Any]) -> bytes:
     """A control as it travels on a user's channel (``core.announce``)."""
     return b"K" + msgspec.json.encode(document)
 
 
-def _owner(uid: str, device: str) -> bytes:
+def _owner_name(uid: str, device: str) -> bytes:
     return f"{uid}\0{device}".encode()
 
 

@@ -10,15 +10,15 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.push_context import PushContext
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
-from gregor.store.redis.contacts import read_contact, read_preferences
-from gregor.store.redis.delivery.ledger import read_withdrawals
-from gregor.store.redis.errors import answer
+from gregor.store.redis.contacts import decode_contact, decode_preferences
+from gregor.store.redis.delivery.ledger import decode_withdrawals
+from gregor.store.redis.errors import result_of
 from gregor.store.redis.keys import Keys
-from gregor.store.redis.users.record_codec import NO_HEAD, read_head, read_live
+from gregor.store.redis.users.record_codec import NO_HEAD, decode_head, decode_live
 
-from .device_codec import pairs, presence_of, read_known, read_lease, read_view
+from .device_codec import decode_lease, decode_registration, decode_view, field_pairs, presence_of
 
-_TRIES: Final = 8
+_MAX_ATTEMPTS: Final = 8
 """How often what is due is done first. Two are the rule; more means that a clock runs far ahead of the others."""
 
 
@@ -39,8 +39,8 @@ class RedisPushContexts:
     async def read(self, uid: str, device: str, channel: str, item: str, now_us: int) -> PushContext | None:
         """See ``scenes.PushContexts.read``."""
         keys, arguments = self._keys.of_user(uid).scene, (str(now_us), device, item)
-        for _ in range(_TRIES):
-            reply = await answer(self._connection.evalsha(self._scene, keys, arguments))
+        for _ in range(_MAX_ATTEMPTS):
+            reply = await result_of(self._connection.evalsha(self._scene, keys, arguments))
             if not reply:
                 return None
             if len(reply) > 1:
@@ -51,16 +51,16 @@ class RedisPushContexts:
 
 def _read(uid: str, device: str, channel: str, item: str, now_us: int, reply: Sequence[Any]) -> PushContext:
     raw_known, presence, acks, contact, preferences, withdrawals, raw_head, counts, record, seq = reply
-    known, head = read_known(raw_known), read_head(raw_head) if raw_head else NO_HEAD
+    known, head = decode_registration(raw_known), decode_head(raw_head) if raw_head else NO_HEAD
     mine = f"{device}\0".encode()
-    leases = [read_lease(raw) for field, raw in pairs(presence) if field.startswith(mine)]
+    leases = [decode_lease(raw) for field, raw in field_pairs(presence) if field.startswith(mine)]
     return PushContext(
         known.registration,
         presence_of((known,), leases, now_us),
-        {read_view(field): int(acked) for field, acked in pairs(acks)},
-        read_contact(contact),
-        read_preferences(preferences),
-        read_withdrawals(uid, device, channel, withdrawals),
+        {decode_view(field): int(acked) for field, acked in field_pairs(acks)},
+        decode_contact(contact),
+        decode_preferences(preferences),
+        decode_withdrawals(uid, device, channel, withdrawals),
         _item(item, int(seq), record) if record else None,
         {counts[i].decode(): counts[i + 1] for i in range(0, len(counts), 2)},
         cursor_for(head.epoch, View(device), head.seq),
@@ -68,4 +68,4 @@ def _read(uid: str, device: str, channel: str, item: str, now_us: int, reply: Se
 
 
 def _item(item: str, seq: int, record: bytes) -> StoredItem:
-    return read_live(item, seq, record).stored()
+    return decode_live(item, seq, record).stored()

@@ -22,7 +22,7 @@ _SIZES: Final = tuple(b"\r\n$%d\r\n" % size for size in range(1_024))
 """What stands before an argument of so many bytes, the end of the one before it included."""
 
 
-class CommitCalls:
+class CommitCommands:
     """The calls of one store. ``allow_oom`` and ``general``: see ``RedisUsers``."""
 
     def __init__(self, keys: Keys, limits: Limits, *, allow_oom: bool, general: bool) -> None:
@@ -79,7 +79,7 @@ class CommitCalls:
         return _opening(self._grow.sha, self._keys.of_user(uid).commit.timed_creation)
 
 
-def runs_of(commits: Sequence[tuple[str, Commit]]) -> Iterator[Sequence[tuple[str, Commit]]]:
+def split_batches(commits: Sequence[tuple[str, Commit]]) -> Iterator[Sequence[tuple[str, Commit]]]:
     """The parts of many commits that can be sent at once, each user's in order.
 
     After a flush of all a commit is sent back until the user is flushed, but a flush is that itself: it begins a part

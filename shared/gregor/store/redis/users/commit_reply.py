@@ -1,4 +1,4 @@
-"""What the script ``commit`` answers, as a receipt or a refusal. PURE."""
+"""What the script ``commit`` results_of, as a receipt or a problem_of_reply. PURE."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, IgnoredReason, Receipt
 
 FAST_BYTES: Final = 9
-"""What a fast path answers: epoch 3, seq 5, a letter. More follows only where the history is over its bounds."""
+"""What a fast path results_of: epoch 3, seq 5, a letter. More follows only where the history is over its bounds."""
 
 _CREATED, _DISMISSED, _DUPLICATE, _NOTHING = b"cdps"
 
 
 def fast_receipt(commit: Commit, reply: bytes) -> Receipt:
-    """A fast path answers nine bytes: epoch, seq, and what happened to the one id it was about."""
+    """A fast path results_of nine bytes: epoch, seq, and what happened to the one id it was about."""
     epoch, seq, what = reply[:3], int.from_bytes(reply[3:8], "big"), reply[8]
     if what == _CREATED:
         return Receipt(epoch, seq, False, (commit.creations[0].id,))
@@ -28,8 +28,8 @@ def fast_receipt(commit: Commit, reply: bytes) -> Receipt:
     return Receipt(epoch, seq, is_unchanged=True, ignored=((commit.creations[0].id, why),))
 
 
-def read_receipt(reply: Sequence[Any]) -> Receipt:
-    """The general path answers in full: what it was, epoch, seq, created, dismissed, ignored."""
+def general_receipt(reply: Sequence[Any]) -> Receipt:
+    """The general path results_of in full: what it was, epoch, seq, created, dismissed, ignored."""
     what, epoch, seq, created, dismissed, ignored = reply[:6]
     words = [word.decode() for word in ignored]
     return Receipt(
@@ -42,8 +42,8 @@ def read_receipt(reply: Sequence[Any]) -> Receipt:
     )
 
 
-def refusal(reply: Sequence[Any], limits: Limits) -> Problem:
-    """The refusal that a script's answer stands for; nothing was changed."""
+def problem_of_reply(reply: Sequence[Any], limits: Limits) -> Problem:
+    """The problem_of_reply that a script's answer stands for; nothing was changed."""
     if reply[0] == b"reused":
         return Problem("id_reused", "This message id was used before, with other content; send a fresh one.")
     if reply[0] == b"full":

@@ -7,10 +7,10 @@ from typing import Final
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import answer
+from gregor.store.redis.errors import result_of
 from gregor.store.redis.keys import Keys
 
-_AT_ONCE: Final = 500
+_BATCH_SIZE: Final = 500
 """Items whose deliveries go in one step."""
 
 
@@ -21,14 +21,14 @@ class RedisUserDeletion:
         self._connection = connection
         self._keys = keys
         flags = "allow-oom" if allow_oom else ""
-        self._drop_dead = scripts.load("ledger/drop_dead_letters", flags=flags)
-        self._forget = scripts.load("users/delete_keys", flags=flags)
-        self._trace = scripts.load("users/remember_deleted_user", flags=flags)
+        self._drop_dead_letters = scripts.load("ledger/drop_dead_letters", flags=flags)
+        self._delete_keys = scripts.load("users/delete_keys", flags=flags)
+        self._remember = scripts.load("users/remember_deleted_user", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """Every script, for a process that loads them before it serves."""
-        return (self._drop_dead, self._forget, self._trace)
+        return (self._drop_dead_letters, self._delete_keys, self._remember)
 
     async def forget(self, uid: str, now_us: int) -> None:
         """The state goes first: without it nobody enters deliveries, so that those which are found are all.
@@ -36,13 +36,13 @@ class RedisUserDeletion:
         Meanwhile the user may come anew: its timers and deliveries stay, and stay listed.
         """
         keys, call, evalsha = self._keys.of_user(uid), self._connection.call, self._connection.evalsha
-        await answer(evalsha(self._forget, (keys.due, *keys.every), (uid,)))
-        delivered = [item.decode() for item in await answer(call("ZRANGE", keys.delivered, 0, -1))]
-        for start in range(0, len(delivered), _AT_ONCE):
-            items = delivered[start : start + _AT_ONCE]
+        await result_of(evalsha(self._delete_keys, (keys.due, *keys.every), (uid,)))
+        delivered = [item.decode() for item in await result_of(call("ZRANGE", keys.delivered, 0, -1))]
+        for start in range(0, len(delivered), _BATCH_SIZE):
+            items = delivered[start : start + _BATCH_SIZE]
             ledgers = (self._keys.deliveries(uid, item) for item in items)
-            await answer(evalsha(self._forget, (keys.delivered, *ledgers), items))
-        await answer(evalsha(self._drop_dead, (keys.dead,), ("+inf", f"{uid}/", "")))
+            await result_of(evalsha(self._delete_keys, (keys.delivered, *ledgers), items))
+        await result_of(evalsha(self._drop_dead_letters, (keys.dead,), ("+inf", f"{uid}/", "")))
         # A script, not commands: a server that is full refuses a command that may grow, and forgetting makes room.
         trace = (
             str(now_us),
@@ -50,9 +50,9 @@ class RedisUserDeletion:
             str(now_us - DELETED_USERS_KEPT_US),
             str(DELETED_USERS_KEPT_US // 1_000),
         )
-        await answer(evalsha(self._trace, (self._keys.forgotten,), trace))
+        await result_of(evalsha(self._remember, (self._keys.deleted_users,), trace))
 
     async def deleted_since(self, since_us: int) -> frozenset[str]:
         """See ``contract.Users.forgotten``."""
-        traces = await answer(self._connection.call("ZRANGEBYSCORE", self._keys.forgotten, since_us, "+inf"))
+        traces = await result_of(self._connection.call("ZRANGEBYSCORE", self._keys.deleted_users, since_us, "+inf"))
         return frozenset(trace.decode() for trace in traces)

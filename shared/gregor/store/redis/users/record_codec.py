@@ -186,7 +186,7 @@ NO_HEAD = UserHead(NO_EPOCH, 0, 0, 0, ZERO_DIGEST)
 """The head of a user that was never seen."""
 
 
-def read_head(raw: bytes) -> UserHead:
+def decode_head(raw: bytes) -> UserHead:
     """The head from its 62 bytes."""
     return UserHead(
         epoch=raw[:3],
@@ -197,7 +197,7 @@ def read_head(raw: bytes) -> UserHead:
     )
 
 
-def read_floors(raw: bytes) -> tuple[int, int]:
+def decode_floors(raw: bytes) -> tuple[int, int]:
     """Of a user's counts: from which seq deltas can be told, and up to which external messages are not kept."""
     return int.from_bytes(raw[7:12], "big"), int.from_bytes(raw[17:22], "big")
 
@@ -214,7 +214,7 @@ def _us(raw: bytes, at: int) -> int:
 
 # Not frozen: a full copy makes one for each item, and a frozen one costs twice as much to make.
 @dataclass(slots=True)
-class Live:
+class LiveRecord:
     """A live record, read. ``hidings``: device → its hiding."""
 
     id: str
@@ -239,7 +239,7 @@ class Live:
         return StoredItem(self.id, item.category, item.created_us, self.seq, item.json(), item.expires_us, item.leaf)
 
     @property
-    def live(self) -> Live:
+    def live(self) -> LiveRecord:
         """Itself: a live and a gone record are asked the same."""
         return self
 
@@ -259,10 +259,10 @@ class Live:
         return HistoryEntry(self.id, item.category, item.created_us, self.seq, item.json(), self.hidden(view))
 
 
-def read_live(item_id: str, seq: int, raw: bytes, start: int = 0) -> Live:
+def decode_live(item_id: str, seq: int, raw: bytes, start: int = 0) -> LiveRecord:
     """A live record that begins at ``start`` of ``raw``."""
     item = unpack_item(raw, start)
-    return Live(item_id, seq, item, _hidings(item.hidings) if item.hidings else {})
+    return LiveRecord(item_id, seq, item, _hidings(item.hidings) if item.hidings else {})
 
 
 def _hidings(raw: bytes) -> dict[str, Removal]:
@@ -278,10 +278,10 @@ def _hidings(raw: bytes) -> dict[str, Removal]:
 
 
 @dataclass(frozen=True, slots=True)
-class Departed:
+class GoneRecord:
     """A gone record, read: the item as it was, and its end."""
 
-    live: Live
+    live: LiveRecord
     gone: Removal
 
     def was_shown(self, view: View, at_us: int) -> bool:
@@ -296,21 +296,21 @@ class Departed:
         return HistoryEntry(live.id, item.category, item.created_us, live.seq, item.json(), gone, is_trimmed=is_trimmed)
 
 
-def read_gone(item_id: str, raw: bytes) -> Departed:
+def decode_gone(item_id: str, raw: bytes) -> GoneRecord:
     """A gone record."""
     length = raw[19]
     who = raw[20 : 20 + length].decode()
-    live = read_live(item_id, int.from_bytes(raw[6:11], "big"), raw, 20 + length)
+    live = decode_live(item_id, int.from_bytes(raw[6:11], "big"), raw, 20 + length)
     gone = Removal(
         at_us=_us(raw, 11),
         reason=RemovalReason(chr(raw[18])),
         device=who or None,
         seq=int.from_bytes(raw[1:6], "big"),
     )
-    return Departed(live, gone)
+    return GoneRecord(live, gone)
 
 
-def read_external(raw: bytes) -> tuple[StoredExternal, int]:
+def decode_external(raw: bytes) -> tuple[StoredExternal, int]:
     """A kept external message and its time (µs)."""
     length = raw[12]
     external = StoredExternal(int.from_bytes(raw[:5], "big"), raw[13 : 13 + length].decode(), raw[13 + length :])

@@ -19,13 +19,22 @@ from gregor.core.items.sync import (
     is_initial_cursor,
 )
 
-from .record_codec import NO_HEAD, Live, UserHead, read_external, read_floors, read_gone, read_head, read_live
+from .record_codec import (
+    NO_HEAD,
+    LiveRecord,
+    UserHead,
+    decode_external,
+    decode_floors,
+    decode_gone,
+    decode_head,
+    decode_live,
+)
 
 Change = tuple[tuple[StoredItem, ...], tuple[str, ...]]
 """The creations and the ids that left, netted."""
 
 
-class ViewRead:
+class SyncReply:
     """One reply of ``sync``. ``epoch`` is the cursor's where its tag is of this view, else empty."""
 
     def __init__(self, reply: Sequence[Any], view: View, cursor: Cursor | None, epoch: bytes) -> None:
@@ -39,9 +48,9 @@ class ViewRead:
         self._what = b"f"
         if reply[0] != b"none":
             self._what = reply[0]
-            self.head = read_head(reply[1])
+            self.head = decode_head(reply[1])
             self._lanes = reply[2]
-            self._floor, self._external_floor = read_floors(reply[3])
+            self._floor, self._external_floor = decode_floors(reply[3])
             self._floor = max(self._floor, int(reply[4]))
             self._externals = reply[5]
             self._raw = reply[6:]
@@ -67,12 +76,12 @@ class ViewRead:
         return self._what == b"f" or (self._what == b"d" and self._view.category_filter is not None)
 
     @cached_property
-    def _live(self) -> list[Live]:
+    def _live(self) -> list[LiveRecord]:
         """The live records that were read and are in the view."""
         if not self._raw:
             return []
         ids, seqs, records, _, _ = self._raw
-        read = (read_live(i.decode(), int(s), r) for i, s, r in zip(ids, seqs, records, strict=True))
+        read = (decode_live(i.decode(), int(s), r) for i, s, r in zip(ids, seqs, records, strict=True))
         return [live for live in read if live.is_in(self._view)]
 
     @cached_property
@@ -109,11 +118,11 @@ class ViewRead:
         if is_hiding:
             if device != view.device or raw[:1] != b"L":
                 return False
-            live = read_live(item_id, 0, raw)
+            live = decode_live(item_id, 0, raw)
             return live.is_for(view) and item_id not in self._created_since
         if raw[:1] != b"G":
             return False
-        live = read_gone(item_id, raw).live
+        live = decode_gone(item_id, raw).live
         hidden = live.hidings.get(view.device)
         return live.seq <= since and live.is_for(view) and (hidden is None or hidden.seq > since)
 
@@ -132,7 +141,7 @@ class ViewRead:
             return (), False
         if not self.is_valid:
             return (), True
-        read = [read_external(raw) for raw in self._externals]
+        read = [decode_external(raw) for raw in self._externals]
         kept = tuple(e for e, at_us in read if at_us > oldest_us and is_allowed(systems, e.system))
         gap = self._cursor.seq < self._external_floor or any(at_us <= oldest_us for _, at_us in read)
         return kept, gap

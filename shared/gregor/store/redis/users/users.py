@@ -33,11 +33,11 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import answer, answers, value_of
+from gregor.store.redis.errors import result_of, result_or_raise, results_of
 from gregor.store.redis.keys import PARTITIONS, Keys, UserKeys
 
-from .commit_command import CommitCalls, runs_of
-from .commit_reply import FAST_BYTES, fast_receipt, read_receipt, refusal
+from .commit_command import CommitCommands, split_batches
+from .commit_reply import FAST_BYTES, fast_receipt, general_receipt, problem_of_reply
 from .delete_user import RedisUserDeletion
 from .record_codec import (
     DRAIN,
@@ -45,33 +45,33 @@ from .record_codec import (
     HEAD,
     NO_HEAD,
     REHEARSAL,
-    Departed,
-    Live,
+    GoneRecord,
+    LiveRecord,
     UserHead,
+    decode_gone,
+    decode_head,
+    decode_live,
     pack_reader,
-    read_gone,
-    read_head,
-    read_live,
 )
-from .sync_reply import ViewRead
+from .sync_reply import SyncReply
 
-_COLLECT_AT_ONCE: Final = 2_000
+_COLLECT_BATCH: Final = 2_000
 """Entries one run of ``collect`` looks at: some 2 ms of the server's time."""
 
-_TRIES: Final = 8
+_MAX_ATTEMPTS: Final = 8
 """How often a call does what is due first. Two are the rule; more means that a clock runs far ahead of the others."""
 
-_SPREAD_S: Final = 30
+_DEFAULT_SPREAD_S: Final = 30
 """That of a flush of all of which it is not known."""
-_FIRST: Final = (b"due", b"generation", b"keys")
+_RETRY_REPLIES: Final = (b"due", b"generation", b"keys")
 """Replies of ``commit`` that ask for something else first: what is due, a flush, or all the keys."""
 
 
 class RedisUsers:
     """``contract.Users`` over one Redis-protocol server.
 
-    ``leave`` is ``RedisDevices.leave``. ``allow_oom``: whether the server knows script flags (fakeredis does not).
-    ``general``: send every commit down the general path; the tests compare both.
+    ``disconnect_user`` is ``RedisDevices.disconnect_user``. ``allow_oom``: whether the server knows script flags
+    (fakeredis does not). ``general``: send every commit down the general path; the tests compare both.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class RedisUsers:
         connection: RedisCommands,
         keys: Keys,
         limits: Limits,
-        leave: Callable[[str, int], Awaitable[None]],
+        disconnect_user: Callable[[str, int], Awaitable[None]],
         *,
         allow_oom: bool = True,
         recorded_events: RecordedEvents,
@@ -88,9 +88,9 @@ class RedisUsers:
         self._connection = connection
         self._keys = keys
         self._limits = limits
-        self._leave = leave
+        self._disconnect_user = disconnect_user
         self._recorded_events = recorded_events
-        self._calls = CommitCalls(keys, limits, allow_oom=allow_oom, general=general)
+        self._calls = CommitCommands(keys, limits, allow_oom=allow_oom, general=general)
         self._sync = scripts.load(*scripts.SYNC)
         self._due = scripts.load(*scripts.DUE_HOUSEKEEPING)
         self._collect = scripts.load(*scripts.COLLECT)
@@ -107,12 +107,12 @@ class RedisUsers:
 
     async def commit(self, uid: str, commit: Commit) -> Receipt:
         """See ``contract.Users.commit``."""
-        return await self._settled(uid, commit, await answer(self._send(uid, commit)))
+        return await self._finish_commit(uid, commit, await result_of(self._send(uid, commit)))
 
     async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
         """See ``contract.Users.commit_many``: all are sent before the first answer is awaited."""
         results: list[Receipt | Problem] = []
-        for together in runs_of(commits):
+        for together in split_batches(commits):
             calls = self._calls.of_many(together, records_removals=self._recorded_events.removals)
             for (uid, commit), reply in zip(together, await self._connection.run_many(calls), strict=True):
                 if type(reply) is bytes and len(reply) == FAST_BYTES and not commit.max_live:
@@ -124,54 +124,54 @@ class RedisUsers:
     async def _result(self, uid: str, commit: Commit, reply: Any) -> Receipt | Problem:
         """What became of one commit of many: its receipt, or why there is none."""
         try:
-            return await self._settled(uid, commit, value_of(reply))
+            return await self._finish_commit(uid, commit, result_or_raise(reply))
         except Problem as problem:
             return problem
-        except Unavailable as trouble:
-            return trouble.problem()
+        except Unavailable as error:
+            return error.problem()
 
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:
         """See ``contract.Users.rehearse``."""
         commit = replace(commit, max_live=())
-        return await self._settled(uid, commit, await answer(self._send(uid, commit, REHEARSAL)), REHEARSAL)
+        return await self._finish_commit(uid, commit, await result_of(self._send(uid, commit, REHEARSAL)), REHEARSAL)
 
     def _send(self, uid: str, commit: Commit, options: int = 0) -> Awaitable[Any]:
         return self._connection.run(
             self._calls.of(uid, commit, options, records_removals=self._recorded_events.removals)
         )
 
-    async def _settled(self, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
+    async def _finish_commit(self, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
         """The receipt of a reply; what was due is done first, and the message sent again."""
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             if isinstance(reply, bytes):
                 receipt = fast_receipt(commit, reply)
                 hint = reply[FAST_BYTES:]
             elif reply[0] == b"moved":
                 return Receipt(reply[1], reply[2], is_unchanged=True)
             elif reply[0] in (b"ok", b"same"):
-                receipt = read_receipt(reply)
+                receipt = general_receipt(reply)
                 hint = reply[6]
-            elif reply[0] in _FIRST:
+            elif reply[0] in _RETRY_REPLIES:
                 if reply[0] == b"due":
-                    await self._drain(uid, commit.now_us)
+                    await self._commit_due(uid, commit.now_us)
                 elif reply[0] == b"generation":
                     await self._reset_first(uid, commit.now_us, commit.epoch_seed)
                 else:
                     options |= GENERAL
-                reply = await answer(self._send(uid, commit, options))
+                reply = await result_of(self._send(uid, commit, options))
                 continue
             else:
-                raise refusal(reply, self._limits)
+                raise problem_of_reply(reply, self._limits)
             if hint:
                 await self.collect(uid, commit.now_us)
             for following in eviction_commits(commit, receipt):
                 await self.commit(uid, following)
             return receipt
-        raise _restless()
+        raise _clocks_disagree()
 
-    async def _drain(self, uid: str, now_us: int) -> None:
+    async def _commit_due(self, uid: str, now_us: int) -> None:
         """Commit the expiries that are due as one message (L6), and forget what passed its retention."""
-        ids, forget = await answer(
+        ids, forget = await result_of(
             self._connection.evalsha(self._due, (self._keys.of_user(uid).agenda,), (str(now_us),))
         )
         if forget:
@@ -182,28 +182,28 @@ class RedisUsers:
             ids=tuple(item_id.decode() for item_id in ids),
             reason=RemovalReason.EXPIRED,
         )
-        await answer(self._send(uid, expiry, DRAIN))
+        await result_of(self._send(uid, expiry, DRAIN))
 
     async def _reset_first(self, uid: str, now_us: int, epoch_seed: bytes) -> None:
-        spread_s = int(await answer(self._connection.call("GET", self._keys.flush_spread)) or _SPREAD_S)
+        spread_s = int(await result_of(self._connection.call("GET", self._keys.flush_spread)) or _DEFAULT_SPREAD_S)
         flush = Commit(now_us=now_us, epoch_seed=epoch_seed, is_reset=True, spread_s=spread_s)
-        await answer(self._send(uid, flush, DRAIN))  # what has expired may be due as well: its turn comes next
+        await result_of(self._send(uid, flush, DRAIN))  # what has expired may be due as well: its turn comes next
 
     async def reset_all_users(self, spread_s: int) -> None:
         """See ``contract.Users.reset_all_users``: one increment a partition, then one publication.
 
         The spread comes first: whoever meets the new generation tells it.
         """
-        await answer(self._connection.call("SET", self._keys.flush_spread, spread_s))
+        await result_of(self._connection.call("SET", self._keys.flush_spread, spread_s))
         await asyncio.gather(
-            *(answer(self._connection.call("INCR", self._keys.generation(i))) for i in range(PARTITIONS))
+            *(result_of(self._connection.call("INCR", self._keys.generation(i))) for i in range(PARTITIONS))
         )
         document = b"F" + b"\0\0" + spread_s.to_bytes(2, "big")
-        await answer(self._connection.call("PUBLISH", self._keys.reset_channel, document))
+        await result_of(self._connection.call("PUBLISH", self._keys.reset_channel, document))
 
     async def delete_user(self, uid: str, now_us: int) -> None:
         """See ``contract.Users.delete_user``. What is connected is closed first, so that it writes nothing anew."""
-        await self._leave(uid, now_us)
+        await self._disconnect_user(uid, now_us)
         await self._deletion.forget(uid, now_us)
 
     async def deleted_since(self, since_us: int) -> frozenset[str]:
@@ -220,11 +220,11 @@ class RedisUsers:
             limits.history_bodies,
             limits.history_body_age_us,
             limits.external_age_us,
-            _COLLECT_AT_ONCE,
+            _COLLECT_BATCH,
         )
         arguments = [*map(str, numbers), uid, str(HOUR_US)]
         while True:
-            count, more = await answer(self._connection.evalsha(self._collect, keys.collect, arguments))
+            count, more = await result_of(self._connection.evalsha(self._collect, keys.collect, arguments))
             forgotten += int(count)
             if not more:
                 return forgotten
@@ -267,22 +267,24 @@ class RedisUsers:
 
     async def heads(self, uids: Sequence[str]) -> list[UserPosition | None]:
         """See ``contract.Users.heads``."""
-        raws = await answers(self._connection.call("HGET", self._keys.of_user(uid).state, HEAD) for uid in uids)
+        raws = await results_of(self._connection.call("HGET", self._keys.of_user(uid).state, HEAD) for uid in uids)
         return [_head(raw) for raw in raws]
 
     async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
         """See ``contract.Users.item``."""
         keys = self._keys.of_user(uid)
         await self.commit_due(uid, now_us)
-        entries = await self._entries(keys, [(item_id, None)], view)
+        entries = await self._history_entries(keys, [(item_id, None)], view)
         if entries and entries[0].gone and not entries[0].is_trimmed and await self._is_over(keys, entries[0].gone.seq):
             await self.collect(uid, now_us)
-            entries = await self._entries(keys, [(item_id, None)], view)
+            entries = await self._history_entries(keys, [(item_id, None)], view)
         return entries[0] if entries else None
 
     async def _is_over(self, keys: UserKeys, seq: int) -> bool:
         """Whether so much left at or after ``seq`` that a body of then may have to go."""
-        return int(await answer(self._connection.call("ZCOUNT", keys.gone, seq, "+inf"))) > self._limits.history_bodies
+        return (
+            int(await result_of(self._connection.call("ZCOUNT", keys.gone, seq, "+inf"))) > self._limits.history_bodies
+        )
 
     async def history(
         self, uid: str, view: View, before: tuple[int, str] | None, limit: int, now_us: int
@@ -294,7 +296,7 @@ class RedisUsers:
         entries: list[HistoryEntry] = []
         for start in range(0, len(wanted), limit):
             page = [(item_id, seq) for seq, item_id in wanted[start : start + limit]]
-            entries += await self._entries(keys, page, view)
+            entries += await self._history_entries(keys, page, view)
             if len(entries) >= limit:
                 break
         return entries[:limit]
@@ -313,67 +315,69 @@ class RedisUsers:
 
     async def _read(
         self, uid: str, view: View, mode: str, cursor: Cursor | None, digest: bytes | None, now_us: int
-    ) -> ViewRead:
-        """What the script ``sync`` answers, with all that is due done first."""
+    ) -> SyncReply:
+        """What the script ``sync`` results_of, with all that is due done first."""
         keys = self._keys.of_user(uid)
         tag = cursor.tag if cursor else ""
-        is_mine = tag[6:] == view.tag and len(tag) >= 6
-        epoch = bytes.fromhex(tag[:6]) if is_mine and _is_hex(tag[:6]) else b""
+        is_own = tag[6:] == view.tag and len(tag) >= 6
+        epoch = bytes.fromhex(tag[:6]) if is_own and _is_hex(tag[:6]) else b""
         is_digest_cheap = view.category_filter is None or digest is None
         arguments = (pack_reader(mode, cursor, epoch, view.device, now_us, is_quick=is_digest_cheap),)
-        for _ in range(_TRIES):
-            reply = await answer(self._connection.evalsha(self._sync, keys.sync, arguments))
+        for _ in range(_MAX_ATTEMPTS):
+            reply = await result_of(self._connection.evalsha(self._sync, keys.sync, arguments))
             if reply[0] == b"due":
-                await self._drain(uid, now_us)
+                await self._commit_due(uid, now_us)
             elif reply[0] == b"generation":
                 await self._reset_first(uid, now_us, NO_EPOCH)
             else:
-                return ViewRead(reply, view, cursor, epoch)
-        raise _restless()
+                return SyncReply(reply, view, cursor, epoch)
+        raise _clocks_disagree()
 
     async def commit_due(self, uid: str, now_us: int) -> None:
         """See ``contract.Users.settle``; also for reads that do not go through ``sync`` (L6)."""
         keys = self._keys.of_user(uid)
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             head = await self._head(keys)
             if not head.wake_us or head.wake_us > now_us:
                 return
-            await self._drain(uid, now_us)
-        raise _restless()
+            await self._commit_due(uid, now_us)
+        raise _clocks_disagree()
 
     async def _head(self, keys: UserKeys) -> UserHead:
-        raw = await answer(self._connection.call("HGET", keys.state, HEAD))
-        return read_head(raw) if raw else NO_HEAD
+        raw = await result_of(self._connection.call("HGET", keys.state, HEAD))
+        return decode_head(raw) if raw else NO_HEAD
 
     async def _index(self, keys: UserKeys, uid: str, now_us: int) -> list[tuple[int, str]]:
         """(created seq, id) of every item kept, the newest first."""
         await self.commit_due(uid, now_us)
         script_keys = (keys.state, keys.live, keys.gone)
         bounds = (str(self._limits.history), str(self._limits.history_bodies))
-        ids, seqs, is_over = await answer(self._connection.evalsha(self._history, script_keys, bounds))
+        ids, seqs, is_over = await result_of(self._connection.evalsha(self._history, script_keys, bounds))
         if is_over:
             await self.collect(uid, now_us)
-            ids, seqs, _ = await answer(self._connection.evalsha(self._history, script_keys, bounds))
+            ids, seqs, _ = await result_of(self._connection.evalsha(self._history, script_keys, bounds))
         return sorted(((int(seq), item_id.decode()) for item_id, seq in zip(ids, seqs, strict=True)), reverse=True)
 
-    async def _records(self, keys: UserKeys, wanted: Sequence[tuple[str, int | None]]) -> list[Live | Departed]:
+    async def _records(self, keys: UserKeys, wanted: Sequence[tuple[str, int | None]]) -> list[LiveRecord | GoneRecord]:
         """The records of these (id, created seq), in order; what is not there, or is no item, is left out."""
         if not wanted:
             return []
-        raws = await answer(self._connection.call("HMGET", keys.state, *(item_id for item_id, _ in wanted)))
-        found: list[Live | Departed] = []
+        raws = await result_of(self._connection.call("HMGET", keys.state, *(item_id for item_id, _ in wanted)))
+        found: list[LiveRecord | GoneRecord] = []
         for (item_id, seq), raw in zip(wanted, raws, strict=True):
             if raw is not None and raw[:1] == b"G":
-                found.append(read_gone(item_id, raw))
+                found.append(decode_gone(item_id, raw))
             elif raw is not None and raw[:1] == b"L":
-                live = read_live(item_id, seq or 0, raw)
+                live = decode_live(item_id, seq or 0, raw)
                 if seq is None:
-                    score = await answer(self._connection.call("ZSCORE", keys.live, f"{item_id}\0{live.item.category}"))
+                    score = await result_of(
+                        self._connection.call("ZSCORE", keys.live, f"{item_id}\0{live.item.category}")
+                    )
                     live.seq = int(score or 0)
                 found.append(live)
         return found
 
-    async def _entries(
+    async def _history_entries(
         self, keys: UserKeys, wanted: Sequence[tuple[str, int | None]], view: View
     ) -> list[HistoryEntry]:
         records = await self._records(keys, wanted)
@@ -387,9 +391,9 @@ def _is_hex(text: str) -> bool:
 def _head(raw: bytes | None) -> UserPosition | None:
     if raw is None:
         return None
-    head = read_head(raw)
+    head = decode_head(raw)
     return UserPosition(head.epoch, head.seq, head.digest)
 
 
-def _restless() -> Unavailable:
+def _clocks_disagree() -> Unavailable:
     return Unavailable("what is due keeps coming: do the clocks of this deployment agree?")
