@@ -221,7 +221,7 @@ async def test_an_entry_that_somebody_deleted_under_its_taker_is_told_and_stops_
         await link.call("XDEL", house.stream, first.entry)
 
     assert [each.entry for each in await house.other.reclaim(0.0, 10)] == [second.entry]
-    assert "deleted 1 entries" in caplog.text
+    assert "queue.claimed_entries_deleted" in caplog.text and "count=1" in caplog.text
     await house.queue.ack([first])
 
 

@@ -109,7 +109,7 @@ def _is_repeat(user: UserState, commit: Commit) -> bool:
     if until_us <= commit.now_us:
         return False
     if content != commit.message_id.content:
-        raise Problem("id_reused", "This message id was used before, with other content; send a fresh one.")
+        raise Problem("id_reused", "This message id was used before with different content; use a new id.")
     return True
 
 

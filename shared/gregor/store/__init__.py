@@ -1,1 +1,1 @@
-"""The one door to what is kept: the contract, and the twins that keep it."""
+"""The store: its contract, and its implementation in Redis."""

@@ -1,4 +1,6 @@
-"""Who is there: what of a user's devices decides whether somebody is told of an item (``core.escalation``)."""
+"""The audience of a notification: a user's devices, acknowledgements and presence (used by
+`core.notify.escalation`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from .contract.devices import Devices
 
 
 async def load_audience(devices: Devices, uid: str, now_us: int) -> Audience:
-    """The devices of a user, their acknowledgements and presence, as of now."""
+    """Return the devices of a user, their acknowledgements and presence, as of now."""
     known, acks, foreground_us = await asyncio.gather(
         devices.devices(uid, now_us), devices.acknowledged(uid), devices.foreground_until(uid, now_us)
     )

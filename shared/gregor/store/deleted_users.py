@@ -1,6 +1,6 @@
-"""What is remembered of a user who was forgotten, for a while: no name, but what tells that somebody has that name.
+"""Hashes of deleted users' ids, kept for two days so that the delivery queues can be purged without storing the ids.
 
-The queues are elsewhere than the state, and hold names, for as long as what is there waits. By this they are swept.
+The queues are on another Redis and contain user ids as long as deliveries wait there.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Final
 from gregor.core.limits import DAY_US
 
 DELETED_USERS_KEPT_US: Final = 2 * DAY_US
-"""How long: nothing waits in a queue for so long without being looked at."""
+"""Longer than any delivery waits in a queue without being checked."""
 
 
 def deleted_user_hash(uid: str) -> str:
-    """The trace of a user."""
+    """Return the hash of a user id."""
     return hashlib.sha256(uid.encode()).hexdigest()[:32]

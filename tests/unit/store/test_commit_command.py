@@ -43,7 +43,7 @@ def test_a_bare_commit_is_packed_as_any_other(creation: Any, device: str, size: 
 
 
 BARE = creating("a")
-FEW, SOME, ALL = KEYS.commit.timed_creation, KEYS.commit.dismissal, KEYS.commit.every
+FEW, SOME, ALL = KEYS.commit.timed_creation, KEYS.commit.dismissal, KEYS.commit.general
 
 
 @pytest.mark.parametrize(

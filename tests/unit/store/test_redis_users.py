@@ -145,14 +145,14 @@ def test_all_keys_of_a_user_lie_in_one_slot() -> None:
     keys = Keys("gregor").of_user("alice")
 
     of_scripts = (
-        keys.commit.every,
+        keys.commit.general,
         keys.every,
         keys.collect,
         keys.sync,
         keys.plan,
-        keys.settle,
+        keys.record_outcome,
         keys.replay,
-        keys.scene,
+        keys.push_context,
     )
     slots = {key_slot(key.encode()) for key in (*chain.from_iterable(of_scripts), keys.channel)}
 

@@ -1,4 +1,4 @@
-"""What a store promises of who may call, and how often; a part of ``contract.Store``."""
+"""The part of the store contract about access: service keys, tickets, terminal closes and rate limits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from gregor.core.ids import Prefixes
 
 @dataclass(frozen=True, slots=True)
 class ServiceKey:
-    """A backend's key: what is stored of it. Of secrets only SHA-256: the newest, and those that were, a while longer.
+    """A backend's API key as it is stored.
 
-    ``rate`` is messages a second (``None``: unlimited). ``prefixes``: the category prefixes it is limited to.
+    Attributes:
+        prefixes: Category prefixes that the key is limited to; ``None``: all.
+        rate: Messages a second; ``None``: unlimited.
+        hashes: SHA-256 of each valid secret and the time when it expires (µs; ``None``: never), the newest first.
     """
 
     id: str
@@ -27,10 +30,12 @@ class ServiceKey:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a ticket stands for (protocol.md, "Tickets"): a stream of one uid, device and view until ``expires_us``.
+    """What a ticket grants (protocol.md, "Tickets"): one stream of one user, device and view.
 
-    ``claims``: the device token's claims that the stream needs (``exp``, ``iat``, ``cats``, ``systems``); for an
-    observing one the key's: its id (``key``), the mark of the secret that was shown (``secret``), ``cats``.
+    Attributes:
+        claims: The claims of the device token that the stream needs (``exp``, ``iat``, ``cats``, ``systems``). For an
+        observer
+            those of the service key: its id (``key``), the mark of the secret that was used (``secret``), ``cats``.
     """
 
     uid: str
@@ -43,7 +48,7 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class TerminalClose:
-    """How a stream ended for good: the close code, and whose connection it was."""
+    """How a stream ended for good: the close code, and its connection."""
 
     code: int
     uid: str
@@ -52,7 +57,7 @@ class TerminalClose:
 
 
 class Access(Protocol):
-    """Service keys, tickets, final closes and rates."""
+    """Service keys, tickets, terminal closes and rate limits."""
 
     async def create_key(
         self,
@@ -62,41 +67,47 @@ class Access(Protocol):
         name: str | None = None,
         now_us: int = 0,
     ) -> tuple[ServiceKey, str]:
-        """A new key and its text ``gk_<id>_<secret>``, which is never stored and never shown again."""
+        """Create a key. Returns it and its text ``gk_<id>_<secret>``, which is not stored and cannot be shown
+        again.
+        """
         ...
 
     async def key(self, key_id: str) -> ServiceKey | None:
-        """What is stored of a key."""
+        """Return a key, or ``None`` if the id is unknown."""
         ...
 
     async def keys(self) -> list[ServiceKey]:
-        """All keys, by id."""
+        """Return all keys, by id."""
         ...
 
     async def rotate_key(self, key_id: str, now_us: int, keep_us: int) -> str | None:
-        """A new secret; the old one works ``keep_us`` more. ``None`` where there is no such key."""
+        """Return the text of a new secret. The old one remains valid for ``keep_us``. ``None``: unknown key."""
         ...
 
     async def delete_key(self, key_id: str) -> bool:
-        """Whether there was one."""
+        """Delete a key. Returns whether it existed."""
         ...
 
     async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
-        """The text of a new ticket."""
+        """Return the text of a new ticket."""
         ...
 
     async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:
-        """The ticket, once; ``None`` where it is spent, too old or none."""
+        """Return the ticket, once. ``None`` if it is invalid, expired or already used."""
         ...
 
     async def save_terminal_close(self, opened_with: str, close: TerminalClose, now_us: int, lives_us: int) -> None:
-        """A stream was closed for good; known for ``lives_us`` by what it was opened with, in all processes."""
+        """Remember for ``lives_us`` that a stream ended for good, by a hash of the credential and session that
+        opened it.
+        """
         ...
 
     async def terminal_close(self, opened_with: str, now_us: int) -> TerminalClose | None:
-        """The close of ``save_terminal_close``, as long as it is kept."""
+        """Return the close that ``save_terminal_close`` stored, or ``None`` if there is none or it expired."""
         ...
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
-        """Take ``count`` from a GCRA bucket: 0.0 where there was room, else the seconds to wait (nothing taken)."""
+        """Take ``count`` from a rate limiter's bucket (GCRA). Returns 0.0, or the seconds to wait if nothing was
+        taken.
+        """
         ...

@@ -1,4 +1,6 @@
-"""What a store promises of time: the agenda of its users, and where what is to be delivered is handed over."""
+"""The part of the store contract about time: the agenda of each user, and the queues that due deliveries are
+written to.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from gregor.store.category_filter import unpack_category_filter
 
 
 class WorkKind(Enum):
-    """What an entry of a user's agenda asks for; the value begins the entry's name in the store."""
+    """What an entry of a user's agenda is about. The value is the first letter of the entry's name in the store."""
 
     EXPIRE = "x"
     FORGET = "g"
@@ -35,15 +37,21 @@ class WorkKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DueWork:
-    """One entry of an agenda that is due.
+    """One entry of an agenda that is due. Which attributes are set depends on ``kind``.
 
-    ``name``: the item; of a window ``category␀for_device`` (empty: all devices); of a delayed message its id; empty
-    for what is to be forgotten. ``entry`` is the store's own name of it. ``item``: of a reminder, a push, a mail and of
-    what follows a reminder (``FOLLOW``) the item, if it is live; of what left (``LEFT``), or a device hid (``HIDDEN``),
-    the item as it was, with ``gone``: when, why and by whom; ``None`` both where it is forgotten. ``n``: index of the
-    reminder. ``seq``: what caused a push or mail: the creation, or the reminder that it follows; of what left or was
-    hidden, the event by which it did. Of an acknowledgement (``ACKED``) ``view`` is who showed what is above ``n``, up
-    to ``seq``. Of a delivery that was sent or is dead (``SETTLED``) ``delivery`` is its key within the item.
+    Attributes:
+        name: The item id; for an aggregation window ``category␀for_device`` (empty: all devices); for a delayed
+        message its
+            id; empty for housekeeping.
+        entry: The name of the entry in the store.
+        item: The live item, for a reminder, push, mail or the work after a reminder (``FOLLOW``). For a removal
+        (``LEFT``) or
+            hiding (``HIDDEN``) the item as it was. ``None`` if the store no longer has it.
+        n: Index of the reminder. For an acknowledgement (``ACKED``) the seq acknowledged before.
+        seq: The event that caused the work: the creation, the reminder, the removal, or the acknowledged seq.
+        gone: For a removal or hiding: when, why and by which device.
+        view: For an acknowledgement: the view.
+        delivery: For a delivery that was sent or is dead (``SETTLED``): its key within the item.
     """
 
     kind: WorkKind
@@ -60,8 +68,10 @@ class DueWork:
 
 @dataclass(frozen=True, slots=True)
 class CompletedWork:
-    """What became of a work. ``again_us``: it is moved to that time; with ``seq`` only where the user's position is
-    another by now, else it goes. Without ``again_us`` it goes."""
+    """The result of a work. Without ``again_us`` the entry is removed, otherwise it moves to that time.
+
+    With ``seq`` the entry moves only if the user's seq is different by now; if it is equal, the entry is removed.
+    """
 
     work: DueWork
     again_us: int | None = None
@@ -69,22 +79,25 @@ class CompletedWork:
 
 
 class Agenda(Protocol):
-    """What is to be done at a time, by whichever scheduler comes first (architecture: "Time").
+    """Timed work of users, executed by any scheduler (architecture.md, "Time").
 
-    ``claim`` → act → ``settle``. A claim is a lease: a scheduler that dies leaves the work to the next one when the
-    lease is over, so every act must be safe to repeat.
+    The cycle is ``claim``, ``due_work``, act, ``complete``. A claim is a lease. If a scheduler dies, another one
+    repeats the
+    work after the lease, so every action must be idempotent.
     """
 
     async def next_due_times(self) -> list[int | None]:
-        """For each partition, when its first user is due (µs): plain reads, cheap where nothing is."""
+        """Return for each partition when its first user is due (µs), or ``None``. Cheap plain reads."""
         ...
 
     async def claim(self, partition: int, now_us: int, lease_until_us: int, most: int) -> list[str]:
-        """Up to ``most`` users whose work is due, the longest due first; nobody else gets them until the lease ends."""
+        """Lease up to ``most`` users whose work is due, the longest due first. No other scheduler gets them until
+        the lease ends.
+        """
         ...
 
     async def due_work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[DueWork]:
-        """Up to ``most`` entries that are due, oldest first, but for the first ``skip``."""
+        """Return up to ``most`` entries that are due, oldest first, after the first ``skip``."""
         ...
 
     async def complete(
@@ -95,72 +108,75 @@ class Agenda(Protocol):
         postponed: Sequence[DueWork] = (),
         retry_us: int = 0,
     ) -> None:
-        """Take what was done off the agenda (an entry that has moved since stays), and end the lease if it is ours.
+        """Remove or move the completed entries, and end the lease if it is still held. An entry that moved in the
+        meantime stays.
 
-        ``postponed``: what could not be done now. It stays as it is, and makes the user due at ``retry_us``; what
-        else waits keeps its time.
+        Args:
+            postponed: Entries that could not be completed. They stay, and the user is due again at ``retry_us``; other
+            entries
+                keep their time.
         """
         ...
 
     async def category_items(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
-        """The live items of exactly this category and ``for_device``, by (created, id), and the user's seq before they
-        were read."""
+        """Return the user's seq, then the live items of exactly this category and ``for_device``, by (created, id)."""
         ...
 
     async def mailable(
         self, uid: str, item: str, is_wanted: Callable[[str], bool], most: int
     ) -> list[tuple[LiveItem, int | None]]:
-        """``item``, if it is live and its category wanted, then the newest others of wanted categories: up to ``most``.
+        """Return the items for one mail: ``item``, then the newest others of wanted categories, up to ``most``.
 
-        Each with the time of its mail timer (µs), as long as that stands in the agenda.
+        Each comes with the time of its mail timer (µs), or ``None`` if the agenda has no timer for it.
         """
         ...
 
     async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:
-        """Keep a message until its time; returns what is kept under the id: the first content wins. Repeatable.
+        """Keep a message until its time. Returns the document stored under the id: the first content wins. Repeatable.
 
-        Raises ``Problem`` ``state_full`` where too many wait.
+        Raises ``Problem`` ``state_full`` if the user has too many delayed messages.
         """
         ...
 
     async def delayed(self, uid: str, message_id: str) -> bytes | None:
-        """The document of a delayed message that still waits."""
+        """Return the document of a delayed message, or ``None`` if it is unknown or was sent."""
         ...
 
     async def cancel_delayed(self, uid: str, message_id: str) -> bool:
-        """Whether it still waited."""
+        """Cancel a delayed message. Returns whether it was still waiting."""
         ...
 
 
 def acked(entry: bytes, at_us: int) -> DueWork:
-    """An acknowledgement, as its entry says it: device, limits, from, to."""
+    """Decode the entry of an acknowledgement: device, category filter, seq before, seq after."""
     device, limits, since, until = entry[1:].decode().split("\0")
     view = View(device, unpack_category_filter(limits))
     return DueWork(WorkKind.ACKED, device, at_us, entry, None, int(since), int(until), None, view)
 
 
 def settled(entry: bytes, at_us: int) -> DueWork:
-    """A delivery that was sent or is dead, as its entry says it: item and key."""
+    """Decode the entry of a delivery that was sent or is dead: item and delivery key."""
     item, delivery = entry[1:].decode().split("\0")
     return DueWork(WorkKind.SETTLED, item, at_us, entry, delivery=delivery)
 
 
 def too_many_delayed(limits: Limits) -> Problem:
-    """The user has the most delayed messages allowed."""
-    return Problem("state_full", f"At most {limits.delayed} delayed messages of a user may wait; cancel some first.")
+    """Return the problem that a user has the most delayed messages allowed."""
+    return Problem("state_full", f"A user may have at most {limits.delayed} delayed messages; cancel one first.")
 
 
 class DeliveryQueueWriter(Protocol):
-    """Where what is to leave the house is handed over: one stream a channel, read by the delivery service.
+    """Enqueues deliveries for the delivery service: one queue for each channel.
 
-    An intent may come more than once (a scheduler died after it handed it over); its key tells that it is the same.
+    An intent may be enqueued twice if a scheduler dies; its key identifies the repetition.
     """
 
     async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
-        """Append to the streams of their channels; returns those whose stream is full: they were not appended.
+        """Append intents to the queues of their channels. Returns those whose queue is full and that were not
+        appended.
 
-        With ``at_us`` they wait beside their streams until then, and none is refused. Raises ``Unavailable``: then
-        some may have been appended.
+        With ``at_us`` the intents wait until then, and none is refused. Raises ``Unavailable``: some may have been
+        appended.
         """
         ...
 

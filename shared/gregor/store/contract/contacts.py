@@ -1,4 +1,4 @@
-"""What a store promises of how a user may be reached; a part of ``contract.Store``. Values: ``core.contact``."""
+"""The part of the store contract about contact data and notification preferences. Values: `core.notify.contact`."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from gregor.core.notify.contact import Contact, Preferences
 
 
 class Contacts(Protocol):
-    """Contact and preferences of users: until they are deleted, or the user is forgotten."""
+    """Contact and preferences of users. They are kept until they or the user are deleted."""
 
     async def contact(self, uid: str) -> Contact:
-        """``NO_CONTACT`` where none is kept."""
+        """Return the contact, or ``NO_CONTACT``."""
         ...
 
     async def put_contact(self, uid: str, contact: Contact) -> None:
-        """Replace it; ``NO_CONTACT`` deletes it."""
+        """Replace the contact; ``NO_CONTACT`` deletes it."""
         ...
 
     async def change_contact(self, uid: str, change: Callable[[Contact], Contact]) -> Contact:
-        """Put ``change`` of what is kept in its place, and return it; no other change comes between. ``change`` may be
-        called again, and may raise: then nothing is changed."""
+        """Replace the contact by the result of ``change`` and return it, atomically.
+
+        ``change`` may be called several times. If it raises, nothing is changed.
+        """
         ...
 
     async def preferences(self, uid: str) -> Preferences:
-        """``NO_PREFERENCES`` where none are kept."""
+        """Return the preferences, or ``NO_PREFERENCES``."""
         ...
 
     async def put_preferences(self, uid: str, preferences: Preferences) -> None:
-        """Replace them."""
+        """Replace the preferences."""
         ...
 
     async def change_preferences(self, uid: str, change: Callable[[Preferences], Preferences]) -> Preferences:
-        """As ``change_contact``."""
+        """Replace the preferences by the result of ``change``; see ``change_contact``."""
         ...
 
     async def end_mails(self, uid: str, categories: Sequence[str]) -> None:
-        """The user wants no mail of these categories (or of any, ``*``); what else is preferred stays. Repeatable."""
+        """Unsubscribe the user from mails of these categories (``*``: all). Other preferences stay. Repeatable."""
         ...

@@ -1,4 +1,4 @@
-"""What a store promises of dead letters: deliveries that were given up; a part of ``contract.Store``."""
+"""The part of the store contract about dead letters: deliveries that failed for good."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryRecord
 
 DeadLetterPosition = tuple[int, str]
-"""Where a dead letter stands in the order of all: when it was given up (µs), and ``ledger.path_of`` of it. With an
-empty path: before all of that moment."""
+"""Position in the order of all dead letters: time of the failure (µs), and the delivery's path (empty: before all
+of that
+moment).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterPage:
-    """Some dead letters, the latest first. ``after``: the place from which the next page goes on; ``None``: no more.
+    """A page of dead letters, the latest first. A page may be shorter than requested although another follows.
 
-    A page may hold fewer than were asked for, though another follows.
+    Attributes:
+        after: Position from which the next page continues; ``None``: this is the last page.
     """
 
     letters: tuple[DeliveryRecord, ...]
@@ -25,27 +28,34 @@ class DeadLetterPage:
 
 
 class DeadLetters(Protocol):
-    """A delivery is one from the step in which the ledger says ``DEAD``, until it is replayed, purged, or forgotten:
-    with its user, or after the retention. What is purged stays ``DEAD`` in the ledger."""
+    """The dead letters of a deployment.
+
+    A delivery is a dead letter from the step in which the ledger stores ``DEAD`` until it is replayed, purged, its
+    user is
+    deleted, or the retention is over. A purged one stays ``DEAD`` in the ledger.
+    """
 
     async def page(
         self, before: DeadLetterPosition | None, limit: int, channel: str | None, now_us: int
     ) -> DeadLetterPage:
-        """Up to ``limit`` of one channel, or of all; those that stand behind ``before``."""
+        """Return up to ``limit`` dead letters of one channel (``None``: all) after the position ``before``."""
         ...
 
     async def replay(self, intent: Intent, now_us: int) -> bool:
-        """Have one tried anew; false where it is no dead letter. Of two at the same moment one is true.
+        """Plan a dead delivery again. Returns false if it is not a dead letter; of two concurrent calls one returns
+        true.
 
-        In the same step its ledger says ``PLANNED``, its attempts kept, and the agenda asks now what became of it
-        (``WorkKind.OVERDUE``): by that it is handed over, whoever dies meanwhile.
+        In the same step the ledger stores ``PLANNED`` with the earlier attempts, and the agenda gets an entry
+        (``WorkKind.OVERDUE``), so the delivery is enqueued even if this process dies.
         """
         ...
 
     async def drop(self, intent: Intent) -> None:
-        """It is no dead letter any more. Repeatable."""
+        """Remove a delivery from the dead letters. Repeatable."""
         ...
 
     async def purge(self, channel: str | None, before_us: int | None) -> int:
-        """Drop those of one channel, or of all, that were given up before that moment, or at any. How many went."""
+        """Remove the dead letters of one channel (``None``: all) from before a time (``None``: any time). Returns
+        how many.
+        """
         ...

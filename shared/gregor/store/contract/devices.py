@@ -1,4 +1,4 @@
-"""The part of the store contract about a user's devices: registrations, sessions, presence, acknowledgements."""
+"""The part of the store contract about devices: registrations, sessions, presence, acknowledgements, revocations."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from gregor.core.notify.timeline import Acknowledgement
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A device as its user's list shows it. ``push`` is the push registration as sent, or ``None``.
+    """A registered device.
 
-    ``push_since_us``: when it was registered last; the store sets it, and it makes no registration another.
+    Attributes:
+        push: The push registration as the client sent it, or ``None``.
+        push_since_us: When the push token was registered last. The store sets it; it does not count in comparisons.
     """
 
     platform: str | None = None
@@ -26,7 +28,9 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class PresenceStatus:
-    """Whether someone is there. ``last_seen_us`` is ``None`` where never seen; for one online it is now."""
+    """Whether a device or user is online. ``last_seen_us`` is now for one that is online, and ``None`` for one
+    never seen.
+    """
 
     online: bool = False
     foreground: bool = False
@@ -35,10 +39,13 @@ class PresenceStatus:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSession:
-    """One connection of a device, as all gateways know it: which gateway holds it, and what it sees.
+    """One connection of a device as all gateways know it: which gateway holds it, and what it may see.
 
-    ``session`` is the name the client gave (or a fresh one); ``connection`` is unique to the connection. A session is
-    there until it is opened elsewhere, closed, or its lease runs out.
+    A session exists until it is opened elsewhere, it is closed, or its lease expires.
+
+    Attributes:
+        session: The name that the client chose (or a fresh one).
+        connection: Unique for each connection.
     """
 
     session: str
@@ -54,97 +61,124 @@ class Devices(Protocol):
     """Registrations, presence, acknowledgements and revocations of a user's devices."""
 
     async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
-        """Register, or replace. A push token that another device holds is taken from it. ``too_many_devices``."""
+        """Register a device or replace its registration. A push token moves here from another device that has it.
+
+        Raises ``Problem`` ``too_many_devices``.
+        """
         ...
 
     async def change_device(
         self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
     ) -> None:
-        """Register ``change`` of what is registered (``None``: the device is not known); no other registration comes
-        between. ``change`` may be called again, and may raise: then nothing is changed. Raises as ``put_device`` does.
+        """Replace the registration by the result of ``change``, atomically. ``change`` gets ``None`` for an unknown
+        device.
+
+        ``change`` may be called several times. If it raises, nothing is changed. Raises the errors of ``put_device``
+        too.
         """
         ...
 
     async def ensure_device(self, uid: str, device: str, now_us: int) -> str | None:
-        """Make a device known (a connection does). Past the bound the one longest offline is forgotten, those without
-        push first, and returned; ``too_many_devices`` if all are online."""
+        """Register a device that connects, if it is unknown. Returns the device that was removed to make room, or
+        ``None``.
+
+        Beyond the bound, the device that was offline longest is removed, those without push first. Raises ``Problem``
+        ``too_many_devices`` if all devices are online.
+        """
         ...
 
     async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, PresenceStatus]]:
-        """All known devices, by name."""
+        """Return all registered devices with their presence, by name."""
         ...
 
     async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, PresenceStatus] | None:
-        """One known device, or ``None``."""
+        """Return one device with its presence, or ``None`` if it is unknown."""
         ...
 
     async def owns_push_token(self, uid: str, device: str, registration: Registration) -> bool:
-        """Whether the push token of this registration is (still) this device's own: whoever sends looks here first."""
+        """Return whether this device still owns the push token of the registration. Check this before each push."""
         ...
 
     async def remove_push(self, uid: str, device: str, registration: Registration) -> bool:
-        """Take the push off a device whose registration is still as given: its provider says that it is dead."""
+        """Remove the push token of a device if its registration is unchanged. Called if the provider reports the
+        token as dead.
+        """
         ...
 
     async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
-        """End its own items and its hidings, void its cursors, close its connections (L8). Repeatable."""
+        """Remove a device: dismiss its own items, delete its hidings, invalidate its cursors, close its connections
+        (L8). Repeatable.
+        """
         ...
 
     async def forget_inactive(self, uid: str, now_us: int) -> int | None:
-        """Forget the devices without push that nobody saw for the retention. When to look again (µs); ``None``: no
-        device is left. Repeatable."""
+        """Remove the devices without push that were not seen for the retention. Repeatable.
+
+        Returns when to check again (µs), or ``None`` if no device is left.
+        """
         ...
 
     async def open_session(
         self, uid: str, device: str, session: DeviceSession, now_us: int, lease_us: int
     ) -> list[tuple[DeviceSession, int]]:
-        """A connection is there for ``lease_us``. Returns what it displaces, each with its close code: the connection
-        of the same session (4504), and the oldest past the bound of a device's connections (4505). The caller tells
-        their gateways (``control``)."""
+        """Record a connection for ``lease_us``. Returns the sessions that it displaces, each with its close code.
+
+        Displaced are the connection of the same session (4504), and the oldest beyond the bound of a device (4505).
+        The caller
+        notifies their gateways with ``publish_control``.
+        """
         ...
 
     async def renew_sessions(
         self, entries: Sequence[tuple[str, str, DeviceSession]], now_us: int, lease_us: int
     ) -> None:
-        """Heartbeats of one gateway: each (uid, device, session) is there for ``lease_us`` more, as given."""
+        """Renew the leases of one gateway's sessions (heartbeats): each (uid, device, session) for ``lease_us``
+        from now.
+        """
         ...
 
     async def close_session(self, uid: str, device: str, session: DeviceSession, now_us: int) -> None:
-        """The connection is gone; does nothing where a newer connection holds the session. Sets ``last_seen``."""
+        """Remove the session of a closed connection and set ``last_seen``. Does nothing if a newer connection holds
+        the session.
+        """
         ...
 
     async def session(self, uid: str, device: str, session: str, now_us: int) -> DeviceSession | None:
-        """The live session of that name, wherever it is held."""
+        """Return the open session with that name, on any gateway, or ``None``."""
         ...
 
     async def presence(self, uids: Sequence[str], now_us: int) -> list[PresenceStatus]:
-        """The OR over each user's devices."""
+        """Return the presence of each user: online if any of its devices is."""
         ...
 
     async def foreground_until(self, uid: str, now_us: int) -> int | None:
-        """Until when one of the user's connections was in the foreground (µs): now where one is; ``None``: never."""
+        """Return when the user last had a connection in the foreground (µs): now if there is one, ``None`` if there
+        never was.
+        """
         ...
 
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
-        """This view showed its user everything up to ``seq``. Never goes down."""
+        """Record that a view showed its user everything up to ``seq``. The seq never decreases."""
         ...
 
     async def acknowledgements(self, uid: str) -> list[Acknowledgement]:
-        """When views showed what: the newest ``MOST_ACKNOWLEDGEMENTS`` of a user that raised anything, oldest first."""
+        """Return the newest ``MOST_ACKNOWLEDGEMENTS`` acknowledgements of a user that raised a seq, oldest first."""
         ...
 
     async def acknowledged(self, uid: str) -> dict[View, int]:
-        """View to acknowledged seq."""
+        """Return the acknowledged seq of each view."""
         ...
 
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
-        """Void tokens issued at or before that moment, of one device or all; closes their connections at once."""
+        """Revoke tokens issued at or before a time, of one device or all (``None``), and close their connections."""
         ...
 
     async def revoked_before(self, uid: str, device: str) -> int | None:
-        """Tokens of this device issued at or before this moment (µs) are void; ``None``: none are."""
+        """Return the time (µs) up to which issued tokens of this device are revoked; ``None``: none are."""
         ...
 
     async def publish_control(self, uid: str, document: Mapping[str, Any]) -> None:
-        """Tell every gateway that holds a connection of ``uid`` (closes, frames for a session held elsewhere)."""
+        """Publish a control message to every gateway with a connection of this user (closes, frames for a session
+        elsewhere).
+        """
         ...

@@ -1,4 +1,4 @@
-"""What the ledger of deliveries promises; a part of ``contract.Store``. The values are in ``core.ledger``."""
+"""The part of the store contract about the delivery ledger. Values: `core.notify.ledger`."""
 
 from __future__ import annotations
 
@@ -18,31 +18,38 @@ from gregor.core.notify.ledger import (
 
 
 class Ledger(Protocol):
-    """What became of each thing that was to be told; see ``core.ledger``. Lives beside the user's state."""
+    """The state and history of every delivery, stored beside the user's state."""
 
     async def plan(
         self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
     ) -> list[Intent]:
-        """Enter deliveries in ``state`` (planned, or cancelled with its reason); returns those that were new.
+        """Enter deliveries in ``state`` (planned, or cancelled with its reason). Returns those that were new.
 
-        Repeatable: the first entry under a key stands. Of a user that is forgotten nothing is entered. What is planned
-        is looked after: ``OVERDUE_US`` from then the agenda asks what became of it (``WorkKind.OVERDUE``).
+        Repeatable: the first entry under a key wins. Nothing is entered for a deleted user. The agenda checks planned
+        deliveries
+        after ``OVERDUE_US`` (``WorkKind.OVERDUE``).
         """
         ...
 
     async def claim(
         self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
     ) -> Claim | NotClaimed | NotYet:
-        """Take a delivery to send it. ``place`` (device and collapse id, or empty) is held with it: one at a time.
+        """Claim a delivery in order to send it. ``place`` (device and collapse id, or empty) is held with it: one
+        at a time.
 
-        ``NotYet`` before ``story.next_us`` of its last settlement: an intent that was handed over twice waits as one.
-        ``is_early``: it is given before that, since it costs nothing to send it along with something else. An
-        ``UNKNOWN`` that was settled without ``next_us`` is over.
+        Returns ``NotYet`` before the retry time, so that an intent that was enqueued twice waits once. An ``UNKNOWN``
+        without a
+        retry time is final.
+
+        Args:
+            is_early: Claim it even before its retry time, because it costs nothing to send it together with another.
         """
         ...
 
     async def note(self, delivery: DeliveryRecord) -> bool:
-        """Write the story of a claim that goes on; false, and nothing written, where it passed to another."""
+        """Store the history of a claim that continues. Returns false, and stores nothing, if another worker has
+        claimed it.
+        """
         ...
 
     async def record_outcome(
@@ -54,11 +61,15 @@ class Ledger(Protocol):
         *,
         counts: bool = True,
     ) -> bool:
-        """Write what became of a claim; false where the lease passed to another. ``counts``: the attempt was one.
+        """Store the outcome of a claim. Returns false if another worker has claimed the delivery since.
 
-        With a withdrawal that is ``SENT`` go, in the same step, the sent deliveries of its item to its device and
-        channel: they are ``WITHDRAWN``. One that held a place woke the device at its last attempt. What is ``DEAD``
-        is a dead letter from that step on.
+        A withdrawal that is ``SENT`` also marks the sent deliveries of its item to its device and channel as
+        ``WITHDRAWN``. If it
+        held a place, its last attempt woke the device. A delivery that becomes ``DEAD`` is a dead letter from this
+        step on.
+
+        Args:
+            counts: Whether the attempt counts.
         """
         ...
 
@@ -69,28 +80,29 @@ class Ledger(Protocol):
         state: DeliveryState,
         history: DeliveryHistory | None = None,
     ) -> bool:
-        """From one of ``sources`` to ``state``, without a claim; false where it is in none of them.
+        """Move a delivery from one of ``sources`` to ``state`` without a claim. Returns false if it is in another
+        state.
 
-        Neither from nor to ``DEAD``: what is dead is moved by ``dead_letters``.
+        Neither from nor to ``DEAD``: that is done by ``DeadLetters``.
         """
         ...
 
     async def expedite(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
-        """Have what waits for ``reason``, and longer than ``until_us``, looked at now; how many there were. Repeatable.
+        """Make deliveries that wait for ``reason`` beyond ``until_us`` due now. Returns how many. Repeatable.
 
-        In the same step the agenda asks what became of them (``WorkKind.OVERDUE``): by that they are handed over. What
-        somebody has in hand waits as it was looked at.
+        In the same step the agenda gets an entry (``WorkKind.OVERDUE``), which enqueues them. Claimed deliveries are
+        left alone.
         """
         ...
 
     async def withdrawals(self, uid: str, device: str, channel: str) -> PendingWithdrawals:
-        """What is to be withdrawn from a device, and when it was woken for that."""
+        """Return the pending withdrawals of a device, and when it was woken by withdrawals."""
         ...
 
     async def of_item(self, uid: str, item: str) -> list[DeliveryRecord]:
-        """The deliveries of one item, oldest first."""
+        """Return the deliveries of one item, oldest first."""
         ...
 
     async def of_user(self, uid: str, limit: int) -> list[DeliveryRecord]:
-        """The deliveries of the user's newest ``limit`` items with any, the newest item first."""
+        """Return the deliveries of the user's newest ``limit`` items with deliveries, the newest item first."""
         ...

@@ -1,4 +1,4 @@
-"""What a store promises of the moment of a push; a part of ``contract.Store``."""
+"""The part of the store contract about push decisions: everything that decides a push, in one read."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from .devices import PresenceStatus, Registration
 
 
 class PushContext(msgspec.Struct, frozen=True):
-    """All that decides whether a device is told of an item, as of one moment.
+    """Everything that decides whether a device gets a push for an item, as of one moment.
 
-    ``item``: where the device sees it live. ``counts``: category → live items of it that the device sees. ``cursor``:
-    the position of the device's view.
+    Attributes:
+        acks: The acknowledged seq of each view.
+        item: The item, if the device sees it live.
+        counts: For each category the number of live items that the device sees.
+        cursor: The position of the device's view.
     """
 
     registration: Registration
@@ -33,10 +36,11 @@ class PushContext(msgspec.Struct, frozen=True):
 
 
 class PushContexts(Protocol):
-    """The state as one device has it, with all around it, read in one step (semantics.md L15)."""
+    """Consistent reads for push decisions (semantics.md L15)."""
 
     async def read(self, uid: str, device: str, channel: str, item: str, now_us: int) -> PushContext | None:
-        """``None`` where the user has no such device. What is due is committed first, as by any read.
+        """Return the context, or ``None`` if the user does not have the device. Due work is committed first, as by
+        any read.
 
         ``withdrawals`` are those of ``channel``.
         """

@@ -1,7 +1,7 @@
-"""Where the delivery service takes what is to be told: one queue a channel, with a lease on what was taken.
+"""The part of the store contract about delivery queues, as the delivery service reads them.
 
-What is taken stays in the queue until it is ``done`` or ``retry_later``; where its taker dies it is ``reclaim``-ed.
-So an intent may be taken more than once, and never gets lost. The ledger knows what became of it.
+A claimed intent stays in the queue until ``ack`` or ``retry_later``. If its worker dies, another one gets it by
+``reclaim``. An intent may therefore be claimed more than once, but is never lost; the ledger deduplicates.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gregor.core.notify.intents import Intent
 
 @dataclass(frozen=True, slots=True)
 class QueuedIntent:
-    """An intent that this process has for the time of the lease. ``entry`` is the queue's own name of it."""
+    """An intent that this process has claimed. ``entry`` is its id in the queue."""
 
     entry: bytes
     intent: Intent
@@ -25,32 +25,35 @@ class DeliveryQueueReader(Protocol):
     """The queue of one channel. Every method may raise ``Unavailable``."""
 
     async def claim(self, most: int, wait_s: float) -> list[QueuedIntent]:
-        """Up to ``most`` that nobody has, the oldest first; waits up to ``wait_s`` for the first.
-
-        One caller at a time.
+        """Claim up to ``most`` intents, the oldest first; wait up to ``wait_s`` for the first. One caller at a
+        time.
         """
         ...
 
     async def reclaim(self, idle_s: float, most: int) -> list[QueuedIntent]:
-        """Up to ``most`` that were taken at least ``idle_s`` ago and never ended: their taker is dead."""
+        """Claim up to ``most`` intents that another process claimed at least ``idle_s`` ago and did not finish."""
         ...
 
     async def ack(self, taken: Sequence[QueuedIntent]) -> None:
-        """They are over. Repeatable."""
+        """Remove finished intents from the queue. Repeatable."""
         ...
 
     async def retry_later(self, taken: QueuedIntent, at_us: int) -> None:
-        """It waits, in nobody's hands, until ``at_us``."""
+        """Release a claimed intent, and make it available again at ``at_us``."""
         ...
 
     async def enqueue_due(self, now_us: int, most: int) -> int:
-        """Up to ``most`` of what has waited until its time can be taken again. How many; any process may do it."""
+        """Make up to ``most`` waiting intents available whose time has come. Returns how many. Any process may call
+        it.
+        """
         ...
 
     async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:
-        """Drop all of which this is true, whoever has it and whatever it waits for. How many; looks at every entry."""
+        """Remove all intents for which ``is_over`` is true, claimed and waiting ones too. Returns how many. Reads
+        every entry.
+        """
         ...
 
     async def close(self) -> None:
-        """Close the connections. What is taken is left to ``reclaim``."""
+        """Close the connections. Claimed intents are left to ``reclaim``."""
         ...

@@ -1,8 +1,8 @@
-"""What every store promises. ``MemoryStore`` and ``RedisStore`` are twins; one test body holds both to this page.
+"""The store contract. ``MemoryStore`` and ``RedisStore`` implement it and pass the same tests.
 
-A store is the one door to what is kept. It decides nothing that ``core`` can decide; it makes whole or not at all what
-only atomicity can decide. Every method may raise ``Unavailable`` (the store cannot be reached: nothing is known to be
-done), and repeating any call is safe where its docstring says so.
+A store decides only what needs atomicity; everything else is decided in `core`. Every method may raise
+``Unavailable``: it
+is then unknown whether the call was executed. A call is safe to repeat if its docstring says so.
 """
 
 from __future__ import annotations
@@ -27,28 +27,30 @@ from .suppressions import Suppressions
 from .webhooks import RecordedEvents, Webhooks
 
 KEPT_VERSIONS: Final = 50
-"""Sets of categories that can be gone back to."""
+"""Number of earlier category sets that can be restored."""
 
 
 class Unavailable(Exception):
-    """The store cannot be reached: retry later. Its text is for logs, it may name the server; ``problem`` is told."""
+    """The store cannot be reached: retry later. The text is for logs and may name the server; clients get
+    ``problem``.
+    """
 
     def problem(self) -> Problem:
-        """What a caller is told."""
+        """Return the error for the client."""
         return Problem("unavailable", "The store cannot be reached. Try again.", retry_after_s=1.0)
 
 
 class Contended(Unavailable):
-    """Others changed the same thing again and again. The store is well; nothing was done."""
+    """Concurrent updates of the same value did not leave a chance. The store is healthy; nothing was changed."""
 
     def problem(self) -> Problem:
-        """What a caller is told."""
-        return Problem("unavailable", "Others change the same thing at this moment. Try again.", retry_after_s=1.0)
+        """Return the error for the client."""
+        return Problem("unavailable", "The same value was changed concurrently. Try again.", retry_after_s=1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class CategorySet:
-    """The entries of notification types as they were applied, whole: name to entry, as written."""
+    """All category entries as they were applied: name to entry, as written."""
 
     version: int
     entries: Mapping[str, Any]
@@ -59,22 +61,26 @@ class Users(Protocol):
     """The state of users: commits in one order for each user, each whole or not at all, and consistent reads."""
 
     def commit(self, uid: str, commit: Commit) -> Awaitable[Receipt]:
-        """Apply one message, whole or not at all, and announce it in the same step (L1–L5).
+        """Apply one message, whole or not at all, and publish it in the same step (L1–L5).
 
-        An expiry that is due at ``commit.now_us`` is committed first, as a message of its own (L6). A user of an older
-        flush generation is flushed first. Repeating is safe as L2 says. Raises ``Problem``: ``state_full``,
+        Items that have expired by ``commit.now_us`` are removed first, by a commit of their own (L6). If all users
+        were reset and
+        this one was not yet, it is reset first. Repeating is safe as L2 says. Raises ``Problem``: ``state_full``,
         ``too_many_dismissals``, ``id_reused``.
         """
         ...
 
     async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
-        """Many commits, in order for each user, in few round trips. A refusal is a value here and spoils no other."""
+        """Apply many commits in few round trips, in order for each user. A refusal is a value here and does not
+        affect others.
+        """
         ...
 
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:
-        """The receipt that ``commit`` would have now, with the present seq; nothing of it is done. Raises as it does.
+        """Return the receipt that ``commit`` would have now, without changing anything (dry run). Raises the same
+        errors.
 
-        What is due is committed first, as by any read.
+        Due work is committed first, as by any read.
         """
         ...
 
@@ -88,73 +94,89 @@ class Users(Protocol):
         systems: Prefixes = None,
         epoch_seed: bytes = ...,
     ) -> SyncResult:
-        """What leads ``view`` from ``cursor`` to now (L9), with the external messages of ``systems`` since (L13)."""
+        """Return what leads ``view`` from ``cursor`` to the present (L9), with external messages of ``systems``
+        since then (L13).
+        """
         ...
 
     async def state(self, uid: str, view: View, now_us: int) -> Full:
-        """The view now. ``external`` is empty."""
+        """Return the view as it is now. ``external`` is empty."""
         ...
 
     async def state_at(self, uid: str, view: View, at_us: int, now_us: int) -> Full:
-        """The view as it was at ``at_us``, from what is known now (semantics.md, "History")."""
+        """Return the view as it was at ``at_us``, as far as the history is kept (semantics.md, "History")."""
         ...
 
     async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
-        """One item, live or from the history; ``None`` where the view never held it or it is forgotten."""
+        """Return one item, live or from the history; ``None`` if the view never had it or the history no longer has
+        it.
+        """
         ...
 
     async def history(
         self, uid: str, view: View, before: tuple[int, str] | None, limit: int, now_us: int
     ) -> list[HistoryEntry]:
-        """Up to ``limit`` items of the view, live and gone, newest first by (seq, id), those below ``before``."""
+        """Return up to ``limit`` items of the view, live and gone, newest first by (seq, id), those before
+        ``before``.
+        """
         ...
 
     async def heads(self, uids: Sequence[str]) -> list[UserPosition | None]:
-        """Position and digest (the view of all devices) of many users; ``None`` for a user never seen. Read only."""
+        """Return position and digest (of the view that all devices share) of many users; ``None`` for an unknown
+        user. Read only.
+        """
         ...
 
     async def reset_all_users(self, spread_s: int) -> None:
-        """Start a new epoch for every user, each at its next commit, sync or comparison (L14); tells all gateways."""
+        """Start a new epoch for every user at its next commit, sync or comparison (L14), and publish it to all
+        gateways.
+        """
         ...
 
     async def delete_user(self, uid: str, now_us: int) -> None:
-        """Drop all that is kept of a user, void its tokens issued up to now, close its connections. Repeatable."""
+        """Delete everything stored of a user, revoke its tokens issued up to now, close its connections.
+        Repeatable.
+        """
         ...
 
     async def deleted_since(self, since_us: int) -> frozenset[str]:
-        """Who was forgotten since that moment: the traces (``forgotten.trace_of``), known for ``KNOWN_US``."""
+        """Return the hashes (``deleted_user_hash``) of users deleted since a time, kept for
+        ``DELETED_USERS_KEPT_US``.
+        """
         ...
 
     async def commit_due(self, uid: str, now_us: int) -> None:
-        """Commit what is due at ``now_us`` (expiries, as one message), forget what passed its retention (L4, L6)."""
+        """Remove expired items in one commit (L6), and collect what passed its retention (L4)."""
         ...
 
     async def collect(self, uid: str, now_us: int) -> int:
-        """Forget what passed its retention: history, dismissals, message ids, external messages. How many went."""
+        """Remove what passed its retention: history, tombstones, message ids, external messages. Returns how many."""
         ...
 
 
 class Categories(Protocol):
-    """The entries of notification types, in versions. What they say is not looked at here."""
+    """The category entries of a deployment, in versions. The store does not interpret them."""
 
     async def version(self) -> int:
-        """Of the set that holds now; 0 where none was ever applied."""
+        """Return the current version; 0 if none was ever applied."""
         ...
 
     async def load(self, version: int | None = None) -> CategorySet | None:
-        """The set that holds now, or one of the last ``KEPT_VERSIONS``; ``None`` where it is not kept."""
+        """Return the current set, or one of the last ``KEPT_VERSIONS``; ``None`` if it is not stored."""
         ...
 
     async def apply(self, entries: Mapping[str, Any], now_us: int, expected: int | None = None) -> int | None:
-        """Make this whole set the one that holds, and tell all processes. The new version.
+        """Make this whole set the current one, and publish that to all processes. Returns the new version.
 
-        ``None``, and nothing done, where ``expected`` is not the version that holds: somebody else was faster.
+        Returns ``None`` and changes nothing if ``expected`` is not the current version (another process was faster).
         """
         ...
 
 
 class Store(Protocol):
-    """The one door. ``channel_of(uid)`` is where a user's announcements and controls come (see ``feed``)."""
+    """Everything that is stored. ``channel_of(uid)`` is the pub/sub channel of a user's announcements and control
+    messages.
+    """
 
     @property
     def users(self) -> Users: ...
@@ -182,26 +204,26 @@ class Store(Protocol):
     def push_contexts(self) -> PushContexts: ...
 
     def channel_of(self, uid: str) -> str:
-        """The pub/sub channel of a user's announcements and controls."""
+        """Return the pub/sub channel of a user's announcements and control messages."""
         ...
 
     @property
     def reset_channel(self) -> str:
-        """The one channel on which a flush of all is told."""
+        """The channel on which a reset of all users is published."""
         ...
 
     @property
     def categories_channel(self) -> str:
-        """The one channel on which a new set of categories is told: its version, in digits."""
+        """The channel on which the version of a new category set is published, in digits."""
         ...
 
     @property
     def webhooks_channel(self) -> str:
-        """The one channel on which a change of the webhooks is told: their version, in digits."""
+        """The channel on which the version of the webhooks is published after a change, in digits."""
         ...
 
     async def ping(self) -> None:
-        """Raises ``Unavailable`` where the store does not answer."""
+        """Raise ``Unavailable`` if the store does not answer."""
         ...
 
     async def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""What a store promises of addresses that get no more mail; a part of ``contract.Store``."""
+"""The part of the store contract about suppressed e-mail addresses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gregor.core.notify.email_address import normalize_mailbox
 
 @dataclass(frozen=True, slots=True)
 class Suppression:
-    """An address that gets no mail: it does not exist, or who reads there complained. ``reason``: a word."""
+    """An address that gets no mail, because it does not exist or its reader complained. ``reason`` is one word."""
 
     email: str = field(repr=False)
     reason: str
@@ -19,33 +19,32 @@ class Suppression:
 
     @property
     def place(self) -> tuple[int, str]:
-        """Where it stands in the order of all: its time, and the hash of its address."""
+        """Position in the order of all suppressions: time, and hash of the address."""
         return self.since_us, hash_of(self.email)
 
 
 def hash_of(email: str) -> str:
-    """What an address is kept under: the same for all its writings."""
+    """Return the hash under which an address is stored; it is equal for all spellings of one mailbox."""
     return hashlib.sha256(normalize_mailbox(email).encode("utf-8", "replace")).hexdigest()
 
 
 class Suppressions(Protocol):
-    """Addresses of the whole deployment, whosever they are; kept until they are released.
-
-    An address is known again by ``core.mailbox.same_mailbox``: letters big and small are one.
+    """Suppressed addresses of the whole deployment, kept until they are released. Upper and lower case do not
+    matter.
     """
 
     async def suppress(self, email: str, reason: str, now_us: int) -> Suppression:
-        """No more mail to this address; a reason known before gives way. Repeatable."""
+        """Suppress an address, or replace the reason. Repeatable."""
         ...
 
     async def suppression(self, email: str) -> Suppression | None:
-        """Why this address gets none; ``None``: it does."""
+        """Return the suppression of an address, or ``None``."""
         ...
 
     async def listed(self, before: tuple[int, str] | None, limit: int) -> list[Suppression]:
-        """Up to ``limit``, the latest first; those behind ``before``: the ``place`` of the last of the page before."""
+        """Return up to ``limit`` suppressions, the latest first, after the position ``before``."""
         ...
 
     async def release(self, email: str) -> bool:
-        """Mail may go there again; whether it might not before."""
+        """Allow mail to an address again. Returns whether it was suppressed."""
         ...

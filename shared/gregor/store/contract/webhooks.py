@@ -1,4 +1,4 @@
-"""What the store of webhooks promises; a part of ``contract.Store``. The values are in ``core.events``."""
+"""The part of the store contract about webhooks. Values: `core.notify.webhook_events`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gregor.core.errors import Problem
 from gregor.core.notify.webhook_events import Webhook
 
 MOST_WEBHOOKS: Final = 100
-"""Of a deployment: each event costs a look at each of them."""
+"""The most webhooks of a deployment: every event is matched against each of them."""
 
 
 @dataclass(slots=True)
@@ -33,29 +33,30 @@ class RecordedEvents:
 
 
 class Webhooks(Protocol):
-    """The webhooks of a deployment. Secrets are kept as they are: calls are signed with them."""
+    """The webhooks of a deployment. Their secrets are stored in plain text, because calls are signed with them."""
 
     async def version(self) -> int:
-        """A number that is another after each change; 0 where there never was a webhook."""
+        """Return a number that changes with every change; 0 if there never was a webhook."""
         ...
 
     async def all(self) -> tuple[int, Sequence[Webhook]]:
-        """The version, and all webhooks in the order of their ids."""
+        """Return the version, and all webhooks by id."""
         ...
 
     async def put(self, webhook: Webhook, expected: int) -> bool:
-        """Keep it, in the place of the one of its id where there is one, and tell all processes.
+        """Create or replace a webhook, and publish the change to all processes.
 
-        False, and nothing done, where ``expected`` is not the version that holds: somebody else was faster.
-        ``too_many`` where there are too many already.
+        Returns false and changes nothing if ``expected`` is not the current version (another process was faster).
+        Raises
+        ``too_many`` if there are too many already.
         """
         ...
 
     async def delete(self, webhook_id: str) -> bool:
-        """Whether there was one. All processes are told."""
+        """Delete a webhook, and publish the change to all processes. Returns whether it existed."""
         ...
 
 
 def too_many() -> Problem:
-    """The deployment has the most webhooks allowed."""
-    return Problem("too_many", f"At most {MOST_WEBHOOKS} webhooks may be kept; delete some first.")
+    """Return the problem that the deployment has the most webhooks allowed."""
+    return Problem("too_many", f"A deployment may have at most {MOST_WEBHOOKS} webhooks; delete one first.")

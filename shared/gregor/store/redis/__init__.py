@@ -1,1 +1,1 @@
-"""The store over one Redis-protocol server: Python around the Lua scripts of `gregor.store.lua`."""
+"""The store in Redis: Python around the Lua scripts of `gregor/store/lua`."""

@@ -1,4 +1,4 @@
-"""Service keys, tickets and rates in Redis. Secrets and tickets are kept as hashes: who reads the data gets none."""
+"""Service keys, tickets and rate limits in Redis. Secrets and tickets are stored as hashes only."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from .errors import result_of
 from .keys import Keys
 
 _MAX_ATTEMPTS: Final = 8
-"""How often a change starts anew because another came between; two rotations of one key at once are rare already."""
+"""Attempts of an optimistic update; even two concurrent rotations of one key are rare."""
 
 
 class _StoredTicket(msgspec.Struct):
-    """What a ticket's key holds."""
+    """The stored value of a ticket."""
 
     expires_us: int
     ticket: Ticket
 
 
 class _StoredClose(msgspec.Struct):
-    """What the key of a final close holds."""
+    """The stored value of a terminal close."""
 
     expires_us: int
     close: TerminalClose
@@ -44,10 +44,11 @@ _CLOSE: Final = msgspec.json.Decoder(_StoredClose)
 
 
 class RedisAccess:
-    """``contract.Access`` over one Redis-protocol server.
+    """``Access`` over one Redis-protocol server.
 
-    ``allow_oom``: whether the server knows script flags (fakeredis does not). Rates must be counted under ``maxmemory``
-    too, or a dismissal, which shrinks, would be refused for the sake of a number.
+    ``allow_oom``: whether the server supports script flags (fakeredis does not). Rate limits must also work at
+    ``maxmemory``,
+    otherwise a dismissal, which frees memory, would be refused.
     """
 
     def __init__(self, connection: RedisCommands, keys: Keys, *, allow_oom: bool = True) -> None:
@@ -58,7 +59,7 @@ class RedisAccess:
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
-        """Every script, for a process that loads them before it serves."""
+        """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._rate, self._replace)
 
     async def create_key(
@@ -69,7 +70,7 @@ class RedisAccess:
         name: str | None = None,
         now_us: int = 0,
     ) -> tuple[ServiceKey, str]:
-        """See ``contract.Access.create_key``."""
+        """See ``Access.create_key``."""
         secret = service_keys.new_secret()
         key = ServiceKey(
             id=service_keys.new_id(),
@@ -84,17 +85,17 @@ class RedisAccess:
         return key, service_keys.text_of(key.id, secret)
 
     async def key(self, key_id: str) -> ServiceKey | None:
-        """See ``contract.Access.key``."""
+        """See ``Access.key``."""
         raw = await self._call("HGET", self._keys.service_keys, key_id)
         return None if raw is None else _SERVICE_KEY.decode(raw)
 
     async def keys(self) -> list[ServiceKey]:
-        """See ``contract.Access.keys``."""
+        """See ``Access.keys``."""
         raws = await self._call("HVALS", self._keys.service_keys)
         return sorted(map(_SERVICE_KEY.decode, raws), key=lambda key: key.id)
 
     async def rotate_key(self, key_id: str, now_us: int, keep_us: int) -> str | None:
-        """See ``contract.Access.rotate_key``."""
+        """See ``Access.rotate_key``."""
         for _ in range(_MAX_ATTEMPTS):
             raw = await self._call("HGET", self._keys.service_keys, key_id)
             if raw is None:
@@ -103,21 +104,21 @@ class RedisAccess:
             sent = self._connection.evalsha(self._replace, (self._keys.service_keys,), (key_id, raw, _encoded(key)))
             if await result_of(sent):
                 return service_keys.text_of(key_id, secret)
-        raise Contended("the key is being changed by others again and again")
+        raise Contended(f"service key {key_id} was changed concurrently {_MAX_ATTEMPTS} times in a row; try again")
 
     async def delete_key(self, key_id: str) -> bool:
-        """See ``contract.Access.delete_key``."""
+        """See ``Access.delete_key``."""
         return bool(await self._call("HDEL", self._keys.service_keys, key_id))
 
     async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
-        """See ``contract.Access.create_ticket``. The key's lifetime only tidies up; the time inside is what counts."""
+        """See ``Access.create_ticket``. The key's TTL only cleans up; the expiry inside the value decides."""
         text = secrets.token_urlsafe(32)
         kept = msgspec.json.encode(_StoredTicket(now_us + lives_us, ticket))
         await self._call("SET", self._keys.ticket(text), kept, "PX", max(1, -(-lives_us // 1_000)))
         return text
 
     async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:
-        """See ``contract.Access.redeem_ticket``."""
+        """See ``Access.redeem_ticket``."""
         raw = await self._call("GETDEL", self._keys.ticket(text))
         if raw is None:
             return None
@@ -125,12 +126,12 @@ class RedisAccess:
         return kept.ticket if now_us < kept.expires_us else None
 
     async def save_terminal_close(self, opened_with: str, close: TerminalClose, now_us: int, lives_us: int) -> None:
-        """See ``contract.Access.save_terminal_close``. As with tickets, the time inside is what counts."""
+        """See ``Access.save_terminal_close``. The expiry inside the value decides, as for tickets."""
         kept = msgspec.json.encode(_StoredClose(now_us + lives_us, close))
         await self._call("SET", self._keys.final(opened_with), kept, "PX", max(1, -(-lives_us // 1_000)))
 
     async def terminal_close(self, opened_with: str, now_us: int) -> TerminalClose | None:
-        """See ``contract.Access.terminal_close``."""
+        """See ``Access.terminal_close``."""
         raw = await self._call("GET", self._keys.final(opened_with))
         if raw is None:
             return None
@@ -138,7 +139,7 @@ class RedisAccess:
         return kept.close if now_us < kept.expires_us else None
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
-        """See ``contract.Access.take``. ``core.rates`` says how; the script does the same sums, atomically."""
+        """See ``Access.take``. The script does the same arithmetic as `core/rate_limit.py`, atomically."""
         step_us = rates.step_us(rate)
         arguments = (now_us, count * step_us, burst * step_us)
         wait_us = await result_of(self._connection.evalsha(self._rate, (self._keys.rate(bucket),), arguments))

@@ -1,6 +1,6 @@
-"""The entries of notification types in Redis: one hash of the last versions, and a word to all when there is a new one.
+"""Category entries in Redis: one hash of the last versions, and a publication for each new one.
 
-A set is small (the whole of a deployment's types) and read seldom: by each process when it starts and when it changes.
+A set is small and rarely read: by each process at its start and after each change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .keys import Keys
 
 
 class _StoredCategories(msgspec.Struct):
-    """What the field of a version holds."""
+    """The stored value of a version."""
 
     applied_us: int
     entries: dict[str, Any]
@@ -29,7 +29,7 @@ _DECODER: Final = msgspec.json.Decoder(_StoredCategories)
 
 
 class RedisCategories:
-    """``contract.Categories`` over one Redis-protocol server."""
+    """``Categories`` over one Redis-protocol server."""
 
     def __init__(self, connection: RedisCommands, keys: Keys) -> None:
         self._connection = connection
@@ -38,15 +38,15 @@ class RedisCategories:
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
-        """Every script, for a process that loads them before it serves."""
+        """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._apply,)
 
     async def version(self) -> int:
-        """See ``contract.Categories.version``."""
+        """See ``Categories.version``."""
         return int(await result_of(self._connection.call("HGET", self._keys.categories, "version")) or 0)
 
     async def load(self, version: int | None = None) -> CategorySet | None:
-        """See ``contract.Categories.load``."""
+        """See ``Categories.load``."""
         wanted = await self.version() if version is None else version
         raw = await result_of(self._connection.call("HGET", self._keys.categories, wanted))
         if raw is None:
@@ -55,7 +55,7 @@ class RedisCategories:
         return CategorySet(wanted, kept.entries, kept.applied_us)
 
     async def apply(self, entries: Mapping[str, Any], now_us: int, expected: int | None = None) -> int | None:
-        """See ``contract.Categories.apply``."""
+        """See ``Categories.apply``."""
         kept = msgspec.json.encode(_StoredCategories(now_us, dict(entries)))
         arguments = ("" if expected is None else expected, kept, KEPT_VERSIONS, self._keys.categories_channel)
         version = int(await result_of(self._connection.evalsha(self._apply, (self._keys.categories,), arguments)))

@@ -1,4 +1,4 @@
-"""Contact and preferences in Redis, as the JSON of the API: one hash a user; see ``contacts.Contacts``."""
+"""Contact and preferences in Redis, as the JSON of the API: one hash for each user."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from .keys import Keys
 _CONTACT: Final = "contact"
 _PREFERENCES: Final = "preferences"
 _MAX_ATTEMPTS: Final = 8
-"""How often a change starts anew because another came between."""
+"""Attempts of an optimistic update before it fails as contended."""
 
 
 class RedisContacts:
-    """``contacts.Contacts`` over one Redis-protocol server."""
+    """``Contacts`` over one Redis-protocol server."""
 
     def __init__(self, connection: RedisCommands, keys: Keys) -> None:
         self._connection = connection
@@ -41,43 +41,45 @@ class RedisContacts:
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
-        """Every script, for a process that loads them before it serves."""
+        """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._replace,)
 
     async def contact(self, uid: str) -> Contact:
-        """See ``contacts.Contacts.contact``."""
+        """See ``Contacts.contact``."""
         return decode_contact(await self._read(uid, _CONTACT))
 
     async def put_contact(self, uid: str, contact: Contact) -> None:
-        """See ``contacts.Contacts.put_contact``."""
+        """See ``Contacts.put_contact``."""
         await self._write(uid, _CONTACT, contact_document(contact))
 
     async def change_contact(self, uid: str, change: Callable[[Contact], Contact]) -> Contact:
-        """See ``contacts.Contacts.change_contact``."""
+        """See ``Contacts.change_contact``."""
         document = await self._change(uid, _CONTACT, lambda kept: contact_document(change(_contact_of(kept))))
         return _contact_of(document)
 
     async def preferences(self, uid: str) -> Preferences:
-        """See ``contacts.Contacts.preferences``."""
+        """See ``Contacts.preferences``."""
         return decode_preferences(await self._read(uid, _PREFERENCES))
 
     async def put_preferences(self, uid: str, preferences: Preferences) -> None:
-        """See ``contacts.Contacts.put_preferences``."""
+        """See ``Contacts.put_preferences``."""
         await self._write(uid, _PREFERENCES, preferences_document(preferences))
 
     async def change_preferences(self, uid: str, change: Callable[[Preferences], Preferences]) -> Preferences:
-        """See ``contacts.Contacts.change_preferences``."""
+        """See ``Contacts.change_preferences``."""
         document = await self._change(
             uid, _PREFERENCES, lambda kept: preferences_document(change(_preferences_of(kept)))
         )
         return _preferences_of(document)
 
     async def end_mails(self, uid: str, categories: Sequence[str]) -> None:
-        """See ``contacts.Contacts.end_mails``."""
+        """See ``Contacts.end_mails``."""
         await self.change_preferences(uid, lambda kept: without_email(kept, categories))
 
     async def _change(self, uid: str, field: str, change: Callable[[Any], Any]) -> Any:
-        """Read, change and write back a document, until nobody wrote in between; empty ones are not kept."""
+        """Replace a document by compare-and-set, and retry if another process changed it. Empty documents are
+        deleted.
+        """
         key = self._keys.of_user(uid).contact
         for _ in range(_MAX_ATTEMPTS):
             raw = await result_of(self._connection.call("HGET", key, field)) or b""
@@ -85,7 +87,7 @@ class RedisContacts:
             wanted = msgspec.json.encode(document) if document else b""
             if await result_of(self._connection.evalsha(self._replace, (key,), (field, raw, wanted))):
                 return document
-        raise Contended(f"the {field} of a user is being changed by others again and again")
+        raise Contended(f"the {field} of the user was changed concurrently {_MAX_ATTEMPTS} times in a row; try again")
 
     async def _read(self, uid: str, field: str) -> Any:
         return await result_of(self._connection.call("HGET", self._keys.of_user(uid).contact, field))
@@ -99,12 +101,12 @@ class RedisContacts:
 
 
 def decode_contact(raw: bytes | None) -> Contact:
-    """A contact from what is kept of it."""
+    """Return the contact from its stored JSON, or ``NO_CONTACT``."""
     return NO_CONTACT if raw is None else parse_contact(msgspec.json.decode(raw))
 
 
 def decode_preferences(raw: bytes | None) -> Preferences:
-    """Preferences from what is kept of them."""
+    """Return the preferences from their stored JSON, or ``NO_PREFERENCES``."""
     return NO_PREFERENCES if raw is None else _preferences_of(msgspec.json.decode(raw))
 
 

@@ -1,4 +1,6 @@
-"""What a server's answer means to a store: a value, or ``Unavailable`` where the server could not do it now."""
+"""Translation of Redis replies for the store: a value, or ``Unavailable`` if the server cannot execute the command
+now.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +25,18 @@ _NOT_NOW: Final = (
 
 
 class StoreFull(Unavailable):
-    """The server's memory is used up: it refuses what may grow. Reads and what takes away still work."""
+    """The server reached ``maxmemory`` and refuses what may grow. Reads and dismissals still work."""
 
     def problem(self) -> Problem:
-        """See ``Unavailable``."""
-        words = "The store is full: nothing new is taken until it has room; dismissals are. Try again."
-        return Problem("unavailable", words, retry_after_s=1.0)
+        """See ``Unavailable.problem``."""
+        detail = "The store is full: new items are refused until it has room; dismissals still work. Try again."
+        return Problem("unavailable", detail, retry_after_s=1.0)
 
 
 async def result_of(reply: Awaitable[Any]) -> Any:
-    """The reply. Raises ``Unavailable`` where the server is away, full, loading, or no primary; the rest are bugs."""
+    """Return the reply. Raises ``Unavailable`` if the server is unreachable, full, loading or a replica; other
+    errors are bugs.
+    """
     try:
         return await reply
     except (RedisUnavailable, ReplyError) as error:
@@ -40,7 +44,7 @@ async def result_of(reply: Awaitable[Any]) -> Any:
 
 
 def result_or_raise(reply: Any) -> Any:
-    """The reply of one of many commands: itself, or raised as ``answer`` does where it is a failure."""
+    """Return one reply of many commands. Raises as ``result_of`` if it is an error."""
     if isinstance(reply, RedisUnavailable):
         raise Unavailable(str(reply)) from reply
     if isinstance(reply, ReplyError):
@@ -54,9 +58,9 @@ def result_or_raise(reply: Any) -> Any:
 
 
 async def results_of(replies: Iterable[asyncio.Future[Any]]) -> list[Any]:
-    """The replies of commands that were issued together. Raises the first failure, once all have ended.
+    """Return the replies of commands that were issued together. Raises the first failure after all have ended.
 
-    They are on their way already: who waits for one after the other loses nothing, and makes no task for each.
+    The commands are sent already, so awaiting them one after the other costs no time and no task for each.
     """
     issued = list(replies)
     ended, failure = [], None
@@ -68,7 +72,7 @@ async def results_of(replies: Iterable[asyncio.Future[Any]]) -> list[Any]:
                 failure = failure or error
     finally:
         for reply in issued:
-            reply.cancel()  # only where the caller gave up: nobody is to hear of them then
+            reply.cancel()  # only effective if the caller was cancelled
     if failure is not None:
         raise failure
     return ended

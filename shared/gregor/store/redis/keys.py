@@ -1,7 +1,7 @@
-"""Every key in Redis: its name, type, lifetime and writer. Nothing else builds a key (held by a test).
+"""Every key in Redis: its name, type, lifetime and writer. A test checks that no other module builds keys.
 
-A user belongs to the partition ``crc32(uid) % 1024``, fixed for a deployment. All keys of a user, and the due set of
-its partition, carry the partition's hash tag, so that one script touches them in one slot, in a cluster too.
+A user belongs to the partition ``crc32(uid) % 1024``, fixed for a deployment. All keys of a user, and the due users of
+its partition, have the partition's hash tag. Therefore one script finds them in one slot, in a cluster too.
 
 ======================== ====== ========= =========================================== =====================
 key                      type   lifetime  holds                                       written by
@@ -10,41 +10,41 @@ key                      type   lifetime  holds                                 
 ``{tag}:s:<uid>``        hash   permanent remembered intervals by category or prefix  commit, collect
 ``{tag}:n:<uid>``        zset   permanent live ``id␀category`` by created seq         commit
 ``{tag}:o:<uid>``        zset   permanent gone ids, hidings, unknown ids, by seq      commit, collect
-``{tag}:a:<uid>``        zset   permanent agenda: expiries, reminders, forgetting     commit, collect
+``{tag}:a:<uid>``        zset   permanent agenda: expiries, reminders, housekeeping  commit, collect
 ``{tag}:x:<uid>``        zset   permanent external messages by seq                    commit, collect
 ``{tag}:later:<uid>``    hash   permanent message id → delayed message               agenda
 ``{tag}:dev:<uid>``      hash   permanent device → registration                       devices
 ``{tag}:con:<uid>``      hash   permanent contact and preferences, as JSON            contacts
-``{tag}:ack:<uid>``      hash   permanent device␀cats → acknowledged seq              devices
+``{tag}:ack:<uid>``      hash   permanent device␀filter → acknowledged seq            devices
 ``{tag}:seen:<uid>``     list   retention the newest acknowledgements: from, to, when devices
 ``{tag}:on:<uid>``       hash   retention device␀session → presence lease; front      devices
 ``{tag}:rev:<uid>``      hash   token age device (or empty) → issued before           devices
-``{tag}:led:<uid>/<i>``  hash   retention delivery → state, attempts, lease, story    ledger
+``{tag}:led:<uid>/<i>``  hash   retention delivery → state, attempts, lease, history  ledger
 ``{tag}:ledx:<uid>``     zset   retention items with deliveries, by time              ledger
-``{tag}:wdr:<uid>``      hash   retention withdrawals that wait; when a device was woken ledger
+``{tag}:wdr:<uid>``      hash   retention pending withdrawals; when devices were woken ledger
 ``{tag}:fly:<uid>``      hash   minutes   place on a device's screen → delivery       ledger
 ``{tag}:due``            zset   permanent uid by its earliest work                    commit, collect
 ``{tag}:dead``           zset   retention dead states of the partition, by time      ledger, dead states
-``{tag}:gen``            string permanent flush generation of the partition           flush of all
+``{tag}:gen``            string permanent generation of the partition                 reset of all
 ``{tag}:rate:<bucket>``  string seconds   GCRA: theoretical arrival time              access
-``spread``               string permanent that of the last flush of all, seconds      flush of all
+``spread``               string permanent spread of the last reset of all, seconds    reset of all
 ``partitions``           string permanent number of partitions of the deployment      start-up
 ``categories``           hash   permanent version → set of entries; ``version``       categories
-``{mail}:suppressed``    hash   permanent hash of an address → address, why no mail  suppressions
+``{mail}:suppressed``    hash   permanent hash of an address → suppression           suppressions
 ``{mail}:suppressions``  zset   permanent the same hashes, by time                    suppressions
-``forgotten``            zset   two days  traces of users who were forgotten, by time  forgetting
+``forgotten``            zset   two days  hashes of deleted users, by time            delete_user
 ``keys``                 hash   permanent key id → service key (hashes of secrets)    access
 ``webhooks``             hash   permanent webhook id → webhook; ``version``           webhooks
-``ticket:<hash>``        string token age what a ticket stands for                    access
-``final:<hash>``         string an hour   how a stream ended for good                 access
-``push:<hash>``          string permanent push token → its one owner                  devices
-``deliveries:<channel>`` stream bounded   what a channel is to tell; on the queue Redis  scheduler
-``…:retry:<channel>``    zset   bounded   what it is to tell later, by time           delivery
-``…:aside:<channel>``    stream bounded   entries that nobody could read              delivery
+``ticket:<hash>``        string token age ticket                                      access
+``final:<hash>``         string an hour   terminal close of a stream                  access
+``push:<hash>``          string permanent push token → its owner                      devices
+``deliveries:<channel>`` stream bounded   deliveries of a channel; on the queue Redis scheduler
+``…:retry:<channel>``    zset   bounded   waiting deliveries of a channel, by time    delivery
+``…:aside:<channel>``    stream bounded   entries that cannot be parsed               delivery
 ======================== ====== ========= =========================================== =====================
 
-All begin with the namespace (setting ``NAMESPACE``). *Permanent* keys of a user go when they are empty, or with
-the user.
+All begin with the namespace (setting ``NAMESPACE``). *Permanent* keys of a user are deleted when they are empty, or
+with the user.
 """
 
 from __future__ import annotations
@@ -56,10 +56,12 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 PARTITIONS: Final = 1024
-"""Balanced to 7 % up to about 100 primaries (256 would be 17 % at 50); the number can never change."""
+"""Balanced to 7 % up to about 100 primaries (256 would give 17 % at 50). The number can never change."""
 
 SLOTS_APART: Final = 16
-"""16,384 cluster slots / 1,024 partitions: tag ``i`` hashes to slot ``i × 16``, so that any range of slots is fair."""
+"""16,384 cluster slots / 1,024 partitions. Tag ``i`` hashes to slot ``i × 16``, so every range of slots gets its
+share.
+"""
 
 PERMANENT: Final = frozenset(
     [
@@ -85,12 +87,14 @@ PERMANENT: Final = frozenset(
         "suppressions",
     ]
 )
-"""The kinds that may stand without a time to live; the tests fail on any other key that has none."""
+"""The kinds of keys without a TTL. A test fails for any other key without one."""
 
 
 @cache
 def tags() -> tuple[str, ...]:
-    """The hash tag of each partition: the shortest number whose CRC16 (XMODEM, as Redis) is the wanted slot."""
+    """Return the hash tag of each partition: the shortest number whose CRC16 (XMODEM, as in Redis) is the wanted
+    slot.
+    """
     wanted: dict[int, str] = {}
     number = 0
     while len(wanted) < PARTITIONS:
@@ -111,30 +115,30 @@ class Keys:
         self.of_user = lru_cache(maxsize=65_536)(self._of_user)
 
     def prefix(self, uid: str) -> str:
-        """What begins every key of this user: namespace and hash tag of its partition."""
+        """Return the prefix of every key of this user: namespace, and hash tag of its partition."""
         return self._prefixes[crc32(uid.encode()) % PARTITIONS]
 
     def _of_user(self, uid: str) -> UserKeys:
         return UserKeys(self.prefix(uid), uid)
 
     def generation(self, partition: int) -> str:
-        """The flush generation of a partition."""
+        """Return the key of a partition's generation."""
         return self._prefixes[partition] + "gen"
 
     def due(self, partition: int) -> str:
-        """The due set of a partition."""
+        """Return the key of a partition's due users."""
         return self._prefixes[partition] + "due"
 
     def dead(self, partition: int) -> str:
-        """The dead states of a partition's users."""
+        """Return the key of a partition's dead letters."""
         return self._prefixes[partition] + "dead"
 
     def deliveries(self, uid: str, item: str) -> str:
-        """The ledger of one item's deliveries; ``/`` is in no name, so that no two field_pairs share a key."""
+        """Return the key of an item's deliveries. A slash is in no name, so no two pairs share a key."""
         return f"{self.prefix(uid)}led:{uid}/{item}"
 
     def rate(self, bucket: str) -> str:
-        """The GCRA state of a bucket."""
+        """Return the key of a rate limiter's bucket."""
         return f"{self.prefix(bucket)}rate:{bucket}"
 
     @property
@@ -143,7 +147,7 @@ class Keys:
 
     @property
     def deleted_users(self) -> str:
-        """Traces of users who were forgotten, by time."""
+        """The hashes of deleted users, by time."""
         return f"{self.namespace}:forgotten"
 
     @property
@@ -152,12 +156,12 @@ class Keys:
 
     @property
     def categories(self) -> str:
-        """Where the versions of the categories are kept."""
+        """The versions of the categories."""
         return f"{self.namespace}:categories"
 
     @property
     def suppressed(self) -> str:
-        """Why addresses get no mail, by the hash of each."""
+        """The suppressions, by hash of the address."""
         return f"{self.namespace}:{{mail}}:suppressed"
 
     @property
@@ -167,93 +171,96 @@ class Keys:
 
     @property
     def categories_channel(self) -> str:
-        """The channel (not a key) on which a new version is told; named as the key is."""
+        """The channel (not a key) for new versions of the categories; it has the name of the key."""
         return self.categories
 
     @property
     def webhooks(self) -> str:
-        """Where the webhooks are kept."""
+        """The webhooks."""
         return f"{self.namespace}:webhooks"
 
     @property
     def webhooks_channel(self) -> str:
-        """The channel (not a key) on which a change of them is told; named as the key is."""
+        """The channel (not a key) for changes of webhooks; it has the name of the key."""
         return self.webhooks
 
     @property
     def flush_spread(self) -> str:
-        """Over how many seconds the last flush of all is spread."""
+        """The number of seconds over which gateways spread the resync after the last reset of all users."""
         return f"{self.namespace}:spread"
 
     @property
     def reset_channel(self) -> str:
-        """The channel (not a key) on which a flush of all is told."""
+        """The channel (not a key) for resets of all users."""
         return f"{self.namespace}:flush"
 
     def ticket(self, text: str) -> str:
-        """Where a ticket is kept: by the hash of its text, so that a look at the keys gives none away."""
+        """Return the key of a ticket: a hash of its text, so that a list of keys reveals no ticket."""
         return f"{self.namespace}:ticket:{hashlib.sha256(text.encode()).hexdigest()}"
 
     def final(self, opened_with: str) -> str:
-        """How what was opened with this credential and session ended, by a hash of both."""
+        """Return the key of a terminal close: a hash of the credential and session that opened the stream."""
         return f"{self.namespace}:final:{hashlib.sha256(opened_with.encode()).hexdigest()}"
 
     def stream(self, channel: str) -> str:
-        """The stream of what is to be told by a channel; on the queue Redis."""
+        """Return the key of a channel's delivery stream (on the queue Redis)."""
         return f"{self.namespace}:deliveries:{channel}"
 
     def waiting(self, channel: str) -> str:
-        """What a channel is to tell later, by time; beside its stream."""
+        """Return the key of a channel's waiting intents, by time."""
         return f"{self.namespace}:deliveries:retry:{channel}"
 
     def quarantine(self, channel: str) -> str:
-        """Entries of a channel's queue that nobody could read; beside its stream."""
+        """Return the key of a channel's entries that cannot be parsed."""
         return f"{self.namespace}:deliveries:aside:{channel}"
 
     def push(self, token: str) -> str:
-        """Who owns a push token, by the hash of the token."""
+        """Return the key of a push token's owner: a hash of the token."""
         return f"{self.namespace}:push:{hashlib.sha256(token.encode()).hexdigest()}"
 
 
 class CommitKeys(NamedTuple):
-    """The keys of a commit, by what it is: each has those of the one before it, and more. A key costs 0.2 µs."""
+    """The keys of a commit by its shape; each has those of the one before it, and more. A key costs 0.2 µs."""
 
     creation: tuple[str, ...]
     timed_creation: tuple[str, ...]
     dismissal: tuple[str, ...]
-    every: tuple[str, ...]
+    general: tuple[str, ...]
 
 
 class UserKeys:
-    """The keys of one user, as text; ``commit``, ``sync`` and ``collect`` are in the order of the scripts' KEYS.
+    """The keys of one user, as text. Tuples are in the order of the scripts' KEYS.
 
-    The channel has the name of the state: channels are no keys, and a commit has one argument less.
+    The pub/sub channel has the name of the state key: channels are not keys, and a commit needs one argument less.
     """
 
     __slots__ = (
-        *(
-            "acks",
-            "seen",
-            "agenda",
-            "contact",
-            "dead",
-            "delivered",
-            "later",
-            "places",
-            "plan",
-            "withdrawals",
-            "channel",
-            "collect",
-            "commit",
-            "commit_beside",
-            "devices",
-            "due",
-            "every",
-            "hasten",
-            "gone",
-            "live",
-        ),
-        *("presence", "replay", "revoked", "scene", "settle", "state", "sync"),
+        "acks",
+        "agenda",
+        "channel",
+        "collect",
+        "commit",
+        "contact",
+        "dead",
+        "delivered",
+        "devices",
+        "due",
+        "every",
+        "expedite",
+        "gone",
+        "later",
+        "live",
+        "places",
+        "plan",
+        "presence",
+        "push_context",
+        "record_outcome",
+        "replay",
+        "revoked",
+        "seen",
+        "state",
+        "sync",
+        "withdrawals",
     )
 
     def __init__(self, prefix: str, uid: str) -> None:
@@ -275,18 +282,23 @@ class UserKeys:
         self.dead = f"{prefix}dead"
         self.channel = self.state
         external, intervals, generation = f"{prefix}x:{uid}", f"{prefix}s:{uid}", f"{prefix}gen"
+
+        # KEYS of the scripts, in their order
         creation = (self.state, self.live, generation)
-        timers = (*creation, self.agenda, self.due)
-        dismissal = (*timers, self.gone)
-        self.commit = CommitKeys(creation, timers, dismissal, (*dismissal, intervals, external, self.devices))
+        timed_creation = (*creation, self.agenda, self.due)
+        dismissal = (*timed_creation, self.gone)
+        general = (*dismissal, intervals, external, self.devices)
+        self.commit = CommitKeys(creation, timed_creation, dismissal, general)
         self.sync = (self.state, self.live, self.gone, generation, external)
         self.collect = (self.state, self.gone, self.agenda, self.due, external, intervals)
         self.plan = (self.delivered, self.withdrawals, self.state, self.agenda, self.due)
-        self.settle = (self.places, self.withdrawals, self.agenda, self.due, self.dead)
-        self.hasten = (self.agenda, self.due)
+        self.record_outcome = (self.places, self.withdrawals, self.agenda, self.due, self.dead)
+        self.expedite = (self.agenda, self.due)
         self.replay = (self.dead, self.delivered, self.withdrawals, self.agenda, self.due)
-        beside = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact)
-        told = (self.places, self.withdrawals)
-        audience = (self.devices, self.presence, self.acks, self.contact, self.withdrawals)
-        self.scene = (self.state, self.live, generation, *audience)
-        self.every = (self.state, self.live, self.gone, intervals, self.agenda, external, *beside, *told)
+        device_keys = (self.devices, self.presence, self.acks, self.contact, self.withdrawals)
+        self.push_context = (self.state, self.live, generation, *device_keys)
+
+        # everything that is deleted with the user
+        state_keys = (self.state, self.live, self.gone, intervals, self.agenda, external)
+        beside_keys = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact)
+        self.every = (*state_keys, *beside_keys, self.places, self.withdrawals)

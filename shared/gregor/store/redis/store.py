@@ -1,4 +1,4 @@
-"""The store over one Redis-protocol server (Redis ≥ 7.2 or Valkey ≥ 8): connection, keys, and the three doors."""
+"""The store over one Redis-protocol server (Redis ≥ 7.2 or Valkey ≥ 8)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ from .webhooks import RedisWebhooks
 
 
 class RedisStore:
-    """``contract.Store`` over a ``RedisCommands``. Services use ``open_store``; tests give a connection of their
-    own.
+    """``Store`` over ``RedisCommands``. Services call ``open_store``; tests pass other commands.
+
+    Args:
+        allow_oom: Whether the server supports script flags (fakeredis does not).
+        general: Send every commit to the general path; tests compare it with the fast path.
     """
 
     def __init__(
@@ -78,28 +81,28 @@ class RedisStore:
         await self.users.state(uid, View(), now_us)
 
     def channel_of(self, uid: str) -> str:
-        """See ``contract.Store.channel_of``."""
+        """See ``Store.channel_of``."""
         return self.keys.of_user(uid).channel
 
     @property
     def reset_channel(self) -> str:
-        """See ``contract.Store.reset_channel``."""
+        """See ``Store.reset_channel``."""
         return self.keys.reset_channel
 
     @property
     def categories_channel(self) -> str:
-        """See ``contract.Store.categories_channel``."""
+        """See ``Store.categories_channel``."""
         return self.keys.categories_channel
 
     @property
     def webhooks_channel(self) -> str:
-        """See ``contract.Store.webhooks_channel``."""
+        """See ``Store.webhooks_channel``."""
         return self.keys.webhooks_channel
 
     async def prepare(self) -> None:
-        """Load the scripts, and agree with the deployment on the number of partitions, which can never change.
+        """Load the scripts, and check the number of partitions, which can never change in a deployment.
 
-        Raises ``Unavailable``, and ``ValueError`` where the deployment has another number.
+        Raises ``Unavailable``, and ``ValueError`` if the deployment has another number.
         """
         scripts = (
             *self.users.all_scripts,
@@ -118,10 +121,10 @@ class RedisStore:
         await result_of(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))
         stored = int(await result_of(self._connection.call("GET", self.keys.partitions)))
         if stored != PARTITIONS:
-            raise ValueError(f"this deployment has {stored} partitions, this version of gregor {PARTITIONS}")
+            raise ValueError(f"this deployment has {stored} partitions, this version of gregor needs {PARTITIONS}")
 
     async def ping(self) -> None:
-        """See ``contract.Store.ping``."""
+        """See ``Store.ping``."""
         await result_of(self._connection.call("PING"))
 
     async def close(self) -> None:
@@ -132,9 +135,10 @@ class RedisStore:
 async def open_store(
     url: str, limits: Limits, namespace: str = "gregor", *, token_life_us: int = TOKEN_LIFE_US
 ) -> RedisStore:
-    """A connected, prepared store. Raises ``Unavailable`` where the server cannot be reached.
+    """Return a connected, prepared store. Raises ``Unavailable`` if the server cannot be reached.
 
-    ``token_life_us``: how far ahead the ``exp`` of a device token may be (setting ``TOKEN_MAX_AGE``); revocations are
+    ``token_life_us``: how far in the future the ``exp`` of a device token may be (setting ``TOKEN_MAX_AGE``);
+    revocations are
     kept that long.
     """
     link = RedisClient(url)

@@ -1,4 +1,4 @@
-"""Addresses that get no more mail, in Redis: by a hash of the address, so that no key and no order shows one."""
+"""Suppressed e-mail addresses in Redis, keyed by a hash, so that neither keys nor order reveal an address."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DECODER: Final = msgspec.json.Decoder(Suppression)
 
 
 class RedisSuppressions:
-    """``suppressions.Suppressions`` over one Redis-protocol server."""
+    """``Suppressions`` over one Redis-protocol server."""
 
     def __init__(self, connection: RedisCommands, keys: Keys, *, allow_oom: bool = True) -> None:
         self._connection = connection
@@ -27,27 +27,27 @@ class RedisSuppressions:
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
-        """Every script, for a process that loads them before it serves."""
+        """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._suppress, self._list)
 
     async def suppress(self, email: str, reason: str, now_us: int) -> Suppression:
-        """See ``suppressions.Suppressions.suppress``."""
+        """See ``Suppressions.suppress``."""
         made = Suppression(email, reason, now_us)
         arguments = (hash_of(email), msgspec.json.encode(made), str(now_us))
         await result_of(self._connection.evalsha(self._suppress, self._keys, arguments))
         return made
 
     async def suppression(self, email: str) -> Suppression | None:
-        """See ``suppressions.Suppressions.suppression``."""
+        """See ``Suppressions.suppression``."""
         raw = await result_of(self._connection.call("HGET", self._keys[0], hash_of(email)))
         return None if raw is None else _DECODER.decode(raw)
 
     async def listed(self, before: tuple[int, str] | None, limit: int) -> list[Suppression]:
-        """See ``suppressions.Suppressions.listed``."""
+        """See ``Suppressions.listed``."""
         since, last = ("", "") if before is None else (str(before[0]), before[1])
         found = await result_of(self._connection.evalsha(self._list, self._keys, (str(limit), last, since)))
         return [_DECODER.decode(raw) for raw in found if raw is not None]
 
     async def release(self, email: str) -> bool:
-        """See ``suppressions.Suppressions.release``."""
+        """See ``Suppressions.release``."""
         return bool(await result_of(self._connection.evalsha(self._suppress, self._keys, (hash_of(email), "", "0"))))

@@ -1,4 +1,4 @@
-"""Webhooks in Redis: one hash, id to webhook, with a version; and a word to all processes when something changed."""
+"""Webhooks in Redis: one hash with a version, and a publication after each change."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .keys import Keys
 
 _WEBHOOK: Final = msgspec.json.Decoder(Webhook)
 _VERSION: Final = b"version"
-"""A field of the hash that is no webhook: ids have another form."""
+"""A field of the hash beside the webhooks; no webhook id has this form."""
 
 
 class RedisWebhooks:
-    """``webhooks.Webhooks`` over one Redis-protocol server."""
+    """``Webhooks`` over one Redis-protocol server."""
 
     def __init__(self, connection: RedisCommands, keys: Keys) -> None:
         self._connection = connection
@@ -30,29 +30,29 @@ class RedisWebhooks:
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
-        """Every script, for a process that loads them before it serves."""
+        """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._put,)
 
     async def version(self) -> int:
-        """See ``webhooks.Webhooks.version``."""
+        """See ``Webhooks.version``."""
         return int(await result_of(self._connection.call("HGET", self._keys.webhooks, _VERSION)) or 0)
 
     async def all(self) -> tuple[int, Sequence[Webhook]]:
-        """See ``webhooks.Webhooks.all``."""
+        """See ``Webhooks.all``."""
         raw = await result_of(self._connection.call("HGETALL", self._keys.webhooks))
         fields = {bytes(raw[i]): bytes(raw[i + 1]) for i in range(0, len(raw), 2)}
         version = int(fields.pop(_VERSION, b"0"))
         return version, tuple(_WEBHOOK.decode(kept) for _, kept in sorted(fields.items()))
 
     async def put(self, webhook: Webhook, expected: int) -> bool:
-        """See ``webhooks.Webhooks.put``."""
+        """See ``Webhooks.put``."""
         written = await self._change(webhook.id, str(expected), msgspec.json.encode(webhook))
         if written < 0:
             raise too_many()
         return written == 1
 
     async def delete(self, webhook_id: str) -> bool:
-        """See ``webhooks.Webhooks.delete``."""
+        """See ``Webhooks.delete``."""
         return await self._change(webhook_id, "", b"") == 1
 
     async def _change(self, webhook_id: str, expected: str, after: bytes) -> int:

@@ -1,1 +1,1 @@
-"""Agendas, the delivery ledger, dead states and delivery queues in Redis."""
+"""Agendas, the delivery ledger, dead letters and delivery queues in Redis."""

@@ -1,4 +1,4 @@
-"""The agenda in Redis: leases on due users, a partition at a time; see ``agenda.Agenda``."""
+"""The agenda in Redis: one sorted set for each user, and the due users of each partition."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KINDS: Final = {kind.value.encode(): kind for kind in WorkKind} | {b"m": WorkKi
 
 
 class RedisAgenda:
-    """``agenda.Agenda`` over one Redis-protocol server."""
+    """``Agenda`` over one Redis-protocol server."""
 
     def __init__(self, connection: RedisCommands, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
         flags = "allow-oom" if allow_oom else ""
@@ -35,22 +35,22 @@ class RedisAgenda:
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
-        """Every script, for a process that loads them before it serves."""
+        """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._firsts, self._claim, self._work, self._settle, self._delay, self._cancel)
 
     async def next_due_times(self) -> list[int | None]:
-        """See ``agenda.Agenda.firsts``: one script over all partitions, less than a ms of the server's time."""
+        """See ``Agenda.next_due_times``. One script reads all partitions: less than 1 ms of server time."""
         times = await result_of(self._connection.evalsha(self._firsts, self._dues, ()))
         return [int(float(at_us)) if at_us else None for at_us in times]
 
     async def claim(self, partition: int, now_us: int, lease_until_us: int, most: int) -> list[str]:
-        """See ``agenda.Agenda.claim``."""
+        """See ``Agenda.claim``."""
         arguments = (str(now_us), str(lease_until_us), str(most))
         claimed = await result_of(self._connection.evalsha(self._claim, (self._keys.due(partition),), arguments))
         return [uid.decode() for uid in claimed]
 
     async def due_work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[DueWork]:
-        """See ``agenda.Agenda.work``."""
+        """See ``Agenda.due_work``."""
         keys = self._keys.of_user(uid)
         names = (keys.agenda, keys.state, keys.live)
         raw = await result_of(self._connection.evalsha(self._work, names, (str(now_us), str(most), str(skip))))
@@ -64,7 +64,7 @@ class RedisAgenda:
         postponed: Sequence[DueWork] = (),
         retry_us: int = 0,
     ) -> None:
-        """See ``agenda.Agenda.settle``."""
+        """See ``Agenda.complete``."""
         keys = self._keys.of_user(uid)
         arguments: list[bytes | str] = [uid, str(lease_until_us), str(retry_us), str(len(postponed))]
         arguments += (work.entry for work in postponed)
@@ -77,7 +77,7 @@ class RedisAgenda:
     async def mailable(
         self, uid: str, item: str, is_wanted: Callable[[str], bool], most: int
     ) -> list[tuple[LiveItem, int | None]]:
-        """See ``agenda.Agenda.mailable``."""
+        """See ``Agenda.mailable``."""
         keys = self._keys.of_user(uid)
         scored = await result_of(self._connection.call("ZRANGE", keys.live, 0, -1, "WITHSCORES"))
         named = [(*scored[i].split(b"\0"), int(scored[i + 1])) for i in range(0, len(scored), 2)]
@@ -100,7 +100,7 @@ class RedisAgenda:
         ]
 
     async def category_items(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
-        """See ``agenda.Agenda.group``."""
+        """See ``Agenda.category_items``."""
         keys = self._keys.of_user(uid)
         raw_head, scored = await results_of(
             (
@@ -127,7 +127,7 @@ class RedisAgenda:
         return seq, sorted(mine, key=lambda item: (item.created_us, item.id))
 
     async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:
-        """See ``agenda.Agenda.delay``."""
+        """See ``Agenda.delay``."""
         keys = self._keys.of_user(uid)
         arguments = (message_id, document, str(not_before_us), uid, str(self._limits.delayed))
         kept = await result_of(self._connection.evalsha(self._delay, (keys.later, keys.agenda, keys.due), arguments))
@@ -136,18 +136,18 @@ class RedisAgenda:
         return bytes(kept)
 
     async def delayed(self, uid: str, message_id: str) -> bytes | None:
-        """See ``agenda.Agenda.delayed``."""
+        """See ``Agenda.delayed``."""
         kept = await result_of(self._connection.call("HGET", self._keys.of_user(uid).later, message_id))
         return None if kept is None else bytes(kept)
 
     async def cancel_delayed(self, uid: str, message_id: str) -> bool:
-        """See ``agenda.Agenda.cancel_delayed``."""
+        """See ``Agenda.cancel_delayed``."""
         keys = self._keys.of_user(uid)
         return bool(await result_of(self._connection.evalsha(self._cancel, (keys.later, keys.agenda), (message_id,))))
 
 
 def decode_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> DueWork:
-    """One entry as the script ``work`` gives it."""
+    """Return one entry from the reply of the script ``due_work``."""
     kind, at_us = _KINDS[entry[:1]], int(float(score))
     if kind in (WorkKind.FORGET, WorkKind.DEVICES):
         return DueWork(kind, "", at_us, entry)
@@ -170,7 +170,7 @@ def decode_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> DueWor
 
 
 def live_item(item_id: bytes, seq: int, record: bytes) -> LiveItem:
-    """A live record as those who act at a time need it."""
+    """Return a live record in the form that the scheduler uses."""
     live = decode_live(item_id.decode(), seq, record)
     return _item(live)
 

@@ -1,4 +1,4 @@
-"""Dead states in Redis: a set by time for each partition, beside the ledgers that it names."""
+"""Dead letters in Redis: one sorted set by time for each partition, beside the ledgers that it points to."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from gregor.store.redis.keys import PARTITIONS, Keys
 from .ledger import decode_delivery, encode_delivery
 
 _FIRST_READ: Final = 2
-"""So many are asked of each partition at first: a page has first_read of one, unless many are of one user."""
+"""Dead letters to read from each partition at first. Few of one page are in the same partition, unless they are one
+user's.
+"""
 
 
 class RedisDeadLetters:
-    """``dead_letters.DeadLetters`` over one Redis-protocol server."""
+    """``DeadLetters`` over one Redis-protocol server."""
 
     def __init__(self, connection: RedisCommands, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
         flags = "allow-oom" if allow_oom else ""
@@ -36,14 +38,13 @@ class RedisDeadLetters:
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
-        """Every script, for a process that loads them before it serves."""
+        """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._page, self._drop, self._replay)
 
     async def page(
         self, before: DeadLetterPosition | None, limit: int, channel: str | None, now_us: int
     ) -> DeadLetterPage:
-        """See ``dead_letters.DeadLetters.page``: partitions of which so much is shown that there may be more are asked
-        a second time."""
+        """See ``DeadLetters.page``. Partitions that may have more letters for the page are read a second time."""
         at_us, path = ("+inf", "") if before is None else (str(before[0]), before[1])
         arguments = (at_us, path, str(now_us - self._lifetime_us), _suffix(channel))
         most = limit + 1
@@ -61,7 +62,7 @@ class RedisDeadLetters:
     async def _read_partitions(
         self, partitions: Iterable[int], most: int, arguments: Sequence[str]
     ) -> dict[int, list[DeadLetterPosition]]:
-        """Of each partition the latest, at most so many."""
+        """Return the latest dead letters of each partition, at most ``most``."""
         asked = list(partitions)
         found = await results_of(
             self._connection.evalsha(self._page, (self._keys.dead(each),), (str(most), *arguments)) for each in asked
@@ -72,14 +73,14 @@ class RedisDeadLetters:
         }
 
     async def _read_deliveries(self, positions: Sequence[DeadLetterPosition]) -> tuple[DeliveryRecord, ...]:
-        """What the ledger has of them; nothing where it forgot one."""
+        """Return the ledger entries of these positions; without those that the ledger no longer has."""
         intents = [parse_delivery_path(path) for _, path in positions]
         raws = await results_of(self._entry(intent) for intent in intents)
         found = (decode_delivery(intent, raw) for intent, raw in zip(intents, raws, strict=True) if raw is not None)
         return tuple(each for each in found if each.state is DeliveryState.DEAD)
 
     async def replay(self, intent: Intent, now_us: int) -> bool:
-        """See ``dead_letters.DeadLetters.replay``: written only where nothing has changed since it was read."""
+        """See ``DeadLetters.replay``. Written only if nothing changed since the entry was read."""
         raw = await result_of(self._entry(intent))
         if raw is None:
             return False
@@ -93,11 +94,11 @@ class RedisDeadLetters:
         return bool(await result_of(self._connection.evalsha(self._replay, keys, arguments)))
 
     async def drop(self, intent: Intent) -> None:
-        """See ``dead_letters.DeadLetters.drop``."""
+        """See ``DeadLetters.drop``."""
         await result_of(self._connection.call("ZREM", self._keys.of_user(intent.uid).dead, delivery_path(intent)))
 
     async def purge(self, channel: str | None, before_us: int | None) -> int:
-        """See ``dead_letters.DeadLetters.purge``."""
+        """See ``DeadLetters.purge``."""
         arguments = ("+inf" if before_us is None else f"({before_us}", "", _suffix(channel))
         dropped = await results_of(
             self._connection.evalsha(self._drop, (self._keys.dead(partition),), arguments)
@@ -110,10 +111,10 @@ class RedisDeadLetters:
 
 
 def _suffix(channel: str | None) -> str:
-    """What the names of a channel's end with."""
+    """Return the suffix of the paths of a channel's deliveries."""
     return "" if channel is None else f"/{channel}"
 
 
 def _merge(positions: Iterable[Sequence[DeadLetterPosition]], most: int) -> list[DeadLetterPosition]:
-    """The latest of all, at most so many."""
+    """Return the latest positions of all, at most ``most``."""
     return sorted(chain.from_iterable(positions), reverse=True)[:most]

@@ -1,4 +1,4 @@
-"""The ledger of deliveries in Redis, beside the user's state; see ``contract.Ledger`` and ``core.ledger``."""
+"""The delivery ledger in Redis: one hash for each item with deliveries, beside the user's state."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from gregor.store.redis.keys import Keys
 _STORY: Final = msgspec.json.Decoder(DeliveryHistory)
 _STATES: Final = {ord(state.value): state for state in DeliveryState}
 _HEAD: Final = 22
-"""Characters of an entry before its story: state, attempts, lease."""
+"""Bytes of an entry before its history: state 1, attempts 4, lease or retry time 17."""
 _BATCH_SIZE: Final = 500
-"""Items whose deliveries are read in one go."""
+"""Items whose deliveries are read together."""
 PLACE_LIFE_MS: Final = 600_000
-"""How long a place on a device's screen may be held at most: longer than any lease."""
+"""TTL of a place on a device's screen: longer than any lease."""
 
 
 class RedisLedger:
-    """``contract.Ledger`` over one Redis-protocol server."""
+    """``Ledger`` over one Redis-protocol server."""
 
     def __init__(
         self,
@@ -66,13 +66,13 @@ class RedisLedger:
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
-        """Every script, for a process that loads them before it serves."""
+        """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._plan, self._claim, self._settle, self._move, self._hasten)
 
     async def plan(
         self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
     ) -> list[Intent]:
-        """See ``contract.Ledger.plan``."""
+        """See ``Ledger.plan``."""
         groups: dict[tuple[str, str], list[Intent]] = {}
         check_us = str(now_us + OVERDUE_US)
         for intent in intents:
@@ -91,7 +91,7 @@ class RedisLedger:
     async def claim(
         self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
     ) -> Claim | NotClaimed | NotYet:
-        """See ``contract.Ledger.claim``."""
+        """See ``Ledger.claim``."""
         keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).places)
         arguments = (delivery_key(intent), str(now_us), str(lease_until_us), place, str(PLACE_LIFE_MS), _flag(is_early))
         reply = await result_of(self._connection.evalsha(self._claim, keys, arguments))
@@ -111,7 +111,7 @@ class RedisLedger:
         return NotClaimed.ABSENT
 
     async def note(self, delivery: DeliveryRecord) -> bool:
-        """See ``contract.Ledger.note``."""
+        """See ``Ledger.note``."""
         lease_until_us = delivery.lease_until_us
         return await self._write(delivery, "", DeliveryState.CLAIMED, delivery.history, delivery.n, lease_until_us)
 
@@ -124,7 +124,7 @@ class RedisLedger:
         *,
         counts: bool = True,
     ) -> bool:
-        """See ``contract.Ledger.settle``."""
+        """See ``Ledger.record_outcome``."""
         attempts = delivery.n if counts else delivery.n - 1
         return await self._write(delivery, place, state, history, attempts, history.next_us or 0)
 
@@ -139,7 +139,7 @@ class RedisLedger:
     ) -> bool:
         intent = delivery.intent
         of_user = self._keys.of_user(intent.uid)
-        keys = (self._keys.deliveries(intent.uid, intent.item), *of_user.settle)
+        keys = (self._keys.deliveries(intent.uid, intent.item), *of_user.record_outcome)
         encoded_story = msgspec.json.encode(history)
         arguments = [
             delivery_key(intent),
@@ -167,7 +167,7 @@ class RedisLedger:
         state: DeliveryState,
         history: DeliveryHistory | None = None,
     ) -> bool:
-        """See ``contract.Ledger.move``."""
+        """See ``Ledger.move``."""
         states = "".join(source.value for source in sources)
         encoded_story = msgspec.json.encode(history) if history is not None else b""
         arguments = (delivery_key(intent), states, state.value, encoded_story)
@@ -175,7 +175,7 @@ class RedisLedger:
         return bool(await result_of(self._connection.evalsha(self._move, keys, arguments)))
 
     async def expedite(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
-        """See ``contract.Ledger.hasten``."""
+        """See ``Ledger.expedite``."""
         since_us = now_us - LONGEST_WAIT_US
         of_user, hastened = self._keys.of_user(uid), 0
         items = await result_of(self._connection.call("ZRANGEBYSCORE", of_user.delivered, since_us, "+inf"))
@@ -187,23 +187,23 @@ class RedisLedger:
             calls = []
             for item, raw in zip(names, raws, strict=True):
                 if waiting := _waiting(uid, item, raw, reason, until_us):
-                    keys = (self._keys.deliveries(uid, item), *of_user.hasten)
+                    keys = (self._keys.deliveries(uid, item), *of_user.expedite)
                     calls.append(self._connection.evalsha(self._hasten, keys, [str(now_us), uid, item, *waiting]))
             hastened += sum(map(int, await results_of(calls)))
         return hastened
 
     async def withdrawals(self, uid: str, device: str, channel: str) -> PendingWithdrawals:
-        """See ``contract.Ledger.withdrawals``."""
+        """See ``Ledger.withdrawals``."""
         raw = await result_of(self._connection.call("HGETALL", self._keys.of_user(uid).withdrawals))
         return decode_withdrawals(uid, device, channel, raw) if raw else PendingWithdrawals()
 
     async def of_item(self, uid: str, item: str) -> list[DeliveryRecord]:
-        """See ``contract.Ledger.of_item``."""
+        """See ``Ledger.of_item``."""
         raw = await result_of(self._connection.call("HGETALL", self._keys.deliveries(uid, item)))
         return _deliveries(uid, item, raw)
 
     async def of_user(self, uid: str, limit: int) -> list[DeliveryRecord]:
-        """See ``contract.Ledger.of_user``."""
+        """See ``Ledger.of_user``."""
         items = await result_of(self._connection.call("ZREVRANGE", self._keys.of_user(uid).delivered, 0, limit - 1))
         names = [item.decode() for item in items]
         raws = await results_of(self._connection.call("HGETALL", self._keys.deliveries(uid, item)) for item in names)
@@ -211,13 +211,13 @@ class RedisLedger:
 
 
 def decode_delivery(intent: Intent, raw: bytes) -> DeliveryRecord:
-    """An entry of the ledger."""
+    """Return an entry of the ledger from its stored value."""
     history = _STORY.decode(raw[_HEAD:])
     return DeliveryRecord(rebuild_intent(intent, history), _STATES[raw[0]], int(raw[1:5]), int(raw[5:_HEAD]), history)
 
 
 def encode_delivery(delivery: DeliveryRecord) -> bytes:
-    """An entry of the ledger, as ``decode_delivery`` reads it."""
+    """Return the stored value of an entry, as ``decode_delivery`` reads it."""
     head = f"{delivery.state.value}{delivery.n:04}{delivery.lease_until_us:017}"
     return head.encode() + msgspec.json.encode(delivery.history)
 
@@ -227,7 +227,7 @@ def _flag(is_so: bool) -> str:
 
 
 def decode_withdrawals(uid: str, device: str, channel: str, raw: Sequence[Any]) -> PendingWithdrawals:
-    """What is kept of a user's withdrawals, as far as it is of one device and channel."""
+    """Return the stored withdrawals of a user that concern one device and channel."""
     waiting, woken_us = [], []
     for i in range(0, len(raw), 2):
         *front, last = raw[i].decode().split("/")
@@ -247,14 +247,14 @@ def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list
 
 
 def _waiting(uid: str, item: str, raw: Sequence[Any], reason: str, until_us: int) -> list[bytes]:
-    """Key and entry of what waits for that, and longer, among the deliveries in a hash."""
+    """Return key and stored value of each delivery in a hash that waits for ``reason`` beyond ``until_us``."""
     entries = {delivery_key(each.intent).encode(): each for each in _deliveries(uid, item, raw)}
     field_pairs = zip(raw[::2], raw[1::2], strict=True)
     return [part for pair in field_pairs if entries[pair[0]].is_waiting_beyond(reason, until_us) for part in pair]
 
 
 def _deliveries(uid: str, item: str, raw: Sequence[Any]) -> list[DeliveryRecord]:
-    """The deliveries in a hash, in the order of their keys."""
+    """Return the deliveries of a hash, by planning time and key."""
     found = []
     for i in range(0, len(raw), 2):
         kind, n, device, channel = raw[i].decode().split("/")

@@ -1,5 +1,5 @@
-"""The queue of a channel on the queue Redis: a stream with a consumer group, and a due set; see
-``queue.DeliveryQueueReader``.
+"""The reading side of a delivery queue in Redis: a stream with a consumer group, and a sorted set of waiting
+intents.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from gregor.store.redis.keys import Keys
 
 GROUP: Final = "delivery"
 READER_TIMEOUT_S: Final = 10.0
-"""How long the server may be silent on the connection that waits; every wait is shorter."""
+"""How long the server may be silent on the blocking connection; every wait is shorter."""
 MAX_WAIT_S: Final = 5.0
 MAX_QUARANTINED: Final = 10_000
-"""Entries that nobody could read are kept, about so many, for people to look at."""
+"""About how many entries that cannot be parsed are kept for an operator."""
 CONSUMER_EXPIRY_S: Final = 3_600.0
-"""How long a process was silent whose name the group forgets."""
+"""Idle time after which the consumer of an ended process is removed from the group."""
 
 _BEGIN: Final = b"0-0"
 _FIELDS: Final = msgspec.json.Decoder(dict[str, str])
 _BATCH_SIZE: Final = 500
-"""Entries that are read in one go where all are looked at."""
+"""Entries that are read together when all are read."""
 _log = logging.getLogger(__name__)
 
 
 class RedisQueueReader:
-    """``queue.DeliveryQueueReader`` over two connections: one that waits, and one for all else."""
+    """``DeliveryQueueReader`` over two connections: one for blocking reads, one for everything else."""
 
     def __init__(self, url: str, namespace: str, channel: str) -> None:
         keys = Keys(namespace)
@@ -65,7 +65,7 @@ class RedisQueueReader:
         self._consumer_expiry_s = CONSUMER_EXPIRY_S
 
     async def open(self) -> None:
-        """Connect, and make the group. Raises ``Unavailable``."""
+        """Connect and create the consumer group. Raises ``Unavailable``."""
         try:
             await self._client.open()
             await self._reader.open()
@@ -75,15 +75,15 @@ class RedisQueueReader:
         await self._make_group()
 
     async def claim(self, most: int, wait_s: float) -> list[QueuedIntent]:
-        """See ``queue.DeliveryQueueReader.take``."""
+        """See ``DeliveryQueueReader.claim``."""
         wait_ms = max(1, round(min(wait_s, MAX_WAIT_S) * 1_000))
         command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", most, "BLOCK", wait_ms)
         reply = await self._group_command(self._reader, *command, "STREAMS", self._stream, ">")
         return await self._read(reply[0][1]) if reply else []
 
     async def reclaim(self, idle_s: float, most: int) -> list[QueuedIntent]:
-        """See ``queue.DeliveryQueueReader.reclaim``. One call looks at ten times ``most``; the next one goes on
-        from there.
+        """See ``DeliveryQueueReader.reclaim``. One call looks at ten times ``most`` entries; the next call
+        continues from there.
         """
         idle_ms = round(idle_s * 1_000)
         command = ("XAUTOCLAIM", self._stream, GROUP, self._consumer, idle_ms, self._reclaim_cursor, "COUNT", most)
@@ -93,16 +93,14 @@ class RedisQueueReader:
             return []
         self._reclaim_cursor, entries, *deleted = reply
         if deleted and deleted[0]:
-            _log.error("Somebody deleted %d entries of %s that were claimed.", len(deleted[0]), self._stream)
+            _log.error("queue.claimed_entries_deleted stream=%s count=%d", self._stream, len(deleted[0]))
         if self._reclaim_cursor == _BEGIN:
             arguments = (GROUP, str(round(self._consumer_expiry_s * 1_000)))
             await result_of(self._client.evalsha(self._remove_idle_script, (self._stream,), arguments))
         return await self._read(entries)
 
     async def ack(self, claimed: Sequence[QueuedIntent]) -> None:
-        """See ``queue.DeliveryQueueReader.done``. Those that end in one turn of the event loop are crossed off
-        together.
-        """
+        """See ``DeliveryQueueReader.ack``. Acks of one event loop iteration are coalesced."""
         if not claimed:
             return
         self._acked += [each.entry for each in claimed]
@@ -120,18 +118,20 @@ class RedisQueueReader:
         )
 
     async def retry_later(self, claimed: QueuedIntent, at_us: int) -> None:
-        """See ``queue.DeliveryQueueReader.retry_later``."""
+        """See ``DeliveryQueueReader.retry_later``."""
         arguments = (GROUP, claimed.entry, str(at_us), encode_intent(claimed.intent))
         await result_of(self._client.evalsha(self._retry_later_script, (self._stream, self._waiting), arguments))
 
     async def enqueue_due(self, now_us: int, most: int) -> int:
-        """See ``queue.DeliveryQueueReader.enqueue_due``."""
+        """See ``DeliveryQueueReader.enqueue_due``."""
         arguments = (str(now_us), str(most), str(MAX_QUARANTINED))
         keys = (self._stream, self._waiting, self._quarantine)
         return int(await result_of(self._client.evalsha(self._enqueue_due_script, keys, arguments)))
 
     async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:
-        """See ``queue.DeliveryQueueReader.prune``. What cannot be read stays for whoever takes it."""
+        """See ``DeliveryQueueReader.prune``. Entries that cannot be parsed stay for ``claim``, which quarantines
+        them.
+        """
         dropped, start = 0, b"-"
         while entries := await result_of(self._client.call("XRANGE", self._stream, start, "+", "COUNT", _BATCH_SIZE)):
             readable = [(entry, self._parse(_fields_of, raw)) for entry, raw in entries]
@@ -153,7 +153,7 @@ class RedisQueueReader:
                 return dropped
 
     def _parse(self, fields_of: Callable[[Any], Mapping[str, str]], raw: Any) -> Intent | None:
-        """An intent, where it is one."""
+        """Return the intent of an entry, or ``None`` if it cannot be parsed."""
         try:
             return _intent(self._channel, fields_of(raw))
         except (KeyError, ValueError):
@@ -165,7 +165,9 @@ class RedisQueueReader:
         await self._client.close()
 
     async def _group_command(self, client: RedisClient, *command: Argument) -> Any:
-        """The reply; a group that is gone (a server that came back empty) is made again, and then there is nothing."""
+        """Return the reply of a command on the group. If the group is missing (the server lost its data), create
+        it; return ``None``.
+        """
         try:
             return await result_of(client.call(*command))
         except ReplyError as problem_of_reply:
@@ -182,7 +184,9 @@ class RedisQueueReader:
                 raise
 
     async def _read(self, entries: Sequence[Any]) -> list[QueuedIntent]:
-        """What can be read of these entries; the others are set quarantine, so that none of them stands in the way."""
+        """Return the intents of these entries, and quarantine those that cannot be parsed, because they would block
+        the queue.
+        """
         found = []
         for entry, raw in (each for each in entries if each and each[1]):
             try:
@@ -192,32 +196,32 @@ class RedisQueueReader:
                 await result_of(
                     self._client.evalsha(self._quarantine_script, (self._stream, self._quarantine), arguments)
                 )
-                _log.error("Entry %s of %s is no intent; it is kept in %s.", entry, self._stream, self._quarantine)
+                _log.error("queue.entry_quarantined stream=%s entry=%s key=%s", self._stream, entry, self._quarantine)
         return found
 
 
 async def open_queue_reader(url: str, namespace: str, channel: str) -> RedisQueueReader:
-    """Connected. Raises ``Unavailable`` where the server cannot be reached."""
+    """Return a connected queue reader. Raises ``Unavailable``."""
     queue = RedisQueueReader(url, namespace, channel)
     await queue.open()
     return queue
 
 
 def encode_intent(intent: Intent) -> bytes:
-    """An intent as it waits for its time; one that waits twice is one."""
+    """Return an intent as a member of the waiting set; equal intents are one member."""
     return msgspec.json.encode(intent.fields())
 
 
 def _fields_of(raw: Sequence[bytes]) -> dict[str, str]:
-    """The fields of an entry of the stream. ValueError where they are no text."""
+    """Return the fields of a stream entry. Raises ``ValueError`` if they are not text."""
     return {name.decode(): value.decode() for name, value in zip(raw[::2], raw[1::2], strict=True)}
 
 
 def _intent(channel: str, fields: Mapping[str, str]) -> Intent:
-    """An intent from the fields of its entry. KeyError or ValueError where it is none."""
+    """Return the intent of an entry's fields. Raises ``KeyError`` or ``ValueError``."""
     uid, item, device = fields["uid"], fields["item"], fields["device"]
     n, seq, at_us = int(fields["n"]), int(fields["seq"]), int(fields["at_us"])
-    # A slash parts the names in the keys of the ledger.
+    # The ledger's keys separate names by slashes.
     if not uid or not item or "/" in uid + item + device or min(n, seq, at_us) < 0 or at_us > MAX_TIME_US:
-        raise ValueError("no intent has such names or numbers")
+        raise ValueError("the entry has a name with a slash, an empty name, or a number out of range")
     return Intent(uid, item, IntentKind(fields["intent"]), channel, device, n, seq, at_us, fields.get("event", ""))

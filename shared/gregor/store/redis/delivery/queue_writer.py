@@ -1,4 +1,4 @@
-"""What is to be told, in streams of the queue Redis: one a channel; see ``agenda.DeliveryQueueWriter``."""
+"""The writing side of the delivery queues in Redis: one stream for each channel."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from .queue_reader import encode_intent
 
 
 class RedisQueueWriter:
-    """``agenda.DeliveryQueueWriter`` over one Redis-protocol server.
+    """``DeliveryQueueWriter`` over one Redis-protocol server.
 
-    An entry has the fields of ``Intent.fields``. ``most``: entries that a stream holds; a full one takes no more.
+    An entry has the fields of ``Intent.fields``. A stream with ``most`` entries is full and refuses more
+    (backpressure).
     """
 
     def __init__(self, connection: RedisCommands, keys: Keys, most: int) -> None:
@@ -30,7 +31,7 @@ class RedisQueueWriter:
         self._enqueue_script = scripts.load("queue/enqueue")
 
     async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
-        """See ``agenda.DeliveryQueueWriter.enqueue``: all leave in one write."""
+        """See ``DeliveryQueueWriter.enqueue``. All commands leave in one write."""
         if at_us:
             await results_of(
                 self._connection.call("ZADD", self._keys.waiting(intent.channel), at_us, encode_intent(intent))
@@ -53,7 +54,7 @@ class RedisQueueWriter:
 async def open_queue_writer(
     url: str, namespace: str, most: int, *, max_wait_s: float = 2.0, timeout_s: float = 5.0
 ) -> RedisQueueWriter:
-    """Connected. Raises ``Unavailable`` where the server cannot be reached. The times are those of ``RedisClient``."""
+    """Return a connected queue writer. Raises ``Unavailable``. The times are those of ``RedisClient``."""
     client = RedisClient(url, max_wait_s=max_wait_s, timeout_s=timeout_s)
     try:
         await client.open()

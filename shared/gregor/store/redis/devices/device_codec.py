@@ -1,6 +1,6 @@
-"""What is kept of a device and of a connection, as JSON: made and read here. PURE.
+"""The JSON of stored registrations and session leases: encoding and decoding. Pure.
 
-The scripts find the first members by a pattern (``lua/presence.lua``), so their order here is part of the format.
+The scripts find the first members by a pattern (``lua/devices/lease_codec.lua``): their order is part of the format.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from gregor.store.category_filter import unpack_category_filter
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 
 FOREGROUND_FIELD: Final = b"front"
-"""The field of a user's presence that is no lease: until when somebody was in the foreground (µs)."""
+"""A field beside the leases: until when a connection was in the foreground (µs)."""
 
 
 class StoredRegistration(msgspec.Struct):
-    """A known device. ``last_seen_us`` is 0 for one never seen; while it is online its leases know better."""
+    """A registered device as it is stored. ``last_seen_us`` is 0 for one never seen; leases are newer if there are
+    any.
+    """
 
     first_seen_us: int
     last_seen_us: int
@@ -33,12 +35,12 @@ class StoredRegistration(msgspec.Struct):
 
     @property
     def registration(self) -> Registration:
-        """As readers get it."""
+        """The registration for callers of the store."""
         return Registration(self.platform, self.push, self.locale, self.push_since_us)
 
 
 class SessionLease(msgspec.Struct):
-    """A connection that is there until ``lease_until_us``; ``seen_us`` is its last heartbeat."""
+    """A connection that counts as open until ``lease_until_us``; ``seen_us`` is its last heartbeat."""
 
     lease_until_us: int
     seen_us: int
@@ -52,7 +54,7 @@ class SessionLease(msgspec.Struct):
 
     @property
     def open(self) -> DeviceSession:
-        """As readers get it."""
+        """The session for callers of the store."""
         return DeviceSession(
             self.session,
             self.connection,
@@ -70,17 +72,17 @@ _LEASE: Final = msgspec.json.Decoder(SessionLease)
 
 
 def decode_registration(raw: bytes) -> StoredRegistration:
-    """A known device from its JSON."""
+    """Return a registration from its JSON."""
     return _KNOWN.decode(raw)
 
 
 def decode_lease(raw: bytes) -> SessionLease:
-    """A lease from its JSON."""
+    """Return a lease from its JSON."""
     return _LEASE.decode(raw)
 
 
 def encode_registration(registration: Registration) -> bytes:
-    """A device's JSON after its times, with the comma before: what a registration sets."""
+    """Return the JSON of a registration after its times, with the comma before it."""
     push = None if registration.push is None else dict(registration.push)
     members: dict[str, Any] = {"platform": registration.platform, "push": push, "locale": registration.locale}
     if push is not None and registration.push_since_us:
@@ -89,12 +91,12 @@ def encode_registration(registration: Registration) -> bytes:
 
 
 def registration_part(raw: bytes) -> bytes:
-    """What a registration set in the JSON of a device, as ``encode_registration`` made it."""
+    """Return the part of a stored JSON that ``encode_registration`` made."""
     return _TIMES.sub(b"", raw, 1)
 
 
 def encode_lease(session: DeviceSession, seen_us: int, until_us: int) -> bytes:
-    """The JSON of a session's lease."""
+    """Return the JSON of a session's lease."""
     return msgspec.json.encode(
         SessionLease(
             until_us,
@@ -111,17 +113,19 @@ def encode_lease(session: DeviceSession, seen_us: int, until_us: int) -> bytes:
 
 
 def push_token(push: Mapping[str, Any] | None) -> str | None:
-    """What tells push registrations apart: provider, and token or Web Push endpoint. ``None``: there is none."""
+    """Return the identity of a push registration: provider, and token or Web Push endpoint. ``None`` if there is no
+    token.
+    """
     if not push:
         return None
     provider, token = push.get("provider"), push.get("token")
     text = str(token.get("endpoint") if isinstance(token, Mapping) else token)
-    # A token of APNs is a number in hex: an app that writes it in capitals means the same device.
+    # APNs tokens are hex numbers: upper and lower case mean the same device.
     return f"{provider}:{text.lower() if provider == 'apns' else text}"
 
 
 def presence_of(known: Iterable[StoredRegistration], leases: Iterable[SessionLease], now_us: int) -> PresenceStatus:
-    """Whether someone is there by these leases, and when last by these too and by what is kept of the devices."""
+    """Return the presence that follows from leases and, if no lease is active, from the stored registrations."""
     seen_us, is_online, is_foreground = 0, False, False
     for lease in leases:
         if lease.lease_until_us > now_us:
@@ -136,9 +140,9 @@ def presence_of(known: Iterable[StoredRegistration], leases: Iterable[SessionLea
 def longest_offline(
     known: Mapping[str, StoredRegistration], leases: Mapping[str, Iterable[SessionLease]], now_us: int
 ) -> str | None:
-    """The device that gives way to one more: longest offline, those without push first; ``None``: all are online.
+    """Return the device to remove for a new one: offline longest, those without push first. ``None``: all are online.
 
-    One never seen counts from when it became known: it may be about to connect.
+    A device that was never seen counts from its registration, because it may be about to connect.
     """
     offline = []
     for device, kept in known.items():
@@ -149,39 +153,39 @@ def longest_offline(
 
 
 def foreground_until(leases: Iterable[SessionLease], told_us: Iterable[int], now_us: int) -> int | None:
-    """Until when somebody was in the foreground, by these leases and moments; now where somebody is. ``None``: never.
+    """Return when a connection was last in the foreground; now if one is; ``None`` if none ever was.
 
-    A lease that ran out says so for its last heartbeat alone.
+    An expired lease counts until its last heartbeat only.
     """
     moments = [now_us if lease.lease_until_us > now_us else lease.seen_us for lease in leases if lease.foreground]
     return max([*moments, *told_us], default=None)
 
 
 def split_field(field: bytes) -> tuple[str, str]:
-    """Device and what else a field names: a session, or the limits of a view."""
+    """Return device and second part of a field's name: a session, or the category filter of a view."""
     device, _, name = field.decode().partition("\0")
     return device, name
 
 
 def decode_view(field: bytes) -> View:
-    """The view that a field of the acknowledgements names."""
+    """Return the view that a field of the acknowledgements names."""
     device, category_filter = split_field(field)
     return View(device, unpack_category_filter(category_filter))
 
 
 def decode_acknowledgement(raw: bytes) -> Acknowledgement:
-    """An acknowledgement as the script notes it: from, to, when, and the field of its view."""
+    """Return an acknowledgement as the script stored it: from, to, when, and the field of its view."""
     since, until, at_us, field = raw.split(b" ", 3)
     return Acknowledgement(decode_view(field), int(since), int(until), int(at_us))
 
 
 def field_pairs(reply: Sequence[bytes]) -> zip[tuple[bytes, bytes]]:
-    """The fields and values of a hash."""
+    """Return the fields and values of a hash."""
     return zip(reply[::2], reply[1::2], strict=True)
 
 
 def leases_of(reply: Sequence[bytes]) -> dict[str, list[SessionLease]]:
-    """The leases of each device in a user's presence, lapsed ones too."""
+    """Return the leases of each device in a user's presence, expired ones too."""
     leases: dict[str, list[SessionLease]] = {}
     for field, raw in field_pairs(reply):
         if field != FOREGROUND_FIELD:
@@ -190,5 +194,5 @@ def leases_of(reply: Sequence[bytes]) -> dict[str, list[SessionLease]]:
 
 
 def every_lease(reply: Sequence[bytes]) -> list[SessionLease]:
-    """All leases in a user's presence."""
+    """Return all leases in a user's presence."""
     return [decode_lease(raw) for field, raw in field_pairs(reply) if field != FOREGROUND_FIELD]

@@ -1,8 +1,8 @@
 """Registrations, presence, acknowledgements and revocations in Redis.
 
-What is read and written at once is one script. Across users (a push token changes hands) there are steps, ordered so
-that a crash between two of them leaves nobody, never two, who sends to a token: whoever sends check_times at its
-owner first.
+Whatever must be consistent for one user is one script. When a push token moves between users, several steps are
+needed.
+Their order guarantees that a crash leaves no owner of the token, never two. Senders check the owner before each push.
 """
 
 from __future__ import annotations
@@ -51,30 +51,36 @@ from .device_codec import (
 )
 
 TOKEN_LIFE_US: Final = 30 * DAY_US
-"""How far ahead the ``exp`` of a device token may be, unless a setting says otherwise."""
+"""How far in the future the ``exp`` of a device token may be, by default."""
 
 _LEEWAY_US: Final = 60 * SECOND_US
-"""Both leeways of a token: its ``exp`` may lie that much further ahead, and is good that much longer."""
+"""Clock leeway of tokens, twice: for their ``exp`` limit, and for their expiry."""
 
 _MAX_VIEWS: Final = 1_024
-"""That acknowledged, of a user: 64 devices with 16 views each. A client chooses its filter, so without a
-bound it could fill the store."""
+"""The most acknowledged views of a user: 64 devices with 16 views each. A client chooses its filter, so without a
+bound it
+could fill the store.
+"""
 
 _MAX_ATTEMPTS: Final = 8
-"""How often a step starts anew because another came between."""
+"""Attempts of an optimistic update before it fails as contended."""
 
 _BATCH_SIZE: Final = 1_000
 """Commands issued before their replies are awaited."""
 
-_UNKNOWN_DEVICE: Final = b"-"  # in place of what a registration must be: the device must not be known
+_UNKNOWN_DEVICE: Final = b"-"  # as the expected registration: the device must be unknown
 _NO_REGISTRATION: Final = encode_registration(Registration())
 
 
 class RedisDevices:
-    """``contract.Devices`` expected one Redis-protocol server.
+    """``Devices`` over one Redis-protocol server.
 
-    ``commit`` is ``Users.commit``. ``token_life_us``: how long a revocation must be kept. ``allow_oom``: whether the
-    server knows script flags (fakeredis does not): under ``maxmemory`` devices must still connect, to dismiss.
+    Args:
+        commit: ``Users.commit``.
+        token_life_us: How long a revocation must be kept.
+        allow_oom: Whether the server supports script flags (fakeredis does not). At ``maxmemory`` devices must still
+        be able
+            to connect, in order to dismiss.
     """
 
     def __init__(
@@ -107,7 +113,7 @@ class RedisDevices:
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
-        """Every script, for a process that loads them before it serves."""
+        """The scripts of this part, for ``RedisStore.prepare``."""
         presence = (self._open_session, self._renew_session, self._close_session, self._acknowledge)
         return (
             self._register,
@@ -121,13 +127,13 @@ class RedisDevices:
     # ---- registrations
 
     async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
-        """See ``contract.Devices.put_device``. Repeatable."""
+        """See ``Devices.put_device``. Repeatable."""
         await self._put(uid, device, registration, now_us, b"")
 
     async def change_device(
         self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
     ) -> None:
-        """See ``contract.Devices.change_device``."""
+        """See ``Devices.change_device``."""
         for _ in range(_MAX_ATTEMPTS):
             raw = await self._call("HGET", self._keys.of_user(uid).devices, device)
             registration = change(None if raw is None else decode_registration(raw).registration)
@@ -135,10 +141,12 @@ class RedisDevices:
                 uid, device, registration, now_us, _UNKNOWN_DEVICE if raw is None else registration_part(raw)
             ):
                 return
-        raise Contended("the device is being changed by others again and again")
+        raise Contended(f"device {device} was changed concurrently {_MAX_ATTEMPTS} times in a row; try again")
 
     async def _put(self, uid: str, device: str, registration: Registration, now_us: int, expected: bytes) -> bool:
-        """Register where the registration is ``expected`` (empty: whatever it is); false where it is another."""
+        """Compare-and-set: register if the stored registration equals ``expected`` (empty: unconditionally).
+        Returns success.
+        """
         encoded = encode_registration(replace(registration, push_since_us=now_us))
         what, before, _ = await self._admit(uid, device, now_us, encoded, "1", expected)
         if what == b"changed":
@@ -154,14 +162,14 @@ class RedisDevices:
         return True
 
     async def ensure_device(self, uid: str, device: str, now_us: int) -> str | None:
-        """See ``contract.Devices.ensure_device``."""
+        """See ``Devices.ensure_device``."""
         if await self._call("HEXISTS", self._keys.of_user(uid).devices, device):
-            return None  # the rule; and it must not need memory
+            return None  # the usual case, and it must not need memory
         *_, displaced = await self._admit(uid, device, now_us, _NO_REGISTRATION, "", b"")
         return displaced
 
     async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, PresenceStatus]]:
-        """See ``contract.Devices.devices``."""
+        """See ``Devices.devices``."""
         known, leases = await self._read(uid)
         return {
             device: (kept.registration, presence_of([kept], leases.get(device, ()), now_us))
@@ -169,7 +177,7 @@ class RedisDevices:
         }
 
     async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, PresenceStatus] | None:
-        """See ``contract.Devices.device``."""
+        """See ``Devices.device``."""
         keys = self._keys.of_user(uid)
         raw, fields = await results_of(
             [self._connection.call("HGET", keys.devices, device), self._connection.call("HGETALL", keys.presence)]
@@ -180,12 +188,12 @@ class RedisDevices:
         return known.registration, presence_of([known], leases_of(fields).get(device, ()), now_us)
 
     async def owns_push_token(self, uid: str, device: str, registration: Registration) -> bool:
-        """See ``contract.Devices.owns_push_token``."""
+        """See ``Devices.owns_push_token``."""
         token = push_token(registration.push)
         return token is not None and await self._call("GET", self._keys.push(token)) == _owner_name(uid, device)
 
     async def remove_push(self, uid: str, device: str, registration: Registration) -> bool:
-        """See ``contract.Devices.remove_push``."""
+        """See ``Devices.remove_push``."""
         token = push_token(registration.push)
         if token is None:
             return False
@@ -199,7 +207,7 @@ class RedisDevices:
         return is_forgotten
 
     async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
-        """See ``contract.Devices.forget_device``. The commit removes the registration in the same step as the items."""
+        """See ``Devices.forget_device``. The commit deletes the registration in the same step as the items."""
         keys = self._keys.of_user(uid)
         raw = await self._call("HGET", keys.devices, device)
         token = push_token(decode_registration(raw).push) if raw is not None else None
@@ -210,7 +218,7 @@ class RedisDevices:
         await self._run(self._remove_device, (keys.presence, keys.acks), (device, keys.channel, message))
 
     async def forget_inactive(self, uid: str, now_us: int) -> int | None:
-        """See ``contract.Devices.forget_inactive``."""
+        """See ``Devices.forget_inactive``."""
         known, leases = await self._read(uid)
         check_times = []
         for device, kept in known.items():
@@ -225,9 +233,10 @@ class RedisDevices:
         return min(check_times, default=None)
 
     async def disconnect_user(self, uid: str, now_us: int) -> None:
-        """The first step of forgetting a user whole: tokens are void, connections closed, push tokens given up.
+        """Revoke all tokens, close all connections and release all push tokens: the first step of deleting a user.
+        Repeatable.
 
-        Repeatable. What is kept of the devices is left to the caller to delete.
+        The caller deletes what is stored of the devices.
         """
         await self._revoke_and_publish(
             uid, None, now_us, now_us, {"close": {"device": None, "code": CloseCode.REVOKED}}
@@ -241,7 +250,9 @@ class RedisDevices:
     async def _admit(
         self, uid: str, device: str, now_us: int, encoded: bytes, replaces: str, expected: bytes
     ) -> tuple[bytes, StoredRegistration | None, str | None]:
-        """Register, after making room where there is none: what came of it, what was there, whom it displaced."""
+        """Register, after making room if necessary. Returns the result, the registration before, and the removed
+        device.
+        """
         displaced: str | None = None
         keys = self._keys.of_user(uid)
         check_us = now_us + self._limits.retention_us
@@ -251,18 +262,23 @@ class RedisDevices:
             if what != b"full":
                 return what, decode_registration(before[0]) if before else None, displaced
             displaced = await self._displace(uid, now_us)
-        raise Contended("many devices of this user come at once")
+        raise Contended("too many devices of this user register concurrently; try again")
 
     async def _displace(self, uid: str, now_us: int) -> str:
-        """Forget the device that must give way; ``too_many_devices`` if all are online."""
+        """Remove the device that was offline longest. Raises ``too_many_devices`` if all are online."""
         device = longest_offline(*await self._read(uid), now_us)
         if device is None:
-            raise Problem("too_many_devices", "The user has the most devices allowed, and all are online.")
+            raise Problem(
+                "too_many_devices",
+                "The user has the maximum number of devices, and all are online; disconnect one.",
+            )
         await self.forget_device(uid, device, now_us, secrets.token_bytes(3))
         return device
 
     async def _remove_former_push(self, token: str, former: bytes) -> None:
-        """Remove a token's registration from the device that held it, unless that got it back meanwhile."""
+        """Remove a token from the registration of its former device, unless that device got it back in the
+        meantime.
+        """
         uid, _, device = former.decode().partition("\0")
         keys = self._keys.of_user(uid)
         for _ in range(_MAX_ATTEMPTS):
@@ -273,7 +289,7 @@ class RedisDevices:
             without_push = Registration(known.platform, None, known.locale)
             encodings = [encode_registration(known.registration), encode_registration(without_push)]
             if await self._run(self._replace_registration, (keys.devices,), (device, *encodings)):
-                if await self._call("GET", self._keys.push(token)) == former:  # it came back meanwhile
+                if await self._call("GET", self._keys.push(token)) == former:  # it came back in the meantime
                     await self._run(self._replace_registration, (keys.devices,), (device, *reversed(encodings)))
                 return
 
@@ -285,7 +301,7 @@ class RedisDevices:
     async def open_session(
         self, uid: str, device: str, session: DeviceSession, now_us: int, lease_us: int
     ) -> list[tuple[DeviceSession, int]]:
-        """See ``contract.Devices.open_session``."""
+        """See ``Devices.open_session``."""
         keys = self._keys.of_user(uid)
         lease = encode_lease(session, now_us, now_us + lease_us)
         bounds = (self._limits.connections, self._presence_ms(lease_us))
@@ -300,7 +316,7 @@ class RedisDevices:
     async def renew_sessions(
         self, entries: Sequence[tuple[str, str, DeviceSession]], now_us: int, lease_us: int
     ) -> None:
-        """See ``contract.Devices.touch``. A session that another connection holds is left to that."""
+        """See ``Devices.renew_sessions``. A session that another connection holds is left alone."""
         lifetime_ms = self._presence_ms(lease_us)
         for start in range(0, len(entries), _BATCH_SIZE):
             await results_of(
@@ -318,13 +334,13 @@ class RedisDevices:
             )
 
     async def close_session(self, uid: str, device: str, session: DeviceSession, now_us: int) -> None:
-        """See ``contract.Devices.close_session``."""
+        """See ``Devices.close_session``."""
         keys = self._keys.of_user(uid)
         arguments = (device, session.session, encode_lease(session, now_us, now_us), now_us)
         await self._run(self._close_session, (keys.presence, keys.devices), arguments)
 
     async def session(self, uid: str, device: str, session: str, now_us: int) -> DeviceSession | None:
-        """See ``contract.Devices.session``."""
+        """See ``Devices.session``."""
         raw = await self._call("HGET", self._keys.of_user(uid).presence, _field(device, session))
         if raw is None:
             return None
@@ -332,7 +348,7 @@ class RedisDevices:
         return lease.open if lease.lease_until_us > now_us else None
 
     async def presence(self, uids: Sequence[str], now_us: int) -> list[PresenceStatus]:
-        """See ``contract.Devices.presence``."""
+        """See ``Devices.presence``."""
         result: list[PresenceStatus] = []
         for start in range(0, len(uids), _BATCH_SIZE):
             keys = [self._keys.of_user(uid) for uid in uids[start : start + _BATCH_SIZE]]
@@ -349,19 +365,19 @@ class RedisDevices:
         return result
 
     async def foreground_until(self, uid: str, now_us: int) -> int | None:
-        """See ``contract.Devices.foreground_until``."""
+        """See ``Devices.foreground_until``."""
         fields = await self._call("HGETALL", self._keys.of_user(uid).presence)
         message = [int(raw) for field, raw in field_pairs(fields) if field == FOREGROUND_FIELD]
         return foreground_until(every_lease(fields), message, now_us)
 
     def _presence_ms(self, lease_us: int) -> int:
-        """How long presence is kept after its last heartbeat, ms; a lapsed lease still says when someone was there."""
+        """Return the TTL of presence in ms. An expired lease still tells when the device was seen."""
         return -(-max(self._limits.retention_us, lease_us) // 1_000)
 
     # ---- acknowledgements, revocations, controls
 
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
-        """See ``contract.Devices.acknowledge``."""
+        """See ``Devices.acknowledge``."""
         keys = self._keys.of_user(uid)
         webhook_keys = (keys.agenda, keys.due) if self._recorded_events.acknowledgements else ()
         bounds = (_MAX_VIEWS, now_us, MAX_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
@@ -369,39 +385,39 @@ class RedisDevices:
         await self._run(self._acknowledge, (keys.acks, keys.seen, *webhook_keys), arguments)
 
     async def acknowledgements(self, uid: str) -> list[Acknowledgement]:
-        """See ``contract.Devices.acknowledgements``."""
+        """See ``Devices.acknowledgements``."""
         return [decode_acknowledgement(raw) for raw in await self._call("LRANGE", self._keys.of_user(uid).seen, 0, -1)]
 
     async def acknowledged(self, uid: str) -> dict[View, int]:
-        """See ``contract.Devices.acknowledged``."""
+        """See ``Devices.acknowledged``."""
         fields = await self._call("HGETALL", self._keys.of_user(uid).acks)
         return {decode_view(field): int(seq) for field, seq in field_pairs(fields)}
 
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
-        """See ``contract.Devices.revoke``. Repeatable."""
+        """See ``Devices.revoke``. Repeatable."""
         message = {"revoke": {"device": device, "issued_before_us": issued_before_us}}
         await self._revoke_and_publish(uid, device, issued_before_us, now_us, message)
 
     async def _revoke_and_publish(
         self, uid: str, device: str | None, issued_before_us: int, now_us: int, message: Mapping[str, Any]
     ) -> None:
-        """Void tokens, and tell the gateways so, in one step."""
+        """Revoke tokens and publish that to the gateways in one step."""
         keys = self._keys.of_user(uid)
         lifetime_ms = (max(issued_before_us - now_us, 0) + self._token_lifetime_us) // 1_000
         times = (issued_before_us, now_us - self._token_lifetime_us, lifetime_ms)
         await self._run(self._revoke, (keys.revoked,), (device or "", *times, keys.channel, _control_message(message)))
 
     async def revoked_before(self, uid: str, device: str) -> int | None:
-        """See ``contract.Devices.revoked_before``."""
+        """See ``Devices.revoked_before``."""
         moments = await self._call("HMGET", self._keys.of_user(uid).revoked, device, "")
         return max((int(moment) for moment in moments if moment is not None), default=None)
 
     async def publish_control(self, uid: str, document: Mapping[str, Any]) -> None:
-        """See ``contract.Devices.control``."""
+        """See ``Devices.publish_control``."""
         await self._call("SPUBLISH", self._keys.of_user(uid).channel, _control_message(document))
 
     async def _read(self, uid: str) -> tuple[dict[str, StoredRegistration], dict[str, list[SessionLease]]]:
-        """All known devices, and the leases of each, lapsed ones too."""
+        """Return all registrations, and the leases of each device, expired ones too."""
         keys = self._keys.of_user(uid)
         known, fields = await results_of(self._connection.call("HGETALL", key) for key in (keys.devices, keys.presence))
         return {device.decode(): decode_registration(raw) for device, raw in field_pairs(known)}, leases_of(fields)
@@ -414,7 +430,7 @@ class RedisDevices:
 
 
 def _control_message(document: Mapping[str, Any]) -> bytes:
-    """A control as it travels on a user's channel (``core.announce``)."""
+    """Return a control message as it is published on a user's channel (`core.items.announcement`)."""
     return b"K" + msgspec.json.encode(document)
 
 

@@ -1,4 +1,4 @@
-"""All that decides a push, read from Redis by one script; see ``scenes.PushContexts``."""
+"""Push contexts in Redis: one script reads everything that decides a push."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from gregor.store.redis.users.record_codec import NO_HEAD, decode_head, decode_l
 from .device_codec import decode_lease, decode_registration, decode_view, field_pairs, presence_of
 
 _MAX_ATTEMPTS: Final = 8
-"""How often what is due is done first. Two are the rule; more means that a clock runs far ahead of the others."""
+"""Attempts to read between commits of due work. Two are usual; more mean that clocks differ widely."""
 
 
 class RedisPushContexts:
-    """``PushContexts`` over one Redis-protocol server. ``settle``: commits all that is due of a user by a moment."""
+    """``PushContexts`` over one Redis-protocol server. ``settle`` commits the due work of a user."""
 
     def __init__(self, connection: RedisCommands, keys: Keys, settle: Callable[[str, int], Awaitable[Any]]) -> None:
         self._connection = connection
@@ -33,12 +33,12 @@ class RedisPushContexts:
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
-        """Every script, for a process that loads them before it serves."""
+        """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._scene,)
 
     async def read(self, uid: str, device: str, channel: str, item: str, now_us: int) -> PushContext | None:
-        """See ``scenes.PushContexts.read``."""
-        keys, arguments = self._keys.of_user(uid).scene, (str(now_us), device, item)
+        """See ``PushContexts.read``."""
+        keys, arguments = self._keys.of_user(uid).push_context, (str(now_us), device, item)
         for _ in range(_MAX_ATTEMPTS):
             reply = await result_of(self._connection.evalsha(self._scene, keys, arguments))
             if not reply:
@@ -46,7 +46,7 @@ class RedisPushContexts:
             if len(reply) > 1:
                 return _read(uid, device, channel, item, now_us, reply)
             await self._settle(uid, now_us)
-        raise Unavailable("what is due keeps coming: do the clocks of this deployment agree?")
+        raise Unavailable(f"due work remained after {_MAX_ATTEMPTS} commits; check that the clocks of all hosts agree")
 
 
 def _read(uid: str, device: str, channel: str, item: str, now_us: int, reply: Sequence[Any]) -> PushContext:

@@ -1,1 +1,1 @@
-"""Items of users in Redis: commits, synchronization reads, history and deletion."""
+"""The state of users in Redis: commits, reads, deletion."""

@@ -1,4 +1,4 @@
-"""What the script ``commit`` results_of, as a receipt or a problem_of_reply. PURE."""
+"""The reply of the script ``commit``, as a receipt or a problem. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, IgnoredReason, Receipt
 
 FAST_BYTES: Final = 9
-"""What a fast path results_of: epoch 3, seq 5, a letter. More follows only where the history is over its bounds."""
+"""Length of a fast path's reply: epoch 3, seq 5, result 1. More follows only if ``collect`` must run."""
 
 _CREATED, _DISMISSED, _DUPLICATE, _NOTHING = b"cdps"
 
 
 def fast_receipt(commit: Commit, reply: bytes) -> Receipt:
-    """A fast path results_of nine bytes: epoch, seq, and what happened to the one id it was about."""
+    """Return the receipt of a fast path's reply: epoch, seq, and the result for its one id."""
     epoch, seq, what = reply[:3], int.from_bytes(reply[3:8], "big"), reply[8]
     if what == _CREATED:
         return Receipt(epoch, seq, False, (commit.creations[0].id,))
@@ -29,7 +29,7 @@ def fast_receipt(commit: Commit, reply: bytes) -> Receipt:
 
 
 def general_receipt(reply: Sequence[Any]) -> Receipt:
-    """The general path results_of in full: what it was, epoch, seq, created, dismissed, ignored."""
+    """Return the receipt of the general path's reply: status, epoch, seq, created, dismissed, ignored."""
     what, epoch, seq, created, dismissed, ignored = reply[:6]
     words = [word.decode() for word in ignored]
     return Receipt(
@@ -43,9 +43,9 @@ def general_receipt(reply: Sequence[Any]) -> Receipt:
 
 
 def problem_of_reply(reply: Sequence[Any], limits: Limits) -> Problem:
-    """The problem_of_reply that a script's answer stands for; nothing was changed."""
+    """Return the problem of a refused commit; nothing was changed."""
     if reply[0] == b"reused":
-        return Problem("id_reused", "This message id was used before, with other content; send a fresh one.")
+        return Problem("id_reused", "This message id was used before with different content; use a new id.")
     if reply[0] == b"full":
         return Problem(
             "state_full",
@@ -53,5 +53,5 @@ def problem_of_reply(reply: Sequence[Any], limits: Limits) -> Problem:
             f"({limits.live_bytes} bytes). Dismiss some first, or in the same message.",
         )
     what = {b"ids": "dismissals of unknown ids", b"prefix": "intervals for one category or prefix"}
-    detail = f"The user would have {reply[2]} remembered {what.get(reply[1], 'intervals')}, more than are kept."
+    detail = f"The user would have {reply[2]} remembered {what.get(reply[1], 'intervals')}, more than the bound allows."
     return Problem("too_many_dismissals", detail)

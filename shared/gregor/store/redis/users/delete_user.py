@@ -1,4 +1,4 @@
-"""Forgetting a user whole, in Redis; see ``contract.Users.delete_user``."""
+"""Deleting a user from Redis; see ``contract.Users.delete_user``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gregor.store.redis.errors import result_of
 from gregor.store.redis.keys import Keys
 
 _BATCH_SIZE: Final = 500
-"""Items whose deliveries go in one step."""
+"""Items whose deliveries are deleted in one step."""
 
 
 class RedisUserDeletion:
-    """What goes with a user, once it is disconnected."""
+    """Deletes everything stored of a user who is already disconnected."""
 
     def __init__(self, connection: RedisCommands, keys: Keys, *, allow_oom: bool = True) -> None:
         self._connection = connection
@@ -27,13 +27,14 @@ class RedisUserDeletion:
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
-        """Every script, for a process that loads them before it serves."""
+        """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._drop_dead_letters, self._delete_keys, self._remember)
 
     async def forget(self, uid: str, now_us: int) -> None:
-        """The state goes first: without it nobody enters deliveries, so that those which are found are all.
+        """Delete the state first: without it no delivery is entered any longer, so the deliveries found afterwards
+        are all.
 
-        Meanwhile the user may come anew: its timers and deliveries stay, and stay listed.
+        If the user is created again in the meantime, its new timers and deliveries stay.
         """
         keys, call, evalsha = self._keys.of_user(uid), self._connection.call, self._connection.evalsha
         await result_of(evalsha(self._delete_keys, (keys.due, *keys.every), (uid,)))
@@ -43,7 +44,7 @@ class RedisUserDeletion:
             ledgers = (self._keys.deliveries(uid, item) for item in items)
             await result_of(evalsha(self._delete_keys, (keys.delivered, *ledgers), items))
         await result_of(evalsha(self._drop_dead_letters, (keys.dead,), ("+inf", f"{uid}/", "")))
-        # A script, not commands: a server that is full refuses a command that may grow, and forgetting makes room.
+        # A script, not commands: a full server refuses commands that may grow, but deleting a user frees memory.
         trace = (
             str(now_us),
             deleted_user_hash(uid),
@@ -53,6 +54,6 @@ class RedisUserDeletion:
         await result_of(evalsha(self._remember, (self._keys.deleted_users,), trace))
 
     async def deleted_since(self, since_us: int) -> frozenset[str]:
-        """See ``contract.Users.forgotten``."""
+        """See ``Users.deleted_since``."""
         traces = await result_of(self._connection.call("ZRANGEBYSCORE", self._keys.deleted_users, since_us, "+inf"))
         return frozenset(trace.decode() for trace in traces)

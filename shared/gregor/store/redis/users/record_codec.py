@@ -1,4 +1,4 @@
-"""The packed values that the scripts keep: made and read here, as ``lua/codec.lua`` lays them out. PURE."""
+"""Packed values that Python shares with the scripts, in the layouts of ``lua/codec.lua``. Pure."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ _SPAN = struct.Struct(">QQBHH")
 _READER = struct.Struct(">c?QQ3s")
 
 REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL, RECORD_REMOVALS = 1, 2, 4, 8, 16, 32, 64, 128
-"""Option bits of a commit: keep the message id; commit what is due; take the general path (tests send both ways); with
-category limits or a message id; with timers, or a reminder that is followed; only if all that is named is live; nothing
-is written; an entry for whatever leaves."""
+"""Option bits of a commit; `lua/commit/commit.lua` explains each of them."""
 
 
 def _pack_timers(creation: Creation) -> bytes:
@@ -41,7 +39,7 @@ _REASON: Final = {reason: reason.value.encode() for reason in RemovalReason}
 
 
 def _kind(commit: Commit) -> bytes:
-    """The letter of what a commit is, as the script knows it."""
+    """Return the letter of the commit's kind in the script."""
     if commit.creations:
         return b"u"
     if commit.external is not None:
@@ -54,7 +52,7 @@ def _kind(commit: Commit) -> bytes:
 
 
 def pack_span(span: ResolvedInterval) -> list[bytes | str]:
-    """The arguments of one interval."""
+    """Return the arguments of one interval."""
     bits = (1 if span.is_open else 0) + (2 if span.is_prefix else 0)
     skip = sorted(span.skip)
     own = span.matches_own if span.is_open else ()
@@ -64,7 +62,7 @@ def pack_span(span: ResolvedInterval) -> list[bytes | str]:
 
 @dataclass(frozen=True, slots=True)
 class CommitLimits:
-    """The bounds that a script needs, packed in its order: they are the same in every commit."""
+    """The bounds that the script needs, packed in its order; they are equal for all commits."""
 
     live: bytes
     ages: bytes
@@ -72,7 +70,7 @@ class CommitLimits:
 
 
 def commit_limits(limits: Limits) -> CommitLimits:
-    """The bounds of a deployment (semantics.md, "Bounds"), as a script is told them."""
+    """Return the packed bounds of a deployment (semantics.md, "Bounds")."""
     return CommitLimits(
         _LIVE.pack(limits.live, limits.live_bytes),
         _AGES.pack(limits.retention_us, limits.history_body_age_us, limits.external_age_us),
@@ -88,7 +86,7 @@ def commit_limits(limits: Limits) -> CommitLimits:
 
 
 def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> list[bytes | str]:
-    """ARGV of ``commit``: see ``lua/commit_fast.lua``."""
+    """Return ARGV of ``commit``; see ``lua/commit/commit.lua``."""
     message_id = commit.message_id
     if message_id is not None and message_id.is_remembered:
         options |= REMEMBER
@@ -130,7 +128,7 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
 
 
 def pack_bare(commit: Commit, limits: CommitLimits) -> bytes:
-    """The first argument of a commit that makes one item without timers, and says nothing else; the item follows."""
+    """Return the first argument of a commit that only creates one item without timers."""
     packed = _COMMIT.pack(
         commit.now_us,
         limits.live,
@@ -150,7 +148,7 @@ def pack_bare(commit: Commit, limits: CommitLimits) -> bytes:
 
 
 def _add_content(arguments: list[bytes | str], commit: Commit, *, has_timers: bool) -> None:
-    """What the message says, after what is said of it."""
+    """Append the arguments of the commit's content."""
     for creation in commit.creations:
         arguments += (creation.id, pack_item(creation))
         if has_timers:
@@ -173,7 +171,7 @@ HEAD = ".h"
 
 @dataclass(frozen=True, slots=True)
 class UserHead:
-    """The packed head of a user, read. ``wake_us``: when something is due (0: nothing); ``live_bytes`` is of JSON."""
+    """The decoded head of a user. ``wake_us``: when housekeeping is due (0: never). ``live_bytes`` counts JSON."""
 
     epoch: bytes
     seq: int
@@ -187,7 +185,7 @@ NO_HEAD = UserHead(NO_EPOCH, 0, 0, 0, ZERO_DIGEST)
 
 
 def decode_head(raw: bytes) -> UserHead:
-    """The head from its 62 bytes."""
+    """Return the head from its 62 bytes."""
     return UserHead(
         epoch=raw[:3],
         seq=int.from_bytes(raw[3:8], "big"),
@@ -198,12 +196,12 @@ def decode_head(raw: bytes) -> UserHead:
 
 
 def decode_floors(raw: bytes) -> tuple[int, int]:
-    """Of a user's counts: from which seq deltas can be told, and up to which external messages are not kept."""
+    """Return the lowest seq from which a delta is possible, and the seq up to which external messages are not kept."""
     return int.from_bytes(raw[7:12], "big"), int.from_bytes(raw[17:22], "big")
 
 
 def pack_reader(mode: str, cursor: Cursor | None, epoch: bytes, device: str, now_us: int, *, is_quick: bool) -> bytes:
-    """ARGV of ``sync``: see ``lua/sync.lua``."""
+    """Return ARGV of ``sync``; see ``lua/commit/sync.lua``."""
     seq = cursor.seq if cursor else 0
     return _READER.pack(mode.encode(), is_quick, now_us, seq, epoch) + device.encode()
 
@@ -212,10 +210,10 @@ def _us(raw: bytes, at: int) -> int:
     return int.from_bytes(raw[at : at + 7], "big")
 
 
-# Not frozen: a full copy makes one for each item, and a frozen one costs twice as much to make.
+# Not frozen: a full copy creates one for each item, and creating a frozen one takes twice as long.
 @dataclass(slots=True)
 class LiveRecord:
-    """A live record, read. ``hidings``: device → its hiding."""
+    """A decoded live record. ``hidings`` maps devices to their hiding."""
 
     id: str
     seq: int
@@ -223,44 +221,44 @@ class LiveRecord:
     hidings: dict[str, Removal]
 
     def is_for(self, view: View) -> bool:
-        """Whether the item concerns the view's device at all, hidden or not, and its categories."""
+        """Return whether the item is for the view's device, hidden or not, and in its categories."""
         device = self.item.device
         if device not in (BACKEND, EVERY_DEVICE, view.device) and view.device != BACKEND:
             return False
         return is_allowed(view.category_filter, self.item.category)
 
     def is_in(self, view: View) -> bool:
-        """Whether the view shows the item."""
+        """Return whether the view shows the item."""
         return self.is_for(view) and view.device not in self.hidings
 
     def stored(self) -> StoredItem:
-        """The item as readers get it."""
+        """Return the item for callers of the store."""
         item = self.item
         return StoredItem(self.id, item.category, item.created_us, self.seq, item.json(), item.expires_us, item.leaf)
 
     @property
     def live(self) -> LiveRecord:
-        """Itself: a live and a gone record are asked the same."""
+        """The record itself, so that live and gone records have the same interface."""
         return self
 
     def hidden(self, view: View) -> Removal | None:
-        """When and how the item left this device's view alone."""
+        """Return when and how the view's device hid the item, or ``None``."""
         return self.hidings.get(view.device)
 
     def was_shown(self, view: View, at_us: int) -> bool:
-        """Whether the view held the item at that moment, from what is known now (semantics.md, "History")."""
+        """Return whether the view had the item at a time, as far as is known now (semantics.md, "History")."""
         hidden, expires_us = self.hidden(view), self.item.expires_us
         is_over = (hidden is not None and hidden.at_us <= at_us) or (expires_us is not None and expires_us <= at_us)
         return self.item.created_us <= at_us and not is_over
 
     def entry(self, view: View) -> HistoryEntry:
-        """The history's entry, as this view has it."""
+        """Return the history entry of this view."""
         item = self.item
         return HistoryEntry(self.id, item.category, item.created_us, self.seq, item.json(), self.hidden(view))
 
 
 def decode_live(item_id: str, seq: int, raw: bytes, start: int = 0) -> LiveRecord:
-    """A live record that begins at ``start`` of ``raw``."""
+    """Return the live record that begins at ``start`` of ``raw``."""
     item = unpack_item(raw, start)
     return LiveRecord(item_id, seq, item, _hidings(item.hidings) if item.hidings else {})
 
@@ -279,17 +277,17 @@ def _hidings(raw: bytes) -> dict[str, Removal]:
 
 @dataclass(frozen=True, slots=True)
 class GoneRecord:
-    """A gone record, read: the item as it was, and its end."""
+    """A decoded gone record: the item as it was, and its removal."""
 
     live: LiveRecord
     gone: Removal
 
     def was_shown(self, view: View, at_us: int) -> bool:
-        """Whether the view held the item at that moment, from what is known now."""
+        """Return whether the view had the item at a time, as far as is known now."""
         return self.gone.at_us > at_us and self.live.was_shown(view, at_us)
 
     def entry(self, view: View) -> HistoryEntry:
-        """The history's entry; its end is the hiding where the view lost the item earlier than all."""
+        """Return the history entry. Its end is the hiding if the view lost the item before it was removed for all."""
         live, item = self.live, self.live.item
         gone = live.hidden(view) or self.gone
         is_trimmed = not item.body
@@ -297,7 +295,7 @@ class GoneRecord:
 
 
 def decode_gone(item_id: str, raw: bytes) -> GoneRecord:
-    """A gone record."""
+    """Return a gone record."""
     length = raw[19]
     who = raw[20 : 20 + length].decode()
     live = decode_live(item_id, int.from_bytes(raw[6:11], "big"), raw, 20 + length)
@@ -311,7 +309,7 @@ def decode_gone(item_id: str, raw: bytes) -> GoneRecord:
 
 
 def decode_external(raw: bytes) -> tuple[StoredExternal, int]:
-    """A kept external message and its time (µs)."""
+    """Return a stored external message and its time (µs)."""
     length = raw[12]
     external = StoredExternal(int.from_bytes(raw[:5], "big"), raw[13 : 13 + length].decode(), raw[13 + length :])
     return external, int.from_bytes(raw[5:12], "big")

@@ -1,4 +1,4 @@
-"""What the script ``sync`` read, seen through one view: what an answer is chosen from (semantics.md L9). PURE."""
+"""The reply of the script ``sync``, as one view sees it (semantics.md L9). Pure."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from .record_codec import (
 )
 
 Change = tuple[tuple[StoredItem, ...], tuple[str, ...]]
-"""The creations and the ids that left, netted."""
+"""Created items, and ids of removed ones; the net change."""
 
 
 class SyncReply:
-    """One reply of ``sync``. ``epoch`` is the cursor's where its tag is of this view, else empty."""
+    """One reply of ``sync``. ``epoch`` is the cursor's if the cursor belongs to this view, else empty."""
 
     def __init__(self, reply: Sequence[Any], view: View, cursor: Cursor | None, epoch: bytes) -> None:
         self._view = view
@@ -60,14 +60,16 @@ class SyncReply:
 
     @property
     def beginning(self) -> Cursor | None:
-        """Where a copy of before the user was known stands: the read from there has the external messages since."""
+        """The cursor to read from if the reader's copy is from before the user existed: external messages since
+        then follow it.
+        """
         if self.head is NO_HEAD or not is_initial_cursor(self._cursor, self._view):
             return None
         return cursor_for(self.head.epoch, self._view, 0)
 
     @cached_property
     def is_unchanged(self) -> bool:
-        """Whether nothing in the view changed since the cursor."""
+        """Whether the view has not changed since the cursor."""
         return self._what == b"u" or (self._what == b"d" and self.is_valid and self.change() is None)
 
     @property
@@ -77,7 +79,7 @@ class SyncReply:
 
     @cached_property
     def _live(self) -> list[LiveRecord]:
-        """The live records that were read and are in the view."""
+        """The live records of the view that were read."""
         if not self._raw:
             return []
         ids, seqs, records, _, _ = self._raw
@@ -86,13 +88,13 @@ class SyncReply:
 
     @cached_property
     def digest(self) -> bytes:
-        """The digest of the view; empty where it has a filter and was not asked for."""
+        """The digest of the view; empty if the view has a category filter and the digest was not requested."""
         if self._view.category_filter is None or self.head is NO_HEAD:
             return add(self.head.digest, self._lanes) if self._lanes else self.head.digest
         return total(live.item.leaf for live in self._live) if self.is_whole else b""
 
     def change(self) -> Change | None:
-        """What leads from the cursor to now; ``None`` where there is no valid cursor or nothing changed."""
+        """Return the net change since the cursor; ``None`` if the cursor is invalid or nothing changed."""
         cursor = self._cursor
         if cursor is None or not self.is_valid or self._what != b"d":
             return None
@@ -112,7 +114,7 @@ class SyncReply:
         return frozenset(i.decode() for i, s in zip(self._raw[0], self._raw[1], strict=True) if int(s) > since)
 
     def _left(self, since: int, member: bytes, raw: bytes) -> bool:
-        """Whether the view held, at ``since``, the item that this entry of the log says is gone or hidden."""
+        """Return whether the view had, at ``since``, the item that this entry reports as gone or hidden."""
         item_id, is_hiding, device = member.decode().partition("\0")
         view = self._view
         if is_hiding:
@@ -131,12 +133,12 @@ class SyncReply:
         return is_full_smaller(*change, self.head.live_bytes)
 
     def full(self, externals: tuple[StoredExternal, ...] = (), gap: bool = False) -> Full:
-        """The whole view."""
+        """Return the whole view."""
         items = tuple(live.stored() for live in self._live)
         return Full(self.head.epoch, self.head.seq, self.digest, items, externals, gap)
 
     def externals(self, systems: Prefixes, oldest_us: int) -> tuple[tuple[StoredExternal, ...], bool]:
-        """The external messages since the cursor, and whether some are lost (L13). None without a cursor."""
+        """Return the external messages since the cursor, and whether some are lost (L13). Empty without a cursor."""
         if self._cursor is None:
             return (), False
         if not self.is_valid:

@@ -1,7 +1,8 @@
-"""The state of users in Redis: each method is a script or two; ``core`` decides, Lua commits (architecture: "Redis").
+"""The state of users in Redis. Each method runs a script or two: `core` decides, Lua commits (architecture.md,
+"Redis").
 
-A commit, sync or read that meets something due (an expiry, a flush of all, something to forget) is answered ``due`` or
-``generation`` with nothing changed; it is done first, as a commit of its own, and the call is repeated.
+If due work is found (an expiry, a reset of all users, a collection), the script changes nothing and answers ``due`` or
+``generation``. The due work is then committed first, as a commit of its own, and the call is repeated.
 """
 
 from __future__ import annotations
@@ -56,22 +57,21 @@ from .record_codec import (
 from .sync_reply import SyncReply
 
 _COLLECT_BATCH: Final = 2_000
-"""Entries one run of ``collect`` looks at: some 2 ms of the server's time."""
+"""Entries that one run of ``collect`` looks at: about 2 ms of server time."""
 
 _MAX_ATTEMPTS: Final = 8
-"""How often a call does what is due first. Two are the rule; more means that a clock runs far ahead of the others."""
+"""Attempts between commits of due work. Two are usual; more mean that clocks differ widely."""
 
 _DEFAULT_SPREAD_S: Final = 30
-"""That of a flush of all of which it is not known."""
+"""Spread of a reset of all users if the stored one is missing."""
 _RETRY_REPLIES: Final = (b"due", b"generation", b"keys")
-"""Replies of ``commit`` that ask for something else first: what is due, a flush, or all the keys."""
+"""Replies of ``commit`` after which it is sent again: due work, a reset, or missing keys come first."""
 
 
 class RedisUsers:
-    """``contract.Users`` over one Redis-protocol server.
+    """``Users`` over one Redis-protocol server.
 
-    ``disconnect_user`` is ``RedisDevices.disconnect_user``. ``allow_oom``: whether the server knows script flags
-    (fakeredis does not). ``general``: send every commit down the general path; the tests compare both.
+    ``disconnect_user`` is ``RedisDevices.disconnect_user``; ``allow_oom`` and ``general``: see ``RedisStore``.
     """
 
     def __init__(
@@ -99,30 +99,30 @@ class RedisUsers:
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
-        """Every script, for a process that loads them before it serves."""
+        """The scripts of this part, for ``RedisStore.prepare``."""
         own = (self._sync, self._due, self._collect, self._history)
         return (*self._calls.scripts, *own, *self._deletion.all_scripts)
 
     # ---- writing
 
     async def commit(self, uid: str, commit: Commit) -> Receipt:
-        """See ``contract.Users.commit``."""
+        """See ``Users.commit``."""
         return await self._finish_commit(uid, commit, await result_of(self._send(uid, commit)))
 
     async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
-        """See ``contract.Users.commit_many``: all are sent before the first answer is awaited."""
+        """See ``Users.commit_many``. All commits of a batch are sent before the first reply is awaited."""
         results: list[Receipt | Problem] = []
         for together in split_batches(commits):
             calls = self._calls.of_many(together, records_removals=self._recorded_events.removals)
             for (uid, commit), reply in zip(together, await self._connection.run_many(calls), strict=True):
                 if type(reply) is bytes and len(reply) == FAST_BYTES and not commit.max_live:
-                    results.append(fast_receipt(commit, reply))  # nothing is to be done after it
+                    results.append(fast_receipt(commit, reply))  # a final receipt
                 else:
                     results.append(await self._result(uid, commit, reply))
         return results
 
     async def _result(self, uid: str, commit: Commit, reply: Any) -> Receipt | Problem:
-        """What became of one commit of many: its receipt, or why there is none."""
+        """Return the receipt of one commit of many, or its problem."""
         try:
             return await self._finish_commit(uid, commit, result_or_raise(reply))
         except Problem as problem:
@@ -131,7 +131,7 @@ class RedisUsers:
             return error.problem()
 
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:
-        """See ``contract.Users.rehearse``."""
+        """See ``Users.rehearse``."""
         commit = replace(commit, max_live=())
         return await self._finish_commit(uid, commit, await result_of(self._send(uid, commit, REHEARSAL)), REHEARSAL)
 
@@ -141,7 +141,7 @@ class RedisUsers:
         )
 
     async def _finish_commit(self, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
-        """The receipt of a reply; what was due is done first, and the message sent again."""
+        """Return the receipt of a reply. If due work was found, commit it and send the message again."""
         for _ in range(_MAX_ATTEMPTS):
             if isinstance(reply, bytes):
                 receipt = fast_receipt(commit, reply)
@@ -170,7 +170,7 @@ class RedisUsers:
         raise _clocks_disagree()
 
     async def _commit_due(self, uid: str, now_us: int) -> None:
-        """Commit the expiries that are due as one message (L6), and forget what passed its retention."""
+        """Remove the expired items in one commit (L6), and collect what passed its retention."""
         ids, forget = await result_of(
             self._connection.evalsha(self._due, (self._keys.of_user(uid).agenda,), (str(now_us),))
         )
@@ -187,12 +187,12 @@ class RedisUsers:
     async def _reset_first(self, uid: str, now_us: int, epoch_seed: bytes) -> None:
         spread_s = int(await result_of(self._connection.call("GET", self._keys.flush_spread)) or _DEFAULT_SPREAD_S)
         flush = Commit(now_us=now_us, epoch_seed=epoch_seed, is_reset=True, spread_s=spread_s)
-        await result_of(self._send(uid, flush, DRAIN))  # what has expired may be due as well: its turn comes next
+        await result_of(self._send(uid, flush, DRAIN))  # expired items may be due as well: they follow
 
     async def reset_all_users(self, spread_s: int) -> None:
-        """See ``contract.Users.reset_all_users``: one increment a partition, then one publication.
+        """See ``Users.reset_all_users``: one increment for each partition, then one publication.
 
-        The spread comes first: whoever meets the new generation tells it.
+        The spread is stored first, because the reset of each user publishes it.
         """
         await result_of(self._connection.call("SET", self._keys.flush_spread, spread_s))
         await asyncio.gather(
@@ -202,16 +202,16 @@ class RedisUsers:
         await result_of(self._connection.call("PUBLISH", self._keys.reset_channel, document))
 
     async def delete_user(self, uid: str, now_us: int) -> None:
-        """See ``contract.Users.delete_user``. What is connected is closed first, so that it writes nothing anew."""
+        """See ``Users.delete_user``. Connections are closed first, so that they write nothing afterwards."""
         await self._disconnect_user(uid, now_us)
         await self._deletion.forget(uid, now_us)
 
     async def deleted_since(self, since_us: int) -> frozenset[str]:
-        """See ``contract.Users.forgotten``."""
+        """See ``Users.deleted_since``."""
         return await self._deletion.deleted_since(since_us)
 
     async def collect(self, uid: str, now_us: int) -> int:
-        """See ``contract.Users.collect``."""
+        """See ``Users.collect``."""
         keys, limits, forgotten = self._keys.of_user(uid), self._limits, 0
         numbers = (
             now_us,
@@ -241,7 +241,7 @@ class RedisUsers:
         systems: Prefixes = None,
         epoch_seed: bytes = b"\0\0\1",
     ) -> SyncResult:
-        """See ``contract.Users.sync``."""
+        """See ``Users.sync``."""
         mode = "f" if cursor is None else "s" if view.category_filter is None else "a"
         read = await self._read(uid, view, mode, cursor, digest, now_us)
         if (start := read.beginning) is not None:
@@ -262,16 +262,16 @@ class RedisUsers:
         return read.full(externals, gap)
 
     async def state(self, uid: str, view: View, now_us: int) -> Full:
-        """See ``contract.Users.state``."""
+        """See ``Users.state``."""
         return (await self._read(uid, view, "f", None, None, now_us)).full()
 
     async def heads(self, uids: Sequence[str]) -> list[UserPosition | None]:
-        """See ``contract.Users.heads``."""
+        """See ``Users.heads``."""
         raws = await results_of(self._connection.call("HGET", self._keys.of_user(uid).state, HEAD) for uid in uids)
         return [_head(raw) for raw in raws]
 
     async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
-        """See ``contract.Users.item``."""
+        """See ``Users.item``."""
         keys = self._keys.of_user(uid)
         await self.commit_due(uid, now_us)
         entries = await self._history_entries(keys, [(item_id, None)], view)
@@ -281,7 +281,7 @@ class RedisUsers:
         return entries[0] if entries else None
 
     async def _is_over(self, keys: UserKeys, seq: int) -> bool:
-        """Whether so much left at or after ``seq`` that a body of then may have to go."""
+        """Return whether so many items left after ``seq`` that the body of one from then may be due for trimming."""
         return (
             int(await result_of(self._connection.call("ZCOUNT", keys.gone, seq, "+inf"))) > self._limits.history_bodies
         )
@@ -289,7 +289,7 @@ class RedisUsers:
     async def history(
         self, uid: str, view: View, before: tuple[int, str] | None, limit: int, now_us: int
     ) -> list[HistoryEntry]:
-        """See ``contract.Users.history``."""
+        """See ``Users.history``."""
         keys = self._keys.of_user(uid)
         index = await self._index(keys, uid, now_us)
         wanted = [entry for entry in index if before is None or entry < before]
@@ -302,7 +302,7 @@ class RedisUsers:
         return entries[:limit]
 
     async def state_at(self, uid: str, view: View, at_us: int, now_us: int) -> Full:
-        """See ``contract.Users.state_at``. The position is that of now."""
+        """See ``Users.state_at``. The position is the current one."""
         keys = self._keys.of_user(uid)
         index = await self._index(keys, uid, now_us)
         head = await self._head(keys)
@@ -316,7 +316,7 @@ class RedisUsers:
     async def _read(
         self, uid: str, view: View, mode: str, cursor: Cursor | None, digest: bytes | None, now_us: int
     ) -> SyncReply:
-        """What the script ``sync`` results_of, with all that is due done first."""
+        """Return the reply of the script ``sync``, after committing due work."""
         keys = self._keys.of_user(uid)
         tag = cursor.tag if cursor else ""
         is_own = tag[6:] == view.tag and len(tag) >= 6
@@ -334,7 +334,7 @@ class RedisUsers:
         raise _clocks_disagree()
 
     async def commit_due(self, uid: str, now_us: int) -> None:
-        """See ``contract.Users.settle``; also for reads that do not go through ``sync`` (L6)."""
+        """See ``Users.commit_due``; also used by reads that do not run ``sync`` (L6)."""
         keys = self._keys.of_user(uid)
         for _ in range(_MAX_ATTEMPTS):
             head = await self._head(keys)
@@ -348,7 +348,7 @@ class RedisUsers:
         return decode_head(raw) if raw else NO_HEAD
 
     async def _index(self, keys: UserKeys, uid: str, now_us: int) -> list[tuple[int, str]]:
-        """(created seq, id) of every item kept, the newest first."""
+        """Return (created seq, id) of every stored item, the newest first."""
         await self.commit_due(uid, now_us)
         script_keys = (keys.state, keys.live, keys.gone)
         bounds = (str(self._limits.history), str(self._limits.history_bodies))
@@ -359,7 +359,7 @@ class RedisUsers:
         return sorted(((int(seq), item_id.decode()) for item_id, seq in zip(ids, seqs, strict=True)), reverse=True)
 
     async def _records(self, keys: UserKeys, wanted: Sequence[tuple[str, int | None]]) -> list[LiveRecord | GoneRecord]:
-        """The records of these (id, created seq), in order; what is not there, or is no item, is left out."""
+        """Return the records of these (id, created seq) in order, without missing ones and tombstones."""
         if not wanted:
             return []
         raws = await result_of(self._connection.call("HMGET", keys.state, *(item_id for item_id, _ in wanted)))
@@ -396,4 +396,4 @@ def _head(raw: bytes | None) -> UserPosition | None:
 
 
 def _clocks_disagree() -> Unavailable:
-    return Unavailable("what is due keeps coming: do the clocks of this deployment agree?")
+    return Unavailable(f"due work remained after {_MAX_ATTEMPTS} commits; check that the clocks of all hosts agree")
