@@ -17,7 +17,8 @@ from typing import Any, Self
 import httpx
 
 from gregor.auth.device_tokens import mint
-from gregor.dev.embedded_redis import HOST, end_with_parent, find_server
+from gregor.dev.embedded_redis import HOST, find_server
+from gregor.dev.processes import end_with_parent
 from tests.support.ports import free_port
 from tests.support.servers import Server
 from tests.support.wait import wait_until_sync

@@ -19,7 +19,7 @@ from typing import Any
 import uvloop
 
 from gregor.auth.vapid import VapidKey
-from gregor.dev.embedded_redis import end_with_parent
+from gregor.dev.processes import end_with_parent
 from gregor.dev.fakes.__main__ import KEY_ID, SUBJECT, TEAM_ID, Fakes
 from gregor.dev.fakes.apns import FakeApns
 from gregor.dev.fakes.http1 import Http1Server

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gregor.dev.embedded_redis import end_with_parent
+from gregor.dev.processes import end_with_parent
 from tests.support.cluster import ROOT
 
 

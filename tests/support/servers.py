@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from gregor.dev.embedded_redis import HOST, end_with_parent, find_server
+from gregor.dev.embedded_redis import HOST, find_server
+from gregor.dev.processes import end_with_parent
 from gregor.redis.client import RedisClient
 from tests.support.ports import free_port
 from tests.support.wait import wait_until_sync

@@ -1,8 +1,8 @@
-"""The command `gregor`: people type it, scripts read its `--json`.
+"""The command `gregor`, for people and (with `--json`) for scripts.
 
-Errors are one line on stderr, with exit status 1 (2 where the command was mistyped); a mistake shows no traceback.
-Commands that talk to a running Gregor find it by `--url` and `--key`, by `GREGOR_URL` and `GREGOR_KEY`, or by
-what `gregor dev` left in the state directory of the user.
+An error is one line on stderr, or a JSON document on stdout with `--json`. The exit status is 1 if the command failed
+and 2 if it was mistyped. Commands find a running Gregor by `--url` and `--key`, by `GREGOR_URL` and `GREGOR_KEY`, or by
+the state file of `gregor dev`. Client commands work in a thin installation; the others need `gregor[server]`.
 """
 
 from .app import main

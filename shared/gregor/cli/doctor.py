@@ -1,12 +1,11 @@
-"""`gregor doctor`: are Redis, secrets and providers fit? One line a check, with the mend where one is not.
+"""`gregor doctor`: checks of Redis, secrets and providers, one line each, with the fix if a check fails.
 
-The providers are asked by a process of delivery's own, since the command line knows no service.
+A process of delivery checks the providers, since the command line imports no service.
 """
 
 import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
@@ -15,94 +14,114 @@ import typer
 
 from gregor.auth.weak_secrets import FIX, weak_secrets
 from gregor.clock import SystemClock
-from gregor.config.settings import Settings, load_settings
-from gregor.dev.embedded_redis import end_with_parent
+from gregor.config.settings import Settings
+from gregor.dev.processes import end_with_parent, module_command
 from gregor.redis.client import RedisClient
 from gregor.redis.commands import RedisCommands
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.pubsub import RedisPubSub
 from gregor.store.redis.keys import PARTITIONS, Keys
 
-from .local import no_redis
+from .local import redis_error_text, service_settings
 from .state_file import read_running
 from .target import Json
 
-OLDEST = {"redis": (7, 2), "valkey": (8, 0)}
-"""Oldest versions that the tests hold (architecture.md §3, "Servers")."""
-WORST_SKEW_S = 1.0
-"""Stamps order what people see: hosts that differ by more make it strange, though never wrong."""
+MIN_VERSIONS = {"redis": (7, 2), "valkey": (8, 0)}
+"""The oldest versions that the tests run against."""
+MAX_SKEW_S = 1.0
+"""Clocks of hosts that differ by more make the order of items look wrong to people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: what was found, and in `mend` what to do where it is not `ok`."""
+    """The result of one check: what was found, and how to fix it unless it is `ok`."""
 
     check: str
     verdict: Literal["ok", "warn", "fail"]
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def doctor(
     redis: Annotated[str | None, typer.Option(help="Redis URL (else the setting, else that of gregor dev).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check Redis, the secrets of the settings, and the credentials of each provider.
+    """Check Redis, the secrets, and the credentials of each provider.
 
-    Those of the settings, else those of the running gregor dev. Exit status 1 where one is unfit.
+    The settings come from the environment, else from the running gregor dev. Exit status 1 if a check fails.
     """
     environ = dict(os.environ)
-    running = read_running(os.environ)
+    running = read_running(os.environ, environ.get("GREGOR_URL"))
     if redis or (running and not environ.get("GREGOR_REDIS_URL")):
         environ["GREGOR_REDIS_URL"] = redis or (running.redis if running else "")
-    if running is not None and running.providers and environ["GREGOR_REDIS_URL"] == running.redis:
-        environ |= running.providers
-    findings = asyncio.run(_examine(load_settings(environ), environ))
+    if running is not None and environ["GREGOR_REDIS_URL"] == running.redis:
+        environ = {"GREGOR_TOKEN_SECRET": running.token_secret} | environ | running.providers
+    findings = asyncio.run(_check_all(service_settings(environ), environ))
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
         for finding in findings:
-            mend = f"  -> {finding.mend}" if finding.mend else ""
-            typer.echo(f"{finding.verdict:<4}  {finding.check:<11}  {finding.found}{mend}")
+            fix = f"  -> {finding.fix}" if finding.fix else ""
+            typer.echo(f"{finding.verdict:<4}  {finding.check:<11}  {finding.found}{fix}")
     if any(finding.verdict == "fail" for finding in findings):
         raise typer.Exit(1)
 
 
-async def _examine(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    providers = asyncio.create_task(_providers(environ))
+async def _check_all(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    providers = asyncio.create_task(_check_providers(environ))
     try:
-        return [secrets_finding(settings), *await _examine_redis(settings), *await providers]
+        return [
+            tokens_finding(settings),
+            secrets_finding(settings),
+            *await _check_redis(settings),
+            *await providers,
+        ]
     finally:
         providers.cancel()
 
 
+def tokens_finding(settings: Settings) -> Finding:
+    """Whether the gateways can verify device tokens."""
+    if settings.token_secret is not None or settings.token_jwks is not None:
+        return Finding("tokens", "ok", "a key for device tokens is set")
+    return Finding(
+        *("tokens", "fail", "no key for device tokens is set: every device is refused (4501)"),
+        "set GREGOR_TOKEN_SECRET or GREGOR_TOKEN_JWKS",
+    )
+
+
 def secrets_finding(settings: Settings) -> Finding:
-    """Whether somebody may guess a secret of the settings. Nothing of one is shown."""
+    """Whether a secret of the settings can be guessed. The secret itself is not shown."""
     weak = weak_secrets(settings)
     if not weak:
         return Finding("secrets", "ok", "none is weak" if settings.token_secret is not None else "none is set")
     return Finding("secrets", "warn", "; ".join(f"{each.variable} {each.why}" for each in weak), FIX)
 
 
-async def _examine_redis(settings: Settings) -> list[Finding]:
-    link = RedisClient(settings.redis_url, name=f"{settings.namespace}-doctor")
+async def _check_redis(settings: Settings) -> list[Finding]:
+    findings = []
     try:
-        await link.open()
-        return [finding async for finding in _checks(settings, link)]
-    except (RedisUnavailable, ReplyError) as error:
-        raise no_redis(settings, error) from error
-    finally:
-        await link.close()
+        client = RedisClient(settings.redis_url, name=f"{settings.namespace}-doctor")
+        try:
+            await client.open()
+            async for finding in _redis_findings(settings, client):
+                findings.append(finding)
+        finally:
+            await client.close()
+    except (RedisUnavailable, ReplyError, ValueError) as error:
+        fix = "start Redis, or name another with GREGOR_REDIS_URL or --redis"
+        findings.append(Finding("redis", "fail", redis_error_text(settings, error), fix))
+    return findings
 
 
-async def _checks(settings: Settings, link: RedisCommands) -> AsyncIterator[Finding]:
-    info = parse_info(await link.call("INFO"))
+async def _redis_findings(settings: Settings, client: RedisCommands) -> AsyncIterator[Finding]:
+    info = parse_info(await client.call("INFO"))
     yield version_finding(info)
     yield eviction_finding(info)
     yield persistence_finding(info)
-    yield await _clock(settings, link)
-    yield await _partitions(settings, link)
-    yield await _pubsub(settings, link)
+    yield await _clock(settings, client)
+    yield await _partitions(settings, client)
+    yield await _pubsub(settings, client)
 
 
 def parse_info(raw: bytes) -> dict[str, str]:
@@ -112,11 +131,11 @@ def parse_info(raw: bytes) -> dict[str, str]:
 
 
 def version_finding(info: Mapping[str, str]) -> Finding:
-    """Whether Gregor is tested on such a server. Valkey tells two versions: its own, and the Redis it is like."""
+    """Whether the server is new enough. Valkey reports its own version and that of a compatible Redis."""
     kind = "valkey" if "valkey_version" in info else "redis"
     version = info.get(f"{kind}_version", "0")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    oldest = OLDEST[kind]
+    oldest = MIN_VERSIONS[kind]
     wanted = f"{kind} {'.'.join(map(str, oldest))} or newer is needed"
     return (
         Finding("version", "ok", f"{kind} {version}")
@@ -126,7 +145,7 @@ def version_finding(info: Mapping[str, str]) -> Finding:
 
 
 def eviction_finding(info: Mapping[str, str]) -> Finding:
-    """Whether the server may throw away state by itself."""
+    """Whether the server may evict keys, and so lose state."""
     policy = info.get("maxmemory_policy", "unknown")
     if policy == "noeviction":
         return Finding("eviction", "ok", policy)
@@ -136,20 +155,20 @@ def eviction_finding(info: Mapping[str, str]) -> Finding:
 
 
 def persistence_finding(info: Mapping[str, str]) -> Finding:
-    """Whether an acknowledged message outlives a restart of the server."""
+    """Whether an acknowledged message survives a restart of the server."""
     if info.get("aof_enabled") != "1":
         return Finding("persistence", "warn", "no append-only file: a restart loses the state", "set appendonly yes")
     if info.get("aof_last_write_status", "ok") != "ok":
         return Finding(
-            "persistence", "fail", "the append-only file cannot be written", "look at the server's disk and log"
+            "persistence", "fail", "the append-only file cannot be written", "check the disk and the log of the server"
         )
     return Finding("persistence", "ok", "append-only file")
 
 
-async def _providers(environ: Mapping[str, str]) -> list[Finding]:
-    """What delivery's own check says of each provider (`python -m gregor_delivery.check`)."""
+async def _check_providers(environ: Mapping[str, str]) -> list[Finding]:
+    """The findings of `python -m gregor_delivery.credential_check`."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gregor_delivery.credential_check"),
+        *module_command("gregor_delivery.credential_check"),
         env=environ,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -157,52 +176,52 @@ async def _providers(environ: Mapping[str, str]) -> list[Finding]:
         preexec_fn=end_with_parent(),
     )
     try:
-        said, trouble = await process.communicate()
+        output, errors = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode != 0:
-        words = trouble.decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
-        return [Finding("providers", "fail", "the check of delivery ended by itself", words[-1])]
-    return [provider_finding(found) for found in json.loads(said)]
+        lines = errors.decode("utf-8", "replace").strip().splitlines() or ["it printed nothing"]
+        return [Finding("providers", "fail", "the check of the providers crashed", lines[-1])]
+    return [provider_finding(found) for found in json.loads(output)]
 
 
 def provider_finding(found: Mapping[str, str]) -> Finding:
-    """One provider: good, not set up (which is no fault), or wrong, with the mend."""
+    """The finding for one provider: good, not set up (which is fine), or wrong, with the fix."""
     if found["state"] != "wrong":
         return Finding(found["provider"], "ok", found["state"])
-    return Finding(found["provider"], "fail", "does not take us", found["mend"])
+    return Finding(found["provider"], "fail", "refuses our credentials", found["mend"])
 
 
-async def _clock(settings: Settings, link: RedisCommands) -> Finding:
+async def _clock(settings: Settings, client: RedisCommands) -> Finding:
     clock = SystemClock(settings.clock_offset_s)
     before_us = clock.now_us()
-    seconds, micros = await link.call("TIME")
-    # The server's answer was made somewhere between the two readings: their middle is the best guess.
+    seconds, micros = await client.call("TIME")
+    # The server read its clock between our two readings: their middle is the best estimate.
     skew_s = (int(seconds) * 1_000_000 + int(micros) - (before_us + clock.now_us()) // 2) / 1_000_000
     found = f"server {skew_s:+.3f} s from this host"
-    if abs(skew_s) <= WORST_SKEW_S:
+    if abs(skew_s) <= MAX_SKEW_S:
         return Finding("clock", "ok", found)
-    return Finding("clock", "warn", found, "keep the hosts' clocks together (NTP), or look at GREGOR_CLOCK_OFFSET")
+    return Finding("clock", "warn", found, "synchronize the clocks of the hosts (NTP), or check GREGOR_CLOCK_OFFSET")
 
 
-async def _partitions(settings: Settings, link: RedisCommands) -> Finding:
-    stored = await link.call("GET", Keys(settings.namespace).partitions)
+async def _partitions(settings: Settings, client: RedisCommands) -> Finding:
+    stored = await client.call("GET", Keys(settings.namespace).partitions)
     if stored is None:
         return Finding("partitions", "ok", f"{PARTITIONS} (this namespace is new)")
     if int(stored) == PARTITIONS:
         return Finding("partitions", "ok", str(PARTITIONS))
-    mend = "use another namespace, or the version that made it"
-    return Finding("partitions", "fail", f"the store has {int(stored)}, this version {PARTITIONS}", mend)
+    fix = "use another namespace, or the version of Gregor that created it"
+    return Finding("partitions", "fail", f"the store has {int(stored)}, this version {PARTITIONS}", fix)
 
 
-async def _pubsub(settings: Settings, link: RedisCommands) -> Finding:
-    feed = RedisPubSub(settings.redis_url, link, namespace=settings.namespace)
+async def _pubsub(settings: Settings, client: RedisCommands) -> Finding:
+    pubsub = RedisPubSub(settings.redis_url, client, namespace=settings.namespace)
     try:
-        await feed.open()
-        if feed.status == "ok":
-            return Finding("pubsub", "ok", "a probe came back")
-        return Finding("pubsub", "fail", "a probe did not come back", "look for a proxy that does not know SSUBSCRIBE")
+        await pubsub.open()
+        if pubsub.status == "ok":
+            return Finding("pubsub", "ok", "a probe arrived")
+        return Finding("pubsub", "fail", "a probe did not arrive", "check for a proxy that does not support SSUBSCRIBE")
     finally:
-        await feed.close()
+        await pubsub.close()

@@ -1,5 +1,18 @@
-"""What a command could not do, in one line that says what to do about it."""
+"""The failure of a command: one line for people, a problem document for programs."""
+
+from collections.abc import Mapping
+from typing import Any
 
 
-class Failure(Exception):
-    """Ends the command with exit status 1; its text is the line on stderr."""
+class CommandError(Exception):
+    """Ends the command with exit status 1. The text is the line on stderr and says how to fix the failure."""
+
+    def __init__(self, text: str, problem: Mapping[str, Any] | None = None) -> None:
+        """`problem`: the RFC 9457 problem of the server, if it refused a call."""
+        super().__init__(text)
+        self.problem = problem
+
+
+def missing_services(what: str) -> CommandError:
+    """The failure of a command that needs the services in a thin installation."""
+    return CommandError(f"{what} needs the services: pip install 'gregor[server]' (gregor dev: 'gregor[server,dev]')")

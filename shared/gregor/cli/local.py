@@ -1,27 +1,32 @@
-"""The store, opened by a command itself: for what must be possible before any service runs."""
+"""Settings and store, opened by a command itself: for commands that must work before any service runs."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
-from gregor.config.settings import Settings, mask_password
+from gregor.config.settings import Settings, SettingsError, load_settings, mask_password
 from gregor.store.contract.store import Store, Unavailable
 from gregor.store.redis.store import open_store
 
-from .errors import Failure
-
-SCOPES = ("ingest", "read", "devices", "deliveries", "categories", "admin")
-"""What a service key may be allowed to do (protocol.md, "Who may call")."""
+from .errors import CommandError
 
 
-def no_redis(settings: Settings, error: Exception) -> Failure:
-    """What to say where the Redis of these settings cannot be used."""
-    where = f"Redis cannot be used at {mask_password(settings.redis_url)}: {error}"
-    return Failure(f"{where}; GREGOR_REDIS_URL, or the option --redis of dev and doctor, says where it is")
+def service_settings(environ: Mapping[str, str], file: Path | None = None) -> Settings:
+    """The settings as a service reads them. Raises CommandError if one is invalid."""
+    try:
+        return load_settings(environ, file)
+    except SettingsError as error:
+        raise CommandError(str(error)) from error
+
+
+def redis_error_text(settings: Settings, error: Exception) -> str:
+    """Why the Redis of these settings cannot be used."""
+    return f"Redis cannot be used at {mask_password(settings.redis_url)}: {error}"
 
 
 @asynccontextmanager
 async def opened_store(settings: Settings) -> AsyncIterator[Store]:
-    """The store of these settings; Failure, in plain words, where Redis cannot be reached or is not ours to use."""
+    """The store of these settings. Raises CommandError if Redis cannot be reached or used."""
     try:
         store = await open_store(
             settings.redis_url,
@@ -34,4 +39,5 @@ async def opened_store(settings: Settings) -> AsyncIterator[Store]:
         finally:
             await store.close()
     except (Unavailable, ValueError) as error:
-        raise no_redis(settings, error) from error
+        text = redis_error_text(settings, error)
+        raise CommandError(f"{text}; name another with GREGOR_REDIS_URL, or with --redis of dev and doctor") from error

@@ -1,19 +1,19 @@
-"""What a running `gregor dev` leaves for the other commands: `gregor/dev.json` in the user's state directory.
+"""The files by which the other commands find a running `gregor dev`: `gregor/dev-<port>.json` in the state directory.
 
-The file holds a service key and the token secret of a development set-up; hence its mode, 0600.
+A file contains a service key and the token secret of a development server, so its mode is 0600.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A running `gregor dev`. URLs as its `--json` prints them; the token members are what its gateways ask for."""
+class RunningDev:
+    """A running `gregor dev`. URLs as in its `--json` line; tokens must match the `token_` members."""
 
     pid: int
     ingest: str
@@ -26,7 +26,7 @@ class Running:
     token_iss: str | None = None
     clock_offset_s: float = 0.0
     providers: dict[str, str] = field(default_factory=dict)
-    """Variables that lead to its fake providers, where it has any."""
+    """Settings of its fake providers, if it has any."""
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
@@ -35,33 +35,57 @@ def state_directory(environ: Mapping[str, str]) -> Path:
     return (Path(root) if root else Path.home() / ".local" / "state") / "gregor"
 
 
-def write_running(running: Running, environ: Mapping[str, str]) -> Path:
-    """Leave it for the other commands, in place of an older one. OSError where the directory cannot be written."""
-    place = state_directory(environ) / "dev.json"
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = place.with_name(f"dev.{os.getpid()}.json")
-    # Created with its mode: at no moment can somebody else read it.
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        json.dump(asdict(running), file)
-    fresh.replace(place)
-    return place
+def data_directory(port_base: int, environ: Mapping[str, str]) -> Path:
+    """The directory in which a `gregor dev` of these ports keeps its state by default."""
+    return state_directory(environ) / f"dev-{port_base}"
 
 
-def read_running(environ: Mapping[str, str]) -> Running | None:
-    """The running `gregor dev`; None where there is none, or what it left is stale."""
-    with suppress(OSError, ValueError, TypeError, RuntimeError):
-        found = json.loads((state_directory(environ) / "dev.json").read_text("utf-8"))
-        running = Running(**{each.name: found[each.name] for each in fields(Running) if each.name in found})
-        return running if _is_alive(running.pid) else None
-    return None
+def write_running(running: RunningDev, port_base: int, environ: Mapping[str, str]) -> Path:
+    """Write the file of this port base. Raises OSError if the directory cannot be written."""
+    file = _file(port_base, environ)
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    # Created with its mode: at no moment can another user read it.
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as opened:
+        json.dump(asdict(running), opened)
+    temporary.replace(file)
+    return file
 
 
-def remove_running(pid: int, environ: Mapping[str, str]) -> None:
-    """Take away what `pid` left; what a newer one left stays."""
-    running = read_running(environ)
+def read_running(environ: Mapping[str, str], ingest: str | None = None) -> RunningDev | None:
+    """The running `gregor dev` with that URL of ingest, or the one that was started last; None if there is none."""
+    alive = (running for running in _read_all(environ) if _is_alive(running.pid))
+    return next((running for running in alive if ingest is None or running.ingest == ingest.rstrip("/")), None)
+
+
+def remove_running(pid: int, port_base: int, environ: Mapping[str, str]) -> None:
+    """Remove the file of this port base if it belongs to the process `pid`."""
+    file = _file(port_base, environ)
+    running = _read(file)
     if running is not None and running.pid == pid:
         with suppress(OSError):
-            (state_directory(environ) / "dev.json").unlink()
+            file.unlink()
+
+
+def _file(port_base: int, environ: Mapping[str, str]) -> Path:
+    return state_directory(environ) / f"dev-{port_base}.json"
+
+
+def _read_all(environ: Mapping[str, str]) -> Iterator[RunningDev]:
+    """Everything readable in the state directory, the newest first."""
+    files: list[tuple[int, Path]] = []
+    with suppress(OSError, RuntimeError):
+        files = [(file.stat().st_mtime_ns, file) for file in state_directory(environ).glob("dev-*.json")]
+    for _, file in sorted(files, reverse=True):
+        if (running := _read(file)) is not None:
+            yield running
+
+
+def _read(file: Path) -> RunningDev | None:
+    with suppress(OSError, ValueError, TypeError):
+        found = json.loads(file.read_text("utf-8"))
+        return RunningDev(**{each.name: found[each.name] for each in fields(RunningDev) if each.name in found})
+    return None
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,8 +1,10 @@
-"""`gregor watch`: a live device in the terminal, or (`--observe`) an onlooker that is no device."""
+"""`gregor watch`: a live device in the terminal, or (`--observe`) a read-only observer that is not a device."""
 
 import asyncio
 import json
 import os
+import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -21,41 +23,47 @@ from gregor.client.changes import (
     MessageRefused,
     Reminded,
     Stopped,
+    Synced,
 )
-from gregor.client.changes import Synced as SyncedChange
 from gregor.client.device import Device
 from gregor.client.mirror import Mirror
 from gregor.core.close_codes import CloseCode
 from gregor.core.ids import is_name, is_user_id, name_error, user_id_error
 
 from .commands.token import mint_token
-from .commands.users import User, item_row
-from .errors import Failure
+from .commands.users import User
+from .environment import now_s
+from .errors import CommandError
 from .state_file import read_running
+from .tables import body_text, counted
 from .target import Json, Key, Url, find_target, is_header_text
+from .times import clock_text
 
-TOKEN_LIVES_S = 86_400
-LOOK_S = 1.0
-"""How often a lost connection is looked for: longer than a reconnect takes where all is well."""
+TOKEN_LIFETIME_S = 86_400
+CHECK_S = 1.0
+"""Interval at which a lost connection is noticed: longer than a normal reconnect takes."""
+_COLOURS = {"+": 32, "-": 31, "!": 33, ">": 36, "=": 34, "~": 35, "x": 31}
+_SYNC_TEXTS = {"full": "full copy", "delta": "missed changes applied", "unchanged": "nothing missed"}
 
 
 def watch(
     user: User,
-    device: Annotated[str, typer.Option(help="Which device to be.")] = "terminal",
-    token: Annotated[str | None, typer.Option(help="Device token; else one is minted (development).")] = None,
+    device: Annotated[str, typer.Option(help="The device to be.")] = "terminal",
+    token: Annotated[str | None, typer.Option(help="Device token (default: minted, for development).")] = None,
     gateway: Annotated[str | None, typer.Option(help="URL of a gateway, ws:// or wss://.")] = None,
     observe: Annotated[
-        bool, typer.Option("--observe", help="Look on: no presence, no ack (needs a service key).")
+        bool, typer.Option("--observe", help="Only read: no presence, no ack (needs a service key).")
     ] = False,
     stream: Annotated[str | None, typer.Option(help="URL of a gateway's streams, for --observe.")] = None,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Show what happens to a user's state; Ctrl-C ends it.
+    """Show each change of a user's state as it happens; Ctrl-C ends it.
 
-    As one of the user's devices, or (--observe) looking on. A line each: `+` an item came, `-` it left, `!` it reminds,
-    `>` another system's message, `=` in step with the server.
+    The command acts as a device of the user, or only reads (--observe). Each line has the time, a sign and the badge.
+    The signs are `+` created, `-` dismissed or expired, `!` reminder, `>` message of another system, `=` synchronized
+    with the server.
     """
     _check_url("--gateway", gateway, "ws")
     _check_url("--stream", stream, "http")
@@ -63,59 +71,80 @@ def watch(
         raise typer.BadParameter(user_id_error(user), param_hint="USER")
     if not is_name(device):
         raise typer.BadParameter(name_error(device), param_hint="--device")
-    if token is not None and not is_header_text(token):
-        raise typer.BadParameter("a token is letters, digits, _ - and dots", param_hint="--token")
+    if token is not None and (not is_header_text(token) or token.count(".") != 2):
+        raise typer.BadParameter("a device token is a JWT: three parts, separated by dots", param_hint="--token")
     if observe:
-        asyncio.run(_observe(user, _place(stream, "stream", 2, "http", url), url, key, as_json))
+        asyncio.run(_observe(user, _address(stream, "stream", 2, "http", url), url, key, as_json))
     else:
-        token = token or mint_token(user, device, TOKEN_LIVES_S)
-        asyncio.run(_watch(_place(gateway, "gateway", 1, "ws", url), token, device, as_json))
+        if token is None:
+            mint_token(user, device, TOKEN_LIFETIME_S)  # fails now, and not in the loop, if no secret is known
+        asyncio.run(_watch(_address(gateway, "gateway", 1, "ws", url), user, token, device, as_json))
 
 
-async def _watch(url: str, token: str, name: str, as_json: bool) -> None:
-    async with Device(url, token, device=name, foreground=True) as device:
-        telling = asyncio.create_task(_tell_trouble(device, url))
+# As a device.
+
+
+async def _watch(url: str, user: str, token: str | None, name: str, as_json: bool) -> None:
+    # Minted for each connection: a restarted `gregor dev` with a new secret accepts the next one.
+    source = token if token is not None else (lambda: mint_token(user, name, TOKEN_LIFETIME_S))
+    async with Device(url, source, device=name, foreground=True) as device:
+        reporting = asyncio.create_task(_report_connection(device, url))
+        is_first = True
         try:
             async for change in device.changes():
-                if as_json or not isinstance(change, Stopped):  # people read of the end once, on stderr
-                    typer.echo(_as_json(change) if as_json else in_words(change))
-                if isinstance(change, Created | Reminded | SyncedChange):
-                    device.ack()  # a line on the terminal is what "shown to the user" means here
+                if is_first and isinstance(change, Created | Synced) and not as_json:
+                    typer.echo(f"connected to {url} as {user}/{name}; Ctrl-C ends it")
+                is_first = is_first and not isinstance(change, Synced)
+                if as_json:
+                    typer.echo(_as_json(change))
+                elif not isinstance(change, Stopped):  # the end is reported once, as the error of the command
+                    typer.echo(line_of(change, device.badge, len(device.state)))
+                if isinstance(change, Created | Reminded | Synced):
+                    device.ack()  # the user of a terminal has seen what it printed
                 if isinstance(change, Stopped):
-                    raise Failure(_end_in_words(change))
+                    raise CommandError(_stopped_text(change))
         finally:
-            telling.cancel()
+            reporting.cancel()
 
 
-def _end_in_words(stopped: Stopped) -> str:
-    words = f"the gateway closed for good: {stopped.code} {stopped.reason}"
+def _stopped_text(stopped: Stopped) -> str:
+    text = f"the gateway closed the connection for good: {stopped.code} {stopped.reason}"
     if stopped.code not in (CloseCode.TOKEN_EXPIRED, CloseCode.UNAUTHORISED):
-        return words
-    return words + "; it takes this token no more (a gregor dev that was started anew takes none of before): watch anew"
+        return text
+    return text + "; the token is expired or signed with another secret: run gregor watch again with a new one"
 
 
-async def _tell_trouble(device: Device, url: str) -> None:
-    """Say on stderr, once for each kind, why there is no connection; the device goes on trying."""
-    told: str | None = None
+async def _report_connection(device: Device, url: str) -> None:
+    """Report each loss of the connection, with its reason, and its return. The device itself keeps trying."""
+    reported: str | None = None
     while True:
-        await asyncio.sleep(LOOK_S)
-        trouble = None if device.is_synced else device.last_error
-        if trouble is not None and trouble != told:
-            typer.echo(f"gregor: no connection to {url} ({trouble}); trying again", err=True)
-        told = trouble
+        await asyncio.sleep(CHECK_S)
+        reason = None if device.is_synced else device.last_error
+        if reason is not None and reason != reported:
+            typer.echo(f"gregor: no connection to {url} ({reason}); trying again", err=True)
+        if reason is None and reported is not None and device.is_synced:
+            typer.echo("gregor: connected again", err=True)
+        reported = reason
+
+
+# As an observer.
 
 
 async def _observe(user: str, stream: str, url: str | None, key: str | None, as_json: bool) -> None:
     target = find_target(url, key)
     ticket = target.call("POST", "/v1/tickets", body={"uid": user, "observe": True}).json()["ticket"]
     mirror = Mirror()
+    if not as_json:
+        typer.echo(f"observing {user} at {stream}; Ctrl-C ends it")
     async for frame in _frames(stream, ticket):
         for change in mirror.apply(frame):
-            typer.echo(_as_json(change) if as_json else in_words(change))
+            now_us = round(now_s() * 1e6)
+            badge, count = mirror.badge(now_us), len(mirror.visible(now_us))
+            typer.echo(_as_json(change) if as_json else line_of(change, badge, count))
         if mirror.needs_full:
-            raise Failure("what was seen differs from what the server has: watch anew")
+            raise CommandError("the observed state differs from the server's: run gregor watch again")
         if "close" in frame:
-            raise Failure(f"the gateway closed: {frame['close']['code']} {frame['close']['reason']}")
+            raise CommandError(f"the gateway closed: {frame['close']['code']} {frame['close']['reason']}")
 
 
 async def _frames(stream: str, ticket: str) -> AsyncIterator[dict[str, Any]]:
@@ -123,63 +152,86 @@ async def _frames(stream: str, ticket: str) -> AsyncIterator[dict[str, Any]]:
     try:
         async with (
             httpx.AsyncClient(timeout=httpx.Timeout(10, read=60)) as client,
-            client.stream("GET", f"{stream}/v1/stream", params={"ticket": ticket}) as answer,
+            client.stream("GET", f"{stream}/v1/stream", params={"ticket": ticket}) as response,
         ):
-            if answer.status_code != 200:
-                raise Failure(f"{stream} answered {answer.status_code}")
-            async for line in answer.aiter_lines():
+            if response.status_code != 200:
+                raise CommandError(f"{stream} answered {response.status_code}")
+            async for line in response.aiter_lines():
                 if line.startswith("data:"):
                     yield json.loads(line[5:])
     except httpx.HTTPError as error:
-        raise Failure(f"{stream}: the stream ended: {error or type(error).__name__}") from error
+        raise CommandError(f"{stream}: the stream ended: {str(error) or type(error).__name__}") from error
+
+
+# Addresses.
 
 
 def _check_url(option: str, url: str | None, scheme: str) -> None:
-    """BadParameter where a URL is none that can ever be reached: trying again would not help."""
+    """Raise BadParameter for a URL that can never be reached: retries would not help."""
     if url is not None and not (url.startswith((f"{scheme}://", f"{scheme}s://")) and urlsplit(url).hostname):
         raise typer.BadParameter(f"write {scheme}://host:port or {scheme}s://host", param_hint=option)
 
 
-def _place(given: str | None, member: str, offset: int, scheme: str, url: str | None) -> str:
-    """Where the gateway is: as given, as `gregor dev` left it, or at its usual distance from the port of ingest."""
+def _address(given: str | None, member: str, offset: int, scheme: str, url: str | None) -> str:
+    """The URL of the gateway: as given, as `gregor dev` wrote it, or at the usual offset from the port of ingest."""
     if given:
         return given.rstrip("/")
-    running = read_running(os.environ)
     ingest = url or os.environ.get("GREGOR_URL")
-    if running and (ingest is None or ingest.rstrip("/") == running.ingest):
+    if running := read_running(os.environ, ingest):
         return str(getattr(running, member))
     if ingest is None:
-        raise Failure(f"no running Gregor is known: start `gregor dev`, or name a gateway with --{member}")
+        raise CommandError(f"no running Gregor is known: start `gregor dev`, or name a gateway with --{member}")
     parts = urlsplit(ingest)
     if parts.port is None:
-        raise Failure(f"name the gateway with --{member}: {ingest} does not tell")
+        raise CommandError(f"name the gateway with --{member}: {ingest} has no port to derive it from")
     secure = "s" if parts.scheme == "https" else ""
     return urlunsplit((scheme + secure, f"{parts.hostname}:{parts.port + offset}", "", "", ""))
 
 
-def in_words(change: Change) -> str:
-    """One change as one line for people: `+` entered, `-` left, `!` reminder, `=` in step with the server."""
+# Lines.
+
+
+def line_of(change: Change, badge: int, count: int) -> str:
+    """A change as one line with time and badge, coloured on a terminal."""
+    text = change_text(change)
+    if isinstance(change, Synced):
+        text += f"; {counted(count, 'item', 'items')}"
+    if isinstance(change, Created | Dismissed | Synced):
+        text += f"  [badge {badge}]"
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        text = f"\x1b[{_COLOURS[text[0]]}m{text}\x1b[0m"
+    return f"{clock_text(time.time())}  {text}"
+
+
+def change_text(change: Change) -> str:
+    """A change in words, after its sign."""
     match change:
         case Created():
-            return "+ " + "  ".join(item_row(change.id, change.item))
+            return "+ " + _item_text(change.id, change.item)
         case Dismissed():
-            return f"- {change.id}" + (f"  ({change.reason})" if change.reason else "")
+            return f"- {change.id}  {change.reason or 'dismissed'}"
         case Reminded():
-            return "! " + "  ".join(item_row(change.id, change.item))
+            return "! " + _item_text(change.id, change.item)
         case ExternalReceived():
             return f"> {change.system}  {json.dumps(change.body, ensure_ascii=False)}"
-        case SyncedChange():
-            return f"= {change.kind}" + ("" if change.is_proven else ", but the copies differ: fetching a new one")
+        case Synced():
+            text = f"= synchronized: {_SYNC_TEXTS.get(change.kind, change.kind)}"
+            return text + ("" if change.is_proven else ", but the digest differs: fetching a full copy")
         case FlushAnnounced():
-            return f"~ flush: a full copy comes within {change.spread_s:g} s"
+            return f"~ new epoch: a full copy follows within {change.spread_s:g} s"
         case ExternalGap():
-            return "> external messages were missed: subsystems reload"
+            return "> external messages were lost: subsystems reload"
         case MessageRefused():
             return f"x refused: {change.problem.get('code')}"
         case Stopped():
             return f"x closed: {change.code} {change.reason}"
         case _:
             return f"x {type(change).__name__}"
+
+
+def _item_text(item_id: str, item: dict[str, Any]) -> str:
+    device = f"  for {item['for_device']}" if item["for_device"] else ""
+    return f"{item_id}  {item['category']}{device}  {body_text(item)}"
 
 
 def _as_json(change: Change) -> str:

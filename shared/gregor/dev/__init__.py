@@ -1,1 +1,1 @@
-"""What `gregor dev` needs: supervisor, embedded Redis, provider fakes. Services never import this package."""
+"""Development tools: supervisor, embedded Redis and provider fakes of `gregor dev`. Services never import them."""

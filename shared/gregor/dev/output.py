@@ -1,26 +1,22 @@
-"""What `gregor dev` says: one JSON line for machines, or addresses and commands to paste for people."""
+"""The output of `gregor dev`: one JSON line for programs, or addresses and commands to paste for people."""
 
 import json
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from .fake_providers import NAME as FAKES
-from .plan import Plan
+from .plan import DevPlan
+from .supervisor import PrintLine
 
 _COLOURS = (36, 33, 35, 32, 34, 31)
-EXAMPLE = {
-    "system": "gregor",
-    "body": {"create": {"5d44d2ad9aabab30": {"category": "user.joined", "body": {"keybase": "kbob"}}}},
-}
-"""The first message to paste: the seed's own."""
+_EXAMPLE = {"category": "user.joined", "body": {"keybase": "kbob"}}
 
 
-def ready_line(plan: Plan, redis: str, key: str) -> str:
-    """The one line of `--json` (protocol.md, "Command line and settings")."""
+def ready_line(plan: DevPlan, redis: str, key: str) -> str:
+    """The one line of `--json`."""
     line: dict[str, object] = {
         "ingest": plan.ingest_urls[0],
         "gateway": plan.gateway_urls[0],
@@ -39,68 +35,87 @@ def ready_line(plan: Plan, redis: str, key: str) -> str:
     return json.dumps(line)
 
 
-def ready_words(plan: Plan, redis: str, key: str) -> str:
-    """Addresses, the key, and three commands that show one state in two terminals."""
+def ready_text(plan: DevPlan, redis: str, key: str, data: Path | None) -> str:
+    """Addresses, the key to export, and three commands that show one state in two terminals."""
     ingest = plan.ingest_urls[0]
     command = command_as_typed(sys.argv[0], shutil.which("gregor"), Path.cwd())
-    places = [
-        *(("ingest", f"{url}  (docs: {url}/docs)") for url in plan.ingest_urls),
+    addresses = [
+        ("pages", f"{ingest}/  (API reference: {ingest}/docs)"),
+        *(("ingest", url) for url in plan.ingest_urls),
         *(("gateway", f"{url}/v1/connect") for url in plan.gateway_urls),
         *(("stream", f"{url}/v1/stream") for url in plan.stream_urls),
         ("redis", redis),
-        ("key", key),
+        ("state", _kept_text(data)),
     ]
     return "\n".join(
         [
-            "Gregor is ready; Ctrl-C ends it.",
+            "Gregor is ready. Ctrl-C stops it.",
             "",
-            *(f"  {name:<8} {place}" for name, place in places),
+            *(f"  {name:<8} {address}" for name, address in addresses),
             "",
-            "Two devices of alice, each in a terminal of its own:",
+            "The service key, for curl and for your backend:",
+            f"  export GREGOR_KEY={key}",
+            "",
+            "Two devices of alice, each in its own terminal:",
             f"  {command} watch alice --device phone",
             f"  {command} watch alice --device laptop",
             "",
             "An item for her, and its dismissal:",
-            f"  curl -s {ingest}/v1/users/alice/messages -H 'Authorization: Bearer {key}' \\",
-            f"    -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(EXAMPLE))}",
-            f"  {command} send alice --dismiss 5d44d2ad9aabab30",
+            f'  curl -s {ingest}/v1/users/alice/messages -H "Authorization: Bearer $GREGOR_KEY" \\',
+            f"    -H 'Content-Type: application/json' -d {_example_message()}",
+            f"  {command} send alice --dismiss-category user.joined",
             "",
-            *(_words_of_fakes(ingest, key) if plan.fakes is not None else ()),
+            *(_text_of_fakes(ingest) if plan.fakes is not None else ()),
         ]
     )
 
 
-def _words_of_fakes(ingest: str, key: str) -> list[str]:
-    """How to see a push arrive; docs/explanation/delivery.md goes through the rest of it."""
+def _kept_text(data: Path | None) -> str:
+    if data is None:
+        return "not kept after the end"
+    home = str(Path.home())
+    shown = "~" + str(data)[len(home) :] if str(data).startswith(home + os.sep) else str(data)
+    return f"kept in {shown}  (--fresh starts with an empty one)"
+
+
+def _example_message() -> str:
+    """The first message to paste, as a word of the shell. Its id is new each time, since an id never comes back."""
+    item_id = "joined-TIME"
+    message = json.dumps({"system": "gregor", "body": {"create": {item_id: _EXAMPLE}}})
+    return shlex.quote(message).replace("TIME", "'$(date +%s)'")
+
+
+def _text_of_fakes(ingest: str) -> list[str]:
+    """Commands that make a push arrive at a fake provider."""
     phone = json.dumps({"platform": "ios", "push": {"provider": "apns", "token": "a11ce0"}})
     return [
         f"A phone of alice, for pushes that arrive at the fake providers (lines that begin with {FAKES}):",
-        f"  curl -s -X PUT {ingest}/v1/users/alice/devices/phone -H 'Authorization: Bearer {key}' \\",
+        f'  curl -s -X PUT {ingest}/v1/users/alice/devices/phone -H "Authorization: Bearer $GREGOR_KEY" \\',
         f"    -H 'Content-Type: application/json' -d {shlex.quote(phone)}",
         "",
     ]
 
 
 def command_as_typed(called: str, found: str | None, here: Path) -> str:
-    """How to type this command in the directory `here`: `called` is argv[0], `found` what PATH has under our name."""
-    place = Path(called)
+    """How to type this command in the directory `here`: `called` is argv[0], `found` the `gregor` on PATH."""
+    program = Path(called)
     if called == found:
-        return place.name
-    if place.is_absolute() and place.is_relative_to(here):
-        place = place.relative_to(here)
-    return shlex.quote(str(place))
+        return program.name
+    if program.is_absolute() and program.is_relative_to(here):
+        program = program.relative_to(here)
+    return shlex.quote(str(program))
 
 
-def teller(names: list[str]) -> Callable[[str, str], None]:
-    """`tell(name, line)`: a line of a process on stderr, its name before it, in its own colour on a terminal."""
+def line_printer(names: list[str]) -> PrintLine:
+    """A function that prints a line of a process on stderr after its name, coloured on a terminal."""
     width = max(map(len, names))
     coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     colours = {name: _COLOURS[n % len(_COLOURS)] for n, name in enumerate(names)}
 
-    def tell(name: str, line: str) -> None:
+    def print_line(name: str, line: str) -> None:
         prefix = f"{name:<{width}} |"
         if coloured:
             prefix = f"\x1b[{colours.get(name, 37)}m{prefix}\x1b[0m"
         print(prefix, line, file=sys.stderr, flush=True)
 
-    return tell
+    return print_line

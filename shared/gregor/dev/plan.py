@@ -1,37 +1,41 @@
-"""What `gregor dev` is going to run: ports, environments and secrets, worked out before anything is started."""
+"""The plan of `gregor dev`: ports, environments and secrets, decided before anything starts."""
 
 import errno
 import fcntl
 import json
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gregor.cli.errors import Failure
 from gregor.config.settings import Settings
 
+from .errors import DevError
 from .fake_providers import FakeProviders
-from .supervisor import Service, inherited_environ
+from .processes import inherited_environ
+from .supervisor import ServiceProcess
 
 LOCAL_ORIGINS = ",".join(f"{scheme}://{host}:*" for scheme in ("http", "https") for host in ("localhost", "127.0.0.1"))
 DRAIN_S = 2.0
-"""In development nobody waits long for a Ctrl-C."""
+"""Short: in development, Ctrl-C should be quick."""
 SCHEDULER = 3
-"""The scheduler's port after the first (protocol.md, "Ports")."""
+"""Offset of the scheduler's port from the first port."""
 DELIVERY = 4
-"""Delivery's port after the first."""
+"""Offset of delivery's port from the first port."""
+SECRETS_FILE = "secrets.json"
+SERVER_DIRECTORY = "server"
 STEP = 10
-"""The n-th further process of a service has its ports + 10·n (protocol.md, "Ports")."""
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to call where a service listens on all
+"""Offset between the ports of two processes of one service."""
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - the address to call if a service listens on all
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The processes of a `gregor dev` and where they listen."""
+class DevPlan:
+    """The processes of one `gregor dev` and their addresses."""
 
     settings: Settings
     port_base: int
@@ -44,60 +48,62 @@ class Plan:
     @property
     def ingest_urls(self) -> list[str]:
         """URLs of all ingest processes."""
-        return [f"http://{self._place(port)}" for port in self._ports(0, self.ingests)]
+        return [f"http://{self._address(port)}" for port in self._ports(0, self.ingests)]
 
     @property
     def gateway_urls(self) -> list[str]:
         """URLs of all gateways, for WebSocket."""
-        return [f"ws://{self._place(port)}" for port in self._ports(1, self.gateways)]
+        return [f"ws://{self._address(port)}" for port in self._ports(1, self.gateways)]
 
     @property
     def stream_urls(self) -> list[str]:
         """URLs of all gateways, for SSE, long poll and posted frames."""
-        return [f"http://{self._place(port)}" for port in self._ports(2, self.gateways)]
+        return [f"http://{self._address(port)}" for port in self._ports(2, self.gateways)]
 
     @property
     def scheduler_url(self) -> str:
         """URL of the scheduler's probes."""
-        return f"http://{self._place(self.port_base + SCHEDULER)}"
+        return f"http://{self._address(self.port_base + SCHEDULER)}"
 
     @property
     def delivery_url(self) -> str:
         """URL of delivery's probes."""
-        return f"http://{self._place(self.port_base + DELIVERY)}"
+        return f"http://{self._address(self.port_base + DELIVERY)}"
 
     @property
     def drain_s(self) -> float:
-        """How long a service may take to end."""
+        """Seconds that a service may take to end."""
         return self.settings.drain_seconds if "drain_seconds" in self.settings.model_fields_set else DRAIN_S
 
-    def services(self, redis_url: str) -> list[Service]:
-        """The processes, for a Redis that listens there."""
+    def services(self, redis_url: str) -> list[ServiceProcess]:
+        """The processes, for the Redis at `redis_url`."""
         environ = inherited_environ() | self._environ(redis_url)
         if self.fakes is not None:
             environ = self.fakes.environ(environ)
-        listed = []
+        services = []
         for n, port in enumerate(self._ports(0, self.ingests)):
             own = {"GREGOR_INGEST_PORT": str(port), **self._admin(2 * n)}
-            probes = [f"http://{self._place(port)}/readyz"]
-            listed.append(Service(f"ingest-{n}", "gregor_ingest", environ | own, probes))
+            probes = [f"http://{self._address(port)}/readyz"]
+            services.append(ServiceProcess(f"ingest-{n}", "gregor_ingest", environ | own, probes))
         for n, port in enumerate(self._ports(1, self.gateways)):
             own = {"GREGOR_GATEWAY_PORT": str(port), "GREGOR_STREAM_PORT": str(port + 1), **self._admin(2 * n + 1)}
-            probes = [f"http://{self._place(place)}/readyz" for place in (port, port + 1)]
-            listed.append(Service(f"gateway-{n}", "gregor_gateway", environ | own, probes))
+            probes = [f"http://{self._address(probe_port)}/readyz" for probe_port in (port, port + 1)]
+            services.append(ServiceProcess(f"gateway-{n}", "gregor_gateway", environ | own, probes))
         after = 2 * max(self.ingests, self.gateways)
         own = {"GREGOR_SCHEDULER_PORT": str(self.port_base + SCHEDULER), **self._admin(after)}
-        listed.append(Service("scheduler-0", "gregor_scheduler", environ | own, [f"{self.scheduler_url}/readyz"]))
+        services.append(
+            ServiceProcess("scheduler-0", "gregor_scheduler", environ | own, [f"{self.scheduler_url}/readyz"])
+        )
         own = {"GREGOR_DELIVERY_PORT": str(self.port_base + DELIVERY), **self._admin(after + 1)}
-        listed.append(Service("delivery-0", "gregor_delivery", environ | own, [f"{self.delivery_url}/readyz"]))
-        return listed
+        services.append(ServiceProcess("delivery-0", "gregor_delivery", environ | own, [f"{self.delivery_url}/readyz"]))
+        return services
 
     def check_ports(self) -> None:
-        """Failure, in plain words, where a port is taken or may not be used."""
+        """Raises DevError if a port is taken or cannot be used."""
         ports = self._ports(0, self.ingests) + self._ports(1, self.gateways) + self._ports(2, self.gateways)
         ports += [*self._ports(SCHEDULER, 1), *self._ports(DELIVERY, 1)]
         if max(ports) > 65_535:
-            raise Failure(f"--port-base {self.port_base} is too high for {len(ports)} ports: they end at 65535")
+            raise DevError(f"--port-base {self.port_base} is too high for {len(ports)} ports: they end at 65535")
         for port in ports:
             family = socket.AF_INET6 if ":" in self.settings.host else socket.AF_INET
             with socket.socket(family) as probe:
@@ -105,22 +111,22 @@ class Plan:
                 try:
                     probe.bind((self.settings.host, port))
                 except OSError as error:
-                    raise Failure(self._port_trouble(port, error)) from error
+                    raise DevError(self._port_trouble(port, error)) from error
 
     def _port_trouble(self, port: int, error: OSError) -> str:
         if error.errno == errno.EADDRINUSE:
-            return f"port {port} is taken (another gregor dev?): end what holds it, or choose others with --port-base N"
+            return f"port {port} is in use (another gregor dev?): stop it, or choose other ports with --port-base N"
         return f"cannot listen on {self.settings.host} port {port}: {error.strerror}"
 
     def _ports(self, offset: int, count: int) -> list[int]:
         return [self.port_base + offset + STEP * n for n in range(count)]
 
-    def _place(self, port: int) -> str:
+    def _address(self, port: int) -> str:
         host = _ANY_ADDRESS.get(self.settings.host, self.settings.host)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def _admin(self, offset: int) -> dict[str, str]:
-        """One admin port a process: they share a machine here."""
+        """One admin port for each process, since they share a machine here."""
         port = self.settings.admin_port
         return {} if port is None else {"GREGOR_ADMIN_PORT": str(port + offset)}
 
@@ -141,35 +147,37 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Secrets:
-    """What a `gregor dev` makes up; kept in the data directory, so that a later start has the same."""
+class DevSecrets:
+    """The generated token secret and service key, kept in the data directory for the next start."""
 
     token_secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     key: str | None = None
 
     @classmethod
-    def load(cls, data: Path | None) -> "Secrets":
-        """Those kept in `data`, else new ones."""
-        place = data / "secrets.json" if data else None
-        if place is None or not place.exists():
+    def load(cls, data: Path | None) -> "DevSecrets":
+        """The secrets kept in `data`, else new ones. Raises DevError if the file cannot be read."""
+        file = data / SECRETS_FILE if data else None
+        if file is None or not file.exists():
             return cls()
         try:
-            return cls(**json.loads(place.read_text("utf-8")))
+            return cls(**json.loads(file.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise Failure(f"{place} cannot be read; move it away to have new secrets made") from error
+            raise DevError(
+                f"{file} cannot be read; delete it, or start with --fresh, to generate new secrets"
+            ) from error
 
     def save(self, data: Path) -> None:
-        """Keep them there, for this user alone."""
+        """Write the secrets into `data`, readable only for this user."""
         content = json.dumps({"token_secret": self.token_secret, "key": self.key})
         with os.fdopen(
-            os.open(data / "secrets.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+            os.open(data / SECRETS_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
         ) as file:
             file.write(content)
 
 
 @contextmanager
-def held(data: Path | None) -> Iterator[None]:
-    """Hold the data directory (made where absent), so that no second `gregor dev` writes to the same files."""
+def locked(data: Path | None) -> Iterator[None]:
+    """Lock the data directory (created if missing) against a second `gregor dev`. Raises DevError."""
     if data is None:
         yield
         return
@@ -177,10 +185,16 @@ def held(data: Path | None) -> Iterator[None]:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (data / "lock").open("w")
     except OSError as error:
-        raise Failure(f"--data {data} cannot be used: {error.strerror}") from error
+        raise DevError(f"the data directory {data} cannot be used: {error.strerror}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise Failure(f"--data {data} is in use by another gregor dev") from error
+            raise DevError(f"the data directory {data} is in use by another gregor dev") from error
         yield
+
+
+def clear_data(data: Path) -> None:
+    """Delete the kept state and secrets; other files in the directory stay."""
+    shutil.rmtree(data / SERVER_DIRECTORY, ignore_errors=True)
+    (data / SECRETS_FILE).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""`gregor categories apply | check | list | preview | show | rollback`: notification types, one entry each."""
+"""`gregor categories apply | check | list | preview | show | rollback`: notification types, with one entry each."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gregor.cli.errors import Failure
+from gregor.cli.errors import CommandError
+from gregor.cli.tables import counted, print_table
 from gregor.cli.target import Json, Key, Url, find_target
 from gregor.core.categories.parse import parse_categories
 from gregor.core.categories.policy import CategoryPolicies, CategoryPolicy
@@ -14,55 +15,55 @@ from gregor.core.errors import FieldError, Problem
 from gregor.core.ids import is_dotted
 from gregor.registries.category_files import check_file, read_file, silent_reminders
 
-from .users import parse_json, print_table
+from .users import parse_json
 
-categories = typer.Typer(help="Notification types, one entry each.", no_args_is_help=True, rich_markup_mode=None)
+categories = typer.Typer(help="Notification types, with one entry each.", no_args_is_help=True, rich_markup_mode=None)
 File = Annotated[Path, typer.Argument(metavar="FILE", help="TOML file of entries (or JSON, named .json).")]
 UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 
 
 @categories.callback()
 def _group() -> None:
-    """Notification types, one entry each."""
+    """Notification types, with one entry each."""
 
 
 @categories.command()
 def check(file: File, as_json: Json = False) -> None:
-    """Say what is wrong with a file, and how to mend it.
+    """Check a file: print each error and how to fix it.
 
-    One line a mistake; nothing is sent anywhere.
+    Nothing is sent to a server.
     """
-    mistakes = _mistakes(file)
-    warnings = [] if mistakes else silent_reminders(read_file(file))
+    errors = _errors(file)
+    warnings = [] if errors else silent_reminders(read_file(file))
     if as_json:
-        typer.echo(json.dumps({"errors": _documents(mistakes), "warnings": _documents(warnings)}))
-        raise typer.Exit(1 if mistakes else 0)
-    _refuse(file, mistakes)
-    _tell(warnings)
+        typer.echo(json.dumps({"errors": _documents(errors), "warnings": _documents(warnings)}))
+        raise typer.Exit(1 if errors else 0)
+    _refuse(file, errors)
+    _print(warnings)
     count = len(read_file(file))
-    typer.echo(f"{file}: {_counted(count, 'entry', 'entries')}, nothing wrong")
+    typer.echo(f"{file}: {counted(count, 'entry', 'entries')}, no errors")
 
 
 @categories.command()
 def apply(file: File, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Make the entries of a file the ones that hold.
+    """Apply the entries of a file: they replace all present entries.
 
-    In all processes within a second.
+    All processes use them within a second.
     """
-    _refuse(file, _mistakes(file))
+    _refuse(file, _errors(file))
     entries = read_file(file)
-    _tell(silent_reminders(entries))
+    _print(silent_reminders(entries))
     answer = find_target(url, key).call("PUT", "/v1/categories", body={"categories": entries}).json()
     if as_json:
         typer.echo(json.dumps(answer))
         return
-    count = _counted(len(answer["categories"]), "entry", "entries")
-    typer.echo(f"version {answer['version']} holds: {count}")
+    count = counted(len(answer["categories"]), "entry", "entries")
+    typer.echo(f"version {answer['version']} is active: {count}")
 
 
 @categories.command("list")
 def list_entries(url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Show the entries that hold, and what each of them comes to."""
+    """List the active entries, each with the fields it inherits."""
     answer = find_target(url, key).call("GET", "/v1/categories").json()
     if as_json:
         typer.echo(json.dumps(answer))
@@ -85,22 +86,23 @@ def list_entries(url: Url = None, key: Key = None, as_json: Json = False) -> Non
 
 @categories.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A category; it may have no entry of its own.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A category, with or without its own entry.")],
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Show all that holds for a category, what it inherits too."""
+    """Show the effective fields of a category, including inherited ones."""
     if name and not is_dotted(name):
-        raise typer.BadParameter("a category is dotted segments, such as user.joined", param_hint="NAME")
+        raise typer.BadParameter("a category consists of dotted segments, such as user.joined", param_hint="NAME")
     answer = find_target(url, key).call("GET", "/v1/categories").json()
-    holds = _described(_read(answer).resolve(name))
+    effective = _described(_read(answer).resolve(name))
     if as_json:
         own = answer["categories"].get(name)
-        typer.echo(json.dumps({"name": name, "version": answer["version"], "entry": own, "holds": holds}))
+        typer.echo(json.dumps({"name": name, "version": answer["version"], "entry": own, "holds": effective}))
         return
-    width = max(map(len, holds))
-    for field, value in holds.items():
+    typer.echo(_source_text(name, answer["categories"]))
+    width = max(map(len, effective))
+    for field, value in effective.items():
         typer.echo(f"{field:<{width}}  {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
 
 
@@ -113,9 +115,9 @@ def preview(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Show what an item of a category would say; nothing is sent."""
+    """Render the texts of an item of a category; nothing is sent."""
     if not is_dotted(name):
-        raise typer.BadParameter("a category is dotted segments, such as user.joined", param_hint="NAME")
+        raise typer.BadParameter("a category consists of dotted segments, such as user.joined", param_hint="NAME")
     asked: dict[str, Any] = {"body": parse_json(body, "--body")} | ({} if locale is None else {"locale": locale})
     words = find_target(url, key).call("POST", f"/v1/categories/{name}/preview", body=asked).json()
     if as_json:
@@ -123,7 +125,7 @@ def preview(
         return
     said = {field: text for field, text in words.items() if text is not None}
     lines = [f"{field:<7}  {text}" for field, text in said.items()]
-    typer.echo("\n".join(lines or [f"{name} has no words: it has no title"]))
+    typer.echo("\n".join(lines or [f"{name} has no texts: its entry has no title"]))
 
 
 @categories.command()
@@ -133,30 +135,40 @@ def rollback(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Make the entries of an older version hold again."""
+    """Activate the entries of an older version."""
     answer = find_target(url, key).call("POST", "/v1/categories/rollback", body={"version": version}).json()
     if as_json:
         typer.echo(json.dumps(answer))
         return
-    typer.echo(f"version {answer['version']} holds: the entries of version {version}")
+    typer.echo(f"version {answer['version']} is active: the entries of version {version}")
 
 
-def _mistakes(file: Path) -> list[FieldError]:
+def _source_text(name: str, entries: dict[str, Any]) -> str:
+    """The entry from which the fields of a category come."""
+    if name in entries:
+        return f'# "{name}" has its own entry; fields it does not set are inherited'
+    parents = [name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1)] + [""]
+    nearest = next((parent for parent in parents if parent in entries), None)
+    source = "has the defaults" if nearest is None else f'inherits from "{nearest}"'
+    return f'# "{name}" has no entry; it {source}'
+
+
+def _errors(file: Path) -> list[FieldError]:
     try:
         return check_file(file)
     except Problem as problem:
-        raise Failure(problem.detail) from None
+        raise CommandError(problem.detail) from None
 
 
-def _refuse(file: Path, mistakes: list[FieldError]) -> None:
-    """Ends the command where there are mistakes: a line for each, then how many."""
-    _tell(mistakes)
-    if mistakes:
-        raise Failure(f"{file} has {_counted(len(mistakes), 'mistake', 'mistakes')}")
+def _refuse(file: Path, errors: list[FieldError]) -> None:
+    """Raise CommandError if there are errors, after a line for each."""
+    _print(errors)
+    if errors:
+        raise CommandError(f"{file} has {counted(len(errors), 'error', 'errors')}")
 
 
-def _tell(faults: list[FieldError]) -> None:
-    """A line for each, on stderr."""
+def _print(faults: list[FieldError]) -> None:
+    """Print a line for each, on stderr."""
     for fault in faults:
         typer.echo(f"{_place(fault.pointer)}: {' '.join(fault.detail.split())}", err=True)
 
@@ -166,28 +178,24 @@ def _documents(faults: list[FieldError]) -> list[dict[str, str]]:
 
 
 def _place(pointer: str) -> str:
-    """A place as it stands in the TOML: `["user.joined"] push.after`."""
+    """A JSON pointer in the form of the TOML file: `["user.joined"] push.after`."""
     steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
     if not steps:
         return "the file"
     return " ".join(part for part in (f'["{steps[0]}"]', ".".join(steps[1:])) if part)
 
 
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
-
-
 def _read(answer: dict[str, Any]) -> CategoryPolicies:
     try:
         return parse_categories(answer["categories"])
     except Problem as problem:
-        raise Failure(f"these entries are of a newer Gregor than this command: {problem.detail}") from None
+        raise CommandError(f"these entries come from a newer Gregor than this command: {problem.detail}") from None
 
 
 def _described(policy: CategoryPolicy) -> dict[str, Any]:
-    """All fields of a policy as an entry would say them."""
+    """All fields of a policy in the form of an entry."""
     push, email, aggregate = policy.push, policy.email, policy.aggregate
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "title": policy.title,
         "text": policy.text,
         "link": policy.link,
@@ -215,7 +223,7 @@ def _described(policy: CategoryPolicy) -> dict[str, Any]:
         "body_schema": policy.body_schema and policy.body_schema.document,
         "locales": sorted(policy.locales),
     }
-    return {field: value for field, value in said.items() if value not in (None, [])}
+    return {field: value for field, value in fields.items() if value not in (None, [])}
 
 
 def _duration(us: int) -> str:

@@ -1,4 +1,4 @@
-"""`gregor config check`: what the settings come to, before a service is started with them."""
+"""`gregor config check`: the effective settings, before a service starts with them."""
 
 import json
 import os
@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
+from gregor.cli.local import service_settings
 from gregor.cli.target import Json
-from gregor.config.settings import VARIABLES, Settings, load_settings, mask_password
+from gregor.config.settings import VARIABLES, Settings, mask_password
 
-config = typer.Typer(help="Look at the settings.", no_args_is_help=True, rich_markup_mode=None)
+config = typer.Typer(help="Check the settings.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @config.callback()
 def _group() -> None:
-    """Look at the settings."""
+    """Check the settings."""
 
 
 @config.command()
@@ -24,11 +25,11 @@ def check(
     file: Annotated[Path | None, typer.Option(help="TOML file (else the one that GREGOR_CONFIG names).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Read the settings as a service would, and print them.
+    """Read the settings as a service does, and print them.
 
-    Exit status 1 where one is wrong.
+    Exit status 1 if one is invalid. Secrets are not shown.
     """
-    settings = load_settings(os.environ, file)
+    settings = service_settings(os.environ, file)
     shown = {variable: _shown(settings, field) for variable, field in VARIABLES.items()}
     if as_json:
         typer.echo(json.dumps(shown))
@@ -39,7 +40,7 @@ def check(
 
 
 def _in_words(value: object) -> str:
-    """A value as it is written in a variable; `-` where it is not set."""
+    """A value in the form of its variable; `-` if it is not set."""
     match value:
         case bool():
             return str(value).lower()

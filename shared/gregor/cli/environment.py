@@ -1,0 +1,45 @@
+"""The few settings that client commands need, read without the services: they work in a thin installation."""
+
+import os
+import tomllib
+from pathlib import Path
+
+from gregor.clock import SystemClock
+
+from .errors import CommandError
+from .state_file import read_running
+from .times import seconds_of
+
+
+def setting(name: str) -> str | None:
+    """The text of a setting, from its `GREGOR_` variable or from the TOML file that GREGOR_CONFIG names."""
+    if (value := os.environ.get(f"GREGOR_{name}")) is not None:
+        return value
+    file = os.environ.get("GREGOR_CONFIG")
+    if not file:
+        return None
+    try:
+        found = tomllib.loads(Path(file).read_text("utf-8")).get(name.lower())
+    except (OSError, ValueError) as error:
+        raise CommandError(f"GREGOR_CONFIG: {file} cannot be read: {error}") from error
+    return None if found is None else str(found)
+
+
+def duration_setting(name: str) -> float | None:
+    """The seconds of a setting that is a duration; None if it is not set. Raises CommandError if it is invalid."""
+    text = setting(name)
+    seconds = None if text is None else seconds_of(text.removeprefix("-"))
+    if text is None or seconds is None:
+        if text is not None:
+            raise CommandError(f"GREGOR_{name}: {text!r} is not a duration; write 30d, 12h, 90s, or seconds")
+        return None
+    return -seconds if text.startswith("-") else seconds
+
+
+def now_s() -> float:
+    """The time of the services in Unix seconds: the clock of this host plus GREGOR_CLOCK_OFFSET."""
+    offset_s = duration_setting("CLOCK_OFFSET")
+    if offset_s is None:
+        running = read_running(os.environ)
+        offset_s = running.clock_offset_s if running else 0.0
+    return SystemClock(offset_s).now_us() / 1e6
