@@ -1,4 +1,4 @@
-"""`gregor dev` as a developer has it: one command, real processes, the other commands find it, it ends cleanly."""
+"""`gregor dev` as a developer uses it: one command, real processes, commands that find it, and a clean end."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,15 +20,15 @@ from tests.support.wait import wait_until_sync
 pytestmark = pytest.mark.e2e
 GREGOR = [sys.executable, "-c", "from gregor.cli import main; main()"]
 SPAN = 20
-"""Ports after the base that two of each service take."""
+"""Ports after the base that two processes of each service use."""
 
 
 class Dev:
-    """A running `gregor dev --json`, and commands that find it by what it left."""
+    """A running `gregor dev --json`, and commands that find it by its state file."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("GREGOR_")}
-        self.environ = {**kept, "XDG_STATE_HOME": str(folder / "state")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("GREGOR_")}
+        self.environ = {**inherited, "XDG_STATE_HOME": str(folder / "state")}
         self.log = folder / "log"
         self._log: IO[bytes] = self.log.open("ab")
         self.process = subprocess.Popen(
@@ -89,6 +89,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Dev]]:
         yield start_one
 
 
+@contextmanager
+def ended_at_exit(dev: Dev) -> Iterator[Dev]:
+    """The server, stopped at the end."""
+    try:
+        yield dev
+    finally:
+        dev.end()
+
+
 def is_ready(url: str) -> bool:
     try:
         return httpx.get(url.replace("ws://", "http://") + "/readyz", timeout=2).status_code == 200
@@ -96,12 +105,12 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def ready_ones(dev: Dev) -> set[str]:
+def ready_services(dev: Dev) -> set[str]:
     lines = (line.partition("|") for line in dev.log.read_text().splitlines())
-    return {name.strip() for name, _, said in lines if "Ready." in said or "service.ready" in said}
+    return {name.strip() for name, _, text in lines if "Ready." in text or "service.ready" in text}
 
 
-def test_once_the_line_is_printed_every_service_is_ready_and_the_commands_find_it(start: Callable[..., Dev]) -> None:
+def test_all_services_are_ready_and_found_by_commands(start: Callable[..., Dev]) -> None:
     dev = start("--gateways", "2")
 
     assert [is_ready(url) for kind in ("ingests", "gateways", "streams") for url in dev.places[kind]] == [True] * 5
@@ -111,22 +120,22 @@ def test_once_the_line_is_printed_every_service_is_ready_and_the_commands_find_i
     assert dev.run("keys", "list").count("ingest") == 1
     assert '"fail"' not in dev.run("doctor", "--json")
     services = {"ingest-0", "gateway-0", "gateway-1", "scheduler-0", "delivery-0"}
-    wait_until_sync(lambda: ready_ones(dev) == services, "each service says that it is ready")
+    wait_until_sync(lambda: ready_services(dev) == services, "each service says that it is ready")
 
 
-def test_a_token_or_key_that_is_not_taken_is_told_with_its_mend(start: Callable[..., Dev]) -> None:
+def test_refused_token_or_key_is_reported_with_the_fix(start: Callable[..., Dev]) -> None:
     dev = start()
 
     stranger = dev.run("token", "mint", "--user", "alice", "--device", "phone").strip() + "x"
     watched = dev.refused("watch", "alice", "--token", stranger)
     asked = dev.refused("state", "alice", "--key", "gk_abcdefghijkl_x")
 
-    assert "4501 unauthorised; " in watched and watched.endswith("watch anew\n")
-    assert asked == "gregor: unauthorised: The service key is not known. Give another with --key or GREGOR_KEY.\n"
+    assert "4501 unauthorised; the token is expired or signed with another secret" in watched
+    assert asked == "gregor: unauthorised: The service key is not known. Give another key with --key or GREGOR_KEY.\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_with_status_0_and_leaves_no_process_and_no_file(start: Callable[..., Dev], number: int) -> None:
+def test_end_has_status_0_and_leaves_no_process(start: Callable[..., Dev], number: int) -> None:
     dev = start()
     children = dev.children()
     services = {dev.child(f"gregor_{name}") for name in ("ingest", "gateway", "scheduler", "delivery")}
@@ -137,11 +146,11 @@ def test_it_ends_with_status_0_and_leaves_no_process_and_no_file(start: Callable
 
     assert status == 0
     assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
-    assert list(Path(dev.environ["XDG_STATE_HOME"]).rglob("*.json")) == []
+    assert list(Path(dev.environ["XDG_STATE_HOME"], "gregor").glob("dev-*.json")) == []
     assert "Traceback" not in dev.log.read_text()
 
 
-def test_no_child_outlives_it_even_where_it_is_killed(start: Callable[..., Dev]) -> None:
+def test_no_child_survives_a_killed_dev(start: Callable[..., Dev]) -> None:
     dev = start()
     children = dev.children()
 
@@ -150,7 +159,7 @@ def test_no_child_outlives_it_even_where_it_is_killed(start: Callable[..., Dev])
     wait_until_sync(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "all children are gone")
 
 
-def test_a_service_that_is_killed_comes_back(start: Callable[..., Dev]) -> None:
+def test_killed_service_is_restarted(start: Callable[..., Dev]) -> None:
     dev = start()
     pid = dev.child("gregor_ingest")
 
@@ -158,25 +167,56 @@ def test_a_service_that_is_killed_comes_back(start: Callable[..., Dev]) -> None:
 
     wait_until_sync(lambda: pid not in dev.children(), "it is gone")
     wait_until_sync(lambda: is_ready(dev.places["ingest"]), "ingest is ready again", timeout_s=30)
-    assert re.search(r"^ingest-0 +\| ended \(signal 9\)", dev.log.read_text(), re.MULTILINE)
+    assert re.search(r"^ingest-0 +\| ended \(signal 9\); restarts", dev.log.read_text(), re.MULTILINE)
 
 
-def test_with_data_the_state_and_the_key_are_there_again(start: Callable[..., Dev], tmp_path: Path) -> None:
-    first = start("--data", str(tmp_path / "data"))
-    first.run("send", "alice", "--category", "user.joined", "--id", "aa")
-    token = first.run("token", "mint", "--user", "alice", "--device", "phone").strip()
-    first.end()
+@pytest.mark.parametrize("is_named", [False, True])
+def test_restart_keeps_state_key_and_tokens(tmp_path: Path, is_named: bool) -> None:
+    options = ["--port-base", str(free_ports(SPAN)), *(["--data", str(tmp_path / "data")] if is_named else [])]
+    with ended_at_exit(Dev(tmp_path, *options)) as first:
+        first.run("send", "alice", "--category", "user.joined", "--id", "aa")
+        token = first.run("token", "mint", "--user", "alice", "--device", "phone").strip()
 
-    second = start("--data", str(tmp_path / "data"))
+    with ended_at_exit(Dev(tmp_path, *options)) as second:
+        assert second.places["key"] == first.places["key"]
+        answer = httpx.get(
+            second.places["ingest"] + "/v1/users/alice/state", headers={"Authorization": f"Bearer {token}"}, timeout=10
+        )
+        assert list(answer.json()["items"]) == ["aa"]
 
-    assert second.places["key"] == first.places["key"]
-    answer = httpx.get(
-        second.places["ingest"] + "/v1/users/alice/state", headers={"Authorization": f"Bearer {token}"}, timeout=10
-    )
-    assert list(answer.json()["items"]) == ["aa"]
+    with ended_at_exit(Dev(tmp_path, *options, "--fresh")) as third:
+        assert third.places["key"] != first.places["key"]
+        assert third.run("state", "alice") == "alice has no live items\n"
 
 
-def test_with_a_redis_of_ones_own_the_key_goes_when_it_ends(start: Callable[..., Dev], redis_server: str) -> None:
+def test_watch_survives_a_restart_with_new_secrets(tmp_path: Path) -> None:
+    options = ["--port-base", str(free_ports(SPAN))]
+    with ended_at_exit(Dev(tmp_path, *options)) as first:
+        watching = first.popen("watch", "alice", "--json")
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["change"] == "Synced"
+
+    with watching, ended_at_exit(Dev(tmp_path, *options, "--fresh")) as second:
+        second.run("send", "alice", "--category", "user.joined", "--id", "aa")
+        changes = []
+        while "Created" not in changes:
+            line = watching.stdout.readline()
+            assert line, "watch ended"
+            changes.append(json.loads(line)["change"])
+        watching.terminate()
+
+
+def test_two_devs_are_found_by_their_urls(start: Callable[..., Dev]) -> None:
+    first, second = start(), start()
+    second.run("send", "alice", "--category", "mail", "--id", "second")
+
+    assert "second" in first.run("state", "alice")  # the one that was started last
+    assert first.run("state", "alice", "--url", first.places["ingest"]) == "alice has no live items\n"
+    second.end()
+    assert first.run("state", "alice") == "alice has no live items\n"
+
+
+def test_key_in_an_external_redis_is_deleted_at_the_end(start: Callable[..., Dev], redis_server: str) -> None:
     dev = start("--redis", redis_server)
     assert dev.places["redis"] == redis_server
 
@@ -193,21 +233,22 @@ def test_two_watching_devices_show_one_state(start: Callable[..., Dev]) -> None:
         try:
             assert phone.stdout is not None
             assert other.stdout is not None
-            assert phone.stdout.readline().startswith("= ")
-            assert other.stdout.readline().startswith("= ")
+            for watching, name in ((phone.stdout, "phone"), (other.stdout, "terminal")):
+                assert watching.readline().startswith(f"connected to {dev.places['gateway']} as alice/{name}; ")
+                assert watching.readline().endswith("  = synchronized: full copy; 0 items  [badge 0]\n")
 
             dev.run("send", "alice", "--category", "user.joined", "--id", "aa", "--body", '{"keybase":"kbob"}')
             dev.run("send", "alice", "--dismiss", "aa")
 
             for watching in (phone.stdout, other.stdout):
-                assert watching.readline().startswith("+ aa ")
-                assert watching.readline() == "- aa\n"
+                assert watching.readline().endswith('  + aa  user.joined  {"keybase": "kbob"}  [badge 1]\n')
+                assert watching.readline().endswith("  - aa  dismissed  [badge 0]\n")
         finally:
             for process in (phone, other):
                 process.terminate()
 
 
-def test_with_fake_providers_a_push_and_a_browsers_push_arrive_and_are_told(start: Callable[..., Dev]) -> None:
+def test_pushes_arrive_at_fake_providers(start: Callable[..., Dev]) -> None:
     dev = start("--fake-providers")
     fakes = dev.places["fakes"]
     arrivals = Path(fakes["arrivals"])
@@ -232,8 +273,8 @@ def test_with_fake_providers_a_push_and_a_browsers_push_arrive_and_are_told(star
         ("alice", "aa", "kbob just joined", 1)
     }
     assert 'APNs, alice: "kbob just joined"; badge 1' in dev.log.read_text()
-    said = {finding["check"]: finding["found"] for finding in json.loads(dev.run("doctor", "--json"))}
-    assert {name: said[name] for name in ("apns", "fcm", "webpush")} == dict.fromkeys(
+    found = {finding["check"]: finding["found"] for finding in json.loads(dev.run("doctor", "--json"))}
+    assert {name: found[name] for name in ("apns", "fcm", "webpush")} == dict.fromkeys(
         ("apns", "fcm", "webpush"), "good"
     )
     children = dev.children()
@@ -243,15 +284,15 @@ def test_with_fake_providers_a_push_and_a_browsers_push_arrive_and_are_told(star
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "text"),
     [
         (["--redis", "redis://127.0.0.1:1/0"], "Redis cannot be used at redis://127.0.0.1:1/0"),
-        (["--redis", "redis://127.0.0.1:1/0"], "--redis of dev and doctor, says where it is"),
+        (["--redis", "redis://127.0.0.1:1/0"], "with GREGOR_REDIS_URL, or with --redis of dev and doctor"),
         (["--redis", "redis+cluster://127.0.0.1:1"], "is not supported yet"),
-        (["--data", "/proc/nowhere"], "--data /proc/nowhere cannot be used"),
+        (["--data", "/proc/nowhere"], "the data directory /proc/nowhere cannot be used"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, options: list[str], said: str) -> None:
+def test_failed_start_is_one_line(tmp_path: Path, options: list[str], text: str) -> None:
     ended = subprocess.run(
         [*GREGOR, "dev", "--port-base", str(free_ports(SPAN)), *options],
         env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
@@ -261,10 +302,10 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, options: list[str], s
     )
 
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
-    assert said in ended.stderr
+    assert text in ended.stderr
 
 
-def test_a_second_one_on_the_same_ports_says_so(start: Callable[..., Dev]) -> None:
+def test_second_dev_on_the_same_ports_is_refused(start: Callable[..., Dev]) -> None:
     dev = start()
     base = dev.places["ingest"].rpartition(":")[2]
 
@@ -274,5 +315,5 @@ def test_a_second_one_on_the_same_ports_says_so(start: Callable[..., Dev]) -> No
 
     assert ended.returncode == 1
     assert ended.stderr == (
-        f"gregor: port {base} is taken (another gregor dev?): end what holds it, or choose others with --port-base N\n"
+        f"gregor: port {base} is in use (another gregor dev?): stop it, or choose other ports with --port-base N\n"
     )

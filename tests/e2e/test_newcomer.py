@@ -19,7 +19,7 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) fo
 
 
 def follow(line: str, directory: Path, cluster: Cluster) -> subprocess.CompletedProcess[str]:
-    """What a line of the page does, typed in a directory."""
+    """Run a line of the page in a directory."""
     program, *words = shlex.split(line, comments=True)
     assert program == ".venv/bin/gregor"
     environ = {**os.environ, "GREGOR_URL": cluster.ingest_urls[0], "GREGOR_KEY": cluster.key}
@@ -27,20 +27,20 @@ def follow(line: str, directory: Path, cluster: Cluster) -> subprocess.Completed
     return subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, timeout=60)
 
 
-async def test_the_page_works_as_it_is_written(cluster: Cluster, api: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_commands_of_the_page_work_as_written(cluster: Cluster, api: httpx.AsyncClient, tmp_path: Path) -> None:
     (tmp_path / "categories.toml").write_text(ENTRY)
     push = {"provider": "apns", "token": "a-token", "topic": "com.example", "sandbox": False}
     await api.put("/v1/users/alice/devices/phone", json={"platform": "ios", "push": push})
     await api.put("/v1/users/alice/contact", json={"email": "alice@example.com"})
 
-    said = [follow(line, tmp_path, cluster) for line in COMMANDS]
+    results = [follow(line, tmp_path, cluster) for line in COMMANDS]
 
-    check, apply, preview, rehearsed, sent, state, refused = said
-    assert [done.returncode for done in said] == [0, 0, 0, 0, 0, 0, 1], [done.stderr for done in said]
-    assert "nothing wrong" in check.stdout and "holds: 1 entry" in apply.stdout
+    check, apply, preview, dry_run, sent, state, refused = results
+    assert [done.returncode for done in results] == [0, 0, 0, 0, 0, 0, 1], [done.stderr for done in results]
+    assert "no errors" in check.stdout and "is active: 1 entry" in apply.stdout
     assert "La fattura 7 è in scadenza" in preview.stdout
-    told = [re.split(r"  +", line) for line in rehearsed.stdout.splitlines()[2:]]
-    assert [(row[0], row[1]) for row in told] == [
+    planned = [re.split(r"  +", line) for line in dry_run.stdout.splitlines()[2:]]
+    assert [(row[0], row[1]) for row in planned] == [
         ("item", "apns"), ("item", "email"), ("remind 0", "apns"), ("remind 0", "email"),
     ]  # fmt: skip
     assert "created" in sent.stdout and "invoice.due" in state.stdout

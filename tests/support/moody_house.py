@@ -19,13 +19,13 @@ from typing import Any
 import uvloop
 
 from gregor.auth.vapid import VapidKey
-from gregor.dev.processes import end_with_parent
 from gregor.dev.fakes.__main__ import KEY_ID, SUBJECT, TEAM_ID, Fakes
 from gregor.dev.fakes.apns import FakeApns
 from gregor.dev.fakes.http1 import Http1Server
 from gregor.dev.fakes.keys import write_key
 from gregor.dev.fakes.smtp import FakeSmtp
 from gregor.dev.fakes.tls import CertificateAuthority
+from gregor.dev.processes import end_with_parent
 from tests.support.cluster import ROOT
 from tests.support.moods import DOWN, Mood
 from tests.support.moody import MoodyApns, MoodyFcm, MoodySmtp, MoodyWebPush, Seen, cut

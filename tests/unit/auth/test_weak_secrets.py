@@ -64,7 +64,7 @@ def test_the_doctor_warns_of_them_and_shows_none() -> None:
 
     assert (found.check, found.verdict) == ("secrets", "warn")
     assert "GREGOR_TOKEN_SECRET" in found.found and "GREGOR_LINK_SECRET" in found.found
-    assert "openssl rand" in found.mend
+    assert "openssl rand" in found.fix
     assert SHORT not in str(found) and REPEATED not in str(found)
     assert secrets_finding(settings(GOOD)) == Finding("secrets", "ok", "none is weak")
     assert secrets_finding(settings()) == Finding("secrets", "ok", "none is set")

@@ -1,4 +1,4 @@
-"""`gregor categories`: mistakes in a line each, and what is asked of ingest."""
+"""`gregor categories`: errors of a file, one line each, and the calls of the API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENTRIES = {
     "user.joined": {"email": {"after": "90s"}},
 }
 
-TEN_MISTAKES = """
+TEN_ERRORS = """
 ["invoice.due"]
 titel = "An invoice is due"
 expires_after = "30 days"
@@ -50,23 +50,23 @@ EXPLAINED = """\
 
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[Path]:
-    """A good file."""
+    """A valid file."""
     path = tmp_path / "categories.json"
     path.write_text(json.dumps(ENTRIES))
     yield path
 
 
-def test_check_explains_ten_mistakes_in_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_explains_ten_errors_in_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.toml"
-    bad.write_text(TEN_MISTAKES)
+    bad.write_text(TEN_ERRORS)
 
     assert run("categories", "check", str(bad)) == 1
 
-    assert capsys.readouterr().err == EXPLAINED + f"gregor: {bad} has 10 mistakes\n"
+    assert capsys.readouterr().err == EXPLAINED + f"gregor: {bad} has 10 errors\n"
     assert run("categories", "check", str(bad), "--json") == 1
-    told = json.loads(capsys.readouterr().out)["errors"]
-    assert [each["pointer"] for each in told][:2] == ["/invoice.due/titel", "/invoice.due/expires_after"]
-    assert len(told) == 10
+    errors = json.loads(capsys.readouterr().out)["errors"]
+    assert [each["pointer"] for each in errors][:2] == ["/invoice.due/titel", "/invoice.due/expires_after"]
+    assert len(errors) == 10
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,7 @@ def test_check_explains_ten_mistakes_in_a_line_each(tmp_path: Path, capsys: pyte
         ('["a"]\nurgent = "yes"', '["a"] urgent: Write true or false, without quotes.'),
     ],
 )
-def test_check_explains_other_mistakes_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
-) -> None:
+def test_check_explains_other_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str) -> None:
     bad = tmp_path / "bad.toml"
     bad.write_text(text)
 
@@ -104,7 +102,7 @@ def test_check_explains_other_mistakes_too(
 
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith(words)
-    assert last == f"gregor: {bad} has 1 mistake"
+    assert last == f"gregor: {bad} has 1 error"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +116,7 @@ def test_check_explains_other_mistakes_too(
         ('["a"]\nexpires_after = "1d"\nremind_after = ["2d"]\n["a.b"]\nexpires_after = false', ['["a"] remind_after']),
     ],
 )
-def test_check_tells_of_reminders_that_never_fire_and_takes_them(
+def test_check_warns_of_reminders_that_never_fire(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, places: list[str]
 ) -> None:
     file = tmp_path / "a.toml"
@@ -126,24 +124,24 @@ def test_check_tells_of_reminders_that_never_fire_and_takes_them(
 
     assert run("categories", "check", str(file)) == 0
 
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     lines = [
         f"{place}: This reminder never fires: it is due at or after expires_after. Choose an earlier reminder.\n"
         for place in places
     ]
-    assert told.err == "".join(lines)
-    assert told.out.endswith("nothing wrong\n")
+    assert printed.err == "".join(lines)
+    assert printed.out.endswith("no errors\n")
     assert run("categories", "check", str(file), "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["warnings"]) == len(places)
 
 
-def test_the_example_of_the_house_has_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_file_has_no_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("categories", "check", str(EXAMPLE)) == 0
 
-    assert capsys.readouterr().out == f"{EXAMPLE}: 10 entries, nothing wrong\n"
+    assert capsys.readouterr().out == f"{EXAMPLE}: 10 entries, no errors\n"
 
 
-def test_a_file_that_is_not_there_or_no_toml_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.toml").write_text('["a"')
     (tmp_path / "twice.toml").write_text('["a"]\n["a"]')
     (tmp_path / "latin.toml").write_bytes(b'["a"]\ntitle = "\xe9"')
@@ -153,7 +151,7 @@ def test_a_file_that_is_not_there_or_no_toml_is_one_line(tmp_path: Path, capsys:
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_apply_sends_the_whole_set_with_its_files(
+def test_apply_sends_all_entries_with_their_files(
     ingest: ScriptedIngest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.html").write_text("<p>x</p>")
@@ -165,16 +163,16 @@ def test_apply_sends_the_whole_set_with_its_files(
     assert run("categories", "apply", str(toml)) == 0
 
     assert ingest.asked == [("PUT", "/v1/categories", {"categories": sent})]
-    assert capsys.readouterr().out == "version 8 holds: 1 entry\n"
+    assert capsys.readouterr().out == "version 8 is active: 1 entry\n"
     assert run("categories", "apply", str(toml), "--json") == 0
     assert json.loads(capsys.readouterr().out) == ingest.answer
 
 
-def test_apply_sends_nothing_of_a_file_with_a_mistake(
+def test_apply_sends_no_file_with_errors(
     ingest: ScriptedIngest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = tmp_path / "bad.toml"
-    bad.write_text(TEN_MISTAKES)
+    bad.write_text(TEN_ERRORS)
 
     assert run("categories", "apply", str(bad)) == 1
 
@@ -182,7 +180,7 @@ def test_apply_sends_nothing_of_a_file_with_a_mistake(
     assert capsys.readouterr().err.startswith(EXPLAINED)
 
 
-def test_list_shows_what_each_entry_comes_to(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_effective_fields(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"version": 8, "categories": ENTRIES}
 
     assert run("categories", "list") == 0
@@ -198,18 +196,20 @@ def test_list_shows_what_each_entry_comes_to(ingest: ScriptedIngest, capsys: pyt
     assert json.loads(capsys.readouterr().out) == ingest.answer
 
 
-def test_list_says_where_there_are_none(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_list_is_a_sentence(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"version": 0, "categories": {}}
 
     assert run("categories", "list") == 0
     assert capsys.readouterr().out == "there are no entries\n"
 
 
-def test_show_tells_all_that_holds_for_a_category(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_includes_inherited_fields(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"version": 8, "categories": ENTRIES}
 
     assert run("categories", "show", "user.joined.late") == 0
-    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    source, *rest = capsys.readouterr().out.splitlines()
+    lines = dict(line.split(maxsplit=1) for line in rest)
+    assert source == '# "user.joined.late" has no entry; it inherits from "user.joined"'
     assert lines["title"] == "{{ body.k }}"
     assert lines["remind_after"] == '["36h", "4d"]'
     assert json.loads(lines["email"]) == {
@@ -225,17 +225,35 @@ def test_show_tells_all_that_holds_for_a_category(ingest: ScriptedIngest, capsys
     assert run("categories", "show", "a b") == 2
 
 
-def test_rollback_makes_an_older_version_hold(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("user.joined", '# "user.joined" has its own entry; fields it does not set are inherited'),
+        ("user.left", '# "user.left" has no entry; it inherits from "user"'),
+        ("mail", '# "mail" has no entry; it has the defaults'),
+    ],
+)
+def test_show_names_the_entry_of_the_fields(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str], name: str, source: str
+) -> None:
+    ingest.answer = {"version": 8, "categories": ENTRIES}
+
+    assert run("categories", "show", name) == 0
+
+    assert capsys.readouterr().out.splitlines()[0] == source
+
+
+def test_rollback_activates_an_older_version(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"version": 9, "categories": ENTRIES}
 
     assert run("categories", "rollback", "7") == 0
 
     assert ingest.asked == [("POST", "/v1/categories/rollback", {"version": 7})]
-    assert capsys.readouterr().out == "version 9 holds: the entries of version 7\n"
+    assert capsys.readouterr().out == "version 9 is active: the entries of version 7\n"
     assert run("categories", "rollback", "0") == 2
 
 
-def test_preview_says_what_an_item_would_say(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_preview_renders_the_texts(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"title": "Bob joined", "text": None, "link": "app://bob", "subject": "Bob joined", "html": None}
 
     assert run("categories", "preview", "user.joined", "--body", '{"k":1}', "--locale", "it") == 0
@@ -249,5 +267,5 @@ def test_preview_says_what_an_item_would_say(ingest: ScriptedIngest, capsys: pyt
         ("POST", "/v1/categories/other/preview", {"body": {}}),
     ]
     assert capsys.readouterr().out == (
-        "title    Bob joined\nlink     app://bob\nsubject  Bob joined\nother has no words: it has no title\n"
+        "title    Bob joined\nlink     app://bob\nsubject  Bob joined\nother has no texts: its entry has no title\n"
     )

@@ -1,14 +1,16 @@
-"""The commands that speak to ingest, against a stand-in that writes down what it is asked."""
+"""The commands that call ingest, against a scripted one that records the requests."""
 
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from gregor.auth.device_tokens import TokenVerifier
-from gregor.cli.commands.users import time_text
+from gregor.cli.times import time_text
 from gregor.clock import SystemClock
 from gregor.config.settings import load_settings
 from tests.support.scripted_ingest import ScriptedIngest
@@ -18,9 +20,7 @@ SECRET = "a-secret-of-at-least-32-bytes-for-hs256"
 ITEM = {"times": {"created": 1457056447}, "for_device": None, "category": "user.joined", "body": {"keybase": "kbob"}}
 
 
-def test_send_creates_an_item_as_the_contract_has_it(
-    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_send_creates_an_item(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"cursor": "k-1", "seq": 1, "created": ["aa"], "dismissed": [], "ignored": {}}
 
     status = run(
@@ -46,7 +46,7 @@ def test_send_dismisses_by_id_and_by_category(ingest: ScriptedIngest, capsys: py
     assert json.loads(capsys.readouterr().out) == ingest.answer
 
 
-def test_send_tells_another_system(ingest: ScriptedIngest) -> None:
+def test_send_external_message(ingest: ScriptedIngest) -> None:
     ingest.answer = {"cursor": "k-3", "seq": 3}
 
     run("send", "alice", "--system", "kbfs.favorites", "--body", '{"action":"delete"}')
@@ -54,7 +54,7 @@ def test_send_tells_another_system(ingest: ScriptedIngest) -> None:
     assert ingest.asked[0][2] == {"system": "kbfs.favorites", "body": {"action": "delete"}}
 
 
-def test_a_uid_is_quoted_in_the_path(ingest: ScriptedIngest) -> None:
+def test_uid_is_quoted_in_the_path(ingest: ScriptedIngest) -> None:
     ingest.answer = {"items": {}}
 
     run("state", "a/../b?x")
@@ -62,18 +62,19 @@ def test_a_uid_is_quoted_in_the_path(ingest: ScriptedIngest) -> None:
     assert ingest.asked[0][1] == "/v1/users/a%2F..%2Fb%3Fx/state"
 
 
-def test_state_shows_a_table_and_passes_its_filters(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_state_shows_items_and_badge(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"cursor": "k-1", "digest": "0", "badge": 1, "items": {"aa": ITEM}}
 
     run("state", "alice", "--device", "phone", "--category-prefix", "user", "--category-prefix", "sys")
 
     assert ingest.asked[0][1] == "/v1/users/alice/state?device=phone&category_prefix=user&category_prefix=sys"
-    head, row = capsys.readouterr().out.splitlines()
+    head, row, total = capsys.readouterr().out.splitlines()
     assert head.split() == ["ID", "CREATED", "CATEGORY", "FOR", "BODY"]
+    assert total == "1 item, badge 1"
     assert row == f"aa  {time_text(1457056447)}  user.joined  all  {json.dumps(ITEM['body'])}"
 
 
-def test_history_says_why_and_when_an_item_went(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_history_shows_why_an_item_is_gone(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     gone = {"at": 1457056500, "reason": "dismissed", "device": "phone", "seq": 2}
     ingest.answer = {"entries": [{"id": "aa", "item": ITEM, "seq": 1, "gone": gone}]}
 
@@ -85,7 +86,7 @@ def test_history_says_why_and_when_an_item_went(ingest: ScriptedIngest, capsys: 
     assert row.endswith(f"all  dismissed {time_text(1457056500)} by phone  {json.dumps(ITEM['body'])}")
 
 
-def test_devices_are_shown_with_their_presence(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_devices_show_presence(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"devices": {"phone": {"platform": "ios", "online": True}, "tv": {"online": False}}}
 
     run("devices", "alice")
@@ -94,7 +95,7 @@ def test_devices_are_shown_with_their_presence(ingest: ScriptedIngest, capsys: p
     assert lines[1:] == [["phone", "ios", "online"], ["tv", "-", "-"]]
 
 
-def test_keys_are_made_through_the_api(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_key_is_created_by_the_api(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"id": "a", "key": "gk_a_secret"}
 
     run("keys", "create", "--scope", "ingest", "--scope", "read", "--prefix", "user", "--rate", "5")
@@ -103,7 +104,7 @@ def test_keys_are_made_through_the_api(ingest: ScriptedIngest, capsys: pytest.Ca
     assert capsys.readouterr().out == "gk_a_secret\n"
 
 
-def test_keys_are_listed_with_what_they_are_for(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_are_listed_with_their_limits(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     named = {"id": "a", "scopes": ["ingest", "read"], "prefixes": ["user"], "rate": 5.0, "name": "billing"}
     plain = {"id": "b", "scopes": ["admin"], "prefixes": None, "rate": None}
     ingest.answer = {"keys": [named, plain]}
@@ -117,9 +118,7 @@ def test_keys_are_listed_with_what_they_are_for(ingest: ScriptedIngest, capsys: 
     ]
 
 
-def test_a_problem_is_one_line_with_its_code_and_places(
-    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_problem_is_one_line_with_code_and_fields(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.status = 422
     places = [{"pointer": "/body/create/aa/category", "detail": "is missing"}]
     ingest.answer = {"code": "missing_field", "title": "Missing", "detail": "A field is missing.", "errors": places}
@@ -130,9 +129,7 @@ def test_a_problem_is_one_line_with_its_code_and_places(
     assert (status, said) == (1, "gregor: missing_field: A field is missing; /body/create/aa/category: is missing\n")
 
 
-def test_an_ingest_that_is_not_there_is_told_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreachable_ingest_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("GREGOR_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("GREGOR_KEY", "gk_a_b")
 
@@ -144,7 +141,7 @@ def test_an_ingest_that_is_not_there_is_told_in_one_line(
     assert said.count("\n") == 1
 
 
-def test_without_a_running_gregor_the_line_says_what_to_do(
+def test_error_without_a_running_gregor_has_the_fix(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -180,6 +177,7 @@ def test_without_a_running_gregor_the_line_says_what_to_do(
         ["watch", "a b"],
         ["watch", "alice", "--device", "a b"],
         ["watch", "alice", "--token", "a\udcff"],
+        ["watch", "alice", "--token", "abc"],
         ["watch", "alice", "--gateway", "http://127.0.0.1:8701"],
         ["watch", "alice", "--observe", "--stream", "127.0.0.1:8702"],
         ["history", "alice", "--limit", "0"],
@@ -195,7 +193,7 @@ def test_without_a_running_gregor_the_line_says_what_to_do(
         ["token", "mint", "--user", "alice", "--device", "phone", "--expires-in", "31d"],
     ],
 )
-def test_a_mistyped_command_is_one_line_and_status_2(
+def test_mistyped_command_is_one_line_and_status_2(
     arguments: list[str], ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = run(*arguments)
@@ -206,7 +204,7 @@ def test_a_mistyped_command_is_one_line_and_status_2(
 
 
 @pytest.mark.parametrize("key", ["gk_é", "gk_a b", "gk_a\nb", "gk_\udcff", " "])
-def test_what_can_be_no_key_is_not_sent_and_not_shown(
+def test_invalid_key_is_neither_sent_nor_shown(
     key: str, ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("state", "alice", "--key", key) == 1
@@ -216,7 +214,7 @@ def test_what_can_be_no_key_is_not_sent_and_not_shown(
     assert ingest.asked == []
 
 
-def test_what_a_terminal_cannot_show_is_escaped(ingest: ScriptedIngest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unprintable_character_is_escaped(ingest: ScriptedIngest, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, encoding="latin-1"))
     ingest.answer = {"items": {"aa": ITEM | {"body": "é€"}}}
@@ -227,7 +225,7 @@ def test_what_a_terminal_cannot_show_is_escaped(ingest: ScriptedIngest, monkeypa
     assert shown.getvalue().decode("latin-1").endswith('"é\\u20ac"\n')
 
 
-def test_a_bad_setting_is_one_line_and_status_1(
+def test_invalid_setting_is_one_line_and_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GREGOR_RETENTION", "soon")
@@ -238,9 +236,7 @@ def test_a_bad_setting_is_one_line_and_status_1(
     )
 
 
-def test_config_check_shows_values_and_no_secret(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_config_check_hides_secrets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("GREGOR_TOKEN_SECRET", SECRET)
     monkeypatch.setenv("GREGOR_REDIS_URL", f"redis://:{SECRET}@127.0.0.1:1/0")
 
@@ -251,7 +247,7 @@ def test_config_check_shows_values_and_no_secret(
     assert SECRET not in shown
 
 
-def test_config_check_writes_values_as_a_variable_has_them(
+def test_config_check_prints_values_as_variables(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def shown() -> dict[str, str]:
@@ -271,7 +267,7 @@ def test_config_check_writes_values_as_a_variable_has_them(
     assert {name: shown()[name] for name in given} == given
 
 
-async def test_a_minted_token_is_accepted_by_services_of_the_same_settings(
+async def test_minted_token_is_accepted_by_services(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     environ = {
@@ -291,7 +287,7 @@ async def test_a_minted_token_is_accepted_by_services_of_the_same_settings(
     assert abs(caller.exp_us - SystemClock(30 * 86_400 + 7_200).now_us()) < 60_000_000
 
 
-def test_send_hands_over_what_is_to_wait(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_send_not_before(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"id": "m1", "not_before": 1457060000}
 
     assert run("send", "alice", "--category", "mail", "--not-before", "1457060000") == 0
@@ -303,7 +299,7 @@ def test_send_hands_over_what_is_to_wait(ingest: ScriptedIngest, capsys: pytest.
     assert capsys.readouterr().out.splitlines()[0] == f"m1 waits until {time_text(1457060000)}"
 
 
-def test_a_rehearsal_says_who_would_be_told(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_shows_planned_notifications(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     entry = {"item": "aa", "n": 0, "intent": "item", "channel": "apns", "device": "phone", "at": 5, "reason": None}
     held = {**entry, "intent": "remind", "n": 1, "channel": "email", "device": None, "at": None, "reason": "present"}
     receipt = {"cursor": "k-0", "seq": 0, "created": ["aa"], "dismissed": [], "ignored": {}, "dry_run": True}
@@ -315,17 +311,15 @@ def test_a_rehearsal_says_who_would_be_told(ingest: ScriptedIngest, capsys: pyte
 
     assert [path for _, path, _ in ingest.asked] == ["/v1/users/alice/messages?dry_run=true"] * 2
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "rehearsed, nothing is sent: seq 0: created aa"
+    assert lines[0] == "dry run, nothing was sent: seq 0: created aa"
     assert [line.split() for line in lines[2:4]] == [
         ["item", "apns", "phone", *time_text(5).split()],
         ["remind", "1", "email", "-", "never", "present"],
     ]
-    assert lines[5] == "nobody would be told"
+    assert lines[5] == "no notification would be planned"
 
 
-def test_a_snooze_that_cannot_be_finished_is_taken_back(
-    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_snooze_cancels_its_copy(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     problem = {"code": "unavailable", "title": "Unavailable", "detail": "no store"}
     live = {"id": "aa", "item": ITEM, "gone": None}
     ingest.next = [(200, live), (200, {"id": "snoozed:1", "not_before": 5}), (503, problem), (204, None)]
@@ -336,3 +330,109 @@ def test_a_snooze_that_cannot_be_finished_is_taken_back(
         ("GET", "items/aa"), ("POST", "messages"), ("POST", "messages"), ("DELETE", "messages/snoozed:1"),
     ]  # fmt: skip
     assert "no store" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "text"),
+    [
+        (
+            "dismissed",
+            1,
+            "seq 5: aa was not created (dismissed): an item with this id was dismissed, and ids never come back",
+        ),
+        ("conflict", 1, "seq 5: aa was not created (conflict): an item with this id exists with other content"),
+        ("duplicate", 0, "seq 5: aa was not created (duplicate): the same item exists already"),
+    ],
+)
+def test_send_of_an_ignored_item_says_why(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str], reason: str, status: int, text: str
+) -> None:
+    ingest.answer = {"seq": 5, "created": [], "dismissed": [], "ignored": {"aa": reason}, "unchanged": True}
+
+    assert run("send", "alice", "--category", "mail", "--id", "aa") == status
+    assert run("send", "alice", "--category", "mail", "--id", "aa", "--json") == status
+
+    assert capsys.readouterr().out.splitlines() == [text, json.dumps(ingest.answer)]
+
+
+def test_delete_of_an_unknown_key_is_an_error(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"keys": [{"id": "abc"}]}
+    assert run("keys", "delete", "NOPE") == 1
+    assert capsys.readouterr().err == "gregor: there is no key NOPE; `gregor keys list` shows the ids\n"
+
+    ingest.next = [(200, ingest.answer), (204, None)]
+    assert run("keys", "delete", "abc") == 0
+    assert ingest.asked[-1][:2] == ("DELETE", "/v1/keys/abc")
+
+
+def test_errors_with_json_are_documents_on_stdout(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.status, ingest.answer = 403, {"code": "forbidden", "title": "Forbidden", "detail": "no", "status": 403}
+
+    assert run("state", "alice", "--json") == 1
+    assert run("state", "alice", "--at", "yesterday", "--json") == 2
+
+    printed = capsys.readouterr()
+    first, second = map(json.loads, printed.out.splitlines())
+    assert first == {"problem": ingest.answer} and "yesterday is not a time" in second["problem"]["detail"]
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["-V"]])
+def test_version(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 0
+    assert capsys.readouterr().out.startswith("gregor ")
+
+
+def test_help_command_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("help", "send") == 0
+    text = capsys.readouterr().out
+    lines = [line.strip() for line in text.splitlines()]
+    assert "Examples:" in lines and "gregor send alice --dismiss-category user.joined" in lines
+
+    assert run("help") == 0
+    assert "watch" in capsys.readouterr().out
+
+
+THIN = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+from gregor.cli import main
+main({arguments})
+"""
+SERVER_PACKAGES = (
+    "arq", "redis", "hiredis", "fastapi", "starlette", "uvicorn", "prometheus_client", "structlog", "jinja2",
+    "jsonschema_rs", "aioapns", "h2", "pyfcm", "google", "aiosmtplib", "cryptography",
+)  # fmt: skip
+
+
+def run_thin(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process that cannot import the packages of `gregor[server]` (typer brings pydantic)."""
+    program = THIN.format(blocked=set(SERVER_PACKAGES), arguments=list(arguments))
+    return subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environ}, capture_output=True, text=True, check=False
+    )
+
+
+def test_client_commands_work_in_a_thin_installation(ingest: ScriptedIngest) -> None:
+    ingest.answer = {"badge": 1, "items": {"aa": ITEM}}
+    shown = run_thin("state", "alice")
+    assert (shown.returncode, shown.stderr) == (0, "") and "1 item, badge 1" in shown.stdout
+
+    ingest.answer = {"keys": []}
+    assert run_thin("keys", "list").stdout == "there are no keys\n"
+    assert run_thin("token", "mint", "--user", "a", "--device", "b", GREGOR_TOKEN_SECRET=SECRET).stdout.count(".") == 2
+    assert run_thin("--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command", [["dev"], ["ingest", "--port", "1"], ["doctor"], ["categories", "list"], ["config", "check"]]
+)
+def test_other_commands_say_what_to_install(command: list[str], tmp_path: Path) -> None:
+    ended = run_thin(*command, XDG_STATE_HOME=str(tmp_path))
+
+    fix = "pip install 'gregor[server]' (gregor dev: 'gregor[server,dev]')"
+    assert (ended.returncode, ended.stderr) == (1, f"gregor: gregor {command[0]} needs the services: {fix}\n")

@@ -1,4 +1,4 @@
-"""`gregor dead`: what is asked of ingest, and what people see of it."""
+"""`gregor dead`: the calls of the API, and the output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gregor.cli.commands.users import time_text
+from gregor.cli.times import time_text
 from tests.support.scripted_ingest import ScriptedIngest
 from tests.unit.cli.running import run
 
@@ -39,33 +39,33 @@ CALL = {
 }
 
 
-def test_the_list_says_when_whom_what_and_why(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_time_user_item_and_reason(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"entries": [LETTER, CALL]}
 
     status = run("dead", "list", "--channel", "apns", "--before", "1457056500.5", "--limit", "7")
 
     assert ingest.asked == [("GET", f"{PATH}?channel=apns&before=1457056500.5&limit=8", None)]
     head, first, second = capsys.readouterr().out.splitlines()
-    assert head.split("  ")[0] == "GIVEN UP" and head.split()[-1] == "ID"
+    assert head.split("  ")[0] == "FAILED" and head.split()[-1] == "ID"
     when = time_text(1457056457)
     assert first.split() == [*when.split(), "apns", "alice", "aa", "remind", "2", "phone", "400", "BadTopic", "YQ"]
     assert second.split() == [*when.split(), "webhook", "alice", "aa", "event", "wh_1", "budget", "Yg"]
     assert status == 0
 
 
-def test_pages_are_followed_as_far_as_is_asked_for(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_follows_pages_up_to_the_limit(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"entries": [LETTER, CALL]}
     ingest.links = [f"{PATH}?limit=4&before=3_b", f"{PATH}?limit=4&before=2_b"]
 
     run("dead", "list", "--limit", "3", "--json")
 
     assert [path for _, path, _ in ingest.asked] == [f"{PATH}?limit=4", f"{PATH}?limit=4&before=3_b"]
-    said = capsys.readouterr()
-    assert json.loads(said.out) == {"entries": [LETTER, CALL, LETTER]}
-    assert said.err == "there are more; --limit shows more than 3\n"
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"entries": [LETTER, CALL, LETTER]}
+    assert printed.err == "there are more; --limit shows more than 3\n"
 
 
-def test_nothing_dead_is_said_in_words(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_list_is_a_sentence(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"entries": []}
 
     run("dead", "list")
@@ -73,7 +73,7 @@ def test_nothing_dead_is_said_in_words(ingest: ScriptedIngest, capsys: pytest.Ca
     assert capsys.readouterr().out == "there are no dead letters\n"
 
 
-def test_a_time_may_be_said_from_now_backwards(ingest: ScriptedIngest) -> None:
+def test_before_accepts_a_duration_ago(ingest: ScriptedIngest) -> None:
     ingest.answer = {"purged": 0}
 
     run("dead", "purge", "--before", "-2h")
@@ -82,9 +82,7 @@ def test_a_time_may_be_said_from_now_backwards(ingest: ScriptedIngest) -> None:
     assert abs(time.time() - 7_200 - before) < 30
 
 
-def test_those_that_are_named_are_replayed_and_one_that_is_none_is_told(
-    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_replay_by_id_reports_an_unknown_one(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     problem = {"code": "not_found", "detail": "There is no such dead letter.", "title": "", "status": 404}
     ingest.next = [(202, {"id": "YQ"}), (202, {"id": "Yg"}), (404, problem)]
 
@@ -97,21 +95,17 @@ def test_those_that_are_named_are_replayed_and_one_that_is_none_is_told(
     ]
 
 
-def test_a_channel_is_replayed_but_for_what_another_took_meanwhile(
-    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_replay_of_a_channel_skips_missing_letters(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     problem = {"code": "not_found", "detail": "There is no such dead letter.", "title": "", "status": 404}
     ingest.next = [(200, {"entries": [LETTER, CALL]}), (404, problem), (202, {"id": "Yg"})]
 
     assert run("dead", "replay", "--channel", "apns") == 0
 
-    assert capsys.readouterr().out == "1 will be sent again\n"
+    assert capsys.readouterr().out == "1 dead letter will be sent again\n"
     assert ingest.asked[0][1] == f"{PATH}?channel=apns&limit=1000"
 
 
-def test_a_purge_is_of_ids_or_of_what_is_filtered_or_of_all(
-    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_purge_by_ids_by_filter_or_all(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.next = [(204, None), (204, None), (200, {"purged": 3}), (200, {"purged": 4})]
 
     run("dead", "purge", "YQ", "Yg")
@@ -124,29 +118,29 @@ def test_a_purge_is_of_ids_or_of_what_is_filtered_or_of_all(
         ("DELETE", f"{PATH}?channel=fcm&before=1457056500"),
         ("DELETE", PATH),
     ]
-    assert capsys.readouterr().out == '2 purged\n3 purged\n{"purged": 4}\n'
+    assert capsys.readouterr().out == '2 dead letters deleted\n3 dead letters deleted\n{"purged": 4}\n'
 
 
 @pytest.mark.parametrize(
-    ("words", "mend"),
+    ("words", "fix"),
     [
-        (("list", "--channel", "pigeon"), "pigeon is no channel; there are apns"),
+        (("list", "--channel", "pigeon"), "pigeon is not a channel; the channels are apns"),
         (("list", "--before", "yesterday"), "yesterday is not a time; write -2d"),
         (("list", "--before", "-2y"), "-2y is not a time; write -2d"),
-        (("replay",), "say which: ids, or all of a --channel"),
-        (("replay", "YQ", "--channel", "apns"), "say which: ids, or all of a --channel"),
-        (("replay", "YQ", "--before", "5"), "say which: ids, or all of a --channel"),
-        (("replay", "--before", "5"), "say which: ids, or all of a --channel"),
-        (("purge",), "say which: ids, or --channel and --before, or --all"),
-        (("purge", "YQ", "--all"), "say which: ids, or --channel and --before, or --all"),
-        (("purge", "--channel", "fcm", "--all"), "say which: ids, or --channel and --before, or --all"),
+        (("replay",), "give ids, or --channel"),
+        (("replay", "YQ", "--channel", "apns"), "give ids, or --channel"),
+        (("replay", "YQ", "--before", "5"), "give ids, or --channel"),
+        (("replay", "--before", "5"), "give ids, or --channel"),
+        (("purge",), "give ids, or --channel and --before, or --all"),
+        (("purge", "YQ", "--all"), "give ids, or --channel and --before, or --all"),
+        (("purge", "--channel", "fcm", "--all"), "give ids, or --channel and --before, or --all"),
     ],
 )
-def test_what_is_mistyped_is_a_line_that_says_the_mend_and_nothing_is_asked(
-    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], mend: str
+def test_mistyped_command_is_one_line_with_the_fix(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], fix: str
 ) -> None:
     assert run("dead", *words) == 2
 
     [line] = capsys.readouterr().err.splitlines()
-    assert mend in line
+    assert fix in line
     assert ingest.asked == []

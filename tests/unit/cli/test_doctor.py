@@ -1,4 +1,4 @@
-"""The doctor's findings: on real servers, and on what INFO may say."""
+"""The findings of `gregor doctor`: on real servers, and for replies of INFO."""
 
 import asyncio
 import json
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from gregor.cli import main
 from gregor.cli.doctor import eviction_finding, parse_info, persistence_finding, version_finding
 from gregor.dev.embedded_redis import EmbeddedServer
 from gregor.redis.client import RedisClient
 from gregor.store.redis.keys import PARTITIONS, Keys
+from tests.unit.cli.running import run
 
 
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+@pytest.fixture(autouse=True)
+def deployment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A token secret is set, and no `gregor dev` is running."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("GREGOR_TOKEN_SECRET", "a-secret-of-at-least-32-bytes-for-hs256")
 
 
 def findings(url: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, dict[str, str]]]:
@@ -26,20 +26,18 @@ def findings(url: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[st
     return status, {finding["check"]: finding for finding in json.loads(capsys.readouterr().out)}
 
 
-def test_a_server_with_an_append_only_file_passes_every_check(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_healthy_server_passes_every_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with EmbeddedServer(data=tmp_path / "data") as server:
         status, found = findings(server.url, capsys)
 
     assert status == 0
     redis = ["version", "eviction", "persistence", "clock", "partitions", "pubsub"]
-    assert list(found) == ["secrets", *redis, "apns", "fcm", "webpush", "email"]
+    assert list(found) == ["tokens", "secrets", *redis, "apns", "fcm", "webpush", "email"]
     assert {finding["verdict"] for finding in found.values()} == {"ok"}
 
 
 @pytest.mark.parametrize("fixture", ["redis_server", "valkey_server"])
-def test_each_kind_of_server_is_known_and_one_without_persistence_is_warned_of(
+def test_server_without_persistence_is_a_warning(
     fixture: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, found = findings(request.getfixturevalue(fixture), capsys)
@@ -47,10 +45,10 @@ def test_each_kind_of_server_is_known_and_one_without_persistence_is_warned_of(
     assert status == 0
     assert (found["version"]["verdict"], found["pubsub"]["verdict"]) == ("ok", "ok")
     assert found["persistence"]["verdict"] == "warn"
-    assert found["persistence"]["mend"] == "set appendonly yes"
+    assert found["persistence"]["fix"] == "set appendonly yes"
 
 
-def test_a_clock_that_is_set_apart_is_warned_of(
+def test_clock_skew_is_a_warning(
     redis_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GREGOR_CLOCK_OFFSET", "1h")
@@ -58,8 +56,8 @@ def test_a_clock_that_is_set_apart_is_warned_of(
     _, found = findings(redis_server, capsys)
 
     assert found["clock"]["verdict"] == "warn"
-    said = re.match(r"server (-\d+\.\d+) s", found["clock"]["found"])
-    assert said is not None and -3601 < float(said[1]) < -3599
+    match = re.match(r"server (-\d+\.\d+) s", found["clock"]["found"])
+    assert match is not None and -3601 < float(match[1]) < -3599
 
 
 async def _store_partitions(url: str, namespace: str, count: int) -> None:
@@ -69,7 +67,7 @@ async def _store_partitions(url: str, namespace: str, count: int) -> None:
     await link.close()
 
 
-def test_a_store_of_another_number_of_partitions_fails(
+def test_other_number_of_partitions_fails(
     redis_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GREGOR_NAMESPACE", "doctor-test")
@@ -81,7 +79,7 @@ def test_a_store_of_another_number_of_partitions_fails(
     assert found["partitions"]["found"] == f"the store has 64, this version {PARTITIONS}"
 
 
-def test_a_provider_that_is_not_set_up_is_no_fault_and_one_that_is_wrong_fails_with_its_mend(
+def test_wrong_credentials_of_a_provider_fail(
     redis_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("GREGOR_FCM_CREDENTIALS_FILE", str(tmp_path / "nothing.json"))
@@ -90,17 +88,37 @@ def test_a_provider_that_is_not_set_up_is_no_fault_and_one_that_is_wrong_fails_w
 
     assert status == 1
     assert (found["apns"]["verdict"], found["apns"]["found"]) == ("ok", "not set up")
-    assert (found["fcm"]["verdict"], found["fcm"]["found"]) == ("fail", "does not take us")
-    assert "nothing.json cannot be read" in found["fcm"]["mend"]
+    assert (found["fcm"]["verdict"], found["fcm"]["found"]) == ("fail", "refuses our credentials")
+    assert "nothing.json cannot be read" in found["fcm"]["fix"]
 
 
-def test_a_redis_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    status = run("doctor", "--redis", "redis://:hunter2@127.0.0.1:1/0")
+def test_unreachable_redis_is_a_finding_beside_others(capsys: pytest.CaptureFixture[str]) -> None:
+    status, found = findings("redis://:hunter2@127.0.0.1:1/0", capsys)
 
-    said = capsys.readouterr().err
-    assert (status, said.count("\n")) == (1, 1)
-    assert "Redis cannot be used" in said
-    assert "hunter2" not in said
+    assert (status, list(found)) == (1, ["tokens", "secrets", "redis", "apns", "fcm", "webpush", "email"])
+    assert found["redis"]["verdict"] == "fail" and "hunter2" not in found["redis"]["found"]
+    assert "Redis cannot be used at redis://" in found["redis"]["found"]
+
+
+@pytest.mark.parametrize("url", ["localhost:6379", "redis://127.0.0.1:99999/0", "redis://[::1/0", "http://x"])
+def test_invalid_redis_url_is_one_line(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("doctor", "--redis", url) == 1
+
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    lines = [line for line in (printed.out + printed.err).splitlines() if "redis" in line.lower()]
+    assert len(lines) == 1
+
+
+def test_missing_key_for_device_tokens_fails(
+    redis_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("GREGOR_TOKEN_SECRET")
+
+    status, found = findings(redis_server, capsys)
+
+    assert (status, found["tokens"]["verdict"]) == (1, "fail")
+    assert found["tokens"]["fix"] == "set GREGOR_TOKEN_SECRET or GREGOR_TOKEN_JWKS"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +132,7 @@ def test_a_redis_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str
         ("", "fail"),
     ],
 )
-def test_a_server_that_is_too_old_fails(info: str, verdict: str) -> None:
+def test_old_server_fails(info: str, verdict: str) -> None:
     assert version_finding(parse_info(info.encode())).verdict == verdict
 
 
@@ -122,9 +140,9 @@ def test_a_server_that_is_too_old_fails(info: str, verdict: str) -> None:
     ("policy", "maxmemory", "verdict"),
     [("noeviction", "1000", "ok"), ("allkeys-lru", "0", "warn"), ("allkeys-lru", "1000", "fail")],
 )
-def test_a_server_that_would_throw_state_away_fails(policy: str, maxmemory: str, verdict: str) -> None:
+def test_server_that_evicts_keys_fails(policy: str, maxmemory: str, verdict: str) -> None:
     assert eviction_finding({"maxmemory_policy": policy, "maxmemory": maxmemory}).verdict == verdict
 
 
-def test_an_append_only_file_that_cannot_be_written_fails() -> None:
+def test_unwritable_append_only_file_fails() -> None:
     assert persistence_finding({"aof_enabled": "1", "aof_last_write_status": "err"}).verdict == "fail"

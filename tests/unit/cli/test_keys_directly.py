@@ -1,4 +1,4 @@
-"""`gregor keys` on the store itself: how the first key of a deployment is made."""
+"""`gregor keys` on the store itself: the way to create the first key of a deployment."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from gregor.cli import main
 def deployment(
     monkeypatch: pytest.MonkeyPatch, redis_server: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """A namespace of its own for each test, and no running `gregor dev`."""
+    """A separate namespace for each test, and no running `gregor dev`."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setenv("GREGOR_REDIS_URL", redis_server)
     monkeypatch.setenv("GREGOR_NAMESPACE", f"keys-{abs(hash(request.node.name)) % 10**9}")
@@ -27,7 +27,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     return ended.value.code, written.out or written.err
 
 
-def test_a_key_is_made_listed_rotated_and_deleted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_create_list_rotate_and_delete(capsys: pytest.CaptureFixture[str]) -> None:
     _, made = run(
         capsys, "create", "--scope", "ingest", "--scope", "admin", "--prefix", "user.", "--rate", "5", "--json"
     )
@@ -46,13 +46,13 @@ def test_a_key_is_made_listed_rotated_and_deleted(capsys: pytest.CaptureFixture[
     assert run(capsys, "list") == (0, "there are no keys\n")
 
 
-def test_a_key_that_is_not_there_cannot_be_rotated(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, "rotate", "nobody") == (1, "gregor: there is no key nobody\n")
+@pytest.mark.parametrize("command", ["rotate", "delete"])
+def test_unknown_key_is_an_error(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    text = "gregor: there is no key nobody; `gregor keys list` shows the ids\n"
+    assert run(capsys, command, "nobody") == (1, text)
 
 
-def test_a_redis_that_is_not_there_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreachable_redis_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("GREGOR_REDIS_URL", "redis://:hunter2@127.0.0.1:1/0")
 
     status, said = run(capsys, "list")

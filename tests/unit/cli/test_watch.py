@@ -1,6 +1,7 @@
-"""What `gregor watch` says of each change, and to an onlooker."""
+"""`gregor watch`: the line of each change, and the output for an observer."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,8 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from gregor.cli import main
-from gregor.cli.commands.users import time_text
-from gregor.cli.watch import in_words
+from gregor.cli.watch import change_text, line_of
 from gregor.client.changes import (
     Change,
     Created,
@@ -24,27 +24,52 @@ from gregor.client.changes import (
 )
 
 ITEM = {"times": {"created": 1457056447}, "for_device": "phone", "category": "user.joined", "body": {"a": "è"}}
-ROW = f"aa  {time_text(1457056447)}  user.joined  phone  " + '{"a": "è"}'
+ROW = 'aa  user.joined  for phone  {"a": "è"}'
 
 
 @pytest.mark.parametrize(
     ("change", "line"),
     [
         (Created("aa", ITEM), f"+ {ROW}"),
-        (Dismissed("aa", ITEM), "- aa"),
-        (Dismissed("aa", ITEM, "expired"), "- aa  (expired)"),
+        (Dismissed("aa", ITEM), "- aa  dismissed"),
+        (Dismissed("aa", ITEM, "expired"), "- aa  expired"),
         (Reminded("aa", ITEM, 1457056447), f"! {ROW}"),
         (ExternalReceived("kbfs.favorites", 3, {"x": 1}), '> kbfs.favorites  {"x": 1}'),
-        (ExternalGap(), "> external messages were missed: subsystems reload"),
-        (Synced("delta"), "= delta"),
-        (Synced("delta", is_proven=False), "= delta, but the copies differ: fetching a new one"),
-        (FlushAnnounced(30), "~ flush: a full copy comes within 30 s"),
+        (ExternalGap(), "> external messages were lost: subsystems reload"),
+        (Synced("delta"), "= synchronized: missed changes applied"),
+        (
+            Synced("delta", is_proven=False),
+            "= synchronized: missed changes applied, but the digest differs: fetching a full copy",
+        ),
+        (FlushAnnounced(30), "~ new epoch: a full copy follows within 30 s"),
         (MessageRefused(1, {"code": "state_full"}), "x refused: state_full"),
         (Stopped(4502, "revoked"), "x closed: 4502 revoked"),
     ],
 )
 def test_each_change_is_one_line(change: Change, line: str) -> None:
-    assert in_words(change) == line
+    assert change_text(change) == line
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (Synced("full"), "= synchronized: full copy; 2 items  [badge 1]"),
+        (Dismissed("aa", ITEM), "- aa  dismissed  [badge 1]"),
+    ],
+)
+def test_line_has_the_time_and_the_badge(change: Change, line: str) -> None:
+    time, _, rest = line_of(change, badge=1, count=2).partition("  ")
+
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", time) and rest == line
+
+
+def test_line_is_coloured_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert "\x1b[32m+ aa" in line_of(Created("aa", ITEM), 1, 1)
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in line_of(Created("aa", ITEM), 1, 1)
 
 
 FRAMES = [
@@ -55,8 +80,8 @@ FRAMES = [
 ]
 
 
-class _Place(BaseHTTPRequestHandler):
-    """Ingest that gives a ticket, and a stream of `FRAMES` for it."""
+class _Server(BaseHTTPRequestHandler):
+    """Ingest that returns a ticket, and a stream of `FRAMES` for it."""
 
     def do_POST(self) -> None:
         self._answer(json.dumps({"ticket": "t1"}))
@@ -71,12 +96,12 @@ class _Place(BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the test looks at what the command says."""
+        """Log nothing: the test reads the output of the command."""
 
 
 @pytest.fixture
-def place() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Place) as server:
+def server_url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Server) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -85,16 +110,22 @@ def place() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_an_onlooker_is_told_changes_and_the_end_but_no_ticket(
-    options: tuple[str, ...], place: str, capsys: pytest.CaptureFixture[str]
+def test_observer_sees_changes_and_the_end(
+    options: tuple[str, ...], server_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["watch", "alice", "--observe", "--url", place, "--key", "gk_a_b", "--stream", place, *options])
+        main(["watch", "alice", "--observe", "--url", server_url, "--key", "gk_a_b", "--stream", server_url, *options])
 
-    told = capsys.readouterr()
-    lines = told.out.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
     if options:
-        assert [json.loads(line)["change"] for line in lines] == ["Created", "Synced", "Dismissed"]
+        *documents, last = map(json.loads, lines)
+        assert [document["change"] for document in documents] == ["Created", "Synced", "Dismissed"]
+        assert last == {"problem": {"detail": "the gateway closed: 4502 revoked"}}
     else:
-        assert lines == [f"+ {ROW}", "= full", "- aa"]
-    assert (ended.value.code, told.err) == (1, "gregor: the gateway closed: 4502 revoked\n")
+        assert lines[0] == f"observing alice at {server_url}; Ctrl-C ends it"
+        assert [line.partition("  ")[2] for line in lines[1:]] == [
+            f"+ {ROW}  [badge 1]", "= synchronized: full copy; 1 item  [badge 1]", "- aa  dismissed  [badge 0]"
+        ]  # fmt: skip
+    assert ended.value.code == 1
+    assert printed.err == ("" if options else "gregor: the gateway closed: 4502 revoked\n")

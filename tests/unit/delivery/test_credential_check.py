@@ -103,8 +103,8 @@ def test_the_doctor_fails_for_what_is_wrong_alone() -> None:
     states: list[dict[str, str]] = [{"state": "good"}, {"state": "not set up"}, {"state": "wrong", "mend": "mend it"}]
     findings = [provider_finding({"provider": "apns", **state}) for state in states]
 
-    assert [(each.verdict, each.found, each.mend) for each in findings] == [
+    assert [(each.verdict, each.found, each.fix) for each in findings] == [
         ("ok", "good", ""),
         ("ok", "not set up", ""),
-        ("fail", "does not take us", "mend it"),
+        ("fail", "refuses our credentials", "mend it"),
     ]

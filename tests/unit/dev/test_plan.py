@@ -1,29 +1,31 @@
-"""What `gregor dev` is going to run, before anything is started."""
+"""The plan and the output of `gregor dev`."""
 
 import json
+import os
 import socket
 import stat
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gregor.cli.errors import Failure
 from gregor.config.settings import load_settings
+from gregor.dev.errors import DevError
 from gregor.dev.fake_providers import FakeProviders
-from gregor.dev.output import command_as_typed, ready_line, ready_words
-from gregor.dev.plan import Plan, Secrets, held
+from gregor.dev.output import command_as_typed, ready_line, ready_text
+from gregor.dev.plan import DevPlan, DevSecrets, clear_data, locked
 from gregor.net.origins import Origins
 
 REDIS = "redis://127.0.0.1:7000/0"
 
 
-def plan(environ: dict[str, str] | None = None, base: int = 9_700, ingests: int = 1, gateways: int = 1) -> Plan:
+def plan(environ: dict[str, str] | None = None, base: int = 9_700, ingests: int = 1, gateways: int = 1) -> DevPlan:
     settings = load_settings(environ or {})
-    return Plan(settings, base, ingests, gateways, settings.queue_url, "secret")
+    return DevPlan(settings, base, ingests, gateways, settings.queue_url, "secret")
 
 
-def test_each_further_process_has_its_ports_ten_higher() -> None:
+def test_ports_of_further_processes_are_ten_higher() -> None:
     made = plan(ingests=2, gateways=3)
 
     assert made.ingest_urls == ["http://127.0.0.1:9700", "http://127.0.0.1:9710"]
@@ -31,7 +33,7 @@ def test_each_further_process_has_its_ports_ten_higher() -> None:
     assert made.stream_urls == ["http://127.0.0.1:9702", "http://127.0.0.1:9712", "http://127.0.0.1:9722"]
 
 
-def test_each_process_is_told_its_ports_the_redis_and_the_secret() -> None:
+def test_processes_get_ports_redis_and_secret() -> None:
     ingest, first, second, scheduler, delivery = plan(gateways=2).services(REDIS)
 
     assert (ingest.module, ingest.environ["GREGOR_INGEST_PORT"]) == ("gregor_ingest", "9700")
@@ -44,7 +46,7 @@ def test_each_process_is_told_its_ports_the_redis_and_the_secret() -> None:
     assert delivery.environ["GREGOR_DELIVERY_CONSOLE"] == "true"
 
 
-def test_what_development_needs_is_filled_in_and_what_is_set_stays() -> None:
+def test_development_defaults_do_not_override_settings() -> None:
     filled = plan().services(REDIS)[0].environ
     origins = Origins(filled["GREGOR_ORIGINS"].split(","))
     for page in ("http://localhost:3000", "https://localhost", "http://127.0.0.1:5173", "https://127.0.0.1:8443"):
@@ -57,38 +59,38 @@ def test_what_development_needs_is_filled_in_and_what_is_set_stays() -> None:
     assert chosen.drain_s == 9
 
 
-def test_every_process_gets_an_admin_port_of_its_own() -> None:
+def test_each_process_has_its_own_admin_port() -> None:
     services = plan({"GREGOR_ADMIN_PORT": "9000"}, ingests=2, gateways=2).services(REDIS)
 
     assert len({service.environ["GREGOR_ADMIN_PORT"] for service in services}) == 6
 
 
-def test_the_environment_of_a_process_is_accepted_by_the_settings() -> None:
+def test_environment_of_a_process_is_valid() -> None:
     for service in plan(gateways=2).services(REDIS):
         load_settings({name: value for name, value in service.environ.items() if name.startswith("GREGOR_")})
 
 
-def test_a_port_that_is_taken_is_told_in_plain_words() -> None:
+def test_port_in_use_is_an_error() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
 
-        with pytest.raises(Failure, match=f"port {port} is taken .* --port-base"):
+        with pytest.raises(DevError, match=f"port {port} is in use .* --port-base"):
             plan(base=port).check_ports()
 
 
-def test_ports_beyond_the_last_are_refused() -> None:
-    with pytest.raises(Failure, match="too high"):
+def test_port_above_65535_is_an_error() -> None:
+    with pytest.raises(DevError, match="too high"):
         plan(base=65_000, gateways=55).check_ports()
 
 
-def test_a_service_that_listens_everywhere_is_called_on_this_machine() -> None:
+def test_wildcard_host_is_called_by_loopback() -> None:
     assert plan({"GREGOR_HOST": "0.0.0.0"}).ingest_urls == ["http://127.0.0.1:9700"]
     assert plan({"GREGOR_HOST": "::1"}).ingest_urls == ["http://[::1]:9700"]
 
 
-def test_the_line_for_machines_has_the_members_of_the_contract() -> None:
+def test_json_line_has_all_members() -> None:
     line = json.loads(ready_line(plan(gateways=2), REDIS, "gk_a_b"))
 
     assert line == {
@@ -106,12 +108,12 @@ def test_the_line_for_machines_has_the_members_of_the_contract() -> None:
     }
 
 
-def with_fakes(made: Plan) -> Plan:
+def with_fakes(made: DevPlan) -> DevPlan:
     settings = {"GREGOR_FCM_URL": "http://127.0.0.1:1", "GREGOR_FCM_CREDENTIALS_FILE": "/tmp/fcm.json"}
     return replace(made, fakes=FakeProviders(settings, {"endpoint": "https://localhost:2/p"}, Path("/tmp/a.jsonl")))
 
 
-def test_with_fake_providers_every_process_is_led_to_them_and_to_no_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fake_providers_replace_real_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GREGOR_APNS_KEY_FILE", "/real.p8")
 
     for service in with_fakes(plan()).services(REDIS):
@@ -120,21 +122,39 @@ def test_with_fake_providers_every_process_is_led_to_them_and_to_no_real_one(mon
     assert {service.environ["GREGOR_APNS_KEY_FILE"] for service in plan().services(REDIS)} == {"/real.p8"}
 
 
-def test_with_fake_providers_the_line_says_where_arrivals_are_kept_and_the_words_how_to_see_one() -> None:
+def test_fake_providers_are_in_the_output() -> None:
     made = with_fakes(plan())
 
     line = json.loads(ready_line(made, REDIS, "gk_a_b"))
     assert line["fakes"] == {"arrivals": "/tmp/a.jsonl", "subscription": {"endpoint": "https://localhost:2/p"}}
-    assert "/v1/users/alice/devices/phone" in ready_words(made, REDIS, "gk_a_b")
-    assert "/v1/users/alice/devices/phone" not in ready_words(plan(), REDIS, "gk_a_b")
+    assert "/v1/users/alice/devices/phone" in ready_text(made, REDIS, "gk_a_b", None)
+    assert "/v1/users/alice/devices/phone" not in ready_text(plan(), REDIS, "gk_a_b", None)
 
 
-def test_the_words_for_people_hold_the_key_and_commands_to_paste() -> None:
-    words = ready_words(plan(), REDIS, "gk_a_b")
+def test_ready_text_has_key_and_commands_to_paste(tmp_path: Path) -> None:
+    text = ready_text(plan(), REDIS, "gk_a_b", tmp_path / "dev-9700")
 
-    assert "Authorization: Bearer gk_a_b" in words
-    assert "watch alice --device phone" in words
-    assert "curl -s http://127.0.0.1:9700/v1/users/alice/messages" in words
+    assert "\n  export GREGOR_KEY=gk_a_b\n" in text
+    assert "watch alice --device phone" in text
+    assert "  pages    http://127.0.0.1:9700/  (API reference: http://127.0.0.1:9700/docs)" in text
+    assert f"kept in {tmp_path}/dev-9700  (--fresh " in text
+
+
+def test_printed_curl_creates_a_new_item_each_time(tmp_path: Path) -> None:
+    text = ready_text(plan(), REDIS, "gk_a_b", None)
+    command = text[text.index("  curl") : text.index("\n  ", text.index("-d "))].replace("curl -s", "printf '%s\\n'")
+
+    said = subprocess.run(
+        ["bash", "-c", command],
+        env={"GREGOR_KEY": "gk_a_b", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+
+    assert said[0] == "http://127.0.0.1:9700/v1/users/alice/messages" and said[2] == "Authorization: Bearer gk_a_b"
+    ((item_id, item),) = json.loads(said[-1])["body"]["create"].items()
+    assert item_id.removeprefix("joined-").isdigit() and item["category"] == "user.joined"
 
 
 @pytest.mark.parametrize(
@@ -146,36 +166,47 @@ def test_the_words_for_people_hold_the_key_and_commands_to_paste() -> None:
         ("/opt/my tools/gregor", None, "'/opt/my tools/gregor'"),
     ],
 )
-def test_the_command_is_shown_as_one_would_type_it(called: str, found: str | None, typed: str) -> None:
+def test_command_is_shown_as_typed(called: str, found: str | None, typed: str) -> None:
     assert command_as_typed(called, found, Path("/home/a")) == typed
 
 
-def test_secrets_are_kept_for_this_user_alone_and_found_again(tmp_path: Path) -> None:
-    made = Secrets()
+def test_secrets_are_private_and_found_again(tmp_path: Path) -> None:
+    made = DevSecrets()
     made.key = "gk_a_b"
     made.save(tmp_path)
 
-    assert Secrets.load(tmp_path) == made
+    assert DevSecrets.load(tmp_path) == made
     assert stat.S_IMODE((tmp_path / "secrets.json").stat().st_mode) == 0o600
-    assert Secrets.load(None).token_secret != Secrets.load(None).token_secret
+    assert DevSecrets.load(None).token_secret != DevSecrets.load(None).token_secret
 
 
-def test_kept_secrets_that_cannot_be_read_are_told_of(tmp_path: Path) -> None:
+def test_unreadable_secrets_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "secrets.json").write_text("{")
 
-    with pytest.raises(Failure, match="cannot be read"):
-        Secrets.load(tmp_path)
+    with pytest.raises(DevError, match="cannot be read"):
+        DevSecrets.load(tmp_path)
 
 
-def test_a_data_directory_serves_one_gregor_at_a_time(tmp_path: Path) -> None:
-    with held(tmp_path / "data"), pytest.raises(Failure, match="in use by another"), held(tmp_path / "data"):
+def test_data_directory_is_locked(tmp_path: Path) -> None:
+    with locked(tmp_path / "data"), pytest.raises(DevError, match="in use by another"), locked(tmp_path / "data"):
         pass
-    with held(tmp_path / "data"):
+    with locked(tmp_path / "data"):
         pass
 
 
-def test_a_data_directory_that_cannot_be_made_is_told_of(tmp_path: Path) -> None:
+def test_impossible_data_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(Failure, match="cannot be used"), held(tmp_path / "file" / "data"):
+    with pytest.raises(DevError, match="cannot be used"), locked(tmp_path / "file" / "data"):
         pass
+
+
+def test_clear_data_removes_state_and_secrets_only(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "appendonly").write_text("x")
+    (tmp_path / "notes").write_text("mine")
+    DevSecrets().save(tmp_path)
+
+    clear_data(tmp_path)
+
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes"]
