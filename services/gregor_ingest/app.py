@@ -27,7 +27,7 @@ from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitter
 from gregor.telemetry import Metrics
-from gregor.web.middleware import HttpMiddleware, methods_at
+from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.problems import HttpProblem
 from gregor.web.readiness import Readiness
 
@@ -53,7 +53,9 @@ class IngestApp(FastAPI):
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **options)
         self.state.context = context
         origins = Origins(context.settings.origins)
-        self._middleware = HttpMiddleware(self._dispatch, origins, context.metrics, self.methods_at, anywhere=PATH)
+        self._middleware = HttpMiddleware(
+            self._dispatch, origins, context.metrics, self.methods_at, any_origin_prefix=PATH
+        )
         self._fastapi: ASGIApp = super().__call__
         self._document: dict[str, Any] | None = None
         self.hot_routes: tuple[Route, ...] = ()
@@ -74,7 +76,7 @@ class IngestApp(FastAPI):
 
     def methods_at(self, path: str) -> list[str]:
         """Return the allowed methods of a path."""
-        return methods_at(self.routes, path)
+        return allowed_methods(self.routes, path)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document of the served routes; built once."""

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from gregor.web.middleware import HttpMiddleware, methods_at
+from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.problems import HttpProblem
 from gregor.web.serving import make_server
 from gregor_gateway.connection.connection import DeviceConnection
@@ -35,7 +35,7 @@ class StreamApplication(FastAPI):
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
         context = streaming.context
         self._front = HttpMiddleware(
-            self._ordinary, context.origins, context.metrics, self.methods_at, has_cookies=True
+            self._ordinary, context.origins, context.metrics, self.methods_at, allow_credentials=True
         )
         self.state.context = context
         self.router.routes[:] = [
@@ -52,7 +52,7 @@ class StreamApplication(FastAPI):
 
     def methods_at(self, path: str) -> list[str]:
         """Return the methods of a path. Streams and polls do not support ``HEAD``."""
-        methods = methods_at(self.routes, path)
+        methods = allowed_methods(self.routes, path)
         return [method for method in methods if method != "HEAD" or path not in FRAMES]
 
     async def _ordinary(self, scope: Scope, receive: Receive, send: Send) -> None:

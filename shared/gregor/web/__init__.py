@@ -1,1 +1,1 @@
-"""What every HTTP port of the house does alike: request ids, origins, refusals, bodies, readiness."""
+"""What all HTTP ports share: middleware, request parsing, limits, problem responses, probes and readiness."""

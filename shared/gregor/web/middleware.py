@@ -1,4 +1,4 @@
-"""The door of the process: request ids, origins, figures; and whatever is raised inside leaves as a problem."""
+"""HTTP middleware: request ids, CORS, metrics, and problem responses for exceptions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 
 
 class ResponseSender:
-    """The sending side of one request: adds the headers of every answer, and knows whether one has begun."""
+    """Sends the response of one request: adds the common headers, and records the status once it is sent."""
 
     __slots__ = ("_extra", "_is_head", "_send", "status")
 
@@ -53,7 +53,7 @@ class ResponseSender:
 
 
 class HttpMiddleware:
-    """Wraps the application; the outermost thing that sees a request."""
+    """The outermost ASGI application, around routing and handlers."""
 
     def __init__(
         self,
@@ -62,35 +62,35 @@ class HttpMiddleware:
         metrics: Metrics,
         methods: Callable[[str], Sequence[str]],
         *,
-        has_cookies: bool = False,
-        anywhere: str = "",
+        allow_credentials: bool = False,
+        any_origin_prefix: str = "",
     ) -> None:
-        """``methods``: of a path, what it takes. ``has_cookies``: allowed pages may have theirs sent along.
+        """``methods`` returns the methods of a path. ``allow_credentials`` lets allowed origins send cookies.
 
-        ``anywhere``: a beginning of paths that any page may lead to, since the path itself is the key.
+        Below ``any_origin_prefix`` every origin is allowed, because these paths contain their own secret.
         """
-        self._anywhere = anywhere
+        self._any_origin_prefix = any_origin_prefix
         self._app = app
         self._methods = methods
-        self._has_cookies = has_cookies
+        self._allow_credentials = allow_credentials
         self._origins = origins
         self._requests = metrics.requests
         self._seconds = metrics.request_seconds
         self._children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or whatever else the server asks."""
+        """Serve one HTTP request, or pass on another ASGI scope such as ``lifespan``."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
         headers = headers_of(scope)
         identity = request_id(headers.get(b"x-request-id", b"").decode("latin-1") or None)
-        # Vary always: an answer to no page lacks the headers that a page needs, and a cache must not give it to one.
+        # Without `Vary`, a cache could serve a response without CORS headers to a web page.
         extra = [(b"x-request-id", identity.encode()), (b"vary", b"Origin")]
         method = scope["method"]
-        # Whoever may GET may HEAD: the same answer without its body.
-        answer = ResponseSender(send, extra, method == "HEAD")
+        # A HEAD request runs the GET handler; ResponseSender drops the body.
+        response = ResponseSender(send, extra, method == "HEAD")
         inner = {
             **scope,
             "path": path_of(scope),
@@ -99,42 +99,45 @@ class HttpMiddleware:
             "gregor.is_head": method == "HEAD",
         }
         try:
-            if not self._anywhere or not inner["path"].startswith(self._anywhere):
-                self._admit_origin(headers, extra)
+            if not self._any_origin_prefix or not inner["path"].startswith(self._any_origin_prefix):
+                self._check_origin(headers, extra)
             if method == "OPTIONS":
-                await _options(answer, self._methods(inner["path"]))
+                await _options(response, self._methods(inner["path"]))
             else:
-                await self._app(inner, receive, answer)
+                await self._app(inner, receive, response)
         except ClientDisconnected:
             pass
         except Exception as error:
-            await self._refuse(error, inner, identity, answer)
-        self._count(inner.get("gregor.operation", "none"), method, answer.status, time.perf_counter() - begun)
+            await self._send_problem(error, inner, identity, response)
+        self._count(inner.get("gregor.operation", "none"), method, response.status, time.perf_counter() - begun)
 
-    def _admit_origin(self, headers: Mapping[bytes, bytes], extra: list[tuple[bytes, bytes]]) -> None:
+    def _check_origin(self, headers: Mapping[bytes, bytes], extra: list[tuple[bytes, bytes]]) -> None:
         origin = headers.get(b"origin")
         if origin is None:
             return
         if not self._origins.allows(origin.decode("latin-1"), headers.get(b"host", b"").decode("latin-1")):
-            raise Problem("origin_not_allowed", "This page's origin is not in the setting ORIGINS.")
+            shown = origin.decode("latin-1")[:200]
+            raise Problem(
+                "origin_not_allowed", f"The origin {shown} is not in the setting GREGOR_ORIGINS. Add it there."
+            )
         extra.append((b"access-control-allow-origin", origin))
         extra.append((b"access-control-expose-headers", EXPOSED))
-        if self._has_cookies:
+        if self._allow_credentials:
             extra.append((b"access-control-allow-credentials", b"true"))
 
-    async def _refuse(self, error: Exception, scope: Scope, identity: str, answer: ResponseSender) -> None:
+    async def _send_problem(self, error: Exception, scope: Scope, identity: str, response: ResponseSender) -> None:
         if isinstance(error, Unavailable):
             problem = error.problem()
         elif isinstance(error, Problem):
             problem = error
         else:
-            log.error("A request failed.", request_id=identity, exc_info=error)
-            problem = Problem("internal", "A fault of the server; the request id finds it in the logs.")
-        if answer.status:
-            # Half an answer is out: all that is left is to break it off, so that nobody takes it for whole.
-            raise ConnectionAbortedError("the answer was broken off")
+            log.error("request.failed", request_id=identity, exc_info=error)
+            problem = Problem("internal", "Internal server error. Search the server log for the request id.")
+        if response.status:
+            # The response has started. Only a broken connection tells the client that it is incomplete.
+            raise ConnectionAbortedError("the response was aborted after an error")
         has_token = scope["gregor.headers"].get(b"authorization", b"").lower().startswith(b"bearer ")
-        await send_problem(answer, problem, identity, has_token=has_token)
+        await send_problem(response, problem, identity, has_token=has_token)
 
     def _count(self, operation: str, method: str, status: int, seconds: float) -> None:
         method = method if method in METHODS else "other"
@@ -146,8 +149,8 @@ class HttpMiddleware:
         children[1].observe(seconds)
 
 
-def methods_at(routes: Iterable[BaseRoute], path: str) -> list[str]:
-    """What a path takes, sorted, ``HEAD`` and ``OPTIONS`` among it; nothing where no route has it."""
+def allowed_methods(routes: Iterable[BaseRoute], path: str) -> list[str]:
+    """Return the methods of a path, sorted, including ``HEAD`` and ``OPTIONS``. Empty if no route matches."""
     matching = [route for route in routes if isinstance(route, Route) and route.path_regex.match(path)]
     # A path of its own, such as /v1/categories/rollback, hides the pattern {name} beside it.
     matching = [route for route in matching if route.path == path] or matching
@@ -157,7 +160,7 @@ def methods_at(routes: Iterable[BaseRoute], path: str) -> list[str]:
     return sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
 
 
-async def _options(answer: ResponseSender, methods: Sequence[str]) -> None:
+async def _options(response: ResponseSender, methods: Sequence[str]) -> None:
     headers = [(b"allow", ", ".join(methods or ["OPTIONS"]).encode()), *_PREFLIGHT]
-    await answer({"type": "http.response.start", "status": 204, "headers": headers})
-    await answer({"type": "http.response.body", "body": b""})
+    await response({"type": "http.response.start", "status": 204, "headers": headers})
+    await response({"type": "http.response.body", "body": b""})

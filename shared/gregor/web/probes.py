@@ -1,4 +1,4 @@
-"""A port with nothing but the probes (protocol.md, "Ports"): for services that serve nobody else over HTTP."""
+"""The probe application of services without public HTTP (protocol.md, "Ports")."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .request import JSON
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
-def probes_app(readiness: Readiness, metrics: Metrics, *, has_figures: bool = True) -> Starlette:
-    """``/healthz`` and ``/readyz``; with ``has_figures`` also ``/metrics`` (else they are on the port ADMIN_PORT)."""
+def probes_app(readiness: Readiness, metrics: Metrics, *, with_metrics: bool = True) -> Starlette:
+    """Return an application with ``/healthz``, ``/readyz`` and, if ``with_metrics``, ``/metrics``."""
 
     async def health(_request: Request) -> Response:
         return Response(b'{"alive":true}', media_type=JSON, headers=_NO_STORE)
@@ -26,8 +26,8 @@ def probes_app(readiness: Readiness, metrics: Metrics, *, has_figures: bool = Tr
         body = msgspec.json.encode(readiness.document())
         return Response(body, 200 if readiness.is_ready else 503, _NO_STORE, JSON)
 
-    async def figures(_request: Request) -> Response:
+    async def exposition(_request: Request) -> Response:
         return Response(metrics.exposition(), headers={"Content-Type": METRICS_CONTENT_TYPE})
 
     routes = [Route("/healthz", health), Route("/readyz", ready)]
-    return Starlette(routes=[*routes, Route("/metrics", figures)] if has_figures else routes)
+    return Starlette(routes=[*routes, Route("/metrics", exposition)] if with_metrics else routes)

@@ -1,4 +1,4 @@
-"""Refusals on the wire: RFC 9457 documents, whatever went wrong and wherever it was noticed."""
+"""Problem responses (RFC 9457), the same for all errors of all HTTP ports."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class ClientDisconnected(Exception):
-    """The client hung up before its request was read: there is nobody to answer."""
+    """The client disconnected before its request was read; no response can be sent."""
 
 
 @dataclass(eq=False)
 class HttpProblem(Problem):
-    """A problem whose response has headers of its own, such as ``Allow`` or ``Accept``."""
+    """A problem whose response has additional headers, such as ``Allow`` or ``Accept``."""
 
     headers: tuple[tuple[bytes, bytes], ...] = ()
 

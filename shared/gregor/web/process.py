@@ -1,4 +1,4 @@
-"""The process of a service: how it starts, what it says where it cannot, and how it hears that it is to stop."""
+"""The process of a service: start, errors at start, stop signals, and the probe server."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ PROBES_DRAIN_S = 1.0
 
 
 def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *, has_queue: bool = False) -> None:
-    """Run ``serve`` with the settings of the environment; exit status 1 with one line on stderr where it cannot start.
+    """Run ``serve`` with the settings of the environment. If it fails at start, exit with status 1 and one line.
 
-    ``has_queue``: it needs the Redis of the queues too. A ``ValueError`` of ``serve`` is a setting that cannot be used.
+    ``has_queue``: the service needs the queue Redis too. A ``ValueError`` of ``serve`` means an unusable setting.
     """
     try:
         settings = load_settings(os.environ)
@@ -40,7 +40,7 @@ def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *,
         sys.exit(f"gregor {service}: {error}")
     configure_logging(service, settings.log_level, settings.log_format)
     for weak in weak_secrets(settings):
-        log.warning("A secret can be guessed.", setting=weak.variable, why=weak.why, fix=FIX)
+        log.warning("secret.weak", setting=weak.variable, reason=weak.why, fix=FIX)
     try:
         uvloop.run(serve(settings))
     except Problem as problem:
@@ -49,7 +49,7 @@ def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *,
         urls = {mask_password(settings.redis_url)} | ({mask_password(settings.queue)} if has_queue else set())
         sys.exit(
             f"gregor {service}: Redis cannot be used at {' or '.join(sorted(urls))}: {error}; "
-            f"GREGOR_REDIS_URL{' and GREGOR_QUEUE_URL say' if has_queue else ' says'} where it is"
+            f"check GREGOR_REDIS_URL{' and GREGOR_QUEUE_URL' if has_queue else ''}"
         )
     except ValueError as error:
         sys.exit(f"gregor {service}: {error}")
@@ -57,37 +57,37 @@ def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *,
         sys.exit(f"gregor {service}: {error.strerror or error}")
 
 
-def on_stop_signal(told: Callable[[], None]) -> None:
-    """Call ``told`` at each SIGTERM and SIGINT: the first one asks for a good end, the second is in a hurry."""
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call ``stop`` at each SIGTERM and SIGINT. The first asks for a graceful stop, the second for a fast one."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
 def tune_garbage_collector() -> None:
-    """Look for cycles seldom: what serves makes few, and a look at all that a process holds stops everybody in it."""
+    """Collect garbage rarely: requests create few reference cycles, and a full collection pauses the whole process."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
 class ProbeServer:
-    """The HTTP side of a service that has no other: its probes, and its figures where ``ADMIN_PORT`` is set on that."""
+    """The HTTP server of a service without public HTTP: probes, and metrics on ADMIN_PORT if that is set."""
 
     def __init__(self, settings: Settings, readiness: Readiness, metrics: Metrics, port: int) -> None:
-        probes = probes_app(readiness, metrics, has_figures=settings.admin_port is None)
+        probes = probes_app(readiness, metrics, with_metrics=settings.admin_port is None)
         self._servers = [make_server(probes, settings.host, port, PROBES_DRAIN_S)]
         if settings.admin_port is not None:
-            figures = probes_app(readiness, metrics)
-            self._servers.append(make_server(figures, settings.host, settings.admin_port, PROBES_DRAIN_S))
+            admin = probes_app(readiness, metrics)
+            self._servers.append(make_server(admin, settings.host, settings.admin_port, PROBES_DRAIN_S))
         self._sockets = [listen(settings.host, server.config.port) for server in self._servers]
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start serving."""
         pairs = zip(self._servers, self._sockets, strict=True)
         self._serving = [asyncio.create_task(server.serve(sockets=[socket])) for server, socket in pairs]
 
     async def close(self) -> None:
-        """Answer what was asked, and free the ports."""
+        """Finish the current requests and close the ports."""
         for server in self._servers:
             server.should_exit = True
         await asyncio.gather(*self._serving, return_exceptions=True)

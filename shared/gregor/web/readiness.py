@@ -1,4 +1,4 @@
-"""Whether this process can do its job now: what ``/readyz`` says (protocol.md, "Ports")."""
+"""Readiness of a process: the answer of ``/readyz`` (protocol.md, "Ports")."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from gregor.store.contract.store import Store, Unavailable
 from gregor.telemetry import Metrics
 
 FAILURES: Final = 3
-"""Failures in a row that turn it red: one lost packet must not take a process out of the balancer."""
+"""Consecutive failures until the process is not ready: one lost packet must not remove it from the load balancer."""
 PERIOD_S: Final = 1.0
 ANSWER_S: Final = 2.0
-"""How long the store may take to answer a ping before that counts as a failure."""
+"""Timeout of one ping of the store."""
 
 
 class Readiness:
-    """Pings the store each second; green after the first answer, red after three failures in a row or when draining."""
+    """Pings the store every second. Not ready before the first success, after three failures, and while draining."""
 
     def __init__(self, store: Store, metrics: Metrics, feed: PubSub | None = None) -> None:
         self._store = store
@@ -27,7 +27,7 @@ class Readiness:
         self.draining = False
 
     async def check(self) -> None:
-        """Ping once and count."""
+        """Ping the store once and update the state."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._store.ping()
@@ -38,19 +38,19 @@ class Readiness:
         self._metrics.ready.set(self.is_ready)
 
     async def watch(self) -> None:
-        """Check each second, for as long as the task runs."""
+        """Check every second until cancelled."""
         while True:
             await self.check()
             await asyncio.sleep(PERIOD_S)
 
     @property
     def is_ready(self) -> bool:
-        """Whether a balancer may send requests here."""
+        """Whether a load balancer may send requests to this process."""
         probe_is_well = self._feed is None or self._feed.healthy
         return self._failures < FAILURES and probe_is_well and not self.draining
 
     def document(self) -> dict[str, Any]:
-        """The answer of ``/readyz``."""
+        """Return the body of ``/readyz``."""
         redis = "ok" if self._failures == 0 else "late" if self._failures < FAILURES else "down"
         probe = "ok" if self._feed is None else self._feed.status
         return {"ready": self.is_ready, "checks": {"redis": redis, "probe": probe, "draining": self.draining}}

@@ -1,4 +1,4 @@
-"""Requests on their way in: headers, media types, bodies; each bounded before it costs anything."""
+"""Parses requests: headers, paths, media types and bodies, with limits that apply before memory is used."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SLASH: Final = re.compile(rb"%2[fF]")
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """The headers of a request by their small name; a repeated one as the list that it stands for (RFC 9110 §5.3).
+    """Return the headers by their lower-case name. Repeated headers are joined to a list (RFC 9110 §5.3).
 
-    So none of two tokens counts, whichever of them a proxy looked at.
+    Two tokens thereby make an invalid one. Otherwise a proxy and this server could each check a different token.
     """
     headers: dict[bytes, bytes] = dict(scope["headers"])
     if len(headers) != len(scope["headers"]):
@@ -33,16 +33,20 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
 
 
 def path_of(scope: Scope) -> str:
-    """The path of a request, decoded but for its escaped slashes: these part no segments, and are in no name."""
+    """Return the decoded path. Escaped slashes stay escaped, because they do not separate path segments."""
     raw: bytes = scope.get("raw_path") or b""
     path: str = scope["path"]
     return unquote(_SLASH.sub(b"%252F", raw)) if _SLASH.search(raw) else path
 
 
 def media_type(headers: Mapping[bytes, bytes], *allowed: str) -> str:
-    """The media type of the body, one of ``allowed``; JSON where none is named. ``unsupported_media_type``."""
+    """Return the media type of the body, one of ``allowed`` (default: JSON). Raises ``unsupported_media_type``."""
     if headers.get(b"content-encoding", b"").strip():
-        raise HttpProblem("unsupported_media_type", "Content-Encoding is not supported.", headers=_IDENTITY_ONLY)
+        raise HttpProblem(
+            "unsupported_media_type",
+            "Content-Encoding is not supported. Send the body uncompressed.",
+            headers=_IDENTITY_ONLY,
+        )
     named, *parameters = headers.get(b"content-type", b"").decode("latin-1").lower().split(";")
     kind = named.strip() or JSON
     if kind not in allowed:
@@ -52,19 +56,19 @@ def media_type(headers: Mapping[bytes, bytes], *allowed: str) -> str:
     for parameter in parameters:
         name, _, value = parameter.strip().partition("=")
         if name == "charset" and value.strip('"') not in ("utf-8", "utf8"):
-            raise Problem("unsupported_media_type", "JSON is UTF-8; no other charset is read.")
+            raise Problem("unsupported_media_type", "The charset must be utf-8.")
     return kind
 
 
 async def body_chunks(
-    headers: Mapping[bytes, bytes], receive: Receive, most_bytes: int, too_large: Callable[[], Problem]
+    headers: Mapping[bytes, bytes], receive: Receive, max_bytes: int, too_large: Callable[[], Problem]
 ) -> AsyncIterator[tuple[bytes, bool]]:
-    """The body as it comes in, each part with whether it is the last one.
+    """Yield the chunks of the body, each with whether it is the last one.
 
-    Raises ``too_large()`` from Content-Length, before reading, or at the byte over.
+    Raises ``too_large()`` before reading if Content-Length exceeds ``max_bytes``, else at the first byte beyond it.
     """
     declared = headers.get(b"content-length", b"")
-    if declared.isdigit() and int(declared) > most_bytes:
+    if declared.isdigit() and int(declared) > max_bytes:
         raise too_large()
     read = 0
     while True:
@@ -73,7 +77,7 @@ async def body_chunks(
             raise ClientDisconnected
         chunk: bytes = event.get("body", b"")
         read += len(chunk)
-        if read > most_bytes:
+        if read > max_bytes:
             raise too_large()
         is_last = not event.get("more_body", False)
         if chunk or is_last:
@@ -83,12 +87,12 @@ async def body_chunks(
 
 
 async def read_body(
-    headers: Mapping[bytes, bytes], receive: Receive, most_bytes: int, too_large: Callable[[], Problem]
+    headers: Mapping[bytes, bytes], receive: Receive, max_bytes: int, too_large: Callable[[], Problem]
 ) -> bytes:
-    """The body in one piece; see ``chunks``."""
-    return b"".join([chunk async for chunk, _ in body_chunks(headers, receive, most_bytes, too_large)])
+    """Return the whole body; see ``body_chunks``."""
+    return b"".join([chunk async for chunk, _ in body_chunks(headers, receive, max_bytes, too_large)])
 
 
-def message_too_large(most_bytes: int) -> Problem:
-    """The body of one request is over ``most_bytes``."""
-    return Problem("message_too_large", f"The body is over {most_bytes} bytes.")
+def message_too_large(max_bytes: int) -> Problem:
+    """Return the problem of a body over ``max_bytes``."""
+    return Problem("message_too_large", f"The body is larger than {max_bytes} bytes.")

@@ -1,4 +1,4 @@
-"""HTTP servers inside a process that has other work too: uvicorn that leaves signals and endings to its host."""
+"""HTTP servers embedded in a process: uvicorn without its own signal handling."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from gregor.net.os_errors import os_error_text
 from .http_limits import LimitedHttpProtocol, check_timeouts
 
 KEEP_ALIVE_S = 75
-"""Longer than balancers keep an idle connection (60 s): they close first, and no request meets a closing socket."""
+"""Longer than the 60 s of common load balancers: they close idle connections before this server does."""
 
 
 class EmbeddedServer(uvicorn.Server):
-    """uvicorn without its own handling of signals: after a graceful stop the process ends with status 0."""
+    """A uvicorn server that leaves signals to the process, which then exits with status 0 after a graceful stop."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to whoever runs this."""
+        """Handle no signals; the process does."""
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second: once in a second, look for clients that take too long."""
+        """Check the timeouts of all connections once a second; uvicorn calls this ten times a second."""
         if counter % 10 == 0:
             check_timeouts(self.server_state.connections, asyncio.get_running_loop())
         return await super().on_tick(counter)
 
 
 def make_server(app: ASGIApp, host: str, port: int, drain_s: float, *, has_lifespan: bool = True) -> EmbeddedServer:
-    """A server of ``app``, not started. ``drain_s``: how long requests under way may take when it is told to stop."""
+    """Return a server of ``app``, not started. ``drain_s``: time for running requests after a stop."""
     return EmbeddedServer(
         uvicorn.Config(
             app,
@@ -53,9 +53,13 @@ def make_server(app: ASGIApp, host: str, port: int, drain_s: float, *, has_lifes
 
 
 def listen(host: str, port: int, backlog: int = 2_048) -> socket.socket:
-    """A listening socket; ``OSError`` that names host and port where it cannot be had."""
+    """Return a listening socket. The host ``::`` listens on all IPv6 and IPv4 addresses.
+
+    Raises ``OSError`` with host and port in its text.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    is_dual_stack = host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), family=family, backlog=backlog)
+        return socket.create_server((host, port), family=family, backlog=backlog, dualstack_ipv6=is_dual_stack)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {os_error_text(error)}") from error

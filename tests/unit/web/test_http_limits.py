@@ -1,4 +1,4 @@
-"""The HTTP servers bound what a client may cost before it has said anything: in bytes, in time, in silence."""
+"""Limits of HTTP connections: size and time of request heads, idle time of bodies; listening sockets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gregor.web.http_limits import HEAD_S, MOST_HEAD_BYTES, SILENCE_S, LimitedHttpProtocol
-from gregor.web.serving import EmbeddedServer, make_server
+from gregor.web.http_limits import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, MAX_HEAD_BYTES, LimitedHttpProtocol
+from gregor.web.serving import EmbeddedServer, listen, make_server
 from tests.support.wait import wait_until
 
 HEAD = b"GET /quick HTTP/1.1\r\nHost: a\r\n"
@@ -22,8 +22,8 @@ POST = b"POST /quick HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
 
 
 @dataclass
-class Site:
-    """A server of an application that echoes; `/early` answers without reading, `/half` begins and waits."""
+class EchoSite:
+    """A running server; `/early` responds before it reads the body, `/half` starts a response and waits."""
 
     server: EmbeddedServer
     port: int = 0
@@ -34,22 +34,22 @@ class Site:
         await wait_until(lambda: self.connections, "the connection")
         return reader, writer
 
-    async def said(self, data: bytes) -> bytes:
-        """All that comes until the server closes."""
+    async def response_to(self, data: bytes) -> bytes:
+        """Return everything that the server sends until it closes."""
         reader, writer = await self.dial(data)
         async with asyncio.timeout(10):
-            heard = await reader.read()
+            received = await reader.read()
         writer.close()
-        return heard
+        return received
 
     @property
     def connections(self) -> list[LimitedHttpProtocol]:
         return [each for each in self.server.server_state.connections if isinstance(each, LimitedHttpProtocol)]
 
-    def look(self, later_s: float) -> None:
-        """What the server would do so much later, if nothing came."""
+    def check_timeouts(self, later_s: float) -> None:
+        """Check the timeouts as if this much time had passed."""
         for connection in self.connections:
-            connection.look(asyncio.get_running_loop().time() + later_s)
+            connection.check_timeout(asyncio.get_running_loop().time() + later_s)
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,12 +67,12 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(application: ASGIApp) -> AsyncIterator[Site]:
+async def serving(application: ASGIApp) -> AsyncIterator[EchoSite]:
     server = make_server(application, "127.0.0.1", 0, 1, has_lifespan=False)
     listening = socket.create_server(("127.0.0.1", 0))
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
-        yield Site(server, listening.getsockname()[1])
+        yield EchoSite(server, listening.getsockname()[1])
     finally:
         server.should_exit = True
         await task
@@ -80,13 +80,13 @@ async def serving(application: ASGIApp) -> AsyncIterator[Site]:
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
+async def site() -> AsyncIterator[EchoSite]:
     async with serving(echo) as site:
         yield site
 
 
-def refusal(heard: bytes) -> tuple[int, dict[str, Any]]:
-    head, _, body = heard.partition(b"\r\n\r\n")
+def rejection(received: bytes) -> tuple[int, dict[str, Any]]:
+    head, _, body = received.partition(b"\r\n\r\n")
     assert b"application/problem+json" in head
     return int(head.split()[1]), json.loads(body)
 
@@ -94,94 +94,94 @@ def refusal(heard: bytes) -> tuple[int, dict[str, Any]]:
 @pytest.mark.parametrize(
     "data",
     [
-        HEAD + b"x: " + b"a" * (MOST_HEAD_BYTES + 300_000),
-        HEAD + b"x: y\r\n" * (MOST_HEAD_BYTES // 4) + b"\r\n",
-        b"GET /" + b"a" * MOST_HEAD_BYTES + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        HEAD + b"x: " + b"a" * (MAX_HEAD_BYTES + 300_000),
+        HEAD + b"x: y\r\n" * (MAX_HEAD_BYTES // 4) + b"\r\n",
+        b"GET /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nHost: a\r\n\r\n",
     ],
     ids=["never ends", "many", "target"],
 )
-async def test_a_head_that_is_too_large_is_refused_before_it_is_whole(site: Site, data: bytes) -> None:
-    status, document = refusal(await site.said(data))
+async def test_oversized_head_is_rejected_early(site: EchoSite, data: bytes) -> None:
+    status, document = rejection(await site.response_to(data))
 
     assert (status, document["status"], document["code"]) == (431, 431, "invalid")
 
 
-async def test_a_large_body_is_no_head(site: Site) -> None:
-    size = 4 * MOST_HEAD_BYTES
+async def test_large_body_does_not_count_as_head(site: EchoSite) -> None:
+    size = 4 * MAX_HEAD_BYTES
     post = b"POST /quick HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size
     reader, writer = await site.dial((post + b"a" * size) * 3 + HEAD + b"Connection: close\r\n\r\n")
     async with asyncio.timeout(10):
-        heard = await reader.read()
+        received = await reader.read()
     writer.close()
 
-    assert heard.count(b"200 OK") == 4
+    assert received.count(b"200 OK") == 4
 
 
 @pytest.mark.parametrize("data", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", HEAD + b"Host: b\r\n\r\n"])
-async def test_what_is_no_request_is_a_problem(site: Site, data: bytes) -> None:
-    assert refusal(await site.said(data))[0] == 400
+async def test_malformed_request_gets_a_problem(site: EchoSite, data: bytes) -> None:
+    assert rejection(await site.response_to(data))[0] == 400
 
 
-async def test_unknown_method_is_501(site: Site) -> None:
-    assert refusal(await site.said(b"FOO / HTTP/1.1\r\nHost: a\r\n\r\n"))[0] == 501
-    assert refusal(await site.said(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 TLS\r\n\r\n"))[0] == 400
+async def test_unknown_method_is_501(site: EchoSite) -> None:
+    assert rejection(await site.response_to(b"FOO / HTTP/1.1\r\nHost: a\r\n\r\n"))[0] == 501
+    assert rejection(await site.response_to(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 TLS\r\n\r\n"))[0] == 400
 
 
-async def test_who_says_nothing_or_half_a_head_is_sent_away_in_time(site: Site) -> None:
+async def test_silent_client_and_half_head_time_out(site: EchoSite) -> None:
     silent, silent_writer = await site.dial(b"")
     half, half_writer = await site.dial(HEAD)
-    await wait_until(lambda: [each for each in site.connections if each._head_bytes], "the half")
+    await wait_until(lambda: [each for each in site.connections if each._head_bytes], "the half head")
 
-    site.look(HEAD_S - 1)
+    site.check_timeouts(HEAD_TIMEOUT_S - 1)
     assert not any(each.transport.is_closing() for each in site.connections)
-    site.look(HEAD_S + 1)
+    site.check_timeouts(HEAD_TIMEOUT_S + 1)
 
     async with asyncio.timeout(10):
         assert await silent.read() == b""
-        assert refusal(await half.read())[0] == 408
+        assert rejection(await half.read())[0] == 408
     silent_writer.close()
     half_writer.close()
 
 
-async def test_a_body_that_stands_still_is_given_up(site: Site) -> None:
+async def test_idle_body_times_out(site: EchoSite) -> None:
     reader, writer = await site.dial(POST + b"half")
     await wait_until(lambda: [each for each in site.connections if each.cycle], "the request")
 
-    site.look(SILENCE_S - 1)
+    site.check_timeouts(BODY_TIMEOUT_S - 1)
     assert not any(each.transport.is_closing() for each in site.connections)
-    site.look(SILENCE_S + 1)
+    site.check_timeouts(BODY_TIMEOUT_S + 1)
 
     async with asyncio.timeout(10):
-        assert refusal(await reader.read())[0] == 408
+        assert rejection(await reader.read())[0] == 408
     writer.close()
 
 
 @pytest.mark.parametrize("path", [b"/early", b"/half"])
-async def test_an_answer_that_is_out_is_not_spoiled_by_another(site: Site, path: bytes) -> None:
+async def test_started_response_is_not_corrupted(site: EchoSite, path: bytes) -> None:
     reader, writer = await site.dial(POST.replace(b"/quick", path) + b"half")
     async with asyncio.timeout(10):
-        heard = await reader.readuntil(b"\r\n\r\n")
-        site.look(SILENCE_S + 1)
+        received = await reader.readuntil(b"\r\n\r\n")
+        site.check_timeouts(BODY_TIMEOUT_S + 1)
         with contextlib.suppress(ConnectionError):
-            heard += await reader.read()
+            received += await reader.read()
     writer.close()
 
-    assert heard.count(b"HTTP/1.1") == 1
+    assert received.count(b"HTTP/1.1") == 1
 
 
-async def test_who_waits_for_an_answer_or_between_requests_is_let_be(site: Site) -> None:
+async def test_waiting_and_idle_clients_do_not_time_out(site: EchoSite) -> None:
     reader, writer = await site.dial(HEAD + b"\r\n")
     async with asyncio.timeout(10):
         await reader.readuntil(b"ok")
-        site.look(1_000)
+        site.check_timeouts(1_000)
         writer.write(HEAD + b"Connection: close\r\n\r\n")
-        heard = await reader.read()
+        received = await reader.read()
     writer.close()
 
-    assert heard.endswith(b"ok")
+    assert received.endswith(b"ok")
 
 
-async def test_who_is_answered_without_end_is_missed_though_more_was_asked(caplog: pytest.LogCaptureFixture) -> None:
+async def test_disconnect_ends_a_streaming_response(caplog: pytest.LogCaptureFixture) -> None:
     is_over = asyncio.Event()
 
     async def endless(scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,7 +196,7 @@ async def test_who_is_answered_without_end_is_missed_though_more_was_asked(caplo
         reader, writer = await site.dial((HEAD + b"\r\n") * 2)
         await reader.readuntil(b"x")
         writer.transport.abort()
-        await wait_until(is_over.is_set, "the answer is given up")
+        await wait_until(is_over.is_set, "the response is cancelled")
 
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
@@ -204,3 +204,12 @@ async def test_who_is_answered_without_end_is_missed_though_more_was_asked(caplo
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs a dual-stack kernel")
+def test_double_colon_listens_on_ipv4_and_ipv6() -> None:
+    with listen("::", 0) as listening:
+        port = listening.getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            with socket.create_connection((host, port), timeout=5):
+                pass
