@@ -70,10 +70,10 @@ class MoodyApns(FakeApns):
         self.mood = mood
         self.seen: list[Seen] = []
 
-    def judge(self, headers: dict[str, str], body: bytes, connection: FakeApnsConnection) -> ApnsAction:
+    def decide(self, headers: dict[str, str], body: bytes, connection: FakeApnsConnection) -> ApnsAction:
         """By Apple's rules, then by the mood."""
         self.script(ANY_TOKEN, _APNS[self.mood.act()])
-        act = super().judge(headers, body, connection)
+        act = super().decide(headers, body, connection)
         self._scripts[ANY_TOKEN].clear()
         if act.drops:
             self.seen.append(cut("apns"))
@@ -156,7 +156,7 @@ class MoodyWebPush(FakeWebPush):
         scripted, fate = _WEBPUSH[self.mood.act()]
         self._scripts[browser].clear()
         self.script(browser, scripted)
-        answer = self._judge(request)
+        answer = self._respond(request)
         if self.received:
             received = self.received.pop()
             self.seen.append(_push("webpush", received.message["gregor"], received.topic, fate))

@@ -23,7 +23,7 @@ TOPIC = "com.example.app"
 
 
 @dataclass
-class World:
+class ApnsHarness:
     """One channel and its provider."""
 
     channel: ApnsChannel
@@ -33,7 +33,9 @@ class World:
     async def send(self, message: PushMessage | None = None, deadline_s: float = 5.0) -> Verdict:
         return await self.channel.send(message or push(), deadline_s)
 
-    async def told(self, act: ApnsAction, message: PushMessage | None = None, deadline_s: float = 5.0) -> Verdict:
+    async def send_with_action(
+        self, act: ApnsAction, message: PushMessage | None = None, deadline_s: float = 5.0
+    ) -> Verdict:
         """The verdict on a push that the provider answers with `act`."""
         message = message or push()
         self.fake.script(str(message.token), act)
@@ -51,7 +53,7 @@ class World:
 @asynccontextmanager
 async def apns_harness(
     directory: Path, clock: Clock | None = None, config: dict[str, Any] | None = None, **fake: Any
-) -> AsyncIterator[World]:
+) -> AsyncIterator[ApnsHarness]:
     """A fake APNs that knows our key, and an open channel to it; `fake` and `config` change either."""
     public = write_key(directory / "key.p8")
     server = FakeApns(CertificateAuthority(directory), keys={"KEY1": public}, team_id="TEAM", **fake)
@@ -68,7 +70,7 @@ async def apns_harness(
     channel = ApnsChannel(settings, clock)
     await channel.open()
     try:
-        yield World(channel, server, settings)
+        yield ApnsHarness(channel, server, settings)
     finally:
         await server.close()
         await channel.close()

@@ -18,22 +18,22 @@ from gregor.dev.fakes.apns import ANY_TOKEN
 from gregor.dev.fakes.apns_actions import ApnsAction
 from gregor.dev.fakes.keys import write_key
 from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
-from gregor_delivery.channels.apns.token import TURN_S
+from gregor_delivery.channels.apns.token import PERIOD_S
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent
 from tests.support.pushes import push, withdrawal
-from tests.unit.delivery.apns_harness import TOPIC, World, apns_harness
+from tests.unit.delivery.apns_harness import TOPIC, ApnsHarness, apns_harness
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def harness(tmp_path: Path) -> AsyncIterator[ApnsHarness]:
     async with apns_harness(tmp_path) as each:
         yield each
 
 
-async def test_an_alert_carries_what_is_shown_and_what_the_client_needs(world: World) -> None:
-    verdict = await world.send(push(expires_us=1_457_402_098_900_000))
+async def test_an_alert_carries_what_is_shown_and_what_the_client_needs(harness: ApnsHarness) -> None:
+    verdict = await harness.send(push(expires_us=1_457_402_098_900_000))
 
-    [received] = world.fake.received
+    [received] = harness.fake.received
     assert received.token == "a1b2c3"
     assert {name: received.headers[name] for name in received.headers if name.startswith("apns-")} == {
         "apns-topic": TOPIC,
@@ -54,37 +54,37 @@ async def test_an_alert_carries_what_is_shown_and_what_the_client_needs(world: W
     assert verdict == Sent("200", received.headers["apns-id"])
 
 
-async def test_a_withdrawal_goes_in_the_background(world: World) -> None:
-    await world.send(withdrawal(badge=0))
+async def test_a_withdrawal_goes_in_the_background(harness: ApnsHarness) -> None:
+    await harness.send(withdrawal(badge=0))
 
-    [received] = world.fake.received
+    [received] = harness.fake.received
     assert (received.headers["apns-push-type"], received.headers["apns-priority"]) == ("background", "5")
     assert received.payload["aps"] == {"content-available": 1, "badge": 0}
     assert received.payload["gregor"]["withdraw"] == ["aa", "bb"]
     assert "apns-expiration" not in received.headers
 
 
-async def test_the_topic_of_a_registration_goes_before_the_one_of_the_settings(world: World) -> None:
-    await world.send(push(topic="com.example.other"))
+async def test_the_topic_of_a_registration_goes_before_the_one_of_the_settings(harness: ApnsHarness) -> None:
+    await harness.send(push(topic="com.example.other"))
 
-    assert world.fake.received[0].headers["apns-topic"] == "com.example.other"
+    assert harness.fake.received[0].headers["apns-topic"] == "com.example.other"
 
 
 @pytest.mark.parametrize("topic", ["two words", "a\r\nb: c", "ü"])
-async def test_a_topic_that_is_no_header_is_refused_here(world: World, topic: str) -> None:
-    assert await world.send(push(topic=topic)) == Refused(None, "BadTopic")
-    assert world.fake.received == []
+async def test_a_topic_that_is_no_header_is_refused_here(harness: ApnsHarness, topic: str) -> None:
+    assert await harness.send(push(topic=topic)) == Refused(None, "BadTopic")
+    assert harness.fake.received == []
 
 
-async def test_a_token_cannot_leave_its_place_in_the_path(world: World) -> None:
-    await world.send(push(token="../x?y#z\r\n"))
+async def test_a_token_cannot_leave_its_place_in_the_path(harness: ApnsHarness) -> None:
+    await harness.send(push(token="../x?y#z\r\n"))
 
-    assert world.fake.received[0].headers[":path"] == "/3/device/..%2Fx%3Fy%23z%0D%0A"
+    assert harness.fake.received[0].headers[":path"] == "/3/device/..%2Fx%3Fy%23z%0D%0A"
 
 
 @pytest.mark.parametrize("token", ["", {"endpoint": "https://push.example/1"}])
-async def test_what_is_no_token_of_apns_is_refused_here(world: World, token: Any) -> None:
-    assert await world.send(push(token=token)) == Refused(None, "not a token of APNs")
+async def test_what_is_no_token_of_apns_is_refused_here(harness: ApnsHarness, token: Any) -> None:
+    assert await harness.send(push(token=token)) == Refused(None, "not an APNs token")
 
 
 @pytest.mark.parametrize(
@@ -116,15 +116,15 @@ async def test_what_is_no_token_of_apns_is_refused_here(world: World, token: Any
         (ApnsAction(418, "Teapot"), Refused("418", "Teapot")),
     ],
 )
-async def test_each_answer_has_its_verdict_after_one_copy(world: World, act: ApnsAction, verdict: Any) -> None:
-    assert await world.told(act) == verdict
-    assert len(world.fake.received) == 1
+async def test_each_answer_has_its_verdict_after_one_copy(harness: ApnsHarness, act: ApnsAction, verdict: Any) -> None:
+    assert await harness.send_with_action(act) == verdict
+    assert len(harness.fake.received) == 1
 
 
-async def test_retry_after_may_be_a_date(world: World) -> None:
+async def test_retry_after_may_be_a_date(harness: ApnsHarness) -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
 
-    verdict = await world.told(ApnsAction(503, "ServiceUnavailable", retry_after=later))
+    verdict = await harness.send_with_action(ApnsAction(503, "ServiceUnavailable", retry_after=later))
 
     assert isinstance(verdict, Retry)
     assert verdict.after_s == pytest.approx(90, abs=5)
@@ -139,22 +139,22 @@ async def test_retry_after_may_be_a_date(world: World) -> None:
     ],
 )
 async def test_a_device_that_registers_nonsense_stops_nobody_else(
-    world: World, reason: str, change: dict[str, Any]
+    harness: ApnsHarness, reason: str, change: dict[str, Any]
 ) -> None:
-    assert await world.told(ApnsAction(400, reason), push(**change)) == Refused("400", reason)
+    assert await harness.send_with_action(ApnsAction(400, reason), push(**change)) == Refused("400", reason)
 
 
-async def test_a_shutdown_is_told_once_and_the_next_push_goes_elsewhere(world: World) -> None:
-    await world.told(ApnsAction(503, "Shutdown"))
+async def test_a_shutdown_is_told_once_and_the_next_push_goes_elsewhere(harness: ApnsHarness) -> None:
+    await harness.send_with_action(ApnsAction(503, "Shutdown"))
 
-    assert isinstance(await world.send(), Sent)
-    assert world.fake.connections == 2
+    assert isinstance(await harness.send(), Sent)
+    assert harness.fake.connections == 2
 
 
-async def test_the_token_is_one_that_apple_takes(world: World) -> None:
-    await world.send()
+async def test_the_token_is_one_that_apple_takes(harness: ApnsHarness) -> None:
+    await harness.send()
 
-    token = world.fake.received[0].headers["authorization"].removeprefix("bearer ")
+    token = harness.fake.received[0].headers["authorization"].removeprefix("bearer ")
     assert jwt.get_unverified_header(token) == {"alg": "ES256", "kid": "KEY1", "typ": "JWT"}
     assert set(jwt.decode(token, options={"verify_signature": False})) == {"iss", "iat"}
 
@@ -162,81 +162,81 @@ async def test_the_token_is_one_that_apple_takes(world: World) -> None:
 def turn_begun() -> ManualClock:
     """A clock at the beginning of a turn, whose token is new."""
     now_us = SystemClock().now_us()
-    return ManualClock(now_us - now_us % (TURN_S * 1_000_000))
+    return ManualClock(now_us - now_us % (PERIOD_S * 1_000_000))
 
 
 async def test_the_token_is_renewed_before_apple_takes_it_no_more(tmp_path: Path) -> None:
     clock = turn_begun()
-    async with apns_harness(tmp_path, clock) as world:
-        await world.send()
+    async with apns_harness(tmp_path, clock) as harness:
+        await harness.send()
         clock.advance(44 * 60)
-        await world.send()
-        assert len(world.fake.provider_tokens) == 1
+        await harness.send()
+        assert len(harness.fake.provider_tokens) == 1
 
         clock.advance(2 * 60)
-        world.fake.clock_ahead_s = 46 * 60
-        assert isinstance(await world.send(), Sent)
-        assert len(world.fake.provider_tokens) == 2
+        harness.fake.clock_ahead_s = 46 * 60
+        assert isinstance(await harness.send(), Sent)
+        assert len(harness.fake.provider_tokens) == 2
 
 
 async def test_a_token_that_apple_finds_expired_is_renewed_once_and_the_pushes_go_again(tmp_path: Path) -> None:
     clock = turn_begun()
-    async with apns_harness(tmp_path, clock) as world:
-        await world.send()
+    async with apns_harness(tmp_path, clock) as harness:
+        await harness.send()
         clock.advance(25 * 60)
-        world.fake.clock_ahead_s = 25 * 60
-        world.fake.script(ANY_TOKEN, *[ApnsAction(403, "ExpiredProviderToken")] * 3)
+        harness.fake.clock_ahead_s = 25 * 60
+        harness.fake.script(ANY_TOKEN, *[ApnsAction(403, "ExpiredProviderToken")] * 3)
 
-        verdicts = await asyncio.gather(*(world.send() for _ in range(3)))
+        verdicts = await asyncio.gather(*(harness.send() for _ in range(3)))
 
         assert {type(each) for each in verdicts} == {Sent}
-        assert len(world.fake.delivered()) == 4
-        assert len(world.fake.provider_tokens) == 2
+        assert len(harness.fake.delivered()) == 4
+        assert len(harness.fake.provider_tokens) == 2
 
 
 async def test_a_fresh_token_that_is_found_expired_speaks_of_our_clock_and_is_not_renewed(tmp_path: Path) -> None:
-    async with apns_harness(tmp_path, clock_ahead_s=2 * 3_600.0) as world:
-        assert await world.send() == Misconfigured("403", "ExpiredProviderToken")
-        assert len(world.fake.provider_tokens) == 1
+    async with apns_harness(tmp_path, clock_ahead_s=2 * 3_600.0) as harness:
+        assert await harness.send() == Misconfigured("403", "ExpiredProviderToken")
+        assert len(harness.fake.provider_tokens) == 1
 
 
 async def test_a_key_that_apple_does_not_know_stops_the_provider(tmp_path: Path) -> None:
-    async with apns_harness(tmp_path, config={"key_id": "OTHER"}) as world:
-        assert await world.send() == Misconfigured("403", "InvalidProviderToken")
+    async with apns_harness(tmp_path, config={"key_id": "OTHER"}) as harness:
+        assert await harness.send() == Misconfigured("403", "InvalidProviderToken")
 
 
 async def test_a_certificate_stands_in_for_the_token(tmp_path: Path) -> None:
-    async with apns_harness(tmp_path) as world:
-        certificate = world.fake.authority.issue("push-client")
-        config = replace(world.config, key_file=None, key_id=None, team_id=None, cert_file=certificate)
+    async with apns_harness(tmp_path) as harness:
+        certificate = harness.fake.authority.issue("push-client")
+        config = replace(harness.config, key_file=None, key_id=None, team_id=None, cert_file=certificate)
         channel = ApnsChannel(config)
         await channel.open()
 
         assert isinstance(await channel.send(push(), 5), Sent)
-        assert "authorization" not in world.fake.received[0].headers
+        assert "authorization" not in harness.fake.received[0].headers
         await channel.close()
 
 
-async def test_the_check_asks_whether_we_are_taken_and_reaches_no_device(world: World) -> None:
-    assert await world.channel.check() is None
-    assert (world.fake.connections, len(world.fake.received), world.fake.delivered()) == (1, 1, [])
+async def test_the_check_asks_whether_we_are_taken_and_reaches_no_device(harness: ApnsHarness) -> None:
+    assert await harness.channel.check() is None
+    assert (harness.fake.connections, len(harness.fake.received), harness.fake.delivered()) == (1, 1, [])
 
 
-async def test_the_check_tells_of_a_key_that_is_refused(tmp_path: Path, world: World) -> None:
-    world.fake.keys["KEY1"] = write_key(tmp_path / "other.p8")
+async def test_the_check_tells_of_a_key_that_is_refused(tmp_path: Path, harness: ApnsHarness) -> None:
+    harness.fake.keys["KEY1"] = write_key(tmp_path / "other.p8")
 
-    said = await world.channel.check()
+    said = await harness.channel.check()
 
     assert said is not None
-    assert said.startswith("APNs refuses us: InvalidProviderToken; check the key")
+    assert said.startswith("APNs rejects the credentials: InvalidProviderToken; check key")
 
 
-async def test_the_check_says_what_to_mend(world: World) -> None:
-    assert await ApnsChannel(replace(world.config, topic=None)).check() == (
-        "GREGOR_APNS_TOPIC is not set: devices that name no topic get no push"
+async def test_the_check_says_what_to_mend(harness: ApnsHarness) -> None:
+    assert await ApnsChannel(replace(harness.config, topic=None)).check() == (
+        "GREGOR_APNS_TOPIC is not set: devices without a topic in their registration get no push"
     )
-    await world.fake.close()
-    said = await ApnsChannel(world.config).check()
+    await harness.fake.close()
+    said = await ApnsChannel(harness.config).check()
     assert said is not None
     assert said.startswith("APNs cannot be reached: cannot connect")
 
@@ -249,7 +249,7 @@ async def test_the_check_says_what_to_mend(world: World) -> None:
         ({"key_id": None}, "needs GREGOR_APNS_KEY_ID"),
         ({"team_id": ""}, "GREGOR_APNS_TEAM_ID"),
         ({"key_file": Path("missing.p8")}, "missing.p8 cannot be read"),
-        ({"key_file": Path(__file__)}, "not a private key of the curve P-256"),
+        ({"key_file": Path(__file__)}, "not a P-256 private key"),
         ({"key_file": None, "cert_file": Path(__file__)}, "GREGOR_APNS_CERT_FILE"),
         ({"ca_file": Path(__file__)}, "GREGOR_APNS_CA_FILE"),
         ({"url": "apns.example:443"}, "GREGOR_APNS_URL"),

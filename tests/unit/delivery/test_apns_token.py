@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor.clock import ManualClock
-from gregor_delivery.channels.apns.token import NEVER_BEFORE_S, ProviderToken
+from gregor_delivery.channels.apns.token import MIN_RENEWAL_S, ProviderToken
 from tests.support.pushes import NOW_US
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -48,7 +48,7 @@ def test_whatever_processes_start_and_send_when_apple_sees_few_tokens_and_none_t
                 shown[n].append((at_s, header))
 
     for times in (sorted(seen.values()), *([at_s for at_s, _ in each] for each in shown.values())):
-        assert all(later - earlier >= NEVER_BEFORE_S for earlier, later in pairwise(times))
+        assert all(later - earlier >= MIN_RENEWAL_S for earlier, later in pairwise(times))
 
 
 def test_a_process_that_starts_again_shows_the_token_that_apple_knows() -> None:

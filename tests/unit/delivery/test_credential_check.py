@@ -67,7 +67,7 @@ async def test_what_is_wrong_is_said_with_its_mend_and_spoils_no_other(tmp_path:
     assert status == 0
     states = {name: found[name]["state"] for name in ("apns", "fcm", "webpush")}
     assert states == {"apns": "wrong", "fcm": "wrong", "webpush": "good"}
-    assert found["apns"]["mend"].startswith("APNs refuses us: InvalidProviderToken")
+    assert found["apns"]["mend"].startswith("APNs rejects the credentials: InvalidProviderToken")
     assert "nothing.json cannot be read" in found["fcm"]["mend"]
 
 
@@ -88,7 +88,7 @@ async def test_a_provider_whose_certificate_is_not_trusted_is_told_as_that(tmp_p
     await stranger.close()
 
     assert found["fcm"]["mend"].startswith(
-        "FCM cannot be reached: its certificate is not trusted; check GREGOR_FCM_URL"
+        "FCM cannot be reached: the certificate is not trusted; check GREGOR_FCM_URL"
     )
 
 

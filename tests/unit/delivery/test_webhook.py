@@ -161,7 +161,7 @@ async def test_a_certificate_of_strangers_is_not_trusted(tmp_path: Path) -> None
         await channel.close()
     await receiver.close()
 
-    assert verdicts == [Retry(None, None, "not reached: its certificate is not trusted"), Sent("204")]
+    assert verdicts == [Retry(None, None, "not reached: the certificate is not trusted"), Sent("204")]
 
 
 async def test_a_webhook_without_a_good_secret_is_refused_unsaid(world: World) -> None:

@@ -186,7 +186,7 @@ async def test_a_service_whose_certificate_is_not_trusted_gets_nothing_and_that_
 
     verdict = await channel.send(push(token=world.token), 5)
 
-    assert verdict == Retry(None, None, "cannot connect: its certificate is not trusted")
+    assert verdict == Retry(None, None, "cannot connect: the certificate is not trusted")
     assert world.fake.requests == []
     await channel.close()
 

@@ -1,4 +1,4 @@
-"""Push to Apple's devices: APNs over HTTP/2, by provider token or by certificate."""
+"""Push to Apple devices: APNs over HTTP/2, authenticated by provider token or by certificate."""
 
 import asyncio
 import re
@@ -20,15 +20,15 @@ from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unkn
 from .connection import ApnsConnection
 from .exchange import ApnsResponse, Headers, Lost, NotProcessed, Outcome, Untrusted
 from .pool import ApnsEndpoint, ApnsPool
-from .responses import is_expired_token, spoils_connection, verdict_of
+from .responses import is_connection_spoiled, is_expired_token, verdict_of
 from .token import ProviderToken
 
 PRODUCTION: Final = "https://api.push.apple.com"
 SANDBOX: Final = "https://api.sandbox.push.apple.com"
-MOST_HANDOVERS: Final = 3
-"""How often one push is handed over where each time before it was surely not processed."""
-CHECK_S: Final = 10.0
-_TO_NOBODY: Final = PushMessage(
+MAX_SENDS: Final = 3
+"""How often one push is sent if APNs has certainly not processed it before."""
+CHECK_TIMEOUT_S: Final = 10.0
+_TEST_PUSH: Final = PushMessage(
     uid="",
     device="",
     token="0" * 64,
@@ -44,15 +44,15 @@ _TO_NOBODY: Final = PushMessage(
     urgent=False,
     data={},
 )
-_PLAIN = re.compile(r"[!-~]{1,255}")
+_PRINTABLE = re.compile(r"[!-~]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
 class ApnsConfig:
-    """Credentials and place: a key (.p8) with its ids, or a certificate with its key in one PEM.
+    """Credentials and address: a key (.p8) with its ids, or a certificate with its key in one PEM.
 
-    `url` and `ca_file` replace both environments of Apple and their authorities, for fakes. `topic` is for devices
-    that name none.
+    `url` and `ca_file` replace both environments of Apple and their authorities, for fakes. `topic`: for devices whose
+    registration has none.
     """
 
     key_file: Path | None = None
@@ -62,80 +62,80 @@ class ApnsConfig:
     topic: str | None = None
     url: str | None = None
     ca_file: Path | None = None
-    most_connections: int = 4
+    max_connections: int = 4
 
 
 class ApnsChannel:
-    """The channel `apns` (contract.Channel of Push)."""
+    """The channel `apns`."""
 
     name: Final = "apns"
 
     def __init__(self, config: ApnsConfig, clock: Clock | None = None) -> None:
-        """`clock`: what Apple compares with its own time; the system's, without the offset of the house."""
+        """`clock`: compared by Apple with its own; by default the system's, without GREGOR_CLOCK_OFFSET."""
         self._config = config
         self._clock = clock or SystemClock()
         self._token: ProviderToken | None = None
         self.tls: ssl.SSLContext | None = None
-        """Whom we trust, and who we are where that is by certificate; None before `open`."""
+        """Trusted authorities, and our certificate if there is one; None before `open`."""
         self._pools: dict[bool, ApnsPool] = {}
         self._authorities: dict[bool, bytes] = {}
 
     def connections(self, sandbox: bool) -> tuple[ApnsConnection, ...]:
-        """The connections that are open to an environment."""
+        """Return the open connections to an environment."""
         return self._pools[sandbox].connections
 
     async def open(self) -> None:
-        """Raises ValueError where the credentials are missing, unreadable, or no such. Touches no network."""
+        """Read the credentials, without network access. Raises ValueError that names the setting to correct."""
         config = self._config
         if (config.key_file is None) == (config.cert_file is None):
-            raise ValueError("APNs takes either GREGOR_APNS_KEY_FILE or GREGOR_APNS_CERT_FILE")
+            raise ValueError("APNs: set either GREGOR_APNS_KEY_FILE or GREGOR_APNS_CERT_FILE, not both")
         if config.key_file is not None:
             self._token = self._read_key(config.key_file)
         self.tls = self._tls()
-        for is_sandbox, place in ((False, PRODUCTION), (True, SANDBOX)):
-            url = urlsplit(config.url or place)
+        for is_sandbox, default_url in ((False, PRODUCTION), (True, SANDBOX)):
+            url = urlsplit(config.url or default_url)
             if url.scheme not in ("https", "http") or not url.hostname:
                 raise ValueError("GREGOR_APNS_URL: write https://host:port")
             port = url.port or (443 if url.scheme == "https" else 80)
-            address = ApnsEndpoint(url.hostname, port, self.tls if url.scheme == "https" else None)
-            self._pools[is_sandbox] = ApnsPool(address, config.most_connections, spoils_connection)
+            endpoint = ApnsEndpoint(url.hostname, port, self.tls if url.scheme == "https" else None)
+            self._pools[is_sandbox] = ApnsPool(endpoint, config.max_connections, is_connection_spoiled)
             self._authorities[is_sandbox] = url.netloc.encode()
 
     async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
-        """One push, handed over once; again only where APNs surely did not process it."""
+        """Send one push; a second time only if APNs has certainly not processed it."""
         try:
             body = apns_payload(message)
         except (TypeError, ValueError) as error:
-            return Refused(None, f"no payload can be made: {type(error).__name__}")
+            return Refused(None, f"the payload cannot be encoded: {type(error).__name__}")
         deadline_at = asyncio.get_running_loop().time() + deadline_s
         pool = self._pools[message.sandbox]
-        outcome: Outcome = NotProcessed("not tried")
-        for _ in range(MOST_HANDOVERS):
+        outcome: Outcome = NotProcessed("not sent")
+        for _ in range(MAX_SENDS):
             provider_token = self._token.header() if self._token is not None else b""
             headers = self._headers(message, provider_token)
             if isinstance(headers, Refused):
                 return headers
             outcome = await pool.exchange(headers, body, deadline_at)
-            if not self._may_go_again(outcome, provider_token):
+            if not self._is_resendable(outcome, provider_token):
                 break
         return self._verdict(outcome, message)
 
     async def close(self) -> None:
-        """Let what is in flight end, then close the connections."""
+        """Wait for the pushes in flight, then close all connections."""
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
 
     async def check(self) -> str | None:
-        """Whether the production environment takes us: asked with a push to a token that is nobody's."""
+        """Check the credentials with a push to an unassigned token of the production environment."""
         try:
             if not self._pools:
                 await self.open()
         except ValueError as error:
             return str(error)
         if self._config.topic is None:
-            return "GREGOR_APNS_TOPIC is not set: devices that name no topic get no push"
-        match await self.send(_TO_NOBODY, CHECK_S):
+            return "GREGOR_APNS_TOPIC is not set: devices without a topic in their registration get no push"
+        match await self.send(_TEST_PUSH, CHECK_TIMEOUT_S):
             case Misconfigured(_, detail):
-                return f"APNs refuses us: {detail}; check the key or certificate, its ids and GREGOR_APNS_TOPIC"
+                return f"APNs rejects the credentials: {detail}; check key or certificate, its ids, GREGOR_APNS_TOPIC"
             case Retry(_, _, detail) | Unknown(detail):
                 return f"APNs cannot be reached: {detail}"
         return None
@@ -155,13 +155,13 @@ class ApnsChannel:
         try:
             tls = trusting(ca_file)
         except OSError as error:
-            raise ValueError(f"GREGOR_APNS_CA_FILE: {ca_file} holds no certificates that can be read") from error
+            raise ValueError(f"GREGOR_APNS_CA_FILE: {ca_file} has no readable certificates") from error
         if cert_file is not None:
             try:
                 tls.load_cert_chain(cert_file, password="")
             except OSError as error:
                 raise ValueError(
-                    f"GREGOR_APNS_CERT_FILE: {cert_file} is no PEM with a certificate and its key, unencrypted"
+                    f"GREGOR_APNS_CERT_FILE: {cert_file} is not a PEM file with a certificate and its unencrypted key"
                 ) from error
         tls.set_alpn_protocols(["h2"])
         return tls
@@ -169,10 +169,10 @@ class ApnsChannel:
     def _headers(self, push: PushMessage, provider_token: bytes) -> Headers | Refused:
         topic = push.topic or self._config.topic
         if not isinstance(push.token, str) or not push.token:
-            return Refused(None, "not a token of APNs")
-        if topic is not None and not _PLAIN.fullmatch(topic):
+            return Refused(None, "not an APNs token")
+        if topic is not None and not _PRINTABLE.fullmatch(topic):
             return Refused(None, "BadTopic")
-        # What is alike in every push is indexed once by HPACK; what is not would only push that out of its table.
+        # Headers that differ in each push are never indexed: they would evict the constant ones from the HPACK table.
         headers: list[tuple[bytes, bytes]] = [
             (b":method", b"POST"),
             (b":scheme", b"https"),
@@ -188,14 +188,14 @@ class ApnsChannel:
         headers.append(NeverIndexedHeaderTuple(b"apns-id", str(uuid.uuid4()).encode()))
         headers.append(NeverIndexedHeaderTuple(b"apns-collapse-id", push.collapse_id.encode()))
         if push.expires_us is not None:
-            until = b"%d" % (push.expires_us // 1_000_000)
-            headers.append(NeverIndexedHeaderTuple(b"apns-expiration", until))
+            expiration = b"%d" % (push.expires_us // 1_000_000)
+            headers.append(NeverIndexedHeaderTuple(b"apns-expiration", expiration))
         return headers
 
-    def _may_go_again(self, outcome: Outcome, provider_token: bytes) -> bool:
+    def _is_resendable(self, outcome: Outcome, provider_token: bytes) -> bool:
         if isinstance(outcome, ApnsResponse) and is_expired_token(outcome):
             return self._token is not None and self._token.renew(provider_token)
-        return isinstance(outcome, NotProcessed) and outcome.is_turned_away
+        return isinstance(outcome, NotProcessed) and outcome.is_resendable
 
     def _verdict(self, outcome: Outcome, push: PushMessage) -> Verdict:
         match outcome:

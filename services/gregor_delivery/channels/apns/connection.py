@@ -1,7 +1,7 @@
-"""One HTTP/2 connection to APNs: aioapns' TLS protocol, with what is in flight kept by stream.
+"""One HTTP/2 connection to APNs: the TLS protocol of aioapns, with the requests in flight tracked by stream.
 
-Each request ends in exactly one outcome, by itself, at its own deadline at the latest; what befalls one never touches
-another (docs/decisions/0006-apns.md says which failures of aioapns this mends).
+Each request ends with exactly one outcome, at its deadline at the latest, and never affects another request
+(docs/decisions/0006-apns.md lists the failures of aioapns that this fixes).
 """
 
 import asyncio
@@ -26,15 +26,15 @@ from h2.exceptions import ProtocolError
 from .exchange import ApnsRequest, NotProcessed
 from .headers import ApnsEncoder
 
-MOST_STREAMS = 1_000
-"""In flight on one connection at most, whatever the provider allows."""
-MOST_ANSWER_BYTES = 16_384
-"""Of an answer so much is kept; APNs sends under 100."""
+MAX_STREAMS = 1_000
+"""Concurrent requests on one connection, even if the provider allows more."""
+MAX_RESPONSE_BYTES = 16_384
+"""Bytes of a response body that are kept; APNs sends fewer than 100."""
 LAST_STREAM_ID = 2**31 - 1_001
 KEEPALIVE_S = 30.0
-"""A connection silent for so long is asked for a sign of life, and given up after as long again without one."""
-TIDY_EVERY = 64
-"""h2 drops ended streams only when it counts the open ones, one by one: so many requests share one count."""
+"""A connection that is silent for this long is pinged, and closed after the same time without an answer."""
+CLEANUP_INTERVAL = 64
+"""Requests between two cleanups: h2 drops ended streams only when it counts the open ones, one by one."""
 
 
 _TRANSITIONS = {
@@ -45,7 +45,7 @@ _TRANSITIONS = {
 
 
 class _DrainingStateMachine(H2ConnectionStateMachine):
-    """h2 takes GOAWAY for the end; RFC 9113 §6.8 lets the streams that the provider took still be answered."""
+    """Keeps the connection open after a received GOAWAY: RFC 9113 §6.8 allows responses on the accepted streams."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class _DrainingStateMachine(H2ConnectionStateMachine):
 
 
 class _ClientConnection(H2Connection):
-    """An h2 connection that does not count all its streams for each new one: who uses it keeps the bound itself."""
+    """An h2 connection that does not count all its streams for each new one: `ApnsConnection` enforces the limit."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -69,193 +69,206 @@ class _ClientConnection(H2Connection):
 
     @property
     def open_outbound_streams(self) -> int:
-        """Streams open as far as the bound of h2 needs to know: none."""
+        """Always 0, which disables the limit of h2."""
         return 0
 
-    def tidy(self) -> None:
-        """Forget the streams that have ended."""
+    def drop_ended_streams(self) -> None:
+        """Free the streams that have ended."""
         _ = super().open_outbound_streams
 
 
 class ApnsConnection(APNsTLSClientProtocol):
-    """One connection. `on_room` is called when another request may begin, `on_end` once, when it is gone."""
+    """One connection. `on_capacity` is called when another request may start, `on_end` once, at the end."""
 
     def __init__(
-        self, on_room: Callable[[], None], on_end: Callable[["ApnsConnection"], None], keepalive_s: float = KEEPALIVE_S
+        self,
+        on_capacity: Callable[[], None],
+        on_end: Callable[["ApnsConnection"], None],
+        keepalive_s: float = KEEPALIVE_S,
     ) -> None:
         super().__init__(apns_topic="")
         self._keepalive_s = keepalive_s
         self.conn: _ClientConnection = _ClientConnection()
         self.ready: asyncio.Future[None] = self.loop.create_future()
-        """Done when the provider has said how much it takes; fails where the connection ends before."""
-        self._on_room, self._on_end = on_room, on_end
+        """Done when the provider's settings have arrived; fails if the connection ends before."""
+        self._on_capacity, self._on_end = on_capacity, on_end
         self._streams: dict[int, ApnsRequest] = {}
-        self._unsent: dict[int, ApnsRequest] = {}
-        self._is_flushing = self._is_paused = self._is_suspect = self._is_retired = self._is_gone = False
+        self._blocked: dict[int, ApnsRequest] = {}
+        self._is_flushing = self._is_paused = self._is_suspect = self._is_draining = self._is_closed = False
         self._heard_at = self.loop.time()
         self._pinged_at: float | None = None
         self._begun = 0
 
+    # --- requests ---
+
     @property
     def in_flight(self) -> int:
-        """Requests begun and not over."""
+        """Number of requests that have no outcome yet."""
         return len(self._streams)
 
     @property
     def kept_streams(self) -> int:
-        """Streams that h2 still holds: bounded, however many requests there were."""
+        """Number of streams that h2 holds: bounded, however many requests there were."""
         return len(self.conn.streams)
 
     @property
-    def has_room(self) -> bool:
-        """Whether a request may begin now."""
+    def has_capacity(self) -> bool:
+        """Whether a request may start now."""
         if not self.is_usable or self._is_paused or not self.ready.done():
             return False
-        return len(self._streams) < min(self.conn.remote_settings.max_concurrent_streams, MOST_STREAMS)
+        return len(self._streams) < min(self.conn.remote_settings.max_concurrent_streams, MAX_STREAMS)
 
     @property
     def is_usable(self) -> bool:
-        """Whether it counts: not retired, and not suspected to be dead."""
-        return not self._is_retired and not self._is_suspect
+        """Whether the connection accepts requests: it is not draining, and not suspected to be dead."""
+        return not self._is_draining and not self._is_suspect
 
-    def begin(self, exchange: ApnsRequest) -> None:
-        """Put a request on its way; only where `has_room`."""
+    def start(self, request: ApnsRequest) -> None:
+        """Start a request; the caller checks `has_capacity`."""
         stream_id = self.conn.get_next_available_stream_id()
-        self.conn.send_headers(stream_id, exchange.headers)
-        exchange.connection, exchange.stream_id, exchange.begun_at = self, stream_id, self.loop.time()
-        self._streams[stream_id] = exchange
-        self._send_body(stream_id, exchange)
+        self.conn.send_headers(stream_id, request.headers)
+        request.connection, request.stream_id, request.begun_at = self, stream_id, self.loop.time()
+        self._streams[stream_id] = request
+        self._send_body(stream_id, request)
         self._flush_soon()
         self._begun += 1
-        if self._begun % TIDY_EVERY == 0:
-            self.conn.tidy()
+        if self._begun % CLEANUP_INTERVAL == 0:
+            self.conn.drop_ended_streams()
         if stream_id >= LAST_STREAM_ID:
-            self.retire()
+            self.drain()
 
-    def give_up(self, exchange: ApnsRequest) -> None:
-        """Free the stream of a request that is over.
+    def cancel(self, request: ApnsRequest) -> None:
+        """Reset the stream of a request that has timed out or was cancelled.
 
-        Where nothing came since it began, the connection may be dead: no other begins here before it gives a sign.
+        If nothing was received since the request started, the connection may be dead: it accepts no request before it
+        answers a ping.
         """
-        if self._streams.pop(exchange.stream_id, None) is None:
+        if self._streams.pop(request.stream_id, None) is None:
             return
-        self._unsent.pop(exchange.stream_id, None)
-        if not self._is_gone:
-            self.conn.reset_stream(exchange.stream_id, ErrorCodes.CANCEL)
-            if self._heard_at < exchange.begun_at:
+        self._blocked.pop(request.stream_id, None)
+        if not self._is_closed:
+            self.conn.reset_stream(request.stream_id, ErrorCodes.CANCEL)
+            if self._heard_at < request.begun_at:
                 self._is_suspect = True
-                self._ask_for_a_sign()
+                self._ping()
             self._flush_soon()
         self._after_end()
 
-    def retire(self) -> None:
-        """Begin nothing more; close when what is in flight is over."""
-        self._is_retired = True
+    def drain(self) -> None:
+        """Accept no further requests, and close when those in flight have ended."""
+        self._is_draining = True
         self._after_end()
 
+    # --- asyncio.Protocol ---
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """TLS stands: send the preface, and wait for what the provider takes."""
+        """Send the HTTP/2 preface, once TLS is established."""
         super().connection_made(transport)
         self.loop.call_later(self._keepalive_s, self._keep_alive)
 
     def data_received(self, data: bytes) -> None:
-        """Frames of the provider, in any pieces."""
+        """Handle frames of the provider, however they are split."""
         self._heard_at = self.loop.time()
         self._pinged_at, self._is_suspect = None, False
-        self.flush()  # h2 forgets what waits to be written when a GOAWAY comes
+        self.flush()  # h2 drops unwritten data when it receives a GOAWAY
         try:
             events = self.conn.receive_data(data)
         except ProtocolError as error:
+            self.flush()  # h2 has prepared a GOAWAY that names the error
             self.end(f"protocol error: {type(error).__name__}")
             return
         for event in events:
-            self._take(event)
+            self._handle(event)
         self.flush()
         self._after_end()
 
     def pause_writing(self) -> None:
-        """The provider takes no more bytes for now."""
+        """Stop accepting requests: the socket buffer is full."""
         self._is_paused = True
 
     def resume_writing(self) -> None:
-        """It does again."""
+        """Accept requests again."""
         self._is_paused = False
-        self._on_room()
+        self._on_capacity()
 
     def flush(self) -> None:
-        """Write what h2 has to say."""
-        if self.transport is not None and (data := self.conn.data_to_send()) and not self._is_gone:
+        """Write the frames that h2 has prepared."""
+        if self.transport is not None and (data := self.conn.data_to_send()) and not self._is_closed:
             self.transport.write(data)
 
     def refresh_inactivity_timer(self) -> None:
-        """Nothing: Apple wants connections kept open; `_keep_alive` finds the dead ones."""
+        """Do nothing: Apple asks clients to keep connections open, and `_keep_alive` finds the dead ones."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone: every request in flight learns what that means for it."""
+        """End every request in flight with the outcome that the loss means for it."""
         self.end(f"connection lost: {type(exc).__name__}" if exc is not None else "connection closed by the provider")
 
-    def _take(self, event: Event) -> None:
+    # --- HTTP/2 events ---
+
+    def _handle(self, event: Event) -> None:
         if isinstance(event, ResponseReceived):
-            if (exchange := self._streams.get(event.stream_id)) is not None:
-                exchange.answer_headers = dict(event.headers)
+            if (request := self._streams.get(event.stream_id)) is not None:
+                request.response_headers = dict(event.headers)
         elif isinstance(event, DataReceived):
-            self._take_data(event)
+            self._handle_data(event)
         elif isinstance(event, StreamEnded):
-            if (exchange := self._streams.pop(event.stream_id, None)) is not None:
-                self._unsent.pop(event.stream_id, None)
-                exchange.finish(exchange.answer())
+            if (request := self._streams.pop(event.stream_id, None)) is not None:
+                self._blocked.pop(event.stream_id, None)
+                request.finish(request.response())
         elif isinstance(event, StreamReset):
-            self._take_reset(event)
+            self._handle_reset(event)
         elif isinstance(event, RemoteSettingsChanged | WindowUpdated):
             if not self.ready.done() and isinstance(event, RemoteSettingsChanged):
                 self.ready.set_result(None)
-            self._send_unsent()
+            self._send_blocked()
         elif isinstance(event, ConnectionTerminated):
-            self._take_goaway(event)
+            self._handle_goaway(event)
 
-    def _take_data(self, event: DataReceived) -> None:
+    def _handle_data(self, event: DataReceived) -> None:
         if event.flow_controlled_length:
             self.conn.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-        exchange = self._streams.get(event.stream_id)
-        if exchange is not None and len(exchange.answer_body) < MOST_ANSWER_BYTES:
-            exchange.answer_body += event.data
+        request = self._streams.get(event.stream_id)
+        if request is not None and len(request.response_body) < MAX_RESPONSE_BYTES:
+            request.response_body += event.data
 
-    def _take_reset(self, event: StreamReset) -> None:
-        exchange = self._streams.pop(event.stream_id, None)
-        if exchange is None:
+    def _handle_reset(self, event: StreamReset) -> None:
+        request = self._streams.pop(event.stream_id, None)
+        if request is None:
             return
-        self._unsent.pop(event.stream_id, None)
+        self._blocked.pop(event.stream_id, None)
         if event.error_code == ErrorCodes.REFUSED_STREAM:
-            exchange.finish(NotProcessed("stream refused", is_turned_away=True))
+            request.finish(NotProcessed("stream refused", is_resendable=True))
         else:
-            exchange.finish(exchange.broken(f"stream reset: {_name(event.error_code)}"))
+            request.finish(request.outcome_if_lost(f"stream reset: {_error_name(event.error_code)}"))
 
-    def _take_goaway(self, event: ConnectionTerminated) -> None:
-        """What the provider has not taken goes elsewhere; what it has may still be answered."""
-        self._is_retired = True
+    def _handle_goaway(self, event: ConnectionTerminated) -> None:
+        """Drain: requests that the provider did not accept go to another connection; the others are still answered."""
+        self._is_draining = True
         last = event.last_stream_id or 0
         for stream_id in [each for each in self._streams if each > last]:
-            self._unsent.pop(stream_id, None)
-            self._streams.pop(stream_id).finish(NotProcessed("connection going away", is_turned_away=True))
+            self._blocked.pop(stream_id, None)
+            self._streams.pop(stream_id).finish(NotProcessed("connection going away", is_resendable=True))
 
-    def _send_body(self, stream_id: int, exchange: ApnsRequest) -> None:
-        while exchange.rest:
+    # --- writing ---
+
+    def _send_body(self, stream_id: int, request: ApnsRequest) -> None:
+        while request.rest:
             size = min(
-                self.conn.local_flow_control_window(stream_id), self.conn.max_outbound_frame_size, len(exchange.rest)
+                self.conn.local_flow_control_window(stream_id), self.conn.max_outbound_frame_size, len(request.rest)
             )
             if size <= 0:
-                self._unsent[stream_id] = exchange
+                self._blocked[stream_id] = request
                 return
-            chunk, exchange.rest = exchange.rest[:size], exchange.rest[size:]
-            self.conn.send_data(stream_id, chunk, end_stream=not exchange.rest)
-        self._unsent.pop(stream_id, None)
+            chunk, request.rest = request.rest[:size], request.rest[size:]
+            self.conn.send_data(stream_id, chunk, end_stream=not request.rest)
+        self._blocked.pop(stream_id, None)
 
-    def _send_unsent(self) -> None:
-        for stream_id, exchange in list(self._unsent.items()):
-            self._send_body(stream_id, exchange)
+    def _send_blocked(self) -> None:
+        for stream_id, request in list(self._blocked.items()):
+            self._send_body(stream_id, request)
 
     def _flush_soon(self) -> None:
-        """One write for all that begins in this turn of the loop."""
+        """Schedule one write for all requests that start in this iteration of the event loop."""
         if not self._is_flushing:
             self._is_flushing = True
             self.loop.call_soon(self._flush_now)
@@ -265,45 +278,56 @@ class ApnsConnection(APNsTLSClientProtocol):
         self.flush()
 
     def _after_end(self) -> None:
-        if self._is_gone:
+        if self._is_closed:
             return
-        if self._is_retired and not self._streams:
+        if self._is_draining and not self._streams:
             self.flush()
-            self.end("retired")
+            self.end("drained")
         else:
-            self._on_room()
+            self._on_capacity()
+
+    # --- keepalive and the end ---
 
     def _keep_alive(self) -> None:
-        if self._is_gone:
+        if self._is_closed:
             return
         now = self.loop.time()
         if self._pinged_at is not None and now - self._pinged_at >= self._keepalive_s:
-            self.end("no sign of life")
+            self.end("no answer to a ping")
             return
         if now - self._heard_at >= self._keepalive_s:
-            self._ask_for_a_sign()
+            self._ping()
             self.flush()
         self.loop.call_later(self._keepalive_s, self._keep_alive)
 
-    def _ask_for_a_sign(self) -> None:
+    def _ping(self) -> None:
         if self._pinged_at is None:
             self._pinged_at = self.loop.time()
             self.conn.ping(b"gregor..")
 
-    def end(self, detail: str) -> None:
-        """Over, once: tell all in flight, let go of the socket."""
-        if self._is_gone:
+    def _send_goaway(self) -> None:
+        """Tell the provider that the connection ends (RFC 9113 §5.4.1, §6.8); one of h2's own is already written."""
+        if self.transport is None or self.transport.is_closing():
             return
-        self._is_gone = self._is_retired = True
+        if self.conn.state_machine.state is not ConnectionState.CLOSED:
+            self.conn.close_connection()
+        self.flush()
+
+    def end(self, detail: str) -> None:
+        """Send a GOAWAY and close the connection; every request in flight gets its outcome."""
+        if self._is_closed:
+            return
+        self._send_goaway()
+        self._is_closed = self._is_draining = True
         if not self.ready.done():
             self.ready.set_exception(ConnectionError(detail))
-        in_flight, self._streams, self._unsent = list(self._streams.values()), {}, {}
-        for exchange in in_flight:
-            exchange.finish(exchange.broken(detail))
+        in_flight, self._streams, self._blocked = list(self._streams.values()), {}, {}
+        for request in in_flight:
+            request.finish(request.outcome_if_lost(detail))
         if self.transport is not None:
             self.transport.close()
         self._on_end(self)
 
 
-def _name(code: ErrorCodes | int | None) -> str:
+def _error_name(code: ErrorCodes | int | None) -> str:
     return code.name if isinstance(code, ErrorCodes) else str(code)

@@ -1,4 +1,4 @@
-"""One request to APNs on its way, and what became of it."""
+"""A request to APNs in flight, and its outcome."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class ApnsResponse:
-    """The provider's whole answer."""
+    """A complete response of the provider."""
 
     status: int
     headers: dict[bytes, bytes]
@@ -19,22 +19,22 @@ class ApnsResponse:
 
 @dataclass(frozen=True, slots=True)
 class NotProcessed:
-    """The provider has surely not acted on it. `is_turned_away`: another connection may take it at once."""
+    """The provider has certainly not processed the request. `is_resendable`: another connection may send it at once."""
 
     detail: str
-    is_turned_away: bool = False
+    is_resendable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Untrusted:
-    """There is no connection, since the server's certificate is not trusted: nothing was handed over."""
+    """The server's certificate is not trusted, so there is no connection and nothing was sent."""
 
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """It was handed over whole, and no answer will come: the provider may have acted on it."""
+    """The request was sent completely and gets no response: the provider may have processed it."""
 
     detail: str
 
@@ -43,32 +43,32 @@ Outcome = ApnsResponse | NotProcessed | Untrusted | Lost
 
 
 class StreamOwner(Protocol):
-    """What an exchange knows of the connection that it is on."""
+    """The connection of a request, as far as the request uses it."""
 
-    def give_up(self, exchange: "ApnsRequest") -> None:
-        """Free the stream of an exchange that nobody waits for any more."""
+    def cancel(self, exchange: "ApnsRequest") -> None:
+        """Reset the stream of a request that has timed out or was cancelled."""
 
-    def retire(self) -> None:
-        """Begin nothing more there."""
+    def drain(self) -> None:
+        """Accept no further requests."""
 
 
 class ApnsRequest:
-    """One request and what becomes of it: `outcome` is set once, and never by cancelling."""
+    """One request. `outcome` is set exactly once; a cancelled caller does not cancel it."""
 
     __slots__ = (
-        "_handle",
-        "answer_body",
-        "answer_headers",
+        "_timer",
         "begun_at",
         "connection",
         "headers",
         "outcome",
+        "response_body",
+        "response_headers",
         "rest",
         "stream_id",
     )
 
     def __init__(self, headers: Headers, body: bytes, deadline_at: float) -> None:
-        """`deadline_at`: by the running loop's clock."""
+        """`deadline_at`: time of the running event loop."""
         loop = asyncio.get_running_loop()
         self.headers = headers
         self.rest = body
@@ -76,44 +76,44 @@ class ApnsRequest:
         self.connection: StreamOwner | None = None
         self.stream_id = 0
         self.begun_at = 0.0
-        self.answer_headers: dict[bytes, bytes] | None = None
-        self.answer_body = b""
-        self._handle = loop.call_at(deadline_at, self._expire)
+        self.response_headers: dict[bytes, bytes] | None = None
+        self.response_body = b""
+        self._timer = loop.call_at(deadline_at, self._expire)
 
     @property
     def is_over(self) -> bool:
-        """Whether the outcome is known, or nobody waits for it any more."""
+        """Whether the outcome is set, or its caller was cancelled."""
         return self.outcome.done()
 
     def finish(self, outcome: Outcome) -> None:
-        """Tell the outcome, where it is the first one."""
-        self._handle.cancel()
+        """Set the outcome, unless it is set already."""
+        self._timer.cancel()
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
     def abandon(self) -> None:
-        """Nobody waits any more: let go of the stream, which is all that belongs to this request."""
-        self._handle.cancel()
+        """Cancel the request: reset its stream, without effect on the connection."""
+        self._timer.cancel()
         if self.connection is not None:
-            self.connection.give_up(self)
+            self.connection.cancel(self)
 
-    def broken(self, detail: str) -> Outcome:
-        """What it means for this request that no answer will come."""
-        if self.answer_headers is not None:
-            return self.answer()
+    def outcome_if_lost(self, detail: str) -> Outcome:
+        """Return the outcome if no further response data arrives."""
+        if self.response_headers is not None:
+            return self.response()
         return Lost(detail) if not self.rest and self.stream_id else NotProcessed(detail)
 
-    def answer(self) -> ApnsResponse:
-        """What has come of the answer; only after its headers."""
-        headers = self.answer_headers or {}
-        return ApnsResponse(int(headers.get(b":status", b"0")), headers, self.answer_body)
+    def response(self) -> ApnsResponse:
+        """Return the response received so far; call it only after the headers have arrived."""
+        headers = self.response_headers or {}
+        return ApnsResponse(int(headers.get(b":status", b"0")), headers, self.response_body)
 
     def _expire(self) -> None:
         outcome = (
-            self.broken("no answer before the deadline")
+            self.outcome_if_lost("no response before the deadline")
             if self.stream_id
             else NotProcessed("no free connection before the deadline")
         )
         if self.connection is not None:
-            self.connection.give_up(self)
+            self.connection.cancel(self)
         self.finish(outcome)

@@ -1,8 +1,8 @@
-"""PURE. The header blocks of requests to APNs, as HPACK (RFC 7541) has them: hpack's own, made with less work.
+"""PURE. HPACK encoding (RFC 7541) of request headers for APNs: the encoder of hpack, with less work per push.
 
-Of a push's headers all but a few are the same each time: they are looked up once, until the table that both sides keep
-changes. What is of one push alone is written as it is: to squeeze it by Huffman's code would save the provider a few
-bytes, and cost us a tenth of all that a push does.
+Most headers of a push are always the same: their encoded form is cached until the dynamic table changes. Headers that
+are unique to a push are written as plain literals. Huffman coding them would save a few bytes and cost a tenth of the
+CPU time of a push.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from hpack.hpack import encode_integer
 
 _NEVER_INDEXED: Final = 0x10
 _PATH: Final = bytes((_NEVER_INDEXED | 4,))
-"""The name `:path` in the static table."""
+"""The name `:path` as a reference to the static table."""
 
 
 class ApnsEncoder(Encoder):
-    """An encoder whose blocks any decoder reads; names and values are bytes."""
+    """Encoder of header blocks for any HPACK decoder; names and values are bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,18 +27,18 @@ class ApnsEncoder(Encoder):
 
     @property
     def header_table_size(self) -> int:
-        """Bytes of the table that both sides keep."""
+        """Size limit of the dynamic table in bytes."""
         return self.header_table.maxsize
 
     @header_table_size.setter
     def header_table_size(self, value: int) -> None:
-        if value != self.header_table.maxsize:  # hpack forgets to tell of a change that is said twice
+        if value != self.header_table.maxsize:  # hpack would not signal a size that is set twice
             self._indexed.clear()
             self.header_table.maxsize = value
             self.table_size_changes.append(value)
 
     def encode(self, headers: Iterable[Any], huffman: bool = False) -> bytes:
-        """The block of a request. `huffman` is for the literals that join the table alone."""
+        """Return the header block of a request. `huffman`: only for literals that are added to the table."""
         blocks = []
         if self.header_table.resized:
             blocks.append(self._encode_table_size_change())
@@ -47,11 +47,11 @@ class ApnsEncoder(Encoder):
             if isinstance(header, NeverIndexedHeaderTuple):
                 blocks.append(_literal(*header))
             else:
-                blocks.append(self._indexed.get(header) or self._joining(header, huffman))
+                blocks.append(self._indexed.get(header) or self._encode_cached(header, huffman))
         return b"".join(blocks)
 
-    def _joining(self, header: tuple[bytes, bytes], huffman: bool) -> bytes:
-        """A header by its place in the table; or as a literal that joins it, so that all places move."""
+    def _encode_cached(self, header: tuple[bytes, bytes], huffman: bool) -> bytes:
+        """Encode a header by its table index, or as a literal that is added to the table and shifts all indices."""
         found = self.add(header, sensitive=False, huffman=huffman)
         if found[0] & 0x80:
             self._indexed[header] = found
@@ -61,6 +61,6 @@ class ApnsEncoder(Encoder):
 
 
 def _literal(name: bytes, value: bytes) -> bytes:
-    """A header that joins no table."""
+    """Encode a header as a literal that is never indexed."""
     front = _PATH if name == b":path" else b"\x10%b%b" % (bytes(encode_integer(len(name), 7)), name)
     return b"%b%b%b" % (front, bytes(encode_integer(len(value), 7)), value)

@@ -1,4 +1,4 @@
-"""The connections to one environment of APNs: few, kept open, shared by all sends."""
+"""Connection pool for one APNs environment: a few connections, kept open and shared by all sends."""
 
 import asyncio
 import ssl
@@ -10,14 +10,14 @@ from .connection import KEEPALIVE_S, ApnsConnection
 from .exchange import ApnsRequest, ApnsResponse, Headers, NotProcessed, Outcome, Untrusted
 
 CONNECT_S = 10.0
-"""For TCP, TLS and the provider's settings together."""
-PAUSE_S = 1.0
-"""After a connection that failed, before another one beside those that work is tried."""
+"""Timeout of TCP, TLS and the provider's settings together."""
+RECONNECT_S = 1.0
+"""Pause after a failed connection, before the pool tries to add another to those that work."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApnsEndpoint:
-    """Where an environment of APNs is; `tls` None: HTTP/2 in the clear, for fakes alone."""
+    """Address of an APNs environment. `tls` None: HTTP/2 without TLS, only for fakes."""
 
     host: str
     port: int
@@ -25,53 +25,57 @@ class ApnsEndpoint:
 
 
 class ApnsPool:
-    """Requests wait here, in order, for a connection with room; one that waits too long was not handed over."""
+    """Queues requests, in order, for a connection with capacity; a request that waits too long was not sent."""
 
     def __init__(
         self,
-        address: ApnsEndpoint,
-        most_connections: int,
-        spoils: Callable[[ApnsResponse], bool],
+        endpoint: ApnsEndpoint,
+        max_connections: int,
+        is_connection_spoiled: Callable[[ApnsResponse], bool],
         keepalive_s: float = KEEPALIVE_S,
     ) -> None:
-        """`most_connections`: another one is opened when all are full; the first with the first request.
+        """`max_connections`: one is added when all are full; the first is opened by the first request.
 
-        `spoils`: whether a connection that answered so is better left.
+        `is_connection_spoiled`: whether a connection that gave this response should be drained.
         """
-        self._address = address
-        self._spoils = spoils
+        self._endpoint = endpoint
+        self._is_connection_spoiled = is_connection_spoiled
         self._keepalive_s = keepalive_s
-        self._most = most_connections
+        self._max_connections = max_connections
         self._connections: list[ApnsConnection] = []
         self._waiting: deque[ApnsRequest] = deque()
         self._connecting: asyncio.Task[None] | None = None
-        self._no_growth_until = 0.0
+        self._reconnect_at = 0.0
         self._is_closed = False
         self._is_empty = asyncio.Event()
 
     @property
     def connections(self) -> tuple[ApnsConnection, ...]:
-        """Those that are open, also the ones that only wait for their last answers."""
+        """The open connections, including those that are draining."""
         return tuple(self._connections)
 
     async def exchange(self, headers: Headers, body: bytes, deadline_at: float) -> Outcome:
-        """Hand over one request, and its outcome; at `deadline_at` (the loop's clock) at the latest."""
+        """Send one request and return its outcome, at `deadline_at` (event loop time) at the latest."""
         if self._is_closed:
             return NotProcessed("closed")
         exchange = ApnsRequest(headers, body, deadline_at)
         self._waiting.append(exchange)
-        self._pump()
+        self._start_waiting()
         try:
             outcome = await exchange.outcome
         except asyncio.CancelledError:
             exchange.abandon()
             raise
-        if exchange.connection is not None and isinstance(outcome, ApnsResponse) and self._spoils(outcome):
-            exchange.connection.retire()
+        if (
+            exchange.connection is not None
+            and isinstance(outcome, ApnsResponse)
+            and self._is_connection_spoiled(outcome)
+        ):
+            exchange.connection.drain()
         return outcome
 
     async def close(self) -> None:
-        """Let what is in flight end (each has its deadline), then close."""
+        """Wait for the requests in flight (each has its deadline), then close all connections."""
         self._is_closed = True
         if self._connecting is not None:
             await self._connecting
@@ -79,39 +83,39 @@ class ApnsPool:
             self._waiting.popleft().finish(NotProcessed("closed"))
         self._is_empty.clear()
         for connection in self.connections:
-            connection.retire()
+            connection.drain()
         if self._connections:
             await self._is_empty.wait()
 
-    def _pump(self) -> None:
+    def _start_waiting(self) -> None:
         while self._waiting:
             if self._waiting[0].is_over:
                 self._waiting.popleft()
                 continue
             connection = min(
-                (each for each in self._connections if each.has_room), key=lambda each: each.in_flight, default=None
+                (each for each in self._connections if each.has_capacity), key=lambda each: each.in_flight, default=None
             )
             if connection is None:
-                self._grow()
+                self._add_connection()
                 return
-            connection.begin(self._waiting.popleft())
+            connection.start(self._waiting.popleft())
 
-    def _grow(self) -> None:
+    def _add_connection(self) -> None:
         usable = sum(each.is_usable for each in self._connections)
-        if self._connecting is not None or usable >= self._most or self._is_closed:
+        if self._connecting is not None or usable >= self._max_connections or self._is_closed:
             return
-        if not usable or asyncio.get_running_loop().time() >= self._no_growth_until:
+        if not usable or asyncio.get_running_loop().time() >= self._reconnect_at:
             self._connecting = asyncio.create_task(self._open_one(), name="apns connect")
 
     async def _open_one(self) -> None:
-        trouble = await self._connect()
+        failure = await self._connect()
         self._connecting = None
-        if trouble is not None:
-            self._no_growth_until = asyncio.get_running_loop().time() + PAUSE_S
+        if failure is not None:
+            self._reconnect_at = asyncio.get_running_loop().time() + RECONNECT_S
             if not any(each.is_usable for each in self._connections):
                 while self._waiting:
-                    self._waiting.popleft().finish(trouble)
-        self._pump()
+                    self._waiting.popleft().finish(failure)
+        self._start_waiting()
 
     async def _connect(self) -> NotProcessed | Untrusted | None:
         loop = asyncio.get_running_loop()
@@ -119,23 +123,23 @@ class ApnsPool:
         try:
             async with asyncio.timeout(CONNECT_S):
                 transport, connection = await loop.create_connection(
-                    lambda: ApnsConnection(self._pump, self._forget, self._keepalive_s),
-                    self._address.host,
-                    self._address.port,
-                    ssl=self._address.tls,
+                    lambda: ApnsConnection(self._start_waiting, self._forget, self._keepalive_s),
+                    self._endpoint.host,
+                    self._endpoint.port,
+                    ssl=self._endpoint.tls,
                 )
-                _insist_on_http2(transport)
+                _require_http2(transport)
                 self._connections.append(connection)
                 await connection.ready
         except (OSError, TimeoutError, ssl.SSLError, ssl.CertificateError) as error:
             if connection is not None:
-                connection.end(f"no use: {type(error).__name__}")
-            return self._trouble(error)
+                connection.end(f"unusable: {type(error).__name__}")
+            return self._connect_failure(error)
         return None
 
-    def _trouble(self, error: Exception) -> NotProcessed | Untrusted:
+    def _connect_failure(self, error: Exception) -> NotProcessed | Untrusted:
         if isinstance(error, ssl.SSLCertVerificationError):
-            return Untrusted(f"the certificate of {self._address.host} is not trusted: {error.verify_message}")
+            return Untrusted(f"the certificate of {self._endpoint.host} is not trusted: {error.verify_message}")
         said = error.strerror if isinstance(error, OSError) else None
         return NotProcessed(f"cannot connect: {said or type(error).__name__}")
 
@@ -144,10 +148,10 @@ class ApnsPool:
             self._connections.remove(connection)
         if not self._connections:
             self._is_empty.set()
-        self._pump()
+        self._start_waiting()
 
 
-def _insist_on_http2(transport: asyncio.BaseTransport) -> None:
+def _require_http2(transport: asyncio.BaseTransport) -> None:
     tls = transport.get_extra_info("ssl_object")
     if tls is not None and tls.selected_alpn_protocol() not in ("h2", None):
-        raise ConnectionError("the server speaks no HTTP/2")
+        raise ConnectionError("the server does not support HTTP/2")

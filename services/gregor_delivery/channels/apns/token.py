@@ -1,7 +1,7 @@
-"""The provider token of APNs: one for a team, the same in all connections and all processes, also restarted ones.
+"""The APNs provider token: the same for all connections and processes of a team, also after a restart.
 
-Apple turns away teams that show it too many tokens. So tokens are dated by turns of time, and signed without chance
-(RFC 6979): whoever signs in the same turn has the same token, and nobody need hand it round.
+Apple rejects teams that present too many tokens. Tokens are therefore dated by fixed periods and signed
+deterministically (RFC 6979): processes that sign in the same period get the same token without coordination.
 """
 
 import msgspec
@@ -16,58 +16,58 @@ from gregor.auth.vapid import base64url
 from gregor.clock import Clock
 
 RENEW_AFTER_S = 45 * 60
-"""Apple takes tokens of up to 60 minutes."""
-TURN_S = RENEW_AFTER_S // 2
-"""A token is dated by the beginning of a turn, and used for what is left of it and for the next one."""
-NEVER_BEFORE_S = 20 * 60
-"""Apple turns away who renews more often (429 TooManyProviderTokenUpdates)."""
+"""Apple accepts tokens that are up to 60 minutes old."""
+PERIOD_S = RENEW_AFTER_S // 2
+"""A token is dated by the start of a period, and used for the rest of it and for the next one."""
+MIN_RENEWAL_S = 20 * 60
+"""Apple rejects more frequent renewals (429 TooManyProviderTokenUpdates)."""
 
 
 class ProviderToken(AuthorizationHeaderProvider):
-    """Signs the token when it is due, and only then.
+    """Signs the token when it is due.
 
-    `clock` is the one that Apple compares with its own: without the offset that tests put on ours.
+    `clock`: compared by Apple with its own clock, so without the offset of GREGOR_CLOCK_OFFSET.
     """
 
     def __init__(self, key_pem: bytes, key_id: str, team_id: str, clock: Clock) -> None:
-        """Raises ValueError where `key_pem` is not a private key of the curve P-256, as Apple gives it (.p8)."""
+        """Raises ValueError unless `key_pem` is a P-256 private key, as Apple issues it (.p8)."""
         try:
             key = load_pem_private_key(key_pem, None)
         except (TypeError, ValueError, UnsupportedAlgorithm):
             key = None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-            raise ValueError("not a private key of the curve P-256 in PEM, as Apple gives it (.p8)")
+            raise ValueError("not a P-256 private key in PEM format, as Apple issues it (.p8)")
         self._key, self._key_id, self._team_id, self._clock = key, key_id, team_id, clock
         self._header = b""
         self._issued_s = 0
         self._signed_at: float | None = None
 
     def header(self) -> bytes:
-        """The value of `authorization`; the same object until it is renewed."""
+        """Return the value of `authorization`: the same object until the token is renewed."""
         age_s = self._age_s()
         if age_s is None or age_s >= RENEW_AFTER_S:
             now_s = self._clock.now_us() // 1_000_000
-            self._sign(now_s - now_s % TURN_S)
+            self._sign(now_s - now_s % PERIOD_S)
         return self._header
 
     def get_header(self) -> str:
-        """The same as text, as aioapns asks for it."""
+        """Return the value as text, for aioapns."""
         return self.header().decode()
 
     def renew(self, used: bytes) -> bool:
-        """Whether there is another than `used`, which APNs calls expired: signed now, or meanwhile.
+        """Replace `used`, which APNs reports as expired; return whether there is a different token now.
 
-        False where the present one has been in use for too short a time to have expired: then the clocks differ.
+        Returns false if the token is too young to have expired: then the clocks differ.
         """
         if used != self._header:
             return True
-        if self._signed_at is not None and self._clock.monotonic() - self._signed_at < NEVER_BEFORE_S:
+        if self._signed_at is not None and self._clock.monotonic() - self._signed_at < MIN_RENEWAL_S:
             return False
         self._sign(self._clock.now_us() // 1_000_000)
         return True
 
     def _age_s(self) -> float | None:
-        """Of the two clocks the one by which it is older: a wall clock that was set back must not keep it."""
+        """Return the greater age by wall clock and monotonic clock: setting the wall clock back must not extend it."""
         if self._signed_at is None:
             return None
         return max(self._clock.now_us() / 1e6 - self._issued_s, self._clock.monotonic() - self._signed_at)
@@ -84,5 +84,5 @@ class ProviderToken(AuthorizationHeaderProvider):
     def _signature(self, content: bytes) -> bytes:
         try:
             return self._key.sign(content, ec.ECDSA(SHA256(), deterministic_signing=True))
-        except UnsupportedAlgorithm:  # an OpenSSL older than 3.2: then each process has a token of its own
+        except UnsupportedAlgorithm:  # OpenSSL before 3.2: each process has its own token
             return self._key.sign(content, ec.ECDSA(SHA256()))

@@ -1,4 +1,4 @@
-"""Providers to play with: they speak the real protocols on loopback, keep what they got, and fail as they are told.
+"""Fake providers: they speak the real protocols on loopback, record what they received, and fail on demand.
 
-They ship with the product: `gregor dev --fake-providers` starts them, and the tests hold the channels to them.
+`gregor dev --fake-providers` starts them, and the tests of the channels use them.
 """

@@ -1,9 +1,10 @@
-"""`python -m gregor_delivery.fakes DIRECTORY`: all fake providers, until standard input ends.
+"""`python -m gregor.dev.fakes DIRECTORY`: run all fake providers until standard input is closed.
 
-Prints one JSON line when they listen: `settings` (the variables that lead Gregor to them; keys and authority are
-written into DIRECTORY) and `subscription` (of a browser that the fake Web Push service knows). Then one line for each
-push or mail that arrives, without tokens or addresses: `{"channel","title","text","user","kind","id","link","badge",
-"withdraw","collapse"}`; of a mail the title is its subject, and the rest is null.
+Prints one JSON line when they listen: `settings` (environment variables that point Gregor to them; keys and the
+certificate authority are written into DIRECTORY) and `subscription` (of a browser that the fake Web Push service
+knows). Then prints one line for each push or mail that arrives, without tokens or addresses: `{"channel","title",
+"text","user","kind","id","link","badge","withdraw","collapse"}`. For a mail, `title` is the subject and the other
+members are null.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from .smtp import FakeSmtp
 from .tls import CertificateAuthority
 from .webpush import FakeWebPush
 
-LOOK_EVERY_S = 0.1
+POLL_INTERVAL_S = 0.1
 KEY_ID, TEAM_ID, TOPIC = "FAKEKEY001", "FAKETEAM01", "com.example.app"
 SUBJECT = "mailto:gregor@example.com"
 
@@ -43,7 +44,7 @@ class Fakes:
 
     @classmethod
     async def start(cls, directory: Path) -> "Fakes":
-        """Start all four; their keys are in `directory`, which must exist."""
+        """Start all four; write their keys into `directory`, which must exist."""
         authority = CertificateAuthority(directory)
         apns = FakeApns(authority, keys={KEY_ID: write_key(directory / "apns.p8")}, team_id=TEAM_ID)
         fakes = cls(directory, apns, FakeFcm(), FakeWebPush(authority), FakeSmtp())
@@ -54,7 +55,7 @@ class Fakes:
         return fakes
 
     def settings(self) -> dict[str, str]:
-        """The variables that lead Gregor to them."""
+        """Return the environment variables that point Gregor to the fakes."""
         return {
             "GREGOR_APNS_KEY_FILE": str(self.directory / "apns.p8"),
             "GREGOR_APNS_KEY_ID": KEY_ID,
@@ -72,26 +73,26 @@ class Fakes:
             "GREGOR_MAIL_FROM": "Gregor <gregor@example.com>",
         }
 
-    def arrived(self) -> Iterator[dict[str, Any]]:
-        """What came since the last look; it is not kept."""
+    def take_arrived(self) -> Iterator[dict[str, Any]]:
+        """Yield a line for each message since the last call, and forget them."""
         for push in self.apns.delivered():
             yield _line("apns", push.payload["aps"].get("alert", {}), push.payload["gregor"], push.collapse_id)
         for message in self.fcm.accepted:
             tag = message.get("android", {}).get("notification", {}).get("tag")
             yield _line("fcm", message.get("notification", {}), json.loads(message["data"]["gregor"]), tag)
-        for seen in self.webpush.received:
-            yield _line("webpush", seen.message, seen.message["gregor"], seen.topic)
+        for received in self.webpush.received:
+            yield _line("webpush", received.message, received.message["gregor"], received.topic)
         for mail in self.smtp.mails:
             subject = message_from_bytes(mail.content, policy=default)["subject"]
             yield _line("email", {"title": subject}, {}, None)
-        for kept in (
+        for recorded in (
             self.apns.received,
             self.fcm.accepted,
             self.fcm.requests,
             self.webpush.received,
             self.webpush.requests,
         ):
-            kept.clear()
+            recorded.clear()
         self.smtp.mails.clear()
 
     async def close(self) -> None:
@@ -111,21 +112,21 @@ def _line(channel: str, shown: dict[str, Any], data: dict[str, Any], collapse: s
     }
 
 
-def _say(document: dict[str, Any]) -> None:
+def _print(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
 async def serve(directory: Path) -> None:
-    """Run the fakes until standard input ends, and tell what arrives."""
+    """Run the fakes until standard input is closed; print what arrives."""
     fakes = await Fakes.start(directory)
     public_key = VapidKey.read(directory / "vapid.pem", SUBJECT).public_key
-    _say({"settings": fakes.settings(), "subscription": fakes.webpush.subscribe("browser", public_key)})
+    _print({"settings": fakes.settings(), "subscription": fakes.webpush.subscribe("browser", public_key)})
     ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     while not ended.done():
-        await asyncio.wait([ended], timeout=LOOK_EVERY_S)
-        for line in fakes.arrived():
-            _say(line)
+        await asyncio.wait([ended], timeout=POLL_INTERVAL_S)
+        for line in fakes.take_arrived():
+            _print(line)
     await fakes.close()
 
 

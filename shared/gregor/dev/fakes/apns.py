@@ -1,7 +1,7 @@
-"""A fake APNs: HTTP/2 over TLS, byte for byte as Apple's, with its rules, and with every failure on demand.
+"""A fake APNs: HTTP/2 over TLS, with Apple's rules and every failure on demand.
 
-What comes is judged by Apple's rules (headers, payload size, provider token), then answered as the script of its
-device token says: the n-th request for a token gets the n-th act, and 200 when the script is at its end.
+A request is checked by Apple's rules (headers, payload size, provider token). Then the script of its device token
+decides: the n-th request for a token gets the n-th action, and 200 after the end of the script.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from .apns_actions import ApnsAction
 from .apns_connection import FakeApnsConnection
 from .tls import CertificateAuthority
 
-ANY_TOKEN = "*"  # noqa: S105 - the script for every device token that has none of its own
-NOBODYS_TOKEN = "0" * 64
-MOST_PAYLOAD_BYTES = 4_096
-TOKEN_AGE_S = 3_600
+ANY_TOKEN = "*"  # noqa: S105 - key of the script for device tokens without their own
+UNASSIGNED_TOKEN = "0" * 64
+MAX_PAYLOAD_BYTES = 4_096
+MAX_TOKEN_AGE_S = 3_600
 PUSH_TYPES = frozenset(
     {"alert", "background", "voip", "complication", "fileprovider", "mdm", "liveactivity", "location"}
 )
@@ -30,27 +30,27 @@ PUSH_TYPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ReceivedApnsPush:
-    """One request as it came, and whether the device got it."""
+    """One request, and whether the device received the push."""
 
     token: str
     headers: dict[str, str]
     payload: Any
     connection: int
     is_delivered: bool
-    act: ApnsAction
+    action: ApnsAction
 
     @property
     def collapse_id(self) -> str | None:
-        """The `apns-collapse-id`."""
+        """The `apns-collapse-id` header."""
         return self.headers.get("apns-collapse-id")
 
 
 @dataclass(slots=True)
 class FakeApns:
-    """The server. `keys`: public keys of provider tokens by key id; without any, tokens are not asked for.
+    """The server. `keys`: public keys of provider tokens by key id; without any, no token is required.
 
-    `received`: every request, in order, also those that were refused. `most_streams` and `window_bytes` are its first
-    SETTINGS.
+    `received`: every request in order, including rejected ones. `most_streams`, `window_bytes`: its initial SETTINGS.
+    `goaways`: error codes of the GOAWAY frames of clients.
     """
 
     authority: CertificateAuthority
@@ -64,19 +64,20 @@ class FakeApns:
     received: list[ReceivedApnsPush] = field(default_factory=list)
     connections: int = 0
     provider_tokens: set[str] = field(default_factory=set)
+    goaways: list[int] = field(default_factory=list)
     _scripts: dict[str, deque[ApnsAction]] = field(default_factory=lambda: defaultdict(deque))
     _open: set[FakeApnsConnection] = field(default_factory=set)
     _server: asyncio.Server | None = None
     _verified: dict[str, ApnsAction | None] = field(default_factory=dict)
 
     async def start(self, port: int = 0) -> None:
-        """Listen on loopback; `port` 0 takes a free one."""
+        """Listen on loopback; port 0 takes a free one."""
         tls: ssl.SSLContext = self.authority.server_context("h2", takes_client_certificates=True)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: FakeApnsConnection(self), "127.0.0.1", port, ssl=tls)
 
     async def close(self) -> None:
-        """Cut every connection and stop listening."""
+        """Close every connection and stop listening."""
         if self._server is None:
             return
         self._server.close()
@@ -87,66 +88,68 @@ class FakeApns:
 
     @property
     def url(self) -> str:
-        """For GREGOR_APNS_URL."""
+        """Value for GREGOR_APNS_URL."""
         assert self._server is not None  # noqa: S101 - a misuse of the fake, not of the product
         return f"https://localhost:{self._server.sockets[0].getsockname()[1]}"
 
-    def script(self, token: str, *acts: ApnsAction) -> None:
-        """What the next requests for `token` get, one after the other; `ANY_TOKEN`: those that have no script."""
-        self._scripts[token].extend(acts)
+    def script(self, token: str, *actions: ApnsAction) -> None:
+        """Set the actions of the next requests for `token`; `ANY_TOKEN`: for tokens without a script."""
+        self._scripts[token].extend(actions)
 
     def delivered(self) -> list[ReceivedApnsPush]:
-        """What reached a device, in order."""
+        """Return the pushes that reached a device, in order."""
         return [each for each in self.received if each.is_delivered]
 
     def visible(self, token: str) -> dict[str, Any]:
-        """What the device of `token` shows: of each collapse id the last alert."""
-        mine = [each for each in self.delivered() if each.token == token]
-        return {each.collapse_id or "": each.payload for each in mine if each.headers.get("apns-push-type") == "alert"}
+        """Return the notifications on the screen of a device: the last alert of each collapse id."""
+        pushes = [each for each in self.delivered() if each.token == token]
+        return {
+            each.collapse_id or "": each.payload for each in pushes if each.headers.get("apns-push-type") == "alert"
+        }
 
     def cut_connections(self) -> None:
-        """End all connections at once, as a network that fails does."""
+        """Abort all connections, as a network failure does."""
         for connection in list(self._open):
             connection.cut()
 
     def freeze(self) -> None:
-        """Read and answer nothing more on the connections that are there, and do not close them: a dead network."""
+        """Stop reading and answering on the open connections without closing them, as a dead network does."""
         for connection in self._open:
             connection.freeze()
 
-    def entered(self, connection: FakeApnsConnection) -> int:
-        """A connection came: its number, from 1."""
+    def register(self, connection: FakeApnsConnection) -> int:
+        """Register a connection; returns its number, from 1."""
         self._open.add(connection)
         self.connections += 1
         return self.connections
 
-    def left(self, connection: FakeApnsConnection) -> None:
-        """A connection went."""
+    def unregister(self, connection: FakeApnsConnection) -> None:
+        """Unregister a connection."""
         self._open.discard(connection)
 
-    def judge(self, headers: dict[str, str], body: bytes, connection: FakeApnsConnection) -> ApnsAction:
-        """What to do with a request: what Apple's rules say, else what the script says; and remember it."""
+    def decide(self, headers: dict[str, str], body: bytes, connection: FakeApnsConnection) -> ApnsAction:
+        """Record a request and return the action: a rejection by Apple's rules, else the script's."""
         token = headers.get(":path", "").removeprefix("/3/device/")
-        act = self._judge_token(headers, connection) or self._judge_request(headers, body)
-        if act is None:
+        action = self._check_provider_token(headers, connection) or self._check_request(headers, body)
+        if action is None:
             script = self._scripts.get(token) or self._scripts.get(ANY_TOKEN)
-            act = script.popleft() if script else ApnsAction()
+            action = script.popleft() if script else ApnsAction()
         payload = msgspec.json.decode(body) if self.keeps_payloads and body else None
-        self.received.append(ReceivedApnsPush(token, headers, payload, connection.number, act.is_delivered, act))
-        return act
+        self.received.append(ReceivedApnsPush(token, headers, payload, connection.number, action.is_delivered, action))
+        return action
 
-    def _judge_request(self, headers: dict[str, str], body: bytes) -> ApnsAction | None:
+    def _check_request(self, headers: dict[str, str], body: bytes) -> ApnsAction | None:
         priority, push_type = headers.get("apns-priority", "10"), headers.get("apns-push-type", "alert")
         topic = headers.get("apns-topic")
         faults = (
             (headers.get(":method") != "POST", 405, "MethodNotAllowed"),
             (not headers.get(":path", "").startswith("/3/device/"), 404, "BadPath"),
             (headers.get(":path") == "/3/device/", 400, "MissingDeviceToken"),
-            (headers.get(":path") == "/3/device/" + NOBODYS_TOKEN, 400, "BadDeviceToken"),
+            (headers.get(":path") == "/3/device/" + UNASSIGNED_TOKEN, 400, "BadDeviceToken"),
             (topic is None, 400, "MissingTopic"),
             (self.topics is not None and topic not in self.topics, 400, "TopicDisallowed"),
             (not body, 400, "PayloadEmpty"),
-            (len(body) > MOST_PAYLOAD_BYTES, 413, "PayloadTooLarge"),
+            (len(body) > MAX_PAYLOAD_BYTES, 413, "PayloadTooLarge"),
             (len(headers.get("apns-collapse-id", "").encode()) > 64, 400, "BadCollapseId"),
             (push_type not in PUSH_TYPES, 400, "InvalidPushType"),
             (priority not in ("1", "5", "10"), 400, "BadPriority"),
@@ -155,7 +158,7 @@ class FakeApns:
         )
         return next((ApnsAction(status, reason) for is_wrong, status, reason in faults if is_wrong), None)
 
-    def _judge_token(self, headers: dict[str, str], connection: FakeApnsConnection) -> ApnsAction | None:
+    def _check_provider_token(self, headers: dict[str, str], connection: FakeApnsConnection) -> ApnsAction | None:
         if connection.has_client_certificate or not self.keys:
             return None
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -165,15 +168,15 @@ class FakeApns:
         now_s = time.time() + self.clock_ahead_s
         if token not in self._verified:
             self._verified[token] = self._verify(token)
-        trouble = self._verified[token]
-        if trouble is not None:
-            return trouble
+        rejection = self._verified[token]
+        if rejection is not None:
+            return rejection
         issued_s = jwt.decode(token, options={"verify_signature": False})["iat"]
-        if issued_s < now_s - TOKEN_AGE_S:
+        if issued_s < now_s - MAX_TOKEN_AGE_S:
             return ApnsAction(403, "ExpiredProviderToken")
         if issued_s > now_s + 60:
             return ApnsAction(403, "InvalidProviderToken")
-        return connection.judge_renewal(token, now_s)
+        return connection.check_renewal(token, now_s)
 
     def _verify(self, token: str) -> ApnsAction | None:
         try:

@@ -1,7 +1,7 @@
-"""A fake of FCM HTTP v1 and of Google's token endpoint: strict where Google is, scripted where a test or a demo wants.
+"""A fake of FCM HTTP v1 and of Google's token endpoint: as strict as Google, with scripted failures.
 
-`credentials_file` writes a service account that only this fake knows; it checks the signature of each assertion, the
-access token of each message, and the shape of the message, before any script is asked.
+`credentials_file` writes a service account that only this fake knows. The fake checks the signature of each assertion,
+the access token of each message and the schema of the message, before it consults a script.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EMAIL: Final = "gregor@gregor-fake.iam.gserviceaccount.com"
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 # The audience that google-auth signs for, whatever the address of the token endpoint is.
 AUDIENCE: Final = "https://oauth2.googleapis.com/token"
-MOST_BYTES: Final = 4_096
+MAX_BYTES: Final = 4_096
 FCM_ERROR: Final = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 ERROR_INFO: Final = "type.googleapis.com/google.rpc.ErrorInfo"
 JSON: Final = {"content-type": "application/json; charset=UTF-8"}
@@ -37,7 +37,7 @@ _RESERVED: Final = ("google", "gcm.")
 def error(
     status: int, name: str, code: str | None = None, headers: dict[str, str] | None = None, **reason: Any
 ) -> FakeResponse:
-    """An error as Google words it: HTTP status, its canonical name, FCM's `errorCode` where there is one."""
+    """Return an error response of Google: HTTP status, its canonical name, and FCM's `errorCode`, if any."""
     details: list[dict[str, Any]] = [{"@type": FCM_ERROR, "errorCode": code}] if code else []
     details += [{"@type": ERROR_INFO, **reason}] if reason else []
     document = {"error": {"code": status, "message": f"{name} (fake)", "status": name, "details": details}}
@@ -45,23 +45,23 @@ def error(
 
 
 def unregistered() -> FakeResponse:
-    """The token is dead."""
+    """Return the response for a dead token."""
     return error(404, "NOT_FOUND", "UNREGISTERED")
 
 
 def quota_exceeded(retry_after: str | None = None) -> FakeResponse:
-    """Too many messages; `retry_after` as the header has it: seconds or a date."""
+    """Return the response for too many messages. `retry_after`: seconds or an HTTP date."""
     return error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", {"retry-after": retry_after} if retry_after else None)
 
 
 def unavailable(retry_after: str | None = None) -> FakeResponse:
-    """Overloaded."""
+    """Return the response of an overloaded server."""
     return error(503, "UNAVAILABLE", "UNAVAILABLE", {"retry-after": retry_after} if retry_after else None)
 
 
 @dataclass(slots=True)
 class FakeFcm:
-    """`script`: asked for each well-formed message; None accepts it. `answers`: given first, one a message."""
+    """The server. `script`: called for each valid message; None accepts it. `answers`: used first, one per message."""
 
     script: Callable[[dict[str, Any]], FakeResponse | ServerFault | None] = lambda _message: None
     token_script: Callable[[], FakeResponse | ServerFault | None] = lambda: None
@@ -79,29 +79,29 @@ class FakeFcm:
     _server: Http1Server | None = None
 
     async def start(self, port: int = 0) -> None:
-        """Listen on loopback."""
+        """Listen on loopback; port 0 takes a free one."""
         self._key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
         self._server = Http1Server(self._handle)
         await self._server.start(port)
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop listening."""
         await self.server.close()
 
     @property
     def server(self) -> Http1Server:
-        """The server beneath."""
+        """The HTTP server."""
         if self._server is None:
             raise RuntimeError("the fake is not started")
         return self._server
 
     @property
     def url(self) -> str:
-        """What GREGOR_FCM_URL is set to."""
+        """Value for GREGOR_FCM_URL."""
         return self.server.url
 
     def credentials_file(self, path: Path, **other: Any) -> Path:
-        """Write the service account to `path`, as Google's console gives it; `other` fields in place of its own."""
+        """Write the service account to `path`, as Google's console exports it; `other` overrides fields."""
         if self._key is None:
             raise RuntimeError("the fake is not started")
         pem = self._key.private_bytes(
@@ -120,11 +120,11 @@ class FakeFcm:
         return path
 
     def revoke_tokens(self) -> None:
-        """No access token that was given out is good any more."""
+        """Invalidate all access tokens."""
         self._good.clear()
 
     def shown(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """What a user sees: of the accepted notifications the last one of each (token, tag)."""
+        """Return the notifications on screens: the last one of each (token, tag)."""
         return {
             (message["token"], message["android"]["notification"]["tag"]): message
             for message in self.accepted
@@ -133,12 +133,12 @@ class FakeFcm:
 
     def _handle(self, request: FakeRequest) -> FakeResponse | ServerFault:
         if request.method == "POST" and request.target == "/token":
-            return self._give_token(request)
+            return self._issue_token(request)
         if request.method == "POST" and request.target.endswith("/messages:send"):
-            return self._take_message(request)
+            return self._receive_message(request)
         return FakeResponse(404, b"<html>Not Found</html>", {"content-type": "text/html"})
 
-    def _give_token(self, request: FakeRequest) -> FakeResponse | ServerFault:
+    def _issue_token(self, request: FakeRequest) -> FakeResponse | ServerFault:
         self.token_fetches += 1
         scripted = self.token_script()
         if scripted is not None:
@@ -156,7 +156,7 @@ class FakeFcm:
         grant = {"access_token": token, "expires_in": self.token_lifetime_s, "token_type": "Bearer"}
         return FakeResponse(200, json.dumps(grant).encode(), JSON)
 
-    def _take_message(self, request: FakeRequest) -> FakeResponse | ServerFault:
+    def _receive_message(self, request: FakeRequest) -> FakeResponse | ServerFault:
         self.count += 1
         if request.headers.get("authorization", "").removeprefix("Bearer ") not in self._good:
             return error(401, "UNAUTHENTICATED", reason="ACCESS_TOKEN_EXPIRED")
@@ -166,9 +166,9 @@ class FakeFcm:
         message = document.get("message", {})
         if self.keeps:
             self.requests.append(message)
-        faults = faults_of(message)
-        if faults:
-            violations = [{"field": f"message.{name}"} for name in faults]
+        invalid = invalid_fields(message)
+        if invalid:
+            violations = [{"field": f"message.{name}"} for name in invalid]
             return error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", fieldViolations=violations)
         scripted = self._scripted(message)
         if scripted is not None:
@@ -189,25 +189,25 @@ class FakeFcm:
         return self.script(message)
 
 
-def faults_of(message: dict[str, Any]) -> list[str]:
-    """The fields that FCM would refuse: types, reserved names, forms, size."""
-    faults = [] if isinstance(message.get("token"), str) and message["token"] else ["token"]
+def invalid_fields(message: dict[str, Any]) -> list[str]:
+    """Return the fields that FCM would reject: by type, reserved name, format or size."""
+    invalid = [] if isinstance(message.get("token"), str) and message["token"] else ["token"]
     data = message.get("data", {})
     if not all(isinstance(value, str) for value in data.values()):
-        faults.append("data")
-    faults += [f"data.{name}" for name in data if name == "from" or name.startswith(_RESERVED)]
+        invalid.append("data")
+    invalid += [f"data.{name}" for name in data if name == "from" or name.startswith(_RESERVED)]
     android = message.get("android", {})
     if android.get("priority", "NORMAL") not in ("NORMAL", "HIGH"):
-        faults.append("android.priority")
+        invalid.append("android.priority")
     ttl = android.get("ttl", "0s")
     if not (ttl.endswith("s") and ttl[:-1].isdigit() and int(ttl[:-1]) <= 28 * 86_400):
-        faults.append("android.ttl")
+        invalid.append("android.ttl")
     apns = message.get("apns", {})
     if not all(isinstance(value, str) for value in apns.get("headers", {}).values()):
-        faults.append("apns.headers")
+        invalid.append("apns.headers")
     if not isinstance(apns.get("payload", {}).get("aps", {}), dict):
-        faults.append("apns.payload")
+        invalid.append("apns.payload")
     texts = [*data, *data.values(), *message.get("notification", {}).values()]
-    if sum(len(text.encode()) for text in texts if isinstance(text, str)) > MOST_BYTES:
-        faults.append("size")
-    return faults
+    if sum(len(text.encode()) for text in texts if isinstance(text, str)) > MAX_BYTES:
+        invalid.append("size")
+    return invalid

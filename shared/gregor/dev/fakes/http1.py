@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server for fakes: quick, and able to misbehave (late, silent, gone in the middle)."""
+"""A small HTTP/1.1 server for fakes: fast, and able to fail (late, silent, or closed in the middle)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REASONS: Final = {200: "OK", 201: "Created", 204: "No Content", 302: "Found", 40
 
 @dataclass(frozen=True, slots=True)
 class FakeRequest:
-    """A request as it came. `headers`: names in small letters. `target`: path and query."""
+    """A request. `headers`: names in lower case. `target`: path and query."""
 
     method: str
     target: str
@@ -26,7 +26,7 @@ class FakeRequest:
 
 @dataclass(frozen=True, slots=True)
 class FakeResponse:
-    """What to answer, `delay_s` later."""
+    """A response, sent after `delay_s`."""
 
     status: int = 200
     body: bytes = b""
@@ -34,25 +34,25 @@ class FakeResponse:
     delay_s: float = 0.0
 
     def as_bytes(self) -> bytes:
-        """The response on the wire."""
+        """Return the response as HTTP/1.1."""
         fields = {"content-length": str(len(self.body)), **self.headers}
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         return f"HTTP/1.1 {self.status} {REASONS.get(self.status, 'Status')}\r\n{lines}\r\n".encode() + self.body
 
 
 class ServerFault(Enum):
-    """What a server may do in place of an answer."""
+    """A failure of the server instead of a response."""
 
-    HANG = "the request is read, and nothing is ever said"
-    DROP = "the connection is closed without an answer"
-    HALF = "the connection is closed within an answer"
+    HANG = "the request is read, and no response is sent"
+    DROP = "the connection is closed without a response"
+    HALF = "the connection is closed within a response"
 
 
 Handler = Callable[[FakeRequest], FakeResponse | ServerFault]
 
 
 class Http1Server:
-    """Serves `handler` on a free port of loopback. `connections`: how many were opened so far."""
+    """Serves `handler` on loopback. `connections`: number of connections so far."""
 
     def __init__(self, handler: Handler, tls: ssl.SSLContext | None = None) -> None:
         self._handler = handler
@@ -63,28 +63,28 @@ class Http1Server:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """Port that the server listens on."""
         if self._server is None:
             raise RuntimeError("the server is not started")
         return int(self._server.sockets[0].getsockname()[1])
 
     @property
     def url(self) -> str:
-        """Scheme, address and port."""
+        """Base URL of the server."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def open(self) -> int:
-        """Connections that are open now."""
+        """Number of open connections."""
         return len(self._open)
 
     async def start(self, port: int = 0) -> None:
-        """Listen; port 0 takes a free one."""
+        """Listen on loopback; port 0 takes a free one."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", port, ssl=self._tls)
+        self._server = await loop.create_server(lambda: _HttpConnection(self), "127.0.0.1", port, ssl=self._tls)
 
     async def close(self) -> None:
-        """Stop listening, and close what is open."""
+        """Stop listening and abort all connections."""
         if self._server is not None:
             self._server.close()
             for transport in list(self._open):
@@ -93,13 +93,13 @@ class Http1Server:
             self._server = None
 
     def drop_all(self) -> None:
-        """Close all connections, as a server that restarts does."""
+        """Close all connections, as a restarting server does."""
         for transport in list(self._open):
             transport.close()
 
 
-class _Connection(asyncio.Protocol):
-    """One connection: parses requests, answers one after another."""
+class _HttpConnection(asyncio.Protocol):
+    """One connection: parses requests and answers them in order."""
 
     def __init__(self, server: Http1Server) -> None:
         self._server = server
@@ -110,7 +110,7 @@ class _Connection(asyncio.Protocol):
         self._body = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass of it
         self._server.connections += 1
         self._server._open.add(self._transport)
 
@@ -123,7 +123,7 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._leave()
+            self._close()
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -145,14 +145,14 @@ class _Connection(asyncio.Protocol):
             self._write(answer.as_bytes())
         elif answer is ServerFault.HALF:
             self._write(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{")
-            self._leave()
+            self._close()
         elif answer is ServerFault.DROP:
-            self._leave()
+            self._close()
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None:
             self._transport.write(data)
 
-    def _leave(self) -> None:
+    def _close(self) -> None:
         if self._transport is not None:
             self._transport.close()

@@ -1,4 +1,4 @@
-"""Keys for fakes and tests, as providers give them."""
+"""Key files for fakes and tests, in the format of the providers."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 
 def write_key(path: Path) -> ec.EllipticCurvePublicKey:
-    """A new private key of P-256 in a file of PEM, readable by its owner alone; its public half."""
+    """Write a new P-256 private key to a PEM file that only its owner can read; return the public key."""
     key = ec.generate_private_key(ec.SECP256R1())
     path.touch(0o600)
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

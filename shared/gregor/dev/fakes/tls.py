@@ -1,4 +1,4 @@
-"""A certificate authority for one run: what fakes show, and what clients are told to trust."""
+"""A certificate authority for one run of the fakes."""
 
 import ipaddress
 import ssl
@@ -15,28 +15,30 @@ _VALID = timedelta(days=30)
 
 
 class CertificateAuthority:
-    """Makes certificates in a directory: `ca.pem` is the file that others trust."""
+    """Issues certificates into a directory; clients trust its `ca.pem`."""
 
     def __init__(self, directory: Path) -> None:
-        """Writes `ca.pem` into `directory`, which must exist."""
+        """Write `ca.pem` into `directory`, which must exist."""
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("Gregor's fakes")
         builder = _builder(self._name, self._name, self._key.public_key())
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
+        builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
         self._certificate = builder.sign(self._key, hashes.SHA256())
         self.ca_file = directory / "ca.pem"
         self.ca_file.write_bytes(self._certificate.public_bytes(Encoding.PEM))
 
     def issue(self, name: str, *hosts: str) -> Path:
-        """A PEM with certificate and key, for a server that is reached by `hosts` (names or addresses), or a client."""
+        """Write a PEM file with certificate and key: for a server at `hosts` (names or addresses), or for a client."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(_name(name), self._name, key.public_key())
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
+        builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
         if hosts:
-            builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(host) for host in hosts]), False)
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName([_subject_alternative_name(host) for host in hosts]), False
+            )
         issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         certificate = builder.add_extension(issuer_key, critical=False).sign(self._key, hashes.SHA256())
         path = self._directory / f"{name}.pem"
@@ -46,7 +48,7 @@ class CertificateAuthority:
         return path
 
     def server_context(self, *alpn: str, takes_client_certificates: bool = False) -> ssl.SSLContext:
-        """TLS of a server on this machine."""
+        """Return the TLS context of a server on this machine."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.issue("server", "localhost", "127.0.0.1", "::1"))
         context.set_alpn_protocols(list(alpn))
@@ -71,7 +73,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicK
     )
 
 
-def _usage(signs_certificates: bool) -> x509.KeyUsage:
+def _key_usage(signs_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=True,
         key_cert_sign=signs_certificates,
@@ -85,7 +87,7 @@ def _usage(signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _alternative(host: str) -> x509.GeneralName:
+def _subject_alternative_name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:

@@ -1,4 +1,4 @@
-"""A fake backend: takes webhooks as a careful receiver does, by their signature, their time and their id."""
+"""A fake webhook receiver that checks signature, timestamp and id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .http1 import FakeRequest, FakeResponse, Http1Server, ServerFault
 
 @dataclass(slots=True)
 class FakeWebhookReceiver:
-    """`answers`: given first, one a call, in place of 204. `now_us`: its clock."""
+    """The receiver. `answers`: used first, one per call, instead of 204. `now_us`: its clock."""
 
     secret: str
     now_us: Callable[[], int]
@@ -28,24 +28,24 @@ class FakeWebhookReceiver:
     _server: Http1Server | None = None
 
     async def start(self, port: int = 0) -> None:
-        """Listen on loopback."""
+        """Listen on loopback; port 0 takes a free one."""
         self._server = Http1Server(self._handle, self.tls)
         await self._server.start(port)
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop listening."""
         await self.server.close()
 
     @property
     def server(self) -> Http1Server:
-        """The server beneath."""
+        """The HTTP server."""
         if self._server is None:
             raise RuntimeError("the fake is not started")
         return self._server
 
     @property
     def url(self) -> str:
-        """What a webhook is registered with."""
+        """URL to register a webhook with."""
         return f"{self.server.url}/hook"
 
     def _handle(self, request: FakeRequest) -> FakeResponse | ServerFault:

@@ -1,4 +1,4 @@
-"""A fake Web Push service: verifies VAPID, decrypts as the browser would, and fails as told."""
+"""A fake Web Push service: verifies VAPID, decrypts as a browser does, and fails on demand."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from gregor.auth.vapid import base64url, from_base64url
 from .http1 import FakeRequest, FakeResponse, Http1Server, ServerFault
 from .tls import CertificateAuthority
 
-MOST_BODY_BYTES = 4_096
-LONGEST_CLAIM_S = 24 * 3_600
+MAX_BODY_BYTES = 4_096
+MAX_CLAIM_S = 24 * 3_600
 _VAPID = re.compile(r"vapid t=([\w.-]+), ?k=([\w-]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class FakeBrowser:
-    """A subscription with its secrets, as only the browser has them."""
+    """A browser's subscription with its private key."""
 
     name: str
     key: ec.EllipticCurvePrivateKey
@@ -40,11 +40,11 @@ class FakeBrowser:
 
     @property
     def public(self) -> bytes:
-        """The point that the sender encrypts for."""
+        """The public key that senders encrypt for."""
         return self.key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
     def decrypt(self, body: bytes) -> bytes:
-        """The plaintext of a message (RFC 8291 §3.4, RFC 8188 §2), written apart from what encrypts; InvalidTag."""
+        """Return the plaintext of a message (RFC 8291 §3.4, RFC 8188 §2), by code independent of the sender's."""
         salt, (record_bytes, id_length) = body[:16], struct.unpack(">IB", body[16:21])
         sender, sealed = body[21 : 21 + id_length], body[21 + id_length :]
         if len(sealed) > record_bytes:
@@ -55,13 +55,13 @@ class FakeBrowser:
         nonce = HKDF(SHA256(), 12, salt, b"Content-Encoding: nonce\x00").derive(seed)
         padded = AESGCM(key).decrypt(nonce, sealed, None).rstrip(b"\x00")
         if not padded.endswith(b"\x02"):
-            raise ValueError("no delimiter of a last record")
+            raise ValueError("the delimiter of the last record is missing")
         return padded[:-1]
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedPush:
-    """A message that reached a browser."""
+    """A message that a browser received."""
 
     browser: str
     headers: dict[str, str]
@@ -69,13 +69,13 @@ class ReceivedPush:
 
     @property
     def topic(self) -> str | None:
-        """The `Topic`, by which a later message replaces this one."""
+        """The `Topic` header: a later message with the same one replaces this message."""
         return self.headers.get("topic")
 
 
 @dataclass(slots=True)
 class FakeWebPush:
-    """The service. `received`: what browsers got, in order; `requests`: whatever came, with its status or fault."""
+    """The service. `received`: messages that reached browsers. `requests`: all requests, with response or fault."""
 
     authority: CertificateAuthority
     received: list[ReceivedPush] = field(default_factory=list)
@@ -85,52 +85,52 @@ class FakeWebPush:
     _server: Http1Server | None = None
 
     async def start(self, port: int = 0) -> None:
-        """Listen on loopback; `port` 0 takes a free one."""
+        """Listen on loopback; port 0 takes a free one."""
         self._server = Http1Server(self._handle, self.authority.server_context("http/1.1"))
         await self._server.start(port)
 
     async def close(self) -> None:
-        """Cut every connection and stop listening."""
+        """Close every connection and stop listening."""
         if self._server is not None:
             await self._server.close()
 
     @property
     def host(self) -> str:
-        """For GREGOR_WEBPUSH_HOSTS: host and port."""
+        """Host and port, for GREGOR_WEBPUSH_HOSTS."""
         if self._server is None:
             raise RuntimeError("not started")
         return f"localhost:{self._server.port}"
 
     @property
     def connections(self) -> int:
-        """How many connections came so far."""
+        """Number of connections so far."""
         return self._server.connections if self._server is not None else 0
 
     def subscribe(self, name: str, application_key: str) -> dict[str, Any]:
-        """A new subscription of a browser, as `PushSubscription.toJSON()` gives it."""
+        """Add a browser and return its subscription, in the format of `PushSubscription.toJSON()`."""
         browser = FakeBrowser(name, ec.generate_private_key(ec.SECP256R1()), os.urandom(16), application_key)
         self._browsers[name] = browser
         keys = {"p256dh": base64url(browser.public), "auth": base64url(browser.secret)}
         return {"endpoint": f"https://{self.host}/push/{name}", "keys": keys}
 
     def unsubscribe(self, name: str) -> None:
-        """The browser has forgotten its subscription: 410 from now on."""
+        """Remove a subscription: it answers 410 from now on."""
         del self._browsers[name]
 
     def script(self, name: str, *answers: FakeResponse | ServerFault) -> None:
-        """What the next requests to this browser get, one after the other, once they are found right."""
+        """Set the responses to the next valid requests for this browser."""
         self._scripts[name].extend(answers)
 
     def visible(self, name: str) -> dict[str, Any]:
-        """What the browser shows: of each topic the last message."""
+        """Return the messages on the screen: the last one of each topic."""
         return {each.topic or "": each.message for each in self.received if each.browser == name}
 
     def _handle(self, request: FakeRequest) -> FakeResponse | ServerFault:
-        answer = self._judge(request)
+        answer = self._respond(request)
         self.requests.append((request, answer))
         return answer
 
-    def _judge(self, request: FakeRequest) -> FakeResponse | ServerFault:
+    def _respond(self, request: FakeRequest) -> FakeResponse | ServerFault:
         browser = self._browsers.get(request.target.removeprefix("/push/"))
         if browser is None:
             return FakeResponse(410)
@@ -140,9 +140,9 @@ class FakeWebPush:
             return FakeResponse(400, b"TTL is missing")
         if not re.fullmatch(r"[\w-]{0,32}", request.headers.get("topic", ""), re.ASCII):
             return FakeResponse(400, b"not a Topic")
-        if len(request.body) > MOST_BODY_BYTES:
+        if len(request.body) > MAX_BODY_BYTES:
             return FakeResponse(413)
-        if not self._is_vapid_right(request.headers.get("authorization", ""), browser):
+        if not self._is_vapid_valid(request.headers.get("authorization", ""), browser):
             return FakeResponse(403, b"VAPID")
         script = self._scripts[browser.name]
         answer = script.popleft() if script else FakeResponse(201)
@@ -156,7 +156,7 @@ class FakeWebPush:
             self.received.append(ReceivedPush(browser.name, dict(request.headers), message))
         return answer
 
-    def _is_vapid_right(self, authorization: str, browser: FakeBrowser) -> bool:
+    def _is_vapid_valid(self, authorization: str, browser: FakeBrowser) -> bool:
         match = _VAPID.fullmatch(authorization)
         if match is None or match[2] != browser.application_key:
             return False
@@ -165,6 +165,4 @@ class FakeWebPush:
             claims = jwt.decode(match[1], key, algorithms=["ES256"], audience=f"https://{self.host}")
         except jwt.InvalidTokenError:
             return False
-        return bool(claims["exp"] <= time.time() + LONGEST_CLAIM_S) and str(claims["sub"]).startswith(
-            ("mailto:", "https:")
-        )
+        return bool(claims["exp"] <= time.time() + MAX_CLAIM_S) and str(claims["sub"]).startswith(("mailto:", "https:"))
