@@ -4,9 +4,9 @@ Why an own client: commands issued in one iteration of the event loop leave in o
 lock
 or a pooled connection for each. With concurrent requests this saves most of the CPU that a general client spends in
 this
-process and in the server. The decision record "own Redis client" in `docs/decisions/` has the figures.
+process and in the server. The decision record "own Redis client" in `docs/decisions/` has the measurements.
 
-Replies come back in order. Blocking commands (``XREADGROUP BLOCK``) need a client of their own. Transactions of
+Replies come back in order. Blocking commands (``XREADGROUP BLOCK``) need a separate client. Transactions of
 several
 calls (``WATCH``) are not supported, because all callers share the connection.
 """
@@ -108,10 +108,10 @@ class RedisClient:
         self._in_flight: deque[asyncio.Future[Any] | _Batch] = deque()
         self._unsent: deque[bytes] = deque()
         self._is_flush_scheduled = False
-        # True while nothing can be written: there is no connection, or the server does not read.
+        # True while nothing can be written: not connected, or the server does not read.
         self._is_paused = True
         self._queued_bytes = 0
-        # While there is no connection: the time at which each command of _unsent fails.
+        # While not connected: the time at which each command of _unsent fails.
         self._deadlines: deque[float] = deque()
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._silence_timer: asyncio.TimerHandle | None = None
@@ -191,6 +191,7 @@ class RedisClient:
     def on_replies(self, replies: list[Any]) -> None:
         """Give each reply to the oldest command without one. Called by the connection."""
         in_flight = self._in_flight
+        # More replies than commands: the stream is out of step, so no reply can be trusted.
         if len(replies) > len(in_flight) - len(self._unsent):
             self._abort("sent a reply without a request")
             return
@@ -238,6 +239,7 @@ class RedisClient:
         self._unsent.extend(packed)
         if not self._is_flush_scheduled:
             self._is_flush_scheduled = True
+            # call_soon runs after the other callbacks of this loop iteration, whose commands join this write.
             self._loop.call_soon(self._flush)
 
     def _admit(self, future: asyncio.Future[Any] | _Batch, packed: Sequence[bytes], is_over_limit: bool) -> bool:
@@ -288,6 +290,7 @@ class RedisClient:
                 min(0.1, self._timeout_s / 10), self._check_silence, connection, connection.last_received_at
             )
         else:
+            # The socket may look healthy: without this a dropped network would block all callers.
             connection.abort(f"was silent for {self._timeout_s:g} s")
 
     def _deliver_error(self, future: asyncio.Future[Any] | _Batch, error: ReplyError) -> None:
@@ -344,7 +347,7 @@ class RedisClient:
             self._expiry_timer.cancel()
             self._expiry_timer = None
         waiting = [(f, packed) for f, packed in zip(self._in_flight, self._unsent, strict=True) if not f.done()]
-        # Nobody awaits these loads: a call whose script is missing loads it again.
+        # These loads are not awaited: a call whose script is missing loads it again.
         loading = _Batch(len(self._load_commands), self._loop)
         self._in_flight = deque([*repeat(loading, len(self._load_commands)), *(future for future, _ in waiting)])
         self._unsent = deque([*self._load_commands, *(packed for _, packed in waiting)])

@@ -59,6 +59,9 @@ async def connect_with_retry(
             await asyncio.sleep(delay_s)
 
 
+# ---- handshake
+
+
 async def _open(
     address: RedisUrl,
     timeout_s: float,
@@ -108,11 +111,15 @@ async def _handshake(connection: RedisConnection, address: RedisUrl, client_name
             raise (RedisUnavailable if is_temporary else RedisAccessRefused)(f"refused the connection: {reply}")
 
 
+# ---- Sentinels
+
+
 async def _find_primary(address: RedisUrl, timeout_s: float) -> RedisUrl:
     """Return the address of the primary, from the first Sentinel that knows it. Raises ``RedisUnavailable`` if none
     does.
     """
     failures = []
+    # Sentinels are asked in order; one that is down or does not know the service is skipped.
     for host in address.hosts:
         sentinel = RedisUrl(hosts=(host,))
         query = _SentinelQuery(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service or ""))

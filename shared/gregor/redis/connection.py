@@ -29,6 +29,9 @@ def pack_script(sha: str, keys: Sequence[Argument], args: Sequence[Argument]) ->
     return pack(("EVALSHA", sha, len(keys), *keys, *args))
 
 
+# ---- listeners
+
+
 class ConnectionListener(Protocol):
     """Receives the events of a connection. The methods are called in the event loop and must not raise."""
 
@@ -69,6 +72,9 @@ class _ReplyCollector:
 
     def on_resumed(self) -> None:
         pass
+
+
+# ---- the socket
 
 
 class RedisConnection(asyncio.Protocol):
@@ -115,6 +121,7 @@ class RedisConnection(asyncio.Protocol):
         self.close_reason = reason
         listener, self._listener = self._listener, None
         if self._transport is not None:
+            # abort, not close: close would first try to flush to a server that may not read.
             self._transport.abort()
         if listener is not None:
             listener.on_lost(reason)
@@ -132,6 +139,7 @@ class RedisConnection(asyncio.Protocol):
         reader, replies = self._reader, []
         try:
             reader.feed(data)
+            # All replies of one read are passed on together: one callback for a pipeline of commands.
             while (reply := reader.gets()) is not _INCOMPLETE:
                 replies.append(reply)
         except hiredis.ProtocolError:

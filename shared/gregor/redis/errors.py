@@ -18,7 +18,7 @@ class ReplyError(Exception):
 
 
 class RedisUnavailable(ConnectionError):
-    """There is no connection and the command was not sent: it was not executed."""
+    """The client is not connected and the command was not sent: it was not executed."""
 
 
 class RedisConnectionLost(RedisUnavailable):

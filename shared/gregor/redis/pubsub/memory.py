@@ -11,7 +11,7 @@ from .contract import PubSubStatus, Receiver
 
 
 class MemoryPubSub:
-    """``PubSub`` for the messages of its own ``publish``. Delivers in the next iteration of the event loop."""
+    """``PubSub`` for messages that are passed to its ``publish``. Delivers in the next iteration of the event loop."""
 
     def __init__(self) -> None:
         self._channels: dict[tuple[bool, bytes], PubSubChannel] = {}

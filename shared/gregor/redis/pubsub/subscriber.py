@@ -202,6 +202,7 @@ class RedisPubSub:
 
     def _on_confirmation(self, kind: bytes, name: bytes) -> None:
         """Handle a confirmation, or an unsubscription that the server made on its own."""
+        # The server confirms in the order of the commands.
         if self._unconfirmed and self._unconfirmed[0][0] == kind and self._unconfirmed[0][1].name == name:
             _, channel = self._unconfirmed.popleft()
             if kind.endswith(b"unsubscribe"):
@@ -276,6 +277,7 @@ class RedisPubSub:
             return False
         try:
             async with asyncio.timeout(self._probe_timeout_s):
+                # Subscribed again with all other channels after a reconnect; then this returns at once.
                 await self.subscribe(probe.channel, probe)
             echo = probe.expect()
             await self._client.call("SPUBLISH", probe.channel, probe.token)

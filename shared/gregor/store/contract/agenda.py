@@ -78,6 +78,9 @@ class CompletedWork:
     seq: int | None = None
 
 
+# ---- the agenda
+
+
 class Agenda(Protocol):
     """Timed work of users, executed by any scheduler (architecture.md, "Time").
 
@@ -147,6 +150,9 @@ class Agenda(Protocol):
         ...
 
 
+# ---- entries that need decoding in every store
+
+
 def acked(entry: bytes, at_us: int) -> DueWork:
     """Decode the entry of an acknowledgement: device, category filter, seq before, seq after."""
     device, limits, since, until = entry[1:].decode().split("\0")
@@ -163,6 +169,9 @@ def settled(entry: bytes, at_us: int) -> DueWork:
 def too_many_delayed(limits: Limits) -> Problem:
     """Return the problem that a user has the most delayed messages allowed."""
     return Problem("state_full", f"A user may have at most {limits.delayed} delayed messages; cancel one first.")
+
+
+# ---- delivery queues
 
 
 class DeliveryQueueWriter(Protocol):

@@ -10,6 +10,8 @@ from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
 from gregor.core.notify.timeline import Acknowledgement
 
+# ---- values
+
 
 @dataclass(frozen=True, slots=True)
 class Registration:
@@ -55,6 +57,9 @@ class DeviceSession:
     foreground: bool = False
     category_filter: Prefixes = None
     systems: Prefixes = None
+
+
+# ---- the contract
 
 
 class Devices(Protocol):

@@ -30,6 +30,9 @@ KEPT_VERSIONS: Final = 50
 """Number of earlier category sets that can be restored."""
 
 
+# ---- errors
+
+
 class Unavailable(Exception):
     """The store cannot be reached: retry later. The text is for logs and may name the server; clients get
     ``problem``.
@@ -48,6 +51,9 @@ class Contended(Unavailable):
         return Problem("unavailable", "The same value was changed concurrently. Try again.", retry_after_s=1.0)
 
 
+# ---- values
+
+
 @dataclass(frozen=True, slots=True)
 class CategorySet:
     """All category entries as they were applied: name to entry, as written."""
@@ -57,13 +63,16 @@ class CategorySet:
     applied_us: int
 
 
+# ---- users
+
+
 class Users(Protocol):
     """The state of users: commits in one order for each user, each whole or not at all, and consistent reads."""
 
     def commit(self, uid: str, commit: Commit) -> Awaitable[Receipt]:
         """Apply one message, whole or not at all, and publish it in the same step (L1–L5).
 
-        Items that have expired by ``commit.now_us`` are removed first, by a commit of their own (L6). If all users
+        Items that have expired by ``commit.now_us`` are removed first, by a separate commit (L6). If all users
         were reset and
         this one was not yet, it is reset first. Repeating is safe as L2 says. Raises ``Problem``: ``state_full``,
         ``too_many_dismissals``, ``id_reused``.
@@ -154,6 +163,9 @@ class Users(Protocol):
         ...
 
 
+# ---- categories
+
+
 class Categories(Protocol):
     """The category entries of a deployment, in versions. The store does not interpret them."""
 
@@ -171,6 +183,9 @@ class Categories(Protocol):
         Returns ``None`` and changes nothing if ``expected`` is not the current version (another process was faster).
         """
         ...
+
+
+# ---- the whole store
 
 
 class Store(Protocol):

@@ -62,6 +62,8 @@ class RedisAccess:
         """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._rate, self._replace)
 
+    # ---- service keys
+
     async def create_key(
         self,
         scopes: Sequence[str],
@@ -110,6 +112,8 @@ class RedisAccess:
         """See ``Access.delete_key``."""
         return bool(await self._call("HDEL", self._keys.service_keys, key_id))
 
+    # ---- tickets and terminal closes
+
     async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
         """See ``Access.create_ticket``. The key's TTL only cleans up; the expiry inside the value decides."""
         text = secrets.token_urlsafe(32)
@@ -137,6 +141,8 @@ class RedisAccess:
             return None
         kept = _CLOSE.decode(raw)
         return kept.close if now_us < kept.expires_us else None
+
+    # ---- rate limit
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
         """See ``Access.take``. The script does the same arithmetic as `core/rate_limit.py`, atomically."""

@@ -49,6 +49,7 @@ def result_or_raise(reply: Any) -> Any:
         raise Unavailable(str(reply)) from reply
     if isinstance(reply, ReplyError):
         text = str(reply)
+        # A script reports the OOM of a command inside a longer text.
         if text.startswith("OOM") or " OOM " in text:
             raise StoreFull(text) from reply
         if text.startswith(_NOT_NOW):

@@ -90,6 +90,9 @@ PERMANENT: Final = frozenset(
 """The kinds of keys without a TTL. A test fails for any other key without one."""
 
 
+# ---- partitions
+
+
 @cache
 def tags() -> tuple[str, ...]:
     """Return the hash tag of each partition: the shortest number whose CRC16 (XMODEM, as in Redis) is the wanted
@@ -104,6 +107,9 @@ def tags() -> tuple[str, ...]:
             wanted.setdefault(slot // SLOTS_APART, text)
         number += 1
     return tuple(wanted[i] for i in range(PARTITIONS))
+
+
+# ---- keys of the deployment and of partitions
 
 
 class Keys:
@@ -195,7 +201,7 @@ class Keys:
         return f"{self.namespace}:flush"
 
     def ticket(self, text: str) -> str:
-        """Return the key of a ticket: a hash of its text, so that a list of keys reveals no ticket."""
+        """Return the key of a ticket: a hash of its text, because a list of keys must not reveal it."""
         return f"{self.namespace}:ticket:{hashlib.sha256(text.encode()).hexdigest()}"
 
     def final(self, opened_with: str) -> str:
@@ -217,6 +223,9 @@ class Keys:
     def push(self, token: str) -> str:
         """Return the key of a push token's owner: a hash of the token."""
         return f"{self.namespace}:push:{hashlib.sha256(token.encode()).hexdigest()}"
+
+
+# ---- keys of one user
 
 
 class CommitKeys(NamedTuple):

@@ -80,6 +80,8 @@ class RedisStore:
     async def _settle(self, uid: str, now_us: int) -> None:
         await self.users.state(uid, View(), now_us)
 
+    # ---- pub/sub channels
+
     def channel_of(self, uid: str) -> str:
         """See ``Store.channel_of``."""
         return self.keys.of_user(uid).channel
@@ -98,6 +100,8 @@ class RedisStore:
     def webhooks_channel(self) -> str:
         """See ``Store.webhooks_channel``."""
         return self.keys.webhooks_channel
+
+    # ---- life cycle
 
     async def prepare(self) -> None:
         """Load the scripts, and check the number of partitions, which can never change in a deployment.
@@ -118,6 +122,7 @@ class RedisStore:
             *self.push_contexts.all_scripts,
         )
         await result_of(self._connection.load(scripts))
+        # SET NX and GET: of several processes that start a new deployment, all see the same number.
         await result_of(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))
         stored = int(await result_of(self._connection.call("GET", self.keys.partitions)))
         if stored != PARTITIONS:

@@ -1,4 +1,4 @@
-"""Suppressed e-mail addresses in Redis, keyed by a hash, so that neither keys nor order reveal an address."""
+"""Suppressed e-mail addresses in Redis, keyed by a hash: neither keys nor order reveal an address."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ local function record_seen(key, device, at)
   local head, seen, tail = match(stored, REGISTRATION_PATTERN)
   if tonumber(seen) < tonumber(at) then call('HSET', key, device, head .. at .. tail) end
 end
--- record that the session of this lease was in the foreground until `at` (µs, as text); the field's name is no lease's
+-- record that the session of this lease was in the foreground until `at` (µs, as text); the field is not a lease
 local function record_foreground(key, lease, at)
   if string.find(lease, '"foreground":true', 1, true) then call('HSET', key, 'front', at) end
 end

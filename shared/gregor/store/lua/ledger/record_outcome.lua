@@ -40,7 +40,7 @@ if is_final and sub(key, 1, 9) == 'withdraw/' then
       end
     end
     if place ~= '' then
-      -- this withdrawal was a push of its own, which wakes the device: remember when, to limit such pushes per hour
+      -- this withdrawal was a separate push, which wakes the device: remember when, to limit such pushes per hour
       local all_attempts = cjson.decode(story).attempts
       local sent_at = all_attempts[#all_attempts][1]
       local woken = string.format('%.0f', sent_at)

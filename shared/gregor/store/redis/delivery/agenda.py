@@ -38,6 +38,8 @@ class RedisAgenda:
         """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._firsts, self._claim, self._work, self._settle, self._delay, self._cancel)
 
+    # ---- the scheduler's cycle
+
     async def next_due_times(self) -> list[int | None]:
         """See ``Agenda.next_due_times``. One script reads all partitions: less than 1 ms of server time."""
         times = await result_of(self._connection.evalsha(self._firsts, self._dues, ()))
@@ -74,6 +76,8 @@ class RedisAgenda:
             self._connection.evalsha(self._settle, (keys.agenda, keys.due, keys.later, keys.state), arguments)
         )
 
+    # ---- items for mails and aggregation
+
     async def mailable(
         self, uid: str, item: str, is_wanted: Callable[[str], bool], most: int
     ) -> list[tuple[LiveItem, int | None]]:
@@ -83,6 +87,7 @@ class RedisAgenda:
         named = [(*scored[i].split(b"\0"), int(scored[i + 1])) for i in range(0, len(scored), 2)]
         wanted = [(item_id, seq) for item_id, category, seq in named if is_wanted(category.decode())]
         first = item.encode()
+        # The item that the mail is about comes first, then the newest.
         wanted.sort(key=lambda each: (each[0] == first, each[1]), reverse=True)
         if not wanted:
             return []
@@ -126,6 +131,8 @@ class RedisAgenda:
         mine = [item for item in items if item.for_device == for_device]
         return seq, sorted(mine, key=lambda item: (item.created_us, item.id))
 
+    # ---- delayed messages
+
     async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:
         """See ``Agenda.delay``."""
         keys = self._keys.of_user(uid)
@@ -144,6 +151,9 @@ class RedisAgenda:
         """See ``Agenda.cancel_delayed``."""
         keys = self._keys.of_user(uid)
         return bool(await result_of(self._connection.evalsha(self._cancel, (keys.later, keys.agenda), (message_id,))))
+
+
+# ---- decoding of entries
 
 
 def decode_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> DueWork:

@@ -51,6 +51,7 @@ class RedisDeadLetters:
         first_read = min(most, _FIRST_READ)
         positions = await self._read_partitions(range(PARTITIONS), first_read, arguments)
         shown = _merge(positions.values(), most)
+        # If a partition returned all that was asked for, it may hold more letters that belong on this page.
         exhausted = [
             each for each, known in positions.items() if len(known) == first_read < most and known[-1] >= shown[-1]
         ]

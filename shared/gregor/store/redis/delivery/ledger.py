@@ -69,6 +69,8 @@ class RedisLedger:
         """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._plan, self._claim, self._settle, self._move, self._hasten)
 
+    # ---- state of a delivery
+
     async def plan(
         self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
     ) -> list[Intent]:
@@ -192,6 +194,8 @@ class RedisLedger:
             hastened += sum(map(int, await results_of(calls)))
         return hastened
 
+    # ---- reads
+
     async def withdrawals(self, uid: str, device: str, channel: str) -> PendingWithdrawals:
         """See ``Ledger.withdrawals``."""
         raw = await result_of(self._connection.call("HGETALL", self._keys.of_user(uid).withdrawals))
@@ -208,6 +212,9 @@ class RedisLedger:
         names = [item.decode() for item in items]
         raws = await results_of(self._connection.call("HGETALL", self._keys.deliveries(uid, item)) for item in names)
         return [delivery for item, raw in zip(names, raws, strict=True) for delivery in _deliveries(uid, item, raw)]
+
+
+# ---- encoding of entries
 
 
 def decode_delivery(intent: Intent, raw: bytes) -> DeliveryRecord:

@@ -74,8 +74,11 @@ class RedisQueueReader:
             raise Unavailable(str(error)) from error
         await self._make_group()
 
+    # ---- claiming
+
     async def claim(self, most: int, wait_s: float) -> list[QueuedIntent]:
         """See ``DeliveryQueueReader.claim``."""
+        # BLOCK 0 would wait forever.
         wait_ms = max(1, round(min(wait_s, MAX_WAIT_S) * 1_000))
         command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", most, "BLOCK", wait_ms)
         reply = await self._group_command(self._reader, *command, "STREAMS", self._stream, ">")
@@ -91,6 +94,7 @@ class RedisQueueReader:
         if not reply:
             self._reclaim_cursor = _BEGIN
             return []
+        # XAUTOCLAIM returns where the next call continues; 0-0 means that it has seen the whole pending list.
         self._reclaim_cursor, entries, *deleted = reply
         if deleted and deleted[0]:
             _log.error("queue.claimed_entries_deleted stream=%s count=%d", self._stream, len(deleted[0]))
@@ -99,10 +103,13 @@ class RedisQueueReader:
             await result_of(self._client.evalsha(self._remove_idle_script, (self._stream,), arguments))
         return await self._read(entries)
 
+    # ---- finishing and retrying
+
     async def ack(self, claimed: Sequence[QueuedIntent]) -> None:
         """See ``DeliveryQueueReader.ack``. Acks of one event loop iteration are coalesced."""
         if not claimed:
             return
+        # One XACK and one XDEL serve all acks of a loop iteration.
         self._acked += [each.entry for each in claimed]
         if self._ack_task is None:
             self._ack_task = asyncio.ensure_future(self._flush_acks())
@@ -127,6 +134,8 @@ class RedisQueueReader:
         arguments = (str(now_us), str(most), str(MAX_QUARANTINED))
         keys = (self._stream, self._waiting, self._quarantine)
         return int(await result_of(self._client.evalsha(self._enqueue_due_script, keys, arguments)))
+
+    # ---- cleanup
 
     async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:
         """See ``DeliveryQueueReader.prune``. Entries that cannot be parsed stay for ``claim``, which quarantines
@@ -164,6 +173,8 @@ class RedisQueueReader:
         await self._reader.close()
         await self._client.close()
 
+    # ---- helpers
+
     async def _group_command(self, client: RedisClient, *command: Argument) -> Any:
         """Return the reply of a command on the group. If the group is missing (the server lost its data), create
         it; return ``None``.
@@ -198,6 +209,9 @@ class RedisQueueReader:
                 )
                 _log.error("queue.entry_quarantined stream=%s entry=%s key=%s", self._stream, entry, self._quarantine)
         return found
+
+
+# ---- encoding of intents
 
 
 async def open_queue_reader(url: str, namespace: str, channel: str) -> RedisQueueReader:

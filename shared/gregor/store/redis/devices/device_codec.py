@@ -71,6 +71,9 @@ _TIMES: Final = re.compile(rb'\A\{"first_seen_us":\d+,"last_seen_us":\d+')
 _LEASE: Final = msgspec.json.Decoder(SessionLease)
 
 
+# ---- JSON of registrations and leases
+
+
 def decode_registration(raw: bytes) -> StoredRegistration:
     """Return a registration from its JSON."""
     return _KNOWN.decode(raw)
@@ -124,6 +127,9 @@ def push_token(push: Mapping[str, Any] | None) -> str | None:
     return f"{provider}:{text.lower() if provider == 'apns' else text}"
 
 
+# ---- presence
+
+
 def presence_of(known: Iterable[StoredRegistration], leases: Iterable[SessionLease], now_us: int) -> PresenceStatus:
     """Return the presence that follows from leases and, if no lease is active, from the stored registrations."""
     seen_us, is_online, is_foreground = 0, False, False
@@ -159,6 +165,9 @@ def foreground_until(leases: Iterable[SessionLease], told_us: Iterable[int], now
     """
     moments = [now_us if lease.lease_until_us > now_us else lease.seen_us for lease in leases if lease.foreground]
     return max([*moments, *told_us], default=None)
+
+
+# ---- names of fields
 
 
 def split_field(field: bytes) -> tuple[str, str]:

@@ -154,6 +154,7 @@ class RedisDevices:
         token, old = push_token(registration.push), push_token(before.push) if before else None
         if token is not None:
             owner = _owner_name(uid, device)
+            # The new owner is set first: a crash here leaves a token that only the new device may use.
             former = await self._call("SET", self._keys.push(token), owner, "GET")
             if former is not None and former != owner:
                 await self._remove_former_push(token, former)
@@ -213,6 +214,7 @@ class RedisDevices:
         token = push_token(decode_registration(raw).push) if raw is not None else None
         if token is not None:
             await self._release_push(token, uid, device)
+        # The items and the registration go in one commit; sessions follow, because closing twice is harmless.
         await self._commit(uid, Commit(now_us, epoch_seed, reason=RemovalReason.DISPLACED, forget_device=device))
         message = _control_message({"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
         await self._run(self._remove_device, (keys.presence, keys.acks), (device, keys.channel, message))

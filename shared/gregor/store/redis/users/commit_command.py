@@ -53,7 +53,7 @@ class CommitCommands:
         Args:
             options: Option bits of ``record_codec``.
             records_removals: Whether webhooks want the removals.
-            has_all_keys: Send the keys of the general path too, so that the script never asks for them and no other
+            has_all_keys: Send the keys of the general path too: the script then never asks for them and no other
             commit
                 overtakes this one.
         """
@@ -62,6 +62,7 @@ class CommitCommands:
             return self._grow, self._bare(uid, commit)
         keys = self._keys.of_user(uid).commit
         arguments = commit_arguments(commit, self._bounds, options | (RECORD_REMOVALS if records_removals else 0))
+        # A script that may grow is refused at maxmemory, so commits without creations run under allow-oom.
         script = self._grow if commit.creations or commit.external else self._shrink
         names = keys.general if has_all_keys else _names(keys, commit, options)
         return script, pack_script(script.sha, names, arguments)

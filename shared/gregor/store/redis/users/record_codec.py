@@ -51,6 +51,9 @@ def _kind(commit: Commit) -> bytes:
     return b"r" if commit.remind is not None else b"k" if commit.keep is not None else b"u"
 
 
+# ---- arguments of a commit
+
+
 def pack_span(span: ResolvedInterval) -> list[bytes | str]:
     """Return the arguments of one interval."""
     bits = (1 if span.is_open else 0) + (2 if span.is_prefix else 0)
@@ -169,6 +172,9 @@ HEAD = ".h"
 """The field of a user's state that holds the head."""
 
 
+# ---- head and counts
+
+
 @dataclass(frozen=True, slots=True)
 class UserHead:
     """The decoded head of a user. ``wake_us``: when housekeeping is due (0: never). ``live_bytes`` counts JSON."""
@@ -211,6 +217,9 @@ def _us(raw: bytes, at: int) -> int:
 
 
 # Not frozen: a full copy creates one for each item, and creating a frozen one takes twice as long.
+# ---- live records
+
+
 @dataclass(slots=True)
 class LiveRecord:
     """A decoded live record. ``hidings`` maps devices to their hiding."""
@@ -238,7 +247,7 @@ class LiveRecord:
 
     @property
     def live(self) -> LiveRecord:
-        """The record itself, so that live and gone records have the same interface."""
+        """The record itself: live and gone records have the same interface."""
         return self
 
     def hidden(self, view: View) -> Removal | None:
@@ -273,6 +282,9 @@ def _hidings(raw: bytes) -> dict[str, Removal]:
         hidings[who] = Removal(_us(raw, who_end + 5), reason, who, int.from_bytes(raw[who_end : who_end + 5], "big"))
         at = who_end + 13
     return hidings
+
+
+# ---- gone records, external messages
 
 
 @dataclass(frozen=True, slots=True)

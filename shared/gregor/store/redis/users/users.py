@@ -2,7 +2,7 @@
 "Redis").
 
 If due work is found (an expiry, a reset of all users, a collection), the script changes nothing and answers ``due`` or
-``generation``. The due work is then committed first, as a commit of its own, and the call is repeated.
+``generation``. The due work is then committed first, as a separate commit, and the call is repeated.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ class RedisUsers:
     async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
         """See ``Users.commit_many``. All commits of a batch are sent before the first reply is awaited."""
         results: list[Receipt | Problem] = []
+        # All commands of a batch are in flight before the first reply is awaited.
         for together in split_batches(commits):
             calls = self._calls.of_many(together, records_removals=self._recorded_events.removals)
             for (uid, commit), reply in zip(together, await self._connection.run_many(calls), strict=True):
@@ -185,6 +186,7 @@ class RedisUsers:
         await result_of(self._send(uid, expiry, DRAIN))
 
     async def _reset_first(self, uid: str, now_us: int, epoch_seed: bytes) -> None:
+        # The process that finds the new generation may not have received the publication.
         spread_s = int(await result_of(self._connection.call("GET", self._keys.flush_spread)) or _DEFAULT_SPREAD_S)
         flush = Commit(now_us=now_us, epoch_seed=epoch_seed, is_reset=True, spread_s=spread_s)
         await result_of(self._send(uid, flush, DRAIN))  # expired items may be due as well: they follow
@@ -202,7 +204,7 @@ class RedisUsers:
         await result_of(self._connection.call("PUBLISH", self._keys.reset_channel, document))
 
     async def delete_user(self, uid: str, now_us: int) -> None:
-        """See ``Users.delete_user``. Connections are closed first, so that they write nothing afterwards."""
+        """See ``Users.delete_user``. Connections are closed first, because they must not write anything afterwards."""
         await self._disconnect_user(uid, now_us)
         await self._deletion.forget(uid, now_us)
 
@@ -242,6 +244,7 @@ class RedisUsers:
         epoch_seed: bytes = b"\0\0\1",
     ) -> SyncResult:
         """See ``Users.sync``."""
+        # A view with a category filter needs all live items: their leaves are summed to the view's digest.
         mode = "f" if cursor is None else "s" if view.category_filter is None else "a"
         read = await self._read(uid, view, mode, cursor, digest, now_us)
         if (start := read.beginning) is not None:
