@@ -1,1 +1,3 @@
-"""The meaning of Gregor: pure decisions. Nothing in here knows a clock, a socket, Redis or asyncio."""
+"""Domain logic without I/O: messages, items, categories, notifications. It runs in production; see
+``gregor.reference``.
+"""

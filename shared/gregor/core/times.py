@@ -13,7 +13,7 @@ from .messages.model import Offset
 MAX_TIME_US: Final = ((1 << 33) - 1) * SECOND_US
 """The last valid time: 2^33−1 s, in the year 2242. Up to here a double keeps microseconds apart."""
 
-DURATION_EXAMPLES: Final = '"90s", "15m", "12h", "30d" or "2w"'
+DURATION_EXAMPLES: Final = '"90s", "15m", "12h", "30d", "2w"'
 """For error messages about durations."""
 
 UNIT_S: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}

@@ -36,12 +36,12 @@ title = "x"
 """
 EXPLAINED = """\
 ["invoice.due"] titel: Unknown field; did you mean "title"?
-["invoice.due"] expires_after: A duration is a number with a unit, such as "90s", "15m", "12h", "30d" or "2w".
-["invoice.due"] remind_after: A list is expected here, of one duration or several: ["4d"].
-["invoice.due"] max_live: A whole number from 1 to 1000000 is expected here.
+["invoice.due"] expires_after: This must be a duration: a number with a unit, such as "90s", "15m", "12h", "30d", "2w".
+["invoice.due"] remind_after: This must be a list of durations: ["4d"].
+["invoice.due"] max_live: This must be a whole number from 1 to 1000000.
 ["invoice.due"] push.sond: Unknown field; did you mean "sound"?
-["invoice.due"] body_schema.type: "objet" is no type; did you mean "object"?
-["invoice.*"]: This is no category; write "invoice", which covers all below it.
+["invoice.due"] body_schema.type: "objet" is not a type; did you mean "object"?
+["invoice.*"]: This is not a category; write "invoice", which covers all categories below it.
 ["invoice"] paid: Unknown field; for the category, write its name in quotes: ["invoice.paid"].
 ["invoice.due"] text: line 1: There is no filter rund; did you mean round?
 ["invoice.due"] link: line 1: There is no variable bdy; did you mean body?
@@ -72,26 +72,29 @@ def test_check_explains_ten_errors_in_one_line_each(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('title = "x"', '["title"]: An entry is a table'),
+        ('title = "x"', '["title"]: An entry must be a table'),
         ('["a"]\npush = {}', '["a"] push: push needs a title'),
-        ('["a"]\ntitle="x"\nemail = { unless = "never" }', '["a"] email.unless: Write "foreground"'),
+        ('["a"]\ntitle="x"\nemail = { unless = "never" }', '["a"] email.unless: This must be "foreground"'),
         ('["a"]\ntitle="x"\nemail = { html = "file:no.html" }', '["a"] email.html: no.html cannot be read'),
-        ('["a"]\naggregate = { title = "x" }', '["a"] aggregate: window and at_least must be named'),
+        ('["a"]\naggregate = { title = "x" }', '["a"] aggregate: window and at_least must be set'),
         ('["a"]\ncounts_in_badge = false\n["a.b"]\ncounts_in_badge = true', '["a.b"] counts_in_badge: An entry above'),
         ('["a"]\ntitle = """one\n{{ 1 / 0 }}"""', '["a"] title: line 2: division by zero'),
         ('[""]\nx = 1', '[""] x: Unknown field; known'),
-        ('["a"]\ntitle="x"\npush = { after = -5 }', '["a"] push.after: A duration is a number with a unit'),
+        ('["a"]\ntitle="x"\npush = { after = -5 }', '["a"] push.after: This must be a duration: a number with a unit'),
         ('["a"]\naggregate = { window = "0s", at_least = 2 }', '["a"] aggregate.window: This must be longer'),
         ('["a"]\ntitle = "{{ range(9) }}"', '["a"] title: line 1: A template calls no functions; use a filter'),
         ('["a"]\ntitle = """a\n{% for x in body.l %}"""', '["a"] title: line 2: Unexpected end of template.'),
         ('["a"]\ntitle = "x"\ncollapse = "{{ body.n | uper }}"', '["a"] collapse: line 1: There is no filter uper'),
         ('["a"]\ntitle = "x"\nlocales.it.titel = "y"', '["a"] locales.it.titel: Unknown field; did you'),
-        ('["a"]\ntitle = "x"\nlocales."i t".title = "y"', '["a"] locales.i t: This is no language tag, such as "it"'),
+        (
+            '["a"]\ntitle = "x"\nlocales."i t".title = "y"',
+            '["a"] locales.i t: This is not a language tag, such as',
+        ),
         ('["a"]\ntitle = "x"\nemail = { html = "file:../x" }', '["a"] email.html: ../x is outside the directory'),
-        ('["a"]\nbody_schema = { "$ref" = "http://x/y" }', '["a"] body_schema.$ref: A $ref leads to a definition'),
-        ('["a"]\nbody_schema = { pattern = "^(?=a)" }', '["a"] body_schema.pattern: "^(?=a)" is not a "regex" that'),
-        ('["a..b"]\ntitle = "x"', '["a..b"]: This is no category: dotted segments'),
-        ('["a"]\nurgent = "yes"', '["a"] urgent: Write true or false, without quotes.'),
+        ('["a"]\nbody_schema = { "$ref" = "http://x/y" }', '["a"] body_schema.$ref: A $ref must lead to a definition'),
+        ('["a"]\nbody_schema = { pattern = "^(?=a)" }', '["a"] body_schema.pattern: "^(?=a)" is not a "regex" of'),
+        ('["a..b"]\ntitle = "x"', '["a..b"]: This must be a category: dotted segments'),
+        ('["a"]\nurgent = "yes"', '["a"] urgent: This must be true or false, without quotes.'),
     ],
 )
 def test_check_explains_other_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str) -> None:

@@ -25,13 +25,13 @@ def mistakes(document: Any) -> list[tuple[str, str]]:
         ({"remind_at": ["4d"]}, "/remind_at", 'did you mean "remind_after"?'),
         ({"zzz": 1}, "/zzz", "known fields are aggregate, body_schema, collapse"),
         ({"expires_after": "3 days"}, "/expires_after", "12h"),
-        ({"expires_after": "0s"}, "/expires_after", "longer than nothing"),
+        ({"expires_after": "0s"}, "/expires_after", "longer than zero"),
         ({"expires_after": True}, "/expires_after", "duration"),
         ({"expires_after": -1}, "/expires_after", "duration"),
         ({"expires_after": "99999999999d"}, "/expires_after", "duration"),
         ({"remind_after": "4d"}, "/remind_after", '["4d"]'),
         ({"remind_after": ["4d", "x"]}, "/remind_after/1", "duration"),
-        ({"remind_after": ["1d"] * 17}, "/remind_after", "At most 16"),
+        ({"remind_after": ["1d"] * 17}, "/remind_after", "at most 16"),
         ({"title": ""}, "/title", "text in quotes"),
         ({"title": 5}, "/title", "text in quotes"),
         ({"title": "x" * 2_001}, "/title", "at most 2000"),
@@ -41,27 +41,27 @@ def mistakes(document: Any) -> list[tuple[str, str]]:
         ({"max_live": 0}, "/max_live", "from 1"),
         ({"max_live": True}, "/max_live", "whole number"),
         ({"max_live": 2.5}, "/max_live", "whole number"),
-        ({"title": "x", "push": True}, "/push", "push = { … }"),
+        ({"title": "x", "push": True}, "/push", "push = {…}"),
         ({"title": "x", "push": {"sond": "x"}}, "/push/sond", 'did you mean "sound"?'),
         ({"title": "x", "push": {"after": "x"}}, "/push/after", "duration"),
         ({"title": "x", "email": {"unless": "never"}}, "/email/unless", '"foreground", "online" or "acked"'),
         ({"title": "x", "email": {"html": "file:x.html"}}, "/email/html", "gregor categories apply"),
         ({"push": {}}, "/push", "push needs a title"),
         ({"email": {}}, "/email", "email needs a title"),
-        ({"aggregate": {}}, "/aggregate", "window and at_least must be named"),
-        ({"aggregate": {"window": "10m"}}, "/aggregate", "at_least must be named"),
+        ({"aggregate": {}}, "/aggregate", "window and at_least must be set"),
+        ({"aggregate": {"window": "10m"}}, "/aggregate", "at_least must be set"),
         ({"aggregate": {"window": "10m", "at_least": 1}}, "/aggregate/at_least", "from 2"),
         ({"aggregate": {"window": "10m", "at_least": 3, "keep": 101}}, "/aggregate/keep", "to 100"),
         ({"body_schema": {"type": "objet"}}, "/body_schema/type", 'did you mean "object"?'),
         ({"body_schema": True}, "/body_schema", "JSON Schema"),
-        ({"body_schema": {"const": float("inf")}}, "/body_schema", "JSON has not"),
+        ({"body_schema": {"const": float("inf")}}, "/body_schema", "JSON does not support"),
         ({"body_schema": {"enum": ["x" * 17_000]}}, "/body_schema", "at most 16384"),
         ({"locales": "it"}, "/locales", "languages"),
         ({"locales": {"it it": {}}}, "/locales/it it", "language tag"),
         ({"locales": {"it": "x"}}, "/locales/it", "texts"),
         ({"locales": {"it": {"titel": "x"}}}, "/locales/it/titel", 'did you mean "title"?'),
         ({"locales": {"it": {"email": {"after": 1}}}}, "/locales/it/email/after", "known fields are html, subject"),
-        ({"locales": {"pt-BR": {}, "pt_br": {}}}, "/locales/pt_br", "named twice"),
+        ({"locales": {"pt-BR": {}, "pt_br": {}}}, "/locales/pt_br", "is there twice"),
     ],
 )
 def test_a_mistake_in_a_field_is_told_with_its_place_and_its_mend(entry: Any, pointer: str, words: str) -> None:
@@ -78,9 +78,9 @@ def test_a_mistake_in_a_field_is_told_with_its_place_and_its_mend(entry: Any, po
         ("user.*", 'write "user"'),
         ("user.", 'write "user"'),
         ("*", 'write ""'),
-        ("a b", "no category"),
-        ("a..b", "no category"),
-        ("x" * 129, "no category"),
+        ("a b", "must be a category"),
+        ("a..b", "must be a category"),
+        ("x" * 129, "must be a category"),
     ],
 )
 def test_a_name_that_is_no_category_is_told_with_one_that_is(name: str, words: str) -> None:
@@ -99,7 +99,7 @@ def test_a_table_without_quotes_is_recognised() -> None:
 def test_what_is_no_table_of_tables_is_refused() -> None:
     assert mistakes([])[0][0] == ""
     assert mistakes({"title": "x"}) == [
-        ("/title", 'An entry is a table: put ["invoice.due"], the category in quotes, above its fields.')
+        ("/title", 'An entry must be a table: put ["invoice.due"], the category in quotes, above its fields.')
     ]
     assert "at most" in mistakes({f"a{n}": {} for n in range(MAX_CATEGORIES + 1)})[0][1]
 

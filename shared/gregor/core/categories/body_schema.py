@@ -1,8 +1,8 @@
-"""``body_schema``: JSON Schema (draft 2020-12) of the bodies of a category, bounded so that no schema can burn a core.
+"""``body_schema``: JSON Schema (draft 2020-12) for the bodies of a category, limited in cost.
 
-Kept out: references to other documents (nothing is ever fetched), schemas that contain themselves, and schemas that
-grow beyond ``MOST_PARTS`` where references are followed; so a check looks at each value of a body at most that often.
-Patterns run in linear time: they know no look-around and no back-references.
+Rejected are references to other documents (nothing is fetched), recursive schemas, and schemas that grow beyond
+``MAX_SUBSCHEMAS`` when references are followed. So each value of a body is validated at most that many times. Patterns
+run in linear time: they have no look-around and no back-references.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from gregor.core.errors import FieldError
 from gregor.core.json_text import pointer_to
 
 MAX_SUBSCHEMAS: Final = 500
-"""Schemas within a schema, each reference counted as what it leads to."""
+"""Subschemas in a schema; a reference counts as the schema it leads to."""
 MAX_NESTED_SCHEMAS: Final = 64
-"""Schemas within each other, references followed."""
+"""Levels of nested subschemas, references followed."""
 MAX_BODY_ERRORS: Final = 10
-"""Faults of one body that are told."""
+"""Errors of one body in a response."""
 MAX_VALIDATION_STEPS: Final = 2_000
-"""Parts of a schema times values of a body up to which all faults are looked for; past it only the first.
+"""Subschemas times values of a body up to which all errors are collected; beyond it only the first.
 
-Whether a body is good takes microseconds. But the library collects all faults before it gives one, and all within a
-choice (``anyOf``, ``oneOf``) before it gives that one, at some 40 µs each: minutes, where both are as large as can be.
+Validation takes microseconds. But the library collects all errors before it returns one, and all errors within a
+choice
+(``anyOf``, ``oneOf``) even then, at 40 µs each. At the maximal size of both that is minutes.
 """
-_TOO_LARGE: Final = "This does not fit; its schema has choices (anyOf, oneOf), and it is too large to say where."
+_TOO_LARGE: Final = (
+    "The body does not match its schema, which has choices (anyOf, oneOf): it is too large to show where."
+)
 
 _ONE: Final = frozenset(
     [
@@ -90,7 +93,7 @@ _KNOWN: Final = _ONE | _MANY | _NAMED | _PLAIN | {"$ref", "$defs"}
 _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _PATTERNS: Final = jsonschema_rs.RegexOptions(size_limit=1 << 18, dfa_size_limit=1 << 18)
 
-_PATTERN: Final = " that is taken here: it has look-around, a back-reference, too many repeats, or an error"
+_PATTERN: Final = " of the supported kind: it has look-around, a back-reference, too many repeats, or an error"
 
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -98,7 +101,7 @@ _Path = tuple[str | int, ...]
 
 
 class SchemaError(ValueError):
-    """What is wrong with a schema, and where in it: ``pointer`` is a JSON pointer into the schema."""
+    """An error in a schema. ``pointer``: a JSON pointer into the schema."""
 
     def __init__(self, pointer: str, detail: str) -> None:
         super().__init__(detail)
@@ -107,10 +110,7 @@ class SchemaError(ValueError):
 
 
 class BodySchema:
-    """A schema that was checked and is ready to hold bodies to. Raises ``SchemaError`` where it is none.
-
-    ``document``: the schema as written.
-    """
+    """A validated schema. Raises ``SchemaError`` if it is not valid. ``document``: the schema as written."""
 
     __slots__ = ("_has_choices", "_parts", "_validator", "document")
 
@@ -135,7 +135,9 @@ class BodySchema:
             raise SchemaError("", _sentence(str(error).partition("\n")[0])) from None
 
     def errors(self, body: bytes, pointer: str) -> list[FieldError]:
-        """What is wrong with a body, given as JSON that was checked; pointers begin with ``pointer``, the body's."""
+        """Return the errors of a body (JSON that was parsed before). Their pointers begin with ``pointer``, the
+        body's.
+        """
         value = _decode(body)
         if self._validator.is_valid(value):
             return []
@@ -160,7 +162,7 @@ class BodySchema:
 
 
 def _steps(error: jsonschema_rs.ValidationError) -> list[str]:
-    """From the object that the library points at to the field that is wrong: one missing, or one too many."""
+    """Return the path from the reported object to the wrong field, if a field is missing or not allowed."""
     kind = error.kind
     if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
         return [pointer_to((kind.property,))]
@@ -170,15 +172,15 @@ def _steps(error: jsonschema_rs.ValidationError) -> list[str]:
 
 
 def _sentence(message: str) -> str:
-    """The library's words, as a sentence short enough to read."""
+    """Return the library's message as a short sentence."""
     text = message if len(message) <= 300 else message[:299] + "…"
     return text if text.endswith((".", "…")) else text + "."
 
 
 def _check(document: Any) -> tuple[int, bool]:
-    """How many parts a schema has, and whether it has choices.
+    """Return the number of subschemas, and whether there are choices.
 
-    Raises ``SchemaError`` for what this module keeps out; what else is wrong is the library's to say.
+    Raises ``SchemaError`` for what this module rejects; the library reports all other errors.
     """
     whole = _Walk(document)
     whole.through(document, (), ())
@@ -189,7 +191,7 @@ def _check(document: Any) -> tuple[int, bool]:
 
 
 class _Walk:
-    """One way through a schema, along its references, as a check of a body goes it."""
+    """A walk through a schema along its references, as validation does it."""
 
     def __init__(self, root: Any) -> None:
         self._definitions = root.get("$defs") if isinstance(root, Mapping) else None
@@ -198,7 +200,7 @@ class _Walk:
         self._depth = 0
 
     def through(self, schema: Any, path: _Path, within: tuple[str, ...]) -> None:
-        """Look at a schema and at all in it. ``within``: the definitions that it is in."""
+        """Check a schema and its subschemas. ``within``: the definitions that contain it."""
         self.parts += 1
         if self.parts > MAX_SUBSCHEMAS or self._depth > MAX_NESTED_SCHEMAS:
             limits = f"{MAX_SUBSCHEMAS} subschemas, or {MAX_NESTED_SCHEMAS} levels of nesting"
@@ -210,7 +212,7 @@ class _Walk:
                 raise SchemaError(pointer_to((*path, keyword)), _unknown(keyword))
         if schema.get("$schema", _DRAFT) not in (_DRAFT, _DRAFT + "#"):
             raise SchemaError(
-                pointer_to((*path, "$schema")), f"Schemas are of draft 2020-12: leave it out, or {_DRAFT}."
+                pointer_to((*path, "$schema")), f"Only draft 2020-12 is supported: remove $schema, or use {_DRAFT}."
             )
         _check_type(schema, path)
         self.has_choices = self.has_choices or not _CHOICES.isdisjoint(schema)
@@ -225,29 +227,29 @@ class _Walk:
         at, definitions = pointer_to(path), self._definitions if isinstance(self._definitions, Mapping) else {}
         name = reference.removeprefix("#/$defs/") if isinstance(reference, str) else None
         if name is None or name == reference or "/" in name:
-            detail = 'A $ref leads to a definition of this schema, as "#/$defs/address" does; nothing is fetched.'
+            detail = 'A $ref must lead to a definition of this schema, such as "#/$defs/address"; nothing is fetched.'
             raise SchemaError(at, detail)
         if name in within:
-            raise SchemaError(at, f'The definition "{name}" contains itself; a body_schema may not.')
+            raise SchemaError(at, f'The definition "{name}" contains itself; recursive schemas are not supported.')
         if name not in definitions:
             near = get_close_matches(name, definitions, 1)
             hint = f'; did you mean "#/$defs/{near[0]}"?' if near else "."
-            raise SchemaError(at, f'There is no "{name}" in $defs{hint}')
+            raise SchemaError(at, f'$defs has no "{name}"{hint}')
         self.through(definitions[name], ("$defs", name), (*within, name))
 
 
 def _check_type(schema: Mapping[str, Any], path: _Path) -> None:
-    """A type that is none: the library says only that nothing fits."""
+    """Raise for an unknown type: the library only reports that no alternative matches."""
     named = schema.get("type", ())
     for name in [named] if isinstance(named, str) else named if isinstance(named, list) else ():
         if name not in _TYPES:
             near = get_close_matches(str(name), _TYPES, 1)
-            hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(_TYPES)}."
-            raise SchemaError(pointer_to((*path, "type")), f'"{name}" is no type; {hint}')
+            hint = f'did you mean "{near[0]}"?' if near else f"the types are {', '.join(_TYPES)}."
+            raise SchemaError(pointer_to((*path, "type")), f'"{name}" is not a type; {hint}')
 
 
 def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[_Path, Any]]:
-    """The schemas directly within a schema."""
+    """Yield the direct subschemas of a schema."""
     for keyword, value in schema.items():
         if keyword in _ONE:
             yield (keyword,), value
@@ -261,7 +263,7 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[_Path, Any]]:
 
 def _unknown(keyword: str) -> str:
     if keyword == "$defs":
-        return "$defs stand at the top of the schema."
+        return "$defs must be at the top of the schema."
     near = get_close_matches(keyword, _KNOWN, 1)
     hint = f'; did you mean "{near[0]}"?' if near else "."
-    return f'"{keyword}" is no keyword that is taken here{hint}'
+    return f'"{keyword}" is not a supported keyword{hint}'

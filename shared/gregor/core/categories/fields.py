@@ -1,7 +1,8 @@
-"""The fields of an entry: the one table of their names, and how each is read (architecture.md §8).
+"""The fields of a category entry: one table of their names and parsers (docs/reference/categories.md).
 
-A reader gives the parsed value, durations as microseconds, or ``BAD`` once it has noted what is wrong. null is dropped
-before (it is inherited); ``false`` is read as it is where it takes away what is inherited.
+A parser returns the value, durations as microseconds, or ``INVALID`` after it has added an error. Null fields are
+dropped
+before: they are inherited. ``false`` stays ``False`` if it removes an inherited value.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Final
 from gregor.core.ids import is_dotted
 from gregor.core.json_text import canonical_json, escape_pointer
 from gregor.core.limits import KIB, Limits
-from gregor.core.times import parse_duration
+from gregor.core.times import DURATION_EXAMPLES, parse_duration
 from gregor.core.validation import ValidationErrors
 
 from .body_schema import BodySchema, SchemaError
@@ -24,7 +25,7 @@ MAX_TEMPLATE: Final = 2_000
 MAX_TEXT: Final = 8_000
 """Characters of a text."""
 MAX_HTML: Final = 64_000
-"""Characters of the HTML of a mail."""
+"""Characters of the HTML of an e-mail."""
 MAX_SCHEMA_BYTES: Final = 16 * KIB
 """Bytes of a schema as JSON."""
 MAX_SAMPLES: Final = 100
@@ -32,10 +33,10 @@ MAX_REMINDERS: Final = Limits().reminders
 MAX_LOCALES: Final = 100
 
 INVALID: Final = object()
-"""What a reader gives for a value that it refused."""
+"""The result of a parser that has added an error."""
 
 _LOCALE: Final = re.compile(r"[A-Za-z]{2,8}([_-][A-Za-z0-9]{1,8}){0,4}\Z")
-_DURATION: Final = 'A duration is a number with a unit, such as "90s", "15m", "12h", "30d" or "2w".'
+_DURATION: Final = f"This must be a duration: a number with a unit, such as {DURATION_EXAMPLES}."
 
 FieldReader = Callable[[Any, str, ValidationErrors], Any]
 Fields = Mapping[str, FieldReader]
@@ -44,7 +45,7 @@ Fields = Mapping[str, FieldReader]
 def read_table(
     table: Mapping[str, Any], fields: Fields, at: str, errors: ValidationErrors, category: str = ""
 ) -> dict[str, Any]:
-    """The good fields of a table, parsed. ``category``: the name of the entry, where the table is one."""
+    """Return the valid fields of a table, parsed. ``category``: the name of the entry, if the table is one."""
     tables = [name for name in table if name not in fields and isinstance(table[name], Mapping) and category]
     for name in tables:
         whole = f"{category}.{name}"
@@ -70,19 +71,19 @@ def _text(most: int, *, is_file: bool = False) -> FieldReader:
         if value is False:
             return False
         if not isinstance(value, str) or not value.strip():
-            return _bad(errors, at, "A text in quotes is expected here, or false to take away an inherited one.")
+            return _bad(errors, at, "This must be a text in quotes, or false to remove an inherited one.")
         if value.startswith("file:"):
-            said = "is put in place by `gregor categories apply`; through the API, send the HTML itself"
-            return _bad(errors, at, f"A file: {said}." if is_file else "Only the html of a mail can be a file.")
+            said = "is replaced by its content in `gregor categories apply`; through the API, send the HTML itself"
+            return _bad(errors, at, f"A file: {said}." if is_file else "Only the html of an e-mail can be a file.")
         if len(value) > most:
-            return _bad(errors, at, f"This has {len(value)} characters; at most {most} are taken here.")
+            return _bad(errors, at, f"This has {len(value)} characters; at most {most} are allowed.")
         return value
 
     return read
 
 
 def _flag(value: Any, at: str, errors: ValidationErrors) -> Any:
-    return value if isinstance(value, bool) else _bad(errors, at, "Write true or false, without quotes.")
+    return value if isinstance(value, bool) else _bad(errors, at, "This must be true or false, without quotes.")
 
 
 def _duration(least_us: int = 0, *, is_removable: bool = False) -> FieldReader:
@@ -92,7 +93,7 @@ def _duration(least_us: int = 0, *, is_removable: bool = False) -> FieldReader:
         us = parse_duration(value)
         if us is None:
             return _bad(errors, at, _DURATION)
-        return us if us >= least_us else _bad(errors, at, f"This must be longer than nothing. {_DURATION}")
+        return us if us >= least_us else _bad(errors, at, "This must be longer than zero.")
 
     return read
 
@@ -101,9 +102,9 @@ def _durations(value: Any, at: str, errors: ValidationErrors) -> Any:
     if value is False:
         return ()
     if not isinstance(value, list | tuple):
-        return _bad(errors, at, 'A list is expected here, of one duration or several: ["4d"].')
+        return _bad(errors, at, 'This must be a list of durations: ["4d"].')
     if len(value) > MAX_REMINDERS:
-        return _bad(errors, at, f"At most {MAX_REMINDERS} reminders are taken.")
+        return _bad(errors, at, f"This has {len(value)} reminders; at most {MAX_REMINDERS} are allowed.")
     read = [_duration(1)(each, f"{at}/{index}", errors) for index, each in enumerate(value)]
     return INVALID if INVALID in read else tuple(sorted(set(read)))
 
@@ -113,7 +114,7 @@ def _count(least: int, most: int, *, is_removable: bool = False) -> FieldReader:
         if value is False and is_removable:
             return False
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            return _bad(errors, at, f"A whole number from {least} to {most} is expected here.")
+            return _bad(errors, at, f"This must be a whole number from {least} to {most}.")
         return value
 
     return read
@@ -121,7 +122,7 @@ def _count(least: int, most: int, *, is_removable: bool = False) -> FieldReader:
 
 def _unless(value: Any, at: str, errors: ValidationErrors) -> Any:
     if value not in ("foreground", "online", "acked"):
-        return _bad(errors, at, 'Write "foreground", "online" or "acked": what keeps the mail from being sent.')
+        return _bad(errors, at, 'This must be "foreground", "online" or "acked".')
     return value
 
 
@@ -131,8 +132,8 @@ def _table(fields: Fields, *, is_removable: bool = True) -> FieldReader:
             return False
         name = at.rpartition("/")[2]
         if not isinstance(value, Mapping):
-            removal = ", or false to take away an inherited one" if is_removable else ""
-            return _bad(errors, at, f"A table is expected here: {name} = {{ … }}{removal}.")
+            removal = ", or false to remove an inherited one" if is_removable else ""
+            return _bad(errors, at, f'This must be a table, {name} = {{…}} (in JSON "{name}": {{…}}){removal}.')
         return read_table(value, fields, at, errors)
 
     return read
@@ -142,13 +143,13 @@ def _schema(value: Any, at: str, errors: ValidationErrors) -> Any:
     if value is False:
         return False
     if not isinstance(value, Mapping):
-        return _bad(errors, at, 'A JSON Schema is expected here: body_schema = { type = "object", … }.')
+        return _bad(errors, at, 'This must be a JSON Schema: body_schema = { type = "object", … }.')
     try:
         size = len(canonical_json(value))
     except (TypeError, ValueError):
-        return _bad(errors, at, "This holds a value that JSON has not, such as a date or an infinite number.")
+        return _bad(errors, at, "This has a value that JSON does not support, such as a date or an infinite number.")
     if size > MAX_SCHEMA_BYTES:
-        return _bad(errors, at, f"The schema has {size} bytes as JSON; at most {MAX_SCHEMA_BYTES} are taken.")
+        return _bad(errors, at, f"The schema has {size} bytes as JSON; at most {MAX_SCHEMA_BYTES} are allowed.")
     try:
         return BodySchema(value)
     except SchemaError as error:
@@ -157,20 +158,20 @@ def _schema(value: Any, at: str, errors: ValidationErrors) -> Any:
 
 def _locales(value: Any, at: str, errors: ValidationErrors) -> Any:
     if not isinstance(value, Mapping):
-        return _bad(errors, at, 'A table of languages is expected here: locales.it.title = "…".')
+        return _bad(errors, at, 'This must be a table of languages: locales.it.title = "…".')
     read: dict[str, Any] = {}
     for tag, table in list(value.items())[:MAX_LOCALES]:
         place = f"{at}/{escape_pointer(tag)}"
         if not _LOCALE.match(tag):
-            errors.add("schema", place, 'This is no language tag, such as "it" or "pt-BR".')
+            errors.add("schema", place, 'This is not a language tag, such as "it" or "pt-BR".')
         elif not isinstance(table, Mapping):
-            errors.add("schema", place, f'A table of texts is expected here: locales.{tag}.title = "…".')
+            errors.add("schema", place, f'This must be a table of texts: locales.{tag}.title = "…".')
         elif normalize_locale(tag) in read:
-            errors.add("schema", place, f"{normalize_locale(tag)} is named twice.")
+            errors.add("schema", place, f"The language {normalize_locale(tag)} is there twice.")
         else:
             read[normalize_locale(tag)] = read_table(table, LOCALE_FIELDS, place, errors)
     if len(value) > MAX_LOCALES:
-        errors.add("schema", at, f"At most {MAX_LOCALES} languages are taken.")
+        errors.add("schema", at, f"This has {len(value)} languages; at most {MAX_LOCALES} are allowed.")
     return read
 
 
@@ -184,7 +185,7 @@ LOCALE_FIELDS: Final[Fields] = {
     "email": _table({"subject": _short, "html": _html}, is_removable=False),
     "aggregate": _table({"title": _short}, is_removable=False),
 }
-"""What a language may say otherwise: the texts, at the places they have in the entry."""
+"""The fields of a language: its texts, at the same places as in the entry."""
 
 CATEGORY_FIELDS: Final[Fields] = {
     "title": _short,
@@ -204,4 +205,4 @@ CATEGORY_FIELDS: Final[Fields] = {
     "body_schema": _schema,
     "locales": _locales,
 }
-"""Every field of an entry."""
+"""All fields of an entry."""

@@ -1,9 +1,12 @@
-"""Reads a set of entries: TOML or JSON as a plain dict, every rule checked, every mistake told (architecture.md §8).
+"""Parser of the categories: TOML or JSON as a plain dict. All errors are reported at once.
 
-How an entry inherits: field by field from the entries above it along the dotted prefix, ``""`` being the root; within
-``push``, ``email`` and ``aggregate`` field by field too. A field left out (or null) is inherited; ``false`` takes away
-what is inherited, a channel as well as a text, and what is set below it begins anew. A translation belongs to the text
-it translates: an entry that sets a text anew inherits no translations of the one above.
+An entry inherits field by field from the entries above it along the dotted prefix; ``""`` is the root. Within
+``push``,
+``email`` and ``aggregate`` it inherits field by field, too. A missing (or null) field is inherited. ``false`` removes
+an
+inherited value, a channel as well as a text; entries below start without it. A translation belongs to its text: an
+entry
+that sets a text inherits no translations of the text above.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from .policy import (
 
 MAX_CATEGORIES: Final = 1_000
 MAX_CATEGORY_ERRORS: Final = 100
-"""Mistakes told at once."""
+"""Errors in one response."""
 
 _TABLES: Final = ("push", "email", "aggregate")
 _EXAMPLE: Final = '["invoice.due"]'
@@ -39,9 +42,10 @@ _Parsed = dict[str, Any]
 
 
 def parse_categories(document: Any) -> CategoryPolicies:
-    """The entries of ``document``: name to entry. Raises ``Problem`` ``schema`` with all mistakes, each with its mend.
+    """Return the policies of ``document``: name to entry. Raises ``Problem`` ``schema`` with all errors and their
+    fixes.
 
-    Templates are not compiled here: ``gregor.render`` does that.
+    ``gregor.rendering`` compiles the templates.
     """
     errors = ValidationErrors("schema", MAX_CATEGORY_ERRORS)
     parsed = _read_all(document, errors)
@@ -57,16 +61,16 @@ def parse_categories(document: Any) -> CategoryPolicies:
 
 def _read_all(document: Any, errors: ValidationErrors) -> dict[str, _Parsed]:
     if not isinstance(document, Mapping):
-        errors.add("schema", "", f"Categories are a table of entries, such as {_EXAMPLE}.")
+        errors.add("schema", "", f"Categories must be a table of entries, such as {_EXAMPLE}.")
         return {}
     if len(document) > MAX_CATEGORIES:
-        errors.add("schema", "", f"There are {len(document)} entries; at most {MAX_CATEGORIES} are taken.")
+        errors.add("schema", "", f"There are {len(document)} entries; at most {MAX_CATEGORIES} are allowed.")
         return {}
     parsed = {}
     for name, entry in document.items():
         at = "/" + escape_pointer(name)
         if not isinstance(entry, Mapping):
-            detail = f"An entry is a table: put {_EXAMPLE}, the category in quotes, above its fields."
+            detail = f"An entry must be a table: put {_EXAMPLE}, the category in quotes, above its fields."
             errors.add("schema", at, detail)
             continue
         if name and not is_dotted(name):
@@ -78,12 +82,12 @@ def _read_all(document: Any, errors: ValidationErrors) -> dict[str, _Parsed]:
 def _bad_name(name: str) -> str:
     bare = name.removesuffix("*").rstrip(".")
     if bare != name and (not bare or is_dotted(bare)):
-        return f'This is no category; write "{bare}", which covers all below it.'
-    return 'This is no category: dotted segments of A-Z a-z 0-9 _ -, such as "invoice.due", or "" for all.'
+        return f'This is not a category; write "{bare}", which covers all categories below it.'
+    return 'This must be a category: dotted segments of A-Z a-z 0-9 _ -, such as "invoice.due", or "" for all.'
 
 
 def _inherit(above: _Parsed, own: _Parsed) -> _Parsed:
-    """What holds at an entry: its own fields over those from above."""
+    """Return the effective fields of an entry: its own over those from above."""
     whole = dict(above)
     for name, value in own.items():
         if name in _TABLES and value is not False:
@@ -102,7 +106,7 @@ def _inherit(above: _Parsed, own: _Parsed) -> _Parsed:
 
 
 def _texts_of(table: _Parsed) -> _Parsed:
-    """The templates that an entry, or a language of it, sets: by the names of ``Texts``."""
+    """Return the templates that an entry or one of its languages sets, by the names of ``CategoryTexts``."""
     texts: _Parsed = {name: table[name] for name in ("title", "text", "link") if name in table}
     for place, field, name in (
         ("email", "subject", "subject"),
@@ -116,20 +120,24 @@ def _texts_of(table: _Parsed) -> _Parsed:
 
 
 def _check_whole(name: str, own: _Parsed, above: _Parsed, whole: _Parsed, errors: ValidationErrors) -> None:
-    """What an entry must say together with those above it."""
+    """Check an entry together with those above it."""
     at = "/" + escape_pointer(name)
     if isinstance(own.get("aggregate"), dict) and not errors.has_error_at(at + "/aggregate"):
         missing = [field for field in ("window", "at_least") if field not in whole["aggregate"]]
         if missing:
-            detail = f'{" and ".join(missing)} must be named: aggregate = {{ window = "10m", at_least = 3 }}.'
+            detail = f'{" and ".join(missing)} must be set: aggregate = {{ window = "10m", at_least = 3 }}.'
             errors.add("schema", f"{at}/aggregate", detail)
     if own.get("counts_in_badge") is True and above.get("counts_in_badge") is False:
-        detail = "An entry above does not count in the badge, and clients are told so for all below it: count it there."
+        detail = (
+            "An entry above has counts_in_badge = false, and clients apply it to all categories below. Remove it there."
+        )
         errors.add("schema", f"{at}/counts_in_badge", detail)
 
 
 def _check_titles(parsed: Mapping[str, _Parsed], merged: Mapping[str, _Parsed], errors: ValidationErrors) -> None:
-    """A channel needs words: a title of the entry, of one above, or of one below. Not asked of an entry with faults."""
+    """Add an error for a channel without title: in the entry, in one above, or in one below. Entries with errors
+    are skipped.
+    """
     titled = [name for name, own in parsed.items() if own.get("title")]
     for name, own in parsed.items():
         has_title = merged[name].get("title") or any(covers(name, other) for other in titled)
@@ -167,7 +175,7 @@ _FLAGS: Final[Collection[str]] = ("counts_in_badge", "urgent")
 
 
 def _texts(texts: CategoryTexts, locales: Mapping[str, _Parsed], tag: str) -> CategoryTexts:
-    """The texts of a language: its own over those of the wider one over the entry's."""
+    """Return the texts of a language: its own, over those of the wider language, over those of the entry."""
     wider = tag.rpartition("-")[0]
     base = _texts(texts, locales, wider) if wider else texts
     return replace(base, **{name: text for name, text in locales.get(tag, {}).items() if text is not False})

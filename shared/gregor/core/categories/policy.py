@@ -1,8 +1,7 @@
-"""What a notification type means: policies, and how a category finds its own (architecture.md §8).
+"""Policies of categories (notification types), and how a category finds its own (docs/reference/categories.md).
 
-An ``Entries`` is a whole set of entries, parsed and checked by ``core.entries``. A category's policy is what the
-entries along its dotted prefix say together, the nearest one winning field by field; ``""`` is the root. Times are in
-microseconds.
+A category's policy combines the entries along its dotted prefix, field by field; the nearest entry wins. ``""`` is the
+root. ``parse`` makes ``CategoryPolicies`` from a document. Times are in microseconds.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from gregor.core.times import MAX_TIME_US
 from .body_schema import BodySchema
 
 DEFAULT_PUSH_AFTER_US: Final = 10 * SECOND_US
-"""The grace in which a device may show an item itself before a push goes out, where the entry names none."""
+"""Default delay of a push: in this time a device may show the item itself."""
 DEFAULT_EMAIL_AFTER_US: Final = 15 * 60 * SECOND_US
-"""How long a mail waits, where the entry does not say."""
+"""Default delay of an e-mail."""
 DEFAULT_EMAIL_SUBJECT: Final = "{{ title }}"
-"""The subject of a mail, where the entry has none."""
+"""Default subject of an e-mail."""
 DEFAULT_SAMPLES: Final = 20
-"""Samples that a summary keeps, where the entry does not say."""
+"""Default number of samples in a summary."""
 
 Unless = Literal["foreground", "online", "acked"]
 
@@ -36,7 +35,9 @@ _MAX_CACHED: Final = 10_000  # categories whose policy was looked up: more than 
 
 @dataclass(frozen=True, slots=True)
 class PushPolicy:
-    """Push to devices that have not shown the item ``after_us`` from its creation. ``sound``: as the app names it."""
+    """A push, ``after_us`` after the creation, to devices that have not shown the item. ``sound``: a name that the
+    app knows.
+    """
 
     after_us: int = DEFAULT_PUSH_AFTER_US
     sound: str | None = None
@@ -44,7 +45,7 @@ class PushPolicy:
 
 @dataclass(frozen=True, slots=True)
 class EmailPolicy:
-    """Mail ``after_us`` from the creation, unless a device was there in that time, as ``unless`` says."""
+    """An e-mail, ``after_us`` after the creation, unless a device was present in that time (``unless`` says how)."""
 
     after_us: int = DEFAULT_EMAIL_AFTER_US
     unless: Unless = "foreground"
@@ -54,7 +55,7 @@ class EmailPolicy:
 
 @dataclass(frozen=True, slots=True)
 class AggregationPolicy:
-    """At least ``at_least`` items live at the end of a window become one, which keeps the ``keep`` newest of them."""
+    """A window, at whose end at least ``at_least`` live items become one summary with the ``keep`` newest of them."""
 
     window_us: int
     at_least: int
@@ -64,7 +65,7 @@ class AggregationPolicy:
 
 @dataclass(frozen=True, slots=True)
 class CategoryTexts:
-    """The templates of one language, as written: what a locale may say otherwise than the entry."""
+    """The templates of one language, as written: the fields that a translation may set."""
 
     title: str | None = None
     text: str | None = None
@@ -76,10 +77,11 @@ class CategoryTexts:
 
 @dataclass(frozen=True, slots=True)
 class CategoryPolicy:
-    """All that is said of a category. The defaults are those of a category without any entry: plain state.
+    """All settings of a category. The defaults are those of a category without an entry: state without deliveries.
 
-    ``push`` and ``email`` are ``None`` where the channel was not asked for, and where there is no title: what has no
-    words is sent nowhere. ``locales``: the texts of each language, complete, by its tag in small letters.
+    ``push`` and ``email`` are None if the channel is not configured, or if the title is missing: then nothing is
+    sent.
+    ``locales``: the complete texts of each language, by its tag in lower case.
     """
 
     title: str | None = None
@@ -98,25 +100,25 @@ class CategoryPolicy:
     locales: Mapping[str, CategoryTexts] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
     def expires_us(self, created_us: int) -> int | None:
-        """When an item expires whose sender did not say; never where that is beyond the last time."""
+        """Return the default expiry of an item; None if there is none, or if it is beyond the last valid time."""
         if self.expires_after_us is None or created_us + self.expires_after_us > MAX_TIME_US:
             return None
         return created_us + self.expires_after_us
 
     def remind_at_us(self, created_us: int) -> tuple[int, ...]:
-        """When the reminders of an item are, whose sender named none: those that lie before the last time."""
+        """Return the default reminders of an item, without those beyond the last valid time."""
         if not self.remind_after_us:
             return ()
         return tuple(created_us + each for each in self.remind_after_us if created_us + each <= MAX_TIME_US)
 
     @property
     def is_timed(self) -> bool:
-        """Whether a creation asks for work at a time, beside its expiry and reminders."""
+        """Whether a creation has timers, beside its expiry and reminders."""
         return self.push is not None or self.email is not None or self.aggregate is not None
 
     @property
     def texts(self) -> CategoryTexts:
-        """The templates of the entry's own language."""
+        """The templates in the entry's own language."""
         subject, html = (
             (self.email.subject, self.email.html) if self.email is not None else (DEFAULT_EMAIL_SUBJECT, None)
         )
@@ -124,7 +126,9 @@ class CategoryPolicy:
         return CategoryTexts(self.title, self.text, self.link, subject, html, summary)
 
     def texts_for(self, locale: str | None) -> CategoryTexts:
-        """The templates for a reader of ``locale``: of ``it-IT``, else of ``it``, else those of the entry itself."""
+        """Return the templates for a reader of ``locale``: for ``it-IT`` those of ``it-IT``, else of ``it``, else
+        the entry's own.
+        """
         if locale is not None and self.locales:
             tag = normalize_locale(locale)
             while tag:
@@ -136,14 +140,15 @@ class CategoryPolicy:
 
 
 DEFAULT_POLICY: Final = CategoryPolicy()
-"""The policy of a category that no entry speaks of."""
+"""The policy of a category that no entry covers."""
 
 
 class CategoryPolicies:
-    """A checked set of entries. ``core.entries.parse_entries`` makes it; ``NO_ENTRIES`` is the one without any.
+    """The policies of all entries. ``parse_categories`` makes them; ``NO_POLICIES`` has no entry.
 
-    ``document``: name to entry, as written. ``policies``: name to what holds from there downwards. ``has_bounds``:
-    whether only so many items of any category may live.
+    ``document``: name to entry, as written. ``policies``: name to the policy from there downwards. ``has_bounds``:
+    whether a
+    category limits its live items.
     """
 
     __slots__ = ("_found", "_policies", "_uncounted", "document", "has_bounds")
@@ -156,11 +161,11 @@ class CategoryPolicies:
         self.has_bounds = any(policy.max_live is not None for policy in policies.values())
 
     def __bool__(self) -> bool:
-        """Whether there is any entry."""
+        """Return whether there is an entry."""
         return bool(self._policies)
 
     def resolve(self, category: str) -> CategoryPolicy:
-        """What holds for ``category``: the policy of the nearest entry at or above it, ``PLAIN`` without one."""
+        """Return the policy of ``category``: that of the nearest entry at or above it, else ``DEFAULT_POLICY``."""
         found = self._found.get(category)
         if found is None:
             if not self._policies:
@@ -175,18 +180,18 @@ class CategoryPolicies:
 
     @property
     def named(self) -> Mapping[str, CategoryPolicy]:
-        """The policy at each entry, by its name."""
+        """The policy of each entry, by its name."""
         return self._policies
 
     def badge(self, counts: Mapping[str, int]) -> int:
-        """How many of so many items of each category count in the badge."""
+        """Return the badge count of items, given as their number for each category."""
         uncounted = self._uncounted
         return sum(
             count for category, count in counts.items() if not any(covers(prefix, category) for prefix in uncounted)
         )
 
     def max_live(self, categories: Iterable[str]) -> tuple[tuple[str, int], ...]:
-        """Those of ``categories`` of which only so many may live, each once, with the number."""
+        """Return those of ``categories`` with a limit of live items, each once, with the limit."""
         bounded = ((category, self.resolve(category).max_live) for category in dict.fromkeys(categories))
         return tuple((category, most) for category, most in bounded if most is not None)
 
@@ -200,20 +205,24 @@ class CategoryPolicies:
 
 
 def _uncounted(policies: Mapping[str, CategoryPolicy]) -> tuple[str, ...]:
-    """Names whose items do not count, without those below another of them: nothing below counts again (checked)."""
+    """Return the names of uncounted entries, without those below another one: nothing below counts again (``parse``
+    checks it).
+    """
     names = sorted(name for name, policy in policies.items() if not policy.counts_in_badge)
     return tuple(name for name in names if not any(other != name and covers(other, name) for other in names))
 
 
 def normalize_locale(text: str) -> str:
-    """A language tag in the form it is compared in: small letters, parts joined by ``-``."""
+    """Return a language tag for comparison: in lower case, parts joined by ``-``."""
     return text.replace("_", "-").lower()
 
 
 def is_locale(text: str) -> bool:
-    """Whether ``text`` may name the language that a reader asks for; one that no entry has is the entries' own."""
+    """Return whether ``text`` may be a reader's language. A language without translations gets the entry's own
+    texts.
+    """
     return _TAG.match(text) is not None
 
 
 NO_POLICIES: Final = CategoryPolicies({}, {})
-"""What holds where nothing was applied."""
+"""The policies before any categories are applied."""

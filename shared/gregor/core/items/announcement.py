@@ -1,19 +1,21 @@
-"""What a commit tells the gateways: one binary payload a message, cut into frames without parsing a body.
+"""Announcements: what a commit publishes to the gateways, one binary payload a message. Gateways cut frames out of it.
 
-The store makes it inside the commit, in the same atomic step (semantics.md L5); the memory store makes the same bytes.
-Layout, big-endian (``str8`` is a length byte and so many bytes)::
+The store makes the payload inside the commit, in the same atomic step (semantics.md L5). The memory store makes the
+same
+bytes. Layout, big-endian (``str8``: a length byte and that many bytes)::
 
     "C"  epoch 3  seq 5  kind 1  flags 1  before 8  after 8  reason 1  sender str8   then by kind
     "u"  count 2, then entries:  op 1 ("+" entered, "-" left)  scope 1  [count 1, device str8 …]  id str8  length 3
-                                 and so many bytes: for "+" the packed item (``core.packed``), for "-" the category
+                                 and that many bytes: for "+" the packed item (``codec``), for "-" the category
     "e"  system str8, the body to the end
     "f"  spread 2 (seconds)
     "r"  scope as above, id str8, category str8, at 7 (µs)
 
-``before`` and ``after`` are the first two lanes of the digest of what every device sees: a link that shows forks
-(semantics.md L12). ``scope``: 0 every device, 1 only the devices listed, 2 all but those listed; the device ``""`` is
-the backend's whole view, that of onlookers: it holds every item of one device, and sees no hiding. A control (closes,
-frames for a session held elsewhere, revokes) is ``"K"`` and a JSON document.
+``before`` and ``after`` are the first two lanes of the digest of the view of all devices: a chain that shows forks
+(semantics.md L12). ``scope``: 0 every device, 1 only the listed devices, 2 all but the listed ones. The device ``""``
+is
+the backend's full view, which observers have: it has every item of one device, and ignores hiding. A control (closes,
+frames for a session on another gateway, revocations) is ``"K"`` and a JSON document.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from .sync import View, cursor_for
 
 
 class AnnouncementKind(Enum):
-    """What a payload speaks of; the value is its letter."""
+    """The kind of a payload; the value is its letter."""
 
     UPDATE = b"u"
     EXTERNAL = b"e"
@@ -43,18 +45,18 @@ class AnnouncementKind(Enum):
 
 
 class DeviceScope(Enum):
-    """Which devices an entry concerns."""
+    """The devices that an entry concerns."""
 
     EVERY = 0
     ONLY = 1
     ALL_BUT = 2
 
 
-# Entry and Announcement are values, too; they are not frozen because a gateway makes them for every message, and a
-# frozen one costs twice as much to make.
+# AnnouncementEntry and Announcement are not frozen: a gateway makes them for every message, and making a frozen
+# dataclass costs twice as much.
 @dataclass(slots=True)
 class AnnouncementEntry:
-    """One item that entered (``packed`` set) or left (``packed`` is ``None``) the views of the devices in scope."""
+    """One item that entered (``packed`` is set) or left (``packed`` is None) the views of the devices in scope."""
 
     id: str
     category: str
@@ -64,11 +66,13 @@ class AnnouncementEntry:
 
     @property
     def json(self) -> bytes | None:
-        """The item that entered as it goes out."""
+        """The item that entered, as clients get it."""
         return None if self.packed is None else unpack_item(self.packed).json()
 
     def concerns(self, view: View) -> bool:
-        """Whether this entry changes ``view``. The backend's whole view sees no hiding, so it asks as device ``""``."""
+        """Return whether this entry changes ``view``. The backend's full view ignores hiding: it asks as device
+        ``""``.
+        """
         if self.scope is DeviceScope.ONLY and view.device not in self.devices:
             return False
         if self.scope is DeviceScope.ALL_BUT and view.device in self.devices:
@@ -77,14 +81,14 @@ class AnnouncementEntry:
 
 
 IS_NEW_EPOCH = 1
-"""Flag: this commit made the user's epoch, so each frame of it carries a cursor (protocol.md, "Errors")."""
+"""Flag: this commit made the user's epoch, so each of its frames has a cursor (protocol.md, "Errors")."""
 
 
 @dataclass(slots=True)
 class Announcement:
-    """One decoded payload. ``sender`` is the device that sent the message (``""``: the backend).
+    """A decoded payload. ``sender``: the device that sent the message (``""``: the backend).
 
-    ``is_for_all``: every device is meant, so that those with the same categories get the same frame.
+    ``is_for_all``: it concerns every device, so devices with the same category filter get the same frame.
     """
 
     kind: AnnouncementKind
@@ -104,7 +108,7 @@ class Announcement:
     _frames: dict[View | Prefixes, bytes | None] = field(default_factory=dict, compare=False, repr=False)
 
     def encode(self) -> bytes:
-        """The payload, byte for byte as the store's script makes it."""
+        """Return the payload, byte for byte as the commit script makes it."""
         flags = IS_NEW_EPOCH if self.is_new_epoch else 0
         head = b"C" + self.epoch + self.seq.to_bytes(5, "big") + self.kind.value + bytes([flags])
         head += self.before + self.after + self.reason.value.encode() + _str8(self.sender)
@@ -126,18 +130,20 @@ class Announcement:
                 )
 
     def frame(self, view: View) -> bytes | None:
-        """The live frame of ``view`` as JSON bytes, or ``None`` where the view did not change. Made once a view."""
+        """Return the live frame of ``view`` as JSON, or None if the view did not change. It is made once for each
+        view.
+        """
         key = view.category_filter if self.is_for_all else view
         if key not in self._frames:
             self._frames[key] = self._make_frame(view)
         return self._frames[key]
 
     def with_cursor(self) -> Announcement:
-        """The same for views that were not told of the epoch when it was made: their frames carry the cursor."""
+        """Return a copy for views that do not know the epoch yet: its frames have the cursor."""
         return replace(self, is_new_epoch=True, is_for_all=False, _frames={})
 
     def empty_frame(self, view: View) -> bytes:
-        """The frame with an empty body that the sender's connections get where their view did not change."""
+        """Return the frame with an empty body: the sender's connections get it if their view did not change."""
         return self._wrap(view, b"{}")
 
     def _make_frame(self, view: View) -> bytes | None:
@@ -148,7 +154,7 @@ class Announcement:
         mine = [entry for entry in self.entries if entry.concerns(view)]
         if not mine:
             return None
-        if len(mine) == 1 and mine[0].packed is not None:  # by far the most: one creation
+        if len(mine) == 1 and mine[0].packed is not None:  # one creation: by far the commonest
             return self._wrap(view, b'{"create":{"%s":%s}}' % (mine[0].id.encode(), mine[0].json))
         if self.kind is AnnouncementKind.REMIND:
             return self._wrap(view, b'{"remind":{"%s":%s}}' % (mine[0].id.encode(), format_time(self.remind_at_us)))
@@ -168,13 +174,13 @@ class Announcement:
 
 
 def decode_announcement(payload: bytes) -> Announcement:
-    """The announcement in a payload that begins with ``C``. Raises ``ValueError`` where it is none."""
-    # Positional and flat: this and ``frame`` are what a gateway spends on a message beside its writes.
+    """Decode a payload that begins with ``C``. Raises ``ValueError`` if it is malformed."""
+    # Positional and flat: beside its writes, a gateway spends its time on a message here and in ``frame``.
     if payload[:1] != b"C" or len(payload) < 29:
-        raise ValueError("no announcement")
+        raise ValueError("not an announcement")
     epoch, seq, letter, flags, before, after, reason = _HEAD.unpack_from(payload)
     if letter not in _KINDS or reason not in _REASONS:
-        raise ValueError("no announcement of a known kind")
+        raise ValueError("an announcement of an unknown kind")
     kind = _KINDS[letter]
     reader = _AnnouncementReader(payload, _HEAD.size)
     sender = reader.str8()
@@ -216,7 +222,7 @@ _SCOPES: Final = tuple(DeviceScope)
 
 
 class _AnnouncementReader:
-    """Walks a payload from ``at``. The gateways' hot path: each message is read here once a process."""
+    """A reader of a payload, from ``at`` on."""
 
     __slots__ = ("at", "payload")
 
@@ -250,7 +256,7 @@ class _AnnouncementReader:
         item_id, size = self.str8(), self.number(3)
         begin, self.at = self.at, self.at + size
         if self.at > len(self.payload):
-            raise ValueError("an announcement that was cut off")
+            raise ValueError("a truncated announcement")
         content = self.payload[begin : self.at]
         if is_new:
             return AnnouncementEntry(item_id, packed_category(content), content, scope, devices)
@@ -261,7 +267,9 @@ _ENTERED: Final = ord("+")
 
 
 class CreationFrame(Struct, frozen=True, gc=False):
-    """The commonest announcement: the backend made one item, for every device. ``frame``: of all who may see it."""
+    """The commonest announcement: the backend made one item for every device. ``frame``: for every view that may
+    see it.
+    """
 
     epoch: bytes
     seq: int
@@ -272,7 +280,11 @@ class CreationFrame(Struct, frozen=True, gc=False):
 
 
 def decode_fast(payload: bytes) -> CreationFrame | None:
-    """``decode`` and ``frame`` in one, at a third of their cost, for the commonest announcement; else ``None``."""
+    """Decode the commonest announcement and make its frame; None for all others.
+
+    Fast path of ``decode_announcement`` and ``Announcement.frame``, at a third of their cost. Benchmark:
+    ``tests/bench/fanout.py``. Equality: ``tests/unit/core/test_announcement.py``. It can go if it saves less than 5 %.
+    """
     if len(payload) < _PLAIN.size:
         return None
     epoch, seq_high, seq_low, kind, before, after, shape, id_length = _PLAIN.unpack_from(payload)
@@ -285,7 +297,7 @@ def decode_fast(payload: bytes) -> CreationFrame | None:
     return CreationFrame(epoch, seq, before, after, category.decode(), frame)
 
 
-# All that stands before the id: kind and flags, and what says that one item entered, for every device.
+# Everything before the id: kind, flags, and the bytes of one item that entered, for every device.
 _PLAIN: Final = struct.Struct(">x3sBI2s8s8sx5sB")
 _OLD_EPOCH: Final = b"u\0"
 _ONE_FOR_ALL: Final = b"\0\0\1+\0"

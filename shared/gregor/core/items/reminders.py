@@ -1,4 +1,4 @@
-"""Which reminders of an item fire, and when (semantics.md L7)."""
+"""The reminders of an item that fire, and their times (semantics.md L7)."""
 
 from __future__ import annotations
 

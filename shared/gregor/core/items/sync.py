@@ -1,4 +1,6 @@
-"""Cursors, views and the answers that bring a reader up to date (semantics.md L9, protocol.md "sync object")."""
+"""Cursors, views, and the results of a sync: how a reader gets up to date (semantics.md L9, protocol.md "sync
+object").
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from gregor.core.messages.model import RemovalReason
 _CURSOR = re.compile(r"([a-z0-9]{1,24})-(0|[1-9][0-9]{0,12})\Z")
 
 NO_EPOCH = b"\0\0\0"
-"""The epoch of a user that was never seen."""
+"""The epoch of an unknown user."""
 
 ZERO_DIGEST = bytes(32)
 """The digest of an empty view."""
@@ -24,14 +26,16 @@ ZERO_DIGEST = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one reader may see: a device (``""``: the backend, every item) and categories (``None``: all)."""
+    """The part of a user's state that one reader sees: by device (``""``: the backend, every item) and category
+    filter.
+    """
 
     device: str = BACKEND
     category_filter: Prefixes = None
 
     @property
     def tag(self) -> str:
-        """The view's part of a cursor tag: empty for the backend's whole view, else 10 characters."""
+        """The part of a cursor that names the view: empty for the backend's full view, else 10 characters."""
         if self.device == BACKEND and self.category_filter is None:
             return ""
         text = self.device if self.category_filter is None else self.device + "\0" + "\0".join(self.category_filter)
@@ -49,34 +53,36 @@ class Cursor(Struct, frozen=True):
 
 
 def epoch_text(epoch: bytes) -> str:
-    """An epoch (3 bytes) as the head of a cursor tag: six hex digits."""
+    """Return an epoch (3 bytes) as the start of a cursor: six hex digits."""
     return epoch.hex()
 
 
 def cursor_for(epoch: bytes, view: View, seq: int) -> Cursor:
-    """The cursor of ``view`` at ``seq`` in ``epoch``."""
+    """Return the cursor of ``view`` at ``seq`` in ``epoch``."""
     return Cursor(epoch_text(epoch) + view.tag, seq)
 
 
 def cursor_text(epoch: bytes, view: View, seq: int) -> str:
-    """``cursor_for`` as it is on the wire, at once."""
+    """Return ``cursor_for`` as it is on the wire, without the object between."""
     return f"{epoch.hex()}{view.tag}-{seq}"
 
 
 def is_initial_cursor(cursor: Cursor | None, view: View) -> bool:
-    """Whether it was told while the user was not known yet: its copy is empty, and all that came since is news."""
+    """Return whether the cursor is from before the user existed: the reader's copy is empty, and everything is new."""
     return cursor == cursor_for(NO_EPOCH, view, 0)
 
 
 def parse_cursor(text: str) -> Cursor | None:
-    """A cursor from the wire, or ``None`` where it is none (callers answer it as a void one: a full copy)."""
+    """Return a cursor from the wire, or None if it is malformed. Callers treat that as an invalid cursor: a full
+    sync.
+    """
     match = _CURSOR.match(text)
     return Cursor(match[1], int(match[2])) if match else None
 
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """A live item as readers get it: its JSON exactly as hashed, and what is needed to sort and filter it."""
+    """A live item for readers: its JSON exactly as hashed, and the fields to sort and filter by."""
 
     id: str
     category: str
@@ -89,7 +95,7 @@ class StoredItem:
 
 @dataclass(frozen=True, slots=True)
 class LiveItem:
-    """A live item as those who act at a time need it. ``hidden_by``: the devices that dismissed it for themselves."""
+    """A live item for scheduled work. ``hidden_by``: the devices that dismissed it for themselves."""
 
     id: str
     category: str
@@ -102,13 +108,13 @@ class LiveItem:
     hidden_by: frozenset[str] = frozenset()
 
     def is_expired(self, now_us: int) -> bool:
-        """Whether no read shows it any more (L6)."""
+        """Return whether it has expired: then no read shows it (L6)."""
         return self.expires_us is not None and self.expires_us <= now_us
 
 
 @dataclass(frozen=True, slots=True)
 class StoredExternal:
-    """An external message that is still kept."""
+    """A stored external message."""
 
     seq: int
     system: str
@@ -117,9 +123,9 @@ class StoredExternal:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """Nothing in the view changed since the cursor; external messages may have come.
+    """Nothing in the view changed since the cursor; there may be new external messages.
 
-    ``digest`` is the view's, for the process that asks; it does not go out.
+    ``digest`` is the view's, for the process that asked; it is not sent.
     """
 
     epoch: bytes
@@ -131,7 +137,7 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """The creations and dismissals that lead from the cursor to ``seq``, netted."""
+    """The net creations and dismissals from the cursor to ``seq``."""
 
     epoch: bytes
     seq: int
@@ -159,7 +165,10 @@ SyncResult = Unchanged | Delta | Full
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """When and why an item left: for all (``device`` of the dismissing sender, or the backend), or for the view."""
+    """When and why an item left. ``device``: the device that dismissed it, if any.
+
+    The item left for all readers, or for one view if a device dismissed a ``"*"`` item for itself.
+    """
 
     at_us: int
     reason: RemovalReason
@@ -169,7 +178,7 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """An item of the history, live or gone. ``json``: the item as it goes out; ``is_trimmed``: without its body."""
+    """An item of the history, live or gone. ``json``: the item as clients get it; ``is_trimmed``: without its body."""
 
     id: str
     category: str
@@ -182,7 +191,7 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class UserPosition:
-    """A user's position as the store has it: to compare with what a process believes (semantics.md L12)."""
+    """A user's position and digest in the store: a process compares its own with it (semantics.md L12)."""
 
     epoch: bytes
     seq: int
@@ -190,5 +199,7 @@ class UserPosition:
 
 
 def is_full_smaller(create: Iterable[StoredItem], dismiss: Iterable[str], live_bytes: int) -> bool:
-    """Whether the whole copy is shorter than a delta, by the JSON of all live items: the rule of all stores (L9)."""
+    """Return whether the full view is smaller than a delta, by the JSON of all live items. All stores use this rule
+    (L9).
+    """
     return sum(len(item.json) for item in create) + sum(map(len, dismiss)) > live_bytes

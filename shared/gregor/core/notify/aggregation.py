@@ -1,7 +1,8 @@
-"""Many items of one category and ``for_device`` become one summary (semantics.md, "Aggregation"). PURE.
+"""Aggregation: many items of one category and ``for_device`` become one summary (semantics.md, "Aggregation"). Pure.
 
-The summary's id is derived from the ids it folds, so that two schedulers make the same one; it is as old as the newest
-of them, so that a dismissal up to what a client has seen takes the summary too. A later fold takes in the previous one.
+The summary's id is derived from the ids of its items, so two schedulers make the same one. Its ``created`` is that of
+its newest item: a dismissal up to the newest item on a client's screen also dismisses the summary. A later aggregation
+includes the previous summary.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ _HEX_DIGITS: Final = 40
 
 
 class InvalidSummary(ValueError):
-    """What an aggregator made is no body of an item."""
+    """An aggregator returned a value that is not a valid body."""
 
 
 @dataclass(frozen=True, slots=True)
 class SummaryPart:
-    """What an item adds to a summary: how many it stands for, since when (µs), and its samples, the newest first."""
+    """The part of one item in a summary: its count of items, their earliest time (µs), and its samples, newest
+    first.
+    """
 
     count: int
     since_us: int
@@ -44,17 +47,17 @@ class SummaryPart:
 
 
 def is_summary(item_id: str) -> bool:
-    """Whether an id is one that a fold derives."""
+    """Return whether an id is one that an aggregation derives."""
     return item_id.startswith(_PREFIX) and len(item_id) == len(_PREFIX) + _HEX_DIGITS
 
 
 def summary_id(ids: Iterable[str]) -> str:
-    """The id of the summary of these items."""
+    """Return the id of the summary of these items."""
     return _PREFIX + sha256("\0".join(sorted(ids)).encode()).hexdigest()[:_HEX_DIGITS]
 
 
 def aggregatable_items(items: Sequence[LiveItem], aggregate: AggregationPolicy, now_us: int) -> list[LiveItem]:
-    """Those of a group that a window folds when it ends; none where they stand for too few, or nothing is new."""
+    """Return the items that a window aggregates at its end; none if they are too few, or nothing is new."""
     visible = [item for item in items if not item.hidden_by and not item.is_expired(now_us)]
     is_new = len(visible) > 1 and any(not is_summary(item.id) for item in visible)
     weight = sum(aggregate.at_least if is_summary(item.id) else 1 for item in visible)
@@ -62,12 +65,12 @@ def aggregatable_items(items: Sequence[LiveItem], aggregate: AggregationPolicy, 
 
 
 def aggregator_input(items: Sequence[LiveItem]) -> list[dict[str, Any]]:
-    """The items as an aggregator gets them: as they go out, with their ``id``; the oldest first."""
+    """Return the items for an aggregator: as clients get them, with their ``id``, oldest first."""
     return [{"id": item.id, **json.loads(item.json)} for item in _oldest_first(items)]
 
 
 def summary_body(items: Sequence[LiveItem], keep: int, limits: Limits) -> bytes:
-    """The body where no aggregator makes it: how many, since when, and as many of the newest as fit."""
+    """Return the default body: the count, the earliest time, and as many of the newest items as fit."""
     said = [_said(item) for item in reversed(_oldest_first(items))]
     plain = [sample for each in said if each.count == 1 for sample in each.sample]
     older = [sample for each in said if each.count != 1 for sample in each.sample]
@@ -81,22 +84,22 @@ def summary_body(items: Sequence[LiveItem], keep: int, limits: Limits) -> bytes:
 
 
 def validate_summary_body(made: object, limits: Limits) -> bytes:
-    """The body that an aggregator made. ``BadSummary`` where it is no object of JSON, or too large."""
+    """Return the body that an aggregator made. Raises ``InvalidSummary`` if it is not a JSON object, or too large."""
     if not isinstance(made, dict):
-        raise InvalidSummary("it is no object")
+        raise InvalidSummary("the body is not an object")
     try:
         body = canonical_json(decode_json(json.dumps(made).encode(), limits))
     except (TypeError, ValueError, RecursionError, Problem) as error:
-        raise InvalidSummary(f"it is no JSON as bodies are: {error}") from error
+        raise InvalidSummary(f"the body is not valid JSON: {error}") from error
     if len(body) > limits.body_bytes:
-        raise InvalidSummary(f"it has {len(body)} bytes, more than {limits.body_bytes}")
+        raise InvalidSummary(f"the body has {len(body)} bytes, more than {limits.body_bytes}")
     return body
 
 
 def aggregation_commit(
     items: Sequence[LiveItem], body: bytes, policy: CategoryPolicy, now_us: int, epoch_seed: bytes
 ) -> Commit:
-    """The commit that puts one summary in the place of ``items``, or changes nothing where one of them has gone."""
+    """Return the commit that replaces ``items`` by one summary. It changes nothing if one of them is gone."""
     return Commit(
         now_us,
         epoch_seed,
@@ -121,7 +124,7 @@ def _summary(items: Sequence[LiveItem], body: bytes, policy: CategoryPolicy, now
         category=made.category,
         for_device=made.for_device,
         created_us=created_us,
-        # As if stamped: what was forgotten up to now is no reason to lose what is being folded.
+        # As if set by the server: a moved horizon must not make the summary stale.
         is_stamped=True,
         expires_us=expires_us,
         remind_at_us=(),

@@ -1,8 +1,9 @@
-"""How a user may be reached: address, language, zone, quiet hours; and which categories may, on which channel.
+"""Contact and preferences of a user: e-mail address, language, time zone, quiet hours, and channels by category.
 
-Quiet hours are read off the clock on the user's wall. Where that is set back in them they last as long as the wall
-shows them, both times; where it is set forward over their end they end with the jump. So they are one stretch of time,
-and `quiet_until` is its end. What falls into them waits, and is never dropped (protocol.md; semantics.md L15).
+Quiet hours follow the user's local clock. If the clock is set back within them, they last until the local time reaches
+their end for the last time. If it is set forward past their end, they end with the jump. So they are one interval, and
+``quiet_until`` is its end. A delivery that is due within them waits; it is never dropped (protocol.md; semantics.md
+L15).
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from .email_address import parse_mailbox
 Channel = Literal["push", "email"]
 CHANNELS: Final[tuple[Channel, ...]] = ("push", "email")
 ALL_CATEGORIES: Final = "*"
-"""The least of prefixes, in preferences."""
+"""The shortest prefix, in preferences."""
 QUIET_HOURS: Final = "quiet_hours"
-"""Why a delivery waits for their end (a word of protocol.md, "deliveries")."""
+"""The reason of a delivery that waits for their end (protocol.md, "deliveries")."""
 MAX_PREFERENCES: Final = 1_000
-"""Prefixes that one user may have an opinion on."""
+"""Prefixes in one user's preferences."""
 
 _TIME: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])\Z")
 _LOCALE: Final = re.compile(r"(?=.{1,35}\Z)[A-Za-z0-9]{1,8}(?:[_-][A-Za-z0-9]{1,8})*\Z")
 _ZONE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+){0,2}\Z")
-# Other renderings of the same data (one counts leap seconds), and what means something else on each machine.
+# Other forms of the same data (one with leap seconds), and names that depend on the machine.
 _NO_ZONES: Final = ("posix/", "right/", "localtime", "posixrules")
 _FIELDS: Final = ("email", "locale", "timezone", "quiet_hours")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -45,7 +46,7 @@ _DAY: Final = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class QuietHours:
-    """From one time of the day to another, minutes after midnight; over midnight where `until` is the smaller."""
+    """A time of day to another one, in minutes after midnight; past midnight if ``until`` is the smaller one."""
 
     from_min: int
     until_min: int
@@ -53,7 +54,7 @@ class QuietHours:
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """Where and when. `timezone`: a name of the IANA database; UTC where there is none."""
+    """How to reach a user, and when. ``timezone``: a name of the IANA database; without one, UTC."""
 
     email: str | None = None
     locale: str | None = None
@@ -66,7 +67,7 @@ NO_CONTACT: Final = Contact()
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """For a category prefix (or `*`), which channels may be used; what is not said is left to a shorter prefix."""
+    """The allowed channels for each category prefix (or ``*``). A missing channel is decided by a shorter prefix."""
 
     by_prefix: Mapping[str, Mapping[str, bool]]
 
@@ -75,14 +76,14 @@ NO_PREFERENCES: Final = Preferences(MappingProxyType({}))
 
 
 def parse_contact(document: Any) -> Contact:
-    """The contact that a JSON document says; null is absent. Raises Problem with all that is wrong."""
+    """Return the contact of a JSON document; null is absent. Raises ``Problem`` with all errors."""
     errors = ValidationErrors()
     given = _object(document, "", errors)
     errors.add_unknown_fields(given, _FIELDS, "")
     contact = Contact(
-        _text(given, "email", errors, "This is no e-mail address.", lambda text: parse_mailbox(text) is not None),
-        _text(given, "locale", errors, "This is no BCP 47 language tag, such as it-IT.", is_language_tag),
-        _text(given, "timezone", errors, "This is no IANA time zone, such as Europe/Rome.", _is_zone),
+        _text(given, "email", errors, "This is not an e-mail address.", lambda text: parse_mailbox(text) is not None),
+        _text(given, "locale", errors, "This is not a BCP 47 language tag, such as it-IT.", is_language_tag),
+        _text(given, "timezone", errors, "This is not an IANA time zone, such as Europe/Rome.", _is_zone),
         _quiet_hours(given.get("quiet_hours"), errors),
     )
     errors.raise_if_any()
@@ -90,7 +91,7 @@ def parse_contact(document: Any) -> Contact:
 
 
 def contact_document(contact: Contact) -> dict[str, Any]:
-    """The contact as the API shows it: what `parse_contact` took."""
+    """Return the contact as the API shows it: the document that ``parse_contact`` reads."""
     hours = contact.quiet_hours
     document: dict[str, Any] = {"email": contact.email, "locale": contact.locale, "timezone": contact.timezone}
     shown = hours and {"from": _shown(hours.from_min), "to": _shown(hours.until_min)}
@@ -98,22 +99,22 @@ def contact_document(contact: Contact) -> dict[str, Any]:
 
 
 def parse_preferences(document: Any, most: int | None = MAX_PREFERENCES) -> Preferences:
-    """The preferences that a JSON document says, prefixes in their one form. Raises Problem with all that is wrong.
+    """Return the preferences of a JSON document, with normalized prefixes. Raises ``Problem`` with all errors.
 
-    `most`: prefixes that it may name; None for what is kept already.
+    ``most``: maximal number of prefixes; None for stored preferences.
     """
     errors = ValidationErrors()
     by_prefix: dict[str, Mapping[str, bool]] = {}
     given = _object(document, "", errors)
     if most is not None and len(given) > most:
-        raise Problem("too_many", f"Preferences may name up to {most:,} prefixes.")
+        raise Problem("too_many", f"Preferences may have up to {most:,} prefixes; these have {len(given):,}.")
     for name, said in given.items():
         pointer = f"/{escape_pointer(name)}"
         prefix = ALL_CATEGORIES if name == ALL_CATEGORIES else normalize_prefix(name) or None
         if prefix is None:
-            errors.add("invalid_id", pointer, "This is no category prefix; * stands for all.")
+            errors.add("invalid_id", pointer, "This is not a category prefix, such as invoice.due, or * for all.")
         elif prefix in by_prefix:
-            errors.add("contradictory", pointer, "This prefix is named twice, with and without its dot.")
+            errors.add("contradictory", pointer, "This prefix is there twice, with and without its dot.")
         else:
             by_prefix[prefix] = _channels(said, pointer, errors)
     errors.raise_if_any()
@@ -121,14 +122,14 @@ def parse_preferences(document: Any, most: int | None = MAX_PREFERENCES) -> Pref
 
 
 def preferences_document(preferences: Preferences) -> dict[str, dict[str, bool]]:
-    """The preferences as the API shows them."""
+    """Return the preferences as the API shows them."""
     return {prefix: dict(said) for prefix, said in preferences.by_prefix.items()}
 
 
 def without_email(preferences: Preferences, categories: Iterable[str]) -> Preferences:
-    """The preferences of a user who wants no mail of these categories any more, or of any (`*`).
+    """Return the preferences without e-mail for these categories, or without any (``*``).
 
-    Never too many: who does not want mail must be able to say so.
+    No limit applies: an unsubscription always succeeds.
     """
     by_prefix = {prefix: dict(said) for prefix, said in preferences.by_prefix.items()}
     for category in categories:
@@ -141,7 +142,7 @@ def without_email(preferences: Preferences, categories: Iterable[str]) -> Prefer
 
 
 def is_channel_allowed(preferences: Preferences, category: str, channel: Channel) -> bool:
-    """Whether `channel` may be used for `category`: the longest prefix that speaks of it decides, `*` last."""
+    """Return whether ``channel`` is allowed for ``category``: the longest prefix with a value decides, ``*`` last."""
     by_prefix = preferences.by_prefix
     if by_prefix:
         for prefix in reversed(prefixes_of(category)):
@@ -152,32 +153,32 @@ def is_channel_allowed(preferences: Preferences, category: str, channel: Channel
 
 
 def is_quiet(contact: Contact, at_us: int) -> bool:
-    """Whether `at_us` (Unix µs) lies in the quiet hours; their first moment does, their last does not."""
+    """Return whether ``at_us`` (Unix µs) is in the quiet hours. Their start is, their end is not."""
     return quiet_until(contact, at_us) > at_us
 
 
 def quiet_until(contact: Contact, at_us: int) -> int:
-    """The end of the quiet hours that `at_us` lies in, or `at_us` itself where it lies in none."""
+    """Return the end of the quiet hours that contain ``at_us``; ``at_us`` itself if none do."""
     hours = contact.quiet_hours
     if hours is None:
         return at_us
     zone, until_us = _zone(contact.timezone or "UTC"), at_us
-    # Where the clock is set back, one stretch may reach into the next: then they are one.
+    # If the clock is set back, one interval may reach into the next: then they are one.
     while (further_us := _end_of(hours, zone, until_us)) > until_us:
         until_us = further_us
     return until_us
 
 
 def is_language_tag(text: str) -> bool:
-    """Whether ``text`` has the form of a BCP 47 language tag, 35 characters at most."""
+    """Return whether ``text`` has the form of a BCP 47 language tag of at most 35 characters."""
     return _LOCALE.match(text) is not None
 
 
 def _end_of(hours: QuietHours, zone: ZoneInfo, at_us: int) -> int:
-    """The last end of the stretches that hold `at_us`; `at_us` where none does."""
+    """Return the last end of the intervals that contain ``at_us``; ``at_us`` if none do."""
     at = _EPOCH + at_us * _US
     today = at.astimezone(zone).date()
-    # Two days back: a zone that changed its date may have left a whole day out.
+    # Two days back: a zone that moved across the date line has skipped a whole day.
     for days in (1, 0, -1, -2):
         day = today + days * _DAY
         over = _DAY if hours.until_min <= hours.from_min else timedelta()
@@ -189,11 +190,11 @@ def _end_of(hours: QuietHours, zone: ZoneInfo, at_us: int) -> int:
 
 
 def _instant(wall: datetime, zone: ZoneInfo, *, is_last: bool) -> datetime:
-    """When the wall shows this time, the first or the last time; where it never does, the jump over it."""
+    """Return the first or last instant of a local time; if the clock skips it, the instant of the jump."""
     early, late = (wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
     if early <= late:
         return late if is_last else early
-    # Set forward: read by the offset after the jump it lies before it, by that before the jump behind it.
+    # The clock is set forward: with the offset after the jump the time is before it, with the other one after it.
     low, high = late, early
     before = low.astimezone(zone).utcoffset()
     while high - low > timedelta(seconds=1):
@@ -245,9 +246,9 @@ def _quiet_hours(value: Any, errors: ValidationErrors) -> QuietHours | None:
             minutes.append(int(match[1]) * 60 + int(match[2]))
         elif isinstance(value, Mapping):
             code = "invalid" if name in given else "missing_field"
-            errors.add(code, f"/quiet_hours/{name}", "A time of the day is written as 22:00.")
+            errors.add(code, f"/quiet_hours/{name}", "This must be a time of day such as 22:00.")
     if len(minutes) == 2 and minutes[0] == minutes[1]:
-        errors.add("invalid", "/quiet_hours/to", "From and to are the same: is that never, or always?")
+        errors.add("invalid", "/quiet_hours/to", "from and to must differ; remove quiet_hours for none.")
     return QuietHours(minutes[0], minutes[1]) if len(minutes) == 2 else None
 
 

@@ -1,7 +1,8 @@
-"""E-mail addresses: which are well formed, and how SMTP names them.
+"""E-mail addresses: validation, and their form in SMTP.
 
-A rule of our own, narrower than RFC 5321: no quoted local parts, no comments, no address literals. Any domain that can
-be a name passes, those of closed networks too; whether it takes mail only a mail can tell.
+The rule is narrower than RFC 5321: no quoted local parts, comments or address literals. Any valid domain passes, also
+one
+of a closed network: only a delivery can show whether it accepts mail.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 import idna
 
 MAX_ADDRESS_CHARACTERS: Final = 254
-"""Of an address (RFC 5321 §4.5.3.1.3, less the brackets)."""
+"""Characters of an address (RFC 5321 §4.5.3.1.3, without the brackets)."""
 MAX_LOCAL_BYTES: Final = 64
 
 _ATOM: Final = re.compile(
@@ -25,24 +26,24 @@ _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """An address in its parts: `domain` in ASCII and small letters, `local` as it was written (NFC)."""
+    """An address in its parts: ``domain`` in lower-case ASCII, ``local`` as written (NFC)."""
 
     local: str
     domain: str
 
     @property
     def smtp(self) -> str:
-        """The address as SMTP names it."""
+        """The address in an SMTP command."""
         return f"{self.local}@{self.domain}"
 
     @property
     def is_ascii(self) -> bool:
-        """Whether every relay takes it; else it needs the extension SMTPUTF8 (RFC 6531)."""
+        """Whether every relay accepts it; other addresses need the extension SMTPUTF8 (RFC 6531)."""
         return self.local.isascii()
 
 
 def parse_mailbox(text: str) -> Mailbox | None:
-    """The address that `text` is, or None where it is none."""
+    """Return the address in ``text``, or None if it is not a valid address."""
     local, at, domain = text.rpartition("@")
     if not at or len(text) > MAX_ADDRESS_CHARACTERS:
         return None
@@ -54,7 +55,9 @@ def parse_mailbox(text: str) -> Mailbox | None:
 
 
 def normalize_mailbox(text: str) -> str:
-    """What two writings of one address have in common: by RFC 5321 letters big and small differ, by no mailbox."""
+    """Return a form that is equal for all spellings of one address. Case is ignored: no mail provider distinguishes
+    it.
+    """
     mailbox = parse_mailbox(text)
     return (mailbox.smtp if mailbox is not None else text).casefold()
 
@@ -72,5 +75,7 @@ def _ascii_domain(domain: str) -> str | None:
 
 
 def _is_visible(text: str) -> bool:
-    """No control, format, separator or private characters: an address must look like what it is."""
+    """Return whether there are no control, format, separator or private characters: they make one address look like
+    another.
+    """
     return all(unicodedata.category(each)[0] not in "CZ" for each in text)

@@ -1,7 +1,8 @@
-"""Who is told of an item that may not have seen it, when, and why not (semantics.md L15; architecture: "Delivery").
+"""Escalation: which devices get a push for an item, when, and why not; the same for e-mail (semantics.md L15).
 
-A creation asks for timers as its category says; at their time it is decided anew, from the state at that moment. All
-here is pure: the scheduler reads, asks, and hands over. Words of refusal are those of protocol.md ("deliveries").
+A creation gets timers by its category. At their time the decision is made again, from the current state. Everything
+here
+is pure: the scheduler reads, asks, and enqueues. The skip reasons are those of protocol.md ("deliveries").
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from .intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
 SkipReason = Literal["dismissed", "expired", "acked", "present", "no_channel", "no_device", "preference"]
 
 USER: Final = ""
-"""The recipient of a mail: no device."""
+"""The device of an e-mail: none."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudienceDevice:
-    """A device as far as it matters here. ``provider``: of its push registration, or ``None`` without one."""
+    """A device as far as escalation needs it. ``provider``: of its push registration; None without one."""
 
     provider: str | None = None
     is_foreground: bool = False
@@ -33,10 +34,11 @@ class AudienceDevice:
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """What is known of a user's devices at one moment.
+    """A user's devices, acknowledgements and presence at one moment.
 
-    ``acks``: up to which seq each view showed its user everything. ``online_us`` and ``foreground_us``: until when a
-    device was online, in the foreground; now where one is, ``None`` where none ever was.
+    ``acks``: the seq up to which each view showed its user everything. ``online_us`` and ``foreground_us``: the last
+    moment
+    at which a device was online, or in the foreground; now if one is, None if none ever was.
     """
 
     devices: Mapping[str, AudienceDevice]
@@ -47,7 +49,7 @@ class Audience:
 
 @dataclass(frozen=True, slots=True)
 class NotificationCause:
-    """What somebody is to be told of: a creation or a reminder (index ``n``), the ``seq`` that it took, and when."""
+    """A creation, or a reminder (index ``n``): its ``seq`` and its time."""
 
     kind: IntentKind
     seq: int
@@ -57,9 +59,10 @@ class NotificationCause:
 
 @dataclass(frozen=True, slots=True)
 class EscalationDecision:
-    """What goes out. ``why_not``: device (``""``: the user, for mail) to why nothing goes to it.
+    """The intents to enqueue. ``skip_reasons``: device (``""``: the user, for e-mail) to the reason why it gets
+    nothing.
 
-    ``refused``: what would have gone out by a channel that there is, and why not; of an item that left, nothing.
+    ``refused``: the intents that a registered channel would have carried, with their reason; none if the item is gone.
     """
 
     intents: tuple[Intent, ...] = ()
@@ -67,7 +70,7 @@ class EscalationDecision:
     refused: tuple[tuple[Intent, SkipReason], ...] = ()
 
     def __add__(self, other: EscalationDecision) -> EscalationDecision:
-        """Both."""
+        """Return both decisions as one."""
         skip_reasons = {**self.skip_reasons, **other.skip_reasons}
         return EscalationDecision(self.intents + other.intents, skip_reasons, self.refused + other.refused)
 
@@ -75,7 +78,9 @@ class EscalationDecision:
 def item_timers(
     policy: CategoryPolicy, expires_us: int | None, now_us: int, *, is_summary: bool = False
 ) -> tuple[ItemTimer, ...]:
-    """The timers of an item that is created now; none that its expiry would overtake. A summary opens no window."""
+    """Return the timers of an item that is created now, without those at or after its expiry. A summary opens no
+    window.
+    """
     wanted: list[ItemTimer] = []
     if policy.push is not None:
         wanted.append(ItemTimer(ItemTimerKind.PUSH, now_us + policy.push.after_us))
@@ -94,7 +99,11 @@ def decide_pushes(
     audience: Audience,
     now_us: int,
 ) -> EscalationDecision:
-    """A push to each device that the item is for, has push, has not shown this event, and is not in the foreground."""
+    """Decide the push for each device.
+
+    A device gets it if the item is for it, it has push, it has not shown the item yet, and it is not in the
+    foreground.
+    """
     gone = _gone(item, now_us)
     if item is None or gone is not None:
         return EscalationDecision(skip_reasons=dict.fromkeys(audience.devices, gone or "dismissed"))
@@ -124,7 +133,9 @@ def decide_email(
     audience: Audience,
     now_us: int,
 ) -> EscalationDecision:
-    """A mail to the user, unless a device has shown this event, or somebody was there as the category says."""
+    """Decide the e-mail: it is sent unless a device has shown the item, or was present as ``unless`` of the
+    category says.
+    """
     refusal = _gone(item, now_us)
     if item is None or refusal is not None:
         return EscalationDecision(skip_reasons={USER: refusal or "dismissed"})
@@ -138,7 +149,7 @@ def decide_email(
 
 
 def has_channels(policy: CategoryPolicy) -> bool:
-    """Whether any channel is to tell of a category's items."""
+    """Return whether items of a category are sent by push or e-mail."""
     return policy.push is not None or policy.email is not None
 
 
@@ -153,7 +164,7 @@ def _mail_refusal(
 ) -> SkipReason | None:
     if policy.email is None:
         return "no_channel"
-    # Who dismissed it for one device has seen it.
+    # A user who dismissed it on one device has seen it.
     if item.hidden_by or _is_acked(item, None, occasion.seq, audience.acks):
         return "acked"
     seen_us = {"foreground": audience.foreground_us, "online": audience.online_us, "acked": None}[policy.email.unless]
@@ -180,7 +191,7 @@ def _push_refusal(
 
 
 def _is_acked(item: LiveItem, device: str | None, seq: int, acks: Mapping[View, int]) -> bool:
-    """Whether a view that holds the item (of this device; ``None``: of any) was shown up to the event."""
+    """Return whether a view with the item (of this device; None: of any) was shown up to the cause."""
     return any(
         acked >= seq
         and is_allowed(view.category_filter, item.category)

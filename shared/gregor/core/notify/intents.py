@@ -1,4 +1,4 @@
-"""What the scheduler hands to the delivery service: who is to be told what, by which channel, because of what."""
+"""Delivery intents: what the scheduler enqueues for the delivery service, by user, device, channel and cause."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class IntentKind(Enum):
-    """What is told; the value is the word on the wire (protocol.md, "deliveries")."""
+    """The kind of a delivery; the value is the one on the wire (protocol.md, "deliveries")."""
 
     ITEM = "item"
     REMIND = "remind"
@@ -17,13 +17,13 @@ class IntentKind(Enum):
 
 
 EMAIL = "email"
-"""The channel that is no push: it goes to the user's contact, so its intents name no device."""
+"""The channel to the user's e-mail address: its intents name no device."""
 
 WEBHOOK = "webhook"
-"""The channel to backends: its intents are events, and name a webhook and an event in place of a device."""
+"""The channel to backends: its intents name a webhook and an event instead of a device."""
 
 FRAME = "frame"
-"""No way out, but the note in the ledger that a reminder fired: connected devices got it as a frame."""
+"""Not a channel: the ledger entry of a reminder that fired. Connected devices got it as a frame."""
 
 PUSH_CHANNELS = ("apns", "fcm", "webpush")
 CHANNELS = (*PUSH_CHANNELS, EMAIL, WEBHOOK)
@@ -31,11 +31,13 @@ CHANNELS = (*PUSH_CHANNELS, EMAIL, WEBHOOK)
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """One thing to tell one device (``device == ""``: the user) by one channel.
+    """One delivery to one device (``device == ""``: to the user) by one channel.
 
-    ``n``: index of the reminder, else 0. ``seq``: the event that caused it; who acknowledged it needs not be told.
-    ``at_us``: when it was decided. Its key is all but these two and ``event``: two of one key are one. ``event``: of a
-    kind ``EVENT`` what happened, as JSON (``core.events``).
+    ``n``: index of the reminder, else 0. ``seq``: the event that caused it; a view that acknowledged it needs no
+    delivery.
+    ``at_us``: when it was decided. ``event``: the webhook event as JSON, if the kind is ``EVENT``. The other fields
+    are its
+    key: two intents with one key are one delivery.
     """
 
     uid: str
@@ -50,11 +52,11 @@ class Intent:
 
     @property
     def key(self) -> tuple[str, str, str, int, str, str]:
-        """What the delivery service knows it again by (architecture: "Delivery")."""
+        """The key of its delivery (architecture.md, "Delivery")."""
         return self.uid, self.item, self.kind.value, self.n, self.device, self.channel
 
     def fields(self) -> dict[str, str]:
-        """As an entry of a stream: text by name."""
+        """Return it as the fields of a stream entry."""
         fields = {
             "uid": self.uid,
             "item": self.item,

@@ -1,8 +1,10 @@
-"""The ledger of deliveries: what became of each thing that was to be told (architecture: "Delivery"; protocol.md).
+"""The delivery ledger: the state and history of each delivery (architecture.md, "Delivery"; protocol.md).
 
-One entry a key ``(user, item, intent, n, device, channel)``. "Claimed, attempt n" is written before the network call
-and the verdict after, so that a process that dies in between leaves a claim whose lease runs out, and nobody sends
-twice without knowing it. Pure values; the store moves them.
+One record for each key ``(user, item, intent, n, device, channel)``. The claim with its attempt number is written
+before
+the network request, the verdict after it. If a process dies between, its lease runs out, and the next attempt is known
+to
+be a second one. Pure values; the store moves them.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from .intents import Intent, IntentKind
 
 
 class DeliveryState(Enum):
-    """Where a delivery stands; the value is the letter that the store keeps, the name its word on the wire."""
+    """The state of a delivery. The value is the letter in the store, the name is the word on the wire."""
 
     PLANNED = "p"
     WAITING = "w"
@@ -32,7 +34,7 @@ class DeliveryState(Enum):
 
     @property
     def word(self) -> str:
-        """The word on the wire."""
+        """The value on the wire."""
         return self.name.lower()
 
     @property
@@ -42,11 +44,11 @@ class DeliveryState(Enum):
 
 
 MAX_ATTEMPTS = 20
-"""Of one delivery so many attempts are kept, so that what is tried for a day stays small."""
+"""Attempts kept of one delivery: a day of retries stays small."""
 
 
 class DeliveryAttempt(msgspec.Struct, frozen=True, array_like=True):
-    """One call to a provider. ``status``: its answer in words or digits; never holds a token or an address."""
+    """One request to a provider. ``status``: its response in words or digits; never a token or an address."""
 
     at_us: int
     status: str
@@ -55,16 +57,16 @@ class DeliveryAttempt(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def has_outcome(self) -> bool:
-        """Whether the provider said what became of it; else it may have arrived."""
+        """Whether the provider answered; else it may have been delivered."""
         return self.status != DeliveryState.UNKNOWN.word
 
 
 MAX_WAITS = 8
-"""Of one delivery so many waits are kept."""
+"""Waits kept of one delivery."""
 
 
 class DeliveryWait(msgspec.Struct, frozen=True, array_like=True):
-    """Why it was not sent when it was looked at, and until when it waited."""
+    """Why a due delivery was not sent, and until when it waited."""
 
     at_us: int
     reason: str
@@ -72,11 +74,11 @@ class DeliveryWait(msgspec.Struct, frozen=True, array_like=True):
 
 
 MAX_REPLAYS = 8
-"""Of one delivery so many replays are kept."""
+"""Replays kept of one delivery."""
 
 
 class DeliveryReplay(msgspec.Struct, frozen=True, array_like=True):
-    """When it was dead, and why (a reason, or the provider's answer); and when somebody wanted it tried anew."""
+    """When and why a delivery was dead (a reason, or the provider's response), and when an operator replayed it."""
 
     dead_us: int
     why: str | None
@@ -84,13 +86,16 @@ class DeliveryReplay(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DeliveryHistory(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is told of a delivery beside its state. ``planned_us``: when it was handed over; ``seq``: its cause.
+    """The history of a delivery. ``planned_us``: when it was enqueued. ``seq``: its cause. ``event``: of a webhook,
+    as JSON.
 
-    ``attempts``: the newest ``MOST_ATTEMPTS``. ``next_us``: when it is tried again, or looked at again. ``reason``: why
-    it waits or was cancelled (a word of protocol.md, "deliveries"). ``mail``: the name of the mail that told it, or may
-    have: the same for all that it told. ``since_us``: when it came to be cancelled, dead, or sent without a call of its
-    own; ``None`` also where it was entered so. ``waits``: the newest ``MOST_WAITS``. ``dropped``: how many older
-    attempts had an outcome. ``replays``: the newest ``MOST_REPLAYS``.
+    ``attempts``, ``waits``, ``replays``: the newest ones. ``dropped``: older attempts that had an outcome.
+    ``next_us``: the
+    next attempt or decision. ``reason``: why it waits or was cancelled (protocol.md, "deliveries"). ``mail``: the id
+    of the
+    e-mail that carried it, or may have; the same for all deliveries in that e-mail. ``since_us``: when it was
+    cancelled,
+    dead, or sent together with another one; None if it was so from the beginning.
     """
 
     planned_us: int
@@ -107,26 +112,26 @@ class DeliveryHistory(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def replayed_us(self) -> int | None:
-        """When somebody wanted it tried anew last."""
+        """The time of the last replay."""
         return self.replays[-1].at_us if self.replays else None
 
     @property
     def why(self) -> str | None:
-        """Why it ended: the reason, or the last answer of the provider."""
+        """Why it ended: the reason, or the last response of the provider."""
         return self.reason or (self.attempts[-1].status if self.attempts else None)
 
     @property
     def begun_us(self) -> int:
-        """Since when it is tried: a replay begins anew."""
+        """The start of its retries: the last replay, else when it was enqueued."""
         return self.replayed_us or self.planned_us
 
     @property
     def last_us(self) -> int:
-        """When something was done about it last."""
+        """The time of its last change."""
         return self.since_us or (self.attempts[-1].at_us if self.attempts else self.planned_us)
 
     def waiting(self, reason: str, now_us: int, until_us: int) -> DeliveryHistory:
-        """The story of one that waits. A reason that goes on is one wait."""
+        """Return the history with a wait. If the last wait has the same reason, it is extended."""
         at_us, waits = now_us, self.waits
         if waits and waits[-1].reason == reason:
             at_us, waits = waits[-1].at_us, waits[:-1]
@@ -134,31 +139,31 @@ class DeliveryHistory(msgspec.Struct, frozen=True, omit_defaults=True):
         return msgspec.structs.replace(self, reason=reason, next_us=until_us, waits=waits)
 
     def attempted(self, attempt: DeliveryAttempt) -> DeliveryHistory:
-        """The story with one call more, of which nothing is known yet but its answer."""
+        """Return the history with one more attempt."""
         attempts = (*self.attempts, attempt)
         dropped = self.dropped + sum(each.has_outcome for each in attempts[:-MAX_ATTEMPTS])
         kept = attempts[-MAX_ATTEMPTS:]
         return msgspec.structs.replace(self, reason=None, next_us=None, attempts=kept, dropped=dropped)
 
     def ended(self, reason: str | None, now_us: int) -> DeliveryHistory:
-        """The story of one that is cancelled or dead."""
+        """Return the history of a cancelled or dead delivery."""
         return msgspec.structs.replace(self, reason=reason, next_us=None, since_us=now_us)
 
     def replayed(self, now_us: int) -> DeliveryHistory:
-        """The story of a dead one that is tried anew. Its attempts stay, and so does its end."""
+        """Return the history of a dead delivery that is tried again. Its attempts and its end stay in it."""
         replays = (*self.replays, DeliveryReplay(self.last_us, self.why, now_us))[-MAX_REPLAYS:]
         return msgspec.structs.replace(self, reason=None, next_us=None, since_us=None, replays=replays)
 
 
 def new_history(intent: Intent, reason: str | None, now_us: int) -> DeliveryHistory:
-    """The story of what enters the ledger."""
+    """Return the history of a new record."""
     return DeliveryHistory(intent.at_us or now_us, intent.seq, reason, event=intent.event)
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True):
-    """One entry, read. ``n``: how often a provider was called for it, the call under way included.
+    """One record of the ledger. ``n``: requests to the provider, including one in progress.
 
-    ``lease_until_us``: of a claim its end; of what waits the moment before which nobody gets it; else 0.
+    ``lease_until_us``: the end of a claim; for a waiting delivery the earliest time of the next claim; else 0.
     """
 
     intent: Intent
@@ -169,26 +174,26 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will be sent for it; also where nobody will ever know whether it arrived."""
+        """Whether nothing more will be sent for it; also if its outcome will never be known."""
         return self.state.is_over or (self.state is DeliveryState.UNKNOWN and self.history.next_us is None)
 
     @property
     def is_unsure(self) -> bool:
-        """Whether a call to the provider has no outcome: it said nothing, who called died over it, or is calling."""
+        """Whether a request has no outcome: no response, a worker that died, or one in progress."""
         return self.n > self.history.dropped + sum(each.has_outcome for each in self.history.attempts)
 
     def is_waiting_beyond(self, reason: str, until_us: int) -> bool:
-        """Whether it waits for that, and longer."""
+        """Return whether it waits for this reason, and longer than ``until_us``."""
         return self.state is DeliveryState.WAITING and self.history.reason == reason and self.lease_until_us > until_us
 
     @property
     def is_hastened(self) -> bool:
-        """Whether somebody wants that what waits is looked at before the time until which it was to wait."""
+        """Whether a waiting delivery is to be decided before the end of its wait."""
         return self.state is DeliveryState.WAITING and self.lease_until_us < (self.history.next_us or 0)
 
     @property
     def tries(self) -> int:
-        """As ``n``, since a replay began anew."""
+        """The number of requests since the last replay, including this one."""
         replayed_us = self.history.replayed_us
         if replayed_us is None:
             return self.n
@@ -196,50 +201,52 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
 
 
 LONGEST_WAIT_US = 2 * DAY_US
-"""What waits was planned no longer ago: it is tried for a day, and the longest wait, for quiet hours, is below one."""
+"""Age of the oldest waiting delivery: a day of retries, and a wait for quiet hours that is under a day."""
 OVERDUE_US = 15 * 60 * SECOND_US
-"""How long after something was planned it is asked what became of it: by then it is over, or waits for its time."""
+"""Time after which the scheduler checks an enqueued delivery: by then it is over, or waits for a known time."""
 WAKING_US = HOUR_US
-"""How long it is remembered that a device was woken for a withdrawal: systems ration that by the hour."""
+"""Period in which wake-ups of a device for withdrawals are counted: mobile systems limit them by the hour."""
 
 
 class PendingWithdrawals(msgspec.Struct, frozen=True):
-    """Of one device and channel. ``waiting``: those that are not over, the oldest first. ``woken_us``: when one was
-    sent by itself in the last hour, not with something that is shown anyway."""
+    """The withdrawals of one device and channel. ``waiting``: those that are not over, oldest first.
+
+    ``woken_us``: times in the last hour at which a withdrawal was sent alone, not together with a visible push.
+    """
 
     waiting: tuple[Intent, ...] = ()
     woken_us: tuple[int, ...] = ()
 
 
 def is_webhook_event(intent: Intent, state: DeliveryState) -> bool:
-    """Whether backends may want to hear that a delivery came to this state: it told the user, or never will."""
+    """Return whether this state of a delivery is a webhook event: it reached the user, or never will."""
     is_of_user = intent.kind not in (IntentKind.WITHDRAW, IntentKind.EVENT)
     return is_of_user and state in (DeliveryState.SENT, DeliveryState.DEAD)
 
 
 def delivery_key(intent: Intent) -> str:
-    """The key of a delivery within its item."""
+    """Return the key of a delivery within its item."""
     return f"{intent.kind.value}/{intent.n}/{intent.device}/{intent.channel}"
 
 
 def delivery_path(intent: Intent) -> str:
-    """The key of a delivery among those of all users; no name holds a slash."""
+    """Return the key of a delivery among those of all users. No name contains a slash."""
     return f"{intent.uid}/{intent.item}/{delivery_key(intent)}"
 
 
 def parse_delivery_path(path: str) -> Intent:
-    """The intent of a path, as far as its key says it. ``ValueError`` where it is none."""
+    """Return the intent of a path, with the fields of its key. Raises ``ValueError`` if the path is malformed."""
     uid, item, kind, n, device, channel = path.split("/")
     return Intent(uid, item, IntentKind(kind), channel, device, int(n))
 
 
 def encode_delivery_id(intent: Intent) -> str:
-    """The name of a delivery on the wire: opaque, the same for ever, one a key."""
+    """Return the id of a delivery on the wire: opaque, permanent, one for each key."""
     return urlsafe_b64encode(delivery_path(intent).encode()).rstrip(b"=").decode()
 
 
 def decode_delivery_id(name: str) -> Intent | None:
-    """The intent of a name, as far as its key says it; ``None`` where no delivery can have that name."""
+    """Return the intent of a delivery id, with the fields of its key; None if the id is malformed."""
     try:
         intent = parse_delivery_path(urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode())
     except ValueError:
@@ -248,30 +255,33 @@ def decode_delivery_id(name: str) -> Intent | None:
 
 
 def rebuild_intent(intent: Intent, history: DeliveryHistory) -> Intent:
-    """The intent of an entry with what its story keeps of it. What happened is decided to be told anew by a replay; of
-    whom to tell it stays true since when they were not there."""
+    """Return the full intent of a record: the fields of its key, and those in its history.
+
+    A replayed webhook event counts from the replay. A push or e-mail counts from when it was planned, because the
+    absence of
+    the user is measured from there.
+    """
     at_us = history.begun_us if intent.kind is IntentKind.EVENT else history.planned_us
-    it = intent  # (`replace` costs twice as much, and each claim makes one)
+    it = intent  # `replace` costs twice as much, and each claim makes one
     return Intent(it.uid, it.item, it.kind, it.channel, it.device, it.n, history.seq, at_us, history.event)
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A claim that was given. ``before``: the state it was in (``CLAIMED``: a worker died over it, so that what it
-    sent may have arrived)."""
+    """A successful claim. ``before``: the state before it. ``CLAIMED``: a worker died, and may have sent it."""
 
     delivery: DeliveryRecord
     before: DeliveryState
 
 
 class NotYet(msgspec.Struct, frozen=True):
-    """It waits until ``until_us``: for its next attempt, or its next look."""
+    """The delivery waits until ``until_us``, for its next attempt or decision."""
 
     until_us: int
 
 
 class NotClaimed(Enum):
-    """Why there is nothing to do now."""
+    """Why a claim failed, if the delivery does not wait."""
 
-    ABSENT = "no such delivery: the user was forgotten, or its time is over"
-    OVER = "it was sent, cancelled, withdrawn, is dead, or nobody will ever know"
-    BUSY = "another worker has it, or another delivery to the same device and place on its screen"
+    ABSENT = "unknown delivery: the user was deleted, or its retention is over"
+    OVER = "it was sent, cancelled, withdrawn, is dead, or its outcome will never be known"
+    BUSY = "another worker has claimed it, or another delivery with the same device and collapse id"

@@ -1,7 +1,8 @@
-"""The timeline of an item: all that is known to have happened to it and been told of it, by time (protocol.md). PURE.
+"""Timeline of an item: everything that is known of it and of its deliveries, ordered by time (protocol.md). Pure.
 
-It is read from what is kept anyway: the history, the ledger of deliveries, the acknowledgements. Whoever reads as one
-device sees what concerns that device: its own pushes and acknowledgements, and the mails of the user.
+It is built from stored data: the history, the delivery ledger, the acknowledgements. A reader that is a device sees
+its
+own pushes and acknowledgements, and the e-mails of the user.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .intents import EMAIL, FRAME, Intent, IntentKind
 from .ledger import DeliveryAttempt, DeliveryRecord, DeliveryState
 
 MAX_ACKNOWLEDGEMENTS: Final = 500
-"""Of a user so many acknowledgements are kept with their moment, the newest."""
+"""Acknowledgements kept with their time for each user, the newest ones."""
 
 Members = dict[str, Any]
 
@@ -33,7 +34,7 @@ _item: Final = msgspec.json.Decoder(_TimelineItem).decode
 
 
 class Acknowledgement(msgspec.Struct, frozen=True):
-    """A view showed its user what came after ``since``, up to ``until``, at that moment."""
+    """A view showed its user everything after ``since`` up to ``until``, at that time."""
 
     view: View
     since: int
@@ -42,21 +43,21 @@ class Acknowledgement(msgspec.Struct, frozen=True):
 
 
 class TimelineEvent(msgspec.Struct, frozen=True):
-    """One thing that happened. ``members``: what it says beside, as it goes out."""
+    """One event of a timeline. ``members``: its other members in JSON."""
 
     at_us: int
     word: str
     members: Members = {}
 
     def json(self) -> bytes:
-        """As it goes out."""
+        """Return the event as JSON."""
         return msgspec.json.encode({"at": msgspec.Raw(format_time(self.at_us)), "event": self.word, **self.members})
 
 
 def build_timeline(
     entry: HistoryEntry, told: Sequence[DeliveryRecord], shown: Iterable[Acknowledgement], view: View
 ) -> list[TimelineEvent]:
-    """What ``view`` may know of an item that it holds or held, by time; of one moment causes come before effects."""
+    """Return the events of an item that ``view`` may see, by time; at the same time causes come before effects."""
     events = [TimelineEvent(entry.created_us, "created")]
     fired = [each for each in told if each.intent.channel == FRAME]
     events += [TimelineEvent(each.history.planned_us, "reminded", {"n": each.intent.n}) for each in fired]
@@ -71,7 +72,7 @@ def build_timeline(
 
 
 def _is_of(intent: Intent, view: View) -> bool:
-    """Whether it told the user, in a way that the view may know of."""
+    """Return whether the delivery was for the user, and visible to the view."""
     if intent.kind is IntentKind.EVENT or intent.channel == FRAME:
         return False
     return view.device in (BACKEND, intent.device) or intent.channel == EMAIL
@@ -80,7 +81,7 @@ def _is_of(intent: Intent, view: View) -> bool:
 def _acked(
     entry: HistoryEntry, causes: Sequence[tuple[int, int]], shown: Iterable[Acknowledgement], view: View
 ) -> Iterator[TimelineEvent]:
-    """For each device, when it had shown the creation, or a reminder; not what it showed once the item was gone."""
+    """Yield when each device showed the creation or a reminder, as long as the item was live."""
     for_device = _item(entry.json).for_device
     known: set[tuple[int, str]] = set()
     for each in sorted(shown, key=lambda each: each.at_us):
@@ -102,7 +103,7 @@ def _left(gone: Removal) -> TimelineEvent:
 
 
 def _of_delivery(delivery: DeliveryRecord) -> Iterator[TimelineEvent]:
-    """What became of one delivery. A withdrawal is no news until something comes of it."""
+    """Yield the events of one delivery. A withdrawal has no event until it has a result."""
     intent, state, history = delivery.intent, delivery.state, delivery.history
     where = {"channel": intent.channel, "device": intent.device or None, "n": intent.n, "intent": intent.kind.value}
     is_decided_against = state is DeliveryState.CANCELLED and history.since_us is None
@@ -125,7 +126,7 @@ def _of_delivery(delivery: DeliveryRecord) -> Iterator[TimelineEvent]:
 
 
 def _word(delivery: DeliveryRecord, attempt: DeliveryAttempt) -> str | None:
-    """What a call to a provider was; ``None`` where another event tells of it."""
+    """Return the event of a request to a provider; None if another event covers it."""
     state, history = delivery.state, delivery.history
     if any(attempt.at_us == replay.dead_us for replay in history.replays):
         return None

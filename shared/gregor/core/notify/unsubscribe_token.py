@@ -1,7 +1,7 @@
-"""Tokens in the links under mails: who has the link may end the mails of some categories to one user, and nothing else.
+"""Tokens of unsubscribe links: a link ends the e-mails of some categories to one user, and allows nothing else.
 
-A token is signed and never expires: a mail may be read years later, and unsubscribing must work then (RFC 8058). It
-names the categories of the mail that it stands under, so that one click ends all that the mail was about.
+A token is signed and never expires: an e-mail may be read years later, and its link must still work (RFC 8058). It has
+the categories of its e-mail, so one click ends all of them.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Final
 from gregor.core.ids import is_dotted, is_user_id
 
 ALL_CATEGORIES: Final = "*"
-"""In place of a category: all mail."""
+"""Instead of categories: all e-mail."""
 MAX_TOKEN_CHARACTERS: Final = 600
-"""Of a token: a link must fit in a header of one line."""
+"""Characters of a token: its link must fit into one header line."""
 _MAC_BYTES: Final = 16
 _MAX_CONTENT_BYTES: Final = MAX_TOKEN_CHARACTERS * 3 // 4 - _MAC_BYTES
 _PURPOSE: Final = b"gregor unsubscribe 1"
 
 
 def derive_key(secret: str) -> bytes:
-    """The key of these tokens, derived from a secret that may have other uses too (TOKEN_SECRET)."""
+    """Return the key of these tokens, derived from a secret that may also have other uses (TOKEN_SECRET)."""
     return hmac.new(secret.encode(), _PURPOSE, hashlib.sha256).digest()
 
 
 def make_token(key: bytes, uid: str, categories: Iterable[str]) -> str:
-    """The token for mails of these categories to `uid`: letters, digits, `-`, `_` alone.
+    """Return the token for e-mails of these categories to ``uid``: letters, digits, ``-`` and ``_``.
 
-    Where they are too many for a link it is for `*`, all mail.
+    If the categories do not fit, the token is for all e-mail (``*``).
     """
     content = f"{uid}\n{','.join(sorted(set(categories)))}".encode()
     if len(content) > _MAX_CONTENT_BYTES:
@@ -41,7 +41,7 @@ def make_token(key: bytes, uid: str, categories: Iterable[str]) -> str:
 
 
 def parse_token(keys: Sequence[bytes], token: str) -> tuple[str, tuple[str, ...]] | None:
-    """(uid, categories) of a token that one of `keys` signed, else None."""
+    """Return (uid, categories) of a token that one of ``keys`` signed; else None."""
     if len(token) > MAX_TOKEN_CHARACTERS or not token.isascii():
         return None
     try:

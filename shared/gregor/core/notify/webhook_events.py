@@ -1,7 +1,7 @@
-"""What happened, as backends are told of it by webhooks: events, who wants which, and how one is put.
+"""Webhook events: what backends can subscribe to, which webhooks want an event, and its JSON.
 
-An event comes from what a device or time did; it is handed over once for each webhook that wants it, like a push, under
-a key of its own. Its body is what Standard Webhooks recommends: type, timestamp, data.
+A device or a timer causes an event. It becomes one intent for each webhook that wants it, with its own key, and is
+delivered like a push. Its body follows Standard Webhooks: type, timestamp, data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KEY_BYTES: Final = 15
 
 
 class WebhookEventType(Enum):
-    """What may happen; the value is the word on the wire."""
+    """The type of an event; the value is the one on the wire."""
 
     DISMISSED = "item.dismissed"
     EXPIRED = "item.expired"
@@ -40,10 +40,11 @@ DELIVERY_EVENTS: Final = frozenset({WebhookEventType.SENT, WebhookEventType.DEAD
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A backend's wish to hear of events. ``events``: which (``None``: all); ``prefixes``: of which categories.
+    """A backend's subscription to events. ``events``: their types (None: all). ``prefixes``: their categories.
 
-    ``secrets``: each with the moment (µs) from which it signs no more; ``None`` where it goes on. ``disabled_us``:
-    since when it is not called; ``why_disabled`` says why, in a few words. ``name`` is a note for people.
+    ``secrets``: each with the time (µs) at which it stops to sign; None if it stays. ``disabled_us``: since when it
+    gets no
+    requests; ``why_disabled``: the reason, in a few words. ``name``: a note for people.
     """
 
     id: str
@@ -57,18 +58,19 @@ class Webhook:
     why_disabled: str | None = None
 
     def wants(self, kind: WebhookEventType) -> bool:
-        """Whether it is called for events of this type at all."""
+        """Return whether it gets events of this type."""
         return self.disabled_us is None and (self.events is None or kind.value in self.events)
 
     def signing(self, now_us: int) -> tuple[str, ...]:
-        """The secrets that sign now, the newest first."""
+        """Return the secrets that sign now, newest first."""
         return tuple(secret for secret, until_us in self.secrets if until_us is None or now_us < until_us)
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """Of a delivery: what was told by which channel (words of protocol.md, "deliveries"), at which attempt, and how the
-    provider answered the last."""
+    """A delivery in an event: its channel and kind (protocol.md, "deliveries"), its attempts, and the last
+    response.
+    """
 
     channel: str
     intent: str
@@ -79,8 +81,9 @@ class DeliveryReport:
 
 @dataclass(frozen=True, slots=True)
 class WebhookEvent:
-    """One thing that happened to an item. ``category`` is ``None`` where it is not known any more; ``seq``: the event
-    of the user's state; ``device``: who did it, or whom it concerns (``None``: nobody's own doing, or all devices).
+    """One event of an item. ``category``: None if it is unknown by now. ``seq``: the cause in the user's state.
+
+    ``device``: the device that acted or is concerned; None if no device acted, or all are concerned.
     """
 
     type: WebhookEventType
@@ -95,7 +98,7 @@ class WebhookEvent:
     told: DeliveryReport | None = None
 
     def body(self) -> str:
-        """The body of a call, as JSON."""
+        """Return the body of a request, as JSON."""
         data = {
             "uid": self.uid,
             "id": self.item,
@@ -111,7 +114,7 @@ class WebhookEvent:
         return msgspec.json.encode({"type": self.type.value, "timestamp": _iso(self.at_us), "data": data}).decode()
 
     def key_for(self, webhook: str) -> str:
-        """What the event is known by at one webhook, however often it is told."""
+        """Return the key of the event at one webhook. It is the same however often the event is generated."""
         told = self.told
         cause = () if told is None else (told.channel, told.intent, str(told.n), str(told.attempts))
         parts = (webhook, self.type.value, self.uid, self.item, self.device or "", str(self.seq), *cause)
@@ -120,7 +123,7 @@ class WebhookEvent:
 
 
 def webhook_intents(events: Iterable[WebhookEvent], webhooks: Iterable[Webhook], now_us: int) -> list[Intent]:
-    """What is to be handed over: one intent for each event and webhook that wants it."""
+    """Return the intents to enqueue: one for each event and each webhook that wants it."""
     known = tuple(webhooks)
     return [
         Intent(
@@ -140,7 +143,9 @@ def webhook_intents(events: Iterable[WebhookEvent], webhooks: Iterable[Webhook],
 
 
 def webhook_and_call_id(intent: Intent) -> tuple[str, str]:
-    """Of an intent of kind event: the webhook's id, and the id of the call, the same at each attempt."""
+    """Return the webhook's id and the request's id of an event intent. The request's id is the same for each
+    attempt.
+    """
     webhook, _, key = intent.device.partition(":")
     return webhook, f"evt_{key}"
 

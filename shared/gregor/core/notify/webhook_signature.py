@@ -1,7 +1,8 @@
-"""Signatures of webhooks, as Standard Webhooks 1.0 has them: a backend can tell that a call is ours, and new.
+"""Webhook signatures of Standard Webhooks 1.0: they prove to a backend that a request is from Gregor, and recent.
 
-Signed is `<id>.<timestamp>.<body>`, with HMAC-SHA256, under each secret that is good now: while a secret is rotated the
-call carries two signatures, and the receiver may know either.
+The signed text is ``<id>.<timestamp>.<body>``, by HMAC-SHA256, with each secret that is valid now. During a rotation
+of
+secrets a request has two signatures, and the receiver may know either secret.
 """
 
 from __future__ import annotations
@@ -19,38 +20,46 @@ from gregor.core.limits import SECOND_US
 PREFIX: Final = "whsec_"
 SECRET_BYTES: Final = 32
 TOLERANCE_US: Final = 300 * SECOND_US
-"""How old, or how far ahead, a call may say it is: five minutes, as the libraries of receivers have it."""
+"""Allowed difference of a request's time to the clock: five minutes, as in the libraries of receivers."""
 MAX_URL_CHARACTERS: Final = 2_048
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def encode_secret(random_bytes: bytes) -> str:
-    """A secret as it is shown: `whsec_` and base64. The standard asks for 24 to 64 random bytes; ValueError else."""
+    """Return a secret as it is shown: ``whsec_`` and base64. Raises ``ValueError`` unless it has 24 to 64 random
+    bytes.
+    """
     if not 24 <= len(random_bytes) <= 64:
-        raise ValueError("a secret of a webhook has 24 to 64 bytes")
+        raise ValueError("a webhook secret must have 24 to 64 bytes")
     return PREFIX + base64.b64encode(random_bytes).decode()
 
 
 def decode_secret(secret: str) -> bytes:
-    """The key inside a secret, with or without its prefix. ValueError, without the secret, where it is none."""
+    """Return the key in a secret, with or without its prefix. Raises ``ValueError``, without the secret, if it is
+    malformed.
+    """
     try:
         return base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("not a secret of a webhook: whsec_ and base64") from None
+        raise ValueError("not a webhook secret: whsec_ and base64") from None
 
 
 def signed_headers(secrets: Iterable[str], call_id: str, at_us: int, body: bytes) -> dict[str, str]:
-    """The three headers of a call: `call_id` is the same at each attempt, `at_us` (wall clock) is now."""
+    """Return the three headers of a request. ``call_id`` is the same for each attempt; ``at_us`` (wall clock) is
+    now.
+    """
     timestamp = str(at_us // SECOND_US)
     keys = [decode_secret(secret) for secret in secrets]
     if not keys:
-        raise ValueError("a webhook without a secret: nothing signs its calls")
+        raise ValueError("a webhook needs a secret to sign its requests")
     signatures = [_signature(key, call_id, timestamp, body) for key in keys]
     return {"webhook-id": call_id, "webhook-timestamp": timestamp, "webhook-signature": " ".join(signatures)}
 
 
 def is_signed(secret: str, headers: Mapping[str, str], body: bytes, now_us: int) -> bool:
-    """What a receiver checks: one of the signatures is of `secret`, and the call is of now. Names in small letters."""
+    """Return what a receiver checks: one signature is by ``secret``, and the time is recent. Header names are in
+    lower case.
+    """
     timestamp = headers.get("webhook-timestamp", "")
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
         return False
@@ -62,23 +71,24 @@ def is_signed(secret: str, headers: Mapping[str, str], body: bytes, now_us: int)
 
 
 def webhook_url_error(url: str, *, is_loopback_allowed: bool = False) -> str | None:
-    """Why `url` cannot be a webhook's, or None: it must be https, without a login or fragment, on one plain line.
+    """Return why ``url`` is not a valid URL of a webhook, or None: https, without login and fragment, printable ASCII.
 
-    `is_loopback_allowed`: for development, also http to this machine. Where the name leads is judged at each call.
+    ``is_loopback_allowed``: for development, also http to this machine. The address of its host is checked on each
+    request.
     """
     if len(url) > MAX_URL_CHARACTERS or any(not 33 <= ord(letter) <= 126 for letter in url):
-        return f"A URL has at most {MAX_URL_CHARACTERS} characters, printable ASCII alone."
+        return f"A URL may have up to {MAX_URL_CHARACTERS} characters of printable ASCII."
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port
     except ValueError:
-        return "This is no URL."
+        return "This is not a URL."
     if is_loopback_allowed and host in LOOPBACK_HOSTS and parts.scheme in ("http", "https"):
         return None
     if parts.scheme != "https" or not host:
-        return "A webhook's URL begins with https:// and names a host."
+        return "The URL of a webhook must begin with https:// and a host."
     if parts.username is not None or parts.password is not None or parts.fragment:
-        return "A webhook's URL has no login and no fragment; calls are signed."
+        return "The URL of a webhook must not have a login or a fragment; requests are signed."
     return None
 
 
