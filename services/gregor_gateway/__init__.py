@@ -1,1 +1,1 @@
-"""The gateway: holds the connections of devices, and brings them what changes (protocol.md, "Gateway")."""
+"""The gateway: holds the connections of devices, and brings them what changes (websocket.md)."""

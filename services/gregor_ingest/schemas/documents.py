@@ -205,7 +205,7 @@ class AggregateFieldsSchema(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class CategoryEntrySchema(Struct, kw_only=True, forbid_unknown_fields=True):
-    """One category entry: docs/categories.md explains the fields. false removes an inherited value."""
+    """One category entry: docs/reference/categories.md explains the fields. false removes an inherited value."""
 
     title: _Text | UnsetType = UNSET
     text: _Text | UnsetType = UNSET

@@ -1,4 +1,4 @@
-"""Device tokens: JWTs that the application's own login service mints (protocol.md, "Who may call").
+"""Device tokens: JWTs that the application's own login service mints (http.md, "Who may call").
 
 A token is ``sub`` (the uid), ``device`` and ``exp``, and optionally ``iat``, ``nbf``, ``aud``, ``iss``, ``cats``,
 ``systems``. Its key is chosen by ``kid`` and names its one algorithm: a token can never choose how it is checked.

@@ -82,7 +82,7 @@ class Overrun:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The server closed for good; the device does not reconnect. Close codes: docs/protocol.md, "Closes"."""
+    """The server closed for good; the device does not reconnect. Close codes: websocket.md, "Closes"."""
 
     code: int
     reason: str

@@ -1,4 +1,4 @@
-"""Timings of a device, and the delay before it reconnects (docs/protocol.md, "Closes")."""
+"""Timings of a device, and the delay before it reconnects (websocket.md, "Closes")."""
 
 from __future__ import annotations
 

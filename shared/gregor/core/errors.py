@@ -1,4 +1,4 @@
-"""Error codes: for each its HTTP status, its meaning, and whether a retry helps (protocol.md, "Errors").
+"""Error codes: for each its HTTP status, its meaning, and whether a retry helps (errors.md, "Problems").
 
 Code raises ``Problem``; the services turn it into RFC 9457 JSON or into a ``problem`` frame.
 """
@@ -139,7 +139,7 @@ class Problem(Exception):
         return ERRORS[self.code].status
 
     def document(self, request_id: str | None = None) -> dict[str, Any]:
-        """Return the RFC 9457 document (protocol.md, "Errors")."""
+        """Return the RFC 9457 document (errors.md, "Problems")."""
         refusal = ERRORS[self.code]
         document: dict[str, Any] = {
             "type": f"/errors#{self.code}",

@@ -1,4 +1,4 @@
-"""Collector of validation errors: a response lists all errors of a document (protocol.md, "Errors")."""
+"""Collector of validation errors: a response lists all errors of a document (errors.md, "Problems")."""
 
 from __future__ import annotations
 

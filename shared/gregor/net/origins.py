@@ -1,4 +1,4 @@
-"""Allowed web origins: the setting ORIGINS and the service's own host (protocol.md, "Origins")."""
+"""Allowed web origins: the setting ORIGINS and the service's own host (http.md, "Origins")."""
 
 from __future__ import annotations
 

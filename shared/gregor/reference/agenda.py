@@ -1,4 +1,4 @@
-"""A user's agenda: when which of its items asks for what (semantics.md L7, "Aggregation"; architecture: "Time").
+"""A user's agenda: when which of its items asks for what (semantics.md L7, "Aggregation"; architecture.md, "Time").
 
 An entry is a name and a time. The name begins with the letter of what is to be done, as in the Redis store's scripts:
 ``r<id>`` the next reminder, ``n<id>␀<index>␀<seq>`` what follows one, ``p<id>`` push, ``q<id>`` mail, ``z<id>`` it has

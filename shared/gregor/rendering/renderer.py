@@ -1,4 +1,4 @@
-"""Words for people: title, text and link of an item for screens, the push and the mail (architecture.md §8).
+"""Words for people: title, text and link of an item for screens, the push and the mail (reference/categories.md).
 
 Templates are tried when entries are applied (``check_templates``), so that a bad one never gets in. What still goes
 wrong with one item when it is shown (a division by zero, a limit) is told (``Failed``), and it gets plain words

@@ -1,4 +1,4 @@
-"""The language of templates: a part of Jinja2 that always ends, soon and small (architecture.md §8).
+"""The language of templates: a part of Jinja2 that always ends, soon and small (categories.md, "Templates").
 
 A template is read before it runs. It may show values, compare and compute, choose (``if``), repeat (``for``) and name
 values (``set``); it calls no functions and reaches no attribute of a Python object. What it does is counted in steps as

@@ -1,4 +1,4 @@
-"""The text of a service key, ``gk_<id>_<secret>``: shown once, stored as a hash (protocol.md, "Who may call")."""
+"""The text of a service key, ``gk_<id>_<secret>``: shown once, stored as a hash (http.md, "Who may call")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probe application of services without public HTTP (protocol.md, "Ports")."""
+"""The probe application of services without public HTTP (http.md, "Probes")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readiness of a process: the answer of ``/readyz`` (protocol.md, "Ports")."""
+"""Readiness of a process: the answer of ``/readyz`` (http.md, "Probes")."""
 
 from __future__ import annotations
 

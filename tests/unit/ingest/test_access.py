@@ -30,7 +30,7 @@ BODIES: dict[str, Any] = {
     "/v1/categories/rollback": {"version": 1},
 }
 
-# protocol.md, "Who may call", once more and by hand: (endpoint, scopes, what a device token may do).
+# http.md, "Who may call", once more and by hand: (endpoint, scopes, what a device token may do).
 EXPECTED = {
     "POST /v1/users/{uid}/messages": ({"ingest", "admin"}, DeviceAccess.USER),
     "POST /v1/messages": ({"ingest", "admin"}, DeviceAccess.ANY),

@@ -31,7 +31,7 @@ KeyId = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: the mid
 KEEP_US = 24 * 3_600 * 1_000_000
 """How long the old secret of a rotated key stays valid."""
 SCOPES = ("ingest", "read", "devices", "deliveries", "categories", "admin")
-"""What a service key may be allowed to do (docs/protocol.md, "Who may call")."""
+"""What a service key may be allowed to do (http.md, "Who may call")."""
 T = TypeVar("T")
 
 

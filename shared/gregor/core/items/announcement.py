@@ -81,7 +81,7 @@ class AnnouncementEntry:
 
 
 IS_NEW_EPOCH = 1
-"""Flag: this commit made the user's epoch, so each of its frames has a cursor (protocol.md, "Errors")."""
+"""Flag: this commit made the user's epoch, so each of its frames has a cursor (websocket.md, "Server frames")."""
 
 
 @dataclass(slots=True)

@@ -1,6 +1,4 @@
-"""Cursors, views, and the results of a sync: how a reader gets up to date (semantics.md L9, protocol.md "sync
-object").
-"""
+"""Cursors, views, and the results of a sync: how a reader gets up to date (semantics.md L9, http.md, "Reads")."""
 
 from __future__ import annotations
 

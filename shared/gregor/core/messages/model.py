@@ -106,7 +106,7 @@ class RemovalReason(Enum):
 
     @property
     def is_told(self) -> bool:
-        """Whether live frames contain the reason: only if the server removed the item (protocol.md, "live frame")."""
+        """Whether live frames contain the reason: only if the server removed the item."""
         return self in (RemovalReason.EXPIRED, RemovalReason.AGGREGATED, RemovalReason.DISPLACED)
 
 

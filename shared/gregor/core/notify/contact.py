@@ -29,7 +29,7 @@ CHANNELS: Final[tuple[Channel, ...]] = ("push", "email")
 ALL_CATEGORIES: Final = "*"
 """The shortest prefix, in preferences."""
 QUIET_HOURS: Final = "quiet_hours"
-"""The reason of a delivery that waits for their end (protocol.md, "deliveries")."""
+"""The reason of a delivery that waits for their end (delivery.md, "Skip reasons")."""
 MAX_PREFERENCES: Final = 1_000
 """Prefixes in one user's preferences."""
 

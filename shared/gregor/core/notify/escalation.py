@@ -2,7 +2,7 @@
 
 A creation gets timers by its category. At their time the decision is made again, from the current state. Everything
 here
-is pure: the scheduler reads, asks, and enqueues. The skip reasons are those of protocol.md ("deliveries").
+is pure: the scheduler reads, asks, and enqueues. The skip reasons are those of delivery.md ("Skip reasons").
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class IntentKind(Enum):
-    """The kind of a delivery; the value is the one on the wire (protocol.md, "deliveries")."""
+    """The kind of a delivery; the value is the one on the wire (time.md, "The queue")."""
 
     ITEM = "item"
     REMIND = "remind"

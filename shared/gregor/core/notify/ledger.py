@@ -91,7 +91,7 @@ class DeliveryHistory(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``attempts``, ``waits``, ``replays``: the newest ones. ``dropped``: older attempts that had an outcome.
     ``next_us``: the
-    next attempt or decision. ``reason``: why it waits or was cancelled (protocol.md, "deliveries"). ``mail``: the id
+    next attempt or decision. ``reason``: why it waits or was cancelled (delivery.md). ``mail``: the id
     of the
     e-mail that carried it, or may have; the same for all deliveries in that e-mail. ``since_us``: when it was
     cancelled,

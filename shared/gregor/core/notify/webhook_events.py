@@ -68,7 +68,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """A delivery in an event: its channel and kind (protocol.md, "deliveries"), its attempts, and the last
+    """A delivery in an event: its channel and kind (delivery.md, "Look up deliveries"), its attempts, and the last
     response.
     """
 

@@ -30,7 +30,7 @@ class ServiceKey:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a ticket grants (protocol.md, "Tickets"): one stream of one user, device and view.
+    """What a ticket grants (http.md, "Tickets"): one stream of one user, device and view.
 
     Attributes:
         claims: The claims of the device token that the stream needs (``exp``, ``iat``, ``cats``, ``systems``). For an

@@ -1,5 +1,4 @@
-"""The state of users in Redis. Each method runs a script or two: `core` decides, Lua commits (architecture.md,
-"Redis").
+"""The state of users in Redis. Each method runs a script or two: `core` decides, Lua commits (architecture.md).
 
 If due work is found (an expiry, a reset of all users, a collection), the script changes nothing and answers ``due`` or
 ``generation``. The due work is then committed first, as a separate commit, and the call is repeated.
