@@ -75,4 +75,4 @@ fmt: $(STAMP) ## format, and fix what can be fixed
 
 lock: $(STAMP) ## resolve requirements.lock again, without hosts in it
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
-		--group dev --output-file requirements.lock pyproject.toml
+		--all-extras --group dev --output-file requirements.lock pyproject.toml

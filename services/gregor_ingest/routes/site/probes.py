@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import APIRouter, Response
 
 from gregor.telemetry import METRICS_CONTENT_TYPE
-from gregor_ingest.guarded_route import OpenRoute, Context
+from gregor_ingest.guarded_route import Context, OpenRoute
 from gregor_ingest.responses import json_content, json_response
 from gregor_ingest.schemas.responses import AliveResponse, ReadyResponse
 
@@ -36,7 +36,10 @@ async def health() -> Response:
     summary="Readiness probe",
     responses={
         200: {"description": "The process is ready.", "content": json_content(ReadyResponse, _READY)},
-        503: {"description": "The process is not ready: route requests to another one.", "content": json_content(ReadyResponse, _NOT_READY)},
+        503: {
+            "description": "The process is not ready: route requests to another one.",
+            "content": json_content(ReadyResponse, _NOT_READY),
+        },
     },
     response_class=Response,
 )
@@ -50,7 +53,12 @@ async def ready(context: Context) -> Response:
     "/metrics",
     operation_id="metrics",
     summary="Prometheus metrics",
-    responses={200: {"description": "Metrics in the Prometheus text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={
+        200: {
+            "description": "Metrics in the Prometheus text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        }
+    },
     response_class=Response,
 )
 async def metrics(context: Context) -> Response:
