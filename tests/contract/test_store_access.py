@@ -12,7 +12,7 @@ from gregor.store.contract.store import Store
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
 
 
-async def test_a_key_s_text_is_shown_once_and_only_its_hash_is_kept(store: Store) -> None:
+async def test_only_the_hash_of_a_key_is_stored(store: Store) -> None:
     key, text = await store.access.create_key(["ingest", "read"], ["user.joined", "user"], 5.0, "billing", NOW_US)
 
     assert re.fullmatch(r"gk_[a-z0-9]{12}_[A-Za-z0-9_-]{43}", text)
@@ -25,7 +25,7 @@ async def test_a_key_s_text_is_shown_once_and_only_its_hash_is_kept(store: Store
     assert parsed[1] not in repr(key)
 
 
-async def test_a_key_without_limits_is_limited_by_nothing(store: Store) -> None:
+async def test_key_without_limits_is_unlimited(store: Store) -> None:
     key, _ = await store.access.create_key(["admin"])
 
     assert (key.prefixes, key.rate, key.name) == (None, None, None)
@@ -42,7 +42,7 @@ async def test_keys_are_listed_by_id_and_deleted_once(store: Store) -> None:
     assert await store.access.keys() == made[1:]
 
 
-async def test_a_rotated_key_has_a_new_secret_and_keeps_the_old_one_a_while(store: Store) -> None:
+async def test_rotation_keeps_the_old_secret_for_a_while(store: Store) -> None:
     key, text = await store.access.create_key(["ingest"])
     _, old = service_keys.parse(text) or ("", "")
 
@@ -58,7 +58,7 @@ async def test_a_rotated_key_has_a_new_secret_and_keeps_the_old_one_a_while(stor
     assert await store.access.rotate_key("unknown00000", NOW_US, DAY_US) is None
 
 
-async def test_rotating_again_ends_no_secret_before_its_time(store: Store) -> None:
+async def test_rotating_again_keeps_earlier_expiries(store: Store) -> None:
     """Whoever repeats a rotation whose answer was lost must shut nobody out."""
     key, text = await store.access.create_key(["ingest"])
     texts = [text]
@@ -76,7 +76,7 @@ async def test_rotating_again_ends_no_secret_before_its_time(store: Store) -> No
     assert service_keys.is_good(rotated, newest, NOW_US + 99 * DAY_US)
 
 
-async def test_the_secrets_of_a_key_are_bounded_and_those_whose_time_is_over_go(store: Store) -> None:
+async def test_secrets_of_a_key_are_bounded(store: Store) -> None:
     key, _ = await store.access.create_key(["ingest"])
     for _ in range(service_keys.MOST_SECRETS + 3):
         await store.access.rotate_key(key.id, NOW_US, DAY_US)
@@ -89,7 +89,7 @@ async def test_the_secrets_of_a_key_are_bounded_and_those_whose_time_is_over_go(
     assert later is not None and len(later.hashes) == 2
 
 
-async def test_a_ticket_is_spent_once(store: Store) -> None:
+async def test_ticket_is_redeemed_once(store: Store) -> None:
     ticket = Ticket("alice", "phone", False, ("user",), None, {"exp": 1_800_000_000, "cats": ["user"]})
     text = await store.access.create_ticket(ticket, NOW_US, 30 * SECOND_US)
 
@@ -99,7 +99,7 @@ async def test_a_ticket_is_spent_once(store: Store) -> None:
     assert await store.access.redeem_ticket("nonsense", NOW_US) is None
 
 
-async def test_a_ticket_lives_for_its_time(store: Store) -> None:
+async def test_ticket_expires(store: Store) -> None:
     ticket = Ticket("alice", View().device, True, None, ())
     texts = [await store.access.create_ticket(ticket, NOW_US, 30 * SECOND_US) for _ in range(2)]
 
@@ -108,7 +108,7 @@ async def test_a_ticket_lives_for_its_time(store: Store) -> None:
     assert await store.access.redeem_ticket(texts[1], NOW_US + 30 * SECOND_US) is None
 
 
-async def test_a_final_close_is_known_for_its_time_and_the_last_one_counts(store: Store) -> None:
+async def test_terminal_close_is_kept_for_its_lifetime(store: Store) -> None:
     first, last = TerminalClose(4504, "alice", "phone", "c1"), TerminalClose(4502, "alice", "phone", "c2")
     await store.access.save_terminal_close("hash/tab", first, NOW_US, 90 * SECOND_US)
     await store.access.save_terminal_close("hash/tab", last, NOW_US, 60 * SECOND_US)
@@ -118,7 +118,7 @@ async def test_a_final_close_is_known_for_its_time_and_the_last_one_counts(store
     assert await store.access.terminal_close("hash/", NOW_US) is None
 
 
-async def test_a_bucket_gives_its_burst_and_then_its_rate(store: Store) -> None:
+async def test_bucket_allows_burst_then_rate(store: Store) -> None:
     async def take(count: int, now_us: int = NOW_US) -> float:
         return await store.access.take("bucket", 10.0, 5, count, now_us)
 
@@ -129,17 +129,17 @@ async def test_a_bucket_gives_its_burst_and_then_its_rate(store: Store) -> None:
     assert await take(5, NOW_US + 100_000 + 500_000) == 0.0
 
 
-async def test_what_is_refused_takes_nothing(store: Store) -> None:
+async def test_refused_take_takes_nothing(store: Store) -> None:
     assert await store.access.take("bucket", 1.0, 3, 2, NOW_US) == 0.0
     assert await store.access.take("bucket", 1.0, 3, 2, NOW_US) == 1.0
     assert await store.access.take("bucket", 1.0, 3, 1, NOW_US) == 0.0
 
 
-async def test_buckets_know_nothing_of_each_other(store: Store) -> None:
+async def test_buckets_are_independent(store: Store) -> None:
     assert await store.access.take("a", 1.0, 1, 1, NOW_US) == 0.0
     assert await store.access.take("b", 1.0, 1, 1, NOW_US) == 0.0
     assert await store.access.take("a", 1.0, 1, 1, NOW_US) == 1.0
 
 
-async def test_a_store_that_answers_says_so(store: Store) -> None:
+async def test_ping_succeeds(store: Store) -> None:
     await store.ping()

@@ -20,7 +20,7 @@ from tests.support.store_backends import AnnouncementRecorder, StoreUnderTest
 # ---- what waits for a mail
 
 
-async def test_what_may_be_mailed_is_the_item_asked_for_then_the_newest_with_their_timers(store: Store) -> None:
+async def test_mailable_items_come_newest_first_with_timers(store: Store) -> None:
     for n, item_id in enumerate(("a", "b", "c", "d")):
         await store.users.commit(
             "alice", timed(item_id, ItemTimer(ItemTimerKind.MAIL, at(10 + n)), ItemTimer(ItemTimerKind.PUSH, at(1)))
@@ -49,7 +49,7 @@ async def test_what_may_be_mailed_is_the_item_asked_for_then_the_newest_with_the
 # ---- claim and settle
 
 
-async def test_a_user_is_due_by_its_first_entry_and_one_claim_gets_it(store: Store) -> None:
+async def test_due_user_is_claimed_once(store: Store) -> None:
     await store.users.commit("alice", creating("a", expires="+60"))
     await store.users.commit("alice", creating("b", remind_at=["+10"]))
 
@@ -61,7 +61,7 @@ async def test_a_user_is_due_by_its_first_entry_and_one_claim_gets_it(store: Sto
     assert await store.agenda.claim((ALICE + 1) % PARTITIONS, at(99), at(120), 5) == []
 
 
-async def test_a_claim_takes_the_longest_due_first_and_no_more_than_asked(store: Store) -> None:
+async def test_claim_takes_the_longest_due_first(store: Store) -> None:
     same = [uid for uid in (f"u{n}" for n in range(9_000)) if crc32(uid.encode()) % PARTITIONS == ALICE][:3]
     for number, uid in enumerate(reversed(same)):
         await store.users.commit(uid, creating("a", remind_at=[NOW + number]))
@@ -70,7 +70,7 @@ async def test_a_claim_takes_the_longest_due_first_and_no_more_than_asked(store:
     assert await store.agenda.claim(ALICE, at(9), at(40), 2) == [same[0]]
 
 
-async def test_settled_work_is_gone_and_the_user_is_due_by_what_is_left(store: Store) -> None:
+async def test_completed_work_is_removed(store: Store) -> None:
     await store.users.commit(
         "alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(10)), ItemTimer(ItemTimerKind.MAIL, at(20)))
     )
@@ -85,7 +85,7 @@ async def test_settled_work_is_gone_and_the_user_is_due_by_what_is_left(store: S
     assert (await store.agenda.next_due_times())[ALICE] is None
 
 
-async def test_an_entry_that_moved_meanwhile_stays(store: Store) -> None:
+async def test_moved_entry_survives_completion(store: Store) -> None:
     await store.users.commit("alice", creating("a", remind_at=["+10", "+20"]))
     await store.agenda.claim(ALICE, at(10), at(40), 5)
     work = await work_of(store, WorkKind.REMIND)
@@ -97,7 +97,7 @@ async def test_an_entry_that_moved_meanwhile_stays(store: Store) -> None:
     assert (await store.agenda.next_due_times())[ALICE] == at(20)
 
 
-async def test_whoever_lost_the_lease_does_not_end_that_of_the_next(store: Store) -> None:
+async def test_lost_lease_does_not_end_the_next_one(store: Store) -> None:
     await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(10))))
     await store.agenda.claim(ALICE, at(10), at(40), 5)
     work = await work_of(store, WorkKind.PUSH)
@@ -109,7 +109,7 @@ async def test_whoever_lost_the_lease_does_not_end_that_of_the_next(store: Store
     assert (await store.agenda.next_due_times())[ALICE] == at(80)
 
 
-async def test_work_that_comes_during_a_lease_is_due_in_its_time(store: Store) -> None:
+async def test_work_added_during_a_lease_is_due_on_time(store: Store) -> None:
     await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(10))))
     await store.agenda.claim(ALICE, at(10), at(40), 5)
     work = await work_of(store, WorkKind.PUSH)
@@ -122,7 +122,7 @@ async def test_work_that_comes_during_a_lease_is_due_in_its_time(store: Store) -
     assert await store.agenda.claim(ALICE, at(15), at(45), 5) == ["alice"]
 
 
-async def test_work_is_put_off_to_another_time(store: Store) -> None:
+async def test_completed_work_can_move_to_a_later_time(store: Store) -> None:
     await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(10))))
     await store.agenda.claim(ALICE, at(10), at(40), 5)
 
@@ -132,7 +132,7 @@ async def test_work_is_put_off_to_another_time(store: Store) -> None:
     assert (await store.agenda.next_due_times())[ALICE] == at(300)
 
 
-async def test_what_is_held_waits_for_its_next_try_and_what_else_waits_keeps_its_time(store: Store) -> None:
+async def test_postponed_work_is_due_at_the_retry_time(store: Store) -> None:
     await store.users.commit(
         "alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(10)), ItemTimer(ItemTimerKind.MAIL, at(20)))
     )
@@ -153,7 +153,7 @@ async def test_what_is_held_waits_for_its_next_try_and_what_else_waits_keeps_its
 
 
 @pytest.mark.parametrize("is_new", [False, True])
-async def test_a_window_goes_unless_something_came_since_its_items_were_read(store: Store, is_new: bool) -> None:
+async def test_window_stays_if_items_arrived_since(store: Store, is_new: bool) -> None:
     await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.WINDOW, at(10)), category="news"))
     await store.agenda.claim(ALICE, at(10), at(40), 5)
     work = await work_of(store, WorkKind.WINDOW)
@@ -168,7 +168,7 @@ async def test_a_window_goes_unless_something_came_since_its_items_were_read(sto
     assert await entries(store) == ([(WorkKind.WINDOW, "news\0", 21)] if is_new else [])
 
 
-async def test_work_is_the_oldest_first_and_no_more_than_asked(store: Store) -> None:
+async def test_due_work_comes_oldest_first(store: Store) -> None:
     await store.users.commit("alice", creating("a", remind_at=["+20"]))
     await store.users.commit("alice", creating("b", remind_at=["+10"], expires="+15"))
 
@@ -178,7 +178,7 @@ async def test_work_is_the_oldest_first_and_no_more_than_asked(store: Store) -> 
     assert await store.agenda.due_work("nobody", at(20), 5) == []
 
 
-async def test_a_push_names_the_event_that_caused_it_and_a_reminder_its_index(store: Store) -> None:
+async def test_push_has_its_cause_and_reminder_its_index(store: Store) -> None:
     await store.users.commit("alice", creating("z"))
     await store.users.commit(
         "alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(5)), created=NOW, remind_at=[NOW, NOW + 9])
@@ -192,7 +192,7 @@ async def test_a_push_names_the_event_that_caused_it_and_a_reminder_its_index(st
     assert (await work_of(store, WorkKind.REMIND)).n == 1
 
 
-async def test_settling_a_user_commits_what_has_expired(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_commit_due_removes_expired_items(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a", "b", expires=NOW + 10))
 
     await store.users.commit_due("alice", at(9))
@@ -204,7 +204,7 @@ async def test_settling_a_user_commits_what_has_expired(store: Store, heard: Ann
     assert await entries(store) == []
 
 
-async def test_a_user_with_something_to_forget_is_due_then(make_store: MakeStore) -> None:
+async def test_user_is_due_when_history_expires(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, history_body_age_us=DAY_US))
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", dismissing("a"))
@@ -222,7 +222,7 @@ async def test_a_user_with_something_to_forget_is_due_then(make_store: MakeStore
 # ---- delayed messages
 
 
-async def test_a_delayed_message_waits_until_its_time_and_the_first_content_wins(store: Store) -> None:
+async def test_delayed_message_keeps_its_first_content(store: Store) -> None:
     assert await store.agenda.delay("alice", "m", b"one", at(10)) == b"one"
     assert await store.agenda.delay("alice", "m", b"two", at(20)) == b"one"
 
@@ -234,7 +234,7 @@ async def test_a_delayed_message_waits_until_its_time_and_the_first_content_wins
     assert await entries(store) == []
 
 
-async def test_a_delayed_message_is_cancelled_once(store: Store) -> None:
+async def test_delayed_message_is_cancelled_once(store: Store) -> None:
     await store.agenda.delay("alice", "m", b"one", at(10))
 
     assert await store.agenda.cancel_delayed("alice", "m")
@@ -243,7 +243,7 @@ async def test_a_delayed_message_is_cancelled_once(store: Store) -> None:
     assert await entries(store) == []
 
 
-async def test_a_user_that_is_forgotten_whole_leaves_no_work(store: Store) -> None:
+async def test_deleted_user_has_no_work(store: Store) -> None:
     await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(5)), remind_at=["+9"], expires="+50"))
     await store.agenda.delay("alice", "m", b"one", at(10))
     await store.devices.ensure_device("alice", "phone", NOW_US)
@@ -258,7 +258,7 @@ async def test_a_user_that_is_forgotten_whole_leaves_no_work(store: Store) -> No
 # ---- dead devices
 
 
-async def test_a_device_without_push_that_nobody_saw_for_the_retention_is_forgotten(twin: StoreUnderTest) -> None:
+async def test_inactive_device_without_push_is_removed(twin: StoreUnderTest) -> None:
     store, retention_us = twin.store, LIMITS.retention_us
     push = {"provider": "apns", "token": "t"}
     await store.devices.ensure_device("alice", "old", NOW_US)

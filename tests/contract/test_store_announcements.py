@@ -29,9 +29,7 @@ from tests.support.store_backends import AnnouncementRecorder
 PHONE, LAPTOP = Sender("phone"), Sender("laptop")
 
 
-async def test_a_creation_is_told_with_the_very_bytes_that_reads_answer(
-    store: Store, heard: AnnouncementRecorder
-) -> None:
+async def test_creation_announces_the_bytes_of_reads(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a", body={"n": 1.5, "ü": "€"}))
 
     (told,) = await heard.announcements(1)
@@ -41,9 +39,7 @@ async def test_a_creation_is_told_with_the_very_bytes_that_reads_answer(
     assert (entry.id, entry.category, entry.json, entry.scope) == ("a", "news", stored.json, DeviceScope.EVERY)
 
 
-async def test_creations_come_first_then_what_ended_then_what_was_hidden(
-    store: Store, heard: AnnouncementRecorder
-) -> None:
+async def test_announcement_order_is_created_removed_hidden(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("x", "y", category="swept", created=NOW))
     await store.users.commit("alice", creating("each", for_device="*"))
     await store.users.commit("alice", creating("a"))
@@ -62,7 +58,7 @@ async def test_creations_come_first_then_what_ended_then_what_was_hidden(
     assert told.sender == "phone"
 
 
-async def test_each_entry_says_whom_it_concerns(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_announcement_entries_have_a_scope(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", dismissing("each", sender=PHONE))
     await store.users.commit("alice", dismissing("each", sender=LAPTOP))
     create = message(
@@ -87,9 +83,7 @@ async def test_each_entry_says_whom_it_concerns(store: Store, heard: Announcemen
     }
 
 
-async def test_an_onlooker_at_the_backends_view_is_told_of_items_of_one_device_but_of_no_hiding(
-    store: Store, heard: AnnouncementRecorder
-) -> None:
+async def test_observer_gets_device_items_but_no_hidings(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", planned(message({"each": item(for_device="*"), "own": item(for_device="tv")})))
     await store.users.commit("alice", dismissing("each", sender=PHONE))
     await store.users.commit("alice", dismissing("own"))
@@ -100,7 +94,7 @@ async def test_an_onlooker_at_the_backends_view_is_told_of_items_of_one_device_b
     assert document_of(ended or b"")["body"] == {"dismiss": {"ids": ["own"]}}
 
 
-async def test_what_has_no_effect_is_not_told(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_commit_without_effect_is_not_announced(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", dismissing("unknown"))
     await store.users.commit("alice", sweeping(interval("news", end=NOW)))
     await store.users.commit("alice", creating("a"))
@@ -112,9 +106,7 @@ async def test_what_has_no_effect_is_not_told(store: Store, heard: AnnouncementR
     assert len(heard.payloads) == 2
 
 
-async def test_an_item_that_is_dead_on_arrival_is_told_as_a_step_without_entries(
-    store: Store, heard: AnnouncementRecorder
-) -> None:
+async def test_dead_on_arrival_announces_an_empty_step(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", dismissing("a"))
     await store.users.commit("alice", creating("a"))
 
@@ -123,7 +115,7 @@ async def test_an_item_that_is_dead_on_arrival_is_told_as_a_step_without_entries
     assert told.frame(View("phone")) is None
 
 
-async def test_the_first_frame_of_an_epoch_carries_the_cursor(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_first_announcement_of_an_epoch_has_the_cursor(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", dismissing("unknown"))
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", creating("b"))
@@ -134,9 +126,7 @@ async def test_the_first_frame_of_an_epoch_carries_the_cursor(store: Store, hear
     assert frame["cursor"] == f"{SEED.hex()}{View('phone').tag}-1"
 
 
-async def test_an_external_message_that_makes_an_epoch_carries_the_cursor(
-    store: Store, heard: AnnouncementRecorder
-) -> None:
+async def test_external_message_can_start_an_epoch(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", planned(external({}, "kbfs")))
 
     (told,) = await heard.announcements(1)
@@ -144,9 +134,7 @@ async def test_an_external_message_that_makes_an_epoch_carries_the_cursor(
     assert (frame["system"], frame["cursor"]) == ("kbfs", f"{SEED.hex()}{View('phone').tag}-1")
 
 
-async def test_before_and_after_link_the_announcements_by_what_every_device_sees(
-    store: Store, heard: AnnouncementRecorder
-) -> None:
+async def test_announcements_chain_by_shared_digest(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", creating("own", for_device="phone"))
     await store.users.commit("alice", dismissing("a"))
@@ -157,7 +145,7 @@ async def test_before_and_after_link_the_announcements_by_what_every_device_sees
     assert ended.after == bytes(8)
 
 
-async def test_an_expiry_is_told_with_its_reason_by_time_then_id(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_expiry_is_announced_with_its_reason(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("c", expires=NOW + 1))
     await store.users.commit("alice", creating("b", "a", expires=NOW + 2))
 
@@ -171,7 +159,7 @@ async def test_an_expiry_is_told_with_its_reason_by_time_then_id(store: Store, h
     }
 
 
-async def test_an_external_message_is_told_as_it_is(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_external_message_is_announced_unchanged(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", planned(external({"tlf": "/private/alice"}, "kbfs.favorites")))
 
     (told,) = await heard.announcements(1)
@@ -182,7 +170,7 @@ async def test_an_external_message_is_told_as_it_is(store: Store, heard: Announc
     )
 
 
-async def test_a_flush_is_told_with_the_new_epoch_and_its_spread(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_reset_is_announced_with_epoch_and_spread(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a"))
     receipt = await store.users.commit("alice", planned(RESET))
 
@@ -191,9 +179,7 @@ async def test_a_flush_is_told_with_the_new_epoch_and_its_spread(store: Store, h
     assert told.before == told.after != bytes(8)
 
 
-async def test_a_forgotten_device_is_told_as_displaced_items_and_then_as_a_close(
-    store: Store, heard: AnnouncementRecorder
-) -> None:
+async def test_removed_device_announces_items_then_close(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("own", for_device="phone"))
 
     await store.devices.forget_device("alice", "phone", NOW_US, SEED)
@@ -208,7 +194,7 @@ async def test_a_forgotten_device_is_told_as_displaced_items_and_then_as_a_close
     assert document_of(payloads[2][1:]) == {"close": {"device": "phone", "code": 4003}}
 
 
-async def test_announcements_are_the_same_bytes_from_every_store(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_announcements_are_equal_in_every_store(store: Store, heard: AnnouncementRecorder) -> None:
     """Byte for byte: a gateway of any version reads what any store of this version told."""
     await store.users.commit("alice", creating("a", created=NOW, sender=PHONE))
     await store.users.commit("alice", dismissing("a", sender=LAPTOP))

@@ -44,7 +44,7 @@ async def refused(code: str, outcome: Awaitable[object]) -> None:
     assert refusal.value.code == code
 
 
-async def test_a_state_may_be_filled_to_the_bound_and_no_further(make_store: MakeStore) -> None:
+async def test_live_items_are_bounded(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, live=3))
     await store.users.commit("alice", creating("a", "b", "c"))
 
@@ -54,7 +54,7 @@ async def test_a_state_may_be_filled_to_the_bound_and_no_further(make_store: Mak
     assert (ids_of(state), state.seq) == (["a", "b", "c"], 1)
 
 
-async def test_the_bound_counts_what_the_message_leaves_not_what_it_brings(make_store: MakeStore) -> None:
+async def test_bound_applies_to_the_net_result(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, live=2))
     await store.users.commit("alice", creating("a", "b"))
 
@@ -63,7 +63,7 @@ async def test_the_bound_counts_what_the_message_leaves_not_what_it_brings(make_
     assert (receipt.created, receipt.dismissed) == (("c",), ("a",))
 
 
-async def test_a_full_state_takes_duplicates_the_dead_and_dismissals(make_store: MakeStore) -> None:
+async def test_full_state_accepts_duplicates_and_dismissals(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, live=1))
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", dismissing("dead"))
@@ -74,7 +74,7 @@ async def test_a_full_state_takes_duplicates_the_dead_and_dismissals(make_store:
     assert (await store.users.commit("alice", dismissing("a"))).dismissed == ("a",)
 
 
-async def test_the_bytes_of_live_items_are_bounded_too(make_store: MakeStore) -> None:
+async def test_live_bytes_are_bounded(make_store: MakeStore) -> None:
     commit = creating("a", created=NOW, body="x" * 100)
     size = len(commit.creations[0].json)
     store = await make_store(replace(LIMITS, live_bytes=2 * size))
@@ -84,7 +84,7 @@ async def test_the_bytes_of_live_items_are_bounded_too(make_store: MakeStore) ->
     await refused("state_full", store.users.commit("alice", creating("c", created=NOW)))
 
 
-async def test_what_has_expired_makes_room(make_store: MakeStore) -> None:
+async def test_expired_items_free_room(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, live=1))
     await store.users.commit("alice", creating("a", expires="+1"))
 
@@ -93,7 +93,7 @@ async def test_what_has_expired_makes_room(make_store: MakeStore) -> None:
     assert (receipt.created, receipt.seq) == (("b",), 3)
 
 
-async def test_dismissals_of_unknown_ids_are_bounded_and_none_is_forgotten_early(make_store: MakeStore) -> None:
+async def test_tombstones_are_bounded_and_kept(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, tombstones=2))
     await store.users.commit("alice", dismissing("a", "b"))
     await store.users.commit("alice", dismissing("a", sender=Sender("phone")))
@@ -105,7 +105,7 @@ async def test_dismissals_of_unknown_ids_are_bounded_and_none_is_forgotten_early
     assert (await store.users.commit("alice", dismissing("d", "e"))).is_unchanged
 
 
-async def test_intervals_are_bounded_for_a_user_and_for_a_prefix(make_store: MakeStore) -> None:
+async def test_intervals_are_bounded_by_user_and_prefix(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, spans=3, spans_per_prefix=2))
     for begin in (NOW, NOW - 10):
         await store.users.commit("alice", sweeping(interval("news", begin=begin, end=begin + 1)))
@@ -119,7 +119,7 @@ async def test_intervals_are_bounded_for_a_user_and_for_a_prefix(make_store: Mak
     await store.users.commit("alice", sweeping(interval("other", end=NOW)))
 
 
-async def test_an_interval_that_says_nothing_new_takes_no_room(make_store: MakeStore) -> None:
+async def test_covered_interval_takes_no_room(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, spans=1))
     await store.users.commit("alice", sweeping(interval("news", begin=NOW - 10, end=NOW)))
 
@@ -130,7 +130,7 @@ async def test_an_interval_that_says_nothing_new_takes_no_room(make_store: MakeS
     assert (await store.users.commit("alice", creating("a", created=NOW))).ignored == (("a", IgnoredReason.DISMISSED),)
 
 
-async def test_a_dismissed_item_is_known_for_the_retention_and_then_stale(store: Store) -> None:
+async def test_dismissed_item_becomes_stale_after_retention(store: Store) -> None:
     await store.users.commit("alice", creating("a", created=NOW))
     await store.users.commit("alice", dismissing("a"))
     again = creating("a", created=NOW, now_us=NOW_US + MONTH_US)
@@ -143,7 +143,7 @@ async def test_a_dismissed_item_is_known_for_the_retention_and_then_stale(store:
     assert after.is_unchanged
 
 
-async def test_the_horizon_is_the_created_of_what_was_forgotten(store: Store) -> None:
+async def test_horizon_is_created_of_the_removed_item(store: Store) -> None:
     await store.users.commit("alice", creating("a", created=NOW - 60))
     await store.users.commit("alice", dismissing("a"))
     later_us = NOW_US + MONTH_US
@@ -156,7 +156,7 @@ async def test_the_horizon_is_the_created_of_what_was_forgotten(store: Store) ->
     assert stamped.created == ("a",)
 
 
-async def test_a_forgotten_dismissal_of_an_unknown_id_moves_the_horizon_an_hour_past_its_acceptance(
+async def test_expired_tombstone_moves_the_horizon(
     store: Store,
 ) -> None:
     await store.users.commit("alice", dismissing("a"))
@@ -168,7 +168,7 @@ async def test_a_forgotten_dismissal_of_an_unknown_id_moves_the_horizon_an_hour_
     assert (receipt.created, receipt.ignored) == (("y",), (("x", IgnoredReason.STALE),))
 
 
-async def test_a_forgotten_interval_moves_the_horizon_to_its_end(store: Store) -> None:
+async def test_expired_interval_moves_the_horizon(store: Store) -> None:
     """Its retention counts from its acceptance, however far back its end lies."""
     await store.users.commit("alice", sweeping(interval("news", end=NOW - 60)))
     await store.users.commit("alice", sweeping(interval("old", end=NOW - 99 * 86_400)))
@@ -181,7 +181,7 @@ async def test_a_forgotten_interval_moves_the_horizon_to_its_end(store: Store) -
     assert (gone.created, gone.ignored) == (("h",), (("g", IgnoredReason.STALE),))
 
 
-async def test_an_interval_whose_end_lies_before_the_retention_is_remembered_like_any_other(store: Store) -> None:
+async def test_interval_in_the_past_is_remembered(store: Store) -> None:
     """Remembered from when it was accepted: nothing was forgotten, so there is no horizon."""
     old = NOW - 99 * 86_400
     await store.users.commit("alice", sweeping(interval("other", end=old)))
@@ -193,7 +193,7 @@ async def test_an_interval_whose_end_lies_before_the_retention_is_remembered_lik
     assert other.created == ("z",)
 
 
-async def test_an_interval_said_again_is_remembered_from_then_on(store: Store) -> None:
+async def test_repeated_interval_restarts_its_retention(store: Store) -> None:
     await store.users.commit("alice", sweeping(interval("news", end=NOW - 60)))
     await store.users.commit("alice", sweeping(interval("news", end=NOW - 60), now_us=NOW_US + DAY_US))
 
@@ -203,7 +203,7 @@ async def test_an_interval_said_again_is_remembered_from_then_on(store: Store) -
     assert (kept.ignored, gone.ignored) == ((("k", IgnoredReason.DISMISSED),), (("g", IgnoredReason.STALE),))
 
 
-async def test_a_delta_is_never_told_from_before_what_was_forgotten(store: Store) -> None:
+async def test_no_delta_from_before_removed_history(store: Store) -> None:
     await store.users.commit("alice", creating("a", "kept", body="long enough that a delta is the shorter answer"))
     await store.users.commit("alice", dismissing("a"))
     await store.users.commit("alice", creating("b", now_us=NOW_US + DAY_US))
@@ -217,7 +217,7 @@ async def test_a_delta_is_never_told_from_before_what_was_forgotten(store: Store
     assert [type(answer) for answer in answers] == [Full, Delta, Unchanged]
 
 
-async def test_a_message_id_is_remembered_for_the_retention(store: Store) -> None:
+async def test_message_id_is_kept_for_the_retention(store: Store) -> None:
     sweep = message(intervals=[interval("news")], message_id="m")
     await store.users.commit("alice", planned(sweep))
     await store.users.commit("alice", creating("a", now_us=NOW_US + 1))
@@ -229,7 +229,7 @@ async def test_a_message_id_is_remembered_for_the_retention(store: Store) -> Non
     assert after.dismissed == ("a",)
 
 
-async def test_bodies_of_gone_items_go_with_age(store: Store) -> None:
+async def test_bodies_of_gone_items_expire(store: Store) -> None:
     await store.users.commit("alice", creating("a", body={"secret": 1}))
     await store.users.commit("alice", dismissing("a", now_us=NOW_US + 5))
     week_us = NOW_US + 5 + 7 * DAY_US
@@ -245,7 +245,7 @@ async def test_bodies_of_gone_items_go_with_age(store: Store) -> None:
 
 
 @pytest.mark.parametrize("is_collected", [True, False])
-async def test_only_the_newest_gone_items_keep_their_body(make_store: MakeStore, is_collected: bool) -> None:
+async def test_newest_gone_items_keep_their_body(make_store: MakeStore, is_collected: bool) -> None:
     """Also for a reader who comes before they were collected."""
     store = await make_store(replace(LIMITS, history_bodies=2))
     await store.users.commit("alice", creating(*"abc"))
@@ -259,7 +259,7 @@ async def test_only_the_newest_gone_items_keep_their_body(make_store: MakeStore,
     assert [entry.id for entry in entries if entry.is_trimmed] == ["c"]
 
 
-async def test_a_reader_of_one_item_gets_no_body_that_had_to_go(make_store: MakeStore) -> None:
+async def test_reading_an_item_trims_its_body(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, history_bodies=1))
     await store.users.commit("alice", creating(*"ab", body={"secret": 1}))
     await store.users.commit("alice", dismissing("a"))
@@ -272,7 +272,7 @@ async def test_a_reader_of_one_item_gets_no_body_that_had_to_go(make_store: Make
     assert [entry.is_trimmed for entry in (before, after, newest) if entry] == [False, True, False]
 
 
-async def test_a_reader_of_the_history_sees_no_more_than_its_bound(make_store: MakeStore) -> None:
+async def test_history_reads_respect_the_bound(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, history=2))
     await store.users.commit("alice", creating(*"abcd"))
     for item_id in "abcd":
@@ -286,9 +286,7 @@ async def test_a_reader_of_the_history_sees_no_more_than_its_bound(make_store: M
 
 
 @pytest.mark.parametrize("first", [(), ("z",)])
-async def test_a_history_is_bounded_whatever_the_rhythm_of_its_writer(
-    make_store: MakeStore, first: tuple[str, ...]
-) -> None:
+async def test_history_is_bounded_for_any_write_pattern(make_store: MakeStore, first: tuple[str, ...]) -> None:
     """Commits collect by themselves now and then; a steady beat of creations and dismissals must not miss each turn."""
     store = await make_store(replace(LIMITS, history=20, history_bodies=5))
     await store.users.commit("alice", creating("kept", *first))
@@ -303,7 +301,7 @@ async def test_a_history_is_bounded_whatever_the_rhythm_of_its_writer(
     assert receipt.ignored == (("old", IgnoredReason.STALE),)
 
 
-async def test_a_history_over_its_bound_loses_the_oldest_and_the_horizon_moves(make_store: MakeStore) -> None:
+async def test_history_overflow_removes_the_oldest(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, history=2))
     for offset, item_id in enumerate("abcd"):
         await store.users.commit("alice", creating(item_id, created=NOW - 10 + offset))
@@ -319,9 +317,7 @@ async def test_a_history_over_its_bound_loses_the_oldest_and_the_horizon_moves(m
 
 
 @pytest.mark.parametrize("bound", [{"external_count": 2}, {"external_bytes": 2 * len("kbfs1")}])
-async def test_external_messages_over_a_bound_lose_the_oldest_and_say_so(
-    make_store: MakeStore, bound: dict[str, int]
-) -> None:
+async def test_external_overflow_reports_a_gap(make_store: MakeStore, bound: dict[str, int]) -> None:
     store = await make_store(replace(LIMITS, **bound))
     for number in range(3):
         await store.users.commit("alice", planned(external(number)))
@@ -333,7 +329,7 @@ async def test_external_messages_over_a_bound_lose_the_oldest_and_say_so(
     assert ([said.body for said in fresh.external], fresh.external_gap) == ([b"1", b"2"], False)
 
 
-async def test_external_messages_are_kept_for_a_day(store: Store) -> None:
+async def test_external_messages_expire_after_a_day(store: Store) -> None:
     await store.users.commit("alice", planned(external(1)))
     await store.users.commit("alice", planned(external(2), now_us=NOW_US + HOUR_US))
     cursor = cursor_for(SEED, BACKEND, 0)
@@ -345,7 +341,7 @@ async def test_external_messages_are_kept_for_a_day(store: Store) -> None:
     assert ([said.body for said in after.external], after.external_gap) == ([b"2"], True)
 
 
-async def test_collecting_again_finds_nothing(store: Store) -> None:
+async def test_collect_is_idempotent(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", dismissing("a", "unknown"))
     await store.users.commit("alice", sweeping(interval("other", end=NOW)))
@@ -360,7 +356,7 @@ def _created_at(**times: float) -> dict[str, object]:
     return message({item_id: item("other", created=created) for item_id, created in times.items()})
 
 
-async def test_a_history_over_its_bound_loses_no_dismissal_that_still_waits(make_store: MakeStore) -> None:
+async def test_history_overflow_keeps_tombstones(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, history=2, history_bodies=2))
     await store.users.commit("alice", dismissing("w1", "w2", "w3"))
     await store.users.commit("alice", creating("a", "b"))

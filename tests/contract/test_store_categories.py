@@ -12,12 +12,12 @@ JOINED = {"user.joined": {"title": "{{ body.who }} joined", "remind_after": ["4d
 FOLLOW = {"follow": {"title": "Ünïcode", "push": {"after": 2.5}}}
 
 
-async def test_a_store_begins_without_categories(store: Store) -> None:
+async def test_new_store_has_no_categories(store: Store) -> None:
     assert await store.categories.version() == 0
     assert await store.categories.load() is None
 
 
-async def test_a_set_that_is_applied_holds_as_it_was_written(store: Store) -> None:
+async def test_applied_set_round_trips(store: Store) -> None:
     version = await store.categories.apply(JOINED, NOW_US)
 
     loaded = await store.categories.load()
@@ -26,7 +26,7 @@ async def test_a_set_that_is_applied_holds_as_it_was_written(store: Store) -> No
     assert (loaded.version, loaded.entries, loaded.applied_us) == (1, JOINED, NOW_US)
 
 
-async def test_a_set_replaces_the_whole_of_the_one_before_which_stays_to_go_back_to(store: Store) -> None:
+async def test_earlier_set_can_be_restored(store: Store) -> None:
     await store.categories.apply(JOINED, NOW_US)
     await store.categories.apply(FOLLOW, NOW_US + 1)
 
@@ -37,7 +37,7 @@ async def test_a_set_replaces_the_whole_of_the_one_before_which_stays_to_go_back
     assert (before.version, before.entries) == (1, JOINED)
 
 
-async def test_who_expects_another_version_changes_nothing(store: Store) -> None:
+async def test_unexpected_version_changes_nothing(store: Store) -> None:
     assert await store.categories.apply(JOINED, NOW_US, expected=0) == 1
     assert await store.categories.apply(FOLLOW, NOW_US, expected=0) is None
     assert await store.categories.apply(FOLLOW, NOW_US, expected=2) is None
@@ -46,13 +46,13 @@ async def test_who_expects_another_version_changes_nothing(store: Store) -> None
     assert loaded is not None and loaded.entries == JOINED
 
 
-async def test_of_many_who_expect_the_same_version_one_is_first(store: Store) -> None:
+async def test_concurrent_updates_of_a_version_succeed_once(store: Store) -> None:
     versions = await asyncio.gather(*(store.categories.apply(JOINED, NOW_US, expected=0) for _ in range(10)))
 
     assert sorted(version or 0 for version in versions) == [0] * 9 + [1]
 
 
-async def test_the_last_fifty_versions_are_kept_and_no_more(store: Store) -> None:
+async def test_last_fifty_versions_are_kept(store: Store) -> None:
     for number in range(KEPT_VERSIONS + 2):
         await store.categories.apply({"a": {"title": str(number)}}, NOW_US)
 
@@ -61,14 +61,14 @@ async def test_the_last_fifty_versions_are_kept_and_no_more(store: Store) -> Non
     assert kept == list(range(3, KEPT_VERSIONS + 3))
 
 
-async def test_a_version_that_was_never_applied_is_none(store: Store) -> None:
+async def test_unknown_version_is_none(store: Store) -> None:
     await store.categories.apply(JOINED, NOW_US)
 
     assert await store.categories.load(7) is None
     assert await store.categories.load(0) is None
 
 
-async def test_every_process_is_told_of_a_new_version(twin: StoreUnderTest) -> None:
+async def test_new_version_is_published(twin: StoreUnderTest) -> None:
     heard = await twin.hear_categories()
 
     await twin.store.categories.apply(JOINED, NOW_US)
@@ -78,7 +78,7 @@ async def test_every_process_is_told_of_a_new_version(twin: StoreUnderTest) -> N
     assert await heard.first(2) == [b"1", b"2"]
 
 
-async def test_what_a_caller_does_with_its_entries_later_changes_nothing(store: Store) -> None:
+async def test_stored_entries_are_a_copy(store: Store) -> None:
     mine = {"a": {"title": "mine"}}
     await store.categories.apply(mine, NOW_US)
     mine["a"]["title"] = "changed"

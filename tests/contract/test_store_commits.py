@@ -35,14 +35,14 @@ async def live(store: Store, device: str = "", now_us: int = NOW_US) -> set[str]
     return set(ids_of(await store.users.state("alice", View(device), now_us)))
 
 
-async def test_a_creation_is_live_and_takes_the_first_seq(store: Store) -> None:
+async def test_first_creation_is_live_with_seq_one(store: Store) -> None:
     receipt = await store.users.commit("alice", creating("a", "b"))
 
     assert receipt == Receipt(SEED, 1, created=("a", "b"))
     assert await live(store) == {"a", "b"}
 
 
-async def test_a_dismissal_tells_the_ids_that_left_in_the_order_named(store: Store) -> None:
+async def test_dismissal_returns_ids_in_order(store: Store) -> None:
     await store.users.commit("alice", creating("a", "b", "c"))
 
     receipt = await store.users.commit("alice", dismissing("c", "unknown", "a"))
@@ -51,7 +51,7 @@ async def test_a_dismissal_tells_the_ids_that_left_in_the_order_named(store: Sto
     assert await live(store) == {"b"}
 
 
-async def test_a_repeated_creation_is_a_duplicate_and_changes_nothing(store: Store) -> None:
+async def test_repeated_creation_is_a_duplicate(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
 
     receipt = await store.users.commit("alice", creating("a", now_us=NOW_US + 5))
@@ -59,7 +59,7 @@ async def test_a_repeated_creation_is_a_duplicate_and_changes_nothing(store: Sto
     assert receipt == Receipt(SEED, 1, is_unchanged=True, ignored=(("a", IgnoredReason.DUPLICATE),))
 
 
-async def test_other_content_under_a_known_id_is_a_conflict_live_or_gone(store: Store) -> None:
+async def test_other_content_under_a_known_id_is_a_conflict(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
     other = creating("a", body={"other": True})
 
@@ -70,7 +70,7 @@ async def test_other_content_under_a_known_id_is_a_conflict_live_or_gone(store: 
     assert while_live.ignored == when_gone.ignored == (("a", IgnoredReason.CONFLICT),)
 
 
-async def test_a_creation_of_a_dismissed_item_is_answered_dismissed(store: Store) -> None:
+async def test_creating_a_dismissed_item_is_ignored(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", dismissing("a"))
 
@@ -79,7 +79,7 @@ async def test_a_creation_of_a_dismissed_item_is_answered_dismissed(store: Store
     assert receipt == Receipt(SEED, 2, is_unchanged=True, ignored=(("a", IgnoredReason.DISMISSED),))
 
 
-async def test_an_id_dismissed_before_it_is_created_is_recorded_gone(store: Store) -> None:
+async def test_dismissal_before_creation_wins(store: Store) -> None:
     before = await store.users.commit("alice", dismissing("a"))
 
     receipt = await store.users.commit("alice", creating("a"))
@@ -90,14 +90,14 @@ async def test_an_id_dismissed_before_it_is_created_is_recorded_gone(store: Stor
 
 
 @pytest.mark.parametrize("expires", [NOW, 0], ids=["just now", "at the beginning of time"])
-async def test_an_item_already_expired_is_recorded_and_never_live(store: Store, expires: int) -> None:
+async def test_expired_item_is_never_live(store: Store, expires: int) -> None:
     receipt = await store.users.commit("alice", creating("a", created=NOW - 10, expires=expires))
 
     assert receipt == Receipt(SEED, 1, ignored=(("a", IgnoredReason.EXPIRED),))
     assert await live(store) == set()
 
 
-async def test_dismissing_what_is_gone_or_unknown_has_no_effect(store: Store) -> None:
+async def test_dismissing_gone_or_unknown_has_no_effect(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", dismissing("a"))
 
@@ -106,7 +106,7 @@ async def test_dismissing_what_is_gone_or_unknown_has_no_effect(store: Store) ->
     assert receipt == Receipt(SEED, 2, is_unchanged=True)
 
 
-async def test_an_interval_takes_what_it_covers_ends_included_but_for_its_skip(store: Store) -> None:
+async def test_interval_dismisses_with_ends_except_skipped(store: Store) -> None:
     for offset, item_id in enumerate("abcde"):
         await store.users.commit("alice", creating(item_id, created=NOW + offset))
 
@@ -116,7 +116,7 @@ async def test_an_interval_takes_what_it_covers_ends_included_but_for_its_skip(s
     assert await live(store) == {"a", "c", "e"}
 
 
-async def test_a_category_is_exact_and_a_prefix_matches_whole_segments(store: Store) -> None:
+async def test_prefix_matches_whole_segments(store: Store) -> None:
     for item_id, category in (("a", "user"), ("b", "user.joined"), ("c", "users")):
         await store.users.commit("alice", creating(item_id, category=category, created=NOW))
 
@@ -127,7 +127,7 @@ async def test_a_category_is_exact_and_a_prefix_matches_whole_segments(store: St
     assert await live(store) == {"c"}
 
 
-async def test_an_interval_catches_an_item_that_arrives_later(store: Store) -> None:
+async def test_interval_dismisses_later_arrivals(store: Store) -> None:
     await store.users.commit("alice", sweeping(interval(prefix="", end=NOW, skip=["kept"])))
 
     receipt = await store.users.commit("alice", creating("a", "kept", created=NOW))
@@ -135,7 +135,7 @@ async def test_an_interval_catches_an_item_that_arrives_later(store: Store) -> N
     assert receipt == Receipt(SEED, 1, created=("kept",), ignored=(("a", IgnoredReason.DISMISSED),))
 
 
-async def test_an_interval_never_acts_on_what_its_own_message_creates(store: Store) -> None:
+async def test_interval_spares_its_own_creations(store: Store) -> None:
     await store.users.commit("alice", creating("old", created=NOW - 5))
 
     replace = planned(message({"new": item(created=NOW)}, intervals=[interval("news")]))
@@ -147,7 +147,7 @@ async def test_an_interval_never_acts_on_what_its_own_message_creates(store: Sto
     assert await live(store) == {"new"}
 
 
-async def test_an_open_interval_spares_what_the_server_stamps_later(store: Store) -> None:
+async def test_open_interval_spares_items_stamped_later(store: Store) -> None:
     await store.users.commit("alice", creating("known", created=NOW + 60))
 
     receipt = await store.users.commit("alice", sweeping(interval("news")))
@@ -159,7 +159,7 @@ async def test_an_open_interval_spares_what_the_server_stamps_later(store: Store
     assert late.ignored == (("late", IgnoredReason.DISMISSED),)
 
 
-async def test_the_repeat_of_a_replace_takes_nothing_that_came_in_between(store: Store) -> None:
+async def test_repeated_replace_spares_items_in_between(store: Store) -> None:
     replace = message({"summary": item()}, intervals=[interval("news")])
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", planned(replace))
@@ -171,7 +171,7 @@ async def test_the_repeat_of_a_replace_takes_nothing_that_came_in_between(store:
     assert await live(store) == {"summary", "b"}
 
 
-async def test_a_device_ends_what_all_share_and_its_own_hides_a_star_and_leaves_others_alone(store: Store) -> None:
+async def test_device_dismissal_by_item_scope(store: Store) -> None:
     for item_id, device in (("all", None), ("each", "*"), ("mine", "phone"), ("yours", "laptop")):
         await store.users.commit("alice", creating(item_id, for_device=device))
 
@@ -183,7 +183,7 @@ async def test_a_device_ends_what_all_share_and_its_own_hides_a_star_and_leaves_
     assert await live(store) == {"each", "yours"}
 
 
-async def test_a_device_s_interval_hides_a_star_that_arrives_later_on_that_device_alone(store: Store) -> None:
+async def test_device_interval_hides_later_item_on_it_alone(store: Store) -> None:
     await store.users.commit("alice", sweeping(interval("news", end=NOW), sender=PHONE))
 
     await store.users.commit("alice", creating("each", for_device="*", created=NOW))
@@ -192,7 +192,7 @@ async def test_a_device_s_interval_hides_a_star_that_arrives_later_on_that_devic
     assert await live(store, "tablet") == {"each"}
 
 
-async def test_a_creation_of_an_item_hidden_from_its_sender_is_answered_dismissed(store: Store) -> None:
+async def test_creating_an_item_hidden_from_sender_is_ignored(store: Store) -> None:
     each = creating("each", for_device="*")
     await store.users.commit("alice", each)
     await store.users.commit("alice", dismissing("each", sender=PHONE))
@@ -204,7 +204,7 @@ async def test_a_creation_of_an_item_hidden_from_its_sender_is_answered_dismisse
     assert by_laptop.ignored == (("each", IgnoredReason.DUPLICATE),)
 
 
-async def test_a_dismissal_by_id_keeps_to_its_sender_s_categories_whenever_the_item_comes(store: Store) -> None:
+async def test_dismissal_respects_the_sender_s_categories(store: Store) -> None:
     limited = Sender("", ("user",))
     await store.users.commit("alice", creating("known", category="news"))
 
@@ -215,7 +215,7 @@ async def test_a_dismissal_by_id_keeps_to_its_sender_s_categories_whenever_the_i
     assert await live(store) == {"known", "n"}
 
 
-async def test_a_message_id_makes_the_repeat_of_a_dated_message_unchanged(store: Store) -> None:
+async def test_message_id_deduplicates_a_repeat(store: Store) -> None:
     for dated in (
         message(intervals=[interval("news")], message_id="m"),
         external({"n": 1}, message_id="m"),
@@ -229,7 +229,7 @@ async def test_a_message_id_makes_the_repeat_of_a_dated_message_unchanged(store:
         assert f"a{first.seq}" in await live(store)
 
 
-async def test_a_message_id_used_again_with_other_content_is_refused(store: Store) -> None:
+async def test_reused_message_id_is_refused(store: Store) -> None:
     await store.users.commit("alice", planned(message(intervals=[interval("news")], message_id="m")))
 
     for other in (message(intervals=[interval("user")], message_id="m"), message({"a": item()}, message_id="m")):
@@ -239,7 +239,7 @@ async def test_a_message_id_used_again_with_other_content_is_refused(store: Stor
     assert await live(store) == set()
 
 
-async def test_a_message_id_belongs_to_its_sender_and_system(store: Store) -> None:
+async def test_message_id_is_scoped_to_its_sender(store: Store) -> None:
     await store.users.commit("alice", planned(message(intervals=[interval("news")], message_id="m")))
 
     by_phone = await store.users.commit("alice", planned(message(intervals=[interval("u")], message_id="m"), PHONE))
@@ -249,7 +249,7 @@ async def test_a_message_id_belongs_to_its_sender_and_system(store: Store) -> No
     assert outside.seq == 1
 
 
-async def test_the_id_of_a_message_that_is_idempotent_by_content_is_not_remembered(store: Store) -> None:
+async def test_idempotent_message_needs_no_stored_id(store: Store) -> None:
     await store.users.commit("alice", planned(message({"a": item()}, message_id="m")))
 
     receipt = await store.users.commit("alice", planned(message({"b": item()}, message_id="m")))
@@ -257,7 +257,7 @@ async def test_the_id_of_a_message_that_is_idempotent_by_content_is_not_remember
     assert receipt.created == ("b",)
 
 
-async def test_an_expiry_that_is_due_is_a_commit_of_its_own_before_the_next(store: Store) -> None:
+async def test_due_expiry_is_committed_first(store: Store) -> None:
     await store.users.commit("alice", creating("late", "a", expires="+10"))
 
     receipt = await store.users.commit("alice", creating("b", now_us=NOW_US + 10 * SECOND_US + 1))
@@ -266,14 +266,14 @@ async def test_an_expiry_that_is_due_is_a_commit_of_its_own_before_the_next(stor
     assert await live(store, now_us=NOW_US + 10 * SECOND_US + 1) == {"b"}
 
 
-async def test_an_item_is_not_shown_at_the_very_moment_of_its_expiry(store: Store) -> None:
+async def test_item_is_gone_at_its_expiry(store: Store) -> None:
     await store.users.commit("alice", creating("a", created=NOW, expires="+10"))
 
     assert await live(store, now_us=NOW_US + 10 * SECOND_US - 1) == {"a"}
     assert await live(store, now_us=NOW_US + 10 * SECOND_US) == set()
 
 
-async def test_commits_of_many_users_are_answered_in_order_and_a_refusal_spoils_no_other(store: Store) -> None:
+async def test_commit_many_isolates_a_refusal(store: Store) -> None:
     await store.users.commit("bob", planned(external(1, message_id="m")))
 
     results = await store.users.commit_many(
@@ -291,7 +291,7 @@ async def test_commits_of_many_users_are_answered_in_order_and_a_refusal_spoils_
     assert results[3] == Receipt(SEED, 2, created=("b",))
 
 
-async def test_commits_of_one_user_are_done_in_order_also_where_one_needs_more_than_the_other(store: Store) -> None:
+async def test_commit_many_keeps_the_order_of_a_user(store: Store) -> None:
     """With a remembered interval a creation is looked at closer than without; what comes after it may not be."""
     await store.users.commit("alice", sweeping(interval("other", end=NOW)))
 
@@ -311,7 +311,7 @@ async def test_commits_of_one_user_are_done_in_order_also_where_one_needs_more_t
     assert await live(store) == {"b"}
 
 
-async def test_a_batch_that_meets_a_flush_of_all_flushes_once_and_keeps_its_order(store: Store) -> None:
+async def test_batch_after_reset_resets_once_in_order(store: Store) -> None:
     before = await store.users.commit("alice", creating("a"))
     await store.users.reset_all_users(30)
 
@@ -325,7 +325,7 @@ async def test_a_batch_that_meets_a_flush_of_all_flushes_once_and_keeps_its_orde
     assert epochs[1] == epochs[2] and epochs[3] == epochs[4] and len(set(epochs)) == 3
 
 
-async def test_a_hundred_writers_of_one_user_lose_nothing_and_share_one_order(store: Store) -> None:
+async def test_hundred_concurrent_writers_lose_nothing(store: Store) -> None:
     receipts = await asyncio.gather(
         *(store.users.commit("alice", creating(f"i{n}", "shared", created=NOW)) for n in range(100))
     )
@@ -337,7 +337,7 @@ async def test_a_hundred_writers_of_one_user_lose_nothing_and_share_one_order(st
     assert state.seq == 100
 
 
-async def test_users_do_not_see_each_other(store: Store) -> None:
+async def test_users_are_isolated(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
 
     assert ids_of(await store.users.state("bob", BACKEND, NOW_US)) == []

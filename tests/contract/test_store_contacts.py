@@ -33,7 +33,7 @@ CONTACT = parse_contact(
 PREFERENCES = parse_preferences({"user": {"push": True, "email": False}, "*": {"push": False}})
 
 
-async def test_contact_and_preferences_are_kept_as_they_were_given(store: Store) -> None:
+async def test_contact_and_preferences_round_trip(store: Store) -> None:
     await store.contacts.put_contact("alice", CONTACT)
     await store.contacts.put_preferences("alice", PREFERENCES)
 
@@ -45,7 +45,7 @@ async def test_contact_and_preferences_are_kept_as_they_were_given(store: Store)
     )
 
 
-async def test_no_contact_deletes_it_and_leaves_the_preferences(store: Store) -> None:
+async def test_no_contact_deletes_only_the_contact(store: Store) -> None:
     await store.contacts.put_contact("alice", CONTACT)
     await store.contacts.put_preferences("alice", PREFERENCES)
     await store.contacts.put_contact("alice", NO_CONTACT)
@@ -54,7 +54,7 @@ async def test_no_contact_deletes_it_and_leaves_the_preferences(store: Store) ->
     assert await store.contacts.preferences("alice") == PREFERENCES
 
 
-async def test_both_go_with_the_user(store: Store) -> None:
+async def test_contact_is_deleted_with_the_user(store: Store) -> None:
     await store.contacts.put_contact("alice", CONTACT)
     await store.contacts.put_preferences("alice", PREFERENCES)
     await store.users.delete_user("alice", NOW_US)
@@ -63,7 +63,7 @@ async def test_both_go_with_the_user(store: Store) -> None:
     assert await store.contacts.preferences("alice") == NO_PREFERENCES
 
 
-async def test_who_ends_mails_gets_no_more_of_them_and_keeps_all_else(store: Store) -> None:
+async def test_end_mails_keeps_other_preferences(store: Store) -> None:
     await store.contacts.put_preferences("alice", parse_preferences({"user": {"push": True, "email": True}}))
 
     await store.contacts.end_mails("alice", ["user", "bill.due"])
@@ -77,7 +77,7 @@ async def test_who_ends_mails_gets_no_more_of_them_and_keeps_all_else(store: Sto
     assert preferences_document(await store.contacts.preferences("bob")) == {"*": {"email": False}}
 
 
-async def test_mails_can_be_ended_by_many_at_once_and_past_every_bound(store: Store) -> None:
+async def test_concurrent_end_mails_all_apply(store: Store) -> None:
     full = {f"c{n}": {"push": True} for n in range(MAX_PREFERENCES)}
     await store.contacts.put_preferences("alice", parse_preferences(full))
 
@@ -88,7 +88,7 @@ async def test_mails_can_be_ended_by_many_at_once_and_past_every_bound(store: St
     assert len(kept.by_prefix) == MAX_PREFERENCES + 5
 
 
-async def test_changes_by_many_at_once_are_all_kept(store: Store) -> None:
+async def test_concurrent_changes_all_apply(store: Store) -> None:
     def with_zone(kept: Contact) -> Contact:
         return replace(kept, timezone="Europe/Rome")
 
@@ -109,7 +109,7 @@ async def test_changes_by_many_at_once_are_all_kept(store: Store) -> None:
     assert sorted(preferences_document(await contacts.preferences("alice"))) == ["c0", "c1", "c2", "c3"]
 
 
-async def test_a_change_to_nothing_deletes_and_one_that_is_refused_changes_nothing(store: Store) -> None:
+async def test_refused_change_changes_nothing(store: Store) -> None:
     await store.contacts.put_contact("alice", CONTACT)
 
     with pytest.raises(Problem):

@@ -73,14 +73,14 @@ async def listed(store: Store, channel: str | None = None, limit: int = 100, now
 @pytest.mark.parametrize(
     "state", [state for state in DeliveryState if state not in (DeliveryState.CLAIMED, DeliveryState.DEAD)]
 )
-async def test_what_is_not_dead_is_no_dead_letter(store: Store, state: DeliveryState) -> None:
+async def test_only_dead_deliveries_are_dead_letters(store: Store, state: DeliveryState) -> None:
     await end(store, PHONE, state)
 
     assert await listed(store) == []
     assert not await store.dead_letters.replay(PHONE, NOW_US)
 
 
-async def test_a_dead_letter_is_listed_with_all_that_the_ledger_knows(store: Store) -> None:
+async def test_dead_letter_has_its_full_history(store: Store) -> None:
     await end(store, PHONE)
     await end(store, EVENT, at_us=NOW_US + 1)
 
@@ -95,7 +95,7 @@ async def test_a_dead_letter_is_listed_with_all_that_the_ledger_knows(store: Sto
     assert page.letters[0].intent.event == EVENT.event
 
 
-async def test_pages_are_exact_whatever_was_given_up_when_and_by_whom(make_store: MakeStore) -> None:
+async def test_dead_letter_pages_are_exact(make_store: MakeStore) -> None:
     """Many of one user, few of others, many at the same moment: the order is one, whatever the size of a page."""
 
     async def holds(given_up: Sequence[tuple[str, str, int, int]], limit: int, channel: str | None) -> None:
@@ -117,7 +117,7 @@ async def test_pages_are_exact_whatever_was_given_up_when_and_by_whom(make_store
         await holds([*many, *few], limit, channel)
 
 
-async def test_what_is_given_up_is_kept_for_the_retention(make_store: MakeStore) -> None:
+async def test_dead_letters_are_kept_for_the_retention(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, retention_us=2 * DAY_US))
     await store.users.commit("alice", creating("a", "b"))
     await end(store, PHONE)
@@ -126,7 +126,7 @@ async def test_what_is_given_up_is_kept_for_the_retention(make_store: MakeStore)
     assert await listed(store, now_us=NOW_US + 2 * DAY_US) == []
 
 
-async def test_a_replay_begins_anew_and_keeps_what_was_tried(store: Store) -> None:
+async def test_replay_keeps_earlier_attempts(store: Store) -> None:
     later_us = NOW_US + 3 * DAY_US
     old = await end(store, PHONE)
 
@@ -146,7 +146,7 @@ async def test_a_replay_begins_anew_and_keeps_what_was_tried(store: Store) -> No
     assert isinstance(claim, Claim) and (claim.before, claim.delivery.n) == (DeliveryState.PLANNED, 2)
 
 
-async def test_an_event_that_is_replayed_is_decided_now(store: Store) -> None:
+async def test_replayed_event_is_decided_again(store: Store) -> None:
     """What happened stays true: only whether it is of use yet is asked, and a replay says that it is."""
     await end(store, EVENT)
 
@@ -156,7 +156,7 @@ async def test_an_event_that_is_replayed_is_decided_now(store: Store) -> None:
     assert planned.intent == replace(EVENT, at_us=NOW_US + DAY_US)
 
 
-async def test_a_withdrawal_that_is_replayed_waits_again_to_go_along(store: Store) -> None:
+async def test_replayed_withdrawal_is_pending_again(store: Store) -> None:
     withdrawal = replace(PHONE, kind=IntentKind.WITHDRAW, seq=0)
     await end(store, withdrawal)
     assert (await store.ledger.withdrawals("alice", "phone", "apns")).waiting == ()
@@ -166,7 +166,7 @@ async def test_a_withdrawal_that_is_replayed_waits_again_to_go_along(store: Stor
     assert (await store.ledger.withdrawals("alice", "phone", "apns")).waiting == (withdrawal,)
 
 
-async def test_the_agenda_hears_of_a_replay_in_the_same_step_and_whatever_it_asked_before(store: Store) -> None:
+async def test_replay_adds_an_agenda_entry(store: Store) -> None:
     """A scheduler that looked a moment before the replay, and settles a moment after, does not take the entry away."""
     await end(store, PHONE)
     replayed_us = NOW_US + DAY_US
@@ -178,7 +178,7 @@ async def test_the_agenda_hears_of_a_replay_in_the_same_step_and_whatever_it_ask
     assert await entries(store) == [(WorkKind.OVERDUE, "a", DAY_US // SECOND_US)]
 
 
-async def test_two_replays_at_the_same_moment_are_one(store: Store) -> None:
+async def test_concurrent_replays_succeed_once(store: Store) -> None:
     await end(store, PHONE)
 
     done = await asyncio.gather(*(store.dead_letters.replay(PHONE, NOW_US + n) for n in range(5)))
@@ -188,7 +188,7 @@ async def test_two_replays_at_the_same_moment_are_one(store: Store) -> None:
     assert await store.ledger.claim(PHONE, "", NOW_US + 9, NOW_US + SECOND_US) is NotClaimed.BUSY
 
 
-async def test_what_dies_again_is_a_dead_letter_again(store: Store) -> None:
+async def test_replayed_delivery_can_die_again(store: Store) -> None:
     await end(store, PHONE)
     assert await store.dead_letters.replay(PHONE, NOW_US + SECOND_US)
 
@@ -197,7 +197,7 @@ async def test_what_dies_again_is_a_dead_letter_again(store: Store) -> None:
     assert await listed(store, now_us=NOW_US + DAY_US) == ["alice/a/item/0/phone/apns"]
 
 
-async def test_what_is_dropped_is_no_dead_letter_and_stays_dead_in_the_ledger(store: Store) -> None:
+async def test_dropped_letter_stays_dead_in_the_ledger(store: Store) -> None:
     other = replace(PHONE, device="tablet")
     await end(store, PHONE)
     await end(store, other)
@@ -210,7 +210,7 @@ async def test_what_is_dropped_is_no_dead_letter_and_stays_dead_in_the_ledger(st
     assert [each.state for each in await store.ledger.of_item("alice", "a")] == [DeliveryState.DEAD] * 2
 
 
-async def test_a_purge_is_of_a_channel_and_of_what_was_given_up_before(store: Store) -> None:
+async def test_purge_by_channel_and_time(store: Store) -> None:
     for number, (uid, channel) in enumerate((uid, each) for uid in ("alice", "bob") for each in (*CHANNELS, EMAIL)):
         await end(store, replace(PHONE, uid=uid, channel=channel, n=number), at_us=NOW_US + number)
     every = await listed(store, now_us=NOW_US + DAY_US)
@@ -226,7 +226,7 @@ async def test_a_purge_is_of_a_channel_and_of_what_was_given_up_before(store: St
     assert await store.dead_letters.purge(None, None) == 0
 
 
-async def test_dead_letters_go_with_their_user(store: Store) -> None:
+async def test_dead_letters_are_deleted_with_the_user(store: Store) -> None:
     for uid in ("alice", "bob"):
         await end(store, replace(PHONE, uid=uid))
 

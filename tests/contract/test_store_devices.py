@@ -24,7 +24,7 @@ WEB = {"provider": "webpush", "token": {"endpoint": "https://push.example/1", "k
 MINUTE_US = 60 * SECOND_US
 
 
-async def test_a_device_is_listed_as_it_was_registered(store: Store) -> None:
+async def test_device_registration_round_trips(store: Store) -> None:
     registration = Registration("ios", PUSH, "it-IT")
     await store.devices.put_device("alice", "phone", registration, NOW_US)
     await store.devices.put_device("alice", "browser", Registration("web", WEB), NOW_US)
@@ -47,7 +47,7 @@ async def test_registering_again_replaces(store: Store) -> None:
     assert await store.devices.device("alice", "phone", NOW_US) == (Registration("android"), PresenceStatus())
 
 
-async def test_changes_by_many_at_once_are_all_kept(store: Store) -> None:
+async def test_concurrent_changes_all_apply(store: Store) -> None:
     def change(**fields: Any) -> Awaitable[None]:
         return store.devices.change_device(
             "alice", "phone", lambda kept: replace(kept or Registration(), **fields), NOW_US
@@ -58,7 +58,7 @@ async def test_changes_by_many_at_once_are_all_kept(store: Store) -> None:
     assert await store.devices.device("alice", "phone", NOW_US) == (Registration("ios", PUSH, "it"), PresenceStatus())
 
 
-async def test_a_change_sees_what_is_registered_and_one_that_is_refused_changes_nothing(store: Store) -> None:
+async def test_refused_device_change_changes_nothing(store: Store) -> None:
     seen: list[Registration | None] = []
 
     def refuse(kept: Registration | None) -> Registration:
@@ -74,7 +74,7 @@ async def test_a_change_sees_what_is_registered_and_one_that_is_refused_changes_
         assert seen.pop() == known
 
 
-async def test_a_changed_push_token_moves_as_a_registered_one_does(store: Store) -> None:
+async def test_changed_push_token_moves(store: Store) -> None:
     await store.devices.put_device("bob", "tablet", Registration("ios", PUSH), NOW_US)
 
     await store.devices.change_device("alice", "phone", lambda _: Registration("ios", PUSH), NOW_US)
@@ -84,7 +84,7 @@ async def test_a_changed_push_token_moves_as_a_registered_one_does(store: Store)
     assert await store.devices.device("alice", "phone", NOW_US) == (Registration("ios"), PresenceStatus())
 
 
-async def test_a_connection_makes_a_device_known_and_changes_no_registration(store: Store) -> None:
+async def test_connecting_keeps_the_registration(store: Store) -> None:
     await store.devices.put_device("alice", "phone", Registration("ios", PUSH), NOW_US)
 
     assert await store.devices.ensure_device("alice", "phone", NOW_US) is None
@@ -96,7 +96,7 @@ async def test_a_connection_makes_a_device_known_and_changes_no_registration(sto
 
 
 @pytest.mark.parametrize("push", [PUSH, WEB])
-async def test_a_push_token_belongs_to_one_device_of_one_user(store: Store, push: dict[str, object]) -> None:
+async def test_push_token_has_one_owner(store: Store, push: dict[str, object]) -> None:
     await store.devices.put_device("alice", "phone", Registration("ios", push), NOW_US)
     await store.devices.put_device("bob", "phone", Registration("ios", push), NOW_US)
 
@@ -109,7 +109,7 @@ async def test_a_push_token_belongs_to_one_device_of_one_user(store: Store, push
 
 
 @pytest.mark.parametrize(("provider", "is_moved"), [("apns", True), ("fcm", False)])
-async def test_a_token_of_apns_is_the_same_in_capitals(store: Store, provider: str, is_moved: bool) -> None:
+async def test_apns_token_ignores_case(store: Store, provider: str, is_moved: bool) -> None:
     small, capital = ({"provider": provider, "token": token} for token in ("0af1", "0AF1"))
     await store.devices.put_device("alice", "phone", Registration("ios", small), NOW_US)
     await store.devices.put_device("bob", "phone", Registration("ios", capital), NOW_US)
@@ -119,7 +119,7 @@ async def test_a_token_of_apns_is_the_same_in_capitals(store: Store, provider: s
     assert (await store.devices.devices("bob", NOW_US))["phone"][0] == Registration("ios", capital)
 
 
-async def test_past_the_bound_the_one_longest_offline_goes_those_without_push_first(make_store: MakeStore) -> None:
+async def test_device_bound_displaces_longest_offline(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, devices=3))
     await store.devices.put_device("alice", "pushed", Registration("ios", PUSH), NOW_US)
     for at, device in enumerate(("older", "newer"), 1):
@@ -135,7 +135,7 @@ async def test_past_the_bound_the_one_longest_offline_goes_those_without_push_fi
     assert await store.devices.ensure_device("alice", "again", NOW_US + 6 * MINUTE_US) == "newer"
 
 
-async def test_where_all_are_online_no_device_more_is_taken(make_store: MakeStore) -> None:
+async def test_all_devices_online_refuses_another(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, devices=2))
     for device in ("phone", "laptop"):
         await store.devices.ensure_device("alice", device, NOW_US)
@@ -151,7 +151,7 @@ async def test_where_all_are_online_no_device_more_is_taken(make_store: MakeStor
     assert await store.devices.ensure_device("alice", "phone", NOW_US) is None
 
 
-async def test_a_forgotten_device_leaves_nothing_of_itself(store: Store) -> None:
+async def test_removed_device_leaves_nothing(store: Store) -> None:
     await store.devices.put_device("alice", "phone", Registration("ios", PUSH), NOW_US)
     await store.users.commit("alice", creating("each", for_device="*", body="a body that makes deltas the shorter way"))
     await store.users.commit("alice", creating("own", for_device="phone"))
@@ -172,7 +172,7 @@ async def test_a_forgotten_device_leaves_nothing_of_itself(store: Store) -> None
     assert isinstance(answer, Delta)
 
 
-async def test_forgetting_voids_the_cursors_of_that_device_alone(store: Store) -> None:
+async def test_device_removal_invalidates_its_cursors(store: Store) -> None:
     await store.users.commit("alice", creating("a", body="a body that makes deltas the shorter way to tell it"))
     await store.users.commit("alice", creating("b"))
     await store.devices.forget_device("alice", "phone", NOW_US, SEED)
@@ -182,7 +182,7 @@ async def test_forgetting_voids_the_cursors_of_that_device_alone(store: Store) -
     assert isinstance(answer, Delta)
 
 
-async def test_forgetting_is_repeatable_and_an_old_digest_follows(store: Store) -> None:
+async def test_device_removal_is_repeatable(store: Store) -> None:
     await store.users.commit("alice", creating("each", for_device="*"))
     await store.users.commit("alice", dismissing("each", sender=Sender("phone")))
     for _ in range(2):
@@ -196,7 +196,7 @@ async def test_forgetting_is_repeatable_and_an_old_digest_follows(store: Store) 
     assert (await store.users.state("alice", View("phone"), NOW_US)).digest == bytes(32)
 
 
-async def test_an_acknowledgement_never_goes_down_and_is_of_one_view(store: Store) -> None:
+async def test_acknowledgement_is_monotonic_for_each_view(store: Store) -> None:
     filtered = View("phone", ("user",))
     await store.devices.acknowledge("alice", View("phone"), 5, NOW_US)
     await store.devices.acknowledge("alice", View("phone"), 3, NOW_US)
@@ -208,7 +208,7 @@ async def test_an_acknowledgement_never_goes_down_and_is_of_one_view(store: Stor
     }
 
 
-async def test_a_revocation_of_all_or_of_one_device_never_becomes_weaker(store: Store) -> None:
+async def test_revocation_never_becomes_weaker(store: Store) -> None:
     assert await store.devices.revoked_before("alice", "phone") is None
 
     await store.devices.revoke("alice", "phone", NOW_US, NOW_US)
@@ -221,7 +221,7 @@ async def test_a_revocation_of_all_or_of_one_device_never_becomes_weaker(store: 
     assert await store.devices.revoked_before("alice", "laptop") == NOW_US - SECOND_US
 
 
-async def test_revocations_and_controls_are_told_at_once(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_revocations_and_controls_are_published(store: Store, heard: AnnouncementRecorder) -> None:
     await store.devices.revoke("alice", "phone", NOW_US, NOW_US)
     await store.devices.publish_control("alice", {"frame": {"session": "s"}})
 
@@ -242,7 +242,7 @@ async def _come_and_go(store: Store, device: str, at_us: int) -> None:
     await store.devices.close_session("alice", device, _session(device, at_us), at_us)
 
 
-async def test_a_dead_push_token_is_forgotten_only_as_it_was_read(store: Store) -> None:
+async def test_dead_token_is_removed_only_if_unchanged(store: Store) -> None:
     """What was registered meanwhile stands, the same token registered again too."""
     push = {"provider": "apns", "token": "t1"}
     await store.devices.put_device("alice", "phone", Registration("ios", push, "it"), NOW_US)
@@ -260,7 +260,7 @@ async def test_a_dead_push_token_is_forgotten_only_as_it_was_read(store: Store) 
     assert not await store.devices.owns_push_token("alice", "phone", again)
 
 
-async def test_a_push_token_is_held_by_the_device_that_registered_it_last(store: Store) -> None:
+async def test_push_token_moves_to_the_last_device(store: Store) -> None:
     push = {"provider": "apns", "token": "t1"}
     await store.devices.put_device("alice", "phone", Registration("ios", push), NOW_US)
     await store.devices.put_device("bob", "phone", Registration("ios", push), NOW_US)

@@ -43,7 +43,7 @@ async def claimed(store: Store, intent: Intent, now_us: int = NOW_US, place: str
     return claim
 
 
-async def test_what_is_planned_twice_is_entered_once(store: Store) -> None:
+async def test_planning_twice_enters_once(store: Store) -> None:
     """A scheduler that dies and repeats its work plans nothing twice."""
     first = await store.ledger.plan([PHONE], DeliveryState.PLANNED, None, NOW_US)
     second = await store.ledger.plan([PHONE, TABLET], DeliveryState.CANCELLED, "preference", NOW_US + 1)
@@ -53,7 +53,7 @@ async def test_what_is_planned_twice_is_entered_once(store: Store) -> None:
     assert states == {"phone": DeliveryState.PLANNED, "tablet": DeliveryState.CANCELLED}
 
 
-async def test_a_claim_is_written_before_the_call_and_excludes_others(store: Store) -> None:
+async def test_claim_is_exclusive(store: Store) -> None:
     await planned(store, PHONE)
 
     claim = await claimed(store, PHONE)
@@ -64,7 +64,7 @@ async def test_a_claim_is_written_before_the_call_and_excludes_others(store: Sto
     assert (entry.state, entry.n, entry.history.seq) == (DeliveryState.CLAIMED, 1, 7)
 
 
-async def test_a_claim_whose_worker_died_passes_on_and_says_so(store: Store) -> None:
+async def test_claim_of_a_dead_worker_passes_on(store: Store) -> None:
     await planned(store, PHONE)
     await claimed(store, PHONE)
 
@@ -73,7 +73,7 @@ async def test_a_claim_whose_worker_died_passes_on_and_says_so(store: Store) -> 
     assert (again.before, again.delivery.n) == (DeliveryState.CLAIMED, 2)
 
 
-async def test_the_verdict_of_a_claim_that_was_lost_is_not_written(store: Store) -> None:
+async def test_outcome_of_a_lost_claim_is_discarded(store: Store) -> None:
     await planned(store, PHONE)
     old = await claimed(store, PHONE)
     new = await claimed(store, PHONE, NOW_US + 10 * SECOND_US)
@@ -82,7 +82,7 @@ async def test_the_verdict_of_a_claim_that_was_lost_is_not_written(store: Store)
     assert await store.ledger.record_outcome(new.delivery, PLACE, DeliveryState.SENT, new.delivery.history)
 
 
-async def test_an_event_is_kept_with_its_delivery_until_its_story_ends_without_it(store: Store) -> None:
+async def test_event_is_kept_while_its_history_needs_it(store: Store) -> None:
     event = replace(PHONE, kind=IntentKind.EVENT, channel="webhook", device="wh_a:b2c", event='{"type":"item.acked"}')
     await planned(store, event)
     claim = await claimed(store, replace(event, event=""))
@@ -100,7 +100,7 @@ async def test_an_event_is_kept_with_its_delivery_until_its_story_ends_without_i
     assert (dead.intent.event, sent.intent.event, sent.history.event) == (event.event, "", "")
 
 
-async def test_what_has_its_time_is_claimed_before_it_only_where_that_is_asked_for(store: Store) -> None:
+async def test_early_claim_needs_is_early(store: Store) -> None:
     await planned(store, PHONE)
     claim = await claimed(store, PHONE)
     await store.ledger.record_outcome(
@@ -113,7 +113,7 @@ async def test_what_has_its_time_is_claimed_before_it_only_where_that_is_asked_f
     assert await store.ledger.claim(PHONE, "", NOW_US, lease_us, is_early=True) is NotClaimed.BUSY
 
 
-async def test_a_note_tells_more_of_a_claim_that_goes_on_and_leaves_its_lease(store: Store) -> None:
+async def test_note_keeps_the_lease(store: Store) -> None:
     await planned(store, PHONE)
     old = await claimed(store, PHONE)
     told = replace_story(old.delivery, history=DeliveryHistory(NOW_US, 7, mail="m1"))
@@ -131,7 +131,7 @@ async def test_a_note_tells_more_of_a_claim_that_goes_on_and_leaves_its_lease(st
     assert not await store.ledger.note(told), "the claim had passed to another"
 
 
-async def test_what_is_over_is_not_claimed_again(store: Store) -> None:
+async def test_finished_delivery_is_not_claimed(store: Store) -> None:
     await planned(store, PHONE)
     claim = await claimed(store, PHONE)
     history = DeliveryHistory(NOW_US, 7, attempts=(DeliveryAttempt(NOW_US, "200", "apns-1"),))
@@ -142,7 +142,7 @@ async def test_what_is_over_is_not_claimed_again(store: Store) -> None:
     assert (entry.state, entry.history) == (DeliveryState.SENT, history)
 
 
-async def test_nobody_gets_what_waits_before_its_time(store: Store) -> None:
+async def test_waiting_delivery_is_not_claimed_early(store: Store) -> None:
     """An intent that was handed over twice waits as one: what the provider asked for holds for both."""
     await planned(store, PHONE)
     claim = await claimed(store, PHONE)
@@ -156,7 +156,7 @@ async def test_nobody_gets_what_waits_before_its_time(store: Store) -> None:
     assert (await claimed(store, PHONE, again_us)).delivery.n == 2
 
 
-async def test_what_nobody_will_ever_know_is_over(store: Store) -> None:
+async def test_unknown_outcome_without_retry_is_final(store: Store) -> None:
     await planned(store, PHONE)
     claim = await claimed(store, PHONE)
     await store.ledger.record_outcome(claim.delivery, PLACE, DeliveryState.UNKNOWN, DeliveryHistory(NOW_US, 7))
@@ -164,7 +164,7 @@ async def test_what_nobody_will_ever_know_is_over(store: Store) -> None:
     assert await store.ledger.claim(PHONE, PLACE, NOW_US, NOW_US + SECOND_US) is NotClaimed.OVER
 
 
-async def test_claims_without_number_leave_the_entry_readable(store: Store) -> None:
+async def test_attempt_count_is_capped(store: Store) -> None:
     """As a worker makes them that dies over each."""
     await planned(store, PHONE)
     for number in range(10_002):
@@ -176,11 +176,11 @@ async def test_claims_without_number_leave_the_entry_readable(store: Store) -> N
     assert (entry.state, entry.n) == (DeliveryState.SENT, 9_999)
 
 
-async def test_what_was_never_planned_is_absent(store: Store) -> None:
+async def test_unplanned_delivery_is_absent(store: Store) -> None:
     assert await store.ledger.claim(PHONE, PLACE, NOW_US, NOW_US + SECOND_US) is NotClaimed.ABSENT
 
 
-async def test_one_place_on_a_screen_takes_one_delivery_at_a_time(store: Store) -> None:
+async def test_place_is_held_by_one_delivery(store: Store) -> None:
     """Two pushes that replace each other must not race: the older could land last."""
     other = replace(PHONE, item="b")
     await planned(store, PHONE)
@@ -192,7 +192,7 @@ async def test_one_place_on_a_screen_takes_one_delivery_at_a_time(store: Store) 
     assert isinstance(await store.ledger.claim(other, PLACE, NOW_US, NOW_US + SECOND_US), Claim)
 
 
-async def test_an_attempt_that_never_left_does_not_count(store: Store) -> None:
+async def test_unsent_attempt_does_not_count(store: Store) -> None:
     """An open breaker, or quiet hours, burn no attempts."""
     await planned(store, PHONE)
     claim = await claimed(store, PHONE)
@@ -204,7 +204,7 @@ async def test_an_attempt_that_never_left_does_not_count(store: Store) -> None:
     assert (entry.state, entry.n, entry.history) == (DeliveryState.WAITING, 0, waits)
 
 
-async def test_a_move_happens_only_from_the_states_named(store: Store) -> None:
+async def test_move_only_from_named_states(store: Store) -> None:
     await planned(store, PHONE)
 
     assert not await store.ledger.move(PHONE, [DeliveryState.SENT], DeliveryState.WITHDRAWN)
@@ -218,7 +218,7 @@ async def test_a_move_happens_only_from_the_states_named(store: Store) -> None:
     assert (entry.state, entry.history.reason) == (DeliveryState.CANCELLED, "dismissed")
 
 
-async def test_the_deliveries_of_a_user_come_newest_item_first(store: Store) -> None:
+async def test_deliveries_of_a_user_newest_first(store: Store) -> None:
     await store.ledger.plan([PHONE, TABLET], DeliveryState.PLANNED, None, NOW_US)
     await store.ledger.plan([replace(PHONE, item="b")], DeliveryState.PLANNED, None, NOW_US + SECOND_US)
 
@@ -228,7 +228,7 @@ async def test_the_deliveries_of_a_user_come_newest_item_first(store: Store) -> 
     assert [entry.intent.item for entry in await store.ledger.of_user("alice", 1)] == ["b"]
 
 
-async def test_of_a_user_that_is_forgotten_nothing_is_entered(store: Store) -> None:
+async def test_deleted_user_gets_no_deliveries(store: Store) -> None:
     """Who decided before it was forgotten, and plans after, leaves nothing of it behind."""
     bob = replace(PHONE, uid="bob")
     await planned(store, PHONE)
@@ -242,7 +242,7 @@ async def test_of_a_user_that_is_forgotten_nothing_is_entered(store: Store) -> N
     assert await entries(store) == []
 
 
-async def test_the_agenda_asks_what_became_of_what_is_planned_once_for_an_item(store: Store) -> None:
+async def test_planned_item_gets_one_overdue_entry(store: Store) -> None:
     await store.ledger.plan([PHONE, replace(PHONE, item="b")], DeliveryState.PLANNED, None, NOW_US)
     await store.ledger.plan([TABLET], DeliveryState.PLANNED, None, NOW_US + SECOND_US)
 
@@ -250,7 +250,7 @@ async def test_the_agenda_asks_what_became_of_what_is_planned_once_for_an_item(s
     assert await entries(store) == [(WorkKind.OVERDUE, "a", seconds), (WorkKind.OVERDUE, "b", seconds)]
 
 
-async def test_what_was_decided_against_asks_for_nothing(store: Store) -> None:
+async def test_cancelled_delivery_gets_no_overdue_entry(store: Store) -> None:
     await store.ledger.plan([PHONE], DeliveryState.CANCELLED, "present", NOW_US)
     await store.ledger.plan([PHONE], DeliveryState.PLANNED, None, NOW_US)
 

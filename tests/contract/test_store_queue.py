@@ -61,7 +61,7 @@ async def taken(queue: DeliveryQueueReader, most: int = 10) -> list[QueuedIntent
     return await queue.claim(most, 0.02)
 
 
-async def test_what_is_handed_over_is_taken_once_and_whole(house: House) -> None:
+async def test_enqueued_intent_is_claimed_once(house: House) -> None:
     await house.deliveries.enqueue([PHONE, TABLET])
 
     assert [each.intent for each in await taken(house.queue, 1)] == [PHONE]
@@ -69,7 +69,7 @@ async def test_what_is_handed_over_is_taken_once_and_whole(house: House) -> None
     assert await taken(house.queue) == []
 
 
-async def test_what_happened_goes_with_an_event_also_through_a_pause(house: House) -> None:
+async def test_event_survives_retry_later(house: House) -> None:
     event = replace(
         PHONE, kind=IntentKind.EVENT, device="wh_a:b2c", event='{"type":"item.acked","data":{"id":"è/\\n"}}'
     )
@@ -83,7 +83,7 @@ async def test_what_happened_goes_with_an_event_also_through_a_pause(house: Hous
     assert again.intent.event == event.event
 
 
-async def test_what_was_taken_and_never_ended_comes_back_to_another(house: House) -> None:
+async def test_abandoned_intent_is_reclaimed(house: House) -> None:
     await house.deliveries.enqueue([PHONE, TABLET])
     mine = await taken(house.queue)
     await house.queue.ack(mine[:1])
@@ -92,7 +92,7 @@ async def test_what_was_taken_and_never_ended_comes_back_to_another(house: House
     assert [each.intent for each in await house.other.reclaim(0.0, 10)] == [TABLET]
 
 
-async def test_what_is_put_off_comes_back_at_its_time_to_anybody(house: House) -> None:
+async def test_delayed_intent_is_enqueued_when_due(house: House) -> None:
     await house.deliveries.enqueue([PHONE])
     [mine] = await taken(house.queue)
     await house.queue.retry_later(mine, NOW_US + 1)
@@ -103,7 +103,7 @@ async def test_what_is_put_off_comes_back_at_its_time_to_anybody(house: House) -
     assert [each.intent for each in await taken(house.other)] == [PHONE]
 
 
-async def test_nothing_is_left_in_the_stream_of_what_ended_or_waits(house: House) -> None:
+async def test_acked_entries_leave_the_stream(house: House) -> None:
     if house.url is None:
         return
     await house.deliveries.enqueue([PHONE, TABLET])
@@ -116,7 +116,7 @@ async def test_nothing_is_left_in_the_stream_of_what_ended_or_waits(house: House
         assert (await link.call("XPENDING", house.stream, "delivery"))[0] == 0
 
 
-async def test_a_group_that_is_gone_with_its_server_is_made_again(house: House) -> None:
+async def test_lost_consumer_group_is_recreated(house: House) -> None:
     if house.url is None:
         return
     async with open_client(house.url) as link:
@@ -127,7 +127,7 @@ async def test_a_group_that_is_gone_with_its_server_is_made_again(house: House) 
     assert [each.intent for each in await taken(house.queue)] == [PHONE]
 
 
-async def test_a_stream_that_is_full_takes_nothing_and_drops_nothing(house: House) -> None:
+async def test_full_stream_refuses_entries(house: House) -> None:
     if house.url is None:
         return
     intents = [replace(PHONE, item=f"i{n}") for n in range(MOST + 2)]
@@ -151,9 +151,7 @@ POISON: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("fields", POISON.values(), ids=POISON)
-async def test_an_entry_that_is_no_intent_is_set_aside_and_stands_in_nobodys_way(
-    house: House, fields: dict[str, str | bytes]
-) -> None:
+async def test_invalid_entry_is_quarantined(house: House, fields: dict[str, str | bytes]) -> None:
     """Whether it is met by who takes it, or after its taker died over it."""
     if house.url is None:
         return
@@ -177,7 +175,7 @@ def _bytes(word: bytes | str) -> bytes:
     return word.encode() if isinstance(word, str) else word
 
 
-async def test_what_waits_and_is_no_intent_is_set_aside_too(house: House) -> None:
+async def test_invalid_waiting_intent_is_quarantined(house: House) -> None:
     if house.url is None:
         return
     await house.deliveries.enqueue([PHONE])
@@ -194,7 +192,7 @@ async def test_what_waits_and_is_no_intent_is_set_aside_too(house: House) -> Non
     assert [each.intent for each in await taken(house.queue)] == [PHONE]
 
 
-async def test_what_a_dead_process_had_is_found_behind_much_that_others_have(house: House) -> None:
+async def test_reclaim_scans_past_active_entries(house: House) -> None:
     if house.url is None:
         return
     intents = [replace(PHONE, item=f"i{n}") for n in range(60)]
@@ -210,9 +208,7 @@ async def test_what_a_dead_process_had_is_found_behind_much_that_others_have(hou
     assert len(mine) == 59 and [each.intent for each in found] == [intents[-1]]
 
 
-async def test_an_entry_that_somebody_deleted_under_its_taker_is_told_and_stops_nothing(
-    house: House, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_deleted_claimed_entry_is_logged(house: House, caplog: pytest.LogCaptureFixture) -> None:
     if house.url is None:
         return
     await house.deliveries.enqueue([PHONE, TABLET])
@@ -225,7 +221,7 @@ async def test_an_entry_that_somebody_deleted_under_its_taker_is_told_and_stops_
     await house.queue.ack([first])
 
 
-async def test_names_of_processes_that_are_long_gone_are_forgotten_but_never_what_they_had(house: House) -> None:
+async def test_idle_consumers_are_removed(house: House) -> None:
     if house.url is None:
         return
     await house.deliveries.enqueue([PHONE, TABLET])
@@ -242,7 +238,7 @@ async def test_names_of_processes_that_are_long_gone_are_forgotten_but_never_wha
     await house.queue.ack([mine])
 
 
-async def test_pruning_looks_at_all_that_is_there_and_drops_what_is_over(house: House) -> None:
+async def test_prune_removes_matching_intents(house: House) -> None:
     """What nobody has, what somebody has, what waits; of more than is read in one go."""
     kept, over = [PHONE, replace(PHONE, n=3)], replace(PHONE, uid="bob")
     await house.deliveries.enqueue([over, kept[0]])
@@ -267,7 +263,7 @@ async def test_pruning_looks_at_all_that_is_there_and_drops_what_is_over(house: 
     assert {each.intent for each in await taken(house.other)} == set(kept)
 
 
-async def test_pruning_leaves_what_nobody_can_read_to_who_takes_it(house: House) -> None:
+async def test_prune_keeps_invalid_entries(house: House) -> None:
     if house.url is None:
         return
     async with open_client(house.url) as link:

@@ -39,7 +39,7 @@ from tests.support.builders import (
 PHONE = View("phone")
 
 
-async def test_a_user_never_seen_is_empty_and_reading_creates_nothing(store: Store) -> None:
+async def test_reading_an_unknown_user_creates_nothing(store: Store) -> None:
     state = await store.users.state("nobody", BACKEND, NOW_US)
 
     assert state == Full(NO_EPOCH, 0, ZERO_DIGEST, ())
@@ -50,7 +50,7 @@ async def test_a_user_never_seen_is_empty_and_reading_creates_nothing(store: Sto
     assert await store.users.heads(["nobody"]) == [None]
 
 
-async def test_a_view_shows_its_device_s_items_of_its_categories(store: Store) -> None:
+async def test_view_filters_by_device_and_category(store: Store) -> None:
     for item_id, category, device in (
         ("all", "user.joined", None),
         ("each", "user", "*"),
@@ -71,7 +71,7 @@ async def test_a_view_shows_its_device_s_items_of_its_categories(store: Store) -
 
 
 @pytest.mark.parametrize("view", [BACKEND, PHONE, View("tablet"), View("phone", ("user",))])
-async def test_the_digest_is_of_exactly_the_items_shown(store: Store, view: View) -> None:
+async def test_digest_covers_the_shown_items(store: Store, view: View) -> None:
     for item_id, category, device in (
         ("a", "user", None),
         ("b", "news", "*"),
@@ -87,7 +87,7 @@ async def test_the_digest_is_of_exactly_the_items_shown(store: Store, view: View
     assert state.digest == synced.digest == digest_items((entry.id, entry.json) for entry in state.items)
 
 
-async def test_a_delta_is_netted_and_in_order(store: Store) -> None:
+async def test_delta_is_net_and_ordered(store: Store) -> None:
     await store.users.commit("alice", creating("kept", "b", "a", body="long enough to make a delta the shorter answer"))
     start = cursor_of(await store.users.state("alice", PHONE, NOW_US), PHONE)
     await store.users.commit("alice", creating("passing"))
@@ -103,7 +103,7 @@ async def test_a_delta_is_netted_and_in_order(store: Store) -> None:
     assert answer.seq == 5
 
 
-async def test_a_view_that_did_not_change_is_answered_unchanged_at_the_new_seq(store: Store) -> None:
+async def test_unchanged_view_gets_the_new_seq(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
     start = cursor_for(SEED, PHONE, 1)
     await store.users.commit("alice", creating("other", for_device="laptop"))
@@ -113,7 +113,7 @@ async def test_a_view_that_did_not_change_is_answered_unchanged_at_the_new_seq(s
     assert isinstance(answer, Unchanged) and answer.seq == 2
 
 
-async def test_a_cursor_of_another_epoch_or_view_or_ahead_is_void(store: Store) -> None:
+async def test_invalid_cursor_gets_a_full_copy(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
 
     for void in (
@@ -127,7 +127,7 @@ async def test_a_cursor_of_another_epoch_or_view_or_ahead_is_void(store: Store) 
         assert isinstance(answer, Full) and answer.external_gap, void
 
 
-async def test_a_digest_that_differs_is_answered_full_where_nothing_else_changed(store: Store) -> None:
+async def test_differing_digest_gets_a_full_copy(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
     state = await store.users.state("alice", PHONE, NOW_US)
     cursor, wrong = cursor_of(state, PHONE), bytes(31) + b"\1"
@@ -138,7 +138,7 @@ async def test_a_digest_that_differs_is_answered_full_where_nothing_else_changed
     assert isinstance(await store.users.sync("alice", PHONE, None, state.digest, NOW_US), Unchanged)
 
 
-async def test_the_full_copy_comes_where_it_is_shorter(store: Store) -> None:
+async def test_full_copy_if_smaller_than_delta(store: Store) -> None:
     await store.users.commit("alice", creating(*(f"item-{n}" for n in range(20))))
     start = cursor_for(SEED, BACKEND, 1)
     await store.users.commit("alice", sweeping(interval("news"), now_us=NOW_US + 100))
@@ -146,7 +146,7 @@ async def test_the_full_copy_comes_where_it_is_shorter(store: Store) -> None:
     assert isinstance(await store.users.sync("alice", BACKEND, start, None, NOW_US + 100), Full)
 
 
-async def test_external_messages_since_the_cursor_come_once_and_of_the_systems_asked_for(store: Store) -> None:
+async def test_sync_returns_external_messages_by_system(store: Store) -> None:
     await store.users.commit("alice", planned(external(1, "kbfs")))
     await store.users.commit("alice", planned(external(2, "kbfs.favorites")))
     await store.users.commit("alice", planned(external(3, "chat")))
@@ -164,7 +164,7 @@ async def test_external_messages_since_the_cursor_come_once_and_of_the_systems_a
     assert (await store.users.sync("alice", PHONE, None, None, NOW_US)).external == ()
 
 
-async def test_a_cursor_of_before_the_user_was_known_misses_no_external_message(store: Store) -> None:
+async def test_cursor_before_first_message_misses_nothing(store: Store) -> None:
     unknown = await store.users.state("alice", PHONE, NOW_US)
     before = cursor_of(unknown, PHONE)
     await store.users.commit("alice", planned(external(1, "kbfs")))
@@ -178,7 +178,7 @@ async def test_a_cursor_of_before_the_user_was_known_misses_no_external_message(
         assert ([external.body for external in answer.external], answer.external_gap) == (said, False)
 
 
-async def test_heads_are_of_what_every_device_sees_in_the_order_asked(store: Store) -> None:
+async def test_heads_come_in_the_requested_order(store: Store) -> None:
     await store.users.commit("alice", creating("a", for_device="*"))
     shared = (await store.users.state("alice", View("tablet"), NOW_US)).digest
     await store.users.commit("alice", creating("own", for_device="phone"))
@@ -187,7 +187,7 @@ async def test_heads_are_of_what_every_device_sees_in_the_order_asked(store: Sto
     assert await store.users.heads(["nobody", "alice"]) == [None, UserPosition(SEED, 3, shared)]
 
 
-async def test_an_item_tells_when_why_and_by_whom_it_left(store: Store) -> None:
+async def test_item_has_its_removal_details(store: Store) -> None:
     at_us = NOW_US + SECOND_US
     await store.users.commit("alice", creating("a", "b", "c", "d", "e"))
     await store.users.commit("alice", dismissing("a", sender=Sender("phone"), now_us=at_us))
@@ -207,7 +207,7 @@ async def test_an_item_tells_when_why_and_by_whom_it_left(store: Store) -> None:
     assert await gone("e") is None
 
 
-async def test_a_device_s_history_shows_its_own_hiding_and_nothing_of_others(store: Store) -> None:
+async def test_history_shows_only_own_hidings(store: Store) -> None:
     await store.users.commit("alice", creating("each", for_device="*"))
     await store.users.commit("alice", creating("own", for_device="laptop"))
     await store.users.commit("alice", dismissing("each", sender=Sender("phone"), now_us=NOW_US + 5))
@@ -221,7 +221,7 @@ async def test_a_device_s_history_shows_its_own_hiding_and_nothing_of_others(sto
     assert await store.users.item("alice", "each", View("phone", ("other",)), NOW_US + 5) is None
 
 
-async def test_the_history_is_paged_newest_first_by_seq_then_id(store: Store) -> None:
+async def test_history_pages_newest_first(store: Store) -> None:
     await store.users.commit("alice", creating("a", "b"))
     await store.users.commit("alice", creating("c"))
     await store.users.commit("alice", dismissing("b"))
@@ -235,7 +235,7 @@ async def test_the_history_is_paged_newest_first_by_seq_then_id(store: Store) ->
     assert [entry.gone is not None for entry in first] == [False, True]
 
 
-async def test_the_state_at_a_time_is_answered_from_what_is_known_now(store: Store) -> None:
+async def test_state_at_a_time(store: Store) -> None:
     await store.users.commit("alice", creating("a", created=NOW - 100))
     await store.users.commit("alice", creating("b", created=NOW - 50, expires=NOW - 10 + 100))
     await store.users.commit("alice", creating("each", for_device="*", created=NOW - 100))
@@ -257,7 +257,7 @@ async def test_the_state_at_a_time_is_answered_from_what_is_known_now(store: Sto
     assert await shown(BACKEND, NOW + 90) == ["each"]
 
 
-async def test_reads_commit_what_has_expired(store: Store) -> None:
+async def test_reads_commit_due_expiries(store: Store) -> None:
     await store.users.commit("alice", creating("a", expires="+1"))
     now_us = NOW_US + SECOND_US
 

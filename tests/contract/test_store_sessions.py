@@ -35,7 +35,7 @@ async def alice(store: Store, now_us: int) -> PresenceStatus:
     return presence
 
 
-async def test_a_session_is_there_until_its_lease_runs_out(known: Store) -> None:
+async def test_session_ends_with_its_lease(known: Store) -> None:
     await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
 
     assert await known.devices.session("alice", "phone", "tab", NOW_US + MINUTE_US - 1) == session()
@@ -44,7 +44,7 @@ async def test_a_session_is_there_until_its_lease_runs_out(known: Store) -> None
     assert await known.devices.session("alice", "laptop", "tab", NOW_US) is None
 
 
-async def test_presence_is_the_or_over_all_devices_and_their_sessions(known: Store) -> None:
+async def test_presence_combines_all_sessions(known: Store) -> None:
     assert await alice(known, NOW_US) == PresenceStatus()
 
     await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
@@ -63,7 +63,7 @@ async def test_presence_is_the_or_over_all_devices_and_their_sessions(known: Sto
     ]
 
 
-async def test_a_heartbeat_prolongs_and_tells_the_foreground(known: Store) -> None:
+async def test_heartbeat_renews_and_sets_foreground(known: Store) -> None:
     await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
 
     entries = [("alice", "phone", session(foreground=True))]
@@ -73,7 +73,7 @@ async def test_a_heartbeat_prolongs_and_tells_the_foreground(known: Store) -> No
     assert (await alice(known, NOW_US + 2 * MINUTE_US)).online is False
 
 
-async def test_last_seen_is_when_the_last_connection_closed_or_was_last_heard_of(known: Store) -> None:
+async def test_last_seen_is_close_time_or_last_heartbeat(known: Store) -> None:
     await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
     await known.devices.close_session("alice", "phone", session(), NOW_US + 10)
     assert await alice(known, NOW_US + 20) == PresenceStatus(False, False, NOW_US + 10)
@@ -82,7 +82,7 @@ async def test_last_seen_is_when_the_last_connection_closed_or_was_last_heard_of
     assert await alice(known, NOW_US + 10 * MINUTE_US) == PresenceStatus(False, False, NOW_US + 30)
 
 
-async def test_a_newer_connection_takes_its_session_over(known: Store) -> None:
+async def test_newer_connection_displaces_the_older(known: Store) -> None:
     first, second = session(connection="c1"), session(connection="c2", opened_us=NOW_US + 1)
     await known.devices.open_session("alice", "phone", first, NOW_US, MINUTE_US)
 
@@ -95,13 +95,13 @@ async def test_a_newer_connection_takes_its_session_over(known: Store) -> None:
     assert await known.devices.session("alice", "phone", "tab", NOW_US + 2 * MINUTE_US) is None
 
 
-async def test_opening_again_displaces_nothing(known: Store) -> None:
+async def test_reopening_displaces_nothing(known: Store) -> None:
     await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
 
     assert await known.devices.open_session("alice", "phone", session(), NOW_US + 1, MINUTE_US) == []
 
 
-async def test_past_the_bound_of_a_device_the_oldest_connection_goes(make_store: MakeStore) -> None:
+async def test_connection_bound_displaces_the_oldest(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, connections=2))
     tabs = [session(f"tab{n}", f"c{n}", NOW_US + n) for n in range(3)]
     for tab in (tabs[1], tabs[0]):
@@ -115,7 +115,7 @@ async def test_past_the_bound_of_a_device_the_oldest_connection_goes(make_store:
     assert await store.devices.session("alice", "phone", "tab1", NOW_US) == tabs[1]
 
 
-async def test_a_session_whose_lease_ran_out_displaces_and_is_displaced_by_nobody(make_store: MakeStore) -> None:
+async def test_expired_session_is_not_displaced(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, connections=1))
     await store.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
     later_us = NOW_US + MINUTE_US
@@ -123,7 +123,7 @@ async def test_a_session_whose_lease_ran_out_displaces_and_is_displaced_by_nobod
     assert await store.devices.open_session("alice", "phone", session("new", "c2"), later_us, MINUTE_US) == []
 
 
-async def test_a_heartbeat_brings_back_a_session_that_was_lost(known: Store) -> None:
+async def test_heartbeat_restores_a_lost_session(known: Store) -> None:
     """A store that came back without its last seconds learns again who is there."""
     await known.devices.renew_sessions([("alice", "phone", session())], NOW_US, MINUTE_US)
 
@@ -131,7 +131,7 @@ async def test_a_heartbeat_brings_back_a_session_that_was_lost(known: Store) -> 
     assert (await alice(known, NOW_US)).online
 
 
-async def test_the_foreground_is_told_until_the_last_connection_left_it(known: Store) -> None:
+async def test_foreground_until_the_last_connection_left(known: Store) -> None:
     async def told(now_us: int) -> int | None:
         return await known.devices.foreground_until("alice", now_us)
 
@@ -147,7 +147,7 @@ async def test_the_foreground_is_told_until_the_last_connection_left_it(known: S
     assert await told(NOW_US + 70) == NOW_US + 60
 
 
-async def test_a_foreground_that_was_not_left_ends_with_its_last_heartbeat(known: Store) -> None:
+async def test_lost_foreground_ends_at_last_heartbeat(known: Store) -> None:
     await known.devices.open_session("alice", "phone", session(foreground=True), NOW_US, MINUTE_US)
 
     assert await known.devices.foreground_until("alice", NOW_US + MINUTE_US) == NOW_US
@@ -155,7 +155,7 @@ async def test_a_foreground_that_was_not_left_ends_with_its_last_heartbeat(known
     assert await known.devices.foreground_until("alice", NOW_US + 2 * MINUTE_US) == NOW_US
 
 
-async def test_a_connection_that_takes_the_place_of_one_in_the_foreground_says_until_when_that_was(
+async def test_displacing_a_foreground_session_keeps_its_time(
     known: Store,
 ) -> None:
     await known.devices.open_session("alice", "phone", session(foreground=True), NOW_US, MINUTE_US)

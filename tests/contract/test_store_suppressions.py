@@ -8,7 +8,7 @@ async def listed(store: Store, limit: int = 10) -> list[tuple[str, str]]:
     return [(each.email, each.reason) for each in await store.suppressions.listed(None, limit)]
 
 
-async def test_an_address_is_suppressed_until_it_is_released(store: Store) -> None:
+async def test_address_is_suppressed_until_released(store: Store) -> None:
     assert await store.suppressions.suppression("alice@example.com") is None
 
     made = await store.suppressions.suppress("alice@example.com", "bounce", NOW_US)
@@ -20,7 +20,7 @@ async def test_an_address_is_suppressed_until_it_is_released(store: Store) -> No
     assert not await store.suppressions.release("alice@example.com")
 
 
-async def test_an_address_is_known_again_however_its_letters_are_written(store: Store) -> None:
+async def test_suppression_ignores_case(store: Store) -> None:
     await store.suppressions.suppress("Alice@Bücher.example", "bounce", NOW_US)
 
     for same in ("alice@bücher.example", "ALICE@xn--bcher-kva.example"):
@@ -29,7 +29,7 @@ async def test_an_address_is_known_again_however_its_letters_are_written(store: 
     assert await listed(store) == []
 
 
-async def test_what_is_told_last_of_an_address_holds(store: Store) -> None:
+async def test_last_suppression_reason_wins(store: Store) -> None:
     await store.suppressions.suppress("a@example.com", "bounce", NOW_US)
     await store.suppressions.suppress("b@example.com", "bounce", NOW_US + 1)
     await store.suppressions.suppress("a@example.com", "complaint", NOW_US + 2)
@@ -37,7 +37,7 @@ async def test_what_is_told_last_of_an_address_holds(store: Store) -> None:
     assert await listed(store) == [("a@example.com", "complaint"), ("b@example.com", "bounce")]
 
 
-async def test_pages_lead_from_the_latest_to_the_first_also_over_a_gap(store: Store) -> None:
+async def test_suppression_pages_survive_a_release(store: Store) -> None:
     for n in range(7):
         await store.suppressions.suppress(f"u{n}@example.com", "bounce", NOW_US + n)
 
@@ -51,5 +51,5 @@ async def test_pages_lead_from_the_latest_to_the_first_also_over_a_gap(store: St
     assert await store.suppressions.listed(second[-1].place, 3) == []
 
 
-async def test_no_representation_shows_an_address(store: Store) -> None:
+async def test_repr_hides_the_address(store: Store) -> None:
     assert "alice" not in repr(await store.suppressions.suppress("alice@example.com", "bounce", NOW_US))

@@ -15,7 +15,7 @@ PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=1, at_us=at(1
 DESK = View("desk", ("mail", "news"))
 
 
-async def test_each_acknowledgement_that_raised_anything_is_kept_with_its_moment(store: Store) -> None:
+async def test_acknowledgements_are_kept_with_times(store: Store) -> None:
     for view, seq, second in ((DESK, 3, 1), (View("phone"), 2, 2), (DESK, 3, 3), (DESK, 2, 4), (DESK, 7, 5)):
         await store.devices.acknowledge("alice", view, seq, at(second))
 
@@ -27,7 +27,7 @@ async def test_each_acknowledgement_that_raised_anything_is_kept_with_its_moment
     assert await store.devices.acknowledgements("bob") == []
 
 
-async def test_the_newest_are_kept_and_what_was_acknowledged_stands(store: Store) -> None:
+async def test_newest_acknowledgements_are_kept(store: Store) -> None:
     for seq in range(1, MAX_ACKNOWLEDGEMENTS + 3):
         await store.devices.acknowledge("alice", DESK, seq, at(seq))
 
@@ -38,7 +38,7 @@ async def test_the_newest_are_kept_and_what_was_acknowledged_stands(store: Store
     assert await store.devices.acknowledged("alice") == {DESK: MAX_ACKNOWLEDGEMENTS + 2}
 
 
-async def test_a_timeline_is_made_of_what_is_kept(store: Store) -> None:
+async def test_timeline_from_stored_data(store: Store) -> None:
     await store.users.commit("alice", creating("a", now_us=at(0)))
     await store.devices.acknowledge("alice", DESK, 1, at(2))
     fired = Intent("alice", "a", IntentKind.REMIND, FRAME, "", 0, 2, at(5))

@@ -32,7 +32,7 @@ from tests.support.store_backends import AnnouncementRecorder
 # ---- what a creation asks for
 
 
-async def test_an_item_asks_for_its_next_reminder_and_its_expiry(store: Store) -> None:
+async def test_item_schedules_reminder_and_expiry(store: Store) -> None:
     await store.users.commit("alice", creating("a", remind_at=["+20", "+10"], expires="+30"))
 
     assert await entries(store) == [(WorkKind.REMIND, "a", 10), (WorkKind.EXPIRE, "a", 30)]
@@ -49,7 +49,7 @@ async def test_an_item_asks_for_its_next_reminder_and_its_expiry(store: Store) -
         ([NOW + 30], NOW + 20, None),
     ],
 )
-async def test_of_reminders_past_on_arrival_only_the_latest_waits_and_none_at_or_after_the_expiry(
+async def test_only_the_latest_past_reminder_is_scheduled(
     store: Store, times: list[int], expires: int | None, first: int | None
 ) -> None:
     await store.users.commit("alice", creating("a", created=NOW - 60, remind_at=times, expires=expires))
@@ -58,7 +58,7 @@ async def test_of_reminders_past_on_arrival_only_the_latest_waits_and_none_at_or
     assert reminders == ([] if first is None else [(WorkKind.REMIND, "a", first)])
 
 
-async def test_an_item_that_is_dead_on_arrival_asks_for_nothing(store: Store) -> None:
+async def test_dead_on_arrival_schedules_nothing(store: Store) -> None:
     await store.users.commit("alice", dismissing("a"))
     await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(5)), remind_at=["+10"]))
     await store.users.commit("alice", timed("b", ItemTimer(ItemTimerKind.WINDOW, at(5)), created=NOW - 9, expires=NOW))
@@ -66,7 +66,7 @@ async def test_an_item_that_is_dead_on_arrival_asks_for_nothing(store: Store) ->
     assert await entries(store) == []
 
 
-async def test_push_and_mail_are_of_the_item_and_a_window_is_of_its_category_and_device(store: Store) -> None:
+async def test_timers_of_item_and_window(store: Store) -> None:
     timers = (
         ItemTimer(ItemTimerKind.PUSH, at(10)),
         ItemTimer(ItemTimerKind.MAIL, at(20)),
@@ -86,7 +86,7 @@ async def test_push_and_mail_are_of_the_item_and_a_window_is_of_its_category_and
     ]
 
 
-async def test_many_creations_of_one_message_each_ask_for_their_own(store: Store) -> None:
+async def test_each_creation_has_its_own_timers(store: Store) -> None:
     commit = planned(message({"a": item(expires="+50"), "b": item(), "c": item()}))
     timers = {"a": (), "b": (ItemTimer(ItemTimerKind.PUSH, at(7)),), "c": (ItemTimer(ItemTimerKind.WINDOW, at(8)),)}
     creations = tuple(replace(creation, timers=timers[creation.id]) for creation in commit.creations)
@@ -100,7 +100,7 @@ async def test_many_creations_of_one_message_each_ask_for_their_own(store: Store
 
 
 @pytest.mark.parametrize("end", ["id", "interval", "device"])
-async def test_whatever_ends_an_item_takes_its_entries_away_and_no_others(store: Store, end: str) -> None:
+async def test_removal_deletes_the_item_s_timers(store: Store, end: str) -> None:
     timers = (
         ItemTimer(ItemTimerKind.PUSH, at(10)),
         ItemTimer(ItemTimerKind.MAIL, at(20)),
@@ -127,7 +127,7 @@ async def test_whatever_ends_an_item_takes_its_entries_away_and_no_others(store:
     ]
 
 
-async def test_a_hiding_leaves_the_entries_of_the_item_that_others_still_see(store: Store) -> None:
+async def test_hiding_keeps_the_item_s_timers(store: Store) -> None:
     await store.users.commit(
         "alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(9)), remind_at=["+5"], for_device="*")
     )
@@ -142,9 +142,7 @@ async def test_a_hiding_leaves_the_entries_of_the_item_that_others_still_see(sto
 # ---- reminders
 
 
-async def test_a_reminder_takes_a_seq_is_told_once_and_the_next_one_takes_its_place(
-    store: Store, heard: AnnouncementRecorder
-) -> None:
+async def test_reminder_fires_once_and_schedules_the_next(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a", remind_at=["+10", "+20"]))
 
     first = await store.users.commit("alice", remind("a", 0, at(11)))
@@ -160,7 +158,7 @@ async def test_a_reminder_takes_a_seq_is_told_once_and_the_next_one_takes_its_pl
     assert await entries(store) == []
 
 
-async def test_a_reminder_does_not_fire_out_of_turn_nor_for_what_is_gone_or_never_was(store: Store) -> None:
+async def test_reminder_needs_a_live_item_and_its_turn(store: Store) -> None:
     await store.users.commit("alice", creating("a", "b", remind_at=["+10", "+20"], expires="+30"))
     await store.users.commit("alice", dismissing("b"))
 
@@ -171,7 +169,7 @@ async def test_a_reminder_does_not_fire_out_of_turn_nor_for_what_is_gone_or_neve
     assert late.is_unchanged and late.seq == 3
 
 
-async def test_a_reminder_at_or_after_the_expiry_never_takes_the_place_of_the_one_that_fired(store: Store) -> None:
+async def test_no_reminder_after_the_expiry(store: Store) -> None:
     await store.users.commit("alice", creating("a", remind_at=["+10", "+30"], expires="+30"))
 
     await store.users.commit("alice", remind("a", 0, at(10)))
@@ -187,7 +185,7 @@ async def test_a_reminder_at_or_after_the_expiry_never_takes_the_place_of_the_on
         (None, DeviceScope.EVERY, ()),
     ],
 )
-async def test_a_reminder_is_told_to_the_devices_that_see_the_item(
+async def test_reminder_is_announced_with_the_item_s_scope(
     store: Store, heard: AnnouncementRecorder, for_device: str | None, scope: DeviceScope, devices: tuple[str, ...]
 ) -> None:
     await store.users.commit("alice", creating("a", remind_at=["+10"], for_device=for_device))
@@ -201,7 +199,7 @@ async def test_a_reminder_is_told_to_the_devices_that_see_the_item(
     assert told.entries == (AnnouncementEntry("a", "news", None, scope, devices),)
 
 
-async def test_what_follows_a_reminder_stands_in_the_agenda_until_it_is_done(store: Store) -> None:
+async def test_followed_reminder_adds_work(store: Store) -> None:
     await store.users.commit("alice", creating("a", remind_at=["+10", "+20"]))
 
     await store.users.commit("alice", remind("a", 0, at(11), has_follow_up=True))
@@ -218,9 +216,7 @@ async def test_what_follows_a_reminder_stands_in_the_agenda_until_it_is_done(sto
 # ---- keeping so many, and folding
 
 
-async def test_the_oldest_of_exactly_one_category_leave_where_there_are_too_many(
-    store: Store, heard: AnnouncementRecorder
-) -> None:
+async def test_category_bound_displaces_the_oldest(store: Store, heard: AnnouncementRecorder) -> None:
     for number, item_id in enumerate(("c", "a", "b")):
         await store.users.commit("alice", creating(item_id, category="news", created=NOW - number))
     await store.users.commit("alice", creating("z", category="news.local", created=NOW - 90))
@@ -244,7 +240,7 @@ def folding(*ids: str, into: str = "s", now_us: int = NOW_US + SECOND_US, **fiel
     return replace(created, ids=ids, reason=RemovalReason.AGGREGATED, is_conditional=True)
 
 
-async def test_the_oldest_of_a_category_leave_when_a_creation_makes_too_many(store: Store) -> None:
+async def test_creation_displaces_the_oldest_of_its_category(store: Store) -> None:
     """``max_live`` of a notification type: the store follows the commit, whoever made it."""
     await store.users.commit("alice", creating("other", category="sport"))
     for minute, item_id in enumerate(["a", "b", "c"]):
@@ -258,7 +254,7 @@ async def test_the_oldest_of_a_category_leave_when_a_creation_makes_too_many(sto
     assert gone.gone.reason is RemovalReason.DISPLACED
 
 
-async def test_a_fold_is_one_commit(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_aggregation_is_one_commit(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a", "b", "c"))
 
     receipt = await store.users.commit("alice", folding("a", "b"))
@@ -270,7 +266,7 @@ async def test_a_fold_is_one_commit(store: Store, heard: AnnouncementRecorder) -
 
 
 @pytest.mark.parametrize("change", ["dismissed", "hidden", "unknown", "taken", "caught"])
-async def test_a_fold_that_was_planned_on_another_state_changes_nothing(store: Store, change: str) -> None:
+async def test_aggregation_of_a_changed_state_does_nothing(store: Store, change: str) -> None:
     await store.users.commit("alice", creating("a", "b", for_device="*" if change == "hidden" else None))
     if change == "dismissed":
         await store.users.commit("alice", dismissing("b"))
@@ -290,7 +286,7 @@ async def test_a_fold_that_was_planned_on_another_state_changes_nothing(store: S
     assert await entries(store) == []
 
 
-async def test_the_items_of_a_group_come_by_created_with_the_position_before_them(store: Store) -> None:
+async def test_category_items_come_with_the_seq(store: Store) -> None:
     await store.users.commit("alice", creating("b", category="news", created=NOW - 1))
     await store.users.commit("alice", creating("a", category="news", created=NOW - 2, expires="+90", remind_at=["+9"]))
     await store.users.commit("alice", creating("c", category="news", for_device="phone"))

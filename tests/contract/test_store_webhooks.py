@@ -28,12 +28,12 @@ B = Webhook(
 )
 
 
-async def test_a_store_begins_without_webhooks(store: Store) -> None:
+async def test_new_store_has_no_webhooks(store: Store) -> None:
     assert await store.webhooks.version() == 0
     assert await store.webhooks.all() == (0, ())
 
 
-async def test_what_is_kept_is_read_as_it_was_and_by_id(store: Store) -> None:
+async def test_webhooks_round_trip_by_id(store: Store) -> None:
     assert await store.webhooks.put(B, 0)
     assert await store.webhooks.put(A, 1)
 
@@ -41,7 +41,7 @@ async def test_what_is_kept_is_read_as_it_was_and_by_id(store: Store) -> None:
     assert await store.webhooks.version() == 2
 
 
-async def test_a_change_takes_the_place_of_what_was_kept(store: Store) -> None:
+async def test_putting_a_webhook_replaces_it(store: Store) -> None:
     changed = replace(A, name="mine")
     await store.webhooks.put(A, 0)
 
@@ -50,7 +50,7 @@ async def test_a_change_takes_the_place_of_what_was_kept(store: Store) -> None:
     assert await store.webhooks.all() == (2, (changed,))
 
 
-async def test_who_expects_another_version_changes_nothing(store: Store) -> None:
+async def test_unexpected_version_changes_nothing(store: Store) -> None:
     assert not await store.webhooks.put(A, 1)
     assert await store.webhooks.put(A, 0)
     assert not await store.webhooks.put(replace(A, name="late"), 0)
@@ -58,13 +58,13 @@ async def test_who_expects_another_version_changes_nothing(store: Store) -> None
     assert await store.webhooks.all() == (1, (A,))
 
 
-async def test_of_many_who_expect_the_same_version_one_is_first(store: Store) -> None:
+async def test_concurrent_updates_of_a_version_succeed_once(store: Store) -> None:
     done = await asyncio.gather(*(store.webhooks.put(replace(A, name=str(n)), 0) for n in range(10)))
 
     assert sorted(done) == [False] * 9 + [True]
 
 
-async def test_one_is_deleted_once(store: Store) -> None:
+async def test_webhook_is_deleted_once(store: Store) -> None:
     await store.webhooks.put(A, 0)
     await store.webhooks.put(B, 1)
 
@@ -74,7 +74,7 @@ async def test_one_is_deleted_once(store: Store) -> None:
     assert await store.webhooks.all() == (3, (B,))
 
 
-async def test_one_more_than_may_be_is_refused_and_may_come_when_another_has_gone(store: Store) -> None:
+async def test_webhooks_are_bounded(store: Store) -> None:
     for n in range(MOST_WEBHOOKS):
         await store.webhooks.put(replace(A, id=f"wh_{n:03}"), n)
 
@@ -87,7 +87,7 @@ async def test_one_more_than_may_be_is_refused_and_may_come_when_another_has_gon
     assert await store.webhooks.put(A, MOST_WEBHOOKS + 2)
 
 
-async def test_every_process_is_told_of_each_change_and_of_nothing_else(twin: StoreUnderTest) -> None:
+async def test_each_webhook_change_is_published(twin: StoreUnderTest) -> None:
     heard = await twin.hear_webhooks()
 
     await twin.store.webhooks.put(A, 0)

@@ -45,7 +45,7 @@ async def states(store: Store, item: str = "a") -> dict[tuple[str, str, str], De
     return {(each.intent.kind.value, each.intent.device, each.intent.channel): each.state for each in found}
 
 
-async def test_a_withdrawal_that_is_sent_withdraws_what_was_sent_to_its_device_and_channel(store: Store) -> None:
+async def test_sent_withdrawal_marks_deliveries_withdrawn(store: Store) -> None:
     others = [replace(PUSH, device="ph"), replace(PUSH, channel="fcm"), replace(PUSH, item="b")]
     reminder = replace(PUSH, kind=IntentKind.REMIND, n=1)
     for intent in (PUSH, reminder, *others):
@@ -70,7 +70,7 @@ async def test_a_withdrawal_that_is_sent_withdraws_what_was_sent_to_its_device_a
 @pytest.mark.parametrize(
     "state", [DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.RETRY, DeliveryState.UNKNOWN]
 )
-async def test_one_that_is_not_sent_withdraws_nothing(store: Store, state: DeliveryState) -> None:
+async def test_unsent_withdrawal_marks_nothing(store: Store, state: DeliveryState) -> None:
     await ended(store, PUSH)
 
     await ended(store, WITHDRAWAL, state)
@@ -78,7 +78,7 @@ async def test_one_that_is_not_sent_withdraws_nothing(store: Store, state: Deliv
     assert (await states(store))["item", "phone", "apns"] is DeliveryState.SENT
 
 
-async def test_those_that_are_not_over_wait_the_oldest_first(store: Store) -> None:
+async def test_pending_withdrawals_come_oldest_first(store: Store) -> None:
     later = replace(WITHDRAWAL, item="b", at_us=NOW_US + 1)
     once_more = replace(WITHDRAWAL, n=1, at_us=NOW_US + 2)
     elsewhere = [
@@ -102,13 +102,13 @@ async def test_those_that_are_not_over_wait_the_oldest_first(store: Store) -> No
 @pytest.mark.parametrize(
     "state", [DeliveryState.SENT, DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.UNKNOWN]
 )
-async def test_one_that_is_over_waits_no_more(store: Store, state: DeliveryState) -> None:
+async def test_finished_withdrawal_is_not_pending(store: Store, state: DeliveryState) -> None:
     await ended(store, WITHDRAWAL, state)
 
     assert (await store.ledger.withdrawals("alice", "phone", "apns")).waiting == ()
 
 
-async def test_one_that_is_tried_again_goes_on_waiting(store: Store) -> None:
+async def test_retried_withdrawal_stays_pending(store: Store) -> None:
     delivery = await claimed(store, WITHDRAWAL)
     await store.ledger.record_outcome(
         delivery, PLACE, DeliveryState.RETRY, DeliveryHistory(NOW_US, next_us=NOW_US + SECOND_US)
@@ -117,7 +117,7 @@ async def test_one_that_is_tried_again_goes_on_waiting(store: Store) -> None:
     assert len((await store.ledger.withdrawals("alice", "phone", "apns")).waiting) == 1
 
 
-async def test_one_that_is_cancelled_without_a_claim_waits_no_more(store: Store) -> None:
+async def test_cancelled_withdrawal_is_not_pending(store: Store) -> None:
     await store.ledger.plan([WITHDRAWAL], DeliveryState.PLANNED, None, NOW_US)
 
     assert await store.ledger.move(
@@ -127,7 +127,7 @@ async def test_one_that_is_cancelled_without_a_claim_waits_no_more(store: Store)
     assert (await store.ledger.withdrawals("alice", "phone", "apns")).waiting == ()
 
 
-async def test_it_is_remembered_for_an_hour_that_a_device_was_woken(store: Store) -> None:
+async def test_wakeups_are_kept_for_an_hour(store: Store) -> None:
     """A withdrawal that went along with something else held no place, and woke nobody."""
     minutes = (0, 10, 30, 59, 61, 75)
     for n, minute in enumerate(minutes):
@@ -141,7 +141,7 @@ async def test_it_is_remembered_for_an_hour_that_a_device_was_woken(store: Store
     assert max(known.woken_us) - min(known.woken_us) <= HOUR_US
 
 
-async def test_what_waits_for_its_time_can_be_taken_along_before_it(store: Store) -> None:
+async def test_waiting_withdrawal_can_be_claimed_early(store: Store) -> None:
     delivery = await claimed(store, WITHDRAWAL)
     waits = DeliveryHistory(NOW_US, reason="budget", next_us=NOW_US + HOUR_US)
     await store.ledger.record_outcome(delivery, PLACE, DeliveryState.WAITING, waits, counts=False)
@@ -154,7 +154,7 @@ async def test_what_waits_for_its_time_can_be_taken_along_before_it(store: Store
     assert not isinstance(await store.ledger.claim(WITHDRAWAL, "", NOW_US, lease_us, is_early=True), Claim)
 
 
-async def test_a_user_that_is_forgotten_has_no_withdrawals(store: Store) -> None:
+async def test_deleted_user_has_no_withdrawals(store: Store) -> None:
     await ended(store, replace(WITHDRAWAL, item="b"), place=PLACE)
     await store.ledger.plan([WITHDRAWAL], DeliveryState.PLANNED, None, NOW_US)
 

@@ -30,7 +30,7 @@ async def figure(link: RedisClient, section: str, name: str) -> str:
     return next((line.partition(":")[2] for line in text.splitlines() if line.startswith(name + ":")), "")
 
 
-async def test_commands_of_one_turn_leave_in_one_write(server: Server) -> None:
+async def test_commands_of_one_iteration_share_a_write(server: Server) -> None:
     async with open_client(server.url) as link:
         before = int(await figure(link, "stats", "total_reads_processed"))
 
@@ -40,7 +40,7 @@ async def test_commands_of_one_turn_leave_in_one_write(server: Server) -> None:
         assert after - before == 2  # the 300, and the question itself
 
 
-async def test_every_reply_finds_its_command(server: Server) -> None:
+async def test_replies_match_their_commands(server: Server) -> None:
     async with open_client(server.url) as link:
         increments = [link.call("INCR", "counter") for _ in range(5_000)]
         big = link.call("ECHO", b"x" * 1_000_000)
@@ -51,7 +51,7 @@ async def test_every_reply_finds_its_command(server: Server) -> None:
         assert await asyncio.gather(*others) == [b"%d" % n for n in range(5_000)]
 
 
-async def test_replies_are_raw(server: Server) -> None:
+async def test_replies_are_not_decoded(server: Server) -> None:
     async with open_client(server.url) as link:
         await link.call("HSET", "h", "name", "Grüße", b"\xff", 7)
 
@@ -59,7 +59,7 @@ async def test_replies_are_raw(server: Server) -> None:
         assert await link.call("GET", "none") is None
 
 
-async def test_an_error_reply_is_for_its_caller_alone(server: Server) -> None:
+async def test_error_reply_reaches_only_its_caller(server: Server) -> None:
     async with open_client(server.url) as link:
         first, wrong, last = link.call("SET", "k", "v"), link.call("LPUSH", "k", "v"), link.call("GET", "k")
 
@@ -70,7 +70,7 @@ async def test_an_error_reply_is_for_its_caller_alone(server: Server) -> None:
         assert await last == b"v"
 
 
-async def test_an_argument_of_another_type_is_refused_at_once(server: Server) -> None:
+async def test_unsupported_argument_type_raises_type_error(server: Server) -> None:
     async with open_client(server.url) as link:
         with pytest.raises(TypeError):
             link.call("SET", "k", None)  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ async def test_an_argument_of_another_type_is_refused_at_once(server: Server) ->
         assert await link.call("PING") == b"PONG"
 
 
-async def test_a_call_given_up_shifts_no_reply(server: Server) -> None:
+async def test_cancelled_call_does_not_shift_replies(server: Server) -> None:
     async with open_client(server.url) as link:
         calls = [link.call("ECHO", n) for n in range(10)]
         calls[3].cancel()
@@ -86,7 +86,7 @@ async def test_a_call_given_up_shifts_no_reply(server: Server) -> None:
         assert await asyncio.gather(*calls[:3], *calls[4:]) == [b"%d" % n for n in range(10) if n != 3]
 
 
-async def test_a_script_that_the_server_lacks_is_loaded_once_for_all_that_call_it(server: Server) -> None:
+async def test_missing_script_is_loaded_once(server: Server) -> None:
     async with open_client(server.url) as link:
         answers = await asyncio.gather(*(link.evalsha(ECHO, ["k"], [n]) for n in range(50)))
 
@@ -94,7 +94,7 @@ async def test_a_script_that_the_server_lacks_is_loaded_once_for_all_that_call_i
         assert (await figure(link, "commandstats", "cmdstat_script|load")).startswith("calls=1,")
 
 
-async def test_a_script_forgotten_by_the_server_is_loaded_again(server: Server) -> None:
+async def test_flushed_script_is_loaded_again(server: Server) -> None:
     async with open_client(server.url) as link:
         await link.evalsha(ECHO, ["k"], [1])
         await link.call("SCRIPT", "FLUSH")
@@ -102,7 +102,7 @@ async def test_a_script_forgotten_by_the_server_is_loaded_again(server: Server) 
         assert await link.evalsha(ECHO, ["k"], [2]) == [b"k", b"2"]
 
 
-async def test_a_server_has_the_scripts_again_before_anything_else_once_it_is_connected_to_anew(server: Server) -> None:
+async def test_reconnect_loads_scripts_first(server: Server) -> None:
     async with open_client(server.url) as link:
         await link.load([ECHO])
         server.say("SCRIPT", "FLUSH")
@@ -112,13 +112,13 @@ async def test_a_server_has_the_scripts_again_before_anything_else_once_it_is_co
         assert await link.call("EVALSHA", ECHO.sha, 1, "k", 1) == [b"k", b"1"]
 
 
-async def test_a_script_that_does_not_compile_ends_in_what_the_compiler_said(server: Server) -> None:
+async def test_compile_error_of_a_script_is_raised(server: Server) -> None:
     async with open_client(server.url) as link:
         with pytest.raises(ReplyError, match=r"compil.*near 'is'"):
             await link.evalsha(Script("this is not Lua"), [], [])
 
 
-async def test_an_error_of_a_script_is_an_error_reply(server: Server) -> None:
+async def test_script_error_is_a_reply_error(server: Server) -> None:
     async with open_client(server.url) as link:
         with pytest.raises(ReplyError, match=r"^DUE at 5") as raised:
             await link.evalsha(Script("return redis.error_reply('DUE at ' .. ARGV[1])"), [], [5])
@@ -126,9 +126,7 @@ async def test_an_error_of_a_script_is_an_error_reply(server: Server) -> None:
         assert raised.value.code == "DUE"
 
 
-async def test_a_wrong_password_is_refused_at_once_and_never_shown(
-    server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_wrong_password_is_refused_and_not_shown(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     server.say("CONFIG", "SET", "requirepass", "right")
     link = RedisClient(f"redis://:very-secret@127.0.0.1:{server.port}/0", max_wait_s=60)
 
@@ -138,14 +136,14 @@ async def test_a_wrong_password_is_refused_at_once_and_never_shown(
     assert "very-secret" not in f"{raised.value!r} {link.address} {link.address!r} {caplog.text}"
 
 
-async def test_a_missing_password_is_refused_at_once(server: Server) -> None:
+async def test_missing_password_is_refused(server: Server) -> None:
     server.say("CONFIG", "SET", "requirepass", "right")
 
     with pytest.raises(RedisAccessRefused, match="NOAUTH"):
         await RedisClient(server.url, max_wait_s=60).open()
 
 
-async def test_a_connection_is_authenticated_named_and_in_its_database(server: Server) -> None:
+async def test_handshake_sets_user_name_and_database(server: Server) -> None:
     server.say("ACL", "SETUSER", "gregor", "on", ">p@ss/w:rd", "~*", "+@all")
 
     async with open_client(f"redis://gregor:p%40ss%2Fw%3Ard@127.0.0.1:{server.port}/3", name="gregor-test") as link:
@@ -156,12 +154,12 @@ async def test_a_connection_is_authenticated_named_and_in_its_database(server: S
         assert " db=3 " in shown
 
 
-async def test_a_database_that_does_not_exist_is_refused(server: Server) -> None:
+async def test_unknown_database_is_refused(server: Server) -> None:
     with pytest.raises(RedisAccessRefused, match="out of range"):
         await RedisClient(f"redis://127.0.0.1:{server.port}/99").open()
 
 
-async def test_a_server_that_is_full_is_tried_again(server: Server) -> None:
+async def test_server_at_client_limit_is_retried(server: Server) -> None:
     async with open_client(server.url) as other:
         await other.call("CONFIG", "SET", "maxclients", 1)
         late = RedisClient(server.url, max_wait_s=10)
@@ -175,7 +173,7 @@ async def test_a_server_that_is_full_is_tried_again(server: Server) -> None:
         await late.close()
 
 
-async def test_closing_fails_what_is_outstanding_and_what_comes_later(server: Server) -> None:
+async def test_close_fails_pending_and_later_calls(server: Server) -> None:
     link = RedisClient(server.url)
     await link.open()
     stuck = link.call("BLPOP", "nothing", 0)
@@ -189,7 +187,7 @@ async def test_closing_fails_what_is_outstanding_and_what_comes_later(server: Se
         await link.call("PING")
 
 
-async def test_closing_ends_the_attempts_to_reconnect(server: Server) -> None:
+async def test_close_stops_reconnecting(server: Server) -> None:
     link = RedisClient(server.url, max_wait_s=60)
     await link.open()
     server.kill()
@@ -202,7 +200,7 @@ async def test_closing_ends_the_attempts_to_reconnect(server: Server) -> None:
         await waiting
 
 
-async def test_a_unix_socket_serves_as_well(server: Server, tmp_path: Path) -> None:
+async def test_unix_socket_works(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "s"
     async with Relay(server, path=path), open_client(f"unix://{path}?db=2") as link:
         assert " db=2 " in (await link.call("CLIENT", "INFO")).decode()

@@ -50,7 +50,7 @@ async def speaking(behaviour: Behaviour) -> AsyncIterator[str]:
         await asyncio.gather(*clients, return_exceptions=True)
 
 
-async def test_calls_wait_for_a_server_that_restarts(server: Server) -> None:
+async def test_calls_wait_for_a_restarting_server(server: Server) -> None:
     async with open_client(server.url, max_wait_s=10) as link:
         await link.evalsha(ECHO, ["k"], [1])
         server.kill()
@@ -65,7 +65,7 @@ async def test_calls_wait_for_a_server_that_restarts(server: Server) -> None:
         assert link.reconnections == 1
 
 
-async def test_the_patience_of_each_outage_is_its_own(server: Server) -> None:
+async def test_each_outage_has_its_own_deadline(server: Server) -> None:
     async def outage() -> None:
         server.kill()
         await wait_until(lambda: not link.connected, "the link has noticed")
@@ -81,7 +81,7 @@ async def test_the_patience_of_each_outage_is_its_own(server: Server) -> None:
         await outage()
 
 
-async def test_a_call_given_up_while_it_waits_is_never_sent(server: Server) -> None:
+async def test_cancelled_waiting_call_is_not_sent(server: Server) -> None:
     async with open_client(server.url, max_wait_s=10) as link:
         server.kill()
         await wait_until(lambda: not link.connected, "the link has noticed")
@@ -94,7 +94,7 @@ async def test_a_call_given_up_while_it_waits_is_never_sent(server: Server) -> N
         assert await link.call("EXISTS", "unwanted") == 0
 
 
-async def test_a_call_that_no_server_comes_for_fails_as_not_done(server: Server) -> None:
+async def test_waiting_call_fails_as_not_executed(server: Server) -> None:
     async with open_client(server.url, max_wait_s=0.1) as link:
         server.kill()
         await wait_until(lambda: not link.connected, "the link has noticed")
@@ -105,7 +105,7 @@ async def test_a_call_that_no_server_comes_for_fails_as_not_done(server: Server)
         assert not isinstance(raised.value, RedisConnectionLost)
 
 
-async def test_a_command_on_its_way_when_the_connection_is_killed_fails_as_unknown(server: Server) -> None:
+async def test_written_command_fails_as_unknown(server: Server) -> None:
     async with open_client(server.url) as link:
         stuck = link.call("BLPOP", "nothing", 0)
         await wait_until(lambda: "blocked_clients:1" in server.say("INFO", "clients"), "the command is carried out")
@@ -117,7 +117,7 @@ async def test_a_command_on_its_way_when_the_connection_is_killed_fails_as_unkno
         assert await link.call("PING") == b"PONG"
 
 
-async def test_commands_never_written_when_the_connection_breaks_wait_for_the_next_and_fail_as_not_done(
+async def test_unwritten_commands_wait_for_the_next_connection(
     server: Server,
 ) -> None:
     async with open_client(server.url, max_wait_s=0.2, timeout_s=30) as link:
@@ -135,7 +135,7 @@ async def test_commands_never_written_when_the_connection_breaks_wait_for_the_ne
         assert 0 < lost < 50
 
 
-async def test_of_scripts_sent_together_those_answered_before_the_connection_breaks_keep_their_replies() -> None:
+async def test_replies_before_a_break_are_kept() -> None:
     async def answer_two(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"SETNAME")
         writer.write(b"+PONG\r\n+OK\r\n")
@@ -151,7 +151,7 @@ async def test_of_scripts_sent_together_those_answered_before_the_connection_bre
     assert list(map(type, replies[2:])) == [RedisConnectionLost, RedisConnectionLost]
 
 
-async def test_a_server_that_stands_still_is_left_within_the_timeout(server: Server) -> None:
+async def test_silent_server_is_dropped_after_the_timeout(server: Server) -> None:
     async with open_client(server.url, timeout_s=0.2) as link:
         server.suspend()
         started = asyncio.get_running_loop().time()
@@ -165,7 +165,7 @@ async def test_a_server_that_stands_still_is_left_within_the_timeout(server: Ser
         assert await link.call("PING") == b"PONG"
 
 
-async def test_a_link_without_calls_may_be_silent(server: Server) -> None:
+async def test_idle_client_tolerates_silence(server: Server) -> None:
     async with open_client(server.url, timeout_s=0.05) as link:
         await link.call("PING")
         since = asyncio.get_running_loop().time()
@@ -175,7 +175,7 @@ async def test_a_link_without_calls_may_be_silent(server: Server) -> None:
         assert link.reconnections == 0
 
 
-async def test_silence_counts_from_the_question_not_from_the_last_reply(server: Server) -> None:
+async def test_silence_counts_from_the_first_request(server: Server) -> None:
     async with open_client(server.url, timeout_s=1) as link:
         await link.call("PING")
         since = asyncio.get_running_loop().time()
@@ -185,7 +185,7 @@ async def test_silence_counts_from_the_question_not_from_the_last_reply(server: 
         assert link.reconnections == 0
 
 
-async def test_a_reply_that_arrives_slowly_is_not_silence() -> None:
+async def test_slow_reply_is_not_silence() -> None:
     async def dawdle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"SETNAME")
         writer.write(b"+PONG\r\n+OK\r\n")
@@ -201,7 +201,7 @@ async def test_a_reply_that_arrives_slowly_is_not_silence() -> None:
         assert await link.call("GET", "k") == b"abc"
 
 
-async def test_a_server_that_reads_slowly_gets_everything_in_order(server: Server) -> None:
+async def test_slow_server_gets_all_commands_in_order(server: Server) -> None:
     async with open_client(server.url, timeout_s=30) as link:
         server.suspend()
         calls = []
@@ -215,7 +215,7 @@ async def test_a_server_that_reads_slowly_gets_everything_in_order(server: Serve
         assert await held == 200
 
 
-async def test_more_bytes_than_may_wait_are_refused_as_not_done(server: Server) -> None:
+async def test_queued_bytes_are_bounded(server: Server) -> None:
     async with open_client(server.url, timeout_s=30) as link:
         server.suspend()
         calls = []
@@ -233,7 +233,7 @@ async def test_more_bytes_than_may_wait_are_refused_as_not_done(server: Server) 
         assert await link.call("LLEN", "list") == len(done)
 
 
-async def test_more_commands_than_may_be_outstanding_are_refused_as_not_done(server: Server) -> None:
+async def test_commands_in_flight_are_bounded(server: Server) -> None:
     async with open_client(server.url, max_in_flight=10) as link:
         calls = [link.call("INCR", "counter") for _ in range(12)]
 
@@ -244,14 +244,14 @@ async def test_more_commands_than_may_be_outstanding_are_refused_as_not_done(ser
         assert await link.call("GET", "counter") == b"10"
 
 
-async def test_nobody_there_is_said_with_host_and_port() -> None:
+async def test_connection_error_names_host_and_port() -> None:
     port = free_port()
 
     with pytest.raises(RedisUnavailable, match=f"cannot connect to 127.0.0.1:{port}: "):
         await RedisClient(f"redis://127.0.0.1:{port}", max_wait_s=0.1).open()
 
 
-async def test_a_server_of_another_protocol_is_said_so() -> None:
+async def test_other_protocol_is_reported() -> None:
     async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 

@@ -54,24 +54,24 @@ async def in_order(link: RedisCommands) -> None:
     assert await link.run_many([]) == []
 
 
-async def test_each_reply_is_in_the_place_of_its_call(server: Server) -> None:
+async def test_batch_replies_keep_their_positions(server: Server) -> None:
     async with open_client(server.url) as link:
         await in_order(link)
 
 
-async def test_the_link_of_the_tests_does_the_same() -> None:
+async def test_redis_py_commands_behave_the_same() -> None:
     fake = RedisPyCommands(FakeAsyncRedis())
     await in_order(fake)
     await fake.close()
 
 
-async def test_scripts_that_the_server_lacks_are_done_in_order_once_it_has_them(server: Server) -> None:
+async def test_batch_with_missing_scripts_keeps_order(server: Server) -> None:
     async with open_client(server.url) as link:
         assert await link.run_many([call(PUSH, n) for n in range(50)]) == list(range(1, 51))
         assert await link.call("LRANGE", "k", 0, -1) == [b"%d" % n for n in range(50)]
 
 
-async def test_all_leave_in_one_write(server: Server) -> None:
+async def test_batch_leaves_in_one_write(server: Server) -> None:
     async with open_client(server.url) as link:
         await link.run_many([call(ECHO, 0)])
         before = await _reads(link)
@@ -81,7 +81,7 @@ async def test_all_leave_in_one_write(server: Server) -> None:
         assert await _reads(link) - before == 2  # the hundred, and the question itself
 
 
-async def test_what_was_given_up_shifts_no_reply(server: Server) -> None:
+async def test_cancelled_batch_does_not_shift_replies(server: Server) -> None:
     async with open_client(server.url) as link:
         await link.run_many([call(ECHO, 0)])
         given_up = asyncio.ensure_future(link.run_many([call(ECHO, n) for n in range(10)]))
@@ -94,7 +94,7 @@ async def test_what_was_given_up_shifts_no_reply(server: Server) -> None:
             await given_up
 
 
-async def test_calls_wait_for_a_server_that_restarts(server: Server) -> None:
+async def test_calls_wait_for_a_restarting_server(server: Server) -> None:
     async with open_client(server.url, max_wait_s=10) as link:
         server.kill()
         await wait_until(lambda: not link.connected, "the link has noticed")
@@ -108,7 +108,7 @@ async def test_calls_wait_for_a_server_that_restarts(server: Server) -> None:
         assert await wanted == [1, 2, 3, 4, 5]
 
 
-async def test_calls_that_no_server_comes_for_fail_as_not_done(server: Server) -> None:
+async def test_waiting_batch_fails_as_not_executed(server: Server) -> None:
     async with open_client(server.url, max_wait_s=0.1) as link:
         server.kill()
         await wait_until(lambda: not link.connected, "the link has noticed")
@@ -118,7 +118,7 @@ async def test_calls_that_no_server_comes_for_fail_as_not_done(server: Server) -
     assert list(map(type, await link.run_many([call(ECHO, n) for n in range(3)]))) == [RedisUnavailable] * 3
 
 
-async def test_more_than_may_be_outstanding_is_refused_whole_as_not_done(server: Server) -> None:
+async def test_oversized_batch_is_refused_whole(server: Server) -> None:
     async with open_client(server.url, max_in_flight=10) as link:
         await link.call("SCRIPT", "LOAD", PUSH.source)
         fits, over, last = await asyncio.gather(

@@ -80,7 +80,7 @@ class Ear:
         self.gaps += 1
 
 
-async def test_sentinels_lead_to_the_primary_and_to_the_next_one_after_a_failover(watched: Watched) -> None:
+async def test_sentinel_failover_is_followed(watched: Watched) -> None:
     async with open_client(watched.url, max_wait_s=10) as link:
         feed, ear = RedisPubSub(watched.url, link, probe_s=0.2), Ear()
         await feed.open()
@@ -103,7 +103,7 @@ async def test_sentinels_lead_to_the_primary_and_to_the_next_one_after_a_failove
         await feed.close()
 
 
-async def test_a_primary_that_has_become_a_replica_is_left_for_what_the_sentinels_say(watched: Watched) -> None:
+async def test_demoted_primary_is_left(watched: Watched) -> None:
     async with open_client(watched.url, max_wait_s=10) as link:
         watched.primary.say("REPLICAOF", "127.0.0.1", str(watched.replica.port))
 
@@ -113,7 +113,7 @@ async def test_a_primary_that_has_become_a_replica_is_left_for_what_the_sentinel
         await wait_until(lambda: link.reconnections > 0, "the link asks again")
 
 
-async def test_a_service_that_no_sentinel_knows_is_said_so(watched: Watched) -> None:
+async def test_unknown_sentinel_service_is_reported(watched: Watched) -> None:
     url = watched.url.replace("/gregor/", "/other/")
 
     with pytest.raises(
@@ -145,7 +145,7 @@ def certificate(tmp_path: Path) -> Path:
     return file
 
 
-async def test_tls_is_verified_against_the_authorities_given(certificate: Path, tmp_path: Path) -> None:
+async def test_tls_is_verified_against_given_authorities(certificate: Path, tmp_path: Path) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     with running_server(BINARIES[0], tmp_path) as server:

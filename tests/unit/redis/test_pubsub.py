@@ -33,7 +33,7 @@ async def twin(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 Twin = tuple[PubSub, Publish]
 
 
-async def test_a_channel_reaches_all_its_receivers_in_order_and_no_other(twin: Twin) -> None:
+async def test_messages_reach_all_receivers_in_order(twin: Twin) -> None:
     feed, publish = twin
     one, two, other = RecordingReceiver(), RecordingReceiver(), RecordingReceiver()
     await asyncio.gather(feed.subscribe("a", one), feed.subscribe(b"a", two), feed.subscribe("b", other))
@@ -45,7 +45,7 @@ async def test_a_channel_reaches_all_its_receivers_in_order_and_no_other(twin: T
     assert await wait_for_payload(other, b"\xff") == [b"\xff"]
 
 
-async def test_a_receiver_that_raises_harms_no_other(twin: Twin, caplog: pytest.LogCaptureFixture) -> None:
+async def test_failing_receiver_does_not_affect_others(twin: Twin, caplog: pytest.LogCaptureFixture) -> None:
     feed, publish = twin
     before, after = RecordingReceiver(), RecordingReceiver()
     for receiver in before, FailingReceiver(), after:
@@ -57,7 +57,7 @@ async def test_a_receiver_that_raises_harms_no_other(twin: Twin, caplog: pytest.
     assert [record.levelno for record in caplog.records if "receiver" in record.message] == [logging.ERROR]
 
 
-async def test_who_unsubscribed_hears_nothing_more(twin: Twin) -> None:
+async def test_unsubscribed_receiver_gets_nothing(twin: Twin) -> None:
     feed, publish = twin
     gone, stays = RecordingReceiver(), RecordingReceiver()
     await feed.subscribe("a", gone)
@@ -72,7 +72,7 @@ async def test_who_unsubscribed_hears_nothing_more(twin: Twin) -> None:
     assert gone.heard == []
 
 
-async def test_unsubscribing_while_receiving_is_safe(twin: Twin) -> None:
+async def test_unsubscribe_while_receiving_is_safe(twin: Twin) -> None:
     feed, publish = twin
     after = RecordingReceiver()
 
@@ -92,7 +92,7 @@ async def test_unsubscribing_while_receiving_is_safe(twin: Twin) -> None:
     assert once.heard == [b"1"]
 
 
-async def test_subscribing_twice_hears_once(twin: Twin) -> None:
+async def test_subscribing_twice_delivers_once(twin: Twin) -> None:
     feed, publish = twin
     ear = RecordingReceiver()
     await asyncio.gather(feed.subscribe("a", ear), feed.subscribe("a", ear))
@@ -104,7 +104,7 @@ async def test_subscribing_twice_hears_once(twin: Twin) -> None:
     assert await wait_for_payload(ear, b"2") == [b"1", b"2"]
 
 
-async def test_a_channel_left_and_taken_again_in_one_turn_is_confirmed_anew(twin: Twin) -> None:
+async def test_resubscribe_in_one_iteration_is_confirmed(twin: Twin) -> None:
     feed, publish = twin
     first, second = RecordingReceiver(), RecordingReceiver()
     given_up = feed.subscribe("a", first)
@@ -118,7 +118,7 @@ async def test_a_channel_left_and_taken_again_in_one_turn_is_confirmed_anew(twin
     assert first.heard == []
 
 
-async def test_sharded_and_plain_channels_of_one_name_are_two(twin: Twin) -> None:
+async def test_sharded_and_plain_channels_are_separate(twin: Twin) -> None:
     feed, publish = twin
     sharded, plain = RecordingReceiver(), RecordingReceiver()
     await asyncio.gather(feed.subscribe("a", sharded), feed.subscribe("a", plain, sharded=False))
@@ -130,7 +130,7 @@ async def test_sharded_and_plain_channels_of_one_name_are_two(twin: Twin) -> Non
     assert await wait_for_payload(plain, b"p") == [b"p"]
 
 
-async def test_a_closed_feed_takes_no_subscription(twin: Twin) -> None:
+async def test_closed_pubsub_refuses_subscriptions(twin: Twin) -> None:
     feed, _ = twin
     await feed.close()
 
@@ -138,13 +138,13 @@ async def test_a_closed_feed_takes_no_subscription(twin: Twin) -> None:
         await feed.subscribe("a", RecordingReceiver())
 
 
-async def test_a_feed_that_works_is_healthy(twin: Twin) -> None:
+async def test_working_pubsub_is_healthy(twin: Twin) -> None:
     feed, _ = twin
 
     assert (feed.status, feed.healthy) == ("ok", True)
 
 
-async def test_the_memory_feed_loses_what_it_is_told_to_lose() -> None:
+async def test_memory_pubsub_drops_on_request() -> None:
     feed, ear = MemoryPubSub(), RecordingReceiver()
     await feed.subscribe("a", ear)
 
@@ -156,7 +156,7 @@ async def test_the_memory_feed_loses_what_it_is_told_to_lose() -> None:
     assert await wait_for_payload(ear, b"last") == [b"2", b"last"]
 
 
-async def test_the_memory_feed_cuts_a_channel_silently_until_it_heals_with_a_gap() -> None:
+async def test_memory_pubsub_cut_ends_with_a_gap() -> None:
     feed, cut, other = MemoryPubSub(), RecordingReceiver(), RecordingReceiver()
     await asyncio.gather(feed.subscribe("a", cut), feed.subscribe("b", other))
 

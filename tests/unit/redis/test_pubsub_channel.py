@@ -14,7 +14,7 @@ def stands(channel: PubSubChannel, *ears: RecordingReceiver) -> None:
     channel.confirm()
 
 
-async def test_who_had_a_channel_and_asks_again_in_a_hole_is_told_of_it() -> None:
+async def test_resubscribe_during_interruption_gets_gap() -> None:
     """A second device of a user joins while the first one's subscription is broken: one receiver for both."""
     channel, room, newcomer = PubSubChannel(b"a", True), RecordingReceiver(), RecordingReceiver()
     stands(channel, room)
@@ -28,7 +28,7 @@ async def test_who_had_a_channel_and_asks_again_in_a_hole_is_told_of_it() -> Non
 
 
 @pytest.mark.parametrize("asks_again", [False, True])
-async def test_who_had_a_channel_is_told_of_each_hole(asks_again: bool) -> None:
+async def test_receiver_gets_gap_after_each_interruption(asks_again: bool) -> None:
     channel, room = PubSubChannel(b"a", True), RecordingReceiver()
     stands(channel, room)
 
@@ -41,7 +41,7 @@ async def test_who_had_a_channel_is_told_of_each_hole(asks_again: bool) -> None:
     assert room.heard == ["gap", "gap"]
 
 
-async def test_who_had_a_channel_is_known_as_such_when_the_server_refuses_it() -> None:
+async def test_refused_channel_keeps_interrupted_receivers() -> None:
     channel, room, newcomer = PubSubChannel(b"a", True), RecordingReceiver(), RecordingReceiver()
     stands(channel, room)
     channel.confirmed = False
@@ -51,7 +51,7 @@ async def test_who_had_a_channel_is_known_as_such_when_the_server_refuses_it() -
     assert channel.interrupted == (room,)
 
 
-async def test_who_left_and_came_back_in_a_hole_has_none() -> None:
+async def test_new_receiver_during_interruption_gets_no_gap() -> None:
     channel, room = PubSubChannel(b"a", True), RecordingReceiver()
     stands(channel, room, RecordingReceiver())
     channel.confirmed = False

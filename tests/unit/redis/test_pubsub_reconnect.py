@@ -23,7 +23,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-async def test_a_channel_without_receivers_is_not_subscribed_any_more(server: Server) -> None:
+async def test_channel_without_receivers_is_unsubscribed(server: Server) -> None:
     async with open_pubsub(server) as (feed, _):
         ears = RecordingReceiver(), RecordingReceiver()
         for ear in ears:
@@ -35,7 +35,7 @@ async def test_a_channel_without_receivers_is_not_subscribed_any_more(server: Se
         await wait_until(lambda: server.say("PUBSUB", "SHARDNUMSUB", "a").endswith(":0\r\n"), "the server knows")
 
 
-async def test_killed_subscriptions_stand_again_after_a_gap(server: Server) -> None:
+async def test_killed_subscriptions_recover_with_a_gap(server: Server) -> None:
     async with open_pubsub(server) as (feed, publish):
         ear, plain = RecordingReceiver(), RecordingReceiver()
         await asyncio.gather(feed.subscribe("a", ear), feed.subscribe("all", plain, sharded=False))
@@ -53,7 +53,7 @@ async def test_killed_subscriptions_stand_again_after_a_gap(server: Server) -> N
         assert feed.reconnections == 1
 
 
-async def test_a_receiver_that_fails_at_its_gap_keeps_no_other_from_hearing_of_it(server: Server) -> None:
+async def test_failing_gap_receiver_does_not_affect_others(server: Server) -> None:
     async with open_pubsub(server) as (feed, _):
         ear = RecordingReceiver()
         for receiver in FailingReceiver(), ear:
@@ -64,7 +64,7 @@ async def test_a_receiver_that_fails_at_its_gap_keeps_no_other_from_hearing_of_i
         assert await wait_for_payload(ear, "gap") == ["gap"]
 
 
-async def test_five_thousand_channels_stand_again_after_a_kill(server: Server) -> None:
+async def test_five_thousand_channels_recover_after_a_kill(server: Server) -> None:
     async with open_pubsub(server) as (feed, publish):
         ears = [RecordingReceiver() for _ in range(5_000)]
         await asyncio.gather(*(feed.subscribe(f"user:{n}", ear) for n, ear in enumerate(ears)))
@@ -78,7 +78,7 @@ async def test_five_thousand_channels_stand_again_after_a_kill(server: Server) -
         assert feed.reconnections == 1
 
 
-async def test_a_server_that_restarts_brings_a_gap(server: Server) -> None:
+async def test_server_restart_causes_a_gap(server: Server) -> None:
     async with open_pubsub(server, probe_s=0.05) as (feed, publish):
         ear = RecordingReceiver()
         await feed.subscribe("a", ear)
@@ -92,7 +92,7 @@ async def test_a_server_that_restarts_brings_a_gap(server: Server) -> None:
         assert await wait_for_payload(ear, b"1") == ["gap", b"1"]
 
 
-async def test_a_subscription_asked_for_without_connection_stands_later_without_a_gap(server: Server) -> None:
+async def test_subscribing_while_down_succeeds_later_without_gap(server: Server) -> None:
     async with open_pubsub(server, probe_s=60) as (feed, publish):
         early, late = RecordingReceiver(), RecordingReceiver()
         await feed.subscribe("a", early)
@@ -136,7 +136,7 @@ async def test_output_buffer_overflow_causes_a_gap(server: Server) -> None:
         assert pubsub.reconnections == 1
 
 
-async def test_a_network_that_swallows_is_found_by_the_probe(server: Server) -> None:
+async def test_probe_detects_a_silent_network(server: Server) -> None:
     async with (
         Relay(server) as relay,
         open_pubsub(server, f"redis://127.0.0.1:{relay.port}", probe_s=0.02, probe_timeout_s=0.2) as (feed, publish),
@@ -156,7 +156,7 @@ async def test_a_network_that_swallows_is_found_by_the_probe(server: Server) -> 
         await wait_until(lambda: feed.status == "ok", "the probe comes back")
 
 
-async def test_three_probes_in_a_row_that_do_not_come_back_are_unhealthy_and_one_that_does_is_healthy(
+async def test_three_lost_probes_are_unhealthy(
     server: Server,
 ) -> None:
     async with (
@@ -179,7 +179,7 @@ async def test_three_probes_in_a_row_that_do_not_come_back_are_unhealthy_and_one
         assert (feed.status, feed.healthy) == ("ok", True)
 
 
-async def test_a_probe_that_cannot_be_published_leaves_the_subscriptions_alone(server: Server) -> None:
+async def test_unpublished_probe_keeps_subscriptions(server: Server) -> None:
     async with open_client(server.url) as link:
         feed = RedisPubSub(server.url, link, probe_s=60)
         await feed.open()
@@ -190,7 +190,7 @@ async def test_a_probe_that_cannot_be_published_leaves_the_subscriptions_alone(s
         await feed.close()
 
 
-async def test_a_channel_that_the_server_refuses_fails_alone(server: Server) -> None:
+async def test_refused_channel_fails_alone(server: Server) -> None:
     server.say("ACL", "SETUSER", "default", "resetchannels", "&gregor:*", "&mine")
     async with open_pubsub(server) as (feed, publish):
         ear = RecordingReceiver()
@@ -205,7 +205,7 @@ async def test_a_channel_that_the_server_refuses_fails_alone(server: Server) -> 
         assert feed.reconnections == 0
 
 
-async def test_a_channel_taken_back_by_its_server_stands_again_after_a_gap(tmp_path: Path, server: Server) -> None:
+async def test_migrated_slot_causes_a_gap(tmp_path: Path, server: Server) -> None:
     # The port of a cluster's bus is 10,000 higher if nothing is said, which may be none.
     with running_server(
         server.binary, tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port())
@@ -227,7 +227,7 @@ async def test_a_channel_taken_back_by_its_server_stands_again_after_a_gap(tmp_p
             assert await wait_for_payload(ear, b"1") == ["gap", b"1"]
 
 
-async def test_a_feed_without_rights_does_not_open(server: Server) -> None:
+async def test_pubsub_without_password_does_not_open(server: Server) -> None:
     server.say("CONFIG", "SET", "requirepass", "right")
     async with open_client(f"redis://:right@127.0.0.1:{server.port}") as link:
         with pytest.raises(RedisAccessRefused, match="NOAUTH"):

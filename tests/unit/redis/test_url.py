@@ -17,7 +17,7 @@ from gregor.redis.url import RedisUrl
         ("rediss://cache", (("cache", 6379),), 0, "cache:6379"),
     ],
 )
-def test_a_url_names_a_server_and_a_database(url: str, hosts: object, db: int, shown: str) -> None:
+def test_url_with_server_and_database(url: str, hosts: object, db: int, shown: str) -> None:
     address = RedisUrl.parse(url)
 
     assert (address.hosts, address.db, str(address), address.service) == (hosts, db, shown, None)
@@ -28,13 +28,13 @@ def test_a_url_names_a_server_and_a_database(url: str, hosts: object, db: int, s
     ("url", "path", "password"),
     [("unix:///run/redis.sock?db=2", "/run/redis.sock", None), ("unix://u:p%2F@/a%20b?db=2", "/a b", "p/")],
 )
-def test_a_url_names_a_unix_socket(url: str, path: str, password: str | None) -> None:
+def test_url_with_unix_socket(url: str, path: str, password: str | None) -> None:
     address = RedisUrl.parse(url)
 
     assert (address.path, str(address), address.db, address.password) == (path, path, 2, password)
 
 
-def test_a_url_names_sentinels_and_the_service_that_they_watch() -> None:
+def test_url_with_sentinels() -> None:
     address = RedisUrl.parse("redis+sentinel://:secret@one,two:5000/gregor/4")
 
     assert address.hosts == (("one", 26379), ("two", 5000))
@@ -42,7 +42,7 @@ def test_a_url_names_sentinels_and_the_service_that_they_watch() -> None:
     assert str(address) == "gregor of sentinels one:26379,two:5000"
 
 
-def test_credentials_are_read_and_never_shown() -> None:
+def test_credentials_are_parsed_and_never_shown() -> None:
     address = RedisUrl.parse("redis://me:p%40ss@cache:1/0")
 
     assert (address.username, address.password) == ("me", "p@ss")
@@ -64,7 +64,7 @@ def test_credentials_are_read_and_never_shown() -> None:
         ("redis+sentinel://u:hush@one,two", "lacks a service name"),
     ],
 )
-def test_a_wrong_url_is_said_to_be_so_without_its_credentials(url: str, reason: str) -> None:
+def test_invalid_url_is_reported_without_credentials(url: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as raised:
         RedisUrl.parse(url)
 

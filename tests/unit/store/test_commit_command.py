@@ -33,7 +33,7 @@ def packed(commit: Commit, names: tuple[str, ...], options: int = 0, script: Any
 
 
 @given(creations(), st.sampled_from(["", "phone", "d" * 128]), st.integers(0, 2_000))
-def test_a_bare_commit_is_packed_as_any_other(creation: Any, device: str, size: int) -> None:
+def test_bare_fast_path_packs_like_the_general_one(creation: Any, device: str, size: int) -> None:
     body = b'"%b"' % (b"x" * size)  # of all sizes around the one from which an argument's length is not at hand
     commit = Commit(NOW_US, SEED, Sender(device), (replace(creation, body=body, json=creation.json + body),))
     is_timed = creation.expires_us is not None or creation.remind_at_us
@@ -64,11 +64,11 @@ FEW, SOME, ALL = KEYS.commit.timed_creation, KEYS.commit.dismissal, KEYS.commit.
         (sweeping(interval("news")), ALL, SHRINK),
     ],
 )
-def test_what_says_more_is_put_in_full(commit: Commit, names: tuple[str, ...], script: Any) -> None:
+def test_other_commits_take_the_general_path(commit: Commit, names: tuple[str, ...], script: Any) -> None:
     assert CALLS.of("alice", commit) == packed(commit, names, script=script)
 
 
-def test_options_and_watching_are_told() -> None:
+def test_options_and_recorded_removals_are_packed() -> None:
     every = CommitCommands(OF_ALL, LIMITS, allow_oom=True, general=True)
 
     assert CALLS.of("alice", BARE, records_removals=True) == packed(BARE, KEYS.commit.creation, RECORD_REMOVALS)

@@ -37,9 +37,7 @@ DISMISSAL = {"get": 1, "hmget": 1, "hset": 1, "zadd": 1, "zrem": 1, "zscore": 1,
         *("dismissed", "dismissed with all", "dismissed for a device", "dismissed again"),
     ],
 )
-async def test_a_commit_on_a_fast_path_takes_so_many_calls(
-    real_setup: RedisSetup, commit: Commit, calls: dict[str, int]
-) -> None:
+async def test_fast_path_call_count(real_setup: RedisSetup, commit: Commit, calls: dict[str, int]) -> None:
     users = make_store(real_setup).users
     full = creating("timed", expires="+60", remind_at=["+5"])
     full = replace(full, creations=(replace(full.creations[0], timers=TIMERS),))
@@ -53,7 +51,7 @@ async def test_a_commit_on_a_fast_path_takes_so_many_calls(
     assert await _calls(real_setup) == calls
 
 
-async def test_remembered_intervals_do_not_slow_down_what_is_created_after_they_end(real_setup: RedisSetup) -> None:
+async def test_past_intervals_keep_creations_fast(real_setup: RedisSetup) -> None:
     users = make_store(real_setup).users
     await users.commit("alice", creating("a"))
     await users.commit("alice", sweeping(interval("news", end=NOW), interval("mail", end=NOW - 60)))

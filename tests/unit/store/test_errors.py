@@ -17,7 +17,7 @@ def issued(count: int) -> list[asyncio.Future[Any]]:
     return [loop.create_future() for _ in range(count)]
 
 
-async def test_they_come_in_the_order_of_their_commands_whatever_ends_first() -> None:
+async def test_results_keep_the_order_of_commands() -> None:
     first, second = replies = issued(2)
     waiting = asyncio.create_task(results_of(each for each in replies))
     second.set_result(2)
@@ -26,7 +26,7 @@ async def test_they_come_in_the_order_of_their_commands_whatever_ends_first() ->
     assert await waiting == [1, 2]
 
 
-async def test_a_failure_is_told_once_all_have_ended() -> None:
+async def test_first_failure_is_raised_after_all_ended() -> None:
     first, second = replies = issued(2)
     waiting = asyncio.create_task(results_of(replies))
     first.set_exception(RedisUnavailable("away"))
@@ -38,7 +38,7 @@ async def test_a_failure_is_told_once_all_have_ended() -> None:
         await waiting
 
 
-async def test_who_gives_up_is_told_nothing_any_more() -> None:
+async def test_cancelled_caller_cancels_the_rest() -> None:
     """A reply that fails later, and that nobody waits for, would be an error in the log."""
     first, second = replies = issued(2)
     waiting = asyncio.create_task(results_of(replies))

@@ -31,7 +31,7 @@ def secret_of(text: str) -> str:
     return parsed[1]
 
 
-async def test_a_key_comes_back_as_it_was_made(access: RedisAccess) -> None:
+async def test_key_round_trips(access: RedisAccess) -> None:
     made, text = await access.create_key(["ingest", "read"], ["user", "user.joined", "sys"], 2.5, "billing", NOW_US)
 
     assert await access.key(made.id) == made
@@ -46,7 +46,7 @@ async def test_a_key_comes_back_as_it_was_made(access: RedisAccess) -> None:
     )
 
 
-async def test_a_key_without_limits_has_none(access: RedisAccess) -> None:
+async def test_key_without_limits_round_trips(access: RedisAccess) -> None:
     made, _ = await access.create_key(["admin"])
 
     found = await access.key(made.id)
@@ -54,7 +54,7 @@ async def test_a_key_without_limits_has_none(access: RedisAccess) -> None:
     assert (found.prefixes, found.rate, found.name) == (None, None, None)
 
 
-async def test_keys_are_listed_by_id_until_they_are_deleted(access: RedisAccess) -> None:
+async def test_keys_are_listed_by_id_until_deleted(access: RedisAccess) -> None:
     made = [(await access.create_key(["ingest"]))[0] for _ in range(5)]
     made.sort(key=lambda key: key.id)
 
@@ -65,7 +65,7 @@ async def test_keys_are_listed_by_id_until_they_are_deleted(access: RedisAccess)
     assert await access.keys() == made[:2] + made[3:]
 
 
-async def test_after_a_rotation_both_secrets_work_until_the_old_one_is_over(access: RedisAccess) -> None:
+async def test_rotation_keeps_the_old_secret_for_a_while(access: RedisAccess) -> None:
     made, first = await access.create_key(["ingest"], now_us=NOW_US)
 
     second = await access.rotate_key(made.id, NOW_US, DAY_US)
@@ -77,7 +77,7 @@ async def test_after_a_rotation_both_secrets_work_until_the_old_one_is_over(acce
     assert not service_keys.is_good(key, secret_of(first), NOW_US + DAY_US)
 
 
-async def test_rotations_at_the_same_time_each_give_a_secret_that_was_kept(access: RedisAccess) -> None:
+async def test_concurrent_rotations_all_return_valid_secrets(access: RedisAccess) -> None:
     made, _ = await access.create_key(["ingest"])
 
     texts = await asyncio.gather(*(access.rotate_key(made.id, NOW_US, DAY_US) for _ in range(2)))
@@ -87,11 +87,11 @@ async def test_rotations_at_the_same_time_each_give_a_secret_that_was_kept(acces
     assert all(text and service_keys.is_good(key, secret_of(text), NOW_US) for text in texts)
 
 
-async def test_a_key_that_is_not_there_cannot_be_rotated(access: RedisAccess) -> None:
+async def test_rotating_an_unknown_key_returns_none(access: RedisAccess) -> None:
     assert await access.rotate_key("none", NOW_US, DAY_US) is None
 
 
-async def test_no_secret_and_no_ticket_is_in_the_data(access: RedisAccess, setup: RedisSetup) -> None:
+async def test_stored_data_contains_no_secret_or_ticket(access: RedisAccess, setup: RedisSetup) -> None:
     _, text = await access.create_key(["ingest"])
     ticket = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
 
@@ -102,14 +102,14 @@ async def test_no_secret_and_no_ticket_is_in_the_data(access: RedisAccess, setup
     assert not any(ticket.encode() in key for key in found)
 
 
-async def test_a_ticket_is_good_once(access: RedisAccess) -> None:
+async def test_ticket_is_redeemed_once(access: RedisAccess) -> None:
     text = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
 
     assert await access.redeem_ticket(text, NOW_US + 29 * SECOND_US) == TICKET
     assert await access.redeem_ticket(text, NOW_US + 29 * SECOND_US) is None
 
 
-async def test_of_many_who_spend_a_ticket_at_once_one_gets_it(access: RedisAccess) -> None:
+async def test_concurrent_redeems_of_a_ticket_succeed_once(access: RedisAccess) -> None:
     text = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
 
     spent = await asyncio.gather(*(access.redeem_ticket(text, NOW_US) for _ in range(20)))
@@ -117,20 +117,20 @@ async def test_of_many_who_spend_a_ticket_at_once_one_gets_it(access: RedisAcces
     assert [ticket for ticket in spent if ticket] == [TICKET]
 
 
-async def test_a_ticket_too_old_is_none_whatever_the_server_still_keeps(access: RedisAccess) -> None:
+async def test_expired_ticket_is_refused_before_its_ttl(access: RedisAccess) -> None:
     text = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
 
     assert await access.redeem_ticket(text, NOW_US + 30 * SECOND_US) is None
     assert await access.redeem_ticket("never made", NOW_US) is None
 
 
-async def test_a_ticket_goes_by_itself(access: RedisAccess, setup: RedisSetup) -> None:
+async def test_ticket_key_has_a_ttl(access: RedisAccess, setup: RedisSetup) -> None:
     text = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
 
     assert 0 < await setup.ttl_ms(setup.keys.ticket(text)) <= 30_000
 
 
-async def test_a_bucket_gives_its_burst_and_then_its_rate(access: RedisAccess) -> None:
+async def test_bucket_allows_burst_then_rate(access: RedisAccess) -> None:
     taken = [await access.take("b", 10, 50, 1, NOW_US) for _ in range(52)]
 
     assert taken[:50] == [0.0] * 50
@@ -140,26 +140,26 @@ async def test_a_bucket_gives_its_burst_and_then_its_rate(access: RedisAccess) -
     assert await access.take("b", 10, 50, 1, NOW_US + 100_000) == 0.1
 
 
-async def test_many_are_taken_together_or_not_at_all(access: RedisAccess) -> None:
+async def test_take_is_all_or_nothing(access: RedisAccess) -> None:
     assert await access.take("b", 10, 50, 45, NOW_US) == 0.0
     assert await access.take("b", 10, 50, 6, NOW_US) == 0.1
     assert await access.take("b", 10, 50, 5, NOW_US) == 0.0
 
 
-async def test_buckets_do_not_know_each_other(access: RedisAccess) -> None:
+async def test_buckets_are_independent(access: RedisAccess) -> None:
     assert await access.take("device/alice/phone", 1, 1, 1, NOW_US) == 0.0
     assert await access.take("device/alice/desk", 1, 1, 1, NOW_US) == 0.0
     assert await access.take("device/alice/phone", 1, 1, 1, NOW_US) == 1.0
 
 
-async def test_of_many_at_once_as_many_as_there_is_room_for_get_it(access: RedisAccess) -> None:
+async def test_concurrent_takes_never_exceed_the_burst(access: RedisAccess) -> None:
     waits = await asyncio.gather(*(access.take("b", 10, 7, 1, NOW_US) for _ in range(30)))
 
     assert waits.count(0.0) == 7
 
 
 @pytest.mark.parametrize("rate", [0.3, 1, 3, 7, 10, 333.3, 50_000])
-async def test_every_wait_is_that_of_the_rule_to_the_microsecond(access: RedisAccess, rate: float) -> None:
+async def test_wait_equals_core_rate_limit(access: RedisAccess, rate: float) -> None:
     dice, now_us, full_at_us = random.Random(7), NOW_US, 0
     for _ in range(60):
         now_us += dice.randrange(int(2 * SECOND_US / rate))
@@ -169,13 +169,13 @@ async def test_every_wait_is_that_of_the_rule_to_the_microsecond(access: RedisAc
         assert await access.take("b", rate, 5, count, now_us) == wait_s
 
 
-async def test_a_bucket_goes_some_seconds_after_it_is_full_again(access: RedisAccess, setup: RedisSetup) -> None:
+async def test_bucket_key_expires_after_refill(access: RedisAccess, setup: RedisSetup) -> None:
     await access.take("b", 10, 50, 30, NOW_US)
 
     assert 12_000 < await setup.ttl_ms(setup.keys.rate("b")) <= 13_000
 
 
-async def test_rates_are_counted_and_keys_refused_where_memory_is_full(real_setup: RedisSetup) -> None:
+async def test_rate_limits_work_at_maxmemory(real_setup: RedisSetup) -> None:
     connection = real_setup.connection
     access = RedisAccess(connection, real_setup.keys)
     await connection.call("CONFIG", "SET", "maxmemory", "1")

@@ -31,7 +31,7 @@ from tests.unit.store.redis_setup import (
 # ---- registrations
 
 
-async def test_a_registration_comes_back_as_it_was_put(devices: RedisDevices) -> None:
+async def test_registration_round_trips(devices: RedisDevices) -> None:
     await devices.put_device("alice", "phone", Registration("ios", APNS, "it"), NOW_US)
     await devices.put_device("alice", "web", Registration("web", WEB, None), NOW_US)
 
@@ -44,7 +44,7 @@ async def test_a_registration_comes_back_as_it_was_put(devices: RedisDevices) ->
     assert await devices.devices("bob", NOW_US) == {}
 
 
-async def test_a_device_that_connects_is_known_and_keeps_what_was_registered(devices: RedisDevices) -> None:
+async def test_connecting_keeps_the_registration(devices: RedisDevices) -> None:
     assert await devices.ensure_device("alice", "desk", NOW_US) is None
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
     assert await devices.ensure_device("alice", "phone", NOW_US) is None
@@ -56,7 +56,7 @@ async def test_a_device_that_connects_is_known_and_keeps_what_was_registered(dev
     }
 
 
-async def test_replacing_a_registration_keeps_when_the_device_was_seen(devices: RedisDevices) -> None:
+async def test_replacing_a_registration_keeps_last_seen(devices: RedisDevices) -> None:
     await devices.ensure_device("alice", "phone", NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
     await devices.close_session("alice", "phone", session("s"), NOW_US + 5)
@@ -68,9 +68,7 @@ async def test_replacing_a_registration_keeps_when_the_device_was_seen(devices: 
 
 
 @pytest.mark.parametrize("push", [APNS, WEB], ids=["token", "endpoint"])
-async def test_a_push_token_belongs_to_the_device_that_registered_it_last(
-    devices: RedisDevices, push: dict[str, Any]
-) -> None:
+async def test_push_token_moves_to_the_last_device(devices: RedisDevices, push: dict[str, Any]) -> None:
     await devices.put_device("alice", "phone", Registration("ios", push, "it"), NOW_US)
     await devices.put_device("bob", "tablet", Registration("ios", push), NOW_US)
 
@@ -78,7 +76,7 @@ async def test_a_push_token_belongs_to_the_device_that_registered_it_last(
     assert (await devices.devices("bob", NOW_US))["tablet"][0].push == push
 
 
-async def test_registering_a_push_token_again_changes_nothing(devices: RedisDevices) -> None:
+async def test_registering_a_push_token_twice_is_idempotent(devices: RedisDevices) -> None:
     for _ in range(2):
         await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
 
@@ -86,7 +84,7 @@ async def test_registering_a_push_token_again_changes_nothing(devices: RedisDevi
 
 
 @pytest.mark.parametrize("ending", ["replace", "remove", "forget", "forget the user"])
-async def test_a_push_token_that_is_given_up_has_no_owner(setup: RedisSetup, ending: str) -> None:
+async def test_released_push_token_has_no_owner(setup: RedisSetup, ending: str) -> None:
     devices = make_devices(setup)
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
     owner = setup.keys.push("apns:a1b2c3")
@@ -105,7 +103,7 @@ async def test_a_push_token_that_is_given_up_has_no_owner(setup: RedisSetup, end
     assert await setup.connection.call("EXISTS", owner) == 0
 
 
-async def test_giving_up_a_push_token_that_another_took_leaves_it_there(setup: RedisSetup) -> None:
+async def test_releasing_a_moved_push_token_keeps_its_owner(setup: RedisSetup) -> None:
     devices = make_devices(setup)
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
     # As after a crash between taking the token and removing it from the former holder.
@@ -116,7 +114,7 @@ async def test_giving_up_a_push_token_that_another_took_leaves_it_there(setup: R
     assert await setup.connection.call("GET", setup.keys.push("apns:a1b2c3")) == b"bob\0tablet"
 
 
-async def test_of_many_who_register_a_push_token_at_once_only_its_owner_keeps_it(setup: RedisSetup) -> None:
+async def test_concurrent_registrations_leave_one_token_owner(setup: RedisSetup) -> None:
     devices = make_devices(setup)
     uids = [f"user{n}" for n in range(8)]
 
@@ -135,9 +133,7 @@ async def after_turns(setup: RedisSetup, turns: int, action: Awaitable[None]) ->
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_a_push_token_that_goes_and_comes_back_at_once_stays_with_its_owner(
-    setup: RedisSetup, turns: int
-) -> None:
+async def test_push_token_returning_during_a_move_stays(setup: RedisSetup, turns: int) -> None:
     devices, registration = make_devices(setup), Registration("ios", APNS)
     await devices.put_device("alice", "phone", registration, NOW_US)
 
@@ -154,7 +150,7 @@ async def test_a_push_token_that_goes_and_comes_back_at_once_stays_with_its_owne
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_a_push_token_registered_while_the_old_one_is_taken_stays(setup: RedisSetup, turns: int) -> None:
+async def test_token_registered_during_a_move_stays(setup: RedisSetup, turns: int) -> None:
     devices, fresh = make_devices(setup), {**APNS, "token": "fresh"}
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
 
@@ -168,7 +164,7 @@ async def test_a_push_token_registered_while_the_old_one_is_taken_stays(setup: R
     assert await setup.connection.call("GET", setup.keys.push("apns:fresh")) == b"alice\0phone"
 
 
-async def test_a_device_that_connects_while_it_is_registered_keeps_the_registration(devices: RedisDevices) -> None:
+async def test_connecting_during_registration_keeps_it(devices: RedisDevices) -> None:
     await asyncio.gather(
         devices.ensure_device("alice", "phone", NOW_US),
         devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US),
@@ -180,7 +176,7 @@ async def test_a_device_that_connects_while_it_is_registered_keeps_the_registrat
 # ---- the bound
 
 
-async def test_the_65th_device_displaces_the_one_longest_offline(devices: RedisDevices) -> None:
+async def test_65th_device_displaces_the_longest_offline(devices: RedisDevices) -> None:
     for n in range(64):
         await devices.ensure_device("alice", f"d{n}", NOW_US + n)
     # d0 was there last, so d1 is the one longest offline.
@@ -193,7 +189,7 @@ async def test_the_65th_device_displaces_the_one_longest_offline(devices: RedisD
     assert len(known) == 64 and "d0" in known and "new" in known and "d1" not in known
 
 
-async def test_devices_with_push_go_last(setup: RedisSetup) -> None:
+async def test_devices_with_push_are_displaced_last(setup: RedisSetup) -> None:
     devices = make_devices(setup, Limits(devices=3))
     await devices.put_device("alice", "old", Registration("ios", APNS), NOW_US)
     await devices.ensure_device("alice", "young", NOW_US + 1)
@@ -206,7 +202,7 @@ async def test_devices_with_push_go_last(setup: RedisSetup) -> None:
     assert await setup.connection.call("EXISTS", setup.keys.push("apns:a1b2c3")) == 0
 
 
-async def test_where_all_are_online_there_is_no_room_for_another(setup: RedisSetup) -> None:
+async def test_all_devices_online_refuses_another(setup: RedisSetup) -> None:
     devices = make_devices(setup, Limits(devices=2))
     for name in ("phone", "desk"):
         await devices.ensure_device("alice", name, NOW_US)
@@ -224,7 +220,7 @@ async def test_where_all_are_online_there_is_no_room_for_another(setup: RedisSet
     assert sorted(await devices.devices("alice", NOW_US)) == ["desk", "phone"]
 
 
-async def test_a_device_whose_lease_ran_out_counts_as_offline(setup: RedisSetup) -> None:
+async def test_expired_lease_counts_as_offline(setup: RedisSetup) -> None:
     devices = make_devices(setup, Limits(devices=1))
     await devices.ensure_device("alice", "phone", NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
@@ -232,7 +228,7 @@ async def test_a_device_whose_lease_ran_out_counts_as_offline(setup: RedisSetup)
     assert await devices.ensure_device("alice", "new", NOW_US + LEASE_US) == "phone"
 
 
-async def test_devices_that_come_at_once_never_exceed_the_bound(setup: RedisSetup) -> None:
+async def test_concurrent_devices_never_exceed_the_bound(setup: RedisSetup) -> None:
     devices = make_devices(setup, Limits(devices=4))
 
     await asyncio.gather(*(devices.ensure_device("alice", f"d{n}", NOW_US + n) for n in range(8)))
@@ -243,7 +239,7 @@ async def test_devices_that_come_at_once_never_exceed_the_bound(setup: RedisSetu
 # ---- forgetting a device
 
 
-async def test_forgetting_a_device_leaves_nothing_of_it_and_all_of_the_others(setup: RedisSetup) -> None:
+async def test_removing_a_device_leaves_others_untouched(setup: RedisSetup) -> None:
     devices = make_devices(setup)
     for name in ("phone", "phone2"):
         await devices.ensure_device("alice", name, NOW_US)
@@ -258,7 +254,7 @@ async def test_forgetting_a_device_leaves_nothing_of_it_and_all_of_the_others(se
     assert await devices.acknowledged("alice") == {View("phone2"): 7}
 
 
-async def test_forgetting_a_device_ends_its_items(setup: RedisSetup) -> None:
+async def test_removing_a_device_dismisses_its_items(setup: RedisSetup) -> None:
     store = make_store(setup)
     item = Creation("aa", "user", "phone", NOW_US, True, None, (), b"f" * 8, b"l" * 32, b"null", b'{"body":null}')
     await store.users.commit("alice", Commit(NOW_US, SEED, creations=(item,)))
@@ -268,14 +264,14 @@ async def test_forgetting_a_device_ends_its_items(setup: RedisSetup) -> None:
     assert (await store.users.state("alice", View(), NOW_US + 2)).items == ()
 
 
-async def test_forgetting_a_device_that_nobody_knows_is_harmless(devices: RedisDevices) -> None:
+async def test_removing_an_unknown_device_does_nothing(devices: RedisDevices) -> None:
     for _ in range(2):
         await devices.forget_device("nobody", "none", NOW_US, SEED)
 
     assert await devices.devices("nobody", NOW_US) == {}
 
 
-async def test_forgetting_again_after_a_crash_in_between_finishes_it(setup: RedisSetup) -> None:
+async def test_device_removal_resumes_after_a_crash(setup: RedisSetup) -> None:
     devices, limits = make_devices(setup), Limits()
 
     async def crash(uid: str, commit: Commit) -> Receipt:
@@ -294,7 +290,7 @@ async def test_forgetting_again_after_a_crash_in_between_finishes_it(setup: Redi
     assert await setup.connection.call("EXISTS", setup.keys.push("apns:a1b2c3")) == 0
 
 
-async def test_gateways_are_told_to_close_a_forgotten_device(real_setup: RedisSetup) -> None:
+async def test_removing_a_device_publishes_a_close(real_setup: RedisSetup) -> None:
     devices = make_devices(real_setup)
     async with recorded_controls(real_setup, "alice") as controls:
         await devices.forget_device("alice", "phone", NOW_US, SEED)
@@ -303,7 +299,7 @@ async def test_gateways_are_told_to_close_a_forgotten_device(real_setup: RedisSe
     assert controls == [{"close": {"device": "phone", "code": 4003}}]
 
 
-async def test_forgetting_a_user_leaves_its_tokens_void_and_a_trace_for_the_queues(setup: RedisSetup) -> None:
+async def test_deleting_a_user_revokes_tokens_and_keeps_a_hash(setup: RedisSetup) -> None:
     store = make_store(setup)
     await store.devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
     await store.devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
@@ -317,7 +313,7 @@ async def test_forgetting_a_user_leaves_its_tokens_void_and_a_trace_for_the_queu
     assert await store.devices.revoked_before("alice", "phone") == NOW_US + 1
 
 
-async def test_gateways_are_told_to_close_a_forgotten_user(real_setup: RedisSetup) -> None:
+async def test_deleting_a_user_publishes_a_close(real_setup: RedisSetup) -> None:
     async with recorded_controls(real_setup, "alice") as controls:
         await make_store(real_setup).users.delete_user("alice", NOW_US)
         await wait_until(lambda: controls, "the close is heard")

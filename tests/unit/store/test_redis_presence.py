@@ -28,7 +28,7 @@ from tests.unit.store.redis_setup import (
 # ---- sessions and presence
 
 
-async def test_a_session_is_there_until_its_lease_runs_out(devices: RedisDevices) -> None:
+async def test_session_ends_with_its_lease(devices: RedisDevices) -> None:
     assert await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US) == []
 
     assert await devices.session("alice", "phone", "s", NOW_US + LEASE_US - 1) == session("s")
@@ -36,7 +36,7 @@ async def test_a_session_is_there_until_its_lease_runs_out(devices: RedisDevices
     assert await devices.session("alice", "phone", "other", NOW_US) is None
 
 
-async def test_a_newer_connection_of_a_session_displaces_the_older(devices: RedisDevices) -> None:
+async def test_newer_connection_displaces_the_older(devices: RedisDevices) -> None:
     first, second = session("s", "c1"), replace(session("s", "c2", NOW_US + 1), gateway="g2")
     await devices.open_session("alice", "phone", first, NOW_US, LEASE_US)
 
@@ -45,14 +45,14 @@ async def test_a_newer_connection_of_a_session_displaces_the_older(devices: Redi
     assert await devices.session("alice", "phone", "s", NOW_US + 2) == second
 
 
-async def test_sessions_of_other_names_and_devices_live_side_by_side(devices: RedisDevices) -> None:
+async def test_sessions_are_separate_by_name_and_device(devices: RedisDevices) -> None:
     for device, name in (("phone", "a"), ("phone", "b"), ("desk", "a")):
         assert await devices.open_session("alice", device, session(name, f"{device}-{name}"), NOW_US, LEASE_US) == []
 
     assert await devices.session("alice", "phone", "a", NOW_US) == session("a", "phone-a")
 
 
-async def test_of_connections_that_open_a_session_at_once_the_last_stays_and_each_other_is_displaced_once(
+async def test_concurrent_opens_displace_each_other_once(
     devices: RedisDevices,
 ) -> None:
     mine = [session("s", f"c{n}", NOW_US + n) for n in range(12)]
@@ -67,7 +67,7 @@ async def test_of_connections_that_open_a_session_at_once_the_last_stays_and_eac
     assert sorted([*gone, stays.connection]) == sorted(one.connection for one in mine)
 
 
-async def test_the_ninth_connection_of_a_device_displaces_the_oldest(devices: RedisDevices) -> None:
+async def test_ninth_connection_displaces_the_oldest(devices: RedisDevices) -> None:
     for n in range(8):
         await devices.open_session("alice", "desk", session(f"s{n}"), NOW_US, LEASE_US)
         opened = session(f"s{n}", f"c{n}", NOW_US + (100 if n == 0 else n))
@@ -79,7 +79,7 @@ async def test_the_ninth_connection_of_a_device_displaces_the_oldest(devices: Re
     assert await devices.session("alice", "phone", "s1", NOW_US + 200) is None
 
 
-async def test_leases_that_ran_out_are_dropped_and_count_for_no_bound(setup: RedisSetup) -> None:
+async def test_expired_leases_do_not_count(setup: RedisSetup) -> None:
     devices = make_devices(setup)
     for n in range(8):
         await devices.open_session("alice", "phone", session(f"s{n}"), NOW_US, LEASE_US)
@@ -88,7 +88,7 @@ async def test_leases_that_ran_out_are_dropped_and_count_for_no_bound(setup: Red
     assert await setup.connection.call("HLEN", setup.keys.of_user("alice").presence) == 1
 
 
-async def test_a_heartbeat_prolongs_and_tells_what_is_seen_now(devices: RedisDevices) -> None:
+async def test_heartbeat_renews_the_lease(devices: RedisDevices) -> None:
     await devices.ensure_device("alice", "phone", NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
     later = NOW_US + LEASE_US - 1
@@ -99,7 +99,7 @@ async def test_a_heartbeat_prolongs_and_tells_what_is_seen_now(devices: RedisDev
     assert await presence_of(devices, "phone", later + LEASE_US) == PresenceStatus(False, False, later)
 
 
-async def test_a_heartbeat_brings_back_what_the_server_lost(devices: RedisDevices) -> None:
+async def test_heartbeat_restores_a_lost_session(devices: RedisDevices) -> None:
     entries = [(f"user{n}", "phone", session("s")) for n in range(1_500)]
 
     await devices.renew_sessions(entries, NOW_US, LEASE_US)
@@ -108,7 +108,7 @@ async def test_a_heartbeat_brings_back_what_the_server_lost(devices: RedisDevice
     assert found == [PresenceStatus(True, False, NOW_US)] * 1_500
 
 
-async def test_a_heartbeat_of_a_displaced_connection_does_not_bring_it_back(devices: RedisDevices) -> None:
+async def test_heartbeat_of_a_displaced_connection_is_ignored(devices: RedisDevices) -> None:
     await devices.open_session("alice", "phone", session("s", "c1"), NOW_US, LEASE_US)
     await devices.open_session("alice", "phone", session("s", "c2"), NOW_US, LEASE_US)
 
@@ -117,7 +117,7 @@ async def test_a_heartbeat_of_a_displaced_connection_does_not_bring_it_back(devi
     assert await devices.session("alice", "phone", "s", NOW_US) == session("s", "c2")
 
 
-async def test_closing_a_displaced_connection_leaves_the_newer_one(devices: RedisDevices) -> None:
+async def test_closing_a_displaced_connection_keeps_the_newer(devices: RedisDevices) -> None:
     await devices.open_session("alice", "phone", session("s", "c1"), NOW_US, LEASE_US)
     await devices.open_session("alice", "phone", session("s", "c2"), NOW_US, LEASE_US)
 
@@ -128,7 +128,7 @@ async def test_closing_a_displaced_connection_leaves_the_newer_one(devices: Redi
     assert await devices.session("alice", "phone", "s", NOW_US) is None
 
 
-async def test_who_closed_was_last_seen_then_and_who_vanished_at_the_last_heartbeat(devices: RedisDevices) -> None:
+async def test_last_seen_is_close_time_or_last_heartbeat(devices: RedisDevices) -> None:
     for name in ("phone", "desk"):
         await devices.ensure_device("alice", name, NOW_US)
         await devices.open_session("alice", name, session("s"), NOW_US, LEASE_US)
@@ -142,7 +142,7 @@ async def test_who_closed_was_last_seen_then_and_who_vanished_at_the_last_heartb
     assert await presence_of(devices, "desk", late) == PresenceStatus(last_seen_us=NOW_US + 20)
 
 
-async def test_closing_what_had_lapsed_tells_nothing_newer_than_its_last_heartbeat(devices: RedisDevices) -> None:
+async def test_closing_an_expired_session_keeps_last_seen(devices: RedisDevices) -> None:
     await devices.ensure_device("alice", "phone", NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
 
@@ -151,7 +151,7 @@ async def test_closing_what_had_lapsed_tells_nothing_newer_than_its_last_heartbe
     assert await presence_of(devices, "phone", NOW_US + LEASE_US) == PresenceStatus(last_seen_us=NOW_US)
 
 
-async def test_presence_of_a_user_is_that_of_all_devices_together(devices: RedisDevices) -> None:
+async def test_user_presence_combines_all_devices(devices: RedisDevices) -> None:
     await devices.ensure_device("alice", "phone", NOW_US)
     await devices.open_session("alice", "phone", session("a"), NOW_US, LEASE_US)
     await devices.open_session("alice", "desk", session("b", foreground=True), NOW_US, LEASE_US)
@@ -166,7 +166,7 @@ async def test_presence_of_a_user_is_that_of_all_devices_together(devices: Redis
     ]
 
 
-async def test_presence_goes_by_itself_after_the_retention(setup: RedisSetup) -> None:
+async def test_presence_expires_after_the_retention(setup: RedisSetup) -> None:
     devices, key = make_devices(setup), setup.keys.of_user("alice").presence
     retention_ms = 30 * DAY_US // 1_000
 
@@ -180,7 +180,7 @@ async def test_presence_goes_by_itself_after_the_retention(setup: RedisSetup) ->
 # ---- acknowledgements, revocations, controls
 
 
-async def test_an_acknowledgement_never_goes_down(devices: RedisDevices) -> None:
+async def test_acknowledgement_never_decreases(devices: RedisDevices) -> None:
     phone, narrow, desk = View("phone"), View("phone", ("user",)), View("desk")
     for view, seq in ((phone, 5), (phone, 3), (narrow, 2), (desk, 9), (desk, 12)):
         await devices.acknowledge("alice", view, seq, NOW_US)
@@ -192,7 +192,7 @@ async def test_an_acknowledgement_never_goes_down(devices: RedisDevices) -> None
     }
 
 
-async def test_views_without_end_push_out_the_lowest_acknowledgement(devices: RedisDevices) -> None:
+async def test_too_many_views_drop_the_lowest_acknowledgement(devices: RedisDevices) -> None:
     views = [View("phone", (f"user{n}",)) for n in range(1_025)]
     await asyncio.gather(*(devices.acknowledge("alice", view, 2_000 - n, NOW_US) for n, view in enumerate(views[:-1])))
     await devices.acknowledge("alice", views[-1], 1, NOW_US)
@@ -202,7 +202,7 @@ async def test_views_without_end_push_out_the_lowest_acknowledgement(devices: Re
     assert views[-2] not in kept and views[-1] in kept
 
 
-async def test_a_revocation_is_of_one_device_or_all(devices: RedisDevices) -> None:
+async def test_revocation_of_one_device_or_all(devices: RedisDevices) -> None:
     assert await devices.revoked_before("alice", "phone") is None
     await devices.revoke("alice", "phone", NOW_US, NOW_US)
     assert await devices.revoked_before("alice", "phone") == NOW_US
@@ -214,14 +214,14 @@ async def test_a_revocation_is_of_one_device_or_all(devices: RedisDevices) -> No
     assert await devices.revoked_before("bob", "phone") is None
 
 
-async def test_a_revocation_never_becomes_weaker(devices: RedisDevices) -> None:
+async def test_revocation_never_becomes_weaker(devices: RedisDevices) -> None:
     await devices.revoke("alice", None, NOW_US, NOW_US)
     await devices.revoke("alice", None, NOW_US - 100, NOW_US)
 
     assert await devices.revoked_before("alice", "phone") == NOW_US
 
 
-async def test_a_revocation_is_kept_as_long_as_a_token_it_voids_could_live(setup: RedisSetup) -> None:
+async def test_revocation_outlives_the_tokens_it_revokes(setup: RedisSetup) -> None:
     devices, key = make_devices(setup), setup.keys.of_user("alice").revoked
     life_ms = 30 * DAY_US // 1_000 + 60_000
 
@@ -231,7 +231,7 @@ async def test_a_revocation_is_kept_as_long_as_a_token_it_voids_could_live(setup
     assert life_ms + 86_390_000 < await setup.ttl_ms(key) <= life_ms + 86_400_000
 
 
-async def test_revocations_that_matter_no_more_are_dropped(setup: RedisSetup) -> None:
+async def test_obsolete_revocations_are_removed(setup: RedisSetup) -> None:
     devices = make_devices(setup)
     await devices.revoke("alice", "old", NOW_US, NOW_US)
     await devices.revoke("alice", "phone", NOW_US + 31 * DAY_US, NOW_US + 31 * DAY_US)
@@ -240,7 +240,7 @@ async def test_revocations_that_matter_no_more_are_dropped(setup: RedisSetup) ->
     assert await devices.revoked_before("alice", "phone") == NOW_US + 31 * DAY_US
 
 
-async def test_gateways_are_told_of_revocations_and_controls(real_setup: RedisSetup) -> None:
+async def test_revocations_and_controls_are_published(real_setup: RedisSetup) -> None:
     devices = make_devices(real_setup)
     async with recorded_controls(real_setup, "alice") as controls:
         await devices.revoke("alice", "phone", NOW_US, NOW_US)
@@ -256,7 +256,7 @@ async def test_gateways_are_told_of_revocations_and_controls(real_setup: RedisSe
     ]
 
 
-async def test_where_memory_is_full_known_devices_still_connect_and_leave(real_setup: RedisSetup) -> None:
+async def test_known_devices_connect_at_maxmemory(real_setup: RedisSetup) -> None:
     devices, connection = make_devices(real_setup), real_setup.connection
     await devices.ensure_device("alice", "phone", NOW_US)
     await connection.call("CONFIG", "SET", "maxmemory", "1")
@@ -274,7 +274,7 @@ async def test_where_memory_is_full_known_devices_still_connect_and_leave(real_s
         await connection.call("CONFIG", "SET", "maxmemory", "0")
 
 
-async def test_only_kinds_meant_to_stay_have_no_time_to_live(setup: RedisSetup) -> None:
+async def test_permanent_kinds_match_the_table(setup: RedisSetup) -> None:
     devices = make_devices(setup)
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)

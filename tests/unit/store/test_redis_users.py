@@ -75,7 +75,7 @@ def kind_of(key: str, namespace: str) -> str:
     return rest.partition(":")[0]
 
 
-async def test_every_key_has_a_time_to_live_or_is_in_the_permanent_table(store: RedisStore, link: RedisClient) -> None:
+async def test_every_other_key_has_a_ttl(store: RedisStore, link: RedisClient) -> None:
     """Nothing is kept for ever by accident: ``keys.py`` names what may be."""
     users, devices = store.users, store.devices
     await users.commit("alice", creation("a", times={"expires": "+60", "remind_at": ["+30"]}))
@@ -97,9 +97,7 @@ async def test_every_key_has_a_time_to_live_or_is_in_the_permanent_table(store: 
     assert endless <= PERMANENT
 
 
-async def test_all_of_what_was_asked_at_once_is_heard_also_where_the_server_went(
-    store: RedisStore, server: Server
-) -> None:
+async def test_batch_survives_a_lost_server(store: RedisStore, server: Server) -> None:
     """Else the log of a gateway fills with failures that nobody asked for each time the store is away."""
     unheard: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
@@ -112,7 +110,7 @@ async def test_all_of_what_was_asked_at_once_is_heard_also_where_the_server_went
     assert unheard == []
 
 
-async def test_each_commit_of_many_is_told_that_the_server_is_away(store: RedisStore, server: Server) -> None:
+async def test_commit_many_reports_unavailable_for_each(store: RedisStore, server: Server) -> None:
     server.kill()
 
     told = await store.users.commit_many([("alice", creation("a")), ("bob", committed({"dismiss": {"ids": ["b"]}}))])
@@ -120,9 +118,7 @@ async def test_each_commit_of_many_is_told_that_the_server_is_away(store: RedisS
     assert [isinstance(each, Problem) and each.code for each in told] == ["unavailable", "unavailable"]
 
 
-async def test_commits_sent_at_once_are_in_order_where_the_server_lost_its_scripts(
-    store: RedisStore, link: RedisClient
-) -> None:
+async def test_commit_many_keeps_order_after_script_loss(store: RedisStore, link: RedisClient) -> None:
     await link.call("SCRIPT", "FLUSH")
     dismissal = committed({"dismiss": {"ids": ["a"]}})
 
@@ -131,14 +127,14 @@ async def test_commits_sent_at_once_are_in_order_where_the_server_lost_its_scrip
     assert [each.seq for each in told if not isinstance(each, Problem)] == [1, 2, 3]
 
 
-def test_the_tag_of_each_partition_falls_on_its_slot() -> None:
+def test_partition_tags_hash_to_their_slots() -> None:
     """Partition i lies at slot i × 16, so that every range of slots has its fair share."""
     from redis.crc import key_slot
 
     assert [key_slot(f"gregor:{{{tag}}}:due".encode()) for tag in tags()] == [i * 16 for i in range(PARTITIONS)]
 
 
-def test_all_keys_of_a_user_lie_in_one_slot() -> None:
+def test_keys_of_a_user_share_one_slot() -> None:
     """So that one script may touch them, in a cluster too."""
     from redis.crc import key_slot
 
@@ -159,7 +155,7 @@ def test_all_keys_of_a_user_lie_in_one_slot() -> None:
     assert len(slots) == 1
 
 
-async def test_a_full_server_refuses_creations_and_takes_dismissals(store: RedisStore, link: RedisClient) -> None:
+async def test_full_server_still_accepts_dismissals(store: RedisStore, link: RedisClient) -> None:
     """Under maxmemory what shrinks must go on: nothing is half applied, and the user can make room."""
     await store.users.commit("alice", creation("first", 1_000))
     used = (await link.call("INFO", "memory")).decode()
@@ -179,7 +175,7 @@ async def test_a_full_server_refuses_creations_and_takes_dismissals(store: Redis
     assert "full" in told.detail and "OOM" not in told.detail
 
 
-async def test_a_deployment_of_another_number_of_partitions_is_refused(server: Server, link: RedisClient) -> None:
+async def test_other_partition_count_is_refused(server: Server, link: RedisClient) -> None:
     """The number can never change: users would be looked for where they are not."""
     await link.call("SET", "other:partitions", 256)
 
@@ -187,7 +183,7 @@ async def test_a_deployment_of_another_number_of_partitions_is_refused(server: S
         await open_store(server.url, LIMITS, "other")
 
 
-async def test_scripts_survive_a_flush_of_the_script_cache(store: RedisStore, link: RedisClient) -> None:
+async def test_scripts_are_reloaded_after_script_flush(store: RedisStore, link: RedisClient) -> None:
     """A restart or failover of the server empties its cache; nobody notices."""
     await store.users.commit("alice", creation("a"))
     await link.call("SCRIPT", "FLUSH")
@@ -197,7 +193,7 @@ async def test_scripts_survive_a_flush_of_the_script_cache(store: RedisStore, li
     assert receipt.created == ("b",)
 
 
-async def test_a_user_of_nothing_leaves_no_key(store: RedisStore, link: RedisClient) -> None:
+async def test_user_without_data_has_no_key(store: RedisStore, link: RedisClient) -> None:
     """Reading creates nothing; forgetting a user takes every key of its state."""
     await store.users.state("nobody", View(), NOW_US)
     await store.users.commit("alice", creation("a", times={"expires": "+60"}))
@@ -208,7 +204,7 @@ async def test_a_user_of_nothing_leaves_no_key(store: RedisStore, link: RedisCli
     assert keys <= {"partitions", "rev", "forgotten"}
 
 
-async def test_a_user_of_whom_only_facts_are_left_is_kept_small(store: RedisStore, link: RedisClient) -> None:
+async def test_state_with_only_history_is_compacted(store: RedisStore, link: RedisClient) -> None:
     state = store.keys.of_user("alice").state
     await store.users.commit("alice", creation("a", size=300))
     await store.users.commit("alice", committed({"dismiss": {"ids": ["a", "unknown"]}}))
@@ -224,7 +220,7 @@ async def test_a_user_of_whom_only_facts_are_left_is_kept_small(store: RedisStor
     assert [(item_id, why.value) for item_id, why in known.ignored] == [("a", "dismissed")]
 
 
-async def test_what_lives_is_not_written_anew_where_bodies_go(store: RedisStore, link: RedisClient) -> None:
+async def test_state_with_live_items_is_not_compacted(store: RedisStore, link: RedisClient) -> None:
     await store.users.commit("alice", creation("a", size=300))
     await store.users.commit("alice", creation("b", size=1))
     await store.users.commit("alice", committed({"dismiss": {"ids": ["a"]}}))

@@ -18,7 +18,7 @@ from tests.support.builders import SEED, creating, dismissing, interval, sweepin
 PHONE, TABLET = Sender("phone"), Sender("tablet")
 
 
-async def test_what_a_device_hides_stands_there_for_each_device(store: Store) -> None:
+async def test_hidings_are_recorded_for_each_device(store: Store) -> None:
     await store.users.commit("alice", creating("a", "b", for_device="*"))
     store.recorded_events.removals = True
 
@@ -39,7 +39,7 @@ async def test_what_a_device_hides_stands_there_for_each_device(store: Store) ->
     assert first_us is not None and first_us <= at(1)
 
 
-async def test_what_was_hidden_is_known_also_when_it_has_left_for_all(store: Store) -> None:
+async def test_hiding_is_kept_after_the_removal(store: Store) -> None:
     await store.users.commit("alice", creating("a", for_device="*"))
     store.recorded_events.removals = True
     await store.users.commit("alice", dismissing("a", now_us=at(1), sender=PHONE))
@@ -55,7 +55,7 @@ async def test_what_was_hidden_is_known_also_when_it_has_left_for_all(store: Sto
     )
 
 
-async def test_what_is_shown_again_meanwhile_says_nothing(store: Store) -> None:
+async def test_hiding_of_a_removed_device_has_no_item(store: Store) -> None:
     await store.devices.ensure_device("alice", "phone", at(0))
     await store.users.commit("alice", creating("a", for_device="*"))
     store.recorded_events.removals = True
@@ -67,7 +67,7 @@ async def test_what_is_shown_again_meanwhile_says_nothing(store: Store) -> None:
     assert (hidden.name, hidden.item, hidden.gone, hidden.seq) == ("a", None, None, 0)
 
 
-async def test_nothing_of_it_stands_there_where_nobody_watches(store: Store) -> None:
+async def test_hidings_are_not_recorded_without_webhooks(store: Store) -> None:
     await store.users.commit("alice", creating("a", for_device="*"))
 
     await store.users.commit("alice", dismissing("a", now_us=at(1), sender=PHONE))
@@ -76,7 +76,7 @@ async def test_nothing_of_it_stands_there_where_nobody_watches(store: Store) -> 
     assert await entries(store) == []
 
 
-async def test_each_acknowledgement_says_what_was_shown_since_the_one_before(store: Store) -> None:
+async def test_acknowledgement_records_the_shown_range(store: Store) -> None:
     view = View("phone", ("mail", "news"))
     await store.users.commit("alice", creating("a", "b"))
     await store.devices.acknowledge("alice", view, 3, at(0))
@@ -98,7 +98,7 @@ async def test_each_acknowledgement_says_what_was_shown_since_the_one_before(sto
     ]
 
 
-async def test_an_acknowledgement_is_claimed_at_once_and_gone_when_it_is_settled(store: Store) -> None:
+async def test_acknowledgement_entry_is_due_at_once(store: Store) -> None:
     store.recorded_events.acknowledgements = True
     await store.devices.acknowledge("alice", View("phone", ()), 2, at(1))
 
@@ -124,7 +124,7 @@ async def _settle(store: Store, intent: Intent, state: DeliveryState, seconds: f
     )
 
 
-async def test_what_was_sent_to_the_user_or_never_will_be_stands_there(store: Store) -> None:
+async def test_sent_and_dead_deliveries_are_recorded(store: Store) -> None:
     store.recorded_events.deliveries = True
     mail = replace(PUSH, kind=IntentKind.ITEM, n=0, channel="email", device="")
 
@@ -145,7 +145,7 @@ async def test_what_was_sent_to_the_user_or_never_will_be_stands_there(store: St
     assert (await store.agenda.next_due_times())[ALICE] == at(2)
 
 
-async def test_a_verdict_that_is_not_written_stands_nowhere(store: Store) -> None:
+async def test_discarded_outcome_is_not_recorded(store: Store) -> None:
     store.recorded_events.deliveries = True
     await store.users.commit("alice", creating("a"))
     await store.ledger.plan([PUSH], DeliveryState.PLANNED, None, at(0))
@@ -158,7 +158,7 @@ async def test_a_verdict_that_is_not_written_stands_nowhere(store: Store) -> Non
     assert await store.agenda.due_work("alice", at(9), 9) == []
 
 
-async def test_deliveries_stand_nowhere_where_nobody_watches(store: Store) -> None:
+async def test_deliveries_are_not_recorded_without_webhooks(store: Store) -> None:
     await _settle(store, PUSH, DeliveryState.SENT, 1)
 
     assert await store.agenda.due_work("alice", at(9), 9) == []

@@ -26,7 +26,7 @@ from tests.support.store_backends import AnnouncementRecorder, StoreUnderTest
 NEXT = (int.from_bytes(SEED, "big") + 1).to_bytes(3, "big")
 
 
-async def test_a_flush_is_the_next_epoch_and_seq_and_keeps_all(store: Store) -> None:
+async def test_reset_starts_an_epoch_and_keeps_items(store: Store) -> None:
     await store.users.commit("alice", creating("a", "b"))
     await store.users.commit("alice", dismissing("b"))
     before = await store.users.state("alice", BACKEND, NOW_US)
@@ -41,7 +41,7 @@ async def test_a_flush_is_the_next_epoch_and_seq_and_keeps_all(store: Store) -> 
     assert (await store.users.commit("alice", creating("b"))).is_unchanged
 
 
-async def test_the_last_epoch_is_followed_by_the_first_that_is_one(store: Store) -> None:
+async def test_epoch_wraps_around(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
     await store.users.commit("bob", planned(RESET, seed=b"\xff\xff\xfe"))
 
@@ -50,7 +50,7 @@ async def test_the_last_epoch_is_followed_by_the_first_that_is_one(store: Store)
     assert receipt.epoch == b"\0\0\1"
 
 
-async def test_a_flush_of_all_is_told_once_and_meets_each_user_at_its_next_call(twin: StoreUnderTest) -> None:
+async def test_reset_of_all_applies_at_the_next_call(twin: StoreUnderTest) -> None:
     store = twin.store
     for uid in ("alice", "bob", "carol"):
         await store.users.commit(uid, creating("a"))
@@ -71,9 +71,7 @@ async def test_a_flush_of_all_is_told_once_and_meets_each_user_at_its_next_call(
     assert [(each.kind, each.spread_s) for each in await bob.announcements(1)] == [(AnnouncementKind.RESET, 7)]
 
 
-async def test_a_user_that_a_flush_of_all_meets_late_is_told_the_spread_of_the_last_one(
-    store: Store, heard: AnnouncementRecorder
-) -> None:
+async def test_late_reset_uses_the_last_spread(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a"))
     for spread_s in (7, 3_600):
         await store.users.reset_all_users(spread_s)
@@ -85,7 +83,7 @@ async def test_a_user_that_a_flush_of_all_meets_late_is_told_the_spread_of_the_l
     assert [each.spread_s for each in flushes] == [3_600, 0]
 
 
-async def test_a_flush_of_all_meets_a_user_once(store: Store) -> None:
+async def test_reset_of_all_applies_once(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
     await store.users.reset_all_users(30)
     await store.users.reset_all_users(30)
@@ -96,14 +94,14 @@ async def test_a_flush_of_all_meets_a_user_once(store: Store) -> None:
     assert first == again and (first.epoch, first.seq) == (NEXT, 2)
 
 
-async def test_a_user_that_came_after_a_flush_of_all_is_not_met_by_it(store: Store) -> None:
+async def test_user_created_after_reset_is_not_reset(store: Store) -> None:
     await store.users.reset_all_users(30)
 
     assert (await store.users.commit("alice", creating("a"))).epoch == SEED
     assert (await store.users.state("alice", BACKEND, NOW_US)).seq == 1
 
 
-async def test_a_user_s_own_flush_counts_for_the_flush_of_all(store: Store) -> None:
+async def test_own_reset_counts_as_reset_of_all(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
     await store.users.reset_all_users(30)
 
@@ -113,7 +111,7 @@ async def test_a_user_s_own_flush_counts_for_the_flush_of_all(store: Store) -> N
     assert (await store.users.state("alice", BACKEND, NOW_US)).seq == 2
 
 
-async def test_a_flush_of_all_and_an_expiry_may_be_due_at_once(store: Store) -> None:
+async def test_reset_and_expiry_may_coincide(store: Store) -> None:
     later_us = NOW_US + SECOND_US
     for uid in ("alice", "bob", "carol", "dave"):
         await store.users.commit(uid, creating("a", expires="+1"))
@@ -130,7 +128,7 @@ async def test_a_flush_of_all_and_an_expiry_may_be_due_at_once(store: Store) -> 
     assert (flushed.epoch, flushed.seq) == (NEXT, 3)
 
 
-async def test_a_forgotten_user_is_empty_and_begins_anew(store: Store) -> None:
+async def test_deleted_user_starts_empty(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", dismissing("a", "unknown"))
     await store.users.commit("alice", planned(external(1, message_id="m")))
@@ -150,7 +148,7 @@ async def test_a_forgotten_user_is_empty_and_begins_anew(store: Store) -> None:
     assert (await store.users.commit("alice", creating("a", "unknown"))).created == ("a", "unknown")
 
 
-async def test_who_was_forgotten_is_known_by_its_trace_for_a_while(store: Store) -> None:
+async def test_deleted_user_hash_is_kept_for_a_while(store: Store) -> None:
     for uid, at_us in (("alice", NOW_US), ("bob", NOW_US + 1), ("carol", NOW_US + DELETED_USERS_KEPT_US)):
         await store.users.delete_user(uid, at_us)
 
@@ -159,9 +157,7 @@ async def test_who_was_forgotten_is_known_by_its_trace_for_a_while(store: Store)
     assert "carol" not in deleted_user_hash("carol")
 
 
-async def test_a_forgotten_user_s_tokens_are_void_and_its_connections_are_closed(
-    store: Store, heard: AnnouncementRecorder
-) -> None:
+async def test_deletion_revokes_tokens_and_closes(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.delete_user("alice", NOW_US)
 
     (told,) = await heard.first(1)

@@ -41,7 +41,7 @@ async def all_of(store: Store) -> list[DeliveryRecord]:
     return await store.ledger.of_user("alice", 9)
 
 
-async def test_what_waits_longer_than_it_must_is_had_at_once_and_the_agenda_asks_for_it(store: Store) -> None:
+async def test_expedite_makes_waiting_deliveries_due(store: Store) -> None:
     await wait(store, PHONE, TABLET, MAIL)
 
     assert await store.ledger.expedite("alice", "quiet_hours", LATER_US, LATER_US) == 3
@@ -56,7 +56,7 @@ async def test_what_waits_longer_than_it_must_is_had_at_once_and_the_agenda_asks
         assert isinstance(claim, Claim) and not claim.delivery.is_hastened
 
 
-async def test_one_that_waits_again_waits_for_the_new_time(store: Store) -> None:
+async def test_expedited_delivery_can_wait_again(store: Store) -> None:
     await wait(store, PHONE)
     await store.ledger.expedite("alice", "quiet_hours", LATER_US, LATER_US)
     claim = await store.ledger.claim(PHONE, "", LATER_US, LATER_US + SECOND_US)
@@ -70,7 +70,7 @@ async def test_one_that_waits_again_waits_for_the_new_time(store: Store) -> None
     assert await store.ledger.expedite("alice", "quiet_hours", LATER_US + HOUR_US, LATER_US) == 0
 
 
-async def test_what_waits_for_something_else_or_no_longer_than_it_must_is_left_as_it_is(store: Store) -> None:
+async def test_expedite_ignores_other_reasons(store: Store) -> None:
     await wait(store, PHONE)
     await wait(store, TABLET, reason="budget")
     await store.ledger.plan([MAIL], DeliveryState.PLANNED, None, NOW_US)
@@ -82,7 +82,7 @@ async def test_what_waits_for_something_else_or_no_longer_than_it_must_is_left_a
     assert (await all_of(store), await entries(store)) == before
 
 
-async def test_what_somebody_has_in_hand_is_left_to_it(store: Store) -> None:
+async def test_expedite_ignores_claimed_deliveries(store: Store) -> None:
     await wait(store, PHONE)
     claim = await store.ledger.claim(PHONE, "", UNTIL_US, UNTIL_US + SECOND_US)
     assert isinstance(claim, Claim)
@@ -93,7 +93,7 @@ async def test_what_somebody_has_in_hand_is_left_to_it(store: Store) -> None:
 
 
 @pytest.mark.parametrize("turns", range(12))
-async def test_a_claim_that_comes_between_stands(store: Store, turns: int) -> None:
+async def test_expedite_does_not_undo_a_claim(store: Store, turns: int) -> None:
     """What waits is read, and then hastened: wherever in between somebody takes it, its claim is its own."""
     await wait(store, PHONE)
     hastening = asyncio.create_task(store.ledger.expedite("alice", "quiet_hours", NOW_US, UNTIL_US))
@@ -107,7 +107,7 @@ async def test_a_claim_that_comes_between_stands(store: Store, turns: int) -> No
     assert await store.ledger.record_outcome(claim.delivery, "", DeliveryState.SENT, claim.delivery.history)
 
 
-async def test_what_was_planned_long_ago_and_waits_still_is_found(store: Store) -> None:
+async def test_expedite_finds_old_deliveries(store: Store) -> None:
     """It may have been tried for a day, in vain, before it came to wait for most of another."""
     await wait(store, PHONE, until_us=NOW_US + LONGEST_WAIT_US)
     now_us = NOW_US + LONGEST_WAIT_US - SECOND_US

@@ -44,7 +44,7 @@ async def die(store: RedisStore, status: str) -> None:
     await store.ledger.record_outcome(claim.delivery, "", DeliveryState.DEAD, history)
 
 
-async def test_of_what_was_replayed_and_died_again_meanwhile_no_attempt_is_lost(setup: RedisSetup) -> None:
+async def test_concurrent_replays_lose_no_attempt(setup: RedisSetup) -> None:
     store = make_store(setup)
     await store.users.commit("alice", creating("a"))
     await store.ledger.plan([PHONE], DeliveryState.PLANNED, None, NOW_US)

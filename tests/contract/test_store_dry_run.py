@@ -12,7 +12,7 @@ from tests.support.builders import BACKEND, NOW_US, creating, dismissing
 from tests.support.store_backends import AnnouncementRecorder
 
 
-async def test_a_rehearsal_tells_the_receipt_and_changes_nothing(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_dry_run_returns_the_receipt_only(store: Store, heard: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a"))
     before = await store.users.state("alice", BACKEND, NOW_US)
 
@@ -27,14 +27,14 @@ async def test_a_rehearsal_tells_the_receipt_and_changes_nothing(store: Store, h
     assert len(await heard.announcements(1)) == 1
 
 
-async def test_a_rehearsal_of_a_user_never_seen_creates_nothing(store: Store) -> None:
+async def test_dry_run_of_an_unknown_user_creates_nothing(store: Store) -> None:
     receipt = await store.users.rehearse("nobody", creating("a"))
 
     assert (receipt.seq, receipt.created) == (0, ("a",))
     assert await store.users.heads(["nobody"]) == [None]
 
 
-async def test_a_rehearsal_is_refused_as_the_message_would_be(make_store: MakeStore) -> None:
+async def test_dry_run_is_refused_like_the_message(make_store: MakeStore) -> None:
     store = await make_store(Limits(live=1))
     await store.users.commit("alice", creating("a"))
 

@@ -41,7 +41,7 @@ async def outcomes(link: RedisCommands) -> list[Any]:
 
 
 @pytest.mark.redis
-async def test_it_answers_as_a_server_does(tmp_path: Path) -> None:
+async def test_redis_py_commands_answer_like_a_server(tmp_path: Path) -> None:
     fake = RedisPyCommands(FakeAsyncRedis())
     with running_server(BINARIES[0], tmp_path) as server:
         async with open_client(server.url) as link:
@@ -51,7 +51,7 @@ async def test_it_answers_as_a_server_does(tmp_path: Path) -> None:
     await fake.close()
 
 
-async def test_closed_it_refuses() -> None:
+async def test_closed_commands_refuse_calls() -> None:
     fake = RedisPyCommands(FakeAsyncRedis())
     waiting = fake.call("PING")
     await fake.close()

@@ -58,9 +58,7 @@ WAYS: dict[str, tuple[RemovalReason, float, Leaving]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("timer", [PUSH, MAIL], ids=["push", "mail"])
-async def test_what_may_have_been_told_of_stands_in_the_agenda_when_it_leaves(
-    store: Store, way: str, timer: ItemTimer
-) -> None:
+async def test_removal_of_a_timed_item_is_recorded(store: Store, way: str, timer: ItemTimer) -> None:
     reason, seconds, leave = WAYS[way]
     await store.users.commit("alice", creating("first", category="other"))
     await store.users.commit("alice", timed("a", timer, expires="+60", remind_at=["+30"]))
@@ -76,7 +74,7 @@ async def test_what_may_have_been_told_of_stands_in_the_agenda_when_it_leaves(
     assert first_us is not None and first_us <= at(seconds)
 
 
-async def test_an_item_of_a_device_stands_there_when_the_device_is_forgotten(store: Store) -> None:
+async def test_device_removal_records_its_timed_items(store: Store) -> None:
     await store.devices.ensure_device("alice", "phone", NOW_US)
     await store.users.commit("alice", timed("a", PUSH, for_device="phone"))
 
@@ -88,7 +86,7 @@ async def test_an_item_of_a_device_stands_there_when_the_device_is_forgotten(sto
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "folded"])
-async def test_what_nobody_is_told_of_leaves_nothing_behind(store: Store, way: str) -> None:
+async def test_removal_of_a_plain_item_is_not_recorded(store: Store, way: str) -> None:
     await store.users.commit("alice", creating("first", category="other"))
     await store.users.commit(
         "alice", timed("a", ItemTimer(ItemTimerKind.WINDOW, at(300)), expires="+60", remind_at=["+30"])
@@ -100,7 +98,7 @@ async def test_what_nobody_is_told_of_leaves_nothing_behind(store: Store, way: s
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_whatever_leaves_stands_there_while_somebody_watches(store: Store, way: str) -> None:
+async def test_removals_are_recorded_for_webhooks(store: Store, way: str) -> None:
     await store.users.commit("alice", creating("a", expires="+60"))
     store.recorded_events.removals = True
 
@@ -110,7 +108,7 @@ async def test_whatever_leaves_stands_there_while_somebody_watches(store: Store,
     assert (await store.users.state("alice", BACKEND, at(60))).seq <= 3
 
 
-async def test_a_watched_commit_says_so_of_what_it_displaces(store: Store) -> None:
+async def test_displaced_items_are_recorded_for_webhooks(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
 
     await store.users.commit("alice", replace(creating("b", now_us=at(5)), is_watched=True, max_live=(("news", 1),)))
@@ -118,7 +116,7 @@ async def test_a_watched_commit_says_so_of_what_it_displaces(store: Store) -> No
     assert (await work_of(store, WorkKind.LEFT)).name == "a"
 
 
-async def test_an_item_is_told_of_from_its_first_reminder_that_is_followed(store: Store) -> None:
+async def test_followed_reminder_marks_the_item_as_timed(store: Store) -> None:
     """Its type may have come to push after it was made."""
     await store.users.commit("alice", creating("a", "b", remind_at=["+1", "+30"]))
     await store.users.commit("alice", remind("a", 0, at(1), has_follow_up=True))
@@ -132,7 +130,7 @@ async def test_an_item_is_told_of_from_its_first_reminder_that_is_followed(store
     assert [name for kind, name, _ in await entries(store) if kind is WorkKind.LEFT] == ["a"]
 
 
-async def test_a_device_that_hides_its_copy_ends_nothing(store: Store) -> None:
+async def test_hiding_does_not_record_a_removal(store: Store) -> None:
     await store.users.commit("alice", timed("a", PUSH, for_device="*"))
 
     await store.users.commit("alice", dismissing("a", now_us=at(1), sender=PHONE))
@@ -143,7 +141,7 @@ async def test_a_device_that_hides_its_copy_ends_nothing(store: Store) -> None:
     assert left.item is not None and left.item.hidden_by == {"phone"}
 
 
-async def test_who_dismissed_it_is_named(store: Store) -> None:
+async def test_removal_names_the_dismissing_device(store: Store) -> None:
     await store.users.commit("alice", timed("a", PUSH))
 
     await store.users.commit("alice", dismissing("a", now_us=at(5), sender=PHONE))
@@ -151,7 +149,7 @@ async def test_who_dismissed_it_is_named(store: Store) -> None:
     assert (await work_of(store, WorkKind.LEFT)).gone == Removal(at(5), RemovalReason.DISMISSED, "phone", 2)
 
 
-async def test_it_is_claimed_at_once_and_gone_when_it_is_settled(store: Store) -> None:
+async def test_removal_entry_is_due_at_once(store: Store) -> None:
     await store.users.commit("alice", timed("a", PUSH))
     assert await store.agenda.claim(ALICE, at(2), at(40), 5) == []
     await store.users.commit("alice", dismissing("a", now_us=at(2)))
@@ -162,7 +160,7 @@ async def test_it_is_claimed_at_once_and_gone_when_it_is_settled(store: Store) -
     assert await entries(store) == []
 
 
-async def test_one_that_is_forgotten_meanwhile_says_nothing(store: Store) -> None:
+async def test_collected_removal_has_no_item(store: Store) -> None:
     await store.users.commit("alice", timed("a", PUSH))
     await store.users.commit("alice", dismissing("a", now_us=at(2)))
 

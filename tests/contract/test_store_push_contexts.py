@@ -69,7 +69,7 @@ async def settle_in(store: Store) -> None:
     await store.ledger.plan(gone, DeliveryState.PLANNED, None, NOW_US)
 
 
-async def test_a_scene_is_what_the_reads_say_one_by_one(store: Store) -> None:
+async def test_push_context_equals_single_reads(store: Store) -> None:
     await settle_in(store)
     for later_s in (0, 31, 61):
         now_us = NOW_US + later_s * SECOND_US
@@ -78,7 +78,7 @@ async def test_a_scene_is_what_the_reads_say_one_by_one(store: Store) -> None:
             assert found == await one_by_one(store, "alice", device, "apns", item, now_us), (later_s, device, item)
 
 
-async def test_what_a_device_does_not_see_is_not_in_its_scene(store: Store) -> None:
+async def test_push_context_excludes_unseen_items(store: Store) -> None:
     await settle_in(store)
 
     seen = {
@@ -97,7 +97,7 @@ async def test_what_a_device_does_not_see_is_not_in_its_scene(store: Store) -> N
     assert scene is not None and scene.counts == {"a.b": 1, "a": 3, "news": 1}
 
 
-async def test_what_is_due_is_done_before_it_is_read(store: Store) -> None:
+async def test_push_context_commits_due_work_first(store: Store) -> None:
     await settle_in(store)
     before = await store.push_contexts.read("alice", "phone", "apns", "soon", NOW_US)
     later_us = NOW_US + 60 * SECOND_US
@@ -112,7 +112,7 @@ async def test_what_is_due_is_done_before_it_is_read(store: Store) -> None:
     assert flushed is not None and flushed.cursor.tag[:6] != after.cursor.tag[:6]
 
 
-async def test_a_user_without_anything_but_a_device_has_an_empty_scene(store: Store) -> None:
+async def test_push_context_of_a_device_alone_is_empty(store: Store) -> None:
     assert await store.push_contexts.read("alice", "phone", "apns", "a", NOW_US) is None
     await store.devices.put_device("alice", "phone", Registration("ios", PUSH), NOW_US)
 
@@ -123,7 +123,7 @@ async def test_a_user_without_anything_but_a_device_has_an_empty_scene(store: St
     assert scene == await one_by_one(store, "alice", "phone", "apns", "a", NOW_US)
 
 
-async def test_all_live_items_are_counted_however_many_there_are(make_store: MakeStore) -> None:
+async def test_push_context_counts_all_live_items(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, live=2_400))
     await store.devices.put_device("alice", "phone", Registration("ios", PUSH), NOW_US)
     for n in range(0, 2_400, 100):

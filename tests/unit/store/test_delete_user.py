@@ -67,7 +67,7 @@ async def trace(setup: RedisSetup, uid: str) -> set[str]:
     return found
 
 
-async def test_a_user_who_is_forgotten_leaves_no_trace_and_others_keep_theirs(setup: RedisSetup) -> None:
+async def test_deleting_a_user_leaves_no_key_of_it(setup: RedisSetup) -> None:
     store = make_store(setup)
     for uid in ("alice", "alicia"):
         await store_everything(store, uid)
@@ -83,7 +83,7 @@ async def test_a_user_who_is_forgotten_leaves_no_trace_and_others_keep_theirs(se
     assert await store.devices.owns_push_token("bob", "phone", registration)
 
 
-async def test_who_is_forgotten_makes_room_where_memory_is_full(real_setup: RedisSetup) -> None:
+async def test_user_deletion_works_at_maxmemory(real_setup: RedisSetup) -> None:
     store, call = make_store(real_setup), real_setup.connection.call
     await store_everything(store, "alice")
     await call("CONFIG", "SET", "maxmemory", "1")
@@ -96,7 +96,7 @@ async def test_who_is_forgotten_makes_room_where_memory_is_full(real_setup: Redi
     assert await store.users.deleted_since(NOW_US) == {deleted_user_hash("alice")}
 
 
-async def test_what_is_listed_and_remembered_for_a_while_has_an_end(setup: RedisSetup) -> None:
+async def test_deleted_user_hashes_expire(setup: RedisSetup) -> None:
     """Dead letters of a partition that is never written again, traces of users where no other is forgotten."""
     store = make_store(setup)
     await store_everything(store, "alice")
@@ -130,9 +130,7 @@ class Meanwhile:
 
 
 @pytest.mark.parametrize("step", range(1, 5))
-async def test_who_comes_anew_while_it_is_forgotten_keeps_its_timers_and_deliveries(
-    setup: RedisSetup, step: int
-) -> None:
+async def test_user_created_during_deletion_keeps_its_data(setup: RedisSetup, step: int) -> None:
     store, anew = make_store(setup), replace(PHONE, item="anew")
     await store_everything(store, "alice")
 
