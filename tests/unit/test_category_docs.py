@@ -29,7 +29,7 @@ def test_the_newcomer_s_entry_has_ten_lines_and_holds_as_it_stands() -> None:
     assert len([line for line in EXAMPLE.splitlines() if line]) == 10
     assert policy.push is not None and policy.email is not None and policy.remind_after_us
     body = {"number": "7", "amount": "€ 20", "to": "Bob"}
-    assert Renderer(entries).rendered(TemplateItem("aa", "invoice.due", body, 5), "it-IT") == {
+    assert Renderer(entries).render_texts(TemplateItem("aa", "invoice.due", body, 5), "it-IT") == {
         "title": "La fattura 7 è in scadenza",
         "text": "€ 20 to Bob.",
         "link": "app://invoices/7",
@@ -53,7 +53,7 @@ def test_the_example_set_has_words_for_each_notification_of_the_design(
     entries = read_checked(read_file(EXAMPLES))
     schema = entries.resolve(category).body_schema
 
-    words = Renderer(entries).rendered(TemplateItem("aa", category, body, 5))
+    words = Renderer(entries).render_texts(TemplateItem("aa", category, body, 5))
 
     assert category in entries.named and words is not None and words["title"] == title
     assert schema is None or schema.errors(canonical_json(body), "/body") == []

@@ -33,10 +33,10 @@ def render_mail(
 ) -> RenderedMail:
     """Render one mail for `items`, in that order. `unsubscribe_url`: empty if there is no link."""
     translation = translation_for(locale)
-    rendered = [renderer.rendered(item, locale) or {} for item in items]
+    rendered = [renderer.render_texts(item, locale) or {} for item in items]
     first = rendered[0].get("title") or ""
     if len(items) == 1:
-        mail = renderer.mail(items[0], locale, unsubscribe_url)
+        mail = renderer.render_email(items[0], locale, unsubscribe_url)
         subject, text, own = (mail.subject, mail.text, mail.html) if mail is not None else (first, first, None)
     else:
         plain = f"{first} (+{len(items) - 1})"
@@ -54,7 +54,7 @@ def _subject_and_html(
     """Return subject and HTML for several items; by the templates of their category if all have the same one."""
     if len({item.category for item in items}) > 1:
         return plain, None
-    subject, html = renderer.together(items, locale, unsubscribe_url, plain)
+    subject, html = renderer.render_shared_email(items, locale, unsubscribe_url, plain)
     return subject or plain, html
 
 

@@ -112,7 +112,7 @@ class PushDecider:
         categories, renderer = self._registry.current, self._registry.renderer
         policy = categories.resolve(item.category)
         template_item = TemplateItem.of_json(item.id, item.json, intent.uid)
-        texts = renderer.rendered(template_item, context.registration.locale or context.contact.locale) or {}
+        texts = renderer.render_texts(template_item, context.registration.locale or context.contact.locale) or {}
         registered = context.registration.push or {}
         badge = categories.badge(context.counts)
         return PushMessage(
@@ -126,7 +126,7 @@ class PushDecider:
             text=texts.get("text") or "",
             sound=policy.push.sound if policy.push is not None else None,
             badge=badge,
-            collapse_id=collapse_id(intent.uid, item, renderer.collapse(template_item)),
+            collapse_id=collapse_id(intent.uid, item, renderer.collapse_key(template_item)),
             expires_us=item.expires_us,
             urgent=policy.urgent,
             data=_data(intent, item, context, texts.get("link"), badge),

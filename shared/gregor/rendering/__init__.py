@@ -1,1 +1,1 @@
-"""Titles, texts and e-mail bodies of items, rendered from sandboxed templates in the user's language."""
+"""Titles, texts and e-mails of items, rendered from sandboxed templates in the user's language."""

@@ -1,4 +1,4 @@
-"""The filters of templates, each bounded, and what bounds them."""
+"""The filters of templates, and the render budget that limits their work."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from jinja2.runtime import Context, markup_join, str_join
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup, escape
 
-_MOST_LISTED: Final = 20_000  # more values than a body of the greatest size has
-_CHARS_A_STEP: Final = 64
-_VALUES_A_STEP: Final = 2
-_MOST_DIGITS: Final = 15
+_MAX_LISTED: Final = 20_000  # more values than the largest allowed body has
+_CHARS_PER_STEP: Final = 64
+_VALUES_PER_STEP: Final = 2
+_MAX_DIGITS: Final = 15
 _DATE_PARTS: Final = re.compile(r"%[aAbBdHIjmMpSyYZ%]")
 
 
 class LimitExceeded(Exception):
-    """A rendering has passed a limit."""
+    """A rendering exceeded a limit."""
 
 
 class RenderBudget:
-    """What one rendering may still do. Kept among the variables, under a name that no template can write.
+    """The remaining steps and time of one rendering. Stored among the variables, under a name with a space.
 
-    Its time counts from the first step that is charged: what only shows values is over before the clock is read.
+    The time starts with the first charged step. A template that only shows values never reads the clock.
     """
 
     NAME: Final = " budget"
 
-    __slots__ = ("_left", "_most_chars", "_most_ns", "_until_ns")
+    __slots__ = ("_left", "_max_chars", "_max_ns", "_until_ns")
 
     def __init__(self, steps: int, ms: int, chars: int) -> None:
         self._left = steps
-        self._most_chars = chars
-        self._most_ns = ms * 1_000_000
+        self._max_chars = chars
+        self._max_ns = ms * 1_000_000
         self._until_ns = 0
 
     def charge(self, steps: int) -> None:
-        """Take ``steps``, at least one; ``LimitExceeded`` where there are no more, or the time is over."""
+        """Use ``steps``, at least one. Raises ``LimitExceeded`` if no steps or no time is left."""
         self._left -= max(1, steps)
         now_ns = time.thread_time_ns()
-        self._until_ns = self._until_ns or now_ns + self._most_ns
+        self._until_ns = self._until_ns or now_ns + self._max_ns
         if self._left < 0 or now_ns > self._until_ns:
-            raise LimitExceeded("it takes too many steps")
+            raise LimitExceeded("the template needs too many steps")
 
     def keep(self, value: Any) -> Any:
-        """``value``, if it is not too large."""
-        if isinstance(value, str) and len(value) > self._most_chars:
-            raise LimitExceeded(f"it makes a text of over {self._most_chars} characters")
+        """Return ``value``. Raises ``LimitExceeded`` if it is too long."""
+        if isinstance(value, str) and len(value) > self._max_chars:
+            raise LimitExceeded(f"a text is longer than {self._max_chars} characters")
         return value
 
 
 class SampleValue:
-    """Stands for a body when a template is tried: any member, any kind of value."""
+    """A sample body for checks of templates: it has every member, and works as any kind of value."""
 
     def __init__(self, is_true: bool) -> None:
         self._is_true = is_true
@@ -105,7 +105,7 @@ class SampleValue:
 
 
 def shown_text(value: Any) -> Any:
-    """A value as a template shows it: nothing for null, JSON for an array or an object, true and false as JSON has."""
+    """Return a value as templates show it: empty for null, JSON for arrays, objects, true and false."""
     if value is None:
         return ""
     if isinstance(value, bool | Mapping | list | tuple):
@@ -114,17 +114,17 @@ def shown_text(value: Any) -> Any:
 
 
 def _bounded(work: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that is charged for the size of what it gets, and gives no more than fits."""
+    """Wrap a filter: charge it for the size of its input, and limit its result."""
 
     @pass_context
     def bounded(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
         budget: RenderBudget = context[RenderBudget.NAME]
         if isinstance(value, Iterator):
-            value = list(islice(value, _MOST_LISTED))
+            value = list(islice(value, _MAX_LISTED))
         budget.charge(_cost(value) + sum(map(_cost, args)))
         made = work(context, value, *args, **kwargs)
         if isinstance(made, Iterator):
-            made = list(islice(made, _MOST_LISTED))
+            made = list(islice(made, _MAX_LISTED))
         return budget.keep(made)
 
     return bounded
@@ -132,9 +132,9 @@ def _bounded(work: Callable[..., Any]) -> Callable[..., Any]:
 
 def _cost(value: Any) -> int:
     if isinstance(value, str):
-        return 1 + len(value) // _CHARS_A_STEP
+        return 1 + len(value) // _CHARS_PER_STEP
     if isinstance(value, list | tuple | Mapping):
-        return 1 + len(value) // _VALUES_A_STEP
+        return 1 + len(value) // _VALUES_PER_STEP
     return 1
 
 
@@ -146,7 +146,7 @@ def _listed(value: Any) -> list[Any]:
 
 @pass_context
 def _each(context: Context, value: Any, weight: int) -> Iterator[Any]:
-    """What a loop goes over, charged ``weight`` for each turn."""
+    """Yield the values of a loop; each iteration is charged ``weight`` steps."""
     budget: RenderBudget = context[RenderBudget.NAME]
     for entry in _listed(value):
         budget.charge(weight)
@@ -162,7 +162,7 @@ def _join(context: Context, value: Any, separator: Any = "", attribute: str | No
     parts = _listed(filters.sync_do_map(context, value, attribute=attribute) if attribute else value)
     shown = [shown_text(part) for part in parts]
     length = sum(len(str(part)) for part in shown) + len(str(separator)) * len(shown)
-    context[RenderBudget.NAME].charge(length // _CHARS_A_STEP)
+    context[RenderBudget.NAME].charge(length // _CHARS_PER_STEP)
     if not context.eval_ctx.autoescape:
         return str(separator).join(map(str, shown))
     return escape(separator).join(shown)
@@ -173,13 +173,13 @@ def _replace(context: Context, value: Any, old: Any, new: Any, count: int = -1) 
     if isinstance(value, Markup):
         was, will = str(escape(old)), str(escape(new))
     found = text.count(was) if count < 0 else min(count, text.count(was))
-    context[RenderBudget.NAME].charge((len(text) + found * len(will)) // _CHARS_A_STEP)
+    context[RenderBudget.NAME].charge((len(text) + found * len(will)) // _CHARS_PER_STEP)
     made = text.replace(was, will, found)
     return Markup(made) if isinstance(value, Markup) else made  # noqa: S704
 
 
 def _round(_context: Context, value: Any, digits: int = 0) -> int | float:
-    rounded = round(float(value), max(-_MOST_DIGITS, min(int(digits), _MOST_DIGITS)))
+    rounded = round(float(value), max(-_MAX_DIGITS, min(int(digits), _MAX_DIGITS)))
     return int(rounded) if digits <= 0 else rounded
 
 
@@ -202,7 +202,7 @@ def _items(_context: Context, value: Any) -> list[tuple[Any, Any]]:
 
 
 def _date(_context: Context, value: Any, form: str = "%Y-%m-%d") -> str:
-    """Unix seconds as a date in UTC; nothing for null."""
+    """Format Unix seconds as a date in UTC; empty for null."""
     if value is None or isinstance(value, Undefined):
         return ""
     moment = datetime.fromtimestamp(float(value), UTC)
@@ -210,7 +210,7 @@ def _date(_context: Context, value: Any, form: str = "%Y-%m-%d") -> str:
 
 
 def _plain(work: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter of Jinja2 that asks for nothing of its surroundings."""
+    """Adapt a Jinja2 filter that needs neither context nor environment."""
     return lambda _context, value, *args, **kwargs: work(value, *args, **kwargs)
 
 
@@ -269,4 +269,4 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     **{name: _bounded(work) for name, work in _IN_CONTEXT},
     " each": _each,
 }
-"""Every filter by its name; those whose name begins with a space are put in by ``gregor.templates``."""
+"""All filters by name. The sandbox inserts those whose name begins with a space; templates cannot name them."""

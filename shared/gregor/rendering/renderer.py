@@ -1,8 +1,8 @@
-"""Words for people: title, text and link of an item for screens, the push and the mail (reference/categories.md).
+"""Renders the texts of items: title, text and link for screens and pushes, subject and HTML for e-mails.
 
-Templates are tried when entries are applied (``check_templates``), so that a bad one never gets in. What still goes
-wrong with one item when it is shown (a division by zero, a limit) is told (``Failed``), and it gets plain words
-in its place: nothing here raises.
+``check_templates`` tries all templates when a set of notification types is applied. An error that depends on one item,
+such as a division by zero, is reported to ``on_failure``, and the item gets a plain title instead. Rendering never
+raises.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ from .sandbox import Template, TemplateError, compile_template
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
 _SPACE: Final = re.compile(r"[\s\u2028\u2029]+")
 _SCRIPT: Final = re.compile(r"(?i)(javascript|vbscript|data):")
-_MOST_COMPILED: Final = 5_000
+_MAX_COMPILED: Final = 5_000
 _SUMMARY: Final = frozenset(("count", "items"))
 
-_AT_ONCE: Final = 25  # items: about a millisecond
+_ITEMS_PER_SLICE: Final = 25
+"""Items rendered without a pause: about a millisecond."""
 
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
-Failed = Callable[[str, str, str], None]
-"""Hears of a rendering that failed: category, field and reason."""
+OnFailure = Callable[[str, str, str], None]
+"""Called for each failed rendering with category, field and reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateItem:
-    """An item as its templates see it. ``body``: the decoded JSON; times in Unix seconds."""
+    """An item as its templates see it. ``body`` is decoded JSON; times are Unix seconds."""
 
     id: str
     category: str
@@ -50,22 +51,26 @@ class TemplateItem:
 
     @classmethod
     def of_json(cls, item_id: str, item_json: bytes, uid: str = "") -> TemplateItem:
-        """An item from its JSON as it goes out."""
+        """Return an item from its JSON on the wire."""
         item = _decode(item_json)
         times = item["times"]
         return cls(item_id, item["category"], item["body"], times["created"], times.get("expires"), uid)
 
     @property
     def summary(self) -> Mapping[str, Any] | None:
-        """What a summary says (semantics.md, "Aggregation"); ``None`` for an ordinary item."""
-        said = self.body.get("summary") if isinstance(self.body, dict) and len(self.body) == 1 else None
-        is_one = isinstance(said, dict) and isinstance(said.get("count"), int) and isinstance(said.get("sample"), list)
-        return said if is_one else None
+        """Return the content of a summary (semantics.md, "Aggregation"); ``None`` for an ordinary item."""
+        summary = self.body.get("summary") if isinstance(self.body, dict) and len(self.body) == 1 else None
+        is_valid = (
+            isinstance(summary, dict)
+            and isinstance(summary.get("count"), int)
+            and isinstance(summary.get("sample"), list)
+        )
+        return summary if is_valid else None
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedMail:
-    """One mail. ``html`` is ``None`` where the entry has none."""
+    """The texts of one e-mail. ``html`` is ``None`` if the notification type has no HTML template."""
 
     subject: str
     text: str
@@ -73,8 +78,8 @@ class RenderedMail:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
-    """One item for one reader: its words, and the variables of its templates."""
+class _RenderInput:
+    """The templates of one item in the language of a reader, and their variables."""
 
     texts: CategoryTexts
     item: TemplateItem
@@ -83,98 +88,99 @@ class _Reading:
 
 
 class Renderer:
-    """Renders items by a set of entries. Templates are compiled when they are first needed, and kept.
+    """Renders items with the templates of a set of notification types. Templates are compiled once, on first use."""
 
-    ``failed`` is told category, field and reason of each rendering that failed.
-    """
-
-    def __init__(self, entries: CategoryPolicies, failed: Failed | None = None) -> None:
+    def __init__(self, entries: CategoryPolicies, on_failure: OnFailure | None = None) -> None:
         self._entries = entries
-        self._failed = failed
+        self._on_failure = on_failure
         self._compiled: dict[tuple[str, bool], Template] = {}
 
-    def rendered(self, item: TemplateItem, locale: str | None = None) -> dict[str, str | None] | None:
-        """Title, text and link; ``None`` for a category without a title, which has no words."""
+    def render_texts(self, item: TemplateItem, locale: str | None = None) -> dict[str, str | None] | None:
+        """Return title, text and link; ``None`` if the category has no title template."""
         policy = self._entries.resolve(item.category)
         if policy.title is None:
             return None
-        words = self._words(_reading(policy, item, locale))
+        words = self._words(_input(policy, item, locale))
         return {"title": words["title"], "text": words["text"] or None, "link": words["link"] or None}
 
     def render_json(self, items: Iterable[tuple[str, bytes]], locale: str, uid: str) -> bytes:
-        """``rendered`` of items by id, given as they go out: a JSON object, ready to be put beside them."""
+        """Return the texts of several items as a JSON object by item id. ``items``: ids and JSON on the wire."""
         if not self._entries:
             return b"{}"
-        said = ((item_id, self.rendered(TemplateItem.of_json(item_id, raw, uid), locale)) for item_id, raw in items)
+        texts = (
+            (item_id, self.render_texts(TemplateItem.of_json(item_id, raw, uid), locale)) for item_id, raw in items
+        )
         return b"{%s}" % b",".join(
-            b'"%s":%s' % (item_id.encode(), _encode(words)) for item_id, words in said if words is not None
+            b'"%s":%s' % (item_id.encode(), _encode(words)) for item_id, words in texts if words is not None
         )
 
     async def render_json_in_slices(self, items: Sequence[tuple[str, bytes]], locale: str, uid: str) -> bytes:
-        """``render_json`` of many items, so that others have their turn in between."""
+        """Return the result of ``render_json``, but give other tasks of the event loop a turn between slices."""
         parts = []
-        for start in range(0, len(items) if self._entries else 0, _AT_ONCE):
-            parts.append(self.render_json(items[start : start + _AT_ONCE], locale, uid)[1:-1])
+        for start in range(0, len(items) if self._entries else 0, _ITEMS_PER_SLICE):
+            parts.append(self.render_json(items[start : start + _ITEMS_PER_SLICE], locale, uid)[1:-1])
             await asyncio.sleep(0)
         return b"{%s}" % b",".join(filter(None, parts))
 
-    def mail(self, item: TemplateItem, locale: str | None = None, unsubscribe_url: str = "") -> RenderedMail | None:
-        """The mail of an item; ``None`` for a category that sends none."""
+    def render_email(
+        self, item: TemplateItem, locale: str | None = None, unsubscribe_url: str = ""
+    ) -> RenderedMail | None:
+        """Return the e-mail of an item; ``None`` if its category has no e-mail."""
         policy = self._entries.resolve(item.category)
         if policy.email is None:
             return None
-        reading = _reading(policy, item, locale, unsubscribe_url)
-        words = self._words(reading)
+        inputs = _input(policy, item, locale, unsubscribe_url)
+        words = self._words(inputs)
         title = words["title"]
-        subject = self._line(reading, "subject", reading.texts.subject, str(title)) or str(title)
-        html = self._field(reading, "html", reading.texts.html, None, is_html=True)
+        subject = self._line(inputs, "subject", inputs.texts.subject, str(title)) or str(title)
+        html = self._field(inputs, "html", inputs.texts.html, None, is_html=True)
         text = "\n\n".join(part for part in (title, words["text"], words["link"]) if part)
         return RenderedMail(subject, text, html)
 
-    def together(
+    def render_shared_email(
         self, items: Sequence[TemplateItem], locale: str | None, unsubscribe_url: str, title: str
     ) -> tuple[str | None, str | None]:
-        """Subject and HTML of one mail for several items of one category, as far as its templates speak of many.
+        """Return subject and HTML of one e-mail about several items of a category.
 
-        They do where they mention ``count`` or ``items``, and the title of summaries does always. ``title``: what the
-        templates see as such where there is none.
+        A value is ``None`` if its template describes only one item, that is, uses neither ``count`` nor ``items``.
+        ``title`` is the variable ``title`` if the category has no title for summaries.
         """
-        reading = _reading_together(self._entries.resolve(items[0].category), items, locale, unsubscribe_url)
-        texts, variables = reading.texts, reading.variables
-        said = self._line(reading, "title", texts.summary, None, is_about_items=True)
-        variables["title"] = said or title
-        variables["text"] = self._field(reading, "text", texts.text, None) or ""
-        subject = self._line(reading, "subject", texts.subject, None) or said
-        return subject, self._field(reading, "html", texts.html, None, is_html=True)
+        inputs = _shared_input(self._entries.resolve(items[0].category), items, locale, unsubscribe_url)
+        texts, variables = inputs.texts, inputs.variables
+        summary_title = self._line(inputs, "title", texts.summary, None, is_about_items=True)
+        variables["title"] = summary_title or title
+        variables["text"] = self._field(inputs, "text", texts.text, None) or ""
+        subject = self._line(inputs, "subject", texts.subject, None) or summary_title
+        return subject, self._field(inputs, "html", texts.html, None, is_html=True)
 
-    def collapse(self, item: TemplateItem) -> str | None:
-        """What an item shares with those that its push replaces; ``None`` where it replaces none."""
+    def collapse_key(self, item: TemplateItem) -> str | None:
+        """Return the key by which a push of this item replaces earlier ones; ``None`` if it replaces none."""
         policy = self._entries.resolve(item.category)
         if policy.collapse is None:
             return None
-        return self._line(_reading(policy, item, None), "collapse", policy.collapse, None, is_about_items=True) or None
+        return self._line(_input(policy, item, None), "collapse", policy.collapse, None, is_about_items=True) or None
 
-    def _words(self, reading: _Reading) -> dict[str, str | None]:
-        """Title, text and link; the first two are seen by what is rendered next."""
-        texts, variables = reading.texts, reading.variables
-        plain = plain_title(reading.item)
-        template = texts.summary if reading.is_summary else texts.title
-        title = self._line(reading, "title", template, plain, is_about_items=True) or plain
+    def _words(self, inputs: _RenderInput) -> dict[str, str | None]:
+        """Render title, text and link. The later templates can use the title and the text as variables."""
+        texts, variables = inputs.texts, inputs.variables
+        plain = plain_title(inputs.item)
+        template = texts.summary if inputs.is_summary else texts.title
+        title = self._line(inputs, "title", template, plain, is_about_items=True) or plain
         variables["title"] = title
-        text = _CONTROL.sub("", self._field(reading, "text", texts.text, None) or "").strip()
+        text = _CONTROL.sub("", self._field(inputs, "text", texts.text, None) or "").strip()
         variables["text"] = text
-        link = self._line(reading, "link", texts.link, None) or ""
+        link = self._line(inputs, "link", texts.link, None) or ""
         return {"title": title, "text": text, "link": None if _SCRIPT.match(link) else link}
 
     def _line(
-        self, reading: _Reading, field: str, source: str | None, plain: str | None, *, is_about_items: bool = False
+        self, inputs: _RenderInput, field: str, source: str | None, plain: str | None, *, is_about_items: bool = False
     ) -> str | None:
-        text = self._field(reading, field, source, plain, is_about_items=is_about_items)
+        text = self._field(inputs, field, source, plain, is_about_items=is_about_items)
         return None if text is None else one_line(text)
 
     def _field(
         self,
-        reading: _Reading,
+        inputs: _RenderInput,
         field: str,
         source: str | None,
         plain: str | None,
@@ -182,35 +188,35 @@ class Renderer:
         is_html: bool = False,
         is_about_items: bool = False,
     ) -> str | None:
-        """One template rendered; ``plain`` where there is none, where it fails, and where it is not about summaries.
+        """Render one template. Returns ``plain`` if the template is missing or fails.
 
-        A text of an item says nothing of many: for a summary it is used only if it mentions ``count`` or ``items``.
+        For a summary, a template for single items is used only if it contains ``count`` or ``items``.
         """
         if source is None:
             return plain
         try:
             template = self._template(source, is_html)
-            if reading.is_summary and not is_about_items and not template.names & _SUMMARY:
+            if inputs.is_summary and not is_about_items and not template.names & _SUMMARY:
                 return plain
-            return template.render(reading.variables)
-        except TemplateError as fault:
-            if self._failed is not None:
-                self._failed(reading.item.category, field, str(fault))
+            return template.render(inputs.variables)
+        except TemplateError as error:
+            if self._on_failure is not None:
+                self._on_failure(inputs.item.category, field, str(error))
             return plain
 
     def _template(self, source: str, is_html: bool) -> Template:
         found = self._compiled.get((source, is_html))
         if found is None:
-            if len(self._compiled) >= _MOST_COMPILED:
+            if len(self._compiled) >= _MAX_COMPILED:
                 self._compiled.clear()
             found = self._compiled[source, is_html] = compile_template(source, is_html=is_html)
         return found
 
 
 def check_templates(document: Any) -> list[FieldError]:
-    """Compile and try every template of a set of entries, each where it is written: what is wrong, with its line.
+    """Compile and try all templates of a document. Returns an error with pointer and line for each invalid one.
 
-    Looks past what is no entry, and no text: ``core.entries`` says that.
+    Ignores values that are not templates: ``core.categories.parse`` reports them.
     """
     faults = []
     tried: dict[tuple[str, bool], str | None] = {}
@@ -225,18 +231,18 @@ def check_templates(document: Any) -> list[FieldError]:
 
 
 def one_line(text: str) -> str:
-    """A text without control characters and line breaks, as titles and subjects are."""
+    """Return a text without control characters and line breaks, for titles and subjects."""
     return _CONTROL.sub("", _SPACE.sub(" ", text)).strip()
 
 
 def plain_title(item: TemplateItem) -> str:
-    """The words for an item whose template has none: its category, and how many a summary stands for."""
+    """Return the title of an item without a usable template: its category, and the count of a summary."""
     words = re.sub(r"[._-]+", " ", item.category).strip().capitalize()
     summary = item.summary
     return words if summary is None else f"{words} ({summary['count']})"
 
 
-def _reading(policy: CategoryPolicy, item: TemplateItem, locale: str | None, unsubscribe_url: str = "") -> _Reading:
+def _input(policy: CategoryPolicy, item: TemplateItem, locale: str | None, unsubscribe_url: str = "") -> _RenderInput:
     summary = item.summary if policy.aggregate is not None else None
     variables = {
         "id": item.id,
@@ -252,24 +258,24 @@ def _reading(policy: CategoryPolicy, item: TemplateItem, locale: str | None, uns
         "text": "",
         "unsubscribe_url": unsubscribe_url,
     }
-    return _Reading(policy.texts_for(locale), item, variables, summary is not None)
+    return _RenderInput(policy.texts_for(locale), item, variables, summary is not None)
 
 
-def _reading_together(
+def _shared_input(
     policy: CategoryPolicy, items: Sequence[TemplateItem], locale: str | None, unsubscribe_url: str
-) -> _Reading:
-    """Several items, as templates of summaries see what a summary folds."""
-    each = [_reading(policy, item, locale, unsubscribe_url).variables for item in items]
+) -> _RenderInput:
+    """Return the input for several items, with the variables of a summary."""
+    each = [_input(policy, item, locale, unsubscribe_url).variables for item in items]
     variables = {
         **each[0],
         "count": sum(one["count"] for one in each),
         "items": [sample for one in each for sample in one["items"]],
     }
-    return _Reading(policy.texts_for(locale), items[0], variables, is_summary=True)
+    return _RenderInput(policy.texts_for(locale), items[0], variables, is_summary=True)
 
 
 def _sources(document: Any) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Every template that is written in the entries, and its place."""
+    """Yield every template of a document with its path."""
     for name, entry in _members(document):
         locales = entry.get("locales") if isinstance(entry, Mapping) else None
         tables = [((name,), entry), *(((name, "locales", tag), table) for tag, table in _members(locales))]
@@ -295,6 +301,6 @@ _TEMPLATES: Final = (
 def _try(source: str, is_html: bool) -> str | None:
     try:
         compile_template(source, is_html=is_html).check()
-    except TemplateError as fault:
-        return str(fault)
+    except TemplateError as error:
+        return str(error)
     return None

@@ -1,15 +1,14 @@
-"""The language of templates: a part of Jinja2 that always ends, soon and small (categories.md, "Templates").
+"""The template sandbox: a subset of Jinja2 whose templates always finish, with bounded time and size.
 
-A template is read before it runs. It may show values, compare and compute, choose (``if``), repeat (``for``) and name
-values (``set``); it calls no functions and reaches no attribute of a Python object. What it does is counted in steps as
-it goes: each turn of a loop costs the size of what is repeated, a filter the size of what it works on, so a template
-stops at a bound that does not depend on how busy the machine is (``MOST_STEPS``; ``MOST_MS`` of processor time beside
-it). No value grows beyond ``MOST_CHARS``.
+A template is checked before it runs. It may show values, compare and compute, and use ``if``, ``for`` and ``set``. It
+cannot call functions, and cannot reach attributes of Python objects. Rendering counts steps: each iteration of a loop
+costs the size of its body, each filter the size of its input. The limit ``MAX_STEPS`` therefore does not depend on the
+load of the machine; ``MAX_MS`` of processor time is a second limit. No value grows beyond ``MAX_CHARS``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from types import CodeType
 from typing import Any, Final, cast
@@ -22,16 +21,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .filters import FILTERS, LimitExceeded, RenderBudget, SampleValue, shown_text
 
-MOST_STEPS: Final = 50_000
-"""Steps of one rendering: one is about the work of showing one value."""
-MOST_MS: Final = 100
+MAX_STEPS: Final = 50_000
+"""Steps of one rendering. One step is about the work of showing one value."""
+MAX_MS: Final = 100
 """Milliseconds of processor time of one rendering."""
-MOST_CHARS: Final = 64 * 1_024
-"""Characters of one rendering, and of any value on the way."""
-MOST_NODES: Final = 2_000
-"""Parts of a template."""
-MOST_NESTED: Final = 40
-"""Parts of a template within each other."""
+MAX_CHARS: Final = 64 * 1_024
+"""Characters of one rendering, and of any intermediate value."""
+MAX_NODES: Final = 2_000
+"""Syntax nodes of a template."""
+MAX_DEPTH: Final = 40
+"""Nesting depth of a template."""
 
 VARIABLES: Final = frozenset(
     (
@@ -49,7 +48,7 @@ VARIABLES: Final = frozenset(
         "unsubscribe_url",
     )
 )
-"""What a template sees."""
+"""The variables of a template."""
 
 _ALLOWED: Final = frozenset(
     (
@@ -93,18 +92,29 @@ _TESTS: Final = frozenset(
     )
 )
 _LOOP: Final = frozenset(("depth", "first", "index", "index0", "last", "length", "revindex", "revindex0"))
+_ATTRIBUTE_ARGUMENT: Final = {
+    "join": 1,
+    "max": 1,
+    "min": 1,
+    "rejectattr": 0,
+    "selectattr": 0,
+    "sort": 2,
+    "sum": 0,
+    "unique": 1,
+}
+"""The position of the attribute name among the arguments of a filter."""
 _NUMBERS: Final = (int, float)
 _FILE: Final = "<a template of an entry>"
 _INSTEAD: Final = {
-    "Call": "A template calls no functions; use a filter, as in {{ body.name | upper }}.",
-    "Pow": "There is no power operator here.",
-    "Dict": "There are no dictionaries here.",
-    "Scope": "Escaping cannot be switched off.",
+    "Call": "Templates cannot call functions. Use a filter, such as {{ body.name | upper }}.",
+    "Pow": "The power operator is not supported.",
+    "Dict": "Dictionaries are not supported.",
+    "Scope": "Escaping cannot be disabled.",
 }
 
 
 class TemplateError(ValueError):
-    """Why a template is refused, or why a rendering failed. ``line`` counts from 1; 0 where there is none."""
+    """A template is invalid, or a rendering failed. ``line`` counts from 1; 0 if unknown."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(f"line {line}: {reason}" if line else reason)
@@ -113,7 +123,7 @@ class TemplateError(ValueError):
 
 
 class Template:
-    """A compiled template. ``names``: the variables it mentions."""
+    """A compiled template. ``names``: the variables that it uses."""
 
     __slots__ = ("_compiled", "names")
 
@@ -122,16 +132,16 @@ class Template:
         self.names = names
 
     def render(self, variables: Mapping[str, Any]) -> str:
-        """The text. Raises ``TemplateError``, and nothing else, where it cannot be made or passes a limit."""
-        budget = RenderBudget(MOST_STEPS, MOST_MS, MOST_CHARS)
+        """Return the text. Raises only ``TemplateError``, if it fails or exceeds a limit."""
+        budget = RenderBudget(MAX_STEPS, MAX_MS, MAX_CHARS)
         context = self._compiled.new_context({**variables, RenderBudget.NAME: budget})
         chunks: list[str] = []
         length = 0
         try:
             for chunk in self._compiled.root_render_func(context):
                 length += len(chunk)
-                if length > MOST_CHARS:
-                    raise LimitExceeded(f"it makes over {MOST_CHARS} characters")
+                if length > MAX_CHARS:
+                    raise LimitExceeded(f"the text is longer than {MAX_CHARS} characters")
                 chunks.append(chunk)
         except LimitExceeded as error:
             raise TemplateError(0, f"{error}.") from None
@@ -140,7 +150,7 @@ class Template:
         return "".join(chunks)
 
     def check(self) -> None:
-        """Render with samples in place of the body: once where all of it is there and true, once where it is not."""
+        """Render twice with sample bodies: one has every member and all are true, the other is empty."""
         for is_true in (True, False):
             body = SampleValue(is_true)
             sample = dict.fromkeys(VARIABLES, "sample")
@@ -151,32 +161,34 @@ class Template:
 
 
 def compile_template(source: str, *, is_html: bool = False) -> Template:
-    """The template of ``source``; in HTML what it shows is escaped. Raises ``TemplateError``."""
+    """Check and compile a template. Values are escaped if ``is_html``. Raises ``TemplateError``."""
     language = _HTML if is_html else _TEXT
     try:
         tree = language.parse(source)
         names = _check(tree)
-        code = language.compile(_Counted().visit(tree), filename=_FILE)
+        code = language.compile(_StepCounter().visit(tree), filename=_FILE)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(error.lineno, _signs(_sentence(error))) from None
     except (RecursionError, SyntaxError, MemoryError):
-        raise TemplateError(0, "It is nested too deep.") from None
+        raise TemplateError(0, "The template is nested too deeply.") from None
     if not isinstance(code, CodeType):
-        raise TemplateError(0, "It cannot be compiled.")
+        raise TemplateError(0, "The template cannot be compiled.")
     return Template(jinja2.Template.from_code(language, code, {}), names)
 
 
 def _check(tree: nodes.Template) -> frozenset[str]:
-    """Refuses what is not of the language; the names that the template mentions."""
+    """Refuse everything outside of the language. Returns the names of the variables in use."""
     below: list[tuple[nodes.Node, int]] = [(tree, 0)]
-    # Grows while it is walked: no recursion, however deep the template is.
+    # The list grows during the iteration. Recursion could exceed Python's limit on a deep template.
     for count, (node, depth) in enumerate(below):
         kind = type(node).__name__
         if kind not in _ALLOWED:
             line = node.lineno or next((each.lineno for each in node.find_all(nodes.Node) if each.lineno), 0)
-            raise TemplateError(line, _INSTEAD.get(kind, f"{_words(kind)} is not part of this language."))
-        if count > MOST_NODES or depth > MOST_NESTED:
-            raise TemplateError(node.lineno, f"It has over {MOST_NODES} parts, or {MOST_NESTED} within each other.")
+            raise TemplateError(line, _INSTEAD.get(kind, f"{_words(kind)} is not supported in templates."))
+        if count > MAX_NODES or depth > MAX_DEPTH:
+            raise TemplateError(
+                node.lineno, f"The template has more than {MAX_NODES} parts, or more than {MAX_DEPTH} nested ones."
+            )
         _check_node(node)
         below += [(child, depth + 1) for child in node.iter_child_nodes()]
     unknown = sorted(find_undeclared_variables(tree) - VARIABLES)
@@ -192,33 +204,75 @@ def _check_node(node: nodes.Node) -> None:
     if isinstance(node, nodes.Test) and node.name not in _TESTS:
         raise TemplateError(node.lineno, _unknown(node.name, _TESTS, "test"))
     if isinstance(node, nodes.For) and node.recursive:
-        raise TemplateError(node.lineno, "A loop cannot be recursive.")
-    # A list of names could hold itself twice, and that one again: what shows it would never end.
+        raise TemplateError(node.lineno, "Recursive loops are not supported.")
+    # `{% set a = [a, a] %}`, repeated, would build a list of exponential size.
     is_list = isinstance(node, nodes.List | nodes.Tuple) and getattr(node, "ctx", "load") == "load"
     if is_list and not all(isinstance(item, nodes.Const) for item in node.iter_child_nodes()):
-        raise TemplateError(node.lineno, "A list holds constants only.")
+        raise TemplateError(node.lineno, "A list may contain only constants.")
     if isinstance(node, nodes.Name) and node.name in ("caller", "self", "super"):
         raise TemplateError(node.lineno, _unknown(node.name, VARIABLES, "variable"))
     if isinstance(node, nodes.Assign) and not isinstance(node.target, nodes.Name):
-        raise TemplateError(node.lineno, "set names one value.")
+        raise TemplateError(node.lineno, "{% set %} must assign one name.")
+    if isinstance(node, nodes.Name) and node.name == "loop" and node.ctx != "load":
+        raise TemplateError(node.lineno, "loop is the name of the loop itself. Choose another name.")
+    _check_members(node)
+
+
+def _check_members(node: nodes.Node) -> None:
+    """Refuse member accesses that reach for Python attributes, in all forms that the language has."""
+    if isinstance(node, nodes.Filter):
+        for name in _attribute_arguments(node):
+            for part in name.split("."):
+                _check_member_name(node.lineno, part)
+        return
+    if isinstance(node, nodes.Getattr):
+        name = node.attr
+    elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
+        name = node.arg.value
+    else:
+        return
+    _check_member_name(node.lineno, name)
+    if isinstance(node.node, nodes.Const | nodes.List | nodes.Tuple):
+        raise TemplateError(
+            node.lineno, f'A constant has no member "{name[:64]}". Use a filter, such as {{{{ "a" | upper }}}}.'
+        )
+    if isinstance(node.node, nodes.Name) and node.node.name == "loop" and name not in _LOOP:
+        raise TemplateError(node.lineno, _unknown(name, _LOOP, "member of loop"))
+
+
+def _check_member_name(line: int, name: str) -> None:
+    if name.startswith("_"):
+        detail = f'The name "{name[:64]}" begins with an underscore and cannot be used. Rename this member of the body.'
+        raise TemplateError(line, detail)
+
+
+def _attribute_arguments(node: nodes.Filter) -> Iterator[str]:
+    """Yield the attribute names that a filter gets, such as ``a.b`` in ``map(attribute="a.b")``."""
+    arguments: list[nodes.Node] = [pair.value for pair in node.kwargs if pair.key == "attribute"]
+    at = _ATTRIBUTE_ARGUMENT.get(node.name)
+    if at is not None:
+        arguments += node.args[at : at + 1]
+    for argument in arguments:
+        if isinstance(argument, nodes.Const) and isinstance(argument.value, str):
+            yield argument.value
 
 
 def _unknown(name: str, known: Iterable[str], kind: str) -> str:
     written = sorted(each for each in known if not each.startswith(" "))
     near = get_close_matches(name, written, 1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(written)}."
-    return f"There is no {kind} {name[:64]}; {hint}"
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(written)}."
+    return f"Unknown {kind} {name[:64]}; {hint}"
 
 
 def _words(kind: str) -> str:
     return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in kind).strip()
 
 
-class _Counted(jinja2.visitor.NodeTransformer):
-    """Puts a count of steps into each loop, and a bound on each joining of texts."""
+class _StepCounter(jinja2.visitor.NodeTransformer):
+    """Rewrites loops and concatenations into filters that count steps and limit sizes."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
-        """The loop, over what a filter gives it, which counts each turn as what it costs."""
+        """Iterate over the filter `` each``, which charges every iteration with the size of the loop body."""
         self.generic_visit(node)
         weight = 1 + sum(
             1 for part in (*node.body, *([node.test] if node.test else [])) for _ in part.find_all(nodes.Node)
@@ -227,7 +281,7 @@ class _Counted(jinja2.visitor.NodeTransformer):
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        """``a ~ b`` as a filter, which bounds what it makes."""
+        """Replace ``a ~ b`` by the filter `` ~``, which limits the size of the result."""
         self.generic_visit(node)
         first, *others = node.nodes
         return _filter(first, " ~", *others)
@@ -238,8 +292,8 @@ def _filter(value: nodes.Expr, name: str, *arguments: nodes.Expr) -> nodes.Filte
     return made.set_lineno(value.lineno)  # type: ignore[return-value]
 
 
-class _Language(ImmutableSandboxedEnvironment):
-    """Jinja2 without globals, with our filters, and blind to the attributes of Python objects."""
+class _SandboxEnvironment(ImmutableSandboxedEnvironment):
+    """Jinja2 without globals, with our filters, and without access to attributes of Python objects."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
@@ -257,13 +311,13 @@ class _Language(ImmutableSandboxedEnvironment):
         self.tests = {name: test for name, test in self.tests.items() if name in _TESTS}
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """A member of a JSON object, or what a loop tells of itself."""
+        """Return a member of a JSON object, or an attribute of ``loop``."""
         if isinstance(obj, LoopContext):
             return getattr(obj, attribute) if attribute in _LOOP else self.undefined(obj=obj, name=attribute)
         return self.getitem(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """A member of a JSON object or array, or a part of a text."""
+        """Return a member of a JSON object or array, or a slice of a text."""
         if isinstance(obj, SampleValue):
             return obj
         if isinstance(obj, ChainableUndefined):
@@ -277,19 +331,19 @@ class _Language(ImmutableSandboxedEnvironment):
         return self.undefined(obj=obj, name=argument)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Computes with numbers alone, and none of more digits than anyone needs."""
+        """Compute with numbers of at most 77 digits; refuse other operands."""
         if isinstance(left, SampleValue) or isinstance(right, SampleValue):
             return left if isinstance(left, SampleValue) else right
         if not isinstance(left, _NUMBERS) or not isinstance(right, _NUMBERS):
-            raise TypeError(f"{operator} computes with numbers; texts are joined with ~")
+            raise TypeError(f"{operator} needs numbers; join texts with ~")
         result = super().call_binop(context, operator, left, right)
         if isinstance(result, int) and result.bit_length() > 256:
-            raise LimitExceeded("it computes a number of over 77 digits")
+            raise LimitExceeded("a number has more than 77 digits")
         return result
 
 
-_TEXT: Final = _Language(autoescape=False)
-_HTML: Final = _Language(autoescape=True)
+_TEXT: Final = _SandboxEnvironment(autoescape=False)
+_HTML: Final = _SandboxEnvironment(autoescape=True)
 
 
 def _sentence(error: Exception) -> str:
@@ -299,13 +353,13 @@ def _sentence(error: Exception) -> str:
 
 
 def _signs(sentence: str) -> str:
-    """Jinja's names of its own signs as one writes them: `'end of print statement'` is `'}}'`."""
+    """Replace Jinja's names of tokens by the tokens: ``end of print statement`` by ``}}``."""
     sentence = sentence.replace("end of print statement", "}}").replace("end of statement block", "%}")
     return sentence[:1].upper() + sentence[1:]
 
 
 def _line_of(error: Exception, compiled: jinja2.Template) -> int:
-    """The line of the template in which an error was raised; 0 where it cannot be told."""
+    """Return the template line that raised an error; 0 if unknown."""
     line, trace = 0, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == _FILE:

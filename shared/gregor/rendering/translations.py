@@ -1,6 +1,6 @@
-"""The few words that Gregor itself says to users: under mails, and on the page that ends them. All else is templates.
+"""The texts of Gregor itself for users, translated: the unsubscribe link of e-mails, and its page.
 
-A language that is not here is answered in English.
+All other texts come from templates. An unknown language gets English.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gregor.core.categories.policy import normalize_locale
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """One language. ``tag``: as HTML names it."""
+    """The texts in one language. ``tag`` is the language tag of HTML."""
 
     tag: str
     unsubscribe: str
@@ -24,7 +24,7 @@ class Translation:
 
     @property
     def direction(self) -> str:
-        """How the language is written: ``ltr`` or ``rtl``."""
+        """The text direction: ``ltr`` or ``rtl``."""
         return direction_of(self.tag)
 
 
@@ -149,16 +149,16 @@ _LISTED: Final = (
     ),
     Translation("zh", "退订", "不再接收此类邮件?", "您将不再收到此类邮件。", "此链接无效。"),
 )
-LANGUAGES: Final = {words.tag: words for words in _LISTED}
+LANGUAGES: Final = {translation.tag: translation for translation in _LISTED}
 
 
 def translation_for(locale: str | None) -> Translation:
-    """The words for a reader of ``locale``."""
+    """Return the texts for a locale."""
     return LANGUAGES.get(normalize_locale(locale or "").partition("-")[0], LANGUAGES["en"])
 
 
 def accepted_translation(header: str) -> Translation:
-    """The words for a reader whose browser sends this ``Accept-Language``."""
+    """Return the texts for an ``Accept-Language`` header."""
     asked: list[tuple[float, str]] = []
     for part in header.split(",")[:20]:
         match = _WEIGHTED.match(part)
@@ -168,6 +168,6 @@ def accepted_translation(header: str) -> Translation:
 
 
 def direction_of(locale: str | None) -> str:
-    """How a language is written: ``ltr`` or ``rtl``."""
+    """Return the text direction of a locale: ``ltr`` or ``rtl``."""
     parts = normalize_locale(locale or "").split("-")
     return "rtl" if parts[0] in _RIGHT_TO_LEFT or parts[1:2] == ["arab"] or parts[1:2] == ["hebr"] else "ltr"

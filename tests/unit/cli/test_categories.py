@@ -43,8 +43,8 @@ EXPLAINED = """\
 ["invoice.due"] body_schema.type: "objet" is not a type; did you mean "object"?
 ["invoice.*"]: This is not a category; write "invoice", which covers all categories below it.
 ["invoice"] paid: Unknown field; for the category, write its name in quotes: ["invoice.paid"].
-["invoice.due"] text: line 1: There is no filter rund; did you mean round?
-["invoice.due"] link: line 1: There is no variable bdy; did you mean body?
+["invoice.due"] text: line 1: Unknown filter rund; did you mean round?
+["invoice.due"] link: line 1: Unknown variable bdy; did you mean body?
 """
 
 
@@ -82,9 +82,9 @@ def test_check_explains_ten_errors_in_one_line_each(tmp_path: Path, capsys: pyte
         ('[""]\nx = 1', '[""] x: Unknown field; known'),
         ('["a"]\ntitle="x"\npush = { after = -5 }', '["a"] push.after: This must be a duration: a number with a unit'),
         ('["a"]\naggregate = { window = "0s", at_least = 2 }', '["a"] aggregate.window: This must be longer'),
-        ('["a"]\ntitle = "{{ range(9) }}"', '["a"] title: line 1: A template calls no functions; use a filter'),
+        ('["a"]\ntitle = "{{ range(9) }}"', '["a"] title: line 1: Templates cannot call functions. Use a filter'),
         ('["a"]\ntitle = """a\n{% for x in body.l %}"""', '["a"] title: line 2: Unexpected end of template.'),
-        ('["a"]\ntitle = "x"\ncollapse = "{{ body.n | uper }}"', '["a"] collapse: line 1: There is no filter uper'),
+        ('["a"]\ntitle = "x"\ncollapse = "{{ body.n | uper }}"', '["a"] collapse: line 1: Unknown filter uper'),
         ('["a"]\ntitle = "x"\nlocales.it.titel = "y"', '["a"] locales.it.titel: Unknown field; did you'),
         (
             '["a"]\ntitle = "x"\nlocales."i t".title = "y"',

@@ -69,7 +69,7 @@ async def test_what_is_wrong_is_told_with_pointers_into_what_was_sent_and_nothin
 
     told = [
         {"pointer": "/titel", "detail": 'Unknown field; did you mean "title"?'},
-        {"pointer": "/text", "detail": "line 2: There is no filter uper; did you mean upper?"},
+        {"pointer": "/text", "detail": "line 2: Unknown filter uper; did you mean upper?"},
     ]
     assert code_of(alone) == (422, "schema")
     assert alone.json()["errors"] == told

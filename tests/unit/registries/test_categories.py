@@ -64,7 +64,11 @@ async def test_registry_loads_the_current_set(deployment: Deployment) -> None:
 
     assert (empty.version, registry.version) == (0, 1)
     assert registry.current.resolve("a").title == "one"
-    assert registry.renderer.rendered(TemplateItem("i", "a", None, 5)) == {"title": "one", "text": None, "link": None}
+    assert registry.renderer.render_texts(TemplateItem("i", "a", None, 5)) == {
+        "title": "one",
+        "text": None,
+        "link": None,
+    }
 
 
 async def test_message_invalidates_the_cache(deployment: Deployment) -> None:
@@ -150,7 +154,7 @@ async def test_template_failures_are_counted(deployment: Deployment) -> None:
     registry = await deployment.registry()
 
     for _ in range(3):
-        rendered = registry.renderer.rendered(TemplateItem("i", "a", {"n": 0}, 5))
+        rendered = registry.renderer.render_texts(TemplateItem("i", "a", {"n": 0}, 5))
         assert rendered is not None and rendered["title"] == "A"
 
     assert deployment.failures == ["title"] * 3
@@ -209,7 +213,7 @@ async def test_contended_edit_is_not_reported_as_an_outage(
 
     problem = refused.value.problem()
     assert (problem.code, problem.retry_after_s) == ("unavailable", 1.0)
-    assert "Others" in problem.detail and "reached" not in problem.detail
+    assert "concurrently" in problem.detail and "unavailable" not in problem.detail
     assert set((await CategoryEditor(categories, read_checked).current()).entries) == {"a"}
 
 

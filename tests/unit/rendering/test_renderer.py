@@ -1,4 +1,4 @@
-"""Words for people: titles, texts, links, mails; what a failure leaves of them."""
+"""Rendered titles, texts, links and e-mails, and their replacements after a failure."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SUMMARY = {
 
 
 class Failures:
-    """What a renderer told of failures."""
+    """Records the failures that a renderer reports."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str, str]] = []
+        self.reported: list[tuple[str, str, str]] = []
 
     def __call__(self, category: str, field: str, reason: str) -> None:
-        self.told.append((category, field, reason))
+        self.reported.append((category, field, reason))
 
 
 def renderer(failures: Failures | None = None, **entry: Any) -> Renderer:
@@ -33,42 +33,42 @@ def item(body: Any, category: str = "user.joined") -> TemplateItem:
     return TemplateItem("aa", category, body, 1_457_056_447, None, "alice")
 
 
-def test_an_item_has_title_text_and_link() -> None:
-    assert renderer(**ENTRY).rendered(item({"k": "kb", "by": "Bob"})) == {
+def test_title_text_and_link() -> None:
+    assert renderer(**ENTRY).render_texts(item({"k": "kb", "by": "Bob"})) == {
         "title": "kb joined",
         "text": "By Bob.",
         "link": "app://kb",
     }
-    assert renderer(title="x").rendered(item(None)) == {"title": "x", "text": None, "link": None}
+    assert renderer(title="x").render_texts(item(None)) == {"title": "x", "text": None, "link": None}
 
 
-def test_a_category_without_a_title_has_no_words() -> None:
-    assert renderer(text="x").rendered(item({})) is None
-    assert renderer(**ENTRY).rendered(item({}, "other")) is None
-    assert renderer(**ENTRY).mail(item({})) is None
-    assert renderer(**ENTRY).collapse(item({})) is None
+def test_category_without_title_has_no_texts() -> None:
+    assert renderer(text="x").render_texts(item({})) is None
+    assert renderer(**ENTRY).render_texts(item({}, "other")) is None
+    assert renderer(**ENTRY).render_email(item({})) is None
+    assert renderer(**ENTRY).collapse_key(item({})) is None
 
 
-def test_templates_see_the_whole_item_and_the_reader() -> None:
+def test_template_variables() -> None:
     source = (
         "{{ id }} {{ category }} {{ created }} {{ expires }} {{ uid }} {{ locale }} {{ count }} {{ items[0].body.k }}"
     )
     shown = TemplateItem("aa", "user.joined", {"k": "kb"}, 5, 6, "alice")
 
-    assert renderer(title=source).rendered(shown, "it") == {
+    assert renderer(title=source).render_texts(shown, "it") == {
         "title": "aa user.joined 5 6 alice it 1 kb",
         "text": None,
         "link": None,
     }
 
 
-def test_an_item_is_read_as_it_goes_out() -> None:
+def test_item_from_wire_json() -> None:
     raw = b'{"body":{"k":"kb"},"category":"user.joined","for_device":null,"times":{"created":5.5,"expires":6}}'
 
     assert TemplateItem.of_json("aa", raw, "alice") == TemplateItem("aa", "user.joined", {"k": "kb"}, 5.5, 6, "alice")
 
 
-def test_words_of_many_items_are_spliced_by_id() -> None:
+def test_texts_of_many_items_as_json() -> None:
     raw = b'{"body":{"k":"k\\"b"},"category":"%s","for_device":null,"times":{"created":5}}'
     made = renderer(title="{{ body.k }}", locales={"it": {"title": "è"}})
 
@@ -78,7 +78,7 @@ def test_words_of_many_items_are_spliced_by_id() -> None:
     assert made.render_json([], "it", "alice") == b"{}"
 
 
-async def test_many_items_are_rendered_in_turns_with_the_same_result() -> None:
+async def test_slices_have_the_same_result() -> None:
     raw = b'{"body":null,"category":"user.joined","for_device":null,"times":{"created":5}}'
     items = [(f"i{n}", raw) for n in range(60)]
     made = renderer(title="{{ id }}")
@@ -87,7 +87,7 @@ async def test_many_items_are_rendered_in_turns_with_the_same_result() -> None:
     assert await made.render_json_in_slices([], "it", "alice") == b"{}"
 
 
-def test_titles_and_subjects_lose_control_characters_and_line_breaks_texts_keep_lines() -> None:
+def test_titles_and_subjects_are_one_line() -> None:
     entry: dict[str, Any] = {
         "title": "a\n{{ body.k }}\t\u202ebc\u2028d",
         "text": "x\n{{ body.k }}\x07y",
@@ -95,12 +95,12 @@ def test_titles_and_subjects_lose_control_characters_and_line_breaks_texts_keep_
     }
     made = renderer(**entry)
 
-    assert made.rendered(item({"k": "k\r\nBcc: all"})) == {
+    assert made.render_texts(item({"k": "k\r\nBcc: all"})) == {
         "title": "a k Bcc: all bc d",
         "text": "x\nk\r\nBcc: ally",
         "link": None,
     }
-    mail = made.mail(item({"k": "k\r\nBcc: all"}))
+    mail = made.render_email(item({"k": "k\r\nBcc: all"}))
     assert mail is not None and mail.subject == "s k Bcc: all"
     assert one_line("\x00a\u00a0 b\u0085") == "a b"
 
@@ -116,46 +116,46 @@ def test_titles_and_subjects_lose_control_characters_and_line_breaks_texts_keep_
         ("https://example.com/javascript:", "https://example.com/javascript:x"),
     ],
 )
-def test_a_link_leads_to_no_script(start: str, link: str | None) -> None:
-    rendered = renderer(title="x", link="{{ body.u }}").rendered(item({"u": start + "x"}))
+def test_script_links_are_removed(start: str, link: str | None) -> None:
+    rendered = renderer(title="x", link="{{ body.u }}").render_texts(item({"u": start + "x"}))
 
     assert rendered is not None and rendered["link"] == link
 
 
-def test_a_mail_has_the_subject_the_text_and_the_html_of_its_language() -> None:
+def test_email_in_the_language_of_the_reader() -> None:
     entry = {**ENTRY, "email": {"html": "<p>{{ title }} {{ text }} {{ unsubscribe_url }}</p>"},
              "locales": {"it": {"title": "ecco {{ body.k }}", "email": {"subject": "S {{ title }}"}}}}  # fmt: skip
     made = renderer(**entry)
 
-    assert made.mail(item({"k": "<kb>", "by": "B"}), "it", "https://u/?a=1&b=2") == RenderedMail(
+    assert made.render_email(item({"k": "<kb>", "by": "B"}), "it", "https://u/?a=1&b=2") == RenderedMail(
         "S ecco <kb>",
         "ecco <kb>\n\nBy B.\n\napp://<kb>",
         "<p>ecco &lt;kb&gt; By B. https://u/?a=1&amp;b=2</p>",
     )
-    plain = renderer(title="x", email={}).mail(item({}))
+    plain = renderer(title="x", email={}).render_email(item({}))
     assert plain == RenderedMail("x", "x", None)
 
 
-def test_what_fails_at_send_time_is_told_and_gives_way_to_plain_words() -> None:
+def test_failed_rendering_is_reported_and_replaced() -> None:
     failures = Failures()
     bad = "{{ 1 / body.n }}"
     made = renderer(failures, title=bad, text=bad, link=bad, collapse=bad, email={"subject": bad, "html": bad})
     shown = item({"n": 0})
 
-    assert made.rendered(shown) == {"title": "User joined", "text": None, "link": None}
-    assert made.mail(shown) == RenderedMail("User joined", "User joined", None)
-    assert made.collapse(shown) is None
-    assert {(category, field) for category, field, _ in failures.told} == {
+    assert made.render_texts(shown) == {"title": "User joined", "text": None, "link": None}
+    assert made.render_email(shown) == RenderedMail("User joined", "User joined", None)
+    assert made.collapse_key(shown) is None
+    assert {(category, field) for category, field, _ in failures.reported} == {
         ("user.joined", field) for field in ("title", "text", "link", "subject", "html", "collapse")
     }
-    assert all("division by zero" in reason for _, _, reason in failures.told)
+    assert all("division by zero" in reason for _, _, reason in failures.reported)
 
 
-def test_a_title_that_comes_out_empty_gives_way_too() -> None:
-    assert renderer(title="{{ body.k }}").rendered(item({})) == {"title": "User joined", "text": None, "link": None}
+def test_empty_title_is_replaced() -> None:
+    assert renderer(title="{{ body.k }}").render_texts(item({})) == {"title": "User joined", "text": None, "link": None}
 
 
-def test_a_summary_has_a_title_of_its_own_and_only_the_texts_that_speak_of_many() -> None:
+def test_summary_uses_templates_about_many_items() -> None:
     aggregate = {"window": 1, "at_least": 2, "title": "{{ count }} joined"}
     one = renderer(**ENTRY, email={"html": "{{ body.k }}"}, aggregate=aggregate)
     many = renderer(
@@ -165,24 +165,24 @@ def test_a_summary_has_a_title_of_its_own_and_only_the_texts_that_speak_of_many(
         aggregate={"window": 1, "at_least": 2},
     )
 
-    assert one.rendered(item(SUMMARY)) == {"title": "7 joined", "text": None, "link": None}
-    assert one.mail(item(SUMMARY)) == RenderedMail("7 joined", "7 joined", None)
-    assert many.rendered(item(SUMMARY)) == {"title": "User joined (7)", "text": "a, b and 5 more", "link": None}
-    mail = many.mail(item(SUMMARY))
+    assert one.render_texts(item(SUMMARY)) == {"title": "7 joined", "text": None, "link": None}
+    assert one.render_email(item(SUMMARY)) == RenderedMail("7 joined", "7 joined", None)
+    assert many.render_texts(item(SUMMARY)) == {"title": "User joined (7)", "text": "a, b and 5 more", "link": None}
+    mail = many.render_email(item(SUMMARY))
     assert mail is not None and mail.subject == "7!"
 
 
-def test_a_body_that_looks_like_a_summary_is_one_only_where_the_type_aggregates() -> None:
-    rendered = renderer(title="{{ count }} {{ body.summary.count }}").rendered(item(SUMMARY))
+def test_summary_body_needs_an_aggregating_type() -> None:
+    rendered = renderer(title="{{ count }} {{ body.summary.count }}").render_texts(item(SUMMARY))
 
     assert rendered is not None and rendered["title"] == "1 7"
 
 
-def test_what_collapses_is_one_line() -> None:
-    assert renderer(collapse="a-{{ body.k }}").collapse(item({"k": "k\nb"})) == "a-k b"
+def test_collapse_key_is_one_line() -> None:
+    assert renderer(collapse="a-{{ body.k }}").collapse_key(item({"k": "k\nb"})) == "a-k b"
 
 
-def test_every_template_of_a_set_is_tried_where_it_is_written() -> None:
+def test_every_template_of_a_set_is_checked() -> None:
     bad = "one\n{{ body.x | uper }}"
     entry = {
         "title": bad,
@@ -194,11 +194,11 @@ def test_every_template_of_a_set_is_tried_where_it_is_written() -> None:
         "locales": {"it": {"title": bad, "email": {"html": bad}}},
     }
 
-    faults = check_templates({"a.b": entry, "c": {"title": "fine"}, "d": 5})
+    errors = check_templates({"a.b": entry, "c": {"title": "fine"}, "d": 5})
 
-    assert [fault.pointer for fault in faults] == [
+    assert [error.pointer for error in errors] == [
         *("/a.b/title", "/a.b/text", "/a.b/link", "/a.b/collapse", "/a.b/email/subject", "/a.b/email/html"),
         *("/a.b/aggregate/title", "/a.b/locales/it/title", "/a.b/locales/it/email/html"),
     ]
-    assert {fault.detail for fault in faults} == {"line 2: There is no filter uper; did you mean upper?"}
+    assert {error.detail for error in errors} == {"line 2: Unknown filter uper; did you mean upper?"}
     assert check_templates([]) == check_templates({"a": {"title": 5, "locales": 7}}) == []

@@ -188,7 +188,7 @@ async def preview(name: str, request: Request, context: Context) -> Response:
     if policy.body_schema is not None and not is_summary:
         errors = policy.body_schema.errors(canonical_json(body.body), "/body")
     renderer = Renderer(policies, lambda _, field, reason: errors.append(FieldError(f"/{field}", reason)))
-    texts, mail = renderer.rendered(item, body.locale), renderer.mail(item, body.locale)
+    texts, mail = renderer.render_texts(item, body.locale), renderer.render_email(item, body.locale)
     if errors:
         raise Problem("schema", f"{errors[0].pointer}: {errors[0].detail}", tuple(errors))
     return json_response(
