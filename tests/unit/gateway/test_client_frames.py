@@ -41,7 +41,7 @@ DIGEST = "0f" * 32
         ({"ref": "x", "ack": 3}, AckFrame(3)),
     ],
 )
-def test_each_frame_of_the_protocol_is_read(document: dict[str, Any], frame: ClientFrame) -> None:
+def test_every_client_frame_is_parsed(document: dict[str, Any], frame: ClientFrame) -> None:
     assert read_frame(document) == frame
 
 
@@ -67,7 +67,7 @@ def test_each_frame_of_the_protocol_is_read(document: dict[str, Any], frame: Cli
         ({"hello": []}, "invalid"),
     ],
 )
-def test_what_is_no_frame_is_a_problem_with_a_pointer(document: dict[str, Any], code: str) -> None:
+def test_invalid_frame_is_a_problem_with_a_pointer(document: dict[str, Any], code: str) -> None:
     with pytest.raises(Problem) as refused:
         read_frame(document)
 
@@ -76,21 +76,21 @@ def test_what_is_no_frame_is_a_problem_with_a_pointer(document: dict[str, Any], 
 
 
 @pytest.mark.parametrize("ref", [0, -1, 2**60, 1.5, "", "a name", "x" * 510, None, True, [1, {"a": None}], {"tab": 2}])
-def test_a_ref_is_any_json_that_is_short(ref: Any) -> None:
+def test_ref_may_be_any_short_json(ref: Any) -> None:
     assert read_ref({"ref": ref}) == ref
 
 
 @pytest.mark.parametrize("document", [[], "x", 1, None, {"ref": "x" * 511}, {"ref": [1] * 300}])
-def test_no_object_and_no_ref_are_refused(document: Any) -> None:
+def test_non_object_and_long_ref_are_refused(document: Any) -> None:
     with pytest.raises(Problem):
         read_ref(document)
 
 
-def test_a_hello_has_defaults_for_everything() -> None:
+def test_hello_has_defaults() -> None:
     assert read_hello({}) == read_hello(dict.fromkeys(("cursor", "session", "foreground", "systems"))) == Hello()
 
 
-def test_a_hello_is_read_whole() -> None:
+def test_hello_is_parsed_with_all_members() -> None:
     members = {
         "cursor": "k3f9-10",
         "digest": DIGEST,
@@ -108,7 +108,7 @@ def test_a_hello_is_read_whole() -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "12", "k3f9-", "K3F9-1", "k3f9-01", "x" * 25 + "-1", "k3f9-1-1"])
-def test_a_cursor_that_cannot_be_read_is_a_void_one_and_no_error(cursor: str) -> None:
+def test_unreadable_cursor_counts_as_void(cursor: str) -> None:
     assert read_hello({"cursor": cursor}).position.cursor == VOID
 
 
@@ -130,7 +130,7 @@ def test_a_cursor_that_cannot_be_read_is_a_void_one_and_no_error(cursor: str) ->
         ({"render": 7}, "invalid"),
     ],
 )
-def test_a_typing_error_in_hello_never_passes(members: dict[str, Any], code: str) -> None:
+def test_unknown_member_of_hello_is_refused(members: dict[str, Any], code: str) -> None:
     with pytest.raises(Problem) as refused:
         read_hello(members)
 
@@ -138,12 +138,12 @@ def test_a_typing_error_in_hello_never_passes(members: dict[str, Any], code: str
     assert refused.value.errors[0].pointer.startswith("/hello/")
 
 
-def test_an_empty_filter_filters_nothing_but_no_systems_are_none() -> None:
+def test_empty_filter_and_empty_systems_differ() -> None:
     assert read_hello({"category_prefix": []}).prefixes is None
     assert read_hello({"systems": []}).systems == ()
 
 
-def test_a_query_says_the_same_and_what_it_does_not_know_is_ignored() -> None:
+def test_query_is_parsed_and_unknown_parts_ignored() -> None:
     pairs = [
         ("cursor", "k3f9-10"),
         ("category_prefix", "user"),
@@ -161,7 +161,7 @@ def test_a_query_says_the_same_and_what_it_does_not_know_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("pair", [("foreground", "1"), ("session", "a b"), ("digest", "x"), ("systems", "a..b")])
-def test_a_bad_value_in_a_query_is_refused(pair: tuple[str, str]) -> None:
+def test_invalid_query_value_is_refused(pair: tuple[str, str]) -> None:
     with pytest.raises(Problem):
         read_query([pair], None)
 
@@ -184,5 +184,5 @@ def test_a_bad_value_in_a_query_is_refused(pair: tuple[str, str]) -> None:
         (b'{"ref":1,"a":"\xff"}', False, None),
     ],
 )
-def test_a_text_that_was_refused_is_told_from_no_json_and_keeps_its_ref(raw: bytes, is_json: bool, ref: Any) -> None:
+def test_refused_json_keeps_its_ref(raw: bytes, is_json: bool, ref: Any) -> None:
     assert read_loosely(raw) == (is_json, ref)

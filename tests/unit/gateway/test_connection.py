@@ -18,7 +18,7 @@ def in_order(device: LocalDevice) -> bool:
     return device.seqs == sorted(set(device.seqs))
 
 
-async def test_a_slow_device_gets_one_sync_instead_of_what_it_could_not_take(gateway: Gateway) -> None:
+async def test_slow_consumer_gets_one_sync(gateway: Gateway) -> None:
     await gateway.create("old")
     slow, quick = await gateway.connect(), await gateway.connect()
     await gateway.create("first")
@@ -44,7 +44,7 @@ async def test_a_slow_device_gets_one_sync_instead_of_what_it_could_not_take(gat
     assert slow.kinds[-1] == "create"
 
 
-async def test_a_short_pause_costs_a_device_nothing(gateway: Gateway) -> None:
+async def test_short_pause_drops_no_frame(gateway: Gateway) -> None:
     slow = await gateway.connect()
     slow.connection.pause()
     for number in range(5):
@@ -56,7 +56,7 @@ async def test_a_short_pause_costs_a_device_nothing(gateway: Gateway) -> None:
     assert slow.kinds == ["create"] * 5
 
 
-async def test_frames_wait_behind_a_sync_that_is_not_taken_yet(gateway: Gateway) -> None:
+async def test_frames_wait_behind_an_unread_sync(gateway: Gateway) -> None:
     slow = await gateway.connect()
     slow.connection.pause()
     slow.say(resync=True)
@@ -73,7 +73,7 @@ async def test_frames_wait_behind_a_sync_that_is_not_taken_yet(gateway: Gateway)
 
 
 @pytest.mark.parametrize("cause", ["overflow", "sync"])
-async def test_a_device_that_takes_nothing_for_30_seconds_is_closed(gateway: Gateway, cause: str) -> None:
+async def test_slow_consumer_is_closed_after_30_seconds(gateway: Gateway, cause: str) -> None:
     slow = await gateway.connect()
     slow.connection.pause()
     if cause == "sync":
@@ -89,7 +89,7 @@ async def test_a_device_that_takes_nothing_for_30_seconds_is_closed(gateway: Gat
     assert slow.closed == 4002
 
 
-async def test_what_cannot_be_dropped_ends_a_connection_that_takes_nothing(gateway: Gateway) -> None:
+async def test_undroppable_overflow_closes_with_4002(gateway: Gateway) -> None:
     slow = await gateway.connect()
     slow.connection.pause()
 
@@ -99,7 +99,7 @@ async def test_what_cannot_be_dropped_ends_a_connection_that_takes_nothing(gatew
     assert slow.closed == 4002
 
 
-async def test_several_frames_leave_in_one_write(gateway: Gateway) -> None:
+async def test_several_frames_share_one_write(gateway: Gateway) -> None:
     phone = await gateway.connect()
     phone.writes.clear()
 
@@ -110,7 +110,7 @@ async def test_several_frames_leave_in_one_write(gateway: Gateway) -> None:
     assert [len(write) for write in phone.writes] == [4]
 
 
-async def test_a_device_that_floods_is_not_read_until_its_frames_are_worked_on(gateway: Gateway) -> None:
+async def test_flooding_client_is_not_read(gateway: Gateway) -> None:
     gateway.rules = replace(gateway.rules, queue_bytes=100_000)
     phone = await gateway.connect()
     for number in range(100):
@@ -126,7 +126,7 @@ async def test_a_device_that_floods_is_not_read_until_its_frames_are_worked_on(g
     assert 0 < refused[0]["retry_after_ms"] <= 1_000
 
 
-async def test_a_device_is_there_while_it_is_connected(gateway: Gateway) -> None:
+async def test_device_is_present_while_connected(gateway: Gateway) -> None:
     one, two = await gateway.connect(), await gateway.connect(hello=Hello(foreground=True))
     devices = gateway.store.devices
 
@@ -144,7 +144,7 @@ async def test_a_device_is_there_while_it_is_connected(gateway: Gateway) -> None
     assert await presence() == (False, False)
 
 
-async def test_presence_is_refreshed_before_its_lease_ends(gateway: Gateway) -> None:
+async def test_heartbeat_renews_the_lease(gateway: Gateway) -> None:
     gateway.context.presence.start()
     await gateway.connect()
 
@@ -156,7 +156,7 @@ async def test_presence_is_refreshed_before_its_lease_ends(gateway: Gateway) -> 
     assert found.online
 
 
-async def test_an_acknowledgement_is_kept_and_never_goes_beyond_what_was_sent(gateway: Gateway) -> None:
+async def test_ack_is_stored_up_to_the_sent_seq(gateway: Gateway) -> None:
     phone = await gateway.connect()
     await gateway.create("aa")
     await settle()
@@ -168,7 +168,7 @@ async def test_an_acknowledgement_is_kept_and_never_goes_beyond_what_was_sent(ga
     assert await gateway.store.devices.acknowledged("alice") == {view: 1}
 
 
-async def test_a_newer_connection_of_a_session_replaces_the_older_one(gateway: Gateway) -> None:
+async def test_newer_connection_replaces_its_session(gateway: Gateway) -> None:
     old = await gateway.connect(hello=Hello(session="tab-1"))
     beside = await gateway.connect(hello=Hello(session="tab-2"))
 
@@ -178,7 +178,7 @@ async def test_a_newer_connection_of_a_session_replaces_the_older_one(gateway: G
     assert (old.closed, beside.closed) == (4504, None)
 
 
-async def test_of_nine_connections_of_a_device_the_oldest_goes(gateway: Gateway) -> None:
+async def test_ninth_connection_closes_the_oldest(gateway: Gateway) -> None:
     lines = []
     for _ in range(9):
         lines.append(await gateway.connect())
@@ -188,7 +188,7 @@ async def test_of_nine_connections_of_a_device_the_oldest_goes(gateway: Gateway)
     assert [device.closed for device in lines] == [4505] + [None] * 8
 
 
-async def test_a_device_too_many_is_told_so(gateway: Gateway) -> None:
+async def test_too_many_devices_is_closed_with_4505(gateway: Gateway) -> None:
     for number in range(64):
         await gateway.connect(f"d{number}")
 
@@ -197,7 +197,7 @@ async def test_a_device_too_many_is_told_so(gateway: Gateway) -> None:
     await wait_until(lambda: device.closed == 4505, "the close")
 
 
-async def test_a_revoked_token_is_closed_after_it_is_subscribed(gateway: Gateway) -> None:
+async def test_revoked_token_is_closed_after_subscribing(gateway: Gateway) -> None:
     await gateway.store.devices.revoke("alice", None, gateway.clock.now_us() + 1, gateway.clock.now_us())
 
     device = gateway.dial()
@@ -206,7 +206,7 @@ async def test_a_revoked_token_is_closed_after_it_is_subscribed(gateway: Gateway
     assert gateway.context.hub.channels == {}
 
 
-async def test_what_a_device_may_not_do_is_a_problem(gateway: Gateway) -> None:
+async def test_forbidden_messages_are_problems(gateway: Gateway) -> None:
     phone = await gateway.connect(category_filter=("mail",))
     phone.say(ref=1, system="gregor", body={"flush": True})
     phone.say(ref=2, system="gregor", device="laptop", body={"dismiss": {"ids": ["aa"]}})
@@ -237,7 +237,7 @@ class Failing:
         return getattr(self._users, name)
 
 
-async def test_without_a_store_a_new_device_is_sent_away_and_a_connected_one_is_kept(gateway: Gateway) -> None:
+async def test_store_outage_keeps_connected_devices(gateway: Gateway) -> None:
     await gateway.create("old")
     kept = await gateway.connect()
     gateway.feed.drop_next()
@@ -265,7 +265,7 @@ async def test_without_a_store_a_new_device_is_sent_away_and_a_connected_one_is_
     assert kept.kinds[-1] == "full"
 
 
-async def test_what_is_over_leaves_the_wheel_within_a_minute(gateway: Gateway) -> None:
+async def test_closed_connection_leaves_the_timer_wheel(gateway: Gateway) -> None:
     device = await gateway.connect()
     device.connection.close(4001)
 

@@ -18,7 +18,7 @@ def joined(lives_s: float = 3_600, rules: SessionRules = RULES, now: float = 0.0
     return deadlines
 
 
-def test_a_hello_that_does_not_come_ends_it_after_15_seconds() -> None:
+def test_hello_timeout_is_15_seconds() -> None:
     deadlines = Deadlines(RULES, 100.0)
 
     assert deadlines.due == 115.0
@@ -26,7 +26,7 @@ def test_a_hello_that_does_not_come_ends_it_after_15_seconds() -> None:
     assert deadlines.tick(115.0) == [DeadlinePassed(4005)]
 
 
-def test_pings_come_every_25_seconds_give_or_take_a_tenth() -> None:
+def test_pings_come_every_25_seconds() -> None:
     early = joined(rules=SessionRules(jitter=lambda low, high: low))
 
     assert joined().due == pytest.approx(27.5)
@@ -35,7 +35,7 @@ def test_pings_come_every_25_seconds_give_or_take_a_tenth() -> None:
     assert joined().tick(27.6) == [Ping(1)]
 
 
-def test_two_unanswered_pings_end_it_and_an_answer_does_not() -> None:
+def test_two_unanswered_pings_close() -> None:
     silent, lively = joined(), joined()
     for n in (1, 2):
         assert silent.tick(27.6 * n) == [Ping(n)]
@@ -46,11 +46,11 @@ def test_two_unanswered_pings_end_it_and_an_answer_does_not() -> None:
     assert lively.tick(82.8) == [Ping(3)]
 
 
-def test_a_transport_without_pings_has_none() -> None:
+def test_transport_without_pings_sends_none() -> None:
     assert joined(rules=SILENT).tick(1_000.0) == []
 
 
-def test_a_new_token_is_asked_for_60_seconds_before_the_end_and_once() -> None:
+def test_refresh_is_sent_once_60_s_before_expiry() -> None:
     deadlines = joined(rules=SILENT)
 
     assert deadlines.tick(3_539.9) == []
@@ -59,11 +59,11 @@ def test_a_new_token_is_asked_for_60_seconds_before_the_end_and_once() -> None:
     assert deadlines.left_s(3_541.0) == 59
 
 
-def test_a_token_that_has_less_than_60_seconds_is_renewed_at_once() -> None:
+def test_short_token_is_refreshed_at_once() -> None:
     assert joined(lives_s=30, rules=SILENT).tick(0.0) == [Refresh()]
 
 
-def test_after_the_end_there_are_25_seconds_of_grace() -> None:
+def test_expired_token_has_25_seconds_of_grace() -> None:
     deadlines = joined(rules=SILENT)
     deadlines.tick(3_540.0)
 
@@ -72,7 +72,7 @@ def test_after_the_end_there_are_25_seconds_of_grace() -> None:
     assert deadlines.tick(3_625.0) == [DeadlinePassed(4004)]
 
 
-def test_a_new_token_moves_the_end() -> None:
+def test_new_token_extends_the_deadline() -> None:
     deadlines = joined(rules=SILENT)
     deadlines.tick(3_540.0)
     deadlines.expires(3_600, 3_550.0)
@@ -82,14 +82,14 @@ def test_a_new_token_moves_the_end() -> None:
     assert deadlines.tick(7_090.0) == [Refresh()]
 
 
-def test_what_never_ends_has_no_end_to_tell() -> None:
+def test_endless_token_has_no_expiry() -> None:
     deadlines = joined(lives_s=float("inf"), rules=SILENT)
 
     assert deadlines.left_s(0.0) is None
     assert deadlines.due == 21_600.0
 
 
-def test_the_greatest_age_is_spread_over_half_of_it() -> None:
+def test_maximum_age_is_spread() -> None:
     early = joined(lives_s=float("inf"), rules=SessionRules(jitter=lambda low, high: low, pings=False))
 
     assert early.tick(10_800.0) == [DeadlinePassed(4008)]

@@ -19,7 +19,7 @@ class Fleet:
         return [device.connection for device in self.lines if device.closed is None]
 
 
-async def test_devices_are_asked_to_go_elsewhere_and_then_closed(gateway: Gateway) -> None:
+async def test_drain_asks_to_reconnect_then_closes(gateway: Gateway) -> None:
     lines = [await gateway.connect(f"d{number}") for number in range(10)]
     fleet = Fleet(lines)
     drain = Drain(gateway.context, fleet.open)  # type: ignore[arg-type]
@@ -37,7 +37,7 @@ async def test_devices_are_asked_to_go_elsewhere_and_then_closed(gateway: Gatewa
     assert {device.closed for device in lines} == {4001}
 
 
-async def test_at_the_deadline_the_rest_is_closed(gateway: Gateway) -> None:
+async def test_drain_closes_the_rest_at_its_deadline(gateway: Gateway) -> None:
     lines = [await gateway.connect(f"d{number}") for number in range(3)]
     drain = Drain(gateway.context, lambda: [device.connection for device in lines])
     draining = asyncio.create_task(drain.run(5))
@@ -49,7 +49,7 @@ async def test_at_the_deadline_the_rest_is_closed(gateway: Gateway) -> None:
     assert {device.closed for device in lines} == {4001}
 
 
-async def test_told_twice_it_closes_at_once(gateway: Gateway) -> None:
+async def test_second_signal_closes_at_once(gateway: Gateway) -> None:
     device = await gateway.connect()
     drain = Drain(gateway.context, Fleet([device]).open)  # type: ignore[arg-type]
     draining = asyncio.create_task(drain.run(25))
@@ -61,5 +61,5 @@ async def test_told_twice_it_closes_at_once(gateway: Gateway) -> None:
     assert device.closed == 4001
 
 
-async def test_without_devices_it_is_over_at_once(gateway: Gateway) -> None:
+async def test_drain_without_connections_ends_at_once(gateway: Gateway) -> None:
     await Drain(gateway.context, list).run(25)

@@ -96,7 +96,7 @@ def told(device: LocalDevice) -> list[dict[str, Any]]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(STEPS, max_size=12))
-def test_told_in_one_go_or_one_by_one_devices_hear_the_same_and_receipts_come_after_their_frames(
+def test_fast_and_general_delivery_are_equal(
     steps: list[tuple[str, str]],
 ) -> None:
     together = asyncio.run(play(steps, one_by_one=False))
@@ -117,7 +117,7 @@ def test_told_in_one_go_or_one_by_one_devices_hear_the_same_and_receipts_come_af
         assert frame["receipt"]["seq"] <= max(each["seq"] for each in before if "seq" in each)
 
 
-async def test_what_is_published_in_one_go_leaves_in_one_write_for_each_view(gateway: Gateway) -> None:
+async def test_run_is_one_write_for_each_view(gateway: Gateway) -> None:
     await gateway.create("aa")
     phone, filtered = await gateway.connect(), await gateway.connect(hello=Hello(prefixes=("mail",)))
     phone.writes.clear()
@@ -133,7 +133,7 @@ async def test_what_is_published_in_one_go_leaves_in_one_write_for_each_view(gat
     assert filtered.connection.cursor.endswith("-4")
 
 
-async def test_users_of_one_sweep_are_told_their_own(gateway: Gateway) -> None:
+async def test_users_of_one_sweep_get_their_own_frames(gateway: Gateway) -> None:
     for uid in ("alice", "bob"):
         await gateway.create("aa", uid=uid)
     async with dial(gateway) as alice, dial(gateway, gateway.token("bob")) as bob, dial(gateway) as tablet:
@@ -166,7 +166,7 @@ async def test_reading_the_tracker_writes_nothing(gateway: Gateway) -> None:
     assert phone.kinds == ["create"]
 
 
-async def test_much_that_is_published_does_not_wait_for_the_sweep(gateway: Gateway) -> None:
+async def test_large_publications_do_not_wait_for_the_sweep(gateway: Gateway) -> None:
     await gateway.create("aa")
     phone = await gateway.connect()
     mark = gateway.context.hub.channels["alice"].tracker.position
@@ -179,7 +179,7 @@ async def test_much_that_is_published_does_not_wait_for_the_sweep(gateway: Gatew
     assert phone.connection.session.seq == 2
 
 
-async def test_one_publication_that_cannot_be_taken_harms_no_other(gateway: Gateway) -> None:
+async def test_unreadable_publication_stops_no_other(gateway: Gateway) -> None:
     await gateway.create("aa")
     phone = await gateway.connect()
 

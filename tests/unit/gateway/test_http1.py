@@ -9,17 +9,17 @@ from gregor_gateway.transports.websocket import accept_key
 from tests.unit.gateway.test_websocket import UPGRADE, head
 
 
-def test_the_proof_of_the_upgrade_is_that_of_the_rfc() -> None:
+def test_accept_key_equals_the_one_of_rfc_6455() -> None:
     request = parse_head(head(**UPGRADE).removesuffix(b"\r\n\r\n"))
 
     assert accept_key(request) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
-def test_a_target_may_be_a_whole_url() -> None:
+def test_target_may_be_an_absolute_url() -> None:
     assert parse_head(b"GET http://gateway/readyz?x=1 HTTP/1.1\r\nHost: gateway").path == "/readyz"
 
 
-def test_headers_that_repeat_are_one() -> None:
+def test_repeated_headers_are_joined() -> None:
     request = parse_head(b"GET /a?b=c HTTP/1.1\r\nHost: a\r\nAccept: x\r\naccept: y")
 
     assert request.path == "/a"
@@ -40,17 +40,17 @@ def test_headers_that_repeat_are_one() -> None:
         b"GET / HTTP/1.1",
     ],
 )
-def test_what_is_no_head_is_none(text: bytes) -> None:
+def test_invalid_request_head_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"invalid|Host"):
         parse_head(text)
 
 
 @pytest.mark.parametrize("words", ["WebSocket", "h2c, websocket"])
-def test_an_upgrade_may_be_asked_for_among_others(words: str) -> None:
+def test_upgrade_header_may_list_several(words: str) -> None:
     assert accept_key(parse_head(head(**UPGRADE | {"Upgrade": words}).removesuffix(b"\r\n\r\n")))
 
 
-def test_http_1_0_knows_no_upgrade() -> None:
+def test_http_1_0_cannot_upgrade() -> None:
     old = head(**UPGRADE).removesuffix(b"\r\n\r\n").replace(b"HTTP/1.1", b"HTTP/1.0")
 
     with pytest.raises(ValueError, match="Upgrade"):

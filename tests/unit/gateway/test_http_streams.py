@@ -30,7 +30,7 @@ async def ticket(gateway: Gateway, **members: Any) -> str:
     return await gateway.store.access.create_ticket(made, gateway.clock.now_us(), 30_000_000)
 
 
-async def test_a_stream_has_the_frames_with_their_positions(gateway: Gateway, streams: str) -> None:
+async def test_stream_events_have_positions(gateway: Gateway, streams: str) -> None:
     await gateway.create("aa")
     async with StreamDevice(streams, headers=auth(gateway)) as stream:
         sync = await stream.until('"sync"')
@@ -48,7 +48,7 @@ async def test_a_stream_has_the_frames_with_their_positions(gateway: Gateway, st
         assert 1_000 <= stream.retry_ms <= 5_000
 
 
-async def test_what_comes_in_one_go_has_a_position_each(gateway: Gateway, streams: str) -> None:
+async def test_each_event_of_a_run_has_a_position(gateway: Gateway, streams: str) -> None:
     await gateway.create("aa")
     async with StreamDevice(streams, headers=auth(gateway)) as stream:
         sync = await stream.until('"sync"')
@@ -60,9 +60,7 @@ async def test_what_comes_in_one_go_has_a_position_each(gateway: Gateway, stream
         assert [event_id for event_id, _ in stream.events[2:]] == [f"{tag}-{int(seq) + 1}", f"{tag}-{int(seq) + 2}"]
 
 
-async def test_the_first_frame_of_a_user_has_its_position_under_the_new_epoch(
-    gateway: Gateway, streams: str, api: httpx.AsyncClient
-) -> None:
+async def test_first_event_has_the_new_epoch(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
     copy = (await api.get("/v1/poll")).json()
     async with StreamDevice(streams, headers=auth(gateway)) as device:
         await device.until("full")
@@ -76,7 +74,7 @@ async def test_the_first_frame_of_a_user_has_its_position_under_the_new_epoch(
         assert device.events[-1] == (answer["cursor"], told) and told["cursor"] == answer["cursor"]
 
 
-async def test_a_stream_resumes_after_its_last_event(gateway: Gateway, streams: str) -> None:
+async def test_stream_resumes_after_last_event_id(gateway: Gateway, streams: str) -> None:
     await gateway.create("aa", body="x" * 200)
     async with StreamDevice(streams, headers=auth(gateway)) as stream:
         cursor = (await stream.until('"sync"'))["cursor"]
@@ -88,7 +86,7 @@ async def test_a_stream_resumes_after_its_last_event(gateway: Gateway, streams: 
     assert (sync["sync"], list(sync["body"]["create"])) == ("delta", ["bb"])
 
 
-async def test_a_client_that_hung_up_is_gone(gateway: Gateway, streams: str) -> None:
+async def test_disconnected_stream_is_removed(gateway: Gateway, streams: str) -> None:
     async with StreamDevice(streams, headers=auth(gateway)) as stream:
         await stream.until('"sync"')
         assert gateway.context.hub.channels
@@ -109,7 +107,7 @@ async def test_a_client_that_hung_up_is_gone(gateway: Gateway, streams: str) -> 
         ({"session": "no name"}, {}, 422),
     ],
 )
-async def test_who_may_not_have_a_stream_is_told_so(
+async def test_stream_refusals_are_problems(
     streams: str, query: dict[str, str], headers: dict[str, str], status: int
 ) -> None:
     async with httpx.AsyncClient(base_url=streams, trust_env=False) as client:
@@ -120,14 +118,14 @@ async def test_who_may_not_have_a_stream_is_told_so(
     assert ("www-authenticate" in answer.headers) == (answer.json()["code"] in ("unauthorised", "forbidden"))
 
 
-async def test_a_revoked_token_gets_no_stream(gateway: Gateway, api: httpx.AsyncClient) -> None:
+async def test_revoked_token_gets_no_stream(gateway: Gateway, api: httpx.AsyncClient) -> None:
     await gateway.store.devices.revoke("alice", None, gateway.clock.now_us() + 1, gateway.clock.now_us())
 
     assert (await api.get("/v1/stream")).status_code == 401
     assert (await api.post("/v1/frames?session=x", json={"ack": 1})).status_code == 401
 
 
-async def test_a_ticket_is_spent_and_the_welcome_brings_the_next(gateway: Gateway, streams: str) -> None:
+async def test_ticket_is_spent_and_replaced_in_welcome(gateway: Gateway, streams: str) -> None:
     text = await ticket(gateway, prefixes=("mail",), systems=())
     await gateway.create("aa", category="mail")
     await gateway.create("bb", category="web")
@@ -139,7 +137,7 @@ async def test_a_ticket_is_spent_and_the_welcome_brings_the_next(gateway: Gatewa
         assert (spent.status, second.status) == (401, 200)
 
 
-async def test_a_ticket_outlives_its_token_by_nothing(gateway: Gateway, streams: str) -> None:
+async def test_ticket_expires_with_its_token(gateway: Gateway, streams: str) -> None:
     claims = {"exp": gateway.clock.now_us() / 1e6 + 100, "iat": 0, "cats": None, "systems": None}
     async with StreamDevice(streams, {"ticket": await ticket(gateway, claims=claims)}) as stream:
         await stream.until('"sync"')
@@ -147,9 +145,7 @@ async def test_a_ticket_outlives_its_token_by_nothing(gateway: Gateway, streams:
         await stream.until("4004")
 
 
-async def test_who_looks_on_is_no_presence_and_its_stream_does_not_end_by_itself(
-    gateway: Gateway, streams: str
-) -> None:
+async def test_observer_stream_has_no_presence_and_no_end(gateway: Gateway, streams: str) -> None:
     await gateway.create("own", for_device="phone")
     key, _ = await gateway.store.access.create_key(["read"])
     text = await ticket(gateway, observe=True, claims={"key": key.id, "cats": None})
@@ -169,7 +165,7 @@ async def test_who_looks_on_is_no_presence_and_its_stream_does_not_end_by_itself
         assert await gateway.store.devices.devices("alice", gateway.clock.now_us()) == {}
 
 
-async def test_with_a_key_go_the_tickets_that_it_made(gateway: Gateway, streams: str) -> None:
+async def test_deleted_key_invalidates_its_tickets(gateway: Gateway, streams: str) -> None:
     """Also the next ticket of a stream that is open: else who has one would look on for ever."""
     key, _ = await gateway.store.access.create_key(["read"])
     texts = [await ticket(gateway, observe=True, claims={"key": key.id, "cats": None}) for _ in range(2)]
@@ -183,7 +179,7 @@ async def test_with_a_key_go_the_tickets_that_it_made(gateway: Gateway, streams:
             assert refused.status == 401
 
 
-async def test_the_cookie_counts_for_reading_alone(gateway: Gateway, streams: str) -> None:
+async def test_cookie_authenticates_reads_only(gateway: Gateway, streams: str) -> None:
     cookie = {"Cookie": f"other=1; gregor_token={gateway.token()}", "Origin": "http://localhost:3000"}
     async with httpx.AsyncClient(base_url=streams, headers=cookie, trust_env=False) as client:
         poll = await client.get("/v1/poll", params={"wait": 0})
@@ -194,7 +190,7 @@ async def test_the_cookie_counts_for_reading_alone(gateway: Gateway, streams: st
     assert poll.headers["access-control-allow-credentials"] == "true"
 
 
-async def test_posted_frames_are_answered_and_told(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
+async def test_posted_frames_are_answered_and_delivered(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
     await gateway.create("old")
     async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:
         await stream.until('"sync"')
@@ -227,7 +223,7 @@ async def test_posted_frames_are_answered_and_told(gateway: Gateway, streams: st
     assert presence.foreground
 
 
-async def test_one_frame_may_be_posted_alone(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
+async def test_single_frame_may_be_posted(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
     async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:
         await stream.until('"sync"')
         answer = await api.post("/v1/frames?session=one", json={"token": gateway.token()})
@@ -237,9 +233,7 @@ async def test_one_frame_may_be_posted_alone(gateway: Gateway, streams: str, api
         assert bad.json()[0]["problem"]["code"] == "unauthorised"
 
 
-async def test_frames_for_a_session_held_elsewhere_travel_on_the_channel(
-    gateway: Gateway, api: httpx.AsyncClient
-) -> None:
+async def test_frames_for_another_gateway_are_forwarded(gateway: Gateway, api: httpx.AsyncClient) -> None:
     await gateway.create("aa")
     heard: list[bytes] = []
 
@@ -277,13 +271,13 @@ async def test_frames_for_a_session_held_elsewhere_travel_on_the_channel(
         ("/v1/frames?session=one", {"json": [{"ack": 1}] * 1_001}, 422),
     ],
 )
-async def test_posted_frames_that_cannot_be_read_are_refused(
+async def test_unreadable_posted_frames_are_refused(
     api: httpx.AsyncClient, path: str, options: dict[str, Any], status: int
 ) -> None:
     assert (await api.post(path, **options)).status_code == status
 
 
-async def test_the_port_has_the_probes_and_nothing_else(gateway: Gateway, api: httpx.AsyncClient) -> None:
+async def test_stream_port_has_probes(gateway: Gateway, api: httpx.AsyncClient) -> None:
     for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/docs", 404)):
         assert (await api.get(path)).status_code == status
     for method, path in (("HEAD", "/v1/stream"), ("HEAD", "/v1/poll"), ("POST", "/v1/poll"), ("PUT", "/v1/stream")):
@@ -296,7 +290,7 @@ async def test_the_port_has_the_probes_and_nothing_else(gateway: Gateway, api: h
     assert (await api.get("/readyz")).status_code == 503
 
 
-async def test_a_slow_reader_of_a_stream_gets_one_resync(gateway: Gateway, streams: str) -> None:
+async def test_slow_consumer_of_a_stream_gets_one_sync(gateway: Gateway, streams: str) -> None:
     await gateway.create("aa")
     reader, writer = await asyncio.open_connection("127.0.0.1", int(streams.rpartition(":")[2]), limit=1)
     writer.write(

@@ -14,7 +14,7 @@ from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, LocalDevice, items, settle
 
 
-async def test_every_device_of_a_user_gets_each_change_at_once_and_no_other_user_does(gateway: Gateway) -> None:
+async def test_fan_out_reaches_all_devices_of_the_user(gateway: Gateway) -> None:
     phone, laptop, other = await gateway.connect(), await gateway.connect("laptop"), await gateway.connect(uid="bob")
 
     await gateway.create("aa")
@@ -27,7 +27,7 @@ async def test_every_device_of_a_user_gets_each_change_at_once_and_no_other_user
     assert other.frames == []
 
 
-async def test_the_same_bytes_go_to_every_connection_of_a_view(gateway: Gateway) -> None:
+async def test_connections_of_a_view_share_the_frame(gateway: Gateway) -> None:
     one, two = await gateway.connect(), await gateway.connect()
     one.writes.clear()
     two.writes.clear()
@@ -38,7 +38,7 @@ async def test_the_same_bytes_go_to_every_connection_of_a_view(gateway: Gateway)
     assert one.writes[0][0] is two.writes[0][0]
 
 
-async def test_a_view_gets_what_is_its_own(gateway: Gateway) -> None:
+async def test_view_gets_only_its_items(gateway: Gateway) -> None:
     filtered = await gateway.connect(hello=Hello(prefixes=("mail",)))
     limited = await gateway.connect("laptop", category_filter=("user",))
 
@@ -52,7 +52,7 @@ async def test_a_view_gets_what_is_its_own(gateway: Gateway) -> None:
     assert [items(frame) for frame in limited.frames] == [{"bb"}, {"dd"}]
 
 
-async def test_a_view_that_did_not_see_its_users_epoch_being_made_has_the_cursor_with_its_first_frame(
+async def test_first_frame_of_a_view_has_the_new_cursor(
     gateway: Gateway,
 ) -> None:
     phone, laptop = await gateway.connect(), await gateway.connect("laptop")
@@ -68,7 +68,7 @@ async def test_a_view_that_did_not_see_its_users_epoch_being_made_has_the_cursor
     assert laptop.connection.cursor == laptop.frames[0]["cursor"].replace("-2", "-3")
 
 
-async def test_an_external_message_goes_to_who_hears_its_system(gateway: Gateway) -> None:
+async def test_external_message_reaches_its_systems(gateway: Gateway) -> None:
     all_of_them, some = await gateway.connect(), await gateway.connect(hello=Hello(systems=("kbfs",)))
     none = await gateway.connect("laptop", hello=Hello(systems=()))
 
@@ -81,7 +81,7 @@ async def test_an_external_message_goes_to_who_hears_its_system(gateway: Gateway
     assert none.frames == []
 
 
-async def test_every_connection_of_the_sender_gets_its_frame_even_an_empty_one(gateway: Gateway) -> None:
+async def test_sender_gets_a_frame_even_if_empty(gateway: Gateway) -> None:
     plain = await gateway.connect()
     filtered = await gateway.connect(hello=Hello(prefixes=("mail",), systems=()))
     other = await gateway.connect("laptop", hello=Hello(prefixes=("mail",)))
@@ -96,7 +96,7 @@ async def test_every_connection_of_the_sender_gets_its_frame_even_an_empty_one(g
     assert [frame["system"] for frame in other.frames] == ["kbfs"]
 
 
-async def test_a_receipt_comes_after_the_frame_of_its_seq(gateway: Gateway) -> None:
+async def test_receipt_follows_the_frame_of_its_seq(gateway: Gateway) -> None:
     phone = await gateway.connect()
 
     for number in range(20):
@@ -110,7 +110,7 @@ async def test_a_receipt_comes_after_the_frame_of_its_seq(gateway: Gateway) -> N
     assert [frame["ref"] for frame in phone.frames if "ref" in frame] == list(range(20))
 
 
-async def test_an_announcement_that_was_lost_is_made_up_for_by_the_next_one(gateway: Gateway) -> None:
+async def test_gap_is_repaired_by_the_next_announcement(gateway: Gateway) -> None:
     phone, filtered = await gateway.connect(), await gateway.connect(hello=Hello(prefixes=("mail",)))
     await gateway.create("aa", category="mail")
     await settle()
@@ -130,7 +130,7 @@ async def test_an_announcement_that_was_lost_is_made_up_for_by_the_next_one(gate
     assert items(phone.frames[-1]) == items(filtered.frames[-1]) == {"ee"}
 
 
-async def test_a_receipt_whose_frame_was_lost_is_not_kept_waiting(gateway: Gateway) -> None:
+async def test_receipt_of_a_lost_frame_is_released(gateway: Gateway) -> None:
     await gateway.create("old")
     phone = await gateway.connect()
     gateway.feed.drop_next()
@@ -150,7 +150,7 @@ def forged(seq: int, before: bytes, epoch: bytes, **members: Any) -> bytes:
     ).encode()
 
 
-async def test_an_announcement_of_another_history_has_everybody_copied_anew(gateway: Gateway) -> None:
+async def test_forked_announcement_causes_full_copies(gateway: Gateway) -> None:
     await gateway.create("aa")
     phone, filtered = await gateway.connect(), await gateway.connect(hello=Hello(prefixes=("mail",)))
     await gateway.create("bb")
@@ -165,7 +165,7 @@ async def test_an_announcement_of_another_history_has_everybody_copied_anew(gate
     assert items(phone.frames[-1]) == {"aa", "bb"}
 
 
-async def test_a_seq_that_went_back_is_verified_and_late_news_are_none(gateway: Gateway) -> None:
+async def test_lower_seq_is_reconciled_and_not_delivered(gateway: Gateway) -> None:
     phone = await gateway.connect()
     await gateway.create("aa")
     await gateway.create("bb")
@@ -181,7 +181,7 @@ async def test_a_seq_that_went_back_is_verified_and_late_news_are_none(gateway: 
     assert phone.kinds == ["create", "create"]
 
 
-async def test_a_device_that_comes_during_traffic_misses_nothing_and_hears_nothing_twice(gateway: Gateway) -> None:
+async def test_joining_during_traffic_is_exactly_once(gateway: Gateway) -> None:
     for number in range(10):
         await gateway.create(f"a{number}")
     phone = gateway.dial()
@@ -196,7 +196,7 @@ async def test_a_device_that_comes_during_traffic_misses_nothing_and_hears_nothi
     assert phone.seqs == sorted(set(phone.seqs))
 
 
-async def test_a_device_resumes_from_its_cursor(gateway: Gateway) -> None:
+async def test_device_resumes_from_its_cursor(gateway: Gateway) -> None:
     await gateway.create("aa")
     first = gateway.dial()
     cursor = (await first.until("full"))["cursor"]
@@ -208,7 +208,7 @@ async def test_a_device_resumes_from_its_cursor(gateway: Gateway) -> None:
     assert items(await again.until("delta")) == {"bb"}
 
 
-async def test_the_first_message_of_a_user_brings_a_cursor_that_counts(gateway: Gateway) -> None:
+async def test_first_message_brings_a_valid_cursor(gateway: Gateway) -> None:
     phone = await gateway.connect()
 
     await gateway.create("aa")
@@ -218,7 +218,7 @@ async def test_the_first_message_of_a_user_brings_a_cursor_that_counts(gateway: 
     assert phone.connection.session.tag == cursor.partition("-")[0]
 
 
-async def test_a_flush_is_told_at_once_and_the_copy_comes_within_the_spread(gateway: Gateway) -> None:
+async def test_reset_sends_full_copies_within_the_spread(gateway: Gateway) -> None:
     phone = await gateway.connect()
     await gateway.create("aa")
     await gateway.send({"flush": True})
@@ -234,7 +234,7 @@ async def test_a_flush_is_told_at_once_and_the_copy_comes_within_the_spread(gate
     assert full["cursor"].endswith("-3")
 
 
-async def test_a_device_that_was_copied_meanwhile_is_not_copied_again_for_a_flush(gateway: Gateway) -> None:
+async def test_reset_copies_each_device_once(gateway: Gateway) -> None:
     phone = await gateway.connect()
     await gateway.create("aa")
     await gateway.send({"flush": True})
@@ -248,7 +248,7 @@ async def test_a_device_that_was_copied_meanwhile_is_not_copied_again_for_a_flus
     assert phone.kinds.count("full") == 1
 
 
-async def test_a_flush_of_all_reaches_each_connected_user_within_the_spread(gateway: Gateway) -> None:
+async def test_reset_of_all_users_is_spread(gateway: Gateway) -> None:
     await gateway.create("aa")
     await gateway.create("bb", uid="bob")
     phone, bob = await gateway.connect(), await gateway.connect(uid="bob")
@@ -263,7 +263,7 @@ async def test_a_flush_of_all_reaches_each_connected_user_within_the_spread(gate
         assert device.kinds == ["flush", "full"]
 
 
-async def test_with_its_last_device_a_user_is_heard_no_more(gateway: Gateway) -> None:
+async def test_last_device_unsubscribes_the_channel(gateway: Gateway) -> None:
     one, two = await gateway.connect(), await gateway.connect()
 
     one.connection.close(4001)
@@ -274,7 +274,7 @@ async def test_with_its_last_device_a_user_is_heard_no_more(gateway: Gateway) ->
     assert not gateway.feed._channels.keys() & {(True, gateway.store.channel_of("alice").encode())}
 
 
-async def test_a_control_closes_who_is_meant(gateway: Gateway) -> None:
+async def test_control_closes_matching_connections(gateway: Gateway) -> None:
     phone = await gateway.connect(hello=Hello(session="one"))
     beside = await gateway.connect(hello=Hello(session="two"))
     laptop = await gateway.connect("laptop")
@@ -285,7 +285,7 @@ async def test_a_control_closes_who_is_meant(gateway: Gateway) -> None:
     assert (phone.closed, beside.closed, laptop.closed) == (4003, None, None)
 
 
-async def test_a_revocation_closes_the_tokens_that_it_voids(gateway: Gateway) -> None:
+async def test_revocation_closes_older_tokens(gateway: Gateway) -> None:
     old = await gateway.connect()
     gateway.clock.advance(10)
     new = await gateway.connect()
@@ -297,7 +297,7 @@ async def test_a_revocation_closes_the_tokens_that_it_voids(gateway: Gateway) ->
     assert (old.closed, new.closed, laptop.closed) == (4502, None, None)
 
 
-async def test_frames_for_a_session_held_here_come_by_the_channel(gateway: Gateway) -> None:
+async def test_forwarded_frames_reach_the_session(gateway: Gateway) -> None:
     phone = await gateway.connect(hello=Hello(session="one"))
     posted = {"session": "one", "device": "phone", "frames": [{"ping": 4}, {"foreground": True}]}
 
@@ -307,7 +307,7 @@ async def test_frames_for_a_session_held_here_come_by_the_channel(gateway: Gatew
     assert phone.connection.session.foreground
 
 
-async def test_a_channel_that_cannot_be_heard_sends_the_device_away(gateway: Gateway) -> None:
+async def test_failed_subscription_closes_with_4006(gateway: Gateway) -> None:
     await gateway.feed.close()
 
     device = gateway.dial()
@@ -316,7 +316,7 @@ async def test_a_channel_that_cannot_be_heard_sends_the_device_away(gateway: Gat
     assert gateway.context.hub.channels == {}
 
 
-async def test_hearing_is_refused_as_unavailable(gateway: Gateway) -> None:
+async def test_failed_subscription_raises_unavailable(gateway: Gateway) -> None:
     await gateway.feed.close()
     device = LocalDevice(gateway, "carol", "phone", Hello(), gateway.rules)
 

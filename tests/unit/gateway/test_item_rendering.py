@@ -27,7 +27,7 @@ async def apply(gateway: Gateway, entries: dict[str, Any] = ENTRIES) -> None:
     await gateway.context.registry.refresh()
 
 
-async def test_a_client_that_asks_for_words_has_them_beside_the_items_of_a_sync(gateway: Gateway) -> None:
+async def test_sync_carries_rendered_texts(gateway: Gateway) -> None:
     await apply(gateway)
     await gateway.create("aa", body={"k": "kb"})
     italian, plain = gateway.dial("phone", hello=Hello(render="it-IT")), gateway.dial("laptop")
@@ -39,7 +39,7 @@ async def test_a_client_that_asks_for_words_has_them_beside_the_items_of_a_sync(
     assert (full["body"], full["digest"]) == (bare["body"], bare["digest"])
 
 
-async def test_live_frames_have_the_words_of_what_they_create_in_each_one_s_language(gateway: Gateway) -> None:
+async def test_live_frames_are_rendered_in_each_locale(gateway: Gateway) -> None:
     await apply(gateway)
     lines = [
         await gateway.connect("phone", hello=Hello(render=locale, session=session))
@@ -59,7 +59,7 @@ async def test_live_frames_have_the_words_of_what_they_create_in_each_one_s_lang
         assert "rendered" not in other and "rendered" not in gone
 
 
-async def test_words_are_only_of_what_the_view_holds(gateway: Gateway) -> None:
+async def test_only_items_of_the_view_are_rendered(gateway: Gateway) -> None:
     await apply(gateway)
     device = await gateway.connect("phone", hello=Hello(render="en"))
 
@@ -69,7 +69,7 @@ async def test_words_are_only_of_what_the_view_holds(gateway: Gateway) -> None:
     assert (await device.until("create"))["rendered"] == {"mine": ENGLISH}
 
 
-async def test_a_client_is_welcomed_with_what_does_not_count_and_anew_when_that_changes(gateway: Gateway) -> None:
+async def test_welcome_is_resent_when_uncounted_changes(gateway: Gateway) -> None:
     await apply(gateway)
     gateway.rules = gateway.context.rules(pings=False, welcomes=True, sends_unchanged=True)
     device = gateway.dial()
@@ -88,7 +88,7 @@ async def test_a_client_is_welcomed_with_what_does_not_count_and_anew_when_that_
     assert device.kinds.count("welcome") == 2
 
 
-async def test_a_poll_is_told_what_does_not_count_and_not_welcomed(gateway: Gateway) -> None:
+async def test_poll_has_uncounted_but_no_welcome(gateway: Gateway) -> None:
     await apply(gateway)
     poll = await gateway.connect()
 
@@ -99,7 +99,7 @@ async def test_a_poll_is_told_what_does_not_count_and_not_welcomed(gateway: Gate
     assert "welcome" not in poll.kinds
 
 
-async def test_a_device_s_own_message_has_the_times_and_the_schema_of_its_type(gateway: Gateway) -> None:
+async def test_device_message_is_checked_by_its_category(gateway: Gateway) -> None:
     await apply(gateway)
     device = await gateway.connect()
     item = {"category": "user.joined", "times": {"created": 1457056447}}
@@ -112,7 +112,7 @@ async def test_a_device_s_own_message_has_the_times_and_the_schema_of_its_type(g
     assert (problem["code"], problem["errors"][0]["pointer"]) == ("schema", "/body/create/bb/body")
 
 
-def test_a_language_is_read_from_hello_and_query() -> None:
+def test_locale_comes_from_hello_or_query() -> None:
     assert read_hello({"render": "it-IT"}).render == read_query([("render", "it-IT")], None).render == "it-IT"
     assert read_hello({}).render is None
     for value in ("", "it it", "x" * 36, 5):

@@ -14,7 +14,7 @@ from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, settle
 
 
-async def test_a_poll_without_a_cursor_answers_at_once_with_a_copy(gateway: Gateway, api: httpx.AsyncClient) -> None:
+async def test_poll_without_cursor_gets_a_full_copy(gateway: Gateway, api: httpx.AsyncClient) -> None:
     await gateway.create("aa")
 
     answer = (await api.get("/v1/poll")).json()
@@ -25,7 +25,7 @@ async def test_a_poll_without_a_cursor_answers_at_once_with_a_copy(gateway: Gate
     assert answer["uncounted"] == []
 
 
-async def test_a_poll_that_knows_everything_waits_for_the_next_frame(gateway: Gateway, api: httpx.AsyncClient) -> None:
+async def test_current_poll_waits_for_the_next_frame(gateway: Gateway, api: httpx.AsyncClient) -> None:
     await gateway.create("aa")
     cursor = (await api.get("/v1/poll")).json()["cursor"]
 
@@ -41,9 +41,7 @@ async def test_a_poll_that_knows_everything_waits_for_the_next_frame(gateway: Ga
     assert (nothing["frames"], nothing["cursor"]) == ([], answer["cursor"])
 
 
-async def test_a_poll_carries_what_does_not_count_and_words_for_who_asks(
-    gateway: Gateway, api: httpx.AsyncClient
-) -> None:
+async def test_poll_has_uncounted_and_rendered_texts(gateway: Gateway, api: httpx.AsyncClient) -> None:
     await gateway.create("aa")
     assert (await api.get("/v1/poll")).json()["uncounted"] == []
     entries = {"user.joined": {"title": "{{ id }}", "counts_in_badge": False}}
@@ -56,7 +54,7 @@ async def test_a_poll_carries_what_does_not_count_and_words_for_who_asks(
     assert answer["frames"][0]["rendered"] == {"aa": {"title": "aa", "text": None, "link": None}}
 
 
-async def test_a_poll_with_an_old_cursor_answers_at_once(gateway: Gateway, api: httpx.AsyncClient) -> None:
+async def test_poll_with_old_cursor_answers_at_once(gateway: Gateway, api: httpx.AsyncClient) -> None:
     await gateway.create("aa", body="x" * 200)
     cursor = (await api.get("/v1/poll")).json()["cursor"]
     await gateway.create("bb")
@@ -68,11 +66,11 @@ async def test_a_poll_with_an_old_cursor_answers_at_once(gateway: Gateway, api: 
 
 
 @pytest.mark.parametrize("wait", ["56", "55.1", "-1", "x", "1e1", ""])
-async def test_a_poll_waits_at_most_55_seconds(api: httpx.AsyncClient, wait: str) -> None:
+async def test_poll_waits_at_most_55_seconds(api: httpx.AsyncClient, wait: str) -> None:
     assert (await api.get("/v1/poll", params={"wait": wait})).status_code == 422
 
 
-async def test_a_poll_may_wait_for_a_part_of_a_second(api: httpx.AsyncClient) -> None:
+async def test_poll_may_wait_a_fraction_of_a_second(api: httpx.AsyncClient) -> None:
     copy = (await api.get("/v1/poll", params={"wait": "0"})).json()
 
     answer = await api.get("/v1/poll", params={"wait": "0.05", "cursor": copy["cursor"]})
@@ -80,7 +78,7 @@ async def test_a_poll_may_wait_for_a_part_of_a_second(api: httpx.AsyncClient) ->
     assert (answer.status_code, answer.json()["frames"]) == (200, [])
 
 
-async def test_that_a_token_ends_soon_ends_no_poll_of_its_last_minute(gateway: Gateway, api: httpx.AsyncClient) -> None:
+async def test_refresh_does_not_end_polls_of_the_last_minute(gateway: Gateway, api: httpx.AsyncClient) -> None:
     headers = {"Authorization": f"Bearer {gateway.token(lives_s=30)}"}
     cursor = (await api.get("/v1/poll", headers=headers)).json()["cursor"]
 
@@ -95,7 +93,7 @@ async def test_that_a_token_ends_soon_ends_no_poll_of_its_last_minute(gateway: G
     assert said == ["refresh", "system"]
 
 
-async def test_a_poll_that_does_not_speak_of_the_foreground_leaves_it(gateway: Gateway, api: httpx.AsyncClient) -> None:
+async def test_poll_without_foreground_keeps_it(gateway: Gateway, api: httpx.AsyncClient) -> None:
     async def is_foreground() -> bool:
         return (await gateway.store.devices.presence(["alice"], gateway.clock.now_us()))[0].foreground
 
@@ -109,7 +107,7 @@ async def test_a_poll_that_does_not_speak_of_the_foreground_leaves_it(gateway: G
     assert not await is_foreground()
 
 
-async def test_between_two_polls_of_a_session_its_device_is_there(gateway: Gateway, api: httpx.AsyncClient) -> None:
+async def test_device_is_present_between_two_polls(gateway: Gateway, api: httpx.AsyncClient) -> None:
     async def is_online() -> bool:
         return (await gateway.store.devices.presence(["alice"], gateway.clock.now_us()))[0].online
 
@@ -124,7 +122,7 @@ async def test_between_two_polls_of_a_session_its_device_is_there(gateway: Gatew
     assert not await is_online()
 
 
-async def test_what_comes_while_a_poll_is_answered_is_left_to_the_next(
+async def test_frame_during_a_response_goes_to_the_next_poll(
     gateway: Gateway, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await gateway.create("aa")
@@ -141,7 +139,7 @@ async def test_what_comes_while_a_poll_is_answered_is_left_to_the_next(
     assert answer["cursor"].endswith("-1")
 
 
-async def test_a_poll_that_is_sent_away_leaves_its_client_at_its_cursor(
+async def test_closed_poll_keeps_the_clients_cursor(
     gateway: Gateway, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await gateway.create("aa")

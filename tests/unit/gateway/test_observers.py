@@ -33,7 +33,7 @@ async def watcher(gateway: Gateway, device: str = "") -> tuple[str, str, LocalDe
 
 @pytest.mark.parametrize("device", ["", "phone"])
 @pytest.mark.parametrize("happens", [delete, rotate_out], ids=["deleted", "rotated out"])
-async def test_who_looks_on_goes_with_its_key(
+async def test_observer_is_closed_when_its_key_ends(
     gateway: Gateway, happens: Callable[[Gateway, str], Awaitable[None]], device: str
 ) -> None:
     await gateway.create("aa")
@@ -48,7 +48,7 @@ async def test_who_looks_on_goes_with_its_key(
     assert [observer.closed, other.closed, phone.closed] == [4502, None, None]
 
 
-async def test_a_key_that_is_rotated_keeps_who_looks_on_with_either_secret_while_both_work(gateway: Gateway) -> None:
+async def test_rotated_key_keeps_observers_during_overlap(gateway: Gateway) -> None:
     await gateway.create("aa")
     key_id, _, old = await watcher(gateway)
     text = await gateway.store.access.rotate_key(key_id, gateway.clock.now_us(), 2 * round(EVERY_S * 1e6))
@@ -65,9 +65,7 @@ async def test_a_key_that_is_rotated_keeps_who_looks_on_with_either_secret_while
     assert seen == [[None, None, None], [4502, None, None], [4502, None, None]]
 
 
-async def test_a_store_that_cannot_be_asked_sends_nobody_away_and_is_asked_again(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_store_outage_keeps_observers_and_retries(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     await gateway.create("aa")
     key_id, _, device = await watcher(gateway)
     await delete(gateway, key_id)
@@ -84,7 +82,7 @@ async def test_a_store_that_cannot_be_asked_sends_nobody_away_and_is_asked_again
     await wait_until(lambda: device.closed == 4502, "the close")
 
 
-async def test_nothing_is_asked_for_who_left(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_key_is_checked_after_observers_left(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     await gateway.create("aa")
     _, _, device = await watcher(gateway)
     asked: list[str] = []

@@ -11,7 +11,7 @@ from gregor.core.items.sync import UserPosition
 from tests.unit.gateway.conftest import Gateway, items, settle
 
 
-async def test_an_announcement_that_was_lost_is_found_by_the_comparison_where_no_other_follows(
+async def test_lost_last_announcement_is_reconciled(
     gateway: Gateway,
 ) -> None:
     await gateway.create("old")
@@ -30,7 +30,7 @@ async def test_an_announcement_that_was_lost_is_found_by_the_comparison_where_no
     assert gateway.context.metrics.gaps.labels("compare")._value.get() == 1
 
 
-async def test_a_comparison_that_finds_nothing_says_nothing(gateway: Gateway) -> None:
+async def test_equal_positions_send_nothing(gateway: Gateway) -> None:
     phone = await gateway.connect()
     await gateway.create("aa")
 
@@ -41,9 +41,7 @@ async def test_a_comparison_that_finds_nothing_says_nothing(gateway: Gateway) ->
     assert phone.kinds == ["create"]
 
 
-async def test_news_that_are_under_way_at_every_look_of_the_comparison_are_no_loss(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_announcements_in_flight_are_not_a_gap(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sync in place of live frames would swallow the reminders among them, which no sync has."""
     phone = await gateway.connect()
     heads = gateway.store.users.heads
@@ -60,7 +58,7 @@ async def test_news_that_are_under_way_at_every_look_of_the_comparison_are_no_lo
     assert len(phone.kinds) >= 3 and set(phone.kinds) == {"create"}
 
 
-async def test_a_gap_of_the_feed_is_compared_and_only_what_differs_is_sent(gateway: Gateway) -> None:
+async def test_pubsub_gap_sends_only_the_difference(gateway: Gateway) -> None:
     await gateway.create("old")
     phone, bob = await gateway.connect(), await gateway.connect(uid="bob")
     for channel in (gateway.store.channel_of("alice"), gateway.store.channel_of("bob")):
@@ -75,7 +73,7 @@ async def test_a_gap_of_the_feed_is_compared_and_only_what_differs_is_sent(gatew
     assert bob.frames == []
 
 
-async def test_a_store_that_lost_writes_has_everybody_copied_anew(gateway: Gateway) -> None:
+async def test_lost_writes_cause_full_copies(gateway: Gateway) -> None:
     await gateway.create("aa")
     phone = await gateway.connect()
     await gateway.create("bb")
@@ -97,7 +95,7 @@ async def test_a_store_that_lost_writes_has_everybody_copied_anew(gateway: Gatew
     assert items(phone.frames[-1]) == {"cc"}
 
 
-async def test_what_cannot_be_read_on_a_channel_is_compared(gateway: Gateway) -> None:
+async def test_unreadable_publication_is_reconciled(gateway: Gateway) -> None:
     await gateway.create("old")
     phone = await gateway.connect()
     gateway.feed.drop_next()

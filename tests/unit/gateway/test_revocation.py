@@ -45,7 +45,7 @@ async def devices_of(gateway: Gateway) -> tuple[LocalDevice, LocalDevice]:
     [(revoke, 4502), (forget_device, 4003), (replace, 4504)],
     ids=["revoked", "forgotten", "replaced"],
 )
-async def test_a_close_that_a_hole_swallowed_is_found_after_it(
+async def test_close_lost_in_a_gap_is_repeated(
     gateway: Gateway, happens: Callable[[Gateway], Awaitable[None]], code: int
 ) -> None:
     phone, laptop = await devices_of(gateway)
@@ -60,7 +60,7 @@ async def test_a_close_that_a_hole_swallowed_is_found_after_it(
     assert [before, phone.closed, laptop.closed] == [None, code, None]
 
 
-async def test_a_user_that_was_forgotten_in_a_hole_is_closed_everywhere(gateway: Gateway) -> None:
+async def test_user_deleted_in_a_gap_is_closed(gateway: Gateway) -> None:
     phone, laptop = await devices_of(gateway)
     await delete_user(gateway)
     await settle()
@@ -72,7 +72,7 @@ async def test_a_user_that_was_forgotten_in_a_hole_is_closed_everywhere(gateway:
 
 
 @pytest.mark.parametrize("device", ["", "phone"])
-async def test_who_looked_on_at_a_user_that_was_forgotten_in_a_hole_is_closed(gateway: Gateway, device: str) -> None:
+async def test_observer_of_a_deleted_user_is_closed(gateway: Gateway, device: str) -> None:
     await gateway.send({"create": {"aa": {"category": "mail"}}})
     await revoke(gateway)
     gateway.pass_time(1)
@@ -97,7 +97,7 @@ async def hole(gateway: Gateway) -> None:
     await settle(100)
 
 
-async def test_a_store_that_cannot_be_asked_is_asked_again(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_revocation_check_is_retried(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     phone, _ = await devices_of(gateway)
     await revoke(gateway)
     await settle()
@@ -115,7 +115,7 @@ async def test_a_store_that_cannot_be_asked_is_asked_again(gateway: Gateway, mon
     await wait_until(lambda: phone.closed == 4502, "the close")
 
 
-async def test_who_is_about_to_join_and_who_looks_on_is_let_be(gateway: Gateway) -> None:
+async def test_joining_and_observing_connections_stay(gateway: Gateway) -> None:
     phone = await gateway.connect()
     phone.connection.is_present = False  # as before it is told of, and as an onlooker
     await forget_device_of(gateway, "phone")

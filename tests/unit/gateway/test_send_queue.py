@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from gregor_gateway.connection.send_queue import PLAIN, EnqueueResult, SendQueue
 
 
-def test_what_was_put_in_comes_out_in_order_and_moves_the_cursor() -> None:
+def test_frames_are_taken_in_order() -> None:
     queue = SendQueue(100)
     queue.put(b"plain")
     queue.put(b"live", 7)
@@ -23,7 +23,7 @@ TAKES = st.tuples(st.just("take"), st.sampled_from((1, 8, 1_000)))
 
 
 @given(st.lists(PUTS | TAKES, max_size=12))
-def test_within_the_bound_all_comes_out_once_and_the_cursor_is_that_of_what_went(
+def test_cursor_equals_the_frames_written(
     steps: list[tuple[str, str | int]],
 ) -> None:
     queue = SendQueue(1_000)
@@ -54,7 +54,7 @@ def test_within_the_bound_all_comes_out_once_and_the_cursor_is_that_of_what_went
         assert queue.is_idle is (not waiting)
 
 
-def test_a_live_frame_that_carries_a_cursor_moves_its_tag_too() -> None:
+def test_frame_with_a_cursor_changes_the_tag() -> None:
     queue = SendQueue(100)
     queue.put_sync(b"sync", "none", 0)
     queue.set_next_tag("tag")
@@ -67,7 +67,7 @@ def test_a_live_frame_that_carries_a_cursor_moves_its_tag_too() -> None:
     assert (queue.written_tag, queue.written_seq) == ("tag", 2)
 
 
-def test_a_write_is_about_as_large_as_asked() -> None:
+def test_write_size_is_bounded() -> None:
     queue = SendQueue(1_000)
     for seq in range(5):
         queue.put(b"x" * 10, seq)
@@ -75,7 +75,7 @@ def test_a_write_is_about_as_large_as_asked() -> None:
     assert [len(queue.take(25)), len(queue.take(25)), len(queue.take(25))] == [3, 2, 0]
 
 
-def test_past_the_bound_live_frames_go_and_all_else_stays() -> None:
+def test_overflow_drops_only_live_frames() -> None:
     queue = SendQueue(20)
     queue.put(b"receipt")
     queue.put_sync(b"s" * 1_000, "tag", 5)
@@ -86,7 +86,7 @@ def test_past_the_bound_live_frames_go_and_all_else_stays() -> None:
     assert (queue.written_tag, queue.written_seq) == ("", 0)
 
 
-def test_a_receipt_behind_a_frame_that_was_dropped_waits_for_the_resync() -> None:
+def test_receipt_behind_a_dropped_frame_waits() -> None:
     queue = SendQueue(20)
     queue.put(b"ping")
     queue.put(b"x" * 10, 6)
@@ -101,7 +101,7 @@ def test_a_receipt_behind_a_frame_that_was_dropped_waits_for_the_resync() -> Non
     assert [*queue.take(100), *queue.take(100)] == [b"sync", b"receipt"]
 
 
-def test_where_no_resync_is_sent_they_come_without() -> None:
+def test_late_receipts_come_after_a_confirmed_cursor() -> None:
     queue = SendQueue(20)
     queue.put(b"x" * 10, 6)
     queue.put(b"receipt")
@@ -112,14 +112,14 @@ def test_where_no_resync_is_sent_they_come_without() -> None:
     assert queue.take(100) == [b"receipt"]
 
 
-def test_what_may_not_be_dropped_can_be_too_much() -> None:
+def test_undroppable_frames_can_overflow() -> None:
     queue = SendQueue(10)
 
     assert queue.put(b"x" * 6) is EnqueueResult.QUEUED
     assert queue.put(b"x" * 6) is EnqueueResult.FULL
 
 
-def test_a_sync_is_outside_the_bound_and_goes_alone() -> None:
+def test_sync_is_unbounded_and_written_alone() -> None:
     queue = SendQueue(10)
     queue.put_sync(b"s" * 1_000, "tag", 5)
     assert queue.put(b"x" * 10, 6) is EnqueueResult.QUEUED
@@ -130,14 +130,14 @@ def test_a_sync_is_outside_the_bound_and_goes_alone() -> None:
     assert (queue.written_tag, queue.written_seq) == ("tag", 6)
 
 
-def test_the_bound_is_of_what_waits_not_of_what_went_through() -> None:
+def test_bound_counts_only_queued_bytes() -> None:
     queue = SendQueue(10)
     for seq in range(20):
         assert queue.put(b"x" * 10, seq) is EnqueueResult.QUEUED
         queue.take(1_000)
 
 
-def test_a_copy_that_was_good_already_has_its_cursor_without_a_word() -> None:
+def test_confirmed_cursor_needs_no_frame() -> None:
     queue = SendQueue(10)
     queue.confirm_cursor("tag", 5)
     queue.put(b"x", 6)

@@ -43,18 +43,18 @@ def track_at(seq: int, epoch: bytes = EPOCH, known: bool = True) -> SequenceTrac
         (told(11, OTHER, is_new_epoch=True), Continuity.FORK),
     ],
 )
-def test_an_announcement_is_judged_by_seq_epoch_and_link(announcement: Announcement, continuity: Continuity) -> None:
+def test_announcement_is_classified(announcement: Announcement, continuity: Continuity) -> None:
     assert track_at(10).classify(announcement) is continuity
 
 
-def test_the_first_message_of_a_user_makes_its_epoch() -> None:
+def test_first_message_sets_the_epoch() -> None:
     tracker = SequenceTracker()
     tracker.position = StreamPosition.of(None)
 
     assert tracker.classify(told(1, is_new_epoch=True, before=ZERO_DIGEST[:8])) is Continuity.NEXT
 
 
-def test_where_nothing_is_known_the_first_announcement_begins() -> None:
+def test_first_announcement_sets_the_position() -> None:
     tracker = SequenceTracker()
     assert tracker.classify(told(7)) is Continuity.NEXT
 
@@ -65,11 +65,11 @@ def test_where_nothing_is_known_the_first_announcement_begins() -> None:
     assert tracker.confirm_sync(EPOCH, 5, None) is Continuity.GAP
 
 
-def test_without_a_link_the_seq_alone_is_judged() -> None:
+def test_unknown_link_leaves_the_seq_to_decide() -> None:
     assert track_at(10, known=False).classify(told(11, before=link(99))) is Continuity.NEXT
 
 
-def test_the_first_read_is_where_a_track_begins() -> None:
+def test_first_sync_sets_the_position() -> None:
     tracker = SequenceTracker()
 
     assert tracker.confirm_sync(EPOCH, 10, None) is Continuity.SAME
@@ -86,7 +86,7 @@ def test_the_first_read_is_where_a_track_begins() -> None:
         (OTHER, 10, Continuity.FORK),
     ],
 )
-def test_a_later_read_must_not_be_of_another_history(epoch: bytes, seq: int, continuity: Continuity) -> None:
+def test_later_sync_of_another_history_is_a_fork(epoch: bytes, seq: int, continuity: Continuity) -> None:
     tracker = track_at(10)
 
     assert tracker.confirm_sync(epoch, seq, tracker.position) is continuity
@@ -117,7 +117,7 @@ THEN = StreamPosition(EPOCH, 10, link(10))
         (StreamPosition.of(None), THEN, Continuity.FORK),
     ],
 )
-def test_the_store_is_compared_with_what_was_known_when_it_was_asked(
+def test_store_is_compared_with_the_asked_position(
     there: StreamPosition, now: StreamPosition, continuity: Continuity
 ) -> None:
     tracker = SequenceTracker()
@@ -126,14 +126,14 @@ def test_the_store_is_compared_with_what_was_known_when_it_was_asked(
     assert tracker.compare(there, THEN) is continuity
 
 
-def test_a_user_that_came_to_be_unheard_is_a_gap() -> None:
+def test_missed_first_message_is_a_gap() -> None:
     tracker = SequenceTracker()
     tracker.position = StreamPosition(NO_EPOCH, 0, ZERO_DIGEST[:8])
 
     assert tracker.compare(StreamPosition(EPOCH, 1, link(1)), tracker.position) is Continuity.GAP
 
 
-def test_a_comparison_learns_the_link() -> None:
+def test_comparison_learns_the_link() -> None:
     tracker = track_at(10, known=False)
     assert tracker.position is not None
 

@@ -38,14 +38,14 @@ from tests.unit.gateway.session_builders import (
 @pytest.mark.parametrize(
     "raw", [b"no json", b"", b"[]", b"3", b'{"ack":1}', b'{"ping":1}', b'{"system":"a","body":{}}', b'{"a":1,"a":2}']
 )
-def test_what_is_no_json_or_no_hello_first_ends_the_connection(raw: bytes) -> None:
+def test_bad_json_or_missing_hello_closes(raw: bytes) -> None:
     session = fresh()
 
     assert session.receive(raw, 0.0) == [CloseConnection(4503, "bad_protocol")]
     assert session.receive(b'{"hello":{}}', 0.0) == []
 
 
-def test_a_hello_that_is_wrong_may_be_said_again() -> None:
+def test_invalid_hello_may_be_repeated() -> None:
     session = fresh()
 
     (refusal,) = heard(session.receive(b'{"hello":{"curser":"x"}}', 0.0))
@@ -53,17 +53,17 @@ def test_a_hello_that_is_wrong_may_be_said_again() -> None:
     assert session.receive(b'{"hello":{"token":"t"}}', 1.0) == [VerifyToken("t")]
 
 
-def test_a_silent_client_is_closed_after_15_seconds() -> None:
+def test_silent_client_is_closed_after_15_seconds() -> None:
     assert fresh().tick(14.9) == []
     assert fresh().tick(15.0) == [CloseConnection(4005, "hello_timeout")]
     assert joined().tick(15.0) == []
 
 
-def test_a_client_without_any_token_is_closed() -> None:
+def test_client_without_token_is_closed() -> None:
     assert fresh().receive(b'{"hello":{}}', 0.0) == [CloseConnection(4501, "unauthorised")]
 
 
-def test_hello_may_come_before_the_token_of_the_upgrade_is_known_to_be_good() -> None:
+def test_hello_may_arrive_before_verification() -> None:
     session = fresh()
     assert session.offered("t") == [VerifyToken("t")]
 
@@ -71,20 +71,20 @@ def test_hello_may_come_before_the_token_of_the_upgrade_is_known_to_be_good() ->
     assert session.admitted(PHONE, 3_600.0, 0.1) == [JoinChannel()]
 
 
-def test_hello_may_come_after_it_and_its_own_token_does_not_count_then() -> None:
+def test_upgrade_token_precedes_the_hello_token() -> None:
     session = fresh()
     assert session.admitted(PHONE, 3_600.0, 0.0) == []
 
     assert session.receive(b'{"hello":{"token":"other"}}', 1.0) == [JoinChannel()]
 
 
-def test_a_second_hello_is_a_problem() -> None:
+def test_second_hello_is_a_problem() -> None:
     (refusal,) = heard(live().receive(b'{"hello":{}}', 1.0))
 
     assert refusal["problem"]["code"] == "invalid"
 
 
-def test_a_view_is_what_the_token_allows_and_hello_asks_for() -> None:
+def test_view_is_token_and_hello_intersected() -> None:
     caller = replace(PHONE, category_filter=("user", "mail"), systems=("kbfs",))
     session = joined(caller=caller, hello=Hello(prefixes=("user.joined", "web"), systems=None, session="tab-1"))
 
@@ -93,7 +93,7 @@ def test_a_view_is_what_the_token_allows_and_hello_asks_for() -> None:
     assert session.name == "tab-1"
 
 
-def test_welcome_comes_first_and_then_the_read() -> None:
+def test_welcome_comes_before_the_read() -> None:
     session = fresh()
     session.admitted(PHONE, 3_600.4, 0.0)
     position = Position(Cursor("k3f9", 10), bytes(32))
@@ -105,7 +105,7 @@ def test_welcome_comes_first_and_then_the_read() -> None:
     assert read == ReadSync(position, 1)
 
 
-def test_a_stream_that_never_ends_and_has_a_ticket_says_so() -> None:
+def test_welcome_of_an_endless_stream_has_a_ticket() -> None:
     session = fresh()
     session.ticket = "next"
     session.admitted(PHONE, float("inf"), 0.0)
@@ -117,7 +117,7 @@ def test_a_stream_that_never_ends_and_has_a_ticket_says_so() -> None:
     assert welcome["welcome"]["ticket"] == "next"
 
 
-def test_a_poll_is_not_welcomed_and_not_told_that_nothing_changed() -> None:
+def test_poll_gets_neither_welcome_nor_unchanged() -> None:
     session = joined(replace(RULES, welcomes=False, sends_unchanged=False))
     assert session.state is SessionState.SYNCING
 
@@ -127,7 +127,7 @@ def test_a_poll_is_not_welcomed_and_not_told_that_nothing_changed() -> None:
 # 2. What is committed between the subscription and the sync is held, and goes out after it
 
 
-def test_frames_that_come_before_the_sync_go_out_after_it_in_order_where_it_lacks_them() -> None:
+def test_held_frames_follow_the_sync_in_order() -> None:
     session = joined()
     assert [session.deliver(seq, frame(seq)) for seq in (9, 10, 11, 12)] == [False] * 4
 
@@ -137,7 +137,7 @@ def test_frames_that_come_before_the_sync_go_out_after_it_in_order_where_it_lack
     assert (session.tag, session.seq, session.state) == (TAG, 12, SessionState.LIVE)
 
 
-def test_what_is_held_past_the_bound_is_forgotten_and_read_once_more() -> None:
+def test_overflow_of_held_frames_repeats_the_read() -> None:
     session = joined()
     for seq in range(11, 40):
         session.deliver(seq, frame(seq))
@@ -148,7 +148,7 @@ def test_what_is_held_past_the_bound_is_forgotten_and_read_once_more() -> None:
     assert session.synced(2, full(39), b"sync") == [SendSync(TAG, 39, b"sync")]
 
 
-def test_what_is_held_for_a_user_that_was_not_there_yet_waits_for_a_read_that_knows_it() -> None:
+def test_held_frames_of_a_new_user_wait_for_its_epoch() -> None:
     session = joined()
     session.deliver(1, frame(1))
 
@@ -161,7 +161,7 @@ def test_what_is_held_for_a_user_that_was_not_there_yet_waits_for_a_read_that_kn
 # 3. A live frame up to the seq of a sync is never sent after it; each at most once
 
 
-def test_a_frame_goes_out_once_and_none_goes_back() -> None:
+def test_live_frame_is_sent_at_most_once() -> None:
     session = live(10)
 
     assert [session.deliver(seq, b"") for seq in (9, 10, 11, 11, 13, 12, 14)] == [
@@ -175,7 +175,7 @@ def test_a_frame_goes_out_once_and_none_goes_back() -> None:
     ]
 
 
-def test_frames_up_to_a_later_sync_are_not_sent_after_it() -> None:
+def test_no_frame_below_a_sync_is_sent_after_it() -> None:
     session = live(10)
     (read,) = session.resync()
     assert read == ReadSync(Position(Cursor(TAG, 10)), 2)
@@ -189,7 +189,7 @@ def test_frames_up_to_a_later_sync_are_not_sent_after_it() -> None:
     assert session.deliver(14, b"")
 
 
-def test_a_sync_asked_for_during_another_is_read_after_it() -> None:
+def test_sync_requested_during_a_read_follows_it() -> None:
     session = live(10)
     (first,) = session.resync()
     assert session.resync(Position()) == []
@@ -200,7 +200,7 @@ def test_a_sync_asked_for_during_another_is_read_after_it() -> None:
     assert answer(session, second, full(13))[0] == SendSync(TAG, 13, b"{}")
 
 
-def test_a_sync_may_take_the_position_back_where_the_history_is_another() -> None:
+def test_sync_of_another_history_may_lower_the_seq() -> None:
     session = live(10)
     (read,) = session.resync(Position())
 
@@ -211,12 +211,12 @@ def test_a_sync_may_take_the_position_back_where_the_history_is_another() -> Non
     assert session.deliver(5, b"")
 
 
-def test_what_the_client_has_without_a_frame_of_its_own_counts_for_the_next_read() -> None:
+def test_reached_seq_counts_for_the_next_read() -> None:
     assert live(10).resync(reached=17) == [ReadSync(Position(Cursor(TAG, 17)), 2)]
     assert live(10).resync(reached=3) == [ReadSync(Position(Cursor(TAG, 10)), 2)]
 
 
-def test_a_client_is_told_that_nothing_changed_only_where_it_asked() -> None:
+def test_unchanged_is_sent_only_on_request() -> None:
     unasked, asked = live(10), live(10)
     (read,) = unasked.resync()
     (question,) = asked.receive(b'{"resync":{"cursor":"k3f9-10"}}', 5.0)
@@ -225,7 +225,7 @@ def test_a_client_is_told_that_nothing_changed_only_where_it_asked() -> None:
     assert answer(asked, question, Unchanged(EPOCH, 12, bytes(32))) == [SendSync(TAG, 12, b"{}")]
 
 
-def test_external_messages_are_news_though_the_view_did_not_change() -> None:
+def test_external_messages_count_as_changes() -> None:
     session = live(10)
     (read,) = session.resync()
     news = Unchanged(EPOCH, 12, bytes(32), (StoredExternal(11, "kbfs", b"{}"),))
@@ -233,7 +233,7 @@ def test_external_messages_are_news_though_the_view_did_not_change() -> None:
     assert answer(session, read, news) == [SendSync(TAG, 12, b"{}")]
 
 
-def test_an_answer_to_an_older_question_is_not_taken() -> None:
+def test_result_of_an_older_read_is_ignored() -> None:
     session = live(10)
     (old,) = session.resync()
     session.fall_behind()
@@ -243,7 +243,7 @@ def test_an_answer_to_an_older_question_is_not_taken() -> None:
     assert answer(session, new, full(12)) == [SendSync(TAG, 12, b"{}")]
 
 
-def test_a_read_that_failed_is_repeated_while_it_is_wanted() -> None:
+def test_failed_read_is_retried_while_needed() -> None:
     session = live(10)
     session.resync()
 
@@ -254,7 +254,7 @@ def test_a_read_that_failed_is_repeated_while_it_is_wanted() -> None:
 # a slow client
 
 
-def test_a_slow_client_gets_one_sync_from_where_it_really_is() -> None:
+def test_slow_consumer_syncs_from_its_cursor() -> None:
     session = live(10)
     for seq in (11, 12, 13):
         session.deliver(seq, frame(seq))
@@ -267,7 +267,7 @@ def test_a_slow_client_gets_one_sync_from_where_it_really_is() -> None:
     assert session.catch_up(TAG, 15) == []
 
 
-def test_a_full_copy_asked_for_while_behind_is_what_is_read_then() -> None:
+def test_full_copy_requested_while_behind_is_read() -> None:
     session = live(10)
     session.fall_behind()
 
@@ -275,7 +275,7 @@ def test_a_full_copy_asked_for_while_behind_is_what_is_read_then() -> None:
     assert session.catch_up(TAG, 10) == [ReadSync(Position(), 2)]
 
 
-def test_a_client_that_was_too_slow_before_its_first_sync_still_gets_what_it_asked_for() -> None:
+def test_slow_consumer_still_gets_its_first_sync() -> None:
     position = Position(Cursor("k3f9", 3))
     session = joined(hello=Hello(position))
     session.fall_behind()

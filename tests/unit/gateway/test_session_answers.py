@@ -17,7 +17,7 @@ from tests.unit.gateway.session_builders import PHONE, RULES, answer, frame, fre
 # 4. The receipt of a message comes after the frame of its seq
 
 
-def test_a_message_is_committed_and_its_receipt_follows_its_frame() -> None:
+def test_receipt_follows_the_frame_of_its_message() -> None:
     session = live(10)
     message = b'{"ref":1,"system":"gregor","body":{"dismiss":{"ids":["aa"]}}}'
 
@@ -31,14 +31,14 @@ def test_a_message_is_committed_and_its_receipt_follows_its_frame() -> None:
     assert not session.awaits
 
 
-def test_a_receipt_that_comes_after_the_frame_goes_out_at_once() -> None:
+def test_late_receipt_is_sent_at_once() -> None:
     session = live(10)
     session.deliver(11, frame(11))
 
     assert session.committed(11, b"receipt", reached=11) == [Send(b"receipt")]
 
 
-def test_a_receipt_waits_for_the_channel_where_the_view_has_no_frame() -> None:
+def test_receipt_without_frame_waits_for_the_channel() -> None:
     session = live(10)
 
     assert session.committed(12, b"receipt", reached=10) == []
@@ -46,7 +46,7 @@ def test_a_receipt_waits_for_the_channel_where_the_view_has_no_frame() -> None:
     assert session.release_receipts(12) == [Send(b"receipt")]
 
 
-def test_a_receipt_waits_for_the_sync_that_covers_its_frame() -> None:
+def test_receipt_waits_for_the_covering_sync() -> None:
     session = live(10)
     (read,) = session.resync()
     assert session.committed(12, b"receipt", reached=12) == []
@@ -56,7 +56,7 @@ def test_a_receipt_waits_for_the_sync_that_covers_its_frame() -> None:
     assert session.release_receipts(0) == [Send(b"receipt")]
 
 
-def test_a_refused_message_names_its_ref_and_one_without_is_a_problem_alone() -> None:
+def test_problem_carries_the_ref_if_there_is_one() -> None:
     refusal = Problem("rate_limited", "Wait.", retry_after_s=0.5)
 
     (named,) = heard(live().refused("a", refusal))
@@ -82,7 +82,7 @@ def test_a_refused_message_names_its_ref_and_one_without_is_a_problem_alone() ->
         (b'{"ack":"\\ud800"}', "malformed_json"),
     ],
 )
-def test_what_a_client_does_wrong_is_a_problem_and_never_a_close(raw: bytes, code: str) -> None:
+def test_client_mistakes_are_problems_not_closes(raw: bytes, code: str) -> None:
     session = live()
 
     (refusal,) = heard(session.receive(raw, 1.0))
@@ -91,7 +91,7 @@ def test_what_a_client_does_wrong_is_a_problem_and_never_a_close(raw: bytes, cod
     assert session.state is SessionState.LIVE
 
 
-def test_a_message_that_is_refused_before_it_is_read_is_refused_under_its_ref() -> None:
+def test_refused_json_is_answered_with_its_ref() -> None:
     raw = b'{"ref":7,"system":"gregor","body":{"create":{"aa":{"category":"mail","body":9007199254740992}}}}'
 
     (refusal,) = heard(live().receive(raw, 1.0))
@@ -99,11 +99,11 @@ def test_a_message_that_is_refused_before_it_is_read_is_refused_under_its_ref() 
     assert (refusal["ref"], refusal["problem"]["code"]) == (7, "number_out_of_range")
 
 
-def test_no_json_ends_even_a_good_connection() -> None:
+def test_malformed_json_closes_a_live_connection() -> None:
     assert live().receive(b"{", 1.0) == [CloseConnection(4503, "bad_protocol")]
 
 
-def test_a_resync_may_be_asked_for_once_a_second_and_hello_does_not_count() -> None:
+def test_resync_is_limited_to_one_a_second() -> None:
     session = live()
 
     (read,) = session.receive(b'{"resync":true}', 0.5)
@@ -116,7 +116,7 @@ def test_a_resync_may_be_asked_for_once_a_second_and_hello_does_not_count() -> N
     assert isinstance(session.receive(b'{"resync":true}', 1.5)[0], ReadSync)
 
 
-def test_pings_are_answered_and_answers_keep_the_connection() -> None:
+def test_pings_and_pongs_keep_the_connection() -> None:
     session = live()
 
     assert session.receive(b'{"ping":7}', 1.0) == [Send(b'{"pong":7}')]
@@ -125,7 +125,7 @@ def test_pings_are_answered_and_answers_keep_the_connection() -> None:
         assert session.receive(b'{"pong":%d}' % turn, 27.6 * turn) == []
 
 
-def test_two_unanswered_pings_end_it() -> None:
+def test_two_unanswered_pings_close_the_session() -> None:
     session = live()
     session.tick(27.6)
     session.tick(55.2)
@@ -133,7 +133,7 @@ def test_two_unanswered_pings_end_it() -> None:
     assert session.tick(82.8) == [CloseConnection(4007, "ping_timeout")]
 
 
-def test_an_ack_before_the_sync_waits_for_it() -> None:
+def test_ack_before_the_sync_waits_for_it() -> None:
     session = joined()
     assert session.receive(b'{"ack":8}', 0.1) == []
     assert session.receive(b'{"ack":7}', 0.1) == []
@@ -142,14 +142,14 @@ def test_an_ack_before_the_sync_waits_for_it() -> None:
     assert session.receive(b'{"ack":10}', 1.0) == [effects.Acknowledge(10)]
 
 
-def test_foreground_is_told_on() -> None:
+def test_foreground_change_is_reported() -> None:
     session = live()
 
     assert session.receive(b'{"foreground":true}', 1.0) == [effects.ReportForeground(True)]
     assert session.foreground
 
 
-def test_who_looks_on_is_no_presence_and_acknowledges_nothing() -> None:
+def test_observer_has_no_presence_and_no_ack() -> None:
     session = fresh()
     session.admitted(PHONE, float("inf"), 0.0, observes=True)
     session.greeted(Hello())
@@ -163,7 +163,7 @@ def test_who_looks_on_is_no_presence_and_acknowledges_nothing() -> None:
 # 6. Tokens
 
 
-def test_a_token_that_ends_is_asked_for_anew_and_tolerated_a_while() -> None:
+def test_expiring_token_is_refreshed_with_grace() -> None:
     session = live(rules=replace(RULES, pings=False))
 
     assert session.tick(3_540.0) == [Send(b'{"refresh":{"expires_in":60}}')]
@@ -171,7 +171,7 @@ def test_a_token_that_ends_is_asked_for_anew_and_tolerated_a_while() -> None:
     assert session.tick(3_625.0) == [CloseConnection(4004, "token_expired")]
 
 
-def test_a_new_token_of_the_same_device_is_taken() -> None:
+def test_new_token_of_the_same_device_is_accepted() -> None:
     session = live(rules=replace(RULES, pings=False))
     assert session.receive(b'{"token":"t"}', 1.0) == [VerifyToken("t", None, is_renewal=True)]
 
@@ -180,13 +180,13 @@ def test_a_new_token_of_the_same_device_is_taken() -> None:
 
 
 @pytest.mark.parametrize("change", [{"uid": "bob"}, {"device": "laptop"}, {"category_filter": ("user",)}])
-def test_a_new_token_of_another_user_device_or_view_ends_the_connection(change: dict[str, Any]) -> None:
+def test_new_token_of_another_device_closes(change: dict[str, Any]) -> None:
     session = live()
 
     assert session.renewed(replace(PHONE, **change), 3_600.0, 1.0) == [CloseConnection(4003, "state_invalidated")]
 
 
-def test_a_new_token_may_hear_other_systems() -> None:
+def test_new_token_may_change_the_systems() -> None:
     session = live()
 
     out = session.renewed(replace(PHONE, systems=("kbfs",)), 3_600.0, 1.0)
@@ -195,14 +195,14 @@ def test_a_new_token_may_hear_other_systems() -> None:
     assert session.systems == ("kbfs",)
 
 
-def test_a_connection_does_not_grow_too_old() -> None:
+def test_connection_is_closed_at_its_maximum_age() -> None:
     session = live(rules=replace(RULES, pings=False, max_age_s=100.0))
 
     assert session.tick(99.0) == []
     assert session.tick(100.0) == [CloseConnection(4008, "max_age")]
 
 
-def test_what_is_over_does_nothing_any_more() -> None:
+def test_closed_session_has_no_effects() -> None:
     session = live()
     assert session.close(4502) == [CloseConnection(4502, "revoked")]
 

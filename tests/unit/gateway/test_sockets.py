@@ -11,7 +11,7 @@ from gregor_gateway.runtime.sockets import TCP_USER_TIMEOUT_MS, listen
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how long it waits for a sign of the other side")
-def test_who_is_accepted_is_given_up_when_nothing_is_heard_of_it() -> None:
+def test_listener_sets_tcp_user_timeout() -> None:
     with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
         accepted, _ = listening.accept()
         with accepted:

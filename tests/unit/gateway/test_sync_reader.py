@@ -7,7 +7,7 @@ from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, settle
 
 
-async def test_who_comes_back_while_a_read_waits_its_turn_is_compared_too(gateway: Gateway) -> None:
+async def test_returning_user_gets_a_tracker_of_its_own_read(gateway: Gateway) -> None:
     await gateway.create("aa")
     slots = gateway.context.sync_reader._slots
     for _ in range(CONCURRENT_READS):

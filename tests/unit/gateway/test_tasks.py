@@ -37,7 +37,7 @@ async def ids_of(gateway: Gateway) -> list[str]:
 
 
 @pytest.mark.parametrize("place", ["header", "hello"])
-async def test_a_message_right_behind_the_hello_is_answered_after_the_sync(gateway: Gateway, place: str) -> None:
+async def test_message_behind_hello_is_answered_later(gateway: Gateway, place: str) -> None:
     reader, writer = await raw(gateway, stream_request(gateway.token(), place) + message("aa"))
 
     heard = b""
@@ -51,9 +51,7 @@ async def test_a_message_right_behind_the_hello_is_answered_after_the_sync(gatew
 
 @pytest.mark.parametrize("place", ["header", "hello"])
 @pytest.mark.parametrize("is_gone", [False, True])
-async def test_a_message_right_behind_the_hello_of_a_revoked_token_does_nothing(
-    gateway: Gateway, place: str, is_gone: bool
-) -> None:
+async def test_revoked_token_cannot_commit_behind_hello(gateway: Gateway, place: str, is_gone: bool) -> None:
     await gateway.store.devices.revoke("alice", None, gateway.clock.now_us() + 1, gateway.clock.now_us())
 
     said = stream_request(gateway.token(), place) + message("aa")
@@ -66,7 +64,7 @@ async def test_a_message_right_behind_the_hello_of_a_revoked_token_does_nothing(
     assert await ids_of(gateway) == []
 
 
-async def test_what_a_client_says_before_it_leaves_is_done(gateway: Gateway) -> None:
+async def test_message_before_a_disconnect_is_committed(gateway: Gateway) -> None:
     reader, writer = await raw(gateway, stream_request(gateway.token(), "header"))
     while b'"sync"' not in await reader.read(65_536):
         pass
@@ -79,7 +77,7 @@ async def test_what_a_client_says_before_it_leaves_is_done(gateway: Gateway) -> 
     assert len(await ids_of(gateway)) == 20
 
 
-async def test_what_a_client_says_after_it_was_sent_away_is_not_done(gateway: Gateway) -> None:
+async def test_message_after_a_close_is_dropped(gateway: Gateway) -> None:
     phone = await gateway.connect()
     phone.say(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
 
@@ -89,7 +87,7 @@ async def test_what_a_client_says_after_it_was_sent_away_is_not_done(gateway: Ga
     assert await ids_of(gateway) == []
 
 
-async def test_a_receipt_whose_frame_was_lost_comes_after_a_position_though_nothing_changed(gateway: Gateway) -> None:
+async def test_receipt_of_a_lost_frame_follows_a_position(gateway: Gateway) -> None:
     await gateway.create("old")
     phone = await gateway.connect(hello=Hello(prefixes=("user",)))
     gateway.feed.drop_next()
@@ -104,7 +102,7 @@ async def test_a_receipt_whose_frame_was_lost_comes_after_a_position_though_noth
     assert phone.seqs == [receipt["receipt"]["seq"]]
 
 
-async def test_a_resync_right_behind_the_hello_is_answered_with_the_first_sync(gateway: Gateway) -> None:
+async def test_resync_behind_hello_joins_the_first_sync(gateway: Gateway) -> None:
     await gateway.create("aa")
     resync = masked(b'{"resync":{"cursor":"none-1"}}')
     reader, writer = await raw(gateway, stream_request(gateway.token(), "header") + resync + masked(b'{"ping":1}'))
@@ -120,7 +118,7 @@ async def test_a_resync_right_behind_the_hello_is_answered_with_the_first_sync(g
 
 
 @pytest.mark.parametrize(("size", "most"), [(300_000, 4), (20, 65)])
-async def test_what_waits_of_one_client_while_the_store_is_away_is_bounded_in_frames_and_bytes(
+async def test_queued_tasks_are_bounded_during_an_outage(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, size: int, most: int
 ) -> None:
     phone = await gateway.connect()
@@ -146,9 +144,7 @@ async def test_what_waits_of_one_client_while_the_store_is_away_is_bounded_in_fr
     assert said == most
 
 
-async def test_a_client_that_left_before_it_joined_replaces_nobody(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_client_that_left_early_replaces_none(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     subscribe, is_heard = gateway.feed.subscribe, asyncio.Event()
 
     async def slow(*asked: Any) -> None:
@@ -170,7 +166,7 @@ async def test_a_client_that_left_before_it_joined_replaces_nobody(
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
-async def test_who_is_asked_to_come_back_elsewhere_hears_the_answers_first_but_does_not_wait_for_ever(
+async def test_drained_client_gets_pending_answers_first(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, comes_back: bool
 ) -> None:
     phone, idle = await gateway.connect(), await gateway.connect("laptop")

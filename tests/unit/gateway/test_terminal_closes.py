@@ -16,7 +16,7 @@ def auth(gateway: Gateway) -> dict[str, str]:
     return {"Authorization": f"Bearer {gateway.token()}"}
 
 
-async def test_a_close_is_the_last_frame_and_a_final_one_is_remembered(gateway: Gateway, streams: str) -> None:
+async def test_terminal_close_is_remembered(gateway: Gateway, streams: str) -> None:
     headers = auth(gateway)
     async with StreamDevice(streams, {"session": "one"}, headers) as stream:
         await stream.until('"sync"')
@@ -31,9 +31,7 @@ async def test_a_close_is_the_last_frame_and_a_final_one_is_remembered(gateway: 
     assert (answer.status_code, answer.json()) == (410, {"close": {"code": 4502, "reason": "revoked"}})
 
 
-async def test_a_stream_that_was_replaced_may_come_back_when_the_newer_one_is_gone(
-    gateway: Gateway, streams: str
-) -> None:
+async def test_replaced_stream_may_return_later(gateway: Gateway, streams: str) -> None:
     headers = auth(gateway)
     async with StreamDevice(streams, {"session": "one"}, headers) as old:
         await old.until('"sync"')
@@ -47,7 +45,7 @@ async def test_a_stream_that_was_replaced_may_come_back_when_the_newer_one_is_go
             assert again.status == 200
 
 
-async def test_a_replaced_stream_that_comes_late_is_taken_for_the_newer_one(gateway: Gateway, streams: str) -> None:
+async def test_late_request_counts_as_the_newer_client(gateway: Gateway, streams: str) -> None:
     headers = auth(gateway)
     async with StreamDevice(streams, {"session": "one"}, headers) as old:
         await old.until('"sync"')
@@ -60,9 +58,7 @@ async def test_a_replaced_stream_that_comes_late_is_taken_for_the_newer_one(gate
                 await newer.until("4504")
 
 
-async def test_of_too_many_streams_the_oldest_is_final_where_its_session_has_a_name(
-    gateway: Gateway, streams: str
-) -> None:
+async def test_oldest_named_stream_is_closed_for_good(gateway: Gateway, streams: str) -> None:
     headers = auth(gateway)
     async with StreamDevice(streams, {"session": "one"}, headers) as named, StreamDevice(streams, {}, headers) as other:
         for stream in (named, other):
@@ -78,7 +74,7 @@ async def test_of_too_many_streams_the_oldest_is_final_where_its_session_has_a_n
             assert fresh.status == 200
 
 
-async def test_a_client_whose_next_poll_replaces_a_lost_one_goes_on(gateway: Gateway, api: httpx.AsyncClient) -> None:
+async def test_next_poll_replaces_a_lost_one(gateway: Gateway, api: httpx.AsyncClient) -> None:
     await gateway.create("aa")
     cursor = (await api.get("/v1/poll", params={"session": "one"})).json()["cursor"]
     query = {"session": "one", "cursor": cursor}

@@ -23,7 +23,7 @@ def clock() -> ManualClock:
     return ManualClock(0)
 
 
-def test_nothing_ticks_before_its_time_and_all_of_it_soon_after(clock: ManualClock) -> None:
+def test_timers_never_fire_early(clock: ManualClock) -> None:
     timers, bell = TimerWheel(clock), Bell()
     timers.at(1.0, bell)
     for _ in range(10):
@@ -40,7 +40,7 @@ def test_nothing_ticks_before_its_time_and_all_of_it_soon_after(clock: ManualClo
     assert len(bell.rung) == 1
 
 
-def test_one_that_fails_stops_no_other(clock: ManualClock) -> None:
+def test_failing_timer_stops_no_other(clock: ManualClock) -> None:
     timers, bell = TimerWheel(clock), Bell()
     timers.at(0.0, Timer(lambda: 1 / 0))
     timers.at(0.0, bell)
@@ -53,7 +53,7 @@ def test_one_that_fails_stops_no_other(clock: ManualClock) -> None:
     assert len(bell.rung) == 2
 
 
-def test_what_is_past_ticks_at_the_next_turn(clock: ManualClock) -> None:
+def test_past_time_fires_at_the_next_turn(clock: ManualClock) -> None:
     clock.advance(10)
     timers, bell = TimerWheel(clock), Bell()
     timers.at(3.0, bell)
@@ -63,7 +63,7 @@ def test_what_is_past_ticks_at_the_next_turn(clock: ManualClock) -> None:
     assert len(bell.rung) == 1
 
 
-def test_a_long_sleep_of_the_process_loses_nothing(clock: ManualClock) -> None:
+def test_long_sleep_loses_no_timer(clock: ManualClock) -> None:
     timers, bell, order = TimerWheel(clock), Bell(), list[str]()
     timers.at(5.0, Timer(lambda: order.append("second")))
     timers.at(1.0, Timer(lambda: order.append("first")))
@@ -75,7 +75,7 @@ def test_a_long_sleep_of_the_process_loses_nothing(clock: ManualClock) -> None:
     assert bell.rung == []
 
 
-def test_what_ticks_may_ask_to_tick_again(clock: ManualClock) -> None:
+def test_timer_may_be_rescheduled_in_its_tick(clock: ManualClock) -> None:
     timers, count = TimerWheel(clock), list[int]()
 
     def again() -> None:

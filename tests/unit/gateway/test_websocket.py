@@ -71,7 +71,7 @@ def masked(frame: bytes, opcode: int = 0x81) -> bytes:
     return bytes([opcode, 0x80 | len(frame)]) + b"abcd" + unmask(frame, b"abcd")
 
 
-async def test_a_device_is_welcomed_synced_and_told_what_happens(gateway: Gateway) -> None:
+async def test_device_gets_welcome_sync_and_live_frames(gateway: Gateway) -> None:
     async with dial(gateway) as socket:
         phone = Phone(socket)
         await phone.say(hello={})
@@ -87,7 +87,7 @@ async def test_a_device_is_welcomed_synced_and_told_what_happens(gateway: Gatewa
         assert socket.subprotocol == "gregor.v1"
 
 
-async def test_the_token_may_come_as_the_second_subprotocol_and_is_never_echoed(gateway: Gateway) -> None:
+async def test_token_subprotocol_is_never_echoed(gateway: Gateway) -> None:
     async with dial(gateway, None, subprotocols=["gregor.v1", gateway.token()]) as socket:
         phone = Phone(socket)
         await phone.say(hello={})
@@ -96,7 +96,7 @@ async def test_the_token_may_come_as_the_second_subprotocol_and_is_never_echoed(
         assert socket.subprotocol == "gregor.v1"
 
 
-async def test_the_token_may_come_in_hello(gateway: Gateway) -> None:
+async def test_token_may_come_in_hello(gateway: Gateway) -> None:
     async with dial(gateway, None, subprotocols=None) as socket:
         phone = Phone(socket)
         await phone.say(hello={"token": gateway.token()})
@@ -106,12 +106,12 @@ async def test_the_token_may_come_in_hello(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize(("lives_s", "told"), [(-31, (4004, "token_expired")), (40 * 86_400, (4501, "unauthorised"))])
-async def test_a_bad_token_is_told_by_a_close_code(gateway: Gateway, lives_s: int, told: tuple[int, str]) -> None:
+async def test_invalid_token_is_closed_with_4501(gateway: Gateway, lives_s: int, told: tuple[int, str]) -> None:
     async with dial(gateway, gateway.token(lives_s=lives_s)) as socket:
         assert await Phone(socket).closed() == told
 
 
-async def test_a_token_that_has_just_ended_is_tolerated(gateway: Gateway) -> None:
+async def test_token_that_has_just_expired_is_accepted(gateway: Gateway) -> None:
     async with dial(gateway, gateway.token(lives_s=-20)) as socket:
         phone = Phone(socket)
         await phone.say(hello={})
@@ -123,12 +123,12 @@ async def test_a_token_that_has_just_ended_is_tolerated(gateway: Gateway) -> Non
         assert await phone.closed() == (4004, "token_expired")
 
 
-async def test_an_authorization_of_another_kind_is_no_token(gateway: Gateway) -> None:
+async def test_other_authorization_scheme_is_refused(gateway: Gateway) -> None:
     async with dial(gateway, None, additional_headers={"Authorization": "Basic YTpi"}) as socket:
         assert await Phone(socket).closed() == (4501, "unauthorised")
 
 
-async def test_a_revoked_token_is_told_so(gateway: Gateway) -> None:
+async def test_revoked_token_is_closed_with_4502(gateway: Gateway) -> None:
     token = gateway.token()
     await gateway.store.devices.revoke("alice", "phone", gateway.clock.now_us() + 1, gateway.clock.now_us())
 
@@ -138,7 +138,7 @@ async def test_a_revoked_token_is_told_so(gateway: Gateway) -> None:
         assert await phone.closed() == (4502, "revoked")
 
 
-async def test_a_new_token_is_answered_with_its_life_and_a_bad_one_is_a_problem(gateway: Gateway) -> None:
+async def test_new_token_is_answered_with_its_expiry(gateway: Gateway) -> None:
     async with dial(gateway) as socket:
         phone = Phone(socket)
         await phone.say(hello={})
@@ -154,14 +154,14 @@ async def test_a_new_token_is_answered_with_its_life_and_a_bad_one_is_a_problem(
         assert await phone.closed() == (4003, "state_invalidated")
 
 
-async def test_a_silent_client_is_closed_by_the_wheel(gateway: Gateway) -> None:
+async def test_hello_timeout_closes_with_4005(gateway: Gateway) -> None:
     async with dial(gateway) as socket:
         gateway.pass_time(15.2)
 
         assert await Phone(socket).closed() == (4005, "hello_timeout")
 
 
-async def test_a_client_that_answers_no_ping_is_closed(gateway: Gateway) -> None:
+async def test_unanswered_pings_close_with_4007(gateway: Gateway) -> None:
     async with dial(gateway) as socket:
         phone = Phone(socket)
         await phone.say(hello={})
@@ -175,14 +175,14 @@ async def test_a_client_that_answers_no_ping_is_closed(gateway: Gateway) -> None
         assert await phone.closed() == (4007, "ping_timeout")
 
 
-async def test_no_json_and_no_text_are_bad_protocol(gateway: Gateway) -> None:
+async def test_malformed_json_and_binary_close_with_4503(gateway: Gateway) -> None:
     for frame in ("no json", b"{}"):
         async with dial(gateway) as socket:
             await socket.send(frame)
             assert await Phone(socket).closed() == (4503, "bad_protocol")
 
 
-async def test_a_frame_over_a_mebibyte_is_refused_and_one_of_just_that_is_read(gateway: Gateway) -> None:
+async def test_frame_above_1_mib_closes_with_1009(gateway: Gateway) -> None:
     async with dial(gateway) as socket:
         phone = Phone(socket)
         await phone.say(hello={})
@@ -197,7 +197,7 @@ async def test_a_frame_over_a_mebibyte_is_refused_and_one_of_just_that_is_read(g
         assert (await phone.closed())[0] == 1009
 
 
-async def test_protocol_pings_are_answered_and_a_close_too(gateway: Gateway) -> None:
+async def test_websocket_ping_and_close_are_answered(gateway: Gateway) -> None:
     async with dial(gateway) as socket:
         await (await socket.ping())
         await socket.close(3001, "bye")
@@ -206,7 +206,7 @@ async def test_protocol_pings_are_answered_and_a_close_too(gateway: Gateway) -> 
     await wait_until(lambda: not gateway.sockets.connections, "the connection is forgotten")
 
 
-async def test_a_client_that_pings_and_takes_no_answer_costs_no_memory(gateway: Gateway) -> None:
+async def test_unread_pongs_are_not_queued(gateway: Gateway) -> None:
     reader, writer = await raw(gateway, head(**UPGRADE, Authorization=f"Bearer {gateway.token()}"))
     await reader.readuntil(b"\r\n\r\n")
     await wait_until(lambda: gateway.sockets.connections, "the connection")
@@ -223,7 +223,7 @@ async def test_a_client_that_pings_and_takes_no_answer_costs_no_memory(gateway: 
     writer.close()
 
 
-async def test_hello_may_travel_with_the_upgrade_and_in_pieces(gateway: Gateway) -> None:
+async def test_hello_may_come_with_the_upgrade(gateway: Gateway) -> None:
     request = head(**UPGRADE, Authorization=f"Bearer {gateway.token()}")
     hello = b'{"hello":{}}'
     data = request + masked(hello[:5], 0x01) + masked(hello[5:], 0x80)
@@ -237,7 +237,7 @@ async def test_hello_may_travel_with_the_upgrade_and_in_pieces(gateway: Gateway)
     writer.close()
 
 
-async def test_a_frame_without_a_mask_breaks_the_protocol(gateway: Gateway) -> None:
+async def test_unmasked_frame_closes_with_1002(gateway: Gateway) -> None:
     reader, writer = await raw(gateway, head(**UPGRADE) + encode(b"{}"))
     await reader.readuntil(b"\r\n\r\n")
 
@@ -299,7 +299,7 @@ async def test_stream_path_on_this_port_names_the_other_port(gateway: Gateway) -
         assert "GREGOR_STREAM_PORT" in (await get(gateway, path)).json()["detail"]
 
 
-async def test_a_client_that_does_not_answer_a_close_is_cut_off(gateway: Gateway) -> None:
+async def test_unanswered_close_aborts_after_10_seconds(gateway: Gateway) -> None:
     reader, writer = await raw(gateway, head(**UPGRADE) + masked(b"no json"))
     await reader.readuntil(b"bad_protocol")
     gateway.pass_time(10.2)
@@ -309,7 +309,7 @@ async def test_a_client_that_does_not_answer_a_close_is_cut_off(gateway: Gateway
     writer.close()
 
 
-async def test_a_client_that_asks_for_nothing_is_cut_off(gateway: Gateway) -> None:
+async def test_incomplete_request_aborts_after_10_seconds(gateway: Gateway) -> None:
     reader, writer = await raw(gateway, b"GET /v1/conn")
     await settle()
     gateway.pass_time(10.2)
@@ -324,7 +324,7 @@ async def get(gateway: Gateway, path: str, method: str = "GET", port: int = 0, *
         return await client.request(method, f"http://127.0.0.1:{port or gateway.port}{path}", headers=headers)
 
 
-async def test_the_probes_are_plain_answers(gateway: Gateway) -> None:
+async def test_probes_answer_plain_get(gateway: Gateway) -> None:
     alive, ready, figures = [await get(gateway, path) for path in ("/healthz", "/readyz", "/metrics")]
 
     assert (alive.status_code, ready.status_code, figures.status_code) == (200, 200, 200)
@@ -334,7 +334,7 @@ async def test_the_probes_are_plain_answers(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v2/connect", "/v1/connect"])
-async def test_the_answer_to_head_has_no_body(gateway: Gateway, path: str) -> None:
+async def test_head_response_has_no_body(gateway: Gateway, path: str) -> None:
     reader, writer = await raw(gateway, head(path, "HEAD"))
     answer = await reader.read()
     writer.close()
@@ -343,7 +343,7 @@ async def test_the_answer_to_head_has_no_body(gateway: Gateway, path: str) -> No
     assert answer.endswith(b"\r\n\r\n")
 
 
-async def test_readiness_is_red_while_no_probe_comes_back(gateway: Gateway) -> None:
+async def test_readiness_fails_without_pubsub(gateway: Gateway) -> None:
     gateway.feed.status = "down"
 
     answer = await get(gateway, "/readyz")
@@ -365,7 +365,7 @@ async def test_readiness_is_red_while_no_probe_comes_back(gateway: Gateway) -> N
         ("GET", "/v1/connect", UPGRADE | {"Origin": "https://evil.example"}, 403, "origin_not_allowed"),
     ],
 )
-async def test_what_is_no_upgrade_is_a_problem(
+async def test_request_without_upgrade_is_a_problem(
     gateway: Gateway, method: str, path: str, headers: dict[str, str], status: int, code: str
 ) -> None:
     reader, writer = await raw(gateway, head(path, method, **headers, **{"X-Request-Id": "known-by-this"}))
@@ -383,14 +383,14 @@ async def test_what_is_no_upgrade_is_a_problem(
 @pytest.mark.parametrize(
     ("data", "status"), [(b"nonsense\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nx" + b"y" * 20_000, 431)]
 )
-async def test_what_is_no_request_is_refused(gateway: Gateway, data: bytes, status: int) -> None:
+async def test_invalid_request_is_refused(gateway: Gateway, data: bytes, status: int) -> None:
     reader, writer = await raw(gateway, data)
 
     assert (await reader.readline()).split(b" ")[1] == str(status).encode()
     writer.close()
 
 
-async def test_an_allowed_page_may_connect_and_a_foreign_one_may_not(gateway: Gateway) -> None:
+async def test_only_allowed_origins_may_connect(gateway: Gateway) -> None:
     async with dial(gateway, origin="http://localhost:3000"):
         pass
     with pytest.raises(InvalidStatus) as refused:
@@ -399,7 +399,7 @@ async def test_an_allowed_page_may_connect_and_a_foreign_one_may_not(gateway: Ga
     assert refused.value.response.status_code == 403
 
 
-async def test_who_comes_while_the_gateway_drains_is_sent_on(gateway: Gateway) -> None:
+async def test_draining_gateway_closes_with_4001(gateway: Gateway) -> None:
     gateway.context.readiness.draining = True
 
     async with dial(gateway) as socket:
@@ -407,7 +407,7 @@ async def test_who_comes_while_the_gateway_drains_is_sent_on(gateway: Gateway) -
     assert (await get(gateway, "/readyz")).json()["checks"]["draining"] is True
 
 
-async def test_the_admin_port_has_the_probes_and_nothing_else(gateway: Gateway) -> None:
+async def test_admin_port_serves_only_probes(gateway: Gateway) -> None:
     server = await asyncio.get_running_loop().create_server(lambda: AdminPort(gateway.context), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
 
@@ -416,5 +416,5 @@ async def test_the_admin_port_has_the_probes_and_nothing_else(gateway: Gateway) 
     server.close()
 
 
-def test_opcodes_are_those_of_the_rfc() -> None:
+def test_opcodes_equal_rfc_6455() -> None:
     assert [opcode.value for opcode in Opcode] == [0, 1, 2, 8, 9, 10]

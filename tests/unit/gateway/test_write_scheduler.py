@@ -26,7 +26,7 @@ class Slowly:
         return self._frames, 100
 
 
-async def test_where_it_is_quiet_a_frame_leaves_with_this_turn_of_the_loop() -> None:
+async def test_quiet_process_writes_at_once() -> None:
     clock, metrics = ManualClock(0), Metrics()
     write_scheduler, connection = WriteScheduler(clock, metrics), Slowly(clock, 0)
 
@@ -39,7 +39,7 @@ async def test_where_it_is_quiet_a_frame_leaves_with_this_turn_of_the_loop() -> 
     assert metrics.bytes_out._value.get() == 100
 
 
-async def test_one_that_fails_silences_no_other() -> None:
+async def test_failing_connection_stops_no_other() -> None:
     class Broken:
         def flush(self) -> tuple[int, int]:
             raise RuntimeError("the socket is in no state to be written to")
@@ -68,7 +68,7 @@ class Talking:
         self._write_scheduler.add(self._connection)
 
 
-async def test_rooms_tell_before_connections_are_flushed_and_all_of_it_is_one_sweep() -> None:
+async def test_channels_are_processed_before_the_flush() -> None:
     class Broken:
         def process_pending(self) -> None:
             raise RuntimeError("what was published cannot be told")
@@ -89,7 +89,7 @@ async def test_rooms_tell_before_connections_are_flushed_and_all_of_it_is_one_sw
     assert connection.flushes == 2
 
 
-async def test_in_a_burst_the_next_sweep_waits_four_times_as_long_as_the_last_took() -> None:
+async def test_burst_coalesces_writes() -> None:
     clock = ManualClock(0)
     write_scheduler, connection = WriteScheduler(clock, Metrics()), Slowly(clock, 0.004)
     write_scheduler.add(connection)
@@ -103,7 +103,7 @@ async def test_in_a_burst_the_next_sweep_waits_four_times_as_long_as_the_last_to
     await wait_until(lambda: connection.flushes == 2, "the second sweep")
 
 
-async def test_with_one_frame_a_connection_nothing_waits() -> None:
+async def test_single_frames_are_not_delayed() -> None:
     clock = ManualClock(0)
     write_scheduler, connection = WriteScheduler(clock, Metrics()), Slowly(clock, 1.0, frames=1)
     for count in (1, 2, 3):
@@ -112,7 +112,7 @@ async def test_with_one_frame_a_connection_nothing_waits() -> None:
         assert connection.flushes == count
 
 
-async def test_after_a_rest_a_frame_leaves_at_once_again() -> None:
+async def test_frame_after_a_pause_is_written_at_once() -> None:
     clock = ManualClock(0)
     write_scheduler, connection = WriteScheduler(clock, Metrics()), Slowly(clock, 1.0)
     write_scheduler.add(connection)

@@ -38,22 +38,22 @@ def masked(payload: bytes, first: int = 0x81, size: bytes | None = None) -> byte
         (65_536, b"\x81\x7f" + (65_536).to_bytes(8, "big")),
     ],
 )
-def test_a_server_frame_has_the_shortest_head_and_no_mask(length: int, head: bytes) -> None:
+def test_server_frame_has_minimal_head_and_no_mask(length: int, head: bytes) -> None:
     assert encode(b"x" * length) == head + b"x" * length
 
 
-def test_a_close_has_code_and_reason_cut_to_what_a_control_frame_holds() -> None:
+def test_close_frame_cuts_a_long_reason() -> None:
     assert encode_close(4001, "shutdown") == b"\x88\x0a\x0f\xa1shutdown"
     assert len(encode_close(4001, "x" * 300)) == 2 + 125
 
 
 @given(st.binary(max_size=300))
-def test_masking_twice_is_nothing(payload: bytes) -> None:
+def test_masking_twice_is_the_identity(payload: bytes) -> None:
     assert unmask(unmask(payload, KEY), KEY) == payload
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5), st.integers(1, 40))
-def test_messages_are_the_same_however_the_network_cuts_them(payloads: list[bytes], cut: int) -> None:
+def test_messages_do_not_depend_on_segmentation(payloads: list[bytes], cut: int) -> None:
     stream = b"".join(masked(payload) for payload in payloads)
     parser = FrameParser(MOST)
 
@@ -62,7 +62,7 @@ def test_messages_are_the_same_however_the_network_cuts_them(payloads: list[byte
     assert found == [IncomingMessage(Opcode.TEXT, payload) for payload in payloads]
 
 
-def test_fragments_are_joined_and_control_frames_may_stand_between_them() -> None:
+def test_fragments_are_joined() -> None:
     parser = FrameParser(MOST)
 
     found = list(parser.feed(masked(b"on", 0x01) + masked(b"?", 0x89) + masked(b"e", 0x00) + masked(b"!", 0x80)))
@@ -88,7 +88,7 @@ def test_fragments_are_joined_and_control_frames_may_stand_between_them() -> Non
         (masked(b"x" * 126, size=b"\xff" + (126).to_bytes(8, "big")), 1002),
     ],
 )
-def test_a_frame_that_breaks_the_protocol_has_a_code(data: bytes, code: int) -> None:
+def test_invalid_frame_has_a_close_code(data: bytes, code: int) -> None:
     with pytest.raises(FrameError) as refused:
         list(FrameParser(MOST).feed(data))
 
@@ -104,24 +104,24 @@ def test_messages_before_a_bad_frame_are_found() -> None:
     assert found == [IncomingMessage(Opcode.TEXT, b"good")]
 
 
-def test_a_message_of_just_the_bound_passes() -> None:
+def test_message_of_maximum_size_is_accepted() -> None:
     assert list(FrameParser(MOST).feed(masked(b"x" * MOST))) == [IncomingMessage(Opcode.TEXT, b"x" * MOST)]
 
 
 @pytest.mark.parametrize(("payload", "code"), [(b"", 1005), (b"\x03\xe8", 1000), (b"\x0f\xa1bye", 4001)])
-def test_a_close_of_the_peer_is_read(payload: bytes, code: int) -> None:
+def test_close_frame_of_the_peer_is_parsed(payload: bytes, code: int) -> None:
     assert close_code(payload) == code
 
 
 @pytest.mark.parametrize("payload", [b"\x03", b"\x03\xed", b"\x03\xee", b"\x00\x01", b"\x13\x88", b"\x03\xf7"])
-def test_a_close_code_that_may_not_be_sent_breaks_the_protocol(payload: bytes) -> None:
+def test_invalid_close_code_is_a_protocol_error(payload: bytes) -> None:
     with pytest.raises(FrameError) as refused:
         close_code(payload)
 
     assert refused.value.code == 1002
 
 
-def test_a_reason_of_a_close_that_is_no_utf_8_breaks_the_protocol() -> None:
+def test_close_reason_must_be_utf8() -> None:
     with pytest.raises(FrameError) as refused:
         close_code(b"\x03\xe8bye \xff")
 
