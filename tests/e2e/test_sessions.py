@@ -1,4 +1,4 @@
-"""Who may connect, who replaces whom, and how a connection ends."""
+"""Sessions end to end: authentication, replaced connections, and the codes of closes."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tests.support.wire_device import WireDevice
 DeviceOf = Callable[..., WireDevice]
 
 
-async def test_a_revocation_closes_at_once_and_the_token_is_void(
+async def test_revocation_closes_at_once(
     cluster: Cluster, api: httpx.AsyncClient, uid: str, device_of: DeviceOf
 ) -> None:
     token = cluster.token(uid, "phone")
@@ -44,7 +44,7 @@ async def test_a_revocation_closes_at_once_and_the_token_is_void(
             await fresh.synced()
 
 
-async def test_a_forgotten_user_is_closed_and_starts_anew(
+async def test_deleted_user_is_closed_and_starts_again(
     cluster: Cluster, api: httpx.AsyncClient, uid: str, device_of: DeviceOf
 ) -> None:
     message = {"system": "gregor", "body": {"create": {"a": {"category": "mail"}}}}
@@ -60,7 +60,7 @@ async def test_a_forgotten_user_is_closed_and_starts_anew(
     assert receipt["created"] == ["a"]
 
 
-async def test_a_connection_replaces_only_one_of_its_own_session(uid: str, device_of: DeviceOf) -> None:
+async def test_connection_replaces_only_its_own_session(uid: str, device_of: DeviceOf) -> None:
     async with (
         device_of("phone", hello={"session": "tab-1"}) as old,
         device_of("phone", gateway=1, hello={"session": "tab-2"}) as beside,
@@ -75,7 +75,7 @@ async def test_a_connection_replaces_only_one_of_its_own_session(uid: str, devic
             assert (beside.close_code, unnamed.close_code) == (None, None)
 
 
-async def test_of_too_many_connections_of_a_device_the_oldest_goes(uid: str, device_of: DeviceOf) -> None:
+async def test_ninth_connection_closes_the_oldest(uid: str, device_of: DeviceOf) -> None:
     devices = [device_of("phone", gateway=number % 2) for number in range(9)]
     async with devices[0] as oldest:
         await oldest.synced()
@@ -93,16 +93,14 @@ async def test_of_too_many_connections_of_a_device_the_oldest_goes(uid: str, dev
     ("first", "code"),
     [("no json", 4503), ('{"ack":1}', 4503), ('{"ref":1,"system":"gregor","body":{}}', 4503), ("[]", 4503)],
 )
-async def test_a_first_frame_that_is_no_hello_is_bad_protocol(
-    cluster: Cluster, uid: str, first: str, code: int
-) -> None:
+async def test_first_frame_must_be_hello(cluster: Cluster, uid: str, first: str, code: int) -> None:
     async with WireDevice(cluster.gateway_urls[0], cluster.token(uid, "phone")) as device:
         await device.says(first)
 
         assert (await device.closed())[0] == code
 
 
-async def test_what_else_a_client_does_wrong_is_a_problem_and_no_close(uid: str, device_of: DeviceOf) -> None:
+async def test_client_mistakes_are_problems_not_closes(uid: str, device_of: DeviceOf) -> None:
     async with device_of("phone") as phone:
         await phone.synced()
         for frame in ({"nonsense": 1}, {"ack": "x"}, {"ref": 9, "system": "gregor", "body": {"creat": {}}}):
@@ -115,13 +113,13 @@ async def test_what_else_a_client_does_wrong_is_a_problem_and_no_close(uid: str,
         assert phone.close_code is None
 
 
-async def test_a_bad_token_is_told_after_the_upgrade(cluster: Cluster) -> None:
+async def test_invalid_token_is_closed_after_the_upgrade(cluster: Cluster) -> None:
     for token in ("eyJhbGciOiJIUzI1NiJ9.e30.AAAA", "nothing"):
         async with WireDevice(cluster.gateway_urls[0], token, {}) as device:
             assert await device.closed() == (4501, "unauthorised")
 
 
-async def test_the_token_may_come_as_second_subprotocol_or_in_hello(cluster: Cluster, uid: str) -> None:
+async def test_token_may_be_a_subprotocol_or_in_hello(cluster: Cluster, uid: str) -> None:
     token = cluster.token(uid, "phone")
     offered = {"subprotocols": ["gregor.v1", token]}
     async with WireDevice(cluster.gateway_urls[0], None, {}, **offered) as by_subprotocol:
@@ -131,7 +129,7 @@ async def test_the_token_may_come_as_second_subprotocol_or_in_hello(cluster: Clu
         await by_hello.synced()
 
 
-async def test_a_foreign_origin_is_refused_before_the_upgrade(cluster: Cluster, uid: str) -> None:
+async def test_foreign_origin_is_refused_before_the_upgrade(cluster: Cluster, uid: str) -> None:
     token = cluster.token(uid, "phone")
 
     with pytest.raises(InvalidStatus) as refused:
@@ -141,9 +139,7 @@ async def test_a_foreign_origin_is_refused_before_the_upgrade(cluster: Cluster, 
     assert b"origin_not_allowed" in (refused.value.response.body or b"")
 
 
-async def test_a_token_is_refreshed_in_flight_and_another_device_is_not_let_in_by_it(
-    cluster: Cluster, uid: str, device_of: DeviceOf
-) -> None:
+async def test_token_is_refreshed_on_an_open_connection(cluster: Cluster, uid: str, device_of: DeviceOf) -> None:
     async with device_of("phone", lives_s=62) as phone:
         await phone.synced()
         await phone.until(lambda frame: "refresh" in frame, "a refresh, 60 s before the end")
@@ -155,7 +151,7 @@ async def test_a_token_is_refreshed_in_flight_and_another_device_is_not_let_in_b
         assert await phone.closed() == (4003, "state_invalidated")
 
 
-async def test_forgetting_a_device_closes_it_and_ends_its_own_items(
+async def test_deleted_device_is_closed_and_loses_its_items(
     api: httpx.AsyncClient, uid: str, device_of: DeviceOf
 ) -> None:
     body = {"create": {"own": {"category": "mail", "for_device": "phone"}, "all": {"category": "mail"}}}
@@ -175,7 +171,7 @@ async def test_forgetting_a_device_closes_it_and_ends_its_own_items(
         assert phone.syncs[0]["sync"] == "full"
 
 
-async def test_an_inbound_frame_of_more_than_a_mebibyte_closes_the_connection(uid: str, device_of: DeviceOf) -> None:
+async def test_frame_above_1_mib_closes_the_connection(uid: str, device_of: DeviceOf) -> None:
     async with device_of("phone") as phone:
         await phone.synced()
         await phone.says("x" * (2**20 + 1))
@@ -183,9 +179,7 @@ async def test_an_inbound_frame_of_more_than_a_mebibyte_closes_the_connection(ui
         assert (await phone.closed())[0] == 1009
 
 
-async def test_a_user_may_have_many_devices_and_each_is_known_by_its_connection(
-    api: httpx.AsyncClient, uid: str, device_of: DeviceOf
-) -> None:
+async def test_user_may_have_many_devices(api: httpx.AsyncClient, uid: str, device_of: DeviceOf) -> None:
     async with device_of("phone") as phone, device_of("laptop", gateway=1) as laptop:
         await asyncio.gather(phone.synced(), laptop.synced())
 

@@ -1,4 +1,4 @@
-"""A device that does not read costs bounded memory and nobody's time."""
+"""A slow consumer costs bounded memory, and delays no other device."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ BODY = "x" * 15_000
 
 
 def narrow_socket(url: str) -> socket.socket:
-    """A connection whose kernel takes few bytes for a program that does not read."""
+    """Return a socket with a small kernel buffer for a program that does not read."""
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_192)
     place = urlsplit(url)
@@ -33,7 +33,7 @@ async def overflows(cluster: Cluster) -> float:
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("gregor_queue_overflows_total"))
 
 
-async def test_a_slow_device_gets_one_resync_and_no_other_waits(
+async def test_slow_consumer_gets_one_sync_and_delays_none(
     cluster: Cluster, api: httpx.AsyncClient, uid: str, device_of: Callable[..., WireDevice]
 ) -> None:
     url = cluster.gateway_urls[0]

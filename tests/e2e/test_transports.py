@@ -12,13 +12,13 @@ from tests.support.stream_device import StreamDevice
 
 @pytest.fixture
 def auth(cluster: Cluster, uid: str) -> dict[str, str]:
-    """The header of the user's phone."""
+    """Return the header of the user's phone."""
     return {"Authorization": f"Bearer {cluster.token(uid, 'phone')}"}
 
 
 @pytest.fixture
 async def stream_api(cluster: Cluster, auth: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the first gateway's stream port, as the user's phone."""
+    """An HTTP client of the first gateway's stream port, with the token of the user's phone."""
     async with httpx.AsyncClient(base_url=cluster.stream_urls[0], headers=auth, timeout=60, trust_env=False) as client:
         yield client
 
@@ -29,7 +29,7 @@ async def create(api: httpx.AsyncClient, uid: str, *ids: str, **members: Any) ->
     assert answer.status_code == 200, answer.text
 
 
-async def test_a_stream_carries_the_frames_and_their_positions(
+async def test_stream_carries_frames_and_positions(
     cluster: Cluster, api: httpx.AsyncClient, uid: str, auth: dict[str, str]
 ) -> None:
     await create(api, uid, "a")
@@ -52,7 +52,7 @@ async def test_a_stream_carries_the_frames_and_their_positions(
         assert sorted(stream.mirror.items) == ["a", "b"]
 
 
-async def test_a_stream_resumes_by_last_event_id_and_by_cursor_on_another_gateway(
+async def test_stream_resumes_on_another_gateway(
     cluster: Cluster, api: httpx.AsyncClient, uid: str, auth: dict[str, str]
 ) -> None:
     await create(api, uid, "a", body="x" * 500)
@@ -71,9 +71,7 @@ async def test_a_stream_resumes_by_last_event_id_and_by_cursor_on_another_gatewa
     assert again == delta
 
 
-async def test_a_stream_that_was_replaced_stays_away_from_every_gateway(
-    cluster: Cluster, uid: str, auth: dict[str, str]
-) -> None:
+async def test_replaced_stream_is_refused_by_every_gateway(cluster: Cluster, uid: str, auth: dict[str, str]) -> None:
     query = {"session": "tab"}
     async with StreamDevice(cluster.stream_urls[0], query, auth) as old:
         await old.until('"sync"')
@@ -85,7 +83,7 @@ async def test_a_stream_that_was_replaced_stays_away_from_every_gateway(
             assert not newer.is_ended
 
 
-async def test_a_poll_answers_at_once_where_it_knows_no_cursor_and_waits_where_it_does(
+async def test_poll_with_current_cursor_waits(
     cluster: Cluster, api: httpx.AsyncClient, stream_api: httpx.AsyncClient, uid: str
 ) -> None:
     await create(api, uid, "a")
@@ -103,7 +101,7 @@ async def test_a_poll_answers_at_once_where_it_knows_no_cursor_and_waits_where_i
     assert found["cursor"].endswith("-2")
 
 
-async def test_a_poll_without_a_waiting_change_takes_no_longer_than_asked(
+async def test_poll_takes_no_longer_than_its_wait(
     stream_api: httpx.AsyncClient, api: httpx.AsyncClient, uid: str
 ) -> None:
     await create(api, uid, "a")
@@ -115,9 +113,7 @@ async def test_a_poll_without_a_waiting_change_takes_no_longer_than_asked(
     assert 0.9 <= answer.elapsed.total_seconds() < 5
 
 
-async def test_a_posted_frame_is_answered_and_its_effect_comes_down_the_stream(
-    cluster: Cluster, uid: str, auth: dict[str, str]
-) -> None:
+async def test_posted_message_appears_on_the_stream(cluster: Cluster, uid: str, auth: dict[str, str]) -> None:
     async with StreamDevice(cluster.stream_urls[0], {"session": "tab-1"}, auth) as stream:
         await stream.until('"sync"')
         frames = [
@@ -127,7 +123,7 @@ async def test_a_posted_frame_is_answered_and_its_effect_comes_down_the_stream(
             {"foreground": True},
         ]
         async with httpx.AsyncClient(headers=auth, trust_env=False) as client:
-            for url in cluster.stream_urls:  # the session is held by the first; the second passes it on
+            for url in cluster.stream_urls:  # the first gateway has the session; the second one forwards the frame
                 answer = await client.post(f"{url}/v1/frames", params={"session": "tab-1"}, json=frames)
                 assert answer.status_code == 200, answer.text
                 answers = {entry["ref"]: entry for entry in answer.json()}
@@ -143,7 +139,7 @@ async def test_a_posted_frame_is_answered_and_its_effect_comes_down_the_stream(
         assert sum("create" in frame.get("body", {}) for frame in stream.frames) == 1
 
 
-async def test_a_ticket_opens_one_stream_and_the_welcome_brings_the_next(
+async def test_ticket_opens_one_stream(
     cluster: Cluster, api: httpx.AsyncClient, uid: str, auth: dict[str, str]
 ) -> None:
     await create(api, uid, "a")
@@ -165,9 +161,7 @@ async def test_a_ticket_opens_one_stream_and_the_welcome_brings_the_next(
         assert (await stream.until('"sync"'))["sync"] == "unchanged"
 
 
-async def test_an_observer_sees_everything_and_is_nobodys_presence(
-    cluster: Cluster, api: httpx.AsyncClient, uid: str
-) -> None:
+async def test_observer_sees_all_items_without_presence(cluster: Cluster, api: httpx.AsyncClient, uid: str) -> None:
     await create(api, uid, "for-phone", for_device="phone")
     ticket = (await api.post("/v1/tickets", json={"uid": uid, "observe": True})).json()["ticket"]
 
@@ -179,14 +173,14 @@ async def test_an_observer_sees_everything_and_is_nobodys_presence(
         assert presence[uid]["online"] is False
 
 
-async def test_a_token_in_the_query_is_refused(cluster: Cluster, uid: str) -> None:
+async def test_token_in_the_query_is_refused(cluster: Cluster, uid: str) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         answer = await client.get(f"{cluster.stream_urls[0]}/v1/poll", params={"token": cluster.token(uid, "phone")})
 
     assert answer.status_code in (401, 422)
 
 
-async def test_the_cookie_lets_a_stream_in_and_nothing_else(cluster: Cluster, api: httpx.AsyncClient, uid: str) -> None:
+async def test_cookie_opens_streams_only(cluster: Cluster, api: httpx.AsyncClient, uid: str) -> None:
     cookie = {"Cookie": f"gregor_token={cluster.token(uid, 'phone')}"}
     async with httpx.AsyncClient(headers=cookie, trust_env=False) as client:
         poll = await client.get(f"{cluster.stream_urls[0]}/v1/poll")

@@ -1,4 +1,4 @@
-"""The seed's worked examples, word for word, at the time at which they play: March 2016."""
+"""The worked examples of the original specification, word for word, at the time at which they play: March 2016."""
 
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -28,7 +28,7 @@ DELETED_FAVORITE = {"system": "kbfs.favorites", "body": {"action": "delete", "tl
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster whose services live in the week in which bob joined."""
+    """A cluster whose clocks are in the week in which bob joined."""
     offset_s = JOINED_AT + 60 - int(time.time())
     with Cluster(tmp_path_factory.mktemp("in-2016"), clock_offset=offset_s) as cluster:
         yield cluster
@@ -52,7 +52,7 @@ async def send(api: httpx.AsyncClient, uid: str, message: dict[str, Any]) -> dic
 
 
 async def blob(api: httpx.AsyncClient, uid: str) -> dict[str, Any]:
-    """The user's JSON blob on the server."""
+    """Return the user's JSON state on the server."""
     items: dict[str, Any] = (await api.get(f"/v1/users/{uid}/state")).json()["items"]
     return items
 
@@ -61,7 +61,7 @@ def without_position(frame: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in frame.items() if name not in ("seq", "cursor")}
 
 
-async def test_your_friend_joins_after_you_have_shared_with_them(cluster: Cluster, api: httpx.AsyncClient) -> None:
+async def test_friend_joins_after_you_shared_with_them(cluster: Cluster, api: httpx.AsyncClient) -> None:
     async with device_of(cluster, "alice", "phone") as phone, device_of(cluster, "alice", "laptop", 1) as laptop:
         await phone.synced()
         await laptop.synced()
@@ -100,7 +100,7 @@ async def test_your_friend_joins_after_you_have_shared_with_them(cluster: Cluste
             assert tablet.mirror.items == {}
 
 
-async def test_you_have_new_followers_and_see_them_in_one_glance(cluster: Cluster, api: httpx.AsyncClient) -> None:
+async def test_new_followers_are_seen_in_one_glance(cluster: Cluster, api: httpx.AsyncClient) -> None:
     followers = {
         f"f{number}": {"times": {"created": JOINED_AT + number}, "category": "follow", "body": {"by": f"u{number}"}}
         for number in range(3)
@@ -126,7 +126,7 @@ async def test_you_have_new_followers_and_see_them_in_one_glance(cluster: Cluste
         }
 
 
-async def test_you_just_shared_with_bob_who_needs_an_invite_code(cluster: Cluster, api: httpx.AsyncClient) -> None:
+async def test_shared_with_bob_who_needs_an_invite_code(cluster: Cluster, api: httpx.AsyncClient) -> None:
     invite = {**KBOB, "category": "invite.code", "body": {"social_media_name": "bob@twitter", "code": "c0de"}}
     await send(api, "grace", {"system": "gregor", "body": {"create": {"aabbccee": invite}}})
 
@@ -136,7 +136,7 @@ async def test_you_just_shared_with_bob_who_needs_an_invite_code(cluster: Cluste
         assert phone.mirror.items == {"aabbccee": invite}
 
 
-async def test_alice_just_deleted_a_folder_from_her_favorites(cluster: Cluster, api: httpx.AsyncClient) -> None:
+async def test_alice_deleted_a_favourite_folder(cluster: Cluster, api: httpx.AsyncClient) -> None:
     async with device_of(cluster, "heidi", "phone") as phone, device_of(cluster, "heidi", "laptop", 1) as laptop:
         await phone.synced()
         await laptop.synced()
@@ -155,7 +155,7 @@ async def test_alice_just_deleted_a_folder_from_her_favorites(cluster: Cluster, 
             assert "external" not in tablet.syncs[0]
 
 
-async def test_the_seeds_create_is_for_its_device_until_it_expires(cluster: Cluster, api: httpx.AsyncClient) -> None:
+async def test_create_for_a_device_until_it_expires(cluster: Cluster, api: httpx.AsyncClient) -> None:
     item = {
         "times": {"created": 140000, "expires": 150000, "remind_at": [142000, 143000]},
         "for_device": "33aabb",

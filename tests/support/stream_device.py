@@ -1,4 +1,4 @@
-"""A device over SSE or long poll, by hand: the same frames as over WebSocket, and where to resume."""
+"""A device over SSE, written by hand: it keeps the frames and their event ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Frame = dict[str, Any]
 
 
 class StreamDevice:
-    """One `GET /v1/stream`. `events`: (id, frame) of each; `status`: of the answer."""
+    """One `GET /v1/stream`. `events`: id and frame of each event; `status`: the HTTP status."""
 
     def __init__(self, url: str, query: Frame | None = None, headers: Frame | None = None) -> None:
         self.events: list[tuple[str | None, Frame]] = []
@@ -44,7 +44,7 @@ class StreamDevice:
         return [frame for _, frame in self.events]
 
     async def until(self, wanted: str, timeout_s: float = 15) -> Frame:
-        """The first frame whose text holds `wanted`."""
+        """Wait for the first frame whose text contains `wanted`, and return it."""
 
         def found() -> Frame | None:
             return next((frame for frame in self.frames if wanted in json.dumps(frame)), None)

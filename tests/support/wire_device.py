@@ -1,4 +1,4 @@
-"""A device that speaks the protocol by hand and keeps every frame, so that a test may say exactly what must come."""
+"""A WebSocket device written by hand, which keeps every frame: a test can compare the exact frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Frame = dict[str, Any]
 
 
 class WireDevice:
-    """One connection from hello to close. `frames`: all that came, pings apart (they are answered)."""
+    """One connection from hello to close. `frames`: all frames received except pings, which are answered."""
 
     def __init__(self, url: str, token: str | None, hello: Frame | None = None, **options: Any) -> None:
         self.frames: list[Frame] = []
@@ -44,7 +44,7 @@ class WireDevice:
         self._socket = await connect(self._url, **{**options, "proxy": None, **self._options})
         self._reader = asyncio.create_task(self._read(self._socket))
         if self._hello is not None:
-            # A server that will not have us may have closed already: `closed` tells.
+            # If the server refuses the connection, it may have closed already: `closed` returns the code.
             with suppress(ConnectionClosed):
                 await self.say({"hello": self._hello})
         return self
@@ -62,7 +62,7 @@ class WireDevice:
 
     @property
     def live(self) -> list[Frame]:
-        """The live frames so far: those with a seq that are no sync objects."""
+        """The live frames so far: frames with a seq that are not sync objects."""
         return [frame for frame in self.frames if "seq" in frame and "sync" not in frame]
 
     @property
@@ -73,11 +73,11 @@ class WireDevice:
         await self.socket.send(json.dumps(frame))
 
     async def says(self, text: str | bytes) -> None:
-        """Whatever a client may write, JSON or not."""
+        """Send any text or bytes, JSON or not."""
         await self.socket.send(text)
 
     async def until(self, predicate: Callable[[Frame], Any], description: str, timeout_s: float = 15) -> Frame:
-        """The first frame, already here or yet to come, of which `predicate` is true."""
+        """Wait for the first frame for which `predicate` is true, and return it."""
 
         def found() -> Frame | None:
             return next((frame for frame in self.frames if predicate(frame)), None)
@@ -93,12 +93,12 @@ class WireDevice:
         return self
 
     async def tell(self, ref: int, body: Any, system: str = "gregor", **members: Any) -> Frame:
-        """Send a message and wait for what answers it: the frame with a receipt or a problem."""
+        """Send a message, and return the frame that answers it: a receipt or a problem."""
         await self.say({"ref": ref, "system": system, "body": body, **members})
         return await self.until(lambda frame: frame.get("ref") == ref, f"an answer to {ref}")
 
     async def closed(self, timeout_s: float = 15) -> tuple[int, str]:
-        """The close code and reason that the server sends."""
+        """Wait for the close; return its code and reason."""
         await wait_until(lambda: self.close_code is not None, f"a close; came: {self.frames[-5:]}", timeout_s)
         return self.close_code or 0, self.close_reason
 

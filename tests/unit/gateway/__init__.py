@@ -1,1 +1,1 @@
-"""The gateway: its pure parts, and a whole one over real sockets."""
+"""Unit tests of the gateway: its pure parts, and a whole gateway over real sockets."""

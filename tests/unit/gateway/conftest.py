@@ -1,4 +1,4 @@
-"""A whole gateway in one process: memory store and feed, a clock that stands still, real sockets."""
+"""A whole gateway in one process: memory store and pub/sub, a manual clock, real sockets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SECRET = "a secret of thirty-two characters!"
 
 @dataclass
 class Gateway:
-    """The parts of one gateway, and the pieces of the world that a test moves."""
+    """The objects of one gateway, and its store, pub/sub and clock."""
 
     context: GatewayContext
     store: MemoryStore
@@ -55,7 +55,7 @@ class Gateway:
         return mint(SECRET, uid, device, lives_s, now_us=self.clock.now_us(), **claims)
 
     async def send(self, body: dict[str, Any], uid: str = "alice", device: str = "", system: str = "gregor") -> int:
-        """A message of the backend (or of a device); its seq."""
+        """Commit a message of the backend or a device; return its seq."""
         message = parse_message({"system": system, "body": body}, Limits())
         self.seeds += 1
         commit = plan(message, Sender(device), self.clock.now_us(), self.seeds.to_bytes(3, "big"), Limits())
@@ -68,11 +68,13 @@ class Gateway:
         return await self.send({"dismiss": {"ids": list(ids)}}, uid, device)
 
     def dial(self, device: str = "phone", uid: str = "alice", hello: Hello | None = None, **claims: Any) -> LocalDevice:
-        """A device that is being connected."""
+        """Start to connect a device."""
         return LocalDevice(self, uid, device, hello or Hello(), self.rules, **claims)
 
     def observe(self, device: str = "", uid: str = "alice", **claims: Any) -> LocalDevice:
-        """Someone who looks on with a ticket (``claims``: those of a key): at a device's view, or at every item."""
+        """Connect an observer with a ticket; ``claims``: those of its service key. It sees a device's view, or
+        every item.
+        """
         ticket = Ticket(uid, device, True, None, None, {"cats": None, **claims})
         caller = AuthenticatedCaller(Caller(uid, device, NO_END_US), ticket)
         return LocalDevice(self, uid, device, Hello(), self.rules, caller)
@@ -80,7 +82,7 @@ class Gateway:
     async def connect(
         self, device: str = "phone", uid: str = "alice", hello: Hello | None = None, **claims: Any
     ) -> LocalDevice:
-        """A device that has its first sync, told or not; what it heard so far is forgotten."""
+        """Connect a device, wait for its first sync, and clear the frames received so far."""
         line = self.dial(device, uid, hello, **claims)
         await wait_until(lambda: line.connection.session.state is SessionState.LIVE, "the first sync")
         await settle()
@@ -88,18 +90,18 @@ class Gateway:
         return line
 
     def closes(self, code: int) -> float:
-        """How many connections were closed with this code."""
+        """Return how many connections were closed with this code."""
         value: float = self.context.metrics.closes.labels(str(code))._value.get()
         return value
 
     def pass_time(self, seconds: float) -> None:
-        """Advance the clock, and let the wheel turn."""
+        """Advance the clock, and run the timers that are due."""
         self.clock.advance(seconds)
         self.context.timers.turn()
 
 
 class LocalDevice:
-    """A transport without a socket: a device in the same process. ``is_slow``: it takes nothing."""
+    """A device in the same process: a transport without a socket. ``is_held``: the gateway stopped reading from it."""
 
     def __init__(
         self,
@@ -134,40 +136,42 @@ class LocalDevice:
         self.closed = code
 
     def confirmed(self) -> None:
-        """Nothing: the tests look at frames."""
+        """See ``Transport.confirmed``: nothing to record, the tests compare frames."""
 
     def hold_reading(self, is_held: bool) -> None:
         self.is_held = is_held
 
-    def say(self, **frame: Any) -> None:
+    def send(self, **frame: Any) -> None:
         self.connection.receive(json.dumps(frame).encode())
 
     @property
     def seqs(self) -> list[int]:
-        """The seq of everything that has one, in order."""
+        """The seq of each frame that has one, in order."""
         return [frame["seq"] for frame in self.frames if "seq" in frame]
 
     @property
     def kinds(self) -> list[str]:
-        """What came, in short: the kind of a sync, the members of a live frame's body, or the frame's one member."""
+        """The kind of each frame: the kind of a sync, the members of a live frame's body, or the frame's only
+        member.
+        """
         return [
             frame.get("sync") or ("+".join(frame["body"]) if "body" in frame else next(k for k in frame if k != "ref"))
             for frame in self.frames
         ]
 
     async def until(self, kind: str, count: int = 1) -> dict[str, Any]:
-        """The ``count``-th frame of this kind, once it came."""
+        """Wait for the ``count``-th frame of a kind, and return it."""
         await wait_until(lambda: self.kinds.count(kind) >= count, f"{count} × {kind}; came: {self.kinds}")
         return [frame for frame, each in zip(self.frames, self.kinds, strict=True) if each == kind][count - 1]
 
 
 def items(frame: dict[str, Any]) -> set[str]:
-    """The ids that a frame creates."""
+    """Return the ids of the items that a frame creates."""
     return set(frame.get("body", {}).get("create", {}))
 
 
 async def settle(turns: int = 20) -> None:
-    """Let the event loop turn, until what is under way in this process has been done."""
+    """Run the event loop until pending work in this process is done."""
     for _ in range(turns):
         await asyncio.sleep(0)
 
@@ -180,7 +184,7 @@ async def gateway() -> AsyncIterator[Gateway]:
 
 @asynccontextmanager
 async def open_gateway() -> AsyncIterator[Gateway]:
-    """A gateway that stands as long as the context does."""
+    """Run a gateway inside the context."""
     feed = MemoryPubSub()
     store = MemoryStore(Limits(), feed)
     clock = ManualClock(NOW_US)
@@ -215,7 +219,7 @@ async def streams(gateway: Gateway) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def api(gateway: Gateway, streams: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client that is alice's phone."""
+    """An HTTP client with the token of alice's phone."""
     headers = {"Authorization": f"Bearer {gateway.token()}"}
     async with httpx.AsyncClient(base_url=streams, headers=headers, trust_env=False) as client:
         yield client

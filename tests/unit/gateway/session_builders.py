@@ -1,4 +1,4 @@
-"""Sessions at the points of their life where the tests take them up."""
+"""Builders of sessions in the states at which tests start."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def frame(seq: int) -> bytes:
     return b'{"seq":%d}' % seq
 
 
-def heard(out: list[Effect]) -> list[dict[str, Any]]:
-    """The frames among effects, decoded."""
+def frames_of(out: list[Effect]) -> list[dict[str, Any]]:
+    """Return the decoded frames among effects."""
     return [json.loads(each.frame) for each in out if isinstance(each, Send | SendLive | SendSync)]
 
 
@@ -37,7 +37,7 @@ def fresh(rules: SessionRules = RULES) -> Session:
 
 
 def joined(rules: SessionRules = RULES, caller: Caller = PHONE, hello: Hello | None = None) -> Session:
-    """A session that waits for its first sync (its first read has the serial 1)."""
+    """Return a session that waits for its first sync, which has serial 1."""
     session = fresh(rules)
     session.admitted(caller, 3_600.0, 0.0)
     session.greeted(hello or Hello())

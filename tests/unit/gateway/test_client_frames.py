@@ -1,4 +1,4 @@
-"""What a client says, read strictly: `hello` and all other frames."""
+"""Strict parsing of client frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connection: slow clients, jobs in order, presence, the end."""
+"""Connections: slow consumers, the order of tasks, presence, the end."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_short_pause_drops_no_frame(gateway: Gateway) -> None:
 async def test_frames_wait_behind_an_unread_sync(gateway: Gateway) -> None:
     slow = await gateway.connect()
     slow.connection.pause()
-    slow.say(resync=True)
+    slow.send(resync=True)
     await settle()
     await gateway.create("aa")
     await settle()
@@ -77,7 +77,7 @@ async def test_slow_consumer_is_closed_after_30_seconds(gateway: Gateway, cause:
     slow = await gateway.connect()
     slow.connection.pause()
     if cause == "sync":
-        slow.say(resync=True)
+        slow.send(resync=True)
     else:
         for number in range(100):
             await gateway.create(f"i{number}")
@@ -94,7 +94,7 @@ async def test_undroppable_overflow_closes_with_4002(gateway: Gateway) -> None:
     slow.connection.pause()
 
     for number in range(1_000):
-        slow.say(ping=number)
+        slow.send(ping=number)
 
     assert slow.closed == 4002
 
@@ -114,7 +114,7 @@ async def test_flooding_client_is_not_read(gateway: Gateway) -> None:
     gateway.rules = replace(gateway.rules, queue_bytes=100_000)
     phone = await gateway.connect()
     for number in range(100):
-        phone.say(ref=number, system="gregor", body={"create": {f"i{number}": {"category": "mail"}}})
+        phone.send(ref=number, system="gregor", body={"create": {f"i{number}": {"category": "mail"}}})
     assert phone.is_held
 
     await wait_until(lambda: phone.kinds.count("receipt") + phone.kinds.count("problem") == 100, "all answers")
@@ -135,7 +135,7 @@ async def test_device_is_present_while_connected(gateway: Gateway) -> None:
         return found.online, found.foreground
 
     assert await presence() == (True, True)
-    two.say(foreground=False)
+    two.send(foreground=False)
     await settle()
     assert await presence() == (True, False)
     one.connection.close(4001)
@@ -161,7 +161,7 @@ async def test_ack_is_stored_up_to_the_sent_seq(gateway: Gateway) -> None:
     await gateway.create("aa")
     await settle()
     for seq in (1, 99):
-        phone.say(ack=seq)
+        phone.send(ack=seq)
     await settle()
 
     view = View("phone")
@@ -208,11 +208,11 @@ async def test_revoked_token_is_closed_after_subscribing(gateway: Gateway) -> No
 
 async def test_forbidden_messages_are_problems(gateway: Gateway) -> None:
     phone = await gateway.connect(category_filter=("mail",))
-    phone.say(ref=1, system="gregor", body={"flush": True})
-    phone.say(ref=2, system="gregor", device="laptop", body={"dismiss": {"ids": ["aa"]}})
-    phone.say(ref=3, system="gregor", body={"create": {"aa": {"category": "web"}}})
-    phone.say(ref=4, system="gregor", body={"creat": {}})
-    phone.say(ref=5, system="gregor", body={"create": {"aa": {"category": "mail", "body": "x" * 300_000}}})
+    phone.send(ref=1, system="gregor", body={"flush": True})
+    phone.send(ref=2, system="gregor", device="laptop", body={"dismiss": {"ids": ["aa"]}})
+    phone.send(ref=3, system="gregor", body={"create": {"aa": {"category": "web"}}})
+    phone.send(ref=4, system="gregor", body={"creat": {}})
+    phone.send(ref=5, system="gregor", body={"create": {"aa": {"category": "mail", "body": "x" * 300_000}}})
     await phone.until("problem", 5)
 
     assert [(frame["ref"], frame["problem"]["code"]) for frame in phone.frames] == [
@@ -224,7 +224,7 @@ async def test_forbidden_messages_are_problems(gateway: Gateway) -> None:
     ]
 
 
-class Failing:
+class UnavailableUsers:
     """A store of users that cannot be reached."""
 
     def __init__(self, users: object) -> None:
@@ -243,14 +243,14 @@ async def test_store_outage_keeps_connected_devices(gateway: Gateway) -> None:
     gateway.feed.drop_next()
     await gateway.create("missed")
     users = gateway.store.users
-    failing = Failing(users)
+    failing = UnavailableUsers(users)
     gateway.store._users = failing  # type: ignore[assignment]
 
     new = gateway.dial("laptop")
     await wait_until(lambda: new.closed == 4006, "the close")
-    kept.say(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
+    kept.send(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
     refusal = await kept.until("problem")
-    kept.say(resync=True)
+    kept.send(resync=True)
     await settle()
     gateway.pass_time(3)
     await settle()

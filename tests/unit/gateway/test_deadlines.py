@@ -1,4 +1,4 @@
-"""The moments of one connection."""
+"""Deadlines of one connection."""
 
 from __future__ import annotations
 

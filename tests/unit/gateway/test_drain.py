@@ -1,4 +1,4 @@
-"""The end of a process."""
+"""Draining a gateway."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.unit.gateway.conftest import Gateway, LocalDevice
 
 
 class Fleet:
-    """Connected devices, as a drain sees them."""
+    """The connected devices of a gateway."""
 
     def __init__(self, lines: list[LocalDevice]) -> None:
         self.lines = lines

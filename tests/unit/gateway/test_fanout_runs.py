@@ -1,4 +1,4 @@
-"""What is published for a user in one go is told in one go, and devices hear the same as if it came one by one."""
+"""Publications of one event-loop iteration are delivered together; devices get the same frames as one by one."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ async def take(gateway: Gateway, phone: LocalDevice, number: int, step: str, cat
         case "external":
             await gateway.send({"n": number}, system="kbfs")
         case "say":
-            phone.say(ref=number, system="gregor", body={"create": {f"i{number}": {"category": "mail"}}})
-            await settle()  # when it is committed is up to the loop
+            phone.send(ref=number, system="gregor", body={"create": {f"i{number}": {"category": "mail"}}})
+            await settle()  # the event loop decides when it is committed
         case "ping":
-            phone.say(ping=number)
+            phone.send(ping=number)
         case "pause":
             phone.connection.pause()
         case "resume":
             phone.connection.resume()
         case "resync":
-            phone.say(resync=True)
+            phone.send(resync=True)
             await settle()
         case "lose":
             gateway.feed.drop_next()
@@ -59,7 +59,7 @@ async def take(gateway: Gateway, phone: LocalDevice, number: int, step: str, cat
 
 
 async def play(steps: list[tuple[str, str]], *, one_by_one: bool) -> list[LocalDevice]:
-    """Devices that have heard everything: with each step told before the next one, or all that can be in one go."""
+    """Play steps to connected devices, each delivered before the next or all together; return the devices."""
     async with open_gateway() as gateway:
         await gateway.create("aa")
         phone = await gateway.connect()
@@ -81,8 +81,8 @@ async def play(steps: list[tuple[str, str]], *, one_by_one: bool) -> list[LocalD
         return lines
 
 
-def copy_of(device: LocalDevice) -> set[str]:
-    """The items that a device has, by what it heard since ``aa`` was made."""
+def items_of(device: LocalDevice) -> set[str]:
+    """Return the items of a device's copy, from the frames since ``aa`` was created."""
     live = {"aa"}
     for frame in device.frames:
         live = items(frame) if frame.get("sync") == "full" else live | items(frame)
@@ -90,7 +90,7 @@ def copy_of(device: LocalDevice) -> set[str]:
     return live
 
 
-def told(device: LocalDevice) -> list[dict[str, Any]]:
+def frames_of(device: LocalDevice) -> list[dict[str, Any]]:
     return [frame for frame in device.frames if "seq" in frame]
 
 
@@ -103,13 +103,13 @@ def test_fast_and_general_delivery_are_equal(
     apart = asyncio.run(play(steps, one_by_one=True))
 
     for one, other in zip(together, apart, strict=True):
-        assert copy_of(one) == copy_of(other)
-        for number, frame in enumerate(told(one)):
-            is_new = "sync" in frame or all(each["seq"] < frame["seq"] for each in told(one)[:number])
-            assert is_new, "a live frame at or below what was told before it"
+        assert items_of(one) == items_of(other)
+        for number, frame in enumerate(frames_of(one)):
+            is_new = "sync" in frame or all(each["seq"] < frame["seq"] for each in frames_of(one)[:number])
+            assert is_new, "a live frame at or below an earlier one"
         assert one.connection.cursor == other.connection.cursor
         if ("lose", "") not in steps and ("resync", "") not in steps:
-            assert told(one) == told(other)
+            assert frames_of(one) == frames_of(other)
     receipts = [frame for frame in together[0].frames if "receipt" in frame]
     assert len(receipts) == steps.count(("say", ""))
     for frame in receipts:
@@ -139,16 +139,16 @@ async def test_users_of_one_sweep_get_their_own_frames(gateway: Gateway) -> None
     async with dial(gateway) as alice, dial(gateway, gateway.token("bob")) as bob, dial(gateway) as tablet:
         phones = [Phone(alice), Phone(bob), Phone(tablet)]
         for phone in phones:
-            await phone.say(hello={})
-            while "sync" not in await phone.hear():
+            await phone.send(hello={})
+            while "sync" not in await phone.receive():
                 pass
 
         for number in range(3):
             await gateway.create(f"a{number}")
             await gateway.create(f"b{number}", uid="bob")
 
-        heard = [[items(await phone.hear()) for _ in range(3)] for phone in phones]
-    assert heard == [[{f"{name}{number}"} for number in range(3)] for name in "aba"]
+        received = [[items(await phone.receive()) for _ in range(3)] for phone in phones]
+    assert received == [[{f"{name}{number}"} for number in range(3)] for name in "aba"]
 
 
 async def test_reading_the_tracker_writes_nothing(gateway: Gateway) -> None:
@@ -157,7 +157,7 @@ async def test_reading_the_tracker_writes_nothing(gateway: Gateway) -> None:
     channel = gateway.context.hub.channels["alice"]
 
     await gateway.create("bb")
-    await asyncio.sleep(0)  # the feed delivers; the sweep comes in the next turn
+    await asyncio.sleep(0)  # pub/sub delivers now; the sweep runs in the next iteration
     assert (channel.tracker.seq, phone.frames) == (1, [])
     assert channel.process_pending().seq == 2
 

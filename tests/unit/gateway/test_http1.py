@@ -1,4 +1,4 @@
-"""Heads of requests on the WebSocket port, and the proof of an upgrade."""
+"""Request heads on the WebSocket port, and the accept key of an upgrade."""
 
 from __future__ import annotations
 

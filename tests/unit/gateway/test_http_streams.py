@@ -1,4 +1,4 @@
-"""SSE, long poll and posted frames on a real server."""
+"""SSE, tickets and posted frames on a real server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def auth(gateway: Gateway, device: str = "phone") -> dict[str, str]:
 
 
 async def ticket(gateway: Gateway, **members: Any) -> str:
-    """A ticket as ingest makes one."""
+    """Create a ticket as ingest does."""
     claims = {"exp": gateway.clock.now_us() / 1e6 + 3_600, "iat": gateway.clock.now_us() / 1e6}
     made = Ticket(
         "alice", "phone", **({"observe": False, "prefixes": None, "systems": None, "claims": claims} | members)
@@ -67,11 +67,11 @@ async def test_first_event_has_the_new_epoch(gateway: Gateway, streams: str, api
         polling = asyncio.create_task(api.get("/v1/poll", params={"cursor": copy["cursor"], "wait": "10"}))
         await wait_until(lambda: len(gateway.context.hub.channels["alice"].subscribers) == 2, "the poll waits")
         await gateway.create("aa")
-        told = await device.until("create")
+        announced = await device.until("create")
 
         answer = (await polling).json()
         assert [frame["cursor"] for frame in answer["frames"]] == [answer["cursor"]]
-        assert device.events[-1] == (answer["cursor"], told) and told["cursor"] == answer["cursor"]
+        assert device.events[-1] == (answer["cursor"], announced) and announced["cursor"] == answer["cursor"]
 
 
 async def test_stream_resumes_after_last_event_id(gateway: Gateway, streams: str) -> None:
@@ -166,7 +166,7 @@ async def test_observer_stream_has_no_presence_and_no_end(gateway: Gateway, stre
 
 
 async def test_deleted_key_invalidates_its_tickets(gateway: Gateway, streams: str) -> None:
-    """Also the next ticket of a stream that is open: else who has one would look on for ever."""
+    """This includes the next ticket of an open stream; otherwise its observer could reconnect forever."""
     key, _ = await gateway.store.access.create_key(["read"])
     texts = [await ticket(gateway, observe=True, claims={"key": key.id, "cats": None}) for _ in range(2)]
     async with StreamDevice(streams, {"ticket": texts[0]}) as stream:
@@ -209,8 +209,8 @@ async def test_posted_frames_are_answered_and_delivered(gateway: Gateway, stream
         await stream.until('"aa"')
         await wait_until(lambda: sum("sync" in frame for frame in stream.frames) == 2, "the resync")
         (presence,) = await gateway.store.devices.presence(["alice"], gateway.clock.now_us())
-    told = [(entry.get("ref"), entry.get("problem", {}).get("code")) for entry in answer.json()]
-    assert told == [
+    answers = [(entry.get("ref"), entry.get("problem", {}).get("code")) for entry in answer.json()]
+    assert answers == [
         (1, None),
         (2, "forbidden"),
         (None, "unknown_field"),
@@ -235,11 +235,11 @@ async def test_single_frame_may_be_posted(gateway: Gateway, streams: str, api: h
 
 async def test_frames_for_another_gateway_are_forwarded(gateway: Gateway, api: httpx.AsyncClient) -> None:
     await gateway.create("aa")
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
     class Ear:
         def receive(self, payload: bytes) -> None:
-            heard.append(payload)
+            received.append(payload)
 
         def gap(self) -> None:
             raise AssertionError
@@ -254,7 +254,9 @@ async def test_frames_for_another_gateway_are_forwarded(gateway: Gateway, api: h
 
     (presence,) = await gateway.store.devices.presence(["alice"], gateway.clock.now_us())
     assert (answer.status_code, answer.json()) == (200, [])
-    assert heard == [b'K{"frames":{"session":"far","device":"phone","frames":[{"foreground":true},{"resync":true}]}}']
+    assert received == [
+        b'K{"frames":{"session":"far","device":"phone","frames":[{"foreground":true},{"resync":true}]}}'
+    ]
     assert presence.foreground
     assert await gateway.store.devices.acknowledged("alice") == {View("phone"): 1}
 

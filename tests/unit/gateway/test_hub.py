@@ -1,4 +1,4 @@
-"""From the channels of users to their devices: frames, views, what was missed, forks, flushes, controls."""
+"""Fan-out from user channels to devices: frames, views, gaps, forks, resets, controls."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ async def test_sender_gets_a_frame_even_if_empty(gateway: Gateway) -> None:
     filtered = await gateway.connect(hello=Hello(prefixes=("mail",), systems=()))
     other = await gateway.connect("laptop", hello=Hello(prefixes=("mail",)))
 
-    plain.say(ref=1, system="gregor", body={"create": {"aa": {"category": "user.joined"}}})
+    plain.send(ref=1, system="gregor", body={"create": {"aa": {"category": "user.joined"}}})
     await plain.until("receipt")
-    filtered.say(ref=2, system="kbfs", body={})
+    filtered.send(ref=2, system="kbfs", body={})
     await filtered.until("receipt")
 
     assert plain.kinds == ["create", "receipt", ""]
@@ -100,7 +100,7 @@ async def test_receipt_follows_the_frame_of_its_seq(gateway: Gateway) -> None:
     phone = await gateway.connect()
 
     for number in range(20):
-        phone.say(ref=number, system="gregor", body={"create": {f"i{number}": {"category": "mail"}}})
+        phone.send(ref=number, system="gregor", body={"create": {f"i{number}": {"category": "mail"}}})
     await phone.until("receipt", 20)
 
     for frame in phone.frames:
@@ -134,7 +134,7 @@ async def test_receipt_of_a_lost_frame_is_released(gateway: Gateway) -> None:
     await gateway.create("old")
     phone = await gateway.connect()
     gateway.feed.drop_next()
-    phone.say(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
+    phone.send(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
     await settle()
     assert phone.frames == []
 
@@ -144,7 +144,7 @@ async def test_receipt_of_a_lost_frame_is_released(gateway: Gateway) -> None:
     assert phone.kinds == ["delta", "receipt"]
 
 
-def forged(seq: int, before: bytes, epoch: bytes, **members: Any) -> bytes:
+def forged_announcement(seq: int, before: bytes, epoch: bytes, **members: Any) -> bytes:
     return Announcement(
         AnnouncementKind.EXTERNAL, epoch, seq, before, before, system="kbfs", body=b"{}", **members
     ).encode()
@@ -158,7 +158,7 @@ async def test_forked_announcement_causes_full_copies(gateway: Gateway) -> None:
     mark = gateway.context.hub.channels["alice"].tracker.position
     assert mark is not None
 
-    gateway.feed.publish(gateway.store.channel_of("alice"), forged(mark.seq + 1, b"otherway", mark.epoch))
+    gateway.feed.publish(gateway.store.channel_of("alice"), forged_announcement(mark.seq + 1, b"otherway", mark.epoch))
     await phone.until("full")
     await filtered.until("full")
 
@@ -173,7 +173,7 @@ async def test_lower_seq_is_reconciled_and_not_delivered(gateway: Gateway) -> No
     mark = gateway.context.hub.channels["alice"].tracker.position
     assert mark is not None
 
-    gateway.feed.publish(gateway.store.channel_of("alice"), forged(mark.seq, b"otherway", mark.epoch))
+    gateway.feed.publish(gateway.store.channel_of("alice"), forged_announcement(mark.seq, b"otherway", mark.epoch))
     await settle()
     gateway.pass_time(3)
     await settle()
@@ -239,7 +239,7 @@ async def test_reset_copies_each_device_once(gateway: Gateway) -> None:
     await gateway.create("aa")
     await gateway.send({"flush": True})
     await phone.until("flush")
-    phone.say(resync=True)
+    phone.send(resync=True)
     await phone.until("full")
 
     gateway.pass_time(31)

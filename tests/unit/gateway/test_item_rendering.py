@@ -1,4 +1,4 @@
-"""What notification types do at the gateway: words beside items, what counts, and a device's own messages."""
+"""Categories at the gateway: rendered texts, uncounted items, and the check of device messages."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ async def test_device_message_is_checked_by_its_category(gateway: Gateway) -> No
     device = await gateway.connect()
     item = {"category": "user.joined", "times": {"created": 1457056447}}
 
-    device.say(ref=1, system="gregor", body={"create": {"aa": {**item, "body": {}}}})
-    device.say(ref=2, system="gregor", body={"create": {"bb": {**item, "body": 5}}})
+    device.send(ref=1, system="gregor", body={"create": {"aa": {**item, "body": {}}}})
+    device.send(ref=2, system="gregor", body={"create": {"bb": {**item, "body": 5}}})
 
     assert (await device.until("create"))["body"]["create"]["aa"]["times"]["expires"] == 1457056447 + 60
     problem = (await device.until("problem"))["problem"]

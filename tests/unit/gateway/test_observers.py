@@ -1,4 +1,4 @@
-"""Who looks on with a service key is sent away soon after the key, or the secret that it used, is good no more."""
+"""An observer is closed soon after its service key is deleted, or its secret is rotated out."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ async def delete(gateway: Gateway, key_id: str) -> None:
 
 
 async def rotate_out(gateway: Gateway, key_id: str) -> None:
-    """A new secret, that of the onlooker being good for a second more, which is over."""
+    """Rotate the key's secret; the observer's secret has already expired."""
     await gateway.store.access.rotate_key(key_id, gateway.clock.now_us() - 1_000_000, 1_000_000)
 
 
-async def watcher(gateway: Gateway, device: str = "") -> tuple[str, str, LocalDevice]:
-    """A key, the mark of its secret, and who looks on with it and has seen what there is."""
+async def connect_observer(gateway: Gateway, device: str = "") -> tuple[str, str, LocalDevice]:
+    """Create a key and connect an observer with it; return the key's id, the mark of its secret, and the observer."""
     key, text = await gateway.store.access.create_key(["read"])
     mark = service_keys.mark_of(text.removeprefix(f"gk_{key.id}_"))
     observer = gateway.observe(device, key=key.id, secret=mark)
@@ -37,8 +37,8 @@ async def test_observer_is_closed_when_its_key_ends(
     gateway: Gateway, happens: Callable[[Gateway, str], Awaitable[None]], device: str
 ) -> None:
     await gateway.create("aa")
-    key_id, _, observer = await watcher(gateway, device)
-    _, _, other = await watcher(gateway)
+    key_id, _, observer = await connect_observer(gateway, device)
+    _, _, other = await connect_observer(gateway)
     phone = await gateway.connect()
     await happens(gateway, key_id)
 
@@ -50,7 +50,7 @@ async def test_observer_is_closed_when_its_key_ends(
 
 async def test_rotated_key_keeps_observers_during_overlap(gateway: Gateway) -> None:
     await gateway.create("aa")
-    key_id, _, old = await watcher(gateway)
+    key_id, _, old = await connect_observer(gateway)
     text = await gateway.store.access.rotate_key(key_id, gateway.clock.now_us(), 2 * round(EVERY_S * 1e6))
     mark = service_keys.mark_of((text or "").removeprefix(f"gk_{key_id}_"))
     new, unnoted = gateway.observe(key=key_id, secret=mark), gateway.observe(key=key_id)
@@ -67,7 +67,7 @@ async def test_rotated_key_keeps_observers_during_overlap(gateway: Gateway) -> N
 
 async def test_store_outage_keeps_observers_and_retries(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     await gateway.create("aa")
-    key_id, _, device = await watcher(gateway)
+    key_id, _, device = await connect_observer(gateway)
     await delete(gateway, key_id)
 
     async def down(*_: object) -> None:
@@ -84,15 +84,15 @@ async def test_store_outage_keeps_observers_and_retries(gateway: Gateway, monkey
 
 async def test_no_key_is_checked_after_observers_left(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     await gateway.create("aa")
-    _, _, device = await watcher(gateway)
+    _, _, device = await connect_observer(gateway)
     asked: list[str] = []
 
     async def listen(_: object, key_id: str) -> None:
         asked.append(key_id)
 
     device.connection.end()
-    with monkeypatch.context() as heard:
-        heard.setattr(type(gateway.store.access), "key", listen)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(gateway.store.access), "key", listen)
         for _ in range(3):
             gateway.pass_time(EVERY_S + 0.2)
             await settle()

@@ -1,4 +1,4 @@
-"""The periodic comparison with the store: what was missed without a sign is found, and what was not is no loss."""
+"""Reconciliation with the store finds lost announcements, and ignores those that are in flight."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_equal_positions_send_nothing(gateway: Gateway) -> None:
 
 
 async def test_announcements_in_flight_are_not_a_gap(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sync in place of live frames would swallow the reminders among them, which no sync has."""
+    """A sync in place of live frames would swallow their reminders, which no sync has."""
     phone = await gateway.connect()
     heads = gateway.store.users.heads
 

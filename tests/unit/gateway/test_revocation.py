@@ -1,4 +1,4 @@
-"""What a hole in the channel swallowed: closes are found in the store, and who may stay stays."""
+"""Closes that were lost in a gap of the channel are found in the store."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ async def replace(gateway: Gateway) -> None:
     )
 
 
-async def devices_of(gateway: Gateway) -> tuple[LocalDevice, LocalDevice]:
-    """The phone that is told to go, and the laptop that may stay; both are heard in a hole of the channel."""
+async def phone_and_laptop(gateway: Gateway) -> tuple[LocalDevice, LocalDevice]:
+    """Connect a phone that must be closed and a laptop that may stay; the channel then has a gap."""
     phone, laptop = await gateway.connect(hello=Hello(session="one")), await gateway.connect("laptop")
     gateway.feed.cut(gateway.store.channel_of("alice"))
     return phone, laptop
@@ -48,7 +48,7 @@ async def devices_of(gateway: Gateway) -> tuple[LocalDevice, LocalDevice]:
 async def test_close_lost_in_a_gap_is_repeated(
     gateway: Gateway, happens: Callable[[Gateway], Awaitable[None]], code: int
 ) -> None:
-    phone, laptop = await devices_of(gateway)
+    phone, laptop = await phone_and_laptop(gateway)
     await happens(gateway)
     await settle()
     before = phone.closed
@@ -61,7 +61,7 @@ async def test_close_lost_in_a_gap_is_repeated(
 
 
 async def test_user_deleted_in_a_gap_is_closed(gateway: Gateway) -> None:
-    phone, laptop = await devices_of(gateway)
+    phone, laptop = await phone_and_laptop(gateway)
     await delete_user(gateway)
     await settle()
 
@@ -76,29 +76,29 @@ async def test_observer_of_a_deleted_user_is_closed(gateway: Gateway, device: st
     await gateway.send({"create": {"aa": {"category": "mail"}}})
     await revoke(gateway)
     gateway.pass_time(1)
-    watcher = gateway.observe(device)
-    await wait_until(lambda: watcher.frames, "the sync")
-    await hole(gateway)
-    assert watcher.closed is None, "what was revoked before does not concern it"
+    connect_observer = gateway.observe(device)
+    await wait_until(lambda: connect_observer.frames, "the sync")
+    await gap_only(gateway)
+    assert connect_observer.closed is None, "what was revoked before does not concern it"
 
     gateway.feed.cut(gateway.store.channel_of("alice"))
     await delete_user(gateway)
     await settle()
     gateway.feed.heal()
-    await wait_until(lambda: watcher.closed is not None, "the close")
+    await wait_until(lambda: connect_observer.closed is not None, "the close")
 
-    assert watcher.closed == 4502
+    assert connect_observer.closed == 4502
 
 
-async def hole(gateway: Gateway) -> None:
-    """A hole in which nothing happened."""
+async def gap_only(gateway: Gateway) -> None:
+    """A gap in which nothing happened."""
     gateway.feed.cut(gateway.store.channel_of("alice"))
     gateway.feed.heal()
     await settle(100)
 
 
 async def test_failed_revocation_check_is_retried(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    phone, _ = await devices_of(gateway)
+    phone, _ = await phone_and_laptop(gateway)
     await revoke(gateway)
     await settle()
     devices = gateway.store.devices
@@ -117,7 +117,7 @@ async def test_failed_revocation_check_is_retried(gateway: Gateway, monkeypatch:
 
 async def test_joining_and_observing_connections_stay(gateway: Gateway) -> None:
     phone = await gateway.connect()
-    phone.connection.is_present = False  # as before it is told of, and as an onlooker
+    phone.connection.is_present = False  # once before it joined, and once as an observer
     await forget_device_of(gateway, "phone")
 
     gateway.context.hub.channels["alice"].gap()
@@ -127,7 +127,7 @@ async def test_joining_and_observing_connections_stay(gateway: Gateway) -> None:
 
 
 async def forget_device_of(gateway: Gateway, device: str) -> None:
-    """Forget it, with nobody told."""
+    """Delete a device without publishing it."""
     gateway.feed.drop_next(10)
     await gateway.store.devices.forget_device("alice", device, gateway.clock.now_us(), b"abc")
     gateway.feed.drop_next(0)

@@ -1,4 +1,4 @@
-"""What waits to be written to one connection."""
+"""The send queue of one connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process knows of a user's history, and how it notices what is missing."""
+"""Sequence tracking: gaps and forks in a user's history."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def link(n: int) -> bytes:
     return n.to_bytes(8, "big")
 
 
-def told(seq: int, epoch: bytes = EPOCH, **members: object) -> Announcement:
+def announced(seq: int, epoch: bytes = EPOCH, **members: object) -> Announcement:
     plain = Announcement(AnnouncementKind.UPDATE, epoch, seq, link(seq - 1), link(seq))
     return replace(plain, **members)  # type: ignore[arg-type]
 
 
-def track_at(seq: int, epoch: bytes = EPOCH, known: bool = True) -> SequenceTracker:
+def tracker_at(seq: int, epoch: bytes = EPOCH, known: bool = True) -> SequenceTracker:
     tracker = SequenceTracker()
     tracker.position = StreamPosition(epoch, seq, link(seq) if known else None)
     return tracker
@@ -31,34 +31,34 @@ def track_at(seq: int, epoch: bytes = EPOCH, known: bool = True) -> SequenceTrac
 @pytest.mark.parametrize(
     ("announcement", "continuity"),
     [
-        (told(11), Continuity.NEXT),
-        (told(10), Continuity.LATE),
-        (told(3), Continuity.LATE),
-        (told(12), Continuity.GAP),
-        (told(11, before=link(99)), Continuity.FORK),
-        (told(11, OTHER), Continuity.FORK),
-        (told(12, OTHER), Continuity.FORK),
-        (told(11, OTHER, kind=AnnouncementKind.RESET), Continuity.NEXT),
-        (told(11, OTHER, kind=AnnouncementKind.RESET, before=link(99)), Continuity.FORK),
-        (told(11, OTHER, is_new_epoch=True), Continuity.FORK),
+        (announced(11), Continuity.NEXT),
+        (announced(10), Continuity.LATE),
+        (announced(3), Continuity.LATE),
+        (announced(12), Continuity.GAP),
+        (announced(11, before=link(99)), Continuity.FORK),
+        (announced(11, OTHER), Continuity.FORK),
+        (announced(12, OTHER), Continuity.FORK),
+        (announced(11, OTHER, kind=AnnouncementKind.RESET), Continuity.NEXT),
+        (announced(11, OTHER, kind=AnnouncementKind.RESET, before=link(99)), Continuity.FORK),
+        (announced(11, OTHER, is_new_epoch=True), Continuity.FORK),
     ],
 )
 def test_announcement_is_classified(announcement: Announcement, continuity: Continuity) -> None:
-    assert track_at(10).classify(announcement) is continuity
+    assert tracker_at(10).classify(announcement) is continuity
 
 
 def test_first_message_sets_the_epoch() -> None:
     tracker = SequenceTracker()
     tracker.position = StreamPosition.of(None)
 
-    assert tracker.classify(told(1, is_new_epoch=True, before=ZERO_DIGEST[:8])) is Continuity.NEXT
+    assert tracker.classify(announced(1, is_new_epoch=True, before=ZERO_DIGEST[:8])) is Continuity.NEXT
 
 
 def test_first_announcement_sets_the_position() -> None:
     tracker = SequenceTracker()
-    assert tracker.classify(told(7)) is Continuity.NEXT
+    assert tracker.classify(announced(7)) is Continuity.NEXT
 
-    tracker.advance(told(7))
+    tracker.advance(announced(7))
 
     assert tracker.position == StreamPosition(EPOCH, 7, link(7))
     assert tracker.confirm_sync(EPOCH, 6, None) is Continuity.SAME
@@ -66,7 +66,7 @@ def test_first_announcement_sets_the_position() -> None:
 
 
 def test_unknown_link_leaves_the_seq_to_decide() -> None:
-    assert track_at(10, known=False).classify(told(11, before=link(99))) is Continuity.NEXT
+    assert tracker_at(10, known=False).classify(announced(11, before=link(99))) is Continuity.NEXT
 
 
 def test_first_sync_sets_the_position() -> None:
@@ -87,7 +87,7 @@ def test_first_sync_sets_the_position() -> None:
     ],
 )
 def test_later_sync_of_another_history_is_a_fork(epoch: bytes, seq: int, continuity: Continuity) -> None:
-    tracker = track_at(10)
+    tracker = tracker_at(10)
 
     assert tracker.confirm_sync(epoch, seq, tracker.position) is continuity
 
@@ -104,7 +104,7 @@ THEN = StreamPosition(EPOCH, 10, link(10))
             StreamPosition(EPOCH, 12, link(12)),
             StreamPosition(EPOCH, 12, link(12)),
             Continuity.SAME,
-        ),  # told while the store was asked
+        ),  # the announcements arrived while the store was asked
         (StreamPosition(EPOCH, 9, link(9)), THEN, Continuity.FORK),
         (StreamPosition(EPOCH, 9, link(9)), StreamPosition(EPOCH, 11, link(11)), Continuity.FORK),
         (StreamPosition(EPOCH, 10, link(99)), THEN, Continuity.FORK),
@@ -113,7 +113,7 @@ THEN = StreamPosition(EPOCH, 10, link(10))
             StreamPosition(OTHER, 11, link(11)),
             StreamPosition(OTHER, 11, link(11)),
             Continuity.SAME,
-        ),  # a flush, told meanwhile
+        ),  # a reset that was announced meanwhile
         (StreamPosition.of(None), THEN, Continuity.FORK),
     ],
 )
@@ -134,7 +134,7 @@ def test_missed_first_message_is_a_gap() -> None:
 
 
 def test_comparison_learns_the_link() -> None:
-    tracker = track_at(10, known=False)
+    tracker = tracker_at(10, known=False)
     assert tracker.position is not None
 
     assert (

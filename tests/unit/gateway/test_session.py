@@ -1,4 +1,4 @@
-"""The life of one connection, by values alone. The numbers are those of the laws at the top of session.py."""
+"""The protocol session, by values alone: laws 1 to 3 of session.py."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.unit.gateway.session_builders import (
     TAG,
     answer,
     frame,
+    frames_of,
     fresh,
     full,
-    heard,
     joined,
     live,
 )
 
-# 1. Nothing is done for a client before its hello
+# 1. The server does nothing for a client before its hello
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_bad_json_or_missing_hello_closes(raw: bytes) -> None:
 def test_invalid_hello_may_be_repeated() -> None:
     session = fresh()
 
-    (refusal,) = heard(session.receive(b'{"hello":{"curser":"x"}}', 0.0))
+    (refusal,) = frames_of(session.receive(b'{"hello":{"curser":"x"}}', 0.0))
     assert refusal["problem"]["code"] == "unknown_field"
     assert session.receive(b'{"hello":{"token":"t"}}', 1.0) == [VerifyToken("t")]
 
@@ -79,7 +79,7 @@ def test_upgrade_token_precedes_the_hello_token() -> None:
 
 
 def test_second_hello_is_a_problem() -> None:
-    (refusal,) = heard(live().receive(b'{"hello":{}}', 1.0))
+    (refusal,) = frames_of(live().receive(b'{"hello":{}}', 1.0))
 
     assert refusal["problem"]["code"] == "invalid"
 
@@ -101,7 +101,9 @@ def test_welcome_comes_before_the_read() -> None:
 
     welcome, read = session.joined(0.0)
 
-    assert heard([welcome]) == [{"welcome": {"expires_in": 3600, "ping": 25, "max_frame": 1_048_576, "uncounted": []}}]
+    assert frames_of([welcome]) == [
+        {"welcome": {"expires_in": 3600, "ping": 25, "max_frame": 1_048_576, "uncounted": []}}
+    ]
     assert read == ReadSync(position, 1)
 
 
@@ -111,7 +113,7 @@ def test_welcome_of_an_endless_stream_has_a_ticket() -> None:
     session.admitted(PHONE, float("inf"), 0.0)
     session.greeted(Hello())
 
-    (welcome,) = heard(session.joined(0.0))
+    (welcome,) = frames_of(session.joined(0.0))
 
     assert "expires_in" not in welcome["welcome"]
     assert welcome["welcome"]["ticket"] == "next"
@@ -124,7 +126,7 @@ def test_poll_gets_neither_welcome_nor_unchanged() -> None:
     assert session.synced(1, Unchanged(EPOCH, 7, bytes(32)), b"{}") == [ConfirmCursor(TAG, 7)]
 
 
-# 2. What is committed between the subscription and the sync is held, and goes out after it
+# 2. Frames committed between the subscription and the sync are held, and sent after it
 
 
 def test_held_frames_follow_the_sync_in_order() -> None:
@@ -158,7 +160,7 @@ def test_held_frames_of_a_new_user_wait_for_its_epoch() -> None:
     assert session.synced(2, full(1), b"sync") == [SendSync(TAG, 1, b"sync")]
 
 
-# 3. A live frame up to the seq of a sync is never sent after it; each at most once
+# 3. After a sync, no live frame up to its seq is sent; each is sent at most once
 
 
 def test_live_frame_is_sent_at_most_once() -> None:
@@ -251,7 +253,7 @@ def test_failed_read_is_retried_while_needed() -> None:
     assert session.retry(2) == []
 
 
-# a slow client
+# slow consumers
 
 
 def test_slow_consumer_syncs_from_its_cursor() -> None:

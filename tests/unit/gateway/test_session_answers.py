@@ -1,4 +1,4 @@
-"""The life of one connection: answers to what a client says, pings and tokens (laws 4 to 6 of session.py)."""
+"""The protocol session: answers to the client, pings and tokens (laws 4 to 6 of session.py)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gregor_gateway.protocol import effects
 from gregor_gateway.protocol.effects import CloseConnection, ReadSync, Send, VerifyToken
 from gregor_gateway.protocol.hello import Hello, Position
 from gregor_gateway.protocol.session import SessionState
-from tests.unit.gateway.session_builders import PHONE, RULES, answer, frame, fresh, full, heard, joined, live
+from tests.unit.gateway.session_builders import PHONE, RULES, answer, frame, frames_of, fresh, full, joined, live
 
-# 4. The receipt of a message comes after the frame of its seq
+# 4. The receipt of a message follows the frame of its seq
 
 
 def test_receipt_follows_the_frame_of_its_message() -> None:
@@ -59,15 +59,15 @@ def test_receipt_waits_for_the_covering_sync() -> None:
 def test_problem_carries_the_ref_if_there_is_one() -> None:
     refusal = Problem("rate_limited", "Wait.", retry_after_s=0.5)
 
-    (named,) = heard(live().refused("a", refusal))
-    (unnamed,) = heard(live().refused(None, refusal))
+    (named,) = frames_of(live().refused("a", refusal))
+    (unnamed,) = frames_of(live().refused(None, refusal))
 
     assert named["ref"] == "a"
     assert named["problem"]["retry_after_ms"] == 500
     assert list(unnamed) == ["problem"]
 
 
-# 5. What a client does wrong is a problem, and no more
+# 5. A mistake of the client is answered with a problem
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_problem_carries_the_ref_if_there_is_one() -> None:
 def test_client_mistakes_are_problems_not_closes(raw: bytes, code: str) -> None:
     session = live()
 
-    (refusal,) = heard(session.receive(raw, 1.0))
+    (refusal,) = frames_of(session.receive(raw, 1.0))
 
     assert refusal["problem"]["code"] == code
     assert session.state is SessionState.LIVE
@@ -94,7 +94,7 @@ def test_client_mistakes_are_problems_not_closes(raw: bytes, code: str) -> None:
 def test_refused_json_is_answered_with_its_ref() -> None:
     raw = b'{"ref":7,"system":"gregor","body":{"create":{"aa":{"category":"mail","body":9007199254740992}}}}'
 
-    (refusal,) = heard(live().receive(raw, 1.0))
+    (refusal,) = frames_of(live().receive(raw, 1.0))
 
     assert (refusal["ref"], refusal["problem"]["code"]) == (7, "number_out_of_range")
 
@@ -108,7 +108,7 @@ def test_resync_is_limited_to_one_a_second() -> None:
 
     (read,) = session.receive(b'{"resync":true}', 0.5)
     assert read == ReadSync(Position(), 2)
-    (refusal,) = heard(session.receive(b'{"ref":3,"resync":true}', 1.25))
+    (refusal,) = frames_of(session.receive(b'{"ref":3,"resync":true}', 1.25))
     assert refusal["ref"] == 3
     assert refusal["problem"]["code"] == "rate_limited"
     assert refusal["problem"]["retry_after_ms"] == 250

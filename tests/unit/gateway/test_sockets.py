@@ -1,4 +1,4 @@
-"""What every socket of a device has."""
+"""Options of the listening socket."""
 
 from __future__ import annotations
 

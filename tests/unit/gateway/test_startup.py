@@ -1,4 +1,4 @@
-"""What a gateway process logs when it starts."""
+"""Warnings at the start of a gateway process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECRET = "c2VjcmV0IG9mIHRoaXJ0eS10d28gYnl0ZXMgb2YgcmFuZG9tbmVzcw"
 
 @pytest.mark.parametrize(("secret", "warns"), [("", True), (SECRET, False)])
 def test_missing_token_keys_are_warned_about(secret: str, warns: bool) -> None:
-    """The process finds no Redis here, and ends."""
+    """The process ends because Redis is not there."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GREGOR_")}
     environ |= {"GREGOR_REDIS_URL": "redis://127.0.0.1:1/0"} | ({"GREGOR_TOKEN_SECRET": secret} if secret else {})
 

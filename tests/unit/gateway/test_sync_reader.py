@@ -1,4 +1,4 @@
-"""Syncs that are read for several, and for nobody else."""
+"""Single-flight reads of syncs."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ async def test_returning_user_gets_a_tracker_of_its_own_read(gateway: Gateway) -
         gateway.pass_time(1)
         await settle(5)
 
-    await wait_until(lambda: "missed" in str(back.frames), "what nobody announced")
+    await wait_until(lambda: "missed" in str(back.frames), "the item of the lost announcement")

@@ -1,4 +1,4 @@
-"""What a client says waits for its joining, and is worked on though the client leaves after it."""
+"""Tasks of a connection wait until it has joined, and still run if the client disconnects."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ GOODBYE = masked(b"\x03\xe8", 0x80 | Opcode.CLOSE)
 
 
 def message(*ids: str) -> bytes:
-    """A frame that creates these, under a ref."""
+    """Return a frame that creates these items, with a ref."""
     names = ",".join(f'"{name}":{{"category":"mail"}}' for name in ids)
     return masked(b'{"ref":7,"system":"gregor","body":{"create":{%s}}}' % names.encode())
 
 
 def stream_request(token: str, place: str) -> bytes:
-    """All that a client says until it is welcomed, in one write; its token is in the header or in `hello`."""
+    """Return all frames that a client sends before its welcome, in one write; the token is in the header or in
+    `hello`.
+    """
     if place == "header":
         return head(**UPGRADE, Authorization=f"Bearer {token}") + masked(b'{"hello":{}}')
     hello = b'{"hello":{"token":"%s"}}' % token.encode()
@@ -40,13 +42,13 @@ async def ids_of(gateway: Gateway) -> list[str]:
 async def test_message_behind_hello_is_answered_later(gateway: Gateway, place: str) -> None:
     reader, writer = await raw(gateway, stream_request(gateway.token(), place) + message("aa"))
 
-    heard = b""
+    frames_of = b""
     async with asyncio.timeout(10):
-        while b'"receipt"' not in heard:
-            heard += await reader.read(65_536)
+        while b'"receipt"' not in frames_of:
+            frames_of += await reader.read(65_536)
     writer.close()
 
-    assert heard.index(b'"welcome"') < heard.index(b'"sync"') < heard.index(b'{"ref":7')
+    assert frames_of.index(b'"welcome"') < frames_of.index(b'"sync"') < frames_of.index(b'{"ref":7')
 
 
 @pytest.mark.parametrize("place", ["header", "hello"])
@@ -56,11 +58,11 @@ async def test_revoked_token_cannot_commit_behind_hello(gateway: Gateway, place:
 
     said = stream_request(gateway.token(), place) + message("aa")
     reader, writer = await raw(gateway, said + (GOODBYE if is_gone else b""))
-    heard = await reader.readuntil(b"\x03\xe8" if is_gone else b"revoked")
+    frames_of = await reader.readuntil(b"\x03\xe8" if is_gone else b"revoked")
     await settle(200)
     writer.close()
 
-    assert b"receipt" not in heard
+    assert b"receipt" not in frames_of
     assert await ids_of(gateway) == []
 
 
@@ -79,7 +81,7 @@ async def test_message_before_a_disconnect_is_committed(gateway: Gateway) -> Non
 
 async def test_message_after_a_close_is_dropped(gateway: Gateway) -> None:
     phone = await gateway.connect()
-    phone.say(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
+    phone.send(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
 
     phone.connection.close(4502)
     await settle(200)
@@ -91,7 +93,7 @@ async def test_receipt_of_a_lost_frame_follows_a_position(gateway: Gateway) -> N
     await gateway.create("old")
     phone = await gateway.connect(hello=Hello(prefixes=("user",)))
     gateway.feed.drop_next()
-    phone.say(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
+    phone.send(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
     await settle()
     assert phone.frames == []
 
@@ -107,14 +109,14 @@ async def test_resync_behind_hello_joins_the_first_sync(gateway: Gateway) -> Non
     resync = masked(b'{"resync":{"cursor":"none-1"}}')
     reader, writer = await raw(gateway, stream_request(gateway.token(), "header") + resync + masked(b'{"ping":1}'))
 
-    heard = b""
+    frames_of = b""
     async with asyncio.timeout(10):
-        while b'"sync"' not in heard:
-            heard += await reader.read(65_536)
+        while b'"sync"' not in frames_of:
+            frames_of += await reader.read(65_536)
     writer.close()
 
-    assert b'"welcome"' in heard
-    assert b'"sync":"full"' in heard
+    assert b'"welcome"' in frames_of
+    assert b'"sync":"full"' in frames_of
 
 
 @pytest.mark.parametrize(("size", "most"), [(300_000, 4), (20, 65)])
@@ -131,11 +133,11 @@ async def test_queued_tasks_are_bounded_during_an_outage(
 
     monkeypatch.setattr(gateway.store.access, "take", away)
     message = {"system": "gregor", "body": {"dismiss": {"ids": ["none"]}}, "id": "x" * size}
-    phone.say(**message)
+    phone.send(**message)
     await settle()
     said = 0
     while not phone.is_held:
-        phone.say(**message)
+        phone.send(**message)
         said += 1
 
     is_back.set()
@@ -177,7 +179,7 @@ async def test_drained_client_gets_pending_answers_first(
         return await commit(*asked)
 
     monkeypatch.setattr(gateway.store.users, "commit", slow)
-    phone.say(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
+    phone.send(ref=1, system="gregor", body={"create": {"aa": {"category": "mail"}}})
     await settle()
     for device in (phone, idle):
         device.connection.drain(0, "shutdown")

@@ -1,4 +1,4 @@
-"""Streams and polls that were closed for good, and come back all the same."""
+"""Streams and polls that reconnect although they were closed for good."""
 
 from __future__ import annotations
 

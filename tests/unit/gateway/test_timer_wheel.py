@@ -1,4 +1,4 @@
-"""The timing wheel."""
+"""The timer wheel."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from gregor.clock import ManualClock
 from gregor_gateway.runtime.timer_wheel import Timer, TimerWheel
 
 
-class Bell:
-    """Notes when it ticked."""
+class RecordingTimer:
+    """Records when it ticked."""
 
     def __init__(self) -> None:
         self.rung: list[float] = []
@@ -24,7 +24,7 @@ def clock() -> ManualClock:
 
 
 def test_timers_never_fire_early(clock: ManualClock) -> None:
-    timers, bell = TimerWheel(clock), Bell()
+    timers, bell = TimerWheel(clock), RecordingTimer()
     timers.at(1.0, bell)
     for _ in range(10):
         clock.advance(0.1)
@@ -41,7 +41,7 @@ def test_timers_never_fire_early(clock: ManualClock) -> None:
 
 
 def test_failing_timer_stops_no_other(clock: ManualClock) -> None:
-    timers, bell = TimerWheel(clock), Bell()
+    timers, bell = TimerWheel(clock), RecordingTimer()
     timers.at(0.0, Timer(lambda: 1 / 0))
     timers.at(0.0, bell)
     timers.at(0.5, bell)
@@ -55,7 +55,7 @@ def test_failing_timer_stops_no_other(clock: ManualClock) -> None:
 
 def test_past_time_fires_at_the_next_turn(clock: ManualClock) -> None:
     clock.advance(10)
-    timers, bell = TimerWheel(clock), Bell()
+    timers, bell = TimerWheel(clock), RecordingTimer()
     timers.at(3.0, bell)
     clock.advance(0.1)
     timers.turn()
@@ -64,7 +64,7 @@ def test_past_time_fires_at_the_next_turn(clock: ManualClock) -> None:
 
 
 def test_long_sleep_loses_no_timer(clock: ManualClock) -> None:
-    timers, bell, order = TimerWheel(clock), Bell(), list[str]()
+    timers, bell, order = TimerWheel(clock), RecordingTimer(), list[str]()
     timers.at(5.0, Timer(lambda: order.append("second")))
     timers.at(1.0, Timer(lambda: order.append("first")))
     timers.at(10_000.0, bell)

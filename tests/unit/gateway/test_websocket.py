@@ -1,4 +1,4 @@
-"""Devices over real sockets, with a client of another make, and by hand where that is too polite."""
+"""Devices over real sockets: with the websockets library, and with raw bytes if that is too polite."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Phone:
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
 
-    async def say(self, **frame: Any) -> None:
+    async def send(self, **frame: Any) -> None:
         await self.socket.send(json.dumps(frame))
 
-    async def hear(self) -> dict[str, Any]:
-        heard: dict[str, Any] = json.loads(await self.socket.recv())
-        return heard
+    async def receive(self) -> dict[str, Any]:
+        frames_of: dict[str, Any] = json.loads(await self.socket.recv())
+        return frames_of
 
     async def closed(self) -> tuple[int, str]:
-        """Code and reason of the close, once it comes."""
+        """Wait for the close; return its code and reason."""
         with pytest.raises(ConnectionClosed):
             while True:
                 await self.socket.recv()
@@ -48,14 +48,14 @@ class Phone:
 
 
 def dial(gateway: Gateway, token: str | None = "", **options: Any) -> Any:
-    """A connection; ``token``: the phone's where empty, none where ``None``."""
+    """Connect; ``token``: empty for the phone's, ``None`` for no token."""
     headers = {} if token is None else {"Authorization": f"Bearer {token or gateway.token()}"}
     options = {"subprotocols": ["gregor.v1"], "additional_headers": headers, "proxy": None} | options
     return connect(f"ws://127.0.0.1:{gateway.port}/v1/connect", **options)
 
 
 async def raw(gateway: Gateway, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection by hand, on which ``data`` was sent."""
+    """Open a TCP connection and send ``data``."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(data)
     return reader, writer
@@ -74,15 +74,15 @@ def masked(frame: bytes, opcode: int = 0x81) -> bytes:
 async def test_device_gets_welcome_sync_and_live_frames(gateway: Gateway) -> None:
     async with dial(gateway) as socket:
         phone = Phone(socket)
-        await phone.say(hello={})
+        await phone.send(hello={})
 
-        assert (await phone.hear())["welcome"]["expires_in"] == 3600
-        assert (await phone.hear())["sync"] == "full"
+        assert (await phone.receive())["welcome"]["expires_in"] == 3600
+        assert (await phone.receive())["sync"] == "full"
         await gateway.create("aa")
-        assert "aa" in (await phone.hear())["body"]["create"]
-        await phone.say(ref=1, system="gregor", body={"dismiss": {"ids": ["aa"]}})
-        assert (await phone.hear())["body"] == {"dismiss": {"ids": ["aa"]}}
-        receipt = await phone.hear()
+        assert "aa" in (await phone.receive())["body"]["create"]
+        await phone.send(ref=1, system="gregor", body={"dismiss": {"ids": ["aa"]}})
+        assert (await phone.receive())["body"] == {"dismiss": {"ids": ["aa"]}}
+        receipt = await phone.receive()
         assert (receipt["ref"], receipt["receipt"]["dismissed"]) == (1, ["aa"])
         assert socket.subprotocol == "gregor.v1"
 
@@ -90,35 +90,37 @@ async def test_device_gets_welcome_sync_and_live_frames(gateway: Gateway) -> Non
 async def test_token_subprotocol_is_never_echoed(gateway: Gateway) -> None:
     async with dial(gateway, None, subprotocols=["gregor.v1", gateway.token()]) as socket:
         phone = Phone(socket)
-        await phone.say(hello={})
+        await phone.send(hello={})
 
-        assert "welcome" in await phone.hear()
+        assert "welcome" in await phone.receive()
         assert socket.subprotocol == "gregor.v1"
 
 
 async def test_token_may_come_in_hello(gateway: Gateway) -> None:
     async with dial(gateway, None, subprotocols=None) as socket:
         phone = Phone(socket)
-        await phone.say(hello={"token": gateway.token()})
+        await phone.send(hello={"token": gateway.token()})
 
-        assert "welcome" in await phone.hear()
+        assert "welcome" in await phone.receive()
         assert socket.subprotocol is None
 
 
-@pytest.mark.parametrize(("lives_s", "told"), [(-31, (4004, "token_expired")), (40 * 86_400, (4501, "unauthorised"))])
-async def test_invalid_token_is_closed_with_4501(gateway: Gateway, lives_s: int, told: tuple[int, str]) -> None:
+@pytest.mark.parametrize(
+    ("lives_s", "expected"), [(-31, (4004, "token_expired")), (40 * 86_400, (4501, "unauthorised"))]
+)
+async def test_invalid_token_is_closed_with_4501(gateway: Gateway, lives_s: int, expected: tuple[int, str]) -> None:
     async with dial(gateway, gateway.token(lives_s=lives_s)) as socket:
-        assert await Phone(socket).closed() == told
+        assert await Phone(socket).closed() == expected
 
 
 async def test_token_that_has_just_expired_is_accepted(gateway: Gateway) -> None:
     async with dial(gateway, gateway.token(lives_s=-20)) as socket:
         phone = Phone(socket)
-        await phone.say(hello={})
+        await phone.send(hello={})
 
-        assert (await phone.hear())["welcome"]["expires_in"] == 0
+        assert (await phone.receive())["welcome"]["expires_in"] == 0
         gateway.pass_time(0.2)
-        assert [await phone.hear(), await phone.hear()][1] == {"refresh": {"expires_in": 0}}
+        assert [await phone.receive(), await phone.receive()][1] == {"refresh": {"expires_in": 0}}
         gateway.pass_time(5.2)
         assert await phone.closed() == (4004, "token_expired")
 
@@ -134,23 +136,23 @@ async def test_revoked_token_is_closed_with_4502(gateway: Gateway) -> None:
 
     async with dial(gateway, token) as socket:
         phone = Phone(socket)
-        await phone.say(hello={})
+        await phone.send(hello={})
         assert await phone.closed() == (4502, "revoked")
 
 
 async def test_new_token_is_answered_with_its_expiry(gateway: Gateway) -> None:
     async with dial(gateway) as socket:
         phone = Phone(socket)
-        await phone.say(hello={})
-        await phone.hear()
-        await phone.hear()
+        await phone.send(hello={})
+        await phone.receive()
+        await phone.receive()
         gateway.clock.advance(100)
-        await phone.say(token=gateway.token())
-        assert await phone.hear() == {"token": {"expires_in": 3600}}
-        await phone.say(ref=1, token="nonsense")
-        refusal = await phone.hear()
+        await phone.send(token=gateway.token())
+        assert await phone.receive() == {"token": {"expires_in": 3600}}
+        await phone.send(ref=1, token="nonsense")
+        refusal = await phone.receive()
         assert (refusal["ref"], refusal["problem"]["code"]) == (1, "unauthorised")
-        await phone.say(token=gateway.token(device="laptop"))
+        await phone.send(token=gateway.token(device="laptop"))
         assert await phone.closed() == (4003, "state_invalidated")
 
 
@@ -164,12 +166,12 @@ async def test_hello_timeout_closes_with_4005(gateway: Gateway) -> None:
 async def test_unanswered_pings_close_with_4007(gateway: Gateway) -> None:
     async with dial(gateway) as socket:
         phone = Phone(socket)
-        await phone.say(hello={})
-        await phone.hear()
-        await phone.hear()
+        await phone.send(hello={})
+        await phone.receive()
+        await phone.receive()
         for n in (1, 2):
             gateway.pass_time(28)
-            assert await phone.hear() == {"ping": n}
+            assert await phone.receive() == {"ping": n}
         gateway.pass_time(28)
 
         assert await phone.closed() == (4007, "ping_timeout")
@@ -185,12 +187,12 @@ async def test_malformed_json_and_binary_close_with_4503(gateway: Gateway) -> No
 async def test_frame_above_1_mib_closes_with_1009(gateway: Gateway) -> None:
     async with dial(gateway) as socket:
         phone = Phone(socket)
-        await phone.say(hello={})
-        await phone.hear()
-        await phone.hear()
+        await phone.send(hello={})
+        await phone.receive()
+        await phone.receive()
         frame = json.dumps({"ref": 1, "system": "gregor", "body": {"create": {}}})
         await socket.send(frame[:-1] + " " * (2**20 - len(frame)) + "}")
-        assert (await phone.hear())["problem"]["code"] == "message_too_large"
+        assert (await phone.receive())["problem"]["code"] == "message_too_large"
         await socket.send("x" * (2**20 + 1))
         await wait_until(lambda: gateway.closes(1009), "the close")
         gateway.pass_time(1.2)
@@ -217,9 +219,9 @@ async def test_unread_pongs_are_not_queued(gateway: Gateway) -> None:
     await settle()
 
     assert connection.transport._socket.get_write_buffer_size() < 500_000  # type: ignore[attr-defined]
-    heard = b""
-    while not heard.endswith(b"%0100d" % 99_999):
-        heard = heard[-100:] + await reader.read(65_536)
+    frames_of = b""
+    while not frames_of.endswith(b"%0100d" % 99_999):
+        frames_of = frames_of[-100:] + await reader.read(65_536)
     writer.close()
 
 
@@ -268,7 +270,7 @@ async def test_server_ends_tcp_at_once_after_a_bad_frame(gateway: Gateway, data:
     reader, writer = await raw(gateway, head(**UPGRADE) + data)
 
     async with asyncio.timeout(5):
-        assert b"\x88" in await reader.read()  # ends without a turn of the clock
+        assert b"\x88" in await reader.read()  # returns although the clock stands still
     writer.write(masked(b"\x03\xea", 0x88))
     writer.close()
     await writer.wait_closed()

@@ -1,4 +1,4 @@
-"""When frames leave: at once where it is quiet, together where it is not."""
+"""Scheduling of writes: at once in a quiet process, coalesced in a busy one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import settle
 
 
-class Slowly:
-    """A connection whose write takes a while of the clock."""
+class SlowConnection:
+    """A connection whose write takes some time of the clock."""
 
     def __init__(self, clock: ManualClock, seconds: float, frames: int = 2) -> None:
         self._clock = clock
@@ -28,7 +28,7 @@ class Slowly:
 
 async def test_quiet_process_writes_at_once() -> None:
     clock, metrics = ManualClock(0), Metrics()
-    write_scheduler, connection = WriteScheduler(clock, metrics), Slowly(clock, 0)
+    write_scheduler, connection = WriteScheduler(clock, metrics), SlowConnection(clock, 0)
 
     write_scheduler.add(connection)
     assert connection.flushes == 0
@@ -45,7 +45,7 @@ async def test_failing_connection_stops_no_other() -> None:
             raise RuntimeError("the socket is in no state to be written to")
 
     clock, metrics = ManualClock(0), Metrics()
-    write_scheduler, connection = WriteScheduler(clock, metrics), Slowly(clock, 0)
+    write_scheduler, connection = WriteScheduler(clock, metrics), SlowConnection(clock, 0)
     write_scheduler.add(Broken())
     write_scheduler.add(connection)
     await settle()
@@ -56,10 +56,10 @@ async def test_failing_connection_stops_no_other() -> None:
     assert metrics.frames_out._value.get() == 4
 
 
-class Talking:
-    """A room that writes past the queues of its connections, and is about to have one flushed."""
+class WritingChannel:
+    """A channel that writes past the send queues of its connections, and schedules one flush."""
 
-    def __init__(self, write_scheduler: WriteScheduler, connection: Slowly) -> None:
+    def __init__(self, write_scheduler: WriteScheduler, connection: SlowConnection) -> None:
         self._write_scheduler = write_scheduler
         self._connection = connection
 
@@ -71,14 +71,14 @@ class Talking:
 async def test_channels_are_processed_before_the_flush() -> None:
     class Broken:
         def process_pending(self) -> None:
-            raise RuntimeError("what was published cannot be told")
+            raise RuntimeError("the publication cannot be processed")
 
     clock, metrics = ManualClock(0), Metrics()
     write_scheduler = WriteScheduler(clock, metrics)
-    connection = Slowly(clock, 0)
+    connection = SlowConnection(clock, 0)
 
     write_scheduler.add_channel(Broken())
-    write_scheduler.add_channel(Talking(write_scheduler, connection))
+    write_scheduler.add_channel(WritingChannel(write_scheduler, connection))
     await asyncio.sleep(0)
 
     assert connection.flushes == 1
@@ -91,12 +91,12 @@ async def test_channels_are_processed_before_the_flush() -> None:
 
 async def test_burst_coalesces_writes() -> None:
     clock = ManualClock(0)
-    write_scheduler, connection = WriteScheduler(clock, Metrics()), Slowly(clock, 0.004)
+    write_scheduler, connection = WriteScheduler(clock, Metrics()), SlowConnection(clock, 0.004)
     write_scheduler.add(connection)
     await asyncio.sleep(0)
 
     write_scheduler.add(connection)
-    write_scheduler.add(Slowly(clock, 0))
+    write_scheduler.add(SlowConnection(clock, 0))
     await settle()
     assert connection.flushes == 1
     clock.advance(0.017)
@@ -105,7 +105,7 @@ async def test_burst_coalesces_writes() -> None:
 
 async def test_single_frames_are_not_delayed() -> None:
     clock = ManualClock(0)
-    write_scheduler, connection = WriteScheduler(clock, Metrics()), Slowly(clock, 1.0, frames=1)
+    write_scheduler, connection = WriteScheduler(clock, Metrics()), SlowConnection(clock, 1.0, frames=1)
     for count in (1, 2, 3):
         write_scheduler.add(connection)
         await asyncio.sleep(0)
@@ -114,7 +114,7 @@ async def test_single_frames_are_not_delayed() -> None:
 
 async def test_frame_after_a_pause_is_written_at_once() -> None:
     clock = ManualClock(0)
-    write_scheduler, connection = WriteScheduler(clock, Metrics()), Slowly(clock, 1.0)
+    write_scheduler, connection = WriteScheduler(clock, Metrics()), SlowConnection(clock, 1.0)
     write_scheduler.add(connection)
     await asyncio.sleep(0)
     clock.advance(0.051)

@@ -22,7 +22,7 @@ MOST = 1_000
 
 
 def masked(payload: bytes, first: int = 0x81, size: bytes | None = None) -> bytes:
-    """A client frame; ``size`` as it is written, where it is not the shortest."""
+    """Return a client frame; ``size`` replaces the minimal encoding of its length."""
     if size is None:
         length = len(payload)
         size = bytes([0x80 | length]) if length < 126 else b"\xfe" + length.to_bytes(2, "big")
@@ -74,14 +74,14 @@ def test_fragments_are_joined() -> None:
     ("data", "code"),
     [
         (b"\x81\x01x", 1002),  # not masked
-        (masked(b"x", 0xC1), 1002),  # a reserved bit: no extension was agreed on
-        (masked(b"x", 0x83), 1002),  # an opcode that is none
-        (masked(b"x", 0x80), 1002),  # a continuation of nothing
-        (masked(b"x", 0x01) + masked(b"y", 0x81), 1002),  # a new message inside one
-        (masked(b"x", 0x09), 1002),  # a control frame in pieces
-        (masked(b"x" * 126, 0x89), 1002),  # a control frame too long
-        (masked(b"x" * (MOST + 1))[:8], 1009),  # too long, told by its head alone
-        (masked(b"x" * 600, 0x01) + masked(b"y" * 600, 0x80), 1009),  # too long in pieces
+        (masked(b"x", 0xC1), 1002),  # a reserved bit without an extension
+        (masked(b"x", 0x83), 1002),  # an unknown opcode
+        (masked(b"x", 0x80), 1002),  # a continuation without a first fragment
+        (masked(b"x", 0x01) + masked(b"y", 0x81), 1002),  # a new message between fragments
+        (masked(b"x", 0x09), 1002),  # a fragmented control frame
+        (masked(b"x" * 126, 0x89), 1002),  # a control frame that is too long
+        (masked(b"x" * (MOST + 1))[:8], 1009),  # too big, known from its head alone
+        (masked(b"x" * 600, 0x01) + masked(b"y" * 600, 0x80), 1009),  # too big as a whole
         (b"\x81\xff" + (1 << 62).to_bytes(8, "big"), 1009),
         (b"\x81\xff" + (1 << 63).to_bytes(8, "big"), 1002),  # the most significant bit must be 0
         (masked(b"x", size=b"\xfe\x00\x01"), 1002),  # not the minimal length (RFC 6455, 5.2)
