@@ -22,10 +22,10 @@ endif
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(VERSION)
 
-.PHONY: help install run test test-slow lint types bench docs hooks lock fmt
+.PHONY: help install run test test-openapi test-slow lint types bench docs hooks lock fmt
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo '  PYTHON=python3.13 chooses the interpreter; ARGS=... goes to the command, TESTS=... and WORKERS=4 to pytest'
 
 install: $(STAMP) ## make .venv from requirements.lock (the command is then .venv/bin/gregor)
@@ -46,6 +46,9 @@ run: $(STAMP) ## run everything on this machine, with an embedded server (ARGS='
 # Each worker starts its own servers on free ports, so tests of two workers never meet.
 test: $(STAMP) ## run the tests in parallel (TESTS=tests/unit ARGS='-x -k sync')
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' $(TESTS) $(ARGS)
+
+test-openapi: $(STAMP) ## lint the OpenAPI document, and compile three clients generated from it (needs npm)
+	$(BIN)/python -m pytest -m slow tests/generators $(ARGS)
 
 test-slow: $(STAMP) ## run the slow suites: crashes, load, packaging, client generators
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow $(TESTS) $(ARGS)

@@ -15,9 +15,8 @@ from gregor.core.errors import Problem
 from .schemas.fields import PageSize
 
 DEFAULT_LIMIT: Final = 100
-MAX_LIMIT: Final = 1_000
 
-Limit = Annotated[PageSize, Query(ge=1, le=MAX_LIMIT, description="The maximum number of entries of a page.")]
+Limit = Annotated[PageSize, Query(description="The maximum number of entries of a page.")]
 BEFORE_DESCRIPTION: Final = "The position of the next page, from the header `Link` of the previous one."
 
 

@@ -165,6 +165,7 @@ Reason = Annotated[
 ]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 """A query parameter that is ``true`` or ``false``; other spellings, such as ``1``, are refused."""
-PageSize = Annotated[int, BeforeValidator(_page_size)]
+MAX_PAGE_SIZE: Final = 1_000
+PageSize = Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE), BeforeValidator(_page_size)]
 Language = Annotated[str, BeforeValidator(_language), WithJsonSchema(dict(LANGUAGE_SCHEMA))]
 Platform = Literal["ios", "android", "web", "desktop"]

@@ -56,7 +56,7 @@ _IDEMPOTENCY_KEY: Final = {
     "description": "The id of the message, instead of the field `id`.",
     "schema": NAME_SCHEMA,
 }
-_UID: Final = {"name": "uid", "in": "path", "required": True, "schema": USER_ID_SCHEMA}
+_UID: Final = {"name": "uid", "in": "path", "required": True, "schema": USER_ID_SCHEMA, "example": "alice"}
 _DRY_RUN: Final = {
     "name": "dry_run",
     "in": "query",
@@ -222,7 +222,9 @@ def _complete(paths: dict[str, Any]) -> None:
             operation["responses"] = _by_status(operation["responses"])
             for parameter in operation.get("parameters", ()):
                 if parameter["in"] == "path" and parameter["name"] not in ("token", DELIVERY_ID):
-                    parameter["schema"] = USER_ID_SCHEMA if parameter["name"] == "uid" else NAME_SCHEMA
+                    parameter["schema"] = NAME_SCHEMA
+                    if parameter["name"] == "uid":
+                        parameter |= {"schema": USER_ID_SCHEMA, "example": "alice"}
                 elif parameter["in"] == "query":
                     parameter["schema"] = _without_null(parameter["schema"])
 

@@ -2,7 +2,7 @@
 
 The name of a component is the class name without ``Response``. Clients ignore unknown members, so the schemas allow
 them. Hot responses (receipts, state, sync, history) are encoded by ``gregor.core.messages.encode`` instead: here only
-their shape is declared, and a test decodes real responses with it.
+their shape is declared, and tests compare real responses with it.
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ EXPECTED = {
     "DELETE /v1/webhooks/{webhook}": ({"admin"}, DeviceAccess.NOTHING),
     "POST /v1/webhooks/{webhook}/rotate": ({"admin"}, DeviceAccess.NOTHING),
 }
-OPEN = {"/healthz", "/readyz", "/metrics", "/errors", "/docs", "/docs.js", "/openapi.json", "/v1/push/webpush"}
+PAGES = {"/", "/docs", "/docs/assets/{name}", "/errors", "/openapi.json"}
+OPEN = {"/healthz", "/readyz", "/metrics", "/v1/push/webpush", *PAGES}
 UNSUBSCRIBE = "/v1/unsubscribe/{token}"
 
 every_row = pytest.mark.parametrize("row", ACCESS_RULES, ids=lambda row: f"{row.method} {row.path}")

@@ -6,8 +6,6 @@ from typing import Any
 import httpx
 import pytest
 
-from gregor.core.close_codes import CloseCode
-from gregor.core.errors import ERRORS
 from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
@@ -254,21 +252,3 @@ async def test_figures_move_to_the_port_of_administration_where_one_is_set() -> 
             assert answer.headers["content-type"].startswith("text/plain; version=")
             assert (await client.get("/healthz")).status_code == 200
             assert code_of(await client.get(STATE)) == (404, "not_found")
-
-
-async def test_the_page_of_errors_has_an_anchor_for_each_code(api: Api) -> None:
-    answer = await api.call("GET", "/errors", "")
-
-    assert answer.headers["content-type"].startswith("text/html")
-    for code in [*ERRORS, *map(str, CloseCode)]:
-        assert f'id="{code}"' in answer.text
-
-
-async def test_the_documentation_needs_nothing_from_elsewhere(api: Api) -> None:
-    page, script = await api.call("GET", "/docs", ""), await api.call("GET", "/docs.js", "")
-
-    assert (page.status_code, script.status_code) == (200, 200)
-    assert '<script src="/docs.js">' in page.text
-    assert "//" not in page.text.replace("https://", "//").replace("<!doctype", "")
-    assert "http" not in page.text + script.text
-    assert "script-src 'self'" in page.headers["content-security-policy"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema_rs
@@ -16,8 +17,16 @@ from schemathesis.checks import (
     status_code_conformance,
 )
 
-from gregor.core.errors import ERRORS
+from gregor.core.categories.fields import CATEGORY_FIELDS
+from gregor.core.categories.parse import parse_categories
+from gregor.core.errors import ERRORS, Problem
 from gregor_ingest.auth import ACCESS_RULES
+from gregor_ingest.schemas.documents import (
+    AggregateFieldsSchema,
+    CategoryEntrySchema,
+    EmailFieldsSchema,
+    PushFieldsSchema,
+)
 from gregor_ingest.schemas.examples import DEVICE, FRIEND, RECEIPT, STATE, SYNC
 from tests.support.api import EVERY_SCOPE, Api
 
@@ -99,6 +108,107 @@ async def test_references_lead_somewhere(api: Api) -> None:
         place: Any = document
         for step in part.partition('"')[0].removeprefix("#/").split("/"):
             place = place[step]
+
+
+def schemas_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object below a value: schemas among them."""
+    if isinstance(value, dict):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from schemas_in(part)
+
+
+async def test_discriminators_map_to_components(api: Api) -> None:
+    document = await document_of(api)
+
+    mappings = [schema["discriminator"]["mapping"] for schema in schemas_in(document) if "discriminator" in schema]
+    assert mappings
+    for mapping in mappings:
+        for reference in mapping.values():
+            assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+
+
+async def test_required_members_are_defined(api: Api) -> None:
+    for schema in schemas_in((await document_of(api))["components"]):
+        if isinstance(schema.get("required"), list):
+            assert set(schema["required"]) <= set(schema["properties"])
+
+
+async def test_const_has_a_type(api: Api) -> None:
+    constants = [schema for schema in schemas_in((await document_of(api))["components"]) if schema.get("const") is True]
+
+    assert constants
+    assert all(schema.get("type") == "boolean" for schema in constants)
+
+
+async def test_bounds_use_json_schema_keywords(api: Api) -> None:
+    document = await document_of(api)
+
+    spread = document["components"]["schemas"]["ResetAllUsers"]["properties"]["spread"]["anyOf"][0]
+    assert (spread["minimum"], spread["maximum"]) == (0, 3_600)
+    text = json.dumps(document)
+    assert '"ge": ' not in text and '"le": ' not in text
+    for path in ("/v1/deliveries/dead", "/v1/contact/suppressions"):
+        (before,) = (each for each in document["paths"][path]["get"]["parameters"] if each["name"] == "before")
+        assert before["schema"]["minLength"] == 1
+
+
+async def test_open_operations_say_that_they_need_no_token(api: Api) -> None:
+    document = await document_of(api)
+    guarded = {(rule.method, rule.path) for rule in ACCESS_RULES}
+
+    for method, path, operation in operations(document):
+        assert (operation["security"] == []) == ((method, path) not in guarded)
+    assert document["servers"] == [{"url": "/", "description": "The server of this document."}]
+
+
+async def test_request_schemas_are_closed(api: Api) -> None:
+    """Unknown fields are refused, so the schemas refuse them, too."""
+    components = (await document_of(api))["components"]["schemas"]
+    bodies = [
+        content["schema"]
+        for _, _, operation in operations(await document_of(api))
+        for kind, content in operation.get("requestBody", {}).get("content", {}).items()
+        if kind.endswith("json") and "x-ndjson" not in kind
+    ]
+
+    names = {schema["$ref"].rpartition("/")[2] for body in bodies for schema in schemas_in(body) if "$ref" in schema}
+    names |= {"GregorMessage", "ExternalMessage", "GregorLine", "ExternalLine", "Item", "Dismissal", "Interval"}
+    for name in names - {"Message", "Line"}:
+        assert components[name].get("additionalProperties", True) is not True, name
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "is_valid"),
+    [
+        ("DevicePatch", {"push": {"topic": "x"}}, True),
+        ("DevicePatch", {"push": None, "locale": "it"}, True),
+        ("DeviceRegistration", {"push": {"topic": "x"}}, False),
+        ("ContactPatch", {"quiet_hours": {"from": "22:00"}}, True),
+        ("ContactDocument", {"quiet_hours": {"from": "22:00"}}, False),
+        ("ContactDocument", {"e-mail": "a@example.com"}, False),
+        ("PreferencesPatch", {"user": None}, True),
+        ("Message", {"system": "gregor", "body": {"create": {}}}, True),
+        ("Message", {"system": "gregor", "body": "text"}, False),
+        ("Message", {"system": "Gregor", "body": {}}, False),
+        ("Message", {"system": "kbfs", "body": "text"}, True),
+    ],
+)
+async def test_documents_are_described(api: Api, name: str, document: Any, is_valid: bool) -> None:
+    components = (await document_of(api))["components"]
+
+    schema = {"$ref": f"#/components/schemas/{name}", "components": components}
+    assert jsonschema_rs.is_valid(schema, document) == is_valid
+
+
+def test_schema_of_category_entries_has_the_fields_of_the_parser() -> None:
+    tables = {"push": PushFieldsSchema, "email": EmailFieldsSchema, "aggregate": AggregateFieldsSchema}
+
+    assert set(CategoryEntrySchema.__struct_fields__) == set(CATEGORY_FIELDS)
+    for name, schema in tables.items():
+        with pytest.raises(Problem) as caught:
+            parse_categories({"a": {name: dict.fromkeys([*schema.__struct_fields__, "unknown"])}})
+        assert [error.pointer for error in caught.value.errors if "Unknown" in error.detail] == [f"/a/{name}/unknown"]
 
 
 async def test_examples_of_requests_are_taken_and_fit_their_schema(api: Api) -> None:

@@ -1,7 +1,9 @@
-"""Pages for people: the table of errors, and the documentation of the API. They need no token and no network."""
+"""Pages for people: the index, the API reference, and the table of errors. They need no token and no other server."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -9,56 +11,110 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
+from gregor import __version__
 from gregor.core.close_codes import CloseCode
-from gregor.core.errors import ERRORS
+from gregor.core.errors import ERRORS, Problem
 from gregor_ingest.guarded_route import OpenRoute
 from gregor_ingest.responses import json_response
 
 router: Final = APIRouter(route_class=OpenRoute, include_in_schema=False)
 
-_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self'; base-uri 'none'"
-_HEADERS: Final = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+_ASSETS: Final = {
+    "site.css": "site.css",
+    "reference.css": "reference.css",
+    "reference.js": "reference.js",
+    "swagger-ui.css": "vendor/swagger-ui/swagger-ui.css",
+    "swagger-ui-bundle.js": "vendor/swagger-ui/swagger-ui-bundle.js",
+}
+"""Scripts and styles by name, with their paths below ``pages``."""
+_MEDIA_TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
+_ASSET_PATH: Final = "/docs/assets/"
+
+# No inline scripts and styles. Swagger UI has its icons as data: images.
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_IMMUTABLE: Final = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
 
 
-@router.get("/errors", operation_id="errorsPage")
-async def errors_page() -> Response:
-    """Every error code, each with an anchor: where the `type` of a problem leads."""
-    return Response(_errors_html(), media_type="text/html", headers=_HEADERS)
+@router.get("/", operation_id="indexPage")
+async def index_page() -> Response:
+    """Return the page with links to everything that needs no token."""
+    return _page(_template("index.html").replace("<!--version-->", escape(__version__)))
 
 
 @router.get("/docs", operation_id="docsPage")
 async def docs_page() -> Response:
-    """The page that shows the OpenAPI document."""
-    return Response(_file("docs.html"), media_type="text/html", headers=_HEADERS)
+    """Return the API reference: Swagger UI with the OpenAPI document."""
+    return _page(_template("reference.html"))
 
 
-@router.get("/docs.js", operation_id="docsScript")
-async def docs_script() -> Response:
-    """The script of that page."""
-    return Response(_file("docs.js"), media_type="text/javascript", headers=_HEADERS)
+@router.get("/errors", operation_id="errorsPage")
+async def errors_page() -> Response:
+    """Return the table of errors. Each code has an anchor, to which the ``type`` of a problem leads."""
+    return _page(_errors_html())
+
+
+@router.get(_ASSET_PATH + "{name}", operation_id="docsAsset")
+async def docs_asset(name: str) -> Response:
+    """Return a script or a style. Its name has a hash of its content, so it may be cached for ever."""
+    asset = _assets().get(name)
+    if asset is None:
+        raise Problem("not_found", "There is no file with this name; the page may be of another version. Reload it.")
+    return Response(asset, headers={**_IMMUTABLE, "Content-Type": _MEDIA_TYPES[name.rpartition(".")[2]]})
 
 
 @router.get("/openapi.json", operation_id="openapi")
 async def openapi(request: Request) -> Response:
-    """The OpenAPI 3.1 document of what this process serves."""
+    """Return the OpenAPI 3.1 document of the operations that this process serves."""
     return json_response(request.app.openapi())
 
 
+def _page(html: str) -> Response:
+    return Response(html, media_type="text/html", headers=_HEADERS)
+
+
 @cache
-def _file(name: str) -> bytes:
-    return files("gregor_ingest").joinpath("pages", name).read_bytes()
+def _assets() -> dict[str, bytes]:
+    """Return the contents of the assets by their hashed names."""
+    return {_hashed_name(name): _read(path) for name, path in _ASSETS.items()}
+
+
+@cache
+def _hashed_name(name: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    digest = hashlib.sha256(_read(_ASSETS[name])).hexdigest()
+    return f"{stem}.{digest[:16]}.{suffix}"
+
+
+@cache
+def _template(name: str) -> str:
+    """Return a page, with the addresses of its assets in place of ``{{name}}``."""
+    html = _read(name).decode()
+    return re.sub(r"\{\{([\w.-]+)\}\}", lambda found: _ASSET_PATH + _hashed_name(found[1]), html)
 
 
 @cache
 def _errors_html() -> str:
-    rows = "".join(
-        f'<tr id="{code}"><td><a href="#{code}"><code>{code}</code></a></td><td>{refusal.status}</td>'
-        f"<td>{'yes' if refusal.retry else 'no'}</td><td>{escape(refusal.meaning)}</td></tr>\n"
-        for code, refusal in ERRORS.items()
+    errors = "".join(
+        f'<tr id="{code}"><td><a href="#{code}"><code>{code}</code></a></td><td>{definition.status}</td>'
+        f"<td>{'yes' if definition.retry else 'no'}</td><td>{escape(definition.meaning)}</td></tr>\n"
+        for code, definition in ERRORS.items()
     )
     closes = "".join(
         f'<tr id="{code.value}"><td><code>{code.value}</code></td><td><code>{code.reason}</code></td>'
         f"<td>{'no' if code.is_final else 'yes'}</td><td>{escape(code.meaning)}</td></tr>\n"
         for code in CloseCode
     )
-    return _file("errors.html").decode().replace("<!--errors-->", rows).replace("<!--closes-->", closes)
+    return _template("errors.html").replace("<!--errors-->", errors).replace("<!--closes-->", closes)
+
+
+def _read(path: str) -> bytes:
+    return files("gregor_ingest").joinpath("pages", *path.split("/")).read_bytes()

@@ -1,0 +1,1 @@
+"""Foreign tools that read the OpenAPI document: a linter and three client generators."""
