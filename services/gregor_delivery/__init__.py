@@ -1,1 +1,1 @@
-"""Delivery: what state decides to send, sent once through APNs, FCM, Web Push, e-mail or a webhook, and remembered."""
+"""Delivery service: sends the scheduler's intents through APNs, FCM, Web Push, e-mail and webhooks."""

@@ -170,4 +170,4 @@ async def test_a_webhook_never_leads_into_the_network_of_the_house(tmp_path: Pat
         entry = await wait_until(refused, "it is refused", LONG_S)
 
     assert entry["state"] == "dead"
-    assert [each["detail"] for each in entry["attempts"]] == ["the URL leads to no public address"]
+    assert [each["detail"] for each in entry["attempts"]] == ["the URL does not resolve to a public address"]

@@ -1,1 +1,1 @@
-"""The ways out, one module a provider, all behind `contract.DeliveryChannel`."""
+"""Delivery channels: one package or module per provider, all behind `contract.DeliveryChannel`."""

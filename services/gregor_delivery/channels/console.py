@@ -1,4 +1,4 @@
-"""What would be sent, as one line of the log: the default of development, and where a provider is not set up."""
+"""Console channel: logs messages instead of sending them, for development and providers without credentials."""
 
 from __future__ import annotations
 
@@ -11,57 +11,61 @@ from .verdict import Sent, Verdict
 
 log = structlog.get_logger(__name__)
 
-LONGEST_TEXT: Final = 200
+MAX_TEXT: Final = 200
 
 
 class ConsoleChannel:
-    """Takes whatever any channel takes, says it, and calls it sent. Neither tokens nor addresses are said."""
+    """Accepts the messages of every channel and logs them, without tokens and addresses."""
 
     def __init__(self, name: str = "console") -> None:
-        """`name`: the channel that it stands in for."""
+        """`name`: the channel that it replaces."""
         self._name = name
         self._count = 0
 
     @property
     def name(self) -> str:
-        """The channel that it stands in for, or `console`."""
+        """Name of the channel that it replaces, or `console`."""
         return self._name
 
     async def open(self) -> None:
-        """Nothing to open."""
+        """Do nothing."""
 
     async def send(self, message: OutgoingMessage, deadline_s: float) -> Verdict:
-        """Say it; always `Sent`."""
+        """Log the message; always returns `Sent`."""
         self._count += 1
-        log.info("Would be sent.", channel=self._name, **said_of(message))
+        log.info("delivery.would_send", channel=self._name, **loggable(message))
         return Sent("console", f"console-{self._count}")
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
     async def check(self) -> str | None:
-        """Always good."""
+        """Return None: nothing can be wrong."""
         return None
 
 
-def said_of(message: OutgoingMessage) -> dict[str, object]:
-    """The fields of the line: what somebody would see, and where it would be seen."""
+def loggable(message: OutgoingMessage) -> dict[str, object]:
+    """Return the log fields of a message: its content and recipient, without secrets."""
     match message:
         case PushMessage():
-            shown = {"title": message.title, "text": _short(message.text)} if message.kind == "alert" else {}
+            shown = {"title": message.title, "text": _shorten(message.text)} if message.kind == "alert" else {}
             withdrawn = {"withdraw": message.data["withdraw"]} if message.data.get("withdraw") else {}
-            where = {"user": message.uid, "device": message.device, "kind": message.kind, "badge": message.badge}
-            return {**where, **shown, **withdrawn, "id": message.data.get("id"), "collapse_id": message.collapse_id}
+            recipient = {"user": message.uid, "device": message.device, "kind": message.kind, "badge": message.badge}
+            return {**recipient, **shown, **withdrawn, "id": message.data.get("id"), "collapse_id": message.collapse_id}
         case MailMessage():
-            return {"subject": _short(message.subject), "text": _short(message.text), "message_id": message.message_id}
+            return {
+                "subject": _shorten(message.subject),
+                "text": _shorten(message.text),
+                "message_id": message.message_id,
+            }
         case WebhookCall():
             return {
                 "webhook": message.webhook,
                 "id": message.call_id,
-                "body": _short(message.body.decode("utf-8", "replace")),
+                "body": _shorten(message.body.decode("utf-8", "replace")),
             }
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
+    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"

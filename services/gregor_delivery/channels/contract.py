@@ -1,7 +1,7 @@
-"""What a channel takes and promises. The worker knows channels by this contract alone; each provider is one module.
+"""The contract between the worker and the channels, and the messages that channels send.
 
-Rendering, state, ledger and retries are none of a channel's trade: it is handed a finished message, hands it over once,
-and says what became of it.
+A channel gets a finished message, sends it once and returns a verdict. Rendering, state, ledger and retries are the
+worker's.
 """
 
 from collections.abc import Mapping
@@ -15,23 +15,23 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 @dataclass(frozen=True, slots=True)
 class PushMessage:
-    """One push to one device, not yet shaped for its provider.
+    """One push to one device, before it is encoded for its provider.
 
-    `kind`: "alert" is shown, "background" only wakes the app. `title` and `text` are "" where there is nothing to show.
-    `badge`: the absolute number, None to leave it alone. `collapse_id`: a hash of at most 64 bytes, base64url; the next
-    push with the same one replaces this one. `expires_us`: wall clock after which the provider drops it, None for
-    never. `urgent`: passes quiet hours, so the provider is asked not to wait either. `data`: the `gregor` object of
+    `kind`: "alert" is shown, "background" only wakes the app. `title`, `text`: empty if there is nothing to show.
+    `badge`: absolute number; None leaves it unchanged. `collapse_id`: a base64url hash of at most 64 bytes; the next
+    push with the same one replaces this one. `expires_us`: wall clock after which the provider drops it; None: never.
+    `urgent`: ignores quiet hours, and the provider is asked for immediate delivery. `data`: the `gregor` object of
     docs/protocol.md, "What a push carries".
     """
 
     uid: str
     device: str
     token: Mapping[str, Any] | str = field(repr=False)
-    """Of APNs and FCM a text; of Web Push `{"endpoint", "keys": {"p256dh", "auth"}}`."""
+    """APNs and FCM: a string. Web Push: `{"endpoint", "keys": {"p256dh", "auth"}}`."""
     topic: str | None
-    """APNs: the bundle id; None takes the setting. Others have none."""
+    """APNs only: the bundle id; None: the setting's."""
     sandbox: bool
-    """APNs: the token is of the development environment."""
+    """APNs only: the token belongs to the development environment."""
     kind: Literal["alert", "background"]
     title: str
     text: str
@@ -45,10 +45,10 @@ class PushMessage:
 
 @dataclass(frozen=True, slots=True)
 class MailMessage:
-    """One mail to one address. `message_id` is stable over attempts, with its angle brackets; `text` is always there.
+    """One mail to one address. `message_id`: the same for all attempts, with angle brackets.
 
-    `locale`: the language that it was asked for in, "" where nobody asked for one.
-    `unsubscribe_url`: https, takes the one-click POST of RFC 8058. `in_reply_to`: a Message-ID with its brackets.
+    `locale`: language of the recipient; empty: unknown. `unsubscribe_url`: https, accepts the one-click POST of
+    RFC 8058. `in_reply_to`: a Message-ID with angle brackets.
     """
 
     to: str = field(repr=False)
@@ -63,7 +63,7 @@ class MailMessage:
 
 @dataclass(frozen=True, slots=True)
 class WebhookCall:
-    """One call to one webhook, of JSON. `call_id` is stable over attempts; `secrets`: two while one is rotated."""
+    """One JSON call to one webhook. `call_id`: the same for all attempts. `secrets`: two during a rotation."""
 
     webhook: str
     url: str = field(repr=False)
@@ -73,35 +73,35 @@ class WebhookCall:
 
 
 OutgoingMessage = PushMessage | MailMessage | WebhookCall
-"""Whatever a channel takes."""
+"""A message of any channel."""
 
 
 class DeliveryChannel(Protocol[T_contra]):
-    """One provider. Its parameter is what it takes: Push, Mail or Call.
+    """The channel to one provider; generic in its message type.
 
-    A channel is used by one event loop, by many sends at a time; how many is the worker's to bound.
+    Used by one event loop, with concurrent sends. The worker limits their number.
     """
 
     @property
     def name(self) -> str:
-        """`apns`, `fcm`, `webpush`, `email`, `console`: its name in stream, ledger and metrics."""
+        """Name in queue, ledger and metrics: `apns`, `fcm`, `webpush`, `email`, `webhook` or `console`."""
 
     async def open(self) -> None:
-        """Read the credentials and make ready. Raises ValueError, saying which setting to mend; touches no network."""
+        """Read the credentials, without network access. Raises ValueError that names the setting to correct."""
 
     async def send(self, message: T_contra, deadline_s: float) -> Verdict:
-        """Hand over one message once, and say what became of it within about `deadline_s` seconds.
+        """Send one message once, and return the verdict within about `deadline_s` seconds.
 
-        Never raises for anything the provider, the network or the message does. Never hands it over twice by itself,
-        but where the first was surely not processed. Ends by itself: the worker does not cancel it; where that happens
-        all the same (the process ends), other sends of the channel stay unharmed.
+        Raises no exception for a failure of the provider, the network or the message. Sends a message again only if
+        the provider has certainly not processed it. The worker does not cancel a send; if the process ends and it is
+        cancelled, other sends of the channel are not affected.
         """
 
     async def close(self) -> None:
-        """Let the sends in flight end, then let go of the connections. No send begins after it."""
+        """Wait for the sends in flight, then close the connections. No send may follow."""
 
     async def check(self) -> str | None:
-        """For `gregor doctor`: None where credentials and provider are good; else one sentence with the mend.
+        """Check credentials and provider for `gregor doctor`; returns None, or a sentence that says how to fix it.
 
-        Sends nothing to anybody.
+        Sends no notification.
         """

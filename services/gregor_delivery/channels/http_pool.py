@@ -1,7 +1,7 @@
-"""Many requests at once over HTTP/1.1: to FCM, and to hosts that others named (browsers, backends).
+"""HTTP/1.1 connection pool for concurrent requests: to FCM, Web Push services and webhook endpoints.
 
-httpcore's own pool, and so httpx, looks at all of its connections for each request that begins and each that ends: with
-100 of them that is most of the time. So here a connection is taken and put back by hand; it carries one at a time.
+The pool of httpcore (and httpx) scans all connections whenever a request starts or ends; with 100 connections that
+takes most of the CPU time. This pool takes and returns connections directly, one request per connection.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import Any, Final
 import httpcore
 
 KEPT_S: Final = 30.0
-"""How long a connection is kept idle."""
-MOST_ANSWER_BYTES: Final = 16_384
-"""Of an answer's body; a longer one costs its connection."""
-_HANDED_OVER: Final = "http11.send_request_headers.started"
+"""How long an idle connection is kept."""
+MAX_RESPONSE_BYTES: Final = 16_384
+"""Limit of a response body; a longer one closes its connection."""
+_SENT_EVENT: Final = "http11.send_request_headers.started"
 
 
 @dataclass(slots=True)
 class HttpExchange:
-    """How far one request came. ``retry_after``: the header's value. ``body``: what was read of it."""
+    """Progress of one request. `was_sent`: its headers were written. `body`: the part of the response that was read."""
 
-    is_handed_over: bool = False
+    was_sent: bool = False
     status: int | None = None
     retry_after: str | None = None
     body: bytes = b""
 
     async def trace(self, event: str, _: Mapping[str, Any]) -> None:
-        """What httpcore tells of its steps."""
-        self.is_handed_over = self.is_handed_over or event == _HANDED_OVER
+        """Receive a trace event of httpcore."""
+        self.was_sent = self.was_sent or event == _SENT_EVENT
 
 
 class HttpPool:
-    """Up to ``size`` requests at once. Redirects are not followed, and nothing is repeated."""
+    """Up to `size` concurrent requests. Redirects are not followed, and failed requests not repeated."""
 
     def __init__(
         self,
@@ -44,56 +44,56 @@ class HttpPool:
         context: ssl.SSLContext | None = None,
         backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
-        """``context``: whom to trust, else who the system does. ``backend``: may judge where a connection leads."""
+        """`context`: trusted authorities, by default the system's. `backend`: may reject destinations."""
         self._size, self._backend = size, backend
         self._context = context or ssl.create_default_context()
         self._free = asyncio.Semaphore(size)
-        self._idle: list[tuple[httpcore.Origin, httpcore.AsyncHTTPConnection]] = []  # the one put back last is last
+        self._idle: list[tuple[httpcore.Origin, httpcore.AsyncHTTPConnection]] = []  # the one used last is last
         self._in_flight = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self._unused = asyncio.Event()
+        self._unused.set()
 
     async def post(self, url: str, headers: list[tuple[str, str]], content: bytes, exchange: HttpExchange) -> None:
-        """Send once, and tell ``exchange`` what became of it, also where this raises or is cancelled.
+        """Send one request and update `exchange`, also if this raises or is cancelled.
 
-        Raises what httpcore and the backend do. Cancelled, it closes its own connection, and no other.
+        Raises the exceptions of httpcore and of the backend. A cancelled request closes its own connection.
         """
         origin = httpcore.URL(url).origin
         self._in_flight += 1
-        self._quiet.clear()
+        self._unused.clear()
         try:
             async with self._free:
-                connection = await self._take(origin)
+                connection = await self._acquire(origin)
                 try:
                     await _exchange(connection, url, headers, content, exchange)
                 finally:
-                    await self._put(origin, connection)
+                    await self._release(origin, connection)
         finally:
             self._in_flight -= 1
             if not self._in_flight:
-                self._quiet.set()
+                self._unused.set()
 
     async def close(self) -> None:
-        """Let the requests in flight end, then close all connections."""
-        await self._quiet.wait()
+        """Wait for the requests in flight, then close all connections."""
+        await self._unused.wait()
         while self._idle:
             await self._idle.pop()[1].aclose()
 
-    async def _take(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
-        """The connection that was used last, so that no more stay open than are needed; else a new one."""
+    async def _acquire(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
+        """Return the idle connection used last, so that surplus ones expire; else a new one."""
         for at in range(len(self._idle) - 1, -1, -1):
             if self._idle[at][0] == origin:
                 connection = self._idle.pop(at)[1]
                 if not connection.has_expired():
                     return connection
                 await connection.aclose()
-                return await self._take(origin)
+                return await self._acquire(origin)
         return httpcore.AsyncHTTPConnection(
             origin, ssl_context=self._context, keepalive_expiry=KEPT_S, network_backend=self._backend
         )
 
-    async def _put(self, origin: httpcore.Origin, connection: httpcore.AsyncHTTPConnection) -> None:
-        """Keep it, if its answer was read to the end; else httpcore has closed it."""
+    async def _release(self, origin: httpcore.Origin, connection: httpcore.AsyncHTTPConnection) -> None:
+        """Keep the connection if its response was read completely; otherwise httpcore has closed it."""
         if connection.is_idle():
             self._idle.append((origin, connection))
         if self._idle and (len(self._idle) > self._size or self._idle[0][1].has_expired()):
@@ -107,11 +107,13 @@ async def _exchange(
     content: bytes,
     exchange: HttpExchange,
 ) -> None:
-    asked = connection.stream("POST", url, headers=headers, content=content, extensions={"trace": exchange.trace})
-    async with asked as answer:
-        retry_after = next((value for name, value in answer.headers if name.lower() == b"retry-after"), b"")
-        exchange.status, exchange.retry_after = answer.status, retry_after.decode("latin-1") or None
-        async for chunk in answer.aiter_stream():
+    response_context = connection.stream(
+        "POST", url, headers=headers, content=content, extensions={"trace": exchange.trace}
+    )
+    async with response_context as response:
+        retry_after = next((value for name, value in response.headers if name.lower() == b"retry-after"), b"")
+        exchange.status, exchange.retry_after = response.status, retry_after.decode("latin-1") or None
+        async for chunk in response.aiter_stream():
             exchange.body += chunk
-            if len(exchange.body) > MOST_ANSWER_BYTES:
+            if len(exchange.body) > MAX_RESPONSE_BYTES:
                 break

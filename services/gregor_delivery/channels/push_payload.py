@@ -1,8 +1,8 @@
-"""PURE. The bytes of a push in the shape of each provider, cut to what the provider takes.
+"""PURE. Encodes a push for each provider, truncated to the provider's size limit.
 
-What is too long loses what matters least: the text is shortened, then the title, then the tail of the `withdraw` list
-(the next push, or the client's next sync, carries the rest), then the link. Ids, cursor and badge are never touched: a
-push that does not fit even so goes out as it is, for the provider to refuse.
+A payload that is too long loses the least important parts first: the text is shortened, then the title, then the end of
+the `withdraw` list (the next push or sync carries the rest), then the link. Ids, cursor and badge stay: a push that
+still does not fit is sent unchanged, and the provider refuses it.
 """
 
 import unicodedata
@@ -14,13 +14,13 @@ import msgspec
 
 from .contract import PushMessage
 
-APNS_MOST_BYTES = 4_096
-FCM_MOST_BYTES = 4_096
-WEBPUSH_MOST_BYTES = 3_993
+APNS_MAX_BYTES = 4_096
+FCM_MAX_BYTES = 4_096
+WEBPUSH_MAX_BYTES = 3_993
 """4,096 bytes of body less the header (86), the delimiter (1) and the tag (16) of RFC 8188."""
 ELLIPSIS = "…"
-MOST_STEPS_BACK = 64
-"""Characters looked back for the beginning of what a reader sees as one: longer ones are nobody's language."""
+MAX_CLUSTER = 64
+"""Longest grapheme cluster that is kept whole; no language has longer ones."""
 _JOINERS = {"\u200d", "\ufe0e", "\ufe0f"}
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _FLAG_LETTERS = range(0x1F1E6, 0x1F200)
@@ -28,7 +28,7 @@ _FLAG_LETTERS = range(0x1F1E6, 0x1F200)
 
 @dataclass(frozen=True, slots=True)
 class FcmContent:
-    """What of an FCM message is counted for its 4,096 bytes; the channel sets it into the message."""
+    """The parts of an FCM message that count towards its 4,096 bytes."""
 
     title: str
     text: str
@@ -36,31 +36,31 @@ class FcmContent:
 
 
 def apns_payload(push: PushMessage) -> bytes:
-    """The JSON body for APNs: `aps`, and `gregor` beside it.
+    """Return the JSON body for APNs: `aps` and `gregor`.
 
-    `aps.badge` is absolute and stands in background pushes too: they put the icon right where the app may not run.
+    Background pushes have `aps.badge`, too: it updates the icon even if the system does not wake the app.
     """
-    return _fitted(push, lambda cut: msgspec.json.encode(_apns(cut)), APNS_MOST_BYTES)
+    return _encode_within(push, lambda cut: msgspec.json.encode(_apns(cut)), APNS_MAX_BYTES)
 
 
 def webpush_payload(push: PushMessage) -> bytes:
-    """The plaintext for a Web Push service: `{"title", "body", "gregor"}`."""
-    return _fitted(push, lambda cut: msgspec.json.encode(_webpush(cut)), WEBPUSH_MOST_BYTES)
+    """Return the plaintext for a Web Push service: `{"title", "body", "gregor"}`."""
+    return _encode_within(push, lambda cut: msgspec.json.encode(_webpush(cut)), WEBPUSH_MAX_BYTES)
 
 
-def fcm_parts(push: PushMessage) -> FcmContent:
-    """Title, text and data for FCM, together within its bound; `data.gregor` is a JSON string."""
+def fcm_content(push: PushMessage) -> FcmContent:
+    """Return title, text and data for FCM, together within its limit; `data.gregor` is a JSON string."""
 
     def size(cut: PushMessage) -> int:
         parts = _fcm(cut)
         texts = (parts.title, parts.text, *parts.data.keys(), *parts.data.values())
         return sum(len(text.encode()) for text in texts)
 
-    return _fcm(_cut(push, lambda cut: size(cut) <= FCM_MOST_BYTES))
+    return _fcm(_truncate(push, lambda cut: size(cut) <= FCM_MAX_BYTES))
 
 
-def aps_of(push: PushMessage) -> dict[str, Any]:
-    """What Apple's devices are told of a push beside its words, by whichever provider it comes."""
+def aps_without_alert(push: PushMessage) -> dict[str, Any]:
+    """Return the `aps` dictionary without the alert, for APNs and for FCM's delivery to Apple devices."""
     aps: dict[str, Any] = {}
     if push.kind == "background":
         aps["content-available"] = 1
@@ -70,14 +70,14 @@ def aps_of(push: PushMessage) -> dict[str, Any]:
         if push.urgent:
             aps["interruption-level"] = "time-sensitive"
         if push.data.get("withdraw"):
-            aps["mutable-content"] = 1  # wakes the app's extension, which takes the withdrawn ones away
+            aps["mutable-content"] = 1  # wakes the app's extension, which removes the withdrawn notifications
     if push.badge is not None:
         aps["badge"] = push.badge
     return aps
 
 
 def _apns(push: PushMessage) -> dict[str, Any]:
-    aps = aps_of(push)
+    aps = aps_without_alert(push)
     if push.kind == "alert":
         aps["alert"] = {key: value for key, value in (("title", push.title), ("body", push.text)) if value}
     return {"aps": aps, "gregor": dict(push.data)}
@@ -91,15 +91,15 @@ def _fcm(push: PushMessage) -> FcmContent:
     return FcmContent(push.title, push.text, {"gregor": msgspec.json.encode(dict(push.data)).decode()})
 
 
-def _fitted(push: PushMessage, encode: Callable[[PushMessage], bytes], most_bytes: int) -> bytes:
+def _encode_within(push: PushMessage, encode: Callable[[PushMessage], bytes], max_bytes: int) -> bytes:
     whole = encode(push)
-    if len(whole) <= most_bytes:
+    if len(whole) <= max_bytes:
         return whole
-    return encode(_cut(push, lambda cut: len(encode(cut)) <= most_bytes))
+    return encode(_truncate(push, lambda cut: len(encode(cut)) <= max_bytes))
 
 
-def _cut(push: PushMessage, fits: Callable[[PushMessage], bool]) -> PushMessage:
-    """The push with the least taken away that makes it fit, in the order that the module says."""
+def _truncate(push: PushMessage, fits: Callable[[PushMessage], bool]) -> PushMessage:
+    """Return the push, truncated by as little as fits, in the order of the module docstring."""
     if fits(push):
         return push
     for part in (_with_text, _with_title, _with_withdrawn, _with_link):
@@ -111,11 +111,11 @@ def _cut(push: PushMessage, fits: Callable[[PushMessage], bool]) -> PushMessage:
     return push
 
 
-def _largest(most: int, fits: Callable[[int], bool]) -> int | None:
-    """The largest n in 0 … most that fits, by halving; None where not even 0 does."""
+def _largest(limit: int, fits: Callable[[int], bool]) -> int | None:
+    """Return the largest n in 0 … `limit` that fits, by bisection; None if not even 0 fits."""
     if not fits(0):
         return None
-    low, high = 0, most
+    low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
@@ -140,20 +140,20 @@ def _with_link(push: PushMessage, n: int | None) -> tuple[PushMessage, int]:
 
 
 def shortened(text: str, n: int | None) -> str:
-    """`text` where it has at most `n` characters, else its first ones and an ellipsis; "" for 0.
+    """Return the first `n` characters of `text` and an ellipsis, or `text` if it is not longer; empty for 0.
 
-    What a reader sees as one character (with its accents, a flag, a joined emoji) is kept or left whole.
+    A grapheme cluster (a letter with accents, a flag, a joined emoji) is never split.
     """
     if n is None or len(text) <= n:
         return text
-    end, least = n, max(0, n - MOST_STEPS_BACK)
-    while end > least and _belongs_to_the_one_before(text, end):
+    end, least = n, max(0, n - MAX_CLUSTER)
+    while end > least and _continues_cluster(text, end):
         end -= 1
     kept = text[:end].rstrip()
     return kept + ELLIPSIS if kept else ""
 
 
-def _belongs_to_the_one_before(text: str, at: int) -> bool:
+def _continues_cluster(text: str, at: int) -> bool:
     character, before = text[at], text[at - 1]
     if unicodedata.combining(character) or character in _JOINERS or before == "\u200d":
         return True
@@ -162,6 +162,6 @@ def _belongs_to_the_one_before(text: str, at: int) -> bool:
     if ord(character) not in _FLAG_LETTERS:
         return False
     letters = 0
-    while letters < min(at, MOST_STEPS_BACK) and ord(text[at - 1 - letters]) in _FLAG_LETTERS:
+    while letters < min(at, MAX_CLUSTER) and ord(text[at - 1 - letters]) in _FLAG_LETTERS:
         letters += 1
     return letters % 2 == 1

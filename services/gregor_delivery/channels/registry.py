@@ -1,4 +1,4 @@
-"""Which channels there are: each provider that has credentials, and how it is reached."""
+"""Creates the channels of the providers that have credentials in the settings."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .smtp.mime import parse_address
 from .webhook import WebhookChannel
 from .webpush.channel import WebPushChannel, WebPushConfig
 
-NO_HOST: Final = "localhost"
-"""What Message-IDs end with where nobody said whom mail comes from."""
+DEFAULT_MAIL_HOST: Final = "localhost"
+"""Domain of Message-IDs if GREGOR_MAIL_FROM is not set."""
 
 
 def channels(settings: Settings, clock: Clock) -> dict[str, DeliveryChannel[Any] | None]:
-    """A channel for each provider, not yet opened; ``None`` where it has no credentials.
+    """Return a channel for each provider, not yet opened; `None` if the provider has no credentials.
 
-    With the setting DELIVERY_CONSOLE a provider without credentials is the console, which prints what would be sent.
+    With GREGOR_DELIVERY_CONSOLE, providers without credentials get a `ConsoleChannel`.
     """
     found: dict[str, DeliveryChannel[Any] | None] = {
         "apns": _apns(settings),
@@ -39,14 +39,14 @@ def channels(settings: Settings, clock: Clock) -> dict[str, DeliveryChannel[Any]
 
 
 def webhooks(settings: Settings) -> WebhookChannel:
-    """The channel of webhooks: it needs no credentials. Calls are dated by the system's clock, as receivers' are."""
+    """Return the webhook channel. It dates calls by the system's clock, as receivers do."""
     return WebhookChannel(SystemClock(), is_loopback_allowed=settings.webhook_loopback)
 
 
 def mail_links(settings: Settings) -> UnsubscribeLinks | None:
-    """How the links are made by which mails are ended. ValueError, saying which setting to mend, where a relay is set.
+    """Return the maker of unsubscribe links.
 
-    Mail that cannot be ended is no mail that one may send.
+    Raises ValueError that names the missing setting if a relay is set: mail without an unsubscribe link is not sent.
     """
     links = unsubscribe_links(settings)
     if links is None and settings.smtp_url is not None:
@@ -59,11 +59,11 @@ def mail_links(settings: Settings) -> UnsubscribeLinks | None:
 
 
 def mail_host(settings: Settings) -> str:
-    """What Message-IDs end with: the domain that mail comes from."""
+    """Return the domain of Message-IDs: the domain of GREGOR_MAIL_FROM."""
     try:
         return parse_address(settings.mail_from or "").smtp.rpartition("@")[2]
     except ValueError:
-        return NO_HOST
+        return DEFAULT_MAIL_HOST
 
 
 def _apns(settings: Settings) -> DeliveryChannel[PushMessage] | None:

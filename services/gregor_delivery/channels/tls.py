@@ -1,14 +1,14 @@
-"""Whose certificates are trusted where a setting names a file of authorities."""
+"""TLS contexts of clients, with the system's certificate authorities or with those of a file."""
 
 import ssl
 from pathlib import Path
 
 
-def trusting(ca_file: Path | None) -> ssl.SSLContext:
-    """TLS of a client that trusts the authorities in `ca_file`, of the system where it is None. Raises OSError.
+def client_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Return a context that trusts the authorities in `ca_file`; None: the system's. Raises OSError.
 
-    Authorities of one's own are taken as they are: since Python 3.13 the default refuses those that lack an extension
-    of RFC 5280 (such as their key usage), and a file must not be good or bad by the Python that reads it.
+    Private authorities are not checked strictly: since Python 3.13 the default rejects those without some extensions of
+    RFC 5280, such as key usage, so that the same file would work with one Python and fail with another.
     """
     context = ssl.create_default_context(cafile=ca_file)
     if ca_file is not None:

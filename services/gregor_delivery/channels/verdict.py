@@ -1,21 +1,20 @@
-"""PURE. What became of one attempt to send: the only thing that a channel tells the ledger.
+"""PURE. Verdict on one attempt to send: the provider's response, classified.
 
-A verdict is final for the attempt, never for the intent: what follows from it (retry, dead letter, a token that is
-dropped, a provider that is stopped) is decided by who asked. No verdict holds a token, an address or a key: `detail`
-is the provider's own reason, short, and may be shown and logged.
+The worker decides what follows from it: a retry, a dead letter, a deleted token or a stopped channel. A verdict has no
+token, address or key in it. `detail` is the provider's own reason: short, and safe to show and log.
 """
 
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import ClassVar
 
-LONGEST_RETRY_AFTER_S = 3_600.0
-"""Longest pause that a provider may ask for; a longer one is cut: the item's usefulness ends the retries, not it."""
+MAX_RETRY_AFTER_S = 3_600.0
+"""Limit of `Retry-After`; a provider that asks for more is retried after this time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The provider has taken it. `status` as it said ("200"), `provider_id`: its name for the message, if any."""
+    """The provider accepted the message. `status`: such as "200". `provider_id`: the provider's id of it, if any."""
 
     name: ClassVar[str] = "sent"
     status: str
@@ -24,9 +23,9 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Surely not delivered, and may be later. `after_s`: the pause that the provider asked for, if any.
+    """Certainly not delivered; a retry may succeed. `after_s`: pause that the provider asked for, if any.
 
-    `status` is None where no answer came at all (the provider could not be reached).
+    `status`: None if there was no response, because the provider could not be reached.
     """
 
     name: ClassVar[str] = "retry"
@@ -37,7 +36,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class RecipientGone:
-    """This token or address is dead. `since_us`: since when, as the provider says; a registration after it stands."""
+    """The token or address is dead. `since_us`: since when; a later registration stays valid."""
 
     name: ClassVar[str] = "gone"
     status: str
@@ -47,9 +46,9 @@ class RecipientGone:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Final for this message and only for it: the same message will never pass, the token and the provider are fine.
+    """Permanent rejection of this message alone; token and provider are fine.
 
-    Also what may mean a bad token but does not prove one (APNs `BadDeviceToken`): nothing is deleted for it.
+    Includes responses that may mean a bad token but do not prove it (APNs `BadDeviceToken`): no token is deleted.
     """
 
     name: ClassVar[str] = "refused"
@@ -59,7 +58,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Misconfigured:
-    """Our credentials or set-up are wrong: stop this provider, raise the alarm, delete nothing, keep what waits."""
+    """Our credentials or settings are wrong: stop the channel, alert the operator, keep the queue and all tokens."""
 
     name: ClassVar[str] = "misconfigured"
     status: str | None
@@ -68,7 +67,7 @@ class Misconfigured:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """It may have been delivered and may not: the deadline passed, or the connection broke after it was handed over."""
+    """Possibly delivered: the deadline passed, or the connection broke, after the message was sent."""
 
     name: ClassVar[str] = "unknown"
     detail: str
@@ -78,17 +77,17 @@ Verdict = Sent | Retry | RecipientGone | Refused | Misconfigured | Unknown
 
 
 def parse_retry_after(value: str | None, now_us: int) -> float | None:
-    """Seconds that a `Retry-After` header asks for, in 0 … LONGEST_RETRY_AFTER_S; None where it is absent or no such.
+    """Return the seconds of a `Retry-After` header, at most `MAX_RETRY_AFTER_S`; None if it is missing or malformed.
 
-    Both forms of RFC 9110 §10.2.3: seconds, or an HTTP date, which counts from `now_us` (wall clock, µs).
+    Both forms of RFC 9110 §10.2.3: seconds, or an HTTP date, relative to `now_us` (wall clock, µs).
     """
     if value is None:
         return None
     text = value.strip()
     if text.isascii() and text.isdigit():
-        return min(float(text[:12]), LONGEST_RETRY_AFTER_S)
+        return min(float(text[:12]), MAX_RETRY_AFTER_S)
     try:
         at_s = parsedate_to_datetime(text).timestamp()
     except (TypeError, ValueError, OverflowError):
         return None
-    return min(max(0.0, at_s - now_us / 1e6), LONGEST_RETRY_AFTER_S)
+    return min(max(0.0, at_s - now_us / 1e6), MAX_RETRY_AFTER_S)

@@ -1,6 +1,6 @@
-"""Webhooks: what happened, told to a backend, signed as Standard Webhooks has it, and never into our own network.
+"""Webhook channel: events as signed HTTP calls (Standard Webhooks), never to addresses in our own network.
 
-Receivers drop a call whose id they know, so that one without an answer is simply made again.
+Receivers ignore a call whose id they have seen, so a call without a response is repeated.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ CONNECTIONS: Final = 100
 
 
 class WebhookChannel:
-    """The channel `webhook` (contract.Channel of Call)."""
+    """The channel `webhook`."""
 
     name: Final = "webhook"
 
     def __init__(
         self, clock: Clock, *, is_loopback_allowed: bool = False, context: ssl.SSLContext | None = None
     ) -> None:
-        """`is_loopback_allowed`: for development, calls to this machine, http too. `context`: whom to trust."""
+        """`is_loopback_allowed`: also call this machine, by http too (development). `context`: trusted authorities."""
         self._clock = clock
         self._is_loopback_allowed = is_loopback_allowed
         self._context = context
         self._pool: HttpPool | None = None
 
     async def open(self) -> None:
-        """Make ready; there are no credentials."""
-        backend = _OrLoopback() if self._is_loopback_allowed else GuardedBackend()
+        """Create the connection pool; there are no credentials."""
+        backend = _LoopbackBackend() if self._is_loopback_allowed else GuardedBackend()
         self._pool = HttpPool(CONNECTIONS, self._context, backend)
 
     async def send(self, message: WebhookCall, deadline_s: float) -> Verdict:
-        """Make one call; see `contract.DeliveryChannel.send`."""
+        """Make one call; see `DeliveryChannel.send`."""
         if self._pool is None:
             raise RuntimeError("the channel is not open")
         fault = webhook_url_error(message.url, is_loopback_allowed=self._is_loopback_allowed)
@@ -56,13 +56,13 @@ class WebhookChannel:
         return await self._call(self._pool, message, headers, deadline_s)
 
     async def close(self) -> None:
-        """Let the calls in flight end, then close the connections."""
+        """Wait for the calls in flight, then close the connections."""
         if self._pool is not None:
             await self._pool.close()
         self._pool = None
 
     async def check(self) -> str | None:
-        """Nothing to check: each webhook has its own receiver."""
+        """Return None: each webhook has its own endpoint and secret."""
         return None
 
     async def _call(self, pool: HttpPool, call: WebhookCall, headers: dict[str, str], deadline_s: float) -> Verdict:
@@ -73,9 +73,9 @@ class WebhookChannel:
             async with asyncio.timeout(deadline_s):
                 await pool.post(call.url, fields, call.body, exchange)
         except AddressNotPublic:
-            return Refused(None, "the URL leads to no public address")
+            return Refused(None, "the URL does not resolve to a public address")
         except TimeoutError:
-            detail = "no answer before the deadline"
+            detail = "no response before the deadline"
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             detail = f"not reached: {connect_failure(error)}"
         if exchange.status is None:
@@ -83,20 +83,20 @@ class WebhookChannel:
         return self._verdict(exchange.status, exchange.retry_after)
 
     def _verdict(self, status: int, retry_after: str | None) -> Verdict:
-        """As Standard Webhooks has it: 2xx is taken, 410 ends the subscription, all else is tried again later.
+        """Classify a status by Standard Webhooks: 2xx is success, 410 ends the webhook, everything else is retried.
 
-        Redirects are not followed: they would lead past the judgement of the address.
+        Redirects are not followed: they would bypass the check of the address.
         """
-        said = str(status)
+        text = str(status)
         if 200 <= status < 300:
-            return Sent(said)
+            return Sent(text)
         if status == 410:
-            return RecipientGone(said, "the receiver wants no more calls")
-        return Retry(parse_retry_after(retry_after, self._clock.now_us()), said, f"answered {status}")
+            return RecipientGone(text, "the receiver answered 410 Gone")
+        return Retry(parse_retry_after(retry_after, self._clock.now_us()), text, f"answered {status}")
 
 
-class _OrLoopback(GuardedBackend):
-    """Public addresses, and this machine: for development."""
+class _LoopbackBackend(GuardedBackend):
+    """Allows public addresses and this machine, for development."""
 
     async def connect_tcp(
         self,

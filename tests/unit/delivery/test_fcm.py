@@ -18,7 +18,7 @@ from gregor.clock import ManualClock
 from gregor.dev.fakes.fcm import EMAIL, PROJECT, FakeFcm, error, quota_exceeded, unavailable, unregistered
 from gregor.dev.fakes.http1 import FakeResponse, ServerFault
 from gregor_delivery.channels.contract import PushMessage
-from gregor_delivery.channels.fcm.channel import FcmChannel, apns_config, endpoint_of
+from gregor_delivery.channels.fcm.channel import FcmChannel, apns_config, messages_url
 from gregor_delivery.channels.fcm.google_token import RENEW_BEFORE_S, read_credentials
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from tests.support.machine import Waiting
@@ -297,7 +297,7 @@ async def test_a_token_endpoint_that_is_down_is_tried_later_without_sleeping(wor
 
     verdict = await world.send()
 
-    assert verdict == Retry(None, None, "the token endpoint of Google cannot be asked: it answered 503")
+    assert verdict == Retry(None, None, "Google's token endpoint cannot be reached: it answered 503")
     assert world.fake.token_fetches == 1
     assert time.monotonic() - begun < 1 + waiting.lost_s()
 
@@ -342,10 +342,10 @@ async def test_the_doctor_is_content_with_a_good_account_and_pushes_to_nobody(wo
     ("content", "said"),
     [
         (None, "cannot be read"),
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ("[]", 'has no "type"'),
-        ('{"type":"service_account"}', "is no good credentials file"),
-        ('{"type":"nonsense"}', "is no good credentials file"),
+        ('{"type":"service_account"}', "is not a valid Google credentials file"),
+        ('{"type":"nonsense"}', "is not a valid Google credentials file"),
     ],
 )
 async def test_credentials_that_are_none_are_told_with_their_setting(
@@ -371,7 +371,7 @@ def test_the_credentials_name_their_account_and_project(world: World) -> None:
     "url", ["https://h", "https://h/", "https://h/v1/projects", "https://h/v1/projects/p/messages:send"]
 )
 def test_the_address_of_fcm_may_be_given_with_or_without_its_path(url: str) -> None:
-    assert endpoint_of(url, "p") == "https://h/v1/projects/p/messages:send"
+    assert messages_url(url, "p") == "https://h/v1/projects/p/messages:send"
 
 
 async def test_closing_lets_a_send_in_flight_end(world: World) -> None:

@@ -11,7 +11,7 @@ import httpcore
 import pytest
 
 from gregor.dev.fakes.http1 import FakeRequest, FakeResponse, Http1Server, ServerFault
-from gregor_delivery.channels.http_pool import MOST_ANSWER_BYTES, HttpExchange, HttpPool
+from gregor_delivery.channels.http_pool import MAX_RESPONSE_BYTES, HttpExchange, HttpPool
 from tests.support.wait import wait_until
 
 
@@ -90,8 +90,8 @@ async def test_what_was_handed_over_is_told_where_no_answer_comes(world: World) 
     with pytest.raises(httpcore.ConnectError):
         await world.pool.post("http://127.0.0.1:1/", [], b"", nobody)
 
-    assert (exchange.is_handed_over, exchange.status) == (True, None)
-    assert not nobody.is_handed_over
+    assert (exchange.was_sent, exchange.status) == (True, None)
+    assert not nobody.was_sent
 
 
 async def test_a_connection_that_its_server_closed_is_not_used_again(world: World) -> None:
@@ -104,12 +104,12 @@ async def test_a_connection_that_its_server_closed_is_not_used_again(world: Worl
 
 
 async def test_of_a_long_answer_the_begin_is_read_and_its_connection_given_up(world: World) -> None:
-    world.answers.append(FakeResponse(200, b"x" * (40 * MOST_ANSWER_BYTES)))
+    world.answers.append(FakeResponse(200, b"x" * (40 * MAX_RESPONSE_BYTES)))
 
     exchange = await world.post()
 
     assert exchange.status == 200
-    assert MOST_ANSWER_BYTES < len(exchange.body) < 20 * MOST_ANSWER_BYTES
+    assert MAX_RESPONSE_BYTES < len(exchange.body) < 20 * MAX_RESPONSE_BYTES
     await world.post()
     assert world.server.connections == 2
 

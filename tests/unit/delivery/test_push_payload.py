@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor_delivery.channels.push_payload import (
-    APNS_MOST_BYTES,
-    FCM_MOST_BYTES,
-    WEBPUSH_MOST_BYTES,
+    APNS_MAX_BYTES,
+    FCM_MAX_BYTES,
+    WEBPUSH_MAX_BYTES,
     apns_payload,
-    fcm_parts,
+    fcm_content,
     shortened,
     webpush_payload,
 )
@@ -37,7 +37,7 @@ def test_a_push_that_fits_loses_nothing() -> None:
 def test_a_long_text_fills_what_the_provider_takes_and_ends_in_an_ellipsis() -> None:
     whole = apns_payload(push(text="x" * 5_000))
 
-    assert APNS_MOST_BYTES - 4 < len(whole) <= APNS_MOST_BYTES
+    assert APNS_MAX_BYTES - 4 < len(whole) <= APNS_MAX_BYTES
     shown = json.loads(whole)["aps"]["alert"]
     assert shown["body"].endswith("x…")
     assert shown["title"] == "kbob just joined"
@@ -68,7 +68,7 @@ def test_ids_cursor_and_badge_stay_whatever_happens() -> None:
     assert {name: pushed["gregor"][name] for name in DATA} == DATA
     assert pushed["gregor"]["link"] is None
     assert pushed["aps"]["badge"] == 3
-    assert len(json.dumps(pushed)) < APNS_MOST_BYTES
+    assert len(json.dumps(pushed)) < APNS_MAX_BYTES
 
 
 def test_what_cannot_be_cut_goes_out_as_it_is() -> None:
@@ -89,20 +89,20 @@ def test_an_alert_that_withdraws_others_wakes_the_extension_of_the_app() -> None
 
 
 def test_the_data_of_fcm_is_a_json_string_and_counts_with_the_texts() -> None:
-    parts = fcm_parts(push(text="é" * 5_000))
+    parts = fcm_content(push(text="é" * 5_000))
 
     assert json.loads(parts.data["gregor"]) == DATA
     size = sum(len(each.encode()) for each in (parts.title, parts.text, *parts.data, *parts.data.values()))
-    assert FCM_MOST_BYTES - 4 < size <= FCM_MOST_BYTES
+    assert FCM_MAX_BYTES - 4 < size <= FCM_MAX_BYTES
 
 
 @given(title=st.text(max_size=3_000), text=st.text(max_size=6_000), count=st.integers(0, 300))
 def test_every_push_fits_every_provider(title: str, text: str, count: int) -> None:
     message = push(title=title, text=text, data={**DATA, "withdraw": ["0123456789abcdef"] * count})
 
-    assert len(apns_payload(message)) <= APNS_MOST_BYTES
-    assert len(webpush_payload(message)) <= WEBPUSH_MOST_BYTES
-    assert sum(len(each.encode()) for each in (fcm_parts(message).title, fcm_parts(message).text)) <= FCM_MOST_BYTES
+    assert len(apns_payload(message)) <= APNS_MAX_BYTES
+    assert len(webpush_payload(message)) <= WEBPUSH_MAX_BYTES
+    assert sum(len(each.encode()) for each in (fcm_content(message).title, fcm_content(message).text)) <= FCM_MAX_BYTES
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from gregor_delivery.channels.tls import trusting
+from gregor_delivery.channels.tls import client_context
 
 
 def _bare(name: str, key: ec.EllipticCurvePrivateKey, issuer: str, by: ec.EllipticCurvePrivateKey) -> x509.Certificate:
@@ -42,7 +42,7 @@ async def _greet(directory: Path, trusted: str) -> None:
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        client = trusting(directory / trusted)
+        client = client_context(directory / trusted)
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname="localhost")
         writer.close()
 
@@ -57,4 +57,4 @@ async def test_another_authority_is_not_trusted(tmp_path: Path) -> None:
 
 
 def test_the_system_s_authorities_are_held_to_what_python_asks() -> None:
-    assert trusting(None).verify_flags == ssl.create_default_context().verify_flags
+    assert client_context(None).verify_flags == ssl.create_default_context().verify_flags

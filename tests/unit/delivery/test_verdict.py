@@ -2,7 +2,7 @@
 
 import pytest
 
-from gregor_delivery.channels.verdict import LONGEST_RETRY_AFTER_S, parse_retry_after
+from gregor_delivery.channels.verdict import MAX_RETRY_AFTER_S, parse_retry_after
 
 NOW_US = 1_457_056_447_000_000  # Fri, 04 Mar 2016 01:54:07 GMT
 
@@ -12,11 +12,11 @@ NOW_US = 1_457_056_447_000_000  # Fri, 04 Mar 2016 01:54:07 GMT
     [
         ("0", 0),
         (" 120 ", 120),
-        ("9" * 30, LONGEST_RETRY_AFTER_S),
+        ("9" * 30, MAX_RETRY_AFTER_S),
         ("Fri, 04 Mar 2016 01:55:07 GMT", 60),
         ("Friday, 04-Mar-16 01:55:07 GMT", 60),
         ("Fri, 04 Mar 2016 01:54:00 GMT", 0),
-        ("Sun, 04 Mar 2046 01:54:00 GMT", LONGEST_RETRY_AFTER_S),
+        ("Sun, 04 Mar 2046 01:54:00 GMT", MAX_RETRY_AFTER_S),
     ],
 )
 def test_seconds_and_dates_are_understood_and_bounded(value: str, seconds: float) -> None:

@@ -88,7 +88,7 @@ async def test_while_its_secret_is_rotated_a_receiver_may_know_either(world: Wor
         (FakeResponse(200, b"ok"), Sent("200")),
         (FakeResponse(202), Sent("202")),
         (FakeResponse(200, b"x" * 100_000), Sent("200")),
-        (FakeResponse(410), RecipientGone("410", "the receiver wants no more calls")),
+        (FakeResponse(410), RecipientGone("410", "the receiver answered 410 Gone")),
         (FakeResponse(429, headers={"retry-after": "17"}), Retry(17.0, "429", "answered 429")),
         (
             FakeResponse(503, headers={"retry-after": "Fri, 04 Mar 2016 01:54:37 GMT"}),
@@ -116,7 +116,7 @@ async def test_a_receiver_that_says_nothing_is_called_again_later_and_holds_up_n
     quick = await asyncio.gather(*(world.call(f"quick-{n}", deadline_s=30) for n in range(10)))
 
     assert quick == [Sent("204")] * 10
-    assert await slow == Retry(None, None, "no answer before the deadline")
+    assert await slow == Retry(None, None, "no response before the deadline")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ async def test_no_call_is_made_into_our_own_network(url: str) -> None:
 async def test_in_development_this_machine_alone_is_called_besides(world: World) -> None:
     verdict = await world.channel.send(replace(CALL, url="https://10.0.0.1/"), 5.0)
 
-    assert verdict == Refused(None, "the URL leads to no public address")
+    assert verdict == Refused(None, "the URL does not resolve to a public address")
 
 
 async def test_a_certificate_of_strangers_is_not_trusted(tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ async def test_an_address_inside_is_never_called(
 
     entry = await harness.entry(webhook)
     assert entry.state is DeliveryState.DEAD
-    assert [each.detail for each in entry.history.attempts] == ["the URL leads to no public address"]
+    assert [each.detail for each in entry.history.attempts] == ["the URL does not resolve to a public address"]
 
 
 async def test_a_redirect_is_not_followed(harness: DeliveryHarness) -> None:

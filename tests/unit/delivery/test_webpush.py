@@ -17,7 +17,7 @@ from gregor.dev.fakes.keys import write_key
 from gregor.dev.fakes.tls import CertificateAuthority
 from gregor.dev.fakes.webpush import FakeWebPush
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
-from gregor_delivery.channels.webpush.channel import LONGEST_TTL_S, WebPushChannel, WebPushConfig, topic_of
+from gregor_delivery.channels.webpush.channel import MAX_TTL_S, WebPushChannel, WebPushConfig, topic_for
 from tests.support.pushes import NOW_US, push, withdrawal
 from tests.support.wait import wait_until
 
@@ -83,7 +83,7 @@ async def test_no_two_messages_are_encrypted_alike(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("expires_us", "ttl"),
-    [(None, LONGEST_TTL_S), (NOW_US + 90_500_000, 90), (NOW_US - 1, 0), (NOW_US + 10**15, LONGEST_TTL_S)],
+    [(None, MAX_TTL_S), (NOW_US + 90_500_000, 90), (NOW_US - 1, 0), (NOW_US + 10**15, MAX_TTL_S)],
 )
 async def test_the_service_keeps_a_push_as_long_as_it_is_of_use(world: World, expires_us: int | None, ttl: int) -> None:
     await world.send(expires_us=expires_us)
@@ -99,9 +99,9 @@ async def test_the_urgency_says_what_may_wait(world: World) -> None:
 
 
 def test_a_collapse_id_that_is_no_topic_is_hashed_to_one() -> None:
-    assert topic_of("abc_DEF-123") == "abc_DEF-123"
-    assert topic_of("a" * 32) == "a" * 32
-    hashed = [topic_of("a" * 33), topic_of("a" * 34), topic_of("a.b"), topic_of("")]
+    assert topic_for("abc_DEF-123") == "abc_DEF-123"
+    assert topic_for("a" * 32) == "a" * 32
+    hashed = [topic_for("a" * 33), topic_for("a" * 34), topic_for("a.b"), topic_for("")]
     assert [len(each) for each in hashed] == [32] * 4
     assert len(set(hashed)) == 4
 
@@ -122,12 +122,15 @@ async def test_a_later_push_of_the_same_collapse_id_replaces_the_former(world: W
         (FakeResponse(410), RecipientGone("410", "the subscription is gone")),
         (FakeResponse(413), Refused("413", "too large")),
         (FakeResponse(400), Refused("400", "answered 400")),
-        (FakeResponse(401), Misconfigured("401", "localhost refuses the VAPID key")),
-        (FakeResponse(403), Misconfigured("403", "localhost refuses the VAPID key")),
-        (FakeResponse(429), Retry(None, "429", "asked to wait")),
-        (FakeResponse(429, headers={"Retry-After": "7"}), Retry(7, "429", "asked to wait")),
-        (FakeResponse(500, b"x" * 40_000), Retry(None, "500", "asked to wait")),
-        (FakeResponse(503, headers={"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}), Retry(0, "503", "asked to wait")),
+        (FakeResponse(401), Misconfigured("401", "localhost rejects the VAPID key")),
+        (FakeResponse(403), Misconfigured("403", "localhost rejects the VAPID key")),
+        (FakeResponse(429), Retry(None, "429", "throttled or unavailable")),
+        (FakeResponse(429, headers={"Retry-After": "7"}), Retry(7, "429", "throttled or unavailable")),
+        (FakeResponse(500, b"x" * 40_000), Retry(None, "500", "throttled or unavailable")),
+        (
+            FakeResponse(503, headers={"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}),
+            Retry(0, "503", "throttled or unavailable"),
+        ),
     ],
 )
 async def test_each_answer_has_its_verdict_after_one_copy(world: World, answer: FakeResponse, verdict: Verdict) -> None:
@@ -218,7 +221,7 @@ async def test_a_service_that_hangs_delays_nobody_else(world: World) -> None:
 async def test_an_endpoint_that_is_not_listed_is_never_called(world: World, endpoint: str) -> None:
     verdict = await world.send(token={**world.token, "endpoint": endpoint})
 
-    assert verdict == Refused(None, "the endpoint is of no allowed host")
+    assert verdict == Refused(None, "the endpoint's host is not in GREGOR_WEBPUSH_HOSTS")
     assert world.fake.connections == 0
 
 
@@ -229,7 +232,7 @@ async def test_a_listed_name_that_points_inside_is_never_called(tmp_path: Path, 
 
     verdict = await channel.send(push(token={**world.token, "endpoint": "https://localhost/push/firefox"}), 5)
 
-    assert verdict == Refused(None, "the endpoint has no public address")
+    assert verdict == Refused(None, "the endpoint does not resolve to a public address")
     await channel.close()
 
 

@@ -14,7 +14,7 @@ from gregor.core.notify.ledger import DeliveryState, PendingWithdrawals
 from gregor.store.contract.devices import Registration
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.contract import PushMessage
-from gregor_delivery.channels.push_payload import apns_payload, fcm_parts, webpush_payload
+from gregor_delivery.channels.push_payload import apns_payload, fcm_content, webpush_payload
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown, Verdict
 from gregor_delivery.decide.decision import Postpone, SendNow, Skip
 from gregor_delivery.decide.withdrawals import (
@@ -378,7 +378,7 @@ def test_no_id_that_a_push_names_is_cut_off_it() -> None:
     for made, count in ((alert, len(beside)), (silent, 1 + len(alone.companions))):
         named = made.data["withdraw"]
         assert len(named) == count > 3
-        for wire in (apns_payload(made), webpush_payload(made), fcm_parts(made).data["gregor"].encode()):
+        for wire in (apns_payload(made), webpush_payload(made), fcm_content(made).data["gregor"].encode()):
             assert all(each.encode() in wire for each in named)
             assert len(wire) <= 4_096
     assert sum(len(each.item) + 3 for each in beside) + len(link.encode()) <= VISIBLE_PUSH_ID_BYTES

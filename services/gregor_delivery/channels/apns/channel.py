@@ -14,7 +14,7 @@ from hpack import NeverIndexedHeaderTuple
 from gregor.clock import Clock, SystemClock
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.push_payload import apns_payload
-from gregor_delivery.channels.tls import trusting
+from gregor_delivery.channels.tls import client_context
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown, Verdict
 
 from .connection import ApnsConnection
@@ -153,7 +153,7 @@ class ApnsChannel:
     def _tls(self) -> ssl.SSLContext:
         ca_file, cert_file = self._config.ca_file, self._config.cert_file
         try:
-            tls = trusting(ca_file)
+            tls = client_context(ca_file)
         except OSError as error:
             raise ValueError(f"GREGOR_APNS_CA_FILE: {ca_file} has no readable certificates") from error
         if cert_file is not None:

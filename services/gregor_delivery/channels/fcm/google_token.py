@@ -1,7 +1,7 @@
-"""The OAuth token of a Google account: fetched once for everybody, renewed before it ends, never on the event loop.
+"""OAuth access token of a Google account: shared by all sends, renewed before it expires, off the event loop.
 
-google-auth signs and parses; it blocks and has a back-off of its own that sleeps. So it runs in a thread of ours, with
-a transport that gives up at once: who waits for the token decides what a failure means.
+google-auth signs and parses, but it blocks and sleeps between its own retries. It runs in a thread with a transport
+that never retries, so the caller decides what a failure means.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from gregor.clock import Clock
 
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 RENEW_BEFORE_S: Final = 300.0
-"""How long before its end a token is renewed, while sends go on with it: Google's own libraries take 225 s."""
-FETCH_S: Final = 10.0
-"""How long the token endpoint may take; then the fetch has failed."""
-LIFETIME_S: Final = 1_800.0
-"""Assumed where the endpoint does not say how long a token is good; pyfcm renews as often."""
+"""A token is renewed this long before it expires, while sends still use it; Google's libraries use 225 s."""
+FETCH_TIMEOUT_S: Final = 10.0
+"""Timeout of a request to the token endpoint."""
+DEFAULT_LIFETIME_S: Final = 1_800.0
+"""Assumed if the endpoint does not state a lifetime; pyfcm renews as often."""
 
 Credentials = google.auth.credentials.Credentials
 
 
 class TokenUnavailable(Exception):
-    """There is no token now. `is_final`: the key is refused, and trying again will not mend it."""
+    """No token is available. `is_final`: Google rejects the key, so a retry cannot succeed."""
 
     def __init__(self, detail: str, *, is_final: bool) -> None:
         super().__init__(detail)
@@ -43,22 +43,22 @@ class TokenUnavailable(Exception):
 
 
 def read_credentials(path: Path) -> tuple[Credentials, str | None]:
-    """The credentials in a JSON file, and the project that it names. ValueError where it is none, or unreadable.
+    """Return the credentials in a JSON file and the project that it names. Raises ValueError for an invalid file.
 
-    A service account's key, or the federation of a workload's own identity (`external_account`).
+    Supports the key of a service account and workload identity federation (`external_account`).
     """
     try:
         document = msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except msgspec.DecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(document, dict) or "type" not in document:
-        raise ValueError(f'{path} is no credentials file of Google: it has no "type"')
+        raise ValueError(f'{path} is not a Google credentials file: it has no "type"')
     try:
         credentials = _credentials_of(document)
     except (ValueError, KeyError, google.auth.exceptions.GoogleAuthError) as error:
-        raise ValueError(f"{path} is no good credentials file of Google: {type(error).__name__}") from None
+        raise ValueError(f"{path} is not a valid Google credentials file: {type(error).__name__}") from None
     return credentials, document.get("project_id")
 
 
@@ -68,27 +68,27 @@ def _credentials_of(document: dict[str, Any]) -> Credentials:
         "external_account": identity_pool.Credentials.from_info,
     }
     if document["type"] not in kinds:
-        raise ValueError("only service_account and external_account are known")
+        raise ValueError("only the types service_account and external_account are supported")
     return cast(Credentials, kinds[document["type"]](document, scopes=[SCOPE]))
 
 
 class AccessToken:
-    """One token for all sends of a process; at most one fetch of it at a time."""
+    """One token for all sends of a process; at most one fetch at a time."""
 
     def __init__(self, credentials: Credentials, clock: Clock, client: httpx.Client | None = None) -> None:
-        """`client`: makes the blocking requests of the thread; one of its own where it is not given."""
+        """`client`: for the blocking requests in the thread; by default a new one."""
         self._credentials = credentials
         self._clock = clock
-        self._client = client or httpx.Client(timeout=FETCH_S, follow_redirects=False)
+        self._client = client or httpx.Client(timeout=FETCH_TIMEOUT_S, follow_redirects=False)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="google-token")
         self._fetch: asyncio.Task[str] | None = None
         self._token: str | None = None
         self._ends_at = 0.0
 
     async def get(self, timeout_s: float) -> str:
-        """The token. NoToken where none is to be had, or not within `timeout_s`.
+        """Return the token; raises `TokenUnavailable` if there is none within `timeout_s`.
 
-        A token near its end is given out still, and renewed meanwhile: nobody waits for a renewal that comes in time.
+        A token that expires soon is still returned, and renewed in the background.
         """
         left_s = self._ends_at - self._clock.monotonic()
         if self._token is not None and left_s > 0:
@@ -96,18 +96,18 @@ class AccessToken:
                 self._start()
             return self._token
         try:
-            # Shielded: whoever stops waiting leaves the fetch to the others.
+            # Shielded: a caller that times out must not cancel the fetch for the others.
             return await asyncio.wait_for(asyncio.shield(self._start()), timeout_s)
         except TimeoutError:
-            raise TokenUnavailable("the token endpoint of Google did not answer in time", is_final=False) from None
+            raise TokenUnavailable("Google's token endpoint did not respond in time", is_final=False) from None
 
     def reject(self, token: str) -> None:
-        """This token was refused: the next `get` fetches a new one. Of many who say so, only the first is heard."""
+        """Discard a token that FCM rejected, unless it was replaced already: the next `get` fetches a new one."""
         if token == self._token:
             self._token = None
 
     async def close(self) -> None:
-        """Let a fetch that runs end by itself, unheard."""
+        """Stop waiting for a fetch and release the thread."""
         if self._fetch is not None:
             self._fetch.cancel()
             await asyncio.wait([self._fetch])
@@ -117,43 +117,43 @@ class AccessToken:
     def _start(self) -> asyncio.Task[str]:
         if self._fetch is None or self._fetch.done():
             self._fetch = asyncio.create_task(self._renew(), name="google-token")
-            self._fetch.add_done_callback(_seen)
+            self._fetch.add_done_callback(_retrieve_exception)
         return self._fetch
 
     async def _renew(self) -> str:
         loop = asyncio.get_running_loop()
         try:
             token, lifetime_s = await loop.run_in_executor(self._thread, self._refresh)
-        except (_NotNow, google.auth.exceptions.TransportError) as error:
-            raise TokenUnavailable(f"the token endpoint of Google cannot be asked: {error}", is_final=False) from None
+        except (_TemporaryFailure, google.auth.exceptions.TransportError) as error:
+            raise TokenUnavailable(f"Google's token endpoint cannot be reached: {error}", is_final=False) from None
         except (google.auth.exceptions.GoogleAuthError, ValueError) as error:
-            # Its text may quote the answer, but never the key: the first words say what is wrong.
-            raise TokenUnavailable(f"Google refuses the credentials: {str(error)[:160]}", is_final=True) from None
+            # The text may quote the response, but never the key.
+            raise TokenUnavailable(f"Google rejects the credentials: {str(error)[:160]}", is_final=True) from None
         self._token = token
         self._ends_at = self._clock.monotonic() + lifetime_s
         return token
 
     def _refresh(self) -> tuple[str, float]:
-        """In the thread: a new token, and the seconds that it is good for."""
+        """Fetch a token; returns it with its lifetime in seconds. Runs in the thread."""
         self._credentials.refresh(_Transport(self._client))  # type: ignore[no-untyped-call]
         expiry: datetime | None = self._credentials.expiry
         if expiry is None:
-            return str(self._credentials.token), LIFETIME_S
+            return str(self._credentials.token), DEFAULT_LIFETIME_S
         return str(self._credentials.token), (expiry.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
 
 
-def _seen(task: asyncio.Task[str]) -> None:
-    """A renewal ahead of time that failed has nobody to tell it to: whoever needs the token next tries again."""
+def _retrieve_exception(task: asyncio.Task[str]) -> None:
+    """Mark the exception of a background renewal as retrieved: the next `get` tries again."""
     if not task.cancelled():
         task.exception()
 
 
-class _NotNow(Exception):
-    """The endpoint could not be asked, or asks for patience. Not an error of google-auth's: those it may try again."""
+class _TemporaryFailure(Exception):
+    """The endpoint is unreachable or overloaded. Not a google-auth exception: google-auth retries some of those."""
 
 
-class _Answer(google.auth.transport.Response):
-    """An answer of httpx as google-auth reads it."""
+class _Response(google.auth.transport.Response):
+    """A response of httpx with the interface of google-auth."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
@@ -172,7 +172,7 @@ class _Answer(google.auth.transport.Response):
 
 
 class _Transport(google.auth.transport.Request):
-    """Requests of google-auth, sent by httpx. What may pass later raises here, since google-auth would sleep on it."""
+    """Sends requests of google-auth by httpx. Raises on temporary errors, because google-auth would sleep and retry."""
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
@@ -185,11 +185,11 @@ class _Transport(google.auth.transport.Request):
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         **_more: object,
-    ) -> _Answer:
+    ) -> _Response:
         try:
-            response = self._client.request(method, url, content=body, headers=headers, timeout=FETCH_S)
+            response = self._client.request(method, url, content=body, headers=headers, timeout=FETCH_TIMEOUT_S)
         except httpx.HTTPError as error:
-            raise _NotNow(type(error).__name__) from None
+            raise _TemporaryFailure(type(error).__name__) from None
         if response.status_code in (408, 429) or response.status_code >= 500:
-            raise _NotNow(f"it answered {response.status_code}")
-        return _Answer(response)
+            raise _TemporaryFailure(f"it answered {response.status_code}")
+        return _Response(response)

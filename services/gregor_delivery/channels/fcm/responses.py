@@ -1,8 +1,8 @@
-"""PURE. What an answer of FCM HTTP v1 means. The status alone says too little: `error.details[].errorCode` does.
+"""PURE. Classification of FCM HTTP v1 responses, by `error.details[].errorCode` rather than by status.
 
-404 is a dead token only with `UNREGISTERED`, else it is a wrong project; 403 is a token of somebody else's project with
-`SENDER_ID_MISMATCH`, else it is our account that may not send. What one device's token can cause never stops the
-provider: anybody could register such a token.
+404 means a dead token only with `UNREGISTERED`, otherwise a wrong project. 403 means a token of another project with
+`SENDER_ID_MISMATCH`, otherwise that our account may not send. An error that a device's token can cause never stops the
+channel, because anybody can register such a token.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from gregor_delivery.channels.verdict import (
 )
 
 QUOTA_PAUSE_S: Final = 60.0
-"""Pause after a 429 without Retry-After: the bucket of a project is filled again each minute (Firebase, quotas)."""
-_LONGEST_DETAIL: Final = 200
+"""Pause after a 429 without Retry-After: the quota of a project is refilled each minute (Firebase, quotas)."""
+_MAX_DETAIL: Final = 200
 _FCM_ERROR: Final = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 
 
 def verdict_of(status: int, retry_after: str | None, body: bytes, now_us: int) -> Verdict:
-    """The verdict on one message. `retry_after`: the header's value; `now_us`: wall clock, where that is a date."""
-    said = str(status)
+    """Return the verdict on one message. `retry_after`: value of the header. `now_us`: wall clock, for a date in it."""
+    text = str(status)
     if status == 200:
         name = _object(body).get("name")
-        # A page of a proxy is no receipt; what answered may have passed the message on all the same.
-        return Sent(said, str(name)) if name else Unknown("answered 200 without the name of a message")
+        # Not a response of FCM: a proxy that answered may still have forwarded the message.
+        return Sent(text, str(name)) if name else Unknown("answered 200 without a message name")
     error = _object(_object(body).get("error"))
     code, detail = error_code(error), _detail(error, status)
     if code == "UNREGISTERED":
-        return RecipientGone(said, detail)
+        return RecipientGone(text, detail)
     if code in ("SENDER_ID_MISMATCH", "THIRD_PARTY_AUTH_ERROR", "INVALID_ARGUMENT"):
-        return Refused(said, detail)
+        return Refused(text, detail)
     after_s = parse_retry_after(retry_after, now_us)
     if status == 429 or code == "QUOTA_EXCEEDED":
-        return Retry(QUOTA_PAUSE_S if after_s is None else after_s, said, detail)
+        return Retry(QUOTA_PAUSE_S if after_s is None else after_s, text, detail)
     return _by_status(status, detail, after_s)
 
 
-def is_token_refused(status: int, body: bytes) -> bool:
-    """Whether the access token was refused (401), so that nothing was looked at: a fresh one may pass."""
+def is_token_rejected(status: int, body: bytes) -> bool:
+    """Return whether the access token was rejected (401) before the message was read: a new token may work."""
     return status == 401 and error_code(_object(_object(body).get("error"))) != "THIRD_PARTY_AUTH_ERROR"
 
 
 def error_code(error: Mapping[str, Any]) -> str:
-    """FCM's own `errorCode` of an error object, else its status: `UNREGISTERED`, `INTERNAL`, … ("" without any)."""
+    """Return FCM's `errorCode` of an error object, else its status, such as `UNREGISTERED`; empty without either."""
     details = error.get("details")
     for each in details if isinstance(details, list) else []:
         if isinstance(each, dict) and each.get("@type") == _FCM_ERROR and each.get("errorCode"):
@@ -63,25 +63,25 @@ def error_code(error: Mapping[str, Any]) -> str:
 
 
 def _by_status(status: int, detail: str, after_s: float | None) -> Verdict:
-    said = str(status)
+    text = str(status)
     match status:
         case 408 | 500 | 503:
-            return Retry(after_s, said, detail)
+            return Retry(after_s, text, detail)
         case 413:
-            return Refused(said, detail)
+            return Refused(text, detail)
         case 401 | 403 | 404 | 405:
-            return Misconfigured(said, detail)
+            return Misconfigured(text, detail)
         case _ if status >= 500:
-            # A gateway in between gave up: whether FCM had it, nobody says.
+            # A gateway in between failed: FCM may have accepted the message.
             return Unknown(f"answered {status}")
         case _ if status >= 400:
-            return Refused(said, detail)
+            return Refused(text, detail)
         case _:
-            return Misconfigured(said, f"answered {status}: is FCM_URL right?")
+            return Misconfigured(text, f"answered {status}; check GREGOR_FCM_URL")
 
 
 def _detail(error: Mapping[str, Any], status: int) -> str:
-    """The provider's own reason: its code, and the fields that it minds; its text, which may quote a token, stays."""
+    """Return the error code and the invalid fields, without the message text, which may quote a token."""
     code = error_code(error)
     reasons, fields = [], []
     for each in error.get("details") or []:
@@ -90,11 +90,11 @@ def _detail(error: Mapping[str, Any], status: int) -> str:
             found = each.get("fieldViolations")
             fields += [str(v.get("field")) for v in found if isinstance(v, dict)] if isinstance(found, list) else []
     words = [code or f"answered {status}", *reasons, *fields]
-    return " ".join(words)[:_LONGEST_DETAIL]
+    return " ".join(words)[:_MAX_DETAIL]
 
 
 def _object(value: Any) -> dict[str, Any]:
-    """A JSON object, of bytes or decoded already; empty where it is none."""
+    """Return a JSON object, decoded if it is bytes; empty if the value is not an object."""
     if isinstance(value, bytes):
         try:
             value = msgspec.json.decode(value)

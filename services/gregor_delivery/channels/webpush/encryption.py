@@ -18,14 +18,14 @@ _LAST_RECORD = b"\x02"
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionKeys:
-    """The keys of a browser's subscription: its public key (a point of P-256, 65 bytes) and 16 bytes of secret."""
+    """The keys of a subscription: the browser's public key (P-256 point, 65 bytes) and a secret of 16 bytes."""
 
     public: bytes
     secret: bytes
 
     @classmethod
     def read(cls, p256dh: str, auth: str) -> "SubscriptionKeys":
-        """Of the base64url that the browser gave; ValueError where it is no such."""
+        """Parse the base64url strings of the browser. Raises ValueError for invalid keys."""
         keys = cls(from_base64url(p256dh), from_base64url(auth))
         if len(keys.secret) != 16:
             raise ValueError("auth is not 16 bytes")
@@ -39,7 +39,7 @@ def encrypt(
     sender: ec.EllipticCurvePrivateKey | None = None,
     salt: bytes | None = None,
 ) -> bytes:
-    """The body of the request, one record. `sender` and `salt` are fresh for each message; given only by tests."""
+    """Return the request body, one record. `sender`, `salt`: new for each message; only tests pass them."""
     sender = sender or ec.generate_private_key(ec.SECP256R1())
     salt = salt or os.urandom(16)
     sender_public = sender.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
@@ -51,7 +51,7 @@ def encrypt(
 
 
 def content_keys(shared: bytes, keys: SubscriptionKeys, sender_public: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    """Key and nonce of the content (RFC 8291 §3.4), of the secret that both sides worked out."""
+    """Derive the content key and nonce (RFC 8291 §3.4) from the shared secret."""
     input_key = _derive(shared, keys.secret, b"WebPush: info\0" + keys.public + sender_public, 32)
     key = _derive(input_key, salt, b"Content-Encoding: aes128gcm\0", 16)
     return key, _derive(input_key, salt, b"Content-Encoding: nonce\0", 12)
