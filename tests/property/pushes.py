@@ -219,9 +219,9 @@ class World:
     async def _take_over(self) -> None:
         """What was handed over is in the queue."""
         handed = self.streams
-        self.queue += [(handed.later.get(intent, self.now_us), intent) for intent in handed.intents]
+        self.queue += [(handed.delayed.get(intent, self.now_us), intent) for intent in handed.intents]
         handed.intents.clear()
-        handed.later.clear()
+        handed.delayed.clear()
 
     async def _bring_forward(self, intent: Intent) -> None:
         trade = self.contexts[intent.channel]

@@ -15,8 +15,8 @@ _MAX_DOUBLINGS: Final = 16
 def backoff_s(attempt: int, first_s: float, max_s: float, jitter: Jitter) -> float:
     """Return the seconds to wait before a retry.
 
-    ``attempt``: failed attempts before this one, less one. The upper bound is ``first_s``, doubled with each attempt up
-    to ``max_s``. Full jitter: clients that failed together do not come back together.
+    ``attempt``: failed attempts before this one, less one. The upper bound is ``first_s``, doubled with each attempt
+    up to ``max_s``. Full jitter: clients that failed together do not come back together.
     """
     return jitter(0.0, min(max_s, first_s * 2 ** min(max(0, attempt), _MAX_DOUBLINGS)))
 

@@ -120,9 +120,7 @@ class FieldError:
 
 @dataclass(eq=False)
 class Problem(Exception):
-    """An error response. ``code``: a key of ``ERRORS``. ``detail``: the field, the value and the fix; never a
-    secret.
-    """
+    """An error response. ``code``: a key of ``ERRORS``. ``detail``: field, value and fix; never a secret."""
 
     code: str
     detail: str

@@ -53,8 +53,7 @@ def decode_json(raw: bytes, limits: Limits, *, has_stand_ins: bool = False) -> A
     pointer.
 
     At most ``limits.nesting`` brackets may be open at once. ``has_stand_ins``: return ``OUT_OF_RANGE`` for a number
-    that is
-    out of range, if the caller reports it together with other errors.
+    that is out of range, if the caller reports it together with other errors.
     """
     try:
         value = _decode(raw)
@@ -75,9 +74,9 @@ def canonical_fast(raw: bytes, value: Any, limits: Limits, *, beside: int, brack
     """Return the canonical JSON of a value that was decoded from ``raw``; None if the text needs ``decode_json``.
 
     ``beside``: keys in the text that are not in the value. ``brackets``: brackets that are open around the value.
-    Raises
-    ``malformed_json`` if it is nested too deeply. General twin: ``decode_json`` with ``canonical_json``. Benchmark:
-    ``tests/bench/ingest.py``. Equality: ``tests/unit/core/test_parse_fast.py``. It can go if it saves less than 5 %.
+    Raises ``malformed_json`` if it is nested too deeply. General twin: ``decode_json`` with ``canonical_json``.
+    Benchmark: ``tests/bench/ingest.py``. Equality: ``tests/unit/core/test_parse_fast.py``. It can go if it saves less
+    than 5 %.
     """
     keys, has_doubles = _scan(value, limits, brackets)
     if keys < 0 or not _has_unique_keys(raw, beside + keys):

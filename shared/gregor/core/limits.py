@@ -43,8 +43,7 @@ class Limits:
     batch_fanout: int = 10_000
     """Lines × uids of one batch request; else 413 `batch_too_large`."""
     devices: int = 64
-    """Devices of a user; one more evicts the device that is offline for longest, or fails with 409
-    `too_many_devices`.
+    """Devices of a user; one more evicts the device that is offline for longest, or fails with 409 `too_many_devices`.
     """
     connections: int = 8
     """Connections of a device; one more closes the oldest."""

@@ -1,9 +1,10 @@
-"""A user's agenda: when which of its items asks for what (semantics.md L7, "Aggregation"; architecture.md, "Time").
+"""Executable specification: never runs in production. A user's agenda: the scheduled work of its items.
 
-An entry is a name and a time. The name begins with the letter of what is to be done, as in the Redis store's scripts:
-``r<id>`` the next reminder, ``n<id>␀<index>␀<seq>`` what follows one, ``p<id>`` push, ``q<id>`` mail, ``z<id>`` it has
-left: what was told of it is taken back, ``y<id>␀<device>`` a device hid it, ``o<id>`` its deliveries should be over,
-``w<category>␀<for_device>`` an aggregation window. Expiries are told by the items themselves.
+See semantics.md L7 and "Aggregation". An entry is a name and a time. Its name begins with the letter of its kind, as
+in the Lua scripts: ``r<id>`` the next reminder, ``n<id>␀<index>␀<seq>`` the follow-up of one, ``p<id>`` push,
+``q<id>`` mail, ``z<id>`` the item left, so its notifications are withdrawn, ``y<id>␀<device>`` a device hid it,
+``o<id>`` its deliveries should be over, ``w<category>␀<for_device>`` an aggregation window. The expiry of an item is
+in the item itself.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from .model import ItemRecord, UserState
 REMIND, FOLLOW, PUSH, MAIL, WINDOW, LEFT, HIDDEN, OVERDUE = "r", "n", "p", "q", "w", "z", "y", "o"
 
 Changes = dict[str, int | None]
-"""Entry to its new time (µs), or ``None`` where it goes."""
+"""Name of an entry to its new time (µs); None removes it."""
 
 
-def opened(creation: Creation, now_us: int, standing: Mapping[str, int]) -> Changes:
-    """The entries that an item asks for as it becomes live. A window that is open already is not moved."""
+def entries_opened(creation: Creation, now_us: int, entries: Mapping[str, int]) -> Changes:
+    """Return the entries of an item that becomes live. A window that is open already is not moved."""
     changes: Changes = {}
     first_us = first_reminder_us(creation, now_us)
     if first_us is not None:
@@ -30,26 +31,26 @@ def opened(creation: Creation, now_us: int, standing: Mapping[str, int]) -> Chan
     for timer in creation.timers:
         if timer.kind is not ItemTimerKind.WINDOW:
             changes[timer.kind.value + creation.id] = timer.at_us
-        elif (window := window_of(creation.category, creation.for_device)) not in standing:
+        elif (window := window_entry(creation.category, creation.for_device)) not in entries:
             changes[window] = timer.at_us
     return changes
 
 
-def closed(record: ItemRecord, now_us: int, *, is_watched: bool) -> Changes:
-    """The entries that go as an item leaves, and the one that comes: what was told of it is to be taken back."""
+def entries_closed(record: ItemRecord, now_us: int, *, is_watched: bool) -> Changes:
+    """Return the changes when an item leaves: its entries are removed; its notifications are to be withdrawn."""
     changes: Changes = {kind + record.item.id: None for kind in (REMIND, PUSH, MAIL)}
     if record.is_timed or is_watched:
         changes[LEFT + record.item.id] = now_us
     return changes
 
 
-def hidden(item_ids: Iterable[str], device: str, now_us: int) -> Changes:
-    """The entries that come as a device hides items from itself, where somebody wants to hear of it."""
+def entries_hidden(item_ids: Iterable[str], device: str, now_us: int) -> Changes:
+    """Return the entries of items that a device hides, if a webhook wants that event."""
     return {f"{HIDDEN}{item_id}\0{device}": now_us for item_id in item_ids}
 
 
-def reminded(record: ItemRecord, index: int, seq: int, now_us: int, *, has_follow_up: bool) -> Changes:
-    """What becomes of the entry of a reminder that fires: the next one takes its place; something may follow it."""
+def entries_reminded(record: ItemRecord, index: int, seq: int, now_us: int, *, has_follow_up: bool) -> Changes:
+    """Return the changes when a reminder fires: the next one takes its place, and there may be a follow-up."""
     item = record.item
     following = item.remind_at_us[index + 1 : index + 2]
     at_us = following[0] if following and is_before_expiry(item, following[0]) else None
@@ -59,19 +60,19 @@ def reminded(record: ItemRecord, index: int, seq: int, now_us: int, *, has_follo
     return changes
 
 
-def is_standing(entries: Mapping[str, int], record: ItemRecord, index: int) -> bool:
-    """Whether this reminder of a live item is the one that waits: each fires once, oldest first (L7)."""
+def is_next_reminder(entries: Mapping[str, int], record: ItemRecord, index: int) -> bool:
+    """Return whether this reminder of a live item is the next one: each fires once, oldest first (L7)."""
     times = record.item.remind_at_us
     return index < len(times) and entries.get(REMIND + record.item.id) == times[index]
 
 
-def window_of(category: str, for_device: str | None) -> str:
-    """The entry of the window of a category and ``for_device``."""
+def window_entry(category: str, for_device: str | None) -> str:
+    """Return the name of the window of a category and ``for_device``."""
     return f"{WINDOW}{category}\0{for_device or ''}"
 
 
-def apply(entries: dict[str, int], changes: Mapping[str, int | None]) -> None:
-    """Put changes in force."""
+def apply_changes(entries: dict[str, int], changes: Mapping[str, int | None]) -> None:
+    """Apply changes to the entries in place."""
     for name, at_us in changes.items():
         if at_us is None:
             entries.pop(name, None)
@@ -79,8 +80,8 @@ def apply(entries: dict[str, int], changes: Mapping[str, int | None]) -> None:
             entries[name] = at_us
 
 
-def surplus(records: Iterable[ItemRecord], category: str, most: int) -> list[ItemRecord]:
-    """The oldest live items of exactly this category, so that ``most`` of it stay."""
+def excess_records(records: Iterable[ItemRecord], category: str, most: int) -> list[ItemRecord]:
+    """Return the oldest live items of exactly this category, except for the newest ``most``."""
     mine = sorted(
         (record for record in records if record.item.category == category),
         key=lambda record: (record.item.created_us, record.item.id),
@@ -88,8 +89,8 @@ def surplus(records: Iterable[ItemRecord], category: str, most: int) -> list[Ite
     return mine[: max(0, len(mine) - most)]
 
 
-def expiry(user: UserState, now_us: int, epoch_seed: bytes) -> Commit | None:
-    """The commit that ends the items that have expired by ``now_us``, the bound included; ``None`` for none (L6)."""
+def expiry_commit(user: UserState, now_us: int, epoch_seed: bytes) -> Commit | None:
+    """Return the commit that removes the items that have expired at ``now_us``, or None if none has (L6)."""
     expired = [
         (record.item.expires_us, item_id)
         for item_id, record in user.live.items()

@@ -1,7 +1,8 @@
-"""The written law: what a commit does to what is known of a user. Records in, an outcome out, nothing changed midway.
+"""Executable specification: never runs in production. The effect of a commit on a user's state.
 
-``decide`` either raises ``Problem`` or returns all that changes; ``take`` puts it in force: so a message is applied
-whole or not at all (semantics.md L5). The Redis store's scripts do the same; the property tests compare the two.
+``decide`` raises ``Problem`` or returns all changes; ``apply_outcome`` applies them. So a message is applied as a
+whole or not at all (semantics.md L5). In production ``commit.lua`` does the same; the property tests compare both. See
+semantics.md, "Where each rule lives".
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from gregor.core.messages.model import Commit, Creation, IgnoredReason, Receipt,
 from . import agenda, retention
 from . import intervals as spans
 from .model import (
-    Branch,
     DismissalEffect,
+    IntervalKey,
     ItemRecord,
     KeptExternal,
     StoredInterval,
@@ -36,13 +37,13 @@ _FIRST_EPOCH = b"\0\0\1"
 
 @dataclass(frozen=True, slots=True)
 class CommitOutcome:
-    """All that one commit changes. ``announcement`` is ``None`` where it had no effect (receipt ``is_unchanged``)."""
+    """All changes of one commit. ``announcement`` is None if it had no effect (receipt ``is_unchanged``)."""
 
     receipt: Receipt
     announcement: Announcement | None
     records: Mapping[str, ItemRecord]
     tombstones: Mapping[str, tuple[Tombstone, ...]]
-    spans: Mapping[Branch, tuple[StoredInterval, ...]]
+    spans: Mapping[IntervalKey, tuple[StoredInterval, ...]]
     epoch: bytes
     agenda: Mapping[str, int | None] = field(default_factory=dict)
     external: KeptExternal | None = None
@@ -50,7 +51,7 @@ class CommitOutcome:
 
 
 def decide(user: UserState, commit: Commit, limits: Limits) -> CommitOutcome:
-    """What ``commit`` does to ``user``. Expiry that is due is not looked for here: see ``agenda.expiry``.
+    """Return the changes of ``commit``. It does not look for expired items: see ``agenda.expiry_commit``.
 
     Raises ``Problem``: ``id_reused``, ``state_full``, ``too_many_dismissals``.
     """
@@ -68,14 +69,14 @@ def decide(user: UserState, commit: Commit, limits: Limits) -> CommitOutcome:
         draft.dismiss_span(span)
     for creation in commit.creations:
         draft.create(creation)
-    if commit.is_conditional and not draft.holds():
+    if commit.is_conditional and not draft.is_condition_met():
         return _CommitDraft(user, commit, limits).outcome()
     draft.check_bounds()
     return draft.outcome()
 
 
 def apply_outcome(user: UserState, commit: Commit, outcome: CommitOutcome, limits: Limits) -> None:
-    """Put ``outcome``, decided on ``user`` as it is, in force."""
+    """Apply ``outcome`` to the state on which it was decided."""
     user.epoch, user.seq = outcome.epoch, outcome.receipt.seq
     for item_id, record in outcome.records.items():
         user.digest = _moved(user.digest, user.record(item_id), record)
@@ -85,7 +86,7 @@ def apply_outcome(user: UserState, commit: Commit, outcome: CommitOutcome, limit
         (user.live if record.gone is None else user.gone)[item_id] = record
     user.tombstones.update(outcome.tombstones)
     user.spans.update(outcome.spans)
-    agenda.apply(user.agenda, outcome.agenda)
+    agenda.apply_changes(user.agenda, outcome.agenda)
     if outcome.followed is not None:
         user.live[outcome.followed] = replace(user.live[outcome.followed], has_follow_up=True)
     if outcome.external is not None:
@@ -95,14 +96,14 @@ def apply_outcome(user: UserState, commit: Commit, outcome: CommitOutcome, limit
     known = commit.message_id
     if known is not None and known.is_remembered and not _is_repeat(user, commit):
         user.message_ids[known.key] = (known.content, known.keep_us)
-    is_leaving = outcome.external is not None or bool(outcome.tombstones)
-    is_leaving = is_leaving or any(record.gone or record.hidings for record in outcome.records.values())
-    first_us = retention.first_due(commit, outcome.spans, limits, is_leaving=is_leaving)
+    has_aging = outcome.external is not None or bool(outcome.tombstones)
+    has_aging = has_aging or any(record.gone or record.hidings for record in outcome.records.values())
+    first_us = retention.first_due(commit, outcome.spans, limits, has_aging=has_aging)
     user.collect_at_us = min(user.collect_at_us, first_us)
 
 
 def _is_repeat(user: UserState, commit: Commit) -> bool:
-    """Whether this message was accepted before, by its id. ``id_reused`` where the id was another message's (L2)."""
+    """Return whether this message was accepted before, by its id. Raises ``id_reused`` for other content (L2)."""
     if commit.message_id is None:
         return False
     content, until_us = user.message_ids.get(commit.message_id.key, (b"", 0))
@@ -114,7 +115,7 @@ def _is_repeat(user: UserState, commit: Commit) -> bool:
 
 
 def _moved(digest: bytes, before: ItemRecord | None, after: ItemRecord) -> bytes:
-    """The digest of what every device sees, when what is known of one id changes."""
+    """Return the digest of the view of all devices after the record of one id changed."""
     if before is not None and before.gone is None and before.is_shared:
         digest = lanes.subtract(digest, before.item.leaf)
     if after.gone is None and after.is_shared:
@@ -124,7 +125,7 @@ def _moved(digest: bytes, before: ItemRecord | None, after: ItemRecord) -> bytes
 
 @dataclass(slots=True)
 class _CommitDraft:
-    """One commit while it is being decided. The order of the dictionaries is the order of what is announced."""
+    """A commit that is being decided. The order of its dictionaries is the order in the announcement."""
 
     user: UserState
     commit: Commit
@@ -136,7 +137,7 @@ class _CommitDraft:
     shown: dict[str, ItemRecord] = field(default_factory=dict)
     ignored: dict[str, IgnoredReason] = field(default_factory=dict)
     tombstones: dict[str, tuple[Tombstone, ...]] = field(default_factory=dict)
-    spans: dict[Branch, tuple[StoredInterval, ...]] = field(default_factory=dict)
+    spans: dict[IntervalKey, tuple[StoredInterval, ...]] = field(default_factory=dict)
     reminded: tuple[ItemRecord, int] | None = None
 
     def __post_init__(self) -> None:
@@ -145,7 +146,7 @@ class _CommitDraft:
     # ---- dismissals
 
     def forget(self, device: str) -> None:
-        """End the device's own items, and take back what it hid (L8)."""
+        """End the device's own items, and show again the items that it hid (L8)."""
         own = [record for record in self.user.live.values() if record.item.for_device == device]
         for record in sorted(own, key=_by_creation):
             self.dismiss(record, self.commit.reason)
@@ -155,18 +156,18 @@ class _CommitDraft:
                 self.shown[item_id] = replace(record, hidings=rest)
 
     def remind(self, item_id: str, index: int) -> None:
-        """A reminder fires once, and never for what is gone (L7)."""
+        """Fire a reminder: once, and never for an item that is gone (L7)."""
         record = self.user.live.get(item_id)
-        if record is not None and agenda.is_standing(self.user.agenda, record, index):
+        if record is not None and agenda.is_next_reminder(self.user.agenda, record, index):
             self.reminded = record, index
 
     def keep(self, category: str, most: int) -> None:
-        """The oldest of a category leave where there are too many of it."""
-        for record in agenda.surplus(self.user.live.values(), category, most):
+        """Remove the oldest items of a category that exceed its limit."""
+        for record in agenda.excess_records(self.user.live.values(), category, most):
             self.dismiss(record, self.commit.reason)
 
-    def holds(self) -> bool:
-        """Whether all that an aggregation folds is live and hidden by none, and what replaces it would be seen."""
+    def is_condition_met(self) -> bool:
+        """Return whether all aggregated items are live and hidden by no device, and their summary would be live."""
         folded = [self.ended.get(item_id) for item_id in self.commit.ids]
         is_whole = all(record is not None and not record.hidings for record in folded)
         return is_whole and all(
@@ -174,7 +175,7 @@ class _CommitDraft:
         )
 
     def dismiss_ids(self) -> None:
-        """Dismiss what is known and live by id; remember the ids that are not known."""
+        """Dismiss live items by id; remember the ids that are unknown."""
         for item_id in self.commit.ids:
             record = self.user.live.get(item_id)
             if record is not None:
@@ -185,8 +186,8 @@ class _CommitDraft:
                 self.tombstones[item_id] = (*stones, new)
 
     def dismiss_span(self, span: ResolvedInterval) -> None:
-        """Dismiss what an interval catches of what is known, and remember it for what arrives later (L3)."""
-        span, newest_seq = spans.repeated(span, self.user)
+        """Dismiss the known items in an interval, and remember it for items that arrive later (L3)."""
+        span, newest_seq = spans.resolve_repeat(span, self.user)
         named = {creation.id for creation in self.commit.creations}
         reason = RemovalReason.INTERVAL if self.commit.reason is RemovalReason.DISMISSED else self.commit.reason
         for record in sorted(self.user.live.values(), key=_by_creation):
@@ -194,14 +195,14 @@ class _CommitDraft:
                 self.dismiss(record, reason)
         if span.begin_us > span.end_us:
             return  # open, and begins after its stamp: it acts on what is known only
-        where = spans.branch(span)
+        where = spans.interval_key(span)
         known = self.spans.get(where, self.user.spans.get(where, ()))
         at_us = max(self.commit.now_us, span.end_us)
         new = StoredInterval(self.commit.sender.device, replace(span, matches_own=()), at_us)
         self.spans[where] = spans.remember(known, new)
 
     def dismiss(self, record: ItemRecord, reason: RemovalReason) -> None:
-        """Do to a live item what a dismissal by the sender does, unless this commit did it already."""
+        """Dismiss a live item by the sender, unless this commit did so already."""
         item_id, sender = record.item.id, self.commit.sender
         if item_id in self.ended or item_id in self.hidden or sender.device in record.hidings:
             return
@@ -217,7 +218,7 @@ class _CommitDraft:
     # ---- creations
 
     def create(self, creation: Creation) -> None:
-        """Record an unknown item, live or not, as the facts that stood before this message say; or say why not."""
+        """Record an unknown item, live or gone by earlier dismissals; or record why it is ignored."""
         known = self.user.record(creation.id)
         if known is not None:
             self.ignored[creation.id] = self._answer_known(known, creation)
@@ -243,7 +244,7 @@ class _CommitDraft:
         return IgnoredReason.DUPLICATE if is_shown else IgnoredReason.DISMISSED
 
     def _on_arrival(self, creation: Creation) -> ItemRecord:
-        """The record of an item that arrives: what was dismissed before it came is dismissed as it comes (L3, L6)."""
+        """Return the record of a new item: earlier dismissals and its expiry apply on arrival (L3, L6)."""
         hidings: dict[str, Removal] = {}
         ends: list[Removal] = []
         for device, reason, does in self._facts(creation):
@@ -261,7 +262,7 @@ class _CommitDraft:
         return ItemRecord(creation, self.seq, None, hidings)
 
     def _facts(self, creation: Creation) -> list[tuple[str, RemovalReason, DismissalEffect]]:
-        """What stands against an arriving item, the backend's facts first, then by device; ids before intervals."""
+        """Return the dismissals that match a new item: the backend's first, then by device; ids before intervals."""
         stones = [(stone.sender, RemovalReason.DISMISSED) for stone in self.user.tombstones.get(creation.id, ())]
         caught = [
             (Sender(remembered.device), RemovalReason.INTERVAL)
@@ -275,7 +276,7 @@ class _CommitDraft:
     # ---- the end
 
     def check_bounds(self) -> None:
-        """Raise where the netted result is over a bound that this commit made it pass (semantics.md, "Bounds")."""
+        """Raise if this commit makes the net result exceed a limit (semantics.md, "Bounds")."""
         user, limits = self.user, self.limits
         added = [record for record in self.born.values() if record.gone is None]
         if added:
@@ -293,7 +294,7 @@ class _CommitDraft:
             raise Problem("too_many_dismissals", f"At most {limits.spans} intervals are remembered.")
 
     def outcome(self) -> CommitOutcome:
-        """What was decided. Records that change: those shown again, then hidden, ended, born (no id is in two)."""
+        """Return all changes. Records in order: those shown again, hidden, ended, born. No id is in two of them."""
         records = {**self.shown, **self.hidden, **self.ended, **self.born}
         announcement, external = None, None
         if self._has_effect():
@@ -314,18 +315,20 @@ class _CommitDraft:
         )
 
     def _agenda(self) -> agenda.Changes:
-        """What this commit changes in the user's agenda."""
+        """Return the changes of the user's agenda."""
         changes: agenda.Changes = {}
         for record in self.born.values():
             if record.gone is None:
-                changes |= agenda.opened(record.item, self.commit.now_us, self.user.agenda)
+                changes |= agenda.entries_opened(record.item, self.commit.now_us, self.user.agenda)
         for record in self.ended.values():
-            changes |= agenda.closed(record, self.commit.now_us, is_watched=self.commit.is_watched)
+            changes |= agenda.entries_closed(record, self.commit.now_us, is_watched=self.commit.is_watched)
         if self.commit.is_watched:
-            changes |= agenda.hidden(self.hidden, self.commit.sender.device, self.commit.now_us)
+            changes |= agenda.entries_hidden(self.hidden, self.commit.sender.device, self.commit.now_us)
         if self.reminded is not None:
             has_follow_up = self.commit.has_follow_up
-            changes |= agenda.reminded(*self.reminded, self.seq, self.commit.now_us, has_follow_up=has_follow_up)
+            changes |= agenda.entries_reminded(
+                *self.reminded, self.seq, self.commit.now_us, has_follow_up=has_follow_up
+            )
         return changes
 
     def _has_effect(self) -> bool:
@@ -403,7 +406,7 @@ class _CommitDraft:
 
 
 def _entry(record: ItemRecord, packed: bytes | None = None) -> AnnouncementEntry:
-    """An item that enters or leaves the views of the devices that see it."""
+    """Return the entry of an item that enters or leaves the views of the devices that see it."""
     item = record.item
     if not record.is_shared:
         return AnnouncementEntry(
@@ -418,5 +421,5 @@ def _by_creation(record: ItemRecord) -> tuple[int, str]:
     return record.seq, record.item.id
 
 
-def _count(kept: Mapping[Branch, tuple[StoredInterval, ...]]) -> int:
+def _count(kept: Mapping[IntervalKey, tuple[StoredInterval, ...]]) -> int:
     return sum(map(len, kept.values()))

@@ -1,4 +1,7 @@
-"""Intervals as facts: what one catches now and later, and how few of them need to be remembered (semantics.md L3)."""
+"""Executable specification: never runs in production. Intervals of dismissals (semantics.md L3).
+
+It also merges stored intervals, to keep them few. See semantics.md, "Where each rule lives".
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,24 @@ from dataclasses import replace
 from gregor.core.ids import BACKEND, covers
 from gregor.core.messages.model import Creation, ResolvedInterval
 
-from .model import Branch, ItemRecord, StoredInterval, UserState
+from .model import IntervalKey, ItemRecord, StoredInterval, UserState
 
 
-def branch(span: ResolvedInterval) -> Branch:
-    """What ``span`` is kept by."""
+def interval_key(span: ResolvedInterval) -> IntervalKey:
+    """Return the key under which an interval is stored."""
     return span.category, span.is_prefix
 
 
 def matches(span: ResolvedInterval, item: Creation) -> bool:
-    """Whether ``span`` speaks of ``item``, but for time: by category, and not in its ``skip``."""
+    """Return whether an interval matches an item, except by time: by category, and not in its ``skip``."""
     is_inside = covers(span.category, item.category) if span.is_prefix else span.category == item.category
     return is_inside and item.id not in span.skip
 
 
 def catches_arrival(span: ResolvedInterval, item: Creation) -> bool:
-    """Whether a remembered ``span`` catches an item that arrives after it.
+    """Return whether a stored interval dismisses an item that arrives after it.
 
-    An open one spares what the server stamped: such an item came after the interval, whatever the clocks say.
+    An open interval spares items whose time the server set: they came after the interval, whatever the clocks say.
     """
     if span.is_open and item.is_stamped:
         return False
@@ -33,9 +36,9 @@ def catches_arrival(span: ResolvedInterval, item: Creation) -> bool:
 
 
 def catches_known(span: ResolvedInterval, record: ItemRecord, newest_seq: int | None) -> bool:
-    """Whether ``span``, committed now, catches a live item: all that match where it is open, else those inside it.
+    """Return whether an interval that is committed now dismisses a live item. An open interval has no end.
 
-    ``newest_seq``: the creation seq that it stops at because it repeats an earlier commit (``repeated``).
+    ``newest_seq``: the last creation that it may dismiss, if it repeats an earlier commit (``resolve_repeat``).
     """
     if newest_seq is not None and record.seq > newest_seq:
         return False
@@ -43,11 +46,11 @@ def catches_known(span: ResolvedInterval, record: ItemRecord, newest_seq: int | 
     return is_inside and matches(span, record.item)
 
 
-def repeated(span: ResolvedInterval, user: UserState) -> tuple[ResolvedInterval, int | None]:
-    """The span that acts, and the greatest creation seq that it may take (``None``: any).
+def resolve_repeat(span: ResolvedInterval, user: UserState) -> tuple[ResolvedInterval, int | None]:
+    """Return the interval to apply, and the greatest creation seq that it may dismiss (None: any).
 
-    Where the message is the repeat of a replace (its creations are known already, stamped by the server), the span acts
-    as the open interval of that first commit.
+    If the message repeats a replacement (its creations are known, with server times), the interval acts as the open
+    interval of the first commit.
     """
     named = [user.record(item_id) for item_id in span.matches_own]
     known = [record for record in named if record is not None]
@@ -58,7 +61,7 @@ def repeated(span: ResolvedInterval, user: UserState) -> tuple[ResolvedInterval,
 
 
 def absorbs(old: StoredInterval, new: StoredInterval) -> bool:
-    """Whether ``old`` says all that ``new`` (of the same branch) says, to the same senders' effect, and as long."""
+    """Return whether ``old`` (of the same key) covers all effects of ``new``: sender, range, strength, retention."""
     has_scope = old.device in (new.device, BACKEND)
     covers_range = old.span.begin_us <= new.span.begin_us and new.span.end_us <= old.span.end_us
     is_as_strong = new.span.is_open or not old.span.is_open
@@ -67,7 +70,7 @@ def absorbs(old: StoredInterval, new: StoredInterval) -> bool:
 
 
 def remember(spans: Iterable[StoredInterval], new: StoredInterval) -> tuple[StoredInterval, ...]:
-    """The remembered intervals of one branch with ``new`` among them, none said twice, those that touch united."""
+    """Return the stored intervals of one key with ``new``: without redundant ones, and with adjacent ones merged."""
     kept = list(spans)
     if any(absorbs(old, new) for old in kept):
         return tuple(kept)
@@ -81,7 +84,7 @@ def remember(spans: Iterable[StoredInterval], new: StoredInterval) -> tuple[Stor
 
 
 def _touches(old: StoredInterval, new: StoredInterval) -> bool:
-    """Whether both are closed, of one scope and ``skip``, with no µs between them."""
+    """Return whether both are closed, have one device and ``skip``, and leave no microsecond between them."""
     is_alike = old.device == new.device and old.span.skip == new.span.skip
     is_closed = not (old.span.is_open or new.span.is_open)
     overlaps = old.span.begin_us <= new.span.end_us + 1 and new.span.begin_us <= old.span.end_us + 1

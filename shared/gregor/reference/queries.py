@@ -1,6 +1,7 @@
-"""What readers are answered: sync, state, state at a time, history. Nothing here changes a user (semantics.md L9, L13).
+"""Executable specification: never runs in production. Reads: sync, state, history (semantics.md L9, L13).
 
-Whoever calls has committed what was due before, so that no read shows what has expired (L6).
+Nothing here changes a user. The caller has committed due expiries before, so no read shows an expired item (L6). See
+semantics.md, "Where each rule lives".
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from .model import ItemRecord, UserState
 from .retention import aged_externals
 
 Missed = tuple[tuple[StoredExternal, ...], bool]
-"""The external messages since a cursor, and whether some are not kept any more."""
+"""The external messages since a cursor, and whether some were deleted."""
 
 
-def answer(
+def answer_cursor(
     user: UserState,
     view: View,
     cursor: Cursor | None,
@@ -41,7 +42,7 @@ def answer(
     limits: Limits,
     now_us: int,
 ) -> SyncResult:
-    """What leads the copy of ``view`` at ``cursor`` to now. The order of the tests is that of L9."""
+    """Return the sync result for a copy of ``view`` at ``cursor``. The order of the cases is that of L9."""
     whole = state(user, view)
     is_valid = cursor is not None and is_known(user, view, cursor)
     since = cursor_for(user.epoch, view, 0) if is_initial_cursor(cursor, view) else cursor
@@ -59,13 +60,13 @@ def answer(
 
 
 def is_known(user: UserState, view: View, cursor: Cursor) -> bool:
-    """Whether deltas from ``cursor`` can be told: same epoch and view, not ahead, not older than what is kept."""
+    """Return whether deltas from ``cursor`` are possible: same epoch and view, not ahead, not below the floor."""
     is_same = cursor.tag == cursor_for(user.epoch, view, 0).tag
     return is_same and max(user.floor, user.forgotten.get(view.device, 0)) <= cursor.seq <= user.seq
 
 
 def changes(user: UserState, view: View, seq: int) -> tuple[tuple[StoredItem, ...], tuple[str, ...]]:
-    """What entered ``view`` after ``seq`` and is there, by (created, id); what was there and left, by (seq, id)."""
+    """Return the items that entered ``view`` after ``seq``, by (created, id), and the ids that left, by (seq, id)."""
     create = stored(record for record in user.live.values() if record.seq > seq and record.is_in(view))
     dismiss = sorted(
         (gone.seq, record.item.id)
@@ -76,30 +77,30 @@ def changes(user: UserState, view: View, seq: int) -> tuple[tuple[StoredItem, ..
 
 
 def state(user: UserState, view: View) -> Full:
-    """The whole view now."""
+    """Return the whole view now."""
     return _full(user, (record for record in user.live.values() if record.is_in(view)))
 
 
 def state_at(user: UserState, view: View, at_us: int) -> Full:
-    """The view as it was at ``at_us``, from what is known now (semantics.md, "History")."""
+    """Return the view as it was at ``at_us``, from the current data (semantics.md, "History")."""
     return _full(user, (record for record in _of(user, view) if _was_in(record, view, at_us)))
 
 
 def item(user: UserState, item_id: str, view: View) -> HistoryEntry | None:
-    """One item, live or gone; ``None`` where it is not known, or ``view`` is none that it is for."""
+    """Return one item, live or gone; None if it is unknown, or not for ``view``."""
     record = user.record(item_id)
     return _entry(record, view) if record is not None and record.is_of(view) else None
 
 
 def history(user: UserState, view: View, before: tuple[int, str] | None, limit: int) -> list[HistoryEntry]:
-    """Up to ``limit`` items that ``view`` holds or held, newest first by (creation seq, id), those below ``before``."""
+    """Return up to ``limit`` items that are or were in ``view``, newest first by (seq, id), below ``before``."""
     entries = [_entry(record, view) for record in _of(user, view)]
     below = [entry for entry in entries if before is None or (entry.seq, entry.id) < before]
     return sorted(below, key=lambda entry: (entry.seq, entry.id), reverse=True)[:limit]
 
 
 def stored(records: Iterable[ItemRecord]) -> tuple[StoredItem, ...]:
-    """Items as readers get them, in order of created, then id."""
+    """Return items for readers, in order of created, then id."""
     items = (
         StoredItem(
             id=record.item.id,
@@ -145,7 +146,9 @@ def _entry(record: ItemRecord, view: View) -> HistoryEntry:
 def _missed(
     user: UserState, view: View, cursor: Cursor | None, systems: Prefixes, limits: Limits, now_us: int
 ) -> Missed:
-    """The external messages since a valid cursor; a gap where some went since, or the cursor is void (L13)."""
+    """Return the external messages since a cursor. There is a gap if some were deleted since, or the cursor is invalid
+    (L13).
+    """
     if cursor is None:
         return (), False
     if not is_known(user, view, cursor):

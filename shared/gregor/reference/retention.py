@@ -1,4 +1,7 @@
-"""What is forgotten, when, and how far that moves the horizon and the floor of deltas (semantics.md L4, "Bounds")."""
+"""Executable specification: never runs in production. Retention: what is deleted, when, and how the horizon moves.
+
+See semantics.md L4 and "Bounds", and "Where each rule lives".
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,26 @@ from gregor.core.limits import Limits
 from gregor.core.messages.encode import without_body
 from gregor.core.messages.model import OPEN_US, Commit, Creation
 
-from .model import Branch, ItemRecord, KeptExternal, StoredInterval, UserState
+from .model import IntervalKey, ItemRecord, KeptExternal, StoredInterval, UserState
 
 COLLECT_AT = 100
-"""A commit that leaves more gone items than the history holds, and so many more, collects by itself."""
+"""A commit collects by itself if the history exceeds its limit by this number of gone items."""
 
 
 def is_overfull(user: UserState, limits: Limits) -> bool:
-    """Whether a commit should collect at once."""
+    """Return whether a commit should collect at once."""
     return len(user.gone) > limits.history + COLLECT_AT
 
 
 def is_over(user: UserState, limits: Limits) -> bool:
-    """Whether more gone items, or more of their bodies, are kept than may be: who reads the history collects first."""
+    """Return whether the history, or its bodies, exceed their limits: then a read of the history collects first."""
     oldest_first = sorted(user.gone.values(), key=_by_end)
     may_be_bare = oldest_first[: max(0, len(oldest_first) - limits.history_bodies)]
     return len(oldest_first) > limits.history or not all(record.is_trimmed for record in may_be_bare)
 
 
 def is_due(user: UserState, limits: Limits, now_us: int) -> bool:
-    """Whether something passed its time: then a commit or read forgets it first, as it commits what has expired."""
+    """Return whether something has expired by age: then a commit or read deletes it first, like due expiries."""
     if user.collect_at_us > now_us:
         return False
     user.collect_at_us = _next_due(user, limits)
@@ -40,7 +43,9 @@ def is_due(user: UserState, limits: Limits, now_us: int) -> bool:
 
 
 def collect(user: UserState, limits: Limits, now_us: int) -> int:
-    """Forget what passed its retention or bound, in place. How many records went (bodies are not counted)."""
+    """Delete everything beyond its retention or limit, in place. Returns the number of deleted records, without
+    bodies.
+    """
     cut_us = now_us - limits.retention_us
     count = _collect_history(user, limits, cut_us)
     count += _collect_tombstones(user, limits, cut_us)
@@ -54,21 +59,21 @@ def collect(user: UserState, limits: Limits, now_us: int) -> int:
 
 
 def first_due(
-    commit: Commit, spans: Mapping[Branch, tuple[StoredInterval, ...]], limits: Limits, *, is_leaving: bool
+    commit: Commit, spans: Mapping[IntervalKey, tuple[StoredInterval, ...]], limits: Limits, *, has_aging: bool
 ) -> int:
-    """A moment before which nothing that ``commit`` adds, ``spans`` among it, is to be forgotten for its age.
+    """Return a time before which nothing that ``commit`` adds, with its ``spans``, expires by age.
 
-    ``is_leaving``: whether it leaves anything that ages from now on: what is gone, a tombstone, an external message.
+    ``has_aging``: whether it adds anything that ages from now on: gone items, tombstones, external messages.
     """
     shortest_us = min(limits.retention_us, limits.history_body_age_us, limits.external_age_us)
-    ages = [commit.now_us + shortest_us] if is_leaving else []
+    ages = [commit.now_us + shortest_us] if has_aging else []
     ends = [remembered.at_us + limits.retention_us + 1 for kept in spans.values() for remembered in kept]
     keeps = [] if commit.message_id is None else [commit.message_id.keep_us]
     return min([*ages, *ends, *keeps], default=OPEN_US)
 
 
 def _next_due(user: UserState, limits: Limits) -> int:
-    """The first moment at which something that is kept now is to be forgotten, or to lose its body."""
+    """Return the first time at which a record is to be deleted, or a body."""
     retention_us = limits.retention_us
     moments = [max(stone.at_us for stone in stones) + retention_us for stones in user.tombstones.values()]
     moments += [kept.at_us + retention_us + 1 for spans in user.spans.values() for kept in spans]
@@ -81,12 +86,12 @@ def _next_due(user: UserState, limits: Limits) -> int:
 
 
 def aged_externals(user: UserState, limits: Limits, now_us: int) -> list[KeptExternal]:
-    """The external messages, the oldest first, that are too old at ``now_us``, collected or not."""
+    """Return the external messages that have expired by ``now_us``, oldest first, collected or not."""
     return list(takewhile(lambda kept: kept.at_us <= now_us - limits.external_age_us, user.externals))
 
 
 def trim_externals(user: UserState, limits: Limits, now_us: int) -> int:
-    """Drop the external messages that are too old, then the oldest while there are too many or too large. How many."""
+    """Delete expired external messages, then the oldest beyond the limits. Returns their number."""
     kept = user.externals[len(aged_externals(user, limits, now_us)) :]
     while len(kept) > limits.external_count or _bytes(kept) > limits.external_bytes:
         kept = kept[1:]
@@ -98,7 +103,7 @@ def trim_externals(user: UserState, limits: Limits, now_us: int) -> int:
 
 
 def trimmed(item: Creation) -> Creation:
-    """An item without its body: what the history shows of it, and what ``state_at`` hashes, from then on."""
+    """Return an item without its body: from then on the history shows it, and ``state_at`` hashes it."""
     json = without_body(item.json)
     return structs.replace(item, json=json, leaf=leaf(item.id, json))
 
@@ -119,7 +124,7 @@ def _collect_history(user: UserState, limits: Limits, cut_us: int) -> int:
 
 
 def _collect_tombstones(user: UserState, limits: Limits, cut_us: int) -> int:
-    """Those of an id go together, when the last has passed: by then none of them can be missed."""
+    """Delete the tombstones of an id together, after the last one has expired: from then on none can be missed."""
     last_us = {item_id: max(stone.at_us for stone in stones) for item_id, stones in user.tombstones.items()}
     passed = [item_id for item_id, at_us in last_us.items() if at_us <= cut_us]
     for item_id in passed:

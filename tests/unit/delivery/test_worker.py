@@ -152,7 +152,7 @@ async def test_nothing_is_sent_to_a_token_that_is_another_devices_now(harness: D
 async def test_a_registration_whose_token_another_device_owns_already_is_not_used(harness: DeliveryHarness) -> None:
     """As a process leaves it that died while the token changed hands."""
     intent = await harness.create("a")
-    harness.store._shelf.push_holders["apns:t1"] = ("bob", "phone")
+    harness.store._data.push_holders["apns:t1"] = ("bob", "phone")
 
     await attempt(harness.context, intent)
     assert (harness.provider.pushes, await harness.outcome("a")) == ([], (DeliveryState.CANCELLED, "token_moved"))

@@ -97,7 +97,7 @@ async def test_sent_push_is_withdrawn(harness: SchedulerHarness) -> None:
 
     [withdrawal] = harness.queue.intents
     assert withdrawal == Intent("alice", "a", WITHDRAW, "apns", "phone", 0, 2, harness.clock.now_us())
-    assert harness.queue.later[withdrawal] == harness.clock.now_us() + COALESCE_US
+    assert harness.queue.delayed[withdrawal] == harness.clock.now_us() + COALESCE_US
     assert await states(harness) == {
         "item phone": (DeliveryState.SENT, None),
         "item tablet": (DeliveryState.DEAD, None),

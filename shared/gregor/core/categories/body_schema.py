@@ -27,8 +27,7 @@ MAX_VALIDATION_STEPS: Final = 2_000
 """Subschemas times values of a body up to which all errors are collected; beyond it only the first.
 
 Validation takes microseconds. But the library collects all errors before it returns one, and all errors within a
-choice
-(``anyOf``, ``oneOf``) even then, at 40 µs each. At the maximal size of both that is minutes.
+choice (``anyOf``, ``oneOf``) even then, at 40 µs each. At the maximal size of both that is minutes.
 """
 _TOO_LARGE: Final = (
     "The body does not match its schema, which has choices (anyOf, oneOf): it is too large to show where."

@@ -1,8 +1,7 @@
 """The fields of a category entry: one table of their names and parsers (docs/reference/categories.md).
 
 A parser returns the value, durations as microseconds, or ``INVALID`` after it has added an error. Null fields are
-dropped
-before: they are inherited. ``false`` stays ``False`` if it removes an inherited value.
+dropped before: they are inherited. ``false`` stays ``False`` if it removes an inherited value.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
 """Parser of the categories: TOML or JSON as a plain dict. All errors are reported at once.
 
 An entry inherits field by field from the entries above it along the dotted prefix; ``""`` is the root. Within
-``push``,
-``email`` and ``aggregate`` it inherits field by field, too. A missing (or null) field is inherited. ``false`` removes
-an
-inherited value, a channel as well as a text; entries below start without it. A translation belongs to its text: an
-entry
-that sets a text inherits no translations of the text above.
+``push``, ``email`` and ``aggregate`` it inherits field by field, too. A missing (or null) field is inherited.
+``false`` removes an inherited value, a channel as well as a text; entries below start without it. A translation
+belongs to its text: an entry that sets a text inherits no translations of the text above.
 """
 
 from __future__ import annotations
@@ -135,8 +132,8 @@ def _check_whole(name: str, own: _Parsed, above: _Parsed, whole: _Parsed, errors
 
 
 def _check_titles(parsed: Mapping[str, _Parsed], merged: Mapping[str, _Parsed], errors: ValidationErrors) -> None:
-    """Add an error for a channel without title: in the entry, in one above, or in one below. Entries with errors
-    are skipped.
+    """Add an error for a channel without title: in the entry, in one above, or in one below. Entries with errors are
+    skipped.
     """
     titled = [name for name, own in parsed.items() if own.get("title")]
     for name, own in parsed.items():

@@ -35,8 +35,8 @@ _MAX_CACHED: Final = 10_000  # categories whose policy was looked up: more than 
 
 @dataclass(frozen=True, slots=True)
 class PushPolicy:
-    """A push, ``after_us`` after the creation, to devices that have not shown the item. ``sound``: a name that the
-    app knows.
+    """A push, ``after_us`` after the creation, to devices that have not shown the item. ``sound``: a name that the app
+    knows.
     """
 
     after_us: int = DEFAULT_PUSH_AFTER_US
@@ -79,8 +79,7 @@ class CategoryTexts:
 class CategoryPolicy:
     """All settings of a category. The defaults are those of a category without an entry: state without deliveries.
 
-    ``push`` and ``email`` are None if the channel is not configured, or if the title is missing: then nothing is
-    sent.
+    ``push`` and ``email`` are None if the channel is not configured, or if the title is missing: then nothing is sent.
     ``locales``: the complete texts of each language, by its tag in lower case.
     """
 
@@ -126,8 +125,8 @@ class CategoryPolicy:
         return CategoryTexts(self.title, self.text, self.link, subject, html, summary)
 
     def texts_for(self, locale: str | None) -> CategoryTexts:
-        """Return the templates for a reader of ``locale``: for ``it-IT`` those of ``it-IT``, else of ``it``, else
-        the entry's own.
+        """Return the templates for a reader of ``locale``: for ``it-IT`` those of ``it-IT``, else of ``it``, else the
+        entry's own.
         """
         if locale is not None and self.locales:
             tag = normalize_locale(locale)
@@ -147,8 +146,7 @@ class CategoryPolicies:
     """The policies of all entries. ``parse_categories`` makes them; ``NO_POLICIES`` has no entry.
 
     ``document``: name to entry, as written. ``policies``: name to the policy from there downwards. ``has_bounds``:
-    whether a
-    category limits its live items.
+    whether a category limits its live items.
     """
 
     __slots__ = ("_found", "_policies", "_uncounted", "document", "has_bounds")
@@ -218,9 +216,7 @@ def normalize_locale(text: str) -> str:
 
 
 def is_locale(text: str) -> bool:
-    """Return whether ``text`` may be a reader's language. A language without translations gets the entry's own
-    texts.
-    """
+    """Return whether ``text`` may be a reader's language. Without a translation it gets the entry's own texts."""
     return _TAG.match(text) is not None
 
 

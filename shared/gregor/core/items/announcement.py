@@ -1,8 +1,7 @@
 """Announcements: what a commit publishes to the gateways, one binary payload a message. Gateways cut frames out of it.
 
 The store makes the payload inside the commit, in the same atomic step (semantics.md L5). The memory store makes the
-same
-bytes. Layout, big-endian (``str8``: a length byte and that many bytes)::
+same bytes. Layout, big-endian (``str8``: a length byte and that many bytes)::
 
     "C"  epoch 3  seq 5  kind 1  flags 1  before 8  after 8  reason 1  sender str8   then by kind
     "u"  count 2, then entries:  op 1 ("+" entered, "-" left)  scope 1  [count 1, device str8 …]  id str8  length 3
@@ -13,9 +12,8 @@ bytes. Layout, big-endian (``str8``: a length byte and that many bytes)::
 
 ``before`` and ``after`` are the first two lanes of the digest of the view of all devices: a chain that shows forks
 (semantics.md L12). ``scope``: 0 every device, 1 only the listed devices, 2 all but the listed ones. The device ``""``
-is
-the backend's full view, which observers have: it has every item of one device, and ignores hiding. A control (closes,
-frames for a session on another gateway, revocations) is ``"K"`` and a JSON document.
+is the backend's full view, which observers have: it has every item of one device, and ignores hiding. A control
+(closes, frames for a session on another gateway, revocations) is ``"K"`` and a JSON document.
 """
 
 from __future__ import annotations
@@ -267,8 +265,8 @@ _ENTERED: Final = ord("+")
 
 
 class CreationFrame(Struct, frozen=True, gc=False):
-    """The commonest announcement: the backend made one item for every device. ``frame``: for every view that may
-    see it.
+    """The commonest announcement: the backend made one item for every device. ``frame``: for every view that may see
+    it.
     """
 
     epoch: bytes

@@ -1,8 +1,7 @@
 """The binary form of an item in Redis and in announcements: its fields, its names, and the JSON of its body.
 
 The rest of an item's JSON repeats the fields, so it is generated again on reading, byte for byte as it was hashed.
-This
-saves a third of the memory in Redis and of each publication. Layout, big-endian::
+This saves a third of the memory in Redis and of each publication. Layout, big-endian::
 
     "L"  created 7  expires 7 (``NEVER``)  hidings 2  rest 2  reminders 1  category 1  device 1  fingerprint 8  leaf 32
     category  device  reminders 7 each  hidings  body
@@ -10,8 +9,7 @@ saves a third of the memory in Redis and of each publication. Layout, big-endian
 The numbers after ``expires`` are lengths in bytes. The exception is the count of reminders, which shares its byte with
 flags (32 push timer, 64 mail timer, 128 time set by the server). ``rest``: bytes of the JSON beside the body.
 ``hidings``: written by the store when a device dismisses a ``"*"`` item for itself. Times are microseconds. A gone
-item
-loses its leaf together with its body: it begins with ``"l"``, and all that follows is 32 bytes earlier.
+item loses its leaf together with its body: it begins with ``"l"``, and all that follows is 32 bytes earlier.
 """
 
 from __future__ import annotations

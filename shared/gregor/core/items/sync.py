@@ -71,9 +71,7 @@ def is_initial_cursor(cursor: Cursor | None, view: View) -> bool:
 
 
 def parse_cursor(text: str) -> Cursor | None:
-    """Return a cursor from the wire, or None if it is malformed. Callers treat that as an invalid cursor: a full
-    sync.
-    """
+    """Return a cursor from the wire, or None if it is malformed. Callers answer it with a full sync."""
     match = _CURSOR.match(text)
     return Cursor(match[1], int(match[2])) if match else None
 

@@ -45,9 +45,7 @@ class DelayedMessage:
         return str(self.document["id"])
 
     def is_within(self, category_filter: Prefixes) -> bool:
-        """Return whether all its creations are in these categories: only a caller who could create it may cancel
-        it.
-        """
+        """Return whether all its creations are in these categories: only a caller who could create it may cancel it."""
         body = self.document.get("body")
         create = body.get("create") if self.document.get("system") == GREGOR and isinstance(body, dict) else None
         return category_filter is None or all(

@@ -16,9 +16,7 @@ FINGERPRINT_BYTES = 8
 
 
 def fingerprint(item: NewItem) -> bytes:
-    """Return eight bytes of a hash of an item's content as sent. Its id is not included: repeats are compared by
-    id.
-    """
+    """Return eight bytes of a hash of an item's content as sent. Its id is not included: repeats are compared by id."""
     return sha256(_item(item)).digest()[:FINGERPRINT_BYTES]
 
 

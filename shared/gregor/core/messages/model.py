@@ -134,8 +134,7 @@ class Creation(Struct, frozen=True, gc=False):
     """An item ready to be committed: with timestamp, times and hashes. No byte of it changes after this.
 
     ``fingerprint`` (8 bytes) hashes the content as sent: it tells a duplicate from a conflict (L2). ``leaf`` (32
-    bytes) is
-    the item's share of the digest (L10). ``json`` is the item that clients get, ``body`` its body alone.
+    bytes) is the item's share of the digest (L10). ``json`` is the item that clients get, ``body`` its body alone.
     """
 
     id: str
@@ -157,8 +156,8 @@ class ResolvedInterval:
     """An interval ready to be committed. ``end_us``: its end; for an open one (``is_open``), the time of the message.
 
     ``matches_own``: creations of the same message that this interval matches except by time, if the server sets the
-    times of
-    all of them. If all of them are known already, the message is a repeat and acts as its first commit did (L3).
+    times of all of them. If all of them are known already, the message is a repeat and acts as its first commit did
+    (L3).
     """
 
     category: str
@@ -187,18 +186,14 @@ class Commit(Struct, frozen=True, gc=False):
     """One message of one user, planned: the store applies it as a whole or not at all.
 
     ``now_us``: the clock of the process that planned it. ``epoch_seed``: 3 bytes that name the epoch if this creates
-    the
-    user. Exactly one of these groups is used: creations, ids and spans (intervals); ``external``; ``is_reset``;
+    the user. Exactly one of these groups is used: creations, ids and spans (intervals); ``external``; ``is_reset``;
     ``forget_device``; ``remind`` (item, index of the reminder); ``keep`` (category, live items that may stay).
 
     ``reason``: why its dismissals by id happen; if it is ``DISMISSED``, intervals use ``INTERVAL``. ``has_follow_up``:
-    the
-    reminder also goes to devices that are offline, so the agenda keeps work for it. ``is_conditional``: nothing
-    changes
-    unless all of ``ids`` are live and hidden by no device, and all creations become live. ``max_live``: limits of the
-    categories of its creations; the store then commits one ``keep`` for each. ``is_watched``: the agenda records each
-    item
-    that leaves, even without timers (see ``Users.is_watched``).
+    the reminder also goes to devices that are offline, so the agenda keeps work for it. ``is_conditional``: nothing
+    changes unless all of ``ids`` are live and hidden by no device, and all creations become live. ``max_live``: limits
+    of the categories of its creations; the store then commits one ``keep`` for each. ``is_watched``: the agenda
+    records each item that leaves, even without timers (see ``Users.is_watched``).
     """
 
     now_us: int

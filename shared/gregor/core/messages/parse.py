@@ -1,8 +1,8 @@
 """Parser of messages: from a decoded JSON document to a ``Message`` (semantics.md "Words", L2, L3).
 
 An optional field may also be null, and an optional container also ``[]``: all three are the same content. Unknown
-fields are rejected, so a typing error never passes. All errors of a document are reported at once. ``parse_fast`` reads
-the commonest message without this module.
+fields are rejected, so a typing error never passes. All errors of a document are reported at once. ``parse_fast``
+reads the commonest message without this module.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ _NONE: Final[list[Any]] = []
 def parse_message(document: Any, limits: Limits) -> Message:
     """Return the message of ``{"system", "body", "id"?, "device"?, "not_before"?}``. Raises ``Problem`` with pointers.
 
-    ``document`` is from ``decode_json`` and may have stand-ins.
-    ``plan`` checks what depends on the sender and the clock.
+    ``document`` is from ``decode_json`` and may have stand-ins. ``plan`` checks what depends on the sender and the
+    clock.
     """
     errors = ValidationErrors()
     if type(document) is not dict:

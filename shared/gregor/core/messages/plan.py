@@ -66,8 +66,7 @@ def plan(
     Raises ``Problem``: ``forbidden``, ``category_not_allowed``, ``created_in_future``, ``end_in_future``,
     ``time_out_of_range``, ``schema``. ``epoch_seed``: 3 random bytes. ``sender``: the authenticated sender; the caller
     checks ``message.device``. ``entries``: the categories; they add default times and timers to creations, and
-    validate
-    bodies. They do not change the fingerprints by which repeats are recognised.
+    validate bodies. They do not change the fingerprints by which repeats are recognised.
     """
     content = message.content
     if not isinstance(content, Update):

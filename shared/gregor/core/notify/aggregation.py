@@ -37,9 +37,7 @@ class InvalidSummary(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SummaryPart:
-    """The part of one item in a summary: its count of items, their earliest time (µs), and its samples, newest
-    first.
-    """
+    """The part of one item in a summary: its count, their earliest time (µs), and its samples, newest first."""
 
     count: int
     since_us: int

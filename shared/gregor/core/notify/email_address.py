@@ -1,8 +1,7 @@
 """E-mail addresses: validation, and their form in SMTP.
 
 The rule is narrower than RFC 5321: no quoted local parts, comments or address literals. Any valid domain passes, also
-one
-of a closed network: only a delivery can show whether it accepts mail.
+one of a closed network: only a delivery can show whether it accepts mail.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Escalation: which devices get a push for an item, when, and why not; the same for e-mail (semantics.md L15).
 
 A creation gets timers by its category. At their time the decision is made again, from the current state. Everything
-here
-is pure: the scheduler reads, asks, and enqueues. The skip reasons are those of delivery.md ("Skip reasons").
+here is pure: the scheduler reads, asks, and enqueues. The skip reasons are those of delivery.md ("Skip reasons").
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ class Audience:
     """A user's devices, acknowledgements and presence at one moment.
 
     ``acks``: the seq up to which each view showed its user everything. ``online_us`` and ``foreground_us``: the last
-    moment
-    at which a device was online, or in the foreground; now if one is, None if none ever was.
+    moment at which a device was online, or in the foreground; now if one is, None if none ever was.
     """
 
     devices: Mapping[str, AudienceDevice]
@@ -133,8 +131,8 @@ def decide_email(
     audience: Audience,
     now_us: int,
 ) -> EscalationDecision:
-    """Decide the e-mail: it is sent unless a device has shown the item, or was present as ``unless`` of the
-    category says.
+    """Decide the e-mail: it is sent unless a device has shown the item, or was present as ``unless`` of the category
+    says.
     """
     refusal = _gone(item, now_us)
     if item is None or refusal is not None:

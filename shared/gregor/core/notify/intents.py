@@ -34,10 +34,8 @@ class Intent:
     """One delivery to one device (``device == ""``: to the user) by one channel.
 
     ``n``: index of the reminder, else 0. ``seq``: the event that caused it; a view that acknowledged it needs no
-    delivery.
-    ``at_us``: when it was decided. ``event``: the webhook event as JSON, if the kind is ``EVENT``. The other fields
-    are its
-    key: two intents with one key are one delivery.
+    delivery. ``at_us``: when it was decided. ``event``: the webhook event as JSON, if the kind is ``EVENT``. The other
+    fields are its key: two intents with one key are one delivery.
     """
 
     uid: str

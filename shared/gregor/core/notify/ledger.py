@@ -1,10 +1,8 @@
 """The delivery ledger: the state and history of each delivery (architecture.md, "Delivery"; protocol.md).
 
 One record for each key ``(user, item, intent, n, device, channel)``. The claim with its attempt number is written
-before
-the network request, the verdict after it. If a process dies between, its lease runs out, and the next attempt is known
-to
-be a second one. Pure values; the store moves them.
+before the network request, the verdict after it. If a process dies between, its lease runs out, and the next attempt
+is known to be a second one. Pure values; the store moves them.
 """
 
 from __future__ import annotations
@@ -86,16 +84,13 @@ class DeliveryReplay(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DeliveryHistory(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The history of a delivery. ``planned_us``: when it was enqueued. ``seq``: its cause. ``event``: of a webhook,
-    as JSON.
+    """The history of a delivery. ``planned_us``: when it was enqueued. ``seq``: its cause. ``event``: of a webhook, as
+    JSON.
 
     ``attempts``, ``waits``, ``replays``: the newest ones. ``dropped``: older attempts that had an outcome.
-    ``next_us``: the
-    next attempt or decision. ``reason``: why it waits or was cancelled (delivery.md). ``mail``: the id
-    of the
-    e-mail that carried it, or may have; the same for all deliveries in that e-mail. ``since_us``: when it was
-    cancelled,
-    dead, or sent together with another one; None if it was so from the beginning.
+    ``next_us``: the next attempt or decision. ``reason``: why it waits or was cancelled (delivery.md). ``mail``: the
+    id of the e-mail that carried it, or may have; the same for all deliveries in that e-mail. ``since_us``: when it
+    was cancelled, dead, or sent together with another one; None if it was so from the beginning.
     """
 
     planned_us: int
@@ -258,8 +253,7 @@ def rebuild_intent(intent: Intent, history: DeliveryHistory) -> Intent:
     """Return the full intent of a record: the fields of its key, and those in its history.
 
     A replayed webhook event counts from the replay. A push or e-mail counts from when it was planned, because the
-    absence of
-    the user is measured from there.
+    absence of the user is measured from there.
     """
     at_us = history.begun_us if intent.kind is IntentKind.EVENT else history.planned_us
     it = intent  # `replace` costs twice as much, and each claim makes one

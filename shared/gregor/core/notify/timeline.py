@@ -1,8 +1,7 @@
 """Timeline of an item: everything that is known of it and of its deliveries, ordered by time (protocol.md). Pure.
 
 It is built from stored data: the history, the delivery ledger, the acknowledgements. A reader that is a device sees
-its
-own pushes and acknowledgements, and the e-mails of the user.
+its own pushes and acknowledgements, and the e-mails of the user.
 """
 
 from __future__ import annotations

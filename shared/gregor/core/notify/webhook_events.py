@@ -43,8 +43,7 @@ class Webhook:
     """A backend's subscription to events. ``events``: their types (None: all). ``prefixes``: their categories.
 
     ``secrets``: each with the time (µs) at which it stops to sign; None if it stays. ``disabled_us``: since when it
-    gets no
-    requests; ``why_disabled``: the reason, in a few words. ``name``: a note for people.
+    gets no requests; ``why_disabled``: the reason, in a few words. ``name``: a note for people.
     """
 
     id: str
@@ -143,9 +142,7 @@ def webhook_intents(events: Iterable[WebhookEvent], webhooks: Iterable[Webhook],
 
 
 def webhook_and_call_id(intent: Intent) -> tuple[str, str]:
-    """Return the webhook's id and the request's id of an event intent. The request's id is the same for each
-    attempt.
-    """
+    """Return the webhook's id and the request's id of an event intent. It is the same for each attempt."""
     webhook, _, key = intent.device.partition(":")
     return webhook, f"evt_{key}"
 

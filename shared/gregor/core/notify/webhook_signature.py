@@ -1,8 +1,7 @@
 """Webhook signatures of Standard Webhooks 1.0: they prove to a backend that a request is from Gregor, and recent.
 
 The signed text is ``<id>.<timestamp>.<body>``, by HMAC-SHA256, with each secret that is valid now. During a rotation
-of
-secrets a request has two signatures, and the receiver may know either secret.
+of secrets a request has two signatures, and the receiver may know either secret.
 """
 
 from __future__ import annotations
@@ -45,9 +44,7 @@ def decode_secret(secret: str) -> bytes:
 
 
 def signed_headers(secrets: Iterable[str], call_id: str, at_us: int, body: bytes) -> dict[str, str]:
-    """Return the three headers of a request. ``call_id`` is the same for each attempt; ``at_us`` (wall clock) is
-    now.
-    """
+    """Return the three headers of a request. ``call_id`` is the same for each attempt; ``at_us``: wall clock."""
     timestamp = str(at_us // SECOND_US)
     keys = [decode_secret(secret) for secret in secrets]
     if not keys:
@@ -57,8 +54,8 @@ def signed_headers(secrets: Iterable[str], call_id: str, at_us: int, body: bytes
 
 
 def is_signed(secret: str, headers: Mapping[str, str], body: bytes, now_us: int) -> bool:
-    """Return what a receiver checks: one signature is by ``secret``, and the time is recent. Header names are in
-    lower case.
+    """Return what a receiver checks: one signature is by ``secret``, and the time is recent. Header names are in lower
+    case.
     """
     timestamp = headers.get("webhook-timestamp", "")
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):

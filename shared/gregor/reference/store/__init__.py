@@ -1,4 +1,4 @@
-"""The store without a server: the complete twin of the Redis store, and the oracle of the tests."""
+"""Executable specification: never runs in production. The store in memory: same results as the Redis store."""
 
 from .deliveries import MemoryQueueWriter
 from .queue import MemoryQueueReader

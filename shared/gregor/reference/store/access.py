@@ -1,4 +1,4 @@
-"""Service keys, tickets and rates in memory."""
+"""Executable specification: never runs in production. Service keys, tickets and rate limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gregor.store.contract.access import ServiceKey, TerminalClose, Ticket
 
 
 class MemoryAccess:
-    """``contract.Access`` over dictionaries."""
+    """``contract.Access`` in memory."""
 
     def __init__(self) -> None:
         self._keys: dict[str, ServiceKey] = {}
@@ -28,7 +28,7 @@ class MemoryAccess:
         name: str | None = None,
         now_us: int = 0,
     ) -> tuple[ServiceKey, str]:
-        """As ``Access`` says."""
+        """See ``contract.Access.create_key``."""
         key_id, secret = service_keys.new_id(), service_keys.new_secret()
         key = ServiceKey(
             id=key_id,
@@ -43,15 +43,15 @@ class MemoryAccess:
         return key, service_keys.text_of(key_id, secret)
 
     async def key(self, key_id: str) -> ServiceKey | None:
-        """As ``Access`` says."""
+        """See ``contract.Access.key``."""
         return self._keys.get(key_id)
 
     async def keys(self) -> list[ServiceKey]:
-        """As ``Access`` says."""
+        """See ``contract.Access.keys``."""
         return [key for _, key in sorted(self._keys.items())]
 
     async def rotate_key(self, key_id: str, now_us: int, keep_us: int) -> str | None:
-        """As ``Access`` says."""
+        """See ``contract.Access.rotate_key``."""
         key = self._keys.get(key_id)
         if key is None:
             return None
@@ -59,33 +59,33 @@ class MemoryAccess:
         return service_keys.text_of(key_id, secret)
 
     async def delete_key(self, key_id: str) -> bool:
-        """As ``Access`` says."""
+        """See ``contract.Access.delete_key``."""
         return self._keys.pop(key_id, None) is not None
 
     async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
-        """As ``Access`` says."""
+        """See ``contract.Access.create_ticket``."""
         self._tickets = {text: kept for text, kept in self._tickets.items() if now_us < kept[1]}
         text = secrets.token_urlsafe(32)
         self._tickets[text] = (ticket, now_us + lives_us)
         return text
 
     async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:
-        """As ``Access`` says."""
+        """See ``contract.Access.redeem_ticket``."""
         ticket, until_us = self._tickets.pop(text, (None, 0))
         return ticket if now_us < until_us else None
 
     async def save_terminal_close(self, opened_with: str, close: TerminalClose, now_us: int, lives_us: int) -> None:
-        """As ``Access`` says."""
+        """See ``contract.Access.save_terminal_close``."""
         self._closes = {name: kept for name, kept in self._closes.items() if now_us < kept[1]}
         self._closes[opened_with] = (close, now_us + lives_us)
 
     async def terminal_close(self, opened_with: str, now_us: int) -> TerminalClose | None:
-        """As ``Access`` says."""
+        """See ``contract.Access.terminal_close``."""
         close, until_us = self._closes.get(opened_with, (None, 0))
         return close if now_us < until_us else None
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
-        """As ``Access`` says."""
+        """See ``contract.Access.take``."""
         full_at_us, wait_s = rates.take(self._buckets.get(bucket, 0), rate, burst, count, now_us)
         if wait_s == 0.0:
             self._buckets = {name: at_us for name, at_us in self._buckets.items() if at_us > now_us}

@@ -1,4 +1,4 @@
-"""The entries of notification types in memory."""
+"""Executable specification: never runs in production. The versions of the categories."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from .data import MemoryData
 
 
 class MemoryCategories:
-    """``contract.Categories`` over a dictionary."""
+    """``contract.Categories`` in memory."""
 
-    def __init__(self, shelf: MemoryData) -> None:
-        self._shelf = shelf
+    def __init__(self, data: MemoryData) -> None:
+        self._data = data
         self._version = 0
         self._sets: dict[int, CategorySet] = {}
 
     async def version(self) -> int:
-        """As ``Categories`` says."""
+        """See ``contract.Categories.version``."""
         return self._version
 
     async def load(self, version: int | None = None) -> CategorySet | None:
-        """As ``Categories`` says."""
+        """See ``contract.Categories.load``."""
         found = self._sets.get(self._version if version is None else version)
         return deepcopy(found)
 
     async def apply(self, entries: Mapping[str, Any], now_us: int, expected: int | None = None) -> int | None:
-        """As ``Categories`` says."""
+        """See ``contract.Categories.apply``."""
         if expected is not None and expected != self._version:
             return None
         self._version += 1
         self._sets[self._version] = CategorySet(self._version, deepcopy(dict(entries)), now_us)
         self._sets.pop(self._version - KEPT_VERSIONS, None)
-        self._shelf.announce_categories(self._version)
+        self._data.announce_categories(self._version)
         return self._version

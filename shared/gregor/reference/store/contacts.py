@@ -1,4 +1,4 @@
-"""Contact and preferences in memory."""
+"""Executable specification: never runs in production. Contacts and preferences."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from .data import MemoryData
 
 
 class MemoryContacts:
-    """``contacts.Contacts`` over dictionaries."""
+    """``contract.Contacts`` in memory."""
 
-    def __init__(self, shelf: MemoryData) -> None:
-        self._shelf = shelf
+    def __init__(self, data: MemoryData) -> None:
+        self._data = data
 
     async def contact(self, uid: str) -> Contact:
-        """As ``Contacts`` says."""
-        return self._shelf.owner(uid).contact
+        """See ``contract.Contacts.contact``."""
+        return self._data.owner(uid).contact
 
     async def put_contact(self, uid: str, contact: Contact) -> None:
-        """As ``Contacts`` says."""
-        self._shelf.owner(uid).contact = contact
+        """See ``contract.Contacts.put_contact``."""
+        self._data.owner(uid).contact = contact
 
     async def change_contact(self, uid: str, change: Callable[[Contact], Contact]) -> Contact:
-        """As ``Contacts`` says."""
-        owner = self._shelf.owner(uid)
+        """See ``contract.Contacts.change_contact``."""
+        owner = self._data.owner(uid)
         owner.contact = change(owner.contact)
         return owner.contact
 
     async def preferences(self, uid: str) -> Preferences:
-        """As ``Contacts`` says."""
-        return self._shelf.owner(uid).preferences
+        """See ``contract.Contacts.preferences``."""
+        return self._data.owner(uid).preferences
 
     async def put_preferences(self, uid: str, preferences: Preferences) -> None:
-        """As ``Contacts`` says."""
-        self._shelf.owner(uid).preferences = preferences
+        """See ``contract.Contacts.put_preferences``."""
+        self._data.owner(uid).preferences = preferences
 
     async def change_preferences(self, uid: str, change: Callable[[Preferences], Preferences]) -> Preferences:
-        """As ``Contacts`` says."""
-        owner = self._shelf.owner(uid)
+        """See ``contract.Contacts.change_preferences``."""
+        owner = self._data.owner(uid)
         owner.preferences = change(owner.preferences)
         return owner.preferences
 
     async def end_mails(self, uid: str, categories: Sequence[str]) -> None:
-        """As ``Contacts`` says."""
-        owner = self._shelf.owner(uid)
+        """See ``contract.Contacts.end_mails``."""
+        owner = self._data.owner(uid)
         owner.preferences = without_email(owner.preferences, categories)

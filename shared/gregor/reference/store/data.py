@@ -1,4 +1,4 @@
-"""What the three doors of the memory store share: all that is kept, and the way to tell of it."""
+"""Executable specification: never runs in production. The data of the store in memory, and its announcements."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from gregor.store.contract.devices import DeviceSession, Registration
 from gregor.store.contract.webhooks import RecordedEvents
 
 DeliveryKey = tuple[str, str, str, int, str, str]
-"""What a delivery is known by: ``Intent.key``."""
+"""The key of a delivery: ``Intent.key``."""
 
 
 class Publisher(Protocol):
-    """Where announcements go: the ``MemoryFeed``."""
+    """The destination of announcements: ``MemoryPubSub``."""
 
     def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
-        """Deliver to whoever is subscribed to the channel."""
+        """Deliver to the subscribers of the channel."""
         ...
 
 
 @dataclass(slots=True)
 class MemoryLease:
-    """A session, until when it is there without another heartbeat, and when the last one came."""
+    """A session, the end of its lease, and the time of its last heartbeat."""
 
     session: DeviceSession
     until_us: int
@@ -41,12 +41,12 @@ class MemoryLease:
 
 @dataclass(slots=True)
 class UserData:
-    """All that is kept of one user beside its state. ``revoked``: device (``None``: all) to the moment, in µs.
+    """The data of one user beside its state. ``revoked``: device (None: all) to the time, in µs.
 
-    ``front_us``: until when somebody was in the foreground, by leases that are gone. ``later``: id to delayed message.
-    ``agenda``: entries that no commit makes, name to time (``core.agenda``). ``delivered``: item to when it had a new
-    delivery. ``places``: on a device's screen, until when and by which delivery.
-    ``woken``: device and channel to when it was woken for a withdrawal.
+    ``last_foreground_us``: the last time in the foreground, by ended leases. ``delayed_messages``: id to delayed
+    message. ``agenda``: entries that no commit makes, name to time (``reference.agenda``). ``delivered``: item to the
+    time of its newest delivery. ``places``: collapse id to (lease, delivery). ``woken``: device and channel to the
+    times of wake-ups.
     """
 
     registrations: dict[str, Registration] = field(default_factory=dict)
@@ -55,9 +55,9 @@ class UserData:
     last_seen_us: dict[str, int] = field(default_factory=dict)
     acknowledged: dict[View, int] = field(default_factory=dict)
     seen: list[Acknowledgement] = field(default_factory=list)
-    front_us: int | None = None
+    last_foreground_us: int | None = None
     revoked: dict[str | None, int] = field(default_factory=dict)
-    later: dict[str, bytes] = field(default_factory=dict)
+    delayed_messages: dict[str, bytes] = field(default_factory=dict)
     agenda: dict[str, int] = field(default_factory=dict)
     contact: Contact = NO_CONTACT
     preferences: Preferences = NO_PREFERENCES
@@ -67,8 +67,8 @@ class UserData:
     woken: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
 
 
-def entries_of(user: UserState) -> dict[str, int]:
-    """The entries of a user's agenda that its state makes: name to time (µs)."""
+def agenda_entries(user: UserState) -> dict[str, int]:
+    """Return the agenda entries that come from a user's state: name to time (µs)."""
     expiries = {
         f"x{item_id}": record.item.expires_us
         for item_id, record in user.live.items()
@@ -79,10 +79,10 @@ def entries_of(user: UserState) -> dict[str, int]:
 
 
 class MemoryData:
-    """The dictionaries; ``dead``: dead letters, path to when they were given up (``ledger.path_of``);
-    ``forgotten``: traces of users, to when they were.
+    """All dictionaries. ``dead``: dead letters, path to time (``ledger.delivery_path``). ``forgotten``: traces of
+    deleted users.
 
-    Nothing in here awaits, so whatever is done between two awaits is atomic.
+    No method awaits: everything between two awaits is atomic.
     """
 
     def __init__(self, limits: Limits, feed: Publisher | None, namespace: str) -> None:
@@ -100,72 +100,72 @@ class MemoryData:
         self._namespace = namespace
 
     def channel_of(self, uid: str) -> str:
-        """The channel of a user."""
+        """Return the channel of a user."""
         return f"{self._namespace}:user:{uid}"
 
     @property
     def reset_channel(self) -> str:
-        """The channel of everyone."""
+        """The channel of all users."""
         return f"{self._namespace}:flush"
 
     @property
     def categories_channel(self) -> str:
-        """The channel on which a new set of categories is told."""
+        """The channel of new categories."""
         return f"{self._namespace}:categories"
 
     @property
     def webhooks_channel(self) -> str:
-        """The channel on which a change of the webhooks is told."""
+        """The channel of changed webhooks."""
         return f"{self._namespace}:webhooks"
 
     def announce(self, uid: str, payload: bytes) -> None:
-        """Tell the gateways that hold connections of a user."""
+        """Publish to the gateways with connections of a user."""
         if self._feed is not None:
             self._feed.publish(self.channel_of(uid), payload)
 
     def announce_to_all(self, payload: bytes) -> None:
-        """Tell every gateway."""
+        """Publish to every gateway."""
         if self._feed is not None:
             self._feed.publish(self.reset_channel, payload, sharded=False)
 
     def announce_categories(self, version: int) -> None:
-        """Tell every process of a new set of categories."""
+        """Publish the version of new categories."""
         if self._feed is not None:
             self._feed.publish(self.categories_channel, b"%d" % version, sharded=False)
 
     def announce_webhooks(self, version: int) -> None:
-        """Tell every process that the webhooks changed."""
+        """Publish the version of changed webhooks."""
         if self._feed is not None:
             self._feed.publish(self.webhooks_channel, b"%d" % version, sharded=False)
 
     def control(self, uid: str, document: Mapping[str, Any]) -> None:
-        """Tell the gateways of a user something that is no change of its state."""
+        """Publish a control document to the gateways of a user."""
         self.announce(uid, b"K" + msgspec.json.encode(document))
 
     def owner(self, uid: str) -> UserData:
-        """What is kept of a user beside its state; made where there is nothing yet."""
+        """Return the data of a user, created if needed."""
         return self.owners.setdefault(uid, UserData())
 
     def agenda(self, uid: str) -> dict[str, int]:
-        """All entries of a user's agenda: name to time (µs)."""
+        """Return all entries of a user's agenda: name to time (µs)."""
         user = self.users.get(uid)
-        return ({} if user is None else entries_of(user)) | self.owner(uid).agenda
+        return ({} if user is None else agenda_entries(user)) | self.owner(uid).agenda
 
     def note(self, uid: str, at_us: Iterable[int]) -> None:
-        """New work of a user: it is due at the first of these moments, unless it was before. No lease outlasts it."""
+        """Record new work of a user: it is due at the first of these times, or earlier. It overrides a lease."""
         first_us = min(at_us, default=None)
         if first_us is not None:
             self.due[uid] = min(first_us, self.due.get(uid, first_us))
 
     def reschedule(self, uid: str, user: UserState | None = None, held: Mapping[str, int] | None = None) -> None:
-        """The user is due at the first entry of its agenda, whatever was before; ``held``: at another time."""
-        entries = self.agenda(uid) | ({} if user is None else entries_of(user))
+        """Set the due time of a user to its first agenda entry. ``held``: entries with another time."""
+        entries = self.agenda(uid) | ({} if user is None else agenda_entries(user))
         if entries:
             self.due[uid] = min((held or {}).get(name, at_us) for name, at_us in entries.items())
         else:
             self.due.pop(uid, None)
 
     def revoke(self, uid: str, device: str | None, issued_before_us: int) -> None:
-        """Void tokens; a revocation never becomes weaker."""
+        """Revoke tokens; a revocation never becomes weaker."""
         revoked = self.owner(uid).revoked
         revoked[device] = max(issued_before_us, revoked.get(device, issued_before_us))

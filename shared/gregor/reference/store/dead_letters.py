@@ -1,4 +1,4 @@
-"""Deliveries that were given up, in memory."""
+"""Executable specification: never runs in production. Dead letters."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from .data import MemoryData
 
 
 class MemoryDeadLetters:
-    """``dead_letters.DeadLetters`` over a dictionary."""
+    """``contract.DeadLetters`` in memory."""
 
-    def __init__(self, shelf: MemoryData) -> None:
-        self._shelf = shelf
+    def __init__(self, data: MemoryData) -> None:
+        self._data = data
 
     async def page(
         self, before: DeadLetterPosition | None, limit: int, channel: str | None, now_us: int
     ) -> DeadLetterPage:
-        """As ``DeadLetters`` says."""
-        since_us = now_us - self._shelf.limits.retention_us
-        places = sorted(((at_us, path) for path, at_us in self._shelf.dead.items() if at_us > since_us), reverse=True)
+        """See ``contract.DeadLetters.page``."""
+        since_us = now_us - self._data.limits.retention_us
+        places = sorted(((at_us, path) for path, at_us in self._data.dead.items() if at_us > since_us), reverse=True)
         found = [place for place in places if _is_of(channel, place[1]) and (before is None or place < before)]
         letters = (self._kept(path) for _, path in found[:limit])
         return DeadLetterPage(tuple(letters), found[limit - 1] if len(found) > limit else None)
 
     async def replay(self, intent: Intent, now_us: int) -> bool:
-        """As ``DeadLetters`` says."""
-        shelf = self._shelf
-        if shelf.dead.pop(delivery_path(intent), None) is None:
+        """See ``contract.DeadLetters.replay``."""
+        data = self._data
+        if data.dead.pop(delivery_path(intent), None) is None:
             return False
-        dead, owner = self._kept(delivery_path(intent)), shelf.owner(intent.uid)
+        dead, owner = self._kept(delivery_path(intent)), data.owner(intent.uid)
         history = dead.history.replayed(now_us)
         owner.deliveries[intent.key] = DeliveryRecord(
             rebuild_intent(dead.intent, history), DeliveryState.PLANNED, dead.n, 0, history
         )
         owner.delivered[intent.item] = now_us
         owner.agenda[OVERDUE + intent.item] = now_us
-        shelf.note(intent.uid, [now_us])
+        data.note(intent.uid, [now_us])
         return True
 
     async def drop(self, intent: Intent) -> None:
-        """As ``DeadLetters`` says."""
-        self._shelf.dead.pop(delivery_path(intent), None)
+        """See ``contract.DeadLetters.drop``."""
+        self._data.dead.pop(delivery_path(intent), None)
 
     async def purge(self, channel: str | None, before_us: int | None) -> int:
-        """As ``DeadLetters`` says."""
-        dead = self._shelf.dead
+        """See ``contract.DeadLetters.purge``."""
+        dead = self._data.dead
         purged = [path for path, at_us in dead.items() if _is_of(channel, path) and (before_us or at_us + 1) > at_us]
         for path in purged:
             del dead[path]
@@ -55,7 +55,7 @@ class MemoryDeadLetters:
 
     def _kept(self, path: str) -> DeliveryRecord:
         intent = parse_delivery_path(path)
-        return self._shelf.owner(intent.uid).deliveries[intent.key]
+        return self._data.owner(intent.uid).deliveries[intent.key]
 
 
 def _is_of(channel: str | None, path: str) -> bool:

@@ -1,4 +1,4 @@
-"""What is to be told, as a list in memory."""
+"""Executable specification: never runs in production. The writer of the delivery queues: a list."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from gregor.core.notify.intents import Intent
 
 
 class MemoryQueueWriter:
-    """``agenda.Deliveries`` without a server: what was handed over is in ``intents``, in order; until when
-    it is to wait in ``later``.
+    """The contract of the queue writer in memory. ``intents``: the enqueued ones, in order. ``delayed``: intent to its
+    time.
 
-    ``most``: intents of one channel; a full one takes no more.
+    ``most``: capacity for each channel; a full channel refuses intents.
     """
 
     def __init__(self, most: int | None = None) -> None:
         self.intents: list[Intent] = []
-        self.later: dict[Intent, int] = {}
+        self.delayed: dict[Intent, int] = {}
         self.most = most
 
     async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
-        """As ``Deliveries`` says."""
+        """See ``contract.Deliveries.enqueue``."""
         refused = [intent for intent in intents if not at_us and not self._has_room(intent.channel)]
         self.intents.extend(intent for intent in intents if intent not in refused)
-        self.later.update(dict.fromkeys(intents, at_us) if at_us else {})
+        self.delayed.update(dict.fromkeys(intents, at_us) if at_us else {})
         return refused
 
     def _has_room(self, channel: str) -> bool:
         return self.most is None or sum(intent.channel == channel for intent in self.intents) < self.most
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""Devices, sessions, presence, acknowledgements and revocations in memory."""
+"""Executable specification: never runs in production. Devices: sessions, presence, acknowledgements, revocations."""
 
 from __future__ import annotations
 
@@ -20,71 +20,71 @@ from .users import MemoryUsers
 
 
 class MemoryDevices:
-    """``contract.Devices`` over dictionaries."""
+    """``contract.Devices`` in memory."""
 
-    def __init__(self, shelf: MemoryData, users: MemoryUsers) -> None:
-        self._shelf = shelf
+    def __init__(self, data: MemoryData, users: MemoryUsers) -> None:
+        self._data = data
         self._users = users
 
     async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
-        """As ``Devices`` says."""
+        """See ``contract.Devices.put_device``."""
         self._admit(uid, device, now_us)
         self._release_push(uid, device)
         token = _token(registration)
         if token is not None:
-            holder = self._shelf.push_holders.get(token)
+            holder = self._data.push_holders.get(token)
             if holder is not None:
-                registrations = self._shelf.owner(holder[0]).registrations
+                registrations = self._data.owner(holder[0]).registrations
                 registrations[holder[1]] = replace(registrations[holder[1]], push=None)
-            self._shelf.push_holders[token] = (uid, device)
-        self._shelf.owner(uid).registrations[device] = replace(registration, push_since_us=now_us if token else 0)
+            self._data.push_holders[token] = (uid, device)
+        self._data.owner(uid).registrations[device] = replace(registration, push_since_us=now_us if token else 0)
 
     async def change_device(
         self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
     ) -> None:
-        """As ``Devices`` says."""
-        # Nothing is waited for in between.
-        await self.put_device(uid, device, change(self._shelf.owner(uid).registrations.get(device)), now_us)
+        """See ``contract.Devices.change_device``."""
+        # No await between the read and the write: atomic.
+        await self.put_device(uid, device, change(self._data.owner(uid).registrations.get(device)), now_us)
 
     async def ensure_device(self, uid: str, device: str, now_us: int) -> str | None:
-        """As ``Devices`` says."""
+        """See ``contract.Devices.ensure_device``."""
         displaced = self._admit(uid, device, now_us)
-        self._shelf.owner(uid).registrations.setdefault(device, Registration())
+        self._data.owner(uid).registrations.setdefault(device, Registration())
         return displaced
 
     async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, PresenceStatus]]:
-        """As ``Devices`` says."""
-        registrations = sorted(self._shelf.owner(uid).registrations.items())
+        """See ``contract.Devices.devices``."""
+        registrations = sorted(self._data.owner(uid).registrations.items())
         return {device: (kept, self._presence(uid, device, now_us)) for device, kept in registrations}
 
     async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, PresenceStatus] | None:
-        """As ``Devices`` says."""
-        kept = self._shelf.owner(uid).registrations.get(device)
+        """See ``contract.Devices.device``."""
+        kept = self._data.owner(uid).registrations.get(device)
         return None if kept is None else (kept, self._presence(uid, device, now_us))
 
     async def owns_push_token(self, uid: str, device: str, registration: Registration) -> bool:
-        """As ``Devices`` says."""
+        """See ``contract.Devices.owns_push_token``."""
         token = _token(registration)
-        return token is not None and self._shelf.push_holders.get(token) == (uid, device)
+        return token is not None and self._data.push_holders.get(token) == (uid, device)
 
     async def remove_push(self, uid: str, device: str, registration: Registration) -> bool:
-        """As ``Devices`` says."""
-        kept = self._shelf.owner(uid).registrations.get(device)
+        """See ``contract.Devices.remove_push``."""
+        kept = self._data.owner(uid).registrations.get(device)
         if kept is None or registration.push is None or kept != registration:
             return False
         if kept.push_since_us != registration.push_since_us:
             return False
         self._release_push(uid, device)
-        self._shelf.owner(uid).registrations[device] = Registration(kept.platform, None, kept.locale)
+        self._data.owner(uid).registrations[device] = Registration(kept.platform, None, kept.locale)
         return True
 
     async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
-        """As ``Devices`` says."""
+        """See ``contract.Devices.forget_device``."""
         self._forget(uid, device, now_us, epoch_seed)
 
     async def forget_inactive(self, uid: str, now_us: int) -> int | None:
-        """As ``Devices`` says."""
-        owner, retention_us, looks = self._shelf.owner(uid), self._shelf.limits.retention_us, []
+        """See ``contract.Devices.forget_inactive``."""
+        owner, retention_us, looks = self._data.owner(uid), self._data.limits.retention_us, []
         for device, kept in sorted(owner.registrations.items()):
             seen_us = self._presence(uid, device, now_us).last_seen_us or owner.first_seen_us[device]
             if kept.push is None and seen_us + retention_us <= now_us:
@@ -96,18 +96,18 @@ class MemoryDevices:
     async def open_session(
         self, uid: str, device: str, session: DeviceSession, now_us: int, lease_us: int
     ) -> list[tuple[DeviceSession, int]]:
-        """As ``Devices`` says."""
+        """See ``contract.Devices.open_session``."""
         live = self._leases(uid, device, now_us)
         displaced: list[tuple[DeviceSession, int]] = []
         old = live.pop(session.session, None)
         if old is not None:
-            self._leave_front(uid, old, now_us)
+            self._record_foreground(uid, old, now_us)
             if old.session.connection != session.connection:
                 displaced.append((old.session, CloseCode.REPLACED))
         oldest_first = sorted((lease.session for lease in live.values()), key=lambda s: (s.opened_us, s.session))
-        for over in oldest_first[: max(0, len(oldest_first) + 1 - self._shelf.limits.connections)]:
+        for over in oldest_first[: max(0, len(oldest_first) + 1 - self._data.limits.connections)]:
             displaced.append((over, CloseCode.TOO_MANY_CONNECTIONS))
-            self._leave_front(uid, live.pop(over.session), now_us)
+            self._record_foreground(uid, live.pop(over.session), now_us)
         live[session.session] = MemoryLease(session, now_us + lease_us, now_us)
         self._see(uid, device, now_us)
         return displaced
@@ -115,81 +115,81 @@ class MemoryDevices:
     async def renew_sessions(
         self, entries: Sequence[tuple[str, str, DeviceSession]], now_us: int, lease_us: int
     ) -> None:
-        """As ``Devices`` says."""
+        """See ``contract.Devices.renew_sessions``."""
         for uid, device, session in entries:
             live = self._leases(uid, device, now_us)
             held = live.get(session.session)
             if held is None or held.session.connection == session.connection:
                 if held is not None and not session.foreground:
-                    self._leave_front(uid, held, now_us)
+                    self._record_foreground(uid, held, now_us)
                 live[session.session] = MemoryLease(session, now_us + lease_us, now_us)
                 self._see(uid, device, now_us)
 
     async def close_session(self, uid: str, device: str, session: DeviceSession, now_us: int) -> None:
-        """As ``Devices`` says."""
+        """See ``contract.Devices.close_session``."""
         live = self._leases(uid, device, now_us)
         held = live.get(session.session)
         if held is not None and held.session.connection == session.connection:
-            self._leave_front(uid, live.pop(session.session), now_us)
+            self._record_foreground(uid, live.pop(session.session), now_us)
             self._see(uid, device, now_us)
 
     async def session(self, uid: str, device: str, session: str, now_us: int) -> DeviceSession | None:
-        """As ``Devices`` says."""
+        """See ``contract.Devices.session``."""
         held = self._leases(uid, device, now_us).get(session)
         return held.session if held is not None else None
 
     async def presence(self, uids: Sequence[str], now_us: int) -> list[PresenceStatus]:
-        """As ``Devices`` says."""
+        """See ``contract.Devices.presence``."""
         return [self._presence_of_all(uid, now_us) for uid in uids]
 
     async def foreground_until(self, uid: str, now_us: int) -> int | None:
-        """As ``Devices`` says."""
-        owner = self._shelf.owner(uid)
+        """See ``contract.Devices.foreground_until``."""
+        owner = self._data.owner(uid)
         leases = [lease for device in list(owner.leases) for lease in self._leases(uid, device, now_us).values()]
         is_front = any(lease.session.foreground for lease in leases)
-        return now_us if is_front else owner.front_us
+        return now_us if is_front else owner.last_foreground_us
 
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
-        """As ``Devices`` says."""
-        owner = self._shelf.owner(uid)
+        """See ``contract.Devices.acknowledge``."""
+        owner = self._data.owner(uid)
         before = owner.acknowledged.get(view, 0)
         if view in owner.acknowledged and seq <= before:
             return
         owner.acknowledged[view] = seq
         owner.seen = [*owner.seen, Acknowledgement(view, before, seq, now_us)][-MAX_ACKNOWLEDGEMENTS:]
-        if self._shelf.recorded_events.acknowledgements:
+        if self._data.recorded_events.acknowledgements:
             owner.agenda[f"k{view.device}\0{pack_category_filter(view.category_filter)}\0{before}\0{seq}"] = now_us
-            self._shelf.note(uid, [now_us])
+            self._data.note(uid, [now_us])
 
     async def acknowledged(self, uid: str) -> dict[View, int]:
-        """As ``Devices`` says."""
-        return dict(self._shelf.owner(uid).acknowledged)
+        """See ``contract.Devices.acknowledged``."""
+        return dict(self._data.owner(uid).acknowledged)
 
     async def acknowledgements(self, uid: str) -> list[Acknowledgement]:
-        """As ``Devices`` says."""
-        return list(self._shelf.owner(uid).seen)
+        """See ``contract.Devices.acknowledgements``."""
+        return list(self._data.owner(uid).seen)
 
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
-        """As ``Devices`` says."""
-        self._shelf.revoke(uid, device, issued_before_us)
-        self._shelf.control(uid, {"revoke": {"device": device, "issued_before_us": issued_before_us}})
+        """See ``contract.Devices.revoke``."""
+        self._data.revoke(uid, device, issued_before_us)
+        self._data.control(uid, {"revoke": {"device": device, "issued_before_us": issued_before_us}})
 
     async def revoked_before(self, uid: str, device: str) -> int | None:
-        """As ``Devices`` says."""
-        revoked = self._shelf.owner(uid).revoked
+        """See ``contract.Devices.revoked_before``."""
+        revoked = self._data.owner(uid).revoked
         return max((revoked[name] for name in (None, device) if name in revoked), default=None)
 
     async def publish_control(self, uid: str, document: Mapping[str, Any]) -> None:
-        """As ``Devices`` says."""
-        self._shelf.control(uid, document)
+        """See ``contract.Devices.publish_control``."""
+        self._data.control(uid, document)
 
     def _admit(self, uid: str, device: str, now_us: int) -> str | None:
-        """Make room for a device that is not known yet: the one forgotten for it, or ``None``."""
-        owner = self._shelf.owner(uid)
+        """Make room for an unknown device. Returns the device that was evicted, or None."""
+        owner = self._data.owner(uid)
         if device in owner.registrations:
             return None
         displaced = None
-        if len(owner.registrations) >= self._shelf.limits.devices:
+        if len(owner.registrations) >= self._data.limits.devices:
             offline = [
                 (kept.push is not None, presence.last_seen_us or owner.first_seen_us[name], name)
                 for name, kept in owner.registrations.items()
@@ -201,50 +201,50 @@ class MemoryDevices:
             self._forget(uid, displaced, now_us, secrets.token_bytes(3))
         owner.first_seen_us[device] = now_us
         if "v" not in owner.agenda:
-            owner.agenda["v"] = now_us + self._shelf.limits.retention_us
-            self._shelf.note(uid, [owner.agenda["v"]])
+            owner.agenda["v"] = now_us + self._data.limits.retention_us
+            self._data.note(uid, [owner.agenda["v"]])
         return displaced
 
     def _forget(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
         self._users.commit_now(uid, Commit(now_us, epoch_seed, reason=RemovalReason.DISPLACED, forget_device=device))
         self._release_push(uid, device)
-        owner = self._shelf.owner(uid)
+        owner = self._data.owner(uid)
         for kept in (owner.registrations, owner.leases, owner.first_seen_us, owner.last_seen_us):
             kept.pop(device, None)
         owner.acknowledged = {key: seq for key, seq in owner.acknowledged.items() if key.device != device}
-        self._shelf.control(uid, {"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
+        self._data.control(uid, {"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
 
     def _release_push(self, uid: str, device: str) -> None:
-        kept = self._shelf.owner(uid).registrations.get(device)
+        kept = self._data.owner(uid).registrations.get(device)
         token = _token(kept) if kept is not None else None
         if token is not None:
-            self._shelf.push_holders.pop(token, None)
+            self._data.push_holders.pop(token, None)
 
     def _leases(self, uid: str, device: str, now_us: int) -> dict[str, MemoryLease]:
-        """The sessions of a device that are still there; those whose lease ran out are dropped."""
-        leases = self._shelf.owner(uid).leases.setdefault(device, {})
+        """Return the current sessions of a device, after dropping those whose lease has expired."""
+        leases = self._data.owner(uid).leases.setdefault(device, {})
         for name in [name for name, lease in leases.items() if lease.until_us <= now_us]:
             lapsed = leases.pop(name)
-            self._leave_front(uid, lapsed, lapsed.seen_us)
+            self._record_foreground(uid, lapsed, lapsed.seen_us)
         return leases
 
-    def _leave_front(self, uid: str, lease: MemoryLease, at_us: int) -> None:
-        """A connection is not in the foreground any more, if it was, since ``at_us``."""
-        owner = self._shelf.owner(uid)
+    def _record_foreground(self, uid: str, lease: MemoryLease, at_us: int) -> None:
+        """Record that a connection left the foreground at ``at_us``, if it was in it."""
+        owner = self._data.owner(uid)
         if lease.session.foreground:
-            owner.front_us = max(at_us, owner.front_us or 0)
+            owner.last_foreground_us = max(at_us, owner.last_foreground_us or 0)
 
     def _see(self, uid: str, device: str, now_us: int) -> None:
-        seen = self._shelf.owner(uid).last_seen_us
+        seen = self._data.owner(uid).last_seen_us
         seen[device] = max(now_us, seen.get(device, 0))
 
     def _presence(self, uid: str, device: str, now_us: int) -> PresenceStatus:
         sessions = [lease.session for lease in self._leases(uid, device, now_us).values()]
-        last_seen_us = now_us if sessions else self._shelf.owner(uid).last_seen_us.get(device)
+        last_seen_us = now_us if sessions else self._data.owner(uid).last_seen_us.get(device)
         return PresenceStatus(bool(sessions), any(session.foreground for session in sessions), last_seen_us)
 
     def _presence_of_all(self, uid: str, now_us: int) -> PresenceStatus:
-        owner = self._shelf.owner(uid)
+        owner = self._data.owner(uid)
         every = [self._presence(uid, device, now_us) for device in owner.last_seen_us]
         seen = [presence.last_seen_us for presence in every if presence.last_seen_us is not None]
         is_online, is_foreground = any(p.online for p in every), any(p.foreground for p in every)
@@ -252,7 +252,7 @@ class MemoryDevices:
 
 
 def _token(registration: Registration) -> str | None:
-    """What a push registration is told from others by: its provider, and token or Web Push endpoint."""
+    """Return what identifies a push registration: its provider, and its token or Web Push endpoint."""
     push = registration.push
     if not push:
         return None

@@ -1,4 +1,4 @@
-"""The ledger of deliveries in memory."""
+"""Executable specification: never runs in production. The delivery ledger."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ from gregor.reference.agenda import OVERDUE
 
 from .data import DeliveryKey, MemoryData
 
-MOST_CLAIMS = 9_999
-"""What the entry of an item's ledger in Redis has digits for."""
+MAX_ATTEMPT_NUMBER = 9_999
+"""The largest attempt number in a record of the Redis store."""
 
 
 class MemoryLedger:
-    """``ledger.Ledger`` over dictionaries; nothing in it grows old."""
+    """``contract.Ledger`` in memory, without retention."""
 
-    def __init__(self, shelf: MemoryData) -> None:
-        self._shelf = shelf
+    def __init__(self, data: MemoryData) -> None:
+        self._data = data
 
     async def plan(
         self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
     ) -> list[Intent]:
-        """As ``Ledger`` says."""
-        shelf = self._shelf
-        known = [intent for intent in dict.fromkeys(intents) if intent.uid in shelf.users]
+        """See ``contract.Ledger.plan``."""
+        data = self._data
+        known = [intent for intent in dict.fromkeys(intents) if intent.uid in data.users]
         fresh = [intent for intent in known if intent.key not in self._entries(intent.uid)]
         for intent in fresh:
             if state is DeliveryState.PLANNED:
-                look_us = shelf.owner(intent.uid).agenda.setdefault(OVERDUE + intent.item, now_us + OVERDUE_US)
-                shelf.note(intent.uid, [look_us])
+                look_us = data.owner(intent.uid).agenda.setdefault(OVERDUE + intent.item, now_us + OVERDUE_US)
+                data.note(intent.uid, [look_us])
             self._entries(intent.uid)[intent.key] = DeliveryRecord(
                 intent, state, 0, 0, new_history(intent, reason, now_us)
             )
-            shelf.owner(intent.uid).delivered[intent.item] = now_us
+            data.owner(intent.uid).delivered[intent.item] = now_us
         return fresh
 
     async def claim(
         self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
     ) -> Claim | NotClaimed | NotYet:
-        """As ``Ledger`` says."""
-        entries, places = self._entries(intent.uid), self._shelf.owner(intent.uid).places
+        """See ``contract.Ledger.claim``."""
+        entries, places = self._entries(intent.uid), self._data.owner(intent.uid).places
         entry = entries.get(intent.key)
         if entry is None:
             return NotClaimed.ABSENT
@@ -71,12 +71,16 @@ class MemoryLedger:
             return NotClaimed.BUSY
         if place:
             places[place] = (lease_until_us, intent.key)
-        changes = {"state": DeliveryState.CLAIMED, "n": min(entry.n + 1, MOST_CLAIMS), "lease_until_us": lease_until_us}
+        changes = {
+            "state": DeliveryState.CLAIMED,
+            "n": min(entry.n + 1, MAX_ATTEMPT_NUMBER),
+            "lease_until_us": lease_until_us,
+        }
         taken = entries[intent.key] = msgspec.structs.replace(entry, **changes)
         return Claim(taken, entry.state)
 
     async def note(self, delivery: DeliveryRecord) -> bool:
-        """As ``Ledger`` says."""
+        """See ``contract.Ledger.note``."""
         entries, key = self._entries(delivery.intent.uid), delivery.intent.key
         entry = entries.get(key)
         if entry is None or entry.state is not DeliveryState.CLAIMED or entry.n != delivery.n:
@@ -93,9 +97,9 @@ class MemoryLedger:
         *,
         counts: bool = True,
     ) -> bool:
-        """As ``Ledger`` says."""
+        """See ``contract.Ledger.record_outcome``."""
         key, uid = delivery.intent.key, delivery.intent.uid
-        entries, places = self._entries(uid), self._shelf.owner(uid).places
+        entries, places = self._entries(uid), self._data.owner(uid).places
         entry = entries.get(key)
         if entry is None or entry.state is not DeliveryState.CLAIMED or entry.n != delivery.n:
             return False
@@ -103,12 +107,12 @@ class MemoryLedger:
         entries[key] = DeliveryRecord(
             replace(entry.intent, event=history.event), state, n, history.next_us or 0, history
         )
-        if self._shelf.recorded_events.deliveries and is_webhook_event(delivery.intent, state):
+        if self._data.recorded_events.deliveries and is_webhook_event(delivery.intent, state):
             entry_name = f"f{delivery.intent.item}\0{delivery_key(delivery.intent)}"
-            self._shelf.owner(uid).agenda[entry_name] = history.last_us
-            self._shelf.note(uid, [history.last_us])
+            self._data.owner(uid).agenda[entry_name] = history.last_us
+            self._data.note(uid, [history.last_us])
         if state is DeliveryState.DEAD:
-            self._shelf.dead[delivery_path(delivery.intent)] = history.last_us
+            self._data.dead[delivery_path(delivery.intent)] = history.last_us
         if places.get(place, (0, None))[1] == key:
             del places[place]
         if delivery.intent.kind is IntentKind.WITHDRAW and state is DeliveryState.SENT:
@@ -122,7 +126,7 @@ class MemoryLedger:
         state: DeliveryState,
         history: DeliveryHistory | None = None,
     ) -> bool:
-        """As ``Ledger`` says."""
+        """See ``contract.Ledger.move``."""
         entries = self._entries(intent.uid)
         entry = entries.get(intent.key)
         if entry is None or entry.state not in sources:
@@ -131,17 +135,17 @@ class MemoryLedger:
         return True
 
     async def expedite(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
-        """As ``Ledger`` says."""
-        entries, owner = self._entries(uid), self._shelf.owner(uid)
+        """See ``contract.Ledger.expedite``."""
+        entries, owner = self._entries(uid), self._data.owner(uid)
         waiting = [key for key, entry in entries.items() if entry.is_waiting_beyond(reason, until_us)]
         for key in waiting:
             entries[key] = msgspec.structs.replace(entries[key], lease_until_us=now_us)
             owner.agenda[OVERDUE + entries[key].intent.item] = now_us
-            self._shelf.note(uid, [now_us])
+            self._data.note(uid, [now_us])
         return len(waiting)
 
     async def withdrawals(self, uid: str, device: str, channel: str) -> PendingWithdrawals:
-        """As ``Ledger`` says."""
+        """See ``contract.Ledger.withdrawals``."""
         waiting = [
             replace(entry.intent, seq=0, at_us=entry.history.planned_us)
             for entry in self._entries(uid).values()
@@ -149,24 +153,24 @@ class MemoryLedger:
             if (entry.intent.device, entry.intent.channel) == (device, channel)
         ]
         waiting.sort(key=lambda each: (each.at_us, each.item, each.n))
-        return PendingWithdrawals(tuple(waiting), self._shelf.owner(uid).woken.get((device, channel), ()))
+        return PendingWithdrawals(tuple(waiting), self._data.owner(uid).woken.get((device, channel), ()))
 
     async def of_item(self, uid: str, item: str) -> list[DeliveryRecord]:
-        """As ``Ledger`` says."""
+        """See ``contract.Ledger.of_item``."""
         return self._sorted(entry for entry in self._entries(uid).values() if entry.intent.item == item)
 
     async def of_user(self, uid: str, limit: int) -> list[DeliveryRecord]:
-        """As ``Ledger`` says."""
-        newest = self._shelf.owner(uid).delivered
+        """See ``contract.Ledger.of_user``."""
+        newest = self._data.owner(uid).delivered
         items = sorted(newest, key=lambda item: (newest[item], item), reverse=True)[:limit]
         return [entry for item in items for entry in await self.of_item(uid, item)]
 
     def _entries(self, uid: str) -> dict[DeliveryKey, DeliveryRecord]:
-        return self._shelf.owner(uid).deliveries
+        return self._data.owner(uid).deliveries
 
     def _withdrawn(self, intent: Intent, woken_us: int | None) -> None:
-        """What a withdrawal that was sent makes of what it withdrew, and of how often its device was woken."""
-        entries, woken = self._entries(intent.uid), self._shelf.owner(intent.uid).woken
+        """Mark the deliveries that a sent withdrawal removed, and record the wake-up of their device."""
+        entries, woken = self._entries(intent.uid), self._data.owner(intent.uid).woken
         where = (intent.item, intent.device, intent.channel)
         for key, entry in entries.items():
             other = entry.intent

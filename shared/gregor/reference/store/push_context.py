@@ -1,4 +1,7 @@
-"""All that decides a push, in memory."""
+"""Executable specification: never runs in production. Everything that decides a push, in one read.
+
+The view of the device comes from ``queries.state``; see semantics.md, "Where each rule lives".
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from .users import MemoryUsers
 
 
 class MemoryPushContexts:
-    """``scenes.PushContexts`` over what the others hold; nothing else has its turn between two of these reads."""
+    """``contract.PushContexts`` over the other parts of the store. No other task runs between its reads."""
 
     def __init__(
         self, users: MemoryUsers, devices: MemoryDevices, contacts: MemoryContacts, ledger: MemoryLedger
@@ -25,7 +28,7 @@ class MemoryPushContexts:
         self._ledger = ledger
 
     async def read(self, uid: str, device: str, channel: str, item: str, now_us: int) -> PushContext | None:
-        """As ``PushContexts`` says."""
+        """See ``contract.PushContexts.read``."""
         known = await self._devices.device(uid, device, now_us)
         if known is None:
             return None

@@ -1,4 +1,4 @@
-"""The queue of a channel in memory."""
+"""Executable specification: never runs in production. The queue of a channel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gregor.store.contract.queue import QueuedIntent
 
 
 class MemoryQueueReader:
-    """``queue.Queue`` without a server. ``monotonic``: seconds, by which what was taken grows idle."""
+    """The contract of the queue reader in memory. ``monotonic``: seconds, for the idle time of claimed entries."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -24,7 +24,7 @@ class MemoryQueueReader:
         self._came = asyncio.Event()
 
     async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
-        """As ``agenda.Deliveries`` says, for this channel alone."""
+        """Add intents to this channel; see ``contract.Deliveries.enqueue``."""
         if at_us:
             self._waiting.update(dict.fromkeys(intents, at_us))
         else:
@@ -33,11 +33,11 @@ class MemoryQueueReader:
         return []
 
     def waiting(self) -> dict[Intent, int]:
-        """What is put off, and until when (µs)."""
+        """Return the postponed intents and their times (µs)."""
         return dict(self._waiting)
 
     async def claim(self, most: int, wait_s: float) -> list[QueuedIntent]:
-        """As ``Queue`` says."""
+        """See ``contract.Queue.claim``."""
         if not self._fresh:
             self._came.clear()
             with suppress(TimeoutError):
@@ -46,22 +46,22 @@ class MemoryQueueReader:
         return self._hold([self._fresh.popleft() for _ in range(min(most, len(self._fresh)))])
 
     async def reclaim(self, idle_s: float, most: int) -> list[QueuedIntent]:
-        """As ``Queue`` says."""
+        """See ``contract.Queue.reclaim``."""
         since_s = self._monotonic() - idle_s
         return self._hold([taken for at_s, taken in self._taken.values() if at_s <= since_s][:most])
 
     async def ack(self, taken: Sequence[QueuedIntent]) -> None:
-        """As ``Queue`` says."""
+        """See ``contract.Queue.ack``."""
         for each in taken:
             self._taken.pop(each.entry, None)
 
     async def retry_later(self, taken: QueuedIntent, at_us: int) -> None:
-        """As ``Queue`` says."""
+        """See ``contract.Queue.retry_later``."""
         self._waiting[taken.intent] = at_us
         await self.ack([taken])
 
     async def enqueue_due(self, now_us: int, most: int) -> int:
-        """As ``Queue`` says."""
+        """See ``contract.Queue.enqueue_due``."""
         due = sorted((at_us, n, intent) for n, (intent, at_us) in enumerate(self._waiting.items()) if at_us <= now_us)
         for _, _, intent in due[:most]:
             del self._waiting[intent]
@@ -69,7 +69,7 @@ class MemoryQueueReader:
         return len(due[:most])
 
     async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:
-        """As ``Queue`` says."""
+        """See ``contract.Queue.prune``."""
         entries = (*self._fresh, *(taken for _, taken in self._taken.values()))
         over = [each for each in entries if await is_over(each.intent)]
         late = [intent for intent in list(self._waiting) if await is_over(intent)]
@@ -80,7 +80,7 @@ class MemoryQueueReader:
         return len(over) + len(late)
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
     def _hold(self, taken: list[QueuedIntent]) -> list[QueuedIntent]:
         now_s = self._monotonic()

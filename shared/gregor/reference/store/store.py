@@ -1,4 +1,4 @@
-"""``MemoryStore``: the one door, without a server behind it."""
+"""Executable specification: never runs in production. ``MemoryStore``: all parts of the store in memory."""
 
 from __future__ import annotations
 
@@ -20,106 +20,106 @@ from .webhooks import MemoryWebhooks
 
 
 class MemoryStore:
-    """``contract.Store`` in memory: the same answers and announcements as the Redis store, gone with the process.
+    """``contract.Store`` in memory: the same results and announcements as the Redis store.
 
-    ``feed`` is where announcements go (``MemoryFeed``); ``None``: nowhere.
+    ``feed``: the destination of announcements (``MemoryPubSub``); None for none.
     """
 
     def __init__(self, limits: Limits, feed: Publisher | None = None, namespace: str = "gregor") -> None:
-        self._shelf = MemoryData(limits, feed, namespace)
-        self._users = MemoryUsers(self._shelf)
-        self._devices = MemoryDevices(self._shelf, self._users)
-        self._contacts = MemoryContacts(self._shelf)
+        self._data = MemoryData(limits, feed, namespace)
+        self._users = MemoryUsers(self._data)
+        self._devices = MemoryDevices(self._data, self._users)
+        self._contacts = MemoryContacts(self._data)
         self._access = MemoryAccess()
-        self._categories = MemoryCategories(self._shelf)
-        self._webhooks = MemoryWebhooks(self._shelf)
-        self._agenda = MemoryAgenda(self._shelf)
-        self._ledger = MemoryLedger(self._shelf)
-        self._dead_letters = MemoryDeadLetters(self._shelf)
+        self._categories = MemoryCategories(self._data)
+        self._webhooks = MemoryWebhooks(self._data)
+        self._agenda = MemoryAgenda(self._data)
+        self._ledger = MemoryLedger(self._data)
+        self._dead_letters = MemoryDeadLetters(self._data)
         self._suppressions = MemorySuppressions()
         self._push_contexts = MemoryPushContexts(self._users, self._devices, self._contacts, self._ledger)
 
     @property
     def recorded_events(self) -> RecordedEvents:
         """The webhook events that commits of this store record."""
-        return self._shelf.recorded_events
+        return self._data.recorded_events
 
     @property
     def users(self) -> MemoryUsers:
-        """The state of users."""
+        """Users and their state."""
         return self._users
 
     @property
     def devices(self) -> MemoryDevices:
-        """Their devices."""
+        """Devices."""
         return self._devices
 
     @property
     def contacts(self) -> MemoryContacts:
-        """How they may be reached."""
+        """Contacts and preferences."""
         return self._contacts
 
     @property
     def access(self) -> MemoryAccess:
-        """Keys, tickets, rates."""
+        """Keys, tickets and rate limits."""
         return self._access
 
     @property
     def categories(self) -> MemoryCategories:
-        """Notification types."""
+        """Categories."""
         return self._categories
 
     @property
     def webhooks(self) -> MemoryWebhooks:
-        """Who is told of events."""
+        """Webhooks."""
         return self._webhooks
 
     @property
     def agenda(self) -> MemoryAgenda:
-        """What is to be done at a time."""
+        """Scheduled work."""
         return self._agenda
 
     @property
     def ledger(self) -> MemoryLedger:
-        """What became of deliveries."""
+        """The delivery ledger."""
         return self._ledger
 
     @property
     def dead_letters(self) -> MemoryDeadLetters:
-        """Deliveries that were given up."""
+        """Dead letters."""
         return self._dead_letters
 
     @property
     def suppressions(self) -> MemorySuppressions:
-        """Addresses that get no mail."""
+        """Suppressed e-mail addresses."""
         return self._suppressions
 
     @property
     def push_contexts(self) -> MemoryPushContexts:
-        """All that decides a push."""
+        """Everything that decides a push."""
         return self._push_contexts
 
     def channel_of(self, uid: str) -> str:
-        """As ``Store`` says."""
-        return self._shelf.channel_of(uid)
+        """See ``contract.Store.channel_of``."""
+        return self._data.channel_of(uid)
 
     @property
     def reset_channel(self) -> str:
-        """As ``Store`` says. It is a channel of the whole cluster: subscribe with ``sharded=False``."""
-        return self._shelf.reset_channel
+        """See ``contract.Store.reset_channel``. Subscribe with ``sharded=False``."""
+        return self._data.reset_channel
 
     @property
     def categories_channel(self) -> str:
-        """As ``Store`` says. It is a channel of the whole cluster: subscribe with ``sharded=False``."""
-        return self._shelf.categories_channel
+        """See ``contract.Store.categories_channel``. Subscribe with ``sharded=False``."""
+        return self._data.categories_channel
 
     @property
     def webhooks_channel(self) -> str:
-        """As ``Store`` says. It is a channel of the whole cluster: subscribe with ``sharded=False``."""
-        return self._shelf.webhooks_channel
+        """See ``contract.Store.webhooks_channel``. Subscribe with ``sharded=False``."""
+        return self._data.webhooks_channel
 
     async def ping(self) -> None:
-        """Always answers."""
+        """Do nothing: the store is always available."""
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""

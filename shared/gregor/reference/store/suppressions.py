@@ -1,4 +1,4 @@
-"""Addresses that get no more mail, in memory."""
+"""Executable specification: never runs in production. Suppressed e-mail addresses."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from gregor.store.contract.suppressions import Suppression, hash_of
 
 
 class MemorySuppressions:
-    """``suppressions.Suppressions`` over a dictionary."""
+    """``contract.Suppressions`` in memory."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Suppression] = {}
 
     async def suppress(self, email: str, reason: str, now_us: int) -> Suppression:
-        """As ``Suppressions`` says."""
+        """See ``contract.Suppressions.suppress``."""
         made = self._kept[hash_of(email)] = Suppression(email, reason, now_us)
         return made
 
     async def suppression(self, email: str) -> Suppression | None:
-        """As ``Suppressions`` says."""
+        """See ``contract.Suppressions.suppression``."""
         return self._kept.get(hash_of(email))
 
     async def listed(self, before: tuple[int, str] | None, limit: int) -> list[Suppression]:
-        """As ``Suppressions`` says."""
+        """See ``contract.Suppressions.listed``."""
         found = [each for each in self._kept.values() if before is None or each.place < before]
         return sorted(found, key=lambda each: each.place, reverse=True)[:limit]
 
     async def release(self, email: str) -> bool:
-        """As ``Suppressions`` says."""
+        """See ``contract.Suppressions.release``."""
         return self._kept.pop(hash_of(email), None) is not None

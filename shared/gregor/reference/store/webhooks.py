@@ -1,4 +1,4 @@
-"""Webhooks in memory."""
+"""Executable specification: never runs in production. Webhooks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from .data import MemoryData
 
 
 class MemoryWebhooks:
-    """``webhooks.Webhooks`` over a dictionary."""
+    """``contract.Webhooks`` in memory."""
 
-    def __init__(self, shelf: MemoryData) -> None:
-        self._shelf = shelf
+    def __init__(self, data: MemoryData) -> None:
+        self._data = data
         self._version = 0
         self._webhooks: dict[str, Webhook] = {}
 
     async def version(self) -> int:
-        """As ``Webhooks`` says."""
+        """See ``contract.Webhooks.version``."""
         return self._version
 
     async def all(self) -> tuple[int, Sequence[Webhook]]:
-        """As ``Webhooks`` says."""
+        """See ``contract.Webhooks.all``."""
         return self._version, tuple(webhook for _, webhook in sorted(self._webhooks.items()))
 
     async def put(self, webhook: Webhook, expected: int) -> bool:
-        """As ``Webhooks`` says."""
+        """See ``contract.Webhooks.put``."""
         if expected != self._version:
             return False
         if len(self._webhooks.keys() - {webhook.id}) >= MOST_WEBHOOKS:
@@ -37,7 +37,7 @@ class MemoryWebhooks:
         return True
 
     async def delete(self, webhook_id: str) -> bool:
-        """As ``Webhooks`` says."""
+        """See ``contract.Webhooks.delete``."""
         if self._webhooks.pop(webhook_id, None) is None:
             return False
         self._changed()
@@ -45,4 +45,4 @@ class MemoryWebhooks:
 
     def _changed(self) -> None:
         self._version += 1
-        self._shelf.announce_webhooks(self._version)
+        self._data.announce_webhooks(self._version)
