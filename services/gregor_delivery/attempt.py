@@ -194,7 +194,7 @@ async def _claim_companions(context: DeliveryContext, decision: SendNow) -> list
 async def _record_message_name(
     context: DeliveryContext, decision: SendNow, claimed: list[DeliveryRecord]
 ) -> list[DeliveryRecord] | None:
-    """Write the name of the message to each record that it covers, so that a crash leaves no doubt about its content.
+    """Write the name of the message to each record that it covers: a crash leaves no doubt about its content.
 
     Returns `None` if the lease of a claim expired meanwhile: another worker may be sending.
     """

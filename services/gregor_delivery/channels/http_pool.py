@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import httpcore
 
+from .in_flight import InFlight
+
 KEPT_S: Final = 30.0
 """How long an idle connection is kept."""
 MAX_RESPONSE_BYTES: Final = 16_384
@@ -49,9 +51,7 @@ class HttpPool:
         self._context = context or ssl.create_default_context()
         self._free = asyncio.Semaphore(size)
         self._idle: list[tuple[httpcore.Origin, httpcore.AsyncHTTPConnection]] = []  # the one used last is last
-        self._in_flight = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
+        self._in_flight = InFlight()
 
     async def post(self, url: str, headers: list[tuple[str, str]], content: bytes, exchange: HttpExchange) -> None:
         """Send one request and update `exchange`, also if this raises or is cancelled.
@@ -59,28 +59,22 @@ class HttpPool:
         Raises the exceptions of httpcore and of the backend. A cancelled request closes its own connection.
         """
         origin = httpcore.URL(url).origin
-        self._in_flight += 1
-        self._unused.clear()
-        try:
+        with self._in_flight:
             async with self._free:
                 connection = await self._acquire(origin)
                 try:
                     await _exchange(connection, url, headers, content, exchange)
                 finally:
                     await self._release(origin, connection)
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._unused.set()
 
     async def close(self) -> None:
         """Wait for the requests in flight, then close all connections."""
-        await self._unused.wait()
+        await self._in_flight.drain()
         while self._idle:
             await self._idle.pop()[1].aclose()
 
     async def _acquire(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
-        """Return the idle connection used last, so that surplus ones expire; else a new one."""
+        """Return the idle connection used last, which lets surplus ones expire; else a new one."""
         for at in range(len(self._idle) - 1, -1, -1):
             if self._idle[at][0] == origin:
                 connection = self._idle.pop(at)[1]

@@ -35,6 +35,9 @@ class FcmContent:
     data: Mapping[str, str]
 
 
+# --- encoding ---
+
+
 def apns_payload(push: PushMessage) -> bytes:
     """Return the JSON body for APNs: `aps` and `gregor`.
 
@@ -89,6 +92,9 @@ def _webpush(push: PushMessage) -> dict[str, Any]:
 
 def _fcm(push: PushMessage) -> FcmContent:
     return FcmContent(push.title, push.text, {"gregor": msgspec.json.encode(dict(push.data)).decode()})
+
+
+# --- truncation ---
 
 
 def _encode_within(push: PushMessage, encode: Callable[[PushMessage], bytes], max_bytes: int) -> bytes:

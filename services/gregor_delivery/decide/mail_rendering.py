@@ -20,7 +20,7 @@ _BODY_END: Final = re.compile(r"(?i)</body\s*>")
 
 
 @dataclass(frozen=True, slots=True)
-class RenderedMail:
+class MailContent:
     """Subject, plain text and HTML of a mail."""
 
     subject: str
@@ -30,8 +30,8 @@ class RenderedMail:
 
 def render_mail(
     items: Sequence[TemplateItem], renderer: Renderer, locale: str | None, unsubscribe_url: str
-) -> RenderedMail:
-    """Render one mail for `items`, in that order. `unsubscribe_url`: empty if there is no link."""
+) -> MailContent:
+    """Render one mail for `items`, in that order. `unsubscribe_url`: empty for none."""
     translation = translation_for(locale)
     rendered = [renderer.render_texts(item, locale) or {} for item in items]
     first = rendered[0].get("title") or ""
@@ -45,7 +45,7 @@ def render_mail(
     if unsubscribe_url:
         text = f"{text}\n\n-- \n{translation.unsubscribe}: {unsubscribe_url}"
     content = own if own is not None else "".join(_list_row(texts, is_first=n == 0) for n, texts in enumerate(rendered))
-    return RenderedMail(subject, text, _page(content, subject, rendered[0], locale, translation, unsubscribe_url))
+    return MailContent(subject, text, _page(content, subject, rendered[0], locale, translation, unsubscribe_url))
 
 
 def _subject_and_html(

@@ -140,6 +140,8 @@ class ApnsChannel:
                 return f"APNs cannot be reached: {detail}"
         return None
 
+    # --- settings ---
+
     def _read_key(self, path: Path) -> ProviderToken:
         if not self._config.key_id or not self._config.team_id:
             raise ValueError("GREGOR_APNS_KEY_FILE needs GREGOR_APNS_KEY_ID and GREGOR_APNS_TEAM_ID")
@@ -165,6 +167,8 @@ class ApnsChannel:
                 ) from error
         tls.set_alpn_protocols(["h2"])
         return tls
+
+    # --- one push ---
 
     def _headers(self, push: PushMessage, provider_token: bytes) -> Headers | Refused:
         topic = push.topic or self._config.topic

@@ -27,7 +27,7 @@ class NotProcessed:
 
 @dataclass(frozen=True, slots=True)
 class Untrusted:
-    """The server's certificate is not trusted, so there is no connection and nothing was sent."""
+    """The server's certificate is not trusted, so nothing was sent."""
 
     detail: str
 

@@ -87,6 +87,8 @@ class ApnsPool:
         if self._connections:
             await self._is_empty.wait()
 
+    # --- growth ---
+
     def _start_waiting(self) -> None:
         while self._waiting:
             if self._waiting[0].is_over:

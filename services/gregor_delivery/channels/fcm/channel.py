@@ -18,6 +18,7 @@ from gregor.clock import Clock
 from gregor.net.ssrf_guard import connect_failure
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.http_pool import HttpExchange, HttpPool
+from gregor_delivery.channels.in_flight import InFlight
 from gregor_delivery.channels.push_payload import aps_without_alert, fcm_content
 from gregor_delivery.channels.verdict import Misconfigured, Retry, Unknown, Verdict
 
@@ -29,6 +30,9 @@ CONNECTIONS: Final = 100
 """Concurrent connections: with responses after 100 ms, a thousand messages a second."""
 MAX_TTL_S: Final = 28 * 86_400
 """Longest time that FCM keeps a message (documentation of `ttl`)."""
+
+
+# --- the message ---
 
 
 def messages_url(url: str, project: str) -> str:
@@ -79,6 +83,9 @@ def apns_config(push: PushMessage) -> dict[str, Any]:
     return {"headers": headers, "payload": {"aps": aps_without_alert(push)}}
 
 
+# --- the channel ---
+
+
 class FcmChannel:
     """The channel `fcm`. `credentials_file`: JSON file of a service account, or of a workload identity federation."""
 
@@ -96,9 +103,7 @@ class FcmChannel:
         self._token: AccessToken | None = None
         self._pool: HttpPool | None = None
         self._endpoint = ""
-        self._in_flight = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
+        self._in_flight = InFlight()
 
     async def open(self) -> None:
         """Read the credentials, without network access. Raises ValueError that names the setting to correct."""
@@ -117,25 +122,19 @@ class FcmChannel:
         self._pool = HttpPool(CONNECTIONS)
 
     async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
-        """Hand over one push; see `DeliveryChannel.send`."""
+        """Send one push; see `DeliveryChannel.send`."""
         if self._token is None:
             raise RuntimeError("the channel is not open")
         until = self._clock.monotonic() + deadline_s
-        self._in_flight += 1
-        self._unused.clear()
-        try:
+        with self._in_flight:
             body = self._body(message)
             verdict = await self._attempt(body, until, is_last=False)
             # FCM checks the access token before the message: after a rejection the message may be sent again.
             return verdict or await self._attempt(body, until, is_last=True) or Unknown("no response")
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._unused.set()
 
     async def close(self) -> None:
         """Wait for the pushes in flight, then close all connections."""
-        await self._unused.wait()
+        await self._in_flight.drain()
         if self._pool is not None:
             await self._pool.close()
         if self._token is not None:
@@ -198,7 +197,7 @@ class FcmChannel:
         return self._read(exchange, exchange.status)
 
     async def _post(self, body: bytes, token: str, left_s: float, exchange: HttpExchange) -> str:
-        """Send one request; returns why there is no complete response, else an empty string."""
+        """Send one request; returns the reason if the response is missing or incomplete, else an empty string."""
         if self._pool is None:
             raise RuntimeError("the channel is not open")
         headers = [

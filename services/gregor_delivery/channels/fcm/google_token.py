@@ -72,6 +72,9 @@ def _credentials_of(document: dict[str, Any]) -> Credentials:
     return cast(Credentials, kinds[document["type"]](document, scopes=[SCOPE]))
 
 
+# --- the shared token ---
+
+
 class AccessToken:
     """One token for all sends of a process; at most one fetch at a time."""
 
@@ -146,6 +149,9 @@ def _retrieve_exception(task: asyncio.Task[str]) -> None:
     """Mark the exception of a background renewal as retrieved: the next `get` tries again."""
     if not task.cancelled():
         task.exception()
+
+
+# --- the transport of google-auth ---
 
 
 class _TemporaryFailure(Exception):

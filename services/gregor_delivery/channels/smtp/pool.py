@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import aiosmtplib
 
 from gregor.clock import Clock
+from gregor_delivery.channels.in_flight import InFlight
 from gregor_delivery.channels.verdict import Misconfigured, Retry, Verdict
 
 from .responses import SmtpStep, rejected
@@ -115,9 +116,7 @@ class SmtpPool:
         self._context = context
         self._free = asyncio.Semaphore(connections)
         self._idle: list[SmtpConnection] = []
-        self._in_use = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
+        self._in_use = InFlight()
 
     @property
     def idle(self) -> int:
@@ -135,8 +134,7 @@ class SmtpPool:
                 await self._free.acquire()
         except TimeoutError:
             raise ConnectFailed(Retry(None, None, "all connections to the relay are busy")) from None
-        self._in_use += 1
-        self._unused.clear()
+        self._in_use.enter()
         try:
             kept = None if is_fresh else self._take_idle()
             return kept or await self._connect(max(0.01, until - self._clock.monotonic()))
@@ -157,7 +155,7 @@ class SmtpPool:
 
     async def close(self) -> None:
         """Wait until all connections are released, then quit them."""
-        await self._unused.wait()
+        await self._in_use.drain()
         if self._sweep is not None:
             self._sweep.cancel()
         idle, self._idle = self._idle, []
@@ -165,15 +163,13 @@ class SmtpPool:
         await asyncio.gather(*self._quitting)
 
     def _leave(self) -> None:
-        self._in_use -= 1
-        if not self._in_use:
-            self._unused.set()
+        self._in_use.leave()
         self._free.release()
 
     # --- idle connections ---
 
     def _take_idle(self) -> SmtpConnection | None:
-        """Return the connection used last, so that surplus ones stay idle and are closed."""
+        """Return the connection used last: surplus ones stay idle and are closed."""
         while self._idle:
             connection = self._idle.pop()
             if connection.smtp.is_connected and self._clock.monotonic() - connection.idle_since < self._idle_s:

@@ -1,4 +1,4 @@
-"""PURE. Classification of a relay's replies, by the SMTP step and by what the codes say.
+"""PURE. Classification of a relay's replies, by SMTP step and reply code.
 
 The same code means different things: 550 at RCPT is about the recipient, at MAIL about us. A single recipient's server
 must not be able to stop the channel for everybody: only replies before RCPT, or about our login, count as

@@ -121,6 +121,8 @@ class WebPushChannel:
             return str(error)
         return None
 
+    # --- one push ---
+
     def _target(self, token: Mapping[str, Any] | str) -> _Target | Refused:
         """Return endpoint and keys of a registration. The host is checked again: the settings may have changed."""
         try:

@@ -92,6 +92,8 @@ class FakeApns:
         assert self._server is not None  # noqa: S101 - a misuse of the fake, not of the product
         return f"https://localhost:{self._server.sockets[0].getsockname()[1]}"
 
+    # --- scripts and records ---
+
     def script(self, token: str, *actions: ApnsAction) -> None:
         """Set the actions of the next requests for `token`; `ANY_TOKEN`: for tokens without a script."""
         self._scripts[token].extend(actions)
@@ -116,6 +118,8 @@ class FakeApns:
         """Stop reading and answering on the open connections without closing them, as a dead network does."""
         for connection in self._open:
             connection.freeze()
+
+    # --- called by connections ---
 
     def register(self, connection: FakeApnsConnection) -> int:
         """Register a connection; returns its number, from 1."""

@@ -155,7 +155,7 @@ class FakeApnsConnection(asyncio.Protocol):
             self._h2.send_data(stream_id, body, end_stream=True)
 
     def _go_away(self) -> None:
-        """Write a GOAWAY frame by hand: after one of its own, h2 would send no further responses."""
+        """Write a GOAWAY frame by hand: h2 sends no responses after a GOAWAY that it wrote itself."""
         self._flush()
         self._gone_after = self._last_accepted
         payload = struct.pack(">II", self._last_accepted, ErrorCodes.NO_ERROR) + b'{"reason":"Shutdown"}'

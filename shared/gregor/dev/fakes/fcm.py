@@ -34,6 +34,9 @@ JSON: Final = {"content-type": "application/json; charset=UTF-8"}
 _RESERVED: Final = ("google", "gcm.")
 
 
+# --- responses ---
+
+
 def error(
     status: int, name: str, code: str | None = None, headers: dict[str, str] | None = None, **reason: Any
 ) -> FakeResponse:
@@ -130,6 +133,8 @@ class FakeFcm:
             for message in self.accepted
             if "notification" in message
         }
+
+    # --- requests ---
 
     def _handle(self, request: FakeRequest) -> FakeResponse | ServerFault:
         if request.method == "POST" and request.target == "/token":

@@ -124,6 +124,8 @@ class FakeSmtp:
         self.commands[step] += 1
         return next((rule for rule in self.rules if rule.applies(step, arguments)), None)
 
+    # --- connections ---
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         if task is not None:
@@ -139,6 +141,9 @@ class FakeSmtp:
         finally:
             self._open.discard(writer)
             writer.close()
+
+
+# --- the dialogue ---
 
 
 class _Dropped(ConnectionError):

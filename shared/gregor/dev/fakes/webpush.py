@@ -106,6 +106,8 @@ class FakeWebPush:
         """Number of connections so far."""
         return self._server.connections if self._server is not None else 0
 
+    # --- browsers and records ---
+
     def subscribe(self, name: str, application_key: str) -> dict[str, Any]:
         """Add a browser and return its subscription, in the format of `PushSubscription.toJSON()`."""
         browser = FakeBrowser(name, ec.generate_private_key(ec.SECP256R1()), os.urandom(16), application_key)
@@ -124,6 +126,8 @@ class FakeWebPush:
     def visible(self, name: str) -> dict[str, Any]:
         """Return the messages on the screen: the last one of each topic."""
         return {each.topic or "": each.message for each in self.received if each.browser == name}
+
+    # --- requests ---
 
     def _handle(self, request: FakeRequest) -> FakeResponse | ServerFault:
         answer = self._respond(request)
