@@ -86,7 +86,7 @@ def watch(
 
 async def _watch(url: str, user: str, token: str | None, name: str, as_json: bool) -> None:
     # Minted for each connection: a restarted `gregor dev` with a new secret accepts the next one.
-    source = token if token is not None else (lambda: mint_token(user, name, TOKEN_LIFETIME_S))
+    source = token if token is not None else (lambda: _mint_again(user, name))
     async with Device(url, source, device=name, foreground=True) as device:
         reporting = asyncio.create_task(_report_connection(device, url))
         is_first = True
@@ -107,6 +107,13 @@ async def _watch(url: str, user: str, token: str | None, name: str, as_json: boo
             reporting.cancel()
 
 
+def _mint_again(user: str, name: str) -> str:
+    try:
+        return mint_token(user, name, TOKEN_LIFETIME_S)
+    except CommandError as error:  # the Device tries again: its next attempt may find a restarted `gregor dev`
+        raise OSError("gregor dev is not running") from error
+
+
 def _stopped_text(stopped: Stopped) -> str:
     text = f"the gateway closed the connection for good: {stopped.code} {stopped.reason}"
     if stopped.code not in (CloseCode.TOKEN_EXPIRED, CloseCode.UNAUTHORISED):
@@ -121,7 +128,7 @@ async def _report_connection(device: Device, url: str) -> None:
         await asyncio.sleep(CHECK_S)
         reason = None if device.is_synced else device.last_error
         if reason is not None and reason != reported:
-            typer.echo(f"gregor: no connection to {url} ({reason}); trying again", err=True)
+            typer.echo(f"gregor: no connection to {url} ({reason.removeprefix('1006 ')}); trying again", err=True)
         if reason is None and reported is not None and device.is_synced:
             typer.echo("gregor: connected again", err=True)
         reported = reason

@@ -399,7 +399,7 @@ class Device:
             token = self._token()
             return await token if inspect.isawaitable(token) else token
         except Exception as error:
-            raise OSError(f"no device token: {error!r}") from error
+            raise OSError(f"no device token: {error or type(error).__name__}") from error
 
     # The end.
 

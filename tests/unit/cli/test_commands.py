@@ -340,8 +340,8 @@ def test_failed_snooze_cancels_its_copy(ingest: ScriptedIngest, capsys: pytest.C
             1,
             "seq 5: aa was not created (dismissed): an item with this id was dismissed, and ids never come back",
         ),
-        ("conflict", 1, "seq 5: aa was not created (conflict): an item with this id exists with other content"),
-        ("duplicate", 0, "seq 5: aa was not created (duplicate): the same item exists already"),
+        ("conflict", 1, "seq 5: aa was not created (conflict): the id was used before, for an item with other content"),
+        ("duplicate", 0, "seq 5: aa was not created (duplicate): the same item was created before"),
     ],
 )
 def test_send_of_an_ignored_item_says_why(
@@ -358,7 +358,7 @@ def test_send_of_an_ignored_item_says_why(
 def test_delete_of_an_unknown_key_is_an_error(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"keys": [{"id": "abc"}]}
     assert run("keys", "delete", "NOPE") == 1
-    assert capsys.readouterr().err == "gregor: there is no key NOPE; `gregor keys list` shows the ids\n"
+    assert capsys.readouterr().err == "gregor: unknown key NOPE; `gregor keys list` shows the ids\n"
 
     ingest.next = [(200, ingest.answer), (204, None)]
     assert run("keys", "delete", "abc") == 0

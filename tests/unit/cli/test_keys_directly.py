@@ -48,8 +48,8 @@ def test_create_list_rotate_and_delete(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("command", ["rotate", "delete"])
 def test_unknown_key_is_an_error(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    text = "gregor: there is no key nobody; `gregor keys list` shows the ids\n"
-    assert run(capsys, command, "nobody") == (1, text)
+    text = "gregor: unknown key abc; `gregor keys list` shows the ids\n"
+    assert run(capsys, command, "abc") == (1, text)
 
 
 def test_unreachable_redis_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""A gateway that says what a test tells it to: for what a real one does only on bad days."""
+"""A gateway that sends scripted frames: for cases that a real gateway produces only in failures."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 UNCHANGED = {"system": "gregor", "sync": "full", "cursor": "abcdef-1", "digest": "0" * 64, "body": {"create": {}}}
 
 
-class Visit:
+class ScriptedConnection:
     """One connection that a device made."""
 
     def __init__(self, socket: ServerConnection) -> None:
@@ -20,42 +20,42 @@ class Visit:
         self.headers = socket.request.headers if socket.request else {}
         self.ended = asyncio.Event()
 
-    async def hears(self, member: str) -> Any:
-        """The next frame with that member; others are passed over."""
+    async def receive(self, member: str) -> Any:
+        """The next frame with that member; other frames are skipped."""
         while member not in (frame := json.loads(await asyncio.wait_for(self._socket.recv(), 5))):
             pass
         return frame
 
-    async def says(self, *frames: dict[str, Any]) -> None:
+    async def send(self, *frames: dict[str, Any]) -> None:
         for frame in frames:
             await self._socket.send(json.dumps(frame))
 
-    async def closes(self, code: int, reason: str = "") -> None:
+    async def close(self, code: int, reason: str = "") -> None:
         await self._socket.close(code, reason)
 
-    async def greets(self, **sync: Any) -> dict[str, Any]:
-        """Take the hello, answer it with an empty copy (or `sync`); the hello."""
-        hello: dict[str, Any] = (await self.hears("hello"))["hello"]
-        await self.says({"welcome": {"uncounted": []}}, UNCHANGED | sync)
+    async def accept_hello(self, **sync: Any) -> dict[str, Any]:
+        """Receive the hello, answer it with an empty copy (or `sync`), and return the hello."""
+        hello: dict[str, Any] = (await self.receive("hello"))["hello"]
+        await self.send({"welcome": {"uncounted": []}}, UNCHANGED | sync)
         return hello
 
 
 class ScriptedGateway:
-    """Where devices connect; each waits in `next_visit`."""
+    """Accepts devices; `next_connection` returns each connection."""
 
     def __init__(self) -> None:
-        self.visits: asyncio.Queue[Visit] = asyncio.Queue()
+        self.connections: asyncio.Queue[ScriptedConnection] = asyncio.Queue()
         self.url = ""
 
-    async def next_visit(self) -> Visit:
-        return await asyncio.wait_for(self.visits.get(), 5)
+    async def next_connection(self) -> ScriptedConnection:
+        return await asyncio.wait_for(self.connections.get(), 5)
 
     async def _serve(self, socket: ServerConnection) -> None:
-        visit = Visit(socket)
-        self.visits.put_nowait(visit)
+        connection = ScriptedConnection(socket)
+        self.connections.put_nowait(connection)
         with suppress(ConnectionClosed):
             await socket.wait_closed()
-        visit.ended.set()
+        connection.ended.set()
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The digest of what a client holds, against the definition in semantics.md L10."""
+"""The digest of a set of items, against its definition in docs/semantics.md L10."""
 
 import hashlib
 import json
@@ -12,15 +12,15 @@ ITEM = {"times": {"created": 1}, "for_device": None, "category": "a", "body": {"
 CANONICAL = '["x",{"body":{"a":"é","b":1},"category":"a","for_device":null,"times":{"created":1}}]'
 
 
-def test_the_digest_of_one_item_is_the_hash_of_its_canonical_pair() -> None:
+def test_digest_of_one_item_is_its_canonical_hash() -> None:
     assert digest_of({"x": ITEM}) == hashlib.sha256(CANONICAL.encode()).hexdigest()
 
 
-def test_the_digest_of_nothing_is_zeros() -> None:
+def test_digest_of_no_items_is_zero() -> None:
     assert digest_of({}) == "0" * 64
 
 
-def test_lanes_are_added_apart_and_wrap() -> None:
+def test_lanes_are_added_separately_and_wrap() -> None:
     items = {f"i{n}": ITEM for n in range(50)}
     lanes = [0] * 8
     for id_ in items:
@@ -30,14 +30,14 @@ def test_lanes_are_added_apart_and_wrap() -> None:
     assert digest_of(items) == "".join(f"{lane:08x}" for lane in lanes)
 
 
-def test_a_number_that_json_reads_as_a_long_integer_counts_as_the_double_that_was_sent() -> None:
+def test_large_integer_equals_the_double_that_was_sent() -> None:
     as_sent, as_read = {"x": {**ITEM, "body": 1e20}}, {"x": {**ITEM, "body": json.loads("100000000000000000000")}}
 
     assert digest_of(as_read) == digest_of(as_sent)
 
 
 @given(st.permutations([f"i{n}" for n in range(6)]), st.sets(st.sampled_from([f"i{n}" for n in range(6)])))
-def test_what_comes_and_goes_in_any_order_leaves_the_digest_of_what_is_there(order: list[str], gone: set[str]) -> None:
+def test_digest_does_not_depend_on_the_order(order: list[str], gone: set[str]) -> None:
     digest = ItemDigest()
     for id_ in order:
         digest.add(id_, ITEM)

@@ -9,17 +9,17 @@ from gregor.client.messages import catches, creation, dismissal, needs_id, snooz
 ITEM = {"times": {"created": 5}, "category": "user.joined"}
 
 
-def test_a_creation_says_only_what_was_given() -> None:
+def test_creation_contains_only_given_fields() -> None:
     assert creation("a", "mail") == {"system": "gregor", "body": {"create": {"a": {"category": "mail"}}}}
 
 
-def test_a_body_that_is_empty_or_false_is_said() -> None:
+def test_empty_or_false_body_is_sent() -> None:
     bodies: list[Any] = [{}, [], 0, False, ""]
     for body in bodies:
         assert creation("a", "mail", body)["body"]["create"]["a"]["body"] == body
 
 
-def test_a_dismissal_names_ids_and_one_interval() -> None:
+def test_dismissal_has_ids_and_one_interval() -> None:
     message = dismissal(["a"], category_prefix="", end=7, skip=["c", "b"])
 
     assert message["body"]["dismiss"] == {
@@ -42,16 +42,16 @@ def test_a_dismissal_names_ids_and_one_interval() -> None:
         ({"category": "user.joined", "skip": ["a"]}, False),
     ],
 )
-def test_an_interval_catches_what_the_law_says(interval: dict[str, object], is_caught: bool) -> None:
+def test_interval_catches_matching_items(interval: dict[str, object], is_caught: bool) -> None:
     assert catches(interval, "a", ITEM) is is_caught
 
 
-def test_an_interval_with_an_end_needs_no_id() -> None:
+def test_interval_with_an_end_needs_no_id() -> None:
     assert not needs_id(dismissal(category="mail", end=7))
     assert needs_id(dismissal(category="mail"))
 
 
-def test_what_is_snoozed_comes_back_as_a_copy_of_what_is_still_to_come() -> None:
+def test_snooze_copies_body_and_future_times() -> None:
     times = {"created": 5, "expires": 90, "remind_at": [10, 50]}
     item = {"times": times, "for_device": None, "category": "mail", "body": {"n": 1}}
 
@@ -68,7 +68,7 @@ def test_what_is_snoozed_comes_back_as_a_copy_of_what_is_still_to_come() -> None
     assert snoozed("a", item, 21)["id"] != name != "a"
 
 
-def test_what_expires_before_it_would_come_back_cannot_be_snoozed() -> None:
+def test_snooze_after_expiry_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="expires"):
         snoozed("a", {"times": {"created": 5, "expires": 20}, "category": "mail"}, 20)
 
@@ -76,7 +76,7 @@ def test_what_expires_before_it_would_come_back_cannot_be_snoozed() -> None:
 @pytest.mark.parametrize(
     ("for_device", "device", "comes_to"), [("*", "phone", "phone"), ("*", None, "*"), ("tablet", None, "tablet")]
 )
-def test_a_copy_comes_to_whoever_put_the_item_off(for_device: str, device: str | None, comes_to: str) -> None:
+def test_snoozed_copy_is_for_the_snoozing_device(for_device: str, device: str | None, comes_to: str) -> None:
     item = {"times": {"created": 5}, "for_device": for_device, "category": "mail", "body": None}
 
     message = snoozed("a", item, 20, device)

@@ -1,4 +1,4 @@
-"""The copy of a device: whatever order of frames, answers and digests comes, it equals the server's view."""
+"""The copy of a device equals the server's view after any order of frames, syncs and digests."""
 
 import json
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ STEPS = st.lists(
 
 
 class View:
-    """A server's view in miniature: it makes the frames of protocol.md and keeps what they must lead to."""
+    """A small model of a server's view: it makes the frames of docs/protocol.md and keeps the expected items."""
 
     def __init__(self) -> None:
         self.items: dict[str, Any] = {}
@@ -55,7 +55,7 @@ class View:
         return json.loads(json.dumps(answer))
 
     def step(self, kind: str, ids: list[str], body: Any) -> Iterator[dict[str, Any]]:
-        """The frames of one thing that happens; a live device sees each, so its cursor follows."""
+        """The frames of one event; a live device receives each of them, so its cursor follows."""
         self.seq += 1
         head = {"system": "gregor", "seq": self.seq}
         match kind:
@@ -95,7 +95,7 @@ def full(items: dict[str, Any], cursor: str = "t-1", **members: Any) -> dict[str
 
 
 def applied(*frames: dict[str, Any]) -> tuple[Mirror, list[Change]]:
-    """A mirror that took these frames, and what the last one changed."""
+    """A mirror after these frames, and the changes of the last one."""
     mirror = Mirror()
     changes: list[Change] = []
     for frame in frames:
@@ -104,7 +104,7 @@ def applied(*frames: dict[str, Any]) -> tuple[Mirror, list[Change]]:
 
 
 @given(STEPS)
-def test_a_copy_that_takes_every_frame_equals_the_view_and_proves_it(steps: list[tuple[str, list[str], Any]]) -> None:
+def test_copy_equals_the_view_after_every_frame(steps: list[tuple[str, list[str], Any]]) -> None:
     view, mirror = View(), Mirror()
     mirror.apply(view.sync("full"))
 
@@ -119,7 +119,7 @@ def test_a_copy_that_takes_every_frame_equals_the_view_and_proves_it(steps: list
 
 
 @given(STEPS)
-def test_the_changes_told_lead_a_reader_from_the_old_state_to_the_new(steps: list[tuple[str, list[str], Any]]) -> None:
+def test_changes_lead_from_old_to_new_state(steps: list[tuple[str, list[str], Any]]) -> None:
     view, mirror = View(), Mirror()
     mirror.apply(view.sync("full"))
     seen: dict[str, Any] = {}
@@ -135,7 +135,7 @@ def test_the_changes_told_lead_a_reader_from_the_old_state_to_the_new(steps: lis
 
 
 @given(STEPS)
-def test_a_kept_copy_is_the_same_copy(steps: list[tuple[str, list[str], Any]]) -> None:
+def test_restored_copy_equals_the_original(steps: list[tuple[str, list[str], Any]]) -> None:
     view, mirror = View(), Mirror()
     mirror.apply(view.sync("full"))
     for frame in [frame for step in steps for frame in view.step(*step)]:
@@ -146,20 +146,20 @@ def test_a_kept_copy_is_the_same_copy(steps: list[tuple[str, list[str], Any]]) -
     assert (again.items, again.cursor, again.digest) == (mirror.items, mirror.cursor, mirror.digest)
 
 
-def test_the_cursor_after_a_live_frame_is_the_last_one_with_the_frames_number() -> None:
+def test_cursor_follows_the_seq_of_live_frames() -> None:
     mirror, _ = applied(full({}, "k3f9abc-12"), {"system": "gregor", "seq": 15, "body": {}})
 
     assert mirror.cursor == "k3f9abc-15"
     assert mirror.seq == 15
 
 
-def test_a_cursor_in_a_live_frame_replaces_the_copys() -> None:
+def test_cursor_in_a_live_frame_wins() -> None:
     mirror, _ = applied(full({}, "000000-0"), {"system": "gregor", "seq": 1, "cursor": "abcdef-1", "body": {}})
 
     assert mirror.cursor == "abcdef-1"
 
 
-def test_a_live_frame_that_the_copy_already_shows_changes_nothing() -> None:
+def test_repeated_live_frame_changes_nothing() -> None:
     create = {"create": {"late": item_of(1)}}
     mirror, changes = applied(full({}, "t-5"), {"system": "gregor", "seq": 5, "body": create})
 
@@ -167,7 +167,7 @@ def test_a_live_frame_that_the_copy_already_shows_changes_nothing() -> None:
     assert mirror.items == {}
 
 
-def test_a_digest_that_differs_is_told_and_asks_for_a_full_copy_until_one_comes() -> None:
+def test_digest_mismatch_lasts_until_a_full_copy() -> None:
     delta = {"system": "gregor", "sync": "delta", "cursor": "t-2", "digest": "f" * 64, "body": {}}
     mirror, changes = applied(full({"a": item_of(1)}), delta)
     assert changes == [Synced("delta", is_proven=False)]
@@ -180,21 +180,21 @@ def test_a_digest_that_differs_is_told_and_asks_for_a_full_copy_until_one_comes(
     assert not mirror.needs_full
 
 
-def test_a_full_copy_tells_only_what_differs() -> None:
+def test_full_copy_reports_only_differences() -> None:
     kept, old, new = item_of(1), item_of(2), item_of(3)
     _, changes = applied(full({"kept": kept, "old": old}), full({"kept": kept, "new": new}, "t-9"))
 
     assert changes == [Dismissed("old", old), Created("new", new), Synced("full")]
 
 
-def test_a_full_copy_after_a_fork_replaces_an_item_that_has_other_content() -> None:
+def test_full_copy_replaces_an_item_with_other_content() -> None:
     mirror, changes = applied(full({"a": item_of(1, "lost")}), full({"a": item_of(1, "kept")}))
 
     assert changes == [Dismissed("a", item_of(1, "lost")), Created("a", item_of(1, "kept")), Synced("full")]
     assert mirror.digest == digest_of({"a": item_of(1, "kept")})
 
 
-def test_external_messages_and_their_gap_come_out_of_a_sync() -> None:
+def test_sync_reports_external_messages_and_gap() -> None:
     external = [{"system": "kbfs.favorites", "seq": 10, "body": {"action": "delete"}}]
     answer = {"system": "gregor", "sync": "unchanged", "cursor": "t-12", "external": external, "external_gap": True}
     _, changes = applied(full({}), answer)
@@ -202,21 +202,21 @@ def test_external_messages_and_their_gap_come_out_of_a_sync() -> None:
     assert changes == [ExternalGap(), ExternalReceived("kbfs.favorites", 10, {"action": "delete"}), Synced("unchanged")]
 
 
-def test_a_reminder_is_told_for_an_item_that_the_copy_holds() -> None:
+def test_reminder_needs_the_item_in_the_copy() -> None:
     item = item_of(1, remind_at=[1457402098])
     _, changes = applied(full({"a": item}), {"system": "gregor", "seq": 14, "body": {"remind": {"a": 1457402098}}})
 
     assert changes == [Reminded("a", item, 1457402098)]
 
 
-def test_the_reason_of_a_server_side_dismissal_is_told() -> None:
+def test_server_dismissal_has_its_reason() -> None:
     dismiss = {"dismiss": {"ids": ["a"], "reason": "expired"}}
     _, changes = applied(full({"a": item_of(1)}), {"system": "gregor", "seq": 14, "body": dismiss})
 
     assert changes == [Dismissed("a", item_of(1), "expired")]
 
 
-def test_a_flush_keeps_the_copy_and_its_cursor_until_the_full_copy() -> None:
+def test_flush_keeps_the_copy_until_the_full_copy() -> None:
     flush = {"system": "gregor", "seq": 15, "body": {"flush": True}, "spread": 7}
     mirror, changes = applied(full({"a": item_of(1)}, "old-14"), flush)
 
@@ -225,7 +225,7 @@ def test_a_flush_keeps_the_copy_and_its_cursor_until_the_full_copy() -> None:
 
 
 @pytest.mark.parametrize(("now_us", "shown"), [(9_999_999, ["a", "b"]), (10_000_000, ["b"]), (11_000_000, ["b"])])
-def test_an_item_is_hidden_from_its_expiry_on_and_dropped_by_the_event_alone(now_us: int, shown: list[str]) -> None:
+def test_expired_item_is_hidden_and_dropped_by_event(now_us: int, shown: list[str]) -> None:
     items = {"a": item_of(1, expires=10), "b": item_of(2)}
     mirror, _ = applied(full(items))
 
@@ -234,7 +234,7 @@ def test_an_item_is_hidden_from_its_expiry_on_and_dropped_by_the_event_alone(now
     assert mirror.digest == digest_of(items)
 
 
-def test_the_badge_counts_visible_items_outside_the_uncounted_prefixes() -> None:
+def test_badge_counts_visible_counted_items() -> None:
     items = {
         "a": item_of(1),
         "b": item_of(2, category="sys.note"),
@@ -249,7 +249,7 @@ def test_the_badge_counts_visible_items_outside_the_uncounted_prefixes() -> None
     assert mirror.badge(10_000_000) == 3
 
 
-def test_an_item_is_due_once_one_of_its_reminders_is_past() -> None:
+def test_item_is_due_after_a_reminder() -> None:
     items = {"a": item_of(1, remind_at=[5, 50]), "b": item_of(1, remind_at=[50]), "c": item_of(1)}
     mirror, _ = applied(full(items))
 
@@ -257,7 +257,7 @@ def test_an_item_is_due_once_one_of_its_reminders_is_past() -> None:
     assert list(mirror.due(5_000_000)) == ["a"]
 
 
-def test_a_sync_object_of_an_unknown_kind_is_an_error_and_not_an_empty_screen() -> None:
+def test_unknown_kind_of_sync_is_an_error() -> None:
     mirror, _ = applied(full({"a": item_of(1)}))
 
     with pytest.raises(ValueError, match="unknown kind of sync object"):

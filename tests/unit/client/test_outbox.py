@@ -1,4 +1,4 @@
-"""What waits to be said: nothing is lost, nothing blocks, and saying it twice does no harm."""
+"""The outbox: no message is lost, none blocks another, and a repeat changes nothing."""
 
 import itertools
 import json
@@ -40,11 +40,11 @@ ACTIONS = st.lists(
 
 
 @given(ACTIONS, st.randoms(use_true_random=False))
-def test_every_message_is_settled_once_or_still_waits(actions: list[str], dice: Any) -> None:
+def test_every_message_completes_once_or_is_pending(actions: list[str], dice: Any) -> None:
     outbox, now_us, seq = Outbox(ids()), NOW_US, 0
     put: set[int] = set()
     out: set[int] = set()
-    settled: list[Completed] = []
+    completed: list[Completed] = []
     for action in actions:
         now_us += 2_000_000
         chosen = dice.choice(sorted(out)) if out else None
@@ -55,7 +55,7 @@ def test_every_message_is_settled_once_or_still_waits(actions: list[str], dice: 
                 out |= {frame["ref"] for frame in outbox.sendable(now_us)}
             case "move":
                 seq += 1
-                settled += outbox.reached(seq)
+                completed += outbox.reached(seq)
             case "reconnect":
                 out.clear()
                 outbox.reconnected()
@@ -63,9 +63,9 @@ def test_every_message_is_settled_once_or_still_waits(actions: list[str], dice: 
                 out.discard(chosen)
                 receipt = {"seq": seq + 1} | ({"unchanged": True} if action == "unchanged" else {})
                 answers = {"refuse": refusal(chosen), "later": refusal(chosen, "unavailable", retry_after_ms=1)}
-                settled += outbox.answered(answers.get(action, {"ref": chosen, "receipt": receipt}), seq, now_us)
+                completed += outbox.answered(answers.get(action, {"ref": chosen, "receipt": receipt}), seq, now_us)
 
-    gone = [one.ref for one in settled]
+    gone = [one.ref for one in completed]
     assert len(gone) == len(set(gone))
     assert len(put) == len(gone) + len(outbox)
     outbox.reconnected()
@@ -73,14 +73,14 @@ def test_every_message_is_settled_once_or_still_waits(actions: list[str], dice: 
     assert waiting.isdisjoint(gone)
 
 
-def test_messages_go_out_in_order_and_once() -> None:
+def test_messages_are_sent_once_and_in_order() -> None:
     outbox = outbox_with(creation("a", "mail"), creation("b", "mail"))
 
     assert [frame["ref"] for frame in outbox.sendable(NOW_US)] == [1, 2]
     assert outbox.sendable(NOW_US) == []
 
 
-def test_an_entry_goes_when_the_copy_has_reached_the_seq_of_its_receipt() -> None:
+def test_entry_leaves_when_the_copy_reaches_its_seq() -> None:
     outbox = outbox_with(creation("a", "mail"))
     outbox.sendable(NOW_US)
 
@@ -90,24 +90,24 @@ def test_an_entry_goes_when_the_copy_has_reached_the_seq_of_its_receipt() -> Non
     assert outbox.overlay({}) == {}
 
 
-def test_a_receipt_without_effect_waits_for_no_frame() -> None:
+def test_unchanged_receipt_completes_at_once() -> None:
     outbox = outbox_with(creation("a", "mail"))
     outbox.sendable(NOW_US)
 
     assert len(outbox.answered({"ref": 1, "receipt": {"seq": 70, "unchanged": True}}, 6, NOW_US)) == 1
 
 
-def test_a_refused_message_goes_and_the_next_one_is_not_touched() -> None:
+def test_refused_message_does_not_block_the_next() -> None:
     outbox = outbox_with(creation("a", "mail"), creation("b", "mail"))
     outbox.sendable(NOW_US)
 
-    settled = outbox.answered(refusal(1), 0, NOW_US)
+    completed = outbox.answered(refusal(1), 0, NOW_US)
 
-    assert [(one.ref, one.problem["code"]) for one in settled if one.problem] == [(1, "state_full")]
+    assert [(one.ref, one.problem["code"]) for one in completed if one.problem] == [(1, "state_full")]
     assert list(outbox.overlay({})) == ["b"]
 
 
-def test_a_message_that_may_be_taken_later_is_sent_again_when_the_server_said() -> None:
+def test_retryable_message_is_resent_after_the_delay() -> None:
     outbox = outbox_with(creation("a", "mail"))
     outbox.sendable(NOW_US)
 
@@ -117,7 +117,7 @@ def test_a_message_that_may_be_taken_later_is_sent_again_when_the_server_said() 
     assert [frame["ref"] for frame in outbox.sendable(NOW_US + 400_000)] == [1]
 
 
-def test_an_unknown_code_is_judged_by_its_status() -> None:
+def test_unknown_code_is_classified_by_status() -> None:
     outbox = outbox_with(creation("a", "mail"), creation("b", "mail"))
     outbox.sendable(NOW_US)
 
@@ -125,7 +125,7 @@ def test_an_unknown_code_is_judged_by_its_status() -> None:
     assert outbox.answered(refusal(2, "new_and_passing", status=503), 0, NOW_US) == []
 
 
-def test_unanswered_messages_are_sent_again_after_a_reconnect_unchanged() -> None:
+def test_unanswered_messages_are_resent_unchanged() -> None:
     outbox = outbox_with(creation("a", "mail"), {"system": "kbfs", "body": 1})
     before = outbox.sendable(NOW_US)
 
@@ -134,7 +134,7 @@ def test_unanswered_messages_are_sent_again_after_a_reconnect_unchanged() -> Non
     assert outbox.sendable(NOW_US) == before
 
 
-def test_an_answered_message_is_not_sent_again_while_it_waits_for_its_frame() -> None:
+def test_answered_message_is_not_resent() -> None:
     outbox = outbox_with(creation("a", "mail"))
     outbox.sendable(NOW_US)
     outbox.answered({"ref": 1, "receipt": {"seq": 7}}, 6, NOW_US)
@@ -144,7 +144,7 @@ def test_an_answered_message_is_not_sent_again_while_it_waits_for_its_frame() ->
     assert outbox.sendable(NOW_US) == []
 
 
-def test_only_so_many_messages_are_unanswered_at_once() -> None:
+def test_messages_in_flight_are_limited() -> None:
     outbox = outbox_with(*(creation(f"i{n}", "mail") for n in range(IN_FLIGHT + 5)))
     outbox.sendable(NOW_US)
 
@@ -153,7 +153,7 @@ def test_only_so_many_messages_are_unanswered_at_once() -> None:
     assert [frame["ref"] for frame in outbox.sendable(NOW_US)] == [IN_FLIGHT + 1]
 
 
-def test_an_interval_without_end_gets_the_greatest_created_of_the_copy_that_it_matches() -> None:
+def test_loose_interval_ends_at_the_newest_matching_item() -> None:
     copy = {"a": item_of(5), "b": item_of(9.5), "c": item_of(11, "other"), "d": item_of(12)}
     outbox = outbox_with(dismissal(category="mail", skip=["d"]), copy=copy)
 
@@ -163,20 +163,20 @@ def test_an_interval_without_end_gets_the_greatest_created_of_the_copy_that_it_m
     assert "id" not in frame
 
 
-def test_a_prefix_matches_whole_segments_when_an_end_is_looked_for() -> None:
+def test_prefix_matches_whole_segments() -> None:
     copy = {"a": item_of(5, "user.joined"), "b": item_of(9, "users")}
     outbox = outbox_with(dismissal(category_prefix="user."), copy=copy)
 
     assert outbox.sendable(NOW_US)[0]["body"]["dismiss"]["intervals"][0]["end"] == 5
 
 
-def test_an_interval_that_matches_nothing_of_the_copy_is_made_repeatable_by_an_id() -> None:
+def test_interval_without_a_match_gets_a_message_id() -> None:
     outbox = outbox_with(dismissal(category="mail"))
 
     assert outbox.sendable(NOW_US)[0]["id"] == "m1"
 
 
-def test_a_replace_needs_neither_end_nor_id() -> None:
+def test_replacement_needs_neither_end_nor_id() -> None:
     replace = gregor(create={"n": {"category": "mail"}}, dismiss={"intervals": [{"category": "mail"}]})
     outbox = outbox_with(replace, copy={"a": item_of(5)})
 
@@ -185,26 +185,26 @@ def test_a_replace_needs_neither_end_nor_id() -> None:
     assert frame == {"ref": 1, **replace}
 
 
-def test_external_messages_and_flushes_get_an_id_and_keep_one_that_they_have() -> None:
+def test_external_message_and_flush_get_an_id() -> None:
     outbox = outbox_with({"system": "kbfs", "body": 1}, gregor(flush=True), {"system": "kbfs", "body": 1, "id": "mine"})
 
     assert [frame["id"] for frame in outbox.sendable(NOW_US)] == ["m1", "m2", "mine"]
 
 
-def test_creations_and_dismissals_by_id_need_no_id() -> None:
+def test_creation_and_dismissal_by_id_get_no_id() -> None:
     outbox = outbox_with(creation("a", "mail"), dismissal(["a"]))
 
     assert all("id" not in frame for frame in outbox.sendable(NOW_US))
 
 
-def test_dismissing_a_category_takes_creations_along_that_still_wait() -> None:
+def test_category_dismissal_includes_pending_creations() -> None:
     outbox = outbox_with(creation("mine", "mail"), dismissal(category="mail"), copy={"a": item_of(5)})
 
     assert outbox.sendable(NOW_US)[1]["body"]["dismiss"]["ids"] == ["mine"]
     assert outbox.overlay({"a": item_of(5)}) == {}
 
 
-def test_the_overlay_shows_creations_as_items_and_hides_what_is_dismissed() -> None:
+def test_overlay_adds_creations_and_hides_dismissals() -> None:
     outbox = outbox_with(
         creation("new", "mail", {"b": 1}, expires="+60", remind_at=["+30", 1_600_000_000]), dismissal(["old"])
     )
@@ -218,7 +218,7 @@ def test_the_overlay_shows_creations_as_items_and_hides_what_is_dismissed() -> N
     }
 
 
-def test_a_replace_hides_the_old_ones_and_not_its_own() -> None:
+def test_replacement_hides_only_old_items() -> None:
     outbox = outbox_with(
         gregor(create={"n": {"category": "mail"}}, dismiss={"intervals": [{"category": "mail"}]}),
     )
@@ -226,14 +226,14 @@ def test_a_replace_hides_the_old_ones_and_not_its_own() -> None:
     assert list(outbox.overlay({"a": item_of(5), "b": item_of(6, "other")})) == ["b", "n"]
 
 
-def test_the_overlay_leaves_the_copy_alone() -> None:
+def test_overlay_does_not_change_the_copy() -> None:
     copy = {"a": item_of(5)}
     outbox_with(dismissal(["a"])).overlay(copy)
 
     assert copy == {"a": item_of(5)}
 
 
-def test_a_kept_outbox_says_the_same_again() -> None:
+def test_restored_outbox_sends_the_same_messages() -> None:
     outbox = outbox_with(creation("a", "mail"), {"system": "kbfs", "body": 1})
     said = outbox.sendable(NOW_US)
 
@@ -243,7 +243,7 @@ def test_a_kept_outbox_says_the_same_again() -> None:
     assert again.put(creation("b", "mail"), {}, NOW_US) == 3
 
 
-def test_an_answer_to_a_message_that_is_settled_changes_nothing() -> None:
+def test_late_answer_changes_nothing() -> None:
     outbox = outbox_with(creation("a", "mail"))
     outbox.answered({"ref": 1, "receipt": {"seq": 1}}, 1, NOW_US)
 

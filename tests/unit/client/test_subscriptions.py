@@ -1,10 +1,10 @@
-"""Readers of changes: each gets all, none waits for another, none grows without bound."""
+"""Readers of changes: each gets every change, none blocks another, and queues are bounded."""
 
 from gregor.client.changes import ExternalGap, Overrun
 from gregor.client.subscriptions import MAX_PENDING, ChangeSubscriptions
 
 
-async def test_every_reader_gets_what_comes_after_it() -> None:
+async def test_reader_gets_changes_after_its_start() -> None:
     readers = ChangeSubscriptions()
     early = readers.subscribe()
     readers.publish([ExternalGap()])
@@ -15,7 +15,7 @@ async def test_every_reader_gets_what_comes_after_it() -> None:
     assert [change async for change in late] == []
 
 
-async def test_a_reader_that_does_not_keep_up_is_told_so_once() -> None:
+async def test_slow_reader_gets_one_overrun() -> None:
     readers = ChangeSubscriptions()
     reader = readers.subscribe()
     readers.publish([ExternalGap()] * MAX_PENDING)
@@ -25,7 +25,7 @@ async def test_a_reader_that_does_not_keep_up_is_told_so_once() -> None:
     assert [change async for change in reader] == [Overrun()]
 
 
-async def test_after_the_end_a_new_reader_ends_at_once() -> None:
+async def test_reader_after_the_end_ends_at_once() -> None:
     readers = ChangeSubscriptions()
     readers.end()
 

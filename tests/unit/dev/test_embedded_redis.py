@@ -1,4 +1,4 @@
-"""The server of one's own: real processes, on free ports, that end with us."""
+"""The embedded server: real processes on free ports that end with us."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_each_kind_of_server_answers_once_started_and_is_gone_once_stopped(name: str) -> None:
+def test_each_server_starts_and_stops(name: str) -> None:
     with EmbeddedServer(find_server((name,))) as server:
         assert ask(server, "PING") == "+PONG\r\n"
         assert "noeviction" in ask(server, "CONFIG", "GET", "maxmemory-policy")
@@ -42,10 +42,10 @@ def test_each_kind_of_server_answers_once_started_and_is_gone_once_stopped(name:
     assert not is_running(pid)
 
 
-def test_several_start_at_once_on_ports_of_their_own() -> None:
+def test_servers_start_concurrently_on_own_ports() -> None:
     servers = [EmbeddedServer() for _ in range(4)]
     try:
-        # Threads that outlive the servers: the kernel ends a child with the thread that started it.
+        # The threads outlive the servers: the kernel ends a child with the thread that started it.
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(EmbeddedServer.start, servers))
             assert len({server.port for server in servers}) == 4
@@ -55,7 +55,7 @@ def test_several_start_at_once_on_ports_of_their_own() -> None:
             server.stop()
 
 
-def test_what_was_written_is_there_again_where_a_data_directory_is_given(tmp_path: Path) -> None:
+def test_data_directory_keeps_data_over_a_restart(tmp_path: Path) -> None:
     with EmbeddedServer(data=tmp_path / "data") as server:
         ask(server, "SET", "k", "kept")
         server.kill()
@@ -75,7 +75,7 @@ def test_nothing_is_kept_without_a_data_directory() -> None:
         assert ask(server, "GET", "k") == "$-1\r\n"
 
 
-def test_a_binary_that_does_not_start_is_told_in_one_line(tmp_path: Path) -> None:
+def test_failed_start_is_one_line(tmp_path: Path) -> None:
     broken = tmp_path / "redis-server"
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o755)
@@ -84,9 +84,9 @@ def test_a_binary_that_does_not_start_is_told_in_one_line(tmp_path: Path) -> Non
         EmbeddedServer(broken).start()
 
 
-def test_a_binary_that_ends_while_it_is_asked_does_not_start(tmp_path: Path) -> None:
+def test_binary_that_ends_during_start_fails(tmp_path: Path) -> None:
     broken = tmp_path / "redis-server"
-    # Who is accepted hears of the end only once the process is gone: a child holds the connection a moment longer.
+    # An accepted client sees the end only when the process is gone: a child keeps the connection open a moment longer.
     broken.write_text(
         f"#!{sys.executable}\n"
         "import os, socket, sys, time\n"
@@ -101,12 +101,12 @@ def test_a_binary_that_ends_while_it_is_asked_does_not_start(tmp_path: Path) -> 
         EmbeddedServer(broken).start()
 
 
-def test_a_port_that_is_taken_is_told_in_the_words_of_the_server() -> None:
+def test_port_in_use_shows_the_server_log() -> None:
     with EmbeddedServer() as first, pytest.raises(EmbeddedServerError, match=f"does not start: .*{first.port}"):
         EmbeddedServer(port=first.port).start()
 
 
-def test_without_any_server_the_error_names_what_to_install() -> None:
+def test_missing_server_error_says_what_to_install() -> None:
     code = (
         "import gregor.dev.embedded_redis as e\n"
         "e._wheel_binary = lambda: None\n"
@@ -122,7 +122,7 @@ def test_without_any_server_the_error_names_what_to_install() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a child to its parent")
-def test_the_server_ends_with_a_parent_that_was_killed() -> None:
+def test_server_ends_with_its_killed_parent() -> None:
     code = (
         "import gregor.dev.embedded_redis as e, sys\n"
         "s = e.EmbeddedServer().start()\nprint(s.pid, flush=True)\nsys.stdin.read()"

@@ -162,7 +162,7 @@ async def _delete(store: Store, key_id: str) -> None:
 
 
 def _unknown(key_id: str) -> CommandError:
-    return CommandError(f"there is no key {key_id}; `gregor keys list` shows the ids")
+    return CommandError(f"unknown key {key_id}; `gregor keys list` shows the ids")
 
 
 async def _rotate(store: Store, key_id: str, now_us: int) -> dict[str, Any]:

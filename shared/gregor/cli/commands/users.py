@@ -23,9 +23,9 @@ from gregor.core.limits import Limits
 User = Annotated[str, typer.Argument(metavar="USER", help="The user.")]
 Prefixes = Annotated[list[str] | None, typer.Option("--category-prefix", help="Only under this prefix (repeatable).")]
 WHY_IGNORED = {
-    "conflict": "an item with this id exists with other content",
+    "conflict": "the id was used before, for an item with other content",
     "dismissed": "an item with this id was dismissed, and ids never come back",
-    "duplicate": "the same item exists already",
+    "duplicate": "the same item was created before",
     "expired": "it has expired",
     "stale": "it is older than the dismissals that are remembered",
 }
