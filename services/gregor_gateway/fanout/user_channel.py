@@ -2,6 +2,8 @@
 
 Publications of one event-loop iteration are processed together. An announcement is decoded once, and its frame is built
 once for each view. If the sequence has a gap or a fork, every connection is resynchronised from the store.
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
 """
 
 from __future__ import annotations

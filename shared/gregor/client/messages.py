@@ -2,6 +2,8 @@
 
 Every message is safe to send twice (docs/semantics.md L2): either its effect does not depend on the moment of arrival,
 or it carries a message id.
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
 """
 
 from __future__ import annotations

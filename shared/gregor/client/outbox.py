@@ -3,6 +3,8 @@
 Laws (docs/semantics.md L11): an entry leaves when its receipt has arrived and the copy has reached its seq, or when the
 server refuses it for good. A refused message never blocks the next one. Unanswered messages are sent again after a
 reconnect; a repeat changes nothing (L2). A full resync or a flush does not touch the outbox.
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ in the Lua scripts: ``r<id>`` the next reminder, ``n<id>␀<index>␀<seq>`` the
 ``q<id>`` mail, ``z<id>`` the item left, so its notifications are withdrawn, ``y<id>␀<device>`` a device hid it,
 ``o<id>`` its deliveries should be over, ``w<category>␀<for_device>`` an aggregation window. The expiry of an item is
 in the item itself.
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
 """
 
 from __future__ import annotations

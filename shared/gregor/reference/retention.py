@@ -1,6 +1,6 @@
 """Executable specification: never runs in production. Retention: what is deleted, when, and how the horizon moves.
 
-See semantics.md L4 and "Bounds", and "Where each rule lives".
+See semantics.md, "Where each rule lives", for L4 and "Bounds".
 """
 
 from __future__ import annotations

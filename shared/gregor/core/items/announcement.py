@@ -14,6 +14,8 @@ same bytes. Layout, big-endian (``str8``: a length byte and that many bytes)::
 (semantics.md L12). ``scope``: 0 every device, 1 only the listed devices, 2 all but the listed ones. The device ``""``
 is the backend's full view, which observers have: it has every item of one device, and ignores hiding. A control
 (closes, frames for a session on another gateway, revocations) is ``"K"`` and a JSON document.
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
 """
 
 from __future__ import annotations

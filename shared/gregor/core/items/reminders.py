@@ -1,4 +1,7 @@
-"""The reminders of an item that fire, and their times (semantics.md L7)."""
+"""The reminders of an item that fire, and their times (semantics.md L7).
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Messages, items, commits and receipts: frozen values, checked once.
 
 Times are Unix microseconds (``_us``); an offset is microseconds after ``created``. ``encode`` makes JSON of them.
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A creation gets timers by its category. At their time the decision is made again, from the current state. Everything
 here is pure: the scheduler reads, asks, and enqueues. The skip reasons are those of delivery.md ("Skip reasons").
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
 """
 
 from __future__ import annotations

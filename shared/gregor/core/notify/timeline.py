@@ -2,6 +2,8 @@
 
 It is built from stored data: the history, the delivery ledger, the acknowledgements. A reader that is a device sees
 its own pushes and acknowledgements, and the e-mails of the user.
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
 """
 
 from __future__ import annotations

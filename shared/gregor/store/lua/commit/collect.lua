@@ -1,4 +1,5 @@
 -- collect: Remove what passed its retention, a bounded number at a time. A delta never becomes wrong by it (L4, L9).
+-- Other places have the same rules: see semantics.md, "Where each rule lives".
 -- KEYS    1 state  2 gone items by seq  3 agenda  4 due users of the partition  5 external messages  6 remembered intervals
 -- ARGV    1 now µs  2 retention µs  3 most gone items  4 most bodies  5 body age µs  6 external age µs  7 batch: the most
 --         entries to look at  8 uid  9 extra retention of a tombstone µs (L4: accepted + 1 h)

@@ -1,4 +1,5 @@
 -- commit: Apply one message of one user, whole or not at all, and publish it in the same step (semantics.md L1-L5).
+-- Other places have the same rules: see semantics.md, "Where each rule lives".
 -- The file has two parts. The fast path handles the commonest messages (one item created; one live item dismissed) without
 -- closures and almost without tables. The general path handles every message, at two to three times the cost. They must
 -- give the same results: tests/property/test_twins.py compares both; tests/unit/store/test_commit_cost.py bounds the calls.

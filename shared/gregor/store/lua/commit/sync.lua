@@ -1,4 +1,5 @@
 -- sync: Return what a reader needs to get from its cursor to the present. Read only; the process parses the records.
+-- Other places have the same rules: see semantics.md, "Where each rule lives".
 -- KEYS    1 state  2 live items by seq  3 gone items by seq  4 generation of the partition  5 external messages
 -- ARGV    1 packed values: mode c1 ("s" since a cursor, "a" since a cursor with all live items, "f" full), is_quick B (1: the
 --         digest is not needed, or known without records), now I8 µs, cursor's seq I8, its epoch c3 (NUL: none), device to

@@ -1,4 +1,5 @@
 -- push_context: Read everything that decides whether a device gets a push for an item, as of one moment. Read only.
+-- Other places have the same rules: see semantics.md, "Where each rule lives".
 -- KEYS    1 state  2 live items by seq  3 generation of the partition  4 registrations  5 presence  6 acknowledgements
 --         7 contact and preferences  8 withdrawals
 -- ARGV    1 now µs  2 device  3 item

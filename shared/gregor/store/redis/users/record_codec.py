@@ -1,4 +1,7 @@
-"""Packed values that Python shares with the scripts, in the layouts of ``lua/codec.lua``. Pure."""
+"""Packed values that Python shares with the scripts, in the layouts of ``lua/codec.lua``. Pure.
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
+"""
 
 from __future__ import annotations
 

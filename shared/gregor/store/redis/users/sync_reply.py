@@ -1,4 +1,7 @@
-"""The reply of the script ``sync``, as one view sees it (semantics.md L9). Pure."""
+"""The reply of the script ``sync``, as one view sees it (semantics.md L9). Pure.
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
+"""
 
 from __future__ import annotations
 
