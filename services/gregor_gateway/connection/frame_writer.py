@@ -8,7 +8,7 @@ from gregor_gateway.protocol.deadlines import NEVER
 from gregor_gateway.runtime.timer_wheel import TimerWheel
 from gregor_gateway.transports.transport import Transport
 
-from .send_queue import PLAIN, EnqueueResult, SendQueue
+from .send_queue import NO_SEQ, EnqueueResult, SendQueue
 from .write_scheduler import WriteScheduler
 
 BATCH_BYTES: Final = 65_536
@@ -44,6 +44,7 @@ class FrameWriter:
         self._is_scheduled = False
         frames = total = 0
         queue = self._queue
+        # A write may pause the transport: its buffer is full, and the rest stays in the bounded queue.
         while queue.entries is not None and not self._is_paused:
             batch = queue.take(BATCH_BYTES)
             frames += len(batch)
@@ -76,7 +77,7 @@ class FrameWriter:
         """Handle frames that were dropped, or a queue that stays above its bound."""
         raise NotImplementedError
 
-    def _enqueue(self, packed: bytes, seq: int = PLAIN) -> None:
+    def _enqueue(self, packed: bytes, seq: int = NO_SEQ) -> None:
         result = self._queue.put(packed, seq)
         if result is not EnqueueResult.QUEUED:
             self._on_overflow(result)

@@ -20,15 +20,14 @@ class EnqueueResult(Enum):
     FULL = "frames that cannot be dropped exceed the bound"
 
 
-PLAIN: Final = -1
+NO_SEQ: Final = -1
 """Marks a frame that does not change the view, in place of its seq."""
 _Entry = tuple[int, int, str | None, bytes]
-"""Seq or ``PLAIN``, bytes that count against the bound, tag if it changes, packed frame."""
+"""Seq or ``NO_SEQ``, bytes that count against the bound, tag if it changes, packed frame."""
 
 
 class SendQueue:
-    """The send queue. ``written_tag`` and ``written_seq``: the cursor that the client has after the frames written
-    so far.
+    """The send queue. ``written_tag`` and ``written_seq``: the client's cursor after the frames written so far.
 
     ``entries``: the queued frames; ``None`` if there are none, which saves an empty list for each idle connection.
     """
@@ -59,13 +58,13 @@ class SendQueue:
         """Whether the next live frame may bypass the queue: it is empty, and the tag of the cursor does not change."""
         return self.entries is None and self._after_sync is None and self._next_tag is None
 
-    def put(self, packed: bytes, seq: int = PLAIN) -> EnqueueResult:
-        """Queue a live frame with its seq, or a frame that is never dropped (``PLAIN``)."""
+    def put(self, packed: bytes, seq: int = NO_SEQ) -> EnqueueResult:
+        """Queue a live frame with its seq, or a frame that is never dropped (``NO_SEQ``)."""
         if self.entries is None:
             self.entries = []
         size = len(packed)
         self.entries.append((seq, size, self._next_tag, packed))
-        if seq == PLAIN or self._next_tag is not None:
+        if seq == NO_SEQ or self._next_tag is not None:
             self._is_uniform = False
             self._next_tag = None
         self._bytes += size
@@ -91,6 +90,7 @@ class SendQueue:
         """Record that the client already has this cursor, so no sync object is sent."""
         if self._after_sync is not None:
             self.entries, self._after_sync = [*(self.entries or ()), *self._after_sync], None
+        # Only the first confirmation sets the cursor: later ones follow frames that moved it.
         elif not self.written_tag and self.entries is None:
             self.written_tag, self.written_seq = tag, seq
 
@@ -99,6 +99,7 @@ class SendQueue:
         entries = self.entries
         if entries is None:
             return []
+        # The common case: one frame a sweep.
         if len(entries) == 1:
             seq, size, tag, packed = entries[0]
             self.entries = None
@@ -106,6 +107,7 @@ class SendQueue:
             self._bytes -= size
             self._record(seq, tag)
             return [packed]
+        # Live frames only, below one write: no loop over the entries.
         if self._is_uniform and self._bytes <= max_bytes:
             self.written_seq, self._bytes, self.entries = entries[-1][0], 0, None
             return [entry[3] for entry in entries]
@@ -116,6 +118,7 @@ class SendQueue:
             total += len(packed)
             self._bytes -= size
             self._record(seq, tag)
+            # A sync object (size 0) ends the write: it does not count, and may be larger than the bound.
             if not size or total >= max_bytes:
                 break
         self.entries = entries[len(taken) :] or None
@@ -123,7 +126,7 @@ class SendQueue:
         return taken
 
     def _record(self, seq: int, tag: str | None) -> None:
-        if seq != PLAIN:
+        if seq != NO_SEQ:
             self.written_seq = seq
             if tag is not None:
                 self.written_tag = tag
@@ -131,8 +134,9 @@ class SendQueue:
     def _drop_live(self) -> None:
         entries = self.entries or []
         self._is_uniform = False
-        first = next((at for at, entry in enumerate(entries) if entry[0] != PLAIN), len(entries))
-        plain = [entry for entry in entries[first:] if entry[0] == PLAIN]
+        # Frames before the first live one keep their place; what was queued behind it waits for the sync.
+        first = next((at for at, entry in enumerate(entries) if entry[0] != NO_SEQ), len(entries))
+        plain = [entry for entry in entries[first:] if entry[0] == NO_SEQ]
         self._after_sync = [*(self._after_sync or ()), *plain] or None
         self.entries = entries[:first] or None
         self._bytes = sum(entry[1] for entry in (*entries[:first], *(self._after_sync or ())))

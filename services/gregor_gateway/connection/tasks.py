@@ -69,6 +69,7 @@ class TaskQueue:
             task = self._tasks.popleft()
             self._bytes -= _size_of(task)
             await self._perform(task)
+            # Half of the bound: reading must not stop and start with every task.
             if self._is_held and len(self._tasks) < MAX_TASKS // 2 and self._bytes <= MAX_TASK_BYTES // 2:
                 self._hold_reading(False)
         self._on_idle()

@@ -22,6 +22,7 @@ from gregor.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 
+# The wait in multiples of the last sweep (docs/performance.md, benchmark `fanout` in bursts).
 WAIT_FACTOR: Final = 4.0
 MAX_WAIT_S: Final = 0.02
 """Longest wait: most of the 25 ms that a message may take from acceptance to the device."""
@@ -94,10 +95,12 @@ class WriteScheduler:
         begun = self._clock.monotonic()
         channels, self._channels = self._channels, []
         for channel in channels:
+            # One failing channel must not stop the others.
             try:
                 channel.process_pending()
             except Exception as error:
                 log.error("channel.failed", exc_info=error)
+        # Channels first: they queue frames, and the connections that they mark belong to this sweep.
         connections, self._connections = self._connections, []
         self._is_due = False
         for connection in connections:
@@ -107,6 +110,7 @@ class WriteScheduler:
                 # One broken connection must not stop the flush of the others.
                 log.error("connection.write_failed", exc_info=error)
         ended = self._clock.monotonic()
+        # A burst: several frames a connection. The wait grows with the cost of a sweep, so an idle process never waits.
         if self._frames_written >= BURST_FRAMES * self._writes:
             self._not_before = begun + min(MAX_WAIT_S, (1 + WAIT_FACTOR) * (ended - begun))
         self._frames.inc(self._frames_written)

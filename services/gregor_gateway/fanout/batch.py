@@ -29,6 +29,7 @@ class Batcher(Generic[Key]):
 
     def add(self, key: Key, *, flag: bool = False) -> None:
         """Process a key soon. The flag is set if any caller sets it before the batch starts."""
+        # A dict is an ordered set here: first added, first processed.
         self._queued[key] = flag or self._queued.get(key, False)
         if not self._is_running:
             self._is_running = True

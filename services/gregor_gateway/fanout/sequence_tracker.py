@@ -75,6 +75,7 @@ class SequenceTracker:
         if announcement.seq > position.seq + 1:
             return Continuity.GAP if is_same_epoch else Continuity.FORK
         may_begin = announcement.kind is AnnouncementKind.RESET or (announcement.is_new_epoch and position.seq == 0)
+        # The digest links each announcement to the one before: an equal seq of another history does not match.
         is_linked = position.link is None or announcement.before == position.link
         return Continuity.NEXT if is_linked and (is_same_epoch or may_begin) else Continuity.FORK
 
@@ -105,6 +106,7 @@ class SequenceTracker:
         if self.position is None:
             self.position, self.since = StreamPosition(epoch, seq), seq
             return Continuity.SAME
+        # The position was set by an announcement during the read: the sync must not be older than that.
         if then is None:
             return Continuity.SAME if seq >= self.since else Continuity.GAP
         is_fork = seq < then.seq or epoch not in (then.epoch, self.position.epoch)

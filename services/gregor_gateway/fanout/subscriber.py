@@ -53,7 +53,7 @@ class Subscriber(Protocol):
         """Deliver a live frame of its view."""
         ...
 
-    def deliver_run(self, run: Sequence[CreationFrame]) -> int:
+    def deliver_fast(self, run: Sequence[CreationFrame]) -> int:
         """Deliver consecutive live frames; return the bytes written at once, 0 if they were queued. Hot path."""
         ...
 

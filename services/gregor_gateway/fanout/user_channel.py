@@ -147,6 +147,7 @@ class UserChannel:
             self._services.scheduler.add_channel(self)
         self._pending.append(payload)
         self._pending_bytes += len(payload)
+        # A slow loop must not collect publications without a bound.
         if self._pending_bytes > MAX_PENDING_BYTES:
             self.process_pending()
 
@@ -236,7 +237,7 @@ class UserChannel:
             writes = size = 0
             for subscriber in group.subscribers:
                 try:
-                    written = subscriber.deliver_run(seen)
+                    written = subscriber.deliver_fast(seen)
                 except Exception as error:
                     # One broken connection must not stop the delivery to the others.
                     log.error("connection.write_failed", uid=self.uid, exc_info=error)
@@ -256,6 +257,7 @@ class UserChannel:
                 group.lacks_epoch = frame is None
             if frame is None:
                 continue
+            # The cursor of the first frame tells the client the new epoch.
             if sent.is_new_epoch:
                 for subscriber in group.subscribers:
                     subscriber.epoch_changed(sent.epoch)
@@ -290,6 +292,7 @@ class UserChannel:
     def repair(self, continuity: Continuity, found_by: str) -> None:
         """Resynchronise every connection: with a delta after a ``GAP``, with a full copy after a ``FORK``."""
         self._services.gaps.labels(found_by).inc()
+        # After a gap the copies are valid, only old; after a fork no cursor can be trusted.
         position = None if continuity is Continuity.GAP else Position()
         for subscriber in self.subscribers:
             subscriber.resync(position, self.tracker.seq)

@@ -23,6 +23,9 @@ _MAX_DIGITS: Final = 17
 """Longest integer, in characters, that can be in range."""
 
 
+# ---- frames
+
+
 @dataclass(frozen=True, slots=True)
 class MessageFrame:
     """A message, not validated yet."""
@@ -71,6 +74,9 @@ class PongFrame:
 
 
 ClientFrame = MessageFrame | Hello | AckFrame | ForegroundFrame | ResyncFrame | TokenFrame | PingFrame | PongFrame
+
+
+# ---- parsing
 
 
 def read_ref(document: Any) -> Ref:
@@ -122,6 +128,9 @@ def _of_kind(kind: str, value: Any) -> ClientFrame:
             read_number(value, "/pong")
             return PongFrame()
     raise field_problem("unknown_field", f"/{kind}", f"Unknown frame {kind[:50]}.")
+
+
+# ---- refused text
 
 
 def read_loosely(raw: bytes) -> tuple[bool, Ref]:

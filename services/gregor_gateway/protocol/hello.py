@@ -21,6 +21,9 @@ _MEMBERS: Final = frozenset(
 )
 
 
+# ---- types
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """The position of the client's copy. ``cursor`` is ``None`` if the client has no copy."""
@@ -44,6 +47,9 @@ class Hello:
     session: str | None = None
     token: str | None = None
     render: str | None = None
+
+
+# ---- frames and queries
 
 
 def read_hello(members: Any) -> Hello:
@@ -92,6 +98,9 @@ def read_resync(value: Any) -> Position:
     if value is True:
         return Position()
     return _position(_object(value, "/resync", frozenset({"cursor", "digest"})), "/resync")
+
+
+# ---- members
 
 
 def read_flag(value: Any, pointer: str) -> bool:

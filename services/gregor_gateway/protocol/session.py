@@ -241,6 +241,7 @@ class Session:
         return []
 
     def _resync(self, position: Position, now: float) -> list[Effect]:
+        # Each resync is a read of the store, which a client could otherwise repeat without end (rate limit).
         wait_s = self._last_resync + 1 / self._rules.limits.resync_rate - now
         if wait_s > 0:
             raise Problem("rate_limited", "At most one resync a second.", retry_after_s=wait_s)
@@ -376,6 +377,7 @@ class Session:
     def renewed(self, caller: Caller, lives_s: float, now: float) -> list[Effect]:
         """Handle a verified new token; it must name the same user, device and categories."""
         old = self.caller
+        # The view of the connection depends on these: another view needs another hello.
         if old is None or (caller.uid, caller.device, caller.category_filter) != (
             old.uid,
             old.device,

@@ -34,6 +34,7 @@ class Drain:
     async def run(self, deadline_s: float) -> None:
         """Return when all connections are closed, at the latest after ``deadline_s``."""
         self._context.readiness.draining = True
+        # Readiness is red from here on, so load balancers send no new connections.
         connections = list(self._connections())
         spread_s = min(len(connections) / RECONNECTS_PER_SECOND, max(0.0, deadline_s - CLOSE_RESERVE_S))
         for connection in connections:

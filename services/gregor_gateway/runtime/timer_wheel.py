@@ -63,6 +63,7 @@ class TimerWheel:
         """Run all timers that are due."""
         now = self.now
         last = self._step(now)
+        # After a long sleep of the process, sort the buckets instead of visiting every step.
         if last - self._turned > len(self._buckets):
             due = sorted(step for step in self._buckets if step <= last)
         else:

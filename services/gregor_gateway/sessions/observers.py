@@ -61,12 +61,12 @@ class Observers:
         by_key: dict[tuple[str | None, str | None], list[tuple[Observer, Ticket]]] = {}
         for observer in self._observers:
             if (ticket := observer.ticket) is not None:
-                name = ticket.claims.get("key"), ticket.claims.get("secret")
-                by_key.setdefault(name, []).append((observer, ticket))
+                key = ticket.claims.get("key"), ticket.claims.get("secret")
+                by_key.setdefault(key, []).append((observer, ticket))
         try:
-            for users in by_key.values():
-                if not await self._authenticator.is_key_valid(users[0][1]):
-                    for observer, _ in users:
+            for observers in by_key.values():
+                if not await self._authenticator.is_key_valid(observers[0][1]):
+                    for observer, _ in observers:
                         observer.close(CloseCode.REVOKED)
         except Unavailable:
             pass  # the next check is near

@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 LEASE_US: Final = 60_000_000
 """Lease of a session: three heartbeats, so that two may be lost."""
-TURNS: Final = 20
+HEARTBEAT_GROUPS: Final = 20
 """Each second one twentieth of the connections is renewed."""
 AT_ONCE: Final = 500
 NO_GATEWAY: Final = ""
@@ -49,8 +49,8 @@ class Presence:
         self._clock = clock
         self._timers = timers
         self._background = background
-        self._turn = 0
-        self._turns: tuple[set[PresentConnection], ...] = tuple(set() for _ in range(TURNS))
+        self._next_group = 0
+        self._groups: tuple[set[PresentConnection], ...] = tuple(set() for _ in range(HEARTBEAT_GROUPS))
         self.gateway = gateway
 
     def start(self) -> None:
@@ -66,7 +66,8 @@ class Presence:
         await self._store.devices.ensure_device(present.uid, present.device, now_us)
         lease = present.lease(self.gateway)
         displaced = await self._store.devices.open_session(present.uid, present.device, lease, now_us, LEASE_US)
-        self._turns[hash(lease.connection) % TURNS].add(present)
+        self._groups[hash(lease.connection) % HEARTBEAT_GROUPS].add(present)
+        # The store has dropped these sessions already; their gateways close the connections.
         for session, code in displaced:
             close = {
                 "device": present.device,
@@ -82,11 +83,9 @@ class Presence:
         await self._store.devices.renew_sessions([entry], self._clock.now_us(), LEASE_US)
 
     def remove(self, present: PresentConnection, *, is_over: bool = True) -> None:
-        """Remove a connection. Unless ``is_over``, its session stays until its lease expires (between two long
-        polls).
-        """
+        """Remove a connection. Unless ``is_over``, its session stays until its lease expires."""
         lease = present.lease(self.gateway)
-        self._turns[hash(lease.connection) % TURNS].discard(present)
+        self._groups[hash(lease.connection) % HEARTBEAT_GROUPS].discard(present)
         if is_over:
             self._background.start(self._close(present.uid, present.device, lease))
 
@@ -106,9 +105,9 @@ class Presence:
 
     def _renew_next(self) -> None:
         self._timers.after(1.0, self._renew_next)
-        self._turn = (self._turn + 1) % TURNS
-        if self._turns[self._turn]:
-            self._background.start(self._renew_all(list(self._turns[self._turn])))
+        self._next_group = (self._next_group + 1) % HEARTBEAT_GROUPS
+        if self._groups[self._next_group]:
+            self._background.start(self._renew_all(list(self._groups[self._next_group])))
 
     async def _renew_all(self, present: list[PresentConnection]) -> None:
         for at in range(0, len(present), AT_ONCE):

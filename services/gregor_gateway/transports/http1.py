@@ -19,6 +19,7 @@ from gregor_gateway.protocol.server_frames import encode
 
 MAX_HEAD_BYTES: Final = 16_384
 """Largest request head: it holds a token of 8 KiB and the cookies of a browser."""
+# Visible ASCII and obs-text (RFC 9110, 5.5): control characters could split the response or the log.
 _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)")
 
 

@@ -31,17 +31,17 @@ DRAIN_S: Final = 1.0
 class StreamApplication(FastAPI):
     """The application of the stream port, behind the HTTP middleware."""
 
-    def __init__(self, streaming: StreamConnections) -> None:
+    def __init__(self, streams: StreamConnections) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-        context = streaming.context
+        context = streams.context
         self._front = HttpMiddleware(
             self._ordinary, context.origins, context.metrics, self.methods_at, allow_credentials=True
         )
         self.state.context = context
         self.router.routes[:] = [
-            Route("/v1/stream", StreamEndpoint(streaming), methods=["GET"]),
-            Route("/v1/poll", PollEndpoint(streaming), methods=["GET"]),
-            Route("/v1/frames", FramesEndpoint(streaming), methods=["POST"]),
+            Route("/v1/stream", StreamEndpoint(streams), methods=["GET"]),
+            Route("/v1/poll", PollEndpoint(streams), methods=["GET"]),
+            Route("/v1/frames", FramesEndpoint(streams), methods=["POST"]),
             *(Route(path, _probe, methods=["GET"]) for path in PROBE_PATHS),
         ]
         self.exception_handlers.update({HTTPException: _on_http, Exception: _on_any})
@@ -63,15 +63,15 @@ class StreamServer:
     """The server of the stream port."""
 
     def __init__(self, context: GatewayContext) -> None:
-        self._streaming = StreamConnections(context)
-        self.app = StreamApplication(self._streaming)
+        self._streams = StreamConnections(context)
+        self.app = StreamApplication(self._streams)
         settings = context.settings
         self._server = make_server(self.app, settings.host, settings.stream_port, DRAIN_S, has_lifespan=False)
 
     @property
     def connections(self) -> set[DeviceConnection]:
         """The open streams and polls."""
-        return self._streaming.connections
+        return self._streams.connections
 
     async def serve(self, listening: socket.socket) -> None:
         """Serve until ``stop`` is called."""

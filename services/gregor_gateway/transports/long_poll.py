@@ -23,12 +23,15 @@ from gregor_gateway.protocol.server_frames import REFRESH, close_frame, encode
 from .http_connections import StreamConnections, send_json
 from .stream_auth import StreamRejected, StreamRequest, next_ticket, open_request
 
-MOST_WAIT_S: Final = 55
+MAX_WAIT_S: Final = 55
 """Below the timeout of one minute that many proxies have."""
 WAIT_S: Final = 25
 _NUMBER: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?")
 JOIN_S: Final = 10.0
 """How long the first read may take."""
+
+
+# ---- transport
 
 
 class PollTransport:
@@ -48,7 +51,7 @@ class PollTransport:
 
     def write_run(self, run: Sequence[CreationFrame], tag: str) -> int:
         """See ``Transport.write_run``."""
-        return self.write([plain.frame for plain in run])
+        return self.write([creation.frame for creation in run])
 
     def write(self, packed: Sequence[bytes]) -> int:
         """See ``Transport.write``."""
@@ -72,22 +75,25 @@ class PollTransport:
         """See ``Transport.hold_reading``: a poll sends no frames."""
 
 
+# ---- endpoint
+
+
 class PollEndpoint:
     """The endpoint, as an ASGI application."""
 
-    def __init__(self, streaming: StreamConnections) -> None:
-        self._streaming = streaming
-        self._rules = streaming.context.rules(pings=False, welcomes=False, sends_unchanged=False)
+    def __init__(self, streams: StreamConnections) -> None:
+        self._streams = streams
+        self._rules = streams.context.rules(pings=False, welcomes=False, sends_unchanged=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond when there is a frame or the wait has passed."""
         scope["gregor.operation"] = "poll"
-        context, request = self._streaming.context, Request(scope, receive)
+        context, request = self._streams.context, Request(scope, receive)
         wait_s = read_wait(request.query_params.get("wait"))
         try:
-            stream_request = await open_request(request, context, self._streaming.terminal_closes)
-        except StreamRejected as ended:
-            await send_json(send, 410, close_frame(ended.code, ended.reason))
+            stream_request = await open_request(request, context, self._streams.terminal_closes)
+        except StreamRejected as rejected:
+            await send_json(send, 410, close_frame(rejected.code, rejected.reason))
             return
         hello = await self._with_stored_foreground(stream_request, request.query_params)
         transport = PollTransport(
@@ -96,16 +102,17 @@ class PollEndpoint:
         connection = DeviceConnection(context, transport, self._rules, "poll")
         # The session of a named poll stays present until its lease expires.
         connection.keeps_session = hello.session is not None
-        with self._streaming.holding(connection):
+        with self._streams.holding(connection):
             connection.open(stream_request.authenticated, hello)
             await _wait(transport, wait_s, receive)
             # Frames written from here on belong to the next response: the cursor of this one does not cover them.
             frames, cursor = tuple(transport.frames), connection.cursor or _requested_cursor(hello)
-            rests = connection.keeps_session and connection.is_present and transport.code is None
+            is_parked = connection.keeps_session and connection.is_present and transport.code is None
         uncounted = context.registry.current.uncounted
-        if rests:
+        # Before the response: the next poll may arrive as soon as the client has it.
+        if is_parked:
             await context.presence.park(connection)
-        await self._streaming.note(stream_request, transport.code, connection)
+        await self._streams.note(stream_request, transport.code, connection)
         ticket = await next_ticket(stream_request, context)
         await send_json(send, 200, _response_body(frames, cursor, uncounted, ticket))
 
@@ -114,17 +121,20 @@ class PollEndpoint:
         hello, caller = stream_request.hello, stream_request.authenticated.caller
         if hello.session is None or stream_request.authenticated.observes or "foreground" in query:
             return hello
-        devices, now_us = self._streaming.context.store.devices, self._streaming.context.clock.now_us()
+        devices, now_us = self._streams.context.store.devices, self._streams.context.clock.now_us()
         before = await devices.session(caller.uid, caller.device, hello.session, now_us)
         return hello if before is None else replace(hello, foreground=before.foreground)
+
+
+# ---- helpers of the endpoint
 
 
 def read_wait(text: str | None) -> float:
     """Return the seconds to wait, 0 to 55. Raises ``Problem`` ``invalid``."""
     if text is None:
         return WAIT_S
-    if _NUMBER.fullmatch(text) is None or float(text) > MOST_WAIT_S:
-        raise Problem("invalid", f"wait must be a number of seconds from 0 to {MOST_WAIT_S}.")
+    if _NUMBER.fullmatch(text) is None or float(text) > MAX_WAIT_S:
+        raise Problem("invalid", f"wait must be a number of seconds from 0 to {MAX_WAIT_S}.")
     return float(text)
 
 
@@ -158,10 +168,10 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def _response_body(frames: Sequence[bytes], cursor: str, uncounted: Sequence[str], ticket: str | None) -> bytes:
-    context = [b'{"frames":[%s]' % b",".join(frames)]
+    members = [b'{"frames":[%s]' % b",".join(frames)]
     if cursor:
-        context.append(b',"cursor":"%s"' % cursor.encode())
-    context.append(b',"uncounted":' + encode(uncounted))
+        members.append(b',"cursor":"%s"' % cursor.encode())
+    members.append(b',"uncounted":' + encode(uncounted))
     if ticket is not None:
-        context.append(b',"ticket":"%s"' % ticket.encode())
-    return b"".join(context) + b"}"
+        members.append(b',"ticket":"%s"' % ticket.encode())
+    return b"".join(members) + b"}"

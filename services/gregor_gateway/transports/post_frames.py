@@ -40,8 +40,8 @@ from gregor_gateway.sessions.presence import LEASE_US
 from .http_connections import StreamConnections, send_json
 from .stream_auth import admit_token, bearer
 
-MOST_BYTES: Final = 1 << 20
-MOST_FRAMES: Final = 1_000
+MAX_BYTES: Final = 1 << 20
+MAX_FRAMES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class FrameTarget:
 class FramesEndpoint:
     """The endpoint, as an ASGI application."""
 
-    def __init__(self, streaming: StreamConnections) -> None:
-        self._context = streaming.context
+    def __init__(self, streams: StreamConnections) -> None:
+        self._context = streams.context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond with the receipts and problems of the frames."""
@@ -71,11 +71,11 @@ class FramesEndpoint:
             raise Problem("invalid_id", f"The query parameter session is not a valid name. {name_error(name)}")
         headers: Mapping[bytes, bytes] = scope["gregor.headers"]
         media_type(headers, JSON)
-        raw = await read_body(headers, receive, MOST_BYTES, _too_large)
+        raw = await read_body(headers, receive, MAX_BYTES, _too_large)
         document = decode_json(raw, self._context.limits)
         frames = document if isinstance(document, list) else [document]
-        if len(frames) > MOST_FRAMES:
-            raise Problem("too_many", f"{len(frames)} frames; the limit of one request is {MOST_FRAMES}.")
+        if len(frames) > MAX_FRAMES:
+            raise Problem("too_many", f"{len(frames)} frames; the limit of one request is {MAX_FRAMES}.")
         target = await self._target(caller, name)
         answers: list[bytes] = []
         forwarded: list[Any] = []
@@ -120,6 +120,7 @@ class FramesEndpoint:
             case ForegroundFrame(value) if target.subscriber is None:
                 entry = (caller.uid, caller.device, replace(target.session, foreground=value))
                 await context.store.devices.renew_sessions([entry], context.clock.now_us(), LEASE_US)
+            # Verified here, so that the answer is exact; the connection then verifies it again.
             case TokenFrame(token):
                 await admit_token(token, context)
             case AckFrame() | ForegroundFrame() | ResyncFrame():
@@ -142,4 +143,4 @@ class FramesEndpoint:
 
 
 def _too_large() -> Problem:
-    return Problem("message_too_large", f"The limit of one request is {MOST_BYTES} bytes.")
+    return Problem("message_too_large", f"The limit of one request is {MAX_BYTES} bytes.")

@@ -47,7 +47,7 @@ class SseTransport:
 
     def write_run(self, run: Sequence[CreationFrame], tag: str) -> int:
         """See ``Transport.write_run``."""
-        return self.write([self.pack(plain.frame, tag, plain.seq) for plain in run])
+        return self.write([self.pack(creation.frame, tag, creation.seq) for creation in run])
 
     def write(self, packed: Sequence[bytes]) -> int:
         """See ``Transport.write``."""
@@ -90,6 +90,7 @@ class SseTransport:
         data = b"".join(self._waiting)
         was_full = self._size > HIGH_WATER_BYTES
         self._waiting, self._size = [], 0
+        # The events are with the HTTP server now, which blocks the next send while its own buffer is full.
         if was_full and self.connection is not None:
             self.connection.resume()
         return data
@@ -98,16 +99,16 @@ class SseTransport:
 class StreamEndpoint:
     """The endpoint, as an ASGI application."""
 
-    def __init__(self, streaming: StreamConnections) -> None:
-        self._streaming = streaming
-        self._rules = streaming.context.rules(pings=False, welcomes=True, sends_unchanged=True)
+    def __init__(self, streams: StreamConnections) -> None:
+        self._streams = streams
+        self._rules = streams.context.rules(pings=False, welcomes=True, sends_unchanged=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until either side ends the stream."""
         scope["gregor.operation"] = "stream"
-        context = self._streaming.context
+        context = self._streams.context
         try:
-            stream_request = await open_request(Request(scope, receive), context, self._streaming.terminal_closes)
+            stream_request = await open_request(Request(scope, receive), context, self._streams.terminal_closes)
         except StreamRejected:
             await send({"type": "http.response.start", "status": 204, "headers": [(b"cache-control", b"no-store")]})
             await send({"type": "http.response.body", "body": b""})
@@ -116,11 +117,11 @@ class StreamEndpoint:
         connection = DeviceConnection(context, stream, self._rules, "sse")
         stream.connection = connection
         connection.session.ticket = await next_ticket(stream_request, context)
-        with self._streaming.holding(connection):
+        with self._streams.holding(connection):
             connection.open(stream_request.authenticated, stream_request.hello)
             leaving = asyncio.ensure_future(_end_on_disconnect(receive, stream))
             try:
-                await _serve(stream, send, lambda: self._streaming.note(stream_request, stream.code, connection))
+                await _serve(stream, send, lambda: self._streams.note(stream_request, stream.code, connection))
             finally:
                 leaving.cancel()
 
@@ -130,6 +131,7 @@ async def _serve(stream: SseTransport, send: Send, note: Callable[[], Awaitable[
     first = b"retry: %d\n\n" % random.randint(*RETRY_MS)
     await send({"type": "http.response.body", "body": first, "more_body": True})
     while data := await stream.take():
+        # Before the last event is sent: the browser reconnects as soon as it has the close.
         if stream.is_over:
             await note()
         await send({"type": "http.response.body", "body": data, "more_body": True})

@@ -57,6 +57,7 @@ async def open_request(request: Request, context: GatewayContext, terminal_close
             "unauthorised", "Do not send a token in a URL: use the header Authorization, the cookie, or a ticket."
         )
     hello = read_query(query.multi_items(), request.headers.get("last-event-id"))
+    # The cookie comes last: a page may send it without being asked (CSRF), so it opens only streams.
     token, ticket = bearer(request), query.get("ticket")
     if token is None and ticket is None:
         token = _cookie(request)

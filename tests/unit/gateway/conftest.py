@@ -125,7 +125,7 @@ class LocalDevice:
         return frame
 
     def write_run(self, run: Sequence[CreationFrame], tag: str) -> int:
-        return self.write([plain.frame for plain in run])
+        return self.write([creation.frame for creation in run])
 
     def write(self, packed: Sequence[bytes]) -> int:
         self.writes.append(list(packed))

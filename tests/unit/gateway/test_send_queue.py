@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor_gateway.connection.send_queue import PLAIN, EnqueueResult, SendQueue
+from gregor_gateway.connection.send_queue import NO_SEQ, EnqueueResult, SendQueue
 
 
 def test_frames_are_taken_in_order() -> None:
@@ -35,7 +35,7 @@ def test_cursor_equals_the_frames_written(
             taken = queue.take(int(what))
             assert taken == [frame for frame, _, _ in waiting[: len(taken)]]
             for _, position, name in waiting[: len(taken)]:
-                seq = seq if position == PLAIN else position
+                seq = seq if position == NO_SEQ else position
                 tag = name or tag
             waiting = waiting[len(taken) :]
             assert taken or not waiting
@@ -49,8 +49,8 @@ def test_cursor_equals_the_frames_written(
             queue.put_sync(packed, f"t{number}", number)
             waiting.append((packed, number, f"t{number}"))
         else:
-            queue.put(packed, PLAIN if what == "plain" else number)
-            waiting.append((packed, PLAIN if what == "plain" else number, None))
+            queue.put(packed, NO_SEQ if what == "plain" else number)
+            waiting.append((packed, NO_SEQ if what == "plain" else number, None))
         assert queue.is_idle is (not waiting)
 
 
