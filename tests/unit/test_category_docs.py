@@ -1,4 +1,4 @@
-"""The page on notification types, held to the code."""
+"""The pages about notification types match the code, and their example works."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GUIDE = (DOCS / "how-to" / "notification-types.md").read_text("utf-8")
 EXAMPLE = GUIDE.partition("```toml\n")[2].partition("```")[0]
 
 
-def test_the_newcomer_s_entry_has_ten_lines_and_holds_as_it_stands() -> None:
+def test_example_entry_has_ten_lines_and_renders() -> None:
     entries = read_checked(tomllib.loads(EXAMPLE))
     policy = entries.resolve("invoice.due")
 
@@ -47,25 +47,23 @@ def test_the_newcomer_s_entry_has_ten_lines_and_holds_as_it_stands() -> None:
         ("invite.code", {"social_media_name": "bob@twitter", "code": "c0de"}, "Send bob@twitter an invite code"),
     ],
 )
-def test_the_example_set_has_words_for_each_notification_of_the_design(
-    category: str, body: dict[str, str], title: str
-) -> None:
+def test_example_set_renders_each_title(category: str, body: dict[str, str], title: str) -> None:
     entries = read_checked(read_file(EXAMPLES))
     schema = entries.resolve(category).body_schema
 
-    words = Renderer(entries).render_texts(TemplateItem("aa", category, body, 5))
+    texts = Renderer(entries).render_texts(TemplateItem("aa", category, body, 5))
 
-    assert category in entries.named and words is not None and words["title"] == title
+    assert category in entries.named and texts is not None and texts["title"] == title
     assert schema is None or schema.errors(canonical_json(body), "/body") == []
 
 
-def test_every_field_has_its_row_and_every_row_its_field() -> None:
+def test_table_of_fields_matches_the_code() -> None:
     table = PAGE.partition("## The fields")[2].partition("## Templates")[0]
 
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(CATEGORY_FIELDS)
 
 
-def test_every_variable_and_filter_is_named_and_no_other() -> None:
+def test_variables_and_filters_match_the_code() -> None:
     text = PAGE.partition("## Templates")[2].partition("## Over HTTP")[0]
     filters = set(re.findall(r"`(\w+)`", text.partition("Filters:")[2].partition("`{{")[0]))
     variables = set(re.findall(r"^`id`.*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)[0].replace("`", " ").split())

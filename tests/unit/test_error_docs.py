@@ -1,4 +1,4 @@
-"""docs/reference/errors.md lists every code and every close, as the code has them."""
+"""docs/reference/errors.md lists every error code and close code as the code defines them."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def rows(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1:]]
 
 
-def test_every_error_code_is_documented_as_it_is() -> None:
+def test_error_code_table_equals_the_code() -> None:
     expected = [
         [f"`{code}`", str(refusal.status), "yes" if refusal.retry else "no", refusal.meaning]
         for code, refusal in ERRORS.items()
