@@ -55,6 +55,7 @@ async def serve_with(settings: Settings, store: Store) -> None:
         servers.append(
             make_server(admin_app, settings.host, settings.admin_port, settings.drain_seconds, has_lifespan=False)
         )
+    # All ports are bound before anything is served: a port in use fails the start, not half of the service.
     sockets = [listen(settings.host, server.config.port) for server in servers]
     _stop_on_signals(app, servers)
     try:

@@ -112,6 +112,7 @@ def create_app(
     )
     app = IngestApp(context, lifespan=_lifespan)
     app.hot_routes = _hot_routes(context)
+    # The hot routes are also ordinary ones, for the methods of their paths (405, OPTIONS).
     app.router.routes[:] = [*app.hot_routes, *_ordinary_routes(settings)]
     app.exception_handlers.update(
         {HTTPException: _on_routing_error, RequestValidationError: _on_invalid_parameter, Exception: _on_error}
@@ -127,6 +128,9 @@ def create_admin_app(app: IngestApp) -> FastAPI:
     return admin
 
 
+# --- Routes
+
+
 def _hot_routes(context: IngestContext) -> tuple[Route, ...]:
     return (
         Route(messages.PATH, messages.SendMessage(context), methods=["POST"], include_in_schema=False),
@@ -139,9 +143,11 @@ def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     notifications = (contact, deliveries, dead_letters, suppressions, webhooks)
     for module in (reads, devices, *notifications, tickets, users, keys, category_routes, delayed):
         guarded += module.router.routes
+    # A process on the internet may serve devices only: the other routes then do not exist (404).
     if settings.ingest_audience == "devices":
         guarded = [route for route in guarded if _is_for_devices(route)]
     open_routes = [*push.router.routes, *probes.router.routes, *unsubscribe.router.routes, *pages.router.routes]
+    # With an admin port, metrics are only there: the public port must not show them.
     if settings.admin_port is None:
         open_routes += probes.metrics_router.routes
     return guarded + open_routes
@@ -153,9 +159,13 @@ def _is_for_devices(route: BaseRoute) -> bool:
     return access_rule(next(iter(route.methods)), route.path).device_access is not DeviceAccess.NOTHING
 
 
+# --- Startup and shutdown
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: IngestContext = app.state.context
+    # The first check runs before requests are accepted, so a load balancer never sees a false "not ready".
     await context.readiness.check()
     await context.categories.open()
     await context.webhooks.start()
@@ -169,6 +179,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await watching
         await context.webhooks.close()
         await context.categories.close()
+
+
+# --- Errors of FastAPI, as problems
 
 
 async def _on_routing_error(request: Request, error: Exception) -> Never:

@@ -1,6 +1,6 @@
 """``?dry_run=true``: what a message would do, and whom it would notify, when, or why not. Nothing is changed.
 
-Deliveries are decided for the present state by the same pure rules as at their time: a user who is in the foreground
+Deliveries are decided for the present state by the same pure rules as at their time: a user in the foreground
 now gets no e-mail in three days either. A delayed message is decided for its own time.
 """
 
@@ -25,14 +25,13 @@ from gregor.core.notify import escalation
 from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, is_channel_allowed, quiet_until
 from gregor.core.notify.escalation import USER, Audience, EscalationDecision, NotificationCause, SkipReason
 from gregor.core.notify.intents import EMAIL, IntentKind
-from gregor.core.times import format_time
 from gregor.store.audience import load_audience
 
 from .context import IngestContext
+from .schemas.fields import json_time_or_null
+from .schemas.responses import PlannedDeliveryResponse
 
 _PREFERENCE: Final[SkipReason] = "preference"
-_NO_DEVICE: Final = "no_device"
-_NO_ADDRESS: Final = "no_address"
 
 
 def is_dry_run(query: dict[str, str]) -> bool:
@@ -48,7 +47,7 @@ async def dry_run(uid: str, message: Message, sender: Sender, view: View, contex
     commit = context.submitter.plan(message, sender)
     receipt = await context.store.users.rehearse(uid, commit)
     created = [creation for creation in commit.creations if creation.id in receipt.created]
-    deliveries: list[dict[str, Any]] = []
+    deliveries: list[PlannedDeliveryResponse] = []
     if any(escalation.has_channels(_policy(creation, context)) for creation in created):
         recipient = await _load_recipient(uid, commit.now_us, context)
         for creation in created:
@@ -57,17 +56,21 @@ async def dry_run(uid: str, message: Message, sender: Sender, view: View, contex
     warnings = [warning for creation in created if (warning := _category_warning(creation.category, context))]
     if warnings:
         extra["warnings"] = list(dict.fromkeys(warnings))
+    # The encoder of receipts is hand-written; the members of the dry run are appended to its object.
     encoded = encode_receipt(receipt, view, isinstance(message.content, ExternalMessage))
     return encoded[:-1] + b"," + msgspec.json.encode(extra)[1:]
 
 
 def _category_warning(category: str, context: IngestContext) -> str | None:
-    """Return a warning if there is no entry for the category but one for a similar name: probably a typo."""
+    """Return a warning if the category has no entry but a similar name has one: probably a typo."""
     names = context.categories.current.named
     if any(prefix in names for prefix in prefixes_of(category) if prefix):
         return None
     similar = get_close_matches(category, [name for name in names if name], 1, cutoff=0.7)
-    return f'There is no entry for the category "{category}"; did you mean "{similar[0]}"?' if similar else None
+    return f'No entry exists for the category "{category}"; did you mean "{similar[0]}"?' if similar else None
+
+
+# --- The user to notify
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +95,16 @@ async def _load_recipient(uid: str, now_us: int, context: IngestContext) -> _Rec
     return _Recipient(uid, now_us, audience, contact, preferences, is_suppressed)
 
 
+# --- Predicted deliveries
+
+
 def _policy(creation: Creation, context: IngestContext) -> CategoryPolicy:
     return context.categories.current.resolve(creation.category)
 
 
 def _deliveries(
     creation: Creation, seq: int, recipient: _Recipient, policy: CategoryPolicy
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[PlannedDeliveryResponse]:
     """Yield an entry for each event of the item, device and channel: when it is delivered, or the reason why not."""
     item = LiveItem(
         creation.id,
@@ -127,7 +133,8 @@ def _deliveries(
 
 def _pushes(
     item: LiveItem, event: NotificationCause, at_us: int, recipient: _Recipient, policy: CategoryPolicy
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[PlannedDeliveryResponse]:
+    # The worker checks preferences when it sends; here they are applied to the decision at once.
     decision = escalation.decide_pushes(recipient.uid, item, event, policy, recipient.audience, recipient.now_us)
     if not is_channel_allowed(recipient.preferences, item.category, "push"):
         decision = EscalationDecision(
@@ -138,12 +145,13 @@ def _pushes(
     for device, reason in decision.skip_reasons.items():
         yield _entry(item, event, None, device, None, reason)
     if not decision.intents and not decision.skip_reasons:
-        yield _entry(item, event, None, None, None, "no_device")  # there is no device at all
+        # A user without devices has no skip reasons either; an empty list would explain nothing.
+        yield _entry(item, event, None, None, None, "no_device")
 
 
 def _mail(
     item: LiveItem, event: NotificationCause, at_us: int, recipient: _Recipient, policy: CategoryPolicy
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[PlannedDeliveryResponse]:
     decision = escalation.decide_email(recipient.uid, item, event, policy, recipient.audience, recipient.now_us)
     reason: str | None = decision.skip_reasons.get(USER)
     if reason is None and recipient.contact.email is None:
@@ -166,7 +174,7 @@ def _planned(
     at_us: int,
     recipient: _Recipient,
     policy: CategoryPolicy,
-) -> dict[str, Any]:
+) -> PlannedDeliveryResponse:
     """Return the entry of a delivery. Quiet hours postpone it to their end; an item that expires before is skipped."""
     until_us = at_us if policy.urgent else quiet_until(recipient.contact, at_us)
     if item.is_expired(until_us):
@@ -181,7 +189,13 @@ def _entry(
     device: str | None,
     at_us: int | None,
     reason: str | None,
-) -> dict[str, Any]:
-    at = None if at_us is None else msgspec.Raw(format_time(at_us))
-    entry = {"item": item.id, "intent": event.kind.value, "n": event.n, "channel": channel, "device": device}
-    return {**entry, "at": at, "reason": reason}
+) -> PlannedDeliveryResponse:
+    return PlannedDeliveryResponse(
+        item=item.id,
+        intent=event.kind.value,
+        n=event.n,
+        channel=channel,
+        device=device,
+        at=json_time_or_null(at_us),
+        reason=reason,
+    )

@@ -50,6 +50,7 @@ class GuardedRoute(APIRoute):
             authorization = request.scope["gregor.headers"].get(b"authorization")
             device = request.query_params.get("device")
             request.state.actor = await context.authorizer.authorize(rule, authorization, request.path_params, device)
+            # FastAPI ignores unknown parameters, but a typo such as "befor" must not read the first page again.
             parse_query(request.scope["query_string"], parameters, repeatable)
             return await handler(request)
 
@@ -76,6 +77,9 @@ class OpenRoute(APIRoute):
             return await handler(request)
 
         return named
+
+
+# --- Dependencies. They are async, because FastAPI runs sync ones in a thread.
 
 
 async def _actor(request: Request) -> Actor:

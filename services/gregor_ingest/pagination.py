@@ -22,6 +22,7 @@ BEFORE_DESCRIPTION: Final = "The position of the next page, from the header `Lin
 
 def next_link(request: Request, before: str) -> dict[str, str]:
     """Return the header ``Link`` to the next page: the same query, from another position."""
+    # Everything else in the query stays, also repeated parameters such as category_prefix.
     query = [pair for pair in request.query_params.multi_items() if pair[0] != "before"]
     return {"Link": f'<{request.url.path}?{urlencode([*query, ("before", before)])}>; rel="next"'}
 

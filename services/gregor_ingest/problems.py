@@ -91,6 +91,7 @@ def _place(steps: Sequence[str | int], document: Any) -> list[str | int]:
     """Return pydantic's path of an error without the names of models, which are not in the document."""
     path: list[str | int] = []
     *inner, last = steps or ("",)
+    # pydantic puts names of models and union tags between the members: skip steps that the document does not have.
     for step in inner:
         is_element = isinstance(document, list) and isinstance(step, int)
         is_member = is_element or (isinstance(document, dict) and step in document)

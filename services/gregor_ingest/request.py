@@ -30,6 +30,7 @@ def parse_query(raw: bytes, known: Container[str] = (), repeatable: Container[st
     if not raw:
         return parameters
     for name, value in parse_qsl(raw.decode("latin-1"), keep_blank_values=True):
+        # Unknown names are errors, so a typo never silently changes the result.
         if name not in known:
             raise Problem("unknown_field", f"Unknown query parameter {name[:64]!r}.")
         if name in parameters and name not in repeatable:

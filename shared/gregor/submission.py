@@ -76,6 +76,7 @@ class Submitter:
         of the sender, in which the receipt is written. Raises ``Problem``, or ``Unavailable`` if the store cannot be
         reached: then the message may or may not have been committed.
         """
+        # The two lines of ``commit`` are repeated here to save a coroutine on the hot path.
         commit = self.plan(message, sender)
         if message.not_before_us is not None:
             return Submitted(

@@ -82,6 +82,7 @@ class DevicePatch(RequestModel):
 def to_registration(document: DeviceRegistration, hosts: Sequence[str]) -> Registration:
     """Return the registration to store. Raise ``push_endpoint_not_allowed`` unless ``hosts`` has the Web Push host."""
     push = document.push
+    # The endpoint is a URL that this service will call: without a check, a device could aim it at our network (SSRF).
     if isinstance(push, WebPush):
         _check_endpoint(push.token.endpoint, hosts)
     kept = push.model_dump(exclude_none=True) if push is not None else None
@@ -125,6 +126,7 @@ def restore_read_values(document: Any, stored_registration: Registration | None)
         return document
     document = {name: value for name, value in document.items() if name not in READ_ONLY}
     push, stored = document.get("push"), stored_registration.push if stored_registration is not None else None
+    # No real token starts with an ellipsis, so a masked one is recognized.
     if isinstance(push, dict) and isinstance(push.get("token"), str) and push["token"].startswith("…"):
         if stored is None or push["token"] != _masked(stored["token"]) or push.get("provider") != stored["provider"]:
             raise field_problem(

@@ -136,6 +136,7 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+# FastAPI accepts yes, on and 1 for a boolean; the OpenAPI document allows only true and false.
 def _flag(value: Any) -> Any:
     if value not in ("true", "false", True, False):
         raise PydanticCustomError("value_error", "This must be true or false.")

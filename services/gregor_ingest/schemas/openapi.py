@@ -116,6 +116,7 @@ def build_document(app: FastAPI, paths: set[str]) -> dict[str, Any]:
         title="Gregor", version=__version__, description=DESCRIPTION, openapi_version="3.1.0", routes=app.routes
     )
     document["info"]["license"] = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
+    # Relative: the document is served by the process that it describes.
     document["servers"] = [{"url": "/", "description": "The server of this document."}]
     _restore_nulls(app, document["paths"])
     described = document["paths"] | {
@@ -125,6 +126,7 @@ def build_document(app: FastAPI, paths: set[str]) -> dict[str, Any]:
     used = {tag for operations in described.values() for operation in operations.values() for tag in operation["tags"]}
     document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items() if name in used]
     document["components"] = {"schemas": dict(sorted(_schemas().items())), "securitySchemes": _SECURITY_SCHEMES}
+    # Rules of the access table apply to all operations, so they are added at the end.
     _complete(document["paths"])
     if "/v1/messages" in document["paths"]:
         content = document["paths"]["/v1/messages"]["post"]["responses"]["200"]["content"]
@@ -146,6 +148,7 @@ def _schemas() -> dict[str, Any]:
         [*_classes(documents, msgspec.Struct), *_classes(responses, msgspec.Struct)],
         ref_template="#/components/schemas/{name}",
     )
+    # Two generators: msgspec for what the service encodes, pydantic for what it validates.
     models = [model for module in (requests, device, webhook) for model in _classes(module, BaseModel)]
     _, bodies = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"

@@ -160,7 +160,7 @@ async def test_a_similar_category_entry_is_suggested(api: Api) -> None:
         message = {"system": "gregor", "body": {"create": {"a": {"category": category}}}}
         return (await dry_run(api, message)).get("warnings")
 
-    assert await warnings("newz") == ['There is no entry for the category "newz"; did you mean "news"?']
+    assert await warnings("newz") == ['No entry exists for the category "newz"; did you mean "news"?']
     assert await warnings("news") is None
     assert await warnings("news.sport") is None
     assert await warnings("invoice.due") is None

@@ -59,6 +59,7 @@ async def apply_categories(request: Request, context: Context, dry_run: DryRun =
     editor = _editor(context)
     try:
         if dry_run:
+            # In a thread, because compiling the templates and schemas of many entries would block the event loop.
             await asyncio.to_thread(read_checked, entries)
             version = (await editor.current()).version
         else:
@@ -111,7 +112,7 @@ async def read_category(name: str, context: Context) -> Response:
     """Return the entry itself. Inherited values are in the entries above it."""
     entry = (await _editor(context).current()).entries.get(_category(name))
     if entry is None:
-        raise Problem("not_found", "There is no entry with this name; the category inherits all values.")
+        raise Problem("not_found", "No entry has this name; the category inherits all values.")
     return json_response(entry)
 
 
@@ -179,6 +180,7 @@ async def preview(name: str, request: Request, context: Context) -> Response:
     """Render title, text, link, subject and HTML of an item, or a summary, with this body."""
     body = await read_model(request, context, PreviewItem, empty={})
     category = _category(name)
+    # This process may not have the latest entries yet, but a preview right after a change must show it.
     await context.categories.refresh()
     policies = context.categories.current
     policy = policies.resolve(category)
@@ -200,6 +202,9 @@ async def preview(name: str, request: Request, context: Context) -> Response:
             html=mail.html if mail else None,
         )
     )
+
+
+# --- Helpers
 
 
 def _editor(context: IngestContext) -> CategoryEditor:

@@ -89,6 +89,7 @@ async def get_key(key: str, context: Context) -> Response:
 async def delete_key(key: str, context: Context) -> Response:
     """Delete a key. Requests with it fail from now on."""
     await context.store.access.delete_key(key)
+    # Other processes notice within KEY_CACHE_TTL_S.
     context.authorizer.invalidate_keys()
     return Response(status_code=204)
 
@@ -113,7 +114,7 @@ async def rotate_key(key: str, context: Context) -> Response:
 
 
 def _unknown_key() -> Problem:
-    return Problem("not_found", "There is no service key with this id.")
+    return Problem("not_found", "No service key has this id.")
 
 
 def _members(key: ServiceKey) -> dict[str, Any]:

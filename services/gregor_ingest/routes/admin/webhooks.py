@@ -57,6 +57,7 @@ async def create_webhook(request: Request, context: Context) -> Response:
     check_webhook_url(body.url, is_loopback_allowed=context.settings.webhook_loopback)
     now_us = context.clock.now_us()
     made = await _editor(context).create(body.url, body.event_types, body.category_filter, body.name, now_us)
+    # Otherwise an event right after this response could miss the webhook.
     await context.webhooks.wait_until_known()
     headers = {**_NO_STORE, "Location": _PATH.format(webhook=made.id)}
     return json_response(new_webhook_response(made), 201, headers)
@@ -149,4 +150,4 @@ def _editor(context: IngestContext) -> WebhookEditor:
 
 
 def _unknown_webhook() -> Problem:
-    return Problem("not_found", "There is no webhook with this id.")
+    return Problem("not_found", "No webhook has this id.")

@@ -96,7 +96,7 @@ async def replay_dead_letter(delivery: str, context: Context) -> Response:
     """Deliver a dead letter again: it is retried for a day, and may be cancelled like any other delivery."""
     intent = decode_delivery_id(delivery)
     if intent is None or not await context.store.dead_letters.replay(intent, context.clock.now_us()):
-        raise Problem("not_found", "There is no dead letter with this id; it may have been replayed or purged.")
+        raise Problem("not_found", "No dead letter has this id; it may have been replayed or purged.")
     return json_response(ReplayedResponse(delivery), 202)
 
 

@@ -91,6 +91,7 @@ async def ask_unsubscribe(token: _Token, request: Request, context: Context) -> 
 )
 async def unsubscribe(token: _Token, request: Request, context: Context) -> Response:
     """Unsubscribe with one click (RFC 8058). The body may have any type, up to 1 KiB. Safe to repeat."""
+    # First, so a body that is too large changes nothing.
     await _discard_body(request)
     texts = _translation(request)
     found = parse_token(link_keys(context.settings), token)

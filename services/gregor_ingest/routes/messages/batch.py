@@ -45,6 +45,7 @@ class SendMessages:
         """Respond with the receipt or the error of each pair of line and uid, in order."""
         scope["gregor.operation"] = "sendMessages"
         context, headers = self._context, scope["gregor.headers"]
+        # Authorization before the body: an unknown caller cannot make the process read a whole batch.
         actor = await context.authorizer.authorize(_RULE, headers.get(b"authorization"), {}, None)
         parse_query(scope["query_string"])
         kind = media_type(headers, JSON, NDJSON)
@@ -78,6 +79,9 @@ class SendMessages:
 
     def _batch_too_large(self) -> Problem:
         return Problem("batch_too_large", f"A batch has at most {self._context.limits.batch_bytes} bytes. Split it.")
+
+
+# --- NDJSON
 
 
 class _NdjsonBatch:
@@ -114,6 +118,7 @@ class _NdjsonBatch:
             if not self._has_submitted:
                 raise
             self._last += BatchEntry(self._next_line, None, result=problem).encode() + b"\n"
+        # The client is gone, or the server stops: a writer that waits for more would never end.
         except BaseException:
             if self._writer is not None:
                 self._writer.cancel()
@@ -141,6 +146,7 @@ class _NdjsonBatch:
         context = self._context
         for start in range(0, len(entries), CHUNK_ENTRIES):
             piece = entries[start : start + CHUNK_ENTRIES]
+            # Until the first chunk is submitted, a failing store fails the whole batch, which is then safe to retry.
             is_first = not self._has_submitted
             await submit_entries(piece, self._actor, context.rate_limiter, context.submitter, is_first=is_first)
             self._has_submitted = True
@@ -187,6 +193,9 @@ async def read_lines(source: AsyncIterator[tuple[bytes, bool]]) -> AsyncIterator
         if found := [(number + index, line) for index, line in enumerate(complete) if line.strip()]:
             yield found, is_last
         number += len(complete)
+
+
+# --- JSON arrays, and the response
 
 
 def _split_array(raw: bytes) -> list[bytes]:

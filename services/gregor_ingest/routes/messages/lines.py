@@ -62,6 +62,9 @@ class BatchEntry(msgspec.Struct):
         return b'{"line":%d,"uid":%s,"problem":%s}' % (self.line, uid, _encode(problem.frame()))
 
 
+# --- Reading
+
+
 class LineReader:
     """Turns the lines of one caller into entries, each planned or rejected."""
 
@@ -99,6 +102,7 @@ class LineReader:
     ) -> list[BatchEntry]:
         work: Commit | DelayedMessage
         try:
+            # Planned once for all users of the line: nothing in a commit depends on the user.
             work = self._submitter.plan(message, sender)
         except Problem as problem:
             return [BatchEntry(number, uid, result=problem) for uid in uids]
@@ -141,6 +145,9 @@ def _check_uids(raw: bytes, uids: Sequence[str], actor: Actor, limits: Limits) -
         raise Problem("forbidden", "The device token belongs to another user.")
 
 
+# --- Submitting
+
+
 async def submit_entries(
     entries: Sequence[BatchEntry],
     actor: Actor,
@@ -158,6 +165,7 @@ async def submit_entries(
     granted, wait_s = await _take_as_many_as_possible(actor, len(pending), rate_limiter)
     for entry in pending[granted:]:
         entry.result = rate_limited(wait_s)
+    # Delayed messages go to the agenda with one call each: they are rare in batches.
     await asyncio.gather(
         *[_delay(entry, submitter) for entry in pending[:granted] if isinstance(entry.work, DelayedMessage)]
     )

@@ -67,7 +67,7 @@ async def docs_asset(name: str) -> Response:
     """Return a script or a style. Its name has a hash of its content, so it may be cached for ever."""
     asset = _assets().get(name)
     if asset is None:
-        raise Problem("not_found", "There is no file with this name; the page may be of another version. Reload it.")
+        raise Problem("not_found", "No file has this name. The page may belong to another version: reload it.")
     return Response(asset, headers={**_IMMUTABLE, "Content-Type": _MEDIA_TYPES[name.rpartition(".")[2]]})
 
 
@@ -79,6 +79,9 @@ async def openapi(request: Request) -> Response:
 
 def _page(html: str) -> Response:
     return Response(html, media_type="text/html", headers=_HEADERS)
+
+
+# --- Templates and assets, read once
 
 
 @cache

@@ -54,6 +54,7 @@ _REGISTERED: Final = documented(
 async def put_device(uid: str, device: str, request: Request, context: Context) -> Response:
     """Replace the registration. If another device has the same push token, that device loses it."""
     stored = await context.store.devices.device(uid, device, context.clock.now_us())
+    # A client may write back what it read, where the push token is masked.
     document = restore_read_values(await read_json(request, context), stored[0] if stored else None)
     registration = _validate(document, context)
     await context.store.devices.put_device(uid, device, registration, context.clock.now_us())
@@ -74,6 +75,7 @@ async def patch_device(uid: str, device: str, request: Request, context: Context
     if not isinstance(patch, dict):
         raise Problem("invalid", "A merge patch must be an object.")
 
+    # The store may call this again, if another request changes the device at the same time.
     def change(stored: Registration | None) -> Registration:
         document = apply_merge_patch({} if stored is None else registration_document(stored), patch)
         return _validate(restore_read_values(document, stored), context)

@@ -87,6 +87,7 @@ async def read_state(
     cursor_view = read_view if category is None else replace(read_view, category_filter=(f"={category}",))
     # Rendered texts also depend on the category entries and the language.
     rendering = "" if render is None else f".{context.categories.version}.{render}"
+    # Weak, because equal digests guarantee equal items, not equal bytes.
     etag = f'W/"{full.digest.hex()}{rendering}"'
     headers = {**_PRIVATE, "ETag": etag, "Gregor-Cursor": str(cursor_for(full.epoch, cursor_view, full.seq))}
     if _matches_etag(request.headers.getlist("if-none-match"), etag):
@@ -167,12 +168,16 @@ async def read_history(
     """Return live and removed items, newest first (by seq, then id)."""
     position = _parse_before(before)
     await context.rate_limiter.check_history(actor)
+    # One more than the page, to know if there is a next one.
     found = await context.store.users.history(uid, view, position, limit + 1, context.clock.now_us())
     page = found[:limit]
     headers = dict(_PRIVATE)
     if len(found) > limit:
         headers |= next_link(request, f"{page[-1].seq}.{page[-1].id}")
     return json_response(encode_history(page, await _rendered(_with_body(page), uid, render, context)), headers=headers)
+
+
+# --- Rendering and filters
 
 
 async def _rendered(
@@ -197,6 +202,9 @@ def _only_category(full: Full, category: str | None) -> Full:
         return full
     items = tuple(item for item in full.items if item.category == category)
     return replace(full, items=items, digest=lanes.total(item.leaf for item in items))
+
+
+# --- Query parameters and headers
 
 
 def _past_us(text: str, now_us: int, context: IngestContext) -> int:
