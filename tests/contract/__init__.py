@@ -1,1 +1,1 @@
-"""One test body for all twins of a contract."""
+"""Contract tests: one test body for all implementations of a contract."""

@@ -1,4 +1,4 @@
-"""The twins: every test of a store runs once on each."""
+"""Fixtures: every test of a store runs once on each implementation."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ MakeStore = Callable[[Limits], Awaitable[Store]]
 
 @pytest.fixture(params=list(FACTORIES.values()), ids=list(FACTORIES))
 def factory(request: pytest.FixtureRequest) -> Factory:
-    """Makes stores of one kind."""
+    """Return the factory of one implementation."""
     made: Factory = request.param
     return made
 
 
 @pytest.fixture
-async def twin(factory: Factory) -> AsyncIterator[StoreUnderTest]:
-    """A fresh store with the default bounds, and its feed."""
+async def backend(factory: Factory) -> AsyncIterator[StoreUnderTest]:
+    """Return an empty store with the default bounds, and its pub/sub."""
     async with factory(LIMITS) as made:
         yield made
 
 
 @pytest.fixture
-def store(twin: StoreUnderTest) -> Store:
-    """A fresh store with the default bounds."""
-    return twin.store
+def store(backend: StoreUnderTest) -> Store:
+    """Return an empty store with the default bounds."""
+    return backend.store
 
 
 @pytest.fixture
-async def heard(twin: StoreUnderTest) -> AnnouncementRecorder:
-    """What ``store`` tells of alice."""
-    return await twin.hear("alice")
+async def recorder(backend: StoreUnderTest) -> AnnouncementRecorder:
+    """Return a recorder of alice's announcements from ``store``."""
+    return await backend.record("alice")
 
 
 @pytest.fixture
 async def make_store(factory: Factory) -> AsyncIterator[MakeStore]:
-    """Makes fresh stores with other bounds."""
+    """Return a function that makes empty stores with other bounds."""
     async with AsyncExitStack() as stack:
 
         async def make(limits: Limits) -> Store:

@@ -1,4 +1,4 @@
-"""Service keys, tickets and rates, in every store (contract ``Access``)."""
+"""Service keys, tickets and rate limits, in every store (contract ``Access``)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_rotation_keeps_the_old_secret_for_a_while(store: Store) -> None:
 
 
 async def test_rotating_again_keeps_earlier_expiries(store: Store) -> None:
-    """Whoever repeats a rotation whose answer was lost must shut nobody out."""
+    """A client that repeats a rotation because it lost the reply must not lock other processes out."""
     key, text = await store.access.create_key(["ingest"])
     texts = [text]
     for hours in range(3):

@@ -1,4 +1,4 @@
-"""What is due when, who gets it, and what becomes of it (semantics.md L6, L7), on every store."""
+"""The agenda: leases on due users, due work, completion (semantics.md L6, L7), in every store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.agendas import ALICE, FAR_US, LEASE_US, at, entries, remind, 
 from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, SEED, creating, dismissing
 from tests.support.store_backends import AnnouncementRecorder, StoreUnderTest
 
-# ---- what waits for a mail
+# ---- items for a mail
 
 
 async def test_mailable_items_come_newest_first_with_timers(store: Store) -> None:
@@ -46,7 +46,7 @@ async def test_mailable_items_come_newest_first_with_timers(store: Store) -> Non
     assert await store.agenda.mailable("bob", "a", lambda _: True, 9) == []
 
 
-# ---- claim and settle
+# ---- claim and complete
 
 
 async def test_due_user_is_claimed_once(store: Store) -> None:
@@ -192,14 +192,14 @@ async def test_push_has_its_cause_and_reminder_its_index(store: Store) -> None:
     assert (await work_of(store, WorkKind.REMIND)).n == 1
 
 
-async def test_commit_due_removes_expired_items(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_commit_due_removes_expired_items(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a", "b", expires=NOW + 10))
 
     await store.users.commit_due("alice", at(9))
     await store.users.commit_due("alice", at(10))
     await store.users.commit_due("alice", at(11))
 
-    (_, told) = await heard.announcements(2)
+    (_, told) = await recorder.announcements(2)
     assert (told.seq, told.reason, [entry.id for entry in told.entries]) == (2, RemovalReason.EXPIRED, ["a", "b"])
     assert await entries(store) == []
 
@@ -255,11 +255,11 @@ async def test_deleted_user_has_no_work(store: Store) -> None:
     assert (await store.agenda.next_due_times())[ALICE] is None
 
 
-# ---- dead devices
+# ---- inactive devices
 
 
-async def test_inactive_device_without_push_is_removed(twin: StoreUnderTest) -> None:
-    store, retention_us = twin.store, LIMITS.retention_us
+async def test_inactive_device_without_push_is_removed(backend: StoreUnderTest) -> None:
+    store, retention_us = backend.store, LIMITS.retention_us
     push = {"provider": "apns", "token": "t"}
     await store.devices.ensure_device("alice", "old", NOW_US)
     await store.devices.put_device("alice", "pushed", Registration(push=push), NOW_US)

@@ -1,4 +1,4 @@
-"""What a commit tells the gateways, in the same step (semantics.md L5, L8, L12; ``core.announce``), by every store."""
+"""Announcements of commits, published in the same step (semantics.md L5, L8, L12), by every store."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from tests.support.store_backends import AnnouncementRecorder
 PHONE, LAPTOP = Sender("phone"), Sender("laptop")
 
 
-async def test_creation_announces_the_bytes_of_reads(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_creation_announces_the_bytes_of_reads(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a", body={"n": 1.5, "ü": "€"}))
 
-    (told,) = await heard.announcements(1)
+    (told,) = await recorder.announcements(1)
     (stored,) = (await store.users.state("alice", BACKEND, NOW_US)).items
     assert (told.kind, told.epoch, told.seq, told.sender) == (AnnouncementKind.UPDATE, SEED, 1, "")
     (entry,) = told.entries
     assert (entry.id, entry.category, entry.json, entry.scope) == ("a", "news", stored.json, DeviceScope.EVERY)
 
 
-async def test_announcement_order_is_created_removed_hidden(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_announcement_order_is_created_removed_hidden(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("x", "y", category="swept", created=NOW))
     await store.users.commit("alice", creating("each", for_device="*"))
     await store.users.commit("alice", creating("a"))
@@ -47,7 +47,7 @@ async def test_announcement_order_is_created_removed_hidden(store: Store, heard:
     change = message({"new": item()}, ["each", "a"], [interval("swept", end=NOW)])
     await store.users.commit("alice", planned(change, PHONE))
 
-    told = (await heard.announcements(4))[3]
+    told = (await recorder.announcements(4))[3]
     assert [(entry.id, entry.packed is None) for entry in told.entries] == [
         ("new", False),
         ("a", True),
@@ -58,7 +58,7 @@ async def test_announcement_order_is_created_removed_hidden(store: Store, heard:
     assert told.sender == "phone"
 
 
-async def test_announcement_entries_have_a_scope(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_announcement_entries_have_a_scope(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", dismissing("each", sender=PHONE))
     await store.users.commit("alice", dismissing("each", sender=LAPTOP))
     create = message(
@@ -68,7 +68,7 @@ async def test_announcement_entries_have_a_scope(store: Store, heard: Announceme
     await store.users.commit("alice", dismissing("free", sender=PHONE))
     await store.users.commit("alice", dismissing("each", "free", "own"))
 
-    created, hidden, ended = await heard.announcements(3)
+    created, hidden, ended = await recorder.announcements(3)
     assert {entry.id: (entry.scope, entry.devices) for entry in created.entries} == {
         "all": (DeviceScope.EVERY, ()),
         "each": (DeviceScope.ALL_BUT, ("laptop", "phone")),
@@ -83,75 +83,75 @@ async def test_announcement_entries_have_a_scope(store: Store, heard: Announceme
     }
 
 
-async def test_observer_gets_device_items_but_no_hidings(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_observer_gets_device_items_but_no_hidings(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", planned(message({"each": item(for_device="*"), "own": item(for_device="tv")})))
     await store.users.commit("alice", dismissing("each", sender=PHONE))
     await store.users.commit("alice", dismissing("own"))
 
-    created, hidden, ended = [told.frame(BACKEND) for told in await heard.announcements(3)]
+    created, hidden, ended = [told.frame(BACKEND) for told in await recorder.announcements(3)]
     assert set(document_of(created or b"")["body"]["create"]) == {"each", "own"}
     assert hidden is None
     assert document_of(ended or b"")["body"] == {"dismiss": {"ids": ["own"]}}
 
 
-async def test_commit_without_effect_is_not_announced(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_commit_without_effect_is_not_announced(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", dismissing("unknown"))
     await store.users.commit("alice", sweeping(interval("news", end=NOW)))
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", creating("b"))
 
-    first, second = await heard.announcements(2)
+    first, second = await recorder.announcements(2)
     assert (first.seq, second.seq) == (1, 2)
-    assert len(heard.payloads) == 2
+    assert len(recorder.payloads) == 2
 
 
-async def test_dead_on_arrival_announces_an_empty_step(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_dead_on_arrival_announces_an_empty_step(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", dismissing("a"))
     await store.users.commit("alice", creating("a"))
 
-    (told,) = await heard.announcements(1)
+    (told,) = await recorder.announcements(1)
     assert (told.seq, told.entries) == (1, ())
     assert told.frame(View("phone")) is None
 
 
-async def test_first_announcement_of_an_epoch_has_the_cursor(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_first_announcement_of_an_epoch_has_the_cursor(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", dismissing("unknown"))
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", creating("b"))
 
-    first, second = await heard.announcements(2)
+    first, second = await recorder.announcements(2)
     assert (first.is_new_epoch, second.is_new_epoch) == (True, False)
     frame = document_of(first.frame(View("phone")) or b"")
     assert frame["cursor"] == f"{SEED.hex()}{View('phone').tag}-1"
 
 
-async def test_external_message_can_start_an_epoch(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_external_message_can_start_an_epoch(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", planned(external({}, "kbfs")))
 
-    (told,) = await heard.announcements(1)
+    (told,) = await recorder.announcements(1)
     frame = document_of(told.frame(View("phone")) or b"")
     assert (frame["system"], frame["cursor"]) == ("kbfs", f"{SEED.hex()}{View('phone').tag}-1")
 
 
-async def test_announcements_chain_by_shared_digest(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_announcements_chain_by_shared_digest(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a"))
     await store.users.commit("alice", creating("own", for_device="phone"))
     await store.users.commit("alice", dismissing("a"))
 
-    first, own, ended = await heard.announcements(3)
+    first, own, ended = await recorder.announcements(3)
     assert first.before == bytes(8)
     assert first.after == own.before == own.after == ended.before
     assert ended.after == bytes(8)
 
 
-async def test_expiry_is_announced_with_its_reason(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_expiry_is_announced_with_its_reason(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("c", expires=NOW + 1))
     await store.users.commit("alice", creating("b", "a", expires=NOW + 2))
 
     await store.users.state("alice", BACKEND, NOW_US + 2 * SECOND_US)
 
-    told = (await heard.announcements(3))[2]
+    told = (await recorder.announcements(3))[2]
     assert told.reason is RemovalReason.EXPIRED
     assert [entry.id for entry in told.entries] == ["c", "a", "b"]
     assert document_of(told.frame(View("phone")) or b"")["body"] == {
@@ -159,10 +159,10 @@ async def test_expiry_is_announced_with_its_reason(store: Store, heard: Announce
     }
 
 
-async def test_external_message_is_announced_unchanged(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_external_message_is_announced_unchanged(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", planned(external({"tlf": "/private/alice"}, "kbfs.favorites")))
 
-    (told,) = await heard.announcements(1)
+    (told,) = await recorder.announcements(1)
     assert (told.kind, told.system, told.body) == (
         AnnouncementKind.EXTERNAL,
         "kbfs.favorites",
@@ -170,22 +170,22 @@ async def test_external_message_is_announced_unchanged(store: Store, heard: Anno
     )
 
 
-async def test_reset_is_announced_with_epoch_and_spread(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_reset_is_announced_with_epoch_and_spread(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a"))
     receipt = await store.users.commit("alice", planned(RESET))
 
-    told = (await heard.announcements(2))[1]
+    told = (await recorder.announcements(2))[1]
     assert (told.kind, told.epoch, told.seq, told.spread_s) == (AnnouncementKind.RESET, receipt.epoch, 2, 30)
     assert told.before == told.after != bytes(8)
 
 
-async def test_removed_device_announces_items_then_close(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_removed_device_announces_items_then_close(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("own", for_device="phone"))
 
     await store.devices.forget_device("alice", "phone", NOW_US, SEED)
 
-    payloads = await heard.first(3)
-    told = (await heard.announcements(2))[1]
+    payloads = await recorder.first(3)
+    told = (await recorder.announcements(2))[1]
     assert (told.reason, told.entries) == (
         RemovalReason.DISPLACED,
         (AnnouncementEntry("own", "news", None, DeviceScope.ONLY, ("", "phone")),),
@@ -194,12 +194,12 @@ async def test_removed_device_announces_items_then_close(store: Store, heard: An
     assert document_of(payloads[2][1:]) == {"close": {"device": "phone", "code": 4003}}
 
 
-async def test_announcements_are_equal_in_every_store(store: Store, heard: AnnouncementRecorder) -> None:
-    """Byte for byte: a gateway of any version reads what any store of this version told."""
+async def test_announcements_are_equal_in_every_store(store: Store, recorder: AnnouncementRecorder) -> None:
+    """Byte for byte: a gateway reads the announcements of any store of its version."""
     await store.users.commit("alice", creating("a", created=NOW, sender=PHONE))
     await store.users.commit("alice", dismissing("a", sender=LAPTOP))
 
-    created, dismissed = await heard.first(2)
+    created, dismissed = await recorder.first(2)
     leaf = (await store.users.heads(["alice"]))[0]
     assert leaf is not None and leaf.digest == bytes(32)
     (made,) = creating("a", created=NOW).creations

@@ -1,4 +1,4 @@
-"""Bounds and what is forgotten (semantics.md "Bounds", L4, "History"), by every store."""
+"""Bounds and retention (semantics.md "Bounds", L4, "History"), in every store."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ async def test_expired_tombstone_moves_the_horizon(
 
 
 async def test_expired_interval_moves_the_horizon(store: Store) -> None:
-    """Its retention counts from its acceptance, however far back its end lies."""
+    """Its retention counts from its acceptance, even if its end is much earlier."""
     await store.users.commit("alice", sweeping(interval("news", end=NOW - 60)))
     await store.users.commit("alice", sweeping(interval("old", end=NOW - 99 * 86_400)))
     later_us = NOW_US + MONTH_US
@@ -182,7 +182,7 @@ async def test_expired_interval_moves_the_horizon(store: Store) -> None:
 
 
 async def test_interval_in_the_past_is_remembered(store: Store) -> None:
-    """Remembered from when it was accepted: nothing was forgotten, so there is no horizon."""
+    """It is remembered from its acceptance. Nothing was removed, so the horizon is unset."""
     old = NOW - 99 * 86_400
     await store.users.commit("alice", sweeping(interval("other", end=old)))
 
@@ -246,7 +246,7 @@ async def test_bodies_of_gone_items_expire(store: Store) -> None:
 
 @pytest.mark.parametrize("is_collected", [True, False])
 async def test_newest_gone_items_keep_their_body(make_store: MakeStore, is_collected: bool) -> None:
-    """Also for a reader who comes before they were collected."""
+    """This also holds for a reader who reads before the collection."""
     store = await make_store(replace(LIMITS, history_bodies=2))
     await store.users.commit("alice", creating(*"abc"))
     for item_id in "cab":
@@ -287,7 +287,7 @@ async def test_history_reads_respect_the_bound(make_store: MakeStore) -> None:
 
 @pytest.mark.parametrize("first", [(), ("z",)])
 async def test_history_is_bounded_for_any_write_pattern(make_store: MakeStore, first: tuple[str, ...]) -> None:
-    """Commits collect by themselves now and then; a steady beat of creations and dismissals must not miss each turn."""
+    """Some commits trigger a collection. A regular pattern of creations and dismissals must not miss all of them."""
     store = await make_store(replace(LIMITS, history=20, history_bodies=5))
     await store.users.commit("alice", creating("kept", *first))
     if first:
@@ -296,7 +296,7 @@ async def test_history_is_bounded_for_any_write_pattern(make_store: MakeStore, f
         await store.users.commit("alice", creating(f"i{number}", created=NOW - 1_000 + number))
         await store.users.commit("alice", dismissing(f"i{number}"))
 
-    # What lies before the horizon was forgotten: nobody read, so it was the writer who collected.
+    # A horizon proves that items were removed, and only the writer can have triggered the collection.
     receipt = await store.users.commit("alice", creating("old", created=NOW - 1_000))
     assert receipt.ignored == (("old", IgnoredReason.STALE),)
 

@@ -1,4 +1,4 @@
-"""Versions of the categories, on every store."""
+"""Versions of the categories, in every store."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ async def test_unknown_version_is_none(store: Store) -> None:
     assert await store.categories.load(0) is None
 
 
-async def test_new_version_is_published(twin: StoreUnderTest) -> None:
-    heard = await twin.hear_categories()
+async def test_new_version_is_published(backend: StoreUnderTest) -> None:
+    recorder = await backend.record_categories()
 
-    await twin.store.categories.apply(JOINED, NOW_US)
-    await twin.store.categories.apply(FOLLOW, NOW_US, expected=0)
-    await twin.store.categories.apply(FOLLOW, NOW_US)
+    await backend.store.categories.apply(JOINED, NOW_US)
+    await backend.store.categories.apply(FOLLOW, NOW_US, expected=0)
+    await backend.store.categories.apply(FOLLOW, NOW_US)
 
-    assert await heard.first(2) == [b"1", b"2"]
+    assert await recorder.first(2) == [b"1", b"2"]
 
 
 async def test_stored_entries_are_a_copy(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""What a commit does and answers (semantics.md L1-L3, L6, L8), on every store."""
+"""Commits and their receipts (semantics.md L1-L3, L6, L8), in every store."""
 
 from __future__ import annotations
 
@@ -292,7 +292,9 @@ async def test_commit_many_isolates_a_refusal(store: Store) -> None:
 
 
 async def test_commit_many_keeps_the_order_of_a_user(store: Store) -> None:
-    """With a remembered interval a creation is looked at closer than without; what comes after it may not be."""
+    """With a remembered interval a creation needs the general path; the next commit may not, but must still come
+    second.
+    """
     await store.users.commit("alice", sweeping(interval("other", end=NOW)))
 
     results = await store.users.commit_many(

@@ -1,4 +1,4 @@
-"""What every store promises of how a user may be reached."""
+"""Contacts and preferences, in every store."""
 
 import asyncio
 from collections.abc import Callable

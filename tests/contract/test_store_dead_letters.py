@@ -1,4 +1,4 @@
-"""What every store promises of dead letters."""
+"""Dead letters, in every store."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NEVER_MIND = DeliveryHistory(NOW_US, 7, attempts=REFUSED)
 
 @pytest.fixture(autouse=True)
 async def users(store: Store) -> None:
-    """Those of whom something is told."""
+    """Create the users of these intents."""
     for uid in ("alice", "bob", "carol"):
         await store.users.commit(uid, creating("a", "b"))
 
@@ -43,7 +43,7 @@ async def users(store: Store) -> None:
 async def end(
     store: Store, intent: Intent, state: DeliveryState = DeliveryState.DEAD, at_us: int = NOW_US
 ) -> DeliveryRecord:
-    """Planned, claimed, and settled so at that moment; its claim."""
+    """Plan and claim a delivery, and record its outcome at that time. Returns the claim."""
     await store.ledger.plan([intent], DeliveryState.PLANNED, None, NOW_US)
     claim = await store.ledger.claim(intent, "", at_us, at_us + SECOND_US)
     assert isinstance(claim, Claim), claim
@@ -58,7 +58,7 @@ def replace_story(history: DeliveryHistory, at_us: int) -> DeliveryHistory:
 
 
 async def listed(store: Store, channel: str | None = None, limit: int = 100, now_us: int = NOW_US) -> list[str]:
-    """The paths of all dead letters, page by page."""
+    """Return the paths of all dead letters, page by page."""
     found: list[str] = []
     before: DeadLetterPosition | None = None
     while True:
@@ -96,7 +96,7 @@ async def test_dead_letter_has_its_full_history(store: Store) -> None:
 
 
 async def test_dead_letter_pages_are_exact(make_store: MakeStore) -> None:
-    """Many of one user, few of others, many at the same moment: the order is one, whatever the size of a page."""
+    """Many of one user, few of others, many at the same moment: one order, for any page size."""
 
     async def holds(given_up: Sequence[tuple[str, str, int, int]], limit: int, channel: str | None) -> None:
         store = await make_store(LIMITS)
@@ -147,7 +147,7 @@ async def test_replay_keeps_earlier_attempts(store: Store) -> None:
 
 
 async def test_replayed_event_is_decided_again(store: Store) -> None:
-    """What happened stays true: only whether it is of use yet is asked, and a replay says that it is."""
+    """The event itself does not change; a replay only renews the decision whether it is still useful."""
     await end(store, EVENT)
 
     assert await store.dead_letters.replay(EVENT, NOW_US + DAY_US)
@@ -167,7 +167,7 @@ async def test_replayed_withdrawal_is_pending_again(store: Store) -> None:
 
 
 async def test_replay_adds_an_agenda_entry(store: Store) -> None:
-    """A scheduler that looked a moment before the replay, and settles a moment after, does not take the entry away."""
+    """A scheduler that read the agenda before the replay, and completes after it, must not remove the entry."""
     await end(store, PHONE)
     replayed_us = NOW_US + DAY_US
     [work] = await store.agenda.due_work("alice", replayed_us, 9)

@@ -1,4 +1,4 @@
-"""Devices, acknowledgements, revocations and controls, in every store (contract ``Devices``)."""
+"""Devices, acknowledgements, revocations and control messages, in every store (contract ``Devices``)."""
 
 from __future__ import annotations
 
@@ -221,11 +221,11 @@ async def test_revocation_never_becomes_weaker(store: Store) -> None:
     assert await store.devices.revoked_before("alice", "laptop") == NOW_US - SECOND_US
 
 
-async def test_revocations_and_controls_are_published(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_revocations_and_controls_are_published(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.devices.revoke("alice", "phone", NOW_US, NOW_US)
     await store.devices.publish_control("alice", {"frame": {"session": "s"}})
 
-    payloads = await heard.first(2)
+    payloads = await recorder.first(2)
     assert [payload[:1] for payload in payloads] == [b"K", b"K"]
     assert [document_of(payload[1:]) for payload in payloads] == [
         {"revoke": {"device": "phone", "issued_before_us": NOW_US}},
@@ -243,7 +243,7 @@ async def _come_and_go(store: Store, device: str, at_us: int) -> None:
 
 
 async def test_dead_token_is_removed_only_if_unchanged(store: Store) -> None:
-    """What was registered meanwhile stands, the same token registered again too."""
+    """A registration that changed in the meantime stays, even if it has the same token."""
     push = {"provider": "apns", "token": "t1"}
     await store.devices.put_device("alice", "phone", Registration("ios", push, "it"), NOW_US)
     [(read, _)] = (await store.devices.devices("alice", NOW_US)).values()

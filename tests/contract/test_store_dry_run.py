@@ -1,4 +1,4 @@
-"""What a message would do, on every store: told, and not done."""
+"""Dry runs of messages, in every store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.builders import BACKEND, NOW_US, creating, dismissing
 from tests.support.store_backends import AnnouncementRecorder
 
 
-async def test_dry_run_returns_the_receipt_only(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_dry_run_returns_the_receipt_only(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a"))
     before = await store.users.state("alice", BACKEND, NOW_US)
 
@@ -24,7 +24,7 @@ async def test_dry_run_returns_the_receipt_only(store: Store, heard: Announcemen
     assert (ended.seq, ended.dismissed) == (1, ("a",))
     assert again.is_unchanged
     assert await store.users.state("alice", BACKEND, NOW_US) == before
-    assert len(await heard.announcements(1)) == 1
+    assert len(await recorder.announcements(1)) == 1
 
 
 async def test_dry_run_of_an_unknown_user_creates_nothing(store: Store) -> None:

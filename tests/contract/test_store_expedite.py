@@ -1,4 +1,4 @@
-"""What waits for its time, and is wanted before it: what every ledger of deliveries promises."""
+"""Expediting deliveries that wait for their retry time, in every store."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LATER_US = NOW_US + HOUR_US
 
 @pytest.fixture(autouse=True)
 async def alice(store: Store) -> None:
-    """A user that is known."""
+    """Return a store in which alice exists."""
     await store.users.commit("alice", creating("a", "b"))
 
 
 async def wait(store: Store, *intents: Intent, reason: str = "quiet_hours", until_us: int = UNTIL_US) -> None:
-    """Enter these, and have them wait."""
+    """Plan these deliveries and make them wait."""
     await store.ledger.plan(intents, DeliveryState.PLANNED, None, NOW_US)
     for intent in intents:
         claim = await store.ledger.claim(intent, "", NOW_US, NOW_US + SECOND_US)
@@ -94,7 +94,7 @@ async def test_expedite_ignores_claimed_deliveries(store: Store) -> None:
 
 @pytest.mark.parametrize("turns", range(12))
 async def test_expedite_does_not_undo_a_claim(store: Store, turns: int) -> None:
-    """What waits is read, and then hastened: wherever in between somebody takes it, its claim is its own."""
+    """The waiting deliveries are read first and changed later. A claim in between must stay."""
     await wait(store, PHONE)
     hastening = asyncio.create_task(store.ledger.expedite("alice", "quiet_hours", NOW_US, UNTIL_US))
     for _ in range(turns):
@@ -108,7 +108,7 @@ async def test_expedite_does_not_undo_a_claim(store: Store, turns: int) -> None:
 
 
 async def test_expedite_finds_old_deliveries(store: Store) -> None:
-    """It may have been tried for a day, in vain, before it came to wait for most of another."""
+    """A delivery may have been tried for a day before it waits for most of another."""
     await wait(store, PHONE, until_us=NOW_US + LONGEST_WAIT_US)
     now_us = NOW_US + LONGEST_WAIT_US - SECOND_US
 

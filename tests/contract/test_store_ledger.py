@@ -1,4 +1,4 @@
-"""What every ledger of deliveries promises."""
+"""The delivery ledger, in every store."""
 
 from dataclasses import replace
 
@@ -27,24 +27,24 @@ PLACE = "phone/a"
 
 @pytest.fixture(autouse=True)
 async def alice(store: Store) -> None:
-    """A user that is known."""
+    """Return a store in which alice exists."""
     await store.users.commit("alice", creating("a", "b"))
 
 
 async def planned(store: Store, *intents: Intent) -> None:
-    """Enter these as planned."""
+    """Enter these intents as planned."""
     await store.ledger.plan(intents, DeliveryState.PLANNED, None, NOW_US)
 
 
 async def claimed(store: Store, intent: Intent, now_us: int = NOW_US, place: str = PLACE) -> Claim:
-    """A claim that must be given, for ten seconds."""
+    """Claim a delivery for ten seconds; it must succeed."""
     claim = await store.ledger.claim(intent, place, now_us, now_us + 10 * SECOND_US)
     assert isinstance(claim, Claim), claim
     return claim
 
 
 async def test_planning_twice_enters_once(store: Store) -> None:
-    """A scheduler that dies and repeats its work plans nothing twice."""
+    """A scheduler that dies and repeats its work must not plan anything twice."""
     first = await store.ledger.plan([PHONE], DeliveryState.PLANNED, None, NOW_US)
     second = await store.ledger.plan([PHONE, TABLET], DeliveryState.CANCELLED, "preference", NOW_US + 1)
 
@@ -143,7 +143,7 @@ async def test_finished_delivery_is_not_claimed(store: Store) -> None:
 
 
 async def test_waiting_delivery_is_not_claimed_early(store: Store) -> None:
-    """An intent that was handed over twice waits as one: what the provider asked for holds for both."""
+    """An intent that was enqueued twice waits once: the provider's retry time applies to both."""
     await planned(store, PHONE)
     claim = await claimed(store, PHONE)
     again_us = NOW_US + 600 * SECOND_US
@@ -165,7 +165,7 @@ async def test_unknown_outcome_without_retry_is_final(store: Store) -> None:
 
 
 async def test_attempt_count_is_capped(store: Store) -> None:
-    """As a worker makes them that dies over each."""
+    """A worker that dies over each claim makes many of them."""
     await planned(store, PHONE)
     for number in range(10_002):
         claim = await store.ledger.claim(PHONE, "", NOW_US + 2 * number, NOW_US + 2 * number + 1)
@@ -181,7 +181,7 @@ async def test_unplanned_delivery_is_absent(store: Store) -> None:
 
 
 async def test_place_is_held_by_one_delivery(store: Store) -> None:
-    """Two pushes that replace each other must not race: the older could land last."""
+    """Two pushes that replace each other must not race: the older one could arrive last."""
     other = replace(PHONE, item="b")
     await planned(store, PHONE)
     await planned(store, other)
@@ -193,7 +193,7 @@ async def test_place_is_held_by_one_delivery(store: Store) -> None:
 
 
 async def test_unsent_attempt_does_not_count(store: Store) -> None:
-    """An open breaker, or quiet hours, burn no attempts."""
+    """An open circuit breaker or quiet hours must not use up attempts."""
     await planned(store, PHONE)
     claim = await claimed(store, PHONE)
     waits = DeliveryHistory(NOW_US, 7, "quiet_hours", NOW_US + SECOND_US)
@@ -229,7 +229,7 @@ async def test_deliveries_of_a_user_newest_first(store: Store) -> None:
 
 
 async def test_deleted_user_gets_no_deliveries(store: Store) -> None:
-    """Who decided before it was forgotten, and plans after, leaves nothing of it behind."""
+    """A scheduler that decided before the deletion and plans after it must leave nothing behind."""
     bob = replace(PHONE, uid="bob")
     await planned(store, PHONE)
     await store.users.delete_user("alice", NOW_US)

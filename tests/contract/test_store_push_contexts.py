@@ -1,4 +1,4 @@
-"""All that decides a push, read at once: it is what the other reads say one by one (contract ``PushContexts``)."""
+"""Push contexts equal the separate reads of their parts, in every store (contract ``PushContexts``)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ITEMS = ("all", "once", "twice", "of-phone", "of-desk", "gone", "soon", "never")
 
 
 async def one_by_one(store: Store, uid: str, device: str, channel: str, item: str, now_us: int) -> PushContext | None:
-    """The same, by a read for each part."""
+    """Return the same context from one read for each part."""
     known = await store.devices.device(uid, device, now_us)
     if known is None:
         return None
@@ -42,8 +42,8 @@ async def one_by_one(store: Store, uid: str, device: str, channel: str, item: st
     )
 
 
-async def settle_in(store: Store) -> None:
-    """Alice, who has three devices, two of them with names that begin alike, and all there is to read of her."""
+async def fill_state(store: Store) -> None:
+    """Give alice three devices, two of them with a common name prefix, and data in every part."""
     for device in DEVICES[:-1]:
         await store.devices.put_device("alice", device, Registration("ios", {**PUSH, "token": device}, "it"), NOW_US)
     commits = [
@@ -70,7 +70,7 @@ async def settle_in(store: Store) -> None:
 
 
 async def test_push_context_equals_single_reads(store: Store) -> None:
-    await settle_in(store)
+    await fill_state(store)
     for later_s in (0, 31, 61):
         now_us = NOW_US + later_s * SECOND_US
         for device, item in product(DEVICES, ITEMS):
@@ -79,7 +79,7 @@ async def test_push_context_equals_single_reads(store: Store) -> None:
 
 
 async def test_push_context_excludes_unseen_items(store: Store) -> None:
-    await settle_in(store)
+    await fill_state(store)
 
     seen = {
         (device, item)
@@ -98,7 +98,7 @@ async def test_push_context_excludes_unseen_items(store: Store) -> None:
 
 
 async def test_push_context_commits_due_work_first(store: Store) -> None:
-    await settle_in(store)
+    await fill_state(store)
     before = await store.push_contexts.read("alice", "phone", "apns", "soon", NOW_US)
     later_us = NOW_US + 60 * SECOND_US
 

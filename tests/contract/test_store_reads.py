@@ -1,4 +1,4 @@
-"""What readers are answered (semantics.md L9, L10, L13 and "History"), by every store."""
+"""Reads (semantics.md L9, L10, L13 and "History"), in every store."""
 
 from __future__ import annotations
 

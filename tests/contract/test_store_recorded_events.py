@@ -1,4 +1,4 @@
-"""What stands in the agenda while somebody wants to hear of it: what devices hide and showed, and what was sent."""
+"""Events recorded for webhooks: hidings, acknowledgements and deliveries, in every store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in the agenda when an item leaves that somebody may have been told of, on every store."""
+"""Removals recorded in the agenda, whose notifications must be withdrawn, in every store."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def test_displaced_items_are_recorded_for_webhooks(store: Store) -> None:
 
 
 async def test_followed_reminder_marks_the_item_as_timed(store: Store) -> None:
-    """Its type may have come to push after it was made."""
+    """Its category may have got a push policy after the item was created."""
     await store.users.commit("alice", creating("a", "b", remind_at=["+1", "+30"]))
     await store.users.commit("alice", remind("a", 0, at(1), has_follow_up=True))
     await store.users.commit("alice", remind("b", 0, at(1)))

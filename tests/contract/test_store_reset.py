@@ -1,4 +1,4 @@
-"""Flushes, and users that are forgotten (semantics.md L14; protocol.md, DELETE user), by every store."""
+"""Resets to a new epoch, and deleted users (semantics.md L14; protocol.md, DELETE user), in every store."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ async def test_epoch_wraps_around(store: Store) -> None:
     assert receipt.epoch == b"\0\0\1"
 
 
-async def test_reset_of_all_applies_at_the_next_call(twin: StoreUnderTest) -> None:
-    store = twin.store
+async def test_reset_of_all_applies_at_the_next_call(backend: StoreUnderTest) -> None:
+    store = backend.store
     for uid in ("alice", "bob", "carol"):
         await store.users.commit(uid, creating("a"))
-    everyone, alice, bob = await twin.hear_flushes(), await twin.hear("alice"), await twin.hear("bob")
+    everyone, alice, bob = await backend.record_resets(), await backend.record("alice"), await backend.record("bob")
 
     await store.users.reset_all_users(7)
 
@@ -71,7 +71,7 @@ async def test_reset_of_all_applies_at_the_next_call(twin: StoreUnderTest) -> No
     assert [(each.kind, each.spread_s) for each in await bob.announcements(1)] == [(AnnouncementKind.RESET, 7)]
 
 
-async def test_late_reset_uses_the_last_spread(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_late_reset_uses_the_last_spread(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a"))
     for spread_s in (7, 3_600):
         await store.users.reset_all_users(spread_s)
@@ -79,7 +79,7 @@ async def test_late_reset_uses_the_last_spread(store: Store, heard: Announcement
     await store.users.reset_all_users(0)
     await store.users.state("alice", BACKEND, NOW_US)
 
-    flushes = [each for each in await heard.announcements(3) if each.kind is AnnouncementKind.RESET]
+    flushes = [each for each in await recorder.announcements(3) if each.kind is AnnouncementKind.RESET]
     assert [each.spread_s for each in flushes] == [3_600, 0]
 
 
@@ -157,10 +157,10 @@ async def test_deleted_user_hash_is_kept_for_a_while(store: Store) -> None:
     assert "carol" not in deleted_user_hash("carol")
 
 
-async def test_deletion_revokes_tokens_and_closes(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_deletion_revokes_tokens_and_closes(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.delete_user("alice", NOW_US)
 
-    (told,) = await heard.first(1)
+    (told,) = await recorder.first(1)
     assert told[:1] == b"K"
     assert document_of(told[1:]) == {"close": {"device": None, "code": 4502}}
     assert await store.devices.revoked_before("alice", "phone") == NOW_US

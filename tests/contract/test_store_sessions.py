@@ -24,7 +24,7 @@ def session(
 
 @pytest.fixture
 async def known(store: Store) -> Store:
-    """A store in which alice's phone and laptop are known."""
+    """Return a store in which alice's phone and laptop are registered."""
     for device in ("phone", "laptop"):
         await store.devices.ensure_device("alice", device, NOW_US)
     return store
@@ -124,7 +124,7 @@ async def test_expired_session_is_not_displaced(make_store: MakeStore) -> None:
 
 
 async def test_heartbeat_restores_a_lost_session(known: Store) -> None:
-    """A store that came back without its last seconds learns again who is there."""
+    """A store that lost its last seconds in a restart gets the sessions back from heartbeats."""
     await known.devices.renew_sessions([("alice", "phone", session())], NOW_US, MINUTE_US)
 
     assert await known.devices.session("alice", "phone", "tab", NOW_US) == session()

@@ -1,4 +1,4 @@
-"""What every store promises of addresses that get no more mail."""
+"""Suppressed e-mail addresses, in every store."""
 
 from gregor.store.contract.store import Store
 from tests.support.builders import NOW_US

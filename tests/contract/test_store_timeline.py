@@ -1,4 +1,4 @@
-"""What every store keeps for the timeline of an item: when who showed what, when reminders fired, what was told."""
+"""The data for an item's timeline: acknowledgements, reminders and deliveries with their times, in every store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What items ask for at a time, what their reminders and folds do (L7, "Aggregation"), on every store."""
+"""Timers of items, reminders, displacement and aggregation (L7, "Aggregation"), in every store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.builders import (
 )
 from tests.support.store_backends import AnnouncementRecorder
 
-# ---- what a creation asks for
+# ---- timers of a creation
 
 
 async def test_item_schedules_reminder_and_expiry(store: Store) -> None:
@@ -119,7 +119,7 @@ async def test_removal_deletes_the_item_s_timers(store: Store, end: str) -> None
     else:
         await store.devices.forget_device("alice", "phone", at(1), SEED)
 
-    # That it left may be told to devices that had a push of it.
+    # Its removal is recorded, because devices may have got a push.
     assert [entry for entry in await entries(store) if entry[0] is not WorkKind.LEFT] == [
         (WorkKind.PUSH, "b", 15),
         (WorkKind.WINDOW, f"news\0{for_device or ''}", 30),
@@ -142,7 +142,7 @@ async def test_hiding_keeps_the_item_s_timers(store: Store) -> None:
 # ---- reminders
 
 
-async def test_reminder_fires_once_and_schedules_the_next(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_reminder_fires_once_and_schedules_the_next(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a", remind_at=["+10", "+20"]))
 
     first = await store.users.commit("alice", remind("a", 0, at(11)))
@@ -151,7 +151,7 @@ async def test_reminder_fires_once_and_schedules_the_next(store: Store, heard: A
     assert first == Receipt(SEED, 2)
     assert again == Receipt(SEED, 2, is_unchanged=True)
     assert await entries(store) == [(WorkKind.REMIND, "a", 20)]
-    told = (await heard.announcements(2))[1]
+    told = (await recorder.announcements(2))[1]
     assert (told.kind, told.seq, told.remind_at_us) == (AnnouncementKind.REMIND, 2, at(10))
     assert (told.entries, told.before, told.after) == ((AnnouncementEntry("a", "news", None),), told.after, told.before)
     await store.users.commit("alice", remind("a", 1, at(21)))
@@ -186,7 +186,7 @@ async def test_no_reminder_after_the_expiry(store: Store) -> None:
     ],
 )
 async def test_reminder_is_announced_with_the_item_s_scope(
-    store: Store, heard: AnnouncementRecorder, for_device: str | None, scope: DeviceScope, devices: tuple[str, ...]
+    store: Store, recorder: AnnouncementRecorder, for_device: str | None, scope: DeviceScope, devices: tuple[str, ...]
 ) -> None:
     await store.users.commit("alice", creating("a", remind_at=["+10"], for_device=for_device))
     if for_device == "*":
@@ -195,7 +195,7 @@ async def test_reminder_is_announced_with_the_item_s_scope(
 
     receipt = await store.users.commit("alice", remind("a", 0, at(10)))
 
-    told = (await heard.announcements(receipt.seq))[-1]
+    told = (await recorder.announcements(receipt.seq))[-1]
     assert told.entries == (AnnouncementEntry("a", "news", None, scope, devices),)
 
 
@@ -213,10 +213,10 @@ async def test_followed_reminder_adds_work(store: Store) -> None:
     assert (await work_of(store, WorkKind.FOLLOW)).item is None
 
 
-# ---- keeping so many, and folding
+# ---- displacement and aggregation
 
 
-async def test_category_bound_displaces_the_oldest(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_category_bound_displaces_the_oldest(store: Store, recorder: AnnouncementRecorder) -> None:
     for number, item_id in enumerate(("c", "a", "b")):
         await store.users.commit("alice", creating(item_id, category="news", created=NOW - number))
     await store.users.commit("alice", creating("z", category="news.local", created=NOW - 90))
@@ -226,7 +226,7 @@ async def test_category_bound_displaces_the_oldest(store: Store, heard: Announce
 
     assert receipt == Receipt(SEED, 5, dismissed=("b", "a"))
     assert again == Receipt(SEED, 5, is_unchanged=True)
-    told = (await heard.announcements(5))[4]
+    told = (await recorder.announcements(5))[4]
     assert (told.kind, told.reason, [entry.id for entry in told.entries]) == (
         AnnouncementKind.UPDATE,
         RemovalReason.DISPLACED,
@@ -235,13 +235,13 @@ async def test_category_bound_displaces_the_oldest(store: Store, heard: Announce
 
 
 def folding(*ids: str, into: str = "s", now_us: int = NOW_US + SECOND_US, **fields: Any) -> Commit:
-    """The commit that puts one item in the place of others, if all are still there."""
+    """Return the commit that replaces items by a summary if all of them are live."""
     created = creating(into, now_us=now_us, **fields)
     return replace(created, ids=ids, reason=RemovalReason.AGGREGATED, is_conditional=True)
 
 
 async def test_creation_displaces_the_oldest_of_its_category(store: Store) -> None:
-    """``max_live`` of a notification type: the store follows the commit, whoever made it."""
+    """``max_live`` of a category: the store applies it after every commit."""
     await store.users.commit("alice", creating("other", category="sport"))
     for minute, item_id in enumerate(["a", "b", "c"]):
         made = creating(item_id, category="news", created=NOW - 600 + minute)
@@ -254,25 +254,25 @@ async def test_creation_displaces_the_oldest_of_its_category(store: Store) -> No
     assert gone.gone.reason is RemovalReason.DISPLACED
 
 
-async def test_aggregation_is_one_commit(store: Store, heard: AnnouncementRecorder) -> None:
+async def test_aggregation_is_one_commit(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a", "b", "c"))
 
     receipt = await store.users.commit("alice", folding("a", "b"))
 
     assert receipt == Receipt(SEED, 2, created=("s",), dismissed=("a", "b"))
     assert ids_of(await store.users.state("alice", BACKEND, at(1))) == ["c", "s"]
-    told = (await heard.announcements(2))[1]
+    told = (await recorder.announcements(2))[1]
     assert told.reason is RemovalReason.AGGREGATED and [entry.id for entry in told.entries] == ["s", "a", "b"]
 
 
-@pytest.mark.parametrize("change", ["dismissed", "hidden", "unknown", "taken", "caught"])
+@pytest.mark.parametrize("change", ["dismissed", "hidden", "unknown", "claim_now", "caught"])
 async def test_aggregation_of_a_changed_state_does_nothing(store: Store, change: str) -> None:
     await store.users.commit("alice", creating("a", "b", for_device="*" if change == "hidden" else None))
     if change == "dismissed":
         await store.users.commit("alice", dismissing("b"))
     elif change == "hidden":
         await store.users.commit("alice", dismissing("b", sender=Sender("phone")))
-    elif change == "taken":
+    elif change == "claim_now":
         await store.users.commit("alice", creating("s", body="other"))
     elif change == "caught":
         await store.users.commit("alice", sweeping(interval("news", end=NOW + 9, skip=["a", "b"])))

@@ -1,4 +1,4 @@
-"""Webhooks, on every store."""
+"""Webhooks, in every store."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ async def test_webhooks_are_bounded(store: Store) -> None:
     assert await store.webhooks.put(A, MOST_WEBHOOKS + 2)
 
 
-async def test_each_webhook_change_is_published(twin: StoreUnderTest) -> None:
-    heard = await twin.hear_webhooks()
+async def test_each_webhook_change_is_published(backend: StoreUnderTest) -> None:
+    recorder = await backend.record_webhooks()
 
-    await twin.store.webhooks.put(A, 0)
-    await twin.store.webhooks.put(A, 0)
-    await twin.store.webhooks.put(replace(A, name="x"), 1)
-    await twin.store.webhooks.delete("wh_b")
-    await twin.store.webhooks.delete("wh_a")
+    await backend.store.webhooks.put(A, 0)
+    await backend.store.webhooks.put(A, 0)
+    await backend.store.webhooks.put(replace(A, name="x"), 1)
+    await backend.store.webhooks.delete("wh_b")
+    await backend.store.webhooks.delete("wh_a")
 
-    assert await heard.first(3) == [b"1", b"2", b"3"]
+    assert await recorder.first(3) == [b"1", b"2", b"3"]

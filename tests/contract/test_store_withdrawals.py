@@ -1,4 +1,4 @@
-"""What the ledger keeps of withdrawals: which wait, what they withdrew, how often a device was woken."""
+"""Withdrawals in the ledger: pending ones, withdrawn deliveries, and wake-ups of devices, in every store."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PLACE = "phone/withdraw"
 
 @pytest.fixture(autouse=True)
 async def alice(store: Store) -> None:
-    """A user that is known."""
+    """Return a store in which alice exists."""
     await store.users.commit("alice", creating("a", "b"))
 
 
 async def claimed(store: Store, intent: Intent, now_us: int = NOW_US, place: str = PLACE) -> DeliveryRecord:
-    """Planned, and taken to be sent."""
+    """Plan and claim a delivery."""
     await store.ledger.plan([intent], DeliveryState.PLANNED, None, intent.at_us)
     claim = await store.ledger.claim(intent, place, now_us, now_us + SECOND_US)
     assert isinstance(claim, Claim), claim
@@ -33,14 +33,14 @@ async def claimed(store: Store, intent: Intent, now_us: int = NOW_US, place: str
 async def ended(
     store: Store, intent: Intent, state: DeliveryState = DeliveryState.SENT, at_us: int = NOW_US, place: str = ""
 ) -> None:
-    """Claimed, and settled so."""
+    """Claim a delivery and record its outcome."""
     delivery = await claimed(store, intent, at_us, place)
     history = DeliveryHistory(delivery.history.planned_us, intent.seq, attempts=(DeliveryAttempt(at_us, "200"),))
     assert await store.ledger.record_outcome(delivery, place, state, history)
 
 
 async def states(store: Store, item: str = "a") -> dict[tuple[str, str, str], DeliveryState]:
-    """Kind, device and channel to where it stands."""
+    """Return the state of each kind, device and channel."""
     found = await store.ledger.of_item("alice", item)
     return {(each.intent.kind.value, each.intent.device, each.intent.channel): each.state for each in found}
 
@@ -128,7 +128,7 @@ async def test_cancelled_withdrawal_is_not_pending(store: Store) -> None:
 
 
 async def test_wakeups_are_kept_for_an_hour(store: Store) -> None:
-    """A withdrawal that went along with something else held no place, and woke nobody."""
+    """A withdrawal that was sent together with another push held no place, and did not wake the device."""
     minutes = (0, 10, 30, 59, 61, 75)
     for n, minute in enumerate(minutes):
         at_us = NOW_US + minute * 60 * SECOND_US

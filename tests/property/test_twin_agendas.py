@@ -146,7 +146,7 @@ class Told:
 @given(st.lists(_steps(), min_size=3, max_size=16))
 async def test_L7_every_store_keeps_the_same_agenda_and_tells_the_same(steps: list[SmtpStep]) -> None:
     async with FACTORIES["memory"](LIMITS) as first, FACTORIES["redis"](LIMITS) as second:
-        heard = [await twin.hear(UID) for twin in (first, second)]
+        heard = [await twin.record(UID) for twin in (first, second)]
         one, other = Told(first), Told(second)
         for step in steps:
             assert await one.take(step) == await other.take(step)

@@ -48,7 +48,7 @@ class Twins(RuleBasedStateMachine):
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
         self._twins = [self._run(self._open(FACTORIES[name])) for name in ("memory", self.name)]
-        self._heard = [self._run(twin.hear(UID)) for twin in self._twins]
+        self._heard = [self._run(twin.record(UID)) for twin in self._twins]
         self._now_us = NOW_US
         self._world: World = {}
         self._sent: list[Sent] = []

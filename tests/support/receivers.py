@@ -1,4 +1,4 @@
-"""Receivers that remember what they hear, and a feed for them."""
+"""Pub/sub receivers that record messages, and a pub/sub for them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ Publish = Callable[..., Awaitable[None]]
 
 @dataclass(eq=False)
 class RecordingReceiver:
-    """Remembers what it hears; "gap" stands for a hole."""
+    """Records messages; "gap" stands for an interruption."""
 
     heard: list[bytes | str] = field(default_factory=list)
 
@@ -26,7 +26,7 @@ class RecordingReceiver:
 
 
 class FailingReceiver(RecordingReceiver):
-    """Raises at everything."""
+    """Raises on every call."""
 
     def receive(self, payload: bytes) -> None:
         raise RuntimeError("deaf")
@@ -39,21 +39,21 @@ class FailingReceiver(RecordingReceiver):
 async def open_pubsub(
     server: Server, url: str | None = None, **options: Any
 ) -> AsyncIterator[tuple[RedisPubSub, Publish]]:
-    """A feed and a way to publish to it."""
-    async with open_client(server.url) as link:
-        feed = RedisPubSub(url or server.url, link, **options)
-        await feed.open()
+    """Return a pub/sub, and a function that publishes to it."""
+    async with open_client(server.url) as client:
+        pubsub = RedisPubSub(url or server.url, client, **options)
+        await pubsub.open()
 
         async def publish(channel: str, payload: bytes, *, sharded: bool = True) -> None:
-            await link.call("SPUBLISH" if sharded else "PUBLISH", channel, payload)
+            await client.call("SPUBLISH" if sharded else "PUBLISH", channel, payload)
 
         try:
-            yield feed, publish
+            yield pubsub, publish
         finally:
-            await feed.close()
+            await pubsub.close()
 
 
-async def wait_for_payload(ear: RecordingReceiver, last: bytes | str) -> list[bytes | str]:
-    """All that an ear has heard, once ``last`` has come."""
-    await wait_until(lambda: last in ear.heard, f"{last!r} is heard")
-    return ear.heard
+async def wait_for_payload(receiver: RecordingReceiver, last: bytes | str) -> list[bytes | str]:
+    """Wait for ``last`` and return everything that was received."""
+    await wait_until(lambda: last in receiver.heard, f"{last!r} is heard")
+    return receiver.heard

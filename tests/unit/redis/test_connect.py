@@ -1,4 +1,4 @@
-"""Dialling: through Sentinels to the primary, and over TLS."""
+"""Connecting: through Sentinels to the primary, and over TLS."""
 
 import asyncio
 import ssl
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.redis
 
 
 class Watched:
-    """A primary, its replica and a Sentinel that watches them as ``gregor``."""
+    """A primary, its replica, and a Sentinel that monitors them as ``gregor``."""
 
     def __init__(self, stack: ExitStack, binary: str, directory: Path) -> None:
         quick = ("--repl-diskless-sync-delay", "0", "--replica-priority", "1")
@@ -39,16 +39,16 @@ class Watched:
         self.sentinel.command[1:1] = [str(settings), "--sentinel"]
         stack.callback(self.sentinel.kill)
         self.sentinel.start()
-        # Else it asks for replicas each 10 s, and lets a primary that was one go on for 8 s.
+        # By default a Sentinel refreshes replicas every 10 s, and tolerates a demoted primary for 8 s.
         self.sentinel.say("SENTINEL", "DEBUG", "info-period", "1000", "publish-period", "100")
 
     @property
     def url(self) -> str:
-        """Through a Sentinel that is not there, then the one that is."""
+        """The URL with a Sentinel that is down, then the one that is up."""
         return f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{self.sentinel.port}/gregor/0"
 
     def fail_over(self) -> bool:
-        """Ask for a failover, unless it has happened; whether it has."""
+        """Request a failover if it has not happened yet. Returns whether it has."""
         if "role:master" in self.replica.say("INFO", "replication"):
             return True
         self.sentinel.say("SENTINEL", "FAILOVER", "gregor")
@@ -57,7 +57,7 @@ class Watched:
 
 @pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
 async def watched(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Watched]:
-    """The three, with the replica in step and known to the Sentinel."""
+    """Start the three, and wait until the replica is synchronized and known to the Sentinel."""
     with ExitStack() as stack:
         watched = Watched(stack, request.param, tmp_path)
         await wait_until(
@@ -66,7 +66,7 @@ async def watched(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         yield watched
 
 
-class Ear:
+class GapCounter:
     """Counts gaps, keeps what it hears."""
 
     def __init__(self) -> None:
@@ -81,36 +81,36 @@ class Ear:
 
 
 async def test_sentinel_failover_is_followed(watched: Watched) -> None:
-    async with open_client(watched.url, max_wait_s=10) as link:
-        feed, ear = RedisPubSub(watched.url, link, probe_s=0.2), Ear()
-        await feed.open()
-        await feed.subscribe("a", ear)
-        await link.call("SET", "k", "before")
+    async with open_client(watched.url, max_wait_s=10) as client:
+        pubsub, receiver = RedisPubSub(watched.url, client, probe_s=0.2), GapCounter()
+        await pubsub.open()
+        await pubsub.subscribe("a", receiver)
+        await client.call("SET", "k", "before")
         assert watched.primary.say("GET", "k") == "$6\r\nbefore\r\n"
         await wait_until(watched.fail_over, "the replica is promoted", timeout_s=30)
 
         async def written() -> bool:
             try:
-                await link.call("SET", "k", "after")
+                await client.call("SET", "k", "after")
             except (RedisUnavailable, ReplyError):
                 return False
             return watched.replica.say("GET", "k") == "$5\r\nafter\r\n"
 
         await wait_until(written, "the replica that was is written to", timeout_s=30)
-        await wait_until(lambda: ear.gaps > 0 and feed.status == "ok", "the feed has followed", timeout_s=30)
-        await link.call("SPUBLISH", "a", "1")
-        await wait_until(lambda: ear.heard == [b"1"], "the publication is heard")
-        await feed.close()
+        await wait_until(lambda: receiver.gaps > 0 and pubsub.status == "ok", "the pubsub has followed", timeout_s=30)
+        await client.call("SPUBLISH", "a", "1")
+        await wait_until(lambda: receiver.heard == [b"1"], "the publication is heard")
+        await pubsub.close()
 
 
 async def test_demoted_primary_is_left(watched: Watched) -> None:
-    async with open_client(watched.url, max_wait_s=10) as link:
+    async with open_client(watched.url, max_wait_s=10) as client:
         watched.primary.say("REPLICAOF", "127.0.0.1", str(watched.replica.port))
 
         with pytest.raises(ReplyError, match=r"^READONLY"):
-            await link.call("SET", "k", "v")
+            await client.call("SET", "k", "v")
 
-        await wait_until(lambda: link.reconnections > 0, "the link asks again")
+        await wait_until(lambda: client.reconnections > 0, "the client asks again")
 
 
 async def test_unknown_sentinel_service_is_reported(watched: Watched) -> None:
@@ -124,7 +124,7 @@ async def test_unknown_sentinel_service_is_reported(watched: Watched) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate of 127.0.0.1 that signs itself, and its key, in one file."""
+    """Return a self-signed certificate for 127.0.0.1 and its key, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gregor test")])
     now = datetime.now(UTC)
@@ -152,9 +152,9 @@ async def test_tls_is_verified_against_given_authorities(certificate: Path, tmp_
         async with Relay(server, tls=tls) as relay:
             url = f"rediss://127.0.0.1:{relay.port}/0"
 
-            async with open_client(f"{url}?ssl_ca_certs={certificate}") as link:
-                assert await asyncio.gather(*(link.call("ECHO", n) for n in range(3))) == [b"0", b"1", b"2"]
+            async with open_client(f"{url}?ssl_ca_certs={certificate}") as client:
+                assert await asyncio.gather(*(client.call("ECHO", n) for n in range(3))) == [b"0", b"1", b"2"]
             with pytest.raises(RedisUnavailable, match="certificate verify failed"):
                 await RedisClient(url, max_wait_s=0.1).open()
-            async with open_client(f"{url}?ssl_cert_reqs=none") as link:
-                assert await link.call("PING") == b"PONG"
+            async with open_client(f"{url}?ssl_cert_reqs=none") as client:
+                assert await client.call("PING") == b"PONG"

@@ -1,4 +1,4 @@
-"""Feeds: what is published reaches who subscribed. One test body for every feed that keeps the contract."""
+"""Publish/subscribe: one test body for every implementation of the contract."""
 
 import asyncio
 import logging
@@ -14,16 +14,16 @@ from tests.support.servers import BINARIES, running_server
 
 
 @pytest.fixture(params=["memory", *BINARIES], ids=lambda binary: Path(binary).name)
-async def twin(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[PubSub, Publish]]:
-    """Each feed that keeps the contract, and a way to publish to it."""
+async def pubsub_pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[PubSub, Publish]]:
+    """Return each implementation, and a function that publishes to it."""
     if request.param == "memory":
-        feed = MemoryPubSub()
+        pubsub = MemoryPubSub()
 
         async def publish(channel: str, payload: bytes, *, sharded: bool = True) -> None:
-            feed.publish(channel, payload, sharded=sharded)
+            pubsub.publish(channel, payload, sharded=sharded)
 
-        yield feed, publish
-        await feed.close()
+        yield pubsub, publish
+        await pubsub.close()
         return
     with running_server(request.param, tmp_path) as server:
         async with open_pubsub(server) as pair:
@@ -33,10 +33,10 @@ async def twin(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 Twin = tuple[PubSub, Publish]
 
 
-async def test_messages_reach_all_receivers_in_order(twin: Twin) -> None:
-    feed, publish = twin
+async def test_messages_reach_all_receivers_in_order(pubsub_pair: Twin) -> None:
+    pubsub, publish = pubsub_pair
     one, two, other = RecordingReceiver(), RecordingReceiver(), RecordingReceiver()
-    await asyncio.gather(feed.subscribe("a", one), feed.subscribe(b"a", two), feed.subscribe("b", other))
+    await asyncio.gather(pubsub.subscribe("a", one), pubsub.subscribe(b"a", two), pubsub.subscribe("b", other))
 
     await asyncio.gather(*(publish("a", b"%d" % n) for n in range(100)), publish("b", b"\xff"))
 
@@ -45,11 +45,11 @@ async def test_messages_reach_all_receivers_in_order(twin: Twin) -> None:
     assert await wait_for_payload(other, b"\xff") == [b"\xff"]
 
 
-async def test_failing_receiver_does_not_affect_others(twin: Twin, caplog: pytest.LogCaptureFixture) -> None:
-    feed, publish = twin
+async def test_failing_receiver_does_not_affect_others(pubsub_pair: Twin, caplog: pytest.LogCaptureFixture) -> None:
+    pubsub, publish = pubsub_pair
     before, after = RecordingReceiver(), RecordingReceiver()
     for receiver in before, FailingReceiver(), after:
-        await feed.subscribe("a", receiver)
+        await pubsub.subscribe("a", receiver)
 
     await publish("a", b"1")
 
@@ -57,14 +57,14 @@ async def test_failing_receiver_does_not_affect_others(twin: Twin, caplog: pytes
     assert [record.levelno for record in caplog.records if "receiver" in record.message] == [logging.ERROR]
 
 
-async def test_unsubscribed_receiver_gets_nothing(twin: Twin) -> None:
-    feed, publish = twin
+async def test_unsubscribed_receiver_gets_nothing(pubsub_pair: Twin) -> None:
+    pubsub, publish = pubsub_pair
     gone, stays = RecordingReceiver(), RecordingReceiver()
-    await feed.subscribe("a", gone)
-    await feed.subscribe("a", stays)
-    feed.unsubscribe("a", gone)
-    feed.unsubscribe("a", gone)
-    feed.unsubscribe("never", gone)
+    await pubsub.subscribe("a", gone)
+    await pubsub.subscribe("a", stays)
+    pubsub.unsubscribe("a", gone)
+    pubsub.unsubscribe("a", gone)
+    pubsub.unsubscribe("never", gone)
 
     await publish("a", b"1")
 
@@ -72,18 +72,18 @@ async def test_unsubscribed_receiver_gets_nothing(twin: Twin) -> None:
     assert gone.heard == []
 
 
-async def test_unsubscribe_while_receiving_is_safe(twin: Twin) -> None:
-    feed, publish = twin
+async def test_unsubscribe_while_receiving_is_safe(pubsub_pair: Twin) -> None:
+    pubsub, publish = pubsub_pair
     after = RecordingReceiver()
 
     class Once(RecordingReceiver):
         def receive(self, payload: bytes) -> None:
             super().receive(payload)
-            feed.unsubscribe("a", self)
+            pubsub.unsubscribe("a", self)
 
     once = Once()
-    await feed.subscribe("a", once)
-    await feed.subscribe("a", after)
+    await pubsub.subscribe("a", once)
+    await pubsub.subscribe("a", after)
 
     await publish("a", b"1")
     await publish("a", b"2")
@@ -92,24 +92,24 @@ async def test_unsubscribe_while_receiving_is_safe(twin: Twin) -> None:
     assert once.heard == [b"1"]
 
 
-async def test_subscribing_twice_delivers_once(twin: Twin) -> None:
-    feed, publish = twin
-    ear = RecordingReceiver()
-    await asyncio.gather(feed.subscribe("a", ear), feed.subscribe("a", ear))
-    await feed.subscribe("a", ear)
+async def test_subscribing_twice_delivers_once(pubsub_pair: Twin) -> None:
+    pubsub, publish = pubsub_pair
+    receiver = RecordingReceiver()
+    await asyncio.gather(pubsub.subscribe("a", receiver), pubsub.subscribe("a", receiver))
+    await pubsub.subscribe("a", receiver)
 
     await publish("a", b"1")
     await publish("a", b"2")
 
-    assert await wait_for_payload(ear, b"2") == [b"1", b"2"]
+    assert await wait_for_payload(receiver, b"2") == [b"1", b"2"]
 
 
-async def test_resubscribe_in_one_iteration_is_confirmed(twin: Twin) -> None:
-    feed, publish = twin
+async def test_resubscribe_in_one_iteration_is_confirmed(pubsub_pair: Twin) -> None:
+    pubsub, publish = pubsub_pair
     first, second = RecordingReceiver(), RecordingReceiver()
-    given_up = feed.subscribe("a", first)
-    feed.unsubscribe("a", first)
-    await feed.subscribe("a", second)
+    given_up = pubsub.subscribe("a", first)
+    pubsub.unsubscribe("a", first)
+    await pubsub.subscribe("a", second)
 
     await publish("a", b"1")
 
@@ -118,10 +118,10 @@ async def test_resubscribe_in_one_iteration_is_confirmed(twin: Twin) -> None:
     assert first.heard == []
 
 
-async def test_sharded_and_plain_channels_are_separate(twin: Twin) -> None:
-    feed, publish = twin
+async def test_sharded_and_plain_channels_are_separate(pubsub_pair: Twin) -> None:
+    pubsub, publish = pubsub_pair
     sharded, plain = RecordingReceiver(), RecordingReceiver()
-    await asyncio.gather(feed.subscribe("a", sharded), feed.subscribe("a", plain, sharded=False))
+    await asyncio.gather(pubsub.subscribe("a", sharded), pubsub.subscribe("a", plain, sharded=False))
 
     await publish("a", b"s")
     await publish("a", b"p", sharded=False)
@@ -130,43 +130,43 @@ async def test_sharded_and_plain_channels_are_separate(twin: Twin) -> None:
     assert await wait_for_payload(plain, b"p") == [b"p"]
 
 
-async def test_closed_pubsub_refuses_subscriptions(twin: Twin) -> None:
-    feed, _ = twin
-    await feed.close()
+async def test_closed_pubsub_refuses_subscriptions(pubsub_pair: Twin) -> None:
+    pubsub, _ = pubsub_pair
+    await pubsub.close()
 
     with pytest.raises(RedisUnavailable, match="closed"):
-        await feed.subscribe("a", RecordingReceiver())
+        await pubsub.subscribe("a", RecordingReceiver())
 
 
-async def test_working_pubsub_is_healthy(twin: Twin) -> None:
-    feed, _ = twin
+async def test_working_pubsub_is_healthy(pubsub_pair: Twin) -> None:
+    pubsub, _ = pubsub_pair
 
-    assert (feed.status, feed.healthy) == ("ok", True)
+    assert (pubsub.status, pubsub.healthy) == ("ok", True)
 
 
 async def test_memory_pubsub_drops_on_request() -> None:
-    feed, ear = MemoryPubSub(), RecordingReceiver()
-    await feed.subscribe("a", ear)
+    pubsub, receiver = MemoryPubSub(), RecordingReceiver()
+    await pubsub.subscribe("a", receiver)
 
-    feed.drop_next(2)
+    pubsub.drop_next(2)
     for n in range(3):
-        feed.publish("a", b"%d" % n)
-    feed.publish("a", b"last")
+        pubsub.publish("a", b"%d" % n)
+    pubsub.publish("a", b"last")
 
-    assert await wait_for_payload(ear, b"last") == [b"2", b"last"]
+    assert await wait_for_payload(receiver, b"last") == [b"2", b"last"]
 
 
 async def test_memory_pubsub_cut_ends_with_a_gap() -> None:
-    feed, cut, other = MemoryPubSub(), RecordingReceiver(), RecordingReceiver()
-    await asyncio.gather(feed.subscribe("a", cut), feed.subscribe("b", other))
+    pubsub, cut, other = MemoryPubSub(), RecordingReceiver(), RecordingReceiver()
+    await asyncio.gather(pubsub.subscribe("a", cut), pubsub.subscribe("b", other))
 
-    feed.cut("a")
-    feed.publish("a", b"1")
-    feed.publish("b", b"1")
+    pubsub.cut("a")
+    pubsub.publish("a", b"1")
+    pubsub.publish("b", b"1")
     await wait_for_payload(other, b"1")
     assert cut.heard == []
-    feed.heal()
-    feed.publish("a", b"2")
+    pubsub.heal()
+    pubsub.publish("a", b"2")
 
     assert await wait_for_payload(cut, b"2") == ["gap", b"2"]
     assert other.heard == [b"1"]

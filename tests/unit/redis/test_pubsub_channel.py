@@ -1,4 +1,4 @@
-"""One subscription from the inside: who is told of a hole in it."""
+"""One subscription: which receivers get a gap after an interruption."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from gregor.redis.pubsub.channel import PubSubChannel
 from tests.support.receivers import RecordingReceiver
 
 
-def stands(channel: PubSubChannel, *ears: RecordingReceiver) -> None:
-    for ear in ears:
-        channel.add(ear)
+def stands(channel: PubSubChannel, *receivers: RecordingReceiver) -> None:
+    for receiver in receivers:
+        channel.add(receiver)
     channel.confirm()
 
 
 async def test_resubscribe_during_interruption_gets_gap() -> None:
-    """A second device of a user joins while the first one's subscription is broken: one receiver for both."""
+    """A second device of a user joins while the subscription is interrupted: both have one receiver."""
     channel, room, newcomer = PubSubChannel(b"a", True), RecordingReceiver(), RecordingReceiver()
     stands(channel, room)
     channel.confirmed = False

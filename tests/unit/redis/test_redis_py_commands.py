@@ -1,4 +1,4 @@
-"""The link over fakeredis answers as the real one does: else the store's tests on it would prove nothing."""
+"""Commands over redis-py answer like our client; otherwise the store's tests on fakeredis would prove nothing."""
 
 import asyncio
 from pathlib import Path
@@ -32,10 +32,10 @@ COMMANDS: list[tuple[bytes | str | int, ...]] = [
 ]
 
 
-async def outcomes(link: RedisCommands) -> list[Any]:
-    """Replies and errors, all commands at once."""
-    calls = [link.call(*command) for command in COMMANDS]
-    calls += [link.evalsha(Script("return {KEYS[1], ARGV[1]}"), ["k"], [n]) for n in range(3)]
+async def outcomes(client: RedisCommands) -> list[Any]:
+    """Return replies and errors of commands that are issued together."""
+    calls = [client.call(*command) for command in COMMANDS]
+    calls += [client.evalsha(Script("return {KEYS[1], ARGV[1]}"), ["k"], [n]) for n in range(3)]
     found = await asyncio.gather(*calls, return_exceptions=True)
     return [str(outcome) if isinstance(outcome, ReplyError) else outcome for outcome in found]
 
@@ -44,8 +44,8 @@ async def outcomes(link: RedisCommands) -> list[Any]:
 async def test_redis_py_commands_answer_like_a_server(tmp_path: Path) -> None:
     fake = RedisPyCommands(FakeAsyncRedis())
     with running_server(BINARIES[0], tmp_path) as server:
-        async with open_client(server.url) as link:
-            expected = await outcomes(link)
+        async with open_client(server.url) as client:
+            expected = await outcomes(client)
 
     assert await outcomes(fake) == expected
     await fake.close()

@@ -1,4 +1,4 @@
-"""Addresses: what a URL says, and what is never shown of it."""
+"""Redis URLs: what they mean, and that credentials are never shown."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Connections to servers of each kind, every test in a namespace of its own."""
+"""Fixtures: connections to servers of each kind, each test in its own namespace."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ from tests.unit.store.redis_setup import RedisSetup, make_devices
     ]
 )
 async def setup(request: pytest.FixtureRequest) -> AsyncIterator[RedisSetup]:
-    """A server of each kind that the scripts must run on."""
+    """Return a connection to each kind of server that the scripts must run on."""
     keys = Keys(f"test-{secrets.token_hex(4)}")
     if request.param == "fakeredis":
         client = FakeAsyncRedis()
@@ -37,12 +37,12 @@ async def setup(request: pytest.FixtureRequest) -> AsyncIterator[RedisSetup]:
 
 @pytest.fixture
 async def real_setup(redis_server: str) -> AsyncIterator[RedisSetup]:
-    """A real Redis."""
+    """Return a connection to a real Redis."""
     async with open_client(redis_server) as connection:
         yield RedisSetup(connection, Keys(f"test-{secrets.token_hex(4)}"), redis_server, allow_oom=True)
 
 
 @pytest.fixture
 def devices(setup: RedisSetup) -> RedisDevices:
-    """Devices over each kind of server."""
+    """Return the devices part of a store on each kind of server."""
     return make_devices(setup)

@@ -1,4 +1,4 @@
-"""What the tests of devices share: stores on a setup, sessions to open, controls as they are heard."""
+"""Helpers of the tests of devices: stores, sessions, recorded control messages."""
 
 import json
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ WEB = {"provider": "webpush", "token": {"endpoint": "https://push.example/1", "k
 
 @dataclass(frozen=True)
 class RedisSetup:
-    """Where a store of Redis can stand. ``url`` is ``None`` where nobody else can connect."""
+    """A connection on which a store can be made. ``url`` is ``None`` if no other client can connect (fakeredis)."""
 
     connection: RedisCommands
     keys: Keys
@@ -31,33 +31,33 @@ class RedisSetup:
     allow_oom: bool
 
     async def ttl_ms(self, key: str) -> int:
-        """Time to live of a key: -1 without end, -2 no such key."""
+        """Return the TTL of a key: -1 without one, -2 if the key is missing."""
         return int(await self.connection.call("PTTL", key))
 
 
 def make_store(setup: RedisSetup, limits: Limits | None = None) -> RedisStore:
-    """A whole store, in the namespace of the test."""
+    """Return a store in the namespace of the test."""
     return RedisStore(setup.connection, limits or Limits(), setup.keys.namespace, allow_oom=setup.allow_oom)
 
 
 def make_devices(setup: RedisSetup, limits: Limits | None = None) -> RedisDevices:
-    """The devices of a whole store."""
+    """Return the devices part of a store."""
     return make_store(setup, limits).devices
 
 
 def session(name: str, connection: str = "c1", opened_us: int = NOW_US, *, foreground: bool = False) -> DeviceSession:
-    """A session of gateway ``g1``."""
+    """Return a session of gateway ``g1``."""
     return DeviceSession(name, connection, "g1", opened_us, foreground, ("user",), None)
 
 
 async def presence_of(devices: RedisDevices, device: str, now_us: int) -> PresenceStatus | None:
-    """The presence of one of alice's devices."""
+    """Return the presence of one of alice's devices."""
     found = await devices.device("alice", device, now_us)
     return found[1] if found else None
 
 
 class ControlRecorder:
-    """Remembers the controls that it hears."""
+    """Records the control messages that it receives."""
 
     def __init__(self) -> None:
         self.controls: list[Any] = []
@@ -72,7 +72,7 @@ class ControlRecorder:
 
 @asynccontextmanager
 async def recorded_controls(setup: RedisSetup, uid: str) -> AsyncIterator[list[Any]]:
-    """The controls of a user, as they come."""
+    """Record the control messages of a user in a list."""
     assert setup.url is not None
     feed, recorder = RedisPubSub(setup.url, setup.connection), ControlRecorder()
     await feed.open()

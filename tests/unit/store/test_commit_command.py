@@ -1,4 +1,4 @@
-"""The call of a bare commit is put together by hand: it must be, byte for byte, what the general way makes of it."""
+"""The command of a bare commit is joined by hand: it must equal the general one byte for byte."""
 
 from typing import Any
 
@@ -27,14 +27,14 @@ TIMER = ItemTimer(ItemTimerKind.PUSH, NOW_US + 1)
 
 
 def packed(commit: Commit, names: tuple[str, ...], options: int = 0, script: Any = GROW) -> tuple[Any, bytes]:
-    """The call by the general way."""
+    """Return the command made by the general way."""
     arguments = commit_arguments(commit, commit_limits(LIMITS), options)
     return script, pack_script(script.sha, names, arguments)
 
 
 @given(creations(), st.sampled_from(["", "phone", "d" * 128]), st.integers(0, 2_000))
 def test_bare_fast_path_packs_like_the_general_one(creation: Any, device: str, size: int) -> None:
-    body = b'"%b"' % (b"x" * size)  # of all sizes around the one from which an argument's length is not at hand
+    body = b'"%b"' % (b"x" * size)  # sizes around the one from which the header of an argument is not precomputed
     commit = Commit(NOW_US, SEED, Sender(device), (replace(creation, body=body, json=creation.json + body),))
     is_timed = creation.expires_us is not None or creation.remind_at_us
     names = KEYS.commit.timed_creation if is_timed else KEYS.commit.creation

@@ -1,4 +1,4 @@
-"""What a commit costs the server, in calls: timers must cost those alone who ask for them."""
+"""The number of Redis calls of a commit: timers must cost only the messages that have them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_fast_path_call_count(real_setup: RedisSetup, commit: Commit, call
     full = replace(full, creations=(replace(full.creations[0], timers=TIMERS),))
     for made in (creating("first"), dismissing("first"), creating("plain"), full, creating("own", for_device="phone")):
         await users.commit("alice", made)
-    await users.commit("bob", replace(commit, now_us=NOW_US))  # the script is loaded
+    await users.commit("bob", replace(commit, now_us=NOW_US))  # loads the script
     await real_setup.connection.call("CONFIG", "RESETSTAT")
 
     await users.commit("alice", commit)
@@ -67,7 +67,7 @@ async def test_past_intervals_keep_creations_fast(real_setup: RedisSetup) -> Non
 
 
 async def _calls(setup: RedisSetup) -> dict[str, int]:
-    """How often each command was called inside scripts since the statistics were reset."""
+    """Return how often each command was called inside scripts since the statistics were reset."""
     stats = (await setup.connection.call("INFO", "commandstats")).decode()
     counted = {name: int(count) for name, count in re.findall(r"cmdstat_(\w+):calls=(\d+)", stats)}
     beside = {"evalsha", "info", "config|resetstat", "config"}

@@ -1,4 +1,4 @@
-"""A replay in Redis reads and writes by two commands: what happens between the two is never lost."""
+"""A replay in Redis reads and writes in two steps: a change between them must not be lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", at_us=NOW_US)
 
 
 class Between:
-    """A connection on which something else is done right after the first command was answered."""
+    """A connection that runs a callback right after the reply of its first command."""
 
     def __init__(self, connection: Any, act: Callable[[], Awaitable[None]]) -> None:
         self._connection = connection
@@ -35,7 +35,7 @@ class Between:
 
 
 async def die(store: RedisStore, status: str) -> None:
-    """One more attempt, the last."""
+    """Make one more attempt, the last."""
     claim = await store.ledger.claim(PHONE, "", NOW_US, NOW_US + SECOND_US)
     assert isinstance(claim, Claim)
     history = msgspec.structs.replace(

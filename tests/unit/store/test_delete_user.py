@@ -1,4 +1,4 @@
-"""A user who is forgotten leaves no trace in the state Redis, but that its old tokens are void."""
+"""A deleted user leaves nothing in the state Redis except its revocation and a hash."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", at_us=NOW_US)
 
 
 async def store_everything(store: RedisStore, uid: str) -> None:
-    """Leave something in every corner of what is kept of a user."""
+    """Store something of every kind for a user."""
     users, devices, ledger = store.users, store.devices, store.ledger
     store.recorded_events.removals = store.recorded_events.acknowledgements = store.recorded_events.deliveries = True
     await devices.put_device(uid, "phone", Registration("ios", {**APNS, "token": f"token-of-{uid}"}), NOW_US)
@@ -51,7 +51,7 @@ async def store_everything(store: RedisStore, uid: str) -> None:
 
 
 async def trace(setup: RedisSetup, uid: str) -> set[str]:
-    """The kinds of keys in whose name or content a user is."""
+    """Return the kinds of keys whose name or content contains a user's id."""
     found, call = set(), setup.connection.call
     for key in await call("KEYS", f"{setup.keys.namespace}:*"):
         commands: dict[bytes, tuple[Any, ...]] = {
@@ -97,7 +97,7 @@ async def test_user_deletion_works_at_maxmemory(real_setup: RedisSetup) -> None:
 
 
 async def test_deleted_user_hashes_expire(setup: RedisSetup) -> None:
-    """Dead letters of a partition that is never written again, traces of users where no other is forgotten."""
+    """Even the dead letters of a partition that is never written again, and hashes if no other user is deleted."""
     store = make_store(setup)
     await store_everything(store, "alice")
     retention_ms, known_ms = Limits().retention_us // 1_000, DELETED_USERS_KEPT_US // 1_000
@@ -108,7 +108,7 @@ async def test_deleted_user_hashes_expire(setup: RedisSetup) -> None:
 
 
 class Meanwhile:
-    """A connection on which something is done once, right after a step of forgetting was answered."""
+    """A connection that runs a callback once, right after a step of the deletion."""
 
     def __init__(self, connection: Any, step: int, act: Callable[[], Awaitable[None]]) -> None:
         self._connection = connection

@@ -39,7 +39,7 @@ async def test_first_failure_is_raised_after_all_ended() -> None:
 
 
 async def test_cancelled_caller_cancels_the_rest() -> None:
-    """A reply that fails later, and that nobody waits for, would be an error in the log."""
+    """A reply that fails later without a reader would be logged as an error."""
     first, second = replies = issued(2)
     waiting = asyncio.create_task(results_of(replies))
     await asyncio.wait([waiting], timeout=0.01)

@@ -1,4 +1,4 @@
-"""The letter codes and option bits that Lua and Python share: both sides name the same ones."""
+"""The letter codes and option bits that Lua and Python share are equal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LUA = files("gregor.store").joinpath("lua")
 
 
 def source(path: str) -> str:
-    """The text of one script file."""
+    """Return the text of one script file."""
     return LUA.joinpath(*path.split("/")).read_text("utf-8")
 
 

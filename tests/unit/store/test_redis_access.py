@@ -1,4 +1,6 @@
-"""Service keys, tickets and rates in Redis: nothing secret is kept, nothing is spent twice, rates are exact."""
+"""Service keys, tickets and rate limits in Redis: secrets are not stored, tickets are redeemed once, rates are
+exact.
+"""
 
 import asyncio
 import hashlib
@@ -20,12 +22,12 @@ TICKET = Ticket("alice", "phone", False, ("user",), None, {"exp": 1_800_003_600,
 
 @pytest.fixture
 def access(setup: RedisSetup) -> RedisAccess:
-    """Access over each kind of server."""
+    """Return the access part of a store on each kind of server."""
     return RedisAccess(setup.connection, setup.keys, allow_oom=setup.allow_oom)
 
 
 def secret_of(text: str) -> str:
-    """The secret in a key's text."""
+    """Return the secret in a key's text."""
     parsed = service_keys.parse(text)
     assert parsed is not None
     return parsed[1]

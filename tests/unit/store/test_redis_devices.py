@@ -1,4 +1,4 @@
-"""Devices in Redis: known within a bound, with one owner for each push token, forgotten whole."""
+"""Devices in Redis: bounded, with one owner for each push token, removed completely."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -106,7 +106,7 @@ async def test_released_push_token_has_no_owner(setup: RedisSetup, ending: str) 
 async def test_releasing_a_moved_push_token_keeps_its_owner(setup: RedisSetup) -> None:
     devices = make_devices(setup)
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
-    # As after a crash between taking the token and removing it from the former holder.
+    # As after a crash between setting the new owner and removing the token from the former one.
     await setup.connection.call("SET", setup.keys.push("apns:a1b2c3"), b"bob\0tablet")
 
     await devices.forget_device("alice", "phone", NOW_US, SEED)
@@ -126,7 +126,7 @@ async def test_concurrent_registrations_leave_one_token_owner(setup: RedisSetup)
 
 
 async def after_turns(setup: RedisSetup, turns: int, action: Awaitable[None]) -> None:
-    """Do it so many round trips from now."""
+    """Run a coroutine after so many round trips."""
     for _ in range(turns):
         await setup.connection.call("PING")
     await action
@@ -179,7 +179,7 @@ async def test_connecting_during_registration_keeps_it(devices: RedisDevices) ->
 async def test_65th_device_displaces_the_longest_offline(devices: RedisDevices) -> None:
     for n in range(64):
         await devices.ensure_device("alice", f"d{n}", NOW_US + n)
-    # d0 was there last, so d1 is the one longest offline.
+    # d0 was seen last, so d1 was offline longest.
     await devices.open_session("alice", "d0", session("s"), NOW_US + 1_000, LEASE_US)
     await devices.close_session("alice", "d0", session("s"), NOW_US + 2_000)
 
@@ -236,7 +236,7 @@ async def test_concurrent_devices_never_exceed_the_bound(setup: RedisSetup) -> N
     assert len(await devices.devices("alice", NOW_US)) == 4
 
 
-# ---- forgetting a device
+# ---- removing a device
 
 
 async def test_removing_a_device_leaves_others_untouched(setup: RedisSetup) -> None:

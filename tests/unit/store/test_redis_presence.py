@@ -1,6 +1,4 @@
-"""PresenceStatus in Redis: there as long as a heartbeat says so; what was acknowledged; what was revoked, and how
-long.
-"""
+"""Presence, acknowledgements and revocations in Redis: leases, bounds and TTLs."""
 
 import asyncio
 from dataclasses import replace
@@ -134,7 +132,7 @@ async def test_last_seen_is_close_time_or_last_heartbeat(devices: RedisDevices) 
         await devices.open_session("alice", name, session("s"), NOW_US, LEASE_US)
     await devices.close_session("alice", "phone", session("s"), NOW_US + 10)
     await devices.renew_sessions([("alice", "desk", session("s"))], NOW_US + 20, LEASE_US)
-    # What is dropped leaves its time behind.
+    # An expired lease leaves its last heartbeat behind.
     late = NOW_US + 100 + LEASE_US
     await devices.open_session("alice", "third", session("s"), late, LEASE_US)
 

@@ -1,4 +1,4 @@
-"""What only the Redis store promises: keys, slots, memory pressure, scripts."""
+"""Properties that only the Redis store has: keys, slots, memory pressure, scripts."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ LIMITS = Limits()
 
 
 def committed(body: object, system: str = "gregor", now_us: int = NOW_US, sender: str = BACKEND) -> Commit:
-    """The commit of one message; external ones get an id."""
+    """Commit one message; external ones get an id."""
     document = {"system": system, "body": body} | ({} if system == "gregor" else {"id": "m1"})
     return plan(parse_message(document, LIMITS), Sender(sender), now_us, EPOCH_SEED, LIMITS)
 
 
 def creation(item_id: str, size: int = 10, **fields: object) -> Commit:
-    """A message that creates one item."""
+    """Return a message that creates one item."""
     return committed({"create": {item_id: {"category": "user.joined", "body": "x" * size, **fields}}})
 
 
 @pytest.fixture(params=BINARIES, ids=lambda path: Path(path).name)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
-    """A server of one's own, of each kind that is here."""
+    """Start a server of each installed kind."""
     made = Server(request.param, tmp_path).start()
     yield made
     made.kill()
@@ -52,7 +52,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Serv
 
 @pytest.fixture
 async def store(server: Server) -> AsyncIterator[RedisStore]:
-    """A store on it, in a namespace of its own."""
+    """Return a store on it, in its own namespace."""
     opened = await open_store(server.url, LIMITS, f"test-{secrets.token_hex(4)}")
     yield opened
     await opened.close()
@@ -60,7 +60,7 @@ async def store(server: Server) -> AsyncIterator[RedisStore]:
 
 @pytest.fixture
 async def link(server: Server) -> AsyncIterator[RedisClient]:
-    """A connection beside the store's."""
+    """Return a second connection."""
     opened = RedisClient(server.url)
     await opened.open()
     yield opened
@@ -68,7 +68,7 @@ async def link(server: Server) -> AsyncIterator[RedisClient]:
 
 
 def kind_of(key: str, namespace: str) -> str:
-    """The kind in a key: what stands before the uid, or the whole of a key of the deployment."""
+    """Return the kind of a key: the part before the uid, or the whole name of a key of the deployment."""
     rest = key.removeprefix(namespace + ":")
     if rest.startswith("{"):
         rest = rest.partition("}:")[2]
@@ -76,7 +76,7 @@ def kind_of(key: str, namespace: str) -> str:
 
 
 async def test_every_other_key_has_a_ttl(store: RedisStore, link: RedisClient) -> None:
-    """Nothing is kept for ever by accident: ``keys.py`` names what may be."""
+    """No key is kept forever by accident: `keys.py` lists the permanent ones."""
     users, devices = store.users, store.devices
     await users.commit("alice", creation("a", times={"expires": "+60", "remind_at": ["+30"]}))
     await users.commit("alice", creation("b", for_device="*"))
@@ -98,7 +98,7 @@ async def test_every_other_key_has_a_ttl(store: RedisStore, link: RedisClient) -
 
 
 async def test_batch_survives_a_lost_server(store: RedisStore, server: Server) -> None:
-    """Else the log of a gateway fills with failures that nobody asked for each time the store is away."""
+    """Otherwise the log of a gateway fills with unhandled failures each time the store is unreachable."""
     unheard: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
     server.kill()
@@ -128,14 +128,14 @@ async def test_commit_many_keeps_order_after_script_loss(store: RedisStore, link
 
 
 def test_partition_tags_hash_to_their_slots() -> None:
-    """Partition i lies at slot i × 16, so that every range of slots has its fair share."""
+    """Partition i is at slot i × 16, so every range of slots has its share."""
     from redis.crc import key_slot
 
     assert [key_slot(f"gregor:{{{tag}}}:due".encode()) for tag in tags()] == [i * 16 for i in range(PARTITIONS)]
 
 
 def test_keys_of_a_user_share_one_slot() -> None:
-    """So that one script may touch them, in a cluster too."""
+    """One script must be able to use them in a cluster."""
     from redis.crc import key_slot
 
     keys = Keys("gregor").of_user("alice")
@@ -156,7 +156,7 @@ def test_keys_of_a_user_share_one_slot() -> None:
 
 
 async def test_full_server_still_accepts_dismissals(store: RedisStore, link: RedisClient) -> None:
-    """Under maxmemory what shrinks must go on: nothing is half applied, and the user can make room."""
+    """At maxmemory dismissals still work and nothing is applied partially, so the user can free memory."""
     await store.users.commit("alice", creation("first", 1_000))
     used = (await link.call("INFO", "memory")).decode()
     bytes_used = int(used.partition("used_memory:")[2].split("\r\n")[0])
@@ -170,13 +170,13 @@ async def test_full_server_still_accepts_dismissals(store: RedisStore, link: Red
     await link.call("CONFIG", "SET", "maxmemory", 0)
     assert receipt.dismissed == ("first",)
     assert (await store.users.state("alice", View(), NOW_US)).items == ()
-    # Nothing of the inside is told: the server's own words name its scripts.
+    # The problem must not contain the server's own text, which names scripts.
     assert isinstance(told, Problem) and told.detail == refusal.value.problem().detail
     assert "full" in told.detail and "OOM" not in told.detail
 
 
 async def test_other_partition_count_is_refused(server: Server, link: RedisClient) -> None:
-    """The number can never change: users would be looked for where they are not."""
+    """The number can never change: users would be searched in the wrong partition."""
     await link.call("SET", "other:partitions", 256)
 
     with pytest.raises(ValueError, match="256 partitions"):
@@ -184,7 +184,7 @@ async def test_other_partition_count_is_refused(server: Server, link: RedisClien
 
 
 async def test_scripts_are_reloaded_after_script_flush(store: RedisStore, link: RedisClient) -> None:
-    """A restart or failover of the server empties its cache; nobody notices."""
+    """A restart or failover empties the script cache; callers do not notice."""
     await store.users.commit("alice", creation("a"))
     await link.call("SCRIPT", "FLUSH")
 
@@ -194,7 +194,7 @@ async def test_scripts_are_reloaded_after_script_flush(store: RedisStore, link: 
 
 
 async def test_user_without_data_has_no_key(store: RedisStore, link: RedisClient) -> None:
-    """Reading creates nothing; forgetting a user takes every key of its state."""
+    """Reading creates no key; deleting a user deletes every key of its state."""
     await store.users.state("nobody", View(), NOW_US)
     await store.users.commit("alice", creation("a", times={"expires": "+60"}))
     await store.users.delete_user("alice", NOW_US)
