@@ -1,8 +1,9 @@
-"""Device tokens: JWTs that the application's own login service mints (http.md, "Who may call").
+"""Device tokens: JWTs that the application's own login service signs (http.md, "Who may call").
 
-A token is ``sub`` (the uid), ``device`` and ``exp``, and optionally ``iat``, ``nbf``, ``aud``, ``iss``, ``cats``,
-``systems``. Its key is chosen by ``kid`` and names its one algorithm: a token can never choose how it is checked.
-Tokens and secrets are never logged and never in an error.
+The claims are ``sub`` (the uid), ``device`` and ``exp``, and optionally ``iat``, ``nbf``, ``aud``, ``iss``, ``cats``
+and ``systems``. The header ``kid`` selects a key of TOKEN_JWKS, and the key determines the algorithm: a token cannot
+choose how it is verified. Without TOKEN_JWKS, a ``kid`` is ignored and the secret verifies the token. Tokens and
+secrets are never logged, and never part of an error.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ import httpx
 import jwt
 import msgspec
 import structlog
-from jwt.algorithms import HMACAlgorithm
+from jwt.algorithms import HMACAlgorithm, OKPAlgorithm
 from jwt.api_jws import PyJWS
 
 from gregor.config.settings import Settings
@@ -37,26 +39,32 @@ from gregor.core.ids import (
 log = structlog.get_logger(__name__)
 
 LEEWAY_US: Final = 30_000_000
-"""How far the clocks of who mints and who checks may be apart."""
+"""Tolerated difference between the clocks of the login service and this process."""
 REFRESH_US: Final = 600_000_000
-"""Age at which the keys of TOKEN_JWKS are read again."""
+"""Interval between two loads of TOKEN_JWKS."""
 UNKNOWN_KID_US: Final = 60_000_000
-"""Least time between two readings that an unknown ``kid`` asks for: else strangers could make us fetch at will."""
-MOST_BYTES: Final = 8_192
-"""A longer token is refused unread; the largest that makes sense (RS256 with some hundred prefixes) is half of it."""
-MOST_JWKS_BYTES: Final = 1_048_576
-CACHED: Final = 20_000
-"""Verified tokens that are remembered: a signature costs 40–120 µs, a remembered one 1 µs; about 12 MB when full."""
+"""Shortest interval between two loads caused by an unknown ``kid``. Without it, any client could trigger requests."""
+MAX_TOKEN_BYTES: Final = 8_192
+"""A longer token is refused unread. RS256 with some hundred prefixes needs half of it."""
+MAX_JWKS_BYTES: Final = 1_048_576
+CACHE_SIZE: Final = 20_000
+"""Size of the cache of verified tokens: a signature costs 40–120 µs, a cached one 1 µs; about 12 MB when full."""
 
-_SCHEMES: Final = {"HS256": "oct", "RS256": "RSA", "ES256": "EC", "EdDSA": "OKP"}
+_KEY_TYPES: Final = {"HS256": "oct", "RS256": "RSA", "ES256": "EC", "EdDSA": "OKP"}
 _CURVES: Final = {"ES256": "P-256", "EdDSA": "Ed25519"}
-_WEAKEST_RSA_BITS: Final = 2_048
-_PUBLIC: Final = ("kty", "crv", "x", "y", "n", "e", "k")
+_ED25519: Final = "Ed25519"
+"""The name of EdDSA with this curve in RFC 9864; both names are accepted, in keys and in tokens."""
+_COMPACT_JWS: Final = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+_MIN_RSA_BITS: Final = 2_048
+_MAX_REPORTED: Final = 100
+_KEY_MEMBERS: Final = ("kty", "crv", "x", "y", "n", "e", "k")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a good device token speaks for. ``iat_us`` is 0 where absent; ``cats`` and ``systems`` are prefixes."""
+    """The identity in a valid device token. ``iat_us`` is 0 if missing; the category filter and ``systems`` are
+    prefixes.
+    """
 
     uid: str
     device: str
@@ -67,19 +75,19 @@ class Caller:
 
 
 class TokenExpired(Problem):
-    """The token was good once: a new one is wanted (close 4004), where others can never be good (4501)."""
+    """The token has expired: the client needs a new one (close code 4004). Other invalid tokens close with 4501."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
-    """A key and the one algorithm that it is for."""
+class _VerificationKey:
+    """A key and its algorithm."""
 
     alg: str
     material: Any
 
 
-class _Secret(HMACAlgorithm):
-    """HMAC with a secret that was looked at when it was loaded: not again, and no warning, for each token."""
+class _UncheckedHmac(HMACAlgorithm):
+    """HMAC without PyJWT's check of the secret, which would run, and warn, for every token."""
 
     def prepare_key(self, key: str | bytes) -> bytes:
         return key.encode() if isinstance(key, str) else key
@@ -89,9 +97,10 @@ class _Secret(HMACAlgorithm):
 
 
 def _jws() -> PyJWS:
-    jws = PyJWS(algorithms=list(_SCHEMES))
+    jws = PyJWS(algorithms=list(_KEY_TYPES))
     jws.unregister_algorithm("HS256")
-    jws.register_algorithm("HS256", _Secret(HMACAlgorithm.SHA256))
+    jws.register_algorithm("HS256", _UncheckedHmac(HMACAlgorithm.SHA256))
+    jws.register_algorithm(_ED25519, OKPAlgorithm())
     return jws
 
 
@@ -99,31 +108,36 @@ _JWS: Final = _jws()
 
 
 class TokenVerifier:
-    """Checks device tokens against the keys of the settings; keeps the keys of TOKEN_JWKS fresh."""
+    """Verifies device tokens with the keys of the settings, and refreshes the keys of TOKEN_JWKS."""
 
     def __init__(self, settings: Settings, read: Callable[[str], Awaitable[bytes]] | None = None) -> None:
-        """``read``: gives the bytes of TOKEN_JWKS (an https URL or a path); may raise ``OSError``, ``HTTPError``."""
+        """``read`` returns the bytes of TOKEN_JWKS (an https URL or a path), or raises ``OSError`` or ``HTTPError``."""
         secret = settings.token_secret.get_secret_value() if settings.token_secret else ""
-        self._secret = _Key("HS256", secret.encode()) if secret else None
+        self._secret = _VerificationKey("HS256", secret.encode()) if secret else None
         self._jwks = settings.token_jwks
         self._aud = settings.token_aud
         self._iss = settings.token_iss
         self._max_age_us = round(settings.token_max_age_s * 1_000_000)
         self._read = read or fetch_jwks
-        self._keys: Mapping[str, _Key] = {}
+        self._keys: Mapping[str, _VerificationKey] = {}
         self._read_at_us: int | None = None
         self._reading: asyncio.Task[None] | None = None
         self._known: dict[bytes, Caller] = {}
+        self._reported: set[str] = set()
 
     async def verify(self, token: str, now_us: int) -> Caller:
-        """Who the token speaks for. Raises ``Problem``: ``unauthorised`` with the reason (``TokenExpired`` where that
-        is all that is wrong), ``unavailable`` without keys.
+        """Return the identity in the token. Raises ``Problem``: ``unauthorised`` with the reason, ``unavailable``
+        without keys.
 
-        Revocation is not looked at: it is the store's to know (``Devices.revoked_before``).
+        ``TokenExpired`` is raised if the expiry is the only error. The store checks revocations
+        (``Devices.revoked_before``).
         """
         raw = token.encode("utf-8", "surrogatepass")
-        if len(raw) > MOST_BYTES:
-            raise _refused("The token is too long.")
+        if len(raw) > MAX_TOKEN_BYTES:
+            raise _refused(f"The token is longer than {MAX_TOKEN_BYTES} bytes.")
+        # PyJWT accepts padding and other characters, by which one signed token would have many spellings.
+        if _COMPACT_JWS.fullmatch(raw) is None:
+            raise _refused("The token is not a JWT: three base64url parts without padding, separated by dots.")
         self._refresh_when_old(now_us)
         fingerprint = hashlib.sha256(raw).digest()
         caller = self._known.get(fingerprint)
@@ -133,27 +147,34 @@ class TokenVerifier:
                 raise TokenExpired("unauthorised", "The token has expired.")
             return caller
         caller = self._caller(_verified(raw, await self._key_for(raw, now_us)), now_us)
-        if len(self._known) >= CACHED:
+        if len(self._known) >= CACHE_SIZE:
             del self._known[next(iter(self._known))]
         self._known[fingerprint] = caller
         return caller
 
     async def load(self, now_us: int) -> None:
-        """Read TOKEN_JWKS once more; where that fails, log why and keep the keys that are there."""
+        """Load TOKEN_JWKS. If that fails, log the reason and keep the current keys."""
         if self._jwks is None:
+            if self._secret is None:
+                fix = "set GREGOR_TOKEN_SECRET or GREGOR_TOKEN_JWKS"
+                log.warning("device_tokens.no_key", effect="every device is refused", fix=fix)
             return
         self._read_at_us = now_us
         try:
-            keys = parse_jwks(await self._read(self._jwks))
+            keys, unusable = parse_jwks(await self._read(self._jwks))
         except (OSError, httpx.HTTPError, ValueError) as error:
-            log.warning("The keys of TOKEN_JWKS cannot be read.", reason=type(error).__name__, detail=str(error)[:200])
+            log.warning("jwks.load_failed", reason=type(error).__name__, detail=str(error)[:200])
             return
+        for kid, reason in unusable.items():
+            if kid not in self._reported and len(self._reported) < _MAX_REPORTED:
+                self._reported.add(kid)
+                log.warning("jwks.key_ignored", kid=kid, reason=reason)
         if keys != self._keys:
             self._known.clear()
         self._keys = keys
 
     def _refresh_when_old(self, now_us: int) -> None:
-        # The distance either way: a clock that was set back must not stop the reading.
+        # abs(): a clock that was set back must not stop the refresh.
         if self._read_at_us is not None and abs(now_us - self._read_at_us) >= REFRESH_US:
             self._start_reading(now_us)
 
@@ -162,21 +183,27 @@ class TokenVerifier:
             self._reading = asyncio.create_task(self.load(now_us))
         return self._reading
 
-    async def _key_for(self, raw: bytes, now_us: int) -> _Key:
+    async def _key_for(self, raw: bytes, now_us: int) -> _VerificationKey:
         try:
             kid = _JWS.get_unverified_header(raw).get("kid")
         except jwt.InvalidTokenError as error:
-            raise _refused("The token is no JWT.") from error
+            raise _refused("The header of the token is not valid JSON.") from error
         if kid is None or self._jwks is None:
             if self._secret is None:
-                raise _refused("The token names no key." if self._jwks else "No keys for device tokens are set.")
+                raise _refused(
+                    "The token has no kid, and no GREGOR_TOKEN_SECRET is set."
+                    if self._jwks
+                    else "No keys for device tokens are set: GREGOR_TOKEN_SECRET or GREGOR_TOKEN_JWKS."
+                )
             return self._secret
         if kid not in self._keys:
             await self._read_for_unknown_kid(now_us)
         if kid not in self._keys:
             if not self._keys:
-                raise Problem("unavailable", "The keys of device tokens cannot be read.", retry_after_s=5)
-            raise _refused("The token's key is not known.")
+                raise Problem(
+                    "unavailable", "The keys of device tokens (GREGOR_TOKEN_JWKS) could not be loaded.", retry_after_s=5
+                )
+            raise _refused("The kid of the token is unknown.")
         return self._keys[kid]
 
     async def _read_for_unknown_kid(self, now_us: int) -> None:
@@ -184,7 +211,7 @@ class TokenVerifier:
         if reading is not None and not reading.done():
             await asyncio.shield(reading)
         elif self._read_at_us is None or abs(now_us - self._read_at_us) >= UNKNOWN_KID_US:
-            # Shielded: a caller that hangs up must not end the reading that others wait for.
+            # Shielded: other requests wait for this load, even if this client disconnects.
             await asyncio.shield(self._start_reading(now_us))
 
     def _caller(self, claims: Mapping[str, Any], now_us: int) -> Caller:
@@ -196,12 +223,12 @@ class TokenVerifier:
         if exp_us > now_us + self._max_age_us + LEEWAY_US:
             raise _refused(f"The token's exp is more than {self._max_age_us / 86_400e6:g} days ahead.")
         if (_moment_us(claims, "nbf") or 0) > now_us + LEEWAY_US:
-            raise _refused("The token is not good yet (nbf).")
+            raise _refused("The token is not valid yet (nbf).")
         iat_us = _moment_us(claims, "iat") or 0
-        # One from the future would outlive every revocation until then.
+        # A token with a future iat would survive every revocation until then.
         if iat_us > now_us + LEEWAY_US:
             raise _refused("The token's iat is in the future.")
-        # A revocation is kept for as long as a token of its time may live, and no longer.
+        # A revocation is stored only for the longest life of a token.
         if iat_us and exp_us > iat_us + self._max_age_us + LEEWAY_US:
             raise _refused(f"The token lives longer than {self._max_age_us / 86_400e6:g} days, from iat to exp.")
         self._check_addressee(claims)
@@ -221,7 +248,7 @@ class TokenVerifier:
 
 
 async def fetch_jwks(place: str) -> bytes:
-    """The bytes of a JWKS: of an https URL (5 s, no redirect, 1 MiB at most), or of a file."""
+    """Return the bytes of a JWKS from an https URL (5 s, no redirects, at most 1 MiB) or from a file."""
     if not place.startswith("https://"):
         return await asyncio.to_thread(Path(place).read_bytes)
     async with httpx.AsyncClient(timeout=5, follow_redirects=False) as client, client.stream("GET", place) as answer:
@@ -229,42 +256,51 @@ async def fetch_jwks(place: str) -> bytes:
         read = b""
         async for chunk in answer.aiter_bytes():
             read += chunk
-            if len(read) > MOST_JWKS_BYTES:
+            if len(read) > MAX_JWKS_BYTES:
                 raise ValueError("the document is over 1 MiB")
         return read
 
 
-def parse_jwks(raw: bytes) -> dict[str, _Key]:
-    """``kid`` -> key of a JWKS (RFC 7517). Keys that cannot be used here are left out; ``ValueError`` for no JWKS.
+def parse_jwks(raw: bytes) -> tuple[dict[str, _VerificationKey], dict[str, str]]:
+    """Return the keys of a JWKS (RFC 7517) by ``kid``, and the reasons why others are ignored.
 
-    A key without ``alg`` is for the one algorithm of its kind that there is; of a repeated ``kid`` the first counts.
+    A key without ``alg`` gets the algorithm of its type. Of a repeated ``kid`` the first key counts. Raises
+    ``ValueError`` if the document is not a JWKS.
     """
     document = msgspec.json.decode(raw)
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         raise ValueError("the document has no list named keys")
-    keys: dict[str, _Key] = {}
+    keys: dict[str, _VerificationKey] = {}
+    unusable: dict[str, str] = {}
     for entry in document["keys"]:
         kid = entry.get("kid") if isinstance(entry, dict) else None
-        if isinstance(kid, str) and kid not in keys and (key := _usable(entry)) is not None:
+        if not isinstance(kid, str) or kid in keys:
+            continue
+        key = _verification_key(entry)
+        if isinstance(key, str):
+            unusable[kid] = key
+        else:
             keys[kid] = key
-    return keys
+    return keys, unusable
 
 
-def _usable(entry: Mapping[str, Any]) -> _Key | None:
+def _verification_key(entry: Mapping[str, Any]) -> _VerificationKey | str:
+    """Return the key of a JWK, or the reason why it cannot be used."""
     if entry.get("use", "sig") != "sig" or "verify" not in entry.get("key_ops", ("verify",)):
-        return None
-    alg = entry.get("alg") or next((name for name, kind in _SCHEMES.items() if kind == entry.get("kty")), None)
-    if alg not in _SCHEMES or entry.get("kty") != _SCHEMES[alg] or entry.get("crv") != _CURVES.get(alg):
-        return None
+        return "it is not for verifying signatures (use, key_ops)"
+    alg = entry.get("alg") or next((name for name, kind in _KEY_TYPES.items() if kind == entry.get("kty")), None)
+    alg = "EdDSA" if alg == _ED25519 else alg
+    if alg not in _KEY_TYPES:
+        return f"alg {str(alg)[:32]!r} is not supported; supported are {', '.join(_KEY_TYPES)}, {_ED25519}"
+    if entry.get("kty") != _KEY_TYPES[alg] or entry.get("crv") != _CURVES.get(alg):
+        return f"kty or crv does not fit to alg {alg}"
     try:
-        material = jwt.PyJWK({name: entry[name] for name in _PUBLIC if name in entry}, alg).key
+        material = jwt.PyJWK({name: entry[name] for name in _KEY_MEMBERS if name in entry}, alg).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):
-        log.warning("A key of TOKEN_JWKS is broken and left out.", kid=entry.get("kid"))
-        return None
-    if alg == "RS256" and material.key_size < _WEAKEST_RSA_BITS:
-        log.warning("An RSA key of TOKEN_JWKS is under 2048 bits and left out.", kid=entry.get("kid"))
-        return None
-    return _Key(alg, material)
+        return "the key is malformed"
+    if alg == "RS256" and material.key_size < _MIN_RSA_BITS:
+        return f"the RSA key is shorter than {_MIN_RSA_BITS} bits"
+    return _VerificationKey(alg, material)
 
 
 def mint(
@@ -279,9 +315,9 @@ def mint(
     aud: str | None = None,
     iss: str | None = None,
 ) -> str:
-    """A device token signed with HS256 and ``secret``, good for ``lives_s`` seconds from ``now_us``.
+    """Return a device token signed with HS256 and ``secret``, valid for ``lives_s`` seconds from ``now_us``.
 
-    ``iat`` keeps its fraction: a token minted right after a revocation is newer than it.
+    ``iat`` keeps its fraction, hence a token minted right after a revocation is newer than it.
     """
     claims: dict[str, Any] = {"sub": uid, "device": device, "iat": now_us / 1_000_000}
     claims["exp"] = now_us // 1_000_000 + lives_s
@@ -296,17 +332,18 @@ def mint(
     return _JWS.encode(msgspec.json.encode(claims), secret, "HS256")
 
 
-def _verified(raw: bytes, key: _Key) -> Mapping[str, Any]:
+def _verified(raw: bytes, key: _VerificationKey) -> Mapping[str, Any]:
     try:
-        claims = msgspec.json.decode(_JWS.decode_complete(raw, key.material, [key.alg])["payload"])
+        algorithms = [key.alg, _ED25519] if key.alg == "EdDSA" else [key.alg]
+        claims = msgspec.json.decode(_JWS.decode_complete(raw, key.material, algorithms)["payload"])
     except jwt.InvalidAlgorithmError as error:
         raise _refused("The token's alg is not the one of its key.") from error
     except (jwt.InvalidTokenError, jwt.InvalidKeyError) as error:
-        raise _refused("The token's signature is not good.") from error
+        raise _refused("The signature of the token is not valid.") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _refused("The token's claims are no JSON.") from error
+        raise _refused("The claims of the token are not valid JSON.") from error
     if not isinstance(claims, dict):
-        raise _refused("The token's claims are no JSON object.")
+        raise _refused("The claims of the token are not a JSON object.")
     return claims
 
 
@@ -315,7 +352,7 @@ def _moment_us(claims: Mapping[str, Any], name: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise _refused(f"The token's {name} is no time in seconds.")
+        raise _refused(f"The token's {name} is not a time in seconds.")
     return round(min(value, 1 << 40) * 1_000_000)
 
 
@@ -325,7 +362,7 @@ def _prefixes(claims: Mapping[str, Any], name: str) -> Prefixes:
         return None
     normal = [normalize_prefix(entry) for entry in value] if isinstance(value, list) else [None]
     if None in normal:
-        raise _refused(f"The token's {name} is no list of prefixes.")
+        raise _refused(f"The token's {name} is not a list of prefixes.")
     return normalize_prefixes(prefix for prefix in normal if prefix is not None)
 
 

@@ -1,4 +1,4 @@
-"""The links under mails by which one ends them: where they lead, and the keys that sign them."""
+"""Unsubscribe links of e-mails: their URL, and the keys that sign them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from gregor.config.settings import Settings
 from gregor.core.notify.unsubscribe_token import derive_key, make_token
 
 PATH: Final = "/v1/unsubscribe/"
-"""Where ingest answers them."""
+"""The path of the unsubscribe page in ingest."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnsubscribeLinks:
-    """Makes the links of one deployment. `public_url`: where the outside reaches ingest."""
+    """Builds the links of a deployment. ``public_url``: the public URL of ingest."""
 
     public_url: str
     key: bytes
 
     def link(self, uid: str, categories: Iterable[str]) -> str:
-        """The link that ends mails of these categories to a user."""
+        """Return the link that unsubscribes a user from the e-mails of these categories."""
         return self.public_url.rstrip("/") + PATH + make_token(self.key, uid, categories)
 
 
 def link_secrets(settings: Settings) -> list[str]:
-    """The secrets of LINK_SECRET."""
+    """Return the secrets of LINK_SECRET."""
     listed = settings.link_secret.get_secret_value().split(",") if settings.link_secret is not None else []
     return [secret.strip() for secret in listed if secret.strip()]
 
 
 def link_keys(settings: Settings) -> tuple[bytes, ...]:
-    """The keys whose links are known; the first signs. Those of LINK_SECRET, and of TOKEN_SECRET, which signs alone."""
+    """Return the keys of valid links; the first one signs. LINK_SECRET comes first, then TOKEN_SECRET."""
     secrets = link_secrets(settings)
     if settings.token_secret is not None:
         secrets.append(settings.token_secret.get_secret_value())
@@ -40,6 +40,6 @@ def link_keys(settings: Settings) -> tuple[bytes, ...]:
 
 
 def unsubscribe_links(settings: Settings) -> UnsubscribeLinks | None:
-    """How links are made; None where the settings say neither where they lead nor who signs them."""
+    """Return the link builder; ``None`` if the settings have no public URL or no secret."""
     keys = link_keys(settings)
     return UnsubscribeLinks(settings.public_url, keys[0]) if settings.public_url is not None and keys else None

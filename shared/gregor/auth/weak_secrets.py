@@ -1,4 +1,4 @@
-"""Secrets of the settings that somebody may guess: told at the start and by `gregor doctor`, and never shown."""
+"""Finds guessable secrets in the settings. They are reported at start and by ``gregor doctor``, and never printed."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from gregor.config.settings import Settings
 
 from .unsubscribe_links import link_secrets
 
-LEAST_BYTES: Final = 32
-"""As many as what HS256 makes of it (RFC 7518 §3.2): one token shows whether a guess of its secret is right."""
-LEAST_CHARACTERS: Final = 8
-"""Different ones: 32 random bytes, however they are written, always have more."""
-FIX: Final = "take 32 random bytes: openssl rand -base64 32"
+MIN_BYTES: Final = 32
+"""The size of the HS256 hash (RFC 7518 §3.2). One token is enough to test guesses of its secret offline."""
+MIN_CHARACTERS: Final = 8
+"""Distinct characters: 32 random bytes have more in every encoding."""
+FIX: Final = "use 32 random bytes: openssl rand -base64 32"
 
 
 @dataclass(frozen=True, slots=True)
 class WeakSecret:
-    """The variable that holds it, and why it is weak, in words that show nothing of it."""
+    """The variable of a weak secret, and the reason, which reveals nothing of the secret."""
 
     variable: str
     why: str
 
 
 def weak_secrets(settings: Settings) -> list[WeakSecret]:
-    """Those that are set and weak."""
+    """Return the weak secrets of the settings."""
     token_secret = [] if settings.token_secret is None else [settings.token_secret.get_secret_value()]
-    held = [("GREGOR_TOKEN_SECRET", each) for each in token_secret]
-    held += [("GREGOR_LINK_SECRET", each) for each in link_secrets(settings)]
-    judged = ((variable, weakness_of(secret)) for variable, secret in held)
-    return [WeakSecret(variable, why) for variable, why in dict.fromkeys(judged) if why is not None]
+    secrets = [("GREGOR_TOKEN_SECRET", each) for each in token_secret]
+    secrets += [("GREGOR_LINK_SECRET", each) for each in link_secrets(settings)]
+    checked = ((variable, weakness_of(secret)) for variable, secret in secrets)
+    return [WeakSecret(variable, why) for variable, why in dict.fromkeys(checked) if why is not None]
 
 
 def weakness_of(secret: str) -> str | None:
-    """Why somebody may guess it; ``None``: nobody will."""
-    if len(secret.encode()) < LEAST_BYTES:
-        return f"is shorter than {LEAST_BYTES} bytes"
-    if len(set(secret)) < LEAST_CHARACTERS:
-        return "is a few characters, repeated"
+    """Return why a secret is weak; ``None`` if it is not."""
+    if len(secret.encode()) < MIN_BYTES:
+        return f"is shorter than {MIN_BYTES} bytes"
+    if len(set(secret)) < MIN_CHARACTERS:
+        return f"has fewer than {MIN_CHARACTERS} distinct characters"
     return None

@@ -1,9 +1,9 @@
-"""Settings of every process: `GREGOR_…` variables or a TOML file, read once at the start into one frozen value.
+"""The settings of all processes: `GREGOR_…` variables or a TOML file, read once at start into a frozen object.
 
-The names are part of the contract (reference/settings.md lists them; a test compares). A field's variable is its name
-in capitals after `GREGOR_`, without the trailing `_s` of a duration: `retention_s` is `GREGOR_RETENTION`. Durations are
-seconds, or a number with a unit (`30d`, `12h`, `90s`). In a TOML file the names are the same in small letters, without
-`GREGOR_`. A variable wins over the file.
+The names are part of the contract (reference/settings.md lists them; a test compares). The variable of a field is its
+name in capitals after `GREGOR_`, without the suffix `_s` of a duration: `retention_s` is `GREGOR_RETENTION`. Durations
+are seconds, or a number with a unit (`30d`, `12h`, `90s`). The TOML file has the same names in lower case without
+`GREGOR_`. A variable overrides the file.
 """
 
 import difflib
@@ -13,19 +13,21 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from gregor.core import times
 from gregor.core.limits import SECOND_US, Limits
+from gregor.redis.url import RedisUrl
 
 from .values import HostEntries, OriginEntries, Rates, fix_for
 
 PREFIX = "GREGOR_"
 NOT_SETTINGS = frozenset({"GREGOR_CONFIG", "GREGOR_URL", "GREGOR_KEY"})
-"""Variables of ours that are no settings: the TOML file, and how the command line finds a running Gregor."""
-SENSITIVE = frozenset({"redis_url", "queue_url", "token_secret", "smtp_url", "link_secret"})
-"""Fields whose value never appears in a message: they hold, or may hold, a password."""
+"""Variables that are not settings: the TOML file, and the address and key for the command line."""
+SENSITIVE = frozenset({"token_secret", "smtp_url", "link_secret"})
+"""Fields whose value never appears in a message, because it may contain a password."""
 SETTINGS_OF_THE_CONTRACT = tuple(
     PREFIX + name
     for name in (
@@ -34,7 +36,8 @@ SETTINGS_OF_THE_CONTRACT = tuple(
         *("SMTP_URL", "MAIL_FROM"),
     )
 )
-"""Names that once published change only by addition (docs/protocol.md)."""
+"""Published names: they are never renamed or removed (docs/protocol.md)."""
+_TLS_FILES = ("ssl_ca_certs=", "ssl_certfile=", "ssl_keyfile=")
 WEBPUSH_SERVICES = (
     "fcm.googleapis.com",
     "updates.push.services.mozilla.com",
@@ -44,7 +47,7 @@ WEBPUSH_SERVICES = (
 
 
 class SettingsError(ValueError):
-    """What is wrong with the settings, in one line that names variable and mend; `problems` has them one by one."""
+    """Invalid settings, in one line with variable, value and fix; ``problems`` has them one by one."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -61,17 +64,24 @@ def parse_duration(value: object) -> float:
 
 
 def _redis_url(value: object) -> object:
-    """The URL where its scheme is one that this version speaks."""
-    scheme = str(value).partition("://")[0]
+    """Return the URL if it can be parsed and its TLS files can be loaded."""
+    url = str(value)
+    scheme = url.partition("://")[0]
     if scheme == "redis+cluster":
         raise ValueError("redis+cluster:// is not supported yet; use redis://, rediss://, unix:// or redis+sentinel://")
     if scheme not in ("redis", "rediss", "unix", "redis+sentinel"):
         raise ValueError("not a Redis URL; write redis://host:6379/0, rediss://…, unix:///path or redis+sentinel://…")
+    try:
+        RedisUrl.parse(url)
+    except OSError as error:
+        files = [option for option in urlsplit(url).query.split("&") if option.startswith(_TLS_FILES)]
+        reason = error.strerror or str(error)
+        raise ValueError(f"a TLS file cannot be loaded: {reason}; check {' and '.join(files)}") from None
     return value
 
 
 def _jwks_place(value: object) -> object:
-    """An https URL or the path of a file; keys fetched in the clear could be anybody's."""
+    """Return an https URL or a path. Over http, an attacker on the network could replace the keys."""
     if "://" in str(value) and not str(value).startswith("https://"):
         raise ValueError("keys are fetched over https only; write https://… or the path of a file")
     return value
@@ -79,7 +89,7 @@ def _jwks_place(value: object) -> object:
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 Offset = Annotated[float, BeforeValidator(parse_duration)]
-RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
+RedisUrlText = Annotated[str, BeforeValidator(_redis_url)]
 JwksPlace = Annotated[str, BeforeValidator(_jwks_place)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -89,16 +99,16 @@ _BOUNDS = Limits()
 
 
 class Settings(BaseModel):
-    """Every setting with its default; the description of a field is its sentence in docs/reference/settings.md."""
+    """All settings with their defaults. The description of a field is its sentence in docs/reference/settings.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    redis_url: RedisUrl = Field(
+    redis_url: RedisUrlText = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,
         description="The Redis or Valkey that holds the state: redis://, rediss://, unix:// or redis+sentinel://h1,h2/service/db.",
     )
-    queue_url: RedisUrl | None = Field(
+    queue_url: RedisUrlText | None = Field(
         None,
         repr=False,
         description="The Redis or Valkey of queues and streams; the same as REDIS_URL where it is not set.",
@@ -287,12 +297,12 @@ class Settings(BaseModel):
 
     @property
     def queue(self) -> str:
-        """URL of the Redis of queues and streams."""
+        """The URL of the Redis that holds queues and streams."""
         return self.queue_url or self.redis_url
 
     @cached_property
     def limits(self) -> Limits:
-        """The bounds as the core takes them; what is not a setting (`nesting`) keeps its default."""
+        """The limits in the form of the core. Limits without a setting (`nesting`) keep their default."""
         same_name = {name: getattr(self, name) for name in Limits.__slots__ if name in Settings.model_fields}
         prefixed = {
             name: getattr(self, f"max_{name}") for name in Limits.__slots__ if f"max_{name}" in Settings.model_fields
@@ -313,7 +323,7 @@ def _to_us(seconds: float) -> int:
 
 
 def variable_name(field: str) -> str:
-    """The variable of a field: `retention_s` → `GREGOR_RETENTION`."""
+    """Return the variable of a field: `retention_s` → `GREGOR_RETENTION`."""
     return PREFIX + field.removesuffix("_s").upper()
 
 
@@ -322,10 +332,10 @@ VARIABLES: Mapping[str, str] = {variable_name(field): field for field in Setting
 
 
 def load_settings(environ: Mapping[str, str], toml_path: Path | str | None = None) -> Settings:
-    """Settings of `environ` over those of the TOML file over the defaults.
+    """Return the settings: `environ` overrides the TOML file, which overrides the defaults.
 
-    The file is `toml_path`, else the one that `GREGOR_CONFIG` names. An empty variable is one that is not set. Raises
-    SettingsError: an unknown name (with the nearest known one), a bad value, an unreadable file.
+    The file is `toml_path`, or else the value of `GREGOR_CONFIG`. An empty variable counts as unset. Raises
+    SettingsError for unknown names (with the nearest known name), invalid values, and an unreadable file.
     """
     problems: list[str] = []
     path = toml_path or environ.get("GREGOR_CONFIG")
@@ -369,17 +379,19 @@ def _unknown(name: str, known: Mapping[str, str]) -> str:
 def _bad_values(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         field = str(problem["loc"][0])
-        shown = "" if field in SENSITIVE else f"{str(given[field])!r} is refused: "
+        value = str(given[field])
+        value = mask_password(value) if field in ("redis_url", "queue_url") else value
+        shown = "" if field in SENSITIVE else f"{value!r} is refused: "
         yield f"{variable_name(field)}: {shown}{fix_for(problem)}"
 
 
 def mask_password(url: str) -> str:
-    """A Redis URL that may be shown: without its password."""
-    return re.sub(r"(?<=://)([^:@/]*):[^@]*@", r"\1:…@", url)
+    """Return a Redis URL without its password and its options."""
+    return re.sub(r"(?<=://)([^:@/]*):[^@]*@", r"\1:…@", url.partition("?")[0])
 
 
 def setting_rows() -> list[tuple[str, str, str]]:
-    """(variable, default as one would write it, sentence) of every setting, in order: the table of the docs."""
+    """Return (variable, default, sentence) of every setting in order: the table of the docs."""
     return [
         (variable, _as_written(field), Settings.model_fields[field].description or "")
         for variable, field in VARIABLES.items()

@@ -1,4 +1,4 @@
-"""Values of settings that are more than a word or a number: as text or as TOML has them, refused with the mend."""
+"""Validators of settings with structured values: lists, origins, hosts and rates, from text or TOML."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from gregor.net.origins import is_origin_entry
 
 
 def _names(value: object) -> object:
-    """A comma-separated text as its parts; a list of a TOML file as it is."""
+    """Split a comma-separated text; a list of a TOML file stays as it is."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _origins(value: object) -> object:
-    """As `_names`; an entry that no page can ever match is refused: it is a typing error."""
+    """Split as `_names` does, and refuse entries that cannot match any page."""
     entries = _names(value)
     for entry in entries if isinstance(entries, list | tuple) else ():
         if not is_origin_entry(str(entry)):
-            raise ValueError("an origin is https://app.example, with a port or :* where it needs one, and no path")
+            raise ValueError("an origin is https://app.example, with a port or :* if needed, and without a path")
     return entries
 
 
 def _hosts(value: object) -> object:
-    """As `_names`; an entry that no endpoint can ever be of is refused: it is a typing error."""
+    """Split as `_names` does, and refuse entries that cannot match any endpoint."""
     entries = _names(value)
     for entry in entries if isinstance(entries, list | tuple) else ():
         if not re.fullmatch(r"\*(\.[\w-]+)+|[\w.:-]*[\w.-](:\d{1,5})?", str(entry), re.ASCII):
@@ -37,7 +37,7 @@ def _hosts(value: object) -> object:
 
 
 def _rates(value: object) -> object:
-    """`apns=500,email=10` as a table; of the table of a TOML file the same."""
+    """Parse `apns=500,email=10`, or a table of a TOML file."""
     if isinstance(value, str):
         parts = [part.partition("=") for part in value.split(",") if part.strip()]
         value = {name.strip(): rate.strip() for name, _, rate in parts}
@@ -78,7 +78,7 @@ _INSTEAD: Mapping[str, str] = {
 
 
 def fix_for(problem: Mapping[str, Any]) -> str:
-    """The mend of a value that pydantic refuses; where one of our own functions refused it, what that said."""
+    """Return the fix of a value that pydantic or one of our validators refused."""
     words = _INSTEAD.get(problem["type"])
     if words is not None:
         return words.format(**problem.get("ctx", {}))

@@ -1,11 +1,11 @@
-"""Device tokens: all four algorithms, keys by `kid`, and the forgeries that are tried against JWTs."""
+"""Device tokens: algorithms, keys by `kid`, and known attacks on JWTs."""
 
 import base64
 import hashlib
 import hmac
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jwt
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.api_jws import PyJWS
 
-from gregor.auth.device_tokens import CACHED, Caller, TokenVerifier, mint, parse_jwks
+from gregor.auth.device_tokens import CACHE_SIZE, Caller, TokenVerifier, mint, parse_jwks
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
 
@@ -40,8 +40,8 @@ def jwks() -> bytes:
     return json.dumps({"keys": keys}).encode()
 
 
-class Place:
-    """Where the keys are read: counts the readings."""
+class KeySource:
+    """A JWKS document that counts how often it is read."""
 
     def __init__(self, document: bytes) -> None:
         self.document = document
@@ -59,8 +59,8 @@ def by_secret(**settings: Any) -> TokenVerifier:
     return TokenVerifier(Settings(token_secret=SECRET, **settings))
 
 
-def by_keys(place: Place, **settings: Any) -> TokenVerifier:
-    return TokenVerifier(Settings(token_jwks="https://login.example/keys", **settings), place.read)
+def by_keys(source: KeySource, **settings: Any) -> TokenVerifier:
+    return TokenVerifier(Settings(token_jwks="https://login.example/keys", **settings), source.read)
 
 
 def signed(claims: Mapping[str, Any], key: Any = SECRET, alg: str = "HS256", **headers: Any) -> str:
@@ -78,7 +78,7 @@ async def refusal(tokens: TokenVerifier, token: str, now_us: int = NOW_US) -> Pr
     return caught.value
 
 
-async def test_a_minted_token_speaks_for_its_user_and_device() -> None:
+async def test_minted_token_is_valid() -> None:
     token = mint(SECRET, "alice", "phone", 60, ["user.", "user.joined"], ["kbfs"], now_us=NOW_US)
 
     caller = await by_secret().verify(token, NOW_US)
@@ -86,7 +86,7 @@ async def test_a_minted_token_speaks_for_its_user_and_device() -> None:
     assert caller == Caller("alice", "phone", (NOW_S + 60) * 1_000_000, NOW_US, ("user",), ("kbfs",))
 
 
-async def test_a_token_without_limits_may_see_everything_and_has_no_iat() -> None:
+async def test_optional_claims_may_be_missing() -> None:
     caller = await by_secret().verify(signed(GOOD), NOW_US)
 
     assert (caller.iat_us, caller.category_filter, caller.systems) == (0, None, None)
@@ -96,14 +96,14 @@ async def test_a_token_without_limits_may_see_everything_and_has_no_iat() -> Non
     ("kid", "alg", "key"),
     [("r", "RS256", RSA_KEY), ("e", "ES256", EC_KEY), ("d", "EdDSA", ED_KEY), ("h", "HS256", OCT)],
 )
-async def test_each_algorithm_is_accepted_with_the_key_that_its_kid_names(kid: str, alg: str, key: Any) -> None:
-    caller = await by_keys(Place(jwks())).verify(signed(GOOD, key, alg, kid=kid), NOW_US)
+async def test_each_algorithm_with_the_key_of_its_kid(kid: str, alg: str, key: Any) -> None:
+    caller = await by_keys(KeySource(jwks())).verify(signed(GOOD, key, alg, kid=kid), NOW_US)
 
     assert caller.uid == "alice"
 
 
 @pytest.mark.parametrize("kid", ["r", "e", "d", "h"])
-async def test_a_signature_of_another_key_is_refused_for_each_algorithm(kid: str) -> None:
+async def test_signature_of_another_key_is_refused(kid: str) -> None:
     others = {
         "r": (rsa.generate_private_key(65_537, 2_048), "RS256"),
         "e": (ec.generate_private_key(ec.SECP256R1()), "ES256"),
@@ -112,16 +112,18 @@ async def test_a_signature_of_another_key_is_refused_for_each_algorithm(kid: str
     }
     key, alg = others[kid]
 
-    assert (await refusal(by_keys(Place(jwks())), signed(GOOD, key, alg, kid=kid))).code == "unauthorised"
+    assert (await refusal(by_keys(KeySource(jwks())), signed(GOOD, key, alg, kid=kid))).code == "unauthorised"
 
 
-async def test_a_token_without_a_signature_is_refused() -> None:
+async def test_unsigned_token_is_refused() -> None:
     for header in ({"alg": "none"}, {"alg": "None", "kid": "r"}, {"typ": "JWT"}):
         assert (await refusal(by_secret(), forged(header, GOOD))).code == "unauthorised"
-        assert (await refusal(by_keys(Place(jwks()), token_secret=SECRET), forged(header, GOOD))).code == "unauthorised"
+        assert (
+            await refusal(by_keys(KeySource(jwks()), token_secret=SECRET), forged(header, GOOD))
+        ).code == "unauthorised"
 
 
-async def test_the_public_key_is_no_secret_to_sign_with() -> None:
+async def test_public_key_is_not_an_hmac_secret() -> None:
     public = RSA_KEY.public_key()
     for encoding in (Encoding.PEM, Encoding.DER):
         secret = public.public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
@@ -129,15 +131,15 @@ async def test_the_public_key_is_no_secret_to_sign_with() -> None:
         unsigned = forged(head, GOOD).rsplit(".", 1)[0]
         signature = hmac.digest(secret, unsigned.encode(), hashlib.sha256)
 
-        problem = await refusal(by_keys(Place(jwks())), forged(head, GOOD, signature))
+        problem = await refusal(by_keys(KeySource(jwks())), forged(head, GOOD, signature))
 
         assert problem.detail == "The token's alg is not the one of its key."
 
 
-async def test_a_key_is_used_for_its_own_algorithm_only() -> None:
+async def test_key_is_bound_to_its_algorithm() -> None:
     token = signed(GOOD, RSA_KEY, "RS512", kid="r")
 
-    assert (await refusal(by_keys(Place(jwks())), token)).detail == "The token's alg is not the one of its key."
+    assert (await refusal(by_keys(KeySource(jwks())), token)).detail == "The token's alg is not the one of its key."
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ async def test_a_key_is_used_for_its_own_algorithm_only() -> None:
         ({"systems": [1]}, "systems"),
     ],
 )
-async def test_a_claim_that_is_absent_or_wrong_is_named(claims: Mapping[str, Any], word: str) -> None:
+async def test_invalid_claim_is_named(claims: Mapping[str, Any], word: str) -> None:
     changed = {name: value for name, value in {**GOOD, **claims}.items() if value is not None}
 
     problem = await refusal(by_secret(), forged_with_secret(changed))
@@ -174,18 +176,18 @@ async def test_a_claim_that_is_absent_or_wrong_is_named(claims: Mapping[str, Any
 
 
 def forged_with_secret(claims: Mapping[str, Any]) -> str:
-    """Signed with the right secret, whatever the claims: PyJWT's own encoder refuses some of them."""
+    """Sign any claims with the right secret; PyJWT's own encoder refuses some of them."""
     return PyJWS().encode(json.dumps(claims).encode(), SECRET, "HS256")
 
 
-async def test_thirty_seconds_of_leeway_are_given_both_ways() -> None:
+async def test_clock_leeway_is_thirty_seconds() -> None:
     late, early = signed({**GOOD, "exp": NOW_S - 29}), signed({**GOOD, "nbf": NOW_S + 29, "iat": NOW_S + 29})
 
     assert (await by_secret().verify(late, NOW_US)).uid == "alice"
     assert (await by_secret().verify(early, NOW_US)).uid == "alice"
 
 
-async def test_audience_and_issuer_are_asked_for_where_they_are_set() -> None:
+async def test_audience_and_issuer_are_checked_if_set() -> None:
     tokens = by_secret(token_aud="gregor", token_iss="login")
     good = {**GOOD, "aud": ["other", "gregor"], "iss": "login"}
 
@@ -196,68 +198,68 @@ async def test_audience_and_issuer_are_asked_for_where_they_are_set() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "a.b", "a.b.c", "é.é.é", "\udcff.a.b", "." * 3, "e" * 9_000, "gk_a_b"])
-async def test_what_is_no_jwt_is_refused(text: str) -> None:
+async def test_malformed_token_is_refused(text: str) -> None:
     assert (await refusal(by_secret(), text)).code == "unauthorised"
 
 
-async def test_critical_headers_that_are_not_understood_are_refused() -> None:
+async def test_unknown_critical_header_is_refused() -> None:
     assert (await refusal(by_secret(), signed(GOOD, crit=["x"], x=1))).code == "unauthorised"
 
 
-async def test_without_any_key_no_token_is_good() -> None:
+async def test_no_token_is_valid_without_keys() -> None:
     assert "No keys" in (await refusal(TokenVerifier(Settings()), signed(GOOD))).detail
 
 
-async def test_a_token_without_kid_is_checked_with_the_secret_and_never_with_a_key_of_the_set() -> None:
-    both = by_keys(Place(jwks()), token_secret=SECRET)
+async def test_token_without_kid_needs_the_secret() -> None:
+    both = by_keys(KeySource(jwks()), token_secret=SECRET)
 
     assert (await both.verify(signed(GOOD), NOW_US)).uid == "alice"
     assert (await refusal(both, signed(GOOD, RSA_KEY, "RS256"))).code == "unauthorised"
-    assert "names no key" in (await refusal(by_keys(Place(jwks())), signed(GOOD))).detail
+    assert "has no kid" in (await refusal(by_keys(KeySource(jwks())), signed(GOOD))).detail
 
 
-async def test_an_unknown_kid_reads_the_keys_again_but_at_most_once_a_minute() -> None:
-    place = Place(jwks())
-    tokens = by_keys(place, token_secret=SECRET)
+async def test_unknown_kid_reloads_keys_once_a_minute() -> None:
+    source = KeySource(jwks())
+    tokens = by_keys(source, token_secret=SECRET)
     unknown = signed(GOOD, kid="new")
 
     for _ in range(3):
-        assert "not known" in (await refusal(tokens, unknown)).detail
-    assert place.readings == 1
+        assert "unknown" in (await refusal(tokens, unknown)).detail
+    assert source.readings == 1
 
-    assert "not known" in (await refusal(tokens, unknown, NOW_US + 60_000_000)).detail
-    assert place.readings == 2
+    assert "unknown" in (await refusal(tokens, unknown, NOW_US + 60_000_000)).detail
+    assert source.readings == 2
 
 
-async def test_a_key_that_is_not_for_checking_signatures_checks_none() -> None:
+async def test_encryption_key_verifies_nothing() -> None:
     public = json.loads(RSAAlgorithm.to_jwk(RSA_KEY.public_key()))
     del public["key_ops"]
     others = [{**public, "kid": "use", "use": "enc"}, {**public, "kid": "ops", "key_ops": ["encrypt"]}]
     good = [{**public, "kid": "both", "use": "sig", "key_ops": ["sign", "verify"]}]
-    tokens = by_keys(Place(json.dumps({"keys": [*others, *good]}).encode()))
+    tokens = by_keys(KeySource(json.dumps({"keys": [*others, *good]}).encode()))
 
     for kid in ("use", "ops"):
-        assert "not known" in (await refusal(tokens, signed(GOOD, RSA_KEY, "RS256", kid=kid))).detail
+        assert "unknown" in (await refusal(tokens, signed(GOOD, RSA_KEY, "RS256", kid=kid))).detail
     assert (await tokens.verify(signed(GOOD, RSA_KEY, "RS256", kid="both"), NOW_US)).uid == "alice"
 
 
-async def test_a_key_that_was_rotated_in_is_found() -> None:
-    place = Place(b'{"keys":[]}')
-    tokens = by_keys(place)
+async def test_rotated_key_is_loaded() -> None:
+    source = KeySource(b'{"keys":[]}')
+    tokens = by_keys(source)
     token = signed({**GOOD, "exp": NOW_S + 600}, ED_KEY, "EdDSA", kid="d")
     assert (await refusal(tokens, token)).code == "unavailable"
 
-    place.document = jwks()
+    source.document = jwks()
 
     assert (await tokens.verify(token, NOW_US + 61_000_000)).uid == "alice"
 
 
-async def test_keys_that_cannot_be_read_leave_those_that_were_there() -> None:
-    place = Place(jwks())
-    tokens = by_keys(place)
+async def test_failed_load_keeps_the_current_keys() -> None:
+    source = KeySource(jwks())
+    tokens = by_keys(source)
     token = signed({**GOOD, "exp": NOW_S + 6_000}, ED_KEY, "EdDSA", kid="d")
     await tokens.verify(token, NOW_US)
-    place.is_down = True
+    source.is_down = True
 
     await tokens.load(NOW_US + 700_000_000)
 
@@ -266,19 +268,19 @@ async def test_keys_that_cannot_be_read_leave_those_that_were_there() -> None:
     assert (await tokens.verify(other, NOW_US + 700_000_000)).uid == "bob"
 
 
-async def test_a_token_of_a_key_that_was_taken_out_is_no_longer_good() -> None:
-    place = Place(jwks())
-    tokens = by_keys(place, token_secret=SECRET)
+async def test_token_of_a_removed_key_is_refused() -> None:
+    source = KeySource(jwks())
+    tokens = by_keys(source, token_secret=SECRET)
     token = signed({**GOOD, "exp": NOW_S + 6_000}, ED_KEY, "EdDSA", kid="d")
     await tokens.verify(token, NOW_US)
-    place.document = b'{"keys":[{"kty":"oct","kid":"h","k":"AAAA"}]}'
+    source.document = b'{"keys":[{"kty":"oct","kid":"h","k":"AAAA"}]}'
 
     await tokens.load(NOW_US + 600_000_000)
 
-    assert "not known" in (await refusal(tokens, token, NOW_US + 600_000_000)).detail
+    assert "unknown" in (await refusal(tokens, token, NOW_US + 600_000_000)).detail
 
 
-async def test_a_remembered_token_still_expires() -> None:
+async def test_cached_token_expires() -> None:
     tokens = by_secret()
     token = signed(GOOD)
     await tokens.verify(token, NOW_US)
@@ -286,8 +288,8 @@ async def test_a_remembered_token_still_expires() -> None:
     assert "expired" in (await refusal(tokens, token, NOW_US + 90_000_000)).detail
 
 
-async def test_a_remembered_token_costs_a_tenth_of_a_signature() -> None:
-    tokens = by_keys(Place(jwks()))
+async def test_cached_token_is_ten_times_faster() -> None:
+    tokens = by_keys(KeySource(jwks()))
     token = signed({**GOOD, "exp": NOW_S + 6_000}, RSA_KEY, "RS256", kid="r")
     begin = time.perf_counter()
     await tokens.verify(token, NOW_US)
@@ -299,10 +301,10 @@ async def test_a_remembered_token_costs_a_tenth_of_a_signature() -> None:
     later_s = (time.perf_counter() - begin) / 100
 
     assert later_s < first_s / 10
-    assert CACHED < 100_000
+    assert CACHE_SIZE < 100_000
 
 
-def test_keys_of_another_use_kind_or_strength_are_left_out() -> None:
+def test_unusable_keys_have_a_reason() -> None:
     weak = json.loads(RSAAlgorithm.to_jwk(rsa.generate_private_key(65_537, 1_024).public_key()))
     p384 = json.loads(ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP384R1()).public_key()))
     rsa_key = json.loads(RSAAlgorithm.to_jwk(RSA_KEY.public_key()))
@@ -318,10 +320,59 @@ def test_keys_of_another_use_kind_or_strength_are_left_out() -> None:
         rsa_key | {"kid": "good"},
     ]
 
-    assert set(parse_jwks(json.dumps({"keys": entries}).encode())) == {"good"}
+    keys, unusable = parse_jwks(json.dumps({"keys": entries}).encode())
+
+    assert set(keys) == {"good"}
+    assert unusable == {
+        "weak": "the RSA key is shorter than 2048 bits",
+        "p384": "kty or crv does not fit to alg ES256",
+        "enc": "it is not for verifying signatures (use, key_ops)",
+        "swapped": "kty or crv does not fit to alg HS256",
+        "rs512": "alg 'RS512' is not supported; supported are HS256, RS256, ES256, EdDSA, Ed25519",
+        "broken": "the key is malformed",
+    }
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b'{"keys":{}}', b"\xff"])
-def test_what_is_no_key_set_is_an_error(document: bytes) -> None:
+def test_malformed_jwks_is_an_error(document: bytes) -> None:
     with pytest.raises(ValueError):
         parse_jwks(document)
+
+
+@pytest.mark.parametrize("key_alg", ["EdDSA", "Ed25519", None])
+@pytest.mark.parametrize("token_alg", ["EdDSA", "Ed25519"])
+async def test_both_names_of_ed25519_are_accepted(key_alg: str | None, token_alg: str) -> None:
+    jwk = json.loads(OKPAlgorithm.to_jwk(ED_KEY.public_key())) | {"kid": "d"} | ({"alg": key_alg} if key_alg else {})
+    header = {"alg": token_alg, "kid": "d"}
+    unsigned = forged(header, GOOD).rsplit(".", 1)[0]
+    token = forged(header, GOOD, ED_KEY.sign(unsigned.encode()))
+
+    caller = await by_keys(KeySource(json.dumps({"keys": [jwk]}).encode())).verify(token, NOW_US)
+
+    assert caller.uid == "alice"
+
+
+@pytest.mark.parametrize("change", [lambda token: token + "=", lambda token: token.replace(".", "=.", 1)])
+async def test_padding_in_a_token_is_refused(change: Callable[[str], str]) -> None:
+    assert (await refusal(by_secret(), change(signed(GOOD)))).code == "unauthorised"
+
+
+async def test_ignored_keys_are_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
+    es384 = json.loads(ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP384R1()).public_key()))
+    keys = [es384 | {"kid": "one", "alg": "ES384"}, {"kty": "RSA", "kid": "two", "alg": "PS256"}]
+    tokens = by_keys(KeySource(json.dumps({"keys": keys}).encode()))
+
+    for _ in range(2):
+        await tokens.load(NOW_US)
+
+    lines = [line for line in capsys.readouterr().out.splitlines() if "jwks.key_ignored" in line]
+    assert len(lines) == 2 and "kid=one" in lines[0] and "PS256" in lines[1]
+
+
+@pytest.mark.parametrize(("settings", "warnings"), [({}, 1), ({"token_secret": SECRET}, 0)])
+async def test_missing_keys_are_warned_of_at_start(
+    settings: dict[str, Any], warnings: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await TokenVerifier(Settings(**settings)).load(NOW_US)
+
+    assert capsys.readouterr().out.count("device_tokens.no_key") == warnings

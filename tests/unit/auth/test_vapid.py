@@ -26,7 +26,7 @@ def claims(header: str) -> dict[str, object]:
     return read
 
 
-def test_a_key_in_pem_and_the_same_in_base64url_are_one(tmp_path: Path) -> None:
+def test_pem_and_base64url_key_are_equal(tmp_path: Path) -> None:
     key = key_file(tmp_path / "key.pem")
     (tmp_path / "key.txt").write_text(base64url(key.private_numbers().private_value.to_bytes(32, "big")) + "\n")
 
@@ -36,7 +36,7 @@ def test_a_key_in_pem_and_the_same_in_base64url_are_one(tmp_path: Path) -> None:
     assert len(from_base64url(read[0])) == 65
 
 
-def test_a_claim_names_the_service_and_us_and_ends_within_a_day(tmp_path: Path) -> None:
+def test_token_has_audience_subject_and_expiry(tmp_path: Path) -> None:
     key = key_file(tmp_path / "key.pem")
     vapid = VapidKey.read(tmp_path / "key.pem", SUBJECT, ManualClock(NOW_US))
 
@@ -48,7 +48,7 @@ def test_a_claim_names_the_service_and_us_and_ends_within_a_day(tmp_path: Path) 
     assert jwt.decode(token, key.public_key(), algorithms=["ES256"], options={"verify_exp": False, "verify_aud": False})
 
 
-def test_a_claim_is_kept_until_it_nears_its_end_and_made_anew_for_another_service(tmp_path: Path) -> None:
+def test_token_is_cached_for_each_push_service(tmp_path: Path) -> None:
     key_file(tmp_path / "key.pem")
     clock = ManualClock(NOW_US)
     vapid = VapidKey.read(tmp_path / "key.pem", SUBJECT, clock)
@@ -62,14 +62,14 @@ def test_a_claim_is_kept_until_it_nears_its_end_and_made_anew_for_another_servic
 
 
 @pytest.mark.parametrize("content", ["", "nonsense", "-----BEGIN PRIVATE KEY-----", "AAAA", "\udcff"])
-def test_a_file_that_holds_no_key_is_told_with_its_setting(tmp_path: Path, content: str) -> None:
+def test_invalid_key_file_names_the_setting(tmp_path: Path, content: str) -> None:
     (tmp_path / "key").write_text(content, errors="surrogateescape")
 
     with pytest.raises(ValueError, match="GREGOR_VAPID_KEY_FILE"):
         VapidKey.read(tmp_path / "key", SUBJECT)
 
 
-def test_a_key_of_another_curve_or_none_at_all_is_refused(tmp_path: Path) -> None:
+def test_key_of_another_curve_is_refused(tmp_path: Path) -> None:
     key_file(tmp_path / "key", ec.SECP384R1())
 
     for name in ("key", "missing"):
@@ -77,7 +77,7 @@ def test_a_key_of_another_curve_or_none_at_all_is_refused(tmp_path: Path) -> Non
             VapidKey.read(tmp_path / name, SUBJECT)
 
 
-def test_a_subject_that_nobody_can_write_to_is_refused(tmp_path: Path) -> None:
+def test_invalid_subject_is_refused(tmp_path: Path) -> None:
     key_file(tmp_path / "key")
 
     with pytest.raises(ValueError, match="GREGOR_VAPID_SUBJECT"):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from gregor.auth.weak_secrets import LEAST_BYTES, WeakSecret, weak_secrets, weakness_of
+from gregor.auth.weak_secrets import MIN_BYTES, WeakSecret, weak_secrets, weakness_of
 from gregor.cli.doctor import Finding, secrets_finding
 from gregor.config.settings import Settings
 
@@ -27,12 +27,12 @@ def settings(token_secret: str | None = None, link_secret: str | None = None) ->
     )
 
 
-@given(st.binary(max_size=(LEAST_BYTES - 1) // 2))
-def test_what_is_shorter_than_its_hash_is_weak(raw: bytes) -> None:
+@given(st.binary(max_size=(MIN_BYTES - 1) // 2))
+def test_secret_shorter_than_32_bytes_is_weak(raw: bytes) -> None:
     assert weakness_of(raw.hex()) == "is shorter than 32 bytes"
 
 
-def test_a_secret_is_as_long_as_its_bytes() -> None:
+def test_length_is_measured_in_bytes() -> None:
     two_bytes_each = "".join(map(chr, range(0xC0, 0xD0)))
 
     assert weakness_of(two_bytes_each) is None
@@ -40,7 +40,7 @@ def test_a_secret_is_as_long_as_its_bytes() -> None:
 
 
 @pytest.mark.parametrize("write", [bytes.hex, lambda raw: base64.b64encode(raw).decode()], ids=["hex", "base64"])
-def test_32_random_bytes_are_no_weak_secret_however_they_are_written(write: object) -> None:
+def test_32_random_bytes_are_strong_in_any_encoding(write: object) -> None:
     assert callable(write)
     assert [weakness_of(write(os.urandom(32))) for _ in range(100)] == [None] * 100
 
@@ -51,7 +51,7 @@ def test_32_random_bytes_are_no_weak_secret_however_they_are_written(write: obje
         (settings(), []),
         (settings(GOOD, f"{GOOD}, {GOOD}x"), []),
         (settings(SHORT), [WeakSecret("GREGOR_TOKEN_SECRET", "is shorter than 32 bytes")]),
-        (settings(REPEATED), [WeakSecret("GREGOR_TOKEN_SECRET", "is a few characters, repeated")]),
+        (settings(REPEATED), [WeakSecret("GREGOR_TOKEN_SECRET", "has fewer than 8 distinct characters")]),
         (settings(GOOD, f"{GOOD},old,older"), [WeakSecret("GREGOR_LINK_SECRET", "is shorter than 32 bytes")]),
     ],
 )
@@ -59,7 +59,7 @@ def test_each_weak_secret_is_named_with_its_reason(given: Settings, expected: li
     assert weak_secrets(given) == expected
 
 
-def test_the_doctor_warns_of_them_and_shows_none() -> None:
+def test_doctor_warns_without_showing_secrets() -> None:
     found = secrets_finding(settings(SHORT, REPEATED))
 
     assert (found.check, found.verdict) == ("secrets", "warn")
@@ -71,7 +71,7 @@ def test_the_doctor_warns_of_them_and_shows_none() -> None:
 
 
 @pytest.mark.parametrize("secret", [SHORT, GOOD])
-def test_a_service_that_starts_warns_of_them_and_shows_none(secret: str) -> None:
+def test_service_warns_at_start_without_showing_secrets(secret: str) -> None:
     """It finds no Redis here, and ends."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GREGOR_")}
     environ |= {"GREGOR_TOKEN_SECRET": secret, "GREGOR_REDIS_URL": "redis://127.0.0.1:1/0"}

@@ -1,4 +1,4 @@
-"""Settings: names, defaults, forms, and what is said of a mistake."""
+"""Settings: names, defaults, formats, and error messages."""
 
 import re
 from pathlib import Path
@@ -20,17 +20,17 @@ from gregor.core.limits import Limits
 DOCS = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
 
 
-def refusal(environ: dict[str, str], toml: Path | None = None) -> str:
+def error_of(environ: dict[str, str], toml: Path | None = None) -> str:
     with pytest.raises(SettingsError) as caught:
         load_settings(environ, toml)
     return str(caught.value)
 
 
-def test_the_defaults_are_the_bounds_of_the_core() -> None:
+def test_defaults_equal_the_limits_of_the_core() -> None:
     assert load_settings({}).limits == Limits()
 
 
-def test_every_bound_but_the_nesting_follows_a_setting() -> None:
+def test_every_limit_but_nesting_has_a_setting() -> None:
     halved = {
         variable: f"{int(default) // 2 or 2}" if default.isdigit() else "3d"
         for variable, default, _ in setting_rows()
@@ -57,17 +57,17 @@ def test_what_is_no_duration_is_refused(text: object) -> None:
         parse_duration(text)
 
 
-def test_a_duration_reaches_the_limits_in_microseconds() -> None:
+def test_durations_become_microseconds_in_limits() -> None:
     assert load_settings({"GREGOR_RETENTION": "12h"}).limits.retention_us == 43_200_000_000
 
 
-def test_lists_are_separated_by_commas() -> None:
+def test_lists_are_comma_separated() -> None:
     settings = load_settings({"GREGOR_ORIGINS": "https://a.example, http://localhost:*"})
 
     assert settings.origins == ("https://a.example", "http://localhost:*")
 
 
-def test_rates_are_channels_with_numbers(tmp_path: Path) -> None:
+def test_rates_of_channels(tmp_path: Path) -> None:
     file = tmp_path / "gregor.toml"
     file.write_text("[delivery_rates]\nemail = 0.5\n")
 
@@ -76,21 +76,21 @@ def test_rates_are_channels_with_numbers(tmp_path: Path) -> None:
     assert load_settings({}, file).delivery_rates == {"email": 0.5}
 
 
-def test_an_empty_variable_is_one_that_is_not_set() -> None:
+def test_empty_variable_counts_as_unset() -> None:
     assert load_settings({"GREGOR_REDIS_URL": "", "GREGOR_RETENTION": ""}) == Settings()
 
 
-def test_the_queue_is_where_the_state_is_unless_it_is_named() -> None:
+def test_queue_url_defaults_to_redis_url() -> None:
     assert load_settings({"GREGOR_REDIS_URL": "redis://a:1/0"}).queue == "redis://a:1/0"
     assert load_settings({"GREGOR_QUEUE_URL": "redis://b:2/0"}).queue == "redis://b:2/0"
 
 
-def test_variables_of_the_command_line_and_of_others_are_left_alone() -> None:
+def test_other_variables_are_ignored() -> None:
     assert load_settings({"GREGOR_URL": "x", "GREGOR_KEY": "y", "PATH": "/bin"}) == Settings()
 
 
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("environ", "expected"),
     [
         ({"GREGOR_INGEST_PRT": "1"}, "GREGOR_INGEST_PRT is not a setting; do you mean GREGOR_INGEST_PORT?"),
         ({"GREGOR_ZZZ": "1"}, "GREGOR_ZZZ is not a setting; docs/reference/settings.md lists them"),
@@ -112,8 +112,20 @@ def test_variables_of_the_command_line_and_of_others_are_left_alone() -> None:
         ),
         ({"GREGOR_WEBPUSH_HOSTS": "*"}, "GREGOR_WEBPUSH_HOSTS: '*' is refused: a host is push.example"),
         ({"GREGOR_TOKEN_JWKS": "http://x"}, "keys are fetched over https only"),
-        ({"GREGOR_REDIS_URL": "redis+cluster://a:1"}, "GREGOR_REDIS_URL: redis+cluster:// is not supported yet"),
-        ({"GREGOR_REDIS_URL": "http://a"}, "GREGOR_REDIS_URL: not a Redis URL; write redis://host:6379/0"),
+        ({"GREGOR_REDIS_URL": "redis+cluster://a:1"}, "is refused: redis+cluster:// is not supported yet"),
+        (
+            {"GREGOR_REDIS_URL": "http://a"},
+            "GREGOR_REDIS_URL: 'http://a' is refused: not a Redis URL; write redis://host",
+        ),
+        (
+            {"GREGOR_REDIS_URL": "redis://:hunter2@a/0?foo=1"},
+            "GREGOR_REDIS_URL: 'redis://:…@a/0' is refused: the Redis URL has an unknown option: foo",
+        ),
+        (
+            {"GREGOR_QUEUE_URL": "rediss://a?ssl_ca_certs=/nope"},
+            "GREGOR_QUEUE_URL: 'rediss://a' is refused: a TLS file cannot be loaded: No such file or directory; "
+            "check ssl_ca_certs=/nope",
+        ),
         (
             {"GREGOR_DELIVERY_RATES": "apns=fast"},
             "'apns=fast' is refused: the rate of apns is a number above 0, as in apns=10",
@@ -131,30 +143,30 @@ def test_variables_of_the_command_line_and_of_others_are_left_alone() -> None:
         ({"GREGOR_CONFIG": "/nowhere.toml"}, "GREGOR_CONFIG: /nowhere.toml cannot be read: No such file or directory"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_with_its_mend(environ: dict[str, str], said: str) -> None:
-    line = refusal(environ)
+def test_error_names_setting_value_and_fix(environ: dict[str, str], expected: str) -> None:
+    line = error_of(environ)
 
-    assert said in line
+    assert expected in line
     assert "\n" not in line
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings({"GREGOR_RETENTION": "x", "GREGOR_ADMIN_PORT": "x", "GREGOR_NONE": "x"})
 
     assert len(caught.value.problems) == 3
 
 
-def test_secrets_are_in_no_message_and_in_no_representation() -> None:
+def test_secrets_appear_in_no_message() -> None:
     secret = "hunter2"
     environ = {"GREGOR_TOKEN_SECRET": secret, "GREGOR_REDIS_URL": f"redis://:{secret}@h/0"}
 
-    shown = repr(load_settings(environ)) + refusal({"GREGOR_REDIS_URL": f"redis+cluster://:{secret}@h"})
+    shown = repr(load_settings(environ)) + error_of({"GREGOR_REDIS_URL": f"redis+cluster://:{secret}@h"})
 
     assert secret not in shown + mask_password(environ["GREGOR_REDIS_URL"])
 
 
-def test_a_toml_file_is_read_and_a_variable_wins_over_it(tmp_path: Path) -> None:
+def test_variable_overrides_toml_file(tmp_path: Path) -> None:
     file = tmp_path / "gregor.toml"
     file.write_text('retention = "12h"\nmax_live = 5\norigins = ["https://a.example"]\n')
 
@@ -164,18 +176,18 @@ def test_a_toml_file_is_read_and_a_variable_wins_over_it(tmp_path: Path) -> None
     assert load_settings({"GREGOR_CONFIG": str(file)}).max_live == 5
 
 
-def test_an_unknown_name_in_a_toml_file_is_refused_with_the_nearest(tmp_path: Path) -> None:
+def test_unknown_toml_name_suggests_the_nearest(tmp_path: Path) -> None:
     file = tmp_path / "gregor.toml"
     file.write_text("max_lives = 5\n")
 
-    assert refusal({}, file) == f"{file}: max_lives is not a setting; do you mean max_live?"
+    assert error_of({}, file) == f"{file}: max_lives is not a setting; do you mean max_live?"
 
 
-def test_the_settings_of_the_contract_are_all_there() -> None:
+def test_published_settings_exist() -> None:
     assert not set(SETTINGS_OF_THE_CONTRACT) - set(VARIABLES)
 
 
-def test_every_setting_is_documented_with_its_default_and_its_sentence() -> None:
+def test_every_setting_is_documented() -> None:
     lines = DOCS.read_text("utf-8").splitlines()
 
     rows = [
@@ -187,7 +199,7 @@ def test_every_setting_is_documented_with_its_default_and_its_sentence() -> None
     assert [line for line in lines if line.startswith("| `GREGOR_") and line not in rows] == []
 
 
-def test_hosts_of_web_push_may_be_names_branches_and_places() -> None:
+def test_web_push_host_formats() -> None:
     hosts = ("push.example", "*.push.example", "localhost:8443", "127.0.0.1:8443", "::1:8443")
 
     assert load_settings({"GREGOR_WEBPUSH_HOSTS": ", ".join(hosts)}).webpush_hosts == hosts
