@@ -114,7 +114,7 @@ def dead(house: House, *words: str) -> Any:
     )
 
 
-async def test_what_is_refused_for_good_is_listed_replayed_when_that_is_mended_and_purged(house: House) -> None:
+async def test_dead_letters_are_listed_replayed_and_purged(house: House) -> None:
     await house.push("ann", "a")
     [letter] = await house.dead(1)
     assert (letter["uid"], letter["item"], letter["state"]) == ("ann", "a", "dead")
@@ -153,7 +153,7 @@ async def test_what_is_refused_for_good_is_listed_replayed_when_that_is_mended_a
     assert sorted(house.ids("bob")) == ["b", "c"] and house.ids("cleo") == house.ids("dora") == []
 
 
-async def test_a_replay_outlives_every_process_and_arrives_once(house: House) -> None:
+async def test_replay_survives_killed_processes(house: House) -> None:
     """Ingest dies right after it said 202; who hands it over and who sends it were dead before, and die again."""
     await house.push("eve", "a")
     [letter] = await house.dead(1)

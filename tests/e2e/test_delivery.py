@@ -48,7 +48,7 @@ def phone_of(user: str) -> dict[str, Any]:
     return {"platform": "ios", "push": {"provider": "apns", "token": user.encode().hex()}}
 
 
-async def test_a_device_that_is_away_gets_one_push(house: Cluster, providers: Providers) -> None:
+async def test_absent_device_gets_one_push(house: Cluster, providers: Providers) -> None:
     async with house.api() as api:
         await api.put("/v1/users/away/devices/phone", json=phone_of("away"))
         await api.post("/v1/users/away/messages", json=joined("a", "kbob"))
@@ -60,9 +60,7 @@ async def test_a_device_that_is_away_gets_one_push(house: Cluster, providers: Pr
     assert (last["channel"], last["badge"]) == ("apns", 2)
 
 
-async def test_every_push_opens_something_replaces_its_category_s_former_one_and_counts_for_itself(
-    house: Cluster, providers: Providers
-) -> None:
+async def test_link_collapse_and_badge_of_a_push(house: Cluster, providers: Providers) -> None:
     tokens = {"apns": b"dialer".hex(), "fcm": "token-of-dialer", "webpush": providers.subscription}
 
     def came(channel: str) -> list[dict[str, Any]]:
@@ -85,7 +83,7 @@ async def test_every_push_opens_something_replaces_its_category_s_former_one_and
         assert first == second != third
 
 
-async def test_a_device_that_is_online_but_elsewhere_gets_its_push(house: Cluster, providers: Providers) -> None:
+async def test_background_device_gets_a_push(house: Cluster, providers: Providers) -> None:
     async with house.api() as api:
         await api.put("/v1/users/idle/devices/phone", json=phone_of("idle"))
         async with WireDevice(house.gateway_urls[0], house.token("idle", "phone"), {}) as phone:
@@ -94,9 +92,7 @@ async def test_a_device_that_is_online_but_elsewhere_gets_its_push(house: Cluste
             await wait_until(lambda: "idle joined" in providers.titles(), "the push arrives")
 
 
-async def test_nothing_goes_to_a_device_that_looks_or_has_shown_it_and_nothing_that_is_dismissed(
-    house: Cluster, providers: Providers
-) -> None:
+async def test_seen_and_dismissed_items_are_not_pushed(house: Cluster, providers: Providers) -> None:
     async with house.api() as api:
         for user in ("looks", "acks", "dismisses", "last"):
             await api.put(f"/v1/users/{user}/devices/phone", json=phone_of(user))
@@ -120,7 +116,7 @@ async def test_nothing_goes_to_a_device_that_looks_or_has_shown_it_and_nothing_t
     assert not {"seen joined", "shown joined", "gone joined"} & set(providers.titles())
 
 
-async def test_what_became_of_a_push_can_be_looked_up(house: Cluster, providers: Providers) -> None:
+async def test_deliveries_endpoint_reports_the_push(house: Cluster, providers: Providers) -> None:
     async with house.api() as api:
         await api.put("/v1/users/curious/devices/phone", json=phone_of("curious"))
         await api.post("/v1/users/curious/messages", json=joined("a", "curious"))
@@ -136,7 +132,7 @@ async def test_what_became_of_a_push_can_be_looked_up(house: Cluster, providers:
     assert tried["status"] == "200" and tried["provider_id"]
 
 
-async def test_a_dead_token_is_forgotten_and_in_no_log(house: Cluster, providers: Providers) -> None:
+async def test_dead_token_is_deleted_and_never_logged(house: Cluster, providers: Providers) -> None:
     endpoint = f"{providers.subscription['endpoint']}-that-its-browser-forgot"
     push = {"provider": "webpush", "token": {**providers.subscription, "endpoint": endpoint}}
     async with house.api() as api:
@@ -159,7 +155,7 @@ async def test_a_dead_token_is_forgotten_and_in_no_log(house: Cluster, providers
     assert not [secret for secret in secrets if secret in logs]
 
 
-async def test_a_push_outlives_the_death_of_the_process_that_had_it(house: Cluster, providers: Providers) -> None:
+async def test_push_survives_a_killed_worker(house: Cluster, providers: Providers) -> None:
     async with house.api() as api:
         await api.put("/v1/users/heir/devices/phone", json=phone_of("heir"))
         house.deliveries[0].kill()

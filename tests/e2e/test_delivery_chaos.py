@@ -12,7 +12,7 @@ from tests.support.chaos import Plan, chaos
 SMALL = Plan(300, load_s=8, deadline_s=1, kill_every_s=2.5, ill_s=1.2, max_wait_s=150)
 
 
-def test_ledger_and_providers_agree_on_every_intent_after_the_chaos(tmp_path: Path) -> None:
+def test_ledger_agrees_with_providers_after_chaos(tmp_path: Path) -> None:
     outcome = chaos(tmp_path, SMALL)
 
     assert outcome.audit.findings == [], "\n".join([*outcome.audit.findings, outcome.said])

@@ -93,7 +93,7 @@ async def trace(link: RedisClient, uid: str) -> set[str]:
     return found
 
 
-async def test_a_user_is_forgotten_whole_within_a_minute_and_nothing_is_sent_meanwhile(house: House) -> None:
+async def test_deleted_user_leaves_no_trace_within_a_minute(house: House) -> None:
     api = house.api
     await house.register("alice")
     house.fakes.apns.script(

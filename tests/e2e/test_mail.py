@@ -122,9 +122,7 @@ async def time_is_over(api: httpx.AsyncClient, relay: FakeSmtp, user: str) -> No
     await wait_until(lambda: subjects(relay, user), "the other user's mail", LONG_S)
 
 
-async def test_in_quiet_hours_a_mail_waits_for_their_end_and_an_urgent_one_does_not(
-    house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
-) -> None:
+async def test_quiet_hours_delay_all_but_urgent_mails(house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp) -> None:
     end_s = (house.now_s() + AFTER_S + 16) // 60 * 60 + 60
     clock = datetime.fromtimestamp(end_s, UTC).strftime
     quiet = {"from": clock("%H:") + f"{(int(clock('%M')) + 30) % 60:02}", "to": clock("%H:%M")}
@@ -145,9 +143,7 @@ async def test_in_quiet_hours_a_mail_waits_for_their_end_and_an_urgent_one_does_
     assert subjects(relay, "sleeper") == ["about fire", "about a"]
 
 
-async def test_who_is_away_gets_one_mail_with_all_that_waits(
-    house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
-) -> None:
+async def test_absent_user_gets_one_mail_for_all(house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp) -> None:
     await known(api, "away")
     for item_id in ("a", "b"):
         await api.post("/v1/users/away/messages", json=creating(item_id))
@@ -170,7 +166,7 @@ async def test_who_is_away_gets_one_mail_with_all_that_waits(
         ("acked", "acked", ("cancelled", "acked")),
     ],
 )
-async def test_a_mail_goes_unless_somebody_was_there_as_the_category_says(
+async def test_presence_cancels_the_mail_by_category(
     house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp, unless: str, was_there: str, became: tuple[str, str | None]
 ) -> None:
     user = f"{unless}-{was_there}"
@@ -187,7 +183,7 @@ async def test_a_mail_goes_unless_somebody_was_there_as_the_category_says(
     assert len(mails(relay, user)) == (became[0] == "sent")
 
 
-async def test_what_is_dismissed_one_second_before_is_not_told(
+async def test_item_dismissed_just_before_is_not_mailed(
     house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
 ) -> None:
     for n in range(5):
@@ -206,9 +202,7 @@ async def test_what_is_dismissed_one_second_before_is_not_told(
     assert mails(relay, user) == []
 
 
-async def test_the_link_of_a_mail_ends_mails_by_a_post_alone(
-    house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
-) -> None:
+async def test_one_click_unsubscribe_needs_a_post(house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp) -> None:
     await known(api, "tired")
     await api.post("/v1/users/tired/messages", json=creating("a"))
     await wait_until(lambda: mails(relay, "tired"), "the mail", LONG_S)
@@ -228,7 +222,7 @@ async def test_the_link_of_a_mail_ends_mails_by_a_post_alone(
     assert len(mails(relay, "tired")) == 1
 
 
-async def test_an_address_that_the_relay_calls_dead_gets_no_more_until_it_is_released(
+async def test_dead_address_is_suppressed_until_released(
     house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
 ) -> None:
     relay.rules = [RelayRule("RCPT", "550 5.1.1 <moved@example.com>: no such user", None, "moved")]
@@ -255,9 +249,7 @@ async def test_an_address_that_the_relay_calls_dead_gets_no_more_until_it_is_rel
     assert subjects(relay, "moved") == ["about c"]
 
 
-async def test_mail_that_the_relay_scans_for_long_arrives_once(
-    house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
-) -> None:
+async def test_mail_scanned_for_long_arrives_once(house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp) -> None:
     """The relay replies long after the deadline of a push (RFC 5321 gives it 10 minutes)."""
     relay.rules = [RelayRule("END", delay_s=6.0, match="scanned")]
     await known(api, "scanned")
@@ -276,9 +268,7 @@ def is_signed(secret: str, call: FakeRequest) -> bool:
     return f"v1,{base64.b64encode(wanted).decode()}" in given.split(" ") and abs(time.time() - int(sent_at)) < 300
 
 
-async def test_a_backend_is_told_what_became_of_mails_until_it_wants_no_more(
-    api: httpx.AsyncClient, relay: FakeSmtp
-) -> None:
+async def test_webhook_reports_the_outcome_of_mails(api: httpx.AsyncClient, relay: FakeSmtp) -> None:
     relay.rules = [RelayRule("RCPT", "554 5.7.1 refused", 1, "told")]
     await known(api, "told")
     calls: list[FakeRequest] = []

@@ -67,7 +67,7 @@ async def decided(api: httpx.AsyncClient, user: str, device: str) -> tuple[str, 
     return found[0] if found else None
 
 
-async def test_a_push_is_told_from_its_plan_to_its_withdrawal_and_each_device_reads_its_own(house: Cluster) -> None:
+async def test_timeline_of_a_push(house: Cluster) -> None:
     async with house.api() as api:
         await register(api, "story")
         async with WireDevice(house.gateway_urls[0], house.token("story", "laptop"), {}) as laptop:
@@ -109,7 +109,7 @@ async def test_a_push_is_told_from_its_plan_to_its_withdrawal_and_each_device_re
             assert await timeline(seen, "story") == ["created", "acked laptop", "dismissed laptop dismissed"]
 
 
-async def test_a_push_that_waits_for_quiet_hours_goes_out_as_they_are_lifted(house: Cluster) -> None:
+async def test_push_is_sent_when_quiet_hours_are_lifted(house: Cluster) -> None:
     hours = [time.strftime("%H:%M", time.gmtime(time.time() + hours * 3_600)) for hours in (-2, 2)]
     quiet = {"timezone": "UTC", "quiet_hours": {"from": hours[0], "to": hours[1]}}
     async with house.api() as api:
@@ -128,7 +128,7 @@ async def test_a_push_that_waits_for_quiet_hours_goes_out_as_they_are_lifted(hou
         assert of("phone", await timeline(api, "early")) == told
 
 
-async def test_a_push_that_waits_for_the_end_of_quiet_hours_is_cancelled_as_its_item_is_dismissed(
+async def test_dismissal_cancels_a_push_in_quiet_hours(
     house: Cluster,
 ) -> None:
     hours = [time.strftime("%H:%M", time.gmtime(time.time() + hours * 3_600)) for hours in (-2, 2)]
@@ -152,7 +152,7 @@ async def test_a_push_that_waits_for_the_end_of_quiet_hours_is_cancelled_as_its_
         ]
 
 
-async def test_what_a_device_showed_is_not_pushed_to_it_and_a_reminder_says_that_it_fired(house: Cluster) -> None:
+async def test_timeline_of_an_acknowledged_reminder(house: Cluster) -> None:
     async with house.api() as api:
         await register(api, "shown")
         async with WireDevice(house.gateway_urls[0], house.token("shown", "phone"), {}) as phone:

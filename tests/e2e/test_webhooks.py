@@ -63,7 +63,7 @@ def creating(*ids: str, category: str, **fields: Any) -> dict[str, Any]:
     return {"system": "gregor", "body": {"create": {id_: {"category": category, **fields} for id_ in ids}}}
 
 
-async def test_what_a_device_shows_and_dismisses_is_told_once_each(house: Cluster) -> None:
+async def test_ack_and_dismissal_events_arrive_once(house: Cluster) -> None:
     async with listening(house, category_prefix="seen") as backend, house.api() as api:
         await api.post("/v1/users/ann/messages", json=creating("a", "b", category="seen.first"))
         await api.post("/v1/users/ann/messages", json=creating("c", category="unseen"))
@@ -82,7 +82,7 @@ async def test_what_a_device_shows_and_dismisses_is_told_once_each(house: Cluste
     assert len(backend.calls) == len(backend.events)
 
 
-async def test_what_expires_is_told(house: Cluster) -> None:
+async def test_expiry_event(house: Cluster) -> None:
     async with listening(house, events=["item.expired"], category_prefix="brief") as backend, house.api() as api:
         await api.post("/v1/users/bea/messages", json=creating("a", category="brief", times={"expires": "+1"}))
         await api.post("/v1/users/bea/messages", json=creating("b", category="brief"))
@@ -92,7 +92,7 @@ async def test_what_expires_is_told(house: Cluster) -> None:
     assert told(backend) == [("item.expired", "a", None, "expired")]
 
 
-async def test_what_was_pushed_is_told(house: Cluster) -> None:
+async def test_delivery_event(house: Cluster) -> None:
     async with listening(house, events=["delivery.sent"]) as backend, house.api() as api:
         phone = {"platform": "ios", "push": {"provider": "apns", "token": "c0ffee"}}
         await api.put("/v1/users/cleo/devices/phone", json=phone)
@@ -105,7 +105,7 @@ async def test_what_was_pushed_is_told(house: Cluster) -> None:
     assert (data["channel"], data["device"], data["intent"], data["status"]) == ("apns", "phone", "item", "console")
 
 
-async def test_a_receiver_that_comes_back_is_told_what_it_missed_once(house: Cluster) -> None:
+async def test_recovered_endpoint_gets_missed_events_once(house: Cluster) -> None:
     port, backend = free_port(), receiver()
     async with house.api() as api:
         made = (
@@ -131,7 +131,7 @@ async def test_a_receiver_that_comes_back_is_told_what_it_missed_once(house: Clu
     assert len({call.headers["webhook-id"] for call in backend.calls}) == 1
 
 
-async def test_no_event_is_lost_where_every_process_on_its_way_dies(house: Cluster) -> None:
+async def test_event_survives_killed_processes(house: Cluster) -> None:
     async with listening(house, events=["item.dismissed"], category_prefix="crash") as backend, house.api() as api:
         ids = [f"i{n}" for n in range(60)]
         await api.post("/v1/users/eve/messages", json=creating(*ids, category="crash"))
@@ -146,7 +146,7 @@ async def test_no_event_is_lost_where_every_process_on_its_way_dies(house: Clust
     assert {id_ for _, id_, _, _ in told(backend)} == set(ids)
 
 
-async def test_a_webhook_never_leads_into_the_network_of_the_house(tmp_path: Path) -> None:
+async def test_webhook_never_calls_private_addresses(tmp_path: Path) -> None:
     """A URL is judged when it is named, and again when it is called: a name may come to lead anywhere, and what was
     allowed once may be allowed no more."""
     cluster = Cluster(tmp_path, ingests=1, gateways=0, schedulers=1, deliveries=1, webhook_loopback="true")

@@ -106,9 +106,7 @@ async def withdrawn(house: Cluster, providers: Providers, api: httpx.AsyncClient
     return took_s
 
 
-async def test_what_one_device_dismisses_is_withdrawn_from_the_others_within_two_seconds(
-    house: Cluster, providers: Providers
-) -> None:
+async def test_dismissal_withdraws_pushes_within_two_seconds(house: Cluster, providers: Providers) -> None:
     """The least of a few: whatever else the machine does can only add."""
     took_s: list[float] = []
     async with house.api() as api:
@@ -118,7 +116,7 @@ async def test_what_one_device_dismisses_is_withdrawn_from_the_others_within_two
     assert min(took_s) < SOON_S, took_s
 
 
-async def test_the_device_that_dismissed_it_is_left_alone(house: Cluster, providers: Providers) -> None:
+async def test_dismissing_device_gets_no_withdrawal(house: Cluster, providers: Providers) -> None:
     async with house.api() as api:
         await register(api, "self")
         await api.post("/v1/users/self/messages", json=created("a"))
@@ -130,7 +128,7 @@ async def test_the_device_that_dismissed_it_is_left_alone(house: Cluster, provid
         assert line["channel"] == "fcm"
 
 
-async def test_a_sweep_is_few_pushes_and_the_badge_is_what_clients_count(house: Cluster, providers: Providers) -> None:
+async def test_mass_dismissal_sends_few_silent_pushes(house: Cluster, providers: Providers) -> None:
     """Of twenty items that are swept away each device is told in few pushes, each once."""
     many = [f"i{n:02}" for n in range(20)]
     async with house.api() as api:
@@ -156,9 +154,7 @@ async def test_a_sweep_is_few_pushes_and_the_badge_is_what_clients_count(house: 
     assert {line["badge"] for line in pushes} == {0}
 
 
-async def test_a_withdrawal_outlives_the_death_of_a_scheduler_and_a_delivery(
-    house: Cluster, providers: Providers
-) -> None:
+async def test_withdrawal_survives_killed_processes(house: Cluster, providers: Providers) -> None:
     async with house.api() as api:
         await register(api, "heir")
         await api.post("/v1/users/heir/messages", json=created("a"))

@@ -30,7 +30,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[ApnsHarness]:
         yield each
 
 
-async def test_an_alert_carries_what_is_shown_and_what_the_client_needs(harness: ApnsHarness) -> None:
+async def test_alert_headers_and_payload(harness: ApnsHarness) -> None:
     verdict = await harness.send(push(expires_us=1_457_402_098_900_000))
 
     [received] = harness.fake.received
@@ -54,7 +54,7 @@ async def test_an_alert_carries_what_is_shown_and_what_the_client_needs(harness:
     assert verdict == Sent("200", received.headers["apns-id"])
 
 
-async def test_a_withdrawal_goes_in_the_background(harness: ApnsHarness) -> None:
+async def test_withdrawal_is_a_background_push(harness: ApnsHarness) -> None:
     await harness.send(withdrawal(badge=0))
 
     [received] = harness.fake.received
@@ -64,26 +64,26 @@ async def test_a_withdrawal_goes_in_the_background(harness: ApnsHarness) -> None
     assert "apns-expiration" not in received.headers
 
 
-async def test_the_topic_of_a_registration_goes_before_the_one_of_the_settings(harness: ApnsHarness) -> None:
+async def test_topic_of_registration_overrides_the_setting(harness: ApnsHarness) -> None:
     await harness.send(push(topic="com.example.other"))
 
     assert harness.fake.received[0].headers["apns-topic"] == "com.example.other"
 
 
 @pytest.mark.parametrize("topic", ["two words", "a\r\nb: c", "ü"])
-async def test_a_topic_that_is_no_header_is_refused_here(harness: ApnsHarness, topic: str) -> None:
+async def test_topic_that_is_not_printable_is_refused(harness: ApnsHarness, topic: str) -> None:
     assert await harness.send(push(topic=topic)) == Refused(None, "BadTopic")
     assert harness.fake.received == []
 
 
-async def test_a_token_cannot_leave_its_place_in_the_path(harness: ApnsHarness) -> None:
+async def test_device_token_is_escaped_in_the_path(harness: ApnsHarness) -> None:
     await harness.send(push(token="../x?y#z\r\n"))
 
     assert harness.fake.received[0].headers[":path"] == "/3/device/..%2Fx%3Fy%23z%0D%0A"
 
 
 @pytest.mark.parametrize("token", ["", {"endpoint": "https://push.example/1"}])
-async def test_what_is_no_token_of_apns_is_refused_here(harness: ApnsHarness, token: Any) -> None:
+async def test_invalid_device_token_is_refused(harness: ApnsHarness, token: Any) -> None:
     assert await harness.send(push(token=token)) == Refused(None, "not an APNs token")
 
 
@@ -116,7 +116,7 @@ async def test_what_is_no_token_of_apns_is_refused_here(harness: ApnsHarness, to
         (ApnsAction(418, "Teapot"), Refused("418", "Teapot")),
     ],
 )
-async def test_each_answer_has_its_verdict_after_one_copy(harness: ApnsHarness, act: ApnsAction, verdict: Any) -> None:
+async def test_verdict_of_each_response(harness: ApnsHarness, act: ApnsAction, verdict: Any) -> None:
     assert await harness.send_with_action(act) == verdict
     assert len(harness.fake.received) == 1
 
@@ -138,20 +138,20 @@ async def test_retry_after_may_be_a_date(harness: ApnsHarness) -> None:
         ("BadEnvironmentKeyIdInToken", {"sandbox": True}),
     ],
 )
-async def test_a_device_that_registers_nonsense_stops_nobody_else(
+async def test_bad_registration_does_not_stop_the_channel(
     harness: ApnsHarness, reason: str, change: dict[str, Any]
 ) -> None:
     assert await harness.send_with_action(ApnsAction(400, reason), push(**change)) == Refused("400", reason)
 
 
-async def test_a_shutdown_is_told_once_and_the_next_push_goes_elsewhere(harness: ApnsHarness) -> None:
+async def test_shutdown_drains_the_connection(harness: ApnsHarness) -> None:
     await harness.send_with_action(ApnsAction(503, "Shutdown"))
 
     assert isinstance(await harness.send(), Sent)
     assert harness.fake.connections == 2
 
 
-async def test_the_token_is_one_that_apple_takes(harness: ApnsHarness) -> None:
+async def test_provider_token_is_valid(harness: ApnsHarness) -> None:
     await harness.send()
 
     token = harness.fake.received[0].headers["authorization"].removeprefix("bearer ")
@@ -165,7 +165,7 @@ def turn_begun() -> ManualClock:
     return ManualClock(now_us - now_us % (PERIOD_S * 1_000_000))
 
 
-async def test_the_token_is_renewed_before_apple_takes_it_no_more(tmp_path: Path) -> None:
+async def test_provider_token_is_renewed_before_it_expires(tmp_path: Path) -> None:
     clock = turn_begun()
     async with apns_harness(tmp_path, clock) as harness:
         await harness.send()
@@ -179,7 +179,7 @@ async def test_the_token_is_renewed_before_apple_takes_it_no_more(tmp_path: Path
         assert len(harness.fake.provider_tokens) == 2
 
 
-async def test_a_token_that_apple_finds_expired_is_renewed_once_and_the_pushes_go_again(tmp_path: Path) -> None:
+async def test_expired_provider_token_is_renewed_and_resent(tmp_path: Path) -> None:
     clock = turn_begun()
     async with apns_harness(tmp_path, clock) as harness:
         await harness.send()
@@ -194,18 +194,18 @@ async def test_a_token_that_apple_finds_expired_is_renewed_once_and_the_pushes_g
         assert len(harness.fake.provider_tokens) == 2
 
 
-async def test_a_fresh_token_that_is_found_expired_speaks_of_our_clock_and_is_not_renewed(tmp_path: Path) -> None:
+async def test_fresh_token_reported_expired_is_not_renewed(tmp_path: Path) -> None:
     async with apns_harness(tmp_path, clock_ahead_s=2 * 3_600.0) as harness:
         assert await harness.send() == Misconfigured("403", "ExpiredProviderToken")
         assert len(harness.fake.provider_tokens) == 1
 
 
-async def test_a_key_that_apple_does_not_know_stops_the_provider(tmp_path: Path) -> None:
+async def test_unknown_key_is_misconfigured(tmp_path: Path) -> None:
     async with apns_harness(tmp_path, config={"key_id": "OTHER"}) as harness:
         assert await harness.send() == Misconfigured("403", "InvalidProviderToken")
 
 
-async def test_a_certificate_stands_in_for_the_token(tmp_path: Path) -> None:
+async def test_client_certificate_replaces_the_token(tmp_path: Path) -> None:
     async with apns_harness(tmp_path) as harness:
         certificate = harness.fake.authority.issue("push-client")
         config = replace(harness.config, key_file=None, key_id=None, team_id=None, cert_file=certificate)
@@ -217,12 +217,12 @@ async def test_a_certificate_stands_in_for_the_token(tmp_path: Path) -> None:
         await channel.close()
 
 
-async def test_the_check_asks_whether_we_are_taken_and_reaches_no_device(harness: ApnsHarness) -> None:
+async def test_check_reaches_no_device(harness: ApnsHarness) -> None:
     assert await harness.channel.check() is None
     assert (harness.fake.connections, len(harness.fake.received), harness.fake.delivered()) == (1, 1, [])
 
 
-async def test_the_check_tells_of_a_key_that_is_refused(tmp_path: Path, harness: ApnsHarness) -> None:
+async def test_check_reports_a_rejected_key(tmp_path: Path, harness: ApnsHarness) -> None:
     harness.fake.keys["KEY1"] = write_key(tmp_path / "other.p8")
 
     said = await harness.channel.check()
@@ -231,7 +231,7 @@ async def test_the_check_tells_of_a_key_that_is_refused(tmp_path: Path, harness:
     assert said.startswith("APNs rejects the credentials: InvalidProviderToken; check key")
 
 
-async def test_the_check_says_what_to_mend(harness: ApnsHarness) -> None:
+async def test_check_reports_a_missing_topic(harness: ApnsHarness) -> None:
     assert await ApnsChannel(replace(harness.config, topic=None)).check() == (
         "GREGOR_APNS_TOPIC is not set: devices without a topic in their registration get no push"
     )
@@ -255,9 +255,7 @@ async def test_the_check_says_what_to_mend(harness: ApnsHarness) -> None:
         ({"url": "apns.example:443"}, "GREGOR_APNS_URL"),
     ],
 )
-async def test_credentials_that_cannot_be_used_are_told_with_their_setting(
-    tmp_path: Path, change: dict[str, Any], said: str
-) -> None:
+async def test_invalid_credentials_name_their_setting(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     write_key(tmp_path / "key.p8")
     config = ApnsConfig(key_file=tmp_path / "key.p8", key_id="K", team_id="T", topic=TOPIC)
 
@@ -265,5 +263,5 @@ async def test_credentials_that_cannot_be_used_are_told_with_their_setting(
         await ApnsChannel(replace(config, **change)).open()
 
 
-async def test_nothing_that_is_shown_of_a_push_gives_its_token_away() -> None:
+async def test_repr_of_a_push_hides_the_token() -> None:
     assert "a1b2c3" not in repr(push())

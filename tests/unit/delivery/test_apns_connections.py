@@ -41,7 +41,7 @@ async def test_all_connections_share_one_provider_token(tmp_path: Path) -> None:
         assert len(harness.fake.provider_tokens) == 1
 
 
-async def test_settings_that_shrink_are_obeyed(tmp_path: Path) -> None:
+async def test_lower_stream_limit_is_obeyed(tmp_path: Path) -> None:
     async with apns_harness(tmp_path, config={"max_connections": 1}) as harness:
         await harness.send_with_action(ApnsAction(most_streams=3))
         harness.fake.script(ANY_TOKEN, *[ApnsAction(is_silent=True)] * 3)
@@ -55,14 +55,14 @@ async def test_settings_that_shrink_are_obeyed(tmp_path: Path) -> None:
         assert [type(each) for each in verdicts] == [Unknown] * 3 + [Sent] * 7
 
 
-async def test_who_waits_for_a_connection_gets_its_turn_in_order(tmp_path: Path) -> None:
+async def test_waiting_requests_keep_their_order(tmp_path: Path) -> None:
     async with apns_harness(tmp_path, most_streams=1, config={"max_connections": 1}) as harness:
         await asyncio.gather(*(harness.send(push(token=f"t{n}")) for n in range(20)))
 
         assert [each.token for each in harness.fake.received] == [f"t{n}" for n in range(20)]
 
 
-async def test_no_more_connections_are_opened_than_allowed(tmp_path: Path) -> None:
+async def test_connection_limit(tmp_path: Path) -> None:
     async with apns_harness(tmp_path, most_streams=1, config={"max_connections": 3}) as harness:
         harness.fake.script(ANY_TOKEN, *[ApnsAction(delay_s=0.02)] * 30)
 
@@ -72,7 +72,7 @@ async def test_no_more_connections_are_opened_than_allowed(tmp_path: Path) -> No
         assert harness.fake.connections == 3
 
 
-async def test_a_provider_that_is_not_there_is_tried_again_later(tmp_path: Path) -> None:
+async def test_unreachable_provider_is_retried(tmp_path: Path) -> None:
     async with apns_harness(tmp_path) as harness:
         await harness.fake.close()
 
@@ -83,7 +83,7 @@ async def test_a_provider_that_is_not_there_is_tried_again_later(tmp_path: Path)
         assert verdict.detail.startswith("cannot connect")
 
 
-async def test_a_sender_that_is_cancelled_while_there_is_no_connection_harms_nobody(tmp_path: Path) -> None:
+async def test_cancelled_wait_for_a_connection(tmp_path: Path) -> None:
     async with apns_harness(tmp_path) as harness:
         await harness.fake.close()
         cancelled, other = asyncio.create_task(harness.send()), asyncio.create_task(harness.send())
@@ -95,7 +95,7 @@ async def test_a_sender_that_is_cancelled_while_there_is_no_connection_harms_nob
         assert cancelled.cancelled()
 
 
-async def test_a_provider_that_comes_back_is_found_again(tmp_path: Path) -> None:
+async def test_reconnect_after_an_outage(tmp_path: Path) -> None:
     async with apns_harness(tmp_path) as harness:
         await harness.send()
         port = int(harness.fake.url.rpartition(":")[2])
@@ -107,7 +107,7 @@ async def test_a_provider_that_comes_back_is_found_again(tmp_path: Path) -> None
         assert isinstance(await harness.send(), Sent)
 
 
-async def test_a_server_that_cannot_prove_who_it_is_gets_nothing(harness: ApnsHarness) -> None:
+async def test_untrusted_server_is_misconfigured(harness: ApnsHarness) -> None:
     channel = ApnsChannel(replace(harness.config, ca_file=None))
     await channel.open()
 
@@ -119,7 +119,7 @@ async def test_a_server_that_cannot_prove_who_it_is_gets_nothing(harness: ApnsHa
     await channel.close()
 
 
-async def test_a_dead_connection_is_found_by_its_silence(harness: ApnsHarness) -> None:
+async def test_dead_connection_is_detected_by_ping(harness: ApnsHarness) -> None:
     host, _, port = harness.fake.url.removeprefix("https://").rpartition(":")
     pool = ApnsPool(ApnsEndpoint(host, int(port), harness.channel.tls), 1, is_connection_spoiled, keepalive_s=0.05)
     loop = asyncio.get_running_loop()
@@ -133,7 +133,7 @@ async def test_a_dead_connection_is_found_by_its_silence(harness: ApnsHarness) -
     await pool.close()
 
 
-async def test_closing_waits_for_what_is_in_flight(harness: ApnsHarness) -> None:
+async def test_close_waits_for_requests_in_flight(harness: ApnsHarness) -> None:
     harness.fake.script("slow", ApnsAction(delay_s=0.1))
     slow = asyncio.create_task(harness.send(push(token="slow")))
     await wait_until(lambda: harness.fake.received, "it is in flight")

@@ -29,7 +29,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[ApnsHarness]:
         yield each
 
 
-async def test_a_deadline_that_passes_leaves_all_other_pushes_alone(harness: ApnsHarness) -> None:
+async def test_timeout_does_not_affect_other_pushes(harness: ApnsHarness) -> None:
     harness.fake.script("late", ApnsAction(delay_s=0.3))
     harness.fake.script("slow", ApnsAction(delay_s=0.4))
 
@@ -43,7 +43,7 @@ async def test_a_deadline_that_passes_leaves_all_other_pushes_alone(harness: Apn
     assert harness.fake.connections == 1
 
 
-async def test_an_answer_after_the_deadline_disturbs_nobody(harness: ApnsHarness) -> None:
+async def test_late_response_is_ignored(harness: ApnsHarness) -> None:
     harness.fake.script("late", ApnsAction(503, "ServiceUnavailable", delay_s=0.15, is_split=True))
     harness.fake.script("slow", ApnsAction(delay_s=0.3))
 
@@ -54,7 +54,7 @@ async def test_an_answer_after_the_deadline_disturbs_nobody(harness: ApnsHarness
     assert harness.fake.connections == 1
 
 
-async def test_a_sender_that_is_cancelled_takes_nobody_with_it(harness: ApnsHarness) -> None:
+async def test_cancelled_send_does_not_affect_others(harness: ApnsHarness) -> None:
     harness.fake.script("cancelled", ApnsAction(delay_s=0.1))
     harness.fake.script("slow", ApnsAction(delay_s=0.2))
     cancelled = asyncio.create_task(harness.send(push(token="cancelled")))
@@ -68,7 +68,7 @@ async def test_a_sender_that_is_cancelled_takes_nobody_with_it(harness: ApnsHarn
     assert [harness.copies("cancelled"), harness.copies("slow")] == [1, 1]
 
 
-async def test_a_provider_slower_than_a_library_would_wait_gets_one_copy(harness: ApnsHarness) -> None:
+async def test_slow_provider_gets_one_copy(harness: ApnsHarness) -> None:
     verdict = await harness.send_with_action(ApnsAction(delay_s=0.4))
 
     assert isinstance(verdict, Sent)
@@ -76,14 +76,14 @@ async def test_a_provider_slower_than_a_library_would_wait_gets_one_copy(harness
     assert [each.inactivity_timer for each in harness.connections] == [None]
 
 
-async def test_a_provider_that_never_answers_leaves_the_outcome_unknown(harness: ApnsHarness) -> None:
+async def test_missing_response_is_unknown(harness: ApnsHarness) -> None:
     verdict = await harness.send_with_action(ApnsAction(is_silent=True), deadline_s=0.1)
 
     assert verdict == Unknown("no response before the deadline")
     assert len(harness.fake.received) == 1
 
 
-async def test_a_connection_that_was_silent_all_along_is_not_trusted_again(harness: ApnsHarness) -> None:
+async def test_silent_connection_is_not_reused(harness: ApnsHarness) -> None:
     await harness.send()
     harness.fake.freeze()
 
@@ -92,7 +92,7 @@ async def test_a_connection_that_was_silent_all_along_is_not_trusted_again(harne
     assert harness.fake.connections == 2
 
 
-async def test_a_push_that_was_given_up_makes_room_at_the_provider_too(tmp_path: Path) -> None:
+async def test_timed_out_stream_is_reset(tmp_path: Path) -> None:
     async with apns_harness(tmp_path, most_streams=1, config={"max_connections": 1}) as harness:
         await harness.send_with_action(ApnsAction(is_silent=True), deadline_s=0.1)
         await wait_until(lambda: harness.connections[0].has_capacity, "the ping was answered")
@@ -101,7 +101,7 @@ async def test_a_push_that_was_given_up_makes_room_at_the_provider_too(tmp_path:
         assert harness.fake.connections == 1
 
 
-async def test_a_push_that_began_just_before_goaway_came_still_leaves() -> None:
+async def test_request_before_goaway_is_written() -> None:
     written: list[bytes] = []
     connection = ApnsConnection(lambda: None, lambda _: None)
     server = H2Connection(H2Configuration(client_side=False))
@@ -136,7 +136,7 @@ class RecordingTransport(asyncio.Transport):
         return False
 
 
-async def test_a_connection_that_gives_a_sign_of_life_is_used_again(harness: ApnsHarness) -> None:
+async def test_connection_that_answers_ping_is_reused(harness: ApnsHarness) -> None:
     await harness.send_with_action(ApnsAction(is_silent=True), deadline_s=0.1)
     await wait_until(lambda: harness.connections[0].has_capacity, "the ping was answered")
 
@@ -144,7 +144,7 @@ async def test_a_connection_that_gives_a_sign_of_life_is_used_again(harness: Apn
     assert harness.fake.connections == 1
 
 
-async def test_goaway_after_the_push_was_taken_waits_for_its_answer(harness: ApnsHarness) -> None:
+async def test_goaway_waits_for_accepted_streams(harness: ApnsHarness) -> None:
     verdict = await harness.send_with_action(ApnsAction(goaway="taken", delay_s=0.1))
 
     assert isinstance(verdict, Sent)
@@ -153,14 +153,14 @@ async def test_goaway_after_the_push_was_taken_waits_for_its_answer(harness: Apn
     assert harness.fake.connections == 2
 
 
-async def test_goaway_after_the_push_was_taken_and_no_answer_is_unknown(harness: ApnsHarness) -> None:
+async def test_goaway_without_response_is_unknown(harness: ApnsHarness) -> None:
     verdict = await harness.send_with_action(ApnsAction(goaway="taken", is_silent=True), deadline_s=0.1)
 
     assert isinstance(verdict, Unknown)
     assert len(harness.fake.received) == 1
 
 
-async def test_goaway_before_the_push_was_taken_hands_it_to_another_connection(harness: ApnsHarness) -> None:
+async def test_goaway_resends_excluded_streams(harness: ApnsHarness) -> None:
     verdict = await harness.send_with_action(ApnsAction(goaway="refused"))
 
     assert isinstance(verdict, Sent)
@@ -168,7 +168,7 @@ async def test_goaway_before_the_push_was_taken_hands_it_to_another_connection(h
     assert harness.fake.connections == 2
 
 
-async def test_what_was_written_behind_a_goaway_that_leaves_it_out_arrives_once(harness: ApnsHarness) -> None:
+async def test_stream_behind_goaway_arrives_once(harness: ApnsHarness) -> None:
     harness.fake.script(ANY_TOKEN, ApnsAction(), ApnsAction(goaway="refused"))
     await harness.send()
 
@@ -178,7 +178,7 @@ async def test_what_was_written_behind_a_goaway_that_leaves_it_out_arrives_once(
     assert sorted(each.token for each in harness.fake.delivered()[1:]) == sorted(f"t{n}" for n in range(20))
 
 
-async def test_goaway_lets_all_that_is_in_flight_end(harness: ApnsHarness) -> None:
+async def test_goaway_drains_all_streams(harness: ApnsHarness) -> None:
     harness.fake.script(ANY_TOKEN, *[ApnsAction(delay_s=0.1)] * 20, ApnsAction(goaway="taken", delay_s=0.1))
 
     verdicts = await asyncio.gather(*(harness.send(push(token=f"t{n}")) for n in range(21)))
@@ -187,7 +187,7 @@ async def test_goaway_lets_all_that_is_in_flight_end(harness: ApnsHarness) -> No
     assert len(harness.fake.received) == 21
 
 
-async def test_each_handover_has_a_name_of_its_own(harness: ApnsHarness) -> None:
+async def test_each_send_has_its_own_apns_id(harness: ApnsHarness) -> None:
     harness.fake.script(ANY_TOKEN, *[ApnsAction(delay_s=0.05)] * 10)
 
     verdicts = await asyncio.gather(*(harness.send() for _ in range(10)))
@@ -197,14 +197,14 @@ async def test_each_handover_has_a_name_of_its_own(harness: ApnsHarness) -> None
     assert names == {each.headers["apns-id"] for each in harness.fake.received}
 
 
-async def test_a_stream_that_is_refused_is_handed_over_once_more(harness: ApnsHarness) -> None:
+async def test_refused_stream_is_resent(harness: ApnsHarness) -> None:
     verdict = await harness.send_with_action(ApnsAction(reset=REFUSED_STREAM))
 
     assert isinstance(verdict, Sent)
     assert len(harness.fake.delivered()) == 1
 
 
-async def test_a_provider_that_refuses_every_stream_is_left_alone_for_now(harness: ApnsHarness) -> None:
+async def test_always_refused_stream_is_retried_later(harness: ApnsHarness) -> None:
     harness.fake.script("a1b2c3", *[ApnsAction(reset=REFUSED_STREAM)] * 10)
 
     assert await harness.send() == Retry(None, None, "stream refused")
@@ -212,7 +212,7 @@ async def test_a_provider_that_refuses_every_stream_is_left_alone_for_now(harnes
 
 
 @pytest.mark.parametrize("code", [INTERNAL_ERROR, ENHANCE_YOUR_CALM])
-async def test_a_stream_that_is_reset_ends_at_once_while_others_go_on(harness: ApnsHarness, code: int) -> None:
+async def test_reset_stream_does_not_affect_others(harness: ApnsHarness, code: int) -> None:
     harness.fake.script("slow", ApnsAction(delay_s=0.2))
     slow = asyncio.create_task(harness.send(push(token="slow")))
 
@@ -225,14 +225,14 @@ async def test_a_stream_that_is_reset_ends_at_once_while_others_go_on(harness: A
 
 
 @pytest.mark.parametrize("status", [500, 503])
-async def test_an_error_without_a_body_is_an_answer(harness: ApnsHarness, status: int) -> None:
+async def test_error_without_a_body(harness: ApnsHarness, status: int) -> None:
     verdict = await harness.send_with_action(ApnsAction(status, is_empty=True))
 
     assert verdict == Retry(None, str(status), f"{status} without a reason")
     assert len(harness.fake.received) == 1
 
 
-async def test_a_body_in_two_frames_is_read_whole(harness: ApnsHarness) -> None:
+async def test_body_in_two_frames(harness: ApnsHarness) -> None:
     verdict = await harness.send_with_action(
         ApnsAction(410, "Unregistered", timestamp_ms=1_457_056_447_001, is_split=True)
     )
@@ -242,13 +242,13 @@ async def test_a_body_in_two_frames_is_read_whole(harness: ApnsHarness) -> None:
     assert (harness.copies("a1b2c3"), harness.fake.connections) == (2, 1)
 
 
-async def test_an_empty_frame_after_a_success_changes_nothing(harness: ApnsHarness) -> None:
+async def test_trailing_empty_data_frame(harness: ApnsHarness) -> None:
     assert isinstance(await harness.send_with_action(ApnsAction(trails=True)), Sent)
     assert isinstance(await harness.send(), Sent)
     assert harness.fake.connections == 1
 
 
-async def test_a_connection_that_breaks_tells_all_who_wait_even_beside_one_that_gave_up(harness: ApnsHarness) -> None:
+async def test_lost_connection_ends_all_requests(harness: ApnsHarness) -> None:
     harness.fake.script(ANY_TOKEN, *[ApnsAction(is_silent=True)] * 5)
     waiting = [asyncio.create_task(harness.send(push(token=f"t{n}"))) for n in range(5)]
     await wait_until(lambda: len(harness.fake.received) == 5, "all are in flight")
@@ -260,13 +260,13 @@ async def test_a_connection_that_breaks_tells_all_who_wait_even_beside_one_that_
     assert len(harness.fake.received) == 5
 
 
-async def test_a_connection_that_is_cut_under_a_push_leaves_the_outcome_unknown(harness: ApnsHarness) -> None:
+async def test_dropped_connection_is_unknown(harness: ApnsHarness) -> None:
     assert isinstance(await harness.send_with_action(ApnsAction(drops=True)), Unknown)
     assert isinstance(await harness.send(), Sent)
     assert harness.copies("a1b2c3") == 2
 
 
-async def test_a_connection_keeps_nothing_of_what_is_over(harness: ApnsHarness) -> None:
+async def test_ended_streams_are_freed(harness: ApnsHarness) -> None:
     for _ in range(10):
         await asyncio.gather(*(harness.send() for _ in range(60)))
 
@@ -274,7 +274,7 @@ async def test_a_connection_keeps_nothing_of_what_is_over(harness: ApnsHarness) 
     assert harness.connections[0].kept_streams <= 64 + 60
 
 
-async def test_many_errors_do_not_use_up_the_window_of_the_connection(harness: ApnsHarness) -> None:
+async def test_error_bodies_do_not_exhaust_the_window(harness: ApnsHarness) -> None:
     harness.fake.script(ANY_TOKEN, *[ApnsAction(400, "BadDeviceToken" + "x" * 9_000)] * 20)
 
     verdicts = [await harness.send(deadline_s=2) for _ in range(20)]
@@ -283,7 +283,7 @@ async def test_many_errors_do_not_use_up_the_window_of_the_connection(harness: A
     assert harness.fake.connections == 1
 
 
-async def test_a_narrow_window_makes_a_push_slower_and_not_lost(tmp_path: Path) -> None:
+async def test_small_window_delays_the_body(tmp_path: Path) -> None:
     async with apns_harness(tmp_path, window_bytes=100) as harness:
         verdicts = await asyncio.gather(*(harness.send(push(text="x" * 3_000)) for _ in range(30)))
 
@@ -291,7 +291,7 @@ async def test_a_narrow_window_makes_a_push_slower_and_not_lost(tmp_path: Path) 
         assert len(harness.fake.received) == 30
 
 
-async def test_a_push_that_never_left_whole_was_not_delivered(tmp_path: Path) -> None:
+async def test_partially_sent_push_is_not_delivered(tmp_path: Path) -> None:
     async with apns_harness(tmp_path, window_bytes=0) as harness:
         assert isinstance(await harness.send(deadline_s=0.1), Retry)
         assert harness.fake.received == []

@@ -20,7 +20,7 @@ STEPS = st.lists(st.one_of(BLOCKS, st.sampled_from([0, 100, 500, 4_096])), max_s
 @example([[TOPIC], [TOPIC], 0, [TOPIC], 4_096, [TOPIC], [TOPIC]])
 @example([0, [TOPIC], 100, 100, [TOPIC], [TOPIC]])
 @given(STEPS)
-def test_any_decoder_reads_the_blocks_whatever_the_table_became(steps: list[int | list[tuple[bytes, bytes]]]) -> None:
+def test_header_blocks_are_decodable_for_any_table(steps: list[int | list[tuple[bytes, bytes]]]) -> None:
     encoder, decoder = ApnsEncoder(), Decoder()
     for step in steps:
         if isinstance(step, int):
@@ -30,7 +30,7 @@ def test_any_decoder_reads_the_blocks_whatever_the_table_became(steps: list[int 
         assert [tuple(header) for header in found] == [tuple(header) for header in step]
 
 
-def test_what_is_of_one_push_joins_no_table_and_is_kept_from_the_next_hop() -> None:
+def test_unique_headers_are_never_indexed() -> None:
     encoder, decoder = ApnsEncoder(), Decoder()
     secret = NeverIndexedHeaderTuple(b":path", b"/3/device/a11ce0")
 
@@ -40,7 +40,7 @@ def test_what_is_of_one_push_joins_no_table_and_is_kept_from_the_next_hop() -> N
     assert list(encoder.header_table.dynamic_entries) == list(decoder.header_table.dynamic_entries) == []
 
 
-def test_what_is_alike_in_every_push_is_one_byte_from_the_second_on() -> None:
+def test_constant_headers_take_one_byte() -> None:
     encoder = ApnsEncoder()
     alike = [(b"authorization", b"bearer x"), (b"apns-topic", b"com.example"), (b":method", b"POST")]
 

@@ -27,9 +27,7 @@ def token_of(clock: ManualClock) -> ProviderToken:
 @given(
     starts=st.lists(st.integers(0, DAY_S), min_size=1, max_size=5), sends=st.lists(st.integers(0, DAY_S), min_size=1)
 )
-def test_whatever_processes_start_and_send_when_apple_sees_few_tokens_and_none_that_is_old(
-    starts: list[int], sends: list[int]
-) -> None:
+def test_few_tokens_and_none_expired_over_processes(starts: list[int], sends: list[int]) -> None:
     clocks = [ManualClock(NOW_US + start * 1_000_000) for start in starts]
     processes = [(clock, token_of(clock)) for clock in clocks]
     seen: dict[bytes, int] = {}
@@ -51,7 +49,7 @@ def test_whatever_processes_start_and_send_when_apple_sees_few_tokens_and_none_t
         assert all(later - earlier >= MIN_RENEWAL_S for earlier, later in pairwise(times))
 
 
-def test_a_process_that_starts_again_shows_the_token_that_apple_knows() -> None:
+def test_restarted_process_has_the_same_token() -> None:
     clock = ManualClock(NOW_US)
     before = token_of(clock).header()
 

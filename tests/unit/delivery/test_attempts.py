@@ -36,7 +36,7 @@ from tests.unit.delivery.harness import DeliveryHarness, FakeChannel
 from tests.unit.delivery.sample_categories import ENTRIES, TOKEN
 
 
-async def test_an_intent_that_was_handed_over_twice_waits_as_one(harness: DeliveryHarness) -> None:
+async def test_intent_enqueued_twice_waits_once(harness: DeliveryHarness) -> None:
     harness.provider.verdicts = [Retry(600.0, "429", "TooManyRequests")]
     intent = await harness.create("a")
     again_us = await attempt(harness.context, intent)
@@ -45,7 +45,7 @@ async def test_an_intent_that_was_handed_over_twice_waits_as_one(harness: Delive
     assert len(harness.provider.pushes) == 1
 
 
-async def test_a_day_of_being_asked_for_a_second_is_no_storm_and_no_long_story(harness: DeliveryHarness) -> None:
+async def test_short_retry_after_for_a_day_is_bounded(harness: DeliveryHarness) -> None:
     harness.provider.verdicts = [Retry(1.0, "429", "TooManyRequests")] * 100_000
     intent = await harness.create("a")
 
@@ -58,7 +58,7 @@ async def test_a_day_of_being_asked_for_a_second_is_no_storm_and_no_long_story(h
     assert entry.history.attempts[-1].at_us > NOW_US + RETRY_BUDGET_US - 1_200 * SECOND_US
 
 
-async def test_a_replay_has_a_day_of_its_own_and_begins_with_short_pauses(harness: DeliveryHarness) -> None:
+async def test_replay_has_its_own_retry_budget(harness: DeliveryHarness) -> None:
     """Its attempts stay in its story, and count for nothing that is decided now."""
     harness.provider.verdicts = [Retry(600.0, "503", "Shutdown")] * 1_000
     intent = await harness.create("a")
@@ -82,7 +82,7 @@ async def test_a_replay_has_a_day_of_its_own_and_begins_with_short_pauses(harnes
 
 
 @pytest.mark.parametrize("since", ["dismissed", "expired", "acked", "device_gone"])
-async def test_a_replay_is_looked_at_like_any_other(harness: DeliveryHarness, since: str) -> None:
+async def test_replay_is_decided_again(harness: DeliveryHarness, since: str) -> None:
     harness.provider.verdicts = [Refused("400", "BadTopic")]
     intent = await harness.create("a", expires=NOW_US // SECOND_US + 60)
     assert await attempt(harness.context, intent) is None
@@ -103,7 +103,7 @@ async def test_a_replay_is_looked_at_like_any_other(harness: DeliveryHarness, si
     assert len(harness.provider.pushes) == 1
 
 
-async def test_a_replay_arrives_once_however_often_it_is_handed_over(harness: DeliveryHarness) -> None:
+async def test_replay_enqueued_twice_arrives_once(harness: DeliveryHarness) -> None:
     harness.provider.verdicts = [Refused("400", "BadTopic")]
     intent = await harness.create("a")
     await attempt(harness.context, intent)
@@ -138,7 +138,7 @@ class Away(MemoryLedger):
         return await super().record_outcome(delivery, place, state, history, counts=counts)
 
 
-async def test_a_verdict_waits_for_a_store_that_is_away_and_nothing_is_sent_again(harness: DeliveryHarness) -> None:
+async def test_verdict_waits_for_an_unavailable_store(harness: DeliveryHarness) -> None:
     ledger = harness.store._ledger = Away(harness.store.ledger)
     ledger.is_away = True
     intent = await harness.create("a")
@@ -150,7 +150,7 @@ async def test_a_verdict_waits_for_a_store_that_is_away_and_nothing_is_sent_agai
     assert ((await harness.outcome("a"))[0], len(harness.provider.pushes)) == (DeliveryState.SENT, 1)
 
 
-async def test_a_verdict_that_cannot_be_written_before_its_lease_is_over_leaves_the_intent_to_others(
+async def test_unwritten_verdict_ends_with_the_lease(
     harness: DeliveryHarness,
 ) -> None:
     ledger = harness.store._ledger = Away(harness.store.ledger)
@@ -169,7 +169,7 @@ async def test_a_verdict_that_cannot_be_written_before_its_lease_is_over_leaves_
 
 
 @pytest.mark.parametrize("binary", BINARIES)
-async def test_a_server_that_restarts_under_a_push_costs_no_second_copy(binary: str, tmp_path: Path) -> None:
+async def test_store_restart_costs_no_second_copy(binary: str, tmp_path: Path) -> None:
     """Real: the store is gone between the claim and the verdict, and comes back with what it had on disk."""
     server = Server(binary, tmp_path, *KEEP_ALL).start()
     clock, provider = ManualClock(NOW_US), FakeChannel(hold=asyncio.Event())
@@ -216,7 +216,7 @@ class StallingDecider:
         return decision
 
 
-async def test_a_decision_older_than_the_deadline_is_made_again(harness: DeliveryHarness) -> None:
+async def test_decision_older_than_deadline_is_repeated(harness: DeliveryHarness) -> None:
     stalling = StallingDecider(harness.context.decider, harness.clock, 20.0)
     intent = await harness.create("a")
 
@@ -278,7 +278,7 @@ class Raising(FakeChannel):
         raise RuntimeError("a bug")
 
 
-async def test_a_channel_that_raises_leaves_the_outcome_unknown(harness: DeliveryHarness) -> None:
+async def test_channel_exception_is_unknown(harness: DeliveryHarness) -> None:
     raising = Raising()
     intent = await harness.create("a")
     context = replace(harness.context, channel=raising)
@@ -290,7 +290,7 @@ async def test_a_channel_that_raises_leaves_the_outcome_unknown(harness: Deliver
     assert ((await harness.outcome("a"))[0], len(raising.pushes)) == (DeliveryState.UNKNOWN, 2)
 
 
-async def test_of_a_user_that_was_forgotten_nothing_is_sent_or_kept(harness: DeliveryHarness) -> None:
+async def test_deleted_user_gets_nothing(harness: DeliveryHarness) -> None:
     waits, flies = await harness.create("a"), await harness.create("b")
     harness.provider.hold = asyncio.Event()
     flying = asyncio.create_task(attempt(harness.context, flies))

@@ -14,20 +14,20 @@ def after(*verdicts: Verdict) -> Breaker:
     return breaker
 
 
-def test_a_provider_that_fails_again_and_again_is_left_alone() -> None:
+def test_repeated_failures_open_the_breaker() -> None:
     assert after(*[DOWN] * (FAILURE_THRESHOLD - 1)).capacity(5, 0.0) == 5
     assert after(*[Unknown("silent")] * FAILURE_THRESHOLD).capacity(5, 0.0) == 0
     assert after(*[DOWN] * FAILURE_THRESHOLD, Sent("200")).capacity(5, 0.0) == 5
 
 
-def test_what_a_device_or_a_message_did_wrong_opens_nothing() -> None:
+def test_message_errors_do_not_open_the_breaker() -> None:
     faults: list[Verdict] = [Refused("400", "BadDeviceToken"), Retry(None, "429", "TooManyRequests")]
     breaker = after(*faults * FAILURE_THRESHOLD)
 
     assert breaker.capacity(5, 0.0) == 5
 
 
-def test_a_provider_that_asks_everybody_for_patience_gets_it() -> None:
+def test_throttling_opens_the_breaker() -> None:
     """Without an attempt burnt of each one that waits."""
     patience = Retry(30.0, "429", "QUOTA_EXCEEDED")
 
@@ -39,7 +39,7 @@ def test_a_provider_that_asks_everybody_for_patience_gets_it() -> None:
     assert after(*between * FAILURE_THRESHOLD).capacity(5, 0.0) == 5
 
 
-def test_what_a_turn_tells_first_holds() -> None:
+def test_first_record_of_a_permit_counts() -> None:
     breaker = after(*[DOWN] * (FAILURE_THRESHOLD - 1))
     turn = breaker.acquire()
     turn.record(Sent("200"), 0.0)
@@ -49,7 +49,7 @@ def test_what_a_turn_tells_first_holds() -> None:
     assert not breaker.is_open
 
 
-def test_then_one_goes_out_alone_and_decides() -> None:
+def test_half_open_breaker_lets_one_probe_pass() -> None:
     breaker = after(*[DOWN] * FAILURE_THRESHOLD)
     assert breaker.capacity(5, FIRST_PAUSE_S) == 1
     probe = breaker.acquire()
@@ -62,14 +62,14 @@ def test_then_one_goes_out_alone_and_decides() -> None:
     assert (breaker.capacity(5, 3 * FIRST_PAUSE_S), breaker.is_open) == (5, False)
 
 
-def test_a_probe_that_was_not_sent_after_all_leaves_the_place_to_another() -> None:
+def test_released_probe_allows_another() -> None:
     breaker = after(*[DOWN] * FAILURE_THRESHOLD)
     breaker.acquire().release()
 
     assert breaker.capacity(5, FIRST_PAUSE_S) == 1
 
 
-def test_what_was_in_flight_when_it_opened_makes_the_pause_no_longer() -> None:
+def test_late_failures_do_not_extend_the_pause() -> None:
     breaker = Breaker()
     turns = [breaker.acquire() for _ in range(FAILURE_THRESHOLD + 50)]
     for turn in turns[:-25]:
@@ -84,7 +84,7 @@ def test_what_was_in_flight_when_it_opened_makes_the_pause_no_longer() -> None:
     assert (breaker.capacity(5, 4 * FIRST_PAUSE_S - 0.1), breaker.capacity(5, 4 * FIRST_PAUSE_S)) == (0, 1)
 
 
-def test_wrong_credentials_stop_the_provider_at_once_until_they_are_mended() -> None:
+def test_misconfiguration_stops_until_a_probe_succeeds() -> None:
     breaker = after(Misconfigured("403", "InvalidProviderToken"))
     assert (breaker.is_stopped, breaker.capacity(5, STOPPED_S - 1)) == (True, 0)
 

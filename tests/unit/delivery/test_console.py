@@ -28,7 +28,7 @@ MAIL = MailMessage("alice@example.com", "en", "Hello", "Text", None, "<m@x>", "h
 CALL = WebhookCall("audit", "https://a.example/hook/secret", ("whsec_secret",), "evt-1", b'{"type":"x"}')
 
 
-async def test_what_would_be_sent_is_one_line_of_the_log() -> None:
+async def test_console_logs_one_line() -> None:
     channel = ConsoleChannel("apns")
     await channel.open()
     with capture_logs() as lines:
@@ -45,7 +45,7 @@ async def test_what_would_be_sent_is_one_line_of_the_log() -> None:
     assert await channel.check() is None
 
 
-async def test_neither_tokens_nor_addresses_are_said() -> None:
+async def test_console_hides_tokens_and_addresses() -> None:
     with capture_logs() as lines:
         for message in (PUSH, MAIL, CALL):
             await ConsoleChannel().send(message, 1.0)

@@ -41,21 +41,21 @@ async def with_fakes(directory: Path, **changes: str) -> tuple[int, Any, str]:
         await fakes.close()
 
 
-async def test_each_provider_that_takes_us_is_good(tmp_path: Path) -> None:
+async def test_working_providers_are_good(tmp_path: Path) -> None:
     status, found, _ = await with_fakes(tmp_path)
 
     assert (status, {each["state"] for each in found.values()}) == (0, {"good"})
     assert {"apns", "fcm", "webpush"} <= set(found)
 
 
-async def test_a_provider_without_credentials_is_not_set_up_also_where_the_console_stands_in() -> None:
+async def test_console_does_not_count_as_credentials() -> None:
     for settings in ({}, {"GREGOR_DELIVERY_CONSOLE": "true"}):
         status, found, _ = await check(**settings)
 
         assert (status, {each["state"] for each in found.values()}) == (0, {"not set up"})
 
 
-async def test_what_is_wrong_is_said_with_its_mend_and_spoils_no_other(tmp_path: Path) -> None:
+async def test_wrong_provider_names_its_fix(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     write_key(other / "key.p8")
@@ -71,14 +71,14 @@ async def test_what_is_wrong_is_said_with_its_mend_and_spoils_no_other(tmp_path:
     assert "nothing.json cannot be read" in found["fcm"]["mend"]
 
 
-async def test_a_provider_that_is_not_there_is_wrong(tmp_path: Path) -> None:
+async def test_unreachable_provider_is_wrong(tmp_path: Path) -> None:
     _, found, _ = await with_fakes(tmp_path, GREGOR_APNS_URL="https://localhost:1", GREGOR_FCM_URL="http://localhost:1")
 
     assert found["apns"]["mend"].startswith("APNs cannot be reached")
     assert found["fcm"]["mend"].startswith("FCM cannot be reached")
 
 
-async def test_a_provider_whose_certificate_is_not_trusted_is_told_as_that(tmp_path: Path) -> None:
+async def test_untrusted_certificate_is_reported(tmp_path: Path) -> None:
     strange = tmp_path / "strange"
     strange.mkdir()
     stranger = Http1Server(lambda _: FakeResponse(200), CertificateAuthority(strange).server_context())
@@ -92,14 +92,14 @@ async def test_a_provider_whose_certificate_is_not_trusted_is_told_as_that(tmp_p
     )
 
 
-async def test_settings_that_are_bad_are_one_line() -> None:
+async def test_invalid_settings_are_one_line() -> None:
     status, found, trouble = await check(GREGOR_RETENTION="never")
 
     assert (status, found, trouble.count("\n")) == (1, {}, 1)
     assert "GREGOR_RETENTION" in trouble
 
 
-def test_the_doctor_fails_for_what_is_wrong_alone() -> None:
+def test_doctor_fails_only_for_wrong_providers() -> None:
     states: list[dict[str, str]] = [{"state": "good"}, {"state": "not set up"}, {"state": "wrong", "mend": "mend it"}]
     findings = [provider_finding({"provider": "apns", **state}) for state in states]
 

@@ -46,7 +46,7 @@ async def running_fakes(directory: Path) -> AsyncIterator[asyncio.subprocess.Pro
         assert await fakes.wait() == 0
 
 
-async def test_each_channel_reaches_its_fake_by_the_settings_that_were_printed(tmp_path: Path) -> None:
+async def test_printed_settings_reach_the_fakes(tmp_path: Path) -> None:
     lines = []
     async with running_fakes(tmp_path) as fakes:
         assert fakes.stdout is not None

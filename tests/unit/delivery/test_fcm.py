@@ -73,7 +73,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await fake.close()
 
 
-async def test_an_alert_is_shown_replaced_by_its_tag_and_dropped_when_it_is_of_no_use_any_more(world: World) -> None:
+async def test_alert_message(world: World) -> None:
     verdict = await world.send()
 
     assert verdict == Sent("200", f"projects/{PROJECT}/messages/0:1")
@@ -93,7 +93,7 @@ async def test_an_alert_is_shown_replaced_by_its_tag_and_dropped_when_it_is_of_n
     ]
 
 
-async def test_a_background_push_is_data_alone_and_asks_for_no_hurry(world: World) -> None:
+async def test_background_message_is_data_only(world: World) -> None:
     await world.send(replace(PUSH, kind="background", title="", text="", expires_us=None))
 
     message = world.fake.accepted[0]
@@ -102,20 +102,20 @@ async def test_a_background_push_is_data_alone_and_asks_for_no_hurry(world: Worl
     assert json.loads(message["data"]["gregor"])["kind"] == "item"
 
 
-async def test_a_push_is_kept_no_longer_than_fcm_takes_and_never_for_less_than_nothing(world: World) -> None:
+async def test_ttl_is_clamped(world: World) -> None:
     await world.send(replace(PUSH, expires_us=NOW_US - 5))
     await world.send(replace(PUSH, expires_us=NOW_US + 400 * 86_400_000_000))
 
     assert [m["android"]["ttl"] for m in world.fake.accepted] == ["0s", f"{28 * 86_400}s"]
 
 
-async def test_a_text_that_is_too_long_is_cut_to_what_fcm_takes(world: World) -> None:
+async def test_long_text_is_truncated(world: World) -> None:
     verdict = await world.send(replace(PUSH, text="ò" * 5_000))
 
     assert isinstance(verdict, Sent)
 
 
-async def test_two_pushes_with_one_collapse_id_are_one_notification(world: World) -> None:
+async def test_collapse_id_replaces_the_notification(world: World) -> None:
     await world.send()
     await world.send(replace(PUSH, title="Bob and Eve joined"))
 
@@ -125,7 +125,7 @@ async def test_two_pushes_with_one_collapse_id_are_one_notification(world: World
 # What pyfcm does wrong, row by row of its failures.
 
 
-async def test_a_pause_that_is_asked_for_is_told_and_not_slept(world: World) -> None:
+async def test_retry_after_is_returned_without_sleeping(world: World) -> None:
     begun = time.monotonic()
 
     assert await world.told(unavailable("30")) == Retry(30.0, "503", "UNAVAILABLE")
@@ -135,7 +135,7 @@ async def test_a_pause_that_is_asked_for_is_told_and_not_slept(world: World) -> 
     assert world.fake.count == 2
 
 
-async def test_a_pause_may_be_a_date(world: World) -> None:
+async def test_retry_after_may_be_an_http_date(world: World) -> None:
     at = datetime.fromtimestamp(NOW_US / 1e6 + 45, UTC)
 
     verdict = await world.told(unavailable(format_datetime(at, usegmt=True)))
@@ -143,11 +143,11 @@ async def test_a_pause_may_be_a_date(world: World) -> None:
     assert verdict == Retry(45.0, "503", "UNAVAILABLE")
 
 
-async def test_a_quota_without_a_pause_is_a_minute(world: World) -> None:
+async def test_quota_without_retry_after_waits_a_minute(world: World) -> None:
     assert await world.told(quota_exceeded()) == Retry(60.0, "429", "QUOTA_EXCEEDED")
 
 
-async def test_an_overload_that_lasts_is_one_attempt_each_time(world: World) -> None:
+async def test_overload_is_one_request_per_attempt(world: World) -> None:
     world.fake.script = lambda _message: unavailable()
 
     verdicts = [await world.send() for _ in range(3)]
@@ -156,7 +156,7 @@ async def test_an_overload_that_lasts_is_one_attempt_each_time(world: World) -> 
     assert world.fake.count == 3
 
 
-async def test_a_silent_server_leaves_the_outcome_unknown_and_gets_one_request(world: World) -> None:
+async def test_missing_response_is_unknown(world: World) -> None:
     world.fake.answers.append(ServerFault.HANG)
 
     verdict = await world.send(deadline_s=0.3)
@@ -165,7 +165,7 @@ async def test_a_silent_server_leaves_the_outcome_unknown_and_gets_one_request(w
     assert len(world.fake.requests) == 1
 
 
-async def test_an_answer_after_the_deadline_harms_no_other_send(world: World) -> None:
+async def test_late_response_is_ignored(world: World) -> None:
     world.fake.script = lambda m: FakeResponse(200, b'{"name":"x"}', delay_s=1.2 if m["token"] == "slow" else 0.0)
 
     await world.send(replace(PUSH, token="first"))
@@ -181,21 +181,19 @@ async def test_an_answer_after_the_deadline_harms_no_other_send(world: World) ->
 
 
 @pytest.mark.parametrize("fault", [ServerFault.DROP, ServerFault.HALF])
-async def test_a_connection_that_breaks_after_the_request_leaves_the_outcome_unknown(
-    world: World, fault: ServerFault
-) -> None:
+async def test_dropped_connection_is_unknown(world: World, fault: ServerFault) -> None:
     assert isinstance(await world.told(fault), Unknown)
     assert len(world.fake.requests) == 1
     assert isinstance(await world.send(), Sent)
 
 
-async def test_only_unregistered_is_a_dead_token(world: World) -> None:
+async def test_only_unregistered_is_gone(world: World) -> None:
     assert await world.told(unregistered()) == RecipientGone("404", "UNREGISTERED")
     assert await world.told(error(404, "NOT_FOUND")) == Misconfigured("404", "NOT_FOUND")
     assert isinstance(await world.told(FakeResponse(404, b"<html>")), Misconfigured)
 
 
-async def test_a_wrong_project_id_stops_the_provider_and_kills_no_token(world: World, tmp_path: Path) -> None:
+async def test_wrong_project_is_misconfigured(world: World, tmp_path: Path) -> None:
     file = world.fake.credentials_file(tmp_path / "other.json", project_id="somebody-elses")
     channel = FcmChannel(file, world.clock, world.fake.url)
     await channel.open()
@@ -206,7 +204,7 @@ async def test_a_wrong_project_id_stops_the_provider_and_kills_no_token(world: W
     assert verdict == Misconfigured("404", "NOT_FOUND")
 
 
-async def test_a_token_of_another_project_is_refused_while_a_disabled_api_stops_the_provider(world: World) -> None:
+async def test_sender_id_mismatch_and_disabled_api(world: World) -> None:
     mismatch = error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH")
     disabled = error(403, "PERMISSION_DENIED", reason="SERVICE_DISABLED")
 
@@ -214,14 +212,14 @@ async def test_a_token_of_another_project_is_refused_while_a_disabled_api_stops_
     assert await world.told(disabled) == Misconfigured("403", "PERMISSION_DENIED SERVICE_DISABLED")
 
 
-async def test_a_key_for_apns_that_firebase_lacks_concerns_that_token_alone(world: World) -> None:
+async def test_third_party_auth_error_is_refused(world: World) -> None:
     verdict = await world.told(error(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"))
 
     assert verdict == Refused("401", "THIRD_PARTY_AUTH_ERROR")
     assert (world.fake.count, world.fake.token_fetches) == (1, 1)
 
 
-async def test_an_invalid_argument_says_which_field_and_deletes_nothing(world: World) -> None:
+async def test_invalid_argument_names_the_field(world: World) -> None:
     verdict = await world.told(
         error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", fieldViolations=[{"field": "message.token"}])
     )
@@ -229,20 +227,20 @@ async def test_an_invalid_argument_says_which_field_and_deletes_nothing(world: W
     assert verdict == Refused("400", "INVALID_ARGUMENT message.token")
 
 
-async def test_no_answer_of_a_proxy_is_taken_for_a_receipt(world: World) -> None:
+async def test_proxy_page_is_not_a_receipt(world: World) -> None:
     assert isinstance(await world.told(FakeResponse(200, b"")), Unknown)
     assert isinstance(await world.told(FakeResponse(200, b"<html>")), Unknown)
     assert isinstance(await world.told(FakeResponse(502, b"<html>")), Unknown)
     assert isinstance(await world.told(FakeResponse(302, b"", {"location": "http://127.0.0.1:1/"})), Misconfigured)
 
 
-async def test_the_answers_text_which_may_quote_the_token_stays_out_of_the_verdict(world: World) -> None:
+async def test_verdict_omits_the_message_text(world: World) -> None:
     body = b'{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"device-token-1 is bad"}}'
 
     assert "device-token-1" not in repr(await world.told(FakeResponse(400, body)))
 
 
-async def test_nobody_listening_is_tried_later(world: World) -> None:
+async def test_unreachable_server_is_retried(world: World) -> None:
     channel = FcmChannel(world.file, world.clock, "http://127.0.0.1:1")
     await channel.open()
 
@@ -256,14 +254,14 @@ async def test_nobody_listening_is_tried_later(world: World) -> None:
 # The access token.
 
 
-async def test_many_sends_at_once_share_one_token(world: World) -> None:
+async def test_concurrent_sends_share_one_access_token(world: World) -> None:
     verdicts = await asyncio.gather(*(world.send(replace(PUSH, token=f"t{n}")) for n in range(50)))
 
     assert all(isinstance(verdict, Sent) for verdict in verdicts)
     assert world.fake.token_fetches == 1
 
 
-async def test_a_refused_token_is_renewed_once_for_everybody_and_the_message_sent_again(world: World) -> None:
+async def test_rejected_access_token_is_renewed_once(world: World) -> None:
     await world.send()
     world.fake.revoke_tokens()
 
@@ -274,14 +272,14 @@ async def test_a_refused_token_is_renewed_once_for_everybody_and_the_message_sen
     assert len(world.fake.accepted) == 21
 
 
-async def test_a_token_that_is_refused_again_stops_the_provider(world: World) -> None:
+async def test_access_token_rejected_twice_is_misconfigured(world: World) -> None:
     world.fake.script = lambda _message: error(401, "UNAUTHENTICATED")
 
     assert await world.send() == Misconfigured("401", "UNAUTHENTICATED")
     assert world.fake.count == 2
 
 
-async def test_a_token_near_its_end_is_renewed_while_sends_go_on_with_it(world: World) -> None:
+async def test_access_token_is_renewed_in_background(world: World) -> None:
     await world.send()
     world.fake.token_script = lambda: ServerFault.HANG
     world.clock.advance(world.fake.token_lifetime_s - RENEW_BEFORE_S + 2)
@@ -291,7 +289,7 @@ async def test_a_token_near_its_end_is_renewed_while_sends_go_on_with_it(world: 
     world.fake.server.drop_all()
 
 
-async def test_a_token_endpoint_that_is_down_is_tried_later_without_sleeping(world: World) -> None:
+async def test_token_endpoint_down_is_retried(world: World) -> None:
     world.fake.token_script = lambda: FakeResponse(503, b"")
     waiting, begun = Waiting(), time.monotonic()
 
@@ -302,7 +300,7 @@ async def test_a_token_endpoint_that_is_down_is_tried_later_without_sleeping(wor
     assert time.monotonic() - begun < 1 + waiting.lost_s()
 
 
-async def test_a_token_endpoint_that_hangs_holds_a_send_to_its_deadline_and_not_the_loop(world: World) -> None:
+async def test_hanging_token_endpoint_times_out(world: World) -> None:
     world.fake.token_script = lambda: ServerFault.HANG
 
     sending = asyncio.create_task(world.send(deadline_s=0.3))
@@ -316,7 +314,7 @@ async def test_a_token_endpoint_that_hangs_holds_a_send_to_its_deadline_and_not_
     world.fake.server.drop_all()
 
 
-async def test_a_key_that_google_does_not_know_stops_the_provider(world: World, tmp_path: Path) -> None:
+async def test_unknown_key_is_misconfigured(world: World, tmp_path: Path) -> None:
     other = FakeFcm()
     await other.start()
     file = other.credentials_file(tmp_path / "strange.json", token_uri=f"{world.fake.url}/token")
@@ -333,7 +331,7 @@ async def test_a_key_that_google_does_not_know_stops_the_provider(world: World, 
     assert told is not None and "GREGOR_FCM_CREDENTIALS_FILE" in told
 
 
-async def test_the_doctor_is_content_with_a_good_account_and_pushes_to_nobody(world: World) -> None:
+async def test_check_sends_only_a_validation(world: World) -> None:
     assert await world.channel.check() is None
     assert world.fake.accepted == []
 
@@ -348,9 +346,7 @@ async def test_the_doctor_is_content_with_a_good_account_and_pushes_to_nobody(wo
         ('{"type":"nonsense"}', "is not a valid Google credentials file"),
     ],
 )
-async def test_credentials_that_are_none_are_told_with_their_setting(
-    tmp_path: Path, content: str | None, said: str
-) -> None:
+async def test_invalid_credentials_name_their_setting(tmp_path: Path, content: str | None, said: str) -> None:
     file = tmp_path / "account.json"
     if content is not None:
         file.write_text(content)
@@ -361,7 +357,7 @@ async def test_credentials_that_are_none_are_told_with_their_setting(
     assert str(caught.value).startswith("GREGOR_FCM_CREDENTIALS_FILE: ")
 
 
-def test_the_credentials_name_their_account_and_project(world: World) -> None:
+def test_credentials_name_account_and_project(world: World) -> None:
     credentials, project = read_credentials(world.file)
 
     assert (getattr(credentials, "service_account_email", None), project) == (EMAIL, PROJECT)
@@ -370,11 +366,11 @@ def test_the_credentials_name_their_account_and_project(world: World) -> None:
 @pytest.mark.parametrize(
     "url", ["https://h", "https://h/", "https://h/v1/projects", "https://h/v1/projects/p/messages:send"]
 )
-def test_the_address_of_fcm_may_be_given_with_or_without_its_path(url: str) -> None:
+def test_url_with_or_without_path(url: str) -> None:
     assert messages_url(url, "p") == "https://h/v1/projects/p/messages:send"
 
 
-async def test_closing_lets_a_send_in_flight_end(world: World) -> None:
+async def test_close_waits_for_sends_in_flight(world: World) -> None:
     world.fake.script = lambda _message: FakeResponse(200, b'{"name":"late"}', delay_s=0.2)
     sending = asyncio.create_task(world.send())
     await wait_until(lambda: world.fake.count, "the push is on its way")
@@ -386,7 +382,7 @@ async def test_closing_lets_a_send_in_flight_end(world: World) -> None:
     await world.channel.open()
 
 
-async def test_a_message_that_the_fake_would_not_know_from_firebase_is_refused_by_it(world: World) -> None:
+async def test_fake_rejects_invalid_messages(world: World) -> None:
     bad: list[dict[str, Any]] = []
     world.fake.script = lambda message: bad.append(message)
 

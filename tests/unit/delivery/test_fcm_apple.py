@@ -12,7 +12,7 @@ from gregor_delivery.channels.push_payload import apns_payload
 from tests.support.pushes import DATA, NOW_US, push, withdrawal
 
 
-def test_an_alert_has_the_badge_and_the_sound_and_replaces_and_ends_as_by_apns() -> None:
+def test_alert_equals_the_apns_channel() -> None:
     assert apns_config(push(expires_us=NOW_US + 90_000_000)) == {
         "headers": {
             "apns-push-type": "alert",
@@ -24,7 +24,7 @@ def test_an_alert_has_the_badge_and_the_sound_and_replaces_and_ends_as_by_apns()
     }
 
 
-def test_a_withdrawal_wakes_the_app() -> None:
+def test_withdrawal_wakes_the_app() -> None:
     """Without these iOS wakes no app for it."""
     assert apns_config(withdrawal()) == {
         "headers": {"apns-push-type": "background", "apns-priority": "5", "apns-collapse-id": "c0ffee"},
@@ -36,7 +36,7 @@ def test_a_withdrawal_wakes_the_app() -> None:
 @pytest.mark.parametrize(
     "changes", [{}, {"urgent": True}, {"badge": None, "sound": None}, {"data": {**DATA, "withdraw": ["aa"]}}]
 )
-def test_all_but_the_words_is_as_by_apns(kind: Literal["alert", "background"], changes: dict[str, Any]) -> None:
+def test_aps_equals_the_apns_channel(kind: Literal["alert", "background"], changes: dict[str, Any]) -> None:
     message = push(kind=kind, **changes)
 
     by_apns = json.loads(apns_payload(message))["aps"]

@@ -46,14 +46,14 @@ async def world() -> AsyncIterator[World]:
     await world.server.close()
 
 
-async def test_requests_one_after_another_go_over_one_connection(world: World) -> None:
+async def test_connection_is_reused(world: World) -> None:
     found = [await world.post() for _ in range(5)]
 
     assert {(each.status, each.retry_after, each.body) for each in found} == {(200, "7", b"taken")}
     assert world.server.connections == 1
 
 
-async def test_no_more_requests_are_under_way_than_there_are_places(world: World) -> None:
+async def test_concurrency_limit(world: World) -> None:
     world.answers.extend([ServerFault.HANG] * 2)
     hanging = [asyncio.create_task(world.post()) for _ in range(2)]
     await wait_until(lambda: world.asked == 2, "both hang")
@@ -67,7 +67,7 @@ async def test_no_more_requests_are_under_way_than_there_are_places(world: World
     assert world.asked == 3
 
 
-async def test_a_request_that_is_cancelled_takes_its_own_connection_along_and_no_other(world: World) -> None:
+async def test_cancelled_request_closes_its_connection(world: World) -> None:
     await asyncio.gather(world.post(), world.post())
     world.answers.append(ServerFault.HANG)
     hanging = asyncio.create_task(world.post())
@@ -81,7 +81,7 @@ async def test_a_request_that_is_cancelled_takes_its_own_connection_along_and_no
     assert world.server.connections == 3
 
 
-async def test_what_was_handed_over_is_told_where_no_answer_comes(world: World) -> None:
+async def test_sent_request_is_reported_without_response(world: World) -> None:
     world.answers.append(ServerFault.DROP)
     exchange, nobody = HttpExchange(), HttpExchange()
 
@@ -94,7 +94,7 @@ async def test_what_was_handed_over_is_told_where_no_answer_comes(world: World) 
     assert not nobody.was_sent
 
 
-async def test_a_connection_that_its_server_closed_is_not_used_again(world: World) -> None:
+async def test_closed_connection_is_not_reused(world: World) -> None:
     await world.post()
     world.server.drop_all()
     await wait_until(lambda: world.server.open == 0, "it is closed")
@@ -103,7 +103,7 @@ async def test_a_connection_that_its_server_closed_is_not_used_again(world: Worl
     assert world.server.connections == 2
 
 
-async def test_of_a_long_answer_the_begin_is_read_and_its_connection_given_up(world: World) -> None:
+async def test_long_response_closes_the_connection(world: World) -> None:
     world.answers.append(FakeResponse(200, b"x" * (40 * MAX_RESPONSE_BYTES)))
 
     exchange = await world.post()
@@ -114,7 +114,7 @@ async def test_of_a_long_answer_the_begin_is_read_and_its_connection_given_up(wo
     assert world.server.connections == 2
 
 
-async def test_many_hosts_leave_no_more_connections_open_than_there_are_places(world: World) -> None:
+async def test_idle_connections_are_bounded(world: World) -> None:
     others = [Http1Server(lambda _: FakeResponse()) for _ in range(4)]
     for other in others:
         await other.start()
@@ -125,7 +125,7 @@ async def test_many_hosts_leave_no_more_connections_open_than_there_are_places(w
         await other.close()
 
 
-async def test_closing_waits_for_what_is_in_flight(world: World) -> None:
+async def test_close_waits_for_requests_in_flight(world: World) -> None:
     world.answers.append(FakeResponse(200, delay_s=0.3))
     sending = asyncio.create_task(world.post())
     await wait_until(lambda: world.asked == 1, "it is under way")

@@ -40,7 +40,7 @@ def told_in(harness: DeliveryHarness, n: int) -> list[str]:
     return [line.rpartition(" ")[2] for line in lines if line.startswith(("* about ", "about "))]
 
 
-async def test_one_mail_tells_all_that_waits_the_newest_first(harness: DeliveryHarness) -> None:
+async def test_one_mail_covers_all_waiting_items(harness: DeliveryHarness) -> None:
     await harness.create("a")
     await harness.pass_time(10)
     await harness.create("b", category="bill")
@@ -56,7 +56,7 @@ async def test_one_mail_tells_all_that_waits_the_newest_first(harness: DeliveryH
     assert harness.relay.mails[0].message_id == f"<{stories[0].mail}@gregor.example>"
 
 
-async def test_what_comes_after_a_mail_is_told_by_the_next(harness: DeliveryHarness) -> None:
+async def test_later_item_gets_the_next_mail(harness: DeliveryHarness) -> None:
     await harness.create("a")
     await harness.pass_time(61)
     await harness.create("b")
@@ -66,7 +66,7 @@ async def test_what_comes_after_a_mail_is_told_by_the_next(harness: DeliveryHarn
     assert len({mail.message_id for mail in harness.relay.mails}) == 2
 
 
-async def test_what_somebody_saw_is_not_told_with_the_rest(harness: DeliveryHarness) -> None:
+async def test_seen_item_is_not_covered(harness: DeliveryHarness) -> None:
     seen = await harness.create("seen")
     await harness.store.devices.acknowledge("alice", View("desk"), seen.seq, NOW_US)
     await harness.leave(await harness.connect(foreground=True))
@@ -81,7 +81,7 @@ async def test_what_somebody_saw_is_not_told_with_the_rest(harness: DeliveryHarn
     assert told_in(harness, 0) == ["a"]
 
 
-async def test_in_quiet_hours_an_urgent_mail_leaves_the_rest_for_later(harness: DeliveryHarness) -> None:
+async def test_urgent_mail_in_quiet_hours_covers_no_others(harness: DeliveryHarness) -> None:
     await harness.contact(quiet_hours={"from": "22:00", "to": "07:00"})
     await harness.create("a")
     await harness.create("b", category="alarm")
@@ -92,7 +92,7 @@ async def test_in_quiet_hours_an_urgent_mail_leaves_the_rest_for_later(harness: 
     assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["b"], ["a"]]
 
 
-async def test_a_mail_holds_a_hundred_items_and_the_rest_comes_in_the_next(harness: DeliveryHarness) -> None:
+async def test_mail_covers_at_most_a_hundred_items(harness: DeliveryHarness) -> None:
     for start in range(0, 130, 65):
         await harness.create(*(f"i{n:03}" for n in range(start, start + 65)))
 
@@ -102,7 +102,7 @@ async def test_a_mail_holds_a_hundred_items_and_the_rest_comes_in_the_next(harne
     assert len({*told_in(harness, 0), *told_in(harness, 1)}) == 130
 
 
-async def test_an_item_with_a_reminder_due_at_the_same_time_is_listed_once(harness: DeliveryHarness) -> None:
+async def test_item_with_due_reminder_is_listed_once(harness: DeliveryHarness) -> None:
     await harness.create("a", remind_at=["+60"])
 
     await harness.pass_time(120)
@@ -110,7 +110,7 @@ async def test_an_item_with_a_reminder_due_at_the_same_time_is_listed_once(harne
     assert [each.state for each in await harness.entries("a")] == [DeliveryState.SENT, DeliveryState.SENT]
 
 
-async def test_the_link_ends_what_the_mail_was_about(harness: DeliveryHarness) -> None:
+async def test_unsubscribe_link_covers_the_categories(harness: DeliveryHarness) -> None:
     await harness.create("a")
     await harness.create("b", category="bill")
     await harness.pass_time(60)
@@ -127,7 +127,7 @@ async def test_the_link_ends_what_the_mail_was_about(harness: DeliveryHarness) -
 # Tried again.
 
 
-async def test_a_mail_that_was_not_taken_is_tried_again_under_its_name_with_all(harness: DeliveryHarness) -> None:
+async def test_rejected_mail_is_retried_with_new_items(harness: DeliveryHarness) -> None:
     harness.relay.verdicts = [Retry(30.0, "451", "END: 4.3.0 try later")]
     await harness.create("a", "b")
 
@@ -137,7 +137,7 @@ async def test_a_mail_that_was_not_taken_is_tried_again_under_its_name_with_all(
     assert [await harness.outcome(name) for name in "ab"] == [("sent", None)] * 2
 
 
-async def test_what_comes_while_the_relay_is_away_goes_with_what_waits(harness: DeliveryHarness) -> None:
+async def test_items_during_an_outage_join_the_mail(harness: DeliveryHarness) -> None:
     harness.relay.verdicts = [Retry(600.0, "421", "greeting: 4.3.2 down")]
     await harness.create("a")
     await harness.pass_time(60)
@@ -148,7 +148,7 @@ async def test_what_comes_while_the_relay_is_away_goes_with_what_waits(harness: 
     assert harness.relay.mails[0].message_id != harness.relay.mails[1].message_id, "another mail has another name"
 
 
-async def test_a_mail_of_unknown_fate_goes_once_more_under_its_name_without_what_came_since(
+async def test_unknown_mail_is_resent_under_its_name(
     harness: DeliveryHarness,
 ) -> None:
     harness.relay.verdicts = [Unknown("the mail was written, and not answered"), Unknown("nor this time")]
@@ -165,7 +165,7 @@ async def test_a_mail_of_unknown_fate_goes_once_more_under_its_name_without_what
     assert await harness.outcome("c") == ("sent", None)
 
 
-async def test_what_may_have_arrived_is_in_no_other_mail_though_its_own_time_is_still_to_come(
+async def test_unsure_companion_joins_no_other_mail(
     harness: DeliveryHarness,
 ) -> None:
     harness.relay.verdicts = [Unknown("dropped"), Retry(600.0, "421", "down")]
@@ -180,7 +180,7 @@ async def test_what_may_have_arrived_is_in_no_other_mail_though_its_own_time_is_
     assert await harness.outcome("b") == ("sent", None)
 
 
-async def test_what_a_mail_took_along_before_its_time_shares_its_fate(harness: DeliveryHarness) -> None:
+async def test_early_companion_shares_the_verdict(harness: DeliveryHarness) -> None:
     harness.relay.verdicts = [Unknown("dropped")]
     await harness.contact(quiet_hours={"from": "22:00", "to": "07:00"})
     await harness.create("a")
@@ -195,7 +195,7 @@ async def test_what_a_mail_took_along_before_its_time_shares_its_fate(harness: D
     assert [await harness.outcome(name) for name in "ab"] == [("unknown", None)] * 2
 
 
-async def test_unknown_then_refused_for_now_stays_bound_to_its_name(harness: DeliveryHarness) -> None:
+async def test_unknown_mail_stays_bound_after_a_rejection(harness: DeliveryHarness) -> None:
     harness.relay.verdicts = [Unknown("dropped"), Retry(30.0, "451", "try later")]
     await harness.create("a")
     await harness.pass_time(65)
@@ -208,7 +208,7 @@ async def test_unknown_then_refused_for_now_stays_bound_to_its_name(harness: Del
     assert len({mail.message_id for mail in harness.relay.mails if "about a" in mail.text}) == 1
 
 
-async def test_who_dies_after_the_mail_went_out_leaves_no_second_name(harness: DeliveryHarness) -> None:
+async def test_crash_after_send_keeps_the_mail_name(harness: DeliveryHarness) -> None:
     """The claims stand, with the name of the mail; whoever takes them over sends that mail, and no other."""
     await harness.create("a", "b")
     harness.relay.hold = asyncio.Event()
@@ -230,7 +230,7 @@ async def test_who_dies_after_the_mail_went_out_leaves_no_second_name(harness: D
     assert [await harness.outcome(name) for name in "abc"] == [("sent", None)] * 3
 
 
-async def test_who_dies_between_claim_and_name_leaves_them_free(harness: DeliveryHarness) -> None:
+async def test_crash_before_naming_frees_the_companions(harness: DeliveryHarness) -> None:
     await harness.create("a", "b")
     await harness.pass_time(50)
     intents = [Intent("alice", name, IntentKind.ITEM, EMAIL, "", 0, 1, NOW_US) for name in "ab"]
@@ -243,7 +243,7 @@ async def test_who_dies_between_claim_and_name_leaves_them_free(harness: Deliver
     assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["b", "a"]]
 
 
-async def test_what_a_mail_told_that_is_known_to_have_arrived_is_sent(harness: DeliveryHarness) -> None:
+async def test_companion_of_a_sent_mail_is_sent(harness: DeliveryHarness) -> None:
     """Half of the verdicts were written when the store went away."""
     await harness.create("a", "b")
     await harness.pass_time(60)
@@ -261,7 +261,7 @@ async def test_what_a_mail_told_that_is_known_to_have_arrived_is_sent(harness: D
 @pytest.mark.parametrize(
     ("verdict", "outcome"), [(Refused("554", "spam"), ("dead", None)), (Misconfigured("535", "login"), ("retry", None))]
 )
-async def test_what_becomes_of_a_mail_becomes_of_all_that_it_told(
+async def test_verdict_applies_to_all_companions(
     harness: DeliveryHarness, verdict: Refused | Misconfigured, outcome: tuple[str, str | None]
 ) -> None:
     harness.relay.verdicts = [verdict]
@@ -273,7 +273,7 @@ async def test_what_becomes_of_a_mail_becomes_of_all_that_it_told(
     assert harness.context.breaker.is_stopped is isinstance(verdict, Misconfigured)
 
 
-async def test_two_workers_at_once_send_one_mail(harness: DeliveryHarness) -> None:
+async def test_two_workers_send_one_mail(harness: DeliveryHarness) -> None:
     await harness.create("a", "b")
     harness.clock.advance(60)
     await harness.due.due_loop.run_due()
@@ -291,7 +291,7 @@ async def test_two_workers_at_once_send_one_mail(harness: DeliveryHarness) -> No
     assert len(harness.relay.mails) == 1
 
 
-async def test_an_intent_that_is_handed_over_twice_sends_nothing_more(harness: DeliveryHarness) -> None:
+async def test_intent_enqueued_twice_sends_one_mail(harness: DeliveryHarness) -> None:
     await harness.create("a")
     await harness.pass_time(60)
     [entry] = await harness.entries("a")
@@ -300,7 +300,7 @@ async def test_an_intent_that_is_handed_over_twice_sends_nothing_more(harness: D
     assert len(harness.relay.mails) == 1
 
 
-async def test_a_lead_that_is_gone_leaves_the_others_to_their_own_time(harness: DeliveryHarness) -> None:
+async def test_cancelled_lead_leaves_companions_waiting(harness: DeliveryHarness) -> None:
     harness.relay.verdicts = [Retry(600.0, "421", "down")]
     await harness.create("a")
     await harness.create("b", category="bill")
@@ -311,7 +311,7 @@ async def test_a_lead_that_is_gone_leaves_the_others_to_their_own_time(harness: 
     assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["b", "a"], ["b"]]
 
 
-async def test_without_an_address_nobody_is_told_of_anything(harness: DeliveryHarness) -> None:
+async def test_user_without_address_gets_no_mail(harness: DeliveryHarness) -> None:
     await harness.create("a", "b")
     await harness.store.contacts.put_contact("alice", NO_CONTACT)
 

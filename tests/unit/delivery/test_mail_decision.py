@@ -19,7 +19,7 @@ async def harness() -> DeliveryHarness:
     return await build()
 
 
-async def test_a_user_who_is_away_gets_one_mail_at_its_time(harness: DeliveryHarness) -> None:
+async def test_absent_user_gets_one_mail(harness: DeliveryHarness) -> None:
     await harness.create("a")
 
     await harness.pass_time(59)
@@ -41,7 +41,7 @@ async def test_a_user_who_is_away_gets_one_mail_at_its_time(harness: DeliveryHar
         ("foreground", "acked", False),
     ],
 )
-async def test_a_mail_goes_unless_somebody_was_there_in_the_window(unless: str, was_there: str, is_told: bool) -> None:
+async def test_presence_in_the_window_cancels_the_mail(unless: str, was_there: str, is_told: bool) -> None:
     harness = await build({"news": {**NEWS, "email": {"after": "60s", "unless": unless}}})
     receipt = await harness.create("a")
     await harness.pass_time(20)
@@ -57,7 +57,7 @@ async def test_a_mail_goes_unless_somebody_was_there_in_the_window(unless: str, 
     assert bool(harness.relay.mails) is is_told
 
 
-async def test_what_is_dismissed_one_second_before_is_not_told(harness: DeliveryHarness) -> None:
+async def test_item_dismissed_just_before_is_not_mailed(harness: DeliveryHarness) -> None:
     await harness.create("a")
     await harness.pass_time(59)
     await harness.dismiss("a")
@@ -66,7 +66,7 @@ async def test_what_is_dismissed_one_second_before_is_not_told(harness: Delivery
     assert harness.relay.mails == []
 
 
-async def test_a_device_that_hid_its_copy_has_seen_it(harness: DeliveryHarness) -> None:
+async def test_dismissal_on_one_device_counts_as_seen(harness: DeliveryHarness) -> None:
     await harness.create("a", for_device="*")
     await harness.dismiss("a", device="desk")
 
@@ -75,7 +75,7 @@ async def test_a_device_that_hid_its_copy_has_seen_it(harness: DeliveryHarness) 
 
 
 @pytest.mark.parametrize(("expires", "is_told"), [("+59", False), ("+60", False), ("+61", True)])
-async def test_what_expires_before_its_mail_is_not_told(harness: DeliveryHarness, expires: str, is_told: bool) -> None:
+async def test_expired_item_is_not_mailed(harness: DeliveryHarness, expires: str, is_told: bool) -> None:
     await harness.create("a", expires=expires)
 
     await harness.pass_time(300)
@@ -99,7 +99,7 @@ QUIET_S = 46 * 60 + 40
 """From NOW to 23:00."""
 
 
-async def test_in_quiet_hours_a_mail_waits_for_their_end() -> None:
+async def test_mail_waits_for_the_end_of_quiet_hours() -> None:
     harness = await waiting()
 
     await harness.pass_time(QUIET_S - 61, 60)
@@ -110,7 +110,7 @@ async def test_in_quiet_hours_a_mail_waits_for_their_end() -> None:
     assert (entry.n, entry.history.attempts[0].at_us) == (1, NOW_US + QUIET_S * SECOND_US)
 
 
-async def test_an_urgent_category_does_not_wait() -> None:
+async def test_urgent_category_ignores_quiet_hours() -> None:
     harness = await waiting()
     await harness.create("b", category="alarm")
 
@@ -121,7 +121,7 @@ async def test_an_urgent_category_does_not_wait() -> None:
 
 
 @pytest.mark.parametrize("what", ["dismissed", "expired", "acked", "present", "preference", "no_address"])
-async def test_what_is_seen_or_not_wanted_while_it_waits_is_cancelled_with_the_reason(what: str) -> None:
+async def test_waiting_mail_is_cancelled_with_its_reason(what: str) -> None:
     harness = await waiting(**({"expires": "+120"} if what == "expired" else {}))
     if what == "dismissed":
         await harness.dismiss("a")
@@ -138,7 +138,7 @@ async def test_what_is_seen_or_not_wanted_while_it_waits_is_cancelled_with_the_r
     assert (harness.relay.mails, await harness.outcome("a")) == ([], ("cancelled", what))
 
 
-async def test_who_was_there_before_the_item_came_is_not_there(harness: DeliveryHarness) -> None:
+async def test_presence_before_the_item_does_not_count(harness: DeliveryHarness) -> None:
     await harness.leave(await harness.connect(foreground=True))
     await harness.pass_time(5)
     await harness.create("a")
@@ -147,7 +147,7 @@ async def test_who_was_there_before_the_item_came_is_not_there(harness: Delivery
     assert harness.subjects == ["about a"]
 
 
-async def test_preferences_decide_by_the_longest_prefix(harness: DeliveryHarness) -> None:
+async def test_longest_preference_prefix_wins(harness: DeliveryHarness) -> None:
     await harness.prefer({"*": {"email": False}, "news.good": {"email": True}})
     await harness.create("a")
     await harness.create("b", category="news.good")
@@ -157,7 +157,7 @@ async def test_preferences_decide_by_the_longest_prefix(harness: DeliveryHarness
     assert await harness.outcome("a") == ("cancelled", "preference")
 
 
-async def test_a_user_without_an_address_is_a_reason(harness: DeliveryHarness) -> None:
+async def test_user_without_address_is_no_address(harness: DeliveryHarness) -> None:
     await harness.store.contacts.put_contact("alice", NO_CONTACT)
     await harness.create("a")
 
@@ -165,7 +165,7 @@ async def test_a_user_without_an_address_is_a_reason(harness: DeliveryHarness) -
     assert (harness.relay.mails, await harness.outcome("a")) == ([], ("cancelled", "no_address"))
 
 
-async def test_a_category_that_sends_no_mail_any_more_is_a_reason(harness: DeliveryHarness) -> None:
+async def test_category_without_email_is_no_channel(harness: DeliveryHarness) -> None:
     await harness.create("a")
     await harness.pass_time(59)
     harness.clock.advance(1)
@@ -177,7 +177,7 @@ async def test_a_category_that_sends_no_mail_any_more_is_a_reason(harness: Deliv
     assert (harness.relay.mails, await harness.outcome("a")) == ([], ("cancelled", "no_channel"))
 
 
-async def test_nothing_goes_to_an_address_that_is_suppressed(harness: DeliveryHarness) -> None:
+async def test_suppressed_address_gets_no_mail(harness: DeliveryHarness) -> None:
     await harness.store.suppressions.suppress("Alice@example.com", "complaint", NOW_US)
     await harness.create("a")
 
@@ -185,7 +185,7 @@ async def test_nothing_goes_to_an_address_that_is_suppressed(harness: DeliveryHa
     assert (harness.relay.mails, await harness.outcome("a")) == ([], ("cancelled", "suppressed"))
 
 
-async def test_an_address_that_the_relay_calls_dead_is_suppressed_by_itself(harness: DeliveryHarness) -> None:
+async def test_dead_mailbox_is_suppressed(harness: DeliveryHarness) -> None:
     harness.relay.verdicts = [RecipientGone("550", "RCPT: 5.1.1 no such user")]
     await harness.create("a")
     await harness.pass_time(60)
@@ -198,7 +198,7 @@ async def test_an_address_that_the_relay_calls_dead_is_suppressed_by_itself(harn
     assert kept is not None and (kept.reason, kept.email) == ("bounce", ADDRESS)
 
 
-async def test_categories_that_are_newer_than_this_process_knows_are_asked_for(harness: DeliveryHarness) -> None:
+async def test_stale_categories_are_refreshed(harness: DeliveryHarness) -> None:
     await harness.create("a")
     await harness.pass_time(59)
     harness.registry.current = type(harness.registry.current)({}, {})
@@ -208,7 +208,7 @@ async def test_categories_that_are_newer_than_this_process_knows_are_asked_for(h
     assert harness.subjects == ["about a"]
 
 
-async def test_a_reminder_is_mailed_at_its_time_and_a_summary_as_its_category_says() -> None:
+async def test_reminder_and_summary_mails() -> None:
     harness = await build(
         {"news": {**NEWS, "aggregate": {"window": "30s", "at_least": 2, "title": "{{ count }} news"}}, "bill": NEWS}
     )

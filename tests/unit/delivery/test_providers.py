@@ -26,7 +26,7 @@ def email(environ: dict[str, str]) -> Any:
     return channels(load_settings(environ), ManualClock(0))["email"]
 
 
-async def test_a_relay_makes_a_channel_and_without_one_it_is_none_or_the_console() -> None:
+async def test_channel_console_or_none() -> None:
     assert isinstance(email(MAIL), EmailChannel)
     assert email({}) is None
     assert isinstance(email({"GREGOR_DELIVERY_CONSOLE": "true"}), ConsoleChannel)
@@ -41,9 +41,7 @@ async def test_a_relay_makes_a_channel_and_without_one_it_is_none_or_the_console
         ({"GREGOR_MAIL_FROM": "nobody"}, "GREGOR_MAIL_FROM: "),
     ],
 )
-async def test_a_setting_that_is_bad_or_missing_is_named_without_its_password(
-    changes: dict[str, str], said: str
-) -> None:
+async def test_bad_setting_is_named_without_password(changes: dict[str, str], said: str) -> None:
     with pytest.raises(ValueError) as caught:
         await email({**MAIL, **changes}).open()
 
@@ -54,7 +52,7 @@ async def test_a_setting_that_is_bad_or_missing_is_named_without_its_password(
 @pytest.mark.parametrize(
     ("missing", "said"), [("GREGOR_PUBLIC_URL", "GREGOR_PUBLIC_URL: "), ("GREGOR_TOKEN_SECRET", "GREGOR_LINK_SECRET: ")]
 )
-def test_no_mail_goes_out_that_could_not_be_ended(missing: str, said: str) -> None:
+def test_mail_requires_unsubscribe_links(missing: str, said: str) -> None:
     with pytest.raises(ValueError) as caught:
         mail_links(load_settings({**MAIL, missing: ""}))
 
@@ -62,7 +60,7 @@ def test_no_mail_goes_out_that_could_not_be_ended(missing: str, said: str) -> No
     assert mail_links(load_settings({})) is None, "without a relay nothing is missing"
 
 
-def test_links_lead_to_where_the_outside_reaches_ingest() -> None:
+def test_unsubscribe_links_use_the_public_url() -> None:
     links = unsubscribe_links(load_settings(MAIL))
     assert links is not None
     url = links.link("alice", ["news"])
@@ -71,7 +69,7 @@ def test_links_lead_to_where_the_outside_reaches_ingest() -> None:
     assert parse_token(link_keys(load_settings(MAIL)), url.rpartition("/")[2]) == ("alice", ("news",))
 
 
-def test_the_first_secret_signs_and_links_of_older_ones_still_hold() -> None:
+def test_links_of_older_secrets_stay_valid() -> None:
     keys = link_keys(load_settings({**MAIL, "GREGOR_LINK_SECRET": "new, old"}))
 
     assert keys == tuple(map(derive_key, ("new", "old", "of tokens")))
@@ -79,6 +77,6 @@ def test_the_first_secret_signs_and_links_of_older_ones_still_hold() -> None:
     assert links is not None and links.key == derive_key("new")
 
 
-def test_message_ids_end_with_the_domain_of_the_sender() -> None:
+def test_message_id_has_the_domain_of_the_sender() -> None:
     assert mail_host(load_settings(MAIL)) == "gregor.example"
     assert mail_host(load_settings({})) == "localhost"

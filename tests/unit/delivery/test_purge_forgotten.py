@@ -16,7 +16,7 @@ from tests.support.wait import wait_until
 from tests.unit.delivery.harness import DeliveryHarness
 
 
-async def test_what_waits_of_a_forgotten_user_is_dropped_and_others_wait_on(harness: DeliveryHarness) -> None:
+async def test_queue_is_purged_of_deleted_users_only(harness: DeliveryHarness) -> None:
     queue = MemoryQueueReader(lambda: 0.0)
     intent = await harness.create("a")
     of_bob = replace(intent, uid="bob")
@@ -32,7 +32,7 @@ async def test_what_waits_of_a_forgotten_user_is_dropped_and_others_wait_on(harn
     assert await queue.claim(9, 0.01) == []
 
 
-async def test_what_is_put_back_soon_after_is_found_again(harness: DeliveryHarness) -> None:
+async def test_intent_put_back_after_a_purge_is_purged(harness: DeliveryHarness) -> None:
     """By a worker that had it in hand, with a verdict that says: later."""
     queue = MemoryQueueReader(lambda: 0.0)
     intent = await harness.create("a")
@@ -48,7 +48,7 @@ async def test_what_is_put_back_soon_after_is_found_again(harness: DeliveryHarne
     assert await purger.purge() == 0
 
 
-async def test_a_sweeper_that_begins_looks_back_for_days(harness: DeliveryHarness) -> None:
+async def test_first_purge_covers_all_deletions(harness: DeliveryHarness) -> None:
     queue = MemoryQueueReader(lambda: 0.0)
     await queue.enqueue([await harness.create("a")], NOW_US + 100 * HOUR_US)
     await harness.store.users.delete_user("alice", NOW_US)
@@ -57,7 +57,7 @@ async def test_a_sweeper_that_begins_looks_back_for_days(harness: DeliveryHarnes
     assert await ForgottenUserPurger(harness.store, queue, harness.clock).purge() == 1
 
 
-async def test_who_has_the_name_anew_keeps_what_is_its_own(harness: DeliveryHarness) -> None:
+async def test_new_user_with_the_same_id_is_kept(harness: DeliveryHarness) -> None:
     queue = MemoryQueueReader(lambda: 0.0)
     old = await harness.create("old")
     await harness.store.users.delete_user("alice", NOW_US)
@@ -69,7 +69,7 @@ async def test_who_has_the_name_anew_keeps_what_is_its_own(harness: DeliveryHarn
     assert (await harness.entry("new")).state is DeliveryState.PLANNED
 
 
-async def test_a_worker_sweeps_its_queue(harness: DeliveryHarness) -> None:
+async def test_worker_purges_its_queue(harness: DeliveryHarness) -> None:
     harness.provider.verdicts = [Retry(600.0, "429", "TooManyRequests")]
     queue = MemoryQueueReader(harness.clock.monotonic)
     intent = await harness.create("a")

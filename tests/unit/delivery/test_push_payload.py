@@ -26,7 +26,7 @@ def apns(**changes: Any) -> dict[str, Any]:
     return read
 
 
-def test_a_push_that_fits_loses_nothing() -> None:
+def test_fitting_push_is_unchanged() -> None:
     assert json.loads(webpush_payload(push())) == {
         "title": "kbob just joined",
         "body": "You shared files with bob.",
@@ -34,7 +34,7 @@ def test_a_push_that_fits_loses_nothing() -> None:
     }
 
 
-def test_a_long_text_fills_what_the_provider_takes_and_ends_in_an_ellipsis() -> None:
+def test_long_text_fills_the_limit_and_ends_in_ellipsis() -> None:
     whole = apns_payload(push(text="x" * 5_000))
 
     assert APNS_MAX_BYTES - 4 < len(whole) <= APNS_MAX_BYTES
@@ -43,14 +43,14 @@ def test_a_long_text_fills_what_the_provider_takes_and_ends_in_an_ellipsis() -> 
     assert shown["title"] == "kbob just joined"
 
 
-def test_the_title_is_shortened_only_when_no_text_is_left() -> None:
+def test_title_is_truncated_after_the_text() -> None:
     shown = apns(title="t" * 5_000, text="x" * 5_000)["aps"]["alert"]
 
     assert "body" not in shown
     assert shown["title"].endswith("t…")
 
 
-def test_the_tail_of_the_withdrawn_goes_after_the_texts() -> None:
+def test_withdraw_list_is_truncated_after_the_texts() -> None:
     ids = [f"{n:032x}" for n in range(400)]
 
     pushed = json.loads(apns_payload(withdrawal(data={**DATA, "withdraw": ids})))["gregor"]
@@ -60,7 +60,7 @@ def test_the_tail_of_the_withdrawn_goes_after_the_texts() -> None:
     assert {name: pushed[name] for name in DATA} == DATA
 
 
-def test_ids_cursor_and_badge_stay_whatever_happens() -> None:
+def test_ids_cursor_and_badge_are_never_truncated() -> None:
     data = {**DATA, "link": "app://" + "l" * 5_000, "withdraw": ["bb"] * 2_000}
 
     pushed = apns(title="t" * 5_000, text="x" * 5_000, data=data)
@@ -71,24 +71,24 @@ def test_ids_cursor_and_badge_stay_whatever_happens() -> None:
     assert len(json.dumps(pushed)) < APNS_MAX_BYTES
 
 
-def test_what_cannot_be_cut_goes_out_as_it_is() -> None:
+def test_oversized_push_is_sent_unchanged() -> None:
     assert apns(text="x", data={**DATA, "uid": "u" * 5_000})["gregor"]["uid"] == "u" * 5_000
 
 
-def test_an_alert_without_title_text_sound_or_badge_has_none() -> None:
+def test_empty_members_are_omitted() -> None:
     assert apns(title="", text="", sound=None, badge=None)["aps"] == {"alert": {}}
 
 
-def test_an_urgent_alert_asks_not_to_be_held_back() -> None:
+def test_urgent_alert_is_time_sensitive() -> None:
     assert apns(urgent=True)["aps"]["interruption-level"] == "time-sensitive"
 
 
-def test_an_alert_that_withdraws_others_wakes_the_extension_of_the_app() -> None:
+def test_alert_with_withdrawals_is_mutable() -> None:
     assert apns(data={**DATA, "withdraw": ["bb"]})["aps"]["mutable-content"] == 1
     assert "mutable-content" not in apns()["aps"]
 
 
-def test_the_data_of_fcm_is_a_json_string_and_counts_with_the_texts() -> None:
+def test_fcm_data_counts_towards_the_limit() -> None:
     parts = fcm_content(push(text="é" * 5_000))
 
     assert json.loads(parts.data["gregor"]) == DATA
@@ -121,9 +121,9 @@ def test_every_push_fits_every_provider(title: str, text: str, count: int) -> No
         ("e\u0301", 1, ""),
     ],
 )
-def test_a_text_is_cut_between_what_a_reader_sees_as_characters(text: str, n: int, kept: str) -> None:
+def test_grapheme_clusters_are_not_split(text: str, n: int, kept: str) -> None:
     assert shortened(text, n) == kept
 
 
-def test_a_text_of_accents_alone_is_cut_in_little_time() -> None:
+def test_truncation_of_combining_marks_is_fast() -> None:
     assert len(shortened("a" + "\u0301" * 65_000, 60_000)) > 50_000

@@ -47,14 +47,14 @@ async def _greet(directory: Path, trusted: str) -> None:
         writer.close()
 
 
-async def test_a_home_made_authority_is_trusted_by_every_python(tmp_path: Path) -> None:
+async def test_private_authority_is_trusted(tmp_path: Path) -> None:
     await _greet(tmp_path, "own.pem")
 
 
-async def test_another_authority_is_not_trusted(tmp_path: Path) -> None:
+async def test_other_authority_is_not_trusted(tmp_path: Path) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         await _greet(tmp_path, "other.pem")
 
 
-def test_the_system_s_authorities_are_held_to_what_python_asks() -> None:
+def test_system_authorities_are_checked_strictly() -> None:
     assert client_context(None).verify_flags == ssl.create_default_context().verify_flags

@@ -19,10 +19,10 @@ NOW_US = 1_457_056_447_000_000  # Fri, 04 Mar 2016 01:54:07 GMT
         ("Sun, 04 Mar 2046 01:54:00 GMT", MAX_RETRY_AFTER_S),
     ],
 )
-def test_seconds_and_dates_are_understood_and_bounded(value: str, seconds: float) -> None:
+def test_retry_after_in_seconds_or_date_is_bounded(value: str, seconds: float) -> None:
     assert parse_retry_after(value, NOW_US) == seconds
 
 
 @pytest.mark.parametrize("value", [None, "", "soon", "-1", "1.5", "١٢", "Fri, 99 Mar 2016 01:55:07 GMT"])
-def test_what_is_neither_is_no_pause_at_all(value: str | None) -> None:
+def test_malformed_retry_after_is_ignored(value: str | None) -> None:
     assert parse_retry_after(value, NOW_US) is None

@@ -53,7 +53,7 @@ async def world() -> AsyncIterator[World]:
     await receiver.close()
 
 
-async def test_a_call_arrives_signed_and_its_connection_serves_the_next(world: World) -> None:
+async def test_signed_calls_reuse_the_connection(world: World) -> None:
     verdicts = [await world.call("evt-1"), await world.call("evt-2")]
 
     assert verdicts == [Sent("204"), Sent("204")]
@@ -62,7 +62,7 @@ async def test_a_call_arrives_signed_and_its_connection_serves_the_next(world: W
     assert world.receiver.server.connections == 1
 
 
-async def test_an_attempt_made_again_has_the_same_id_and_its_own_time(world: World) -> None:
+async def test_retry_has_the_same_id_and_a_new_timestamp(world: World) -> None:
     await world.told(FakeResponse(500))
     world.clock.advance(3_600)
     await world.call()
@@ -75,7 +75,7 @@ async def test_an_attempt_made_again_has_the_same_id_and_its_own_time(world: Wor
     assert list(world.receiver.events) == ["evt-1"]
 
 
-async def test_while_its_secret_is_rotated_a_receiver_may_know_either(world: World) -> None:
+async def test_rotation_signs_with_both_secrets(world: World) -> None:
     both = replace(CALL, url=world.receiver.url, secrets=(OLD, SECRET))
 
     assert isinstance(await world.channel.send(both, 5.0), Sent)
@@ -101,14 +101,12 @@ async def test_while_its_secret_is_rotated_a_receiver_may_know_either(world: Wor
         (ServerFault.HALF, Sent("200")),
     ],
 )
-async def test_an_answer_means_what_the_standard_says(
-    world: World, answer: FakeResponse | ServerFault, verdict: Verdict
-) -> None:
+async def test_verdict_of_each_response(world: World, answer: FakeResponse | ServerFault, verdict: Verdict) -> None:
     assert await world.told(answer) == verdict
     assert len(world.receiver.calls) == 1
 
 
-async def test_a_receiver_that_says_nothing_is_called_again_later_and_holds_up_no_other(world: World) -> None:
+async def test_hanging_endpoint_is_retried(world: World) -> None:
     world.receiver.answers.append(ServerFault.HANG)
 
     slow = asyncio.create_task(world.call("slow", deadline_s=2))
@@ -132,7 +130,7 @@ async def test_a_receiver_that_says_nothing_is_called_again_later_and_holds_up_n
         *("https://[::ffff:127.0.0.1]/", "https://192.168.1.1:8443/", "https://0.0.0.0/", "http://example.com/"),
     ],
 )
-async def test_no_call_is_made_into_our_own_network(url: str) -> None:
+async def test_private_addresses_are_refused(url: str) -> None:
     channel = WebhookChannel(ManualClock(NOW_US))
     await channel.open()
 
@@ -142,13 +140,13 @@ async def test_no_call_is_made_into_our_own_network(url: str) -> None:
     assert isinstance(verdict, Refused)
 
 
-async def test_in_development_this_machine_alone_is_called_besides(world: World) -> None:
+async def test_loopback_is_allowed_for_development(world: World) -> None:
     verdict = await world.channel.send(replace(CALL, url="https://10.0.0.1/"), 5.0)
 
     assert verdict == Refused(None, "the URL does not resolve to a public address")
 
 
-async def test_a_certificate_of_strangers_is_not_trusted(tmp_path: Path) -> None:
+async def test_untrusted_certificate_is_retried(tmp_path: Path) -> None:
     authority = CertificateAuthority(tmp_path)
     receiver = FakeWebhookReceiver(SECRET, lambda: NOW_US, authority.server_context())
     await receiver.start()
@@ -164,7 +162,7 @@ async def test_a_certificate_of_strangers_is_not_trusted(tmp_path: Path) -> None
     assert verdicts == [Retry(None, None, "not reached: the certificate is not trusted"), Sent("204")]
 
 
-async def test_a_webhook_without_a_good_secret_is_refused_unsaid(world: World) -> None:
+async def test_invalid_secret_is_refused(world: World) -> None:
     verdict = await world.channel.send(replace(CALL, url=world.receiver.url, secrets=("whsec_hunter2!",)), 5.0)
 
     assert isinstance(verdict, Refused)
@@ -172,7 +170,7 @@ async def test_a_webhook_without_a_good_secret_is_refused_unsaid(world: World) -
     assert world.receiver.calls == []
 
 
-async def test_closing_lets_a_call_in_flight_end(world: World) -> None:
+async def test_close_waits_for_calls_in_flight(world: World) -> None:
     world.receiver.answers.append(FakeResponse(200, delay_s=0.2))
     calling = asyncio.create_task(world.call())
     await wait_until(lambda: world.receiver.calls, "the call is on its way")

@@ -102,7 +102,7 @@ async def harness() -> AsyncIterator[DeliveryHarness]:
         yield DeliveryHarness(store, clock, context, editor, stack)
 
 
-async def test_an_event_arrives_once_signed_and_is_known_by_its_id(harness: DeliveryHarness) -> None:
+async def test_event_arrives_once_and_signed(harness: DeliveryHarness) -> None:
     webhook = await harness.webhook()
 
     assert await harness.tell(webhook) is None
@@ -116,7 +116,7 @@ async def test_an_event_arrives_once_signed_and_is_known_by_its_id(harness: Deli
     assert (entry.state, entry.history.attempts[0].status, entry.history.event) == (DeliveryState.SENT, "204", "")
 
 
-async def test_one_that_fails_is_called_again_under_the_same_id_until_it_takes_it(harness: DeliveryHarness) -> None:
+async def test_failed_call_is_retried_under_its_id(harness: DeliveryHarness) -> None:
     webhook = await harness.webhook(
         FakeResponse(500), ServerFault.DROP, FakeResponse(429, headers={"retry-after": "30"})
     )
@@ -134,7 +134,7 @@ async def test_one_that_fails_is_called_again_under_the_same_id_until_it_takes_i
     assert harness.clock.now_us() >= NOW_US + 30 * SECOND_US
 
 
-async def test_after_a_day_it_is_a_dead_letter_with_all_that_is_needed_to_send_it_again(
+async def test_call_is_a_dead_letter_after_a_day(
     harness: DeliveryHarness,
 ) -> None:
     webhook = await harness.webhook(*[FakeResponse(503)] * 2)
@@ -148,7 +148,7 @@ async def test_after_a_day_it_is_a_dead_letter_with_all_that_is_needed_to_send_i
     assert entry.intent.event == GONE.body()
 
 
-async def test_a_receiver_that_wants_no_more_ends_its_webhook(harness: DeliveryHarness) -> None:
+async def test_410_disables_the_webhook(harness: DeliveryHarness) -> None:
     webhook, other = await harness.webhook(FakeResponse(410)), await harness.webhook()
 
     for item in ("a", "b"):
@@ -163,7 +163,7 @@ async def test_a_receiver_that_wants_no_more_ends_its_webhook(harness: DeliveryH
     assert record == {webhook.id: (NOW_US, "410"), other.id: (None, None)}
 
 
-async def test_one_that_was_taken_up_again_is_called_again(harness: DeliveryHarness) -> None:
+async def test_reenabled_webhook_is_called(harness: DeliveryHarness) -> None:
     webhook = await harness.webhook(FakeResponse(410))
     await harness.tell(webhook, "a")
 
@@ -173,7 +173,7 @@ async def test_one_that_was_taken_up_again_is_called_again(harness: DeliveryHarn
     assert await harness.outcome(webhook, "b") == (DeliveryState.SENT, None)
 
 
-async def test_what_waits_for_a_webhook_that_is_deleted_goes_nowhere(harness: DeliveryHarness) -> None:
+async def test_deleted_webhook_cancels_its_calls(harness: DeliveryHarness) -> None:
     webhook = await harness.webhook(FakeResponse(500))
     harness.wait_until(await harness.tell(webhook))
 
@@ -186,7 +186,7 @@ async def test_what_waits_for_a_webhook_that_is_deleted_goes_nowhere(harness: De
     assert len(harness.receivers[webhook.id].calls) == 1
 
 
-async def test_while_its_secret_is_rotated_both_sign(harness: DeliveryHarness) -> None:
+async def test_rotation_signs_with_both_secrets(harness: DeliveryHarness) -> None:
     webhook = await harness.webhook()
     await harness.editor.rotate(webhook.id, NOW_US, DAY_US)
     await harness.tell(webhook, "a")  # the receiver knows the old secret
@@ -200,7 +200,7 @@ async def test_while_its_secret_is_rotated_both_sign(harness: DeliveryHarness) -
     assert [event["data"]["id"] for event in harness.receivers[webhook.id].events.values()] == ["a"]
 
 
-async def test_a_receiver_that_fails_again_and_again_is_left_alone_and_burns_no_attempts(
+async def test_breaker_of_an_endpoint_saves_attempts(
     harness: DeliveryHarness,
 ) -> None:
     down, well = await harness.webhook(*[FakeResponse(500)] * FAILURE_THRESHOLD), await harness.webhook()
@@ -219,7 +219,7 @@ async def test_a_receiver_that_fails_again_and_again_is_left_alone_and_burns_no_
     assert not harness.context.breaker.is_open
 
 
-async def test_what_waits_for_a_receiver_for_a_day_is_a_dead_letter(harness: DeliveryHarness) -> None:
+async def test_postponed_call_is_a_dead_letter_after_a_day(harness: DeliveryHarness) -> None:
     down = await harness.webhook(*[FakeResponse(500)] * FAILURE_THRESHOLD)
     for n in range(FAILURE_THRESHOLD):
         await harness.tell(down, f"x{n}")
@@ -231,7 +231,7 @@ async def test_what_waits_for_a_receiver_for_a_day_is_a_dead_letter(harness: Del
     assert (await harness.entry(down)).intent.event == GONE.body()
 
 
-async def test_a_receiver_that_hangs_has_few_places_and_delays_no_other(harness: DeliveryHarness) -> None:
+async def test_hanging_endpoint_does_not_delay_others(harness: DeliveryHarness) -> None:
     hanging, well = await harness.webhook(*[ServerFault.HANG] * 2), await harness.webhook()
     calls = [asyncio.create_task(harness.tell(hanging, f"x{n}")) for n in range(2)]
     await wait_until(lambda: len(harness.receivers[hanging.id].calls) == 2, "both places are taken")
@@ -249,7 +249,7 @@ async def test_a_receiver_that_hangs_has_few_places_and_delays_no_other(harness:
 
 
 @pytest.mark.parametrize("url", ["https://10.0.0.8/hook", "https://localhost.localdomain/hook"])
-async def test_an_address_inside_is_never_called(
+async def test_private_address_is_never_called(
     harness: DeliveryHarness, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def inside(*_: Any, **__: Any) -> list[Any]:
@@ -265,7 +265,7 @@ async def test_an_address_inside_is_never_called(
     assert [each.detail for each in entry.history.attempts] == ["the URL does not resolve to a public address"]
 
 
-async def test_a_redirect_is_not_followed(harness: DeliveryHarness) -> None:
+async def test_redirect_is_not_followed(harness: DeliveryHarness) -> None:
     inner = await harness.webhook()
     webhook = await harness.webhook(FakeResponse(302, headers={"location": harness.receivers[inner.id].url}))
 
@@ -275,7 +275,7 @@ async def test_a_redirect_is_not_followed(harness: DeliveryHarness) -> None:
     assert (await harness.entry(webhook)).history.attempts[0].status == "302"
 
 
-async def test_a_call_that_died_is_made_after_a_replay_even_if_it_has_to_wait_first(harness: DeliveryHarness) -> None:
+async def test_replayed_call_may_wait_first(harness: DeliveryHarness) -> None:
     """A day later: that it is of use yet is what the replay says."""
     webhook = await harness.webhook(*[FakeResponse(500)] * 500)
     while (again_us := await harness.tell(webhook)) is not None:

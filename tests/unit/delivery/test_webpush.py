@@ -55,7 +55,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await fake.close()
 
 
-async def test_the_browser_gets_title_body_and_what_the_client_needs(world: World) -> None:
+async def test_browser_receives_the_payload(world: World) -> None:
     assert await world.send() == Sent("201")
 
     [received] = world.fake.received
@@ -68,12 +68,12 @@ async def test_the_browser_gets_title_body_and_what_the_client_needs(world: Worl
     assert received.topic == "c0ffee"
 
 
-async def test_a_push_of_the_greatest_size_still_passes(world: World) -> None:
+async def test_largest_push_is_accepted(world: World) -> None:
     assert isinstance(await world.send(text="x" * 10_000), Sent)
     assert len(world.fake.requests[0][0].body) == 4_096
 
 
-async def test_no_two_messages_are_encrypted_alike(world: World) -> None:
+async def test_encryption_is_fresh_for_each_message(world: World) -> None:
     await asyncio.gather(world.send(), world.send())
 
     heads = [request.body[:86] for request, _ in world.fake.requests]
@@ -85,20 +85,20 @@ async def test_no_two_messages_are_encrypted_alike(world: World) -> None:
     ("expires_us", "ttl"),
     [(None, MAX_TTL_S), (NOW_US + 90_500_000, 90), (NOW_US - 1, 0), (NOW_US + 10**15, MAX_TTL_S)],
 )
-async def test_the_service_keeps_a_push_as_long_as_it_is_of_use(world: World, expires_us: int | None, ttl: int) -> None:
+async def test_ttl_follows_the_expiry(world: World, expires_us: int | None, ttl: int) -> None:
     await world.send(expires_us=expires_us)
 
     assert world.fake.received[0].headers["ttl"] == str(ttl)
 
 
-async def test_the_urgency_says_what_may_wait(world: World) -> None:
+async def test_urgency_header(world: World) -> None:
     for message in (push(), push(urgent=True), withdrawal()):
         await world.send(kind=message.kind, urgent=message.urgent)
 
     assert [each.headers["urgency"] for each in world.fake.received] == ["normal", "high", "low"]
 
 
-def test_a_collapse_id_that_is_no_topic_is_hashed_to_one() -> None:
+def test_invalid_topic_is_hashed() -> None:
     assert topic_for("abc_DEF-123") == "abc_DEF-123"
     assert topic_for("a" * 32) == "a" * 32
     hashed = [topic_for("a" * 33), topic_for("a" * 34), topic_for("a.b"), topic_for("")]
@@ -106,7 +106,7 @@ def test_a_collapse_id_that_is_no_topic_is_hashed_to_one() -> None:
     assert len(set(hashed)) == 4
 
 
-async def test_a_later_push_of_the_same_collapse_id_replaces_the_former(world: World) -> None:
+async def test_collapse_id_replaces_the_message(world: World) -> None:
     await world.send(title="1 new")
     await world.send(title="2 new")
 
@@ -133,19 +133,19 @@ async def test_a_later_push_of_the_same_collapse_id_replaces_the_former(world: W
         ),
     ],
 )
-async def test_each_answer_has_its_verdict_after_one_copy(world: World, answer: FakeResponse, verdict: Verdict) -> None:
+async def test_verdict_of_each_response(world: World, answer: FakeResponse, verdict: Verdict) -> None:
     assert await world.told(answer) == verdict
     assert len(world.fake.requests) == 1
 
 
-async def test_a_redirect_is_not_followed(world: World) -> None:
+async def test_redirect_is_not_followed(world: World) -> None:
     away = FakeResponse(307, headers={"Location": world.token["endpoint"]})
 
     assert await world.told(away) == Refused("307", "answered 307")
     assert len(world.fake.requests) == 1
 
 
-async def test_a_subscription_of_another_key_stops_nobody_else(world: World) -> None:
+async def test_subscription_of_another_key_is_refused(world: World) -> None:
     await world.send()
     other = world.fake.subscribe("stranger", "another-key")
 
@@ -155,24 +155,24 @@ async def test_a_subscription_of_another_key_stops_nobody_else(world: World) -> 
     assert isinstance(await world.send(), Sent)
 
 
-async def test_a_subscription_that_the_browser_forgot_is_gone(world: World) -> None:
+async def test_expired_subscription_is_gone(world: World) -> None:
     world.fake.unsubscribe("firefox")
 
     assert isinstance(await world.send(), RecipientGone)
 
 
 @pytest.mark.parametrize("fault", [ServerFault.HANG, ServerFault.DROP])
-async def test_no_answer_after_the_push_left_is_an_unknown_outcome(world: World, fault: ServerFault) -> None:
+async def test_missing_response_is_unknown(world: World, fault: ServerFault) -> None:
     assert isinstance(await world.told(fault, deadline_s=0.2), Unknown)
     assert len(world.fake.requests) == 1
     assert isinstance(await world.send(), Sent)
 
 
-async def test_an_answer_whose_body_breaks_off_is_an_answer(world: World) -> None:
+async def test_truncated_response_body_is_a_response(world: World) -> None:
     assert isinstance(await world.told(ServerFault.HALF), Sent)
 
 
-async def test_a_service_that_is_not_there_is_tried_again_later(world: World) -> None:
+async def test_unreachable_service_is_retried(world: World) -> None:
     await world.fake.close()
 
     verdict = await world.send()
@@ -181,9 +181,7 @@ async def test_a_service_that_is_not_there_is_tried_again_later(world: World) ->
     assert verdict.status is None
 
 
-async def test_a_service_whose_certificate_is_not_trusted_gets_nothing_and_that_is_said(
-    tmp_path: Path, world: World
-) -> None:
+async def test_untrusted_certificate_is_retried(tmp_path: Path, world: World) -> None:
     channel = WebPushChannel(WebPushConfig(tmp_path / "vapid.pem", SUBJECT, (world.fake.host,)), SystemClock())
     await channel.open()
 
@@ -194,7 +192,7 @@ async def test_a_service_whose_certificate_is_not_trusted_gets_nothing_and_that_
     await channel.close()
 
 
-async def test_a_service_that_hangs_delays_nobody_else(world: World) -> None:
+async def test_hanging_service_does_not_delay_others(world: World) -> None:
     world.fake.script("firefox", *[ServerFault.HANG] * 20)
     other = world.fake.subscribe("chrome", world.key.public_key)
     hanging = [asyncio.create_task(world.send(4)) for _ in range(20)]
@@ -218,14 +216,14 @@ async def test_a_service_that_hangs_delays_nobody_else(world: World) -> None:
         "",
     ],
 )
-async def test_an_endpoint_that_is_not_listed_is_never_called(world: World, endpoint: str) -> None:
+async def test_endpoint_of_unlisted_host_is_refused(world: World, endpoint: str) -> None:
     verdict = await world.send(token={**world.token, "endpoint": endpoint})
 
     assert verdict == Refused(None, "the endpoint's host is not in GREGOR_WEBPUSH_HOSTS")
     assert world.fake.connections == 0
 
 
-async def test_a_listed_name_that_points_inside_is_never_called(tmp_path: Path, world: World) -> None:
+async def test_listed_host_with_private_address_is_refused(tmp_path: Path, world: World) -> None:
     config = WebPushConfig(tmp_path / "vapid.pem", SUBJECT, ("localhost",))
     channel = WebPushChannel(config, SystemClock())
     await channel.open()
@@ -246,11 +244,11 @@ async def test_a_listed_name_that_points_inside_is_never_called(tmp_path: Path, 
         {"endpoint": "https://localhost/1", "keys": {"p256dh": "!", "auth": None}},
     ],
 )
-async def test_what_is_no_subscription_is_refused_here(world: World, token: Any) -> None:
+async def test_invalid_subscription_is_refused(world: World, token: Any) -> None:
     assert await world.send(token=token) == Refused(None, "not a Web Push subscription")
 
 
-async def test_closing_waits_for_what_is_in_flight(world: World) -> None:
+async def test_close_waits_for_requests_in_flight(world: World) -> None:
     world.fake.script("firefox", FakeResponse(201, delay_s=0.1))
     slow = asyncio.create_task(world.send())
     await wait_until(lambda: world.fake.requests, "it is in flight")
@@ -260,7 +258,7 @@ async def test_closing_waits_for_what_is_in_flight(world: World) -> None:
     assert isinstance(await slow, Sent)
 
 
-async def test_the_check_reads_the_key(tmp_path: Path, world: World) -> None:
+async def test_check_reads_the_key(tmp_path: Path, world: World) -> None:
     assert await world.channel.check() is None
     (tmp_path / "vapid.pem").write_text("nothing")
     said = await WebPushChannel(WebPushConfig(tmp_path / "vapid.pem", SUBJECT), SystemClock()).check()

@@ -16,7 +16,7 @@ MESSAGE = (
 )
 
 
-def test_the_example_of_the_rfc_comes_out_byte_for_byte() -> None:
+def test_rfc_8291_example() -> None:
     sender = ec.derive_private_key(int.from_bytes(from_base64url(SENDER), "big"), ec.SECP256R1())
 
     body = encrypt(
@@ -33,6 +33,6 @@ def test_the_example_of_the_rfc_comes_out_byte_for_byte() -> None:
     ("p256dh", "auth"),
     [(P256DH, "AAAA"), (P256DH[:-4], AUTH), ("BA" + P256DH[2:], AUTH), ("ü", AUTH), (P256DH, "*" * 22)],
 )
-def test_keys_that_are_none_are_refused(p256dh: str, auth: str) -> None:
+def test_invalid_keys_are_rejected(p256dh: str, auth: str) -> None:
     with pytest.raises(ValueError):
         SubscriptionKeys.read(p256dh, auth)

@@ -57,7 +57,7 @@ async def state(
     return found.state, found.history.reason
 
 
-async def test_a_withdrawal_shows_nothing_and_says_what_goes_and_what_is_left(harness: DeliveryHarness) -> None:
+async def test_withdrawal_payload(harness: DeliveryHarness) -> None:
     await harness.create("left")
     await harness.create("quiet", category="mute")
     [lead] = await told(harness, "a")
@@ -85,7 +85,7 @@ async def test_a_withdrawal_shows_nothing_and_says_what_goes_and_what_is_left(ha
     assert await state(harness, "a", IntentKind.WITHDRAW) == (DeliveryState.SENT, None)
 
 
-async def test_all_that_waits_for_a_device_goes_in_one_push(harness: DeliveryHarness) -> None:
+async def test_withdrawals_share_one_silent_push(harness: DeliveryHarness) -> None:
     first, second, third = await told(harness, "a", "b", "c")
 
     for intent in (second, first, third):
@@ -96,7 +96,7 @@ async def test_all_that_waits_for_a_device_goes_in_one_push(harness: DeliveryHar
     assert [await state(harness, each) for each in "abc"] == [(DeliveryState.WITHDRAWN, None)] * 3
 
 
-async def test_the_next_push_that_shows_something_takes_the_withdrawals_along(harness: DeliveryHarness) -> None:
+async def test_visible_push_carries_withdrawals(harness: DeliveryHarness) -> None:
     first, second = await told(harness, "a", "b")
 
     await attempt(harness.context, await harness.create("news"))
@@ -109,7 +109,7 @@ async def test_the_next_push_that_shows_something_takes_the_withdrawals_along(ha
     assert (await harness.store.ledger.withdrawals("alice", "phone", "apns")) == PendingWithdrawals()
 
 
-async def test_what_could_not_be_told_along_is_tried_again(harness: DeliveryHarness) -> None:
+async def test_failed_carried_withdrawal_is_retried(harness: DeliveryHarness) -> None:
     [lead] = await told(harness, "a")
     harness.provider.verdicts = [Retry(5.0, "503", "busy")]
     await attempt(harness.context, await harness.create("news"))
@@ -123,7 +123,7 @@ async def test_what_could_not_be_told_along_is_tried_again(harness: DeliveryHarn
     assert [each.kind for each in harness.provider.pushes] == ["alert", "background"]
 
 
-async def test_a_device_is_woken_three_times_an_hour_and_then_waits(harness: DeliveryHarness) -> None:
+async def test_silent_pushes_are_limited_per_hour(harness: DeliveryHarness) -> None:
     for n, item_id in enumerate("abc"):
         harness.clock.advance(60)
         [lead] = await told(harness, item_id)
@@ -142,7 +142,7 @@ async def test_a_device_is_woken_three_times_an_hour_and_then_waits(harness: Del
     assert [await state(harness, each) for each in "de"] == [(DeliveryState.WITHDRAWN, None)] * 2
 
 
-async def test_what_waits_to_wake_a_device_goes_along_before_its_time(harness: DeliveryHarness) -> None:
+async def test_postponed_withdrawal_is_carried_early(harness: DeliveryHarness) -> None:
     for item_id in "abc":
         [lead] = await told(harness, item_id)
         await attempt(harness.context, lead)
@@ -156,7 +156,7 @@ async def test_what_waits_to_wake_a_device_goes_along_before_its_time(harness: D
     assert await state(harness, "d") == (DeliveryState.WITHDRAWN, None)
 
 
-async def test_going_along_wakes_nobody(harness: DeliveryHarness) -> None:
+async def test_carried_withdrawal_is_not_a_wakeup(harness: DeliveryHarness) -> None:
     for item_id in "abcdef":
         [_] = await told(harness, item_id)
         await attempt(harness.context, await harness.create(f"news-{item_id}"))
@@ -170,9 +170,7 @@ async def test_going_along_wakes_nobody(harness: DeliveryHarness) -> None:
     ("channel", "waits"),
     [("apns", True), ("fcm", False)],
 )
-async def test_systems_that_ration_nothing_are_told_at_once(
-    harness: DeliveryHarness, channel: str, waits: bool
-) -> None:
+async def test_only_apns_limits_silent_pushes(harness: DeliveryHarness, channel: str, waits: bool) -> None:
     known = PendingWithdrawals((), (NOW_US, NOW_US - 1, NOW_US - 2))
     lead = Intent("alice", "a", IntentKind.WITHDRAW, channel, "phone", at_us=NOW_US)
 
@@ -181,7 +179,7 @@ async def test_systems_that_ration_nothing_are_told_at_once(
     assert isinstance(decision, Postpone if waits else SendNow)
 
 
-async def test_browsers_are_told_with_the_next_push_or_quietly_never(harness: DeliveryHarness) -> None:
+async def test_browsers_get_no_silent_push(harness: DeliveryHarness) -> None:
     """They let nobody push without showing something."""
     lead = Intent("alice", "a", IntentKind.WITHDRAW, "webpush", "phone", at_us=NOW_US)
     known = PendingWithdrawals((lead,), ())
@@ -194,7 +192,7 @@ async def test_browsers_are_told_with_the_next_push_or_quietly_never(harness: De
     assert carried_by_visible_push(known, None) == (lead,)
 
 
-async def test_a_withdrawal_that_came_too_late_ends_quietly(harness: DeliveryHarness) -> None:
+async def test_late_withdrawal_is_cancelled(harness: DeliveryHarness) -> None:
     [lead] = await told(harness, "a")
     harness.clock.advance(DAY_US / SECOND_US)
 
@@ -206,7 +204,7 @@ async def test_a_withdrawal_that_came_too_late_ends_quietly(harness: DeliveryHar
 
 
 @pytest.mark.parametrize("how", ["moved", "changed", "bare", "forgotten"])
-async def test_nothing_goes_to_a_token_that_moved(harness: DeliveryHarness, how: str) -> None:
+async def test_moved_token_gets_no_withdrawal(harness: DeliveryHarness, how: str) -> None:
     [lead] = await told(harness, "a")
     devices = harness.store.devices
     if how == "moved":
@@ -225,7 +223,7 @@ async def test_nothing_goes_to_a_token_that_moved(harness: DeliveryHarness, how:
     assert harness.provider.pushes == []
 
 
-async def test_a_dead_token_is_forgotten_by_a_withdrawal_too(harness: DeliveryHarness) -> None:
+async def test_withdrawal_deletes_a_dead_token(harness: DeliveryHarness) -> None:
     [lead] = await told(harness, "a")
     harness.provider.verdicts = [RecipientGone("410", "Unregistered")]
 
@@ -236,7 +234,7 @@ async def test_a_dead_token_is_forgotten_by_a_withdrawal_too(harness: DeliveryHa
     assert (await state(harness, "a", IntentKind.WITHDRAW))[0] is DeliveryState.DEAD
 
 
-async def test_one_withdrawal_at_a_time_is_on_its_way_to_a_device(harness: DeliveryHarness) -> None:
+async def test_one_withdrawal_at_a_time_per_device(harness: DeliveryHarness) -> None:
     [first] = await told(harness, "a")
     harness.provider.hold = asyncio.Event()
     sending = asyncio.create_task(attempt(harness.context, first))
@@ -252,7 +250,7 @@ async def test_one_withdrawal_at_a_time_is_on_its_way_to_a_device(harness: Deliv
     assert [each.data["withdraw"] for each in harness.provider.pushes] == [["a"], ["b"]]
 
 
-async def test_a_withdrawal_is_never_sent_twice_but_by_who_died_over_it(harness: DeliveryHarness) -> None:
+async def test_withdrawal_is_resent_only_after_a_crash(harness: DeliveryHarness) -> None:
     [lead] = await told(harness, "a")
     harness.provider.hold = asyncio.Event()
     sending = asyncio.create_task(attempt(harness.context, lead))
@@ -272,7 +270,7 @@ async def test_a_withdrawal_is_never_sent_twice_but_by_who_died_over_it(harness:
     assert await state(harness, "a") == (DeliveryState.WITHDRAWN, None)
 
 
-async def test_a_push_that_is_refused_leaves_what_it_took_along_to_go_by_itself(harness: DeliveryHarness) -> None:
+async def test_refused_push_returns_its_withdrawals(harness: DeliveryHarness) -> None:
     """It may have been refused for what it shows; where the token was meant, that is found out alone."""
     [lead] = await told(harness, "a")
     harness.provider.verdicts = [Refused("400", "PayloadTooLarge")]
@@ -300,9 +298,7 @@ async def beyond_the_budget(harness: DeliveryHarness) -> tuple[Intent, int]:
     [Refused("400", "PayloadTooLarge"), Retry(5.0, "503", "busy"), Unknown("no answer"), Misconfigured("403", "key")],
     ids=lambda verdict: verdict.name,
 )
-async def test_what_went_along_before_its_time_waits_on_where_that_told_nothing(
-    harness: DeliveryHarness, verdict: Verdict
-) -> None:
+async def test_early_withdrawal_waits_on_after_a_failure(harness: DeliveryHarness, verdict: Verdict) -> None:
     """Nobody looks at it before its time but the next push: the ledger says so."""
     fourth, until_us = await beyond_the_budget(harness)
     harness.provider.verdicts = [verdict]
@@ -318,7 +314,7 @@ async def test_what_went_along_before_its_time_waits_on_where_that_told_nothing(
     assert [each.data["withdraw"] for each in harness.provider.pushes] == [["d"], ["d"]]
 
 
-async def test_what_has_waited_until_its_time_is_tried_again_as_anything_is(harness: DeliveryHarness) -> None:
+async def test_due_withdrawal_is_retried(harness: DeliveryHarness) -> None:
     fourth, until_us = await beyond_the_budget(harness)
     harness.clock.advance((until_us - harness.clock.now_us()) / SECOND_US)
     harness.provider.verdicts = [Retry(5.0, "503", "busy")]
@@ -329,7 +325,7 @@ async def test_what_has_waited_until_its_time_is_tried_again_as_anything_is(harn
     assert await state(harness, "d", IntentKind.WITHDRAW) == (DeliveryState.RETRY, None)
 
 
-async def test_a_withdrawal_that_is_refused_by_itself_is_dead_with_all_that_it_named(harness: DeliveryHarness) -> None:
+async def test_refused_withdrawal_is_dead_with_companions(harness: DeliveryHarness) -> None:
     first, _ = await told(harness, "a", "b")
     harness.provider.verdicts = [Refused("400", "BadDeviceToken")]
 
@@ -339,7 +335,7 @@ async def test_a_withdrawal_that_is_refused_by_itself_is_dead_with_all_that_it_n
     assert (await state(harness, "a"))[0] is DeliveryState.SENT
 
 
-async def test_a_withdrawal_that_may_not_have_come_is_tried_until_it_did(harness: DeliveryHarness) -> None:
+async def test_unknown_withdrawal_is_retried(harness: DeliveryHarness) -> None:
     """It shows nothing, so it may come twice; what it takes back must not stay."""
     [lead] = await told(harness, "a")
     harness.provider.verdicts = [Unknown("no answer")] * 4
@@ -353,7 +349,7 @@ async def test_a_withdrawal_that_may_not_have_come_is_tried_until_it_did(harness
     assert await state(harness, "a") == (DeliveryState.WITHDRAWN, None)
 
 
-def test_no_id_that_a_push_names_is_cut_off_it() -> None:
+def test_withdrawn_ids_are_never_truncated() -> None:
     long = "i" * 128
     many = tuple(
         Intent("u" * 128, f"{n:03}{long[3:]}", IntentKind.WITHDRAW, "apns", "d" * 128, at_us=NOW_US) for n in range(99)

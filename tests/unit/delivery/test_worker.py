@@ -22,7 +22,7 @@ from tests.unit.delivery.harness import DeliveryHarness, FakeChannel
 from tests.unit.delivery.sample_categories import ENTRIES, TOKEN
 
 
-async def test_a_push_says_what_the_item_is_and_where_the_device_stands(harness: DeliveryHarness) -> None:
+async def test_content_of_a_push(harness: DeliveryHarness) -> None:
     await harness.create("quiet", category="mute")
     await harness.create("older")
     intent = await harness.create("a", expires="+60")
@@ -54,7 +54,7 @@ async def test_a_push_says_what_the_item_is_and_where_the_device_stands(harness:
     )
 
 
-async def test_a_second_copy_of_an_intent_sends_nothing(harness: DeliveryHarness) -> None:
+async def test_duplicate_intent_sends_nothing(harness: DeliveryHarness) -> None:
     intent = await harness.create("a")
     await attempt(harness.context, intent)
 
@@ -62,7 +62,7 @@ async def test_a_second_copy_of_an_intent_sends_nothing(harness: DeliveryHarness
     assert len(harness.provider.pushes) == 1
 
 
-async def test_what_is_dismissed_before_it_is_sent_is_not_sent(harness: DeliveryHarness) -> None:
+async def test_dismissed_item_is_not_sent(harness: DeliveryHarness) -> None:
     intent = await harness.create("a")
     await harness.dismiss("a")
 
@@ -70,7 +70,7 @@ async def test_what_is_dismissed_before_it_is_sent_is_not_sent(harness: Delivery
     assert (harness.provider.pushes, await harness.outcome("a")) == ([], (DeliveryState.CANCELLED, "dismissed"))
 
 
-async def test_what_expired_before_it_is_sent_is_not_sent(harness: DeliveryHarness) -> None:
+async def test_expired_item_is_not_sent(harness: DeliveryHarness) -> None:
     intent = await harness.create("a", expires="+30")
     harness.clock.advance(30.0)
 
@@ -78,7 +78,7 @@ async def test_what_expired_before_it_is_sent_is_not_sent(harness: DeliveryHarne
     assert (harness.provider.pushes, await harness.outcome("a")) == ([], (DeliveryState.CANCELLED, "expired"))
 
 
-async def test_what_the_device_has_shown_is_not_sent(harness: DeliveryHarness) -> None:
+async def test_acknowledged_item_is_not_sent(harness: DeliveryHarness) -> None:
     intent = await harness.create("a")
     await harness.store.devices.acknowledge("alice", View("phone"), intent.seq, NOW_US)
 
@@ -86,7 +86,7 @@ async def test_what_the_device_has_shown_is_not_sent(harness: DeliveryHarness) -
     assert (harness.provider.pushes, await harness.outcome("a")) == ([], (DeliveryState.CANCELLED, "acked"))
 
 
-async def test_categories_that_are_newer_than_this_process_knows_are_asked_for(harness: DeliveryHarness) -> None:
+async def test_stale_categories_are_refreshed(harness: DeliveryHarness) -> None:
     intent = await harness.create("a", category="fresh")
     await harness.store.categories.apply({**ENTRIES, "fresh": {"title": "new", "push": {"after": "0s"}}}, NOW_US, 1)
 
@@ -94,14 +94,14 @@ async def test_categories_that_are_newer_than_this_process_knows_are_asked_for(h
     assert [push.title for push in harness.provider.pushes] == ["new"]
 
 
-async def test_a_category_that_asks_for_no_push_any_more_gets_none(harness: DeliveryHarness) -> None:
+async def test_category_without_push_is_no_channel(harness: DeliveryHarness) -> None:
     intent = await harness.create("a", category="mute")
 
     await attempt(harness.context, intent)
     assert (harness.provider.pushes, await harness.outcome("a")) == ([], (DeliveryState.CANCELLED, "no_channel"))
 
 
-async def test_what_the_user_does_not_want_is_not_sent(harness: DeliveryHarness) -> None:
+async def test_preference_suppresses_the_push(harness: DeliveryHarness) -> None:
     await harness.store.contacts.put_preferences("alice", parse_preferences({"news": {"push": False}}))
     intent = await harness.create("a")
 
@@ -109,7 +109,7 @@ async def test_what_the_user_does_not_want_is_not_sent(harness: DeliveryHarness)
     assert (harness.provider.pushes, await harness.outcome("a")) == ([], (DeliveryState.CANCELLED, "preference"))
 
 
-async def test_in_quiet_hours_a_push_waits_for_their_end_unless_it_is_urgent(harness: DeliveryHarness) -> None:
+async def test_push_waits_for_the_end_of_quiet_hours(harness: DeliveryHarness) -> None:
     """NOW is 22:13:20 UTC."""
     quiet = parse_contact({"quiet_hours": {"from": "22:00", "to": "07:00"}})
     await harness.store.contacts.put_contact("alice", quiet)
@@ -132,7 +132,7 @@ async def test_in_quiet_hours_a_push_waits_for_their_end_unless_it_is_urgent(har
     assert (await harness.outcome("a")) == (DeliveryState.SENT, None)
 
 
-async def test_nothing_is_sent_to_a_device_in_the_foreground(harness: DeliveryHarness) -> None:
+async def test_device_in_foreground_gets_no_push(harness: DeliveryHarness) -> None:
     intent = await harness.create("a")
     session = DeviceSession("s", "c", "g", NOW_US, foreground=True)
     await harness.store.devices.open_session("alice", "phone", session, NOW_US, 60 * SECOND_US)
@@ -141,7 +141,7 @@ async def test_nothing_is_sent_to_a_device_in_the_foreground(harness: DeliveryHa
     assert (harness.provider.pushes, await harness.outcome("a")) == ([], (DeliveryState.CANCELLED, "present"))
 
 
-async def test_nothing_is_sent_to_a_token_that_is_another_devices_now(harness: DeliveryHarness) -> None:
+async def test_token_of_another_device_gets_no_push(harness: DeliveryHarness) -> None:
     intent = await harness.create("a")
     await harness.store.devices.put_device("bob", "phone", Registration("ios", TOKEN), NOW_US)
 
@@ -149,7 +149,7 @@ async def test_nothing_is_sent_to_a_token_that_is_another_devices_now(harness: D
     assert (harness.provider.pushes, await harness.outcome("a")) == ([], (DeliveryState.CANCELLED, "token_moved"))
 
 
-async def test_a_registration_whose_token_another_device_owns_already_is_not_used(harness: DeliveryHarness) -> None:
+async def test_registration_with_foreign_token_is_not_used(harness: DeliveryHarness) -> None:
     """As a process leaves it that died while the token changed hands."""
     intent = await harness.create("a")
     harness.store._data.push_holders["apns:t1"] = ("bob", "phone")
@@ -158,7 +158,7 @@ async def test_a_registration_whose_token_another_device_owns_already_is_not_use
     assert (harness.provider.pushes, await harness.outcome("a")) == ([], (DeliveryState.CANCELLED, "token_moved"))
 
 
-async def test_nothing_is_sent_to_a_device_that_is_gone(harness: DeliveryHarness) -> None:
+async def test_deleted_device_gets_no_push(harness: DeliveryHarness) -> None:
     intent = await harness.create("a")
     await harness.store.devices.forget_device("alice", "phone", NOW_US, SEED)
 
@@ -166,14 +166,14 @@ async def test_nothing_is_sent_to_a_device_that_is_gone(harness: DeliveryHarness
     assert await harness.outcome("a") == (DeliveryState.CANCELLED, "device_gone")
 
 
-async def test_a_provider_without_credentials_is_a_reason_and_no_crash(harness: DeliveryHarness) -> None:
+async def test_missing_credentials_are_no_provider(harness: DeliveryHarness) -> None:
     intent = await harness.create("a")
 
     assert await attempt(replace(harness.context, channel=None), intent) is None
     assert await harness.outcome("a") == (DeliveryState.CANCELLED, "no_provider")
 
 
-async def test_a_failure_that_passes_is_tried_again_when_the_provider_says(harness: DeliveryHarness) -> None:
+async def test_retry_after_is_obeyed(harness: DeliveryHarness) -> None:
     harness.provider.verdicts = [Retry(30.0, "429", "TooManyRequests")]
     intent = await harness.create("a")
 
@@ -192,7 +192,7 @@ async def test_a_failure_that_passes_is_tried_again_when_the_provider_says(harne
     assert (entry.state, entry.n, len(entry.history.attempts)) == (DeliveryState.SENT, 2, 2)
 
 
-async def test_what_is_of_no_use_any_more_is_dead(harness: DeliveryHarness) -> None:
+async def test_retry_beyond_expiry_is_dead(harness: DeliveryHarness) -> None:
     harness.provider.verdicts = [Retry(60.0, "503", "down"), Retry(60.0, "503", "down")]
     short, long = await harness.create("a", expires="+30"), await harness.create("b")
 
@@ -203,7 +203,7 @@ async def test_what_is_of_no_use_any_more_is_dead(harness: DeliveryHarness) -> N
     assert await harness.outcome("b") == (DeliveryState.DEAD, "budget")
 
 
-async def test_an_alert_whose_fate_is_unknown_goes_out_once_more_in_the_same_place(harness: DeliveryHarness) -> None:
+async def test_unknown_alert_is_resent_once(harness: DeliveryHarness) -> None:
     harness.provider.verdicts = [Unknown("deadline"), Unknown("deadline")]
     intent = await harness.create("a")
 
@@ -216,7 +216,7 @@ async def test_an_alert_whose_fate_is_unknown_goes_out_once_more_in_the_same_pla
     assert len({push.collapse_id for push in harness.provider.pushes}) == 1
 
 
-async def test_a_refused_message_is_dead_and_its_token_stays(harness: DeliveryHarness) -> None:
+async def test_refused_message_keeps_the_token(harness: DeliveryHarness) -> None:
     harness.provider.verdicts = [Refused("400", "BadDeviceToken")]
     intent = await harness.create("a")
 
@@ -227,7 +227,7 @@ async def test_a_refused_message_is_dead_and_its_token_stays(harness: DeliveryHa
 
 
 @pytest.mark.parametrize(("since_us", "stays"), [(NOW_US, True), (NOW_US + 1, False), (None, False)])
-async def test_a_dead_token_is_forgotten_unless_it_was_registered_since(
+async def test_dead_token_is_deleted_unless_renewed(
     harness: DeliveryHarness, since_us: int | None, stays: bool
 ) -> None:
     harness.provider.verdicts = [RecipientGone("410", "Unregistered", since_us)]
@@ -239,7 +239,7 @@ async def test_a_dead_token_is_forgotten_unless_it_was_registered_since(
     assert known is not None and (known[0].push is not None) is stays
 
 
-async def test_wrong_credentials_burn_no_attempt_and_stop_the_provider(harness: DeliveryHarness) -> None:
+async def test_misconfiguration_counts_no_attempt(harness: DeliveryHarness) -> None:
     harness.provider.verdicts = [Misconfigured("403", "InvalidProviderToken")]
     intent = await harness.create("a")
 
@@ -249,7 +249,7 @@ async def test_wrong_credentials_burn_no_attempt_and_stop_the_provider(harness: 
     assert harness.context.breaker.is_stopped
 
 
-async def test_two_pushes_for_one_place_never_go_out_side_by_side(harness: DeliveryHarness) -> None:
+async def test_pushes_with_one_collapse_id_are_serial(harness: DeliveryHarness) -> None:
     """The older could land last, and stay."""
     harness.provider.hold = asyncio.Event()
     first, second = await harness.create("a", category="count"), await harness.create("b", category="count")
@@ -264,7 +264,7 @@ async def test_two_pushes_for_one_place_never_go_out_side_by_side(harness: Deliv
     assert len({push.collapse_id for push in harness.provider.pushes}) == 1
 
 
-async def test_what_a_dead_worker_had_claimed_goes_out_when_its_lease_is_over(harness: DeliveryHarness) -> None:
+async def test_claim_of_a_dead_worker_expires(harness: DeliveryHarness) -> None:
     intent = await harness.create("a")
     await harness.store.ledger.plan([intent], DeliveryState.PLANNED, None, NOW_US)
     await harness.store.ledger.claim(intent, "", NOW_US, NOW_US + round(harness.context.lease_s * SECOND_US))
@@ -276,7 +276,7 @@ async def test_what_a_dead_worker_had_claimed_goes_out_when_its_lease_is_over(ha
     assert len(harness.provider.pushes) == 1
 
 
-async def test_a_worker_tells_what_is_handed_over_and_ends_with_what_it_took(harness: DeliveryHarness) -> None:
+async def test_worker_drains_on_stop(harness: DeliveryHarness) -> None:
     queue = MemoryQueueReader(harness.clock.monotonic)
     worker = Worker(harness.context, queue)
     running = asyncio.create_task(worker.run())
@@ -291,7 +291,7 @@ async def test_a_worker_tells_what_is_handed_over_and_ends_with_what_it_took(har
     assert await queue.reclaim(0.0, 10) == []
 
 
-async def test_a_worker_tries_again_what_waits_and_burns_nothing_while_the_provider_is_down(
+async def test_outage_counts_no_attempts(
     harness: DeliveryHarness,
 ) -> None:
     queue = MemoryQueueReader(harness.clock.monotonic)
@@ -312,7 +312,7 @@ async def test_a_worker_tries_again_what_waits_and_burns_nothing_while_the_provi
     assert {(await harness.outcome(name))[0] for name in ("a", "b")} == {DeliveryState.SENT}
 
 
-async def test_a_provider_that_hangs_keeps_no_place_and_no_time_of_another(harness: DeliveryHarness) -> None:
+async def test_hanging_provider_does_not_delay_others(harness: DeliveryHarness) -> None:
     hangs, well = asyncio.Event(), FakeChannel("fcm")
     harness.provider.hold = hangs
     queues = [MemoryQueueReader(harness.clock.monotonic) for _ in range(2)]
