@@ -56,12 +56,12 @@ async def test_a_type_holds_everywhere_within_a_second(
         assert time.monotonic() - began < WITHIN_S + 0.5 + waiting.lost_s()  # half a second to see it
 
         sent = {"create": {"due": {"category": category, "body": {"number": "7"}}}}
-        answer = await laptop.tell(1, sent)
+        answer = await laptop.submit(1, sent)
         assert answer["receipt"]["created"] == ["due"]
         frame = await phone.until(lambda frame: "due" in frame.get("rendered", {}), "the words of the item")
         assert frame["rendered"]["due"] == {"title": "La fattura 7 scade", "text": None, "link": None}
         assert frame["body"]["create"]["due"]["times"]["expires"] > cluster.now_s()
-        refused = await phone.tell(2, {"create": {"bad": {"category": category, "body": {}}}})
+        refused = await phone.submit(2, {"create": {"bad": {"category": category, "body": {}}}})
         assert refused["problem"]["code"] == "schema"
         state = (await other.get(f"/v1/users/{uid}/state", params={"render": "en"})).json()
         assert state["badge"] == 0

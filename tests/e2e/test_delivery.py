@@ -105,7 +105,7 @@ async def test_seen_and_dismissed_items_are_not_pushed(house: Cluster, providers
             await api.post("/v1/users/looks/messages", json=joined("a", "seen"))
             await api.post("/v1/users/acks/messages", json=joined("a", "shown", "slow"))
             frame = await acking.until(lambda frame: "create" in frame.get("body", {}), "the item")
-            await acking.say({"ack": frame["seq"]})
+            await acking.send({"ack": frame["seq"]})
             await api.post("/v1/users/dismisses/messages", json=joined("a", "gone", "slow"))
             await api.post(
                 "/v1/users/dismisses/messages", json={"system": "gregor", "body": {"dismiss": {"ids": ["a"]}}}

@@ -177,7 +177,7 @@ async def test_presence_cancels_the_mail_by_category(
         await api.post(f"/v1/users/{user}/messages", json=creating("a", unless))
         frame = await desk.until(lambda frame: "create" in frame.get("body", {}), "the item")
         if was_there == "acked":
-            await desk.say({"ack": frame["seq"]})
+            await desk.send({"ack": frame["seq"]})
 
     assert await settled(api, user, "a") == became
     assert len(mails(relay, user)) == (became[0] == "sent")

@@ -143,7 +143,7 @@ async def test_item_for_each_device_reaches_later_devices(
     async with device_of("phone") as phone, device_of("laptop", gateway=1) as laptop:
         await phone.synced()
         await laptop.synced()
-        await phone.tell(1, {"dismiss": {"ids": ["a"]}})
+        await phone.submit(1, {"dismiss": {"ids": ["a"]}})
         await phone.until(lambda _: not phone.mirror.items, "hidden on the phone")
 
         async with device_of("tablet") as tablet:
@@ -309,8 +309,8 @@ async def test_repeated_creation_of_dismissed_item_is_ignored(
 async def test_refused_device_message_blocks_nothing(uid: str, device_of: DeviceOf) -> None:
     async with device_of("phone") as phone:
         await phone.synced()
-        await phone.say({"ref": 1, "system": "gregor", "body": {"create": {"a": {"body": 1}}}})
-        await phone.say({"ref": 2, "system": "gregor", "body": {"create": {"b": item()}}})
+        await phone.send({"ref": 1, "system": "gregor", "body": {"create": {"a": {"body": 1}}}})
+        await phone.send({"ref": 2, "system": "gregor", "body": {"create": {"b": item()}}})
         bad = await phone.until(lambda frame: frame.get("ref") == 1, "the problem")
         good = await phone.until(lambda frame: frame.get("ref") == 2, "the receipt")
 
@@ -378,7 +378,7 @@ async def test_first_frame_of_an_epoch_has_the_cursor(api: httpx.AsyncClient, ui
         frame = await phone.until(lambda frame: "create" in frame.get("body", {}), "the first frame")
 
         assert frame["cursor"].endswith("-1")
-        await phone.say({"resync": {"cursor": frame["cursor"], "digest": phone.mirror.digest}})
+        await phone.send({"resync": {"cursor": frame["cursor"], "digest": phone.mirror.digest}})
         answer = await phone.until(lambda frame: "sync" in frame and frame["seq"] == 1, "the answer")
         assert answer["sync"] == "unchanged"
         assert len(phone.raw[phone.frames.index(answer)]) <= 100

@@ -99,7 +99,7 @@ async def test_a_delayed_message_comes_in_its_time_and_one_that_was_taken_back_n
         kept = await post(api, uid, {**created("late"), "id": "m1", "not_before": not_before})
         await post(api, uid, {**created("never"), "id": "m2", "not_before": not_before - 0.5})
         answer = await api.delete(f"/v1/users/{uid}/messages/m2")
-        told = await phone.tell(1, created("own")["body"], not_before=not_before + 0.5)
+        told = await phone.submit(1, created("own")["body"], not_before=not_before + 0.5)
 
         assert kept == {"id": "m1", "not_before": not_before}
         assert answer.status_code == 204

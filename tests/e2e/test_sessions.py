@@ -95,7 +95,7 @@ async def test_ninth_connection_closes_the_oldest(uid: str, device_of: DeviceOf)
 )
 async def test_first_frame_must_be_hello(cluster: Cluster, uid: str, first: str, code: int) -> None:
     async with WireDevice(cluster.gateway_urls[0], cluster.token(uid, "phone")) as device:
-        await device.says(first)
+        await device.send_text(first)
 
         assert (await device.closed())[0] == code
 
@@ -104,7 +104,7 @@ async def test_client_mistakes_are_problems_not_closes(uid: str, device_of: Devi
     async with device_of("phone") as phone:
         await phone.synced()
         for frame in ({"nonsense": 1}, {"ack": "x"}, {"ref": 9, "system": "gregor", "body": {"creat": {}}}):
-            await phone.say(frame)
+            await phone.send(frame)
         await phone.until(lambda frame: frame.get("ref") == 9, "a problem for the message")
 
         problems = [frame["problem"]["code"] for frame in phone.frames if "problem" in frame]
@@ -143,11 +143,11 @@ async def test_token_is_refreshed_on_an_open_connection(cluster: Cluster, uid: s
     async with device_of("phone", lives_s=62) as phone:
         await phone.synced()
         await phone.until(lambda frame: "refresh" in frame, "a refresh, 60 s before the end")
-        await phone.say({"token": cluster.token(uid, "phone")})
+        await phone.send({"token": cluster.token(uid, "phone")})
         answer = await phone.until(lambda frame: "token" in frame, "the new lifetime")
         assert answer["token"]["expires_in"] > 3_600
 
-        await phone.say({"token": cluster.token(uid, "laptop")})
+        await phone.send({"token": cluster.token(uid, "laptop")})
         assert await phone.closed() == (4003, "state_invalidated")
 
 
@@ -174,7 +174,7 @@ async def test_deleted_device_is_closed_and_loses_its_items(
 async def test_frame_above_1_mib_closes_the_connection(uid: str, device_of: DeviceOf) -> None:
     async with device_of("phone") as phone:
         await phone.synced()
-        await phone.says("x" * (2**20 + 1))
+        await phone.send_text("x" * (2**20 + 1))
 
         assert (await phone.closed())[0] == 1009
 

@@ -74,14 +74,14 @@ async def test_timeline_of_a_push(house: Cluster) -> None:
             await laptop.synced()
             await api.post("/v1/users/story/messages", json=created("a", "soon"))
             frame = await laptop.until(lambda frame: "create" in frame.get("body", {}), "the item")
-            await laptop.say({"ack": frame["seq"]})
+            await laptop.send({"ack": frame["seq"]})
 
             async def are_sent() -> bool:
                 events = await timeline(api, "story")
                 return {"acked laptop", "sent phone 200", "sent tablet 200"} <= set(events)
 
             await wait_until(are_sent, "the pushes are sent")
-            await laptop.tell(1, DISMISSED["body"])
+            await laptop.submit(1, DISMISSED["body"])
 
         async def are_withdrawn() -> bool:
             return {"withdrawn phone 200", "withdrawn tablet 200"} <= set(await timeline(api, "story"))
@@ -160,7 +160,7 @@ async def test_timeline_of_an_acknowledged_reminder(house: Cluster) -> None:
             await api.post("/v1/users/shown/messages", json=created("a", "later"))
             await api.post("/v1/users/shown/messages", json=created("b", "plain", times={"remind_at": ["+1"]}))
             frame = await phone.until(lambda frame: "a" in frame.get("body", {}).get("create", {}), "the item")
-            await phone.say({"ack": frame["seq"]})
+            await phone.send({"ack": frame["seq"]})
 
         async def is_decided() -> bool:
             return (await decided(api, "shown", "tablet") or ("", ""))[0] == "sent"

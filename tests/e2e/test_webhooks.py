@@ -69,9 +69,9 @@ async def test_ack_and_dismissal_events_arrive_once(house: Cluster) -> None:
         await api.post("/v1/users/ann/messages", json=creating("c", category="unseen"))
         async with WireDevice(house.gateway_urls[0], house.token("ann", "phone"), {"foreground": True}) as phone:
             await phone.synced()
-            await phone.say({"ack": phone.syncs[-1]["seq"]})
+            await phone.send({"ack": phone.syncs[-1]["seq"]})
             await wait_until(lambda: len(backend.events) == 2, "what was shown is told", LONG_S)
-            await phone.say({"ref": 1, "system": "gregor", "body": {"dismiss": {"ids": ["a", "c"]}}})
+            await phone.send({"ref": 1, "system": "gregor", "body": {"dismiss": {"ids": ["a", "c"]}}})
             await wait_until(lambda: len(backend.events) == 3, "the dismissal is told", LONG_S)
 
     assert sorted(told(backend), key=str) == [

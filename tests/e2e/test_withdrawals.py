@@ -87,7 +87,7 @@ async def withdrawn(house: Cluster, providers: Providers, api: httpx.AsyncClient
     async with WireDevice(house.gateway_urls[0], house.token(user, "laptop"), {}) as laptop:
         await laptop.synced()
         began_s = time.monotonic()
-        await laptop.say({"ref": 1, **dismissed("a")})
+        await laptop.send({"ref": 1, **dismissed("a")})
         found = await arrived(providers, user, "withdraw", 2)
         took_s = time.monotonic() - began_s
 

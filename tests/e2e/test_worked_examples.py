@@ -81,7 +81,7 @@ async def test_friend_joins_after_you_shared_with_them(cluster: Cluster, api: ht
             await tablet.synced()
             assert tablet.syncs[0]["body"]["create"] == {"5d44d2ad9aabab30": KBOB}
 
-        answer = await phone.tell(1, DISMISSED["body"])
+        answer = await phone.submit(1, DISMISSED["body"])
 
         assert answer["receipt"]["dismissed"] == ["5d44d2ad9aabab30"]
         assert await blob(api, "alice") == {}
@@ -113,7 +113,7 @@ async def test_new_followers_are_seen_in_one_glance(cluster: Cluster, api: httpx
         await laptop.until(lambda _: len(laptop.mirror.items) == 3, "the badge shows three")
         assert (await api.get("/v1/users/frank/state?device=laptop")).json()["badge"] == 3
 
-        await phone.tell(1, {"dismiss": {"ids": sorted(followers)}})
+        await phone.submit(1, {"dismiss": {"ids": sorted(followers)}})
 
         await laptop.until(lambda _: not laptop.mirror.items, "the badge is gone")
         frame = laptop.live[-1]

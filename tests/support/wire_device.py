@@ -46,7 +46,7 @@ class WireDevice:
         if self._hello is not None:
             # If the server refuses the connection, it may have closed already: `closed` returns the code.
             with suppress(ConnectionClosed):
-                await self.say({"hello": self._hello})
+                await self.send({"hello": self._hello})
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -69,10 +69,10 @@ class WireDevice:
     def syncs(self) -> list[Frame]:
         return [frame for frame in self.frames if "sync" in frame]
 
-    async def say(self, frame: Frame) -> None:
+    async def send(self, frame: Frame) -> None:
         await self.socket.send(json.dumps(frame))
 
-    async def says(self, text: str | bytes) -> None:
+    async def send_text(self, text: str | bytes) -> None:
         """Send any text or bytes, JSON or not."""
         await self.socket.send(text)
 
@@ -92,9 +92,9 @@ class WireDevice:
         await self.until(lambda frame: "sync" in frame, "a sync object")
         return self
 
-    async def tell(self, ref: int, body: Any, system: str = "gregor", **members: Any) -> Frame:
+    async def submit(self, ref: int, body: Any, system: str = "gregor", **members: Any) -> Frame:
         """Send a message, and return the frame that answers it: a receipt or a problem."""
-        await self.say({"ref": ref, "system": system, "body": body, **members})
+        await self.send({"ref": ref, "system": system, "body": body, **members})
         return await self.until(lambda frame: frame.get("ref") == ref, f"an answer to {ref}")
 
     async def closed(self, timeout_s: float = 15) -> tuple[int, str]:
@@ -107,7 +107,7 @@ class WireDevice:
             async for text in socket:
                 frame = json.loads(text)
                 if "ping" in frame:
-                    await self.say({"pong": frame["ping"]})
+                    await self.send({"pong": frame["ping"]})
                     continue
                 self.raw.append(str(text))
                 self.frames.append(frame)
