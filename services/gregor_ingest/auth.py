@@ -255,7 +255,7 @@ class Authorizer:
             return cached[1]
         parsed = service_keys.parse(token)
         found = await self._store.access.key(parsed[0]) if parsed else None
-        if parsed is None or found is None or not service_keys.is_good(found, parsed[1], self._clock.now_us()):
+        if parsed is None or found is None or not service_keys.is_valid(found, parsed[1], self._clock.now_us()):
             raise _unauthorised("The service key is invalid, deleted or expired.")
         # Clearing is cheaper than an LRU list, and rare: a deployment has a few dozen keys.
         if len(self._keys) >= KEY_CACHE_SIZE:

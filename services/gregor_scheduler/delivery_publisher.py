@@ -11,7 +11,7 @@ import structlog
 from gregor.config.settings import Settings
 from gregor.core.notify.intents import Intent
 from gregor.redis.errors import RedisAccessRefused
-from gregor.store.contract.agenda import DeliveryQueueWriter
+from gregor.store.contract.queue import DeliveryQueueWriter
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.delivery.queue_writer import open_queue_writer
 

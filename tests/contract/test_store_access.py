@@ -52,9 +52,9 @@ async def test_rotation_keeps_the_old_secret_for_a_while(store: Store) -> None:
     rotated = await store.access.key(key.id)
     assert rotated is not None and new != old
     assert rotated.hashes == ((service_keys.hash_of(new), None), (service_keys.hash_of(old), NOW_US + DAY_US))
-    assert service_keys.is_good(rotated, new, NOW_US + 2 * DAY_US)
-    assert service_keys.is_good(rotated, old, NOW_US + DAY_US - 1)
-    assert not service_keys.is_good(rotated, old, NOW_US + DAY_US)
+    assert service_keys.is_valid(rotated, new, NOW_US + 2 * DAY_US)
+    assert service_keys.is_valid(rotated, old, NOW_US + DAY_US - 1)
+    assert not service_keys.is_valid(rotated, old, NOW_US + DAY_US)
     assert await store.access.rotate_key("unknown00000", NOW_US, DAY_US) is None
 
 
@@ -71,9 +71,9 @@ async def test_rotating_again_keeps_earlier_expiries(store: Store) -> None:
     first, second, third, newest = (secret for _, secret in (service_keys.parse(text) or ("", "") for text in texts))
     for hours, secret in enumerate((first, second, third)):
         end_us = NOW_US + hours * HOUR_US + DAY_US
-        assert service_keys.is_good(rotated, secret, end_us - 1)
-        assert not service_keys.is_good(rotated, secret, end_us)
-    assert service_keys.is_good(rotated, newest, NOW_US + 99 * DAY_US)
+        assert service_keys.is_valid(rotated, secret, end_us - 1)
+        assert not service_keys.is_valid(rotated, secret, end_us)
+    assert service_keys.is_valid(rotated, newest, NOW_US + 99 * DAY_US)
 
 
 async def test_secrets_of_a_key_are_bounded(store: Store) -> None:

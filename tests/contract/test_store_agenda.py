@@ -271,7 +271,7 @@ async def test_inactive_device_without_push_is_removed(backend: StoreUnderTest) 
     look_us = await store.devices.forget_inactive("alice", NOW_US + retention_us)
 
     assert look_us == at(60) + retention_us
-    assert set(await store.devices.devices("alice", NOW_US + retention_us)) == {"pushed", "young"}
+    assert set(await store.devices.list_devices("alice", NOW_US + retention_us)) == {"pushed", "young"}
     entry = await store.users.item("alice", "a", BACKEND, NOW_US + retention_us)
     assert entry is not None and entry.gone is not None and entry.gone.reason is RemovalReason.DISPLACED
     assert await store.devices.forget_inactive("alice", at(60) + retention_us) == at(60) + 2 * retention_us

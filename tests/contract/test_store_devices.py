@@ -29,14 +29,14 @@ async def test_device_registration_round_trips(store: Store) -> None:
     await store.devices.put_device("alice", "phone", registration, NOW_US)
     await store.devices.put_device("alice", "browser", Registration("web", WEB), NOW_US)
 
-    assert await store.devices.devices("alice", NOW_US) == {
+    assert await store.devices.list_devices("alice", NOW_US) == {
         "browser": (Registration("web", WEB), PresenceStatus()),
         "phone": (registration, PresenceStatus()),
     }
-    assert list(await store.devices.devices("alice", NOW_US)) == ["browser", "phone"]
+    assert list(await store.devices.list_devices("alice", NOW_US)) == ["browser", "phone"]
     assert await store.devices.device("alice", "phone", NOW_US) == (registration, PresenceStatus())
     assert await store.devices.device("alice", "tablet", NOW_US) is None
-    assert await store.devices.devices("bob", NOW_US) == {}
+    assert await store.devices.list_devices("bob", NOW_US) == {}
 
 
 async def test_registering_again_replaces(store: Store) -> None:
@@ -90,7 +90,7 @@ async def test_connecting_keeps_the_registration(store: Store) -> None:
     assert await store.devices.ensure_device("alice", "phone", NOW_US) is None
     assert await store.devices.ensure_device("alice", "tablet", NOW_US) is None
 
-    devices = await store.devices.devices("alice", NOW_US)
+    devices = await store.devices.list_devices("alice", NOW_US)
     assert devices["phone"][0] == Registration("ios", PUSH)
     assert devices["tablet"][0] == Registration()
 
@@ -100,12 +100,12 @@ async def test_push_token_has_one_owner(store: Store, push: dict[str, object]) -
     await store.devices.put_device("alice", "phone", Registration("ios", push), NOW_US)
     await store.devices.put_device("bob", "phone", Registration("ios", push), NOW_US)
 
-    assert (await store.devices.devices("alice", NOW_US))["phone"][0] == Registration("ios", None)
-    assert (await store.devices.devices("bob", NOW_US))["phone"][0] == Registration("ios", push)
+    assert (await store.devices.list_devices("alice", NOW_US))["phone"][0] == Registration("ios", None)
+    assert (await store.devices.list_devices("bob", NOW_US))["phone"][0] == Registration("ios", push)
 
     await store.devices.put_device("bob", "tablet", Registration("ios", push), NOW_US)
     await store.devices.put_device("bob", "phone", Registration("ios"), NOW_US)
-    assert (await store.devices.devices("bob", NOW_US))["tablet"][0] == Registration("ios", push)
+    assert (await store.devices.list_devices("bob", NOW_US))["tablet"][0] == Registration("ios", push)
 
 
 @pytest.mark.parametrize(("provider", "is_moved"), [("apns", True), ("fcm", False)])
@@ -114,9 +114,9 @@ async def test_apns_token_ignores_case(store: Store, provider: str, is_moved: bo
     await store.devices.put_device("alice", "phone", Registration("ios", small), NOW_US)
     await store.devices.put_device("bob", "phone", Registration("ios", capital), NOW_US)
 
-    kept = (await store.devices.devices("alice", NOW_US))["phone"][0]
+    kept = (await store.devices.list_devices("alice", NOW_US))["phone"][0]
     assert kept == Registration("ios", None if is_moved else small)
-    assert (await store.devices.devices("bob", NOW_US))["phone"][0] == Registration("ios", capital)
+    assert (await store.devices.list_devices("bob", NOW_US))["phone"][0] == Registration("ios", capital)
 
 
 async def test_device_bound_displaces_longest_offline(make_store: MakeStore) -> None:
@@ -130,7 +130,7 @@ async def test_device_bound_displaces_longest_offline(make_store: MakeStore) -> 
     displaced = await store.devices.ensure_device("alice", "next", NOW_US + 5 * MINUTE_US)
 
     assert displaced == "older"
-    assert list(await store.devices.devices("alice", NOW_US + 5 * MINUTE_US)) == ["newer", "next", "pushed"]
+    assert list(await store.devices.list_devices("alice", NOW_US + 5 * MINUTE_US)) == ["newer", "next", "pushed"]
     assert ids_of(await store.users.state("alice", View("older"), NOW_US + 5 * MINUTE_US)) == []
     assert await store.devices.ensure_device("alice", "again", NOW_US + 6 * MINUTE_US) == "newer"
 
@@ -161,7 +161,7 @@ async def test_removed_device_leaves_nothing(store: Store) -> None:
 
     await store.devices.forget_device("alice", "phone", NOW_US, SEED)
 
-    assert await store.devices.devices("alice", NOW_US) == {}
+    assert await store.devices.list_devices("alice", NOW_US) == {}
     assert await store.devices.acknowledged("alice") == {View("laptop"): 1}
     assert ids_of(await store.users.state("alice", View("phone"), NOW_US)) == ["each"]
     for seq in (1, 2, 3):
@@ -246,16 +246,16 @@ async def test_dead_token_is_removed_only_if_unchanged(store: Store) -> None:
     """A registration that changed in the meantime stays, even if it has the same token."""
     push = {"provider": "apns", "token": "t1"}
     await store.devices.put_device("alice", "phone", Registration("ios", push, "it"), NOW_US)
-    [(read, _)] = (await store.devices.devices("alice", NOW_US)).values()
+    [(read, _)] = (await store.devices.list_devices("alice", NOW_US)).values()
     await store.devices.put_device("alice", "phone", Registration("ios", push, "it"), NOW_US + 1)
 
     assert not await store.devices.remove_push("alice", "phone", read)
-    [(again, _)] = (await store.devices.devices("alice", NOW_US)).values()
+    [(again, _)] = (await store.devices.list_devices("alice", NOW_US)).values()
     assert (read.push_since_us, again.push_since_us) == (NOW_US, NOW_US + 1)
     assert await store.devices.owns_push_token("alice", "phone", again)
     assert await store.devices.remove_push("alice", "phone", again)
 
-    [(bare, _)] = (await store.devices.devices("alice", NOW_US)).values()
+    [(bare, _)] = (await store.devices.list_devices("alice", NOW_US)).values()
     assert bare == Registration("ios", None, "it")
     assert not await store.devices.owns_push_token("alice", "phone", again)
 

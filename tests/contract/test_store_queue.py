@@ -12,8 +12,7 @@ import pytest
 
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.reference.store import MemoryQueueReader
-from gregor.store.contract.agenda import DeliveryQueueWriter
-from gregor.store.contract.queue import DeliveryQueueReader, QueuedIntent
+from gregor.store.contract.queue import DeliveryQueueReader, DeliveryQueueWriter, QueuedIntent
 from gregor.store.redis.delivery.queue_reader import open_queue_reader
 from gregor.store.redis.delivery.queue_writer import open_queue_writer
 from tests.support.servers import open_client

@@ -140,7 +140,7 @@ async def test_deleted_user_starts_empty(store: Store) -> None:
 
     assert await store.users.heads(["alice"]) == [None]
     assert await store.users.history("alice", BACKEND, None, 10, NOW_US) == []
-    assert await store.devices.devices("alice", NOW_US) == {}
+    assert await store.devices.list_devices("alice", NOW_US) == {}
     assert await store.devices.acknowledged("alice") == {}
     assert await store.devices.acknowledgements("alice") == []
     receipt = await store.users.commit("alice", planned(external(2, message_id="m"), seed=b"abc"))

@@ -43,12 +43,12 @@ async def test_suppression_pages_survive_a_release(store: Store) -> None:
 
     first = await store.suppressions.listed(None, 3)
     assert [each.email[:2] for each in first] == ["u6", "u5", "u4"]
-    last = first[-1].place
+    last = first[-1].position
     await store.suppressions.release("u3@example.com")
     await store.suppressions.release("u4@example.com")
     second = await store.suppressions.listed(last, 3)
     assert [each.email[:2] for each in second] == ["u2", "u1", "u0"]
-    assert await store.suppressions.listed(second[-1].place, 3) == []
+    assert await store.suppressions.listed(second[-1].position, 3) == []
 
 
 async def test_repr_hides_the_address(store: Store) -> None:

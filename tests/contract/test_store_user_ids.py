@@ -39,7 +39,7 @@ async def test_users_do_not_mix(store: Store, uid: str, other: str) -> None:
     assert [each.online for each in await store.devices.presence([uid, other], NOW_US + 2)] == [True, False]
 
     assert ids_of(await store.users.state(other, BACKEND, NOW_US + 2)) == []
-    assert await store.devices.devices(other, NOW_US + 2) == {}
+    assert await store.devices.list_devices(other, NOW_US + 2) == {}
     assert await store.ledger.of_item(other, "a") == []
     assert store.channel_of(uid) != store.channel_of(other)
 

@@ -244,7 +244,7 @@ class World:
             return
         assert item_id in live, f"{item_id} is pushed to {push.device}, and it is gone"
         assert not await self._is_shown(live[item_id], {push.device}, push.data["kind"] == "remind"), "it was shown"
-        _, presence = (await self.due.store.devices.devices(UID, self.now_us))[push.device]
+        _, presence = (await self.due.store.devices.list_devices(UID, self.now_us))[push.device]
         assert not presence.foreground, "somebody looks"
 
     async def check_mail(self, mail: MailMessage) -> None:

@@ -89,7 +89,7 @@ class Authenticator:
         if key_id is None:
             return True
         key = await self._store.access.key(key_id)
-        return service_keys.stands(key, ticket.claims.get("secret"), self._clock.now_us())
+        return service_keys.is_mark_valid(key, ticket.claims.get("secret"), self._clock.now_us())
 
     def lives_s(self, caller: Caller) -> float:
         """Return the seconds until the token expires; infinity if it does not."""

@@ -14,7 +14,7 @@ from .contract.devices import Devices
 async def load_audience(devices: Devices, uid: str, now_us: int) -> Audience:
     """Return the devices of a user, their acknowledgements and presence, as of now."""
     known, acks, foreground_us = await asyncio.gather(
-        devices.devices(uid, now_us), devices.acknowledged(uid), devices.foreground_until(uid, now_us)
+        devices.list_devices(uid, now_us), devices.acknowledged(uid), devices.foreground_until(uid, now_us)
     )
     recipients = {
         name: AudienceDevice(str(kept.push["provider"]) if kept.push else None, presence.foreground)

@@ -54,7 +54,7 @@ def mark_of(secret: str) -> str:
     return hash_of(secret)[:_MARK_LENGTH]
 
 
-def stands(key: ServiceKey | None, mark: str | None, now_us: int) -> bool:
+def is_mark_valid(key: ServiceKey | None, mark: str | None, now_us: int) -> bool:
     """Return whether the key still exists and its secret with this mark is valid at ``now_us``.
 
     With ``mark`` ``None`` the secret is unknown, and the key only has to exist.
@@ -64,7 +64,7 @@ def stands(key: ServiceKey | None, mark: str | None, now_us: int) -> bool:
     return any(known.startswith(mark) and (until_us is None or now_us < until_us) for known, until_us in key.hashes)
 
 
-def rotated(key: ServiceKey, now_us: int, keep_us: int) -> tuple[ServiceKey, str]:
+def rotate(key: ServiceKey, now_us: int, keep_us: int) -> tuple[ServiceKey, str]:
     """Return the key with a new secret, and that secret.
 
     The old secret remains valid for ``keep_us``. Earlier secrets keep their expiry, so repeating a rotation locks no
@@ -77,7 +77,7 @@ def rotated(key: ServiceKey, now_us: int, keep_us: int) -> tuple[ServiceKey, str
     return replace(key, hashes=((hash_of(secret), None), *kept[: MOST_SECRETS - 1])), secret
 
 
-def is_good(key: ServiceKey, secret: str, now_us: int) -> bool:
+def is_valid(key: ServiceKey, secret: str, now_us: int) -> bool:
     """Return whether ``secret`` belongs to the key and is valid at ``now_us``."""
     mine = hash_of(secret)
     matching = [until_us for known, until_us in key.hashes if hmac.compare_digest(known, mine)]

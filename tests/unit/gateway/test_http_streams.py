@@ -162,7 +162,7 @@ async def test_observer_stream_has_no_presence_and_no_end(gateway: Gateway, stre
             assert "ticket" in stream.frames[0]["welcome"]
         (found,) = await gateway.store.devices.presence(["alice"], gateway.clock.now_us())
         assert not found.online
-        assert await gateway.store.devices.devices("alice", gateway.clock.now_us()) == {}
+        assert await gateway.store.devices.list_devices("alice", gateway.clock.now_us()) == {}
 
 
 async def test_deleted_key_invalidates_its_tickets(gateway: Gateway, streams: str) -> None:

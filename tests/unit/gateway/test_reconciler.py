@@ -62,11 +62,11 @@ async def test_pubsub_gap_sends_only_the_difference(gateway: Gateway) -> None:
     await gateway.create("old")
     phone, bob = await gateway.connect(), await gateway.connect(uid="bob")
     for channel in (gateway.store.channel_of("alice"), gateway.store.channel_of("bob")):
-        gateway.feed.cut(channel)
+        gateway.feed.block(channel)
     await gateway.create("aa")
     await settle()
 
-    gateway.feed.heal()
+    gateway.feed.unblock()
     await phone.until("delta")
 
     assert items(phone.frames[0]) == {"aa"}

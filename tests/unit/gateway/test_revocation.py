@@ -36,7 +36,7 @@ async def replace(gateway: Gateway) -> None:
 async def phone_and_laptop(gateway: Gateway) -> tuple[LocalDevice, LocalDevice]:
     """Connect a phone that must be closed and a laptop that may stay; the channel then has a gap."""
     phone, laptop = await gateway.connect(hello=Hello(session="one")), await gateway.connect("laptop")
-    gateway.feed.cut(gateway.store.channel_of("alice"))
+    gateway.feed.block(gateway.store.channel_of("alice"))
     return phone, laptop
 
 
@@ -53,7 +53,7 @@ async def test_close_lost_in_a_gap_is_repeated(
     await settle()
     before = phone.closed
 
-    gateway.feed.heal()
+    gateway.feed.unblock()
     await wait_until(lambda: phone.closed is not None, "the close")
     await settle(100)
 
@@ -65,7 +65,7 @@ async def test_user_deleted_in_a_gap_is_closed(gateway: Gateway) -> None:
     await delete_user(gateway)
     await settle()
 
-    gateway.feed.heal()
+    gateway.feed.unblock()
     await wait_until(lambda: phone.closed and laptop.closed, "the closes")
 
     assert (phone.closed, laptop.closed) == (4502, 4502)
@@ -81,10 +81,10 @@ async def test_observer_of_a_deleted_user_is_closed(gateway: Gateway, device: st
     await gap_only(gateway)
     assert connect_observer.closed is None, "what was revoked before does not concern it"
 
-    gateway.feed.cut(gateway.store.channel_of("alice"))
+    gateway.feed.block(gateway.store.channel_of("alice"))
     await delete_user(gateway)
     await settle()
-    gateway.feed.heal()
+    gateway.feed.unblock()
     await wait_until(lambda: connect_observer.closed is not None, "the close")
 
     assert connect_observer.closed == 4502
@@ -92,8 +92,8 @@ async def test_observer_of_a_deleted_user_is_closed(gateway: Gateway, device: st
 
 async def gap_only(gateway: Gateway) -> None:
     """A gap in which nothing happened."""
-    gateway.feed.cut(gateway.store.channel_of("alice"))
-    gateway.feed.heal()
+    gateway.feed.block(gateway.store.channel_of("alice"))
+    gateway.feed.unblock()
     await settle(100)
 
 
@@ -108,7 +108,7 @@ async def test_failed_revocation_check_is_retried(gateway: Gateway, monkeypatch:
 
     with monkeypatch.context() as broken:
         broken.setattr(type(devices), "revoked_before", down)
-        gateway.feed.heal()
+        gateway.feed.unblock()
         await settle(100)
     assert phone.closed is None
     gateway.pass_time(1.2)

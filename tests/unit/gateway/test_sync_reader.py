@@ -21,7 +21,7 @@ async def test_returning_user_gets_a_tracker_of_its_own_read(gateway: Gateway) -
         slots.release()
     await back.until("full")
 
-    gateway.feed.cut(gateway.store.channel_of("alice"))
+    gateway.feed.block(gateway.store.channel_of("alice"))
     await gateway.create("missed")
     await settle()
     for _ in range(40):

@@ -182,7 +182,7 @@ async def test_a_ticket_tells_which_secret_of_its_key_asked_for_it(api: Api) -> 
 
     key = await api.store.access.key(made["id"])
 
-    assert [service_keys.stands(key, mark, api.clock.now_us()) for mark in held] == [False, True]
+    assert [service_keys.is_mark_valid(key, mark, api.clock.now_us()) for mark in held] == [False, True]
 
 
 async def test_a_new_key_is_at_its_location(api: Api) -> None:

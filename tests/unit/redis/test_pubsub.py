@@ -156,16 +156,16 @@ async def test_memory_pubsub_drops_on_request() -> None:
     assert await wait_for_payload(receiver, b"last") == [b"2", b"last"]
 
 
-async def test_memory_pubsub_cut_ends_with_a_gap() -> None:
+async def test_memory_pubsub_unblock_causes_a_gap() -> None:
     pubsub, cut, other = MemoryPubSub(), RecordingReceiver(), RecordingReceiver()
     await asyncio.gather(pubsub.subscribe("a", cut), pubsub.subscribe("b", other))
 
-    pubsub.cut("a")
+    pubsub.block("a")
     pubsub.publish("a", b"1")
     pubsub.publish("b", b"1")
     await wait_for_payload(other, b"1")
     assert cut.heard == []
-    pubsub.heal()
+    pubsub.unblock()
     pubsub.publish("a", b"2")
 
     assert await wait_for_payload(cut, b"2") == ["gap", b"2"]

@@ -109,7 +109,7 @@ async def outcome(harness: SchedulerHarness) -> dict[str, Any]:
         "published": set(harness.published()),
         "live": await harness.live_ids(),
         "gone": {entry.id: entry.gone and entry.gone.reason for entry in entries},
-        "devices": set(await harness.store.devices.devices("alice", now_us(harness))),
+        "devices": set(await harness.store.devices.list_devices("alice", now_us(harness))),
         "agenda": [work.entry for work in await harness.store.agenda.due_work("alice", now_us(harness), 99)],
     }
 

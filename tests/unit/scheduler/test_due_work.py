@@ -195,7 +195,7 @@ async def test_absent_device_is_deleted_after_retention(harness: SchedulerHarnes
     harness.clock.advance(LIMITS.retention_us / SECOND_US)
     await harness.due_loop.run_due()
 
-    assert await harness.store.devices.devices("alice", harness.clock.now_us()) == {}
+    assert await harness.store.devices.list_devices("alice", harness.clock.now_us()) == {}
     assert await harness.store.agenda.due_work("alice", NOW_US + 10**15, 9) == []
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from gregor.store.redis.devices.devices import RedisDevices
+from gregor.store.redis.devices.device_state import RedisDevices
 from gregor.store.redis.keys import Keys
 from tests.support.redis_py_commands import RedisPyCommands
 from tests.support.servers import open_client

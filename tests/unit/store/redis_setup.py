@@ -10,7 +10,7 @@ from gregor.core.limits import SECOND_US, Limits
 from gregor.redis.commands import RedisCommands
 from gregor.redis.pubsub import RedisPubSub
 from gregor.store.contract.devices import DeviceSession, PresenceStatus
-from gregor.store.redis.devices.devices import RedisDevices
+from gregor.store.redis.devices.device_state import RedisDevices
 from gregor.store.redis.keys import Keys
 from gregor.store.redis.store import RedisStore
 

@@ -79,7 +79,7 @@ async def test_deleting_a_user_leaves_no_key_of_it(setup: RedisSetup) -> None:
     assert await trace(setup, "alice") == {"rev"}
     assert await trace(setup, "alicia") == before
     await store.devices.put_device("bob", "phone", Registration("ios", {**APNS, "token": "token-of-alice"}), NOW_US)
-    registration, _ = (await store.devices.devices("bob", NOW_US))["phone"]
+    registration, _ = (await store.devices.list_devices("bob", NOW_US))["phone"]
     assert await store.devices.owns_push_token("bob", "phone", registration)
 
 
@@ -139,7 +139,7 @@ async def test_user_created_during_deletion_keeps_its_data(setup: RedisSetup, st
         assert await store.ledger.plan([anew], DeliveryState.PLANNED, None, NOW_US) == [anew]
 
     late: Any = Meanwhile(setup.connection, step, come_anew)
-    await RedisUserDeletion(late, setup.keys, allow_oom=setup.allow_oom).forget("alice", NOW_US)
+    await RedisUserDeletion(late, setup.keys, allow_oom=setup.allow_oom).delete("alice", NOW_US)
 
     assert await setup.connection.call("ZSCORE", setup.keys.of_user("alice").due, "alice") is not None
     kept, listed = (await store.ledger.of_item("alice", "anew"), await store.ledger.of_user("alice", 9))

@@ -74,9 +74,9 @@ async def test_rotation_keeps_the_old_secret_for_a_while(access: RedisAccess) ->
 
     key = await access.key(made.id)
     assert second is not None and key is not None
-    assert service_keys.is_good(key, secret_of(second), NOW_US + 2 * DAY_US)
-    assert service_keys.is_good(key, secret_of(first), NOW_US + DAY_US - 1)
-    assert not service_keys.is_good(key, secret_of(first), NOW_US + DAY_US)
+    assert service_keys.is_valid(key, secret_of(second), NOW_US + 2 * DAY_US)
+    assert service_keys.is_valid(key, secret_of(first), NOW_US + DAY_US - 1)
+    assert not service_keys.is_valid(key, secret_of(first), NOW_US + DAY_US)
 
 
 async def test_concurrent_rotations_all_return_valid_secrets(access: RedisAccess) -> None:
@@ -86,7 +86,7 @@ async def test_concurrent_rotations_all_return_valid_secrets(access: RedisAccess
 
     key = await access.key(made.id)
     assert key is not None
-    assert all(text and service_keys.is_good(key, secret_of(text), NOW_US) for text in texts)
+    assert all(text and service_keys.is_valid(key, secret_of(text), NOW_US) for text in texts)
 
 
 async def test_rotating_an_unknown_key_returns_none(access: RedisAccess) -> None:

@@ -13,7 +13,7 @@ from gregor.core.messages.model import Commit, Creation, Receipt
 from gregor.store.contract.devices import PresenceStatus, Registration
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
-from gregor.store.redis.devices.devices import RedisDevices
+from gregor.store.redis.devices.device_state import RedisDevices
 from tests.support.wait import wait_until
 from tests.unit.store.redis_setup import (
     APNS,
@@ -35,13 +35,13 @@ async def test_registration_round_trips(devices: RedisDevices) -> None:
     await devices.put_device("alice", "phone", Registration("ios", APNS, "it"), NOW_US)
     await devices.put_device("alice", "web", Registration("web", WEB, None), NOW_US)
 
-    assert await devices.devices("alice", NOW_US) == {
+    assert await devices.list_devices("alice", NOW_US) == {
         "phone": (Registration("ios", APNS, "it"), PresenceStatus()),
         "web": (Registration("web", WEB, None), PresenceStatus()),
     }
     assert await devices.device("alice", "phone", NOW_US) == (Registration("ios", APNS, "it"), PresenceStatus())
     assert await devices.device("alice", "none", NOW_US) is None
-    assert await devices.devices("bob", NOW_US) == {}
+    assert await devices.list_devices("bob", NOW_US) == {}
 
 
 async def test_connecting_keeps_the_registration(devices: RedisDevices) -> None:
@@ -49,7 +49,7 @@ async def test_connecting_keeps_the_registration(devices: RedisDevices) -> None:
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
     assert await devices.ensure_device("alice", "phone", NOW_US) is None
 
-    known = await devices.devices("alice", NOW_US)
+    known = await devices.list_devices("alice", NOW_US)
     assert {name: kept for name, (kept, _) in known.items()} == {
         "desk": Registration(),
         "phone": Registration("ios", APNS),
@@ -72,15 +72,15 @@ async def test_push_token_moves_to_the_last_device(devices: RedisDevices, push: 
     await devices.put_device("alice", "phone", Registration("ios", push, "it"), NOW_US)
     await devices.put_device("bob", "tablet", Registration("ios", push), NOW_US)
 
-    assert (await devices.devices("alice", NOW_US))["phone"][0] == Registration("ios", None, "it")
-    assert (await devices.devices("bob", NOW_US))["tablet"][0].push == push
+    assert (await devices.list_devices("alice", NOW_US))["phone"][0] == Registration("ios", None, "it")
+    assert (await devices.list_devices("bob", NOW_US))["tablet"][0].push == push
 
 
 async def test_registering_a_push_token_twice_is_idempotent(devices: RedisDevices) -> None:
     for _ in range(2):
         await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
 
-    assert (await devices.devices("alice", NOW_US))["phone"][0].push == APNS
+    assert (await devices.list_devices("alice", NOW_US))["phone"][0].push == APNS
 
 
 @pytest.mark.parametrize("ending", ["replace", "remove", "forget", "forget the user"])
@@ -121,7 +121,7 @@ async def test_concurrent_registrations_leave_one_token_owner(setup: RedisSetup)
     await asyncio.gather(*(devices.put_device(uid, "phone", Registration("ios", APNS), NOW_US) for uid in uids))
 
     owner = (await setup.connection.call("GET", setup.keys.push("apns:a1b2c3"))).decode().split("\0")[0]
-    holders = [uid for uid in uids if (await devices.devices(uid, NOW_US))["phone"][0].push]
+    holders = [uid for uid in uids if (await devices.list_devices(uid, NOW_US))["phone"][0].push]
     assert holders == [owner]
 
 
@@ -159,8 +159,8 @@ async def test_token_registered_during_a_move_stays(setup: RedisSetup, turns: in
         devices.put_device("bob", "tablet", Registration("ios", APNS), NOW_US), after_turns(setup, turns, anew)
     )
 
-    assert (await devices.devices("alice", NOW_US))["phone"][0].push == fresh
-    assert (await devices.devices("bob", NOW_US))["tablet"][0].push == APNS
+    assert (await devices.list_devices("alice", NOW_US))["phone"][0].push == fresh
+    assert (await devices.list_devices("bob", NOW_US))["tablet"][0].push == APNS
     assert await setup.connection.call("GET", setup.keys.push("apns:fresh")) == b"alice\0phone"
 
 
@@ -170,7 +170,7 @@ async def test_connecting_during_registration_keeps_it(devices: RedisDevices) ->
         devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US),
     )
 
-    assert (await devices.devices("alice", NOW_US))["phone"][0] == Registration("ios", APNS)
+    assert (await devices.list_devices("alice", NOW_US))["phone"][0] == Registration("ios", APNS)
 
 
 # ---- the bound
@@ -185,7 +185,7 @@ async def test_65th_device_displaces_the_longest_offline(devices: RedisDevices) 
 
     assert await devices.ensure_device("alice", "new", NOW_US + 3_000) == "d1"
 
-    known = await devices.devices("alice", NOW_US + 3_000)
+    known = await devices.list_devices("alice", NOW_US + 3_000)
     assert len(known) == 64 and "d0" in known and "new" in known and "d1" not in known
 
 
@@ -197,7 +197,7 @@ async def test_devices_with_push_are_displaced_last(setup: RedisSetup) -> None:
 
     for name, left in (("a", ["a", "old", "younger"]), ("b", ["a", "b", "old"]), ("c", ["a", "b", "c"])):
         await devices.put_device("alice", name, Registration("ios", {**APNS, "token": name}), NOW_US + 3)
-        assert sorted(await devices.devices("alice", NOW_US)) == left
+        assert sorted(await devices.list_devices("alice", NOW_US)) == left
 
     assert await setup.connection.call("EXISTS", setup.keys.push("apns:a1b2c3")) == 0
 
@@ -217,7 +217,7 @@ async def test_all_devices_online_refuses_another(setup: RedisSetup) -> None:
             await attempt
         assert refusal.value.code == "too_many_devices"
     assert await devices.ensure_device("alice", "desk", NOW_US + 1) is None
-    assert sorted(await devices.devices("alice", NOW_US)) == ["desk", "phone"]
+    assert sorted(await devices.list_devices("alice", NOW_US)) == ["desk", "phone"]
 
 
 async def test_expired_lease_counts_as_offline(setup: RedisSetup) -> None:
@@ -233,7 +233,7 @@ async def test_concurrent_devices_never_exceed_the_bound(setup: RedisSetup) -> N
 
     await asyncio.gather(*(devices.ensure_device("alice", f"d{n}", NOW_US + n) for n in range(8)))
 
-    assert len(await devices.devices("alice", NOW_US)) == 4
+    assert len(await devices.list_devices("alice", NOW_US)) == 4
 
 
 # ---- removing a device
@@ -248,7 +248,7 @@ async def test_removing_a_device_leaves_others_untouched(setup: RedisSetup) -> N
 
     await devices.forget_device("alice", "phone", NOW_US, SEED)
 
-    assert sorted(await devices.devices("alice", NOW_US)) == ["phone2"]
+    assert sorted(await devices.list_devices("alice", NOW_US)) == ["phone2"]
     assert await devices.session("alice", "phone", "s", NOW_US) is None
     assert await devices.session("alice", "phone2", "s", NOW_US) == session("s")
     assert await devices.acknowledged("alice") == {View("phone2"): 7}
@@ -268,7 +268,7 @@ async def test_removing_an_unknown_device_does_nothing(devices: RedisDevices) ->
     for _ in range(2):
         await devices.forget_device("nobody", "none", NOW_US, SEED)
 
-    assert await devices.devices("nobody", NOW_US) == {}
+    assert await devices.list_devices("nobody", NOW_US) == {}
 
 
 async def test_device_removal_resumes_after_a_crash(setup: RedisSetup) -> None:
@@ -286,7 +286,7 @@ async def test_device_removal_resumes_after_a_crash(setup: RedisSetup) -> None:
 
     await devices.forget_device("alice", "phone", NOW_US, SEED)
 
-    assert await devices.devices("alice", NOW_US) == {}
+    assert await devices.list_devices("alice", NOW_US) == {}
     assert await setup.connection.call("EXISTS", setup.keys.push("apns:a1b2c3")) == 0
 
 

@@ -9,7 +9,7 @@ from gregor.core.items.sync import View
 from gregor.core.limits import DAY_US
 from gregor.store.contract.devices import PresenceStatus, Registration
 from gregor.store.contract.store import Unavailable
-from gregor.store.redis.devices.devices import RedisDevices
+from gregor.store.redis.devices.device_state import RedisDevices
 from tests.support.wait import wait_until
 from tests.unit.store.redis_setup import (
     APNS,

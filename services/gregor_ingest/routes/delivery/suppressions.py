@@ -48,7 +48,7 @@ async def list_suppressions(
     found = await context.store.suppressions.listed(_parse_before(before), limit + 1)
     page, headers = found[:limit], dict(_NO_STORE)
     if len(found) > limit:
-        at_us, name = page[-1].place
+        at_us, name = page[-1].position
         headers |= next_link(request, f"{at_us}.{name}")
     return json_response(SuppressionsResponse([_response(each) for each in page]), headers=headers)
 

@@ -119,7 +119,7 @@ async def forget_device(uid: str, device: str, context: Context) -> Response:
 )
 async def list_devices(uid: str, context: Context) -> Response:
     """Return every device that is registered, or was connected once."""
-    devices = await context.store.devices.devices(uid, context.clock.now_us())
+    devices = await context.store.devices.list_devices(uid, context.clock.now_us())
     return json_response(DevicesResponse({name: device_response(*each) for name, each in sorted(devices.items())}))
 
 

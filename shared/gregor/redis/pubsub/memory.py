@@ -15,7 +15,7 @@ class MemoryPubSub:
 
     def __init__(self) -> None:
         self._channels: dict[tuple[bool, bytes], PubSubChannel] = {}
-        self._cut: set[bytes] = set()
+        self._blocked: set[bytes] = set()
         self._to_drop = 0
         self._closed = False
         self.status: PubSubStatus = "ok"
@@ -71,15 +71,15 @@ class MemoryPubSub:
         """Lose the next ``count`` messages of any channel without notice."""
         self._to_drop += count
 
-    def cut(self, channel: bytes | str) -> None:
-        """Lose all messages of a channel without notice, until ``heal`` is called."""
-        self._cut.add(_name(channel))
+    def block(self, channel: bytes | str) -> None:
+        """Lose all messages of a channel without notice, until ``unblock`` is called."""
+        self._blocked.add(_name(channel))
 
-    def heal(self) -> None:
-        """Deliver again on every channel that was cut, and notify its receivers of the gap."""
-        cut, self._cut = self._cut, set()
+    def unblock(self) -> None:
+        """Deliver again on every channel that was blocked, and notify its receivers of the gap."""
+        blocked, self._blocked = self._blocked, set()
         for (_, name), channel in list(self._channels.items()):
-            if name in cut:
+            if name in blocked:
                 channel.gap()
 
     def _confirm(self, channel: PubSubChannel) -> None:
@@ -88,7 +88,7 @@ class MemoryPubSub:
 
     def _deliver(self, key: tuple[bool, bytes], payload: bytes) -> None:
         channel = self._channels.get(key)
-        if channel is not None and key[1] not in self._cut:
+        if channel is not None and key[1] not in self._blocked:
             channel.deliver(payload)
 
 

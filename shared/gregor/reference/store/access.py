@@ -55,7 +55,7 @@ class MemoryAccess:
         key = self._keys.get(key_id)
         if key is None:
             return None
-        self._keys[key_id], secret = service_keys.rotated(key, now_us, keep_us)
+        self._keys[key_id], secret = service_keys.rotate(key, now_us, keep_us)
         return service_keys.text_of(key_id, secret)
 
     async def delete_key(self, key_id: str) -> bool:

@@ -52,8 +52,8 @@ class MemoryDevices:
         self._data.owner(uid).registrations.setdefault(device, Registration())
         return displaced
 
-    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, PresenceStatus]]:
-        """See ``contract.Devices.devices``."""
+    async def list_devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, PresenceStatus]]:
+        """See ``contract.Devices.list_devices``."""
         registrations = sorted(self._data.owner(uid).registrations.items())
         return {device: (kept, self._presence(uid, device, now_us)) for device, kept in registrations}
 

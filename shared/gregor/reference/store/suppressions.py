@@ -22,8 +22,8 @@ class MemorySuppressions:
 
     async def listed(self, before: tuple[int, str] | None, limit: int) -> list[Suppression]:
         """See ``contract.Suppressions.listed``."""
-        found = [each for each in self._kept.values() if before is None or each.place < before]
-        return sorted(found, key=lambda each: each.place, reverse=True)[:limit]
+        found = [each for each in self._kept.values() if before is None or each.position < before]
+        return sorted(found, key=lambda each: each.position, reverse=True)[:limit]
 
     async def release(self, email: str) -> bool:
         """See ``contract.Suppressions.release``."""

@@ -1,6 +1,4 @@
-"""The part of the store contract about time: the agenda of each user, and the queues that due deliveries are
-written to.
-"""
+"""The part of the store contract about time: the agenda of each user, leases on due users, their due work."""
 
 from __future__ import annotations
 
@@ -12,7 +10,6 @@ from typing import Protocol
 from gregor.core.errors import Problem
 from gregor.core.items.sync import LiveItem, Removal, View
 from gregor.core.limits import Limits
-from gregor.core.notify.intents import Intent
 from gregor.store.category_filter import unpack_category_filter
 
 
@@ -169,26 +166,3 @@ def settled(entry: bytes, at_us: int) -> DueWork:
 def too_many_delayed(limits: Limits) -> Problem:
     """Return the problem that a user has the most delayed messages allowed."""
     return Problem("state_full", f"A user may have at most {limits.delayed} delayed messages; cancel one first.")
-
-
-# ---- delivery queues
-
-
-class DeliveryQueueWriter(Protocol):
-    """Enqueues deliveries for the delivery service: one queue for each channel.
-
-    An intent may be enqueued twice if a scheduler dies; its key identifies the repetition.
-    """
-
-    async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
-        """Append intents to the queues of their channels. Returns those whose queue is full and that were not
-        appended.
-
-        With ``at_us`` the intents wait until then, and none is refused. Raises ``Unavailable``: some may have been
-        appended.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Close the connection."""
-        ...

@@ -92,7 +92,7 @@ class Devices(Protocol):
         """
         ...
 
-    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, PresenceStatus]]:
+    async def list_devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, PresenceStatus]]:
         """Return all registered devices with their presence, by name."""
         ...
 

@@ -1,4 +1,4 @@
-"""The part of the store contract about delivery queues, as the delivery service reads them.
+"""The part of the store contract about delivery queues: the scheduler writes them, the delivery service reads them.
 
 A claimed intent stays in the queue until ``ack`` or ``retry_later``. If its worker dies, another one gets it by
 ``reclaim``. An intent may therefore be claimed more than once, but is never lost; the ledger deduplicates.
@@ -56,4 +56,24 @@ class DeliveryQueueReader(Protocol):
 
     async def close(self) -> None:
         """Close the connections. Claimed intents are left to ``reclaim``."""
+        ...
+
+
+class DeliveryQueueWriter(Protocol):
+    """Enqueues deliveries for the delivery service: one queue for each channel.
+
+    An intent may be enqueued twice if a scheduler dies; its key identifies the repetition.
+    """
+
+    async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+        """Append intents to the queues of their channels. Returns those whose queue is full and that were not
+        appended.
+
+        With ``at_us`` the intents wait until then, and none is refused. Raises ``Unavailable``: some may have been
+        appended.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the connection."""
         ...

@@ -18,7 +18,7 @@ class Suppression:
     since_us: int
 
     @property
-    def place(self) -> tuple[int, str]:
+    def position(self) -> tuple[int, str]:
         """Position in the order of all suppressions: time, and hash of the address."""
         return self.since_us, hash_of(self.email)
 

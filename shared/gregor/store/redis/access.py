@@ -102,7 +102,7 @@ class RedisAccess:
             raw = await self._call("HGET", self._keys.service_keys, key_id)
             if raw is None:
                 return None
-            key, secret = service_keys.rotated(_SERVICE_KEY.decode(raw), now_us, keep_us)
+            key, secret = service_keys.rotate(_SERVICE_KEY.decode(raw), now_us, keep_us)
             sent = self._connection.evalsha(self._replace, (self._keys.service_keys,), (key_id, raw, _encoded(key)))
             if await result_of(sent):
                 return service_keys.text_of(key_id, secret)
@@ -132,11 +132,11 @@ class RedisAccess:
     async def save_terminal_close(self, opened_with: str, close: TerminalClose, now_us: int, lives_us: int) -> None:
         """See ``Access.save_terminal_close``. The expiry inside the value decides, as for tickets."""
         kept = msgspec.json.encode(_StoredClose(now_us + lives_us, close))
-        await self._call("SET", self._keys.final(opened_with), kept, "PX", max(1, -(-lives_us // 1_000)))
+        await self._call("SET", self._keys.terminal_close(opened_with), kept, "PX", max(1, -(-lives_us // 1_000)))
 
     async def terminal_close(self, opened_with: str, now_us: int) -> TerminalClose | None:
         """See ``Access.terminal_close``."""
-        raw = await self._call("GET", self._keys.final(opened_with))
+        raw = await self._call("GET", self._keys.terminal_close(opened_with))
         if raw is None:
             return None
         kept = _CLOSE.decode(raw)

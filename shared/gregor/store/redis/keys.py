@@ -191,7 +191,7 @@ class Keys:
         return self.webhooks
 
     @property
-    def flush_spread(self) -> str:
+    def reset_spread(self) -> str:
         """The number of seconds over which gateways spread the resync after the last reset of all users."""
         return f"{self.namespace}:spread"
 
@@ -204,7 +204,7 @@ class Keys:
         """Return the key of a ticket: a hash of its text, because a list of keys must not reveal it."""
         return f"{self.namespace}:ticket:{hashlib.sha256(text.encode()).hexdigest()}"
 
-    def final(self, opened_with: str) -> str:
+    def terminal_close(self, opened_with: str) -> str:
         """Return the key of a terminal close: a hash of the credential and session that opened the stream."""
         return f"{self.namespace}:final:{hashlib.sha256(opened_with.encode()).hexdigest()}"
 

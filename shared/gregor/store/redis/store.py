@@ -16,12 +16,12 @@ from .contacts import RedisContacts
 from .delivery.agenda import RedisAgenda
 from .delivery.dead_letters import RedisDeadLetters
 from .delivery.ledger import RedisLedger
-from .devices.devices import TOKEN_LIFE_US, RedisDevices
+from .devices.device_state import TOKEN_LIFE_US, RedisDevices
 from .devices.push_context import RedisPushContexts
 from .errors import result_of
 from .keys import PARTITIONS, Keys
 from .suppressions import RedisSuppressions
-from .users.users import RedisUsers
+from .users.user_state import RedisUsers
 from .webhooks import RedisWebhooks
 
 
@@ -69,7 +69,7 @@ class RedisStore:
         self.dead_letters = RedisDeadLetters(connection, keys, limits, allow_oom=allow_oom)
         self.suppressions = RedisSuppressions(connection, keys, allow_oom=allow_oom)
         self.contacts = RedisContacts(connection, keys)
-        self.push_contexts = RedisPushContexts(connection, keys, self._settle)
+        self.push_contexts = RedisPushContexts(connection, keys, self._commit_due)
         self.access = RedisAccess(connection, keys, allow_oom=allow_oom)
         self.categories = RedisCategories(connection, keys)
         self.webhooks = RedisWebhooks(connection, keys)
@@ -77,7 +77,7 @@ class RedisStore:
     async def _commit(self, uid: str, commit: Commit) -> Receipt:
         return await self.users.commit(uid, commit)
 
-    async def _settle(self, uid: str, now_us: int) -> None:
+    async def _commit_due(self, uid: str, now_us: int) -> None:
         await self.users.state(uid, View(), now_us)
 
     # ---- pub/sub channels

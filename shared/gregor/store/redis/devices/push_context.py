@@ -23,12 +23,12 @@ _MAX_ATTEMPTS: Final = 8
 
 
 class RedisPushContexts:
-    """``PushContexts`` over one Redis-protocol server. ``settle`` commits the due work of a user."""
+    """``PushContexts`` over one Redis-protocol server. ``commit_due`` commits the due work of a user."""
 
-    def __init__(self, connection: RedisCommands, keys: Keys, settle: Callable[[str, int], Awaitable[Any]]) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys, commit_due: Callable[[str, int], Awaitable[Any]]) -> None:
         self._connection = connection
         self._keys = keys
-        self._settle = settle
+        self._commit_due = commit_due
         self._scene = scripts.load(*scripts.PUSH_CONTEXT)
 
     @property
@@ -45,7 +45,7 @@ class RedisPushContexts:
                 return None
             if len(reply) > 1:
                 return _read(uid, device, channel, item, now_us, reply)
-            await self._settle(uid, now_us)
+            await self._commit_due(uid, now_us)
         raise Unavailable(f"due work remained after {_MAX_ATTEMPTS} commits; check that the clocks of all hosts agree")
 
 

@@ -30,7 +30,7 @@ class RedisUserDeletion:
         """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._drop_dead_letters, self._delete_keys, self._remember)
 
-    async def forget(self, uid: str, now_us: int) -> None:
+    async def delete(self, uid: str, now_us: int) -> None:
         """Delete the state first: without it no delivery is entered any longer, so the deliveries found afterwards
         are all.
 

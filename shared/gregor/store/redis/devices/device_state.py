@@ -169,8 +169,8 @@ class RedisDevices:
         *_, displaced = await self._admit(uid, device, now_us, _NO_REGISTRATION, "", b"")
         return displaced
 
-    async def devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, PresenceStatus]]:
-        """See ``Devices.devices``."""
+    async def list_devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, PresenceStatus]]:
+        """See ``Devices.list_devices``."""
         known, leases = await self._read(uid)
         return {
             device: (kept.registration, presence_of([kept], leases.get(device, ()), now_us))

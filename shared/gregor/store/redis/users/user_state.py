@@ -186,7 +186,7 @@ class RedisUsers:
 
     async def _reset_first(self, uid: str, now_us: int, epoch_seed: bytes) -> None:
         # The process that finds the new generation may not have received the publication.
-        spread_s = int(await result_of(self._connection.call("GET", self._keys.flush_spread)) or _DEFAULT_SPREAD_S)
+        spread_s = int(await result_of(self._connection.call("GET", self._keys.reset_spread)) or _DEFAULT_SPREAD_S)
         flush = Commit(now_us=now_us, epoch_seed=epoch_seed, is_reset=True, spread_s=spread_s)
         await result_of(self._send(uid, flush, DRAIN))  # expired items may be due as well: they follow
 
@@ -195,7 +195,7 @@ class RedisUsers:
 
         The spread is stored first, because the reset of each user publishes it.
         """
-        await result_of(self._connection.call("SET", self._keys.flush_spread, spread_s))
+        await result_of(self._connection.call("SET", self._keys.reset_spread, spread_s))
         await asyncio.gather(
             *(result_of(self._connection.call("INCR", self._keys.generation(i))) for i in range(PARTITIONS))
         )
@@ -205,7 +205,7 @@ class RedisUsers:
     async def delete_user(self, uid: str, now_us: int) -> None:
         """See ``Users.delete_user``. Connections are closed first, because they must not write anything afterwards."""
         await self._disconnect_user(uid, now_us)
-        await self._deletion.forget(uid, now_us)
+        await self._deletion.delete(uid, now_us)
 
     async def deleted_since(self, since_us: int) -> frozenset[str]:
         """See ``Users.deleted_since``."""
