@@ -21,7 +21,7 @@ class PushMessage:
     `badge`: absolute number; None leaves it unchanged. `collapse_id`: a base64url hash of at most 64 bytes; the next
     push with the same one replaces this one. `expires_us`: wall clock after which the provider drops it; None: never.
     `urgent`: ignores quiet hours, and the provider is asked for immediate delivery. `data`: the `gregor` object of
-    docs/protocol.md, "What a push carries".
+    docs/explanation/delivery.md, "What a push carries".
     """
 
     uid: str

@@ -167,7 +167,7 @@ def collapse_hash(name: str) -> str:
 def _data(
     intent: Intent, item: StoredItem | None, context: PushContext, link: str | None, badge: int
 ) -> dict[str, Any]:
-    """Build the `gregor` object (protocol.md, "What a push carries"); a withdrawal names no item."""
+    """Build the `gregor` object (explanation/delivery.md, "What a push carries"); a withdrawal names no item."""
     return {
         "v": 1,
         "uid": intent.uid,

@@ -1,4 +1,4 @@
-"""Decides whether a webhook is called for an event, and builds the call (docs/webhooks.md).
+"""Decides whether a webhook is called for an event, and builds the call (docs/how-to/webhooks.md).
 
 An event stays true whatever becomes of the item, so the user's state is not read: only the webhook and the health of
 its endpoint count.
