@@ -106,147 +106,142 @@ class Settings(BaseModel):
     redis_url: RedisUrlText = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,
-        description="The Redis or Valkey that holds the state: redis://, rediss://, unix:// or redis+sentinel://h1,h2/service/db.",
+        description="Redis or Valkey of the state: redis://, rediss://, unix:// or redis+sentinel://h1,h2/service/db.",
     )
     queue_url: RedisUrlText | None = Field(
         None,
         repr=False,
-        description="The Redis or Valkey of queues and streams; the same as REDIS_URL where it is not set.",
+        description="Redis or Valkey of queues and streams. Default: REDIS_URL.",
     )
     namespace: str = Field(
-        "gregor", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$", description="Begins every key and channel in Redis."
+        "gregor", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$", description="Prefix of every key and channel in Redis."
     )
     token_secret: SecretStr | None = Field(
         None, description="HS256 secret of device tokens; also for tokens without `kid`."
     )
-    token_jwks: JwksPlace | None = Field(
-        None, description="Keys that sign device tokens: an https URL or a file, as JWKS."
-    )
-    token_aud: str | None = Field(
-        None, description="`aud` that a device token must have; not asked for where it is not set."
-    )
-    token_iss: str | None = Field(
-        None, description="`iss` that a device token must have; not asked for where it is not set."
-    )
-    token_max_age_s: Seconds = Field(30 * 86_400.0, description="How far ahead `exp` of a device token may be.")
+    token_jwks: JwksPlace | None = Field(None, description="Key set (JWKS) of device tokens: an https URL or a file.")
+    token_aud: str | None = Field(None, description="Required `aud` of device tokens. Not checked by default.")
+    token_iss: str | None = Field(None, description="Required `iss` of device tokens. Not checked by default.")
+    token_max_age_s: Seconds = Field(30 * 86_400.0, description="Longest remaining time until `exp` of a device token.")
     origins: OriginEntries = Field(
         (),
-        description="Web origins that may call, comma-separated; the port may be `*`, as in `http://localhost:*`.",
+        description="Allowed web origins, comma-separated. The port may be `*`, as in `http://localhost:*`.",
     )
     host: str = Field("127.0.0.1", min_length=1, description="Address that a service listens on.")
     ingest_port: Port = Field(8700, description="Port of ingest.")
     ingest_audience: Literal["all", "devices"] = Field(
-        "all", description="Who ingest serves: `all`, or `devices` (only what a device token may call)."
+        "all", description="Callers of ingest: `all`, or `devices` (only the calls of device tokens)."
     )
-    gateway_port: Port = Field(8701, description="Port of the gateway for WebSocket.")
+    gateway_port: Port = Field(8701, description="WebSocket port of the gateway.")
     stream_port: Port = Field(8702, description="Port of the gateway for SSE, long poll and posted frames.")
-    scheduler_port: Port = Field(8703, description="Port of the scheduler, for its probes.")
-    delivery_port: Port = Field(8704, description="Port of delivery, for its probes.")
-    admin_port: Port | None = Field(None, description="Port of /metrics; the service's own port where it is not set.")
+    scheduler_port: Port = Field(8703, description="Port of the scheduler's probes and metrics.")
+    delivery_port: Port = Field(8704, description="Port of delivery's probes and metrics.")
+    admin_port: Port | None = Field(None, description="Separate port of /metrics. Default: the port of the service.")
     public_url: str | None = Field(
-        None, pattern=r"^https?://", description="Where the outside reaches ingest: begins the links in mails."
+        None, pattern=r"^https?://", description="Public URL of ingest, the base of links in e-mails."
     )
     webpush_hosts: HostEntries = Field(
         WEBPUSH_SERVICES,
-        description="Hosts of Web Push endpoints, by commas; `*.`: any name below; `host:port`: private too (fakes).",
+        description="Hosts of Web Push endpoints, comma-separated; `*.` any subdomain, `host:port` also private.",
     )
     webpush_ca_file: Path | None = Field(
-        None, description="Authorities trusted for Web Push in place of the system's: for fakes."
+        None, description="Trusted certificate authorities for Web Push (for fakes). Default: those of the system."
     )
-    apns_key_file: Path | None = Field(None, description="Key (.p8) that signs for APNs; needs its two ids.")
+    apns_key_file: Path | None = Field(
+        None, description="Signing key (.p8) for APNs. Requires APNS_KEY_ID and APNS_TEAM_ID."
+    )
     apns_cert_file: Path | None = Field(
-        None, description="Certificate with its key in one PEM, in place of a key: the other way to APNs."
+        None, description="Certificate and private key for APNs in one PEM file, instead of APNS_KEY_FILE."
     )
-    apns_key_id: str | None = Field(None, description="Id of the key for APNs.")
-    apns_team_id: str | None = Field(None, description="Id of the team that the key for APNs belongs to.")
-    apns_topic: str | None = Field(None, description="Bundle id of the app, for devices that name no topic.")
+    apns_key_id: str | None = Field(None, description="Id of the APNs key.")
+    apns_team_id: str | None = Field(None, description="Id of the Apple team that owns the APNs key.")
+    apns_topic: str | None = Field(None, description="Bundle id of the app, for devices without a topic.")
     apns_url: str | None = Field(
-        None, pattern=r"^https?://", description="In place of both environments of APNs: for fakes and proxies."
+        None, pattern=r"^https?://", description="URL instead of both APNs environments (for fakes and proxies)."
     )
     apns_ca_file: Path | None = Field(
-        None, description="Authorities trusted for APNs in place of the system's: for fakes."
+        None, description="Trusted certificate authorities for APNs (for fakes). Default: those of the system."
     )
-    fcm_credentials_file: Path | None = Field(None, description="JSON file of the service account that sends by FCM.")
+    fcm_credentials_file: Path | None = Field(None, description="JSON file of the service account for FCM.")
     fcm_url: str | None = Field(
-        None, pattern=r"^https?://", description="In place of FCM's own host: for fakes and proxies."
+        None, pattern=r"^https?://", description="URL instead of FCM's host (for fakes and proxies)."
     )
     vapid_key_file: Path | None = Field(
-        None, description="Private key (P-256) by which Web Push services know us; the public one is enough for ingest."
+        None, description="Private key (P-256, PEM) for Web Push. Ingest needs only the public key."
     )
     vapid_subject: str | None = Field(
-        None, description="Whom a Web Push service may write to: `mailto:…` or `https://…`; needed with the key."
+        None, description="Contact for Web Push services: `mailto:…` or `https://…`. Required with VAPID_KEY_FILE."
     )
     smtp_url: SecretStr | None = Field(
-        None, description="The relay for mail: `smtp://user:pass@host:port?tls=starttls` (or `implicit`, `none`)."
+        None, description="E-mail relay: `smtp://user:pass@host:port?tls=starttls` (or `implicit`, `none`)."
     )
     smtp_timeout_s: Seconds = Field(
         600.0,
         gt=0,
-        description="Longest wait for a relay's reply to a mail (RFC 5321: 10 minutes); half of it for all before.",
+        description="Timeout of a relay's reply to an e-mail (RFC 5321: 10 minutes). The commands before it get half.",
     )
     smtp_hostname: str | None = Field(
-        None, min_length=1, description="Name that mail introduces itself with (EHLO); by default this host's own."
+        None, min_length=1, description="Host name in EHLO. Default: the name of this host."
     )
     mail_from: str | None = Field(
-        None, description="Whom mail comes from: `Name <name@example.com>`; needed with SMTP_URL."
+        None, description="Sender of e-mails: `Name <name@example.com>`. Required with SMTP_URL."
     )
     link_secret: SecretStr | None = Field(
-        None, description="Signs the unsubscribe links of mails, else TOKEN_SECRET does; of several (commas) the first."
+        None, description="Secrets of unsubscribe links, comma-separated; the first one signs. Default: TOKEN_SECRET."
     )
     delivery_console: bool = Field(
-        False, description="Print what would be sent, for each provider without credentials; `gregor dev` does."
+        False, description="Print messages for providers without credentials. `gregor dev` sets it."
     )
     delivery_deadline_s: Seconds = Field(
         15.0,
         gt=0,
-        description="How long a provider may take to answer; whoever dies over a delivery leaves it for twice as long.",
+        description="Timeout of a provider request. After the death of a worker, its deliveries wait twice as long.",
     )
     delivery_rates: Rates = Field(
         {},
-        description="What one process sends a second at most, as `apns=500,email=10`; channels not named have none.",
+        description="Rate limits of one process, in messages a second: `apns=500,email=10`. Default: no limit.",
     )
     webhook_loopback: bool = Field(
-        False, description="Whether webhooks may lead to this machine, by http too: for development; `gregor dev` does."
+        False, description="Allow webhooks to this machine, also over http (for development). `gregor dev` sets it."
     )
     categories: str | None = Field(
         None,
         min_length=1,
-        description="TOML file of notification types, for a deployment that has none yet (`gregor categories apply`).",
+        description="TOML file of notification types for a deployment without any (see `gregor categories apply`).",
     )
     retention_s: Seconds = Field(
-        _BOUNDS.retention_us / 1e6, gt=0, description="How long dismissals are remembered and history is kept."
+        _BOUNDS.retention_us / 1e6, gt=0, description="Time for which dismissals and history are kept."
     )
     clock_offset_s: Offset = Field(
-        0.0, description="Seconds added to the wall clock of every service and command: for tests from outside."
+        0.0, description="Seconds added to the wall clock of every service and command (for tests)."
     )
-    ping_interval_s: Seconds = Field(
-        25.0, gt=0, description="Time between two pings of the gateway to a device, ± 10 %."
-    )
-    hello_timeout_s: Seconds = Field(15.0, gt=0, description="How long a WebSocket may stay without `hello`.")
+    ping_interval_s: Seconds = Field(25.0, gt=0, description="Interval of the gateway's pings to a device, ± 10 %.")
+    hello_timeout_s: Seconds = Field(15.0, gt=0, description="Timeout of the first frame, `hello`, on a WebSocket.")
     max_age_s: Seconds = Field(
-        6 * 3_600.0, gt=0, description="Greatest age of a connection, jittered; then the device is asked to reconnect."
+        6 * 3_600.0,
+        gt=0,
+        description="Maximum age of a connection, with jitter. The device is then asked to reconnect.",
     )
     compare_interval_s: Seconds = Field(
-        30.0, gt=0, description="How often a gateway compares what it knows of a user with the store."
+        30.0, gt=0, description="Interval at which a gateway compares its position of a user with the store."
     )
     queue_bytes: Count = Field(
-        1_048_576, description="Bytes that wait for a slow device before one resync replaces them."
+        1_048_576,
+        description="Maximum bytes in the send queue of a connection. Above it, one sync object replaces them.",
     )
     flush_spread_s: Seconds = Field(30.0, description="Time over which the full copies of a flush are spread.")
-    drain_seconds: Seconds = Field(
-        25.0, description="How long a service that was told to stop may take to say goodbye."
-    )
+    drain_seconds: Seconds = Field(25.0, description="Maximum time of the graceful shutdown of a service.")
     stream_entries: Count = Field(
         1_000_000,
-        description="Entries that each delivery stream holds; what finds no room waits on the agenda of its user.",
+        description="Maximum entries of a delivery stream. Further deliveries wait on the agendas of their users.",
     )
     lease_s: Seconds = Field(
         15.0,
         gt=0,
-        description="How long a scheduler keeps the users that it took; if it dies they are due again only then.",
+        description="Duration of a scheduler's claim of a user. If it dies, the user is due again after this time.",
     )
     collect_rate: Rate = Field(
-        200.0, description="Users a second whose garbage a scheduler collects; more of it is spread over minutes."
+        200.0, description="Users a second whose old data a scheduler deletes. The rest is spread over minutes."
     )
     max_message_bytes: Count = Field(_BOUNDS.message_bytes, description="Bytes of one message, as JSON.")
     max_body_bytes: Count = Field(_BOUNDS.body_bytes, description="Bytes of one item's body, as JSON.")
@@ -262,37 +257,36 @@ class Settings(BaseModel):
     max_batch_lines_x_uids: Count = Field(_BOUNDS.batch_fanout, description="Lines of one batch call times their uids.")
     max_devices: Count = Field(_BOUNDS.devices, description="Devices of a user.")
     max_connections: Count = Field(_BOUNDS.connections, description="Connections of a device.")
-    max_tombstones: Count = Field(_BOUNDS.tombstones, description="Remembered dismissals of ids that a user never had.")
+    max_tombstones: Count = Field(_BOUNDS.tombstones, description="Remembered dismissals of unknown ids of a user.")
     max_spans: Count = Field(_BOUNDS.spans, description="Remembered intervals of a user.")
     max_spans_per_prefix: Count = Field(
         _BOUNDS.spans_per_prefix, description="Remembered intervals of a user for one category or prefix."
     )
-    max_delayed: Count = Field(_BOUNDS.delayed, description="Delayed messages of a user that wait for their time.")
+    max_delayed: Count = Field(_BOUNDS.delayed, description="Waiting delayed messages of a user.")
     max_history: Count = Field(_BOUNDS.history, description="Entries of a user's history.")
     history_bodies: Annotated[int, Field(ge=0)] = Field(
         _BOUNDS.history_bodies, description="Newest gone items of a user that keep their body."
     )
     history_body_age_s: Seconds = Field(
-        _BOUNDS.history_body_age_us / 1e6, description="How long a gone item keeps its body."
+        _BOUNDS.history_body_age_us / 1e6, description="Time for which a gone item keeps its body."
     )
     external_age_s: Seconds = Field(
-        _BOUNDS.external_age_us / 1e6, gt=0, description="How long an external message is kept."
+        _BOUNDS.external_age_us / 1e6, gt=0, description="Time for which an external message is kept."
     )
     external_count: Count = Field(_BOUNDS.external_count, description="External messages kept for a user.")
     external_bytes: Count = Field(
         _BOUNDS.external_bytes, description="Bytes of the external messages kept for a user, as JSON."
     )
     max_future_s: Seconds = Field(
-        _BOUNDS.future_us / 1e6, description="How far ahead `created` of an item or `end` of an interval may be."
+        _BOUNDS.future_us / 1e6,
+        description="How far `created` of an item or `end` of an interval may be in the future.",
     )
     device_rate: Rate = Field(_BOUNDS.device_rate, description="Messages a second of one device token.")
-    device_burst: Count = Field(_BOUNDS.device_burst, description="Messages that a device token may send at once.")
+    device_burst: Count = Field(_BOUNDS.device_burst, description="Burst of messages of one device token.")
     resync_rate: Rate = Field(_BOUNDS.resync_rate, description="Calls of `resync` or `history` a second of one device.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severity that is logged."
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest severity in the log.")
     log_format: Literal["json", "console"] = Field(
-        "json", description="Form of the log: `json` for machines, `console` for people."
+        "json", description="Format of the log: `json` for programs, `console` for people."
     )
 
     @property
